@@ -1,0 +1,5 @@
+"""``python -m gradwatch``."""
+
+from gradwatch.cli import main
+
+main()

@@ -1,0 +1,273 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradwatch.errors import BadArgument, CannotExport, GradwatchError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from gradwatch.record import Event
+    from gradwatch.report.console import ConsoleReport
+    from gradwatch.run import Run
+
+app = typer.Typer(
+    help="The flight recorder for gradients.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+NOT_HEALTHY = 3
+
+RunPath = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; the newest under runs/ if left out.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="Which optimizer; the first if left out.")]
+
+
+@app.command()
+def report(
+    run: RunPath = None,
+    json: AsJson = False,
+    layers: Annotated[int, typer.Option(min=0, help="How many layers to list.")] = 12,
+    optimizer: OptimizerName = None,
+) -> None:
+    """Show how a run's gradients behaved."""
+    summary = _open(run).summary(optimizer)
+    _show(json, lambda j: j.report(summary), lambda view: view.report(summary), layers=layers)
+
+
+@app.command()
+def events(
+    run: RunPath = None,
+    json: AsJson = False,
+    kind: Annotated[list[str] | None, typer.Option(help="Only events of this kind; may be repeated.")] = None,
+    severity: Annotated[str, typer.Option(help="Only events at least this severe: info, warning, critical.")] = "info",
+) -> None:
+    """List what was found."""
+    found = _selected(_open(run), kind or [], severity)
+    _show(json, lambda j: j.events(found), lambda view: view.events(found))
+
+
+@app.command()
+def recommend(run: RunPath = None, json: AsJson = False, optimizer: OptimizerName = None) -> None:
+    """Say which clipping threshold the run should have, why, and what others would have done."""
+    advice = _open(run).recommend(optimizer)
+    _show(json, lambda j: j.recommendation(advice), lambda view: view.recommendation(advice))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs.")],
+    json: AsJson = False,
+) -> None:
+    """Show runs side by side."""
+    summaries = [_open(run).summary() for run in runs]
+    _show(json, lambda j: [j.report(summary) for summary in summaries], lambda view: view.comparison(summaries))
+
+
+@app.command()
+def check(
+    run: RunPath = None,
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="Kind of event that fails; may be repeated. Default: any critical event.")
+    ] = None,
+    max_clipped_fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail where more steps were clipped.")
+    ] = None,
+) -> None:
+    """Exit with code 3 where the run is not healthy, for CI."""
+    faults = _faults(_open(run), fail_on or [], max_clipped_fraction)
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        raise typer.Exit(NOT_HEALTHY)
+    typer.echo("healthy")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; ends in .csv or .parquet.")],
+    what: Annotated[
+        str, typer.Option(help="steps, events, or a statistic of every layer: norm, abs_max, nonfinite, zeros, ...")
+    ] = "steps",
+) -> None:
+    """Write the steps, the events or a statistic of the layers as CSV or Parquet."""
+    rows = _write(_open(run), file, what)
+    typer.echo(f"wrote {rows} rows to {file}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--runs", help="Where to record the two runs.")] = Path("runs"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 8000,
+    seed: Annotated[int, typer.Option(help="Of the weights and the data.")] = 0,
+) -> None:
+    """Train a small RNN that explodes, ask for a threshold, train again with it."""
+    _demo(folder, steps, seed)
+
+
+# --------------------------------------------------------------------------------------- the work
+
+
+def _open(path: Path | None) -> Run:
+    from gradwatch.run import Run, newest
+
+    return Run(newest() if path is None else path)
+
+
+def _show(
+    as_json: bool,
+    to_json: Callable[[Any], object],
+    to_view: Callable[[ConsoleReport], RenderableType],
+    layers: int = 12,
+) -> None:
+    if as_json:
+        from gradwatch.report import json
+
+        typer.echo(json.dumps(to_json(json)))
+        return
+    from gradwatch.report.console import ConsoleReport
+
+    console = _console()
+    console.print(to_view(ConsoleReport.on(console, layers)))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _selected(run: Run, kinds: list[str], severity: str) -> list[Event]:
+    from gradwatch.record import SEVERITIES
+
+    _check_kinds(kinds)
+    if severity not in SEVERITIES:
+        raise BadArgument(f"--severity is {severity!r}; expected one of {', '.join(SEVERITIES)}.")
+    severe = SEVERITIES[SEVERITIES.index(severity) :]
+    return [e for e in run.events() if e.severity in severe and (not kinds or e.kind in kinds)]
+
+
+def _check_kinds(kinds: list[str]) -> None:
+    from gradwatch.record import KINDS
+
+    for kind in kinds:
+        if kind not in KINDS:
+            raise BadArgument(f"{kind!r} is no kind of event; expected one of {', '.join(KINDS)}.")
+
+
+def _faults(run: Run, kinds: list[str], max_clipped_fraction: float | None) -> list[str]:
+    """Why the run is not healthy, a line each."""
+    _check_kinds(kinds)
+    summary = run.summary()
+    bad = [e for e in summary.events if (e.kind in kinds if kinds else e.severity == "critical")]
+    faults = [f"{e.severity} {e.kind} at step {e.step}: {e.message}" for e in bad]
+    fraction = summary.clipping.clipped_fraction or 0.0
+    if max_clipped_fraction is not None and fraction > max_clipped_fraction:
+        faults.append(f"{fraction:.1%} of the steps were clipped, more than {max_clipped_fraction:.1%}")
+    return faults
+
+
+def _write(run: Run, file: Path, what: str) -> int:
+    import pandas as pd
+
+    if what == "steps":
+        frame = run.steps()
+    elif what == "events":
+        frame = pd.DataFrame([event.as_dict() for event in run.events()])
+    else:
+        frame = run.layers(what)
+    try:
+        if file.suffix == ".csv":
+            frame.to_csv(file, index=what != "events")
+        elif file.suffix == ".parquet":
+            frame.to_parquet(file, index=what != "events")
+        else:
+            raise CannotExport(f"{str(file)!r} ends in {file.suffix!r}; expected .csv or .parquet.")
+    except ImportError as error:
+        raise CannotExport("Parquet needs the package pyarrow: `pip install gradwatch[parquet]`.") from error
+    except OSError as error:
+        raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
+    return len(frame)
+
+
+def _demo(folder: Path, steps: int, seed: int) -> None:
+    from gradwatch.report.console import ConsoleReport
+    from gradwatch.run import Run
+
+    console = _console()
+    view = ConsoleReport.on(console)
+    plain, clipped = _fresh(folder / "demo"), _fresh(folder / "demo-clipped")
+    console.print("A tanh RNN learns to add two of 50 numbers, by SGD, without clipping.", style="bold")
+    _train(console, plain, steps, seed, None)
+    run = Run(plain)
+    console.print(f"\n$ gradwatch report {plain}", style="bold", markup=False)
+    console.print(view.report(run.summary()))
+    console.print(f"\n$ gradwatch recommend {plain}", style="bold", markup=False)
+    advice = run.recommend()
+    console.print(view.recommendation(advice))
+    if advice.max_norm is None:
+        return
+    console.print(f"\nThe same training, clipped at {advice.max_norm:g}.", style="bold")
+    _train(console, clipped, steps, seed, advice.max_norm)
+    console.print(f"\n$ gradwatch compare {plain} {clipped}", style="bold", markup=False)
+    console.print(view.comparison([run.summary(), Run(clipped).summary()]))
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, ... that does not exist."""
+    number = 2
+    found = folder
+    while found.exists():
+        found = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return found
+
+
+def _train(console: Console, run: Path, steps: int, seed: int, max_norm: float | None) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from gradwatch.demo import train
+
+    columns = (TextColumn("step {task.completed:>5}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("", total=steps)
+
+        def on_step(step: int, loss: float) -> None:
+            if step % 50 == 0 or step + 1 == steps or not math.isfinite(loss):
+                progress.update(task, completed=step + 1, description=f"loss {loss:.3g}")
+
+        made = train(run, max_norm=max_norm, steps=steps, seed=seed, on_step=on_step)
+    if made < steps:
+        console.print(f"The loss is no longer finite after step {made - 1}: the training is lost.", style="bold red")
+
+
+def main() -> None:
+    """The entry point: errors of ours are one line and exit code 1."""
+    try:
+        app()
+    except GradwatchError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe went away, `head` say; nothing more can be printed, at exit either.
+        sys.stdout = None
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

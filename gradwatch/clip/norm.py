@@ -1,0 +1,61 @@
+"""Clipping by the global norm: Pascanu, Mikolov, Bengio 2013, section 3.2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwatch.clip.policy import Clipping
+from gradwatch.errors import BadArgument
+from gradwatch.measure import Measurement, total
+
+
+@dataclass(frozen=True, slots=True)
+class NormClip:
+    """Multiply all gradients by ``min(1, max_norm / (total_norm + 1e-6))``.
+
+    The formula is that of `torch.nn.utils.clip_grad_norm_`, with two differences: the norm does
+    not overflow where the entries are finite, and gradients with a NaN or infinite entry are left
+    as they are instead of being spread over every parameter.
+
+    >>> from gradwatch.measure import measure
+    >>> gradient = torch.tensor([3.0, 4.0])
+    >>> NormClip(1.0).clip([gradient], measure([gradient])).coefficient
+    0.19999996...
+    >>> gradient
+    tensor([0.6000, 0.8000])
+    """
+
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        if not self.max_norm > 0:
+            raise BadArgument(f"max_norm is {self.max_norm!r}; expected a number above 0.")
+
+    def clip(self, gradients: Sequence[Tensor], measured: Measurement) -> Clipping:
+        if any(gradient.device.type != "cpu" for gradient in gradients):
+            return self._on_device(gradients)
+        norms = measured.collect()["norm"]
+        norm = total(norms[~np.isnan(norms)]) if not _nan_inside(measured) else math.nan
+        coefficient = min(1.0, self.max_norm / (norm + 1e-6)) if math.isfinite(norm) else 1.0
+        if coefficient < 1.0:
+            torch._foreach_mul_(list(gradients), coefficient)
+        return Clipping(max_norm=self.max_norm, coefficient=coefficient)
+
+    def _on_device(self, gradients: Sequence[Tensor]) -> Clipping:
+        """The same without waiting for the device."""
+        norm = torch.nn.utils.get_total_norm(gradients)
+        coefficient = torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
+        coefficient = torch.where(torch.isfinite(norm), coefficient, torch.ones_like(coefficient))
+        for gradient in gradients:
+            gradient.mul_(coefficient.to(gradient.device))
+        return Clipping(max_norm=self.max_norm, coefficient=coefficient)
+
+
+def _nan_inside(measured: Measurement) -> bool:
+    return any(bool(torch.isnan(part.values[0]).any()) for part in measured.parts)

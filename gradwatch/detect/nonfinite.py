@@ -1,0 +1,89 @@
+"""A gradient that is NaN or infinite, or a norm that overflowed over finite entries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradwatch.record import Event, LayerStats, Severity, StepRecord
+
+QUIET_AFTER = 50
+
+
+class NonFinite:
+    """One event for each stretch of steps with NaN or infinite gradients.
+
+    The event names the first parameter in backward order, which is taken to be the reverse of the
+    model's own order: a backward pass that meets its first NaN in one layer hands it on to every
+    layer before it. A stretch ends after `QUIET_AFTER` finite steps. An infinite norm over finite
+    entries is a different fact and is said as such.
+    """
+
+    def __init__(self) -> None:
+        self._quiet = QUIET_AFTER
+
+    def update(self, record: StepRecord) -> list[Event]:
+        overflowed = record.norm_overflowed
+        if not record.nonfinite and math.isfinite(record.total_norm) and not overflowed:
+            self._quiet += 1
+            return []
+        within_a_stretch = self._quiet < QUIET_AFTER
+        self._quiet = 0
+        if within_a_stretch:
+            return []
+        return [_overflow(record) if overflowed else _nonfinite(record)]
+
+
+def _nonfinite(record: StepRecord) -> Event:
+    parameter, text = _where(record.layers)
+    source = ""
+    if record.loss is not None:
+        came_with_loss = not math.isfinite(record.loss)
+        source = "; the loss was not finite either" if came_with_loss else "; the loss was still finite"
+    severity: Severity = "warning" if record.skipped else "critical"
+    return Event(
+        step=record.step,
+        kind="nonfinite",
+        severity=severity,
+        parameter=parameter,
+        observed=float(record.nonfinite),
+        limit=0.0,
+        message=f"{text}{source}" + ("; the update was skipped" if record.skipped else ""),
+        optimizer=record.optimizer,
+        attempt=record.attempt,
+    )
+
+
+def _where(layers: LayerStats | None) -> tuple[str | None, str]:
+    if layers is None or layers.nonfinite is None or not np.any(layers.nonfinite > 0):
+        return None, "NaN or infinite gradient"
+    bad = np.flatnonzero(layers.nonfinite > 0)
+    first = int(bad[-1])
+    what = "NaN" if math.isnan(layers.norm[first]) else "infinite"
+    name, count = layers.parameters[first].name, int(layers.nonfinite[first])
+    every = len(bad) == int(np.count_nonzero(layers.present))
+    where = "every parameter" if every else f"{len(bad)} of {int(layers.present.sum())} parameters"
+    entries = f"{count} {what} {'entry' if count == 1 else 'entries'}"
+    return name, f"{entries} in the gradient of {name}; {where} affected"
+
+
+def _overflow(record: StepRecord) -> Event:
+    largest = None
+    parameter = None
+    if record.layers is not None and record.layers.abs_max is not None:
+        index = int(np.nanargmax(record.layers.abs_max))
+        largest, parameter = float(record.layers.abs_max[index]), record.layers.parameters[index].name
+    entry = "" if largest is None else f" (the largest is {largest:.2g})"
+    zeroed = ", and clipping by it set every gradient to 0" if record.clip_coef == 0 else ""
+    return Event(
+        step=record.step,
+        kind="nonfinite",
+        severity="critical",
+        parameter=parameter,
+        observed=record.total_norm,
+        limit=None,
+        message=f"norm overflow: every entry is finite{entry} but their norm was not{zeroed}",
+        optimizer=record.optimizer,
+        attempt=record.attempt,
+    )

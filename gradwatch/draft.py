@@ -1,0 +1,197 @@
+"""A step in the making: from the moment its gradients are measured to the record of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.clip import Clipping
+from gradwatch.errors import BadArgument
+from gradwatch.measure import Measurement, count_above, total
+from gradwatch.record import Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.taps import ClipCall
+
+
+@dataclass(slots=True)
+class Draft:
+    """A step in the making: measured, perhaps clipped, not yet known to have happened."""
+
+    step: int
+    measured: Measurement
+    wall_time: float = 0.0
+    clippings: list[Clipping] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    losses: list[float | Tensor] = field(default_factory=list)
+    learning_rates: tuple[float, ...] = ()
+    weights: tuple[Measurement, Measurement] | None = None
+    old_weights: list[Tensor] | None = None
+    weight_norms: Measurement | None = None
+    skipped: bool = False
+
+
+class Tracked:
+    """One optimizer: its parameters in the order of the blobs, and the step that it is at."""
+
+    def __init__(self, name: str, optimizer: Optimizer, model: nn.Module, stored: Sequence[ParameterInfo]) -> None:
+        self.name, self.optimizer, self.model = name, optimizer, model
+        self.step = 0
+        self.infos: tuple[ParameterInfo, ...] = tuple(stored)
+        self.parameters: list[Tensor | None] = [None] * len(stored)
+        self.ids: set[int] = set()
+        self.draft: Draft | None = None
+        self.finished: Draft | None = None
+        self.losses: list[float | Tensor] = []
+        self.logs_before_step: bool | None = None
+        self._sizes: tuple[int, ...] = ()
+
+    def refresh(self) -> int | None:
+        """Take in parameters that are new since the last call; return the position of the first."""
+        sizes = tuple(len(group["params"]) for group in self.optimizer.param_groups)
+        if sizes == self._sizes:
+            return None
+        self._sizes = sizes
+        known = len(self.infos)
+        positions = {info.name: position for position, info in enumerate(self.infos)}
+        for name, parameter in self._named_parameters():
+            if id(parameter) in self.ids:
+                continue
+            self.ids.add(id(parameter))
+            if name in positions:
+                self.parameters[positions[name]] = parameter
+                continue
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            self.infos += (ParameterInfo(name=name, shape=tuple(parameter.shape), dtype=dtype),)
+            self.parameters.append(parameter)
+        return known if len(self.infos) > known else None
+
+    def _named_parameters(self) -> list[tuple[str, Tensor]]:
+        """The optimizer's parameters in the model's order, then those that the model does not have."""
+        own: dict[int, tuple[str, Tensor]] = {}
+        for g, group in enumerate(self.optimizer.param_groups):
+            for i, parameter in enumerate(group["params"]):
+                own[id(parameter)] = (f"group{g}.{i}", parameter)
+        in_model = [
+            (name.replace("_orig_mod.", ""), parameter)
+            for name, parameter in self.model.named_parameters()
+            if own.pop(id(parameter), None) is not None
+        ]
+        return in_model + list(own.values())
+
+    def gradients(self) -> list[Tensor | None]:
+        return [None if parameter is None else parameter.grad for parameter in self.parameters]
+
+
+def make_record(
+    draft: Draft, optimizer: str, attempt: int, infos: tuple[ParameterInfo, ...], present: list[bool]
+) -> StepRecord:
+    """Collect what a draft left on its devices; runs in the recorder's thread."""
+    found = draft.measured.collect()
+    columns: dict[str, Floats] = {name: _float32(column) for name, column in found.items()}
+    # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
+    norm = found["norm"][_present_rows(draft.measured)]
+    nonfinite = np.nansum(found["nonfinite"]) if "nonfinite" in found else np.count_nonzero(~np.isfinite(norm))
+    weights = None
+    if draft.weights is not None:
+        weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in draft.weights)
+        weights = WeightStats(weight_norm=weight_norm, update_norm=update_norm)
+    losses = [float(value) for value in draft.losses]
+    return StepRecord(
+        step=draft.step,
+        optimizer=optimizer,
+        attempt=attempt,
+        wall_time=draft.wall_time,
+        total_norm=math.nan if np.isnan(norm).any() else total(norm),
+        nonfinite=int(nonfinite),
+        loss=sum(losses) / len(losses) if losses else None,
+        learning_rates=draft.learning_rates,
+        skipped=draft.skipped,
+        layers=LayerStats(parameters=infos[: draft.measured.length], **columns),
+        weights=weights,
+        **_clipping_columns(draft.clippings),
+    )
+
+
+def _present_rows(measured: Measurement) -> list[int]:
+    return [position for part in measured.parts for position in part.positions]
+
+
+def _float32(column: np.ndarray[Any, np.dtype[np.float64]]) -> Floats:
+    with np.errstate(over="ignore"):
+        return column.astype(np.float32)
+
+
+def _spread(values: np.ndarray[Any, np.dtype[np.float64]], present: list[bool]) -> Floats:
+    column = np.full(len(present), np.nan, np.float32)
+    where = np.flatnonzero(present)[: len(values)]
+    column[where] = _float32(values)
+    return column
+
+
+def _clipping_columns(clippings: Sequence[Clipping]) -> dict[str, Any]:
+    """What several clip calls of one step come to: the strongest coefficient with its threshold."""
+    by_norm = [(float(c.coefficient), c) for c in clippings if c.max_norm is not None]
+    by_value = [c for c in clippings if c.clip_value is not None]
+    columns: dict[str, Any] = {}
+    if by_norm:
+        coef, strongest = min(by_norm, key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])
+        assert strongest.max_norm is not None
+        columns = {"clip_coef": coef, "max_norm": float(strongest.max_norm), "norm_type": strongest.norm_type}
+    if by_value:
+        columns["clip_value"] = min(c.clip_value for c in by_value if c.clip_value is not None)
+        columns["cut_entries"] = sum(int(count) for c in by_value for count in c.cut_entries)
+    return columns
+
+
+def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
+    """Torch's own coefficient, from the norm that it returned."""
+    assert call.max_norm is not None
+    coefficient = torch.clamp(call.max_norm / (total_norm.detach() + 1e-6), max=1.0)
+    return Clipping(
+        max_norm=call.max_norm, norm_type=None if call.norm_type == 2 else call.norm_type, coefficient=coefficient
+    )
+
+
+def value_clipping(tracked: Tracked, draft: Draft, call: ClipCall) -> Clipping:
+    """Count what will be cut; on the CPU only in gradients whose largest entry says that some will."""
+    assert call.clip_value is not None
+    ids = {id(parameter) for parameter in call.parameters}
+    largest = draft.measured.collect().get("abs_max") if _on_cpu(draft.measured) else None
+    over = []
+    for index, parameter in enumerate(tracked.parameters):
+        if parameter is None or id(parameter) not in ids or parameter.grad is None:
+            continue
+        if largest is None or not largest[index] <= call.clip_value:
+            over.append(parameter.grad)
+    return Clipping(clip_value=call.clip_value, cut_entries=tuple(count_above(over, call.clip_value)))
+
+
+def _on_cpu(measured: Measurement) -> bool:
+    return all(part.values.device.type == "cpu" for part in measured.parts)
+
+
+def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
+    """PyTorch's count of in-place changes of each gradient."""
+    return [-1 if gradient is None else gradient._version for gradient in gradients]
+
+
+def learning_rates_of(optimizer: Optimizer) -> tuple[float, ...]:
+    return tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)
+
+
+def loss_value(loss: object) -> float | Tensor:
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise BadArgument(f"loss has shape {tuple(loss.shape)}; expected one value, loss.mean() say. Not recorded.")
+        if loss.is_complex():
+            raise BadArgument("loss is complex; expected a real number. Not recorded.")
+        return float(loss.detach()) if loss.device.type == "cpu" else loss.detach().clone()
+    if isinstance(loss, str | bytes) or not hasattr(loss, "__float__"):
+        raise BadArgument(f"loss is {loss!r}, a {type(loss).__name__}; expected a number or a tensor. Not recorded.")
+    return float(loss)

@@ -1,0 +1,76 @@
+"""Everything that gradwatch may complain about, each kind with a slug.
+
+A slug names the paragraph of ``docs/messages.md`` that says what happened and what to do.
+`ValueError` is kept as a base where an argument is at fault, so that callers may catch either.
+"""
+
+from __future__ import annotations
+
+
+class GradwatchError(Exception):
+    """What gradwatch raises; its text ends in the slug."""
+
+    slug = "error"
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({self.slug})"
+
+
+class BadArgument(GradwatchError, ValueError):
+    """An argument has a value that can't be meant."""
+
+    slug = "bad-argument"
+
+
+class NoParameters(GradwatchError, ValueError):
+    """There is nothing to watch."""
+
+    slug = "no-parameters"
+
+
+class RunNotFound(GradwatchError):
+    """There is no run where one was expected."""
+
+    slug = "run-not-found"
+
+
+class NotARun(GradwatchError):
+    """A file stands where a run was expected, and gradwatch did not write it."""
+
+    slug = "not-a-run"
+
+
+class StoreDamaged(GradwatchError):
+    """The store was written by gradwatch and can't be read any more."""
+
+    slug = "store-damaged"
+
+
+class StoreTooNew(GradwatchError):
+    """The store was written by a gradwatch newer than this one."""
+
+    slug = "store-too-new"
+
+
+class StoreNotWritable(GradwatchError):
+    """The run's folder or its store can't be written."""
+
+    slug = "store-not-writable"
+
+
+class RunInUse(GradwatchError):
+    """Another process, or another watch of this one, is writing to the run."""
+
+    slug = "run-in-use"
+
+
+class EmptyRun(GradwatchError):
+    """The run holds no step yet."""
+
+    slug = "empty-run"
+
+
+class CannotExport(GradwatchError):
+    """The file to export to has an unknown ending, or a package is missing."""
+
+    slug = "cannot-export"

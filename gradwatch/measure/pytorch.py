@@ -1,0 +1,194 @@
+"""The statistics of gradients by PyTorch's own operators.
+
+On the CPU the results are on the host at once, and what the cheap pass could not see right (a sum
+of squares that overflowed or underflowed, the number of non-finite entries) is looked at again
+where it happened. On an accelerator nothing waits: results stay on the device until `collect`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradwatch.record import STATS
+
+# Below this magnitude squares come near the smallest float32 and the sum of them loses digits.
+_TINY = 1e-15
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The statistics of the gradients of one device: a (statistics, gradients) tensor."""
+
+    positions: list[int]
+    values: Tensor
+    ready: torch.cuda.Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Statistics of a list of gradients, some perhaps still on their device."""
+
+    stats: tuple[str, ...]
+    length: int
+    parts: tuple[_Part, ...]
+
+    def collect(self) -> dict[str, NDArray[np.float64]]:
+        """Each statistic as a float64 array, NaN where there was no gradient.
+
+        Waits for the device; call it away from the training thread.
+        """
+        table = np.full((len(self.stats), self.length), np.nan)
+        for part in self.parts:
+            if part.ready is not None:
+                part.ready.synchronize()
+            table[:, part.positions] = part.values.cpu().double().numpy()
+        return dict(zip(self.stats, table, strict=True))
+
+
+@torch.no_grad()
+def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) -> Measurement:
+    """Measure every gradient; call it before clipping.
+
+    Clipping by a NaN norm turns every gradient into NaN, and the parameter at fault can no longer
+    be told apart.
+
+    Args:
+        gradients: any shapes, dtypes and devices; None where a parameter has no gradient. Sparse
+            gradients are coalesced first, complex ones count as pairs of reals.
+        stats: which of `gradwatch.record.STATS`.
+
+    >>> found = measure([torch.tensor([3.0, -4.0, 0.0]), None, torch.tensor([float("nan")])]).collect()
+    >>> found["norm"].tolist()
+    [5.0, nan, nan]
+    >>> found["abs_max"].tolist()[0], found["nonfinite"].tolist(), found["zeros"].tolist()
+    (4.0, [0.0, nan, 1.0], [1.0, nan, 0.0])
+    """
+    wanted = tuple(name for name in STATS if name in stats)
+    by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
+    for position, gradient in enumerate(gradients):
+        if gradient is not None:
+            by_device[gradient.device].append((position, _entries(gradient)))
+    parts = []
+    for device, group in by_device.items():
+        positions = [position for position, _ in group]
+        tensors = [tensor for _, tensor in group]
+        if device.type == "cpu":
+            parts.append(_Part(positions, _on_cpu(tensors, wanted), None))
+        else:
+            parts.append(_Part(positions, _on_device(tensors, wanted), _mark(device)))
+    return Measurement(wanted, len(gradients), tuple(parts))
+
+
+def total(norms: NDArray[np.float64]) -> float:
+    """The L2 norm of all gradients from the norms of each; which must be of gradients that are present.
+
+    Scaled by the largest, so that it overflows only where the result itself does.
+
+    >>> total(np.array([3e200, 4e200]))
+    5e+200
+    """
+    largest = float(np.max(norms, initial=0.0))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return float(largest * np.sqrt(np.sum(np.square(norms / largest))))
+
+
+@torch.no_grad()
+def norms(tensors: Sequence[Tensor]) -> Measurement:
+    """The L2 norms alone.
+
+    >>> norms([torch.tensor([3.0, 4.0])]).collect()["norm"].tolist()
+    [5.0]
+    """
+    return measure(tensors, ("norm",))
+
+
+@torch.no_grad()
+def count_above(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
+    """For each gradient the number of entries whose magnitude is over ``limit``, on its device.
+
+    >>> [int(count) for count in count_above([torch.tensor([1.0, -3.0, 2.0])], 1.5)]
+    [2]
+    """
+    return [torch.count_nonzero(_entries(gradient).abs() > limit) for gradient in gradients]
+
+
+def _entries(gradient: Tensor) -> Tensor:
+    """The stored entries of a gradient as a dense real tensor, a view wherever that is possible."""
+    gradient = gradient.detach()
+    if gradient.is_sparse:
+        gradient = gradient.coalesce().values()
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _foreach_norms(tensors: list[Tensor]) -> list[Tensor]:
+    """One norm a tensor, float16 and bfloat16 accumulated in float32."""
+    by_dtype: dict[torch.dtype, list[int]] = defaultdict(list)
+    for index, tensor in enumerate(tensors):
+        by_dtype[tensor.dtype].append(index)
+    found: list[Tensor] = [tensors[0]] * len(tensors)
+    for dtype, indices in by_dtype.items():
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        group = torch._foreach_norm([tensors[index] for index in indices], 2, dtype=wide)
+        for index, norm in zip(indices, group, strict=True):
+            found[index] = norm.to(torch.float64) if len(by_dtype) > 1 else norm
+    return found
+
+
+def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
+    norm = torch.stack(_foreach_norms(tensors)).double()
+    largest = _abs_max(tensors) if "abs_max" in stats else None
+    suspect = ~torch.isfinite(norm)
+    if largest is not None:
+        suspect |= (largest > 0) & (largest < _TINY)
+    nonfinite = torch.zeros_like(norm)
+    for index in suspect.nonzero().flatten().tolist():
+        nonfinite[index] = torch.isfinite(tensors[index]).logical_not().sum()
+        if nonfinite[index] == 0:
+            norm[index] = _careful_norm(tensors[index].double())
+    columns: dict[str, Callable[[], Tensor]] = {
+        "norm": lambda: norm,
+        "abs_max": lambda: largest if largest is not None else norm,
+        "nonfinite": lambda: nonfinite,
+        "zeros": lambda: torch.stack([t.numel() - torch.count_nonzero(t) for t in tensors]).double(),
+    }
+    return torch.stack([columns[name]() for name in stats])
+
+
+def _on_device(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
+    columns: dict[str, Callable[[], list[Tensor]]] = {
+        "norm": lambda: _foreach_norms(tensors),
+        "abs_max": lambda: [t.abs().amax() if t.numel() else t.new_zeros(()) for t in tensors],
+        "nonfinite": lambda: [torch.isfinite(t).logical_not().sum() for t in tensors],
+        "zeros": lambda: [t.numel() - torch.count_nonzero(t) for t in tensors],
+    }
+    return torch.stack([torch.stack([v.float() for v in columns[name]()]) for name in stats])
+
+
+def _abs_max(tensors: list[Tensor]) -> Tensor:
+    extremes = [torch.stack(torch.aminmax(t)) if t.numel() else t.new_zeros(2) for t in tensors]
+    return torch.stack([pair.double() for pair in extremes]).abs().amax(dim=1)
+
+
+def _careful_norm(tensor: Tensor) -> Tensor:
+    """The norm of finite float64 entries, without overflow or underflow on the way."""
+    if tensor.numel() == 0:
+        return tensor.new_zeros(())
+    scale = tensor.abs().max()
+    return scale if scale == 0 else torch.linalg.vector_norm(tensor / scale) * scale

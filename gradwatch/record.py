@@ -1,0 +1,172 @@
+"""The vocabulary: what one optimizer step left behind, and what a detector found in it.
+
+Everything upstream of this module makes these values, everything downstream reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Severity: TypeAlias = Literal["info", "warning", "critical"]
+
+STATS = ("norm", "abs_max", "nonfinite", "zeros")
+"""The per-parameter statistics of a gradient, in the order in which they are stored."""
+
+WEIGHT_STATS = ("weight_norm", "update_norm")
+"""The sampled per-parameter statistics of the weights."""
+
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+
+KINDS = (
+    "nonfinite",
+    "spike",
+    "explosion",
+    "vanishing",
+    "dead",
+    "overclipping",
+    "idle-clipping",
+    "ineffective-clipping",
+    "loss-scale",
+    "desync",
+    "resumed",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterInfo:
+    """What does not change about a parameter while it is trained."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerStats:
+    """The gradient of every parameter of one optimizer at one step, before clipping.
+
+    Each array is float32 with one entry a parameter, in the order of ``parameters``. A parameter
+    that had no gradient (``p.grad is None``) is NaN in all of them; one whose gradient holds NaN
+    has a NaN norm and a ``nonfinite`` of at least 1, so the two can be told apart by `present`.
+    A statistic that was not recorded is None.
+    """
+
+    parameters: tuple[ParameterInfo, ...]
+    norm: Floats
+    abs_max: Floats | None = None
+    nonfinite: Floats | None = None
+    zeros: Floats | None = None
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Which parameters had a gradient.
+
+        >>> stats = LayerStats(
+        ...     parameters=tuple(ParameterInfo(name=n, shape=(1,)) for n in "ab"),
+        ...     norm=np.array([np.nan, np.nan], np.float32),
+        ...     nonfinite=np.array([1, np.nan], np.float32),
+        ... )
+        >>> stats.present.tolist()
+        [True, False]
+        """
+        if self.nonfinite is None:
+            return ~np.isnan(self.norm)
+        return ~np.isnan(self.nonfinite)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WeightStats:
+    """Sampled: each parameter's L2 norm before the step and the L2 norm of what the step changed."""
+
+    weight_norm: Floats
+    update_norm: Floats
+
+    @property
+    def update_ratio(self) -> Floats:
+        """update_norm / weight_norm; NaN where the weights are all zero.
+
+        >>> WeightStats(
+        ...     weight_norm=np.array([2, 0], np.float32), update_norm=np.array([1, 1], np.float32)
+        ... ).update_ratio.tolist()
+        [0.5, nan]
+        """
+        ratio = np.full_like(self.weight_norm, np.nan)
+        np.divide(self.update_norm, self.weight_norm, out=ratio, where=self.weight_norm != 0)
+        return ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One attempt of one optimizer to update its weights.
+
+    Norms are of the gradient that the optimizer would consume, before clipping. None means "not
+    known" and is never zero; NaN means NaN.
+    """
+
+    step: int
+    optimizer: str = "0"
+    attempt: int = 0
+    wall_time: float = 0.0  # seconds since the epoch
+    total_norm: float = math.nan
+    max_norm: float | None = None  # the threshold of norm clipping in force
+    norm_type: float | None = None  # of the clipping, where it is not 2
+    clip_value: float | None = None  # the threshold of value clipping in force
+    clip_coef: float = 1.0  # the factor that the gradients were multiplied by
+    cut_entries: int | None = None  # entries that value clipping cut
+    nonfinite: int = 0  # entries that are NaN or infinite, over all parameters
+    loss: float | None = None
+    learning_rates: tuple[float, ...] = ()
+    loss_scale: float | None = None
+    skipped: bool = False  # the update did not happen
+    layers: LayerStats | None = field(default=None, repr=False)
+    weights: WeightStats | None = field(default=None, repr=False)
+
+    @property
+    def clipped(self) -> bool:
+        """Whether clipping changed the gradient; a NaN coefficient changed it too.
+
+        >>> StepRecord(step=0, clip_coef=0.5).clipped, StepRecord(step=0).clipped
+        (True, False)
+        """
+        return not self.clip_coef >= 1.0 or bool(self.cut_entries)
+
+    @property
+    def norm_overflowed(self) -> bool:
+        """Every entry is finite and yet the norm that clipped was not: all gradients became 0.
+
+        `torch.nn.utils.clip_grad_norm_` adds the squares in the gradient's own precision. Where
+        the sum overflows, it multiplies finite gradients by ``max_norm / inf``, which is 0.
+        """
+        if self.nonfinite:
+            return False
+        return math.isinf(self.total_norm) or (self.clip_coef == 0.0 and bool(self.max_norm))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What a detector found: where, how bad, and the number that crossed which line."""
+
+    step: int
+    kind: str
+    severity: Severity
+    message: str
+    parameter: str | None = None
+    observed: float | None = None
+    limit: float | None = None
+    optimizer: str = "0"
+    attempt: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event in the order of the JSON contract."""
+        keys = ("step", "kind", "severity", "parameter", "observed", "limit", "message", "optimizer", "attempt")
+        return {key: getattr(self, key) for key in keys}

@@ -1,0 +1,113 @@
+"""From the training thread to the store, without making the training thread wait.
+
+The training thread hands over a function that makes the record (it may have to wait for a device)
+and goes on. A thread of the recorder's own makes the records, runs the detectors over them and
+writes both, several steps in one transaction.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from gradwatch.detect import Detector
+from gradwatch.record import Event, StepRecord
+from gradwatch.store import StoreWriter
+
+MakeRecord: TypeAlias = Callable[[], StepRecord]
+
+INTERVAL = 0.25  # seconds between two commits, so that a killed process loses less than one
+
+
+class Recorder:
+    """Takes records in order, drops them when the writer falls too far behind, and says so.
+
+    Attributes:
+        events: what the detectors found and nobody has taken yet, in order.
+        fault: the exception that ended the recording, or None.
+        dropped: records that came while the queue was full.
+    """
+
+    def __init__(
+        self, writer: StoreWriter, detectors: Mapping[str, Sequence[Detector]], capacity: int = 10_000
+    ) -> None:
+        self.events: deque[Event] = deque(maxlen=1000)
+        self.fault: BaseException | None = None
+        self.dropped = 0
+        self._writer = writer
+        self._detectors = detectors
+        self._capacity = capacity
+        self._queue: deque[MakeRecord] = deque()
+        self._wake = threading.Event()
+        self._drained = threading.Event()
+        self._closing = False
+        self._dropped_written = 0
+        self._thread = threading.Thread(target=self._work, name="gradwatch", daemon=True)
+        self._thread.start()
+
+    def put(self, make_record: MakeRecord) -> None:
+        """Queue a record; never waits."""
+        if len(self._queue) >= self._capacity:
+            self.dropped += 1
+        else:
+            self._queue.append(make_record)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until what is queued now is on the disk; False where that took too long."""
+        deadline = time.monotonic() + timeout
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._drained.clear()
+            self._wake.set()
+            if self._drained.wait(0.1) and not self._queue:
+                return True
+        return not self._queue
+
+    def close(self, reason: str, timeout: float = 30.0) -> None:
+        """Write what is queued and end the attempt."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return
+        if self.fault is None:
+            self._writer.end_attempt(reason)
+        else:
+            self._writer.abandon()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._wake.wait(INTERVAL)
+                self._wake.clear()
+                closing = self._closing
+                self._write()
+                self._drained.set()
+                if closing:
+                    return
+        except BaseException as fault:
+            self.fault = fault
+            self._queue.clear()
+            self._drained.set()
+
+    def _write(self) -> None:
+        records: list[StepRecord] = []
+        events: list[Event] = []
+        while self._queue:
+            record = self._queue.popleft()()
+            found = [e for detector in self._detectors[record.optimizer] for e in detector.update(record)]
+            records.append(record)
+            events += found
+            if len(records) >= 256 or any(event.severity == "critical" for event in found):
+                self._commit(records, events)
+                records, events = [], []
+        if records or self.dropped > self._dropped_written:
+            self._commit(records, events)
+
+    def _commit(self, records: Sequence[StepRecord], events: Sequence[Event]) -> None:
+        dropped = self.dropped
+        self._writer.append(records, events, dropped - self._dropped_written)
+        self._dropped_written = dropped
+        self.events.extend(events)

@@ -1,0 +1,1 @@
+"""Views of a summary. They compute nothing of their own."""

@@ -1,0 +1,218 @@
+"""A recorded run, read back as pandas frames."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from gradwatch.errors import BadArgument, RunNotFound
+from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord
+from gradwatch.store import FILE_NAME, Attempt, StoreReader
+
+if TYPE_CHECKING:
+    from gradwatch.recommend import Recommendation
+    from gradwatch.summary import RunSummary
+
+_REAL = [
+    "total_norm",
+    "max_norm",
+    "norm_type",
+    "clip_value",
+    "clip_coef",
+    "cut_entries",
+    "loss",
+    "learning_rate",
+    "loss_scale",
+]
+LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio")
+
+
+class Run:
+    """A run in its folder, finished or still being written; reading changes nothing.
+
+    Raises:
+        RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no run that can be read.
+
+    >>> run = Run(example_run)
+    >>> run.steps()[["total_norm", "clip_coef"]].head(2).round(3).to_dict("index")
+    {0: {'total_norm': 1.0, 'clip_coef': 1.0}, 1: {'total_norm': 1.0, 'clip_coef': 1.0}}
+    >>> run.layers("norm").columns.tolist()
+    ['rnn.weight', 'out.weight']
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._store = StoreReader(self.path)
+        if self.path.is_file():
+            self.path = self.path.parent
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The last part of the run's path."""
+        return self.path.resolve().name
+
+    @cached_property
+    def optimizers(self) -> dict[str, str]:
+        """The name of each optimizer, with the name of its class."""
+        return self._store.optimizers()
+
+    def meta(self) -> dict[str, str]:
+        """Versions, the model's class, and what was recorded how."""
+        return self._store.meta()
+
+    def attempts(self) -> list[Attempt]:
+        """One entry for each process that wrote to the run."""
+        return self._store.attempts()
+
+    def parameters(self, optimizer: str | None = None) -> tuple[ParameterInfo, ...]:
+        """The parameters of an optimizer, the first one's if none is named, in the model's order."""
+        return self._store.parameters(self._optimizer(optimizer))
+
+    def events(self) -> list[Event]:
+        """What the detectors found while the run was recorded, in order."""
+        return self._store.events()
+
+    def records(self, optimizer: str | None = None) -> Iterator[StepRecord]:
+        """The records of an optimizer in the order in which they were written."""
+        return self._store.records(self._optimizer(optimizer))
+
+    def steps(self, optimizer: str | None = None) -> pd.DataFrame:
+        """A row for every recorded step, indexed by ``step``; of all optimizers or of one.
+
+        Columns: total_norm, max_norm, norm_type, clip_value, clip_coef, clipped, clipped_fraction
+        (share of entries cut, value clipping only), nonfinite, loss, loss_logged, learning_rate
+        (and learning_rate_1, ... of further parameter groups), loss_scale, skipped, wall_time,
+        attempt, optimizer. What is not known is NaN; a loss that is NaN is one that was logged.
+        Of two records of one step the later attempt's is given.
+        """
+        frame = self._standing(optimizer)
+        return frame.drop(columns="id")
+
+    def layers(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
+        """One statistic of every parameter, steps x parameters; NaN where there was no gradient.
+
+        ``stat`` is norm, abs_max, nonfinite or zeros of the gradient before clipping, or one of
+        the sampled weight_norm, update_norm and update_ratio, which have a row for each sample.
+        With several optimizers and none named their columns stand side by side.
+        """
+        if stat not in LAYER_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(LAYER_STATS)}.")
+        names = list(self.optimizers) if optimizer is None else [self._optimizer(optimizer)]
+        frames = [self._layers_of(stat, name) for name in names]
+        frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
+        return frame.loc[:, ~frame.columns.duplicated()]
+
+    def summary(self, optimizer: str | None = None) -> RunSummary:
+        """Every number that a report shows."""
+        from gradwatch.summary import summarize
+
+        return summarize(self, optimizer)
+
+    def recommend(self, optimizer: str | None = None) -> Recommendation:
+        """The clipping threshold that the run should have had, or why that can't be known."""
+        from gradwatch.recommend import recommend
+
+        return recommend(self, optimizer)
+
+    def _optimizer(self, name: str | None) -> str:
+        if name is None:
+            return next(iter(self.optimizers), "0")
+        if name not in self.optimizers:
+            raise BadArgument(f"optimizer is {name!r}; this run has {', '.join(self.optimizers) or 'none'}.")
+        return name
+
+    def _standing(self, optimizer: str | None) -> pd.DataFrame:
+        """The rows that stand, with their ids."""
+        columns = self._store.step_columns()
+        rates = columns.pop("learning_rates")
+        frame = pd.DataFrame(columns)
+        frame["loss_logged"] = [loss is not None for loss in columns["loss"]]
+        for name in _REAL:
+            frame[name] = frame[name].astype(float)
+        frame["skipped"] = frame["skipped"].astype(bool)
+        cut = frame.pop("cut_entries")
+        frame["clipped"] = ~(frame["clip_coef"] >= 1.0) | (cut > 0)
+        frame["clipped_fraction"] = cut / self._entries(frame["optimizer"])
+        for group, values in _further_rates(rates).items():
+            frame[f"learning_rate_{group}"] = values
+        if optimizer is not None:
+            frame = frame[frame["optimizer"] == self._optimizer(optimizer)]
+        if frame["attempt"].nunique() > 1:
+            frame = frame.sort_values("attempt", kind="stable").drop_duplicates(["optimizer", "step"], keep="last")
+            frame = frame.sort_values(["step", "id"])
+        return frame.set_index("step")[_ordered(frame.columns)]
+
+    def _entries(self, optimizer: pd.Series[str]) -> pd.Series[float]:
+        sizes = {name: float(sum(p.numel for p in self._store.parameters(name))) for name in self.optimizers}
+        return optimizer.map(sizes).astype(float)
+
+    def _layers_of(self, stat: str, optimizer: str) -> pd.DataFrame:
+        if stat == "update_ratio":
+            weight = self._layers_of("weight_norm", optimizer)
+            return self._layers_of("update_norm", optimizer) / weight.where(weight != 0)
+        ids, table = self._store.layer_table(stat, optimizer)
+        standing = self._standing(optimizer)
+        steps = pd.Series(standing.index, index=standing["id"])
+        names = [info.name for info in self._store.parameters(optimizer)]
+        if len(ids) == len(standing) and np.array_equal(ids, standing["id"]):
+            index = standing.index
+        else:
+            stands = np.isin(ids, standing["id"])
+            ids, table = list(np.asarray(ids)[stands]), table[stands]
+            index = pd.Index(steps.loc[ids].to_numpy(), name="step")
+        return pd.DataFrame(table, index=index, columns=names).sort_index(kind="stable")
+
+
+def _further_rates(rates: list[str | None]) -> dict[int, list[float]]:
+    """The learning rates of the second parameter group on, by group."""
+    parsed = [json.loads(text) if text else [] for text in rates]
+    groups = max((len(row) for row in parsed), default=0)
+    return {g: [row[g] if len(row) > g else np.nan for row in parsed] for g in range(1, groups)}
+
+
+def _ordered(columns: pd.Index[str]) -> list[str]:
+    first = [
+        "id",
+        "total_norm",
+        "max_norm",
+        "norm_type",
+        "clip_value",
+        "clip_coef",
+        "clipped",
+        "clipped_fraction",
+        "nonfinite",
+        "loss",
+        "loss_logged",
+    ]
+    rates = [name for name in columns if name.startswith("learning_rate")]
+    return [*first, *rates, "loss_scale", "skipped", "wall_time", "attempt", "optimizer"]
+
+
+def newest(folder: Path = Path("runs")) -> Path:
+    """The folder of the run under ``folder`` that was written last.
+
+    Raises:
+        RunNotFound: there is none.
+    """
+    stores = list(folder.rglob(FILE_NAME)) if folder.is_dir() else []
+    if not stores:
+        raise RunNotFound(
+            f"There is no run under {str(folder)!r}. Give the folder of a recorded run, or record one:"
+            " `gradwatch demo`, or `gradwatch.attach(model, optimizer, 'runs/first')`."
+        )
+    return max(stores, key=_last_written).parent
+
+
+def _last_written(store: Path) -> float:
+    log = Path(f"{store}-wal")
+    return max(path.stat().st_mtime for path in (store, log) if path.exists())

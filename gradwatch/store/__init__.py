@@ -1,0 +1,12 @@
+"""The store: one SQLite file a run.
+
+Totals, thresholds, losses and events are plain columns that any SQLite tool can read. The
+per-parameter statistics of a step are one row of little-endian float32 blobs, an entry a parameter
+in the order of table ``parameter``.
+"""
+
+from gradwatch.store.reader import Attempt, StoreReader
+from gradwatch.store.schema import FILE_NAME, SCHEMA, SCHEMA_VERSION
+from gradwatch.store.writer import StoreWriter
+
+__all__ = ["FILE_NAME", "SCHEMA", "SCHEMA_VERSION", "Attempt", "StoreReader", "StoreWriter"]

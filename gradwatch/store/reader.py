@@ -1,0 +1,249 @@
+"""Readers of a run, finished or being written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import numpy as np
+
+from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
+from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.store.schema import APPLICATION_ID, EVENT_COLUMNS, FILE_NAME, SCHEMA_VERSION, STEP_COLUMNS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One process's stay at a run."""
+
+    attempt: int
+    first_step: int
+    started: float
+    ended: float | None
+    reason: str | None
+    dropped: int
+
+
+class StoreReader:
+    """Reads one run, also while it is written. Never creates or changes a file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a run's folder, or its store file itself.
+
+        Raises:
+            RunNotFound: there is no store.
+            NotARun: the file is no store of gradwatch's.
+            StoreTooNew: its schema is newer than this version's.
+            StoreDamaged: it can't be read.
+        """
+        self.path = folder if folder.is_file() else folder / FILE_NAME
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        _check_file(self.path)
+        try:
+            self._db = self._connect()
+            self._check_schema()
+        except sqlite3.Error as error:
+            raise _damaged(self.path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    def _connect(self) -> sqlite3.Connection:
+        """A connection that leaves the run's folder as it is.
+
+        SQLite would create a shared-memory file beside a store with a write-ahead log. Where that
+        is there already (a writer is alive, or was killed) it is used; where there is no log the
+        file is complete; a log alone is read in a copy.
+        """
+        log, shared = Path(f"{self.path}-wal"), Path(f"{self.path}-shm")
+        if _uses_log(self.path) and not log.exists():
+            return _read_only(self.path, "immutable=1")
+        if log.exists() and not (shared.exists() and os.access(self.path.parent, os.W_OK)):
+            self._copy = tempfile.TemporaryDirectory(prefix="gradwatch-")
+            for file in (self.path, log):
+                shutil.copy(file, self._copy.name)
+            return _read_only(Path(self._copy.name) / self.path.name, "mode=rw")
+        return _read_only(self.path, "mode=ro")
+
+    def _check_schema(self) -> None:
+        (application,) = self._db.execute("pragma application_id").fetchone()
+        (version,) = self._db.execute("pragma user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise NotARun(
+                f"{str(self.path)!r} is an SQLite file, but gradwatch did not write it. Give the folder of a"
+                " recorded run."
+            )
+        if version > SCHEMA_VERSION:
+            raise StoreTooNew(
+                f"{str(self.path)!r} was written by a newer gradwatch (schema {version}; this version reads up"
+                f" to {SCHEMA_VERSION}). Upgrade with `pip install -U gradwatch`."
+            )
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _damaged(self.path, error) from error
+
+    def meta(self) -> dict[str, str]:
+        return dict(self._rows("select key, value from meta"))
+
+    def attempts(self) -> list[Attempt]:
+        columns = "attempt, first_step, started, ended, reason, dropped"
+        names = columns.split(", ")
+        rows = self._rows(f"select {columns} from attempt order by attempt")
+        return [Attempt(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def optimizers(self) -> dict[str, str]:
+        """The name of each optimizer with the name of its class."""
+        return dict(self._rows("select name, class from optimizer order by rowid"))
+
+    def parameters(self, optimizer: str) -> tuple[ParameterInfo, ...]:
+        rows = self._rows("select name, shape, dtype from parameter where optimizer = ? order by position", optimizer)
+        return tuple(ParameterInfo(name=n, shape=tuple(json.loads(shape)), dtype=d) for n, shape, d in rows)
+
+    def step_columns(self) -> dict[str, list[Any]]:
+        """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
+        names = ["id", *STEP_COLUMNS]
+        rows = self._rows(f"select {', '.join(names)} from step order by id")
+        columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=False)}
+        columns = columns or {name: [] for name in names}
+        for index, nan in enumerate(columns.pop("nan")):
+            for name in nan.split(",") if nan else ():
+                columns[name][index] = math.nan
+        return columns
+
+    def layer_table(self, stat: str, optimizer: str) -> tuple[list[int], Floats]:
+        """The ids of the steps and one statistic of every parameter at them, (steps, parameters)."""
+        table = "weight" if stat in WEIGHT_STATS else "layer"
+        rows = self._rows(
+            f"select step.id, {table}.{stat} from {table} join step using (id)"
+            f" where optimizer = ? and {table}.{stat} is not null order by step.id",
+            optimizer,
+        )
+        return [row[0] for row in rows], _stack([row[1] for row in rows], len(self.parameters(optimizer)))
+
+    def events(self) -> list[Event]:
+        names = ", ".join(f'"{name}"' for name in EVENT_COLUMNS)
+        return [_event(row) for row in self._rows(f"select {names} from event order by id")]
+
+    def records(self, optimizer: str, last: int | None = None) -> Iterator[StepRecord]:
+        """The records of an optimizer as they were written, all or the ``last`` ones."""
+        infos = self.parameters(optimizer)
+        names = [*STEP_COLUMNS, *(f"layer.{name}" for name in STATS), *WEIGHT_STATS]
+        columns = ", ".join(f"step.{name}" if name in STEP_COLUMNS else name for name in names)
+        first = 0
+        if last is not None:
+            newest = self._rows(
+                "select id from step where optimizer = ? order by id desc limit 1 offset ?", optimizer, last
+            )
+            first = newest[0][0] if newest else 0
+        query = (
+            f"select {columns} from step left join layer using (id) left join weight using (id)"
+            " where step.optimizer = ? and step.id > ? order by step.id"
+        )
+        for row in self._db.execute(query, (optimizer, first)):
+            yield _record(dict(zip(names, row, strict=True)), infos)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise RunNotFound(
+            f"There is no run at {str(path.parent if path.name == FILE_NAME else path)!r}. Give the folder of a"
+            " recorded run; `gradwatch.attach(model, optimizer, run)` records one."
+        )
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise StoreDamaged(f"{str(path)!r} can't be read: {error}.") from error
+    if size and not start.startswith(b"SQLite format 3\0"):
+        raise NotARun(
+            f"{str(path)!r} is no store of gradwatch's (not an SQLite file). Give the folder of a recorded run."
+        )
+
+
+def _damaged(path: Path, error: Exception) -> GradwatchError:
+    return StoreDamaged(
+        f"{str(path)!r} can't be read: {error}. It may be cut off or overwritten; restore it from a copy, or"
+        " see what `sqlite3 FILE .recover` can save."
+    )
+
+
+def _uses_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(20)[18:20] == b"\2\2"
+
+
+def _read_only(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=5, check_same_thread=False)
+
+
+def _stack(blobs: list[bytes], length: int) -> Floats:
+    """Blobs as rows of a table; those from before a parameter was added are filled with NaN."""
+    if all(len(blob) == 4 * length for blob in blobs):
+        return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), length)
+    table = np.full((len(blobs), length), np.nan, np.float32)
+    for row, blob in zip(table, blobs, strict=True):
+        values = np.frombuffer(blob, "<f4")[:length]
+        row[: len(values)] = values
+    return table
+
+
+def _unblob(blob: bytes | None) -> Floats | None:
+    return None if blob is None else np.frombuffer(blob, "<f4")
+
+
+def _record(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord:
+    for name in row["nan"].split(",") if row["nan"] else ():
+        row[name] = math.nan
+    rates = row["learning_rates"]
+    one = () if row["learning_rate"] is None else (row["learning_rate"],)
+    norm = _unblob(row["layer.norm"])
+    weight_norm, update_norm = _unblob(row["weight_norm"]), _unblob(row["update_norm"])
+    return StepRecord(
+        **{
+            name: row[name]
+            for name in STEP_COLUMNS
+            if name not in ("learning_rate", "learning_rates", "skipped", "nan")
+        },
+        learning_rates=tuple(json.loads(rates)) if rates else one,
+        skipped=bool(row["skipped"]),
+        layers=None
+        if norm is None
+        else LayerStats(
+            parameters=infos[: len(norm)],
+            norm=norm,
+            **{name: _unblob(row[f"layer.{name}"]) for name in STATS[1:]},
+        ),
+        weights=None
+        if weight_norm is None or update_norm is None
+        else WeightStats(weight_norm=weight_norm, update_norm=update_norm),
+    )
+
+
+def _event(row: tuple[Any, ...]) -> Event:
+    values = dict(zip(EVENT_COLUMNS, row, strict=True))
+    for name in (values.pop("nan") or "").split(","):
+        if name:
+            values[name] = math.nan
+    return Event(**values)

@@ -1,0 +1,127 @@
+"""The schema of the store, which is public: docs/store.md is made from it.
+
+Versions: 1, the first.
+"""
+
+FILE_NAME = "gradwatch.db"
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x67726164  # "grad", in the header of the file
+PAGE_SIZE = 16384
+
+SCHEMA = """\
+create table meta (
+    -- What does not change over the run, as text.
+    key   text primary key,
+    value text
+);
+create table attempt (
+    -- One row each time a process attached to the run: 0, 1, 2, ...
+    attempt integer primary key,
+    first_step integer not null, -- the step it began with
+    started real not null,       -- seconds since the epoch
+    ended   real,                -- null: still running, or killed
+    reason  text,                -- how it ended: closed, exception, exit, signal, fault
+    pid     integer not null,    -- of the process that writes
+    host    text not null,
+    process text,                -- when that process started, as its system counts
+    dropped integer not null default 0 -- steps lost because the writer fell behind
+);
+create table optimizer (
+    -- One row per optimizer; its name is 0, 1, ... unless it was given one.
+    name  text primary key,
+    class text not null,         -- SGD, AdamW, ...
+    settings text not null       -- its defaults, as JSON
+);
+create table parameter (
+    -- One row per parameter of an optimizer; position is the index in the blobs.
+    optimizer text not null,
+    position integer not null,
+    name  text not null,
+    shape text not null,         -- JSON list
+    dtype text not null,
+    primary key (optimizer, position)
+) without rowid;
+create table step (
+    -- One row per attempt to update the weights, in order of arrival. Of two rows with the same
+    -- optimizer and step the one of the later attempt stands.
+    id integer primary key,
+    step integer not null,       -- counted from 0
+    optimizer text not null,
+    attempt integer not null,
+    wall_time real not null,     -- seconds since the epoch, when the step was made
+    total_norm real,             -- L2 norm of all gradients of the optimizer, before clipping
+    max_norm real,               -- threshold of clipping by norm; null: not clipped by norm
+    norm_type real,              -- of that clipping; null: 2
+    clip_value real,             -- threshold of clipping by value; null: not clipped by value
+    clip_coef real,              -- factor that the gradients were multiplied by
+    cut_entries integer,         -- entries cut by value clipping; null: not known or no such clipping
+    nonfinite integer not null,  -- gradient entries that are NaN or infinite
+    loss real,                   -- null: not logged
+    learning_rate real,          -- of the first parameter group
+    learning_rates text,         -- of every group as JSON; null: there is one
+    loss_scale real,             -- of the GradScaler; null: none
+    skipped integer not null,    -- 1: the update did not happen
+    nan text                     -- which columns of this row are NaN, by name; SQLite keeps NaN as null
+);
+create table layer (
+    -- The gradients of the step of the same id, before clipping. An entry is NaN where the
+    -- parameter had no gradient, in all columns; a gradient with NaN in it has nonfinite > 0.
+    id integer primary key,
+    norm blob not null,          -- L2 norm
+    abs_max blob,                -- largest magnitude
+    nonfinite blob,              -- number of entries that are NaN or infinite
+    zeros blob                   -- number of entries that are exactly 0
+);
+create table weight (
+    -- Sampled: the weights at the step of the same id.
+    id integer primary key,
+    weight_norm blob not null,   -- L2 norm before the step
+    update_norm blob not null    -- L2 norm of what the step changed
+);
+create table event (
+    -- What the detectors found, in order.
+    id integer primary key,
+    step integer not null,
+    optimizer text not null,
+    attempt integer not null,
+    kind text not null,          -- spike, explosion, nonfinite, ...
+    severity text not null,      -- info, warning, critical
+    parameter text,              -- where it began; null: the whole, or not known
+    observed real,               -- the number that crossed the limit
+    "limit" real,
+    message text not null,
+    nan text                     -- which of observed and limit are NaN
+);
+"""
+
+STEP_COLUMNS = [
+    "step",
+    "optimizer",
+    "attempt",
+    "wall_time",
+    "total_norm",
+    "max_norm",
+    "norm_type",
+    "clip_value",
+    "clip_coef",
+    "cut_entries",
+    "nonfinite",
+    "loss",
+    "learning_rate",
+    "learning_rates",
+    "loss_scale",
+    "skipped",
+    "nan",
+]
+EVENT_COLUMNS = [
+    "step",
+    "optimizer",
+    "attempt",
+    "kind",
+    "severity",
+    "parameter",
+    "observed",
+    "limit",
+    "message",
+    "nan",
+]

@@ -1,0 +1,262 @@
+"""The one writer of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradwatch.errors import RunInUse, StoreNotWritable
+from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord
+from gradwatch.store.reader import StoreReader
+from gradwatch.store.schema import (
+    APPLICATION_ID,
+    EVENT_COLUMNS,
+    FILE_NAME,
+    PAGE_SIZE,
+    SCHEMA,
+    SCHEMA_VERSION,
+    STEP_COLUMNS,
+)
+
+_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "fuse.", "9p", "afs", "beegfs")
+
+
+class StoreWriter:
+    """Writes one run; made in the training thread, used by the recorder's."""
+
+    def __init__(self, folder: Path) -> None:
+        """Create the store, or open an existing one to continue it.
+
+        Raises:
+            StoreNotWritable: the folder can't be made or written.
+            NotARun, StoreTooNew, StoreDamaged: a file stands there that can't be continued.
+            RunInUse: another process writes to it.
+        """
+        self.path = folder / FILE_NAME
+        self.attempt = 0
+        _check_folder(folder)
+        existed = self.path.exists() and self.path.stat().st_size > 0
+        if existed:
+            StoreReader(folder).close()  # says what is wrong with it, if anything is
+        try:
+            self._open(existed)
+            if existed:
+                self._refuse_if_in_use()
+        except sqlite3.Error as error:
+            raise _not_writable(self.path, error) from error
+
+    def _open(self, existed: bool) -> None:
+        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
+        if not existed:
+            self._db.execute(f"pragma page_size = {PAGE_SIZE}")
+        self.journal_mode = self._choose_journal()
+        self._db.execute("pragma synchronous = normal")
+        if not existed:
+            self._create()
+
+    def _choose_journal(self) -> str:
+        wanted = "truncate" if on_network_file_system(self.path.parent) else "wal"
+        (mode,) = self._db.execute(f"pragma journal_mode = {wanted}").fetchone()
+        return str(mode)
+
+    def _create(self) -> None:
+        self._db.execute("begin immediate")
+        for statement in SCHEMA.split(";\n"):
+            if statement.strip():
+                self._db.execute(statement)
+        self._db.execute(f"pragma application_id = {APPLICATION_ID}")
+        self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        self._db.execute("commit")
+
+    def _refuse_if_in_use(self) -> None:
+        row = self._db.execute(
+            "select pid, host, process from attempt where ended is null order by attempt desc limit 1"
+        ).fetchone()
+        if row is None or row[1] != socket.gethostname() or not _is_alive(row[0], row[2]):
+            return
+        self._db.close()
+        raise RunInUse(
+            f"{str(self.path.parent)!r} is being written by process {row[0]}. Give this training a run of"
+            " its own, or end the other one first."
+        )
+
+    def begin_attempt(self, meta: dict[str, str], optimizers: dict[str, tuple[str, dict[str, Any]]]) -> int:
+        """Open the next attempt; return the step after the last one recorded.
+
+        ``optimizers`` maps each name to its class name and its defaults.
+        """
+        (last,) = self._db.execute("select max(attempt) from attempt").fetchone()
+        (step,) = self._db.execute("select max(step) from step").fetchone()
+        self.attempt = 0 if last is None else last + 1
+        self._next_id = (self._db.execute("select max(id) from step").fetchone()[0] or 0) + 1
+        next_step = 0 if step is None else step + 1
+        pid = os.getpid()
+        with self._transaction():
+            self._db.execute(
+                "insert into attempt (attempt, first_step, started, pid, host, process) values (?, ?, ?, ?, ?, ?)",
+                (self.attempt, next_step, time.time(), pid, socket.gethostname(), _process_start(pid)),
+            )
+            self._db.executemany("insert or ignore into meta values (?, ?)", meta.items())
+            self._db.executemany(
+                "insert or replace into optimizer values (?, ?, ?)",
+                [(name, cls, json.dumps(settings, default=str)) for name, (cls, settings) in optimizers.items()],
+            )
+        return next_step
+
+    def set_first_step(self, step: int) -> None:
+        """Say that the attempt begins at another step than the one after the last."""
+        self._db.execute("update attempt set first_step = ? where attempt = ?", (step, self.attempt))
+
+    def add_parameters(self, optimizer: str, infos: Sequence[ParameterInfo], first: int = 0) -> None:
+        """Name the parameters at positions ``first``, ``first`` + 1, ... of an optimizer's blobs."""
+        rows = [(optimizer, first + i, info.name, json.dumps(info.shape), info.dtype) for i, info in enumerate(infos)]
+        with self._transaction():
+            self._db.executemany("insert or replace into parameter values (?, ?, ?, ?, ?)", rows)
+
+    def append(self, records: Sequence[StepRecord], events: Sequence[Event] = (), dropped: int = 0) -> None:
+        """Write records and events in one transaction."""
+        steps, layers, weights = [], [], []
+        for record in records:
+            steps.append((self._next_id, *_step_row(record)))
+            if record.layers is not None:
+                layers.append((self._next_id, *_blobs(record.layers, STATS)))
+            if record.weights is not None:
+                weights.append((self._next_id, *_blobs(record.weights, WEIGHT_STATS)))
+            self._next_id += 1
+        with self._transaction():
+            self._insert("step", 1 + len(STEP_COLUMNS), steps)
+            self._insert("layer", 1 + len(STATS), layers)
+            self._insert("weight", 1 + len(WEIGHT_STATS), weights)
+            self._insert("event", 1 + len(EVENT_COLUMNS), [(None, *_event_row(event)) for event in events])
+            if dropped:
+                self._db.execute("update attempt set dropped = dropped + ? where attempt = ?", (dropped, self.attempt))
+
+    def _insert(self, table: str, columns: int, rows: Sequence[tuple[Any, ...]]) -> None:
+        marks = ", ".join("?" * columns)
+        self._db.executemany(f"insert into {table} values ({marks})", rows)
+
+    def end_attempt(self, reason: str) -> None:
+        """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""
+        self._db.execute(
+            "update attempt set ended = ?, reason = ? where attempt = ?", (time.time(), reason, self.attempt)
+        )
+        if self.journal_mode == "wal":
+            try:
+                self._db.execute("pragma busy_timeout = 0")
+                self._db.execute("pragma journal_mode = delete")
+            except sqlite3.OperationalError:
+                pass  # a reader has it open; the log beside the file belongs to it and is read with it
+        self._db.close()
+
+    def abandon(self) -> None:
+        """Close without a word, for a file that can't be written any more."""
+        self._db.close()
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("begin immediate")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._db.execute("commit")
+        elif self._db.in_transaction:
+            self._db.execute("rollback")
+
+
+def _step_row(record: StepRecord) -> tuple[Any, ...]:
+    rates = record.learning_rates
+    row = {
+        "step": record.step,
+        "optimizer": record.optimizer,
+        "attempt": record.attempt,
+        "wall_time": record.wall_time,
+        "total_norm": record.total_norm,
+        "max_norm": record.max_norm,
+        "norm_type": record.norm_type,
+        "clip_value": record.clip_value,
+        "clip_coef": record.clip_coef,
+        "cut_entries": record.cut_entries,
+        "nonfinite": record.nonfinite,
+        "loss": record.loss,
+        "learning_rate": rates[0] if rates else None,
+        "learning_rates": json.dumps(rates) if len(rates) > 1 else None,
+        "loss_scale": record.loss_scale,
+        "skipped": int(record.skipped),
+    }
+    return (*row.values(), _nan_names(row))
+
+
+def _event_row(event: Event) -> tuple[Any, ...]:
+    row = {name: getattr(event, name) for name in EVENT_COLUMNS[:-1]}
+    return (*row.values(), _nan_names(row))
+
+
+def _nan_names(row: dict[str, Any]) -> str | None:
+    names = [name for name, value in row.items() if isinstance(value, float) and math.isnan(value)]
+    return ",".join(names) or None
+
+
+def _blobs(stats: object, names: Iterable[str]) -> list[bytes | None]:
+    columns = [getattr(stats, name) for name in names]
+    return [None if c is None else np.ascontiguousarray(c, dtype="<f4").tobytes() for c in columns]
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise StoreNotWritable(
+            f"The folder {str(folder)!r} can't be made: {error}. Give a folder that can be written."
+        ) from error
+
+
+def _not_writable(path: Path, error: Exception) -> StoreNotWritable:
+    return StoreNotWritable(
+        f"{str(path)!r} can't be written: {error}. Give a folder that can be written, with space on its disk."
+    )
+
+
+def on_network_file_system(folder: Path) -> bool:
+    """Whether a folder lies where SQLite's write-ahead log is not safe, as far as the system tells."""
+    try:
+        lines = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return False
+    here = str(folder.resolve())
+    mounts = [line.split(" ") for line in lines]
+    inside = [m for m in mounts if here == m[1] or here.startswith(m[1].rstrip("/") + "/")]
+    return bool(inside) and max(inside, key=lambda m: len(m[1]))[2].startswith(_NETWORK)
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process started, in the system's own count, so that a reused pid is not mistaken for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _is_alive(pid: int, started: str | None) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return started is None or _process_start(pid) in (started, None)

@@ -1,0 +1,410 @@
+"""Every number that anyone may show of a run, computed once.
+
+The terminal, the JSON and whatever comes later read a `RunSummary`; none computes a number of its
+own, so two views of one run can't disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradwatch.errors import EmptyRun
+from gradwatch.record import SEVERITIES, Event, Floats
+from gradwatch.run import Run
+
+Verdict = str  # healthy, warning or critical
+
+_VERDICTS: dict[str, Verdict] = {"info": "healthy", "warning": "warning", "critical": "critical"}
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormSummary:
+    """Of the finite norms of a run; None where there is none."""
+
+    median: float | None
+    p99: float | None
+    max: float | None
+    max_step: int | None
+    last: float | None  # the last one, NaN and infinity included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSummary:
+    """Of the losses that were logged. First and last are medians over a hundredth of them, 20 at most."""
+
+    first: float | None
+    last: float | None
+    min: float | None
+    min_step: int | None
+    nonfinite_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClippingSummary:
+    """How the run was clipped."""
+
+    kind: str | None  # norm, value, norm+value; None: not clipped
+    threshold: float | None  # the last one in force
+    threshold_min: float | None
+    threshold_max: float | None
+    clipped_fraction: float | None  # share of steps clipped
+    mean_clip_coef: float | None  # over all steps with a finite coefficient
+    cut_fraction: float | None  # value clipping: mean share of entries cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSummary:
+    """One parameter's gradient over the run, before clipping."""
+
+    name: str
+    numel: int
+    median: float | None
+    p99: float | None
+    max: float | None
+    max_step: int | None
+    last: float | None
+    zero_fraction: float | None  # mean share of entries that are exactly 0
+    nonfinite_steps: int
+    absent_steps: int  # steps without a gradient
+    update_ratio: float | None  # median of the samples
+    weight_growth: float | None  # last weight norm sampled over the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Series:
+    """What is drawn: one entry a step, NaN where a value is not known."""
+
+    step: NDArray[np.int64]
+    total_norm: Array
+    max_norm: Array
+    clip_coef: Array
+    loss: Array
+    nonfinite: NDArray[np.bool_]
+    layer_norm: Floats  # (steps, parameters)
+    layer_nonfinite: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunSummary:
+    """A run in numbers. Norms are of the gradient before clipping."""
+
+    run: str
+    model: str
+    optimizer: str
+    optimizer_class: str
+    optimizers: tuple[str, ...]
+    steps: int
+    first_step: int
+    last_step: int
+    attempts: int
+    seconds: float
+    running: bool
+    ended: str | None
+    verdict: Verdict
+    reason: str
+    next: str
+    total_norm: NormSummary
+    loss: LossSummary | None
+    learning_rate: float | None
+    clipping: ClippingSummary
+    nonfinite_steps: int
+    skipped_steps: int
+    dropped_steps: int
+    events: tuple[Event, ...]
+    layers: tuple[LayerSummary, ...]
+    telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most telling first
+    series: Series = field(repr=False)
+
+
+def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
+    """Compute the summary of a run, over the steps of one optimizer, the first if none is named.
+
+    Raises:
+        EmptyRun: no step of it is recorded.
+    """
+    name = optimizer or next(iter(run.optimizers), "0")
+    steps = run.steps(name) if name in run.optimizers or optimizer else run.steps()
+    if steps.empty:
+        raise EmptyRun(
+            f"{str(run.path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
+            " Records reach the disk within a second."
+        )
+    events = tuple(run.events())
+    series = _series(run, name, steps)
+    layers = _layers(run, name, series)
+    attempts = run.attempts()
+    verdict, reason = judge(events, len(steps))
+    clipping = _clipping(steps)
+    return RunSummary(
+        run=run.name,
+        model=run.meta().get("model", ""),
+        optimizer=name,
+        optimizer_class=run.optimizers.get(name, ""),
+        optimizers=tuple(run.optimizers),
+        steps=len(steps),
+        first_step=int(steps.index[0]),
+        last_step=int(steps.index[-1]),
+        attempts=len(attempts),
+        seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
+        running=bool(attempts) and attempts[-1].ended is None,
+        ended=attempts[-1].reason if attempts else None,
+        verdict=verdict,
+        reason=reason,
+        next=_next(events, clipping),
+        total_norm=_norm_summary(series.total_norm, series.step),
+        loss=_loss(steps),
+        learning_rate=_last(steps["learning_rate"].to_numpy()),
+        clipping=clipping,
+        nonfinite_steps=int(series.nonfinite.sum()),
+        skipped_steps=int(steps["skipped"].sum()),
+        dropped_steps=sum(attempt.dropped for attempt in attempts),
+        events=events,
+        layers=layers,
+        telling=_telling(layers, events),
+        series=series,
+    )
+
+
+def judge(events: Sequence[Event], steps: int) -> tuple[Verdict, str]:
+    """The verdict with its reason: the first of the worst events.
+
+    >>> judge([], 10)
+    ('healthy', 'no warning in 10 steps')
+    """
+    worst = max((SEVERITIES.index(event.severity) for event in events), default=0)
+    verdict = _VERDICTS[SEVERITIES[worst]]
+    if verdict == "healthy":
+        noted = f"; {len(events)} noted" if events else ""
+        return verdict, f"no warning in {steps} steps{noted}"
+    first = next(event for event in events if event.severity == SEVERITIES[worst])
+    return verdict, _sentence(first)
+
+
+_SENTENCES = {
+    "explosion": "exploded at step {step}",
+    "nonfinite": "gradients not finite at step {step}",
+    "spike": "norm spiked at step {step}",
+    "vanishing": "gradients vanished by step {step}",
+    "dead": "no gradient reached a parameter by step {step}",
+    "overclipping": "clipped at most steps by step {step}",
+}
+
+
+def _sentence(event: Event) -> str:
+    if event.kind == "nonfinite" and event.message.startswith("norm overflow"):
+        return f"the norm overflowed at step {event.step}, and every gradient with it"
+    text = _SENTENCES.get(event.kind, event.kind + " at step {step}").format(step=event.step)
+    return f"{text}, first in {event.parameter}" if event.parameter else text
+
+
+def _next(events: Sequence[Event], clipping: ClippingSummary) -> str:
+    """The next thing to do, by the worst that was found."""
+    worst = sorted(
+        (event for event in events if event.severity != "info"),
+        key=lambda event: (-SEVERITIES.index(event.severity), event.step),
+    )
+    kinds = [event.kind for event in worst]
+    for kind in kinds:
+        if kind in ("explosion", "spike"):
+            if clipping.kind is None:
+                return "clip: `gradwatch recommend` says at which threshold"
+            return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
+        if kind == "nonfinite":
+            return "look at what enters the loss at that step; `gradwatch events --kind nonfinite` has the rest"
+        if kind in ("vanishing", "dead"):
+            return "clipping can't help here: look at the initialisation and activations of the parameter named"
+        if kind == "overclipping":
+            return "`gradwatch recommend` says which threshold would act as a guard; or lower the learning rate"
+    if clipping.kind is None:
+        return "nothing is wrong; `gradwatch recommend` says whether a clipping threshold would be a cheap guard"
+    return "nothing is wrong; `gradwatch recommend` compares the threshold in force with others"
+
+
+def quantile(ordered: NDArray[np.float64], share: float) -> float | None:
+    """A quantile of sorted numbers, with linear interpolation as in `numpy.quantile`.
+
+    >>> quantile(np.array([1.0, 2.0, 4.0]), 0.75)
+    3.0
+    """
+    if not len(ordered):
+        return None
+    position = share * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (ordered[high] - ordered[low]) * (position - low))
+
+
+def spike_safe(values: Array, bins: int) -> Array:
+    """The largest finite value of each of ``bins`` stretches; NaN where a stretch has none.
+
+    Every value falls into a stretch, so that no single-step spike can disappear.
+
+    >>> spike_safe(np.array([1.0, 9.0, 1.0, np.nan]), 2).tolist()
+    [9.0, 1.0]
+    """
+    if not len(values):
+        return np.full(0, np.nan)
+    filled = np.where(np.isfinite(values), values, -np.inf)
+    found = np.maximum.reduceat(filled, _edges(len(values), bins))
+    return np.where(found == -np.inf, np.nan, found)
+
+
+def any_in(flags: NDArray[np.bool_], bins: int) -> NDArray[np.bool_]:
+    """Whether any flag is set in each of the stretches of `spike_safe`.
+
+    >>> any_in(np.array([False, False, True, False]), 2).tolist()
+    [False, True]
+    """
+    return np.logical_or.reduceat(flags, _edges(len(flags), bins)) if len(flags) else flags
+
+
+def _edges(length: int, bins: int) -> NDArray[np.intp]:
+    bins = min(bins, length)
+    return (np.arange(bins) * length // bins).astype(np.intp)
+
+
+def _series(run: Run, optimizer: str, steps: pd.DataFrame) -> Series:
+    norms = run.layers("norm", optimizer).reindex(steps.index)
+    table = norms.to_numpy(np.float32)
+    bad = np.zeros(table.shape, bool)
+    rows = np.flatnonzero(steps["nonfinite"].to_numpy() > 0)
+    if len(rows):
+        counts = run.layers("nonfinite", optimizer).reindex(steps.index[rows])
+        shown = counts.to_numpy() > 0 if counts.size else ~np.isfinite(table[rows])
+        bad[rows] = shown
+    total = steps["total_norm"].to_numpy(float)
+    return Series(
+        step=steps.index.to_numpy(np.int64),
+        total_norm=total,
+        max_norm=steps["max_norm"].to_numpy(float),
+        clip_coef=steps["clip_coef"].to_numpy(float),
+        loss=steps["loss"].to_numpy(float),
+        nonfinite=(steps["nonfinite"].to_numpy() > 0) | ~np.isfinite(total),
+        layer_norm=table,
+        layer_nonfinite=bad,
+    )
+
+
+def _norm_summary(values: Array, step: NDArray[np.int64]) -> NormSummary:
+    finite = np.isfinite(values)
+    ordered = np.sort(values[finite])
+    largest = int(np.argmax(np.where(finite, values, -np.inf))) if finite.any() else None
+    return NormSummary(
+        median=quantile(ordered, 0.5),
+        p99=quantile(ordered, 0.99),
+        max=None if largest is None else float(values[largest]),
+        max_step=None if largest is None else int(step[largest]),
+        last=float(values[-1]),
+    )
+
+
+def _loss(steps: pd.DataFrame) -> LossSummary | None:
+    logged = steps.loc[steps["loss_logged"], "loss"]
+    finite = logged[np.isfinite(logged)]
+    if finite.empty:
+        return None
+    few = min(20, max(1, len(finite) // 100))
+    return LossSummary(
+        first=float(finite.iloc[:few].median()),
+        last=float(finite.iloc[-few:].median()),
+        min=float(finite.min()),
+        min_step=int(finite.index[int(np.argmin(finite.to_numpy()))]),
+        nonfinite_steps=int(len(logged) - len(finite)),
+    )
+
+
+def _last(values: Array) -> float | None:
+    return float(values[-1]) if len(values) and not math.isnan(values[-1]) else None
+
+
+def _clipping(steps: pd.DataFrame) -> ClippingSummary:
+    by_norm, by_value = steps["max_norm"].dropna(), steps["clip_value"].dropna()
+    kinds = [kind for kind, found in (("norm", by_norm), ("value", by_value)) if len(found)]
+    thresholds = by_norm if len(by_norm) else by_value
+    coefs = steps["clip_coef"].to_numpy(float)
+    coefs = coefs[np.isfinite(coefs)]
+    cut = steps["clipped_fraction"].dropna()
+    return ClippingSummary(
+        kind="+".join(kinds) or None,
+        threshold=float(thresholds.iloc[-1]) if kinds else None,
+        threshold_min=float(thresholds.min()) if kinds else None,
+        threshold_max=float(thresholds.max()) if kinds else None,
+        clipped_fraction=float(steps["clipped"].mean()) if kinds else None,
+        mean_clip_coef=float(coefs.mean()) if kinds and len(coefs) else None,
+        cut_fraction=float(cut.mean()) if len(cut) else None,
+    )
+
+
+def _layers(run: Run, optimizer: str, series: Series) -> tuple[LayerSummary, ...]:
+    infos = run.parameters(optimizer)
+    zeros = _zero_fractions(run, optimizer)
+    weights = _weights(run, optimizer)
+    # Parameter by parameter in rows, for sorting along memory.
+    table = np.ascontiguousarray(series.layer_norm.T)
+    summaries = []
+    for index, info in enumerate(infos):
+        norms = table[index].astype(float)
+        found = _norm_summary(norms, series.step)
+        bad = series.layer_nonfinite[:, index]
+        ratio, growth = weights.get(info.name, (None, None))
+        summaries.append(
+            LayerSummary(
+                name=info.name,
+                numel=info.numel,
+                median=found.median,
+                p99=found.p99,
+                max=found.max,
+                max_step=found.max_step,
+                last=None if np.isnan(found.last or 0.0) and not bad[-1] else found.last,
+                zero_fraction=zeros.get(info.name),
+                nonfinite_steps=int(bad.sum()),
+                absent_steps=int((np.isnan(norms) & ~bad).sum()),
+                update_ratio=ratio,
+                weight_growth=growth,
+            )
+        )
+    return tuple(summaries)
+
+
+def _zero_fractions(run: Run, optimizer: str) -> dict[str, float]:
+    """The mean share of zero entries, of the parameters that ever had a gradient."""
+    zeros = run.layers("zeros", optimizer)
+    counts = zeros.notna().sum()
+    sizes = {info.name: max(info.numel, 1) for info in run.parameters(optimizer)}
+    means = zeros.sum()[counts > 0] / counts[counts > 0]
+    return {str(name): float(mean / sizes[str(name)]) for name, mean in means.items()}
+
+
+def _weights(run: Run, optimizer: str) -> dict[str, tuple[float | None, float | None]]:
+    """For each parameter the median update ratio and the growth of the weight norm."""
+    ratios, norms = run.layers("update_ratio", optimizer), run.layers("weight_norm", optimizer)
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for name in ratios.columns:
+        ratio = ratios[name].to_numpy(float)
+        ratio = np.sort(ratio[np.isfinite(ratio)])
+        norm = norms[name].to_numpy(float)
+        grown = float(norm[-1] / norm[0]) if len(norm) and norm[0] > 0 else None
+        found[str(name)] = (quantile(ratio, 0.5), grown)
+    return found
+
+
+def _telling(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:
+    """Layers that an event names first, by its severity, then those that rose furthest above themselves."""
+    named: dict[str, int] = {}
+    for event in events:
+        if event.parameter is not None:
+            named[event.parameter] = max(named.get(event.parameter, 0), 1 + SEVERITIES.index(event.severity))
+
+    def rank(index: int) -> tuple[float, float, int]:
+        layer = layers[index]
+        rise = (layer.max or 0.0) / layer.median if layer.median else 0.0
+        return -named.get(layer.name, 0), -rise, index
+
+    return tuple(sorted(range(len(layers)), key=rank))

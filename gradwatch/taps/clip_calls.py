@@ -1,0 +1,129 @@
+"""Calls of `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_`, seen before they clip.
+
+A script that says ``from torch.nn.utils import clip_grad_norm_`` before gradwatch is attached
+holds the function itself, so replacing the name in torch's module would miss it. Both functions
+are thin wrappers (they enter ``torch.no_grad``) around the function that works, which they hold
+in a closure: that is where the tap goes in, and every reference sees it. It is taken out again
+when the last listener leaves.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CellType, GeneratorType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipCall:
+    """One call of a clipping function, with what it was given."""
+
+    parameters: list[Tensor]
+    max_norm: float | Tensor | None = None
+    norm_type: float = 2.0
+    clip_value: float | None = None
+
+
+class ClipListener(Protocol):
+    def before_clip(self, call: ClipCall) -> None: ...
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        """Not called where clipping raised; `clip_failed` is."""
+        ...
+
+    def clip_failed(self, call: ClipCall) -> None: ...
+
+
+_listeners: list[ClipListener] = []
+_restore: list[Callable[[], None]] = []
+_lock = threading.Lock()
+
+
+def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
+    """Tell the listener of every clip call of this process; return what ends it."""
+    with _lock:
+        if not _listeners:
+            _restore.append(_tap(clip_grad.clip_grad_norm_, _norm_call))
+            _restore.append(_tap(clip_grad.clip_grad_value_, _value_call))
+        _listeners.append(listener)
+
+    def stop() -> None:
+        with _lock:
+            if listener in _listeners:
+                _listeners.remove(listener)
+            while not _listeners and _restore:
+                _restore.pop()()
+
+    return stop
+
+
+def _norm_call(parameters: list[Tensor], max_norm: Any, norm_type: float = 2.0, *_: object, **__: object) -> ClipCall:
+    return ClipCall(parameters=parameters, max_norm=max_norm, norm_type=float(norm_type))
+
+
+def _value_call(parameters: list[Tensor], clip_value: Any, *_: object, **__: object) -> ClipCall:
+    return ClipCall(parameters=parameters, clip_value=float(clip_value))
+
+
+def _tap(public: Callable[..., Any], describe: Callable[..., ClipCall]) -> Callable[[], None]:
+    """Put a tap between a clipping function and its callers; return what takes it out."""
+    cell = _cell_of_the_working_function(public)
+    original = cell.cell_contents
+
+    @functools.wraps(original)
+    def tapped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(parameters, *args, **kwargs)
+        listed, parameters = _both(parameters)
+        try:
+            call = describe(listed, *args, **kwargs)
+        except Exception:
+            return original(parameters, *args, **kwargs)  # to raise what torch raises
+        present = list(_listeners)
+        for listener in present:
+            listener.before_clip(call)
+        try:
+            result = original(parameters, *args, **kwargs)
+        except BaseException:
+            for listener in present:
+                listener.clip_failed(call)
+            raise
+        for listener in present:
+            listener.after_clip(call, result)
+        return result
+
+    cell.cell_contents = tapped
+
+    def restore() -> None:
+        cell.cell_contents = original
+
+    return restore
+
+
+def _cell_of_the_working_function(public: Callable[..., Any]) -> CellType:
+    inner = getattr(public, "__wrapped__", None)
+    cells: tuple[CellType, ...] = getattr(public, "__closure__", None) or ()
+    for cell in cells:
+        if cell.cell_contents is inner:
+            return cell
+    raise RuntimeError(f"torch {torch.__version__} builds {public.__name__} in a way that gradwatch does not know")
+
+
+def _both(parameters: Any) -> tuple[list[Tensor], Any]:
+    """The parameters as a list for us, and as torch was given them: a generator is read only once."""
+    if isinstance(parameters, Tensor):
+        return [parameters], parameters
+    if not isinstance(parameters, Iterator):
+        try:
+            return list(parameters), parameters
+        except TypeError:
+            return [], parameters  # torch raises
+    listed = list(parameters)
+    again = (parameter for parameter in listed) if isinstance(parameters, GeneratorType) else iter(listed)
+    return listed, again

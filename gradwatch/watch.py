@@ -1,0 +1,538 @@
+"""`attach`: listen to a training loop and record what its gradients do.
+
+Everything that the training thread runs into here is guarded: a fault of ours is reported once,
+ends the recording and leaves the training as it was.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.clip import Policy
+from gradwatch.detect import MEMORY, Detector, detectors_for
+from gradwatch.draft import (
+    Draft,
+    Tracked,
+    learning_rates_of,
+    loss_value,
+    make_record,
+    norm_clipping,
+    value_clipping,
+    versions_of,
+)
+from gradwatch.errors import BadArgument, NoParameters, RunInUse
+from gradwatch.measure import Measurement, measure, norms
+from gradwatch.record import STATS, Event
+from gradwatch.recorder import Recorder
+from gradwatch.store import StoreReader, StoreWriter
+from gradwatch.taps import ClipCall, listen_to_clip_calls, listen_to_steps
+
+logger = logging.getLogger("gradwatch")
+
+Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
+P = ParamSpec("P")
+
+_QUEUE_BYTES = 64 * 2**20
+_open_runs: set[Path] = set()
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizers,
+    run: str | os.PathLike[str],
+    *,
+    clip: Policy | None = None,
+    first_step: int | None = None,
+    stats: Sequence[str] = STATS,
+    every: int = 1,
+    weights_every: int = 50,
+    on_event: Callable[[Event], None] | None = None,
+) -> Watch:
+    """Record every step of one or several optimizers into the folder ``run``.
+
+    The gradients, the weights and the random state stay as they are; calls of
+    `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` are seen before they clip.
+
+    Args:
+        model: gives the parameters their names.
+        optimizer: one, a list (named 0, 1, ...) or a mapping from name to optimizer. Each counts
+            its own steps.
+        run: a folder. One that holds a run already is continued after its last step.
+        clip: a policy from `gradwatch.clip` that clips before each step; None only observes.
+        first_step: number of the first step, where a checkpoint goes back before the last one.
+        stats: which of norm, abs_max, nonfinite, zeros to record of each gradient; norm is always.
+        every: record each step whose number this divides.
+        weights_every: sample weight_norm and update_norm at each step whose number this divides
+            (such a step holds a copy of the weights while it is made); 0 for never.
+        on_event: called in the training thread with each event, some steps after it was found.
+
+    Raises:
+        BadArgument, NoParameters: an argument is not what it should be.
+        StoreNotWritable, RunInUse, NotARun, StoreTooNew, StoreDamaged: ``run`` can't be written.
+
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with attach(model, optimizer, tmp_path / "run") as watch:
+    ...     for _ in range(3):
+    ...         loss = model(torch.ones(1, 2)).square().sum()
+    ...         optimizer.zero_grad()
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         watch.log(loss=loss)
+    >>> watch.steps
+    3
+    """
+    named = _named_optimizers(optimizer)
+    _check(model, named, first_step, stats, every, weights_every)
+    return Watch(
+        model,
+        named,
+        Path(run),
+        clip=clip,
+        first_step=first_step,
+        stats=("norm", *(name for name in STATS[1:] if name in stats)),
+        every=every,
+        weights_every=weights_every,
+        on_event=on_event,
+    )
+
+
+def _named_optimizers(optimizer: Optimizers) -> dict[str, Optimizer]:
+    if isinstance(optimizer, Mapping):
+        return {str(name): one for name, one in optimizer.items()}
+    listed = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    return {str(index): one for index, one in enumerate(listed)}
+
+
+def _check(
+    model: nn.Module,
+    named: Mapping[str, Optimizer],
+    first_step: int | None,
+    stats: Sequence[str],
+    every: int,
+    weights_every: int,
+) -> None:
+    if not isinstance(model, nn.Module):
+        raise BadArgument(f"model is a {type(model).__name__}; expected a torch.nn.Module.")
+    for name, one in named.items():
+        if not isinstance(one, Optimizer):
+            raise BadArgument(f"optimizer {name!r} is a {type(one).__name__}; expected a torch.optim.Optimizer.")
+    unknown = set(stats) - set(STATS)
+    if isinstance(stats, str) or unknown:
+        raise BadArgument(f"stats is {stats!r}; expected some of {', '.join(STATS)}.")
+    if every < 1 or weights_every < 0:
+        raise BadArgument(
+            f"every is {every!r} and weights_every {weights_every!r}; expected at least 1 and at least 0."
+        )
+    if first_step is not None and first_step < 0:
+        raise BadArgument(f"first_step is {first_step!r}; expected 0 or more.")
+    if not any(group["params"] for one in named.values() for group in one.param_groups):
+        raise NoParameters("There is nothing to watch: no optimizer with a parameter was given.")
+
+
+def _guarded(
+    method: Callable[Concatenate[Watch, P], None],
+) -> Callable[Concatenate[Watch, P], None]:
+    """Keep what goes wrong in here away from the training; do nothing in a forked child."""
+
+    @functools.wraps(method)
+    def guarded(self: Watch, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self._closed or os.getpid() != self._pid:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as fault:
+            self._give_up(fault)
+
+    return cast("Callable[Concatenate[Watch, P], None]", guarded)
+
+
+class Watch:
+    """The handle of a recording; `attach` makes it. Use it as a context or call `close`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        named: Mapping[str, Optimizer],
+        run: Path,
+        *,
+        clip: Policy | None,
+        first_step: int | None,
+        stats: tuple[str, ...],
+        every: int,
+        weights_every: int,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        self.run = run
+        self._clip, self._stats, self._every, self._weights_every = clip, stats, every, weights_every
+        self._on_event = on_event
+        self._closed = False
+        self._pid = os.getpid()
+        self._key = run.resolve()
+        if self._key in _open_runs:
+            raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
+        writer = StoreWriter(run)
+        self._tracked = self._track(model, named, writer, first_step)
+        detectors = self._detectors(writer)
+        size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
+        self._recorder = Recorder(writer, detectors, capacity=max(64, min(10_000, _QUEUE_BYTES // size)))
+        self._by_optimizer = {id(t.optimizer): t for t in self._tracked}
+        self._writer = writer
+        _open_runs.add(self._key)
+        self._stops = [listen_to_steps(t.optimizer, self) for t in self._tracked]
+        self._stops += [listen_to_clip_calls(self), _on_termination(self)]
+        atexit.register(self.close)
+
+    def _track(
+        self, model: nn.Module, named: Mapping[str, Optimizer], writer: StoreWriter, first_step: int | None
+    ) -> list[Tracked]:
+        next_step = writer.begin_attempt(
+            {
+                "gradwatch": _version(),
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+                "model": type(model).__name__,
+                "moment": "before clipping",
+                "stats": ",".join(self._stats),
+                "every": str(self._every),
+                "journal_mode": writer.journal_mode,
+            },
+            {name: (type(one).__name__, _settings(one)) for name, one in named.items()},
+        )
+        if first_step is not None:
+            writer.set_first_step(first_step)
+        tracked = []
+        with StoreReader(self.run) as reader:
+            for name, one in named.items():
+                item = Tracked(name, one, model, reader.parameters(name))
+                item.step = next_step if first_step is None else first_step
+                new = item.refresh()
+                if new is not None:
+                    writer.add_parameters(name, item.infos[new:], new)
+                tracked.append(item)
+        return tracked
+
+    def _detectors(self, writer: StoreWriter) -> dict[str, list[Detector]]:
+        """Fresh ones, which first see again what the run holds already."""
+        detectors = {t.name: detectors_for(type(t.optimizer).__name__) for t in self._tracked}
+        if writer.attempt == 0:
+            return detectors
+        with StoreReader(self.run) as reader:
+            for name, group in detectors.items():
+                for record in reader.records(name, last=MEMORY):
+                    for detector in group:
+                        detector.update(record)
+        writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
+        return detectors
+
+    # --------------------------------------------------------------------------------- for users
+
+    @property
+    def steps(self) -> int:
+        """The number of the next step; with several optimizers that of the furthest."""
+        return max(t.step for t in self._tracked)
+
+    def log(self, *, loss: float | Tensor | None = None, optimizer: str | None = None) -> None:
+        """Add the loss to the step: the last one made, or the next one where the first call came before it.
+
+        A tensor is not waited for. Called several times for one step (micro-batches), the mean
+        counts. With several optimizers it goes to all of them, or to the one named.
+        """
+        self._log(loss, optimizer)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until everything recorded so far is on the disk, at most ``timeout`` seconds."""
+        self._release()
+        return self._recorder.flush(timeout)
+
+    def close(self, reason: str = "closed") -> None:
+        """End the recording and detach. Calling it again does nothing."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._release()
+        self._detach()
+        self._recorder.close(reason)
+        self._say_what_was_lost()
+        self._deliver_events()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            self._put_unmade_steps()
+        self.close("closed" if kind is None else f"exception {kind.__name__}")
+
+    # ------------------------------------------------------------------------------ what taps call
+
+    @_guarded
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        self._raise_recorder_fault()
+        self._deliver_events()
+        tracked = self._by_optimizer[id(optimizer)]
+        self._put(tracked)
+        new = tracked.refresh()
+        if new is not None:
+            self._add_parameters(tracked, new)
+        if tracked.step % self._every:
+            tracked.draft = None
+            return
+        if not has_closure:
+            self._settle(tracked)
+            self._clip_by_policy(tracked)
+        elif tracked.draft is not None:
+            tracked.draft = None  # of before the closure
+        self._sample_weights_before(tracked, has_closure)
+
+    @_guarded
+    def after_step(self, optimizer: Optimizer) -> None:
+        tracked = self._by_optimizer[id(optimizer)]
+        if tracked.step % self._every == 0:
+            draft = self._settle_after_closure(tracked)
+            draft.wall_time = time.time()
+            draft.learning_rates = draft.learning_rates or learning_rates_of(optimizer)
+            self._sample_weights_after(tracked, draft)
+            draft.losses = tracked.losses
+            tracked.finished, tracked.draft, tracked.losses = draft, None, []
+            if tracked.logs_before_step:
+                self._put(tracked)
+        tracked.step += 1
+
+    @_guarded
+    def before_clip(self, call: ClipCall) -> None:
+        for tracked in self._tracked_of(call):
+            if tracked.step % self._every == 0:
+                draft = self._settle(tracked)
+                if call.clip_value is not None:
+                    draft.clippings.append(value_clipping(tracked, draft, call))
+
+    @_guarded
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        for tracked in self._tracked_of(call):
+            if tracked.draft is None:
+                continue
+            if total_norm is not None and call.max_norm is not None:
+                tracked.draft.clippings.append(norm_clipping(call, total_norm))
+            tracked.draft.versions = versions_of(tracked.gradients())
+
+    @_guarded
+    def clip_failed(self, call: ClipCall) -> None:
+        """Clipping raised, by `error_if_nonfinite` say: the step that will not be made is kept."""
+        for tracked in self._tracked_of(call):
+            self._put(tracked)
+            self._put_unmade(tracked)
+
+    # ---------------------------------------------------------------------------------- the steps
+
+    def _tracked_of(self, call: ClipCall) -> list[Tracked]:
+        ids = {id(parameter) for parameter in call.parameters}
+        return [tracked for tracked in self._tracked if not ids.isdisjoint(tracked.ids)]
+
+    def _settle(self, tracked: Tracked) -> Draft:
+        """The draft of the gradients as they are now; measured anew where they changed since it was."""
+        gradients = tracked.gradients()
+        versions = versions_of(gradients)
+        if tracked.draft is None or tracked.draft.versions != versions:
+            before = tracked.draft
+            tracked.draft = Draft(tracked.step, measure(gradients, self._stats), versions=versions)
+            if before is not None:
+                tracked.draft.old_weights, tracked.draft.weight_norms = before.old_weights, before.weight_norms
+        tracked.draft.learning_rates = learning_rates_of(tracked.optimizer)
+        return tracked.draft
+
+    def _settle_after_closure(self, tracked: Tracked) -> Draft:
+        """The draft of a step with a closure, which leaves its last gradients behind."""
+        waiting = tracked.draft
+        if waiting is not None and waiting.measured.length:
+            return waiting
+        draft = Draft(tracked.step, measure(tracked.gradients(), self._stats))
+        if waiting is not None:
+            draft.old_weights, draft.weight_norms = waiting.old_weights, waiting.weight_norms
+        return draft
+
+    def _clip_by_policy(self, tracked: Tracked) -> None:
+        if self._clip is None or tracked.draft is None:
+            return
+        present = [gradient for gradient in tracked.gradients() if gradient is not None]
+        if present:
+            tracked.draft.clippings.append(self._clip.clip(present, tracked.draft.measured))
+
+    @torch.no_grad()
+    def _sample_weights_before(self, tracked: Tracked, has_closure: bool) -> None:
+        if not self._weights_every or tracked.step % self._weights_every:
+            return
+        if has_closure:
+            tracked.draft = Draft(tracked.step, Measurement(self._stats, 0, ()))
+        assert tracked.draft is not None
+        present = [p.detach() for p in tracked.parameters if p is not None]
+        tracked.draft.weight_norms = norms(present)
+        tracked.draft.old_weights = [p.clone() for p in present]
+
+    @torch.no_grad()
+    def _sample_weights_after(self, tracked: Tracked, draft: Draft) -> None:
+        if draft.old_weights is None or draft.weight_norms is None:
+            return
+        present = [p.detach() for p in tracked.parameters if p is not None]
+        for old, new in zip(draft.old_weights, present, strict=True):
+            old.sub_(new)
+        draft.weights = (draft.weight_norms, norms(draft.old_weights))
+        draft.old_weights = None
+
+    def _put(self, tracked: Tracked) -> None:
+        draft, tracked.finished = tracked.finished, None
+        if draft is not None:
+            infos, present = tracked.infos, [p is not None for p in tracked.parameters]
+            self._recorder.put(
+                functools.partial(make_record, draft, tracked.name, self._writer.attempt, infos, present)
+            )
+
+    def _put_unmade(self, tracked: Tracked) -> None:
+        draft, tracked.draft = tracked.draft, None
+        if draft is not None and draft.measured.length:
+            draft.skipped, draft.wall_time, draft.losses = True, time.time(), tracked.losses
+            tracked.finished, tracked.losses = draft, []
+            self._put(tracked)
+            tracked.step += 1
+
+    @_guarded
+    def _put_unmade_steps(self) -> None:
+        """An exception came between clipping and the step: what was measured is kept, as skipped."""
+        for tracked in self._tracked:
+            self._put(tracked)
+            self._put_unmade(tracked)
+
+    @_guarded
+    def _release(self) -> None:
+        for tracked in self._tracked:
+            self._put(tracked)
+
+    def _add_parameters(self, tracked: Tracked, first: int) -> None:
+        """Parameters joined the optimizer; the recorder's thread is idle while they are named."""
+        self._recorder.flush()
+        self._writer.add_parameters(tracked.name, tracked.infos[first:], first)
+
+    @_guarded
+    def _log(self, loss: object, optimizer: str | None) -> None:
+        if loss is None:
+            return
+        try:
+            value = loss_value(loss)
+        except BadArgument as error:
+            self._warn_once(str(error))
+            return
+        for tracked in self._tracked:
+            if optimizer not in (None, tracked.name):
+                continue
+            if tracked.logs_before_step is None:
+                tracked.logs_before_step = tracked.finished is None
+            if tracked.logs_before_step:
+                tracked.losses.append(value)
+            elif tracked.finished is not None:
+                tracked.finished.losses.append(value)
+
+    # ------------------------------------------------------------------------- trouble and the end
+
+    def _detach(self) -> None:
+        self._closed = True
+        for stop in self._stops:
+            stop()
+        _open_runs.discard(self._key)
+        atexit.unregister(self.close)
+
+    def _give_up(self, fault: Exception) -> None:
+        """Report a fault of ours once and let the training go on alone."""
+        try:
+            self._detach()
+            self._recorder.close("fault", timeout=5.0)
+        except Exception as second:
+            logger.debug("while giving up", exc_info=second)
+        logger.error(
+            "gradwatch stopped recording %r at step %d; the training goes on. %s: %s (recording-stopped)",
+            str(self.run),
+            self.steps,
+            type(fault).__name__,
+            fault,
+        )
+        logger.debug("the fault", exc_info=fault)
+
+    def _raise_recorder_fault(self) -> None:
+        if isinstance(self._recorder.fault, Exception):
+            raise self._recorder.fault
+
+    def _say_what_was_lost(self) -> None:
+        if self._recorder.fault is not None:
+            logger.error(
+                "gradwatch could not write all of %r: %s (recording-stopped)", str(self.run), self._recorder.fault
+            )
+        if self._recorder.dropped:
+            logger.warning(
+                "gradwatch dropped %d steps of %r, because the disk was slower than the training (steps-dropped)",
+                self._recorder.dropped,
+                str(self.run),
+            )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self.__dict__.setdefault("_warned", set()):
+            self.__dict__["_warned"].add(message)
+            logger.warning("%s", message)
+
+    def _deliver_events(self) -> None:
+        while self._on_event is not None and self._recorder.events:
+            try:
+                self._on_event(self._recorder.events.popleft())
+            except Exception as error:
+                logger.error("on_event raised %s: %s; it is not called again (on-event)", type(error).__name__, error)
+                self._on_event = None
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    plain = (bool, int, float, str, tuple, list, type(None))
+    return {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
+
+
+def _resumed(step: int, attempt: int) -> Event:
+    message = f"training was resumed at step {step} (attempt {attempt})"
+    return Event(step=step, kind="resumed", severity="info", message=message, attempt=attempt)
+
+
+def _version() -> str:
+    from gradwatch import __version__
+
+    return __version__
+
+
+def _on_termination(watch: Watch) -> Callable[[], None]:
+    """Close the run when SIGTERM would end the process by default; the process still ends by it."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return lambda: None
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        watch.close("signal SIGTERM")
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, handle)
+
+    def stop() -> None:
+        on_main = threading.current_thread() is threading.main_thread()
+        if on_main and signal.getsignal(signal.SIGTERM) is handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    return stop
