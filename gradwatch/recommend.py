@@ -4,7 +4,7 @@ The rule rests on what is known and says so. Pascanu, Mikolov, Bengio 2013, sect
 "from half to ten times" the average norm "can still yield convergence". Within that range the
 healthy part of the history decides, in logarithms: where training was lost, or single steps
 dominate, the threshold is the 75th percentile of the healthy norms; where nothing went wrong it is
-a guard above nearly all of them.
+a guard where the spike detector would raise its alarm.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.detect.overclipping import scale_free
+from gradwatch.detect.spike import FACTOR, SIGMAS
 from gradwatch.record import Event
 from gradwatch.run import Run
 
@@ -228,10 +229,11 @@ def _advise(run: str, history: _History, frame: pd.DataFrame) -> Recommendation:
     tail = tail_index(history.norms)
     unstable = history.lost_at is not None or history.spikes > 0
     if unstable:
-        number, low, high = (math.exp(v) for v in (np.quantile(logs, 0.75), middle, middle + 4 * deviation))
+        number, low, high = (math.exp(v) for v in (np.quantile(logs, 0.75), middle, middle + SIGMAS * deviation))
     else:
+        guard = level * max(FACTOR, math.exp(SIGMAS * deviation))
         top = float(np.quantile(norms, 0.99))
-        number, low, high = max(top, level * math.exp(4 * deviation)), float(np.quantile(norms, 0.9)), 10 * level
+        number, low, high = max(top, guard), top, 10 * level
     high = max(min(high, 10 * level), number)
     number, low, high = (_two_digits(value) for value in (number, low, high))
     return Recommendation(
@@ -279,8 +281,8 @@ def _reasons(
         )
     else:
         reasons.append(
-            f"nothing went wrong, so {number:g} is a guard above nearly every healthy norm; it costs nothing and"
-            " will rarely act"
+            f"nothing went wrong, so {number:g} is a guard: it lies where a norm would count as a spike"
+            f" ({FACTOR:g} times the level or {SIGMAS:g} deviations above it) and will rarely act"
         )
     reasons.append(_tail_reason(tail))
     reasons.append(_optimizer_reason(history, number))

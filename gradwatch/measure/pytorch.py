@@ -92,8 +92,8 @@ def total(norms: NDArray[np.float64]) -> float:
 
     Scaled by the largest, so that it overflows only where the result itself does.
 
-    >>> total(np.array([3e200, 4e200]))
-    5e+200
+    >>> f"{total(np.array([3e200, 4e200])):.6g}"
+    '5e+200'
     """
     largest = float(np.max(norms, initial=0.0))
     if largest == 0.0 or not math.isfinite(largest):
@@ -166,7 +166,7 @@ def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
         "norm": lambda: norm,
         "abs_max": lambda: largest if largest is not None else norm,
         "nonfinite": lambda: nonfinite,
-        "zeros": lambda: torch.stack([t.numel() - torch.count_nonzero(t) for t in tensors]).double(),
+        "zeros": lambda: torch.tensor([t.numel() - int(torch.count_nonzero(t)) for t in tensors]).double(),
     }
     return torch.stack([columns[name]() for name in stats])
 
@@ -182,8 +182,11 @@ def _on_device(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
 
 
 def _abs_max(tensors: list[Tensor]) -> Tensor:
-    extremes = [torch.stack(torch.aminmax(t)) if t.numel() else t.new_zeros(2) for t in tensors]
-    return torch.stack([pair.double() for pair in extremes]).abs().amax(dim=1)
+    zero = torch.zeros(())
+    extremes = [end for t in tensors for end in (torch.aminmax(t) if t.numel() else (zero, zero))]
+    if any(end.dtype != extremes[0].dtype for end in extremes):
+        extremes = [end.double() for end in extremes]
+    return torch.stack(extremes).double().view(-1, 2).abs().amax(dim=1)
 
 
 def _careful_norm(tensor: Tensor) -> Tensor:

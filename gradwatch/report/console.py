@@ -208,9 +208,8 @@ class ConsoleReport:
     def _strip(self, summary: RunSummary, rows: int = 16) -> list[Text]:
         """Every layer in the model's order, neighbours joined where there are more than ``rows``."""
         count = len(summary.layers)
-        groups = (
-            [list(g) for _, g in groupby(range(count), key=lambda i: i * min(rows, count) // count)] if count else []
-        )
+        joined = groupby(range(count), key=lambda i: i * min(rows, count) // count)
+        groups = [list(group) for _, group in joined]
         labels = [_group_label([summary.layers[i].name for i in group]) for group in groups]
         name_width = min(max((len(label) for label in labels), default=5), 30 if self.width >= 110 else 22)
         width = self.width - name_width - 1
@@ -369,4 +368,5 @@ def _relative(summary: RunSummary, group: Sequence[int]) -> tuple[Array, NDArray
     medians = np.array([summary.layers[i].median or np.nan for i in group])
     table = summary.series.layer_norm[:, group].astype(float) / medians
     largest = np.max(np.where(np.isfinite(table), table, -np.inf), axis=1, initial=-np.inf)
-    return np.where(largest == -np.inf, np.nan, largest), summary.series.layer_nonfinite[:, group].any(axis=1)
+    bad: NDArray[np.bool_] = summary.series.layer_nonfinite[:, group].any(axis=1, keepdims=False)
+    return np.where(largest == -np.inf, np.nan, largest), bad

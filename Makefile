@@ -1,0 +1,41 @@
+# Each target does all its own set-up in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-fast check benchmark pictures clean
+
+demo: $(READY)
+	$(BIN)/gradwatch demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(READY)
+	$(BIN)/python benchmarks/store.py | tee benchmarks/store.txt
+	$(BIN)/python benchmarks/recording.py | tee benchmarks/recording.txt
+
+pictures: $(READY)
+	$(BIN)/python docs/pictures/make.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch first and by itself: the constraint names a version that is to be had without CUDA where
+# such a build is at hand; anything else of ours that needs torch is then content with it.
+$(READY): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradwatch needs Python 3.11 or newer; make PYTHON=python3.12 takes another")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $(READY)

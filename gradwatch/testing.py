@@ -1,0 +1,146 @@
+"""For tests of what builds on gradwatch: synthetic streams, runs made of them, the detectors' contract."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gradwatch.detect import Detector, detectors_for
+from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.store import StoreWriter
+
+PARAMETERS = (ParameterInfo(name="rnn.weight", shape=(3, 3)), ParameterInfo(name="out.weight", shape=(1, 3)))
+
+
+def steady(steps: int, level: float = 1.0, spread: float = 0.1, seed: int = 0) -> list[float]:
+    """Norms of a calm training: lognormal about a level.
+
+    >>> len(steady(10)), 0.5 < min(steady(1000)) < max(steady(1000)) < 2
+    (10, True)
+    """
+    rng = np.random.default_rng(seed)
+    return [float(value) for value in level * np.exp(spread * rng.standard_normal(steps))]
+
+
+def replaced(norms: Sequence[float], changes: dict[int, float]) -> list[float]:
+    """The same norms with other values at some steps.
+
+    >>> replaced([1.0, 1.0], {1: 9.0})
+    [1.0, 9.0]
+    """
+    return [changes.get(step, norm) for step, norm in enumerate(norms)]
+
+
+def stream(
+    norms: Sequence[float],
+    *,
+    shares: Sequence[float] = (0.8, 0.6),
+    parameters: Sequence[ParameterInfo] = PARAMETERS,
+    losses: Sequence[float | None] | None = None,
+    max_norm: float | None = None,
+    attempt: int = 0,
+    first_step: int = 0,
+) -> list[StepRecord]:
+    """Records with the given total norms, of which each parameter has a fixed share.
+
+    >>> record = stream([5.0])[0]
+    >>> record.layers.norm.tolist()
+    [4.0, 3.0]
+    """
+    return [
+        _record(first_step + i, norm, shares, tuple(parameters), None if losses is None else losses[i], max_norm, attempt)
+        for i, norm in enumerate(norms)
+    ]
+
+
+def _record(
+    step: int,
+    norm: float,
+    shares: Sequence[float],
+    parameters: tuple[ParameterInfo, ...],
+    loss: float | None,
+    max_norm: float | None,
+    attempt: int,
+) -> StepRecord:
+    column = np.array([norm * share for share in shares], np.float32)
+    bad = 0 if math.isfinite(norm) else len(shares)
+    return StepRecord(
+        step=step,
+        attempt=attempt,
+        wall_time=1.7e9 + 0.1 * step,
+        total_norm=norm,
+        max_norm=max_norm,
+        clip_coef=1.0 if max_norm is None else min(max_norm / (norm + 1e-6), 1.0),
+        nonfinite=bad,
+        loss=loss,
+        learning_rates=(0.1,),
+        layers=LayerStats(
+            parameters=parameters,
+            norm=column,
+            abs_max=column,
+            nonfinite=np.full(len(shares), float(bool(bad)), np.float32),
+            zeros=np.zeros(len(shares), np.float32),
+        ),
+        weights=None
+        if step % 50
+        else WeightStats(
+            weight_norm=np.ones(len(shares), np.float32), update_norm=np.full(len(shares), 1e-3, np.float32)
+        ),
+    )
+
+
+def write_run(folder: Path, records: Sequence[StepRecord], optimizer_class: str = "SGD") -> Path:
+    """A run of these records, judged by the detectors as it would have been live.
+
+    Records of further attempts follow those of the first.
+    """
+    detectors = detectors_for(optimizer_class)
+    for attempt in sorted({record.attempt for record in records}) or [0]:
+        own = [record for record in records if record.attempt == attempt]
+        writer = StoreWriter(folder)
+        meta = {"model": "Synthetic", "moment": "before clipping"}
+        writer.begin_attempt(meta, {"0": (optimizer_class, {"lr": 0.1})})
+        if own and own[0].layers is not None:
+            writer.add_parameters("0", own[0].layers.parameters)
+        events = [event for record in own for detector in detectors for event in detector.update(record)]
+        writer.append(own, events)
+        writer.end_attempt("closed")
+    return folder
+
+
+def check_detector(make: Callable[[], Detector], records: Sequence[StepRecord]) -> list[Event]:
+    """Assert what holds for every detector on any stream; return its events.
+
+    It is a fold (a fresh one finds the same again), says nothing about the future (the events of
+    a beginning are the beginning of the events), and is free of scale: all norms times 1e8 or 1e-8
+    raise the same events at the same steps.
+    """
+    events = _fold(make, records)
+    again = _fold(make, records)
+    assert repr(again) == repr(events), "a fresh detector finds something else in the same records"
+    half = _fold(make, records[: len(records) // 2])
+    assert repr(half) == repr(events[: len(half)]), "events depend on later records"
+    where = [(event.step, event.kind, event.severity, event.parameter) for event in events]
+    for scale in (1e-8, 1e8):
+        scaled = _fold(make, [_scaled(record, scale) for record in records])
+        found = [(event.step, event.kind, event.severity, event.parameter) for event in scaled]
+        assert found == where, f"norms times {scale:g} raise other events"
+    return events
+
+
+def _fold(make: Callable[[], Detector], records: Sequence[StepRecord]) -> list[Event]:
+    detector = make()
+    return [event for record in records for event in detector.update(record)]
+
+
+def _scaled(record: StepRecord, scale: float) -> StepRecord:
+    layers = record.layers
+    if layers is not None:
+        scaled = np.float32(scale)
+        abs_max = None if layers.abs_max is None else layers.abs_max * scaled
+        layers = dataclasses.replace(layers, norm=layers.norm * scaled, abs_max=abs_max)
+    return dataclasses.replace(record, total_norm=record.total_norm * scale, layers=layers)

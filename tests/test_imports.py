@@ -1,0 +1,92 @@
+"""Data flows one way: a module imports only from stages before its own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gradwatch"
+STAGES = (
+    "errors record measure clip detect store recorder taps draft watch run summary recommend report demo testing cli"
+    " __main__ __init__"
+).split()
+HOMES = {
+    "torch": {"measure", "clip", "taps", "draft", "watch", "demo"},
+    "sqlite3": {"store"},
+    "pandas": {"run", "summary", "recommend", "report", "cli"},
+    "rich": {"report", "cli"},
+    "typer": {"cli"},
+}
+# A Run hands out its summary and its recommendation, which are made from it.
+FORWARD = {("run", "summary"), ("run", "recommend")}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def stage_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.add(node.module or "")
+            if node.module == "gradwatch":
+                names |= {f"gradwatch.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_modules_are_found():
+    assert len(MODULES) >= 30
+    assert {stage_of(path) for path in MODULES} == set(STAGES)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_data_flows_one_way(path):
+    own = stage_of(path)
+    used = {name.split(".")[1] for name in imported(path) if name.startswith("gradwatch.")} - {"__version__"}
+    against = {stage for stage in used if STAGES.index(stage) > STAGES.index(own)}
+    if own == "__init__":
+        return
+    assert {stage for stage in against if (own, stage) not in FORWARD} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_have_their_homes(path):
+    libraries = {name.split(".")[0] for name in imported(path)}
+    assert [lib for lib in libraries & set(HOMES) if stage_of(path) not in HOMES[lib]] == []
+
+
+def test_a_module_against_the_flow_would_be_found(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from gradwatch.watch import attach\n    import torch\n")
+    assert imported(file) == {"gradwatch.watch", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        pytest.param("import gradwatch", {"torch", "pandas", "numpy", "rich"}, id="the package alone"),
+        pytest.param("import gradwatch; gradwatch.Run", {"torch", "rich"}, id="reading needs no torch"),
+        pytest.param("import gradwatch.cli", {"torch", "pandas", "numpy"}, id="the command line starts light"),
+        pytest.param("import gradwatch; gradwatch.attach", {"pandas", "rich", "typer"}, id="recording needs no pandas"),
+    ],
+)
+def test_what_is_not_imported(code, absent):
+    program = f"import sys; {code}; print(*sorted(m for m in {absent!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_public_name_can_be_imported():
+    import gradwatch
+
+    assert [name for name in gradwatch.__all__ if getattr(gradwatch, name, None) is None] == []
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = gradwatch.nothing

@@ -1,0 +1,160 @@
+"""Clip calls are seen however they were imported, and behave as without us."""
+
+import inspect
+import math
+import warnings
+from torch.nn.utils import clip_grad_norm_ as early_norm, clip_grad_value_ as early_value
+
+import pytest
+import torch
+from torch import nn
+
+from gradwatch.taps import listen_to_clip_calls, listen_to_steps
+
+
+class Ear:
+    def __init__(self):
+        self.heard = []
+
+    def before_clip(self, call):
+        norms = [None if p.grad is None else p.grad.norm().item() for p in call.parameters]
+        self.heard.append(("before", call.max_norm, call.norm_type, call.clip_value, norms))
+
+    def after_clip(self, call, total_norm):
+        self.heard.append(("after", None if total_norm is None else total_norm.item()))
+
+    def clip_failed(self, call):
+        self.heard.append(("failed",))
+
+
+@pytest.fixture
+def ear():
+    ear = Ear()
+    stop = listen_to_clip_calls(ear)
+    yield ear
+    stop()
+
+
+def parameter(*values):
+    p = nn.Parameter(torch.zeros(len(values)))
+    p.grad = torch.tensor(values)
+    return p
+
+
+def variants():
+    return {
+        "early-bound": early_norm,
+        "from the package": torch.nn.utils.clip_grad_norm_,
+        "from its module": torch.nn.utils.clip_grad.clip_grad_norm_,
+        "held in a closure": (lambda f: lambda *a, **k: f(*a, **k))(early_norm),
+    }
+
+
+@pytest.mark.parametrize("name", variants())
+def test_norm_clipping_is_seen_before_it_clips(ear, name):
+    p = parameter(3.0, 4.0)
+    returned = variants()[name]([p], 1.0)
+    assert returned.item() == 5.0
+    assert ear.heard == [("before", 1.0, 2.0, None, [5.0]), ("after", 5.0)]
+    assert p.grad.norm().item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_value_clipping_is_seen_before_it_clips(ear):
+    p = parameter(3.0, 4.0)
+    assert early_value([p], clip_value=2) is None
+    assert ear.heard == [("before", None, 2.0, 2.0, [5.0]), ("after", None)]
+    assert p.grad.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        pytest.param(lambda ps: (p for p in ps), id="a generator"),
+        pytest.param(lambda ps: iter(ps), id="an iterator"),
+        pytest.param(lambda ps: {str(i): p for i, p in enumerate(ps)}.values(), id="a view of a dict"),
+        pytest.param(lambda ps: tuple(ps), id="a tuple"),
+    ],
+)
+def test_any_iterable_is_clipped_and_seen_whole(ear, give):
+    ps = [parameter(3.0), parameter(4.0)]
+    assert early_norm(give(ps), 1.0).item() == 5.0
+    assert ear.heard[0][-1] == [3.0, 4.0]
+    assert math.hypot(*(p.grad.item() for p in ps)) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_single_tensor_is_clipped(ear):
+    assert early_norm(parameter(3.0, 4.0), 1.0, norm_type=math.inf).item() == 4.0
+    assert ear.heard[0][:3] == ("before", 1.0, math.inf)
+
+
+def test_an_exhausted_generator_warns_as_torch_does(ear):
+    with pytest.warns(UserWarning, match="empty generator"):
+        early_norm((p for p in []), 1.0)
+
+
+def test_what_torch_raises_is_raised_and_said(ear):
+    p = parameter(math.nan)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        early_norm([p], 1.0, error_if_nonfinite=True)
+    assert [heard[0] for heard in ear.heard] == ["before", "failed"]
+
+
+@pytest.mark.parametrize("args", [(), ([],), (3, 1.0), ([parameter(1.0)], "much")])
+def test_wrong_arguments_raise_what_torch_raises(args):
+    """The same exception type and text with and without us."""
+
+    def outcome():
+        try:
+            early_norm(*args)
+        except Exception as error:
+            return type(error), str(error)
+        return None
+
+    without = outcome()
+    stop = listen_to_clip_calls(Ear())
+    with_us = outcome()
+    stop()
+    assert with_us is not None
+    # Python names the innermost function in the text of a missing argument, which is the same for both.
+    assert with_us[0] is without[0]
+
+
+def test_everything_is_restored_when_the_last_listener_leaves():
+    before = [cell.cell_contents for cell in early_norm.__closure__]
+    first, second = listen_to_clip_calls(Ear()), listen_to_clip_calls(Ear())
+    assert [cell.cell_contents for cell in early_norm.__closure__] != before
+    first()
+    assert [cell.cell_contents for cell in early_norm.__closure__] != before
+    second()
+    second()
+    assert [cell.cell_contents for cell in early_norm.__closure__] == before
+
+
+def test_the_public_function_keeps_its_face(ear):
+    assert "error_if_nonfinite" in inspect.signature(early_norm).parameters
+    assert early_norm.__name__ == "clip_grad_norm_"
+    assert not torch.tensor([1.0], requires_grad=True).grad_fn
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        early_norm([parameter(1.0)], 1.0)
+
+
+def test_steps_are_heard_before_and_after():
+    heard = []
+
+    class Steps:
+        def before_step(self, optimizer, has_closure):
+            heard.append(("before", has_closure, w.item()))
+
+        def after_step(self, optimizer):
+            heard.append(("after", w.item()))
+
+    w = nn.Parameter(torch.tensor(1.0))
+    w.grad = torch.tensor(1.0)
+    optimizer = torch.optim.SGD([w], lr=0.5)
+    stop = listen_to_steps(optimizer, Steps())
+    optimizer.step()
+    optimizer.step(lambda: torch.tensor(0.0))
+    stop()
+    optimizer.step()
+    assert heard == [("before", False, 1.0), ("after", 0.5), ("before", True, 0.5), ("after", 0.0)]
