@@ -8,6 +8,10 @@ from gradwatch.testing import stream, write_run
 
 
 @pytest.fixture(autouse=True)
-def _names_for_doctests(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
-    doctest_namespace["tmp_path"] = tmp_path
-    doctest_namespace["example_run"] = write_run(tmp_path / "example", stream([1.0] * 400))
+def _names_for_doctests(
+    request: pytest.FixtureRequest, doctest_namespace: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if isinstance(request.node, pytest.DoctestItem):
+        folder: Path = tmp_path_factory.mktemp("doctest")
+        doctest_namespace["tmp_path"] = folder
+        doctest_namespace["example_run"] = write_run(folder / "example", stream([1.0] * 400))

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -196,7 +197,7 @@ class Watch:
         _open_runs.add(self._key)
         self._stops = [listen_to_steps(t.optimizer, self) for t in self._tracked]
         self._stops += [listen_to_clip_calls(self), _on_termination(self)]
-        atexit.register(self.close)
+        atexit.register(self._close_at_exit)
 
     def _track(
         self, model: nn.Module, named: Mapping[str, Optimizer], writer: StoreWriter, first_step: int | None
@@ -269,6 +270,11 @@ class Watch:
         self._recorder.close(reason)
         self._say_what_was_lost()
         self._deliver_events()
+
+    def _close_at_exit(self) -> None:
+        """The script ended without closing; Python keeps the type of an exception that ended it."""
+        uncaught = getattr(sys, "last_type", None)
+        self.close("exit" if uncaught is None else f"exception {uncaught.__name__}")
 
     def __enter__(self) -> Self:
         return self
@@ -452,7 +458,7 @@ class Watch:
         for stop in self._stops:
             stop()
         _open_runs.discard(self._key)
-        atexit.unregister(self.close)
+        atexit.unregister(self._close_at_exit)
 
     def _give_up(self, fault: Exception) -> None:
         """Report a fault of ours once and let the training go on alone."""

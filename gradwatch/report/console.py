@@ -33,7 +33,7 @@ from gradwatch.summary import LayerSummary, RunSummary
 
 Column: TypeAlias = tuple[str, int, Callable[[LayerSummary], str]]
 
-NARROWEST, WIDEST = 60, 140
+NARROWEST, WIDEST = 80, 140
 
 _COLOURS = {"healthy": "green", "info": "dim", "warning": "yellow", "critical": "bold red"}
 
@@ -48,7 +48,7 @@ class ConsoleReport:
 
     @classmethod
     def on(cls, console: Console, layers: int = 12) -> ConsoleReport:
-        """For a console's width, between 60 and 140 columns, and what it can show."""
+        """For a console's width, between 80 and 140 columns, and what it can show."""
         return cls(width=max(NARROWEST, min(console.width, WIDEST)), ink=Ink.of(console), layers=layers)
 
     # ------------------------------------------------------------------------------------- report

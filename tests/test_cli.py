@@ -1,0 +1,219 @@
+"""The real command in a process of its own: output, JSON contracts, exit codes, bad input."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gradwatch import Run
+from gradwatch.testing import replaced, steady, stream, write_run
+
+COMMANDS = ["report", "events", "recommend", "compare", "check", "export", "demo"]
+
+
+def gradwatch(*arguments, cwd=None, **environment):
+    command = [sys.executable, "-m", "gradwatch", *map(str, arguments)]
+    env = os.environ | {"COLUMNS": "100"} | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "runs"
+    write_run(folder / "good", stream(steady(800), losses=[1.0 / (1 + i) for i in range(800)], max_norm=1.1))
+    norms = [*steady(700, spread=0.3), 10.0, 300.0, 1e6, math.inf, math.nan]
+    write_run(folder / "bad", stream(norms))
+    return folder
+
+
+def test_report_tells_the_story(runs):
+    done = gradwatch("report", runs / "bad")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "CRITICAL  exploded at step 701" in done.stdout
+    assert "layer x step" in done.stdout
+
+
+def test_report_json_is_the_contract(runs):
+    found = json.loads(gradwatch("report", runs / "bad", "--json").stdout)
+    keys = ["run", "steps", "verdict", "total_norm", "clipping", "nonfinite_steps", "skipped_steps", "events", "layers"]
+    assert list(found)[: len(keys)] == keys
+    assert (found["run"], found["steps"], found["verdict"]) == ("bad", 705, "critical")
+    assert list(found["total_norm"]) == ["median", "p99", "max", "max_step", "last"]
+    assert found["total_norm"]["last"] == "NaN"
+    assert {"kind", "threshold", "clipped_fraction"} <= set(found["clipping"])
+    layer = ["name", "median", "p99", "max", "max_step", "last", "zero_fraction", "nonfinite_steps"]
+    assert all(set(layer) <= set(row) for row in found["layers"])
+    event = ["step", "kind", "severity", "parameter", "observed", "limit", "message"]
+    assert all(list(row)[:7] == event for row in found["events"])
+
+
+def test_events_are_selected(runs):
+    everything = json.loads(gradwatch("events", runs / "bad", "--json").stdout)
+    kinds = {event["kind"] for event in everything}
+    assert {"explosion", "nonfinite"} <= kinds
+    only = json.loads(gradwatch("events", runs / "bad", "--json", "--kind", "nonfinite").stdout)
+    assert {event["kind"] for event in only} == {"nonfinite"}
+    severe = json.loads(gradwatch("events", runs / "bad", "--json", "--severity", "critical").stdout)
+    assert {event["severity"] for event in severe} == {"critical"}
+    assert gradwatch("events", runs / "good").stdout == "No events.\n"
+    assert "step 701" in gradwatch("events", runs / "bad").stdout
+
+
+def test_recommend_json_is_the_contract(runs):
+    found = json.loads(gradwatch("recommend", runs / "bad", "--json").stdout)
+    keys = "max_norm low high policy clipped_fraction confidence refused reasons apply".split()
+    assert list(found)[: len(keys)] == keys
+    assert found["policy"] == "norm"
+    assert found["low"] <= found["max_norm"] <= found["high"]
+    assert set(found["apply"]) == {"torch", "lightning", "transformers"}
+    text = gradwatch("recommend", runs / "bad").stdout
+    assert f"max_norm={found['max_norm']:g}" in text
+
+
+def test_compare_shows_runs_side_by_side(runs):
+    done = gradwatch("compare", runs / "good", runs / "bad")
+    assert "total norm: good" in done.stdout
+    assert "total norm: bad" in done.stdout
+    found = json.loads(gradwatch("compare", runs / "good", runs / "bad", "--json").stdout)
+    assert [row["run"] for row in found] == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "code", "says"),
+    [
+        ("good", [], 0, "healthy"),
+        ("bad", [], 3, "critical explosion at step 701"),
+        ("bad", ["--fail-on", "dead"], 0, "healthy"),
+        ("bad", ["--fail-on", "nonfinite"], 3, "nonfinite at step 703"),
+        ("good", ["--max-clipped-fraction", "0.01"], 3, "of the steps were clipped, more than 1.0%"),
+        ("good", ["--max-clipped-fraction", "0.9"], 0, "healthy"),
+    ],
+)
+def test_check_has_an_exit_code_for_ci(runs, run, options, code, says):
+    done = gradwatch("check", runs / run, *options)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert says in done.stdout
+
+
+def test_export(runs, tmp_path):
+    run = Run(runs / "bad")
+    assert gradwatch("export", runs / "bad", tmp_path / "steps.csv").stdout.startswith("wrote 705 rows")
+    frame = pd.read_csv(tmp_path / "steps.csv", index_col="step")
+    pd.testing.assert_series_equal(frame["total_norm"], run.steps()["total_norm"])
+    gradwatch("export", runs / "bad", tmp_path / "norm.parquet", "--what", "norm")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "norm.parquet"), run.layers("norm"))
+    gradwatch("export", runs / "bad", tmp_path / "events.csv", "--what", "events")
+    with (tmp_path / "events.csv").open() as file:
+        assert [row["kind"] for row in csv.DictReader(file)] == [event.kind for event in run.events()]
+
+
+def test_the_newest_run_is_meant_where_none_is_named(runs):
+    os.utime(runs / "good" / "gradwatch.db", (1, 1))
+    assert json.loads(gradwatch("report", "--json", cwd=runs.parent).stdout)["run"] == "bad"
+
+
+def bad_input(folder):
+    write_run(folder / "runs" / "good", stream(steady(10)))
+    (folder / "file.csv").write_text("step,norm\n")
+    (folder / "empty").mkdir()
+    write_run(folder / "no-steps", [])
+    whole = write_run(folder / "cut", stream(steady(2000)))
+    data = (whole / "gradwatch.db").read_bytes()
+    (whole / "gradwatch.db").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "slug"),
+    [
+        (["report", "nowhere"], 1, "run-not-found"),
+        (["report", "empty"], 1, "run-not-found"),
+        (["report", "file.csv"], 1, "not-a-run"),
+        (["report", "cut"], 1, "store-damaged"),
+        (["report", "no-steps"], 1, "empty-run"),
+        (["check", "no-steps"], 1, "empty-run"),
+        (["events", "nowhere"], 1, "run-not-found"),
+        (["compare", "runs/good", "nowhere"], 1, "run-not-found"),
+        (["events", "runs/good", "--kind", "explosions"], 1, "bad-argument"),
+        (["events", "runs/good", "--severity", "high"], 1, "bad-argument"),
+        (["check", "runs/good", "--fail-on", "all"], 1, "bad-argument"),
+        (["report", "runs/good", "--optimizer", "9"], 1, "bad-argument"),
+        (["recommend", "runs/good", "--optimizer", "9"], 1, "bad-argument"),
+        (["export", "runs/good", "x.xlsx"], 1, "cannot-export"),
+        (["export", "runs/good", "nowhere/x.csv"], 1, "cannot-export"),
+        (["export", "runs/good", "x.csv", "--what", "mean"], 1, "bad-argument"),
+        (["report", "runs/good", "--layers", "many"], 2, "Invalid value"),
+        (["explode"], 2, "No such command"),
+        ([], 2, "Usage"),
+    ],
+)
+def test_bad_input_is_one_clear_error(tmp_path, arguments, code, slug):
+    bad_input(tmp_path)
+    done = gradwatch(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert slug in done.stderr + done.stdout
+    if code == 1:
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+
+
+def test_no_run_anywhere(tmp_path):
+    done = gradwatch("report", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "There is no run under 'runs'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_colour_means_plain_ascii(runs):
+    done = gradwatch("report", runs / "bad", NO_COLOR="1")
+    assert done.stdout.isascii()
+
+
+def test_a_terminal_without_utf8_gets_ascii(runs):
+    done = gradwatch("report", runs / "bad", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+
+
+def test_a_closed_pipe_is_no_error(runs):
+    command = f"{sys.executable} -m gradwatch report {runs / 'bad'} --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_every_command_has_help_and_is_in_the_readme():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    top = gradwatch("--help").stdout
+    for command in COMMANDS:
+        assert command in top
+        assert gradwatch(command, "--help").returncode == 0
+        assert f"gradwatch {command}" in readme
+
+
+def test_the_installed_command_is_the_same():
+    script = shutil.which("gradwatch", path=str(Path(sys.executable).parent))
+    assert script is not None
+    assert subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout.count("report") >= 1
+
+
+def test_reading_a_run_imports_no_torch(runs):
+    code = "import sys; from gradwatch.cli import app; app(['report', sys.argv[1]], standalone_mode=False); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(runs / "good")], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_spike_is_a_warning_and_not_a_failure(tmp_path):
+    write_run(tmp_path, stream(replaced(steady(700), {400: 60.0})))
+    assert gradwatch("check", tmp_path).returncode == 0
+    assert gradwatch("check", tmp_path, "--fail-on", "spike").returncode == 3

@@ -1,0 +1,308 @@
+"""Detectors on streams whose faults are planted."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradwatch import Run
+from gradwatch.detect import (
+    Dead,
+    Explosion,
+    NonFinite,
+    OverClipping,
+    Spike,
+    Vanishing,
+    detectors_for,
+    replay,
+)
+from gradwatch.detect.level import LayerHistory, Level
+from gradwatch.record import LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.testing import check_detector, replaced, steady, stream, write_run
+
+DETECTORS = [Dead, Explosion, NonFinite, OverClipping, Spike, Vanishing]
+NAN, INF = math.nan, math.inf
+
+
+def found(detector, records):
+    return [(event.step, event.kind, event.severity) for record in records for event in detector.update(record)]
+
+
+def growing(start, factor, steps):
+    return [start * factor**i for i in range(steps)]
+
+
+STREAMS = {
+    "calm": steady(700),
+    "constant": [1.0] * 700,
+    "empty": [],
+    "one": [1.0],
+    "zeros": [0.0] * 300,
+    "wild": steady(700, spread=1.2, seed=3),
+    "a spike": replaced(steady(700), {400: 60.0}),
+    "NaN, then a spike": replaced(steady(700), {400: NAN, 460: 60.0}),
+    "infinity, then a spike": replaced(steady(700), {400: INF, 460: 60.0}),
+    "constant, then a spike": replaced([1.0] * 700, {400: 60.0}),
+    "growing to infinity": steady(500) + growing(1.0, 1.6, 180) + [INF, NAN, NAN],
+    "a new level": steady(500) + steady(400, level=20.0, seed=5),
+    "fading": steady(400) + growing(1.0, 0.9, 300),
+    "huge": [1e300, INF, 1e-300] * 50,
+}
+
+
+@pytest.mark.parametrize("stream_name", STREAMS)
+@pytest.mark.parametrize("make", DETECTORS, ids=lambda d: d.__name__)
+def test_the_contract_of_detectors(make, stream_name):
+    check_detector(make, stream(STREAMS[stream_name]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.floats(0, 1e6), st.sampled_from([NAN, INF, 0.0])), max_size=200), st.sampled_from(DETECTORS))
+def test_no_stream_breaks_a_detector(norms, make):
+    detector = make()
+    for record in stream(norms):
+        for event in detector.update(record):
+            assert event.step == record.step
+            assert event.message
+            assert event.severity in ("info", "warning", "critical")
+
+
+@pytest.mark.parametrize("drop", ["layers", "loss", "weights"])
+def test_records_without_a_part_are_judged_by_the_rest(drop):
+    records = [dataclasses.replace(r, **{drop: None}) for r in stream(STREAMS["growing to infinity"])]
+    assert "explosion" in {event.kind for event in replay(records)}
+
+
+# ------------------------------------------------------------------------------------------ spike
+
+
+@pytest.mark.parametrize(
+    ("norms", "expected"),
+    [
+        pytest.param(STREAMS["calm"], [], id="calm"),
+        pytest.param(STREAMS["constant"], [], id="constant"),
+        pytest.param(STREAMS["constant, then a spike"], [400], id="constant, then a spike"),
+        pytest.param(STREAMS["NaN, then a spike"], [460], id="a NaN does not blind"),
+        pytest.param(STREAMS["infinity, then a spike"], [460], id="an infinity does not blind"),
+        pytest.param(replaced(steady(700), {400: 50.0, 460: 60.0}), [400, 460], id="a spike does not hide the next"),
+        pytest.param(replaced(steady(700), {400: 50.0, 410: 50.0}), [400], id="spikes close together are one event"),
+        pytest.param(replaced(steady(20), {10: 50.0}), [], id="too early to know"),
+        pytest.param(STREAMS["a new level"], [500], id="a new level is said once and then believed"),
+        pytest.param(STREAMS["wild"], [], id="wild norms are judged by their own spread"),
+    ],
+)
+def test_spike(norms, expected):
+    assert [step for step, _, _ in found(Spike(), stream(norms))] == expected
+
+
+def test_a_spike_that_clipping_held_is_information():
+    (event,) = found(Spike(), stream(STREAMS["a spike"], max_norm=2.0))
+    assert event == (400, "spike", "info")
+    (event,) = found(Spike(), stream(STREAMS["a spike"]))
+    assert event == (400, "spike", "warning")
+
+
+def test_a_spike_names_the_parameter_furthest_from_its_own_level():
+    records = stream(steady(300))
+    layers = records[200].layers
+    norm = layers.norm * np.array([1, 100], np.float32)
+    records[200] = dataclasses.replace(
+        records[200], total_norm=float(np.linalg.norm(norm)), layers=dataclasses.replace(layers, norm=norm)
+    )
+    detector = Spike()
+    (event,) = [event for record in records for event in detector.update(record)]
+    assert event.parameter == "out.weight"
+    assert event.observed > event.limit
+
+
+# -------------------------------------------------------------------------------------- explosion
+
+
+def test_growth_is_warned_of_and_becomes_critical():
+    events = found(Explosion(), stream(steady(500) + growing(1.0, 1.25, 60)))
+    assert [severity for _, _, severity in events] == ["warning", "critical", "critical"]
+    assert 505 <= events[0][0] <= 515
+
+
+def test_one_unclipped_step_a_thousand_times_above_is_enough():
+    events = found(Explosion(), stream(replaced(steady(500), {300: 1000.0})))
+    assert events == [(300, "explosion", "critical")]
+
+
+def test_clipped_growth_is_information():
+    events = found(Explosion(), stream(steady(500) + growing(1.0, 1.25, 60), max_norm=1.0))
+    assert {severity for _, _, severity in events} == {"info"}
+
+
+def test_growth_that_ends_in_nan_within_a_few_steps():
+    norms = steady(500) + [5.0, 30.0, NAN, NAN]
+    events = found(Explosion(), stream(norms))
+    assert events[-1][1:] == ("explosion", "critical")
+    assert events[-1][0] <= 502
+
+
+def test_calm_and_wild_runs_do_not_explode():
+    for name in ("calm", "constant", "wild", "fading", "zeros"):
+        assert found(Explosion(), stream(STREAMS[name])) == []
+
+
+def test_an_explosion_names_the_parameter_that_left_first():
+    records = stream(steady(400))
+    for i, record in enumerate(records[300:340]):
+        early, late = 1.4**i, 1.4 ** max(0, i - 6)
+        norm = record.layers.norm * np.array([late, early], np.float32)
+        layers = dataclasses.replace(record.layers, norm=norm)
+        records[300 + i] = dataclasses.replace(record, total_norm=float(np.linalg.norm(norm)), layers=layers)
+    detector = Explosion()
+    events = [event for record in records[:340] for event in detector.update(record)]
+    assert {event.parameter for event in events} == {"out.weight"}
+
+
+# -------------------------------------------------------------------------------------- nonfinite
+
+
+def layered(step, norms, nonfinite, total=None, **more):
+    parameters = tuple(ParameterInfo(name=f"layer{i}", shape=(2, 2)) for i in range(len(norms)))
+    stats = LayerStats(
+        parameters=parameters, norm=np.array(norms, np.float32), nonfinite=np.array(nonfinite, np.float32)
+    )
+    total = total if total is not None else (NAN if any(n > 0 for n in nonfinite) else float(np.linalg.norm(norms)))
+    return StepRecord(step=step, total_norm=total, nonfinite=int(np.nansum(nonfinite)), layers=stats, **more)
+
+
+@pytest.mark.parametrize(
+    ("record", "parameter", "says"),
+    [
+        (layered(0, [NAN, NAN, 1], [1, 3, 0]), "layer1", "3 NaN entries in the gradient of layer1; 2 of 3"),
+        (layered(0, [1, INF, 1], [0, 1, 0], total=INF), "layer1", "1 infinite entry in the gradient of layer1; 1 of 3"),
+        (layered(0, [NAN, NAN], [1, 1], loss=NAN), "layer1", "every parameter affected; the loss was not finite either"),
+        (layered(0, [NAN, 1], [1, 0], loss=0.5), "layer0", "the loss was still finite"),
+        (layered(0, [NAN, 1, NAN], [1, 0, NAN]), "layer0", "1 of 2 parameters affected"),
+        (StepRecord(step=0, total_norm=NAN, nonfinite=1), None, "NaN or infinite gradient"),
+    ],
+)
+def test_nonfinite_names_the_first_in_backward_order(record, parameter, says):
+    (event,) = NonFinite().update(record)
+    assert event.parameter == parameter
+    assert says in event.message
+    assert event.severity == "critical"
+
+
+def test_a_skipped_nonfinite_step_is_a_warning():
+    (event,) = NonFinite().update(layered(0, [NAN], [1], skipped=True))
+    assert event.severity == "warning"
+
+
+def test_a_stretch_of_nonfinite_steps_is_one_event():
+    norms = replaced(steady(300), {100: NAN, 101: NAN, 130: INF, 250: NAN})
+    assert [step for step, _, _ in found(NonFinite(), stream(norms))] == [100, 250]
+
+
+# ------------------------------------------------------------------- vanishing, dead, overclipping
+
+
+def test_a_layer_a_million_times_weaker_vanishes():
+    records = stream(steady(300), shares=(1.0, 1e-8))
+    events = [event for detector in [Vanishing()] for record in records for event in detector.update(record)]
+    assert [(e.kind, e.severity, e.parameter, e.step) for e in events] == [("vanishing", "warning", "out.weight", 99)]
+
+
+def test_a_bias_may_be_as_weak_as_it_likes():
+    """The bias before a normalisation has a gradient of rounding noise by construction."""
+    parameters = (ParameterInfo(name="weight", shape=(2, 2)), ParameterInfo(name="bias", shape=(2,)))
+    assert found(Vanishing(), stream(steady(300), shares=(1.0, 1e-9), parameters=parameters)) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "severity"),
+    [
+        pytest.param([2.0] * 600, "warning", id="the loss stayed"),
+        pytest.param([2.0] * 100 + [1e-3] * 500, None, id="the task was solved"),
+        pytest.param([None] * 600, "info", id="no loss is known"),
+    ],
+)
+def test_the_whole_gradient_vanishes(losses, severity):
+    events = found(Vanishing(), stream(steady(300) + steady(300, level=1e-5), losses=losses))
+    assert events == ([] if severity is None else [(415, "vanishing", severity)])
+
+
+def test_exact_zeros_are_dead_and_absence_is_not():
+    parameters = tuple(ParameterInfo(name=n, shape=(2, 2)) for n in ("live", "zero", "absent"))
+    records = []
+    for step in range(80):
+        norm = np.array([1.0, 0.0, NAN], np.float32)
+        stats = LayerStats(parameters=parameters, norm=norm, nonfinite=np.array([0, 0, NAN], np.float32))
+        records.append(StepRecord(step=step, total_norm=1.0, layers=stats))
+    detector = Dead()
+    events = [event for record in records for event in detector.update(record)]
+    assert [(e.step, e.severity, e.parameter) for e in events] == [(49, "warning", "zero"), (49, "info", "absent")]
+    assert "is exactly zero for 50 steps" in events[0].message
+    assert "was never there" in events[1].message
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "max_norm", "expected"),
+    [
+        pytest.param("SGD", 0.1, "warning", id="SGD slowed tenfold"),
+        pytest.param("SGD", 0.99, "info", id="SGD clipped lightly at half of the steps"),
+        pytest.param("AdamW", 0.1, "info", id="Adam is normalised"),
+        pytest.param("SGD", 10.0, None, id="a guard that never acts"),
+    ],
+)
+def test_overclipping(optimizer, max_norm, expected):
+    events = found(OverClipping(optimizer), stream(steady(400, seed=2), max_norm=max_norm))
+    assert [severity for _, _, severity in events] == ([] if expected is None else [expected])
+
+
+# ------------------------------------------------------------------------------------- the levels
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=60))
+def test_the_streaming_level_is_the_median_of_the_window(norms):
+    """At every prefix, against numpy."""
+    level = Level(window=16, least=1)
+    for i, norm in enumerate(norms):
+        level.add(norm)
+        window = sorted(norms[max(0, i - 15) : i + 1])
+        assert level.value == pytest.approx(window[len(window) // 2])
+
+
+def test_a_lagged_level_does_not_see_the_last_steps():
+    level = Level(window=100, least=1, lag=10)
+    for norm in [1.0] * 50 + [99.0] * 10:
+        level.add(norm)
+    assert level.value == pytest.approx(1.0)
+
+
+def test_a_history_without_layers_names_nobody():
+    assert LayerHistory().first_to_leave() == (None, None)
+    assert LayerHistory().furthest() == (None, None)
+
+
+def test_vanishing_is_relative_to_the_weights():
+    """A weak gradient on weights as small is none that vanishes."""
+    records = [
+        dataclasses.replace(
+            record,
+            weights=WeightStats(weight_norm=np.array([1.0, 1e-8], np.float32), update_norm=np.zeros(2, np.float32)),
+        )
+        for record in stream(steady(300), shares=(1.0, 1e-8))
+    ]
+    assert found(Vanishing(), records) == []
+
+
+# -------------------------------------------------------------------------------- live and replayed
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_replayed_events_are_those_that_were_raised_live(tmp_path, name):
+    write_run(tmp_path, stream(STREAMS[name]))
+    run = Run(tmp_path)
+    assert repr(replay(run.records())) == repr(run.events())
+
+
+def test_there_is_one_of_each_detector():
+    assert {type(d) for d in detectors_for()} == set(DETECTORS)

@@ -1,0 +1,332 @@
+"""What goes in comes out, whatever happened to the file in between is said."""
+
+import math
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradwatch import Run
+from gradwatch.errors import EmptyRun, GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
+from gradwatch.record import STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreReader, StoreWriter
+from gradwatch.store.writer import on_network_file_system
+from gradwatch.testing import steady, stream, write_run
+
+GOLDEN = Path(__file__).parent / "golden" / "stores"
+
+# SQLite does not keep the sign of zero
+anything = st.floats(allow_nan=True, allow_infinity=True).map(lambda value: value + 0.0)
+maybe = st.none() | anything
+float32s = st.lists(st.floats(width=32, allow_nan=True), min_size=2, max_size=2).map(lambda v: np.array(v, np.float32))
+infos = tuple(ParameterInfo(name=name, shape=(2, 3)) for name in ("a.weight", "b'; drop table step; --"))
+layers = st.builds(
+    lambda norm, abs_max, nonfinite, zeros: LayerStats(
+        parameters=infos, norm=norm, abs_max=abs_max, nonfinite=nonfinite, zeros=zeros
+    ),
+    float32s,
+    st.none() | float32s,
+    float32s,
+    float32s,
+)
+records = st.builds(
+    StepRecord,
+    step=st.integers(0, 2**40),
+    wall_time=st.floats(0, 2e9),
+    total_norm=anything,
+    max_norm=maybe,
+    norm_type=maybe,
+    clip_value=maybe,
+    clip_coef=anything,
+    cut_entries=st.none() | st.integers(0, 2**40),
+    nonfinite=st.integers(0, 2**40),
+    loss=maybe,
+    learning_rates=st.lists(st.floats(0, 10), max_size=3).map(tuple),
+    loss_scale=maybe,
+    skipped=st.booleans(),
+    layers=st.none() | layers,
+    weights=st.none() | st.builds(lambda a, b: WeightStats(weight_norm=a, update_norm=b), float32s, float32s),
+)
+events = st.builds(
+    Event,
+    step=st.integers(0, 2**40),
+    kind=st.text(),
+    severity=st.sampled_from(["info", "warning", "critical"]),
+    message=st.text(),
+    parameter=st.none() | st.text(),
+    observed=maybe,
+    limit=maybe,
+)
+
+
+def write(folder, batch=(), found=()):
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", infos)
+    writer.append(batch, found)
+    writer.end_attempt("closed")
+    return folder
+
+
+def as_text(record):
+    """Every value, arrays too, so that NaN equals NaN and nothing is rounded."""
+    parts = [record.layers and [getattr(record.layers, s) for s in STATS], record.weights]
+    arrays = [None if a is None else a.tobytes() for part in parts[:1] for a in part or ()]
+    if record.weights is not None:
+        arrays += [record.weights.weight_norm.tobytes(), record.weights.update_norm.tobytes()]
+    return repr(record), arrays
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=st.lists(records, max_size=4), found=st.lists(events, max_size=3))
+def test_what_goes_in_comes_out(tmp_path_factory, batch, found):
+    """NaN and infinity included: they are what this tool exists for."""
+    folder = write(tmp_path_factory.mktemp("run"), batch, found)
+    with StoreReader(folder) as reader:
+        assert [as_text(r) for r in reader.records("0")] == [as_text(r) for r in batch]
+        assert [repr(e) for e in reader.events()] == [repr(e) for e in found]
+
+
+def test_none_and_nan_are_two_things(tmp_path):
+    write(tmp_path, [StepRecord(step=0, loss=None), StepRecord(step=1, loss=math.nan)])
+    with StoreReader(tmp_path) as reader:
+        first, second = reader.records("0")
+    assert first.loss is None
+    assert math.isnan(second.loss)
+    assert Run(tmp_path).steps()["loss_logged"].tolist() == [False, True]
+
+
+def test_any_sqlite_tool_reads_the_plain_columns(tmp_path):
+    write_run(tmp_path, stream([1.0, 2.0], losses=[0.5, math.nan]))
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    assert db.execute("select step, total_norm, loss, nan from step").fetchall() == [(0, 1.0, 0.5, None), (1, 2.0, None, "loss")]
+
+
+def size_of(folder, steps, count):
+    many = tuple(ParameterInfo(name=f"layer.{i}.weight", shape=(64, 64)) for i in range(1000))
+    rng = np.random.default_rng(0)
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", many)
+    for step in range(steps):
+        columns = {name: rng.random(1000).astype(np.float32) for name in STATS[:count]}
+        rest = {"total_norm": rng.random(), "max_norm": 1.1, "clip_coef": rng.random(), "loss": rng.random()}
+        stats = LayerStats(parameters=many, **columns)
+        rest |= {"wall_time": 1.7e9 + rng.random(), "learning_rates": (1.1e-3,)}
+        writer.append([StepRecord(step=step, layers=stats, **rest)])
+    writer.end_attempt("closed")
+    return writer.path.stat().st_size
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1, 4200), (4, 17000)])
+def test_the_file_grows_as_little_as_promised(tmp_path, count, limit):
+    """1,000 parameters: at most 4.2 KB a step with one statistic and 17 KB with four."""
+    growth = size_of(tmp_path / "b", 1300, count) - size_of(tmp_path / "a", 300, count)
+    assert 4000 * count < growth / 1000 <= limit
+
+
+def test_a_long_run_comes_back_as_one_frame(tmp_path):
+    names = tuple(ParameterInfo(name=f"p{i}", shape=(2,)) for i in range(50))
+    rng = np.random.default_rng(0)
+    table = rng.random((500, 50)).astype(np.float32)
+    batch = [StepRecord(step=i, layers=LayerStats(parameters=names, norm=row)) for i, row in enumerate(table)]
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", names)
+    writer.append(batch)
+    writer.end_attempt("closed")
+    frame = Run(tmp_path).layers("norm")
+    assert frame.to_numpy().tobytes() == table.tobytes()
+    assert frame.index.name == "step"
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def listing(folder):
+    return sorted((p.name, p.stat().st_size) for p in folder.iterdir())
+
+
+def test_a_closed_run_is_one_file(tmp_path):
+    write_run(tmp_path, stream(steady(10)))
+    assert [p.name for p in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_reading_creates_and_changes_nothing(tmp_path):
+    write_run(tmp_path, stream(steady(400)))
+    before = listing(tmp_path)
+    run = Run(tmp_path)
+    run.summary(), run.recommend(), run.events(), run.layers("zeros")
+    assert listing(tmp_path) == before
+
+
+def crashed(tmp_path):
+    """A run whose writer was killed: the log holds what the file does not yet."""
+    code = (
+        "import os, sys; from pathlib import Path; from gradwatch.store import StoreWriter;"
+        "from gradwatch.testing import stream;"
+        "w = StoreWriter(Path(sys.argv[1])); w.begin_attempt({}, {'0': ('SGD', {})});"
+        "r = stream([1.0] * 20); w.add_parameters('0', r[0].layers.parameters); w.append(r); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert (tmp_path / f"{FILE_NAME}-wal").stat().st_size > 0
+    return tmp_path
+
+
+def test_a_crashed_run_is_read_whole_and_left_as_it_was(tmp_path):
+    crashed(tmp_path)
+    before = [name for name, _ in listing(tmp_path)]
+    assert len(Run(tmp_path).steps()) == 20
+    assert [name for name, _ in listing(tmp_path)] == before
+
+
+def test_a_copied_log_without_its_shared_memory_is_read_in_a_copy(tmp_path):
+    crashed(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+        shutil.copy(tmp_path / "a" / name, tmp_path / "b")
+    before = listing(tmp_path / "b")
+    assert len(Run(tmp_path / "b").steps()) == 20
+    assert listing(tmp_path / "b") == before
+
+
+def test_a_run_is_read_while_it_is_written(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    batch = stream(steady(30))
+    writer.add_parameters("0", batch[0].layers.parameters)
+    reader = Run(tmp_path)
+    for i in range(0, 30, 10):
+        writer.append(batch[i : i + 10])
+        assert len(reader.steps()) == i + 10
+        assert len(reader.layers("norm")) == i + 10
+    writer.end_attempt("closed")
+    assert len(reader.steps()) == 30
+    assert len(Run(tmp_path).steps()) == 30
+
+
+# ------------------------------------------------------------------------------------ bad files
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        pytest.param(lambda p: None, RunNotFound, id="nothing there"),
+        pytest.param(lambda p: p.mkdir(), RunNotFound, id="an empty folder"),
+        pytest.param(lambda p: p.write_text("step,norm\n1,2\n"), NotARun, id="a foreign file"),
+        pytest.param(lambda p: (p.mkdir(), (p / FILE_NAME).write_bytes(b"\x00" * 5000)), NotARun, id="zeros"),
+        pytest.param(lambda p: (p.mkdir(), (p / FILE_NAME).touch()), NotARun, id="an empty file"),
+        pytest.param(lambda p: sqlite3.connect(p).execute("create table t (x)").connection.close(), NotARun, id="another database"),
+        pytest.param(lambda p: (p.mkdir(), (p / FILE_NAME).mkdir()), StoreDamaged, id="a folder in place of the file"),
+    ],
+)
+def test_what_is_no_run_is_said_clearly(tmp_path, make, kind):
+    path = tmp_path / "x"
+    make(path)
+    with pytest.raises(kind) as raised:
+        Run(path)
+    assert str(path) in str(raised.value)
+    assert str(raised.value).endswith(f"({kind.slug})")
+
+
+def test_a_newer_schema_is_refused_with_what_to_do(tmp_path):
+    write_run(tmp_path, stream(steady(3)))
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    db.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    with pytest.raises(StoreTooNew, match=rf"schema {SCHEMA_VERSION + 1}; this version reads up to {SCHEMA_VERSION}"):
+        Run(tmp_path)
+    with pytest.raises(StoreTooNew, match="pip install -U gradwatch"):
+        StoreWriter(tmp_path)
+
+
+def test_a_truncated_file_never_gives_a_wrong_number_or_a_traceback(tmp_path):
+    whole = write_run(tmp_path / "whole", stream(steady(3000, seed=1)))
+    data = (whole / FILE_NAME).read_bytes()
+    expected = Run(whole).steps()["total_norm"]
+    outcomes = set()
+    for size in range(0, len(data), 16384):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        (folder / FILE_NAME).write_bytes(data[:size])
+        try:
+            found = Run(folder).steps()["total_norm"]
+        except GradwatchError as error:
+            outcomes.add(error.slug)
+        else:
+            assert found.equals(expected[: len(found)])
+            outcomes.add("read")
+    assert "store-damaged" in outcomes
+
+
+def test_a_run_without_a_step_is_empty_not_broken(tmp_path):
+    folder = write(tmp_path)
+    run = Run(folder)
+    assert run.steps().empty
+    assert run.layers("norm").empty
+    assert run.events() == []
+    assert "0 usable steps" in run.recommend().refused
+    with pytest.raises(EmptyRun, match="holds no step yet"):
+        run.summary()
+
+
+def test_a_store_before_its_first_attempt_is_empty_not_broken(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.abandon()
+    assert Run(tmp_path).steps().empty
+    with pytest.raises(EmptyRun):
+        Run(tmp_path).summary()
+
+
+@pytest.mark.parametrize("folder", sorted(GOLDEN.iterdir()), ids=lambda p: p.name)
+def test_every_released_schema_is_read_for_ever(folder, tmp_path):
+    before = listing(folder)
+    run = Run(folder)
+    steps = run.steps()
+    assert len(steps) == 400
+    assert math.isnan(steps.loc[350, "total_norm"])
+    assert steps.loc[300, "total_norm"] == 50.0
+    assert run.layers("norm").shape == (400, 2)
+    assert [(e.step, e.kind) for e in run.events()] == [(300, "spike"), (350, "nonfinite")]
+    assert run.summary().verdict == "critical"
+    assert listing(folder) == before
+    # and it can be continued
+    shutil.copytree(folder, tmp_path / "copy")
+    write_run(tmp_path / "copy", stream([1.0], first_step=400))
+    assert len(Run(tmp_path / "copy").steps()) == 401
+
+
+def test_there_is_a_golden_store_of_this_schema():
+    assert (GOLDEN / f"schema-{SCHEMA_VERSION}" / FILE_NAME).exists()
+
+
+def test_the_schema_in_the_docs_is_the_schema():
+    assert SCHEMA in (Path(__file__).parent.parent / "docs" / "store.md").read_text()
+
+
+def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
+    """WAL needs shared memory between the processes, which a network file system does not give."""
+    assert on_network_file_system(Path("/proc")) is False
+    monkeypatch.setattr("gradwatch.store.writer.on_network_file_system", lambda folder: True)
+    writer = StoreWriter(tmp_path)
+    assert writer.journal_mode == "truncate"
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append(stream([1.0]))
+    assert len(Run(tmp_path).steps()) == 1
+    writer.end_attempt("closed")
+
+
+def test_a_read_only_folder_can_be_read(tmp_path):
+    folder = crashed(tmp_path / "run")
+    os.chmod(folder, 0o555)
+    try:
+        assert len(Run(folder).steps()) == 20
+    finally:
+        os.chmod(folder, 0o755)

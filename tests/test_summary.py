@@ -1,0 +1,128 @@
+"""Numbers against numpy and pandas."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradwatch import Run
+from gradwatch.record import Event
+from gradwatch.summary import any_in, judge, quantile, spike_safe
+from gradwatch.testing import replaced, steady, stream, write_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    norms = replaced(steady(1000), {400: 60.0, 700: math.nan, 701: math.inf})
+    losses = [None if i % 10 else 2.0 / (1 + i) for i in range(1000)]
+    losses[990] = math.nan
+    return Run(write_run(tmp_path / "first", stream(norms, losses=losses, max_norm=1.2)))
+
+
+def test_total_norm_is_of_the_finite_norms(run):
+    norms = run.steps()["total_norm"]
+    finite = norms[np.isfinite(norms)]
+    found = run.summary().total_norm
+    assert found.median == pytest.approx(np.median(finite))
+    assert found.p99 == pytest.approx(np.quantile(finite, 0.99))
+    assert (found.max, found.max_step) == (60.0, 400)
+    assert found.last == norms.iloc[-1]
+
+
+def test_layers_are_as_their_columns(run):
+    frame = run.layers("norm")
+    for layer in run.summary().layers:
+        column = frame[layer.name].to_numpy(float)
+        finite = column[np.isfinite(column)]
+        assert layer.median == pytest.approx(np.median(finite))
+        assert layer.p99 == pytest.approx(np.quantile(finite, 0.99))
+        assert layer.max == pytest.approx(finite.max())
+        assert layer.max_step == 400
+        assert layer.nonfinite_steps == 2
+        assert layer.absent_steps == 0
+        assert layer.zero_fraction == 0
+        assert layer.update_ratio == pytest.approx(1e-3)
+        assert layer.weight_growth == 1.0
+
+
+def test_clipping(run):
+    steps, clipping = run.steps(), run.summary().clipping
+    assert clipping.kind == "norm"
+    assert clipping.threshold == clipping.threshold_min == clipping.threshold_max == 1.2
+    assert clipping.clipped_fraction == pytest.approx(steps["clipped"].mean())
+    coefs = steps["clip_coef"]
+    assert clipping.mean_clip_coef == pytest.approx(coefs[np.isfinite(coefs)].mean())
+
+
+def test_the_loss_is_of_the_steps_that_logged_one(run):
+    loss = run.summary().loss
+    assert loss.first == 2.0
+    assert loss.nonfinite_steps == 1
+    assert (loss.min, loss.min_step) == (pytest.approx(2.0 / 981), 980)
+
+
+def test_counts(run):
+    summary = run.summary()
+    assert (summary.steps, summary.first_step, summary.last_step) == (1000, 0, 999)
+    assert summary.nonfinite_steps == 2
+    assert summary.seconds == pytest.approx(99.9)
+    assert summary.verdict == "critical"
+    assert summary.reason == "gradients not finite at step 700, first in out.weight"
+    assert not summary.running
+
+
+def test_a_run_that_is_all_nan_has_no_median(tmp_path):
+    summary = Run(write_run(tmp_path, stream([math.nan] * 40))).summary()
+    assert summary.total_norm.median is None
+    assert math.isnan(summary.total_norm.last)
+    assert summary.layers[0].median is None
+    assert summary.nonfinite_steps == 40
+
+
+def event(severity, step, kind="spike", **more):
+    return Event(step=step, kind=kind, severity=severity, message="...", **more)
+
+
+@pytest.mark.parametrize(
+    ("events", "verdict", "reason"),
+    [
+        ([], "healthy", "no warning in 9 steps"),
+        ([event("info", 3)], "healthy", "no warning in 9 steps; 1 noted"),
+        ([event("warning", 3), event("info", 1)], "warning", "norm spiked at step 3"),
+        (
+            [event("warning", 3), event("critical", 7, "explosion", parameter="rnn.w"), event("critical", 8)],
+            "critical",
+            "exploded at step 7, first in rnn.w",
+        ),
+        ([event("critical", 2, "something new")], "critical", "something new at step 2"),
+    ],
+)
+def test_the_verdict_is_the_first_of_the_worst(events, verdict, reason):
+    assert judge(events, 9) == (verdict, reason)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.floats(0, 1))
+def test_quantile_is_numpys(values, share):
+    ordered = np.sort(np.array(values))
+    assert quantile(ordered, share) == pytest.approx(np.quantile(ordered, share), rel=1e-9, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.integers(1, 100), st.data())
+def test_no_width_hides_a_spike(values, width, data):
+    """Wherever one step stands out it is in the drawing, and a NaN with it."""
+    where = data.draw(st.integers(0, len(values) - 1))
+    values[where] = 1e9
+    drawn = spike_safe(np.array(values), width)
+    assert len(drawn) == min(width, len(values))
+    assert np.nanmax(drawn) == 1e9
+    flags = np.zeros(len(values), bool)
+    flags[where] = True
+    assert any_in(flags, width).sum() == 1
+
+
+def test_the_most_telling_layers_come_first(run):
+    summary = run.summary()
+    assert summary.layers[summary.telling[0]].name == "out.weight"
+    assert sorted(summary.telling) == [0, 1]
