@@ -64,7 +64,8 @@ def median_seconds(call: Callable[[], object], times: int = 5) -> float:
 
 def main() -> None:
     print("1,000 parameters\n")
-    print(f"{'statistics':>10}{'bytes a step':>14}{'steps/s, 1 a commit':>21}{'50 a commit':>13}{'2,000 steps to a frame':>24}")
+    columns = ("statistics", "bytes a step", "steps/s, 1 a commit", "50 a commit", "2,000 steps to a frame")
+    print("".join(f"{title:>{width}}" for title, width in zip(columns, (10, 14, 21, 13, 24), strict=True)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for stats in (1, 4):

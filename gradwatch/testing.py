@@ -52,7 +52,9 @@ def stream(
     [4.0, 3.0]
     """
     return [
-        _record(first_step + i, norm, shares, tuple(parameters), None if losses is None else losses[i], max_norm, attempt)
+        _record(
+            first_step + i, norm, shares, tuple(parameters), None if losses is None else losses[i], max_norm, attempt
+        )
         for i, norm in enumerate(norms)
     ]
 

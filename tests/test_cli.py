@@ -69,7 +69,7 @@ def test_events_are_selected(runs):
 
 def test_recommend_json_is_the_contract(runs):
     found = json.loads(gradwatch("recommend", runs / "bad", "--json").stdout)
-    keys = "max_norm low high policy clipped_fraction confidence refused reasons apply".split()
+    keys = ["max_norm", "low", "high", "policy", "clipped_fraction", "confidence", "refused", "reasons", "apply"]
     assert list(found)[: len(keys)] == keys
     assert found["policy"] == "norm"
     assert found["low"] <= found["max_norm"] <= found["high"]
@@ -208,7 +208,10 @@ def test_the_installed_command_is_the_same():
 
 
 def test_reading_a_run_imports_no_torch(runs):
-    code = "import sys; from gradwatch.cli import app; app(['report', sys.argv[1]], standalone_mode=False); print('torch' in sys.modules)"
+    code = (
+        "import sys; from gradwatch.cli import app; app(['report', sys.argv[1]], standalone_mode=False);"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(runs / "good")], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 

@@ -60,7 +60,9 @@ def test_the_contract_of_detectors(make, stream_name):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.one_of(st.floats(0, 1e6), st.sampled_from([NAN, INF, 0.0])), max_size=200), st.sampled_from(DETECTORS))
+@given(
+    st.lists(st.one_of(st.floats(0, 1e6), st.sampled_from([NAN, INF, 0.0])), max_size=200), st.sampled_from(DETECTORS)
+)
 def test_no_stream_breaks_a_detector(norms, make):
     detector = make()
     for record in stream(norms):
@@ -178,7 +180,11 @@ def layered(step, norms, nonfinite, total=None, **more):
     [
         (layered(0, [NAN, NAN, 1], [1, 3, 0]), "layer1", "3 NaN entries in the gradient of layer1; 2 of 3"),
         (layered(0, [1, INF, 1], [0, 1, 0], total=INF), "layer1", "1 infinite entry in the gradient of layer1; 1 of 3"),
-        (layered(0, [NAN, NAN], [1, 1], loss=NAN), "layer1", "every parameter affected; the loss was not finite either"),
+        (
+            layered(0, [NAN, NAN], [1, 1], loss=NAN),
+            "layer1",
+            "every parameter affected; the loss was not finite either",
+        ),
         (layered(0, [NAN, 1], [1, 0], loss=0.5), "layer0", "the loss was still finite"),
         (layered(0, [NAN, 1, NAN], [1, 0, NAN]), "layer0", "1 of 2 parameters affected"),
         (StepRecord(step=0, total_norm=NAN, nonfinite=1), None, "NaN or infinite gradient"),

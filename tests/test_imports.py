@@ -8,10 +8,28 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gradwatch"
-STAGES = (
-    "errors record measure clip detect store recorder taps draft watch run summary recommend report demo testing cli"
-    " __main__ __init__"
-).split()
+# In the order in which data flows through them.
+STAGES = [
+    "errors",
+    "record",
+    "measure",
+    "clip",
+    "detect",
+    "store",
+    "recorder",
+    "taps",
+    "draft",
+    "watch",
+    "run",
+    "summary",
+    "recommend",
+    "report",
+    "demo",
+    "testing",
+    "cli",
+    "__main__",
+    "__init__",
+]
 HOMES = {
     "torch": {"measure", "clip", "taps", "draft", "watch", "demo"},
     "sqlite3": {"store"},

@@ -63,9 +63,7 @@ def test_all_together_are_as_each_alone():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    hnp.arrays(
-        np.float32, hnp.array_shapes(max_dims=3, max_side=5), elements=st.floats(width=32, allow_subnormal=True)
-    )
+    hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=5), elements=st.floats(width=32, allow_subnormal=True))
 )
 def test_any_float32_gradient_agrees_with_float64(array):
     tensor = torch.from_numpy(array.copy())

@@ -103,7 +103,9 @@ def test_under_a_moderate_drift_the_last_third_decides(tmp_path):
     assert any("the last third alone decides" in reason for reason in advice.reasons)
 
 
-@pytest.mark.parametrize(("optimizer", "says"), [("AdamW", "is a normalisation"), ("SGD", "no update moves the weights")])
+@pytest.mark.parametrize(
+    ("optimizer", "says"), [("AdamW", "is a normalisation"), ("SGD", "no update moves the weights")]
+)
 def test_the_reason_depends_on_the_optimizer(tmp_path, optimizer, says):
     assert any(says in reason for reason in advise(tmp_path, steady(1000), optimizer).reasons)
 

@@ -15,7 +15,15 @@ from gradwatch.report.console import ConsoleReport
 from gradwatch.report.draw import Ink, bounds_of, chart, fit, number, seconds, share
 from gradwatch.testing import replaced, steady, stream, write_run
 
-HOSTILE = ("a[red]b[/red]", "new\nline", "\x1b[31mred\x1b[0m", "<script>alert(1)</script>", "x" * 10_000, "שלום", "😀.w")
+HOSTILE = (
+    "a[red]b[/red]",
+    "new\nline",
+    "\x1b[31mred\x1b[0m",
+    "<script>alert(1)</script>",
+    "x" * 10_000,
+    "שלום",
+    "😀.w",
+)
 
 
 @pytest.fixture
@@ -23,7 +31,9 @@ def run(tmp_path):
     many = tuple(ParameterInfo(name=f"encoder.layers.{i}.self_attention.weight", shape=(4, 4)) for i in range(30))
     norms = replaced(steady(900), {400: 60.0, 700: math.nan})
     losses = [1.0 / (1 + i) for i in range(900)]
-    return Run(write_run(tmp_path / "first", stream(norms, shares=[0.2] * 30, parameters=many, losses=losses, max_norm=1.1)))
+    return Run(
+        write_run(tmp_path / "first", stream(norms, shares=[0.2] * 30, parameters=many, losses=losses, max_norm=1.1))
+    )
 
 
 def drawn(renderable, width, **options):
@@ -71,9 +81,7 @@ def test_layers_shows_all(run):
 
 
 def test_wide_terminals_get_more_columns(run):
-    narrow, wide = (
-        "\n".join(drawn(ConsoleReport(width=w).report(run.summary()), w)) for w in (80, 140)
-    )
+    narrow, wide = ("\n".join(drawn(ConsoleReport(width=w).report(run.summary()), w)) for w in (80, 140))
     for column in ("p99 ", "last", "zeros", "update"):
         assert re.search(rf"layer .*{column}", wide)
     assert not re.search("layer .*zeros", narrow)
@@ -133,7 +141,9 @@ def test_what_lies_above_the_axis_is_marked():
     assert chart(values, np.zeros(100, bool), 100, 1, Ink())[0].plain.endswith("▲")
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-300, 0.00123, 0.5, 12.345, 999.9, 1234.5, 9999.0, 1e5, -1e-7, 1e300, math.inf])
+@pytest.mark.parametrize(
+    "value", [0.0, 1e-300, 0.00123, 0.5, 12.345, 999.9, 1234.5, 9999.0, 1e5, -1e-7, 1e300, math.inf]
+)
 def test_numbers_are_short_and_right(value):
     text = number(value)
     assert len(text) <= 8

@@ -1,7 +1,6 @@
 """What goes in comes out, whatever happened to the file in between is said."""
 
 import math
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -106,7 +105,10 @@ def test_none_and_nan_are_two_things(tmp_path):
 def test_any_sqlite_tool_reads_the_plain_columns(tmp_path):
     write_run(tmp_path, stream([1.0, 2.0], losses=[0.5, math.nan]))
     db = sqlite3.connect(tmp_path / FILE_NAME)
-    assert db.execute("select step, total_norm, loss, nan from step").fetchall() == [(0, 1.0, 0.5, None), (1, 2.0, None, "loss")]
+    assert db.execute("select step, total_norm, loss, nan from step").fetchall() == [
+        (0, 1.0, 0.5, None),
+        (1, 2.0, None, "loss"),
+    ]
 
 
 def size_of(folder, steps, count):
@@ -223,7 +225,11 @@ def test_a_run_is_read_while_it_is_written(tmp_path):
         pytest.param(lambda p: p.write_text("step,norm\n1,2\n"), NotARun, id="a foreign file"),
         pytest.param(lambda p: (p.mkdir(), (p / FILE_NAME).write_bytes(b"\x00" * 5000)), NotARun, id="zeros"),
         pytest.param(lambda p: (p.mkdir(), (p / FILE_NAME).touch()), NotARun, id="an empty file"),
-        pytest.param(lambda p: sqlite3.connect(p).execute("create table t (x)").connection.close(), NotARun, id="another database"),
+        pytest.param(
+            lambda p: sqlite3.connect(p).execute("create table t (x)").connection.close(),
+            NotARun,
+            id="another database",
+        ),
         pytest.param(lambda p: (p.mkdir(), (p / FILE_NAME).mkdir()), StoreDamaged, id="a folder in place of the file"),
     ],
 )
@@ -325,8 +331,8 @@ def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
 
 def test_a_read_only_folder_can_be_read(tmp_path):
     folder = crashed(tmp_path / "run")
-    os.chmod(folder, 0o555)
+    folder.chmod(0o555)
     try:
         assert len(Run(folder).steps()) == 20
     finally:
-        os.chmod(folder, 0o755)
+        folder.chmod(0o755)

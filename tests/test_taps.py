@@ -3,11 +3,12 @@
 import inspect
 import math
 import warnings
-from torch.nn.utils import clip_grad_norm_ as early_norm, clip_grad_value_ as early_value
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_ as early_norm
+from torch.nn.utils import clip_grad_value_ as early_value
 
 from gradwatch.taps import listen_to_clip_calls, listen_to_steps
 

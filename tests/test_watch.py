@@ -11,12 +11,12 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import gradwatch
 from gradwatch import Run
@@ -98,10 +98,17 @@ def test_training_is_equal_bit_for_bit(tmp_path, optimizer, clip):
     assert len(Run(tmp_path / "run").steps()) == 50
 
 
-FAULTS = ["gradwatch.watch.measure", "gradwatch.watch.norms", "gradwatch.watch.norm_clipping", "gradwatch.watch.make_record"]
+FAULTS = [
+    "gradwatch.watch.measure",
+    "gradwatch.watch.norms",
+    "gradwatch.watch.norm_clipping",
+    "gradwatch.watch.make_record",
+]
 
 
-@pytest.mark.parametrize("where", [*FAULTS, "gradwatch.store.writer.StoreWriter.append", "gradwatch.detect.Spike.update"])
+@pytest.mark.parametrize(
+    "where", [*FAULTS, "gradwatch.store.writer.StoreWriter.append", "gradwatch.detect.Spike.update"]
+)
 def test_a_fault_of_ours_leaves_training_untouched_and_is_reported_once(tmp_path, monkeypatch, caplog, where):
     model, optimizer = make()
     train(model, optimizer, 30, "clipped by norm")
@@ -111,9 +118,10 @@ def test_a_fault_of_ours_leaves_training_untouched_and_is_reported_once(tmp_path
         raise RuntimeError("a planted fault")
 
     model, optimizer = make()
-    with caplog.at_level(logging.WARNING, "gradwatch"), gradwatch.attach(
-        model, optimizer, tmp_path / "run", weights_every=10
-    ) as watch:
+    with (
+        caplog.at_level(logging.WARNING, "gradwatch"),
+        gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=10) as watch,
+    ):
         train(model, optimizer, 3, "clipped by norm", watch)
         monkeypatch.setattr(where, broken)
         for _ in range(27):
@@ -425,7 +433,10 @@ def test_a_gradient_changed_after_clipping_is_measured_again(tmp_path):
 
 def test_several_optimizers_are_told_apart(tmp_path):
     model = Net()
-    optimizers = {"body": torch.optim.SGD(model.rnn.parameters(), 0.1), "head": torch.optim.Adam(model.out.parameters())}
+    optimizers = {
+        "body": torch.optim.SGD(model.rnn.parameters(), 0.1),
+        "head": torch.optim.Adam(model.out.parameters()),
+    }
     with gradwatch.attach(model, optimizers, tmp_path / "run"):
         for step in range(6):
             model(torch.randn(8, 4, 3)).square().mean().backward()
@@ -646,7 +657,9 @@ def test_a_model_whose_parameters_changed_between_attempts_keeps_its_columns(tmp
     ("arguments", "says"),
     [
         pytest.param({"model": "net"}, "model is a str", id="a model that is none"),
-        pytest.param({"optimizer": "SGD"}, "is a str; expected a torch.optim.Optimizer", id="an optimizer that is none"),
+        pytest.param(
+            {"optimizer": "SGD"}, "is a str; expected a torch.optim.Optimizer", id="an optimizer that is none"
+        ),
         pytest.param({"stats": ("norm", "mean")}, "expected some of norm, abs_max", id="an unknown statistic"),
         pytest.param({"stats": "norm"}, "expected some of", id="statistics as one string"),
         pytest.param({"every": 0}, "every is 0", id="never"),
@@ -730,7 +743,9 @@ def start(tmp_path: Path, end: str) -> subprocess.Popen:
         pytest.param("train(50); sys.exit(7)", 7, "exit", id="sys.exit"),
         pytest.param("train(50); raise ValueError('mine')", 1, "exception ValueError", id="an exception"),
         pytest.param("train(50); os.kill(os.getpid(), 15); time.sleep(9)", -15, "signal SIGTERM", id="SIGTERM"),
-        pytest.param("train(50); os.kill(os.getpid(), 2); time.sleep(9)", -2, "exception KeyboardInterrupt", id="Ctrl-C"),
+        pytest.param(
+            "train(50); os.kill(os.getpid(), 2); time.sleep(9)", -2, "exception KeyboardInterrupt", id="Ctrl-C"
+        ),
     ],
 )
 def test_however_a_script_ends_its_last_step_is_recorded(tmp_path, end, code, reason):
@@ -744,7 +759,9 @@ def test_however_a_script_ends_its_last_step_is_recorded(tmp_path, end, code, re
 
 
 def test_after_kill_9_the_store_opens_and_lacks_at_most_the_last_second(tmp_path):
-    process = start(tmp_path, "train(200); print('ready', flush=True); time.sleep(1.2); train(5); os.kill(os.getpid(), 9)")
+    process = start(
+        tmp_path, "train(200); print('ready', flush=True); time.sleep(1.2); train(5); os.kill(os.getpid(), 9)"
+    )
     process.communicate(timeout=60)
     assert process.returncode == -9
     before = sorted(os.listdir(tmp_path / "run"))
@@ -768,7 +785,9 @@ def test_a_killed_run_can_be_continued(tmp_path):
 
 
 def test_a_run_being_written_is_read_and_refused_to_a_second_writer(tmp_path):
-    process = start(tmp_path, "train(30); watch.flush(); print('ready', flush=True); sys.stdin.read() or time.sleep(60)")
+    process = start(
+        tmp_path, "train(30); watch.flush(); print('ready', flush=True); sys.stdin.read() or time.sleep(60)"
+    )
     try:
         assert process.stdout.readline() == "ready\n"
         run = Run(tmp_path / "run")

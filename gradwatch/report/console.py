@@ -368,5 +368,5 @@ def _relative(summary: RunSummary, group: Sequence[int]) -> tuple[Array, NDArray
     medians = np.array([summary.layers[i].median or np.nan for i in group])
     table = summary.series.layer_norm[:, group].astype(float) / medians
     largest = np.max(np.where(np.isfinite(table), table, -np.inf), axis=1, initial=-np.inf)
-    bad: NDArray[np.bool_] = summary.series.layer_nonfinite[:, group].any(axis=1, keepdims=False)
+    bad = np.asarray(summary.series.layer_nonfinite[:, group].any(axis=1), bool)
     return np.where(largest == -np.inf, np.nan, largest), bad

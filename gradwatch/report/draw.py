@@ -20,7 +20,7 @@ _ASCII_LEVELS = " .:-=+*#@"
 _SHADES = " ·░▒▓█"
 _ASCII_SHADES = " .-+#@"
 # Below the own median blue, above it yellow to red: told apart with any colour vision.
-_HEAT = ("#2c5aa0", "#7fa8d9", "#d9d9d9", "#f6c945", "#ee7f2d", "#b5172b")
+_HEAT = ("#2c5aa0", "#7fa8d9", "#d9d9d9", "#f9dc8a", "#ee7f2d", "#b5172b")
 _NAN_COLOUR = "#c218d8"
 
 
@@ -196,14 +196,14 @@ def heat(norms: Array, bad: NDArray[np.bool_], level: float | None, width: int, 
 
 
 def _heat_step(ratio: float) -> int:
-    """Up to 1/10, 1/2, 2, 10, 100 times the median, and beyond."""
-    return sum(ratio > edge for edge in (0.1, 0.5, 2.0, 10.0, 100.0))
+    """Up to 1/10, 1/2, 3, 10, 100 times the median, and beyond."""
+    return sum(ratio > edge for edge in (0.1, 0.5, 3.0, 10.0, 100.0))
 
 
 def heat_legend(ink: Ink) -> Text:
     """What the colours of `heat` mean."""
     line = Text()
-    for step, label in enumerate(("<1/10", "<1/2", "level", ">2x", ">10x", ">100x")):
+    for step, label in enumerate(("<1/10", "<1/2", "level", ">3x", ">10x", ">100x")):
         mark = "  " if ink.colour else (_ASCII_SHADES if ink.ascii else _SHADES)[step]
         line.append(mark, f"on {_HEAT[step]}" if ink.colour else "")
         line.append(f" {label}  ", "dim")

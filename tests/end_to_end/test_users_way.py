@@ -1,0 +1,92 @@
+"""What a newcomer runs: the examples, the demonstration, the README."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradwatch import Run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run_command(*command, cwd, **environment):
+    env = os.environ | {"COLUMNS": "80"} | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=env)
+
+
+def test_the_character_lstm_is_recorded_from_the_first_step_to_the_last(tmp_path):
+    done = run_command(sys.executable, ROOT / "examples" / "char_rnn.py", "--steps", "320", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = Run(tmp_path / "runs" / "char-rnn")
+    steps = run.steps()
+    assert steps.index.tolist() == list(range(320))
+    assert (steps["max_norm"] == 1.0).all()
+    assert steps["loss"].iloc[-20:].mean() < 0.6 * steps["loss"].iloc[0]
+    summary = run.summary()
+    assert summary.verdict == "healthy"
+    assert len(summary.layers) == 11
+    assert run.layers("update_ratio").index.tolist() == list(range(0, 320, 50))
+
+
+@pytest.mark.slow
+def test_the_demonstration_explodes_is_advised_and_survives(tmp_path):
+    done = run_command(sys.executable, "-m", "gradwatch", "demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    plain, clipped = Run(tmp_path / "runs" / "demo"), Run(tmp_path / "runs" / "demo-clipped")
+    # the explosion comes from the training, and the verdict from the recording
+    assert plain.summary().verdict == "critical"
+    assert plain.summary().reason.startswith("exploded at step")
+    assert len(plain.steps()) < 8000
+    advice = plain.recommend()
+    assert (clipped.steps()["max_norm"] == advice.max_norm).all()
+    assert clipped.summary().verdict == "healthy"
+    assert len(clipped.steps()) == 8000
+    assert clipped.summary().loss.last < 0.5 * clipped.summary().loss.first
+    for text in ("CRITICAL", f"max_norm {advice.max_norm:g}", "loss: demo-clipped", "total norm: demo"):
+        assert text in done.stdout
+
+
+def test_a_short_demonstration_refuses_to_advise(tmp_path):
+    done = run_command(sys.executable, "-m", "gradwatch", "demo", "--steps", "60", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "no recommendation" in done.stdout
+    again = run_command(sys.executable, "-m", "gradwatch", "demo", "--steps", "60", cwd=tmp_path)
+    assert "runs/demo-2" in again.stdout, "an earlier run is not overwritten"
+    assert again.returncode == 0
+
+
+def test_ctrl_c_ends_the_demonstration_quietly(tmp_path):
+    code = (
+        "import signal, subprocess, sys, time;"
+        "p = subprocess.Popen([sys.executable, '-m', 'gradwatch', 'demo'], stderr=subprocess.PIPE, text=True);"
+        "time.sleep(8); p.send_signal(signal.SIGINT); print(p.communicate()[1]); sys.exit(p.returncode)"
+    )
+    done = run_command(sys.executable, "-c", code, cwd=tmp_path)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stdout
+    assert len(Run(tmp_path / "runs" / "demo").steps()) > 10
+
+
+def test_the_three_lines_of_the_readme_record_a_loop(tmp_path):
+    """The Python block of the README, with a model and data around it."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n"
+        "model = torch.nn.Linear(4, 1); criterion = torch.nn.MSELoss()\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "loader = [(torch.randn(8, 4), torch.randn(8, 1)) for _ in range(400)]\n" + block
+    )
+    done = run_command(sys.executable, script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = run_command(sys.executable, "-m", "gradwatch", "report", "--json", cwd=tmp_path)
+    found = json.loads(report.stdout)
+    assert found["steps"] == 400
+    assert found["clipping"]["threshold"] == 1.0
+    assert found["loss"]["last"] > 0

@@ -1,0 +1,88 @@
+"""What the documentation says is there, and nothing is there that it does not say."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from gradwatch import Run, errors
+from gradwatch.cli import app
+from gradwatch.recommend import Recommendation, WhatIf
+from gradwatch.record import KINDS, STATS, WEIGHT_STATS, Event, StepRecord
+from gradwatch.run import LAYER_STATS
+from gradwatch.summary import ClippingSummary, LayerSummary, LossSummary, NormSummary, RunSummary
+from gradwatch.testing import stream, write_run
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+# What holds other numbers rather than being one.
+PARTS = {"total_norm", "loss", "clipping", "events", "layers", "telling", "series", "weights", "learning_rates"}
+
+
+def entries():
+    """The names in the first column of the glossary's tables."""
+    rows = re.findall(r"^\| (`[^|]+) \|", GLOSSARY, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [NormSummary, LossSummary, ClippingSummary, LayerSummary, RunSummary, Recommendation, WhatIf, Event, StepRecord],
+)
+def test_the_glossary_has_every_field(kind):
+    names = {field.name for field in dataclasses.fields(kind)}
+    assert names - PARTS - entries() == set()
+
+
+def test_the_glossary_has_every_column(tmp_path):
+    steps = Run(write_run(tmp_path, stream([1.0]))).steps()
+    assert {*steps.columns, steps.index.name, *LAYER_STATS, *STATS, *WEIGHT_STATS} - entries() == set()
+
+
+def test_every_row_of_the_glossary_has_its_columns():
+    rows = [line for line in GLOSSARY.splitlines() if line.startswith("|")]
+    assert len(rows) > 60
+    assert [row for row in rows if len(re.split(r"(?<!\\)\|", row)) != 6] == []
+
+
+def test_the_kinds_of_event_that_detectors_raise_are_explained():
+    raised = set(re.findall(r'kind="([\w-]+)"', "".join(p.read_text() for p in (ROOT / "gradwatch").rglob("*.py"))))
+    assert raised <= set(KINDS)
+    assert [kind for kind in raised if f"`{kind}`:" not in GLOSSARY] == []
+
+
+def test_every_slug_has_its_paragraph_and_every_paragraph_its_slug():
+    slugs = {value.slug for value in vars(errors).values() if isinstance(value, type)}
+    log = set(re.findall(r"\(([a-z]+-[a-z-]+)\)\"", (ROOT / "gradwatch" / "watch.py").read_text()))
+    assert log, "the messages of the log were not found"
+    headings = set(re.findall(r"^### ([a-z-]+)$", (ROOT / "docs" / "messages.md").read_text(), re.MULTILINE))
+    assert headings == slugs | log
+
+
+def test_every_link_within_the_project_leads_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS]
+    assert len(pages) >= 6
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()) + re.findall(
+            r'src="([^":]+)"', page.read_text()
+        ):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def commands_of_the_readme():
+    text = (ROOT / "README.md").read_text()
+    return [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines() if line]
+
+
+def test_every_command_of_the_readme_exists():
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    lines = commands_of_the_readme()
+    assert len(lines) >= 8
+    for line in lines:
+        words = line.split("#")[0].split()
+        if words[0] == "gradwatch":
+            assert words[1] in known, line
+        else:
+            assert words[0] in ("make", "pip", "git", "cd", "python"), line
