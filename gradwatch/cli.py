@@ -204,24 +204,29 @@ def _write(run: Run, file: Path, what: str) -> int:
 
 
 def _demo(folder: Path, steps: int, seed: int) -> None:
+    from gradwatch.demo import SEEDS
     from gradwatch.report.console import ConsoleReport
     from gradwatch.run import Run
 
     console = _console()
     view = ConsoleReport.on(console)
-    plain, clipped = _fresh(folder / "demo"), _fresh(folder / "demo-clipped")
     console.print("A tanh RNN learns to add two of 50 numbers, by SGD, without clipping.", style="bold")
-    _train(console, plain, steps, seed, None)
-    run = Run(plain)
-    console.print(f"\n$ gradwatch report {plain}", style="bold", markup=False)
-    console.print(view.report(run.summary()))
-    console.print(f"\n$ gradwatch recommend {plain}", style="bold", markup=False)
-    advice = run.recommend()
-    console.print(view.recommendation(advice))
-    if advice.max_norm is None:
+    for number in range(seed, seed + SEEDS):
+        plain, clipped = _fresh(folder / "demo"), _fresh(folder / "demo-clipped")
+        lost = _train(console, plain, steps, number, None)
+        run = Run(plain)
+        console.print(f"\n$ gradwatch report {plain}", style="bold", markup=False)
+        console.print(view.report(run.summary()))
+        console.print(f"\n$ gradwatch recommend {plain}", style="bold", markup=False)
+        advice = run.recommend()
+        console.print(view.recommendation(advice))
+        if lost and advice.max_norm is not None:
+            break
+        console.print(f"\nSeed {number} did not explode, or too early to advise on.", style="bold")
+    else:
         return
     console.print(f"\nThe same training, clipped at {advice.max_norm:g}.", style="bold")
-    _train(console, clipped, steps, seed, advice.max_norm)
+    _train(console, clipped, steps, number, advice.max_norm)
     console.print(f"\n$ gradwatch compare {plain} {clipped}", style="bold", markup=False)
     console.print(view.comparison([run.summary(), Run(clipped).summary()]))
 
@@ -236,7 +241,8 @@ def _fresh(folder: Path) -> Path:
     return found
 
 
-def _train(console: Console, run: Path, steps: int, seed: int, max_norm: float | None) -> None:
+def _train(console: Console, run: Path, steps: int, seed: int, max_norm: float | None) -> bool:
+    """Train behind a progress bar; return whether the training was lost."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from gradwatch.demo import train
@@ -252,6 +258,7 @@ def _train(console: Console, run: Path, steps: int, seed: int, max_norm: float |
         made = train(run, max_norm=max_norm, steps=steps, seed=seed, on_step=on_step)
     if made < steps:
         console.print(f"The loss is no longer finite after step {made - 1}: the training is lost.", style="bold red")
+    return made < steps
 
 
 def main() -> None:

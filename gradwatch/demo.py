@@ -3,7 +3,9 @@
 The task is the adding problem (Hochreiter, Schmidhuber 1997): of 50 random numbers two are marked,
 and the network is to say their sum after the last. A tanh RNN with 50 units learns it by SGD. As
 it begins to remember over 50 steps its gradient grows, and without clipping one step too far ends
-it. Nothing is arranged: with other seeds it explodes elsewhere, or rarely not at all.
+it. Nothing is arranged: of seeds 0 to 5 five exploded within 8,000 steps, at steps 3,857 to 5,476
+(the seed, the processor and its number of threads all move the step). So that the demonstration has
+something to show, a seed that does not explode is followed by the next, up to `SEEDS` of them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from gradwatch.watch import attach
 
 STEPS = 8000
+SEEDS = 3
 LENGTH = 50
 LEARNING_RATE = 0.07
 BATCH = 20

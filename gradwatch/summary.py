@@ -200,6 +200,8 @@ _SENTENCES = {
 def _sentence(event: Event) -> str:
     if event.kind == "nonfinite" and event.message.startswith("norm overflow"):
         return f"the norm overflowed at step {event.step}, and every gradient with it"
+    if event.kind == "nonfinite" and event.message.startswith("the loss"):
+        return f"the loss was no longer finite at step {event.step}"
     text = _SENTENCES.get(event.kind, event.kind + " at step {step}").format(step=event.step)
     return f"{text}, first in {event.parameter}" if event.parameter else text
 

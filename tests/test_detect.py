@@ -134,6 +134,22 @@ def test_one_unclipped_step_a_thousand_times_above_is_enough():
     assert events == [(300, "explosion", "critical")]
 
 
+def test_a_run_that_explodes_from_the_start():
+    """The norms of a real one, which was lost before its level was known."""
+    norms = [8.3, 8.8, 29.0, 3.8e3, 6.6e3, 3.8e5, 1e7, 8.5e8, 7e10, 6.1e12, 5.2e14]
+    assert found(Explosion(), stream(norms)) == []
+    calm = [8.3, 8.8, 9.0, 7.0, 8.0]
+    assert found(Explosion(), stream(calm + norms))[0] == (8, "explosion", "critical")
+
+
+def test_a_loss_that_is_lost_while_the_gradient_is_finite():
+    losses = [1.0] * 20 + [INF, NAN]
+    detector = NonFinite()
+    (event,) = [e for record in stream([1.0] * 22, losses=losses) for e in detector.update(record)]
+    assert (event.step, event.severity, event.observed) == (20, "critical", INF)
+    assert "the loss is inf, while every gradient is finite" in event.message
+
+
 def test_clipped_growth_is_information():
     events = found(Explosion(), stream(steady(500) + growing(1.0, 1.25, 60), max_norm=1.0))
     assert {severity for _, _, severity in events} == {"info"}

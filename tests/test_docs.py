@@ -48,7 +48,8 @@ def test_every_row_of_the_glossary_has_its_columns():
 
 
 def test_the_kinds_of_event_that_detectors_raise_are_explained():
-    raised = set(re.findall(r'kind="([\w-]+)"', "".join(p.read_text() for p in (ROOT / "gradwatch").rglob("*.py"))))
+    sources = "".join(p.read_text() for p in (ROOT / "gradwatch").rglob("*.py"))
+    raised = set(re.findall(r'kind="([\w-]+)"', sources)) - {"stable"}  # a kind of sorting
     assert raised <= set(KINDS)
     assert [kind for kind in raised if f"`{kind}`:" not in GLOSSARY] == []
 

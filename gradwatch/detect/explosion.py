@@ -20,7 +20,8 @@ class Explosion:
     """Five of the last ten norms far above the level, or one that no training survives unclipped.
 
     The level is the median of a window that ends 100 steps ago, so that growth can't carry it
-    along; until that exists, of the steps so far. Alarmed and non-finite steps never enter it.
+    along; until that exists, of the steps so far; in the first 32 steps, of the first five, which
+    a training that explodes from the start leaves behind. Alarmed and non-finite steps never enter it.
     Above 3 times the level it is a warning, above 10 times critical, above 100 times a single
     unclipped step is enough, and so is a non-finite step right after a rise. Where clipping
     brings the step back under the limit it is information: the norms grew, the updates did not.
@@ -28,7 +29,8 @@ class Explosion:
 
     def __init__(self) -> None:
         self._lagged = Level(window=500, least=100, lag=100)
-        self._early = Level(window=500, least=5)
+        self._early = Level(window=500, least=32)
+        self._start = Level(window=500, least=5)
         self._layers = LayerHistory()
         self._grades: deque[int] = deque(maxlen=OF_LAST)
         self._since_hot = QUIET
@@ -57,11 +59,15 @@ class Explosion:
     def _level(self) -> Level | None:
         if self._lagged.ready:
             return self._lagged
-        return self._early if self._early.ready else None
+        if self._early.ready:
+            return self._early
+        return self._start if self._start.ready else None
 
     def _cool(self, record: StepRecord) -> None:
         self._lagged.add(record.total_norm)
         self._early.add(record.total_norm)
+        if not self._start.ready:
+            self._start.add(record.total_norm)
         self._layers.learn(record)
         self._grades.append(-1)
         self._hot_in_a_row = 0
@@ -118,6 +124,7 @@ class Explosion:
     def _believe_the_new_level(self) -> None:
         self._lagged.restart()
         self._early.restart()
+        self._start.restart()
         self._grades.clear()
         self._hot_in_a_row = 0
 

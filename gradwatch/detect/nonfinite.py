@@ -1,4 +1,4 @@
-"""A gradient that is NaN or infinite, or a norm that overflowed over finite entries."""
+"""A gradient or a loss that is NaN or infinite, or a norm that overflowed over finite entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class NonFinite:
     The event names the first parameter in backward order, which is taken to be the reverse of the
     model's own order: a backward pass that meets its first NaN in one layer hands it on to every
     layer before it. A stretch ends after `QUIET_AFTER` finite steps. An infinite norm over finite
-    entries is a different fact and is said as such.
+    entries is a different fact and is said as such, and so is a loss that is not finite while its
+    gradient still is (the square of 1e20, say).
     """
 
     def __init__(self) -> None:
@@ -25,14 +26,18 @@ class NonFinite:
 
     def update(self, record: StepRecord) -> list[Event]:
         overflowed = record.norm_overflowed
-        if not record.nonfinite and math.isfinite(record.total_norm) and not overflowed:
+        loss_lost = record.loss is not None and not math.isfinite(record.loss)
+        gradient_lost = record.nonfinite > 0 or not math.isfinite(record.total_norm)
+        if not (gradient_lost or overflowed or loss_lost):
             self._quiet += 1
             return []
         within_a_stretch = self._quiet < QUIET_AFTER
         self._quiet = 0
         if within_a_stretch:
             return []
-        return [_overflow(record) if overflowed else _nonfinite(record)]
+        if overflowed:
+            return [_overflow(record)]
+        return [_nonfinite(record) if gradient_lost else _lost_loss(record)]
 
 
 def _nonfinite(record: StepRecord) -> Event:
@@ -66,6 +71,18 @@ def _where(layers: LayerStats | None) -> tuple[str | None, str]:
     where = "every parameter" if every else f"{len(bad)} of {int(layers.present.sum())} parameters"
     entries = f"{count} {what} {'entry' if count == 1 else 'entries'}"
     return name, f"{entries} in the gradient of {name}; {where} affected"
+
+
+def _lost_loss(record: StepRecord) -> Event:
+    return Event(
+        step=record.step,
+        kind="nonfinite",
+        severity="critical",
+        observed=record.loss,
+        message=f"the loss is {record.loss}, while every gradient is finite (total norm {record.total_norm:.3g})",
+        optimizer=record.optimizer,
+        attempt=record.attempt,
+    )
 
 
 def _overflow(record: StepRecord) -> Event:
