@@ -80,7 +80,8 @@ def compare(
 def check(
     run: RunPath = None,
     fail_on: Annotated[
-        list[str] | None, typer.Option(help="Kind of event that fails; may be repeated. Default: any critical event.")
+        list[str] | None,
+        typer.Option(help="Fail only on this kind of event, or on this severity (warning, critical); may be repeated."),
     ] = None,
     max_clipped_fraction: Annotated[
         float | None, typer.Option(min=0, max=1, help="Fail where more steps were clipped.")
@@ -170,9 +171,10 @@ def _check_kinds(kinds: list[str]) -> None:
 
 def _faults(run: Run, kinds: list[str], max_clipped_fraction: float | None) -> list[str]:
     """Why the run is not healthy, a line each."""
-    _check_kinds(kinds)
+    _check_kinds([kind for kind in kinds if kind not in ("warning", "critical")])
     summary = run.summary()
-    bad = [e for e in summary.events if (e.kind in kinds if kinds else e.severity == "critical")]
+    serious = [event for event in summary.events if event.severity != "info"]
+    bad = [event for event in serious if not kinds or event.kind in kinds or event.severity in kinds]
     faults = [f"{e.severity} {e.kind} at step {e.step}: {e.message}" for e in bad]
     fraction = summary.clipping.clipped_fraction or 0.0
     if max_clipped_fraction is not None and fraction > max_clipped_fraction:
@@ -183,10 +185,12 @@ def _faults(run: Run, kinds: list[str], max_clipped_fraction: float | None) -> l
 def _write(run: Run, file: Path, what: str) -> int:
     import pandas as pd
 
+    from gradwatch.record import EVENT_KEYS
+
     if what == "steps":
         frame = run.steps()
     elif what == "events":
-        frame = pd.DataFrame([event.as_dict() for event in run.events()])
+        frame = pd.DataFrame([event.as_dict() for event in run.events()], columns=EVENT_KEYS)
     else:
         frame = run.layers(what)
     try:

@@ -29,7 +29,7 @@ class Draft:
     clippings: list[Clipping] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     losses: list[float | Tensor] = field(default_factory=list)
-    learning_rates: tuple[float, ...] = ()
+    learning_rates: tuple[float | Tensor, ...] = ()
     weights: tuple[Measurement, Measurement] | None = None
     old_weights: list[Tensor] | None = None
     weight_norms: Measurement | None = None
@@ -110,7 +110,7 @@ def make_record(
         total_norm=math.nan if np.isnan(norm).any() else total(norm),
         nonfinite=int(nonfinite),
         loss=sum(losses) / len(losses) if losses else None,
-        learning_rates=draft.learning_rates,
+        learning_rates=tuple(float(rate) for rate in draft.learning_rates),
         skipped=draft.skipped,
         layers=LayerStats(parameters=infos[: draft.measured.length], **columns),
         weights=weights,
@@ -181,8 +181,14 @@ def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
     return [-1 if gradient is None else gradient._version for gradient in gradients]
 
 
-def learning_rates_of(optimizer: Optimizer) -> tuple[float, ...]:
-    return tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)
+def learning_rates_of(optimizer: Optimizer) -> tuple[float | Tensor, ...]:
+    """Of each parameter group; one that lies on a device is not waited for."""
+    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
+    return tuple(_not_waiting(rate) if isinstance(rate, Tensor) else float(rate) for rate in rates)
+
+
+def _not_waiting(value: Tensor) -> float | Tensor:
+    return float(value.detach()) if value.device.type == "cpu" else value.detach().clone()
 
 
 def loss_value(loss: object) -> float | Tensor:
@@ -191,7 +197,7 @@ def loss_value(loss: object) -> float | Tensor:
             raise BadArgument(f"loss has shape {tuple(loss.shape)}; expected one value, loss.mean() say. Not recorded.")
         if loss.is_complex():
             raise BadArgument("loss is complex; expected a real number. Not recorded.")
-        return float(loss.detach()) if loss.device.type == "cpu" else loss.detach().clone()
+        return _not_waiting(loss)
     if isinstance(loss, str | bytes) or not hasattr(loss, "__float__"):
         raise BadArgument(f"loss is {loss!r}, a {type(loss).__name__}; expected a number or a tensor. Not recorded.")
     return float(loss)

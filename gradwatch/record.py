@@ -38,6 +38,10 @@ KINDS = (
 )
 
 
+EVENT_KEYS = ["step", "kind", "severity", "parameter", "observed", "limit", "message", "optimizer", "attempt"]
+"""The keys of an event in the JSON contract, in its order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterInfo:
     """What does not change about a parameter while it is trained."""
@@ -168,5 +172,4 @@ class Event:
 
     def as_dict(self) -> dict[str, Any]:
         """The event in the order of the JSON contract."""
-        keys = ("step", "kind", "severity", "parameter", "observed", "limit", "message", "optimizer", "attempt")
-        return {key: getattr(self, key) for key in keys}
+        return {key: getattr(self, key) for key in EVENT_KEYS}

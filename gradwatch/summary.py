@@ -60,6 +60,19 @@ class ClippingSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSummary:
+    """The sampled weights: updates out of proportion and weights that run away."""
+
+    samples: int
+    median_update_ratio: float | None  # over all samples of all parameters
+    max_update_ratio: float | None
+    max_update_step: int | None
+    max_update_parameter: str | None
+    max_growth: float | None  # largest `weight_growth` of a parameter
+    max_growth_parameter: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSummary:
     """One parameter's gradient over the run, before clipping."""
 
@@ -114,6 +127,7 @@ class RunSummary:
     loss: LossSummary | None
     learning_rate: float | None
     clipping: ClippingSummary
+    weights: WeightSummary | None
     nonfinite_steps: int
     skipped_steps: int
     dropped_steps: int
@@ -162,6 +176,7 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
         loss=_loss(steps),
         learning_rate=_last(steps["learning_rate"].to_numpy()),
         clipping=clipping,
+        weights=_weight_summary(run, name, layers),
         nonfinite_steps=int(series.nonfinite.sum()),
         skipped_steps=int(steps["skipped"].sum()),
         dropped_steps=sum(attempt.dropped for attempt in attempts),
@@ -395,6 +410,26 @@ def _weights(run: Run, optimizer: str) -> dict[str, tuple[float | None, float | 
         grown = float(norm[-1] / norm[0]) if len(norm) and norm[0] > 0 else None
         found[str(name)] = (quantile(ratio, 0.5), grown)
     return found
+
+
+def _weight_summary(run: Run, optimizer: str, layers: Sequence[LayerSummary]) -> WeightSummary | None:
+    ratios = run.layers("update_ratio", optimizer)
+    if ratios.empty:
+        return None
+    table = ratios.to_numpy(float)
+    finite = np.isfinite(table)
+    row, column = divmod(int(np.argmax(np.where(finite, table, -np.inf))), table.shape[1])
+    grown = [layer for layer in layers if layer.weight_growth is not None and math.isfinite(layer.weight_growth)]
+    most = max(grown, key=lambda layer: layer.weight_growth or 0.0, default=None)
+    return WeightSummary(
+        samples=len(ratios),
+        median_update_ratio=quantile(np.sort(table[finite]), 0.5),
+        max_update_ratio=float(table[row, column]) if finite.any() else None,
+        max_update_step=int(ratios.index[row]) if finite.any() else None,
+        max_update_parameter=str(ratios.columns[column]) if finite.any() else None,
+        max_growth=None if most is None else most.weight_growth,
+        max_growth_parameter=None if most is None else most.name,
+    )
 
 
 def _telling(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:

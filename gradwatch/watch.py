@@ -49,7 +49,7 @@ Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer
 P = ParamSpec("P")
 
 _QUEUE_BYTES = 64 * 2**20
-_open_runs: set[Path] = set()
+_open_watches: dict[Path, Watch] = {}
 
 
 def attach(
@@ -185,7 +185,7 @@ class Watch:
         self._closed = False
         self._pid = os.getpid()
         self._key = run.resolve()
-        if self._key in _open_runs:
+        if self._key in _open_watches:
             raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
         writer = StoreWriter(run)
         self._tracked = self._track(model, named, writer, first_step)
@@ -194,9 +194,10 @@ class Watch:
         self._recorder = Recorder(writer, detectors, capacity=max(64, min(10_000, _QUEUE_BYTES // size)))
         self._by_optimizer = {id(t.optimizer): t for t in self._tracked}
         self._writer = writer
-        _open_runs.add(self._key)
+        _open_watches[self._key] = self
         self._stops = [listen_to_steps(t.optimizer, self) for t in self._tracked]
-        self._stops += [listen_to_clip_calls(self), _on_termination(self)]
+        self._stops.append(listen_to_clip_calls(self))
+        _close_on_termination()
         atexit.register(self._close_at_exit)
 
     def _track(
@@ -457,7 +458,8 @@ class Watch:
         self._closed = True
         for stop in self._stops:
             stop()
-        _open_runs.discard(self._key)
+        _open_watches.pop(self._key, None)
+        _leave_termination_alone()
         atexit.unregister(self._close_at_exit)
 
     def _give_up(self, fault: Exception) -> None:
@@ -522,23 +524,21 @@ def _version() -> str:
     return __version__
 
 
-def _on_termination(watch: Watch) -> Callable[[], None]:
-    """Close the run when SIGTERM would end the process by default; the process still ends by it."""
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return lambda: None
+def _close_on_termination() -> None:
+    """Close the open runs when SIGTERM would end the process by default; it still ends by it."""
+    on_main = threading.current_thread() is threading.main_thread()
+    if on_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
 
-    def handle(number: int, frame: FrameType | None) -> None:
+
+def _leave_termination_alone() -> None:
+    on_main = threading.current_thread() is threading.main_thread()
+    if on_main and not _open_watches and signal.getsignal(signal.SIGTERM) is _terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    for watch in list(_open_watches.values()):
         watch.close("signal SIGTERM")
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, handle)
-
-    def stop() -> None:
-        on_main = threading.current_thread() is threading.main_thread()
-        if on_main and signal.getsignal(signal.SIGTERM) is handle:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    return stop
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

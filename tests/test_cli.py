@@ -216,7 +216,15 @@ def test_reading_a_run_imports_no_torch(runs):
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_a_spike_is_a_warning_and_not_a_failure(tmp_path):
+def test_check_may_let_warnings_pass(tmp_path):
     write_run(tmp_path, stream(replaced(steady(700), {400: 60.0})))
-    assert gradwatch("check", tmp_path).returncode == 0
+    assert gradwatch("check", tmp_path).returncode == 3
     assert gradwatch("check", tmp_path, "--fail-on", "spike").returncode == 3
+    assert gradwatch("check", tmp_path, "--fail-on", "critical").returncode == 0
+
+
+def test_a_run_without_events_exports_an_empty_table(runs, tmp_path):
+    gradwatch("export", runs / "good", tmp_path / "events.csv", "--what", "events")
+    frame = pd.read_csv(tmp_path / "events.csv")
+    assert len(frame) == 0
+    assert list(frame)[:3] == ["step", "kind", "severity"]

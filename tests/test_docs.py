@@ -11,7 +11,7 @@ from gradwatch.cli import app
 from gradwatch.recommend import Recommendation, WhatIf
 from gradwatch.record import KINDS, STATS, WEIGHT_STATS, Event, StepRecord
 from gradwatch.run import LAYER_STATS
-from gradwatch.summary import ClippingSummary, LayerSummary, LossSummary, NormSummary, RunSummary
+from gradwatch.summary import ClippingSummary, LayerSummary, LossSummary, NormSummary, RunSummary, WeightSummary
 from gradwatch.testing import stream, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +29,18 @@ def entries():
 
 @pytest.mark.parametrize(
     "kind",
-    [NormSummary, LossSummary, ClippingSummary, LayerSummary, RunSummary, Recommendation, WhatIf, Event, StepRecord],
+    [
+        NormSummary,
+        LossSummary,
+        ClippingSummary,
+        LayerSummary,
+        WeightSummary,
+        RunSummary,
+        Recommendation,
+        WhatIf,
+        Event,
+        StepRecord,
+    ],
 )
 def test_the_glossary_has_every_field(kind):
     names = {field.name for field in dataclasses.fields(kind)}

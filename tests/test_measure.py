@@ -71,6 +71,7 @@ def test_any_float32_gradient_agrees_with_float64(array):
     assert found == pytest.approx(oracle(tensor), rel=1e-5, nan_ok=True)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_sparse_gradients_are_coalesced():
     """Trap 16: the norm of the values of an uncoalesced gradient is wrong."""
     sparse = torch.sparse_coo_tensor([[0, 0, 2]], [[1.0], [2.0], [4.0]], (5, 1))

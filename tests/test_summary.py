@@ -56,6 +56,16 @@ def test_clipping(run):
     assert clipping.mean_clip_coef == pytest.approx(coefs[np.isfinite(coefs)].mean())
 
 
+def test_weights_are_of_the_samples(run):
+    ratios = run.layers("update_ratio")
+    weights = run.summary().weights
+    assert weights.samples == len(ratios) == 20
+    assert weights.median_update_ratio == pytest.approx(np.median(ratios))
+    assert weights.max_update_ratio == pytest.approx(ratios.max(axis=None))
+    assert weights.max_update_parameter in ratios.columns
+    assert weights.max_growth == 1.0
+
+
 def test_the_loss_is_of_the_steps_that_logged_one(run):
     loss = run.summary().loss
     assert loss.first == 2.0

@@ -776,6 +776,39 @@ def test_after_kill_9_the_store_opens_and_lacks_at_most_the_last_second(tmp_path
     assert sorted(os.listdir(tmp_path / "run")) == before
 
 
+def test_sigterm_closes_every_open_run(tmp_path):
+    end = """
+    other = torch.nn.Linear(3, 1)
+    second = gradwatch.attach(other, torch.optim.SGD(other.parameters(), 0.1), sys.argv[1] + "-2")
+    train(5)
+    second_optimizer = second._tracked[0].optimizer
+    other(torch.randn(4, 3)).sum().backward()
+    second_optimizer.step()
+    watch.close()
+    os.kill(os.getpid(), 15)
+    time.sleep(9)
+    """
+    process = start(tmp_path, end)
+    process.communicate(timeout=60)
+    assert process.returncode == -15
+    assert Run(tmp_path / "run").attempts()[0].reason == "closed"
+    assert Run(tmp_path / "run-2").attempts()[0].reason == "signal SIGTERM"
+    assert len(Run(tmp_path / "run-2").steps()) == 1
+
+
+def test_a_run_that_a_fault_left_unfinished_can_be_continued_in_the_same_process(tmp_path, monkeypatch):
+    model, optimizer = make()
+    with monkeypatch.context() as patched, gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
+        train(model, optimizer, 3)
+        watch.flush()
+        patched.setattr("gradwatch.store.writer.StoreWriter.append", lambda *a: 1 / 0)
+        train(model, optimizer, 3)
+    assert Run(tmp_path / "run").attempts()[0].ended is None
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        train(model, optimizer, 2)
+    assert Run(tmp_path / "run").steps().index.tolist() == list(range(5))
+
+
 def test_a_killed_run_can_be_continued(tmp_path):
     process = start(tmp_path, "train(20); watch.flush(); os.kill(os.getpid(), 9)")
     process.communicate(timeout=60)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.detect.level import Level, usable
-from gradwatch.record import Event, Floats, Severity, StepRecord
+from gradwatch.record import Event, Floats, ParameterInfo, Severity, StepRecord
 
 LAYER_SHARE = 1e-6
 WHOLE_SHARE = 1e-3
@@ -37,6 +37,9 @@ class Vanishing:
         self._first_losses: list[float] = []
         self._losses: deque[float] = deque(maxlen=32)
         self._weight_norm: Floats | None = None
+        self._parameters: tuple[ParameterInfo, ...] = ()
+        self._matrices = np.zeros(0, bool)
+        self._sizes = np.zeros(0)
         self._layer_steps = np.zeros(0, int)
         self._said_layers: set[str] = set()
 
@@ -108,16 +111,23 @@ class Vanishing:
     def _strength(self, record: StepRecord) -> NDArray[np.float64]:
         """Gradient norm over weight norm, or per entry where no weight norm is known; NaN: leave out."""
         assert record.layers is not None
+        self._see_parameters(record.layers.parameters)
         norm = record.layers.norm.astype(float)
         if self._weight_norm is not None and len(self._weight_norm) == len(norm):
             scale = self._weight_norm.astype(float)
         else:
-            scale = np.sqrt([float(p.numel) for p in record.layers.parameters])
-        matrices = np.array([len(p.shape) >= 2 for p in record.layers.parameters])
-        counts = matrices & (norm > 0) & (scale > 0)
+            scale = self._sizes
+        counts = self._matrices & (norm > 0) & (scale > 0)
         strength = np.full(len(norm), np.nan)
         np.divide(norm, scale, out=strength, where=counts)
         return strength
+
+    def _see_parameters(self, parameters: tuple[ParameterInfo, ...]) -> None:
+        """Work out what depends on the parameters alone once, not at every step."""
+        if parameters is not self._parameters:
+            self._parameters = parameters
+            self._matrices = np.array([len(p.shape) >= 2 for p in parameters], bool)
+            self._sizes = np.sqrt([float(p.numel) for p in parameters])
 
 
 def _grown(counts: NDArray[np.int_], length: int) -> NDArray[np.int_]:

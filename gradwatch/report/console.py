@@ -61,6 +61,7 @@ class ConsoleReport:
             *self._norm(summary),
             *self._loss(summary),
             self._clipping(summary),
+            *self._weights(summary),
             Text(),
             *self._event_groups(summary),
             Text(),
@@ -101,7 +102,7 @@ class ConsoleReport:
     def _norm(self, summary: RunSummary) -> list[Text]:
         norm = summary.total_norm
         head = Text("total norm", "bold")
-        head.append(" before clipping   ", "dim")
+        head.append(" before clipping   " if self.width >= 100 else "  ", "dim")
         for label, value in (("median", norm.median), ("p99", norm.p99), ("max", norm.max)):
             head.append(f"{label} ", "dim").append(number(value) + "  ")
         if norm.max_step is not None:
@@ -162,6 +163,17 @@ class ConsoleReport:
         if clipping.cut_fraction is not None:
             line.append("  entries cut ", "dim").append(share(clipping.cut_fraction))
         return line
+
+    def _weights(self, summary: RunSummary) -> list[Text]:
+        weights = summary.weights
+        if weights is None:
+            return []
+        text = f"update_ratio median {number(weights.median_update_ratio)}, largest {number(weights.max_update_ratio)}"
+        if weights.max_update_parameter is not None:
+            text += f" in {weights.max_update_parameter} at step {weights.max_update_step}"
+        if weights.max_growth is not None:
+            text += f"; grown most x {number(weights.max_growth)} in {weights.max_growth_parameter}"
+        return self._wrapped("weights  ", f"{text} ({count(weights.samples, 'sample')})", "bold")
 
     def _event_groups(self, summary: RunSummary, most: int = 8) -> list[Text]:
         groups = grouped(summary.events)

@@ -72,7 +72,8 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "learning_rate",
     ]
     more = {name: getattr(summary, name) for name in names}
-    return contract | more | {"loss": None if summary.loss is None else asdict(summary.loss)}
+    parts = {name: getattr(summary, name) for name in ("loss", "weights")}
+    return contract | more | {name: None if part is None else asdict(part) for name, part in parts.items()}
 
 
 def recommendation(advice: Recommendation) -> dict[str, Any]:

@@ -81,7 +81,8 @@ class StoreWriter:
         row = self._db.execute(
             "select pid, host, process from attempt where ended is null order by attempt desc limit 1"
         ).fetchone()
-        if row is None or row[1] != socket.gethostname() or not _is_alive(row[0], row[2]):
+        # Within one process the open watches know better than a table that a fault left unfinished.
+        if row is None or row[0] == os.getpid() or row[1] != socket.gethostname() or not _is_alive(row[0], row[2]):
             return
         self._db.close()
         raise RunInUse(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradwatch import Run
+from gradwatch.testing import steady, stream, write_run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -74,6 +75,22 @@ def test_ctrl_c_ends_the_demonstration_quietly(tmp_path):
     assert done.returncode == 130
     assert "Traceback" not in done.stdout
     assert len(Run(tmp_path / "runs" / "demo").steps()) > 10
+
+
+def commands_of_the_readme():
+    text = (ROOT / "README.md").read_text()
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    return [line.split("#")[0].strip() for line in lines if line.startswith("gradwatch ")]
+
+
+@pytest.mark.parametrize("line", sorted(set(commands_of_the_readme()) - {"gradwatch demo"}))
+def test_every_command_of_the_readme_runs(tmp_path, line):
+    """The demonstration and the example have tests of their own; the rest are set-up and this suite."""
+    for name in ("first", "second", "char-rnn"):
+        write_run(tmp_path / "runs" / name, stream(steady(400)))
+    done = run_command(sys.executable, "-m", *line.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_the_three_lines_of_the_readme_record_a_loop(tmp_path):
