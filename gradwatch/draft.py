@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ class Draft:
     wall_time: float = 0.0
     clippings: list[Clipping] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+    witness: weakref.ref[Tensor] | None = None  # the first gradient, to see whether it is still there
     losses: list[float | Tensor] = field(default_factory=list)
     learning_rates: tuple[float | Tensor, ...] = ()
     weights: tuple[Measurement, Measurement] | None = None
@@ -174,6 +176,11 @@ def value_clipping(tracked: Tracked, draft: Draft, call: ClipCall) -> Clipping:
 
 def _on_cpu(measured: Measurement) -> bool:
     return all(part.values.device.type == "cpu" for part in measured.parts)
+
+
+def first_of(gradients: Sequence[Tensor | None]) -> weakref.ref[Tensor] | None:
+    """The first gradient that is there, without keeping it alive."""
+    return next((weakref.ref(gradient) for gradient in gradients if gradient is not None), None)
 
 
 def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:

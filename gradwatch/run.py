@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gradwatch.errors import BadArgument, RunNotFound
 from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord
@@ -161,16 +162,24 @@ class Run:
             weight = self._layers_of("weight_norm", optimizer)
             return self._layers_of("update_norm", optimizer) / weight.where(weight != 0)
         ids, table = self._store.layer_table(stat, optimizer)
-        standing = self._standing(optimizer)
-        steps = pd.Series(standing.index, index=standing["id"])
+        standing = _standing_rows(self._store.step_ids(optimizer))
+        where = np.searchsorted(standing[:, 0], ids)
+        stands = where < len(standing)
+        stands[stands] = standing[where[stands], 0] == ids[stands]
+        if not stands.all():
+            where, table = where[stands], table[stands]
         names = [info.name for info in self._store.parameters(optimizer)]
-        if len(ids) == len(standing) and np.array_equal(ids, standing["id"]):
-            index = standing.index
-        else:
-            stands = np.isin(ids, standing["id"])
-            ids, table = list(np.asarray(ids)[stands]), table[stands]
-            index = pd.Index(steps.loc[ids].to_numpy(), name="step")
-        return pd.DataFrame(table, index=index, columns=names).sort_index(kind="stable")
+        frame = pd.DataFrame(table, index=pd.Index(standing[where, 1], name="step"), columns=names)
+        return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
+
+
+def _standing_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of rows of id, step and attempt, by id, those that no later attempt at their step replaced."""
+    if not len(rows) or rows[-1, 2] == rows[0, 2]:
+        return rows
+    order = np.lexsort((rows[:, 0], rows[:, 2], rows[:, 1]))
+    last = np.append(rows[order[1:], 1] != rows[order[:-1], 1], True)
+    return rows[np.sort(order[last])]
 
 
 def _further_rates(rates: list[str | None]) -> dict[int, list[float]]:

@@ -29,6 +29,7 @@ from gradwatch.detect import MEMORY, Detector, detectors_for
 from gradwatch.draft import (
     Draft,
     Tracked,
+    first_of,
     learning_rates_of,
     loss_value,
     make_record,
@@ -41,7 +42,7 @@ from gradwatch.measure import Measurement, measure, norms
 from gradwatch.record import STATS, Event
 from gradwatch.recorder import Recorder
 from gradwatch.store import StoreReader, StoreWriter
-from gradwatch.taps import ClipCall, listen_to_clip_calls, listen_to_steps
+from gradwatch.taps import ClipCall, TapError, listen_to_clip_calls, listen_to_steps
 
 logger = logging.getLogger("gradwatch")
 
@@ -196,7 +197,7 @@ class Watch:
         self._writer = writer
         _open_watches[self._key] = self
         self._stops = [listen_to_steps(t.optimizer, self) for t in self._tracked]
-        self._stops.append(listen_to_clip_calls(self))
+        self._listen_to_clip_calls()
         _close_on_termination()
         atexit.register(self._close_at_exit)
 
@@ -355,12 +356,27 @@ class Watch:
         gradients = tracked.gradients()
         versions = versions_of(gradients)
         if tracked.draft is None or tracked.draft.versions != versions:
+            self._keep_if_abandoned(tracked, gradients)
             before = tracked.draft
-            tracked.draft = Draft(tracked.step, measure(gradients, self._stats), versions=versions)
+            measured = measure(gradients, self._stats)
+            tracked.draft = Draft(tracked.step, measured, versions=versions, witness=first_of(gradients))
             if before is not None:
                 tracked.draft.old_weights, tracked.draft.weight_norms = before.old_weights, before.weight_norms
         tracked.draft.learning_rates = learning_rates_of(tracked.optimizer)
         return tracked.draft
+
+    def _keep_if_abandoned(self, tracked: Tracked, gradients: Sequence[Tensor | None]) -> None:
+        """Gradients that were clipped and then dropped without a step were an attempt, which was skipped.
+
+        A loop that steps only where the norm is finite does this, and so does a GradScaler that
+        backs off. Gradients that accumulate stay the same tensors; dropped ones are new.
+        """
+        draft = tracked.draft
+        if draft is None or draft.witness is None:
+            return
+        if all(draft.witness() is not gradient for gradient in gradients):
+            self._put(tracked)
+            self._put_unmade(tracked)
 
     def _settle_after_closure(self, tracked: Tracked) -> Draft:
         """The draft of a step with a closure, which leaves its last gradients behind."""
@@ -453,6 +469,12 @@ class Watch:
                 tracked.finished.losses.append(value)
 
     # ------------------------------------------------------------------------- trouble and the end
+
+    def _listen_to_clip_calls(self) -> None:
+        try:
+            self._stops.append(listen_to_clip_calls(self))
+        except TapError as error:
+            logger.warning("%s; calls of clip_grad_norm_ are not seen, all else is (clip-calls-unseen)", error)
 
     def _detach(self) -> None:
         self._closed = True

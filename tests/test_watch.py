@@ -361,6 +361,66 @@ def test_a_step_refused_by_error_if_nonfinite_is_kept(tmp_path):
     assert steps["total_norm"].isin([math.inf]).tolist() == [False, False, True, False]
 
 
+def test_a_loop_that_steps_only_where_the_norm_is_finite_keeps_the_step_it_skipped(tmp_path):
+    model, optimizer = make()
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for step in range(5):
+            backward(model, optimizer)
+            if step == 2:
+                model.rnn.bias_hh_l0.grad[1] = math.nan
+            if torch.isfinite(clip_grad_norm_(model.parameters(), 0.5)):
+                optimizer.step()
+    run = Run(tmp_path / "run")
+    assert run.steps()["skipped"].tolist() == [False, False, True, False, False]
+    assert run.steps()["nonfinite"].tolist() == [0, 0, 1, 0, 0]
+    (event,) = run.events()
+    assert (event.step, event.severity, event.parameter) == (2, "warning", "rnn.bias_hh_l0")
+
+
+def test_a_grad_scaler_that_backs_off_leaves_a_skipped_step(tmp_path):
+    """Trap 1: the scaler does not call optimizer.step; the clip call before it was seen."""
+    model, optimizer = make()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    norms = []
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for step in range(5):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.randn(8, 4, 3)).square().mean()).backward()
+            if step == 2:
+                model.out.weight.grad[0, 0] = math.inf
+            scaler.unscale_(optimizer)
+            norms.append(clip_grad_norm_(model.parameters(), 0.5).item())
+            scaler.step(optimizer)
+            scaler.update()
+    steps = Run(tmp_path / "run").steps()
+    assert steps["skipped"].tolist() == [False, False, True, False, False]
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-6)
+
+
+def test_gradients_are_unscaled_although_the_loop_never_calls_unscale(tmp_path):
+    model, optimizer = make()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    expected = []
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.randn(8, 4, 3)).square().mean()).backward()
+            scaled = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+            expected.append(scaled / scaler.get_scale())
+            scaler.step(optimizer)
+            scaler.update()
+    np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], expected, rtol=1e-5)
+
+
+def test_a_torch_that_clips_in_an_unknown_way_is_said_and_recorded_all_the_same(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("torch.nn.utils.clip_grad.clip_grad_norm_", lambda parameters, max_norm: None)
+    model, optimizer = make()
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        train(model, optimizer, 2)
+    assert "clip-calls-unseen" in caplog.text
+    assert len(Run(tmp_path / "run").steps()) == 2
+
+
 # ------------------------------------------------------------------------------------------- other loops
 
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
 from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
@@ -131,15 +132,21 @@ class StoreReader:
                 columns[name][index] = math.nan
         return columns
 
-    def layer_table(self, stat: str, optimizer: str) -> tuple[list[int], Floats]:
+    def step_ids(self, optimizer: str) -> NDArray[np.int64]:
+        """Id, step and attempt of each row of table ``step``, (rows, 3)."""
+        rows = self._rows("select id, step, attempt from step where optimizer = ? order by id", optimizer)
+        return np.array(rows, np.int64).reshape(len(rows), 3)
+
+    def layer_table(self, stat: str, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
         """The ids of the steps and one statistic of every parameter at them, (steps, parameters)."""
         table = "weight" if stat in WEIGHT_STATS else "layer"
         rows = self._rows(
-            f"select step.id, {table}.{stat} from {table} join step using (id)"
-            f" where optimizer = ? and {table}.{stat} is not null order by step.id",
+            f"select {table}.id, {table}.{stat} from {table} join step using (id)"
+            f" where optimizer = ? and {table}.{stat} is not null order by {table}.id",
             optimizer,
         )
-        return [row[0] for row in rows], _stack([row[1] for row in rows], len(self.parameters(optimizer)))
+        ids = np.array([row[0] for row in rows], np.int64)
+        return ids, _stack([row[1] for row in rows], len(self.parameters(optimizer)))
 
     def events(self) -> list[Event]:
         names = ", ".join(f'"{name}"' for name in EVENT_COLUMNS)

@@ -1,6 +1,6 @@
 """Where a training loop is listened to, without changing what it does."""
 
-from gradwatch.taps.clip_calls import ClipCall, listen_to_clip_calls
+from gradwatch.taps.clip_calls import ClipCall, TapError, listen_to_clip_calls
 from gradwatch.taps.optimizer_steps import listen_to_steps
 
-__all__ = ["ClipCall", "listen_to_clip_calls", "listen_to_steps"]
+__all__ = ["ClipCall", "TapError", "listen_to_clip_calls", "listen_to_steps"]

@@ -21,6 +21,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad
 
 
+class TapError(RuntimeError):
+    """PyTorch builds its clipping functions in a way that gradwatch does not know."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipCall:
     """One call of a clipping function, with what it was given."""
@@ -49,8 +53,9 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
     """Tell the listener of every clip call of this process; return what ends it."""
     with _lock:
         if not _listeners:
-            _restore.append(_tap(clip_grad.clip_grad_norm_, _norm_call))
-            _restore.append(_tap(clip_grad.clip_grad_value_, _value_call))
+            cells = [_cell_of_the_working_function(f) for f in (clip_grad.clip_grad_norm_, clip_grad.clip_grad_value_)]
+            for cell, describe in zip(cells, (_norm_call, _value_call), strict=True):
+                _restore.append(_tap(cell, describe))
         _listeners.append(listener)
 
     def stop() -> None:
@@ -71,9 +76,8 @@ def _value_call(parameters: list[Tensor], clip_value: Any, *_: object, **__: obj
     return ClipCall(parameters=parameters, clip_value=float(clip_value))
 
 
-def _tap(public: Callable[..., Any], describe: Callable[..., ClipCall]) -> Callable[[], None]:
+def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None]:
     """Put a tap between a clipping function and its callers; return what takes it out."""
-    cell = _cell_of_the_working_function(public)
     original = cell.cell_contents
 
     @functools.wraps(original)
@@ -112,7 +116,7 @@ def _cell_of_the_working_function(public: Callable[..., Any]) -> CellType:
     for cell in cells:
         if cell.cell_contents is inner:
             return cell
-    raise RuntimeError(f"torch {torch.__version__} builds {public.__name__} in a way that gradwatch does not know")
+    raise TapError(f"torch {torch.__version__} builds {public.__name__} in a way that gradwatch does not know")
 
 
 def _both(parameters: Any) -> tuple[list[Tensor], Any]:
