@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,21 @@ class Draft:
     old_weights: list[Tensor] | None = None
     weight_norms: Measurement | None = None
     skipped: bool = False
+    scale: Tensor | None = None  # the gradients were measured times this
+    loss_scale: Tensor | None = None  # the GradScaler's at the step
+    found_inf: Tensor | None = None  # of a fused optimizer, which skips by itself
+
+    def unscale(self, scale: Tensor) -> None:
+        """What was measured and clipped so far were gradients times ``scale``."""
+        self.scale = scale.detach().clone()
+        self.clippings = [
+            replace(
+                clipping,
+                max_norm=None if clipping.max_norm is None else clipping.max_norm / self.scale,
+                clip_value=None if clipping.clip_value is None else clipping.clip_value / self.scale,
+            )
+            for clipping in self.clippings
+        ]
 
 
 class Tracked:
@@ -50,6 +65,9 @@ class Tracked:
         self.draft: Draft | None = None
         self.finished: Draft | None = None
         self.losses: list[float | Tensor] = []
+        self.loss_scale: Tensor | None = None
+        self.step_before_scaler = 0
+        self.still_measured = False
         self.logs_before_step: bool | None = None
         self._sizes: tuple[int, ...] = ()
 
@@ -95,6 +113,9 @@ def make_record(
 ) -> StepRecord:
     """Collect what a draft left on its devices; runs in the recorder's thread."""
     found = draft.measured.collect()
+    if draft.scale is not None:
+        for name in {"norm", "abs_max"} & found.keys():
+            found[name] = found[name] / float(draft.scale)
     columns: dict[str, Floats] = {name: _float32(column) for name, column in found.items()}
     # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
     norm = found["norm"][_present_rows(draft.measured)]
@@ -113,7 +134,8 @@ def make_record(
         nonfinite=int(nonfinite),
         loss=sum(losses) / len(losses) if losses else None,
         learning_rates=tuple(float(rate) for rate in draft.learning_rates),
-        skipped=draft.skipped,
+        loss_scale=None if draft.loss_scale is None else float(draft.loss_scale),
+        skipped=draft.skipped or (draft.found_inf is not None and float(draft.found_inf) > 0),
         layers=LayerStats(parameters=infos[: draft.measured.length], **columns),
         weights=weights,
         **_clipping_columns(draft.clippings),
@@ -146,7 +168,7 @@ def _clipping_columns(clippings: Sequence[Clipping]) -> dict[str, Any]:
         assert strongest.max_norm is not None
         columns = {"clip_coef": coef, "max_norm": float(strongest.max_norm), "norm_type": strongest.norm_type}
     if by_value:
-        columns["clip_value"] = min(c.clip_value for c in by_value if c.clip_value is not None)
+        columns["clip_value"] = min(float(c.clip_value) for c in by_value if c.clip_value is not None)
         columns["cut_entries"] = sum(int(count) for c in by_value for count in c.cut_entries)
     return columns
 

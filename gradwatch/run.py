@@ -179,7 +179,8 @@ def _standing_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows
     order = np.lexsort((rows[:, 0], rows[:, 2], rows[:, 1]))
     last = np.append(rows[order[1:], 1] != rows[order[:-1], 1], True)
-    return rows[np.sort(order[last])]
+    standing: NDArray[np.int64] = rows[np.sort(order[last])]
+    return standing
 
 
 def _further_rates(rates: list[str | None]) -> dict[int, list[float]]:

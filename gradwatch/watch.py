@@ -42,7 +42,7 @@ from gradwatch.measure import Measurement, measure, norms
 from gradwatch.record import STATS, Event
 from gradwatch.recorder import Recorder
 from gradwatch.store import StoreReader, StoreWriter
-from gradwatch.taps import ClipCall, TapError, listen_to_clip_calls, listen_to_steps
+from gradwatch.taps import ClipCall, TapError, listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
 
 logger = logging.getLogger("gradwatch")
 
@@ -197,6 +197,7 @@ class Watch:
         self._writer = writer
         _open_watches[self._key] = self
         self._stops = [listen_to_steps(t.optimizer, self) for t in self._tracked]
+        self._stops.append(listen_to_grad_scaler(self))
         self._listen_to_clip_calls()
         _close_on_termination()
         atexit.register(self._close_at_exit)
@@ -301,7 +302,7 @@ class Watch:
             tracked.draft = None
             return
         if not has_closure:
-            self._settle(tracked)
+            self._unscale_fused(optimizer, self._settle(tracked))
             self._clip_by_policy(tracked)
         elif tracked.draft is not None:
             tracked.draft = None  # of before the closure
@@ -315,10 +316,8 @@ class Watch:
             draft.wall_time = time.time()
             draft.learning_rates = draft.learning_rates or learning_rates_of(optimizer)
             self._sample_weights_after(tracked, draft)
-            draft.losses = tracked.losses
-            tracked.finished, tracked.draft, tracked.losses = draft, None, []
-            if tracked.logs_before_step:
-                self._put(tracked)
+            draft.loss_scale = tracked.loss_scale
+            self._finish(tracked, draft)
         tracked.step += 1
 
     @_guarded
@@ -342,8 +341,41 @@ class Watch:
     def clip_failed(self, call: ClipCall) -> None:
         """Clipping raised, by `error_if_nonfinite` say: the step that will not be made is kept."""
         for tracked in self._tracked_of(call):
-            self._put(tracked)
-            self._put_unmade(tracked)
+            self._finish_unmade(tracked)
+
+    @_guarded
+    def before_unscale(self, optimizer: Optimizer) -> None:
+        tracked = self._by_optimizer.get(id(optimizer))
+        if tracked is not None:
+            draft = tracked.draft
+            tracked.still_measured = draft is not None and draft.versions == versions_of(tracked.gradients())
+
+    @_guarded
+    def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
+        """What was measured and clipped before, was of scaled gradients; it need not be measured again."""
+        tracked = self._by_optimizer.get(id(optimizer))
+        if tracked is not None and tracked.draft is not None and tracked.still_measured:
+            gradients = tracked.gradients()
+            tracked.draft.unscale(scale)
+            tracked.draft.versions, tracked.draft.witness = versions_of(gradients), first_of(gradients)
+
+    @_guarded
+    def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
+        tracked = self._by_optimizer.get(id(optimizer))
+        if tracked is not None:
+            tracked.loss_scale, tracked.step_before_scaler = scale.detach().clone(), tracked.step
+
+    @_guarded
+    def after_scaled_step(self, optimizer: Optimizer) -> None:
+        """A scaler that backs off does not call `optimizer.step`: nobody else hears of this attempt."""
+        tracked = self._by_optimizer.get(id(optimizer))
+        if tracked is None:
+            return
+        if tracked.step == tracked.step_before_scaler:
+            if tracked.step % self._every == 0:
+                self._settle(tracked).loss_scale = tracked.loss_scale
+            self._finish_unmade(tracked)
+        tracked.loss_scale = None
 
     # ---------------------------------------------------------------------------------- the steps
 
@@ -375,8 +407,7 @@ class Watch:
         if draft is None or draft.witness is None:
             return
         if all(draft.witness() is not gradient for gradient in gradients):
-            self._put(tracked)
-            self._put_unmade(tracked)
+            self._finish_unmade(tracked)
 
     def _settle_after_closure(self, tracked: Tracked) -> Draft:
         """The draft of a step with a closure, which leaves its last gradients behind."""
@@ -424,20 +455,39 @@ class Watch:
                 functools.partial(make_record, draft, tracked.name, self._writer.attempt, infos, present)
             )
 
-    def _put_unmade(self, tracked: Tracked) -> None:
-        draft, tracked.draft = tracked.draft, None
-        if draft is not None and draft.measured.length:
-            draft.skipped, draft.wall_time, draft.losses = True, time.time(), tracked.losses
-            tracked.finished, tracked.losses = draft, []
+    def _finish(self, tracked: Tracked, draft: Draft) -> None:
+        """Hold a step back until the next one, or its end, so that its loss can still be logged."""
+        self._put(tracked)
+        draft.losses, tracked.losses = tracked.losses, []
+        tracked.finished, tracked.draft = draft, None
+        if tracked.logs_before_step:
             self._put(tracked)
+
+    def _finish_unmade(self, tracked: Tracked) -> None:
+        """The step in the making, if there is one, was an attempt whose update did not happen."""
+        draft = tracked.draft
+        if draft is not None and draft.measured.length:
+            draft.skipped, draft.wall_time = True, time.time()
+            self._finish(tracked, draft)
             tracked.step += 1
+        elif tracked.step % self._every:
+            tracked.step += 1
+        tracked.draft = None
+
+    @staticmethod
+    def _unscale_fused(optimizer: Optimizer, draft: Draft) -> None:
+        """A fused optimizer divides by the scale itself, within the step."""
+        found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+        if isinstance(found_inf, Tensor):
+            draft.found_inf = found_inf.detach().clone()
+        if isinstance(scale, Tensor):
+            draft.unscale(scale)
 
     @_guarded
     def _put_unmade_steps(self) -> None:
         """An exception came between clipping and the step: what was measured is kept, as skipped."""
         for tracked in self._tracked:
-            self._put(tracked)
-            self._put_unmade(tracked)
+            self._finish_unmade(tracked)
 
     @_guarded
     def _release(self) -> None:
@@ -463,7 +513,8 @@ class Watch:
                 continue
             if tracked.logs_before_step is None:
                 tracked.logs_before_step = tracked.finished is None
-            if tracked.logs_before_step:
+            in_the_making = tracked.draft is not None and (tracked.finished is None or bool(tracked.finished.losses))
+            if tracked.logs_before_step or in_the_making:
                 tracked.losses.append(value)
             elif tracked.finished is not None:
                 tracked.finished.losses.append(value)

@@ -12,6 +12,7 @@ from gradwatch import Run
 from gradwatch.detect import (
     Dead,
     Explosion,
+    LossScale,
     NonFinite,
     OverClipping,
     Spike,
@@ -23,7 +24,7 @@ from gradwatch.detect.level import LayerHistory, Level
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.testing import check_detector, replaced, steady, stream, write_run
 
-DETECTORS = [Dead, Explosion, NonFinite, OverClipping, Spike, Vanishing]
+DETECTORS = [Dead, Explosion, LossScale, NonFinite, OverClipping, Spike, Vanishing]
 NAN, INF = math.nan, math.inf
 
 
@@ -277,6 +278,25 @@ def test_exact_zeros_are_dead_and_absence_is_not():
 def test_overclipping(optimizer, max_norm, expected):
     events = found(OverClipping(optimizer), stream(steady(400, seed=2), max_norm=max_norm))
     assert [severity for _, _, severity in events] == ([] if expected is None else [expected])
+
+
+def backed_off(records, steps):
+    return [
+        dataclasses.replace(r, skipped=r.step in steps, loss_scale=2.0**16, total_norm=INF if r.step in steps else 1.0)
+        for r in records
+    ]
+
+
+def test_a_scaler_that_backs_off_is_noted_once_and_a_streak_is_a_warning():
+    records = backed_off(stream([1.0] * 200), {5, 7, 100})
+    assert found(LossScale(), records) == [(5, "loss-scale", "info"), (100, "loss-scale", "info")]
+    records = backed_off(stream([1.0] * 200), set(range(50, 70)))
+    assert found(LossScale(), records) == [(50, "loss-scale", "info"), (57, "loss-scale", "warning")]
+
+
+def test_a_back_off_is_no_explosion_and_no_nonfinite_event():
+    records = backed_off(stream([1.0] * 200), {100, 101, 102})
+    assert {event.kind for event in replay(records)} == {"loss-scale"}
 
 
 # ------------------------------------------------------------------------------------- the levels

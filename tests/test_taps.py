@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_ as early_norm
 from torch.nn.utils import clip_grad_value_ as early_value
 
-from gradwatch.taps import listen_to_clip_calls, listen_to_steps
+from gradwatch.taps import listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
 
 
 class Ear:
@@ -138,6 +138,15 @@ def test_the_public_function_keeps_its_face(ear):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         early_norm([parameter(1.0)], 1.0)
+
+
+def test_the_scaler_is_restored_when_the_last_listener_leaves():
+    before = torch.amp.GradScaler.step, torch.amp.GradScaler.unscale_
+    first, second = listen_to_grad_scaler(object()), listen_to_grad_scaler(object())
+    assert torch.amp.GradScaler.step is not before[0]
+    first()
+    second()
+    assert (torch.amp.GradScaler.step, torch.amp.GradScaler.unscale_) == before
 
 
 def test_steps_are_heard_before_and_after():

@@ -377,39 +377,96 @@ def test_a_loop_that_steps_only_where_the_norm_is_finite_keeps_the_step_it_skipp
     assert (event.step, event.severity, event.parameter) == (2, "warning", "rnn.bias_hh_l0")
 
 
-def test_a_grad_scaler_that_backs_off_leaves_a_skipped_step(tmp_path):
-    """Trap 1: the scaler does not call optimizer.step; the clip call before it was seen."""
-    model, optimizer = make()
+SCALED = [
+    (optimizer, clip, unscale)
+    for optimizer in ("SGD", "AdamW fused")
+    for clip in (None, "before unscaling", "after unscaling")
+    for unscale in (False, True)
+    if unscale or clip != "after unscaling"
+]
+
+
+def train_scaled(model, optimizer, clip, unscale, watch=None):
+    """Eight steps with a GradScaler, an infinity in the fourth; the true norm before clipping of each."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    norms = []
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        for step in range(5):
-            optimizer.zero_grad()
-            scaler.scale(model(torch.randn(8, 4, 3)).square().mean()).backward()
-            if step == 2:
-                model.out.weight.grad[0, 0] = math.inf
+    norms, scales = [], []
+    for step in range(8):
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 4, 3)).square().mean()
+        scaler.scale(loss).backward()
+        if step == 3:
+            model.out.weight.grad[0, 0] = math.inf
+        scales.append(scaler.get_scale())
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item() / scales[-1])
+        if clip == "before unscaling":
+            clip_grad_norm_(model.parameters(), 0.25)
+        if unscale:
             scaler.unscale_(optimizer)
-            norms.append(clip_grad_norm_(model.parameters(), 0.5).item())
+        if clip == "after unscaling":
+            clip_grad_norm_(model.parameters(), 0.25)
+        scaler.step(optimizer)
+        scaler.update()
+        if watch is not None:
+            watch.log(loss=float(step))
+    return norms, scales
+
+
+@pytest.mark.parametrize(("optimizer", "clip", "unscale"), SCALED)
+def test_with_a_grad_scaler_the_gradient_is_unscaled_and_a_back_off_is_a_skipped_step(
+    tmp_path, optimizer, clip, unscale
+):
+    """Traps 1, 2, 4 and 25, against the norm computed by hand."""
+    model, opt = make(optimizer)
+    with gradwatch.attach(model, opt, tmp_path / "run") as watch:
+        norms, scales = train_scaled(model, opt, clip, unscale, watch)
+    run = Run(tmp_path / "run")
+    steps = run.steps()
+    assert steps.index.tolist() == list(range(8))
+    assert steps["skipped"].tolist() == [step == 3 for step in range(8)]
+    assert steps["loss_scale"].tolist() == scales
+    assert scales[3] > scales[4]
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
+    assert steps["loss"].tolist() == [float(step) for step in range(8)]
+    assert [(e.step, e.kind) for e in run.events()] == [(3, "loss-scale")]
+    if clip is not None:
+        made = steps.drop(3)
+        unit = made["loss_scale"] if clip == "before unscaling" else 1.0
+        np.testing.assert_allclose(made["max_norm"], 0.25 / unit, rtol=1e-6)
+        np.testing.assert_allclose(made["clip_coef"], np.minimum(1, made["max_norm"] / made["total_norm"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("optimizer", "clip", "unscale"), SCALED)
+def test_with_a_grad_scaler_training_is_equal_bit_for_bit(tmp_path, optimizer, clip, unscale):
+    model, opt = make(optimizer)
+    train_scaled(model, opt, clip, unscale)
+    expected = copy.deepcopy(model.state_dict())
+    model, opt = make(optimizer)
+    with gradwatch.attach(model, opt, tmp_path / "run"):
+        train_scaled(model, opt, clip, unscale)
+    assert all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_disabled_scaler_changes_nothing(tmp_path):
+    model, optimizer = make()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(3):
+            backward(model, optimizer)
+            scaler.unscale_(optimizer)
             scaler.step(optimizer)
             scaler.update()
     steps = Run(tmp_path / "run").steps()
-    assert steps["skipped"].tolist() == [False, False, True, False, False]
-    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-6)
+    assert len(steps) == 3
+    assert steps["loss_scale"].isna().all()
 
 
-def test_gradients_are_unscaled_although_the_loop_never_calls_unscale(tmp_path):
+def test_a_scaler_may_step_an_optimizer_that_nobody_watches(tmp_path):
     model, optimizer = make()
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    expected = []
+    other, stranger = make()
     with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        for _ in range(3):
-            optimizer.zero_grad()
-            scaler.scale(model(torch.randn(8, 4, 3)).square().mean()).backward()
-            scaled = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
-            expected.append(scaled / scaler.get_scale())
-            scaler.step(optimizer)
-            scaler.update()
-    np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], expected, rtol=1e-5)
+        train_scaled(other, stranger, "after unscaling", True)
+        train(model, optimizer, 2)
+    assert len(Run(tmp_path / "run").steps()) == 2
 
 
 def test_a_torch_that_clips_in_an_unknown_way_is_said_and_recorded_all_the_same(tmp_path, caplog, monkeypatch):

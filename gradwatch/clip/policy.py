@@ -17,7 +17,7 @@ class Clipping:
 
     max_norm: float | Tensor | None = None
     norm_type: float | None = None  # None means 2
-    clip_value: float | None = None
+    clip_value: float | Tensor | None = None
     coefficient: float | Tensor = 1.0
     cut_entries: tuple[Tensor, ...] = ()
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gradwatch.detect.dead import Dead
 from gradwatch.detect.explosion import Explosion
+from gradwatch.detect.loss_scale import LossScale
 from gradwatch.detect.nonfinite import NonFinite
 from gradwatch.detect.overclipping import OverClipping
 from gradwatch.detect.spike import Spike
@@ -23,6 +24,7 @@ __all__ = [
     "Dead",
     "Detector",
     "Explosion",
+    "LossScale",
     "NonFinite",
     "OverClipping",
     "Spike",
@@ -45,9 +47,9 @@ def detectors_for(optimizer_class: str = "SGD") -> list[Detector]:
     """A fresh set of all detectors, for one optimizer of the given class name.
 
     >>> [type(detector).__name__ for detector in detectors_for()]
-    ['NonFinite', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping']
+    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping']
     """
-    return [NonFinite(), Explosion(), Spike(), Vanishing(), Dead(), OverClipping(optimizer_class)]
+    return [NonFinite(), LossScale(), Explosion(), Spike(), Vanishing(), Dead(), OverClipping(optimizer_class)]
 
 
 def replay(records: Iterable[StepRecord], optimizer_class: str = "SGD") -> list[Event]:

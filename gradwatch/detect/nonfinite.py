@@ -25,6 +25,8 @@ class NonFinite:
         self._quiet = QUIET_AFTER
 
     def update(self, record: StepRecord) -> list[Event]:
+        if record.skipped and record.loss_scale is not None:
+            return []  # a GradScaler's doing, and `LossScale`'s business
         overflowed = record.norm_overflowed
         loss_lost = record.loss is not None and not math.isfinite(record.loss)
         gradient_lost = record.nonfinite > 0 or not math.isfinite(record.total_norm)

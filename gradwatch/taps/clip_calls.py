@@ -53,9 +53,9 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
     """Tell the listener of every clip call of this process; return what ends it."""
     with _lock:
         if not _listeners:
-            cells = [_cell_of_the_working_function(f) for f in (clip_grad.clip_grad_norm_, clip_grad.clip_grad_value_)]
-            for cell, describe in zip(cells, (_norm_call, _value_call), strict=True):
-                _restore.append(_tap(cell, describe))
+            by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
+            by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
+            _restore.extend([_tap(by_norm, _norm_call), _tap(by_value, _value_call)])
         _listeners.append(listener)
 
     def stop() -> None:
