@@ -88,9 +88,11 @@ def check(
     ] = None,
 ) -> None:
     """Exit with code 3 where the run is not healthy, for CI."""
+    from gradwatch.report.draw import printable
+
     faults = _faults(_open(run), fail_on or [], max_clipped_fraction)
     for fault in faults:
-        typer.echo(fault)
+        typer.echo(printable(fault))
     if faults:
         raise typer.Exit(NOT_HEALTHY)
     typer.echo("healthy")

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from gradwatch import Run
+from gradwatch.record import ParameterInfo
 from gradwatch.testing import replaced, steady, stream, write_run
 
 COMMANDS = ["report", "events", "recommend", "compare", "check", "export", "demo"]
@@ -183,6 +184,17 @@ def test_a_terminal_without_utf8_gets_ascii(runs):
     done = gradwatch("report", runs / "bad", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii()
+
+
+def test_a_hostile_name_can_not_write_to_the_terminal(tmp_path):
+    infos = [ParameterInfo(name="\x1b]0;owned\x07\x1b[31mé", shape=(2, 2)), ParameterInfo(name="b", shape=(2,))]
+    write_run(tmp_path, stream(replaced(steady(400), {300: math.nan}), parameters=infos, shares=(1.0, 0.0)))
+    for command in ("report", "events", "check", "recommend"):
+        done = gradwatch(command, tmp_path)
+        assert "\x1b" not in done.stdout
+        assert done.returncode in (0, 3)
+    done = gradwatch("report", tmp_path, "--json", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert json.loads(done.stdout)["layers"][0]["name"] == infos[0].name
 
 
 def test_a_closed_pipe_is_no_error(runs):

@@ -96,6 +96,7 @@ def test_hostile_names_are_shown_as_text(tmp_path):
     assert "\x1b" not in text
     assert "a[red]b[/red]" in text
     assert "\\x0a" in text
+    assert "\\x1b[31mred" in text
     assert max(len(line) for line in lines) <= 140
     events = drawn(ConsoleReport(width=100).events(run.events()), 100)
     assert "\x1b" not in "\n".join(events)

@@ -189,6 +189,23 @@ def test_a_crashed_run_is_read_whole_and_left_as_it_was(tmp_path):
     assert [name for name, _ in listing(tmp_path)] == before
 
 
+def test_a_journal_left_by_a_killed_writer_is_rolled_back_in_a_copy(tmp_path):
+    """As on a network file system, where there is no write-ahead log."""
+    code = (
+        "import os, sys; from pathlib import Path; import gradwatch.store.writer as w;"
+        "from gradwatch.testing import stream; w.on_network_file_system = lambda folder: True;"
+        "s = w.StoreWriter(Path(sys.argv[1])); s.begin_attempt({}, {'0': ('SGD', {})});"
+        "r = stream([1.0] * 2000); s.add_parameters('0', r[0].layers.parameters); s.append(r[:20]);"
+        "s._db.execute('pragma cache_size = 1'); s._transaction().__enter__();"
+        "s._insert('step', 18, [(i + 100, *w._step_row(x)) for i, x in enumerate(r[20:])]); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert (tmp_path / f"{FILE_NAME}-journal").stat().st_size > 0
+    before = listing(tmp_path)
+    assert len(Run(tmp_path).steps()) == 20
+    assert listing(tmp_path) == before
+
+
 def test_a_copied_log_without_its_shared_memory_is_read_in_a_copy(tmp_path):
     crashed(tmp_path / "a")
     (tmp_path / "b").mkdir()

@@ -26,6 +26,7 @@ from gradwatch.report.draw import (
     heat,
     heat_legend,
     number,
+    printable,
     seconds,
     share,
 )
@@ -336,7 +337,7 @@ class ConsoleReport:
 
     def _wrapped(self, lead: str, text: str, style: str, rest: str | None = "") -> list[Text]:
         """A text after its lead, wrapped to the width and indented under itself; ``rest`` styles the text."""
-        text = "".join(c if c.isprintable() else " " for c in text)
+        text = printable(text)
         if self.ink.ascii:
             text = text.encode("ascii", "replace").decode()
         indent = " " * len(lead)

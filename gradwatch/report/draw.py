@@ -101,13 +101,22 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def printable(text: str) -> str:
+    r"""Spell control characters out, so that a name can't write to the terminal.
+
+    >>> print(printable("a\x1b[31m"))
+    a\x1b[31m
+    """
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def fit(name: str, width: int, ink: Ink) -> str:
     """A name in ``width`` characters, cut in the middle where it is longer; control characters shown.
 
     >>> fit("encoder.layers.11.self_attn.weight", 20, Ink(ascii=True))
     'encoder.l..tn.weight'
     """
-    name = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in name)
+    name = printable(name)
     if ink.ascii:
         name = name.encode("ascii", "replace").decode()
     if len(name) <= width:

@@ -25,7 +25,7 @@ def dumps(value: object) -> str:
       ]
     }
     """
-    return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps(_plain(value), indent=2, allow_nan=False)
 
 
 def _plain(value: object) -> object:

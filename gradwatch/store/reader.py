@@ -72,17 +72,23 @@ class StoreReader:
 
         SQLite would create a shared-memory file beside a store with a write-ahead log. Where that
         is there already (a writer is alive, or was killed) it is used; where there is no log the
-        file is complete; a log alone is read in a copy.
+        file is complete; a log alone, or a journal that a killed writer left, is read in a copy.
         """
+        journal = Path(f"{self.path}-journal")
+        if journal.exists() and journal.stat().st_size:
+            return self._connect_to_a_copy(journal)
         log, shared = Path(f"{self.path}-wal"), Path(f"{self.path}-shm")
         if _uses_log(self.path) and not log.exists():
             return _read_only(self.path, "immutable=1")
         if log.exists() and not (shared.exists() and os.access(self.path.parent, os.W_OK)):
-            self._copy = tempfile.TemporaryDirectory(prefix="gradwatch-")
-            for file in (self.path, log):
-                shutil.copy(file, self._copy.name)
-            return _read_only(Path(self._copy.name) / self.path.name, "mode=rw")
+            return self._connect_to_a_copy(log)
         return _read_only(self.path, "mode=ro")
+
+    def _connect_to_a_copy(self, beside: Path) -> sqlite3.Connection:
+        self._copy = tempfile.TemporaryDirectory(prefix="gradwatch-")
+        for file in (self.path, beside):
+            shutil.copy(file, self._copy.name)
+        return _read_only(Path(self._copy.name) / self.path.name, "mode=rw")
 
     def _check_schema(self) -> None:
         (application,) = self._db.execute("pragma application_id").fetchone()

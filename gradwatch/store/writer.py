@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ class StoreWriter:
         """
         self.path = folder / FILE_NAME
         self.attempt = 0
+        self._lock = threading.Lock()
         _check_folder(folder)
         existed = self.path.exists() and self.path.stat().st_size > 0
         if existed:
@@ -163,21 +165,31 @@ class StoreWriter:
         self._db.close()
 
     def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
+        return _Transaction(self._db, self._lock)
 
 
 class _Transaction:
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    """One at a time, whichever thread asks."""
+
+    def __init__(self, db: sqlite3.Connection, lock: threading.Lock) -> None:
+        self._db, self._lock = db, lock
 
     def __enter__(self) -> None:
-        self._db.execute("begin immediate")
+        self._lock.acquire()
+        try:
+            self._db.execute("begin immediate")
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._db.execute("commit")
-        elif self._db.in_transaction:
-            self._db.execute("rollback")
+        try:
+            if kind is None:
+                self._db.execute("commit")
+            elif self._db.in_transaction:
+                self._db.execute("rollback")
+        finally:
+            self._lock.release()
 
 
 def _step_row(record: StepRecord) -> tuple[Any, ...]:
@@ -254,6 +266,8 @@ def _process_start(pid: int) -> str | None:
 
 
 def _is_alive(pid: int, started: str | None) -> bool:
+    if os.name == "nt":
+        return False  # there os.kill(pid, 0) would end the process, and nothing else tells
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
