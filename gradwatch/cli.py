@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,11 +29,31 @@ app = typer.Typer(
 
 NOT_HEALTHY = 3
 
+_to_launch: list[Any] = []
+
 RunPath = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; the newest under runs/ if left out.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="Which optimizer; the first if left out.")]
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def run(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
+    ],
+    folder: Annotated[
+        Path | None, typer.Option("--run", help="The folder to record into; runs/<time>-<script> if left out.")
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
+) -> None:
+    """Run a training script as it is and record it."""
+    from gradwatch.launch import prepare
+
+    _to_launch.extend(prepare(arguments, folder, module))
 
 
 @app.command()
@@ -269,8 +290,14 @@ def _train(console: Console, run: Path, steps: int, seed: int, max_norm: float |
 
 def main() -> None:
     """The entry point: errors of ours are one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
+    except SystemExit as end:
+        if end.code or not _to_launch:
+            raise
     except GradwatchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -280,6 +307,10 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    # A script runs outside of the handling above: its exceptions are its own.
+    from gradwatch.launch import launch
+
+    launch(*_to_launch)
 
 
 if __name__ == "__main__":

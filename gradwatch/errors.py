@@ -58,6 +58,12 @@ class StoreNotWritable(GradwatchError):
     slug = "store-not-writable"
 
 
+class ScriptNotFound(GradwatchError):
+    """There is no script, or no module, to run."""
+
+    slug = "script-not-found"
+
+
 class RunInUse(GradwatchError):
     """Another process, or another watch of this one, is writing to the run."""
 

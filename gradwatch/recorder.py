@@ -38,7 +38,7 @@ class Recorder:
         self.fault: BaseException | None = None
         self.dropped = 0
         self._writer = writer
-        self._detectors = detectors
+        self._detectors = dict(detectors)
         self._capacity = capacity
         self._queue: deque[MakeRecord] = deque()
         self._wake = threading.Event()
@@ -54,6 +54,10 @@ class Recorder:
             self.dropped += 1
         else:
             self._queue.append(make_record)
+
+    def add_detectors(self, optimizer: str, detectors: Sequence[Detector]) -> None:
+        """Judge the records of one more optimizer; before its first record."""
+        self._detectors[optimizer] = detectors
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until what is queued now is on the disk; False where that took too long."""

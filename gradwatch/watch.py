@@ -102,8 +102,7 @@ def attach(
     named = _named_optimizers(optimizer)
     _check(model, named, first_step, stats, every, weights_every)
     return Watch(
-        model,
-        named,
+        {name: (model, one) for name, one in named.items()},
         Path(run),
         clip=clip,
         first_step=first_step,
@@ -169,8 +168,7 @@ class Watch:
 
     def __init__(
         self,
-        model: nn.Module,
-        named: Mapping[str, Optimizer],
+        named: Mapping[str, tuple[nn.Module, Optimizer]],
         run: Path,
         *,
         clip: Policy | None,
@@ -189,7 +187,8 @@ class Watch:
         if self._key in _open_watches:
             raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
         writer = StoreWriter(run)
-        self._tracked = self._track(model, named, writer, first_step)
+        self._losses_of_backward: list[float | Tensor] = []
+        self._tracked = self._track(named, writer, first_step)
         detectors = self._detectors(writer)
         size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
         self._recorder = Recorder(writer, detectors, capacity=max(64, min(10_000, _QUEUE_BYTES // size)))
@@ -203,26 +202,26 @@ class Watch:
         atexit.register(self._close_at_exit)
 
     def _track(
-        self, model: nn.Module, named: Mapping[str, Optimizer], writer: StoreWriter, first_step: int | None
+        self, named: Mapping[str, tuple[nn.Module, Optimizer]], writer: StoreWriter, first_step: int | None
     ) -> list[Tracked]:
         next_step = writer.begin_attempt(
             {
                 "gradwatch": _version(),
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
-                "model": type(model).__name__,
+                "model": ", ".join(dict.fromkeys(type(model).__name__ for model, _ in named.values())),
                 "moment": "before clipping",
                 "stats": ",".join(self._stats),
                 "every": str(self._every),
                 "journal_mode": writer.journal_mode,
             },
-            {name: (type(one).__name__, _settings(one)) for name, one in named.items()},
+            {name: (type(one).__name__, _settings(one)) for name, (_, one) in named.items()},
         )
         if first_step is not None:
             writer.set_first_step(first_step)
         tracked = []
         with StoreReader(self.run) as reader:
-            for name, one in named.items():
+            for name, (model, one) in named.items():
                 item = Tracked(name, one, model, reader.parameters(name))
                 item.step = next_step if first_step is None else first_step
                 new = item.refresh()
@@ -258,6 +257,29 @@ class Watch:
         counts. With several optimizers it goes to all of them, or to the one named.
         """
         self._log(loss, optimizer)
+
+    @_guarded
+    def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
+        """Record one more optimizer from here on; its steps count from those made so far."""
+        self._recorder.flush()
+        self._writer.add_optimizer(name, type(optimizer).__name__, _settings(optimizer))
+        tracked = Tracked(name, optimizer, model, ())
+        tracked.refresh()
+        self._writer.add_parameters(name, tracked.infos)
+        self._recorder.add_detectors(name, detectors_for(type(optimizer).__name__))
+        self._tracked.append(tracked)
+        self._by_optimizer[id(optimizer)] = tracked
+        self._stops.append(listen_to_steps(optimizer, self))
+
+    @_guarded
+    def log_backward(self, loss: Tensor) -> None:
+        """Take the tensor on which `backward` was called as the loss of the step that comes next.
+
+        Where a GradScaler scaled it, it is divided by the scale of that step. Of several the mean
+        counts.
+        """
+        if loss.numel() == 1 and not loss.is_complex():
+            self._losses_of_backward.append(loss_value(loss))
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything recorded so far is on the disk, at most ``timeout`` seconds."""
@@ -459,6 +481,10 @@ class Watch:
         """Hold a step back until the next one, or its end, so that its loss can still be logged."""
         self._put(tracked)
         draft.losses, tracked.losses = tracked.losses, []
+        if self._losses_of_backward:
+            scale = draft.loss_scale
+            draft.losses += [loss if scale is None else loss / scale for loss in self._losses_of_backward]
+            self._losses_of_backward = []
         tracked.finished, tracked.draft = draft, None
         if tracked.logs_before_step:
             self._put(tracked)

@@ -16,7 +16,7 @@ from gradwatch import Run
 from gradwatch.record import ParameterInfo
 from gradwatch.testing import replaced, steady, stream, write_run
 
-COMMANDS = ["report", "events", "recommend", "compare", "check", "export", "demo"]
+COMMANDS = ["run", "report", "events", "recommend", "compare", "check", "export", "demo"]
 
 
 def gradwatch(*arguments, cwd=None, **environment):

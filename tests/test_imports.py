@@ -20,6 +20,8 @@ STAGES = [
     "taps",
     "draft",
     "watch",
+    "discover",
+    "launch",
     "run",
     "summary",
     "recommend",
@@ -31,7 +33,7 @@ STAGES = [
     "__init__",
 ]
 HOMES = {
-    "torch": {"measure", "clip", "taps", "draft", "watch", "demo"},
+    "torch": {"measure", "clip", "taps", "draft", "watch", "discover", "demo"},
     "sqlite3": {"store"},
     "pandas": {"run", "summary", "recommend", "report", "cli"},
     "rich": {"report", "cli"},

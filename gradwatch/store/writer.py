@@ -109,11 +109,17 @@ class StoreWriter:
                 (self.attempt, next_step, time.time(), pid, socket.gethostname(), _process_start(pid)),
             )
             self._db.executemany("insert or ignore into meta values (?, ?)", meta.items())
-            self._db.executemany(
-                "insert or replace into optimizer values (?, ?, ?)",
-                [(name, cls, json.dumps(settings, default=str)) for name, (cls, settings) in optimizers.items()],
-            )
+        for name, (optimizer_class, settings) in optimizers.items():
+            self.add_optimizer(name, optimizer_class, settings)
         return next_step
+
+    def add_optimizer(self, name: str, optimizer_class: str, settings: dict[str, Any]) -> None:
+        """Name an optimizer, with its class and its defaults."""
+        with self._transaction():
+            self._db.execute(
+                "insert or replace into optimizer values (?, ?, ?)",
+                (name, optimizer_class, json.dumps(settings, default=str)),
+            )
 
     def set_first_step(self, step: int) -> None:
         """Say that the attempt begins at another step than the one after the last."""

@@ -86,6 +86,15 @@ def commands_of_the_readme():
 @pytest.mark.parametrize("line", sorted(set(commands_of_the_readme()) - {"gradwatch demo"}))
 def test_every_command_of_the_readme_runs(tmp_path, line):
     """The demonstration and the example have tests of their own; the rest are set-up and this suite."""
+    (tmp_path / "train.py").write_text(
+        "import sys, torch\n"
+        "model = torch.nn.Linear(4, 1)\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=float(sys.argv[2]))\n"
+        "for _ in range(5):\n"
+        "    model(torch.randn(8, 4)).square().mean().backward()\n"
+        "    optimizer.step()\n"
+        "print('trained')\n"
+    )
     for name in ("first", "second", "char-rnn"):
         write_run(tmp_path / "runs" / name, stream(steady(400)))
     done = run_command(sys.executable, "-m", *line.split(), cwd=tmp_path)

@@ -1,0 +1,371 @@
+"""`gradwatch run`: scripts as they are, each beside the same script under plain Python."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from gradwatch import Run
+
+PREAMBLE = """
+    import torch
+    from torch import nn
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+"""
+
+SCRIPTS = {
+    "a plain loop": """
+        from torch.nn.utils import clip_grad_norm_
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(30):
+            loss = model(torch.randn(16, 4)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            norm = clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            print("norm", norm.item(), "loss", loss.item())
+    """,
+    "a language model": """
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding = nn.Embedding(20, 8)
+                self.lstm = nn.LSTM(8, 16, batch_first=True)
+                self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+                self.out = nn.Linear(16, 20)
+            def forward(self, x):
+                return self.out(self.block(self.lstm(self.embedding(x))[0]))
+        def main():
+            model = Model()
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+            for step in range(20):
+                x = torch.randint(20, (4, 11))
+                loss = nn.functional.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
+                optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                scheduler.step()
+                print("norm", norm.item(), "loss", loss.item())
+        if __name__ == "__main__":
+            main()
+    """,
+    "accumulation": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.Adam(model.parameters())
+        for step in range(10):
+            losses = []
+            for micro in range(4):
+                loss = model(torch.randn(16, 4)).square().mean() / 4
+                loss.backward()
+                losses.append(loss.item())
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+            print("norm", norm.item(), "loss", sum(losses) / 4)
+    """,
+    "a GradScaler": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        for step in range(10):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = model(torch.randn(16, 4)).square().mean()
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            scaler.step(optimizer)
+            scaler.update()
+            print("norm", norm.item(), "loss", loss.item())
+    """,
+    "a compiled model": """
+        model = torch.compile(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), backend="eager")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(10):
+            loss = model(torch.randn(16, 4)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            print("norm", norm.item(), "loss", loss.item())
+    """,
+    "reinforcement learning": """
+        policy = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.RMSprop(policy.parameters(), lr=1e-3)
+        for episode in range(10):
+            log_probabilities, rewards = [], []
+            for _ in range(5):
+                choice = torch.distributions.Categorical(logits=policy(torch.randn(3)))
+                action = choice.sample()
+                log_probabilities.append(choice.log_prob(action))
+                rewards.append(float(action))
+            loss = -(torch.stack(log_probabilities) * torch.tensor(rewards)).sum()
+            policy.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
+            optimizer.step()
+            print("norm", norm.item(), "loss", loss.item())
+    """,
+}
+
+GAN = """
+    generator, discriminator = nn.Linear(2, 4), nn.Linear(4, 1)
+    g = torch.optim.Adam(generator.parameters(), lr=1e-3)
+    d = torch.optim.SGD(discriminator.parameters(), lr=1e-2)
+    bce = nn.functional.binary_cross_entropy_with_logits
+    for step in range(12):
+        fake = generator(torch.randn(8, 2))
+        d.zero_grad()
+        loss = bce(discriminator(torch.randn(8, 4)), torch.ones(8, 1))
+        loss = loss + bce(discriminator(fake.detach()), torch.zeros(8, 1))
+        loss.backward()
+        print("d", loss.item())
+        d.step()
+        if step % 3 == 0:
+            g.zero_grad()
+            loss = bce(discriminator(fake), torch.ones(8, 1))
+            loss.backward()
+            print("g", loss.item())
+            g.step()
+"""
+
+LBFGS = """
+    model = nn.Linear(3, 1)
+    x = torch.randn(20, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1)
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        return loss
+    for _ in range(4):
+        print(optimizer.step(closure).item())
+"""
+
+
+def write(tmp_path, text, name="train.py"):
+    path = tmp_path / name
+    path.write_text(textwrap.dedent(PREAMBLE) + textwrap.dedent(text))
+    return path
+
+
+def run(*command, cwd, **environment):
+    env = os.environ | environment
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
+
+
+def recorded(*arguments, cwd, **environment):
+    return run("-m", "gradwatch", "run", "--run", "runs/x", *arguments, cwd=cwd, **environment)
+
+
+def own_lines(errors):
+    return [line for line in errors.splitlines() if line.startswith("gradwatch:")]
+
+
+def others_lines(errors):
+    return [line for line in errors.splitlines() if not line.startswith("gradwatch:")]
+
+
+def printed(output, name):
+    return [float(line.split(name)[1].split()[0]) for line in output.splitlines() if name in line]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_recorded_as_it_is(tmp_path, name):
+    """Its output is that of plain Python to the last digit, and the record has what it printed."""
+    write(tmp_path, SCRIPTS[name])
+    plain = run("train.py", cwd=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    done = recorded("train.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, plain.stdout)
+    steps = Run(tmp_path / "runs" / "x").steps()
+    assert own_lines(done.stderr) == [f"gradwatch: recorded {len(steps)} steps; gradwatch report runs/x"]
+    np.testing.assert_allclose(steps["total_norm"], printed(plain.stdout, "norm"), rtol=1e-5)
+    np.testing.assert_allclose(steps["loss"], printed(plain.stdout, "loss"), rtol=1e-5)
+    assert steps["max_norm"].notna().all()
+    assert not any(column.startswith("_orig_mod") for column in Run(tmp_path / "runs" / "x").layers().columns)
+
+
+def test_the_optimizers_of_a_gan_are_told_apart(tmp_path):
+    write(tmp_path, GAN)
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = Run(tmp_path / "runs" / "x")
+    assert found.optimizers == {"0": "Adam", "1": "SGD"}
+    assert len(found.steps("0")) == 4
+    assert len(found.steps("1")) == 12
+    assert found.layers("norm", "0").shape == (4, 2)
+    np.testing.assert_allclose(found.steps("1")["loss"], printed(done.stdout, "d "), rtol=1e-6)
+    np.testing.assert_allclose(found.steps("0")["loss"], printed(done.stdout, "g "), rtol=1e-6)
+
+
+def test_lbfgs_with_a_closure(tmp_path):
+    write(tmp_path, LBFGS)
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(Run(tmp_path / "runs" / "x").steps()) == 4
+
+
+def test_an_optimizer_made_later_is_recorded_from_its_first_step(tmp_path):
+    write(
+        tmp_path,
+        """
+        first, second = nn.Linear(2, 1), nn.Linear(2, 1)
+        a = torch.optim.SGD(first.parameters(), 0.1)
+        for step in range(6):
+            if step == 3:
+                b = torch.optim.SGD([*first.parameters(), *second.parameters()], 0.1)
+            (first(torch.ones(1, 2)) + second(torch.ones(1, 2))).sum().backward()
+            (a if step < 3 else b).step()
+        """,
+    )
+    assert recorded("train.py", cwd=tmp_path).returncode == 0
+    found = Run(tmp_path / "runs" / "x")
+    assert len(found.steps("0")) == len(found.steps("1")) == 3
+    assert found.layers("norm", "1").columns.tolist() == [f"Linear{i}.{p}" for i in (0, 1) for p in ("weight", "bias")]
+
+
+def test_what_the_script_sees_is_what_python_shows_it(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "helper.py").write_text("value = 42\n")
+    (tmp_path / "scripts" / "train.py").write_text(
+        "import os, sys\n"
+        "print('torch' in sys.modules, sys.argv, __name__, __file__, sys.path[0], __spec__, __package__)\n"
+        "import __main__; print(__main__.__dict__ is globals())\n"
+        "import helper; print(helper.value, sys.stdin.read(), os.getcwd())\n"
+    )
+    arguments = ["scripts/train.py", "--lr", "3", "--", "-m", "--help"]
+    plain, done = run(*arguments, cwd=tmp_path), recorded(*arguments, cwd=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    assert done.stdout == plain.stdout
+    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded, for no optimizer made a step"]
+
+
+def test_a_module_is_run_as_by_python(tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    code = (
+        "import sys; from package import other; print(sys.argv[1:], __name__, __package__, __file__, __spec__.name)\n"
+    )
+    (package / "other.py").write_text("")
+    (package / "train.py").write_text(code)
+    (package / "__main__.py").write_text(code)
+    for name in ("package.train", "package"):
+        plain = run("-m", name, "--lr", "3", cwd=tmp_path)
+        assert plain.returncode == 0, plain.stderr
+        assert recorded("-m", name, "--lr", "3", cwd=tmp_path).stdout == plain.stdout
+
+
+TRAINS = (
+    "w = nn.Linear(2, 1)\no = torch.optim.SGD(w.parameters(), 0.1)\nw(torch.ones(1, 2)).sum().backward()\no.step()\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "steps"),
+    [
+        pytest.param(TRAINS + "def f():\n    raise ValueError('mine')\nf()", 1, id="an exception"),
+        pytest.param(TRAINS + "import sys; sys.exit(7)", 1, id="sys.exit with a code"),
+        pytest.param(TRAINS + "import sys; sys.exit('a message')", 1, id="sys.exit with a message"),
+        pytest.param(TRAINS + "raise SystemExit", 1, id="SystemExit"),
+        pytest.param("raise RuntimeError('before the first step')", 0, id="an exception before the first step"),
+        pytest.param("x = (1,", 0, id="a syntax error"),
+        pytest.param(TRAINS + "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 1, id="SIGTERM"),
+        pytest.param(TRAINS + "raise KeyboardInterrupt", 1, id="KeyboardInterrupt"),
+        pytest.param(
+            "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('chained') from e", 0, id="chained"
+        ),
+    ],
+)
+def test_it_ends_as_it_would_have_ended(tmp_path, end, steps):
+    """The same exit code, and the same text on stderr but for our one line."""
+    (tmp_path / "train.py").write_text(textwrap.dedent(PREAMBLE) + end)
+    plain, done = run("train.py", cwd=tmp_path), recorded("train.py", cwd=tmp_path)
+    assert done.returncode == plain.returncode
+    assert others_lines(done.stderr) == others_lines(plain.stderr)
+    assert done.stdout == plain.stdout
+    assert (tmp_path / "runs" / "x").exists() == bool(steps)
+    if steps:
+        assert len(Run(tmp_path / "runs" / "x").steps()) == steps
+
+
+def test_ctrl_c_keeps_what_was_recorded(tmp_path):
+    write(
+        tmp_path,
+        TRAINS + "print('ready', flush=True)\nwhile True:\n    w(torch.ones(1, 2)).sum().backward(); o.step()\n",
+    )
+    command = [sys.executable, "-m", "gradwatch", "run", "--run", "runs/x", "train.py"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in errors
+    assert "launch.py" not in errors
+    assert len(Run(tmp_path / "runs" / "x").steps()) > 1
+
+
+def test_workers_and_processes_of_the_script_work(tmp_path):
+    write(
+        tmp_path,
+        """
+        import multiprocessing
+        def double(x):
+            return 2 * x
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(pool.map(double, [1, 2]))
+            model = nn.Linear(2, 1)
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            for batch in torch.utils.data.DataLoader(torch.ones(8, 2), batch_size=2, num_workers=2):
+                model(batch).sum().backward()
+                optimizer.step()
+        """,
+    )
+    done = recorded("train.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "[2, 4]\n")
+    assert len(Run(tmp_path / "runs" / "x").steps()) == 4
+
+
+def test_the_run_is_named_for_the_time_and_the_script(tmp_path):
+    write(tmp_path, TRAINS)
+    assert run("-m", "gradwatch", "run", "train.py", cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("-train")
+    assert len(Run(folder).steps()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "slug"),
+    [
+        (["nowhere.py"], "script-not-found"),
+        (["-m", "no.such.module"], "script-not-found"),
+        (["-m", "not a name"], "script-not-found"),
+        (["--run", "train.py", "train.py"], "run-in-use"),
+    ],
+)
+def test_bad_input(tmp_path, arguments, slug):
+    write(tmp_path, TRAINS)
+    done = run("-m", "gradwatch", "run", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert slug in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_that_can_not_be_written_does_not_stop_the_script(tmp_path):
+    write(tmp_path, TRAINS + "print('trained')")
+    done = run("-m", "gradwatch", "run", "--run", "/proc/nowhere", "train.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "trained\n")
+    assert "store-not-writable" in done.stderr
