@@ -197,7 +197,9 @@ def _faults(run: Run, kinds: list[str], max_clipped_fraction: float | None) -> l
     _check_kinds([kind for kind in kinds if kind not in ("warning", "critical")])
     summary = run.summary()
     serious = [event for event in summary.events if event.severity != "info"]
-    bad = [event for event in serious if not kinds or event.kind in kinds or event.severity in kinds]
+    fatal = {"warning": {"warning", "critical"}, "critical": {"critical"}}
+    severities = {severity for kind in kinds for severity in fatal.get(kind, ())}
+    bad = [event for event in serious if not kinds or event.kind in kinds or event.severity in severities]
     faults = [f"{e.severity} {e.kind} at step {e.step}: {e.message}" for e in bad]
     fraction = summary.clipping.clipped_fraction or 0.0
     if max_clipped_fraction is not None and fraction > max_clipped_fraction:
@@ -290,9 +292,10 @@ def _train(console: Console, run: Path, steps: int, seed: int, max_norm: float |
 
 def main() -> None:
     """The entry point: errors of ours are one line and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as end:
@@ -307,7 +310,9 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    # A script runs outside of the handling above: its exceptions are its own.
+    # A script runs outside of the handling above: its exceptions and its streams are its own.
+    for stream, errors in zip(streams, before, strict=True):
+        stream.reconfigure(errors=errors)
     from gradwatch.launch import launch
 
     launch(*_to_launch)

@@ -239,7 +239,8 @@ def test_what_the_script_sees_is_what_python_shows_it(tmp_path):
     (tmp_path / "scripts" / "helper.py").write_text("value = 42\n")
     (tmp_path / "scripts" / "train.py").write_text(
         "import os, sys\n"
-        "print('torch' in sys.modules, sys.argv, __name__, __file__, sys.path[0], __spec__, __package__)\n"
+        "print(sys.stdout.errors, sys.stderr.errors, 'torch' in sys.modules)\n"
+        "print(sys.argv, __name__, __file__, sys.path[0], __spec__, __package__)\n"
         "import __main__; print(__main__.__dict__ is globals())\n"
         "import helper; print(helper.value, sys.stdin.read(), os.getcwd())\n"
     )
