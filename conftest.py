@@ -1,10 +1,13 @@
-"""Names that the doctests use."""
+"""Names that the doctests use; one thread a process, for several run side by side."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from gradwatch.testing import stream, write_run
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -92,6 +92,11 @@ def test_records_without_a_part_are_judged_by_the_rest(drop):
         pytest.param(STREAMS["infinity, then a spike"], [460], id="an infinity does not blind"),
         pytest.param(replaced(steady(700), {400: 50.0, 460: 60.0}), [400, 460], id="a spike does not hide the next"),
         pytest.param(replaced(steady(700), {400: 50.0, 410: 50.0}), [400], id="spikes close together are one event"),
+        pytest.param(
+            replaced(steady(700), dict.fromkeys([*range(400, 480), 540], 60.0)),
+            [400, 540],
+            id="a long alarm does not become the level",
+        ),
         pytest.param(replaced(steady(20), {10: 50.0}), [], id="too early to know"),
         pytest.param(STREAMS["a new level"], [500], id="a new level is said once and then believed"),
         pytest.param(STREAMS["wild"], [], id="wild norms are judged by their own spread"),
@@ -313,8 +318,8 @@ def test_the_streaming_level_is_the_median_of_the_window(norms):
 
 
 def test_a_lagged_level_does_not_see_the_last_steps():
-    level = Level(window=100, least=1, lag=10)
-    for norm in [1.0] * 50 + [99.0] * 10:
+    level = Level(window=100, least=1, lag=60)
+    for norm in [1.0] * 40 + [99.0] * 60:
         level.add(norm)
     assert level.value == pytest.approx(1.0)
 

@@ -76,6 +76,11 @@ def test_the_explosion_itself_does_not_move_the_advice(tmp_path):
     assert first.max_norm == second.max_norm
 
 
+def test_steps_around_an_event_do_not_count(tmp_path):
+    """Of 1,000 steps 50 are warm-up; 10 before the spike and 50 from it on are left out."""
+    assert advise(tmp_path, replaced(steady(1000), {600: 40.0})).usable_steps == 890
+
+
 def test_what_if_is_computed_by_the_formula(tmp_path):
     norms = steady(1000, spread=0.5)
     advice = advise(tmp_path, norms)

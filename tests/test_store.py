@@ -169,6 +169,19 @@ def test_reading_creates_and_changes_nothing(tmp_path):
     assert listing(tmp_path) == before
 
 
+def test_a_store_whose_log_is_gone_is_read_without_making_one(tmp_path):
+    """As a writer leaves it that could not switch the log off."""
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append(stream([1.0] * 20))
+    writer.abandon()
+    before = listing(tmp_path)
+    assert [name for name, _ in before] == [FILE_NAME]
+    run = Run(tmp_path)
+    assert len(run.steps()) == 20
+    assert listing(tmp_path) == before
+
+
 def crashed(tmp_path):
     """A run whose writer was killed: the log holds what the file does not yet."""
     code = (

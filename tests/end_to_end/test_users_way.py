@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def run_command(*command, cwd, **environment):
     env = os.environ | {"COLUMNS": "80"} | environment
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=580, cwd=cwd, env=env)
 
 
 def test_the_character_lstm_is_recorded_from_the_first_step_to_the_last(tmp_path):
