@@ -326,8 +326,9 @@ class Watch:
         if not has_closure:
             self._unscale_fused(optimizer, self._settle(tracked))
             self._clip_by_policy(tracked)
-        elif tracked.draft is not None:
+        else:
             tracked.draft = None  # of before the closure
+            self._say_not_clipped("a step with a closure makes its gradients within")
         self._sample_weights_before(tracked, has_closure)
 
     @_guarded
@@ -444,9 +445,18 @@ class Watch:
     def _clip_by_policy(self, tracked: Tracked) -> None:
         if self._clip is None or tracked.draft is None:
             return
+        if isinstance(getattr(tracked.optimizer, "grad_scale", None), Tensor):
+            self._say_not_clipped(
+                "a fused optimizer's gradients are still scaled; call scaler.unscale_ before the step"
+            )
+            return
         present = [gradient for gradient in tracked.gradients() if gradient is not None]
         if present:
             tracked.draft.clippings.append(self._clip.clip(present, tracked.draft.measured))
+
+    def _say_not_clipped(self, why: str) -> None:
+        if self._clip is not None:
+            self._warn_once(f"gradwatch did not clip: {why} (clip-not-applied)")
 
     @torch.no_grad()
     def _sample_weights_before(self, tracked: Tracked, has_closure: bool) -> None:

@@ -636,6 +636,37 @@ def test_clip_gives_the_weights_that_torchs_function_gives(tmp_path):
     np.testing.assert_allclose(steps["clip_coef"], np.minimum(1, 0.5 / (steps["total_norm"] + 1e-6)))
 
 
+@pytest.mark.parametrize("unscale", [True, False])
+def test_a_policy_under_a_scaler_clips_unscaled_gradients_or_says_that_it_does_not(tmp_path, caplog, unscale):
+    model, optimizer = make("AdamW fused")
+    with gradwatch.attach(model, optimizer, tmp_path / "run", clip=NormClip(0.25)):
+        norms, _ = train_scaled(model, optimizer, None, unscale)
+    steps = Run(tmp_path / "run").steps().drop(3)
+    np.testing.assert_allclose(steps["total_norm"], [n for i, n in enumerate(norms) if i != 3], rtol=1e-5)
+    if unscale:
+        np.testing.assert_allclose(steps["clip_coef"], np.minimum(1, 0.25 / (steps["total_norm"] + 1e-6)), rtol=1e-6)
+    else:
+        assert (steps["clip_coef"] == 1).all()
+    assert ("clip-not-applied" in caplog.text) is not unscale
+
+
+def test_a_policy_that_can_not_act_on_a_closure_says_so(tmp_path, caplog):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 2)).square().sum()
+        loss.backward()
+        return loss
+
+    with gradwatch.attach(model, optimizer, tmp_path / "run", clip=NormClip(0.25)):
+        optimizer.step(closure)
+        optimizer.step(closure)
+    assert caplog.text.count("clip-not-applied") == 1
+    assert Run(tmp_path / "run").steps()["max_norm"].isna().all()
+
+
 def test_value_clip_policy_is_recorded(tmp_path):
     model, optimizer = make()
     with gradwatch.attach(model, optimizer, tmp_path / "run", clip=ValueClip(1e-3)):
