@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.clip import Clipping
@@ -51,61 +51,6 @@ class Draft:
             )
             for clipping in self.clippings
         ]
-
-
-class Tracked:
-    """One optimizer: its parameters in the order of the blobs, and the step that it is at."""
-
-    def __init__(self, name: str, optimizer: Optimizer, model: nn.Module, stored: Sequence[ParameterInfo]) -> None:
-        self.name, self.optimizer, self.model = name, optimizer, model
-        self.step = 0
-        self.infos: tuple[ParameterInfo, ...] = tuple(stored)
-        self.parameters: list[Tensor | None] = [None] * len(stored)
-        self.ids: set[int] = set()
-        self.draft: Draft | None = None
-        self.finished: Draft | None = None
-        self.losses: list[float | Tensor] = []
-        self.loss_scale: Tensor | None = None
-        self.step_before_scaler = 0
-        self.still_measured = False
-        self.logs_before_step: bool | None = None
-        self._sizes: tuple[int, ...] = ()
-
-    def refresh(self) -> int | None:
-        """Take in parameters that are new since the last call; return the position of the first."""
-        sizes = tuple(len(group["params"]) for group in self.optimizer.param_groups)
-        if sizes == self._sizes:
-            return None
-        self._sizes = sizes
-        known = len(self.infos)
-        positions = {info.name: position for position, info in enumerate(self.infos)}
-        for name, parameter in self._named_parameters():
-            if id(parameter) in self.ids:
-                continue
-            self.ids.add(id(parameter))
-            if name in positions:
-                self.parameters[positions[name]] = parameter
-                continue
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            self.infos += (ParameterInfo(name=name, shape=tuple(parameter.shape), dtype=dtype),)
-            self.parameters.append(parameter)
-        return known if len(self.infos) > known else None
-
-    def _named_parameters(self) -> list[tuple[str, Tensor]]:
-        """The optimizer's parameters in the model's order, then those that the model does not have."""
-        own: dict[int, tuple[str, Tensor]] = {}
-        for g, group in enumerate(self.optimizer.param_groups):
-            for i, parameter in enumerate(group["params"]):
-                own[id(parameter)] = (f"group{g}.{i}", parameter)
-        in_model = [
-            (name.replace("_orig_mod.", ""), parameter)
-            for name, parameter in self.model.named_parameters()
-            if own.pop(id(parameter), None) is not None
-        ]
-        return in_model + list(own.values())
-
-    def gradients(self) -> list[Tensor | None]:
-        return [None if parameter is None else parameter.grad for parameter in self.parameters]
 
 
 def make_record(
@@ -182,13 +127,13 @@ def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
     )
 
 
-def value_clipping(tracked: Tracked, draft: Draft, call: ClipCall) -> Clipping:
+def value_clipping(parameters: Sequence[Tensor | None], draft: Draft, call: ClipCall) -> Clipping:
     """Count what will be cut; on the CPU only in gradients whose largest entry says that some will."""
     assert call.clip_value is not None
     ids = {id(parameter) for parameter in call.parameters}
     largest = draft.measured.collect().get("abs_max") if _on_cpu(draft.measured) else None
     over = []
-    for index, parameter in enumerate(tracked.parameters):
+    for index, parameter in enumerate(parameters):
         if parameter is None or id(parameter) not in ids or parameter.grad is None:
             continue
         if largest is None or not largest[index] <= call.clip_value:

@@ -14,7 +14,6 @@ import platform
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -26,23 +25,13 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
 from gradwatch.detect import MEMORY, Detector, detectors_for
-from gradwatch.draft import (
-    Draft,
-    Tracked,
-    first_of,
-    learning_rates_of,
-    loss_value,
-    make_record,
-    norm_clipping,
-    value_clipping,
-    versions_of,
-)
+from gradwatch.draft import Draft, loss_value, make_record
 from gradwatch.errors import BadArgument, NoParameters, RunInUse
-from gradwatch.measure import Measurement, measure, norms
 from gradwatch.record import STATS, Event
 from gradwatch.recorder import Recorder
 from gradwatch.store import StoreReader, StoreWriter
 from gradwatch.taps import ClipCall, TapError, listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
+from gradwatch.tracked import Habits, Tracked
 
 logger = logging.getLogger("gradwatch")
 
@@ -179,7 +168,9 @@ class Watch:
         on_event: Callable[[Event], None] | None,
     ) -> None:
         self.run = run
-        self._clip, self._stats, self._every, self._weights_every = clip, stats, every, weights_every
+        self._habits = Habits(
+            stats=stats, every=every, weights_every=weights_every, clip=clip, put=self._put, say=self._warn_once
+        )
         self._on_event = on_event
         self._closed = False
         self._pid = os.getpid()
@@ -211,8 +202,8 @@ class Watch:
                 "python": platform.python_version(),
                 "model": ", ".join(dict.fromkeys(type(model).__name__ for model, _ in named.values())),
                 "moment": "before clipping",
-                "stats": ",".join(self._stats),
-                "every": str(self._every),
+                "stats": ",".join(self._habits.stats),
+                "every": str(self._habits.every),
                 "journal_mode": writer.journal_mode,
             },
             {name: (type(one).__name__, _settings(one)) for name, (_, one) in named.items()},
@@ -222,7 +213,7 @@ class Watch:
         tracked = []
         with StoreReader(self.run) as reader:
             for name, (model, one) in named.items():
-                item = Tracked(name, one, model, reader.parameters(name))
+                item = Tracked(name, one, model, self._habits, reader.parameters(name))
                 item.step = next_step if first_step is None else first_step
                 new = item.refresh()
                 if new is not None:
@@ -263,7 +254,7 @@ class Watch:
         """Record one more optimizer from here on; its steps count from those made so far."""
         self._recorder.flush()
         self._writer.add_optimizer(name, type(optimizer).__name__, _settings(optimizer))
-        tracked = Tracked(name, optimizer, model, ())
+        tracked = Tracked(name, optimizer, model, self._habits)
         tracked.refresh()
         self._writer.add_parameters(name, tracked.infos)
         self._recorder.add_detectors(name, detectors_for(type(optimizer).__name__))
@@ -306,7 +297,7 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is not None:
-            self._put_unmade_steps()
+            self._drop_unmade_steps()
         self.close("closed" if kind is None else f"exception {kind.__name__}")
 
     # ------------------------------------------------------------------------------ what taps call
@@ -316,224 +307,78 @@ class Watch:
         self._raise_recorder_fault()
         self._deliver_events()
         tracked = self._by_optimizer[id(optimizer)]
-        self._put(tracked)
+        tracked.release()
         new = tracked.refresh()
         if new is not None:
-            self._add_parameters(tracked, new)
-        if tracked.step % self._every:
-            tracked.draft = None
-            return
-        if not has_closure:
-            self._unscale_fused(optimizer, self._settle(tracked))
-            self._clip_by_policy(tracked)
-        else:
-            tracked.draft = None  # of before the closure
-            self._say_not_clipped("a step with a closure makes its gradients within")
-        self._sample_weights_before(tracked, has_closure)
+            # Parameters joined the optimizer; the recorder's thread is idle while they are named.
+            self._recorder.flush()
+            self._writer.add_parameters(tracked.name, tracked.infos[new:], new)
+        tracked.before_step(has_closure, self._take_losses_of_backward())
 
     @_guarded
     def after_step(self, optimizer: Optimizer) -> None:
-        tracked = self._by_optimizer[id(optimizer)]
-        if tracked.step % self._every == 0:
-            draft = self._settle_after_closure(tracked)
-            draft.wall_time = time.time()
-            draft.learning_rates = draft.learning_rates or learning_rates_of(optimizer)
-            self._sample_weights_after(tracked, draft)
-            draft.loss_scale = tracked.loss_scale
-            self._finish(tracked, draft)
-        tracked.step += 1
+        self._by_optimizer[id(optimizer)].after_step()
 
     @_guarded
     def before_clip(self, call: ClipCall) -> None:
         for tracked in self._tracked_of(call):
-            if tracked.step % self._every == 0:
-                draft = self._settle(tracked)
-                if call.clip_value is not None:
-                    draft.clippings.append(value_clipping(tracked, draft, call))
+            tracked.before_clip(call)
 
     @_guarded
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         for tracked in self._tracked_of(call):
-            if tracked.draft is None:
-                continue
-            if total_norm is not None and call.max_norm is not None:
-                tracked.draft.clippings.append(norm_clipping(call, total_norm))
-            tracked.draft.versions = versions_of(tracked.gradients())
+            tracked.after_clip(call, total_norm)
 
     @_guarded
     def clip_failed(self, call: ClipCall) -> None:
         """Clipping raised, by `error_if_nonfinite` say: the step that will not be made is kept."""
         for tracked in self._tracked_of(call):
-            self._finish_unmade(tracked)
+            tracked.drop()
 
     @_guarded
     def before_unscale(self, optimizer: Optimizer) -> None:
-        tracked = self._by_optimizer.get(id(optimizer))
-        if tracked is not None:
-            draft = tracked.draft
-            tracked.still_measured = draft is not None and draft.versions == versions_of(tracked.gradients())
+        if id(optimizer) in self._by_optimizer:
+            self._by_optimizer[id(optimizer)].before_unscale()
 
     @_guarded
     def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
-        """What was measured and clipped before, was of scaled gradients; it need not be measured again."""
-        tracked = self._by_optimizer.get(id(optimizer))
-        if tracked is not None and tracked.draft is not None and tracked.still_measured:
-            gradients = tracked.gradients()
-            tracked.draft.unscale(scale)
-            tracked.draft.versions, tracked.draft.witness = versions_of(gradients), first_of(gradients)
+        if id(optimizer) in self._by_optimizer:
+            self._by_optimizer[id(optimizer)].after_unscale(scale)
 
     @_guarded
     def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
-        tracked = self._by_optimizer.get(id(optimizer))
-        if tracked is not None:
-            tracked.loss_scale, tracked.step_before_scaler = scale.detach().clone(), tracked.step
+        if id(optimizer) in self._by_optimizer:
+            self._by_optimizer[id(optimizer)].before_scaled_step(scale)
 
     @_guarded
     def after_scaled_step(self, optimizer: Optimizer) -> None:
-        """A scaler that backs off does not call `optimizer.step`: nobody else hears of this attempt."""
-        tracked = self._by_optimizer.get(id(optimizer))
-        if tracked is None:
-            return
-        if tracked.step == tracked.step_before_scaler:
-            if tracked.step % self._every == 0:
-                self._settle(tracked).loss_scale = tracked.loss_scale
-            self._finish_unmade(tracked)
-        tracked.loss_scale = None
-
-    # ---------------------------------------------------------------------------------- the steps
+        if id(optimizer) in self._by_optimizer:
+            self._by_optimizer[id(optimizer)].after_scaled_step(self._take_losses_of_backward())
 
     def _tracked_of(self, call: ClipCall) -> list[Tracked]:
         ids = {id(parameter) for parameter in call.parameters}
         return [tracked for tracked in self._tracked if not ids.isdisjoint(tracked.ids)]
 
-    def _settle(self, tracked: Tracked) -> Draft:
-        """The draft of the gradients as they are now; measured anew where they changed since it was."""
-        gradients = tracked.gradients()
-        versions = versions_of(gradients)
-        if tracked.draft is None or tracked.draft.versions != versions:
-            self._keep_if_abandoned(tracked, gradients)
-            before = tracked.draft
-            measured = measure(gradients, self._stats)
-            tracked.draft = Draft(tracked.step, measured, versions=versions, witness=first_of(gradients))
-            if before is not None:
-                tracked.draft.old_weights, tracked.draft.weight_norms = before.old_weights, before.weight_norms
-        tracked.draft.learning_rates = learning_rates_of(tracked.optimizer)
-        return tracked.draft
+    # ---------------------------------------------------------------------------------- the steps
 
-    def _keep_if_abandoned(self, tracked: Tracked, gradients: Sequence[Tensor | None]) -> None:
-        """Gradients that were clipped and then dropped without a step were an attempt, which was skipped.
+    def _put(self, tracked: Tracked, draft: Draft) -> None:
+        infos, present = tracked.infos, [p is not None for p in tracked.parameters]
+        self._recorder.put(functools.partial(make_record, draft, tracked.name, self._writer.attempt, infos, present))
 
-        A loop that steps only where the norm is finite does this, and so does a GradScaler that
-        backs off. Gradients that accumulate stay the same tensors; dropped ones are new.
-        """
-        draft = tracked.draft
-        if draft is None or draft.witness is None:
-            return
-        if all(draft.witness() is not gradient for gradient in gradients):
-            self._finish_unmade(tracked)
-
-    def _settle_after_closure(self, tracked: Tracked) -> Draft:
-        """The draft of a step with a closure, which leaves its last gradients behind."""
-        waiting = tracked.draft
-        if waiting is not None and waiting.measured.length:
-            return waiting
-        draft = Draft(tracked.step, measure(tracked.gradients(), self._stats))
-        if waiting is not None:
-            draft.old_weights, draft.weight_norms = waiting.old_weights, waiting.weight_norms
-        return draft
-
-    def _clip_by_policy(self, tracked: Tracked) -> None:
-        if self._clip is None or tracked.draft is None:
-            return
-        if isinstance(getattr(tracked.optimizer, "grad_scale", None), Tensor):
-            self._say_not_clipped(
-                "a fused optimizer's gradients are still scaled; call scaler.unscale_ before the step"
-            )
-            return
-        present = [gradient for gradient in tracked.gradients() if gradient is not None]
-        if present:
-            tracked.draft.clippings.append(self._clip.clip(present, tracked.draft.measured))
-
-    def _say_not_clipped(self, why: str) -> None:
-        if self._clip is not None:
-            self._warn_once(f"gradwatch did not clip: {why} (clip-not-applied)")
-
-    @torch.no_grad()
-    def _sample_weights_before(self, tracked: Tracked, has_closure: bool) -> None:
-        if not self._weights_every or tracked.step % self._weights_every:
-            return
-        if has_closure:
-            tracked.draft = Draft(tracked.step, Measurement(self._stats, 0, ()))
-        assert tracked.draft is not None
-        present = [p.detach() for p in tracked.parameters if p is not None]
-        tracked.draft.weight_norms = norms(present)
-        tracked.draft.old_weights = [p.clone() for p in present]
-
-    @torch.no_grad()
-    def _sample_weights_after(self, tracked: Tracked, draft: Draft) -> None:
-        if draft.old_weights is None or draft.weight_norms is None:
-            return
-        present = [p.detach() for p in tracked.parameters if p is not None]
-        for old, new in zip(draft.old_weights, present, strict=True):
-            old.sub_(new)
-        draft.weights = (draft.weight_norms, norms(draft.old_weights))
-        draft.old_weights = None
-
-    def _put(self, tracked: Tracked) -> None:
-        draft, tracked.finished = tracked.finished, None
-        if draft is not None:
-            infos, present = tracked.infos, [p is not None for p in tracked.parameters]
-            self._recorder.put(
-                functools.partial(make_record, draft, tracked.name, self._writer.attempt, infos, present)
-            )
-
-    def _finish(self, tracked: Tracked, draft: Draft) -> None:
-        """Hold a step back until the next one, or its end, so that its loss can still be logged."""
-        self._put(tracked)
-        draft.losses, tracked.losses = tracked.losses, []
-        if self._losses_of_backward:
-            scale = draft.loss_scale
-            draft.losses += [loss if scale is None else loss / scale for loss in self._losses_of_backward]
-            self._losses_of_backward = []
-        tracked.finished, tracked.draft = draft, None
-        if tracked.logs_before_step:
-            self._put(tracked)
-
-    def _finish_unmade(self, tracked: Tracked) -> None:
-        """The step in the making, if there is one, was an attempt whose update did not happen."""
-        draft = tracked.draft
-        if draft is not None and draft.measured.length:
-            draft.skipped, draft.wall_time = True, time.time()
-            self._finish(tracked, draft)
-            tracked.step += 1
-        elif tracked.step % self._every:
-            tracked.step += 1
-        tracked.draft = None
-
-    @staticmethod
-    def _unscale_fused(optimizer: Optimizer, draft: Draft) -> None:
-        """A fused optimizer divides by the scale itself, within the step."""
-        found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
-        if isinstance(found_inf, Tensor):
-            draft.found_inf = found_inf.detach().clone()
-        if isinstance(scale, Tensor):
-            draft.unscale(scale)
+    def _take_losses_of_backward(self) -> list[float | Tensor]:
+        losses, self._losses_of_backward = self._losses_of_backward, []
+        return losses
 
     @_guarded
-    def _put_unmade_steps(self) -> None:
+    def _drop_unmade_steps(self) -> None:
         """An exception came between clipping and the step: what was measured is kept, as skipped."""
         for tracked in self._tracked:
-            self._finish_unmade(tracked)
+            tracked.drop()
 
     @_guarded
     def _release(self) -> None:
         for tracked in self._tracked:
-            self._put(tracked)
-
-    def _add_parameters(self, tracked: Tracked, first: int) -> None:
-        """Parameters joined the optimizer; the recorder's thread is idle while they are named."""
-        self._recorder.flush()
-        self._writer.add_parameters(tracked.name, tracked.infos[first:], first)
+            tracked.release()
 
     @_guarded
     def _log(self, loss: object, optimizer: str | None) -> None:
@@ -545,15 +390,8 @@ class Watch:
             self._warn_once(str(error))
             return
         for tracked in self._tracked:
-            if optimizer not in (None, tracked.name):
-                continue
-            if tracked.logs_before_step is None:
-                tracked.logs_before_step = tracked.finished is None
-            in_the_making = tracked.draft is not None and (tracked.finished is None or bool(tracked.finished.losses))
-            if tracked.logs_before_step or in_the_making:
-                tracked.losses.append(value)
-            elif tracked.finished is not None:
-                tracked.finished.losses.append(value)
+            if optimizer in (None, tracked.name):
+                tracked.log(value)
 
     # ------------------------------------------------------------------------- trouble and the end
 

@@ -19,6 +19,7 @@ STAGES = [
     "recorder",
     "taps",
     "draft",
+    "tracked",
     "watch",
     "discover",
     "launch",
@@ -33,7 +34,7 @@ STAGES = [
     "__init__",
 ]
 HOMES = {
-    "torch": {"measure", "clip", "taps", "draft", "watch", "discover", "demo"},
+    "torch": {"measure", "clip", "taps", "draft", "tracked", "watch", "discover", "demo"},
     "sqlite3": {"store"},
     "pandas": {"run", "summary", "recommend", "report", "cli"},
     "rich": {"report", "cli"},

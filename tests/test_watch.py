@@ -99,9 +99,9 @@ def test_training_is_equal_bit_for_bit(tmp_path, optimizer, clip):
 
 
 FAULTS = [
-    "gradwatch.watch.measure",
-    "gradwatch.watch.norms",
-    "gradwatch.watch.norm_clipping",
+    "gradwatch.tracked.measure",
+    "gradwatch.tracked.norms",
+    "gradwatch.tracked.norm_clipping",
     "gradwatch.watch.make_record",
 ]
 

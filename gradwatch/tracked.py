@@ -1,0 +1,294 @@
+"""One optimizer of a training loop: which step it is at, and what is known of that step so far.
+
+A step is measured at the first clip call, or before the update where there was none; it is finished
+when the update was made, or is known not to have been. It is held back until the next one begins,
+so that its loss can still be logged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.clip import Policy
+from gradwatch.draft import (
+    Draft,
+    first_of,
+    learning_rates_of,
+    norm_clipping,
+    value_clipping,
+    versions_of,
+)
+from gradwatch.measure import Measurement, measure, norms
+from gradwatch.record import ParameterInfo
+from gradwatch.taps import ClipCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What is recorded of every optimizer, and what is done with it."""
+
+    stats: tuple[str, ...]
+    every: int
+    weights_every: int
+    clip: Policy | None
+    put: Callable[[Tracked, Draft], None]  # takes a finished step
+    say: Callable[[str], None]  # tells the user, once
+
+
+class Tracked:
+    """One optimizer: its parameters in the order of the blobs, and the step that it is at."""
+
+    def __init__(
+        self,
+        name: str,
+        optimizer: Optimizer,
+        model: nn.Module,
+        habits: Habits,
+        stored: Sequence[ParameterInfo] = (),
+    ) -> None:
+        self.name, self.optimizer, self.model = name, optimizer, model
+        self.step = 0
+        self.infos: tuple[ParameterInfo, ...] = tuple(stored)
+        self.parameters: list[Tensor | None] = [None] * len(stored)
+        self.ids: set[int] = set()
+        self._habits = habits
+        self._draft: Draft | None = None
+        self._finished: Draft | None = None
+        self._losses: list[float | Tensor] = []
+        self._losses_of_backward: list[float | Tensor] = []
+        self._logs_before_step: bool | None = None
+        self._loss_scale: Tensor | None = None
+        self._step_before_scaler = 0
+        self._still_measured = False
+        self._sizes: tuple[int, ...] = ()
+
+    # ---------------------------------------------------------------------------- its parameters
+
+    def refresh(self) -> int | None:
+        """Take in parameters that are new since the last call; return the position of the first."""
+        sizes = tuple(len(group["params"]) for group in self.optimizer.param_groups)
+        if sizes == self._sizes:
+            return None
+        self._sizes = sizes
+        known = len(self.infos)
+        positions = {info.name: position for position, info in enumerate(self.infos)}
+        for name, parameter in self._named_parameters():
+            if id(parameter) in self.ids:
+                continue
+            self.ids.add(id(parameter))
+            if name in positions:
+                self.parameters[positions[name]] = parameter
+                continue
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            self.infos += (ParameterInfo(name=name, shape=tuple(parameter.shape), dtype=dtype),)
+            self.parameters.append(parameter)
+        return known if len(self.infos) > known else None
+
+    def _named_parameters(self) -> list[tuple[str, Tensor]]:
+        """The optimizer's parameters in the model's order, then those that the model does not have."""
+        own: dict[int, tuple[str, Tensor]] = {}
+        for g, group in enumerate(self.optimizer.param_groups):
+            for i, parameter in enumerate(group["params"]):
+                own[id(parameter)] = (f"group{g}.{i}", parameter)
+        in_model = [
+            (name.replace("_orig_mod.", ""), parameter)
+            for name, parameter in self.model.named_parameters()
+            if own.pop(id(parameter), None) is not None
+        ]
+        return in_model + list(own.values())
+
+    def gradients(self) -> list[Tensor | None]:
+        return [None if parameter is None else parameter.grad for parameter in self.parameters]
+
+    # ------------------------------------------------------------------------- what the loop does
+
+    def before_step(self, has_closure: bool, losses_of_backward: list[float | Tensor]) -> None:
+        """Measure, unless a clip call has; clip, if that is ours; look at the weights, if it is time."""
+        self._losses_of_backward = losses_of_backward
+        if not self._is_due():
+            self._draft = None
+            return
+        if has_closure:
+            self._draft = None  # of before the closure
+            self._say_not_clipped("a step with a closure makes its gradients within")
+        else:
+            self._unscale_fused(self._settle())
+            self._clip_by_policy()
+        self._sample_weights_before(has_closure)
+
+    def after_step(self) -> None:
+        if self._is_due():
+            draft = self._settle_after_closure()
+            draft.wall_time = time.time()
+            draft.learning_rates = draft.learning_rates or learning_rates_of(self.optimizer)
+            self._sample_weights_after(draft)
+            draft.loss_scale = self._loss_scale
+            self._finish(draft)
+        self.step += 1
+
+    def before_clip(self, call: ClipCall) -> None:
+        if self._is_due():
+            draft = self._settle()
+            if call.clip_value is not None:
+                draft.clippings.append(value_clipping(self.parameters, draft, call))
+
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        if self._draft is None:
+            return
+        if total_norm is not None and call.max_norm is not None:
+            self._draft.clippings.append(norm_clipping(call, total_norm))
+        self._draft.versions = versions_of(self.gradients())
+
+    def before_unscale(self) -> None:
+        draft = self._draft
+        self._still_measured = draft is not None and draft.versions == versions_of(self.gradients())
+
+    def after_unscale(self, scale: Tensor) -> None:
+        """What was measured and clipped before, was of scaled gradients; it need not be measured again."""
+        if self._draft is not None and self._still_measured:
+            gradients = self.gradients()
+            self._draft.unscale(scale)
+            self._draft.versions, self._draft.witness = versions_of(gradients), first_of(gradients)
+
+    def before_scaled_step(self, scale: Tensor) -> None:
+        self._loss_scale, self._step_before_scaler = scale.detach().clone(), self.step
+
+    def after_scaled_step(self, losses_of_backward: list[float | Tensor]) -> None:
+        """A scaler that backs off does not call `optimizer.step`: nobody else hears of this attempt."""
+        if self.step == self._step_before_scaler:
+            self._losses_of_backward = losses_of_backward
+            if self._is_due():
+                self._settle().loss_scale = self._loss_scale
+            self.drop()
+        self._loss_scale = None
+
+    def log(self, loss: float | Tensor) -> None:
+        """Add a loss to the step made last, or to the next where the first came before its step."""
+        if self._logs_before_step is None:
+            self._logs_before_step = self._finished is None
+        finished = self._finished
+        in_the_making = self._draft is not None and (finished is None or bool(finished.losses))
+        if self._logs_before_step or in_the_making:
+            self._losses.append(loss)
+        elif finished is not None:
+            finished.losses.append(loss)
+
+    def release(self) -> None:
+        """Hand on the step that is held back."""
+        draft, self._finished = self._finished, None
+        if draft is not None:
+            self._habits.put(self, draft)
+
+    def drop(self) -> None:
+        """The step in the making, if there is one, was an attempt whose update did not happen."""
+        draft = self._draft
+        if draft is not None and draft.measured.length:
+            draft.skipped, draft.wall_time = True, time.time()
+            self._finish(draft)
+            self.step += 1
+        elif not self._is_due():
+            self.step += 1
+        self._draft = None
+
+    # ---------------------------------------------------------------------------------- the step
+
+    def _is_due(self) -> bool:
+        return self.step % self._habits.every == 0
+
+    def _settle(self) -> Draft:
+        """The draft of the gradients as they are now; measured anew where they changed since it was."""
+        gradients = self.gradients()
+        versions = versions_of(gradients)
+        if self._draft is None or self._draft.versions != versions:
+            self._keep_if_abandoned(gradients)
+            before = self._draft
+            measured = measure(gradients, self._habits.stats)
+            self._draft = Draft(self.step, measured, versions=versions, witness=first_of(gradients))
+            if before is not None:
+                self._draft.old_weights, self._draft.weight_norms = before.old_weights, before.weight_norms
+        self._draft.learning_rates = learning_rates_of(self.optimizer)
+        return self._draft
+
+    def _keep_if_abandoned(self, gradients: Sequence[Tensor | None]) -> None:
+        """Gradients that were clipped and then dropped without a step were an attempt, which was skipped.
+
+        A loop that steps only where the norm is finite does this. Gradients that accumulate stay
+        the same tensors; dropped ones are new.
+        """
+        draft = self._draft
+        if draft is None or draft.witness is None:
+            return
+        if all(draft.witness() is not gradient for gradient in gradients):
+            self.drop()
+
+    def _settle_after_closure(self) -> Draft:
+        """The draft of a step with a closure, which leaves its last gradients behind."""
+        waiting = self._draft
+        if waiting is not None and waiting.measured.length:
+            return waiting
+        draft = Draft(self.step, measure(self.gradients(), self._habits.stats))
+        if waiting is not None:
+            draft.old_weights, draft.weight_norms = waiting.old_weights, waiting.weight_norms
+        return draft
+
+    def _finish(self, draft: Draft) -> None:
+        """Hold a step back until the next one, or its end, so that its loss can still be logged."""
+        self.release()
+        scale = draft.loss_scale
+        unscaled = [loss if scale is None else loss / scale for loss in self._losses_of_backward]
+        draft.losses = self._losses + unscaled
+        self._losses, self._losses_of_backward = [], []
+        self._finished, self._draft = draft, None
+        if self._logs_before_step:
+            self.release()
+
+    def _clip_by_policy(self) -> None:
+        if self._habits.clip is None or self._draft is None:
+            return
+        if isinstance(getattr(self.optimizer, "grad_scale", None), Tensor):
+            self._say_not_clipped(
+                "a fused optimizer's gradients are still scaled; call scaler.unscale_ before the step"
+            )
+            return
+        present = [gradient for gradient in self.gradients() if gradient is not None]
+        if present:
+            self._draft.clippings.append(self._habits.clip.clip(present, self._draft.measured))
+
+    def _say_not_clipped(self, why: str) -> None:
+        if self._habits.clip is not None:
+            self._habits.say(f"gradwatch did not clip: {why} (clip-not-applied)")
+
+    def _unscale_fused(self, draft: Draft) -> None:
+        """A fused optimizer divides by the scale itself, within the step."""
+        found_inf, scale = getattr(self.optimizer, "found_inf", None), getattr(self.optimizer, "grad_scale", None)
+        if isinstance(found_inf, Tensor):
+            draft.found_inf = found_inf.detach().clone()
+        if isinstance(scale, Tensor):
+            draft.unscale(scale)
+
+    @torch.no_grad()
+    def _sample_weights_before(self, has_closure: bool) -> None:
+        if not self._habits.weights_every or self.step % self._habits.weights_every:
+            return
+        if has_closure:
+            self._draft = Draft(self.step, Measurement(self._habits.stats, 0, ()))
+        assert self._draft is not None
+        present = [p.detach() for p in self.parameters if p is not None]
+        self._draft.weight_norms = norms(present)
+        self._draft.old_weights = [p.clone() for p in present]
+
+    @torch.no_grad()
+    def _sample_weights_after(self, draft: Draft) -> None:
+        if draft.old_weights is None or draft.weight_norms is None:
+            return
+        present = [p.detach() for p in self.parameters if p is not None]
+        for old, new in zip(draft.old_weights, present, strict=True):
+            old.sub_(new)
+        draft.weights = (draft.weight_norms, norms(draft.old_weights))
+        draft.old_weights = None
