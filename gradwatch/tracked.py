@@ -122,7 +122,9 @@ class Tracked:
             self._clip_by_policy()
         self._sample_weights_before(has_closure)
 
-    def after_step(self) -> None:
+    def after_step(self, losses_of_backward: list[float | Tensor]) -> None:
+        """Finish the step; a closure called backward within it."""
+        self._losses_of_backward += losses_of_backward
         if self._is_due():
             draft = self._settle_after_closure()
             draft.wall_time = time.time()

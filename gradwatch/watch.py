@@ -317,7 +317,7 @@ class Watch:
 
     @_guarded
     def after_step(self, optimizer: Optimizer) -> None:
-        self._by_optimizer[id(optimizer)].after_step()
+        self._by_optimizer[id(optimizer)].after_step(self._take_losses_of_backward())
 
     @_guarded
     def before_clip(self, call: ClipCall) -> None:
