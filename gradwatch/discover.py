@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradwatch.record import STATS
 from gradwatch.watch import Watch
 
 logger = logging.getLogger("gradwatch")
@@ -91,16 +90,7 @@ class Discovery:
         if not named:
             return
         if self._watch is None:
-            self._watch = Watch(
-                named,
-                self._run,
-                clip=None,
-                first_step=None,
-                stats=STATS,
-                every=1,
-                weights_every=50,
-                on_event=None,
-            )
+            self._watch = Watch(named, self._run)
             return
         for name, (model, optimizer) in named.items():
             self._watch.add(name, model, optimizer)

@@ -63,7 +63,7 @@ def make_record(
             found[name] = found[name] / float(draft.scale)
     columns: dict[str, Floats] = {name: _float32(column) for name, column in found.items()}
     # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
-    norm = found["norm"][_present_rows(draft.measured)]
+    norm = found["norm"][draft.measured.present]
     nonfinite = np.nansum(found["nonfinite"]) if "nonfinite" in found else np.count_nonzero(~np.isfinite(norm))
     weights = None
     if draft.weights is not None:
@@ -75,7 +75,7 @@ def make_record(
         optimizer=optimizer,
         attempt=attempt,
         wall_time=draft.wall_time,
-        total_norm=math.nan if np.isnan(norm).any() else total(norm),
+        total_norm=total(norm),
         nonfinite=int(nonfinite),
         loss=sum(losses) / len(losses) if losses else None,
         learning_rates=tuple(float(rate) for rate in draft.learning_rates),
@@ -85,10 +85,6 @@ def make_record(
         weights=weights,
         **_clipping_columns(draft.clippings),
     )
-
-
-def _present_rows(measured: Measurement) -> list[int]:
-    return [position for part in measured.parts for position in part.positions]
 
 
 def _float32(column: np.ndarray[Any, np.dtype[np.float64]]) -> Floats:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, ModuleType, TracebackType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 from gradwatch.errors import RunInUse, ScriptNotFound
@@ -127,11 +127,7 @@ def _show(error: BaseException, program: Program) -> None:
     while own is not None and own.tb_frame.f_code.co_filename != str(program.path):
         own = own.tb_next
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, own
-    _excepthook(error, own)
-
-
-def _excepthook(error: BaseException, traceback: TracebackType | None) -> None:
-    sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+    sys.excepthook(type(error), error.with_traceback(own), own)
 
 
 def _end(found: Sequence[Discovery], run: Path) -> None:

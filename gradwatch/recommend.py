@@ -94,8 +94,8 @@ class _History:
 
 def recommend(run: Run, optimizer: str | None = None) -> Recommendation:
     """Advise on ``max_norm`` from the norms before clipping of one optimizer, the first if none is named."""
-    name = optimizer or next(iter(run.optimizers), "0")
-    frame = run.steps(name) if name in run.optimizers or optimizer else run.steps()
+    name = run.optimizer(optimizer)
+    frame = run.steps(name)
     moment = run.meta().get("moment", "unknown")
     events = [event for event in run.events() if event.optimizer == name]
     history = _history(frame, events, run.optimizers.get(name, ""))

@@ -67,6 +67,19 @@ class Run:
         """The name of each optimizer, with the name of its class."""
         return self._store.optimizers()
 
+    def optimizer(self, name: str | None = None) -> str:
+        """The name of an optimizer of this run: the first one's where none is given.
+
+        Raises:
+            BadArgument: there is none of that name.
+        """
+        first = next(iter(self.optimizers), "0")
+        if name is None or name == first:
+            return first
+        if name not in self.optimizers:
+            raise BadArgument(f"optimizer is {name!r}; this run has {', '.join(self.optimizers) or 'none'}.")
+        return name
+
     def meta(self) -> dict[str, str]:
         """Versions, the model's class, and what was recorded how."""
         return self._store.meta()
@@ -77,7 +90,7 @@ class Run:
 
     def parameters(self, optimizer: str | None = None) -> tuple[ParameterInfo, ...]:
         """The parameters of an optimizer, the first one's if none is named, in the model's order."""
-        return self._store.parameters(self._optimizer(optimizer))
+        return self._store.parameters(self.optimizer(optimizer))
 
     def events(self) -> list[Event]:
         """What the detectors found while the run was recorded, in order."""
@@ -85,7 +98,7 @@ class Run:
 
     def records(self, optimizer: str | None = None) -> Iterator[StepRecord]:
         """The records of an optimizer in the order in which they were written."""
-        return self._store.records(self._optimizer(optimizer))
+        return self._store.records(self.optimizer(optimizer))
 
     def steps(self, optimizer: str | None = None) -> pd.DataFrame:
         """A row for every recorded step, indexed by ``step``; of all optimizers or of one.
@@ -96,8 +109,24 @@ class Run:
         attempt, optimizer. What is not known is NaN; a loss that is NaN is one that was logged.
         Of two records of one step the later attempt's is given.
         """
-        frame = self._standing(optimizer)
-        return frame.drop(columns="id")
+        columns = self._store.step_columns()
+        rates = columns.pop("learning_rates")
+        frame = pd.DataFrame(columns)
+        frame["loss_logged"] = [loss is not None for loss in columns["loss"]]
+        for name in _REAL:
+            frame[name] = frame[name].astype(float)
+        frame["skipped"] = frame["skipped"].astype(bool)
+        cut = frame.pop("cut_entries")
+        frame["clipped"] = ~(frame["clip_coef"] >= 1.0) | (cut > 0)
+        frame["clipped_fraction"] = cut / self._entries(frame["optimizer"])
+        for group, values in _further_rates(rates).items():
+            frame[f"learning_rate_{group}"] = values
+        if optimizer is not None:
+            frame = frame[frame["optimizer"] == self.optimizer(optimizer)]
+        if frame["attempt"].nunique() > 1:
+            ids = [_standing_rows(self._store.step_ids(name))[:, 0] for name in frame["optimizer"].unique()]
+            frame = frame[frame["id"].isin(np.concatenate(ids))].sort_values(["step", "id"])
+        return frame.set_index("step")[_ordered(frame.columns)]
 
     def layers(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
         """One statistic of every parameter, steps x parameters; NaN where there was no gradient.
@@ -108,7 +137,7 @@ class Run:
         """
         if stat not in LAYER_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(LAYER_STATS)}.")
-        names = list(self.optimizers) if optimizer is None else [self._optimizer(optimizer)]
+        names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
         frames = [self._layers_of(stat, name) for name in names]
         frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
         return frame.loc[:, ~frame.columns.duplicated()]
@@ -124,34 +153,6 @@ class Run:
         from gradwatch.recommend import recommend
 
         return recommend(self, optimizer)
-
-    def _optimizer(self, name: str | None) -> str:
-        if name is None:
-            return next(iter(self.optimizers), "0")
-        if name not in self.optimizers:
-            raise BadArgument(f"optimizer is {name!r}; this run has {', '.join(self.optimizers) or 'none'}.")
-        return name
-
-    def _standing(self, optimizer: str | None) -> pd.DataFrame:
-        """The rows that stand, with their ids."""
-        columns = self._store.step_columns()
-        rates = columns.pop("learning_rates")
-        frame = pd.DataFrame(columns)
-        frame["loss_logged"] = [loss is not None for loss in columns["loss"]]
-        for name in _REAL:
-            frame[name] = frame[name].astype(float)
-        frame["skipped"] = frame["skipped"].astype(bool)
-        cut = frame.pop("cut_entries")
-        frame["clipped"] = ~(frame["clip_coef"] >= 1.0) | (cut > 0)
-        frame["clipped_fraction"] = cut / self._entries(frame["optimizer"])
-        for group, values in _further_rates(rates).items():
-            frame[f"learning_rate_{group}"] = values
-        if optimizer is not None:
-            frame = frame[frame["optimizer"] == self._optimizer(optimizer)]
-        if frame["attempt"].nunique() > 1:
-            frame = frame.sort_values("attempt", kind="stable").drop_duplicates(["optimizer", "step"], keep="last")
-            frame = frame.sort_values(["step", "id"])
-        return frame.set_index("step")[_ordered(frame.columns)]
 
     def _entries(self, optimizer: pd.Series[str]) -> pd.Series[float]:
         sizes = {name: float(sum(p.numel for p in self._store.parameters(name))) for name in self.optimizers}
@@ -192,7 +193,6 @@ def _further_rates(rates: list[str | None]) -> dict[int, list[float]]:
 
 def _ordered(columns: pd.Index[str]) -> list[str]:
     first = [
-        "id",
         "total_norm",
         "max_norm",
         "norm_type",

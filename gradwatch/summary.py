@@ -143,8 +143,8 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
     Raises:
         EmptyRun: no step of it is recorded.
     """
-    name = optimizer or next(iter(run.optimizers), "0")
-    steps = run.steps(name) if name in run.optimizers or optimizer else run.steps()
+    name = run.optimizer(optimizer)
+    steps = run.steps(name)
     if steps.empty:
         raise EmptyRun(
             f"{str(run.path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
@@ -152,7 +152,8 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
         )
     events = tuple(run.events())
     series = _series(run, name, steps)
-    layers = _layers(run, name, series)
+    update_ratios = run.layers("update_ratio", name)
+    layers = _layers(run, name, series, update_ratios)
     attempts = run.attempts()
     verdict, reason = judge(events, len(steps))
     clipping = _clipping(steps)
@@ -176,7 +177,7 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
         loss=_loss(steps),
         learning_rate=_last(steps["learning_rate"].to_numpy()),
         clipping=clipping,
-        weights=_weight_summary(run, name, layers),
+        weights=_weight_summary(update_ratios, layers),
         nonfinite_steps=int(series.nonfinite.sum()),
         skipped_steps=int(steps["skipped"].sum()),
         dropped_steps=sum(attempt.dropped for attempt in attempts),
@@ -359,10 +360,10 @@ def _clipping(steps: pd.DataFrame) -> ClippingSummary:
     )
 
 
-def _layers(run: Run, optimizer: str, series: Series) -> tuple[LayerSummary, ...]:
+def _layers(run: Run, optimizer: str, series: Series, ratios: pd.DataFrame) -> tuple[LayerSummary, ...]:
     infos = run.parameters(optimizer)
     zeros = _zero_fractions(run, optimizer)
-    weights = _weights(run, optimizer)
+    weights = _weights(ratios, run.layers("weight_norm", optimizer))
     # Parameter by parameter in rows, for sorting along memory.
     table = np.ascontiguousarray(series.layer_norm.T)
     summaries = []
@@ -399,9 +400,8 @@ def _zero_fractions(run: Run, optimizer: str) -> dict[str, float]:
     return {str(name): float(mean / sizes[str(name)]) for name, mean in means.items()}
 
 
-def _weights(run: Run, optimizer: str) -> dict[str, tuple[float | None, float | None]]:
+def _weights(ratios: pd.DataFrame, norms: pd.DataFrame) -> dict[str, tuple[float | None, float | None]]:
     """For each parameter the median update ratio and the growth of the weight norm."""
-    ratios, norms = run.layers("update_ratio", optimizer), run.layers("weight_norm", optimizer)
     found: dict[str, tuple[float | None, float | None]] = {}
     for name in ratios.columns:
         ratio = ratios[name].to_numpy(float)
@@ -412,8 +412,7 @@ def _weights(run: Run, optimizer: str) -> dict[str, tuple[float | None, float | 
     return found
 
 
-def _weight_summary(run: Run, optimizer: str, layers: Sequence[LayerSummary]) -> WeightSummary | None:
-    ratios = run.layers("update_ratio", optimizer)
+def _weight_summary(ratios: pd.DataFrame, layers: Sequence[LayerSummary]) -> WeightSummary | None:
     if ratios.empty:
         return None
     table = ratios.to_numpy(float)

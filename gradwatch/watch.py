@@ -160,12 +160,12 @@ class Watch:
         named: Mapping[str, tuple[nn.Module, Optimizer]],
         run: Path,
         *,
-        clip: Policy | None,
-        first_step: int | None,
-        stats: tuple[str, ...],
-        every: int,
-        weights_every: int,
-        on_event: Callable[[Event], None] | None,
+        clip: Policy | None = None,
+        first_step: int | None = None,
+        stats: tuple[str, ...] = STATS,
+        every: int = 1,
+        weights_every: int = 50,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.run = run
         self._habits = Habits(

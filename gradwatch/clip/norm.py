@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,8 +39,7 @@ class NormClip:
     def clip(self, gradients: Sequence[Tensor], measured: Measurement) -> Clipping:
         if any(gradient.device.type != "cpu" for gradient in gradients):
             return self._on_device(gradients)
-        norms = measured.collect()["norm"]
-        norm = total(norms[~np.isnan(norms)]) if not _nan_inside(measured) else math.nan
+        norm = total(measured.collect()["norm"][measured.present])
         coefficient = min(1.0, self.max_norm / (norm + 1e-6)) if math.isfinite(norm) else 1.0
         if coefficient < 1.0:
             torch._foreach_mul_(list(gradients), coefficient)
@@ -55,7 +53,3 @@ class NormClip:
         for gradient in gradients:
             gradient.mul_(coefficient.to(gradient.device))
         return Clipping(max_norm=self.max_norm, coefficient=coefficient)
-
-
-def _nan_inside(measured: Measurement) -> bool:
-    return any(bool(torch.isnan(part.values[0]).any()) for part in measured.parts)

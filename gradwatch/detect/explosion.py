@@ -12,6 +12,7 @@ WARN = (3.0, 4.0)  # times the level, robust deviations above it: whichever is h
 CRITICAL = (10.0, 6.0)
 AT_ONCE = (100.0, 8.0)
 HOT_STEPS, OF_LAST = 5, 10
+ENOUGH = 32  # norms that a level needs before the narrow limits count
 QUIET = 50
 PATIENCE = 100
 
@@ -29,7 +30,7 @@ class Explosion:
 
     def __init__(self) -> None:
         self._lagged = Level(window=500, least=100, lag=100)
-        self._early = Level(window=500, least=32)
+        self._early = Level(window=500, least=ENOUGH)
         self._start = Level(window=500, least=5)
         self._layers = LayerHistory()
         self._grades: deque[int] = deque(maxlen=OF_LAST)
@@ -78,7 +79,7 @@ class Explosion:
     def _judge(self, record: StepRecord, level: Level) -> list[Event]:
         """The worst grade that holds now, if it is worse than what was said of this rise already."""
         hot = [grade for grade in self._grades if grade >= 0]
-        sustained = len(hot) >= HOT_STEPS and len(level) >= 32
+        sustained = len(hot) >= HOT_STEPS and len(level) >= ENOUGH
         worst = sorted(hot)[-HOT_STEPS] if sustained else -1
         if _grade(record.total_norm * record.clip_coef, level) >= 2:
             worst = 2
@@ -133,7 +134,7 @@ def _grade(norm: float, level: Level | None) -> int:
     """-1 where the norm is within the limits, else 0, 1 or 2: warn, critical, at once."""
     if level is None:
         return -1
-    if len(level) < 32:  # too early for more than the widest limit
+    if len(level) < ENOUGH:  # too early for more than the widest limit
         return 2 if norm > level.limit(*AT_ONCE) else -1
     limits = (WARN, CRITICAL, AT_ONCE)
     return sum(norm > level.limit(*limit) for limit in limits) - 1

@@ -52,6 +52,11 @@ class Measurement:
             table[:, part.positions] = part.values.cpu().double().numpy()
         return dict(zip(self.stats, table, strict=True))
 
+    @property
+    def present(self) -> list[int]:
+        """The positions at which there was a gradient."""
+        return [position for part in self.parts for position in part.positions]
+
 
 @torch.no_grad()
 def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) -> Measurement:
@@ -88,7 +93,7 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
 
 
 def total(norms: NDArray[np.float64]) -> float:
-    """The L2 norm of all gradients from the norms of each; which must be of gradients that are present.
+    """The L2 norm of all gradients from the norms of each that is there; NaN where one of them is.
 
     Scaled by the largest, so that it overflows only where the result itself does.
 

@@ -10,7 +10,6 @@ when the last listener leaves.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CellType, GeneratorType
@@ -19,6 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad
+
+from gradwatch.taps.listeners import Listeners
 
 
 class TapError(RuntimeError):
@@ -44,28 +45,22 @@ class ClipListener(Protocol):
     def clip_failed(self, call: ClipCall) -> None: ...
 
 
-_listeners: list[ClipListener] = []
-_restore: list[Callable[[], None]] = []
-_lock = threading.Lock()
-
-
 def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
-    """Tell the listener of every clip call of this process; return what ends it."""
-    with _lock:
-        if not _listeners:
-            by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
-            by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
-            _restore.extend([_tap(by_norm, _norm_call), _tap(by_value, _value_call)])
-        _listeners.append(listener)
+    """Tell the listener of every clip call of this process; return what ends it.
 
-    def stop() -> None:
-        with _lock:
-            if listener in _listeners:
-                _listeners.remove(listener)
-            while not _listeners and _restore:
-                _restore.pop()()
+    Raises:
+        TapError: this version of torch can't be listened to.
+    """
+    return _listeners.add(listener)
 
-    return stop
+
+def _put_in() -> list[Callable[[], None]]:
+    by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
+    by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
+    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call)]
+
+
+_listeners: Listeners[ClipListener] = Listeners(_put_in)
 
 
 def _norm_call(parameters: list[Tensor], max_norm: Any, norm_type: float = 2.0, *_: object, **__: object) -> ClipCall:

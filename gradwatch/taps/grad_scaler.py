@@ -7,13 +7,14 @@ hear of that step. Its two methods are wrapped in the class, while anybody liste
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+
+from gradwatch.taps.listeners import Listeners
 
 
 class ScalerListener(Protocol):
@@ -23,28 +24,22 @@ class ScalerListener(Protocol):
     def after_scaled_step(self, optimizer: Optimizer) -> None: ...
 
 
-_listeners: list[ScalerListener] = []
-_originals: dict[str, Callable[..., Any]] = {}
-_lock = threading.Lock()
-
-
 def listen_to_grad_scaler(listener: ScalerListener) -> Callable[[], None]:
     """Tell the listener what every enabled scaler of this process does; return what ends it."""
-    with _lock:
-        if not _listeners:
-            for name, wrap in (("unscale_", _unscale), ("step", _step)):
-                _originals[name] = getattr(GradScaler, name)
-                setattr(GradScaler, name, wrap(_originals[name]))
-        _listeners.append(listener)
+    return _listeners.add(listener)
 
-    def stop() -> None:
-        with _lock:
-            if listener in _listeners:
-                _listeners.remove(listener)
-            while not _listeners and _originals:
-                setattr(GradScaler, *_originals.popitem())
 
-    return stop
+def _put_in() -> list[Callable[[], None]]:
+    return [_wrap("unscale_", _unscale), _wrap("step", _step)]
+
+
+def _wrap(name: str, wrapper: Callable[..., Callable[..., Any]]) -> Callable[[], None]:
+    original = getattr(GradScaler, name)
+    setattr(GradScaler, name, wrapper(original))
+    return lambda: setattr(GradScaler, name, original)
+
+
+_listeners: Listeners[ScalerListener] = Listeners(_put_in)
 
 
 def _scale_of(scaler: GradScaler) -> Tensor | None:

@@ -1,0 +1,49 @@
+"""Who listens to a tap: it is put in for the first and taken out after the last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+Listener = TypeVar("Listener")
+
+
+class Listeners(Generic[Listener]):
+    """The listeners of one tap.
+
+    >>> taps = []
+    >>> listeners = Listeners(lambda: taps.append("in") or [lambda: taps.append("out")])
+    >>> stop, stop_other = listeners.add("first"), listeners.add("second")
+    >>> list(listeners), taps
+    (['first', 'second'], ['in'])
+    >>> stop(), stop_other(), stop_other(), taps
+    (None, None, None, ['in', 'out'])
+    """
+
+    def __init__(self, put_in: Callable[[], Sequence[Callable[[], None]]]) -> None:
+        """``put_in`` puts the tap in and returns what takes it out."""
+        self._put_in = put_in
+        self._take_out: list[Callable[[], None]] = []
+        self._present: list[Listener] = []
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Listener]:
+        """Those that listen now; one that leaves meanwhile is still told."""
+        return iter(list(self._present))
+
+    def add(self, listener: Listener) -> Callable[[], None]:
+        """Let one more listen; return what ends it."""
+        with self._lock:
+            if not self._present:
+                self._take_out.extend(self._put_in())
+            self._present.append(listener)
+
+        def stop() -> None:
+            with self._lock:
+                if listener in self._present:
+                    self._present.remove(listener)
+                while not self._present and self._take_out:
+                    self._take_out.pop()()
+
+        return stop
