@@ -124,8 +124,10 @@ class Run:
         if optimizer is not None:
             frame = frame[frame["optimizer"] == self.optimizer(optimizer)]
         if frame["attempt"].nunique() > 1:
-            ids = [_standing_rows(self._store.step_ids(name))[:, 0] for name in frame["optimizer"].unique()]
-            frame = frame[frame["id"].isin(np.concatenate(ids))].sort_values(["step", "id"])
+            # From these very rows: a run being written may have more by now.
+            groups = [group[["id", "step", "attempt"]].to_numpy(np.int64) for _, group in frame.groupby("optimizer")]
+            standing = np.concatenate([_standing_rows(rows)[:, 0] for rows in groups])
+            frame = frame[frame["id"].isin(standing)].sort_values(["step", "id"])
         return frame.set_index("step")[_ordered(frame.columns)]
 
     def layers(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
