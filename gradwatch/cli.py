@@ -46,7 +46,10 @@ def run(
         list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
     ],
     folder: Annotated[
-        Path | None, typer.Option("--run", help="The folder to record into; runs/<time>-<script> if left out.")
+        Path | None,
+        typer.Option(
+            "--run", envvar="GRADWATCH_RUN", help="The folder to record into; runs/<time>-<script> if left out."
+        ),
     ] = None,
     module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
 ) -> None:

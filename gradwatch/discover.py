@@ -1,17 +1,20 @@
 """Finds the models and optimizers of a script that attached nothing, when its first gradients come.
 
-Optimizers are noted as they are made. At every call of `Tensor.backward` those that are new are
+Optimizers are noted as they are made. At every backward those that are new are
 attached, each with the modules that own its parameters; before a step of an optimizer that no
-backward was seen for (`torch.autograd.backward`), the same.
+backward was seen for, the same. Where gradients are clipped and there is no optimizer, the loop
+updates its weights by itself and each clip call is a step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
 import os
 import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradwatch.taps import ClipCall, TapError, listen_to_backward, listen_to_clip_calls
+from gradwatch.tracked import ByHand, gathered
 from gradwatch.watch import Watch
 
 logger = logging.getLogger("gradwatch")
@@ -30,25 +35,29 @@ class Discovery:
     """Listens from the moment torch is imported; records into one run."""
 
     def __init__(self, run: Path) -> None:
+        self.watch: Watch | None = None
+        self.optimizers_seen = 0
+        self.backwards = 0
         self._run = run
         self._pid = os.getpid()
         self._new: list[weakref.ref[Optimizer]] = []
-        self._count = 0
-        self._watch: Watch | None = None
         self._failed = False
-        self._init, self._backward = Optimizer.__init__, Tensor.backward
+        self._init = Optimizer.__init__
         self._tap_optimizers()
-        self._tap_backward()
-        self._handle = register_optimizer_step_pre_hook(lambda *_: self._attach_new())
+        handle = register_optimizer_step_pre_hook(lambda *_: self._attach_new())
+        self._stops = [handle.remove, listen_to_backward(self)]
+        with contextlib.suppress(TapError):  # the watch says it
+            self._stops.append(listen_to_clip_calls(self))
 
-    def close(self) -> int:
+    def close(self, reason: str) -> int:
         """Take the taps out and end the run; return how many steps it has."""
-        Optimizer.__init__, Tensor.backward = self._init, self._backward  # type: ignore[method-assign]
-        self._handle.remove()
-        if self._watch is None:
+        Optimizer.__init__ = self._init  # type: ignore[method-assign]
+        for stop in self._stops:
+            stop()
+        if self.watch is None:
             return 0
-        self._watch.close("exit")
-        return self._watch.steps
+        self.watch.close(reason)
+        return self.watch.steps
 
     def _tap_optimizers(self) -> None:
         original, discovery = self._init, self
@@ -56,44 +65,59 @@ class Discovery:
         @functools.wraps(original)
         def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
+            discovery.optimizers_seen += 1
             discovery._new.append(weakref.ref(self))
 
         Optimizer.__init__ = init  # type: ignore[method-assign]
 
-    def _tap_backward(self) -> None:
-        original, discovery = self._backward, self
+    # ------------------------------------------------------------------------------ what taps call
 
-        @functools.wraps(original)
-        def backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
-            discovery._attach_new()
-            if discovery._watch is not None:
-                discovery._watch.log_backward(self)
-            original(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+    def before_backward(self, tensors: Sequence[Tensor]) -> None:
+        self.backwards += 1
+        self._attach_new()
 
-        Tensor.backward = backward  # type: ignore[method-assign]
+    def after_backward(self) -> None:
+        """Nothing is left to do."""
+
+    def before_clip(self, call: ClipCall) -> None:
+        clips_something = any(parameter.grad is not None for parameter in call.parameters)
+        if not self.optimizers_seen and self.watch is None and clips_something:
+            parameters = owner_of(ByHand(call.parameters)).parameters()
+            self._guard(lambda: self._attach([ByHand([*parameters] or call.parameters)]))
+
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        """Nothing is left to do."""
+
+    def clip_failed(self, call: ClipCall) -> None:
+        """Nothing is left to do."""
+
+    # --------------------------------------------------------------------------------- the attaching
 
     def _attach_new(self) -> None:
-        if not self._new or self._failed or os.getpid() != self._pid:
+        if self._new:
+            new, self._new = self._new, []
+            self._guard(lambda: self._attach([found for found in (made() for made in new) if found is not None]))
+
+    def _guard(self, attach: Callable[[], None]) -> None:
+        if self._failed or os.getpid() != self._pid:
             return
-        new, self._new = self._new, []
         try:
-            self._attach([found for found in (made() for made in new) if found is not None])
+            attach()
         except Exception as error:
             self._failed = True
             logger.error("gradwatch does not record this run, the script goes on. %s", error)
 
     def _attach(self, optimizers: list[Optimizer]) -> None:
-        named: dict[str, tuple[nn.Module, Optimizer]] = {}
-        for optimizer in optimizers:
-            named[str(self._count)] = (owner_of(optimizer), optimizer)
-            self._count += 1
-        if not named:
+        known = 0 if self.watch is None else len(self.watch.optimizers)
+        named = gathered({str(known + i): one for i, one in enumerate(optimizers)})
+        owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
+        if not owned:
             return
-        if self._watch is None:
-            self._watch = Watch(named, self._run)
+        if self.watch is None:
+            self.watch = Watch(owned, self._run)
             return
-        for name, (model, optimizer) in named.items():
-            self._watch.add(name, model, optimizer)
+        for name, (model, optimizer) in owned.items():
+            self.watch.add(name, model, optimizer)
 
 
 def owner_of(optimizer: Optimizer) -> nn.Module:

@@ -30,7 +30,10 @@ class Draft:
     clippings: list[Clipping] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     witness: weakref.ref[Tensor] | None = None  # the first gradient, to see whether it is still there
-    losses: list[float | Tensor] = field(default_factory=list)
+    backwards: int = 0  # how many there had been when it was measured
+    clip_fault: str | None = None
+    losses: list[float | Tensor] = field(default_factory=list)  # logged
+    backward_losses: list[float | Tensor] = field(default_factory=list)  # on which backward was called
     learning_rates: tuple[float | Tensor, ...] = ()
     weights: tuple[Measurement, Measurement] | None = None
     old_weights: list[Tensor] | None = None
@@ -43,6 +46,8 @@ class Draft:
     def unscale(self, scale: Tensor) -> None:
         """What was measured and clipped so far were gradients times ``scale``."""
         self.scale = scale.detach().clone()
+        if self.clippings:
+            self.clip_fault = "before-unscale"
         self.clippings = [
             replace(
                 clipping,
@@ -69,7 +74,6 @@ def make_record(
     if draft.weights is not None:
         weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in draft.weights)
         weights = WeightStats(weight_norm=weight_norm, update_norm=update_norm)
-    losses = [float(value) for value in draft.losses]
     return StepRecord(
         step=draft.step,
         optimizer=optimizer,
@@ -77,14 +81,30 @@ def make_record(
         wall_time=draft.wall_time,
         total_norm=total(norm),
         nonfinite=int(nonfinite),
-        loss=sum(losses) / len(losses) if losses else None,
+        loss=_loss(draft),
         learning_rates=tuple(float(rate) for rate in draft.learning_rates),
         loss_scale=None if draft.loss_scale is None else float(draft.loss_scale),
         skipped=draft.skipped or (draft.found_inf is not None and float(draft.found_inf) > 0),
+        clip_fault=_clip_fault(draft),
         layers=LayerStats(parameters=infos[: draft.measured.length], **columns),
         weights=weights,
         **_clipping_columns(draft.clippings),
     )
+
+
+def _loss(draft: Draft) -> float | None:
+    """What was logged; else that of which the gradient is: the sum of what backward was called on, unscaled."""
+    if draft.losses:
+        return sum(float(value) for value in draft.losses) / len(draft.losses)
+    if not draft.backward_losses:
+        return None
+    scale = 1.0 if draft.loss_scale is None else float(draft.loss_scale)
+    return sum(float(value) for value in draft.backward_losses) / scale
+
+
+def _clip_fault(draft: Draft) -> str | None:
+    harmless = draft.clip_fault == "before-unscale" and draft.scale is not None and float(draft.scale) == 1
+    return None if harmless else draft.clip_fault
 
 
 def _float32(column: np.ndarray[Any, np.dtype[np.float64]]) -> Floats:

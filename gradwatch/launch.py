@@ -76,24 +76,33 @@ def _module(name: str, arguments: Sequence[str]) -> Program:
 def launch(program: Program, run: Path) -> None:
     """Run the program in this process and record what it trains. Ends the process as it would have ended."""
     found: list[Discovery] = []
-    after_import("torch", lambda: found.append(_discover(run)))
+    if recording := is_recording_rank():
+        after_import("torch", lambda: found.append(_discover(run)))
     main = _become_main(program)
-    code = 0
+    code, reason = 0, "exit"
     try:
         exec(_code(program), main.__dict__)
     except SystemExit:
-        _end(found, run)
+        if recording:
+            _end(found, run, "exit")
         raise
     except KeyboardInterrupt as interrupt:
         _show(interrupt, program)
-        _end(found, run)
+        if recording:
+            _end(found, run, "exception KeyboardInterrupt")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException as error:
         _show(error, program)
-        code = 1
-    _end(found, run)
+        code, reason = 1, f"exception {type(error).__name__}"
+    if recording:
+        _end(found, run, reason)
     sys.exit(code)
+
+
+def is_recording_rank() -> bool:
+    """Under `torchrun` the process of rank 0 writes the run; the others train as they are."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _discover(run: Path) -> Discovery:
@@ -130,13 +139,24 @@ def _show(error: BaseException, program: Program) -> None:
     sys.excepthook(type(error), error.with_traceback(own), own)
 
 
-def _end(found: Sequence[Discovery], run: Path) -> None:
+def _end(found: Sequence[Discovery], run: Path, reason: str) -> None:
     """Close the run and say on stderr what was recorded; the script's own output is on stdout and stays."""
-    steps = found[0].close() if found else 0
+    steps = found[0].close(reason) if found else 0
     if steps:
-        print(f"gradwatch: recorded {steps} steps; gradwatch report {run}", file=sys.stderr)  # noqa: T201
+        message = f"recorded {steps} steps; gradwatch report {run}"
     else:
-        print("gradwatch: nothing was recorded, for no optimizer made a step", file=sys.stderr)  # noqa: T201
+        message = f"nothing was recorded, for {_why_nothing(found)}"
+    print(f"gradwatch: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _why_nothing(found: Sequence[Discovery]) -> str:
+    if not found:
+        return "the script did not import torch"
+    if not found[0].backwards:
+        return "no backward was called"
+    if not found[0].optimizers_seen:
+        return "there was no optimizer and no gradient was clipped"
+    return "no optimizer made a step"
 
 
 def after_import(name: str, call: Callable[[], object]) -> None:

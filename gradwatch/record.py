@@ -38,6 +38,17 @@ KINDS = (
 )
 
 
+CLIP_FAULTS = (
+    "before-backward",  # clipped, and then a backward added to the gradients
+    "after-step",  # clipped when the optimizer had consumed the gradients
+    "before-unscale",  # clipped while the gradients were multiplied by the loss scale
+    "other-parameters",  # the optimizer's gradients are not those that were clipped
+    "no-gradients",  # what was clipped had no gradient, before or at the step
+    "no-parameters",  # clipped an empty list
+    "micro-batch",  # clipped more than once while the gradients accumulated
+)
+"""Why a clip call did not do to the consumed gradient what it was meant to do."""
+
 EVENT_KEYS = ["step", "kind", "severity", "parameter", "observed", "limit", "message", "optimizer", "attempt"]
 """The keys of an event in the JSON contract, in its order."""
 
@@ -132,6 +143,7 @@ class StepRecord:
     learning_rates: tuple[float, ...] = ()
     loss_scale: float | None = None
     skipped: bool = False  # the update did not happen
+    clip_fault: str | None = None  # one of CLIP_FAULTS
     layers: LayerStats | None = field(default=None, repr=False)
     weights: WeightStats | None = field(default=None, repr=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,39 @@ _REAL = [
     "learning_rate",
     "loss_scale",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seam:
+    """Where an attempt went on with a run.
+
+    Attributes:
+        attempt: which.
+        step: the first that it made.
+        last: the last step that had been made before.
+    """
+
+    attempt: int
+    step: int
+    last: int
+
+    def __str__(self) -> str:
+        """What happened there.
+
+        >>> print(Seam(attempt=1, step=7, last=9))
+        resumed at step 7, which made steps 7 to 9 again
+        >>> print(Seam(attempt=1, step=12, last=9))
+        resumed at step 12; steps 10 to 11 are missing
+        >>> print(Seam(attempt=1, step=10, last=9))
+        resumed at step 10
+        """
+        resumed = f"resumed at step {self.step}"
+        if self.step <= self.last:
+            return f"{resumed}, which made steps {self.step} to {self.last} again"
+        missing = f"; steps {self.last + 1} to {self.step - 1} are missing"
+        return resumed + (missing if self.step > self.last + 1 else "")
+
+
 LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio")
 
 
@@ -88,6 +122,14 @@ class Run:
         """One entry for each process that wrote to the run."""
         return self._store.attempts()
 
+    def seams(self, optimizer: str | None = None) -> list[Seam]:
+        """Where later attempts went on, of one optimizer, the first if none is named."""
+        rows = self._store.step_ids(self.optimizer(optimizer))
+        attempts = np.unique(rows[:, 2]) if len(rows) else rows[:, 2]
+        spans = [(int(a), int(rows[rows[:, 2] == a, 1].min())) for a in attempts]
+        before = [int(rows[rows[:, 2] < a, 1].max()) for a in attempts[1:]]
+        return [Seam(attempt=a, step=first, last=last) for (a, first), last in zip(spans[1:], before, strict=True)]
+
     def parameters(self, optimizer: str | None = None) -> tuple[ParameterInfo, ...]:
         """The parameters of an optimizer, the first one's if none is named, in the model's order."""
         return self._store.parameters(self.optimizer(optimizer))
@@ -105,8 +147,8 @@ class Run:
 
         Columns: total_norm, max_norm, norm_type, clip_value, clip_coef, clipped, clipped_fraction
         (share of entries cut, value clipping only), nonfinite, loss, loss_logged, learning_rate
-        (and learning_rate_1, ... of further parameter groups), loss_scale, skipped, wall_time,
-        attempt, optimizer. What is not known is NaN; a loss that is NaN is one that was logged.
+        (and learning_rate_1, ... of further parameter groups), loss_scale, skipped, clip_fault,
+        wall_time, attempt, optimizer. What is not known is NaN; a loss that is NaN is one that was logged.
         Of two records of one step the later attempt's is given.
         """
         columns = self._store.step_columns()
@@ -207,7 +249,7 @@ def _ordered(columns: pd.Index[str]) -> list[str]:
         "loss_logged",
     ]
     rates = [name for name in columns if name.startswith("learning_rate")]
-    return [*first, *rates, "loss_scale", "skipped", "wall_time", "attempt", "optimizer"]
+    return [*first, *rates, "loss_scale", "skipped", "clip_fault", "wall_time", "attempt", "optimizer"]
 
 
 def newest(folder: Path = Path("runs")) -> Path:

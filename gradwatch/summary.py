@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gradwatch.errors import EmptyRun
 from gradwatch.record import SEVERITIES, Event, Floats
-from gradwatch.run import Run
+from gradwatch.run import Run, Seam
 
 Verdict = str  # healthy, warning or critical
 
@@ -117,6 +117,7 @@ class RunSummary:
     first_step: int
     last_step: int
     attempts: int
+    seams: tuple[Seam, ...]
     seconds: float
     running: bool
     ended: str | None
@@ -167,6 +168,7 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
         first_step=int(steps.index[0]),
         last_step=int(steps.index[-1]),
         attempts=len(attempts),
+        seams=tuple(run.seams(name)),
         seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
         running=bool(attempts) and attempts[-1].ended is None,
         ended=attempts[-1].reason if attempts else None,
@@ -210,6 +212,7 @@ _SENTENCES = {
     "vanishing": "gradients vanished by step {step}",
     "dead": "no gradient reached a parameter by step {step}",
     "overclipping": "clipped at most steps by step {step}",
+    "ineffective-clipping": "clipping did not act as it was meant to at step {step}",
 }
 
 
@@ -238,6 +241,8 @@ def _next(events: Sequence[Event], clipping: ClippingSummary) -> str:
             return "look at what enters the loss at that step; `gradwatch events --kind nonfinite` has the rest"
         if kind in ("vanishing", "dead"):
             return "clipping can't help here: look at the initialisation and activations of the parameter named"
+        if kind == "ineffective-clipping":
+            return "correct the clip call: `gradwatch events --kind ineffective-clipping` says how"
         if kind == "overclipping":
             return "`gradwatch recommend` says which threshold would act as a guard; or lower the learning rate"
     if clipping.kind is None:

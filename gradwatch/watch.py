@@ -14,6 +14,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -27,15 +28,22 @@ from gradwatch.clip import Policy
 from gradwatch.detect import MEMORY, Detector, detectors_for
 from gradwatch.draft import Draft, loss_value, make_record
 from gradwatch.errors import BadArgument, NoParameters, RunInUse
-from gradwatch.record import STATS, Event
+from gradwatch.record import STATS, Event, ParameterInfo
 from gradwatch.recorder import Recorder
 from gradwatch.store import StoreReader, StoreWriter
-from gradwatch.taps import ClipCall, TapError, listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
-from gradwatch.tracked import Habits, Tracked
+from gradwatch.taps import (
+    ClipCall,
+    TapError,
+    listen_to_backward,
+    listen_to_clip_calls,
+    listen_to_grad_scaler,
+    listen_to_steps,
+)
+from gradwatch.tracked import ByHand, Habits, InBackward, Tracked, TrackedByHand, TrackedInBackward, gathered
 
 logger = logging.getLogger("gradwatch")
 
-Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer]
+Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None
 P = ParamSpec("P")
 
 _QUEUE_BYTES = 64 * 2**20
@@ -62,7 +70,8 @@ def attach(
     Args:
         model: gives the parameters their names.
         optimizer: one, a list (named 0, 1, ...) or a mapping from name to optimizer. Each counts
-            its own steps.
+            its own steps; those that step within the backward pass make one record together. None
+            where the loop updates the weights by itself: there each clip call is a step.
         run: a folder. One that holds a run already is continued after its last step.
         clip: a policy from `gradwatch.clip` that clips before each step; None only observes.
         first_step: number of the first step, where a checkpoint goes back before the last one.
@@ -88,10 +97,10 @@ def attach(
     >>> watch.steps
     3
     """
-    named = _named_optimizers(optimizer)
+    named = _named_optimizers(model, optimizer)
     _check(model, named, first_step, stats, every, weights_every)
     return Watch(
-        {name: (model, one) for name, one in named.items()},
+        {name: (model, one) for name, one in gathered(named).items()},
         Path(run),
         clip=clip,
         first_step=first_step,
@@ -102,7 +111,9 @@ def attach(
     )
 
 
-def _named_optimizers(optimizer: Optimizers) -> dict[str, Optimizer]:
+def _named_optimizers(model: nn.Module, optimizer: Optimizers) -> dict[str, Optimizer]:
+    if optimizer is None:
+        return {"0": ByHand(model.parameters() if isinstance(model, nn.Module) else ())}
     if isinstance(optimizer, Mapping):
         return {str(name): one for name, one in optimizer.items()}
     listed = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
@@ -144,10 +155,13 @@ def _guarded(
     def guarded(self: Watch, *args: P.args, **kwargs: P.kwargs) -> None:
         if self._closed or os.getpid() != self._pid:
             return
+        began = time.perf_counter()
         try:
             method(self, *args, **kwargs)
         except Exception as fault:
             self._give_up(fault)
+        finally:
+            self.overhead_seconds += time.perf_counter() - began
 
     return cast("Callable[Concatenate[Watch, P], None]", guarded)
 
@@ -169,7 +183,13 @@ class Watch:
     ) -> None:
         self.run = run
         self._habits = Habits(
-            stats=stats, every=every, weights_every=weights_every, clip=clip, put=self._put, say=self._warn_once
+            stats=stats,
+            every=every,
+            weights_every=weights_every,
+            clip=clip,
+            put=self._put,
+            say=self._warn_once,
+            losses_of_backward=self._take_losses_of_backward,
         )
         self._on_event = on_event
         self._closed = False
@@ -179,15 +199,19 @@ class Watch:
             raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
         writer = StoreWriter(run)
         self._losses_of_backward: list[float | Tensor] = []
+        self._takers: set[str] = set()  # of these losses, by the name of the optimizer
+        self.overhead_seconds = 0.0
         self._tracked = self._track(named, writer, first_step)
         detectors = self._detectors(writer)
         size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
         self._recorder = Recorder(writer, detectors, capacity=max(64, min(10_000, _QUEUE_BYTES // size)))
-        self._by_optimizer = {id(t.optimizer): t for t in self._tracked}
+        self._by_optimizer: dict[int, Tracked] = {}
         self._writer = writer
         _open_watches[self._key] = self
-        self._stops = [listen_to_steps(t.optimizer, self) for t in self._tracked]
-        self._stops.append(listen_to_grad_scaler(self))
+        self._stops: list[Callable[[], None]] = []
+        for tracked in self._tracked:
+            self._listen_to_steps(tracked)
+        self._stops += [listen_to_grad_scaler(self), listen_to_backward(self)]
         self._listen_to_clip_calls()
         _close_on_termination()
         atexit.register(self._close_at_exit)
@@ -206,14 +230,14 @@ class Watch:
                 "every": str(self._habits.every),
                 "journal_mode": writer.journal_mode,
             },
-            {name: (type(one).__name__, _settings(one)) for name, (_, one) in named.items()},
+            {name: (_class_of(one), _settings(one)) for name, (_, one) in named.items()},
         )
         if first_step is not None:
             writer.set_first_step(first_step)
         tracked = []
         with StoreReader(self.run) as reader:
             for name, (model, one) in named.items():
-                item = Tracked(name, one, model, self._habits, reader.parameters(name))
+                item = self._new_tracked(name, one, model, reader.parameters(name))
                 item.step = next_step if first_step is None else first_step
                 new = item.refresh()
                 if new is not None:
@@ -223,7 +247,7 @@ class Watch:
 
     def _detectors(self, writer: StoreWriter) -> dict[str, list[Detector]]:
         """Fresh ones, which first see again what the run holds already."""
-        detectors = {t.name: detectors_for(type(t.optimizer).__name__) for t in self._tracked}
+        detectors = {t.name: detectors_for(t.optimizer_class) for t in self._tracked}
         if writer.attempt == 0:
             return detectors
         with StoreReader(self.run) as reader:
@@ -234,6 +258,22 @@ class Watch:
         writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
         return detectors
 
+    def _new_tracked(
+        self, name: str, optimizer: Optimizer, model: nn.Module, stored: Sequence[ParameterInfo] = ()
+    ) -> Tracked:
+        if isinstance(optimizer, InBackward):
+            return TrackedInBackward(name, optimizer, model, self._habits, stored)
+        kind = TrackedByHand if isinstance(optimizer, ByHand) else Tracked
+        return kind(name, optimizer, model, self._habits, stored)
+
+    def _listen_to_steps(self, tracked: Tracked) -> None:
+        if isinstance(tracked.optimizer, ByHand):
+            return
+        optimizer = tracked.optimizer
+        for one in optimizer.members if isinstance(optimizer, InBackward) else [optimizer]:
+            self._by_optimizer[id(one)] = tracked
+            self._stops.append(listen_to_steps(one, self))
+
     # --------------------------------------------------------------------------------- for users
 
     @property
@@ -241,11 +281,18 @@ class Watch:
         """The number of the next step; with several optimizers that of the furthest."""
         return max(t.step for t in self._tracked)
 
+    @property
+    def optimizers(self) -> list[str]:
+        """The names under which optimizers are recorded."""
+        return [t.name for t in self._tracked]
+
     def log(self, *, loss: float | Tensor | None = None, optimizer: str | None = None) -> None:
         """Add the loss to the step: the last one made, or the next one where the first call came before it.
 
         A tensor is not waited for. Called several times for one step (micro-batches), the mean
-        counts. With several optimizers it goes to all of them, or to the one named.
+        counts. With several optimizers it goes to all of them, or to the one named. Where it is
+        never called, the loss of a step is the sum of the tensors on which `backward` was called
+        for it, divided by a GradScaler's scale.
         """
         self._log(loss, optimizer)
 
@@ -253,24 +300,13 @@ class Watch:
     def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
         """Record one more optimizer from here on; its steps count from those made so far."""
         self._recorder.flush()
-        self._writer.add_optimizer(name, type(optimizer).__name__, _settings(optimizer))
-        tracked = Tracked(name, optimizer, model, self._habits)
+        self._writer.add_optimizer(name, _class_of(optimizer), _settings(optimizer))
+        tracked = self._new_tracked(name, optimizer, model)
         tracked.refresh()
         self._writer.add_parameters(name, tracked.infos)
-        self._recorder.add_detectors(name, detectors_for(type(optimizer).__name__))
+        self._recorder.add_detectors(name, detectors_for(tracked.optimizer_class))
         self._tracked.append(tracked)
-        self._by_optimizer[id(optimizer)] = tracked
-        self._stops.append(listen_to_steps(optimizer, self))
-
-    @_guarded
-    def log_backward(self, loss: Tensor) -> None:
-        """Take the tensor on which `backward` was called as the loss of the step that comes next.
-
-        Where a GradScaler scaled it, it is divided by the scale of that step. Of several the mean
-        counts.
-        """
-        if loss.numel() == 1 and not loss.is_complex():
-            self._losses_of_backward.append(loss_value(loss))
+        self._listen_to_steps(tracked)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything recorded so far is on the disk, at most ``timeout`` seconds."""
@@ -307,22 +343,46 @@ class Watch:
         self._raise_recorder_fault()
         self._deliver_events()
         tracked = self._by_optimizer[id(optimizer)]
+        if isinstance(tracked, TrackedInBackward):
+            tracked.take(optimizer)
+            return
         tracked.release()
         new = tracked.refresh()
         if new is not None:
             # Parameters joined the optimizer; the recorder's thread is idle while they are named.
             self._recorder.flush()
             self._writer.add_parameters(tracked.name, tracked.infos[new:], new)
-        tracked.before_step(has_closure, self._take_losses_of_backward())
+        tracked.before_step(has_closure)
 
     @_guarded
     def after_step(self, optimizer: Optimizer) -> None:
-        self._by_optimizer[id(optimizer)].after_step(self._take_losses_of_backward())
+        tracked = self._by_optimizer[id(optimizer)]
+        if not isinstance(tracked, TrackedInBackward):
+            tracked.after_step()
+
+    @_guarded
+    def before_backward(self, tensors: Sequence[Tensor]) -> None:
+        """The losses are those of the next step, unless one is logged."""
+        for tracked in self._tracked:
+            tracked.backwards += 1
+        for loss in tensors:
+            if loss.numel() == 1 and not loss.is_complex():
+                self._add_loss_of_backward(loss_value(loss))
+
+    @_guarded
+    def after_backward(self) -> None:
+        for tracked in self._tracked:
+            if isinstance(tracked, TrackedInBackward):
+                tracked.after_backward()
 
     @_guarded
     def before_clip(self, call: ClipCall) -> None:
-        for tracked in self._tracked_of(call):
-            tracked.before_clip(call)
+        tracked = self._tracked_of(call)
+        for one in tracked:
+            one.before_clip(call)
+        if not tracked and _clips_nothing(call):
+            for one in self._tracked:
+                one.clipped_elsewhere("other-parameters" if call.parameters else "no-parameters")
 
     @_guarded
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
@@ -353,7 +413,7 @@ class Watch:
     @_guarded
     def after_scaled_step(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self._by_optimizer:
-            self._by_optimizer[id(optimizer)].after_scaled_step(self._take_losses_of_backward())
+            self._by_optimizer[id(optimizer)].after_scaled_step()
 
     def _tracked_of(self, call: ClipCall) -> list[Tracked]:
         ids = {id(parameter) for parameter in call.parameters}
@@ -365,9 +425,17 @@ class Watch:
         infos, present = tracked.infos, [p is not None for p in tracked.parameters]
         self._recorder.put(functools.partial(make_record, draft, tracked.name, self._writer.attempt, infos, present))
 
-    def _take_losses_of_backward(self) -> list[float | Tensor]:
-        losses, self._losses_of_backward = self._losses_of_backward, []
-        return losses
+    def _add_loss_of_backward(self, loss: float | Tensor) -> None:
+        if self._takers:
+            self._takers, self._losses_of_backward = set(), []
+        self._losses_of_backward.append(loss)
+
+    def _take_losses_of_backward(self, tracked: Tracked) -> list[float | Tensor]:
+        """The losses since the last step; optimizers that step one after the other share them."""
+        if tracked.name in self._takers:
+            return []
+        self._takers.add(tracked.name)
+        return list(self._losses_of_backward)
 
     @_guarded
     def _drop_unmade_steps(self) -> None:
@@ -384,6 +452,8 @@ class Watch:
     def _log(self, loss: object, optimizer: str | None) -> None:
         if loss is None:
             return
+        for tracked in self._tracked:
+            tracked.forget_losses_of_backward()
         try:
             value = loss_value(loss)
         except BadArgument as error:
@@ -453,6 +523,14 @@ class Watch:
             except Exception as error:
                 logger.error("on_event raised %s: %s; it is not called again (on-event)", type(error).__name__, error)
                 self._on_event = None
+
+
+def _clips_nothing(call: ClipCall) -> bool:
+    return all(isinstance(parameter, nn.Parameter) and parameter.grad is None for parameter in call.parameters)
+
+
+def _class_of(optimizer: Optimizer) -> str:
+    return type(optimizer.members[0] if isinstance(optimizer, InBackward) else optimizer).__name__
 
 
 def _settings(optimizer: Optimizer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from gradwatch import Run
 from gradwatch.detect import (
     Dead,
     Explosion,
+    IneffectiveClipping,
     LossScale,
     NonFinite,
     OverClipping,
@@ -21,10 +23,10 @@ from gradwatch.detect import (
     replay,
 )
 from gradwatch.detect.level import LayerHistory, Level
-from gradwatch.record import LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import CLIP_FAULTS, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.testing import check_detector, replaced, steady, stream, write_run
 
-DETECTORS = [Dead, Explosion, LossScale, NonFinite, OverClipping, Spike, Vanishing]
+DETECTORS = [Dead, Explosion, IneffectiveClipping, LossScale, NonFinite, OverClipping, Spike, Vanishing]
 NAN, INF = math.nan, math.inf
 
 
@@ -339,6 +341,28 @@ def test_vanishing_is_relative_to_the_weights():
         for record in stream(steady(300), shares=(1.0, 1e-8))
     ]
     assert found(Vanishing(), records) == []
+
+
+# ------------------------------------------------------------------------------ ineffective clipping
+
+
+def test_a_fault_of_clipping_is_one_event_until_it_has_been_away():
+    faults = ["after-step"] * 200 + [None] * 100 + ["after-step"] * 200 + [None] * 301 + ["after-step"] * 3
+    records = [dataclasses.replace(r, clip_fault=f) for r, f in zip(stream([1.0] * len(faults)), faults, strict=True)]
+    kind = "ineffective-clipping"
+    assert found(IneffectiveClipping(), records) == [(0, kind, "warning"), (801, kind, "warning")]
+    check_detector(IneffectiveClipping, records)
+
+
+@pytest.mark.parametrize("fault", CLIP_FAULTS)
+def test_every_cause_is_told_with_what_to_do(fault):
+    record = dataclasses.replace(stream([2.0])[0], clip_fault=fault, loss_scale=1024.0, max_norm=1e-3)
+    (event,) = IneffectiveClipping().update(record)
+    assert event.severity == ("info" if fault == "micro-batch" else "warning")
+    assert re.search("call it|call scaler|clip |give it|Clip once", event.message)
+    if fault == "before-unscale":
+        assert "loss scale 1024" in event.message
+        assert "0.001" in event.message
 
 
 # -------------------------------------------------------------------------------- live and replayed

@@ -67,7 +67,7 @@ def test_the_kinds_of_event_that_detectors_raise_are_explained():
 
 def test_every_slug_has_its_paragraph_and_every_paragraph_its_slug():
     slugs = {value.slug for value in vars(errors).values() if isinstance(value, type)}
-    sources = "".join((ROOT / "gradwatch" / name).read_text() for name in ("watch.py", "tracked.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "gradwatch").rglob("*.py"))
     log = set(re.findall(r"\(([a-z]+-[a-z-]+)\)\"", sources))
     assert log, "the messages of the log were not found"
     headings = set(re.findall(r"^### ([a-z-]+)$", (ROOT / "docs" / "messages.md").read_text(), re.MULTILINE))

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gradwatch.detect.dead import Dead
 from gradwatch.detect.explosion import Explosion
+from gradwatch.detect.ineffective import IneffectiveClipping
 from gradwatch.detect.loss_scale import LossScale
 from gradwatch.detect.nonfinite import NonFinite
 from gradwatch.detect.overclipping import OverClipping
@@ -24,6 +25,7 @@ __all__ = [
     "Dead",
     "Detector",
     "Explosion",
+    "IneffectiveClipping",
     "LossScale",
     "NonFinite",
     "OverClipping",
@@ -47,9 +49,18 @@ def detectors_for(optimizer_class: str = "SGD") -> list[Detector]:
     """A fresh set of all detectors, for one optimizer of the given class name.
 
     >>> [type(detector).__name__ for detector in detectors_for()]
-    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping']
+    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping', 'IneffectiveClipping']
     """
-    return [NonFinite(), LossScale(), Explosion(), Spike(), Vanishing(), Dead(), OverClipping(optimizer_class)]
+    return [
+        NonFinite(),
+        LossScale(),
+        Explosion(),
+        Spike(),
+        Vanishing(),
+        Dead(),
+        OverClipping(optimizer_class),
+        IneffectiveClipping(),
+    ]
 
 
 def replay(records: Iterable[StepRecord], optimizer_class: str = "SGD") -> list[Event]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,12 @@ class Measurement:
                 part.ready.synchronize()
             table[:, part.positions] = part.values.cpu().double().numpy()
         return dict(zip(self.stats, table, strict=True))
+
+    @staticmethod
+    def of_positions(found: Mapping[int, Measurement], length: int, stats: tuple[str, ...]) -> Measurement:
+        """One of ``length`` gradients from those of single ones, by position."""
+        parts = (_Part([at], part.values, part.ready) for at, one in found.items() for part in one.parts)
+        return Measurement(stats, length, tuple(parts))
 
     @property
     def present(self) -> list[int]:

@@ -30,6 +30,7 @@ from gradwatch.report.draw import (
     seconds,
     share,
 )
+from gradwatch.run import Seam
 from gradwatch.summary import LayerSummary, RunSummary
 
 Column: TypeAlias = tuple[str, int, Callable[[LayerSummary], str]]
@@ -91,6 +92,8 @@ class ConsoleReport:
         if summary.attempts > 1:
             facts.append(f"attempt {summary.attempts}")
         lines += self._wrapped("  ", sep.join(facts), "", rest="dim")
+        if summary.seams:
+            lines += self._wrapped("  ", _told(summary.seams), "")
         if len(summary.optimizers) > 1:
             others = ", ".join(summary.optimizers)
             lines += self._wrapped("  ", f"optimizer {summary.optimizer} of {others}; --optimizer shows another", "")
@@ -189,7 +192,10 @@ class ConsoleReport:
                 else f"{len(events)} times, steps {first.step} to {events[-1].step}"
             )
             lines += self._wrapped(
-                f"  {first.severity:<9}{first.kind:<13}", f"{steps}: {first.message}", _COLOURS[first.severity], rest=""
+                f"  {first.severity:<9}{first.kind:<12} ",
+                f"{steps}: {first.message}",
+                _COLOURS[first.severity],
+                rest="",
             )
         if len(groups) > most:
             lines.append(Text(f"  {len(groups) - most} more kinds; `gradwatch events` lists every event", "dim"))
@@ -383,3 +389,8 @@ def _relative(summary: RunSummary, group: Sequence[int]) -> tuple[Array, NDArray
     largest = np.max(np.where(np.isfinite(table), table, -np.inf), axis=1, initial=-np.inf)
     bad = np.asarray(summary.series.layer_nonfinite[:, group].any(axis=1), bool)
     return np.where(largest == -np.inf, np.nan, largest), bad
+
+
+def _told(seams: Sequence[Seam], most: int = 3) -> str:
+    more = f"; and {len(seams) - most} times before" if len(seams) > most else ""
+    return "; ".join(str(seam) for seam in seams[-most:]) + more

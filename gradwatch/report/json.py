@@ -72,6 +72,7 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "learning_rate",
     ]
     more = {name: getattr(summary, name) for name in names}
+    more["seams"] = [asdict(seam) for seam in summary.seams]
     parts = {name: getattr(summary, name) for name in ("loss", "weights")}
     return contract | more | {name: None if part is None else asdict(part) for name, part in parts.items()}
 

@@ -53,8 +53,10 @@ class StoreReader:
         try:
             self._db = self._connect()
             self._check_schema()
+            present = {row[1] for row in self._db.execute("pragma table_info(step)")}
         except sqlite3.Error as error:
             raise _damaged(self.path, error) from error
+        self._step_columns = [f"step.{name}" if name in present else "null" for name in STEP_COLUMNS]
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +132,7 @@ class StoreReader:
     def step_columns(self) -> dict[str, list[Any]]:
         """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
         names = ["id", *STEP_COLUMNS]
-        rows = self._rows(f"select {', '.join(names)} from step order by id")
+        rows = self._rows(f"select id, {', '.join(self._step_columns)} from step order by id")
         columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=False)}
         columns = columns or {name: [] for name in names}
         for index, nan in enumerate(columns.pop("nan")):
@@ -162,7 +164,7 @@ class StoreReader:
         """The records of an optimizer as they were written, all or the ``last`` ones."""
         infos = self.parameters(optimizer)
         names = [*STEP_COLUMNS, *(f"layer.{name}" for name in STATS), *WEIGHT_STATS]
-        columns = ", ".join(f"step.{name}" if name in STEP_COLUMNS else name for name in names)
+        columns = ", ".join([*self._step_columns, *names[len(STEP_COLUMNS) :]])
         first = 0
         if last is not None:
             newest = self._rows(

@@ -1,10 +1,10 @@
 """The schema of the store, which is public: docs/store.md is made from it.
 
-Versions: 1, the first.
+Versions: 1, the first; 2 adds step.clip_fault.
 """
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -61,7 +61,8 @@ create table step (
     learning_rates text,         -- of every group as JSON; null: there is one
     loss_scale real,             -- of the GradScaler; null: none
     skipped integer not null,    -- 1: the update did not happen
-    nan text                     -- which columns of this row are NaN, by name; SQLite keeps NaN as null
+    nan text,                    -- which columns of this row are NaN, by name; SQLite keeps NaN as null
+    clip_fault text              -- why clipping did not act as it was meant to; null: nothing is known to be wrong
 );
 create table layer (
     -- The gradients of the step of the same id, before clipping. An entry is NaN where the
@@ -111,8 +112,12 @@ STEP_COLUMNS = [
     "learning_rates",
     "loss_scale",
     "skipped",
+    "clip_fault",
     "nan",
 ]
+UPGRADES = {1: "alter table step add column clip_fault text"}
+"""What makes the next version of a store of each earlier one, before it is continued."""
+
 EVENT_COLUMNS = [
     "step",
     "optimizer",

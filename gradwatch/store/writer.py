@@ -26,6 +26,7 @@ from gradwatch.store.schema import (
     SCHEMA,
     SCHEMA_VERSION,
     STEP_COLUMNS,
+    UPGRADES,
 )
 
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "fuse.", "9p", "afs", "beegfs")
@@ -53,6 +54,7 @@ class StoreWriter:
             self._open(existed)
             if existed:
                 self._refuse_if_in_use()
+                self._upgrade()
         except sqlite3.Error as error:
             raise _not_writable(self.path, error) from error
 
@@ -91,6 +93,15 @@ class StoreWriter:
             f"{str(self.path.parent)!r} is being written by process {row[0]}. Give this training a run of"
             " its own, or end the other one first."
         )
+
+    def _upgrade(self) -> None:
+        """Bring the store of an earlier version to this one's; its rows stay as they are."""
+        (version,) = self._db.execute("pragma user_version").fetchone()
+        if version < SCHEMA_VERSION:
+            with self._transaction():
+                for older in range(version, SCHEMA_VERSION):
+                    self._db.execute(UPGRADES[older])
+                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
     def begin_attempt(self, meta: dict[str, str], optimizers: dict[str, tuple[str, dict[str, Any]]]) -> int:
         """Open the next attempt; return the step after the last one recorded.
@@ -142,16 +153,17 @@ class StoreWriter:
                 weights.append((self._next_id, *_blobs(record.weights, WEIGHT_STATS)))
             self._next_id += 1
         with self._transaction():
-            self._insert("step", 1 + len(STEP_COLUMNS), steps)
-            self._insert("layer", 1 + len(STATS), layers)
-            self._insert("weight", 1 + len(WEIGHT_STATS), weights)
-            self._insert("event", 1 + len(EVENT_COLUMNS), [(None, *_event_row(event)) for event in events])
+            self._insert("step", STEP_COLUMNS, steps)
+            self._insert("layer", STATS, layers)
+            self._insert("weight", WEIGHT_STATS, weights)
+            self._insert("event", EVENT_COLUMNS, [(None, *_event_row(event)) for event in events])
             if dropped:
                 self._db.execute("update attempt set dropped = dropped + ? where attempt = ?", (dropped, self.attempt))
 
-    def _insert(self, table: str, columns: int, rows: Sequence[tuple[Any, ...]]) -> None:
-        marks = ", ".join("?" * columns)
-        self._db.executemany(f"insert into {table} values ({marks})", rows)
+    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        names = ", ".join(f'"{name}"' for name in ("id", *columns))
+        marks = ", ".join("?" * (1 + len(columns)))
+        self._db.executemany(f"insert into {table} ({names}) values ({marks})", rows)
 
     def end_attempt(self, reason: str) -> None:
         """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""
@@ -217,6 +229,7 @@ def _step_row(record: StepRecord) -> tuple[Any, ...]:
         "learning_rates": json.dumps(rates) if len(rates) > 1 else None,
         "loss_scale": record.loss_scale,
         "skipped": int(record.skipped),
+        "clip_fault": record.clip_fault,
     }
     return (*row.values(), _nan_names(row))
 

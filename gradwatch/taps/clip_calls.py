@@ -84,9 +84,7 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None
             call = describe(listed, *args, **kwargs)
         except Exception:
             return original(parameters, *args, **kwargs)  # to raise what torch raises
-        present = list(_listeners)
-        for listener in present:
-            listener.before_clip(call)
+        present = _listeners.tell(lambda listener: listener.before_clip(call))
         try:
             result = original(parameters, *args, **kwargs)
         except BaseException:

@@ -32,6 +32,21 @@ class Listeners(Generic[Listener]):
         """Those that listen now; one that leaves meanwhile is still told."""
         return iter(list(self._present))
 
+    def tell(self, call: Callable[[Listener], object]) -> list[Listener]:
+        """Call with each, those that join meanwhile included; return who was told.
+
+        >>> listeners = Listeners(lambda: [])
+        >>> _ = listeners.add("first")
+        >>> listeners.tell(lambda one: listeners.add("second") if one == "first" else None)
+        ['first', 'second']
+        """
+        told: list[Listener] = []
+        while new := [one for one in self._present if all(one is not other for other in told)]:
+            for one in new:
+                call(one)
+            told += new
+        return told
+
     def add(self, listener: Listener) -> Callable[[], None]:
         """Let one more listen; return what ends it."""
         with self._lock:

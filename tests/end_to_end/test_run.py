@@ -66,11 +66,11 @@ SCRIPTS = {
             for micro in range(4):
                 loss = model(torch.randn(16, 4)).square().mean() / 4
                 loss.backward()
-                losses.append(loss.item())
+                losses.append(loss.item())  # the mean of the four, since each was divided
             norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
             optimizer.step()
             optimizer.zero_grad()
-            print("norm", norm.item(), "loss", sum(losses) / 4)
+            print("norm", norm.item(), "loss", sum(losses))
     """,
     "a GradScaler": """
         model = nn.Linear(4, 1)
@@ -151,7 +151,7 @@ LBFGS = """
     for _ in range(4):
         losses = []
         optimizer.step(closure)
-        print("mean", sum(losses) / len(losses))
+        print("first", losses[0])
 """
 
 
@@ -216,7 +216,7 @@ def test_lbfgs_with_a_closure(tmp_path):
     done = recorded("train.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     steps = Run(tmp_path / "runs" / "x").steps()
-    np.testing.assert_allclose(steps["loss"], printed(done.stdout, "mean"), rtol=1e-5)
+    np.testing.assert_allclose(steps["loss"], printed(done.stdout, "first"), rtol=1e-5)
 
 
 def test_an_optimizer_made_later_is_recorded_from_its_first_step(tmp_path):
@@ -252,7 +252,7 @@ def test_what_the_script_sees_is_what_python_shows_it(tmp_path):
     plain, done = run(*arguments, cwd=tmp_path), recorded(*arguments, cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
     assert done.stdout == plain.stdout
-    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded, for no optimizer made a step"]
+    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded, for the script did not import torch"]
 
 
 def test_a_module_is_run_as_by_python(tmp_path):

@@ -1,4 +1,4 @@
-"""One optimizer of a training loop: which step it is at, and what is known of that step so far.
+"""An optimizer that the loop steps.
 
 A step is measured at the first clip call, or before the update where there was none; it is finished
 when the update was made, or is known not to have been. It is held back until the next one begins,
@@ -8,6 +8,7 @@ so that its loss can still be logged.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class Habits:
     clip: Policy | None
     put: Callable[[Tracked, Draft], None]  # takes a finished step
     say: Callable[[str], None]  # tells the user, once
+    losses_of_backward: Callable[[Tracked], list[float | Tensor]]  # since the last step of any
 
 
 class Tracked:
@@ -63,10 +65,22 @@ class Tracked:
         self._losses: list[float | Tensor] = []
         self._losses_of_backward: list[float | Tensor] = []
         self._logs_before_step: bool | None = None
+        self._is_told_losses = False
         self._loss_scale: Tensor | None = None
         self._step_before_scaler = 0
         self._still_measured = False
         self._sizes: tuple[int, ...] = ()
+        self.backwards = 0  # how many there were
+        self._backwards_before_step = 0
+        self._before_closure: Draft | None = None
+        self._consumed: tuple[int, weakref.ref[Tensor] | None, int] | None = None
+        self._clip_fault: str | None = None  # of a call that did nothing, until the step tells whether it matters
+        self._clipped_in_vain: list[Tensor] = []  # parameters that had no gradient when they were clipped
+        self._ignores_clip = False
+
+    @property
+    def optimizer_class(self) -> str:
+        return type(self.optimizer).__name__
 
     # ---------------------------------------------------------------------------- its parameters
 
@@ -108,23 +122,26 @@ class Tracked:
 
     # ------------------------------------------------------------------------- what the loop does
 
-    def before_step(self, has_closure: bool, losses_of_backward: list[float | Tensor]) -> None:
+    def before_step(self, has_closure: bool) -> None:
         """Measure, unless a clip call has; clip, if that is ours; look at the weights, if it is time."""
-        self._losses_of_backward = losses_of_backward
+        self._losses_of_backward = self._habits.losses_of_backward(self)
+        self._backwards_before_step = self.backwards
         if not self._is_due():
             self._draft = None
             return
         if has_closure:
-            self._draft = None  # of before the closure
+            self._before_closure, self._draft = self._draft, None
             self._say_not_clipped("a step with a closure makes its gradients within")
         else:
-            self._unscale_fused(self._settle())
+            draft = self._settle()
+            self._unscale_fused(draft)
             self._clip_by_policy()
+            self._judge_clipping(draft)
         self._sample_weights_before(has_closure)
 
-    def after_step(self, losses_of_backward: list[float | Tensor]) -> None:
-        """Finish the step; a closure called backward within it."""
-        self._losses_of_backward += losses_of_backward
+    def after_step(self) -> None:
+        """Finish the step; a closure called backward within it, the first time for the loss that torch returns."""
+        self._losses_of_backward += self._habits.losses_of_backward(self)[:1]
         if self._is_due():
             draft = self._settle_after_closure()
             draft.wall_time = time.time()
@@ -133,19 +150,75 @@ class Tracked:
             draft.loss_scale = self._loss_scale
             self._finish(draft)
         self.step += 1
+        self._remember_consumed()
 
     def before_clip(self, call: ClipCall) -> None:
-        if self._is_due():
-            draft = self._settle()
-            if call.clip_value is not None:
-                draft.clippings.append(value_clipping(self.parameters, draft, call))
+        if not self._is_due():
+            return
+        self._ignores_clip = self._is_in_vain(call)
+        if self._ignores_clip:
+            return
+        draft = self._settle(at_clip=True)
+        if call.clip_value is not None:
+            draft.clippings.append(value_clipping(self.parameters, draft, call))
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
-        if self._draft is None:
+        if self._ignores_clip:
+            self._remember_consumed()
             return
-        if total_norm is not None and call.max_norm is not None:
-            self._draft.clippings.append(norm_clipping(call, total_norm))
-        self._draft.versions = versions_of(self.gradients())
+        self._add_clipping(self._draft, call, total_norm)
+        if self._draft is not None:
+            self._draft.versions = versions_of(self.gradients())
+
+    def clipped_elsewhere(self, fault: str) -> None:
+        """A clip call of the loop had nothing to do with these parameters."""
+        self._clip_fault = fault
+
+    def _is_in_vain(self, call: ClipCall) -> bool:
+        if self._is_consumed():
+            self._note_clip_after_step()
+            return True
+        if all(parameter.grad is None for parameter in call.parameters):
+            self._clip_fault, self._clipped_in_vain = "no-gradients", call.parameters
+            return True
+        return False
+
+    def _note_clip_after_step(self) -> None:
+        finished = self._finished
+        if finished is None:
+            self._clip_fault = "after-step"
+        elif not finished.clippings:
+            finished.clip_fault = "after-step"
+
+    @staticmethod
+    def _add_clipping(draft: Draft | None, call: ClipCall, total_norm: Tensor | None) -> None:
+        if draft is not None and total_norm is not None and call.max_norm is not None:
+            draft.clippings.append(norm_clipping(call, total_norm))
+
+    def _judge_clipping(self, draft: Draft) -> None:
+        """Whether a call that could do nothing was the only one, and why it could not."""
+        fault, parameters = self._clip_fault, self._clipped_in_vain
+        self._clip_fault, self._clipped_in_vain = None, []
+        if fault is None or draft.clippings or draft.clip_fault:
+            return
+        came_later = fault == "no-gradients" and any(p.grad is not None for p in parameters)
+        draft.clip_fault = "before-backward" if came_later else fault
+
+    def _remember_consumed(self) -> None:
+        first = first_of(self.gradients())
+        gradient = None if first is None else first()
+        self._consumed = None if gradient is None else (self.backwards, first, gradient._version)
+
+    def _is_consumed(self) -> bool:
+        """Whether the gradients are still those of the last step: nothing was added since."""
+        if self._consumed is None:
+            return False
+        backwards, first, version = self._consumed
+        now = first_of(self.gradients())
+        gradient = None if now is None else now()
+        if gradient is None or first is None or first() is not gradient:
+            return False
+        return backwards == self.backwards and version == gradient._version
 
     def before_unscale(self) -> None:
         draft = self._draft
@@ -161,14 +234,22 @@ class Tracked:
     def before_scaled_step(self, scale: Tensor) -> None:
         self._loss_scale, self._step_before_scaler = scale.detach().clone(), self.step
 
-    def after_scaled_step(self, losses_of_backward: list[float | Tensor]) -> None:
+    def after_scaled_step(self) -> None:
         """A scaler that backs off does not call `optimizer.step`: nobody else hears of this attempt."""
         if self.step == self._step_before_scaler:
-            self._losses_of_backward = losses_of_backward
+            self._losses_of_backward = self._habits.losses_of_backward(self)
             if self._is_due():
-                self._settle().loss_scale = self._loss_scale
+                draft = self._settle()
+                draft.loss_scale = self._loss_scale
+                self._judge_clipping(draft)
             self.drop()
         self._loss_scale = None
+
+    def forget_losses_of_backward(self) -> None:
+        """The user logs a loss: from this step on only that counts, also at steps without."""
+        self._is_told_losses = True
+        if self._finished is not None:
+            self._finished.backward_losses = []
 
     def log(self, loss: float | Tensor) -> None:
         """Add a loss to the step made last, or to the next where the first came before its step."""
@@ -197,13 +278,14 @@ class Tracked:
         elif not self._is_due():
             self.step += 1
         self._draft = None
+        self._remember_consumed()
 
     # ---------------------------------------------------------------------------------- the step
 
     def _is_due(self) -> bool:
         return self.step % self._habits.every == 0
 
-    def _settle(self) -> Draft:
+    def _settle(self, at_clip: bool = False) -> Draft:
         """The draft of the gradients as they are now; measured anew where they changed since it was."""
         gradients = self.gradients()
         versions = versions_of(gradients)
@@ -211,11 +293,20 @@ class Tracked:
             self._keep_if_abandoned(gradients)
             before = self._draft
             measured = measure(gradients, self._habits.stats)
-            self._draft = Draft(self.step, measured, versions=versions, witness=first_of(gradients))
+            self._draft = Draft(
+                self.step, measured, versions=versions, witness=first_of(gradients), backwards=self.backwards
+            )
             if before is not None:
                 self._draft.old_weights, self._draft.weight_norms = before.old_weights, before.weight_norms
+                self._draft.clip_fault = self._fault_of_change(before, at_clip)
         self._draft.learning_rates = learning_rates_of(self.optimizer)
         return self._draft
+
+    def _fault_of_change(self, before: Draft, at_clip: bool) -> str | None:
+        """What it means for clipping that the gradients changed after it; what the script changed is its own."""
+        if not before.clippings or before.backwards == self.backwards:
+            return before.clip_fault
+        return "micro-batch" if at_clip else "before-backward"
 
     def _keep_if_abandoned(self, gradients: Sequence[Tensor | None]) -> None:
         """Gradients that were clipped and then dropped without a step were an attempt, which was skipped.
@@ -231,10 +322,17 @@ class Tracked:
 
     def _settle_after_closure(self) -> Draft:
         """The draft of a step with a closure, which leaves its last gradients behind."""
-        waiting = self._draft
+        waiting, before = self._draft, self._before_closure
+        self._before_closure = None
         if waiting is not None and waiting.measured.length:
             return waiting
-        draft = Draft(self.step, measure(self.gradients(), self._habits.stats))
+        if before is not None and self.backwards == self._backwards_before_step:
+            draft = before  # the closure computed the loss alone
+        else:
+            draft = Draft(self.step, measure(self.gradients(), self._habits.stats))
+            if before is not None and before.clippings:
+                draft.clip_fault = "before-backward"
+            self._judge_clipping(draft)
         if waiting is not None:
             draft.old_weights, draft.weight_norms = waiting.old_weights, waiting.weight_norms
         return draft
@@ -242,9 +340,7 @@ class Tracked:
     def _finish(self, draft: Draft) -> None:
         """Hold a step back until the next one, or its end, so that its loss can still be logged."""
         self.release()
-        scale = draft.loss_scale
-        unscaled = [loss if scale is None else loss / scale for loss in self._losses_of_backward]
-        draft.losses = self._losses + unscaled
+        draft.losses, draft.backward_losses = self._losses, [] if self._is_told_losses else self._losses_of_backward
         self._losses, self._losses_of_backward = [], []
         self._finished, self._draft = draft, None
         if self._logs_before_step:
@@ -261,6 +357,7 @@ class Tracked:
         present = [gradient for gradient in self.gradients() if gradient is not None]
         if present:
             self._draft.clippings.append(self._habits.clip.clip(present, self._draft.measured))
+            self._draft.versions = versions_of(self.gradients())
 
     def _say_not_clipped(self, why: str) -> None:
         if self._habits.clip is not None:
