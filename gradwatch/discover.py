@@ -28,8 +28,6 @@ from gradwatch.watch import Watch
 
 logger = logging.getLogger("gradwatch")
 
-_WRAPPERS = ("DistributedDataParallel", "DataParallel")
-
 
 class Discovery:
     """Listens from the moment torch is imported; records into one run."""
@@ -132,17 +130,11 @@ def owner_of(optimizer: Optimizer) -> nn.Module:
     """
     wanted = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     # By the type alone: `isinstance` asks proxies for their class, and they may answer with work.
-    modules = [m for m in gc.get_objects() if issubclass(type(m), nn.Module)]
+    modules: list[nn.Module] = [m for m in gc.get_objects() if issubclass(type(m), nn.Module)]
     owners = {id(m): m for m in modules if any(id(p) in wanted for p in m.parameters())}
     within = {id(child) for m in owners.values() for child in m.modules() if child is not m}
-    roots = [_unwrapped(m) for key, m in owners.items() if key not in within]
+    roots = [m for key, m in owners.items() if key not in within]
     roots.sort(key=lambda m: min(wanted.get(id(p), len(wanted)) for p in m.parameters()))
     if len(roots) == 1:
         return roots[0]
     return nn.ModuleDict({f"{type(m).__name__}{i}": m for i, m in enumerate(roots)})
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while type(module).__name__ in _WRAPPERS:
-        module = module.get_submodule("module")
-    return module

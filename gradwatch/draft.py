@@ -32,6 +32,7 @@ class Draft:
     witness: weakref.ref[Tensor] | None = None  # the first gradient, to see whether it is still there
     backwards: int = 0  # how many there had been when it was measured
     clip_fault: str | None = None
+    clipped_by_policy: bool = False
     losses: list[float | Tensor] = field(default_factory=list)  # logged
     backward_losses: list[float | Tensor] = field(default_factory=list)  # on which backward was called
     learning_rates: tuple[float | Tensor, ...] = ()

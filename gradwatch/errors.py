@@ -64,6 +64,12 @@ class ScriptNotFound(GradwatchError):
     slug = "script-not-found"
 
 
+class UnsupportedVersion(GradwatchError, ImportError):
+    """A package that an integration stands on is missing or too old."""
+
+    slug = "unsupported-version"
+
+
 class RunInUse(GradwatchError):
     """Another process, or another watch of this one, is writing to the run."""
 

@@ -115,9 +115,15 @@ def _named_optimizers(model: nn.Module, optimizer: Optimizers) -> dict[str, Opti
     if optimizer is None:
         return {"0": ByHand(model.parameters() if isinstance(model, nn.Module) else ())}
     if isinstance(optimizer, Mapping):
-        return {str(name): one for name, one in optimizer.items()}
+        return {str(name): _unwrapped(one) for name, one in optimizer.items()}
     listed = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-    return {str(index): one for index, one in enumerate(listed)}
+    return {str(index): _unwrapped(one) for index, one in enumerate(listed)}
+
+
+def _unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that steps: Accelerate and Fabric hand out wrappers around it."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _check(
@@ -307,6 +313,17 @@ class Watch:
         self._recorder.add_detectors(name, detectors_for(tracked.optimizer_class))
         self._tracked.append(tracked)
         self._listen_to_steps(tracked)
+
+    @_guarded
+    def gradients_ready(self, optimizer: Optimizer) -> None:
+        """Say that an optimizer's gradients are as it will consume them, before any clipping.
+
+        Needed only by a loop whose steps take a closure and that is to be clipped by ``clip``: call it
+        in the closure, after backward.
+        """
+        tracked = self._by_optimizer.get(id(_unwrapped(optimizer)))
+        if tracked is not None and not isinstance(tracked, TrackedInBackward):
+            tracked.gradients_ready()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything recorded so far is on the disk, at most ``timeout`` seconds."""

@@ -21,6 +21,7 @@ STAGES = [
     "draft",
     "tracked",
     "watch",
+    "integrations",
     "discover",
     "launch",
     "run",
@@ -34,7 +35,7 @@ STAGES = [
     "__init__",
 ]
 HOMES = {
-    "torch": {"measure", "clip", "taps", "draft", "tracked", "watch", "discover", "demo"},
+    "torch": {"measure", "clip", "taps", "draft", "tracked", "watch", "integrations", "discover", "demo"},
     "sqlite3": {"store"},
     "pandas": {"run", "summary", "recommend", "report", "cli"},
     "rich": {"report", "cli"},

@@ -366,6 +366,52 @@ def test_a_backward_of_what_is_no_loss_is_left_out(tmp_path):
     assert Run(tmp_path / "run").steps()["loss"].isna().all()
 
 
+# -------------------------------------------------------------------------------------- closures
+
+
+@pytest.mark.parametrize("weights_every", [0, 1])
+def test_a_closure_that_calls_no_backward_leaves_the_clipping_in_force(tmp_path, weights_every):
+    model = net()
+    optimizer = sgd(model)
+    norms = []
+    with gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=weights_every):
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
+            norms.append(norm_of(model))
+            clip_grad_norm_(model.parameters(), 0.01)
+            optimizer.step(lambda loss=loss: loss)
+    run = Run(tmp_path / "run")
+    np.testing.assert_allclose(run.steps()["total_norm"], norms, rtol=1e-5)
+    assert (run.steps()["max_norm"] == 0.01).all()
+    assert run.steps()["clip_fault"].isna().all()
+    assert len(run.layers("update_norm")) == 3 * weights_every
+
+
+def test_a_policy_can_clip_within_a_closure_that_says_when(tmp_path, caplog):
+    model = net()
+    optimizer = sgd(model)
+    norms = []
+    with gradwatch.attach(model, optimizer, tmp_path / "run", clip=NormClip(0.01)) as watch:
+
+        def closure():
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
+            norms.append(norm_of(model))
+            watch.gradients_ready(optimizer)
+            assert norm_of(model) == pytest.approx(0.01, rel=1e-3)
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+    steps = Run(tmp_path / "run").steps()
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
+    assert steps["clipped"].all()
+    assert caplog.text == ""
+
+
 # ------------------------------------------------------------------------------ no optimizer at all
 
 

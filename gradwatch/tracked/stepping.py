@@ -29,6 +29,10 @@ from gradwatch.measure import Measurement, measure, norms
 from gradwatch.record import ParameterInfo
 from gradwatch.taps import ClipCall
 
+# What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
+_WRAPPERS = ("DistributedDataParallel", "DataParallel")
+_INSERTED = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_forward_module.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
@@ -41,6 +45,31 @@ class Habits:
     put: Callable[[Tracked, Draft], None]  # takes a finished step
     say: Callable[[str], None]  # tells the user, once
     losses_of_backward: Callable[[Tracked], list[float | Tensor]]  # since the last step of any
+
+
+def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The model's parameters by its own names, without what wrappers around it or its parts add.
+
+    >>> model = nn.Sequential(nn.Linear(1, 1))
+    >>> [name for name, _ in named_parameters(nn.DataParallel(model))]
+    ['0.weight', '0.bias']
+    >>> [name for name, _ in named_parameters(torch.compile(model))]
+    ['0.weight', '0.bias']
+    """
+    wrappers = [path for path, module in model.named_modules() if type(module).__name__ in _WRAPPERS]
+    # The innermost first, so that the paths of the outer ones still hold.
+    inner_first = sorted(wrappers, key=len, reverse=True)
+    found: list[tuple[str, Tensor]] = []
+    for full_name, parameter in model.named_parameters():
+        name = full_name
+        for path in inner_first:
+            prefix = f"{path}." if path else ""
+            if name.startswith(f"{prefix}module."):
+                name = prefix + name[len(prefix) + len("module.") :]
+        for inserted in _INSERTED:
+            name = name.replace(inserted, "")
+        found.append((name, parameter))
+    return found
 
 
 class Tracked:
@@ -111,8 +140,8 @@ class Tracked:
             for i, parameter in enumerate(group["params"]):
                 own[id(parameter)] = (f"group{g}.{i}", parameter)
         in_model = [
-            (name.replace("_orig_mod.", ""), parameter)
-            for name, parameter in self.model.named_parameters()
+            (name, parameter)
+            for name, parameter in named_parameters(self.model)
             if own.pop(id(parameter), None) is not None
         ]
         return in_model + list(own.values())
@@ -131,7 +160,6 @@ class Tracked:
             return
         if has_closure:
             self._before_closure, self._draft = self._draft, None
-            self._say_not_clipped("a step with a closure makes its gradients within")
         else:
             draft = self._settle()
             self._unscale_fused(draft)
@@ -144,6 +172,8 @@ class Tracked:
         self._losses_of_backward += self._habits.losses_of_backward(self)[:1]
         if self._is_due():
             draft = self._settle_after_closure()
+            if not draft.clipped_by_policy:
+                self._say_not_clipped("a step with a closure makes its gradients within")
             draft.wall_time = time.time()
             draft.learning_rates = draft.learning_rates or learning_rates_of(self.optimizer)
             self._sample_weights_after(draft)
@@ -151,6 +181,13 @@ class Tracked:
             self._finish(draft)
         self.step += 1
         self._remember_consumed()
+
+    def gradients_ready(self) -> None:
+        """They are as they will be consumed, and a policy can clip them: within a closure nobody else knows."""
+        if self._is_due():
+            draft = self._settle()
+            self._clip_by_policy()
+            self._judge_clipping(draft)
 
     def before_clip(self, call: ClipCall) -> None:
         if not self._is_due():
@@ -287,6 +324,7 @@ class Tracked:
 
     def _settle(self, at_clip: bool = False) -> Draft:
         """The draft of the gradients as they are now; measured anew where they changed since it was."""
+        self._take_up_again()
         gradients = self.gradients()
         versions = versions_of(gradients)
         if self._draft is None or self._draft.versions != versions:
@@ -322,20 +360,27 @@ class Tracked:
 
     def _settle_after_closure(self) -> Draft:
         """The draft of a step with a closure, which leaves its last gradients behind."""
+        self._take_up_again()
         waiting, before = self._draft, self._before_closure
         self._before_closure = None
         if waiting is not None and waiting.measured.length:
             return waiting
-        if before is not None and self.backwards == self._backwards_before_step:
-            draft = before  # the closure computed the loss alone
-        else:
-            draft = Draft(self.step, measure(self.gradients(), self._habits.stats))
-            if before is not None and before.clippings:
-                draft.clip_fault = "before-backward"
-            self._judge_clipping(draft)
+        draft = Draft(self.step, measure(self.gradients(), self._habits.stats))
+        if before is not None and before.clippings:
+            draft.clip_fault = "before-backward"
+        self._judge_clipping(draft)
         if waiting is not None:
             draft.old_weights, draft.weight_norms = waiting.old_weights, waiting.weight_norms
         return draft
+
+    def _take_up_again(self) -> None:
+        """A closure that calls no backward leaves the draft of before it as it was."""
+        before, waiting = self._before_closure, self._draft
+        if before is None or self.backwards != self._backwards_before_step:
+            return
+        if waiting is not None:
+            before.old_weights, before.weight_norms = waiting.old_weights, waiting.weight_norms
+        self._before_closure, self._draft = None, before
 
     def _finish(self, draft: Draft) -> None:
         """Hold a step back until the next one, or its end, so that its loss can still be logged."""
@@ -347,7 +392,7 @@ class Tracked:
             self.release()
 
     def _clip_by_policy(self) -> None:
-        if self._habits.clip is None or self._draft is None:
+        if self._habits.clip is None or self._draft is None or self._draft.clipped_by_policy:
             return
         if isinstance(getattr(self.optimizer, "grad_scale", None), Tensor):
             self._say_not_clipped(
@@ -358,6 +403,7 @@ class Tracked:
         if present:
             self._draft.clippings.append(self._habits.clip.clip(present, self._draft.measured))
             self._draft.versions = versions_of(self.gradients())
+            self._draft.clipped_by_policy = True
 
     def _say_not_clipped(self, why: str) -> None:
         if self._habits.clip is not None:

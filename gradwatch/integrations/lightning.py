@@ -1,0 +1,61 @@
+"""PyTorch Lightning: a callback for `Trainer(callbacks=[...])`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch.optim import Optimizer
+
+from gradwatch.integrations import folder_for, require
+from gradwatch.watch import Watch, attach
+
+require({"lightning": (2, 2), "pytorch-lightning": (2, 2)})
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+
+
+class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
+    """Records a fit, from its first optimizer step to its last.
+
+    The loss of a step is the one on which Lightning calls backward; the step is `trainer.global_step`.
+    In a distributed fit the process of rank 0 records.
+
+    Args:
+        run: a folder; ``gradwatch`` in the logger's folder if left out.
+        options: those of `gradwatch.attach`. With ``clip`` leave Lightning's ``gradient_clip_val`` out.
+    """
+
+    def __init__(self, run: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        self.watch: Watch | None = None
+        self._run = None if run is None else Path(run)
+        self._options = options
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach: optimizers are made by now, and a checkpoint is loaded."""
+        if not trainer.is_global_zero:
+            return
+        self._close("closed")
+        folder = folder_for(self._run, Path(trainer.log_dir or trainer.default_root_dir), trainer.global_step)
+        # Of several optimizers `global_step` counts all the steps together.
+        first = {"first_step": trainer.global_step} if len(trainer.optimizers) == 1 else {}
+        self.watch = attach(pl_module, trainer.optimizers, folder, **(first | self._options))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Within the step's closure: gradients are accumulated, unscaled and not clipped yet."""
+        if self.watch is not None:
+            self.watch.gradients_ready(optimizer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close("closed")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close(f"exception {type(exception).__name__}")
+
+    def _close(self, reason: str) -> None:
+        if self.watch is not None:
+            self.watch.close(reason)

@@ -1,0 +1,56 @@
+"""Hugging Face Transformers: a callback for `Trainer(callbacks=[...])`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradwatch.integrations import folder_for, require
+from gradwatch.watch import Watch, attach
+
+require({"transformers": (4, 46)})
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
+
+
+class GradWatchCallback(TrainerCallback):
+    """Records a training of `Trainer`, from its first optimizer step to its last.
+
+    A Trainer calls its callbacks after clipping. The norms recorded are those before it all the same,
+    for they are taken at the clip call; the loss of a step is the one on which backward was called.
+    In a distributed training the process of rank 0 records.
+
+    Args:
+        run: a folder; ``gradwatch`` in the output folder if left out.
+        options: those of `gradwatch.attach`. With ``clip`` set ``max_grad_norm=0``.
+    """
+
+    def __init__(self, run: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        self.watch: Watch | None = None
+        self._run = None if run is None else Path(run)
+        self._options = options
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Attach: the optimizer is made by now, and a checkpoint is loaded."""
+        if not state.is_world_process_zero:
+            return
+        self._close()
+        model: nn.Module = kwargs["model"]
+        optimizer: Optimizer = kwargs["optimizer"]
+        folder = folder_for(self._run, Path(str(args.output_dir)), state.global_step)
+        self.watch = attach(model, optimizer, folder, **({"first_step": state.global_step} | self._options))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
