@@ -135,6 +135,31 @@ def export(
     typer.echo(f"wrote {rows} rows to {file}")
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def doctor(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
+    ],
+    steps: Annotated[int, typer.Option(min=2, help="Stop the script after so many optimizer steps.")] = 5,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
+) -> None:
+    """Run a training script for a few steps and say what can be seen of it."""
+    from gradwatch.doctor import examine
+    from gradwatch.launch import prepare
+    from gradwatch.report.console import ConsoleReport
+
+    program, _ = prepare(arguments, None, module)
+    diagnosis = examine(program, steps)
+    console = _console()
+    console.print(ConsoleReport.on(console).diagnosis(diagnosis))
+    if diagnosis.failed:
+        raise typer.Exit(1)
+    if diagnosis.has_problem:
+        raise typer.Exit(NOT_HEALTHY)
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--runs", help="Where to record the two runs.")] = Path("runs"),

@@ -38,8 +38,9 @@ class Discovery:
         self.backwards = 0
         self._run = run
         self._pid = os.getpid()
+        self._roots: list[Tensor] = []
         self._new: list[weakref.ref[Optimizer]] = []
-        self._failed = False
+        self.failed = False
         self._init = Optimizer.__init__
         self._tap_optimizers()
         handle = register_optimizer_step_pre_hook(lambda *_: self._attach_new())
@@ -73,6 +74,8 @@ class Discovery:
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
         self.backwards += 1
         self._attach_new()
+        if self.watch is None:
+            self._roots = [root.detach() for root in tensors]
 
     def after_backward(self) -> None:
         """Nothing is left to do."""
@@ -82,6 +85,8 @@ class Discovery:
         if not self.optimizers_seen and self.watch is None and clips_something:
             parameters = owner_of(ByHand(call.parameters)).parameters()
             self._guard(lambda: self._attach([ByHand([*parameters] or call.parameters)]))
+            if self.watch is not None:
+                self.watch.before_backward(self._roots)  # which was before the watch
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         """Nothing is left to do."""
@@ -97,12 +102,12 @@ class Discovery:
             self._guard(lambda: self._attach([found for found in (made() for made in new) if found is not None]))
 
     def _guard(self, attach: Callable[[], None]) -> None:
-        if self._failed or os.getpid() != self._pid:
+        if self.failed or os.getpid() != self._pid:
             return
         try:
             attach()
         except Exception as error:
-            self._failed = True
+            self.failed = True
             logger.error("gradwatch does not record this run, the script goes on. %s", error)
 
     def _attach(self, optimizers: list[Optimizer]) -> None:

@@ -64,6 +64,12 @@ class ScriptNotFound(GradwatchError):
     slug = "script-not-found"
 
 
+class ShardedParameters(GradwatchError):
+    """Each process holds a part of the parameters, and the norm of a part is not the norm."""
+
+    slug = "sharded-parameters"
+
+
 class UnsupportedVersion(GradwatchError, ImportError):
     """A package that an integration stands on is missing or too old."""
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from gradwatch.errors import RunInUse, ScriptNotFound
@@ -78,22 +78,22 @@ def launch(program: Program, run: Path) -> None:
     found: list[Discovery] = []
     if recording := is_recording_rank():
         after_import("torch", lambda: found.append(_discover(run)))
-    main = _become_main(program)
+    main = become_main(program)
     code, reason = 0, "exit"
     try:
-        exec(_code(program), main.__dict__)
+        exec(code_of(program), main.__dict__)
     except SystemExit:
         if recording:
             _end(found, run, "exit")
         raise
     except KeyboardInterrupt as interrupt:
-        _show(interrupt, program)
+        show(interrupt, program)
         if recording:
             _end(found, run, "exception KeyboardInterrupt")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException as error:
-        _show(error, program)
+        show(error, program)
         code, reason = 1, f"exception {type(error).__name__}"
     if recording:
         _end(found, run, reason)
@@ -111,7 +111,8 @@ def _discover(run: Path) -> Discovery:
     return Discovery(run)
 
 
-def _become_main(program: Program) -> ModuleType:
+def become_main(program: Program) -> ModuleType:
+    """Make the module `__main__` that the program will be, with its `sys.argv` and `sys.path`."""
     main = ModuleType("__main__")
     main.__file__ = str(program.path)
     main.__builtins__ = builtins  # type: ignore[attr-defined]
@@ -126,17 +127,32 @@ def _become_main(program: Program) -> ModuleType:
     return main
 
 
-def _code(program: Program) -> CodeType:
+def code_of(program: Program) -> CodeType:
+    """Compile it, under the path that its tracebacks show."""
     return compile(program.path.read_bytes(), str(program.path), "exec", dont_inherit=True)
 
 
-def _show(error: BaseException, program: Program) -> None:
+def show(error: BaseException, program: Program) -> None:
     """Print the traceback of the script's own exception, without our frames above it."""
     own = error.__traceback__
     while own is not None and own.tb_frame.f_code.co_filename != str(program.path):
         own = own.tb_next
-    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, own
-    sys.excepthook(type(error), error.with_traceback(own), own)
+    shown: BaseException | None = error.with_traceback(own)
+    while shown is not None:
+        shown.__traceback__ = _without_our_frames(shown.__traceback__)
+        shown = shown.__cause__ or shown.__context__
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """What the script called went through our taps; that is no business of its reader."""
+    if traceback is None:
+        return None
+    following = _without_our_frames(traceback.tb_next)
+    if Path(traceback.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent):
+        return following
+    return TracebackType(following, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
 
 
 def _end(found: Sequence[Discovery], run: Path, reason: str) -> None:
@@ -145,15 +161,18 @@ def _end(found: Sequence[Discovery], run: Path, reason: str) -> None:
     if steps:
         message = f"recorded {steps} steps; gradwatch report {run}"
     else:
-        message = f"nothing was recorded, for {_why_nothing(found)}"
+        message = f"nothing was recorded, for {why_nothing(found)}"
     print(f"gradwatch: {message}", file=sys.stderr)  # noqa: T201
 
 
-def _why_nothing(found: Sequence[Discovery]) -> str:
+def why_nothing(found: Sequence[Discovery]) -> str:
+    """The reason why a script left no step to record."""
     if not found:
         return "the script did not import torch"
+    if found[0].failed:
+        return "the run could not be written"
     if not found[0].backwards:
-        return "no backward was called"
+        return "the script imported torch and called no backward"
     if not found[0].optimizers_seen:
         return "there was no optimizer and no gradient was clipped"
     return "no optimizer made a step"

@@ -292,6 +292,21 @@ class Watch:
         """The names under which optimizers are recorded."""
         return [t.name for t in self._tracked]
 
+    @property
+    def models(self) -> list[nn.Module]:
+        """Those that give parameters their names, each once."""
+        return list({id(t.model): t.model for t in self._tracked}.values())
+
+    @property
+    def parameter_ids(self) -> set[int]:
+        """The `id` of every parameter that an optimizer has."""
+        return set().union(*(t.ids for t in self._tracked))
+
+    @property
+    def steps_within_backward(self) -> bool:
+        """Whether optimizers step while gradients are still being made."""
+        return any(isinstance(t, TrackedInBackward) for t in self._tracked)
+
     def log(self, *, loss: float | Tensor | None = None, optimizer: str | None = None) -> None:
         """Add the loss to the step: the last one made, or the next one where the first call came before it.
 

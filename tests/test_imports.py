@@ -27,6 +27,7 @@ STAGES = [
     "run",
     "summary",
     "recommend",
+    "doctor",
     "report",
     "demo",
     "testing",
@@ -35,7 +36,7 @@ STAGES = [
     "__init__",
 ]
 HOMES = {
-    "torch": {"measure", "clip", "taps", "draft", "tracked", "watch", "integrations", "discover", "demo"},
+    "torch": {"measure", "clip", "taps", "draft", "tracked", "watch", "integrations", "discover", "demo", "doctor"},
     "sqlite3": {"store"},
     "pandas": {"run", "summary", "recommend", "report", "cli"},
     "rich": {"report", "cli"},

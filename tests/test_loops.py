@@ -3,6 +3,7 @@
 The names say which way of going wrong is meant: most monitors are silently wrong in some of these.
 """
 
+import contextlib
 import copy
 import io
 import os
@@ -230,6 +231,34 @@ def test_nothing_is_said_of_clipping_that_works(tmp_path, loop):
     steps = Run(tmp_path / "run").steps()
     assert steps["clip_fault"].tolist() == [None] * 5
     assert Run(tmp_path / "run").events() == []
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        *INEFFECTIVE,
+        clip_between,
+        clip_two_groups,
+        clip_after_accumulation,
+        clip_and_add_noise,
+        clip_an_attack,
+        clip_never,
+    ],
+    ids=lambda loop: loop.__name__,
+)
+def test_every_loop_trains_alike_bit_for_bit(tmp_path, loop):
+    def train(watched):
+        model = net()
+        optimizer = sgd(model, momentum=0.9)
+        with gradwatch.attach(model, optimizer, tmp_path / "run") if watched else contextlib.nullcontext():
+            for _ in range(6):
+                loop(model, optimizer)
+        return [p.detach().clone() for p in model.parameters()], torch.get_rng_state()
+
+    weights, random = train(False)
+    watched_weights, watched_random = train(True)
+    assert all(torch.equal(p, q) for p, q in zip(weights, watched_weights, strict=True))
+    assert torch.equal(random, watched_random)
 
 
 def test_a_gan_whose_generator_is_not_clipped_has_no_fault(tmp_path):
@@ -784,3 +813,31 @@ def test_under_torchrun_one_rank_records(tmp_path):
     np.testing.assert_allclose(run.steps()["loss"], [float(line[3]) for line in printed], rtol=1e-5)
     assert run.layers("norm").columns.tolist() == ["weight", "bias"]
     assert done.stderr.count("gradwatch: recorded 5 steps") == 1
+
+
+def test_sharded_parameters_are_refused_rather_than_measured_in_part(tmp_path):
+    """Trap 9: the norm of a shard is not the norm."""
+    program = """
+        import sys, torch, torch.distributed as dist
+        from torch import nn
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        import gradwatch
+        dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/store", rank=0, world_size=1)
+        model = fully_shard(nn.Linear(4, 1), mesh=init_device_mesh("cpu", (1,)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        try:
+            gradwatch.attach(model, optimizer, sys.argv[1] + "/run")
+        except gradwatch.GradwatchError as error:
+            print(error)
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        print("trained")
+        dist.destroy_process_group()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Parameter weight is sharded over processes (DTensor)" in done.stdout
+    assert "(sharded-parameters)\ntrained" in done.stdout

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.text import Text
 
+from gradwatch.doctor import Diagnosis
 from gradwatch.recommend import Recommendation
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.report.draw import (
@@ -200,6 +201,19 @@ class ConsoleReport:
         if len(groups) > most:
             lines.append(Text(f"  {len(groups) - most} more kinds; `gradwatch events` lists every event", "dim"))
         return lines
+
+    # ------------------------------------------------------------------------------------- doctor
+
+    def diagnosis(self, found: Diagnosis) -> Group:
+        """The whole of `gradwatch doctor`, below what the script printed."""
+        ended = ", ended by an exception of its own" if found.failed else ""
+        lines = [Text(), Text(f"{printable(found.script)}{ended}", "bold")]
+        marks = {"fine": self.ink.pick("✓", "+"), "note": self.ink.pick("·", "-"), "problem": self.ink.pick("✗", "x")}
+        styles = {"fine": "green", "note": "dim", "problem": "bold red"}
+        for finding in found.findings:
+            head = f"  {marks[finding.mark]} {finding.about:<12} "
+            lines += self._wrapped(head, finding.text, styles[finding.mark], rest="")
+        return Group(*lines)
 
     # ------------------------------------------------------------------------------------- layers
 

@@ -25,6 +25,7 @@ from gradwatch.draft import (
     value_clipping,
     versions_of,
 )
+from gradwatch.errors import ShardedParameters
 from gradwatch.measure import Measurement, measure, norms
 from gradwatch.record import ParameterInfo
 from gradwatch.taps import ClipCall
@@ -124,6 +125,11 @@ class Tracked:
         for name, parameter in self._named_parameters():
             if id(parameter) in self.ids:
                 continue
+            if hasattr(parameter, "device_mesh"):
+                raise ShardedParameters(
+                    f"Parameter {name} is sharded over processes ({type(parameter).__name__}), and gradwatch can't"
+                    " measure such a gradient as a whole yet. Nothing is recorded; train without gradwatch, or by DDP."
+                )
             self.ids.add(id(parameter))
             if name in positions:
                 self.parameters[positions[name]] = parameter

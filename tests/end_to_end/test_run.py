@@ -98,6 +98,62 @@ SCRIPTS = {
             optimizer.step()
             print("norm", norm.item(), "loss", loss.item())
     """,
+    "accumulation with a GradScaler": """
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        for step in range(10):
+            losses = []
+            for micro in range(4):
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = model(torch.randn(16, 4)).square().mean() / 4
+                scaler.scale(loss).backward()
+                losses.append(loss.item())
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            print("norm", norm.item(), "loss", sum(losses))
+    """,
+    "no optimizer": """
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        for step in range(10):
+            loss = model(torch.randn(16, 4)).square().mean()
+            model.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            for p in model.parameters():
+                p.data.add_(p.grad, alpha=-0.1)
+            print("norm", norm.item(), "loss", loss.item())
+    """,
+    "a transformer": """
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding = nn.Embedding(20, 16)
+                layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+                self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+                self.out = nn.Linear(16, 20, bias=False)
+                self.out.weight = self.embedding.weight
+            def forward(self, x):
+                mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+                return self.out(self.blocks(self.embedding(x), mask=mask, is_causal=True))
+        model = Model()
+        decay = [p for p in model.parameters() if p.dim() > 1]
+        rest = [p for p in model.parameters() if p.dim() <= 1]
+        optimizer = torch.optim.AdamW([{"params": decay}, {"params": rest, "weight_decay": 0.0}], lr=1e-3)
+        for step in range(8):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * (step + 1) / 8
+            x = torch.randint(20, (4, 11))
+            loss = nn.functional.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            print("norm", norm.item(), "loss", loss.item())
+    """,
     "reinforcement learning": """
         policy = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
         optimizer = torch.optim.RMSprop(policy.parameters(), lr=1e-3)
@@ -219,6 +275,34 @@ def test_lbfgs_with_a_closure(tmp_path):
     np.testing.assert_allclose(steps["loss"], printed(done.stdout, "first"), rtol=1e-5)
 
 
+def test_optimizers_that_step_within_backward_make_one_record(tmp_path):
+    write(
+        tmp_path,
+        """
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+        squares = []
+        def hook(p):
+            squares.append(p.grad.square().sum().item())
+            optimizers[p].step()
+            optimizers[p].zero_grad()
+        for p in model.parameters():
+            p.register_post_accumulate_grad_hook(hook)
+        for step in range(6):
+            squares.clear()
+            loss = model(torch.randn(16, 4)).square().mean()
+            loss.backward()
+            print("norm", sum(squares) ** 0.5, "loss", loss.item())
+        """,
+    )
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = Run(tmp_path / "runs" / "x")
+    assert found.optimizers == {"0": "SGD"}
+    np.testing.assert_allclose(found.steps()["total_norm"], printed(done.stdout, "norm"), rtol=1e-5)
+    np.testing.assert_allclose(found.steps()["loss"], printed(done.stdout, "loss"), rtol=1e-5)
+
+
 def test_an_optimizer_made_later_is_recorded_from_its_first_step(tmp_path):
     write(
         tmp_path,
@@ -283,6 +367,14 @@ TRAINS = (
         pytest.param(TRAINS + "import sys; sys.exit(7)", 1, id="sys.exit with a code"),
         pytest.param(TRAINS + "import sys; sys.exit('a message')", 1, id="sys.exit with a message"),
         pytest.param(TRAINS + "raise SystemExit", 1, id="SystemExit"),
+        pytest.param(TRAINS + "a = w(torch.ones(1, 2)).sum()\na.backward()\na.backward()", 1, id="raised in backward"),
+        pytest.param(
+            TRAINS
+            + "w.weight.grad.fill_(float('inf'))\n"
+            + "nn.utils.clip_grad_norm_(w.parameters(), 1.0, error_if_nonfinite=True)",
+            2,
+            id="raised in clipping",
+        ),
         pytest.param("raise RuntimeError('before the first step')", 0, id="an exception before the first step"),
         pytest.param("x = (1,", 0, id="a syntax error"),
         pytest.param(TRAINS + "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 1, id="SIGTERM"),
@@ -302,6 +394,36 @@ def test_it_ends_as_it_would_have_ended(tmp_path, end, steps):
     assert (tmp_path / "runs" / "x").exists() == bool(steps)
     if steps:
         assert len(Run(tmp_path / "runs" / "x").steps()) == steps
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("raise ValueError", "exception ValueError"),
+        ("raise SystemExit(3)", "exit"),
+        ("", "exit"),
+        ("raise KeyboardInterrupt", "exception KeyboardInterrupt"),
+        ("import os; os.kill(os.getpid(), 15)", "signal SIGTERM"),
+    ],
+)
+def test_the_run_says_how_the_script_ended(tmp_path, end, reason):
+    write(tmp_path, TRAINS + end)
+    recorded("train.py", cwd=tmp_path)
+    assert Run(tmp_path / "runs" / "x").attempts()[0].reason == reason
+
+
+def test_a_run_being_written_by_another_process_is_left_to_it(tmp_path):
+    write(tmp_path, TRAINS + "print('ready', flush=True); input(); print('trained')")
+    command = [sys.executable, "-m", "gradwatch", "run", "--run", "runs/x", "train.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    first = subprocess.Popen(command, text=True, cwd=tmp_path, **pipes)
+    assert first.stdout.readline() == "ready\n"
+    second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, input="\n", timeout=60)
+    assert (second.returncode, second.stdout) == (0, "ready\ntrained\n")
+    assert f"'runs/x' is being written by process {first.pid}" in second.stderr
+    assert own_lines(second.stderr) == ["gradwatch: nothing was recorded, for the run could not be written"]
+    first.communicate("\n", timeout=60)
+    assert len(Run(tmp_path / "runs" / "x").steps()) == 1
 
 
 def test_ctrl_c_keeps_what_was_recorded(tmp_path):
@@ -367,6 +489,21 @@ def test_bad_input(tmp_path, arguments, slug):
     assert done.stderr.startswith("error: ")
     assert slug in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("print('hello')", "the script imported torch and called no backward"),
+        ("nn.Linear(2, 1)(torch.ones(1, 2)).sum().backward()", "there was no optimizer and no gradient was clipped"),
+        (TRAINS.replace("o.step()", ""), "no optimizer made a step"),
+    ],
+)
+def test_a_script_that_trains_nothing_says_so(tmp_path, script, why):
+    write(tmp_path, script)
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0
+    assert own_lines(done.stderr) == [f"gradwatch: nothing was recorded, for {why}"]
 
 
 def test_a_run_that_can_not_be_written_does_not_stop_the_script(tmp_path):

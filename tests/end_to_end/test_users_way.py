@@ -35,6 +35,22 @@ def test_the_character_lstm_is_recorded_from_the_first_step_to_the_last(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "steps", "threshold"),
+    [("lightning_digits", 145, 0.5), ("transformers_stdlib", 100, 1.0), ("accelerate_digits", 75, 0.5)],
+)
+def test_each_framework_has_an_example(tmp_path, name, steps, threshold):
+    done = run_command(sys.executable, ROOT / "examples" / f"{name}.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = Run(tmp_path / "runs" / name.replace("_", "-"))
+    found = run.steps()
+    assert found.index.tolist() == list(range(steps))
+    assert (found["max_norm"] == threshold).all()
+    assert found["loss"].iloc[-10:].mean() < 0.8 * found["loss"].iloc[:10].mean()
+    assert [event for event in run.events() if event.severity != "info"] == []
+
+
+@pytest.mark.slow
 def test_the_demonstration_explodes_is_advised_and_survives(tmp_path):
     done = run_command(sys.executable, "-m", "gradwatch", "demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -104,7 +120,8 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
 
 def test_the_three_lines_of_the_readme_record_a_loop(tmp_path):
     """The Python block of the README, with a model and data around it."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    block, imports = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(imports, {})
     script = tmp_path / "script.py"
     script.write_text(
         "import torch\n"
