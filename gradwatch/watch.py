@@ -484,16 +484,16 @@ class Watch:
     def _log(self, loss: object, optimizer: str | None) -> None:
         if loss is None:
             return
-        for tracked in self._tracked:
+        meant = [tracked for tracked in self._tracked if optimizer in (None, tracked.name)]
+        for tracked in meant:
             tracked.forget_losses_of_backward()
         try:
             value = loss_value(loss)
         except BadArgument as error:
             self._warn_once(str(error))
             return
-        for tracked in self._tracked:
-            if optimizer in (None, tracked.name):
-                tracked.log(value)
+        for tracked in meant:
+            tracked.log(value)
 
     # ------------------------------------------------------------------------- trouble and the end
 

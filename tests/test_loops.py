@@ -386,6 +386,23 @@ def test_optimizers_that_step_one_after_the_other_share_the_loss(tmp_path):
     assert Run(tmp_path / "run").steps()["loss"].tolist() == [loss.item()] * 2
 
 
+def test_a_loss_logged_for_one_optimizer_leaves_that_of_the_other(tmp_path):
+    model = net()
+    optimizers = {"a": torch.optim.SGD(model[0].parameters(), 0.1), "b": torch.optim.SGD(model[2].parameters(), 0.1)}
+    losses = []
+    with gradwatch.attach(model, optimizers, tmp_path / "run") as watch:
+        for _ in range(3):
+            loss = loss_of(model)
+            loss.backward()
+            losses.append(loss.item())
+            for optimizer in optimizers.values():
+                optimizer.step()
+            watch.log(loss=7.0, optimizer="a")
+    run = Run(tmp_path / "run")
+    assert run.steps("a")["loss"].tolist() == [7.0] * 3
+    np.testing.assert_allclose(run.steps("b")["loss"], losses, rtol=1e-6)
+
+
 def test_a_backward_of_what_is_no_loss_is_left_out(tmp_path):
     model = net()
     optimizer = sgd(model)
