@@ -177,7 +177,7 @@ class _Examination:
         found += self._about_clipping(run)
         found += self._about_scaling(run)
         found += self._unseen(run)
-        return [*found, self._about_cost()]
+        return [*found, self._about_cost(watch.route)]
 
     def _about_steps(self, run: Run) -> Finding:
         made = len(run.steps())
@@ -264,8 +264,7 @@ class _Examination:
             found.append("there is no optimizer: a step is recorded at each clip call, the update is not seen")
         return [Finding("note", "unseen", text) for text in found]
 
-    def _about_cost(self) -> Finding:
-        route = "PyTorch's operators"
+    def _about_cost(self, route: str) -> Finding:
         if len(self._clock) < 2:
             return Finding("note", "cost", f"not known after one step; gradients are read by {route}")
         wall, ours = (b - a for a, b in zip(self._clock[0], self._clock[-1], strict=True))

@@ -28,7 +28,7 @@ class Draft:
     measured: Measurement
     wall_time: float = 0.0
     clippings: list[Clipping] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
+    versions: list[int] | None = None  # of the gradients, when the loop went on
     witness: weakref.ref[Tensor] | None = None  # the first gradient, to see whether it is still there
     backwards: int = 0  # how many there had been when it was measured
     clip_fault: str | None = None
@@ -138,7 +138,12 @@ def _clipping_columns(clippings: Sequence[Clipping]) -> dict[str, Any]:
 def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
     """Torch's own coefficient, from the norm that it returned."""
     assert call.max_norm is not None
-    coefficient = torch.clamp(call.max_norm / (total_norm.detach() + 1e-6), max=1.0)
+    norm = _not_waiting(total_norm)
+    if isinstance(norm, float) and not isinstance(call.max_norm, Tensor):
+        quotient = call.max_norm / (norm + 1e-6)
+        coefficient: float | Tensor = quotient if math.isnan(quotient) else min(quotient, 1.0)
+    else:
+        coefficient = torch.clamp(torch.as_tensor(call.max_norm / (norm + 1e-6)), max=1.0)
     return Clipping(
         max_norm=call.max_norm, norm_type=None if call.norm_type == 2 else call.norm_type, coefficient=coefficient
     )
@@ -148,7 +153,7 @@ def value_clipping(parameters: Sequence[Tensor | None], draft: Draft, call: Clip
     """Count what will be cut; on the CPU only in gradients whose largest entry says that some will."""
     assert call.clip_value is not None
     ids = {id(parameter) for parameter in call.parameters}
-    largest = draft.measured.collect().get("abs_max") if _on_cpu(draft.measured) else None
+    largest = draft.measured.collect().get("abs_max") if draft.measured.is_here else None
     over = []
     for index, parameter in enumerate(parameters):
         if parameter is None or id(parameter) not in ids or parameter.grad is None:
@@ -156,10 +161,6 @@ def value_clipping(parameters: Sequence[Tensor | None], draft: Draft, call: Clip
         if largest is None or not largest[index] <= call.clip_value:
             over.append(parameter.grad)
     return Clipping(clip_value=call.clip_value, cut_entries=tuple(count_above(over, call.clip_value)))
-
-
-def _on_cpu(measured: Measurement) -> bool:
-    return all(part.values.device.type == "cpu" for part in measured.parts)
 
 
 def first_of(gradients: Sequence[Tensor | None]) -> weakref.ref[Tensor] | None:

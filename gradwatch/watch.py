@@ -28,6 +28,7 @@ from gradwatch.clip import Policy
 from gradwatch.detect import MEMORY, Detector, detectors_for
 from gradwatch.draft import Draft, loss_value, make_record
 from gradwatch.errors import BadArgument, NoParameters, RunInUse
+from gradwatch.measure import ZEROS_EVERY, reads_once
 from gradwatch.record import STATS, Event, ParameterInfo
 from gradwatch.recorder import Recorder
 from gradwatch.store import StoreReader, StoreWriter
@@ -303,6 +304,13 @@ class Watch:
         return set().union(*(t.ids for t in self._tracked))
 
     @property
+    def route(self) -> str:
+        """How gradients are read, in words."""
+        if reads_once([p for t in self._tracked for p in t.parameters]):
+            return "the compiled pass, all four statistics in one read"
+        return f"PyTorch's operators; zeros are counted every {ZEROS_EVERY} steps"
+
+    @property
     def steps_within_backward(self) -> bool:
         """Whether optimizers step while gradients are still being made."""
         return any(isinstance(t, TrackedInBackward) for t in self._tracked)
@@ -448,14 +456,13 @@ class Watch:
             self._by_optimizer[id(optimizer)].after_scaled_step()
 
     def _tracked_of(self, call: ClipCall) -> list[Tracked]:
-        ids = {id(parameter) for parameter in call.parameters}
-        return [tracked for tracked in self._tracked if not ids.isdisjoint(tracked.ids)]
+        return [t for t in self._tracked if any(id(parameter) in t.ids for parameter in call.parameters)]
 
     # ---------------------------------------------------------------------------------- the steps
 
     def _put(self, tracked: Tracked, draft: Draft) -> None:
-        infos, present = tracked.infos, [p is not None for p in tracked.parameters]
-        self._recorder.put(functools.partial(make_record, draft, tracked.name, self._writer.attempt, infos, present))
+        attempt = self._writer.attempt
+        self._recorder.put(functools.partial(make_record, draft, tracked.name, attempt, tracked.infos, tracked.present))
 
     def _add_loss_of_backward(self, loss: float | Tensor) -> None:
         if self._takers:

@@ -687,6 +687,24 @@ def test_activation_checkpointing(tmp_path, reentrant):
     assert steps["clip_fault"].isna().all()
 
 
+def test_without_the_compiled_part_zeros_are_sampled_and_all_else_is_the_same(tmp_path, monkeypatch):
+    """And a run that was begun with it goes on without."""
+    frames = {}
+    for name in ("with", "without"):
+        if name == "without":
+            monkeypatch.setattr("gradwatch.measure.pytorch.is_available", lambda: False)
+        model = net()
+        optimizer = sgd(model)
+        with gradwatch.attach(model, optimizer, tmp_path / name):
+            for _ in range(40):
+                clip_between(model, optimizer)
+        frames[name] = {stat: Run(tmp_path / name).layers(stat) for stat in ("norm", "abs_max", "nonfinite", "zeros")}
+    for stat in ("norm", "abs_max", "nonfinite"):
+        np.testing.assert_allclose(frames["with"][stat], frames["without"][stat], rtol=1e-6)
+    assert frames["without"]["zeros"].index.tolist() == [0, 16, 32]
+    assert (Run(tmp_path / "without").summary().layers[0].zero_fraction) == 0.0
+
+
 # -------------------------------------------------------------------------------- handles and threads
 
 

@@ -37,7 +37,7 @@ class NormClip:
             raise BadArgument(f"max_norm is {self.max_norm!r}; expected a number above 0.")
 
     def clip(self, gradients: Sequence[Tensor], measured: Measurement) -> Clipping:
-        if any(gradient.device.type != "cpu" for gradient in gradients):
+        if not measured.is_here:
             return self._on_device(gradients)
         norm = total(measured.collect()["norm"][measured.present])
         coefficient = min(1.0, self.max_norm / (norm + 1e-6)) if math.isfinite(norm) else 1.0

@@ -1,5 +1,5 @@
 """Gradients -> statistics."""
 
-from gradwatch.measure.pytorch import Measurement, count_above, measure, norms, total
+from gradwatch.measure.pytorch import ZEROS_EVERY, Measurement, count_above, measure, norms, reads_once, total
 
-__all__ = ["Measurement", "count_above", "measure", "norms", "total"]
+__all__ = ["ZEROS_EVERY", "Measurement", "count_above", "measure", "norms", "reads_once", "total"]

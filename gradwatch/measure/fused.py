@@ -30,21 +30,26 @@ def is_available() -> bool:
     return _function() is not None
 
 
-def type_of(gradient: Tensor) -> int | None:
-    """How the compiled pass reads a gradient; None where it can't: not on the CPU, sparse, complex, with gaps."""
-    if not gradient.is_cpu or gradient.layout is not torch.strided:
-        return None
-    if not (gradient.is_contiguous() or _is_dense(gradient)):
-        return None
-    return _TYPES.get(gradient.dtype)
+def types_of(gradients: Sequence[Tensor | None]) -> list[int | None]:
+    """How the compiled pass reads each gradient.
+
+    None where it can't: absent, not on the CPU, sparse, complex, with gaps between the entries.
+    """
+    strided = torch.strided
+    return [
+        _TYPES.get(g.dtype)
+        if g is not None and g.is_cpu and g.layout is strided and (g.is_contiguous() or _is_dense(g))
+        else None
+        for g in gradients
+    ]
 
 
 def measure_fused(gradients: Sequence[Tensor], types: Sequence[int]) -> NDArray[np.float64]:
     """The statistics as a (gradients, 4) table in the order of `COLUMNS`.
 
     Args:
-        gradients: those of which `type_of` is not None.
-        types: what `type_of` said of each.
+        gradients: those of which `types_of` is not None.
+        types: what `types_of` said of each.
     """
     function = _function()
     assert function is not None

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, type_of
+from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, types_of
 from gradwatch.record import STATS
 
 # Below this magnitude squares come near the smallest float32 and the sum of them loses digits.
@@ -59,6 +59,11 @@ class Measurement:
         """One of ``length`` gradients from those of single ones, by position."""
         parts = (_Part([at], part.values, part.ready) for at, one in found.items() for part in one.parts)
         return Measurement(stats, length, tuple(parts))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether `collect` has no device to wait for."""
+        return all(part.values.device.type == "cpu" for part in self.parts)
 
     @property
     def present(self) -> list[int]:
@@ -105,7 +110,7 @@ def _in_one_read(gradients: Sequence[Tensor | None], stats: tuple[str, ...]) -> 
     """What the compiled pass measures, and the positions of what it can't."""
     if not is_available():
         return [], range(len(gradients))
-    types = [None if gradient is None else type_of(gradient) for gradient in gradients]
+    types = types_of(gradients)
     positions = [position for position, kind in enumerate(types) if kind is not None]
     if not positions:
         return [], range(len(gradients))
@@ -120,6 +125,16 @@ def _in_one_read(gradients: Sequence[Tensor | None], stats: tuple[str, ...]) -> 
     values = torch.from_numpy(table.T if len(stats) == len(COLUMNS) else table.T[[COLUMNS.index(s) for s in stats]])
     rest = () if len(positions) == len(gradients) else [p for p, kind in enumerate(types) if kind is None]
     return [_Part(positions, values, None)], rest
+
+
+ZEROS_EVERY = 16
+"""Without the compiled pass zeros are counted at each step whose number this divides: alone they cost as much
+as the other three together."""
+
+
+def reads_once(parameters: Sequence[Tensor | None]) -> bool:
+    """Whether the gradients of these parameters are measured in one read by the compiled pass."""
+    return is_available() and all(p is None or p.is_cpu for p in parameters)
 
 
 def total(norms: NDArray[np.float64]) -> float:
@@ -158,7 +173,6 @@ def count_above(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
 
 def _entries(gradient: Tensor) -> Tensor:
     """The stored entries of a gradient as a dense real tensor, a view wherever that is possible."""
-    gradient = gradient.detach()
     if gradient.is_sparse:
         gradient = gradient.coalesce().values()
     return torch.view_as_real(gradient) if gradient.is_complex() else gradient

@@ -76,7 +76,7 @@ class TrackedInBackward(Tracked):
         if not self._positions:
             self._positions = {id(p): at for at, p in enumerate(self.parameters) if p is not None}
         (parameter,) = member.param_groups[0]["params"]
-        self._found[self._positions[id(parameter)]] = measure([parameter.grad], self._habits.stats)
+        self._found[self._positions[id(parameter)]] = measure([parameter.grad], self.stats())
 
     def after_backward(self) -> None:
         """All that were to step have stepped."""
@@ -84,7 +84,7 @@ class TrackedInBackward(Tracked):
             return
         self._stepped = False
         if self._found:
-            draft = Draft(self.step, Measurement.of_positions(self._found, len(self.infos), self._habits.stats))
+            draft = Draft(self.step, Measurement.of_positions(self._found, len(self.infos), self.stats()))
             draft.wall_time = time.time()
             rates = learning_rates_of(self.optimizer)
             draft.learning_rates = rates[:1] if all(rate == rates[0] for rate in rates) else rates

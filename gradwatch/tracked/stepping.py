@@ -26,7 +26,7 @@ from gradwatch.draft import (
     versions_of,
 )
 from gradwatch.errors import ShardedParameters
-from gradwatch.measure import Measurement, measure, norms
+from gradwatch.measure import ZEROS_EVERY, Measurement, measure, norms, reads_once
 from gradwatch.record import ParameterInfo
 from gradwatch.taps import ClipCall
 
@@ -88,6 +88,8 @@ class Tracked:
         self.step = 0
         self.infos: tuple[ParameterInfo, ...] = tuple(stored)
         self.parameters: list[Tensor | None] = [None] * len(stored)
+        self.present: list[bool] = []  # which of them this process has
+        self._reads_once = False
         self.ids: set[int] = set()
         self._habits = habits
         self._draft: Draft | None = None
@@ -103,7 +105,7 @@ class Tracked:
         self.backwards = 0  # how many there were
         self._backwards_before_step = 0
         self._before_closure: Draft | None = None
-        self._consumed: tuple[int, weakref.ref[Tensor] | None, int] | None = None
+        self._consumed: tuple[int, weakref.ref[Tensor], int] | None = None
         self._clip_fault: str | None = None  # of a call that did nothing, until the step tells whether it matters
         self._clipped_in_vain: list[Tensor] = []  # parameters that had no gradient when they were clipped
         self._ignores_clip = False
@@ -137,6 +139,8 @@ class Tracked:
             dtype = str(parameter.dtype).removeprefix("torch.")
             self.infos += (ParameterInfo(name=name, shape=tuple(parameter.shape), dtype=dtype),)
             self.parameters.append(parameter)
+        self.present = [parameter is not None for parameter in self.parameters]
+        self._reads_once = reads_once(self.parameters)
         return known if len(self.infos) > known else None
 
     def _named_parameters(self) -> list[tuple[str, Tensor]]:
@@ -151,6 +155,13 @@ class Tracked:
             if own.pop(id(parameter), None) is not None
         ]
         return in_model + list(own.values())
+
+    def stats(self) -> tuple[str, ...]:
+        """Which statistics this step has: zeros only now and then, where they would need a read of their own."""
+        wanted = self._habits.stats
+        if self._reads_once or self.step // self._habits.every % ZEROS_EVERY == 0:
+            return wanted
+        return tuple(name for name in wanted if name != "zeros")
 
     def gradients(self) -> list[Tensor | None]:
         return [None if parameter is None else parameter.grad for parameter in self.parameters]
@@ -167,9 +178,10 @@ class Tracked:
         if has_closure:
             self._before_closure, self._draft = self._draft, None
         else:
-            draft = self._settle()
+            gradients = self.gradients()
+            draft = self._settle(gradients)
             self._unscale_fused(draft)
-            self._clip_by_policy()
+            self._clip_by_policy(gradients)
             self._judge_clipping(draft)
         self._sample_weights_before(has_closure)
 
@@ -191,9 +203,11 @@ class Tracked:
     def gradients_ready(self) -> None:
         """They are as they will be consumed, and a policy can clip them: within a closure nobody else knows."""
         if self._is_due():
-            draft = self._settle()
-            self._clip_by_policy()
+            gradients = self.gradients()
+            draft = self._settle(gradients)
+            self._clip_by_policy(gradients)
             self._judge_clipping(draft)
+            self._note_versions()
 
     def before_clip(self, call: ClipCall) -> None:
         if not self._is_due():
@@ -201,7 +215,7 @@ class Tracked:
         self._ignores_clip = self._is_in_vain(call)
         if self._ignores_clip:
             return
-        draft = self._settle(at_clip=True)
+        draft = self._settle(self.gradients(), at_clip=True)
         if call.clip_value is not None:
             draft.clippings.append(value_clipping(self.parameters, draft, call))
 
@@ -210,8 +224,7 @@ class Tracked:
             self._remember_consumed()
             return
         self._add_clipping(self._draft, call, total_norm)
-        if self._draft is not None:
-            self._draft.versions = versions_of(self.gradients())
+        self._note_versions()
 
     def clipped_elsewhere(self, fault: str) -> None:
         """A clip call of the loop had nothing to do with these parameters."""
@@ -248,18 +261,22 @@ class Tracked:
         draft.clip_fault = "before-backward" if came_later else fault
 
     def _remember_consumed(self) -> None:
-        first = first_of(self.gradients())
-        gradient = None if first is None else first()
-        self._consumed = None if gradient is None else (self.backwards, first, gradient._version)
+        gradient = self._first_gradient()
+        self._consumed = None if gradient is None else (self.backwards, weakref.ref(gradient), gradient._version)
+
+    def _first_gradient(self) -> Tensor | None:
+        for parameter in self.parameters:
+            if parameter is not None and parameter.grad is not None:
+                return parameter.grad
+        return None
 
     def _is_consumed(self) -> bool:
         """Whether the gradients are still those of the last step: nothing was added since."""
         if self._consumed is None:
             return False
         backwards, first, version = self._consumed
-        now = first_of(self.gradients())
-        gradient = None if now is None else now()
-        if gradient is None or first is None or first() is not gradient:
+        gradient = self._first_gradient()
+        if gradient is None or first() is not gradient:
             return False
         return backwards == self.backwards and version == gradient._version
 
@@ -282,7 +299,7 @@ class Tracked:
         if self.step == self._step_before_scaler:
             self._losses_of_backward = self._habits.losses_of_backward(self)
             if self._is_due():
-                draft = self._settle()
+                draft = self._settle(self.gradients())
                 draft.loss_scale = self._loss_scale
                 self._judge_clipping(draft)
             self.drop()
@@ -328,23 +345,24 @@ class Tracked:
     def _is_due(self) -> bool:
         return self.step % self._habits.every == 0
 
-    def _settle(self, at_clip: bool = False) -> Draft:
+    def _settle(self, gradients: list[Tensor | None], at_clip: bool = False) -> Draft:
         """The draft of the gradients as they are now; measured anew where they changed since it was."""
         self._take_up_again()
-        gradients = self.gradients()
-        versions = versions_of(gradients)
-        if self._draft is None or self._draft.versions != versions:
+        if self._draft is None or self._draft.versions != versions_of(gradients):
             self._keep_if_abandoned(gradients)
             before = self._draft
-            measured = measure(gradients, self._habits.stats)
-            self._draft = Draft(
-                self.step, measured, versions=versions, witness=first_of(gradients), backwards=self.backwards
-            )
+            measured = measure(gradients, self.stats())
+            self._draft = Draft(self.step, measured, witness=first_of(gradients), backwards=self.backwards)
             if before is not None:
                 self._draft.old_weights, self._draft.weight_norms = before.old_weights, before.weight_norms
                 self._draft.clip_fault = self._fault_of_change(before, at_clip)
         self._draft.learning_rates = learning_rates_of(self.optimizer)
         return self._draft
+
+    def _note_versions(self) -> None:
+        """Before the loop goes on: a draft whose gradients it changes from here on does not hold any more."""
+        if self._draft is not None:
+            self._draft.versions = versions_of(self.gradients())
 
     def _fault_of_change(self, before: Draft, at_clip: bool) -> str | None:
         """What it means for clipping that the gradients changed after it; what the script changed is its own."""
@@ -371,7 +389,7 @@ class Tracked:
         self._before_closure = None
         if waiting is not None and waiting.measured.length:
             return waiting
-        draft = Draft(self.step, measure(self.gradients(), self._habits.stats))
+        draft = Draft(self.step, measure(self.gradients(), self.stats()))
         if before is not None and before.clippings:
             draft.clip_fault = "before-backward"
         self._judge_clipping(draft)
@@ -397,7 +415,7 @@ class Tracked:
         if self._logs_before_step:
             self.release()
 
-    def _clip_by_policy(self) -> None:
+    def _clip_by_policy(self, gradients: list[Tensor | None]) -> None:
         if self._habits.clip is None or self._draft is None or self._draft.clipped_by_policy:
             return
         if isinstance(getattr(self.optimizer, "grad_scale", None), Tensor):
@@ -405,10 +423,9 @@ class Tracked:
                 "a fused optimizer's gradients are still scaled; call scaler.unscale_ before the step"
             )
             return
-        present = [gradient for gradient in self.gradients() if gradient is not None]
+        present = [gradient for gradient in gradients if gradient is not None]
         if present:
             self._draft.clippings.append(self._habits.clip.clip(present, self._draft.measured))
-            self._draft.versions = versions_of(self.gradients())
             self._draft.clipped_by_policy = True
 
     def _say_not_clipped(self, why: str) -> None:

@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from gradwatch.measure import fused
+
 PREAMBLE = """
     import torch
     from torch import nn
@@ -56,8 +58,14 @@ def test_a_sound_script_is_stopped_after_a_few_steps_and_leaves_nothing_behind(t
     assert f"clip_grad_norm_ at train.py:{line + 1}, threshold 0.001, 5 calls" in found
     assert "reached the gradient at 5 of 5 steps and changed it at 5" in found
     assert "a step in the training thread" in found
-    assert "gradients are read by PyTorch's operators" in found
+    route = "the compiled pass" if fused.is_available() else "PyTorch's operators"
+    assert f"gradients are read by {route}" in found
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.py"]
+
+
+def test_without_the_compiled_part_the_route_and_what_it_leaves_out_are_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADWATCH_FUSED", "0")
+    assert "gradients are read by PyTorch's operators; zeros are counted every 16 steps" in doctor(tmp_path, LOOP)[1]
 
 
 def test_the_number_of_steps_can_be_given(tmp_path):

@@ -1,0 +1,334 @@
+"""What recording every step adds to training, beside the peers: ratios within one process, interleaved rounds, medians.
+
+    python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 9] [--only gradwatch]
+
+Peers that are not installed are left out (lightning, tensorboard, wandb, trackio, mlflow). Every variant trains a model
+of its own; a round gives each of them some steps in turn, so that a slow moment of the machine hits all. What a variant
+does in the background it must have finished within its own round. The table that this prints is overhead.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+import gradwatch
+from gradwatch.clip import NormClip
+from gradwatch.measure import fused, pytorch
+
+ALL_STATS = ("norm", "abs_max", "nonfinite", "zeros")
+
+
+class Many(nn.Module):
+    """A thousand tensors of 4,096 entries, each used once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList([nn.Parameter(torch.randn(64, 64) / 8) for _ in range(1000)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for part in self.parts:
+            x = torch.tanh(x @ part)
+        return x.square().mean()
+
+
+class Gpt(nn.Module):
+    """Twelve layers of width 336, 148 tensors, 17 million parameters."""
+
+    def __init__(self, width: int = 336, layers: int = 12, vocabulary: int = 2048) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(64, width)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 6, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.tokens.weight
+        self.mask = nn.Transformer.generate_square_subsequent_mask(64)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(ids) + self.positions.weight
+        for block in self.blocks:
+            x = block(x, src_mask=self.mask, is_causal=True)
+        return nn.functional.cross_entropy(self.head(self.norm(x))[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+class Lstm(nn.Module):
+    """Two layers of 512, 11 tensors, 5.3 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.lstm = nn.Embedding(2048, 512), nn.LSTM(512, 512, 2, batch_first=True)
+        self.head = nn.Linear(512, 30)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        out = self.head(self.lstm(self.tokens(ids))[0])
+        return nn.functional.cross_entropy(out.flatten(0, 1), ids.flatten() % 30)
+
+
+@dataclass(frozen=True)
+class Model:
+    about: str
+    make: Callable[[], nn.Module]
+    data: Callable[[], torch.Tensor]
+    threads: int
+    steps: int  # a round
+
+
+MODELS = {
+    "many": Model("1,000 tensors of 4k (4.1 M), 1 thread", Many, lambda: torch.randn(64, 64), 1, 4),
+    "gpt": Model("GPT, 148 tensors, 17 M, 2 threads", Gpt, lambda: torch.randint(2048, (4, 64)), 2, 2),
+    "lstm": Model("LSTM, 11 tensors, 5.3 M, 2 threads", Lstm, lambda: torch.randint(2048, (16, 32)), 2, 4),
+}
+
+
+@dataclass
+class Training:
+    """What a variant is handed: it returns what to do between backward and step, and after a round."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    folder: Path
+    max_norm: float
+    stack: contextlib.ExitStack
+    step: int = 0
+
+    def named(self) -> list[tuple[str, torch.Tensor]]:
+        return [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
+
+    def norms(self) -> list[float]:
+        return torch.stack(torch._foreach_norm([grad for _, grad in self.named()])).tolist()
+
+
+Between, After = Callable[[], object], Callable[[], object]
+Variant = Callable[[Training], tuple[Between, After]]
+
+
+def nothing() -> None:
+    """What a variant does that does nothing here."""
+
+
+def bare(t: Training) -> tuple[Between, After]:
+    return nothing, nothing
+
+
+def torch_clip(t: Training) -> tuple[Between, After]:
+    return lambda: clip_grad_norm_(t.model.parameters(), t.max_norm), nothing
+
+
+def ours_clipping(t: Training) -> tuple[Between, After]:
+    watch = t.stack.enter_context(gradwatch.attach(t.model, t.optimizer, t.folder, clip=NormClip(t.max_norm)))
+    return nothing, watch.flush
+
+
+def ours_observing(t: Training) -> tuple[Between, After]:
+    watch = t.stack.enter_context(gradwatch.attach(t.model, t.optimizer, t.folder))
+    return lambda: clip_grad_norm_(t.model.parameters(), t.max_norm), watch.flush
+
+
+def lightning_norms(t: Training) -> tuple[Between, After]:
+    from lightning.pytorch.utilities import grad_norm
+
+    def between() -> None:
+        grad_norm(t.model, norm_type=2)
+        clip_grad_norm_(t.model.parameters(), t.max_norm)
+
+    return between, nothing
+
+
+def tensorboard_scalars(t: Training) -> tuple[Between, After]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(t.folder))
+
+    def between() -> None:
+        for (name, _), norm in zip(t.named(), t.norms(), strict=True):
+            writer.add_scalar(f"grad/{name}", norm, t.step)
+        clip_grad_norm_(t.model.parameters(), t.max_norm)
+
+    return between, writer.flush
+
+
+def tensorboard_histograms(t: Training) -> tuple[Between, After]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(t.folder))
+
+    def between() -> None:
+        for name, grad in t.named():
+            writer.add_histogram(f"grad/{name}", grad, t.step)
+        clip_grad_norm_(t.model.parameters(), t.max_norm)
+
+    return between, writer.flush
+
+
+def wandb_watch(t: Training) -> tuple[Between, After]:
+    import wandb
+
+    run = wandb.init(mode="offline", dir=str(t.folder), settings=wandb.Settings(silent=True, console="off"))
+    run.watch(t.model, log="gradients", log_freq=1)
+    t.stack.callback(run.finish)
+
+    def between() -> None:
+        clip_grad_norm_(t.model.parameters(), t.max_norm)
+        run.log({"step": t.step})
+
+    return between, nothing
+
+
+def trackio_log(t: Training) -> tuple[Between, After]:
+    import trackio
+
+    trackio.init(project="overhead", embed=False)
+    t.stack.callback(trackio.finish)
+
+    def between() -> None:
+        trackio.log({name: norm for (name, _), norm in zip(t.named(), t.norms(), strict=True)})
+        clip_grad_norm_(t.model.parameters(), t.max_norm)
+
+    return between, nothing
+
+
+def mlflow_log(t: Training) -> tuple[Between, After]:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{t.folder}/mlflow.db")
+    mlflow.start_run()
+    t.stack.callback(mlflow.end_run)
+
+    def between() -> None:
+        values = {name: norm for (name, _), norm in zip(t.named(), t.norms(), strict=True)}
+        mlflow.log_metrics(values, step=t.step)
+        clip_grad_norm_(t.model.parameters(), t.max_norm)
+
+    return between, nothing
+
+
+OURS: dict[str, tuple[Variant, bool]] = {  # and whether the compiled part is used
+    "gradwatch, clip=": (ours_clipping, True),
+    "gradwatch, observing": (ours_observing, True),
+    "gradwatch, clip=, no compiled part": (ours_clipping, False),
+    "gradwatch, observing, no compiled part": (ours_observing, False),
+}
+PEERS: dict[str, tuple[Variant, str]] = {
+    "Lightning grad_norm": (lightning_norms, "lightning"),
+    "TensorBoard scalars": (tensorboard_scalars, "tensorboard"),
+    "TensorBoard histograms": (tensorboard_histograms, "tensorboard"),
+    "wandb.watch, log_freq=1": (wandb_watch, "wandb"),
+    "trackio.log": (trackio_log, "trackio"),
+    "mlflow.log_metrics": (mlflow_log, "mlflow"),
+}
+
+
+def training(model: Model, variant: Variant, folder: Path, max_norm: float, compiled: bool) -> Iterator[float]:
+    """Train for ever; yield the seconds of each round."""
+    torch.manual_seed(0)
+    module = model.make()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    with contextlib.ExitStack() as stack:
+        t = Training(module, optimizer, folder, max_norm, stack)
+        with route(compiled):
+            between, after = variant(t)
+        while True:
+            with route(compiled):
+                began = time.perf_counter()
+                for _ in range(model.steps):
+                    optimizer.zero_grad()
+                    module(model.data()).backward()
+                    between()
+                    optimizer.step()
+                    t.step += 1
+                after()
+                seconds = time.perf_counter() - began
+            yield seconds
+
+
+@contextlib.contextmanager
+def route(compiled: bool) -> Iterator[None]:
+    """Whether gradients are read by the compiled part or by PyTorch's operators."""
+    usual = pytorch.is_available
+    pytorch.is_available = fused.is_available if compiled else lambda: False
+    try:
+        yield
+    finally:
+        pytorch.is_available = usual
+
+
+def threshold(model: Model) -> float:
+    """What about one step in ten exceeds."""
+    torch.manual_seed(0)
+    module = model.make()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    norms = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        module(model.data()).backward()
+        norms.append(float(clip_grad_norm_(module.parameters(), float("inf"))))
+        optimizer.step()
+    return sorted(norms[10:])[-4]
+
+
+def table(model: Model, rounds: int, only: str) -> None:
+    torch.set_num_threads(model.threads)
+    variants = {"torch alone": (bare, True), "clip_grad_norm_": (torch_clip, True), **OURS}
+    for name, (variant, package) in PEERS.items():
+        if importlib.util.find_spec(package) is not None:
+            variants[name] = (variant, True)
+    chosen = {n: v for n, v in variants.items() if n in ("torch alone", "clip_grad_norm_") or only in n}
+    max_norm = threshold(model)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {}
+        for number, (name, (variant, compiled)) in enumerate(chosen.items()):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            runs[name] = training(model, variant, place, max_norm, compiled)
+            next(runs[name])
+        times = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, run in runs.items():
+                times[name].append(next(run))
+        for run in runs.values():
+            run.close()
+    print(f"\n{model.about}: {1e3 * statistics.median(times['torch alone']) / model.steps:.1f} ms a step")
+    print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}")
+    for name in runs:
+        cells = [_ratios(times[name], times[base]) for base in ("torch alone", "clip_grad_norm_")]
+        print(f"  {name:<40}{cells[0]:>24}{cells[1]:>26}", flush=True)
+
+
+def _ratios(times: list[float], base: list[float]) -> str:
+    ratios = sorted(a / b for a, b in zip(times, base, strict=True))
+    quarter = len(ratios) // 4
+    return f"{statistics.median(ratios):.3f} ({ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--models", default="many,gpt,lstm")
+    parser.add_argument("--only", default="", help="only variants with this in their name")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    os.environ |= {"WANDB_MODE": "offline", "TRACKIO_DIR": tempfile.mkdtemp()}
+    print(f"python {sys.version.split()[0]}, torch {torch.__version__}, {os.cpu_count()} processors")
+    print(f"medians of {options.rounds} interleaved rounds, with the quarters; compiled part: {fused.is_available()}")
+    for name in options.models.split(","):
+        table(MODELS[name], options.rounds, options.only)
+
+
+if __name__ == "__main__":
+    main()
