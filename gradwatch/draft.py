@@ -139,14 +139,20 @@ def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
     """Torch's own coefficient, from the norm that it returned."""
     assert call.max_norm is not None
     norm = _not_waiting(total_norm)
+    order = None if call.norm_type == 2 else call.norm_type
+    if not call.spreads_nonfinite:
+        finite = torch.isfinite(total_norm)
+        norm = (
+            torch.where(finite, total_norm, torch.zeros_like(total_norm))
+            if isinstance(norm, Tensor)
+            else (norm if math.isfinite(norm) else 0.0)
+        )
     if isinstance(norm, float) and not isinstance(call.max_norm, Tensor):
         quotient = call.max_norm / (norm + 1e-6)
         coefficient: float | Tensor = quotient if math.isnan(quotient) else min(quotient, 1.0)
     else:
         coefficient = torch.clamp(torch.as_tensor(call.max_norm / (norm + 1e-6)), max=1.0)
-    return Clipping(
-        max_norm=call.max_norm, norm_type=None if call.norm_type == 2 else call.norm_type, coefficient=coefficient
-    )
+    return Clipping(max_norm=call.max_norm, norm_type=order, coefficient=coefficient)
 
 
 def value_clipping(parameters: Sequence[Tensor | None], draft: Draft, call: ClipCall) -> Clipping:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CellType, GeneratorType
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad
 
+from gradwatch.clip import drop_in
+from gradwatch.measure import Measurement
 from gradwatch.taps.listeners import Listeners
 
 
@@ -34,6 +36,8 @@ class ClipCall:
     max_norm: float | Tensor | None = None
     norm_type: float = 2.0
     clip_value: float | None = None
+    spreads_nonfinite: bool = True  # a norm that is not finite reaches every gradient
+    offered: list[Measurement] = field(default_factory=list)  # by listeners that measured just these gradients
 
 
 class ClipListener(Protocol):
@@ -57,7 +61,7 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
 def _put_in() -> list[Callable[[], None]]:
     by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
     by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
-    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call)]
+    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours()]
 
 
 _listeners: Listeners[ClipListener] = Listeners(_put_in)
@@ -100,6 +104,30 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None
     def restore() -> None:
         cell.cell_contents = original
 
+    return restore
+
+
+def _tap_ours() -> Callable[[], None]:
+    """`gradwatch.clip.clip_grad_norm_` takes what a listener has measured instead of reading again."""
+    original = drop_in.clip_listed
+
+    def tapped(parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: Any, measured: Any) -> Tensor:
+        call = ClipCall(parameters=parameters, max_norm=max_norm, norm_type=norm_type, spreads_nonfinite=False)
+        present = _listeners.tell(lambda listener: listener.before_clip(call))
+        try:
+            norm = original(parameters, max_norm, norm_type, nonfinite, next(iter(call.offered), measured))
+        except BaseException:
+            for listener in present:
+                listener.clip_failed(call)
+            raise
+        for listener in present:
+            listener.after_clip(call, norm)
+        return norm
+
+    def restore() -> None:
+        drop_in.clip_listed = original
+
+    drop_in.clip_listed = tapped
     return restore
 
 

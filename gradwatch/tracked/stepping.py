@@ -179,7 +179,7 @@ class Tracked:
             self._before_closure, self._draft = self._draft, None
         else:
             gradients = self.gradients()
-            draft = self._settle(gradients)
+            draft = self._dropped_draft(gradients) or self._settle(gradients)
             self._unscale_fused(draft)
             self._clip_by_policy(gradients)
             self._judge_clipping(draft)
@@ -215,7 +215,10 @@ class Tracked:
         self._ignores_clip = self._is_in_vain(call)
         if self._ignores_clip:
             return
-        draft = self._settle(self.gradients(), at_clip=True)
+        gradients = self.gradients()
+        draft = self._settle(gradients, at_clip=True)
+        if not call.spreads_nonfinite and not draft.clippings and self._is_all(call, gradients):
+            call.offered.append(draft.measured)
         if call.clip_value is not None:
             draft.clippings.append(value_clipping(self.parameters, draft, call))
 
@@ -225,6 +228,11 @@ class Tracked:
             return
         self._add_clipping(self._draft, call, total_norm)
         self._note_versions()
+
+    def _is_all(self, call: ClipCall, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether a call clips just the gradients of this optimizer."""
+        theirs = {id(parameter) for parameter in call.parameters if parameter.grad is not None}
+        return theirs <= self.ids and len(theirs) == sum(gradient is not None for gradient in gradients)
 
     def clipped_elsewhere(self, fault: str) -> None:
         """A clip call of the loop had nothing to do with these parameters."""
@@ -363,6 +371,20 @@ class Tracked:
         """Before the loop goes on: a draft whose gradients it changes from here on does not hold any more."""
         if self._draft is not None:
             self._draft.versions = versions_of(self.gradients())
+
+    def _dropped_draft(self, gradients: Sequence[Tensor | None]) -> Draft | None:
+        """The draft of gradients that were let go of before a step, which then does nothing."""
+        draft = self._draft
+        if (
+            draft is None
+            or draft.backwards != self.backwards
+            or not draft.measured.parts
+            or any(gradient is not None for gradient in gradients)
+        ):
+            return None
+        draft.skipped = True
+        draft.learning_rates = learning_rates_of(self.optimizer)
+        return draft
 
     def _fault_of_change(self, before: Draft, at_clip: bool) -> str | None:
         """What it means for clipping that the gradients changed after it; what the script changed is its own."""
