@@ -124,6 +124,8 @@ class Run:
 
     def seams(self, optimizer: str | None = None) -> list[Seam]:
         """Where later attempts went on, of one optimizer, the first if none is named."""
+        if not self._store.last_attempt():
+            return []
         rows = self._store.step_ids(self.optimizer(optimizer))
         attempts = np.unique(rows[:, 2]) if len(rows) else rows[:, 2]
         spans = [(int(a), int(rows[rows[:, 2] == a, 1].min())) for a in attempts]
@@ -206,15 +208,13 @@ class Run:
         if stat == "update_ratio":
             weight = self._layers_of("weight_norm", optimizer)
             return self._layers_of("update_norm", optimizer) / weight.where(weight != 0)
-        ids, table = self._store.layer_table(stat, optimizer)
-        standing = _standing_rows(self._store.step_ids(optimizer))
-        where = np.searchsorted(standing[:, 0], ids)
-        stands = where < len(standing)
-        stands[stands] = standing[where[stands], 0] == ids[stands]
-        if not stands.all():
-            where, table = where[stands], table[stands]
+        rows, table = self._store.layer_table(stat, optimizer)
+        if self._store.last_attempt():
+            standing = _standing_rows(self._store.step_ids(optimizer))
+            stands = np.isin(rows[:, 0], standing[:, 0])
+            rows, table = rows[stands], table[stands]
         names = [info.name for info in self._store.parameters(optimizer)]
-        frame = pd.DataFrame(table, index=pd.Index(standing[where, 1], name="step"), columns=names)
+        frame = pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=names, copy=False)
         return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
 
 
@@ -230,6 +230,8 @@ def _standing_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _further_rates(rates: list[str | None]) -> dict[int, list[float]]:
     """The learning rates of the second parameter group on, by group."""
+    if not any(rates):
+        return {}
     parsed = [json.loads(text) if text else [] for text in rates]
     groups = max((len(row) for row in parsed), default=0)
     return {g: [row[g] if len(row) > g else np.nan for row in parsed] for g in range(1, groups)}

@@ -140,21 +140,26 @@ class StoreReader:
                 columns[name][index] = math.nan
         return columns
 
+    def last_attempt(self) -> int:
+        """The number of the newest attempt, 0 where there is one only."""
+        return int(self._rows("select coalesce(max(attempt), 0) from attempt")[0][0])
+
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:
         """Id, step and attempt of each row of table ``step``, (rows, 3)."""
         rows = self._rows("select id, step, attempt from step where optimizer = ? order by id", optimizer)
         return np.array(rows, np.int64).reshape(len(rows), 3)
 
     def layer_table(self, stat: str, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
-        """The ids of the steps and one statistic of every parameter at them, (steps, parameters)."""
+        """Id and step of each row, (rows, 2), and one statistic of every parameter at it, (rows, parameters)."""
         table = "weight" if stat in WEIGHT_STATS else "layer"
         rows = self._rows(
-            f"select {table}.id, {table}.{stat} from {table} join step using (id)"
+            f"select {table}.id, step, {table}.{stat} from {table} join step using (id)"
             f" where optimizer = ? and {table}.{stat} is not null order by {table}.id",
             optimizer,
         )
-        ids = np.array([row[0] for row in rows], np.int64)
-        return ids, _stack([row[1] for row in rows], len(self.parameters(optimizer)))
+        ids = np.empty((len(rows), 2), np.int64)
+        ids[:, 0], ids[:, 1] = [row[0] for row in rows], [row[1] for row in rows]
+        return ids, _stack([row[2] for row in rows], len(self.parameters(optimizer)))
 
     def events(self) -> list[Event]:
         names = ", ".join(f'"{name}"' for name in EVENT_COLUMNS)
