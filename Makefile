@@ -23,7 +23,8 @@ check: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/store.py | tee benchmarks/store.txt
-	$(BIN)/python benchmarks/recording.py | tee benchmarks/recording.txt
+	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.txt
+	$(BIN)/python benchmarks/scaling.py | tee benchmarks/scaling.txt
 
 pictures: $(READY)
 	$(BIN)/python docs/pictures/make.py
@@ -33,7 +34,7 @@ clean:
 
 # torch first and by itself: the constraint names a version that is to be had without CUDA where
 # such a build is at hand; anything else of ours that needs torch is then content with it.
-$(READY): pyproject.toml constraints.txt Makefile
+$(READY): pyproject.toml constraints.txt Makefile hatch_build.py gradwatch/measure/fused.c
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradwatch needs Python 3.11 or newer; make PYTHON=python3.12 takes another")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt

@@ -174,17 +174,18 @@ class Run:
             frame = frame[frame["id"].isin(standing)].sort_values(["step", "id"])
         return frame.set_index("step")[_ordered(frame.columns)]
 
-    def layers(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
+    def layers(self, stat: str = "norm", optimizer: str | None = None, *, one_of: int = 1) -> pd.DataFrame:
         """One statistic of every parameter, steps x parameters; NaN where there was no gradient.
 
         ``stat`` is norm, abs_max, nonfinite or zeros of the gradient before clipping, or one of
         the sampled weight_norm, update_norm and update_ratio, which have a row for each sample.
-        With several optimizers and none named their columns stand side by side.
+        With several optimizers and none named their columns stand side by side. Of ``one_of``
+        recorded steps one is given, evenly, where a sample is enough.
         """
         if stat not in LAYER_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(LAYER_STATS)}.")
         names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
-        frames = [self._layers_of(stat, name) for name in names]
+        frames = [self._layers_of(stat, name, one_of) for name in names]
         frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
         return frame.loc[:, ~frame.columns.duplicated()]
 
@@ -204,11 +205,11 @@ class Run:
         sizes = {name: float(sum(p.numel for p in self._store.parameters(name))) for name in self.optimizers}
         return optimizer.map(sizes).astype(float)
 
-    def _layers_of(self, stat: str, optimizer: str) -> pd.DataFrame:
+    def _layers_of(self, stat: str, optimizer: str, one_of: int) -> pd.DataFrame:
         if stat == "update_ratio":
-            weight = self._layers_of("weight_norm", optimizer)
-            return self._layers_of("update_norm", optimizer) / weight.where(weight != 0)
-        rows, table = self._store.layer_table(stat, optimizer)
+            weight = self._layers_of("weight_norm", optimizer, one_of)
+            return self._layers_of("update_norm", optimizer, one_of) / weight.where(weight != 0)
+        rows, table = self._store.layer_table(stat, optimizer, one_of)
         if self._store.last_attempt():
             standing = _standing_rows(self._store.step_ids(optimizer))
             stands = np.isin(rows[:, 0], standing[:, 0])

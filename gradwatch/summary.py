@@ -367,7 +367,7 @@ def _clipping(steps: pd.DataFrame) -> ClippingSummary:
 
 def _layers(run: Run, optimizer: str, series: Series, ratios: pd.DataFrame) -> tuple[LayerSummary, ...]:
     infos = run.parameters(optimizer)
-    zeros = _zero_fractions(run, optimizer)
+    zeros = _zero_fractions(run, optimizer, len(series.step))
     weights = _weights(ratios, run.layers("weight_norm", optimizer))
     # Parameter by parameter in rows, for sorting along memory.
     table = np.ascontiguousarray(series.layer_norm.T)
@@ -396,9 +396,11 @@ def _layers(run: Run, optimizer: str, series: Series, ratios: pd.DataFrame) -> t
     return tuple(summaries)
 
 
-def _zero_fractions(run: Run, optimizer: str) -> dict[str, float]:
-    """The mean share of zero entries, of the parameters that ever had a gradient."""
-    zeros = run.layers("zeros", optimizer)
+def _zero_fractions(run: Run, optimizer: str, steps: int) -> dict[str, float]:
+    """The mean share of zero entries, of the parameters that ever had a gradient; over a sample of a long run."""
+    zeros = run.layers("zeros", optimizer, one_of=max(1, steps // 10_000))
+    if zeros.empty:  # what there is may lie between the rows of the sample
+        zeros = run.layers("zeros", optimizer)
     counts = zeros.notna().sum()
     sizes = {info.name: max(info.numel, 1) for info in run.parameters(optimizer)}
     means = zeros.sum()[counts > 0] / counts[counts > 0]

@@ -149,13 +149,17 @@ class StoreReader:
         rows = self._rows("select id, step, attempt from step where optimizer = ? order by id", optimizer)
         return np.array(rows, np.int64).reshape(len(rows), 3)
 
-    def layer_table(self, stat: str, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
-        """Id and step of each row, (rows, 2), and one statistic of every parameter at it, (rows, parameters)."""
+    def layer_table(self, stat: str, optimizer: str, one_of: int = 1) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of each row, (rows, 2), and one statistic of every parameter at it, (rows, parameters).
+
+        Of ``one_of`` rows one, evenly.
+        """
         table = "weight" if stat in WEIGHT_STATS else "layer"
         rows = self._rows(
             f"select {table}.id, step, {table}.{stat} from {table} join step using (id)"
-            f" where optimizer = ? and {table}.{stat} is not null order by {table}.id",
+            f" where optimizer = ? and {table}.{stat} is not null and {table}.id % ? = 0 order by {table}.id",
             optimizer,
+            one_of,
         )
         ids = np.empty((len(rows), 2), np.int64)
         ids[:, 0], ids[:, 1] = [row[0] for row in rows], [row[1] for row in rows]

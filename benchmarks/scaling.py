@@ -1,0 +1,130 @@
+"""How the cost of a recorded step grows, what the store takes, what starting costs.
+
+    python benchmarks/scaling.py
+
+Prints scaling.txt: milliseconds in the training thread for 10 to 10,000 tensors and 10^4 to 10^8 entries, beside one
+`torch._foreach_norm` of the same gradients; steps a second into the store while a reader polls; imports and commands.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import gradwatch
+from gradwatch import Run
+from gradwatch.measure import fused
+from gradwatch.record import LayerStats, ParameterInfo, StepRecord
+from gradwatch.store import StoreWriter
+
+
+def hooks(tensors: int, entries: int, steps: int) -> tuple[float, float]:
+    """Median milliseconds of ours in the training thread, and of one foreach norm, in turn."""
+    parameters = [nn.Parameter(torch.zeros(entries // tensors)) for _ in range(tensors)]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    model = nn.ParameterList(parameters)
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    ours, norms = [], []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        gradwatch.attach(model, optimizer, folder, weights_every=0) as watch,
+    ):
+        for _ in range(steps):
+            before = watch.overhead_seconds
+            optimizer.step()
+            ours.append(watch.overhead_seconds - before)
+            watch.flush()
+            began = time.perf_counter()
+            torch._foreach_norm([p.grad for p in parameters])
+            norms.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(ours[2:]), 1e3 * statistics.median(norms[2:])
+
+
+def scaling() -> None:
+    print("milliseconds of a recorded step in the training thread / of one torch._foreach_norm")
+    sizes = [10**power for power in range(4, 9)]
+    print(f"  {'tensors':>8}" + "".join(f"{f'10^{len(str(size)) - 1} entries':>20}" for size in sizes))
+    for tensors in (10, 100, 1000, 10_000):
+        cells = []
+        for size in sizes:
+            if size < tensors:
+                cells.append("")
+                continue
+            ours, norm = hooks(tensors, size, 9 if size >= 10**7 or tensors == 10_000 else 41)
+            cells.append(f"{ours:.3f} / {norm:.3f}")
+        print(f"  {tensors:>8}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+
+
+def throughput(parameters: int = 1000, seconds: float = 10.0) -> None:
+    """A writer at full speed, as the recorder commits, and a reader that polls all the while."""
+    infos = tuple(ParameterInfo(name=f"layer{i}.weight", shape=(64, 64)) for i in range(parameters))
+    column = np.random.default_rng(0).random(parameters).astype(np.float32)
+    layers = LayerStats(parameters=infos, norm=column, abs_max=column, nonfinite=column, zeros=column)
+    reads, stop = [0], threading.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        writer = StoreWriter(Path(folder))
+        writer.begin_attempt({}, {"0": ("SGD", {})})
+        writer.add_parameters("0", infos)
+        code = (
+            "import sys, time; from gradwatch import Run; n = 0\n"
+            "while True:\n"
+            "    len(Run(sys.argv[1]).steps()); n += 1; print(n, flush=True); time.sleep(0.5)\n"
+        )
+        poll = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
+        thread = threading.Thread(target=lambda: [reads.append(int(line)) for line in poll.stdout], daemon=True)
+        thread.start()
+        steps, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            writer.append([StepRecord(step=steps + i, total_norm=1.0, layers=layers) for i in range(50)])
+            steps += 50
+        rate = steps / (time.perf_counter() - began)
+        stop.set()
+        poll.kill()
+        writer.end_attempt("closed")
+        size = sum(file.stat().st_size for file in Path(folder).iterdir()) / steps
+        assert len(Run(folder).steps()) == steps
+    print(
+        f"\nstore, {parameters} parameters, four statistics: {rate:,.0f} steps a second over {seconds:.0f} s"
+        f" (50 a commit), {size:,.0f} bytes a step, while another process read all steps {max(reads)} times"
+    )
+
+
+def starting() -> None:
+    def milliseconds(*code: str) -> list[float]:
+        found = []
+        for _ in range(9):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *code], check=True, capture_output=True)
+            found.append(1e3 * (time.perf_counter() - began))
+        return found
+
+    alone = milliseconds("-c", "import torch")
+    beside = milliseconds("-c", "import torch, gradwatch; gradwatch.attach")
+    lazy = milliseconds("-c", "import torch, gradwatch")
+    helping = milliseconds("-m", "gradwatch", "--help")
+    difference = statistics.median(beside) - statistics.median(alone)
+    print(f"\nimport torch: {statistics.median(alone):.0f} ms", end="")
+    print(f"; with import gradwatch {statistics.median(lazy) - statistics.median(alone):+.0f} ms", end="")
+    print(f", with gradwatch.attach {difference:+.0f} ms; gradwatch --help: {statistics.median(helping):.0f} ms")
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    print(f"python {sys.version.split()[0]}, torch {torch.__version__}; compiled part: {fused.is_available()}\n")
+    scaling()
+    throughput()
+    starting()
+
+
+if __name__ == "__main__":
+    main()
