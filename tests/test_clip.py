@@ -71,3 +71,14 @@ def test_a_threshold_that_can_not_be_meant(threshold):
         NormClip(threshold)
     with pytest.raises(ValueError, match="bad-argument"):
         ValueClip(threshold)
+
+
+def test_a_device_computes_the_coefficient_by_itself():
+    """The way of an accelerator, on the CPU."""
+    for values, coefficient in (([3.0, 4.0], 0.2), ([0.3, 0.4], 1.0), ([math.nan, 1.0], 1.0), ([3e20, 4e20], 2e-21)):
+        gradients = [torch.tensor(values[:1]), torch.tensor(values[1:])]
+        expected = [gradient * coefficient for gradient in gradients]
+        clipping = NormClip(1.0)._on_device(gradients, measure(gradients))
+        assert float(clipping.coefficient) == pytest.approx(coefficient, rel=1e-5)
+        for one, other in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(one, other, equal_nan=True)

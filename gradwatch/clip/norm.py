@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,18 +39,21 @@ class NormClip:
 
     def clip(self, gradients: Sequence[Tensor], measured: Measurement) -> Clipping:
         if not measured.is_here:
-            return self._on_device(gradients)
+            return self._on_device(gradients, measured)
         norm = total(measured.collect()["norm"][measured.present])
         coefficient = min(1.0, self.max_norm / (norm + 1e-6)) if math.isfinite(norm) else 1.0
         if coefficient < 1.0:
             torch._foreach_mul_(list(gradients), coefficient)
         return Clipping(max_norm=self.max_norm, coefficient=coefficient)
 
-    def _on_device(self, gradients: Sequence[Tensor]) -> Clipping:
-        """The same without waiting for the device."""
-        norm = torch.nn.utils.get_total_norm(gradients)
+    def _on_device(self, gradients: Sequence[Tensor], measured: Measurement) -> Clipping:
+        """The same without waiting for the device, which computes the coefficient."""
+        norm = measured.total_on_device()
         coefficient = torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
         coefficient = torch.where(torch.isfinite(norm), coefficient, torch.ones_like(coefficient))
+        by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
         for gradient in gradients:
-            gradient.mul_(coefficient.to(gradient.device))
+            by_device[gradient.device].append(gradient)
+        for device, group in by_device.items():
+            torch._foreach_mul_(group, coefficient.to(device, non_blocking=True))
         return Clipping(max_norm=self.max_norm, coefficient=coefficient)

@@ -38,7 +38,7 @@ def types_of(gradients: Sequence[Tensor | None]) -> list[int | None]:
     strided = torch.strided
     return [
         _TYPES.get(g.dtype)
-        if g is not None and g.is_cpu and g.layout is strided and (g.is_contiguous() or _is_dense(g))
+        if g is not None and g.is_cpu and g.layout is strided and (g.is_contiguous() or is_dense(g))
         else None
         for g in gradients
     ]
@@ -71,7 +71,7 @@ def measure_fused(gradients: Sequence[Tensor], types: Sequence[int]) -> NDArray[
     return table
 
 
-def _is_dense(gradient: Tensor) -> bool:
+def is_dense(gradient: Tensor) -> bool:
     """Whether the entries lie side by side in some order of the dimensions, channels last say."""
     expected = 1
     for stride, size in sorted(zip(gradient.stride(), gradient.shape, strict=True)):

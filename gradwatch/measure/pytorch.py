@@ -7,10 +7,13 @@ where it happened. On an accelerator nothing waits: results stay on the device u
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,6 +22,14 @@ from torch import Tensor
 
 from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, types_of
 from gradwatch.record import STATS
+
+logger = logging.getLogger("gradwatch")
+
+_TRITON_DEVICES = {"cuda"}
+_triton: ModuleType | None = None
+if torch.cuda.is_available():
+    with contextlib.suppress(ImportError):
+        from gradwatch.measure import fused_triton as _triton
 
 # Below this magnitude squares come near the smallest float32 and the sum of them loses digits.
 _TINY = 1e-15
@@ -30,8 +41,9 @@ class _Part:
     """The statistics of the gradients of one device: a (statistics, gradients) tensor."""
 
     positions: list[int]
-    values: Tensor
+    values: Tensor  # on the host where ``ready`` says when the copy will be there
     ready: torch.cuda.Event | None
+    on_device: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,15 @@ class Measurement:
     @property
     def is_here(self) -> bool:
         """Whether `collect` has no device to wait for."""
-        return all(part.values.device.type == "cpu" for part in self.parts)
+        return all(part.ready is None and part.values.device.type == "cpu" for part in self.parts)
+
+    def total_on_device(self) -> Tensor:
+        """The L2 norm of all, in float64 on the device of the first, without waiting for it."""
+        row = self.stats.index("norm")
+        columns = [(part.values if part.on_device is None else part.on_device)[row].double() for part in self.parts]
+        here: list[Tensor] = [column.to(columns[0].device, non_blocking=True) for column in columns]
+        norm: Tensor = torch.linalg.vector_norm(torch.cat(here))
+        return norm
 
     @property
     def present(self) -> list[int]:
@@ -102,7 +122,7 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
         if device.type == "cpu":
             parts.append(_Part(positions, _on_cpu(tensors, wanted), None))
         else:
-            parts.append(_Part(positions, _on_device(tensors, wanted), _mark(device)))
+            parts += _on_accelerator(positions, tensors, wanted)
     return Measurement(wanted, len(gradients), tuple(parts))
 
 
@@ -178,12 +198,41 @@ def _entries(gradient: Tensor) -> Tensor:
     return torch.view_as_real(gradient) if gradient.is_complex() else gradient
 
 
-def _mark(device: torch.device) -> torch.cuda.Event | None:
-    if device.type != "cuda":
-        return None
+def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...]) -> list[_Part]:
+    """By Triton what it can read, by PyTorch's operators the rest; nobody waits."""
+    fit = [_triton is not None and t.device.type in _TRITON_DEVICES and _triton.can_read(t) for t in tensors]
+    parts = []
+    for by_triton in (True, False):
+        chosen = [i for i, fits in enumerate(fit) if fits is by_triton]
+        if not chosen:
+            continue
+        group = [tensors[i] for i in chosen]
+        values = _by_triton(group, stats) if by_triton else _on_device(group, stats)
+        parts.append(_copied([positions[i] for i in chosen], values))
+    return parts
+
+
+def _by_triton(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
+    global _triton  # noqa: PLW0603
+    assert _triton is not None
+    try:
+        table: Tensor = _triton.measure_triton(tensors)
+    except Exception as error:
+        _triton = None
+        logger.warning("Triton can't read gradients here, PyTorch's operators do: %s (triton-not-used)", error)
+        return _on_device(tensors, stats)
+    return table[:, [COLUMNS.index(stat) for stat in stats]].T
+
+
+def _copied(positions: list[int], values: Tensor) -> _Part:
+    """From a CUDA device into pinned memory, with an event that says when it is there."""
+    if values.device.type != "cuda":
+        return _Part(positions, values, None)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
+    event.record(torch.cuda.current_stream(values.device))
+    return _Part(positions, host, event, values)
 
 
 def _foreach_norms(tensors: list[Tensor]) -> list[Tensor]:

@@ -1,0 +1,78 @@
+"""The kernel for CUDA devices, here in Triton's interpreter, against float64."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys
+import numpy as np, torch
+sys.path.insert(0, {folder!r})
+from test_measure import CASES, oracle
+from gradwatch.measure.fused_triton import COLUMNS, CHUNK, DTYPES, measure_triton
+
+torch.manual_seed({seed})
+tensors = [t.contiguous() for t in CASES.values() if t.dtype in DTYPES]
+for dtype in DTYPES:
+    for size in (1023, 1024, 1025, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5):
+        values = torch.randn(size + 1)[1:].to(dtype)
+        tensors.append(values)
+        broken = values.clone()
+        broken[0], broken[size - 1], broken[size // 2] = float("nan"), float("-inf"), 0.0
+        tensors.append(broken)
+before = [t.clone() for t in tensors]
+table = measure_triton(tensors)
+assert table.dtype == torch.float64
+expected = [[oracle(t)[stat] for stat in COLUMNS] for t in tensors]
+np.testing.assert_allclose(table.numpy(), expected, rtol=1e-6)
+for order in range(2):  # the plan of the first time serves the second
+    np.testing.assert_array_equal(measure_triton(tensors).numpy(), table.numpy())
+assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, tensors))
+np.testing.assert_allclose(measure_triton([torch.zeros(0)]).numpy(), [[0, 0, 0, 0]])
+
+# the whole way, as for a device: what Triton can't read goes by PyTorch's operators
+import gradwatch.measure.fused_triton as kernel
+import gradwatch.measure.pytorch as pytorch
+pytorch.is_available, pytorch._triton = (lambda: False), kernel
+every = [None, *CASES.values(), None]
+parts = pytorch._on_accelerator
+pytorch._on_cpu = None  # not to be called
+pytorch._TRITON_DEVICES.add("cpu")
+gradients = [t for t in CASES.values() if t.dtype != torch.float64]
+found = pytorch.Measurement(COLUMNS, len(gradients), tuple(parts(list(range(len(gradients))), gradients, COLUMNS)))
+small = [i for i, t in enumerate(gradients) if kernel.can_read(t)]
+assert len(small) > 20 and len(small) < len(gradients)
+for stat, column in found.collect().items():
+    np.testing.assert_allclose(column[small], [oracle(gradients[i])[stat] for i in small], rtol=1e-6, err_msg=stat)
+
+# a kernel that fails is left for good, and the numbers stay
+def broken(tensors):
+    raise RuntimeError("a planted fault")
+kernel.measure_triton = broken
+ones = [torch.ones(4), torch.ones(9)]
+for _ in range(2):
+    part, = parts([0, 1], ones, ("norm",))
+    assert part.values.tolist() == [[2.0, 3.0]]
+assert pytorch._triton is None
+print("agrees", len(tensors))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_kernel_agrees_with_float64(seed):
+    program = PROGRAM.format(folder=str(Path(__file__).parent), seed=seed)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("agrees")
