@@ -193,7 +193,8 @@ def wandb_watch(t: Training) -> tuple[Between, After]:
 def trackio_log(t: Training) -> tuple[Between, After]:
     import trackio
 
-    trackio.init(project="overhead", embed=False)
+    with contextlib.redirect_stdout(sys.stderr):
+        trackio.init(project="overhead", embed=False)
     t.stack.callback(trackio.finish)
 
     def between() -> None:

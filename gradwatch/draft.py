@@ -43,6 +43,7 @@ class Draft:
     scale: Tensor | None = None  # the gradients were measured times this
     loss_scale: Tensor | None = None  # the GradScaler's at the step
     found_inf: Tensor | None = None  # of a fused optimizer, which skips by itself
+    ready: torch.cuda.Event | None = None  # when the numbers of `to_host` are there
 
     def unscale(self, scale: Tensor) -> None:
         """What was measured and clipped so far were gradients times ``scale``."""
@@ -58,11 +59,46 @@ class Draft:
             for clipping in self.clippings
         ]
 
+    def to_host(self) -> None:
+        """Begin to copy single numbers from a CUDA device, so that nobody has to wait for them there."""
+        numbers = [self.loss_scale, self.scale, self.found_inf, *self.losses, *self.backward_losses]
+        numbers += [*self.learning_rates, *(c.coefficient for c in self.clippings)]
+        numbers += [n for c in self.clippings for n in (c.max_norm, c.clip_value, *c.cut_entries)]
+        devices = {number.device for number in numbers if isinstance(number, Tensor) and number.is_cuda}
+        if not devices:
+            return
+        self.loss_scale, self.scale, self.found_inf = map(_pinned, (self.loss_scale, self.scale, self.found_inf))
+        self.losses = [_pinned(loss) for loss in self.losses]
+        self.backward_losses = [_pinned(loss) for loss in self.backward_losses]
+        self.learning_rates = tuple(_pinned(rate) for rate in self.learning_rates)
+        self.clippings = [
+            replace(
+                clipping,
+                max_norm=_pinned(clipping.max_norm),
+                clip_value=_pinned(clipping.clip_value),
+                coefficient=_pinned(clipping.coefficient),
+                cut_entries=tuple(_pinned(count) for count in clipping.cut_entries),
+            )
+            for clipping in self.clippings
+        ]
+        self.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self.ready.record(torch.cuda.current_stream(devices.pop()))
+
+
+def _pinned(number: Any) -> Any:
+    """A copy in pinned memory that is begun now; what lies on the host as it is."""
+    if not isinstance(number, Tensor) or not number.is_cuda:
+        return number
+    host = torch.empty(number.shape, dtype=number.dtype, pin_memory=True)
+    return host.copy_(number.detach(), non_blocking=True)
+
 
 def make_record(
     draft: Draft, optimizer: str, attempt: int, infos: tuple[ParameterInfo, ...], present: list[bool]
 ) -> StepRecord:
     """Collect what a draft left on its devices; runs in the recorder's thread."""
+    if draft.ready is not None:
+        draft.ready.synchronize()
     found = draft.measured.collect()
     if draft.scale is not None:
         for name in {"norm", "abs_max"} & found.keys():

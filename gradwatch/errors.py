@@ -28,6 +28,12 @@ class NoParameters(GradwatchError, ValueError):
     slug = "no-parameters"
 
 
+class TrainingStopped(GradwatchError):
+    """An event was found that the training was to be stopped for; everything recorded is on the disk."""
+
+    slug = "training-stopped"
+
+
 class RunNotFound(GradwatchError):
     """There is no run where one was expected."""
 

@@ -32,14 +32,20 @@ class Recorder:
     """
 
     def __init__(
-        self, writer: StoreWriter, detectors: Mapping[str, Sequence[Detector]], capacity: int = 10_000
+        self,
+        writer: StoreWriter,
+        detectors: Mapping[str, Sequence[Detector]],
+        capacity: int = 10_000,
+        at_once: bool = False,
     ) -> None:
+        """``at_once`` writes and judges each record as it comes, not several together."""
         self.events: deque[Event] = deque(maxlen=1000)
         self.fault: BaseException | None = None
         self.dropped = 0
         self._writer = writer
         self._detectors = dict(detectors)
         self._capacity = capacity
+        self._at_once = at_once
         self._queue: deque[MakeRecord] = deque()
         self._wake = threading.Event()
         self._drained = threading.Event()
@@ -54,6 +60,8 @@ class Recorder:
             self.dropped += 1
         else:
             self._queue.append(make_record)
+            if self._at_once:
+                self._wake.set()
 
     def add_detectors(self, optimizer: str, detectors: Sequence[Detector]) -> None:
         """Judge the records of one more optimizer; before its first record."""

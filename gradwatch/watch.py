@@ -27,9 +27,9 @@ from torch.optim import Optimizer
 from gradwatch.clip import Policy
 from gradwatch.detect import MEMORY, Detector, detectors_for
 from gradwatch.draft import Draft, loss_value, make_record
-from gradwatch.errors import BadArgument, NoParameters, RunInUse
+from gradwatch.errors import BadArgument, NoParameters, RunInUse, TrainingStopped
 from gradwatch.measure import ZEROS_EVERY, reads_once
-from gradwatch.record import STATS, Event, ParameterInfo
+from gradwatch.record import KINDS, STATS, Event, ParameterInfo
 from gradwatch.recorder import Recorder
 from gradwatch.store import StoreReader, StoreWriter
 from gradwatch.taps import (
@@ -62,6 +62,8 @@ def attach(
     every: int = 1,
     weights_every: int = 50,
     on_event: Callable[[Event], None] | None = None,
+    stop_on: Sequence[str] = (),
+    skip_nonfinite: bool = False,
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -81,9 +83,17 @@ def attach(
         weights_every: sample weight_norm and update_norm at each step whose number this divides
             (such a step holds a copy of the weights while it is made); 0 for never.
         on_event: called in the training thread with each event, some steps after it was found.
+        stop_on: kinds of event for which training is ended, where they are more than information:
+            `TrainingStopped` is raised at the step that comes after the event was found, when all is
+            on the disk.
+        skip_nonfinite: leave out an update whose gradients hold a NaN or an infinity, and only that
+            one: their ``grad`` becomes None, so that the optimizer does nothing and its state stays
+            as it was. The step is recorded as skipped. On an accelerator it needs an optimizer with
+            ``fused=True``, which is told without waiting.
 
     Raises:
         BadArgument, NoParameters: an argument is not what it should be.
+        TrainingStopped: by the optimizer's ``step``, for an event of ``stop_on``.
         StoreNotWritable, RunInUse, NotARun, StoreTooNew, StoreDamaged: ``run`` can't be written.
 
     >>> model = nn.Linear(2, 1)
@@ -100,6 +110,11 @@ def attach(
     """
     named = _named_optimizers(model, optimizer)
     _check(model, named, first_step, stats, every, weights_every)
+    if skip_nonfinite and every != 1:
+        raise BadArgument(f"every is {every!r}; skip_nonfinite looks at every step.")
+    unknown = [kind for kind in stop_on if kind not in KINDS]
+    if isinstance(stop_on, str) or unknown:
+        raise BadArgument(f"stop_on is {stop_on!r}; expected some of {', '.join(KINDS)}.")
     return Watch(
         {name: (model, one) for name, one in gathered(named).items()},
         Path(run),
@@ -109,6 +124,8 @@ def attach(
         every=every,
         weights_every=weights_every,
         on_event=on_event,
+        stop_on=tuple(stop_on),
+        skip_nonfinite=skip_nonfinite,
     )
 
 
@@ -165,6 +182,8 @@ def _guarded(
         began = time.perf_counter()
         try:
             method(self, *args, **kwargs)
+        except TrainingStopped:
+            raise
         except Exception as fault:
             self._give_up(fault)
         finally:
@@ -187,13 +206,17 @@ class Watch:
         every: int = 1,
         weights_every: int = 50,
         on_event: Callable[[Event], None] | None = None,
+        stop_on: tuple[str, ...] = (),
+        skip_nonfinite: bool = False,
     ) -> None:
         self.run = run
+        self._stop_on = stop_on
         self._habits = Habits(
             stats=stats,
             every=every,
             weights_every=weights_every,
             clip=clip,
+            skip_nonfinite=skip_nonfinite,
             put=self._put,
             say=self._warn_once,
             losses_of_backward=self._take_losses_of_backward,
@@ -211,7 +234,9 @@ class Watch:
         self._tracked = self._track(named, writer, first_step)
         detectors = self._detectors(writer)
         size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
-        self._recorder = Recorder(writer, detectors, capacity=max(64, min(10_000, _QUEUE_BYTES // size)))
+        self._recorder = Recorder(
+            writer, detectors, capacity=max(64, min(10_000, _QUEUE_BYTES // size)), at_once=bool(stop_on)
+        )
         self._by_optimizer: dict[int, Tracked] = {}
         self._writer = writer
         _open_watches[self._key] = self
@@ -357,6 +382,7 @@ class Watch:
         """End the recording and detach. Calling it again does nothing."""
         if self._closed or os.getpid() != self._pid:
             return
+        self._stop_on = ()  # the training has ended
         self._release()
         self._detach()
         self._recorder.close(reason)
@@ -556,12 +582,26 @@ class Watch:
             logger.warning("%s", message)
 
     def _deliver_events(self) -> None:
-        while self._on_event is not None and self._recorder.events:
+        while (self._on_event is not None or self._stop_on) and self._recorder.events:
+            event = self._recorder.events.popleft()
+            self._tell(event)
+            if event.kind in self._stop_on and event.severity != "info":
+                self._stop_training(event)
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
             try:
-                self._on_event(self._recorder.events.popleft())
+                self._on_event(event)
             except Exception as error:
                 logger.error("on_event raised %s: %s; it is not called again (on-event)", type(error).__name__, error)
                 self._on_event = None
+
+    def _stop_training(self, event: Event) -> None:
+        """End the recording, then the training."""
+        self.close(f"stopped on {event.kind}")
+        raise TrainingStopped(
+            f"{event.kind} at step {event.step}: {event.message}. `gradwatch report {self.run}` shows what happened."
+        )
 
 
 def _clips_nothing(call: ClipCall) -> bool:

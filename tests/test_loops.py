@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 import gradwatch
 from gradwatch import Run
 from gradwatch.clip import NormClip
-from gradwatch.errors import RunInUse
+from gradwatch.errors import BadArgument, RunInUse, TrainingStopped
 
 
 def net():
@@ -876,3 +877,96 @@ def test_sharded_parameters_are_refused_rather_than_measured_in_part(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Parameter weight is sharded over processes (DTensor)" in done.stdout
     assert "(sharded-parameters)\ntrained" in done.stdout
+
+
+# ------------------------------------------------------------------------------- stopping, skipping
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_stop_on_ends_training_when_all_is_on_the_disk(tmp_path, clip):
+    model = net()
+    optimizer = sgd(model)
+    made = 0
+    with (
+        pytest.raises(TrainingStopped, match=r"nonfinite at step 5: .*gradwatch report .*\(training-stopped\)"),
+        gradwatch.attach(model, optimizer, tmp_path / "run", stop_on=("nonfinite",)),
+    ):
+        for step in range(1000):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            if step == 5:
+                model[0].bias.grad[0] = torch.nan
+            if clip:
+                clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            made += 1
+            time.sleep(0.005)
+    run = Run(tmp_path / "run")
+    assert 5 < made < 200
+    assert len(run.steps()) >= made
+    assert (5, "nonfinite", "critical") in kinds(run)
+    assert run.attempts()[0].reason == "stopped on nonfinite"
+
+
+def test_an_event_that_comes_with_the_end_stops_nothing(tmp_path):
+    model = net()
+    optimizer = sgd(model)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", stop_on=["nonfinite"]):
+        loss_of(model).backward()
+        model[0].bias.grad[0] = torch.nan
+        optimizer.step()
+    assert kinds(Run(tmp_path / "run")) == [(0, "nonfinite", "critical")]
+
+
+@pytest.mark.parametrize("make", [sgd, lambda m: sgd(m, momentum=0.9), lambda m: torch.optim.AdamW(m.parameters())])
+@pytest.mark.parametrize("how", ["plain", "clipped", "in a closure"])
+def test_skip_nonfinite_leaves_out_that_update_and_no_other(tmp_path, make, how):
+    """The weights and the optimizer's state are those of the training without the bad step."""
+
+    def train(bad):
+        model = net()
+        optimizer = make(model)
+        recording = contextlib.nullcontext()
+        if bad:
+            recording = gradwatch.attach(model, optimizer, tmp_path / "run", skip_nonfinite=True)
+        with recording as watch:
+            for step in range(8):
+                if step == 3 and not bad:
+                    continue
+                torch.manual_seed(step)
+
+                def closure(step=step):
+                    optimizer.zero_grad()
+                    loss = loss_of(model)
+                    loss.backward()
+                    if step == 3:
+                        model[2].weight.grad[0, 0] = torch.inf
+                    if how == "clipped":
+                        clip_grad_norm_(model.parameters(), 0.5)
+                    if how == "in a closure" and watch is not None:
+                        watch.gradients_ready(optimizer)
+                    return loss
+
+                if how == "in a closure":
+                    optimizer.step(closure)
+                else:
+                    closure()
+                    optimizer.step()
+        return [p.detach().clone() for p in model.parameters()], optimizer.state_dict()["state"]
+
+    weights, state = train(bad=False)
+    found_weights, found_state = train(bad=True)
+    for one, other in zip(found_weights, weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert repr(found_state) == repr(state)
+    steps = Run(tmp_path / "run").steps()
+    assert steps["skipped"].tolist() == [step == 3 for step in range(8)]
+    assert steps["nonfinite"].tolist() == [int(step == 3) for step in range(8)]
+
+
+def test_wrong_kinds_and_combinations_are_said(tmp_path):
+    model = net()
+    with pytest.raises(BadArgument, match=r"stop_on is \['explode'\]; expected some of nonfinite, spike"):
+        gradwatch.attach(model, sgd(model), tmp_path / "run", stop_on=["explode"])
+    with pytest.raises(BadArgument, match="every is 2; skip_nonfinite looks at every step"):
+        gradwatch.attach(model, sgd(model), tmp_path / "run", skip_nonfinite=True, every=2)

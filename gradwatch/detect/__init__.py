@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gradwatch.detect.dead import Dead
 from gradwatch.detect.explosion import Explosion
+from gradwatch.detect.idle import IdleClipping
 from gradwatch.detect.ineffective import IneffectiveClipping
 from gradwatch.detect.loss_scale import LossScale
 from gradwatch.detect.nonfinite import NonFinite
@@ -25,6 +26,7 @@ __all__ = [
     "Dead",
     "Detector",
     "Explosion",
+    "IdleClipping",
     "IneffectiveClipping",
     "LossScale",
     "NonFinite",
@@ -49,7 +51,7 @@ def detectors_for(optimizer_class: str = "SGD") -> list[Detector]:
     """A fresh set of all detectors, for one optimizer of the given class name.
 
     >>> [type(detector).__name__ for detector in detectors_for()]
-    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping', 'IneffectiveClipping']
+    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping', 'IdleClipping', 'IneffectiveClipping']
     """
     return [
         NonFinite(),
@@ -59,6 +61,7 @@ def detectors_for(optimizer_class: str = "SGD") -> list[Detector]:
         Vanishing(),
         Dead(),
         OverClipping(optimizer_class),
+        IdleClipping(),
         IneffectiveClipping(),
     ]
 

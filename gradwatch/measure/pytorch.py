@@ -77,6 +77,13 @@ class Measurement:
         """Whether `collect` has no device to wait for."""
         return all(part.ready is None and part.values.device.type == "cpu" for part in self.parts)
 
+    def has_nonfinite(self) -> bool:
+        """Whether an entry is NaN or infinite, where `is_here`."""
+        found = self.collect()
+        if "nonfinite" in found:
+            return bool(np.nansum(found["nonfinite"]))
+        return not np.isfinite(found["norm"][self.present]).all()
+
     def total_on_device(self) -> Tensor:
         """The L2 norm of all, in float64 on the device of the first, without waiting for it."""
         row = self.stats.index("norm")

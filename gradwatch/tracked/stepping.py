@@ -43,6 +43,7 @@ class Habits:
     every: int
     weights_every: int
     clip: Policy | None
+    skip_nonfinite: bool
     put: Callable[[Tracked, Draft], None]  # takes a finished step
     say: Callable[[str], None]  # tells the user, once
     losses_of_backward: Callable[[Tracked], list[float | Tensor]]  # since the last step of any
@@ -183,6 +184,7 @@ class Tracked:
             self._unscale_fused(draft)
             self._clip_by_policy(gradients)
             self._judge_clipping(draft)
+            self._skip_if_nonfinite(draft)
         self._sample_weights_before(has_closure)
 
     def after_step(self) -> None:
@@ -192,6 +194,8 @@ class Tracked:
             draft = self._settle_after_closure()
             if not draft.clipped_by_policy:
                 self._say_not_clipped("a step with a closure makes its gradients within")
+            if draft.found_inf is not None and getattr(self.optimizer, "found_inf", None) is draft.found_inf:
+                del self.optimizer.found_inf  # type: ignore[attr-defined]
             draft.wall_time = time.time()
             draft.learning_rates = draft.learning_rates or learning_rates_of(self.optimizer)
             self._sample_weights_after(draft)
@@ -207,6 +211,7 @@ class Tracked:
             draft = self._settle(gradients)
             self._clip_by_policy(gradients)
             self._judge_clipping(draft)
+            self._skip_if_nonfinite(draft)
             self._note_versions()
 
     def before_clip(self, call: ClipCall) -> None:
@@ -334,6 +339,7 @@ class Tracked:
         """Hand on the step that is held back."""
         draft, self._finished = self._finished, None
         if draft is not None:
+            draft.to_host()
             self._habits.put(self, draft)
 
     def drop(self) -> None:
@@ -449,6 +455,25 @@ class Tracked:
         if present:
             self._draft.clippings.append(self._habits.clip.clip(present, self._draft.measured))
             self._draft.clipped_by_policy = True
+
+    def _skip_if_nonfinite(self, draft: Draft) -> None:
+        """Keep an update away that a NaN or an infinity would reach, if that is wanted."""
+        if not self._habits.skip_nonfinite or not draft.measured.parts:
+            return
+        if draft.measured.is_here:
+            if draft.measured.has_nonfinite():
+                draft.skipped = True
+                for parameter in self.parameters:
+                    if parameter is not None:
+                        parameter.grad = None
+        elif not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            self._habits.say(
+                "gradwatch does not skip: this optimizer would have to wait for the device;"
+                " make it with fused=True (skip-not-applied)"
+            )
+        elif getattr(self.optimizer, "found_inf", None) is None:
+            found_inf = torch.isfinite(draft.measured.total_on_device()).logical_not().float()
+            self.optimizer.found_inf = draft.found_inf = found_inf  # type: ignore[attr-defined]
 
     def _say_not_clipped(self, why: str) -> None:
         if self._habits.clip is not None:
