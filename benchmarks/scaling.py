@@ -100,22 +100,23 @@ def throughput(parameters: int = 1000, seconds: float = 10.0) -> None:
 
 
 def starting() -> None:
-    def milliseconds(*code: str) -> list[float]:
-        found = []
-        for _ in range(9):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, *code], check=True, capture_output=True)
-            found.append(1e3 * (time.perf_counter() - began))
-        return found
-
-    alone = milliseconds("-c", "import torch")
-    beside = milliseconds("-c", "import torch, gradwatch; gradwatch.attach")
-    lazy = milliseconds("-c", "import torch, gradwatch")
-    helping = milliseconds("-m", "gradwatch", "--help")
-    difference = statistics.median(beside) - statistics.median(alone)
-    print(f"\nimport torch: {statistics.median(alone):.0f} ms", end="")
-    print(f"; with import gradwatch {statistics.median(lazy) - statistics.median(alone):+.0f} ms", end="")
-    print(f", with gradwatch.attach {difference:+.0f} ms; gradwatch --help: {statistics.median(helping):.0f} ms")
+    timed = "import time, torch; a = time.perf_counter(); {}; print(1e3 * (time.perf_counter() - a))"
+    alone, attach = [], []
+    for _ in range(9):
+        for code, found in (("import gradwatch", alone), ("import gradwatch; gradwatch.attach", attach)):
+            done = subprocess.run(
+                [sys.executable, "-c", timed.format(code)], check=True, capture_output=True, text=True
+            )
+            found.append(float(done.stdout))
+    helping = []
+    for _ in range(9):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "gradwatch", "--help"], check=True, capture_output=True)
+        helping.append(1e3 * (time.perf_counter() - began))
+    print(
+        f"\nafter import torch: import gradwatch {statistics.median(alone):.1f} ms, and what attach needs"
+        f" {statistics.median(attach):.0f} ms; gradwatch --help as a process: {statistics.median(helping):.0f} ms"
+    )
 
 
 def main() -> None:

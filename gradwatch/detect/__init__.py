@@ -51,7 +51,8 @@ def detectors_for(optimizer_class: str = "SGD") -> list[Detector]:
     """A fresh set of all detectors, for one optimizer of the given class name.
 
     >>> [type(detector).__name__ for detector in detectors_for()]
-    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping', 'IdleClipping', 'IneffectiveClipping']
+    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Vanishing', 'Dead', 'OverClipping', 'IdleClipping',
+     'IneffectiveClipping']
     """
     return [
         NonFinite(),
