@@ -83,10 +83,7 @@ class Discovery:
     def before_clip(self, call: ClipCall) -> None:
         clips_something = any(parameter.grad is not None for parameter in call.parameters)
         if not self.optimizers_seen and self.watch is None and clips_something:
-            parameters = owner_of(ByHand(call.parameters)).parameters()
-            self._guard(lambda: self._attach([ByHand([*parameters] or call.parameters)]))
-            if self.watch is not None:
-                self.watch.before_backward(self._roots)  # which was before the watch
+            self._guard(lambda: self._attach_by_hand(call.parameters))
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         """Nothing is left to do."""
@@ -95,6 +92,12 @@ class Discovery:
         """Nothing is left to do."""
 
     # --------------------------------------------------------------------------------- the attaching
+
+    def _attach_by_hand(self, parameters: list[Tensor]) -> None:
+        owned = list(owner_of(ByHand(parameters)).parameters())
+        self._attach([ByHand(owned or parameters)])
+        if self.watch is not None:
+            self.watch.heard_of_backward(self._roots)
 
     def _attach_new(self) -> None:
         if self._new:

@@ -230,8 +230,13 @@ class Watch:
         writer = StoreWriter(run)
         self._losses_of_backward: list[float | Tensor] = []
         self._takers: set[str] = set()  # of these losses, by the name of the optimizer
+        self._roots: list[float | Tensor] = []  # what backward is being called on
         self.overhead_seconds = 0.0
-        self._tracked = self._track(named, writer, first_step)
+        try:
+            self._tracked = self._track(named, writer, first_step)
+        except BaseException:
+            writer.abandon()
+            raise
         detectors = self._detectors(writer)
         size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
         self._recorder = Recorder(
@@ -428,16 +433,28 @@ class Watch:
 
     @_guarded
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
-        """The losses are those of the next step, unless one is logged."""
+        """What it is called on is a loss of the next step, if it reaches gradients of ours."""
+        for tracked in self._tracked:
+            tracked.before_backward()
+        self._roots = [loss_value(root) for root in tensors if root.numel() == 1 and not root.is_complex()]
+
+    @_guarded
+    def heard_of_backward(self, tensors: Sequence[Tensor]) -> None:
+        """One that made the gradients that are there was before this watch began to listen."""
         for tracked in self._tracked:
             tracked.backwards += 1
-        for loss in tensors:
-            if loss.numel() == 1 and not loss.is_complex():
-                self._add_loss_of_backward(loss_value(loss))
+        for root in tensors:
+            if root.numel() == 1 and not root.is_complex():
+                self._add_loss_of_backward(loss_value(root))
 
     @_guarded
     def after_backward(self) -> None:
-        for tracked in self._tracked:
+        # All of them, for each takes note.
+        reached = [tracked for tracked in self._tracked if tracked.is_reached()]
+        if reached:
+            for loss in self._roots:
+                self._add_loss_of_backward(loss)
+        for tracked in reached:
             if isinstance(tracked, TrackedInBackward):
                 tracked.after_backward()
 

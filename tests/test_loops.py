@@ -404,6 +404,40 @@ def test_a_loss_logged_for_one_optimizer_leaves_that_of_the_other(tmp_path):
     np.testing.assert_allclose(run.steps("b")["loss"], losses, rtol=1e-6)
 
 
+def test_the_backward_of_another_model_is_none_of_ours(tmp_path):
+    """Two trainings take turns in one process, of which one is recorded; a frozen teacher lends no loss."""
+    model, other = net(), nn.Linear(3, 1)
+    optimizer, stranger = sgd(model), sgd(other)
+    losses = []
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
+            losses.append(loss.item())
+            stranger.zero_grad()
+            other(torch.randn(4, 3)).square().sum().backward()
+            clip_grad_norm_(model.parameters(), 0.01)
+            stranger.step()
+            other(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+            other(torch.randn(4, 3)).square().sum().backward()
+    steps = Run(tmp_path / "run").steps()
+    np.testing.assert_allclose(steps["loss"], losses, rtol=1e-6)
+    assert steps["clipped"].all()
+    assert steps["clip_fault"].isna().all()
+
+
+def test_a_backward_that_reaches_one_parameter_alone_counts(tmp_path):
+    model = net()
+    optimizer = sgd(model)
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        loss = model[2].bias.square().sum()
+        loss.backward()
+        optimizer.step()
+    assert Run(tmp_path / "run").steps()["loss"].tolist() == [pytest.approx(loss.item())]
+
+
 def test_a_backward_of_what_is_no_loss_is_left_out(tmp_path):
     model = net()
     optimizer = sgd(model)

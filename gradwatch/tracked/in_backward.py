@@ -78,10 +78,15 @@ class TrackedInBackward(Tracked):
         (parameter,) = member.param_groups[0]["params"]
         self._found[self._positions[id(parameter)]] = measure([parameter.grad], self.stats())
 
+    def before_backward(self) -> None:
+        """The members tell."""
+
+    def is_reached(self) -> bool:
+        self.backwards += self._stepped
+        return self._stepped
+
     def after_backward(self) -> None:
         """All that were to step have stepped."""
-        if not self._stepped:
-            return
         self._stepped = False
         if self._found:
             draft = Draft(self.step, Measurement.of_positions(self._found, len(self.infos), self.stats()))

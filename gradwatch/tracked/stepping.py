@@ -49,6 +49,12 @@ class Habits:
     losses_of_backward: Callable[[Tracked], list[float | Tensor]]  # since the last step of any
 
 
+def _mark_of(parameter: Tensor | None) -> tuple[int, int] | None:
+    """What changes where a gradient is made or added to."""
+    gradient = None if parameter is None else parameter.grad
+    return None if gradient is None else (id(gradient), gradient._version)
+
+
 def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
     """The model's parameters by its own names, without what wrappers around it or its parts add.
 
@@ -103,7 +109,8 @@ class Tracked:
         self._step_before_scaler = 0
         self._still_measured = False
         self._sizes: tuple[int, ...] = ()
-        self.backwards = 0  # how many there were
+        self.backwards = 0  # how many reached these parameters
+        self._before_backward: list[tuple[int, int] | None] = []
         self._backwards_before_step = 0
         self._before_closure: Draft | None = None
         self._consumed: tuple[int, weakref.ref[Tensor], int] | None = None
@@ -168,6 +175,20 @@ class Tracked:
         return [None if parameter is None else parameter.grad for parameter in self.parameters]
 
     # ------------------------------------------------------------------------- what the loop does
+
+    def before_backward(self) -> None:
+        self._before_backward = [
+            None if p is None or (g := p.grad) is None else (id(g), g._version) for p in self.parameters
+        ]
+
+    def is_reached(self) -> bool:
+        """Whether the backward that has just ended added to a gradient of this optimizer; counts it if so."""
+        reached = any(
+            _mark_of(parameter) != before
+            for parameter, before in zip(self.parameters, self._before_backward, strict=False)
+        )
+        self.backwards += reached
+        return reached
 
     def before_step(self, has_closure: bool) -> None:
         """Measure, unless a clip call has; clip, if that is ours; look at the weights, if it is time."""
