@@ -98,7 +98,9 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
         pytest.param("import gradwatch", {"torch", "pandas", "numpy", "rich"}, id="the package alone"),
         pytest.param("import gradwatch; gradwatch.Run", {"torch", "rich"}, id="reading needs no torch"),
         pytest.param("import gradwatch.cli", {"torch", "pandas", "numpy"}, id="the command line starts light"),
-        pytest.param("import gradwatch; gradwatch.attach", {"pandas", "rich", "typer"}, id="recording needs no pandas"),
+        pytest.param(
+            "import gradwatch; gradwatch.attach", {"pandas", "rich", "typer", "triton"}, id="recording needs no pandas"
+        ),
     ],
 )
 def test_what_is_not_imported(code, absent):

@@ -7,7 +7,6 @@ where it happened. On an accelerator nothing waits: results stay on the device u
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections import defaultdict
@@ -26,10 +25,8 @@ from gradwatch.record import STATS
 logger = logging.getLogger("gradwatch")
 
 _TRITON_DEVICES = {"cuda"}
-_triton: ModuleType | None = None
-if torch.cuda.is_available():
-    with contextlib.suppress(ImportError):
-        from gradwatch.measure import fused_triton as _triton
+_not_tried = ModuleType("not tried")
+_triton: ModuleType | None = _not_tried
 
 # Below this magnitude squares come near the smallest float32 and the sum of them loses digits.
 _TINY = 1e-15
@@ -207,7 +204,8 @@ def _entries(gradient: Tensor) -> Tensor:
 
 def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...]) -> list[_Part]:
     """By Triton what it can read, by PyTorch's operators the rest; nobody waits."""
-    fit = [_triton is not None and t.device.type in _TRITON_DEVICES and _triton.can_read(t) for t in tensors]
+    kernel = _kernel() if tensors[0].device.type in _TRITON_DEVICES else None
+    fit = [kernel is not None and kernel.can_read(t) for t in tensors]
     parts = []
     for by_triton in (True, False):
         chosen = [i for i, fits in enumerate(fit) if fits is by_triton]
@@ -217,6 +215,22 @@ def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[st
         values = _by_triton(group, stats) if by_triton else _on_device(group, stats)
         parts.append(_copied([positions[i] for i in chosen], values))
     return parts
+
+
+def _kernel() -> ModuleType | None:
+    """The Triton kernel, loaded with the first gradient on a CUDA device.
+
+    To look for a device earlier would initialise CUDA, before the script has said how.
+    """
+    global _triton  # noqa: PLW0603
+    if _triton is _not_tried:
+        try:
+            from gradwatch.measure import fused_triton
+
+            _triton = fused_triton
+        except ImportError:
+            _triton = None
+    return _triton
 
 
 def _by_triton(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
