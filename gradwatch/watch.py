@@ -256,7 +256,7 @@ class Watch:
     def _track(
         self, named: Mapping[str, tuple[nn.Module, Optimizer]], writer: StoreWriter, first_step: int | None
     ) -> list[Tracked]:
-        next_step = writer.begin_attempt(
+        writer.begin_attempt(
             {
                 "gradwatch": _version(),
                 "torch": str(torch.__version__),
@@ -275,7 +275,7 @@ class Watch:
         with StoreReader(self.run) as reader:
             for name, (model, one) in named.items():
                 item = self._new_tracked(name, one, model, reader.parameters(name))
-                item.step = next_step if first_step is None else first_step
+                item.step = reader.next_step(name) if first_step is None else first_step
                 new = item.refresh()
                 if new is not None:
                     writer.add_parameters(name, item.infos[new:], new)
@@ -360,9 +360,12 @@ class Watch:
         """Record one more optimizer from here on; its steps count from those made so far."""
         self._recorder.flush()
         self._writer.add_optimizer(name, _class_of(optimizer), _settings(optimizer))
-        tracked = self._new_tracked(name, optimizer, model)
-        tracked.refresh()
-        self._writer.add_parameters(name, tracked.infos)
+        with StoreReader(self.run) as reader:
+            tracked = self._new_tracked(name, optimizer, model, reader.parameters(name))
+            tracked.step = reader.next_step(name)
+        new = tracked.refresh()
+        if new is not None:
+            self._writer.add_parameters(name, tracked.infos[new:], new)
         self._recorder.add_detectors(name, detectors_for(tracked.optimizer_class))
         self._tracked.append(tracked)
         self._listen_to_steps(tracked)

@@ -262,7 +262,7 @@ class ConsoleReport:
             return Group(Text("No events.", "green"))
         lines = []
         for event in events:
-            lead = f"step {event.step:<8}{event.severity:<9}{event.kind:<13}"
+            lead = f"step {event.step:<8}{event.severity:<9}{event.kind:<12} "
             lines += self._wrapped(lead, event.message, _COLOURS[event.severity], rest="")
         return Group(*lines)
 

@@ -140,6 +140,10 @@ class StoreReader:
                 columns[name][index] = math.nan
         return columns
 
+    def next_step(self, optimizer: str) -> int:
+        """The number after the last step of an optimizer, 0 where it made none."""
+        return int(self._rows("select coalesce(max(step) + 1, 0) from step where optimizer = ?", optimizer)[0][0])
+
     def last_attempt(self) -> int:
         """The number of the newest attempt, 0 where there is one only."""
         return int(self._rows("select coalesce(max(attempt), 0) from attempt")[0][0])

@@ -267,6 +267,29 @@ def test_the_optimizers_of_a_gan_are_told_apart(tmp_path):
     np.testing.assert_allclose(found.steps("0")["loss"], printed(done.stdout, "g "), rtol=1e-6)
 
 
+def test_each_optimizer_of_a_resumed_run_goes_on_where_it_was(tmp_path):
+    """Also one that is made when others have stepped already."""
+    late = GAN.replace("    g = torch.optim.Adam(generator.parameters(), lr=1e-3)\n", "").replace(
+        "        if step % 3 == 0:\n",
+        "        if step == 0:\n            g = torch.optim.Adam(generator.parameters(), lr=1e-3)\n"
+        "        if step % 3 == 0:\n",
+    )
+    for script, names in ((GAN, ("0", "1")), (late, ("1", "0"))):
+        write(tmp_path, script)
+        folder = f"runs/{names[0]}"
+        for _ in range(2):
+            done = run("-m", "gradwatch", "run", "--run", folder, "train.py", cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        found = Run(tmp_path / folder)
+        generator, discriminator = names
+        assert found.steps(generator).index.tolist() == list(range(8))
+        assert found.steps(discriminator).index.tolist() == list(range(24))
+        assert [str(seam) for name in names for seam in found.seams(name)] == [
+            "resumed at step 4",
+            "resumed at step 12",
+        ]
+
+
 def test_lbfgs_with_a_closure(tmp_path):
     write(tmp_path, LBFGS)
     done = recorded("train.py", cwd=tmp_path)
