@@ -99,3 +99,11 @@ def test_every_command_of_the_readme_exists():
             assert words[1] in known, line
         else:
             assert words[0] in ("make", "pip", "git", "cd", "python"), line
+
+
+def test_every_trap_names_tests_that_are_there():
+    page = (ROOT / "docs" / "traps.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", page)
+    assert len(named) > 25
+    assert [name for name in named if f"def {name}(" not in sources] == []

@@ -523,6 +523,16 @@ def test_a_loop_without_optimizer_is_recorded_at_its_clip_calls(tmp_path):
     assert run.layers("norm").columns.tolist() == [name for name, _ in model.named_parameters()]
 
 
+def test_of_a_loop_without_optimizer_every_nth_step_is_recorded(tmp_path, caplog):
+    model = net()
+    with gradwatch.attach(model, None, tmp_path / "run", every=3, clip=NormClip(1.0)):
+        norms = train_by_hand(model, steps=8)
+    steps = Run(tmp_path / "run").steps()
+    assert steps.index.tolist() == [0, 3, 6]
+    np.testing.assert_allclose(steps["total_norm"], norms[::3], rtol=1e-5)
+    assert "there is no optimizer, the loop clips and updates by itself (clip-not-applied)" in caplog.text
+
+
 # --------------------------------------------------------------------------- optimizer in backward
 
 
@@ -569,13 +579,15 @@ def test_optimizers_that_step_within_backward_make_one_record(tmp_path):
 def test_clipping_does_nothing_where_optimizers_step_within_backward(tmp_path, caplog):
     model = net()
     optimizers = step_in_backward(model)
-    with gradwatch.attach(model, optimizers, tmp_path / "run", clip=NormClip(0.1)):
+    with gradwatch.attach(model, optimizers, tmp_path / "run", clip=NormClip(0.1), skip_nonfinite=True):
         for _ in range(3):
             loss_of(model).backward()
             clip_grad_norm_(model.parameters(), 0.1)
     assert Run(tmp_path / "run").steps()["clip_fault"].tolist() == ["no-gradients"] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        "gradwatch did not clip: optimizers step within the backward, before all gradients are there (clip-not-applied)"
+        f"gradwatch did not {what}: optimizers step within the backward, before all gradients are there"
+        f" ({what}-not-applied)"
+        for what in ("clip", "skip")
     ]
 
 

@@ -30,6 +30,8 @@ class TrackedByHand(Tracked):
         self._goes_on = self._is_consumed()
         if self._goes_on:
             return
+        self._say_not_clipped("there is no optimizer, the loop clips and updates by itself")
+        self._say_not_skipped("there is no optimizer, the loop updates by itself")
         self.release()
         super().before_clip(call)
 
@@ -42,5 +44,7 @@ class TrackedByHand(Tracked):
             draft.wall_time = time.time()
             self._losses_of_backward = self._habits.losses_of_backward(self)
             self._finish(draft)
+            self.step += 1
+        elif not self._is_due():
             self.step += 1
         self._remember_consumed()

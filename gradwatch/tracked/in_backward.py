@@ -71,6 +71,7 @@ class TrackedInBackward(Tracked):
         """Measure the gradient that a member is about to consume."""
         self._stepped = True
         self._say_not_clipped("optimizers step within the backward, before all gradients are there")
+        self._say_not_skipped("optimizers step within the backward, before all gradients are there")
         if not self._is_due():
             return
         if not self._positions:

@@ -488,13 +488,14 @@ class Tracked:
                     if parameter is not None:
                         parameter.grad = None
         elif not getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            self._habits.say(
-                "gradwatch does not skip: this optimizer would have to wait for the device;"
-                " make it with fused=True (skip-not-applied)"
-            )
+            self._say_not_skipped("this optimizer would have to wait for the device; make it with fused=True")
         elif getattr(self.optimizer, "found_inf", None) is None:
             found_inf = torch.isfinite(draft.measured.total_on_device()).logical_not().float()
             self.optimizer.found_inf = draft.found_inf = found_inf  # type: ignore[attr-defined]
+
+    def _say_not_skipped(self, why: str) -> None:
+        if self._habits.skip_nonfinite:
+            self._habits.say(f"gradwatch did not skip: {why} (skip-not-applied)")
 
     def _say_not_clipped(self, why: str) -> None:
         if self._habits.clip is not None:
