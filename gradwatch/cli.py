@@ -72,6 +72,17 @@ def report(
 
 
 @app.command()
+def watch(
+    run: RunPath = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+) -> None:
+    """Show the report of a run while it is written, until q or Ctrl-C."""
+    from gradwatch.report.live import follow
+
+    follow(run, _console(), every)
+
+
+@app.command()
 def events(
     run: RunPath = None,
     json: AsJson = False,

@@ -202,6 +202,14 @@ class ConsoleReport:
             lines.append(Text(f"  {len(groups) - most} more kinds; `gradwatch events` lists every event", "dim"))
         return lines
 
+    def newest(self, summary: RunSummary) -> list[Text]:
+        """The newest event on a line of its own, if there is one."""
+        if not summary.events:
+            return []
+        last = summary.events[-1]
+        lead = f"newest event  {last.severity} {last.kind} at step {last.step}: "
+        return self._wrapped(lead, last.message, _COLOURS[last.severity], rest="")[:2]
+
     # ------------------------------------------------------------------------------------- doctor
 
     def diagnosis(self, found: Diagnosis) -> Group:
