@@ -231,6 +231,7 @@ class Watch:
         self._losses_of_backward: list[float | Tensor] = []
         self._takers: set[str] = set()  # of these losses, by the name of the optimizer
         self._roots: list[float | Tensor] = []  # what backward is being called on
+        self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
         self.overhead_seconds = 0.0
         try:
             self._tracked = self._track(named, writer, first_step)
@@ -420,6 +421,7 @@ class Watch:
         if isinstance(tracked, TrackedInBackward):
             tracked.take(optimizer)
             return
+        self._thread = threading.get_ident()
         tracked.release()
         new = tracked.refresh()
         if new is not None:
@@ -436,7 +438,13 @@ class Watch:
 
     @_guarded
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
-        """What it is called on is a loss of the next step, if it reaches gradients of ours."""
+        """What it is called on is a loss of the next step, if it reaches gradients of ours.
+
+        A backward of another thread is another training's, and to look at our gradients there would
+        meet our own backward writing them.
+        """
+        if threading.get_ident() != self._thread:
+            return
         for tracked in self._tracked:
             tracked.before_backward()
         self._roots = [loss_value(root) for root in tensors if root.numel() == 1 and not root.is_complex()]
@@ -452,9 +460,10 @@ class Watch:
 
     @_guarded
     def after_backward(self) -> None:
+        mine = threading.get_ident() == self._thread
         # All of them, for each takes note.
-        reached = [tracked for tracked in self._tracked if tracked.is_reached()]
-        if reached:
+        reached = [t for t in self._tracked if (mine or isinstance(t, TrackedInBackward)) and t.is_reached()]
+        if reached and mine:
             for loss in self._roots:
                 self._add_loss_of_backward(loss)
         for tracked in reached:
@@ -464,6 +473,8 @@ class Watch:
     @_guarded
     def before_clip(self, call: ClipCall) -> None:
         tracked = self._tracked_of(call)
+        if tracked:
+            self._thread = threading.get_ident()
         for one in tracked:
             one.before_clip(call)
         if not tracked and _clips_nothing(call):

@@ -804,16 +804,18 @@ def test_training_in_a_thread(tmp_path):
 
 
 def test_two_trainings_in_two_threads(tmp_path):
-    norms = {"a": [], "b": []}
+    """Neither looks at the gradients of the other, which its backward may be writing."""
+    norms, losses = {"a": [], "b": []}, {"a": [], "b": []}
 
     def train(name):
         model = nn.Linear(4, 1)
         optimizer = sgd(model)
         with gradwatch.attach(model, optimizer, tmp_path / name):
-            for _ in range(50):
+            for _ in range(300):
                 optimizer.zero_grad()
                 loss = model(torch.randn(8, 4)).square().mean()
                 loss.backward()
+                losses[name].append(loss.item())
                 norms[name].append(norm_of(model))
                 clip_grad_norm_(model.parameters(), 0.1)
                 optimizer.step()
@@ -826,6 +828,7 @@ def test_two_trainings_in_two_threads(tmp_path):
     for name, expected in norms.items():
         steps = Run(tmp_path / name).steps()
         np.testing.assert_allclose(steps["total_norm"], expected, rtol=1e-5)
+        np.testing.assert_allclose(steps["loss"], losses[name], rtol=1e-6)
         assert steps["clip_fault"].isna().all()
 
 
