@@ -45,6 +45,11 @@ class Draft:
     found_inf: Tensor | None = None  # of a fused optimizer, which skips by itself
     ready: torch.cuda.Event | None = None  # when the numbers of `to_host` are there
 
+    def take_weights_of(self, other: Draft | None) -> None:
+        """Go on with the weights that another draft of the same step has sampled."""
+        if other is not None:
+            self.old_weights, self.weight_norms = other.old_weights, other.weight_norms
+
     def unscale(self, scale: Tensor) -> None:
         """What was measured and clipped so far were gradients times ``scale``."""
         self.scale = scale.detach().clone()

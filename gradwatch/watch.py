@@ -447,16 +447,15 @@ class Watch:
             return
         for tracked in self._tracked:
             tracked.before_backward()
-        self._roots = [loss_value(root) for root in tensors if root.numel() == 1 and not root.is_complex()]
+        self._roots = _losses_among(tensors)
 
     @_guarded
     def heard_of_backward(self, tensors: Sequence[Tensor]) -> None:
         """One that made the gradients that are there was before this watch began to listen."""
         for tracked in self._tracked:
             tracked.backwards += 1
-        for root in tensors:
-            if root.numel() == 1 and not root.is_complex():
-                self._add_loss_of_backward(loss_value(root))
+        for loss in _losses_among(tensors):
+            self._add_loss_of_backward(loss)
 
     @_guarded
     def after_backward(self) -> None:
@@ -633,6 +632,11 @@ class Watch:
         raise TrainingStopped(
             f"{event.kind} at step {event.step}: {event.message}. `gradwatch report {self.run}` shows what happened."
         )
+
+
+def _losses_among(roots: Sequence[Tensor]) -> list[float | Tensor]:
+    """What backward is called on may be no loss."""
+    return [loss_value(root) for root in roots if root.numel() == 1 and not root.is_complex()]
 
 
 def _clips_nothing(call: ClipCall) -> bool:

@@ -75,6 +75,20 @@ def _value_call(parameters: list[Tensor], clip_value: Any, *_: object, **__: obj
     return ClipCall(parameters=parameters, clip_value=float(clip_value))
 
 
+def _told(call: ClipCall, clip: Callable[[], Any]) -> Any:
+    """Clip, and tell the listeners before and after, or that it failed."""
+    present = _listeners.tell(lambda listener: listener.before_clip(call))
+    try:
+        result = clip()
+    except BaseException:
+        for listener in present:
+            listener.clip_failed(call)
+        raise
+    for listener in present:
+        listener.after_clip(call, result)
+    return result
+
+
 def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None]:
     """Put a tap between a clipping function and its callers; return what takes it out."""
     original = cell.cell_contents
@@ -88,16 +102,7 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None
             call = describe(listed, *args, **kwargs)
         except Exception:
             return original(parameters, *args, **kwargs)  # to raise what torch raises
-        present = _listeners.tell(lambda listener: listener.before_clip(call))
-        try:
-            result = original(parameters, *args, **kwargs)
-        except BaseException:
-            for listener in present:
-                listener.clip_failed(call)
-            raise
-        for listener in present:
-            listener.after_clip(call, result)
-        return result
+        return _told(call, lambda: original(parameters, *args, **kwargs))
 
     cell.cell_contents = tapped
 
@@ -113,15 +118,11 @@ def _tap_ours() -> Callable[[], None]:
 
     def tapped(parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: Any, measured: Any) -> Tensor:
         call = ClipCall(parameters=parameters, max_norm=max_norm, norm_type=norm_type, spreads_nonfinite=False)
-        present = _listeners.tell(lambda listener: listener.before_clip(call))
-        try:
-            norm = original(parameters, max_norm, norm_type, nonfinite, next(iter(call.offered), measured))
-        except BaseException:
-            for listener in present:
-                listener.clip_failed(call)
-            raise
-        for listener in present:
-            listener.after_clip(call, norm)
+
+        def clip() -> Tensor:
+            return original(parameters, max_norm, norm_type, nonfinite, next(iter(call.offered), measured))
+
+        norm: Tensor = _told(call, clip)
         return norm
 
     def restore() -> None:

@@ -177,9 +177,7 @@ class Tracked:
     # ------------------------------------------------------------------------- what the loop does
 
     def before_backward(self) -> None:
-        self._before_backward = [
-            None if p is None or (g := p.grad) is None else (id(g), g._version) for p in self.parameters
-        ]
+        self._before_backward = [_mark_of(parameter) for parameter in self.parameters]
 
     def is_reached(self) -> bool:
         """Whether the backward that has just ended added to a gradient of this optimizer; counts it if so."""
@@ -388,8 +386,8 @@ class Tracked:
             before = self._draft
             measured = measure(gradients, self.stats())
             self._draft = Draft(self.step, measured, witness=first_of(gradients), backwards=self.backwards)
+            self._draft.take_weights_of(before)
             if before is not None:
-                self._draft.old_weights, self._draft.weight_norms = before.old_weights, before.weight_norms
                 self._draft.clip_fault = self._fault_of_change(before, at_clip)
         self._draft.learning_rates = learning_rates_of(self.optimizer)
         return self._draft
@@ -442,8 +440,7 @@ class Tracked:
         if before is not None and before.clippings:
             draft.clip_fault = "before-backward"
         self._judge_clipping(draft)
-        if waiting is not None:
-            draft.old_weights, draft.weight_norms = waiting.old_weights, waiting.weight_norms
+        draft.take_weights_of(waiting)
         return draft
 
     def _take_up_again(self) -> None:
@@ -451,8 +448,7 @@ class Tracked:
         before, waiting = self._before_closure, self._draft
         if before is None or self.backwards != self._backwards_before_step:
             return
-        if waiting is not None:
-            before.old_weights, before.weight_norms = waiting.old_weights, waiting.weight_norms
+        before.take_weights_of(waiting)
         self._before_closure, self._draft = None, before
 
     def _finish(self, draft: Draft) -> None:
