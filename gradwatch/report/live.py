@@ -79,5 +79,6 @@ def _wait_alone(seconds: float) -> str:
 
 
 def _wait_for_key(seconds: float) -> str:
+    """The key; q where the terminal is gone, which reads as the end of a file for ever."""
     ready, _, _ = select.select([sys.stdin], [], [], seconds)
-    return sys.stdin.read(1) if ready else ""
+    return (sys.stdin.read(1) or "q") if ready else ""

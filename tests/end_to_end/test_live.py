@@ -92,6 +92,15 @@ def test_it_follows_a_run_and_leaves_the_terminal_clean(tmp_path, key, code):
     assert "Traceback" not in terminal.shown
 
 
+def test_it_ends_when_its_terminal_is_gone(tmp_path):
+    """It went on for ever at full speed: the end of a file is always ready to be read."""
+    terminal = Terminal("watch", "run", "--every", "0.2", cwd=tmp_path)
+    terminal.wait_for("waiting for the first step of run")
+    os.close(terminal.slave)
+    os.close(terminal.master)
+    terminal.process.wait(30)
+
+
 def test_into_a_pipe_it_prints_the_report_once(tmp_path):
     write_run(tmp_path / "runs" / "x", stream(steady(100)))
     done = subprocess.run(
