@@ -19,9 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.detect.overclipping import scale_free
-from gradwatch.detect.spike import FACTOR, SIGMAS
+from gradwatch.detect.spike import NOTED
 from gradwatch.record import Event
 from gradwatch.run import Run
+
+FACTOR, SIGMAS = NOTED
 
 Confidence = Literal["high", "medium", "low"]
 Array = NDArray[np.float64]

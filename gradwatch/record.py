@@ -6,6 +6,7 @@ Everything upstream of this module makes these values, everything downstream rea
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -27,8 +28,10 @@ KINDS = (
     "nonfinite",
     "spike",
     "explosion",
+    "drift",
     "vanishing",
     "dead",
+    "eps-starvation",
     "overclipping",
     "idle-clipping",
     "ineffective-clipping",
@@ -49,7 +52,22 @@ CLIP_FAULTS = (
 )
 """Why a clip call did not do to the consumed gradient what it was meant to do."""
 
-EVENT_KEYS = ["step", "kind", "severity", "parameter", "observed", "limit", "message", "optimizer", "attempt"]
+ORIGINS = ("loss", "backward", "weights")
+"""Where a fault came from: with the loss (input, target or forward pass), within backward, or from the weights."""
+
+EVENT_KEYS = [
+    "step",
+    "kind",
+    "severity",
+    "parameter",
+    "observed",
+    "limit",
+    "message",
+    "optimizer",
+    "attempt",
+    "until",
+    "origin",
+]
 """The keys of an event in the JSON contract, in its order."""
 
 
@@ -170,7 +188,11 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What a detector found: where, how bad, and the number that crossed which line."""
+    """What a detector found: where, how bad, and the number that crossed which line.
+
+    One fault is one event. While it lasts a detector may give the event again, worse or with its
+    end; events with equal `key` are one, and the last given stands (`merged`).
+    """
 
     step: int
     kind: str
@@ -181,7 +203,28 @@ class Event:
     limit: float | None = None
     optimizer: str = "0"
     attempt: int = 0
+    until: int | None = None  # the last step at which it was seen; None: not over, or no matter of time
+    origin: str | None = None  # one of ORIGINS; None: not known
+
+    @property
+    def key(self) -> tuple[int, str, str, int, str | None]:
+        """What makes two events one."""
+        return (self.attempt, self.optimizer, self.kind, self.step, self.parameter)
 
     def as_dict(self) -> dict[str, Any]:
         """The event in the order of the JSON contract."""
         return {key: getattr(self, key) for key in EVENT_KEYS}
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """Each event once, as it was given last, in the order in which they began to be given.
+
+    >>> begun = Event(step=3, kind="spike", severity="warning", message="")
+    >>> over = Event(step=3, kind="spike", severity="warning", message="", until=5)
+    >>> [event.until for event in merged([begun, over])]
+    [5]
+    """
+    latest: dict[tuple[object, ...], Event] = {}
+    for event in events:
+        latest[event.key] = event
+    return list(latest.values())

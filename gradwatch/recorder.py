@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from gradwatch.detect import Detector
-from gradwatch.record import Event, StepRecord
+from gradwatch.record import SEVERITIES, Event, StepRecord
 from gradwatch.store import StoreWriter
 
 MakeRecord: TypeAlias = Callable[[], StepRecord]
@@ -26,7 +26,8 @@ class Recorder:
     """Takes records in order, drops them when the writer falls too far behind, and says so.
 
     Attributes:
-        events: what the detectors found and nobody has taken yet, in order.
+        events: what the detectors found and nobody has taken yet, in order; one that lasts comes
+            again only when it has become more severe.
         fault: the exception that ended the recording, or None.
         dropped: records that came while the queue was full.
     """
@@ -37,8 +38,13 @@ class Recorder:
         detectors: Mapping[str, Sequence[Detector]],
         capacity: int = 10_000,
         at_once: bool = False,
+        past: Mapping[str, Callable[[], Iterable[StepRecord]]] | None = None,
     ) -> None:
-        """``at_once`` writes and judges each record as it comes, not several together."""
+        """``at_once`` writes and judges each record as it comes, not several together.
+
+        ``past`` gives the records of earlier attempts by optimizer, which the detectors see before
+        the first new one, in the recorder's thread.
+        """
         self.events: deque[Event] = deque(maxlen=1000)
         self.fault: BaseException | None = None
         self.dropped = 0
@@ -46,11 +52,13 @@ class Recorder:
         self._detectors = dict(detectors)
         self._capacity = capacity
         self._at_once = at_once
+        self._past = dict(past or {})
         self._queue: deque[MakeRecord] = deque()
         self._wake = threading.Event()
         self._drained = threading.Event()
         self._closing = False
         self._dropped_written = 0
+        self._told: dict[tuple[object, ...], int] = {}
         self._thread = threading.Thread(target=self._work, name="gradwatch", daemon=True)
         self._thread.start()
 
@@ -91,6 +99,7 @@ class Recorder:
 
     def _work(self) -> None:
         try:
+            self._see_the_past()
             while True:
                 self._wake.wait(INTERVAL)
                 self._wake.clear()
@@ -103,6 +112,13 @@ class Recorder:
             self.fault = fault
             self._queue.clear()
             self._drained.set()
+
+    def _see_the_past(self) -> None:
+        for optimizer, records in self._past.items():
+            for record in records():
+                for detector in self._detectors[optimizer]:
+                    for event in detector.update(record):
+                        self._is_news(event)
 
     def _write(self) -> None:
         records: list[StepRecord] = []
@@ -122,4 +138,10 @@ class Recorder:
         dropped = self.dropped
         self._writer.append(records, events, dropped - self._dropped_written)
         self._dropped_written = dropped
-        self.events.extend(events)
+        self.events.extend(event for event in events if self._is_news(event))
+
+    def _is_news(self, event: Event) -> bool:
+        severity = SEVERITIES.index(event.severity)
+        is_news = severity > self._told.get(event.key, -1)
+        self._told[event.key] = max(severity, self._told.get(event.key, -1))
+        return is_news

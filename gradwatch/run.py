@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gradwatch.detect import eps_of, replay
 from gradwatch.errors import BadArgument, RunNotFound
 from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
@@ -143,6 +144,18 @@ class Run:
     def records(self, optimizer: str | None = None) -> Iterator[StepRecord]:
         """The records of an optimizer in the order in which they were written."""
         return self._store.records(self.optimizer(optimizer))
+
+    def settings(self, optimizer: str | None = None) -> dict[str, Any]:
+        """What an optimizer was made with: its defaults, ``eps`` and ``betas`` say."""
+        return self._store.settings(self.optimizer(optimizer))
+
+    def replay(self, optimizer: str | None = None) -> list[Event]:
+        """What today's detectors find in the records of an optimizer; a run of an older version may hold other events.
+
+        They find what was found live, if the version is the same.
+        """
+        name = self.optimizer(optimizer)
+        return replay(self.records(name), self.optimizers.get(name, ""), eps_of(self.settings(name)))
 
     def steps(self, optimizer: str | None = None) -> pd.DataFrame:
         """A row for every recorded step, indexed by ``step``; of all optimizers or of one.

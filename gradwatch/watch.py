@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, cast
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
-from gradwatch.detect import MEMORY, Detector, detectors_for
+from gradwatch.detect import Detector, detectors_for, eps_of
 from gradwatch.draft import Draft, loss_value, make_record
 from gradwatch.errors import BadArgument, NoParameters, RunInUse, TrainingStopped
 from gradwatch.measure import ZEROS_EVERY, reads_once
-from gradwatch.record import KINDS, STATS, Event, ParameterInfo
+from gradwatch.record import KINDS, STATS, Event, ParameterInfo, StepRecord
 from gradwatch.recorder import Recorder
 from gradwatch.store import StoreReader, StoreWriter
 from gradwatch.taps import (
@@ -238,10 +238,18 @@ class Watch:
         except BaseException:
             writer.abandon()
             raise
-        detectors = self._detectors(writer)
+        detectors = {tracked.name: _detectors_of(tracked) for tracked in self._tracked}
+        past = {}
+        if writer.attempt > 0:
+            past = {name: functools.partial(_past, self.run, name, writer.attempt) for name in detectors}
+            writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
         size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
         self._recorder = Recorder(
-            writer, detectors, capacity=max(64, min(10_000, _QUEUE_BYTES // size)), at_once=bool(stop_on)
+            writer,
+            detectors,
+            capacity=max(64, min(10_000, _QUEUE_BYTES // size)),
+            at_once=bool(stop_on),
+            past=past,
         )
         self._by_optimizer: dict[int, Tracked] = {}
         self._writer = writer
@@ -282,19 +290,6 @@ class Watch:
                     writer.add_parameters(name, item.infos[new:], new)
                 tracked.append(item)
         return tracked
-
-    def _detectors(self, writer: StoreWriter) -> dict[str, list[Detector]]:
-        """Fresh ones, which first see again what the run holds already."""
-        detectors = {t.name: detectors_for(t.optimizer_class) for t in self._tracked}
-        if writer.attempt == 0:
-            return detectors
-        with StoreReader(self.run) as reader:
-            for name, group in detectors.items():
-                for record in reader.records(name, last=MEMORY):
-                    for detector in group:
-                        detector.update(record)
-        writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
-        return detectors
 
     def _new_tracked(
         self, name: str, optimizer: Optimizer, model: nn.Module, stored: Sequence[ParameterInfo] = ()
@@ -367,7 +362,7 @@ class Watch:
         new = tracked.refresh()
         if new is not None:
             self._writer.add_parameters(name, tracked.infos[new:], new)
-        self._recorder.add_detectors(name, detectors_for(tracked.optimizer_class))
+        self._recorder.add_detectors(name, _detectors_of(tracked))
         self._tracked.append(tracked)
         self._listen_to_steps(tracked)
 
@@ -645,6 +640,16 @@ def _clips_nothing(call: ClipCall) -> bool:
 
 def _class_of(optimizer: Optimizer) -> str:
     return type(optimizer.members[0] if isinstance(optimizer, InBackward) else optimizer).__name__
+
+
+def _detectors_of(tracked: Tracked) -> list[Detector]:
+    return detectors_for(tracked.optimizer_class, eps_of(_settings(tracked.optimizer)))
+
+
+def _past(run: Path, optimizer: str, attempt: int) -> Iterator[StepRecord]:
+    """What the attempts before this one recorded."""
+    with StoreReader(run) as reader:
+        yield from (record for record in reader.records(optimizer) if record.attempt < attempt)
 
 
 def _settings(optimizer: Optimizer) -> dict[str, Any]:

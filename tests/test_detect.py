@@ -12,6 +12,26 @@ from hypothesis import strategies as st
 from gradwatch import Run
 from gradwatch.detect import (
     Dead,
+    Drift,
+    Explosion,
+    IdleClipping,
+    IneffectiveClipping,
+    LossScale,
+    NonFinite,
+    OverClipping,
+    Spike,
+    Starvation,
+    Vanishing,
+    detectors_for,
+    replay,
+)
+from gradwatch.detect.level import LayerLevels, Level
+from gradwatch.record import CLIP_FAULTS, LayerStats, ParameterInfo, StepRecord, WeightStats, merged
+from gradwatch.testing import check_detector, replaced, steady, stream, write_run
+
+DETECTORS = [
+    Dead,
+    Drift,
     Explosion,
     IdleClipping,
     IneffectiveClipping,
@@ -20,19 +40,16 @@ from gradwatch.detect import (
     OverClipping,
     Spike,
     Vanishing,
-    detectors_for,
-    replay,
-)
-from gradwatch.detect.level import LayerHistory, Level
-from gradwatch.record import CLIP_FAULTS, LayerStats, ParameterInfo, StepRecord, WeightStats
-from gradwatch.testing import check_detector, replaced, steady, stream, write_run
-
-DETECTORS = [Dead, Explosion, IdleClipping, IneffectiveClipping, LossScale, NonFinite, OverClipping, Spike, Vanishing]
+]
 NAN, INF = math.nan, math.inf
 
 
+def events_of(detector, records):
+    return merged(event for record in records for event in detector.update(record))
+
+
 def found(detector, records):
-    return [(event.step, event.kind, event.severity) for record in records for event in detector.update(record)]
+    return [(event.step, event.kind, event.severity) for event in events_of(detector, records)]
 
 
 def growing(start, factor, steps):
@@ -123,19 +140,26 @@ def test_a_spike_names_the_parameter_furthest_from_its_own_level():
     records[200] = dataclasses.replace(
         records[200], total_norm=float(np.linalg.norm(norm)), layers=dataclasses.replace(layers, norm=norm)
     )
-    detector = Spike()
-    (event,) = [event for record in records for event in detector.update(record)]
+    (event,) = events_of(Spike(), records)
     assert event.parameter == "out.weight"
     assert event.observed > event.limit
+    assert event.until == 200
 
 
 # -------------------------------------------------------------------------------------- explosion
 
 
 def test_growth_is_warned_of_and_becomes_critical():
-    events = found(Explosion(), stream(steady(500) + growing(1.0, 1.25, 60)))
-    assert [severity for _, _, severity in events] == ["warning", "critical", "critical"]
-    assert 505 <= events[0][0] <= 515
+    detector = Explosion()
+    records = stream(steady(500) + growing(1.0, 1.25, 60) + steady(60, seed=4))
+    events = [event for record in records for event in detector.update(record)]
+    assert [(event.severity, event.until) for event in events] == [
+        ("warning", None),
+        ("critical", None),
+        ("critical", 564),
+    ]
+    assert len(merged(events)) == 1
+    assert 505 <= events[0].step <= 515
 
 
 def test_one_unclipped_step_a_thousand_times_above_is_enough():
@@ -250,14 +274,45 @@ def test_a_bias_may_be_as_weak_as_it_likes():
 @pytest.mark.parametrize(
     ("losses", "severity"),
     [
-        pytest.param([2.0] * 600, "warning", id="the loss stayed"),
-        pytest.param([2.0] * 100 + [1e-3] * 500, None, id="the task was solved"),
-        pytest.param([None] * 600, "info", id="no loss is known"),
+        pytest.param([2.0] * 900, "warning", id="the loss stayed"),
+        pytest.param([2.0] * 100 + [1e-3] * 800, None, id="the task was solved"),
+        pytest.param([2.0] * 100 + [1.5] * 800, None, id="the loss is at its floor"),
+        pytest.param([None] * 900, "info", id="no loss is known"),
+        pytest.param([-1.0] * 100 + [-2.0] * 800, None, id="a loss below zero that improved"),
     ],
 )
-def test_the_whole_gradient_vanishes(losses, severity):
-    events = found(Vanishing(), stream(steady(300) + steady(300, level=1e-5), losses=losses))
-    assert events == ([] if severity is None else [(415, "vanishing", severity)])
+def test_the_whole_gradient_vanishes_by_and_by(losses, severity):
+    events = found(Vanishing(), stream(steady(300) + growing(1.0, 0.97, 600), losses=losses))
+    assert [(kind, how) for _, kind, how in events] == ([] if severity is None else [("vanishing", severity)])
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        pytest.param([2.0] * 600, [(349, "vanishing", "warning")], id="the loss stayed"),
+        pytest.param([2.0] * 300 + [0.01] * 300, [], id="the loss fell with it"),
+        pytest.param([None] * 600, [(349, "vanishing", "warning")], id="no loss is known"),
+    ],
+)
+def test_the_whole_gradient_falls_within_a_step(losses, expected):
+    """A task that is solved gets there by and by; a gradient that is scaled away does not."""
+    fallen = events_of(Vanishing(), stream(steady(300) + steady(300, level=1e-5), losses=losses))
+    assert [(e.step, e.kind, e.severity) for e in fallen if "within one step" in e.message] == expected
+
+
+def test_a_fall_that_ends_is_an_event_that_ends():
+    (event,) = events_of(Vanishing(), stream(steady(300) + steady(80, level=1e-5) + steady(200, seed=3)))
+    assert (event.step, event.until) == (349, 379)
+
+
+def test_a_layer_that_fades_beside_its_own_level_vanishes():
+    records = stream(steady(500))
+    for i, record in enumerate(records[300:], 300):
+        norm = record.layers.norm * np.array([1, 1e-5], np.float32)
+        records[i] = dataclasses.replace(record, layers=dataclasses.replace(record.layers, norm=norm))
+    (event,) = events_of(Vanishing(), records)
+    assert (event.step, event.parameter) == (399, "out.weight")
+    assert "fell to" in event.message
 
 
 def test_exact_zeros_are_dead_and_absence_is_not():
@@ -328,8 +383,8 @@ def test_a_lagged_level_does_not_see_the_last_steps():
 
 
 def test_a_history_without_layers_names_nobody():
-    assert LayerHistory().first_to_leave() == (None, None)
-    assert LayerHistory().furthest() == (None, None)
+    assert LayerLevels().first_to_leave() == (None, None)
+    assert LayerLevels().furthest() == (None, None)
 
 
 def test_vanishing_is_relative_to_the_weights():
@@ -403,4 +458,4 @@ def test_replayed_events_are_those_that_were_raised_live(tmp_path, name):
 
 
 def test_there_is_one_of_each_detector():
-    assert {type(d) for d in detectors_for()} == set(DETECTORS)
+    assert {type(d) for d in detectors_for()} == {*DETECTORS, Starvation}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.errors import EmptyRun, GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
-from gradwatch.record import STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import ORIGINS, STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats, merged
 from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreReader, StoreWriter
 from gradwatch.store.writer import on_network_file_system
 from gradwatch.testing import steady, stream, write_run
@@ -62,6 +62,8 @@ events = st.builds(
     parameter=st.none() | st.text(),
     observed=maybe,
     limit=maybe,
+    until=st.none() | st.integers(0, 2**40),
+    origin=st.none() | st.sampled_from(ORIGINS),
 )
 
 
@@ -90,7 +92,7 @@ def test_what_goes_in_comes_out(tmp_path_factory, batch, found):
     folder = write(tmp_path_factory.mktemp("run"), batch, found)
     with StoreReader(folder) as reader:
         assert [as_text(r) for r in reader.records("0")] == [as_text(r) for r in batch]
-        assert [repr(e) for e in reader.events()] == [repr(e) for e in found]
+        assert [repr(e) for e in reader.events()] == [repr(e) for e in merged(found)]
 
 
 def test_none_and_nan_are_two_things(tmp_path):

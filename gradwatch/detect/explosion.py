@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from gradwatch.detect.level import LayerHistory, Level, factor_text, usable
+import numpy as np
+
+from gradwatch.detect.changes import Changes, Rates
+from gradwatch.detect.episode import Episode
+from gradwatch.detect.level import LayerLevels, Level, LossLevel, Parameters, factor_text, usable
+from gradwatch.detect.overclipping import scale_free
 from gradwatch.record import Event, Severity, StepRecord
 
 WARN = (3.0, 4.0)  # times the level, robust deviations above it: whichever is higher
@@ -13,8 +18,10 @@ CRITICAL = (10.0, 6.0)
 AT_ONCE = (100.0, 8.0)
 HOT_STEPS, OF_LAST = 5, 10
 ENOUGH = 32  # norms that a level needs before the narrow limits count
-QUIET = 50
 PATIENCE = 100
+LOST_STEPS, AFTER = 20, 200
+OF_WEIGHTS = 0.5
+LOSING = (4.0, 0.3)  # robust deviations, share of the median loss: both
 
 
 class Explosion:
@@ -23,39 +30,97 @@ class Explosion:
     The level is the median of a window that ends 100 steps ago, so that growth can't carry it
     along; until that exists, of the steps so far; in the first 32 steps, of the first five, which
     a training that explodes from the start leaves behind. Alarmed and non-finite steps never enter it.
-    Above 3 times the level it is a warning, above 10 times critical, above 100 times a single
-    unclipped step is enough, and so is a non-finite step right after a rise. Where clipping
-    brings the step back under the limit it is information: the norms grew, the updates did not.
+
+    How bad it is, the loss tells where it is known. Norms that grow while the loss does not are a
+    training that gets going: information. With a loss that left its own level they are a warning,
+    at 10 times the level critical; so they are where no loss is known, but not within 100 steps of
+    a changed learning rate. One unclipped step at 100 times the level is critical where the
+    optimizer follows the size of its gradient (SGD), and so is a non-finite step right after a
+    rise. What clipping brings back under the limit is information.
+
+    A loss that stays out of its level for 20 steps after a rise is critical, wherever the norms
+    went since. And an update that changes a matrix by more than half of itself is a warning at
+    once: where a learning rate is too high from the first step on there is no level to leave.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer_class: str = "SGD") -> None:
+        self._scale_free = scale_free(optimizer_class)
         self._lagged = Level(window=500, least=100, lag=100)
         self._early = Level(window=500, least=ENOUGH)
         self._start = Level(window=500, least=5)
-        self._layers = LayerHistory()
+        self._loss = LossLevel(window=500, lag=100)
+        self._early_loss = LossLevel(window=500, least=5)
+        self._losses: deque[float] = deque(maxlen=OF_LAST)
+        self._layers = LayerLevels()
+        self._changes = Changes()
+        self._rates = Rates()
+        self._parameters = Parameters()
+        self._since_hot = AFTER
+        self._lost_steps = 0
         self._grades: deque[int] = deque(maxlen=OF_LAST)
-        self._since_hot = QUIET
-        self._reported = -1
+        self._episode = Episode()
         self._hot_in_a_row = 0
 
     def update(self, record: StepRecord) -> list[Event]:
         if record.skipped:
             return []
+        self._rates.update(record)
+        if record.loss is not None:
+            self._losses.append(record.loss)
         if not usable(record):
             return self._nonfinite(record)
         self._layers.see(record)
+        if self._changes.update(record):
+            self._believe_the_new_level()
         level = self._level()
         grade = _grade(record.total_norm, level)
-        if grade < 0 or level is None:
-            self._cool(record)
-            return []
-        self._since_hot = 0
-        self._hot_in_a_row += 1
         self._grades.append(grade)
+        self._since_hot = 0 if grade >= 0 else self._since_hot + 1
+        self._lost_steps = self._lost_steps + 1 if self._losing() else 0
         events = self._judge(record, level)
+        if grade < 0:
+            self._learn(record)
+            return events
+        self._hot_in_a_row += 1
         if self._hot_in_a_row >= PATIENCE:
             self._believe_the_new_level()
         return events
+
+    def _judge(self, record: StepRecord, level: Level | None) -> list[Event]:
+        out_of_proportion = self._out_of_proportion(record)
+        if level is not None:
+            worst = self._worst(record, level)
+            if self._lost_steps >= LOST_STEPS and (self._since_hot < AFTER or self._rates.changed):
+                return self._episode.alarm(self._event(record, "critical", level))
+            if worst >= 0:
+                return self._episode.alarm(self._event(record, self._severity(record, level, worst), level))
+        if out_of_proportion:
+            return self._episode.alarm(out_of_proportion)
+        return self._episode.calm()
+
+    def _out_of_proportion(self, record: StepRecord) -> Event | None:
+        """The event of an update that changed a matrix by more than half of itself, where it was sampled."""
+        if record.weights is None or record.layers is None:
+            return None
+        ratio = record.weights.update_ratio.astype(float)
+        self._parameters.see(record.layers.parameters)
+        ratio[~(self._parameters.matrices[: len(ratio)] & np.isfinite(ratio))] = 0.0
+        largest = int(np.argmax(ratio)) if len(ratio) else 0
+        if not len(ratio) or ratio[largest] <= OF_WEIGHTS:
+            return None
+        name = record.layers.parameters[largest].name
+        rate = f" at a learning rate of {record.learning_rates[0]:.3g}" if record.learning_rates else ""
+        return Event(
+            step=record.step,
+            kind="explosion",
+            severity="warning",
+            parameter=name,
+            observed=float(ratio[largest]),
+            limit=OF_WEIGHTS,
+            message=f"one update changed {name} by {ratio[largest]:.2g} times its own norm{rate}",
+            optimizer=record.optimizer,
+            attempt=record.attempt,
+        )
 
     def _level(self) -> Level | None:
         if self._lagged.ready:
@@ -64,60 +129,72 @@ class Explosion:
             return self._early
         return self._start if self._start.ready else None
 
-    def _cool(self, record: StepRecord) -> None:
+    def _learn(self, record: StepRecord) -> None:
         self._lagged.add(record.total_norm)
         self._early.add(record.total_norm)
         if not self._start.ready:
             self._start.add(record.total_norm)
+        if not self._lost_steps:
+            self._loss.add(record.loss)
+            self._early_loss.add(record.loss)
         self._layers.learn(record)
-        self._grades.append(-1)
         self._hot_in_a_row = 0
-        self._since_hot += 1
-        if self._since_hot >= QUIET:
-            self._reported = -1
 
-    def _judge(self, record: StepRecord, level: Level) -> list[Event]:
-        """The worst grade that holds now, if it is worse than what was said of this rise already."""
+    def _worst(self, record: StepRecord, level: Level) -> int:
+        """The worst grade that holds now; -1 where the rise has not lasted."""
         hot = [grade for grade in self._grades if grade >= 0]
         sustained = len(hot) >= HOT_STEPS and len(level) >= ENOUGH
-        worst = sorted(hot)[-HOT_STEPS] if sustained else -1
         if _grade(record.total_norm * record.clip_coef, level) >= 2:
-            worst = 2
-        if worst <= self._reported:
-            return []
-        self._reported = worst
-        left = record.total_norm * record.clip_coef
-        severity: Severity = "warning" if worst == 0 else "critical"
-        if record.clipped and left <= level.limit(*WARN):
-            severity = "info"
-        return [self._event(record, severity, record.total_norm / level.value, level)]
+            return 2
+        return sorted(hot)[-HOT_STEPS] if sustained else -1
+
+    def _severity(self, record: StepRecord, level: Level, worst: int) -> Severity:
+        losing = self._losing()
+        if record.clipped and record.total_norm * record.clip_coef <= level.limit(*WARN):
+            return "info"
+        if worst == 2 and not self._scale_free:
+            return "critical"
+        if losing is False or (losing is None and self._rates.changed):
+            return "info"
+        return "warning" if worst == 0 else "critical"
+
+    def _losing(self) -> bool | None:
+        """Whether the loss has left its level; None where it is not known."""
+        if not self._losses:
+            return None
+        level = self._loss if self._loss.ready else self._early_loss
+        recent = sorted(self._losses)[len(self._losses) // 2 :]
+        return level.is_out(recent[0], *LOSING) or not all(map(math.isfinite, recent))
 
     def _nonfinite(self, record: StepRecord) -> list[Event]:
         rising = any(grade >= 0 for grade in self._grades)
         level = self._level()
         bad = record.nonfinite > 0 or not math.isfinite(record.total_norm)
-        if not (rising and bad and level is not None and self._reported < 1):
-            return []
-        self._reported = 2
-        return [self._event(record, "critical", math.inf, level)]
+        if not (rising and bad and level is not None):
+            return self._episode.calm()
+        return self._episode.alarm(self._event(record, "critical", level))
 
-    def _event(self, record: StepRecord, severity: Severity, factor: float, level: Level) -> Event:
+    def _event(self, record: StepRecord, severity: Severity, level: Level) -> Event:
+        norm = record.total_norm
         parameter, own = self._layers.first_to_leave()
         first = f"; first in {parameter} ({factor_text(own)} its own level)" if own else ""
         grown = (
-            f"total norm {record.total_norm:.3g}, {factor_text(factor)} its level"
-            if math.isfinite(factor)
+            f"total norm {norm:.3g}, {factor_text(norm / level.value)} its level"
+            if math.isfinite(norm)
             else "the norm grew until it was no longer finite"
         )
-        clipped = f"; clipped to {record.total_norm * record.clip_coef:.3g}" if record.clipped else ""
+        losing = self._losing()
+        loss = {True: "; the loss left its level too", False: "; the loss has not risen", None: ""}[losing]
+        rate = f"; the learning rate was changed to {record.learning_rates[0]:.3g}" if self._rates.changed else ""
+        clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
         return Event(
             step=record.step,
             kind="explosion",
             severity=severity,
             parameter=parameter,
-            observed=record.total_norm,
+            observed=norm,
             limit=level.limit(*WARN),
-            message=grown + first + clipped,
+            message=grown + first + loss + rate + clipped,
             optimizer=record.optimizer,
             attempt=record.attempt,
         )
@@ -126,6 +203,7 @@ class Explosion:
         self._lagged.restart()
         self._early.restart()
         self._start.restart()
+        self._layers.restart()
         self._grades.clear()
         self._hot_in_a_row = 0
 

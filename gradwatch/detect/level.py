@@ -1,4 +1,4 @@
-"""What detectors compare with: the recent level of a norm, of the whole and of each parameter."""
+"""What detectors compare with: the recent level of a norm, of the loss, and of each parameter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,58 @@ import math
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradwatch.record import Floats, LayerStats, StepRecord
+from gradwatch.record import LayerStats, ParameterInfo, StepRecord
 
 LEFT = 3.0
 """How many times its own median makes a parameter's norm one that left its level."""
+
+ALIKE = 2.0
+"""Parameters whose norms rose by factors within this of the largest rose together."""
+
+
+LONE = 6.0
+"""How many times more than the median parameter a parameter rises that rose alone."""
+
+LEAST, RENEW = 32, 32
+
+
+class Window:
+    """The last ``size`` values, in order of arrival and of size.
+
+    >>> window = Window(size=3)
+    >>> for value in (9.0, 1.0, 2.0, 3.0):
+    ...     window.add(value)
+    >>> window.quantile(0.5), len(window)
+    (2.0, 3)
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._in_order: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, value: float) -> None:
+        self._in_order.append(value)
+        bisect.insort(self._sorted, value)
+        if len(self._in_order) > self._size:
+            del self._sorted[bisect.bisect_left(self._sorted, self._in_order.popleft())]
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def quantile(self, share: float) -> float:
+        return self._sorted[min(int(share * len(self._sorted)), len(self._sorted) - 1)]
+
+    @property
+    def median(self) -> float:
+        return self.quantile(0.5)
+
+    @property
+    def deviation(self) -> float:
+        """How values scatter above the median: by the 90th percentile, 1.2816 deviations of a normal distribution."""
+        return (self.quantile(0.9) - self.quantile(0.5)) / 1.2816
 
 
 class Level:
@@ -32,21 +79,16 @@ class Level:
 
     def restart(self) -> None:
         self._waiting: deque[float] = deque()
-        self._in_order: deque[float] = deque()
-        self._sorted: list[float] = []
+        self._logs = Window(self.window)
 
     def add(self, norm: float) -> None:
         self._waiting.append(math.log(norm))
         if len(self._waiting) > self.lag:
-            log_norm = self._waiting.popleft()
-            self._in_order.append(log_norm)
-            bisect.insort(self._sorted, log_norm)
-        if len(self._in_order) > self.window:
-            del self._sorted[bisect.bisect_left(self._sorted, self._in_order.popleft())]
+            self._logs.add(self._waiting.popleft())
 
     def __len__(self) -> int:
         """How many norms the level rests on."""
-        return len(self._sorted)
+        return len(self._logs)
 
     @property
     def ready(self) -> bool:
@@ -55,28 +97,86 @@ class Level:
     @property
     def value(self) -> float:
         """The median norm; only while `ready`."""
-        return math.exp(self._quantile(0.5))
+        return math.exp(self._logs.median)
+
+    @property
+    def spread(self) -> float:
+        """The robust deviation of the logarithm above the median."""
+        return self._logs.deviation
 
     def limit(self, factor: float, sigmas: float) -> float:
         """The norm that is ``factor`` times the level, or ``sigmas`` robust deviations above it.
 
         Whichever is higher: a run whose norms scatter over decades when it is well is not judged
-        by a factor that suits a calm one. The deviation is taken above the median alone, by the
-        90th percentile (1.2816 deviations of a normal distribution).
+        by a factor that suits a calm one.
         """
-        deviation = (self._quantile(0.9) - self._quantile(0.5)) / 1.2816
-        return self.value * max(factor, math.exp(min(sigmas * deviation, 100.0)))
+        return self.value * max(factor, math.exp(min(sigmas * self.spread, 100.0)))
 
-    def _quantile(self, share: float) -> float:
-        return self._sorted[min(int(share * len(self._sorted)), len(self._sorted) - 1)]
+    def limit_beyond(self, factor: float, sigmas: float) -> float:
+        """The norm that is ``factor`` times what stands ``sigmas`` robust deviations above the level."""
+        return self.value * factor * math.exp(min(sigmas * self.spread, 100.0))
 
 
-class LayerHistory:
-    """The recent norms of every parameter: healthy ones as the level, the last few as they came."""
+class LossLevel:
+    """The median of the last 128 losses and how they scatter above it; losses may be negative.
+
+    >>> level = LossLevel()
+    >>> for _ in range(40):
+    ...     level.add(2.0)
+    >>> level.is_out(2.1), level.is_out(5.0), level.is_out(None)
+    (False, True, False)
+    """
+
+    def __init__(self, window: int = 128, least: int = 32, lag: int = 0) -> None:
+        self._least, self._lag = least, lag
+        self._waiting: deque[float] = deque()
+        self._losses = Window(window)
+
+    def add(self, loss: float | None) -> None:
+        if loss is None or not math.isfinite(loss):
+            return
+        self._waiting.append(loss)
+        if len(self._waiting) > self._lag:
+            self._losses.add(self._waiting.popleft())
+
+    @property
+    def ready(self) -> bool:
+        return len(self._losses) >= self._least
+
+    @property
+    def value(self) -> float:
+        """The median loss; only while `ready`."""
+        return self._losses.median
+
+    def is_out(self, loss: float | None, sigmas: float = 8.0, share: float = 1.0) -> bool:
+        """Whether a loss is ``sigmas`` robust deviations and ``share`` of the median above the median."""
+        if loss is None or not self.ready:
+            return False
+        far = max(sigmas * self._losses.deviation, share * abs(self._losses.median))
+        return not loss <= self._losses.median + far
+
+
+class LayerLevels:
+    """The recent norms of every parameter: healthy ones as their levels, the last few as they came.
+
+    The levels are worked out when they are asked for, and anew after `RENEW` healthy steps, which
+    keeps a thousand parameters cheap.
+    """
 
     def __init__(self, window: int = 128, recent: int = 10) -> None:
-        self._healthy: deque[Floats] = deque(maxlen=window)
+        self._window = window
+        self._rows = np.zeros((0, 0))
+        self._next = 0
+        self._filled = 0
         self._recent: deque[LayerStats] = deque(maxlen=recent)
+        self._median = np.zeros(0)
+        self._deviation = np.zeros(0)
+        self._stale = 0
+
+    def restart(self) -> None:
+        """Forget the levels, not what came last."""
+        self._next = self._filled = 0
+        self._median = self._deviation = np.zeros(0)
 
     def see(self, record: StepRecord) -> None:
         """Take a record, before it is known whether it is healthy."""
@@ -84,52 +184,119 @@ class LayerHistory:
             self._recent.append(record.layers)
 
     def learn(self, record: StepRecord) -> None:
-        """Take a healthy record into the level."""
-        if record.layers is not None:
-            self._healthy.append(record.layers.norm)
+        """Take a healthy record into the levels."""
+        if record.layers is None:
+            return
+        norm = record.layers.norm
+        if len(norm) > self._rows.shape[1]:
+            self._rows = np.pad(
+                self._rows,
+                ((0, self._window - len(self._rows)), (0, len(norm) - self._rows.shape[1])),
+                constant_values=np.nan,
+            )
+        row = self._rows[self._next]
+        row[:] = np.nan
+        with np.errstate(divide="ignore"):
+            row[: len(norm)] = np.log(norm.astype(float))
+        self._next = (self._next + 1) % self._window
+        self._filled = min(self._filled + 1, self._window)
+        self._stale += 1
+
+    def _renew(self) -> None:
+        if self._filled < LEAST or (len(self._median) and self._stale < RENEW):
+            return
+        self._stale = 0
+        rows = self._rows[: self._filled].copy()
+        rows[~np.isfinite(rows)] = np.inf
+        middle, high = len(rows) // 2, int(0.9 * len(rows))
+        rows.partition((middle, high), axis=0)
+        rows[:, ~np.isfinite(rows[high])] = np.nan
+        self._median = rows[middle]
+        self._deviation = (rows[high] - rows[middle]) / 1.2816
+
+    def rise(self, layers: LayerStats) -> NDArray[np.float64]:
+        """The logarithm of each norm over its level; NaN where either is not known."""
+        rise = np.full(len(layers.norm), np.nan)
+        known = min(len(rise), len(self._median))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rise[:known] = np.log(layers.norm[:known].astype(float)) - self._median[:known]
+        rise[~np.isfinite(rise)] = np.nan
+        return rise
+
+    def lopsided(self, factor: float, sigmas: float) -> bool:
+        """Whether at the last step some parameter stood ``factor`` above its level and the others did not.
+
+        Or ``sigmas`` of its own deviations, whichever is higher, and `LONE` times more than the
+        median parameter. What lifts all at once is the batch's doing, and the total's business.
+        """
+        self._renew()
+        if not self._recent or not len(self._median):
+            return False
+        rise = self.rise(self._recent[-1])
+        if np.isnan(rise).all():
+            return False
+        limit = np.maximum(math.log(factor), sigmas * self._deviation[: len(rise)])
+        if len(limit) < len(rise):
+            limit = np.pad(limit, (0, len(rise) - len(limit)), constant_values=np.inf)
+        with np.errstate(invalid="ignore"):
+            return bool(np.any((rise > limit) & (rise > np.nanmedian(rise) + math.log(LONE))))
 
     def furthest(self) -> tuple[str | None, float | None]:
-        """The parameter furthest above its own level at the last step, and by which factor."""
+        """The parameter that rose above its own level at the last step, and by which factor.
+
+        Of several that rose about as much, the first in backward order: what grows in the backward
+        of one layer grows in every layer before it.
+        """
         return self._furthest(recent=1)
 
     def first_to_leave(self) -> tuple[str | None, float | None]:
         """The parameter that has been above its own level longest without a break, and how far now.
 
-        Above means `LEFT` times the level; of several that left at the same step, the furthest.
+        Above means `LEFT` times the level; of several that left at the same step as in `furthest`.
         """
         return self._furthest(recent=len(self._recent))
 
     def _furthest(self, recent: int) -> tuple[str | None, float | None]:
-        if not self._healthy or not self._recent:
+        self._renew()
+        if not self._recent or not len(self._median):
             return None, None
         newest = self._recent[-1]
-        level = self._levels(len(newest.parameters))
-        ratio = _ratio(newest.norm, level)
-        if not np.any(ratio > 0):
+        rise = np.nan_to_num(self.rise(newest), nan=-np.inf)
+        if not np.any(np.isfinite(rise)):
             return None, None
-        above = np.ones(len(level), bool)
-        steps_above = np.zeros(len(level), int)
+        above = np.ones(len(rise), bool)
+        steps_above = np.zeros(len(rise), int)
         for layers in list(self._recent)[: -recent - 1 : -1]:
-            above &= _ratio(layers.norm, level) > LEFT
+            with np.errstate(invalid="ignore"):
+                above[: len(layers.norm)] &= self.rise(layers) > math.log(LEFT)
             steps_above += above
-        longest = steps_above == steps_above.max()
-        index = int(np.argmax(np.where(longest, ratio, 0)))
-        return newest.parameters[index].name, float(ratio[index])
+        longest = np.where(steps_above == steps_above.max(), rise, -np.inf)
+        index = int(np.flatnonzero(longest + math.log(ALIKE) >= longest.max())[-1])
+        return newest.parameters[index].name, math.exp(min(float(rise[index]), 700.0))
 
-    def _levels(self, length: int) -> Floats:
-        table = np.full((len(self._healthy), length), np.nan, np.float32)
-        for row, norm in zip(table, self._healthy, strict=True):
-            row[: len(norm)] = norm
-        table[~np.isfinite(table) | (table == 0)] = np.inf
-        level = np.sort(table, axis=0)[len(table) // 2]
-        return np.asarray(np.where(np.isfinite(level), level, np.nan), np.float32)
+    def rose_alike(self) -> bool:
+        """Whether at the last step all parameters rose, by about the same factor."""
+        self._renew()
+        if not self._recent or not len(self._median):
+            return False
+        rise = self.rise(self._recent[-1])
+        rise = rise[~np.isnan(rise)]
+        return len(rise) > 1 and bool(rise.min() > 0 and rise.max() - rise.min() < 2 * math.log(ALIKE))
 
 
-def _ratio(norm: Floats, level: Floats) -> Floats:
-    """Norm / level, 0 where either is unknown; a NaN norm counts as unknown."""
-    ratio = np.zeros_like(level)
-    ratio[: len(norm)] = norm / level[: len(norm)]
-    return np.where(np.isnan(ratio), np.float32(0), ratio)
+class Parameters:
+    """What of the parameters alone a detector needs, worked out once and not at every step."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[ParameterInfo, ...] = ()
+        self.matrices = np.zeros(0, bool)
+        self.sizes = np.zeros(0)
+
+    def see(self, parameters: tuple[ParameterInfo, ...]) -> None:
+        if parameters is not self._seen:
+            self._seen = parameters
+            self.matrices = np.array([len(p.shape) >= 2 for p in parameters], bool)
+            self.sizes = np.array([float(p.numel) for p in parameters])
 
 
 def usable(record: StepRecord) -> bool:

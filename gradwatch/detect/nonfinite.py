@@ -6,23 +6,25 @@ import math
 
 import numpy as np
 
+from gradwatch.detect.episode import Episode
 from gradwatch.record import Event, LayerStats, Severity, StepRecord
-
-QUIET_AFTER = 50
 
 
 class NonFinite:
     """One event for each stretch of steps with NaN or infinite gradients.
 
-    The event names the first parameter in backward order, which is taken to be the reverse of the
-    model's own order: a backward pass that meets its first NaN in one layer hands it on to every
-    layer before it. A stretch ends after `QUIET_AFTER` finite steps. An infinite norm over finite
-    entries is a different fact and is said as such, and so is a loss that is not finite while its
-    gradient still is (the square of 1e20, say).
+    Where it came from: from the weights, if those were not finite before the step (they are
+    sampled at such a step; the event names the first of them in the model's order); with the loss,
+    if that was not finite; else from the backward pass. Then the event names the first parameter
+    in backward order, which is taken to be the reverse of the model's own: a backward pass that
+    meets its first NaN in one layer hands it on to every layer before it.
+
+    An infinite norm over finite entries is a different fact and is said as such, and so is a loss
+    that is not finite while its gradient still is (the square of 1e20, say).
     """
 
     def __init__(self) -> None:
-        self._quiet = QUIET_AFTER
+        self._episode = Episode()
 
     def update(self, record: StepRecord) -> list[Event]:
         if record.skipped and record.loss_scale is not None:
@@ -31,23 +33,30 @@ class NonFinite:
         loss_lost = record.loss is not None and not math.isfinite(record.loss)
         gradient_lost = record.nonfinite > 0 or not math.isfinite(record.total_norm)
         if not (gradient_lost or overflowed or loss_lost):
-            self._quiet += 1
-            return []
-        within_a_stretch = self._quiet < QUIET_AFTER
-        self._quiet = 0
-        if within_a_stretch:
-            return []
+            return self._episode.calm()
+        worst = self._episode.event is not None and self._episode.event.severity == "critical"
+        if worst:
+            return self._episode.again(record.step)
         if overflowed:
-            return [_overflow(record)]
-        return [_nonfinite(record) if gradient_lost else _lost_loss(record)]
+            return self._episode.alarm(_overflow(record))
+        return self._episode.alarm(_nonfinite(record) if gradient_lost else _lost_loss(record))
 
 
 def _nonfinite(record: StepRecord) -> Event:
     parameter, text = _where(record.layers)
+    origin = None
     source = ""
-    if record.loss is not None:
-        came_with_loss = not math.isfinite(record.loss)
-        source = "; the loss was not finite either" if came_with_loss else "; the loss was still finite"
+    bad_weights = _bad_weights(record)
+    if bad_weights is not None:
+        origin, parameter = "weights", bad_weights
+        source = f"; it came from the weights: those of {bad_weights} were not finite before the step"
+    elif record.loss is not None and math.isfinite(record.loss):
+        origin, source = "backward", "; it came from the backward pass: the loss was still finite"
+    elif record.loss is not None and record.weights is not None:
+        origin, parameter = "loss", None
+        source = "; it came with the loss (input, target or forward pass): the weights were still finite"
+    elif record.loss is not None:
+        source = "; the loss was not finite either"
     severity: Severity = "warning" if record.skipped else "critical"
     return Event(
         step=record.step,
@@ -59,7 +68,18 @@ def _nonfinite(record: StepRecord) -> Event:
         message=f"{text}{source}" + ("; the update was skipped" if record.skipped else ""),
         optimizer=record.optimizer,
         attempt=record.attempt,
+        origin=origin,
     )
+
+
+def _bad_weights(record: StepRecord) -> str | None:
+    """The first parameter whose weights were not finite before the step, where they were sampled."""
+    if record.weights is None or record.layers is None:
+        return None
+    norm = record.weights.weight_norm
+    there = record.layers.present[: len(norm)]
+    bad = np.flatnonzero(~np.isfinite(norm[: len(there)]) & there)
+    return record.layers.parameters[int(bad[0])].name if len(bad) else None
 
 
 def _where(layers: LayerStats | None) -> tuple[str | None, str]:
@@ -81,6 +101,7 @@ def _lost_loss(record: StepRecord) -> Event:
         kind="nonfinite",
         severity="critical",
         observed=record.loss,
+        origin="loss",
         message=f"the loss is {record.loss}, while every gradient is finite (total norm {record.total_norm:.3g})",
         optimizer=record.optimizer,
         attempt=record.attempt,

@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -53,10 +53,10 @@ class StoreReader:
         try:
             self._db = self._connect()
             self._check_schema()
-            present = {row[1] for row in self._db.execute("pragma table_info(step)")}
+            self._step_columns = self._columns("step", STEP_COLUMNS)
+            self._event_columns = self._columns("event", EVENT_COLUMNS)
         except sqlite3.Error as error:
             raise _damaged(self.path, error) from error
-        self._step_columns = [f"step.{name}" if name in present else "null" for name in STEP_COLUMNS]
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +106,11 @@ class StoreReader:
                 f" to {SCHEMA_VERSION}). Upgrade with `pip install -U gradwatch`."
             )
 
+    def _columns(self, table: str, names: Sequence[str]) -> list[str]:
+        """What to select for these columns; null for one that an older schema lacks."""
+        present = {row[1] for row in self._db.execute(f"pragma table_info({table})")}
+        return [f'{table}."{name}"' if name in present else "null" for name in names]
+
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(query, values).fetchall()
@@ -124,6 +129,11 @@ class StoreReader:
     def optimizers(self) -> dict[str, str]:
         """The name of each optimizer with the name of its class."""
         return dict(self._rows("select name, class from optimizer order by rowid"))
+
+    def settings(self, optimizer: str) -> dict[str, Any]:
+        """What an optimizer was made with: its defaults."""
+        rows = self._rows("select settings from optimizer where name = ?", optimizer)
+        return dict(json.loads(rows[0][0])) if rows else {}
 
     def parameters(self, optimizer: str) -> tuple[ParameterInfo, ...]:
         rows = self._rows("select name, shape, dtype from parameter where optimizer = ? order by position", optimizer)
@@ -170,26 +180,26 @@ class StoreReader:
         return ids, _stack([row[2] for row in rows], len(self.parameters(optimizer)))
 
     def events(self) -> list[Event]:
-        names = ", ".join(f'"{name}"' for name in EVENT_COLUMNS)
-        return [_event(row) for row in self._rows(f"select {names} from event order by id")]
+        columns = ", ".join(self._event_columns)
+        return [_event(row) for row in self._rows(f"select {columns} from event order by id")]
 
-    def records(self, optimizer: str, last: int | None = None) -> Iterator[StepRecord]:
-        """The records of an optimizer as they were written, all or the ``last`` ones."""
+    def records(self, optimizer: str, chunk: int = 500) -> Iterator[StepRecord]:
+        """The records of an optimizer in the order in which they were written.
+
+        They are read ``chunk`` by chunk, so that a writer on a journal without WAL is not kept waiting.
+        """
         infos = self.parameters(optimizer)
         names = [*STEP_COLUMNS, *(f"layer.{name}" for name in STATS), *WEIGHT_STATS]
         columns = ", ".join([*self._step_columns, *names[len(STEP_COLUMNS) :]])
-        first = 0
-        if last is not None:
-            newest = self._rows(
-                "select id from step where optimizer = ? order by id desc limit 1 offset ?", optimizer, last
-            )
-            first = newest[0][0] if newest else 0
         query = (
-            f"select {columns} from step left join layer using (id) left join weight using (id)"
-            " where step.optimizer = ? and step.id > ? order by step.id"
+            f"select step.id, {columns} from step left join layer using (id) left join weight using (id)"
+            " where step.optimizer = ? and step.id > ? order by step.id limit ?"
         )
-        for row in self._db.execute(query, (optimizer, first)):
-            yield _record(dict(zip(names, row, strict=True)), infos)
+        last = 0
+        while rows := self._rows(query, optimizer, last, chunk):
+            last = rows[-1][0]
+            for row in rows:
+                yield _record(dict(zip(names, row[1:], strict=True)), infos)
 
 
 def _check_file(path: Path) -> None:

@@ -1,10 +1,10 @@
 """The schema of the store, which is public: docs/store.md is made from it.
 
-Versions: 1, the first; 2 adds step.clip_fault.
+Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.origin.
 """
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -80,7 +80,7 @@ create table weight (
     update_norm blob not null    -- L2 norm of what the step changed
 );
 create table event (
-    -- What the detectors found, in order.
+    -- What the detectors found, in order. An event that lasts is one row, which is brought up to date.
     id integer primary key,
     step integer not null,
     optimizer text not null,
@@ -91,7 +91,9 @@ create table event (
     observed real,               -- the number that crossed the limit
     "limit" real,
     message text not null,
-    nan text                     -- which of observed and limit are NaN
+    nan text,                    -- which of observed and limit are NaN
+    until integer,               -- the last step at which it was seen; null: not over, or no matter of time
+    origin text                  -- loss, backward or weights; null: not known
 );
 """
 
@@ -115,7 +117,10 @@ STEP_COLUMNS = [
     "clip_fault",
     "nan",
 ]
-UPGRADES = {1: "alter table step add column clip_fault text"}
+UPGRADES = {
+    1: ("alter table step add column clip_fault text",),
+    2: ("alter table event add column until integer", "alter table event add column origin text"),
+}
 """What makes the next version of a store of each earlier one, before it is continued."""
 
 EVENT_COLUMNS = [
@@ -128,5 +133,7 @@ EVENT_COLUMNS = [
     "observed",
     "limit",
     "message",
+    "until",
+    "origin",
     "nan",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradwatch.errors import RunInUse, StoreNotWritable
-from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord
+from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord, merged
 from gradwatch.store.reader import StoreReader
 from gradwatch.store.schema import (
     APPLICATION_ID,
@@ -100,7 +100,8 @@ class StoreWriter:
         if version < SCHEMA_VERSION:
             with self._transaction():
                 for older in range(version, SCHEMA_VERSION):
-                    self._db.execute(UPGRADES[older])
+                    for statement in UPGRADES[older]:
+                        self._db.execute(statement)
                 self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
     def begin_attempt(self, meta: dict[str, str], optimizers: dict[str, tuple[str, dict[str, Any]]]) -> int:
@@ -156,7 +157,8 @@ class StoreWriter:
             self._insert("step", STEP_COLUMNS, steps)
             self._insert("layer", STATS, layers)
             self._insert("weight", WEIGHT_STATS, weights)
-            self._insert("event", EVENT_COLUMNS, [(None, *_event_row(event)) for event in events])
+            for event in merged(events):
+                self._put_event(event)
             if dropped:
                 self._db.execute("update attempt set dropped = dropped + ? where attempt = ?", (dropped, self.attempt))
 
@@ -164,6 +166,14 @@ class StoreWriter:
         names = ", ".join(f'"{name}"' for name in ("id", *columns))
         marks = ", ".join("?" * (1 + len(columns)))
         self._db.executemany(f"insert into {table} ({names}) values ({marks})", rows)
+
+    def _put_event(self, event: Event) -> None:
+        """Write an event over the row of the same one, or after all others."""
+        row = _event_row(event)
+        assignments = ", ".join(f'"{name}" = ?' for name in EVENT_COLUMNS)
+        same = "attempt = ? and optimizer = ? and kind = ? and step = ? and parameter is ?"
+        if not self._db.execute(f"update event set {assignments} where {same}", (*row, *event.key)).rowcount:
+            self._insert("event", EVENT_COLUMNS, [(None, *row)])
 
     def end_attempt(self, reason: str) -> None:
         """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""

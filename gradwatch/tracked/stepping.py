@@ -107,6 +107,7 @@ class Tracked:
         self._is_told_losses = False
         self._loss_scale: Tensor | None = None
         self._step_before_scaler = 0
+        self._was_nonfinite = False
         self._still_measured = False
         self._sizes: tuple[int, ...] = ()
         self.backwards = 0  # how many reached these parameters
@@ -507,7 +508,9 @@ class Tracked:
 
     @torch.no_grad()
     def _sample_weights_before(self, has_closure: bool) -> None:
-        if not self._habits.weights_every or self.step % self._habits.weights_every:
+        if not self._habits.weights_every or not (
+            self.step % self._habits.weights_every == 0 or self._first_nonfinite()
+        ):
             return
         if has_closure:
             self._draft = Draft(self.step, Measurement(self._habits.stats, 0, ()))
@@ -515,6 +518,16 @@ class Tracked:
         present = [p.detach() for p in self.parameters if p is not None]
         self._draft.weight_norms = norms(present)
         self._draft.old_weights = [p.clone() for p in present]
+
+    def _first_nonfinite(self) -> bool:
+        """Whether this step is not finite after one that was, as far as is known without waiting for a device.
+
+        The weights then tell whether it came from them.
+        """
+        measured = None if self._draft is None else self._draft.measured
+        bad = measured is not None and measured.is_here and measured.has_nonfinite()
+        first, self._was_nonfinite = bad and not self._was_nonfinite, bad
+        return first
 
     @torch.no_grad()
     def _sample_weights_after(self, draft: Draft) -> None:

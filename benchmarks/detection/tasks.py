@@ -1,0 +1,661 @@
+"""The trainings of the corpus: small, real, seconds each on one core, everything from public generator code.
+
+A `Task` is a model, its optimizers and a loss a step; `variant` chooses what fools a careless detector: a
+schedule, a clipping threshold, accumulation, a batch that doubles, layers that thaw, a curriculum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import inspect
+import json
+import math
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from sklearn import datasets
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is done differently from the plain training of a task."""
+
+    name: str = "plain"
+    optimizer: str | None = None  # instead of the task's own
+    rate: float = 1.0  # times the task's own
+    clip: float | None = None  # max_norm
+    schedule: str = "constant"  # warmup-cosine, restarts, steps, warmup
+    accumulate: int = 1
+    double_batch_at: float | None = None  # a share of the run
+    thaw_at: float | None = None  # the first half of the parameters is frozen until then
+
+
+@dataclass
+class Player:
+    """One optimizer and the loss that it follows."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Batch], Tensor]
+
+
+@dataclass
+class Task:
+    players: list[Player]
+    batch: Callable[[float], Batch]  # of the share of the run that is done
+    clip: float | None = None
+    dense: bool = True  # the inputs are numbers that can be scaled, not indices
+    labels: int | None = None  # the targets are classes, and how many
+    after_step: Callable[[], None] = lambda: None
+    healthy: Callable[[list[float]], bool] = field(default=lambda losses: mean(losses[-100:]) < 0.8 * mean(losses[:20]))
+
+    @property
+    def model(self) -> nn.Module:
+        return self.players[0].module
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def smooth(losses: list[float]) -> bool:
+    """No loss above three times the median of the fifty before."""
+    return all(losses[i] <= 3 * sorted(losses[i - 50 : i])[25] for i in range(50, len(losses)))
+
+
+def optimizer_of(name: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    match name:
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=rate)
+        case "momentum":
+            return torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=rate)
+        case "adamw":
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, lr=rate)
+    raise ValueError(name)
+
+
+def factor(schedule: str, done: float) -> float:
+    """The learning rate's factor when this share of the run is done."""
+    match schedule:
+        case "constant":
+            return 1.0
+        case "warmup":
+            return min(1.0, done / 0.1 + 0.001)
+        case "warmup-cosine":
+            return min(1.0, done / 0.05 + 0.001) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        case "restarts":
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (4 * done % 1)))
+        case "steps":
+            return 0.1 ** int(3 * done)
+    raise ValueError(schedule)
+
+
+def supervised(
+    model: nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    batch: Callable[[int], Batch],
+    variant: Variant,
+    *,
+    optimizer: str,
+    rate: float,
+    size: int,
+    **task: object,
+) -> Task:
+    """A task of the usual kind: a model, a criterion and batches of ``size``."""
+
+    def sized(done: float) -> Batch:
+        doubled = variant.double_batch_at is not None and done >= variant.double_batch_at
+        return batch(2 * size if doubled else size)
+
+    player = Player(
+        model,
+        optimizer_of(variant.optimizer or optimizer, list(model.parameters()), rate * variant.rate),
+        lambda xy: criterion(model(xy[0]), xy[1]),
+    )
+    return Task([player], sized, clip=variant.clip, **task)  # type: ignore[arg-type]
+
+
+def rows(x: Tensor, y: Tensor) -> Callable[[int], Batch]:
+    """Random batches of a table."""
+
+    def draw(size: int) -> Batch:
+        chosen = torch.randint(len(x), (size,))
+        return x[chosen], y[chosen]
+
+    return draw
+
+
+def digits() -> Batch:
+    data = datasets.load_digits()
+    return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
+
+
+def text(module: object) -> Tensor:
+    """The source of a module of the standard library as indices of its characters."""
+    source = inspect.getsource(module)  # type: ignore[arg-type]
+    return torch.tensor([min(ord(c), 127) for c in source])
+
+
+def windows(stream: Tensor, length: int) -> Callable[[int], Batch]:
+    """Random windows of a text and the same one character on."""
+
+    def draw(size: int) -> Batch:
+        starts = torch.randint(len(stream) - length - 1, (size, 1))
+        places = starts + torch.arange(length)
+        return stream[places], stream[places + 1]
+
+    return draw
+
+
+def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (wide, to) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers.append(nn.Linear(wide, to))
+        if i < len(widths) - 2:
+            layers += [*([nn.BatchNorm1d(to)] if norm else []), activation()]
+    return nn.Sequential(*layers)
+
+
+def token_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(scores.flatten(0, -2), targets.flatten())
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell: type[nn.RNNBase], vocabulary: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, 32)
+        self.cell = cell(32, hidden, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(hidden, vocabulary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.dropout(self.cell(self.embed(x))[0]))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        x = x + self.proj(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    def __init__(
+        self, embed: nn.Module, length: int, width: int, out: int, depth: int = 2, causal: bool = True
+    ) -> None:
+        super().__init__()
+        self.embed = embed
+        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.blocks = nn.Sequential(*(Block(width, 4, causal) for _ in range(depth)))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, out)
+        self.pooled = not causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = self.norm(self.blocks(x + self.position[: x.shape[1]]))
+        return self.out(x.mean(1) if self.pooled else x)
+
+
+# ------------------------------------------------------------------------------- tasks to tune on
+
+
+def char_rnn(v: Variant) -> Task:
+    model = Recurrent(nn.RNN, 128, 64)
+    draw = windows(text(textwrap), 24)
+    return supervised(model, token_loss, draw, v, optimizer="sgd", rate=0.5, size=16, dense=False, labels=128)
+
+
+def char_lstm(v: Variant) -> Task:
+    model = Recurrent(nn.LSTM, 128, 48, dropout=0.1)
+    draw = windows(text(csv), 24)
+    return supervised(model, token_loss, draw, v, optimizer="adamw", rate=3e-3, size=12, dense=False, labels=128)
+
+
+def transformer_lm(v: Variant) -> Task:
+    model = Transformer(nn.Embedding(128, 32), 24, 32, 128)
+    draw = windows(text(json.decoder), 24)
+    return supervised(model, token_loss, draw, v, optimizer="adamw", rate=2e-3, size=8, dense=False, labels=128)
+
+
+def mlp_digits(v: Variant) -> Task:
+    model = mlp(64, 96, 96, 10)
+    draw = rows(*digits())
+    return supervised(model, F.cross_entropy, draw, v, optimizer="momentum", rate=0.02, size=32, labels=10)
+
+
+def cnn_digits(v: Variant) -> Task:
+    model = nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(12, 24, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 10),
+    )  # fmt: skip
+    return supervised(model, F.cross_entropy, rows(*digits()), v, optimizer="adam", rate=2e-3, size=16, labels=10)
+
+
+def autoencoder(v: Variant) -> Task:
+    model = mlp(64, 48, 12, 48, 64, activation=nn.GELU)
+    x, _ = digits()
+    return supervised(model, F.mse_loss, rows(x, x), v, optimizer="adam", rate=2e-3, size=32)
+
+
+def sine(v: Variant) -> Task:
+    """All data at every step, so that the loss has no noise; solved, the gradients shrink to nothing.
+
+    Adam with such data has spikes of its own (Bai et al. 2026): a run with one is not healthy.
+    """
+    model = mlp(1, 40, 40, 1, activation=nn.Tanh)
+    x = torch.linspace(-3, 3, 128)[:, None]
+    y = torch.sin(x) + torch.sin(4 * x)
+    return supervised(model, F.mse_loss, lambda size: (x, y), v, optimizer="adam", rate=1e-3, size=128, healthy=smooth)
+
+
+def temporal_order(v: Variant) -> Task:
+    """Pascanu, Mikolov and Bengio 2013, section 4.1.1: which of two symbols came first; clipped, as they do."""
+    return _temporal_order(replace(v, clip=v.clip or 1.0), length=20, rate=0.05)
+
+
+def _temporal_order(v: Variant, length: int, rate: float) -> Task:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.out = nn.RNN(6, 50, batch_first=True), nn.Linear(50, 4)
+            for parameter in self.parameters():
+                nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.cell(x)[0][:, -1])
+
+    def draw(size: int) -> Batch:
+        symbols = torch.randint(2, 6, (size, length))
+        first, second = torch.randint(0, 2, (2, size))
+        tenth = max(1, length // 10)
+        symbols[torch.arange(size), torch.randint(tenth, 2 * tenth, (size,))] = first
+        symbols[torch.arange(size), torch.randint(5 * tenth, 6 * tenth, (size,))] = second
+        return F.one_hot(symbols, 6).float(), first + 2 * second
+
+    return supervised(
+        Last(), F.cross_entropy, draw, v, optimizer="sgd", rate=rate, size=20, labels=4,
+        healthy=lambda losses: mean(losses[-100:]) < 1.02 * mean(losses[:20]),  # it may wait on its plateau
+    )  # fmt: skip
+
+
+def blobs(v: Variant) -> Task:
+    x, y = datasets.make_blobs(600, centers=4, n_features=2, random_state=0)
+    model = mlp(2, 16, 16, 16, 16, 4, activation=nn.Tanh)
+    draw = rows(torch.tensor(x / 10, dtype=torch.float32), torch.tensor(y))
+    return supervised(model, F.cross_entropy, draw, v, optimizer="sgd", rate=0.1, size=16, labels=4)
+
+
+def cancer(v: Variant) -> Task:
+    """Logistic regression on real data."""
+    data = datasets.load_breast_cancer()
+    x = (data.data - data.data.mean(0)) / data.data.std(0)
+    draw = rows(torch.tensor(x, dtype=torch.float32), torch.tensor(data.target))
+    return supervised(
+        nn.Sequential(nn.Linear(30, 2)), F.cross_entropy, draw, v, optimizer="sgd", rate=0.05, size=16, labels=2
+    )
+
+
+class CartPole:
+    """Barto, Sutton and Anderson 1983, many at once; a pole that falls starts anew."""
+
+    def __init__(self, many: int) -> None:
+        self.state = torch.empty(many, 4).uniform_(-0.05, 0.05)
+        self.age = torch.zeros(many)
+        self.lived: list[float] = []
+
+    def act(self, right: Tensor) -> tuple[Tensor, Tensor]:
+        """The reward and whether each fell."""
+        x, speed, angle, turn = self.state.unbind(1)
+        force = torch.where(right.bool(), 10.0, -10.0)
+        pull = (force + 0.05 * turn**2 * angle.sin()) / 1.1
+        spin = (9.8 * angle.sin() - angle.cos() * pull) / (0.5 * (4 / 3 - 0.1 * angle.cos() ** 2 / 1.1))
+        drive = pull - 0.05 * spin * angle.cos() / 1.1
+        self.state = torch.stack([x + 0.02 * speed, speed + 0.02 * drive, angle + 0.02 * turn, turn + 0.02 * spin], 1)
+        self.age += 1
+        fell = (self.state[:, 0].abs() > 2.4) | (self.state[:, 2].abs() > 0.21)
+        over = fell | (self.age >= 200)
+        self.lived += self.age[over].tolist()
+        self.state = torch.where(over[:, None], torch.empty_like(self.state).uniform_(-0.05, 0.05), self.state)
+        self.age = torch.where(over, 0.0, self.age)
+        return torch.ones(len(fell)), over
+
+
+def dqn(v: Variant) -> Task:
+    """Mnih et al. 2015 on CartPole: replay, a target network, epsilon-greedy; its norms are wild by nature."""
+    net, target, world = mlp(4, 48, 48, 2), mlp(4, 48, 48, 2), CartPole(4)
+    memory: list[tuple[Tensor, ...]] = []
+    count = [0]
+
+    def batch(done: float) -> Batch:
+        seen = world.state
+        with torch.no_grad():
+            right = net(seen).argmax(1)
+        right = torch.where(torch.rand(4) < max(0.05, 1 - 3 * done), torch.randint(0, 2, (4,)), right)
+        reward, over = world.act(right)
+        memory.append((seen, right, reward, over, world.state))
+        chosen = torch.randint(len(memory), (16,)).tolist()
+        seen, right, reward, over, then = (torch.cat([memory[i][k] for i in chosen]) for k in range(5))
+        with torch.no_grad():
+            worth = reward + 0.99 * target(then).max(1).values * ~over
+        count[0] += 1
+        if count[0] % 100 == 1:
+            target.load_state_dict(net.state_dict())
+        return torch.cat([seen, right[:, None].float()], 1), worth
+
+    def loss(xy: Batch) -> Tensor:
+        values = net(xy[0][:, :4]).gather(1, xy[0][:, 4:].long())[:, 0]
+        return F.smooth_l1_loss(values, xy[1])
+
+    player = Player(net, optimizer_of(v.optimizer or "adam", list(net.parameters()), 1e-3 * v.rate), loss)
+    return Task(
+        [player], batch, clip=v.clip, dense=False,
+        healthy=lambda losses: mean(world.lived[-20:]) > 1.5 * mean(world.lived[:20]),
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------- tasks to report on
+
+
+def gru_adding(v: Variant) -> Task:
+    """Hochreiter and Schmidhuber 1997: the sum of two marked numbers of a sequence."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.out = nn.GRU(2, 32, batch_first=True), nn.Linear(32, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.cell(x)[0][:, -1])[:, 0]
+
+    def draw(size: int) -> Batch:
+        numbers, marks = torch.rand(size, 25), torch.zeros(size, 25)
+        marks[torch.arange(size), torch.randint(0, 12, (size,))] = 1
+        marks[torch.arange(size), torch.randint(12, 25, (size,))] = 1
+        return torch.stack([numbers, marks], 2), (numbers * marks).sum(1)
+
+    return supervised(Last(), F.mse_loss, draw, v, optimizer="adam", rate=2e-3, size=20)
+
+
+def vit_digits(v: Variant) -> Task:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift = nn.Linear(4, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lift(x.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 16, 4))
+
+    model = Transformer(Patches(), 16, 32, 10, causal=False)
+    return supervised(model, F.cross_entropy, rows(*digits()), v, optimizer="adamw", rate=1e-3, size=16, labels=10)
+
+
+def resnet_digits(v: Variant) -> Task:
+    class Residual(nn.Module):
+        def __init__(self, wide: int) -> None:
+            super().__init__()
+            self.conv1, self.norm1 = nn.Conv2d(wide, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide)
+            self.conv2, self.norm2 = nn.Conv2d(wide, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+    model = nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 12, 3, padding=1), Residual(12), nn.MaxPool2d(2), Residual(12),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
+    )  # fmt: skip
+    return supervised(model, F.cross_entropy, rows(*digits()), v, optimizer="momentum", rate=0.02, size=16, labels=10)
+
+
+def gan_ring(v: Variant) -> Task:
+    """Eight Gaussians on a ring (Metz et al. 2017), with the losses of Goodfellow et al. 2014."""
+    make, judge = mlp(8, 48, 48, 2), mlp(2, 48, 48, 1)
+
+    def real(size: int = 64) -> Tensor:
+        turn = torch.randint(0, 8, (size,)) * math.pi / 4
+        return torch.stack([turn.cos(), turn.sin()], 1) + 0.05 * torch.randn(size, 2)
+
+    def judged(xy: Batch) -> Tensor:
+        fake = make(xy[1]).detach()
+        return F.softplus(-judge(xy[0])).mean() + F.softplus(judge(fake)).mean()
+
+    def made(xy: Batch) -> Tensor:
+        return F.softplus(-judge(make(xy[1]))).mean()
+
+    def covers(losses: list[float]) -> bool:
+        with torch.no_grad():
+            x = make(torch.randn(500, 8))
+        return bool(((x.norm(dim=1) - 1).abs() < 0.4).float().mean() > 0.6)
+
+    name, rate = v.optimizer or "adam", 1e-3 * v.rate
+    players = [
+        Player(judge, optimizer_of(name, list(judge.parameters()), rate), judged),
+        Player(make, optimizer_of(name, list(make.parameters()), rate), made),
+    ]
+    return Task(players, lambda done: (real(), torch.randn(64, 8)), clip=v.clip, healthy=covers)
+
+
+def actor_critic(v: Variant) -> Task:
+    """Advantage actor-critic on CartPole, eight poles, five steps at a time (Mnih et al. 2016)."""
+    net, world = mlp(4, 48, 48, 3, activation=nn.Tanh), CartPole(8)
+
+    def batch(done: float) -> Batch:
+        seen, chose, rewards, overs = [], [], [], []
+        with torch.no_grad():
+            for _ in range(5):
+                state = world.state
+                right = (torch.rand(8) < net(state)[:, :2].softmax(1)[:, 1]).long()
+                reward, over = world.act(right)
+                seen.append(state), chose.append(right), rewards.append(reward), overs.append(over)
+            worth = net(world.state)[:, 2]
+            worths = []
+            for reward, over in zip(reversed(rewards), reversed(overs), strict=True):
+                worth = 0.1 * reward + 0.98 * worth * ~over
+                worths.append(worth)
+        return torch.cat([torch.cat(seen), torch.cat(chose)[:, None].float()], 1), torch.cat(worths[::-1])
+
+    def loss(xy: Batch) -> Tensor:
+        out, chose = net(xy[0][:, :4]), xy[0][:, 4].long()
+        log = out[:, :2].log_softmax(1)
+        better = (xy[1] - out[:, 2]).detach()
+        policy = -(log.gather(1, chose[:, None])[:, 0] * better).mean()
+        return policy + 0.5 * F.mse_loss(out[:, 2], xy[1]) + 0.01 * (log.exp() * log).sum(1).mean()
+
+    player = Player(net, optimizer_of(v.optimizer or "rmsprop", list(net.parameters()), 1e-3 * v.rate), loss)
+    return Task(
+        [player], batch, clip=v.clip, dense=False,
+        healthy=lambda losses: mean(world.lived[-30:]) > 2 * mean(world.lived[:30]),
+    )  # fmt: skip
+
+
+def vae(v: Variant) -> Task:
+    """Kingma and Welling 2014 with a KL weight that grows: a curriculum."""
+
+    class Vae(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encode, self.decode = mlp(64, 48, 16), mlp(8, 48, 64)
+            self.weight = 0.0
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            middle, log_var = self.encode(x).chunk(2, 1)
+            code = middle + torch.randn_like(middle) * (0.5 * log_var).exp()
+            divergence = -0.5 * (1 + log_var - middle**2 - log_var.exp()).sum(1).mean()
+            return self.decode(code), divergence
+
+    model, (x, _) = Vae(), digits()
+    draw = rows(x, x)
+
+    def loss(xy: Batch) -> Tensor:
+        again, divergence = model(xy[0])
+        return F.mse_loss(again, xy[1], reduction="none").sum(1).mean() + model.weight * divergence
+
+    def batch(done: float) -> Batch:
+        model.weight = min(0.1, 0.3 * done)
+        return draw(32)
+
+    player = Player(model, optimizer_of(v.optimizer or "adam", list(model.parameters()), 1e-3 * v.rate), loss)
+    return Task([player], batch, clip=v.clip)
+
+
+def circles(v: Variant) -> Task:
+    x, y = datasets.make_circles(400, noise=0.05, factor=0.5, random_state=0)
+    draw = rows(torch.tensor(x, dtype=torch.float32), torch.tensor(y))
+    model = mlp(2, 24, 24, 2, activation=nn.Sigmoid)
+    return supervised(model, F.cross_entropy, draw, v, optimizer="momentum", rate=0.3, size=16, labels=2)
+
+
+def sparse_tags(v: Variant) -> Task:
+    """Bags of words with rare tags: most labels are 0 and most rows of the embedding see no word."""
+    words, tags = 400, 40
+    theme = torch.randn(tags, 400).topk(8).indices
+
+    def draw(size: int) -> Batch:
+        rank = torch.rand(size, 1) ** 3  # common tags and rare ones
+        tag = (rank * tags).long()
+        bag = theme[tag[:, 0]][:, :6]
+        noise = torch.randint(0, words, (size, 6))
+        return torch.cat([bag, noise], 1), F.one_hot(tag[:, 0], tags).float()
+
+    model = nn.Sequential(nn.EmbeddingBag(words, 24), nn.Linear(24, tags))
+    return supervised(
+        model, F.binary_cross_entropy_with_logits, draw, v, optimizer="adam", rate=3e-3, size=16, dense=False
+    )
+
+
+def forecast(v: Variant) -> Task:
+    """The next value of a noisy sum of waves with jumps."""
+
+    class Next(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.out = nn.LSTM(1, 24, batch_first=True), nn.Linear(24, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.cell(x)[0])
+
+    time = torch.arange(3000.0)
+    jumps = (torch.rand(3000) < 0.01) * 3 * torch.randn(3000)
+    series = (torch.sin(time / 7) + 0.5 * torch.sin(time / 23) + 0.1 * torch.randn(3000) + jumps)[:, None]
+
+    def draw(size: int) -> Batch:
+        places = torch.randint(2970, (size, 1)) + torch.arange(24)
+        return series[places], series[places + 1]
+
+    return supervised(Next(), F.mse_loss, draw, v, optimizer="adam", rate=3e-3, size=12)
+
+
+def reverse_curriculum(v: Variant) -> Task:
+    """A transformer that repeats a sequence backwards; the sequences grow while it learns."""
+    model = Transformer(nn.Embedding(12, 32), 21, 32, 12)
+
+    def batch(done: float) -> Batch:
+        length = 3 + min(7, int(10 * done))
+        x = torch.randint(2, 12, (12, length))
+        line = torch.cat([x, torch.zeros(12, 1, dtype=torch.long), x.flip(1)], 1)
+        targets = line[:, 1:].clone()
+        targets[:, :length] = -100
+        return line[:, :-1], targets
+
+    player = Player(
+        model,
+        optimizer_of(v.optimizer or "adamw", list(model.parameters()), 2e-3 * v.rate),
+        lambda xy: token_loss(model(xy[0]), xy[1]),
+    )
+    return Task([player], batch, clip=v.clip, dense=False, labels=12)
+
+
+def contrastive(v: Variant) -> Task:
+    """InfoNCE (van den Oord et al. 2018) between two noisy views of a digit."""
+    model, (x, _) = mlp(64, 64, 64, 16, norm=True), digits()
+
+    def draw(size: int) -> Batch:
+        chosen = x[torch.randint(len(x), (size,))]
+        return chosen + 0.2 * torch.randn_like(chosen), chosen + 0.2 * torch.randn_like(chosen)
+
+    def loss(xy: Batch) -> Tensor:
+        one, other = (F.normalize(model(view), dim=1) for view in xy)
+        return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(one)))
+
+    player = Player(model, optimizer_of(v.optimizer or "adam", list(model.parameters()), 1e-3 * v.rate), loss)
+    doubled = v.double_batch_at
+    return Task([player], lambda done: draw(64 if doubled is not None and done >= doubled else 32), clip=v.clip)
+
+
+def diabetes(v: Variant) -> Task:
+    """Mean and variance of a real, noisy target."""
+    data = datasets.load_diabetes()
+    x = torch.tensor(data.data * 20, dtype=torch.float32)
+    y = torch.tensor((data.target - data.target.mean()) / data.target.std(), dtype=torch.float32)
+    model = mlp(10, 32, 32, 2)
+
+    def loss(out: Tensor, target: Tensor) -> Tensor:
+        return F.gaussian_nll_loss(out[:, 0], target, F.softplus(out[:, 1]) + 1e-2)
+
+    return supervised(
+        model, loss, rows(x, y), v, optimizer="momentum", rate=2e-3, size=16,
+        healthy=lambda losses: mean(losses[-100:]) < mean(losses[:20]) - 0.1,
+    )  # fmt: skip
+
+
+def word_rnn(v: Variant) -> Task:
+    words = inspect.getsource(asyncio.base_events).split()
+    common = {word: i + 1 for i, word in enumerate(sorted(set(words), key=words.count, reverse=True)[:299])}
+    stream = torch.tensor([common.get(word, 0) for word in words])
+    model = Recurrent(nn.GRU, 300, 40)
+    return supervised(
+        model, token_loss, windows(stream, 16), v, optimizer="momentum", rate=0.1, size=12, dense=False, labels=300
+    )
+
+
+TUNE = {
+    "char-rnn": char_rnn,
+    "char-lstm": char_lstm,
+    "transformer-lm": transformer_lm,
+    "mlp-digits": mlp_digits,
+    "cnn-digits": cnn_digits,
+    "autoencoder": autoencoder,
+    "sine": sine,
+    "temporal-order": temporal_order,
+    "blobs": blobs,
+    "cancer": cancer,
+    "dqn": dqn,
+}
+REPORT = {
+    "gru-adding": gru_adding,
+    "vit-digits": vit_digits,
+    "resnet-digits": resnet_digits,
+    "gan-ring": gan_ring,
+    "actor-critic": actor_critic,
+    "vae": vae,
+    "circles": circles,
+    "sparse-tags": sparse_tags,
+    "forecast": forecast,
+    "reverse-curriculum": reverse_curriculum,
+    "contrastive": contrastive,
+    "diabetes": diabetes,
+    "word-rnn": word_rnn,
+}
