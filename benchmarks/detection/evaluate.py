@@ -192,7 +192,11 @@ def chance(judged: Sequence[Judged], rule: str, length: int) -> tuple[int, int]:
 
 
 def same_module(found: str | None, planted: str) -> bool:
-    return found is not None and found.rpartition(".")[0] == planted.rpartition(".")[0]
+    """Whether two parameters belong to one module; of several networks the fault is in the first, 0."""
+    return found is not None and found.rpartition(".")[0] in (
+        planted.rpartition(".")[0],
+        f"0.{planted}".rpartition(".")[0],
+    )
 
 
 def located(judged: Sequence[Judged], kind: str) -> tuple[int, int]:

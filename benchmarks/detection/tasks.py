@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import csv
 import inspect
+import itertools
 import json
 import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from sklearn import datasets
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 Batch = tuple[Tensor, Tensor]
 
@@ -161,7 +161,7 @@ def windows(stream: Tensor, length: int) -> Callable[[int], Batch]:
 
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, (wide, to) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (wide, to) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(wide, to))
         if i < len(widths) - 2:
             layers += [*([nn.BatchNorm1d(to)] if norm else []), activation()]
@@ -169,7 +169,7 @@ def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False)
 
 
 def token_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(scores.flatten(0, -2), targets.flatten())
+    return functional.cross_entropy(scores.flatten(0, -2), targets.flatten())
 
 
 class Recurrent(nn.Module):
@@ -198,9 +198,9 @@ class Block(nn.Module):
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
 
 class Transformer(nn.Module):
@@ -244,7 +244,7 @@ def transformer_lm(v: Variant) -> Task:
 def mlp_digits(v: Variant) -> Task:
     model = mlp(64, 96, 96, 10)
     draw = rows(*digits())
-    return supervised(model, F.cross_entropy, draw, v, optimizer="momentum", rate=0.02, size=32, labels=10)
+    return supervised(model, functional.cross_entropy, draw, v, optimizer="momentum", rate=0.02, size=32, labels=10)
 
 
 def cnn_digits(v: Variant) -> Task:
@@ -252,13 +252,15 @@ def cnn_digits(v: Variant) -> Task:
         nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(12, 24, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 10),
     )  # fmt: skip
-    return supervised(model, F.cross_entropy, rows(*digits()), v, optimizer="adam", rate=2e-3, size=16, labels=10)
+    return supervised(
+        model, functional.cross_entropy, rows(*digits()), v, optimizer="adam", rate=2e-3, size=16, labels=10
+    )
 
 
 def autoencoder(v: Variant) -> Task:
     model = mlp(64, 48, 12, 48, 64, activation=nn.GELU)
     x, _ = digits()
-    return supervised(model, F.mse_loss, rows(x, x), v, optimizer="adam", rate=2e-3, size=32)
+    return supervised(model, functional.mse_loss, rows(x, x), v, optimizer="adam", rate=2e-3, size=32)
 
 
 def sine(v: Variant) -> Task:
@@ -269,7 +271,9 @@ def sine(v: Variant) -> Task:
     model = mlp(1, 40, 40, 1, activation=nn.Tanh)
     x = torch.linspace(-3, 3, 128)[:, None]
     y = torch.sin(x) + torch.sin(4 * x)
-    return supervised(model, F.mse_loss, lambda size: (x, y), v, optimizer="adam", rate=1e-3, size=128, healthy=smooth)
+    return supervised(
+        model, functional.mse_loss, lambda size: (x, y), v, optimizer="adam", rate=1e-3, size=128, healthy=smooth
+    )
 
 
 def temporal_order(v: Variant) -> Task:
@@ -294,10 +298,10 @@ def _temporal_order(v: Variant, length: int, rate: float) -> Task:
         tenth = max(1, length // 10)
         symbols[torch.arange(size), torch.randint(tenth, 2 * tenth, (size,))] = first
         symbols[torch.arange(size), torch.randint(5 * tenth, 6 * tenth, (size,))] = second
-        return F.one_hot(symbols, 6).float(), first + 2 * second
+        return functional.one_hot(symbols, 6).float(), first + 2 * second
 
     return supervised(
-        Last(), F.cross_entropy, draw, v, optimizer="sgd", rate=rate, size=20, labels=4,
+        Last(), functional.cross_entropy, draw, v, optimizer="sgd", rate=rate, size=20, labels=4,
         healthy=lambda losses: mean(losses[-100:]) < 1.02 * mean(losses[:20]),  # it may wait on its plateau
     )  # fmt: skip
 
@@ -306,7 +310,7 @@ def blobs(v: Variant) -> Task:
     x, y = datasets.make_blobs(600, centers=4, n_features=2, random_state=0)
     model = mlp(2, 16, 16, 16, 16, 4, activation=nn.Tanh)
     draw = rows(torch.tensor(x / 10, dtype=torch.float32), torch.tensor(y))
-    return supervised(model, F.cross_entropy, draw, v, optimizer="sgd", rate=0.1, size=16, labels=4)
+    return supervised(model, functional.cross_entropy, draw, v, optimizer="sgd", rate=0.1, size=16, labels=4)
 
 
 def cancer(v: Variant) -> Task:
@@ -315,7 +319,14 @@ def cancer(v: Variant) -> Task:
     x = (data.data - data.data.mean(0)) / data.data.std(0)
     draw = rows(torch.tensor(x, dtype=torch.float32), torch.tensor(data.target))
     return supervised(
-        nn.Sequential(nn.Linear(30, 2)), F.cross_entropy, draw, v, optimizer="sgd", rate=0.05, size=16, labels=2
+        nn.Sequential(nn.Linear(30, 2)),
+        functional.cross_entropy,
+        draw,
+        v,
+        optimizer="sgd",
+        rate=0.05,
+        size=16,
+        labels=2,
     )
 
 
@@ -368,7 +379,7 @@ def dqn(v: Variant) -> Task:
 
     def loss(xy: Batch) -> Tensor:
         values = net(xy[0][:, :4]).gather(1, xy[0][:, 4:].long())[:, 0]
-        return F.smooth_l1_loss(values, xy[1])
+        return functional.smooth_l1_loss(values, xy[1])
 
     player = Player(net, optimizer_of(v.optimizer or "adam", list(net.parameters()), 1e-3 * v.rate), loss)
     return Task(
@@ -377,7 +388,7 @@ def dqn(v: Variant) -> Task:
     )  # fmt: skip
 
 
-# ----------------------------------------------------------------------------- tasks to report on
+# ------------------------------------------ tasks that were reported on once, and are seen since then
 
 
 def gru_adding(v: Variant) -> Task:
@@ -397,7 +408,7 @@ def gru_adding(v: Variant) -> Task:
         marks[torch.arange(size), torch.randint(12, 25, (size,))] = 1
         return torch.stack([numbers, marks], 2), (numbers * marks).sum(1)
 
-    return supervised(Last(), F.mse_loss, draw, v, optimizer="adam", rate=2e-3, size=20)
+    return supervised(Last(), functional.mse_loss, draw, v, optimizer="adam", rate=2e-3, size=20)
 
 
 def vit_digits(v: Variant) -> Task:
@@ -410,7 +421,9 @@ def vit_digits(v: Variant) -> Task:
             return self.lift(x.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 16, 4))
 
     model = Transformer(Patches(), 16, 32, 10, causal=False)
-    return supervised(model, F.cross_entropy, rows(*digits()), v, optimizer="adamw", rate=1e-3, size=16, labels=10)
+    return supervised(
+        model, functional.cross_entropy, rows(*digits()), v, optimizer="adamw", rate=1e-3, size=16, labels=10
+    )
 
 
 def resnet_digits(v: Variant) -> Task:
@@ -421,13 +434,15 @@ def resnet_digits(v: Variant) -> Task:
             self.conv2, self.norm2 = nn.Conv2d(wide, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide)
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+            return functional.relu(x + self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x))))))
 
     model = nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 12, 3, padding=1), Residual(12), nn.MaxPool2d(2), Residual(12),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
     )  # fmt: skip
-    return supervised(model, F.cross_entropy, rows(*digits()), v, optimizer="momentum", rate=0.02, size=16, labels=10)
+    return supervised(
+        model, functional.cross_entropy, rows(*digits()), v, optimizer="momentum", rate=0.02, size=16, labels=10
+    )
 
 
 def gan_ring(v: Variant) -> Task:
@@ -440,10 +455,10 @@ def gan_ring(v: Variant) -> Task:
 
     def judged(xy: Batch) -> Tensor:
         fake = make(xy[1]).detach()
-        return F.softplus(-judge(xy[0])).mean() + F.softplus(judge(fake)).mean()
+        return functional.softplus(-judge(xy[0])).mean() + functional.softplus(judge(fake)).mean()
 
     def made(xy: Batch) -> Tensor:
-        return F.softplus(-judge(make(xy[1]))).mean()
+        return functional.softplus(-judge(make(xy[1]))).mean()
 
     def covers(losses: list[float]) -> bool:
         with torch.no_grad():
@@ -482,7 +497,7 @@ def actor_critic(v: Variant) -> Task:
         log = out[:, :2].log_softmax(1)
         better = (xy[1] - out[:, 2]).detach()
         policy = -(log.gather(1, chose[:, None])[:, 0] * better).mean()
-        return policy + 0.5 * F.mse_loss(out[:, 2], xy[1]) + 0.01 * (log.exp() * log).sum(1).mean()
+        return policy + 0.5 * functional.mse_loss(out[:, 2], xy[1]) + 0.01 * (log.exp() * log).sum(1).mean()
 
     player = Player(net, optimizer_of(v.optimizer or "rmsprop", list(net.parameters()), 1e-3 * v.rate), loss)
     return Task(
@@ -511,7 +526,7 @@ def vae(v: Variant) -> Task:
 
     def loss(xy: Batch) -> Tensor:
         again, divergence = model(xy[0])
-        return F.mse_loss(again, xy[1], reduction="none").sum(1).mean() + model.weight * divergence
+        return functional.mse_loss(again, xy[1], reduction="none").sum(1).mean() + model.weight * divergence
 
     def batch(done: float) -> Batch:
         model.weight = min(0.1, 0.3 * done)
@@ -525,7 +540,7 @@ def circles(v: Variant) -> Task:
     x, y = datasets.make_circles(400, noise=0.05, factor=0.5, random_state=0)
     draw = rows(torch.tensor(x, dtype=torch.float32), torch.tensor(y))
     model = mlp(2, 24, 24, 2, activation=nn.Sigmoid)
-    return supervised(model, F.cross_entropy, draw, v, optimizer="momentum", rate=0.3, size=16, labels=2)
+    return supervised(model, functional.cross_entropy, draw, v, optimizer="momentum", rate=0.3, size=16, labels=2)
 
 
 def sparse_tags(v: Variant) -> Task:
@@ -538,11 +553,11 @@ def sparse_tags(v: Variant) -> Task:
         tag = (rank * tags).long()
         bag = theme[tag[:, 0]][:, :6]
         noise = torch.randint(0, words, (size, 6))
-        return torch.cat([bag, noise], 1), F.one_hot(tag[:, 0], tags).float()
+        return torch.cat([bag, noise], 1), functional.one_hot(tag[:, 0], tags).float()
 
     model = nn.Sequential(nn.EmbeddingBag(words, 24), nn.Linear(24, tags))
     return supervised(
-        model, F.binary_cross_entropy_with_logits, draw, v, optimizer="adam", rate=3e-3, size=16, dense=False
+        model, functional.binary_cross_entropy_with_logits, draw, v, optimizer="adam", rate=3e-3, size=16, dense=False
     )
 
 
@@ -565,7 +580,7 @@ def forecast(v: Variant) -> Task:
         places = torch.randint(2970, (size, 1)) + torch.arange(24)
         return series[places], series[places + 1]
 
-    return supervised(Next(), F.mse_loss, draw, v, optimizer="adam", rate=3e-3, size=12)
+    return supervised(Next(), functional.mse_loss, draw, v, optimizer="adam", rate=3e-3, size=12)
 
 
 def reverse_curriculum(v: Variant) -> Task:
@@ -597,8 +612,8 @@ def contrastive(v: Variant) -> Task:
         return chosen + 0.2 * torch.randn_like(chosen), chosen + 0.2 * torch.randn_like(chosen)
 
     def loss(xy: Batch) -> Tensor:
-        one, other = (F.normalize(model(view), dim=1) for view in xy)
-        return F.cross_entropy(one @ other.T / 0.1, torch.arange(len(one)))
+        one, other = (functional.normalize(model(view), dim=1) for view in xy)
+        return functional.cross_entropy(one @ other.T / 0.1, torch.arange(len(one)))
 
     player = Player(model, optimizer_of(v.optimizer or "adam", list(model.parameters()), 1e-3 * v.rate), loss)
     doubled = v.double_batch_at
@@ -613,7 +628,7 @@ def diabetes(v: Variant) -> Task:
     model = mlp(10, 32, 32, 2)
 
     def loss(out: Tensor, target: Tensor) -> Tensor:
-        return F.gaussian_nll_loss(out[:, 0], target, F.softplus(out[:, 1]) + 1e-2)
+        return functional.gaussian_nll_loss(out[:, 0], target, functional.softplus(out[:, 1]) + 1e-2)
 
     return supervised(
         model, loss, rows(x, y), v, optimizer="momentum", rate=2e-3, size=16,
@@ -631,6 +646,262 @@ def word_rnn(v: Variant) -> Task:
     )
 
 
+# ----------------------------------------------------------------------------- tasks to report on
+
+
+def mixture_density(v: Variant) -> Task:
+    """Bishop 1994: an inverse problem with several answers; the loss is a likelihood and may be negative."""
+    model = mlp(1, 40, 40, 15, activation=nn.Tanh)
+
+    def draw(size: int) -> Batch:
+        y = torch.rand(size, 1) * 2 - 1
+        return y + 0.3 * torch.sin(2 * math.pi * y) + 0.05 * torch.randn(size, 1), y
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        weights, middle, log_scale = out.chunk(3, 1)
+        scale = functional.softplus(log_scale) + 1e-2
+        logs = weights.log_softmax(1) - 0.5 * ((y - middle) / scale) ** 2 - scale.log()
+        return -logs.logsumexp(1).mean()
+
+    return supervised(
+        model, loss, draw, v, optimizer="adam", rate=2e-3, size=64,
+        healthy=lambda losses: mean(losses[-100:]) < mean(losses[:20]) - 0.3,
+    )  # fmt: skip
+
+
+def wine(v: Variant) -> Task:
+    data = datasets.load_wine()
+    x = (data.data - data.data.mean(0)) / data.data.std(0)
+    model = nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    draw = rows(torch.tensor(x, dtype=torch.float32), torch.tensor(data.target))
+    return supervised(model, functional.cross_entropy, draw, v, optimizer="momentum", rate=0.01, size=16, labels=3)
+
+
+def sort_gru(v: Variant) -> Task:
+    """Read six numbers, then write them in order."""
+
+    class Sorter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.read = nn.Embedding(10, 24), nn.GRU(24, 40, batch_first=True)
+            self.write, self.out = nn.GRU(40, 40, batch_first=True), nn.Linear(40, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            last = self.read(self.embed(x))[0][:, -1:]
+            return self.out(self.write(last.expand(-1, x.shape[1], -1))[0])
+
+    def draw(size: int) -> Batch:
+        x = torch.randint(0, 10, (size, 6))
+        return x, x.sort(1).values
+
+    return supervised(Sorter(), token_loss, draw, v, optimizer="adam", rate=3e-3, size=24, dense=False, labels=10)
+
+
+def conv_text(v: Variant) -> Task:
+    """From which module of the standard library a line of 40 characters comes."""
+    streams = [text(module) for module in (textwrap, csv, json.decoder, inspect)]
+
+    class Convolutions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(128, 16)
+            self.layers = nn.Sequential(
+                nn.Conv1d(16, 32, 5), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(32, 32, 3), nn.ReLU()
+            )
+            self.out = nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.layers(self.embed(x).transpose(1, 2)).amax(2))
+
+    def draw(size: int) -> Batch:
+        which = torch.randint(0, 4, (size,))
+        lines = [(s := streams[i])[(at := int(torch.randint(len(s) - 40, ()))) : at + 40] for i in which.tolist()]
+        return torch.stack(lines), which
+
+    return supervised(
+        Convolutions(), functional.cross_entropy, draw, v, optimizer="adamw", rate=2e-3, size=16, dense=False, labels=4
+    )
+
+
+def reinforce(v: Variant) -> Task:
+    """Williams 1992 in a room of five by five: eight walkers look for a door; whole episodes, returns as they come."""
+    net = mlp(4, 32, 32, 4)
+    moves = torch.tensor([[0, 1], [0, -1], [1, 0], [-1, 0]])
+    lengths: list[float] = []
+
+    def batch(done: float) -> Batch:
+        place, door = torch.randint(0, 5, (8, 2)), torch.randint(0, 5, (8, 2))
+        seen, chosen, alive = [], [], []
+        walking = (place != door).any(1)
+        for _ in range(15):
+            view = torch.cat([place, door], 1).float() / 4
+            with torch.no_grad():
+                move = torch.multinomial(net(view).softmax(1), 1)[:, 0]
+            seen.append(view), chosen.append(move), alive.append(walking)
+            place = torch.where(walking[:, None], (place + moves[move]).clamp(0, 4), place)
+            walking = walking & (place != door).any(1)
+        length = torch.stack(alive).float().sum(0)
+        lengths.append(float(length.mean()))
+        worth = (-length / 15).repeat(15, 1) * torch.stack(alive)
+        return torch.cat([torch.cat(seen), torch.cat(chosen)[:, None].float()], 1), worth.flatten()
+
+    def loss(xy: Batch) -> Tensor:
+        log = net(xy[0][:, :4]).log_softmax(1)
+        steps = (xy[1] != 0).float()
+        better = (xy[1] - xy[1].sum() / steps.sum().clamp(min=1)) * steps
+        picked = log.gather(1, xy[0][:, 4:].long())[:, 0]
+        return -(picked * better).sum() / 8 + 0.01 * (log.exp() * log).sum(1).mean()
+
+    player = Player(net, optimizer_of(v.optimizer or "adam", list(net.parameters()), 3e-3 * v.rate), loss)
+    return Task(
+        [player], batch, clip=v.clip, dense=False,
+        healthy=lambda losses: mean(lengths[-100:]) < 0.8 * mean(lengths[:50]),
+    )  # fmt: skip
+
+
+def hinge_gan(v: Variant) -> Task:
+    """Two moons made from noise, with the hinge losses of Lim and Ye 2017."""
+    points = torch.tensor(datasets.make_moons(2000, noise=0.05, random_state=0)[0], dtype=torch.float32)
+    make, judge = mlp(4, 32, 32, 2, activation=nn.SiLU), mlp(2, 32, 32, 1, activation=nn.SiLU)
+
+    def judged(xy: Batch) -> Tensor:
+        return functional.relu(1 - judge(xy[0])).mean() + functional.relu(1 + judge(make(xy[1]).detach())).mean()
+
+    def made(xy: Batch) -> Tensor:
+        return -judge(make(xy[1])).mean()
+
+    def near(losses: list[float]) -> bool:
+        with torch.no_grad():
+            x = make(torch.randn(300, 4))
+        return bool(torch.cdist(x, points).amin(1).median() < 0.25)
+
+    name, rate = v.optimizer or "adam", 1e-3 * v.rate
+    players = [
+        Player(judge, optimizer_of(name, list(judge.parameters()), rate), judged),
+        Player(make, optimizer_of(name, list(make.parameters()), rate), made),
+    ]
+    return Task(
+        players, lambda done: (points[torch.randint(2000, (48,))], torch.randn(48, 4)), clip=v.clip, healthy=near
+    )
+
+
+def triplet(v: Variant) -> Task:
+    """Triplets of digits with a margin: more and more of them cost nothing, and some batches at last nothing at all."""
+    (x, y), model = digits(), mlp(64, 64, 32)
+    of_class = [torch.nonzero(y == c)[:, 0] for c in range(10)]
+
+    def draw(size: int) -> Batch:
+        one, other = torch.randint(0, 10, (2, size))
+        other = torch.where(other == one, (other + 1) % 10, other)
+
+        def some(classes: Tensor) -> Tensor:
+            return torch.stack([x[of_class[c][int(torch.randint(len(of_class[c]), ()))]] for c in classes.tolist()])
+
+        return torch.stack([some(one), some(one)]), some(other)
+
+    def loss(xy: Batch) -> Tensor:
+        return functional.triplet_margin_loss(model(xy[0][0]), model(xy[0][1]), model(xy[1]), margin=0.5)
+
+    doubled = v.double_batch_at
+    player = Player(model, optimizer_of(v.optimizer or "adam", list(model.parameters()), 1e-3 * v.rate), loss)
+    return Task([player], lambda done: draw(24 if doubled is not None and done >= doubled else 12), clip=v.clip)
+
+
+def masked_lm(v: Variant) -> Task:
+    """Guess the hidden characters of a window of text."""
+    model = Transformer(nn.Embedding(128, 32), 24, 32, 128, causal=False)
+    model.pooled = False
+    window = windows(text(inspect), 24)
+
+    def draw(size: int) -> Batch:
+        x, _ = window(size)
+        hidden = torch.rand(x.shape) < 0.2
+        return torch.where(hidden, 0, x), torch.where(hidden, x, -100)
+
+    return supervised(model, token_loss, draw, v, optimizer="adamw", rate=2e-3, size=10, dense=False, labels=128)
+
+
+def poisson(v: Variant) -> Task:
+    """Counts whose mean is the exponential of what is predicted: rare large counts pull hard."""
+    direction = torch.randn(8)
+    model = mlp(8, 24, 1)
+
+    def draw(size: int) -> Batch:
+        x = torch.randn(size, 8)
+        return x, torch.poisson((0.4 * x @ direction).clamp(max=4).exp())[:, None]
+
+    return supervised(
+        model, functional.poisson_nll_loss, draw, v, optimizer="sgd", rate=5e-3, size=32,
+        healthy=lambda losses: mean(losses[-100:]) < mean(losses[:20]) - 0.1,
+    )  # fmt: skip
+
+
+def flow(v: Variant) -> Task:
+    """RealNVP (Dinh et al. 2017) of two moons."""
+
+    class Flow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nets = nn.ModuleList(mlp(1, 24, 24, 2) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            volume = torch.zeros(len(x))
+            for i, net in enumerate(self.nets):
+                kept, moved = (x[:, :1], x[:, 1:]) if i % 2 else (x[:, 1:], x[:, :1])
+                scale, shift = net(kept).chunk(2, 1)
+                moved, volume = moved * scale.tanh().exp() + shift, volume + scale.tanh()[:, 0]
+                x = torch.cat([kept, moved] if i % 2 else [moved, kept], 1)
+            return 0.5 * (x**2).sum(1) - volume
+
+    points = torch.tensor(datasets.make_moons(2000, noise=0.05, random_state=0)[0], dtype=torch.float32)
+    return supervised(
+        Flow(), lambda out, _: out.mean(), rows(points, points), v, optimizer="adam", rate=2e-3, size=48,
+        healthy=lambda losses: mean(losses[-100:]) < mean(losses[:20]) - 0.2,
+    )  # fmt: skip
+
+
+def distil(v: Variant) -> Task:
+    """A small net learns the soft answers of a larger one (Hinton et al. 2015)."""
+    (x, y), teacher, model = digits(), mlp(64, 96, 10), mlp(64, 24, 10)
+    learner = torch.optim.Adam(teacher.parameters(), lr=1e-2)
+    for _ in range(100):
+        learner.zero_grad()
+        functional.cross_entropy(teacher(x), y).backward()
+        learner.step()
+    with torch.no_grad():
+        soft = (teacher(x) / 3).softmax(1)
+
+    def loss(out: Tensor, target: Tensor) -> Tensor:
+        return 9 * functional.kl_div((out / 3).log_softmax(1), target, reduction="batchmean")
+
+    return supervised(model, loss, rows(x, soft), v, optimizer="momentum", rate=0.01, size=24)
+
+
+def counting_curriculum(v: Variant) -> Task:
+    """An LSTM counts ones modulo three; the sequences grow by one symbol at a time."""
+
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.out = nn.LSTM(1, 32, batch_first=True), nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.cell(x)[0])
+
+    model = Counter()
+
+    def batch(done: float) -> Batch:
+        ones = torch.randint(0, 2, (16, 4 + int(12 * done), 1))
+        return ones.float(), ones[:, :, 0].cumsum(1) % 3
+
+    player = Player(
+        model,
+        optimizer_of(v.optimizer or "adam", list(model.parameters()), 3e-3 * v.rate),
+        lambda xy: token_loss(model(xy[0]), xy[1]),
+    )
+    return Task([player], batch, clip=v.clip, labels=3)
+
+
 TUNE = {
     "char-rnn": char_rnn,
     "char-lstm": char_lstm,
@@ -644,7 +915,7 @@ TUNE = {
     "cancer": cancer,
     "dqn": dqn,
 }
-REPORT = {
+SEEN = {
     "gru-adding": gru_adding,
     "vit-digits": vit_digits,
     "resnet-digits": resnet_digits,
@@ -658,4 +929,18 @@ REPORT = {
     "contrastive": contrastive,
     "diabetes": diabetes,
     "word-rnn": word_rnn,
+}
+REPORT = {
+    "mixture-density": mixture_density,
+    "wine": wine,
+    "sort-gru": sort_gru,
+    "conv-text": conv_text,
+    "reinforce": reinforce,
+    "hinge-gan": hinge_gan,
+    "triplet": triplet,
+    "masked-lm": masked_lm,
+    "poisson": poisson,
+    "flow": flow,
+    "distil": distil,
+    "counting-curriculum": counting_curriculum,
 }

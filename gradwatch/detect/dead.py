@@ -23,7 +23,7 @@ class Dead:
 
     A layer's units: an entry of a bias whose gradient is exactly zero belongs to a unit that was
     inactive for the whole batch. At least half of a layer's units, at each of 100 steps, is a
-    warning. Only a bias beside a matrix of as many rows counts, whose own zeros confirm it.
+    warning. Only a bias beside a weight of as many rows counts, whose own zeros confirm it.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Dead:
 
 
 class _Layers:
-    """Which parameters are a bias beside a matrix, worked out once."""
+    """Which parameters are a bias beside a weight of as many rows, worked out once."""
 
     def __init__(self) -> None:
         self._parameters: tuple[ParameterInfo, ...] = ()
@@ -145,7 +145,7 @@ class _Layers:
         for index, parameter in enumerate(parameters):
             module, _, own = parameter.name.rpartition(".")
             weight = place.get(f"{module}.weight" if module else "weight")
-            if own == "bias" and weight is not None and len(parameters[weight].shape) > 1:
+            if own == "bias" and weight is not None:
                 shape = parameters[weight].shape
                 if parameter.shape == shape[:1] and parameter.numel > 1:
                     pairs.append((index, weight, parameter.numel, parameters[weight].numel / parameter.numel))
@@ -154,7 +154,7 @@ class _Layers:
         self._units, self._fan_in = table[:, 2], table[:, 3]
 
     def share_of_dead_units(self, zeros: Floats) -> NDArray[np.float64]:
-        """Of each layer; 0 where the zeros of the matrix don't fit, NaN where nothing is known."""
+        """Of each layer; 0 where the zeros of the weight don't fit, NaN where nothing is known."""
         dead = zeros[self.biases].astype(float)
         fits = zeros[self._weights] >= dead * self._fan_in
         return np.where(np.isnan(dead), np.nan, np.where(fits, dead / self._units, 0.0))

@@ -20,7 +20,7 @@ HOT_STEPS, OF_LAST = 5, 10
 ENOUGH = 32  # norms that a level needs before the narrow limits count
 PATIENCE = 100
 LOST_STEPS, AFTER = 20, 200
-OF_WEIGHTS = 0.5
+OF_WEIGHTS = 0.7
 LOSING = (4.0, 0.3)  # robust deviations, share of the median loss: both
 
 
@@ -39,7 +39,7 @@ class Explosion:
     rise. What clipping brings back under the limit is information.
 
     A loss that stays out of its level for 20 steps after a rise is critical, wherever the norms
-    went since. And an update that changes a matrix by more than half of itself is a warning at
+    went since. And an update that changes a matrix by more than 0.7 of itself is a warning at
     once: where a learning rate is too high from the first step on there is no level to leave.
     """
 
@@ -99,7 +99,7 @@ class Explosion:
         return self._episode.calm()
 
     def _out_of_proportion(self, record: StepRecord) -> Event | None:
-        """The event of an update that changed a matrix by more than half of itself, where it was sampled."""
+        """The event of an update that changed a matrix by more than 0.7 of itself, where it was sampled."""
         if record.weights is None or record.layers is None:
             return None
         ratio = record.weights.update_ratio.astype(float)

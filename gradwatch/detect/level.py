@@ -23,6 +23,12 @@ LONE = 6.0
 
 LEAST, RENEW = 32, 32
 
+TRIFLE = 0.2
+"""A loss under this share of the first ones is small, whatever it was before."""
+
+SUDDEN, LAST = 3.0, 5
+"""A parameter that rose at once stands this much above each of so many steps before."""
+
 
 class Window:
     """The last ``size`` values, in order of arrival and of size.
@@ -99,6 +105,9 @@ class Level:
         """The median norm; only while `ready`."""
         return math.exp(self._logs.median)
 
+    def quantile(self, share: float) -> float:
+        return math.exp(self._logs.quantile(share))
+
     @property
     def spread(self) -> float:
         """The robust deviation of the logarithm above the median."""
@@ -131,10 +140,13 @@ class LossLevel:
         self._least, self._lag = least, lag
         self._waiting: deque[float] = deque()
         self._losses = Window(window)
+        self._first = Window(least)
 
     def add(self, loss: float | None) -> None:
         if loss is None or not math.isfinite(loss):
             return
+        if len(self._first) < self._least:
+            self._first.add(loss)
         self._waiting.append(loss)
         if len(self._waiting) > self._lag:
             self._losses.add(self._waiting.popleft())
@@ -148,9 +160,15 @@ class LossLevel:
         """The median loss; only while `ready`."""
         return self._losses.median
 
-    def is_out(self, loss: float | None, sigmas: float = 8.0, share: float = 1.0) -> bool:
-        """Whether a loss is ``sigmas`` robust deviations and ``share`` of the median above the median."""
+    def is_out(self, loss: float | None, sigmas: float = 6.0, share: float = 1.0) -> bool:
+        """Whether a loss is ``sigmas`` robust deviations and ``share`` of the median above the median.
+
+        A loss that is less than a fifth of the first ones is never out: in a task that is solved
+        one hard sample makes the loss many times what it was, and nothing comes of it.
+        """
         if loss is None or not self.ready:
+            return False
+        if 0 < loss < TRIFLE * self._first.median and self._losses.median > 0:
             return False
         far = max(sigmas * self._losses.deviation, share * abs(self._losses.median))
         return not loss <= self._losses.median + far
@@ -224,10 +242,11 @@ class LayerLevels:
         return rise
 
     def lopsided(self, factor: float, sigmas: float) -> bool:
-        """Whether at the last step some parameter stood ``factor`` above its level and the others did not.
+        """Whether at the last step some parameter jumped ``factor`` above its level and the others did not.
 
-        Or ``sigmas`` of its own deviations, whichever is higher, and `LONE` times more than the
-        median parameter. What lifts all at once is the batch's doing, and the total's business.
+        Or ``sigmas`` of its own deviations, whichever is higher, `LONE` times more than the median
+        parameter, and `SUDDEN` times above each of the `LAST` steps before. What lifts all at once
+        is the batch's doing, and the total's business; what grows is learning.
         """
         self._renew()
         if not self._recent or not len(self._median):
@@ -238,8 +257,13 @@ class LayerLevels:
         limit = np.maximum(math.log(factor), sigmas * self._deviation[: len(rise)])
         if len(limit) < len(rise):
             limit = np.pad(limit, (0, len(rise) - len(limit)), constant_values=np.inf)
-        with np.errstate(invalid="ignore"):
-            return bool(np.any((rise > limit) & (rise > np.nanmedian(rise) + math.log(LONE))))
+        alone = (rise > limit) & (rise > np.nanmedian(rise) + math.log(LONE))
+        if not np.any(alone):
+            return False
+        for layers in list(self._recent)[-LAST - 1 : -1]:
+            before = self.rise(layers)
+            alone[: len(before)] &= ~(rise[: len(before)] <= before + math.log(SUDDEN))
+        return bool(np.any(alone))
 
     def furthest(self) -> tuple[str | None, float | None]:
         """The parameter that rose above its own level at the last step, and by which factor.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from gradwatch.detect.changes import Changes
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, LossLevel, factor_text, usable
@@ -11,6 +13,8 @@ NOTED = (3.0, 4.0)  # times the level, robust deviations above it: whichever is 
 WITH_LOSS = (2.0, 3.0)
 OF_A_LAYER = (5.0, 5.0)
 ALONE, WITHOUT_LOSS, SIGMAS = 4.0, 6.0, 2.0
+TAIL = 2.0
+HABIT, HABIT_STEPS, BEYOND = 3, 1000, 2.0
 PATIENCE = 100
 
 
@@ -19,25 +23,31 @@ class Spike:
 
     Compared with the last 128 healthy norms, by their median and by how they scatter above it:
 
-    - the total at twice the median and 3 deviations, while the loss stands 8 deviations and its
-      own size above the median loss: a bad batch;
-    - a parameter at 5 times its median and 5 deviations, and 6 times more than the median
-      parameter rose: a fault in that layer, for a hard batch lifts them all;
-    - the total by itself at 4 times the median and 2 deviations on top of that, where it also
-      stands out of the 500 steps before; at 6 times where the loss is known and did not rise.
+    - the total at twice the median and 3 deviations, while the loss stands 6 deviations and its
+      own size above the median loss, and is no trifle beside the first losses: a bad batch;
+    - the total by itself at 4 times the median and 2 deviations on top of that, at 6 times where
+      the loss is known and did not rise;
+    - a parameter at 5 times its median and 5 deviations, all at once, and 6 times more than the
+      median parameter rose: a fault in that layer, for a hard batch lifts them all.
+
+    Some trainings have such steps all the time. The total must therefore also be at twice the 99th
+    percentile of the last 500 norms that raised no alarm, and after three spikes in 1,000 steps at
+    twice the largest of them.
 
     The total at 3 times the median and 4 deviations is noted as information. So is a spike that
-    clipping brought back. A step that raises an alarm never enters the median, a non-finite one
-    neither; after `PATIENCE` alarms in a row the new level is believed.
+    clipping brought back. A step that raises an alarm or is noted never enters the median, a
+    non-finite one neither; after `PATIENCE` of them in a row the new level is believed.
     """
 
     def __init__(self) -> None:
         self._level = Level()
-        self._before = Level(window=500, lag=100)
+        self._tail = Level(window=500, least=100)
         self._loss = LossLevel()
         self._layers = LayerLevels()
         self._changes = Changes()
         self._episode = Episode()
+        self._past: deque[tuple[int, float]] = deque()
+        self._seen = 0
         self._in_a_row = 0
 
     def limit(self) -> float | None:
@@ -45,16 +55,21 @@ class Spike:
         return self._level.limit(*NOTED) if self._level.ready else None
 
     def update(self, record: StepRecord) -> list[Event]:
+        self._seen += 1
         if not usable(record):
             return self._episode.calm()
         self._layers.see(record)
         if self._changes.update(record):
             self._restart()
         severity = self._judge(record)
+        if severity != "warning":
+            self._tail.add(record.total_norm)
         if severity is None:
             self._learn(record)
             return self._episode.calm()
         self._in_a_row += 1
+        if severity == "warning" and (not self._past or self._episode.event is None):
+            self._past.append((self._seen, record.total_norm / self._level.value))
         events = self._episode.alarm(self._event(record, severity))
         if self._in_a_row >= PATIENCE:
             self._restart()
@@ -64,28 +79,34 @@ class Spike:
         if not self._level.ready:
             return None
         norm = record.total_norm
-        loss_too = self._loss.is_out(record.loss) and norm > self._level.limit(*WITH_LOSS)
-        in_a_layer = self._layers.lopsided(*OF_A_LAYER)
+        with_loss = norm > self._level.limit(*WITH_LOSS) and self._loss.is_out(record.loss)
         factor = ALONE if record.loss is None else WITHOUT_LOSS
-        alone = norm > self._level.limit_beyond(factor, SIGMAS) and not (
-            self._before.ready and norm <= self._before.limit(*NOTED)
-        )
-        if loss_too or in_a_layer or alone:
+        alone = norm > self._level.limit_beyond(factor, SIGMAS)
+        if ((with_loss or alone) and not self._is_usual(norm)) or self._layers.lopsided(*OF_A_LAYER):
             held = record.clipped and norm * record.clip_coef <= self._level.limit(*NOTED)
             return "info" if held else "warning"
         return "info" if norm > self._level.limit(*NOTED) else None
 
+    def _is_usual(self, norm: float) -> bool:
+        """Whether this training has had such norms without anything coming of them."""
+        if self._tail.ready and norm <= TAIL * self._tail.quantile(0.99):
+            return True
+        while self._past and self._past[0][0] < self._seen - HABIT_STEPS:
+            self._past.popleft()
+        largest = max((factor for _, factor in self._past), default=0.0)
+        return len(self._past) >= HABIT and norm <= BEYOND * largest * self._level.value
+
     def _learn(self, record: StepRecord) -> None:
         self._level.add(record.total_norm)
-        self._before.add(record.total_norm)
         self._loss.add(record.loss)
         self._layers.learn(record)
         self._in_a_row = 0
 
     def _restart(self) -> None:
         self._level.restart()
-        self._before.restart()
+        self._tail.restart()
         self._layers.restart()
+        self._past.clear()
         self._in_a_row = 0
 
     def _event(self, record: StepRecord, severity: Severity) -> Event:

@@ -160,8 +160,9 @@ class Vanishing:
         level = np.where(np.isnan(level) & known, logs, level)
         fall = np.where(known, logs - level, np.nan)
         faded = fall < math.log(FADED_SHARE)
-        if np.any(faded):
-            faded &= not np.nanmedian(fall[self._parameters.matrices | ~faded]) < math.log(FADED_SHARE)
+        others = fall[known]
+        if np.any(faded) and np.median(others) < math.log(FADED_SHARE):
+            faded[:] = False
         self._faded_steps = np.where(faded, _grown(self._faded_steps, len(faded)) + 1, 0)
         self._learnt += 1
         decay = max(DECAY, 1 / self._learnt)
