@@ -459,3 +459,273 @@ def test_replayed_events_are_those_that_were_raised_live(tmp_path, name):
 
 def test_there_is_one_of_each_detector():
     assert {type(d) for d in detectors_for()} == {*DETECTORS, Starvation}
+
+
+# ------------------------------------------------------------------------------ what the loss tells
+
+
+def lossy(norms, losses, **more):
+    return stream(norms, losses=losses, **more)
+
+
+CALM_LOSS = [2.0 + 0.1 * math.sin(i) for i in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss", "expected"),
+    [
+        pytest.param(3.5, 12.0, "warning", id="a bad batch: the loss rises with the norm"),
+        pytest.param(3.5, 2.0, "info", id="the same norm with the loss as it was"),
+        pytest.param(30.0, 2.0, "warning", id="a norm that needs no witness"),
+        pytest.param(1.2, 12.0, None, id="the loss alone is no matter of gradients"),
+        pytest.param(3.5, None, "info", id="no loss was logged at that step"),
+    ],
+)
+def test_a_spike_is_weighed_with_the_loss(norm, loss, expected):
+    losses = [loss if step == 600 else CALM_LOSS[step] for step in range(700)]
+    events = found(Spike(), lossy(replaced(steady(700), {600: norm}), losses))
+    assert [severity for _, _, severity in events] == ([] if expected is None else [expected])
+
+
+def test_a_loss_that_is_small_beside_the_first_ones_is_no_bad_batch():
+    """In a task that is solved one hard sample multiplies loss and norm, and nothing comes of it."""
+    losses = [2.0] * 200 + [0.01] * 500
+    losses[600] = 0.2
+    assert found(Spike(), lossy(replaced(steady(700), {600: 4.0}), losses)) == [(600, "spike", "info")]
+
+
+def test_a_training_that_has_such_norms_all_the_time_is_left_alone():
+    often = dict.fromkeys(range(100, 1500, 37), 15.0)
+    events = events_of(Spike(), stream(replaced(steady(1500), often)))
+    assert [e.step for e in events if e.severity == "warning" and e.step > 300] == []
+    (worse,) = [
+        e
+        for e in events_of(Spike(), stream(replaced(steady(1500), often | {1400: 90.0})))
+        if e.step > 1390 and e.severity == "warning"
+    ]
+    assert (worse.step, worse.until) == (1400, 1400)
+
+
+def test_a_fourth_spike_within_a_thousand_steps_has_to_be_larger():
+    spikes = dict.fromkeys((700, 800, 900, 1000), 40.0)
+    events = found(Spike(), stream(replaced(steady(1300), spikes | {1100: 100.0})))
+    assert events == [
+        (700, "spike", "warning"),
+        (800, "spike", "warning"),
+        (900, "spike", "warning"),
+        (1000, "spike", "info"),
+        (1100, "spike", "warning"),
+    ]
+
+
+def many_layers(steps, lift=None, seed=0, losses=None):
+    """Six parameters that scatter alike; ``lift`` maps (step, index) to a factor."""
+    random = np.random.default_rng(seed)
+    parameters = tuple(ParameterInfo(name=f"{i}.weight", shape=(4, 4)) for i in range(6))
+    records = []
+    for step in range(steps):
+        norm = np.exp(0.1 * random.standard_normal(6))
+        for index in range(6):
+            norm[index] *= (lift or {}).get((step, index), 1.0)
+        norm = norm.astype(np.float32)
+        stats = LayerStats(parameters=parameters, norm=norm, abs_max=norm, nonfinite=np.zeros(6, np.float32))
+        loss = None if losses is None else losses[step]
+        records.append(StepRecord(step=step, total_norm=float(np.linalg.norm(norm)), layers=stats, loss=loss))
+    return records
+
+
+def test_a_jump_in_one_layer_is_a_spike_even_where_the_loss_stays():
+    events = events_of(Spike(), many_layers(400, {(300, 2): 12.0}, losses=CALM_LOSS))
+    assert [(e.step, e.severity, e.parameter, e.origin) for e in events] == [(300, "warning", "2.weight", "backward")]
+    check_detector(Spike, many_layers(400, {(300, 2): 12.0}))
+
+
+def test_a_layer_that_grows_is_no_spike():
+    growth = {(step, 2): 1.04 ** (step - 200) for step in range(200, 300)}
+    growth |= {(step, 2): 1.04**100 for step in range(300, 400)}
+    assert [e for e in found(Spike(), many_layers(400, growth, losses=CALM_LOSS)) if e[2] != "info"] == []
+
+
+def test_what_grows_in_one_layers_backward_is_named_there_and_not_where_it_ends_up():
+    """Layers 0 to 3 get what left layer 3, each by about as much; 3 is the first in backward order."""
+    (event,) = events_of(Spike(), many_layers(400, {(300, i): 20.0 for i in range(4)}))
+    assert event.parameter == "3.weight"
+
+
+def test_thawed_layers_are_another_total_and_no_event():
+    records = many_layers(600, {(step, i): 20.0 for step in range(600) for i in (0, 1)})
+    frozen = np.array([NAN, NAN, 0, 0, 0, 0], np.float32)
+    for step, record in enumerate(records[:300]):
+        layers = record.layers
+        layers = dataclasses.replace(layers, norm=layers.norm + frozen, nonfinite=frozen, abs_max=None)
+        total = float(np.sqrt(np.nansum(layers.norm.astype(float) ** 2)))
+        records[step] = dataclasses.replace(record, total_norm=total, layers=layers)
+    assert records[300].total_norm > 10 * records[299].total_norm
+    assert [event for event in replay(records) if event.severity != "info"] == []
+
+
+@pytest.mark.parametrize(
+    ("loss_after", "severity"),
+    [
+        pytest.param(1.5, "info", id="a training that gets going"),
+        pytest.param(4.0, "critical", id="the loss left its level too"),
+        pytest.param(None, "critical", id="no loss is known"),
+    ],
+)
+def test_an_explosion_is_weighed_with_the_loss(loss_after, severity):
+    losses = None if loss_after is None else [2.0] * 500 + [loss_after] * 60
+    norms = steady(500) + growing(1.0, 1.25, 16) + [30.0] * 44
+    (event,) = events_of(Explosion(), lossy(norms, losses))
+    assert event.severity == severity
+
+
+def test_a_loss_that_stays_lost_after_a_rise_is_critical_wherever_the_norms_went():
+    norms = replaced(steady(700), dict.fromkeys(range(500, 504), 30.0))
+    records = lossy(norms, [2.0] * 500 + [7.0] * 200)
+    (event,) = events_of(Explosion(), records)
+    assert (event.severity, event.step) == ("critical", 523)
+    assert found(Explosion(), lossy(steady(700), [2.0] * 500 + [7.0] * 200)) == [], "a loss alone is another's business"
+
+
+@pytest.mark.parametrize(("optimizer", "severity"), [("SGD", "critical"), ("AdamW", "info")])
+def test_one_huge_unclipped_step_destroys_under_sgd_alone(optimizer, severity):
+    records = lossy(replaced(steady(500), {300: 1000.0}), [2.0] * 500)
+    assert found(Explosion(optimizer), records) == [(300, "explosion", severity)]
+
+
+def test_norms_that_move_with_a_changed_learning_rate_are_explained():
+    records = stream(steady(500) + steady(60, level=5.0, seed=7))
+    changed = [dataclasses.replace(r, learning_rates=(0.1 if r.step < 495 else 1.0,)) for r in records]
+    assert {severity for _, _, severity in found(Explosion(), changed)} == {"info"}
+    assert {severity for _, _, severity in found(Explosion(), records)} == {"warning"}
+
+
+def test_an_update_larger_than_the_weights_is_an_explosion_from_the_first_step():
+    record = dataclasses.replace(
+        stream([1.0], parameters=[ParameterInfo(name=n, shape=(2, 2)) for n in ("a", "b")])[0],
+        weights=WeightStats(weight_norm=np.ones(2, np.float32), update_norm=np.array([0.1, 1.5], np.float32)),
+    )
+    (event,) = Explosion().update(record)
+    assert (event.severity, event.parameter, event.observed) == ("warning", "b", 1.5)
+    assert "changed b by 1.5 times its own norm at a learning rate of 0.1" in event.message
+
+
+# --------------------------------------------------------------------------------- drift, starvation
+
+
+def test_a_drift_is_information():
+    events = events_of(Drift(), stream(steady(700) + growing(1.0, 1.01, 200)))
+    assert {event.severity for event in events} == {"info"}
+    assert 700 < events[0].step < 800
+    assert "drifted up since step" in events[0].message
+    assert found(Drift(), stream(steady(3000))) == []
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "expected"),
+    [
+        pytest.param(1e-9, 1e-8, [99], id="smaller than eps"),
+        pytest.param(1e-6, 1e-8, [], id="larger than eps"),
+        pytest.param(1e-9, None, [], id="an optimizer without eps"),
+    ],
+)
+def test_gradients_under_adams_eps(norm, eps, expected):
+    parameters = [ParameterInfo(name=n, shape=(10, 10)) for n in ("a", "b")]
+    events = found(Starvation(eps), stream(steady(300, level=norm), parameters=parameters))
+    assert events == [(step, "eps-starvation", "info") for step in expected]
+
+
+# ---------------------------------------------------------------------------------------- dead units
+
+
+def with_dead_units(steps, dead, fan_in=8, units=16, fits=True):
+    """A layer of which ``dead(step)`` units get no gradient."""
+    parameters = (
+        ParameterInfo(name="0.weight", shape=(units, fan_in)),
+        ParameterInfo(name="0.bias", shape=(units,)),
+    )
+    records = []
+    for step in range(steps):
+        zeros = np.array([dead(step) * fan_in if fits else 0, dead(step)], np.float32)
+        norm = np.where(zeros == [units * fan_in, units], 0, 1).astype(np.float32)
+        stats = LayerStats(parameters=parameters, norm=norm, nonfinite=np.zeros(2, np.float32), zeros=zeros)
+        records.append(StepRecord(step=step, total_norm=1.0, layers=stats))
+    return records
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        pytest.param(with_dead_units(300, lambda step: 10 if step >= 50 else 0), [(149, "0.bias")], id="most of them"),
+        pytest.param(with_dead_units(300, lambda step: 7), [], id="less than half"),
+        pytest.param(with_dead_units(300, lambda step: 10 if step % 60 else 3), [], id="not always"),
+        pytest.param(with_dead_units(300, lambda step: 10, fits=False), [], id="the weight has gradients"),
+        pytest.param(with_dead_units(300, lambda step: 16), [(49, "0.weight")], id="all: exact zeros, said once"),
+    ],
+)
+def test_units_that_get_no_gradient(records, expected):
+    events = events_of(Dead(), records)
+    assert [(event.step, event.parameter) for event in events] == expected
+    assert {event.severity for event in events} <= {"warning"}
+
+
+def test_a_parameter_that_moves_again_ends_its_event():
+    events = events_of(Dead(), with_dead_units(200, lambda step: 16 if step < 120 else 0))
+    assert [(event.step, event.until) for event in events] == [(49, 119)]
+
+
+# ---------------------------------------------------------------------------- where a NaN came from
+
+
+def bad_step(loss, weight_norm):
+    record = layered(5, [NAN, NAN, NAN], [4, 4, 4], loss=loss)
+    if weight_norm is None:
+        return record
+    weights = WeightStats(weight_norm=np.array(weight_norm, np.float32), update_norm=np.zeros(3, np.float32))
+    return dataclasses.replace(record, weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("record", "origin", "parameter"),
+    [
+        pytest.param(bad_step(NAN, [1, NAN, 1]), "weights", "layer1", id="the weights"),
+        pytest.param(bad_step(NAN, [1, 1, 1]), "loss", None, id="the input or the target"),
+        pytest.param(bad_step(0.5, [1, 1, 1]), "backward", "layer2", id="the backward pass"),
+        pytest.param(bad_step(NAN, None), None, "layer2", id="the weights were not looked at"),
+        pytest.param(layered(0, [NAN, 1, 1], [1, 0, 0]), None, "layer0", id="no loss is known"),
+    ],
+)
+def test_where_a_nan_came_from(record, origin, parameter):
+    (event,) = NonFinite().update(record)
+    assert (event.origin, event.parameter) == (origin, parameter)
+    assert (
+        origin is None
+        or {"weights": "came from the weights", "loss": "came with the loss"}.get(origin, "came from the backward pass")
+        in event.message
+    )
+
+
+def test_a_nonfinite_stretch_ends_with_its_last_step():
+    (first, second) = events_of(NonFinite(), stream(replaced(steady(300), {100: NAN, 130: INF, 250: NAN})))
+    assert (first.until, second.until) == (130, None)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), power=st.sampled_from([-26, 26]))
+def test_events_do_not_depend_on_the_scale_of_the_norms(seed, power):
+    """All norms times 10^8 or 10^-8: a stream with a spike, growth, a fall and a NaN."""
+    random = np.random.default_rng(seed)
+    norms = np.exp(0.3 * random.standard_normal(900))
+    norms[random.integers(200, 900, 3)] *= 50
+    norms[600:640] *= 1.2 ** np.arange(40)
+    norms[random.integers(200, 900)] = NAN
+    records = stream(norms.tolist())
+
+    def scaled(record):
+        layers = dataclasses.replace(record.layers, norm=record.layers.norm * np.float32(2.0**power))
+        return dataclasses.replace(record, total_norm=record.total_norm * 2.0**power, layers=layers, weights=None)
+
+    plain = [dataclasses.replace(record, weights=None) for record in records]
+    expected = [(e.step, e.kind, e.severity, e.parameter, e.until) for e in replay(plain)]
+    assert expected
+    assert [(e.step, e.kind, e.severity, e.parameter, e.until) for e in replay(map(scaled, plain))] == expected

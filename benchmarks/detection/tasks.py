@@ -736,7 +736,7 @@ def reinforce(v: Variant) -> Task:
         for _ in range(15):
             view = torch.cat([place, door], 1).float() / 4
             with torch.no_grad():
-                move = torch.multinomial(net(view).softmax(1), 1)[:, 0]
+                move = torch.multinomial(net(view).softmax(1).nan_to_num(0.25), 1)[:, 0]
             seen.append(view), chosen.append(move), alive.append(walking)
             place = torch.where(walking[:, None], (place + moves[move]).clamp(0, 4), place)
             walking = walking & (place != door).any(1)

@@ -45,7 +45,7 @@ class Spike:
         self._loss = LossLevel()
         self._layers = LayerLevels()
         self._changes = Changes()
-        self._episode = Episode()
+        self._alarms, self._notes = Episode(), Episode()
         self._past: deque[tuple[int, float]] = deque()
         self._seen = 0
         self._in_a_row = 0
@@ -57,7 +57,7 @@ class Spike:
     def update(self, record: StepRecord) -> list[Event]:
         self._seen += 1
         if not usable(record):
-            return self._episode.calm()
+            return self._alarms.calm() + self._notes.calm()
         self._layers.see(record)
         if self._changes.update(record):
             self._restart()
@@ -66,11 +66,15 @@ class Spike:
             self._tail.add(record.total_norm)
         if severity is None:
             self._learn(record)
-            return self._episode.calm()
+            return self._alarms.calm() + self._notes.calm()
         self._in_a_row += 1
-        if severity == "warning" and (not self._past or self._episode.event is None):
-            self._past.append((self._seen, record.total_norm / self._level.value))
-        events = self._episode.alarm(self._event(record, severity))
+        event = self._event(record, severity)
+        if severity == "warning":
+            if self._in_a_row == 1:
+                self._past.append((self._seen, record.total_norm / self._level.value))
+            events = self._alarms.alarm(event) + self._notes.calm()
+        else:
+            events = self._alarms.calm() + self._notes.alarm(event)
         if self._in_a_row >= PATIENCE:
             self._restart()
         return events
