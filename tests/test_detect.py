@@ -669,6 +669,24 @@ def test_units_that_get_no_gradient(records, expected):
     assert {event.severity for event in events} <= {"warning"}
 
 
+def test_half_of_the_units_is_information():
+    assert found(Dead(), with_dead_units(200, lambda step: 8)) == [(99, "dead", "info")]
+
+
+def test_a_bias_whose_weight_moves_is_not_dead():
+    """Under a hinge loss what reaches the last bias cancels exactly."""
+    records = with_dead_units(200, lambda step: 0)
+    for i, record in enumerate(records):
+        norm = np.array([1, 0], np.float32)
+        records[i] = dataclasses.replace(record, layers=dataclasses.replace(record.layers, norm=norm))
+    assert found(Dead(), records) == []
+
+
+def test_a_large_norm_in_a_task_that_is_solved_is_information():
+    losses = [2.0] * 200 + [0.01] * 500
+    assert found(Spike(), lossy(replaced(steady(700), {600: 60.0}), losses)) == [(600, "spike", "info")]
+
+
 def test_a_parameter_that_moves_again_ends_its_event():
     events = events_of(Dead(), with_dead_units(200, lambda step: 16 if step < 120 else 0))
     assert [(event.step, event.until) for event in events] == [(49, 119)]

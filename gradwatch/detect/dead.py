@@ -10,20 +10,21 @@ from numpy.typing import NDArray
 from gradwatch.record import Event, Floats, LayerStats, ParameterInfo, Severity, StepRecord
 
 LASTING = 50
-UNITS_SHARE, UNITS_LASTING = 0.5, 100
+UNITS_SHARE, MOST_UNITS, UNITS_LASTING = 0.5, 0.55, 100
 
 
 class Dead:
     """A gradient of exact zeros for 50 steps in a row, or none at all in the first 50 steps.
 
-    Exact zeros are a warning: the parameter gets a gradient and nothing in it. A parameter that
-    never gets one is information: it may be frozen, or unused on purpose. None is not zero. All
+    Exact zeros are a warning: the parameter gets a gradient and nothing in it. Not so a bias whose
+    weight moves: what reaches it may cancel, as under a hinge loss. A parameter that never gets a
+    gradient is information: it may be frozen, or unused on purpose. None is not zero. All
     parameters that reach 50 at the same step are one event, and each is named once; the event is
     over when the first of them moves again.
 
     A layer's units: an entry of a bias whose gradient is exactly zero belongs to a unit that was
-    inactive for the whole batch. At least half of a layer's units, at each of 100 steps, is a
-    warning. Only a bias beside a weight of as many rows counts, whose own zeros confirm it.
+    inactive for the whole batch. At least half of a layer's units at each of 100 steps is
+    information, 55 in 100 a warning. Only a bias beside a weight of as many rows counts, whose own zeros confirm it.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,9 @@ class Dead:
             return []
         self._seen += 1
         present = layers.present
+        self._layers.see(layers.parameters)
         zero = present & (layers.norm == 0)
+        zero[self._layers.biases] &= ~(layers.norm[self._layers.weights] > 0)
         self._zero_steps = self._count(self._zero_steps, zero)
         self._absent_steps = self._count(self._absent_steps, ~present)
         never = self._absent_steps == LASTING if self._seen == LASTING else np.zeros(len(present), bool)
@@ -93,7 +96,6 @@ class Dead:
     def _units(self, record: StepRecord, layers: LayerStats) -> list[Event]:
         if layers.zeros is None:
             return []
-        self._layers.see(layers.parameters)
         share = self._layers.share_of_dead_units(layers.zeros)
         if np.isnan(share).all():
             return []  # zeros are sampled on this route, and this is no such step
@@ -113,7 +115,7 @@ class Dead:
                 Event(
                     step=record.step,
                     kind="dead",
-                    severity="warning",
+                    severity="warning" if self._least_dead[index] >= MOST_UNITS else "info",
                     parameter=bias.name,
                     observed=float(self._least_dead[index]),
                     limit=UNITS_SHARE,
@@ -132,7 +134,7 @@ class _Layers:
     def __init__(self) -> None:
         self._parameters: tuple[ParameterInfo, ...] = ()
         self.biases = np.zeros(0, int)
-        self._weights = np.zeros(0, int)
+        self.weights = np.zeros(0, int)
         self._units = np.zeros(0)
         self._fan_in = np.zeros(0)
 
@@ -147,14 +149,14 @@ class _Layers:
             weight = place.get(f"{module}.weight" if module else "weight")
             if own == "bias" and weight is not None:
                 shape = parameters[weight].shape
-                if parameter.shape == shape[:1] and parameter.numel > 1:
+                if parameter.shape == shape[:1]:
                     pairs.append((index, weight, parameter.numel, parameters[weight].numel / parameter.numel))
         table = np.array(pairs, float).reshape(len(pairs), 4)
-        self.biases, self._weights = table[:, 0].astype(int), table[:, 1].astype(int)
+        self.biases, self.weights = table[:, 0].astype(int), table[:, 1].astype(int)
         self._units, self._fan_in = table[:, 2], table[:, 3]
 
     def share_of_dead_units(self, zeros: Floats) -> NDArray[np.float64]:
         """Of each layer; 0 where the zeros of the weight don't fit, NaN where nothing is known."""
         dead = zeros[self.biases].astype(float)
-        fits = zeros[self._weights] >= dead * self._fan_in
-        return np.where(np.isnan(dead), np.nan, np.where(fits, dead / self._units, 0.0))
+        fits = zeros[self.weights] >= dead * self._fan_in
+        return np.where(np.isnan(dead), np.nan, np.where(fits & (self._units > 1), dead / self._units, 0.0))

@@ -26,6 +26,9 @@ LEAST, RENEW = 32, 32
 TRIFLE = 0.2
 """A loss under this share of the first ones is small, whatever it was before."""
 
+USUAL = 2.0
+"""A norm under so many times the largest healthy one is nothing new."""
+
 SUDDEN, LAST = 3.0, 5
 """A parameter that rose at once stands this much above each of so many steps before."""
 
@@ -160,15 +163,19 @@ class LossLevel:
         """The median loss; only while `ready`."""
         return self._losses.median
 
+    def is_trifle(self, loss: float | None) -> bool:
+        """Whether a loss is less than a fifth of the first ones; losses that may be negative never are."""
+        if loss is None or not self.ready:
+            return False
+        return 0 < loss < TRIFLE * self._first.median and self._losses.median > 0
+
     def is_out(self, loss: float | None, sigmas: float = 6.0, share: float = 1.0) -> bool:
         """Whether a loss is ``sigmas`` robust deviations and ``share`` of the median above the median.
 
-        A loss that is less than a fifth of the first ones is never out: in a task that is solved
-        one hard sample makes the loss many times what it was, and nothing comes of it.
+        A trifle is never out: in a task that is solved one hard sample makes the loss many times
+        what it was, and nothing comes of it.
         """
-        if loss is None or not self.ready:
-            return False
-        if 0 < loss < TRIFLE * self._first.median and self._losses.median > 0:
+        if loss is None or not self.ready or self.is_trifle(loss):
             return False
         far = max(sigmas * self._losses.deviation, share * abs(self._losses.median))
         return not loss <= self._losses.median + far
@@ -189,6 +196,7 @@ class LayerLevels:
         self._recent: deque[LayerStats] = deque(maxlen=recent)
         self._median = np.zeros(0)
         self._deviation = np.zeros(0)
+        self._highest = np.zeros(0)
         self._stale = 0
 
     def restart(self) -> None:
@@ -229,6 +237,7 @@ class LayerLevels:
         middle, high = len(rows) // 2, int(0.9 * len(rows))
         rows.partition((middle, high), axis=0)
         rows[:, ~np.isfinite(rows[high])] = np.nan
+        self._highest = np.where(np.isfinite(rows[high:]), rows[high:], -np.inf).max(axis=0)
         self._median = rows[middle]
         self._deviation = (rows[high] - rows[middle]) / 1.2816
 
@@ -244,9 +253,10 @@ class LayerLevels:
     def lopsided(self, factor: float, sigmas: float) -> bool:
         """Whether at the last step some parameter jumped ``factor`` above its level and the others did not.
 
-        Or ``sigmas`` of its own deviations, whichever is higher, `LONE` times more than the median
-        parameter, and `SUDDEN` times above each of the `LAST` steps before. What lifts all at once
-        is the batch's doing, and the total's business; what grows is learning.
+        Or ``sigmas`` of its own deviations or `USUAL` times the largest of its healthy norms,
+        whichever is highest; `LONE` times more than the median parameter; and `SUDDEN` times above
+        each of the `LAST` steps before. What lifts all at once is the batch's doing, and the
+        total's business; what grows is learning.
         """
         self._renew()
         if not self._recent or not len(self._median):
@@ -254,7 +264,8 @@ class LayerLevels:
         rise = self.rise(self._recent[-1])
         if np.isnan(rise).all():
             return False
-        limit = np.maximum(math.log(factor), sigmas * self._deviation[: len(rise)])
+        limit = np.maximum(math.log(factor), sigmas * self._deviation)
+        limit = np.maximum(limit, self._highest - self._median + math.log(USUAL))[: len(rise)]
         if len(limit) < len(rise):
             limit = np.pad(limit, (0, len(rise) - len(limit)), constant_values=np.inf)
         alone = (rise > limit) & (rise > np.nanmedian(rise) + math.log(LONE))

@@ -26,7 +26,7 @@ class Spike:
     - the total at twice the median and 3 deviations, while the loss stands 6 deviations and its
       own size above the median loss, and is no trifle beside the first losses: a bad batch;
     - the total by itself at 4 times the median and 2 deviations on top of that, at 6 times where
-      the loss is known and did not rise;
+      the loss is known and did not rise, and not in a task that is all but solved;
     - a parameter at 5 times its median and 5 deviations, all at once, and 6 times more than the
       median parameter rose: a fault in that layer, for a hard batch lifts them all.
 
@@ -85,7 +85,7 @@ class Spike:
         norm = record.total_norm
         with_loss = norm > self._level.limit(*WITH_LOSS) and self._loss.is_out(record.loss)
         factor = ALONE if record.loss is None else WITHOUT_LOSS
-        alone = norm > self._level.limit_beyond(factor, SIGMAS)
+        alone = norm > self._level.limit_beyond(factor, SIGMAS) and not self._loss.is_trifle(record.loss)
         if ((with_loss or alone) and not self._is_usual(norm)) or self._layers.lopsided(*OF_A_LAYER):
             held = record.clipped and norm * record.clip_coef <= self._level.limit(*NOTED)
             return "info" if held else "warning"
