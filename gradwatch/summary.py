@@ -222,7 +222,13 @@ def _sentence(event: Event) -> str:
     if event.kind == "nonfinite" and event.message.startswith("the loss"):
         return f"the loss was no longer finite at step {event.step}"
     text = _SENTENCES.get(event.kind, event.kind + " at step {step}").format(step=event.step)
-    return f"{text}, first in {event.parameter}" if event.parameter else text
+    if event.kind == "nonfinite" and event.origin == "weights":
+        return f"{text}: the weights of {event.parameter} were not before it"
+    if event.origin == "loss":
+        return f"{text}, with the loss"
+    if event.origin == "backward":
+        text += " while the loss was" if event.kind == "nonfinite" else " without the loss"
+    return text + (f", first in {event.parameter}" if event.parameter else "")
 
 
 def _next(events: Sequence[Event], clipping: ClippingSummary) -> str:

@@ -1,5 +1,6 @@
 """What goes in comes out, whatever happened to the file in between is said."""
 
+import dataclasses
 import math
 import shutil
 import sqlite3
@@ -368,3 +369,26 @@ def test_a_read_only_folder_can_be_read(tmp_path):
         assert len(Run(folder).steps()) == 20
     finally:
         folder.chmod(0o755)
+
+
+def test_an_event_that_lasts_is_one_row_brought_up_to_date(tmp_path):
+    found = Event(step=5, kind="explosion", severity="warning", message="a rise", parameter="w")
+    worse = dataclasses.replace(found, severity="critical", message="lost")
+    over = dataclasses.replace(worse, until=9)
+    other = Event(step=5, kind="explosion", severity="info", message="elsewhere", parameter=None)
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    for events in ([found, other], [worse], [over]):
+        writer.append([], events)
+    writer.end_attempt("closed")
+    assert Run(tmp_path).events() == [over, other]
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        assert db.execute("select count(*) from event").fetchone() == (2,)
+
+
+def test_records_are_read_in_pieces_that_miss_nothing(tmp_path):
+    records = stream(steady(23))
+    write_run(tmp_path, records)
+    with StoreReader(tmp_path) as reader:
+        for chunk in (1, 7, 23, 500):
+            assert [r.step for r in reader.records("0", chunk)] == list(range(23))

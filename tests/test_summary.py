@@ -79,7 +79,7 @@ def test_counts(run):
     assert summary.nonfinite_steps == 2
     assert summary.seconds == pytest.approx(99.9)
     assert summary.verdict == "critical"
-    assert summary.reason == "gradients not finite at step 700, first in out.weight"
+    assert summary.reason == "gradients not finite at step 700 while the loss was, first in out.weight"
     assert not summary.running
 
 
@@ -107,6 +107,26 @@ def event(severity, step, kind="spike", **more):
             "exploded at step 7, first in rnn.w",
         ),
         ([event("critical", 2, "something new")], "critical", "something new at step 2"),
+        (
+            [event("critical", 5, "nonfinite", parameter="a.w", origin="weights")],
+            "critical",
+            "gradients not finite at step 5: the weights of a.w were not before it",
+        ),
+        (
+            [event("critical", 5, "nonfinite", origin="loss")],
+            "critical",
+            "gradients not finite at step 5, with the loss",
+        ),
+        (
+            [event("critical", 5, "nonfinite", parameter="a.w", origin="backward")],
+            "critical",
+            "gradients not finite at step 5 while the loss was, first in a.w",
+        ),
+        (
+            [event("warning", 5, parameter="a.w", origin="backward")],
+            "warning",
+            "norm spiked at step 5 without the loss, first in a.w",
+        ),
     ],
 )
 def test_the_verdict_is_the_first_of_the_worst(events, verdict, reason):

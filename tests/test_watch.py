@@ -1,6 +1,7 @@
 """Recording beside real training: the numbers against ones computed by hand, and training untouched."""
 
 import copy
+import itertools
 import logging
 import math
 import multiprocessing
@@ -24,6 +25,7 @@ from gradwatch.clip import NormClip, ValueClip
 from gradwatch.errors import BadArgument, GradwatchError, NoParameters, RunInUse, StoreNotWritable
 from gradwatch.measure import ZEROS_EVERY, fused
 from gradwatch.store import StoreReader
+from gradwatch.testing import steady
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -1031,3 +1033,79 @@ def test_a_full_queue_drops_and_says_so(tmp_path, caplog, monkeypatch):
     assert "steps-dropped" in caplog.text
     with StoreReader(tmp_path / "run") as reader:
         assert reader.attempts()[0].reason == "closed"
+
+
+# ---------------------------------------------------------------------------- events across attempts, and their origin
+
+
+def record_norms(folder, norms, cuts=()):
+    """Record gradients of these norms, in as many attempts as there are pieces between the cuts."""
+    edges = [0, *cuts, len(norms)]
+    for begin, end in itertools.pairwise(edges):
+        model = nn.Linear(4, 4, bias=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        with gradwatch.attach(model, optimizer, folder):
+            for norm in norms[begin:end]:
+                model.weight.grad = torch.full((4, 4), norm / 4)
+                optimizer.step()
+    return [
+        (e.step, e.kind, e.severity, e.parameter, e.until, e.message)
+        for e in Run(folder).events()
+        if e.kind != "resumed"
+    ]
+
+
+def test_a_resumed_run_has_the_events_of_one_that_went_through(tmp_path):
+    """Cut where a spike is not over, within growth, and more than a thousand steps after a fall began."""
+    norms = steady(1900)
+    norms[300] = 50.0
+    norms[420:440] = [1.3**i for i in range(20)]
+    norms[600:] = [1e-5 * norm for norm in norms[600:]]
+    whole = record_norms(tmp_path / "whole", norms)
+    assert {kind for _, kind, *_ in whole} >= {"spike", "explosion", "vanishing"}
+    assert record_norms(tmp_path / "cut", norms, cuts=(310, 430, 1750)) == whole
+
+
+def first_nan(tmp_path, spoil):
+    """The event of a training that ``spoil`` makes not finite at step 7."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for step in range(10):
+            x = torch.randn(8, 3)
+            optimizer.zero_grad()
+            model(spoil(model, x) if step == 7 else x).square().mean().backward()
+            optimizer.step()
+    (event,) = [event for event in Run(tmp_path / "run").events() if event.kind == "nonfinite"]
+    assert event.step == 7
+    return event
+
+
+def spoil_weight(model, x):
+    with torch.no_grad():
+        model[2].weight[0, 0] = math.nan
+    return x
+
+
+def spoil_backward(model, x):
+    handle = model[2].register_forward_hook(lambda *args: args[2].register_hook(lambda g: g * math.nan) and None)
+    model.register_forward_hook(lambda *_: handle.remove())
+    return x
+
+
+@pytest.mark.parametrize(
+    ("spoil", "origin", "parameter"),
+    [
+        pytest.param(spoil_weight, "weights", "2.weight", id="a weight"),
+        pytest.param(lambda model, x: x * math.nan, "loss", None, id="the input"),
+        pytest.param(spoil_backward, "backward", "2.bias", id="the backward pass"),
+    ],
+)
+def test_where_a_nan_began_is_told(tmp_path, spoil, origin, parameter):
+    event = first_nan(tmp_path, spoil)
+    assert (event.origin, event.parameter) == (origin, parameter)
+    sentence = Run(tmp_path / "run").summary().reason
+    assert {"weights": "the weights of 2.weight were not before it", "loss": "with the loss"}.get(
+        origin, "while the loss was, first in 2.bias"
+    ) in sentence

@@ -35,7 +35,8 @@ class Episode:
         if self.event is None:
             self.event = event
         elif SEVERITIES.index(event.severity) > SEVERITIES.index(self.event.severity):
-            self.event = replace(event, step=self.event.step, parameter=self.event.parameter)
+            begun = self.event
+            self.event = replace(event, step=begun.step, parameter=begun.parameter, attempt=begun.attempt)
         else:
             return []
         return [self.event]

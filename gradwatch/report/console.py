@@ -187,11 +187,7 @@ class ConsoleReport:
         lines = [Text("events", "bold")]
         for events in groups[:most]:
             first = events[0]
-            steps = (
-                f"step {first.step}"
-                if len(events) == 1
-                else f"{len(events)} times, steps {first.step} to {events[-1].step}"
-            )
+            steps = span(first) if len(events) == 1 else f"{len(events)} times, steps {first.step} to {events[-1].step}"
             lines += self._wrapped(
                 f"  {first.severity:<9}{first.kind:<12} ",
                 f"{steps}: {first.message}",
@@ -271,7 +267,8 @@ class ConsoleReport:
         lines = []
         for event in events:
             lead = f"step {event.step:<8}{event.severity:<9}{event.kind:<12} "
-            lines += self._wrapped(lead, event.message, _COLOURS[event.severity], rest="")
+            lasted = "" if event.until in (None, event.step) else f" (until step {event.until})"
+            lines += self._wrapped(lead, event.message + lasted, _COLOURS[event.severity], rest="")
         return Group(*lines)
 
     def recommendation(self, advice: Recommendation) -> Group:
@@ -372,6 +369,15 @@ class ConsoleReport:
         lines = textwrap.wrap(text, self.width - len(lead), break_long_words=True) or [""]
         body_style = style if rest is None else rest
         return [Text.assemble((lead if i == 0 else indent, style), (line, body_style)) for i, line in enumerate(lines)]
+
+
+def span(event: Event) -> str:
+    """The steps of an event, as far as they are known.
+
+    >>> span(Event(step=3, kind="spike", severity="info", message="", until=7))
+    'steps 3 to 7'
+    """
+    return f"step {event.step}" if event.until in (None, event.step) else f"steps {event.step} to {event.until}"
 
 
 def grouped(events: Sequence[Event]) -> list[list[Event]]:
