@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast check benchmark pictures clean
+.PHONY: demo test test-fast check benchmark detection pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -25,6 +25,10 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/store.py | tee benchmarks/store.txt
 	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.txt
 	$(BIN)/python benchmarks/scaling.py | tee benchmarks/scaling.txt
+
+detection: $(READY)
+	$(BIN)/python benchmarks/detection/corpus.py
+	$(BIN)/python benchmarks/detection/evaluate.py > benchmarks/detection/RESULTS.md
 
 pictures: $(READY)
 	$(BIN)/python docs/pictures/make.py

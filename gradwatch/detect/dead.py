@@ -33,7 +33,7 @@ class Dead:
         self._said: set[str] = set()
         self._seen = 0
         self._layers = _Layers()
-        self._few_units_steps = np.zeros(0, int)
+        self._dead_units_steps = np.zeros(0, int)
         self._least_dead = np.zeros(0)
         self._open: list[tuple[Event, int]] = []
 
@@ -100,11 +100,11 @@ class Dead:
         if np.isnan(share).all():
             return []  # zeros are sampled on this route, and this is no such step
         length = len(share)
-        self._few_units_steps = self._count(self._few_units_steps, share >= UNITS_SHARE)
+        self._dead_units_steps = self._count(self._dead_units_steps, share >= UNITS_SHARE)
         least = np.concatenate([self._least_dead, np.ones(length - len(self._least_dead))])
-        self._least_dead = np.where(self._few_units_steps > 0, np.fmin(least, share), 1.0)
+        self._least_dead = np.where(self._dead_units_steps > 0, np.fmin(least, share), 1.0)
         events = []
-        for index in np.flatnonzero(self._few_units_steps == UNITS_LASTING):
+        for index in np.flatnonzero(self._dead_units_steps == UNITS_LASTING):
             bias = layers.parameters[self._layers.biases[index]]
             dead = round(float(self._least_dead[index]) * bias.numel)
             layer = bias.name.rpartition(".")[0]

@@ -36,7 +36,13 @@ class Episode:
             self.event = event
         elif SEVERITIES.index(event.severity) > SEVERITIES.index(self.event.severity):
             begun = self.event
-            self.event = replace(event, step=begun.step, parameter=begun.parameter, attempt=begun.attempt)
+            self.event = replace(
+                event,
+                step=begun.step,
+                parameter=begun.parameter,
+                attempt=begun.attempt,
+                message=f"{event.message} (at step {event.step})",
+            )
         else:
             return []
         return [self.event]
