@@ -226,9 +226,18 @@ def _sentence(event: Event) -> str:
         return f"{text}: the weights of {event.parameter} were not before it"
     if event.origin == "loss":
         return f"{text}, with the loss"
+    where = f", first in {event.parameter}" if event.parameter else ""
     if event.origin == "backward":
-        text += " while the loss was" if event.kind == "nonfinite" else " without the loss"
-    return text + (f", first in {event.parameter}" if event.parameter else "")
+        where += "; the loss was" if event.kind == "nonfinite" else "; the loss did not rise"
+    return text + where
+
+
+_LOOK_AT = {
+    "backward": "look at the backward of the parameter named: a root, a logarithm or a division at 0",
+    "weights": "look at the update before that step: it left weights that are not finite",
+    "loss": "look at what enters the loss at that step",
+    None: "look at what enters the loss at that step",
+}
 
 
 def _next(events: Sequence[Event], clipping: ClippingSummary) -> str:
@@ -244,7 +253,8 @@ def _next(events: Sequence[Event], clipping: ClippingSummary) -> str:
                 return "clip: `gradwatch recommend` says at which threshold"
             return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
         if kind == "nonfinite":
-            return "look at what enters the loss at that step; `gradwatch events --kind nonfinite` has the rest"
+            origin = next(event.origin for event in worst if event.kind == kind)
+            return f"{_LOOK_AT[origin]}; `gradwatch events --kind nonfinite` has the rest"
         if kind in ("vanishing", "dead"):
             return "clipping can't help here: look at the initialisation and activations of the parameter named"
         if kind == "ineffective-clipping":

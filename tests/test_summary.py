@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.record import Event
-from gradwatch.summary import any_in, judge, quantile, spike_safe
+from gradwatch.summary import _next, any_in, judge, quantile, spike_safe, summarize
 from gradwatch.testing import replaced, steady, stream, write_run
 
 
@@ -79,7 +79,7 @@ def test_counts(run):
     assert summary.nonfinite_steps == 2
     assert summary.seconds == pytest.approx(99.9)
     assert summary.verdict == "critical"
-    assert summary.reason == "gradients not finite at step 700 while the loss was, first in out.weight"
+    assert summary.reason == "gradients not finite at step 700, first in out.weight; the loss was"
     assert not summary.running
 
 
@@ -120,12 +120,12 @@ def event(severity, step, kind="spike", **more):
         (
             [event("critical", 5, "nonfinite", parameter="a.w", origin="backward")],
             "critical",
-            "gradients not finite at step 5 while the loss was, first in a.w",
+            "gradients not finite at step 5, first in a.w; the loss was",
         ),
         (
             [event("warning", 5, parameter="a.w", origin="backward")],
             "warning",
-            "norm spiked at step 5 without the loss, first in a.w",
+            "norm spiked at step 5, first in a.w; the loss did not rise",
         ),
     ],
 )
@@ -156,3 +156,19 @@ def test_the_most_telling_layers_come_first(run):
     summary = run.summary()
     assert summary.layers[summary.telling[0]].name == "out.weight"
     assert sorted(summary.telling) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("origin", "advice"),
+    [
+        ("backward", "look at the backward of the parameter named"),
+        ("weights", "look at the update before that step"),
+        ("loss", "look at what enters the loss"),
+        (None, "look at what enters the loss"),
+    ],
+)
+def test_what_to_do_about_a_nan_depends_on_where_it_came_from(tmp_path, origin, advice):
+    folder = write_run(tmp_path / "run", stream(steady(50)))
+    run = Run(folder)
+    found = Event(step=7, kind="nonfinite", severity="critical", message="...", parameter="w", origin=origin)
+    assert _next([found], summarize(run).clipping).startswith(advice)

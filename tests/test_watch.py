@@ -1107,5 +1107,5 @@ def test_where_a_nan_began_is_told(tmp_path, spoil, origin, parameter):
     assert (event.origin, event.parameter) == (origin, parameter)
     sentence = Run(tmp_path / "run").summary().reason
     assert {"weights": "the weights of 2.weight were not before it", "loss": "with the loss"}.get(
-        origin, "while the loss was, first in 2.bias"
+        origin, "first in 2.bias; the loss was"
     ) in sentence

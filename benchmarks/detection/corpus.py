@@ -27,7 +27,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from tasks import REPORT, SEEN, TUNE, Batch, Player, Task, Variant, factor, mlp, rows, supervised
+from tasks import REPORT, SEEN, TUNE, Batch, Player, Task, Variant, factor, mlp, rows, supervised, temporal_order_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -84,7 +84,7 @@ class Job:
 
     @property
     def steps(self) -> int:
-        return HEALTHY_STEPS if self.fault is None else FAULTY_STEPS
+        return HEALTHY_STEPS if self.fault in (None, "no-clipping") else FAULTY_STEPS
 
 
 # --------------------------------------------------------------------------- tasks that are faulty
@@ -128,6 +128,15 @@ def deep_sigmoid_digits(v: Variant) -> Task:
     )
 
 
+def temporal_order_unclipped(v: Variant) -> Task:
+    """What clipping by norm was made for (Pascanu et al. 2013), without it, from recurrent weights that explode."""
+    task = temporal_order_of(v, length=50, rate=0.5)
+    with torch.no_grad():
+        task.model.cell.weight_hh_l0.mul_(1.6)
+    return task
+
+
+UNCLIPPED = {"tune": {"temporal-order-50": temporal_order_unclipped}, "report": {}}
 NATURAL = {
     "tune": {
         "deep-sigmoid-blobs": deep_sigmoid_blobs,
@@ -142,7 +151,7 @@ SPLITS = {"tune": TUNE | SEEN, "report": REPORT}
 
 def task_of(job: Job) -> Task:
     torch.manual_seed(1000 + job.seed)
-    return {**SPLITS[job.split], **NATURAL[job.split]}[job.task](job.variant)
+    return {**SPLITS[job.split], **NATURAL[job.split], **UNCLIPPED[job.split]}[job.task](job.variant)
 
 
 # ------------------------------------------------------------------------------------------ faults
@@ -343,6 +352,9 @@ def jobs(split: str) -> Iterator[Job]:
     for task in NATURAL[split]:
         for seed in range(4):
             yield Job(split, task, Variant(), "natural", seed=seed)
+    for task in UNCLIPPED[split]:
+        for seed in range(4):
+            yield Job(split, task, Variant(), "no-clipping", seed=seed)
 
 
 def _faulty(split: str, task: str, seeds: int) -> Iterator[Job]:

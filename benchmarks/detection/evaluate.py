@@ -32,7 +32,8 @@ from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord
 REFRACTORY = 50
 OURS = "gradwatch"
 EMA = {f"{factor:g} x EMA": factor for factor in (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0)}
-LOST = ("rate-step", "rate-ramp", "rate-high")
+LOST = ("rate-step", "rate-ramp", "rate-high", "no-clipping")
+FROM_THE_START = ("rate-high", "natural", "no-clipping")
 AT_ONCE = ("nan-parameter", "nan-backward", "inf-backward", "nan-input", "nan-weight")
 PLACED = ("layer-once", "layer-stay", "backward-stay", "nan-parameter", "nan-backward", "inf-backward", "nan-weight",
           "layer-zero", "layer-fade")  # fmt: skip
@@ -64,14 +65,14 @@ class Judged:
     @property
     def start(self) -> int:
         """The first step at which an alarm is none too early."""
-        if self.job.fault in ("rate-high", "natural"):
+        if self.job.fault in FROM_THE_START:
             return 0
         return 50 if self.job.fault == "overclip" else int(self.outcome["steps"][0])
 
     @property
     def lost_at(self) -> int | None:
         """Where the loss left what it was; a run that was faulty from the start: ended worse than it began."""
-        if self.job.fault not in ("rate-high", "natural"):
+        if self.job.fault not in FROM_THE_START:
             return self.outcome["lost_at"]  # type: ignore[no-any-return]
         losses = self.outcome["losses"]
         if self.nonfinite_at is not None:

@@ -279,10 +279,10 @@ def sine(v: Variant) -> Task:
 
 def temporal_order(v: Variant) -> Task:
     """Pascanu, Mikolov and Bengio 2013, section 4.1.1: which of two symbols came first; clipped, as they do."""
-    return _temporal_order(replace(v, clip=v.clip or 1.0), length=20, rate=0.05)
+    return temporal_order_of(replace(v, clip=v.clip or 1.0), length=20, rate=0.05)
 
 
-def _temporal_order(v: Variant, length: int, rate: float) -> Task:
+def temporal_order_of(v: Variant, length: int, rate: float) -> Task:
     class Last(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -158,11 +158,6 @@ class LossLevel:
     def ready(self) -> bool:
         return len(self._losses) >= self._least
 
-    @property
-    def value(self) -> float:
-        """The median loss; only while `ready`."""
-        return self._losses.median
-
     def is_trifle(self, loss: float | None) -> bool:
         """Whether a loss is less than a fifth of the first ones; losses that may be negative never are."""
         if loss is None or not self.ready:
