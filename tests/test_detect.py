@@ -489,8 +489,8 @@ def test_a_spike_is_weighed_with_the_loss(norm, loss, expected):
 
 def test_a_loss_that_is_small_beside_the_first_ones_is_no_bad_batch():
     """In a task that is solved one hard sample multiplies loss and norm, and nothing comes of it."""
-    losses = [2.0] * 200 + [0.01] * 500
-    losses[600] = 0.2
+    losses = [2.0] * 200 + [0.001] * 500
+    losses[600] = 0.05
     assert found(Spike(), lossy(replaced(steady(700), {600: 4.0}), losses)) == [(600, "spike", "info")]
 
 
@@ -680,6 +680,12 @@ def test_a_bias_whose_weight_moves_is_not_dead():
         norm = np.array([1, 0], np.float32)
         records[i] = dataclasses.replace(record, layers=dataclasses.replace(record.layers, norm=norm))
     assert found(Dead(), records) == []
+
+
+def test_a_language_model_is_never_solved():
+    """Its loss goes from 10.8 to 2: a spike there is one."""
+    losses = [10.8] * 200 + [2.0] * 500
+    assert found(Spike(), lossy(replaced(steady(700), {600: 60.0}), losses)) == [(600, "spike", "warning")]
 
 
 def test_a_large_norm_in_a_task_that_is_solved_is_information():

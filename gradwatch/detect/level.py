@@ -23,8 +23,8 @@ LONE = 6.0
 
 LEAST, RENEW = 32, 32
 
-TRIFLE = 0.2
-"""A loss under this share of the first ones is small, whatever it was before."""
+TRIFLE = 0.05
+"""A loss under this share of the first ones is small, whatever it was before; a language model's never gets there."""
 
 USUAL = 2.0
 """A norm under so many times the largest healthy one is nothing new."""
@@ -159,7 +159,7 @@ class LossLevel:
         return len(self._losses) >= self._least
 
     def is_trifle(self, loss: float | None) -> bool:
-        """Whether a loss is less than a fifth of the first ones; losses that may be negative never are."""
+        """Whether a loss is less than a twentieth of the first ones; losses that may be negative never are."""
         if loss is None or not self.ready:
             return False
         return 0 < loss < TRIFLE * self._first.median and self._losses.median > 0
