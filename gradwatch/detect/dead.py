@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.detect.level import in_a_row
 from gradwatch.record import Event, Floats, LayerStats, ParameterInfo, Severity, StepRecord
 
 LASTING = 50
@@ -46,8 +47,8 @@ class Dead:
         self._layers.see(layers.parameters)
         zero = present & (layers.norm == 0)
         zero[self._layers.biases] &= ~(layers.norm[self._layers.weights] > 0)
-        self._zero_steps = self._count(self._zero_steps, zero)
-        self._absent_steps = self._count(self._absent_steps, ~present)
+        self._zero_steps = in_a_row(self._zero_steps, zero)
+        self._absent_steps = in_a_row(self._absent_steps, ~present)
         never = self._absent_steps == LASTING if self._seen == LASTING else np.zeros(len(present), bool)
         return [
             *self._over(record, zero),
@@ -55,11 +56,6 @@ class Dead:
             *self._event(record, layers, never, "info"),
             *self._units(record, layers),
         ]
-
-    @staticmethod
-    def _count(counts: NDArray[np.int_], now: NDArray[np.bool_]) -> NDArray[np.int_]:
-        grown = np.concatenate([counts, np.zeros(len(now) - len(counts), int)])
-        return np.where(now, grown + 1, 0)
 
     def _over(self, record: StepRecord, zero: NDArray[np.bool_]) -> list[Event]:
         over = [(event, index) for event, index in self._open if not zero[index]]
@@ -100,7 +96,7 @@ class Dead:
         if np.isnan(share).all():
             return []  # zeros are sampled on this route, and this is no such step
         length = len(share)
-        self._dead_units_steps = self._count(self._dead_units_steps, share >= UNITS_SHARE)
+        self._dead_units_steps = in_a_row(self._dead_units_steps, share >= UNITS_SHARE)
         least = np.concatenate([self._least_dead, np.ones(length - len(self._least_dead))])
         self._least_dead = np.where(self._dead_units_steps > 0, np.fmin(least, share), 1.0)
         events = []

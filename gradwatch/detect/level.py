@@ -23,6 +23,9 @@ LONE = 6.0
 
 LEAST, RENEW = 32, 32
 
+NINETIETH = 1.2816
+"""The 90th percentile of a normal distribution, in deviations above its median."""
+
 TRIFLE = 0.05
 """A loss under this share of the first ones is small, whatever it was before; a language model's never gets there."""
 
@@ -66,8 +69,8 @@ class Window:
 
     @property
     def deviation(self) -> float:
-        """How values scatter above the median: by the 90th percentile, 1.2816 deviations of a normal distribution."""
-        return (self.quantile(0.9) - self.quantile(0.5)) / 1.2816
+        """How values scatter above the median, by the 90th percentile."""
+        return (self.quantile(0.9) - self.quantile(0.5)) / NINETIETH
 
 
 class Level:
@@ -234,7 +237,7 @@ class LayerLevels:
         rows[:, ~np.isfinite(rows[high])] = np.nan
         self._highest = np.where(np.isfinite(rows[high:]), rows[high:], -np.inf).max(axis=0)
         self._median = rows[middle]
-        self._deviation = (rows[high] - rows[middle]) / 1.2816
+        self._deviation = (rows[high] - rows[middle]) / NINETIETH
 
     def rise(self, layers: LayerStats) -> NDArray[np.float64]:
         """The logarithm of each norm over its level; NaN where either is not known."""
@@ -327,6 +330,16 @@ class Parameters:
             self._seen = parameters
             self.matrices = np.array([len(p.shape) >= 2 for p in parameters], bool)
             self.sizes = np.array([float(p.numel) for p in parameters])
+
+
+def in_a_row(counts: NDArray[np.int_], now: NDArray[np.bool_]) -> NDArray[np.int_]:
+    """For how many steps each parameter has been so, this one included; parameters may have been added.
+
+    >>> in_a_row(np.array([3, 3]), np.array([True, False, True])).tolist()
+    [4, 0, 1]
+    """
+    grown = np.concatenate([counts, np.zeros(len(now) - len(counts), int)])
+    return np.where(now, grown + 1, 0)
 
 
 def usable(record: StepRecord) -> bool:

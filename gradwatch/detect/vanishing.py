@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradwatch.detect.changes import Changes
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import Level, Parameters, usable
+from gradwatch.detect.level import Level, Parameters, in_a_row, usable
 from gradwatch.record import Event, Floats, Severity, StepRecord
 
 LAYER_SHARE = 1e-6
@@ -123,7 +123,7 @@ class Vanishing:
         strength = self._strength(layers.norm)
         strongest = float(np.nanmax(strength)) if np.any(strength > 0) else math.nan
         low = strength < LAYER_SHARE * strongest
-        self._layer_steps = np.where(low, _grown(self._layer_steps, len(low)) + 1, 0)
+        self._layer_steps = in_a_row(self._layer_steps, low)
         fall = self._see_fall(layers.norm)
         events = []
         reached = self._new(record, self._layer_steps == LASTING)
@@ -163,7 +163,7 @@ class Vanishing:
         others = fall[known]
         if np.any(faded) and np.median(others) < math.log(FADED_SHARE):
             faded[:] = False
-        self._faded_steps = np.where(faded, _grown(self._faded_steps, len(faded)) + 1, 0)
+        self._faded_steps = in_a_row(self._faded_steps, faded)
         self._learnt += 1
         decay = max(DECAY, 1 / self._learnt)
         self._log_level = np.where(known & ~(fall < math.log(FADED_SHARE)), level + decay * np.nan_to_num(fall), level)
@@ -183,10 +183,6 @@ class Vanishing:
 
 def _others(reached: list[int]) -> str:
     return f" (and {len(reached) - 1} more)" if len(reached) > 1 else ""
-
-
-def _grown(counts: NDArray[np.int_], length: int) -> NDArray[np.int_]:
-    return np.concatenate([counts, np.zeros(length - len(counts), int)])
 
 
 def _event(
