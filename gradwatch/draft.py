@@ -69,6 +69,7 @@ class Draft:
         numbers = [self.loss_scale, self.scale, self.found_inf, *self.losses, *self.backward_losses]
         numbers += [*self.learning_rates, *(c.coefficient for c in self.clippings)]
         numbers += [n for c in self.clippings for n in (c.max_norm, c.clip_value, *c.cut_entries)]
+        self.clippings = [replace(clipping, skip=False) for clipping in self.clippings]
         devices = {number.device for number in numbers if isinstance(number, Tensor) and number.is_cuda}
         if not devices:
             return
@@ -165,11 +166,14 @@ def _clipping_columns(clippings: Sequence[Clipping]) -> dict[str, Any]:
     """What several clip calls of one step come to: the strongest coefficient with its threshold."""
     by_norm = [(float(c.coefficient), c) for c in clippings if c.max_norm is not None]
     by_value = [c for c in clippings if c.clip_value is not None]
+    otherwise = [float(c.coefficient) for c in clippings if c.max_norm is None and c.clip_value is None]
     columns: dict[str, Any] = {}
     if by_norm:
         coef, strongest = min(by_norm, key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])
         assert strongest.max_norm is not None
         columns = {"clip_coef": coef, "max_norm": float(strongest.max_norm), "norm_type": strongest.norm_type}
+    elif otherwise:
+        columns = {"clip_coef": min(otherwise)}
     if by_value:
         columns["clip_value"] = min(float(c.clip_value) for c in by_value if c.clip_value is not None)
         columns["cut_entries"] = sum(int(count) for c in by_value for count in c.cut_entries)

@@ -50,7 +50,8 @@ class LossSummary:
 class ClippingSummary:
     """How the run was clipped."""
 
-    kind: str | None  # norm, value, norm+value; None: not clipped
+    kind: str | None  # norm, value, norm+value; policy: by one without a threshold; None: not clipped
+    policy: str | None  # of gradwatch, with its settings, where `attach` clipped
     threshold: float | None  # the last one in force
     threshold_min: float | None
     threshold_max: float | None
@@ -157,7 +158,7 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
     layers = _layers(run, name, series, update_ratios)
     attempts = run.attempts()
     verdict, reason = judge(events, len(steps))
-    clipping = _clipping(steps)
+    clipping = _clipping(steps, run.meta().get(f"clip.{name}"))
     return RunSummary(
         run=run.name,
         model=run.meta().get("model", ""),
@@ -363,18 +364,22 @@ def _last(values: Array) -> float | None:
     return float(values[-1]) if len(values) and not math.isnan(values[-1]) else None
 
 
-def _clipping(steps: pd.DataFrame) -> ClippingSummary:
+def _clipping(steps: pd.DataFrame, policy: str | None) -> ClippingSummary:
     by_norm, by_value = steps["max_norm"].dropna(), steps["clip_value"].dropna()
     kinds = [kind for kind, found in (("norm", by_norm), ("value", by_value)) if len(found)]
+    if not kinds and steps["clip_coef"].notna().any():
+        kinds = ["policy"]
     thresholds = by_norm if len(by_norm) else by_value
+    thresholds = thresholds[np.isfinite(thresholds)]  # a policy that warms up has none yet
     coefs = steps["clip_coef"].to_numpy(float)
     coefs = coefs[np.isfinite(coefs)]
     cut = steps["clipped_fraction"].dropna()
     return ClippingSummary(
         kind="+".join(kinds) or None,
-        threshold=float(thresholds.iloc[-1]) if kinds else None,
-        threshold_min=float(thresholds.min()) if kinds else None,
-        threshold_max=float(thresholds.max()) if kinds else None,
+        policy=policy,
+        threshold=float(thresholds.iloc[-1]) if len(thresholds) else None,
+        threshold_min=float(thresholds.min()) if len(thresholds) else None,
+        threshold_max=float(thresholds.max()) if len(thresholds) else None,
         clipped_fraction=float(steps["clipped"].mean()) if kinds else None,
         mean_clip_coef=float(coefs.mean()) if kinds and len(coefs) else None,
         cut_fraction=float(cut.mean()) if len(cut) else None,

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, cast
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
+from gradwatch.clip.policy import Stateful
 from gradwatch.detect import Detector, detectors_for, eps_of
 from gradwatch.draft import Draft, loss_value, make_record
 from gradwatch.errors import BadArgument, NoParameters, RunInUse, TrainingStopped
@@ -45,6 +47,7 @@ from gradwatch.tracked import ByHand, Habits, InBackward, Tracked, TrackedByHand
 logger = logging.getLogger("gradwatch")
 
 Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None
+Clip: TypeAlias = Policy | Mapping[str, Policy] | None
 P = ParamSpec("P")
 
 _QUEUE_BYTES = 64 * 2**20
@@ -56,7 +59,7 @@ def attach(
     optimizer: Optimizers,
     run: str | os.PathLike[str],
     *,
-    clip: Policy | None = None,
+    clip: Clip = None,
     first_step: int | None = None,
     stats: Sequence[str] = STATS,
     every: int = 1,
@@ -76,7 +79,9 @@ def attach(
             its own steps; those that step within the backward pass make one record together. None
             where the loop updates the weights by itself: there each clip call is a step.
         run: a folder. One that holds a run already is continued after its last step.
-        clip: a policy from `gradwatch.clip` that clips before each step; None only observes.
+        clip: a policy from `gradwatch.clip` that clips before each step, or one for each optimizer by
+            its name; None only observes. Of one with a history every further optimizer gets a fresh
+            copy, in `Watch.policies`.
         first_step: number of the first step, where a checkpoint goes back before the last one.
         stats: which of norm, abs_max, nonfinite, zeros to record of each gradient; norm is always.
         every: record each step whose number this divides.
@@ -112,13 +117,16 @@ def attach(
     _check(model, named, first_step, stats, every, weights_every)
     if skip_nonfinite and every != 1:
         raise BadArgument(f"every is {every!r}; skip_nonfinite looks at every step.")
+    if clip is not None and every != 1:
+        raise BadArgument(f"every is {every!r}; with clip= each step is measured to be clipped, and so recorded.")
+    policies = _policies_for(list(named), clip)
     unknown = [kind for kind in stop_on if kind not in KINDS]
     if isinstance(stop_on, str) or unknown:
         raise BadArgument(f"stop_on is {stop_on!r}; expected some of {', '.join(KINDS)}.")
     return Watch(
         {name: (model, one) for name, one in gathered(named).items()},
         Path(run),
-        clip=clip,
+        policies=policies,
         first_step=first_step,
         stats=("norm", *(name for name in STATS[1:] if name in stats)),
         every=every,
@@ -136,6 +144,24 @@ def _named_optimizers(model: nn.Module, optimizer: Optimizers) -> dict[str, Opti
         return {str(name): _unwrapped(one) for name, one in optimizer.items()}
     listed = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
     return {str(index): _unwrapped(one) for index, one in enumerate(listed)}
+
+
+def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:
+    """A policy for each optimizer; none shares a history with another."""
+    if clip is None:
+        return {}
+    if not isinstance(clip, Mapping):
+        first: Policy = clip
+        clip = {
+            name: first if at == 0 or not isinstance(first, Stateful) else first.fresh()
+            for at, name in enumerate(names)
+        }
+    for name, policy in clip.items():
+        if name not in names:
+            raise BadArgument(f"clip has a policy for {name!r}; expected some of the optimizers {', '.join(names)}.")
+        if isinstance(policy, type) or not callable(getattr(policy, "clip", None)):
+            raise BadArgument(f"clip is {policy!r}; expected a policy of gradwatch.clip, NormClip(1.0) say.")
+    return dict(clip)
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
@@ -200,7 +226,7 @@ class Watch:
         named: Mapping[str, tuple[nn.Module, Optimizer]],
         run: Path,
         *,
-        clip: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
         first_step: int | None = None,
         stats: tuple[str, ...] = STATS,
         every: int = 1,
@@ -211,11 +237,12 @@ class Watch:
     ) -> None:
         self.run = run
         self._stop_on = stop_on
+        self.policies = dict(policies or {})
         self._habits = Habits(
             stats=stats,
             every=every,
             weights_every=weights_every,
-            clip=clip,
+            clip=None,
             skip_nonfinite=skip_nonfinite,
             put=self._put,
             say=self._warn_once,
@@ -275,7 +302,8 @@ class Watch:
                 "stats": ",".join(self._habits.stats),
                 "every": str(self._habits.every),
                 "journal_mode": writer.journal_mode,
-            },
+            }
+            | {f"clip.{name}": repr(policy) for name, policy in self.policies.items()},
             {name: (_class_of(one), _settings(one)) for name, (_, one) in named.items()},
         )
         if first_step is not None:
@@ -294,10 +322,11 @@ class Watch:
     def _new_tracked(
         self, name: str, optimizer: Optimizer, model: nn.Module, stored: Sequence[ParameterInfo] = ()
     ) -> Tracked:
+        habits = replace(self._habits, clip=self.policies.get(name))
         if isinstance(optimizer, InBackward):
-            return TrackedInBackward(name, optimizer, model, self._habits, stored)
+            return TrackedInBackward(name, optimizer, model, habits, stored)
         kind = TrackedByHand if isinstance(optimizer, ByHand) else Tracked
-        return kind(name, optimizer, model, self._habits, stored)
+        return kind(name, optimizer, model, habits, stored)
 
     def _listen_to_steps(self, tracked: Tracked) -> None:
         if isinstance(tracked.optimizer, ByHand):

@@ -525,11 +525,17 @@ def test_a_loop_without_optimizer_is_recorded_at_its_clip_calls(tmp_path):
 
 def test_of_a_loop_without_optimizer_every_nth_step_is_recorded(tmp_path, caplog):
     model = net()
-    with gradwatch.attach(model, None, tmp_path / "run", every=3, clip=NormClip(1.0)):
+    with gradwatch.attach(model, None, tmp_path / "run", every=3):
         norms = train_by_hand(model, steps=8)
     steps = Run(tmp_path / "run").steps()
     assert steps.index.tolist() == [0, 3, 6]
     np.testing.assert_allclose(steps["total_norm"], norms[::3], rtol=1e-5)
+
+
+def test_a_loop_without_optimizer_is_not_clipped_by_a_policy_and_that_is_said(tmp_path, caplog):
+    model = net()
+    with gradwatch.attach(model, None, tmp_path / "run", clip=NormClip(1.0)):
+        train_by_hand(model, steps=2)
     assert "there is no optimizer, the loop clips and updates by itself (clip-not-applied)" in caplog.text
 
 

@@ -1,14 +1,17 @@
-"""What every policy is, and what clipping leaves behind, ours or the user's own."""
+"""What every policy is, what clipping leaves behind, and how a policy is called in one's own loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor
 
-from gradwatch.measure import Measurement
+from gradwatch.clip.scale import total_norm
+from gradwatch.errors import BadArgument
+from gradwatch.measure import Measurement, measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +23,99 @@ class Clipping:
     clip_value: float | Tensor | None = None
     coefficient: float | Tensor = 1.0
     cut_entries: tuple[Tensor, ...] = ()
+    skip: bool | Tensor = False  # leave this update out altogether
 
 
 class Policy(Protocol):
     """Clips gradients from statistics already measured."""
 
-    def clip(self, gradients: Sequence[Tensor], measured: Measurement) -> Clipping:
-        """Clip in place. ``gradients`` are those that are present, as they were measured."""
+    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
+        """Clip the ``grad`` of the parameters in place.
+
+        Args:
+            parameters: of one optimizer, in an order that stays; None, or a ``grad`` of None, where
+                there is nothing to clip.
+            measured: the statistics of these gradients, position by position.
+        """
         ...
+
+
+class InLoop:
+    """What makes a policy callable in one's own loop, in the place of `torch.nn.utils.clip_grad_norm_`."""
+
+    def __call__(self: Policy, parameters: Tensor | Iterable[Tensor]) -> Tensor:
+        """Clip the gradients of the parameters in place; return the total norm before that, float64.
+
+        Where the policy skips the update, every ``grad`` becomes None, so that the optimizer does
+        nothing; on an accelerator that waits for the device.
+        """
+        listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        return clip_by_policy(self, listed)[0]
+
+
+@torch.no_grad()
+def clip_by_policy(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
+    """Measure and clip. A tap may stand in this function's place."""
+    measured = measure([parameter.grad for parameter in parameters])
+    if not measured.present:
+        return torch.zeros((), dtype=torch.float64), Clipping()
+    norm = total_norm(measured)
+    clipping = policy.clip(parameters, measured)
+    if bool(clipping.skip):
+        for parameter in parameters:
+            parameter.grad = None
+    return norm, clipping
+
+
+class Stateful(InLoop):
+    """A policy with a history: tensors by name, on the device of the gradients, so that nobody waits for it."""
+
+    _state: dict[str, Tensor]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, for a checkpoint.
+
+        >>> from gradwatch.clip import ZClip
+        >>> ZClip().state_dict()
+        {}
+        """
+        return {name: value.clone() for name, value in self._state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            BadArgument: it holds something other than tensors.
+        """
+        wrong = [name for name, value in state.items() if not isinstance(value, Tensor)]
+        if wrong:
+            raise BadArgument(f"the state holds {wrong}, which are no tensors; expected what state_dict() returned.")
+        self._state = {name: value.clone() for name, value in state.items()}
+
+    def _on(self, like: Tensor) -> dict[str, Tensor]:
+        """The state on the device of ``like``."""
+        if any(value.device != like.device for value in self._state.values()):
+            self._state = {name: value.to(like.device) for name, value in self._state.items()}
+        return self._state
+
+    def fresh(self) -> Self:
+        """A policy with the same settings and no history, for another optimizer."""
+        from copy import copy
+
+        other = copy(self)
+        other._state = {}
+        return other
+
+
+def above_zero(**values: float) -> None:
+    """Raise `BadArgument` for a setting that is not a number above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise BadArgument(f"{name} is {value!r}; expected a number above 0.")
+
+
+def between(low: float, high: float, **values: float) -> None:
+    """Raise `BadArgument` for a setting outside of [low, high]."""
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise BadArgument(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")

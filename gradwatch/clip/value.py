@@ -8,33 +8,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.clip.policy import Clipping
-from gradwatch.errors import BadArgument
+from gradwatch.clip.policy import Clipping, InLoop, above_zero
+from gradwatch.clip.scale import gradients_of
 from gradwatch.measure import Measurement, count_above
 
 
-@dataclass(frozen=True, slots=True)
-class ValueClip:
+@dataclass(frozen=True)
+class ValueClip(InLoop):
     """Limit every entry of a gradient to [-clip_value, clip_value].
 
-    The formula of `torch.nn.utils.clip_grad_value_`. It is not what Mikolov's thesis (2012) did,
-    which limits the error that flows back through the hidden state.
+    The formula of `torch.nn.utils.clip_grad_value_`: an infinite entry becomes the limit (a watch has
+    counted it before), a NaN stays one. It is not what Mikolov's thesis (2012) did, which limits the
+    error that flows back through the hidden state: that is `HiddenStateClip`.
 
-    >>> from gradwatch.measure import measure
-    >>> gradient = torch.tensor([0.5, -7.0])
-    >>> clipping = ValueClip(1.0).clip([gradient], measure([gradient]))
-    >>> gradient, int(clipping.cut_entries[0])
-    (tensor([ 0.5000, -1.0000]), 1)
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([0.5, -7.0])
+    >>> norm = ValueClip(1.0)([weight])
+    >>> weight.grad
+    tensor([ 0.5000, -1.0000])
     """
 
     clip_value: float
 
     def __post_init__(self) -> None:
-        if not self.clip_value > 0:
-            raise BadArgument(f"clip_value is {self.clip_value!r}; expected a number above 0.")
+        above_zero(clip_value=self.clip_value)
 
-    def clip(self, gradients: Sequence[Tensor], measured: Measurement) -> Clipping:
+    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
+        gradients = gradients_of(parameters, measured)
         cut = count_above(gradients, self.clip_value)
-        torch._foreach_clamp_min_(list(gradients), -self.clip_value)
-        torch._foreach_clamp_max_(list(gradients), self.clip_value)
+        torch._foreach_clamp_min_(gradients, -self.clip_value)
+        torch._foreach_clamp_max_(gradients, self.clip_value)
         return Clipping(clip_value=self.clip_value, cut_entries=tuple(cut))

@@ -86,11 +86,15 @@ class Measurement:
 
     def total_on_device(self) -> Tensor:
         """The L2 norm of all, in float64 on the device of the first, without waiting for it."""
-        row = self.stats.index("norm")
-        columns = [(part.values if part.on_device is None else part.on_device)[row].double() for part in self.parts]
+        columns = [norms.double() for _, norms in self.norms()]
         here: list[Tensor] = [column.to(columns[0].device, non_blocking=True) for column in columns]
         norm: Tensor = torch.linalg.vector_norm(torch.cat(here))
         return norm
+
+    def norms(self) -> list[tuple[list[int], Tensor]]:
+        """The norms of the gradients of each device, on it, without waiting, with their positions."""
+        row = self.stats.index("norm")
+        return [(p.positions, (p.values if p.on_device is None else p.on_device)[row]) for p in self.parts]
 
     @property
     def present(self) -> list[int]:

@@ -159,7 +159,10 @@ class ConsoleReport:
         line = Text("clipping", "bold")
         if clipping.kind is None:
             return line.append("  none", "dim")
-        line.append(f"  by {clipping.kind} at ", "dim").append(number(clipping.threshold))
+        if clipping.policy is not None:
+            line.append("  by ", "dim").append(printable(clipping.policy))
+        if clipping.kind != "policy":
+            line.append(f"  by {clipping.kind} at ", "dim").append(number(clipping.threshold))
         if clipping.threshold_min != clipping.threshold_max:
             line.append(f" ({number(clipping.threshold_min)} to {number(clipping.threshold_max)})", "dim")
         line.append("  clipped_fraction ", "dim").append(share(clipping.clipped_fraction))

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad
 
-from gradwatch.clip import drop_in
+from gradwatch.clip import Clipping, Policy, drop_in
+from gradwatch.clip import policy as policies
 from gradwatch.measure import Measurement
 from gradwatch.taps.listeners import Listeners
 
@@ -38,6 +39,7 @@ class ClipCall:
     clip_value: float | None = None
     spreads_nonfinite: bool = True  # a norm that is not finite reaches every gradient
     offered: list[Measurement] = field(default_factory=list)  # by listeners that measured just these gradients
+    made: list[Clipping] = field(default_factory=list)  # by a policy of ours that the loop called
 
 
 class ClipListener(Protocol):
@@ -61,7 +63,7 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
 def _put_in() -> list[Callable[[], None]]:
     by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
     by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
-    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours()]
+    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies()]
 
 
 _listeners: Listeners[ClipListener] = Listeners(_put_in)
@@ -129,6 +131,27 @@ def _tap_ours() -> Callable[[], None]:
         drop_in.clip_listed = original
 
     drop_in.clip_listed = tapped
+    return restore
+
+
+def _tap_policies() -> Callable[[], None]:
+    """A policy called in a loop says itself what it did."""
+    original = policies.clip_by_policy
+
+    def tapped(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
+        call = ClipCall(parameters=parameters, spreads_nonfinite=False)
+
+        def clip() -> Tensor:
+            norm, clipping = original(policy, parameters)
+            call.made.append(clipping)
+            return norm
+
+        return _told(call, clip), call.made[0]
+
+    def restore() -> None:
+        policies.clip_by_policy = original
+
+    policies.clip_by_policy = tapped
     return restore
 
 

@@ -252,7 +252,12 @@ class Tracked:
             self._remember_consumed()
             return
         self._add_clipping(self._draft, call, total_norm)
-        self._note_versions()
+        if not self._is_dropped_by(call):
+            self._note_versions()
+
+    def _is_dropped_by(self, call: ClipCall) -> bool:
+        """Whether a policy left the update out, which then is seen at the step by its absent gradients."""
+        return any(bool(clipping.skip) for clipping in call.made)
 
     def _is_all(self, call: ClipCall, gradients: Sequence[Tensor | None]) -> bool:
         """Whether a call clips just the gradients of this optimizer."""
@@ -281,7 +286,9 @@ class Tracked:
 
     @staticmethod
     def _add_clipping(draft: Draft | None, call: ClipCall, total_norm: Tensor | None) -> None:
-        if draft is not None and total_norm is not None and call.max_norm is not None:
+        if draft is not None and call.made:
+            draft.clippings += call.made
+        elif draft is not None and total_norm is not None and call.max_norm is not None:
             draft.clippings.append(norm_clipping(call, total_norm))
 
     def _judge_clipping(self, draft: Draft) -> None:
@@ -469,25 +476,36 @@ class Tracked:
                 "a fused optimizer's gradients are still scaled; call scaler.unscale_ before the step"
             )
             return
-        present = [gradient for gradient in gradients if gradient is not None]
-        if present:
-            self._draft.clippings.append(self._habits.clip.clip(present, self._draft.measured))
+        if any(gradient is not None for gradient in gradients):
+            clipping = self._habits.clip.clip(self.parameters, self._draft.measured)
+            self._draft.clippings.append(clipping)
             self._draft.clipped_by_policy = True
+            self._skip(self._draft, clipping.skip)
 
     def _skip_if_nonfinite(self, draft: Draft) -> None:
         """Keep an update away that a NaN or an infinity would reach, if that is wanted."""
-        if not self._habits.skip_nonfinite or not draft.measured.parts:
+        if not self._habits.skip_nonfinite or not draft.measured.parts or draft.skipped:
             return
         if draft.measured.is_here:
-            if draft.measured.has_nonfinite():
+            self._skip(draft, draft.measured.has_nonfinite())
+        else:
+            self._skip(draft, torch.isfinite(draft.measured.total_on_device()).logical_not())
+
+    def _skip(self, draft: Draft, skip: bool | Tensor) -> None:
+        """Keep the update away; a device decides by itself, through an optimizer that takes ``found_inf``."""
+        if skip is False:
+            return
+        if isinstance(skip, bool) or skip.device.type == "cpu":
+            if skip:
                 draft.skipped = True
                 for parameter in self.parameters:
                     if parameter is not None:
                         parameter.grad = None
         elif not getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            self._say_not_skipped("this optimizer would have to wait for the device; make it with fused=True")
-        elif getattr(self.optimizer, "found_inf", None) is None:
-            found_inf = torch.isfinite(draft.measured.total_on_device()).logical_not().float()
+            message = "this optimizer would have to wait for the device; make it with fused=True"
+            self._habits.say(f"gradwatch did not skip: {message} (skip-not-applied)")
+        elif getattr(self.optimizer, "found_inf", None) in (None, draft.found_inf):
+            found_inf = skip.float() if draft.found_inf is None else torch.maximum(draft.found_inf, skip.float())
             self.optimizer.found_inf = draft.found_inf = found_inf  # type: ignore[attr-defined]
 
     def _say_not_skipped(self, why: str) -> None:

@@ -1,0 +1,79 @@
+"""Adaptive gradient clipping, unit by unit: Brock, De, Smith, Simonyan 2021."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradwatch.clip.policy import Clipping, InLoop, above_zero
+from gradwatch.clip.scale import shrunk
+from gradwatch.measure import Measurement
+
+
+@dataclass(frozen=True)
+class AGC(InLoop):
+    """Keep the gradient of each output unit within a share of the unit's weights.
+
+    ``G_i <- clipping * max(|W_i|, eps) / |G_i| * G_i`` where ``|G_i| / max(|W_i|, eps) > clipping``
+    (Brock et al. 2021, "High-performance large-scale image recognition without normalization",
+    equation 3; defaults of the authors' code). A unit is what one output is made of: a row of a
+    PyTorch weight of shape (out, in, ...), so the norm runs over all axes but the first; a bias or a
+    gain is one unit. A transposed convolution stores its weight as (in, out, ...), where this is a
+    filter of an input. A unit with a NaN or an infinite gradient is left as it is.
+
+    Made for networks without normalisation layers. Elsewhere it may do harm: a vision transformer
+    falls from 79.3 to 38.5 % with it (Yang et al. 2025, arXiv:2502.17055, table 1).
+
+    Args:
+        clipping: the share; 0.01 is for batches of 1,024 to 4,096, smaller batches want more.
+        eps: least weight norm that counts, so that units that begin at 0 can move.
+        exclude: parameters that are not clipped; the authors leave out the last linear layer.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+    >>> weight.grad = torch.tensor([[0.03, 0.04], [0.03, 0.04]])
+    >>> norm = AGC(0.01)([weight])
+    >>> weight.grad
+    tensor([[0.0300, 0.0400],
+            [0.0030, 0.0040]])
+    """
+
+    clipping: float = 0.01
+    eps: float = 1e-3
+    exclude: Iterable[Tensor] = ()
+
+    def __post_init__(self) -> None:
+        above_zero(clipping=self.clipping, eps=self.eps)
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
+        excluded = {id(parameter) for parameter in self.exclude}
+        before, after = [], []
+        for position in measured.present:
+            parameter = parameters[position]
+            if parameter is None or parameter.grad is None:
+                continue
+            norms = _unit_norms(parameter.grad)
+            factors = torch.ones_like(norms)
+            if id(parameter) not in excluded:
+                most = self.clipping * _unit_norms(parameter.detach()).clamp(min=self.eps)
+                over = torch.isfinite(norms) & (norms > most)
+                factors = torch.where(over, most / norms.clamp(min=1e-6), factors)
+                parameter.grad.mul_(factors.to(parameter.grad.dtype))
+            before.append(norms)
+            after.append(norms * factors)
+        return Clipping(coefficient=shrunk(before, after))
+
+    def __repr__(self) -> str:
+        left_out = f", exclude={len(tuple(self.exclude))} parameters" if self.exclude else ""
+        return f"AGC(clipping={self.clipping:g}, eps={self.eps:g}{left_out})"
+
+
+def _unit_norms(tensor: Tensor) -> Tensor:
+    """The L2 norm of each unit, in float32 at least, of a shape that broadcasts over the tensor."""
+    wide = tensor.dtype if tensor.element_size() >= 4 else torch.float32
+    axes = tuple(range(1, tensor.dim())) or None
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=axes, keepdim=axes is not None, dtype=wide)
+    return norms

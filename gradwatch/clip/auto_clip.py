@@ -1,0 +1,103 @@
+"""Thresholds that are a quantile of the norms seen so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gradwatch.clip.norm import clip_total
+from gradwatch.clip.policy import Clipping, Stateful, above_zero, between
+from gradwatch.clip.scale import total_norm
+from gradwatch.errors import BadArgument
+from gradwatch.measure import Measurement
+
+
+@dataclass
+class AutoClip(Stateful):
+    """Clip the total norm at a percentile of the last norms, that of this step included.
+
+    ``c = percentile(H + [n], p)`` (Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip", equation 3),
+    interpolated as `numpy.percentile` does. ``percentile=10``, the paper's, clips nine steps of ten and
+    so normalises the gradient; 90 to 99 acts on spikes alone. Two things differ from the paper's code:
+    the history is the last ``window`` norms instead of all, and a norm that is not finite does not
+    enter it (there one NaN makes every later gradient NaN).
+
+    >>> policy = AutoClip(percentile=50)
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> for norm in (1.0, 3.0):
+    ...     weight.grad = torch.tensor([norm])
+    ...     before = policy([weight])
+    >>> weight.grad
+    tensor([2.0000])
+    """
+
+    percentile: float = 10.0
+    window: int = 1000
+    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        between(0, 100, percentile=self.percentile)
+        if self.window < 1:
+            raise BadArgument(f"window is {self.window!r}; expected at least 1.")
+
+    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
+        return clip_total(parameters, measured, self.threshold(total_norm(measured)))
+
+    def threshold(self, norm: Tensor) -> Tensor:
+        """Take in a norm and return the threshold for it; infinite before the first finite norm.
+
+        ``norm`` may hold those of several trainings, each of which has a history of its own.
+        """
+        state = self._on(norm)
+        if not state:
+            state["norms"] = torch.full((self.window, *norm.shape), math.nan, dtype=norm.dtype, device=norm.device)
+            state["count"] = torch.zeros(norm.shape, dtype=torch.int64, device=norm.device)
+        usable = torch.isfinite(norm)
+        place = torch.arange(self.window, device=norm.device).view(-1, *[1] * norm.dim())
+        here = (place == state["count"] % self.window) & usable
+        state["norms"] = torch.where(here, norm, state["norms"])
+        state["count"] = state["count"] + usable
+        limit = torch.nanquantile(state["norms"], self.percentile / 100, dim=0)
+        return torch.where(torch.isnan(limit), torch.full_like(limit, math.inf), limit)
+
+
+@dataclass
+class QuantileClip(Stateful):
+    """Clip the total norm at a threshold that moves until the wanted share of steps is not clipped.
+
+    ``ln c <- ln c + rate * (unclipped - 1[n <= c])``: the geometric update of Andrew, Thakkar, McMahan,
+    Ramaswamy 2021, "Differentially private learning with adaptive clipping", section 2.1, with one
+    observation a step. The threshold begins at the first finite norm and is decided by earlier steps
+    alone; it needs one number of memory where `AutoClip` keeps a window.
+
+    >>> policy = QuantileClip(unclipped=0.5, rate=0.1)
+    >>> [round(float(policy.threshold(torch.tensor(norm))), 3) for norm in (1.0, 1.0, 5.0)]
+    [1.0, 0.951, 1.0]
+    """
+
+    unclipped: float = 0.9
+    rate: float = 0.05
+    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        between(0, 1, unclipped=self.unclipped)
+        above_zero(rate=self.rate)
+
+    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
+        return clip_total(parameters, measured, self.threshold(total_norm(measured)))
+
+    def threshold(self, norm: Tensor) -> Tensor:
+        """Return the threshold for a norm, then take the norm in."""
+        state = self._on(norm)
+        if not state:
+            state["log"] = torch.full_like(norm, math.nan)
+        usable = torch.isfinite(norm) & (norm > 0)
+        log = torch.where(torch.isnan(state["log"]) & usable, norm.log(), state["log"])
+        limit = log.exp()
+        moved = log + self.rate * (self.unclipped - (norm <= limit).to(norm.dtype))
+        state["log"] = torch.where(usable, moved, log)
+        return torch.where(torch.isnan(limit), torch.full_like(limit, math.inf), limit)
