@@ -146,6 +146,27 @@ def export(
     typer.echo(f"wrote {rows} rows to {file}")
 
 
+@app.command(name="import")
+def import_(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE... RUN",
+            help="Event files or their folder, trainer_state.json, CSV or Parquet; then the folder of the new run.",
+        ),
+    ],
+    norm: Annotated[str | None, typer.Option(help="The column or the tag of the gradient norm.")] = None,
+    step: Annotated[str | None, typer.Option(help="The column of the step.")] = None,
+    loss: Annotated[str | None, typer.Option(help="The column or the tag of the loss.")] = None,
+    optimizer_class: Annotated[str, typer.Option("--optimizer", help="The optimizer's class, AdamW say.")] = "",
+    moment: Annotated[
+        str | None, typer.Option(help="When the norms were taken: 'before clipping' or 'after clipping'.")
+    ] = None,
+) -> None:
+    """Make a run of a history that was recorded by something else."""
+    _import(files, norm, step, loss, optimizer_class, moment)
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 )
@@ -269,6 +290,23 @@ def _write(run: Run, file: Path, what: str) -> int:
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
     return len(frame)
+
+
+def _import(
+    files: list[Path], norm: str | None, step: str | None, loss: str | None, optimizer_class: str, moment: str | None
+) -> None:
+    from gradwatch.report.draw import printable
+    from gradwatch.sources import read, write
+
+    if len(files) < 2:
+        raise BadArgument("one path was given; expected the files and then the folder of the new run.")
+    if moment not in (None, "before clipping", "after clipping"):
+        raise BadArgument(f"--moment is {moment!r}; expected 'before clipping' or 'after clipping'.")
+    history = read(files[:-1], norm, step, loss)
+    made = write(history, files[-1], optimizer_class, moment)
+    typer.echo(printable(f"{made.steps} steps of {history.source} -> {made.run}, {made.events} events"))
+    for note in made.notes:
+        typer.echo(printable(f"note: {note}"))
 
 
 def _demo(folder: Path, steps: int, seed: int) -> None:

@@ -98,3 +98,9 @@ class CannotExport(GradwatchError):
     """The file to export to has an unknown ending, or a package is missing."""
 
     slug = "cannot-export"
+
+
+class CannotImport(GradwatchError):
+    """A file holds no history that a run can be made of, or there is a run already."""
+
+    slug = "cannot-import"

@@ -367,7 +367,7 @@ def _last(values: Array) -> float | None:
 def _clipping(steps: pd.DataFrame, policy: str | None) -> ClippingSummary:
     by_norm, by_value = steps["max_norm"].dropna(), steps["clip_value"].dropna()
     kinds = [kind for kind, found in (("norm", by_norm), ("value", by_value)) if len(found)]
-    if not kinds and steps["clip_coef"].notna().any():
+    if not kinds and (policy is not None or not (steps["clip_coef"] >= 1).all()):
         kinds = ["policy"]
     thresholds = by_norm if len(by_norm) else by_value
     thresholds = thresholds[np.isfinite(thresholds)]  # a policy that warms up has none yet

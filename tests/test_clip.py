@@ -556,6 +556,12 @@ def test_attached_it_does_what_a_call_in_the_loop_does_and_both_are_recorded(pol
     )
 
 
+def test_a_run_that_nobody_clipped_is_said_to_be_so(tmp_path):
+    _, run, _ = training(tmp_path, None)
+    assert run.summary().clipping.kind is None
+    assert run.summary().clipping.policy is None
+
+
 def test_a_skipped_update_leaves_the_weights_and_is_recorded(tmp_path):
     torch.manual_seed(0)
     model = nn.Linear(2, 1)

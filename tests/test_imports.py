@@ -25,6 +25,7 @@ STAGES = [
     "discover",
     "launch",
     "run",
+    "sources",
     "summary",
     "recommend",
     "doctor",
@@ -38,7 +39,8 @@ STAGES = [
 HOMES = {
     "torch": {"measure", "clip", "taps", "draft", "tracked", "watch", "integrations", "discover", "demo", "doctor"},
     "sqlite3": {"store"},
-    "pandas": {"run", "summary", "recommend", "report", "cli"},
+    "pandas": {"run", "sources", "summary", "recommend", "report", "cli"},
+    "tensorboard": {"sources"},
     "rich": {"report", "cli"},
     "typer": {"cli"},
 }

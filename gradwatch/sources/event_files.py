@@ -1,0 +1,84 @@
+"""TensorBoard's event files: any scalar, by its tag."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from gradwatch.errors import CannotImport
+from gradwatch.sources.history import History, Point, pick
+
+Scalars = dict[int, tuple[float, float]]  # by step: value and wall time
+
+
+def read(files: list[Path], norm: str | None = None, loss: str | None = None) -> History:
+    """The scalars of event files of one run, in the order in which they were written.
+
+    Raises:
+        CannotImport: one can't be read, or has no such tag.
+    """
+    by_tag: dict[str, Scalars] = defaultdict(dict)
+    for file in sorted(files, key=lambda file: file.name):
+        for name, step, value, wall_time in _scalars(file):
+            by_tag[name][step] = (value, wall_time)
+    where = repr(files[0].name) if len(files) == 1 else f"{len(files)} event files"
+    tags = sorted(by_tag)
+    tag = pick("norm", tags, norm, where)
+    assert tag is not None
+    losses = by_tag.get(pick("loss", tags, loss, where) or "", {})
+    rates = by_tag.get(pick("learning_rate", tags, None, where) or "", {})
+    points = [
+        Point(
+            step=step,
+            norm=value,
+            loss=losses[step][0] if step in losses else None,
+            learning_rate=rates[step][0] if step in rates else None,
+            wall_time=wall_time,
+        )
+        for step, (value, wall_time) in by_tag[tag].items()
+        if step >= 0
+    ]
+    return History(points, f"tag {tag!r} of {where.strip(chr(39))}")
+
+
+def _scalars(file: Path) -> list[tuple[str, int, float, float]]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    found = []
+    try:
+        # A file that is cut off, because it is being written say, ends where it can be read to.
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                number = _number(value)
+                if number is not None:
+                    found.append((value.tag, int(event.step), number, float(event.wall_time)))
+    except Exception as error:  # whatever is in such a file
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CannotImport(f"{str(file)!r} can't be read as an event file: {first}.") from error
+    if not found and not _looks_like_one(file):
+        raise CannotImport(f"{str(file)!r} can't be read as an event file: it holds no event.")
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """Of a summary; None where it is no scalar. The loader makes tensors of all scalars."""
+    from tensorboard.util import tensor_util
+
+    if value.WhichOneof("value") == "simple_value":
+        return float(value.simple_value)
+    if (
+        value.metadata.plugin_data.plugin_name != "scalars"
+        or math.prod(d.size for d in value.tensor.tensor_shape.dim) != 1
+    ):
+        return None
+    return float(tensor_util.make_ndarray(value.tensor).reshape(-1)[0])
+
+
+def _looks_like_one(file: Path) -> bool:
+    """Its first record is the version of the format."""
+    with file.open("rb") as stream:
+        return b"brain.Event" in stream.read(64)

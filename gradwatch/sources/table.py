@@ -1,0 +1,83 @@
+"""Tables: CSV and Parquet with a column of norms, and what W&B exports."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from gradwatch.errors import CannotImport
+from gradwatch.sources.history import History, Point, pick
+
+
+def read(file: Path, norm: str | None = None, step: str | None = None, loss: str | None = None) -> History:
+    """A row a step; an empty cell was not logged. Without a column of steps the rows are counted.
+
+    Raises:
+        CannotImport: it can't be read, a column is missing, or a cell is no number.
+    """
+    frame = _frame(file)
+    columns = [str(column) for column in frame.columns]
+    frame.columns = pd.Index(columns)
+    where = repr(file.name)
+    norm_name = pick("norm", columns, norm, where)
+    assert norm_name is not None
+    names = {
+        "norm": norm_name,
+        "step": pick("step", columns, step, where),
+        "loss": pick("loss", columns, loss, where),
+        "learning_rate": pick("learning_rate", columns, None, where),
+    }
+    series = {kind: _numbers(frame, name, file) for kind, name in names.items() if name is not None}
+    steps = series.get("step", list(range(len(frame))))
+    points = []
+    for row, value in enumerate(series["norm"]):
+        if value is None:
+            continue
+        points.append(
+            Point(
+                step=_whole(steps[row], file, row),
+                norm=value,
+                loss=series["loss"][row] if "loss" in series else None,
+                learning_rate=series["learning_rate"][row] if "learning_rate" in series else None,
+            )
+        )
+    notes = () if names["step"] else ("there is no column of steps, so the rows are counted",)
+    return History(points, f"column {norm_name!r} of {file.name}", notes=notes)
+
+
+def _frame(file: Path) -> pd.DataFrame:
+    try:
+        if file.suffix == ".parquet":
+            return pd.read_parquet(file)
+        # As text: pandas would make one of a cell that is empty and of one that says NaN.
+        return pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ImportError as error:
+        raise CannotImport("Parquet needs the package pyarrow: `pip install gradwatch[parquet]`.") from error
+    except Exception as error:  # parsers raise what they like
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CannotImport(f"{str(file)!r} can't be read as a table: {first}.") from error
+
+
+def _numbers(frame: pd.DataFrame, name: str, file: Path) -> list[float | None]:
+    """Of a column: numbers, and None where a cell is empty."""
+    found: list[float | None] = []
+    is_text = frame[name].dtype == object or str(frame[name].dtype).startswith("str")
+    for row, cell in enumerate(frame[name].tolist()):
+        if cell is None or (is_text and not str(cell).strip()) or (not is_text and cell is pd.NA):
+            found.append(None)
+            continue
+        try:
+            found.append(float(cell))
+        except (TypeError, ValueError):
+            raise CannotImport(
+                f"{str(file)!r} holds {str(cell)[:40]!r} in row {row + 1} of column {name!r}; expected a number."
+            ) from None
+    return found
+
+
+def _whole(value: float | None, file: Path, row: int) -> int:
+    if value is None or not re.fullmatch(r"-?\d+(\.0*)?", f"{value:.6f}") or value < 0:
+        raise CannotImport(f"{str(file)!r} holds {value!r} as the step of row {row + 1}; expected a whole number.")
+    return int(value)
