@@ -52,11 +52,18 @@ def run(
         ),
     ] = None,
     module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
+    max_norm: Annotated[
+        float | None,
+        typer.Option(help="Clip by norm at this threshold instead of the script's; inf: don't clip by norm."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End the script after so many optimizer steps.")] = None,
 ) -> None:
     """Run a training script as it is and record it."""
     from gradwatch.launch import prepare
 
-    _to_launch.extend(prepare(arguments, folder, module))
+    if max_norm is not None and not max_norm > 0:
+        raise BadArgument(f"--max-norm is {max_norm!r}; expected a number above 0, or inf.")
+    _to_launch.extend((*prepare(arguments, folder, module), max_norm, steps))
 
 
 @app.command()
@@ -192,6 +199,25 @@ def doctor(
         raise typer.Exit(NOT_HEALTHY)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def tune(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
+    ],
+    steps: Annotated[int, typer.Option(min=8, help="Optimizer steps of the longest runs.")] = 1000,
+    budget: Annotated[float, typer.Option(help="As much as so many of the longest runs.")] = 7,
+    folder: Annotated[
+        Path | None, typer.Option("--run", help="Where the runs are kept; runs/tune-<script> if left out.")
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Find the clipping threshold of a script by experiment: short runs first, the promising ones longer."""
+    _tune(arguments, steps, budget, folder, module, json)
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--runs", help="Where to record the two runs.")] = Path("runs"),
@@ -307,6 +333,34 @@ def _import(
     typer.echo(printable(f"{made.steps} steps of {history.source} -> {made.run}, {made.events} events"))
     for note in made.notes:
         typer.echo(printable(f"note: {note}"))
+
+
+def _tune(arguments: list[str], steps: int, budget: float, folder: Path | None, module: bool, json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from gradwatch.launch import prepare
+    from gradwatch.tune import as_json, cost_in_steps, tune
+
+    program, _ = prepare(arguments, None, module)
+    folder = folder or Path("runs") / f"tune-{arguments[0] if module else program.path.stem}"
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bar = progress.add_task("", total=cost_in_steps(budget, steps))
+            before = 0
+
+            def say(max_norm: float, length: int) -> None:
+                nonlocal before
+                progress.update(bar, advance=before, description=f"max_norm {max_norm:g}, {length} steps")
+                before = length
+
+            found = tune(arguments, module, folder, steps, budget, say)
+            progress.update(bar, completed=cost_in_steps(budget, steps), description="done")
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; the same command goes on with what is in {folder}", err=True)
+        raise
+    _show(json, lambda _: as_json(found), lambda view: view.tuning(found))
 
 
 def _demo(folder: Path, steps: int, seed: int) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gc
 import logging
+import math
 import os
 import weakref
 from collections.abc import Callable, Sequence
@@ -20,9 +21,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradwatch.taps import ClipCall, TapError, listen_to_backward, listen_to_clip_calls
+from gradwatch.clip import NormClip, Policy
+from gradwatch.taps import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
 from gradwatch.tracked import ByHand, gathered
 from gradwatch.watch import Watch
 
@@ -32,7 +34,11 @@ logger = logging.getLogger("gradwatch")
 class Discovery:
     """Listens from the moment torch is imported; records into one run."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, max_norm: float | None = None, steps: int | None = None) -> None:
+        """``max_norm`` takes the place of the script's threshold, or clips where it does not; infinity: nobody clips.
+
+        After ``steps`` steps the script ends as by `sys.exit()`.
+        """
         self.watch: Watch | None = None
         self.optimizers_seen = 0
         self.backwards = 0
@@ -45,6 +51,11 @@ class Discovery:
         self._tap_optimizers()
         handle = register_optimizer_step_pre_hook(lambda *_: self._attach_new())
         self._stops = [handle.remove, listen_to_backward(self)]
+        self._max_norm, self._steps = max_norm, steps
+        if max_norm is not None:
+            self._stops.append(override_max_norm(max_norm))
+        if steps is not None:
+            self._stops.append(register_optimizer_step_post_hook(lambda *_: self._end_after_steps()).remove)
         with contextlib.suppress(TapError):  # the watch says it
             self._stops.append(listen_to_clip_calls(self))
 
@@ -73,9 +84,18 @@ class Discovery:
 
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
         self.backwards += 1
+        self._end_after_steps(within_backward=False)
         self._attach_new()
         if self.watch is None:
             self._roots = [root.detach() for root in tensors]
+
+    def _end_after_steps(self, within_backward: bool = True) -> None:
+        """Not while optimizers step within the backward: all of them are to have stepped."""
+        watch = self.watch
+        if watch is None or self._steps is None or watch.steps < self._steps:
+            return
+        if not (within_backward and watch.steps_within_backward):
+            raise SystemExit
 
     def after_backward(self) -> None:
         """Nothing is left to do."""
@@ -119,9 +139,12 @@ class Discovery:
         owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
         if not owned:
             return
+        clips = self._max_norm is not None and math.isfinite(self._max_norm)
+        policies: dict[str, Policy] = {name: NormClip(self._max_norm) for name in owned} if clips else {}  # type: ignore[arg-type]
         if self.watch is None:
-            self.watch = Watch(owned, self._run)
+            self.watch = Watch(owned, self._run, policies=policies, clip_only_unclipped=True)
             return
+        self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
             self.watch.add(name, model, optimizer)
 

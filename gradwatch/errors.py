@@ -104,3 +104,9 @@ class CannotImport(GradwatchError):
     """A file holds no history that a run can be made of, or there is a run already."""
 
     slug = "cannot-import"
+
+
+class CannotTune(GradwatchError):
+    """The script can't be judged with several thresholds, or the folder for its runs is taken."""
+
+    slug = "cannot-tune"

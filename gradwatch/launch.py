@@ -73,11 +73,15 @@ def _module(name: str, arguments: Sequence[str]) -> Program:
     return Program(Path(spec.origin), (spec.origin, *arguments), spec)
 
 
-def launch(program: Program, run: Path) -> None:
-    """Run the program in this process and record what it trains. Ends the process as it would have ended."""
+def launch(program: Program, run: Path, max_norm: float | None = None, steps: int | None = None) -> None:
+    """Run the program in this process and record what it trains. Ends the process as it would have ended.
+
+    ``max_norm`` takes the place of the threshold at which the script clips, if it does; after ``steps``
+    steps of an optimizer the script is ended.
+    """
     found: list[Discovery] = []
     if recording := is_recording_rank():
-        after_import("torch", lambda: found.append(_discover(run)))
+        after_import("torch", lambda: found.append(_discover(run, max_norm, steps)))
     main = become_main(program)
     code, reason = 0, "exit"
     try:
@@ -105,10 +109,10 @@ def is_recording_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _discover(run: Path) -> Discovery:
+def _discover(run: Path, max_norm: float | None, steps: int | None) -> Discovery:
     from gradwatch.discover import Discovery
 
-    return Discovery(run)
+    return Discovery(run, max_norm, steps)
 
 
 def become_main(program: Program) -> ModuleType:

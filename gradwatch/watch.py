@@ -234,6 +234,7 @@ class Watch:
         on_event: Callable[[Event], None] | None = None,
         stop_on: tuple[str, ...] = (),
         skip_nonfinite: bool = False,
+        clip_only_unclipped: bool = False,
     ) -> None:
         self.run = run
         self._stop_on = stop_on
@@ -243,6 +244,7 @@ class Watch:
             every=every,
             weights_every=weights_every,
             clip=None,
+            clip_only_unclipped=clip_only_unclipped,
             skip_nonfinite=skip_nonfinite,
             put=self._put,
             say=self._warn_once,

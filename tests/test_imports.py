@@ -28,6 +28,7 @@ STAGES = [
     "sources",
     "summary",
     "recommend",
+    "tune",
     "doctor",
     "report",
     "demo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from gradwatch.report.draw import (
 )
 from gradwatch.run import Seam
 from gradwatch.summary import LayerSummary, RunSummary
+from gradwatch.tune import Tuning
 
 Column: TypeAlias = tuple[str, int, Callable[[LayerSummary], str]]
 
@@ -301,6 +303,40 @@ class ConsoleReport:
             )
             lines.append(Text(text, "green" if row.threshold == advice.max_norm else ""))
         return lines
+
+    def tuning(self, found: Tuning) -> Group:
+        """The loss against the threshold, as bars, and what follows from it."""
+        final = found.final()
+        longest = max(trial.steps for trial in final)
+        losses = [trial.loss for trial in final if trial.loss is not None and trial.steps == longest]
+        low, high = min(losses, default=0.0), max(losses, default=1.0)
+        room = max(10, self.width - 48)
+        mark = self.ink.pick("█", "#")
+        lines = [Text(f"{'threshold':>10}  {'steps':>7}  {'clipped':>8}  {'loss':>9}", "bold")]
+        for trial in final:
+            threshold = "none" if math.isinf(trial.max_norm) else number(trial.max_norm)
+            style = "green" if trial.max_norm == found.best else ""
+            line = f"{threshold:>10}  {trial.made:>7}  {share(trial.clipped_fraction):>8}  "
+            if trial.loss is None:
+                lines.append(Text(f"{line}{'lost':>9}", "red"))
+                continue
+            if trial.steps < longest:
+                lines.append(Text(f"{line}{trial.loss:>9.4g}  not among the best at {trial.made} steps", "dim"))
+                continue
+            length = room if high == low else 1 + round((room - 1) * (trial.loss - low) / (high - low))
+            lines.append(Text(f"{line}{trial.loss:>9.4g}  {mark * length}", style))
+        about = "the loss is the mean over the last fifth of the steps; bars begin at the least"
+        lead = f"{self.ink.pick('●', '*')} "
+        style = "green" if found.matters else "yellow"
+        verdict = self._wrapped(lead, found.verdict, style, rest="")
+        if found.matters and found.low is not None and found.low != found.high:
+            upper = "no clipping" if math.isinf(found.high or 0.0) else number(found.high)
+            verdict.append(Text(f"  anything from {number(found.low)} to {upper} did as well, as far as can be told"))
+        if found.best is not None and math.isfinite(found.best) and found.matters:
+            verdict.append(
+                Text(f"  torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={found.best:g})", "cyan")
+            )
+        return Group(*verdict, Text(), *lines, Text(about, "dim"))
 
     def comparison(self, summaries: Sequence[RunSummary]) -> Group:
         """Runs side by side: norm and loss on shared axes, then the numbers."""

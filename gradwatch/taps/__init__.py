@@ -1,7 +1,7 @@
 """Where a training loop is listened to, without changing what it does."""
 
 from gradwatch.taps.backward import listen_to_backward
-from gradwatch.taps.clip_calls import ClipCall, TapError, listen_to_clip_calls
+from gradwatch.taps.clip_calls import ClipCall, TapError, listen_to_clip_calls, override_max_norm
 from gradwatch.taps.grad_scaler import listen_to_grad_scaler
 from gradwatch.taps.optimizer_steps import listen_to_steps
 
@@ -12,4 +12,5 @@ __all__ = [
     "listen_to_clip_calls",
     "listen_to_grad_scaler",
     "listen_to_steps",
+    "override_max_norm",
 ]

@@ -42,6 +42,22 @@ class ClipCall:
     made: list[Clipping] = field(default_factory=list)  # by a policy of ours that the loop called
 
 
+_overriding: list[float] = []
+
+
+def override_max_norm(max_norm: float) -> Callable[[], None]:
+    """Let every clip call by norm have this threshold, while somebody listens; return what ends it."""
+    _overriding.append(max_norm)
+    return lambda: _overriding.remove(max_norm)
+
+
+def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments after the parameters, the threshold first."""
+    if not _overriding:
+        return args, kwargs
+    return ((_overriding[-1], *args[1:]), kwargs) if args else (args, kwargs | {"max_norm": _overriding[-1]})
+
+
 class ClipListener(Protocol):
     def before_clip(self, call: ClipCall) -> None: ...
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
@@ -100,6 +116,8 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None
         if torch.compiler.is_compiling():
             return original(parameters, *args, **kwargs)
         listed, parameters = _both(parameters)
+        if describe is _norm_call:
+            args, kwargs = _overridden(args, kwargs)
         try:
             call = describe(listed, *args, **kwargs)
         except Exception:
@@ -119,6 +137,7 @@ def _tap_ours() -> Callable[[], None]:
     original = drop_in.clip_listed
 
     def tapped(parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: Any, measured: Any) -> Tensor:
+        max_norm = _overriding[-1] if _overriding else max_norm
         call = ClipCall(parameters=parameters, max_norm=max_norm, norm_type=norm_type, spreads_nonfinite=False)
 
         def clip() -> Tensor:

@@ -43,6 +43,7 @@ class Habits:
     every: int
     weights_every: int
     clip: Policy | None
+    clip_only_unclipped: bool  # leave steps alone that the loop has clipped by norm
     skip_nonfinite: bool
     put: Callable[[Tracked, Draft], None]  # takes a finished step
     say: Callable[[str], None]  # tells the user, once
@@ -470,6 +471,8 @@ class Tracked:
 
     def _clip_by_policy(self, gradients: list[Tensor | None]) -> None:
         if self._habits.clip is None or self._draft is None or self._draft.clipped_by_policy:
+            return
+        if self._habits.clip_only_unclipped and any(c.max_norm is not None for c in self._draft.clippings):
             return
         if isinstance(getattr(self.optimizer, "grad_scale", None), Tensor):
             self._say_not_clipped(
