@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from gradwatch.detect import Detector, detectors_for
+from gradwatch.detect import Detector, detectors_for, eps_of
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import StoreWriter
 
@@ -96,17 +96,23 @@ def _record(
     )
 
 
-def write_run(folder: Path, records: Sequence[StepRecord], optimizer_class: str = "SGD") -> Path:
+def write_run(
+    folder: Path,
+    records: Sequence[StepRecord],
+    optimizer_class: str = "SGD",
+    settings: Mapping[str, object] | None = None,
+) -> Path:
     """A run of these records, judged by the detectors as it would have been live.
 
     Records of further attempts follow those of the first.
     """
-    detectors = detectors_for(optimizer_class)
+    own_settings = dict(settings or {"lr": 0.1})
+    detectors = detectors_for(optimizer_class, eps_of(own_settings))
     for attempt in sorted({record.attempt for record in records}) or [0]:
         own = [record for record in records if record.attempt == attempt]
         writer = StoreWriter(folder)
         meta = {"model": "Synthetic", "moment": "before clipping"}
-        writer.begin_attempt(meta, {"0": (optimizer_class, {"lr": 0.1})})
+        writer.begin_attempt(meta, {"0": (optimizer_class, own_settings)})
         if own and own[0].layers is not None:
             writer.add_parameters("0", own[0].layers.parameters)
         events = [event for record in own for detector in detectors for event in detector.update(record)]

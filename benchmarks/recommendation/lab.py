@@ -1,0 +1,185 @@
+"""Many trainings of one task side by side: every tensor has the trainings as its first axis.
+
+A training is a seed (of its weights and its data), a learning rate and a rule for the threshold.
+What they share is computed once: trainings of one seed see the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+Batch = tuple[Tensor, ...]
+LOOKS = 40  # at the held-out loss, over a training
+LAST = 6  # of these count
+SAMPLED = 50
+
+
+class Task(Protocol):
+    """What is learnt. Losses are a row a training."""
+
+    name: str
+    optimizer: str  # SGD, Momentum or Adam
+    rates: tuple[float, ...]
+    steps: int
+
+    def initial(self, generator: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+        """The weights of one training."""
+        ...
+
+    def batch(self, generator: np.random.Generator) -> Batch:
+        """A batch of one seed."""
+        ...
+
+    def held_out(self) -> Batch:
+        """What every training is judged on, without corruption."""
+        ...
+
+    def loss(self, weights: Weights, batch: Batch) -> Tensor:
+        """The mean loss of each training; every tensor of the batch has the trainings first."""
+        ...
+
+
+class Threshold(Protocol):
+    """The threshold of each training from its norm of this step."""
+
+    def __call__(self, norm: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training to be made."""
+
+    seed: int
+    rate: float
+    max_norm: float = math.inf  # where there is no policy
+    policy: str = ""  # key into the policies handed to `train`
+
+
+@dataclass
+class History:
+    """What the trainings left behind: a column a training."""
+
+    norms: NDArray[np.float64]  # (steps, trainings), before clipping
+    losses: NDArray[np.float64]  # of the batches
+    layers: dict[str, NDArray[np.float64]]  # (steps, trainings) norms by parameter
+    weights: dict[str, NDArray[np.float64]]  # (steps, trainings) weight norms, every `SAMPLED` steps, else NaN
+    updates: dict[str, NDArray[np.float64]]  # likewise of what the step changed
+    looks: NDArray[np.float64]  # (LOOKS, trainings), held out
+    before: NDArray[np.float64]  # held out, of the untrained network
+
+    def score(self) -> NDArray[np.float64]:
+        """The mean of the last looks; a training that is lost is worth what it was before."""
+        return np.minimum(self.capped()[-LAST:].mean(axis=0), self.before)
+
+    def capped(self) -> NDArray[np.float64]:
+        """The looks, where not a number or worse than untrained the loss of the untrained network."""
+        return np.where(np.isfinite(self.looks), np.minimum(self.looks, self.before), self.before)
+
+
+def train(
+    task: Task,
+    trials: Sequence[Trial],
+    steps: int | None = None,
+    policies: Mapping[str, Callable[[], Threshold]] | None = None,
+    keep_layers: bool = False,
+) -> History:
+    """Train all; those whose gradient is not finite stay as they are and count as lost."""
+    steps = steps or task.steps
+    seeds = sorted({trial.seed for trial in trials})
+    of_seed = torch.tensor([seeds.index(trial.seed) for trial in trials])
+    rates = torch.tensor([trial.rate for trial in trials])
+    fixed = torch.tensor([trial.max_norm for trial in trials], dtype=torch.float64)
+    choices = [
+        (make(), torch.tensor([i for i, trial in enumerate(trials) if trial.policy == name]))
+        for name, make in (policies or {}).items()
+        if any(trial.policy == name for trial in trials)
+    ]
+    started = [task.initial(np.random.default_rng([seed, 1])) for seed in seeds]
+    weights = {
+        name: torch.stack([torch.tensor(one[name], dtype=torch.float32) for one in started])[of_seed]
+        .clone()
+        .requires_grad_()
+        for name in started[0]
+    }
+    update = {"SGD": Sgd(0.0), "Momentum": Sgd(0.9), "Adam": Adam()}[task.optimizer]
+    streams = [np.random.default_rng([seed, 2]) for seed in seeds]
+    held_out = tuple(part.expand(len(trials), *part.shape) for part in task.held_out())
+    alive = torch.ones(len(trials), dtype=torch.bool)
+    norms, losses, looks = np.full((steps, len(trials)), np.nan), np.full((steps, len(trials)), np.nan), []
+    names = list(weights) if keep_layers else []
+    layers, sizes, updates = ({name: np.full((steps, len(trials)), np.nan) for name in names} for _ in range(3))
+    every = max(1, steps // LOOKS)
+    with torch.no_grad():
+        before = task.loss(weights, held_out).double().numpy()
+    for step in range(steps):
+        drawn = [task.batch(stream) for stream in streams]
+        batch = tuple(torch.stack(parts)[of_seed] for parts in zip(*drawn, strict=True))
+        loss = task.loss(weights, batch)
+        gradients = dict(zip(weights, torch.autograd.grad(loss.sum(), list(weights.values())), strict=True))
+        with torch.no_grad():
+            own = {name: gradient.flatten(1).double().norm(dim=1) for name, gradient in gradients.items()}
+            norm = torch.stack(list(own.values())).norm(dim=0)
+            norms[step], losses[step] = norm.numpy(), loss.detach().numpy()
+            for name in names:
+                layers[name][step] = own[name].numpy()
+            before_step = {name: weights[name].clone() for name in names} if step % SAMPLED == 0 else {}
+            alive &= torch.isfinite(norm)
+            limit = fixed.clone()
+            for threshold, mine in choices:
+                limit[mine] = threshold(norm[mine])
+            factor = torch.where(alive, (limit / (norm + 1e-6)).clamp(max=1.0), torch.zeros_like(norm)).float()
+            update(weights, gradients, factor, torch.where(alive, rates, torch.zeros_like(rates)))
+            for name, old in before_step.items():
+                sizes[name][step] = old.flatten(1).norm(dim=1).numpy()
+                updates[name][step] = (weights[name] - old).flatten(1).norm(dim=1).numpy()
+            if (step + 1) % every == 0 and len(looks) < LOOKS:
+                seen = task.loss(weights, held_out).double()
+                looks.append(torch.where(alive, seen, torch.full_like(seen, math.nan)).numpy())
+    return History(norms, losses, layers, sizes, updates, np.array(looks), before)
+
+
+def _times(factor: Tensor, tensor: Tensor) -> Tensor:
+    scaled = tensor * factor.view(-1, *[1] * (tensor.dim() - 1))
+    return scaled.nan_to_num(0.0, 0.0, 0.0)
+
+
+class Sgd:
+    """`torch.optim.SGD` of each training."""
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum, self.buffers = momentum, Weights()
+
+    def __call__(self, weights: Weights, gradients: Weights, factor: Tensor, rates: Tensor) -> None:
+        for name, weight in weights.items():
+            step = _times(factor, gradients[name])
+            if self.momentum:
+                old = self.buffers.get(name)
+                step = step if old is None else old * self.momentum + step
+                self.buffers[name] = step
+            weight -= _times(rates, step)
+
+
+class Adam:
+    """`torch.optim.Adam` of each training, with its defaults."""
+
+    def __init__(self) -> None:
+        self.first, self.second, self.step = Weights(), Weights(), 0
+
+    def __call__(self, weights: Weights, gradients: Weights, factor: Tensor, rates: Tensor) -> None:
+        self.step += 1
+        for name, weight in weights.items():
+            gradient = _times(factor, gradients[name])
+            first = self.first.setdefault(name, torch.zeros_like(weight)).lerp_(gradient, 0.1)
+            second = self.second.setdefault(name, torch.zeros_like(weight))
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            deviation = (second / (1 - 0.999**self.step)).sqrt_() + 1e-8
+            weight -= _times(rates / (1 - 0.9**self.step), first / deviation)

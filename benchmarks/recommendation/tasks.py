@@ -1,0 +1,471 @@
+"""The tasks: those that the rule was made on (TUNE), and those that it is reported on (REPORT).
+
+All are small: a training takes a second or two of a processor. Learning rates are a ladder from one
+that is sure to be safe to one that is hardly so without clipping; they were set by looking at trainings
+without clipping alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lab import Batch, Task, Weights
+from numpy.typing import NDArray
+from torch import Tensor
+
+Arrays = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A task from its four functions."""
+
+    name: str
+    optimizer: str
+    rates: tuple[float, ...]
+    steps: int
+    initial: Callable[[np.random.Generator], Arrays]
+    batch: Callable[[np.random.Generator], Batch]
+    held_out: Callable[[], Batch]
+    loss: Callable[[Weights, Batch], Tensor]
+
+
+def _normal(generator: np.random.Generator, *shape: int, gain: float = 1.0) -> NDArray[np.float64]:
+    """Weights of variance gain^2 / fan-in; the first axis but one is what goes in."""
+    return generator.normal(0, gain / math.sqrt(math.prod(shape[:-1])), shape)
+
+
+def _tensors(*arrays: NDArray[np.generic]) -> Batch:
+    return tuple(torch.from_numpy(np.ascontiguousarray(a)).to(_dtype_of(a)) for a in arrays)
+
+
+def _dtype_of(array: NDArray[np.generic]) -> torch.dtype:
+    return torch.int64 if array.dtype.kind in "iub" else torch.float32
+
+
+def _fixed(batch: Callable[[np.random.Generator], Batch], count: int) -> Callable[[], Batch]:
+    """``count`` batches of a generator of their own as one."""
+
+    @functools.cache
+    def held_out() -> Batch:
+        generator = np.random.default_rng(10**6)
+        return tuple(torch.cat(parts) for parts in zip(*(batch(generator) for _ in range(count)), strict=True))
+
+    return held_out
+
+
+def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """scores (trainings, n, classes), labels (trainings, n)."""
+    return -scores.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).flatten(1).mean(1)
+
+
+def _dense(w: Weights, layer: int, x: Tensor) -> Tensor:
+    return torch.baddbmm(w[f"b{layer}"].unsqueeze(1), x, w[f"w{layer}"])
+
+
+# ------------------------------------------------------------------------------------------- data
+
+
+@functools.cache
+def _text() -> NDArray[np.int64]:
+    """Source files of the standard library in 48 symbols."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    names = ("argparse", "ast", "calendar", "difflib", "doctest", "inspect", "pathlib", "pickle", "tarfile", "typing")
+    text = "\n".join((folder / f"{name}.py").read_text().lower() for name in names if (folder / f"{name}.py").exists())
+    kept = " \netasoirnlcdupfmhgy_.,()'\"=:[]#vbkwxq-j0z1*%+/<>"[:47]
+    table = {symbol: i for i, symbol in enumerate(kept)}
+    return np.array([table.get(symbol, 47) for symbol in text], dtype=np.int64)
+
+
+def _passages(length: int, count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """Passages from the first nine tenths of the text; the last tenth is held out."""
+
+    def draw(generator: np.random.Generator, low: int, high: int, size: int) -> Batch:
+        text = _text()
+        starts = generator.integers(low, high - length - 1, size)
+        rows = np.stack([text[s : s + length + 1] for s in starts])
+        return _tensors(rows[:, :-1], rows[:, 1:])
+
+    def batch(generator: np.random.Generator) -> Batch:
+        return draw(generator, 0, len(_text()) * 9 // 10, count)
+
+    @functools.cache
+    def held_out() -> Batch:
+        return draw(np.random.default_rng(10**6), len(_text()) * 9 // 10, len(_text()), 64)
+
+    return batch, held_out
+
+
+@functools.cache
+def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    return data.data[order] / 8.0 - 1.0, data.target[order].astype(np.int64)
+
+
+def _digit_batches(
+    count: int, corrupt: float = 0.0, times: float = 30.0, wrong: float = 0.0
+) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """1,300 digits to learn, 497 held out. A share ``corrupt`` of batches has its inputs multiplied, or,
+    where ``wrong`` is given, that share of its labels drawn anew."""
+
+    def batch(generator: np.random.Generator) -> Batch:
+        x, y = _digits()
+        chosen = generator.integers(0, 1300, count)
+        inputs, labels = x[chosen], y[chosen]
+        hit = generator.random() < corrupt
+        other = generator.integers(0, 10, count)
+        mixed = generator.random(count) < wrong
+        if hit and wrong:
+            labels = np.where(mixed, other, labels)
+        if hit:
+            inputs = inputs * times
+        return _tensors(inputs, labels)
+
+    @functools.cache
+    def held_out() -> Batch:
+        x, y = _digits()
+        return _tensors(x[1300:], y[1300:])
+
+    return batch, held_out
+
+
+# ----------------------------------------------------------------------------------------- networks
+
+
+def _mlp(
+    sizes: tuple[int, ...], gain: float, activation: Callable[[Tensor], Tensor]
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    def initial(generator: np.random.Generator) -> Arrays:
+        found: Arrays = {}
+        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            found[f"w{i}"] = _normal(generator, fan_in, fan_out, gain=gain)
+            found[f"b{i}"] = np.zeros(fan_out)
+        return found
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, labels = batch
+        for i in range(len(sizes) - 2):
+            x = activation(_dense(w, i, x))
+        return _cross_entropy(_dense(w, len(sizes) - 2, x), labels)
+
+    return initial, loss
+
+
+def _rnn_weights(inputs: int, hidden: int, outputs: int, radius: float) -> Callable[[np.random.Generator], Arrays]:
+    def initial(generator: np.random.Generator) -> Arrays:
+        recurrent = generator.normal(0, 1, (hidden, hidden))
+        return {
+            "recurrent": recurrent * radius / np.abs(np.linalg.eigvals(recurrent)).max(),
+            "inputs": _normal(generator, inputs, hidden),
+            "b": np.zeros(hidden),
+            "w0": _normal(generator, hidden, outputs),
+            "b0": np.zeros(outputs),
+        }
+
+    return initial
+
+
+def _rnn_states(w: Weights, x: Tensor) -> list[Tensor]:
+    """x (trainings, batch, length, features)."""
+    trainings, batch, length, features = x.shape
+    into = torch.bmm(x.transpose(1, 2).reshape(trainings, length * batch, features), w["inputs"])
+    into = (into + w["b"].unsqueeze(1)).view(trainings, length, batch, -1)
+    h = into[:, 0].tanh()
+    states = [h]
+    for t in range(1, length):
+        h = torch.baddbmm(into[:, t], h, w["recurrent"]).tanh()
+        states.append(h)
+    return states
+
+
+def _rnn_text_loss(w: Weights, batch: Batch) -> Tensor:
+    x, y = batch
+    states = torch.stack(_rnn_states(w, F.one_hot(x, 48).float()), 2)
+    return _cross_entropy(_dense(w, 0, states.flatten(1, 2)), y.flatten(1))
+
+
+def _rnn_last_squared(w: Weights, batch: Batch) -> Tensor:
+    x, y = batch
+    return (_dense(w, 0, _rnn_states(w, x)[-1]).squeeze(-1) - y).square().mean(1)
+
+
+def _rnn_last_class(w: Weights, batch: Batch) -> Tensor:
+    x, y = batch
+    return _cross_entropy(_dense(w, 0, _rnn_states(w, F.one_hot(x, 6).float())[-1]), y)
+
+
+def _two_marked(length: int, count: int, product: bool) -> Callable[[np.random.Generator], Batch]:
+    """The adding problem (Hochreiter, Schmidhuber 1997), or the product of the two marked numbers."""
+
+    def batch(generator: np.random.Generator) -> Batch:
+        numbers, marks = generator.random((count, length)), np.zeros((count, length))
+        rows = np.arange(count)
+        first, second = generator.integers(0, length // 2, count), generator.integers(length // 2, length, count)
+        marks[rows, first] = marks[rows, second] = 1
+        pair = numbers[rows, first], numbers[rows, second]
+        return _tensors(np.stack([numbers, marks], -1), pair[0] * pair[1] if product else pair[0] + pair[1])
+
+    return batch
+
+
+def _temporal_order(length: int, count: int) -> Callable[[np.random.Generator], Batch]:
+    def batch(generator: np.random.Generator) -> Batch:
+        symbols = generator.integers(2, 6, (count, length))
+        tenth, rows = max(1, length // 10), np.arange(count)
+        first = generator.integers(0, tenth, count) + tenth
+        second = generator.integers(0, tenth, count) + length // 2
+        marks = generator.integers(0, 2, (count, 2))
+        symbols[rows, first], symbols[rows, second] = marks[:, 0], marks[:, 1]
+        return _tensors(symbols, marks[:, 0] + 2 * marks[:, 1])
+
+    return batch
+
+
+def _gru(hidden: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {
+            "inputs": _normal(generator, 48, 3 * hidden),
+            "recurrent": _normal(generator, hidden, 3 * hidden),
+            "b": np.zeros(3 * hidden),
+            "w0": _normal(generator, hidden, 48),
+            "b0": np.zeros(48),
+        }
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, y = batch
+        one_hot = F.one_hot(x, 48).float()
+        trainings, count, length, _ = one_hot.shape
+        into = torch.bmm(one_hot.transpose(1, 2).reshape(trainings, -1, 48), w["inputs"]) + w["b"].unsqueeze(1)
+        into = into.view(trainings, length, count, 3 * hidden)
+        h = torch.zeros(trainings, count, hidden)
+        states = []
+        for t in range(length):
+            sent = torch.bmm(h, w["recurrent"])
+            reset, gate, new = into[:, t].chunk(3, -1)
+            reset_h, gate_h, new_h = sent.chunk(3, -1)
+            gate = torch.sigmoid(gate + gate_h)
+            h = gate * h + (1 - gate) * torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h)
+            states.append(h)
+        return _cross_entropy(_dense(w, 0, torch.stack(states, 2).flatten(1, 2)), y.flatten(1))
+
+    return initial, loss
+
+
+def _transformer(
+    width: int, length: int, layers: int, gain: float
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """Causal, two heads, without normalisation layers."""
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        found: Arrays = {
+            "embedding": generator.normal(0, 1, (48, width)),
+            "position": generator.normal(0, 0.3, (length, width)),
+        }
+        for i in range(layers):
+            found[f"qkv{i}"] = _normal(generator, width, 3 * width, gain=gain)
+            found[f"out{i}"] = _normal(generator, width, width, gain=gain)
+            found[f"up{i}"] = _normal(generator, width, 2 * width, gain=gain)
+            found[f"down{i}"] = _normal(generator, 2 * width, width, gain=gain)
+        found["w0"], found["b0"] = _normal(generator, width, 48), np.zeros(48)
+        return found
+
+    mask = torch.full((length, length), -math.inf).triu(1)
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, y = batch
+        trainings, count, _ = x.shape
+        one_hot = F.one_hot(x.flatten(1), 48).float()
+        h = torch.bmm(one_hot, w["embedding"]).view(trainings, count, length, width)
+        h = (h + w["position"].unsqueeze(1)).flatten(1, 2)
+        for i in range(layers):
+            parts = torch.bmm(h, w[f"qkv{i}"]).view(trainings, count, length, 3, 2, width // 2)
+            q, k, v = (parts[:, :, :, j].transpose(2, 3) for j in range(3))
+            scores = q @ k.transpose(-1, -2) / math.sqrt(width // 2) + mask
+            mixed = (scores.softmax(-1) @ v).transpose(2, 3).reshape(trainings, count * length, width)
+            h = h + torch.bmm(mixed, w[f"out{i}"])
+            h = h + torch.bmm(torch.relu(torch.bmm(h, w[f"up{i}"])), w[f"down{i}"])
+        return _cross_entropy(_dense(w, 0, h), y.flatten(1))
+
+    return initial, loss
+
+
+def _cnn(channels: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {
+            "c0": generator.normal(0, math.sqrt(2 / 9), (channels, 1, 3, 3)),
+            "c1": generator.normal(0, math.sqrt(2 / (9 * channels)), (channels, channels, 3, 3)),
+            "w0": _normal(generator, channels * 4, 10),
+            "b0": np.zeros(10),
+        }
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, labels = batch
+        trainings, count, _ = x.shape
+        image = x.transpose(0, 1).reshape(count, trainings, 8, 8)
+        first = F.conv2d(image, w["c0"].flatten(0, 1), padding=1, groups=trainings).relu()
+        first = F.max_pool2d(first, 2)
+        second = F.conv2d(first, w["c1"].flatten(0, 1), padding=1, groups=trainings).relu()
+        flat = F.max_pool2d(second, 2).view(count, trainings, -1).transpose(0, 1)
+        return _cross_entropy(_dense(w, 0, flat), labels)
+
+    return initial, loss
+
+
+def _linear_noise(
+    features: int, count: int, freedom: float, noise: float
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """Linear regression whose noise has Student's t distribution; held out without noise."""
+    truth = np.random.default_rng(5).normal(0, 1, features)
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {"w0": np.zeros((features, 1)), "b0": np.zeros(1)}
+
+    def batch(generator: np.random.Generator) -> Batch:
+        x = generator.normal(0, 1, (count, features))
+        return _tensors(x, x @ truth + noise * generator.standard_t(freedom, count))
+
+    @functools.cache
+    def held_out() -> Batch:
+        x = np.random.default_rng(10**6).normal(0, 1, (256, features))
+        return _tensors(x, x @ truth + 0.3 * np.random.default_rng(1).normal(0, 1, 256))
+
+    return initial, batch, held_out
+
+
+def _squared(w: Weights, batch: Batch) -> Tensor:
+    x, y = batch
+    return (_dense(w, 0, x).squeeze(-1) - y).square().mean(1)
+
+
+def _pareto_features(
+    features: int, hidden: int, count: int
+) -> tuple[
+    Callable[[np.random.Generator], Arrays],
+    Callable[[np.random.Generator], Batch],
+    Callable[[], Batch],
+    Callable[[Weights, Batch], Tensor],
+]:
+    """A network on features a few of which are far larger than the rest; targets with normal noise."""
+    truth = np.random.default_rng(6).normal(0, 1, (features, 3))
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {
+            "w1": _normal(generator, features, hidden),
+            "b1": np.zeros(hidden),
+            "w0": _normal(generator, hidden, 1),
+            "b0": np.zeros(1),
+        }
+
+    def draw(generator: np.random.Generator, size: int) -> Batch:
+        direction = generator.normal(0, 1, (size, features))
+        x = direction * generator.pareto(2.5, (size, 1))
+        y = np.tanh(direction @ truth).sum(1) + 0.3 * generator.normal(0, 1, size)
+        return _tensors(x, y)
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, y = batch
+        h = torch.baddbmm(w["b1"].unsqueeze(1), x, w["w1"]).relu()
+        return (_dense(w, 0, h).squeeze(-1) - y).square().mean(1)
+
+    return initial, lambda generator: draw(generator, count), _fixed(lambda g: draw(g, 256), 1), loss
+
+
+# -------------------------------------------------------------------------------------------- tasks
+
+
+def _task(
+    name: str,
+    optimizer: str,
+    rates: tuple[float, ...],
+    steps: int,
+    network: tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]],
+    data: tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]],
+) -> Task:
+    return Made(name, optimizer, rates, steps, network[0], data[0], data[1], network[1])
+
+
+def _noisy(name: str, rates: tuple[float, ...], freedom: float, noise: float) -> Task:
+    initial, batch, held_out = _linear_noise(20, 16, freedom, noise)
+    return Made(name, "SGD", rates, 2500, initial, batch, held_out, _squared)
+
+
+def _heavy(name: str, optimizer: str, rates: tuple[float, ...]) -> Task:
+    initial, batch, held_out, loss = _pareto_features(12, 32, 16)
+    return Made(name, optimizer, rates, 2500, initial, batch, held_out, loss)
+
+
+def _sequence(name: str, rates: tuple[float, ...], kind: str, length: int, radius: float, hidden: int = 24) -> Task:
+    if kind == "order":
+        batch = _temporal_order(length, 16)
+        weights, loss = _rnn_weights(6, hidden, 4, radius), _rnn_last_class
+    else:
+        batch = _two_marked(length, 16, kind == "product")
+        weights, loss = _rnn_weights(2, hidden, 1, radius), _rnn_last_squared
+    return Made(name, "SGD", rates, 2500, weights, batch, _fixed(batch, 16), loss)
+
+
+TUNE: tuple[Task, ...] = (
+    _task(
+        "rnn-text-sgd", "SGD", (0.1, 0.5, 2.0), 2500, (_rnn_weights(48, 32, 48, 1.2), _rnn_text_loss), _passages(24, 8)
+    ),
+    _sequence("adding-sgd", (0.01, 0.03, 0.1), "sum", 30, 1.2),
+    _task("transformer-adam", "Adam", (1e-3, 3e-3, 1e-2), 2000, _transformer(24, 16, 3, 1.4), _passages(16, 6)),
+    _task(
+        "mlp-digits-momentum",
+        "Momentum",
+        (0.01, 0.05, 0.2),
+        2500,
+        _mlp((64, 32, 32, 10), 1.0, torch.tanh),
+        _digit_batches(16),
+    ),
+    _task("cnn-digits-sgd", "SGD", (0.02, 0.1, 0.4), 2000, _cnn(6), _digit_batches(16)),
+    _task(
+        "mlp-corrupted-sgd",
+        "SGD",
+        (0.02, 0.1, 0.3),
+        2500,
+        _mlp((64, 32, 10), 1.4, torch.relu),
+        _digit_batches(16, 0.02),
+    ),
+    _noisy("regression-t15-sgd", (0.003, 0.01, 0.05), 1.5, 1.0),
+    _task("gru-text-adam", "Adam", (1e-3, 5e-3, 2e-2), 2000, _gru(24), _passages(16, 6)),
+)
+REPORT: tuple[Task, ...] = (
+    _sequence("order-sgd", (0.03, 0.1, 0.3), "order", 20, 1.1),
+    _sequence("product-sgd", (0.02, 0.06, 0.2), "product", 40, 1.3),
+    _task("gru-text-sgd", "SGD", (0.3, 1.0, 4.0), 2000, _gru(24), _passages(24, 6)),
+    _task(
+        "transformer-momentum", "Momentum", (0.0003, 0.001, 0.003), 2000, _transformer(24, 16, 2, 1.4), _passages(16, 6)
+    ),
+    _task(
+        "deep-mlp-sgd",
+        "SGD",
+        (0.02, 0.1, 0.3),
+        2500,
+        _mlp((64, 24, 24, 24, 24, 24, 10), 1.5, torch.relu),
+        _digit_batches(16),
+    ),
+    _task("cnn-digits-adam", "Adam", (1e-3, 3e-3, 1e-2), 2000, _cnn(6), _digit_batches(16)),
+    _task(
+        "mlp-mislabelled-adam",
+        "Adam",
+        (1e-3, 5e-3, 2e-2),
+        2500,
+        _mlp((64, 32, 10), 1.4, torch.relu),
+        _digit_batches(16, 0.05, 10.0, 0.9),
+    ),
+    _task("cnn-corrupted-momentum", "Momentum", (0.01, 0.03, 0.1), 2000, _cnn(6), _digit_batches(16, 0.02, 10.0)),
+    _noisy("regression-t12-sgd", (0.003, 0.01, 0.05), 1.2, 0.5),
+    _heavy("pareto-features-sgd", "SGD", (0.0001, 0.0005, 0.002)),
+)

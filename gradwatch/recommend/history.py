@@ -1,0 +1,169 @@
+"""The part of a run that advice may rest on, and what is known around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradwatch.detect.overclipping import scale_free
+from gradwatch.record import Event
+from gradwatch.run import Run
+
+Array = NDArray[np.float64]
+
+BEFORE_EVENT, AFTER_EVENT = 10, 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What one optimizer of a run left behind."""
+
+    run: str
+    norms: Array  # usable ones, in order
+    every_norm: Array  # all finite ones after the warm-up and before the training was lost
+    frame: pd.DataFrame  # every step
+    events: tuple[Event, ...]
+    nonfinite: int
+    lost_at: Event | None  # the first critical event
+    worst: float
+    optimizer_class: str
+    learning_rate: float | None  # the largest
+    momentum: float
+    weight_norm: float | None  # over all parameters, as sampled first where it was not 0
+    last_weight_norm: float | None  # as sampled last
+    update_ratio: float | None  # over all parameters, the median of the samples
+    moment: str
+    every: int  # steps from one record to the next
+    left_out: str
+
+    @property
+    def steps(self) -> int:
+        return len(self.frame)
+
+    @property
+    def spikes(self) -> int:
+        """Warnings about spikes and explosions."""
+        return sum(event.severity == "warning" and event.kind in ("spike", "explosion") for event in self.events)
+
+    @property
+    def unstable(self) -> bool:
+        return self.lost_at is not None or self.spikes > 0
+
+    @property
+    def is_scale_free(self) -> bool:
+        """Whether the optimizer divides by the size of its gradients."""
+        return scale_free(self.optimizer_class)
+
+    @property
+    def ended_nonfinite(self) -> bool:
+        """Whether the last step was not finite."""
+        last = self.frame[["total_norm", "loss"]].iloc[-1:].to_numpy(float)
+        logged = bool(self.frame["loss_logged"].iloc[-1:].any())
+        return bool(len(last)) and not (np.isfinite(last[0, 0]) and (np.isfinite(last[0, 1]) or not logged))
+
+    def losses(self) -> Array:
+        """Those that were recorded, in order."""
+        losses: Array = self.frame["loss"].to_numpy(float)[self.frame["loss_logged"].to_numpy(bool)]
+        return losses
+
+
+def history_of(run: Run, optimizer: str | None = None) -> History:
+    """Read what advice on one optimizer needs, the first if none is named."""
+    name = run.optimizer(optimizer)
+    frame = run.steps(name)
+    events = [event for event in run.events() if event.optimizer == name]
+    steps = frame.index.to_numpy(np.int64)
+    norms = frame["total_norm"].to_numpy(float)
+    finite = np.isfinite(norms) & (norms > 0) & ~frame["skipped"].to_numpy(bool)
+    warm_up = _warm_up(len(norms))
+    allowed = finite & (np.arange(len(norms)) >= warm_up)
+    critical = [event for event in events if event.severity == "critical"]
+    for event in events:
+        first, last = _marked(event)
+        allowed &= ~((steps >= first) & (steps <= last))
+    usable = _longest_stretch(steps, allowed, [event.step for event in critical])
+    rates = frame["learning_rate"].dropna()
+    weights = _weight_norms(run, name)
+    momentum = run.settings(name).get("momentum")
+    meta = run.meta()
+    return History(
+        run=run.name,
+        norms=norms[usable],
+        every_norm=norms[finite & (np.arange(len(norms)) >= warm_up) & (steps < _lost(critical))],
+        frame=frame,
+        events=tuple(events),
+        nonfinite=int((~np.isfinite(norms)).sum()),
+        lost_at=critical[0] if critical else None,
+        worst=_worst(norms[finite], critical),
+        optimizer_class=run.optimizers.get(name, ""),
+        learning_rate=float(rates.max()) if len(rates) else None,
+        momentum=float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0,
+        weight_norm=weights[0] if weights else None,
+        last_weight_norm=weights[-1] if weights else None,
+        update_ratio=_update_ratio(run, name),
+        moment=meta.get("moment", "unknown"),
+        every=int(meta.get("every", "1")),
+        left_out=f"the first {warm_up} as warm-up" + (", and those around and after events" if events else ""),
+    )
+
+
+def _marked(event: Event) -> tuple[int, int]:
+    """The first and the last step that do not count because of an event; none for most kinds."""
+    if event.kind == "spike":
+        return event.step, event.step if event.until is None else event.until
+    if event.kind in ("explosion", "nonfinite"):
+        return event.step - BEFORE_EVENT, max(event.step + AFTER_EVENT - 1, event.until or 0)
+    return 0, -1
+
+
+def _worst(norms: Array, critical: Sequence[Event]) -> float:
+    observed = [e.observed for e in critical if e.kind == "explosion" and e.observed is not None]
+    if observed and math.isfinite(observed[0]):
+        return observed[0]
+    return float(norms.max(initial=0.0))
+
+
+def _weight_norms(run: Run, optimizer: str) -> list[float]:
+    """Over all parameters, of each sample that is neither 0 nor infinite."""
+    totals = np.sqrt(np.square(run.layers("weight_norm", optimizer).to_numpy(float)).sum(axis=1))
+    return [float(total) for total in totals if np.isfinite(total) and total > 0]
+
+
+def _update_ratio(run: Run, optimizer: str) -> float | None:
+    weights, updates = (
+        np.square(run.layers(name, optimizer).to_numpy(float)).sum(axis=1) for name in ("weight_norm", "update_norm")
+    )
+    usable = np.isfinite(weights) & np.isfinite(updates) & (weights > 0)
+    return float(np.median(np.sqrt(updates[usable] / weights[usable]))) if usable.any() else None
+
+
+def _lost(critical: Sequence[Event]) -> float:
+    """The step at which the training was lost; infinite if it was not."""
+    return critical[0].step if critical else math.inf
+
+
+def _warm_up(steps: int) -> int:
+    """A twentieth of the run, at least 20 steps and at most 500.
+
+    >>> _warm_up(100), _warm_up(2000), _warm_up(10**6)
+    (20, 100, 500)
+    """
+    return min(500, max(20, steps // 20))
+
+
+def _longest_stretch(steps: NDArray[np.int64], allowed: NDArray[np.bool_], cuts: Sequence[int]) -> NDArray[np.bool_]:
+    """The usable steps between two critical events of which there are most.
+
+    What comes after a training was lost says little about a healthy one.
+    """
+    if not cuts:
+        return allowed
+    stretch = np.searchsorted(np.unique(cuts), steps, side="right")
+    counts = np.bincount(stretch[allowed], minlength=1)
+    longest: NDArray[np.bool_] = allowed & (stretch == int(np.argmax(counts)))
+    return longest
