@@ -51,7 +51,8 @@ def _initialisation(history: History) -> str | None:
         return None
     return (
         f"the initialisation: the first norms are {ratio:.0f} times those of later ({float(np.median(first)):.3g}"
-        f" against {float(np.median(usable)):.3g}); smaller weights, normalisation or a warm-up would mend that where it begins"
+        f" against {float(np.median(usable)):.3g}); smaller weights, normalisation or a warm-up would mend that"
+        " where it begins"
     )
 
 

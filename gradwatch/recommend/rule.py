@@ -89,8 +89,8 @@ def _dividing(history: History, norms: Array, tail: float) -> Choice:
             0.01 * low,
             level,
             f"a tenth of the 10th percentile: norms differ much from step to step, and {history.optimizer_class}"
-            " divides by their size, so to clip every step gives each the same weight and leaves the learning rate as it is;"
-            " any threshold that is always exceeded does the same",
+            " divides by their size, so to clip every step gives each the same weight and leaves the learning rate as"
+            " it is; any threshold that is always exceeded does the same",
         )
     deviation = (np.log(np.quantile(norms, 0.9)) - math.log(level)) / 1.2816
     guard = level * max(FACTOR, math.exp(SIGMAS * deviation))
@@ -119,8 +119,8 @@ def _bounding(history: History, norms: Array, why: str) -> Choice:
         0.25 * bound,
         2 * bound,
         f"{why}; at learning rate {history.learning_rate:g} it keeps every update within {STEP:.1%} of the weights'"
-        f" norm of {history.weight_norm:.3g}; the norms recorded, {float(np.median(norms)):.3g} in the middle, are those of a"
-        " training that was failing",
+        f" norm of {history.weight_norm:.3g}; the norms recorded, {float(np.median(norms)):.3g} in the middle, are those"
+        " of a training that was failing",
     )
 
 
