@@ -102,9 +102,25 @@ def events(
 
 
 @app.command()
-def recommend(run: RunPath = None, json: AsJson = False, optimizer: OptimizerName = None) -> None:
-    """Say which clipping threshold the run should have, why, and what others would have done."""
-    advice = _open(run).recommend(optimizer)
+def recommend(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Folders of runs; the newest under runs/ if left out."),
+    ] = None,
+    json: AsJson = False,
+    optimizer: OptimizerName = None,
+) -> None:
+    """Say which clipping threshold the run should have, why, and what others would have done.
+
+    Of several runs of one training, other seeds say, the advice is for all of them.
+    """
+    if runs is not None and len(runs) > 1:
+        from gradwatch.recommend import recommend_for_all
+
+        agreement = recommend_for_all([_open(run) for run in runs], optimizer)
+        _show(json, lambda j: j.agreement(agreement), lambda view: view.agreement(agreement))
+        return
+    advice = _open(runs[0] if runs else None).recommend(optimizer)
     _show(json, lambda j: j.recommendation(advice), lambda view: view.recommendation(advice))
 
 

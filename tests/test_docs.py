@@ -8,17 +8,32 @@ import pytest
 
 from gradwatch import Run, errors
 from gradwatch.cli import app
-from gradwatch.recommend import Recommendation, WhatIf
+from gradwatch.recommend import Agreement, Phase, Recommendation, WhatIf
 from gradwatch.record import KINDS, STATS, WEIGHT_STATS, Event, StepRecord
 from gradwatch.run import LAYER_STATS
 from gradwatch.summary import ClippingSummary, LayerSummary, LossSummary, NormSummary, RunSummary, WeightSummary
 from gradwatch.testing import stream, write_run
+from gradwatch.tune import Trial, Tuning
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 # What holds other numbers rather than being one.
-PARTS = {"total_norm", "loss", "clipping", "events", "layers", "telling", "series", "weights", "learning_rates"}
+PARTS = {
+    "total_norm",
+    "loss",
+    "clipping",
+    "events",
+    "layers",
+    "telling",
+    "series",
+    "weights",
+    "learning_rates",
+    "phases",
+    "together",
+    "each",
+    "trials",
+}
 
 
 def entries():
@@ -38,6 +53,10 @@ def entries():
         RunSummary,
         Recommendation,
         WhatIf,
+        Phase,
+        Agreement,
+        Trial,
+        Tuning,
         Event,
         StepRecord,
     ],

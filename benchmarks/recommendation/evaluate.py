@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from lab import SAMPLED, History, Task, Trial, train
-from tasks import REPORT, TUNE
+from tasks import REPORT, SEEN, TUNE
 
 from gradwatch import Run
 from gradwatch import tune as experiment
@@ -336,7 +336,7 @@ def cells_of(task: Task) -> list[Cell]:
 def report() -> str:
     of = {name: [cell for task in tasks for cell in cells_of(task)] for name, tasks in SPLITS}
     lines = [HEAD]
-    for name, title in (("report", "Unseen tasks"), ("tune", "The tasks that the rule was made on")):
+    for name, title in TITLES:
         lines += [f"## {title}", "", *overview(of[name]), "", *every_cell(of[name]), ""]
     return "\n".join(lines)
 
@@ -382,16 +382,22 @@ def _told(advice: Advice) -> str:
     return ("refused" if advice.refused else number) + ("*" if advice.second_pilot else "")
 
 
-SPLITS = (("report", REPORT), ("tune", TUNE))
+SPLITS = (("report", REPORT), ("seen", SEEN), ("tune", TUNE))
+TITLES = (
+    ("report", "Unseen tasks"),
+    ("seen", "Tasks of the first report, seen since"),
+    ("tune", "The tasks that the rule was made on"),
+)
 HEAD = """# How good the advice is
 
-Printed by `python benchmarks/recommendation/evaluate.py report`. Regret is the held-out loss at the end over that of the
-best of ten thresholds from 0.03 to 30 times the median norm; both are means over five seeds, and all trainings of a seed
-see the same batches. The best of ten is the best by luck as well, so that a regret of 1 is not quite to be had. A training
-that is lost counts as what its network was worth untrained. `recommend` reads the record of the first quarter of a training
-without clipping; a star marks a second such record, clipped at the threshold that a refusal asked for; "refused" trains
-without clipping. `tune` is the search of `gradwatch tune` with seven candidates, judged by the losses of the batches.
-p10 to p99 and mean are of the norms of the same quarter, AutoClip (percentile 10) and ZClip have their defaults.
+Printed by `python benchmarks/recommendation/evaluate.py report`. Regret is the held-out loss at the end over that of
+the best of ten thresholds from 0.03 to 30 times the median norm; both are means over five seeds, and all trainings of
+a seed see the same batches. The best of ten is the best by luck as well, so that a regret of 1 is not quite to be had.
+A training that is lost counts as what its network was worth untrained. `recommend` reads the record of the first
+quarter of a training without clipping; a star marks a second such record, clipped at the threshold that a refusal
+asked for; "refused" trains without clipping. `tune` is the search of `gradwatch tune` with seven candidates, judged by
+the losses of the batches. p10 to p99 and mean are of the norms of the same quarter; AutoClip (percentile 10) and ZClip
+have their defaults.
 
 The thresholds of the rule were committed before a training of the unseen tasks with clipping was looked at.
 """
@@ -431,7 +437,7 @@ def say(message: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "advise", "report"])
-    parser.add_argument("tasks", nargs="*", default=["tune", "report"])
+    parser.add_argument("tasks", nargs="*", default=["tune", "seen", "report"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [task for split, tasks in SPLITS for task in tasks if split in args.tasks or task.name in args.tasks]

@@ -165,7 +165,7 @@ class Sgd:
                 old = self.buffers.get(name)
                 step = step if old is None else old * self.momentum + step
                 self.buffers[name] = step
-            weight -= _times(rates, step)
+            weight.sub_(_times(rates, step))
 
 
 class Adam:
@@ -182,4 +182,4 @@ class Adam:
             second = self.second.setdefault(name, torch.zeros_like(weight))
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
             deviation = (second / (1 - 0.999**self.step)).sqrt_() + 1e-8
-            weight -= _times(rates / (1 - 0.9**self.step), first / deviation)
+            weight.sub_(_times(rates / (1 - 0.9**self.step), first / deviation))

@@ -99,72 +99,79 @@ def main() -> None:
     print(table(json.loads(args.results.read_text())))
 
 
-def train(length: int, cap: int, seeds: int) -> list[Outcome]:
-    """All methods and seeds of one length; those that have learnt or are lost leave."""
-    outcomes = [Outcome(method.name, length, seed) for method in METHODS for seed in range(seeds)]
-    at = [(m, seed) for m in range(len(METHODS)) for seed in range(seeds)]
-    active = torch.arange(len(at))
-    started = [initial(seed, "smart_tanh") for _, seed in at]
-    weights = {name: torch.stack([one[name] for one in started]) for name in NAMES}
-    of_method = torch.tensor([m for m, _ in at])
-    of_seed = torch.tensor([seed for _, seed in at])
-    limits = torch.tensor([METHODS[m].limit for m, _ in at])
-    values = torch.tensor([METHODS[m].clip_value for m, _ in at])
-    omega = torch.tensor([METHODS[m].omega for m, _ in at])
-    # Thresholds see the norms of every seed at every update, so that histories stay in place.
-    thresholds = {m: method.threshold() for m, method in enumerate(METHODS) if method.threshold}
-    streams = [np.random.default_rng([seed, length]) for seed in range(seeds)]
-    began = time.monotonic()
-    for update in range(cap):
-        drawn = [sequences(stream, length, BATCH) for stream in streams]
-        symbols, labels = (torch.stack(part) for part in zip(*drawn, strict=True))
-        now = {name: value[active] for name, value in weights.items()}
-        seed_of, method_of = of_seed[active], of_method[active]
-        made = step(now, symbols[seed_of], labels[seed_of], limits[active], omega[active])
-        gradients = made.gradients
-        norm = torch.stack([g.flatten(1).double().norm(dim=1) for g in gradients.values()]).norm(dim=0)
-        bad = ~torch.isfinite(norm) | (norm > 1e10)
+class Field:
+    """Every method with every seed, at one length. Those that have learnt or are lost leave."""
+
+    def __init__(self, length: int, seeds: int) -> None:
+        self.length, self.seeds = length, seeds
+        self.outcomes = [Outcome(method.name, length, seed) for method in METHODS for seed in range(seeds)]
+        self.active = torch.arange(len(self.outcomes))
+        self.seed = torch.arange(seeds).repeat(len(METHODS))
+        self.method = torch.arange(len(METHODS)).repeat_interleave(seeds)
+        started = [initial(seed, "smart_tanh") for seed in self.seed.tolist()]
+        self.weights = {name: torch.stack([one[name] for one in started]) for name in NAMES}
+        self.limits, self.values, self.omega, self.ruled = (
+            torch.tensor([getattr(METHODS[m], setting) for m in self.method.tolist()])
+            for setting in ("limit", "clip_value", "omega", "authors_rule")
+        )
+        self.thresholds = {m: method.threshold() for m, method in enumerate(METHODS) if method.threshold}
+        self.streams = [np.random.default_rng([seed, length]) for seed in range(seeds)]
+
+    def update(self, number: int) -> None:
+        """One update of all that are active."""
+        drawn = [sequences(stream, self.length, BATCH) for stream in self.streams]
+        symbols, labels = (torch.stack(part)[self.seed[self.active]] for part in zip(*drawn, strict=True))
+        now = {name: value[self.active] for name, value in self.weights.items()}
+        made = step(now, symbols, labels, self.limits[self.active], self.omega[self.active])
+        norm = torch.stack([g.flatten(1).double().norm(dim=1) for g in made.gradients.values()]).norm(dim=0)
+        clipped = self._clip(made.gradients, norm) | (made.cut > 0)
+        ruled = self.ruled[self.active] & (~torch.isfinite(norm) | (norm > 1e10))
+        for name, gradient in made.gradients.items():
+            gradient[ruled] = 0.02 * now["W"][ruled] if name == "W" else 0.0
+            self.weights[name][self.active] = now[name] - RATE * gradient
+        lost = ~torch.isfinite(norm) & ~ruled
+        for place, hit, gone in zip(self.active.tolist(), clipped.tolist(), lost.tolist(), strict=True):
+            outcome = self.outcomes[place]
+            outcome.clipped, outcome.updates = outcome.clipped + hit, number + 1
+            outcome.lost_at = number if gone else None
+        self.active = self.active[~lost]
+
+    def _clip(self, gradients: dict[str, Tensor], norm: Tensor) -> Tensor:
+        """By norm and by value, in place; return which were."""
         factor = torch.ones_like(norm)
-        for m, threshold in thresholds.items():
-            mine = method_of == m
+        for m, threshold in self.thresholds.items():
+            mine = self.method[self.active] == m
             if mine.any():
-                seen = torch.full((seeds,), math.nan, dtype=torch.float64)
-                seen[seed_of[mine]] = norm[mine]
-                limit = threshold(seen)[seed_of[mine]]
-                factor[mine] = (limit / (norm[mine] + 1e-6)).clamp(max=1.0)
-        clipped = (factor < 1) | (made.cut > 0)
-        for name, gradient in gradients.items():
+                # A policy sees the norms of every seed at every update, so that histories stay in place.
+                seeds = self.seed[self.active][mine]
+                seen = torch.full((self.seeds,), math.nan, dtype=torch.float64)
+                seen[seeds] = norm[mine]
+                factor[mine] = (threshold(seen)[seeds] / (norm[mine] + 1e-6)).clamp(max=1.0)
+        clipped = factor < 1
+        for gradient in gradients.values():
             shape = (-1, *[1] * (gradient.dim() - 1))
-            most = values[active].view(shape)
-            gradient *= factor.float().view(shape)
-            limited = torch.minimum(torch.maximum(gradient, -most), most)
-            clipped |= (limited != gradient).flatten(1).any(1)
-            gradients[name] = limited
-        ruled = bad & torch.tensor([METHODS[m].authors_rule for m in method_of.tolist()])
-        if ruled.any():
-            for name, gradient in gradients.items():
-                gradient[ruled] = 0.02 * now["W"][ruled] if name == "W" else 0.0
-        for name in NAMES:
-            weights[name][active] = now[name] - RATE * gradients[name]
-        lost = (~torch.isfinite(norm) & ~ruled).tolist()
-        for place, hit, gone in zip(active.tolist(), clipped.tolist(), lost, strict=True):
-            outcomes[place].clipped += hit
-            outcomes[place].updates = update + 1
-            if gone:
-                outcomes[place].lost_at = update
-        if any(lost):
-            active = active[~torch.tensor(lost)]
-        if (update + 1) % EVERY == 0:
-            active = look(weights, active, of_seed, outcomes, length, update + 1)
-            say(length, update + 1, outcomes, time.monotonic() - began)
-        if not len(active):
+            most = self.values[self.active].view(shape)
+            gradient.mul_(factor.float().view(shape))
+            clipped |= (gradient.abs() > most).flatten(1).any(1)
+            gradient.copy_(torch.minimum(torch.maximum(gradient, -most), most))
+        return clipped
+
+
+def train(length: int, cap: int, seeds: int) -> list[Outcome]:
+    """All methods and seeds of one length."""
+    field = Field(length, seeds)
+    began = time.monotonic()
+    for number in range(cap):
+        field.update(number)
+        if (number + 1) % EVERY == 0:
+            field.active = look(field.weights, field.active, field.outcomes, length, number + 1)
+            say(length, number + 1, field.outcomes, time.monotonic() - began)
+        if not len(field.active):
             break
-    return outcomes
+    return field.outcomes
 
 
-def look(
-    weights: dict[str, Tensor], active: Tensor, of_seed: Tensor, outcomes: list[Outcome], length: int, update: int
-) -> Tensor:
+def look(weights: dict[str, Tensor], active: Tensor, outcomes: list[Outcome], length: int, update: int) -> Tensor:
     """Who gets few of 500 fresh sequences wrong is shown 10,000; return those that have not learnt yet."""
     fresh = np.random.default_rng([length, update, 1])
     staying = []

@@ -34,13 +34,13 @@ def recommend(run: Run, optimizer: str | None = None) -> Recommendation:
     return replace(_advise(history), first=first)
 
 
-def recommend_for_all(runs: Sequence[Run]) -> Agreement:
+def recommend_for_all(runs: Sequence[Run], optimizer: str | None = None) -> Agreement:
     """One threshold for several runs of one training, other seeds say: the geometric mean of theirs.
 
     Its range is what all of them support, or where there is no such range that from the smallest
     threshold to the largest.
     """
-    each = tuple(recommend(run) for run in runs)
+    each = tuple(recommend(run, optimizer) for run in runs)
     given = [advice for advice in each if advice.max_norm is not None]
     names = ", ".join(advice.run for advice in each)
     if not given:

@@ -17,6 +17,7 @@ from gradwatch.run import Run
 Array = NDArray[np.float64]
 
 BEFORE_EVENT, AFTER_EVENT = 10, 50
+SHORT = 4  # steps; an explosion that is over by then leaves those around it as they were
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +26,12 @@ class History:
 
     run: str
     norms: Array  # usable ones, in order
+    at: NDArray[np.int64]  # their rows in the frame
     every_norm: Array  # all finite ones after the warm-up and before the training was lost
     frame: pd.DataFrame  # every step
     events: tuple[Event, ...]
     nonfinite: int
-    lost_at: Event | None  # the first critical event
+    lost_at: Event | None  # the first critical event that the training did not come back from
     worst: float
     optimizer_class: str
     learning_rate: float | None  # the largest
@@ -47,8 +49,8 @@ class History:
 
     @property
     def spikes(self) -> int:
-        """Warnings about spikes and explosions."""
-        return sum(event.severity == "warning" and event.kind in ("spike", "explosion") for event in self.events)
+        """Spikes and explosions that were more than information."""
+        return sum(event.severity != "info" and event.kind in ("spike", "explosion") for event in self.events)
 
     @property
     def unstable(self) -> bool:
@@ -82,7 +84,7 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
     finite = np.isfinite(norms) & (norms > 0) & ~frame["skipped"].to_numpy(bool)
     warm_up = _warm_up(len(norms))
     allowed = finite & (np.arange(len(norms)) >= warm_up)
-    critical = [event for event in events if event.severity == "critical"]
+    critical = [event for event in events if event.severity == "critical" and not _is_over(event, steps)]
     for event in events:
         first, last = _marked(event)
         allowed &= ~((steps >= first) & (steps <= last))
@@ -94,6 +96,7 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
     return History(
         run=run.name,
         norms=norms[usable],
+        at=np.flatnonzero(usable),
         every_norm=norms[finite & (np.arange(len(norms)) >= warm_up) & (steps < _lost(critical))],
         frame=frame,
         events=tuple(events),
@@ -114,11 +117,19 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
 
 def _marked(event: Event) -> tuple[int, int]:
     """The first and the last step that do not count because of an event; none for most kinds."""
-    if event.kind == "spike":
-        return event.step, event.step if event.until is None else event.until
+    last = event.step if event.until is None else event.until
+    if event.severity == "info":
+        return 0, -1  # of a kind that this training has all the time
+    if event.kind == "spike" or (event.kind == "explosion" and event.until is not None and last - event.step < SHORT):
+        return event.step, last
     if event.kind in ("explosion", "nonfinite"):
         return event.step - BEFORE_EVENT, max(event.step + AFTER_EVENT - 1, event.until or 0)
     return 0, -1
+
+
+def _is_over(event: Event, steps: NDArray[np.int64]) -> bool:
+    """Whether an explosion ended well before the record did; the training then went on."""
+    return event.kind == "explosion" and event.until is not None and event.until + AFTER_EVENT < steps[-1]
 
 
 def _worst(norms: Array, critical: Sequence[Event]) -> float:

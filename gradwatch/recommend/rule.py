@@ -21,11 +21,13 @@ FACTOR, SIGMAS = NOTED
 
 HEAVY = 2.5  # tail index below which single steps dominate
 CALM = 3.5  # above which they do not
+UNEVEN = 8.0  # the 99th percentile over the median
 DRIFT_SAID, DRIFT_UP, DRIFT_DOWN = 2.0, 10.0, 30.0
 UNDONE = 0.15  # of the progress of the loss
 FLAT = 0.05  # of the progress of the loss
 LARGE_UPDATE = 0.04  # of the weights' norm in the median step: a learning rate that is too high
 LEAST_LOSSES = 100
+LEAST_NORMS = 30
 STEP = 0.025  # of the weights' norm: the longest update where a learning rate was too high
 TRAVEL = 1.2  # times the weights' norm: how far clipped updates may carry in so many steps as were recorded
 
@@ -82,8 +84,7 @@ def _dividing(history: History, norms: Array, tail: float) -> Choice:
     """Adam and its like: to clip each step changes no learning rate, it gives each step the same weight."""
     low = float(np.quantile(norms, 0.1))
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
-    uneven = tail < CALM or top > 5 * level or not 1 / DRIFT_SAID < drift(history.norms) < DRIFT_SAID
-    if uneven or history.unstable or is_undone(history):
+    if tail < CALM or top > UNEVEN * level or history.unstable or is_undone(history):
         return Choice(
             0.1 * low,
             0.01 * low,
@@ -105,7 +106,7 @@ def _dividing(history: History, norms: Array, tail: float) -> Choice:
 
 def _bounding(history: History, norms: Array, why: str) -> Choice:
     """The training was lost, its progress undone or its steps far too large: bound what one update may change."""
-    upper = float(np.quantile(norms, 0.75))
+    upper = float(np.quantile(_before_it_failed(history, norms), 0.75))
     bound = step_bound(history)
     if bound is None or bound >= upper:
         return Choice(
@@ -119,9 +120,20 @@ def _bounding(history: History, norms: Array, why: str) -> Choice:
         0.25 * bound,
         2 * bound,
         f"{why}; at learning rate {history.learning_rate:g} it keeps every update within {STEP:.1%} of the weights'"
-        f" norm of {history.weight_norm:.3g}; the norms recorded, {float(np.median(norms)):.3g} in the middle, are those"
-        " of a training that was failing",
+        f" norm of {history.weight_norm:.3g}; the norms recorded, {float(np.median(norms)):.3g} in the middle, are"
+        " those of a training that was failing",
     )
+
+
+def _before_it_failed(history: History, norms: Array) -> Array:
+    """The norms up to where the loss was best; those of a network that has died say nothing about a healthy one."""
+    losses = history.losses()
+    if len(losses) < LEAST_LOSSES or len(losses) != history.steps or not np.isfinite(losses).all():
+        return norms
+    tenths = np.array_split(np.arange(len(losses)), 10)
+    best = min(tenths, key=lambda rows: float(np.median(losses[rows])))
+    own = history.norms[history.at <= best[-1]]
+    return own if len(own) >= LEAST_NORMS else norms
 
 
 def step_bound(history: History) -> float | None:
@@ -169,12 +181,11 @@ def is_undone(history: History) -> bool:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
     middles = [float(np.median(part)) for part in tenths]
-    start, best, end = float(np.median(losses[:10])), min(middles), middles[-1]
-    if float(np.median(middles)) > start + _uncertainty(losses[:10]):
-        return True
-    return end - best > max(
-        UNDONE * (start - best), _uncertainty(tenths[-1]) + _uncertainty(tenths[int(np.argmin(middles))])
-    )
+    start, best, end = _start(losses), min(middles), middles[-1]
+    doubt = _uncertainty(tenths[-1]) + _uncertainty(tenths[int(np.argmin(middles))])
+    if best > start - doubt or float(np.median(middles)) > start:
+        return True  # nothing was learnt, or less than nothing
+    return end - best > max(UNDONE * (start - best), doubt)
 
 
 def is_flat(history: History) -> bool:
@@ -185,8 +196,13 @@ def is_flat(history: History) -> bool:
         return False
     thirds = np.array_split(losses, 3)
     middles = [float(np.median(part)) for part in thirds]
-    start = float(np.median(losses[:10]))
+    start = _start(losses)
     return middles[1] - middles[2] < max(FLAT * abs(start - middles[2]), _uncertainty(thirds[2]))
+
+
+def _start(losses: Array) -> float:
+    """Where the loss began; a fast training has left it within ten steps."""
+    return max(float(np.median(losses[:3])), float(np.median(losses[:10])))
 
 
 def _uncertainty(losses: Array) -> float:

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from gradwatch.doctor import Diagnosis
-from gradwatch.recommend import Recommendation
+from gradwatch.recommend import Agreement, Recommendation
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.report.draw import (
     Array,
@@ -280,7 +280,7 @@ class ConsoleReport:
         """The threshold, why, what others would have done, and the line to paste."""
         if advice.refused is not None:
             lead = f"{self.ink.pick('○', 'o')} no recommendation  "
-            return Group(*self._wrapped(lead, advice.refused, "yellow", rest=""))
+            return Group(*self._wrapped(lead, advice.refused, "yellow", rest=""), *self._first(advice))
         head = Text(f"{self.ink.pick('●', '*')} max_norm {number(advice.max_norm)}", "bold green")
         head.append(f"   anything from {number(advice.low)} to {number(advice.high)} is supported", "")
         head.append(f"   confidence {advice.confidence}", "dim")
@@ -289,20 +289,71 @@ class ConsoleReport:
         bullet = f"  {self.ink.pick('•', '-')} "
         reasons = [line for reason in advice.reasons for line in self._wrapped(bullet, reason, "dim", rest="")]
         paste = [Text(f"  {line}", "cyan", no_wrap=False) for line in advice.apply.values()]
+        tables = [[Text(), *lines] for lines in (self._phases(advice), self._what_if(advice)) if lines]
         return Group(
-            head, would, Text(), *reasons, Text(), *self._what_if(advice), Text(), Text("paste", "bold"), *paste
+            head,
+            would,
+            Text(),
+            *reasons,
+            *self._first(advice),
+            *(line for lines in tables for line in lines),
+            Text(),
+            Text("paste", "bold"),
+            *paste,
         )
 
+    def agreement(self, found: Agreement) -> Group:
+        """The advice for all runs, then a line for each."""
+        lines = [Text(f"{'threshold':>10}  {'from':>8}  {'to':>8}  confidence  run", "bold")]
+        for advice in found.each:
+            if advice.refused is not None:
+                lines.append(Text(f"{'refused':>10}  {'':>8}  {'':>8}  {'':10}  {printable(advice.run)}", "yellow"))
+                continue
+            lines.append(
+                Text(
+                    f"{number(advice.max_norm):>10}  {number(advice.low):>8}  {number(advice.high):>8}"
+                    f"  {advice.confidence:10}  {printable(advice.run)}"
+                )
+            )
+        return Group(self.recommendation(found.together), Text(), *lines)
+
+    def _first(self, advice: Recommendation) -> list[Text]:
+        """What to change before clipping."""
+        if not advice.first:
+            return []
+        bullet = f"  {self.ink.pick('•', '-')} "
+        lines = [line for text in advice.first for line in self._wrapped(bullet, text, "yellow", rest="")]
+        return [Text(), Text("look at this first", "bold"), *lines]
+
+    def _phases(self, advice: Recommendation) -> list[Text]:
+        if not advice.phases:
+            return []
+        lines = [Text(f"{'steps':>17}  {'clipped':>8}  {'mean coef':>9}", "bold")]
+        for phase in advice.phases:
+            steps = f"{phase.first_step} to {phase.last_step}"
+            lines.append(Text(f"{steps:>17}  {share(phase.clipped_fraction):>8}  {number(phase.mean_clip_coef):>9}"))
+        return lines
+
     def _what_if(self, advice: Recommendation) -> list[Text]:
+        if not advice.what_if:
+            return []
         at_worst = f"at norm {number(advice.worst_norm)}"
         lines = [Text(f"{'threshold':>10}  {'clipped':>8}  {'mean coef':>9}  {at_worst:>15}", "bold")]
         for row in advice.what_if:
             text = (
                 f"{number(row.threshold):>10}  {share(row.clipped_fraction):>8}  {number(row.mean_clip_coef):>9}"
-                f"  {'x ' + number(row.worst_clip_coef):>15}  {row.label}"
+                f"  {'x ' + number(row.worst_clip_coef):>15}  {self._bar(row.clipped_fraction)}  {row.label}"
             )
             lines.append(Text(text, "green" if row.threshold == advice.max_norm else ""))
         return lines
+
+    def _bar(self, part: float, width: int = 10) -> str:
+        """A share as a bar of a fixed width.
+
+        >>> ConsoleReport(ink=Ink(ascii=True))._bar(0.5)
+        '#####     '
+        """
+        return (self.ink.pick("█", "#") * round(width * part)).ljust(width)
 
     def tuning(self, found: Tuning) -> Group:
         """The loss against the threshold, as bars, and what follows from it."""

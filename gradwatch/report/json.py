@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from gradwatch.recommend import Recommendation
+from gradwatch.recommend import Agreement, Recommendation
 from gradwatch.record import Event
 from gradwatch.summary import RunSummary
 
@@ -79,10 +79,20 @@ def report(summary: RunSummary) -> dict[str, Any]:
 
 def recommendation(advice: Recommendation) -> dict[str, Any]:
     contract = ["max_norm", "low", "high", "policy", "clipped_fraction", "confidence", "refused", "reasons"]
-    more = ["run", "mean_clip_coef", "usable_steps", "tail_index", "tail_low", "tail_high"]
+    more = ["run", "mean_clip_coef", "usable_steps", "worst_norm", "record_at", "tail_index", "tail_low", "tail_high"]
     return (
         {name: getattr(advice, name) for name in contract}
         | {"apply": advice.apply}
         | {name: getattr(advice, name) for name in more}
+        | {"first": advice.first}
+        | {"phases": [asdict(phase) for phase in advice.phases]}
         | {"what_if": [asdict(row) for row in advice.what_if]}
     )
+
+
+def agreement(found: Agreement) -> dict[str, Any]:
+    """The advice for all, with that of each run and how far they are apart."""
+    return recommendation(found.together) | {
+        "spread": found.spread,
+        "runs": [recommendation(advice) for advice in found.each],
+    }

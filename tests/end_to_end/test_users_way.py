@@ -50,6 +50,17 @@ def test_each_framework_has_an_example(tmp_path, name, steps, threshold):
     assert [event for event in run.events() if event.severity != "info"] == []
 
 
+def test_the_temporal_order_is_recorded_without_clipping_and_with_it(tmp_path):
+    script = ROOT / "examples" / "temporal_order.py"
+    done = run_command(sys.executable, script, "--length", "10", "--steps", "300", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of fresh sequences wrong after 300 updates") == 2
+    plain, clipped = (Run(tmp_path / "runs" / f"temporal-order-{name}").steps() for name in ("none", "1"))
+    assert plain["max_norm"].isna().all()
+    assert (clipped["max_norm"] == 1.0).all()
+    assert len(plain) == len(clipped) == 300
+
+
 @pytest.mark.slow
 def test_the_demonstration_explodes_is_advised_and_survives(tmp_path):
     done = run_command(sys.executable, "-m", "gradwatch", "demo", cwd=tmp_path)
@@ -111,6 +122,8 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
         "    optimizer.step()\n"
         "print('trained')\n"
     )
+    norms = "\n".join(f"{step},{norm}" for step, norm in enumerate(steady(400)))
+    (tmp_path / "history.csv").write_text(f"step,grad_norm\n{norms}\n")
     for name in ("first", "second", "char-rnn"):
         write_run(tmp_path / "runs" / name, stream(steady(400)))
     done = run_command(sys.executable, "-m", *line.split(), cwd=tmp_path)
