@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast check benchmark detection pictures clean
+.PHONY: demo test test-fast check benchmark detection recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -29,6 +29,13 @@ benchmark: $(READY)
 detection: $(READY)
 	$(BIN)/python benchmarks/detection/corpus.py
 	$(BIN)/python benchmarks/detection/evaluate.py > benchmarks/detection/RESULTS.md
+
+recommendation: $(READY)
+	$(BIN)/python benchmarks/recommendation/regret.py train
+	$(BIN)/python benchmarks/recommendation/regret.py report > benchmarks/recommendation/RESULTS.md
+
+temporal-order: $(READY)
+	$(BIN)/python benchmarks/temporal_order/experiment.py > benchmarks/temporal_order/RESULTS.md
 
 pictures: $(READY)
 	$(BIN)/python docs/pictures/make.py

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradwatch.errors import BadArgument, CannotTune, GradwatchError
 from gradwatch.recommend import recommend
@@ -37,8 +38,8 @@ class Trial:
     max_norm: float  # infinite: no clipping
     steps: int  # wanted
     made: int  # made
-    loss: float | None  # mean over the last fifth of the steps; None: lost
-    error: float | None  # its standard error, from the means of ten blocks
+    loss: float | None  # median over the last fifth of the steps; None: lost
+    error: float | None  # its standard error, from the medians of ten blocks
     clipped_fraction: float | None
     run: str = ""
 
@@ -285,16 +286,27 @@ def outcome(run: Path, max_norm: float, steps: int) -> Trial:
     lost = not math.isfinite(losses[-1]) or not np.isfinite(frame["total_norm"].to_numpy(float)[-1])
     tail = losses[-max(1, int(TAIL * len(losses))) :]
     lost = lost or not np.isfinite(tail).all()
-    blocks = np.array([block.mean() for block in np.array_split(tail, 10) if len(block)])
+    middle, error = (None, None) if lost else judge(tail)
     return Trial(
         max_norm=max_norm,
         steps=steps,
         made=len(frame),
-        loss=None if lost else float(tail.mean()),
-        error=None if lost or len(blocks) < 2 else float(blocks.std(ddof=1) / math.sqrt(len(blocks))),
+        loss=middle,
+        error=error,
         clipped_fraction=float(frame["clipped"].mean()),
         run=str(run),
     )
+
+
+def judge(losses: NDArray[np.float64]) -> tuple[float, float | None]:
+    """The median, so that single bad batches don't decide, and its standard error from the medians of ten blocks.
+
+    >>> judge(np.array([1.0, 1.0, 1.0, 50.0]))
+    (1.0, 12.25)
+    """
+    blocks = np.array([np.median(block) for block in np.array_split(losses, 10) if len(block)])
+    error = float(blocks.std(ddof=1) / math.sqrt(len(blocks))) if len(blocks) > 1 else None
+    return float(np.median(losses)), error
 
 
 def tune(

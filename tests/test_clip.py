@@ -252,6 +252,23 @@ def test_the_state_that_was_handed_out_does_not_change_afterwards():
     assert float(kept["mean"]) == 1.0
 
 
+@pytest.mark.parametrize("policy", [p for p in POLICIES if not isinstance(p, ValueClip)], ids=repr)
+def test_nobody_waits_for_a_device(policy):
+    """On PyTorch's meta device there are no numbers: whoever asks for one raises."""
+    policy = copy.deepcopy(policy)
+    parameters = [nn.Parameter(torch.zeros(shape, device="meta")) for shape in SHAPES]
+    for parameter in parameters:
+        parameter.grad = torch.zeros(parameter.shape, device="meta")
+    for _ in range(3):
+        measured = measure([parameter.grad for parameter in parameters])
+        assert not measured.is_here
+        clipping = policy.clip(parameters, measured)
+        kept = [clipping.coefficient, clipping.max_norm, clipping.skip]
+        assert any(isinstance(number, torch.Tensor) and number.device.type == "meta" for number in kept)
+    if hasattr(policy, "state_dict"):
+        assert {value.device.type for value in policy.state_dict().values()} == {"meta"}
+
+
 # ------------------------------------------------------------ each policy against its formula
 
 

@@ -82,7 +82,7 @@ def test_the_explosion_itself_does_not_move_the_advice(tmp_path):
 
 
 def test_steps_around_an_event_do_not_count(tmp_path):
-    """Of 1,000 steps 50 are warm-up, and the spike itself; of a NaN the 10 before it and all after, the shorter part."""
+    """Of 1,000 steps 50 are warm-up, and the spike itself; of a NaN the 10 before it and the shorter part after."""
     assert advise(tmp_path / "a", replaced(steady(1000), {600: 40.0})).usable_steps == 949
     nan = advise(tmp_path / "b", replaced(steady(1000), {600: math.nan}))
     assert nan.usable_steps == 540
