@@ -1,6 +1,7 @@
 """Histories recorded by others become runs, or a clear error; never a wrong number."""
 
 import contextlib
+import io
 import json
 import math
 
@@ -9,10 +10,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch import Run
 from gradwatch.errors import CannotImport
+from gradwatch.report.console import ConsoleReport
 from gradwatch.sources import read, write
 from gradwatch.testing import replaced, steady
 
@@ -273,3 +276,6 @@ def test_everything_that_reads_runs_reads_imported_ones(tmp_path):
     assert run.summary().optimizer_class == "AdamW"
     assert run.layers("norm").empty or run.layers("norm").shape[1] == 0
     assert run.recommend().refused is None
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(ConsoleReport.on(console).report(run.summary()))
+    assert "layers  not recorded" in console.export_text()

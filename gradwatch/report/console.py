@@ -227,6 +227,8 @@ class ConsoleReport:
     # ------------------------------------------------------------------------------------- layers
 
     def _layers(self, summary: RunSummary) -> list[Text]:
+        if not summary.layers:
+            return [Text.assemble(("layers", "bold"), ("  not recorded", "dim"))]
         shown = summary.telling[: self.layers]
         columns = _columns(self.width, [summary.layers[i] for i in shown])
         name_width = min(max((len(summary.layers[i].name) for i in shown), default=5), 36 if self.width >= 110 else 22)
@@ -248,6 +250,8 @@ class ConsoleReport:
         return lines
 
     def _strip(self, summary: RunSummary, rows: int = 16) -> list[Text]:
+        if not summary.layers:
+            return []
         """Every layer in the model's order, neighbours joined where there are more than ``rows``."""
         count = len(summary.layers)
         joined = groupby(range(count), key=lambda i: i * min(rows, count) // count)
@@ -286,6 +290,7 @@ class ConsoleReport:
         head.append(f"   confidence {advice.confidence}", "dim")
         would = Text("  would have clipped ", "dim").append(share(advice.clipped_fraction), "")
         would.append(" of the steps that decided, mean clip_coef ", "dim").append(number(advice.mean_clip_coef), "")
+        sure = Text("  a history can't prove it; `gradwatch tune SCRIPT` finds a threshold by experiment", "dim")
         bullet = f"  {self.ink.pick('•', '-')} "
         reasons = [line for reason in advice.reasons for line in self._wrapped(bullet, reason, "dim", rest="")]
         paste = [Text(f"  {line}", "cyan", no_wrap=False) for line in advice.apply.values()]
@@ -293,6 +298,7 @@ class ConsoleReport:
         return Group(
             head,
             would,
+            *([] if advice.confidence == "high" else [sure]),
             Text(),
             *reasons,
             *self._first(advice),
