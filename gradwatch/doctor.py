@@ -83,7 +83,7 @@ class _Site:
     """A line that calls a clipping function."""
 
     function: str
-    threshold: float
+    threshold: float | None  # None: a policy's own
     calls: int = 0
 
 
@@ -135,10 +135,9 @@ class _Examination:
     def before_clip(self, call: ClipCall) -> None:
         by_norm = call.max_norm is not None
         threshold = call.max_norm if by_norm else call.clip_value
-        assert threshold is not None
-        where = _caller()
-        function = "clip_grad_norm_" if by_norm else "clip_grad_value_"
-        self._sites.setdefault(where, _Site(function, float(threshold))).calls += 1
+        function = call.policy or ("clip_grad_norm_" if by_norm else "clip_grad_value_")
+        site = _Site(function, None if threshold is None else float(threshold))
+        self._sites.setdefault(_caller(), site).calls += 1
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         """Where there is no optimizer, a clip call is a step."""
@@ -229,7 +228,7 @@ class _Examination:
     def _about_clipping(self, run: Run) -> list[Finding]:
         steps = run.steps()
         found = [
-            Finding("fine", "clipping", f"{site.function} at {where}, threshold {site.threshold:g}, {site.calls} calls")
+            Finding("fine", "clipping", f"{site.function} at {where}{_told(site.threshold)}, {site.calls} calls")
             for where, site in self._sites.items()
         ]
         if not found:
@@ -298,3 +297,7 @@ def _short(path: str) -> str:
 def _some(names: Sequence[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _told(threshold: float | None) -> str:
+    return "" if threshold is None else f", threshold {threshold:g}"

@@ -37,6 +37,7 @@ class ClipCall:
     max_norm: float | Tensor | None = None
     norm_type: float = 2.0
     clip_value: float | None = None
+    policy: str | None = None  # of ours, called in the loop
     spreads_nonfinite: bool = True  # a norm that is not finite reaches every gradient
     offered: list[Measurement] = field(default_factory=list)  # by listeners that measured just these gradients
     made: list[Clipping] = field(default_factory=list)  # by a policy of ours that the loop called
@@ -158,7 +159,7 @@ def _tap_policies() -> Callable[[], None]:
     original = policies.clip_by_policy
 
     def tapped(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
-        call = ClipCall(parameters=parameters, spreads_nonfinite=False)
+        call = ClipCall(parameters=parameters, policy=repr(policy), spreads_nonfinite=False)
 
         def clip() -> Tensor:
             norm, clipping = original(policy, parameters)

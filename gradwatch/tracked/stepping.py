@@ -507,7 +507,7 @@ class Tracked:
         elif not getattr(self.optimizer, "_step_supports_amp_scaling", False):
             message = "this optimizer would have to wait for the device; make it with fused=True"
             self._habits.say(f"gradwatch did not skip: {message} (skip-not-applied)")
-        elif getattr(self.optimizer, "found_inf", None) in (None, draft.found_inf):
+        elif (known := getattr(self.optimizer, "found_inf", None)) is None or known is draft.found_inf:
             found_inf = skip.float() if draft.found_inf is None else torch.maximum(draft.found_inf, skip.float())
             self.optimizer.found_inf = draft.found_inf = found_inf  # type: ignore[attr-defined]
 

@@ -72,6 +72,14 @@ def test_the_number_of_steps_can_be_given(tmp_path):
     assert "9 recorded" in doctor(tmp_path, LOOP, "--steps", "9")[1]
 
 
+def test_a_policy_that_the_script_calls_is_seen(tmp_path):
+    loop = LOOP.replace("nn.utils.clip_grad_norm_(model.parameters(), 0.001)", "clip(model.parameters())")
+    code, found, _, _ = doctor(tmp_path, "\n    import gradwatch\n    clip = gradwatch.clip.AutoClip(10)\n" + loop)
+    assert code == 0
+    assert "AutoClip(percentile=10, window=1000) at train.py:" in found
+    assert "reached the gradient at 5 of 5 steps" in found
+
+
 def test_clipping_without_effect_is_a_problem_with_its_cause(tmp_path):
     script = LOOP.replace("        loss.backward()\n", "").replace(
         "        optimizer.step()\n", "        loss.backward()\n        optimizer.step()\n"

@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from gradwatch import Run
 from gradwatch.clip import NormClip
 from gradwatch.integrations.transformers import GradWatchCallback
+from gradwatch.sources import read, write
 
 STEPS = 6
 
@@ -115,6 +116,18 @@ def test_the_numbers_are_those_of_the_training_by_hand(tmp_path, options, hand, 
         np.testing.assert_allclose(steps["clip_coef"], np.minimum(1, threshold / np.array(norms)), rtol=1e-3)
     assert steps["clip_fault"].isna().all()
     assert run.layers("norm").columns[0] == "transformer.wte.weight"
+
+
+def test_what_a_trainer_logged_by_itself_can_be_imported(tmp_path):
+    norms, losses = by_hand(max_norm=0.5)
+    trainer = train(make(), tmp_path, [], max_grad_norm=0.5, logging_steps=1)
+    trainer.save_state()
+    write(read([tmp_path / "trainer_state.json"]), tmp_path / "run", "AdamW")
+    steps = Run(tmp_path / "run").steps()
+    assert steps.index.tolist() == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-4)
+    np.testing.assert_allclose(steps["loss"], losses, atol=1e-3)
+    assert Run(tmp_path / "run").meta()["moment"] == "before clipping"
 
 
 def test_the_weights_are_those_without_us(tmp_path):
