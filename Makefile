@@ -25,6 +25,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/store.py | tee benchmarks/store.txt
 	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.txt
 	$(BIN)/python benchmarks/scaling.py | tee benchmarks/scaling.txt
+	$(BIN)/python benchmarks/reliability.py
 
 detection: $(READY)
 	$(BIN)/python benchmarks/detection/corpus.py

@@ -57,13 +57,14 @@ def run(
         typer.Option(help="Clip by norm at this threshold instead of the script's; inf: don't clip by norm."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End the script after so many optimizer steps.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write a few scalars as event files too.")] = False,
 ) -> None:
     """Run a training script as it is and record it."""
     from gradwatch.launch import prepare
 
     if max_norm is not None and not max_norm > 0:
         raise BadArgument(f"--max-norm is {max_norm!r}; expected a number above 0, or inf.")
-    _to_launch.extend((*prepare(arguments, folder, module), max_norm, steps))
+    _to_launch.extend((*prepare(arguments, folder, module), max_norm, steps, tensorboard))
 
 
 @app.command()
@@ -159,14 +160,25 @@ def check(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; ends in .csv or .parquet.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write; ends in .csv or .parquet.")
+    ] = None,
     what: Annotated[
         str, typer.Option(help="steps, events, or a statistic of every layer: norm, abs_max, nonfinite, zeros, ...")
     ] = "steps",
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write a few scalars as event files there.")
+    ] = None,
 ) -> None:
-    """Write the steps, the events or a statistic of the layers as CSV or Parquet."""
-    rows = _write(_open(run), file, what)
-    typer.echo(f"wrote {rows} rows to {file}")
+    """Write the steps, the events or a statistic of the layers as CSV or Parquet, or scalars for TensorBoard."""
+    if file is None and tensorboard is None:
+        raise BadArgument("nothing to write to was given; expected a file, or --tensorboard and a folder.")
+    if file is not None:
+        rows = _write(_open(run), file, what)
+        typer.echo(f"wrote {rows} rows to {file}")
+    if tensorboard is not None:
+        count = _mirror(_open(run), tensorboard)
+        typer.echo(f"wrote the scalars of {count} steps to {tensorboard}")
 
 
 @app.command(name="import")
@@ -332,6 +344,16 @@ def _write(run: Run, file: Path, what: str) -> int:
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
     return len(frame)
+
+
+def _mirror(run: Run, folder: Path) -> int:
+    from gradwatch.tensorboard.mirror import write
+
+    names = list(run.optimizers)
+    try:
+        return sum(write(run.records(name), folder, len(names) > 1) for name in names)
+    except OSError as error:
+        raise CannotExport(f"{str(folder)!r} can't be written: {error}.") from error
 
 
 def _import(

@@ -34,7 +34,9 @@ logger = logging.getLogger("gradwatch")
 class Discovery:
     """Listens from the moment torch is imported; records into one run."""
 
-    def __init__(self, run: Path, max_norm: float | None = None, steps: int | None = None) -> None:
+    def __init__(
+        self, run: Path, max_norm: float | None = None, steps: int | None = None, tensorboard: bool = False
+    ) -> None:
         """``max_norm`` takes the place of the script's threshold, or clips where it does not; infinity: nobody clips.
 
         After ``steps`` steps the script ends as by `sys.exit()`.
@@ -51,7 +53,7 @@ class Discovery:
         self._tap_optimizers()
         handle = register_optimizer_step_pre_hook(lambda *_: self._attach_new())
         self._stops = [handle.remove, listen_to_backward(self)]
-        self._max_norm, self._steps = max_norm, steps
+        self._max_norm, self._steps, self._tensorboard = max_norm, steps, tensorboard
         if max_norm is not None:
             self._stops.append(override_max_norm(max_norm))
         if steps is not None:
@@ -142,7 +144,9 @@ class Discovery:
         clips = self._max_norm is not None and math.isfinite(self._max_norm)
         policies: dict[str, Policy] = {name: NormClip(self._max_norm) for name in owned} if clips else {}  # type: ignore[arg-type]
         if self.watch is None:
-            self.watch = Watch(owned, self._run, policies=policies, clip_only_unclipped=True)
+            self.watch = Watch(
+                owned, self._run, policies=policies, clip_only_unclipped=True, tensorboard=self._tensorboard
+            )
             return
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():

@@ -73,15 +73,17 @@ def _module(name: str, arguments: Sequence[str]) -> Program:
     return Program(Path(spec.origin), (spec.origin, *arguments), spec)
 
 
-def launch(program: Program, run: Path, max_norm: float | None = None, steps: int | None = None) -> None:
+def launch(
+    program: Program, run: Path, max_norm: float | None = None, steps: int | None = None, tensorboard: bool = False
+) -> None:
     """Run the program in this process and record what it trains. Ends the process as it would have ended.
 
     ``max_norm`` takes the place of the threshold at which the script clips, if it does; after ``steps``
-    steps of an optimizer the script is ended.
+    steps of an optimizer the script is ended; ``tensorboard`` writes event files as well.
     """
     found: list[Discovery] = []
     if recording := is_recording_rank():
-        after_import("torch", lambda: found.append(_discover(run, max_norm, steps)))
+        after_import("torch", lambda: found.append(_discover(run, max_norm, steps, tensorboard)))
     main = become_main(program)
     code, reason = 0, "exit"
     try:
@@ -109,10 +111,10 @@ def is_recording_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _discover(run: Path, max_norm: float | None, steps: int | None) -> Discovery:
+def _discover(run: Path, max_norm: float | None, steps: int | None, tensorboard: bool) -> Discovery:
     from gradwatch.discover import Discovery
 
-    return Discovery(run, max_norm, steps)
+    return Discovery(run, max_norm, steps, tensorboard)
 
 
 def become_main(program: Program) -> ModuleType:

@@ -7,19 +7,29 @@ writes both, several steps in one transaction.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from gradwatch.detect import Detector
 from gradwatch.record import SEVERITIES, Event, StepRecord
 from gradwatch.store import StoreWriter
 
+logger = logging.getLogger("gradwatch")
+
 MakeRecord: TypeAlias = Callable[[], StepRecord]
 
 INTERVAL = 0.25  # seconds between two commits, so that a killed process loses less than one
+
+
+class Mirror(Protocol):
+    """Is shown every record as well."""
+
+    def add(self, record: StepRecord) -> None: ...
+    def close(self) -> None: ...
 
 
 class Recorder:
@@ -39,11 +49,12 @@ class Recorder:
         capacity: int = 10_000,
         at_once: bool = False,
         past: Mapping[str, Callable[[], Iterable[StepRecord]]] | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         """``at_once`` writes and judges each record as it comes, not several together.
 
         ``past`` gives the records of earlier attempts by optimizer, which the detectors see before
-        the first new one, in the recorder's thread.
+        the first new one, in the recorder's thread. ``mirror`` is shown each record that was written.
         """
         self.events: deque[Event] = deque(maxlen=1000)
         self.fault: BaseException | None = None
@@ -53,6 +64,7 @@ class Recorder:
         self._capacity = capacity
         self._at_once = at_once
         self._past = dict(past or {})
+        self._mirror = mirror
         self._queue: deque[MakeRecord] = deque()
         self._wake = threading.Event()
         self._drained = threading.Event()
@@ -92,6 +104,7 @@ class Recorder:
         self._thread.join(timeout)
         if self._thread.is_alive():
             return
+        self._close_mirror()
         if self.fault is None:
             self._writer.end_attempt(reason)
         else:
@@ -138,7 +151,25 @@ class Recorder:
         dropped = self.dropped
         self._writer.append(records, events, dropped - self._dropped_written)
         self._dropped_written = dropped
+        for record in records if self._mirror is not None else ():
+            self._show(record)
         self.events.extend(event for event in events if self._is_news(event))
+
+    def _show(self, record: StepRecord) -> None:
+        """What goes wrong with the mirror ends the mirror alone."""
+        assert self._mirror is not None
+        try:
+            self._mirror.add(record)
+        except Exception as error:
+            logger.warning("gradwatch writes no event files any more: %s (mirror-stopped)", error)
+            self._mirror = None
+
+    def _close_mirror(self) -> None:
+        if self._mirror is not None:
+            try:
+                self._mirror.close()
+            except Exception as error:
+                logger.warning("gradwatch could not write all event files: %s (mirror-stopped)", error)
 
     def _is_news(self, event: Event) -> bool:
         severity = SEVERITIES.index(event.severity)

@@ -32,7 +32,7 @@ from gradwatch.draft import Draft, loss_value, make_record
 from gradwatch.errors import BadArgument, NoParameters, RunInUse, TrainingStopped
 from gradwatch.measure import ZEROS_EVERY, reads_once
 from gradwatch.record import KINDS, STATS, Event, ParameterInfo, StepRecord
-from gradwatch.recorder import Recorder
+from gradwatch.recorder import Mirror, Recorder
 from gradwatch.store import StoreReader, StoreWriter
 from gradwatch.taps import (
     ClipCall,
@@ -67,6 +67,7 @@ def attach(
     on_event: Callable[[Event], None] | None = None,
     stop_on: Sequence[str] = (),
     skip_nonfinite: bool = False,
+    tensorboard: bool = False,
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -95,6 +96,7 @@ def attach(
             one: their ``grad`` becomes None, so that the optimizer does nothing and its state stays
             as it was. The step is recorded as skipped. On an accelerator it needs an optimizer with
             ``fused=True``, which is told without waiting.
+        tensorboard: write a few scalars as event files into ``run`` as well, for TensorBoard's Scalars page.
 
     Raises:
         BadArgument, NoParameters: an argument is not what it should be.
@@ -134,6 +136,7 @@ def attach(
         on_event=on_event,
         stop_on=tuple(stop_on),
         skip_nonfinite=skip_nonfinite,
+        tensorboard=tensorboard,
     )
 
 
@@ -235,6 +238,7 @@ class Watch:
         stop_on: tuple[str, ...] = (),
         skip_nonfinite: bool = False,
         clip_only_unclipped: bool = False,
+        tensorboard: bool = False,
     ) -> None:
         self.run = run
         self._stop_on = stop_on
@@ -279,6 +283,7 @@ class Watch:
             capacity=max(64, min(10_000, _QUEUE_BYTES // size)),
             at_once=bool(stop_on),
             past=past,
+            mirror=_mirror(run, len(named)) if tensorboard else None,
         )
         self._by_optimizer: dict[int, Tracked] = {}
         self._writer = writer
@@ -658,6 +663,17 @@ class Watch:
         raise TrainingStopped(
             f"{event.kind} at step {event.step}: {event.message}. `gradwatch report {self.run}` shows what happened."
         )
+
+
+def _mirror(run: Path, optimizers: int) -> Mirror | None:
+    """Event files beside the store; without them the run is recorded all the same."""
+    from gradwatch.tensorboard.mirror import Mirror as EventFiles
+
+    try:
+        return EventFiles(run, optimizers > 1)
+    except (ImportError, OSError) as error:
+        logger.warning("gradwatch writes no event files: %s (mirror-stopped)", error)
+        return None
 
 
 def _losses_among(roots: Sequence[Tensor]) -> list[float | Tensor]:

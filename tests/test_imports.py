@@ -30,6 +30,7 @@ STAGES = [
     "recommend",
     "tune",
     "doctor",
+    "tensorboard",
     "report",
     "demo",
     "testing",
@@ -41,12 +42,12 @@ HOMES = {
     "torch": {"measure", "clip", "taps", "draft", "tracked", "watch", "integrations", "discover", "demo", "doctor"},
     "sqlite3": {"store"},
     "pandas": {"run", "sources", "summary", "recommend", "report", "cli"},
-    "tensorboard": {"sources"},
+    "tensorboard": {"sources", "tensorboard"},
     "rich": {"report", "cli"},
     "typer": {"cli"},
 }
-# A Run hands out its summary and its recommendation, which are made from it.
-FORWARD = {("run", "summary"), ("run", "recommend")}
+# A Run hands out its summary and its recommendation, which are made from it; a watch shows its records to a mirror.
+FORWARD = {("run", "summary"), ("run", "recommend"), ("watch", "tensorboard")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

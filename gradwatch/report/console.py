@@ -290,7 +290,7 @@ class ConsoleReport:
         head.append(f"   confidence {advice.confidence}", "dim")
         would = Text("  would have clipped ", "dim").append(share(advice.clipped_fraction), "")
         would.append(" of the steps that decided, mean clip_coef ", "dim").append(number(advice.mean_clip_coef), "")
-        sure = Text("  a history can't prove it; `gradwatch tune SCRIPT` finds a threshold by experiment", "dim")
+        sure = Text("  a history can't prove it: `gradwatch tune SCRIPT` finds one by experiment", "dim")
         bullet = f"  {self.ink.pick('•', '-')} "
         reasons = [line for reason in advice.reasons for line in self._wrapped(bullet, reason, "dim", rest="")]
         paste = [Text(f"  {line}", "cyan", no_wrap=False) for line in advice.apply.values()]

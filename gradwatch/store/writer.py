@@ -51,35 +51,44 @@ class StoreWriter:
         if existed:
             StoreReader(folder).close()  # says what is wrong with it, if anything is
         try:
-            self._open(existed)
+            existed = existed or not self._create()
+            self._open()
             if existed:
                 self._refuse_if_in_use()
                 self._upgrade()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise _not_writable(self.path, error) from error
 
-    def _open(self, existed: bool) -> None:
+    def _open(self) -> None:
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
-        if not existed:
-            self._db.execute(f"pragma page_size = {PAGE_SIZE}")
         self.journal_mode = self._choose_journal()
         self._db.execute("pragma synchronous = normal")
-        if not existed:
-            self._create()
 
     def _choose_journal(self) -> str:
         wanted = "truncate" if on_network_file_system(self.path.parent) else "wal"
         (mode,) = self._db.execute(f"pragma journal_mode = {wanted}").fetchone()
         return str(mode)
 
-    def _create(self) -> None:
-        self._db.execute("begin immediate")
-        for statement in SCHEMA.split(";\n"):
-            if statement.strip():
-                self._db.execute(statement)
-        self._db.execute(f"pragma application_id = {APPLICATION_ID}")
-        self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
-        self._db.execute("commit")
+    def _create(self) -> bool:
+        """Make the store aside and put it in its place whole, so that nobody ever finds a part of one.
+
+        False where another process was first.
+        """
+        aside = self.path.with_name(f"{FILE_NAME}.{os.getpid()}.new")
+        aside.unlink(missing_ok=True)
+        db = sqlite3.connect(aside, isolation_level=None)
+        try:
+            db.execute(f"pragma page_size = {PAGE_SIZE}")
+            db.execute("begin immediate")
+            for statement in SCHEMA.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+            db.execute(f"pragma application_id = {APPLICATION_ID}")
+            db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+            db.execute("commit")
+        finally:
+            db.close()
+        return _put_in_place(aside, self.path)
 
     def _refuse_if_in_use(self) -> None:
         row = self._db.execute(
@@ -194,6 +203,22 @@ class StoreWriter:
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db, self._lock)
+
+
+def _put_in_place(aside: Path, path: Path) -> bool:
+    """Give a file its name, unless another has it that is not empty."""
+    if path.exists() and path.stat().st_size == 0:
+        path.unlink()
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        aside.replace(path)  # a file system without links
+        return True
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
 
 
 class _Transaction:

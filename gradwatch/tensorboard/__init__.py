@@ -1,0 +1,1 @@
+"""What TensorBoard is shown of a run: the mirror."""

@@ -1,0 +1,104 @@
+"""A few scalars of a run as event files, for TensorBoard's Scalars page and all else that reads them.
+
+TensorBoard shows 1,000 points of a series, drawn at random, so that a single high step is mostly not
+among them. Here a point stands for a window of steps and holds the largest norm in it. A window is a
+hundredth of the run so far: a million steps make about a thousand points.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from gradwatch.record import StepRecord
+
+PREFIX = "gradwatch"
+PART = 100  # a window is one of so many parts of the run so far
+
+
+class Mirror:
+    """Writes the scalars of records into event files in a folder, an optimizer each if there are several.
+
+    Tags: total_norm (the last of the window), total_norm_max, clip_coef (the least), clipped_fraction,
+    nonfinite (the most entries at a step) and loss (the mean of the finite ones, NaN where there is none).
+    """
+
+    def __init__(self, folder: Path, several: bool = False) -> None:
+        """``several`` puts the optimizer's name into the tags."""
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(folder), flush_secs=5)
+        self._several = several
+        self._windows: dict[str, list[StepRecord]] = {}
+
+    def add(self, record: StepRecord) -> None:
+        """Take in a record; write its window when it is full."""
+        window = self._windows.setdefault(record.optimizer, [])
+        window.append(record)
+        if len(window) >= max(1, record.step // PART):
+            self._write(record.optimizer)
+
+    def flush(self) -> None:
+        """Write what is whole to the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write the last windows and close the file."""
+        for optimizer in list(self._windows):
+            if self._windows[optimizer]:
+                self._write(optimizer)
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _write(self, optimizer: str) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        window, self._windows[optimizer] = self._windows[optimizer], []
+        prefix = f"{PREFIX}/{optimizer}" if self._several else PREFIX
+        values = [Summary.Value(tag=f"{prefix}/{tag}", simple_value=value) for tag, value in scalars(window).items()]
+        last = window[-1]
+        self._writer.add_event(Event(step=last.step, wall_time=last.wall_time, summary=Summary(value=values)))
+
+
+def scalars(window: list[StepRecord]) -> dict[str, float]:
+    """What a window of records comes to, by tag.
+
+    >>> scalars([StepRecord(step=0, total_norm=9.0, clip_coef=0.1), StepRecord(step=1, total_norm=1.0)])
+    {'total_norm': 1.0, 'total_norm_max': 9.0, 'clip_coef': 0.1, 'clipped_fraction': 0.5, 'nonfinite': 0.0}
+    """
+    norms = [record.total_norm for record in window]
+    losses = [record.loss for record in window if record.loss is not None]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    coefs = [record.clip_coef for record in window]
+    found = {
+        "total_norm": norms[-1],
+        "total_norm_max": math.nan if any(map(math.isnan, norms)) else max(norms),
+        "clip_coef": math.nan if any(map(math.isnan, coefs)) else min(coefs),
+        "clipped_fraction": sum(record.clipped for record in window) / len(window),
+        "nonfinite": float(max(record.nonfinite for record in window)),
+    }
+    if losses:
+        found["loss"] = sum(finite) / len(finite) if finite else math.nan
+    return found
+
+
+def write(records: Iterable[StepRecord], folder: Path, several: bool = False) -> int:
+    """Mirror records that are there already; return how many."""
+    count = 0
+    with Mirror(folder, several) as mirror:
+        for record in records:
+            mirror.add(record)
+            count += 1
+    return count
