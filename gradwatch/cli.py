@@ -378,7 +378,7 @@ def _tune(arguments: list[str], steps: int, budget: float, folder: Path | None, 
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from gradwatch.launch import prepare
-    from gradwatch.tune import as_json, cost_in_steps, tune
+    from gradwatch.tune import cost_in_steps, tune
 
     program, _ = prepare(arguments, None, module)
     folder = folder or Path("runs") / f"tune-{arguments[0] if module else program.path.stem}"
@@ -398,7 +398,7 @@ def _tune(arguments: list[str], steps: int, budget: float, folder: Path | None, 
     except KeyboardInterrupt:
         typer.echo(f"stopped; the same command goes on with what is in {folder}", err=True)
         raise
-    _show(json, lambda _: as_json(found), lambda view: view.tuning(found))
+    _show(json, lambda j: j.tuning(found), lambda view: view.tuning(found))
 
 
 def _demo(folder: Path, steps: int, seed: int) -> None:

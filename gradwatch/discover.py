@@ -141,8 +141,9 @@ class Discovery:
         owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
         if not owned:
             return
-        clips = self._max_norm is not None and math.isfinite(self._max_norm)
-        policies: dict[str, Policy] = {name: NormClip(self._max_norm) for name in owned} if clips else {}  # type: ignore[arg-type]
+        policies: dict[str, Policy] = {}
+        if self._max_norm is not None and math.isfinite(self._max_norm):
+            policies = {name: NormClip(self._max_norm) for name in owned}
         if self.watch is None:
             self.watch = Watch(
                 owned, self._run, policies=policies, clip_only_unclipped=True, tensorboard=self._tensorboard

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -68,11 +67,7 @@ class Tuning:
 
     def final(self) -> list[Trial]:
         """The longest trial of each threshold, by threshold."""
-        longest: dict[float, Trial] = {}
-        for trial in self.trials:
-            if trial.max_norm not in longest or trial.steps >= longest[trial.max_norm].steps:
-                longest[trial.max_norm] = trial
-        return [longest[threshold] for threshold in sorted(longest)]
+        return _longest_each(self.trials)
 
 
 # ------------------------------------------------------------------------------------- the search
@@ -184,7 +179,12 @@ def judged(trials: Sequence[Trial]) -> Tuning:
 
 
 def _longest_each(trials: Sequence[Trial]) -> list[Trial]:
-    return Tuning(trials=tuple(trials), best=None, low=None, high=None, matters=False, verdict="").final()
+    """By threshold; of equally long ones the last."""
+    longest: dict[float, Trial] = {}
+    for trial in trials:
+        if trial.max_norm not in longest or trial.steps >= longest[trial.max_norm].steps:
+            longest[trial.max_norm] = trial
+    return [longest[threshold] for threshold in sorted(longest)]
 
 
 def _alike(trial: Trial, best: Trial, trials: Sequence[Trial]) -> bool:
@@ -279,7 +279,8 @@ def outcome(run: Path, max_norm: float, steps: int) -> Trial:
     Raises:
         CannotTune: it has no loss.
     """
-    frame = Run(run).steps(Run(run).optimizer())
+    recorded = Run(run)
+    frame = recorded.steps(recorded.optimizer())
     losses = frame["loss"].to_numpy(float)[frame["loss_logged"].to_numpy(bool)]
     if not len(losses):
         raise CannotTune("the script's loss is not known: it calls no backward, and watch.log was not used.")
@@ -342,7 +343,7 @@ def _claim(folder: Path, what: dict[str, object]) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise CannotTune(f"{str(folder)!r} is there and is no tuning. Give another --run.")
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(what) + os.linesep)
+        file.write_text(json.dumps(what) + "\n")
     elif json.loads(file.read_text()) != what:
         raise CannotTune(f"{str(folder)!r} holds the tuning of another command. Give another --run.")
 
@@ -361,8 +362,3 @@ def _centre(pilot: Path) -> float:
     if not len(norms):
         raise CannotTune("the script's first steps have no finite gradient norm: nothing to choose thresholds from.")
     return float(np.median(norms))
-
-
-def as_json(found: Tuning) -> dict[str, object]:
-    """Of the result, as plain values."""
-    return asdict(found)

@@ -12,7 +12,7 @@ CODE = """
 import json, sys
 sys.path.insert(0, {folder!r})
 import reliability
-print(json.dumps([vars(one) if hasattr(one, "__dict__") else one.__dict__ for one in reliability.kills(15, seed=1)]))
+print(json.dumps([vars(one) for one in reliability.kills(15, seed=1)]))
 """
 
 

@@ -78,7 +78,7 @@ class History:
 
     def score(self) -> NDArray[np.float64]:
         """The mean of the last looks; a training that is lost is worth what it was before."""
-        return np.minimum(self.capped()[-LAST:].mean(axis=0), self.before)
+        return self.capped()[-LAST:].mean(axis=0)
 
     def capped(self) -> NDArray[np.float64]:
         """The looks, where not a number or worse than untrained the loss of the untrained network."""

@@ -119,10 +119,11 @@ def pilots(task: Task, trials: Sequence[Trial]) -> History:
 
 def advice_for(task: Task) -> list[Advice]:
     trials = [Trial(seed, rate) for rate, seed in cells(task)]
-    found = [_advice(task, trial, None, answer) for trial, answer in zip(trials, _ask(task, trials), strict=True)]
+    answers = _ask(task, trials)
+    found = [_advice(task, trial, None, answer) for trial, answer in zip(trials, answers, strict=True)]
     again = [
         (at, replace(trials[at], max_norm=answer.record_at))
-        for at, answer in enumerate(_ask(task, trials))
+        for at, answer in enumerate(answers)
         if answer.refused is not None and answer.record_at is not None
     ]
     if again:

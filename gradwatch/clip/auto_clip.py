@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gradwatch.clip.norm import clip_total
-from gradwatch.clip.policy import Clipping, Stateful, above_zero, between
-from gradwatch.clip.scale import total_norm
+from gradwatch.clip.norm import ThresholdClip
+from gradwatch.clip.policy import above_zero, between
+from gradwatch.clip.window import empty_window, put_into_window
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement
 
 
 @dataclass
-class AutoClip(Stateful):
+class AutoClip(ThresholdClip):
     """Clip the total norm at a percentile of the last norms, that of this step included.
 
     ``c = percentile(H + [n], p)`` (Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip", equation 3),
@@ -37,15 +35,11 @@ class AutoClip(Stateful):
 
     percentile: float = 10.0
     window: int = 1000
-    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         between(0, 100, percentile=self.percentile)
         if self.window < 1:
             raise BadArgument(f"window is {self.window!r}; expected at least 1.")
-
-    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
-        return clip_total(parameters, measured, self.threshold(total_norm(measured)))
 
     def threshold(self, norm: Tensor) -> Tensor:
         """Take in a norm and return the threshold for it; infinite before the first finite norm.
@@ -54,19 +48,14 @@ class AutoClip(Stateful):
         """
         state = self._on(norm)
         if not state:
-            state["norms"] = torch.full((self.window, *norm.shape), math.nan, dtype=norm.dtype, device=norm.device)
-            state["count"] = torch.zeros(norm.shape, dtype=torch.int64, device=norm.device)
-        usable = torch.isfinite(norm)
-        place = torch.arange(self.window, device=norm.device).view(-1, *[1] * norm.dim())
-        here = (place == state["count"] % self.window) & usable
-        state["norms"] = torch.where(here, norm, state["norms"])
-        state["count"] = state["count"] + usable
+            state.update(empty_window(self.window, norm))
+        put_into_window(state, norm, torch.isfinite(norm))
         limit = torch.nanquantile(state["norms"], self.percentile / 100, dim=0)
-        return torch.where(torch.isnan(limit), torch.full_like(limit, math.inf), limit)
+        return limit.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 @dataclass
-class QuantileClip(Stateful):
+class QuantileClip(ThresholdClip):
     """Clip the total norm at a threshold that moves until the wanted share of steps is not clipped.
 
     ``ln c <- ln c + rate * (unclipped - 1[n <= c])``: the geometric update of Andrew, Thakkar, McMahan,
@@ -81,14 +70,10 @@ class QuantileClip(Stateful):
 
     unclipped: float = 0.9
     rate: float = 0.05
-    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         between(0, 1, unclipped=self.unclipped)
         above_zero(rate=self.rate)
-
-    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
-        return clip_total(parameters, measured, self.threshold(total_norm(measured)))
 
     def threshold(self, norm: Tensor) -> Tensor:
         """Return the threshold for a norm, then take the norm in."""
@@ -100,4 +85,4 @@ class QuantileClip(Stateful):
         limit = log.exp()
         moved = log + self.rate * (self.unclipped - (norm <= limit).to(norm.dtype))
         state["log"] = torch.where(usable, moved, log)
-        return torch.where(torch.isnan(limit), torch.full_like(limit, math.inf), limit)
+        return limit.nan_to_num(nan=math.inf, posinf=math.inf)

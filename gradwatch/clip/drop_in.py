@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradwatch.clip.scale import coefficient_of, scale
 from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement, measure, total
 
@@ -88,7 +89,7 @@ def clip_listed(
             return _like(gradients, norm)
         if nonfinite == "zero":
             norm = _without_nonfinite(gradients, norm, norm_type)
-        _scale(gradients, norm, max_norm)
+        scale(gradients, coefficient_of(norm, max_norm))
         return _like(gradients, norm)
 
 
@@ -113,17 +114,6 @@ def _norm(gradients: Sequence[Tensor], norm_type: float, measured: Measurement |
         measured = measure(gradients)
     column = measured.collect()[stat][measured.present]
     return total(column) if norm_type == 2.0 else float(np.max(column))
-
-
-def _scale(gradients: Sequence[Tensor], norm: float | Tensor, max_norm: float) -> None:
-    """Multiply by the coefficient; leave all as they are where the norm is not finite."""
-    if isinstance(norm, Tensor):
-        coefficient = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
-        coefficient = torch.where(torch.isfinite(norm), coefficient, torch.ones_like(coefficient))
-        for gradient in gradients:
-            gradient.mul_(coefficient.to(gradient.device))
-    elif math.isfinite(norm) and max_norm / (norm + 1e-6) < 1.0:
-        torch._foreach_mul_(list(gradients), max_norm / (norm + 1e-6))
 
 
 def _without_nonfinite(gradients: Sequence[Tensor], norm: float | Tensor, norm_type: float) -> float | Tensor:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradwatch.clip.policy import Clipping, InLoop, above_zero
-from gradwatch.clip.scale import coefficient_of, gradients_of, scale
-from gradwatch.measure import Measurement, total
+from gradwatch.clip.policy import Clipping, InLoop, Stateful, above_zero
+from gradwatch.clip.scale import coefficient_of, gradients_of, host_total, scale, total_norm
+from gradwatch.measure import Measurement
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,29 @@ class NormClip(InLoop):
         above_zero(max_norm=self.max_norm)
 
     def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
-        return clip_total(parameters, measured, float(self.max_norm))
+        norm = measured.total_on_device() if not measured.is_here else host_total(measured)
+        return clip_total(parameters, measured, norm, float(self.max_norm))
+
+
+@dataclass
+class ThresholdClip(Stateful):
+    """A policy whose history comes to a threshold for the total norm."""
+
+    def threshold(self, norm: Tensor) -> Tensor:
+        """Take in a norm and return the threshold for it."""
+        raise NotImplementedError
+
+    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
+        norm = total_norm(measured)
+        return clip_total(parameters, measured, norm, self.threshold(norm))
 
 
 def clip_total(
-    parameters: Sequence[Tensor | None], measured: Measurement, max_norm: float | Tensor, skip: bool | Tensor = False
+    parameters: Sequence[Tensor | None], measured: Measurement, norm: float | Tensor, max_norm: float | Tensor
 ) -> Clipping:
-    """Scale all gradients so that their norm is at most ``max_norm``."""
+    """Scale all gradients, whose total norm this is, so that it is at most ``max_norm``."""
     if measured.is_here:
-        max_norm = float(max_norm)
-        norm: float | Tensor = total(measured.collect()["norm"][measured.present])
-    else:
-        norm = measured.total_on_device()
+        norm, max_norm = float(norm), float(max_norm)
     coefficient = coefficient_of(norm, max_norm)
     scale(gradients_of(parameters, measured), coefficient)
-    return Clipping(max_norm=max_norm, coefficient=coefficient, skip=skip)
+    return Clipping(max_norm=max_norm, coefficient=coefficient)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import torch
@@ -67,10 +68,11 @@ def clip_by_policy(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Cl
     return norm, clipping
 
 
+@dataclass
 class Stateful(InLoop):
     """A policy with a history: tensors by name, on the device of the gradients, so that nobody waits for it."""
 
-    _state: dict[str, Tensor]
+    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, for a checkpoint.
@@ -100,8 +102,6 @@ class Stateful(InLoop):
 
     def fresh(self) -> Self:
         """A policy with the same settings and no history, for another optimizer."""
-        from copy import copy
-
         other = copy(self)
         other._state = {}
         return other

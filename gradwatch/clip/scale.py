@@ -22,7 +22,12 @@ def total_norm(measured: Measurement) -> Tensor:
     """The L2 norm of all, a float64 tensor of no dimension, on its device where that computes it."""
     if not measured.is_here:
         return measured.total_on_device()
-    return torch.tensor(total(measured.collect()["norm"][measured.present]), dtype=torch.float64)
+    return torch.tensor(host_total(measured), dtype=torch.float64)
+
+
+def host_total(measured: Measurement) -> float:
+    """The same of what is on the host."""
+    return total(measured.collect()["norm"][measured.present])
 
 
 def coefficient_of(norm: float | Tensor, max_norm: float | Tensor) -> float | Tensor:

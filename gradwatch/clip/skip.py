@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gradwatch.clip.policy import Clipping, Stateful, above_zero
 from gradwatch.clip.scale import total_norm
+from gradwatch.clip.window import empty_window, put_into_window
 from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement
 
@@ -37,7 +37,6 @@ class SkipOutliers(Stateful):
     sigma: float = 6.0
     window: int = 128
     in_a_row: int = 1
-    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         above_zero(sigma=self.sigma)
@@ -54,8 +53,7 @@ class SkipOutliers(Stateful):
         norm = norm.double()
         state = self._on(norm)
         if not state:
-            state["norms"] = torch.full((self.window, *norm.shape), math.nan, dtype=norm.dtype, device=norm.device)
-            state["count"] = torch.zeros(norm.shape, dtype=torch.int64, device=norm.device)
+            state.update(empty_window(self.window, norm))
             state["skipped"] = torch.zeros(norm.shape, dtype=torch.int64, device=norm.device)
         count, row = state["count"], state["skipped"]
         present = count.clamp(max=self.window)
@@ -66,9 +64,7 @@ class SkipOutliers(Stateful):
         stands_out = finite & (count >= max(2, self.window // 2)) & (norm - mean > self.sigma * deviation)
         outlier = stands_out & (row < self.in_a_row)
         taken = torch.where(stands_out, mean + 4 * deviation, norm)
-        place = torch.arange(self.window, device=norm.device).view(-1, *[1] * norm.dim())
         enters = finite & ~outlier
-        state["norms"] = torch.where((place == count % self.window) & enters, taken, state["norms"])
-        state["count"] = count + enters
+        put_into_window(state, taken, enters)
         state["skipped"] = torch.where(outlier, row + 1, torch.where(enters, torch.zeros_like(row), row))
         return outlier | ~finite

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gradwatch.clip.norm import clip_total
-from gradwatch.clip.policy import Clipping, Stateful, above_zero, between
-from gradwatch.clip.scale import total_norm
+from gradwatch.clip.norm import ThresholdClip
+from gradwatch.clip.policy import above_zero, between
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement
 
 
 @dataclass
-class ZClip(Stateful):
+class ZClip(ThresholdClip):
     """Where the norm lies more than ``z`` deviations above its moving average, clip to ``mean + z^2 std / its z``.
 
     Kumar et al. 2025 (arXiv:2504.02507), section 3: mean and variance begin as those of ``warm_up``
@@ -38,7 +35,6 @@ class ZClip(Stateful):
     warm_up: int = 25
     cap: float | None = None
     space: Literal["linear", "log"] = "linear"
-    _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         above_zero(z=self.z, cap=1.0 if self.cap is None else self.cap)
@@ -47,9 +43,6 @@ class ZClip(Stateful):
             raise BadArgument(f"warm_up is {self.warm_up!r}; expected at least 2.")
         if self.space not in ("linear", "log"):
             raise BadArgument(f"space is {self.space!r}; expected 'linear' or 'log'.")
-
-    def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
-        return clip_total(parameters, measured, self.threshold(total_norm(measured)))
 
     def threshold(self, norm: Tensor) -> Tensor:
         """Return the threshold for a norm, then take it in; infinite in the warm-up.

@@ -11,6 +11,7 @@ from typing import Any
 from gradwatch.recommend import Agreement, Recommendation
 from gradwatch.record import Event
 from gradwatch.summary import RunSummary
+from gradwatch.tune import Tuning
 
 
 def dumps(value: object) -> str:
@@ -96,3 +97,8 @@ def agreement(found: Agreement) -> dict[str, Any]:
         "spread": found.spread,
         "runs": [recommendation(advice) for advice in found.each],
     }
+
+
+def tuning(found: Tuning) -> dict[str, Any]:
+    """The verdict of an experiment and every trial."""
+    return asdict(found)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.history import History, Point, pick
+from gradwatch.sources.history import History, Point, first_line, pick
 
 Scalars = dict[int, tuple[float, float]]  # by step: value and wall time
 
@@ -57,8 +57,7 @@ def _scalars(file: Path) -> list[tuple[str, int, float, float]]:
                 if number is not None:
                     found.append((value.tag, int(event.step), number, float(event.wall_time)))
     except Exception as error:  # whatever is in such a file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CannotImport(f"{str(file)!r} can't be read as an event file: {first}.") from error
+        raise CannotImport(f"{str(file)!r} can't be read as an event file: {first_line(error)}.") from error
     if not found and not _looks_like_one(file):
         raise CannotImport(f"{str(file)!r} can't be read as an event file: it holds no event.")
     return found

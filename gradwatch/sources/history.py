@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,6 @@ class Point:
     norm: float
     loss: float | None = None
     learning_rate: float | None = None
-    max_norm: float | None = None
     wall_time: float = 0.0
 
 
@@ -81,6 +80,11 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
     raise CannotImport(f"{where} has {what}: {', '.join(map(repr, found)) or listed}. Name it with --norm.")
 
 
+def first_line(error: Exception) -> str:
+    """Of what a parser raised, for a message of ours."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _is_called(name: str, usual: Sequence[str]) -> bool:
     """The last part of a path, or all of it joined, is a usual name.
 
@@ -92,13 +96,7 @@ def _is_called(name: str, usual: Sequence[str]) -> bool:
     return parts[-1].split("___")[-1] in usual or "_".join(parts[-2:]) in usual
 
 
-def write(
-    history: History,
-    run: Path,
-    optimizer_class: str = "",
-    moment: str | None = None,
-    settings: Mapping[str, float] = {},
-) -> Imported:
+def write(history: History, run: Path, optimizer_class: str = "", moment: str | None = None) -> Imported:
     """Make a run of a history; today's detectors judge it.
 
     Raises:
@@ -123,7 +121,7 @@ def write(
     writer = StoreWriter(run)
     try:
         meta = {"model": "", "moment": moment, "every": str(every), "source": history.source}
-        writer.begin_attempt(meta, {"0": (optimizer_class, dict(settings))})
+        writer.begin_attempt(meta, {"0": (optimizer_class, {})})
         writer.set_first_step(points[0].step)
         records = [_record(point) for point in points]
         events = [event for record in records for detector in detectors for event in detector.update(record)]
@@ -151,15 +149,10 @@ def _spacing(points: Sequence[Point]) -> int:
 
 
 def _record(point: Point) -> StepRecord:
-    coefficient = 1.0
-    if point.max_norm is not None and math.isfinite(point.norm):
-        coefficient = min(1.0, point.max_norm / (point.norm + 1e-6))
     return StepRecord(
         step=point.step,
         wall_time=point.wall_time,
         total_norm=point.norm,
-        max_norm=point.max_norm,
-        clip_coef=coefficient,
         nonfinite=0 if math.isfinite(point.norm) else 1,
         loss=point.loss,
         learning_rates=() if point.learning_rate is None else (point.learning_rate,),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.history import History, Point, pick
+from gradwatch.sources.history import History, Point, first_line, pick
 
 
 def read(file: Path, norm: str | None = None, step: str | None = None, loss: str | None = None) -> History:
@@ -56,8 +56,7 @@ def _frame(file: Path) -> pd.DataFrame:
     except ImportError as error:
         raise CannotImport("Parquet needs the package pyarrow: `pip install gradwatch[parquet]`.") from error
     except Exception as error:  # parsers raise what they like
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CannotImport(f"{str(file)!r} can't be read as a table: {first}.") from error
+        raise CannotImport(f"{str(file)!r} can't be read as a table: {first_line(error)}.") from error
 
 
 def _numbers(frame: pd.DataFrame, name: str, file: Path) -> list[float | None]:

@@ -44,10 +44,6 @@ class Mirror:
         if len(window) >= max(1, record.step // PART):
             self._write(record.optimizer)
 
-    def flush(self) -> None:
-        """Write what is whole to the disk."""
-        self._writer.flush()
-
     def close(self) -> None:
         """Write the last windows and close the file."""
         for optimizer in list(self._windows):
