@@ -29,29 +29,32 @@ app = typer.Typer(
 
 NOT_HEALTHY = 3
 
+# What follows SCRIPT is the script's own.
+OF_A_SCRIPT = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+
 _to_launch: list[Any] = []
 
 RunPath = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="A run's folder; the newest under runs/ if left out.")
 ]
+ScriptArguments = Annotated[
+    list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
+]
+AsModule = Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="Which optimizer; the first if left out.")]
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@app.command(context_settings=OF_A_SCRIPT)
 def run(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
-    ],
+    arguments: ScriptArguments,
     folder: Annotated[
         Path | None,
         typer.Option(
             "--run", envvar="GRADWATCH_RUN", help="The folder to record into; runs/<time>-<script> if left out."
         ),
     ] = None,
-    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
+    module: AsModule = False,
     max_norm: Annotated[
         float | None,
         typer.Option(help="Clip by norm at this threshold instead of the script's; inf: don't clip by norm."),
@@ -202,15 +205,11 @@ def import_(
     _import(files, norm, step, loss, optimizer_class, moment)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@app.command(context_settings=OF_A_SCRIPT)
 def doctor(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
-    ],
+    arguments: ScriptArguments,
     steps: Annotated[int, typer.Option(min=2, help="Stop the script after so many optimizer steps.")] = 5,
-    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
+    module: AsModule = False,
 ) -> None:
     """Run a training script for a few steps and say what can be seen of it."""
     from gradwatch.doctor import examine
@@ -227,19 +226,15 @@ def doctor(
         raise typer.Exit(NOT_HEALTHY)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@app.command(context_settings=OF_A_SCRIPT)
 def tune(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
-    ],
+    arguments: ScriptArguments,
     steps: Annotated[int, typer.Option(min=8, help="Optimizer steps of the longest runs.")] = 1000,
     budget: Annotated[float, typer.Option(help="As much as so many of the longest runs.")] = 7,
     folder: Annotated[
         Path | None, typer.Option("--run", help="Where the runs are kept; runs/tune-<script> if left out.")
     ] = None,
-    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
+    module: AsModule = False,
     json: AsJson = False,
 ) -> None:
     """Find the clipping threshold of a script by experiment: short runs first, the promising ones longer."""

@@ -8,7 +8,7 @@ from gradwatch.recommend.history import History
 from gradwatch.recommend.rule import is_undone
 from gradwatch.run import Run
 
-LARGE_UPDATE = 0.02  # of the weights, in one step
+NOTABLE_UPDATE = 0.02  # of a parameter's weights, in the middle step
 CARRIES = 0.9  # of the squared norm
 FEW = 0.02  # of the steps
 
@@ -20,7 +20,7 @@ def findings(run: Run, optimizer: str, history: History) -> list[str]:
         _initialisation(history),
         _vanishing(history),
         _outliers(history),
-        _one_layer(run, optimizer),
+        _one_layer(run, optimizer, history),
         _clipped_to_death(history),
         _never_acts(history),
     ]
@@ -28,15 +28,16 @@ def findings(run: Run, optimizer: str, history: History) -> list[str]:
 
 
 def _learning_rate(run: Run, optimizer: str, history: History) -> str | None:
-    ratios = run.layers("update_ratio", optimizer)
-    middle = ratios.median(numeric_only=True)
-    large = middle[middle > LARGE_UPDATE]
-    if not is_undone(history) or large.empty:
+    if not is_undone(history):
+        return None
+    middle = run.layers("update_ratio", optimizer).median(numeric_only=True)
+    large = middle[middle > NOTABLE_UPDATE]
+    if large.empty:
         return None
     name = str(large.idxmax())
     return (
         f"the learning rate: a step changes {name} by {float(large.max()):.1%} of its weights in the middle, more than"
-        f" {LARGE_UPDATE:.0%}, and the loss does not hold; clipping then only stands in for a lower rate"
+        f" {NOTABLE_UPDATE:.0%}, and the loss does not hold; clipping then only stands in for a lower rate"
     )
 
 
@@ -80,8 +81,8 @@ def _outliers(history: History) -> str | None:
     )
 
 
-def _one_layer(run: Run, optimizer: str) -> str | None:
-    every = max(1, len(run.steps(optimizer)) // 1000)
+def _one_layer(run: Run, optimizer: str, history: History) -> str | None:
+    every = max(1, history.steps // 1000)
     table = run.layers("norm", optimizer, one_of=every).to_numpy(float)
     if table.shape[1] < 4 or not len(table):
         return None

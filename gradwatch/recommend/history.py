@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.detect.overclipping import scale_free
-from gradwatch.record import Event
+from gradwatch.record import WEIGHT_STATS, Event
 from gradwatch.run import Run
 
 Array = NDArray[np.float64]
@@ -90,7 +90,9 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
         allowed &= ~((steps >= first) & (steps <= last))
     usable = _longest_stretch(steps, allowed, [event.step for event in critical])
     rates = frame["learning_rate"].dropna()
-    weights = _weight_norms(run, name)
+    sampled, updates = (_totals(run, name, stat) for stat in WEIGHT_STATS)
+    present = np.isfinite(sampled) & (sampled > 0)
+    weights, ratios = sampled[present], (updates / np.where(present, sampled, 1))[present & np.isfinite(updates)]
     momentum = run.settings(name).get("momentum")
     meta = run.meta()
     return History(
@@ -106,9 +108,9 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
         optimizer_class=run.optimizers.get(name, ""),
         learning_rate=float(rates.max()) if len(rates) else None,
         momentum=float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0,
-        weight_norm=weights[0] if weights else None,
-        last_weight_norm=weights[-1] if weights else None,
-        update_ratio=_update_ratio(run, name),
+        weight_norm=float(weights[0]) if len(weights) else None,
+        last_weight_norm=float(weights[-1]) if len(weights) else None,
+        update_ratio=float(np.median(ratios)) if len(ratios) else None,
         moment=meta.get("moment", "unknown"),
         every=int(meta.get("every", "1")),
         left_out=f"the first {warm_up} as warm-up" + (", and those around and after events" if events else ""),
@@ -139,18 +141,10 @@ def _worst(norms: Array, critical: Sequence[Event]) -> float:
     return float(norms.max(initial=0.0))
 
 
-def _weight_norms(run: Run, optimizer: str) -> list[float]:
-    """Over all parameters, of each sample that is neither 0 nor infinite."""
-    totals = np.sqrt(np.square(run.layers("weight_norm", optimizer).to_numpy(float)).sum(axis=1))
-    return [float(total) for total in totals if np.isfinite(total) and total > 0]
-
-
-def _update_ratio(run: Run, optimizer: str) -> float | None:
-    weights, updates = (
-        np.square(run.layers(name, optimizer).to_numpy(float)).sum(axis=1) for name in ("weight_norm", "update_norm")
-    )
-    usable = np.isfinite(weights) & np.isfinite(updates) & (weights > 0)
-    return float(np.median(np.sqrt(updates[usable] / weights[usable]))) if usable.any() else None
+def _totals(run: Run, optimizer: str, stat: str) -> Array:
+    """A sampled norm over all parameters, of each sample."""
+    totals: Array = np.sqrt(np.square(run.layers(stat, optimizer).to_numpy(float)).sum(axis=1))
+    return totals
 
 
 def _lost(critical: Sequence[Event]) -> float:

@@ -49,7 +49,7 @@ def choose(history: History, tail: float) -> Choice:
     if history.is_scale_free:
         return _dividing(history, norms, tail)
     if is_undone(history):
-        return _bounding(history, norms, "the loss came back up")
+        return _bounding(history, norms, "the training was lost, or its loss did not stay down")
     if tail < HEAVY and is_flat(history):
         return _noise(history, norms)
     if history.update_ratio is not None and history.update_ratio > LARGE_UPDATE:
@@ -69,8 +69,8 @@ def choose(history: History, tail: float) -> Choice:
         top,
         float(np.quantile(norms, 0.75)),
         10 * float(np.median(norms)),
-        "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the largest"
-        " steps of a hundred",
+        "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the five"
+        " largest steps of a hundred",
         "adaptive" if drift(history.norms) > DRIFT_SAID else "norm",
     )
 
