@@ -113,6 +113,10 @@ def test_under_a_moderate_drift_the_last_third_decides(tmp_path):
     advice = advise(tmp_path, norms)
     assert advice.max_norm > 5.0
     assert any("the last third alone decides" in reason for reason in advice.reasons)
+    usable = history_of(Run(tmp_path / "run")).norms
+    last = np.array_split(usable, 3)[2]
+    assert advice.clipped_fraction == pytest.approx(np.mean(last + 1e-6 > advice.max_norm))
+    assert advice.clipped_fraction > 2 * np.mean(usable + 1e-6 > advice.max_norm)
 
 
 # ---------------------------------------------------------------------- which rule, and its number

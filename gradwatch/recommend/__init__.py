@@ -14,7 +14,7 @@ import numpy as np
 from gradwatch.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
 from gradwatch.recommend.findings import findings
 from gradwatch.recommend.history import Array, History, history_of
-from gradwatch.recommend.rule import DRIFT_DOWN, DRIFT_SAID, DRIFT_UP, Choice, choose, drift, step_bound
+from gradwatch.recommend.rule import DRIFT_DOWN, DRIFT_SAID, DRIFT_UP, Choice, choose, deciding, drift, step_bound
 from gradwatch.recommend.tail import tail_index
 from gradwatch.run import Run
 
@@ -173,6 +173,7 @@ def _advise(history: History) -> Recommendation:
     norms = history.norms
     tail = tail_index(history.every_norm if len(history.every_norm) >= LEAST_STEPS else norms)
     choice = choose(history, tail[0])
+    decided = deciding(norms)
     number, low, high = (_two_digits(value) for value in (choice.number, choice.low, choice.high))
     return Recommendation(
         run=history.run,
@@ -180,13 +181,13 @@ def _advise(history: History) -> Recommendation:
         low=min(low, number),
         high=max(high, number),
         policy=choice.policy,
-        clipped_fraction=_clipped(norms, number),
-        mean_clip_coef=_coef(norms, number),
+        clipped_fraction=_clipped(decided, number),
+        mean_clip_coef=_coef(decided, number),
         confidence=_confidence(history, norms),
         refused=None,
         reasons=tuple(_reasons(history, choice, number, tail)),
         phases=_phases(history, number),
-        what_if=_what_if(norms, history.worst, number, low, high),
+        what_if=_what_if(decided, history.worst, number, low, high),
         usable_steps=len(norms),
         worst_norm=history.worst,
         tail_index=tail[0],

@@ -45,7 +45,7 @@ class Choice:
 
 def choose(history: History, tail: float) -> Choice:
     """The threshold for the norms of a history that has enough of them."""
-    norms = _deciding(history.norms)
+    norms = deciding(history.norms)
     if history.is_scale_free:
         return _dividing(history, norms, tail)
     if is_undone(history):
@@ -75,7 +75,7 @@ def choose(history: History, tail: float) -> Choice:
     )
 
 
-def _deciding(norms: Array) -> Array:
+def deciding(norms: Array) -> Array:
     """All, or under a rise the last third: those are what a threshold will meet."""
     return np.array_split(norms, 3)[2] if drift(norms) > DRIFT_SAID else norms
 
