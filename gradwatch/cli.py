@@ -74,10 +74,17 @@ def run(
 def report(
     run: RunPath = None,
     json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write it as one file for a browser instead.")
+    ] = None,
     layers: Annotated[int, typer.Option(min=0, help="How many layers to list.")] = 12,
     optimizer: OptimizerName = None,
 ) -> None:
     """Show how a run's gradients behaved."""
+    if html is not None:
+        size = _write_html(_open(run), html, optimizer)
+        typer.echo(f"wrote {html}, {size / 1e6:.1f} MB")
+        return
     summary = _open(run).summary(optimizer)
     _show(json, lambda j: j.report(summary), lambda view: view.report(summary), layers=layers)
 
@@ -314,6 +321,19 @@ def _faults(run: Run, kinds: list[str], max_clipped_fraction: float | None) -> l
     if max_clipped_fraction is not None and fraction > max_clipped_fraction:
         faults.append(f"{fraction:.1%} of the steps were clipped, more than {max_clipped_fraction:.1%}")
     return faults
+
+
+def _write_html(run: Run, file: Path, optimizer: str | None) -> int:
+    """Write the page of a run; its size in bytes."""
+    from gradwatch.report.html import render
+    from gradwatch.report.page.view import RunView
+
+    page = render(RunView(run.path, optimizer)).encode()
+    try:
+        file.write_bytes(page)
+    except OSError as error:
+        raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
+    return len(page)
 
 
 def _write(run: Run, file: Path, what: str) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gradwatch.detect import eps_of, replay
 from gradwatch.errors import BadArgument, RunNotFound
-from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord
+from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
 
 if TYPE_CHECKING:
@@ -201,6 +201,27 @@ class Run:
         frames = [self._layers_of(stat, name, one_of) for name in names]
         frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
         return frame.loc[:, ~frame.columns.duplicated()]
+
+    def standing(self, optimizer: str | None = None) -> NDArray[np.int64]:
+        """Id, step and attempt of the rows of one optimizer that no later attempt replaced, (rows, 3), by step."""
+        rows = _standing_rows(self._store.step_ids(self.optimizer(optimizer)))
+        return rows[np.argsort(rows[:, 1], kind="stable")]
+
+    def layer_rows(
+        self, stat: str, optimizer: str | None = None, *, after: int = 0, up_to: int | None = None, most: int = -1
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """A part of one statistic as it was written, replaced rows too: ids (rows,), values (rows, parameters).
+
+        The rows whose id lies after ``after`` and not above ``up_to``, at ``most`` so many. Of the
+        gradients' statistics, and of update_ratio.
+        """
+        name = self.optimizer(optimizer)
+        if stat == "update_ratio":
+            keys, weight = self._store.layer_table("weight_norm", name, after=after, up_to=up_to, most=most)
+            _, update = self._store.layer_table("update_norm", name, after=after, up_to=up_to, most=len(keys))
+            return keys[:, 0], WeightStats(weight_norm=weight, update_norm=update).update_ratio
+        keys, table = self._store.layer_table(stat, name, after=after, up_to=up_to, most=most)
+        return keys[:, 0], table
 
     def summary(self, optimizer: str | None = None) -> RunSummary:
         """Every number that a report shows."""

@@ -99,9 +99,13 @@ class Series:
     total_norm: Array
     max_norm: Array
     clip_coef: Array
+    left_norm: Array  # total_norm x clip_coef: what clipping left; NaN where entries were clipped by value
+    clipped: NDArray[np.bool_]
     loss: Array
+    loss_nonfinite: NDArray[np.bool_]  # logged, and NaN or infinite
+    learning_rate: Array
     nonfinite: NDArray[np.bool_]
-    layer_norm: Floats  # (steps, parameters)
+    layer_norm: Floats  # (steps, parameters); without any where `summarize` was told to leave the layers out
     layer_nonfinite: NDArray[np.bool_]
 
 
@@ -139,8 +143,11 @@ class RunSummary:
     series: Series = field(repr=False)
 
 
-def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
+def summarize(run: Run, optimizer: str | None = None, *, layers: bool = True) -> RunSummary:
     """Compute the summary of a run, over the steps of one optimizer, the first if none is named.
+
+    Without ``layers`` all that is about single parameters is left out, ``weights`` too: what is
+    held in memory then does not grow with the model.
 
     Raises:
         EmptyRun: no step of it is recorded.
@@ -153,9 +160,9 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
             " Records reach the disk within a second."
         )
     events = tuple(run.events())
-    series = _series(run, name, steps)
-    update_ratios = run.layers("update_ratio", name)
-    layers = _layers(run, name, series, update_ratios)
+    series = _series(run, name, steps, layers)
+    update_ratios = run.layers("update_ratio", name) if layers else pd.DataFrame()
+    each = _layers(run, name, series, update_ratios) if layers else ()
     attempts = run.attempts()
     verdict, reason = judge(events, len(steps))
     clipping = _clipping(steps, run.meta().get(f"clip.{name}"))
@@ -180,13 +187,13 @@ def summarize(run: Run, optimizer: str | None = None) -> RunSummary:
         loss=_loss(steps),
         learning_rate=_last(steps["learning_rate"].to_numpy()),
         clipping=clipping,
-        weights=_weight_summary(update_ratios, layers),
+        weights=_weight_summary(update_ratios, each),
         nonfinite_steps=int(series.nonfinite.sum()),
         skipped_steps=int(steps["skipped"].sum()),
         dropped_steps=sum(attempt.dropped for attempt in attempts),
         events=events,
-        layers=layers,
-        telling=_telling(layers, events),
+        layers=each,
+        telling=most_telling(each, events),
         series=series,
     )
 
@@ -310,7 +317,7 @@ def _edges(length: int, bins: int) -> NDArray[np.intp]:
     return (np.arange(bins) * length // bins).astype(np.intp)
 
 
-def _series(run: Run, optimizer: str, steps: pd.DataFrame) -> Series:
+def _layer_norms(run: Run, optimizer: str, steps: pd.DataFrame) -> tuple[Floats, NDArray[np.bool_]]:
     norms = run.layers("norm", optimizer).reindex(steps.index)
     table = norms.to_numpy(np.float32)
     bad = np.zeros(table.shape, bool)
@@ -319,13 +326,27 @@ def _series(run: Run, optimizer: str, steps: pd.DataFrame) -> Series:
         counts = run.layers("nonfinite", optimizer).reindex(steps.index[rows])
         shown = counts.to_numpy() > 0 if counts.size else ~np.isfinite(table[rows])
         bad[rows] = shown
+    return table, bad
+
+
+def _series(run: Run, optimizer: str, steps: pd.DataFrame, layers: bool) -> Series:
+    none = np.empty((len(steps), 0), np.float32)
+    table, bad = _layer_norms(run, optimizer, steps) if layers else (none, none.astype(bool))
     total = steps["total_norm"].to_numpy(float)
+    coef = steps["clip_coef"].to_numpy(float)
+    by_value = steps["clip_value"].notna().to_numpy()
+    with np.errstate(invalid="ignore"):
+        left = np.where(by_value, np.nan, total * coef)
     return Series(
         step=steps.index.to_numpy(np.int64),
         total_norm=total,
         max_norm=steps["max_norm"].to_numpy(float),
-        clip_coef=steps["clip_coef"].to_numpy(float),
+        clip_coef=coef,
+        left_norm=left,
+        clipped=steps["clipped"].to_numpy(bool),
         loss=steps["loss"].to_numpy(float),
+        loss_nonfinite=steps["loss_logged"].to_numpy(bool) & ~np.isfinite(steps["loss"].to_numpy(float)),
+        learning_rate=steps["learning_rate"].to_numpy(float),
         nonfinite=(steps["nonfinite"].to_numpy() > 0) | ~np.isfinite(total),
         layer_norm=table,
         layer_nonfinite=bad,
@@ -459,7 +480,7 @@ def _weight_summary(ratios: pd.DataFrame, layers: Sequence[LayerSummary]) -> Wei
     )
 
 
-def _telling(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:
+def most_telling(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:
     """Layers that an event names first, by its severity, then those that rose furthest above themselves."""
     named: dict[str, int] = {}
     for event in events:

@@ -18,15 +18,50 @@ from gradwatch.recommend.rule import DRIFT_DOWN, DRIFT_SAID, DRIFT_UP, Choice, c
 from gradwatch.recommend.tail import tail_index
 from gradwatch.run import Run
 
-__all__ = ["Agreement", "Phase", "Recommendation", "WhatIf", "recommend", "recommend_for_all", "tail_index"]
+__all__ = [
+    "Agreement",
+    "Phase",
+    "Recommendation",
+    "WhatIf",
+    "recommend",
+    "recommend_for_all",
+    "recommend_with_curve",
+    "tail_index",
+]
 
 LEAST_STEPS = 300
 FOLKLORE = (0.25, 1.0, 5.0)
+CURVE = 160  # thresholds of a what-if curve
 
 
 def recommend(run: Run, optimizer: str | None = None) -> Recommendation:
     """Advise on ``max_norm`` from the norms before clipping of one optimizer, the first if none is named."""
+    return _recommend(run, optimizer, history_of(run, optimizer))
+
+
+def recommend_with_curve(run: Run, optimizer: str | None = None) -> tuple[Recommendation, tuple[WhatIf, ...]]:
+    """The advice, and what thresholds from below the smallest norm to above the largest would have done.
+
+    The thresholds are evenly apart on a logarithmic axis, with the recommended one and the one in force
+    among them. Over the steps that decide, also where the advice is refused; empty where there is none.
+    """
     history = history_of(run, optimizer)
+    advice = _recommend(run, optimizer, history)
+    if not len(history.norms):
+        return advice, ()
+    norms = deciding(history.norms)
+    ends = float(norms.min()) / 2, 2 * max(float(norms.max()), min(history.worst, 1e4 * float(norms.max())))
+    in_force = history.frame["max_norm"].dropna()
+    labels: dict[float, str] = {}
+    if advice.max_norm is not None:
+        labels[advice.max_norm] = "recommended"
+    if len(in_force) and np.isfinite(in_force.iloc[-1]):
+        labels.setdefault(float(in_force.iloc[-1]), "in force")
+    thresholds = sorted({*np.geomspace(*ends, CURVE).tolist(), *labels})
+    return advice, tuple(_at(norms, history.worst, number, labels.get(number, "")) for number in thresholds)
+
+
+def _recommend(run: Run, optimizer: str | None, history: History) -> Recommendation:
     first = tuple(findings(run, run.optimizer(optimizer), history))
     why = _refusal(history)
     if why is not None:
@@ -291,15 +326,16 @@ def _what_if(norms: Array, worst: float, number: float, low: float, high: float)
         labels.setdefault(_two_digits(float(np.quantile(norms, share))), f"p{share * 100:g} of the run")
     for threshold in FOLKLORE:
         labels.setdefault(threshold, "folklore")
-    return tuple(
-        WhatIf(
-            threshold=threshold,
-            label=labels[threshold],
-            clipped_fraction=_clipped(norms, threshold),
-            mean_clip_coef=_coef(norms, threshold),
-            worst_clip_coef=min(1.0, threshold / (worst + 1e-6)),
-        )
-        for threshold in sorted(labels)
+    return tuple(_at(norms, worst, threshold, labels[threshold]) for threshold in sorted(labels))
+
+
+def _at(norms: Array, worst: float, threshold: float, label: str) -> WhatIf:
+    return WhatIf(
+        threshold=threshold,
+        label=label,
+        clipped_fraction=_clipped(norms, threshold),
+        mean_clip_coef=_coef(norms, threshold),
+        worst_clip_coef=min(1.0, threshold / (worst + 1e-6)),
     )
 
 

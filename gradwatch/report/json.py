@@ -14,7 +14,7 @@ from gradwatch.summary import RunSummary
 from gradwatch.tune import Tuning
 
 
-def dumps(value: object) -> str:
+def dumps(value: object, indent: int | None = 2) -> str:
     """Valid JSON of anything made of dicts, lists, numbers, strings and None.
 
     >>> print(dumps({"x": float("nan"), "y": [float("-inf"), 1.5]}))
@@ -26,7 +26,7 @@ def dumps(value: object) -> str:
       ]
     }
     """
-    return json.dumps(_plain(value), indent=2, allow_nan=False)
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
 def _plain(value: object) -> object:

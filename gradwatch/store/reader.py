@@ -22,6 +22,8 @@ from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged,
 from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store.schema import APPLICATION_ID, EVENT_COLUMNS, FILE_NAME, SCHEMA_VERSION, STEP_COLUMNS
 
+_LARGEST_ID = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -163,17 +165,24 @@ class StoreReader:
         rows = self._rows("select id, step, attempt from step where optimizer = ? order by id", optimizer)
         return np.array(rows, np.int64).reshape(len(rows), 3)
 
-    def layer_table(self, stat: str, optimizer: str, one_of: int = 1) -> tuple[NDArray[np.int64], Floats]:
+    def layer_table(
+        self, stat: str, optimizer: str, one_of: int = 1, *, after: int = 0, up_to: int | None = None, most: int = -1
+    ) -> tuple[NDArray[np.int64], Floats]:
         """Id and step of each row, (rows, 2), and one statistic of every parameter at it, (rows, parameters).
 
-        Of ``one_of`` rows one, evenly.
+        Of ``one_of`` rows one, evenly. Only rows with an id after ``after`` and not above
+        ``up_to``, at ``most`` so many.
         """
         table = "weight" if stat in WEIGHT_STATS else "layer"
         rows = self._rows(
             f"select {table}.id, step, {table}.{stat} from {table} join step using (id)"
-            f" where optimizer = ? and {table}.{stat} is not null and {table}.id % ? = 0 order by {table}.id",
+            f" where {table}.id > ? and {table}.id <= ? and optimizer = ? and {table}.{stat} is not null"
+            f" and {table}.id % ? = 0 order by {table}.id limit ?",
+            after,
+            _LARGEST_ID if up_to is None else up_to,
             optimizer,
             one_of,
+            most,
         )
         ids = np.empty((len(rows), 2), np.int64)
         ids[:, 0], ids[:, 1] = [row[0] for row in rows], [row[1] for row in rows]
