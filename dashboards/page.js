@@ -54,7 +54,7 @@ export class Page {
       rate: new Chart(this, { title: "learning rate", height: 84 }),
       share: new Chart(this, { title: "clipped_fraction", hint: "share of the steps of a column that were clipped", height: 84, share: true }),
       coef: new Chart(this, { title: "clip_coef", hint: "what the gradients were multiplied by", height: 96, log: true }),
-      layer: new Chart(this, { title: "layer", height: 130, log: true }),
+      layer: new Chart(this, { title: "chosen layer", height: 130, log: true }),
     };
     this.heat = new HeatMap(this);
     this.controls = this.#layerControls();
@@ -310,6 +310,7 @@ export class Page {
 
   #setRow(row) {
     this.row = row?.name ?? null;
+    this.rowChoice.selectedIndex = row ? this.rows.indexOf(row) + 1 : 0;
   }
 
   isChosen(row) {

@@ -91,6 +91,7 @@ def _one_layer(run: Run, optimizer: str, history: History) -> str | None:
     usable = np.isfinite(totals) & (totals > 0)
     if not usable.any():
         return None
+    squares[:, np.isnan(squares[usable]).all(axis=0)] = 0.0  # of parameters that never had a gradient
     shares = np.nanmedian(squares[usable] / totals[usable, None], axis=0)
     largest = int(np.nanargmax(shares))
     if shares[largest] < CARRIES:

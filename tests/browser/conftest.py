@@ -1,0 +1,151 @@
+"""A real TensorBoard with the wheel of this project, and a real Chromium that looks at it."""
+
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord
+from gradwatch.store import StoreWriter
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+STEPS, SPIKE, NAN = 20_000, 12_345, (16_000, 16_200)
+NAMES = ("encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "<img src=x onerror=window.broken=1>", "unused")
+LEVELS = (1e-3, 1e-2, 1.0, 10.0)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.slow)
+            if CHROMIUM is None:
+                item.add_marker(pytest.mark.skip(reason="there is no Chromium; apt-get install chromium"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The folder into which the wheel was installed, by itself."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    tree = folder / "tree"
+    shutil.copytree(
+        ROOT,
+        tree,
+        ignore=shutil.ignore_patterns(".*", "*.so", "__pycache__", "tests", "benchmarks", "runs", "build", "dist"),
+    )
+    env = os.environ | {"CC": "false"}
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, tree]
+    subprocess.run(build, check=True, env=env, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", file], check=True, capture_output=True)
+    assert (folder / "site" / "gradwatch" / "dashboards" / "tab.js").exists()
+    return folder / "site"
+
+
+class TensorBoard:
+    """`tensorboard` as a user starts it, with the wheel on its path."""
+
+    def __init__(self, wheel, *arguments):
+        env = os.environ | {"PYTHONPATH": str(wheel), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "tensorboard.main", "--port", "0", "--host", "127.0.0.1", *arguments]
+        self.process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, cwd=wheel)
+        self.url = None
+        for line in self.process.stderr:
+            found = re.search(r"at (http://\S+)", line)
+            if found:
+                self.url = found[1]
+                break
+        assert self.url, "TensorBoard did not start"
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(20)
+        self.process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def tensorboard(wheel):
+    started = []
+
+    def start(*arguments):
+        started.append(TensorBoard(wheel, *map(str, arguments)))
+        return started[-1].url
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+def rows(steps, first=0):
+    infos = tuple(ParameterInfo(name=name, shape=(8, 8)) for name in NAMES)
+    for step in range(first, steps):
+        norms = np.float32([*LEVELS, np.nan])
+        counts = np.float32([0, 0, 0, 0, np.nan])
+        if step == SPIKE:
+            norms[0] = 1e3  # one step of one layer
+        if NAN[0] <= step < NAN[1]:
+            norms[1], counts[1] = np.nan, 7
+        total = float(np.sqrt(np.sum(norms[:4].astype(float) ** 2)))
+        yield StepRecord(
+            step=step,
+            wall_time=1.7e9 + step,
+            total_norm=total,
+            max_norm=5.0,
+            clip_coef=math.nan if math.isnan(total) else min(1.0, 5.0 / (total + 1e-6)),
+            nonfinite=int(np.nansum(counts)),
+            loss=3.0 / (1 + step / 1000),
+            learning_rates=(1e-3,),
+            layers=LayerStats(parameters=infos, norm=norms, nonfinite=counts),
+        )
+
+
+EVENTS = (
+    Event(step=SPIKE, kind="spike", severity="warning", message="100 times its level <b>", parameter=NAMES[0]),
+    Event(step=NAN[0], kind="nonfinite", severity="critical", message="NaN", parameter=NAMES[1], until=NAN[1] - 1),
+)
+
+
+def begin(folder, steps, events=EVENTS):
+    writer = StoreWriter(folder)
+    writer.begin_attempt({"model": "Known"}, {"0": ("AdamW", {"lr": 1e-3})})
+    writer.add_parameters("0", tuple(ParameterInfo(name=name, shape=(8, 8)) for name in NAMES))
+    writer.append(list(rows(steps)), [event for event in events if event.step < steps])
+    return writer
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory):
+    """Runs whose every value is known, a broken one among them."""
+    folder = tmp_path_factory.mktemp("logs")
+    begin(folder / "known", STEPS).end_attempt("closed")
+    begin(folder / "nested" / "short", 500).end_attempt("closed")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "gradwatch.db").write_text("no store")
+    # the run that a page opens with is the one written last
+    later = time.time() + 60
+    os.utime(folder / "known" / "gradwatch.db", (later, later))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def board(tensorboard, logs):
+    return tensorboard("--logdir", logs)

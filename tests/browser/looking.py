@@ -1,0 +1,125 @@
+"""How a test looks at the page: what a person would see, and the pixels of its canvases."""
+
+import re
+
+from playwright.sync_api import expect
+
+BAD, ABSENT = (214, 0, 108), (236, 239, 242)  # colours.js, on light
+TOP = (253, 231, 37)  # the last colour of viridis
+LEFT = 150 + 56  # where the heat map begins: page.css, charts.js
+
+
+class Look:
+    """The page, in TensorBoard's frame or by itself."""
+
+    def __init__(self, browser, width=1400, height=1300, **context):
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **context)
+        self.page = self.context.new_page()
+        self.faults = []
+        self.requests = []
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", self._console)
+        self.page.on("response", self._response)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("dialog", lambda dialog: self.faults.append(f"dialog {dialog.message}"))
+
+    def _console(self, message):
+        # what TensorBoard itself does not find is not ours; what we don't is in _response
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.faults.append(message.text)
+
+    def _response(self, response):
+        if response.status >= 400 and "gradwatch" in response.url:
+            self.faults.append(f"{response.status} {response.url}")
+
+    def open_tab(self, url):
+        self.page.goto(f"{url}#gradwatch")
+        self.frame = self.page.frame_locator("iframe[src*=gradwatch]")
+        return self
+
+    def open_file(self, file):
+        self.page.goto(f"file://{file}")
+        self.frame = self.page
+        return self
+
+    def close(self):
+        self.context.close()
+
+    def shown_run(self):
+        """Wait until a run is drawn."""
+        expect(self.frame.locator("canvas.heat")).to_be_visible(timeout=30_000)
+        expect(self.frame.locator(".span")).to_contain_text("step", timeout=30_000)
+        self.settle()
+
+    def settle(self):
+        """Until what was asked for after a move is drawn."""
+        self.page.wait_for_timeout(250)
+        self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_timeout(150)
+
+    def range(self):
+        text = self.frame.locator(".span").inner_text()
+        return tuple(int(part.replace(",", "")) for part in re.findall(r"\d[\d,]*", text)[:2])
+
+    def x_of(self, step):
+        """Of a step on the canvas of the layers, in CSS pixels."""
+        first, last = self.range()
+        width = self.frame.locator("canvas.heat").bounding_box()["width"] - LEFT - 14
+        return LEFT + (step - first + 0.5) / (last - first + 1) * width
+
+    def colours(self, x, row, rows):
+        """Those of the layers' canvas around a place in the middle of a row, as a set of triples."""
+        return {
+            tuple(pixel)
+            for pixel in self.frame.locator("canvas.heat").evaluate(
+                """(canvas, [x, row, rows]) => {
+                    const unit = devicePixelRatio, tall = (canvas.height / unit - 6) / rows;
+                    const [left, top] = [(x - 2) * unit, (row + 0.5) * tall * unit];
+                    const data = canvas.getContext("2d").getImageData(left, top, 5, 1).data;
+                    return [0, 1, 2, 3, 4].map(i => [data[4 * i], data[4 * i + 1], data[4 * i + 2]]);
+                }""",
+                [x, row, rows],
+            )
+        }
+
+    def line_pixels(self, chart, x, part):
+        """How many pixels around x, in the upper part of a chart, are neither background nor grid."""
+        return self.frame.locator(f"section[aria-label='{chart}'] canvas").evaluate(
+            """(canvas, [x, part]) => {
+                const left = (x - 150 - 2) * devicePixelRatio;
+                const data = canvas.getContext("2d").getImageData(left, 0, 5, canvas.height * part).data;
+                let count = 0;
+                for (let i = 0; i < data.length; i += 4)
+                    if (data[i + 3] > 60 && data[i] < 120 && data[i + 2] > 120) count++;
+                return count;
+            }""",
+            [x, part],
+        )
+
+    def drag(self, first, last):
+        """Zoom by a drag over the chart of the total norm."""
+        box = self.frame.locator("section[aria-label='total norm'] .u-over").bounding_box()
+        begin, end = self.range()
+
+        def x(step):
+            return box["x"] + (step - begin) / (end - begin) * box["width"]
+
+        self.page.mouse.move(max(box["x"] + 1, x(first)), box["y"] + 20)
+        self.page.mouse.down()
+        self.page.mouse.move(x((first + last) / 2), box["y"] + 30)
+        self.page.mouse.move(min(box["x"] + box["width"] - 1, x(last)), box["y"] + 30)
+        self.page.mouse.up()
+        self.settle()
+
+    def serious_findings(self, axe):
+        """What axe-core finds of the page that is serious."""
+        frame = next(
+            (f for f in self.page.frames if "gradwatch" in f.url and f != self.page.main_frame), self.page.main_frame
+        )
+        frame.evaluate(axe)
+        found = frame.evaluate("() => axe.run(document)")["violations"]
+        return [
+            (one["id"], [node["html"][:200] for node in one["nodes"]])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]

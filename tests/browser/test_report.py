@@ -1,0 +1,59 @@
+"""The report in one file, opened from a disk with no network."""
+
+import pytest
+
+from gradwatch.report.html import render
+from gradwatch.report.page.view import RunView
+
+from .conftest import CHROMIUM, NAMES, SPIKE, STEPS
+from .looking import BAD, TOP, Look
+from .test_tab import AXE
+
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium", allow_module_level=True)
+from playwright.sync_api import expect
+
+
+@pytest.fixture(scope="module")
+def file(logs, tmp_path_factory):
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    file.write_text(render(RunView(logs / "known")))
+    return file
+
+
+@pytest.fixture(params=["light", "dark"])
+def report(browser, file, request):
+    look = Look(browser, offline=True, color_scheme=request.param)
+    look.open_file(file).shown_run()
+    look.theme = request.param
+    yield look
+    look.close()
+
+
+def test_it_shows_what_the_tab_shows_and_loads_nothing(report, file):
+    expect(report.frame.locator("header.verdict")).to_contain_text("gradients not finite at step 16000")
+    expect(report.frame.locator("header.verdict")).to_contain_text("In this file: 20000 steps as")
+    assert report.range() == (0, STEPS - 1)
+    assert report.requests == [f"file://{file}"]
+    assert report.faults == []
+    expect(report.frame.locator(".gradwatch")).to_have_attribute("data-theme", report.theme)
+
+
+def test_a_single_step_and_nan_are_seen_whole_and_zoomed(report):
+    bad = BAD if report.theme == "light" else (255, 79, 163)
+    assert TOP in report.colours(report.x_of(SPIKE), 0, 5)
+    assert report.colours(report.x_of(16_100), 1, 5) == {bad}
+    report.frame.locator("button.event").nth(0).click()
+    report.settle()
+    assert TOP in report.colours(report.x_of(SPIKE), 0, 5)
+    assert report.frame.get_by_label("layer", exact=True).input_value() == NAMES[0]
+
+
+def test_it_can_be_read_by_everybody(report):
+    assert report.serious_findings(AXE) == []
+
+
+def test_nothing_but_its_own_script_may_run(report):
+    with pytest.raises(Exception, match="Content Security Policy"):
+        report.page.add_script_tag(content="window.strange = 1")
+    assert report.page.evaluate("() => window.strange") is None
