@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast check benchmark detection recommendation temporal-order pictures clean
+.PHONY: demo test test-fast check browser benchmark dashboard detection recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
 
-test: $(READY)
+test: $(READY) browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-fast: $(READY)
@@ -27,6 +27,9 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/scaling.py | tee benchmarks/scaling.txt
 	$(BIN)/python benchmarks/reliability.py
 
+dashboard: $(READY) browser
+	$(BIN)/python benchmarks/dashboard.py | tee benchmarks/dashboard.txt
+
 detection: $(READY)
 	$(BIN)/python benchmarks/detection/corpus.py
 	$(BIN)/python benchmarks/detection/evaluate.py > benchmarks/detection/RESULTS.md
@@ -38,11 +41,18 @@ recommendation: $(READY)
 temporal-order: $(READY)
 	$(BIN)/python benchmarks/temporal_order/experiment.py > benchmarks/temporal_order/RESULTS.md
 
-pictures: $(READY)
+pictures: $(READY) browser
 	$(BIN)/python docs/pictures/make.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Chromium for tests/browser; where it can't be installed they are skipped and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	     && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	|| echo "There is no Chromium: the tests in tests/browser are skipped."
 
 # torch first and by itself: the constraint names a version that is to be had without CUDA where
 # such a build is at hand; anything else of ours that needs torch is then content with it.

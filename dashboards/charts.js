@@ -28,7 +28,7 @@ export class Chart {
 
   /**
    * Draws lines, each with label, colour, first, last and high, perhaps low, at, dash and width.
-   * `first` and `last` are the steps of each column, `at` the step of its largest value.
+   * `first` and `last` are the steps of each column, `at` the step of its largest value, `note(i)` what else to tell of it.
    */
   show(lines) {
     this.lines = lines.filter((line) => line.first.length);
@@ -121,13 +121,14 @@ export class Chart {
     ctx.beginPath();
     ctx.rect(left, top, width, height);
     ctx.clip();
-    for (const [first, last] of bad) {
+    for (const [first, last, infinite] of bad) {
       const begin = x(first - 0.5);
       const wide = Math.max(2 * unit, x(last + 0.5) - begin);
       ctx.fillStyle = faded(colours.bad, 0.22);
       ctx.fillRect(begin, top, wide, height);
       ctx.fillStyle = colours.bad;
       ctx.fillRect(begin, top, wide, 4 * unit);
+      if (infinite) mark(ctx, begin + wide / 2, top + 9 * unit, "critical", 4 * unit); // NaN has no direction
     }
     let drawn = -Infinity;
     for (const event of events) {
@@ -172,7 +173,7 @@ export class Chart {
         const i = nearest(line, step);
         const span = line.low && line.low[i] !== line.high[i] ? `${this.#value(line.low[i])} to ` : "";
         const place = h("span", { class: "key", style: `background:${line.colour}` });
-        return [h("span", {}, place, `${line.label} ${span}${this.#value(line.high[i])}`), h("br")];
+        return [h("span", {}, place, `${line.label} ${span}${this.#value(line.high[i])}${line.note?.(i) ?? ""}`), h("br")];
       }),
       this.lines.length ? `at ${told(this.lines[0], nearest(this.lines[0], step))}` : "",
     );

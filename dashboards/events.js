@@ -15,6 +15,9 @@ export class Events {
   }
 
   show({ events, events_hidden: hidden, optimizers }) {
+    const given = JSON.stringify([events, hidden, this.all]);
+    if (given === this.drawn) return this.#again(events);
+    this.drawn = given;
     this.given = { events, events_hidden: hidden, optimizers };
     this.head.textContent = events.length ? `Events (${events.length + hidden})` : "Events";
     const shown = this.all ? events : events.slice(0, MANY);
@@ -27,6 +30,13 @@ export class Events {
     this.more.textContent = left ? `Show ${left} more` : `${hidden} milder ones: gradwatch events`;
   }
 
+  /** The same events, told anew: their buttons stay, with the focus where it is. */
+  #again(events) {
+    const buttons = [...this.buttons.values()];
+    this.buttons = new Map(buttons.map((button, i) => [events[i], button]));
+    this.given.events = events;
+  }
+
   #showAll() {
     this.all = true;
     this.show(this.given);
@@ -37,7 +47,7 @@ export class Events {
     const whose = optimizers.length > 1 ? `, optimizer ${event.optimizer}` : "";
     const button = h(
       "button",
-      { type: "button", class: `event ${event.severity}`, onclick: () => this.page.choose(event) },
+      { type: "button", class: `event ${event.severity}`, onclick: () => this.page.choose(this.#of(button)) },
       h("span", { class: "shape", "aria-hidden": "true" }, SHAPES[event.severity]),
       h("strong", {}, `${event.severity} ${event.kind}`),
       ` step ${whole(event.step)}${lasted}${whose}`,
@@ -45,6 +55,10 @@ export class Events {
     );
     this.buttons.set(event, button);
     return button;
+  }
+
+  #of(button) {
+    return [...this.buttons].find(([, one]) => one === button)[0];
   }
 
   mark(chosen) {

@@ -1,11 +1,12 @@
 // Layers x steps as colours; of the steps, and of the layers, that share a pixel the largest value is shown.
-import { AXIS, RIGHT } from "./charts.js";
+import { AXIS, RIGHT, mark } from "./charts.js";
 import { faded, gradient, ink, palette, pixel } from "./colours.js";
 import { fit, h, number, share, steps } from "./text.js";
 
 export const GUTTER = 150; // px; page.css has the same
 const ABSENT = -1;
 const TALLEST = 22;
+const FOOT = 12; // px, below the layers, for the marks of events
 
 // How a statistic is shown: on which scale, and what its value is called.
 const SCALES = {
@@ -64,6 +65,7 @@ export class HeatMap {
     }
     this.#describe();
     this.draw();
+    performance.mark("gradwatch: layers drawn");
   }
 
   get width() {
@@ -79,8 +81,8 @@ export class HeatMap {
     this.tall = tall;
     const unit = devicePixelRatio;
     this.canvas.width = this.box.clientWidth * unit;
-    this.canvas.height = (this.height + 6) * unit;
-    this.canvas.style.height = `${this.height + 6}px`;
+    this.canvas.height = (this.height + FOOT) * unit;
+    this.canvas.style.height = `${this.height + FOOT}px`;
     const ctx = this.canvas.getContext("2d");
     ctx.scale(unit, unit);
     this.#paint(ctx);
@@ -116,8 +118,6 @@ export class HeatMap {
     const sheet = new OffscreenCanvas(wide, this.lines);
     sheet.getContext("2d").putImageData(image, 0, 0);
     ctx.imageSmoothingEnabled = false;
-    ctx.fillStyle = colours.absent;
-    ctx.fillRect(GUTTER + AXIS, 0, this.width, this.height);
     ctx.drawImage(sheet, GUTTER + AXIS, 0, this.width, this.height);
   }
 
@@ -197,11 +197,18 @@ export class HeatMap {
   }
 
   #marks(ctx) {
-    const { chosen } = this.page.marks();
+    const { chosen, events } = this.page.marks();
     const colours = ink(this.page.theme);
-    if (!chosen) return;
+    let drawn = -Infinity;
+    for (const event of events) {
+      const x = this.#x(event.step);
+      if (event.severity === "info" || x - drawn < 3 || !this.#holds(x)) continue;
+      drawn = x;
+      ctx.fillStyle = colours[event.severity];
+      mark(ctx, x, this.height + 6, event.severity, 4);
+    }
+    if (!chosen || !this.#holds(this.#x(chosen.step))) return;
     const x = this.#x(chosen.step);
-    if (x < GUTTER + AXIS || x > GUTTER + AXIS + this.width) return;
     ctx.strokeStyle = faded(colours.chosen, 0.8);
     ctx.setLineDash([2, 3]);
     ctx.beginPath();
@@ -209,6 +216,10 @@ export class HeatMap {
     ctx.lineTo(x, this.height);
     ctx.stroke();
     ctx.setLineDash([]);
+  }
+
+  #holds(x) {
+    return x >= GUTTER + AXIS && x <= GUTTER + AXIS + this.width;
   }
 
   #x(step) {
@@ -289,10 +300,12 @@ export class HeatMap {
       this.#tell(x, y);
     });
     this.canvas.addEventListener("pointerup", (event) => {
-      const [, y] = at(event);
+      const [x, y] = at(event);
       const moved = pressed?.moved;
       pressed = null;
-      if (!moved && this.rows?.length) this.page.chooseRow(this.#rowAt(y));
+      if (moved || !this.rows?.length) return;
+      if (y <= this.height) this.page.chooseRow(this.#rowAt(y));
+      else this.#chooseEvent(x);
     });
     this.canvas.addEventListener("pointerleave", () => {
       this.readout.textContent = "";
@@ -308,6 +321,12 @@ export class HeatMap {
       },
       { passive: false },
     );
+  }
+
+  #chooseEvent(x) {
+    const near = this.page.marks().events.map((event) => [Math.abs(this.#x(event.step) - x), event]);
+    const [distance, event] = near.reduce((best, one) => (one[0] < best[0] ? one : best), [Infinity, null]);
+    if (distance <= 8) this.page.choose(event);
   }
 
   #rowAt(y) {

@@ -52,7 +52,7 @@ export class Page {
       norm: new Chart(this, { title: "total norm", hint: "before clipping, and what clipping left", height: 200, log: true }),
       loss: new Chart(this, { title: "loss", height: 120 }),
       rate: new Chart(this, { title: "learning rate", height: 84 }),
-      share: new Chart(this, { title: "clipped_fraction", hint: "share of the steps of a column that were clipped", height: 84, share: true }),
+      share: new Chart(this, { title: "clipped_fraction", hint: "share of the steps clipped, over a hundredth of the steps shown", height: 84, share: true }),
       coef: new Chart(this, { title: "clip_coef", hint: "what the gradients were multiplied by", height: 96, log: true }),
       layer: new Chart(this, { title: "chosen layer", height: 130, log: true }),
     };
@@ -166,13 +166,16 @@ export class Page {
       this.chosen = this.chosen && (known(this.chosen) ?? null);
       this.events.mark(this.chosen);
       await this.#fetch(turn, false);
-      const [layers, advice] = await Promise.all([this.source.layers(this.#query(this.focus)), this.source.advice(this.#query(this.focus))]);
+      const layers = await this.source.layers(this.#query(this.focus));
       if (turn !== this.turn) return;
       this.parameters = layers;
       this.whole = {};
       this.#showChoices();
-      this.threshold.show(advice);
       await this.#fetch(turn);
+      const advice = await this.source.advice(this.#query(this.focus));
+      if (turn !== this.turn) return;
+      this.threshold.element.hidden = false;
+      this.threshold.show(advice);
     } catch (error) {
       if (turn === this.turn) this.#fail(error);
     }
@@ -278,7 +281,7 @@ export class Page {
     const series = run?.series;
     const bad = [];
     for (let i = 0; i < (series?.first.length ?? 0); i++)
-      if (series.nonfinite[i] > 0) bad.push([series.first[i], series.last[i]]);
+      if (series.nonfinite[i] > 0) bad.push([series.first[i], series.last[i], series.infinite[i] > 0]);
     return { bad, events: run?.overview?.events ?? [], chosen: this.chosen };
   }
 
@@ -348,23 +351,34 @@ export class Page {
     );
   }
 
+  /** Entries stay while their runs do, so that what has the focus keeps it. */
   #showPicker() {
+    const runs = this.listing?.runs ?? [];
     this.picker.hidden = !this.source.live;
-    this.picker.replaceChildren(...(this.listing?.runs ?? []).map((run) => this.#pick(run)));
+    this.entries = new Map(runs.map((run) => [run.name, this.entries?.get(run.name) ?? this.#entry(run.name)]));
+    const elements = runs.map((run) => this.entries.get(run.name).element);
+    if (elements.some((element, i) => element !== this.picker.children[i]) || elements.length !== this.picker.children.length)
+      this.picker.replaceChildren(...elements);
+    for (const run of runs) this.#update(this.entries.get(run.name), run);
   }
 
-  #pick(run) {
+  #entry(name) {
+    const tick = h("input", { type: "checkbox", "aria-label": `draw ${name}`, onchange: () => this.#toggle(name) });
+    const key = h("span", { class: "key" });
+    const state = h("span");
+    const button = h("button", { type: "button", class: "run", onclick: () => this.#focusOn(name) }, name, state);
+    return { element: h("li", {}, tick, key, button), tick, key, state, button };
+  }
+
+  #update({ tick, key, state, button }, run) {
     const slot = this.shown.indexOf(run.name);
-    const colour = slot >= 0 ? runColour(slot, this.theme) : "transparent";
-    const tick = h("input", { type: "checkbox", checked: slot >= 0, "aria-label": `draw ${run.name}`, onchange: () => this.#toggle(run.name) });
-    const state = run.error ? "can't be read" : run.running ? `${run.verdict}, recording` : run.verdict;
-    const name = h(
-      "button",
-      { type: "button", class: "run", title: run.error ?? run.name, onclick: () => this.#focusOn(run.name), "aria-current": run.name === this.focus ? "true" : undefined },
-      run.name,
-      h("span", { class: `state ${run.verdict ?? "critical"}` }, state),
-    );
-    return h("li", {}, tick, h("span", { class: "key", style: `background:${colour}` }), name);
+    tick.checked = slot >= 0;
+    key.style.background = slot >= 0 ? runColour(slot, this.theme) : "transparent";
+    state.textContent = run.error ? "can't be read" : run.running ? `${run.verdict}, recording` : run.verdict;
+    state.className = `state ${run.verdict ?? "critical"}`;
+    button.title = run.error ?? run.name;
+    if (run.name === this.focus) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
   }
 
   #toggle(name) {
@@ -396,7 +410,7 @@ export class Page {
     const facts = [
       run.model,
       `${run.optimizer_class || "optimizer"} lr ${number(run.learning_rate)}`,
-      `${steps(run.first_step, run.last_step)}, ${whole(run.steps)} recorded`,
+      `${steps(run.first_step, run.last_step)}${run.total_steps === null ? "" : ` of ${whole(run.total_steps)}`}, ${whole(run.steps)} recorded`,
       run.running ? "recording, or ended without a word" : `ended: ${run.ended}`,
       `total norm: median ${number(run.total_norm.median)}, p99 ${number(run.total_norm.p99)}, max ${number(run.total_norm.max)} at step ${run.total_norm.max_step === null ? "–" : whole(run.total_norm.max_step)}`,
       run.clipping.kind === null ? "not clipped" : this.#clipping(run.clipping),
@@ -445,6 +459,7 @@ export class Page {
   }
 
   #showCharts() {
+    performance.mark("gradwatch: lines drawn");
     this.#showSpan();
     this.#showNorm();
     const band = (name, label) => (s, colour, run) => [{ label: `${run}${label}`, colour, first: s.first, last: s.last, high: s[`${name}.high`], low: s[`${name}.low`] }];
@@ -473,7 +488,8 @@ export class Page {
     const colours = ink(this.theme);
     const lines = this.#lines((s, colour, run, focused) => {
       const { first, last } = s;
-      const total = { label: `${run}total_norm`, colour, first, last, high: s["total_norm.high"], low: s["total_norm.low"], at: s["total_norm.at"] };
+      const note = (i) => (s.nonfinite[i] > 0 ? `, not finite at ${count(s.nonfinite[i], "step")}${s.infinite[i] > 0 ? ` (infinite at ${s.infinite[i]})` : ""}` : "");
+      const total = { label: `${run}total_norm`, colour, first, last, high: s["total_norm.high"], low: s["total_norm.low"], at: s["total_norm.at"], note };
       if (!focused || !s.clipped.some((value) => value > 0)) return [total];
       const left = { label: `${run}left by clipping`, colour: colours.line, first, last, high: s["left_norm.high"], low: s["left_norm.low"] };
       return [left, total];
@@ -488,7 +504,6 @@ export class Page {
   #showChoices() {
     const { layers, stats } = this.parameters;
     this.layers.hidden = !layers.length || !stats.length;
-    this.threshold.element.hidden = false;
     const offered = choices(stats);
     if (!offered.some(([name]) => name === this.look.stat) && offered.length) this.look.stat = offered[0][0];
     this.statChoice.replaceChildren(...offered.map(([value, label]) => h("option", { value, selected: value === this.look.stat }, label)));

@@ -82,6 +82,8 @@ def report(
 ) -> None:
     """Show how a run's gradients behaved."""
     if html is not None:
+        if json:
+            raise BadArgument("--json and --html were both given; expected one of them.")
         size = _write_html(_open(run), html, optimizer)
         typer.echo(f"wrote {html}, {size / 1e6:.1f} MB")
         return

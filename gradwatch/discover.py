@@ -146,7 +146,12 @@ class Discovery:
             policies = {name: NormClip(self._max_norm) for name in owned}
         if self.watch is None:
             self.watch = Watch(
-                owned, self._run, policies=policies, clip_only_unclipped=True, tensorboard=self._tensorboard
+                owned,
+                self._run,
+                policies=policies,
+                clip_only_unclipped=True,
+                tensorboard=self._tensorboard,
+                total_steps=self._steps,
             )
             return
         self.watch.policies |= policies

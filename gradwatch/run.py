@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.detect import eps_of, replay
-from gradwatch.errors import BadArgument, RunNotFound
+from gradwatch.errors import BadArgument, EmptyRun, RunNotFound
 from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
 
@@ -91,6 +91,13 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str | None:
+        """In a notebook; as text where there is no step yet."""
+        try:
+            return self.summary()._repr_html_()
+        except EmptyRun:
+            return None
 
     @property
     def name(self) -> str:

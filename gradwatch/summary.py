@@ -124,6 +124,8 @@ class RunSummary:
     attempts: int
     seams: tuple[Seam, ...]
     seconds: float
+    total_steps: int | None  # of the whole training, where it was said
+    seconds_left: float | None  # to the last of them, at the pace of the latest steps
     running: bool
     ended: str | None
     verdict: Verdict
@@ -141,6 +143,12 @@ class RunSummary:
     layers: tuple[LayerSummary, ...]
     telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most telling first
     series: Series = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        from gradwatch.report.notebook import render
+
+        return render(self)
 
 
 def summarize(run: Run, optimizer: str | None = None, *, layers: bool = True) -> RunSummary:
@@ -165,10 +173,12 @@ def summarize(run: Run, optimizer: str | None = None, *, layers: bool = True) ->
     each = _layers(run, name, series, update_ratios) if layers else ()
     attempts = run.attempts()
     verdict, reason = judge(events, len(steps))
-    clipping = _clipping(steps, run.meta().get(f"clip.{name}"))
+    meta = run.meta()
+    clipping = _clipping(steps, meta.get(f"clip.{name}"))
+    total = int(meta["total_steps"]) if "total_steps" in meta else None
     return RunSummary(
         run=run.name,
-        model=run.meta().get("model", ""),
+        model=meta.get("model", ""),
         optimizer=name,
         optimizer_class=run.optimizers.get(name, ""),
         optimizers=tuple(run.optimizers),
@@ -178,6 +188,8 @@ def summarize(run: Run, optimizer: str | None = None, *, layers: bool = True) ->
         attempts=len(attempts),
         seams=tuple(run.seams(name)),
         seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
+        total_steps=total,
+        seconds_left=None if total is None else _seconds_left(steps, total),
         running=bool(attempts) and attempts[-1].ended is None,
         ended=attempts[-1].reason if attempts else None,
         verdict=verdict,
@@ -379,6 +391,19 @@ def _loss(steps: pd.DataFrame) -> LossSummary | None:
         min_step=int(finite.index[int(np.argmin(finite.to_numpy()))]),
         nonfinite_steps=int(len(logged) - len(finite)),
     )
+
+
+PACE = 200  # steps
+
+
+def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:
+    """The steps that are left times the mean of the latest ones, of the last attempt alone."""
+    latest = steps[steps["attempt"] == steps["attempt"].iloc[-1]].iloc[-PACE:]
+    made = int(latest.index[-1] - latest.index[0])
+    left = max(0, total - 1 - int(latest.index[-1]))
+    if made < 1:
+        return None
+    return left * float(latest["wall_time"].iloc[-1] - latest["wall_time"].iloc[0]) / made
 
 
 def _last(values: Array) -> float | None:

@@ -68,6 +68,7 @@ def attach(
     stop_on: Sequence[str] = (),
     skip_nonfinite: bool = False,
     tensorboard: bool = False,
+    total_steps: int | None = None,
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -97,6 +98,8 @@ def attach(
             as it was. The step is recorded as skipped. On an accelerator it needs an optimizer with
             ``fused=True``, which is told without waiting.
         tensorboard: write a few scalars as event files into ``run`` as well, for TensorBoard's Scalars page.
+        total_steps: how many steps the whole training makes, where that is known; `gradwatch watch` then
+            shows how far it is.
 
     Raises:
         BadArgument, NoParameters: an argument is not what it should be.
@@ -125,6 +128,8 @@ def attach(
     unknown = [kind for kind in stop_on if kind not in KINDS]
     if isinstance(stop_on, str) or unknown:
         raise BadArgument(f"stop_on is {stop_on!r}; expected some of {', '.join(KINDS)}.")
+    if total_steps is not None and total_steps < 1:
+        raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None where it is not known.")
     return Watch(
         {name: (model, one) for name, one in gathered(named).items()},
         Path(run),
@@ -137,6 +142,7 @@ def attach(
         stop_on=tuple(stop_on),
         skip_nonfinite=skip_nonfinite,
         tensorboard=tensorboard,
+        total_steps=total_steps,
     )
 
 
@@ -239,8 +245,10 @@ class Watch:
         skip_nonfinite: bool = False,
         clip_only_unclipped: bool = False,
         tensorboard: bool = False,
+        total_steps: int | None = None,
     ) -> None:
         self.run = run
+        self._total_steps = total_steps
         self._stop_on = stop_on
         self.policies = dict(policies or {})
         self._habits = Habits(
@@ -315,6 +323,8 @@ class Watch:
         )
         if first_step is not None:
             writer.set_first_step(first_step)
+        if self._total_steps is not None:
+            writer.set_meta("total_steps", str(self._total_steps))
         tracked = []
         with StoreReader(self.run) as reader:
             for name, (model, one) in named.items():

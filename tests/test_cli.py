@@ -7,13 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from gradwatch import Run
 from gradwatch.record import ParameterInfo
+from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 
 COMMANDS = ["run", "report", "events", "recommend", "compare", "check", "export", "demo"]
@@ -241,3 +244,48 @@ def test_a_run_without_events_exports_an_empty_table(runs, tmp_path):
     frame = pd.read_csv(tmp_path / "events.csv")
     assert len(frame) == 0
     assert list(frame)[:3] == ["step", "kind", "severity"]
+
+
+def test_report_html_writes_one_file(runs, tmp_path):
+    file = tmp_path / "report.html"
+    done = gradwatch("report", runs / "bad", "--html", file)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"wrote {file}, ")
+    page = file.read_text()
+    assert page.startswith("<!doctype html>")
+    assert "default-src 'none'" in page
+    assert "exploded at step 701" in page
+    assert not [word for word in ('src="', "href=", "@import", "url(") if word in page]
+
+
+@pytest.mark.parametrize("where", ["no/such/folder/report.html", "."])
+def test_report_html_that_can_not_be_written(runs, tmp_path, where):
+    done = gradwatch("report", runs / "bad", "--html", where, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "can't be written" in done.stderr
+    assert "cannot-export" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_report_html_and_json_can_not_both_be(runs, tmp_path):
+    done = gradwatch("report", runs / "bad", "--json", "--html", tmp_path / "x.html")
+    assert done.returncode == 1
+    assert "bad-argument" in done.stderr
+
+
+@pytest.mark.slow
+def test_report_html_of_150_layers_and_10000_steps_has_less_than_2_megabytes(tmp_path):
+    names = tuple(ParameterInfo(name=f"blocks.{i}.weight", shape=(64, 64)) for i in range(150))
+    rng = np.random.default_rng(0)
+    records = stream(steady(10_000), parameters=names, shares=[1.0] * 150)
+    noisy = [
+        replace(r, layers=replace(r.layers, norm=r.layers.norm * rng.lognormal(0, 0.3, 150).astype(np.float32)))
+        for r in records
+    ]
+    writer = StoreWriter(tmp_path / "run")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", names)
+    writer.append(noisy, [])
+    writer.end_attempt("closed")
+    assert gradwatch("report", tmp_path / "run", "--html", tmp_path / "x.html").returncode == 0
+    assert (tmp_path / "x.html").stat().st_size < 2e6

@@ -46,8 +46,9 @@ HOMES = {
     "rich": {"report", "cli"},
     "typer": {"cli"},
 }
-# A Run hands out its summary and its recommendation, which are made from it; a watch shows its records to a mirror.
-FORWARD = {("run", "summary"), ("run", "recommend"), ("watch", "tensorboard")}
+# A Run hands out its summary and its recommendation, which are made from it; a watch shows its records to a mirror;
+# a summary shows itself in a notebook.
+FORWARD = {("run", "summary"), ("run", "recommend"), ("watch", "tensorboard"), ("summary", "report")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -228,6 +228,7 @@ def test_the_series_have_the_least_and_the_largest_of_each_column(length, column
         part = norms[begin : end + 1]
         finite = part[np.isfinite(part)]
         assert shown["nonfinite"][i] == (~np.isfinite(part)).sum()
+        assert shown["infinite"][i] == np.isinf(part).sum()
         if len(finite):
             assert (shown["total_norm.low"][i], shown["total_norm.high"][i]) == (finite.min(), finite.max())
             assert norms[shown["total_norm.at"][i]] == finite.max()
@@ -265,6 +266,13 @@ def test_the_series_of_a_run_tell_clipping_and_the_loss(tmp_path):
     assert shown["left_norm.high"][-1] == 0.5
     assert shown["max_norm.low"][0] == 1.0
     assert shown["loss.bad"].sum() == 1
+
+
+def test_the_share_clipped_is_of_a_window_however_near_one_looks(tmp_path):
+    run = Run(write_run(tmp_path, stream([2.0, 0.5] * 1000, max_norm=1.0)))
+    shown = at_zoom(run.summary().series, 0, 1999, 2000)
+    assert len(shown["first"]) == 2000
+    assert set(shown["clipped"][100:].tolist()) == {0.5}, "a step alone is clipped or not"
 
 
 def test_what_is_left_is_not_known_where_entries_were_cut(tmp_path):

@@ -231,6 +231,21 @@ def test_reading_changes_nothing_in_the_folder(logs):
     assert state() == before
 
 
+def test_a_missing_library_is_told_in_the_tab_and_breaks_nothing(logs):
+    program = (
+        "import sys\n"
+        "sys.modules['pandas'] = None\n"
+        "from types import SimpleNamespace\n"
+        "from werkzeug.test import Client\n"
+        "from gradwatch.tensorboard.plugin import GradWatchLoader\n"
+        f"plugin = GradWatchLoader().load(SimpleNamespace(logdir={str(logs)!r}, flags=None))\n"
+        "answer = Client(plugin.get_plugin_apps()['/runs']).get('/')\n"
+        "print(plugin.is_active(), answer.status_code, 'pandas' in answer.json['message'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "500", "True"]
+
+
 def test_the_entry_point_needs_only_tensorboard_and_the_standard_library():
     program = (
         "import sys\n"

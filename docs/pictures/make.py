@@ -1,12 +1,15 @@
 """Draw the pictures of the README from a real run: `make pictures`.
 
-The demonstration is trained, and what the commands print of it is exported by rich as SVG.
+The demonstration is trained, what the commands print of it is exported by rich as SVG, and TensorBoard's tab is
+photographed in Chromium.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -36,6 +39,37 @@ def draw(name: str, command: str, *views: RenderableType) -> None:
     print(HERE / f"{name}.svg")
 
 
+def photograph_tab(folder: Path) -> None:
+    """The tab with both runs over one another, zoomed to where the first was lost."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--host", "127.0.0.1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        url = next(found[1] for line in process.stderr or () if (found := re.search(r"at (http://\S+)", line)))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1280, "height": 1060})
+            page.goto(f"{url}#gradwatch")
+            tab = page.frame_locator("iframe[src*=gradwatch]")
+            tab.get_by_label("draw demo-clipped").check()
+            tab.get_by_label("draw demo", exact=True).check()
+            tab.locator("button.run").filter(has_text=re.compile("^democritical")).click()
+            tab.get_by_label("statistic").select_option("relative")
+            for _ in range(2):
+                tab.get_by_role("button", name="fewer steps").click()
+            page.wait_for_timeout(2000)
+            page.screenshot(path=HERE / "tab.png")
+            browser.close()
+    finally:
+        process.terminate()
+        process.wait()
+    with Image.open(HERE / "tab.png") as image:
+        image.convert("RGB").save(HERE / "tab.png", optimize=True)
+    print(HERE / "tab.png")
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     view = ConsoleReport(width=WIDTH)
@@ -50,6 +84,7 @@ def main() -> None:
     draw("recommend", "gradwatch recommend runs/demo", view.recommendation(advice))
     compared = view.comparison([plain.summary(), clipped.summary()])
     draw("compare", "gradwatch compare runs/demo runs/demo-clipped", compared)
+    photograph_tab(folder)
 
 
 if __name__ == "__main__":

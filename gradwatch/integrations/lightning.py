@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
         folder = folder_for(self._run, Path(trainer.log_dir or trainer.default_root_dir), trainer.global_step)
         # Of several optimizers `global_step` counts all the steps together.
         first = {"first_step": trainer.global_step} if len(trainer.optimizers) == 1 else {}
-        self.watch = attach(pl_module, trainer.optimizers, folder, **(first | self._options))
+        total = trainer.estimated_stepping_batches  # infinite where neither steps nor epochs are limited
+        length = {"total_steps": int(total)} if first and 1 <= total < math.inf else {}
+        self.watch = attach(pl_module, trainer.optimizers, folder, **(first | length | self._options))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Within the step's closure: gradients are accumulated, unscaled and not clipped yet."""

@@ -44,7 +44,8 @@ class GradWatchCallback(TrainerCallback):
         model: nn.Module = kwargs["model"]
         optimizer: Optimizer = kwargs["optimizer"]
         folder = folder_for(self._run, Path(str(args.output_dir)), state.global_step)
-        self.watch = attach(model, optimizer, folder, **({"first_step": state.global_step} | self._options))
+        known = {"first_step": state.global_step, "total_steps": state.max_steps if state.max_steps > 0 else None}
+        self.watch = attach(model, optimizer, folder, **(known | self._options))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

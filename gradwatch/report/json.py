@@ -67,6 +67,8 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "last_step",
         "attempts",
         "seconds",
+        "total_steps",
+        "seconds_left",
         "running",
         "ended",
         "dropped_steps",

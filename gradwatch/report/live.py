@@ -14,8 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from gradwatch.errors import EmptyRun, RunNotFound
-from gradwatch.report.console import ConsoleReport
+from gradwatch.report.console import NARROWEST, ConsoleReport
+from gradwatch.report.draw import Ink, seconds
 from gradwatch.run import Run, newest
+from gradwatch.summary import RunSummary
 
 _FIXED_LINES = 24  # of a report without its layers
 
@@ -50,8 +52,30 @@ def view(path: Path | None, console: Console) -> Group:
     report = ConsoleReport.on(console, layers=max(0, console.height - _FIXED_LINES) // 2)
     ended = "recording" if summary.running else f"ended: {summary.ended}"
     return Group(
-        Text(f"{ended}, step {summary.last_step}; q ends this", "dim"), *report.newest(summary), report.report(summary)
+        Text(f"{ended}, step {summary.last_step}{_progress(summary)}; q ends this", "dim"),
+        *_bar(summary, console),
+        *report.newest(summary),
+        report.report(summary),
     )
+
+
+def _progress(summary: RunSummary) -> str:
+    """How far it is, where the number of steps is known."""
+    if summary.total_steps is None:
+        return ""
+    left = ""
+    if summary.running and summary.seconds_left is not None:
+        left = f", about {seconds(summary.seconds_left)} left"
+    return f" of {summary.total_steps}{left}"
+
+
+def _bar(summary: RunSummary, console: Console) -> list[Text]:
+    if summary.total_steps is None:
+        return []
+    width = min(console.width, NARROWEST)
+    done = min(width, width * (summary.last_step + 1) // summary.total_steps)
+    full, rest = Ink.of(console).pick("━", "="), Ink.of(console).pick("─", "-")
+    return [Text.assemble((full * done, "green"), (rest * (width - done), "dim"))]
 
 
 @contextlib.contextmanager

@@ -186,7 +186,8 @@ class StoreReader:
         )
         ids = np.empty((len(rows), 2), np.int64)
         ids[:, 0], ids[:, 1] = [row[0] for row in rows], [row[1] for row in rows]
-        return ids, _stack([row[2] for row in rows], len(self.parameters(optimizer)))
+        ((parameters,),) = self._rows("select count(*) from parameter where optimizer = ?", optimizer)
+        return ids, _stack([row[2] for row in rows], parameters)
 
     def events(self) -> list[Event]:
         columns = ", ".join(self._event_columns)

@@ -10,7 +10,7 @@ PAGE_SIZE = 16384
 
 SCHEMA = """\
 create table meta (
-    -- What does not change over the run, as text.
+    -- What is known of the run as a whole, as text.
     key   text primary key,
     value text
 );

@@ -142,6 +142,11 @@ class StoreWriter:
                 (name, optimizer_class, json.dumps(settings, default=str)),
             )
 
+    def set_meta(self, key: str, value: str) -> None:
+        """Say something of the run anew; what `begin_attempt` is given stays as it was said first."""
+        with self._transaction():
+            self._db.execute("insert or replace into meta values (?, ?)", (key, value))
+
     def set_first_step(self, step: int) -> None:
         """Say that the attempt begins at another step than the one after the last."""
         self._db.execute("update attempt set first_step = ? where attempt = ?", (step, self.attempt))

@@ -51,7 +51,10 @@ class GradWatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def is_active(self) -> bool:
         """Whether a run was found so far; looks for more beside this call."""
-        return bool(self._runs().any_found())
+        try:
+            return bool(self._runs().any_found())
+        except ImportError:
+            return True  # a library that it needs is missing or broken: the tab says which
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
         return base_plugin.FrontendMetadata(es_module_path="/static/tab.js", tab_name="GradWatch")

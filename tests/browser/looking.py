@@ -73,7 +73,7 @@ class Look:
             tuple(pixel)
             for pixel in self.frame.locator("canvas.heat").evaluate(
                 """(canvas, [x, row, rows]) => {
-                    const unit = devicePixelRatio, tall = (canvas.height / unit - 6) / rows;
+                    const unit = devicePixelRatio, tall = (canvas.height / unit - 12) / rows;
                     const [left, top] = [(x - 2) * unit, (row + 0.5) * tall * unit];
                     const data = canvas.getContext("2d").getImageData(left, top, 5, 1).data;
                     return [0, 1, 2, 3, 4].map(i => [data[4 * i], data[4 * i + 1], data[4 * i + 2]]);

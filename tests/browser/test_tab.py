@@ -98,11 +98,18 @@ def test_a_mark_on_a_chart_leads_to_its_event(tab):
     expect(tab.frame.locator("button.event").nth(1)).to_have_attribute("aria-current", "true")
 
 
+def test_a_mark_below_the_layers_leads_to_its_event(tab):
+    box = tab.frame.locator("canvas.heat").bounding_box()
+    tab.page.mouse.click(box["x"] + tab.x_of(SPIKE), box["y"] + box["height"] - 5)
+    tab.settle()
+    expect(tab.frame.locator("button.event").nth(0)).to_have_attribute("aria-current", "true")
+
+
 def test_the_pointer_tells_layer_step_and_value_and_a_click_draws_the_layer(tab):
     tab.frame.locator("button.event").nth(0).click()
     tab.settle()
     box = tab.frame.locator("canvas.heat").bounding_box()
-    tall = (box["height"] - 6) / 5
+    tall = (box["height"] - 12) / 5
     tab.page.mouse.move(box["x"] + tab.x_of(SPIKE), box["y"] + tall / 2)
     expect(tab.frame.locator(".heat-head .readout")).to_have_text(f"{NAMES[0]} · step 12,345 · 1000")
     tab.page.mouse.click(box["x"] + tab.x_of(SPIKE), box["y"] + 2.5 * tall)
@@ -182,12 +189,20 @@ def test_what_was_written_meanwhile_is_there_after_a_reload(look, tensorboard, t
     tab.shown_run()
     assert tab.range() == (0, 2999)
     expect(tab.frame.locator("button.run")).to_contain_text("recording")
+    tab.frame.locator("button.run").focus()
     writer.append(list(rows(SPIKE + 100, 3000)), [EVENTS[0]])
     tab.page.locator("button[aria-label*=eload], button.reload-button, app-header-reload button").first.click()
     expect(tab.frame.locator(".span")).to_contain_text("12,444", timeout=20_000)
     tab.settle()
     expect(tab.frame.locator("button.event")).to_have_count(1)
     assert TOP in tab.colours(tab.x_of(SPIKE), 0, 5)
+    tab.frame.locator("button.event").click()
+    tab.frame.locator("button.event").focus()
+    tab.page.evaluate("() => document.querySelector('button[aria-label*=eload], app-header-reload button').click()")
+    tab.settle()
+    assert tab.frame.locator("button.event").evaluate("(button) => document.activeElement === button")
+    tab.frame.locator("button.event").click()
+    expect(tab.frame.locator("button.event")).to_have_attribute("aria-current", "true")
     writer.end_attempt("closed")
 
 

@@ -72,15 +72,17 @@ def test_it_follows_a_run_and_leaves_the_terminal_clean(tmp_path, key, code):
     writer = StoreWriter(tmp_path / "run")
     writer.begin_attempt({"model": "Net"}, {"0": ("SGD", {})})
     writer.add_parameters("0", records[0].layers.parameters)
+    writer.set_meta("total_steps", "400")
     writer.append(records[:300])
-    terminal.wait_for("recording, step 299")
+    terminal.wait_for("recording, step 299 of 400, about 10.0 s left")
+    terminal.wait_for("━━━")
     terminal.wait_for("HEALTHY")
     from gradwatch.detect import replay
 
     writer.append(records[300:], replay(records))
     terminal.wait_for("newest event  warning spike at step 350")
     writer.end_attempt("closed")
-    terminal.wait_for("ended: closed, step 399")
+    terminal.wait_for("ended: closed, step 399 of 400;")
     if key == "q":
         os.write(terminal.master, b"q")
     else:

@@ -36,7 +36,7 @@ class LayerHistory:
         while rows * self.parameters > MOST * base:
             base *= FACTOR
         self.ids, self.steps = np.empty(0, np.int64), np.empty(0, np.int64)
-        self.pyramid = Pyramid(self.parameters, base)
+        self.pyramid = Pyramid(self.parameters, base, rows)
         self.high = np.full(self.parameters, ABSENT, np.float32)
         self.high_at = np.full(self.parameters, -1, np.int64)
         self.bad = np.zeros(self.parameters, np.int64)
@@ -82,7 +82,7 @@ class LayerHistory:
         self.high[higher], self.high_at[higher] = highest[higher], steps[at[higher]]
         self.bad += (values == NOT_FINITE).sum(axis=0)
         first = -len(self.ids) % self._every
-        self._sample.extend(finite[first :: self._every])
+        self._sample.extend(finite[first :: self._every].copy())  # a view would keep all that was read
         while len(self._sample) >= 2 * SAMPLE:
             self._sample, self._every = self._sample[::2], 2 * self._every
         self.pyramid.extend(values)

@@ -19,7 +19,7 @@ FEW = 256  # rows; a level of so many has none above it
 class Pyramid:
     """Levels of maxima over a table that grows by rows; level 0 has one row for ``base`` of the table's.
 
-    The table itself is not kept.
+    The table itself is not kept. Room is made for ``expected`` rows at once; there may be more.
 
     >>> pyramid = Pyramid(columns=1)
     >>> pyramid.extend(np.array([[1], [9], [1], [1], [2]], np.float32))
@@ -28,8 +28,9 @@ class Pyramid:
     (0, [9.0, 2.0])
     """
 
-    def __init__(self, columns: int, base: int = FACTOR) -> None:
+    def __init__(self, columns: int, base: int = FACTOR, expected: int = 0) -> None:
         self.base = base
+        self._expected = expected
         self.rows = 0
         self._columns = columns
         self._levels: list[Floats] = []  # with room to grow
@@ -37,7 +38,7 @@ class Pyramid:
 
     @property
     def nbytes(self) -> int:
-        return sum(level.nbytes for level in self._levels)
+        return sum(4 * used * self._columns for used in self._used)
 
     def extend(self, rows: Floats) -> None:
         """Take in further rows of the table, (rows, columns), without NaN."""
@@ -88,7 +89,8 @@ class Pyramid:
             self._used.append(0)
         end = begin + len(rows)
         if end > len(self._levels[level]):
-            grown = np.empty((max(end, 5 * len(self._levels[level]) // 4), self._columns), np.float32)
+            room = self._expected // (self.base * FACTOR**level) + 1
+            grown = np.empty((max(end, room, 5 * len(self._levels[level]) // 4), self._columns), np.float32)
             grown[: self._used[level]] = self._levels[level][: self._used[level]]
             self._levels[level] = grown
         self._levels[level][begin:end] = rows

@@ -70,8 +70,19 @@ class RunView:
         summary = self._summary
         parts = ("total_norm", "loss", "clipping")
         names = ("run", "model", "optimizer", "optimizer_class", "optimizers", "steps", "first_step", "last_step")
-        more = ("attempts", "seconds", "running", "ended", "verdict", "reason", "next", "learning_rate")
-        counts = ("nonfinite_steps", "skipped_steps", "dropped_steps")
+        more = (
+            "attempts",
+            "seconds",
+            "total_steps",
+            "seconds_left",
+            "running",
+            "ended",
+            "verdict",
+            "reason",
+            "next",
+            "learning_rate",
+        )
+        counts = ("nonfinite_steps", "skipped_steps", "dropped_steps", "total_steps", "seconds", "seconds_left")
         events, hidden = _worst(summary.events)
         return (
             {name: getattr(summary, name) for name in (*names, *more, *counts)}
