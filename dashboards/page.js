@@ -417,7 +417,7 @@ export class Page {
       run.nonfinite_steps ? `NaN or infinite at ${count(run.nonfinite_steps, "step")}` : "",
       run.skipped_steps ? `${count(run.skipped_steps, "step")} skipped` : "",
       run.dropped_steps ? `${count(run.dropped_steps, "step")} dropped` : "",
-      ...run.seams.map((seam) => seam.text),
+      ...run.seams,
     ];
     this.head.replaceChildren(
       h("h2", { class: run.verdict }, h("span", { class: "badge" }, run.verdict), ` ${run.reason}`),

@@ -1,6 +1,7 @@
 """Numbers against numpy and pandas."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.record import Event
+from gradwatch.store import StoreWriter
 from gradwatch.summary import _next, any_in, judge, quantile, spike_safe, summarize
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -71,6 +73,20 @@ def test_the_loss_is_of_the_steps_that_logged_one(run):
     assert loss.first == 2.0
     assert loss.nonfinite_steps == 1
     assert (loss.min, loss.min_step) == (pytest.approx(2.0 / 981), 980)
+
+
+def test_the_time_left_is_that_of_the_latest_steps_of_the_last_attempt(tmp_path):
+    records = stream([1.0] * 50) + stream([1.0] * 30, attempt=1, first_step=50)
+    late = [replace(r, wall_time=r.wall_time + 9999.0 * r.attempt) for r in records]
+    write_run(tmp_path, late)
+    assert Run(tmp_path).summary().seconds_left is None
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {})
+    writer.set_meta("total_steps", "100")
+    writer.end_attempt("closed")
+    summary = Run(tmp_path).summary()
+    assert summary.total_steps == 100
+    assert summary.seconds_left == pytest.approx(20 * 0.1)
 
 
 def test_counts(run):

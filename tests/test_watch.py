@@ -804,6 +804,14 @@ def test_a_model_whose_parameters_changed_between_attempts_keeps_its_columns(tmp
     assert math.isnan(frame.loc[0, "extra.weight"])
 
 
+def test_how_long_the_training_is_can_be_said_anew(tmp_path):
+    for total in (10, 20):
+        model, optimizer = make()
+        with gradwatch.attach(model, optimizer, tmp_path / "run", total_steps=total):
+            pass
+        assert Run(tmp_path / "run").meta()["total_steps"] == str(total)
+
+
 # -------------------------------------------------------------------------------------------- bad input
 
 
@@ -819,6 +827,7 @@ def test_a_model_whose_parameters_changed_between_attempts_keeps_its_columns(tmp
         pytest.param({"every": 0}, "every is 0", id="never"),
         pytest.param({"weights_every": -1}, "weights_every -1", id="a negative period"),
         pytest.param({"first_step": -1}, "first_step is -1", id="a negative step"),
+        pytest.param({"total_steps": 0}, "total_steps is 0", id="a training of no step"),
     ],
 )
 def test_wrong_arguments_are_said_before_training(tmp_path, arguments, says):

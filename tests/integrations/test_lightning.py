@@ -148,6 +148,7 @@ def test_a_fit_from_a_checkpoint_goes_on_where_it_was(tmp_path):
     norms, _, _ = by_hand(epochs=2)
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-4)
     assert steps["attempt"].tolist() == [0] * BATCHES + [1] * BATCHES
+    assert Run(tmp_path / "gradwatch").summary().total_steps == 2 * BATCHES
 
 
 def test_two_optimizers_of_manual_optimization(tmp_path):

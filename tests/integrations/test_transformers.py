@@ -152,6 +152,7 @@ def test_a_training_from_a_checkpoint_goes_on_where_it_was(tmp_path):
     steps = Run(tmp_path / "gradwatch").steps()
     norms, _ = by_hand()
     assert steps["attempt"].tolist() == [0] * 3 + [1] * 3
+    assert Run(tmp_path / "gradwatch").summary().total_steps == len(steps)
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-3)
 
 

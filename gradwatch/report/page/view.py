@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gradwatch.errors import BadArgument
 from gradwatch.recommend import Recommendation, WhatIf, recommend_with_curve
 from gradwatch.record import SEVERITIES, Event
-from gradwatch.report.json import recommendation
+from gradwatch.report.json import recommendation, report
 from gradwatch.report.page.layers import LayerHistory
 from gradwatch.report.page.series import at_zoom
 from gradwatch.run import Run
@@ -38,6 +38,8 @@ class RunView:
         self.path = path
         self._optimizer = optimizer
         self._lock = threading.RLock()
+        self._names: tuple[str, ...] = ()
+        self._histories: dict[str, LayerHistory] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -48,8 +50,8 @@ class RunView:
             self._summary = summarize(run, name, layers=False)
             self._standing = run.standing(name)
             names = tuple(info.name for info in run.parameters(name))
-            if getattr(self, "_names", None) != names:
-                self._histories: dict[str, LayerHistory] = {}
+            if self._names != names:
+                self._histories = {}
             self._names = names
             self._run, self._name = run, name
             self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
@@ -66,31 +68,15 @@ class RunView:
         return sum(history.pyramid.nbytes for history in self._histories.values())
 
     def overview(self) -> dict[str, Any]:
-        """The verdict, what is known of the run as a whole, and the events."""
+        """As `gradwatch report --json`, without its layers and with the worst events where there are very many."""
         summary = self._summary
-        parts = ("total_norm", "loss", "clipping")
-        names = ("run", "model", "optimizer", "optimizer_class", "optimizers", "steps", "first_step", "last_step")
-        more = (
-            "attempts",
-            "seconds",
-            "total_steps",
-            "seconds_left",
-            "running",
-            "ended",
-            "verdict",
-            "reason",
-            "next",
-            "learning_rate",
-        )
-        counts = ("nonfinite_steps", "skipped_steps", "dropped_steps", "total_steps", "seconds", "seconds_left")
         events, hidden = _worst(summary.events)
-        return (
-            {name: getattr(summary, name) for name in (*names, *more, *counts)}
-            | {name: asdict(part) if (part := getattr(summary, name)) is not None else None for name in parts}
-            | {"seams": [asdict(seam) | {"text": str(seam)} for seam in summary.seams]}
-            | {"events": [event.as_dict() for event in events], "events_hidden": hidden}
-            | {"parameters": len(self._names)}
-        )
+        return report(summary) | {
+            "seams": [str(seam) for seam in summary.seams],
+            "events": [event.as_dict() for event in events],
+            "events_hidden": hidden,
+            "parameters": len(self._names),
+        }
 
     def series(self, first: float, last: float, columns: int) -> Arrays:
         """The steps from ``first`` to ``last`` in at most twice ``columns`` (`gradwatch.report.page.series`)."""
