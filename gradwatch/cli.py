@@ -14,6 +14,7 @@ import typer
 from gradwatch.errors import BadArgument, CannotExport, GradwatchError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console, RenderableType
 
     from gradwatch.record import Event
@@ -351,7 +352,7 @@ def _write(run: Run, file: Path, what: str) -> int:
         frame = run.layers(what)
     try:
         if file.suffix == ".csv":
-            frame.to_csv(file, index=what != "events")
+            _as_text(frame).to_csv(file, index=what != "events")
         elif file.suffix == ".parquet":
             frame.to_parquet(file, index=what != "events")
         else:
@@ -361,6 +362,16 @@ def _write(run: Run, file: Path, what: str) -> int:
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
     return len(frame)
+
+
+def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """With an apostrophe before what a spreadsheet would take for a formula; names come from strangers too."""
+
+    def harmless(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+    texts = {name: frame[name].map(harmless) for name in frame.columns if frame[name].dtype.kind not in "biuf"}
+    return frame.assign(**texts).rename(columns=harmless)
 
 
 def _mirror(run: Run, folder: Path) -> int:

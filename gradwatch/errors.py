@@ -64,6 +64,12 @@ class StoreNotWritable(GradwatchError):
     slug = "store-not-writable"
 
 
+class StoreRemoved(GradwatchError):
+    """The store was removed, or another was put in its place, while a training wrote it."""
+
+    slug = "store-removed"
+
+
 class ScriptNotFound(GradwatchError):
     """There is no script, or no module, to run."""
 

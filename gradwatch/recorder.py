@@ -2,7 +2,8 @@
 
 The training thread hands over a function that makes the record (it may have to wait for a device)
 and goes on. A thread of the recorder's own makes the records, runs the detectors over them and
-writes both, several steps in one transaction.
+writes both, several steps in one transaction. Where the disk does not take them they wait, the
+oldest giving way, and are written when it does again.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from gradwatch.detect import Detector
-from gradwatch.record import SEVERITIES, Event, StepRecord
+from gradwatch.errors import StoreNotWritable
+from gradwatch.record import SEVERITIES, Event, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -23,6 +26,29 @@ logger = logging.getLogger("gradwatch")
 MakeRecord: TypeAlias = Callable[[], StepRecord]
 
 INTERVAL = 0.25  # seconds between two commits, so that a killed process loses less than one
+AT_ONCE = 256  # records in one commit
+PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds until a disk that took nothing is tried again; twice as long each time
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Parameters that joined an optimizer, at the positions from ``first``."""
+
+    optimizer: str
+    infos: Sequence[ParameterInfo]
+    first: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is to be written next, in order."""
+
+    records: deque[StepRecord] = field(default_factory=deque)
+    events: list[Event] = field(default_factory=list)
+    names: list[Names] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.events or self.names)
 
 
 class Mirror(Protocol):
@@ -39,7 +65,7 @@ class Recorder:
         events: what the detectors found and nobody has taken yet, in order; one that lasts comes
             again only when it has become more severe.
         fault: the exception that ended the recording, or None.
-        dropped: records that came while the queue was full.
+        dropped: records that came while the queue was full, or gave way while the disk took nothing.
     """
 
     def __init__(
@@ -65,7 +91,9 @@ class Recorder:
         self._at_once = at_once
         self._past = dict(past or {})
         self._mirror = mirror
-        self._queue: deque[MakeRecord] = deque()
+        self._queue: deque[MakeRecord | Names] = deque()
+        self._batch = Batch()
+        self._pause, self._retry_at = 0.0, 0.0
         self._wake = threading.Event()
         self._drained = threading.Event()
         self._closing = False
@@ -83,6 +111,10 @@ class Recorder:
             if self._at_once:
                 self._wake.set()
 
+    def name(self, optimizer: str, infos: Sequence[ParameterInfo], first: int) -> None:
+        """Name parameters that joined an optimizer, before the records that have them."""
+        self._queue.append(Names(optimizer, infos, first))
+
     def add_detectors(self, optimizer: str, detectors: Sequence[Detector]) -> None:
         """Judge the records of one more optimizer; before its first record."""
         self._detectors[optimizer] = detectors
@@ -93,9 +125,9 @@ class Recorder:
         while self._thread.is_alive() and time.monotonic() < deadline:
             self._drained.clear()
             self._wake.set()
-            if self._drained.wait(0.1) and not self._queue:
+            if self._drained.wait(0.1) and not (self._queue or self._batch):
                 return True
-        return not self._queue
+        return not (self._queue or self._batch)
 
     def close(self, reason: str, timeout: float = 30.0) -> None:
         """Write what is queued and end the attempt."""
@@ -105,10 +137,13 @@ class Recorder:
         if self._thread.is_alive():
             return
         self._close_mirror()
-        if self.fault is None:
-            self._writer.end_attempt(reason)
-        else:
+        if self.fault is not None:
             self._writer.abandon()
+            return
+        try:
+            self._writer.end_attempt(reason)
+        except StoreNotWritable as fault:
+            self.fault = fault
 
     def _work(self) -> None:
         try:
@@ -134,26 +169,60 @@ class Recorder:
                         self._is_news(event)
 
     def _write(self) -> None:
-        records: list[StepRecord] = []
-        events: list[Event] = []
         while self._queue:
-            record = self._queue.popleft()()
+            item = self._queue.popleft()
+            if isinstance(item, Names):
+                self._batch.names.append(item)
+                continue
+            record = item()
             found = [e for detector in self._detectors[record.optimizer] for e in detector.update(record)]
-            records.append(record)
-            events += found
-            if len(records) >= 256 or any(event.severity == "critical" for event in found):
-                self._commit(records, events)
-                records, events = [], []
-        if records or self.dropped > self._dropped_written:
-            self._commit(records, events)
+            self._batch.records.append(record)
+            self._batch.events += found
+            if len(self._batch.records) >= AT_ONCE or any(event.severity == "critical" for event in found):
+                self._commit()
+        if self._batch or self.dropped > self._dropped_written:
+            self._commit()
 
-    def _commit(self, records: Sequence[StepRecord], events: Sequence[Event]) -> None:
-        dropped = self.dropped
-        self._writer.append(records, events, dropped - self._dropped_written)
+    def _commit(self) -> None:
+        """Write what there is; where the disk does not take it, keep what there is room for, and try later."""
+        if self._pause and time.monotonic() < self._retry_at and not self._closing:
+            self._make_room()
+            return
+        batch, dropped = self._batch, self.dropped
+        try:
+            self._writer.append(batch.records, batch.events, dropped - self._dropped_written, batch.names)
+        except StoreNotWritable as error:
+            self._wait(error)
+            return
+        if self._pause:
+            logger.warning("gradwatch writes again; %d steps were lost (recording-resumed)", dropped)
+        self._pause = 0.0
         self._dropped_written = dropped
-        for record in records if self._mirror is not None else ():
+        self._batch = Batch()
+        for record in batch.records if self._mirror is not None else ():
             self._show(record)
-        self.events.extend(event for event in events if self._is_news(event))
+        self.events.extend(event for event in batch.events if self._is_news(event))
+
+    def _wait(self, error: StoreNotWritable) -> None:
+        if self._closing:
+            self.dropped += len(self._batch.records)
+            raise error
+        if not self._pause:
+            logger.warning(
+                "%s The training goes on; the latest %d steps are kept and written when that works (recording-waits)",
+                error,
+                self._capacity,
+            )
+        self._pause = min(LONGEST_PAUSE, 2 * self._pause or PAUSE)
+        self._retry_at = time.monotonic() + self._pause
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """The latest steps before a crash tell most, so the oldest give way; events are few, and are told at once."""
+        while len(self._batch.records) > self._capacity:
+            self._batch.records.popleft()
+            self.dropped += 1
+        self.events.extend(event for event in self._batch.events if self._is_news(event))
 
     def _show(self, record: StepRecord) -> None:
         """What goes wrong with the mirror ends the mirror alone."""

@@ -466,9 +466,7 @@ class Watch:
         tracked.release()
         new = tracked.refresh()
         if new is not None:
-            # Parameters joined the optimizer; the recorder's thread is idle while they are named.
-            self._recorder.flush()
-            self._writer.add_parameters(tracked.name, tracked.infos[new:], new)
+            self._recorder.name(tracked.name, tracked.infos[new:], new)
         tracked.before_step(has_closure)
 
     @_guarded
@@ -642,7 +640,7 @@ class Watch:
             )
         if self._recorder.dropped:
             logger.warning(
-                "gradwatch dropped %d steps of %r, because the disk was slower than the training (steps-dropped)",
+                "gradwatch dropped %d steps of %r, because the disk did not take them in time (steps-dropped)",
                 self._recorder.dropped,
                 str(self.run),
             )

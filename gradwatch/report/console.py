@@ -101,7 +101,9 @@ class ConsoleReport:
             others = ", ".join(summary.optimizers)
             lines += self._wrapped("  ", f"optimizer {summary.optimizer} of {others}; --optimizer shows another", "")
         if summary.dropped_steps:
-            lines += self._wrapped("  ", f"{summary.dropped_steps} steps were dropped: the disk was too slow", "")
+            lines += self._wrapped(
+                "  ", f"{count(summary.dropped_steps, 'step')} dropped: the disk did not take them in time", ""
+            )
         if summary.skipped_steps:
             lines += self._wrapped("  ", f"{summary.skipped_steps} steps were skipped (no update)", "")
         return lines

@@ -24,7 +24,7 @@ create table attempt (
     pid     integer not null,    -- of the process that writes
     host    text not null,
     process text,                -- when that process started, as its system counts
-    dropped integer not null default 0 -- steps lost because the writer fell behind
+    dropped integer not null default 0 -- steps lost because the disk did not take them in time
 );
 create table optimizer (
     -- One row per optimizer; its name is 0, 1, ... unless it was given one.

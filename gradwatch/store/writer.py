@@ -9,13 +9,13 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from gradwatch.errors import RunInUse, StoreNotWritable
+from gradwatch.errors import RunInUse, StoreNotWritable, StoreRemoved
 from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord, merged
 from gradwatch.store.reader import StoreReader
 from gradwatch.store.schema import (
@@ -32,6 +32,17 @@ from gradwatch.store.schema import (
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "fuse.", "9p", "afs", "beegfs")
 
 
+class Named(Protocol):
+    """Parameters of an optimizer, at the positions from ``first``."""
+
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def infos(self) -> Sequence[ParameterInfo]: ...
+    @property
+    def first(self) -> int: ...
+
+
 class StoreWriter:
     """Writes one run; made in the training thread, used by the recorder's."""
 
@@ -45,6 +56,7 @@ class StoreWriter:
         """
         self.path = folder / FILE_NAME
         self.attempt = 0
+        self._next_id = 1
         self._lock = threading.Lock()
         _check_folder(folder)
         existed = self.path.exists() and self.path.stat().st_size > 0
@@ -61,6 +73,7 @@ class StoreWriter:
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
+        self._file = _identity(self.path)
         self.journal_mode = self._choose_journal()
         self._db.execute("pragma synchronous = normal")
 
@@ -153,28 +166,53 @@ class StoreWriter:
 
     def add_parameters(self, optimizer: str, infos: Sequence[ParameterInfo], first: int = 0) -> None:
         """Name the parameters at positions ``first``, ``first`` + 1, ... of an optimizer's blobs."""
-        rows = [(optimizer, first + i, info.name, json.dumps(info.shape), info.dtype) for i, info in enumerate(infos)]
         with self._transaction():
-            self._db.executemany("insert or replace into parameter values (?, ?, ?, ?, ?)", rows)
+            self._name(optimizer, infos, first)
 
-    def append(self, records: Sequence[StepRecord], events: Sequence[Event] = (), dropped: int = 0) -> None:
-        """Write records and events in one transaction."""
+    def append(
+        self,
+        records: Collection[StepRecord],
+        events: Sequence[Event] = (),
+        dropped: int = 0,
+        names: Sequence[Named] = (),
+    ) -> None:
+        """Write records and events, and before them the names of parameters that joined, in one transaction.
+
+        Raises:
+            StoreNotWritable: the disk does not take them now; nothing was written, and they may be given again.
+            StoreRemoved: the file is not in its place any more, so that nobody would ever read them.
+        """
         steps, layers, weights = [], [], []
-        for record in records:
-            steps.append((self._next_id, *_step_row(record)))
+        for number, record in enumerate(records, self._next_id):
+            steps.append((number, *_step_row(record)))
             if record.layers is not None:
-                layers.append((self._next_id, *_blobs(record.layers, STATS)))
+                layers.append((number, *_blobs(record.layers, STATS)))
             if record.weights is not None:
-                weights.append((self._next_id, *_blobs(record.weights, WEIGHT_STATS)))
-            self._next_id += 1
-        with self._transaction():
-            self._insert("step", STEP_COLUMNS, steps)
-            self._insert("layer", STATS, layers)
-            self._insert("weight", WEIGHT_STATS, weights)
-            for event in merged(events):
-                self._put_event(event)
-            if dropped:
-                self._db.execute("update attempt set dropped = dropped + ? where attempt = ?", (dropped, self.attempt))
+                weights.append((number, *_blobs(record.weights, WEIGHT_STATS)))
+        self._check_place()
+        try:
+            with self._transaction():
+                for joined in names:
+                    self._name(joined.optimizer, joined.infos, joined.first)
+                self._insert("step", STEP_COLUMNS, steps)
+                self._insert("layer", STATS, layers)
+                self._insert("weight", WEIGHT_STATS, weights)
+                for event in merged(events):
+                    self._put_event(event)
+                if dropped:
+                    counted = "update attempt set dropped = dropped + ? where attempt = ?"
+                    self._db.execute(counted, (dropped, self.attempt))
+        except sqlite3.OperationalError as error:
+            raise _not_writable(self.path, error) from error
+        self._next_id += len(records)
+
+    def _check_place(self) -> None:
+        if _identity(self.path) != self._file:
+            raise StoreRemoved(f"{str(self.path)!r} was removed or replaced while it was written.")
+
+    def _name(self, optimizer: str, infos: Sequence[ParameterInfo], first: int) -> None:
+        rows = [(optimizer, first + i, info.name, json.dumps(info.shape), info.dtype) for i, info in enumerate(infos)]
+        self._db.executemany("insert or replace into parameter values (?, ?, ?, ?, ?)", rows)
 
     def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
         names = ", ".join(f'"{name}"' for name in ("id", *columns))
@@ -191,9 +229,13 @@ class StoreWriter:
 
     def end_attempt(self, reason: str) -> None:
         """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""
-        self._db.execute(
-            "update attempt set ended = ?, reason = ? where attempt = ?", (time.time(), reason, self.attempt)
-        )
+        try:
+            self._db.execute(
+                "update attempt set ended = ?, reason = ? where attempt = ?", (time.time(), reason, self.attempt)
+            )
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise _not_writable(self.path, error) from error
         if self.journal_mode == "wal":
             try:
                 self._db.execute("pragma busy_timeout = 0")
@@ -244,10 +286,12 @@ class _Transaction:
         try:
             if kind is None:
                 self._db.execute("commit")
-            elif self._db.in_transaction:
-                self._db.execute("rollback")
         finally:
-            self._lock.release()
+            try:
+                if self._db.in_transaction:  # it failed, or the commit did
+                    self._db.execute("rollback")
+            finally:
+                self._lock.release()
 
 
 def _step_row(record: StepRecord) -> tuple[Any, ...]:
@@ -314,6 +358,15 @@ def on_network_file_system(folder: Path) -> bool:
     mounts = [line.split(" ") for line in lines]
     inside = [m for m in mounts if here == m[1] or here.startswith(m[1].rstrip("/") + "/")]
     return bool(inside) and max(inside, key=lambda m: len(m[1]))[2].startswith(_NETWORK)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path; None: none that can be seen."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _process_start(pid: int) -> str | None:
