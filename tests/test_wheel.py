@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("gradwatch", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
+SOURCES = ("gradwatch", "dashboards", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
 MEASURES = """
 import torch, gradwatch.measure.fused as fused
 from gradwatch.measure import measure
@@ -53,6 +53,9 @@ def build(tmp_path, compiler):
         env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
     ).stdout.split()
     assert Path(found[0]).is_relative_to(tmp_path / "installed")
+    carried = tmp_path / "installed" / "gradwatch" / "dashboards"
+    assert (carried / "tab.js").exists()
+    assert (carried / "vendor" / "uplot" / "LICENSE").exists()
     return wheel.name, found[1:]
 
 
