@@ -1,0 +1,126 @@
+"""Whatever of ours fails, and wherever: the training is the one without us, and one message says it."""
+
+import contextlib
+import importlib.util
+import logging
+import random
+import sys
+import threading
+from inspect import CO_GENERATOR
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradwatch
+from gradwatch import watch as watch_module
+
+PACKAGE = Path(gradwatch.__file__).parent
+
+
+def _loops():
+    spec = importlib.util.spec_from_file_location("loops_under_test", Path(__file__).with_name("test_loops.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+loops = _loops()
+LOOPS = [
+    *loops.INEFFECTIVE,
+    loops.clip_between,
+    loops.clip_two_groups,
+    loops.clip_after_accumulation,
+    loops.clip_and_add_noise,
+    loops.clip_an_attack,
+    loops.clip_never,
+]
+
+
+class PlantedFault(Exception):
+    """What no code of ours expects."""
+
+
+class Planter:
+    """Raises in one call of a function of ours that another function of ours made; counts these calls.
+
+    Left out are the taps, which only hand a call on to what guards (`guarded`), and generators, which are called to be
+    closed as well, where nobody can catch.
+    """
+
+    def __init__(self, at=None, thread="MainThread"):
+        self.at, self.thread, self.calls, self.where = at, thread, 0, None
+
+    def __call__(self, frame, event, _):
+        code, caller = frame.f_code, frame.f_back
+        ours = code.co_filename.startswith(str(PACKAGE)) and caller is not None
+        if event != "call" or not ours or not caller.f_code.co_filename.startswith(str(PACKAGE)):
+            return None
+        if threading.current_thread().name != self.thread or code.co_flags & CO_GENERATOR:
+            return None
+        if code.co_name == "guarded" or code.co_filename.startswith(str(PACKAGE / "taps")):
+            return None
+        self.calls += 1
+        if self.calls == self.at:
+            self.where = f"{Path(code.co_filename).name}:{code.co_name}"
+            raise PlantedFault(self.where)
+        return None
+
+    @contextlib.contextmanager
+    def planted(self):
+        before = sys.gettrace()
+        if self.thread == "MainThread":
+            sys.settrace(self)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+def train(loop, folder=None, planter=None):
+    """The weights, the momenta and the random state after six steps; faults are planted while it trains."""
+    model = loops.net()
+    optimizer = loops.sgd(model, momentum=0.9)
+    if planter is not None and planter.thread != "MainThread":
+        threading.settrace(planter)
+    try:
+        watch = contextlib.nullcontext() if folder is None else gradwatch.attach(model, optimizer, folder)
+    finally:
+        threading.settrace(None)
+    with watch:
+        with contextlib.nullcontext() if planter is None else planter.planted():
+            for _ in range(6):
+                loop(model, optimizer)
+                if folder is not None and planter is not None and planter.thread != "MainThread":
+                    watch.flush(timeout=2.0)
+    momenta = [state["momentum_buffer"].clone() for state in optimizer.state.values()]
+    return [p.detach().clone() for p in model.parameters()], momenta, [torch.get_rng_state()]
+
+
+def assert_same(left, right):
+    for ours, theirs in zip(left, right, strict=True):
+        assert len(ours) == len(theirs)
+        assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("thread", ["MainThread", "gradwatch"])
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_a_fault_anywhere_leaves_the_training_as_it_is(tmp_path, loop, thread, caplog):
+    expected = train(loop)
+    counter = Planter(thread=thread)
+    assert_same(train(loop, tmp_path / "counted", counter), expected)
+    assert counter.calls > 50
+    rng = random.Random(loop.__name__ + thread)
+    seen = set()
+    for number in range(25):
+        caplog.clear()
+        planter = Planter(rng.randrange(1, counter.calls + 1), thread)
+        with caplog.at_level(logging.WARNING, "gradwatch"):
+            found = train(loop, tmp_path / str(number), planter)
+        assert_same(found, expected)
+        said = [record.getMessage() for record in caplog.records if "ineffective" not in record.getMessage()]
+        if planter.where is not None:
+            seen.add(planter.where)
+            assert len(said) <= 1, said
+        assert watch_module._open_watches == {}
+    assert len(seen) > 5, "faults were planted in many places"
