@@ -416,6 +416,7 @@ export class Page {
       run.clipping.kind === null ? "not clipped" : this.#clipping(run.clipping),
       run.nonfinite_steps ? `NaN or infinite at ${count(run.nonfinite_steps, "step")}` : "",
       run.skipped_steps ? `${count(run.skipped_steps, "step")} skipped` : "",
+      run.damaged_rows ? `${count(run.damaged_rows, "row")} of the store damaged and left out` : "",
       run.dropped_steps ? `${count(run.dropped_steps, "step")} dropped` : "",
       ...run.seams,
     ];

@@ -164,6 +164,11 @@ class Run:
         name = self.optimizer(optimizer)
         return replay(self.records(name), self.optimizers.get(name, ""), eps_of(self.settings(name)))
 
+    @property
+    def damaged_rows(self) -> int:
+        """Rows of the store that were read so far and left out, because they are not as they were written."""
+        return self._store.damaged_rows
+
     def steps(self, optimizer: str | None = None) -> pd.DataFrame:
         """A row for every recorded step, indexed by ``step``; of all optimizers or of one.
 
@@ -175,6 +180,7 @@ class Run:
         """
         columns = self._store.step_columns()
         rates = columns.pop("learning_rates")
+        del columns["parts"]
         frame = pd.DataFrame(columns)
         frame["loss_logged"] = [loss is not None for loss in columns["loss"]]
         for name in _REAL:
@@ -225,8 +231,9 @@ class Run:
         name = self.optimizer(optimizer)
         if stat == "update_ratio":
             keys, weight = self._store.layer_table("weight_norm", name, after=after, up_to=up_to, most=most)
-            _, update = self._store.layer_table("update_norm", name, after=after, up_to=up_to, most=len(keys))
-            return keys[:, 0], WeightStats(weight_norm=weight, update_norm=update).update_ratio
+            others, update = self._store.layer_table("update_norm", name, after=after, up_to=up_to, most=most)
+            ids, left, right = np.intersect1d(keys[:, 0], others[:, 0], assume_unique=True, return_indices=True)
+            return ids, WeightStats(weight_norm=weight[left], update_norm=update[right]).update_ratio
         keys, table = self._store.layer_table(stat, name, after=after, up_to=up_to, most=most)
         return keys[:, 0], table
 

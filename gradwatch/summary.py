@@ -139,6 +139,7 @@ class RunSummary:
     nonfinite_steps: int
     skipped_steps: int
     dropped_steps: int
+    damaged_rows: int  # of the store, left out because they are not as they were written
     events: tuple[Event, ...]
     layers: tuple[LayerSummary, ...]
     telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most telling first
@@ -203,6 +204,7 @@ def summarize(run: Run, optimizer: str | None = None, *, layers: bool = True) ->
         nonfinite_steps=int(series.nonfinite.sum()),
         skipped_steps=int(steps["skipped"].sum()),
         dropped_steps=sum(attempt.dropped for attempt in attempts),
+        damaged_rows=run.damaged_rows,
         events=events,
         layers=each,
         telling=most_telling(each, events),

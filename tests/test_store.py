@@ -213,7 +213,8 @@ def test_a_journal_left_by_a_killed_writer_is_rolled_back_in_a_copy(tmp_path):
         "s = w.StoreWriter(Path(sys.argv[1])); s.begin_attempt({}, {'0': ('SGD', {})});"
         "r = stream([1.0] * 2000); s.add_parameters('0', r[0].layers.parameters); s.append(r[:20]);"
         "s._db.execute('pragma cache_size = 1'); s._transaction().__enter__();"
-        "s._insert('step', w.STEP_COLUMNS, [(i + 100, *w._step_row(x)) for i, x in enumerate(r[20:])]); os._exit(9)"
+        "rows = [(i, *w._step_row(x, i)[:-1]) for i, x in enumerate(r[20:], 100)];"
+        "s._insert('step', w.STEP_COLUMNS, rows); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert (tmp_path / f"{FILE_NAME}-journal").stat().st_size > 0

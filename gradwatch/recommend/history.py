@@ -90,7 +90,7 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
         allowed &= ~((steps >= first) & (steps <= last))
     usable = _longest_stretch(steps, allowed, [event.step for event in critical])
     rates = frame["learning_rate"].dropna()
-    sampled, updates = (_totals(run, name, stat) for stat in WEIGHT_STATS)
+    sampled, updates = _totals(run, name)
     present = np.isfinite(sampled) & (sampled > 0)
     weights, ratios = sampled[present], (updates / np.where(present, sampled, 1))[present & np.isfinite(updates)]
     momentum = run.settings(name).get("momentum")
@@ -141,10 +141,13 @@ def _worst(norms: Array, critical: Sequence[Event]) -> float:
     return float(norms.max(initial=0.0))
 
 
-def _totals(run: Run, optimizer: str, stat: str) -> Array:
-    """A sampled norm over all parameters, of each sample."""
-    totals: Array = np.sqrt(np.square(run.layers(stat, optimizer).to_numpy(float)).sum(axis=1))
-    return totals
+def _totals(run: Run, optimizer: str) -> tuple[Array, Array]:
+    """The sampled norms over all parameters: of the weights, and of what the step changed."""
+    weights, updates = (run.layers(stat, optimizer) for stat in WEIGHT_STATS)
+    both = weights.index.intersection(updates.index)
+    tables = (frame.loc[both].to_numpy(float) for frame in (weights, updates))
+    weight, update = (np.sqrt(np.square(table).sum(axis=1)) for table in tables)
+    return weight, update
 
 
 def _lost(critical: Sequence[Event]) -> float:

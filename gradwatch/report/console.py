@@ -104,6 +104,9 @@ class ConsoleReport:
             lines += self._wrapped(
                 "  ", f"{count(summary.dropped_steps, 'step')} dropped: the disk did not take them in time", ""
             )
+        if summary.damaged_rows:
+            damaged = f"{count(summary.damaged_rows, 'row')} of the store damaged and left out: restore it from a copy"
+            lines += self._wrapped("  ", damaged, "red")
         if summary.skipped_steps:
             lines += self._wrapped("  ", f"{summary.skipped_steps} steps were skipped (no update)", "")
         return lines

@@ -72,6 +72,7 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "running",
         "ended",
         "dropped_steps",
+        "damaged_rows",
         "learning_rate",
     ]
     more = {name: getattr(summary, name) for name in names}

@@ -9,7 +9,8 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,9 +21,20 @@ from numpy.typing import NDArray
 
 from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
 from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
-from gradwatch.store.schema import APPLICATION_ID, EVENT_COLUMNS, FILE_NAME, SCHEMA_VERSION, STEP_COLUMNS
+from gradwatch.store.checksums import blobs_are_right, of_blobs, of_row, of_step, of_steps
+from gradwatch.store.schema import (
+    APPLICATION_ID,
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    FILE_NAME,
+    SCHEMA_VERSION,
+    SEALED_SINCE,
+    STEP_COLUMNS,
+)
 
 _LARGEST_ID = 2**63 - 1
+_SEALED = ("meta", "attempt", "optimizer", "parameter", "layer", "weight")
+_MOST_COUNTED = 1_000_000  # missing rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +63,17 @@ class StoreReader:
         """
         self.path = folder if folder.is_file() else folder / FILE_NAME
         self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._left_out: set[tuple[str, object]] = set()
+        self._parameters: dict[str, tuple[ParameterInfo, ...]] = {}
         _check_file(self.path)
         try:
             self._db = self._connect()
             self._check_schema()
-            self._step_columns = self._columns("step", STEP_COLUMNS)
-            self._event_columns = self._columns("event", EVENT_COLUMNS)
-        except sqlite3.Error as error:
+            self._step_columns = self._columns("step", (*STEP_COLUMNS, "crc"))
+            self._event_columns = self._columns("event", (*EVENT_COLUMNS, "crc"))
+            self._crc = {table: self._columns(table, ["crc"])[0] for table in _SEALED}
+            self._sealed_from = self._first_sealed()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _damaged(self.path, error) from error
 
     def __enter__(self) -> Self:
@@ -97,6 +113,7 @@ class StoreReader:
     def _check_schema(self) -> None:
         (application,) = self._db.execute("pragma application_id").fetchone()
         (version,) = self._db.execute("pragma user_version").fetchone()
+        self._version = int(version)
         if application != APPLICATION_ID:
             raise NotARun(
                 f"{str(self.path)!r} is an SQLite file, but gradwatch did not write it. Give the folder of a"
@@ -109,8 +126,14 @@ class StoreReader:
             )
 
     def _columns(self, table: str, names: Sequence[str]) -> list[str]:
-        """What to select for these columns; null for one that an older schema lacks."""
+        """What to select for these columns; null for one that an older schema lacks.
+
+        Raises:
+            StoreDamaged: one is lacking that this schema has.
+        """
         present = {row[1] for row in self._db.execute(f"pragma table_info({table})")}
+        if (self._version >= SEALED_SINCE) != present.issuperset((*names, "crc")):
+            raise _damaged(self.path, ValueError(f"table {table!r} is not that of schema {self._version}"))
         return [f'{table}."{name}"' if name in present else "null" for name in names]
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -119,38 +142,98 @@ class StoreReader:
         except sqlite3.Error as error:
             raise _damaged(self.path, error) from error
 
+    def _first_sealed(self) -> int:
+        """The id from which on every row of a step has checksums; those before are of an older version."""
+        if self._version < SEALED_SINCE:
+            return _LARGEST_ID
+        found = self._db.execute("select value from meta where key = 'sealed_from'").fetchone()
+        return int(found[0]) if found is not None and str(found[0]).isdecimal() else 0
+
+    @property
+    def damaged_rows(self) -> int:
+        """Rows that were read so far and left out, because they are not as they were written, or are missing."""
+        return len(self._left_out)
+
+    def _sealed(self, table: str, columns: str, rest: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        """The rows of a small table that are as they were written."""
+        for row in self._rows(f"select {columns}, {self._crc[table]} from {table} {rest}", *values):
+            if row[-1] is None or row[-1] == of_row(row[:-1]):
+                yield row[:-1]
+            else:
+                self._left_out.add((table, row[0]))
+
     def meta(self) -> dict[str, str]:
-        return dict(self._rows("select key, value from meta"))
+        return dict(self._sealed("meta", "key, value", ""))
 
     def attempts(self) -> list[Attempt]:
-        columns = "attempt, first_step, started, ended, reason, dropped"
-        names = columns.split(", ")
-        rows = self._rows(f"select {columns} from attempt order by attempt")
-        return [Attempt(**dict(zip(names, row, strict=True))) for row in rows]
+        names = [field.name for field in fields(Attempt)]
+        rows = self._sealed("attempt", ", ".join(ATTEMPT_COLUMNS), "order by attempt")
+        each = [dict(zip(ATTEMPT_COLUMNS, row, strict=True)) for row in rows]
+        return [Attempt(**{name: row[name] for name in names}) for row in each]
 
     def optimizers(self) -> dict[str, str]:
         """The name of each optimizer with the name of its class."""
-        return dict(self._rows("select name, class from optimizer order by rowid"))
+        return {name: kind for name, kind, _ in self._sealed("optimizer", "name, class, settings", "order by rowid")}
 
     def settings(self, optimizer: str) -> dict[str, Any]:
         """What an optimizer was made with: its defaults."""
-        rows = self._rows("select settings from optimizer where name = ?", optimizer)
-        return dict(json.loads(rows[0][0])) if rows else {}
+        rows = list(self._sealed("optimizer", "name, class, settings", "where name = ?", optimizer))
+        return dict(self._json(rows[0][2])) if rows else {}
 
     def parameters(self, optimizer: str) -> tuple[ParameterInfo, ...]:
-        rows = self._rows("select name, shape, dtype from parameter where optimizer = ? order by position", optimizer)
-        return tuple(ParameterInfo(name=n, shape=tuple(json.loads(shape)), dtype=d) for n, shape, d in rows)
+        """Those of an optimizer, by position; one whose row is damaged has a name that says so."""
+        ((count,),) = self._rows("select count(*) from parameter where optimizer = ?", optimizer)
+        known = self._parameters.get(optimizer, ())
+        if len(known) != count:
+            known = self._parameters[optimizer] = self._read_parameters(optimizer, count)
+        return known
+
+    def _read_parameters(self, optimizer: str, count: int) -> tuple[ParameterInfo, ...]:
+        columns = "optimizer, position, name, shape, dtype"
+        rows = {row[1]: row for row in self._sealed("parameter", columns, "where optimizer = ?", optimizer)}
+        infos = []
+        for position in range(count):
+            if position in rows:
+                _, _, name, shape, dtype = rows[position]
+                infos.append(ParameterInfo(name=name, shape=tuple(self._json(shape)), dtype=dtype))
+            else:
+                infos.append(ParameterInfo(name=f"(damaged {position})", shape=(0,)))
+        return tuple(infos)
+
+    def _json(self, text: Any) -> Any:
+        try:
+            return json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise _damaged(self.path, error) from error
 
     def step_columns(self) -> dict[str, list[Any]]:
         """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
-        names = ["id", *STEP_COLUMNS]
+        names = ["id", *STEP_COLUMNS, "crc"]
         rows = self._rows(f"select id, {', '.join(self._step_columns)} from step order by id")
         columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=False)}
         columns = columns or {name: [] for name in names}
+        right = self._right_steps(columns)
+        del columns["crc"]
+        if not right.all():
+            columns = {name: [v for v, ok in zip(c, right, strict=True) if ok] for name, c in columns.items()}
         for index, nan in enumerate(columns.pop("nan")):
             for name in nan.split(",") if nan else ():
                 columns[name][index] = math.nan
         return columns
+
+    def _right_steps(self, columns: dict[str, list[Any]]) -> NDArray[np.bool_]:
+        """Which rows are as they were written. Ids are consecutive, so that those that are missing are known too."""
+        sums, strange = of_steps(columns)
+        seals = np.array([crc if isinstance(crc, int) else -1 for crc in columns["crc"]], np.int64)
+        older = np.array(columns["id"], np.int64) < self._sealed_from
+        right: NDArray[np.bool_] = ~strange & ((older & (seals == -1)) | (seals == sums)) & _first_time(columns["id"])
+        self._left_out |= {("step", columns["id"][i]) for i in np.flatnonzero(~right)}
+        sealed = [number for number, crc in zip(columns["id"], columns["crc"], strict=True) if crc is not None]
+        if sealed and sealed[-1] - sealed[0] + 1 > len(sealed):
+            there = set(columns["id"])
+            gaps = (number for number in range(sealed[0], sealed[-1] + 1) if number not in there)
+            self._left_out |= {("step", number) for number in islice(gaps, _MOST_COUNTED)}
+        return right
 
     def next_step(self, optimizer: str) -> int:
         """The number after the last step of an optimizer, 0 where it made none."""
@@ -175,7 +258,7 @@ class StoreReader:
         """
         table = "weight" if stat in WEIGHT_STATS else "layer"
         rows = self._rows(
-            f"select {table}.id, step, {table}.{stat} from {table} join step using (id)"
+            f"select {table}.id, step, {table}.{stat}, {self._crc[table]} from {table} join step using (id)"
             f" where {table}.id > ? and {table}.id <= ? and optimizer = ? and {table}.{stat} is not null"
             f" and {table}.id % ? = 0 order by {table}.id limit ?",
             after,
@@ -184,14 +267,44 @@ class StoreReader:
             one_of,
             most,
         )
-        ids = np.empty((len(rows), 2), np.int64)
-        ids[:, 0], ids[:, 1] = [row[0] for row in rows], [row[1] for row in rows]
-        ((parameters,),) = self._rows("select count(*) from parameter where optimizer = ?", optimizer)
-        return ids, _stack([row[2] for row in rows], parameters)
+        ((parameters,),) = self._rows(
+            "select coalesce(max(position) + 1, 0) from parameter where optimizer = ?", optimizer
+        )
+        numbers, steps, blobs, sums = [list(column) for column in zip(*rows, strict=True)] or ([], [], [], [])
+        if most < 0 and self._version >= SEALED_SINCE:
+            self._look_for_missing(table, optimizer, numbers, one_of, after, up_to)
+        names = WEIGHT_STATS if table == "weight" else STATS
+        right = blobs_are_right(numbers, steps, blobs, sums, names.index(stat), self._sealed_from)
+        right &= _first_time(numbers)
+        if not right.all():
+            self._left_out |= {(table, numbers[i]) for i in np.flatnonzero(~right)}
+            numbers, steps, blobs = ([v for v, ok in zip(c, right, strict=True) if ok] for c in (numbers, steps, blobs))
+        ids = np.empty((len(numbers), 2), np.int64)
+        ids[:, 0], ids[:, 1] = numbers, steps
+        return ids, _stack(blobs, parameters)
+
+    def _look_for_missing(
+        self, table: str, optimizer: str, there: list[int], one_of: int, after: int, up_to: int | None
+    ) -> None:
+        """Count the rows that the steps say were written, and that are not there."""
+        those = "from step where id > ? and id <= ? and optimizer = ? and parts & ? and id % ? = 0"
+        part = 2 if table == "weight" else 1
+        values = (after, _LARGEST_ID if up_to is None else up_to, optimizer, part, one_of)
+        ((expected,),) = self._rows(f"select count(*) {those}", *values)
+        if expected > len(there):
+            present = set(there)
+            missing = [number for (number,) in self._rows(f"select id {those}", *values) if number not in present]
+            self._left_out |= {(table, number) for number in missing}
 
     def events(self) -> list[Event]:
         columns = ", ".join(self._event_columns)
-        return [_event(row) for row in self._rows(f"select {columns} from event order by id")]
+        found = []
+        for number, *row, crc in self._rows(f"select id, {columns} from event order by id"):
+            if crc is None or crc == of_row(row):
+                found.append(_event(row))
+            else:
+                self._left_out.add(("event", number))
+        return found
 
     def records(self, optimizer: str, chunk: int = 500) -> Iterator[StepRecord]:
         """The records of an optimizer in the order in which they were written.
@@ -199,17 +312,55 @@ class StoreReader:
         They are read ``chunk`` by chunk, so that a writer on a journal without WAL is not kept waiting.
         """
         infos = self.parameters(optimizer)
-        names = [*STEP_COLUMNS, *(f"layer.{name}" for name in STATS), *WEIGHT_STATS]
-        columns = ", ".join([*self._step_columns, *names[len(STEP_COLUMNS) :]])
+        names = [
+            "id",
+            *STEP_COLUMNS,
+            "crc",
+            *(f"layer.{name}" for name in STATS),
+            *WEIGHT_STATS,
+            "layer.crc",
+            "weight.crc",
+        ]
+        blobs = [*(f"layer.{name}" for name in STATS), *WEIGHT_STATS]
+        columns = ", ".join([*self._step_columns, *blobs, *(self._crc[table] for table in ("layer", "weight"))])
         query = (
             f"select step.id, {columns} from step left join layer using (id) left join weight using (id)"
             " where step.optimizer = ? and step.id > ? order by step.id limit ?"
         )
         last = 0
         while rows := self._rows(query, optimizer, last, chunk):
-            last = rows[-1][0]
-            for row in rows:
-                yield _record(dict(zip(names, row[1:], strict=True)), infos)
+            before = last
+            for values in rows:
+                row = dict(zip(names, values, strict=True))
+                if row["id"] > last:
+                    last = row["id"]
+                    if self._is_right(row):
+                        yield _record(row, infos)
+            if last == before:
+                return  # a damaged tree leads in a circle
+
+    def _is_right(self, row: dict[str, Any]) -> bool:
+        """Whether a row of all three tables is as it was written."""
+        tables = {"layer": [row[f"layer.{name}"] for name in STATS], "weight": [row[name] for name in WEIGHT_STATS]}
+        older = row["id"] < self._sealed_from
+        try:
+            right = row["crc"] == of_step(row) or (older and row["crc"] is None)
+            for table, blobs in tables.items():
+                crc = row[f"{table}.crc"]
+                unsealed = crc is None and (older or all(blob is None for blob in blobs))
+                right = right and (unsealed or crc == of_blobs(row["id"], row["step"], blobs))
+        except (TypeError, ValueError):
+            right = False
+        if not right:
+            self._left_out.add(("step", row["id"]))
+        return right
+
+
+def _first_time(numbers: Sequence[int]) -> NDArray[np.bool_]:
+    """False where an id comes again, as it does where the tree of a damaged file leads to a row twice."""
+    first = np.zeros(len(numbers), bool)
+    first[np.unique(np.array(numbers, np.int64), return_index=True)[1]] = True
+    return first
 
 
 def _check_file(path: Path) -> None:
@@ -272,7 +423,7 @@ def _record(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord
         **{
             name: row[name]
             for name in STEP_COLUMNS
-            if name not in ("learning_rate", "learning_rates", "skipped", "nan")
+            if name not in ("learning_rate", "learning_rates", "skipped", "parts", "nan")
         },
         learning_rates=tuple(json.loads(rates)) if rates else one,
         skipped=bool(row["skipped"]),
@@ -289,7 +440,7 @@ def _record(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord
     )
 
 
-def _event(row: tuple[Any, ...]) -> Event:
+def _event(row: Sequence[Any]) -> Event:
     values = dict(zip(EVENT_COLUMNS, row, strict=True))
     for name in (values.pop("nan") or "").split(","):
         if name:

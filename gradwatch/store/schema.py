@@ -1,10 +1,11 @@
 """The schema of the store, which is public: docs/store.md is made from it.
 
-Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.origin.
+Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.origin; 4 adds crc to every table.
 """
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+SEALED_SINCE = 4  # the first version whose rows have checksums
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -12,7 +13,8 @@ SCHEMA = """\
 create table meta (
     -- What is known of the run as a whole, as text.
     key   text primary key,
-    value text
+    value text,
+    crc   integer                -- checksum of the row; null, here and below: written before schema 4
 );
 create table attempt (
     -- One row each time a process attached to the run: 0, 1, 2, ...
@@ -24,13 +26,15 @@ create table attempt (
     pid     integer not null,    -- of the process that writes
     host    text not null,
     process text,                -- when that process started, as its system counts
-    dropped integer not null default 0 -- steps lost because the disk did not take them in time
+    dropped integer not null default 0, -- steps lost because the disk did not take them in time
+    crc     integer
 );
 create table optimizer (
     -- One row per optimizer; its name is 0, 1, ... unless it was given one.
     name  text primary key,
     class text not null,         -- SGD, AdamW, ...
-    settings text not null       -- its defaults, as JSON
+    settings text not null,      -- its defaults, as JSON
+    crc   integer
 );
 create table parameter (
     -- One row per parameter of an optimizer; position is the index in the blobs.
@@ -39,6 +43,7 @@ create table parameter (
     name  text not null,
     shape text not null,         -- JSON list
     dtype text not null,
+    crc   integer,
     primary key (optimizer, position)
 ) without rowid;
 create table step (
@@ -62,7 +67,9 @@ create table step (
     loss_scale real,             -- of the GradScaler; null: none
     skipped integer not null,    -- 1: the update did not happen
     nan text,                    -- which columns of this row are NaN, by name; SQLite keeps NaN as null
-    clip_fault text              -- why clipping did not act as it was meant to; null: nothing is known to be wrong
+    clip_fault text,             -- why clipping did not act as it was meant to; null: nothing is known to be wrong
+    parts integer,               -- which tables have a row of this id: 1 layer, 2 weight, 3 both; null: not known
+    crc integer
 );
 create table layer (
     -- The gradients of the step of the same id, before clipping. An entry is NaN where the
@@ -71,13 +78,15 @@ create table layer (
     norm blob not null,          -- L2 norm
     abs_max blob,                -- largest magnitude
     nonfinite blob,              -- number of entries that are NaN or infinite
-    zeros blob                   -- number of entries that are exactly 0
+    zeros blob,                  -- number of entries that are exactly 0
+    crc blob                     -- uint32 checksums of the four blobs
 );
 create table weight (
     -- Sampled: the weights at the step of the same id.
     id integer primary key,
     weight_norm blob not null,   -- L2 norm before the step
-    update_norm blob not null    -- L2 norm of what the step changed
+    update_norm blob not null,   -- L2 norm of what the step changed
+    crc blob                     -- uint32 checksums of the two blobs
 );
 create table event (
     -- What the detectors found, in order. An event that lasts is one row, which is brought up to date.
@@ -93,7 +102,8 @@ create table event (
     message text not null,
     nan text,                    -- which of observed and limit are NaN
     until integer,               -- the last step at which it was seen; null: not over, or no matter of time
-    origin text                  -- loss, backward or weights; null: not known
+    origin text,                 -- loss, backward or weights; null: not known
+    crc integer
 );
 """
 
@@ -115,11 +125,19 @@ STEP_COLUMNS = [
     "loss_scale",
     "skipped",
     "clip_fault",
+    "parts",
     "nan",
 ]
+ATTEMPT_COLUMNS = ["attempt", "first_step", "started", "ended", "reason", "pid", "host", "process", "dropped"]
 UPGRADES = {
     1: ("alter table step add column clip_fault text",),
     2: ("alter table event add column until integer", "alter table event add column origin text"),
+    3: (
+        *(f"alter table {name} add column crc integer" for name in ("meta", "attempt", "optimizer", "parameter")),
+        *(f"alter table {name} add column crc integer" for name in ("step", "event")),
+        "alter table step add column parts integer",
+        *(f"alter table {name} add column crc blob" for name in ("layer", "weight")),
+    ),
 }
 """What makes the next version of a store of each earlier one, before it is continued."""
 

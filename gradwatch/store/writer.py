@@ -17,14 +17,17 @@ import numpy as np
 
 from gradwatch.errors import RunInUse, StoreNotWritable, StoreRemoved
 from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord, merged
+from gradwatch.store.checksums import of_blobs, of_row, of_step
 from gradwatch.store.reader import StoreReader
 from gradwatch.store.schema import (
     APPLICATION_ID,
+    ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
     FILE_NAME,
     PAGE_SIZE,
     SCHEMA,
     SCHEMA_VERSION,
+    SEALED_SINCE,
     STEP_COLUMNS,
     UPGRADES,
 )
@@ -124,7 +127,14 @@ class StoreWriter:
                 for older in range(version, SCHEMA_VERSION):
                     for statement in UPGRADES[older]:
                         self._db.execute(statement)
+                if version < SEALED_SINCE:
+                    self._say_from_where_rows_are_sealed()
                 self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+
+    def _say_from_where_rows_are_sealed(self) -> None:
+        (last,) = self._db.execute("select coalesce(max(id), 0) from step").fetchone()
+        row = ("sealed_from", str(last + 1))
+        self._db.execute("insert into meta (key, value, crc) values (?, ?, ?)", (*row, of_row(row)))
 
     def begin_attempt(self, meta: dict[str, str], optimizers: dict[str, tuple[str, dict[str, Any]]]) -> int:
         """Open the next attempt; return the step after the last one recorded.
@@ -142,7 +152,9 @@ class StoreWriter:
                 "insert into attempt (attempt, first_step, started, pid, host, process) values (?, ?, ?, ?, ?, ?)",
                 (self.attempt, next_step, time.time(), pid, socket.gethostname(), _process_start(pid)),
             )
-            self._db.executemany("insert or ignore into meta values (?, ?)", meta.items())
+            self._seal_attempt()
+            rows = [(key, value, of_row((key, value))) for key, value in meta.items()]
+            self._db.executemany("insert or ignore into meta (key, value, crc) values (?, ?, ?)", rows)
         for name, (optimizer_class, settings) in optimizers.items():
             self.add_optimizer(name, optimizer_class, settings)
         return next_step
@@ -150,19 +162,29 @@ class StoreWriter:
     def add_optimizer(self, name: str, optimizer_class: str, settings: dict[str, Any]) -> None:
         """Name an optimizer, with its class and its defaults."""
         with self._transaction():
-            self._db.execute(
-                "insert or replace into optimizer values (?, ?, ?)",
-                (name, optimizer_class, json.dumps(settings, default=str)),
-            )
+            row = (name, optimizer_class, json.dumps(settings, default=str))
+            columns = "(name, class, settings, crc)"
+            self._db.execute(f"insert or replace into optimizer {columns} values (?, ?, ?, ?)", (*row, of_row(row)))
 
     def set_meta(self, key: str, value: str) -> None:
         """Say something of the run anew; what `begin_attempt` is given stays as it was said first."""
         with self._transaction():
-            self._db.execute("insert or replace into meta values (?, ?)", (key, value))
+            row = (key, value, of_row((key, value)))
+            self._db.execute("insert or replace into meta (key, value, crc) values (?, ?, ?)", row)
 
     def set_first_step(self, step: int) -> None:
         """Say that the attempt begins at another step than the one after the last."""
-        self._db.execute("update attempt set first_step = ? where attempt = ?", (step, self.attempt))
+        with self._transaction():
+            self._update_attempt("first_step = ?", step)
+
+    def _update_attempt(self, assignments: str, *values: object) -> None:
+        self._db.execute(f"update attempt set {assignments} where attempt = ?", (*values, self.attempt))
+        self._seal_attempt()
+
+    def _seal_attempt(self) -> None:
+        columns = ", ".join(ATTEMPT_COLUMNS)
+        row = self._db.execute(f"select {columns} from attempt where attempt = ?", (self.attempt,)).fetchone()
+        self._db.execute("update attempt set crc = ? where attempt = ?", (of_row(row), self.attempt))
 
     def add_parameters(self, optimizer: str, infos: Sequence[ParameterInfo], first: int = 0) -> None:
         """Name the parameters at positions ``first``, ``first`` + 1, ... of an optimizer's blobs."""
@@ -184,24 +206,23 @@ class StoreWriter:
         """
         steps, layers, weights = [], [], []
         for number, record in enumerate(records, self._next_id):
-            steps.append((number, *_step_row(record)))
+            steps.append((number, *_step_row(record, number)))
             if record.layers is not None:
-                layers.append((number, *_blobs(record.layers, STATS)))
+                layers.append((number, *_blobs(record.layers, STATS, number, record.step)))
             if record.weights is not None:
-                weights.append((number, *_blobs(record.weights, WEIGHT_STATS)))
+                weights.append((number, *_blobs(record.weights, WEIGHT_STATS, number, record.step)))
         self._check_place()
         try:
             with self._transaction():
                 for joined in names:
                     self._name(joined.optimizer, joined.infos, joined.first)
-                self._insert("step", STEP_COLUMNS, steps)
-                self._insert("layer", STATS, layers)
-                self._insert("weight", WEIGHT_STATS, weights)
+                self._insert("step", (*STEP_COLUMNS, "crc"), steps)
+                self._insert("layer", (*STATS, "crc"), layers)
+                self._insert("weight", (*WEIGHT_STATS, "crc"), weights)
                 for event in merged(events):
                     self._put_event(event)
                 if dropped:
-                    counted = "update attempt set dropped = dropped + ? where attempt = ?"
-                    self._db.execute(counted, (dropped, self.attempt))
+                    self._update_attempt("dropped = dropped + ?", dropped)
         except sqlite3.OperationalError as error:
             raise _not_writable(self.path, error) from error
         self._next_id += len(records)
@@ -212,7 +233,9 @@ class StoreWriter:
 
     def _name(self, optimizer: str, infos: Sequence[ParameterInfo], first: int) -> None:
         rows = [(optimizer, first + i, info.name, json.dumps(info.shape), info.dtype) for i, info in enumerate(infos)]
-        self._db.executemany("insert or replace into parameter values (?, ?, ?, ?, ?)", rows)
+        columns = "(optimizer, position, name, shape, dtype, crc)"
+        sealed = [(*row, of_row(row)) for row in rows]
+        self._db.executemany(f"insert or replace into parameter {columns} values (?, ?, ?, ?, ?, ?)", sealed)
 
     def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
         names = ", ".join(f'"{name}"' for name in ("id", *columns))
@@ -222,17 +245,17 @@ class StoreWriter:
     def _put_event(self, event: Event) -> None:
         """Write an event over the row of the same one, or after all others."""
         row = _event_row(event)
-        assignments = ", ".join(f'"{name}" = ?' for name in EVENT_COLUMNS)
+        columns = (*EVENT_COLUMNS, "crc")
+        assignments = ", ".join(f'"{name}" = ?' for name in columns)
         same = "attempt = ? and optimizer = ? and kind = ? and step = ? and parameter is ?"
         if not self._db.execute(f"update event set {assignments} where {same}", (*row, *event.key)).rowcount:
-            self._insert("event", EVENT_COLUMNS, [(None, *row)])
+            self._insert("event", columns, [(None, *row)])
 
     def end_attempt(self, reason: str) -> None:
         """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""
         try:
-            self._db.execute(
-                "update attempt set ended = ?, reason = ? where attempt = ?", (time.time(), reason, self.attempt)
-            )
+            with self._transaction():
+                self._update_attempt("ended = ?, reason = ?", time.time(), reason)
         except sqlite3.OperationalError as error:
             self._db.close()
             raise _not_writable(self.path, error) from error
@@ -294,7 +317,7 @@ class _Transaction:
                 self._lock.release()
 
 
-def _step_row(record: StepRecord) -> tuple[Any, ...]:
+def _step_row(record: StepRecord, number: int) -> tuple[Any, ...]:
     rates = record.learning_rates
     row = {
         "step": record.step,
@@ -314,13 +337,18 @@ def _step_row(record: StepRecord) -> tuple[Any, ...]:
         "loss_scale": record.loss_scale,
         "skipped": int(record.skipped),
         "clip_fault": record.clip_fault,
+        "parts": int(record.layers is not None) + 2 * int(record.weights is not None),
     }
-    return (*row.values(), _nan_names(row))
+    row["nan"] = _nan_names(row)
+    return (*row.values(), of_step(row | {"id": number}))
 
 
 def _event_row(event: Event) -> tuple[Any, ...]:
     row = {name: getattr(event, name) for name in EVENT_COLUMNS[:-1]}
-    return (*row.values(), _nan_names(row))
+    for name in ("observed", "limit"):  # as SQLite keeps them, without the sign of a zero
+        row[name] = None if row[name] is None else float(row[name]) + 0.0
+    values = (*row.values(), _nan_names(row))
+    return (*values, of_row(values))
 
 
 def _nan_names(row: dict[str, Any]) -> str | None:
@@ -328,9 +356,10 @@ def _nan_names(row: dict[str, Any]) -> str | None:
     return ",".join(names) or None
 
 
-def _blobs(stats: object, names: Iterable[str]) -> list[bytes | None]:
+def _blobs(stats: object, names: Iterable[str], number: int, step: int) -> list[bytes | None]:
     columns = [getattr(stats, name) for name in names]
-    return [None if c is None else np.ascontiguousarray(c, dtype="<f4").tobytes() for c in columns]
+    blobs = [None if c is None else np.ascontiguousarray(c, dtype="<f4").tobytes() for c in columns]
+    return [*blobs, of_blobs(number, step, blobs)]
 
 
 def _check_folder(folder: Path) -> None:
