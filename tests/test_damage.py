@@ -6,6 +6,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from gradwatch.record import ParameterInfo
 from gradwatch.report.html import render
 from gradwatch.report.page.view import RunView
 from gradwatch.sources import read, write
-from gradwatch.store import FILE_NAME
+from gradwatch.store import FILE_NAME, StoreWriter
 from gradwatch.store.checksums import NUMBERS, TEXTS, of_step, of_steps
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -180,6 +182,37 @@ def test_an_intact_run_has_nothing_left_out(tmp_path):
     run.summary()
     assert run.damaged_rows == 0
     assert len(list(run.records())) == 300
+
+
+def test_a_statistic_that_was_not_recorded_is_not_missing(tmp_path):
+    records = stream(steady(100))
+    bare = [replace(r, layers=replace(r.layers, abs_max=None, zeros=None), weights=None) for r in records]
+    bare[50] = replace(bare[50], layers=None)
+    run = Run(write_run(tmp_path, bare))
+    run.summary()
+    assert run.layers("abs_max").empty
+    assert (len(run.layers("norm")), run.damaged_rows) == (99, 0)
+
+
+def test_what_is_written_meanwhile_is_not_missing(tmp_path):
+    records = stream(steady(4000))
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", records[0].layers.parameters)
+    writer.append(records[:10])
+
+    def write():
+        for begin in range(10, 4000, 5):
+            writer.append(records[begin : begin + 5])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while thread.is_alive():
+        run = Run(tmp_path)
+        run.summary()
+        list(run.records())
+        assert run.damaged_rows == 0
+    writer.end_attempt("closed")
 
 
 def test_a_row_has_the_same_checksum_alone_and_among_many():

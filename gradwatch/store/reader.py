@@ -267,12 +267,10 @@ class StoreReader:
             one_of,
             most,
         )
-        ((parameters,),) = self._rows(
-            "select coalesce(max(position) + 1, 0) from parameter where optimizer = ?", optimizer
-        )
+        parameters = len(self.parameters(optimizer))
         numbers, steps, blobs, sums = [list(column) for column in zip(*rows, strict=True)] or ([], [], [], [])
-        if most < 0 and self._version >= SEALED_SINCE:
-            self._look_for_missing(table, optimizer, numbers, one_of, after, up_to)
+        if stat in ("norm", *WEIGHT_STATS) and numbers and self._version >= SEALED_SINCE:
+            self._look_for_missing(table, optimizer, numbers, one_of, after)
         names = WEIGHT_STATS if table == "weight" else STATS
         right = blobs_are_right(numbers, steps, blobs, sums, names.index(stat), self._sealed_from)
         right &= _first_time(numbers)
@@ -283,13 +281,13 @@ class StoreReader:
         ids[:, 0], ids[:, 1] = numbers, steps
         return ids, _stack(blobs, parameters)
 
-    def _look_for_missing(
-        self, table: str, optimizer: str, there: list[int], one_of: int, after: int, up_to: int | None
-    ) -> None:
-        """Count the rows that the steps say were written, and that are not there."""
+    def _look_for_missing(self, table: str, optimizer: str, there: list[int], one_of: int, after: int) -> None:
+        """Count the rows that the steps say were written, and that are not there.
+
+        Up to the last that is there: what comes after it may have been written since.
+        """
         those = "from step where id > ? and id <= ? and optimizer = ? and parts & ? and id % ? = 0"
-        part = 2 if table == "weight" else 1
-        values = (after, _LARGEST_ID if up_to is None else up_to, optimizer, part, one_of)
+        values = (after, there[-1], optimizer, 2 if table == "weight" else 1, one_of)
         ((expected,),) = self._rows(f"select count(*) {those}", *values)
         if expected > len(there):
             present = set(there)
