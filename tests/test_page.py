@@ -318,6 +318,14 @@ def test_a_view_is_as_of_its_last_refresh(tmp_path):
     writer.end_attempt("closed")
 
 
+def test_a_run_that_nobody_wrote_to_is_not_read_again(tmp_path, monkeypatch):
+    write_run(tmp_path, stream(steady(50)))
+    view = RunView(tmp_path)
+    monkeypatch.setattr("gradwatch.report.page.view.Run", None)  # whoever opens the run now fails
+    view.refresh()
+    assert view.overview()["steps"] == 50
+
+
 def test_the_curve_has_the_recommended_threshold_and_falls(tmp_path):
     write_run(tmp_path, stream(steady(800), max_norm=3.0))
     advice = RunView(tmp_path).advice()

@@ -12,7 +12,7 @@ from typing import Any
 
 from gradwatch.errors import BadArgument, GradwatchError
 from gradwatch.report.page.pack import pack
-from gradwatch.report.page.view import RunView
+from gradwatch.report.page.view import RunView, written
 from gradwatch.run import Run
 from gradwatch.store import FILE_NAME
 from gradwatch.summary import judge
@@ -110,10 +110,9 @@ class Gallery:
     def _at_a_glance(self, path: Path) -> dict[str, Any]:
         """Its verdict and when it was written, kept as long as its file stays as it is."""
         try:
-            written = [file.stat() for file in (path, Path(f"{path}-wal")) if file.exists()]
-            stamp = tuple((stat.st_mtime_ns, stat.st_size) for stat in written)
+            stamp = written(path)
             if self._verdicts.get(path, (None, {}))[0] != stamp:
-                glance = _glance(path) | {"written": max(stat.st_mtime for stat in written)}
+                glance = _glance(path) | {"written": max(nanoseconds for nanoseconds, _ in stamp) / 1e9}
                 self._verdicts[path] = stamp, glance
         except (OSError, ValueError) as error:  # deleted meanwhile
             return {"verdict": None, "error": str(error), "written": 0.0}

@@ -18,6 +18,7 @@ from gradwatch.report.json import recommendation, report
 from gradwatch.report.page.layers import LayerHistory
 from gradwatch.report.page.series import at_zoom
 from gradwatch.run import Run
+from gradwatch.store import FILE_NAME
 from gradwatch.summary import LayerSummary, RunSummary, most_telling, summarize
 
 HEAT_STATS = ("norm", "abs_max", "zeros", "nonfinite", "update_ratio")
@@ -38,13 +39,17 @@ class RunView:
         self.path = path
         self._optimizer = optimizer
         self._lock = threading.RLock()
+        self._stamp: tuple[tuple[int, int], ...] | None = None
         self._names: tuple[str, ...] = ()
         self._histories: dict[str, LayerHistory] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """See what was written since."""
+        """See what was written since; nothing is read where nothing was."""
         with self._lock:
+            stamp = written(self.path)
+            if stamp == self._stamp:
+                return
             run = Run(self.path)
             name = run.optimizer(self._optimizer)
             self._summary = summarize(run, name, layers=False)
@@ -56,6 +61,7 @@ class RunView:
             self._run, self._name = run, name
             self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
             self._up_to_date: set[str] = set()
+            self._stamp = stamp
 
     @property
     def summary(self) -> RunSummary:
@@ -142,6 +148,13 @@ class RunView:
             history.update(self._run, self._standing)
             self._up_to_date.add(stat)
         return history
+
+
+def written(path: Path) -> tuple[tuple[int, int], ...]:
+    """When the store and its log were written last, in nanoseconds, and their sizes; changes with every commit."""
+    store = path / FILE_NAME if path.is_dir() else path
+    files = (store, Path(f"{store}-wal"))
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.exists()))
 
 
 def _worst(events: tuple[Event, ...]) -> tuple[list[Event], int]:
