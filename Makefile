@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast check browser benchmark dashboard detection recommendation temporal-order pictures clean
+.PHONY: demo test test-fast test-lowest check browser benchmark dashboard detection recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -15,6 +15,16 @@ test: $(READY) browser
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+# Reading, reports and the command line with the oldest versions that pyproject.toml allows (torch is the newest).
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[parquet]' hatchling hypothesis pillow \
+	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
+	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" tests/test_cli.py tests/test_hostile.py tests/test_mirror.py \
+	  tests/test_notebook.py tests/test_page.py tests/test_plugin.py tests/test_recommend.py tests/test_report.py \
+	  tests/test_sources.py tests/test_store.py tests/test_summary.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -45,7 +55,7 @@ pictures: $(READY) browser
 	$(BIN)/python docs/pictures/make.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Chromium for tests/browser; where it can't be installed they are skipped and say so.
 browser:

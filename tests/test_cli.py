@@ -157,13 +157,13 @@ def bad_input(folder):
         (["export", "runs/good", "x.csv", "--what", "mean"], 1, "bad-argument"),
         (["report", "runs/good", "--layers", "many"], 2, "Invalid value"),
         (["explode"], 2, "No such command"),
-        ([], 2, "Usage"),
+        ([], None, "Usage"),  # 2; with click before 8.2 it is 0
     ],
 )
 def test_bad_input_is_one_clear_error(tmp_path, arguments, code, slug):
     bad_input(tmp_path)
     done = gradwatch(*arguments, cwd=tmp_path)
-    assert done.returncode == code
+    assert done.returncode == code or (code is None and done.returncode in (0, 2))
     assert "Traceback" not in done.stderr
     assert slug in done.stderr + done.stdout
     if code == 1:
