@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -257,20 +258,23 @@ class StoreReader:
         ``up_to``, at ``most`` so many.
         """
         table = "weight" if stat in WEIGHT_STATS else "layer"
-        rows = self._rows(
-            f"select {table}.id, step, {table}.{stat}, {self._crc[table]} from {table} join step using (id)"
-            f" where {table}.id > ? and {table}.id <= ? and optimizer = ? and {table}.{stat} is not null"
-            f" and {table}.id % ? = 0 order by {table}.id limit ?",
-            after,
-            _LARGEST_ID if up_to is None else up_to,
-            optimizer,
-            one_of,
-            most,
-        )
+        last = _LARGEST_ID if up_to is None else up_to
+        with self._one_moment():
+            rows = self._rows(
+                f"select {table}.id, step, {table}.{stat}, {self._crc[table]} from {table} join step using (id)"
+                f" where {table}.id > ? and {table}.id <= ? and optimizer = ? and {table}.{stat} is not null"
+                f" and {table}.id % ? = 0 order by {table}.id limit ?",
+                after,
+                last,
+                optimizer,
+                one_of,
+                most,
+            )
+            numbers, steps, blobs, sums = [list(column) for column in zip(*rows, strict=True)] or ([], [], [], [])
+            if stat in ("norm", *WEIGHT_STATS) and self._version >= SEALED_SINCE:
+                last = numbers[-1] if 0 < most == len(numbers) else last
+                self._look_for_missing(table, optimizer, numbers, one_of, after, last)
         parameters = len(self.parameters(optimizer))
-        numbers, steps, blobs, sums = [list(column) for column in zip(*rows, strict=True)] or ([], [], [], [])
-        if stat in ("norm", *WEIGHT_STATS) and numbers and self._version >= SEALED_SINCE:
-            self._look_for_missing(table, optimizer, numbers, one_of, after)
         names = WEIGHT_STATS if table == "weight" else STATS
         right = blobs_are_right(numbers, steps, blobs, sums, names.index(stat), self._sealed_from)
         right &= _first_time(numbers)
@@ -281,13 +285,22 @@ class StoreReader:
         ids[:, 0], ids[:, 1] = numbers, steps
         return ids, _stack(blobs, parameters)
 
-    def _look_for_missing(self, table: str, optimizer: str, there: list[int], one_of: int, after: int) -> None:
-        """Count the rows that the steps say were written, and that are not there.
+    @contextlib.contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """All that is read within is of one moment, whatever is written meanwhile."""
+        self._rows("begin")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("rollback")
 
-        Up to the last that is there: what comes after it may have been written since.
-        """
+    def _look_for_missing(
+        self, table: str, optimizer: str, there: list[int], one_of: int, after: int, up_to: int
+    ) -> None:
+        """Count the rows that the steps say were written, and that are not there."""
         those = "from step where id > ? and id <= ? and optimizer = ? and parts & ? and id % ? = 0"
-        values = (after, there[-1], optimizer, 2 if table == "weight" else 1, one_of)
+        values = (after, up_to, optimizer, 2 if table == "weight" else 1, one_of)
         ((expected,),) = self._rows(f"select count(*) {those}", *values)
         if expected > len(there):
             present = set(there)
