@@ -33,6 +33,8 @@ NUMBERS = (
     "skipped",
     "parts",
 )
+"""What a step's checksum is over, in this order for ever: every store written so far has it."""
+
 TEXTS = ("optimizer", "learning_rates", "nan", "clip_fault")
 _PACKED = struct.Struct(f"<{len(NUMBERS)}d")
 _MASK = 0xFFFFFFFF
