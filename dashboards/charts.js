@@ -8,7 +8,7 @@ export const RIGHT = 14;
 
 /** One chart in a row of its own; all charts of a page have their steps, their cursor and their marks in common. */
 export class Chart {
-  /** `page` has range(), theme, marks(), zoomTo(from, to), resetZoom(), choose(event), cursorAt(step). */
+  /** `page` has range(), theme, marks(), zoomTo(from, to), resetZoom(), chooseNear(distance), cursorAt(step). */
   constructor(page, { title, hint, height = 120, log = false, share = false }) {
     this.page = page;
     this.log = log;
@@ -152,10 +152,7 @@ export class Chart {
     let began = 0;
     u.over.addEventListener("mousedown", (press) => (began = press.clientX));
     u.over.addEventListener("click", (press) => {
-      if (Math.abs(press.clientX - began) > 3) return;
-      const near = this.page.marks().events.map((event) => [Math.abs(u.valToPos(event.step, "x") - press.offsetX), event]);
-      const [distance, event] = near.reduce((best, one) => (one[0] < best[0] ? one : best), [Infinity, null]);
-      if (distance <= 8) this.page.choose(event);
+      if (Math.abs(press.clientX - began) <= 3) this.page.chooseNear((step) => u.valToPos(step, "x") - press.offsetX);
     });
   }
 
@@ -204,7 +201,7 @@ export class Chart {
   }
 }
 
-/** Columns that have steps from `from` to `to` of lines with `first` and `last`. */
+/** The column that holds a step, or the nearest; `line` has the first step of each. */
 export function nearest(line, step) {
   let [low, high] = [0, line.first.length - 1];
   while (low < high) {

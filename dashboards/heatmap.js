@@ -1,5 +1,5 @@
 // Layers x steps as colours; of the steps, and of the layers, that share a pixel the largest value is shown.
-import { AXIS, RIGHT, mark } from "./charts.js";
+import { AXIS, RIGHT, mark, nearest } from "./charts.js";
 import { faded, gradient, ink, palette, pixel } from "./colours.js";
 import { fit, h, number, share, steps } from "./text.js";
 
@@ -98,8 +98,6 @@ export class HeatMap {
     const shades = palette(this.scale.kind, this.page.theme);
     const [bad, absent] = [pixel(colours.bad), pixel(colours.absent)];
     const [begins, ends] = this.#columns(wide);
-    const values = this.tile.arrays.values;
-    const layers = values.shape[1];
     const scaled = this.#scaled();
     for (let line = 0; line < this.lines; line++) {
       const members = this.#membersOf(line);
@@ -107,8 +105,7 @@ export class HeatMap {
         let most = -Infinity;
         for (let c = begins[x]; c < ends[x]; c++)
           for (const layer of members) {
-            const value = values[c * layers + layer];
-            const shown = value === Infinity || value === ABSENT ? value : value / this.#unit(layer);
+            const shown = this.#shown(c, layer);
             if (shown > most) most = shown;
           }
         pixels[line * wide + x] =
@@ -139,6 +136,13 @@ export class HeatMap {
       ends[x] = end;
     }
     return [begins, ends];
+  }
+
+  /** The value of a layer in a column as it is shown; Infinity and ABSENT stand for themselves. */
+  #shown(c, layer) {
+    const { values } = this.tile.arrays;
+    const value = values[c * values.shape[1] + layer];
+    return value === Infinity || value === ABSENT ? value : value / this.#unit(layer);
   }
 
   /** What the values of a layer are divided by. */
@@ -242,15 +246,12 @@ export class HeatMap {
 
   /** What is shown of a row, for a chart: the largest value in each column. */
   line(row) {
-    const { first, last, values } = this.tile.arrays;
-    const layers = values.shape[1];
+    const { first, last } = this.tile.arrays;
     const high = Float64Array.from(first, (_, c) => {
       let most = NaN;
       for (const layer of row.members) {
-        const value = values[c * layers + layer];
-        if (value === ABSENT || value === Infinity) continue;
-        const shown = value / this.#unit(layer);
-        if (!(shown <= most)) most = shown;
+        const shown = this.#shown(c, layer);
+        if (shown !== ABSENT && shown !== Infinity && !(shown <= most)) most = shown;
       }
       return most;
     });
@@ -305,7 +306,7 @@ export class HeatMap {
       pressed = null;
       if (moved || !this.rows?.length) return;
       if (y <= this.height) this.page.chooseRow(this.#rowAt(y));
-      else this.#chooseEvent(x);
+      else this.page.chooseNear((step) => this.#x(step) - x);
     });
     this.canvas.addEventListener("pointerleave", () => {
       this.readout.textContent = "";
@@ -323,12 +324,6 @@ export class HeatMap {
     );
   }
 
-  #chooseEvent(x) {
-    const near = this.page.marks().events.map((event) => [Math.abs(this.#x(event.step) - x), event]);
-    const [distance, event] = near.reduce((best, one) => (one[0] < best[0] ? one : best), [Infinity, null]);
-    if (distance <= 8) this.page.choose(event);
-  }
-
   #rowAt(y) {
     const line = Math.max(0, Math.min(this.lines - 1, Math.floor(y / this.tall)));
     return this.rows[Math.floor((line * this.rows.length) / this.lines)];
@@ -343,15 +338,10 @@ export class HeatMap {
     const step = this.#stepAt(x);
     this.page.cursorAt(step);
     const row = this.#rowAt(y);
-    const { first, last, values } = this.tile.arrays;
-    let c = 0;
-    while (c + 1 < first.length && first[c + 1] - 0.5 <= step) c++;
+    const { first, last } = this.tile.arrays;
     if (!first.length) return;
-    const shown = row.members.map((layer) => {
-      const value = values[c * values.shape[1] + layer];
-      return value === Infinity || value === ABSENT ? value : value / this.#unit(layer);
-    });
-    const most = Math.max(...shown);
+    const c = nearest(this.tile.arrays, step);
+    const most = Math.max(...row.members.map((layer) => this.#shown(c, layer)));
     const text = most === Infinity ? "not finite" : most === ABSENT ? "no gradient" : this.scale.share ? share(most) : `${this.stat === "relative" ? "× " : ""}${number(most)}`;
     this.readout.textContent = `${row.name} · ${steps(first[c], last[c])} · ${first[c] === last[c] ? "" : "largest "}${text}`;
   }

@@ -305,6 +305,13 @@ export class Page {
     this.main.scrollTo?.({ top: 0 });
   }
 
+  /** Leads to the event with the nearest mark, within 8 px; `distance` tells how far from the pointer a step is. */
+  chooseNear(distance) {
+    const near = this.marks().events.map((event) => [Math.abs(distance(event.step)), event]);
+    const [least, event] = near.reduce((best, one) => (one[0] < best[0] ? one : best), [Infinity, null]);
+    if (least <= 8) this.choose(event);
+  }
+
   chooseRow(row) {
     this.#setRow(row);
     this.#showRow();

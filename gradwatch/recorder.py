@@ -201,7 +201,7 @@ class Recorder:
         self._batch = Batch()
         for record in batch.records if self._mirror is not None else ():
             self._show(record)
-        self.events.extend(event for event in batch.events if self._is_news(event))
+        self._tell_news(batch.events)
 
     def _wait(self, error: StoreNotWritable) -> None:
         if self._closing:
@@ -222,7 +222,7 @@ class Recorder:
         while len(self._batch.records) > self._capacity:
             self._batch.records.popleft()
             self.dropped += 1
-        self.events.extend(event for event in self._batch.events if self._is_news(event))
+        self._tell_news(self._batch.events)
 
     def _show(self, record: StepRecord) -> None:
         """What goes wrong with the mirror ends the mirror alone."""
@@ -239,6 +239,9 @@ class Recorder:
                 self._mirror.close()
             except Exception as error:
                 logger.warning("gradwatch could not write all event files: %s (mirror-stopped)", error)
+
+    def _tell_news(self, events: Sequence[Event]) -> None:
+        self.events.extend(event for event in events if self._is_news(event))
 
     def _is_news(self, event: Event) -> bool:
         severity = SEVERITIES.index(event.severity)
