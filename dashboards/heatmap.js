@@ -16,6 +16,9 @@ const SCALES = {
   zeros: { label: "share of zero entries (zeros)", ends: [0, 1], share: true },
   nonfinite: { label: "entries that are not finite (nonfinite)", log: true },
   update_ratio: { label: "update_ratio, sampled", log: true },
+  rank_norm: { label: "norm of each rank", log: true, ranks: true },
+  rank_nonfinite: { label: "entries of each rank that are not finite", log: true, ranks: true },
+  rank_differing: { label: "gradients of a rank that differ from the others'", log: true, ranks: true },
 };
 
 export function choices(stats) {
@@ -24,6 +27,13 @@ export function choices(stats) {
 
 export function statistic(name) {
   return SCALES[name].of ?? name;
+}
+
+/** What has a row where a statistic is shown: each layer, or each process of a training by several. */
+export function things(stat, { layers, ranks, telling }) {
+  if (!SCALES[stat].ranks) return { layers, telling };
+  const all = [...Array(ranks).keys()];
+  return { layers: all.map((rank) => ({ name: `rank ${rank}`, numel: 1 })), telling: all };
 }
 
 /** The rows to show: layers that match a filter, joined by module, in the order asked for. */

@@ -2,7 +2,7 @@
 import { Chart } from "./charts.js";
 import { ink, runColour } from "./colours.js";
 import { Events } from "./events.js";
-import { GUTTER, HeatMap, choices, rowsOf, statistic } from "./heatmap.js";
+import { GUTTER, HeatMap, choices, rowsOf, statistic, things } from "./heatmap.js";
 import { Threshold } from "./threshold.js";
 import { count, h, number, share, steps, whole } from "./text.js";
 
@@ -522,7 +522,7 @@ export class Page {
 
   #showLayers() {
     if (!this.tile || !this.parameters) return;
-    const { layers, telling } = this.parameters;
+    const { layers, telling } = things(this.look.stat, this.parameters);
     try {
       this.rows = rowsOf(layers, telling, this.look);
       this.filter.setCustomValidity("");

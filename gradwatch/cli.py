@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,25 +172,38 @@ def check(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Where to write; ends in .csv or .parquet.")
-    ] = None,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [TO]",
+            help="A run's folder, and a file that ends in .csv or .parquet; with --parquet runs, or folders full of"
+            " them, and the folder or URL of the data set.",
+        ),
+    ],
     what: Annotated[
         str, typer.Option(help="steps, events, or a statistic of every layer: norm, abs_max, nonfinite, zeros, ...")
     ] = "steps",
     tensorboard: Annotated[
         Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write a few scalars as event files there.")
     ] = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Write whole runs as a Parquet data set, partitioned by run and attempt.")
+    ] = False,
 ) -> None:
     """Write the steps, the events or a statistic of the layers as CSV or Parquet, or scalars for TensorBoard."""
-    if file is None and tensorboard is None:
+    run, *more = paths
+    if parquet:
+        _write_dataset(paths)
+        return
+    if not more and tensorboard is None:
         raise BadArgument("nothing to write to was given; expected a file, or --tensorboard and a folder.")
-    if file is not None:
-        rows = _write(_open(run), file, what)
-        typer.echo(f"wrote {rows} rows to {file}")
+    if len(more) > 1:
+        raise BadArgument(f"{len(paths)} paths were given; expected a run and a file, or --parquet for several runs.")
+    if more:
+        rows = _write(_open(Path(run)), Path(more[0]), what)
+        typer.echo(f"wrote {rows} rows to {more[0]}")
     if tensorboard is not None:
-        count = _mirror(_open(run), tensorboard)
+        count = _mirror(_open(Path(run)), tensorboard)
         typer.echo(f"wrote the scalars of {count} steps to {tensorboard}")
 
 
@@ -337,6 +350,19 @@ def _write_html(run: Run, file: Path, optimizer: str | None) -> int:
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
     return len(page)
+
+
+def _write_dataset(paths: Sequence[str]) -> None:
+    from gradwatch.dataset import write_dataset
+
+    *folders, target = paths
+    if not folders:
+        raise BadArgument("only one path was given; expected runs, and then the folder or URL of the data set.")
+    for folder in folders:
+        if not Path(folder).exists():
+            _open(Path(folder))  # says what is wrong
+    count = write_dataset([Path(folder) for folder in folders], target)
+    typer.echo(f"wrote {count} {'run' if count == 1 else 'runs'} to {target}")
 
 
 def _write(run: Run, file: Path, what: str) -> int:

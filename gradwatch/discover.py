@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradwatch.clip import NormClip, Policy
+from gradwatch.ranks import place
 from gradwatch.taps import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
 from gradwatch.tracked import ByHand, gathered
 from gradwatch.watch import Watch
@@ -139,8 +140,9 @@ class Discovery:
         known = 0 if self.watch is None else len(self.watch.optimizers)
         named = gathered({str(known + i): one for i, one in enumerate(optimizers)})
         owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
-        if not owned:
-            return
+        _, world = place()
+        if not owned or (world == 1 and os.environ.get("RANK", "0") != "0"):
+            return  # a process that torchrun started and that trains by itself, beside one that records
         policies: dict[str, Policy] = {}
         if self._max_norm is not None and math.isfinite(self._max_norm):
             policies = {name: NormClip(self._max_norm) for name in owned}
@@ -152,6 +154,9 @@ class Discovery:
                 clip_only_unclipped=True,
                 tensorboard=self._tensorboard,
                 total_steps=self._steps,
+                ranks=world > 1,
+                before_reduction=False,
+                called="gradwatch run",
             )
             return
         self.watch.policies |= policies

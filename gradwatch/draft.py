@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Clipping
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, count_above, total
+from gradwatch.measure import Measurement, count_above, is_sharded, local, total
+from gradwatch.ranks import LocalStep, Team
+from gradwatch.ranks.local_step import ABSENT
 from gradwatch.record import Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.taps import ClipCall
 
@@ -44,6 +46,8 @@ class Draft:
     loss_scale: Tensor | None = None  # the GradScaler's at the step
     found_inf: Tensor | None = None  # of a fused optimizer, which skips by itself
     ready: torch.cuda.Event | None = None  # when the numbers of `to_host` are there
+    before_reduction: tuple[Measurement, ...] = ()  # over ranks: of what this process had
+    whole: Measurement | None = None  # of sharded gradients, where their norms were needed at the step
 
     def take_weights_of(self, other: Draft | None) -> None:
         """Go on with the weights that another draft of the same step has sampled."""
@@ -100,39 +104,98 @@ def _pinned(number: Any) -> Any:
 
 
 def make_record(
-    draft: Draft, optimizer: str, attempt: int, infos: tuple[ParameterInfo, ...], present: list[bool]
-) -> StepRecord:
-    """Collect what a draft left on its devices; runs in the recorder's thread."""
+    draft: Draft,
+    optimizer: str,
+    attempt: int,
+    infos: tuple[ParameterInfo, ...],
+    present: list[bool],
+    team: Team | None = None,
+    number: int = 0,
+) -> StepRecord | None:
+    """Collect what a draft left on its devices; runs in the recorder's thread.
+
+    With a team, the record is of what all ranks have of the step; None where that can't be known.
+    """
     if draft.ready is not None:
         draft.ready.synchronize()
-    found = draft.measured.collect()
-    if draft.scale is not None:
-        for name in {"norm", "abs_max"} & found.keys():
-            found[name] = found[name] / float(draft.scale)
+    weights, ranks, loss = _weights(draft, present), None, _loss(draft)
+    if team is None:
+        found, there = _collected(draft), draft.measured.present
+    else:
+        whole = team.whole(make_local(draft, optimizer, present, number))
+        if whole is None:
+            return None
+        infos, found, weights, ranks = whole.infos, whole.columns, whole.weights, whole.ranks
+        there = np.flatnonzero(whole.present).tolist()
+        if loss is None and whole.losses:
+            loss = sum(whole.losses.values()) / len(whole.losses)
     columns: dict[str, Floats] = {name: _float32(column) for name, column in found.items()}
     # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
-    norm = found["norm"][draft.measured.present]
+    norm = found["norm"][there]
     nonfinite = np.nansum(found["nonfinite"]) if "nonfinite" in found else np.count_nonzero(~np.isfinite(norm))
-    weights = None
-    if draft.weights is not None:
-        weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in draft.weights)
-        weights = WeightStats(weight_norm=weight_norm, update_norm=update_norm)
+    total_norm = total(norm)
     return StepRecord(
         step=draft.step,
         optimizer=optimizer,
         attempt=attempt,
         wall_time=draft.wall_time,
-        total_norm=total(norm),
+        total_norm=total_norm,
         nonfinite=int(nonfinite),
-        loss=_loss(draft),
+        loss=loss,
         learning_rates=tuple(float(rate) for rate in draft.learning_rates),
         loss_scale=None if draft.loss_scale is None else float(draft.loss_scale),
         skipped=draft.skipped or (draft.found_inf is not None and float(draft.found_inf) > 0),
         clip_fault=_clip_fault(draft),
-        layers=LayerStats(parameters=infos[: draft.measured.length], **columns),
+        layers=LayerStats(parameters=infos[: len(found["norm"])], **columns),
         weights=weights,
-        **_clipping_columns(draft.clippings),
+        ranks=ranks,
+        **_clipping_columns(draft.clippings, total_norm),
     )
+
+
+def make_local(draft: Draft, optimizer: str, present: list[bool], number: int) -> LocalStep:
+    """What this process has of a step, to be brought together with what others have."""
+    if draft.ready is not None:
+        draft.ready.synchronize()
+    found, weights, loss = _collected(draft), _weights(draft, present), _loss(draft)
+    table = np.stack([_float32(column) for column in found.values()])
+    there = draft.measured.present
+    held = found["norm"][there]
+    norm, nonfinite = total(held), np.nansum(found["nonfinite"]) if "nonfinite" in found else math.nan
+    if draft.before_reduction:
+        parts = [measured.collect() for measured in draft.before_reduction]
+        scale = 1.0 if draft.scale is None else float(draft.scale)
+        norm = total(np.concatenate([part["norm"] for part in parts])) / scale
+        nonfinite = sum(float(part["nonfinite"].sum()) for part in parts)
+    absent = np.ones(table.shape[1], bool)
+    absent[there] = False
+    table[0, absent] = ABSENT
+    return LocalStep(
+        optimizer=optimizer,
+        number=number,
+        stats=tuple(found),
+        table=table,
+        weights=None if weights is None else np.stack([weights.weight_norm, weights.update_norm]),
+        norm=norm,
+        nonfinite=float(nonfinite),
+        before_reduction=bool(draft.before_reduction),
+        loss=math.nan if loss is None else loss,
+    )
+
+
+def _collected(draft: Draft) -> dict[str, Any]:
+    found = draft.measured.collect()
+    if draft.scale is not None:
+        for name in {"norm", "abs_max"} & found.keys():
+            found[name] = found[name] / float(draft.scale)
+    return found
+
+
+def _weights(draft: Draft, present: list[bool]) -> WeightStats | None:
+    if draft.weights is None:
+        return None
+    weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in draft.weights)
+    return WeightStats(weight_norm=weight_norm, update_norm=update_norm)
 
 
 def _loss(draft: Draft) -> float | None:
@@ -162,11 +225,11 @@ def _spread(values: np.ndarray[Any, np.dtype[np.float64]], present: list[bool]) 
     return column
 
 
-def _clipping_columns(clippings: Sequence[Clipping]) -> dict[str, Any]:
+def _clipping_columns(clippings: Sequence[Clipping], total_norm: float) -> dict[str, Any]:
     """What several clip calls of one step come to: the strongest coefficient with its threshold."""
-    by_norm = [(float(c.coefficient), c) for c in clippings if c.max_norm is not None]
+    by_norm = [(_coefficient(c, total_norm), c) for c in clippings if c.max_norm is not None]
     by_value = [c for c in clippings if c.clip_value is not None]
-    otherwise = [float(c.coefficient) for c in clippings if c.max_norm is None and c.clip_value is None]
+    otherwise = [_coefficient(c, total_norm) for c in clippings if c.max_norm is None and c.clip_value is None]
     columns: dict[str, Any] = {}
     if by_norm:
         coef, strongest = min(by_norm, key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])
@@ -180,9 +243,23 @@ def _clipping_columns(clippings: Sequence[Clipping]) -> dict[str, Any]:
     return columns
 
 
+def _coefficient(clipping: Clipping, total_norm: float) -> float:
+    """Torch's own, where the norm was not to be had when it clipped."""
+    if clipping.coefficient is not None:
+        return float(clipping.coefficient)
+    assert clipping.max_norm is not None
+    quotient = float(clipping.max_norm) / (total_norm + 1e-6)
+    return quotient if math.isnan(quotient) else min(quotient, 1.0)
+
+
 def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
     """Torch's own coefficient, from the norm that it returned."""
     assert call.max_norm is not None
+    if is_sharded(total_norm):
+        placements = total_norm.placements  # type: ignore[attr-defined]
+        if not all(placement.is_replicate() for placement in placements):
+            return Clipping(max_norm=call.max_norm, coefficient=None)
+        total_norm = local(total_norm)
     norm = _not_waiting(total_norm)
     order = None if call.norm_type == 2 else call.norm_type
     if not call.spreads_nonfinite:
@@ -221,7 +298,12 @@ def first_of(gradients: Sequence[Tensor | None]) -> weakref.ref[Tensor] | None:
 
 def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
     """PyTorch's count of in-place changes of each gradient."""
-    return [-1 if gradient is None else gradient._version for gradient in gradients]
+    return [-1 if gradient is None else version_of(gradient) for gradient in gradients]
+
+
+def version_of(gradient: Tensor) -> int:
+    """The same of one; of a sharded gradient the part is what is changed."""
+    return (gradient._local_tensor if is_sharded(gradient) else gradient)._version  # type: ignore[attr-defined]
 
 
 def learning_rates_of(optimizer: Optimizer) -> tuple[float | Tensor, ...]:

@@ -82,33 +82,24 @@ def launch(
     steps of an optimizer the script is ended; ``tensorboard`` writes event files as well.
     """
     found: list[Discovery] = []
-    if recording := is_recording_rank():
-        after_import("torch", lambda: found.append(_discover(run, max_norm, steps, tensorboard)))
+    after_import("torch", lambda: found.append(_discover(run, max_norm, steps, tensorboard)))
     main = become_main(program)
     code, reason = 0, "exit"
     try:
         exec(code_of(program), main.__dict__)
     except SystemExit:
-        if recording:
-            _end(found, run, "exit")
+        _end(found, run, "exit")
         raise
     except KeyboardInterrupt as interrupt:
         show(interrupt, program)
-        if recording:
-            _end(found, run, "exception KeyboardInterrupt")
+        _end(found, run, "exception KeyboardInterrupt")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException as error:
         show(error, program)
         code, reason = 1, f"exception {type(error).__name__}"
-    if recording:
-        _end(found, run, reason)
+    _end(found, run, reason)
     sys.exit(code)
-
-
-def is_recording_rank() -> bool:
-    """Under `torchrun` the process of rank 0 writes the run; the others train as they are."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _discover(run: Path, max_norm: float | None, steps: int | None, tensorboard: bool) -> Discovery:
@@ -164,6 +155,8 @@ def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None
 def _end(found: Sequence[Discovery], run: Path, reason: str) -> None:
     """Close the run and say on stderr what was recorded; the script's own output is on stdout and stays."""
     steps = found[0].close(reason) if found else 0
+    if os.environ.get("RANK", "0") != "0":
+        return  # under `torchrun` rank 0 writes the run
     if steps:
         message = f"recorded {steps} steps; gradwatch report {run}"
     else:

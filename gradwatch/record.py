@@ -67,6 +67,7 @@ EVENT_KEYS = [
     "attempt",
     "until",
     "origin",
+    "rank",
 ]
 """The keys of an event in the JSON contract, in its order."""
 
@@ -138,6 +139,49 @@ class WeightStats:
         return ratio
 
 
+RANK_STATS = ("norm", "nonfinite", "differing", "differs_in", "before_reduction")
+"""What is known of each process at a step, in the order in which it is stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RankStats:
+    """What each process had at a step, of a training by several: float32, one entry a rank.
+
+    NaN where a rank was not heard.
+
+    Attributes:
+        norm: total norm of its own gradient before the reduction over ranks, else of what it holds
+            of the gradient at the step: all of it where ranks hold copies, a part where they share.
+        nonfinite: likewise, entries that are NaN or infinite.
+        differing: parameters whose gradient is not the one that the other ranks have, though it should be.
+        differs_in: position of the first of these parameters; NaN where there is none.
+        before_reduction: 1 where the norm is of before the reduction, else 0.
+    """
+
+    norm: Floats
+    nonfinite: Floats
+    differing: Floats
+    differs_in: Floats
+    before_reduction: Floats
+
+    def loudest(self, times: float) -> int | None:
+        """The rank whose own gradient has a norm of more than so many times that of every other; None: there is none.
+
+        >>> nothing = np.zeros(3, np.float32)
+        >>> others = dict(nonfinite=nothing, differing=nothing, differs_in=nothing, before_reduction=nothing + 1)
+        >>> RankStats(norm=np.array([1, 9, 2], np.float32), **others).loudest(3)
+        1
+        """
+        ordered = np.sort(self.norm[np.isfinite(self.norm)])
+        if len(ordered) < 2 or not (self.before_reduction == 1).all() or not ordered[-1] > times * ordered[-2]:
+            return None
+        return int(np.flatnonzero(self.norm == ordered[-1])[0])
+
+    def not_finite(self) -> list[int]:
+        """The ranks whose own gradient had a NaN or an infinity before it reached all others."""
+        return np.flatnonzero((self.nonfinite > 0) & (self.before_reduction == 1)).tolist()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
     """One attempt of one optimizer to update its weights.
@@ -164,6 +208,7 @@ class StepRecord:
     clip_fault: str | None = None  # one of CLIP_FAULTS
     layers: LayerStats | None = field(default=None, repr=False)
     weights: WeightStats | None = field(default=None, repr=False)
+    ranks: RankStats | None = field(default=None, repr=False)  # of a training by several processes
 
     @property
     def clipped(self) -> bool:
@@ -205,6 +250,7 @@ class Event:
     attempt: int = 0
     until: int | None = None  # the last step at which it was seen; None: not over, or no matter of time
     origin: str | None = None  # one of ORIGINS; None: not known
+    rank: int | None = None  # of the process where it began; None: one process, or not known
 
     @property
     def key(self) -> tuple[int, str, str, int, str | None]:

@@ -18,12 +18,14 @@ from typing import Protocol, TypeAlias
 
 from gradwatch.detect import Detector
 from gradwatch.errors import StoreNotWritable
+from gradwatch.ranks import Joined, Share, Team
 from gradwatch.record import SEVERITIES, Event, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter
 
 logger = logging.getLogger("gradwatch")
 
-MakeRecord: TypeAlias = Callable[[], StepRecord]
+MakeRecord: TypeAlias = Callable[[], StepRecord | None]
+"""None: the step can't be known as a whole, and counts as dropped."""
 
 INTERVAL = 0.25  # seconds between two commits, so that a killed process loses less than one
 AT_ONCE = 256  # records in one commit
@@ -76,11 +78,13 @@ class Recorder:
         at_once: bool = False,
         past: Mapping[str, Callable[[], Iterable[StepRecord]]] | None = None,
         mirror: Mirror | None = None,
+        team: Team | None = None,
     ) -> None:
         """``at_once`` writes and judges each record as it comes, not several together.
 
         ``past`` gives the records of earlier attempts by optimizer, which the detectors see before
-        the first new one, in the recorder's thread. ``mirror`` is shown each record that was written.
+        the first new one, in the recorder's thread. ``mirror`` is shown each record that was written. ``team`` brings
+        the ranks of a training by several processes together.
         """
         self.events: deque[Event] = deque(maxlen=1000)
         self.fault: BaseException | None = None
@@ -91,7 +95,8 @@ class Recorder:
         self._at_once = at_once
         self._past = dict(past or {})
         self._mirror = mirror
-        self._queue: deque[MakeRecord | Names] = deque()
+        self._team = team
+        self._queue: deque[MakeRecord | Names | Joined] = deque()
         self._batch = Batch()
         self._pause, self._retry_at = 0.0, 0.0
         self._wake = threading.Event()
@@ -111,9 +116,12 @@ class Recorder:
             if self._at_once:
                 self._wake.set()
 
-    def name(self, optimizer: str, infos: Sequence[ParameterInfo], first: int) -> None:
+    def join(self, optimizer: str, shares: Sequence[Share | None], first: int) -> None:
         """Name parameters that joined an optimizer, before the records that have them."""
-        self._queue.append(Names(optimizer, infos, first))
+        if self._team is not None:
+            self._queue.append(Joined(optimizer, first, tuple(shares)))
+        else:
+            self._queue.append(Names(optimizer, [share.info for share in shares if share is not None], first))
 
     def add_detectors(self, optimizer: str, detectors: Sequence[Detector]) -> None:
         """Judge the records of one more optimizer; before its first record."""
@@ -132,10 +140,14 @@ class Recorder:
     def close(self, reason: str, timeout: float = 30.0) -> None:
         """Write what is queued and end the attempt."""
         self._closing = True
+        if self._team is not None:
+            self._team.hurry()
         self._wake.set()
         self._thread.join(timeout)
         if self._thread.is_alive():
             return
+        if self._team is not None:
+            self._team.close()
         self._close_mirror()
         if self.fault is not None:
             self._writer.abandon()
@@ -174,7 +186,16 @@ class Recorder:
             if isinstance(item, Names):
                 self._batch.names.append(item)
                 continue
+            if isinstance(item, Joined):
+                assert self._team is not None
+                self._team.join(0, item)
+                continue
             record = item()
+            if self._team is not None:
+                self._batch.names += [Names(*joined) for joined in self._team.new_names()]
+            if record is None:
+                self.dropped += 1
+                continue
             found = [e for detector in self._detectors[record.optimizer] for e in detector.update(record)]
             self._batch.records.append(record)
             self._batch.events += found

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gradwatch.detect import eps_of, replay
 from gradwatch.errors import BadArgument, EmptyRun, RunNotFound
-from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
 
 if TYPE_CHECKING:
@@ -226,9 +226,13 @@ class Run:
         """A part of one statistic as it was written, replaced rows too: ids (rows,), values (rows, parameters).
 
         The rows whose id lies after ``after`` and not above ``up_to``, at ``most`` so many. Of the
-        gradients' statistics, and of update_ratio.
+        gradients' statistics, of update_ratio, and of those of `ranks` with ``rank_`` before them, (rows, ranks).
         """
         name = self.optimizer(optimizer)
+        if stat.startswith("rank_"):
+            of_rank = stat.removeprefix("rank_")
+            keys, table = self._store.rank_table(of_rank, name, after=after, up_to=up_to, most=most)
+            return keys[:, 0], table
         if stat == "update_ratio":
             keys, weight = self._store.layer_table("weight_norm", name, after=after, up_to=up_to, most=most)
             others, update = self._store.layer_table("update_norm", name, after=after, up_to=up_to, most=most)
@@ -236,6 +240,44 @@ class Run:
             return ids, WeightStats(weight_norm=weight[left], update_norm=update[right]).update_ratio
         keys, table = self._store.layer_table(stat, name, after=after, up_to=up_to, most=most)
         return keys[:, 0], table
+
+    def ranks(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
+        """What each process had, steps x ranks, of a training by several; empty where ranks were not heard.
+
+        ``stat`` is norm or nonfinite (of each one's own gradient before it was reduced over the ranks
+        where before_reduction is 1, else of what it holds), differing (parameters whose gradient is
+        not that of the other ranks and should be), differs_in (position of the first of these) or
+        before_reduction. NaN where a rank was not heard.
+        """
+        if stat not in RANK_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RANK_STATS)}.")
+        name = self.optimizer(optimizer)
+        rows, table = self._store.rank_table(stat, name)
+        rows, table = self._standing_of(rows, table, name)
+        return pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=range(table.shape[1]))
+
+    def noise_scale(self, optimizer: str | None = None, smoothing: float = 0.99) -> pd.Series[float]:
+        """The gradient noise scale at each step, in batches of one rank; NaN while it can't be told.
+
+        McCandlish, Kaplan, Amodei et al. 2018, "An empirical model of large-batch training", appendix
+        A.1: with the norms of the ranks' own gradients, whose mean square is ``s``, and of their mean, ``b``,
+        over ``n`` ranks, ``|G|^2 = (n b^2 - s) / (n - 1)`` and ``S = (s - b^2) n / (n - 1)``, both averaged over
+        steps with weights that fall by ``smoothing`` a step; the noise scale is ``S / |G|^2``. Times the
+        batch of a rank it is the batch size above which more data a step helps little. The ranks have to be
+        heard (``attach(..., ranks=True)`` with DistributedDataParallel, which takes the mean).
+        """
+        local, before = self.ranks("norm", optimizer), self.ranks("before_reduction", optimizer)
+        ranks = local.shape[1]
+        if ranks < 2:
+            return pd.Series(np.empty(0), index=local.index, name="noise_scale", dtype=float)
+        usable = (before.to_numpy() == 1).all(axis=1) & np.isfinite(local.to_numpy()).all(axis=1)
+        small = (local.astype(float) ** 2).mean(axis=1)[usable]
+        large = self.steps(optimizer)["total_norm"].reindex(small.index) ** 2
+        signal = (ranks * large - small) / (ranks - 1)
+        noise = (small - large) * ranks / (ranks - 1)
+        smooth = [values.ewm(alpha=1 - smoothing, ignore_na=True).mean() for values in (noise, signal)]
+        scale: pd.Series[float] = (smooth[0] / smooth[1].where(smooth[1] > 0)).reindex(local.index)
+        return scale.rename("noise_scale")
 
     def summary(self, optimizer: str | None = None) -> RunSummary:
         """Every number that a report shows."""
@@ -249,6 +291,13 @@ class Run:
 
         return recommend(self, optimizer)
 
+    def _standing_of(self, rows: NDArray[np.int64], table: Floats, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
+        """Without the rows that a later attempt replaced."""
+        if self._store.last_attempt():
+            stands = np.isin(rows[:, 0], _standing_rows(self._store.step_ids(optimizer))[:, 0])
+            rows, table = rows[stands], table[stands]
+        return rows, table
+
     def _entries(self, optimizer: pd.Series[str]) -> pd.Series[float]:
         sizes = {name: float(sum(p.numel for p in self._store.parameters(name))) for name in self.optimizers}
         return optimizer.map(sizes).astype(float)
@@ -257,11 +306,7 @@ class Run:
         if stat == "update_ratio":
             weight = self._layers_of("weight_norm", optimizer, one_of)
             return self._layers_of("update_norm", optimizer, one_of) / weight.where(weight != 0)
-        rows, table = self._store.layer_table(stat, optimizer, one_of)
-        if self._store.last_attempt():
-            standing = _standing_rows(self._store.step_ids(optimizer))
-            stands = np.isin(rows[:, 0], standing[:, 0])
-            rows, table = rows[stands], table[stands]
+        rows, table = self._standing_of(*self._store.layer_table(stat, optimizer, one_of), optimizer)
         names = [info.name for info in self._store.parameters(optimizer)]
         frame = pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=names, copy=False)
         return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")

@@ -74,6 +74,19 @@ class WeightSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankSummary:
+    """One process of a training by several: its own gradient before the reduction, or what it holds of it."""
+
+    rank: int
+    steps: int  # at which it was heard
+    median: float | None
+    max: float | None
+    max_step: int | None
+    nonfinite_steps: int
+    differing_steps: int  # with a gradient that is not what the other ranks have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSummary:
     """One parameter's gradient over the run, before clipping."""
 
@@ -136,6 +149,8 @@ class RunSummary:
     learning_rate: float | None
     clipping: ClippingSummary
     weights: WeightSummary | None
+    ranks: tuple[RankSummary, ...]  # empty where they were not heard
+    noise_scale: float | None  # the last, in batches of one rank
     nonfinite_steps: int
     skipped_steps: int
     dropped_steps: int
@@ -201,6 +216,8 @@ def summarize(run: Run, optimizer: str | None = None, *, layers: bool = True) ->
         learning_rate=_last(steps["learning_rate"].to_numpy()),
         clipping=clipping,
         weights=_weight_summary(update_ratios, each),
+        ranks=_ranks(run, name),
+        noise_scale=_last_known(run.noise_scale(name)),
         nonfinite_steps=int(series.nonfinite.sum()),
         skipped_steps=int(steps["skipped"].sum()),
         dropped_steps=sum(attempt.dropped for attempt in attempts),
@@ -234,6 +251,7 @@ _SENTENCES = {
     "vanishing": "gradients vanished by step {step}",
     "dead": "no gradient reached a parameter by step {step}",
     "overclipping": "clipped at most steps by step {step}",
+    "desync": "ranks parted at step {step}",
     "ineffective-clipping": "clipping did not act as it was meant to at step {step}",
 }
 
@@ -268,24 +286,31 @@ def _next(events: Sequence[Event], clipping: ClippingSummary) -> str:
         (event for event in events if event.severity != "info"),
         key=lambda event: (-SEVERITIES.index(event.severity), event.step),
     )
-    kinds = [event.kind for event in worst]
-    for kind in kinds:
-        if kind in ("explosion", "spike"):
-            if clipping.kind is None:
-                return "clip: `gradwatch recommend` says at which threshold"
-            return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
-        if kind == "nonfinite":
-            origin = next(event.origin for event in worst if event.kind == kind)
-            return f"{_LOOK_AT[origin]}; `gradwatch events --kind nonfinite` has the rest"
-        if kind in ("vanishing", "dead"):
-            return "clipping can't help here: look at the initialisation and activations of the parameter named"
-        if kind == "ineffective-clipping":
-            return "correct the clip call: `gradwatch events --kind ineffective-clipping` says how"
-        if kind == "overclipping":
-            return "`gradwatch recommend` says which threshold would act as a guard; or lower the learning rate"
+    for event in worst:
+        advice = _advice(event, clipping)
+        if advice is not None:
+            return advice
     if clipping.kind is None:
         return "nothing is wrong; `gradwatch recommend` says whether a clipping threshold would be a cheap guard"
     return "nothing is wrong; `gradwatch recommend` compares the threshold in force with others"
+
+
+def _advice(event: Event, clipping: ClippingSummary) -> str | None:
+    """What to do about an event; None where it alone says nothing."""
+    rise = "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
+    if clipping.kind is None:
+        rise = "clip: `gradwatch recommend` says at which threshold"
+    inner = "clipping can't help here: look at the initialisation and activations of the parameter named"
+    return {
+        "desync": f"look at what rank {event.rank} alone does or is given; `gradwatch events --kind desync` says more",
+        "explosion": rise,
+        "spike": rise,
+        "nonfinite": f"{_LOOK_AT.get(event.origin)}; `gradwatch events --kind nonfinite` has the rest",
+        "vanishing": inner,
+        "dead": inner,
+        "ineffective-clipping": "correct the clip call: `gradwatch events --kind ineffective-clipping` says how",
+        "overclipping": "`gradwatch recommend` says which threshold would act as a guard; or lower the learning rate",
+    }.get(event.kind)
 
 
 def quantile(ordered: NDArray[np.float64], share: float) -> float | None:
@@ -505,6 +530,35 @@ def _weight_summary(ratios: pd.DataFrame, layers: Sequence[LayerSummary]) -> Wei
         max_growth=None if most is None else most.weight_growth,
         max_growth_parameter=None if most is None else most.name,
     )
+
+
+def _ranks(run: Run, optimizer: str) -> tuple[RankSummary, ...]:
+    norms = run.ranks("norm", optimizer)
+    if norms.empty:
+        return ()
+    bad, differing = (run.ranks(stat, optimizer).to_numpy() > 0 for stat in ("nonfinite", "differing"))
+    step = norms.index.to_numpy(np.int64)
+    table = norms.to_numpy(float)
+    summaries = []
+    for rank in range(table.shape[1]):
+        found = _norm_summary(table[:, rank], step)
+        summaries.append(
+            RankSummary(
+                rank=rank,
+                steps=int((~np.isnan(table[:, rank]) | bad[:, rank]).sum()),
+                median=found.median,
+                max=found.max,
+                max_step=found.max_step,
+                nonfinite_steps=int(bad[:, rank].sum()),
+                differing_steps=int(differing[:, rank].sum()),
+            )
+        )
+    return tuple(summaries)
+
+
+def _last_known(values: pd.Series[float]) -> float | None:
+    known = values.dropna()
+    return float(known.iloc[-1]) if len(known) else None
 
 
 def most_telling(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -28,18 +29,21 @@ from torch.optim import Optimizer
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
 from gradwatch.detect import Detector, detectors_for, eps_of
-from gradwatch.draft import Draft, loss_value, make_record
-from gradwatch.errors import BadArgument, NoParameters, RunInUse, TrainingStopped
-from gradwatch.measure import ZEROS_EVERY, reads_once
+from gradwatch.draft import Draft, loss_value, make_local, make_record
+from gradwatch.errors import BadArgument, NoParameters, RunInUse, ShardedParameters, TrainingStopped
+from gradwatch.measure import ZEROS_EVERY, Measurement, reads_once
+from gradwatch.ranks import Joined, Outbox, Post, Quiet, Team, place
 from gradwatch.record import KINDS, STATS, Event, ParameterInfo, StepRecord
 from gradwatch.recorder import Mirror, Recorder
 from gradwatch.store import StoreReader, StoreWriter
 from gradwatch.taps import (
+    BeforeReduction,
     ClipCall,
     TapError,
     listen_to_backward,
     listen_to_clip_calls,
     listen_to_grad_scaler,
+    listen_to_reduction,
     listen_to_steps,
 )
 from gradwatch.tracked import ByHand, Habits, InBackward, Tracked, TrackedByHand, TrackedInBackward, gathered
@@ -51,6 +55,7 @@ Clip: TypeAlias = Policy | Mapping[str, Policy] | None
 P = ParamSpec("P")
 
 _QUEUE_BYTES = 64 * 2**20
+RANK_0_WITHIN = 30.0  # seconds in which rank 0 has to attach as well
 _open_watches: dict[Path, Watch] = {}
 
 
@@ -69,11 +74,16 @@ def attach(
     skip_nonfinite: bool = False,
     tensorboard: bool = False,
     total_steps: int | None = None,
+    ranks: bool = False,
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
     The gradients, the weights and the random state stay as they are; calls of
     `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` are seen before they clip.
+
+    In a training by several processes (`torch.distributed`) attach in each of them, with the same
+    arguments: rank 0 writes the run. Where parameters are sharded (FSDP, tensor parallel) what the
+    ranks have is brought together, and the numbers are those of the whole.
 
     Args:
         model: gives the parameters their names.
@@ -100,9 +110,14 @@ def attach(
         tensorboard: write a few scalars as event files into ``run`` as well, for TensorBoard's Scalars page.
         total_steps: how many steps the whole training makes, where that is known; `gradwatch watch` then
             shows how far it is.
+        ranks: hear every rank: keep the norm and the non-finite entries of each one's own gradient before
+            DistributedDataParallel reduces it (``model`` has to be or to hold that module), and compare
+            what ranks hold in common. Needed too where ranks have parameters of their own, the
+            stages of a pipeline say, to record them all.
 
     Raises:
         BadArgument, NoParameters: an argument is not what it should be.
+        ShardedParameters: parts of parameters can't be brought together here.
         TrainingStopped: by the optimizer's ``step``, for an event of ``stop_on``.
         StoreNotWritable, RunInUse, NotARun, StoreTooNew, StoreDamaged: ``run`` can't be written.
 
@@ -143,6 +158,7 @@ def attach(
         skip_nonfinite=skip_nonfinite,
         tensorboard=tensorboard,
         total_steps=total_steps,
+        ranks=ranks,
     )
 
 
@@ -246,8 +262,14 @@ class Watch:
         clip_only_unclipped: bool = False,
         tensorboard: bool = False,
         total_steps: int | None = None,
+        ranks: bool = False,
+        before_reduction: bool = True,
+        called: str | None = None,
     ) -> None:
         self.run = run
+        # Alike in every process: the number that tells a folder from one that was there is rank 0's.
+        self._called = called or re.sub(r"-\d+$", "", run.name)
+        self._rank, self._world = place()
         self._total_steps = total_steps
         self._stop_on = stop_on
         self.policies = dict(policies or {})
@@ -261,6 +283,8 @@ class Watch:
             put=self._put,
             say=self._warn_once,
             losses_of_backward=self._take_losses_of_backward,
+            before_reduction=self._take_before_reduction,
+            keeps_nothing_back=self._rank > 0,
         )
         self._on_event = on_event
         self._closed = False
@@ -268,33 +292,26 @@ class Watch:
         self._key = run.resolve()
         if self._key in _open_watches:
             raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
-        writer = StoreWriter(run)
+        writer = StoreWriter(run) if self._rank == 0 else None
         self._losses_of_backward: list[float | Tensor] = []
         self._takers: set[str] = set()  # of these losses, by the name of the optimizer
         self._roots: list[float | Tensor] = []  # what backward is being called on
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
         self.overhead_seconds = 0.0
+        self._team: Team | None = None
+        self._post: Post | None = None
+        self._reductions: list[BeforeReduction] = []
+        self._writer = writer
         try:
             self._tracked = self._track(named, writer, first_step)
+            self._recorder = self._begin(ranks, at_once=bool(stop_on), tensorboard=tensorboard)
         except BaseException:
-            writer.abandon()
+            if writer is not None:
+                writer.abandon()
             raise
-        detectors = {tracked.name: _detectors_of(tracked) for tracked in self._tracked}
-        past = {}
-        if writer.attempt > 0:
-            past = {name: functools.partial(_past, self.run, name, writer.attempt) for name in detectors}
-            writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
-        size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
-        self._recorder = Recorder(
-            writer,
-            detectors,
-            capacity=max(64, min(10_000, _QUEUE_BYTES // size)),
-            at_once=bool(stop_on),
-            past=past,
-            mirror=_mirror(run, len(named)) if tensorboard else None,
-        )
+        if ranks and before_reduction and self._world > 1:
+            self._reductions = [one for model in self.models for one in listen_to_reduction(model)]
         self._by_optimizer: dict[int, Tracked] = {}
-        self._writer = writer
         _open_watches[self._key] = self
         self._stops: list[Callable[[], None]] = []
         for tracked in self._tracked:
@@ -304,9 +321,84 @@ class Watch:
         _close_on_termination()
         atexit.register(self._close_at_exit)
 
+    def _begin(self, ranks: bool, at_once: bool, tensorboard: bool) -> Recorder | Quiet:
+        """What takes the steps: in rank 0 the recorder, elsewhere what tells it of them, if it wants to know."""
+        is_sharded = any(t.is_sharded for t in self._tracked)
+        is_joint = self._world > 1 and (ranks or is_sharded)
+        if is_joint:
+            self._post = self._open_post(is_sharded)
+        size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
+        capacity = max(64, min(10_000, _QUEUE_BYTES // size))
+        if self._writer is None:
+            return self._begin_elsewhere(capacity)
+        writer = self._writer
+        if self._post is not None:
+            writer.set_meta("world_size", str(self._world))
+            self._team = Team(self._post, self._world)
+            for tracked in self._tracked:
+                self._team.known(tracked.name, tracked.infos)
+                self._team.join(0, Joined(tracked.name, 0, tracked.shares))
+            self._team.open({tracked.name: tracked.step for tracked in self._tracked})
+        detectors = {tracked.name: _detectors_of(tracked) for tracked in self._tracked}
+        past = {}
+        if writer.attempt > 0:
+            past = {name: functools.partial(_past, self.run, name, writer.attempt) for name in detectors}
+            writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
+        return Recorder(
+            writer,
+            detectors,
+            capacity=capacity,
+            at_once=at_once,
+            past=past,
+            mirror=_mirror(self.run, len(self._tracked)) if tensorboard else None,
+            team=self._team,
+        )
+
+    def _open_post(self, is_sharded: bool) -> Post | None:
+        by_us = self.policies or self._habits.skip_nonfinite
+        if by_us and any(t.is_flat for t in self._tracked):
+            raise ShardedParameters(
+                "Parameters are sharded by FSDP1, whose parts gradwatch can record and not clip or skip."
+                " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
+            )
+        try:
+            return Post(self._rank, self._called)
+        except Exception as error:
+            if is_sharded:
+                raise ShardedParameters(
+                    "Parameters are sharded over processes, and what these have can't be brought together:"
+                    f" torch.distributed has no store here ({error}). Train without gradwatch, or by DDP."
+                ) from error
+            logger.warning("gradwatch can't hear the other ranks: %s (ranks-not-heard)", error)
+            return None
+
+    def _begin_elsewhere(self, capacity: int) -> Quiet:
+        first = None if self._post is None else self._post.announced("open", RANK_0_WITHIN)
+        if first is None:
+            if self._post is not None:
+                logger.warning("gradwatch is not attached in rank 0: nothing is recorded here (rank-silent)")
+            for tracked in self._tracked:
+                clips = bool(self.policies.get(tracked.name)) or self._habits.skip_nonfinite
+                tracked.change(measures=clips, every=1, weights_every=0)
+            return Quiet()
+        assert self._post is not None
+        outbox = Outbox(self._post, capacity)
+        for tracked in self._tracked:
+            tracked.step = tracked.first_step = first.get(tracked.name, tracked.step)
+            outbox.join(tracked.name, tracked.shares, 0)
+        return outbox
+
     def _track(
-        self, named: Mapping[str, tuple[nn.Module, Optimizer]], writer: StoreWriter, first_step: int | None
+        self, named: Mapping[str, tuple[nn.Module, Optimizer]], writer: StoreWriter | None, first_step: int | None
     ) -> list[Tracked]:
+        tracked = []
+        if writer is None:
+            for name, (model, one) in named.items():
+                item = self._new_tracked(name, one, model)
+                item.step = item.first_step = first_step or 0
+                item.refresh()
+                tracked.append(item)
+            return tracked
         writer.begin_attempt(
             {
                 "gradwatch": _version(),
@@ -325,11 +417,11 @@ class Watch:
             writer.set_first_step(first_step)
         if self._total_steps is not None:
             writer.set_meta("total_steps", str(self._total_steps))
-        tracked = []
         with StoreReader(self.run) as reader:
             for name, (model, one) in named.items():
                 item = self._new_tracked(name, one, model, reader.parameters(name))
                 item.step = reader.next_step(name) if first_step is None else first_step
+                item.first_step = item.step
                 new = item.refresh()
                 if new is not None:
                     writer.add_parameters(name, item.infos[new:], new)
@@ -401,16 +493,38 @@ class Watch:
     def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
         """Record one more optimizer from here on; its steps count from those made so far."""
         self._recorder.flush()
+        add = self._add_elsewhere if self._writer is None else self._add_here
+        tracked = add(name, model, optimizer)
+        self._tracked.append(tracked)
+        self._listen_to_steps(tracked)
+
+    def _add_here(self, name: str, model: nn.Module, optimizer: Optimizer) -> Tracked:
+        assert self._writer is not None
+        assert isinstance(self._recorder, Recorder)
         self._writer.add_optimizer(name, _class_of(optimizer), _settings(optimizer))
         with StoreReader(self.run) as reader:
             tracked = self._new_tracked(name, optimizer, model, reader.parameters(name))
-            tracked.step = reader.next_step(name)
+            tracked.step = tracked.first_step = reader.next_step(name)
+        stored = tracked.infos
         new = tracked.refresh()
-        if new is not None:
+        if self._team is not None:
+            self._team.known(name, stored)
+            self._team.first_step(name, tracked.step)
+            self._recorder.join(name, tracked.shares, 0)
+        elif new is not None:
             self._writer.add_parameters(name, tracked.infos[new:], new)
         self._recorder.add_detectors(name, _detectors_of(tracked))
-        self._tracked.append(tracked)
-        self._listen_to_steps(tracked)
+        return tracked
+
+    def _add_elsewhere(self, name: str, model: nn.Module, optimizer: Optimizer) -> Tracked:
+        tracked = self._new_tracked(name, optimizer, model)
+        tracked.refresh()
+        if isinstance(self._recorder, Outbox) and self._post is not None:
+            tracked.step = tracked.first_step = self._post.announced(f"first/{name}", RANK_0_WITHIN) or 0
+            self._recorder.join(name, tracked.shares, 0)
+        else:
+            tracked.change(measures=bool(self.policies.get(name)), every=1, weights_every=0)
+        return tracked
 
     @_guarded
     def gradients_ready(self, optimizer: Optimizer) -> None:
@@ -436,7 +550,8 @@ class Watch:
         self._release()
         self._detach()
         self._recorder.close(reason)
-        self._say_what_was_lost()
+        if self._rank == 0:
+            self._say_what_was_lost()
         self._deliver_events()
 
     def _close_at_exit(self) -> None:
@@ -466,7 +581,7 @@ class Watch:
         tracked.release()
         new = tracked.refresh()
         if new is not None:
-            self._recorder.name(tracked.name, tracked.infos[new:], new)
+            self._recorder.join(tracked.name, tracked.shares[new:], new)
         tracked.before_step(has_closure)
 
     @_guarded
@@ -556,8 +671,16 @@ class Watch:
     # ---------------------------------------------------------------------------------- the steps
 
     def _put(self, tracked: Tracked, draft: Draft) -> None:
-        attempt = self._writer.attempt
-        self._recorder.put(functools.partial(make_record, draft, tracked.name, attempt, tracked.infos, tracked.present))
+        number = draft.step - tracked.first_step
+        if isinstance(self._recorder, Recorder):
+            assert self._writer is not None
+            of = (tracked.name, self._writer.attempt, tracked.infos, tracked.present, self._team, number)
+            self._recorder.put(functools.partial(make_record, draft, *of))
+        else:
+            self._recorder.put(functools.partial(make_local, draft, tracked.name, tracked.present, number))
+
+    def _take_before_reduction(self) -> tuple[Measurement, ...]:
+        return tuple(measured for reduction in self._reductions for measured in reduction.take())
 
     def _add_loss_of_backward(self, loss: float | Tensor) -> None:
         if self._takers:
@@ -609,6 +732,8 @@ class Watch:
         self._closed = True
         for stop in self._stops:
             stop()
+        for reduction in self._reductions:
+            reduction.close()
         _open_watches.pop(self._key, None)
         _leave_termination_alone()
         atexit.unregister(self._close_at_exit)
@@ -640,7 +765,8 @@ class Watch:
             )
         if self._recorder.dropped:
             logger.warning(
-                "gradwatch dropped %d steps of %r, because the disk did not take them in time (steps-dropped)",
+                "gradwatch dropped %d steps of %r: the disk did not take them in time, or a rank was not heard"
+                " (steps-dropped)",
                 self._recorder.dropped,
                 str(self.run),
             )

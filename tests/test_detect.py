@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gradwatch import Run
 from gradwatch.detect import (
     Dead,
+    Desync,
     Drift,
     Explosion,
     IdleClipping,
@@ -458,7 +459,7 @@ def test_replayed_events_are_those_that_were_raised_live(tmp_path, name):
 
 
 def test_there_is_one_of_each_detector():
-    assert {type(d) for d in detectors_for()} == {*DETECTORS, Starvation}
+    assert {type(d) for d in detectors_for()} == {*DETECTORS, Starvation, Desync}
 
 
 # ------------------------------------------------------------------------------ what the loss tells

@@ -11,7 +11,15 @@ from gradwatch.cli import app
 from gradwatch.recommend import Agreement, Phase, Recommendation, WhatIf
 from gradwatch.record import KINDS, STATS, WEIGHT_STATS, Event, StepRecord
 from gradwatch.run import LAYER_STATS
-from gradwatch.summary import ClippingSummary, LayerSummary, LossSummary, NormSummary, RunSummary, WeightSummary
+from gradwatch.summary import (
+    ClippingSummary,
+    LayerSummary,
+    LossSummary,
+    NormSummary,
+    RankSummary,
+    RunSummary,
+    WeightSummary,
+)
 from gradwatch.testing import stream, write_run
 from gradwatch.tune import Trial, Tuning
 
@@ -20,6 +28,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 # What holds other numbers rather than being one.
 PARTS = {
+    "ranks",
     "total_norm",
     "loss",
     "clipping",
@@ -50,6 +59,7 @@ def entries():
         ClippingSummary,
         LayerSummary,
         WeightSummary,
+        RankSummary,
         RunSummary,
         Recommendation,
         WhatIf,

@@ -6,6 +6,7 @@ The names say which way of going wrong is meant: most monitors are silently wron
 import contextlib
 import copy
 import io
+import math
 import os
 import pickle
 import subprocess
@@ -906,8 +907,7 @@ def test_under_torchrun_one_rank_records(tmp_path):
     assert done.stderr.count("gradwatch: recorded 5 steps") == 1
 
 
-def test_sharded_parameters_are_refused_rather_than_measured_in_part(tmp_path):
-    """Trap 9: the norm of a shard is not the norm."""
+def test_a_sharded_model_of_one_process_is_recorded_as_any(tmp_path):
     program = """
         import sys, torch, torch.distributed as dist
         from torch import nn
@@ -917,21 +917,19 @@ def test_sharded_parameters_are_refused_rather_than_measured_in_part(tmp_path):
         dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/store", rank=0, world_size=1)
         model = fully_shard(nn.Linear(4, 1), mesh=init_device_mesh("cpu", (1,)))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        try:
-            gradwatch.attach(model, optimizer, sys.argv[1] + "/run")
-        except gradwatch.GradwatchError as error:
-            print(error)
-        model(torch.ones(2, 4)).sum().backward()
-        optimizer.step()
-        print("trained")
+        with gradwatch.attach(model, optimizer, sys.argv[1] + "/run"):
+            model(torch.ones(2, 4)).sum().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
         dist.destroy_process_group()
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "Parameter weight is sharded over processes (DTensor)" in done.stdout
-    assert "(sharded-parameters)\ntrained" in done.stdout
+    steps = Run(tmp_path / "run").steps()
+    assert steps["total_norm"].tolist() == pytest.approx([math.sqrt(4 * 4 + 4)])
+    assert steps["clip_coef"].tolist() == pytest.approx([1 / math.sqrt(20)], rel=1e-5)
 
 
 # ------------------------------------------------------------------------------- stopping, skipping

@@ -43,6 +43,7 @@ class AGC(InLoop):
     clipping: float = 0.01
     eps: float = 1e-3
     exclude: Iterable[Tensor] = ()
+    by_unit = True  # no field: units have to be whole in each process
 
     def __post_init__(self) -> None:
         above_zero(clipping=self.clipping, eps=self.eps)
@@ -57,7 +58,7 @@ class AGC(InLoop):
                 continue
             norms = _unit_norms(parameter.grad)
             factors = torch.ones_like(norms)
-            if id(parameter) not in excluded:
+            if id(getattr(parameter, "stands_for", parameter)) not in excluded:
                 most = self.clipping * _unit_norms(parameter.detach()).clamp(min=self.eps)
                 over = torch.isfinite(norms) & (norms > most)
                 factors = torch.where(over, most / norms.clamp(min=1e-6), factors)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwatch.clip.scale import coefficient_of, scale
+from gradwatch.clip.scale import coefficient_of, scale, total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, measure, total
+from gradwatch.measure import Measurement, is_sharded, local, measure, over_ranks, total, whole
 
 NonFinite: TypeAlias = Literal["keep", "zero", "skip", "raise"]
 _CHOICES = ("keep", "zero", "skip", "raise")
@@ -80,7 +80,7 @@ def clip_listed(
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             return torch.tensor(0.0)
-        norm = _norm(gradients, norm_type, measured)
+        norm = _norm(parameters, norm_type, measured)
         if nonfinite in ("raise", "skip") and not math.isfinite(norm):
             if nonfinite == "raise":
                 raise RuntimeError(_message(parameters, norm_type))
@@ -88,8 +88,8 @@ def clip_listed(
                 parameter.grad = None
             return _like(gradients, norm)
         if nonfinite == "zero":
-            norm = _without_nonfinite(gradients, norm, norm_type)
-        scale(gradients, coefficient_of(norm, max_norm))
+            norm = _without_nonfinite(parameters, norm, norm_type)
+        scale([local(gradient) for gradient in gradients], coefficient_of(norm, max_norm))
         return _like(gradients, norm)
 
 
@@ -102,8 +102,11 @@ def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return listed
 
 
-def _norm(gradients: Sequence[Tensor], norm_type: float, measured: Measurement | None) -> float | Tensor:
+def _norm(parameters: Sequence[Tensor], norm_type: float, measured: Measurement | None) -> float | Tensor:
     """A number where the gradients are on the host; else a tensor, which nobody waits for."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if any(is_sharded(gradient) for gradient in gradients):
+        return _norm_over_ranks(parameters, norm_type)
     if norm_type not in (2.0, math.inf):
         norm = torch.nn.utils.get_total_norm(gradients, norm_type)
         return norm if norm.device.type != "cpu" else float(norm)
@@ -116,13 +119,30 @@ def _norm(gradients: Sequence[Tensor], norm_type: float, measured: Measurement |
     return total(column) if norm_type == 2.0 else float(np.max(column))
 
 
-def _without_nonfinite(gradients: Sequence[Tensor], norm: float | Tensor, norm_type: float) -> float | Tensor:
+def _norm_over_ranks(parameters: Sequence[Tensor], norm_type: float) -> Tensor:
+    """Of gradients that are sharded over processes, all of which have to ask for it."""
+    gradients = [None if p.grad is None else local(p.grad) for p in parameters]
+    if norm_type == 2.0:
+        return total_norm(whole(measure(gradients, ("norm",)), parameters))
+    is_largest = norm_type == math.inf
+    numbers = torch.zeros(1, len(parameters), dtype=torch.float64, device=parameters[0].device)
+    for at, gradient in enumerate(gradients):
+        if gradient is not None and gradient.numel():
+            norm = torch.linalg.vector_norm(gradient, norm_type).double()
+            # The largest of NaN and a number may be the number.
+            numbers[0, at] = norm.nan_to_num(math.inf, math.inf) if is_largest else norm**norm_type
+    found = over_ranks(parameters, numbers, is_largest)
+    return found.max() if is_largest else found.sum() ** (1 / norm_type)
+
+
+def _without_nonfinite(parameters: Sequence[Tensor], norm: float | Tensor, norm_type: float) -> float | Tensor:
     """Set NaN and infinite entries to 0; return the norm of the rest."""
     if isinstance(norm, float) and math.isfinite(norm):
         return norm
-    for gradient in gradients:
-        gradient.nan_to_num_(0.0, 0.0, 0.0)
-    return _norm(gradients, norm_type, None)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            local(parameter.grad).nan_to_num_(0.0, 0.0, 0.0)
+    return _norm(parameters, norm_type, None)
 
 
 def _like(gradients: Sequence[Tensor], norm: float | Tensor) -> Tensor:

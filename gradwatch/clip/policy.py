@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradwatch.clip.scale import total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, measure
+from gradwatch.measure import Measurement, measure, splits_units, stands_in, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Clipping:
     max_norm: float | Tensor | None = None
     norm_type: float | None = None  # None means 2
     clip_value: float | Tensor | None = None
-    coefficient: float | Tensor = 1.0
+    coefficient: float | Tensor | None = 1.0  # None: what max_norm and the norm of the whole come to
     cut_entries: tuple[Tensor, ...] = ()
     skip: bool | Tensor = False  # leave this update out altogether
 
@@ -57,15 +57,34 @@ class InLoop:
 @torch.no_grad()
 def clip_by_policy(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
     """Measure and clip. A tap may stand in this function's place."""
-    measured = measure([parameter.grad for parameter in parameters])
+    measured = whole(measure([parameter.grad for parameter in parameters]), parameters)
     if not measured.present:
         return torch.zeros((), dtype=torch.float64), Clipping()
     norm = total_norm(measured)
-    clipping = policy.clip(parameters, measured)
+    clipping = clip_parts(policy, parameters, measured)
     if bool(clipping.skip):
         for parameter in parameters:
             parameter.grad = None
     return norm, clipping
+
+
+def clip_parts(policy: Policy, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
+    """Clip, of gradients that are sharded over processes the parts that are here.
+
+    Args:
+        policy: does the same in every process, for all are given the same norms.
+        parameters: sharded or not.
+        measured: the norms of whole gradients.
+
+    Raises:
+        BadArgument: the policy looks at units that are cut apart.
+    """
+    if getattr(policy, "by_unit", False) and any(splits_units(parameter) for parameter in parameters):
+        raise BadArgument(
+            f"{policy!r} clips unit by unit, and there are weights whose units are divided over processes"
+            " (sharded along another dimension than the first). Use a policy for the norm of the whole, ZClip() say."
+        )
+    return policy.clip([stands_in(parameter) for parameter in parameters], measured)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from gradwatch.detect.dead import Dead
+from gradwatch.detect.desync import Desync
 from gradwatch.detect.drift import Drift
 from gradwatch.detect.explosion import Explosion
 from gradwatch.detect.idle import IdleClipping
@@ -26,6 +27,7 @@ from gradwatch.record import Event, StepRecord, merged
 
 __all__ = [
     "Dead",
+    "Desync",
     "Detector",
     "Drift",
     "Explosion",
@@ -58,7 +60,7 @@ def detectors_for(optimizer_class: str = "SGD", eps: float | None = None) -> lis
 
     >>> [type(detector).__name__ for detector in detectors_for()]
     ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Drift', 'Vanishing', 'Dead', 'Starvation', 'OverClipping',
-     'IdleClipping', 'IneffectiveClipping']
+     'IdleClipping', 'IneffectiveClipping', 'Desync']
     """
     return [
         NonFinite(),
@@ -72,6 +74,7 @@ def detectors_for(optimizer_class: str = "SGD", eps: float | None = None) -> lis
         OverClipping(optimizer_class),
         IdleClipping(),
         IneffectiveClipping(),
+        Desync(),
     ]
 
 

@@ -57,6 +57,10 @@ def _nonfinite(record: StepRecord) -> Event:
         source = "; it came with the loss (input, target or forward pass): the weights were still finite"
     elif record.loss is not None:
         source = "; the loss was not finite either"
+    ranks = [] if record.ranks is None else record.ranks.not_finite()
+    if ranks:
+        every = len(ranks) == len(record.ranks.norm) if record.ranks is not None else False
+        source += "; in every rank" if every else f"; it came from rank {', '.join(map(str, ranks))}"
     severity: Severity = "warning" if record.skipped else "critical"
     return Event(
         step=record.step,
@@ -69,6 +73,7 @@ def _nonfinite(record: StepRecord) -> Event:
         optimizer=record.optimizer,
         attempt=record.attempt,
         origin=origin,
+        rank=ranks[0] if ranks else None,
     )
 
 

@@ -16,6 +16,7 @@ ALONE, WITHOUT_LOSS, SIGMAS = 4.0, 6.0, 2.0
 TAIL = 2.0
 HABIT, HABIT_STEPS, BEYOND = 3, 1000, 2.0
 PATIENCE = 100
+LOUD = 2.0  # times the norm of every other rank
 
 
 class Spike:
@@ -125,6 +126,8 @@ class Spike:
         if record.loss is not None:
             origin = "loss" if with_loss else "backward"
             where += f"; the loss rose with it, to {record.loss:.3g}" if with_loss else "; the loss did not rise"
+        rank = None if record.ranks is None else record.ranks.loudest(LOUD)
+        where += "" if rank is None else f"; most in rank {rank}"
         clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
         return Event(
             step=record.step,
@@ -138,4 +141,5 @@ class Spike:
             optimizer=record.optimizer,
             attempt=record.attempt,
             origin=origin,
+            rank=rank,
         )

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.integrations import folder_for, require
@@ -24,7 +25,7 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
     """Records a fit, from its first optimizer step to its last.
 
     The loss of a step is the one on which Lightning calls backward; the step is `trainer.global_step`.
-    In a distributed fit the process of rank 0 records.
+    In a distributed fit rank 0 writes the run.
 
     Args:
         run: a folder; ``gradwatch`` in the logger's folder if left out.
@@ -38,15 +39,15 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach: optimizers are made by now, and a checkpoint is loaded."""
-        if not trainer.is_global_zero:
-            return
         self._close("closed")
         folder = folder_for(self._run, Path(trainer.log_dir or trainer.default_root_dir), trainer.global_step)
+        wrapped = trainer.strategy.model
         # Of several optimizers `global_step` counts all the steps together.
         first = {"first_step": trainer.global_step} if len(trainer.optimizers) == 1 else {}
         total = trainer.estimated_stepping_batches  # infinite where neither steps nor epochs are limited
         length = {"total_steps": int(total)} if first and 1 <= total < math.inf else {}
-        self.watch = attach(pl_module, trainer.optimizers, folder, **(first | length | self._options))
+        model = wrapped if isinstance(wrapped, nn.Module) else pl_module
+        self.watch = attach(model, trainer.optimizers, folder, **(first | length | self._options))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Within the step's closure: gradients are accumulated, unscaled and not clipped yet."""

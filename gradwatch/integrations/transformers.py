@@ -22,7 +22,7 @@ class GradWatchCallback(TrainerCallback):
 
     A Trainer calls its callbacks after clipping. The norms recorded are those before it all the same,
     for they are taken at the clip call; the loss of a step is the one on which backward was called.
-    In a distributed training the process of rank 0 records.
+    In a distributed training rank 0 writes the run.
 
     Args:
         run: a folder; ``gradwatch`` in the output folder if left out.
@@ -38,8 +38,6 @@ class GradWatchCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach: the optimizer is made by now, and a checkpoint is loaded."""
-        if not state.is_world_process_zero:
-            return
         self._close()
         model: nn.Module = kwargs["model"]
         optimizer: Optimizer = kwargs["optimizer"]

@@ -1,5 +1,32 @@
 """Gradients -> statistics."""
 
-from gradwatch.measure.pytorch import ZEROS_EVERY, Measurement, count_above, measure, norms, reads_once, total
+from gradwatch.measure.pytorch import ZEROS_EVERY, Measurement, count_above, measure, norms, reads_once, total, whole
+from gradwatch.measure.sharded import (
+    counts_here,
+    is_sharded,
+    local,
+    over_ranks,
+    part_of,
+    parts_in_fsdp1,
+    splits_units,
+    stands_in,
+)
 
-__all__ = ["ZEROS_EVERY", "Measurement", "count_above", "measure", "norms", "reads_once", "total"]
+__all__ = [
+    "ZEROS_EVERY",
+    "Measurement",
+    "count_above",
+    "counts_here",
+    "is_sharded",
+    "local",
+    "measure",
+    "norms",
+    "over_ranks",
+    "part_of",
+    "parts_in_fsdp1",
+    "reads_once",
+    "splits_units",
+    "stands_in",
+    "total",
+    "whole",
+]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, types_of
+from gradwatch.measure.sharded import is_sharded, local, over_ranks
 from gradwatch.record import STATS
 
 logger = logging.getLogger("gradwatch")
@@ -111,7 +112,8 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
 
     Args:
         gradients: any shapes, dtypes and devices; None where a parameter has no gradient. Sparse
-            gradients are coalesced first, complex ones count as pairs of reals.
+            gradients are coalesced first, complex ones count as pairs of reals; of one that is
+            sharded over processes (DTensor) the part that is here is measured.
         stats: which of `gradwatch.record.STATS`.
 
     >>> found = measure([torch.tensor([3.0, -4.0, 0.0]), None, torch.tensor([float("nan")])]).collect()
@@ -121,6 +123,7 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
     (4.0, [0.0, nan, 1.0], [1.0, nan, 0.0])
     """
     wanted = tuple(name for name in STATS if name in stats)
+    gradients = [None if gradient is None else local(gradient) for gradient in gradients]
     parts, rest = _in_one_read(gradients, wanted)
     by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
     for position in rest:
@@ -199,7 +202,39 @@ def count_above(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
     >>> [int(count) for count in count_above([torch.tensor([1.0, -3.0, 2.0])], 1.5)]
     [2]
     """
-    return [torch.count_nonzero(_entries(gradient).abs() > limit) for gradient in gradients]
+    return [torch.count_nonzero(_entries(local(gradient)).abs() > limit) for gradient in gradients]
+
+
+@torch.no_grad()
+def whole(measured: Measurement, parameters: Sequence[Tensor | None]) -> Measurement:
+    """Norms and non-finite entries of whole gradients, where ``measured`` is of the parts that are here.
+
+    Where a parameter is sharded (DTensor) that is a collective, which every process of its mesh has to
+    make; otherwise ``measured`` is returned.
+
+    Args:
+        measured: by `measure`, of the gradients of ``parameters``.
+        parameters: one for each position.
+    """
+    sharded = [position for position, parameter in enumerate(parameters) if is_sharded(parameter)]
+    if not sharded:
+        return measured
+    stats = tuple(name for name in ("norm", "nonfinite") if name in measured.stats)
+    device = next((values.device for _, values in measured.norms()), torch.device("cpu"))
+    table = torch.zeros(3, len(parameters), dtype=torch.float64, device=device)
+    for part in measured.parts:
+        values = part.values if part.on_device is None else part.on_device
+        for row, name in enumerate(stats):
+            table[row, part.positions] = values[measured.stats.index(name)].double().to(device)
+        table[2, part.positions] = 1.0
+    own = table[0].clone()
+    table[0] = own.square()
+    found = over_ranks(parameters, table)
+    found[0] = found[0].sqrt()
+    unsharded = [position for position in range(len(parameters)) if position not in set(sharded)]
+    found[0, unsharded] = own[unsharded]
+    present = measured.present if device.type != "cpu" else (found[2] > 0).nonzero().flatten().tolist()
+    return Measurement(stats, len(parameters), (_Part(present, found[: len(stats), present], None),))
 
 
 def _entries(gradient: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from gradwatch.report.draw import (
     share,
 )
 from gradwatch.run import Seam
-from gradwatch.summary import LayerSummary, RunSummary
+from gradwatch.summary import LayerSummary, RankSummary, RunSummary
 from gradwatch.tune import Tuning
 
 Column: TypeAlias = tuple[str, int, Callable[[LayerSummary], str]]
@@ -67,6 +67,7 @@ class ConsoleReport:
             *self._loss(summary),
             self._clipping(summary),
             *self._weights(summary),
+            *self._ranks(summary),
             Text(),
             *self._event_groups(summary),
             Text(),
@@ -102,7 +103,9 @@ class ConsoleReport:
             lines += self._wrapped("  ", f"optimizer {summary.optimizer} of {others}; --optimizer shows another", "")
         if summary.dropped_steps:
             lines += self._wrapped(
-                "  ", f"{count(summary.dropped_steps, 'step')} dropped: the disk did not take them in time", ""
+                "  ",
+                f"{count(summary.dropped_steps, 'step')} dropped: the disk did not take them, or a rank was not heard",
+                "",
             )
         if summary.damaged_rows:
             damaged = f"{count(summary.damaged_rows, 'row')} of the store damaged and left out: restore it from a copy"
@@ -189,6 +192,30 @@ class ConsoleReport:
         if weights.max_growth is not None:
             text += f"; grown most x {number(weights.max_growth)} in {weights.max_growth_parameter}"
         return self._wrapped("weights  ", f"{text} ({count(weights.samples, 'sample')})", "bold")
+
+    def _ranks(self, summary: RunSummary, most: int = 8) -> list[Text]:
+        """Those that stand out first, where there are many."""
+        if not summary.ranks:
+            return []
+        medians = np.array([np.nan if rank.median is None else rank.median for rank in summary.ranks])
+        text = f"{len(summary.ranks)} heard"
+        if np.isfinite(medians).any():
+            text += f", median norm {number(float(np.nanmin(medians)))} to {number(float(np.nanmax(medians)))}"
+        if summary.noise_scale is not None:
+            text += f"; noise scale {number(summary.noise_scale)} batches of a rank"
+        lines = self._wrapped("ranks  ", text, "bold", rest="")
+        usual = float(np.nanmedian(medians)) if np.isfinite(medians).any() else 1.0
+        ranked = sorted(summary.ranks, key=lambda r: _stands_out(r, usual, summary.steps), reverse=True)
+        for rank in [r for r in ranked[:most] if _stands_out(r, usual, summary.steps) > (0, 0, 0, 2.0)]:
+            said = [f"median {number(rank.median)}, max {number(rank.max)} at step {rank.max_step}"]
+            if rank.differing_steps:
+                said.append(f"gradients that are not the others' at {count(rank.differing_steps, 'step')}")
+            if rank.nonfinite_steps:
+                said.append(f"not finite at {count(rank.nonfinite_steps, 'step')}")
+            if rank.steps < summary.steps:
+                said.append(f"not heard at {count(summary.steps - rank.steps, 'step')}")
+            lines += self._wrapped(f"  rank {rank.rank}  ", "; ".join(said), "dim", rest="")
+        return lines
 
     def _event_groups(self, summary: RunSummary, most: int = 8) -> list[Text]:
         groups = grouped(summary.events)
@@ -505,6 +532,12 @@ def _columns(width: int, layers: Sequence[LayerSummary]) -> list[Column]:
     if any(layer.nonfinite_steps for layer in layers):
         columns.append(("NaN", 5, lambda layer: str(layer.nonfinite_steps)))
     return columns
+
+
+def _stands_out(rank: RankSummary, usual: float, steps: int) -> tuple[int, int, int, float]:
+    """How much there is to say of a rank; the last is how far its median lies from the usual one, as a factor."""
+    factor = rank.median / usual if rank.median and usual else 1.0
+    return rank.differing_steps, rank.nonfinite_steps, steps - rank.steps, max(factor, 1 / factor)
 
 
 def _group_label(names: Sequence[str]) -> str:

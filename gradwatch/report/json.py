@@ -74,9 +74,11 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "dropped_steps",
         "damaged_rows",
         "learning_rate",
+        "noise_scale",
     ]
     more = {name: getattr(summary, name) for name in names}
     more["seams"] = [asdict(seam) for seam in summary.seams]
+    more["ranks"] = [asdict(rank) for rank in summary.ranks]
     parts = {name: getattr(summary, name) for name in ("loss", "weights")}
     return contract | more | {name: None if part is None else asdict(part) for name, part in parts.items()}
 

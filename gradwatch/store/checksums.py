@@ -114,7 +114,10 @@ def blobs_are_right(
     if not (usual and all(type(kept) is bytes and len(kept) >= width for kept in sums)):
         rows = zip(ids, steps, blobs, sums, strict=True)
         return np.array([_blob_is_right(*row, at, sealed_from) for row in rows], bool)
-    seeds = (np.array(ids, np.uint64) * np.uint64(2654435761) + np.array(steps, np.uint64)) & np.uint64(_MASK)
+    numbers, added = (
+        np.array(column, np.int64).astype(np.uint64) for column in (ids, steps)
+    )  # a damaged one may be < 0
+    seeds = (numbers * np.uint64(2654435761) + added) & np.uint64(_MASK)
     found = np.array(list(map(zlib.crc32, blobs, seeds.tolist())), np.int64)
     kept = np.array([int.from_bytes(each[width - 4 : width], "little") for each in sums if each is not None], np.int64)
     right: NDArray[np.bool_] = np.equal(found, kept)

@@ -21,13 +21,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
-from gradwatch.record import STATS, WEIGHT_STATS, Event, Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import (
+    RANK_STATS,
+    STATS,
+    WEIGHT_STATS,
+    Event,
+    Floats,
+    LayerStats,
+    ParameterInfo,
+    RankStats,
+    StepRecord,
+    WeightStats,
+)
 from gradwatch.store.checksums import blobs_are_right, of_blobs, of_row, of_step, of_steps
 from gradwatch.store.schema import (
+    ADDED,
     APPLICATION_ID,
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
     FILE_NAME,
+    PARTS,
+    RANKS_SINCE,
     SCHEMA_VERSION,
     SEALED_SINCE,
     STEP_COLUMNS,
@@ -72,7 +86,8 @@ class StoreReader:
             self._check_schema()
             self._step_columns = self._columns("step", (*STEP_COLUMNS, "crc"))
             self._event_columns = self._columns("event", (*EVENT_COLUMNS, "crc"))
-            self._crc = {table: self._columns(table, ["crc"])[0] for table in _SEALED}
+            sealed = _SEALED if self._version < RANKS_SINCE else (*_SEALED, "rank")
+            self._crc = {table: self._columns(table, ["crc"])[0] for table in sealed}
             self._sealed_from = self._first_sealed()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _damaged(self.path, error) from error
@@ -133,7 +148,9 @@ class StoreReader:
             StoreDamaged: one is lacking that this schema has.
         """
         present = {row[1] for row in self._db.execute(f"pragma table_info({table})")}
-        if (self._version >= SEALED_SINCE) != present.issuperset((*names, "crc")):
+        later = {name for version, added in ADDED.items() if version > self._version for name in added} & {*names}
+        needed = {*names, "crc"} - later
+        if (self._version >= SEALED_SINCE) != present.issuperset(needed) or present & later:
             raise _damaged(self.path, ValueError(f"table {table!r} is not that of schema {self._version}"))
         return [f'{table}."{name}"' if name in present else "null" for name in names]
 
@@ -249,6 +266,15 @@ class StoreReader:
         rows = self._rows("select id, step, attempt from step where optimizer = ? order by id", optimizer)
         return np.array(rows, np.int64).reshape(len(rows), 3)
 
+    def rank_table(
+        self, stat: str, optimizer: str, *, after: int = 0, up_to: int | None = None, most: int = -1
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of each row, (rows, 2), and one statistic of every rank at it, (rows, ranks)."""
+        if self._version < RANKS_SINCE:
+            return np.empty((0, 2), np.int64), np.empty((0, 0), np.float32)
+        ids, blobs = self._blobs("rank", RANK_STATS, stat, optimizer, one_of=1, after=after, up_to=up_to, most=most)
+        return ids, _stack(blobs, max((len(blob) // 4 for blob in blobs), default=0))
+
     def layer_table(
         self, stat: str, optimizer: str, one_of: int = 1, *, after: int = 0, up_to: int | None = None, most: int = -1
     ) -> tuple[NDArray[np.int64], Floats]:
@@ -257,7 +283,23 @@ class StoreReader:
         Of ``one_of`` rows one, evenly. Only rows with an id after ``after`` and not above
         ``up_to``, at ``most`` so many.
         """
-        table = "weight" if stat in WEIGHT_STATS else "layer"
+        table, names = ("weight", WEIGHT_STATS) if stat in WEIGHT_STATS else ("layer", STATS)
+        ids, blobs = self._blobs(table, names, stat, optimizer, one_of=one_of, after=after, up_to=up_to, most=most)
+        return ids, _stack(blobs, len(self.parameters(optimizer)))
+
+    def _blobs(
+        self,
+        table: str,
+        names: Sequence[str],
+        stat: str,
+        optimizer: str,
+        *,
+        one_of: int,
+        after: int,
+        up_to: int | None,
+        most: int,
+    ) -> tuple[NDArray[np.int64], list[bytes]]:
+        """Of the rows of a table that are as they were written: id and step, (rows, 2), and one column."""
         last = _LARGEST_ID if up_to is None else up_to
         with self._one_moment():
             rows = self._rows(
@@ -274,8 +316,6 @@ class StoreReader:
             if stat in ("norm", *WEIGHT_STATS) and self._version >= SEALED_SINCE:
                 last = numbers[-1] if 0 < most == len(numbers) else last
                 self._look_for_missing(table, optimizer, numbers, one_of, after, last)
-        parameters = len(self.parameters(optimizer))
-        names = WEIGHT_STATS if table == "weight" else STATS
         right = blobs_are_right(numbers, steps, blobs, sums, names.index(stat), self._sealed_from)
         right &= _first_time(numbers)
         if not right.all():
@@ -283,7 +323,7 @@ class StoreReader:
             numbers, steps, blobs = ([v for v, ok in zip(c, right, strict=True) if ok] for c in (numbers, steps, blobs))
         ids = np.empty((len(numbers), 2), np.int64)
         ids[:, 0], ids[:, 1] = numbers, steps
-        return ids, _stack(blobs, parameters)
+        return ids, blobs
 
     @contextlib.contextmanager
     def _one_moment(self) -> Iterator[None]:
@@ -300,7 +340,7 @@ class StoreReader:
     ) -> None:
         """Count the rows that the steps say were written, and that are not there."""
         those = "from step where id > ? and id <= ? and optimizer = ? and parts & ? and id % ? = 0"
-        values = (after, up_to, optimizer, 2 if table == "weight" else 1, one_of)
+        values = (after, up_to, optimizer, PARTS[table], one_of)
         ((expected,),) = self._rows(f"select count(*) {those}", *values)
         if expected > len(there):
             present = set(there)
@@ -311,7 +351,7 @@ class StoreReader:
         columns = ", ".join(self._event_columns)
         found = []
         for number, *row, crc in self._rows(f"select id, {columns} from event order by id"):
-            if crc is None or crc == of_row(row):
+            if crc is None or crc == of_row(row if row[-1] is not None else row[:-1]):
                 found.append(_event(row))
             else:
                 self._left_out.add(("event", number))
@@ -331,11 +371,16 @@ class StoreReader:
             *WEIGHT_STATS,
             "layer.crc",
             "weight.crc",
+            *(f"rank.{name}" for name in (*RANK_STATS, "crc")),
         ]
         blobs = [*(f"layer.{name}" for name in STATS), *WEIGHT_STATS]
-        columns = ", ".join([*self._step_columns, *blobs, *(self._crc[table] for table in ("layer", "weight"))])
+        has_ranks = self._version >= RANKS_SINCE
+        of_ranks = [f"rank.{name}" if has_ranks else "null" for name in (*RANK_STATS, "crc")]
+        sums = (self._crc[table] for table in ("layer", "weight"))
+        columns = ", ".join([*self._step_columns, *blobs, *sums, *of_ranks])
         query = (
             f"select step.id, {columns} from step left join layer using (id) left join weight using (id)"
+            f"{' left join rank using (id)' if has_ranks else ''}"
             " where step.optimizer = ? and step.id > ? order by step.id limit ?"
         )
         last = 0
@@ -353,6 +398,7 @@ class StoreReader:
     def _is_right(self, row: dict[str, Any]) -> bool:
         """Whether a row of all three tables is as it was written."""
         tables = {"layer": [row[f"layer.{name}"] for name in STATS], "weight": [row[name] for name in WEIGHT_STATS]}
+        tables["rank"] = [row[f"rank.{name}"] for name in RANK_STATS]
         older = row["id"] < self._sealed_from
         try:
             right = row["crc"] == of_step(row) or (older and row["crc"] is None)
@@ -430,6 +476,7 @@ def _record(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord
     one = () if row["learning_rate"] is None else (row["learning_rate"],)
     norm = _unblob(row["layer.norm"])
     weight_norm, update_norm = _unblob(row["weight_norm"]), _unblob(row["update_norm"])
+    of_ranks = {name: np.frombuffer(blob, "<f4") for name in RANK_STATS if (blob := row[f"rank.{name}"]) is not None}
     return StepRecord(
         **{
             name: row[name]
@@ -448,6 +495,7 @@ def _record(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord
         weights=None
         if weight_norm is None or update_norm is None
         else WeightStats(weight_norm=weight_norm, update_norm=update_norm),
+        ranks=RankStats(**of_ranks) if len(of_ranks) == len(RANK_STATS) else None,
     )
 
 

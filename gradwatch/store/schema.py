@@ -1,11 +1,13 @@
 """The schema of the store, which is public: docs/store.md is made from it.
 
-Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.origin; 4 adds crc to every table.
+Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.origin; 4 adds crc to every table;
+5 adds the table rank and event.rank.
 """
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SEALED_SINCE = 4  # the first version whose rows have checksums
+RANKS_SINCE = 5  # the first version with the table rank
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -68,7 +70,7 @@ create table step (
     skipped integer not null,    -- 1: the update did not happen
     nan text,                    -- which columns of this row are NaN, by name; SQLite keeps NaN as null
     clip_fault text,             -- why clipping did not act as it was meant to; null: nothing is known to be wrong
-    parts integer,               -- which tables have a row of this id: 1 layer, 2 weight, 3 both; null: not known
+    parts integer,               -- sum of the tables with a row of this id: 1 layer, 2 weight, 4 rank; null: not known
     crc integer
 );
 create table layer (
@@ -88,6 +90,17 @@ create table weight (
     update_norm blob not null,   -- L2 norm of what the step changed
     crc blob                     -- uint32 checksums of the two blobs
 );
+create table rank (
+    -- Of a training by several processes: what each had at the step of the same id. Blobs have a
+    -- float32 for each rank, NaN where it was not heard.
+    id integer primary key,
+    norm blob not null,          -- L2 norm of its gradient before the reduction over ranks, or of what it held
+    nonfinite blob not null,     -- entries of that which are NaN or infinite
+    differing blob not null,     -- parameters whose gradient is not that of the other ranks and should be
+    differs_in blob not null,    -- position of the first of these
+    before_reduction blob not null, -- 1: its norm is of before the reduction, 0: of what it held
+    crc blob                     -- uint32 checksums of the five blobs
+);
 create table event (
     -- What the detectors found, in order. An event that lasts is one row, which is brought up to date.
     id integer primary key,
@@ -103,6 +116,7 @@ create table event (
     nan text,                    -- which of observed and limit are NaN
     until integer,               -- the last step at which it was seen; null: not over, or no matter of time
     origin text,                 -- loss, backward or weights; null: not known
+    rank integer,                -- of the process where it began; null: not known, and not in the checksum then
     crc integer
 );
 """
@@ -138,6 +152,10 @@ UPGRADES = {
         "alter table step add column parts integer",
         *(f"alter table {name} add column crc blob" for name in ("layer", "weight")),
     ),
+    4: (
+        "create table rank" + SCHEMA.split("create table rank")[1].split(";\n", maxsplit=1)[0],
+        "alter table event add column rank integer",
+    ),
 }
 """What makes the next version of a store of each earlier one, before it is continued."""
 
@@ -154,4 +172,10 @@ EVENT_COLUMNS = [
     "until",
     "origin",
     "nan",
+    "rank",
 ]
+PARTS = {"layer": 1, "weight": 2, "rank": 4}
+"""What tells in step.parts that a table has a row of the step."""
+
+ADDED = {5: {"rank"}}
+"""Columns of sealed tables that a version added."""

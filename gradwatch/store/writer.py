@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gradwatch.errors import RunInUse, StoreNotWritable, StoreRemoved
-from gradwatch.record import STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord, merged
+from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord, merged
 from gradwatch.store.checksums import of_blobs, of_row, of_step
 from gradwatch.store.reader import StoreReader
 from gradwatch.store.schema import (
@@ -25,6 +25,7 @@ from gradwatch.store.schema import (
     EVENT_COLUMNS,
     FILE_NAME,
     PAGE_SIZE,
+    PARTS,
     SCHEMA,
     SCHEMA_VERSION,
     SEALED_SINCE,
@@ -204,13 +205,15 @@ class StoreWriter:
             StoreNotWritable: the disk does not take them now; nothing was written, and they may be given again.
             StoreRemoved: the file is not in its place any more, so that nobody would ever read them.
         """
-        steps, layers, weights = [], [], []
+        steps, layers, weights, ranks = [], [], [], []
         for number, record in enumerate(records, self._next_id):
             steps.append((number, *_step_row(record, number)))
             if record.layers is not None:
                 layers.append((number, *_blobs(record.layers, STATS, number, record.step)))
             if record.weights is not None:
                 weights.append((number, *_blobs(record.weights, WEIGHT_STATS, number, record.step)))
+            if record.ranks is not None:
+                ranks.append((number, *_blobs(record.ranks, RANK_STATS, number, record.step)))
         self._check_place()
         try:
             with self._transaction():
@@ -219,6 +222,7 @@ class StoreWriter:
                 self._insert("step", (*STEP_COLUMNS, "crc"), steps)
                 self._insert("layer", (*STATS, "crc"), layers)
                 self._insert("weight", (*WEIGHT_STATS, "crc"), weights)
+                self._insert("rank", (*RANK_STATS, "crc"), ranks)
                 for event in merged(events):
                     self._put_event(event)
                 if dropped:
@@ -337,18 +341,19 @@ def _step_row(record: StepRecord, number: int) -> tuple[Any, ...]:
         "loss_scale": record.loss_scale,
         "skipped": int(record.skipped),
         "clip_fault": record.clip_fault,
-        "parts": int(record.layers is not None) + 2 * int(record.weights is not None),
+        "parts": sum(bit for name, bit in PARTS.items() if getattr(record, f"{name}s") is not None),
     }
     row["nan"] = _nan_names(row)
     return (*row.values(), of_step(row | {"id": number}))
 
 
 def _event_row(event: Event) -> tuple[Any, ...]:
-    row = {name: getattr(event, name) for name in EVENT_COLUMNS[:-1]}
+    row = {name: getattr(event, name) for name in EVENT_COLUMNS[:-2]}
     for name in ("observed", "limit"):  # as SQLite keeps them, without the sign of a zero
         row[name] = None if row[name] is None else float(row[name]) + 0.0
     values = (*row.values(), _nan_names(row))
-    return (*values, of_row(values))
+    # A rank that is not known is left out of the checksum, which is then that of a schema without ranks.
+    return (*values, event.rank, of_row(values if event.rank is None else (*values, event.rank)))
 
 
 def _nan_names(row: dict[str, Any]) -> str | None:

@@ -4,13 +4,16 @@ from gradwatch.taps.backward import listen_to_backward
 from gradwatch.taps.clip_calls import ClipCall, TapError, listen_to_clip_calls, override_max_norm
 from gradwatch.taps.grad_scaler import listen_to_grad_scaler
 from gradwatch.taps.optimizer_steps import listen_to_steps
+from gradwatch.taps.reduction import BeforeReduction, listen_to_reduction
 
 __all__ = [
+    "BeforeReduction",
     "ClipCall",
     "TapError",
     "listen_to_backward",
     "listen_to_clip_calls",
     "listen_to_grad_scaler",
+    "listen_to_reduction",
     "listen_to_steps",
     "override_max_norm",
 ]

@@ -10,6 +10,7 @@ when the last listener leaves.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CellType, GeneratorType
@@ -80,7 +81,7 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
 def _put_in() -> list[Callable[[], None]]:
     by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
     by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
-    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies()]
+    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), _tap_fsdp1()]
 
 
 _listeners: Listeners[ClipListener] = Listeners(_put_in)
@@ -151,6 +152,29 @@ def _tap_ours() -> Callable[[], None]:
         drop_in.clip_listed = original
 
     drop_in.clip_listed = tapped
+    return restore
+
+
+def _tap_fsdp1() -> Callable[[], None]:
+    """The method of a model that FSDP1 wraps, which clips by the norm over all ranks without torch.nn.utils."""
+    fsdp: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    if fsdp is None:
+        return lambda: None
+    original = fsdp.clip_grad_norm_
+
+    @functools.wraps(original)
+    def tapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _overridden(args, kwargs)
+        try:
+            call = _norm_call(list(self.parameters()), *args, **kwargs)
+        except Exception:
+            return original(self, *args, **kwargs)  # to raise what torch raises
+        return _told(call, lambda: original(self, *args, **kwargs))
+
+    def restore() -> None:
+        fsdp.clip_grad_norm_ = original
+
+    fsdp.clip_grad_norm_ = tapped
     return restore
 
 

@@ -9,24 +9,38 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
+from gradwatch.clip.policy import clip_parts
 from gradwatch.draft import (
     Draft,
     first_of,
     learning_rates_of,
     norm_clipping,
     value_clipping,
+    version_of,
     versions_of,
 )
-from gradwatch.errors import ShardedParameters
-from gradwatch.measure import ZEROS_EVERY, Measurement, measure, norms, reads_once
+from gradwatch.measure import (
+    ZEROS_EVERY,
+    Measurement,
+    is_sharded,
+    local,
+    measure,
+    norms,
+    part_of,
+    parts_in_fsdp1,
+    reads_once,
+    whole,
+)
+from gradwatch.ranks import Share
 from gradwatch.record import ParameterInfo
 from gradwatch.taps import ClipCall
 
@@ -48,12 +62,15 @@ class Habits:
     put: Callable[[Tracked, Draft], None]  # takes a finished step
     say: Callable[[str], None]  # tells the user, once
     losses_of_backward: Callable[[Tracked], list[float | Tensor]]  # since the last step of any
+    before_reduction: Callable[[], tuple[Measurement, ...]] = tuple  # of the last gradients, over ranks
+    measures: bool = True  # False: nobody asks for what this process has
+    keeps_nothing_back: bool = False  # no loss will be logged here
 
 
 def _mark_of(parameter: Tensor | None) -> tuple[int, int] | None:
     """What changes where a gradient is made or added to."""
     gradient = None if parameter is None else parameter.grad
-    return None if gradient is None else (id(gradient), gradient._version)
+    return None if gradient is None else (id(gradient), version_of(gradient))
 
 
 def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -94,8 +111,12 @@ class Tracked:
     ) -> None:
         self.name, self.optimizer, self.model = name, optimizer, model
         self.step = 0
+        self.first_step = 0  # with which this recording began
         self.infos: tuple[ParameterInfo, ...] = tuple(stored)
         self.parameters: list[Tensor | None] = [None] * len(stored)
+        self.shares: list[Share | None] = [None] * len(stored)  # what this process has of them
+        self.is_sharded = False
+        self.is_flat = False  # by FSDP1
         self.present: list[bool] = []  # which of them this process has
         self._reads_once = False
         self.ids: set[int] = set()
@@ -119,39 +140,50 @@ class Tracked:
         self._clip_fault: str | None = None  # of a call that did nothing, until the step tells whether it matters
         self._clipped_in_vain: list[Tensor] = []  # parameters that had no gradient when they were clipped
         self._ignores_clip = False
+        self._before_reduction: tuple[Measurement, ...] = ()
 
     @property
     def optimizer_class(self) -> str:
         return type(self.optimizer).__name__
 
+    def change(self, **changes: Any) -> None:
+        """Some habits, as they have turned out to be."""
+        self._habits = replace(self._habits, **changes)
+
     # ---------------------------------------------------------------------------- its parameters
 
     def refresh(self) -> int | None:
-        """Take in parameters that are new since the last call; return the position of the first."""
+        """Take in parameters that are new here since the last call; return the position of the first."""
         sizes = tuple(len(group["params"]) for group in self.optimizer.param_groups)
         if sizes == self._sizes:
             return None
         self._sizes = sizes
-        known = len(self.infos)
+        changed = len(self.infos)
         positions = {info.name: position for position, info in enumerate(self.infos)}
+        flat = parts_in_fsdp1(self.model)
         for name, parameter in self._named_parameters():
             if id(parameter) in self.ids:
                 continue
-            if hasattr(parameter, "device_mesh"):
-                raise ShardedParameters(
-                    f"Parameter {name} is sharded over processes ({type(parameter).__name__}), and gradwatch can't"
-                    " measure such a gradient as a whole yet. Nothing is recorded; train without gradwatch, or by DDP."
-                )
             self.ids.add(id(parameter))
+            share = self._share_of(name, parameter, flat)
             if name in positions:
                 self.parameters[positions[name]] = parameter
+                self.shares[positions[name]] = share
+                changed = min(changed, positions[name])
                 continue
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            self.infos += (ParameterInfo(name=name, shape=tuple(parameter.shape), dtype=dtype),)
+            self.infos += (share.info,)
             self.parameters.append(parameter)
+            self.shares.append(share)
         self.present = [parameter is not None for parameter in self.parameters]
         self._reads_once = reads_once(self.parameters)
-        return known if len(self.infos) > known else None
+        return changed if changed < len(self.infos) else None
+
+    def _share_of(self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]]) -> Share:
+        shape, part = flat.get(id(parameter), (tuple(parameter.shape), part_of(parameter)))
+        self.is_sharded |= bool(part) or is_sharded(parameter)
+        self.is_flat |= bool(part) and not is_sharded(parameter)
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        return Share(info=ParameterInfo(name=name, shape=shape, dtype=dtype), part=part)
 
     def _named_parameters(self) -> list[tuple[str, Tensor]]:
         """The optimizer's parameters in the model's order, then those that the model does not have."""
@@ -193,6 +225,7 @@ class Tracked:
     def before_step(self, has_closure: bool) -> None:
         """Measure, unless a clip call has; clip, if that is ours; look at the weights, if it is time."""
         self._losses_of_backward = self._habits.losses_of_backward(self)
+        self._before_reduction = self._habits.before_reduction()
         self._backwards_before_step = self.backwards
         if not self._is_due():
             self._draft = None
@@ -303,7 +336,7 @@ class Tracked:
 
     def _remember_consumed(self) -> None:
         gradient = self._first_gradient()
-        self._consumed = None if gradient is None else (self.backwards, weakref.ref(gradient), gradient._version)
+        self._consumed = None if gradient is None else (self.backwards, weakref.ref(gradient), version_of(gradient))
 
     def _first_gradient(self) -> Tensor | None:
         for parameter in self.parameters:
@@ -319,7 +352,7 @@ class Tracked:
         gradient = self._first_gradient()
         if gradient is None or first() is not gradient:
             return False
-        return backwards == self.backwards and version == gradient._version
+        return backwards == self.backwards and version == version_of(gradient)
 
     def before_unscale(self) -> None:
         draft = self._draft
@@ -385,7 +418,7 @@ class Tracked:
     # ---------------------------------------------------------------------------------- the step
 
     def _is_due(self) -> bool:
-        return self.step % self._habits.every == 0
+        return self._habits.measures and self.step % self._habits.every == 0
 
     def _settle(self, gradients: list[Tensor | None], at_clip: bool = False) -> Draft:
         """The draft of the gradients as they are now; measured anew where they changed since it was."""
@@ -466,7 +499,8 @@ class Tracked:
         draft.losses, draft.backward_losses = self._losses, [] if self._is_told_losses else self._losses_of_backward
         self._losses, self._losses_of_backward = [], []
         self._finished, self._draft = draft, None
-        if self._logs_before_step:
+        draft.before_reduction = self._before_reduction
+        if self._logs_before_step or self._habits.keeps_nothing_back:
             self.release()
 
     def _clip_by_policy(self, gradients: list[Tensor | None]) -> None:
@@ -479,20 +513,27 @@ class Tracked:
                 "a fused optimizer's gradients are still scaled; call scaler.unscale_ before the step"
             )
             return
-        if any(gradient is not None for gradient in gradients):
-            clipping = self._habits.clip.clip(self.parameters, self._draft.measured)
+        if self.is_sharded or any(gradient is not None for gradient in gradients):
+            clipping = clip_parts(self._habits.clip, self.parameters, self._whole(self._draft))
             self._draft.clippings.append(clipping)
             self._draft.clipped_by_policy = True
             self._skip(self._draft, clipping.skip)
 
     def _skip_if_nonfinite(self, draft: Draft) -> None:
         """Keep an update away that a NaN or an infinity would reach, if that is wanted."""
-        if not self._habits.skip_nonfinite or not draft.measured.parts or draft.skipped:
+        if not self._habits.skip_nonfinite or draft.skipped or not (draft.measured.parts or self.is_sharded):
             return
-        if draft.measured.is_here:
-            self._skip(draft, draft.measured.has_nonfinite())
+        measured = self._whole(draft)
+        if measured.is_here:
+            self._skip(draft, measured.has_nonfinite())
         else:
-            self._skip(draft, torch.isfinite(draft.measured.total_on_device()).logical_not())
+            self._skip(draft, torch.isfinite(measured.total_on_device()).logical_not())
+
+    def _whole(self, draft: Draft) -> Measurement:
+        """Norms of whole gradients, where ranks have parts of them; all ranks come here at the same step."""
+        if draft.whole is None:
+            draft.whole = whole(draft.measured, self.parameters)
+        return draft.whole
 
     def _skip(self, draft: Draft, skip: bool | Tensor) -> None:
         """Keep the update away; a device decides by itself, through an optimizer that takes ``found_inf``."""
@@ -536,7 +577,7 @@ class Tracked:
         if has_closure:
             self._draft = Draft(self.step, Measurement(self._habits.stats, 0, ()))
         assert self._draft is not None
-        present = [p.detach() for p in self.parameters if p is not None]
+        present = [local(p.detach()) for p in self.parameters if p is not None]
         self._draft.weight_norms = norms(present)
         self._draft.old_weights = [p.clone() for p in present]
 
@@ -554,7 +595,7 @@ class Tracked:
     def _sample_weights_after(self, draft: Draft) -> None:
         if draft.old_weights is None or draft.weight_norms is None:
             return
-        present = [p.detach() for p in self.parameters if p is not None]
+        present = [local(p.detach()) for p in self.parameters if p is not None]
         for old, new in zip(draft.old_weights, present, strict=True):
             old.sub_(new)
         draft.weights = (draft.weight_norms, norms(draft.old_weights))

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.integrations.accelerate import Elsewhere, attach
+from gradwatch.integrations.accelerate import attach
 
 
 def data():
@@ -70,17 +70,6 @@ def test_the_numbers_are_those_of_the_training_by_hand(tmp_path, accumulate, how
     assert (steps["max_norm"] == 0.3).all()
     assert steps["clip_fault"].isna().all()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
-
-
-def test_other_processes_have_a_handle_that_does_nothing(tmp_path):
-    class Other:
-        is_main_process = False
-
-    with attach(Other(), *make(), tmp_path / "run") as watch:
-        watch.log(loss=1.0)
-        assert watch.flush()
-    assert isinstance(watch, Elsewhere)
-    assert not (tmp_path / "run").exists()
 
 
 SCRIPT = """

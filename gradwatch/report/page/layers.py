@@ -15,6 +15,8 @@ from gradwatch.run import Run
 AT_ONCE = 2_000_000  # entries read from the store at a time
 MOST = 32_000_000  # entries of a pyramid's lowest level; a longer run has a coarser one
 SAMPLE = 2048  # rows that a median is taken over, at least, where there are so many
+COUNTED_BY = {"norm": "nonfinite", "abs_max": "nonfinite", "rank_norm": "rank_nonfinite"}
+"""What tells a NaN that was measured from nothing, by statistic."""
 GAP = 1000  # ids; rows further apart are not read together
 
 Ids = NDArray[np.int64]
@@ -64,8 +66,8 @@ class LayerHistory:
         found, values = run.layer_rows(self.stat, self.optimizer, after=after, up_to=up_to)
         values = values if values.shape[1] == self.parameters else _widened(values, self.parameters)
         counts = None
-        if self.stat in ("norm", "abs_max") and np.isnan(values).any():
-            keys, table = run.layer_rows("nonfinite", self.optimizer, after=after, up_to=up_to)
+        if self.stat in COUNTED_BY and np.isnan(values).any():
+            keys, table = run.layer_rows(COUNTED_BY[self.stat], self.optimizer, after=after, up_to=up_to)
             counts = _widened(table, self.parameters) if np.array_equal(keys, found) else None
         values = coded(values, counts)
         kept = np.isin(found, ids)

@@ -21,7 +21,7 @@ from gradwatch.run import Run
 from gradwatch.store import FILE_NAME
 from gradwatch.summary import LayerSummary, RunSummary, most_telling, summarize
 
-HEAT_STATS = ("norm", "abs_max", "zeros", "nonfinite", "update_ratio")
+HEAT_STATS = ("norm", "abs_max", "zeros", "nonfinite", "update_ratio", "rank_norm", "rank_nonfinite", "rank_differing")
 MOST_EVENTS = 1000  # given to a page; the worst of more
 
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
@@ -114,6 +114,7 @@ class RunView:
             keys = ("name", "numel", "median", "max", "max_step", "nonfinite_steps")
             return {
                 "layers": [{key: getattr(layer, key) for key in keys} for layer in layers],
+                "ranks": self._run.layer_rows("rank_norm", self._name, most=1)[1].shape[1],
                 "telling": most_telling(layers, self._summary.events),
                 "sampled": history.sampled,
                 "stats": [stat for stat in HEAT_STATS if self._has(stat)],
@@ -143,7 +144,11 @@ class RunView:
         return bool(len(self._run.layer_rows(stat, self._name, most=1)[0]))
 
     def _history(self, stat: str) -> LayerHistory:
-        history = self._histories.setdefault(stat, LayerHistory(stat, self._name, len(self._names)))
+        history = self._histories.get(stat)
+        if history is None:
+            first = self._run.layer_rows(stat, self._name, most=1)[1] if stat.startswith("rank_") else None
+            rows = len(self._names) if first is None else first.shape[1]
+            history = self._histories[stat] = LayerHistory(stat, self._name, rows)
         if stat not in self._up_to_date:
             history.update(self._run, self._standing)
             self._up_to_date.add(stat)

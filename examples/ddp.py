@@ -1,0 +1,44 @@
+"""Handwritten digits by several processes, each of which is heard.
+
+    pip install scikit-learn
+    torchrun --nproc-per-node 2 examples/ddp.py
+    gradwatch report runs/ddp
+
+Every process has a part of each batch. `ranks=True` keeps the norm of each one's own gradient before
+DistributedDataParallel takes the mean, which tells a bad part of the data from a bad model, and the
+gradient noise scale. Takes a few seconds.
+"""
+
+import torch
+import torch.distributed as dist
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import gradwatch
+
+
+def main():
+    dist.init_process_group()
+    torch.manual_seed(0)
+    images, labels = load_digits(return_X_y=True)
+    data = TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
+    loader = DataLoader(data, batch_size=32, sampler=DistributedSampler(data, seed=0))
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with gradwatch.attach(model, optimizer, "runs/ddp", ranks=True) as watch:
+        for epoch in range(8):
+            loader.sampler.set_epoch(epoch)
+            for x, y in loader:
+                loss = nn.functional.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                watch.log(loss=loss)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Trainings by several processes have the numbers of the same training in one."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gradwatch
+from gradwatch.record import STATS
+
+from . import training
+
+pytestmark = pytest.mark.slow
+
+WORLDS = (2, 4)
+AS_ALONE = [
+    "ddp",
+    "ddp_heard",
+    "fsdp2_plain",
+    "fsdp2_clipped",
+    "fsdp2_drop_in",
+    "fsdp2_policy_in_loop",
+    "fsdp2_accumulated",
+    "hsdp",
+    "tp",
+    "tp_and_fsdp2",
+    "tp_and_fsdp2_policy",
+    "fsdp1_full",
+    "fsdp1_hybrid",
+    "fsdp1_not_sharded",
+    "pipeline",
+    "accumulated",
+    "in_a_group",
+]
+NOT_CLIPPED = {"ddp", "fsdp2_plain", "tp", "tp_and_fsdp2", "pipeline", "accumulated", "in_a_group"}
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def runs(request, tmp_path_factory):
+    """All scenarios, one after the other, by so many processes."""
+    folder = tmp_path_factory.mktemp(f"world{request.param}")
+    names = list(training.SCENARIOS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(request.param)]
+    done = subprocess.run(
+        [*command, training.__file__, str(folder), *names],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    (folder / "stderr").write_text(done.stderr)
+    said = [f"{path.name}: {path.read_text()}" for path in folder.glob("*.error")]
+    assert done.returncode == 0, "\n".join([*said, done.stderr[-3000:]])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same trainings in one process: without clipping, and clipped by torch."""
+    folder = tmp_path_factory.mktemp("alone")
+    training.alone(folder / "plain")
+    training.alone(folder / "clipped", training.CLIP)
+    return {name: gradwatch.Run(folder / name) for name in ("plain", "clipped")}
+
+
+def run_of(runs, name):
+    if name == "fsdp1_hybrid" and runs.name.startswith("world2"):
+        pytest.skip("copies of shards that are not cut: FSDP1 then does not reduce at all")
+    return gradwatch.Run(runs / name)
+
+
+@pytest.mark.parametrize("name", AS_ALONE)
+def test_norms_are_those_of_one_process(runs, alone, name):
+    run, other = run_of(runs, name), alone["plain" if name in NOT_CLIPPED else "clipped"]
+    steps, expected = run.steps(), other.steps()
+    assert steps.index.tolist() == list(range(training.STEPS))
+    np.testing.assert_allclose(steps["total_norm"], expected["total_norm"], rtol=1e-4)
+    assert run.parameters() == other.parameters(), "names and shapes are those of the model alone"
+    for stat in STATS:
+        if name == "accumulated" and stat == "zeros":
+            continue
+        np.testing.assert_allclose(run.layers(stat), other.layers(stat), rtol=2e-3, atol=1e-7, err_msg=stat)
+    # Later steps have the rounding of all earlier ones in them; the first has its own alone.
+    np.testing.assert_allclose(run.layers("norm").iloc[0], other.layers("norm").iloc[0], rtol=1e-5)
+    assert run.damaged_rows == 0
+    assert not [event for event in run.events() if event.severity != "info"]
+
+
+@pytest.mark.parametrize("name", [name for name in AS_ALONE if name not in NOT_CLIPPED] + ["fsdp2_drop_in_largest"])
+def test_clip_calls_are_seen_with_their_threshold(runs, alone, name):
+    steps = run_of(runs, name).steps()
+    np.testing.assert_allclose(steps["max_norm"], training.CLIP, rtol=1e-6)
+    if name == "fsdp2_drop_in_largest":
+        assert (steps["norm_type"] == math.inf).all()
+        return
+    np.testing.assert_allclose(steps["clip_coef"], alone["clipped"].steps()["clip_coef"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fsdp2_plain", "hsdp", "fsdp1_full", "tp", "pipeline"])
+def test_weights_are_sampled_as_a_whole(runs, alone, name):
+    run, other = run_of(runs, name), alone["plain" if name in NOT_CLIPPED else "clipped"]
+    for stat in ("weight_norm", "update_norm"):
+        assert run.layers(stat).index.tolist() == [0, 4, 8]
+        np.testing.assert_allclose(run.layers(stat), other.layers(stat), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(training.POLICIES))
+def test_a_policy_clips_as_in_one_process(runs, name, tmp_path):
+    network = training.model()
+    optimizer = training.adam(network)
+    with gradwatch.attach(network, optimizer, tmp_path / "run", clip=training.POLICIES[name]()):
+        training.train(network, lambda step: training.loss_of(network, *training.batch(step)).backward(), optimizer)
+    weights = torch.load(runs / f"policy_{name}.pt", weights_only=True)
+    for ours, expected in zip(weights, network.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected.detach(), rtol=1e-3, atol=1e-5)
+    steps, expected = gradwatch.Run(runs / f"policy_{name}").steps(), gradwatch.Run(tmp_path / "run").steps()
+    if name != "value":
+        np.testing.assert_allclose(steps["clip_coef"], expected["clip_coef"], rtol=1e-3)
+    assert steps["skipped"].tolist() == expected["skipped"].tolist()
+
+
+def test_to_hear_the_ranks_leaves_the_weights_as_they_are_to_the_bit(runs):
+    for rank in range(int(gradwatch.Run(runs / "ddp_heard").meta()["world_size"])):
+        heard, unheard = (torch.load(runs / f"{n}.{rank}.pt", weights_only=True) for n in ("ddp_heard", "ddp_unheard"))
+        assert all(torch.equal(one, other) for one, other in zip(heard, unheard, strict=True))
+
+
+def test_each_ranks_norm_before_the_reduction_is_kept(runs):
+    run = gradwatch.Run(runs / "ddp_heard")
+    world = int(run.meta()["world_size"])
+    norms = run.ranks("norm")
+    assert norms.shape == (training.STEPS, world)
+    network = training.model()
+    x, y = training.batch(0)
+    for rank in range(world):
+        network.zero_grad()
+        rows = slice(rank * len(x) // world, (rank + 1) * len(x) // world)
+        training.loss_of(network, x[rows], y[rows]).backward()
+        norm = math.hypot(*(float(p.grad.norm()) for p in network.parameters()))
+        assert norms.loc[0, rank] == pytest.approx(norm, rel=1e-5)
+    assert (run.ranks("nonfinite") == 0).all().all()
+    assert (run.ranks("before_reduction") == 1).all().all()
+
+
+def test_an_event_names_the_rank_that_made_the_first_nan(runs):
+    event = next(event for event in gradwatch.Run(runs / "poisoned").events() if event.kind == "nonfinite")
+    assert (event.step, event.rank, event.severity) == (5, 1, "critical")
+    assert "rank 1" in event.message
+
+
+def test_gradients_that_differ_where_they_must_not_are_an_event(runs):
+    run = gradwatch.Run(runs / "parted")
+    event = next(event for event in run.events() if event.kind == "desync")
+    assert (event.step, event.severity) == (5, "critical")
+    assert event.parameter == "1.up.weight"
+    assert event.rank == int(run.meta()["world_size"]) - 1
+
+
+def test_ranks_with_different_numbers_of_steps_hold_up_nobody(runs):
+    first = gradwatch.Run(runs / "uneven")
+    assert first.steps().index.tolist() == list(range(training.STEPS // 2))
+    other = gradwatch.Run(runs / "uneven_elsewhere")
+    assert other.steps().index.tolist() == list(range(training.STEPS))
+    last = int(other.meta()["world_size"]) - 1
+    heard = other.ranks("norm")[last].notna()
+    assert heard[: training.STEPS // 2].all()
+    assert not heard[training.STEPS // 2 :].any()
+
+
+def test_rank_0_can_record_alone(runs, alone):
+    steps = gradwatch.Run(runs / "rank_0_only").steps()
+    np.testing.assert_allclose(steps["total_norm"], alone["plain"].steps()["total_norm"], rtol=1e-4)
+
+
+def test_a_rank_that_does_not_attach_ends_in_a_message_and_holds_up_nobody(runs):
+    assert "(rank-silent)" in (runs / "stderr").read_text()
+    run = gradwatch.Run(runs / "silent_rank")
+    assert len(run.steps()) == 0, "a part of the norm would be a wrong norm"
+    assert run.attempts()[0].dropped == training.STEPS

@@ -1,0 +1,450 @@
+"""Trainings by several processes, each with a function here; `torchrun training.py FOLDER [NAME...]` runs them.
+
+`alone` is what each is compared with: the same training in one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+import gradwatch
+from gradwatch.clip import AdaGC, LayerNormClip, NormClip, SkipOutliers, ValueClip, ZClip, clip_grad_norm_
+
+STEPS, BATCH = 12, 24  # a batch that 2, 3 and 4 ranks divide evenly
+CLIP = 0.05
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+def model() -> nn.Module:
+    """Sizes that ranks do not divide evenly, and a bias of one entry: some ranks have nothing of it."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 6), Block(), Block(), nn.Linear(6, 1))
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(BATCH, 3, generator=generator)
+    return x, x.sum(1, keepdim=True).sin()
+
+
+def mine(values: Tensor) -> Tensor:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    return values[rank * len(values) // world : (rank + 1) * len(values) // world]
+
+
+def loss_of(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return (network(x) - y).square().mean()
+
+
+def train(network: nn.Module, step_of: Callable[[int], None], optimizer: torch.optim.Optimizer) -> None:
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        step_of(step)
+        optimizer.step()
+
+
+def adam(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(network.parameters(), lr=0.01)
+
+
+def alone(run: Path, clip: float | None = None, **options: object) -> None:
+    """In one process, with the whole batch."""
+    network = model()
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        loss_of(network, *batch(step)).backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4, **options):
+        train(network, step_of, optimizer)
+
+
+def data_parallel(
+    run: Path,
+    network: nn.Module,
+    clip: Callable[[nn.Module], object] = lambda network: None,
+    whole_batch: bool = False,
+    **options: object,
+) -> nn.Module:
+    """Each rank has a part of the batch, or all of it."""
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = batch(step)
+        loss_of(network, *((x, y) if whole_batch else (mine(x), mine(y)))).backward()
+        clip(network)
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4, **options):
+        train(network, step_of, optimizer)
+    return network
+
+
+def torch_clip(network: nn.Module) -> None:
+    torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+
+
+def fsdp2(mesh: object = None) -> nn.Module:
+    network = model()
+    options = {} if mesh is None else {"mesh": mesh}
+    for part in (network[1], network[2]):
+        fully_shard(part, **options)
+    return fully_shard(network, **options)
+
+
+def copies_of_shards() -> DeviceMesh:
+    return init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("copy", "shard"))
+
+
+def fsdp1(strategy: ShardingStrategy, **options: object) -> nn.Module:
+    device = torch.device("cpu")
+    return FullyShardedDataParallel(
+        model(), use_orig_params=True, sharding_strategy=strategy, device_id=device, **options
+    )
+
+
+def tensor_parallel(mesh: object) -> nn.Module:
+    """Columns of the one, rows of the other; the first and the last layer are plain, each rank has a copy."""
+    network = model()
+    for block in (network[1], network[2]):
+        parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    return network
+
+
+def ddp(run: Path) -> None:
+    data_parallel(run, DistributedDataParallel(model()))
+
+
+def ddp_heard(run: Path) -> None:
+    network = data_parallel(run, DistributedDataParallel(model()), torch_clip, ranks=True)
+    torch.save([p.detach() for p in network.parameters()], run.parent / f"{run.name}.{dist.get_rank()}.pt")
+
+
+def ddp_unheard(run: Path) -> None:
+    """The weights that the one before is to have, to the bit."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        loss_of(network, *map(mine, batch(step))).backward()
+        torch_clip(network)
+
+    train(network, step_of, optimizer)
+    torch.save([p.detach() for p in network.parameters()], run.parent / f"{run.name}.{dist.get_rank()}.pt")
+
+
+def fsdp2_plain(run: Path) -> None:
+    data_parallel(run, fsdp2())
+
+
+def fsdp2_clipped(run: Path) -> None:
+    data_parallel(run, fsdp2(), torch_clip)
+
+
+def fsdp2_drop_in(run: Path) -> None:
+    data_parallel(run, fsdp2(), lambda network: clip_grad_norm_(network.parameters(), CLIP))
+
+
+def fsdp2_drop_in_largest(run: Path) -> None:
+    data_parallel(run, fsdp2(), lambda network: clip_grad_norm_(network.parameters(), CLIP, norm_type=float("inf")))
+
+
+def fsdp2_policy_in_loop(run: Path) -> None:
+    policy = NormClip(CLIP)
+    data_parallel(run, fsdp2(), lambda network: policy(network.parameters()))
+
+
+def fsdp2_accumulated(run: Path) -> None:
+    network = fsdp2()
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        for x, y in zip(*(values.chunk(2) for values in map(mine, batch(step))), strict=True):
+            (loss_of(network, x, y) / 2).backward()
+        torch_clip(network)
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4):
+        train(network, step_of, optimizer)
+
+
+def hsdp(run: Path) -> None:
+    data_parallel(run, fsdp2(copies_of_shards()), torch_clip)
+
+
+def tp(run: Path) -> None:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    data_parallel(run, tensor_parallel(mesh), whole_batch=True)
+
+
+def tp_and_fsdp2(run: Path, **options: object) -> None:
+    """Two dimensions: blocks are cut along both, the other layers along one."""
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
+    network = tensor_parallel(mesh["tp"])
+    for part in network.children():
+        fully_shard(part, mesh=mesh["dp"])
+    # PyTorch refuses one update of tensors over different meshes.
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, foreach=False)
+    rows, at = BATCH // 2, mesh["dp"].get_local_rank()
+
+    def step_of(step: int) -> None:
+        loss_of(network, *(values[at * rows : (at + 1) * rows] for values in batch(step))).backward()
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4, **options):
+        train(network, step_of, optimizer)
+
+
+def tp_and_fsdp2_policy(run: Path) -> None:
+    tp_and_fsdp2(run, clip=NormClip(CLIP))
+
+
+def fsdp1_full(run: Path) -> None:
+    data_parallel(run, fsdp1(ShardingStrategy.FULL_SHARD), lambda network: network.clip_grad_norm_(CLIP))
+
+
+def fsdp1_hybrid(run: Path) -> None:
+    network = fsdp1(ShardingStrategy.HYBRID_SHARD, device_mesh=copies_of_shards())
+    data_parallel(run, network, lambda network: network.clip_grad_norm_(CLIP))
+
+
+def fsdp1_not_sharded(run: Path) -> None:
+    network = fsdp1(ShardingStrategy.NO_SHARD)
+    data_parallel(run, network, lambda network: network.clip_grad_norm_(CLIP))
+
+
+def pipeline(run: Path) -> None:
+    """Two stages, each on half of the ranks, that hand activations and their gradients on by hand."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    whole = model()
+    halves = world // 2
+    groups = [dist.new_group(list(range(halves))), dist.new_group(list(range(halves, world)))]
+    is_first, at = rank < halves, rank % halves
+    stage = nn.ModuleDict({n: part for n, part in whole.named_children() if (int(n) < 2) == is_first})
+    optimizer = adam(stage)
+    rows = BATCH // halves
+
+    def step_of(step: int) -> None:
+        x, y = (values[at * rows : (at + 1) * rows] for values in batch(step))
+        if is_first:
+            hidden = stage["1"](stage["0"](x))
+            dist.send(hidden.detach(), rank + halves)
+            back = torch.empty_like(hidden)
+            dist.recv(back, rank + halves)
+            hidden.backward(back)
+        else:
+            hidden = torch.empty(rows, 6)
+            dist.recv(hidden, rank - halves)
+            hidden.requires_grad_()
+            (stage["3"](stage["2"](hidden)) - y).square().mean().backward()
+            dist.send(hidden.grad, rank - halves)
+        for parameter in stage.parameters():
+            dist.all_reduce(parameter.grad, group=groups[not is_first])
+            parameter.grad /= halves
+
+    with gradwatch.attach(stage, optimizer, run, weights_every=4, ranks=True):
+        train(stage, step_of, optimizer)
+
+
+POLICIES = {
+    "norm": lambda: NormClip(CLIP),
+    "layers": lambda: LayerNormClip(CLIP / 4),
+    "value": lambda: ValueClip(CLIP / 10),
+    "zclip": lambda: ZClip(warm_up=3, z=0.5),
+    "adagc": lambda: AdaGC(start=3, max_norm=CLIP),
+    "skip": lambda: SkipOutliers(window=4, sigma=0.5),
+}
+
+
+def with_policy(run: Path, make: Callable[[], object]) -> None:
+    network = fsdp2()
+    optimizer = adam(network)
+    with gradwatch.attach(network, optimizer, run, weights_every=4, clip=make()):
+        train(network, lambda step: loss_of(network, *map(mine, batch(step))).backward(), optimizer)
+    full = [p.full_tensor().detach() if isinstance(p, DTensor) else p.detach() for p in network.parameters()]
+    if dist.get_rank() == 0:
+        torch.save(full, run.parent / f"{run.name}.pt")
+
+
+def poisoned(run: Path) -> None:
+    """From step 5 on rank 1 has a NaN in its batch."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = map(mine, batch(step))
+        if step >= 5 and dist.get_rank() == 1:
+            x = x.clone()
+            x[0, 0] = float("nan")
+        loss_of(network, x, y).backward()
+
+    with gradwatch.attach(network, optimizer, run, ranks=True):
+        train(network, step_of, optimizer)
+
+
+def parted(run: Path) -> None:
+    """From step 5 on the last rank's gradient of one layer is another than that of the others."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        loss_of(network, *map(mine, batch(step))).backward()
+        if step >= 5 and dist.get_rank() == dist.get_world_size() - 1:
+            network.module[1].up.weight.grad *= 1.01
+
+    with gradwatch.attach(network, optimizer, run, ranks=True):
+        train(network, step_of, optimizer)
+
+
+def uneven(run: Path) -> None:
+    """Rank 0 has less data than the others, under `join`."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+    steps = STEPS if dist.get_rank() else STEPS // 2
+    with gradwatch.attach(network, optimizer, run, ranks=True), network.join():
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss_of(network, *map(mine, batch(step))).backward()
+            optimizer.step()
+
+
+def uneven_elsewhere(run: Path) -> None:
+    """The last rank has less data than rank 0, and stops listening when it has none."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+    steps = STEPS // 2 if dist.get_rank() == dist.get_world_size() - 1 else STEPS
+    with network.join(), gradwatch.attach(network, optimizer, run, ranks=True):
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss_of(network, *map(mine, batch(step))).backward()
+            optimizer.step()
+
+
+def accumulated(run: Path) -> None:
+    """Two micro-batches, of which only the second is reduced."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        first, second = zip(*(values.chunk(2) for values in map(mine, batch(step))), strict=True)
+        with network.no_sync():
+            (loss_of(network, *first) / 2).backward()
+        (loss_of(network, *second) / 2).backward()
+
+    with gradwatch.attach(network, optimizer, run, ranks=True):
+        train(network, step_of, optimizer)
+
+
+def rank_0_only(run: Path) -> None:
+    """Attached in rank 0 alone, without asking for the others."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+    with gradwatch.attach(network, optimizer, run) if dist.get_rank() == 0 else contextlib.nullcontext():
+        train(network, lambda step: loss_of(network, *map(mine, batch(step))).backward(), optimizer)
+
+
+def in_a_group(run: Path) -> None:
+    """Half of the ranks train one model, half another; each half's first records."""
+    half = dist.get_world_size() // 2
+    groups = [dist.new_group(list(range(half))), dist.new_group(list(range(half, 2 * half)))]
+    own = groups[dist.get_rank() >= half]
+    network = DistributedDataParallel(model(), process_group=own)
+    optimizer = adam(network)
+    recording = gradwatch.attach(network, optimizer, run) if dist.get_rank() == 0 else contextlib.nullcontext()
+    with recording:
+        train(network, lambda step: loss_of(network, *batch(step)).backward(), optimizer)
+
+
+def silent_rank(run: Path) -> None:
+    """The last rank does not attach, though its part is needed."""
+    from gradwatch.ranks import team
+
+    team.FIRST_PATIENCE = 1.0
+    network = fsdp2()
+    optimizer = adam(network)
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+    began = time.monotonic()
+    with contextlib.nullcontext() if is_last else gradwatch.attach(network, optimizer, run):
+        train(network, lambda step: loss_of(network, *map(mine, batch(step))).backward(), optimizer)
+    (run.parent / f"{run.name}.{dist.get_rank()}.seconds").write_text(str(time.monotonic() - began))
+
+
+SCENARIOS: dict[str, Callable[[Path], None]] = {
+    one.__name__: one
+    for one in (
+        ddp,
+        ddp_heard,
+        ddp_unheard,
+        fsdp2_plain,
+        fsdp2_clipped,
+        fsdp2_drop_in,
+        fsdp2_drop_in_largest,
+        fsdp2_policy_in_loop,
+        fsdp2_accumulated,
+        hsdp,
+        tp,
+        tp_and_fsdp2,
+        tp_and_fsdp2_policy,
+        fsdp1_full,
+        fsdp1_hybrid,
+        fsdp1_not_sharded,
+        pipeline,
+        poisoned,
+        parted,
+        uneven,
+        uneven_elsewhere,
+        accumulated,
+        rank_0_only,
+        in_a_group,
+        silent_rank,
+    )
+} | {f"policy_{name}": functools.partial(with_policy, make=make) for name, make in POLICIES.items()}
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """A scenario that fails says so in a file, and the next goes on."""
+    try:
+        yield
+    except Exception as error:
+        path.write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+def main() -> None:
+    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(SCENARIOS)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for name in names:
+        with told(folder / f"{name}.{os.environ['RANK']}.error"):
+            SCENARIOS[name](folder / name)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            print(name, flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
