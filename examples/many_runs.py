@@ -27,13 +27,13 @@ def train(folder, number):
     torch.manual_seed(number)
     layers = [part for _ in range(4) for part in (nn.Linear(16, 16), nn.ReLU())]
     model = nn.Sequential(*layers, nn.Linear(16, 1))
-    learning_rate = 10 ** (-4 + 3 * torch.rand(1).item())
+    learning_rate = 10 ** (-2.5 + 2 * torch.rand(1).item())
     threshold = [None, 10.0, 1.0, 0.1][number % 4]
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
-    with gradwatch.attach(model, optimizer, folder / f"{number:04d}", weights_every=0) as watch:
+    with gradwatch.attach(model, optimizer, folder / f"run{number:04d}", weights_every=0) as watch:
         for _ in range(STEPS):
             x = torch.randn(32, 16)
-            loss = (model(x) - x.square().mean(1, keepdim=True)).square().mean()
+            loss = (model(x) - x.square().sum(1, keepdim=True)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             if threshold is not None:

@@ -55,6 +55,7 @@ def write_dataset(folders: Sequence[Path], target: str) -> int:
         import fsspec.core
         import pyarrow as pa
         import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
         from pyarrow.fs import FSSpecHandler, PyFileSystem
     except ImportError as error:
         raise CannotExport("A data set needs pyarrow and fsspec: `pip install gradwatch[parquet]`.") from error
@@ -75,17 +76,22 @@ def write_dataset(folders: Sequence[Path], target: str) -> int:
                 if plain.exists(place):
                     plain.rm(place, recursive=True)
                 for number, frame in enumerate(parts):
-                    if len(frame):
-                        ds.write_dataset(
-                            pa.Table.from_pandas(frame.assign(run=name), preserve_index=False),
-                            f"{root}/{table}.parquet",
-                            filesystem=files,
-                            format="parquet",
-                            partitioning=keys,
-                            partitioning_flavor="hive",
-                            basename_template=f"part-{number}-{{i}}.parquet",
-                            existing_data_behavior="overwrite_or_ignore",
-                        )
+                    found = pa.Table.from_pandas(frame.assign(run=name), preserve_index=False)
+                    if not len(frame):
+                        # write_dataset would leave no file, and then readers would not find the table at all.
+                        plain.makedirs(f"{place}/attempt=0", exist_ok=True)
+                        pq.write_table(found.drop_columns(keys), f"{place}/attempt=0/part-0.parquet", filesystem=files)
+                        continue
+                    ds.write_dataset(
+                        found,
+                        f"{root}/{table}.parquet",
+                        filesystem=files,
+                        format="parquet",
+                        partitioning=keys,
+                        partitioning_flavor="hive",
+                        basename_template=f"part-{number}-{{i}}.parquet",
+                        existing_data_behavior="overwrite_or_ignore",
+                    )
     except (OSError, ValueError, ImportError) as error:
         if isinstance(error, BadArgument):
             raise
@@ -96,10 +102,17 @@ def write_dataset(folders: Sequence[Path], target: str) -> int:
 def _tables(run: Run, summary: RunSummary) -> dict[str, Iterator[pd.DataFrame]]:
     return {
         "runs": iter([_about(summary)]),
-        "steps": iter([run.steps().reset_index()]),
+        "steps": iter([run.steps().reset_index().astype({"clip_fault": "string", "optimizer": "string"})]),
         "layers": _layers(run),
-        "events": iter([pd.DataFrame([event.as_dict() for event in run.events()], columns=EVENT_KEYS)]),
+        "events": iter([_events(run)]),
     }
+
+
+def _events(run: Run) -> pd.DataFrame:
+    """Of the same types in every run, whatever there is."""
+    frame = pd.DataFrame([event.as_dict() for event in run.events()], columns=EVENT_KEYS)
+    numbers = dict.fromkeys(("step", "attempt"), "int64") | dict.fromkeys(("until", "rank"), "Int64")
+    return frame.astype(dict.fromkeys(EVENT_KEYS, "string") | numbers | dict.fromkeys(("observed", "limit"), "float64"))
 
 
 def _about(summary: RunSummary) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradwatch.clip import NormClip, Policy
+from gradwatch.measure import is_sharded
 from gradwatch.ranks import place
 from gradwatch.taps import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
 from gradwatch.tracked import ByHand, gathered
@@ -88,7 +89,7 @@ class Discovery:
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
         self.backwards += 1
         self._end_after_steps(within_backward=False)
-        self._attach_new()
+        self._attach_new(within_training=True)
         if self.watch is None:
             self._roots = [root.detach() for root in tensors]
 
@@ -104,6 +105,7 @@ class Discovery:
         """Nothing is left to do."""
 
     def before_clip(self, call: ClipCall) -> None:
+        self._attach_new()
         clips_something = any(parameter.grad is not None for parameter in call.parameters)
         if not self.optimizers_seen and self.watch is None and clips_something:
             self._guard(lambda: self._attach_by_hand(call.parameters))
@@ -122,10 +124,21 @@ class Discovery:
         if self.watch is not None:
             self.watch.heard_of_backward(self._roots)
 
-    def _attach_new(self) -> None:
-        if self._new:
-            new, self._new = self._new, []
-            self._guard(lambda: self._attach([found for found in (made() for made in new) if found is not None]))
+    def _attach_new(self, within_training: bool = False) -> None:
+        """Attach the optimizers that are new.
+
+        Before a backward, modules that `fully_shard` has sharded hold their whole parameters, which are
+        not those of the optimizer; these wait for the clip call or the step.
+        """
+        if not self._new:
+            return
+        new = [found for found in (made() for made in self._new) if found is not None]
+        waiting = [one for one in new if within_training and _is_sharded(one)]
+        self._new = [weakref.ref(one) for one in waiting]
+        is_first = self.watch is None
+        self._guard(lambda: self._attach([one for one in new if one not in waiting]))
+        if self.watch is not None and is_first and not within_training:
+            self.watch.heard_of_backward(self._roots)
 
     def _guard(self, attach: Callable[[], None]) -> None:
         if self.failed or os.getpid() != self._pid:
@@ -156,12 +169,15 @@ class Discovery:
                 total_steps=self._steps,
                 ranks=world > 1,
                 before_reduction=False,
-                called="gradwatch run",
             )
             return
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
             self.watch.add(name, model, optimizer)
+
+
+def _is_sharded(optimizer: Optimizer) -> bool:
+    return any(is_sharded(parameter) for group in optimizer.param_groups for parameter in group["params"])
 
 
 def owner_of(optimizer: Optimizer) -> nn.Module:

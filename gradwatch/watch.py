@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import platform
-import re
 import signal
 import sys
 import threading
@@ -264,11 +263,8 @@ class Watch:
         total_steps: int | None = None,
         ranks: bool = False,
         before_reduction: bool = True,
-        called: str | None = None,
     ) -> None:
         self.run = run
-        # Alike in every process: the number that tells a folder from one that was there is rank 0's.
-        self._called = called or re.sub(r"-\d+$", "", run.name)
         self._rank, self._world = place()
         self._total_steps = total_steps
         self._stop_on = stop_on
@@ -362,7 +358,7 @@ class Watch:
                 " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
             )
         try:
-            return Post(self._rank, self._called)
+            return Post(self._rank)
         except Exception as error:
             if is_sharded:
                 raise ShardedParameters(
@@ -404,7 +400,7 @@ class Watch:
                 "gradwatch": _version(),
                 "torch": str(torch.__version__),
                 "python": platform.python_version(),
-                "model": ", ".join(dict.fromkeys(type(model).__name__ for model, _ in named.values())),
+                "model": ", ".join(dict.fromkeys(_class_of_model(model) for model, _ in named.values())),
                 "moment": "before clipping",
                 "stats": ",".join(self._habits.stats),
                 "every": str(self._habits.every),
@@ -817,6 +813,16 @@ def _losses_among(roots: Sequence[Tensor]) -> list[float | Tensor]:
 
 def _clips_nothing(call: ClipCall) -> bool:
     return all(isinstance(parameter, nn.Parameter) and parameter.grad is None for parameter in call.parameters)
+
+
+def _class_of_model(model: nn.Module) -> str:
+    """Without what makes it one of several processes."""
+    kind = type(model)
+    if kind.__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+        return _class_of_model(cast("nn.Module", model.module))
+    if kind.__mro__[1].__name__ == "FSDPModule":  # `fully_shard` makes a class of both
+        kind = kind.__mro__[2]
+    return kind.__name__
 
 
 def _class_of(optimizer: Optimizer) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+import os
 from datetime import timedelta
 from typing import Any
 
 UNREAD = 64  # letters of one process that may lie there; then it keeps them to itself
-_numbers: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
+_numbers = itertools.count()
 
 
 def place() -> tuple[int, int]:
@@ -29,20 +29,24 @@ def place() -> tuple[int, int]:
 
 
 class Post:
-    """The letters of one recording; recordings of one name are made in the same order by every process.
+    """The letters of one recording. Every process makes its recordings in the same order; one that missed some goes on.
 
     Used by one thread at a time; over a connection of its own, so that nothing here can hold up a
     collective of the training.
     """
 
-    def __init__(self, rank: int, name: str) -> None:
+    def __init__(self, rank: int) -> None:
         """Raises whatever torch.distributed does where it has no store."""
         import torch.distributed as dist
 
         # The one of rank 0 may be the server: to hold it keeps that alive until the last letter is read.
         self._origin: Any = dist.distributed_c10d._get_default_store()
         store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
-        self._store: Any = dist.distributed_c10d.PrefixStore(f"gradwatch/{name}/{next(_numbers[name])}", store)
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep its store over them
+        while True:
+            self._store: Any = dist.distributed_c10d.PrefixStore(f"gradwatch/{restarts}/{next(_numbers)}", store)
+            if rank == 0 or self.announced("closed") is None:
+                break
         self._rank = rank
         self._sent = 0
         self._read: dict[int, int] = {}

@@ -19,7 +19,7 @@ from gradwatch.record import Floats, ParameterInfo, RankStats, WeightStats
 logger = logging.getLogger("gradwatch")
 
 FIRST_PATIENCE, PATIENCE, LAST_PATIENCE = 60.0, 30.0, 5.0  # seconds for a rank's first step, a later one, at the end
-PAUSE = 0.02  # seconds between two looks
+PAUSE = 0.1  # seconds between two looks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -200,7 +200,8 @@ class ConsoleReport:
         medians = np.array([np.nan if rank.median is None else rank.median for rank in summary.ranks])
         text = f"{len(summary.ranks)} heard"
         if np.isfinite(medians).any():
-            text += f", median norm {number(float(np.nanmin(medians)))} to {number(float(np.nanmax(medians)))}"
+            ends = f"{number(float(np.nanmin(medians)))} to {number(float(np.nanmax(medians)))}"
+            text += f", median norm of what each has {ends}"
         if summary.noise_scale is not None:
             text += f"; noise scale {number(summary.noise_scale)} batches of a rank"
         lines = self._wrapped("ranks  ", text, "bold", rest="")

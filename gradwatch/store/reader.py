@@ -215,7 +215,7 @@ class StoreReader:
                 _, _, name, shape, dtype = rows[position]
                 infos.append(ParameterInfo(name=name, shape=tuple(self._json(shape)), dtype=dtype))
             else:
-                infos.append(ParameterInfo(name=f"(damaged {position})", shape=(0,)))
+                infos.append(_damaged_info(position))
         return tuple(infos)
 
     def _json(self, text: Any) -> Any:
@@ -488,7 +488,7 @@ def _record(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord
         layers=None
         if norm is None
         else LayerStats(
-            parameters=infos[: len(norm)],
+            parameters=infos[: len(norm)] + tuple(map(_damaged_info, range(len(infos), len(norm)))),
             norm=norm,
             **{name: _unblob(row[f"layer.{name}"]) for name in STATS[1:]},
         ),
@@ -497,6 +497,11 @@ def _record(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord
         else WeightStats(weight_norm=weight_norm, update_norm=update_norm),
         ranks=RankStats(**of_ranks) if len(of_ranks) == len(RANK_STATS) else None,
     )
+
+
+def _damaged_info(position: int) -> ParameterInfo:
+    """Stands for a parameter whose row is not there any more."""
+    return ParameterInfo(name=f"(damaged {position})", shape=(0,))
 
 
 def _event(row: Sequence[Any]) -> Event:

@@ -1,0 +1,107 @@
+"""Runs as a Parquet data set."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gradwatch import Run
+from gradwatch.cli import main
+from gradwatch.dataset import write_dataset
+from gradwatch.errors import BadArgument, CannotExport
+from gradwatch.testing import replaced, steady, stream, write_run
+
+pytest.importorskip("pyarrow")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write_run(tmp_path / "runs" / "good", stream(steady(50)))
+    first = stream(replaced(steady(60), {40: float("nan")}))
+    again = [replace(record, attempt=1) for record in stream(steady(30), first_step=50)]
+    write_run(tmp_path / "runs" / "bad", [*first, *again])
+    return tmp_path / "runs"
+
+
+def test_a_data_set_holds_what_the_runs_hold(runs, tmp_path):
+    assert write_dataset([runs], str(tmp_path / "set")) == 2
+    steps = pd.read_parquet(tmp_path / "set" / "steps.parquet")
+    layers = pd.read_parquet(tmp_path / "set" / "layers.parquet")
+    events = pd.read_parquet(tmp_path / "set" / "events.parquet")
+    about = pd.read_parquet(tmp_path / "set" / "runs.parquet").set_index("run")
+    for name in ("good", "bad"):
+        run = Run(runs / name)
+        own = steps[steps["run"] == name].sort_values("step")
+        np.testing.assert_array_equal(own["total_norm"], run.steps()["total_norm"])
+        assert own["attempt"].astype(int).tolist() == run.steps()["attempt"].tolist()
+        norms = layers[layers["run"] == name].pivot_table(
+            index="step", columns="parameter", values="norm", dropna=False
+        )
+        names = [info.name for info in run.parameters()]
+        np.testing.assert_array_equal(norms[names], run.layers("norm"))
+        kinds = events.loc[events["run"] == name, "kind"].tolist()
+        assert kinds == [event.kind for event in run.events()]
+        assert about.loc[name, "verdict"] == run.summary().verdict
+    assert {path.name for path in (tmp_path / "set" / "steps.parquet" / "run=bad").iterdir()} == {
+        "attempt=0",
+        "attempt=1",
+    }
+
+
+def test_a_run_that_is_written_again_takes_its_own_place(runs, tmp_path):
+    target = str(tmp_path / "set")
+    write_dataset([runs / "good", runs / "bad"], target)
+    write_run(runs / "good", [replace(record, attempt=1) for record in stream(steady(7), first_step=50)])
+    write_dataset([runs / "good"], target)
+    steps = pd.read_parquet(Path(target) / "steps.parquet")
+    assert steps.groupby("run", observed=True).size().to_dict() == {"bad": 80, "good": 57}
+
+
+def test_any_file_system_of_fsspec_will_do(runs):
+    import fsspec
+
+    write_dataset([runs / "good"], "memory://set")
+    with fsspec.open_files("memory://set/steps.parquet/run=good/attempt=0/*.parquet")[0] as file:
+        assert len(pd.read_parquet(file)) == 50
+
+
+def test_two_runs_of_one_name_are_refused(runs, tmp_path):
+    write_run(tmp_path / "other" / "good", stream(steady(5)))
+    with pytest.raises(BadArgument, match="both called 'good'"):
+        write_dataset([runs, tmp_path / "other"], str(tmp_path / "set"))
+
+
+def test_a_target_that_can_not_be_written_is_said(runs, tmp_path):
+    (tmp_path / "set").write_text("")
+    with pytest.raises(CannotExport, match="can't be written"):
+        write_dataset([runs], str(tmp_path / "set"))
+    with pytest.raises(CannotExport, match="can't be written"):
+        write_dataset([runs], "nosuch://set")
+
+
+def test_the_command(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gradwatch", "export", str(runs), str(tmp_path / "set"), "--parquet"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "wrote 2 runs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_many_runs_are_asked_by_dask(tmp_path):
+    pytest.importorskip("dask")
+    script = ROOT / "examples" / "many_runs.py"
+    done = subprocess.run(
+        [sys.executable, script, "--runs", "24"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "exploded, of the runs with each threshold:" in done.stdout
+    assert "24 runs: trained in" in done.stdout
+    critical = [r for r in (tmp_path / "runs" / "many").iterdir() if Run(r).summary().verdict == "critical"]
+    began = done.stdout.partition("where it began:\n")[2].partition("\n\n")[0].splitlines()
+    assert sum(int(line.split()[-1]) for line in began) == len(critical)
