@@ -36,6 +36,8 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.txt
 	$(BIN)/python benchmarks/scaling.py | tee benchmarks/scaling.txt
 	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python benchmarks/long_run.py | tee benchmarks/long_run.txt
+	$(BIN)/torchrun --nproc-per-node 4 benchmarks/ranks.py | tee benchmarks/ranks.txt
 
 dashboard: $(READY) browser
 	$(BIN)/python benchmarks/dashboard.py | tee benchmarks/dashboard.txt

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from types import SimpleNamespace
 import pytest
 from werkzeug.test import Client
 
+from gradwatch.errors import GradwatchError
 from gradwatch.store import FILE_NAME
+from gradwatch.tensorboard.gallery import Gallery
 from gradwatch.tensorboard.plugin import GradWatchLoader, folders
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -258,3 +261,19 @@ def test_the_entry_point_needs_only_tensorboard_and_the_standard_library():
     env = os.environ | {"PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "['gradwatch.tensorboard', 'gradwatch.tensorboard.plugin']"
+
+
+def test_a_run_that_is_deleted_while_it_is_shown_is_told_and_comes_back(tmp_path):
+    gallery = Gallery({"": tmp_path})
+    write_run(tmp_path / "run", stream(steady(100)))
+    query = {"run": "run", "from": "0", "to": "99", "columns": "50"}
+    gallery.listing()
+    assert gallery.overview(query)["steps"] == 100
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises((GradwatchError, LookupError)):
+        gallery.overview(query)
+    write_run(tmp_path / "run", stream(steady(150)))
+    until = time.monotonic() + 20
+    while [entry["name"] for entry in gallery.listing()["runs"]] != ["run"] and time.monotonic() < until:
+        time.sleep(0.1)
+    assert gallery.overview(query)["steps"] == 150

@@ -393,3 +393,34 @@ def test_records_are_read_in_pieces_that_miss_nothing(tmp_path):
     with StoreReader(tmp_path) as reader:
         for chunk in (1, 7, 23, 500):
             assert [r.step for r in reader.records("0", chunk)] == list(range(23))
+
+
+def test_steps_beyond_32_bits_and_clocks_that_jump_back(tmp_path):
+    first = 2**31 - 5
+    records = [
+        dataclasses.replace(record, step=first + index, wall_time=1e9 + (index if index < 200 else index - 100_000))
+        for index, record in enumerate(stream(steady(400), losses=[1.0] * 400))
+    ]
+    run = Run(write_run(tmp_path / "run", records))
+    assert run.steps().index.tolist() == list(range(first, first + 400))
+    assert run.layers("norm").index[-1] == first + 399
+    assert run.records().__next__().step == first
+    summary = run.summary()
+    assert (summary.first_step, summary.last_step, summary.damaged_rows) == (first, first + 399, 0)
+    assert run.recommend().refused is None
+
+
+def test_a_run_that_is_resumed_ten_times_is_whole(tmp_path):
+    """Each attempt goes back twenty steps before the last one."""
+    records, begin = [], 0
+    for attempt in range(11):
+        own = stream(steady(100), first_step=begin)
+        records += [dataclasses.replace(record, attempt=attempt, total_norm=1.0 + attempt) for record in own]
+        begin += 80
+    run = Run(write_run(tmp_path / "run", records))
+    steps = run.steps()
+    assert steps.index.tolist() == list(range(900))
+    assert steps["total_norm"].tolist() == [1.0 + min(10, step // 80) for step in range(900)]
+    assert len(run.seams()) == 10
+    assert run.layers("norm").shape[0] == 900
+    assert run.summary().attempts == 11

@@ -13,9 +13,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from gradwatch.errors import EmptyRun, RunNotFound
+from gradwatch.errors import EmptyRun, GradwatchError, RunNotFound
 from gradwatch.report.console import NARROWEST, ConsoleReport
-from gradwatch.report.draw import Ink, seconds
+from gradwatch.report.draw import Ink, printable, seconds
 from gradwatch.run import Run, newest
 from gradwatch.summary import RunSummary
 
@@ -49,6 +49,8 @@ def view(path: Path | None, console: Console) -> Group:
     except (RunNotFound, EmptyRun):
         waiting = f"waiting for the first step of {'a run under runs/' if path is None else path}"
         return Group(Text(waiting, "bold"), Text("q ends this", "dim"))
+    except GradwatchError as error:  # deleted or replaced at this very moment, say
+        return Group(Text(printable(str(error)), "bold red"), Text("q ends this", "dim"))
     report = ConsoleReport.on(console, layers=max(0, console.height - _FIXED_LINES) // 2)
     ended = "recording" if summary.running else f"ended: {summary.ended}"
     return Group(

@@ -4,8 +4,13 @@ import importlib.resources
 import re
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
+import numpy as np
 import pytest
+
+from gradwatch.record import RankStats
+from gradwatch.testing import steady, stream, write_run
 
 from .conftest import CHROMIUM, EVENTS, NAMES, NAN, SPIKE, STEPS, begin, rows
 from .looking import ABSENT, BAD, TOP, Look
@@ -148,6 +153,43 @@ def test_layers_are_filtered_grouped_and_sorted(tab):
     tab.frame.get_by_label("statistic").select_option("relative")
     tab.settle()
     assert BAD in tab.colours(tab.x_of(16_100), 0, 5)
+
+
+def test_ranks_are_drawn_over_the_steps(look, tensorboard, tmp_path):
+    """Of four the third is nine times as loud from step 100 to 149, and the fourth is not finite at step 20."""
+    norms = np.full((200, 4), 1.0, np.float32)
+    norms[100:150, 2], norms[20, 3] = 9.0, np.nan
+    zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
+    records = [
+        replace(
+            record,
+            ranks=RankStats(
+                norm=row,
+                nonfinite=np.isnan(row).astype(np.float32),
+                differing=zeros,
+                differs_in=zeros,
+                before_reduction=ones,
+            ),
+        )
+        for record, row in zip(stream(steady(200)), norms, strict=True)
+    ]
+    write_run(tmp_path / "logs" / "run", records)
+    tab = look().open_tab(tensorboard("--logdir", tmp_path / "logs"))
+    tab.shown_run()
+    tab.frame.get_by_label("statistic").select_option("rank_norm")
+    tab.settle()
+    assert tab.frame.get_by_label("layer", exact=True).locator("option").all_inner_texts()[1:] == [
+        "rank 0",
+        "rank 1",
+        "rank 2",
+        "rank 3",
+    ]
+    quiet, loud = tab.colours(tab.x_of(50), 2, 4), tab.colours(tab.x_of(125), 2, 4)
+    assert quiet == tab.colours(tab.x_of(50), 0, 4) == tab.colours(tab.x_of(125), 1, 4)
+    assert loud.isdisjoint(quiet)
+    assert BAD in tab.colours(tab.x_of(20), 3, 4)
+    assert BAD not in tab.colours(tab.x_of(20), 2, 4)
+    assert tab.faults == []
 
 
 def test_a_slider_tells_what_a_threshold_would_have_done(tab):

@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -91,6 +92,21 @@ def test_it_follows_a_run_and_leaves_the_terminal_clean(tmp_path, key, code):
     assert SCREEN_ON in terminal.shown
     assert terminal.shown.rindex(SCREEN_OFF) > terminal.shown.rindex(SCREEN_ON)
     assert CURSOR_ON in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+def test_it_goes_on_when_its_run_is_deleted_and_made_again(tmp_path):
+    write_run(tmp_path / "run", stream(steady(100)))
+    terminal = Terminal("watch", "run", "--every", "0.2", cwd=tmp_path)
+    terminal.wait_for("ended: closed, step 99;")
+    shutil.rmtree(tmp_path / "run")
+    terminal.wait_for("waiting for the first step of run")
+    write_run(tmp_path / "run", stream(steady(150)))
+    terminal.wait_for("ended: closed, step 149;")
+    (tmp_path / "run" / "gradwatch.db").write_bytes(b"SQLite format 3\0" + bytes(1000))
+    terminal.wait_for("(store-damaged)")
+    os.write(terminal.master, b"q")
+    assert terminal.end() == (0, True)
     assert "Traceback" not in terminal.shown
 
 
