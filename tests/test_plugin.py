@@ -265,8 +265,8 @@ def test_the_entry_point_needs_only_tensorboard_and_the_standard_library():
 
 
 def test_a_run_that_is_deleted_while_it_is_shown_is_told_and_comes_back(tmp_path):
-    gallery = Gallery({"": tmp_path})
     write_run(tmp_path / "run", stream(steady(100)))
+    gallery = Gallery({"": tmp_path})
     query = {"run": "run", "from": "0", "to": "99", "columns": "50"}
     gallery.listing()
     assert gallery.overview(query)["steps"] == 100
