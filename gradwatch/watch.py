@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, cast
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ from gradwatch.tracked import ByHand, Habits, InBackward, Tracked, TrackedByHand
 logger = logging.getLogger("gradwatch")
 
 Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None
+Ranks: TypeAlias = bool | Literal["own"]
 Clip: TypeAlias = Policy | Mapping[str, Policy] | None
 P = ParamSpec("P")
 
@@ -73,7 +74,7 @@ def attach(
     skip_nonfinite: bool = False,
     tensorboard: bool = False,
     total_steps: int | None = None,
-    ranks: bool = False,
+    ranks: Ranks = False,
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -112,7 +113,8 @@ def attach(
         ranks: hear every rank: keep the norm and the non-finite entries of each one's own gradient before
             DistributedDataParallel reduces it (``model`` has to be or to hold that module), and compare
             what ranks hold in common. Needed too where ranks have parameters of their own, the
-            stages of a pipeline say, to record them all.
+            stages of a pipeline say, to record them all. "own": this process records by itself,
+            whatever its rank, where processes train models of their own.
 
     Raises:
         BadArgument, NoParameters: an argument is not what it should be.
@@ -142,6 +144,8 @@ def attach(
     unknown = [kind for kind in stop_on if kind not in KINDS]
     if isinstance(stop_on, str) or unknown:
         raise BadArgument(f"stop_on is {stop_on!r}; expected some of {', '.join(KINDS)}.")
+    if ranks not in (True, False, "own"):
+        raise BadArgument(f"ranks is {ranks!r}; expected True, False or 'own'.")
     if total_steps is not None and total_steps < 1:
         raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None where it is not known.")
     return Watch(
@@ -261,11 +265,11 @@ class Watch:
         clip_only_unclipped: bool = False,
         tensorboard: bool = False,
         total_steps: int | None = None,
-        ranks: bool = False,
+        ranks: Ranks = False,
         before_reduction: bool = True,
     ) -> None:
         self.run = run
-        self._rank, self._world = place()
+        self._rank, self._world = (0, 1) if ranks == "own" else place()
         self._total_steps = total_steps
         self._stop_on = stop_on
         self.policies = dict(policies or {})
@@ -317,10 +321,14 @@ class Watch:
         _close_on_termination()
         atexit.register(self._close_at_exit)
 
-    def _begin(self, ranks: bool, at_once: bool, tensorboard: bool) -> Recorder | Quiet:
+    def _begin(self, ranks: Ranks, at_once: bool, tensorboard: bool) -> Recorder | Quiet:
         """What takes the steps: in rank 0 the recorder, elsewhere what tells it of them, if it wants to know."""
         is_sharded = any(t.is_sharded for t in self._tracked)
-        is_joint = self._world > 1 and (ranks or is_sharded)
+        is_joint = self._world > 1 and (bool(ranks) or is_sharded)
+        if is_sharded and ranks == "own" and place()[1] > 1:
+            raise ShardedParameters(
+                'ranks is "own", and there are parameters of which this process holds a part. Leave it out.'
+            )
         if is_joint:
             self._post = self._open_post(is_sharded)
         size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)

@@ -6,6 +6,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -424,3 +426,28 @@ def test_a_run_that_is_resumed_ten_times_is_whole(tmp_path):
     assert len(run.seams()) == 10
     assert run.layers("norm").shape[0] == 900
     assert run.summary().attempts == 11
+
+
+def test_of_processes_that_come_to_a_run_at_once_one_writes_and_the_others_are_told(tmp_path):
+    code = """
+        import sys, time
+        from pathlib import Path
+        from gradwatch.errors import RunInUse
+        from gradwatch.store import StoreWriter
+        run, ready = Path(sys.argv[1]), float(sys.argv[2])
+        time.sleep(max(0.0, ready - time.time()))
+        try:
+            writer = StoreWriter(run)
+            writer.begin_attempt({}, {"0": ("SGD", {})})
+        except RunInUse:
+            print("refused")
+        else:
+            time.sleep(1.5)
+            writer.end_attempt("closed")
+            print("wrote")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run"), str(time.time() + 2.5)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=60) for process in processes]
+    assert sorted(out.strip() for out, _ in said) == ["refused"] * 3 + ["wrote"], said
+    assert len(Run(tmp_path / "run").attempts()) == 1

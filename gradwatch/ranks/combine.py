@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -71,6 +71,24 @@ class Layout:
             is_whole=everything <= things.keys(),
             has_parts=any(part.strip(",-") for _, part in everything),
         )
+
+
+def widened(step: LocalStep, columns: Sequence[int]) -> LocalStep:
+    """With nothing in the columns of parameters that joined only after the step.
+
+    >>> step = LocalStep(optimizer="0", number=0, stats=("norm",), table=np.ones((1, 1), np.float32))
+    >>> widened(step, [0, 2]).table.tolist()
+    [[1.0, -1.0, -1.0]]
+    """
+    missing = max(columns, default=-1) + 1 - step.table.shape[1]
+    if missing <= 0:
+        return step
+    more = np.full((len(step.stats), missing), np.nan, np.float32)
+    more[0] = ABSENT
+    weights = step.weights
+    if weights is not None:
+        weights = np.concatenate([weights, np.full((2, missing), np.nan, np.float32)], axis=1)
+    return replace(step, table=np.concatenate([step.table, more], axis=1), weights=weights)
 
 
 def combine(

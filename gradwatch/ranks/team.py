@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.ranks.combine import Holding, Layout, combine
-from gradwatch.ranks.local_step import Ended, Joined, LocalStep, Share, unpack
+from gradwatch.ranks.combine import Holding, Layout, combine, widened
+from gradwatch.ranks.local_step import Ended, Joined, LocalStep, unpack
 from gradwatch.ranks.post import Post
 from gradwatch.record import Floats, ParameterInfo, RankStats, WeightStats
 
 logger = logging.getLogger("gradwatch")
 
 FIRST_PATIENCE, PATIENCE, LAST_PATIENCE = 60.0, 30.0, 5.0  # seconds for a rank's first step, a later one, at the end
+MOST_KEPT = 10_000  # steps of a rank that rank 0 has not come to
 PAUSE = 0.1  # seconds between two looks
 
 
@@ -121,7 +122,8 @@ class Team:
         unknown = any(step is None and not self._members[rank].heard for rank, step in enumerate(found))
         if not layout.is_whole or (unknown and layout.has_parts):
             return None
-        steps = [step for step in found if step is not None]
+        there = [step for step in found if step is not None]
+        steps = [widened(step, columns) for step, columns in zip(there, layout.columns, strict=True)]
         infos = tuple(self._infos[mine.optimizer])
         stats = tuple(name for name in mine.stats if all(name in step.stats for step in steps))
         columns, present, differing, differs_in = combine(layout, steps, stats, len(infos))
@@ -190,14 +192,11 @@ class Team:
                     self.join(rank, item)
                 elif isinstance(item, LocalStep):
                     member.steps[item.optimizer, item.number] = item
+                    if len(member.steps) > MOST_KEPT:  # of an optimizer that rank 0 does not have
+                        del member.steps[next(iter(member.steps))]
                     member.latest[item.optimizer] = item.number
                 elif isinstance(item, Ended):
                     member.ended = True
-
-
-def shares_of(infos: Sequence[ParameterInfo]) -> list[Share | None]:
-    """Of a process that has all of each."""
-    return [Share(info=info) for info in infos]
 
 
 def _weights(layout: Layout, steps: Sequence[LocalStep], parameters: int) -> WeightStats | None:

@@ -72,6 +72,9 @@ class StoreWriter:
             if existed:
                 self._refuse_if_in_use()
                 self._upgrade()
+        except RunInUse:
+            self._db.close()
+            raise
         except (sqlite3.Error, OSError) as error:
             raise _not_writable(self.path, error) from error
 
@@ -114,7 +117,6 @@ class StoreWriter:
         # Within one process the open watches know better than a table that a fault left unfinished.
         if row is None or row[0] == os.getpid() or row[1] != socket.gethostname() or not _is_alive(row[0], row[2]):
             return
-        self._db.close()
         raise RunInUse(
             f"{str(self.path.parent)!r} is being written by process {row[0]}. Give this training a run of"
             " its own, or end the other one first."
@@ -141,14 +143,18 @@ class StoreWriter:
         """Open the next attempt; return the step after the last one recorded.
 
         ``optimizers`` maps each name to its class name and its defaults.
+
+        Raises:
+            RunInUse: another process was faster.
         """
-        (last,) = self._db.execute("select max(attempt) from attempt").fetchone()
-        (step,) = self._db.execute("select max(step) from step").fetchone()
-        self.attempt = 0 if last is None else last + 1
-        self._next_id = (self._db.execute("select max(id) from step").fetchone()[0] or 0) + 1
-        next_step = 0 if step is None else step + 1
         pid = os.getpid()
         with self._transaction():
+            self._refuse_if_in_use()
+            (last,) = self._db.execute("select max(attempt) from attempt").fetchone()
+            (step,) = self._db.execute("select max(step) from step").fetchone()
+            self.attempt = 0 if last is None else last + 1
+            self._next_id = (self._db.execute("select max(id) from step").fetchone()[0] or 0) + 1
+            next_step = 0 if step is None else step + 1
             self._db.execute(
                 "insert into attempt (attempt, first_step, started, pid, host, process) values (?, ?, ?, ?, ?, ?)",
                 (self.attempt, next_step, time.time(), pid, socket.gethostname(), _process_start(pid)),

@@ -162,6 +162,17 @@ def test_gradients_that_differ_where_they_must_not_are_an_event(runs):
     assert event.rank == int(run.meta()["world_size"]) - 1
 
 
+def test_parameters_that_join_are_those_of_every_rank_from_there_on(runs):
+    run = gradwatch.Run(runs / "joined")
+    norms = run.layers("norm")
+    assert len(norms) == training.STEPS
+    assert [info.name for info in run.parameters()] == [name for name, _ in training.model().named_parameters()]
+    assert norms.iloc[:6].notna().sum(axis=1).tolist() == [4] * 6
+    assert norms.iloc[6:].notna().all(axis=None)
+    total = np.sqrt((norms.astype(float) ** 2).sum(axis=1))
+    np.testing.assert_allclose(run.steps()["total_norm"], total, rtol=1e-6)
+
+
 def test_ranks_with_different_numbers_of_steps_hold_up_nobody(runs):
     first = gradwatch.Run(runs / "uneven")
     assert first.steps().index.tolist() == list(range(training.STEPS // 2))
@@ -176,6 +187,12 @@ def test_ranks_with_different_numbers_of_steps_hold_up_nobody(runs):
 def test_rank_0_can_record_alone(runs, alone):
     steps = gradwatch.Run(runs / "rank_0_only").steps()
     np.testing.assert_allclose(steps["total_norm"], alone["plain"].steps()["total_norm"], rtol=1e-4)
+
+
+def test_processes_can_record_runs_of_their_own(runs, alone):
+    for rank in range(int(gradwatch.Run(runs / "ddp_heard").meta()["world_size"])):
+        steps = gradwatch.Run(runs / "own" / str(rank)).steps()
+        np.testing.assert_allclose(steps["total_norm"], alone["plain"].steps()["total_norm"], rtol=1e-6)
 
 
 def test_a_rank_that_does_not_attach_ends_in_a_message_and_holds_up_nobody(runs):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -318,6 +319,21 @@ def parted(run: Path) -> None:
         train(network, step_of, optimizer)
 
 
+def joined(run: Path) -> None:
+    """From step 6 on the optimizer has the other parameters as well."""
+    network = fsdp2()
+    first, later = list(network.parameters())[:4], list(network.parameters())[4:]
+    optimizer = torch.optim.AdamW(first, lr=0.01)
+
+    def step_of(step: int) -> None:
+        if step == 6:
+            optimizer.add_param_group({"params": later})
+        loss_of(network, *map(mine, batch(step))).backward()
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4):
+        train(network, step_of, optimizer)
+
+
 def uneven(run: Path) -> None:
     """Rank 0 has less data than the others, under `join`."""
     network = DistributedDataParallel(model())
@@ -363,6 +379,17 @@ def rank_0_only(run: Path) -> None:
     optimizer = adam(network)
     with gradwatch.attach(network, optimizer, run) if dist.get_rank() == 0 else contextlib.nullcontext():
         train(network, lambda step: loss_of(network, *map(mine, batch(step))).backward(), optimizer)
+
+
+def own(run: Path) -> None:
+    """Each process trains and records by itself; and sharded parameters are refused there."""
+    network = model()
+    optimizer = adam(network)
+    with gradwatch.attach(network, optimizer, run / str(dist.get_rank()), ranks="own"):
+        train(network, lambda step: loss_of(network, *batch(step)).backward(), optimizer)
+    sharded = fsdp2()
+    with pytest.raises(gradwatch.GradwatchError, match="holds a part"):
+        gradwatch.attach(sharded, adam(sharded), run / f"sharded{dist.get_rank()}", ranks="own")
 
 
 def in_a_group(run: Path) -> None:
@@ -413,10 +440,12 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
         pipeline,
         poisoned,
         parted,
+        joined,
         uneven,
         uneven_elsewhere,
         accumulated,
         rank_0_only,
+        own,
         in_a_group,
         silent_rank,
     )
