@@ -24,7 +24,7 @@ test-lowest:
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
 	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" tests/test_cli.py tests/test_hostile.py tests/test_mirror.py \
 	  tests/test_notebook.py tests/test_page.py tests/test_plugin.py tests/test_recommend.py tests/test_report.py \
-	  tests/test_sources.py tests/test_store.py tests/test_summary.py
+	  tests/test_ranks.py tests/test_dataset.py tests/test_sources.py tests/test_store.py tests/test_summary.py
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -127,8 +127,9 @@ def make_record(
             return None
         infos, found, weights, ranks = whole.infos, whole.columns, whole.weights, whole.ranks
         there = np.flatnonzero(whole.present).tolist()
-        if loss is None and whole.losses:
-            loss = sum(whole.losses.values()) / len(whole.losses)
+        # Of rank 0 where it has one and all others are finite: what a loop logs there may be the mean already.
+        if whole.losses and (loss is None or not all(map(math.isfinite, whole.losses))):
+            loss = sum(whole.losses) / len(whole.losses)
     columns: dict[str, Floats] = {name: _float32(column) for name, column in found.items()}
     # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
     norm = found["norm"][there]
@@ -179,7 +180,7 @@ def make_local(draft: Draft, optimizer: str, present: list[bool], number: int) -
         norm=norm,
         nonfinite=float(nonfinite),
         before_reduction=bool(draft.before_reduction),
-        loss=math.nan if loss is None else loss,
+        loss=loss,
     )
 
 

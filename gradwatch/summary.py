@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -313,7 +314,7 @@ def _advice(event: Event, clipping: ClippingSummary) -> str | None:
     }.get(event.kind)
 
 
-def quantile(ordered: NDArray[np.float64], share: float) -> float | None:
+def quantile(ordered: NDArray[np.floating[Any]], share: float) -> float | None:
     """A quantile of sorted numbers, with linear interpolation as in `numpy.quantile`.
 
     >>> quantile(np.array([1.0, 2.0, 4.0]), 0.75)
@@ -324,7 +325,8 @@ def quantile(ordered: NDArray[np.float64], share: float) -> float | None:
     position = share * (len(ordered) - 1)
     low = int(position)
     high = min(low + 1, len(ordered) - 1)
-    return float(ordered[low] + (ordered[high] - ordered[low]) * (position - low))
+    below, above = float(ordered[low]), float(ordered[high])
+    return below + (above - below) * (position - low)
 
 
 def spike_safe(values: Array, bins: int) -> Array:
@@ -392,7 +394,7 @@ def _series(run: Run, optimizer: str, steps: pd.DataFrame, layers: bool) -> Seri
     )
 
 
-def _norm_summary(values: Array, step: NDArray[np.int64]) -> NormSummary:
+def _norm_summary(values: NDArray[np.floating[Any]], step: NDArray[np.int64]) -> NormSummary:
     finite = np.isfinite(values)
     ordered = np.sort(values[finite])
     largest = int(np.argmax(np.where(finite, values, -np.inf))) if finite.any() else None
@@ -467,7 +469,7 @@ def _layers(run: Run, optimizer: str, series: Series, ratios: pd.DataFrame) -> t
     table = np.ascontiguousarray(series.layer_norm.T)
     summaries = []
     for index, info in enumerate(infos):
-        norms = table[index].astype(float)
+        norms = table[index]
         found = _norm_summary(norms, series.step)
         bad = series.layer_nonfinite[:, index]
         ratio, growth = weights.get(info.name, (None, None))

@@ -121,7 +121,7 @@ def local_steps(draw):
         norm=draw(st.floats()),
         nonfinite=draw(st.floats()),
         before_reduction=draw(st.booleans()),
-        loss=draw(st.floats()),
+        loss=draw(st.none() | st.floats()),
     )
 
 

@@ -42,7 +42,7 @@ class LocalStep:
         norm: total norm of the gradient before it was reduced over the processes, else of what this one holds.
         nonfinite: likewise, entries that are NaN or infinite.
         before_reduction: which of the two these are.
-        loss: of this process; NaN where it is not known.
+        loss: of this process; None where it is not known.
     """
 
     optimizer: str
@@ -53,7 +53,7 @@ class LocalStep:
     norm: float = math.nan
     nonfinite: float = math.nan
     before_reduction: bool = False
-    loss: float = math.nan
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

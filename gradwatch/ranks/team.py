@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ class Whole:
     present: NDArray[np.bool_]
     weights: WeightStats | None
     ranks: RankStats
-    losses: dict[int, float]
+    losses: list[float]
 
 
 @dataclass(slots=True)
@@ -139,7 +138,7 @@ class Team:
                 differs_in=self._spread(heard, differs_in),
                 before_reduction=self._spread(heard, [float(step.before_reduction) for step in steps]),
             ),
-            losses={r: step.loss for r, step in zip(heard, steps, strict=True) if not math.isnan(step.loss)},
+            losses=[step.loss for step in steps if step.loss is not None],
         )
 
     def _spread(self, heard: Sequence[int], values: Sequence[float]) -> Floats:

@@ -152,6 +152,7 @@ def test_an_event_names_the_rank_that_made_the_first_nan(runs):
     event = next(event for event in gradwatch.Run(runs / "poisoned").events() if event.kind == "nonfinite")
     assert (event.step, event.rank, event.severity) == (5, 1, "critical")
     assert "rank 1" in event.message
+    assert event.origin != "backward", "the loss of rank 1 was not finite, though that of rank 0 was"
 
 
 def test_gradients_that_differ_where_they_must_not_are_an_event(runs):
