@@ -299,7 +299,7 @@ def first_of(gradients: Sequence[Tensor | None]) -> weakref.ref[Tensor] | None:
 
 def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
     """PyTorch's count of in-place changes of each gradient."""
-    return [-1 if gradient is None else version_of(gradient) for gradient in gradients]
+    return [g._version if type(g) is Tensor else -1 if g is None else version_of(g) for g in gradients]
 
 
 def version_of(gradient: Tensor) -> int:

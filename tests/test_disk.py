@@ -238,6 +238,82 @@ def test_a_slow_disk_does_not_slow_the_training_down(tmp_path, monkeypatch):
     assert Run(tmp_path / "run").steps().index.tolist() == list(range(510))
 
 
+@pytest.fixture
+def ext4(tmp_path):
+    """A function that mounts a file system of 32 MB on a file."""
+    mounted = []
+
+    def make():
+        image, folder = tmp_path / "image", tmp_path / "disk"
+        folder.mkdir()
+        with image.open("wb") as file:
+            file.truncate(32 * 2**20)
+        for command in (["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, folder]):
+            try:
+                done = subprocess.run(command, capture_output=True, check=False)
+            except FileNotFoundError as error:
+                pytest.skip(f"a file system can't be made here: {error}")
+            if done.returncode:
+                pytest.skip("a file system can't be mounted here: " + done.stderr.decode().strip())
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_file_system_that_stalls_is_waited_for(ext4):
+    """A real one, frozen for some seconds: whoever writes to it hangs in the kernel."""
+    folder = ext4()
+    if shutil.which("fsfreeze") is None:
+        pytest.skip("there is no fsfreeze")
+    training = Training()
+    with gradwatch.attach(training.model, training.optimizer, folder / "run") as watch:
+        training.run(50)
+        assert watch.flush()
+        subprocess.run(["fsfreeze", "--freeze", folder], check=True)
+        try:
+            began = time.monotonic()
+            training.run(100)
+            time.sleep(1.0)
+            training.run(100)
+            assert not watch.flush(timeout=1.0), "the recorder hangs in the kernel"
+            assert time.monotonic() - began < 10, "and the training does not"
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", folder], check=True)
+        assert watch.flush()
+    run = Run(folder / "run")
+    assert run.steps().index.tolist() == list(range(250))
+    assert run.summary().dropped_steps == 0
+    assert torch.equal(training.weights(), expected(250))
+
+
+def test_a_permission_that_is_lost_is_waited_for(ext4, caplog):
+    """The files become immutable under the writer, for root too."""
+    folder = ext4()
+    training = Training()
+    with gradwatch.attach(training.model, training.optimizer, folder / "run") as watch:
+        training.run(50)
+        assert watch.flush()
+        # Not the index of the log: to write to its memory map would end any process by a SIGBUS (docs/reliability.md).
+        files = [file for file in (folder / "run").iterdir() if not file.name.endswith("-shm")]
+        changed = subprocess.run(["chattr", "+i", *files], capture_output=True, check=False)
+        if changed.returncode:
+            pytest.skip("files can't be made immutable here: " + changed.stderr.decode().strip())
+        try:
+            training.run(100)
+            wait_for(lambda: said(caplog, "recording-waits"))
+            training.run(100)
+        finally:
+            subprocess.run(["chattr", "-i", *files], check=True)
+        wait_for(lambda: said(caplog, "recording-resumed"))
+    run = Run(folder / "run")
+    assert run.steps().index.tolist() == list(range(250))
+    assert run.summary().dropped_steps == 0
+    assert torch.equal(training.weights(), expected(250))
+
+
 def test_an_append_that_failed_can_be_given_again(tmp_path, monkeypatch):
     writer = StoreWriter(tmp_path)
     writer.begin_attempt({}, {"0": ("SGD", {})})

@@ -123,7 +123,8 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
     (4.0, [0.0, nan, 1.0], [1.0, nan, 0.0])
     """
     wanted = tuple(name for name in STATS if name in stats)
-    gradients = [None if gradient is None else local(gradient) for gradient in gradients]
+    # The type first, for this is done at every step of every training.
+    gradients = [g if type(g) is Tensor or g is None else local(g) for g in gradients]
     parts, rest = _in_one_read(gradients, wanted)
     by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
     for position in rest:

@@ -70,7 +70,9 @@ class Habits:
 def _mark_of(parameter: Tensor | None) -> tuple[int, int] | None:
     """What changes where a gradient is made or added to."""
     gradient = None if parameter is None else parameter.grad
-    return None if gradient is None else (id(gradient), version_of(gradient))
+    if gradient is None:
+        return None
+    return id(gradient), gradient._version if type(gradient) is Tensor else version_of(gradient)
 
 
 def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:

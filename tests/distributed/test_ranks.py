@@ -190,6 +190,13 @@ def test_rank_0_can_record_alone(runs, alone):
     np.testing.assert_allclose(steps["total_norm"], alone["plain"].steps()["total_norm"], rtol=1e-4)
 
 
+def test_a_slow_rank_is_waited_for_as_the_training_does(runs):
+    run = gradwatch.Run(runs / "slow")
+    assert run.steps().index.tolist() == list(range(training.STEPS))
+    assert run.ranks("norm").notna().all(axis=None)
+    assert run.summary().dropped_steps == 0
+
+
 def test_processes_can_record_runs_of_their_own(runs, alone):
     for rank in range(int(gradwatch.Run(runs / "ddp_heard").meta()["world_size"])):
         steps = gradwatch.Run(runs / "own" / str(rank)).steps()

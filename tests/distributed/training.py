@@ -334,6 +334,20 @@ def joined(run: Path) -> None:
         train(network, step_of, optimizer)
 
 
+def slow(run: Path) -> None:
+    """The last rank makes all others wait for two seconds."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        if step == 5 and dist.get_rank() == dist.get_world_size() - 1:
+            time.sleep(2.0)
+        loss_of(network, *map(mine, batch(step))).backward()
+
+    with gradwatch.attach(network, optimizer, run, ranks=True):
+        train(network, step_of, optimizer)
+
+
 def uneven(run: Path) -> None:
     """Rank 0 has less data than the others, under `join`."""
     network = DistributedDataParallel(model())
@@ -441,6 +455,7 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
         poisoned,
         parted,
         joined,
+        slow,
         uneven,
         uneven_elsewhere,
         accumulated,
