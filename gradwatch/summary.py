@@ -19,6 +19,7 @@ from gradwatch.errors import EmptyRun
 from gradwatch.record import SEVERITIES, Event, Floats
 from gradwatch.run import Run, Seam
 
+AT_ONCE = 4_000_000  # norms read from the store at a time
 Verdict = str  # healthy, warning or critical
 
 _VERDICTS: dict[str, Verdict] = {"info": "healthy", "warning": "warning", "critical": "critical"}
@@ -359,15 +360,29 @@ def _edges(length: int, bins: int) -> NDArray[np.intp]:
 
 
 def _layer_norms(run: Run, optimizer: str, steps: pd.DataFrame) -> tuple[Floats, NDArray[np.bool_]]:
-    norms = run.layers("norm", optimizer).reindex(steps.index)
-    table = norms.to_numpy(np.float32)
+    """The norms, (steps, parameters), and where a gradient was not finite; read in parts, and held once."""
+    parameters = len(run.parameters(optimizer))
+    # Parameter by parameter in memory, as they are sorted and drawn.
+    table = np.full((parameters, len(steps)), np.nan, np.float32)
     bad = np.zeros(table.shape, bool)
-    rows = np.flatnonzero(steps["nonfinite"].to_numpy() > 0)
-    if len(rows):
-        counts = run.layers("nonfinite", optimizer).reindex(steps.index[rows])
-        shown = counts.to_numpy() > 0 if counts.size else ~np.isfinite(table[rows])
-        bad[rows] = shown
-    return table, bad
+    suspect = steps["nonfinite"].to_numpy() > 0
+    standing = run.standing(optimizer)
+    standing = standing[np.isin(standing[:, 1], steps.index)]  # a run being written may have more by now
+    standing = standing[np.argsort(standing[:, 0])]
+    columns = np.searchsorted(steps.index.to_numpy(np.int64), standing[:, 1])
+    at_once = max(64, AT_ONCE // max(1, parameters))
+    for begin in range(0, len(standing), at_once):
+        ids, place = standing[begin : begin + at_once, 0], columns[begin : begin + at_once]
+        between = {"after": int(ids[0]) - 1, "up_to": int(ids[-1])}
+        found, norms = run.layer_rows("norm", optimizer, **between)
+        stands = np.isin(found, ids)
+        at, norms = place[np.searchsorted(ids, found[stands])], norms[stands]
+        table[: norms.shape[1], at] = norms.T
+        if suspect[at].any():
+            counted, counts = run.layer_rows("nonfinite", optimizer, **between)
+            is_bad = counts[np.isin(counted, ids)] > 0 if np.array_equal(counted, found) else ~np.isfinite(norms)
+            bad[: norms.shape[1], at] = (is_bad & suspect[at, None]).T
+    return table.T, bad.T
 
 
 def _series(run: Run, optimizer: str, steps: pd.DataFrame, layers: bool) -> Series:
@@ -465,8 +480,7 @@ def _layers(run: Run, optimizer: str, series: Series, ratios: pd.DataFrame) -> t
     infos = run.parameters(optimizer)
     zeros = _zero_fractions(run, optimizer, len(series.step))
     weights = _weights(ratios, run.layers("weight_norm", optimizer))
-    # Parameter by parameter in rows, for sorting along memory.
-    table = np.ascontiguousarray(series.layer_norm.T)
+    table = series.layer_norm.T
     summaries = []
     for index, info in enumerate(infos):
         norms = table[index]
