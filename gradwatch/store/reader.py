@@ -262,8 +262,13 @@ class StoreReader:
         return int(self._rows("select coalesce(max(attempt), 0) from attempt")[0][0])
 
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:
-        """Id, step and attempt of each row of table ``step``, (rows, 3)."""
+        """Id, step and attempt of each row of table ``step``, (rows, 3), without those found to be damaged so far.
+
+        Which are damaged `step_columns` finds out.
+        """
         rows = self._rows("select id, step, attempt from step where optimizer = ? order by id", optimizer)
+        if self._left_out or not all(type(number) is int for row in rows for number in row):
+            rows = [r for r in rows if all(type(n) is int for n in r) and ("step", r[0]) not in self._left_out]
         return np.array(rows, np.int64).reshape(len(rows), 3)
 
     def rank_table(
