@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,7 @@ from gradwatch.errors import BadArgument, CannotExport, EmptyRun
 from gradwatch.record import EVENT_KEYS, STATS
 from gradwatch.run import Run
 from gradwatch.store import FILE_NAME
-
-if TYPE_CHECKING:
-    from gradwatch.summary import RunSummary
+from gradwatch.summary import RunSummary, summarize
 
 STEPS_AT_ONCE = 20_000  # of a run's layers in memory, at a thousand parameters some 600 MB
 
@@ -66,7 +64,7 @@ def write_dataset(folders: Sequence[Path], target: str) -> int:
         for name, folder in runs_in(folders).items():
             run = Run(folder)
             try:
-                summary = run.summary()
+                summary = summarize(run, layers=False)
             except EmptyRun:
                 continue
             written += 1

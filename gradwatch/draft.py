@@ -118,11 +118,12 @@ def make_record(
     """
     if draft.ready is not None:
         draft.ready.synchronize()
-    weights, ranks, loss = _weights(draft, present), None, _loss(draft)
     if team is None:
         found, there = _collected(draft), draft.measured.present
+        weights, ranks, loss = _weights(draft, present), None, _loss(draft)
     else:
-        whole = team.whole(make_local(draft, optimizer, present, number))
+        mine = make_local(draft, optimizer, present, number)
+        whole, loss = team.whole(mine), mine.loss
         if whole is None:
             return None
         infos, found, weights, ranks = whole.infos, whole.columns, whole.weights, whole.ranks
@@ -249,7 +250,11 @@ def _coefficient(clipping: Clipping, total_norm: float) -> float:
     if clipping.coefficient is not None:
         return float(clipping.coefficient)
     assert clipping.max_norm is not None
-    quotient = float(clipping.max_norm) / (total_norm + 1e-6)
+    return _torchs_coefficient(float(clipping.max_norm), total_norm)
+
+
+def _torchs_coefficient(max_norm: float, norm: float) -> float:
+    quotient = max_norm / (norm + 1e-6)
     return quotient if math.isnan(quotient) else min(quotient, 1.0)
 
 
@@ -271,8 +276,7 @@ def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
             else (norm if math.isfinite(norm) else 0.0)
         )
     if isinstance(norm, float) and not isinstance(call.max_norm, Tensor):
-        quotient = call.max_norm / (norm + 1e-6)
-        coefficient: float | Tensor = quotient if math.isnan(quotient) else min(quotient, 1.0)
+        coefficient: float | Tensor = _torchs_coefficient(call.max_norm, norm)
     else:
         coefficient = torch.clamp(torch.as_tensor(call.max_norm / (norm + 1e-6)), max=1.0)
     return Clipping(max_norm=call.max_norm, norm_type=order, coefficient=coefficient)

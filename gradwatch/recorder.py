@@ -121,7 +121,7 @@ class Recorder:
         if self._team is not None:
             self._queue.append(Joined(optimizer, first, tuple(shares)))
         else:
-            self._queue.append(Names(optimizer, [share.info for share in shares if share is not None], first))
+            self._queue.extend(Names(optimizer, [s.info], at) for at, s in enumerate(shares, first) if s is not None)
 
     def add_detectors(self, optimizer: str, detectors: Sequence[Detector]) -> None:
         """Judge the records of one more optimizer; before its first record."""

@@ -382,8 +382,7 @@ class Watch:
             if self._post is not None:
                 logger.warning("gradwatch is not attached in rank 0: nothing is recorded here (rank-silent)")
             for tracked in self._tracked:
-                clips = bool(self.policies.get(tracked.name)) or self._habits.skip_nonfinite
-                tracked.change(measures=clips, every=1, weights_every=0)
+                self._measure_only_to_clip(tracked)
             return Quiet()
         assert self._post is not None
         outbox = Outbox(self._post, capacity)
@@ -527,8 +526,13 @@ class Watch:
             tracked.step = tracked.first_step = self._post.announced(f"first/{name}", RANK_0_WITHIN) or 0
             self._recorder.join(name, tracked.shares, 0)
         else:
-            tracked.change(measures=bool(self.policies.get(name)), every=1, weights_every=0)
+            self._measure_only_to_clip(tracked)
         return tracked
+
+    def _measure_only_to_clip(self, tracked: Tracked) -> None:
+        """Nobody asks for the numbers of this process."""
+        acts = tracked.name in self.policies or self._habits.skip_nonfinite
+        tracked.change(measures=acts, every=1, weights_every=0)
 
     @_guarded
     def gradients_ready(self, optimizer: Optimizer) -> None:

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.errors import EmptyRun, GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
+from gradwatch.ranks import Share
 from gradwatch.record import ORIGINS, STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats, merged
+from gradwatch.recorder import Recorder
 from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreReader, StoreWriter
 from gradwatch.store.writer import on_network_file_system
 from gradwatch.testing import steady, stream, write_run
@@ -451,3 +453,15 @@ def test_of_processes_that_come_to_a_run_at_once_one_writes_and_the_others_are_t
     said = [process.communicate(timeout=60) for process in processes]
     assert sorted(out.strip() for out, _ in said) == ["refused"] * 3 + ["wrote"], said
     assert len(Run(tmp_path / "run").attempts()) == 1
+
+
+def test_parameters_that_join_again_are_named_at_their_own_positions(tmp_path):
+    """Of a run that was resumed, some are not there yet."""
+    infos = [ParameterInfo(name=name, shape=(1,)) for name in "abcd"]
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", infos)
+    recorder = Recorder(writer, {"0": []})
+    recorder.join("0", [Share(info=infos[1]), None, Share(info=infos[3])], 1)
+    recorder.close("closed")
+    assert Run(tmp_path).parameters() == tuple(infos)

@@ -91,15 +91,15 @@ def over_ranks(parameters: Sequence[Tensor | None], table: Tensor, largest: bool
 
     found = table.clone()
     meshes: dict[Any, list[int]] = {}
+    counted = [parameter is not None and counts_here(parameter) for parameter in parameters]
     for position, parameter in enumerate(parameters):
         if parameter is not None and is_sharded(parameter):
             held: Any = parameter
             meshes.setdefault(held.device_mesh, []).append(position)
     for mesh, positions in meshes.items():
-        counted = [parameters[p] is not None and counts_here(parameters[p]) for p in positions]  # type: ignore[arg-type]
         device = "cpu" if mesh.device_type == "cpu" else table.device
         zero = table.new_zeros(())
-        here = torch.tensor(counted, device=table.device)
+        here = torch.tensor([counted[p] for p in positions], device=table.device)
         columns = torch.where(here, table[:, positions], zero).to(device).contiguous()
         for dimension in range(mesh.ndim):
             if mesh.size(dimension) > 1:
