@@ -205,12 +205,16 @@ def estimated(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
     """By learning rate the loss that advice would have, read off the grid of the same seed in logarithms."""
     labels, made = grid(task)
     score = {(label["rate"], label["seed"], label["rule"]): s for label, s in zip(labels, made.score(), strict=True)}
-    level = {(label["rate"], label["rule"]): label["threshold"] for label in labels}
+    level = {(label["rate"], label["seed"], label["rule"]): label["threshold"] for label in labels}
     plain = dict(zip(cells(task), unclipped(task).score(), strict=True))
     found: dict[float, list[float]] = {}
     for one in advice:
-        at = [level[one.rate, f"grid{i}"] for i in range(GRID)]
-        on = [score[one.rate, one.seed, f"grid{i}"] for i in range(GRID)]
+        made = [
+            (threshold, score[r, s, rule])
+            for (r, s, rule), threshold in level.items()
+            if (r, s) == (one.rate, one.seed) and math.isfinite(threshold)
+        ]
+        at, on = zip(*sorted(made), strict=True)
         value = plain[one.rate, one.seed]
         if math.isfinite(one.max_norm):
             value = float(np.exp(np.interp(math.log(one.max_norm), np.log(at), np.log(on))))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gradwatch.detect import eps_of
 from gradwatch.detect.overclipping import scale_free
 from gradwatch.record import WEIGHT_STATS, Event
 from gradwatch.run import Run
@@ -17,6 +18,7 @@ from gradwatch.run import Run
 Array = NDArray[np.float64]
 
 BEFORE_EVENT, AFTER_EVENT = 10, 50
+ABOVE_EPS = 1000.0  # times Adam's eps: the least root mean square of a gradient that every step is clipped to
 SHORT = 4  # steps; an explosion that is over by then leaves those around it as they were
 
 
@@ -26,7 +28,7 @@ class History:
 
     run: str
     norms: Array  # usable ones, in order
-    at: NDArray[np.int64]  # their rows in the frame
+    given: Array  # what clipping left of them
     every_norm: Array  # all finite ones after the warm-up and before the training was lost
     frame: pd.DataFrame  # every step
     events: tuple[Event, ...]
@@ -39,6 +41,7 @@ class History:
     weight_norm: float | None  # over all parameters, as sampled first where it was not 0
     last_weight_norm: float | None  # as sampled last
     update_ratio: float | None  # over all parameters, the median of the samples
+    least_norm: float  # where the optimizer divides: below that its eps would count; else 0
     moment: str
     every: int  # steps from one record to the next
     left_out: str
@@ -93,12 +96,14 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
     sampled, updates = _totals(run, name)
     present = np.isfinite(sampled) & (sampled > 0)
     weights, ratios = sampled[present], (updates / np.where(present, sampled, 1))[present & np.isfinite(updates)]
-    momentum = run.settings(name).get("momentum")
+    settings = run.settings(name)
+    momentum = settings.get("momentum")
+    coefs = frame["clip_coef"].to_numpy(float)
     meta = run.meta()
     return History(
         run=run.name,
         norms=norms[usable],
-        at=np.flatnonzero(usable),
+        given=(norms * np.where(np.isfinite(coefs), coefs, 1.0))[usable],
         every_norm=norms[finite & (np.arange(len(norms)) >= warm_up) & (steps < _lost(critical))],
         frame=frame,
         events=tuple(events),
@@ -111,10 +116,16 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
         weight_norm=float(weights[0]) if len(weights) else None,
         last_weight_norm=float(weights[-1]) if len(weights) else None,
         update_ratio=float(np.median(ratios)) if len(ratios) else None,
+        least_norm=_least_norm(run, name),
         moment=meta.get("moment", "unknown"),
         every=int(meta.get("every", "1")),
         left_out=f"the first {warm_up} as warm-up" + (", and those around and after events" if events else ""),
     )
+
+
+def _least_norm(run: Run, optimizer: str) -> float:
+    eps = eps_of(run.settings(optimizer)) or 0.0
+    return ABOVE_EPS * eps * math.sqrt(sum(parameter.numel for parameter in run.parameters(optimizer)))
 
 
 def _marked(event: Event) -> tuple[int, int]:

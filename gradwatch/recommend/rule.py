@@ -1,9 +1,12 @@
 """A history -> a threshold.
 
-Which rule is used depends on what the history shows; each was chosen on the tuning tasks of
-benchmarks/recommendation and is reported on others. Thresholds that follow the size of a gradient
-(SGD and its like) and those of optimizers that divide by it (Adam and its like) have little in
-common, so they are apart.
+Which rule is used depends on what the history shows; the numbers were chosen on the tasks of
+benchmarks/recommendation that are called seen there, and are reported on others. Thresholds that
+follow the size of a gradient (SGD and its like) and those of optimizers that divide by it (Adam and
+its like) have little in common, so they are apart.
+
+For the first kind a threshold is a bound on how far one update may move the weights, and that, not
+a percentile of the norms, is what good thresholds of different tasks have in common.
 """
 
 from __future__ import annotations
@@ -13,23 +16,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.detect.spike import NOTED
 from gradwatch.recommend.advice import Policy
 from gradwatch.recommend.history import Array, History
+from gradwatch.recommend.tail import detrended
 
-FACTOR, SIGMAS = NOTED
-
+UPDATE = 0.02  # of the weights' norm: what one update may change
+LARGE_UPDATE = 0.04  # of the weights' norm in the median step: a learning rate that is too high
 HEAVY = 2.5  # tail index below which single steps dominate
 CALM = 3.5  # above which they do not
 UNEVEN = 8.0  # the 99th percentile over the median
+WIDE = 2.0  # the 90th percentile over the median: not a few steps stand out but many
+NOTICED = 0.004  # of the weights' norm in the median step: an update that is more than a crawl
 DRIFT_SAID, DRIFT_UP, DRIFT_DOWN = 2.0, 10.0, 30.0
 UNDONE = 0.15  # of the progress of the loss
 FLAT = 0.05  # of the progress of the loss
-LARGE_UPDATE = 0.04  # of the weights' norm in the median step: a learning rate that is too high
+LEFT = 0.05  # of the loss at the start: below that it is not noise that is left
 LEAST_LOSSES = 100
-LEAST_NORMS = 30
-STEP = 0.025  # of the weights' norm: the longest update where a learning rate was too high
-TRAVEL = 1.2  # times the weights' norm: how far clipped updates may carry in so many steps as were recorded
+TRAVEL = 1.5  # times the weights' norm: how far clipped updates may carry in so many steps as were recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +48,22 @@ class Choice:
 
 def choose(history: History, tail: float) -> Choice:
     """The threshold for the norms of a history that has enough of them."""
-    norms = deciding(history.norms)
     if history.is_scale_free:
-        return _dividing(history, norms, tail)
-    if is_undone(history):
-        return _bounding(history, norms, "the training was lost, or its loss did not stay down")
-    if tail < HEAVY and is_flat(history):
-        return _noise(history, norms)
+        return _dividing(history, tail)
+    bound = step_bound(history)
+    if bound is None:
+        return _by_norms_alone(history, tail)
+    if tail < HEAVY and is_noise(history):
+        return _noise(history, bound)
+    if is_undone(history) or history.lost_at is not None:
+        return _bounding(history, bound, "the training was lost, or its loss did not stay down")
     if history.update_ratio is not None and history.update_ratio > LARGE_UPDATE:
-        return _bounding(history, norms, f"a step changes the weights by {history.update_ratio:.1%} in the middle")
+        return _bounding(history, bound, f"a step changes the weights by {history.update_ratio:.1%} in the middle")
     if tail < HEAVY:
-        return _heavy(norms)
-    if history.unstable:
-        upper = float(np.quantile(norms, 0.75))
-        return Choice(
-            upper,
-            float(np.median(norms)),
-            2 * float(np.quantile(norms, 0.95)),
-            "the 75th percentile of the healthy norms, low enough to hold what went wrong",
-        )
-    top = float(np.quantile(norms, 0.95))
-    return Choice(
-        top,
-        float(np.quantile(norms, 0.75)),
-        10 * float(np.median(norms)),
-        "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the five"
-        " largest steps of a hundred",
-        "adaptive" if drift(history.norms) > DRIFT_SAID else "norm",
-    )
+        return _bounding(history, bound, "single steps are far larger than the others")
+    if spread(history.norms, 0.99) > UNEVEN:
+        return _below_outliers(history, bound)
+    return _guard(history, bound)
 
 
 def deciding(norms: Array) -> Array:
@@ -80,95 +71,149 @@ def deciding(norms: Array) -> Array:
     return np.array_split(norms, 3)[2] if drift(norms) > DRIFT_SAID else norms
 
 
-def _dividing(history: History, norms: Array, tail: float) -> Choice:
-    """Adam and its like: to clip each step changes no learning rate, it gives each step the same weight."""
-    low = float(np.quantile(norms, 0.1))
-    level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
-    if tail < CALM or top > UNEVEN * level or history.unstable or is_undone(history):
-        return Choice(
-            0.1 * low,
-            0.01 * low,
-            level,
-            f"a tenth of the 10th percentile: norms differ much from step to step, and {history.optimizer_class}"
-            " divides by their size, so to clip every step gives each the same weight and leaves the learning rate as"
-            " it is; any threshold that is always exceeded does the same",
-        )
-    deviation = (np.log(np.quantile(norms, 0.9)) - math.log(level)) / 1.2816
-    guard = level * max(FACTOR, math.exp(SIGMAS * deviation))
-    return Choice(
-        max(top, guard),
-        top,
-        max(10 * level, guard),
-        f"nothing went wrong, so it is a guard that lies where a norm would count as a spike ({FACTOR:g} times the"
-        f" level or {SIGMAS:g} deviations above it) and will rarely act",
-    )
-
-
-def _bounding(history: History, norms: Array, why: str) -> Choice:
-    """The training was lost, its progress undone or its steps far too large: bound what one update may change."""
-    upper = float(np.quantile(_before_it_failed(history, norms), 0.75))
-    bound = step_bound(history)
-    if bound is None or bound >= upper:
-        return Choice(
-            upper,
-            0.25 * upper,
-            2 * upper,
-            "the 75th percentile of the healthy norms, low enough to hold what went wrong",
-        )
-    return Choice(
-        bound,
-        0.25 * bound,
-        2 * bound,
-        f"{why}; at learning rate {history.learning_rate:g} it keeps every update within {STEP:.1%} of the weights'"
-        f" norm of {history.weight_norm:.3g}; the norms recorded, {float(np.median(norms)):.3g} in the middle, are"
-        " those of a training that was failing",
-    )
-
-
-def _before_it_failed(history: History, norms: Array) -> Array:
-    """The norms up to where the loss was best; those of a network that has died say nothing about a healthy one."""
-    losses = history.losses()
-    if len(losses) < LEAST_LOSSES or len(losses) != history.steps or not np.isfinite(losses).all():
-        return norms
-    tenths = np.array_split(np.arange(len(losses)), 10)
-    best = min(tenths, key=lambda rows: float(np.median(losses[rows])))
-    own = history.norms[history.at <= best[-1]]
-    return own if len(own) >= LEAST_NORMS else norms
-
-
 def step_bound(history: History) -> float | None:
-    """The norm at which an update of SGD is `STEP` of the weights; with momentum the sum of its echoes."""
+    """The norm at which an update of SGD is `UPDATE` of the weights; with momentum the sum of its echoes."""
     if history.is_scale_free or not history.learning_rate or history.weight_norm is None:
         return None
-    return STEP * history.weight_norm * (1 - history.momentum) / history.learning_rate
+    return UPDATE * history.weight_norm * (1 - history.momentum) / history.learning_rate
 
 
-def _noise(history: History, norms: Array) -> Choice:
-    """Single steps dominate and the loss stands still: as low as lets the weights still go where they have to."""
-    level = float(np.median(norms))
-    if not history.learning_rate or history.last_weight_norm is None:
-        return _heavy(norms)
-    reach = TRAVEL * history.last_weight_norm * (1 - history.momentum) / (history.learning_rate * history.steps)
-    number = min(level, max(reach, 0.1 * float(np.quantile(norms, 0.1))))
+# --------------------------------------------------------------------- where the optimizer divides
+
+
+def _dividing(history: History, tail: float) -> Choice:
+    """Adam and its like: to clip each step changes no learning rate, it gives each step the same weight."""
+    norms = deciding(history.norms)
+    level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
+    wrong = history.unstable or is_undone(history)
+    uneven = tail < CALM or top > UNEVEN * level
+    slow = history.update_ratio is not None and history.update_ratio < NOTICED
+    low = 0.1 * float(np.quantile(norms, 0.1))
+    if history.least_norm <= level and (wrong or uneven or slow):
+        cause = "something went wrong" if wrong else "norms differ much from step to step" if uneven else ""
+        return Choice(
+            max(low, history.least_norm),
+            max(0.1 * low, history.least_norm),
+            level,
+            f"a tenth of the 10th percentile: {cause or 'nothing went wrong, and updates are small'};"
+            f" {history.optimizer_class} divides by the size of its gradients, so to clip every step gives each the"
+            " same weight and leaves the learning rate as it is; any threshold that is always exceeded does the same",
+        )
+    upper = float(np.quantile(norms, 0.75))
+    return Choice(
+        upper,
+        level,
+        max(top, 10 * level),
+        "the 75th percentile of the healthy norms: nothing went wrong, and a step changes the weights by"
+        f" {history.update_ratio:.1%} in the middle, so gradients that shrink should go on to make smaller updates"
+        if history.update_ratio is not None
+        else "the 75th percentile of the healthy norms: nothing went wrong",
+    )
+
+
+# ---------------------------------------------------------------------- where it follows the gradient
+
+
+def _bounding(history: History, bound: float, why: str) -> Choice:
+    """Bound what one update may change."""
+    return Choice(
+        bound,
+        0.5 * bound,
+        2 * bound,
+        f"{why}; at learning rate {history.learning_rate:g} it keeps every update within {UPDATE:.0%} of the weights'"
+        f" norm of {history.weight_norm:.3g}, whatever norms were recorded",
+    )
+
+
+def _below_outliers(history: History, bound: float) -> Choice:
+    """Many steps stand out, from bad batches say, too many for the tail to tell."""
+    seen = f"more than one step in a hundred is at least {UNEVEN:g} times as large as those around it"
+    upper = float(np.quantile(history.norms, 0.75))
+    if bound <= upper:
+        return _bounding(history, bound, seen)
+    return Choice(
+        upper, 0.5 * upper, 2 * upper, f"the 75th percentile of the healthy norms: {seen}, and this is below them"
+    )
+
+
+def _guard(history: History, bound: float) -> Choice:
+    """Nothing went wrong: a guard that lies where one update would be too large, or above nine steps in ten."""
+    given = float(np.quantile(deciding(history.given), 0.9))
+    # without outliers the echoes of momentum add up as independent steps do
+    alone = bound * math.sqrt((1 + history.momentum) / (1 - history.momentum))
+    number = max(alone, given)
+    why = (
+        f"it keeps every update within {UPDATE:.0%} of the weights' norm of {history.weight_norm:.3g}"
+        f" at learning rate {history.learning_rate:g}"
+        if alone >= given
+        else "the 90th percentile of the norms that the optimizer was given; a bound on updates would be lower still,"
+        " and this run did without"
+    )
     return Choice(
         number,
-        0.3 * number,
-        level,
+        min(0.5 * number, given),
+        2 * number,
+        f"nothing went wrong, so it is a guard: {why}",
+        "adaptive" if drift(history.norms) > DRIFT_SAID else "norm",
+    )
+
+
+def _noise(history: History, bound: float) -> Choice:
+    """Single steps dominate and the loss stands still: as low as lets the weights still go where they have to."""
+    assert history.learning_rate is not None
+    assert history.last_weight_norm is not None
+    reach = TRAVEL * history.last_weight_norm * (1 - history.momentum) / (history.learning_rate * history.steps)
+    number = min(max(reach, 0.1 * float(np.quantile(history.norms, 0.1))), bound)
+    return Choice(
+        number,
+        0.5 * number,
+        max(bound, 2 * number),
         "the loss makes no more progress and single steps dominate its gradient, so what is left is noise: a low"
         f" threshold averages it out, and updates can still carry the weights {TRAVEL:g} times their norm within"
         " as many steps as were recorded",
     )
 
 
-def _heavy(norms: Array) -> Choice:
-    """Single steps dominate, and there is progress still to be made."""
-    level, upper = float(np.median(norms)), float(np.quantile(norms, 0.9))
+def _by_norms_alone(history: History, tail: float) -> Choice:
+    """Neither learning rate nor weights are known; percentiles say far less."""
+    norms = deciding(history.norms)
+    if is_undone(history) or history.unstable:
+        share, why = 0.25, "low enough to hold what went wrong"
+    elif tail < HEAVY or spread(norms, 0.99) > UNEVEN:
+        share, why = 0.75, "single steps are far larger than the others, and this is below them"
+    else:
+        share, why = 0.9, "nothing went wrong, so it is a guard that holds back the largest steps"
+    number = float(np.quantile(norms, share))
     return Choice(
-        upper,
-        level,
-        2 * upper,
-        "the 90th percentile of the healthy norms: the tail is heavy, so a few steps would otherwise decide",
+        number,
+        0.5 * number,
+        2 * max(number, float(np.quantile(norms, 0.95))),
+        f"the {share * 100:.0f}th percentile of the healthy norms, {why}. What a threshold should be depends on the"
+        " learning rate and the size of the weights, which this history does not hold: `gradwatch.attach` records"
+        " both",
     )
+
+
+# ------------------------------------------------------------------------------- what a history shows
+
+
+def is_noise(history: History) -> bool:
+    """Whether the loss stands still, well above nothing, under steps large enough to scatter the weights."""
+    if not is_flat(history) or history.lost_at is not None or history.ended_nonfinite:
+        return False
+    losses = history.losses()
+    losses = losses[np.isfinite(losses)]
+    return (
+        history.last_weight_norm is not None
+        and (history.update_ratio or 0.0) > NOTICED
+        and spread(history.norms, 0.9) > WIDE
+        and float(np.median(np.array_split(losses, 3)[2])) > LEFT * _start(losses)
+    )
+
+
+def spread(norms: Array, share: float) -> float:
+    """A percentile of the norms over those around them."""
+    return float(np.exp(np.quantile(detrended(norms), share)))
 
 
 def is_undone(history: History) -> bool:

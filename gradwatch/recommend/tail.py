@@ -21,11 +21,20 @@ def tail_index(norms: NDArray[np.float64], share: float = 0.05, window: int = 25
     >>> low < 3.0 < high
     True
     """
-    logs = pd.Series(np.log(norms))
-    moving = logs.rolling(window, center=True, min_periods=1).median() if window > 1 else 0.0
-    ordered = np.sort((logs - moving).to_numpy())[::-1]
+    ordered = np.sort(detrended(norms, window))[::-1]
     k = max(10, int(share * len(ordered)))
     excess = float(np.mean(ordered[:k]) - ordered[k])
     index = 1 / max(excess, 1e-9)
     half = 1.96 * index / math.sqrt(k)
     return index, max(index - half, 0.0), index + half
+
+
+def detrended(norms: NDArray[np.float64], window: int = 257) -> NDArray[np.float64]:
+    """The logarithms of the norms about their moving median.
+
+    >>> detrended(np.array([1.0, 1.0, np.e])).round(3).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    logs = pd.Series(np.log(norms))
+    moving = logs.rolling(window, center=True, min_periods=1).median() if window > 1 else 0.0
+    return np.asarray(logs - moving, dtype=np.float64)
