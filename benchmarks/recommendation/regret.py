@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from lab import SAMPLED, History, Task, Trial, train
-from problems import REPORT, SEEN, TUNE
+from problems import FIRST, REPORT, SECOND, TUNE
 
 from gradwatch import Run
 from gradwatch import tune as experiment
@@ -396,10 +396,11 @@ def _told(advice: Advice) -> str:
     return ("refused" if advice.refused else number) + ("*" if advice.second_pilot else "")
 
 
-SPLITS = (("report", REPORT), ("seen", SEEN), ("tune", TUNE))
+SPLITS = (("report", REPORT), ("second", SECOND), ("first", FIRST), ("tune", TUNE))
 TITLES = (
     ("report", "Unseen tasks"),
-    ("seen", "Tasks of the first report, seen since"),
+    ("second", "Tasks of the second report, seen since"),
+    ("first", "Tasks of the first report, seen since"),
     ("tune", "The tasks that the rule was made on"),
 )
 HEAD = """# How good the advice is
@@ -460,7 +461,7 @@ def say(message: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "advise", "report"])
-    parser.add_argument("tasks", nargs="*", default=["tune", "seen", "report"])
+    parser.add_argument("tasks", nargs="*", default=["tune", "first", "second", "report"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [task for split, tasks in SPLITS for task in tasks if split in args.tasks or task.name in args.tasks]
