@@ -1,4 +1,4 @@
-"""The tasks: those that the rule was made on (TUNE, and FIRST and SECOND after a report on each), and those of the report.
+"""The tasks: those that the rule was made on (TUNE, FIRST, SECOND: of the reports before), and those of the report.
 
 All are small: a training takes a second or two of a processor. Learning rates are a ladder from one
 that is sure to be safe to one that is hardly so without clipping; they were set by looking at trainings
@@ -709,7 +709,7 @@ def _sources(
     tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]],
     tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]],
 ]:
-    """Which of eight stretches of text a passage is from, by the sum of vectors of its words; lengths scatter widely."""
+    """Which of eight stretches of text a passage of any length is from, by the sum of vectors of its words."""
 
     @functools.cache
     def hashed() -> NDArray[np.int64]:

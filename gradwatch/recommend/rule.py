@@ -115,7 +115,10 @@ def _dividing(history: History, tail: float) -> Choice:
 
 
 def _bounding(history: History, bound: float, why: str) -> Choice:
-    """Bound what one update may change."""
+    """Bound what one update may change; far above every healthy norm there is nothing to let pass."""
+    top = 2 * float(np.quantile(history.norms, 0.99))
+    if bound > top:
+        return Choice(top, 0.5 * top, bound, f"{why}; it is twice the 99th percentile of the healthy norms")
     return Choice(
         bound,
         0.5 * bound,
