@@ -869,3 +869,4 @@ REPORT: tuple[Task, ...] = (
     ),
     _task("sources-sgd", "SGD", (0.03, 0.2, 1.0), 2000, *_sources(512, 16, 16)),
 )
+EVERY: tuple[Task, ...] = (*TUNE, *FIRST, *SECOND, *REPORT)

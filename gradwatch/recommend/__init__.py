@@ -290,7 +290,8 @@ def _confidence(history: History, norms: Array) -> Confidence:
     moved = max(moved, 1 / moved)
     logs = np.log(norms)
     deviation = float(np.quantile(logs, 0.9) - np.median(logs)) / 1.2816
-    if len(norms) < 600 or moved > 3 or deviation > 1.5:
+    alone = step_bound(history) is None and not history.is_scale_free
+    if alone or len(norms) < 600 or moved > 3 or deviation > 1.5:
         return "low"
     if len(norms) >= 2000 and moved < 1.5 and deviation < 1.0 and not history.unstable:
         return "high"

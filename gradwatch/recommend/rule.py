@@ -180,9 +180,9 @@ def _noise(history: History, bound: float) -> Choice:
 def _by_norms_alone(history: History, tail: float) -> Choice:
     """Neither learning rate nor weights are known; percentiles say far less."""
     norms = deciding(history.norms)
-    if is_undone(history) or history.unstable:
+    if is_undone(history) or history.lost_at is not None:
         share, why = 0.25, "low enough to hold what went wrong"
-    elif tail < HEAVY or spread(norms, 0.99) > UNEVEN:
+    elif tail < HEAVY or history.spikes or spread(norms, 0.99) > UNEVEN:
         share, why = 0.75, "single steps are far larger than the others, and this is below them"
     else:
         share, why = 0.9, "nothing went wrong, so it is a guard that holds back the largest steps"
