@@ -163,17 +163,22 @@ def _refusal(history: History) -> tuple[str, float | None] | None:
 
 def _too_few(history: History) -> tuple[str, float | None]:
     text = f"{len(history.norms)} usable steps, at least {LEAST_STEPS} are needed ({history.left_out} do not count)."
-    if history.lost_at is None:
+    lost, steps = history.lost_at, history.frame.index.to_numpy()
+    if lost is None and not history.ended_nonfinite and not history.spikes:
         return f"{text} Record more steps", None
-    norms = history.frame["total_norm"].to_numpy(float)
-    before = norms[history.frame.index.to_numpy() < history.lost_at.step]
+    if lost is None and not history.ended_nonfinite:
+        before, what = history.norms, f"{history.spikes} spikes and explosions took up the others"
+    else:
+        end = int(steps[-1]) if lost is None else lost.step
+        norms = history.frame["total_norm"].to_numpy(float)
+        before, what = norms[steps < end], f"The training was lost at step {end}"
     before = before[np.isfinite(before) & (before > 0)]
     bounds = [bound for bound in (step_bound(history), float(np.median(before)) if len(before) else None) if bound]
     if not bounds:
         return f"{text} Record a run with a lower learning rate", None
     record_at = _two_digits(min(bounds))
     return (
-        f"{text} The training was lost at step {history.lost_at.step}: record a run clipped at {record_at:g}, whose"
+        f"{text} {what}: record a run clipped at {record_at:g}, whose"
         " norms before clipping can be judged, or one with a lower learning rate",
         record_at,
     )

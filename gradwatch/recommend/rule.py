@@ -22,10 +22,11 @@ from gradwatch.recommend.tail import detrended
 
 UPDATE = 0.02  # of the weights' norm: what one update may change
 LARGE_UPDATE = 0.04  # of the weights' norm in the median step: a learning rate that is too high
+GROWN = 4.0  # times: weights that grew so much in the part recorded were thrown about
 HEAVY = 2.5  # tail index below which single steps dominate
-CALM = 3.5  # above which they do not
 UNEVEN = 8.0  # the 99th percentile over the median
 WIDE = 2.0  # the 90th percentile over the median: not a few steps stand out but many
+SLOW = 0.002  # of the weights' norm in the median step: with Adam, a learning rate that is low
 NOTICED = 0.004  # of the weights' norm in the median step: an update that is more than a crawl
 DRIFT_SAID, DRIFT_UP, DRIFT_DOWN = 2.0, 10.0, 30.0
 UNDONE = 0.15  # of the progress of the loss
@@ -55,15 +56,24 @@ def choose(history: History, tail: float) -> Choice:
         return _by_norms_alone(history, tail)
     if tail < HEAVY and is_noise(history):
         return _noise(history, bound)
-    if is_undone(history) or history.lost_at is not None:
-        return _bounding(history, bound, "the training was lost, or its loss did not stay down")
-    if history.update_ratio is not None and history.update_ratio > LARGE_UPDATE:
-        return _bounding(history, bound, f"a step changes the weights by {history.update_ratio:.1%} in the middle")
-    if tail < HEAVY:
-        return _bounding(history, bound, "single steps are far larger than the others")
+    fault = _fault(history, tail)
+    if fault is not None:
+        return _bounding(history, bound, fault)
     if spread(history.norms, 0.99) > UNEVEN:
         return _below_outliers(history, bound)
     return _guard(history, bound)
+
+
+def _fault(history: History, tail: float) -> str | None:
+    """What went wrong, or will: nothing that was recorded is then a measure for an update."""
+    start, end, ratio = history.weight_norm, history.last_weight_norm, history.update_ratio
+    if is_undone(history) or history.lost_at is not None:
+        return "the training was lost, or its loss did not stay down"
+    if start is not None and end is not None and end > GROWN * start:
+        return f"the weights grew from a norm of {start:.3g} to {end:.3g}"
+    if ratio is not None and ratio > LARGE_UPDATE:
+        return f"a step changes the weights by {ratio:.1%} in the middle"
+    return "single steps are far larger than the others" if tail < HEAVY else None
 
 
 def deciding(norms: Array) -> Array:
@@ -86,8 +96,8 @@ def _dividing(history: History, tail: float) -> Choice:
     norms = deciding(history.norms)
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
     wrong = history.unstable or is_undone(history)
-    uneven = tail < CALM or top > UNEVEN * level
-    slow = history.update_ratio is not None and history.update_ratio < NOTICED
+    uneven = tail < HEAVY or top > UNEVEN * level
+    slow = history.update_ratio is not None and history.update_ratio < SLOW
     low = 0.1 * float(np.quantile(norms, 0.1))
     if history.least_norm <= level and (wrong or uneven or slow):
         cause = "something went wrong" if wrong else "norms differ much from step to step" if uneven else ""
@@ -99,15 +109,13 @@ def _dividing(history: History, tail: float) -> Choice:
             f" {history.optimizer_class} divides by the size of its gradients, so to clip every step gives each the"
             " same weight and leaves the learning rate as it is; any threshold that is always exceeded does the same",
         )
-    upper = float(np.quantile(norms, 0.75))
+    upper = float(np.quantile(norms, 0.95))
     return Choice(
         upper,
         level,
         max(top, 10 * level),
-        "the 75th percentile of the healthy norms: nothing went wrong, and a step changes the weights by"
-        f" {history.update_ratio:.1%} in the middle, so gradients that shrink should go on to make smaller updates"
-        if history.update_ratio is not None
-        else "the 75th percentile of the healthy norms: nothing went wrong",
+        "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the five"
+        " largest steps of a hundred",
     )
 
 
