@@ -741,6 +741,188 @@ def _sources(
     return (initial, loss), (lambda g: draw(g, count), _fixed(lambda g: draw(g, 384), 1))
 
 
+def _correlated(features: int, count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """Linear regression on features whose scales are a factor of 30 apart."""
+    truth = np.random.default_rng(9)
+    scales, weights = np.geomspace(0.1, 3, features), truth.normal(0, 1, features)
+    turn = np.linalg.qr(truth.normal(0, 1, (features, features)))[0]
+
+    def draw(generator: np.random.Generator, size: int, noise: float) -> Batch:
+        x = generator.normal(0, 1, (size, features)) * scales @ turn
+        return _tensors(x, x @ weights + noise * generator.normal(0, 1, size))
+
+    return lambda g: draw(g, count, 0.5), _fixed(lambda g: draw(g, 512, 0.1), 1)
+
+
+def _absolute(w: Weights, batch: Batch) -> Tensor:
+    x, y = batch
+    return (_dense(w, 0, x).squeeze(-1) - y).abs().mean(1)
+
+
+def _recall(
+    width: int, pairs: int
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """One layer of attention finds the value of a key among some pairs."""
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {
+            "keys": generator.normal(0, 1, (16, width)),
+            "values": generator.normal(0, 1, (16, width)),
+            "q": _normal(generator, width, width),
+            "k": _normal(generator, width, width),
+            "v": _normal(generator, width, width),
+            "w0": _normal(generator, width, 16),
+            "b0": np.zeros(16),
+        }
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        keys, values, asked, answer = batch
+        trainings, count, _ = keys.shape
+
+        def embedded(name: str, symbols: Tensor) -> Tensor:
+            return torch.bmm(functional.one_hot(symbols.flatten(1), 16).float(), w[name])
+
+        seen = embedded("keys", keys) + embedded("values", values)
+        k, v = (torch.bmm(seen, w[name]).view(trainings, count, pairs, width) for name in "kv")
+        q = torch.bmm(embedded("keys", asked), w["q"]).view(trainings, count, 1, width)
+        mixed = ((q @ k.transpose(-1, -2) / math.sqrt(width)).softmax(-1) @ v).squeeze(2)
+        return _cross_entropy(_dense(w, 0, mixed), answer)
+
+    return initial, loss
+
+
+def _pairs(pairs: int, count: int) -> Callable[[np.random.Generator], Batch]:
+    def batch(generator: np.random.Generator) -> Batch:
+        keys = np.argsort(generator.random((count, 16)))[:, :pairs]
+        values, asked = generator.integers(0, 16, (count, pairs)), generator.integers(0, pairs, count)
+        rows = np.arange(count)
+        return _tensors(keys, values, keys[rows, asked], values[rows, asked])
+
+    return batch
+
+
+def _doubted(
+    batch: Callable[[np.random.Generator], Batch], share: float, classes: int
+) -> Callable[[np.random.Generator], Batch]:
+    """A share of the labels is drawn anew, also where it is held out, so that no loss comes near nothing."""
+
+    def doubted(generator: np.random.Generator) -> Batch:
+        *inputs, labels = batch(generator)
+        wrong = torch.from_numpy(generator.random(len(labels)) < share)
+        return (*inputs, torch.where(wrong, torch.from_numpy(generator.integers(0, classes, len(labels))), labels))
+
+    return doubted
+
+
+def _skipping(channels: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """Four convolutions with connections past them, without normalisation."""
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        found: Arrays = {"c0": generator.normal(0, math.sqrt(2 / 9), (channels, 1, 3, 3))}
+        for i in range(1, 5):
+            found[f"c{i}"] = generator.normal(0, math.sqrt(2 / (9 * channels)), (channels, channels, 3, 3))
+        return found | {"w0": _normal(generator, channels * 4, 10), "b0": np.zeros(10)}
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, labels = batch
+        trainings, count, _ = x.shape
+        h = x.transpose(0, 1).reshape(count, trainings, 8, 8)
+        h = functional.max_pool2d(functional.conv2d(h, w["c0"].flatten(0, 1), padding=1, groups=trainings), 2)
+        for i in range(1, 5):
+            h = h + functional.conv2d(h.relu(), w[f"c{i}"].flatten(0, 1), padding=1, groups=trainings)
+        flat = functional.max_pool2d(h, 2).reshape(count, trainings, -1).transpose(0, 1)
+        return _cross_entropy(_dense(w, 0, flat), labels)
+
+    return initial, loss
+
+
+def _views(count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """Two noisy views of each digit."""
+
+    def draw(generator: np.random.Generator, low: int, high: int, size: int) -> Batch:
+        x = _digits()[0][low + generator.permutation(high - low)[:size]]
+        return _tensors(*(x + 0.5 * generator.normal(0, 1, x.shape) for _ in range(2)))
+
+    return lambda g: draw(g, 0, 1300, count), functools.cache(
+        lambda: draw(np.random.default_rng(10**6), 1300, 1797, 64)
+    )
+
+
+def _contrast(
+    width: int, temperature: float
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """Which two views are of one digit, by the cosine of what a network makes of them (InfoNCE)."""
+    initial, _ = _mlp((64, 32, width), 1.0, torch.relu)
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        one, other = (functional.normalize(_dense(w, 1, _dense(w, 0, x).relu()), dim=-1) for x in batch)
+        scores = one @ other.transpose(1, 2) / temperature
+        return _cross_entropy(scores, torch.arange(scores.shape[1]).expand(scores.shape[:2]))
+
+    return initial, loss
+
+
+def _deep_linear(
+    width: int, layers: int
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """A product of matrices to one vector."""
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {f"w{i}": _normal(generator, width, width) for i in range(layers)}
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, y = batch
+        for i in range(layers):
+            x = torch.bmm(x, w[f"w{i}"])
+        return (x - y).square().mean((1, 2))
+
+    return initial, loss
+
+
+def _turned(width: int, count: int) -> Callable[[np.random.Generator], Batch]:
+    """Vectors and what one matrix makes of them, with normal noise."""
+    truth = np.random.default_rng(10).normal(0, 1, (width, width)) / math.sqrt(width)
+
+    def batch(generator: np.random.Generator) -> Batch:
+        x = generator.normal(0, 1, (count, width))
+        return _tensors(x, x @ truth + 0.1 * generator.normal(0, 1, (count, width)))
+
+    return batch
+
+
+def _neighbours(count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """Symbols of text, one that stands within three of each, and five drawn from anywhere."""
+
+    def draw(generator: np.random.Generator, size: int) -> Batch:
+        text = _text()
+        at = generator.integers(3, len(text) - 3, size)
+        near = at + generator.choice([-3, -2, -1, 1, 2, 3], size)
+        return _tensors(text[at], text[near], text[generator.integers(0, len(text), (size, 5))])
+
+    return lambda g: draw(g, count), _fixed(lambda g: draw(g, 512), 1)
+
+
+def _negatives(width: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """Vectors of symbols by negative sampling (Mikolov et al. 2013)."""
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {"here": generator.normal(0, 0.3, (48, width)), "there": generator.normal(0, 0.3, (48, width))}
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        at, near, other = batch
+
+        def of(name: str, symbols: Tensor) -> Tensor:
+            vectors = torch.bmm(functional.one_hot(symbols.flatten(1), 48).float(), w[name])
+            return vectors.view(*symbols.shape, -1)
+
+        here = of("here", at)
+        close = functional.logsigmoid((here * of("there", near)).sum(-1))
+        apart = functional.logsigmoid(-(here.unsqueeze(2) * of("there", other)).sum(-1)).sum(-1)
+        return -(close + apart).mean(1)
+
+    return initial, loss
+
+
 # -------------------------------------------------------------------------------------------- tasks
 
 
@@ -848,7 +1030,7 @@ SECOND: tuple[Task, ...] = (
 )
 _copies = _copied(5, 15, 16)
 _series = _forecast(20, 16)
-REPORT: tuple[Task, ...] = (
+THIRD: tuple[Task, ...] = (
     _task("residual-digits-momentum", "Momentum", (0.01, 0.1, 0.5), 2000, _residual(32, 3), _digit_batches(16)),
     _task("lstm-text-sgd", "SGD", (1.0, 8.0, 30.0), 2000, _lstm_text(24), _passages(24, 6)),
     _task("variance-sgd", "SGD", (0.001, 0.003, 0.01), 2500, *_variance(24, 16)),
@@ -869,4 +1051,48 @@ REPORT: tuple[Task, ...] = (
     ),
     _task("sources-sgd", "SGD", (0.03, 0.2, 1.0), 2000, *_sources(512, 16, 16)),
 )
-EVERY: tuple[Task, ...] = (*TUNE, *FIRST, *SECOND, *REPORT)
+_order = _doubted(_temporal_order(15, 16), 0.05, 4)
+_asked = _doubted(_pairs(6, 32), 0.05, 16)
+_matrix = _turned(12, 16)
+REPORT: tuple[Task, ...] = (
+    Made(
+        "correlated-sgd",
+        "SGD",
+        (0.01, 0.06, 0.1),
+        2000,
+        _mlp((24, 1), 1.0, torch.tanh)[0],
+        *_correlated(24, 16),
+        _squared,
+    ),
+    Made(
+        "cauchy-absolute-sgd",
+        "SGD",
+        (0.003, 0.03, 0.3),
+        2000,
+        _linear_noise(20, 16, 1.0, 1.0)[0],
+        *_linear_noise(20, 16, 1.0, 1.0)[1:],
+        _absolute,
+    ),
+    _task("recall-adam", "Adam", (1e-3, 1e-2, 3e-2), 2000, _recall(24, 6), (_asked, _fixed(_asked, 16))),
+    _task(
+        "skipping-mislabelled-momentum",
+        "Momentum",
+        (0.003, 0.01, 0.05),
+        1500,
+        _skipping(6),
+        _digit_batches(16, 1.0, 1.0, 0.1),
+    ),
+    _task("contrast-momentum", "Momentum", (0.01, 0.1, 1.0), 2000, _contrast(16, 0.05), _views(32)),
+    _task(
+        "order-adam",
+        "Adam",
+        (1e-3, 1e-2, 3e-2),
+        2000,
+        (_rnn_weights(6, 24, 4, 1.0), _rnn_last_class),
+        (_order, _fixed(_order, 16)),
+    ),
+    _task("deep-linear-sgd", "SGD", (0.01, 0.1, 0.7), 2000, _deep_linear(12, 6), (_matrix, _fixed(_matrix, 16))),
+    _task("neighbours-sgd", "SGD", (0.3, 2.0, 4.0), 2000, _negatives(16), _neighbours(32)),
+    _task("autoencoder-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, *_autoencoder(8, 16, 0.0)),
+)
+EVERY: tuple[Task, ...] = (*TUNE, *FIRST, *SECOND, *THIRD, *REPORT)
