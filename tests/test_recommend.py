@@ -182,6 +182,18 @@ def test_steps_that_change_the_weights_too_much_are_bounded(tmp_path):
     assert any("changes the weights by 6.0%" in reason for reason in advice.reasons)
 
 
+def test_weights_that_were_thrown_about_are_bounded_by_what_they_were(tmp_path):
+    """From a norm of 8 to one of 40 in the part recorded: 0.02 * 8 / 0.1 = 1.6."""
+    records = weighing(stream(steady(1000, level=30.0), losses=falling(1000)), 8.0)
+    late = weighing(stream(steady(1000, level=30.0), losses=falling(1000)), 40.0)
+    advice = Run(write_run(tmp_path / "run", records[:500] + late[500:])).recommend()
+    assert advice.max_norm == pytest.approx(1.6)
+    assert any("the weights grew from a norm of 8 to 40" in reason for reason in advice.reasons)
+    later = weighing(stream(steady(1000, level=30.0), losses=falling(1000)), 20.0)
+    advice = Run(write_run(tmp_path / "less", records[:500] + later[500:])).recommend()
+    assert advice.max_norm == pytest.approx(np.quantile(steady(1000, level=30.0), 0.9), rel=0.03)
+
+
 def test_a_heavy_tail_with_progress_gets_the_bound_on_an_update(tmp_path):
     """0.02 * 20 / 0.1 = 4."""
     advice = Run(write_run(tmp_path / "run", weighing(stream(heavy(2000), losses=falling(2000)), 20.0))).recommend()
@@ -246,17 +258,17 @@ def test_under_adam_every_step_is_clipped_where_norms_are_uneven_or_updates_smal
     assert any("leaves the learning rate as it is" in reason for reason in advice.reasons)
     even = stream(steady(2000), losses=falling(2000))
     slow = Run(write_run(tmp_path / "b", weighing(even, 10.0, update=0.001), "AdamW")).recommend()
-    assert slow.max_norm == pytest.approx(0.1 * np.quantile(steady(2000), 0.1), rel=0.05)
+    assert slow.max_norm == pytest.approx(np.quantile(steady(2000), 0.25), rel=0.05)
     fast = Run(write_run(tmp_path / "c", weighing(even, 10.0, update=0.01), "AdamW")).recommend()
-    assert fast.max_norm == pytest.approx(np.quantile(steady(2000), 0.75), rel=0.03)
+    assert fast.max_norm == pytest.approx(np.quantile(steady(2000), 0.95), rel=0.05)
 
 
 @pytest.mark.parametrize(
     ("eps", "expected"),
     [
-        pytest.param(1e-8, 0.1 * np.quantile(steady(2000), 0.1), id="far below"),
-        pytest.param(1e-4, 1000 * 1e-4 * math.sqrt(12), id="a thousand times eps in each entry"),
-        pytest.param(1e-2, np.quantile(steady(2000), 0.75), id="so large that clipping would starve all"),
+        pytest.param(1e-8, np.quantile(steady(2000), 0.25), id="far below"),
+        pytest.param(2.8e-4, 1000 * 2.8e-4 * math.sqrt(12), id="a thousand times eps in each entry"),
+        pytest.param(1e-2, np.quantile(steady(2000), 0.95), id="so large that clipping would starve all"),
     ],
 )
 def test_adam_is_not_advised_to_clip_gradients_to_the_size_of_its_eps(tmp_path, eps, expected):
@@ -277,6 +289,26 @@ def test_a_refusal_says_with_what_to_record_another_run(tmp_path):
     advice = advise(tmp_path, norms)
     assert advice.record_at == pytest.approx(0.28, rel=0.01)
     assert "record a run clipped at 0.28" in advice.refused
+
+
+def test_a_run_that_ends_at_once_or_in_spikes_is_told_with_what_to_record_another(tmp_path):
+    """No event says that the training was lost where it ends with its first NaN."""
+    ended = advise(tmp_path / "a", [*steady(200), math.nan])
+    assert "The training was lost at step 200: record a run clipped at 0.28" in ended.refused
+    writer = StoreWriter(tmp_path / "b")
+    writer.begin_attempt({}, {"0": ("SGD", {"lr": 0.1})})
+    records = weighing(stream(steady(500)), 8.0)
+    writer.add_parameters("0", records[0].layers.parameters)
+    explosions = [
+        Event(step=at, kind="explosion", severity="critical", until=at + 60, message="", observed=1e9)
+        for at in range(60, 340, 100)
+    ]
+    writer.append(records, explosions)
+    writer.end_attempt("closed")
+    advice = Run(tmp_path / "b").recommend()
+    assert "3 spikes and explosions took up the others: record a run clipped at 1 " in advice.refused.replace(",", " ")
+    assert advice.record_at == pytest.approx(1.0)
+    assert advise(tmp_path / "c", steady(200)).record_at is None
 
 
 def test_a_history_recorded_now_and_then_says_so(tmp_path):

@@ -923,6 +923,125 @@ def _negatives(width: int) -> tuple[Callable[[np.random.Generator], Arrays], Cal
     return initial, loss
 
 
+def _spirals(count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """Three spirals that are wound into one another, with normal noise."""
+
+    def draw(generator: np.random.Generator, size: int) -> Batch:
+        labels, radius = generator.integers(0, 3, size), generator.random(size)
+        angle = 7 * radius + 2 * math.pi / 3 * labels
+        points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
+        return _tensors(3 * (points + 0.03 * generator.normal(0, 1, (size, 2))), labels)
+
+    return lambda g: draw(g, count), _fixed(lambda g: draw(g, 512), 1)
+
+
+def _delayed(length: int, count: int) -> Callable[[np.random.Generator], Batch]:
+    """A series of numbers, and the same three steps later."""
+
+    def batch(generator: np.random.Generator) -> Batch:
+        x = generator.uniform(-1, 1, (count, length))
+        return _tensors(x[:, :, None], np.concatenate([np.zeros((count, 3)), x[:, :-3]], 1))
+
+    return batch
+
+
+def _taught(
+    features: int, hidden: int, count: int, freedom: float
+) -> tuple[
+    tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]],
+    tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]],
+]:
+    """What another network says, with noise of Student's t distribution; held out with little normal noise."""
+    teacher = np.random.default_rng(11)
+    first, last = teacher.normal(0, 1, (features, 6)) / math.sqrt(features), teacher.normal(0, 1, 6)
+    initial, _ = _mlp((features, hidden, hidden, 1), 1.4, torch.relu)
+
+    def draw(generator: np.random.Generator, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        x = generator.normal(0, 1, (size, features))
+        return x, np.tanh(2 * x @ first) @ last
+
+    def batch(generator: np.random.Generator) -> Batch:
+        x, y = draw(generator, count)
+        return _tensors(x, y + 0.5 * generator.standard_t(freedom, count))
+
+    @functools.cache
+    def held_out() -> Batch:
+        x, y = draw(np.random.default_rng(10**6), 512)
+        return _tensors(x, y + 0.1 * np.random.default_rng(1).normal(0, 1, 512))
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, y = batch
+        h = _dense(w, 1, _dense(w, 0, x).relu()).relu()
+        return (_dense(w, 2, h).squeeze(-1) - y).square().mean(1)
+
+    return (initial, loss), (batch, held_out)
+
+
+def _rows(width: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """Digits as eight rows that attend to one another, twice."""
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        found: Arrays = {"rows": _normal(generator, 8, width), "position": generator.normal(0, 0.3, (8, width))}
+        for i in range(2):
+            found[f"qkv{i}"] = _normal(generator, width, 3 * width)
+            found[f"up{i}"] = _normal(generator, width, 2 * width, gain=1.4)
+            found[f"down{i}"] = _normal(generator, 2 * width, width)
+        return found | {"w0": _normal(generator, width, 10), "b0": np.zeros(10)}
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, labels = batch
+        trainings, count, _ = x.shape
+        h = torch.bmm(x.reshape(trainings, count * 8, 8), w["rows"]).view(trainings, count, 8, width)
+        h = h + w["position"].unsqueeze(1)
+        for i in range(2):
+            q, k, v = torch.bmm(h.flatten(1, 2), w[f"qkv{i}"]).view(trainings, count, 8, 3 * width).chunk(3, -1)
+            h = h + (q @ k.transpose(-1, -2) / math.sqrt(width)).softmax(-1) @ v
+            inner = torch.bmm(h.flatten(1, 2), w[f"up{i}"]).relu()
+            h = h + torch.bmm(inner, w[f"down{i}"]).view_as(h)
+        return _cross_entropy(_dense(w, 0, h.mean(2)), labels)
+
+    return initial, loss
+
+
+def _random_features(features: int, count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
+    """Digits of 5 and above against the others, by the cosines of random projections."""
+    turn = np.random.default_rng(12)
+    directions, phase = turn.normal(0, 0.15, (64, features)), turn.uniform(0, 2 * math.pi, features)
+
+    def made(x: NDArray[np.float64], labels: NDArray[np.int64]) -> Batch:
+        return _tensors(np.cos(x @ directions + phase), (labels >= 5).astype(np.int64))
+
+    def batch(generator: np.random.Generator) -> Batch:
+        chosen = generator.integers(0, 1300, count)
+        return made(_digits()[0][chosen], _digits()[1][chosen])
+
+    return batch, functools.cache(lambda: made(_digits()[0][1300:], _digits()[1][1300:]))
+
+
+def _window(
+    context: int, width: int, hidden: int
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """The next symbol from the last few (Bengio et al. 2003)."""
+
+    def initial(generator: np.random.Generator) -> Arrays:
+        return {
+            "embedding": generator.normal(0, 1, (48, width)),
+            "w0": _normal(generator, context * width, hidden),
+            "b0": np.zeros(hidden),
+            "w1": _normal(generator, hidden, 48),
+            "b1": np.zeros(48),
+        }
+
+    def loss(w: Weights, batch: Batch) -> Tensor:
+        x, y = batch
+        windows = x.unfold(2, context, 1).flatten(1, 2)
+        vectors = torch.bmm(functional.one_hot(windows.flatten(1), 48).float(), w["embedding"])
+        h = _dense(w, 0, vectors.view(*windows.shape[:2], context * width)).tanh()
+        return _cross_entropy(_dense(w, 1, h), y[:, :, context - 1 :].flatten(1))
+
+    return initial, loss
+
+
 # -------------------------------------------------------------------------------------------- tasks
 
 
@@ -1054,7 +1173,7 @@ THIRD: tuple[Task, ...] = (
 _order = _doubted(_temporal_order(15, 16), 0.05, 4)
 _asked = _doubted(_pairs(6, 32), 0.05, 16)
 _matrix = _turned(12, 16)
-REPORT: tuple[Task, ...] = (
+FOURTH: tuple[Task, ...] = (
     Made(
         "correlated-sgd",
         "SGD",
@@ -1095,4 +1214,29 @@ REPORT: tuple[Task, ...] = (
     _task("neighbours-sgd", "SGD", (0.3, 2.0, 4.0), 2000, _negatives(16), _neighbours(32)),
     _task("autoencoder-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, *_autoencoder(8, 16, 0.0)),
 )
-EVERY: tuple[Task, ...] = (*TUNE, *FIRST, *SECOND, *THIRD, *REPORT)
+_echo = _delayed(15, 16)
+REPORT: tuple[Task, ...] = (
+    _task("spirals-momentum", "Momentum", (0.01, 0.1, 0.3), 2500, _mlp((2, 32, 32, 3), 1.5, torch.tanh), _spirals(16)),
+    _task(
+        "echo-rnn-sgd",
+        "SGD",
+        (0.03, 0.3, 0.7),
+        1600,
+        (_rnn_weights(1, 24, 1, 1.1), _rnn_each_squared),
+        (_echo, _fixed(_echo, 16)),
+    ),
+    _task("taught-t2-sgd", "SGD", (0.003, 0.02, 0.1), 2500, *_taught(10, 24, 16, 2.0)),
+    _task("taught-t2-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, *_taught(10, 24, 16, 2.0)),
+    _task("rows-adam", "Adam", (1e-3, 5e-3, 2e-2), 2000, _rows(16), _digit_batches(16)),
+    _task("bright-cnn-adam", "Adam", (1e-3, 5e-3, 2e-2), 1600, _cnn(6), _digit_batches(16, 0.03, -8.0)),
+    _task(
+        "random-features-sgd",
+        "SGD",
+        (0.01, 0.1, 1.0),
+        2000,
+        _mlp((300, 2), 1.0, torch.tanh),
+        _random_features(300, 16),
+    ),
+    _task("window-text-momentum", "Momentum", (0.01, 0.1, 0.4), 2000, _window(4, 8, 32), _passages(16, 4)),
+)
+EVERY: tuple[Task, ...] = (*TUNE, *FIRST, *SECOND, *THIRD, *FOURTH, *REPORT)

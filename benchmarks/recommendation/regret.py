@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from lab import SAMPLED, History, Task, Trial, train
-from problems import FIRST, REPORT, SECOND, THIRD, TUNE
+from problems import FIRST, FOURTH, REPORT, SECOND, THIRD, TUNE
 
 from gradwatch import Run
 from gradwatch import tune as experiment
@@ -418,9 +418,17 @@ def _told(advice: Advice) -> str:
     return ("refused" if advice.refused else number) + ("*" if advice.second_pilot else "")
 
 
-SPLITS = (("report", REPORT), ("third", THIRD), ("second", SECOND), ("first", FIRST), ("tune", TUNE))
+SPLITS = (
+    ("report", REPORT),
+    ("fourth", FOURTH),
+    ("third", THIRD),
+    ("second", SECOND),
+    ("first", FIRST),
+    ("tune", TUNE),
+)
 TITLES = (
     ("report", "Unseen tasks"),
+    ("fourth", "Tasks of the fourth report, seen since"),
     ("third", "Tasks of the third report, seen since"),
     ("second", "Tasks of the second report, seen since"),
     ("first", "Tasks of the first report, seen since"),
@@ -484,7 +492,7 @@ def say(message: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "advise", "report"])
-    parser.add_argument("tasks", nargs="*", default=["tune", "first", "second", "third", "report"])
+    parser.add_argument("tasks", nargs="*", default=["tune", "first", "second", "third", "fourth", "report"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [task for split, tasks in SPLITS for task in tasks if split in args.tasks or task.name in args.tasks]

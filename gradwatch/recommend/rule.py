@@ -99,15 +99,25 @@ def _dividing(history: History, tail: float) -> Choice:
     uneven = tail < HEAVY or top > UNEVEN * level
     slow = history.update_ratio is not None and history.update_ratio < SLOW
     low = 0.1 * float(np.quantile(norms, 0.1))
-    if history.least_norm <= level and (wrong or uneven or slow):
-        cause = "something went wrong" if wrong else "norms differ much from step to step" if uneven else ""
+    if history.least_norm <= level and (wrong or uneven):
+        cause = "something went wrong" if wrong else "norms differ much from step to step"
         return Choice(
             max(low, history.least_norm),
             max(0.1 * low, history.least_norm),
             level,
-            f"a tenth of the 10th percentile: {cause or 'nothing went wrong, and updates are small'};"
-            f" {history.optimizer_class} divides by the size of its gradients, so to clip every step gives each the"
-            " same weight and leaves the learning rate as it is; any threshold that is always exceeded does the same",
+            f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
+            " so to clip every step gives each the same weight and leaves the learning rate as it is; any threshold"
+            " that is always exceeded does the same",
+        )
+    if history.least_norm <= level and slow:
+        lower = float(np.quantile(norms, 0.25))
+        return Choice(
+            max(lower, history.least_norm),
+            max(low, history.least_norm),
+            top,
+            "the 25th percentile: nothing went wrong and updates are small;"
+            f" {history.optimizer_class} remembers large gradients for long, and to clip most steps keeps those that"
+            " come first from slowing down the later ones",
         )
     upper = float(np.quantile(norms, 0.95))
     return Choice(
