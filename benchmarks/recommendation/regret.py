@@ -342,19 +342,26 @@ def levels_of(task: Task) -> dict[tuple[float, str], float]:
     return {key: float(np.exp(np.mean(np.log(of)))) for key, of in found.items()}
 
 
-def cells_of(task: Task) -> list[Cell]:
-    scores = scores_of(task)
-    advice, made = with_advice(task)
-    thresholds, by_tune = tuned(task, advice)
-    others = by_other_seeds(task)
-    levels = levels_of(task)
+def cells_of(task: Task, carried_out: bool = True) -> list[Cell]:
+    """With the advice and the search carried out; or the advice alone, read off the grid."""
+    scores, levels, others = scores_of(task), levels_of(task), by_other_seeds(task)
+    thresholds: list[float] = []
+    if carried_out:
+        advice, made = with_advice(task)
+        thresholds, by_tune = tuned(task, advice)
+    else:
+        advice = advice_for(task)
+        by_grid = estimated(task, advice)
     found = []
     for rate in task.rates:
         own = [i for i, one in enumerate(advice) if one.rate == rate]
         best, name = best_of(scores, rate)
         regret = {rule: scores[rate, rule] / best for rule in RULES}
-        regret["recommend"] = float(np.mean(made.score()[own])) / best
-        regret["tune"] = float(np.mean([by_tune[i] for i in own])) / best
+        if carried_out:
+            regret["recommend"] = float(np.mean(made.score()[own])) / best
+            regret["tune"] = float(np.mean([by_tune[i] for i in own])) / best
+        else:
+            regret["recommend"] = by_grid[rate] / best
         regret[OTHERS] = others[rate] / best
         found.append(
             Cell(
@@ -363,14 +370,18 @@ def cells_of(task: Task) -> list[Cell]:
                 levels.get((rate, name), math.inf),
                 regret,
                 tuple(advice[i] for i in own),
-                tuple(thresholds[i] for i in own),
+                tuple(thresholds[i] for i in own) if carried_out else (),
             )
         )
     return found
 
 
+def rules_of(found: Sequence[Cell]) -> list[str]:
+    return [rule for rule in (*OURS, OTHERS, *RULES) if all(rule in cell.regret for cell in found)]
+
+
 def report() -> str:
-    of = {name: [cell for task in tasks for cell in cells_of(task)] for name, tasks in SPLITS}
+    of = {name: [cell for task in tasks for cell in cells_of(task, name == "report")] for name, tasks in SPLITS}
     lines = [HEAD]
     for name, title in TITLES:
         lines += [f"## {title}", "", *overview(of[name]), "", *every_cell(of[name]), ""]
@@ -385,7 +396,7 @@ def overview(found: Sequence[Cell]) -> list[str]:
         f" | SGD, momentum ({len(sgd)}) | Adam ({len(adam)}) |",
         "|---|---|---|---|---|---|",
     ]
-    for rule in (*OURS, OTHERS, *RULES):
+    for rule in rules_of(found):
         regrets = [cell.regret[rule] for cell in found]
         worse = sum(cell.regret[rule] > 1.02 * cell.regret["none"] for cell in found)
         lines.append(
@@ -400,7 +411,7 @@ def mean_of(found: Sequence[Cell], rule: str) -> float:
 
 
 def every_cell(found: Sequence[Cell]) -> list[str]:
-    shown = (*OURS, OTHERS, *RULES)
+    shown = rules_of(found)
     lines = [
         "| task | learning rate | best threshold | advice, a seed each | " + " | ".join(shown) + " |",
         "|---|---|---|---|" + "---|" * len(shown),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradwatch.clip.scale import coefficient_of, scale, total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, is_sharded, local, measure, over_ranks, total, whole
+from gradwatch.measure import Measurement, is_sharded, local, make_sums, measure, over_ranks, total, whole
 
 NonFinite: TypeAlias = Literal["keep", "zero", "skip", "raise"]
 _CHOICES = ("keep", "zero", "skip", "raise")
@@ -65,6 +65,7 @@ def clip_grad_norm_(
     if nonfinite not in _CHOICES:
         raise BadArgument(f"nonfinite is {nonfinite!r}; expected one of {', '.join(_CHOICES)}.")
     listed = _listed(parameters)
+    make_sums(listed)
     choice: NonFinite = "raise" if error_if_nonfinite else nonfinite
     return clip_listed(listed, float(max_norm), float(norm_type), choice, None)
 

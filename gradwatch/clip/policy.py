@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradwatch.clip.scale import total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, measure, splits_units, stands_in, whole
+from gradwatch.measure import Measurement, make_sums, measure, splits_units, stands_in, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,7 @@ class InLoop:
         nothing; on an accelerator that waits for the device.
         """
         listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        make_sums(listed)
         return clip_by_policy(self, listed)[0]
 
 

@@ -8,7 +8,7 @@ number of the whole is needed at once, to clip by it, the processes of the mesh 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,11 +39,29 @@ def local(tensor: Tensor) -> Tensor:
         raise ShardedParameters(
             f"A gradient of shape {tuple(tensor.shape)} is a sum over processes that has not been made yet"
             f" ({held.placements}), and to make it gradwatch would have to wait for them. This happens with"
-            " SequenceParallel where there is no data parallelism beside it (fully_shard makes the sum)."
+            " SequenceParallel where there is no data parallelism beside it (fully_shard makes the sum). Clip by"
+            " gradwatch, with attach(clip=...) in every process, and it is made for that."
         )
     part = held._local_tensor
     # A collective that is still under way: PyTorch waits for it when the values are looked at.
     return part if type(part) is Tensor else held.to_local()
+
+
+@torch.no_grad()
+def make_sums(parameters: Iterable[Tensor | None]) -> None:
+    """Where a gradient is a sum that the processes have not made yet, make it.
+
+    A collective for each such gradient; every process of its mesh has to come here.
+    """
+    for parameter in parameters:
+        gradient: Any = None if parameter is None else parameter.grad
+        if parameter is None or gradient is None or not is_sharded(gradient):
+            continue
+        if any(placement.is_partial() for placement in gradient.placements):
+            from torch.distributed.tensor import Replicate
+
+            whole = [Replicate() if placement.is_partial() else placement for placement in gradient.placements]
+            parameter.grad = gradient.redistribute(placements=whole)
 
 
 def counts_here(tensor: Tensor) -> bool:

@@ -33,6 +33,7 @@ from gradwatch.measure import (
     Measurement,
     is_sharded,
     local,
+    make_sums,
     measure,
     norms,
     part_of,
@@ -208,6 +209,8 @@ class Tracked:
         return tuple(name for name in wanted if name != "zeros")
 
     def gradients(self) -> list[Tensor | None]:
+        if self.is_sharded and (self._habits.clip is not None or self._habits.skip_nonfinite):
+            make_sums(self.parameters)
         return [None if parameter is None else parameter.grad for parameter in self.parameters]
 
     # ------------------------------------------------------------------------- what the loop does

@@ -125,6 +125,32 @@ def test_a_policy_clips_as_in_one_process(runs, name, tmp_path):
     assert steps["skipped"].tolist() == expected["skipped"].tolist()
 
 
+@pytest.mark.parametrize("name", ["policy", "policy_in_loop", "drop_in"])
+def test_sums_that_are_not_made_yet_are_made_to_clip_by_them(runs, name, tmp_path):
+    network = training.normed()
+    optimizer = training.adam(network)
+
+    def step_of(step):
+        training.loss_of(network, *training.sequences(step)).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), training.CLIP)
+
+    with gradwatch.attach(network, optimizer, tmp_path / "run"):
+        training.train(network, step_of, optimizer)
+    run, other = gradwatch.Run(runs / f"sequence_parallel_{name}"), gradwatch.Run(tmp_path / "run")
+    steps, expected = run.steps(), other.steps()
+    assert (expected["clip_coef"] < 1).any()
+    np.testing.assert_allclose(steps["total_norm"], expected["total_norm"], rtol=1e-4)
+    np.testing.assert_allclose(steps["clip_coef"], expected["clip_coef"], rtol=1e-4)
+    np.testing.assert_allclose(run.layers("norm"), other.layers("norm"), rtol=2e-3, atol=1e-7)
+    np.testing.assert_allclose(run.layers("norm").iloc[0], other.layers("norm").iloc[0], rtol=1e-5)
+
+
+def test_sums_that_are_not_made_yet_end_a_recording_that_only_observes_and_not_the_training(runs):
+    run = gradwatch.Run(runs / "sequence_parallel_observed")
+    assert run.steps().empty
+    assert "is a sum over processes that has not been made yet" in (runs / "stderr").read_text()
+
+
 def test_to_hear_the_ranks_leaves_the_weights_as_they_are_to_the_bit(runs):
     for rank in range(int(gradwatch.Run(runs / "ddp_heard").meta()["world_size"])):
         heard, unheard = (torch.load(runs / f"{n}.{rank}.pt", weights_only=True) for n in ("ddp_heard", "ddp_unheard"))

@@ -19,8 +19,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwatch
@@ -199,6 +204,63 @@ def hsdp(run: Path) -> None:
 def tp(run: Path) -> None:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     data_parallel(run, tensor_parallel(mesh), whole_batch=True)
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(3), nn.Linear(3, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.up(self.norm(x))))
+
+
+def normed() -> nn.Module:
+    torch.manual_seed(0)
+    return Normed()
+
+
+def sequence_parallel(
+    run: Path, in_loop: Callable[[nn.Module], object] = lambda network: None, **options: object
+) -> None:
+    """Each rank normalises a part of each sequence, and what it has of that gradient is a sum to be made."""
+    network, mesh = normed(), init_device_mesh("cpu", (dist.get_world_size(),))
+    plan = {
+        "norm": SequenceParallel(),
+        "up": ColwiseParallel(input_layouts=Shard(1)),
+        "down": RowwiseParallel(output_layouts=Replicate()),
+    }
+    parallelize_module(network, mesh, plan)
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = sequences(step)
+        loss_of(network, x.chunk(dist.get_world_size(), 1)[dist.get_rank()], y).backward()
+        in_loop(network)
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4, **options):
+        train(network, step_of, optimizer)
+
+
+def sequences(step: int) -> tuple[Tensor, ...]:
+    return tuple(values.view(2, BATCH // 2, -1) for values in batch(step))
+
+
+def sequence_parallel_observed(run: Path) -> None:
+    sequence_parallel(run)
+
+
+def sequence_parallel_policy(run: Path) -> None:
+    sequence_parallel(run, clip=NormClip(CLIP))
+
+
+def sequence_parallel_policy_in_loop(run: Path) -> None:
+    policy = NormClip(CLIP)
+    sequence_parallel(run, lambda network: policy(network.parameters()))
+
+
+def sequence_parallel_drop_in(run: Path) -> None:
+    sequence_parallel(run, lambda network: clip_grad_norm_(network.parameters(), CLIP))
 
 
 def tp_and_fsdp2(run: Path, **options: object) -> None:
@@ -448,6 +510,10 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
         tp,
         tp_and_fsdp2,
         tp_and_fsdp2_policy,
+        sequence_parallel_observed,
+        sequence_parallel_policy,
+        sequence_parallel_policy_in_loop,
+        sequence_parallel_drop_in,
         fsdp1_full,
         fsdp1_hybrid,
         fsdp1_not_sharded,
