@@ -249,33 +249,30 @@ def test_norms_without_learning_rate_and_weights_say_less_and_it_says_so(tmp_pat
     assert Run(tmp_path / "heavy").recommend().max_norm == pytest.approx(np.quantile(heavy(3000)[150:], 0.75), rel=0.1)
 
 
-def test_under_adam_every_step_is_clipped_where_norms_are_uneven_or_updates_small(tmp_path):
+def test_under_adam_uneven_norms_are_normalised_and_even_ones_guarded(tmp_path):
     norms = heavy(2000)
-    uneven = weighing(stream(norms, losses=falling(2000)), 10.0, update=0.01)
+    uneven = stream(norms, losses=falling(2000))
     advice = Run(write_run(tmp_path / "a", uneven, "AdamW")).recommend()
     assert advice.clipped_fraction == 1.0
     assert advice.max_norm == pytest.approx(0.1 * np.quantile(norms, 0.1), rel=0.1)
     assert any("leaves the learning rate as it is" in reason for reason in advice.reasons)
-    even = stream(steady(2000), losses=falling(2000))
-    slow = Run(write_run(tmp_path / "b", weighing(even, 10.0, update=0.001), "AdamW")).recommend()
-    assert slow.max_norm == pytest.approx(np.quantile(steady(2000), 0.25), rel=0.05)
-    fast = Run(write_run(tmp_path / "c", weighing(even, 10.0, update=0.01), "AdamW")).recommend()
-    assert fast.max_norm == pytest.approx(np.quantile(steady(2000), 0.95), rel=0.05)
+    even = advise(tmp_path / "b", steady(2000), "AdamW", losses=falling(2000))
+    assert even.max_norm == pytest.approx(np.quantile(steady(2000), 0.95), rel=0.05)
 
 
 @pytest.mark.parametrize(
     ("eps", "expected"),
     [
-        pytest.param(1e-8, np.quantile(steady(2000), 0.25), id="far below"),
-        pytest.param(2.8e-4, 1000 * 2.8e-4 * math.sqrt(12), id="a thousand times eps in each entry"),
-        pytest.param(1e-2, np.quantile(steady(2000), 0.95), id="so large that clipping would starve all"),
+        pytest.param(1e-8, 0.1 * np.quantile(heavy(2000), 0.1), id="far below"),
+        pytest.param(1e-4, 1000 * 1e-4 * math.sqrt(12), id="a thousand times eps in each entry"),
+        pytest.param(1e-2, np.quantile(heavy(2000), 0.95), id="so large that clipping would starve all"),
     ],
 )
 def test_adam_is_not_advised_to_clip_gradients_to_the_size_of_its_eps(tmp_path, eps, expected):
-    records = weighing(stream(steady(2000), losses=falling(2000)), 10.0)
+    records = stream(heavy(2000), losses=falling(2000))
     run = Run(write_run(tmp_path / "run", records, "Adam", settings={"lr": 0.1, "eps": eps}))
     assert sum(parameter.numel for parameter in run.parameters()) == 12
-    assert run.recommend().max_norm == pytest.approx(expected, rel=0.05)
+    assert run.recommend().max_norm == pytest.approx(expected, rel=0.1)
 
 
 def test_a_drift_that_one_threshold_can_not_cover_is_no_matter_where_every_step_is_clipped(tmp_path):

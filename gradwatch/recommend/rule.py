@@ -26,7 +26,6 @@ GROWN = 4.0  # times: weights that grew so much in the part recorded were thrown
 HEAVY = 2.5  # tail index below which single steps dominate
 UNEVEN = 8.0  # the 99th percentile over the median
 WIDE = 2.0  # the 90th percentile over the median: not a few steps stand out but many
-SLOW = 0.002  # of the weights' norm in the median step: with Adam, a learning rate that is low
 NOTICED = 0.004  # of the weights' norm in the median step: an update that is more than a crawl
 DRIFT_SAID, DRIFT_UP, DRIFT_DOWN = 2.0, 10.0, 30.0
 UNDONE = 0.15  # of the progress of the loss
@@ -97,7 +96,6 @@ def _dividing(history: History, tail: float) -> Choice:
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
     wrong = history.unstable or is_undone(history)
     uneven = tail < HEAVY or top > UNEVEN * level
-    slow = history.update_ratio is not None and history.update_ratio < SLOW
     low = 0.1 * float(np.quantile(norms, 0.1))
     if history.least_norm <= level and (wrong or uneven):
         cause = "something went wrong" if wrong else "norms differ much from step to step"
@@ -108,16 +106,6 @@ def _dividing(history: History, tail: float) -> Choice:
             f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
             " so to clip every step gives each the same weight and leaves the learning rate as it is; any threshold"
             " that is always exceeded does the same",
-        )
-    if history.least_norm <= level and slow:
-        lower = float(np.quantile(norms, 0.25))
-        return Choice(
-            max(lower, history.least_norm),
-            max(low, history.least_norm),
-            top,
-            "the 25th percentile: nothing went wrong and updates are small;"
-            f" {history.optimizer_class} remembers large gradients for long, and to clip most steps keeps those that"
-            " come first from slowing down the later ones",
         )
     upper = float(np.quantile(norms, 0.95))
     return Choice(
