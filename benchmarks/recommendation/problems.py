@@ -233,12 +233,16 @@ def _temporal_order(length: int, count: int) -> Callable[[np.random.Generator], 
     return batch
 
 
-def _gru(hidden: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+def _gated(
+    hidden: int, gates: int, advance: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    """The next symbol from the states of a network whose ``advance`` takes what comes in, both states and weights."""
+
     def initial(generator: np.random.Generator) -> Arrays:
         return {
-            "inputs": _normal(generator, 48, 3 * hidden),
-            "recurrent": _normal(generator, hidden, 3 * hidden),
-            "b": np.zeros(3 * hidden),
+            "inputs": _normal(generator, 48, gates * hidden),
+            "recurrent": _normal(generator, hidden, gates * hidden),
+            "b": np.zeros(gates * hidden),
             "w0": _normal(generator, hidden, 48),
             "b0": np.zeros(48),
         }
@@ -248,19 +252,32 @@ def _gru(hidden: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable
         one_hot = functional.one_hot(x, 48).float()
         trainings, count, length, _ = one_hot.shape
         into = torch.bmm(one_hot.transpose(1, 2).reshape(trainings, -1, 48), w["inputs"]) + w["b"].unsqueeze(1)
-        into = into.view(trainings, length, count, 3 * hidden)
-        h = torch.zeros(trainings, count, hidden)
+        into = into.view(trainings, length, count, gates * hidden)
+        h = cell = torch.zeros(trainings, count, hidden)
         states = []
         for t in range(length):
-            sent = torch.bmm(h, w["recurrent"])
-            reset, gate, new = into[:, t].chunk(3, -1)
-            reset_h, gate_h, new_h = sent.chunk(3, -1)
-            gate = torch.sigmoid(gate + gate_h)
-            h = gate * h + (1 - gate) * torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h)
+            h, cell = advance(into[:, t], h, cell, w["recurrent"])
             states.append(h)
         return _cross_entropy(_dense(w, 0, torch.stack(states, 2).flatten(1, 2)), y.flatten(1))
 
     return initial, loss
+
+
+def _gru_step(into: Tensor, h: Tensor, cell: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+    reset, gate, new = into.chunk(3, -1)
+    reset_h, gate_h, new_h = torch.bmm(h, recurrent).chunk(3, -1)
+    gate = torch.sigmoid(gate + gate_h)
+    return gate * h + (1 - gate) * torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h), cell
+
+
+def _lstm_step(into: Tensor, h: Tensor, cell: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+    take, keep, give, new = torch.baddbmm(into, h, recurrent).chunk(4, -1)
+    cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(new)
+    return torch.sigmoid(give) * torch.tanh(cell), cell
+
+
+def _gru(hidden: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
+    return _gated(hidden, 3, _gru_step)
 
 
 def _transformer(
@@ -412,9 +429,7 @@ def _lstm(hidden: int) -> tuple[Callable[[np.random.Generator], Arrays], Callabl
         h = cell = torch.zeros(trainings, count, hidden)
         for t in range(length):
             into = torch.baddbmm(w["b"].unsqueeze(1), x[:, :, t], w["inputs"])
-            take, keep, give, new = torch.baddbmm(into, h, w["recurrent"]).chunk(4, -1)
-            cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(new)
-            h = torch.sigmoid(give) * torch.tanh(cell)
+            h, cell = _lstm_step(into, h, cell, w["recurrent"])
         return (_dense(w, 0, h).squeeze(-1) - y).square().mean(1)
 
     return initial, loss
@@ -517,36 +532,6 @@ def _residual(
         for i in range(1, 2 * blocks + 1, 2):
             h = h + _dense(w, i + 1, _dense(w, i, _normed(h)).relu())
         return _cross_entropy(_dense(w, 2 * blocks + 1, _normed(h)), labels)
-
-    return initial, loss
-
-
-def _lstm_text(hidden: int) -> tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]]:
-    """The next symbol from the states of an LSTM."""
-
-    def initial(generator: np.random.Generator) -> Arrays:
-        return {
-            "inputs": _normal(generator, 48, 4 * hidden),
-            "recurrent": _normal(generator, hidden, 4 * hidden),
-            "b": np.zeros(4 * hidden),
-            "w0": _normal(generator, hidden, 48),
-            "b0": np.zeros(48),
-        }
-
-    def loss(w: Weights, batch: Batch) -> Tensor:
-        x, y = batch
-        one_hot = functional.one_hot(x, 48).float()
-        trainings, count, length, _ = one_hot.shape
-        into = torch.bmm(one_hot.transpose(1, 2).reshape(trainings, -1, 48), w["inputs"]) + w["b"].unsqueeze(1)
-        into = into.view(trainings, length, count, 4 * hidden)
-        h = cell = torch.zeros(trainings, count, hidden)
-        states = []
-        for t in range(length):
-            take, keep, give, fresh = torch.baddbmm(into[:, t], h, w["recurrent"]).chunk(4, -1)
-            cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(fresh)
-            h = torch.sigmoid(give) * torch.tanh(cell)
-            states.append(h)
-        return _cross_entropy(_dense(w, 0, torch.stack(states, 2).flatten(1, 2)), y.flatten(1))
 
     return initial, loss
 
@@ -1151,7 +1136,7 @@ _copies = _copied(5, 15, 16)
 _series = _forecast(20, 16)
 THIRD: tuple[Task, ...] = (
     _task("residual-digits-momentum", "Momentum", (0.01, 0.1, 0.5), 2000, _residual(32, 3), _digit_batches(16)),
-    _task("lstm-text-sgd", "SGD", (1.0, 8.0, 30.0), 2000, _lstm_text(24), _passages(24, 6)),
+    _task("lstm-text-sgd", "SGD", (1.0, 8.0, 30.0), 2000, _gated(24, 4, _lstm_step), _passages(24, 6)),
     _task("variance-sgd", "SGD", (0.001, 0.003, 0.01), 2500, *_variance(24, 16)),
     _task("variance-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, *_variance(24, 16)),
     _task("counts-sgd", "SGD", (0.001, 0.01, 0.05), 2500, *_counts(12, 24, 16)),

@@ -158,11 +158,12 @@ def _guard(history: History, bound: float) -> Choice:
         else "the 90th percentile of the norms that the optimizer was given; a bound on updates would be lower still,"
         " and this run did without"
     )
+    passed = f"{history.spikes} spikes passed without harm" if history.spikes else "nothing went wrong"
     return Choice(
         number,
         min(0.5 * number, given),
         2 * number,
-        f"nothing went wrong, so it is a guard: {why}",
+        f"{passed}, so it is a guard: {why}",
         "adaptive" if drift(history.norms) > DRIFT_SAID else "norm",
     )
 
