@@ -255,7 +255,11 @@ def _reasons(history: History, choice: Choice, number: float, tail: tuple[float,
     if not 1 / DRIFT_SAID < moved < DRIFT_SAID:
         reasons.append(
             f"the median norm changed by a factor of {moved:.2g} from the first third of these steps to the last"
-            + (", so the last third alone decides; look again after a longer run" if moved > 1 else "")
+            + (
+                ", so the last third alone tells what a threshold will meet; look again after a longer run"
+                if moved > 1
+                else ""
+            )
         )
     thresholds = history.frame["max_norm"].dropna()
     if len(thresholds):

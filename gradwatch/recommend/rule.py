@@ -97,7 +97,7 @@ def _dividing(history: History, tail: float) -> Choice:
     wrong = history.unstable or is_undone(history)
     uneven = tail < HEAVY or top > UNEVEN * level
     low = 0.1 * float(np.quantile(norms, 0.1))
-    if history.least_norm <= level and (wrong or uneven):
+    if (wrong or uneven) and history.least_norm <= level:
         cause = "something went wrong" if wrong else "norms differ much from step to step"
         return Choice(
             max(low, history.least_norm),
@@ -112,8 +112,12 @@ def _dividing(history: History, tail: float) -> Choice:
         upper,
         level,
         max(top, 10 * level),
-        "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the five"
-        " largest steps of a hundred",
+        "the 95th percentile of the healthy norms: "
+        + (
+            "to clip every step, which would give each the same weight, would bring gradients near eps"
+            if wrong or uneven
+            else "nothing went wrong, so it is a guard that holds back the five largest steps of a hundred"
+        ),
     )
 
 
