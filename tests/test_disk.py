@@ -177,6 +177,43 @@ print(len(gradwatch.Run("run").steps()))
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
+@pytest.mark.parametrize("error", ["EDQUOT", "EIO", "EROFS"])
+def test_a_quota_or_a_disk_that_fails_is_waited_for(tmp_path, error):
+    """The kernel refuses what is written, by strace, for as long as that is attached."""
+    program = f"""
+import logging, os, subprocess, sys
+import torch, gradwatch
+from gradwatch import recorder
+logging.basicConfig(level="WARNING")
+recorder.PAUSE = 0.05
+model = torch.nn.Linear(200, 50)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+def run(steps):
+    for _ in range(steps):
+        model(torch.ones(1, 200)).square().mean().backward()
+        optimizer.step(); optimizer.zero_grad()
+with gradwatch.attach(model, optimizer, "run") as watch:
+    run(50); watch.flush()
+    command = ["strace", "-f", "-p", str(os.getpid()), "-o", os.devnull]
+    refuse = ["-e", "trace=pwrite64", "-e", "inject=pwrite64:error={error}"]
+    quota = subprocess.Popen([*command, *refuse], stderr=subprocess.PIPE, text=True)
+    if "attached" not in quota.stderr.readline():
+        sys.exit(3)
+    run(200); print(watch.flush(timeout=1.0))
+    quota.terminate(); quota.wait()
+    run(50); print(watch.flush(timeout=20.0))
+print(len(gradwatch.Run("run").steps()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    if done.returncode == 3:
+        pytest.skip("a process can't be traced here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "True", "300"]
+    assert done.stderr.count("recording-waits") == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_a_store_that_another_process_holds_is_waited_for(tmp_path, caplog):
     training = Training()
     with gradwatch.attach(training.model, training.optimizer, tmp_path / "run") as watch:
