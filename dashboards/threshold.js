@@ -25,6 +25,7 @@ export class Threshold {
       : h(
           "p",
           { class: "headline" },
+          ...(advice.clip ? [h("strong", {}, advice.clip), " or "] : []),
           h("strong", {}, `max_norm ${number(advice.max_norm)}`),
           ` · anything from ${number(advice.low)} to ${number(advice.high)} is supported · confidence ${advice.confidence}`,
         );

@@ -257,7 +257,7 @@ def test_the_whole_way_from_a_pilot_to_the_table(tmp_path, monkeypatch):
     assert all(value > 0.5 for value in cells[0].regret.values())
     table = "\n".join([*regret.overview(cells), *regret.every_cell(cells)])
     assert "| softmax-mislabelled-sgd | 0.05 |" in table
-    assert all(len(advice.policy) > 0 for advice in cells[0].advice)
+    assert all(advice.max_norm > 0 for advice in cells[0].advice)
 
 
 def test_the_committed_tables_are_of_these_problems():

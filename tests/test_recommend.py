@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+import gradwatch
 from gradwatch import Run
 from gradwatch.recommend import recommend_for_all, tail_index
 from gradwatch.recommend.findings import findings
@@ -250,14 +251,37 @@ def test_norms_without_learning_rate_and_weights_say_less_and_it_says_so(tmp_pat
 
 
 def test_under_adam_uneven_norms_are_normalised_and_even_ones_guarded(tmp_path):
-    norms = heavy(2000)
-    uneven = stream(norms, losses=falling(2000))
-    advice = Run(write_run(tmp_path / "a", uneven, "AdamW")).recommend()
-    assert advice.clipped_fraction == 1.0
+    norms = steady(2000, spread=1.0)
+    advice = advise(tmp_path / "a", norms, "AdamW", losses=falling(2000))
+    assert advice.clipped_fraction > 0.99
     assert advice.max_norm == pytest.approx(0.1 * np.quantile(norms, 0.1), rel=0.1)
     assert any("leaves the learning rate as it is" in reason for reason in advice.reasons)
     even = advise(tmp_path / "b", steady(2000), "AdamW", losses=falling(2000))
     assert even.max_norm == pytest.approx(np.quantile(steady(2000), 0.95), rel=0.05)
+    assert (advice.clip, advice.policy, even.clip, even.policy) == (None, "norm", "ZClip()", "adaptive")
+    assert next(iter(even.apply.values())) == "gradwatch.attach(model, optimizer, run, clip=gradwatch.clip.ZClip())"
+
+
+@pytest.mark.parametrize("clip", ["ZClip()", "AutoClip(10)"])
+def test_the_policies_that_are_advised_are_there(clip):
+    made = eval(f"gradwatch.clip.{clip}", {"gradwatch": gradwatch})
+    assert isinstance(made, gradwatch.clip.ZClip | gradwatch.clip.AutoClip)
+
+
+def test_under_adam_a_run_that_went_wrong_gets_a_policy_that_falls_with_the_norms(tmp_path):
+    norms = replaced(steady(2000), {900: 60.0, 1200: 80.0, 1500: 50.0})
+    losses = replaced(falling(2000), {901: 30.0, 1201: 30.0, 1501: 30.0})
+    advice = advise(tmp_path, norms, "Adam", losses=losses)
+    assert advice.clip == "AutoClip(10)"
+    assert advice.max_norm == pytest.approx(0.1 * np.quantile(steady(2000), 0.1), rel=0.05)
+
+
+def test_runs_that_are_advised_different_policies_get_a_threshold(tmp_path):
+    calm = Run(write_run(tmp_path / "a", stream(steady(2000), losses=falling(2000)), "Adam"))
+    also = Run(write_run(tmp_path / "b", stream(steady(2000, seed=1), losses=falling(2000)), "Adam"))
+    other = Run(write_run(tmp_path / "c", stream(heavy(2000), losses=falling(2000)), "Adam"))
+    assert recommend_for_all([calm, also]).together.clip == "ZClip()"
+    assert recommend_for_all([calm, other]).together.clip is None
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Advice:
     rate: float
     seed: int
     max_norm: float  # infinite: not to clip, or refused
-    policy: str
+    clip: str | None  # a policy instead
     confidence: str
     refused: str | None
     second_pilot: float | None  # the threshold that it was recorded with
@@ -135,7 +135,7 @@ def advice_for(task: Task) -> list[Advice]:
 
 def _advice(task: Task, trial: Trial, second: float | None, answer: Recommendation) -> Advice:
     threshold = math.inf if answer.max_norm is None else answer.max_norm
-    return Advice(trial.rate, trial.seed, threshold, answer.policy, answer.confidence, answer.refused, second)
+    return Advice(trial.rate, trial.seed, threshold, answer.clip, answer.confidence, answer.refused, second)
 
 
 def _ask(task: Task, trials: Sequence[Trial]) -> list[Recommendation]:
@@ -235,7 +235,9 @@ def estimated(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
         ]
         at, on = zip(*sorted(made), strict=True)
         value = plain[one.rate, one.seed]
-        if math.isfinite(one.max_norm):
+        if one.clip is not None:
+            value = score[one.rate, one.seed, rule_of(one.clip)]
+        elif math.isfinite(one.max_norm):
             value = float(np.exp(np.interp(math.log(one.max_norm), np.log(at), np.log(on))))
         found.setdefault(one.rate, []).append(value)
     return {rate: float(np.mean(of)) for rate, of in found.items()}
@@ -247,7 +249,7 @@ def advise(tasks: Sequence[Task]) -> None:
         scores, advice = scores_of(task), advice_for(task)
         for rate, value in estimated(task, advice).items():
             own = [one for one in advice if one.rate == rate]
-            thresholds = " ".join("none" if math.isinf(one.max_norm) else f"{one.max_norm:g}" for one in own)
+            thresholds = " ".join(_told(one) for one in own)
             best, name = best_of(scores, rate)
             top = levels_of(task).get((rate, name), math.inf)
             regrets.append(value / best)
@@ -265,11 +267,21 @@ def advise(tasks: Sequence[Task]) -> None:
 def with_advice(task: Task) -> tuple[list[Advice], History]:
     """A training from the start with what each cell was told."""
     advice = advice_for(task)
-    trials = [Trial(one.seed, one.rate, one.max_norm) for one in advice]
+    trials = [
+        Trial(one.seed, one.rate, one.max_norm)
+        if one.clip is None
+        else Trial(one.seed, one.rate, policy=rule_of(one.clip))
+        for one in advice
+    ]
     file = CACHE / f"{task.name}.advice-{key_of(trials)}.npz"
     if not file.exists():
-        save(file, train(task, trials))
+        save(file, train(task, trials, policies=POLICIES))
     return advice, load(file)
+
+
+def rule_of(clip: str) -> str:
+    """The rule of the tables that a policy is."""
+    return next(name for name in POLICIES if clip.startswith(name))
 
 
 def tuned(task: Task, advice: Sequence[Advice]) -> tuple[list[float], list[float]]:
@@ -425,7 +437,7 @@ def every_cell(found: Sequence[Cell]) -> list[str]:
 
 def _told(advice: Advice) -> str:
     """A star: after a second pilot, which the first asked for."""
-    number = "none" if math.isinf(advice.max_norm) else f"{advice.max_norm:g}"
+    number = advice.clip or ("none" if math.isinf(advice.max_norm) else f"{advice.max_norm:g}")
     return ("refused" if advice.refused else number) + ("*" if advice.second_pilot else "")
 
 

@@ -106,13 +106,15 @@ def recommend_for_all(runs: Sequence[Run], optimizer: str | None = None) -> Agre
     ]
     order: list[Confidence] = ["low", "medium", "high"]
     least = min((advice.confidence for advice in given), key=order.index)
-    kinds = {advice.policy for advice in given}
+    kinds = {advice.clip for advice in given}
+    clip = kinds.pop() if len(kinds) == 1 else None
     together = Recommendation(
         run=names,
         max_norm=middle,
         low=low,
         high=high,
-        policy=kinds.pop() if len(kinds) == 1 else "norm",
+        policy="norm" if clip is None else "adaptive",
+        clip=clip,
         clipped_fraction=_mean([advice.clipped_fraction for advice in given]),
         mean_clip_coef=_mean([advice.mean_clip_coef for advice in given]),
         confidence=least if agree and not refused else "low",
@@ -220,7 +222,8 @@ def _advise(history: History) -> Recommendation:
         max_norm=number,
         low=min(low, number),
         high=max(high, number),
-        policy=choice.policy,
+        policy="norm" if choice.clip is None else "adaptive",
+        clip=choice.clip,
         clipped_fraction=_clipped(decided, number),
         mean_clip_coef=_coef(decided, number),
         confidence=_confidence(history, norms),

@@ -49,6 +49,7 @@ class Recommendation:
     what_if: tuple[WhatIf, ...] = ()
     usable_steps: int = 0
     worst_norm: float | None = None  # where training was lost first, else the largest finite norm
+    clip: str | None = None  # where a policy of gradwatch.clip does better than a threshold that stays, that
     record_at: float | None = None  # where a refusal asks for a run clipped at a threshold, that
     tail_index: float | None = None
     tail_low: float | None = None
@@ -60,14 +61,12 @@ class Recommendation:
         if self.max_norm is None:
             return {}
         value = f"{self.max_norm:g}"
-        lines = {
+        own = {"gradwatch": f"gradwatch.attach(model, optimizer, run, clip=gradwatch.clip.{self.clip})"}
+        return (own if self.clip else {}) | {
             "torch": f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={value})",
             "lightning": f'Trainer(gradient_clip_val={value}, gradient_clip_algorithm="norm")',
             "transformers": f"TrainingArguments(max_grad_norm={value})",
         }
-        if self.policy == "adaptive":
-            lines["gradwatch"] = "gradwatch.attach(model, optimizer, run, clip=gradwatch.clip.AutoClip(95))"
-        return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.recommend.advice import Policy
 from gradwatch.recommend.history import Array, History
 from gradwatch.recommend.tail import detrended
 
@@ -43,7 +42,7 @@ class Choice:
     low: float
     high: float
     why: str
-    policy: Policy = "norm"
+    clip: str | None = None  # a policy of gradwatch.clip that does better than a threshold that stays
 
 
 def choose(history: History, tail: float) -> Choice:
@@ -96,16 +95,22 @@ def _dividing(history: History, tail: float) -> Choice:
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
     wrong = history.unstable or is_undone(history)
     uneven = tail < HEAVY or top > UNEVEN * level
-    low = 0.1 * float(np.quantile(norms, 0.1))
     if (wrong or uneven) and history.least_norm <= level:
+        low = 0.1 * float(np.quantile(norms, 0.1))
         cause = "something went wrong" if wrong else "norms differ much from step to step"
+        why = (
+            f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
+            " so to clip every step gives each the same weight and leaves the learning rate as it is; any threshold"
+            " that is always exceeded does the same"
+        )
+        if wrong:
+            why += ". One that falls with the norms, as AutoClip's does, did better than that"
         return Choice(
             max(low, history.least_norm),
             max(0.1 * low, history.least_norm),
             level,
-            f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
-            " so to clip every step gives each the same weight and leaves the learning rate as it is; any threshold"
-            " that is always exceeded does the same",
+            why,
+            "AutoClip(10)" if wrong else None,
         )
     upper = float(np.quantile(norms, 0.95))
     return Choice(
@@ -116,8 +121,10 @@ def _dividing(history: History, tail: float) -> Choice:
         + (
             "to clip every step, which would give each the same weight, would bring gradients near eps"
             if wrong or uneven
-            else "nothing went wrong, so it is a guard that holds back the five largest steps of a hundred"
+            else "nothing went wrong, so it is a guard that holds back the five largest steps of a hundred. One that"
+            " follows the norms down, as ZClip's does, did better than any that stays"
         ),
+        None if wrong or uneven else "ZClip()",
     )
 
 
@@ -168,7 +175,6 @@ def _guard(history: History, bound: float) -> Choice:
         min(0.5 * number, given),
         2 * number,
         f"{passed}, so it is a guard: {why}",
-        "adaptive" if drift(history.norms) > DRIFT_SAID else "norm",
     )
 
 

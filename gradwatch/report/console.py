@@ -318,10 +318,15 @@ class ConsoleReport:
         if advice.refused is not None:
             lead = f"{self.ink.pick('○', 'o')} no recommendation  "
             return Group(*self._wrapped(lead, advice.refused, "yellow", rest=""), *self._first(advice))
-        head = Text(f"{self.ink.pick('●', '*')} max_norm {number(advice.max_norm)}", "bold green")
+        head = Text(f"{self.ink.pick('●', '*')} ", "bold green")
+        if advice.clip is not None:
+            head.append(f"{advice.clip} ", "bold green").append("or ", "")
+        head.append(f"max_norm {number(advice.max_norm)}", "bold green")
         head.append(f"   anything from {number(advice.low)} to {number(advice.high)} is supported", "")
         head.append(f"   confidence {advice.confidence}", "dim")
-        would = Text("  would have clipped ", "dim").append(share(advice.clipped_fraction), "")
+        would = Text(f"  {'this would' if advice.clip else 'would'} have clipped ", "dim").append(
+            share(advice.clipped_fraction), ""
+        )
         would.append(" of the steps that decided, mean clip_coef ", "dim").append(number(advice.mean_clip_coef), "")
         sure = Text("  a history can't prove it: `gradwatch tune SCRIPT` finds one by experiment", "dim")
         bullet = f"  {self.ink.pick('•', '-')} "
