@@ -225,7 +225,7 @@ def test_a_lost_training_stays_lost_and_does_not_touch_the_others():
     np.testing.assert_allclose(history.norms[:, 0], alone.norms[:, 0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("split", ["TUNE", "FIRST", "SECOND", "THIRD", "FOURTH", "REPORT"])
+@pytest.mark.parametrize("split", ["TUNE", "FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "REPORT"])
 def test_every_problem_trains(split):
     import lab
     import problems

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from lab import SAMPLED, History, Task, Trial, train
-from problems import FIRST, FOURTH, REPORT, SECOND, THIRD, TUNE
+from problems import FIFTH, FIRST, FOURTH, REPORT, SECOND, THIRD, TUNE
 
 from gradwatch import Run
 from gradwatch import tune as experiment
@@ -443,6 +443,7 @@ def _told(advice: Advice) -> str:
 
 SPLITS = (
     ("report", REPORT),
+    ("fifth", FIFTH),
     ("fourth", FOURTH),
     ("third", THIRD),
     ("second", SECOND),
@@ -451,6 +452,7 @@ SPLITS = (
 )
 TITLES = (
     ("report", "Unseen tasks"),
+    ("fifth", "Tasks of the fifth report with Adam, seen since"),
     ("fourth", "Tasks of the fourth report, seen since"),
     ("third", "Tasks of the third report, seen since"),
     ("second", "Tasks of the second report, seen since"),
@@ -525,7 +527,7 @@ def say(message: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "advise", "report"])
-    parser.add_argument("tasks", nargs="*", default=["tune", "first", "second", "third", "fourth", "report"])
+    parser.add_argument("tasks", nargs="*", default=["tune", "first", "second", "third", "fourth", "fifth", "report"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [task for split, tasks in SPLITS for task in tasks if split in args.tasks or task.name in args.tasks]
