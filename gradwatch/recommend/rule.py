@@ -104,7 +104,7 @@ def _dividing(history: History, tail: float) -> Choice:
             " that is always exceeded does the same"
         )
         if wrong:
-            why += ". One that falls with the norms, as AutoClip's does, did better than that"
+            why += ". On the tasks measured one that follows the norms, as AutoClip's does, did better"
         return Choice(
             max(low, history.least_norm),
             max(0.1 * low, history.least_norm),
@@ -121,8 +121,8 @@ def _dividing(history: History, tail: float) -> Choice:
         + (
             "to clip every step, which would give each the same weight, would bring gradients near eps"
             if wrong or uneven
-            else "nothing went wrong, so it is a guard that holds back the five largest steps of a hundred. One that"
-            " follows the norms down, as ZClip's does, did better than any that stays"
+            else "nothing went wrong, so it is a guard that holds back the five largest steps of a hundred. On the"
+            " tasks measured one that follows the norms, as ZClip's does, did better than any that stays"
         ),
         None if wrong or uneven else "ZClip()",
     )

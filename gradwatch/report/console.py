@@ -324,7 +324,7 @@ class ConsoleReport:
         head.append(f"max_norm {number(advice.max_norm)}", "bold green")
         head.append(f"   anything from {number(advice.low)} to {number(advice.high)} is supported", "")
         head.append(f"   confidence {advice.confidence}", "dim")
-        would = Text(f"  {'this would' if advice.clip else 'would'} have clipped ", "dim").append(
+        would = Text(f"  {'the threshold would' if advice.clip else 'would'} have clipped ", "dim").append(
             share(advice.clipped_fraction), ""
         )
         would.append(" of the steps that decided, mean clip_coef ", "dim").append(number(advice.mean_clip_coef), "")
