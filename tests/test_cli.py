@@ -82,6 +82,17 @@ def test_recommend_json_is_the_contract(runs):
     assert f"max_norm={found['max_norm']:g}" in text
 
 
+def test_a_policy_that_does_better_than_a_threshold_comes_first(tmp_path):
+    losses = [1.0 / (1 + i) for i in range(800)]
+    write_run(tmp_path / "adam", stream(steady(800), losses=losses), "AdamW")
+    found = json.loads(gradwatch("recommend", tmp_path / "adam", "--json").stdout)
+    assert (found["clip"], found["policy"]) == ("ZClip()", "adaptive")
+    assert list(found["apply"]) == ["gradwatch", "torch", "lightning", "transformers"]
+    text = gradwatch("recommend", tmp_path / "adam").stdout
+    assert f"ZClip() or max_norm {found['max_norm']:g}" in text
+    assert "clip=gradwatch.clip.ZClip()" in text
+
+
 def test_compare_shows_runs_side_by_side(runs):
     done = gradwatch("compare", runs / "good", runs / "bad")
     assert "total norm: good" in done.stdout

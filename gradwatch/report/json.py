@@ -85,7 +85,17 @@ def report(summary: RunSummary) -> dict[str, Any]:
 
 def recommendation(advice: Recommendation) -> dict[str, Any]:
     contract = ["max_norm", "low", "high", "policy", "clipped_fraction", "confidence", "refused", "reasons"]
-    more = ["run", "mean_clip_coef", "usable_steps", "worst_norm", "record_at", "tail_index", "tail_low", "tail_high"]
+    more = [
+        "run",
+        "clip",
+        "mean_clip_coef",
+        "usable_steps",
+        "worst_norm",
+        "record_at",
+        "tail_index",
+        "tail_low",
+        "tail_high",
+    ]
     return (
         {name: getattr(advice, name) for name in contract}
         | {"apply": advice.apply}
