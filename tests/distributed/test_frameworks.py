@@ -1,4 +1,4 @@
-"""Lightning's own strategies over two processes, against the same training by hand in one."""
+"""Lightning's own strategies and Accelerate over two processes, against the same training by hand in one."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STEPS, CLIP = 6, 0.3
 
-SCRIPT = """
+LIGHTNING = """
     import sys, torch, lightning.pytorch as pl
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torch import nn
@@ -58,6 +58,42 @@ SCRIPT = """
     trainer.fit(Model(), torch.utils.data.DataLoader(torch.zeros(4 * STEPS, 1), 1))
 """
 
+ACCELERATE = """
+    import sys, torch
+    from accelerate import Accelerator
+    from torch import nn
+    from gradwatch.clip import NormClip
+    from gradwatch.integrations.accelerate import attach
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1))
+
+        def forward(self, x):
+            return self.layers(x)
+
+    accelerator = Accelerator(cpu=True)
+    model = Model()
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    by_us = {"clip": NormClip(CLIP)} if "policy" in sys.argv else {}
+    with attach(accelerator, model, optimizer, "run", **by_us):
+        for step in range(STEPS):
+            x = torch.randn(8, 5, generator=torch.Generator().manual_seed(step))
+            accelerator.backward(model(x.chunk(2)[accelerator.process_index]).square().mean())
+            if not by_us:
+                accelerator.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+    accelerator.end_training()
+"""
+SCRIPTS = {
+    "Lightning, sharded": (LIGHTNING, "sharded"),
+    "Lightning, DDP": (LIGHTNING, "ddp"),
+    "Accelerate, DDP": (ACCELERATE, "ddp"),
+}
+
 
 def by_hand():
     torch.manual_seed(0)
@@ -74,11 +110,11 @@ def by_hand():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("clipping", ["lightning", "policy"])
-@pytest.mark.parametrize("strategy", ["sharded", "ddp"])
-def test_the_norms_are_those_of_one_process(tmp_path, strategy, clipping):
-    script = textwrap.dedent(SCRIPT).replace("CLIP", str(CLIP)).replace("STEPS", str(STEPS))
-    (tmp_path / "train.py").write_text(script)
+@pytest.mark.parametrize("clipping", ["call", "policy"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_norms_are_those_of_one_process(tmp_path, name, clipping):
+    script, strategy = SCRIPTS[name]
+    (tmp_path / "train.py").write_text(textwrap.dedent(script).replace("CLIP", str(CLIP)).replace("STEPS", str(STEPS)))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", strategy]
         + [clipping],
@@ -97,6 +133,6 @@ def test_the_norms_are_those_of_one_process(tmp_path, strategy, clipping):
     assert (steps["clip_coef"] < 1).any()
     np.testing.assert_allclose(steps["clip_coef"], np.minimum(1, CLIP / (steps["total_norm"] + 1e-6)), rtol=1e-4)
     layers = run.layers("norm")
-    assert list(layers.columns) == [f"layers.{name}" for name in expected[0] if name != "total"]
-    for name in layers.columns:
-        np.testing.assert_allclose(layers[name], [own[name.removeprefix("layers.")] for own in expected], rtol=1e-4)
+    assert list(layers.columns) == [f"layers.{own}" for own in expected[0] if own != "total"]
+    for layer in layers.columns:
+        np.testing.assert_allclose(layers[layer], [own[layer.removeprefix("layers.")] for own in expected], rtol=1e-4)
