@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,13 +49,14 @@ def views(run):
         "report": lambda view: view.report(summary),
         "events": lambda view: view.events(run.events()),
         "recommendation": lambda view: view.recommendation(run.recommend()),
+        "policy": lambda view: view.recommendation(replace(run.recommend(), clip="AutoClip(10)")),
         "comparison": lambda view: view.comparison([summary, summary, summary]),
     }
 
 
 @pytest.mark.parametrize("ascii_only", [False, True], ids=["unicode", "ascii"])
 @pytest.mark.parametrize("width", [80, 100, 140])
-@pytest.mark.parametrize("name", ["report", "events", "recommendation", "comparison"])
+@pytest.mark.parametrize("name", ["report", "events", "recommendation", "policy", "comparison"])
 def test_every_line_fits(run, name, width, ascii_only):
     view = ConsoleReport(width=width, ink=Ink(ascii=ascii_only, colour=not ascii_only))
     lines = drawn(views(run)[name](view), 400)
