@@ -149,40 +149,10 @@ def test_a_disk_that_stays_full_ends_with_what_was_written_and_no_traceback(smal
     assert torch.equal(training.weights(), expected(300))
 
 
-def test_a_file_size_limit_is_like_a_full_disk(tmp_path):
-    program = """
-import resource, signal, sys, logging
-import torch, gradwatch
-from gradwatch import recorder
-logging.basicConfig(level="WARNING")
-recorder.PAUSE = 0.05
-model = torch.nn.Linear(200, 50)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-def run(steps):
-    for _ in range(steps):
-        model(torch.ones(1, 200)).square().mean().backward()
-        optimizer.step(); optimizer.zero_grad()
-with gradwatch.attach(model, optimizer, "run") as watch:
-    run(50); watch.flush()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    run(200); print(watch.flush(timeout=1.0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    run(50); print(watch.flush(timeout=20.0))
-print(len(gradwatch.Run("run").steps()))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["False", "True", "300"]
-    assert done.stderr.count("recording-waits") == 1
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
-@pytest.mark.parametrize("error", ["EDQUOT", "EIO", "EROFS"])
-def test_a_quota_or_a_disk_that_fails_is_waited_for(tmp_path, error):
-    """The kernel refuses what is written, by strace, for as long as that is attached."""
+def refused(tmp_path, refuse, allow):
+    """A training in a process of its own, whose disk takes nothing from ``refuse`` to ``allow``, lines of Python."""
     program = f"""
-import logging, os, subprocess, sys
+import logging, os, resource, subprocess, sys
 import torch, gradwatch
 from gradwatch import recorder
 logging.basicConfig(level="WARNING")
@@ -195,13 +165,9 @@ def run(steps):
         optimizer.step(); optimizer.zero_grad()
 with gradwatch.attach(model, optimizer, "run") as watch:
     run(50); watch.flush()
-    command = ["strace", "-f", "-p", str(os.getpid()), "-o", os.devnull]
-    refuse = ["-e", "trace=pwrite64", "-e", "inject=pwrite64:error={error}"]
-    quota = subprocess.Popen([*command, *refuse], stderr=subprocess.PIPE, text=True)
-    if "attached" not in quota.stderr.readline():
-        sys.exit(3)
+    {refuse}
     run(200); print(watch.flush(timeout=1.0))
-    quota.terminate(); quota.wait()
+    {allow}
     run(50); print(watch.flush(timeout=20.0))
 print(len(gradwatch.Run("run").steps()))
 """
@@ -212,6 +178,27 @@ print(len(gradwatch.Run("run").steps()))
     assert done.stdout.split() == ["False", "True", "300"]
     assert done.stderr.count("recording-waits") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_size_limit_is_like_a_full_disk(tmp_path):
+    refused(
+        tmp_path,
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))",
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))",
+    )
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
+@pytest.mark.parametrize("error", ["EDQUOT", "EIO", "EROFS"])
+def test_a_quota_or_a_disk_that_fails_is_waited_for(tmp_path, error):
+    """The kernel refuses what is written, by strace, for as long as that is attached."""
+    command = ["strace", "-f", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}", "-p"]
+    refused(
+        tmp_path,
+        f"quota = subprocess.Popen([*{command}, str(os.getpid())], stderr=subprocess.PIPE, text=True);"
+        " 'attached' in quota.stderr.readline() or sys.exit(3)",
+        "quota.terminate(); quota.wait()",
+    )
 
 
 def test_a_store_that_another_process_holds_is_waited_for(tmp_path, caplog):

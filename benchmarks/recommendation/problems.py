@@ -1041,6 +1041,14 @@ def _task(
     return Made(name, optimizer, rates, steps, network[0], data[0], data[1], network[1])
 
 
+def _followed(
+    name: str, optimizer: str, rates: tuple[float, ...], steps: int, batch: Callable[[np.random.Generator], Batch]
+) -> Task:
+    """An RNN that says a number at each step."""
+    network = _rnn_weights(1, 24, 1, 1.1), _rnn_each_squared
+    return _task(name, optimizer, rates, steps, network, (batch, _fixed(batch, 16)))
+
+
 def _noisy(name: str, rates: tuple[float, ...], freedom: float, noise: float) -> Task:
     initial, batch, held_out = _linear_noise(20, 16, freedom, noise)
     return Made(name, "SGD", rates, 2500, initial, batch, held_out, _squared)
@@ -1145,14 +1153,7 @@ THIRD: tuple[Task, ...] = (
         "normed-transformer-adam", "Adam", (1e-3, 3e-3, 1e-2), 2000, _normed_transformer(24, 16, 2), _passages(16, 6)
     ),
     _task("copying-gru-adam", "Adam", (1e-3, 5e-3, 2e-2), 2000, _gru(24), (_copies, _fixed(_copies, 4))),
-    _task(
-        "forecast-rnn-momentum",
-        "Momentum",
-        (0.003, 0.05, 0.2),
-        2000,
-        (_rnn_weights(1, 24, 1, 1.1), _rnn_each_squared),
-        (_series, _fixed(_series, 16)),
-    ),
+    _followed("forecast-rnn-momentum", "Momentum", (0.003, 0.05, 0.2), 2000, _series),
     _task("sources-sgd", "SGD", (0.03, 0.2, 1.0), 2000, *_sources(512, 16, 16)),
 )
 _order = _doubted(_temporal_order(15, 16), 0.05, 4)
@@ -1208,14 +1209,7 @@ FIFTH: tuple[Task, ...] = (
 # The tasks with SGD are of the fifth report; the rule for them has not changed since. Those with Adam are of a sixth.
 REPORT: tuple[Task, ...] = (
     _task("spirals-momentum", "Momentum", (0.01, 0.1, 0.3), 2500, _mlp((2, 32, 32, 3), 1.5, torch.tanh), _spirals(16)),
-    _task(
-        "echo-rnn-sgd",
-        "SGD",
-        (0.03, 0.3, 0.7),
-        1600,
-        (_rnn_weights(1, 24, 1, 1.1), _rnn_each_squared),
-        (_echo, _fixed(_echo, 16)),
-    ),
+    _followed("echo-rnn-sgd", "SGD", (0.03, 0.3, 0.7), 1600, _echo),
     _task("taught-t2-sgd", "SGD", (0.003, 0.02, 0.1), 2500, *_taught(10, 24, 16, 2.0)),
     _task(
         "random-features-sgd",
@@ -1231,13 +1225,6 @@ REPORT: tuple[Task, ...] = (
     _task("window-text-adam", "Adam", (1e-3, 5e-3, 2e-2), 2000, _window(4, 8, 32), _passages(16, 4)),
     _task("completion-adam", "Adam", (3e-3, 1e-2, 5e-2), 2500, *_completion(24, 3, 32)),
     _task("residual-digits-adam", "Adam", (1e-3, 5e-3, 2e-2), 1600, _residual(32, 3), _digit_batches(16)),
-    _task(
-        "echo-rnn-adam",
-        "Adam",
-        (1e-3, 5e-3, 2e-2),
-        1600,
-        (_rnn_weights(1, 24, 1, 1.1), _rnn_each_squared),
-        (_echo, _fixed(_echo, 16)),
-    ),
+    _followed("echo-rnn-adam", "Adam", (1e-3, 5e-3, 2e-2), 1600, _echo),
 )
 EVERY: tuple[Task, ...] = (*TUNE, *FIRST, *SECOND, *THIRD, *FOURTH, *FIFTH, *REPORT)

@@ -182,14 +182,18 @@ def recorded(task: Task, history: History, at: int, trial: Trial, folder: Path) 
 Scores = dict[tuple[float, str], float]  # by learning rate and rule: the mean over seeds
 
 
-def scores_of(task: Task) -> Scores:
-    """Of the grid, of every rule, and of no clipping."""
+def score_of_each(task: Task) -> dict[tuple[float, int, str], float]:
+    """By learning rate, seed and rule: of the grid, of every rule, and of no clipping."""
     labels, made = grid(task)
+    found = {(label["rate"], label["seed"], label["rule"]): s for label, s in zip(labels, made.score(), strict=True)}
+    plain = zip(cells(task), unclipped(task).score(), strict=True)
+    return found | {(rate, seed, "none"): s for (rate, seed), s in plain}
+
+
+def scores_of(task: Task) -> Scores:
     values: dict[tuple[float, str], list[float]] = {}
-    for label, score in zip(labels, made.score(), strict=True):
-        values.setdefault((label["rate"], label["rule"]), []).append(score)
-    for (rate, _), score in zip(cells(task), unclipped(task).score(), strict=True):
-        values.setdefault((rate, "none"), []).append(score)
+    for (rate, _, rule), score in score_of_each(task).items():
+        values.setdefault((rate, rule), []).append(score)
     return {key: float(np.mean(of)) for key, of in values.items()}
 
 
@@ -206,41 +210,33 @@ def by_other_seeds(task: Task) -> dict[float, float]:
 
     Whoever has made all of these trainings on other seeds has this; the best of a cell is partly luck.
     """
-    labels, made = grid(task)
-    score = {(label["rate"], label["rule"], label["seed"]): s for label, s in zip(labels, made.score(), strict=True)}
-    score |= {(rate, "none", seed): s for (rate, seed), s in zip(cells(task), unclipped(task).score(), strict=True)}
-    found = {}
+    score, found = score_of_each(task), {}
     for rate in task.rates:
         own = []
         for seed in range(SEEDS):
             others = [other for other in range(SEEDS) if other != seed]
-            best = min(THRESHOLDS, key=lambda rule: sum(score[rate, rule, other] for other in others))
-            own.append(score[rate, best, seed])
+            best = min(THRESHOLDS, key=lambda rule: sum(score[rate, other, rule] for other in others))
+            own.append(score[rate, seed, best])
         found[rate] = float(np.mean(own))
     return found
 
 
 def estimated(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
     """By learning rate the loss that advice would have, read off the grid of the same seed in logarithms."""
-    labels, made = grid(task)
-    score = {(label["rate"], label["seed"], label["rule"]): s for label, s in zip(labels, made.score(), strict=True)}
-    level = {(label["rate"], label["seed"], label["rule"]): label["threshold"] for label in labels}
-    plain = dict(zip(cells(task), unclipped(task).score(), strict=True))
-    found: dict[float, list[float]] = {}
+    score, points = score_of_each(task), {}
+    for label in grid(task)[0]:
+        if math.isfinite(label["threshold"]):
+            cell = label["rate"], label["seed"]
+            points.setdefault(cell, []).append((label["threshold"], score[*cell, label["rule"]]))
+    losses = []
     for one in advice:
-        made = [
-            (threshold, score[r, s, rule])
-            for (r, s, rule), threshold in level.items()
-            if (r, s) == (one.rate, one.seed) and math.isfinite(threshold)
-        ]
-        at, on = zip(*sorted(made), strict=True)
-        value = plain[one.rate, one.seed]
-        if one.clip is not None:
-            value = score[one.rate, one.seed, rule_of(one.clip)]
-        elif math.isfinite(one.max_norm):
-            value = float(np.exp(np.interp(math.log(one.max_norm), np.log(at), np.log(on))))
-        found.setdefault(one.rate, []).append(value)
-    return {rate: float(np.mean(of)) for rate, of in found.items()}
+        if one.clip is not None or math.isinf(one.max_norm):
+            rule = "none" if one.clip is None else rule_of(one.clip)
+            losses.append(score[one.rate, one.seed, rule])
+        else:
+            at, on = np.log(sorted(points[one.rate, one.seed])).T
+            losses.append(float(np.exp(np.interp(math.log(one.max_norm), at, on))))
+    return by_rate(advice, losses)
 
 
 def advise(tasks: Sequence[Task]) -> None:
@@ -264,9 +260,8 @@ def advise(tasks: Sequence[Task]) -> None:
 # --------------------------------------------------------------------------- the advice, carried out
 
 
-def with_advice(task: Task) -> tuple[list[Advice], History]:
-    """A training from the start with what each cell was told."""
-    advice = advice_for(task)
+def with_advice(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
+    """By learning rate the loss of a training from the start with what each cell was told."""
     trials = [
         Trial(one.seed, one.rate, one.max_norm)
         if one.clip is None
@@ -276,7 +271,15 @@ def with_advice(task: Task) -> tuple[list[Advice], History]:
     file = CACHE / f"{task.name}.advice-{key_of(trials)}.npz"
     if not file.exists():
         save(file, train(task, trials, policies=POLICIES))
-    return advice, load(file)
+    return by_rate(advice, load(file).score())
+
+
+def by_rate(advice: Sequence[Advice], losses: Sequence[float]) -> dict[float, float]:
+    """Of losses, one for each advice, the mean at each learning rate."""
+    found: dict[float, list[float]] = {}
+    for one, loss in zip(advice, losses, strict=True):
+        found.setdefault(one.rate, []).append(loss)
+    return {rate: float(np.mean(of)) for rate, of in found.items()}
 
 
 def rule_of(clip: str) -> str:
@@ -284,8 +287,8 @@ def rule_of(clip: str) -> str:
     return next(name for name in POLICIES if clip.startswith(name))
 
 
-def tuned(task: Task, advice: Sequence[Advice]) -> tuple[list[float], list[float]]:
-    """The threshold that the search of `gradwatch tune` ends with in each cell, and the held-out loss with it."""
+def tuned(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
+    """By learning rate the held-out loss with the threshold that the search of `gradwatch tune` ends with."""
     first, plain = unclipped(task).norms[: pilot_steps(task)], unclipped(task)
     wanted = []
     for at, one in enumerate(advice):
@@ -297,15 +300,13 @@ def tuned(task: Task, advice: Sequence[Advice]) -> tuple[list[float], list[float
     if not file.exists():
         save(file, train(task, trials))
     made = load(file)
-    thresholds, scores = [], []
+    losses = []
     for at, own in enumerate(wanted):
         columns = {c: (made, at * CANDIDATES + i) for i, c in enumerate(own)} | {math.inf: (plain, at)}
         found = experiment.search(own, task.steps, lambda c, steps, of=columns: judged(*of[c], c, steps))
-        best = math.inf if found.best is None else found.best
-        history, column = columns[best]
-        thresholds.append(best)
-        scores.append(float(history.score()[column]))
-    return thresholds, scores
+        history, column = columns[math.inf if found.best is None else found.best]
+        losses.append(float(history.score()[column]))
+    return by_rate(advice, losses)
 
 
 def judged(history: History, column: int, max_norm: float, steps: int) -> experiment.Trial:
@@ -343,7 +344,6 @@ class Cell:
     best: float  # threshold; infinite: not to clip
     regret: dict[str, float]
     advice: tuple[Advice, ...]
-    tuned: tuple[float, ...]
 
 
 def levels_of(task: Task) -> dict[tuple[float, str], float]:
@@ -356,35 +356,20 @@ def levels_of(task: Task) -> dict[tuple[float, str], float]:
 
 def cells_of(task: Task, carried_out: bool = True) -> list[Cell]:
     """With the advice and the search carried out; or the advice alone, read off the grid."""
-    scores, levels, others = scores_of(task), levels_of(task), by_other_seeds(task)
-    thresholds: list[float] = []
+    scores, levels = scores_of(task), levels_of(task)
+    advice = advice_for(task)
+    ours = {OTHERS: by_other_seeds(task)}
     if carried_out:
-        advice, made = with_advice(task)
-        thresholds, by_tune = tuned(task, advice)
+        ours |= {"recommend": with_advice(task, advice), "tune": tuned(task, advice)}
     else:
-        advice = advice_for(task)
-        by_grid = estimated(task, advice)
+        ours |= {"recommend": estimated(task, advice)}
     found = []
     for rate in task.rates:
-        own = [i for i, one in enumerate(advice) if one.rate == rate]
         best, name = best_of(scores, rate)
         regret = {rule: scores[rate, rule] / best for rule in RULES}
-        if carried_out:
-            regret["recommend"] = float(np.mean(made.score()[own])) / best
-            regret["tune"] = float(np.mean([by_tune[i] for i in own])) / best
-        else:
-            regret["recommend"] = by_grid[rate] / best
-        regret[OTHERS] = others[rate] / best
-        found.append(
-            Cell(
-                task,
-                rate,
-                levels.get((rate, name), math.inf),
-                regret,
-                tuple(advice[i] for i in own),
-                tuple(thresholds[i] for i in own) if carried_out else (),
-            )
-        )
+        regret |= {rule: losses[rate] / best for rule, losses in ours.items()}
+        top = levels.get((rate, name), math.inf)
+        found.append(Cell(task, rate, top, regret, tuple(one for one in advice if one.rate == rate)))
     return found
 
 

@@ -107,14 +107,12 @@ def recommend_for_all(runs: Sequence[Run], optimizer: str | None = None) -> Agre
     order: list[Confidence] = ["low", "medium", "high"]
     least = min((advice.confidence for advice in given), key=order.index)
     kinds = {advice.clip for advice in given}
-    clip = kinds.pop() if len(kinds) == 1 else None
     together = Recommendation(
         run=names,
         max_norm=middle,
         low=low,
         high=high,
-        policy="norm" if clip is None else "adaptive",
-        clip=clip,
+        clip=kinds.pop() if len(kinds) == 1 else None,
         clipped_fraction=_mean([advice.clipped_fraction for advice in given]),
         mean_clip_coef=_mean([advice.mean_clip_coef for advice in given]),
         confidence=least if agree and not refused else "low",
@@ -165,15 +163,15 @@ def _refusal(history: History) -> tuple[str, float | None] | None:
 
 def _too_few(history: History) -> tuple[str, float | None]:
     text = f"{len(history.norms)} usable steps, at least {LEAST_STEPS} are needed ({history.left_out} do not count)."
-    lost, steps = history.lost_at, history.frame.index.to_numpy()
-    if lost is None and not history.ended_nonfinite and not history.spikes:
-        return f"{text} Record more steps", None
-    if lost is None and not history.ended_nonfinite:
+    steps = history.frame.index.to_numpy()
+    if history.lost_at is not None or history.ended_nonfinite:
+        end = int(steps[-1]) if history.lost_at is None else history.lost_at.step
+        before = history.frame["total_norm"].to_numpy(float)[steps < end]
+        what = f"The training was lost at step {end}"
+    elif history.spikes:
         before, what = history.norms, f"{history.spikes} spikes and explosions took up the others"
     else:
-        end = int(steps[-1]) if lost is None else lost.step
-        norms = history.frame["total_norm"].to_numpy(float)
-        before, what = norms[steps < end], f"The training was lost at step {end}"
+        return f"{text} Record more steps", None
     before = before[np.isfinite(before) & (before > 0)]
     bounds = [bound for bound in (step_bound(history), float(np.median(before)) if len(before) else None) if bound]
     if not bounds:
@@ -197,7 +195,6 @@ def _refused(history: History, why: str, record_at: float | None) -> Recommendat
         max_norm=None,
         low=None,
         high=None,
-        policy="none",
         clipped_fraction=None,
         mean_clip_coef=None,
         confidence="low",
@@ -222,7 +219,6 @@ def _advise(history: History) -> Recommendation:
         max_norm=number,
         low=min(low, number),
         high=max(high, number),
-        policy="norm" if choice.clip is None else "adaptive",
         clip=choice.clip,
         clipped_fraction=_clipped(decided, number),
         mean_clip_coef=_coef(decided, number),

@@ -38,7 +38,6 @@ class Recommendation:
     max_norm: float | None
     low: float | None
     high: float | None
-    policy: Policy
     clipped_fraction: float | None  # predicted for max_norm, over the steps that decided
     mean_clip_coef: float | None  # likewise
     confidence: Confidence
@@ -54,6 +53,13 @@ class Recommendation:
     tail_index: float | None = None
     tail_low: float | None = None
     tail_high: float | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """Whether a threshold that stays, one of a policy that follows the norms, or none is advised."""
+        if self.max_norm is None:
+            return "none"
+        return "norm" if self.clip is None else "adaptive"
 
     @property
     def apply(self) -> dict[str, str]:

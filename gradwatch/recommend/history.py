@@ -72,9 +72,9 @@ class History:
         return bool(len(last)) and not (np.isfinite(last[0, 0]) and (np.isfinite(last[0, 1]) or not logged))
 
     def losses(self) -> Array:
-        """Those that were recorded, in order."""
+        """The finite ones that were recorded, in order."""
         losses: Array = self.frame["loss"].to_numpy(float)[self.frame["loss_logged"].to_numpy(bool)]
-        return losses
+        return losses[np.isfinite(losses)]
 
 
 def history_of(run: Run, optimizer: str | None = None) -> History:

@@ -222,7 +222,6 @@ def is_noise(history: History) -> bool:
     if not is_flat(history) or history.lost_at is not None or history.ended_nonfinite:
         return False
     losses = history.losses()
-    losses = losses[np.isfinite(losses)]
     return (
         history.last_weight_norm is not None
         and (history.update_ratio or 0.0) > NOTICED
@@ -241,7 +240,6 @@ def is_undone(history: History) -> bool:
     if history.ended_nonfinite:
         return True
     losses = history.losses()
-    losses = losses[np.isfinite(losses)]
     if len(losses) < LEAST_LOSSES:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
@@ -256,7 +254,6 @@ def is_undone(history: History) -> bool:
 def is_flat(history: History) -> bool:
     """Whether the loss made no progress in the last third, as far as it had fallen before and can be told."""
     losses = history.losses()
-    losses = losses[np.isfinite(losses)]
     if len(losses) < LEAST_LOSSES:
         return False
     thirds = np.array_split(losses, 3)

@@ -209,6 +209,7 @@ class Tracked:
         return tuple(name for name in wanted if name != "zeros")
 
     def gradients(self) -> list[Tensor | None]:
+        """Of the parameters; where we clip by them, and all ranks come here alike, as sums that are made."""
         if self.is_sharded and (self._habits.clip is not None or self._habits.skip_nonfinite):
             make_sums(self.parameters)
         return [None if parameter is None else parameter.grad for parameter in self.parameters]
