@@ -320,12 +320,12 @@ class ConsoleReport:
             return Group(*self._wrapped(lead, advice.refused, "yellow", rest=""), *self._first(advice))
         head = Text(f"{self.ink.pick('●', '*')} ", "bold green")
         span = Text(f"anything from {number(advice.low)} to {number(advice.high)} is supported")
-        lead = [head]
+        headline = [head]
         if advice.clip is None:
             head.append(f"max_norm {number(advice.max_norm)}").append("   ", "").append_text(span)
         else:
             head.append(f"{advice.clip} ").append("or ", "").append(f"max_norm {number(advice.max_norm)}")
-            lead.append(Text("  of thresholds ", "dim").append_text(span).append("; this one", "dim"))
+            headline.append(Text("  of thresholds ", "dim").append_text(span).append("; this one", "dim"))
         head.append(f"   confidence {advice.confidence}", "dim")
         would = Text("  would have clipped ", "dim").append(share(advice.clipped_fraction), "")
         would.append(" of the steps that decided, mean clip_coef ", "dim").append(number(advice.mean_clip_coef), "")
@@ -335,7 +335,7 @@ class ConsoleReport:
         paste = [Text(f"  {line}", "cyan", no_wrap=False) for line in advice.apply.values()]
         tables = [[Text(), *lines] for lines in (self._phases(advice), self._what_if(advice)) if lines]
         return Group(
-            *lead,
+            *headline,
             would,
             *([] if advice.confidence == "high" else [sure]),
             Text(),
