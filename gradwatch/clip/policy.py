@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradwatch.clip.scale import total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, make_sums, measure, splits_units, stands_in, whole
+from gradwatch.measure import Measurement, any_sharded, make_sums, measure, splits_units, stands_in, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,9 @@ def clip_parts(policy: Policy, parameters: Sequence[Tensor | None], measured: Me
             f"{policy!r} clips unit by unit, and there are weights whose units are divided over processes"
             " (sharded along another dimension than the first). Use a policy for the norm of the whole, ZClip() say."
         )
-    return policy.clip([stands_in(parameter) for parameter in parameters], measured)
+    if any_sharded(parameters):
+        parameters = [stands_in(parameter) for parameter in parameters]
+    return policy.clip(parameters, measured)
 
 
 @dataclass

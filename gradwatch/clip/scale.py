@@ -15,7 +15,7 @@ from gradwatch.measure import Measurement, total
 def gradients_of(parameters: Sequence[Tensor | None], measured: Measurement) -> list[Tensor]:
     """The gradients that were measured, in the order of ``measured.present``."""
     there = [parameters[position] for position in measured.present]
-    return [parameter.grad for parameter in there if parameter is not None and parameter.grad is not None]
+    return [gradient for p in there if p is not None and (gradient := p.grad) is not None]
 
 
 def total_norm(measured: Measurement) -> Tensor:

@@ -2,6 +2,7 @@
 
 from gradwatch.measure.pytorch import ZEROS_EVERY, Measurement, count_above, measure, norms, reads_once, total, whole
 from gradwatch.measure.sharded import (
+    any_sharded,
     counts_here,
     is_sharded,
     local,
@@ -16,6 +17,7 @@ from gradwatch.measure.sharded import (
 __all__ = [
     "ZEROS_EVERY",
     "Measurement",
+    "any_sharded",
     "count_above",
     "counts_here",
     "is_sharded",

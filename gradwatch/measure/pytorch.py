@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, types_of
-from gradwatch.measure.sharded import is_sharded, local, over_ranks
+from gradwatch.measure.sharded import any_sharded, is_sharded, local, over_ranks
 from gradwatch.record import STATS
 
 logger = logging.getLogger("gradwatch")
@@ -32,6 +32,8 @@ _triton: ModuleType | None = _not_tried
 # Below this magnitude squares come near the smallest float32 and the sum of them loses digits.
 _TINY = 1e-15
 _ROW = 1024  # so many squares are added in float32
+_SHORT = 32 * _ROW  # entries of a tensor that is read together with others
+_SPACE = 128 * _ROW  # entries that are read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,8 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
     (4.0, [0.0, nan, 1.0], [1.0, nan, 0.0])
     """
     wanted = tuple(name for name in STATS if name in stats)
-    # The type first, for this is done at every step of every training.
-    gradients = [g if type(g) is Tensor or g is None else local(g) for g in gradients]
+    if any_sharded(gradients):
+        gradients = [None if g is None else local(g) for g in gradients]
     parts, rest = _in_one_read(gradients, wanted)
     by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
     for position in rest:
@@ -217,9 +219,9 @@ def whole(measured: Measurement, parameters: Sequence[Tensor | None]) -> Measure
         measured: by `measure`, of the gradients of ``parameters``.
         parameters: one for each position.
     """
-    sharded = [position for position, parameter in enumerate(parameters) if is_sharded(parameter)]
-    if not sharded:
+    if not any_sharded(parameters):
         return measured
+    sharded = [position for position, parameter in enumerate(parameters) if is_sharded(parameter)]
     stats = tuple(name for name in ("norm", "nonfinite") if name in measured.stats)
     device = next((values.device for _, values in measured.norms()), torch.device("cpu"))
     table = torch.zeros(3, len(parameters), dtype=torch.float64, device=device)
@@ -313,34 +315,20 @@ def _foreach_norms(tensors: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def _norms_on_cpu(tensors: list[Tensor]) -> Tensor:
-    """In float64, right to 1e-6 however many entries there are.
-
-    PyTorch adds the squares of a whole tensor in a few float32 lanes: of four million equal entries
-    the norm is 2e-3 off. Long tensors are therefore taken row by row, which costs no more.
-    """
-    found = torch.empty(len(tensors), dtype=torch.float64)
-    short = [i for i, t in enumerate(tensors) if t.numel() <= _ROW]
-    middle = [i for i, t in enumerate(tensors) if t.numel() > _ROW and (t.numel() <= 4 * _ROW or not t.is_contiguous())]
-    if short:
-        found[short] = torch.stack([norm.double() for norm in _foreach_norms([tensors[i] for i in short])])
-    if middle:
-        found[middle] = torch.stack(torch._foreach_norm([tensors[i] for i in middle], 2, dtype=torch.float64))
-    for i in set(range(len(tensors))).difference(short, middle):
-        flat = tensors[i].view(-1)
-        whole = flat.numel() // _ROW * _ROW
-        wide = torch.float64 if flat.dtype == torch.float64 else torch.float32
-        rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=wide)
-        rest = torch.linalg.vector_norm(flat[whole:], dtype=torch.float64)
-        found[i] = (torch.linalg.vector_norm(rows, dtype=torch.float64).square() + rest.square()).sqrt()
-    return found
-
-
 def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
-    norm = _norms_on_cpu(tensors)
-    largest = _abs_max(tensors) if "abs_max" in stats else None
+    found = torch.zeros(2, len(tensors), dtype=torch.float64)
+    with_largest = "abs_max" in stats
+    short: dict[torch.dtype, list[int]] = defaultdict(list)
+    for index, tensor in enumerate(tensors):
+        if tensor.numel() <= _SHORT:
+            short[_wide(tensor)].append(index)
+        else:
+            found[:, index] = _long(tensor, with_largest)
+    for dtype, indices in short.items():
+        found[:, indices] = _short([tensors[index] for index in indices], dtype, with_largest)
+    norm, largest = found
     suspect = ~torch.isfinite(norm)
-    if largest is not None:
+    if with_largest:
         suspect |= (largest > 0) & (largest < _TINY)
     nonfinite = torch.zeros_like(norm)
     for index in suspect.nonzero().flatten().tolist():
@@ -349,11 +337,68 @@ def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
             norm[index] = _careful_norm(tensors[index].double())
     columns: dict[str, Callable[[], Tensor]] = {
         "norm": lambda: norm,
-        "abs_max": lambda: largest if largest is not None else norm,
+        "abs_max": lambda: largest,
         "nonfinite": lambda: nonfinite,
         "zeros": lambda: torch.tensor([t.numel() - int(torch.count_nonzero(t)) for t in tensors]).double(),
     }
     return torch.stack([columns[name]() for name in stats])
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _long(tensor: Tensor, with_largest: bool) -> Tensor:
+    """Norm and largest magnitude, right to 1e-6 however many entries there are.
+
+    PyTorch adds the squares of a whole tensor in a few float32 lanes: of four million equal entries
+    the norm is 2e-3 off. They are therefore taken row by row, which costs no more.
+    """
+    extremes = torch.stack(torch.aminmax(tensor)).double().abs() if with_largest else torch.zeros(1)
+    if tensor.is_contiguous():
+        flat = tensor.view(-1)
+        whole = flat.numel() // _ROW * _ROW
+        rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=_wide(tensor))
+        rest = torch.linalg.vector_norm(flat[whole:], dtype=torch.float64)
+        norm = (torch.linalg.vector_norm(rows, dtype=torch.float64).square() + rest.square()).sqrt()
+    else:
+        norm = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    return torch.stack((norm, extremes.amax()))
+
+
+def _short(tensors: list[Tensor], dtype: torch.dtype, with_largest: bool) -> Tensor:
+    """The same of many: they are laid side by side in a space of the size of a processor's cache, as many as it holds.
+
+    An operator for each tensor would cost several times what it takes to read them.
+    """
+    space, padding = torch.empty(_SPACE, dtype=dtype), torch.zeros(_ROW, dtype=dtype)
+    rows_of = [-(-tensor.numel() // _ROW) for tensor in tensors]
+    parts: list[Tensor] = []
+    laid: list[Tensor] = []
+    room = 0
+
+    def read() -> None:
+        rows = torch.cat(laid, out=space[: room * _ROW]).view(-1, _ROW)
+        norms = torch.linalg.vector_norm(rows, dim=1)
+        parts.append(torch.stack((norms, rows.abs_().amax(dim=1))) if with_largest else norms.unsqueeze(0))
+
+    for tensor, rows in zip(tensors, rows_of, strict=True):
+        if (room + rows) * _ROW > _SPACE:
+            read()
+            laid, room = [], 0
+        laid.append(tensor.reshape(-1))
+        if gap := rows * _ROW - tensor.numel():
+            laid.append(padding[:gap])
+        room += rows
+    if room:
+        read()
+    found = torch.zeros(2, len(tensors), dtype=torch.float64)
+    owner = torch.repeat_interleave(torch.tensor(rows_of))
+    rows_found = torch.cat(parts, dim=1).double() if parts else found[:, :0]
+    found[0].index_add_(0, owner, rows_found[0].square()).sqrt_()
+    if with_largest:
+        found[1].scatter_reduce_(0, owner, rows_found[1], "amax")
+    return found
 
 
 def _on_device(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
@@ -364,14 +409,6 @@ def _on_device(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
         "zeros": lambda: [t.numel() - torch.count_nonzero(t) for t in tensors],
     }
     return torch.stack([torch.stack([v.float() for v in columns[name]()]) for name in stats])
-
-
-def _abs_max(tensors: list[Tensor]) -> Tensor:
-    zero = torch.zeros(())
-    extremes = [end for t in tensors for end in (torch.aminmax(t) if t.numel() else (zero, zero))]
-    if any(end.dtype != extremes[0].dtype for end in extremes):
-        extremes = [end.double() for end in extremes]
-    return torch.stack(extremes).double().view(-1, 2).abs().amax(dim=1)
 
 
 def _careful_norm(tensor: Tensor) -> Tensor:

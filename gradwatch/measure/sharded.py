@@ -16,6 +16,8 @@ from torch import Tensor
 
 from gradwatch.errors import ShardedParameters
 
+_NEVER_SHARDED = frozenset({Tensor, torch.nn.Parameter, type(None)})
+
 
 def is_sharded(tensor: Tensor | None) -> bool:
     """Whether a tensor is a DTensor, which holds a part or a copy of one that several processes have.
@@ -23,7 +25,17 @@ def is_sharded(tensor: Tensor | None) -> bool:
     >>> is_sharded(torch.zeros(1))
     False
     """
-    return type(tensor) not in (Tensor, torch.nn.Parameter) and hasattr(tensor, "device_mesh")
+    return type(tensor) not in _NEVER_SHARDED and hasattr(tensor, "device_mesh")
+
+
+def any_sharded(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether one of them is; by their types first, for this is asked of every parameter at every step.
+
+    >>> any_sharded([torch.zeros(1), None])
+    False
+    """
+    listed = list(tensors)
+    return not _NEVER_SHARDED.issuperset(map(type, listed)) and any(map(is_sharded, listed))
 
 
 def local(tensor: Tensor) -> Tensor:
