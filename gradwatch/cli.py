@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -280,6 +281,7 @@ def demo(
 def _open(path: Path | None) -> Run:
     from gradwatch.run import Run, newest
 
+    gc.freeze()  # what was imported stays; among many rows each garbage collection would look through all of it
     return Run(newest() if path is None else path)
 
 

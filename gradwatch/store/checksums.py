@@ -76,10 +76,9 @@ def of_steps(columns: Mapping[str, Sequence[Any]]) -> tuple[NDArray[np.int64], N
             matrix[:, at] = [math.nan if value is None else value for value in kept]
     matrix += 0.0
     view, size = memoryview(matrix.tobytes()), _PACKED.size
-    known: dict[tuple[Any, ...], bytes] = {}
-    texts = [
-        known.get(row) or known.setdefault(row, _text(row)) for row in zip(*(columns[n] for n in TEXTS), strict=True)
-    ]
+    rows = list(zip(*(columns[name] for name in TEXTS), strict=True))
+    known = {row: _text(row) for row in set(rows)}  # few are different
+    texts = map(known.__getitem__, rows)
     parts = [view[at : at + size] for at in range(0, length * size, size)]
     return np.array(list(map(zlib.crc32, texts, map(zlib.crc32, parts))), np.int64), strange
 

@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -267,7 +267,7 @@ class StoreReader:
         Which are damaged `step_columns` finds out.
         """
         rows = self._rows("select id, step, attempt from step where optimizer = ? order by id", optimizer)
-        if self._left_out or not all(type(number) is int for row in rows for number in row):
+        if self._left_out or not {int}.issuperset(map(type, chain.from_iterable(rows))):
             rows = [r for r in rows if all(type(n) is int for n in r) and ("step", r[0]) not in self._left_out]
         return np.array(rows, np.int64).reshape(len(rows), 3)
 
