@@ -1,10 +1,11 @@
 """What recording every step adds to training, beside the peers: ratios within one process, interleaved rounds, medians.
 
-    python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 9] [--only gradwatch]
+    python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 9] [--peers 0]
 
 Peers that are not installed are left out (lightning, tensorboard, wandb, trackio, mlflow). Every variant trains a model
 of its own; a round gives each of them some steps in turn, so that a slow moment of the machine hits all. What a variant
-does in the background it must have finished within its own round. The table that this prints is overhead.txt.
+of ours does in the background it must have finished within its own round; peers go on in theirs, and so are measured
+after ours, in rounds of their own, and fewer of them: they differ by more. The table that this prints is overhead.txt.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class Training:
         return torch.stack(torch._foreach_norm([grad for _, grad in self.named()])).tolist()
 
 
+Times = dict[str, list[float]]
 Between, After = Callable[[], object], Callable[[], object]
 Variant = Callable[[Training], tuple[Between, After]]
 
@@ -219,6 +221,7 @@ def mlflow_log(t: Training) -> tuple[Between, After]:
     return between, nothing
 
 
+BASES: dict[str, tuple[Variant, bool]] = {"torch alone": (bare, True), "clip_grad_norm_": (torch_clip, True)}
 OURS: dict[str, tuple[Variant, bool]] = {  # and whether the compiled part is used
     "gradwatch, clip=": (ours_clipping, True),
     "gradwatch, observing": (ours_observing, True),
@@ -281,31 +284,39 @@ def threshold(model: Model) -> float:
     return sorted(norms)[-11]
 
 
-def table(model: Model, rounds: int, only: str) -> None:
+def table(model: Model, rounds: int, rounds_of_peers: int) -> None:
     torch.set_num_threads(model.threads)
-    variants = {"torch alone": (bare, True), "clip_grad_norm_": (torch_clip, True), **OURS}
-    for name, (variant, package) in PEERS.items():
-        if importlib.util.find_spec(package) is not None:
-            variants[name] = (variant, True)
-    chosen = {n: v for n, v in variants.items() if n in ("torch alone", "clip_grad_norm_") or only in n}
     max_norm = threshold(model)
+    times = measured(model, BASES | OURS, rounds, max_norm)
+    print(f"\n{model.about}: {1e3 * statistics.median(times['torch alone']) / model.steps:.1f} ms a step")
+    print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}")
+    show(times, list(times))
+    peers = {n: (v, True) for n, (v, package) in PEERS.items() if importlib.util.find_spec(package) is not None}
+    if rounds_of_peers and peers:
+        show(measured(model, BASES | peers, rounds_of_peers, max_norm), list(peers))
+
+
+def measured(model: Model, variants: dict[str, tuple[Variant, bool]], rounds: int, max_norm: float) -> Times:
+    """Seconds of each round of each variant."""
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
-        for number, (name, (variant, compiled)) in enumerate(chosen.items()):
+        for number, (name, (variant, compiled)) in enumerate(variants.items()):
             place = Path(folder) / str(number)
             place.mkdir()
             runs[name] = training(model, variant, place, max_norm, compiled)
             next(runs[name])
-        times = {name: [] for name in runs}
+        times: Times = {name: [] for name in runs}
         for _ in range(rounds):
             for name, run in runs.items():
                 times[name].append(next(run))
         for run in runs.values():
             run.close()
-    print(f"\n{model.about}: {1e3 * statistics.median(times['torch alone']) / model.steps:.1f} ms a step")
-    print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}")
-    for name in runs:
-        cells = [_ratios(times[name], times[base]) for base in ("torch alone", "clip_grad_norm_")]
+    return times
+
+
+def show(times: Times, names: list[str]) -> None:
+    for name in names:
+        cells = [_ratios(times[name], times[base]) for base in BASES]
         print(f"  {name:<40}{cells[0]:>24}{cells[1]:>26}", flush=True)
 
 
@@ -319,14 +330,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--models", default="many,gpt,lstm")
-    parser.add_argument("--only", default="", help="only variants with this in their name")
+    parser.add_argument("--peers", type=int, default=11, help="rounds of the peers; 0: without them")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     os.environ |= {"WANDB_MODE": "offline", "TRACKIO_DIR": tempfile.mkdtemp()}
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}, {os.cpu_count()} processors")
-    print(f"medians of {options.rounds} interleaved rounds, with the quarters; compiled part: {fused.is_available()}")
+    print(f"compiled part: {fused.is_available()}")
+    of_peers = f", {options.peers} of the peers" if options.peers else ""
+    print(f"medians of interleaved rounds ({options.rounds}{of_peers}), with the quarters")
     for name in options.models.split(","):
-        table(MODELS[name], options.rounds, options.only)
+        table(MODELS[name], options.rounds, options.peers)
 
 
 if __name__ == "__main__":

@@ -258,11 +258,19 @@ def tune(
     folder: Annotated[
         Path | None, typer.Option("--run", help="Where the runs are kept; runs/tune-<script> if left out.")
     ] = None,
+    judge_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help=r"Judge by the numbers that this finds in what the script prints, 'held out (\S+)' say, instead of"
+            " the loss trained on. Least is best.",
+        ),
+    ] = None,
     module: AsModule = False,
     json: AsJson = False,
 ) -> None:
     """Find the clipping threshold of a script by experiment: short runs first, the promising ones longer."""
-    _tune(arguments, steps, budget, folder, module, json)
+    _tune(arguments, steps, budget, folder, judge_by, module, json)
 
 
 @app.command()
@@ -429,7 +437,15 @@ def _import(
         typer.echo(printable(f"note: {note}"))
 
 
-def _tune(arguments: list[str], steps: int, budget: float, folder: Path | None, module: bool, json: bool) -> None:
+def _tune(
+    arguments: list[str],
+    steps: int,
+    budget: float,
+    folder: Path | None,
+    judge_by: str | None,
+    module: bool,
+    json: bool,
+) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -449,7 +465,7 @@ def _tune(arguments: list[str], steps: int, budget: float, folder: Path | None, 
                 progress.update(bar, advance=before, description=f"max_norm {max_norm:g}, {length} steps")
                 before = length
 
-            found = tune(arguments, module, folder, steps, budget, say)
+            found = tune(arguments, module, folder, steps, budget, say, judge_by)
             progress.update(bar, completed=cost_in_steps(budget, steps), description="done")
     except KeyboardInterrupt:
         typer.echo(f"stopped; the same command goes on with what is in {folder}", err=True)

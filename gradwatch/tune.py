@@ -1,13 +1,15 @@
 """`gradwatch tune`: the threshold by experiment, where a history can't tell it.
 
 The script is run as it is with another threshold each time, short runs first and the promising ones
-longer (successive halving: Jamieson, Talwalkar 2016), and judged by the loss that it trained on.
+longer (successive halving: Jamieson, Talwalkar 2016), and judged by the loss that it trained on, or by
+a number that it prints, the loss on held-out data say.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +30,7 @@ FACTOR = 4.0  # between two candidates
 LEAST_GAIN = 0.01  # of the loss; what is less does not matter
 TAIL = 0.2  # of the steps are judged
 PILOT = 0.25  # of the steps are made in the first round
+OUTPUT = "output.txt"  # what the script printed, beside its run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class Trial:
     max_norm: float  # infinite: no clipping
     steps: int  # wanted
     made: int  # made
-    loss: float | None  # median over the last fifth of the steps; None: lost
+    loss: float | None  # median over the last fifth of those that were recorded, or printed; None: lost
     error: float | None  # its standard error, from the medians of ten blocks
     clipped_fraction: float | None
     run: str = ""
@@ -225,12 +228,13 @@ class Script:
     module: bool
     folder: Path
     say: Callable[[float, int], None] = lambda max_norm, steps: None
+    judge_by: re.Pattern[str] | None = None  # finds numbers in what the script prints
 
     def __call__(self, max_norm: float, steps: int) -> Trial:
         """Run it, or read what an earlier call ran to its end.
 
         Raises:
-            CannotTune: the script failed before it trained, or logs no loss.
+            CannotTune: the script failed before it trained, or there is no loss to judge by.
         """
         self.say(max_norm, steps)
         run = self.folder / f"max_norm={max_norm:g} steps={steps}"
@@ -241,10 +245,10 @@ class Script:
             if not (run / "gradwatch.db").exists():
                 raise CannotTune(
                     f"{self.arguments[0]!r} ended with exit code {code} before a step was recorded."
-                    f" Its output is in {str(run / 'output.txt')!r}."
+                    f" Its output is in {str(run / OUTPUT)!r}."
                 )
             mark.write_text(f"{code}\n")
-        return outcome(run, max_norm, steps)
+        return outcome(run, max_norm, steps, self.judge_by)
 
     def _run(self, run: Path, max_norm: float, steps: int) -> int:
         run.mkdir(parents=True)
@@ -258,7 +262,7 @@ class Script:
             *(["-m"] if self.module else []),
             *self.arguments,
         ]
-        with (run / "output.txt").open("wb") as output:
+        with (run / OUTPUT).open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
             try:
                 return process.wait()
@@ -273,17 +277,25 @@ class Script:
                 raise
 
 
-def outcome(run: Path, max_norm: float, steps: int) -> Trial:
+def outcome(run: Path, max_norm: float, steps: int, judge_by: re.Pattern[str] | None = None) -> Trial:
     """What a finished run came to.
 
     Raises:
-        CannotTune: it has no loss.
+        CannotTune: it has no loss, or printed none.
     """
     recorded = Run(run)
     frame = recorded.steps(recorded.optimizer())
-    losses = frame["loss"].to_numpy(float)[frame["loss_logged"].to_numpy(bool)]
+    if judge_by is not None:
+        losses = printed(run / OUTPUT, judge_by)
+    else:
+        losses = frame["loss"].to_numpy(float)[frame["loss_logged"].to_numpy(bool)]
     if not len(losses):
-        raise CannotTune("the script's loss is not known: it calls no backward, and watch.log was not used.")
+        raise CannotTune(
+            "the script's loss is not known: it calls no backward, and watch.log was not used."
+            if judge_by is None
+            else f"--judge-by {judge_by.pattern!r} is nowhere in what a run of {len(frame)} steps printed"
+            f" ({str(run / OUTPUT)!r}). Give --steps of which a quarter is enough for the script to print it."
+        )
     lost = not math.isfinite(losses[-1]) or not np.isfinite(frame["total_norm"].to_numpy(float)[-1])
     tail = losses[-max(1, int(TAIL * len(losses))) :]
     lost = lost or not np.isfinite(tail).all()
@@ -297,6 +309,25 @@ def outcome(run: Path, max_norm: float, steps: int) -> Trial:
         clipped_fraction=float(frame["clipped"].mean()),
         run=str(run),
     )
+
+
+def printed(output: Path, pattern: re.Pattern[str]) -> NDArray[np.float64]:
+    """The numbers that a pattern finds in a file, by its first group where it has one.
+
+    Raises:
+        BadArgument: what it finds is no number.
+    """
+    found = []
+    for match in pattern.finditer(output.read_text(errors="replace")):
+        text = match.group(1 if pattern.groups else 0)
+        try:
+            found.append(float(text))
+        except (TypeError, ValueError):
+            raise BadArgument(
+                f"--judge-by found {text!r}, which is no number. Put the number into parentheses:"
+                r" 'held out (\S+)' finds the 0.25 of 'held out 0.25'."
+            ) from None
+    return np.array(found, float)
 
 
 def judge(losses: NDArray[np.float64]) -> tuple[float, float | None]:
@@ -317,23 +348,33 @@ def tune(
     steps: int,
     budget: float,
     say: Callable[[float, int], None] = lambda max_norm, steps: None,
+    judge_by: str | None = None,
 ) -> Tuning:
     """Find the threshold of a script by at most ``budget`` runs of ``steps`` steps.
 
     The first run, without clipping, says what `recommend` makes of it, and so where to look. Called
-    again with the same folder it goes on where it was stopped.
+    again with the same folder it goes on where it was stopped. ``judge_by`` is a regular expression
+    for numbers in the script's output that take the place of the loss trained on; least is best.
 
     Raises:
-        BadArgument: the budget or the steps are too small.
+        BadArgument: the budget or the steps are too small, or ``judge_by`` can't be used.
         CannotTune: the folder belongs to something else, or the script can't be judged.
     """
     count = count_within(budget)
     if steps < 8:
         raise BadArgument(f"--steps is {steps}; expected at least 8.")
+    pattern = None if judge_by is None else _pattern(judge_by)
     _claim(folder, {"arguments": list(arguments), "module": module})
-    train = Script(tuple(arguments), module, folder, say)
+    train = Script(tuple(arguments), module, folder, say, pattern)
     pilot = train(math.inf, rounds(count, steps)[0][1])
     return search(candidates(_centre(Path(pilot.run)), count - 1), steps, train)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise BadArgument(f"--judge-by is {text!r}, which is no regular expression: {error}.") from error
 
 
 def _claim(folder: Path, what: dict[str, object]) -> None:

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.errors import BadArgument, CannotTune
-from gradwatch.tune import Trial, candidates, cost, count_within, rounds, search, tune
+from gradwatch.tune import Trial, candidates, cost, count_within, printed, rounds, search, tune
 
 SCRIPT = """
 import sys, torch
@@ -183,6 +185,47 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {mark: mark.stat().st_mtime_ns for mark in kept} == kept
+
+
+@pytest.mark.slow
+def test_tune_judges_by_what_the_script_prints_and_judges_the_same_runs_again(tmp_path):
+    file = script(tmp_path, rate=0.1, clip=f"print('step', step, 'weights', model.weight.norm().item()); {CLIP}")
+    command = ["tune", "--steps", "40", "--budget", "4", "--json"]
+    found = {}
+    for pattern in ("weights (.*)", "step ([0-9]+)"):
+        done = gradwatch(*command, "--judge-by", pattern, file, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found[pattern] = json.loads(done.stdout)
+        outputs = [(Path(trial["run"]), trial) for trial in found[pattern]["trials"]]
+        for run, trial in outputs:
+            numbers = [float(n) for n in re.findall(pattern, (tmp_path / run / "output.txt").read_text())]
+            assert trial["loss"] == statistics.median(numbers[-len(numbers) // 5 :])
+    marks = {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "runs").rglob("finished")}
+    assert not found["step ([0-9]+)"]["matters"], "every run printed the same numbers of steps"
+    plain = gradwatch(*command, file, cwd=tmp_path)
+    assert {mark: mark.stat().st_mtime_ns for mark in marks} == marks
+    assert json.loads(plain.stdout)["trials"][0]["loss"] not in {trial["loss"] for _, trial in outputs}
+
+
+def test_what_a_pattern_finds_in_the_output(tmp_path):
+    output = tmp_path / "output.txt"
+    output.write_bytes(b"epoch 1 held out 0.5\r\nepoch 2 held out nan\n\xff held out 1e-3")
+    assert printed(output, re.compile(r"held out (\S+)")).tolist() == pytest.approx([0.5, math.nan, 1e-3], nan_ok=True)
+    assert printed(output, re.compile(r"(?<=epoch )\d")).tolist() == [1.0, 2.0]
+    assert printed(output, re.compile("accuracy (.*)")).tolist() == []
+    with pytest.raises(BadArgument, match=r"'held out', which is no number\. Put the number into parentheses"):
+        printed(output, re.compile("held out"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("held out (", "is no regular expression"), ("accuracy (.*)", "is nowhere in what a run of 10 steps printed")],
+)
+def test_a_pattern_that_judges_nothing_is_said(tmp_path, pattern, message):
+    done = gradwatch("tune", "--steps", "40", "--judge-by", pattern, script(tmp_path), cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
