@@ -70,7 +70,7 @@ def throughput(parameters: int = 1000, seconds: float = 10.0) -> None:
     infos = tuple(ParameterInfo(name=f"layer{i}.weight", shape=(64, 64)) for i in range(parameters))
     column = np.random.default_rng(0).random(parameters).astype(np.float32)
     layers = LayerStats(parameters=infos, norm=column, abs_max=column, nonfinite=column, zeros=column)
-    reads, stop = [0], threading.Event()
+    reads = [0]
     with tempfile.TemporaryDirectory() as folder:
         writer = StoreWriter(Path(folder))
         writer.begin_attempt({}, {"0": ("SGD", {})})
@@ -88,7 +88,6 @@ def throughput(parameters: int = 1000, seconds: float = 10.0) -> None:
             writer.append([StepRecord(step=steps + i, total_norm=1.0, layers=layers) for i in range(50)])
             steps += 50
         rate = steps / (time.perf_counter() - began)
-        stop.set()
         poll.kill()
         writer.end_attempt("closed")
         size = sum(file.stat().st_size for file in Path(folder).iterdir()) / steps

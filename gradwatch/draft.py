@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Clipping
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, count_above, is_sharded, local, total
+from gradwatch.measure import Measurement, count_above, is_sharded, local, pinned_copy, total
 from gradwatch.ranks import LocalStep, Team
 from gradwatch.ranks.local_step import ABSENT
 from gradwatch.record import Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
@@ -99,8 +99,7 @@ def _pinned(number: Any) -> Any:
     """A copy in pinned memory that is begun now; what lies on the host as it is."""
     if not isinstance(number, Tensor) or not number.is_cuda:
         return number
-    host = torch.empty(number.shape, dtype=number.dtype, pin_memory=True)
-    return host.copy_(number.detach(), non_blocking=True)
+    return pinned_copy(number)
 
 
 def make_record(

@@ -43,6 +43,10 @@ class Task(Protocol):
         """What every training is judged on, without corruption."""
         ...
 
+    def validation(self) -> Batch:
+        """What a script could print a loss on: neither learnt from nor judged on, with what corruption there is."""
+        ...
+
     def loss(self, weights: Weights, batch: Batch) -> Tensor:
         """The mean loss of each training; every tensor of the batch has the trainings first."""
         ...
@@ -74,6 +78,7 @@ class History:
     weights: dict[str, NDArray[np.float64]]  # (steps, trainings) weight norms, every `SAMPLED` steps, else NaN
     updates: dict[str, NDArray[np.float64]]  # likewise of what the step changed
     looks: NDArray[np.float64]  # (LOOKS, trainings), held out
+    checks: NDArray[np.float64]  # likewise of the validation
     before: NDArray[np.float64]  # held out, of the untrained network
 
     def score(self) -> NDArray[np.float64]:
@@ -112,9 +117,13 @@ def train(
     }
     update = {"SGD": Sgd(0.0), "Momentum": Sgd(0.9), "Adam": Adam()}[task.optimizer]
     streams = [np.random.default_rng([seed, 2]) for seed in seeds]
-    held_out = tuple(part.expand(len(trials), *part.shape) for part in task.held_out())
+    held_out, validation = (
+        tuple(part.expand(len(trials), *part.shape) for part in data) for data in (task.held_out(), task.validation())
+    )
     alive = torch.ones(len(trials), dtype=torch.bool)
-    norms, losses, looks = np.full((steps, len(trials)), np.nan), np.full((steps, len(trials)), np.nan), []
+    norms, losses = np.full((steps, len(trials)), np.nan), np.full((steps, len(trials)), np.nan)
+    looks: list[NDArray[np.float64]] = []
+    checks: list[NDArray[np.float64]] = []
     names = list(weights) if keep_layers else []
     layers, sizes, updates = ({name: np.full((steps, len(trials)), np.nan) for name in names} for _ in range(3))
     every = max(1, steps // LOOKS)
@@ -142,9 +151,10 @@ def train(
                 sizes[name][step] = old.flatten(1).norm(dim=1).numpy()
                 updates[name][step] = (weights[name] - old).flatten(1).norm(dim=1).numpy()
             if (step + 1) % every == 0 and len(looks) < LOOKS:
-                seen = task.loss(weights, held_out).double()
-                looks.append(torch.where(alive, seen, torch.full_like(seen, math.nan)).numpy())
-    return History(norms, losses, layers, sizes, updates, np.array(looks), before)
+                for data, kept in ((held_out, looks), (validation, checks)):
+                    seen = task.loss(weights, data).double()
+                    kept.append(torch.where(alive, seen, torch.full_like(seen, math.nan)).numpy())
+    return History(norms, losses, layers, sizes, updates, np.array(looks), np.array(checks), before)
 
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:

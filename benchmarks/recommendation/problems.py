@@ -12,7 +12,7 @@ import itertools
 import math
 import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,10 @@ class Made:
     batch: Callable[[np.random.Generator], Batch]
     held_out: Callable[[], Batch]
     loss: Callable[[Weights, Batch], Tensor]
+    apart: Callable[[], Batch] | None = None  # the validation, where fresh batches would be of what is learnt from
+
+    def validation(self) -> Batch:
+        return _fixed(self.batch, 16, 2 * 10**6)() if self.apart is None else self.apart()
 
 
 def _normal(generator: np.random.Generator, *shape: int, gain: float = 1.0) -> NDArray[np.float64]:
@@ -52,12 +56,12 @@ def _dtype_of(array: NDArray[np.generic]) -> torch.dtype:
     return torch.int64 if array.dtype.kind in "iub" else torch.float32
 
 
-def _fixed(batch: Callable[[np.random.Generator], Batch], count: int) -> Callable[[], Batch]:
+def _fixed(batch: Callable[[np.random.Generator], Batch], count: int, seed: int = 10**6) -> Callable[[], Batch]:
     """``count`` batches of a generator of their own as one."""
 
     @functools.cache
     def held_out() -> Batch:
-        generator = np.random.default_rng(10**6)
+        generator = np.random.default_rng(seed)
         return tuple(torch.cat(parts) for parts in zip(*(batch(generator) for _ in range(count)), strict=True))
 
     return held_out
@@ -89,20 +93,22 @@ def _text() -> NDArray[np.int64]:
 def _passages(length: int, count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]]:
     """Passages from the first nine tenths of the text; the last tenth is held out."""
 
-    def draw(generator: np.random.Generator, low: int, high: int, size: int) -> Batch:
-        text = _text()
-        starts = generator.integers(low, high - length - 1, size)
-        rows = np.stack([text[s : s + length + 1] for s in starts])
-        return _tensors(rows[:, :-1], rows[:, 1:])
-
     def batch(generator: np.random.Generator) -> Batch:
-        return draw(generator, 0, len(_text()) * 9 // 10, count)
+        return _cut(generator, 0, len(_text()) * 9 // 10, length, count)
 
-    @functools.cache
-    def held_out() -> Batch:
-        return draw(np.random.default_rng(10**6), len(_text()) * 9 // 10, len(_text()), 64)
+    return batch, _from_the_end(length, 10**6)
 
-    return batch, held_out
+
+def _from_the_end(length: int, seed: int) -> Callable[[], Batch]:
+    """Passages from the last tenth of the text."""
+    return functools.cache(lambda: _cut(np.random.default_rng(seed), len(_text()) * 9 // 10, len(_text()), length, 64))
+
+
+def _cut(generator: np.random.Generator, low: int, high: int, length: int, size: int) -> Batch:
+    text = _text()
+    starts = generator.integers(low, high - length - 1, size)
+    rows = np.stack([text[s : s + length + 1] for s in starts])
+    return _tensors(rows[:, :-1], rows[:, 1:])
 
 
 @functools.cache
@@ -1037,8 +1043,18 @@ def _task(
     steps: int,
     network: tuple[Callable[[np.random.Generator], Arrays], Callable[[Weights, Batch], Tensor]],
     data: tuple[Callable[[np.random.Generator], Batch], Callable[[], Batch]],
-) -> Task:
+) -> Made:
     return Made(name, optimizer, rates, steps, network[0], data[0], data[1], network[1])
+
+
+def _by_halves(task: Made) -> Made:
+    """Of data that are few: every other row of those held out is the validation."""
+    whole = task.held_out
+    return replace(
+        task,
+        held_out=functools.cache(lambda: tuple(part[1::2] for part in whole())),
+        apart=functools.cache(lambda: tuple(part[::2] for part in whole())),
+    )
 
 
 def _followed(
@@ -1211,20 +1227,28 @@ REPORT: tuple[Task, ...] = (
     _task("spirals-momentum", "Momentum", (0.01, 0.1, 0.3), 2500, _mlp((2, 32, 32, 3), 1.5, torch.tanh), _spirals(16)),
     _followed("echo-rnn-sgd", "SGD", (0.03, 0.3, 0.7), 1600, _echo),
     _task("taught-t2-sgd", "SGD", (0.003, 0.02, 0.1), 2500, *_taught(10, 24, 16, 2.0)),
-    _task(
-        "random-features-sgd",
-        "SGD",
-        (0.01, 0.1, 1.0),
-        2000,
-        _mlp((300, 2), 1.0, torch.tanh),
-        _random_features(300, 16),
+    _by_halves(
+        _task(
+            "random-features-sgd",
+            "SGD",
+            (0.01, 0.1, 1.0),
+            2000,
+            _mlp((300, 2), 1.0, torch.tanh),
+            _random_features(300, 16),
+        )
     ),
-    _task("window-text-momentum", "Momentum", (0.01, 0.1, 0.4), 2000, _window(4, 8, 32), _passages(16, 4)),
+    replace(
+        _task("window-text-momentum", "Momentum", (0.01, 0.1, 0.4), 2000, _window(4, 8, 32), _passages(16, 4)),
+        apart=_from_the_end(16, 2 * 10**6),
+    ),
     _task("counts-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, *_counts(12, 24, 16)),
     _task("spirals-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, _mlp((2, 32, 32, 3), 1.5, torch.tanh), _spirals(16)),
-    _task("window-text-adam", "Adam", (1e-3, 5e-3, 2e-2), 2000, _window(4, 8, 32), _passages(16, 4)),
+    replace(
+        _task("window-text-adam", "Adam", (1e-3, 5e-3, 2e-2), 2000, _window(4, 8, 32), _passages(16, 4)),
+        apart=_from_the_end(16, 2 * 10**6),
+    ),
     _task("completion-adam", "Adam", (3e-3, 1e-2, 5e-2), 2500, *_completion(24, 3, 32)),
-    _task("residual-digits-adam", "Adam", (1e-3, 5e-3, 2e-2), 1600, _residual(32, 3), _digit_batches(16)),
+    _by_halves(_task("residual-digits-adam", "Adam", (1e-3, 5e-3, 2e-2), 1600, _residual(32, 3), _digit_batches(16))),
     _followed("echo-rnn-adam", "Adam", (1e-3, 5e-3, 2e-2), 1600, _echo),
 )
 EVERY: tuple[Task, ...] = (*TUNE, *FIRST, *SECOND, *THIRD, *FOURTH, *FIFTH, *REPORT)

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lab import SAMPLED, History, Task, Trial, train
+from lab import LOOKS, SAMPLED, History, Task, Trial, train
 from problems import FIFTH, FIRST, FOURTH, REPORT, SECOND, THIRD, TUNE
 
 from gradwatch import Run
@@ -287,8 +287,13 @@ def rule_of(clip: str) -> str:
     return next(name for name in POLICIES if clip.startswith(name))
 
 
-def tuned(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
-    """By learning rate the held-out loss with the threshold that the search of `gradwatch tune` ends with."""
+def tuned(task: Task, advice: Sequence[Advice], by_validation: bool = False) -> dict[float, float]:
+    """By learning rate the held-out loss with the threshold that the search of `gradwatch tune` ends with.
+
+    It is judged by the losses of the batches or, as with ``--judge-by``, by those of a validation.
+    """
+    if by_validation:
+        assert len(unclipped(task).checks), "made before there was a validation: delete .cache"
     first, plain = unclipped(task).norms[: pilot_steps(task)], unclipped(task)
     wanted = []
     for at, one in enumerate(advice):
@@ -303,16 +308,22 @@ def tuned(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
     losses = []
     for at, own in enumerate(wanted):
         columns = {c: (made, at * CANDIDATES + i) for i, c in enumerate(own)} | {math.inf: (plain, at)}
-        found = experiment.search(own, task.steps, lambda c, steps, of=columns: judged(*of[c], c, steps))
+        found = experiment.search(
+            own, task.steps, lambda c, steps, of=columns: judged(task, *of[c], c, steps, by_validation)
+        )
         history, column = columns[math.inf if found.best is None else found.best]
         losses.append(float(history.score()[column]))
     return by_rate(advice, losses)
 
 
-def judged(history: History, column: int, max_norm: float, steps: int) -> experiment.Trial:
-    """A training of so many steps, which is how this one began, as `tune` sees it: by the losses of its batches."""
+def judged(
+    task: Task, history: History, column: int, max_norm: float, steps: int, by_validation: bool
+) -> experiment.Trial:
+    """A training of so many steps, which is how this one began, as `tune` sees it."""
     losses, norms = history.losses[:steps, column].astype(float), history.norms[:steps, column]
-    tail = losses[-max(1, int(experiment.TAIL * steps)) :]
+    if by_validation:
+        losses = history.checks[: steps // (task.steps // LOOKS), column]
+    tail = losses[-max(1, int(experiment.TAIL * len(losses))) :]
     lost = not (np.isfinite(tail).all() and np.isfinite(norms[-1]))
     middle, error = (None, None) if lost else experiment.judge(tail)
     return experiment.Trial(
@@ -331,7 +342,7 @@ def key_of(trials: Sequence[Trial]) -> str:
 
 # ------------------------------------------------------------------------------------- the report
 
-OURS = ("recommend", "tune")
+OURS = ("recommend", "tune", "tune --judge-by")
 OTHERS = "other seeds"
 
 
@@ -360,7 +371,8 @@ def cells_of(task: Task, carried_out: bool = True) -> list[Cell]:
     advice = advice_for(task)
     ours = {OTHERS: by_other_seeds(task)}
     if carried_out:
-        ours |= {"recommend": with_advice(task, advice), "tune": tuned(task, advice)}
+        ours |= {"recommend": with_advice(task, advice)}
+        ours |= {"tune": tuned(task, advice), "tune --judge-by": tuned(task, advice, by_validation=True)}
     else:
         ours |= {"recommend": estimated(task, advice)}
     found = []
@@ -457,9 +469,10 @@ differs from seed to seed, or from step to step, can have less.
 
 `recommend` reads the record of the first quarter of a training without clipping; a star marks a second such record,
 clipped at the threshold that a refusal asked for; "refused" trains without clipping. `tune` is the search of `gradwatch
-tune` with seven candidates, judged by the losses of the batches. p10 to p99 and mean are of the norms of the same
-quarter; AutoClip (percentile 10) and ZClip have their defaults. On the unseen tasks the advice was carried out; on
-those that were seen it is read off the grid.
+tune` with seven candidates, judged by the losses of the batches, and `tune --judge-by` the same judged by a loss on
+data that is neither trained on nor the held-out one: fresh samples, or of digits, of which there are few, every other
+one of those held out. p10 to p99 and mean are of the norms of the same quarter; AutoClip (percentile 10) and ZClip have
+their defaults. On the unseen tasks the advice was carried out; on those that were seen it is read off the grid.
 
 Where `recommend` names a policy (with Adam), that was carried out, with its defaults.
 
@@ -492,6 +505,7 @@ def save(file: Path, history: History) -> None:
         norms=history.norms,
         losses=history.losses.astype(np.float32),
         looks=history.looks,
+        checks=history.checks,
         before=history.before,
         **columns,
     )
@@ -503,7 +517,7 @@ def load(file: Path) -> History:
             kind: {name.removeprefix(f"{kind}."): data[name] for name in data.files if name.startswith(f"{kind}.")}
             for kind in ("layer", "weight", "update")
         }
-        looks = data["looks"], data["before"]
+        looks = data["looks"], data["checks"], data["before"]
         return History(data["norms"], data["losses"], of["layer"], of["weight"], of["update"], *looks)
 
 

@@ -1,6 +1,16 @@
 """Gradients -> statistics."""
 
-from gradwatch.measure.pytorch import ZEROS_EVERY, Measurement, count_above, measure, norms, reads_once, total, whole
+from gradwatch.measure.pytorch import (
+    ZEROS_EVERY,
+    Measurement,
+    count_above,
+    measure,
+    norms,
+    pinned_copy,
+    reads_once,
+    total,
+    whole,
+)
 from gradwatch.measure.sharded import (
     any_sharded,
     counts_here,
@@ -28,6 +38,7 @@ __all__ = [
     "over_ranks",
     "part_of",
     "parts_in_fsdp1",
+    "pinned_copy",
     "reads_once",
     "splits_units",
     "stands_in",

@@ -290,12 +290,17 @@ def _by_triton(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
     return table[:, [COLUMNS.index(stat) for stat in stats]].T
 
 
+def pinned_copy(values: Tensor) -> Tensor:
+    """A copy on the host of what lies on a CUDA device, begun but perhaps not there yet; nobody waits."""
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values.detach(), non_blocking=True)
+
+
 def _copied(positions: list[int], values: Tensor) -> _Part:
     """From a CUDA device into pinned memory, with an event that says when it is there."""
     if values.device.type != "cuda":
         return _Part(positions, values, None)
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    host.copy_(values, non_blocking=True)
+    host = pinned_copy(values)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(values.device))
     return _Part(positions, host, event, values)
