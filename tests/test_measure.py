@@ -59,7 +59,7 @@ EVERY_DTYPE = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 @pytest.mark.parametrize("dtype", EVERY_DTYPE, ids=str)
-@pytest.mark.parametrize("size", [255, 256, 257, 1023, 1024, 1025, 65_535, 65_536, 65_537, 300_001])
+@pytest.mark.parametrize("size", [255, 256, 257, 1023, 1024, 1025, 32_768, 32_769, 65_535, 65_536, 65_537, 300_001])
 def test_every_size_around_a_block_agrees_with_float64(dtype, size):
     """One NaN, one infinity and one zero, each at an end of a block or of the tensor."""
     torch.manual_seed(size)
@@ -121,6 +121,19 @@ def test_all_together_are_as_each_alone():
     for stat, column in found.items():
         expected = [math.nan if t is None else oracle(t)[stat] for t in tensors]
         np.testing.assert_allclose(column, expected, rtol=1e-6, err_msg=stat)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 100, 1023, 1024, 1025, 9000, 32_768, 32_769]), max_size=24), st.data())
+def test_gradients_that_are_read_together_stay_apart(sizes, data):
+    torch.manual_seed(len(sizes))
+    tensors = [torch.randn(size) for size in sizes]
+    for tensor in tensors:
+        if len(tensor) and data.draw(st.booleans()):
+            tensor[data.draw(st.sampled_from([0, -1]))] = data.draw(st.sampled_from([math.nan, -math.inf, 0.0, 1e30]))
+    found = measure(tensors).collect()
+    for stat, column in found.items():
+        np.testing.assert_allclose(column, [oracle(t)[stat] for t in tensors], rtol=1e-6, err_msg=stat)
 
 
 @settings(max_examples=60, deadline=None)
