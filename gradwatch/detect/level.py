@@ -260,13 +260,14 @@ class LayerLevels:
         if not self._recent or not len(self._median):
             return False
         rise = self.rise(self._recent[-1])
-        if np.isnan(rise).all():
-            return False
         limit = np.maximum(math.log(factor), sigmas * self._deviation)
         limit = np.maximum(limit, self._highest - self._median + math.log(USUAL))[: len(rise)]
         if len(limit) < len(rise):
             limit = np.pad(limit, (0, len(rise) - len(limit)), constant_values=np.inf)
-        alone = (rise > limit) & (rise > np.nanmedian(rise) + math.log(LONE))
+        above = rise > limit
+        if not np.any(above):
+            return False
+        alone = above & (rise > np.nanmedian(rise) + math.log(LONE))
         if not np.any(alone):
             return False
         for layers in list(self._recent)[-LAST - 1 : -1]:

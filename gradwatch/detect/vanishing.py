@@ -166,7 +166,7 @@ class Vanishing:
         self._faded_steps = in_a_row(self._faded_steps, faded)
         self._learnt += 1
         decay = max(DECAY, 1 / self._learnt)
-        self._log_level = np.where(known & ~(fall < math.log(FADED_SHARE)), level + decay * np.nan_to_num(fall), level)
+        self._log_level = np.where(known & ~(fall < math.log(FADED_SHARE)), level + decay * fall, level)
         return fall
 
     def _strength(self, norm: Floats) -> NDArray[np.float64]:

@@ -63,7 +63,11 @@ class Measurement:
         for part in self.parts:
             if part.ready is not None:
                 part.ready.synchronize()
-            table[:, part.positions] = part.values.cpu().double().numpy()
+            values = part.values.cpu().double().numpy()
+            if len(part.positions) == self.length:
+                table[:] = values  # every one, in order
+            else:
+                table[:, part.positions] = values
         return dict(zip(self.stats, table, strict=True))
 
     @staticmethod
