@@ -171,6 +171,15 @@ def test_only_what_is_asked_for_is_measured():
     assert list(norms([torch.ones(2)]).collect()) == ["norm"]
 
 
+def test_the_default_device_does_not_matter():
+    tensors = [torch.randn(10), torch.randn(40_000), torch.randn(1025)]
+    expected = measure(tensors).collect()
+    with torch.device("meta"):
+        found = measure(tensors).collect()
+    for stat, column in expected.items():
+        assert found[stat].tolist() == column.tolist(), stat
+
+
 def test_nothing_is_changed():
     gradient = torch.tensor([1.0, math.nan, 1e30])
     before, version = gradient.clone(), gradient._version

@@ -325,7 +325,7 @@ def _foreach_norms(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
-    found = torch.zeros(2, len(tensors), dtype=torch.float64)
+    found = torch.zeros(2, len(tensors), dtype=torch.float64, device="cpu")
     with_largest = "abs_max" in stats
     short: dict[torch.dtype, list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
@@ -348,7 +348,9 @@ def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
         "norm": lambda: norm,
         "abs_max": lambda: largest,
         "nonfinite": lambda: nonfinite,
-        "zeros": lambda: torch.tensor([t.numel() - int(torch.count_nonzero(t)) for t in tensors]).double(),
+        "zeros": lambda: torch.tensor(
+            [float(t.numel() - int(torch.count_nonzero(t))) for t in tensors], dtype=torch.float64, device="cpu"
+        ),
     }
     return torch.stack([columns[name]() for name in stats])
 
@@ -363,7 +365,7 @@ def _long(tensor: Tensor, with_largest: bool) -> Tensor:
     PyTorch adds the squares of a whole tensor in a few float32 lanes: of four million equal entries
     the norm is 2e-3 off. They are therefore taken row by row, which costs no more.
     """
-    extremes = torch.stack(torch.aminmax(tensor)).double().abs() if with_largest else torch.zeros(1)
+    extremes = torch.stack(torch.aminmax(tensor)).double().abs() if with_largest else tensor.new_zeros(1).double()
     if tensor.is_contiguous():
         flat = tensor.view(-1)
         whole = flat.numel() // _ROW * _ROW
@@ -380,7 +382,8 @@ def _short(tensors: list[Tensor], dtype: torch.dtype, with_largest: bool) -> Ten
 
     An operator for each tensor would cost several times what it takes to read them.
     """
-    space, padding = torch.empty(_SPACE, dtype=dtype), torch.zeros(_ROW, dtype=dtype)
+    space = torch.empty(_SPACE, dtype=dtype, device="cpu")
+    padding = torch.zeros(_ROW, dtype=dtype, device="cpu")
     rows_of = [-(-tensor.numel() // _ROW) for tensor in tensors]
     parts: list[Tensor] = []
     laid: list[Tensor] = []
@@ -401,8 +404,8 @@ def _short(tensors: list[Tensor], dtype: torch.dtype, with_largest: bool) -> Ten
         room += rows
     if room:
         read()
-    found = torch.zeros(2, len(tensors), dtype=torch.float64)
-    owner = torch.repeat_interleave(torch.tensor(rows_of))
+    found = torch.zeros(2, len(tensors), dtype=torch.float64, device="cpu")
+    owner = torch.repeat_interleave(torch.tensor(rows_of, device="cpu"))
     rows_found = torch.cat(parts, dim=1).double() if parts else found[:, :0]
     found[0].index_add_(0, owner, rows_found[0].square()).sqrt_()
     if with_largest:
