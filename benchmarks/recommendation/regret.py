@@ -292,8 +292,6 @@ def tuned(task: Task, advice: Sequence[Advice], by_validation: bool = False) -> 
 
     It is judged by the losses of the batches or, as with ``--judge-by``, by those of a validation.
     """
-    if by_validation:
-        assert len(unclipped(task).checks), "made before there was a validation: delete .cache"
     first, plain = unclipped(task).norms[: pilot_steps(task)], unclipped(task)
     wanted = []
     for at, one in enumerate(advice):
