@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Arrays = dict[str, NDArray[np.float64]]
+HELD_OUT, VALIDATION = 10**6, 2 * 10**6  # seeds that no training has
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Made:
     apart: Callable[[], Batch] | None = None  # the validation, where fresh batches would be of what is learnt from
 
     def validation(self) -> Batch:
-        return _fixed(self.batch, 16, 2 * 10**6)() if self.apart is None else self.apart()
+        return _fixed(self.batch, 16, VALIDATION)() if self.apart is None else self.apart()
 
 
 def _normal(generator: np.random.Generator, *shape: int, gain: float = 1.0) -> NDArray[np.float64]:
@@ -56,7 +57,7 @@ def _dtype_of(array: NDArray[np.generic]) -> torch.dtype:
     return torch.int64 if array.dtype.kind in "iub" else torch.float32
 
 
-def _fixed(batch: Callable[[np.random.Generator], Batch], count: int, seed: int = 10**6) -> Callable[[], Batch]:
+def _fixed(batch: Callable[[np.random.Generator], Batch], count: int, seed: int = HELD_OUT) -> Callable[[], Batch]:
     """``count`` batches of a generator of their own as one."""
 
     @functools.cache
@@ -96,7 +97,7 @@ def _passages(length: int, count: int) -> tuple[Callable[[np.random.Generator], 
     def batch(generator: np.random.Generator) -> Batch:
         return _cut(generator, 0, len(_text()) * 9 // 10, length, count)
 
-    return batch, _from_the_end(length, 10**6)
+    return batch, _from_the_end(length, HELD_OUT)
 
 
 def _from_the_end(length: int, seed: int) -> Callable[[], Batch]:
@@ -361,7 +362,7 @@ def _linear_noise(
 
     @functools.cache
     def held_out() -> Batch:
-        x = np.random.default_rng(10**6).normal(0, 1, (256, features))
+        x = np.random.default_rng(HELD_OUT).normal(0, 1, (256, features))
         return _tensors(x, x @ truth + 0.3 * np.random.default_rng(1).normal(0, 1, 256))
 
     return initial, batch, held_out
@@ -835,7 +836,7 @@ def _views(count: int) -> tuple[Callable[[np.random.Generator], Batch], Callable
         return _tensors(*(x + 0.5 * generator.normal(0, 1, x.shape) for _ in range(2)))
 
     return lambda g: draw(g, 0, 1300, count), functools.cache(
-        lambda: draw(np.random.default_rng(10**6), 1300, 1797, 64)
+        lambda: draw(np.random.default_rng(HELD_OUT), 1300, 1797, 64)
     )
 
 
@@ -957,7 +958,7 @@ def _taught(
 
     @functools.cache
     def held_out() -> Batch:
-        x, y = draw(np.random.default_rng(10**6), 512)
+        x, y = draw(np.random.default_rng(HELD_OUT), 512)
         return _tensors(x, y + 0.1 * np.random.default_rng(1).normal(0, 1, 512))
 
     def loss(w: Weights, batch: Batch) -> Tensor:
@@ -1239,13 +1240,13 @@ REPORT: tuple[Task, ...] = (
     ),
     replace(
         _task("window-text-momentum", "Momentum", (0.01, 0.1, 0.4), 2000, _window(4, 8, 32), _passages(16, 4)),
-        apart=_from_the_end(16, 2 * 10**6),
+        apart=_from_the_end(16, VALIDATION),
     ),
     _task("counts-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, *_counts(12, 24, 16)),
     _task("spirals-adam", "Adam", (1e-3, 5e-3, 2e-2), 2500, _mlp((2, 32, 32, 3), 1.5, torch.tanh), _spirals(16)),
     replace(
         _task("window-text-adam", "Adam", (1e-3, 5e-3, 2e-2), 2000, _window(4, 8, 32), _passages(16, 4)),
-        apart=_from_the_end(16, 2 * 10**6),
+        apart=_from_the_end(16, VALIDATION),
     ),
     _task("completion-adam", "Adam", (3e-3, 1e-2, 5e-2), 2500, *_completion(24, 3, 32)),
     _by_halves(_task("residual-digits-adam", "Adam", (1e-3, 5e-3, 2e-2), 1600, _residual(32, 3), _digit_batches(16))),

@@ -90,7 +90,7 @@ def clip_listed(
             return _like(gradients, norm)
         if nonfinite == "zero":
             norm = _without_nonfinite(parameters, norm, norm_type)
-        scale([local(gradient) for gradient in gradients], coefficient_of(norm, max_norm))
+        scale((local(gradient) for gradient in gradients), coefficient_of(norm, max_norm))
         return _like(gradients, norm)
 
 

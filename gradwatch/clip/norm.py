@@ -57,6 +57,5 @@ def clip_total(
     if measured.is_here:
         norm, max_norm = float(norm), float(max_norm)
     coefficient = coefficient_of(norm, max_norm)
-    if isinstance(coefficient, Tensor) or coefficient < 1.0:
-        scale(gradients_of(parameters, measured), coefficient)
+    scale(gradients_of(parameters, measured), coefficient)
     return Clipping(max_norm=max_norm, coefficient=coefficient)

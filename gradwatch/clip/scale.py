@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +12,12 @@ from torch import Tensor
 from gradwatch.measure import Measurement, total
 
 
-def gradients_of(parameters: Sequence[Tensor | None], measured: Measurement) -> list[Tensor]:
-    """The gradients that were measured, in the order of ``measured.present``."""
-    there = [parameters[position] for position in measured.present]
-    return [gradient for p in there if p is not None and (gradient := p.grad) is not None]
+def gradients_of(parameters: Sequence[Tensor | None], measured: Measurement) -> Iterator[Tensor]:
+    """The gradients that were measured, in the order of ``measured.present``; looked up as they are taken."""
+    for position in measured.present:
+        parameter = parameters[position]
+        if parameter is not None and (gradient := parameter.grad) is not None:
+            yield gradient
 
 
 def total_norm(measured: Measurement) -> Tensor:
@@ -40,8 +42,8 @@ def coefficient_of(norm: float | Tensor, max_norm: float | Tensor) -> float | Te
     return torch.where(usable, quotient.clamp(max=1.0), torch.ones_like(quotient))
 
 
-def scale(gradients: Sequence[Tensor], coefficient: float | Tensor) -> None:
-    """Multiply all by one number; nothing is written where a number on the host says that it is 1."""
+def scale(gradients: Iterable[Tensor], coefficient: float | Tensor) -> None:
+    """Multiply all by one number; none is taken or written where a number on the host says that it is 1."""
     if not isinstance(coefficient, Tensor):
         if coefficient < 1.0:
             torch._foreach_mul_(list(gradients), coefficient)

@@ -34,7 +34,7 @@ class ValueClip(InLoop):
         above_zero(clip_value=self.clip_value)
 
     def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
-        gradients = gradients_of(parameters, measured)
+        gradients = list(gradients_of(parameters, measured))
         cut = count_above(gradients, self.clip_value)
         torch._foreach_clamp_min_(gradients, -self.clip_value)
         torch._foreach_clamp_max_(gradients, self.clip_value)

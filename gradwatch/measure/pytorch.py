@@ -317,10 +317,9 @@ def _foreach_norms(tensors: list[Tensor]) -> list[Tensor]:
         by_dtype[tensor.dtype].append(index)
     found: list[Tensor] = [tensors[0]] * len(tensors)
     for dtype, indices in by_dtype.items():
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        group = torch._foreach_norm([tensors[index] for index in indices], 2, dtype=wide)
+        group = torch._foreach_norm([tensors[index] for index in indices], 2, dtype=_wide(dtype))
         for index, norm in zip(indices, group, strict=True):
-            found[index] = norm.to(torch.float64) if len(by_dtype) > 1 else norm
+            found[index] = norm
     return found
 
 
@@ -330,7 +329,7 @@ def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
     short: dict[torch.dtype, list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
         if tensor.numel() <= _SHORT:
-            short[_wide(tensor)].append(index)
+            short[_wide(tensor.dtype)].append(index)
         else:
             found[:, index] = _long(tensor, with_largest)
     for dtype, indices in short.items():
@@ -355,8 +354,9 @@ def _on_cpu(tensors: list[Tensor], stats: tuple[str, ...]) -> Tensor:
     return torch.stack([columns[name]() for name in stats])
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """In what squares are added."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _long(tensor: Tensor, with_largest: bool) -> Tensor:
@@ -369,7 +369,7 @@ def _long(tensor: Tensor, with_largest: bool) -> Tensor:
     if tensor.is_contiguous():
         flat = tensor.view(-1)
         whole = flat.numel() // _ROW * _ROW
-        rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=_wide(tensor))
+        rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=_wide(tensor.dtype))
         rest = torch.linalg.vector_norm(flat[whole:], dtype=torch.float64)
         norm = (torch.linalg.vector_norm(rows, dtype=torch.float64).square() + rest.square()).sqrt()
     else:
