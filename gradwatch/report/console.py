@@ -421,7 +421,7 @@ class ConsoleReport:
                 continue
             length = room if high == low else 1 + round((room - 1) * (trial.loss - low) / (high - low))
             lines.append(Text(f"{line}{trial.loss:>9.4g}  {mark * length}", style))
-        about = "the loss is the median over the last fifth of those recorded, or printed; bars begin at the least"
+        about = "loss: the median of the last fifth recorded, or printed; bars begin at the least"
         lead = f"{self.ink.pick('●', '*')} "
         style = "green" if found.matters else "yellow"
         verdict = self._wrapped(lead, found.verdict, style, rest="")
