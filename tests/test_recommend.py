@@ -183,16 +183,35 @@ def test_steps_that_change_the_weights_too_much_are_bounded(tmp_path):
     assert any("changes the weights by 6.0%" in reason for reason in advice.reasons)
 
 
-def test_weights_that_were_thrown_about_are_bounded_by_what_they_were(tmp_path):
-    """From a norm of 8 to one of 40 in the part recorded: 0.02 * 8 / 0.1 = 1.6."""
-    records = weighing(stream(steady(1000, level=30.0), losses=falling(1000)), 8.0)
-    late = weighing(stream(steady(1000, level=30.0), losses=falling(1000)), 40.0)
-    advice = Run(write_run(tmp_path / "run", records[:500] + late[500:])).recommend()
-    assert advice.max_norm == pytest.approx(1.6)
-    assert any("the weights grew from a norm of 8 to 40" in reason for reason in advice.reasons)
-    later = weighing(stream(steady(1000, level=30.0), losses=falling(1000)), 20.0)
-    advice = Run(write_run(tmp_path / "less", records[:500] + later[500:])).recommend()
-    assert advice.max_norm == pytest.approx(np.quantile(steady(1000, level=30.0), 0.9), rel=0.03)
+def test_weights_that_grew_count_as_far_as_the_loss_was_better_for_it(tmp_path):
+    """From a norm of 8 to one of 50: sqrt(8 * 50) = 20, and 0.02 * 20 / 0.1 = 4; of the start alone 1.6."""
+    norms = steady(1000, level=30.0)
+
+    def grown(losses, to):
+        records = weighing(stream(norms, losses=losses), 8.0)[:500] + weighing(stream(norms, losses=losses), to)[500:]
+        return Run(write_run(tmp_path / f"{losses[-1]}, {to}", records)).recommend()
+
+    useful = grown(falling(1000), 50.0)
+    assert useful.max_norm == pytest.approx(4.0)
+    assert any("the weights grew from a norm of 8 to 50" in reason for reason in useful.reasons)
+    assert any("between that at the start, 8, and that where the loss was least, 50" in r for r in useful.reasons)
+    assert grown(falling(400, 2.0, 0.5) + falling(600, 0.5, 1.8), 50.0).max_norm == pytest.approx(1.6)
+    assert grown(falling(1000, 2.0, 3.0), 50.0).max_norm == pytest.approx(1.6)
+    less = grown(falling(1000), 20.0)
+    assert less.max_norm == pytest.approx(np.quantile(norms, 0.9), rel=0.03)
+
+
+def test_where_steps_are_large_ones_for_the_weights_they_are_bounded_though_nothing_went_wrong(tmp_path):
+    """Norms of about 1, weights of 2.5: 0.02 * 2.5 / 0.1 = 0.5. Where updates are small they are left alone."""
+    calm = weighing(stream(steady(1000), losses=falling(1000)), 2.5, update=0.001)
+    assert Run(write_run(tmp_path / "calm", calm)).recommend().clipped_fraction == pytest.approx(0.1, abs=0.06)
+    large = Run(write_run(tmp_path / "large", weighing(stream(steady(1000), losses=falling(1000)), 2.5, update=0.02)))
+    assert large.recommend().max_norm == pytest.approx(0.5)
+    assert any("nothing went wrong, but a step changes" in reason for reason in large.recommend().reasons)
+    clipped = stream(steady(1000), losses=falling(1000), max_norm=0.1)
+    small = Run(write_run(tmp_path / "clipped", weighing(clipped, 2.5, update=0.002)))
+    assert small.recommend().max_norm == pytest.approx(0.5)
+    assert any("would change the weights without clipping by 2.0%" in reason for reason in small.recommend().reasons)
 
 
 def test_a_heavy_tail_with_progress_gets_the_bound_on_an_update(tmp_path):

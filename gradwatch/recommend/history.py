@@ -38,8 +38,7 @@ class History:
     optimizer_class: str
     learning_rate: float | None  # the largest
     momentum: float
-    weight_norm: float | None  # over all parameters, as sampled first where it was not 0
-    last_weight_norm: float | None  # as sampled last
+    weights: pd.Series  # by step the norm over all parameters, as sampled where it was not 0
     update_ratio: float | None  # over all parameters, the median of the samples
     least_norm: float  # where the optimizer divides: below that its eps would count; else 0
     moment: str
@@ -60,6 +59,21 @@ class History:
         return self.lost_at is not None or self.spikes > 0
 
     @property
+    def weight_norm(self) -> float | None:
+        """As sampled first."""
+        return float(self.weights.iloc[0]) if len(self.weights) else None
+
+    @property
+    def last_weight_norm(self) -> float | None:
+        """As sampled last."""
+        return float(self.weights.iloc[-1]) if len(self.weights) else None
+
+    @property
+    def middle_coef(self) -> float:
+        """What clipping left of the norm of the middle step."""
+        return max(float(np.median(self.given / self.norms)), 1e-6) if len(self.norms) else 1.0
+
+    @property
     def is_scale_free(self) -> bool:
         """Whether the optimizer divides by the size of its gradients."""
         return scale_free(self.optimizer_class)
@@ -73,8 +87,15 @@ class History:
 
     def losses(self) -> Array:
         """The finite ones that were recorded, in order."""
-        losses: Array = self.frame["loss"].to_numpy(float)[self.frame["loss_logged"].to_numpy(bool)]
-        return losses[np.isfinite(losses)]
+        return self.frame["loss"].to_numpy(float)[self._has_loss()]
+
+    def loss_steps(self) -> NDArray[np.int64]:
+        """The steps of those losses."""
+        return self.frame.index.to_numpy(np.int64)[self._has_loss()]
+
+    def _has_loss(self) -> NDArray[np.bool_]:
+        there: NDArray[np.bool_] = self.frame["loss_logged"].to_numpy(bool) & np.isfinite(self.frame["loss"])
+        return there
 
 
 def history_of(run: Run, optimizer: str | None = None) -> History:
@@ -93,9 +114,10 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
         allowed &= ~((steps >= first) & (steps <= last))
     usable = _longest_stretch(steps, allowed, [event.step for event in critical])
     rates = frame["learning_rate"].dropna()
-    sampled, updates = _totals(run, name)
-    present = np.isfinite(sampled) & (sampled > 0)
-    weights, ratios = sampled[present], (updates / np.where(present, sampled, 1))[present & np.isfinite(updates)]
+    weights, updates = _totals(run, name)
+    weights = weights[np.isfinite(weights) & (weights > 0)]
+    ratios = updates.loc[weights.index] / weights
+    ratios = ratios[np.isfinite(ratios)]
     settings = run.settings(name)
     momentum = settings.get("momentum")
     coefs = frame["clip_coef"].to_numpy(float)
@@ -113,8 +135,7 @@ def history_of(run: Run, optimizer: str | None = None) -> History:
         optimizer_class=run.optimizers.get(name, ""),
         learning_rate=float(rates.max()) if len(rates) else None,
         momentum=float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0,
-        weight_norm=float(weights[0]) if len(weights) else None,
-        last_weight_norm=float(weights[-1]) if len(weights) else None,
+        weights=weights,
         update_ratio=float(np.median(ratios)) if len(ratios) else None,
         least_norm=_least_norm(run, name),
         moment=meta.get("moment", "unknown"),
@@ -152,12 +173,13 @@ def _worst(norms: Array, critical: Sequence[Event]) -> float:
     return float(norms.max(initial=0.0))
 
 
-def _totals(run: Run, optimizer: str) -> tuple[Array, Array]:
-    """The sampled norms over all parameters: of the weights, and of what the step changed."""
+def _totals(run: Run, optimizer: str) -> tuple[pd.Series, pd.Series]:
+    """By step the sampled norms over all parameters: of the weights, and of what the step changed."""
     weights, updates = (run.layers(stat, optimizer) for stat in WEIGHT_STATS)
     both = weights.index.intersection(updates.index)
-    tables = (frame.loc[both].to_numpy(float) for frame in (weights, updates))
-    weight, update = (np.sqrt(np.square(table).sum(axis=1)) for table in tables)
+    weight, update = (
+        pd.Series(np.sqrt(np.square(frame.loc[both].to_numpy(float)).sum(axis=1)), both) for frame in (weights, updates)
+    )
     return weight, update
 
 

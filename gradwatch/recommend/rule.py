@@ -25,12 +25,13 @@ GROWN = 4.0  # times: weights that grew so much in the part recorded were thrown
 HEAVY = 2.5  # tail index below which single steps dominate
 UNEVEN = 8.0  # the 99th percentile over the median
 WIDE = 2.0  # the 90th percentile over the median: not a few steps stand out but many
-NOTICED = 0.004  # of the weights' norm in the median step: an update that is more than a crawl
+NOTICED = 0.005  # of the weights' norm in the median step: an update that is more than a crawl
 DRIFT_SAID, DRIFT_UP, DRIFT_DOWN = 2.0, 10.0, 30.0
 UNDONE = 0.15  # of the progress of the loss
 FLAT = 0.05  # of the progress of the loss
 LEFT = 0.05  # of the loss at the start: below that it is not noise that is left
 LEAST_LOSSES = 100
+SAME = 1.1  # times: norms of weights that need no telling apart
 TRAVEL = 1.5  # times the weights' norm: how far clipped updates may carry in so many steps as were recorded
 
 
@@ -81,9 +82,33 @@ def deciding(norms: Array) -> Array:
 
 def step_bound(history: History) -> float | None:
     """The norm at which an update of SGD is `UPDATE` of the weights; with momentum the sum of its echoes."""
-    if history.is_scale_free or not history.learning_rate or history.weight_norm is None:
+    size = weight_size(history)
+    if history.is_scale_free or not history.learning_rate or size is None:
         return None
-    return UPDATE * history.weight_norm * (1 - history.momentum) / history.learning_rate
+    return UPDATE * size * (1 - history.momentum) / history.learning_rate
+
+
+def weight_size(history: History) -> float | None:
+    """The weights' norm at the start and where the loss was least, their geometric mean.
+
+    The first alone says little of weights that start near nothing, the other of weights that were thrown about.
+    """
+    if history.weight_norm is None:
+        return None
+    return math.sqrt(history.weight_norm * _weight_norm_at_best(history))
+
+
+def _weight_norm_at_best(history: History) -> float:
+    """As sampled last in the tenth of the losses that is least; where nothing was learnt the first."""
+    losses, weights = history.losses(), history.weights
+    if len(losses) >= LEAST_LOSSES:
+        tenths = np.array_split(losses, 10)
+        best = int(np.argmin([np.median(part) for part in tenths]))
+        if np.median(tenths[best]) < _start(losses) - _uncertainty(tenths[best]):
+            end = np.array_split(history.loss_steps(), 10)[best][-1]
+            weights = weights[weights.index <= max(end, weights.index[0])]
+            return float(weights.iloc[-1])
+    return float(weights.iloc[0])
 
 
 # --------------------------------------------------------------------- where the optimizer divides
@@ -140,8 +165,20 @@ def _bounding(history: History, bound: float, why: str) -> Choice:
         bound,
         0.5 * bound,
         2 * bound,
-        f"{why}; at learning rate {history.learning_rate:g} it keeps every update within {UPDATE:.0%} of the weights'"
-        f" norm of {history.weight_norm:.3g}, whatever norms were recorded",
+        f"{why}; {_kept(history)}, whatever norms were recorded",
+    )
+
+
+def _kept(history: History) -> str:
+    """What a threshold at the bound does."""
+    start, best = history.weight_norm, _weight_norm_at_best(history)
+    assert start is not None
+    kept = f"at learning rate {history.learning_rate:g} it keeps every update within {UPDATE:.0%} of the weights' norm"
+    if 1 / SAME < best / start < SAME:
+        return f"{kept} of {start:.3g}"
+    return (
+        f"{kept} of {math.sqrt(start * best):.3g}, which lies between that at the start, {start:.3g}, and that where"
+        f" the loss was least, {best:.3g}"
     )
 
 
@@ -157,25 +194,25 @@ def _below_outliers(history: History, bound: float) -> Choice:
 
 
 def _guard(history: History, bound: float) -> Choice:
-    """Nothing went wrong: a guard that lies where one update would be too large, or above nine steps in ten."""
+    """Nothing went wrong: a guard that leaves steps alone unless they are large ones for these weights."""
+    passed = f"{history.spikes} spikes passed without harm" if history.spikes else "nothing went wrong"
+    ratio = (history.update_ratio or 0.0) / history.middle_coef
+    if ratio > NOTICED:
+        changes = (
+            "changes the weights" if history.middle_coef > 1 / SAME else "would change the weights without clipping"
+        )
+        return Choice(
+            bound,
+            0.5 * bound,
+            2 * bound,
+            f"{passed}, but a step {changes} by {ratio:.1%} in the middle, which is much: {_kept(history)}",
+        )
     given = float(np.quantile(deciding(history.given), 0.9))
-    # without outliers the echoes of momentum add up as independent steps do
+    # where updates are small the echoes of momentum may add up as independent steps do
     alone = bound * math.sqrt((1 + history.momentum) / (1 - history.momentum))
     number = max(alone, given)
-    why = (
-        f"it keeps every update within {UPDATE:.0%} of the weights' norm of {history.weight_norm:.3g}"
-        f" at learning rate {history.learning_rate:g}"
-        if alone >= given
-        else "the 90th percentile of the norms that the optimizer was given; a bound on updates would be lower still,"
-        " and this run did without"
-    )
-    passed = f"{history.spikes} spikes passed without harm" if history.spikes else "nothing went wrong"
-    return Choice(
-        number,
-        min(0.5 * number, given),
-        2 * number,
-        f"{passed}, so it is a guard: {why}",
-    )
+    why = _kept(history) if alone >= given else "the 90th percentile of the norms that the optimizer was given"
+    return Choice(number, min(0.5 * number, given), 2 * number, f"{passed}, so it is a guard: {why}")
 
 
 def _noise(history: History, bound: float) -> Choice:
