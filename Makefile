@@ -49,6 +49,7 @@ detection: $(READY)
 recommendation: $(READY)
 	$(BIN)/python benchmarks/recommendation/regret.py train
 	$(BIN)/python benchmarks/recommendation/regret.py report > benchmarks/recommendation/RESULTS.md
+	$(BIN)/python benchmarks/recommendation/limit.py > benchmarks/recommendation/limit.txt
 
 temporal-order: $(READY)
 	$(BIN)/python benchmarks/temporal_order/experiment.py > benchmarks/temporal_order/RESULTS.md

@@ -580,6 +580,15 @@ def test_an_explosion_is_weighed_with_the_loss(loss_after, severity):
     assert event.severity == severity
 
 
+def test_an_explosion_that_gets_worse_in_another_layer_names_the_one_where_it_began():
+    rise = {(step, 2): 40.0 for step in range(300, 310)} | {(step, 4): 400.0 for step in range(310, 330)}
+    events = replay(many_layers(400, rise, losses=[2.0] * 315 + [9.0] * 85))
+    explosions = [event for event in events if event.kind == "explosion"]
+    assert {event.parameter for event in explosions} == {"2.weight"}
+    assert explosions[-1].severity == "critical"
+    assert all("first in 2.weight" in event.message for event in explosions)
+
+
 def test_a_loss_that_stays_lost_after_a_rise_is_critical_wherever_the_norms_went():
     norms = replaced(steady(700), dict.fromkeys(range(500, 504), 30.0))
     records = lossy(norms, [2.0] * 500 + [7.0] * 200)

@@ -178,6 +178,9 @@ class Explosion:
         norm = record.total_norm
         parameter, own = self._layers.first_to_leave()
         first = f"; first in {parameter} ({factor_text(own)} its own level)" if own else ""
+        begun = self._episode.event
+        if begun is not None:  # what gets worse keeps the parameter in which it began
+            first = f"; first in {begun.parameter}" if begun.parameter else ""
         grown = (
             f"total norm {norm:.3g}, {factor_text(norm / level.value)} its level"
             if math.isfinite(norm)

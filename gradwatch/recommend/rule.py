@@ -212,6 +212,8 @@ def _guard(history: History, bound: float) -> Choice:
     alone = bound * math.sqrt((1 + history.momentum) / (1 - history.momentum))
     number = max(alone, given)
     why = _kept(history) if alone >= given else "the 90th percentile of the norms that the optimizer was given"
+    if alone >= given and history.momentum:
+        why += ", the echoes of momentum added up as those of independent steps"
     return Choice(number, min(0.5 * number, given), 2 * number, f"{passed}, so it is a guard: {why}")
 
 

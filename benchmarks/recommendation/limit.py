@@ -1,0 +1,185 @@
+"""Could a better rule for SGD be read off the same records?
+
+    python benchmarks/recommendation/limit.py     # after `regret.py train`; prints limit.txt
+
+The advice of every cell with SGD or momentum is multiplied by a power of what its record shows: how much
+the weights still grow, how much a step changes them, the tail of the norms, and so on. The powers are
+fitted to all cells, and to five sixths of the tasks to be judged on the other sixth. What the second
+gains over the advice itself is what a rule with more of that could gain on tasks that it was not made on.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lab import Task, Trial
+from numpy.typing import NDArray
+from problems import EVERY
+from regret import Advice, advice_for, best_of, by_other_seeds, grid, pilots, recorded, score_of_each, scores_of
+from scipy.optimize import minimize
+
+from gradwatch import Run
+from gradwatch.recommend.history import history_of
+from gradwatch.recommend.rule import is_flat, is_undone, spread
+from gradwatch.recommend.tail import tail_index
+
+Array = NDArray[np.float64]
+FOLDS = 6
+FEATURES = (
+    "none",
+    "growth of the weights in the last third",
+    "median update over the weights",
+    "tail index",
+    "90th percentile over the norms around it",
+    "loss at the end over that at the start",
+    "the loss stands still",
+    "the loss came back up",
+    "weights at the end over those at the start",
+    "advice over the median norm",
+    "momentum",
+)
+TOGETHER = ((1, 2), (1, 2, 5), (1, 3, 9), tuple(range(1, len(FEATURES))))
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One training's record and what its thresholds came to."""
+
+    cell: int
+    advice: float
+    features: Array
+    thresholds: Array  # logarithms, ascending
+    losses: Array  # likewise, over the best of the cell
+
+
+def seeds_of(task: Task, first: int) -> list[Seed]:
+    """Of every learning rate and seed of a task whose cells are numbered from ``first``."""
+    score, scores, advice = score_of_each(task), scores_of(task), advice_for(task)
+    points: dict[tuple[float, int], list[tuple[float, float]]] = {}
+    for label in grid(task)[0]:
+        if math.isfinite(label["threshold"]):
+            cell = label["rate"], label["seed"]
+            points.setdefault(cell, []).append((label["threshold"], score[*cell, label["rule"]]))
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for at, one in enumerate(advice):
+            if math.isinf(one.max_norm):
+                continue  # refused, which no power changes
+            best, _ = best_of(scores, one.rate)
+            thresholds, losses = np.log(sorted(points[one.rate, one.seed])).T
+            run = record_of(task, advice, at, Path(folder) / str(at))
+            cell = first + task.rates.index(one.rate)
+            found.append(Seed(cell, math.log(one.max_norm), features(run, one), thresholds, losses - math.log(best)))
+    return found
+
+
+def record_of(task: Task, advice: Sequence[Advice], at: int, folder: Path) -> Run:
+    """The record that the advice was read from: the second where the first was refused."""
+    if advice[at].second_pilot is None:
+        trials = [Trial(one.seed, one.rate) for one in advice]
+    else:
+        trials = [Trial(one.seed, one.rate, one.second_pilot) for one in advice if one.second_pilot is not None]
+        at = sum(one.second_pilot is not None for one in advice[:at])
+    return recorded(task, pilots(task, trials), at, trials[at], folder)
+
+
+def features(run: Run, advice: Advice) -> Array:
+    """In the order of `FEATURES`, as logarithms about a usual value."""
+    history = history_of(run)
+    losses, norms, weights = history.losses(), history.norms, history.weights.to_numpy(float)
+    growth = weights[-1] / weights[len(weights) * 2 // 3 - 1] - 1
+    progress = np.median(np.array_split(losses, 10)[-1]) / np.median(losses[:10])
+    return np.array(
+        [
+            1.0,
+            np.clip(math.log(max(growth, 1e-3) / 0.03), -3, 3),
+            np.clip(math.log((history.update_ratio or 1e-4) / 0.01), -3, 3),
+            np.log(np.clip(tail_index(history.every_norm)[0], 0.5, 10) / 4),
+            math.log(min(spread(norms, 0.9), 10) / 2),
+            np.clip(math.log(max(progress, 1e-2)), -4, 1),
+            float(is_flat(history)),
+            float(is_undone(history)),
+            np.clip(math.log(weights[-1] / weights[0]), -1, 3),
+            np.clip(math.log(advice.max_norm / np.median(norms)), -3, 3),
+            float(history.momentum > 0),
+        ]
+    )
+
+
+class Cells:
+    """All of them, to be judged at once."""
+
+    def __init__(self, seeds: Sequence[Seed], tasks: Sequence[str]) -> None:
+        self.tasks = np.array(tasks)  # of each cell
+        self.of = np.array([seed.cell for seed in seeds])
+        self.features = np.stack([seed.features for seed in seeds])
+        self.moves = np.linspace(-5, 5, 401)
+        self.losses = np.stack([np.exp(np.interp(s.advice + self.moves, s.thresholds, s.losses)) for s in seeds])
+
+    def regrets(self, powers: Array, columns: Sequence[int]) -> Array:
+        """Of each cell, its advice moved by these powers of these features."""
+        moved = np.clip(self.features[:, columns] @ powers, -4.9, 4.9)
+        place = (moved - self.moves[0]) / (self.moves[1] - self.moves[0])
+        below = place.astype(int)
+        rows, share = np.arange(len(moved)), place - below
+        losses = self.losses[rows, below] * (1 - share) + self.losses[rows, below + 1] * share
+        total: Array = np.bincount(self.of, losses, len(self.tasks)) / np.bincount(self.of, minlength=len(self.tasks))
+        return total
+
+    def fitted(self, columns: Sequence[int], those: NDArray[np.bool_]) -> Array:
+        """The powers that do best for some of the cells."""
+
+        def mean(powers: Array) -> float:
+            own = np.log(self.regrets(powers, columns)[those])
+            return float(own.mean() + 0.003 * np.square(powers).sum())
+
+        starts = [np.zeros(len(columns)), *(np.random.default_rng(i).normal(0, 0.2, len(columns)) for i in (1, 2))]
+        found = [minimize(mean, start, method="Powell", options={"maxiter": 40}) for start in starts]
+        best: Array = min(found, key=lambda one: one.fun).x
+        return best
+
+    def unseen(self, columns: Sequence[int]) -> Array:
+        """The regrets of each task with powers fitted without it and those of its fold."""
+        fold = np.array([list(dict.fromkeys(self.tasks)).index(task) % FOLDS for task in self.tasks])
+        regrets = np.zeros(len(self.tasks))
+        for k in range(FOLDS):
+            regrets[fold == k] = self.regrets(self.fitted(columns, fold != k), columns)[fold == k]
+        return regrets
+
+
+def mean(regrets: Sequence[float] | Array) -> float:
+    return float(np.exp(np.mean(np.log(regrets))))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    tasks = [task for task in EVERY if task.optimizer != "Adam"]
+    seeds, names, others = [], [], []
+    for task in tasks:
+        seeds += seeds_of(task, len(names))
+        names += [task.name] * len(task.rates)
+        best = {rate: best_of(scores_of(task), rate)[0] for rate in task.rates}
+        others += [loss / best[rate] for rate, loss in by_other_seeds(task).items()]
+    cells, every = Cells(seeds, names), np.ones(len(names), bool)
+    advice = cells.regrets(np.zeros(1), [0])
+    print(f"{len(names)} cells of {len(tasks)} tasks with SGD and momentum; geometric mean of regret, worst\n")
+    print(f"{'the advice':62} {mean(advice):.3f} {advice.max():7.2f}")
+    print(f"{'the best of nineteen thresholds, chosen on the other seeds':62} {mean(others):.3f} {max(others):7.2f}\n")
+    print(f"{'the advice times powers of':62} fitted          other tasks")
+    for columns in (*((i,) for i in range(1, len(FEATURES))), *TOGETHER):
+        used = [0, *columns]
+        own, unseen = cells.regrets(cells.fitted(used, every), used), cells.unseen(used)
+        name = (
+            f"{columns[0]}. {FEATURES[columns[0]]}" if len(columns) == 1 else f"{', '.join(map(str, columns))} together"
+        )
+        print(f"{name:62} {mean(own):.3f} {own.max():7.2f}  {mean(unseen):.3f} {unseen.max():7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
