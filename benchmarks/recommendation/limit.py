@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from lab import Task, Trial
 from numpy.typing import NDArray
 from problems import EVERY
-from regret import Advice, advice_for, best_of, by_other_seeds, grid, pilots, recorded, score_of_each, scores_of
+from regret import Advice, advice_for, best_of, by_other_seeds, curves_of, geometric_mean, pilots, recorded, scores_of
 from scipy.optimize import minimize
 
 from gradwatch import Run
@@ -58,35 +58,32 @@ class Seed:
     losses: Array  # likewise, over the best of the cell
 
 
-def seeds_of(task: Task, first: int) -> list[Seed]:
+def seeds_of(task: Task, best: Mapping[float, float], first: int) -> list[Seed]:
     """Of every learning rate and seed of a task whose cells are numbered from ``first``."""
-    score, scores, advice = score_of_each(task), scores_of(task), advice_for(task)
-    points: dict[tuple[float, int], list[tuple[float, float]]] = {}
-    for label in grid(task)[0]:
-        if math.isfinite(label["threshold"]):
-            cell = label["rate"], label["seed"]
-            points.setdefault(cell, []).append((label["threshold"], score[*cell, label["rule"]]))
-    found = []
+    curves, advice, found = curves_of(task), advice_for(task), []
     with tempfile.TemporaryDirectory() as folder:
-        for at, one in enumerate(advice):
+        for one, run in zip(advice, records_of(task, advice, Path(folder)), strict=True):
             if math.isinf(one.max_norm):
                 continue  # refused, which no power changes
-            best, _ = best_of(scores, one.rate)
-            thresholds, losses = np.log(sorted(points[one.rate, one.seed])).T
-            run = record_of(task, advice, at, Path(folder) / str(at))
+            thresholds, losses = curves[one.rate, one.seed]
+            losses = losses - math.log(best[one.rate])
             cell = first + task.rates.index(one.rate)
-            found.append(Seed(cell, math.log(one.max_norm), features(run, one), thresholds, losses - math.log(best)))
+            found.append(Seed(cell, math.log(one.max_norm), features(run, one), thresholds, losses))
     return found
 
 
-def record_of(task: Task, advice: Sequence[Advice], at: int, folder: Path) -> Run:
-    """The record that the advice was read from: the second where the first was refused."""
-    if advice[at].second_pilot is None:
-        trials = [Trial(one.seed, one.rate) for one in advice]
-    else:
-        trials = [Trial(one.seed, one.rate, one.second_pilot) for one in advice if one.second_pilot is not None]
-        at = sum(one.second_pilot is not None for one in advice[:at])
-    return recorded(task, pilots(task, trials), at, trials[at], folder)
+def records_of(task: Task, advice: Sequence[Advice], folder: Path) -> list[Run]:
+    """The records that the advice was read from: the second where the first was refused."""
+    trials = [Trial(one.seed, one.rate) for one in advice]
+    first = pilots(task, trials)
+    found = [recorded(task, first, at, trial, folder / str(at)) for at, trial in enumerate(trials)]
+    again = [at for at, one in enumerate(advice) if one.second_pilot is not None]
+    if again:
+        trials = [replace(trials[at], max_norm=advice[at].second_pilot) for at in again]
+        second = pilots(task, trials)
+        for column, at in enumerate(again):
+            found[at] = recorded(task, second, column, trials[column], folder / f"{at} again")
+    return found
 
 
 def features(run: Run, advice: Advice) -> Array:
@@ -135,12 +132,12 @@ class Cells:
     def fitted(self, columns: Sequence[int], those: NDArray[np.bool_]) -> Array:
         """The powers that do best for some of the cells."""
 
-        def mean(powers: Array) -> float:
+        def cost(powers: Array) -> float:
             own = np.log(self.regrets(powers, columns)[those])
             return float(own.mean() + 0.003 * np.square(powers).sum())
 
         starts = [np.zeros(len(columns)), *(np.random.default_rng(i).normal(0, 0.2, len(columns)) for i in (1, 2))]
-        found = [minimize(mean, start, method="Powell", options={"maxiter": 40}) for start in starts]
+        found = [minimize(cost, start, method="Powell", options={"maxiter": 40}) for start in starts]
         best: Array = min(found, key=lambda one: one.fun).x
         return best
 
@@ -153,32 +150,32 @@ class Cells:
         return regrets
 
 
-def mean(regrets: Sequence[float] | Array) -> float:
-    return float(np.exp(np.mean(np.log(regrets))))
-
-
 def main() -> None:
     torch.set_num_threads(1)
     tasks = [task for task in EVERY if task.optimizer != "Adam"]
     seeds, names, others = [], [], []
     for task in tasks:
-        seeds += seeds_of(task, len(names))
+        scores = scores_of(task)
+        best = {rate: best_of(scores, rate)[0] for rate in task.rates}
+        seeds += seeds_of(task, best, len(names))
         names += [task.name] * len(task.rates)
-        best = {rate: best_of(scores_of(task), rate)[0] for rate in task.rates}
         others += [loss / best[rate] for rate, loss in by_other_seeds(task).items()]
     cells, every = Cells(seeds, names), np.ones(len(names), bool)
     advice = cells.regrets(np.zeros(1), [0])
     print(f"{len(names)} cells of {len(tasks)} tasks with SGD and momentum; geometric mean of regret, worst\n")
-    print(f"{'the advice':62} {mean(advice):.3f} {advice.max():7.2f}")
-    print(f"{'the best of nineteen thresholds, chosen on the other seeds':62} {mean(others):.3f} {max(others):7.2f}\n")
+    print(line("the advice", advice))
+    print(line("the best of nineteen thresholds, chosen on the other seeds", others) + "\n")
     print(f"{'the advice times powers of':62} fitted          other tasks")
     for columns in (*((i,) for i in range(1, len(FEATURES))), *TOGETHER):
         used = [0, *columns]
-        own, unseen = cells.regrets(cells.fitted(used, every), used), cells.unseen(used)
-        name = (
-            f"{columns[0]}. {FEATURES[columns[0]]}" if len(columns) == 1 else f"{', '.join(map(str, columns))} together"
-        )
-        print(f"{name:62} {mean(own):.3f} {own.max():7.2f}  {mean(unseen):.3f} {unseen.max():7.2f}", flush=True)
+        numbers = ", ".join(map(str, columns))
+        name = f"{numbers}. {FEATURES[columns[0]]}" if len(columns) == 1 else f"{numbers} together"
+        print(line(name, cells.regrets(cells.fitted(used, every), used), cells.unseen(used)), flush=True)
+
+
+def line(name: str, *columns: Sequence[float] | Array) -> str:
+    """Geometric mean and worst of each."""
+    return f"{name:62} " + "  ".join(f"{geometric_mean(regrets):.3f} {max(regrets):7.2f}" for regrets in columns)
 
 
 if __name__ == "__main__":

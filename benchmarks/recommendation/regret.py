@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from lab import LOOKS, SAMPLED, History, Task, Trial, train
+from numpy.typing import NDArray
 from problems import FIFTH, FIRST, FOURTH, REPORT, SECOND, THIRD, TUNE
 
 from gradwatch import Run
@@ -221,20 +222,26 @@ def by_other_seeds(task: Task) -> dict[float, float]:
     return found
 
 
-def estimated(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
-    """By learning rate the loss that advice would have, read off the grid of the same seed in logarithms."""
-    score, points = score_of_each(task), {}
+def curves_of(task: Task) -> dict[tuple[float, int], NDArray[np.float64]]:
+    """By learning rate and seed the thresholds that were trained with, ascending, and their losses; logarithms."""
+    score = score_of_each(task)
+    points: dict[tuple[float, int], list[tuple[float, float]]] = {}
     for label in grid(task)[0]:
         if math.isfinite(label["threshold"]):
             cell = label["rate"], label["seed"]
             points.setdefault(cell, []).append((label["threshold"], score[*cell, label["rule"]]))
-    losses = []
+    return {cell: np.log(sorted(of)).T for cell, of in points.items()}
+
+
+def estimated(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
+    """By learning rate the loss that advice would have, read off the grid of the same seed in logarithms."""
+    score, curves, losses = score_of_each(task), curves_of(task), []
     for one in advice:
         if one.clip is not None or math.isinf(one.max_norm):
             rule = "none" if one.clip is None else rule_of(one.clip)
             losses.append(score[one.rate, one.seed, rule])
         else:
-            at, on = np.log(sorted(points[one.rate, one.seed])).T
+            at, on = curves[one.rate, one.seed]
             losses.append(float(np.exp(np.interp(math.log(one.max_norm), at, on))))
     return by_rate(advice, losses)
 
@@ -254,7 +261,7 @@ def advise(tasks: Sequence[Task]) -> None:
                 f"{task.name:22} lr {rate:<7g} regret {value / best:6.3f}  none {scores[rate, 'none'] / best:7.3f}"
                 f"  best {top:8.3g}  advice {thresholds}" + (f"  ({again} second pilots)" if again else "")
             )
-    print(f"geometric mean {np.exp(np.mean(np.log(regrets))):.3f}, worst {max(regrets):.3f}")
+    print(f"geometric mean {geometric_mean(regrets):.3f}, worst {max(regrets):.3f}")
 
 
 # --------------------------------------------------------------------------- the advice, carried out
@@ -414,7 +421,11 @@ def overview(found: Sequence[Cell]) -> list[str]:
 
 
 def mean_of(found: Sequence[Cell], rule: str) -> str:
-    return f"{np.exp(np.mean([math.log(cell.regret[rule]) for cell in found])):.3f}" if found else "-"
+    return f"{geometric_mean([cell.regret[rule] for cell in found]):.3f}" if found else "-"
+
+
+def geometric_mean(regrets: Sequence[float] | NDArray[np.float64]) -> float:
+    return float(np.exp(np.mean(np.log(regrets))))
 
 
 def every_cell(found: Sequence[Cell]) -> list[str]:

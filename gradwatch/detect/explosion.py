@@ -174,13 +174,17 @@ class Explosion:
             return self._episode.calm()
         return self._episode.alarm(self._event(record, "critical", level))
 
+    def _where_it_began(self) -> tuple[str | None, str]:
+        """The parameter and its part of the message; what gets worse keeps those of its beginning."""
+        begun = self._episode.event
+        if begun is not None:
+            return begun.parameter, f"; first in {begun.parameter}" if begun.parameter else ""
+        parameter, own = self._layers.first_to_leave()
+        return parameter, f"; first in {parameter} ({factor_text(own)} its own level)" if own else ""
+
     def _event(self, record: StepRecord, severity: Severity, level: Level) -> Event:
         norm = record.total_norm
-        parameter, own = self._layers.first_to_leave()
-        first = f"; first in {parameter} ({factor_text(own)} its own level)" if own else ""
-        begun = self._episode.event
-        if begun is not None:  # what gets worse keeps the parameter in which it began
-            first = f"; first in {begun.parameter}" if begun.parameter else ""
+        parameter, first = self._where_it_began()
         grown = (
             f"total norm {norm:.3g}, {factor_text(norm / level.value)} its level"
             if math.isfinite(norm)

@@ -12,6 +12,7 @@ a percentile of the norms, is what good thresholds of different tasks have in co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ UNDONE = 0.15  # of the progress of the loss
 FLAT = 0.05  # of the progress of the loss
 LEFT = 0.05  # of the loss at the start: below that it is not noise that is left
 LEAST_LOSSES = 100
-SAME = 1.1  # times: norms of weights that need no telling apart
+SAME = 1.1  # times: numbers that need no telling apart
 TRAVEL = 1.5  # times the weights' norm: how far clipped updates may carry in so many steps as were recorded
 
 
@@ -82,19 +83,17 @@ def deciding(norms: Array) -> Array:
 
 def step_bound(history: History) -> float | None:
     """The norm at which an update of SGD is `UPDATE` of the weights; with momentum the sum of its echoes."""
-    size = weight_size(history)
-    if history.is_scale_free or not history.learning_rate or size is None:
+    if history.is_scale_free or not history.learning_rate or history.weight_norm is None:
         return None
-    return UPDATE * size * (1 - history.momentum) / history.learning_rate
+    return UPDATE * _weight_size(history) * (1 - history.momentum) / history.learning_rate
 
 
-def weight_size(history: History) -> float | None:
+def _weight_size(history: History) -> float:
     """The weights' norm at the start and where the loss was least, their geometric mean.
 
     The first alone says little of weights that start near nothing, the other of weights that were thrown about.
     """
-    if history.weight_norm is None:
-        return None
+    assert history.weight_norm is not None
     return math.sqrt(history.weight_norm * _weight_norm_at_best(history))
 
 
@@ -103,8 +102,9 @@ def _weight_norm_at_best(history: History) -> float:
     losses, weights = history.losses(), history.weights
     if len(losses) >= LEAST_LOSSES:
         tenths = np.array_split(losses, 10)
-        best = int(np.argmin([np.median(part) for part in tenths]))
-        if np.median(tenths[best]) < _start(losses) - _uncertainty(tenths[best]):
+        middles = _middles(tenths)
+        best = int(np.argmin(middles))
+        if middles[best] < _start(losses) - _uncertainty(tenths[best]):
             end = np.array_split(history.loss_steps(), 10)[best][-1]
             weights = weights[weights.index <= max(end, weights.index[0])]
             return float(weights.iloc[-1])
@@ -177,7 +177,7 @@ def _kept(history: History) -> str:
     if 1 / SAME < best / start < SAME:
         return f"{kept} of {start:.3g}"
     return (
-        f"{kept} of {math.sqrt(start * best):.3g}, which lies between that at the start, {start:.3g}, and that where"
+        f"{kept} of {_weight_size(history):.3g}, which lies between that at the start, {start:.3g}, and that where"
         f" the loss was least, {best:.3g}"
     )
 
@@ -196,11 +196,10 @@ def _below_outliers(history: History, bound: float) -> Choice:
 def _guard(history: History, bound: float) -> Choice:
     """Nothing went wrong: a guard that leaves steps alone unless they are large ones for these weights."""
     passed = f"{history.spikes} spikes passed without harm" if history.spikes else "nothing went wrong"
-    ratio = (history.update_ratio or 0.0) / history.middle_coef
+    coef = history.middle_coef
+    ratio = (history.update_ratio or 0.0) / coef
     if ratio > NOTICED:
-        changes = (
-            "changes the weights" if history.middle_coef > 1 / SAME else "would change the weights without clipping"
-        )
+        changes = "changes the weights" if coef > 1 / SAME else "would change the weights without clipping"
         return Choice(
             bound,
             0.5 * bound,
@@ -211,9 +210,11 @@ def _guard(history: History, bound: float) -> Choice:
     # where updates are small the echoes of momentum may add up as independent steps do
     alone = bound * math.sqrt((1 + history.momentum) / (1 - history.momentum))
     number = max(alone, given)
-    why = _kept(history) if alone >= given else "the 90th percentile of the norms that the optimizer was given"
-    if alone >= given and history.momentum:
-        why += ", the echoes of momentum added up as those of independent steps"
+    if alone < given:
+        why = "the 90th percentile of the norms that the optimizer was given"
+    else:
+        echoes = ", the echoes of momentum added up as those of independent steps"
+        why = _kept(history) + (echoes if history.momentum else "")
     return Choice(number, min(0.5 * number, given), 2 * number, f"{passed}, so it is a guard: {why}")
 
 
@@ -282,7 +283,7 @@ def is_undone(history: History) -> bool:
     if len(losses) < LEAST_LOSSES:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
-    middles = [float(np.median(part)) for part in tenths]
+    middles = _middles(tenths)
     start, best, end = _start(losses), min(middles), middles[-1]
     doubt = _uncertainty(tenths[-1]) + _uncertainty(tenths[int(np.argmin(middles))])
     if best > start - doubt or float(np.median(middles)) > start:
@@ -296,9 +297,13 @@ def is_flat(history: History) -> bool:
     if len(losses) < LEAST_LOSSES:
         return False
     thirds = np.array_split(losses, 3)
-    middles = [float(np.median(part)) for part in thirds]
+    middles = _middles(thirds)
     start = _start(losses)
     return middles[1] - middles[2] < max(FLAT * abs(start - middles[2]), _uncertainty(thirds[2]))
+
+
+def _middles(parts: Sequence[Array]) -> list[float]:
+    return [float(np.median(part)) for part in parts]
 
 
 def _start(losses: Array) -> float:
