@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
-from gradwatch.report.html import render
-from gradwatch.report.page.view import RunView
 from gradwatch.store import StoreWriter
+from gradwatch.views.html import render
+from gradwatch.views.web.view import RunView
 
 SIZES = ((150, 10_000), (1_000, 100_000))
 TRIES = 21

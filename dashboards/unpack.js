@@ -1,4 +1,4 @@
-// Reads what gradwatch/report/page/pack.py writes.
+// Reads what gradwatch/views/web/pack.py writes.
 
 const KINDS = { float64: Float64Array, float32: Float32Array, uint16: Uint16Array };
 

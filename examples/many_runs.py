@@ -18,7 +18,7 @@ from dask.distributed import Client, LocalCluster
 from torch import nn
 
 import gradwatch
-from gradwatch.dataset import write_dataset
+from gradwatch.export.dataset import write_dataset
 
 STEPS = 60
 

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradwatch import clip as clip
+    from gradwatch.analysis.recommend import Recommendation as Recommendation
+    from gradwatch.analysis.run import Run as Run
+    from gradwatch.analysis.summary import RunSummary as RunSummary
     from gradwatch.errors import GradwatchError as GradwatchError
-    from gradwatch.recommend import Recommendation as Recommendation
     from gradwatch.record import Event as Event
     from gradwatch.record import StepRecord as StepRecord
-    from gradwatch.run import Run as Run
-    from gradwatch.summary import RunSummary as RunSummary
-    from gradwatch.watch import Watch as Watch
-    from gradwatch.watch import attach as attach
+    from gradwatch.recording.watch import Watch as Watch
+    from gradwatch.recording.watch import attach as attach
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "attach": "watch",
-    "Watch": "watch",
-    "Run": "run",
-    "RunSummary": "summary",
-    "Recommendation": "recommend",
+    "attach": "recording.watch",
+    "Watch": "recording.watch",
+    "Run": "analysis.run",
+    "RunSummary": "analysis.summary",
+    "Recommendation": "analysis.recommend",
     "Event": "record",
     "StepRecord": "record",
     "GradwatchError": "errors",

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, RenderableType
 
+    from gradwatch.analysis.run import Run
     from gradwatch.record import Event
-    from gradwatch.report.console import ConsoleReport
-    from gradwatch.run import Run
+    from gradwatch.views.console import ConsoleReport
 
 app = typer.Typer(
     help="The flight recorder for gradients.",
@@ -65,7 +65,7 @@ def run(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write a few scalars as event files too.")] = False,
 ) -> None:
     """Run a training script as it is and record it."""
-    from gradwatch.launch import prepare
+    from gradwatch.script.launch import prepare
 
     if max_norm is not None and not max_norm > 0:
         raise BadArgument(f"--max-norm is {max_norm!r}; expected a number above 0, or inf.")
@@ -99,7 +99,7 @@ def watch(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
 ) -> None:
     """Show the report of a run while it is written, until q or Ctrl-C."""
-    from gradwatch.report.live import follow
+    from gradwatch.views.live import follow
 
     follow(run, _console(), every)
 
@@ -130,7 +130,7 @@ def recommend(
     Of several runs of one training, other seeds say, the advice is for all of them.
     """
     if runs is not None and len(runs) > 1:
-        from gradwatch.recommend import recommend_for_all
+        from gradwatch.analysis.recommend import recommend_for_all
 
         agreement = recommend_for_all([_open(run) for run in runs], optimizer)
         _show(json, lambda j: j.agreement(agreement), lambda view: view.agreement(agreement))
@@ -161,7 +161,7 @@ def check(
     ] = None,
 ) -> None:
     """Exit with code 3 where the run is not healthy, for CI."""
-    from gradwatch.report.draw import printable
+    from gradwatch.views.draw import printable
 
     faults = _faults(_open(run), fail_on or [], max_clipped_fraction)
     for fault in faults:
@@ -236,9 +236,9 @@ def doctor(
     module: AsModule = False,
 ) -> None:
     """Run a training script for a few steps and say what can be seen of it."""
-    from gradwatch.doctor import examine
-    from gradwatch.launch import prepare
-    from gradwatch.report.console import ConsoleReport
+    from gradwatch.script.doctor import examine
+    from gradwatch.script.launch import prepare
+    from gradwatch.views.console import ConsoleReport
 
     program, _ = prepare(arguments, None, module)
     diagnosis = examine(program, steps)
@@ -287,7 +287,7 @@ def demo(
 
 
 def _open(path: Path | None) -> Run:
-    from gradwatch.run import Run, newest
+    from gradwatch.analysis.run import Run, newest
 
     gc.freeze()  # what was imported stays; among many rows each garbage collection would look through all of it
     return Run(newest() if path is None else path)
@@ -300,11 +300,11 @@ def _show(
     layers: int = 12,
 ) -> None:
     if as_json:
-        from gradwatch.report import json
+        from gradwatch.views import json
 
         typer.echo(json.dumps(to_json(json)))
         return
-    from gradwatch.report.console import ConsoleReport
+    from gradwatch.views.console import ConsoleReport
 
     console = _console()
     console.print(to_view(ConsoleReport.on(console, layers)))
@@ -351,8 +351,8 @@ def _faults(run: Run, kinds: list[str], max_clipped_fraction: float | None) -> l
 
 def _write_html(run: Run, file: Path, optimizer: str | None) -> int:
     """Write the page of a run; its size in bytes."""
-    from gradwatch.report.html import render
-    from gradwatch.report.page.view import RunView
+    from gradwatch.views.html import render
+    from gradwatch.views.web.view import RunView
 
     page = render(RunView(run.path, optimizer)).encode()
     try:
@@ -363,7 +363,7 @@ def _write_html(run: Run, file: Path, optimizer: str | None) -> int:
 
 
 def _write_dataset(paths: Sequence[str]) -> None:
-    from gradwatch.dataset import write_dataset
+    from gradwatch.export.dataset import write_dataset
 
     *folders, target = paths
     if not folders:
@@ -411,7 +411,7 @@ def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mirror(run: Run, folder: Path) -> int:
-    from gradwatch.tensorboard.mirror import write
+    from gradwatch.sinks.event_files import write
 
     names = list(run.optimizers)
     try:
@@ -423,8 +423,8 @@ def _mirror(run: Run, folder: Path) -> int:
 def _import(
     files: list[Path], norm: str | None, step: str | None, loss: str | None, optimizer_class: str, moment: str | None
 ) -> None:
-    from gradwatch.report.draw import printable
     from gradwatch.sources import read, write
+    from gradwatch.views.draw import printable
 
     if len(files) < 2:
         raise BadArgument("one path was given; expected the files and then the folder of the new run.")
@@ -449,8 +449,8 @@ def _tune(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from gradwatch.launch import prepare
-    from gradwatch.tune import cost_in_steps, tune
+    from gradwatch.script.launch import prepare
+    from gradwatch.script.tune import cost_in_steps, tune
 
     program, _ = prepare(arguments, None, module)
     folder = folder or Path("runs") / f"tune-{arguments[0] if module else program.path.stem}"
@@ -474,9 +474,9 @@ def _tune(
 
 
 def _demo(folder: Path, steps: int, seed: int) -> None:
+    from gradwatch.analysis.run import Run
     from gradwatch.demo import SEEDS
-    from gradwatch.report.console import ConsoleReport
-    from gradwatch.run import Run
+    from gradwatch.views.console import ConsoleReport
 
     console = _console()
     view = ConsoleReport.on(console)
@@ -554,7 +554,7 @@ def main() -> None:
     # A script runs outside of the handling above: its exceptions and its streams are its own.
     for stream, errors in zip(streams, before, strict=True):
         stream.reconfigure(errors=errors)
-    from gradwatch.launch import launch
+    from gradwatch.script.launch import launch
 
     launch(*_to_launch)
 

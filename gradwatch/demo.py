@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gradwatch.watch import attach
+from gradwatch.recording.watch import attach
 
 STEPS = 8000
 SEEDS = 3

@@ -15,12 +15,12 @@ import pytest
 from gradwatch import Run
 from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged
 from gradwatch.record import ParameterInfo
-from gradwatch.report.html import render
-from gradwatch.report.page.view import RunView
 from gradwatch.sources import read, write
 from gradwatch.store import FILE_NAME, StoreWriter
 from gradwatch.store.checksums import NUMBERS, TEXTS, of_step, of_steps
 from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views.html import render
+from gradwatch.views.web.view import RunView
 
 FLIPS = 2000
 
@@ -264,7 +264,7 @@ def test_damaged_histories_are_refused_or_read(tmp_path, name):
     if name in HISTORIES:
         data = HISTORIES[name]
     else:
-        from gradwatch.tensorboard import mirror
+        from gradwatch.sinks import event_files as mirror
 
         mirror.write(stream(steady(60)), tmp_path / "logs")
         data = next((tmp_path / "logs").iterdir()).read_bytes()

@@ -11,8 +11,8 @@ import pytest
 
 from gradwatch import Run
 from gradwatch.cli import main
-from gradwatch.dataset import write_dataset
 from gradwatch.errors import BadArgument, CannotExport
+from gradwatch.export.dataset import write_dataset
 from gradwatch.testing import replaced, steady, stream, write_run
 
 pytest.importorskip("pyarrow")

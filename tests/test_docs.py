@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from gradwatch import Run, errors
-from gradwatch.cli import app
-from gradwatch.recommend import Agreement, Phase, Recommendation, WhatIf
-from gradwatch.record import KINDS, STATS, WEIGHT_STATS, Event, StepRecord
-from gradwatch.run import LAYER_STATS
-from gradwatch.summary import (
+from gradwatch.analysis.recommend import Agreement, Phase, Recommendation, WhatIf
+from gradwatch.analysis.run import LAYER_STATS
+from gradwatch.analysis.summary import (
     ClippingSummary,
     LayerSummary,
     LossSummary,
@@ -20,8 +18,10 @@ from gradwatch.summary import (
     RunSummary,
     WeightSummary,
 )
+from gradwatch.cli import app
+from gradwatch.record import KINDS, STATS, WEIGHT_STATS, Event, StepRecord
+from gradwatch.script.tune import Trial, Tuning
 from gradwatch.testing import stream, write_run
-from gradwatch.tune import Trial, Tuning
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))

@@ -157,7 +157,7 @@ def test_nothing_is_written_where_nothing_is_clipped():
 def loop(tmp_path, monkeypatch, nonfinite, bad_step=None, stats=gradwatch.record.STATS, norm_type=2.0):
     reads = []
     from gradwatch.clip import drop_in
-    from gradwatch.tracked import stepping
+    from gradwatch.recording import tracker as stepping
 
     for module in (drop_in, stepping):
         original = module.measure

@@ -10,10 +10,10 @@ import pytest
 
 from gradwatch import Run
 from gradwatch.record import Event, ParameterInfo
-from gradwatch.report.html import render
-from gradwatch.report.page.view import RunView
 from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream
+from gradwatch.views.html import render
+from gradwatch.views.web.view import RunView
 
 NAMES = {
     "a newline": "first\nsecond",

@@ -16,24 +16,16 @@ STAGES = [
     "clip",
     "detect",
     "store",
-    "ranks",
-    "recorder",
-    "taps",
-    "draft",
-    "tracked",
-    "watch",
+    "distributed",
+    "sinks",
+    "recording",
     "integrations",
-    "discover",
-    "launch",
-    "run",
     "sources",
-    "summary",
-    "recommend",
-    "dataset",
-    "tune",
-    "doctor",
-    "report",
-    "tensorboard",
+    "analysis",
+    "export",
+    "script",
+    "views",
+    "plugins",
     "demo",
     "testing",
     "cli",
@@ -41,28 +33,15 @@ STAGES = [
     "__init__",
 ]
 HOMES = {
-    "torch": {
-        "measure",
-        "clip",
-        "ranks",
-        "taps",
-        "draft",
-        "tracked",
-        "watch",
-        "integrations",
-        "discover",
-        "demo",
-        "doctor",
-    },
+    "torch": {"measure", "clip", "distributed", "recording", "integrations", "script", "demo"},
     "sqlite3": {"store"},
-    "pandas": {"run", "dataset", "sources", "summary", "recommend", "report", "cli"},
-    "tensorboard": {"sources", "tensorboard"},
-    "rich": {"report", "cli"},
+    "pandas": {"analysis", "export", "sources", "views", "cli"},
+    "tensorboard": {"sources", "sinks", "plugins"},
+    "rich": {"views", "cli"},
     "typer": {"cli"},
 }
-# A Run hands out its summary and its recommendation, which are made from it; a watch shows its records to a mirror;
-# a summary shows itself in a notebook.
-FORWARD = {("run", "summary"), ("run", "recommend"), ("watch", "tensorboard"), ("summary", "report")}
+# A summary shows itself in a notebook.
+FORWARD = {("analysis", "views")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -107,8 +86,8 @@ def test_heavy_libraries_have_their_homes(path):
 
 def test_a_module_against_the_flow_would_be_found(tmp_path):
     file = tmp_path / "x.py"
-    file.write_text("def f():\n    from gradwatch.watch import attach\n    import torch\n")
-    assert imported(file) == {"gradwatch.watch", "torch"}
+    file.write_text("def f():\n    from gradwatch.recording.watch import attach\n    import torch\n")
+    assert imported(file) == {"gradwatch.recording.watch", "torch"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.tensorboard.mirror import PART, scalars, write
+from gradwatch.sinks.event_files import PART, scalars, write
 from gradwatch.testing import replaced, steady, stream, write_run
 
 
@@ -100,7 +100,7 @@ def test_the_weights_are_those_without_it(tmp_path):
 
 
 def test_a_mirror_that_fails_ends_alone(tmp_path, monkeypatch, caplog):
-    from gradwatch.tensorboard import mirror
+    from gradwatch.sinks import event_files as mirror
 
     def fail(self, record):
         raise OSError("no space")

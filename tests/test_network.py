@@ -37,7 +37,7 @@ for command in (["report", "run"], ["report", "run", "--html", "x.html"], ["even
         assert end.code in (0, None, 3), (command, end.code)
 gradwatch.Run("run")._repr_html_()
 from types import SimpleNamespace
-from gradwatch.tensorboard.plugin import GradWatchLoader
+from gradwatch.plugins.tensorboard import GradWatchLoader
 plugin = GradWatchLoader().load(SimpleNamespace(logdir=".", flags=None))
 for route in ("/runs", "/overview", "/layers", "/advice"):
     environ = {"REQUEST_METHOD": "GET", "QUERY_STRING": "run=run", "PATH_INFO": route}

@@ -13,9 +13,9 @@ from PIL import Image
 
 from gradwatch import Run
 from gradwatch.record import Event, ParameterInfo
-from gradwatch.report.notebook import png
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views.notebook import png
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
 

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch import Run
+from gradwatch.analysis.summary import summarize
 from gradwatch.errors import BadArgument, EmptyRun
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
-from gradwatch.report.page.files import files, joined
-from gradwatch.report.page.layers import LayerHistory
-from gradwatch.report.page.pack import halved, in_planes, pack
-from gradwatch.report.page.pyramid import ABSENT, NOT_FINITE, Pyramid
-from gradwatch.report.page.series import at_zoom
-from gradwatch.report.page.view import MOST_EVENTS, RunView
 from gradwatch.store import StoreWriter
-from gradwatch.summary import summarize
 from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views.web.files import files, joined
+from gradwatch.views.web.layers import LayerHistory
+from gradwatch.views.web.pack import halved, in_planes, pack
+from gradwatch.views.web.pyramid import ABSENT, NOT_FINITE, Pyramid
+from gradwatch.views.web.series import at_zoom
+from gradwatch.views.web.view import MOST_EVENTS, RunView
 
 
 def infos(count):
@@ -193,7 +193,7 @@ def test_sampled_weights_have_a_row_for_each_sample(tmp_path):
 
 
 def test_a_long_run_has_a_coarser_pyramid_and_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("gradwatch.report.page.layers.MOST", 300)
+    monkeypatch.setattr("gradwatch.views.web.layers.MOST", 300)
     run = written(tmp_path, [record(s, [1.0, 1.0, 99.0 if s == 1234 else 1.0]) for s in range(2000)])
     seen = history(run)
     assert seen.pyramid.base == 64
@@ -237,7 +237,7 @@ def test_the_series_have_the_least_and_the_largest_of_each_column(length, column
 
 
 def series_of(norms):
-    from gradwatch.summary import Series
+    from gradwatch.analysis.summary import Series
 
     length = len(norms)
     none = np.full(length, np.nan)
@@ -321,7 +321,7 @@ def test_a_view_is_as_of_its_last_refresh(tmp_path):
 def test_a_run_that_nobody_wrote_to_is_not_read_again(tmp_path, monkeypatch):
     write_run(tmp_path, stream(steady(50)))
     view = RunView(tmp_path)
-    monkeypatch.setattr("gradwatch.report.page.view.Run", None)  # whoever opens the run now fails
+    monkeypatch.setattr("gradwatch.views.web.view.Run", None)  # whoever opens the run now fails
     view.refresh()
     assert view.overview()["steps"] == 50
 

@@ -14,10 +14,10 @@ import pytest
 from werkzeug.test import Client
 
 from gradwatch.errors import GradwatchError
+from gradwatch.plugins.tensorboard import GradWatchLoader, folders
 from gradwatch.store import FILE_NAME
-from gradwatch.tensorboard.gallery import Gallery
-from gradwatch.tensorboard.plugin import GradWatchLoader, folders
 from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views.web.gallery import Gallery
 
 BASE = "/data/plugin/gradwatch"
 
@@ -154,7 +154,7 @@ def test_a_run_that_was_deleted_is_told(logs):
 
 
 def test_an_empty_folder_is_inactive_until_a_run_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("gradwatch.tensorboard.gallery.AT_LEAST", 0.0)
+    monkeypatch.setattr("gradwatch.views.web.gallery.AT_LEAST", 0.0)
     plugin = plugin_of(tmp_path)
     assert not plugin.is_active()
     assert ask(plugin, "/runs").json == {"runs": [], "folders": [str(tmp_path)]}
@@ -207,14 +207,14 @@ def test_a_fault_of_ours_is_an_answer_too(logs, monkeypatch, caplog):
     def fault(*_):
         raise RuntimeError("oh")
 
-    monkeypatch.setattr("gradwatch.tensorboard.gallery.Gallery.overview", fault)
+    monkeypatch.setattr("gradwatch.views.web.gallery.Gallery.overview", fault)
     answer = ask(plugin_of(logs), "/overview?run=a")
     assert (answer.status_code, answer.json) == (500, {"error": "tab-fault", "message": "oh"})
     assert "tab-fault" in caplog.text
 
 
 def test_views_are_given_up_when_there_are_too_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("gradwatch.tensorboard.gallery.KEPT_VIEWS", 2)
+    monkeypatch.setattr("gradwatch.views.web.gallery.KEPT_VIEWS", 2)
     for name in "abcd":
         write_run(tmp_path / name, stream(steady(30)))
     plugin = plugin_of(tmp_path)
@@ -241,7 +241,7 @@ def test_a_missing_library_is_told_in_the_tab_and_breaks_nothing(logs):
         "sys.modules['pandas'] = None\n"
         "from types import SimpleNamespace\n"
         "from werkzeug.test import Client\n"
-        "from gradwatch.tensorboard.plugin import GradWatchLoader\n"
+        "from gradwatch.plugins.tensorboard import GradWatchLoader\n"
         f"plugin = GradWatchLoader().load(SimpleNamespace(logdir={str(logs)!r}, flags=None))\n"
         "answer = Client(plugin.get_plugin_apps()['/runs']).get('/')\n"
         "print(plugin.is_active(), answer.status_code, 'pandas' in answer.json['message'])\n"
@@ -254,14 +254,14 @@ def test_the_entry_point_needs_only_tensorboard_and_the_standard_library():
     program = (
         "import sys\n"
         "for name in ('pandas', 'torch', 'rich', 'typer'): sys.modules[name] = None\n"
-        "import gradwatch.tensorboard.plugin as plugin\n"
+        "import gradwatch.plugins.tensorboard as plugin\n"
         "from types import SimpleNamespace\n"
         "plugin.GradWatchLoader().load(SimpleNamespace(logdir='', flags=None)).frontend_metadata()\n"
         "print(sorted(m for m in sys.modules if m.startswith('gradwatch.')))\n"
     )
     env = os.environ | {"PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
-    assert done.stdout.strip() == "['gradwatch.tensorboard', 'gradwatch.tensorboard.plugin']"
+    assert done.stdout.strip() == "['gradwatch.plugins', 'gradwatch.plugins.tensorboard']"
 
 
 def test_a_run_that_is_deleted_while_it_is_shown_is_told_and_comes_back(tmp_path):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.detect import Desync
-from gradwatch.ranks.combine import Holding, Layout, combine
-from gradwatch.ranks.local_step import ABSENT, Ended, Joined, LocalStep, Share, pack, unpack
+from gradwatch.distributed.combine import Holding, Layout, combine
+from gradwatch.distributed.messages import ABSENT, Ended, Joined, LocalStep, Share, pack, unpack
 from gradwatch.record import RANK_STATS, STATS, ParameterInfo, RankStats
 from gradwatch.testing import replaced, steady, stream, write_run
 

@@ -8,9 +8,9 @@ import pytest
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.recommend import recommend_for_all, tail_index
-from gradwatch.recommend.findings import findings
-from gradwatch.recommend.history import history_of
+from gradwatch.analysis.recommend import recommend_for_all, tail_index
+from gradwatch.analysis.recommend.findings import findings
+from gradwatch.analysis.recommend.history import history_of
 from gradwatch.record import Event, ParameterInfo, StepRecord, WeightStats
 from gradwatch.sources.history import History, Point, write
 from gradwatch.store import StoreWriter

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from gradwatch import Run
 from gradwatch.record import Event, ParameterInfo
-from gradwatch.report import json as report_json
-from gradwatch.report.console import ConsoleReport
-from gradwatch.report.draw import Ink, bounds_of, chart, fit, number, seconds, share
 from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views import json as report_json
+from gradwatch.views.console import ConsoleReport
+from gradwatch.views.draw import Ink, bounds_of, chart, fit, number, seconds, share
 
 HOSTILE = (
     "a[red]b[/red]",

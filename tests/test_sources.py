@@ -15,9 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch import Run
 from gradwatch.errors import CannotImport
-from gradwatch.report.console import ConsoleReport
 from gradwatch.sources import read, write
 from gradwatch.testing import replaced, steady
+from gradwatch.views.console import ConsoleReport
 
 NORMS = replaced(steady(500), {100: 40.0, 200: math.nan, 300: math.inf})
 

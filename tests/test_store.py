@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch import Run
+from gradwatch.distributed import Share
 from gradwatch.errors import EmptyRun, GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
-from gradwatch.ranks import Share
 from gradwatch.record import ORIGINS, STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats, merged
-from gradwatch.recorder import Recorder
+from gradwatch.recording.recorder import Recorder
 from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreReader, StoreWriter
 from gradwatch.store.writer import on_network_file_system
 from gradwatch.testing import steady, stream, write_run

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch import Run
+from gradwatch.analysis.summary import _next, any_in, judge, quantile, spike_safe, summarize
 from gradwatch.record import Event
 from gradwatch.store import StoreWriter
-from gradwatch.summary import _next, any_in, judge, quantile, spike_safe, summarize
 from gradwatch.testing import replaced, steady, stream, write_run
 
 

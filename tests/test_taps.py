@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_ as early_norm
 from torch.nn.utils import clip_grad_value_ as early_value
 
-from gradwatch.taps import listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
+from gradwatch.recording.hooks import listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
 
 
 class Ear:

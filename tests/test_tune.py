@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.errors import BadArgument, CannotTune
-from gradwatch.tune import Trial, candidates, cost, count_within, printed, rounds, search, tune
+from gradwatch.script.tune import Trial, candidates, cost, count_within, printed, rounds, search, tune
 
 SCRIPT = """
 import sys, torch

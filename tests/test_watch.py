@@ -102,10 +102,10 @@ def test_training_is_equal_bit_for_bit(tmp_path, optimizer, clip):
 
 
 FAULTS = [
-    "gradwatch.tracked.stepping.measure",
-    "gradwatch.tracked.stepping.norms",
-    "gradwatch.tracked.stepping.norm_clipping",
-    "gradwatch.watch.make_record",
+    "gradwatch.recording.tracker.measure",
+    "gradwatch.recording.tracker.norms",
+    "gradwatch.recording.tracker.norm_clipping",
+    "gradwatch.recording.watch.make_record",
 ]
 
 
@@ -1031,8 +1031,8 @@ def test_dataloader_workers_are_left_alone(tmp_path):
 
 
 def test_a_full_queue_drops_and_says_so(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("gradwatch.watch._QUEUE_BYTES", 1)
-    monkeypatch.setattr("gradwatch.recorder.INTERVAL", 60.0)
+    monkeypatch.setattr("gradwatch.recording.watch._QUEUE_BYTES", 1)
+    monkeypatch.setattr("gradwatch.recording.recorder.INTERVAL", 60.0)
     model, optimizer = make()
     with gradwatch.attach(model, optimizer, tmp_path / "run"):
         train(model, optimizer, 200)

@@ -25,9 +25,9 @@ from regret import Advice, advice_for, best_of, by_other_seeds, curves_of, geome
 from scipy.optimize import minimize
 
 from gradwatch import Run
-from gradwatch.recommend.history import history_of
-from gradwatch.recommend.rule import is_flat, is_undone, spread
-from gradwatch.recommend.tail import tail_index
+from gradwatch.analysis.recommend.history import history_of
+from gradwatch.analysis.recommend.rule import is_flat, is_undone, spread
+from gradwatch.analysis.recommend.tail import tail_index
 
 Array = NDArray[np.float64]
 FOLDS = 6

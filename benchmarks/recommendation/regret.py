@@ -32,8 +32,8 @@ from problems import FIFTH, FIRST, FOURTH, REPORT, SECOND, THIRD, TUNE
 
 from gradwatch import Run
 from gradwatch import tune as experiment
+from gradwatch.analysis.recommend import Recommendation
 from gradwatch.clip import AutoClip, ZClip
-from gradwatch.recommend import Recommendation
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.testing import write_run
 

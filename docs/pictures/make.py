@@ -20,7 +20,7 @@ from rich.text import Text
 
 from gradwatch import Run
 from gradwatch.demo import train
-from gradwatch.report.console import ConsoleReport
+from gradwatch.views.console import ConsoleReport
 
 HERE = Path(__file__).parent
 WIDTH = 100

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from gradwatch.integrations import require
-from gradwatch.watch import Optimizers, Watch
-from gradwatch.watch import attach as attach_here
+from gradwatch.recording.watch import Optimizers, Watch
+from gradwatch.recording.watch import attach as attach_here
 
 require({"accelerate": (0, 30)})
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.integrations import folder_for, require
-from gradwatch.watch import Watch, attach
+from gradwatch.recording.watch import Watch, attach
 
 require({"lightning": (2, 2), "pytorch-lightning": (2, 2)})
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.integrations import folder_for, require
-from gradwatch.watch import Watch, attach
+from gradwatch.recording.watch import Watch, attach
 
 require({"transformers": (4, 46)})
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gradwatch.report.html import render
-from gradwatch.report.page.view import RunView
+from gradwatch.views.html import render
+from gradwatch.views.web.view import RunView
 
 from .conftest import CHROMIUM, NAMES, SPIKE, STEPS
 from .looking import BAD, TOP, Look

@@ -482,7 +482,7 @@ def in_a_group(run: Path) -> None:
 
 def silent_rank(run: Path) -> None:
     """The last rank does not attach, though its part is needed."""
-    from gradwatch.ranks import team
+    from gradwatch.distributed import team
 
     team.FIRST_PATIENCE = 1.0
     network = fsdp2()

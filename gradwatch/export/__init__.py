@@ -1,0 +1,1 @@
+"""Runs in formats for other programs: a Parquet data set."""

@@ -1,0 +1,222 @@
+"""Calls of `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_`, seen before they clip.
+
+A script that says ``from torch.nn.utils import clip_grad_norm_`` before gradwatch is attached
+holds the function itself, so replacing the name in torch's module would miss it. Both functions
+are thin wrappers (they enter ``torch.no_grad``) around the function that works, which they hold
+in a closure: that is where the tap goes in, and every reference sees it. It is taken out again
+when the last listener leaves.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import CellType, GeneratorType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad
+
+from gradwatch.clip import Clipping, Policy, drop_in
+from gradwatch.clip import policy as policies
+from gradwatch.measure import Measurement
+from gradwatch.recording.hooks.registry import Listeners
+
+
+class TapError(RuntimeError):
+    """PyTorch builds its clipping functions in a way that gradwatch does not know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipCall:
+    """One call of a clipping function, with what it was given."""
+
+    parameters: list[Tensor]
+    max_norm: float | Tensor | None = None
+    norm_type: float = 2.0
+    clip_value: float | None = None
+    policy: str | None = None  # of ours, called in the loop
+    spreads_nonfinite: bool = True  # a norm that is not finite reaches every gradient
+    offered: list[Measurement] = field(default_factory=list)  # by listeners that measured just these gradients
+    made: list[Clipping] = field(default_factory=list)  # by a policy of ours that the loop called
+
+
+_overriding: list[float] = []
+
+
+def override_max_norm(max_norm: float) -> Callable[[], None]:
+    """Let every clip call by norm have this threshold, while somebody listens; return what ends it."""
+    _overriding.append(max_norm)
+    return lambda: _overriding.remove(max_norm)
+
+
+def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments after the parameters, the threshold first."""
+    if not _overriding:
+        return args, kwargs
+    return ((_overriding[-1], *args[1:]), kwargs) if args else (args, kwargs | {"max_norm": _overriding[-1]})
+
+
+class ClipListener(Protocol):
+    def before_clip(self, call: ClipCall) -> None: ...
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        """Not called where clipping raised; `clip_failed` is."""
+        ...
+
+    def clip_failed(self, call: ClipCall) -> None: ...
+
+
+def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
+    """Tell the listener of every clip call of this process; return what ends it.
+
+    Raises:
+        TapError: this version of torch can't be listened to.
+    """
+    return _listeners.add(listener)
+
+
+def _put_in() -> list[Callable[[], None]]:
+    by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
+    by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
+    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), _tap_fsdp1()]
+
+
+_listeners: Listeners[ClipListener] = Listeners(_put_in)
+
+
+def _norm_call(parameters: list[Tensor], max_norm: Any, norm_type: float = 2.0, *_: object, **__: object) -> ClipCall:
+    return ClipCall(parameters=parameters, max_norm=max_norm, norm_type=float(norm_type))
+
+
+def _value_call(parameters: list[Tensor], clip_value: Any, *_: object, **__: object) -> ClipCall:
+    return ClipCall(parameters=parameters, clip_value=float(clip_value))
+
+
+def _told(call: ClipCall, clip: Callable[[], Any]) -> Any:
+    """Clip, and tell the listeners before and after, or that it failed."""
+    present = _listeners.tell(lambda listener: listener.before_clip(call))
+    try:
+        result = clip()
+    except BaseException:
+        for listener in present:
+            listener.clip_failed(call)
+        raise
+    for listener in present:
+        listener.after_clip(call, result)
+    return result
+
+
+def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None]:
+    """Put a tap between a clipping function and its callers; return what takes it out."""
+    original = cell.cell_contents
+
+    @functools.wraps(original)
+    def tapped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(parameters, *args, **kwargs)
+        listed, parameters = _both(parameters)
+        if describe is _norm_call:
+            args, kwargs = _overridden(args, kwargs)
+        try:
+            call = describe(listed, *args, **kwargs)
+        except Exception:
+            return original(parameters, *args, **kwargs)  # to raise what torch raises
+        return _told(call, lambda: original(parameters, *args, **kwargs))
+
+    cell.cell_contents = tapped
+
+    def restore() -> None:
+        cell.cell_contents = original
+
+    return restore
+
+
+def _tap_ours() -> Callable[[], None]:
+    """`gradwatch.clip.clip_grad_norm_` takes what a listener has measured instead of reading again."""
+    original = drop_in.clip_listed
+
+    def tapped(parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: Any, measured: Any) -> Tensor:
+        max_norm = _overriding[-1] if _overriding else max_norm
+        call = ClipCall(parameters=parameters, max_norm=max_norm, norm_type=norm_type, spreads_nonfinite=False)
+
+        def clip() -> Tensor:
+            return original(parameters, max_norm, norm_type, nonfinite, next(iter(call.offered), measured))
+
+        norm: Tensor = _told(call, clip)
+        return norm
+
+    def restore() -> None:
+        drop_in.clip_listed = original
+
+    drop_in.clip_listed = tapped
+    return restore
+
+
+def _tap_fsdp1() -> Callable[[], None]:
+    """The method of a model that FSDP1 wraps, which clips by the norm over all ranks without torch.nn.utils."""
+    fsdp: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    if fsdp is None:
+        return lambda: None
+    original = fsdp.clip_grad_norm_
+
+    @functools.wraps(original)
+    def tapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _overridden(args, kwargs)
+        try:
+            call = _norm_call(list(self.parameters()), *args, **kwargs)
+        except Exception:
+            return original(self, *args, **kwargs)  # to raise what torch raises
+        return _told(call, lambda: original(self, *args, **kwargs))
+
+    def restore() -> None:
+        fsdp.clip_grad_norm_ = original
+
+    fsdp.clip_grad_norm_ = tapped
+    return restore
+
+
+def _tap_policies() -> Callable[[], None]:
+    """A policy called in a loop says itself what it did."""
+    original = policies.clip_by_policy
+
+    def tapped(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
+        call = ClipCall(parameters=parameters, policy=repr(policy), spreads_nonfinite=False)
+
+        def clip() -> Tensor:
+            norm, clipping = original(policy, parameters)
+            call.made.append(clipping)
+            return norm
+
+        return _told(call, clip), call.made[0]
+
+    def restore() -> None:
+        policies.clip_by_policy = original
+
+    policies.clip_by_policy = tapped
+    return restore
+
+
+def _cell_of_the_working_function(public: Callable[..., Any]) -> CellType:
+    inner = getattr(public, "__wrapped__", None)
+    cells: tuple[CellType, ...] = getattr(public, "__closure__", None) or ()
+    for cell in cells:
+        if cell.cell_contents is inner:
+            return cell
+    raise TapError(f"torch {torch.__version__} builds {public.__name__} in a way that gradwatch does not know")
+
+
+def _both(parameters: Any) -> tuple[list[Tensor], Any]:
+    """The parameters as a list for us, and as torch was given them: a generator is read only once."""
+    if isinstance(parameters, Tensor):
+        return [parameters], parameters
+    if not isinstance(parameters, Iterator):
+        try:
+            return list(parameters), parameters
+        except TypeError:
+            return [], parameters  # torch raises
+    listed = list(parameters)
+    again = (parameter for parameter in listed) if isinstance(parameters, GeneratorType) else iter(listed)
+    return listed, again

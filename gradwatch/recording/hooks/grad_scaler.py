@@ -1,0 +1,78 @@
+"""`torch.amp.GradScaler`: when gradients are unscaled, and steps that it did not let happen.
+
+A scaler that finds an infinity does not call ``optimizer.step``, so the hooks of the optimizer never
+hear of that step. Its two methods are wrapped in the class, while anybody listens.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from gradwatch.recording.hooks.registry import Listeners
+
+
+class ScalerListener(Protocol):
+    def before_unscale(self, optimizer: Optimizer) -> None: ...
+    def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None: ...
+    def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None: ...
+    def after_scaled_step(self, optimizer: Optimizer) -> None: ...
+
+
+def listen_to_grad_scaler(listener: ScalerListener) -> Callable[[], None]:
+    """Tell the listener what every enabled scaler of this process does; return what ends it."""
+    return _listeners.add(listener)
+
+
+def _put_in() -> list[Callable[[], None]]:
+    return [_wrap("unscale_", _unscale), _wrap("step", _step)]
+
+
+def _wrap(name: str, wrapper: Callable[..., Callable[..., Any]]) -> Callable[[], None]:
+    original = getattr(GradScaler, name)
+    setattr(GradScaler, name, wrapper(original))
+    return lambda: setattr(GradScaler, name, original)
+
+
+_listeners: Listeners[ScalerListener] = Listeners(_put_in)
+
+
+def _scale_of(scaler: GradScaler) -> Tensor | None:
+    return scaler._scale if scaler.is_enabled() else None
+
+
+def _unscale(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def unscale_(self: GradScaler, optimizer: Optimizer) -> None:
+        present = list(_listeners) if self.is_enabled() else []
+        for listener in present:
+            listener.before_unscale(optimizer)
+        original(self, optimizer)
+        scale = _scale_of(self)
+        if scale is not None:
+            for listener in present:
+                listener.after_unscale(optimizer, scale)
+
+    return unscale_
+
+
+def _step(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def step(self: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        scale = _scale_of(self)
+        if scale is None:
+            return original(self, optimizer, *args, **kwargs)
+        present = list(_listeners)
+        for listener in present:
+            listener.before_scaled_step(optimizer, scale)
+        result = original(self, optimizer, *args, **kwargs)
+        for listener in present:
+            listener.after_scaled_step(optimizer)
+        return result
+
+    return step

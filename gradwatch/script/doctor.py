@@ -1,0 +1,303 @@
+"""`gradwatch doctor`: a few steps of a training script, and what can be seen of them.
+
+The script runs as under `gradwatch run`, into a run that is thrown away, and is stopped after some
+optimizer steps. What it does by itself, writing files say, it does here too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from gradwatch.analysis.run import Run
+from gradwatch.script.launch import Program, after_import, become_main, code_of, show, why_nothing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from gradwatch.recording.hooks import ClipCall
+    from gradwatch.script.discover import Discovery
+
+Mark: TypeAlias = Literal["fine", "note", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was seen, or that can't be."""
+
+    mark: Mark
+    about: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a few steps of a script showed."""
+
+    script: str
+    findings: tuple[Finding, ...]
+    failed: bool  # the script ended by an exception of its own
+
+    @property
+    def has_problem(self) -> bool:
+        return any(finding.mark == "problem" for finding in self.findings)
+
+
+class _Enough(BaseException):
+    """Ends the script from within its optimizer step."""
+
+
+def examine(program: Program, steps: int = 5) -> Diagnosis:
+    """Run the program in this process until an optimizer has made ``steps`` steps, or it ends.
+
+    Its output goes where it always goes.
+    """
+    with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
+        found: list[_Examination] = []
+        after_import("torch", lambda: found.append(_Examination(Path(folder), steps)))
+        main = become_main(program)
+        failed = False
+        try:
+            exec(code_of(program), main.__dict__)
+        except (_Enough, SystemExit):
+            pass
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            show(error, program)
+            failed = True
+        findings = found[0].findings() if found else [Finding("problem", "steps", f"none: {why_nothing([])}")]
+        return Diagnosis(program.argv[0], tuple(findings), failed)
+
+
+@dataclass(slots=True)
+class _Site:
+    """A line that calls a clipping function."""
+
+    function: str
+    threshold: float | None  # None: a policy's own
+    calls: int = 0
+
+
+class _Examination:
+    """Listens beside the discovery, which records."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        from gradwatch.recording.hooks import TapError, listen_to_backward, listen_to_clip_calls, listen_to_grad_scaler
+        from gradwatch.script.discover import Discovery
+
+        self._folder, self._wanted = folder, steps
+        self._discovery: Discovery = Discovery(folder)
+        self._sites: dict[str, _Site] = {}
+        self._backwards = 0
+        self._scales: list[float] = []
+        self._unscaled = self._was_unscaled = False
+        self._clock: list[tuple[float, float]] = []  # wall clock and our share of it, at each step
+        register_optimizer_step_post_hook(lambda *_: self._stop_if_enough())
+        listen_to_backward(self)
+        listen_to_grad_scaler(self)
+        with contextlib.suppress(TapError):  # the watch says it
+            listen_to_clip_calls(self)
+
+    # ------------------------------------------------------------------------------ what taps call
+
+    def _stop_if_enough(self) -> None:
+        watch = self._discovery.watch
+        if watch is None or not watch.steps:
+            return
+        if len(self._clock) < watch.steps:
+            self._clock.append((time.perf_counter(), watch.overhead_seconds))
+        if watch.steps >= self._wanted and not watch.steps_within_backward:
+            raise _Enough
+
+    def before_backward(self, tensors: Sequence[Tensor]) -> None:
+        # Optimizers that step within the backward must all have stepped.
+        watch = self._discovery.watch
+        if watch is not None and watch.steps >= self._wanted:
+            raise _Enough
+        self._backwards += 1
+
+    def after_backward(self) -> None:
+        watch = self._discovery.watch
+        if watch is not None and watch.steps_within_backward and watch.steps:
+            self._clock.append((time.perf_counter(), watch.overhead_seconds))
+
+    def before_clip(self, call: ClipCall) -> None:
+        by_norm = call.max_norm is not None
+        threshold = call.max_norm if by_norm else call.clip_value
+        function = call.policy or ("clip_grad_norm_" if by_norm else "clip_grad_value_")
+        site = _Site(function, None if threshold is None else float(threshold))
+        self._sites.setdefault(_caller(), site).calls += 1
+
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        """Where there is no optimizer, a clip call is a step."""
+        if not self._discovery.optimizers_seen:
+            self._stop_if_enough()
+
+    def clip_failed(self, call: ClipCall) -> None:
+        """The script hears of it."""
+
+    def before_unscale(self, optimizer: Optimizer) -> None:
+        self._unscaled = True
+
+    def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
+        """Nothing is left to see."""
+
+    def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
+        self._scales.append(float(scale))
+        self._was_unscaled = self._unscaled
+
+    def after_scaled_step(self, optimizer: Optimizer) -> None:
+        self._unscaled = False  # a step that was not unscaled before unscales by itself
+        self._stop_if_enough()
+
+    # -------------------------------------------------------------------------------- what is told
+
+    def findings(self) -> list[Finding]:
+        watch = self._discovery.watch
+        steps = self._discovery.close("doctor")
+        if watch is None or not steps:
+            return [Finding("problem", "steps", f"none: {why_nothing([self._discovery])}")]
+        run = Run(self._folder)
+        found = [self._about_steps(run)]
+        for name in run.optimizers:
+            found += self._about_optimizer(run, name)
+        found += self._outside(watch.models)
+        found += self._about_clipping(run)
+        found += self._about_scaling(run)
+        found += self._unseen(run)
+        return [*found, self._about_cost(watch.route)]
+
+    def _about_steps(self, run: Run) -> Finding:
+        made = len(run.steps())
+        each = self._backwards / made
+        of = f" of {len(run.optimizers)} optimizers" if len(run.optimizers) > 1 else ""
+        text = f"{made} recorded{of}, {self._backwards} calls of backward"
+        if each >= 1.5:
+            text += f", about {each:.0f} for each step: gradients accumulate, or a closure is called several times"
+        return Finding("fine", "steps", text)
+
+    def _about_optimizer(self, run: Run, name: str) -> list[Finding]:
+        steps = run.steps(name)
+        infos = run.parameters(name)
+        about = f"optimizer {name}"
+        if steps.empty:
+            return [Finding("note", about, f"{run.optimizers[name]} made no step yet")]
+        norms = run.layers("norm", name)
+        present = run.layers("nonfinite", name).notna().iloc[-1]
+        absent = [parameter for parameter in norms.columns if not present[parameter]]
+        entries = sum(info.numel for info in infos)
+        rate = steps["learning_rate"].iloc[-1]
+        text = (
+            f"{run.optimizers[name]}, {len(infos)} parameters with {entries:,} entries,"
+            f" lr {'not known' if math.isnan(rate) else f'{rate:g}'}; {len(steps)} steps, total norm"
+            f" {steps['total_norm'].iloc[-1]:.4g} at the last"
+        )
+        found = [Finding("fine", about, text)]
+        if absent:
+            found.append(Finding("note", about, f"no gradient at the last step: {_some(absent)}"))
+        unnamed = [info.name for info in infos if info.name.startswith("group")]
+        if unnamed:
+            found.append(Finding("note", about, f"parameters of no module, named by their group: {_some(unnamed)}"))
+        return found
+
+    def _outside(self, models: Sequence[nn.Module]) -> list[Finding]:
+        """Parameters that get gradients and that nobody updates."""
+        assert self._discovery.watch is not None
+        own = self._discovery.watch.parameter_ids
+        stray = [
+            name
+            for model in models
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and id(parameter) not in own
+        ]
+        if not stray:
+            return []
+        return [Finding("note", "optimizers", f"these require gradients and are in no optimizer: {_some(stray)}")]
+
+    def _about_clipping(self, run: Run) -> list[Finding]:
+        steps = run.steps()
+        found = [
+            Finding("fine", "clipping", f"{site.function} at {where}{_told(site.threshold)}, {site.calls} calls")
+            for where, site in self._sites.items()
+        ]
+        if not found:
+            return [Finding("note", "clipping", "none was called")]
+        faults = [event for event in run.events() if event.kind == "ineffective-clipping"]
+        found += [
+            Finding("note" if event.severity == "info" else "problem", "clipping", event.message) for event in faults
+        ]
+        in_force = int((steps["max_norm"].notna() | steps["clip_value"].notna()).sum())
+        text = (
+            f"reached the gradient at {in_force} of {len(steps)} steps and changed it at {int(steps['clipped'].sum())}"
+        )
+        return [*found, Finding("fine" if in_force else "note", "clipping", text)]
+
+    def _about_scaling(self, run: Run) -> list[Finding]:
+        if not self._scales:
+            return []
+        skipped = int(run.steps()["skipped"].sum())
+        how = "the loop calls unscale_" if self._was_unscaled else "unscale_ is left to the step"
+        text = f"GradScaler at {self._scales[-1]:g}, {how}; {skipped} steps skipped. Norms are recorded unscaled"
+        return [Finding("fine", "scaling", text)]
+
+    def _unseen(self, run: Run) -> list[Finding]:
+        assert self._discovery.watch is not None
+        found = []
+        if self._discovery.watch.steps_within_backward:
+            found.append(
+                "optimizers step within backward: each gradient is measured as it is consumed, nothing can clip them"
+                " together"
+            )
+        if "ByHand" in run.optimizers.values():
+            found.append("there is no optimizer: a step is recorded at each clip call, the update is not seen")
+        return [Finding("note", "unseen", text) for text in found]
+
+    def _about_cost(self, route: str) -> Finding:
+        if len(self._clock) < 2:
+            return Finding("note", "cost", f"not known after one step; gradients are read by {route}")
+        wall, ours = (b - a for a, b in zip(self._clock[0], self._clock[-1], strict=True))
+        each = len(self._clock) - 1
+        text = (
+            f"{1e3 * ours / each:.3g} ms of {1e3 * wall / each:.3g} ms a step in the training thread"
+            f" ({ours / wall:.1%}) over {each} steps; gradients are read by {route}"
+        )
+        return Finding("fine", "cost", text)
+
+
+def _caller() -> str:
+    """File and line of the innermost frame that is neither torch's nor ours."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module not in ("torch", "gradwatch", "contextlib"):
+            return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "unknown"
+
+
+def _short(path: str) -> str:
+    """A path within the current folder from there, one of a package from the package on."""
+    for base in (Path.cwd(), *(Path(entry) for entry in sys.path if entry)):
+        if Path(path).is_relative_to(base):
+            return str(Path(path).relative_to(base))
+    return path
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _told(threshold: float | None) -> str:
+    return "" if threshold is None else f", threshold {threshold:g}"

@@ -1,0 +1,1 @@
+"""What the recorder feeds while a run is recorded: event files for TensorBoard's Scalars page."""

@@ -1,1 +1,0 @@
-"""What TensorBoard is shown of a run: the mirror."""

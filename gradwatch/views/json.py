@@ -1,0 +1,119 @@
+"""The JSON contracts. NaN and infinities are the strings "NaN", "Infinity" and "-Infinity"."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from gradwatch.analysis.recommend import Agreement, Recommendation
+from gradwatch.analysis.summary import RunSummary
+from gradwatch.record import Event
+from gradwatch.script.tune import Tuning
+
+
+def dumps(value: object, indent: int | None = 2) -> str:
+    """Valid JSON of anything made of dicts, lists, numbers, strings and None.
+
+    >>> print(dumps({"x": float("nan"), "y": [float("-inf"), 1.5]}))
+    {
+      "x": "NaN",
+      "y": [
+        "-Infinity",
+        1.5
+      ]
+    }
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
+
+
+def events(found: Iterable[Event]) -> list[dict[str, Any]]:
+    return [event.as_dict() for event in found]
+
+
+def report(summary: RunSummary) -> dict[str, Any]:
+    """The keys of the contract first, in its order, then the rest."""
+    contract = {
+        "run": summary.run,
+        "steps": summary.steps,
+        "verdict": summary.verdict,
+        "total_norm": asdict(summary.total_norm),
+        "clipping": asdict(summary.clipping),
+        "nonfinite_steps": summary.nonfinite_steps,
+        "skipped_steps": summary.skipped_steps,
+        "events": events(summary.events),
+        "layers": [asdict(layer) for layer in summary.layers],
+    }
+    names = [
+        "reason",
+        "next",
+        "model",
+        "optimizer",
+        "optimizer_class",
+        "optimizers",
+        "first_step",
+        "last_step",
+        "attempts",
+        "seconds",
+        "total_steps",
+        "seconds_left",
+        "running",
+        "ended",
+        "dropped_steps",
+        "damaged_rows",
+        "learning_rate",
+        "noise_scale",
+    ]
+    more = {name: getattr(summary, name) for name in names}
+    more["seams"] = [asdict(seam) for seam in summary.seams]
+    more["ranks"] = [asdict(rank) for rank in summary.ranks]
+    parts = {name: getattr(summary, name) for name in ("loss", "weights")}
+    return contract | more | {name: None if part is None else asdict(part) for name, part in parts.items()}
+
+
+def recommendation(advice: Recommendation) -> dict[str, Any]:
+    contract = ["max_norm", "low", "high", "policy", "clipped_fraction", "confidence", "refused", "reasons"]
+    more = [
+        "run",
+        "clip",
+        "mean_clip_coef",
+        "usable_steps",
+        "worst_norm",
+        "record_at",
+        "tail_index",
+        "tail_low",
+        "tail_high",
+    ]
+    return (
+        {name: getattr(advice, name) for name in contract}
+        | {"apply": advice.apply}
+        | {name: getattr(advice, name) for name in more}
+        | {"first": advice.first}
+        | {"phases": [asdict(phase) for phase in advice.phases]}
+        | {"what_if": [asdict(row) for row in advice.what_if]}
+    )
+
+
+def agreement(found: Agreement) -> dict[str, Any]:
+    """The advice for all, with that of each run and how far they are apart."""
+    return recommendation(found.together) | {
+        "spread": found.spread,
+        "runs": [recommendation(advice) for advice in found.each],
+    }
+
+
+def tuning(found: Tuning) -> dict[str, Any]:
+    """The verdict of an experiment and every trial."""
+    return asdict(found)

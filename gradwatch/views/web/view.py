@@ -1,0 +1,174 @@
+"""All that the page asks of one run. What it shows comes from the summary, the events and the recommendation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
+from gradwatch.analysis.run import Run
+from gradwatch.analysis.summary import LayerSummary, RunSummary, most_telling, summarize
+from gradwatch.errors import BadArgument
+from gradwatch.record import SEVERITIES, Event
+from gradwatch.store import FILE_NAME
+from gradwatch.views.json import recommendation, report
+from gradwatch.views.web.layers import LayerHistory
+from gradwatch.views.web.series import at_zoom
+
+HEAT_STATS = ("norm", "abs_max", "zeros", "nonfinite", "update_ratio", "rank_norm", "rank_nonfinite", "rank_differing")
+MOST_EVENTS = 1000  # given to a page; the worst of more
+
+Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
+
+
+class RunView:
+    """One optimizer's part of a run as it was when `refresh` was called last; of several threads one at a time.
+
+    Raises:
+        RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no run that can be read.
+        EmptyRun: it has no step yet.
+    """
+
+    def __init__(self, path: Path, optimizer: str | None = None) -> None:
+        self.path = path
+        self._optimizer = optimizer
+        self._lock = threading.RLock()
+        self._stamp: tuple[tuple[int, int], ...] | None = None
+        self._names: tuple[str, ...] = ()
+        self._histories: dict[str, LayerHistory] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """See what was written since; nothing is read where nothing was."""
+        with self._lock:
+            stamp = written(self.path)
+            if stamp == self._stamp:
+                return
+            run = Run(self.path)
+            name = run.optimizer(self._optimizer)
+            self._summary = summarize(run, name, layers=False)
+            self._standing = run.standing(name)
+            names = tuple(info.name for info in run.parameters(name))
+            if self._names != names:
+                self._histories = {}
+            self._names = names
+            self._run, self._name = run, name
+            self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
+            self._up_to_date: set[str] = set()
+            self._stamp = stamp
+
+    @property
+    def summary(self) -> RunSummary:
+        """Without its layers."""
+        return self._summary
+
+    @property
+    def nbytes(self) -> int:
+        """What is kept of the layers."""
+        return sum(history.pyramid.nbytes for history in self._histories.values())
+
+    def overview(self) -> dict[str, Any]:
+        """As `gradwatch report --json`, without its layers and with the worst events where there are very many."""
+        summary = self._summary
+        events, hidden = _worst(summary.events)
+        return report(summary) | {
+            "seams": [str(seam) for seam in summary.seams],
+            "events": [event.as_dict() for event in events],
+            "events_hidden": hidden,
+            "parameters": len(self._names),
+        }
+
+    def series(self, first: float, last: float, columns: int) -> Arrays:
+        """The steps from ``first`` to ``last`` in at most twice ``columns`` (`gradwatch.views.web.series`)."""
+        return at_zoom(self._summary.series, first, last, columns)
+
+    def layers(self) -> dict[str, Any]:
+        """Every parameter with its level and its largest norm, and the order in which to look at them."""
+        with self._lock:
+            history = self._history("norm")
+            level = history.level()
+            infos = self._run.parameters(self._name)
+            layers = [
+                LayerSummary(
+                    name=info.name,
+                    numel=info.numel,
+                    median=_known(float(level[i])),
+                    p99=None,
+                    max=_known(float(history.high[i]), history.high_at[i] >= 0),
+                    max_step=int(history.high_at[i]) if history.high_at[i] >= 0 else None,
+                    last=None,
+                    zero_fraction=None,
+                    nonfinite_steps=int(history.bad[i]),
+                    absent_steps=0,
+                    update_ratio=None,
+                    weight_growth=None,
+                )
+                for i, info in enumerate(infos)
+            ]
+            keys = ("name", "numel", "median", "max", "max_step", "nonfinite_steps")
+            return {
+                "layers": [{key: getattr(layer, key) for key in keys} for layer in layers],
+                "ranks": self._run.layer_rows("rank_norm", self._name, most=1)[1].shape[1],
+                "telling": most_telling(layers, self._summary.events),
+                "sampled": history.sampled,
+                "stats": [stat for stat in HEAT_STATS if self._has(stat)],
+            }
+
+    def tile(self, stat: str, first: float, last: float, columns: int) -> tuple[dict[str, Any], Arrays]:
+        """One statistic of every parameter from ``first`` to ``last`` (`LayerHistory.tile`).
+
+        Raises:
+            BadArgument: there is no such statistic.
+        """
+        if stat not in HEAT_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(HEAT_STATS)}.")
+        with self._lock:
+            firsts, lasts, values, joined = self._history(stat).tile(self._run, first, last, columns)
+        return {"stat": stat, "joined": joined}, {"first": firsts, "last": lasts, "values": values}
+
+    def advice(self) -> dict[str, Any]:
+        """The recommendation, and what any threshold would have done (`recommend_with_curve`)."""
+        with self._lock:
+            if self._advice is None:
+                self._advice = recommend_with_curve(self._run, self._name)
+            advice, curve = self._advice
+        return recommendation(advice) | {"curve": [asdict(point) for point in curve]}
+
+    def _has(self, stat: str) -> bool:
+        return bool(len(self._run.layer_rows(stat, self._name, most=1)[0]))
+
+    def _history(self, stat: str) -> LayerHistory:
+        history = self._histories.get(stat)
+        if history is None:
+            first = self._run.layer_rows(stat, self._name, most=1)[1] if stat.startswith("rank_") else None
+            rows = len(self._names) if first is None else first.shape[1]
+            history = self._histories[stat] = LayerHistory(stat, self._name, rows)
+        if stat not in self._up_to_date:
+            history.update(self._run, self._standing)
+            self._up_to_date.add(stat)
+        return history
+
+
+def written(path: Path) -> tuple[tuple[int, int], ...]:
+    """When the store and its log were written last, in nanoseconds, and their sizes; changes with every commit."""
+    store = path / FILE_NAME if path.is_dir() else path
+    files = (store, Path(f"{store}-wal"))
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.exists()))
+
+
+def _worst(events: tuple[Event, ...]) -> tuple[list[Event], int]:
+    """At most `MOST_EVENTS`, in order, and how many were left out."""
+    if len(events) <= MOST_EVENTS:
+        return list(events), 0
+    ranked = sorted(range(len(events)), key=lambda i: -SEVERITIES.index(events[i].severity))[:MOST_EVENTS]
+    return [events[i] for i in sorted(ranked)], len(events) - MOST_EVENTS
+
+
+def _known(value: float, known: bool = True) -> float | None:
+    return value if known and np.isfinite(value) else None
