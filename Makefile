@@ -22,9 +22,8 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[parquet]' hatchling hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
-	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" tests/test_cli.py tests/test_hostile.py tests/test_mirror.py \
-	  tests/test_notebook.py tests/test_page.py tests/test_plugin.py tests/test_recommend.py tests/test_report.py \
-	  tests/test_ranks.py tests/test_dataset.py tests/test_sources.py tests/test_store.py tests/test_summary.py
+	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" tests/unit/analysis tests/unit/cli tests/unit/distributed \
+	  tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store tests/unit/views
 
 check: $(READY)
 	$(BIN)/ruff check .

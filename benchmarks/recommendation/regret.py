@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from problems import FIFTH, FIRST, FOURTH, REPORT, SECOND, THIRD, TUNE
 
 from gradwatch import Run
-from gradwatch import tune as experiment
 from gradwatch.analysis.recommend import Recommendation
 from gradwatch.clip import AutoClip, ZClip
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.script import tune as experiment
 from gradwatch.testing import write_run
 
 HERE = Path(__file__).parent

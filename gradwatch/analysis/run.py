@@ -37,7 +37,7 @@ _REAL = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seam:
+class ResumePoint:
     """Where an attempt went on with a run.
 
     Attributes:
@@ -53,11 +53,11 @@ class Seam:
     def __str__(self) -> str:
         """What happened there.
 
-        >>> print(Seam(attempt=1, step=7, last=9))
+        >>> print(ResumePoint(attempt=1, step=7, last=9))
         resumed at step 7, which made steps 7 to 9 again
-        >>> print(Seam(attempt=1, step=12, last=9))
+        >>> print(ResumePoint(attempt=1, step=12, last=9))
         resumed at step 12; steps 10 to 11 are missing
-        >>> print(Seam(attempt=1, step=10, last=9))
+        >>> print(ResumePoint(attempt=1, step=10, last=9))
         resumed at step 10
         """
         resumed = f"resumed at step {self.step}"
@@ -130,7 +130,7 @@ class Run:
         """One entry for each process that wrote to the run."""
         return self._store.attempts()
 
-    def seams(self, optimizer: str | None = None) -> list[Seam]:
+    def seams(self, optimizer: str | None = None) -> list[ResumePoint]:
         """Where later attempts went on, of one optimizer, the first if none is named."""
         if not self._store.last_attempt():
             return []
@@ -138,7 +138,9 @@ class Run:
         attempts = np.unique(rows[:, 2]) if len(rows) else rows[:, 2]
         spans = [(int(a), int(rows[rows[:, 2] == a, 1].min())) for a in attempts]
         before = [int(rows[rows[:, 2] < a, 1].max()) for a in attempts[1:]]
-        return [Seam(attempt=a, step=first, last=last) for (a, first), last in zip(spans[1:], before, strict=True)]
+        return [
+            ResumePoint(attempt=a, step=first, last=last) for (a, first), last in zip(spans[1:], before, strict=True)
+        ]
 
     def parameters(self, optimizer: str | None = None) -> tuple[ParameterInfo, ...]:
         """The parameters of an optimizer, the first one's if none is named, in the model's order."""

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.run import Run, Seam
+from gradwatch.analysis.run import ResumePoint, Run
 from gradwatch.errors import EmptyRun
 from gradwatch.record import SEVERITIES, Event, Floats
 
@@ -137,7 +137,7 @@ class RunSummary:
     first_step: int
     last_step: int
     attempts: int
-    seams: tuple[Seam, ...]
+    seams: tuple[ResumePoint, ...]
     seconds: float
     total_steps: int | None  # of the whole training, where it was said
     seconds_left: float | None  # to the last of them, at the pace of the latest steps
@@ -226,7 +226,7 @@ def summarize(run: Run, optimizer: str | None = None, *, layers: bool = True) ->
         damaged_rows=run.damaged_rows,
         events=events,
         layers=each,
-        telling=most_telling(each, events),
+        telling=most_relevant(each, events),
         series=series,
     )
 
@@ -577,7 +577,7 @@ def _last_known(values: pd.Series[float]) -> float | None:
     return float(known.iloc[-1]) if len(known) else None
 
 
-def most_telling(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:
+def most_relevant(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:
     """Layers that an event names first, by its severity, then those that rose furthest above themselves."""
     named: dict[str, int] = {}
     for event in events:

@@ -21,7 +21,7 @@ from gradwatch.detect.loss_scale import LossScale
 from gradwatch.detect.nonfinite import NonFinite
 from gradwatch.detect.overclipping import OverClipping
 from gradwatch.detect.spike import Spike
-from gradwatch.detect.starvation import Starvation
+from gradwatch.detect.starvation import EpsStarvation
 from gradwatch.detect.vanishing import Vanishing
 from gradwatch.record import Event, StepRecord, merged
 
@@ -30,6 +30,7 @@ __all__ = [
     "Desync",
     "Detector",
     "Drift",
+    "EpsStarvation",
     "Explosion",
     "IdleClipping",
     "IneffectiveClipping",
@@ -37,7 +38,6 @@ __all__ = [
     "NonFinite",
     "OverClipping",
     "Spike",
-    "Starvation",
     "Vanishing",
     "detectors_for",
     "eps_of",
@@ -59,7 +59,7 @@ def detectors_for(optimizer_class: str = "SGD", eps: float | None = None) -> lis
     """A fresh set of all detectors, for one optimizer of the given class name and the eps it divides with.
 
     >>> [type(detector).__name__ for detector in detectors_for()]
-    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Drift', 'Vanishing', 'Dead', 'Starvation', 'OverClipping',
+    ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Drift', 'Vanishing', 'Dead', 'EpsStarvation', 'OverClipping',
      'IdleClipping', 'IneffectiveClipping', 'Desync']
     """
     return [
@@ -70,7 +70,7 @@ def detectors_for(optimizer_class: str = "SGD", eps: float | None = None) -> lis
         Drift(),
         Vanishing(),
         Dead(),
-        Starvation(eps),
+        EpsStarvation(eps),
         OverClipping(optimizer_class),
         IdleClipping(),
         IneffectiveClipping(),

@@ -10,7 +10,7 @@ import numpy as np
 from gradwatch.detect.changes import Changes, Rates
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, LossLevel, Parameters, factor_text, usable
-from gradwatch.detect.overclipping import scale_free
+from gradwatch.detect.overclipping import is_adaptive
 from gradwatch.record import Event, Severity, StepRecord
 
 WARN = (3.0, 4.0)  # times the level, robust deviations above it: whichever is higher
@@ -44,7 +44,7 @@ class Explosion:
     """
 
     def __init__(self, optimizer_class: str = "SGD") -> None:
-        self._scale_free = scale_free(optimizer_class)
+        self._scale_free = is_adaptive(optimizer_class)
         self._lagged = Level(window=500, least=100, lag=100)
         self._early = Level(window=500, least=ENOUGH)
         self._start = Level(window=500, least=5)

@@ -15,10 +15,10 @@ COEF = 0.5
 _SCALE_FREE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "adafactor", "muon", "rprop", "lamb")
 
 
-def scale_free(optimizer_class: str) -> bool:
+def is_adaptive(optimizer_class: str) -> bool:
     """Whether multiplying all gradients by a constant leaves this optimizer's steps as they are.
 
-    >>> scale_free("AdamW"), scale_free("SGD")
+    >>> is_adaptive("AdamW"), is_adaptive("SGD")
     (True, False)
     """
     return any(name in optimizer_class.lower() for name in _SCALE_FREE)
@@ -34,7 +34,7 @@ class OverClipping:
     """
 
     def __init__(self, optimizer_class: str = "SGD") -> None:
-        self._scale_free = scale_free(optimizer_class)
+        self._scale_free = is_adaptive(optimizer_class)
         self._coefs: deque[float] = deque(maxlen=WINDOW)
         self._clipped: deque[bool] = deque(maxlen=WINDOW)
         self._armed = True

@@ -11,14 +11,14 @@ LASTING = 100
 SHARE = 0.5
 
 
-class Starvation:
+class EpsStarvation:
     """Half of the weights, at each of 100 steps, with gradients of a root mean square under Adam's eps.
 
     Adam divides by sqrt(v) + eps: with gradients as small as eps its updates are half of what the
     learning rate says, and they shrink with the gradient from there (Wortsman et al. 2023,
     "Small-scale proxies", section 3.4). Information, once.
 
-    >>> Starvation(eps=None).update(StepRecord(step=0))
+    >>> EpsStarvation(eps=None).update(StepRecord(step=0))
     []
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.distributed.combine import Holding, Layout, combine, widened
-from gradwatch.distributed.mailbox import Post
+from gradwatch.distributed.mailbox import Mailbox
 from gradwatch.distributed.messages import Ended, Joined, LocalStep, unpack
 from gradwatch.record import Floats, ParameterInfo, RankStats, WeightStats
 
@@ -53,10 +53,10 @@ class _Member:
     silent: bool = False
 
 
-class Team:
+class RankGatherer:
     """Knows the parameters of all ranks and waits, for a while, for what they have of a step."""
 
-    def __init__(self, post: Post, world: int) -> None:
+    def __init__(self, post: Mailbox, world: int) -> None:
         self._post, self._world = post, world
         self._members = [_Member() for _ in range(world)]
         self._infos: dict[str, list[ParameterInfo]] = {}

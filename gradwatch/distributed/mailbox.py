@@ -15,10 +15,10 @@ UNREAD = 64  # letters of one process that may lie there; then it keeps them to 
 _numbers = itertools.count()
 
 
-def place() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """The rank of this process and how many there are; (0, 1) where it trains alone.
 
-    >>> place()
+    >>> rank_and_world_size()
     (0, 1)
     """
     import torch.distributed as dist
@@ -28,7 +28,7 @@ def place() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-class Post:
+class Mailbox:
     """The letters of one recording. Every process makes its recordings in the same order; one that missed some goes on.
 
     Used by one thread at a time; over a connection of its own, so that nothing here can hold up a

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from gradwatch.distributed.mailbox import Post
+from gradwatch.distributed.mailbox import Mailbox
 from gradwatch.distributed.messages import Ended, Item, Joined, LocalStep, Share, pack
 from gradwatch.record import Event
 
@@ -18,7 +18,7 @@ INTERVAL = 0.25  # seconds between two letters
 LETTER = 4 * 2**20  # bytes of a letter, about
 
 
-class Quiet:
+class NullSink:
     """Takes nothing and tells nothing: rank 0 needs nothing from this process."""
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Quiet:
         """Nothing is open."""
 
 
-class Outbox(Quiet):
+class RankSender(NullSink):
     """Sends what this process has of each step to rank 0, from a thread of its own."""
 
-    def __init__(self, post: Post, capacity: int) -> None:
+    def __init__(self, post: Mailbox, capacity: int) -> None:
         super().__init__()
         self._post, self._capacity = post, capacity
         self._queue: deque[Callable[[], LocalStep] | Joined] = deque()

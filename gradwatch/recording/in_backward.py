@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from gradwatch.measure import Measurement, measure
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.hooks import ClipCall
-from gradwatch.recording.pending import Draft, learning_rates_of
-from gradwatch.recording.tracker import Habits, Tracked
+from gradwatch.recording.pending import PendingStep, learning_rates_of
+from gradwatch.recording.tracker import RecordingOptions, StepTracker
 
 
-class InBackward(Optimizer):
+class OptimizersInBackward(Optimizer):
     """Stands for all of them; nobody steps it."""
 
     def __init__(self, members: Sequence[Optimizer]) -> None:
@@ -29,13 +29,13 @@ class InBackward(Optimizer):
         self.param_groups = [group for one in members for group in one.param_groups]
 
 
-def gathered(named: Mapping[str, Optimizer]) -> dict[str, Optimizer]:
+def group_in_backward_optimizers(named: Mapping[str, Optimizer]) -> dict[str, Optimizer]:
     """The optimizers, those that step within the backward as one, under the name of the first."""
     inside = {name: one for name, one in named.items() if _steps_in_backward(one)}
     if len(inside) < 2:
         return dict(named)
     first, *_ = inside
-    together = InBackward(list(inside.values()))
+    together = OptimizersInBackward(list(inside.values()))
     return {
         name: together if name == first else one for name, one in named.items() if name not in inside or name == first
     }
@@ -46,15 +46,15 @@ def _steps_in_backward(optimizer: Optimizer) -> bool:
     return len(parameters) == 1 and bool(getattr(parameters[0], "_post_accumulate_grad_hooks", None))
 
 
-class TrackedInBackward(Tracked):
+class InBackwardTracker(StepTracker):
     """Gathers what the members show during one backward."""
 
     def __init__(
         self,
         name: str,
-        optimizer: InBackward,
+        optimizer: OptimizersInBackward,
         model: nn.Module,
-        habits: Habits,
+        habits: RecordingOptions,
         stored: Sequence[ParameterInfo] = (),
     ) -> None:
         super().__init__(name, optimizer, model, habits, stored)
@@ -64,7 +64,7 @@ class TrackedInBackward(Tracked):
 
     @property
     def optimizer_class(self) -> str:
-        assert isinstance(self.optimizer, InBackward)
+        assert isinstance(self.optimizer, OptimizersInBackward)
         return type(self.optimizer.members[0]).__name__
 
     def take(self, member: Optimizer) -> None:
@@ -90,7 +90,7 @@ class TrackedInBackward(Tracked):
         """All that were to step have stepped."""
         self._stepped = False
         if self._found:
-            draft = Draft(self.step, Measurement.of_positions(self._found, len(self.infos), self.stats()))
+            draft = PendingStep(self.step, Measurement.of_positions(self._found, len(self.infos), self.stats()))
             draft.wall_time = time.time()
             rates = learning_rates_of(self.optimizer)
             draft.learning_rates = rates[:1] if all(rate == rates[0] for rate in rates) else rates

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.recording.hooks import ClipCall
-from gradwatch.recording.pending import Draft
-from gradwatch.recording.tracker import Tracked
+from gradwatch.recording.pending import PendingStep
+from gradwatch.recording.tracker import StepTracker
 
 
-class ByHand(Optimizer):
+class NoOptimizer(Optimizer):
     """Stands where an optimizer is expected; nobody steps it."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -21,7 +21,7 @@ class ByHand(Optimizer):
         self.defaults, self.param_groups = {}, [{"params": list(parameters)}]
 
 
-class TrackedByHand(Tracked):
+class NoOptimizerTracker(StepTracker):
     """Records the gradients that a clip call sees; further calls before the next backward belong to it."""
 
     _goes_on = False
@@ -39,7 +39,7 @@ class TrackedByHand(Tracked):
         if self._goes_on:
             self._add_clipping(self._finished, call, total_norm)
         elif self._draft is not None:
-            draft: Draft = self._draft
+            draft: PendingStep = self._draft
             super().after_clip(call, total_norm)
             draft.wall_time = time.time()
             self._losses_of_backward = self._habits.losses_of_backward(self)

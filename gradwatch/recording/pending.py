@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.clip import Clipping
-from gradwatch.distributed import LocalStep, Team
+from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement, count_above, is_sharded, local, pinned_copy, total
@@ -23,7 +23,7 @@ from gradwatch.recording.hooks import ClipCall
 
 
 @dataclass(slots=True)
-class Draft:
+class PendingStep:
     """A step in the making: measured, perhaps clipped, not yet known to have happened."""
 
     step: int
@@ -49,7 +49,7 @@ class Draft:
     before_reduction: tuple[Measurement, ...] = ()  # over ranks: of what this process had
     whole: Measurement | None = None  # of sharded gradients, where their norms were needed at the step
 
-    def take_weights_of(self, other: Draft | None) -> None:
+    def take_weights_of(self, other: PendingStep | None) -> None:
         """Go on with the weights that another draft of the same step has sampled."""
         if other is not None:
             self.old_weights, self.weight_norms = other.old_weights, other.weight_norms
@@ -103,12 +103,12 @@ def _pinned(number: Any) -> Any:
 
 
 def make_record(
-    draft: Draft,
+    draft: PendingStep,
     optimizer: str,
     attempt: int,
     infos: tuple[ParameterInfo, ...],
     present: list[bool],
-    team: Team | None = None,
+    team: RankGatherer | None = None,
     number: int = 0,
 ) -> StepRecord | None:
     """Collect what a draft left on its devices; runs in the recorder's thread.
@@ -154,7 +154,7 @@ def make_record(
     )
 
 
-def make_local(draft: Draft, optimizer: str, present: list[bool], number: int) -> LocalStep:
+def make_local(draft: PendingStep, optimizer: str, present: list[bool], number: int) -> LocalStep:
     """What this process has of a step, to be brought together with what others have."""
     if draft.ready is not None:
         draft.ready.synchronize()
@@ -184,7 +184,7 @@ def make_local(draft: Draft, optimizer: str, present: list[bool], number: int) -
     )
 
 
-def _collected(draft: Draft) -> dict[str, Any]:
+def _collected(draft: PendingStep) -> dict[str, Any]:
     found = draft.measured.collect()
     if draft.scale is not None:
         for name in {"norm", "abs_max"} & found.keys():
@@ -192,14 +192,14 @@ def _collected(draft: Draft) -> dict[str, Any]:
     return found
 
 
-def _weights(draft: Draft, present: list[bool]) -> WeightStats | None:
+def _weights(draft: PendingStep, present: list[bool]) -> WeightStats | None:
     if draft.weights is None:
         return None
     weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in draft.weights)
     return WeightStats(weight_norm=weight_norm, update_norm=update_norm)
 
 
-def _loss(draft: Draft) -> float | None:
+def _loss(draft: PendingStep) -> float | None:
     """What was logged; else that of which the gradient is: the sum of what backward was called on, unscaled."""
     if draft.losses:
         return sum(float(value) for value in draft.losses) / len(draft.losses)
@@ -209,7 +209,7 @@ def _loss(draft: Draft) -> float | None:
     return sum(float(value) for value in draft.backward_losses) / scale
 
 
-def _clip_fault(draft: Draft) -> str | None:
+def _clip_fault(draft: PendingStep) -> str | None:
     harmless = draft.clip_fault == "before-unscale" and draft.scale is not None and float(draft.scale) == 1
     return None if harmless else draft.clip_fault
 
@@ -281,7 +281,7 @@ def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
     return Clipping(max_norm=call.max_norm, norm_type=order, coefficient=coefficient)
 
 
-def value_clipping(parameters: Sequence[Tensor | None], draft: Draft, call: ClipCall) -> Clipping:
+def value_clipping(parameters: Sequence[Tensor | None], draft: PendingStep, call: ClipCall) -> Clipping:
     """Count what will be cut; on the CPU only in gradients whose largest entry says that some will."""
     assert call.clip_value is not None
     ids = {id(parameter) for parameter in call.parameters}

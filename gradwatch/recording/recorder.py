@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from gradwatch.detect import Detector
-from gradwatch.distributed import Joined, Share, Team
+from gradwatch.distributed import Joined, RankGatherer, Share
 from gradwatch.errors import StoreNotWritable
 from gradwatch.record import SEVERITIES, Event, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter
@@ -78,7 +78,7 @@ class Recorder:
         at_once: bool = False,
         past: Mapping[str, Callable[[], Iterable[StepRecord]]] | None = None,
         mirror: Mirror | None = None,
-        team: Team | None = None,
+        team: RankGatherer | None = None,
     ) -> None:
         """``at_once`` writes and judges each record as it comes, not several together.
 

@@ -36,7 +36,7 @@ from gradwatch.measure import (
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.pending import (
-    Draft,
+    PendingStep,
     first_of,
     learning_rates_of,
     norm_clipping,
@@ -51,7 +51,7 @@ _INSERTED = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
+class RecordingOptions:
     """What is recorded of every optimizer, and what is done with it."""
 
     stats: tuple[str, ...]
@@ -60,9 +60,9 @@ class Habits:
     clip: Policy | None
     clip_only_unclipped: bool  # leave steps alone that the loop has clipped by norm
     skip_nonfinite: bool
-    put: Callable[[Tracked, Draft], None]  # takes a finished step
+    put: Callable[[StepTracker, PendingStep], None]  # takes a finished step
     say: Callable[[str], None]  # tells the user, once
-    losses_of_backward: Callable[[Tracked], list[float | Tensor]]  # since the last step of any
+    losses_of_backward: Callable[[StepTracker], list[float | Tensor]]  # since the last step of any
     before_reduction: Callable[[], tuple[Measurement, ...]] = tuple  # of the last gradients, over ranks
     measures: bool = True  # False: nobody asks for what this process has
     keeps_nothing_back: bool = False  # no loss will be logged here
@@ -101,7 +101,7 @@ def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
     return found
 
 
-class Tracked:
+class StepTracker:
     """One optimizer: its parameters in the order of the blobs, and the step that it is at."""
 
     def __init__(
@@ -109,7 +109,7 @@ class Tracked:
         name: str,
         optimizer: Optimizer,
         model: nn.Module,
-        habits: Habits,
+        habits: RecordingOptions,
         stored: Sequence[ParameterInfo] = (),
     ) -> None:
         self.name, self.optimizer, self.model = name, optimizer, model
@@ -124,8 +124,8 @@ class Tracked:
         self._reads_once = False
         self.ids: set[int] = set()
         self._habits = habits
-        self._draft: Draft | None = None
-        self._finished: Draft | None = None
+        self._draft: PendingStep | None = None
+        self._finished: PendingStep | None = None
         self._losses: list[float | Tensor] = []
         self._losses_of_backward: list[float | Tensor] = []
         self._logs_before_step: bool | None = None
@@ -138,7 +138,7 @@ class Tracked:
         self.backwards = 0  # how many reached these parameters
         self._before_backward: list[tuple[int, int] | None] = []
         self._backwards_before_step = 0
-        self._before_closure: Draft | None = None
+        self._before_closure: PendingStep | None = None
         self._consumed: tuple[int, weakref.ref[Tensor], int] | None = None
         self._clip_fault: str | None = None  # of a call that did nothing, until the step tells whether it matters
         self._clipped_in_vain: list[Tensor] = []  # parameters that had no gradient when they were clipped
@@ -325,13 +325,13 @@ class Tracked:
             finished.clip_fault = "after-step"
 
     @staticmethod
-    def _add_clipping(draft: Draft | None, call: ClipCall, total_norm: Tensor | None) -> None:
+    def _add_clipping(draft: PendingStep | None, call: ClipCall, total_norm: Tensor | None) -> None:
         if draft is not None and call.made:
             draft.clippings += call.made
         elif draft is not None and total_norm is not None and call.max_norm is not None:
             draft.clippings.append(norm_clipping(call, total_norm))
 
-    def _judge_clipping(self, draft: Draft) -> None:
+    def _judge_clipping(self, draft: PendingStep) -> None:
         """Whether a call that could do nothing was the only one, and why it could not."""
         fault, parameters = self._clip_fault, self._clipped_in_vain
         self._clip_fault, self._clipped_in_vain = None, []
@@ -426,14 +426,14 @@ class Tracked:
     def _is_due(self) -> bool:
         return self._habits.measures and self.step % self._habits.every == 0
 
-    def _settle(self, gradients: list[Tensor | None], at_clip: bool = False) -> Draft:
+    def _settle(self, gradients: list[Tensor | None], at_clip: bool = False) -> PendingStep:
         """The draft of the gradients as they are now; measured anew where they changed since it was."""
         self._take_up_again()
         if self._draft is None or self._draft.versions != versions_of(gradients):
             self._keep_if_abandoned(gradients)
             before = self._draft
             measured = measure(gradients, self.stats())
-            self._draft = Draft(self.step, measured, witness=first_of(gradients), backwards=self.backwards)
+            self._draft = PendingStep(self.step, measured, witness=first_of(gradients), backwards=self.backwards)
             self._draft.take_weights_of(before)
             if before is not None:
                 self._draft.clip_fault = self._fault_of_change(before, at_clip)
@@ -445,7 +445,7 @@ class Tracked:
         if self._draft is not None:
             self._draft.versions = versions_of(self.gradients())
 
-    def _dropped_draft(self, gradients: Sequence[Tensor | None]) -> Draft | None:
+    def _dropped_draft(self, gradients: Sequence[Tensor | None]) -> PendingStep | None:
         """The draft of gradients that were let go of before a step, which then does nothing."""
         draft = self._draft
         if (
@@ -459,7 +459,7 @@ class Tracked:
         draft.learning_rates = learning_rates_of(self.optimizer)
         return draft
 
-    def _fault_of_change(self, before: Draft, at_clip: bool) -> str | None:
+    def _fault_of_change(self, before: PendingStep, at_clip: bool) -> str | None:
         """What it means for clipping that the gradients changed after it; what the script changed is its own."""
         if not before.clippings or before.backwards == self.backwards:
             return before.clip_fault
@@ -477,14 +477,14 @@ class Tracked:
         if all(draft.witness() is not gradient for gradient in gradients):
             self.drop()
 
-    def _settle_after_closure(self) -> Draft:
+    def _settle_after_closure(self) -> PendingStep:
         """The draft of a step with a closure, which leaves its last gradients behind."""
         self._take_up_again()
         waiting, before = self._draft, self._before_closure
         self._before_closure = None
         if waiting is not None and waiting.measured.length:
             return waiting
-        draft = Draft(self.step, measure(self.gradients(), self.stats()))
+        draft = PendingStep(self.step, measure(self.gradients(), self.stats()))
         if before is not None and before.clippings:
             draft.clip_fault = "before-backward"
         self._judge_clipping(draft)
@@ -499,7 +499,7 @@ class Tracked:
         before.take_weights_of(waiting)
         self._before_closure, self._draft = None, before
 
-    def _finish(self, draft: Draft) -> None:
+    def _finish(self, draft: PendingStep) -> None:
         """Hold a step back until the next one, or its end, so that its loss can still be logged."""
         self.release()
         draft.losses, draft.backward_losses = self._losses, [] if self._is_told_losses else self._losses_of_backward
@@ -525,7 +525,7 @@ class Tracked:
             self._draft.clipped_by_policy = True
             self._skip(self._draft, clipping.skip)
 
-    def _skip_if_nonfinite(self, draft: Draft) -> None:
+    def _skip_if_nonfinite(self, draft: PendingStep) -> None:
         """Keep an update away that a NaN or an infinity would reach, if that is wanted."""
         if not self._habits.skip_nonfinite or draft.skipped or not (draft.measured.parts or self.is_sharded):
             return
@@ -535,13 +535,13 @@ class Tracked:
         else:
             self._skip(draft, torch.isfinite(measured.total_on_device()).logical_not())
 
-    def _whole(self, draft: Draft) -> Measurement:
+    def _whole(self, draft: PendingStep) -> Measurement:
         """Norms of whole gradients, where ranks have parts of them; all ranks come here at the same step."""
         if draft.whole is None:
             draft.whole = whole(draft.measured, self.parameters)
         return draft.whole
 
-    def _skip(self, draft: Draft, skip: bool | Tensor) -> None:
+    def _skip(self, draft: PendingStep, skip: bool | Tensor) -> None:
         """Keep the update away; a device decides by itself, through an optimizer that takes ``found_inf``."""
         if skip is False:
             return
@@ -566,7 +566,7 @@ class Tracked:
         if self._habits.clip is not None:
             self._habits.say(f"gradwatch did not clip: {why} (clip-not-applied)")
 
-    def _unscale_fused(self, draft: Draft) -> None:
+    def _unscale_fused(self, draft: PendingStep) -> None:
         """A fused optimizer divides by the scale itself, within the step."""
         found_inf, scale = getattr(self.optimizer, "found_inf", None), getattr(self.optimizer, "grad_scale", None)
         if isinstance(found_inf, Tensor):
@@ -581,7 +581,7 @@ class Tracked:
         ):
             return
         if has_closure:
-            self._draft = Draft(self.step, Measurement(self._habits.stats, 0, ()))
+            self._draft = PendingStep(self.step, Measurement(self._habits.stats, 0, ()))
         assert self._draft is not None
         present = [local(p.detach()) for p in self.parameters if p is not None]
         self._draft.weight_norms = norms(present)
@@ -598,7 +598,7 @@ class Tracked:
         return first
 
     @torch.no_grad()
-    def _sample_weights_after(self, draft: Draft) -> None:
+    def _sample_weights_after(self, draft: PendingStep) -> None:
         if draft.old_weights is None or draft.weight_norms is None:
             return
         present = [local(p.detach()) for p in self.parameters if p is not None]

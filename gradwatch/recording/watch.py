@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
 from gradwatch.detect import Detector, detectors_for, eps_of
-from gradwatch.distributed import Joined, Outbox, Post, Quiet, Team, place
+from gradwatch.distributed import Joined, Mailbox, NullSink, RankGatherer, RankSender, rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, RunInUse, ShardedParameters, TrainingStopped
 from gradwatch.measure import ZEROS_EVERY, Measurement, reads_once
 from gradwatch.record import KINDS, STATS, Event, ParameterInfo, StepRecord
@@ -42,11 +42,11 @@ from gradwatch.recording.hooks import (
     listen_to_reduction,
     listen_to_steps,
 )
-from gradwatch.recording.in_backward import InBackward, TrackedInBackward, gathered
-from gradwatch.recording.no_optimizer import ByHand, TrackedByHand
-from gradwatch.recording.pending import Draft, loss_value, make_local, make_record
+from gradwatch.recording.in_backward import InBackwardTracker, OptimizersInBackward, group_in_backward_optimizers
+from gradwatch.recording.no_optimizer import NoOptimizer, NoOptimizerTracker
+from gradwatch.recording.pending import PendingStep, loss_value, make_local, make_record
 from gradwatch.recording.recorder import Mirror, Recorder
-from gradwatch.recording.tracker import Habits, Tracked
+from gradwatch.recording.tracker import RecordingOptions, StepTracker
 from gradwatch.store import StoreReader, StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -151,7 +151,7 @@ def attach(
     if total_steps is not None and total_steps < 1:
         raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None where it is not known.")
     return Watch(
-        {name: (model, one) for name, one in gathered(named).items()},
+        {name: (model, one) for name, one in group_in_backward_optimizers(named).items()},
         Path(run),
         policies=policies,
         first_step=first_step,
@@ -169,7 +169,7 @@ def attach(
 
 def _named_optimizers(model: nn.Module, optimizer: Optimizers) -> dict[str, Optimizer]:
     if optimizer is None:
-        return {"0": ByHand(model.parameters() if isinstance(model, nn.Module) else ())}
+        return {"0": NoOptimizer(model.parameters() if isinstance(model, nn.Module) else ())}
     if isinstance(optimizer, Mapping):
         return {str(name): _unwrapped(one) for name, one in optimizer.items()}
     listed = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
@@ -271,11 +271,11 @@ class Watch:
         before_reduction: bool = True,
     ) -> None:
         self.run = run
-        self._rank, self._world = (0, 1) if ranks == "own" else place()
+        self._rank, self._world = (0, 1) if ranks == "own" else rank_and_world_size()
         self._total_steps = total_steps
         self._stop_on = stop_on
         self.policies = dict(policies or {})
-        self._habits = Habits(
+        self._habits = RecordingOptions(
             stats=stats,
             every=every,
             weights_every=weights_every,
@@ -300,8 +300,8 @@ class Watch:
         self._roots: list[float | Tensor] = []  # what backward is being called on
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
         self.overhead_seconds = 0.0
-        self._team: Team | None = None
-        self._post: Post | None = None
+        self._team: RankGatherer | None = None
+        self._post: Mailbox | None = None
         self._reductions: list[BeforeReduction] = []
         self._writer = writer
         try:
@@ -313,7 +313,7 @@ class Watch:
             raise
         if ranks and before_reduction and self._world > 1:
             self._reductions = [one for model in self.models for one in listen_to_reduction(model)]
-        self._by_optimizer: dict[int, Tracked] = {}
+        self._by_optimizer: dict[int, StepTracker] = {}
         _open_watches[self._key] = self
         self._stops: list[Callable[[], None]] = []
         for tracked in self._tracked:
@@ -323,11 +323,11 @@ class Watch:
         _close_on_termination()
         atexit.register(self._close_at_exit)
 
-    def _begin(self, ranks: Ranks, at_once: bool, tensorboard: bool) -> Recorder | Quiet:
+    def _begin(self, ranks: Ranks, at_once: bool, tensorboard: bool) -> Recorder | NullSink:
         """What takes the steps: in rank 0 the recorder, elsewhere what tells it of them, if it wants to know."""
         is_sharded = any(t.is_sharded for t in self._tracked)
         is_joint = self._world > 1 and (bool(ranks) or is_sharded)
-        if is_sharded and ranks == "own" and place()[1] > 1:
+        if is_sharded and ranks == "own" and rank_and_world_size()[1] > 1:
             raise ShardedParameters(
                 'ranks is "own", and there are parameters of which this process holds a part. Leave it out.'
             )
@@ -340,7 +340,7 @@ class Watch:
         writer = self._writer
         if self._post is not None:
             writer.set_meta("world_size", str(self._world))
-            self._team = Team(self._post, self._world)
+            self._team = RankGatherer(self._post, self._world)
             for tracked in self._tracked:
                 self._team.known(tracked.name, tracked.infos)
                 self._team.join(0, Joined(tracked.name, 0, tracked.shares))
@@ -360,7 +360,7 @@ class Watch:
             team=self._team,
         )
 
-    def _open_post(self, is_sharded: bool) -> Post | None:
+    def _open_post(self, is_sharded: bool) -> Mailbox | None:
         by_us = self.policies or self._habits.skip_nonfinite
         if by_us and any(t.is_flat for t in self._tracked):
             raise ShardedParameters(
@@ -368,7 +368,7 @@ class Watch:
                 " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
             )
         try:
-            return Post(self._rank)
+            return Mailbox(self._rank)
         except Exception as error:
             if is_sharded:
                 raise ShardedParameters(
@@ -378,16 +378,16 @@ class Watch:
             logger.warning("gradwatch can't hear the other ranks: %s (ranks-not-heard)", error)
             return None
 
-    def _begin_elsewhere(self, capacity: int) -> Quiet:
+    def _begin_elsewhere(self, capacity: int) -> NullSink:
         first = None if self._post is None else self._post.announced("open", RANK_0_WITHIN)
         if first is None:
             if self._post is not None:
                 logger.warning("gradwatch is not attached in rank 0: nothing is recorded here (rank-silent)")
             for tracked in self._tracked:
                 self._measure_only_to_clip(tracked)
-            return Quiet()
+            return NullSink()
         assert self._post is not None
-        outbox = Outbox(self._post, capacity)
+        outbox = RankSender(self._post, capacity)
         for tracked in self._tracked:
             tracked.step = tracked.first_step = first.get(tracked.name, tracked.step)
             outbox.join(tracked.name, tracked.shares, 0)
@@ -395,7 +395,7 @@ class Watch:
 
     def _track(
         self, named: Mapping[str, tuple[nn.Module, Optimizer]], writer: StoreWriter | None, first_step: int | None
-    ) -> list[Tracked]:
+    ) -> list[StepTracker]:
         tracked = []
         if writer is None:
             for name, (model, one) in named.items():
@@ -435,18 +435,18 @@ class Watch:
 
     def _new_tracked(
         self, name: str, optimizer: Optimizer, model: nn.Module, stored: Sequence[ParameterInfo] = ()
-    ) -> Tracked:
+    ) -> StepTracker:
         habits = replace(self._habits, clip=self.policies.get(name))
-        if isinstance(optimizer, InBackward):
-            return TrackedInBackward(name, optimizer, model, habits, stored)
-        kind = TrackedByHand if isinstance(optimizer, ByHand) else Tracked
+        if isinstance(optimizer, OptimizersInBackward):
+            return InBackwardTracker(name, optimizer, model, habits, stored)
+        kind = NoOptimizerTracker if isinstance(optimizer, NoOptimizer) else StepTracker
         return kind(name, optimizer, model, habits, stored)
 
-    def _listen_to_steps(self, tracked: Tracked) -> None:
-        if isinstance(tracked.optimizer, ByHand):
+    def _listen_to_steps(self, tracked: StepTracker) -> None:
+        if isinstance(tracked.optimizer, NoOptimizer):
             return
         optimizer = tracked.optimizer
-        for one in optimizer.members if isinstance(optimizer, InBackward) else [optimizer]:
+        for one in optimizer.members if isinstance(optimizer, OptimizersInBackward) else [optimizer]:
             self._by_optimizer[id(one)] = tracked
             self._stops.append(listen_to_steps(one, self))
 
@@ -482,7 +482,7 @@ class Watch:
     @property
     def steps_within_backward(self) -> bool:
         """Whether optimizers step while gradients are still being made."""
-        return any(isinstance(t, TrackedInBackward) for t in self._tracked)
+        return any(isinstance(t, InBackwardTracker) for t in self._tracked)
 
     def log(self, *, loss: float | Tensor | None = None, optimizer: str | None = None) -> None:
         """Add the loss to the step: the last one made, or the next one where the first call came before it.
@@ -503,7 +503,7 @@ class Watch:
         self._tracked.append(tracked)
         self._listen_to_steps(tracked)
 
-    def _add_here(self, name: str, model: nn.Module, optimizer: Optimizer) -> Tracked:
+    def _add_here(self, name: str, model: nn.Module, optimizer: Optimizer) -> StepTracker:
         assert self._writer is not None
         assert isinstance(self._recorder, Recorder)
         self._writer.add_optimizer(name, _class_of(optimizer), _settings(optimizer))
@@ -521,17 +521,17 @@ class Watch:
         self._recorder.add_detectors(name, _detectors_of(tracked))
         return tracked
 
-    def _add_elsewhere(self, name: str, model: nn.Module, optimizer: Optimizer) -> Tracked:
+    def _add_elsewhere(self, name: str, model: nn.Module, optimizer: Optimizer) -> StepTracker:
         tracked = self._new_tracked(name, optimizer, model)
         tracked.refresh()
-        if isinstance(self._recorder, Outbox) and self._post is not None:
+        if isinstance(self._recorder, RankSender) and self._post is not None:
             tracked.step = tracked.first_step = self._post.announced(f"first/{name}", RANK_0_WITHIN) or 0
             self._recorder.join(name, tracked.shares, 0)
         else:
             self._measure_only_to_clip(tracked)
         return tracked
 
-    def _measure_only_to_clip(self, tracked: Tracked) -> None:
+    def _measure_only_to_clip(self, tracked: StepTracker) -> None:
         """Nobody asks for the numbers of this process."""
         acts = tracked.name in self.policies or self._habits.skip_nonfinite
         tracked.change(measures=acts, every=1, weights_every=0)
@@ -544,7 +544,7 @@ class Watch:
         in the closure, after backward.
         """
         tracked = self._by_optimizer.get(id(_unwrapped(optimizer)))
-        if tracked is not None and not isinstance(tracked, TrackedInBackward):
+        if tracked is not None and not isinstance(tracked, InBackwardTracker):
             tracked.gradients_ready()
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -584,7 +584,7 @@ class Watch:
         self._raise_recorder_fault()
         self._deliver_events()
         tracked = self._by_optimizer[id(optimizer)]
-        if isinstance(tracked, TrackedInBackward):
+        if isinstance(tracked, InBackwardTracker):
             tracked.take(optimizer)
             return
         self._thread = threading.get_ident()
@@ -597,7 +597,7 @@ class Watch:
     @_guarded
     def after_step(self, optimizer: Optimizer) -> None:
         tracked = self._by_optimizer[id(optimizer)]
-        if not isinstance(tracked, TrackedInBackward):
+        if not isinstance(tracked, InBackwardTracker):
             tracked.after_step()
 
     @_guarded
@@ -614,7 +614,7 @@ class Watch:
         self._roots = _losses_among(tensors)
 
     @_guarded
-    def heard_of_backward(self, tensors: Sequence[Tensor]) -> None:
+    def count_earlier_backward(self, tensors: Sequence[Tensor]) -> None:
         """One that made the gradients that are there was before this watch began to listen."""
         for tracked in self._tracked:
             tracked.backwards += 1
@@ -625,12 +625,12 @@ class Watch:
     def after_backward(self) -> None:
         mine = threading.get_ident() == self._thread
         # All of them, for each takes note.
-        reached = [t for t in self._tracked if (mine or isinstance(t, TrackedInBackward)) and t.is_reached()]
+        reached = [t for t in self._tracked if (mine or isinstance(t, InBackwardTracker)) and t.is_reached()]
         if reached and mine:
             for loss in self._roots:
                 self._add_loss_of_backward(loss)
         for tracked in reached:
-            if isinstance(tracked, TrackedInBackward):
+            if isinstance(tracked, InBackwardTracker):
                 tracked.after_backward()
 
     @_guarded
@@ -675,12 +675,12 @@ class Watch:
         if id(optimizer) in self._by_optimizer:
             self._by_optimizer[id(optimizer)].after_scaled_step()
 
-    def _tracked_of(self, call: ClipCall) -> list[Tracked]:
+    def _tracked_of(self, call: ClipCall) -> list[StepTracker]:
         return [t for t in self._tracked if any(id(parameter) in t.ids for parameter in call.parameters)]
 
     # ---------------------------------------------------------------------------------- the steps
 
-    def _put(self, tracked: Tracked, draft: Draft) -> None:
+    def _put(self, tracked: StepTracker, draft: PendingStep) -> None:
         number = draft.step - tracked.first_step
         if isinstance(self._recorder, Recorder):
             assert self._writer is not None
@@ -697,7 +697,7 @@ class Watch:
             self._takers, self._losses_of_backward = set(), []
         self._losses_of_backward.append(loss)
 
-    def _take_losses_of_backward(self, tracked: Tracked) -> list[float | Tensor]:
+    def _take_losses_of_backward(self, tracked: StepTracker) -> list[float | Tensor]:
         """The losses since the last step; optimizers that step one after the other share them."""
         if tracked.name in self._takers:
             return []
@@ -840,10 +840,10 @@ def _class_of_model(model: nn.Module) -> str:
 
 
 def _class_of(optimizer: Optimizer) -> str:
-    return type(optimizer.members[0] if isinstance(optimizer, InBackward) else optimizer).__name__
+    return type(optimizer.members[0] if isinstance(optimizer, OptimizersInBackward) else optimizer).__name__
 
 
-def _detectors_of(tracked: Tracked) -> list[Detector]:
+def _detectors_of(tracked: StepTracker) -> list[Detector]:
     return detectors_for(tracked.optimizer_class, eps_of(_settings(tracked.optimizer)))
 
 

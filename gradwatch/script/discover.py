@@ -24,11 +24,11 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradwatch.clip import NormClip, Policy
-from gradwatch.distributed import place
+from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import is_sharded
 from gradwatch.recording.hooks import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
-from gradwatch.recording.in_backward import gathered
-from gradwatch.recording.no_optimizer import ByHand
+from gradwatch.recording.in_backward import group_in_backward_optimizers
+from gradwatch.recording.no_optimizer import NoOptimizer
 from gradwatch.recording.watch import Watch
 
 logger = logging.getLogger("gradwatch")
@@ -120,10 +120,10 @@ class Discovery:
     # --------------------------------------------------------------------------------- the attaching
 
     def _attach_by_hand(self, parameters: list[Tensor]) -> None:
-        owned = list(owner_of(ByHand(parameters)).parameters())
-        self._attach([ByHand(owned or parameters)])
+        owned = list(owner_of(NoOptimizer(parameters)).parameters())
+        self._attach([NoOptimizer(owned or parameters)])
         if self.watch is not None:
-            self.watch.heard_of_backward(self._roots)
+            self.watch.count_earlier_backward(self._roots)
 
     def _attach_new(self, within_training: bool = False) -> None:
         """Attach the optimizers that are new.
@@ -139,7 +139,7 @@ class Discovery:
         is_first = self.watch is None
         self._guard(lambda: self._attach([one for one in new if one not in waiting]))
         if self.watch is not None and is_first and not within_training:
-            self.watch.heard_of_backward(self._roots)
+            self.watch.count_earlier_backward(self._roots)
 
     def _guard(self, attach: Callable[[], None]) -> None:
         if self.failed or os.getpid() != self._pid:
@@ -152,9 +152,9 @@ class Discovery:
 
     def _attach(self, optimizers: list[Optimizer]) -> None:
         known = 0 if self.watch is None else len(self.watch.optimizers)
-        named = gathered({str(known + i): one for i, one in enumerate(optimizers)})
+        named = group_in_backward_optimizers({str(known + i): one for i, one in enumerate(optimizers)})
         owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
-        _, world = place()
+        _, world = rank_and_world_size()
         if not owned or (world == 1 and os.environ.get("RANK", "0") != "0"):
             return  # a process that torchrun started and that trains by itself, beside one that records
         policies: dict[str, Policy] = {}

@@ -259,7 +259,7 @@ class _Examination:
                 "optimizers step within backward: each gradient is measured as it is consumed, nothing can clip them"
                 " together"
             )
-        if "ByHand" in run.optimizers.values():
+        if "NoOptimizer" in run.optimizers.values():
             found.append("there is no optimizer: a step is recorded at each clip call, the update is not seen")
         return [Finding("note", "unseen", text) for text in found]
 

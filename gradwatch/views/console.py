@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from gradwatch.analysis.recommend import Agreement, Recommendation
-from gradwatch.analysis.run import Seam
+from gradwatch.analysis.run import ResumePoint
 from gradwatch.analysis.summary import LayerSummary, RankSummary, RunSummary
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.script.doctor import Diagnosis
@@ -560,6 +560,6 @@ def _relative(summary: RunSummary, group: Sequence[int]) -> tuple[Array, NDArray
     return np.where(largest == -np.inf, np.nan, largest), bad
 
 
-def _told(seams: Sequence[Seam], most: int = 3) -> str:
+def _told(seams: Sequence[ResumePoint], most: int = 3) -> str:
     more = f"; and {len(seams) - most} times before" if len(seams) > most else ""
     return "; ".join(str(seam) for seam in seams[-most:]) + more

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.run import Run
 from gradwatch.detect import eps_of
-from gradwatch.detect.overclipping import scale_free
+from gradwatch.detect.overclipping import is_adaptive
 from gradwatch.record import WEIGHT_STATS, Event
 
 Array = NDArray[np.float64]
@@ -76,7 +76,7 @@ class History:
     @property
     def is_scale_free(self) -> bool:
         """Whether the optimizer divides by the size of its gradients."""
-        return scale_free(self.optimizer_class)
+        return is_adaptive(self.optimizer_class)
 
     @property
     def ended_nonfinite(self) -> bool:

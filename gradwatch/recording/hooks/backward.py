@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gradwatch.recording.hooks.registry import Listeners
+from gradwatch.recording.hooks.registry import HookRegistry
 
 
 class BackwardListener(Protocol):
@@ -59,7 +59,7 @@ def _put_in() -> list[Callable[[], None]]:
     return [restore]
 
 
-_listeners: Listeners[BackwardListener] = Listeners(_put_in)
+_listeners: HookRegistry[BackwardListener] = HookRegistry(_put_in)
 
 
 def _tensors(roots: Any) -> list[Tensor]:

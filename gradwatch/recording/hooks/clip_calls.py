@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad
 from gradwatch.clip import Clipping, Policy, drop_in
 from gradwatch.clip import policy as policies
 from gradwatch.measure import Measurement
-from gradwatch.recording.hooks.registry import Listeners
+from gradwatch.recording.hooks.registry import HookRegistry
 
 
 class TapError(RuntimeError):
@@ -84,7 +84,7 @@ def _put_in() -> list[Callable[[], None]]:
     return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), _tap_fsdp1()]
 
 
-_listeners: Listeners[ClipListener] = Listeners(_put_in)
+_listeners: HookRegistry[ClipListener] = HookRegistry(_put_in)
 
 
 def _norm_call(parameters: list[Tensor], max_norm: Any, norm_type: float = 2.0, *_: object, **__: object) -> ClipCall:

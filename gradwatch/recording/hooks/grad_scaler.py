@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from gradwatch.recording.hooks.registry import Listeners
+from gradwatch.recording.hooks.registry import HookRegistry
 
 
 class ScalerListener(Protocol):
@@ -39,7 +39,7 @@ def _wrap(name: str, wrapper: Callable[..., Callable[..., Any]]) -> Callable[[],
     return lambda: setattr(GradScaler, name, original)
 
 
-_listeners: Listeners[ScalerListener] = Listeners(_put_in)
+_listeners: HookRegistry[ScalerListener] = HookRegistry(_put_in)
 
 
 def _scale_of(scaler: GradScaler) -> Tensor | None:

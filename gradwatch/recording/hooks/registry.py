@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 Listener = TypeVar("Listener")
 
 
-class Listeners(Generic[Listener]):
+class HookRegistry(Generic[Listener]):
     """The listeners of one tap.
 
     >>> taps = []
-    >>> listeners = Listeners(lambda: taps.append("in") or [lambda: taps.append("out")])
+    >>> listeners = HookRegistry(lambda: taps.append("in") or [lambda: taps.append("out")])
     >>> stop, stop_other = listeners.add("first"), listeners.add("second")
     >>> list(listeners), taps
     (['first', 'second'], ['in'])
@@ -35,7 +35,7 @@ class Listeners(Generic[Listener]):
     def tell(self, call: Callable[[Listener], object]) -> list[Listener]:
         """Call with each, those that join meanwhile included; return who was told.
 
-        >>> listeners = Listeners(lambda: [])
+        >>> listeners = HookRegistry(lambda: [])
         >>> _ = listeners.add("first")
         >>> listeners.tell(lambda one: listeners.add("second") if one == "first" else None)
         ['first', 'second']

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary import LayerSummary, RunSummary, most_telling, summarize
+from gradwatch.analysis.summary import LayerSummary, RunSummary, most_relevant, summarize
 from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.store import FILE_NAME
@@ -115,7 +115,7 @@ class RunView:
             return {
                 "layers": [{key: getattr(layer, key) for key in keys} for layer in layers],
                 "ranks": self._run.layer_rows("rank_norm", self._name, most=1)[1].shape[1],
-                "telling": most_telling(layers, self._summary.events),
+                "telling": most_relevant(layers, self._summary.events),
                 "sampled": history.sampled,
                 "stats": [stat for stat in HEAT_STATS if self._has(stat)],
             }

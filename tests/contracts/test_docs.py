@@ -23,7 +23,7 @@ from gradwatch.record import KINDS, STATS, WEIGHT_STATS, Event, StepRecord
 from gradwatch.script.tune import Trial, Tuning
 from gradwatch.testing import stream, write_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 # What holds other numbers rather than being one.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("sklearn")
-FOLDER = Path(__file__).parent.parent / "benchmarks" / "detection"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "detection"
 
 
 @pytest.fixture(scope="module")

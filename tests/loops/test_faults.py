@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import gradwatch
-from gradwatch import watch as watch_module
+from gradwatch.recording import watch as watch_module
 
 PACKAGE = Path(gradwatch.__file__).parent
 

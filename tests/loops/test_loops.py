@@ -520,7 +520,7 @@ def test_a_loop_without_optimizer_is_recorded_at_its_clip_calls(tmp_path):
     assert (steps["max_norm"] == 0.1).all()
     assert (steps["clip_value"] == 0.05).all()
     assert steps["loss"].notna().all()
-    assert run.optimizers == {"0": "ByHand"}
+    assert run.optimizers == {"0": "NoOptimizer"}
     assert run.layers("norm").columns.tolist() == [name for name, _ in model.named_parameters()]
 
 

@@ -14,6 +14,7 @@ from gradwatch.detect import (
     Dead,
     Desync,
     Drift,
+    EpsStarvation,
     Explosion,
     IdleClipping,
     IneffectiveClipping,
@@ -21,7 +22,6 @@ from gradwatch.detect import (
     NonFinite,
     OverClipping,
     Spike,
-    Starvation,
     Vanishing,
     detectors_for,
     replay,
@@ -459,7 +459,7 @@ def test_replayed_events_are_those_that_were_raised_live(tmp_path, name):
 
 
 def test_there_is_one_of_each_detector():
-    assert {type(d) for d in detectors_for()} == {*DETECTORS, Starvation, Desync}
+    assert {type(d) for d in detectors_for()} == {*DETECTORS, EpsStarvation, Desync}
 
 
 # ------------------------------------------------------------------------------ what the loss tells
@@ -641,7 +641,7 @@ def test_a_drift_is_information():
 )
 def test_gradients_under_adams_eps(norm, eps, expected):
     parameters = [ParameterInfo(name=n, shape=(10, 10)) for n in ("a", "b")]
-    events = found(Starvation(eps), stream(steady(300, level=norm), parameters=parameters))
+    events = found(EpsStarvation(eps), stream(steady(300, level=norm), parameters=parameters))
     assert events == [(step, "eps-starvation", "info") for step in expected]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "gradwatch"
+PACKAGE = Path(__file__).parents[2] / "gradwatch"
 # In the order in which data flows through them.
 STAGES = [
     "errors",

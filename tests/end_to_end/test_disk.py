@@ -154,7 +154,7 @@ def refused(tmp_path, refuse, allow):
     program = f"""
 import logging, os, resource, subprocess, sys
 import torch, gradwatch
-from gradwatch import recorder
+from gradwatch.recording import recorder
 logging.basicConfig(level="WARNING")
 recorder.PAUSE = 0.05
 model = torch.nn.Linear(200, 50)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCES = ("gradwatch", "dashboards", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
 MEASURES = """
 import torch, gradwatch.measure.fused as fused

@@ -24,7 +24,7 @@ from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreReader, Stor
 from gradwatch.store.writer import on_network_file_system
 from gradwatch.testing import steady, stream, write_run
 
-GOLDEN = Path(__file__).parent / "golden" / "stores"
+GOLDEN = Path(__file__).parents[2] / "golden" / "stores"
 
 # SQLite does not keep the sign of zero
 anything = st.floats(allow_nan=True, allow_infinity=True).map(lambda value: value + 0.0)
@@ -352,7 +352,7 @@ def test_there_is_a_golden_store_of_this_schema():
 
 
 def test_the_schema_in_the_docs_is_the_schema():
-    assert SCHEMA in (Path(__file__).parent.parent / "docs" / "store.md").read_text()
+    assert SCHEMA in (Path(__file__).parents[3] / "docs" / "store.md").read_text()
 
 
 def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 pytest.importorskip("sklearn")
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,7 +16,7 @@ from gradwatch.export.dataset import write_dataset
 from gradwatch.testing import replaced, steady, stream, write_run
 
 pytest.importorskip("pyarrow")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
