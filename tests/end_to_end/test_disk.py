@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import gradwatch
-from gradwatch import Run, recorder
+from gradwatch import Run
 from gradwatch.errors import StoreRemoved
+from gradwatch.recording import recorder
 from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream
 
