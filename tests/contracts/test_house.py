@@ -1,0 +1,101 @@
+"""The script that measures the code base counts what it says, on a package small enough to count by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("radon")
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+FILES = {
+    "gradwatch/__init__.py": "",
+    "gradwatch/watch.py": '''"""Two lines
+of docstring."""
+from typing import TYPE_CHECKING
+from gradwatch.low import Kind
+if TYPE_CHECKING:
+    from gradwatch.high import late
+
+class Watch:
+    limit: int = 3
+
+    def __init__(self):
+        self.a = 1  # the reader is told why
+        self.a += 1
+        self.b: int = 2  # noqa: X
+
+    def is_kind(self, x):
+        # a second comment
+        return isinstance(x, Kind) or isinstance(x, (int, str))
+''',
+    "gradwatch/low.py": "class Kind:\n    pass\n\ndef f():\n    from gradwatch.high import late\n    return late\n",
+    "gradwatch/high.py": "import gradwatch.low\n\ndef late(x):\n    return 1 if x and x > 2 else 0\n",
+    "tests/unit/test_watch.py": "def test_a():\n    pass\n\ndef test_b():\n    pass\n",
+    "dashboards/a.js": "let a = 1\nlet bb = 2\n",
+    "dashboards/vendor/huge.js": "x\n" * 99,
+}
+
+
+@pytest.fixture
+def house(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import house
+
+    return house
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_small_package_is_counted_as_by_hand(house, checkout):
+    found = {name: value for name, value, _ in house.table(checkout, collect=False)}
+    assert found == {
+        "most stateful class": "Watch: 3 attributes, 2 methods, 11 lines",
+        "largest class": "Watch: 3 attributes, 2 methods, 11 lines",
+        "radon complexity, largest": "3 (late), 2 (is_kind), 1 (__init__)",
+        "functions over complexity 12": "0",
+        "top level: modules, folders": "4, 0",
+        "first-party imports in functions": "1",
+        "import circles, those included": "one of 2 modules",
+        "isinstance of own kinds: watch.py, all": "1, 1",
+        "lines: package, tests, ratio": "28, 5, 0.18",
+        "modules without a test file of their own": "2 of 3",
+        "comments per 100 lines of code": "10.0",  # 2 for 20 lines
+        "JavaScript: longest file": "2 lines (a.js)",
+        "JavaScript: longest line": "10 columns (a.js)",
+        "JavaScript: lint, types, unit tests": "no, no, no",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arrows", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"a", "c"}, "c": set()}, [["a", "b"]]),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}}, [["a", "b", "c"], ["d", "e"]]),
+    ],
+)
+def test_circles_are_sets_of_modules_that_reach_one_another(house, arrows, expected):
+    assert sorted(house.circles(arrows)) == expected
+
+
+def test_an_import_that_only_a_type_checker_sees_makes_no_circle(house, checkout):
+    assert house.graph(house.sources(checkout, "gradwatch"))["gradwatch.watch"] == {"gradwatch.low"}
+
+
+def test_the_script_prints_its_table_for_this_checkout():
+    command = [sys.executable, str(BENCHMARKS / "house.py"), "--no-collect", str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 14
+
+
+def test_tests_are_counted(house, checkout):
+    assert house.count_tests(checkout) == "2"
