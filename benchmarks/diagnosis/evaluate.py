@@ -1,0 +1,202 @@
+"""Precision, recall and confusion of `Run.diagnosis()` over planted faults and their healthy twins.
+
+    python benchmarks/diagnosis/evaluate.py tuning            # the half that rules may be tuned on
+    python benchmarks/diagnosis/evaluate.py held_out          # the half that is looked at after a rule is committed
+    python benchmarks/diagnosis/evaluate.py tuning --only bf  # cases whose name contains "bf"
+
+A case is right when its first finding of warning or worse has the expected code (or one that is
+listed as right as well), names the optimizer and the parameter, and its steps hold the step at which
+the fault was planted. A healthy twin is right when no finding is a warning or worse. A remedy is wrong
+when it belongs to another class of cause than the fault's. Contradictions are places where report,
+`check`, recommend and the diagnosis say different things of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import importlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lab import Case, Place
+
+HERE = Path(__file__).parent
+# What the cause of each code is mended by. A first finding whose remedy is of another class misleads.
+REMEDY = {
+    "learning-rate-zero": "script",
+    "stale-optimizer": "script",
+    "no-gradient": "script",
+    "no-steps": "script",
+    "parameters-without-optimizer": "script",
+    "gradients-accumulate": "script",
+    "ineffective-clipping": "script",
+    "clipped-by-script": "script",
+    "died": "script",
+    "killed": "script",
+    "zero-gradients": "signal",
+    "constant-loss": "signal",
+    "dead-parameters": "signal",
+    "all-steps-skipped": "precision",
+    "updates-below-precision": "precision",
+    "loss-scale": "precision",
+    "clipped-to-nothing": "threshold",
+    "threshold-too-low": "threshold",
+    "clip-starves": "threshold",
+    "diverged": "rate",
+    "spike": "rate",
+    "vanishing": "architecture",
+    "nonfinite-loss": "operation",
+    "nonfinite-gradient": "operation",
+    "loss-hides-nan": "operation",
+    "too-short": "none",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was said of one form of one case."""
+
+    case: Case
+    broken: bool
+    findings: tuple[dict[str, Any], ...]
+    contradictions: tuple[str, ...]
+
+    @property
+    def alarming(self) -> list[dict[str, Any]]:
+        return [f for f in self.findings if f["severity"] != "info"]
+
+    @property
+    def first(self) -> str | None:
+        """The code that is told first; a finding that only informs counts where it is what is expected."""
+        told = [f["code"] for f in self.alarming] or [f["code"] for f in self.findings if f["code"] == self.case.code]
+        return told[0] if told else None
+
+    @property
+    def expected(self) -> set[str]:
+        return {self.case.code, *self.case.also} - {None} if self.broken else set()  # type: ignore[return-value]
+
+    @property
+    def code_right(self) -> bool:
+        if self.expected:
+            return self.first in self.expected
+        return all(f["code"] in self.case.twin_may for f in self.alarming)
+
+    @property
+    def where_right(self) -> bool:
+        """Optimizer, parameter and step, as far as the case fixes them."""
+        found = next((f for f in self.findings if f["code"] == self.first), None)
+        if found is None:
+            return False
+        if self.case.optimizer is not None and found["optimizer"] != self.case.optimizer:
+            return False
+        if self.case.parameter and not any(self.case.parameter in name for name in found["parameters"]):
+            return False
+        if self.case.step is None:
+            return True
+        return found["steps"] is not None and abs(found["steps"][0] - self.case.step) <= self.case.within
+
+    @property
+    def remedy_wrong(self) -> bool:
+        if not self.expected or self.first is None:
+            return False
+        return REMEDY.get(self.first) not in {REMEDY[code] for code in self.expected}
+
+
+def outcome(case: Case, broken: bool, folder: Path) -> Outcome:
+    place = Place(folder / f"{case.name}-{'broken' if broken else 'healthy'}", seed=zlib.crc32(case.name.encode()))
+    if not place.run.exists():
+        torch.manual_seed(place.seed)
+        with contextlib.redirect_stdout(io.StringIO()):
+            case.train(place, broken)
+    findings = tuple(read("report", place.run)["findings"])
+    return Outcome(case, broken, findings, tuple(contradictions(place.run)))
+
+
+def read(command: str, run: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "gradwatch", command, str(run), "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip(), f"{command} of {run.name}: {done.stderr}"
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def contradictions(run: Path) -> list[str]:
+    """Where two ways of asking about one run give answers that can't both be true."""
+    report, check = read("report", run), read("check", run)
+    findings, advice = report["findings"], read("recommend", run)
+    worst = max((f["severity"] for f in findings), key=["info", "warning", "critical"].index, default="info")
+    found = []
+    if {"info": "healthy"}.get(worst, worst) != report["verdict"]:
+        found.append(f"verdict {report['verdict']} over a worst finding of {worst}")
+    if check["findings"] != findings:
+        found.append("check and report have other findings")
+    # Of NaN that an operation made, and of a training in which nothing trained, no threshold is the cure.
+    hopeless = {c for c, cure in REMEDY.items() if cure in ("operation", "signal", "script")} - {"ineffective-clipping"}
+    if findings and findings[0]["severity"] == "critical" and findings[0]["code"] in hopeless and advice["max_norm"]:
+        found.append(f"{findings[0]['code']} is critical and recommend says {advice['max_norm']:.3g}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("half", choices=["tuning", "held_out"])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = [case for case in importlib.import_module(options.half).case.all if options.only in case.name]
+    folder = options.runs or Path(tempfile.mkdtemp())
+    forms = [(case, True) for case in cases if case.code is not None]
+    forms += [(case, False) for case in cases if case.twin or case.code is None]
+    outcomes = [outcome(case, broken, folder) for case, broken in forms]
+    report(options.half, outcomes)
+    if options.runs is None:
+        shutil.rmtree(folder)
+
+
+def report(half: str, outcomes: list[Outcome]) -> None:
+    broken, healthy = [o for o in outcomes if o.broken], [o for o in outcomes if not o.broken]
+    right, placed = sum(o.code_right for o in broken), sum(o.code_right and o.where_right for o in broken)
+    print(f"# {half}: {len(broken)} planted faults, {len(healthy)} healthy trainings\n")
+    print("| | | target |\n|---|---|---|")
+    print(f"| right code | {right} of {len(broken)} ({right / max(1, len(broken)):.2f}) | 0.90 |")
+    print(f"| right code, optimizer, parameter and step | {placed} of {len(broken)} | |")
+    wrong = sum(o.remedy_wrong for o in broken)
+    print(f"| wrong class of remedy | {wrong} of {len(broken)} ({wrong / max(1, len(broken)):.2f}) | 0.02 |")
+    false = sum(not o.code_right for o in healthy)
+    print(f"| healthy with a warning | {false} of {len(healthy)} ({false / max(1, len(healthy)):.2f}) | 0.03 |")
+    print(f"| contradictions | {sum(bool(o.contradictions) for o in outcomes)} of {len(outcomes)} | 0 |")
+    print("\n| code | expected | found first | both | precision | recall |\n|---|---|---|---|---|---|")
+    expected = collections.Counter(o.case.code for o in broken)
+    first = collections.Counter(o.first for o in outcomes if o.alarming or o.first)
+    both = collections.Counter(o.case.code for o in broken if o.code_right)
+    named = collections.Counter(o.first for o in broken if o.code_right)
+    for code in sorted({*expected, *first} - {None}):  # type: ignore[type-var]
+        precision = f"{named[code] / first[code]:.2f}" if first[code] else "-"
+        recall = f"{both[code] / expected[code]:.2f}" if expected[code] else "-"
+        print(f"| {code} | {expected[code]} | {first[code]} | {both[code]} | {precision} | {recall} |")
+    print("\nWrong, or not in the right place:\n")
+    for o in outcomes:
+        told = (
+            ", ".join(f"{f['code']} ({f['severity']}, {f['optimizer']}, {f['steps']})" for f in o.findings) or "nothing"
+        )
+        form = "broken" if o.broken else "healthy"
+        if not o.code_right or (o.broken and not o.where_right) or o.contradictions:
+            wanted = " or ".join(sorted(o.expected)) or "nothing"
+            print(f"- {o.case.name}, {form}: expected {wanted}; told {told}. {'; '.join(o.contradictions)}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
