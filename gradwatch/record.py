@@ -85,6 +85,15 @@ class ParameterInfo:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedParameters:
+    """Parameters that joined an optimizer of the run, at positions ``first``, ``first`` + 1, ... of its blobs."""
+
+    optimizer: str
+    first: int
+    infos: tuple[ParameterInfo, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerStats:
     """The gradient of every parameter of one optimizer at one step, before clipping.
@@ -164,18 +173,20 @@ class RankStats:
     differs_in: Floats
     before_reduction: Floats
 
-    def loudest(self, times: float) -> int | None:
-        """The rank whose own gradient has a norm of more than so many times that of every other; None: there is none.
+    def dominant_rank(self, times: float) -> int | None:
+        """The rank whose own gradient norm is more than ``times`` that of every other rank; None if there is none.
 
         >>> nothing = np.zeros(3, np.float32)
         >>> others = dict(nonfinite=nothing, differing=nothing, differs_in=nothing, before_reduction=nothing + 1)
-        >>> RankStats(norm=np.array([1, 9, 2], np.float32), **others).loudest(3)
+        >>> RankStats(norm=np.array([1, 9, 2], np.float32), **others).dominant_rank(3)
         1
         """
         ordered = np.sort(self.norm[np.isfinite(self.norm)])
         if len(ordered) < 2 or not (self.before_reduction == 1).all() or not ordered[-1] > times * ordered[-2]:
             return None
         return int(np.flatnonzero(self.norm == ordered[-1])[0])
+
+    loudest = dominant_rank  # its name before 0.2
 
     def not_finite(self) -> list[int]:
         """The ranks whose own gradient had a NaN or an infinity before it reached all others."""

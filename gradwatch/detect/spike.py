@@ -126,7 +126,7 @@ class Spike:
         if record.loss is not None:
             origin = "loss" if with_loss else "backward"
             where += f"; the loss rose with it, to {record.loss:.3g}" if with_loss else "; the loss did not rise"
-        rank = None if record.ranks is None else record.ranks.loudest(LOUD)
+        rank = None if record.ranks is None else record.ranks.dominant_rank(LOUD)
         where += "" if rank is None else f"; most in rank {rank}"
         clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
         return Event(

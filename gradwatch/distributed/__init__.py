@@ -1,23 +1,22 @@
-"""A training by several processes: what each has of a step, brought together where the run is written.
+"""Training in several processes: rank 0 gathers what every rank measured and writes one run.
 
-Nobody waits for it. Each process measures what it holds and leaves that in the store that
-torch.distributed keeps anyway (`Mailbox`); the recorder's thread of rank 0 takes it from there and makes
-one record of it (`RankGatherer`). No collective is made, so a process that is slow, has ended or is dead
-holds up nobody.
+Nothing blocks the training. Each rank measures the gradients it holds and leaves the numbers in the key-value store
+that torch.distributed already runs (`Mailbox`). The recorder's thread in rank 0 reads them and makes one record of each
+step (`RankGatherer`). No collective is used, so a rank that is slow, finished or dead delays no other rank.
 """
 
 from gradwatch.distributed.gather import RankGatherer
 from gradwatch.distributed.mailbox import Mailbox, rank_and_world_size
-from gradwatch.distributed.messages import Joined, LocalStep, Share
+from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
 from gradwatch.distributed.sender import NullSink, RankSender
 
 __all__ = [
-    "Joined",
+    "JoinedParts",
     "LocalStep",
     "Mailbox",
     "NullSink",
+    "ParameterPart",
     "RankGatherer",
     "RankSender",
-    "Share",
     "rank_and_world_size",
 ]

@@ -1,4 +1,4 @@
-"""All ranks' parts of a step, brought together in the recorder's thread of rank 0."""
+"""Gathers the steps of all ranks, in the recorder's thread of rank 0."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.distributed.combine import Holding, Layout, combine, widened
+from gradwatch.distributed.combine import RankLayout, RankParts, combine, combine_weights, widened
 from gradwatch.distributed.mailbox import Mailbox
-from gradwatch.distributed.messages import Ended, Joined, LocalStep, unpack
-from gradwatch.record import Floats, ParameterInfo, RankStats, WeightStats
+from gradwatch.distributed.messages import Ended, JoinedParts, LocalStep, unpack
+from gradwatch.record import Floats, JoinedParameters, ParameterInfo, RankStats, WeightStats
 
 logger = logging.getLogger("gradwatch")
 
-FIRST_PATIENCE, PATIENCE, LAST_PATIENCE = 60.0, 30.0, 5.0  # seconds for a rank's first step, a later one, at the end
-MOST_KEPT = 10_000  # steps of a rank that rank 0 has not come to
-PAUSE = 0.1  # seconds between two looks
+FIRST_PATIENCE, PATIENCE, LAST_PATIENCE = 60.0, 30.0, 5.0
+"""Seconds to wait for a rank's first step, for a later one, and for one after the training has ended."""
+
+MAX_WAITING_STEPS = 10_000
+"""Steps of one rank to keep for later."""
+
+PAUSE = 0.1
+"""Seconds between two looks into the mailbox."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Whole:
-    """A step of all ranks.
+class GatheredStep:
+    """One step of all ranks.
 
     Attributes:
-        columns: each statistic of each parameter as a whole, float64.
-        present: which parameters had a gradient anywhere.
-        weights: where every part was sampled.
+        infos: the parameters of the run.
+        stats: each statistic by name, (parameters,) float64.
+        present: (parameters,) which parameters had a gradient on any rank.
+        weights: None unless every rank sampled them.
+        ranks: what is known of each rank.
         losses: of the ranks that know one.
     """
 
     infos: tuple[ParameterInfo, ...]
-    columns: dict[str, NDArray[np.float64]]
+    stats: dict[str, NDArray[np.float64]]
     present: NDArray[np.bool_]
     weights: WeightStats | None
     ranks: RankStats
@@ -42,169 +49,179 @@ class Whole:
 
 
 @dataclass(slots=True)
-class _Member:
-    """One rank, as far as it has been heard."""
+class _RankState:
+    """What rank 0 has heard from one rank so far."""
 
-    holdings: dict[str, Holding] = field(default_factory=dict)  # by optimizer
-    steps: dict[tuple[str, int], LocalStep] = field(default_factory=dict)
-    latest: dict[str, int] = field(default_factory=dict)
+    held: dict[str, RankParts] = field(default_factory=dict)  # by optimizer
+    steps: dict[tuple[str, int], LocalStep] = field(default_factory=dict)  # that have not been gathered yet
+    latest: dict[str, int] = field(default_factory=dict)  # number of the last step, by optimizer
     heard: bool = False
     ended: bool = False
     silent: bool = False
 
+    def take(self, optimizer: str, number: int) -> LocalStep | None:
+        """The step of that number if it has arrived. Earlier ones will not be asked for again and are dropped."""
+        step = self.steps.pop((optimizer, number), None)
+        if step is not None:
+            self.silent = False
+            for old in [key for key in self.steps if key[0] == optimizer and key[1] < number]:
+                del self.steps[old]
+        return step
+
+    def will_not_send(self, optimizer: str, number: int) -> bool:
+        """Whether the step of that number is not going to arrive."""
+        return self.ended or self.silent or self.latest.get(optimizer, -1) > number
+
+    def add(self, step: LocalStep) -> None:
+        self.steps[step.optimizer, step.number] = step
+        self.latest[step.optimizer] = step.number
+        if len(self.steps) > MAX_WAITING_STEPS:  # they are of an optimizer that rank 0 does not have
+            del self.steps[next(iter(self.steps))]
+
 
 class RankGatherer:
-    """Knows the parameters of all ranks and waits, for a while, for what they have of a step."""
+    """Knows which parts every rank holds, and waits for their steps for a limited time."""
 
-    def __init__(self, post: Mailbox, world: int) -> None:
-        self._post, self._world = post, world
-        self._members = [_Member() for _ in range(world)]
+    def __init__(self, mailbox: Mailbox, world_size: int) -> None:
+        self._mailbox = mailbox
+        self._ranks = [_RankState() for _ in range(world_size)]
         self._infos: dict[str, list[ParameterInfo]] = {}
         self._positions: dict[str, dict[str, int]] = {}
-        self._layouts: dict[tuple[str, tuple[int, ...]], Layout] = {}
-        self._new: list[tuple[str, list[ParameterInfo], int]] = []
+        self._layouts: dict[tuple[str, tuple[int, ...]], RankLayout] = {}
+        self._joined: list[JoinedParameters] = []
         self._closing_since: float | None = None
 
     def open(self, first_steps: dict[str, int]) -> None:
-        """Tell the others that the run is written here, and with which steps it begins."""
-        self._post.announce("open", first_steps)
+        """Tell the other ranks that this one writes the run, and the first step of each optimizer."""
+        self._mailbox.announce("open", first_steps)
 
     def close(self) -> None:
-        """Tell the others that nobody reads their letters any more."""
+        """Tell the other ranks that their messages are not read any more."""
         try:
-            self._post.announce("closed", True)
+            self._mailbox.announce("closed", True)
         except Exception as error:
-            logger.debug("the others could not be told", exc_info=error)
+            logger.debug("the other ranks could not be told that the recording is closed", exc_info=error)
 
     def hurry(self) -> None:
-        """The training has ended: wait for nobody for long."""
+        """The training has ended: wait for the other ranks at most `LAST_PATIENCE` from now."""
         self._closing_since = self._closing_since or time.monotonic()
 
     def first_step(self, optimizer: str, step: int) -> None:
-        """Tell the others with which step an optimizer begins that came later."""
-        self._post.announce(f"first/{optimizer}", step)
+        """Tell the other ranks the first step of an optimizer that was added later."""
+        self._mailbox.announce(f"first/{optimizer}", step)
 
     def known(self, optimizer: str, infos: Sequence[ParameterInfo]) -> None:
-        """The parameters that the run has already, at the positions from 0."""
+        """Set the parameters that the run already has, at positions 0, 1, ..."""
         self._infos[optimizer] = list(infos)
         self._positions[optimizer] = {info.name: at for at, info in enumerate(infos)}
 
-    def join(self, rank: int, joined: Joined) -> None:
-        """A rank has these parameters; those that the run did not have are `new_names`."""
+    def join(self, rank: int, joined: JoinedParts) -> None:
+        """Add parts that a rank holds. Parameters that are new to the run wait for `take_joined`."""
         infos = self._infos.setdefault(joined.optimizer, [])
         positions = self._positions.setdefault(joined.optimizer, {})
-        holding = self._members[rank].holdings.setdefault(joined.optimizer, Holding())
+        held = self._ranks[rank].held.setdefault(joined.optimizer, RankParts())
         begin = len(infos)
-        for column, share in enumerate(joined.shares, joined.first):
-            if share is None or column in holding.columns:
+        for column, part in enumerate(joined.parts, joined.first):
+            if part is None or column in held.columns:
                 continue
-            if share.info.name not in positions:
-                positions[share.info.name] = len(infos)
-                infos.append(share.info)
-            holding.columns.append(column)
-            holding.positions.append(positions[share.info.name])
-            holding.parts.append(share.part)
+            if part.info.name not in positions:
+                positions[part.info.name] = len(infos)
+                infos.append(part.info)
+            held.columns.append(column)
+            held.positions.append(positions[part.info.name])
+            held.parts.append(part.part)
         if len(infos) > begin:
-            self._new.append((joined.optimizer, infos[begin:], begin))
+            new = JoinedParameters(optimizer=joined.optimizer, first=begin, infos=tuple(infos[begin:]))
+            self._joined.append(new)
         self._layouts.clear()
 
-    def new_names(self) -> list[tuple[str, list[ParameterInfo], int]]:
-        """Optimizer, parameters and the position of the first, of all that joined since the last call."""
-        new, self._new = self._new, []
-        return new
+    def take_joined(self) -> list[JoinedParameters]:
+        """The parameters that joined the run since the last call."""
+        joined, self._joined = self._joined, []
+        return joined
 
-    def whole(self, mine: LocalStep) -> Whole | None:
-        """The step of which this is rank 0's part; None where a part that nobody else has did not come."""
-        found = [mine, *(self._wait_for(rank, mine) for rank in range(1, self._world))]
-        heard = tuple(rank for rank, step in enumerate(found) if step is not None)
-        layout = self._layout(mine.optimizer, heard)
-        unknown = any(step is None and not self._members[rank].heard for rank, step in enumerate(found))
-        if not layout.is_whole or (unknown and layout.has_parts):
+    def gather(self, own: LocalStep) -> GatheredStep | None:
+        """The step of all ranks whose part on rank 0 is ``own``; waits for the other ranks.
+
+        None if the step can't be known as a whole: a part did not arrive that no rank that was heard holds.
+        """
+        steps = [own, *(self._wait_for(rank, own.optimizer, own.number) for rank in range(1, len(self._ranks)))]
+        heard = tuple(rank for rank, step in enumerate(steps) if step is not None)
+        layout = self._layout(own.optimizer, heard)
+        if not layout.is_whole or (layout.has_parts and self._some_never_heard(steps)):
             return None
-        there = [step for step in found if step is not None]
-        steps = [widened(step, columns) for step, columns in zip(there, layout.columns, strict=True)]
-        infos = tuple(self._infos[mine.optimizer])
-        stats = tuple(name for name in mine.stats if all(name in step.stats for step in steps))
-        columns, present, differing, differs_in = combine(layout, steps, stats, len(infos))
-        return Whole(
+        there = [step for step in steps if step is not None]
+        wide = [widened(step, columns) for step, columns in zip(there, layout.columns, strict=True)]
+        infos = tuple(self._infos[own.optimizer])
+        stats = tuple(name for name in own.stats if all(name in step.stats for step in wide))
+        combined = combine(layout, wide, stats, len(infos))
+        return GatheredStep(
             infos=infos,
-            columns=columns,
-            present=present,
-            weights=_weights(layout, steps, len(infos)),
+            stats=combined.stats,
+            present=combined.present,
+            weights=combine_weights(layout, wide, len(infos)),
             ranks=RankStats(
-                norm=self._spread(heard, [step.norm for step in steps]),
-                nonfinite=self._spread(heard, [step.nonfinite for step in steps]),
-                differing=self._spread(heard, differing),
-                differs_in=self._spread(heard, differs_in),
-                before_reduction=self._spread(heard, [float(step.before_reduction) for step in steps]),
+                norm=self._by_rank(heard, [step.norm for step in wide]),
+                nonfinite=self._by_rank(heard, [step.nonfinite for step in wide]),
+                differing=self._by_rank(heard, combined.differing),
+                differs_in=self._by_rank(heard, combined.differs_in),
+                before_reduction=self._by_rank(heard, [float(step.before_reduction) for step in wide]),
             ),
-            losses=[step.loss for step in steps if step.loss is not None],
+            losses=[step.loss for step in wide if step.loss is not None],
         )
 
-    def _spread(self, heard: Sequence[int], values: Sequence[float]) -> Floats:
-        found = np.full(self._world, np.nan, np.float32)
+    def _some_never_heard(self, steps: Sequence[LocalStep | None]) -> bool:
+        """Whether a rank that has sent nothing yet is missing: which parts it holds is not known."""
+        return any(step is None and not self._ranks[rank].heard for rank, step in enumerate(steps))
+
+    def _by_rank(self, heard: Sequence[int], values: Sequence[float]) -> Floats:
+        """(ranks,) float32, NaN for a rank that was not heard."""
+        found = np.full(len(self._ranks), np.nan, np.float32)
         with np.errstate(over="ignore"):
             found[list(heard)] = values
         return found
 
-    def _layout(self, optimizer: str, heard: tuple[int, ...]) -> Layout:
+    def _layout(self, optimizer: str, heard: tuple[int, ...]) -> RankLayout:
         key = (optimizer, heard)
         if key not in self._layouts:
-            holdings = [member.holdings.get(optimizer, Holding()) for member in self._members]
-            self._layouts[key] = Layout.of(holdings, heard)
+            self._layouts[key] = RankLayout.of([r.held.get(optimizer, RankParts()) for r in self._ranks], heard)
         return self._layouts[key]
 
-    def _wait_for(self, rank: int, mine: LocalStep) -> LocalStep | None:
-        member, key = self._members[rank], (mine.optimizer, mine.number)
+    def _wait_for(self, rank: int, optimizer: str, number: int) -> LocalStep | None:
+        state = self._ranks[rank]
         deadline = None
         while True:
             self._read(rank)
-            if key in member.steps:
-                for old in [k for k in member.steps if k[0] == key[0] and k[1] < key[1]]:
-                    del member.steps[old]
-                member.silent = False
-                return member.steps.pop(key)
-            if member.ended or member.silent or member.latest.get(mine.optimizer, -1) > mine.number:
-                return None
+            step = state.take(optimizer, number)
+            if step is not None or state.will_not_send(optimizer, number):
+                return step
             now = time.monotonic()
-            deadline = deadline or now + (PATIENCE if member.heard else FIRST_PATIENCE)
-            if now > (deadline if self._closing_since is None else min(deadline, self._closing_since + LAST_PATIENCE)):
-                self._give_up_on(rank, mine.number)
+            deadline = deadline or now + (PATIENCE if state.heard else FIRST_PATIENCE)
+            if now > self._no_later_than(deadline):
+                self._give_up_on(rank, number)
                 return None
             time.sleep(PAUSE)
 
+    def _no_later_than(self, deadline: float) -> float:
+        return deadline if self._closing_since is None else min(deadline, self._closing_since + LAST_PATIENCE)
+
     def _give_up_on(self, rank: int, number: int) -> None:
-        self._members[rank].silent = True
+        self._ranks[rank].silent = True
         logger.warning(
-            "Rank %d is not heard since step %d of this recording: is gradwatch attached in every process?"
-            " What only that rank knows is missing from there on (rank-silent)",
+            "Rank %d has not been heard since step %d of this recording. Attach gradwatch in every process."
+            " What only that rank knows is missing from here on (rank-silent)",
             rank,
             number,
         )
 
     def _read(self, rank: int) -> None:
-        member = self._members[rank]
-        while not member.ended and (letter := self._post.receive(rank)) is not None:
-            member.heard = True
-            for item in unpack(letter):
-                if isinstance(item, Joined):
+        state = self._ranks[rank]
+        while not state.ended and (message := self._mailbox.receive(rank)) is not None:
+            state.heard = True
+            for item in unpack(message):
+                if isinstance(item, JoinedParts):
                     self.join(rank, item)
                 elif isinstance(item, LocalStep):
-                    member.steps[item.optimizer, item.number] = item
-                    if len(member.steps) > MOST_KEPT:  # of an optimizer that rank 0 does not have
-                        del member.steps[next(iter(member.steps))]
-                    member.latest[item.optimizer] = item.number
+                    state.add(item)
                 elif isinstance(item, Ended):
-                    member.ended = True
-
-
-def _weights(layout: Layout, steps: Sequence[LocalStep], parameters: int) -> WeightStats | None:
-    tables = [step.weights for step in steps]
-    if any(table is None for table in tables):
-        return None
-    rows = np.concatenate([t[:, c] for t, c in zip(tables, layout.columns, strict=True) if t is not None], axis=1)
-    squares = np.where(np.isnan(rows) | ~layout.counts, 0.0, rows.astype(np.float64) ** 2)
-    bad = [np.bincount(layout.positions, np.isnan(row) & layout.counts, parameters) > 0 for row in rows]
-    sums = [np.sqrt(np.bincount(layout.positions, row, parameters)) for row in squares]
-    norms = [np.where(b, np.nan, s).astype(np.float32) for b, s in zip(bad, sums, strict=True)]
-    return WeightStats(weight_norm=norms[0], update_norm=norms[1])
+                    state.ended = True

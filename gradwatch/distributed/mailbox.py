@@ -1,6 +1,6 @@
-"""Letters from every process to rank 0, through the key-value store of torch.distributed.
+"""Messages from every rank to rank 0, through the key-value store of torch.distributed.
 
-To leave one there waits for nobody, and whoever looks for one that has not come goes on.
+Neither side blocks: a sender writes a key and goes on, and a receiver that finds no message goes on too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import os
 from datetime import timedelta
 from typing import Any
 
-UNREAD = 64  # letters of one process that may lie there; then it keeps them to itself
-_numbers = itertools.count()
+MAX_UNREAD = 64
+"""Unread messages of one rank after which it keeps further ones to itself."""
+
+_recording_numbers = itertools.count()
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """The rank of this process and how many there are; (0, 1) where it trains alone.
+    """The rank of this process and the number of ranks; (0, 1) without an initialized process group.
 
     >>> rank_and_world_size()
     (0, 1)
@@ -29,58 +31,60 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 class Mailbox:
-    """The letters of one recording. Every process makes its recordings in the same order; one that missed some goes on.
+    """The messages of one recording.
 
-    Used by one thread at a time; over a connection of its own, so that nothing here can hold up a
-    collective of the training.
+    Every rank starts its recordings in the same order, which is how they find the same mailbox; a rank that missed some
+    skips the mailboxes that are closed. One thread at a time may use it. It has a connection of its own, so that a slow
+    message can't delay a collective of the training.
     """
 
     def __init__(self, rank: int) -> None:
-        """Raises whatever torch.distributed does where it has no store."""
+        """Open the mailbox; raises whatever torch.distributed raises if it has no key-value store."""
         import torch.distributed as dist
 
-        # The one of rank 0 may be the server: to hold it keeps that alive until the last letter is read.
+        # The store of rank 0 may be the server: holding it keeps the server alive until the last message is read.
         self._origin: Any = dist.distributed_c10d._get_default_store()
         store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep its store over them
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep its store across restarts
         while True:
-            self._store: Any = dist.distributed_c10d.PrefixStore(f"gradwatch/{restarts}/{next(_numbers)}", store)
+            prefix = f"gradwatch/{restarts}/{next(_recording_numbers)}"
+            self._store: Any = dist.distributed_c10d.PrefixStore(prefix, store)
             if rank == 0 or self.announced("closed") is None:
                 break
         self._rank = rank
         self._sent = 0
-        self._read: dict[int, int] = {}
+        self._received: dict[int, int] = {}  # by rank
 
     def announce(self, name: str, value: object) -> None:
-        """Tell all processes something, once."""
+        """Publish a JSON value to all ranks, once."""
         self._store.set(name, json.dumps(value))
 
     def announced(self, name: str, seconds: float = 0.0) -> Any:
-        """What was announced, waiting for it so long; None: nothing."""
+        """The value announced under ``name``, after waiting up to ``seconds`` for it; None if there is none."""
         if seconds > 0:
             try:
                 self._store.wait([name], timedelta(seconds=seconds))
-            except Exception:  # what it raises differs from store to store
+            except Exception:  # the type of a timeout differs from store to store
                 return None
         elif not self._store.check([name]):
             return None
         return json.loads(self._store.get(name))
 
     def is_full(self) -> bool:
-        """Whether so many letters of this process are still unread that the next has to wait."""
-        return self._sent >= UNREAD and bool(self._store.check([f"{self._rank}/{self._sent - UNREAD}"]))
+        """Whether `MAX_UNREAD` messages of this rank are unread, so that the next one has to wait."""
+        return self._sent >= MAX_UNREAD and bool(self._store.check([f"{self._rank}/{self._sent - MAX_UNREAD}"]))
 
-    def send(self, letter: bytes) -> None:
-        """Leave a letter."""
-        self._store.set(f"{self._rank}/{self._sent}", letter)
+    def send(self, message: bytes) -> None:
+        """Leave a message for rank 0."""
+        self._store.set(f"{self._rank}/{self._sent}", message)
         self._sent += 1
 
     def receive(self, rank: int) -> bytes | None:
-        """The next letter of a process, which is then gone; None: there is none yet."""
-        key = f"{rank}/{self._read.get(rank, 0)}"
+        """Take the next message of a rank out of the mailbox; None if there is none yet."""
+        key = f"{rank}/{self._received.get(rank, 0)}"
         if not self._store.check([key]):
             return None
-        letter: bytes = self._store.get(key)
+        message: bytes = self._store.get(key)
         self._store.delete_key(key)
-        self._read[rank] = self._read.get(rank, 0) + 1
-        return letter
+        self._received[rank] = self._received.get(rank, 0) + 1
+        return message

@@ -1,4 +1,4 @@
-"""What one process has of a step, and how it is sent."""
+"""What one rank has of a step, and its encoding."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from gradwatch.record import Floats, ParameterInfo
 
 ABSENT = -1.0
-"""Stands for the norm of a gradient that is not there; a norm that is NaN is one of a gradient with NaN in it."""
+"""The norm that stands for a missing gradient. A NaN norm is that of a gradient with a NaN in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """What a process has of one parameter.
+class ParameterPart:
+    """The part of one parameter that a rank holds.
 
     Attributes:
-        info: of the parameter as a whole.
-        part: which part of it; processes that hold the same part name it alike.
+        info: name, shape and dtype of the whole parameter.
+        part: which part of it. Ranks that hold copies of the same part use the same text; empty is the whole parameter.
     """
 
     info: ParameterInfo
@@ -31,18 +31,18 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LocalStep:
-    """The statistics of what one process holds of the gradients of an optimizer.
+    """Statistics of the gradients of one optimizer that one rank holds, at one step.
 
     Attributes:
         optimizer: its name.
         number: of the step, counted from 0 since the recording began.
-        stats: of which the rows of ``table`` are; norm is the first.
-        table: (stats, parameters of this process); the norm is `ABSENT` where there is no gradient.
-        weights: weight_norm and update_norm, (2, parameters of this process), where they were sampled.
-        norm: total norm of the gradient before it was reduced over the processes, else of what this one holds.
-        nonfinite: likewise, entries that are NaN or infinite.
-        before_reduction: which of the two these are.
-        loss: of this process; None where it is not known.
+        stats: the statistics in the rows of ``table``; the norm is first.
+        table: (stats, parameters of this rank); the norm is `ABSENT` where the gradient is missing.
+        weights: weight_norm and update_norm, (2, parameters of this rank); None if this step was not sampled.
+        norm: total norm of this rank's gradient before the reduction over ranks, or else of the part it holds.
+        nonfinite: NaN and infinite entries of the same gradient.
+        before_reduction: whether ``norm`` and ``nonfinite`` were taken before the reduction.
+        loss: of this rank; None if it is not known.
     """
 
     optimizer: str
@@ -57,93 +57,93 @@ class LocalStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """Parameters that a process has from here on, at the columns from ``first`` of an optimizer's tables.
+class JoinedParts:
+    """Parts of parameters that a rank has from here on, in columns ``first``, ``first`` + 1, ... of its tables.
 
-    None where the process has not got that column's parameter.
+    None stands for a parameter of which the rank has nothing.
     """
 
     optimizer: str
     first: int
-    shares: Sequence[Share | None]
+    parts: Sequence[ParameterPart | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Nothing comes any more."""
+    """The last item that a rank sends."""
 
 
-Item: TypeAlias = Joined | LocalStep | Ended
+Item: TypeAlias = JoinedParts | LocalStep | Ended
 
 
 def pack(items: Sequence[Item]) -> bytes:
-    """Items as bytes: their lengths and numbers as a line of JSON, then the tables as float32.
+    """Encode items: a line of JSON with everything but the tables, then the tables as float32.
 
     >>> step = LocalStep(optimizer="0", number=7, stats=("norm",), table=np.ones((1, 2), np.float32))
-    >>> joined = Joined("0", 0, [Share(info=ParameterInfo(name="w", shape=(2,)), part="1"), None])
-    >>> [type(item).__name__ for item in unpack(pack([joined, step, Ended()]))]
-    ['Joined', 'LocalStep', 'Ended']
+    >>> part = ParameterPart(info=ParameterInfo(name="w", shape=(2,)), part="1")
+    >>> [type(item).__name__ for item in unpack(pack([JoinedParts("0", 0, [part, None]), step, Ended()]))]
+    ['JoinedParts', 'LocalStep', 'Ended']
     """
-    heads: list[dict[str, Any]] = []
-    tables: list[Floats] = []
-    for item in items:
-        if isinstance(item, Joined):
-            shares = [None if s is None else [s.info.name, s.info.shape, s.info.dtype, s.part] for s in item.shares]
-            heads.append({"optimizer": item.optimizer, "first": item.first, "shares": shares})
-        elif isinstance(item, LocalStep):
-            tables += [item.table] if item.weights is None else [item.table, item.weights]
-            heads.append(
-                {
-                    "optimizer": item.optimizer,
-                    "number": item.number,
-                    "stats": item.stats,
-                    "columns": item.table.shape[1],
-                    "weights": item.weights is not None,
-                    "before": item.before_reduction,
-                    "numbers": [item.norm, item.nonfinite, item.loss],
-                }
-            )
-        else:
-            heads.append({})
-    data = b"".join(np.ascontiguousarray(table, "<f4").tobytes() for table in tables)
+    heads = [_head(item) for item in items]
+    tables = [table for item in items if isinstance(item, LocalStep) for table in (item.table, item.weights)]
+    data = b"".join(np.ascontiguousarray(table, "<f4").tobytes() for table in tables if table is not None)
     return json.dumps(heads).encode() + b"\n" + data
 
 
+def _head(item: Item) -> dict[str, Any]:
+    """Everything of an item but its tables."""
+    if isinstance(item, JoinedParts):
+        parts = [None if p is None else [p.info.name, p.info.shape, p.info.dtype, p.part] for p in item.parts]
+        return {"optimizer": item.optimizer, "first": item.first, "parts": parts}
+    if isinstance(item, LocalStep):
+        return {
+            "optimizer": item.optimizer,
+            "number": item.number,
+            "stats": item.stats,
+            "columns": item.table.shape[1],
+            "weights": item.weights is not None,
+            "before": item.before_reduction,
+            "numbers": [item.norm, item.nonfinite, item.loss],
+        }
+    return {}
+
+
 def unpack(message: bytes) -> list[Item]:
-    """The items of `pack`."""
+    """Decode what `pack` encoded."""
     line, _, data = message.partition(b"\n")
-    values = np.frombuffer(data, "<f4")
-    at = 0
-
-    def taken(rows: int, columns: int) -> Floats:
-        nonlocal at
-        at += rows * columns
-        return values[at - rows * columns : at].reshape(rows, columns)
-
-    items: list[Item] = []
-    for head in json.loads(line):
-        if "shares" in head:
-            shares = [None if s is None else _share(*s) for s in head["shares"]]
-            items.append(Joined(head["optimizer"], head["first"], shares))
-        elif "number" in head:
-            norm, nonfinite, loss = head["numbers"]
-            items.append(
-                LocalStep(
-                    optimizer=head["optimizer"],
-                    number=head["number"],
-                    stats=tuple(head["stats"]),
-                    table=taken(len(head["stats"]), head["columns"]),
-                    weights=taken(2, head["columns"]) if head["weights"] else None,
-                    norm=norm,
-                    nonfinite=nonfinite,
-                    before_reduction=head["before"],
-                    loss=loss,
-                )
-            )
-        else:
-            items.append(Ended())
-    return items
+    tables = _Tables(np.frombuffer(data, "<f4"))
+    return [_item(head, tables) for head in json.loads(line)]
 
 
-def _share(name: str, shape: Sequence[int], dtype: str, part: str) -> Share:
-    return Share(info=ParameterInfo(name=name, shape=tuple(shape), dtype=dtype), part=part)
+class _Tables:
+    """Cuts one table after the other off the data of a message."""
+
+    def __init__(self, values: Floats) -> None:
+        self._values, self._at = values, 0
+
+    def take(self, rows: int, columns: int) -> Floats:
+        begin, self._at = self._at, self._at + rows * columns
+        return self._values[begin : self._at].reshape(rows, columns)
+
+
+def _item(head: dict[str, Any], tables: _Tables) -> Item:
+    if "parts" in head:
+        return JoinedParts(head["optimizer"], head["first"], [None if p is None else _part(*p) for p in head["parts"]])
+    if "number" not in head:
+        return Ended()
+    norm, nonfinite, loss = head["numbers"]
+    return LocalStep(
+        optimizer=head["optimizer"],
+        number=head["number"],
+        stats=tuple(head["stats"]),
+        table=tables.take(len(head["stats"]), head["columns"]),
+        weights=tables.take(2, head["columns"]) if head["weights"] else None,
+        norm=norm,
+        nonfinite=nonfinite,
+        before_reduction=head["before"],
+        loss=loss,
+    )
+
+
+def _part(name: str, shape: Sequence[int], dtype: str, part: str) -> ParameterPart:
+    return ParameterPart(info=ParameterInfo(name=name, shape=tuple(shape), dtype=dtype), part=part)

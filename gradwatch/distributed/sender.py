@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gradwatch.distributed.mailbox import Mailbox
-from gradwatch.distributed.messages import Ended, Item, Joined, LocalStep, Share, pack
+from gradwatch.distributed.messages import Ended, Item, JoinedParts, LocalStep, ParameterPart, pack
 from gradwatch.record import Event
 
 logger = logging.getLogger("gradwatch")
@@ -29,7 +29,7 @@ class NullSink:
     def put(self, make: Callable[[], LocalStep]) -> None:
         """Nobody asks for it."""
 
-    def join(self, optimizer: str, shares: Sequence[Share | None], first: int) -> None:
+    def join(self, optimizer: str, parts: Sequence[ParameterPart | None], first: int) -> None:
         """Nobody asks for it."""
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -42,10 +42,10 @@ class NullSink:
 class RankSender(NullSink):
     """Sends what this process has of each step to rank 0, from a thread of its own."""
 
-    def __init__(self, post: Mailbox, capacity: int) -> None:
+    def __init__(self, mailbox: Mailbox, capacity: int) -> None:
         super().__init__()
-        self._post, self._capacity = post, capacity
-        self._queue: deque[Callable[[], LocalStep] | Joined] = deque()
+        self._mailbox, self._capacity = mailbox, capacity
+        self._queue: deque[Callable[[], LocalStep] | JoinedParts] = deque()
         self._unsent: list[Item] = []
         self._wake, self._drained = threading.Event(), threading.Event()
         self._closing = False
@@ -59,9 +59,9 @@ class RankSender(NullSink):
         else:
             self.dropped += 1
 
-    def join(self, optimizer: str, shares: Sequence[Share | None], first: int) -> None:
+    def join(self, optimizer: str, parts: Sequence[ParameterPart | None], first: int) -> None:
         """Say which parameters this process has, before the steps that have them."""
-        self._queue.append(Joined(optimizer, first, tuple(shares)))
+        self._queue.append(JoinedParts(optimizer, first, tuple(parts)))
 
     def flush(self, timeout: float = 10.0) -> bool:
         deadline = time.monotonic() + timeout
@@ -83,7 +83,7 @@ class RankSender(NullSink):
                 self._wake.wait(INTERVAL)
                 self._wake.clear()
                 closing = self._closing
-                if self._post.announced("closed") is not None:
+                if self._mailbox.announced("closed") is not None:
                     self._queue.clear()
                     return
                 self._send(closing)
@@ -97,12 +97,12 @@ class RankSender(NullSink):
             self._drained.set()
 
     def _send(self, closing: bool) -> None:
-        if self._post.is_full() and not closing:
+        if self._mailbox.is_full() and not closing:
             return
         size = 0
         while self._queue:
             item = self._queue.popleft()
-            made = item if isinstance(item, Joined) else item()
+            made = item if isinstance(item, JoinedParts) else item()
             self._unsent.append(made)
             size += made.table.nbytes if isinstance(made, LocalStep) else 0
             if size > LETTER:
@@ -114,5 +114,5 @@ class RankSender(NullSink):
 
     def _send_unsent(self) -> None:
         if self._unsent:
-            self._post.send(pack(self._unsent))
+            self._mailbox.send(pack(self._unsent))
             self._unsent = []

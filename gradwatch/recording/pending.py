@@ -122,10 +122,10 @@ def make_record(
         weights, ranks, loss = _weights(draft, present), None, _loss(draft)
     else:
         mine = make_local(draft, optimizer, present, number)
-        whole, loss = team.whole(mine), mine.loss
+        whole, loss = team.gather(mine), mine.loss
         if whole is None:
             return None
-        infos, found, weights, ranks = whole.infos, whole.columns, whole.weights, whole.ranks
+        infos, found, weights, ranks = whole.infos, whole.stats, whole.weights, whole.ranks
         there = np.flatnonzero(whole.present).tolist()
         # Of rank 0 where it has one and all others are finite: what a loop logs there may be the mean already.
         if whole.losses and (loss is None or not all(map(math.isfinite, whole.losses))):

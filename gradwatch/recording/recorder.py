@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from gradwatch.detect import Detector
-from gradwatch.distributed import Joined, RankGatherer, Share
+from gradwatch.distributed import JoinedParts, ParameterPart, RankGatherer
 from gradwatch.errors import StoreNotWritable
-from gradwatch.record import SEVERITIES, Event, ParameterInfo, StepRecord
+from gradwatch.record import SEVERITIES, Event, JoinedParameters, StepRecord
 from gradwatch.store import StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -32,25 +32,16 @@ AT_ONCE = 256  # records in one commit
 PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds until a disk that took nothing is tried again; twice as long each time
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Parameters that joined an optimizer, at the positions from ``first``."""
-
-    optimizer: str
-    infos: Sequence[ParameterInfo]
-    first: int
-
-
 @dataclass(slots=True)
 class Batch:
     """What is to be written next, in order."""
 
     records: deque[StepRecord] = field(default_factory=deque)
     events: list[Event] = field(default_factory=list)
-    names: list[Names] = field(default_factory=list)
+    joined: list[JoinedParameters] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.events or self.names)
+        return bool(self.records or self.events or self.joined)
 
 
 class Mirror(Protocol):
@@ -96,7 +87,7 @@ class Recorder:
         self._past = dict(past or {})
         self._mirror = mirror
         self._team = team
-        self._queue: deque[MakeRecord | Names | Joined] = deque()
+        self._queue: deque[MakeRecord | JoinedParameters | JoinedParts] = deque()
         self._batch = Batch()
         self._pause, self._retry_at = 0.0, 0.0
         self._wake = threading.Event()
@@ -116,12 +107,16 @@ class Recorder:
             if self._at_once:
                 self._wake.set()
 
-    def join(self, optimizer: str, shares: Sequence[Share | None], first: int) -> None:
+    def join(self, optimizer: str, parts: Sequence[ParameterPart | None], first: int) -> None:
         """Name parameters that joined an optimizer, before the records that have them."""
         if self._team is not None:
-            self._queue.append(Joined(optimizer, first, tuple(shares)))
+            self._queue.append(JoinedParts(optimizer, first, tuple(parts)))
         else:
-            self._queue.extend(Names(optimizer, [s.info], at) for at, s in enumerate(shares, first) if s is not None)
+            self._queue.extend(
+                JoinedParameters(optimizer=optimizer, first=at, infos=(part.info,))
+                for at, part in enumerate(parts, first)
+                if part is not None
+            )
 
     def add_detectors(self, optimizer: str, detectors: Sequence[Detector]) -> None:
         """Judge the records of one more optimizer; before its first record."""
@@ -183,16 +178,16 @@ class Recorder:
     def _write(self) -> None:
         while self._queue:
             item = self._queue.popleft()
-            if isinstance(item, Names):
-                self._batch.names.append(item)
+            if isinstance(item, JoinedParameters):
+                self._batch.joined.append(item)
                 continue
-            if isinstance(item, Joined):
+            if isinstance(item, JoinedParts):
                 assert self._team is not None
                 self._team.join(0, item)
                 continue
             record = item()
             if self._team is not None:
-                self._batch.names += [Names(*joined) for joined in self._team.new_names()]
+                self._batch.joined += self._team.take_joined()
             if record is None:
                 self.dropped += 1
                 continue
@@ -211,7 +206,7 @@ class Recorder:
             return
         batch, dropped = self._batch, self.dropped
         try:
-            self._writer.append(batch.records, batch.events, dropped - self._dropped_written, batch.names)
+            self._writer.append(batch.records, batch.events, dropped - self._dropped_written, batch.joined)
         except StoreNotWritable as error:
             self._wait(error)
             return

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import clip_parts
-from gradwatch.distributed import Share
+from gradwatch.distributed import ParameterPart
 from gradwatch.measure import (
     ZEROS_EVERY,
     Measurement,
@@ -117,7 +117,7 @@ class StepTracker:
         self.first_step = 0  # with which this recording began
         self.infos: tuple[ParameterInfo, ...] = tuple(stored)
         self.parameters: list[Tensor | None] = [None] * len(stored)
-        self.shares: list[Share | None] = [None] * len(stored)  # what this process has of them
+        self.shares: list[ParameterPart | None] = [None] * len(stored)  # what this process has of them
         self.is_sharded = False
         self.is_flat = False  # by FSDP1
         self.present: list[bool] = []  # which of them this process has
@@ -181,12 +181,12 @@ class StepTracker:
         self._reads_once = reads_once(self.parameters)
         return changed if changed < len(self.infos) else None
 
-    def _share_of(self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]]) -> Share:
+    def _share_of(self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]]) -> ParameterPart:
         shape, part = flat.get(id(parameter), (tuple(parameter.shape), part_of(parameter)))
         self.is_sharded |= bool(part) or is_sharded(parameter)
         self.is_flat |= bool(part) and not is_sharded(parameter)
         dtype = str(parameter.dtype).removeprefix("torch.")
-        return Share(info=ParameterInfo(name=name, shape=shape, dtype=dtype), part=part)
+        return ParameterPart(info=ParameterInfo(name=name, shape=shape, dtype=dtype), part=part)
 
     def _named_parameters(self) -> list[tuple[str, Tensor]]:
         """The optimizer's parameters in the model's order, then those that the model does not have."""

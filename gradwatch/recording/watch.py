@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
 from gradwatch.detect import Detector, detectors_for, eps_of
-from gradwatch.distributed import Joined, Mailbox, NullSink, RankGatherer, RankSender, rank_and_world_size
+from gradwatch.distributed import JoinedParts, Mailbox, NullSink, RankGatherer, RankSender, rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, RunInUse, ShardedParameters, TrainingStopped
 from gradwatch.measure import ZEROS_EVERY, Measurement, reads_once
 from gradwatch.record import KINDS, STATS, Event, ParameterInfo, StepRecord
@@ -343,7 +343,7 @@ class Watch:
             self._team = RankGatherer(self._post, self._world)
             for tracked in self._tracked:
                 self._team.known(tracked.name, tracked.infos)
-                self._team.join(0, Joined(tracked.name, 0, tracked.shares))
+                self._team.join(0, JoinedParts(tracked.name, 0, tracked.shares))
             self._team.open({tracked.name: tracked.step for tracked in self._tracked})
         detectors = {tracked.name: _detectors_of(tracked) for tracked in self._tracked}
         past = {}

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from gradwatch.errors import RunInUse, StoreNotWritable, StoreRemoved
-from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, ParameterInfo, StepRecord, merged
+from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, JoinedParameters, ParameterInfo, StepRecord, merged
 from gradwatch.store.checksums import of_blobs, of_row, of_step
 from gradwatch.store.reader import StoreReader
 from gradwatch.store.schema import (
@@ -34,17 +34,6 @@ from gradwatch.store.schema import (
 )
 
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "fuse.", "9p", "afs", "beegfs")
-
-
-class Named(Protocol):
-    """Parameters of an optimizer, at the positions from ``first``."""
-
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def infos(self) -> Sequence[ParameterInfo]: ...
-    @property
-    def first(self) -> int: ...
 
 
 class StoreWriter:
@@ -203,7 +192,7 @@ class StoreWriter:
         records: Collection[StepRecord],
         events: Sequence[Event] = (),
         dropped: int = 0,
-        names: Sequence[Named] = (),
+        joined: Sequence[JoinedParameters] = (),
     ) -> None:
         """Write records and events, and before them the names of parameters that joined, in one transaction.
 
@@ -223,8 +212,8 @@ class StoreWriter:
         self._check_place()
         try:
             with self._transaction():
-                for joined in names:
-                    self._name(joined.optimizer, joined.infos, joined.first)
+                for parameters in joined:
+                    self._name(parameters.optimizer, parameters.infos, parameters.first)
                 self._insert("step", (*STEP_COLUMNS, "crc"), steps)
                 self._insert("layer", (*STATS, "crc"), layers)
                 self._insert("weight", (*WEIGHT_STATS, "crc"), weights)

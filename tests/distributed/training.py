@@ -482,9 +482,9 @@ def in_a_group(run: Path) -> None:
 
 def silent_rank(run: Path) -> None:
     """The last rank does not attach, though its part is needed."""
-    from gradwatch.distributed import team
+    from gradwatch.distributed import gather
 
-    team.FIRST_PATIENCE = 1.0
+    gather.FIRST_PATIENCE = 1.0
     network = fsdp2()
     optimizer = adam(network)
     is_last = dist.get_rank() == dist.get_world_size() - 1

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch import Run
-from gradwatch.distributed import Share
+from gradwatch.distributed import ParameterPart
 from gradwatch.errors import EmptyRun, GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
 from gradwatch.record import ORIGINS, STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats, merged
 from gradwatch.recording.recorder import Recorder
@@ -462,6 +462,6 @@ def test_parameters_that_join_again_are_named_at_their_own_positions(tmp_path):
     writer.begin_attempt({}, {"0": ("SGD", {})})
     writer.add_parameters("0", infos)
     recorder = Recorder(writer, {"0": []})
-    recorder.join("0", [Share(info=infos[1]), None, Share(info=infos[3])], 1)
+    recorder.join("0", [ParameterPart(info=infos[1]), None, ParameterPart(info=infos[3])], 1)
     recorder.close("closed")
     assert Run(tmp_path).parameters() == tuple(infos)

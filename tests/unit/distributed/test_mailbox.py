@@ -1,0 +1,95 @@
+"""The mailbox on a real key-value store of torch.distributed."""
+
+import itertools
+import subprocess
+import sys
+import time
+
+import pytest
+import torch.distributed as dist
+
+from gradwatch.distributed import mailbox as module
+from gradwatch.distributed.mailbox import MAX_UNREAD, Mailbox, rank_and_world_size
+
+
+@pytest.fixture
+def open_mailbox(monkeypatch):
+    """Opens the mailbox of one rank after another, as processes with a counter each would."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    def opened(rank, earlier=0):
+        monkeypatch.setattr(module, "_recording_numbers", itertools.count(earlier))
+        return Mailbox(rank)
+
+    yield opened
+    dist.destroy_process_group()
+
+
+def test_without_a_process_group_this_is_rank_0_of_1():
+    assert rank_and_world_size() == (0, 1)
+
+
+def test_with_a_process_group_its_rank_and_size_count(open_mailbox):
+    assert rank_and_world_size() == (dist.get_rank(), dist.get_world_size())
+
+
+def test_messages_of_each_rank_arrive_once_and_in_order(open_mailbox):
+    receiver, first, second = open_mailbox(0), open_mailbox(1), open_mailbox(2)
+    first.send(b"a")
+    second.send(b"x")
+    first.send(b"b")
+    assert [receiver.receive(1), receiver.receive(1), receiver.receive(1)] == [b"a", b"b", None]
+    assert [receiver.receive(2), receiver.receive(2), receiver.receive(3)] == [b"x", None, None]
+
+
+def test_any_bytes_arrive_as_they_were_sent(open_mailbox):
+    receiver, sender = open_mailbox(0), open_mailbox(1)
+    for message in (b"\0", bytes(range(256)), b"x" * 5_000_000):
+        sender.send(message)
+        assert receiver.receive(1) == message
+
+
+def test_a_sender_is_full_until_its_oldest_message_is_read(open_mailbox):
+    receiver, sender = open_mailbox(0), open_mailbox(1)
+    for _ in range(MAX_UNREAD):
+        assert not sender.is_full()
+        sender.send(b"x")
+    assert sender.is_full()
+    receiver.receive(1)
+    assert not sender.is_full()
+
+
+def test_announcements_are_read_by_all_and_a_missing_one_is_none(open_mailbox):
+    mailbox, other = open_mailbox(0), open_mailbox(1)
+    assert other.announced("open") is None
+    began = time.monotonic()
+    assert other.announced("open", seconds=0.2) is None
+    assert time.monotonic() - began >= 0.1
+    mailbox.announce("open", {"0": 7})
+    assert other.announced("open") == other.announced("open", seconds=5.0) == {"0": 7}
+
+
+def test_a_rank_that_missed_a_recording_skips_its_closed_mailbox(open_mailbox):
+    earlier = open_mailbox(0)
+    earlier.announce("closed", True)
+    later = open_mailbox(0, earlier=1)
+    sender = open_mailbox(1)
+    sender.send(b"new")
+    assert earlier.receive(1) is None
+    assert later.receive(1) == b"new"
+
+
+def test_a_restart_by_torchrun_has_mailboxes_of_its_own(open_mailbox, monkeypatch):
+    before = open_mailbox(0)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    after, sender = open_mailbox(0), open_mailbox(1)
+    sender.send(b"x")
+    assert before.receive(1) is None
+    assert after.receive(1) == b"x"
+
+
+def test_without_a_key_value_store_opening_raises():
+    program = "from gradwatch.distributed import Mailbox\nMailbox(0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "process group" in done.stderr
