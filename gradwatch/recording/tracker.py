@@ -289,7 +289,8 @@ class StepTracker:
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         if self._ignores_clip:
-            self._remember_consumed()
+            if any(parameter.grad is not None for parameter in call.parameters):
+                self._remember_consumed()  # the call changed gradients that the last step had consumed
             return
         self._add_clipping(self._draft, call, total_norm)
         if not self._is_dropped_by(call):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,13 +68,22 @@ class Loop:
 Operation: TypeAlias = Callable[[Loop], Any]
 
 
-def play(run: Path, operations: Sequence[Operation], **setting: Any) -> dict[str, list[dict[str, Any]]]:
+def play(operations: Sequence[Operation], **setting: Any) -> dict[str, list[dict[str, Any]]]:
     """Carry the operations out while a watch records; return each optimizer's records."""
-    loop = Loop(run, **({"optimizers": {"0": "w"}} | setting))
-    with contextlib.suppress(Stop), loop.watch:
-        for operation in operations:
-            operation(loop)
-    return records_of(run, list(loop.optimizers))
+    with folder_in_memory() as run:
+        loop = Loop(run, **({"optimizers": {"0": "w"}} | setting))
+        with contextlib.suppress(Stop), loop.watch:
+            for operation in operations:
+                operation(loop)
+        return records_of(run, list(loop.optimizers))
+
+
+@contextlib.contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A folder for a run, in memory where the system has such a place: a short run mostly waits for the disk."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder) / "run"
 
 
 COLUMNS = ("max_norm", "clip_value", "clip_coef", "cut_entries", "nonfinite", "loss", "loss_scale", "skipped")
