@@ -1,0 +1,73 @@
+"""What is said of public histories that nobody made for a test.
+
+    python benchmarks/diagnosis/histories.py FOLDER            # prints the table for both halves
+
+`histories.json` lists `trainer_state.json` files of public repositories that have a gradient norm in
+each row, with labels that were given by eye, from tables of losses and norms, before gradwatch was asked.
+The files are other people's and are not kept here: FOLDER holds each as `<id>.json`, and a file that is
+missing is said to be. Half of them, by the first digit of their id, were left alone until the rule
+was committed.
+
+A false warning is a finding of warning or worse over a history labelled healthy. A lone spike is told when an
+event of any severity, or a finding, begins within two rows of it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def ask(*arguments: str) -> Any:
+    command = [sys.executable, "-m", "gradwatch", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip(), done.stderr
+    return json.loads(done.stdout)
+
+
+def imported(file: Path, run: Path) -> None:
+    subprocess.run([sys.executable, "-m", "gradwatch", "import", str(file), str(run)], check=True, capture_output=True)
+
+
+def main(folder: Path) -> None:
+    listed = json.loads((HERE / "histories.json").read_text())
+    present = [entry for entry in listed if (folder / f"{entry['id']}.json").exists()]
+    print(f"# Public histories: {len(present)} of {len(listed)} at hand\n")
+    print("| half | histories | rows | false warnings | per 10,000 rows | spikes | told | short | said to be |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    lines = []
+    for half in ("tuning", "held_out"):
+        rows = false = spikes = told = short = said = 0
+        entries = [entry for entry in present if entry["half"] == half]
+        for entry in entries:
+            with tempfile.TemporaryDirectory() as place:
+                run = Path(place) / "run"
+                imported(folder / f"{entry['id']}.json", run)
+                report, events = ask("report", str(run)), ask("events", str(run))
+            alarms = [f for f in report["findings"] if f["severity"] != "info"]
+            if entry["label"] == "short":
+                short += 1
+                said += any(f["code"] == "too-short" for f in report["findings"])
+                alarms = [f for f in alarms if f["code"] != "too-short"]
+            rows += entry["rows"]
+            false += len(alarms)
+            spikes += len(entry["spikes"])
+            starts = [e["step"] for e in events] + [f["steps"][0] for f in report["findings"] if f["steps"]]
+            told += sum(any(abs(at - step) <= 2 * entry["every"] for at in starts) for step in entry["spikes"])
+            lines += [
+                f"- {entry['id']} ({entry['rows']} rows): {f['code']}, {f['severity']}: {f['what']}" for f in alarms
+            ]
+        per = 1e4 * false / max(1, rows)
+        print(f"| {half} | {len(entries)} | {rows} | {false} | {per:.1f} | {spikes} | {told} | {short} | {said} |")
+    print("\nEvery warning:\n")
+    print("\n".join(lines) or "none")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
