@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gradwatch.analysis.display import show_in_notebooks_with
+
 if TYPE_CHECKING:
     from gradwatch import clip as clip
     from gradwatch.analysis.recommend import Recommendation as Recommendation
@@ -45,6 +47,15 @@ __all__ = [
     "attach",
     "clip",
 ]
+
+
+def _notebook_html(summary: RunSummary) -> str:
+    from gradwatch.views.notebook import render
+
+    return render(summary)
+
+
+show_in_notebooks_with(_notebook_html)
 
 
 def __getattr__(name: str) -> Any:

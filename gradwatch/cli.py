@@ -287,7 +287,8 @@ def demo(
 
 
 def _open(path: Path | None) -> Run:
-    from gradwatch.analysis.run import Run, newest
+    from gradwatch.analysis.history import newest
+    from gradwatch.analysis.run import Run
 
     gc.freeze()  # what was imported stays; among many rows each garbage collection would look through all of it
     return Run(newest() if path is None else path)

@@ -25,9 +25,9 @@ from regret import Advice, advice_for, best_of, by_other_seeds, curves_of, geome
 from scipy.optimize import minimize
 
 from gradwatch import Run
-from gradwatch.analysis.recommend.history import history_of
-from gradwatch.analysis.recommend.rule import is_flat, is_undone, spread
-from gradwatch.analysis.recommend.tail import tail_index
+from gradwatch.analysis.statistics.optimizer_history import optimizer_history
+from gradwatch.analysis.statistics.progress import is_flat, is_undone, spread
+from gradwatch.analysis.statistics.tail import tail_index
 
 Array = NDArray[np.float64]
 FOLDS = 6
@@ -88,7 +88,7 @@ def records_of(task: Task, advice: Sequence[Advice], folder: Path) -> list[Run]:
 
 def features(run: Run, advice: Advice) -> Array:
     """In the order of `FEATURES`, as logarithms about a usual value."""
-    history = history_of(run)
+    history = optimizer_history(run)
     losses, norms, weights = history.losses(), history.norms, history.weights.to_numpy(float)
     growth = weights[-1] / weights[len(weights) * 2 // 3 - 1] - 1
     progress = np.median(np.array_split(losses, 10)[-1]) / np.median(losses[:10])

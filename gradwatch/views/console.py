@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.text import Text
 
+from gradwatch.analysis.history import ResumePoint
 from gradwatch.analysis.recommend import Agreement, Recommendation
-from gradwatch.analysis.run import ResumePoint
 from gradwatch.analysis.summary import LayerSummary, RankSummary, RunSummary
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.script.doctor import Diagnosis
@@ -364,10 +364,10 @@ class ConsoleReport:
 
     def _first(self, advice: Recommendation) -> list[Text]:
         """What to change before clipping."""
-        if not advice.first:
+        if not advice.fix_first:
             return []
         bullet = f"  {self.ink.pick('•', '-')} "
-        lines = [line for text in advice.first for line in self._wrapped(bullet, text, "yellow", rest="")]
+        lines = [line for text in advice.fix_first for line in self._wrapped(bullet, text, "yellow", rest="")]
         return [Text(), Text("look at this first", "bold"), *lines]
 
     def _phases(self, advice: Recommendation) -> list[Text]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from gradwatch.analysis.summary import any_in, spike_safe
+from gradwatch.analysis.statistics.quantiles import any_in, spike_safe
 
 Array = NDArray[np.float64]
 

@@ -100,7 +100,7 @@ def recommendation(advice: Recommendation) -> dict[str, Any]:
         {name: getattr(advice, name) for name in contract}
         | {"apply": advice.apply}
         | {name: getattr(advice, name) for name in more}
-        | {"first": advice.first}
+        | {"first": advice.fix_first}
         | {"phases": [asdict(phase) for phase in advice.phases]}
         | {"what_if": [asdict(row) for row in advice.what_if]}
     )

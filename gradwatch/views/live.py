@@ -13,7 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from gradwatch.analysis.run import Run, newest
+from gradwatch.analysis.history import newest
+from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.errors import EmptyRun, GradwatchError, RunNotFound
 from gradwatch.views.console import NARROWEST, ConsoleReport

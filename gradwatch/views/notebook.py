@@ -11,7 +11,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.analysis.summary import LayerSummary, RunSummary, any_in, spike_safe
+from gradwatch.analysis.statistics.quantiles import any_in, spike_safe
+from gradwatch.analysis.summary import LayerSummary, RunSummary
 from gradwatch.views.draw import Array, count, number, printable, share
 
 WIDTH, HEIGHT, COLUMNS = 640, 72, 480

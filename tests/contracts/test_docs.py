@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gradwatch import Run, errors
+from gradwatch.analysis.history import LAYER_STATS
 from gradwatch.analysis.recommend import Agreement, Phase, Recommendation, WhatIf
-from gradwatch.analysis.run import LAYER_STATS
 from gradwatch.analysis.summary import (
     ClippingSummary,
     LayerSummary,

@@ -1,7 +1,6 @@
 """A recorded history -> the clipping threshold that it supports, with its reasons, or a refusal.
 
-What it rests on, and how good it is on tasks that it was not made on, is in
-benchmarks/recommendation/RESULTS.md.
+benchmarks/recommendation/RESULTS.md has the rules' origin, and their quality on tasks that they were not made on.
 """
 
 from __future__ import annotations
@@ -11,21 +10,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.recommend import wording
 from gradwatch.analysis.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
+from gradwatch.analysis.recommend.aggregate import aggregate
 from gradwatch.analysis.recommend.findings import findings
-from gradwatch.analysis.recommend.history import Array, History, history_of
-from gradwatch.analysis.recommend.rule import (
-    DRIFT_DOWN,
-    DRIFT_SAID,
-    DRIFT_UP,
-    Choice,
-    choose,
-    deciding,
-    drift,
-    step_bound,
-)
-from gradwatch.analysis.recommend.tail import tail_index
-from gradwatch.analysis.run import Run
+from gradwatch.analysis.recommend.rule import MAX_DRIFT_DOWN, MAX_DRIFT_UP, choose, decisive, step_bound
+from gradwatch.analysis.recommend.what_if import clipped_fraction, curve, mean_clip_coef, phases, table, two_digits
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
+from gradwatch.analysis.statistics.progress import drift
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.tail import tail_index
 
 __all__ = [
     "Agreement",
@@ -38,167 +33,81 @@ __all__ = [
     "tail_index",
 ]
 
-LEAST_STEPS = 300
-FOLKLORE = (0.25, 1.0, 5.0)
-CURVE = 160  # thresholds of a what-if curve
+MIN_USABLE_STEPS = 300
+CEILING_SHARE = 0.1  # of the norms at one ceiling: they were recorded after clipping
+NINETIETH_OF_NORMAL = 1.2816  # the 90th percentile of a standard normal distribution
 
 
-def recommend(run: Run, optimizer: str | None = None) -> Recommendation:
-    """Advise on ``max_norm`` from the norms before clipping of one optimizer, the first if none is named."""
-    return _recommend(run, optimizer, history_of(run, optimizer))
+def recommend(reader: RunReader, optimizer: str | None = None) -> Recommendation:
+    """Advise on ``max_norm`` from the norms before clipping of one optimizer, the first if None."""
+    return _recommend(reader, optimizer, optimizer_history(reader, optimizer))
 
 
-def recommend_with_curve(run: Run, optimizer: str | None = None) -> tuple[Recommendation, tuple[WhatIf, ...]]:
-    """The advice, and what thresholds from below the smallest norm to above the largest would have done.
+def recommend_with_curve(reader: RunReader, optimizer: str | None = None) -> tuple[Recommendation, tuple[WhatIf, ...]]:
+    """The advice, and the effect of thresholds from below the smallest norm to above the largest.
 
-    The thresholds are evenly apart on a logarithmic axis, with the recommended one and the one in force
-    among them. Over the steps that decide, also where the advice is refused; empty where there is none.
+    The curve is over the steps that the advice is based on, and exists also where the advice is refused.
     """
-    history = history_of(run, optimizer)
-    advice = _recommend(run, optimizer, history)
-    if not len(history.norms):
-        return advice, ()
-    norms = deciding(history.norms)
-    ends = float(norms.min()) / 2, 2 * max(float(norms.max()), min(history.worst, 1e4 * float(norms.max())))
-    in_force = history.frame["max_norm"].dropna()
-    labels: dict[float, str] = {}
-    if advice.max_norm is not None:
-        labels[advice.max_norm] = "recommended"
-    if len(in_force) and np.isfinite(in_force.iloc[-1]):
-        labels.setdefault(float(in_force.iloc[-1]), "in force")
-    thresholds = sorted({*np.geomspace(*ends, CURVE).tolist(), *labels})
-    return advice, tuple(_at(norms, history.worst, number, labels.get(number, "")) for number in thresholds)
+    history = optimizer_history(reader, optimizer)
+    advice = _recommend(reader, optimizer, history)
+    return advice, curve(history, advice.max_norm)
 
 
-def _recommend(run: Run, optimizer: str | None, history: History) -> Recommendation:
-    first = tuple(findings(run, run.optimizer(optimizer), history))
-    why = _refusal(history)
-    if why is not None:
-        return replace(_refused(history, *why), first=first)
-    return replace(_advise(history), first=first)
+def recommend_for_all(readers: Sequence[RunReader], optimizer: str | None = None) -> Agreement:
+    """Advise on one threshold for several runs of one training; see `aggregate`."""
+    return aggregate([recommend(reader, optimizer) for reader in readers])
 
 
-def recommend_for_all(runs: Sequence[Run], optimizer: str | None = None) -> Agreement:
-    """One threshold for several runs of one training, other seeds say: the geometric mean of theirs.
-
-    Its range is what all of them support, or where there is no such range that from the smallest
-    threshold to the largest.
-    """
-    each = tuple(recommend(run, optimizer) for run in runs)
-    given = [advice for advice in each if advice.max_norm is not None]
-    names = ", ".join(advice.run for advice in each)
-    if not given:
-        return Agreement(
-            together=replace(
-                each[0], run=names, refused=f"none of the {len(each)} runs supports one: {each[0].refused}"
-            ),
-            each=each,
-            spread=None,
-        )
-    numbers = [advice.max_norm for advice in given if advice.max_norm is not None]
-    spread = max(numbers) / min(numbers)
-    middle = _two_digits(float(np.exp(np.mean(np.log(numbers)))))
-    low = max(advice.low for advice in given if advice.low is not None)
-    high = min(advice.high for advice in given if advice.high is not None)
-    agree = low <= middle <= high
-    if not agree:
-        low, high = min(numbers), max(numbers)
-    refused = len(each) - len(given)
-    reasons = [
-        f"{len(given)} of {len(each)} runs support a threshold: {', '.join(f'{n:g}' for n in numbers)}; the largest is"
-        f" {spread:.2g} times the smallest",
-        "their ranges have this threshold in common"
-        if agree
-        else "their ranges have no threshold in common, so one for all is a compromise",
-        *(f"{advice.run}: {advice.reasons[0]}" for advice in given),
-        *(f"{advice.run}: refused, {advice.refused}" for advice in each if advice.refused is not None),
-    ]
-    order: list[Confidence] = ["low", "medium", "high"]
-    least = min((advice.confidence for advice in given), key=order.index)
-    kinds = {advice.clip for advice in given}
-    together = Recommendation(
-        run=names,
-        max_norm=middle,
-        low=low,
-        high=high,
-        clip=kinds.pop() if len(kinds) == 1 else None,
-        clipped_fraction=_mean([advice.clipped_fraction for advice in given]),
-        mean_clip_coef=_mean([advice.mean_clip_coef for advice in given]),
-        confidence=least if agree and not refused else "low",
-        refused=None,
-        reasons=tuple(reasons),
-        first=tuple(dict.fromkeys(sentence for advice in each for sentence in advice.first)),
-        usable_steps=sum(advice.usable_steps for advice in given),
-        worst_norm=max(advice.worst_norm or 0.0 for advice in given),
-    )
-    return Agreement(together=together, each=each, spread=spread)
+def _recommend(reader: RunReader, optimizer: str | None, history: OptimizerHistory) -> Recommendation:
+    fix_first = tuple(findings(reader, reader.optimizer(optimizer), history))
+    refusal = _refusal(history)
+    if refusal is not None:
+        return replace(_refused(history, *refusal), fix_first=fix_first)
+    return replace(_advise(history), fix_first=fix_first)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-# ----------------------------------------------------------------------------------- the refusals
-
-
-def _refusal(history: History) -> tuple[str, float | None] | None:
-    """Why there is no advice, and the threshold with which to record another run, where one helps."""
+def _refusal(history: OptimizerHistory) -> tuple[str, float | None] | None:
+    """Why no threshold is supported, and the threshold at which to record another run; None where one is."""
     norms = history.norms
-    if history.moment == "after clipping" or (len(norms) >= LEAST_STEPS and _piled_up(norms)):
-        return (
-            "only norms after clipping were recorded: they end at the old threshold, and no percentile of them"
-            " says anything else. Record the norm before clipping, as `gradwatch.attach` does",
-            None,
-        )
+    if history.moment == "after clipping" or (len(norms) >= MIN_USABLE_STEPS and _piled_up(norms)):
+        return wording.AFTER_CLIPPING, None
     if history.nonfinite > history.steps // 2:
-        return (
-            f"{history.nonfinite} of {history.steps} steps are not finite. Find where they come from first:"
-            " `gradwatch events`",
-            None,
-        )
-    if len(norms) < LEAST_STEPS:
-        return _too_few(history)
+        return wording.not_finite(history), None
+    if len(norms) < MIN_USABLE_STEPS:
+        lost_at, record_at = _lost_at(history), _record_at(history)
+        return wording.too_few(history, MIN_USABLE_STEPS, lost_at, record_at), record_at
     moved = drift(norms)
-    if not history.is_scale_free and not 1 / DRIFT_DOWN < moved < DRIFT_UP:
-        return (
-            f"the norm drifts: its median went by a factor of {moved:.2g} from the first to the last third of the"
-            " usable steps, further than one threshold can cover. Record a longer run, past its warm-up, or clip by a"
-            " policy that follows the level, gradwatch.clip.AutoClip(95) say",
-            None,
-        )
+    if not history.is_adaptive and not 1 / MAX_DRIFT_DOWN < moved < MAX_DRIFT_UP:
+        return wording.drifting(moved), None
     return None
 
 
-def _too_few(history: History) -> tuple[str, float | None]:
-    text = f"{len(history.norms)} usable steps, at least {LEAST_STEPS} are needed ({history.left_out} do not count)."
-    steps = history.frame.index.to_numpy()
-    if history.lost_at is not None or history.ended_nonfinite:
-        end = int(steps[-1]) if history.lost_at is None else history.lost_at.step
-        before = history.frame["total_norm"].to_numpy(float)[steps < end]
-        what = f"The training was lost at step {end}"
-    elif history.spikes:
-        before, what = history.norms, f"{history.spikes} spikes and explosions took up the others"
-    else:
-        return f"{text} Record more steps", None
-    before = before[np.isfinite(before) & (before > 0)]
+def _lost_at(history: OptimizerHistory) -> int | None:
+    """The step at which a training was lost, or at which it ended non-finite."""
+    if history.lost_at is not None:
+        return history.lost_at.step
+    return int(history.frame.index[-1]) if history.ended_nonfinite else None
+
+
+def _record_at(history: OptimizerHistory) -> float | None:
+    """The threshold at which to record another run, after one that was lost too early to judge; None if unknown."""
+    lost_at = _lost_at(history)
+    if lost_at is None and not history.spikes:
+        return None
+    before = history.norms
+    if lost_at is not None:
+        before = history.frame["total_norm"].to_numpy(float)[history.frame.index.to_numpy() < lost_at]
+        before = before[np.isfinite(before) & (before > 0)]
     bounds = [bound for bound in (step_bound(history), float(np.median(before)) if len(before) else None) if bound]
-    if not bounds:
-        return f"{text} Record a run with a lower learning rate", None
-    record_at = _two_digits(min(bounds))
-    return (
-        f"{text} {what}: record a run clipped at {record_at:g}, whose"
-        " norms before clipping can be judged, or one with a lower learning rate",
-        record_at,
-    )
+    return two_digits(min(bounds)) if bounds else None
 
 
 def _piled_up(norms: Array) -> bool:
     """Whether many norms lie at one ceiling, as they do after clipping."""
-    return bool(np.mean(norms > norms.max() * (1 - 1e-3)) > 0.1)
+    return bool(np.mean(norms > norms.max() * (1 - 1e-3)) > CEILING_SHARE)
 
 
-def _refused(history: History, why: str, record_at: float | None) -> Recommendation:
+def _refused(history: OptimizerHistory, why: str, record_at: float | None) -> Recommendation:
     return Recommendation(
         run=history.run,
         max_norm=None,
@@ -214,28 +123,25 @@ def _refused(history: History, why: str, record_at: float | None) -> Recommendat
     )
 
 
-# -------------------------------------------------------------------------------------- the advice
-
-
-def _advise(history: History) -> Recommendation:
+def _advise(history: OptimizerHistory) -> Recommendation:
     norms = history.norms
-    tail = tail_index(history.every_norm if len(history.every_norm) >= LEAST_STEPS else norms)
+    tail = tail_index(history.every_norm if len(history.every_norm) >= MIN_USABLE_STEPS else norms)
     choice = choose(history, tail[0])
-    decided = deciding(norms)
-    number, low, high = (_two_digits(value) for value in (choice.number, choice.low, choice.high))
+    decided = decisive(norms)
+    number, low, high = (two_digits(value) for value in (choice.number, choice.low, choice.high))
     return Recommendation(
         run=history.run,
         max_norm=number,
         low=min(low, number),
         high=max(high, number),
         clip=choice.clip,
-        clipped_fraction=_clipped(decided, number),
-        mean_clip_coef=_coef(decided, number),
-        confidence=_confidence(history, norms),
+        clipped_fraction=clipped_fraction(decided, number),
+        mean_clip_coef=mean_clip_coef(decided, number),
+        confidence=_confidence(history),
         refused=None,
-        reasons=tuple(_reasons(history, choice, number, tail)),
-        phases=_phases(history, number),
-        what_if=_what_if(decided, history.worst, number, low, high),
+        reasons=wording.reasons(history, choice, number, tail),
+        phases=phases(history, number),
+        what_if=table(decided, history.worst, number, low, high),
         usable_steps=len(norms),
         worst_norm=history.worst,
         tail_index=tail[0],
@@ -244,129 +150,15 @@ def _advise(history: History) -> Recommendation:
     )
 
 
-def _reasons(history: History, choice: Choice, number: float, tail: tuple[float, float, float]) -> list[str]:
+def _confidence(history: OptimizerHistory) -> Confidence:
     norms = history.norms
-    reasons = [
-        f"the healthy level is {float(np.median(norms)):.3g}: the median total norm of {len(norms)} usable steps of"
-        f" {history.steps} ({history.left_out} left out)"
-    ]
-    if history.every > 1:
-        reasons.append(f"a norm was recorded every {history.every} steps, and what happened between is not known")
-    if history.lost_at is not None:
-        reasons.append(f"training was lost at step {history.lost_at.step}: {history.lost_at.message}")
-    elif history.spikes:
-        reasons.append(f"{history.spikes} spikes got through, the largest norm {history.worst:.3g}")
-    reasons.append(f"{number:g}: {choice.why}")
-    reasons.append(_tail_reason(tail))
-    reasons.append(_optimizer_reason(history, number))
-    moved = drift(norms)
-    if not 1 / DRIFT_SAID < moved < DRIFT_SAID:
-        reasons.append(
-            f"the median norm changed by a factor of {moved:.2g} from the first third of these steps to the last"
-            + (
-                ", so the last third alone tells what a threshold will meet; look again after a longer run"
-                if moved > 1
-                else ""
-            )
-        )
-    thresholds = history.frame["max_norm"].dropna()
-    if len(thresholds):
-        share = float(history.frame["clipped"].mean())
-        reasons.append(f"the run was clipped at {thresholds.iloc[-1]:g}, at {share:.1%} of its steps")
-    return reasons
-
-
-def _tail_reason(tail: tuple[float, float, float]) -> str:
-    index, low, high = tail
-    span = f"tail index {index:.1f} [{low:.1f}, {high:.1f}]"
-    if high < 2:
-        return f"{span}: single steps dominate the sum of squares, which is where clipping helps"
-    if low > 4:
-        return f"{span}: the norms have a light tail, clipping them changes little"
-    return f"{span}: the norms have a moderate tail"
-
-
-def _optimizer_reason(history: History, number: float) -> str:
-    name = history.optimizer_class or "the optimizer"
-    if history.is_scale_free:
-        return (
-            f"{name} divides by the size of its gradients, so a threshold that acts at most steps is a normalisation"
-            " and one that acts rarely guards its averages from single steps"
-        )
-    if history.learning_rate is None:
-        return f"{name} follows the size of its gradient: the threshold bounds every update"
-    bound = history.learning_rate * number / (1 - history.momentum)
-    return (
-        f"{name} follows the size of its gradient: at learning rate {history.learning_rate:g} no update moves the"
-        f" weights by more than {bound:.2g}"
-    )
-
-
-def _confidence(history: History, norms: Array) -> Confidence:
     moved = drift(norms)
     moved = max(moved, 1 / moved)
     logs = np.log(norms)
-    deviation = float(np.quantile(logs, 0.9) - np.median(logs)) / 1.2816
-    alone = step_bound(history) is None and not history.is_scale_free
-    if alone or len(norms) < 600 or moved > 3 or deviation > 1.5:
+    deviation = float(np.quantile(logs, 0.9) - np.median(logs)) / NINETIETH_OF_NORMAL
+    norms_alone = step_bound(history) is None and not history.is_adaptive
+    if norms_alone or len(norms) < 600 or moved > 3 or deviation > 1.5:
         return "low"
     if len(norms) >= 2000 and moved < 1.5 and deviation < 1.0 and not history.unstable:
         return "high"
     return "medium"
-
-
-def _phases(history: History, number: float) -> tuple[Phase, ...]:
-    """Of the first tenth and the thirds of the rest."""
-    steps = history.frame.index.to_numpy(np.int64)
-    norms = history.frame["total_norm"].to_numpy(float)
-    cuts = np.array([0, 0.1, 0.4, 0.7, 1.0]) * len(steps)
-    phases = []
-    for begin, end in zip(cuts[:-1].astype(int), cuts[1:].astype(int), strict=True):
-        own = norms[begin:end]
-        own = own[np.isfinite(own)]
-        if len(own):
-            phases.append(
-                Phase(
-                    first_step=int(steps[begin]),
-                    last_step=int(steps[end - 1]),
-                    clipped_fraction=_clipped(own, number),
-                    mean_clip_coef=_coef(own, number),
-                )
-            )
-    return tuple(phases)
-
-
-def _what_if(norms: Array, worst: float, number: float, low: float, high: float) -> tuple[WhatIf, ...]:
-    labels = {number: "recommended"}
-    labels.setdefault(low, "low end")
-    labels.setdefault(high, "high end")
-    for share in (0.1, 0.5, 0.9, 0.99):
-        labels.setdefault(_two_digits(float(np.quantile(norms, share))), f"p{share * 100:g} of the run")
-    for threshold in FOLKLORE:
-        labels.setdefault(threshold, "folklore")
-    return tuple(_at(norms, worst, threshold, labels[threshold]) for threshold in sorted(labels))
-
-
-def _at(norms: Array, worst: float, threshold: float, label: str) -> WhatIf:
-    return WhatIf(
-        threshold=threshold,
-        label=label,
-        clipped_fraction=_clipped(norms, threshold),
-        mean_clip_coef=_coef(norms, threshold),
-        worst_clip_coef=min(1.0, threshold / (worst + 1e-6)),
-    )
-
-
-def _clipped(norms: Array, threshold: float) -> float:
-    return float(np.mean(threshold / (norms + 1e-6) < 1.0))
-
-
-def _coef(norms: Array, threshold: float) -> float:
-    return float(np.mean(np.minimum(1.0, threshold / (norms + 1e-6))))
-
-
-def _two_digits(value: float) -> float:
-    """>>> _two_digits(0.012345), _two_digits(1234.0)
-    (0.012, 1200.0)
-    """
-    return float(f"{value:.1e}")

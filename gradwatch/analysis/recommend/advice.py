@@ -1,17 +1,18 @@
-"""What an advice is made of."""
+"""The parts of a recommendation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
-Confidence = Literal["high", "medium", "low"]
-Policy = Literal["norm", "value", "adaptive", "none"]
+Confidence: TypeAlias = Literal["high", "medium", "low"]
+Policy: TypeAlias = Literal["norm", "value", "adaptive", "none"]
+CONFIDENCES: tuple[Confidence, ...] = ("low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
-    """What a threshold would have done to the steps that decided."""
+    """The effect that a threshold would have had on the steps that the advice is based on."""
 
     threshold: float
     label: str
@@ -22,7 +23,7 @@ class WhatIf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """What the recommended threshold would have done to a part of the run, all of its finite norms counted."""
+    """The effect that the recommended threshold would have had on a part of the run, over all its finite norms."""
 
     first_step: int
     last_step: int
@@ -32,38 +33,43 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """The advice; ``refused`` says why there is none."""
+    """A clipping threshold with its reasons, or in ``refused`` the reason why the run supports none."""
 
     run: str
     max_norm: float | None
     low: float | None
     high: float | None
-    clipped_fraction: float | None  # predicted for max_norm, over the steps that decided
+    clipped_fraction: float | None  # predicted for max_norm, over the steps that the advice is based on
     mean_clip_coef: float | None  # likewise
     confidence: Confidence
     refused: str | None
     reasons: tuple[str, ...]
-    first: tuple[str, ...] = ()  # what to change before clipping, each with its evidence
+    fix_first: tuple[str, ...] = ()  # faults that clipping would only hide, each with its evidence
     phases: tuple[Phase, ...] = ()
     what_if: tuple[WhatIf, ...] = ()
     usable_steps: int = 0
-    worst_norm: float | None = None  # where training was lost first, else the largest finite norm
-    clip: str | None = None  # where a policy of gradwatch.clip does better than a threshold that stays, that
-    record_at: float | None = None  # where a refusal asks for a run clipped at a threshold, that
+    worst_norm: float | None = None  # the norm at which the training was lost, else the largest finite one
+    clip: str | None = None  # a policy of gradwatch.clip, where one does better than a fixed threshold
+    record_at: float | None = None  # the threshold at which to record another run, where the refusal asks for one
     tail_index: float | None = None
     tail_low: float | None = None
     tail_high: float | None = None
 
     @property
+    def first(self) -> tuple[str, ...]:
+        """The older name of ``fix_first``, and its key in the JSON."""
+        return self.fix_first
+
+    @property
     def policy(self) -> Policy:
-        """Whether a threshold that stays, one of a policy that follows the norms, or none is advised."""
+        """The kind of clipping advised: norm (a fixed threshold), adaptive (one that follows the norms) or none."""
         if self.max_norm is None:
             return "none"
         return "norm" if self.clip is None else "adaptive"
 
     @property
     def apply(self) -> dict[str, str]:
-        """The line to paste, for each way to train; empty where there is no advice."""
+        """The line to paste, by framework; empty without a threshold."""
         if self.max_norm is None:
             return {}
         value = f"{self.max_norm:g}"
@@ -77,8 +83,8 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """The advice for several runs together."""
+    """The advice for several runs of one training together."""
 
     together: Recommendation
     each: tuple[Recommendation, ...]
-    spread: float | None  # the largest threshold over the smallest; None: fewer than two runs have one
+    spread: float | None  # the largest threshold over the smallest; None where fewer than two runs have one

@@ -1,323 +1,222 @@
-"""A history -> a threshold.
+"""A history -> a threshold. Numbers only: `gradwatch.analysis.recommend.wording` explains them.
 
-Which rule is used depends on what the history shows; the numbers were chosen on the tasks of
-benchmarks/recommendation that are called seen there, and are reported on others. Thresholds that
-follow the size of a gradient (SGD and its like) and those of optimizers that divide by it (Adam and
-its like) have little in common, so they are apart.
+Which rule applies depends on the history. The constants were chosen on the tasks that benchmarks/recommendation
+calls seen, and are reported on other tasks. Optimizers whose update follows the size of the gradient (SGD) and
+optimizers that divide by it (Adam) have little in common, so each kind has rules of its own.
 
-For the first kind a threshold is a bound on how far one update may move the weights, and that, not
-a percentile of the norms, is what good thresholds of different tasks have in common.
+For the first kind a threshold bounds how far one update may move the weights. Good thresholds of different tasks
+agree on that bound, and not on a percentile of the norms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from gradwatch.analysis.recommend.history import Array, History
-from gradwatch.analysis.recommend.tail import detrended
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
+from gradwatch.analysis.statistics.progress import (
+    MIN_LOSSES,
+    NOTABLE_UPDATE_RATIO,
+    drift,
+    first_loss,
+    is_noise,
+    is_undone,
+    medians,
+    spread,
+    uncertainty,
+)
+from gradwatch.analysis.statistics.quantiles import Array
 
-UPDATE = 0.02  # of the weights' norm: what one update may change
-LARGE_UPDATE = 0.04  # of the weights' norm in the median step: a learning rate that is too high
-GROWN = 4.0  # times: weights that grew so much in the part recorded were thrown about
-HEAVY = 2.5  # tail index below which single steps dominate
-UNEVEN = 8.0  # the 99th percentile over the median
-WIDE = 2.0  # the 90th percentile over the median: not a few steps stand out but many
-NOTICED = 0.005  # of the weights' norm in the median step: an update that is more than a crawl
-DRIFT_SAID, DRIFT_UP, DRIFT_DOWN = 2.0, 10.0, 30.0
-UNDONE = 0.15  # of the progress of the loss
-FLAT = 0.05  # of the progress of the loss
-LEFT = 0.05  # of the loss at the start: below that it is not noise that is left
-LEAST_LOSSES = 100
-SAME = 1.1  # times: numbers that need no telling apart
-TRAVEL = 1.5  # times the weights' norm: how far clipped updates may carry in so many steps as were recorded
+MAX_UPDATE_RATIO = 0.02  # of the weights' norm: the most that one update may change
+LARGE_UPDATE_RATIO = 0.04  # of the weights' norm, median: the learning rate is too high
+MAX_WEIGHT_GROWTH = 4.0  # times: weights that grew more within the record diverged
+HEAVY_TAIL_INDEX = 2.5  # below it single steps dominate
+UNEVEN_P99_RATIO = 8.0  # 99th percentile over the median of the norms
+RISING_DRIFT = 2.0  # times: above it the last third of the norms decides
+MAX_DRIFT_UP, MAX_DRIFT_DOWN = 10.0, 30.0  # times: further than one threshold can cover
+EQUAL_RATIO = 1.1  # times: numbers closer than that are not told apart
+TRAVEL_NORMS = 1.5  # times the weights' norm: how far clipped updates may carry the weights within the record
+
+Cause: TypeAlias = Literal["lost", "weights-grew", "large-updates", "heavy-tail", "outliers", "uneven"]
+"""What makes a bound necessary."""
+
+Basis: TypeAlias = Literal[
+    "clip-every-step",  # an adaptive optimizer, a tenth of the 10th percentile
+    "guard-p95",  # an adaptive optimizer
+    "guard-p95-near-eps",  # likewise, because lower thresholds would bring gradients near eps
+    "twice-p99",
+    "update-bound",
+    "p75",
+    "guard-large-updates",
+    "guard-given-p90",
+    "guard-update-bound",
+    "noise",
+    "norms-alone",
+]
+"""Which rule gave the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A threshold, the range that is supported, and why."""
+    """A threshold, the range that the history supports, and the rule that gave them."""
 
     number: float
     low: float
     high: float
-    why: str
-    clip: str | None = None  # a policy of gradwatch.clip that does better than a threshold that stays
+    basis: Basis
+    cause: Cause | None = None
+    clip: str | None = None  # a policy of gradwatch.clip, where one does better than a fixed threshold
+    percentile: int | None = None  # of the norms, for "norms-alone"
 
 
-def choose(history: History, tail: float) -> Choice:
-    """The threshold for the norms of a history that has enough of them."""
-    if history.is_scale_free:
-        return _dividing(history, tail)
+def choose(history: OptimizerHistory, tail: float) -> Choice:
+    """The threshold for a history with enough usable norms; ``tail`` is their tail index."""
+    if history.is_adaptive:
+        return _for_adaptive(history, tail)
     bound = step_bound(history)
     if bound is None:
         return _by_norms_alone(history, tail)
-    if tail < HEAVY and is_noise(history):
+    if tail < HEAVY_TAIL_INDEX and is_noise(history):
         return _noise(history, bound)
-    fault = _fault(history, tail)
-    if fault is not None:
-        return _bounding(history, bound, fault)
-    if spread(history.norms, 0.99) > UNEVEN:
+    cause = _cause(history, tail)
+    if cause is not None:
+        return _bounding(history, bound, cause)
+    if spread(history.norms, 0.99) > UNEVEN_P99_RATIO:
         return _below_outliers(history, bound)
     return _guard(history, bound)
 
 
-def _fault(history: History, tail: float) -> str | None:
-    """What went wrong, or will: nothing that was recorded is then a measure for an update."""
+def _cause(history: OptimizerHistory, tail: float) -> Cause | None:
+    """A fault because of which no recorded norm is a measure for an update."""
     start, end, ratio = history.weight_norm, history.last_weight_norm, history.update_ratio
     if is_undone(history) or history.lost_at is not None:
-        return "the training was lost, or its loss did not stay down"
-    if start is not None and end is not None and end > GROWN * start:
-        return f"the weights grew from a norm of {start:.3g} to {end:.3g}"
-    if ratio is not None and ratio > LARGE_UPDATE:
-        return f"a step changes the weights by {ratio:.1%} in the middle"
-    return "single steps are far larger than the others" if tail < HEAVY else None
+        return "lost"
+    if start is not None and end is not None and end > MAX_WEIGHT_GROWTH * start:
+        return "weights-grew"
+    if ratio is not None and ratio > LARGE_UPDATE_RATIO:
+        return "large-updates"
+    return "heavy-tail" if tail < HEAVY_TAIL_INDEX else None
 
 
-def deciding(norms: Array) -> Array:
-    """All, or under a rise the last third: those are what a threshold will meet."""
-    return np.array_split(norms, 3)[2] if drift(norms) > DRIFT_SAID else norms
+def decisive(norms: Array) -> Array:
+    """The norms that the advice is based on: all, or where they rise the last third, which a threshold will meet."""
+    return np.array_split(norms, 3)[2] if drift(norms) > RISING_DRIFT else norms
 
 
-def step_bound(history: History) -> float | None:
-    """The norm at which an update of SGD is `UPDATE` of the weights; with momentum the sum of its echoes."""
-    if history.is_scale_free or not history.learning_rate or history.weight_norm is None:
+def step_bound(history: OptimizerHistory) -> float | None:
+    """The norm at which an SGD update changes `MAX_UPDATE_RATIO` of the weights; None where that is not known.
+
+    With momentum, the accumulated update of one gradient counts: ``lr * norm / (1 - momentum)``.
+    """
+    if history.is_adaptive or not history.learning_rate or history.weight_norm is None:
         return None
-    return UPDATE * _weight_size(history) * (1 - history.momentum) / history.learning_rate
+    return MAX_UPDATE_RATIO * weight_size(history) * (1 - history.momentum) / history.learning_rate
 
 
-def _weight_size(history: History) -> float:
-    """The weights' norm at the start and where the loss was least, their geometric mean.
+def weight_size(history: OptimizerHistory) -> float:
+    """The geometric mean of the weights' norm at the start and where the loss was least.
 
-    The first alone says little of weights that start near nothing, the other of weights that were thrown about.
+    The first alone says little of weights that start near 0, the second little of weights that diverged.
     """
     assert history.weight_norm is not None
-    return math.sqrt(history.weight_norm * _weight_norm_at_best(history))
+    return math.sqrt(history.weight_norm * weight_norm_at_best(history))
 
 
-def _weight_norm_at_best(history: History) -> float:
-    """As sampled last in the tenth of the losses that is least; where nothing was learnt the first."""
+def weight_norm_at_best(history: OptimizerHistory) -> float:
+    """The last sampled norm of the weights in the tenth with the least losses; the first if nothing was learnt."""
     losses, weights = history.losses(), history.weights
-    if len(losses) >= LEAST_LOSSES:
+    if len(losses) >= MIN_LOSSES:
         tenths = np.array_split(losses, 10)
-        middles = _middles(tenths)
-        best = int(np.argmin(middles))
-        if middles[best] < _start(losses) - _uncertainty(tenths[best]):
+        tenth_medians = medians(tenths)
+        best = int(np.argmin(tenth_medians))
+        if tenth_medians[best] < first_loss(losses) - uncertainty(tenths[best]):
             end = np.array_split(history.loss_steps(), 10)[best][-1]
             weights = weights[weights.index <= max(end, weights.index[0])]
             return float(weights.iloc[-1])
     return float(weights.iloc[0])
 
 
-# --------------------------------------------------------------------- where the optimizer divides
+# ---------------------------------------------------------- optimizers that divide by the gradient
 
 
-def _dividing(history: History, tail: float) -> Choice:
-    """Adam and its like: to clip each step changes no learning rate, it gives each step the same weight."""
-    norms = deciding(history.norms)
+def _for_adaptive(history: OptimizerHistory, tail: float) -> Choice:
+    """Adam: clipping every step does not change the learning rate, it gives each step the same weight."""
+    norms = decisive(history.norms)
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
-    wrong = history.unstable or is_undone(history)
-    uneven = tail < HEAVY or top > UNEVEN * level
-    if (wrong or uneven) and history.least_norm <= level:
+    lost = history.unstable or is_undone(history)
+    uneven = tail < HEAVY_TAIL_INDEX or top > UNEVEN_P99_RATIO * level
+    if (lost or uneven) and history.least_norm <= level:
         low = 0.1 * float(np.quantile(norms, 0.1))
-        cause = "something went wrong" if wrong else "norms differ much from step to step"
-        why = (
-            f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
-            " so to clip every step gives each the same weight and leaves the learning rate as it is; any threshold"
-            " that is always exceeded does the same"
-        )
-        if wrong:
-            why += ". On the tasks measured one that follows the norms, as AutoClip's does, did better"
         return Choice(
             max(low, history.least_norm),
             max(0.1 * low, history.least_norm),
             level,
-            why,
-            "AutoClip(10)" if wrong else None,
+            "clip-every-step",
+            "lost" if lost else "uneven",
+            clip="AutoClip(10)" if lost else None,
         )
     upper = float(np.quantile(norms, 0.95))
-    return Choice(
-        upper,
-        level,
-        max(top, 10 * level),
-        "the 95th percentile of the healthy norms: "
-        + (
-            "to clip every step, which would give each the same weight, would bring gradients near eps"
-            if wrong or uneven
-            else "nothing went wrong, so it is a guard that holds back the five largest steps of a hundred. On the"
-            " tasks measured one that follows the norms, as ZClip's does, did better than any that stays"
-        ),
-        None if wrong or uneven else "ZClip()",
-    )
+    basis: Basis = "guard-p95-near-eps" if lost or uneven else "guard-p95"
+    return Choice(upper, level, max(top, 10 * level), basis, clip=None if lost or uneven else "ZClip()")
 
 
-# ---------------------------------------------------------------------- where it follows the gradient
+# ------------------------------------------------------------ optimizers that follow the gradient
 
 
-def _bounding(history: History, bound: float, why: str) -> Choice:
-    """Bound what one update may change; far above every healthy norm there is nothing to let pass."""
+def _bounding(history: OptimizerHistory, bound: float, cause: Cause) -> Choice:
+    """Bound a single update, or where that is far above every healthy norm twice the largest of these."""
     top = 2 * float(np.quantile(history.norms, 0.99))
     if bound > top:
-        return Choice(top, 0.5 * top, bound, f"{why}; it is twice the 99th percentile of the healthy norms")
-    return Choice(
-        bound,
-        0.5 * bound,
-        2 * bound,
-        f"{why}; {_kept(history)}, whatever norms were recorded",
-    )
+        return Choice(top, 0.5 * top, bound, "twice-p99", cause)
+    return Choice(bound, 0.5 * bound, 2 * bound, "update-bound", cause)
 
 
-def _kept(history: History) -> str:
-    """What a threshold at the bound does."""
-    start, best = history.weight_norm, _weight_norm_at_best(history)
-    assert start is not None
-    kept = f"at learning rate {history.learning_rate:g} it keeps every update within {UPDATE:.0%} of the weights' norm"
-    if 1 / SAME < best / start < SAME:
-        return f"{kept} of {start:.3g}"
-    return (
-        f"{kept} of {_weight_size(history):.3g}, which lies between that at the start, {start:.3g}, and that where"
-        f" the loss was least, {best:.3g}"
-    )
-
-
-def _below_outliers(history: History, bound: float) -> Choice:
-    """Many steps stand out, from bad batches say, too many for the tail to tell."""
-    seen = f"more than one step in a hundred is at least {UNEVEN:g} times as large as those around it"
+def _below_outliers(history: OptimizerHistory, bound: float) -> Choice:
+    """Many steps stand out, for example from bad batches; too many for the tail index to tell."""
     upper = float(np.quantile(history.norms, 0.75))
     if bound <= upper:
-        return _bounding(history, bound, seen)
-    return Choice(
-        upper, 0.5 * upper, 2 * upper, f"the 75th percentile of the healthy norms: {seen}, and this is below them"
-    )
+        return _bounding(history, bound, "outliers")
+    return Choice(upper, 0.5 * upper, 2 * upper, "p75", "outliers")
 
 
-def _guard(history: History, bound: float) -> Choice:
-    """Nothing went wrong: a guard that leaves steps alone unless they are large ones for these weights."""
-    passed = f"{history.spikes} spikes passed without harm" if history.spikes else "nothing went wrong"
-    coef = history.middle_coef
-    ratio = (history.update_ratio or 0.0) / coef
-    if ratio > NOTICED:
-        changes = "changes the weights" if coef > 1 / SAME else "would change the weights without clipping"
-        return Choice(
-            bound,
-            0.5 * bound,
-            2 * bound,
-            f"{passed}, but a step {changes} by {ratio:.1%} in the middle, which is much: {_kept(history)}",
-        )
-    given = float(np.quantile(deciding(history.given), 0.9))
-    # where updates are small the echoes of momentum may add up as independent steps do
-    alone = bound * math.sqrt((1 + history.momentum) / (1 - history.momentum))
-    number = max(alone, given)
-    if alone < given:
-        why = "the 90th percentile of the norms that the optimizer was given"
-    else:
-        echoes = ", the echoes of momentum added up as those of independent steps"
-        why = _kept(history) + (echoes if history.momentum else "")
-    return Choice(number, min(0.5 * number, given), 2 * number, f"{passed}, so it is a guard: {why}")
+def _guard(history: OptimizerHistory, bound: float) -> Choice:
+    """Nothing went wrong: leave steps alone unless they are large for these weights."""
+    if unclipped_update_ratio(history) > NOTABLE_UPDATE_RATIO:
+        return Choice(bound, 0.5 * bound, 2 * bound, "guard-large-updates")
+    given = float(np.quantile(decisive(history.given), 0.9))
+    # Where updates are small, momentum may be taken to add up independent steps.
+    independent = bound * math.sqrt((1 + history.momentum) / (1 - history.momentum))
+    number = max(independent, given)
+    basis: Basis = "guard-given-p90" if independent < given else "guard-update-bound"
+    return Choice(number, min(0.5 * number, given), 2 * number, basis)
 
 
-def _noise(history: History, bound: float) -> Choice:
-    """Single steps dominate and the loss stands still: as low as lets the weights still go where they have to."""
+def unclipped_update_ratio(history: OptimizerHistory) -> float:
+    """The share of the weights that the median update would change without clipping."""
+    return (history.update_ratio or 0.0) / history.median_clip_coef
+
+
+def _noise(history: OptimizerHistory, bound: float) -> Choice:
+    """Single steps dominate and the loss stands still: as low as still lets the weights travel."""
     assert history.learning_rate is not None
     assert history.last_weight_norm is not None
-    reach = TRAVEL * history.last_weight_norm * (1 - history.momentum) / (history.learning_rate * history.steps)
+    reach = TRAVEL_NORMS * history.last_weight_norm * (1 - history.momentum) / (history.learning_rate * history.steps)
     number = min(max(reach, 0.1 * float(np.quantile(history.norms, 0.1))), bound)
-    return Choice(
-        number,
-        0.5 * number,
-        max(bound, 2 * number),
-        "the loss makes no more progress and single steps dominate its gradient, so what is left is noise: a low"
-        f" threshold averages it out, and updates can still carry the weights {TRAVEL:g} times their norm within"
-        " as many steps as were recorded",
-    )
+    return Choice(number, 0.5 * number, max(bound, 2 * number), "noise")
 
 
-def _by_norms_alone(history: History, tail: float) -> Choice:
-    """Neither learning rate nor weights are known; percentiles say far less."""
-    norms = deciding(history.norms)
+def _by_norms_alone(history: OptimizerHistory, tail: float) -> Choice:
+    """Neither the learning rate nor the weights are known; percentiles say far less."""
+    norms = decisive(history.norms)
+    cause: Cause | None = None
+    percentile = 90
     if is_undone(history) or history.lost_at is not None:
-        share, why = 0.25, "low enough to hold what went wrong"
-    elif tail < HEAVY or history.spikes or spread(norms, 0.99) > UNEVEN:
-        share, why = 0.75, "single steps are far larger than the others, and this is below them"
-    else:
-        share, why = 0.9, "nothing went wrong, so it is a guard that holds back the largest steps"
-    number = float(np.quantile(norms, share))
-    return Choice(
-        number,
-        0.5 * number,
-        2 * max(number, float(np.quantile(norms, 0.95))),
-        f"the {share * 100:.0f}th percentile of the healthy norms, {why}. What a threshold should be depends on the"
-        " learning rate and the size of the weights, which this history does not hold: `gradwatch.attach` records"
-        " both",
-    )
-
-
-# ------------------------------------------------------------------------------- what a history shows
-
-
-def is_noise(history: History) -> bool:
-    """Whether the loss stands still, well above nothing, under steps large enough to scatter the weights."""
-    if not is_flat(history) or history.lost_at is not None or history.ended_nonfinite:
-        return False
-    losses = history.losses()
-    return (
-        history.last_weight_norm is not None
-        and (history.update_ratio or 0.0) > NOTICED
-        and spread(history.norms, 0.9) > WIDE
-        and float(np.median(np.array_split(losses, 3)[2])) > LEFT * _start(losses)
-    )
-
-
-def spread(norms: Array, share: float) -> float:
-    """A percentile of the norms over those around them."""
-    return float(np.exp(np.quantile(detrended(norms), share)))
-
-
-def is_undone(history: History) -> bool:
-    """Whether the training was lost, or its loss has come back up by a part of what it had fallen."""
-    if history.ended_nonfinite:
-        return True
-    losses = history.losses()
-    if len(losses) < LEAST_LOSSES:
-        return history.lost_at is not None
-    tenths = np.array_split(losses, 10)
-    middles = _middles(tenths)
-    start, best, end = _start(losses), min(middles), middles[-1]
-    doubt = _uncertainty(tenths[-1]) + _uncertainty(tenths[int(np.argmin(middles))])
-    if best > start - doubt or float(np.median(middles)) > start:
-        return True  # nothing was learnt, or less than nothing
-    return end - best > max(UNDONE * (start - best), doubt)
-
-
-def is_flat(history: History) -> bool:
-    """Whether the loss made no progress in the last third, as far as it had fallen before and can be told."""
-    losses = history.losses()
-    if len(losses) < LEAST_LOSSES:
-        return False
-    thirds = np.array_split(losses, 3)
-    middles = _middles(thirds)
-    start = _start(losses)
-    return middles[1] - middles[2] < max(FLAT * abs(start - middles[2]), _uncertainty(thirds[2]))
-
-
-def _middles(parts: Sequence[Array]) -> list[float]:
-    return [float(np.median(part)) for part in parts]
-
-
-def _start(losses: Array) -> float:
-    """Where the loss began; a fast training has left it within ten steps."""
-    return max(float(np.median(losses[:3])), float(np.median(losses[:10])))
-
-
-def _uncertainty(losses: Array) -> float:
-    """Three standard errors of a median, from the quartiles, as of normal ones."""
-    low, high = np.quantile(losses, [0.25, 0.75])
-    return float(3 * 1.2533 * (high - low) / 1.349 / math.sqrt(len(losses)))
-
-
-def drift(norms: Array) -> float:
-    """The median of the last third over that of the first."""
-    thirds = np.array_split(np.log(norms), 3)
-    return float(np.exp(np.median(thirds[2]) - np.median(thirds[0])))
+        percentile, cause = 25, "lost"
+    elif tail < HEAVY_TAIL_INDEX or history.spikes or spread(norms, 0.99) > UNEVEN_P99_RATIO:
+        percentile, cause = 75, "outliers"
+    number = float(np.quantile(norms, percentile / 100))
+    high = 2 * max(number, float(np.quantile(norms, 0.95)))
+    return Choice(number, 0.5 * number, high, "norms-alone", cause, percentile=percentile)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary import judge
+from gradwatch.analysis.summary.verdict import judge
 from gradwatch.errors import BadArgument, GradwatchError
 from gradwatch.store import FILE_NAME
 from gradwatch.views.web.pack import pack

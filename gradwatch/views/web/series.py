@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.analysis.summary import Array, Series
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.summary import Series
 
 BANDS = ("total_norm", "left_norm", "max_norm", "clip_coef", "loss", "learning_rate")
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary import LayerSummary, RunSummary, most_relevant, summarize
+from gradwatch.analysis.statistics.layers import most_relevant
+from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
 from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.store import FILE_NAME

@@ -10,7 +10,7 @@ import gradwatch
 from gradwatch import Run
 from gradwatch.analysis.recommend import recommend_for_all, tail_index
 from gradwatch.analysis.recommend.findings import findings
-from gradwatch.analysis.recommend.history import history_of
+from gradwatch.analysis.statistics.optimizer_history import optimizer_history
 from gradwatch.record import Event, ParameterInfo, StepRecord, WeightStats
 from gradwatch.sources.history import History, Point, write
 from gradwatch.store import StoreWriter
@@ -136,7 +136,7 @@ def test_under_a_moderate_drift_the_last_third_decides(tmp_path):
     advice = advise(tmp_path, norms)
     assert advice.max_norm > 5.0
     assert any("the last third alone tells what a threshold will meet" in reason for reason in advice.reasons)
-    usable = history_of(Run(tmp_path / "run")).norms
+    usable = optimizer_history(Run(tmp_path / "run")).norms
     last = np.array_split(usable, 3)[2]
     assert advice.clipped_fraction == pytest.approx(np.mean(last + 1e-6 > advice.max_norm))
     assert advice.clipped_fraction > 2 * np.mean(usable + 1e-6 > advice.max_norm)
@@ -406,7 +406,7 @@ def test_vanishing_gradients_are_no_matter_of_clipping(tmp_path):
     records = stream(steady(1000))
     run = Run(write_run(tmp_path / "run", records))
     event = Event(step=700, kind="vanishing", severity="warning", message="", parameter="rnn.weight")
-    history = dataclasses.replace(history_of(run), events=(event,))
+    history = dataclasses.replace(optimizer_history(run), events=(event,))
     assert any("no clipping cures" in said for said in findings(run, "0", history))
 
 

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch import Run
-from gradwatch.analysis.summary import _next, any_in, judge, quantile, spike_safe, summarize
+from gradwatch.analysis.statistics.quantiles import any_in, quantile, spike_safe
+from gradwatch.analysis.summary import summarize
+from gradwatch.analysis.summary.verdict import judge, next_action
 from gradwatch.record import Event
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
@@ -124,17 +126,17 @@ def event(severity, step, kind="spike", **more):
         ),
         ([event("critical", 2, "something new")], "critical", "something new at step 2"),
         (
-            [event("critical", 5, "nonfinite", parameter="a.w", origin="weights")],
+            [event("critical", 5, "nonfinite", limit=0.0, parameter="a.w", origin="weights")],
             "critical",
             "gradients not finite at step 5: the weights of a.w were not before it",
         ),
         (
-            [event("critical", 5, "nonfinite", origin="loss")],
+            [event("critical", 5, "nonfinite", limit=0.0, origin="loss")],
             "critical",
             "gradients not finite at step 5, with the loss",
         ),
         (
-            [event("critical", 5, "nonfinite", parameter="a.w", origin="backward")],
+            [event("critical", 5, "nonfinite", limit=0.0, parameter="a.w", origin="backward")],
             "critical",
             "gradients not finite at step 5, first in a.w; the loss was",
         ),
@@ -187,4 +189,4 @@ def test_what_to_do_about_a_nan_depends_on_where_it_came_from(tmp_path, origin, 
     folder = write_run(tmp_path / "run", stream(steady(50)))
     run = Run(folder)
     found = Event(step=7, kind="nonfinite", severity="critical", message="...", parameter="w", origin=origin)
-    assert _next([found], summarize(run).clipping).startswith(advice)
+    assert next_action([found], summarize(run).clipping).startswith(advice)

@@ -6,15 +6,17 @@ import math
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from gradwatch.analysis.statistics.quantiles import Array
 
 
-def tail_index(norms: NDArray[np.float64], share: float = 0.05, window: int = 257) -> tuple[float, float, float]:
-    """Hill's estimate of the tail index of the norms about their moving median, with a 95 % interval.
+def tail_index(norms: Array, share: float = 0.05, window: int = 257) -> tuple[float, float, float]:
+    """Hill's estimate of the tail index of the norms about their moving median: the index, and its 95 % interval.
 
-    ``1 / alpha = mean(ln(X_i / X_(k+1)))`` over the k largest, k being ``share`` of them and at
-    least 10 (Hill 1975); the interval is ``alpha (1 +- 1.96 / sqrt(k))``. An index under 2 means
-    that the variance is infinite. Norms are correlated, so the true interval is wider.
+    ``1 / alpha = mean(ln(X_i / X_(k+1)))`` over the k largest, where k is ``share`` of them and at least 10
+    (Hill 1975, "A simple general approach to inference about the tail of a distribution"); the interval is
+    ``alpha (1 +- 1.96 / sqrt(k))``. An index under 2 means an infinite variance. Norms of neighbouring steps are
+    correlated, so the true interval is wider.
 
     >>> exact = np.random.default_rng(0).pareto(3.0, 20000) + 1
     >>> index, low, high = tail_index(exact, window=1)
@@ -29,8 +31,8 @@ def tail_index(norms: NDArray[np.float64], share: float = 0.05, window: int = 25
     return index, max(index - half, 0.0), index + half
 
 
-def detrended(norms: NDArray[np.float64], window: int = 257) -> NDArray[np.float64]:
-    """The logarithms of the norms about their moving median.
+def detrended(norms: Array, window: int = 257) -> Array:
+    """The logarithms of the norms less those of their moving median.
 
     >>> detrended(np.array([1.0, 1.0, np.e])).round(3).tolist()
     [0.0, 0.0, 1.0]

@@ -1,0 +1,265 @@
+"""A recorded run, read back as pandas frames. Nothing here judges."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradwatch.analysis.frames import indexed_by_step, standing_rows, steps_frame
+from gradwatch.detect import eps_of, replay
+from gradwatch.errors import BadArgument, RunNotFound
+from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.store import FILE_NAME, Attempt, StoreReader
+
+LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """The step at which a later attempt continued a run.
+
+    Attributes:
+        attempt: number of the attempt that continued.
+        step: the first step that it made.
+        last: the last step made before it.
+    """
+
+    attempt: int
+    step: int
+    last: int
+
+    def __str__(self) -> str:
+        """A sentence for a person.
+
+        >>> print(ResumePoint(attempt=1, step=7, last=9))
+        resumed at step 7, which made steps 7 to 9 again
+        >>> print(ResumePoint(attempt=1, step=12, last=9))
+        resumed at step 12; steps 10 to 11 are missing
+        >>> print(ResumePoint(attempt=1, step=10, last=9))
+        resumed at step 10
+        """
+        resumed = f"resumed at step {self.step}"
+        if self.step <= self.last:
+            return f"{resumed}, which made steps {self.step} to {self.last} again"
+        missing = f"; steps {self.last + 1} to {self.step - 1} are missing"
+        return resumed + (missing if self.step > self.last + 1 else "")
+
+
+class RunReader:
+    """The record of a run in its folder, finished or still being written. Reading changes nothing.
+
+    `gradwatch.Run` adds the summary, the diagnosis and the advice.
+
+    Raises:
+        RunNotFound, NotARun, StoreTooNew, StoreDamaged: the folder holds no run that can be read.
+
+    >>> reader = RunReader(example_run)
+    >>> reader.steps()[["total_norm", "clip_coef"]].head(2).round(3).to_dict("index")
+    {0: {'total_norm': 1.0, 'clip_coef': 1.0}, 1: {'total_norm': 1.0, 'clip_coef': 1.0}}
+    >>> reader.layers("norm").columns.tolist()
+    ['rnn.weight', 'out.weight']
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._store = StoreReader(self.path)
+        if self.path.is_file():
+            self.path = self.path.parent
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The last part of the run's path."""
+        return self.path.resolve().name
+
+    @cached_property
+    def optimizers(self) -> dict[str, str]:
+        """The class of each optimizer, by the optimizer's name."""
+        return self._store.optimizers()
+
+    def optimizer(self, name: str | None = None) -> str:
+        """Check the name of an optimizer of this run; without a name, return the first one's.
+
+        Raises:
+            BadArgument: the run has no optimizer of that name.
+        """
+        first = next(iter(self.optimizers), "0")
+        if name is None or name == first:
+            return first
+        if name not in self.optimizers:
+            raise BadArgument(f"optimizer is {name!r}; this run has {', '.join(self.optimizers) or 'none'}.")
+        return name
+
+    def meta(self) -> dict[str, str]:
+        """Facts about the whole run: versions, the model's class, the settings of the recording."""
+        return self._store.meta()
+
+    def attempts(self) -> list[Attempt]:
+        """One entry for each process that wrote to the run."""
+        return self._store.attempts()
+
+    def resume_points(self, optimizer: str | None = None) -> list[ResumePoint]:
+        """The steps at which later attempts continued, for one optimizer (the first if None)."""
+        if not self._store.last_attempt():
+            return []
+        rows = self._store.step_ids(self.optimizer(optimizer))
+        attempts = np.unique(rows[:, 2]) if len(rows) else rows[:, 2]
+        spans = [(int(a), int(rows[rows[:, 2] == a, 1].min())) for a in attempts]
+        before = [int(rows[rows[:, 2] < a, 1].max()) for a in attempts[1:]]
+        return [
+            ResumePoint(attempt=a, step=first, last=last) for (a, first), last in zip(spans[1:], before, strict=True)
+        ]
+
+    def seams(self, optimizer: str | None = None) -> list[ResumePoint]:
+        """The older name of `resume_points`."""
+        return self.resume_points(optimizer)
+
+    def parameters(self, optimizer: str | None = None) -> tuple[ParameterInfo, ...]:
+        """The parameters of one optimizer (the first if None), in the model's order."""
+        return self._store.parameters(self.optimizer(optimizer))
+
+    def events(self) -> list[Event]:
+        """The events that the detectors found while the run was recorded, in order."""
+        return self._store.events()
+
+    def records(self, optimizer: str | None = None) -> Iterator[StepRecord]:
+        """The records of one optimizer, in the order in which they were written."""
+        return self._store.records(self.optimizer(optimizer))
+
+    def settings(self, optimizer: str | None = None) -> dict[str, Any]:
+        """The defaults that an optimizer was created with, for example ``eps`` and ``betas``."""
+        return self._store.settings(self.optimizer(optimizer))
+
+    def replay(self, optimizer: str | None = None) -> list[Event]:
+        """Run today's detectors over the records of one optimizer.
+
+        With the version that recorded the run, the events are those of `events`.
+        """
+        name = self.optimizer(optimizer)
+        return replay(self.records(name), self.optimizers.get(name, ""), eps_of(self.settings(name)))
+
+    @property
+    def damaged_rows(self) -> int:
+        """Rows of the store read so far and left out because they do not match their checksum."""
+        return self._store.damaged_rows
+
+    def steps(self, optimizer: str | None = None) -> pd.DataFrame:
+        """A row for every recorded step, indexed by ``step``; of all optimizers, or of one.
+
+        Columns: total_norm, max_norm, norm_type, clip_value, clip_coef, clipped, cut_fraction (share of
+        entries that value clipping cut), nonfinite, loss, loss_logged, learning_rate (and learning_rate_1,
+        ... of further parameter groups), loss_scale, skipped, clip_fault, wall_time, attempt, optimizer.
+        ``clipped_fraction`` is the older name of cut_fraction; elsewhere that word is a share of steps.
+        Unknown values are NaN; a loss that was logged as NaN has ``loss_logged``. Where several attempts
+        recorded a step, the row is the latest attempt's.
+        """
+        # Replaced rows are found from these very rows: a run that is being written may have more by now.
+        frame = steps_frame(self._store.step_columns(), self._entries())
+        if optimizer is not None:
+            frame = frame[frame["optimizer"] == self.optimizer(optimizer)]
+        return indexed_by_step(frame)
+
+    def layers(self, stat: str = "norm", optimizer: str | None = None, *, one_of: int = 1) -> pd.DataFrame:
+        """One statistic of every parameter, (steps, parameters); NaN where a parameter had no gradient.
+
+        ``stat`` is norm, abs_max, nonfinite or zeros of the gradient before clipping, or one of the
+        sampled weight_norm, update_norm and update_ratio, with one row a sample. With several optimizers
+        and none named, their columns stand side by side. ``one_of`` greater than 1 reads an even sample:
+        one of that many recorded steps.
+        """
+        if stat not in LAYER_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(LAYER_STATS)}.")
+        names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
+        frames = [self._layers_of(stat, name, one_of) for name in names]
+        frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
+        return frame.loc[:, ~frame.columns.duplicated()]
+
+    def standing(self, optimizer: str | None = None) -> NDArray[np.int64]:
+        """Id, step and attempt of one optimizer's rows that no later attempt replaced, (rows, 3), by step."""
+        rows = standing_rows(self._store.step_ids(self.optimizer(optimizer)))
+        return rows[np.argsort(rows[:, 1], kind="stable")]
+
+    def layer_rows(
+        self, stat: str, optimizer: str | None = None, *, after: int = 0, up_to: int | None = None, most: int = -1
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """A slice of one statistic as it was written, replaced rows included: ids (rows,), values (rows, parameters).
+
+        At ``most`` that many rows with ``after < id <= up_to``. ``stat`` is a statistic of the gradient,
+        update_ratio, or one of `ranks` with the prefix ``rank_``; the latter has values (rows, ranks).
+        """
+        name = self.optimizer(optimizer)
+        if stat.startswith("rank_"):
+            of_rank = stat.removeprefix("rank_")
+            keys, table = self._store.rank_table(of_rank, name, after=after, up_to=up_to, most=most)
+            return keys[:, 0], table
+        if stat == "update_ratio":
+            keys, weight = self._store.layer_table("weight_norm", name, after=after, up_to=up_to, most=most)
+            others, update = self._store.layer_table("update_norm", name, after=after, up_to=up_to, most=most)
+            ids, left, right = np.intersect1d(keys[:, 0], others[:, 0], assume_unique=True, return_indices=True)
+            return ids, WeightStats(weight_norm=weight[left], update_norm=update[right]).update_ratio
+        keys, table = self._store.layer_table(stat, name, after=after, up_to=up_to, most=most)
+        return keys[:, 0], table
+
+    def ranks(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
+        """One statistic of every process, (steps, ranks); empty where the ranks were not recorded.
+
+        ``stat`` is norm or nonfinite (of each rank's own gradient before the reduction over ranks where
+        before_reduction is 1, else of the gradient that the rank holds), differing (parameters whose
+        gradient should equal the other ranks' and does not), differs_in (position of the first of these)
+        or before_reduction. NaN where a rank was not heard.
+        """
+        if stat not in RANK_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RANK_STATS)}.")
+        name = self.optimizer(optimizer)
+        rows, table = self._store.rank_table(stat, name)
+        rows, table = self._standing_of(rows, table, name)
+        return pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=range(table.shape[1]))
+
+    def _standing_of(self, rows: NDArray[np.int64], table: Floats, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
+        """Leave out the rows that a later attempt replaced."""
+        if self._store.last_attempt():
+            stands = np.isin(rows[:, 0], standing_rows(self._store.step_ids(optimizer))[:, 0])
+            rows, table = rows[stands], table[stands]
+        return rows, table
+
+    def _entries(self) -> dict[str, int]:
+        return {name: sum(p.numel for p in self._store.parameters(name)) for name in self.optimizers}
+
+    def _layers_of(self, stat: str, optimizer: str, one_of: int) -> pd.DataFrame:
+        if stat == "update_ratio":
+            weight = self._layers_of("weight_norm", optimizer, one_of)
+            return self._layers_of("update_norm", optimizer, one_of) / weight.where(weight != 0)
+        rows, table = self._standing_of(*self._store.layer_table(stat, optimizer, one_of), optimizer)
+        names = [info.name for info in self._store.parameters(optimizer)]
+        frame = pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=names, copy=False)
+        return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
+
+
+def newest(folder: Path = Path("runs")) -> Path:
+    """The folder of the run under ``folder`` that was written last.
+
+    Raises:
+        RunNotFound: no run lies under it.
+    """
+    stores = list(folder.rglob(FILE_NAME)) if folder.is_dir() else []
+    if not stores:
+        raise RunNotFound(
+            f"There is no run under {str(folder)!r}. Give the folder of a recorded run, or record one:"
+            " `gradwatch demo`, or `gradwatch.attach(model, optimizer, 'runs/first')`."
+        )
+    return max(stores, key=_last_written).parent
+
+
+def _last_written(store: Path) -> float:
+    log = Path(f"{store}-wal")
+    return max(path.stat().st_mtime for path in (store, log) if path.exists())

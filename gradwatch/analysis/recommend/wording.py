@@ -1,0 +1,248 @@
+"""The sentences of a recommendation, from its numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradwatch.analysis.recommend.rule import (
+    EQUAL_RATIO,
+    MAX_UPDATE_RATIO,
+    RISING_DRIFT,
+    TRAVEL_NORMS,
+    UNEVEN_P99_RATIO,
+    Choice,
+    unclipped_update_ratio,
+    weight_norm_at_best,
+    weight_size,
+)
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
+from gradwatch.analysis.statistics.progress import drift
+
+HEAVY, LIGHT = 2.0, 4.0  # tail indices: below the first single steps dominate, above the second clipping changes little
+
+
+def left_out(history: OptimizerHistory) -> str:
+    """Which steps do not count."""
+    return f"the first {history.warm_up} as warm-up" + (", and those around events" if history.events else "")
+
+
+def reasons(
+    history: OptimizerHistory, choice: Choice, number: float, tail: tuple[float, float, float]
+) -> tuple[str, ...]:
+    """Why this threshold, the most important reason first; ``number`` is the threshold as it is shown."""
+    found = [
+        f"the healthy level is {float(np.median(history.norms)):.3g}: the median total norm of"
+        f" {len(history.norms)} usable steps of {history.steps} (left out: {left_out(history)})",
+        _sampling(history),
+        _instability(history),
+        f"{number:g}: {explain(history, choice)}",
+        _tail(tail),
+        _optimizer(history, number),
+        _drift(history),
+        _threshold_in_force(history),
+    ]
+    return tuple(sentence for sentence in found if sentence is not None)
+
+
+def _sampling(history: OptimizerHistory) -> str | None:
+    if history.every == 1:
+        return None
+    return f"only one of {history.every} steps was recorded; the steps between are not known"
+
+
+def _instability(history: OptimizerHistory) -> str | None:
+    if history.lost_at is not None:
+        kind = "explosion" if history.lost_at.kind == "explosion" else "non-finite gradients"
+        return f"the training was lost at step {history.lost_at.step} ({kind})"
+    if history.spikes:
+        return f"{history.spikes} spikes got through, the largest norm {history.worst:.3g}"
+    return None
+
+
+def _tail(tail: tuple[float, float, float]) -> str:
+    index, low, high = tail
+    span = f"tail index {index:.1f} [{low:.1f}, {high:.1f}]"
+    if high < HEAVY:
+        return f"{span}: single steps dominate the sum of squares, and there clipping helps"
+    if low > LIGHT:
+        return f"{span}: the norms have a light tail, clipping them changes little"
+    return f"{span}: the norms have a moderate tail"
+
+
+def _optimizer(history: OptimizerHistory, number: float) -> str:
+    name = history.optimizer_class or "the optimizer"
+    if history.is_adaptive:
+        return (
+            f"{name} divides by the size of its gradients: a threshold that acts at most steps normalises them,"
+            " and one that acts rarely protects the running averages from single steps"
+        )
+    if history.learning_rate is None:
+        return f"{name} follows the size of its gradient: the threshold bounds every update"
+    bound = history.learning_rate * number / (1 - history.momentum)
+    return (
+        f"{name} follows the size of its gradient: at learning rate {history.learning_rate:g} no update moves the"
+        f" weights by more than {bound:.2g}"
+    )
+
+
+def _drift(history: OptimizerHistory) -> str | None:
+    moved = drift(history.norms)
+    if 1 / RISING_DRIFT < moved < RISING_DRIFT:
+        return None
+    text = f"the median norm changed by a factor of {moved:.2g} from the first third of these steps to the last"
+    if moved > 1:
+        text += "; the advice is based on the last third alone, so look again after a longer run"
+    return text
+
+
+def _threshold_in_force(history: OptimizerHistory) -> str | None:
+    thresholds = history.frame["max_norm"].dropna()
+    if not len(thresholds):
+        return None
+    share = float(history.frame["clipped"].mean())
+    return f"the run was clipped at {thresholds.iloc[-1]:g}, at {share:.1%} of its steps"
+
+
+# --------------------------------------------------------------------------- why this threshold
+
+
+def explain(history: OptimizerHistory, choice: Choice) -> str:
+    """What the threshold is, and why that."""
+    if choice.basis in ("clip-every-step", "guard-p95", "guard-p95-near-eps"):
+        return _explain_adaptive(history, choice)
+    if choice.basis.startswith("guard"):
+        return _explain_guard(history, choice)
+    if choice.basis == "noise":
+        return (
+            "the loss makes no more progress and single steps dominate its gradient, so the rest is noise: a low"
+            f" threshold averages it out, and updates can still carry the weights {TRAVEL_NORMS:g} times their norm"
+            " within as many steps as were recorded"
+        )
+    if choice.basis == "norms-alone":
+        return _explain_norms_alone(choice)
+    fault = _fault(history, choice)
+    if choice.basis == "twice-p99":
+        return f"{fault}; it is twice the 99th percentile of the healthy norms"
+    if choice.basis == "p75":
+        return f"the 75th percentile of the healthy norms: {fault}, and this is below them"
+    return f"{fault}; {_bound(history)}, whatever norms were recorded"
+
+
+def _fault(history: OptimizerHistory, choice: Choice) -> str:
+    if choice.cause == "weights-grew":
+        return f"the weights grew from a norm of {history.weight_norm:.3g} to {history.last_weight_norm:.3g}"
+    if choice.cause == "large-updates":
+        return f"the median update changes the weights by {history.update_ratio:.1%}"
+    return {
+        "lost": "the training was lost, or its loss did not stay down",
+        "heavy-tail": "single steps are far larger than the others",
+        "outliers": f"more than one step in a hundred is at least {UNEVEN_P99_RATIO:g} times its neighbours",
+    }[str(choice.cause)]
+
+
+def _bound(history: OptimizerHistory) -> str:
+    """The effect of a threshold at the bound on one update."""
+    start, best = history.weight_norm, weight_norm_at_best(history)
+    assert start is not None
+    kept = (
+        f"at learning rate {history.learning_rate:g} it keeps every update within {MAX_UPDATE_RATIO:.0%} of the"
+        " weights' norm"
+    )
+    if 1 / EQUAL_RATIO < best / start < EQUAL_RATIO:
+        return f"{kept} of {start:.3g}"
+    return (
+        f"{kept} of {weight_size(history):.3g}, between that at the start, {start:.3g}, and that where the loss was"
+        f" least, {best:.3g}"
+    )
+
+
+def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
+    if choice.basis == "guard-p95-near-eps":
+        return (
+            "the 95th percentile of the healthy norms: clipping every step would give each the same weight, but"
+            " would bring gradients near eps"
+        )
+    if choice.basis == "guard-p95":
+        return (
+            "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the"
+            " five largest steps of a hundred. In the benchmark a threshold that follows the norms, as ZClip's does,"
+            " did better than any fixed one"
+        )
+    cause = "something went wrong" if choice.cause == "lost" else "norms differ much from step to step"
+    text = (
+        f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
+        " so clipping every step gives each the same weight and leaves the learning rate as it is; any threshold"
+        " that every step exceeds does the same"
+    )
+    if choice.clip is not None:
+        text += ". In the benchmark a threshold that follows the norms, as AutoClip's does, did better"
+    return text
+
+
+def _explain_guard(history: OptimizerHistory, choice: Choice) -> str:
+    passed = f"{history.spikes} spikes passed without harm" if history.spikes else "nothing went wrong"
+    if choice.basis == "guard-large-updates":
+        changes = "changes" if history.median_clip_coef > 1 / EQUAL_RATIO else "would change"
+        without = "" if changes == "changes" else " without clipping"
+        return (
+            f"{passed}, but the median update {changes} the weights by {unclipped_update_ratio(history):.1%}{without},"
+            f" which is much: {_bound(history)}"
+        )
+    if choice.basis == "guard-given-p90":
+        return f"{passed}, so it is a guard: the 90th percentile of the norms that the optimizer was given"
+    momentum = ", with the accumulated momentum of independent steps" if history.momentum else ""
+    return f"{passed}, so it is a guard: {_bound(history)}{momentum}"
+
+
+def _explain_norms_alone(choice: Choice) -> str:
+    why = {
+        "lost": "low enough to hold back what went wrong",
+        "outliers": "single steps are far larger than the others, and this is below them",
+        "None": "nothing went wrong, so it is a guard that holds back the largest steps",
+    }[str(choice.cause)]
+    return (
+        f"the {choice.percentile}th percentile of the healthy norms, {why}. The right threshold depends on the"
+        " learning rate and the size of the weights, which this history does not hold: `gradwatch.attach` records"
+        " both"
+    )
+
+
+# ----------------------------------------------------------------------------------- the refusals
+
+AFTER_CLIPPING = (
+    "only norms after clipping were recorded: they end at the old threshold, and no percentile of them says anything"
+    " else. Record the norm before clipping, as `gradwatch.attach` does"
+)
+
+
+def not_finite(history: OptimizerHistory) -> str:
+    """Too many steps are not finite."""
+    return (
+        f"{history.nonfinite} of {history.steps} steps are not finite. Find where they come from first:"
+        " `gradwatch events`"
+    )
+
+
+def drifting(moved: float) -> str:
+    """The norms drift by the factor ``moved``, further than one threshold can cover."""
+    return (
+        f"the norm drifts: its median changed by a factor of {moved:.2g} from the first to the last third of the"
+        " usable steps, further than one threshold can cover. Record a longer run, past its warm-up, or clip by a"
+        " policy that follows the level, for example gradwatch.clip.AutoClip(95)"
+    )
+
+
+def too_few(history: OptimizerHistory, least: int, lost_at: int | None, record_at: float | None) -> str:
+    """Fewer than ``least`` steps are usable; ``record_at`` is the threshold at which to record another run."""
+    text = f"{len(history.norms)} usable steps, at least {least} are needed (left out: {left_out(history)})."
+    if lost_at is None and not history.spikes:
+        return f"{text} Record more steps"
+    what = f"{history.spikes} spikes and explosions took up the others"
+    if lost_at is not None:
+        what = f"The training was lost at step {lost_at}"
+    if record_at is None:
+        return f"{text} {what}. Record a run with a lower learning rate"
+    return (
+        f"{text} {what}: record a run clipped at {record_at:g}, whose norms before clipping can be judged, or one"
+        " with a lower learning rate"
+    )

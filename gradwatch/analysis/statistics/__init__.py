@@ -1,0 +1,1 @@
+"""Numbers of one optimizer of a run, without judgement: each computed in one place."""

@@ -1,0 +1,45 @@
+"""How a run was clipped, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClippingSummary:
+    """How the run was clipped."""
+
+    kind: str | None  # norm, value, norm+value; policy: by one without a threshold; None: no clipping was recorded
+    policy: str | None  # of gradwatch, with its settings, where `attach` clipped
+    threshold: float | None  # the last one in force
+    threshold_min: float | None
+    threshold_max: float | None
+    clipped_fraction: float | None  # share of steps clipped
+    mean_clip_coef: float | None  # over all steps with a finite coefficient
+    cut_fraction: float | None  # value clipping: mean share of entries cut
+
+
+def clipping_summary(steps: pd.DataFrame, policy: str | None) -> ClippingSummary:
+    """Summarize the clipping columns of `RunReader.steps`; ``policy`` is the text of gradwatch's own policy."""
+    by_norm, by_value = steps["max_norm"].dropna(), steps["clip_value"].dropna()
+    kinds = [kind for kind, found in (("norm", by_norm), ("value", by_value)) if len(found)]
+    if not kinds and (policy is not None or not (steps["clip_coef"] >= 1).all()):
+        kinds = ["policy"]
+    thresholds = by_norm if len(by_norm) else by_value
+    thresholds = thresholds[np.isfinite(thresholds)]  # a policy that warms up has no threshold yet
+    coefs = steps["clip_coef"].to_numpy(float)
+    coefs = coefs[np.isfinite(coefs)]
+    cut = steps["cut_fraction"].dropna()
+    return ClippingSummary(
+        kind="+".join(kinds) or None,
+        policy=policy,
+        threshold=float(thresholds.iloc[-1]) if len(thresholds) else None,
+        threshold_min=float(thresholds.min()) if len(thresholds) else None,
+        threshold_max=float(thresholds.max()) if len(thresholds) else None,
+        clipped_fraction=float(steps["clipped"].mean()) if kinds else None,
+        mean_clip_coef=float(coefs.mean()) if kinds and len(coefs) else None,
+        cut_fraction=float(cut.mean()) if len(cut) else None,
+    )

@@ -1,0 +1,225 @@
+"""The part of an optimizer's record that advice may rest on, and the facts around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.detect import eps_of
+from gradwatch.detect.overclipping import is_adaptive
+from gradwatch.record import WEIGHT_STATS, Event
+
+STEPS_BEFORE_EVENT, STEPS_AFTER_EVENT = 10, 50  # left out around an explosion or a non-finite step
+MIN_RMS_OVER_EPS = 1000.0  # least root mean square of a gradient that is clipped at every step, in units of eps
+SHORT_EXPLOSION_STEPS = 4  # an explosion that ends by then leaves the steps around it usable
+MIN_CLIP_COEF = 1e-6  # keeps quotients by a coefficient finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerHistory:
+    """The record of one optimizer of a run: which steps are usable, and what is known around them.
+
+    A step is usable when it is finite, was not skipped, lies past the warm-up and not around an event. Where a
+    training was lost, only the longest stretch between two such events counts.
+    """
+
+    run: str
+    norms: Array  # of the usable steps, in order; before clipping
+    given: Array  # the same norms after clipping
+    every_norm: Array  # all finite norms after the warm-up and before the training was lost
+    frame: pd.DataFrame  # `RunReader.steps` of the optimizer
+    events: tuple[Event, ...]
+    nonfinite: int  # steps
+    lost_at: Event | None  # the first critical event from which the training did not recover
+    worst: float  # the norm at which the training was lost, else the largest finite one
+    optimizer_class: str
+    learning_rate: float | None  # the largest
+    momentum: float
+    weights: pd.Series[float]  # the norm over all parameters, by step, where it was sampled and is not 0
+    update_ratio: float | None  # over all parameters, the median of the samples
+    least_norm: float  # below it the eps of an adaptive optimizer would count; 0 for others
+    moment: str  # before clipping, after clipping or unknown
+    every: int  # steps from one record to the next
+    warm_up: int  # steps at the start that do not count
+
+    @property
+    def steps(self) -> int:
+        """Recorded steps, usable or not."""
+        return len(self.frame)
+
+    @property
+    def spikes(self) -> int:
+        """Spikes and explosions of at least severity warning."""
+        return sum(event.severity != "info" and event.kind in ("spike", "explosion") for event in self.events)
+
+    @property
+    def unstable(self) -> bool:
+        """Whether the training was lost, or had a spike or an explosion."""
+        return self.lost_at is not None or self.spikes > 0
+
+    @property
+    def weight_norm(self) -> float | None:
+        """The norm of all weights in the first sample."""
+        return float(self.weights.iloc[0]) if len(self.weights) else None
+
+    @property
+    def last_weight_norm(self) -> float | None:
+        """The norm of all weights in the last sample."""
+        return float(self.weights.iloc[-1]) if len(self.weights) else None
+
+    @property
+    def median_clip_coef(self) -> float:
+        """The median over usable steps of the norm after clipping over the norm before it."""
+        return max(float(np.median(self.given / self.norms)), MIN_CLIP_COEF) if len(self.norms) else 1.0
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the optimizer divides by the size of its gradients, as Adam does."""
+        return is_adaptive(self.optimizer_class)
+
+    @property
+    def ended_nonfinite(self) -> bool:
+        """Whether the norm or the logged loss of the last step is NaN or infinite."""
+        last = self.frame[["total_norm", "loss"]].iloc[-1:].to_numpy(float)
+        logged = bool(self.frame["loss_logged"].iloc[-1:].any())
+        return bool(len(last)) and not (np.isfinite(last[0, 0]) and (np.isfinite(last[0, 1]) or not logged))
+
+    def losses(self) -> Array:
+        """The finite logged losses, in order."""
+        return self.frame["loss"].to_numpy(float)[self._has_loss()]
+
+    def loss_steps(self) -> NDArray[np.int64]:
+        """The steps of `losses`."""
+        return self.frame.index.to_numpy(np.int64)[self._has_loss()]
+
+    def _has_loss(self) -> NDArray[np.bool_]:
+        there: NDArray[np.bool_] = self.frame["loss_logged"].to_numpy(bool) & np.isfinite(self.frame["loss"])
+        return there
+
+
+def optimizer_history(reader: RunReader, optimizer: str | None = None) -> OptimizerHistory:
+    """Read the history of one optimizer, the first if None."""
+    name = reader.optimizer(optimizer)
+    frame = reader.steps(name)
+    events = tuple(event for event in reader.events() if event.optimizer == name)
+    steps = frame.index.to_numpy(np.int64)
+    norms = frame["total_norm"].to_numpy(float)
+    finite = np.isfinite(norms) & (norms > 0) & ~frame["skipped"].to_numpy(bool)
+    warm_up = _warm_up_steps(len(norms))
+    counts = finite & (np.arange(len(norms)) >= warm_up)
+    critical = [event for event in events if event.severity == "critical" and not _is_over(event, steps)]
+    usable = _usable(steps, counts, events, critical)
+    coefs = frame["clip_coef"].to_numpy(float)
+    rates = frame["learning_rate"].dropna()
+    momentum = reader.settings(name).get("momentum")
+    meta = reader.meta()
+    weights, update_ratio = _weights(reader, name)
+    return OptimizerHistory(
+        run=reader.name,
+        norms=norms[usable],
+        given=(norms * np.where(np.isfinite(coefs), coefs, 1.0))[usable],
+        every_norm=norms[counts & (steps < (critical[0].step if critical else math.inf))],
+        frame=frame,
+        events=events,
+        nonfinite=int((~np.isfinite(norms)).sum()),
+        lost_at=critical[0] if critical else None,
+        worst=_worst(norms[finite], critical),
+        optimizer_class=reader.optimizers.get(name, ""),
+        learning_rate=float(rates.max()) if len(rates) else None,
+        momentum=float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0,
+        weights=weights,
+        update_ratio=update_ratio,
+        least_norm=_least_norm(reader, name),
+        moment=meta.get("moment", "unknown"),
+        every=int(meta.get("every", "1")),
+        warm_up=warm_up,
+    )
+
+
+def _usable(
+    steps: NDArray[np.int64], counts: NDArray[np.bool_], events: Sequence[Event], critical: Sequence[Event]
+) -> NDArray[np.bool_]:
+    """Which steps count: away from events, and of several stretches between critical events the longest."""
+    allowed = counts.copy()
+    for event in events:
+        first, last = _steps_left_out(event)
+        allowed &= ~((steps >= first) & (steps <= last))
+    return _longest_stretch(steps, allowed, [event.step for event in critical])
+
+
+def _least_norm(reader: RunReader, optimizer: str) -> float:
+    eps = eps_of(reader.settings(optimizer)) or 0.0
+    return MIN_RMS_OVER_EPS * eps * math.sqrt(sum(parameter.numel for parameter in reader.parameters(optimizer)))
+
+
+def _steps_left_out(event: Event) -> tuple[int, int]:
+    """The first and the last step that do not count because of an event; (0, -1) for no step."""
+    last = event.step if event.until is None else event.until
+    if event.severity == "info":
+        return 0, -1  # this training has such steps all the time
+    is_short = event.until is not None and last - event.step < SHORT_EXPLOSION_STEPS
+    if event.kind == "spike" or (event.kind == "explosion" and is_short):
+        return event.step, last
+    if event.kind in ("explosion", "nonfinite"):
+        return event.step - STEPS_BEFORE_EVENT, max(event.step + STEPS_AFTER_EVENT - 1, event.until or 0)
+    return 0, -1
+
+
+def _is_over(event: Event, steps: NDArray[np.int64]) -> bool:
+    """Whether an explosion ended well before the record did: the training then recovered."""
+    return event.kind == "explosion" and event.until is not None and event.until + STEPS_AFTER_EVENT < steps[-1]
+
+
+def _worst(norms: Array, critical: Sequence[Event]) -> float:
+    observed = [e.observed for e in critical if e.kind == "explosion" and e.observed is not None]
+    if observed and math.isfinite(observed[0]):
+        return observed[0]
+    return float(norms.max(initial=0.0))
+
+
+def _weights(reader: RunReader, optimizer: str) -> tuple[pd.Series[float], float | None]:
+    """The sampled norm over all weights by step, and the median of the update's norm over it."""
+    weights, updates = _total_norms(reader, optimizer)
+    weights = weights[np.isfinite(weights) & (weights > 0)]
+    ratios = updates.loc[weights.index] / weights
+    ratios = ratios[np.isfinite(ratios)]
+    return weights, float(np.median(ratios)) if len(ratios) else None
+
+
+def _total_norms(reader: RunReader, optimizer: str) -> tuple[pd.Series[float], pd.Series[float]]:
+    """By step the sampled norms over all parameters: of the weights, and of the update."""
+    weights, updates = (reader.layers(stat, optimizer) for stat in WEIGHT_STATS)
+    both = weights.index.intersection(updates.index)
+    weight, update = (
+        pd.Series(np.sqrt(np.square(frame.loc[both].to_numpy(float)).sum(axis=1)), both) for frame in (weights, updates)
+    )
+    return weight, update
+
+
+def _warm_up_steps(steps: int) -> int:
+    """A twentieth of the run, at least 20 steps and at most 500.
+
+    >>> _warm_up_steps(100), _warm_up_steps(2000), _warm_up_steps(10**6)
+    (20, 100, 500)
+    """
+    return min(500, max(20, steps // 20))
+
+
+def _longest_stretch(steps: NDArray[np.int64], allowed: NDArray[np.bool_], cuts: Sequence[int]) -> NDArray[np.bool_]:
+    """Of the stretches between critical events, the one with the most usable steps.
+
+    The steps after a training was lost say little about a healthy one.
+    """
+    if not cuts:
+        return allowed
+    stretch = np.searchsorted(np.unique(cuts), steps, side="right")
+    counts = np.bincount(stretch[allowed], minlength=1)
+    longest: NDArray[np.bool_] = allowed & (stretch == int(np.argmax(counts)))
+    return longest

@@ -1,0 +1,87 @@
+"""One entry a step, for drawing and for judging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.record import Floats
+
+MAX_NORMS_PER_READ = 4_000_000  # norms read from the store in one query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Series:
+    """The numbers of every step, (steps,) each; NaN where a value is not known."""
+
+    step: NDArray[np.int64]
+    total_norm: Array
+    max_norm: Array
+    clip_coef: Array
+    left_norm: Array  # total_norm x clip_coef, the norm after clipping; NaN where entries were clipped by value
+    clipped: NDArray[np.bool_]
+    loss: Array
+    loss_nonfinite: NDArray[np.bool_]  # a loss was logged, and it is NaN or infinite
+    learning_rate: Array
+    nonfinite: NDArray[np.bool_]
+    layer_norm: Floats  # (steps, parameters); (steps, 0) where the layers were left out
+    layer_nonfinite: NDArray[np.bool_]  # as layer_norm
+
+
+def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layers: bool) -> Series:
+    """The series of one optimizer from its frame of `RunReader.steps`; without ``layers`` no layer is read."""
+    none = np.empty((len(steps), 0), np.float32)
+    table, bad = _layer_norms(reader, optimizer, steps) if layers else (none, none.astype(bool))
+    total = steps["total_norm"].to_numpy(float)
+    coef = steps["clip_coef"].to_numpy(float)
+    by_value = steps["clip_value"].notna().to_numpy()
+    with np.errstate(invalid="ignore"):
+        left = np.where(by_value, np.nan, total * coef)
+    return Series(
+        step=steps.index.to_numpy(np.int64),
+        total_norm=total,
+        max_norm=steps["max_norm"].to_numpy(float),
+        clip_coef=coef,
+        left_norm=left,
+        clipped=steps["clipped"].to_numpy(bool),
+        loss=steps["loss"].to_numpy(float),
+        loss_nonfinite=steps["loss_logged"].to_numpy(bool) & ~np.isfinite(steps["loss"].to_numpy(float)),
+        learning_rate=steps["learning_rate"].to_numpy(float),
+        nonfinite=(steps["nonfinite"].to_numpy() > 0) | ~np.isfinite(total),
+        layer_norm=table,
+        layer_nonfinite=bad,
+    )
+
+
+def _layer_norms(reader: RunReader, optimizer: str, steps: pd.DataFrame) -> tuple[Floats, NDArray[np.bool_]]:
+    """The norms and whether each gradient was non-finite, (steps, parameters) each.
+
+    The store is read in parts, so that the table is held in memory only once.
+    """
+    parameters = len(reader.parameters(optimizer))
+    # One parameter after the other in memory: that is how they are sorted and drawn.
+    table = np.full((parameters, len(steps)), np.nan, np.float32)
+    bad = np.zeros(table.shape, bool)
+    suspect = steps["nonfinite"].to_numpy() > 0
+    standing = reader.standing(optimizer)
+    standing = standing[np.isin(standing[:, 1], steps.index)]  # a run that is being written may have more by now
+    standing = standing[np.argsort(standing[:, 0])]
+    columns = np.searchsorted(steps.index.to_numpy(np.int64), standing[:, 1])
+    rows_per_read = max(64, MAX_NORMS_PER_READ // max(1, parameters))
+    for begin in range(0, len(standing), rows_per_read):
+        ids, place = standing[begin : begin + rows_per_read, 0], columns[begin : begin + rows_per_read]
+        between = {"after": int(ids[0]) - 1, "up_to": int(ids[-1])}
+        found, norms = reader.layer_rows("norm", optimizer, **between)
+        stands = np.isin(found, ids)
+        at, norms = place[np.searchsorted(ids, found[stands])], norms[stands]
+        table[: norms.shape[1], at] = norms.T
+        if suspect[at].any():
+            counted, counts = reader.layer_rows("nonfinite", optimizer, **between)
+            is_bad = counts[np.isin(counted, ids)] > 0 if np.array_equal(counted, found) else ~np.isfinite(norms)
+            bad[: norms.shape[1], at] = (is_bad & suspect[at, None]).T
+    return table.T, bad.T

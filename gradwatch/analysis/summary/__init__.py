@@ -1,0 +1,164 @@
+"""Every number that a view may show of a run, computed once.
+
+The terminal, the JSON, the notebook and the page read a `RunSummary`. None of them computes a number of its own,
+so two views of one run cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from gradwatch.analysis.display import as_html
+from gradwatch.analysis.history import ResumePoint, RunReader
+from gradwatch.analysis.statistics.clipping import ClippingSummary, clipping_summary
+from gradwatch.analysis.statistics.layers import LayerSummary, layer_summaries, most_relevant
+from gradwatch.analysis.statistics.losses import LossSummary, loss_summary
+from gradwatch.analysis.statistics.norms import NormSummary, norm_summary
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.ranks import RankSummary, last_known, noise_scale, rank_summaries
+from gradwatch.analysis.statistics.series import Series, step_series
+from gradwatch.analysis.statistics.weights import WeightSummary, weight_summary
+from gradwatch.analysis.summary.verdict import Verdict, judge, next_action
+from gradwatch.errors import EmptyRun
+from gradwatch.record import Event
+
+__all__ = [
+    "ClippingSummary",
+    "LayerSummary",
+    "LossSummary",
+    "NormSummary",
+    "RankSummary",
+    "RunSummary",
+    "Series",
+    "WeightSummary",
+    "summarize",
+]
+
+PACE_STEPS = 200  # steps whose mean duration predicts the time left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunSummary:
+    """A run in numbers. Norms are of the gradient before clipping."""
+
+    run: str
+    model: str
+    optimizer: str
+    optimizer_class: str
+    optimizers: tuple[str, ...]
+    steps: int
+    first_step: int
+    last_step: int
+    attempts: int
+    resume_points: tuple[ResumePoint, ...]
+    seconds: float
+    total_steps: int | None  # of the whole training, where that was given
+    seconds_left: float | None  # until total_steps, at the pace of the latest steps
+    running: bool
+    ended: str | None
+    verdict: Verdict
+    reason: str
+    next: str
+    total_norm: NormSummary
+    loss: LossSummary | None
+    learning_rate: float | None
+    clipping: ClippingSummary
+    weights: WeightSummary | None
+    ranks: tuple[RankSummary, ...]  # empty where the ranks were not recorded
+    noise_scale: float | None  # the last, in batches of one rank
+    nonfinite_steps: int
+    skipped_steps: int
+    dropped_steps: int
+    damaged_rows: int  # of the store, left out because they do not match their checksum
+    events: tuple[Event, ...]
+    layers: tuple[LayerSummary, ...]
+    telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
+    series: Series = field(repr=False)
+
+    @property
+    def seams(self) -> tuple[ResumePoint, ...]:
+        """The older name of ``resume_points``."""
+        return self.resume_points
+
+    def _repr_html_(self) -> str | None:
+        """How a notebook shows the summary."""
+        return as_html(self)
+
+
+def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool = True) -> RunSummary:
+    """Compute the summary of a run over the steps of one optimizer, the first if None.
+
+    Without ``layers`` the summary holds nothing about single parameters, and no ``weights``; the memory needed
+    then does not grow with the model.
+
+    Raises:
+        EmptyRun: no step is recorded.
+    """
+    name = reader.optimizer(optimizer)
+    steps = reader.steps(name)
+    if steps.empty:
+        raise EmptyRun(
+            f"{str(reader.path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
+            " Records reach the disk within a second."
+        )
+    events = tuple(reader.events())
+    series = step_series(reader, name, steps, layers=layers)
+    update_ratios = reader.layers("update_ratio", name) if layers else pd.DataFrame()
+    each = layer_summaries(reader, name, series, update_ratios) if layers else ()
+    attempts = reader.attempts()
+    verdict, reason = judge(events, len(steps))
+    meta = reader.meta()
+    clipping = clipping_summary(steps, meta.get(f"clip.{name}"))
+    total = int(meta["total_steps"]) if "total_steps" in meta else None
+    return RunSummary(
+        run=reader.name,
+        model=meta.get("model", ""),
+        optimizer=name,
+        optimizer_class=reader.optimizers.get(name, ""),
+        optimizers=tuple(reader.optimizers),
+        steps=len(steps),
+        first_step=int(steps.index[0]),
+        last_step=int(steps.index[-1]),
+        attempts=len(attempts),
+        resume_points=tuple(reader.resume_points(name)),
+        seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
+        total_steps=total,
+        seconds_left=None if total is None else _seconds_left(steps, total),
+        running=bool(attempts) and attempts[-1].ended is None,
+        ended=attempts[-1].reason if attempts else None,
+        verdict=verdict,
+        reason=reason,
+        next=next_action(events, clipping),
+        total_norm=norm_summary(series.total_norm, series.step),
+        loss=loss_summary(steps),
+        learning_rate=_last(steps["learning_rate"].to_numpy()),
+        clipping=clipping,
+        weights=weight_summary(update_ratios, each),
+        ranks=rank_summaries(reader, name),
+        noise_scale=last_known(noise_scale(reader, name)),
+        nonfinite_steps=int(series.nonfinite.sum()),
+        skipped_steps=int(steps["skipped"].sum()),
+        dropped_steps=sum(attempt.dropped for attempt in attempts),
+        damaged_rows=reader.damaged_rows,
+        events=events,
+        layers=each,
+        telling=most_relevant(each, events),
+        series=series,
+    )
+
+
+def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:
+    """The remaining steps times the mean duration of the latest `PACE_STEPS` of the last attempt."""
+    latest = steps[steps["attempt"] == steps["attempt"].iloc[-1]].iloc[-PACE_STEPS:]
+    made = int(latest.index[-1] - latest.index[0])
+    left = max(0, total - 1 - int(latest.index[-1]))
+    if made < 1:
+        return None
+    return left * float(latest["wall_time"].iloc[-1] - latest["wall_time"].iloc[0]) / made
+
+
+def _last(values: Array) -> float | None:
+    return float(values[-1]) if len(values) and not math.isnan(values[-1]) else None
