@@ -8,10 +8,8 @@ import pytest
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.analysis.recommend import recommend_for_all, tail_index
-from gradwatch.analysis.recommend.findings import findings
 from gradwatch.analysis.statistics.optimizer_history import optimizer_history
-from gradwatch.record import Event, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import Event, StepRecord, WeightStats
 from gradwatch.sources.history import History, Point, write
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
@@ -30,7 +28,9 @@ def advise(tmp_path, norms, optimizer="SGD", **more):
         pytest.param(steady(100) + [math.nan] * 900, "900 of 1000 steps are not finite", id="mostly not finite"),
         pytest.param([min(n, 1.0) for n in steady(1000)], "only norms after clipping", id="norms end at a ceiling"),
         pytest.param(
-            [float(1.002**i) for i in range(2000)], "the norm drifts: its median went by a factor of", id="drifting up"
+            [float(1.002**i) for i in range(2000)],
+            "its median changed by a factor of",
+            id="drifting up",
         ),
         pytest.param([float(0.996**i) for i in range(2000)], "the norm drifts", id="drifting down"),
         pytest.param([0.0] * 1000, "0 usable steps", id="zeros"),
@@ -135,7 +135,7 @@ def test_under_a_moderate_drift_the_last_third_decides(tmp_path):
     norms = steady(1000) + steady(1000, level=3.0, seed=1) + steady(1000, level=5.0, seed=2)
     advice = advise(tmp_path, norms)
     assert advice.max_norm > 5.0
-    assert any("the last third alone tells what a threshold will meet" in reason for reason in advice.reasons)
+    assert any("the advice is based on the last third alone" in reason for reason in advice.reasons)
     usable = optimizer_history(Run(tmp_path / "run")).norms
     last = np.array_split(usable, 3)[2]
     assert advice.clipped_fraction == pytest.approx(np.mean(last + 1e-6 > advice.max_norm))
@@ -180,7 +180,7 @@ def test_steps_that_change_the_weights_too_much_are_bounded(tmp_path):
     records = weighing(stream(steady(1000, level=30.0), losses=falling(1000)), 8.0, update=0.06)
     advice = Run(write_run(tmp_path / "run", records)).recommend()
     assert advice.max_norm == pytest.approx(1.6)
-    assert any("changes the weights by 6.0%" in reason for reason in advice.reasons)
+    assert any("the median update changes the weights by 6.0%" in reason for reason in advice.reasons)
 
 
 def test_weights_that_grew_count_as_far_as_the_loss_was_better_for_it(tmp_path):
@@ -207,11 +207,11 @@ def test_where_steps_are_large_ones_for_the_weights_they_are_bounded_though_noth
     assert Run(write_run(tmp_path / "calm", calm)).recommend().clipped_fraction == pytest.approx(0.1, abs=0.06)
     large = Run(write_run(tmp_path / "large", weighing(stream(steady(1000), losses=falling(1000)), 2.5, update=0.02)))
     assert large.recommend().max_norm == pytest.approx(0.5)
-    assert any("nothing went wrong, but a step changes" in reason for reason in large.recommend().reasons)
+    assert any("nothing went wrong, but the median update changes" in reason for reason in large.recommend().reasons)
     clipped = stream(steady(1000), losses=falling(1000), max_norm=0.1)
     small = Run(write_run(tmp_path / "clipped", weighing(clipped, 2.5, update=0.002)))
     assert small.recommend().max_norm == pytest.approx(0.5)
-    assert any("would change the weights without clipping by 2.0%" in reason for reason in small.recommend().reasons)
+    assert any("would change the weights by 2.0% without clipping" in reason for reason in small.recommend().reasons)
 
 
 def test_a_heavy_tail_with_progress_gets_the_bound_on_an_update(tmp_path):
@@ -295,14 +295,6 @@ def test_under_adam_a_run_that_went_wrong_gets_a_policy_that_falls_with_the_norm
     assert advice.max_norm == pytest.approx(0.1 * np.quantile(steady(2000), 0.1), rel=0.05)
 
 
-def test_runs_that_are_advised_different_policies_get_a_threshold(tmp_path):
-    calm = Run(write_run(tmp_path / "a", stream(steady(2000), losses=falling(2000)), "Adam"))
-    also = Run(write_run(tmp_path / "b", stream(steady(2000, seed=1), losses=falling(2000)), "Adam"))
-    other = Run(write_run(tmp_path / "c", stream(heavy(2000), losses=falling(2000)), "Adam"))
-    assert recommend_for_all([calm, also]).together.clip == "ZClip()"
-    assert recommend_for_all([calm, other]).together.clip is None
-
-
 @pytest.mark.parametrize(
     ("eps", "expected"),
     [
@@ -355,7 +347,7 @@ def test_a_run_that_ends_at_once_or_in_spikes_is_told_with_what_to_record_anothe
 
 def test_a_history_recorded_now_and_then_says_so(tmp_path):
     write(History([Point(10 * i, n) for i, n in enumerate(steady(1000))], "a file"), tmp_path / "run")
-    assert any("every 10 steps" in reason for reason in Run(tmp_path / "run").recommend().reasons)
+    assert any("one of 10 steps was recorded" in reason for reason in Run(tmp_path / "run").recommend().reasons)
 
 
 def test_the_phases_of_the_run_are_predicted_one_by_one(tmp_path):
@@ -368,95 +360,10 @@ def test_the_phases_of_the_run_are_predicted_one_by_one(tmp_path):
         assert phase.mean_clip_coef == pytest.approx(np.minimum(1, advice.max_norm / (own + 1e-6)).mean())
 
 
-# ------------------------------------------------------------------- what to change before clipping
-
-
-def first_of(tmp_path, records, **options):
-    return " ".join(Run(write_run(tmp_path / "run", records, **options)).recommend().first)
-
-
-def test_a_calm_run_has_nothing_to_change_first(tmp_path):
-    assert first_of(tmp_path, stream(steady(2000), losses=falling(2000))) == ""
-
-
-def test_a_learning_rate_that_is_too_high_comes_first(tmp_path):
-    losses = falling(500, 2.0, 0.5) + falling(500, 0.5, 1.8)
-    said = first_of(tmp_path, weighing(stream(steady(1000), losses=losses), 8.0, update=0.3))
-    assert "the learning rate: a step changes rnn.weight by 30.0% of its weights" in said
-
-
-def test_an_exploding_initialisation_comes_first(tmp_path):
-    norms = [500.0] * 15 + steady(1500)
-    assert "the initialisation: the first norms are 5" in first_of(tmp_path, stream(norms))
-
-
-def test_single_batches_that_stand_out_come_first(tmp_path):
-    said = first_of(tmp_path, stream(replaced(steady(2000), {700: 40.0, 1200: 60.0})))
-    assert "the data: 2 steps stand out by themselves (700, 1200), the largest at 60" in said
-
-
-def test_one_layer_that_carries_the_norm_is_named(tmp_path):
-    parameters = [ParameterInfo(name=f"layer{i}.weight", shape=(3, 3)) for i in range(4)]
-    records = stream(steady(1000), shares=(0.1, 0.99, 0.05, 0.05), parameters=parameters)
-    records = [dataclasses.replace(record, weights=None) for record in records]
-    assert "layer1.weight alone has 98% of the squared norm" in first_of(tmp_path, records)
-
-
-def test_vanishing_gradients_are_no_matter_of_clipping(tmp_path):
-    records = stream(steady(1000))
-    run = Run(write_run(tmp_path / "run", records))
-    event = Event(step=700, kind="vanishing", severity="warning", message="", parameter="rnn.weight")
-    history = dataclasses.replace(optimizer_history(run), events=(event,))
-    assert any("no clipping cures" in said for said in findings(run, "0", history))
-
-
-def test_a_run_that_was_clipped_to_death_is_told_so(tmp_path):
-    said = first_of(tmp_path, stream(steady(1000), max_norm=0.05))
-    assert "100% of the steps were clipped to 0.05 of their size" in said
-    assert "clipped to" not in first_of(tmp_path / "adam", stream(steady(1000), max_norm=0.05), optimizer_class="Adam")
-
-
-def test_a_threshold_that_never_acts_is_told_so(tmp_path):
-    assert "100, never acted: the largest norm was" in first_of(tmp_path, stream(steady(1000), max_norm=100.0))
-
-
-# --------------------------------------------------------------------------------- several runs
-
-
-def test_several_runs_get_one_threshold_and_how_much_they_agree(tmp_path):
-    runs = [Run(write_run(tmp_path / str(seed), stream(steady(1500, seed=seed)))) for seed in range(3)]
-    found = recommend_for_all(runs)
-    numbers = [run.recommend().max_norm for run in runs]
-    assert min(numbers) <= found.together.max_norm <= max(numbers)
-    assert found.spread == max(numbers) / min(numbers)
-    assert found.together.low == max(run.recommend().low for run in runs)
-    assert len(found.each) == 3
-    assert any("3 of 3 runs support a threshold" in reason for reason in found.together.reasons)
-
-
-def test_runs_that_do_not_agree_are_told_so(tmp_path):
-    runs = [Run(write_run(tmp_path / str(level), stream(steady(1500, level=level)))) for level in (1.0, 100.0)]
-    found = recommend_for_all(runs)
-    assert found.spread == pytest.approx(100, rel=0.1)
-    assert found.together.confidence == "low"
-    assert any("no threshold in common" in reason for reason in found.together.reasons)
-
-
-def test_of_several_runs_some_or_all_may_be_refused(tmp_path):
-    good = Run(write_run(tmp_path / "good", stream(steady(1500))))
-    short = Run(write_run(tmp_path / "short", stream(steady(50))))
-    some = recommend_for_all([good, short])
-    assert some.together.max_norm == good.recommend().max_norm
-    assert any("short: refused" in reason for reason in some.together.reasons)
-    assert "none of the 2 runs" in recommend_for_all([short, short]).together.refused
-
-
 # ------------------------------------------------------------------------------------- the rest
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "says"), [("AdamW", "is a normalisation"), ("SGD", "no update moves the weights")]
-)
+@pytest.mark.parametrize(("optimizer", "says"), [("AdamW", "normalises them"), ("SGD", "no update moves the weights")])
 def test_the_reason_depends_on_the_optimizer(tmp_path, optimizer, says):
     assert any(says in reason for reason in advise(tmp_path, steady(1000), optimizer).reasons)
 
@@ -469,18 +376,3 @@ def test_the_lines_to_paste_hold_the_number(tmp_path):
     advice = advise(tmp_path, steady(1000))
     assert set(advice.apply) == {"torch", "lightning", "transformers"}
     assert all(f"{advice.max_norm:g}" in line for line in advice.apply.values())
-
-
-@pytest.mark.parametrize("alpha", [1.5, 3.0, 6.0])
-def test_the_tail_index_of_a_pareto_sample_is_recovered(alpha):
-    sample = np.random.default_rng(1).pareto(alpha, 40000) + 1
-    index, low, high = tail_index(sample, window=1)
-    assert low < alpha < high
-    assert index == pytest.approx(alpha, rel=0.1)
-
-
-def test_a_drift_does_not_fake_a_heavy_tail():
-    norms = np.array(steady(3000)) * np.exp(np.linspace(0, 2, 3000))
-    with_drift, _, _ = tail_index(norms)
-    without, _, _ = tail_index(np.array(steady(3000)))
-    assert with_drift == pytest.approx(without, rel=0.15)

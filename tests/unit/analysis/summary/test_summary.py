@@ -5,14 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gradwatch import Run
-from gradwatch.analysis.statistics.quantiles import any_in, quantile, spike_safe
-from gradwatch.analysis.summary import summarize
-from gradwatch.analysis.summary.verdict import judge, next_action
-from gradwatch.record import Event
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -109,84 +103,7 @@ def test_a_run_that_is_all_nan_has_no_median(tmp_path):
     assert summary.nonfinite_steps == 40
 
 
-def event(severity, step, kind="spike", **more):
-    return Event(step=step, kind=kind, severity=severity, message="...", **more)
-
-
-@pytest.mark.parametrize(
-    ("events", "verdict", "reason"),
-    [
-        ([], "healthy", "no warning in 9 steps"),
-        ([event("info", 3)], "healthy", "no warning in 9 steps; 1 noted"),
-        ([event("warning", 3), event("info", 1)], "warning", "norm spiked at step 3"),
-        (
-            [event("warning", 3), event("critical", 7, "explosion", parameter="rnn.w"), event("critical", 8)],
-            "critical",
-            "exploded at step 7, first in rnn.w",
-        ),
-        ([event("critical", 2, "something new")], "critical", "something new at step 2"),
-        (
-            [event("critical", 5, "nonfinite", limit=0.0, parameter="a.w", origin="weights")],
-            "critical",
-            "gradients not finite at step 5: the weights of a.w were not before it",
-        ),
-        (
-            [event("critical", 5, "nonfinite", limit=0.0, origin="loss")],
-            "critical",
-            "gradients not finite at step 5, with the loss",
-        ),
-        (
-            [event("critical", 5, "nonfinite", limit=0.0, parameter="a.w", origin="backward")],
-            "critical",
-            "gradients not finite at step 5, first in a.w; the loss was",
-        ),
-        (
-            [event("warning", 5, parameter="a.w", origin="backward")],
-            "warning",
-            "norm spiked at step 5, first in a.w; the loss did not rise",
-        ),
-    ],
-)
-def test_the_verdict_is_the_first_of_the_worst(events, verdict, reason):
-    assert judge(events, 9) == (verdict, reason)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.floats(0, 1))
-def test_quantile_is_numpys(values, share):
-    ordered = np.sort(np.array(values))
-    assert quantile(ordered, share) == pytest.approx(np.quantile(ordered, share), rel=1e-9, abs=1e-9)
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.integers(1, 100), st.data())
-def test_no_width_hides_a_spike(values, width, data):
-    """Wherever one step stands out it is in the drawing, and a NaN with it."""
-    where = data.draw(st.integers(0, len(values) - 1))
-    values[where] = 1e9
-    drawn = spike_safe(np.array(values), width)
-    assert len(drawn) == min(width, len(values))
-    assert np.nanmax(drawn) == 1e9
-    flags = np.zeros(len(values), bool)
-    flags[where] = True
-    assert any_in(flags, width).sum() == 1
-
-
 def test_the_most_telling_layers_come_first(run):
     summary = run.summary()
     assert summary.layers[summary.telling[0]].name == "out.weight"
     assert sorted(summary.telling) == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("origin", "advice"),
-    [
-        ("backward", "look at the backward of the parameter named"),
-        ("weights", "look at the update before that step"),
-        ("loss", "look at what enters the loss"),
-        (None, "look at what enters the loss"),
-    ],
-)
-def test_what_to_do_about_a_nan_depends_on_where_it_came_from(tmp_path, origin, advice):
-    folder = write_run(tmp_path / "run", stream(steady(50)))
-    run = Run(folder)
-    found = Event(step=7, kind="nonfinite", severity="critical", message="...", parameter="w", origin=origin)
-    assert next_action([found], summarize(run).clipping).startswith(advice)
