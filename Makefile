@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NODE := node_modules
 
-.PHONY: demo test test-fast test-lowest check browser benchmark dashboard detection recommendation temporal-order pictures clean
+.PHONY: demo test test-fast test-lowest check javascript browser benchmark dashboard detection recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -29,6 +30,14 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory javascript; \
+	else echo "There is no Node.js: dashboards/ is neither linted, type-checked nor unit-tested."; fi
+
+# Format, lint, types and unit tests of dashboards/.
+javascript: $(NODE)/.ready
+	$(NODE)/.bin/biome ci --error-on-warnings
+	$(NODE)/.bin/tsc
+	node --test-reporter=dot tests/dashboards/run.js
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/store.py | tee benchmarks/store.txt
@@ -57,7 +66,7 @@ pictures: $(READY) browser
 	$(BIN)/python docs/pictures/make.py
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NODE) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Chromium for tests/browser; where it can't be installed they are skipped and say so.
 browser:
@@ -74,3 +83,7 @@ $(READY): pyproject.toml constraints.txt Makefile hatch_build.py gradwatch/measu
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	touch $(READY)
+
+$(NODE)/.ready: package.json package-lock.json
+	npm ci --silent --no-audit --no-fund
+	touch $@

@@ -1,10 +1,10 @@
-// A report in one file: the page with its data inside.
+// The entry of an HTML report: the page with its data inside.
+import { carried } from "./data/sources.js";
 import { Page } from "./page.js";
-import { carried } from "./sources.js";
 
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const data = JSON.parse(document.getElementById("data").textContent);
 const theme = () => (dark.matches ? "dark" : "light");
-const page = new Page(document.getElementById("page"), carried(data), theme());
+const [root, data] = ["page", "data"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));
+const page = new Page(root, carried(JSON.parse(data.textContent ?? "")), theme());
 dark.addEventListener("change", () => page.setTheme(theme()));
 page.reload();

@@ -39,7 +39,9 @@ def wheel(tmp_path_factory):
     shutil.copytree(
         ROOT,
         tree,
-        ignore=shutil.ignore_patterns(".*", "*.so", "__pycache__", "tests", "benchmarks", "runs", "build", "dist"),
+        ignore=shutil.ignore_patterns(
+            ".*", "*.so", "__pycache__", "tests", "benchmarks", "runs", "build", "dist", "node_modules"
+        ),
     )
     env = os.environ | {"CC": "false"}
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, tree]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,8 @@ _IMPORT = re.compile(r'^import\s+(?P<what>\{[^}]*\}|\w+)\s+from\s+"(?P<file>[^"]
 _EXPORT = re.compile(
     r"^export (?P<default>default )?(?P<kind>function|async function|class|const) (?P<name>\w+)", re.MULTILINE
 )
-_COMMENT = re.compile(r"^/\*(?!\*).*?\*/", re.MULTILINE | re.DOTALL)  # may hold code that exports; a notice stays
+_COMMENT = re.compile(r"^[ \t]*(/\*(?!\*\s*\* Copyright).*?\*/|//[^\n]*\n)", re.MULTILINE | re.DOTALL)
+"""A comment at the beginning of a line. Licence notices stay."""
 _EXPORT_AS = re.compile(r"^export \{ (?P<name>\w+) as default \};\n?", re.MULTILINE)
 
 
@@ -31,10 +33,10 @@ def files() -> dict[str, bytes]:
 
 
 def joined(entry: str = ENTRY) -> str:
-    """All modules that one needs, as a single script: a page from a disk can't import.
+    """A module and all that it imports, as a single script: a page opened from a disk can't import.
 
-    Of the language it knows only what the files use: imports by name or of a default on one line, and exports
-    where something is declared, or of one name as the default.
+    It knows only the syntax that the files use: imports by name or of a default, and exports at a declaration
+    or of one name as the default. Comments are left out, licence notices are kept.
     """
     parts: list[str] = []
     _join(entry, parts, {})
@@ -42,14 +44,14 @@ def joined(entry: str = ENTRY) -> str:
 
 
 def _join(file: str, parts: list[str], known: dict[str, str]) -> str:
-    """Add a module and those that it needs; the name of the constant with its exports."""
+    """Add a module after those that it imports; return the name of the constant that holds its exports."""
     if file in known:
         return known[file]
     source = _COMMENT.sub("", files()[file].decode())
-    folder = Path(file).parent
+    folder = posixpath.dirname(file) or "."
 
     def imported(match: re.Match[str]) -> str:
-        needed = _join((folder / match["file"]).as_posix(), parts, known)
+        needed = _join(posixpath.normpath(f"{folder}/{match['file']}"), parts, known)
         what = match["what"]
         bound = what.replace(" as ", ": ") if what.startswith("{") else f"{{ default: {what} }}"
         return f"const {bound} = {needed};\n"

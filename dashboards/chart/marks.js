@@ -1,0 +1,83 @@
+// Marks on a canvas: events, and steps at which something was NaN or infinite.
+/** @import { BadSpan, RunEvent, Severity } from "../types.d.ts" */
+import { faded } from "../draw/colours.js";
+import { marked } from "../state/events.js";
+
+const GAP = 3; // px between the marks of two events
+
+/**
+ * @typedef {object} Canvas where to draw, in the pixels of the canvas
+ * @property {CanvasRenderingContext2D} ctx
+ * @property {{ left: number, top: number, width: number, height: number }} box
+ * @property {(step: number) => number} x
+ * @property {number} unit pixels of the canvas for one of CSS
+ * @property {Record<"bad" | "chosen" | Severity, string>} colours
+ */
+
+/**
+ * Paints the columns of steps that were not finite. Infinity gets a triangle; NaN has no direction.
+ *
+ * @param {Canvas} canvas
+ * @param {BadSpan[]} spans
+ */
+export function drawBad({ ctx, box, x, unit, colours }, spans) {
+  for (const { first, last, infinite } of spans) {
+    const begin = x(first - 0.5);
+    const width = Math.max(2 * unit, x(last + 0.5) - begin);
+    ctx.fillStyle = faded(colours.bad, 0.22);
+    ctx.fillRect(begin, box.top, width, box.height);
+    ctx.fillStyle = colours.bad;
+    ctx.fillRect(begin, box.top, width, 4 * unit);
+    if (infinite) shape(ctx, begin + width / 2, box.top + 9 * unit, "critical", 4 * unit);
+  }
+}
+
+/**
+ * Draws an upright line with a mark for each event that has room.
+ *
+ * @param {Canvas} canvas
+ * @param {RunEvent[]} events
+ * @param {RunEvent | null} chosen
+ */
+export function drawEvents({ ctx, box, x, unit, colours }, events, chosen) {
+  for (const event of marked(events, x, GAP * unit, chosen)) {
+    const at = x(event.step);
+    ctx.strokeStyle = ctx.fillStyle = event === chosen ? colours.chosen : colours[event.severity];
+    ctx.lineWidth = event === chosen ? 2 * unit : unit;
+    ctx.setLineDash(event === chosen ? [] : [3 * unit, 3 * unit]);
+    ctx.beginPath();
+    ctx.moveTo(at, box.top);
+    ctx.lineTo(at, box.top + box.height);
+    ctx.stroke();
+    shape(ctx, at, box.top + box.height - 5 * unit, event.severity, 4 * unit);
+  }
+}
+
+/**
+ * Fills a shape that tells the severity without its colour: a triangle, a rhombus or a disc.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {number} x its centre
+ * @param {number} y
+ * @param {Severity} severity
+ * @param {number} size
+ */
+export function shape(ctx, x, y, severity, size) {
+  ctx.setLineDash([]);
+  ctx.beginPath();
+  if (severity === "critical") {
+    ctx.moveTo(x - size, y + size);
+    ctx.lineTo(x + size, y + size);
+    ctx.lineTo(x, y - size);
+    ctx.closePath();
+  } else if (severity === "warning") {
+    ctx.moveTo(x, y - size);
+    ctx.lineTo(x + size, y);
+    ctx.lineTo(x, y + size);
+    ctx.lineTo(x - size, y);
+    ctx.closePath();
+  } else {
+    ctx.arc(x, y, size * 0.7, 0, 2 * Math.PI);
+  }
+  ctx.fill();
+}

@@ -1,0 +1,94 @@
+// How uPlot draws a chart.
+/** @import { Line, Range } from "../types.d.ts" */
+import { faded } from "../draw/colours.js";
+import { decades } from "../draw/scales.js";
+import { number, share } from "../draw/text.js";
+import uPlot from "../vendor/uplot/uPlot.esm.js";
+import { AXIS, RIGHT } from "./layout.js";
+import { yRange } from "./table.js";
+
+const FONT = "11px system-ui";
+
+/** The y axis of a chart whose values are powers of ten. @type {Partial<uPlot.Axis>} */
+export const LOGARITHMIC = {
+  splits: (_u, _axis, low, high) => decades(low, high),
+  filter: (_u, splits) => splits,
+  incrs: [1000],
+  values: (_u, powers) => powers.map((power) => number(10 ** power)),
+};
+
+/**
+ * The look that all axes share.
+ *
+ * @param {{ faint: string, grid: string }} colours
+ */
+export function axisLook({ faint, grid }) {
+  return { stroke: faint, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid }, font: FONT };
+}
+
+/**
+ * The options of a chart over steps.
+ *
+ * @param {object} chart
+ * @param {number} chart.width
+ * @param {number} chart.height
+ * @param {Line[]} chart.lines
+ * @param {boolean} chart.log
+ * @param {boolean} chart.share whether values are shares: the axis goes from 0 to 1
+ * @param {{ faint: string, grid: string }} chart.colours
+ * @param {() => Range} chart.range the steps shown
+ * @param {uPlot.Hooks.Arrays} chart.hooks
+ * @returns {uPlot.Options}
+ */
+export function optionsOf({ width, height, lines, log, share: isShare, colours, range, hooks }) {
+  const axis = axisLook(colours);
+  const values = isShare ? shares : numbers;
+  return {
+    width,
+    height,
+    hooks,
+    ...seriesOf(lines),
+    padding: [6, RIGHT, 0, 0],
+    legend: { show: false },
+    scales: {
+      x: { time: false, range },
+      y: { range: isShare ? () => [0, 1] : (_u, low, high) => yRange(low, high, log) },
+    },
+    axes: [
+      { ...axis, size: 28, gap: 3, values: wholeSteps },
+      { ...axis, size: AXIS, ...(log ? LOGARITHMIC : { values }) },
+    ],
+    cursor: { drag: { x: true, y: false, setScale: false }, points: { show: false }, bind: { dblclick: () => null } },
+  };
+}
+
+/** @param {Line[]} lines */
+function seriesOf(lines) {
+  /** @type {uPlot.Series[]} */
+  const series = [{}];
+  /** @type {uPlot.Band[]} */
+  const bands = [];
+  for (const line of lines) {
+    const look = { stroke: line.colour, width: line.width ?? 1.2, dash: line.dash, points: { show: false } };
+    series.push({ ...look, label: line.label });
+    if (!line.low) continue;
+    bands.push({ series: [series.length - 1, series.length], fill: faded(line.colour, 0.35) });
+    series.push({ ...look, label: `${line.label}, lowest`, width: 0.6 });
+  }
+  return { series, bands };
+}
+
+/** @param {uPlot} _u @param {number[]} splits */
+function wholeSteps(_u, splits) {
+  return splits.map((step) => (Number.isInteger(step) ? step.toLocaleString("en-US") : ""));
+}
+
+/** @param {uPlot} _u @param {number[]} splits */
+function numbers(_u, splits) {
+  return splits.map((value) => number(value));
+}
+
+/** @param {uPlot} _u @param {number[]} splits */
+function shares(_u, splits) {
+  return splits.map((value) => share(value));
+}

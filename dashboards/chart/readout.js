@@ -1,0 +1,63 @@
+// The values of a chart's lines at one step, in words.
+/** @import { Line } from "../types.d.ts" */
+import { ends } from "../draw/scales.js";
+import { count, number, share, steps, whole } from "../draw/text.js";
+import { columnAt } from "../state/columns.js";
+
+/**
+ * What each line is at a step.
+ *
+ * @param {Line[]} lines
+ * @param {number} step
+ * @param {boolean} isShare
+ * @returns {{ colour: string, text: string }[]}
+ */
+export function valuesAt(lines, step, isShare) {
+  return lines.map((line) => ({ colour: line.colour, text: `${line.label} ${valueAt(line, step, isShare)}` }));
+}
+
+/** @param {Line} line @param {number} step @param {boolean} isShare */
+function valueAt(line, step, isShare) {
+  const i = columnAt(line, step);
+  if (i < 0) return outside(line, step);
+  const text = isShare ? share : number;
+  const [low, high] = [line.low?.[i] ?? line.high[i], line.high[i]];
+  const bad = line.bad?.[i] ?? 0;
+  if (Number.isNaN(high)) return bad ? "not finite" : "–";
+  const infinite = line.infinite?.[i] ? ` (infinite at ${whole(line.infinite[i])})` : "";
+  const note = bad ? `, not finite at ${count(bad, "step")}${infinite}` : "";
+  return `${low === high ? "" : `${text(low)} to `}${text(high)}${note}`;
+}
+
+/** @param {Line} line @param {number} step */
+function outside({ first, last }, step) {
+  return step < first[0] ? `begins at step ${whole(first[0])}` : `ended at step ${whole(last[last.length - 1])}`;
+}
+
+/**
+ * The steps that are told about: those of the first line that has a column there.
+ *
+ * @param {Line[]} lines
+ * @param {number} step
+ */
+export function stepsAt(lines, step) {
+  for (const line of lines) {
+    const i = columnAt(line, step);
+    if (i < 0) continue;
+    const [first, last] = [line.first[i], line.last[i]];
+    const largest = line.at && first !== last ? `, highest at ${whole(line.at[i])}` : "";
+    return `at ${steps(first, last)}${largest}`;
+  }
+  return `at step ${whole(step)}`;
+}
+
+/**
+ * A chart in words, for those who can't see it.
+ *
+ * @param {Line} line
+ */
+export function describe(line) {
+  const [low] = ends(line.low ?? line.high);
+  const [, high] = ends(line.high);
+  return Number.isFinite(high) ? `${line.label} from ${number(low)} to ${number(high)}` : `${line.label} not known`;
+}

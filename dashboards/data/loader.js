@@ -1,0 +1,136 @@
+// Asks a source for what a state needs, in the order in which a reader looks at it.
+/** @import { Advice, Layers, Overview, Query, Series, Source, Tile } from "../types.d.ts" */
+/** @import { State } from "../state/state.js" */
+import { offered, sourceOf } from "../heat/statistics.js";
+import { wholeRange } from "../state/range.js";
+import { drawn, queryOf } from "../state/state.js";
+
+/** @typedef {{ overview: Overview, error: null } | { overview: null, error: string }} Found */
+
+/**
+ * What has arrived so far. Each piece is there only once it has arrived.
+ *
+ * @typedef {object} Data
+ * @property {Record<string, Found>} overviews by run
+ * @property {Record<string, Series>} series by run
+ * @property {Layers | null} layers of the run in the focus, as are the rest
+ * @property {Tile | null} tile the statistic shown, of the steps shown
+ * @property {Tile | null} whole the statistic shown, of all steps
+ * @property {Advice | null} advice
+ * @property {string | null} problem
+ */
+
+class Superseded extends Error {}
+
+export class Loader {
+  /** @type {Source} */ #source;
+  /** @type {(news: Partial<Data>) => void} */ #arrived;
+  /** @type {Map<string, { key: string, answer: Promise<any> }>} the last answer of each kind */ #kept = new Map();
+  #turn = 0;
+
+  /**
+   * @param {Source} source
+   * @param {(news: Partial<Data>) => void} arrived is given each piece as it arrives; a later `load` silences earlier ones
+   */
+  constructor(source, arrived) {
+    this.#source = source;
+    this.#arrived = arrived;
+  }
+
+  /** Makes the next `load` ask for everything again. */
+  forget() {
+    this.#kept.clear();
+    this.#turn++;
+  }
+
+  /**
+   * Gets what is missing for a state.
+   *
+   * @param {State} state
+   * @param {number} columns how many the page has room for
+   */
+  async load(state, columns) {
+    const turn = ++this.#turn;
+    /** @param {Partial<Data>} news */
+    const tell = (news) => {
+      if (turn !== this.#turn) throw new Superseded();
+      this.#arrived(news);
+    };
+    try {
+      await this.#inOrder(state, columns, tell);
+    } catch (error) {
+      const current = turn === this.#turn && !(error instanceof Superseded);
+      if (current) this.#arrived({ problem: /** @type {Error} */ (error).message });
+    }
+  }
+
+  /** @param {State} state @param {number} columns @param {(news: Partial<Data>) => void} tell */
+  async #inOrder(state, columns, tell) {
+    if (state.focus === null) return;
+    const names = drawn(state);
+    const query = queryOf(state, state.focus);
+    const found = await Promise.all(names.map((name) => this.#overview(queryOf(state, name))));
+    const overviews = Object.fromEntries(names.map((name, i) => [name, found[i]]));
+    tell({ overviews, problem: overviews[state.focus].error });
+    if (overviews[state.focus].error !== null) return;
+
+    const whole = wholeRange(found.flatMap(({ overview }) => overview ?? []));
+    const [from, to] = state.zoom ?? whole;
+    const readable = names.filter((name) => overviews[name].error === null);
+    const series = await Promise.all(readable.map((name) => this.#series(queryOf(state, name), from, to, columns)));
+    tell({ series: Object.fromEntries(readable.map((name, i) => [name, series[i]])) });
+
+    const layers = await this.#ask("layers", query, () => this.#source.layers(query));
+    tell({ layers });
+    const stat = offered(state.stat, layers);
+    if (stat !== null) {
+      const all = await this.#tile("whole", query, sourceOf(stat), whole, columns);
+      tell({
+        whole: all,
+        tile: state.zoom ? await this.#tile("part", query, sourceOf(stat), [from, to], columns) : all,
+      });
+    }
+    tell({ advice: await this.#ask("advice", query, () => this.#source.advice(query)) });
+  }
+
+  /** @param {Query} query @returns {Promise<Found>} */
+  async #overview(query) {
+    try {
+      const overview = await this.#ask(`overview of ${query.run}`, query, () => this.#source.overview(query));
+      return { overview, error: null };
+    } catch (error) {
+      return { overview: null, error: /** @type {Error} */ (error).message };
+    }
+  }
+
+  /** @param {Query} query @param {number} from @param {number} to @param {number} columns */
+  #series(query, from, to, columns) {
+    const key = { ...query, from, to, columns };
+    return this.#ask(`series of ${query.run}`, key, () => this.#source.series(query, from, to, columns));
+  }
+
+  /** @param {string} kind @param {Query} query @param {string} stat @param {number[]} range @param {number} columns */
+  #tile(kind, query, stat, [from, to], columns) {
+    const key = { ...query, stat, from, to, columns };
+    return this.#ask(kind, key, () => this.#source.tile(query, stat, from, to, columns));
+  }
+
+  /**
+   * The answer kept of this kind if the question is the same; else asks.
+   *
+   * @template Answer
+   * @param {string} kind
+   * @param {object} question
+   * @param {() => Promise<Answer>} ask
+   * @returns {Promise<Answer>}
+   */
+  #ask(kind, question, ask) {
+    const key = JSON.stringify(question);
+    const kept = this.#kept.get(kind);
+    if (kept?.key === key) return kept.answer;
+    const answer = ask();
+    this.#kept.set(kind, { key, answer });
+    answer.catch(() => this.#kept.get(kind)?.answer === answer && this.#kept.delete(kind));
+    return answer;
+  }
+}

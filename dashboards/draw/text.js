@@ -1,0 +1,74 @@
+// Numbers, steps and names as text.
+/** @import { JsonNumber } from "../types.d.ts" */
+
+/**
+ * A number with three significant digits: 0.0123, 123, 1.25e-4, 1.23e4.
+ *
+ * @param {JsonNumber | undefined} value JSON's "NaN" and "Infinity" stay as they are
+ * @param {number} [digits]
+ */
+export function number(value, digits = 3) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "string") return value;
+  if (Number.isNaN(value)) return "NaN";
+  if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
+  const size = Math.abs(value);
+  const plain = value === 0 || (size >= 1e-3 && size < 9999.5);
+  if (plain) return String(size >= 10 ** (digits - 1) ? Math.round(value) : +value.toPrecision(digits));
+  return value
+    .toExponential(digits - 1)
+    .replace(/\.?0*e/, "e")
+    .replace("e+", "e");
+}
+
+/**
+ * A share as a percentage.
+ *
+ * @param {JsonNumber | undefined} value
+ */
+export function share(value) {
+  if (typeof value !== "number") return value ?? "–";
+  const percent = 100 * value;
+  return `${percent > 0 && percent < 0.1 ? percent.toFixed(2) : +percent.toFixed(1)} %`;
+}
+
+/**
+ * A whole number with separated thousands.
+ *
+ * @param {number} value
+ */
+export function whole(value) {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+/**
+ * An amount of things: "1 step", "2,000 steps".
+ *
+ * @param {number} amount
+ * @param {string} thing
+ */
+export function count(amount, thing) {
+  return `${whole(amount)} ${thing}${amount === 1 ? "" : "s"}`;
+}
+
+/**
+ * One step or a span of steps.
+ *
+ * @param {number} first
+ * @param {number} last
+ */
+export function steps(first, last) {
+  return first === last ? `step ${whole(first)}` : `steps ${whole(first)} to ${whole(last)}`;
+}
+
+/**
+ * A name cut in its middle to at most `length` characters.
+ *
+ * @param {string} name
+ * @param {number} length
+ */
+export function fit(name, length) {
+  if (name.length <= length) return name;
+  const left = Math.floor((length - 1) / 2);
+  return `${name.slice(0, left)}…${name.slice(name.length - (length - 1 - left))}`;
+}

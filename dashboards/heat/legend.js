@@ -1,0 +1,39 @@
+// The colours of the heat map in words.
+/** @import { Theme } from "../types.d.ts" */
+/** @import { Statistic } from "./statistics.js" */
+import { gradient, ink } from "../draw/colours.js";
+import { h } from "../draw/dom.js";
+import { number, share } from "../draw/text.js";
+import { ABSENT } from "./values.js";
+
+/**
+ * @param {Statistic} statistic
+ * @param {[low: number, high: number]} ends of the colour scale
+ * @param {Theme} theme
+ * @returns {HTMLElement[]}
+ */
+export function legend(statistic, [low, high], theme) {
+  const { bad, absent } = ink(theme);
+  const swatch = (/** @type {string} */ colour) => h("span", { class: "swatch", style: `background:${colour}` });
+  const end = (/** @type {number} */ value) => h("span", {}, statistic.share ? share(value) : number(value));
+  return [
+    end(low),
+    h("span", { class: "ramp", style: `background:${gradient(statistic.colours, theme)}` }),
+    end(high),
+    h("span", {}, swatch(bad), "not finite"),
+    h("span", {}, swatch(absent), statistic.absent),
+  ];
+}
+
+/**
+ * A value of the heat map as text.
+ *
+ * @param {number} value
+ * @param {Statistic} statistic
+ */
+export function valueText(value, statistic) {
+  if (value === Infinity) return "not finite";
+  if (value === ABSENT) return statistic.absent;
+  if (statistic.share) return share(value);
+  return `${statistic.colours === "around" ? "× " : ""}${number(value)}`;
+}

@@ -1,0 +1,49 @@
+// The runs drawn over one another, and their series as lines.
+/** @import { Line, Series, Theme } from "../types.d.ts" */
+import { runColour } from "../draw/colours.js";
+
+/** @typedef {{ name: string, slot: number, focused: boolean, series: Series }} DrawnRun */
+
+/**
+ * The runs drawn whose series have arrived, each with its place.
+ *
+ * @param {(string | null)[]} slots
+ * @param {string | null} focus
+ * @param {Record<string, Series>} series
+ */
+export function drawnRuns(slots, focus, series) {
+  return slots.flatMap((name, slot) =>
+    name !== null && series[name] ? [{ name, slot, focused: name === focus, series: series[name] }] : [],
+  );
+}
+
+/**
+ * A series of a run as a line: a band from the lowest to the highest of each column.
+ *
+ * @param {DrawnRun} run
+ * @param {string} name of the series
+ * @param {Theme} theme
+ * @param {DrawnRun[]} runs all that are drawn
+ * @returns {Line}
+ */
+export function band(run, name, theme, runs) {
+  const { series } = run;
+  return {
+    label: `${prefix(run, runs)}${name}`,
+    colour: runColour(run.slot, theme),
+    first: series.first,
+    last: series.last,
+    high: series[`${name}.high`],
+    low: series[`${name}.low`],
+  };
+}
+
+/**
+ * Names the run where several are drawn.
+ *
+ * @param {DrawnRun} run
+ * @param {DrawnRun[]} runs all that are drawn
+ */
+export function prefix({ name }, runs) {
+  return runs.length > 1 ? `${name}: ` : "";
+}

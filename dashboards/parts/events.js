@@ -1,0 +1,79 @@
+// The events as a list of buttons. A click leads to the step and the parameter.
+/** @import { RunEvent } from "../types.d.ts" */
+import { h, markCurrent } from "../draw/dom.js";
+import { whole } from "../draw/text.js";
+
+const SHAPES = { critical: "▲", warning: "◆", info: "●" };
+const AT_FIRST = 100; // events listed until the reader asks for more
+
+/**
+ * @typedef {object} Shown
+ * @property {RunEvent[]} events
+ * @property {number} hidden how many milder ones were not sent
+ * @property {string[]} optimizers of the run
+ * @property {RunEvent | null} chosen
+ */
+/** @type {Shown} */
+const NONE = { events: [], hidden: 0, optimizers: [], chosen: null };
+
+export class EventList {
+  /** @type {(event: RunEvent) => void} */ #choose;
+  /** @type {Shown} */ #shown = NONE;
+  /** @type {HTMLButtonElement[]} */ #buttons = [];
+  #drawn = "";
+  #all = false;
+  #list = h("ol", { class: "events" });
+  #heading = h("h2", {}, "Events");
+  #more = h("button", { type: "button", class: "plain", onclick: () => this.#showAll() });
+
+  /** @param {{ chooseEvent(event: RunEvent): void }} on */
+  constructor(on) {
+    this.#choose = on.chooseEvent;
+    this.element = h("section", { "aria-label": "Events" }, this.#heading, this.#list, this.#more);
+  }
+
+  /**
+   * Buttons of the same events stay as they are, so that the keyboard's focus stays.
+   *
+   * @param {Shown} shown
+   */
+  show(shown = NONE) {
+    this.#shown = shown;
+    const drawn = JSON.stringify([shown.events, shown.hidden, this.#all]);
+    if (drawn !== this.#drawn) this.#draw(shown);
+    this.#drawn = drawn;
+    for (const [i, button] of this.#buttons.entries()) markCurrent(button, shown.events[i] === shown.chosen);
+  }
+
+  /** @param {Shown} shown */
+  #draw({ events, hidden, optimizers }) {
+    this.#heading.textContent = events.length ? `Events (${events.length + hidden})` : "Events";
+    const listed = this.#all ? events : events.slice(0, AT_FIRST);
+    this.#buttons = listed.map((event, i) => this.#button(event, i, optimizers));
+    this.#list.replaceChildren(...this.#buttons.map((button) => h("li", {}, button)));
+    if (!events.length) this.#list.replaceChildren(h("li", { class: "faint" }, "None."));
+    const left = events.length - listed.length;
+    this.#more.hidden = !left && !hidden;
+    this.#more.disabled = !left;
+    this.#more.textContent = left ? `Show ${left} more` : `${hidden} milder ones: gradwatch events`;
+  }
+
+  #showAll() {
+    this.#all = true;
+    this.show(this.#shown);
+  }
+
+  /** @param {RunEvent} event @param {number} i @param {string[]} optimizers */
+  #button(event, i, optimizers) {
+    const lasted = event.until === null || event.until === event.step ? "" : ` to ${whole(event.until)}`;
+    const whose = optimizers.length > 1 ? `, optimizer ${event.optimizer}` : "";
+    return h(
+      "button",
+      { type: "button", class: `event ${event.severity}`, onclick: () => this.#choose(this.#shown.events[i]) },
+      h("span", { class: "shape", "aria-hidden": "true" }, SHAPES[event.severity]),
+      h("strong", {}, `${event.severity} ${event.kind}`),
+      ` step ${whole(event.step)}${lasted}${whose}`,
+      h("span", { class: "message" }, event.message),
+    );
+  }
+}

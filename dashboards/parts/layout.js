@@ -1,0 +1,27 @@
+// Where the parts of the page stand.
+import { GUTTER } from "../chart/layout.js";
+import { h } from "../draw/dom.js";
+
+/**
+ * Puts the parts into the page.
+ *
+ * @param {Record<"runs" | "events" | "verdict" | "toolbar" | "layers" | "threshold", { element: HTMLElement }> & { charts: { elements: HTMLElement[] } }} parts
+ * @param {boolean} live
+ */
+export function layOut({ runs, events, verdict, toolbar, charts, layers, threshold }, live) {
+  const problem = h("p", { class: "problem", role: "alert", hidden: true });
+  const said = h("p", { class: "unseen", "aria-live": "polite" });
+  const tracks = [...charts.elements, layers.element, threshold.element];
+  const main = h("main", { tabIndex: -1 }, verdict.element, problem, toolbar.element, ...tracks, said);
+  const empty = h("section", { class: "empty", hidden: true });
+  runs.element.hidden = !live;
+  const lists = [h("h2", { hidden: !live }, "Runs"), runs.element, events.element];
+  const side = h("aside", { "aria-label": "Runs and events" }, h("h1", {}, "GradWatch"), ...lists);
+  return {
+    body: h("div", { class: "gradwatch", style: `--gutter:${GUTTER}px` }, side, empty, main),
+    main,
+    empty,
+    problem,
+    said,
+  };
+}

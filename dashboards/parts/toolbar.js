@@ -1,0 +1,57 @@
+// Buttons that move through the steps, and the steps shown.
+/** @import { Range, Series, StepActions } from "../types.d.ts" */
+import { h } from "../draw/dom.js";
+import { steps, whole } from "../draw/text.js";
+import { wholeSteps } from "../state/range.js";
+
+export class Toolbar {
+  #span = h("span", { class: "span" });
+
+  /** @param {StepActions} on */
+  constructor(on) {
+    /** @param {string} label @param {string} title @param {() => void} onclick */
+    const button = (label, title, onclick) =>
+      h("button", { type: "button", "aria-label": title, title, onclick }, label);
+    this.element = h(
+      "div",
+      { class: "toolbar", role: "toolbar", "aria-label": "Steps shown" },
+      button("◀", "earlier steps (left arrow)", () => on.pan(-0.5)),
+      button("▶", "later steps (right arrow)", () => on.pan(0.5)),
+      button("+", "fewer steps (+)", () => on.zoomBy(0.5)),
+      button("−", "more steps (-)", () => on.zoomBy(2)),
+      button("all", "the whole run (0)", () => on.showAll()),
+      this.#span,
+      h("span", { class: "faint" }, "drag to zoom; on the layers drag to pan, Ctrl and wheel to zoom"),
+    );
+  }
+
+  /** @param {{ range: Range, series: Series | undefined }} shown */
+  show({ range, series }) {
+    const joined = series && series.first.length > 2 ? series.last[1] - series.first[1] + 1 : 1;
+    const columns = joined > 1 ? `; a column is ${whole(joined)} steps, drawn from the lowest to the highest` : "";
+    this.#span.textContent = `${steps(...wholeSteps(range))}${columns}`;
+  }
+}
+
+/**
+ * The keys that move through the steps.
+ *
+ * @param {KeyboardEvent} event
+ * @param {StepActions} on
+ */
+export function handleKey(event, on) {
+  const typing = event.target instanceof Element && event.target.matches("input, select, textarea");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  /** @type {Record<string, () => void>} */
+  const moves = {
+    ArrowLeft: () => on.pan(-0.25),
+    ArrowRight: () => on.pan(0.25),
+    "+": () => on.zoomBy(0.5),
+    "=": () => on.zoomBy(0.5),
+    "-": () => on.zoomBy(2),
+    0: () => on.showAll(),
+  };
+  if (!moves[event.key]) return;
+  event.preventDefault();
+  moves[event.key]();
+}

@@ -1,0 +1,83 @@
+// The verdict on a run, its reason, and the facts beside it.
+/** @import { Clipping, Overview } from "../types.d.ts" */
+import { h } from "../draw/dom.js";
+import { count, number, share, steps, whole } from "../draw/text.js";
+
+/** @typedef {{ overview: Overview, note: string | undefined, live: boolean }} Shown */
+
+export class VerdictPart {
+  /** @type {(optimizer: string) => void} */ #chooseOptimizer;
+  /** @type {Overview | null} */ #drawn = null;
+
+  /** @param {{ chooseOptimizer(optimizer: string): void }} on */
+  constructor(on) {
+    this.#chooseOptimizer = on.chooseOptimizer;
+    this.element = h("header", { class: "verdict" });
+  }
+
+  /** @param {Shown} shown */
+  show({ overview, note, live }) {
+    if (overview === this.#drawn) return;
+    this.#drawn = overview;
+    this.element.replaceChildren(
+      h("h2", { class: overview.verdict }, h("span", { class: "badge" }, overview.verdict), ` ${overview.reason}`),
+      h("p", { class: "faint" }, factsOf(overview).join(" · ")),
+      h("p", {}, h("strong", {}, "next: "), overview.next),
+      note ? h("p", { class: "faint" }, note) : "",
+      live && overview.optimizers.length > 1 ? this.#optimizers(overview) : "",
+    );
+  }
+
+  /**
+   * Shows the name of a run that can't be read.
+   *
+   * @param {string} name
+   */
+  showName(name) {
+    this.#drawn = null;
+    this.element.replaceChildren(h("h2", {}, name));
+  }
+
+  /** @param {Overview} overview */
+  #optimizers({ optimizers, optimizer }) {
+    const select = h(
+      "select",
+      { onchange: () => this.#chooseOptimizer(select.value) },
+      optimizers.map((name) => h("option", { value: name, selected: name === optimizer }, name)),
+    );
+    return h("label", {}, "optimizer ", select);
+  }
+}
+
+/**
+ * What is known of a run, in short phrases.
+ *
+ * @param {Overview} run
+ */
+export function factsOf(run) {
+  const norm = run.total_norm;
+  const at = norm.max_step === null ? "–" : whole(norm.max_step);
+  const planned = run.total_steps === null ? "" : ` of ${whole(run.total_steps)}`;
+  const facts = [
+    run.model,
+    `${run.optimizer_class || "optimizer"} lr ${number(run.learning_rate)}`,
+    `${steps(run.first_step, run.last_step)}${planned}, ${whole(run.steps)} recorded`,
+    run.running ? "still running, or killed" : `ended: ${run.ended}`,
+    `total norm: median ${number(norm.median)}, p99 ${number(norm.p99)}, max ${number(norm.max)} at step ${at}`,
+    clippingText(run.clipping),
+    run.nonfinite_steps && `NaN or infinite at ${count(run.nonfinite_steps, "step")}`,
+    run.skipped_steps && `${count(run.skipped_steps, "step")} skipped`,
+    run.damaged_rows && `${count(run.damaged_rows, "damaged row")} of the store left out`,
+    run.dropped_steps && `${count(run.dropped_steps, "step")} dropped`,
+    ...run.seams,
+  ];
+  return facts.filter(Boolean);
+}
+
+/** @param {Clipping} clipping */
+function clippingText({ kind, policy, threshold, clipped_fraction: clipped }) {
+  if (kind === null) return "not clipped";
+  const by = policy ? ` by ${policy}` : "";
+  const at = threshold === null ? "" : ` at ${number(threshold)}`;
+  return `clipped${by}${at}: clipped_fraction ${share(clipped)}`;
+}

@@ -1,0 +1,105 @@
+// The state of the page and the data for it. A new state is shown at once, and what is missing is fetched.
+/** @import { Data } from "./data/loader.js" */
+/** @import { Listing, Overview, Range, RunEvent, Source } from "./types.d.ts" */
+/** @import { State } from "./state/state.js" */
+import { Loader } from "./data/loader.js";
+import { eventKey } from "./state/events.js";
+import { wholeRange } from "./state/range.js";
+import { afterListing, drawn, INITIAL } from "./state/state.js";
+
+const SETTLED = 90; // ms without a move, before finer columns are asked for
+
+/** @type {Data} */
+const NOTHING = { overviews: {}, series: {}, layers: null, tile: null, whole: null, advice: null, problem: null };
+
+export class Session {
+  /** @type {State} */ state = INITIAL;
+  /** @type {Data} */ data = NOTHING;
+  /** @type {Listing | null} */ listing = null;
+  /** @type {Source} */ #source;
+  /** @type {() => void} */ #changed;
+  /** @type {() => number} */ #columns;
+  /** @type {Loader} */ #loader;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #settling;
+
+  /**
+   * @param {Source} source
+   * @param {{ changed: () => void, columns: () => number }} page `changed` draws; `columns` tells how many fit
+   */
+  constructor(source, { changed, columns }) {
+    this.#source = source;
+    this.#changed = changed;
+    this.#columns = columns;
+    this.#loader = new Loader(source, (news) => this.#arrived(news));
+  }
+
+  /** Asks for everything again. */
+  async reload() {
+    this.#loader.forget();
+    try {
+      this.listing = await this.#source.list();
+    } catch (error) {
+      this.data = { ...this.data, problem: /** @type {Error} */ (error).message };
+      this.#changed();
+      return;
+    }
+    await this.become(afterListing(this.state, this.listing));
+  }
+
+  /** @returns {Overview | null} of the run in the focus */
+  get overview() {
+    return this.data.overviews[this.state.focus ?? ""]?.overview ?? null;
+  }
+
+  /** @returns {RunEvent | null} the chosen event */
+  get event() {
+    const { event } = this.state;
+    return event === null ? null : (this.overview?.events.find((one) => eventKey(one) === event) ?? null);
+  }
+
+  /** @returns {Range} the steps shown */
+  get range() {
+    return this.state.zoom ?? this.whole;
+  }
+
+  /** @returns {Range} all steps of the runs drawn */
+  get whole() {
+    return wholeRange(drawn(this.state).flatMap((name) => this.data.overviews[name]?.overview ?? []));
+  }
+
+  /**
+   * Shows other steps: those known already at once, and finer columns when the moving is over.
+   *
+   * @param {Range | null} zoom
+   */
+  move(zoom) {
+    this.state = { ...this.state, zoom };
+    this.#changed();
+    clearTimeout(this.#settling);
+    this.#settling = setTimeout(() => this.#load(), SETTLED);
+  }
+
+  /**
+   * Takes another state, shows what is known already, and gets the rest.
+   *
+   * @param {State} state
+   */
+  async become(state) {
+    const other = state.focus !== this.state.focus || state.optimizers !== this.state.optimizers;
+    this.state = state;
+    if (other) this.data = { ...this.data, layers: null, tile: null, whole: null, advice: null };
+    this.#changed();
+    await this.#load();
+  }
+
+  async #load() {
+    clearTimeout(this.#settling);
+    await this.#loader.load(this.state, this.#columns());
+  }
+
+  /** @param {Partial<Data>} news */
+  #arrived(news) {
+    this.data = { ...this.data, ...news };
+    this.#changed();
+  }
+}

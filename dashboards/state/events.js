@@ -1,0 +1,90 @@
+// Events: their order, their identity, and which of them get a mark where there is room for a few.
+/** @import { Overview, RunEvent, Severity } from "../types.d.ts" */
+
+/** @type {Severity[]} from the mildest to the gravest */
+export const SEVERITIES = ["info", "warning", "critical"];
+
+/** @param {RunEvent} event */
+export function gravity(event) {
+  return SEVERITIES.indexOf(event.severity);
+}
+
+/**
+ * Names an event, so that it can be found again after a reload.
+ *
+ * @param {RunEvent} event
+ */
+export function eventKey(event) {
+  return [event.step, event.kind, event.optimizer, event.parameter ?? ""].join(" ");
+}
+
+/**
+ * The gravest event; of equally grave ones the first. Null if there is none.
+ *
+ * @param {RunEvent[]} events
+ */
+export function gravest(events) {
+  return events.reduce(
+    (/** @type {RunEvent | null} */ best, event) => (!best || gravity(event) > gravity(best) ? event : best),
+    null,
+  );
+}
+
+/**
+ * The events to mark on an axis, the mildest first, so that a graver mark is drawn over a milder one. An event has no
+ * mark of its own if a graver one, or an earlier one of the same severity, lies within `gap`; the chosen event always has one.
+ *
+ * @param {RunEvent[]} events
+ * @param {(step: number) => number} x where a step is
+ * @param {number} gap in the unit of `x`
+ * @param {RunEvent | null} [chosen]
+ * @returns {RunEvent[]}
+ */
+export function marked(events, x, gap, chosen = null) {
+  /** @type {RunEvent[]} */
+  const kept = [];
+  /** @type {Map<number, number>} places that are taken, by bins as wide as the gap */
+  const taken = new Map();
+  const worstFirst = [...events].sort((a, b) => gravity(b) - gravity(a) || a.step - b.step);
+  for (const event of worstFirst) {
+    const place = x(event.step);
+    const bin = Math.floor(place / gap);
+    const near = [bin - 1, bin, bin + 1].some((one) => Math.abs((taken.get(one) ?? Infinity) - place) < gap);
+    if (near && event !== chosen) continue;
+    taken.set(bin, place);
+    kept.push(event);
+  }
+  const order = (/** @type {RunEvent} */ event) => (event === chosen ? SEVERITIES.length : gravity(event));
+  return kept.sort((a, b) => order(a) - order(b));
+}
+
+/**
+ * The event whose mark is nearest to a place, at most `reach` away; the gravest of those equally near.
+ *
+ * @param {RunEvent[]} events
+ * @param {(step: number) => number} distance from the place to a step
+ * @param {number} reach
+ * @returns {RunEvent | null}
+ */
+export function nearestEvent(events, distance, reach) {
+  /** @type {RunEvent | null} */
+  let best = null;
+  let least = reach;
+  for (const event of events) {
+    const far = Math.abs(distance(event.step));
+    if (far > least || (best && far === least && gravity(event) <= gravity(best))) continue;
+    best = event;
+    least = far;
+  }
+  return best;
+}
+
+/**
+ * The optimizer to begin with: the one with the gravest event.
+ *
+ * @param {Overview} overview
+ */
+export function optimizerInTrouble({ events, optimizers, optimizer }) {
+  const worst = gravest(events);
+  return worst && optimizers.includes(worst.optimizer) ? worst.optimizer : optimizer;
+}

@@ -1,0 +1,194 @@
+// The shapes of what the page is given, and of what its parts hand to one another. Types only: no browser reads this file.
+
+export type Theme = "light" | "dark";
+export type Severity = "info" | "warning" | "critical";
+export type Verdict = "healthy" | "warning" | "critical";
+
+/** The first and the last step shown, half a step before and after them included. */
+export type Range = [from: number, to: number];
+
+/** JSON has no NaN and no infinity: they arrive as the strings "NaN", "Infinity" and "-Infinity". */
+export type JsonNumber = number | string | null;
+
+// ---------------------------------------------------------------------------------- answers of a source
+
+/** An entry of the list of runs. */
+export interface ListedRun {
+  name: string;
+  verdict: Verdict | null;
+  running?: boolean;
+  error: string | null;
+}
+
+export interface Listing {
+  runs: ListedRun[];
+  /** The folders that were searched. */
+  folders: string[];
+  /** What a file holds of its run. */
+  note?: string;
+}
+
+/** What a detector found (gradwatch.record.Event). */
+export interface RunEvent {
+  step: number;
+  until: number | null;
+  kind: string;
+  severity: Severity;
+  parameter: string | null;
+  optimizer: string;
+  message: string;
+  observed?: JsonNumber;
+  limit?: JsonNumber;
+}
+
+export interface Clipping {
+  kind: string | null;
+  policy: string | null;
+  threshold: JsonNumber;
+  clipped_fraction: JsonNumber;
+}
+
+/** `gradwatch report --json` of one optimizer, without its layers. */
+export interface Overview {
+  run: string;
+  verdict: Verdict;
+  reason: string;
+  next: string;
+  model: string | null;
+  optimizer: string;
+  optimizer_class: string | null;
+  optimizers: string[];
+  learning_rate: JsonNumber;
+  first_step: number;
+  last_step: number;
+  steps: number;
+  total_steps: number | null;
+  running: boolean;
+  ended: string | null;
+  total_norm: { median: JsonNumber; p99: JsonNumber; max: JsonNumber; max_step: number | null };
+  clipping: Clipping;
+  nonfinite_steps: number;
+  skipped_steps: number;
+  damaged_rows: number;
+  dropped_steps: number;
+  seams: string[];
+  events: RunEvent[];
+  /** How many milder events were left out. */
+  events_hidden: number;
+}
+
+export interface Layer {
+  name: string;
+  /** Entries. */
+  numel: number;
+  median: number | null;
+}
+
+export interface Layers {
+  layers: Layer[];
+  /** Processes that recorded statistics of their own. */
+  ranks: number;
+  /** Indices of layers, the one that tells most of a fault first. */
+  telling: number[];
+  stats: string[];
+}
+
+/** A typed array of two dimensions, row by row. */
+export type Matrix = Float32Array & { shape: [rows: number, columns: number] };
+
+/**
+ * Columns of joined steps: `first` and `last` of each, and by name the lowest (`.low`) and the highest (`.high`) finite
+ * value in it (gradwatch.views.web.series).
+ */
+export type Series = Record<string, Float64Array>;
+
+/** One statistic of every layer: values are (columns, layers). */
+export interface Tile {
+  about: { stat: string; joined: number };
+  arrays: { first: Float64Array; last: Float64Array; values: Matrix };
+}
+
+/** What one threshold would have done. */
+export interface WhatIf {
+  threshold: number;
+  clipped_fraction: number;
+  mean_clip_coef: number;
+  worst_clip_coef: number;
+  label: string | null;
+}
+
+/** `gradwatch recommend --json` with the curve over all thresholds. */
+export interface Advice {
+  max_norm: number | null;
+  low: number | null;
+  high: number | null;
+  clip: string | null;
+  confidence: string;
+  refused: string | null;
+  reasons: string[];
+  first: string[];
+  apply: Record<string, string>;
+  curve: WhatIf[];
+}
+
+/** Names one optimizer of a run; the first one if `optimizer` is left out. */
+export interface Query {
+  run: string;
+  optimizer?: string;
+}
+
+/** Where the page gets its runs from: a server, or the file it is in. */
+export interface Source {
+  /** Whether there can be several runs, and more steps later. */
+  live: boolean;
+  list(): Promise<Listing>;
+  overview(query: Query): Promise<Overview>;
+  layers(query: Query): Promise<Layers>;
+  advice(query: Query): Promise<Advice>;
+  series(query: Query, from: number, to: number, columns: number): Promise<Series>;
+  tile(query: Query, stat: string, from: number, to: number, columns: number): Promise<Tile>;
+}
+
+// ---------------------------------------------------------------------------- what parts hand to one another
+
+/** A line of a chart, over columns of joined steps. */
+export interface Line {
+  label: string;
+  colour: string;
+  first: Float64Array;
+  last: Float64Array;
+  /** The highest value of each column; NaN where none is known. */
+  high: Float64Array;
+  /** The lowest value of each column: the line becomes a band. */
+  low?: Float64Array;
+  /** The step of the highest value of each column. */
+  at?: Float64Array;
+  dash?: number[];
+  width?: number;
+  /** At how many steps of each column the value was NaN or infinite. */
+  bad?: Float64Array;
+  /** At how many it was infinite. */
+  infinite?: Float64Array;
+  /** A line to compare with, like a threshold: it does not decide where the axis ends. */
+  reference?: boolean;
+}
+
+/** Steps at which something was NaN or infinite. */
+export interface BadSpan {
+  first: number;
+  last: number;
+  infinite: boolean;
+}
+
+/** What the parts of the page report; each is a wish, and the page decides. */
+export interface StepActions {
+  /** Show these steps. */
+  zoomTo(from: number, to: number): void;
+  zoomBy(factor: number, around?: number): void;
+  pan(part: number): void;
+  showAll(): void;
+  /** The pointer is at a step, or at none. */
+  point(step: number | null): void;
+  /** A click at a place; `distance` tells how many pixels away a step is. */
+  chooseNear(distance: (step: number) => number): void;
+}

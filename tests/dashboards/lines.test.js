@@ -1,0 +1,146 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { describe, stepsAt, valuesAt } from "../../dashboards/chart/readout.js";
+import { tableOf, yRange } from "../../dashboards/chart/table.js";
+import { badSpans } from "../../dashboards/parts/charts.js";
+import { drawnRuns } from "../../dashboards/parts/drawn.js";
+import { coefLines, lossLines, normLines, rateLines, shareLines, spansDecades } from "../../dashboards/parts/lines.js";
+import { factsOf } from "../../dashboards/parts/verdict.js";
+import { overview, series } from "./support.js";
+
+const band = (/** @type {string} */ name, /** @type {number[]} */ values) => ({
+  [`${name}.low`]: values,
+  [`${name}.high`]: values,
+});
+const plain = series(3, { ...band("total_norm", [1, 2, 3]), ...band("loss", [3, 2, 1]) });
+const clipped = series(3, {
+  ...band("total_norm", [1, 2, 3]),
+  ...band("left_norm", [1, 1, 1]),
+  ...band("max_norm", [1, 1, 1]),
+  clipped: [0, 1, 1],
+});
+/** @type {import("../../dashboards/types.d.ts").Theme} */
+const theme = "light";
+const only = (/** @type {any} */ given) => ({ runs: drawnRuns(["a"], "a", { a: given }), theme, trial: null });
+
+test("a run that never clips has its norm and no lines of clipping", () => {
+  assert.deepEqual(
+    normLines(only(plain)).map((line) => line.label),
+    ["total_norm"],
+  );
+  assert.deepEqual([shareLines(only(plain)), coefLines(only(plain)), rateLines(only(plain))], [[], [], []]);
+});
+
+test("a run that clips has its threshold, what was left, and a threshold that is tried", () => {
+  const labels = normLines({ ...only(clipped), trial: 0.5 }).map((line) => line.label);
+  assert.deepEqual(labels, ["left by clipping", "total_norm", "max_norm", "threshold tried"]);
+  assert.equal(shareLines(only(clipped)).length, 1);
+});
+
+test("several runs are told apart by name, and only the one in the focus has its threshold", () => {
+  const runs = drawnRuns(["a", null, "b"], "b", { a: clipped, b: plain });
+  assert.deepEqual(
+    normLines({ runs, theme, trial: null }).map((line) => line.label),
+    ["a: total_norm", "b: total_norm"],
+  );
+  assert.deepEqual(
+    runs.map((run) => run.slot),
+    [0, 2],
+  );
+  assert.notEqual(normLines({ runs, theme, trial: null })[0].colour, normLines({ runs, theme, trial: null })[1].colour);
+});
+
+test("a run whose series have not arrived is not drawn", () => {
+  assert.deepEqual(drawnRuns(["a"], "a", {}), []);
+});
+
+test("losses that span decades have a logarithmic axis, unless one is zero or negative", () => {
+  const spans = (/** @type {number[]} */ losses) => spansDecades(lossLines(only(series(3, band("loss", losses)))));
+  assert.deepEqual(
+    [spans([1, 2, 3]), spans([1, 2, 5000]), spans([0, 2, 5000]), spans([-1, 2, 5000])],
+    [false, true, false, false],
+  );
+  assert.equal(spansDecades([]), false);
+});
+
+test("columns with a gradient that was not finite become spans", () => {
+  const found = badSpans(series(3, { nonfinite: [0, 2, 1], infinite: [0, 0, 1] }));
+  assert.deepEqual(found, [
+    { first: 1, last: 1, infinite: false },
+    { first: 2, last: 2, infinite: true },
+  ]);
+  assert.deepEqual(badSpans(null), []);
+});
+
+test("past the end of a shorter run its line tells where it ended, not its last value", () => {
+  const runs = drawnRuns(["long", "short"], "long", {
+    long: series(10, band("loss", [...Array(10).keys()])),
+    short: plain,
+  });
+  const texts = valuesAt(lossLines({ runs, theme, trial: null }), 7, false).map((value) => value.text);
+  assert.deepEqual(texts, ["long: loss 7", "short: loss ended at step 2"]);
+  assert.equal(stepsAt(lossLines({ runs, theme, trial: null }), 7), "at step 7");
+});
+
+test("a column that joins steps tells its lowest and highest value, and where the highest is", () => {
+  const joined = {
+    label: "total_norm",
+    colour: "#000000",
+    first: Float64Array.of(0, 10),
+    last: Float64Array.of(9, 19),
+    low: Float64Array.of(1, 2),
+    high: Float64Array.of(5, 2),
+    at: Float64Array.of(7, 11),
+    bad: Float64Array.of(3, 0),
+    infinite: Float64Array.of(1, 0),
+  };
+  assert.deepEqual(valuesAt([joined], 4, false)[0].text, "total_norm 1 to 5, not finite at 3 steps (infinite at 1)");
+  assert.deepEqual(valuesAt([joined], 12, false)[0].text, "total_norm 2");
+  assert.equal(stepsAt([joined], 4), "at steps 0 to 9, highest at 7");
+  assert.equal(describe(joined), "total_norm from 1 to 5");
+});
+
+test("a column without a finite value says so", () => {
+  const line = {
+    label: "loss",
+    colour: "",
+    first: Float64Array.of(0),
+    last: Float64Array.of(0),
+    high: Float64Array.of(NaN),
+  };
+  assert.equal(valuesAt([{ ...line, bad: Float64Array.of(1) }], 0, false)[0].text, "loss not finite");
+  assert.equal(valuesAt([line], 0, false)[0].text, "loss –");
+  assert.equal(describe(line), "loss not known");
+});
+
+test("on a logarithmic axis values are powers of ten, zero lies a decade below the smallest, and NaN is a gap", () => {
+  const line = {
+    label: "",
+    colour: "",
+    first: Float64Array.of(0, 1, 2, 3),
+    last: Float64Array.of(0, 1, 2, 3),
+    high: Float64Array.of(100, NaN, 0, 1e30),
+  };
+  const [steps, values] = tableOf([line], true);
+  assert.deepEqual([...steps], [0, 1, 2, 3]);
+  assert.deepEqual([...values], [2, null, 1, 30]);
+});
+
+test("an axis has room around what is drawn, and exists where nothing is", () => {
+  assert.deepEqual(yRange(null, null, true), [-1, 1]);
+  assert.deepEqual(yRange(null, null, false), [0, 1]);
+  assert.deepEqual(yRange(2, 2, false), [1.8, 2.2]);
+  const [low, high] = yRange(1, 5, true);
+  assert.ok(low < 1 && high > 5);
+});
+
+test("the facts of a run leave out what did not happen", () => {
+  const quiet = factsOf(overview()).join(" · ");
+  assert.match(quiet, /^Net · SGD lr 0.1 · steps 0 to 99, 100 recorded · ended: closed · total norm: median 1/);
+  assert.doesNotMatch(quiet, /dropped|skipped|damaged|NaN/);
+  const facts = factsOf(overview({ nonfinite_steps: 1, skipped_steps: 2, damaged_rows: 1, running: true })).join(" · ");
+  assert.match(
+    facts,
+    /still running, or killed.*NaN or infinite at 1 step · 2 steps skipped · 1 damaged row of the store/,
+  );
+});

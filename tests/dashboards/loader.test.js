@@ -1,0 +1,118 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Loader } from "../../dashboards/data/loader.js";
+import { INITIAL } from "../../dashboards/state/state.js";
+import { memory, tile } from "./support.js";
+
+/** @typedef {Partial<import("../../dashboards/data/loader.js").Data>} News */
+/** @type {import("../../dashboards/state/state.js").State} */
+const STATE = { ...INITIAL, slots: ["a"], focus: "a" };
+
+/** @param {import("../../dashboards/types.d.ts").Source} source */
+function listening(source) {
+  /** @type {News[]} */
+  const news = [];
+  return { news, loader: new Loader(source, (piece) => news.push(piece)) };
+}
+
+test("what a reader looks at first is asked for first, and nothing twice", async () => {
+  const { source, asked } = memory({ a: {} });
+  const { loader, news } = listening(source);
+  await loader.load(STATE, 100);
+  assert.deepEqual(
+    asked.map((question) => question.split(" ")[0]),
+    ["overview", "series", "layers", "tile", "advice"],
+  );
+  assert.deepEqual(
+    news.map((piece) => Object.keys(piece)[0]),
+    ["overviews", "series", "layers", "whole", "advice"],
+  );
+});
+
+test("the same state is answered from what is kept, and asked for again after `forget`", async () => {
+  const { source, asked } = memory({ a: {} });
+  const { loader, news } = listening(source);
+  await loader.load(STATE, 100);
+  await loader.load(STATE, 100);
+  assert.equal(asked.length, 5);
+  assert.equal(news.length, 10);
+  loader.forget();
+  await loader.load(STATE, 100);
+  assert.equal(asked.length, 10);
+});
+
+test("a zoom asks for its steps only", async () => {
+  const { source, asked } = memory({ a: {} });
+  const { loader } = listening(source);
+  await loader.load(STATE, 100);
+  asked.length = 0;
+  await loader.load({ ...STATE, zoom: [10, 20] }, 100);
+  assert.deepEqual(asked, ["series a 10 20 100", "tile a norm 10 20 100"]);
+});
+
+test("an answer that is no longer wanted is dropped", async () => {
+  /** @type {(() => void)[]} */
+  const waiting = [];
+  const { source } = memory(
+    { a: {} },
+    { tile: (_, stat) => new Promise((resolve) => waiting.push(() => resolve(tile(stat, [[1]])))) },
+  );
+  const { loader, news } = listening(source);
+  const slow = loader.load({ ...STATE, stat: "zeros" }, 100);
+  while (!waiting.length) await new Promise((resolve) => setTimeout(resolve));
+  const quick = loader.load(STATE, 100);
+  while (waiting.length < 2) await new Promise((resolve) => setTimeout(resolve));
+  for (const answer of waiting) answer();
+  await Promise.all([slow, quick]);
+  assert.deepEqual(
+    news.flatMap((piece) => piece.tile?.about.stat ?? []),
+    ["norm"],
+  );
+});
+
+test("a run that can't be read does not keep the others from being shown", async () => {
+  const { source } = memory({ a: {}, b: {} });
+  const answer = source.overview;
+  source.overview = (query) => (query.run === "b" ? Promise.reject(new Error("no store")) : answer(query));
+  const { loader, news } = listening(source);
+  await loader.load({ ...STATE, slots: ["a", "b"] }, 100);
+  assert.equal(news[0].overviews?.b.error, "no store");
+  assert.equal(news[0].problem, null);
+  assert.deepEqual(Object.keys(news[1].series ?? {}), ["a"]);
+});
+
+test("if the run in the focus can't be read, that is the problem, and the next look asks again", async () => {
+  let broken = true;
+  const { source } = memory({ a: {} });
+  const answer = source.overview;
+  source.overview = (query) => (broken ? Promise.reject(new Error("no store")) : answer(query));
+  const { loader, news } = listening(source);
+  await loader.load(STATE, 100);
+  assert.deepEqual(
+    news.map((piece) => piece.problem),
+    ["no store"],
+  );
+  broken = false;
+  await loader.load(STATE, 100);
+  assert.equal(news[1].problem, null);
+});
+
+test("a failing answer is a problem in words", async () => {
+  const { source } = memory({ a: {} }, { series: () => Promise.reject(new Error("500 oops")) });
+  const { loader, news } = listening(source);
+  await loader.load(STATE, 100);
+  assert.equal(news.at(-1)?.problem, "500 oops");
+});
+
+test("a run without layers has no tile and still has advice", async () => {
+  const { source, asked } = memory(
+    { a: {} },
+    { layers: async () => ({ layers: [], ranks: 0, telling: [], stats: [] }) },
+  );
+  const { loader } = listening(source);
+  await loader.load(STATE, 100);
+  assert.deepEqual(
+    asked.map((question) => question.split(" ")[0]),
+    ["overview", "series", "layers", "advice"],
+  );
+});

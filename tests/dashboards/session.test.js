@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { actionsOf } from "../../dashboards/actions.js";
+import { Session } from "../../dashboards/session.js";
+import { event, memory } from "./support.js";
+
+const settled = () => new Promise((resolve) => setTimeout(resolve, 150));
+
+/** @param {Parameters<typeof memory>} given */
+async function opened(...given) {
+  const { source, asked } = memory(...given);
+  let changes = 0;
+  const session = new Session(source, { changed: () => changes++, columns: () => 100 });
+  await session.reload();
+  return { session, asked, on: actionsOf(session), changes: () => changes };
+}
+
+test("after opening the first run is shown whole", async () => {
+  const { session } = await opened({ a: {}, b: {} });
+  assert.equal(session.state.focus, "a");
+  assert.deepEqual(session.range, [-0.5, 99.5]);
+  assert.equal(session.data.tile?.about.stat, "norm");
+});
+
+test("moving shows itself at once, and asks when it is over", async () => {
+  const { session, asked, on, changes } = await opened({ a: {} });
+  asked.length = 0;
+  const before = changes();
+  on.zoomTo(10, 50);
+  on.pan(0.5);
+  on.zoomBy(0.5, 50);
+  assert.deepEqual(session.range, [40, 60]);
+  assert.deepEqual([changes() - before, asked.length], [3, 0]);
+  await settled();
+  assert.deepEqual(asked, ["series a 40 60 100", "tile a norm 40 60 100"]);
+  on.showAll();
+  assert.equal(session.state.zoom, null);
+  await settled();
+});
+
+test("ticking a second run keeps zoom, event and layer", async () => {
+  const events = [event(50, { parameter: "encoder.0.bias" })];
+  const { session, on } = await opened({ a: { events }, b: {} });
+  await on.chooseEvent(events[0]);
+  const { zoom, layer } = session.state;
+  await on.toggleRun("b");
+  assert.deepEqual([session.state.zoom, session.state.layer, session.event], [zoom, layer, events[0]]);
+  assert.deepEqual(Object.keys(session.data.series), ["a", "b"]);
+  assert.ok(session.data.tile, "what was shown of the layers stays");
+});
+
+test("a click near a mark chooses its event; a click elsewhere changes nothing", async () => {
+  const events = [event(50)];
+  const { session, on } = await opened({ a: { events } });
+  on.chooseNear((step) => step - 80);
+  assert.equal(session.event, null);
+  on.chooseNear((step) => step - 45);
+  assert.equal(session.event, events[0]);
+});
+
+test("another run in the focus has layers of its own", async () => {
+  const { session, on } = await opened({ a: {}, b: {} });
+  const done = on.focusRun("b");
+  assert.deepEqual([session.data.layers, session.data.tile, session.data.advice], [null, null, null]);
+  await done;
+  assert.ok(session.data.tile);
+});
+
+test("a reload keeps what the reader chose, and forgets an event that is gone", async () => {
+  const events = [event(50)];
+  const { session, on } = await opened({ a: { events } });
+  await on.chooseEvent(events[0]);
+  await on.look({ trial: 3, stat: "zeros" });
+  const state = session.state;
+  await session.reload();
+  assert.deepEqual(session.state, state);
+  assert.deepEqual(session.event, events[0]);
+  events.length = 0;
+  await session.reload();
+  assert.equal(session.event, null);
+});
+
+test("a source that does not answer is a problem in words", async () => {
+  const { session } = await opened({ a: {} }, { list: () => Promise.reject(new Error("offline")) });
+  assert.equal(session.data.problem, "offline");
+});
+
+test("an empty folder has nothing in the focus and no problem", async () => {
+  const { session, asked } = await opened({});
+  assert.deepEqual([session.state.focus, session.data.problem, asked.length], [null, null, 1]);
+});

@@ -1,0 +1,156 @@
+// What several tests need: random numbers that repeat, and runs small enough to check by hand.
+/** @import { Advice, Layers, Listing, Matrix, Overview, RunEvent, Series, Severity, Source, Tile } from "../../dashboards/types.d.ts" */
+
+/**
+ * Random numbers from 0 to 1, the same ones for the same seed (the generator "mulberry32").
+ *
+ * @param {number} seed
+ */
+export function random(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** @param {number} step @param {Partial<RunEvent>} [more] @returns {RunEvent} */
+export function event(step, more = {}) {
+  /** @type {Severity} */
+  const severity = "warning";
+  return { step, until: null, kind: "spike", severity, parameter: null, optimizer: "0", message: "", ...more };
+}
+
+/** @param {Partial<Overview>} [more] @returns {Overview} */
+export function overview(more = {}) {
+  return {
+    run: "run",
+    verdict: "healthy",
+    reason: "no warning in 100 steps",
+    next: "nothing",
+    model: "Net",
+    optimizer: "0",
+    optimizer_class: "SGD",
+    optimizers: ["0"],
+    learning_rate: 0.1,
+    first_step: 0,
+    last_step: 99,
+    steps: 100,
+    total_steps: null,
+    running: false,
+    ended: "closed",
+    total_norm: { median: 1, p99: 2, max: 3, max_step: 7 },
+    clipping: { kind: null, policy: null, threshold: null, clipped_fraction: null },
+    nonfinite_steps: 0,
+    skipped_steps: 0,
+    damaged_rows: 0,
+    dropped_steps: 0,
+    seams: [],
+    events: [],
+    events_hidden: 0,
+    ...more,
+  };
+}
+
+const BANDS = ["total_norm", "left_norm", "max_norm", "clip_coef", "loss", "learning_rate"];
+
+/**
+ * Series with one column a step, all of whose values are NaN unless given.
+ *
+ * @param {number} size
+ * @param {Record<string, ArrayLike<number>>} [more]
+ * @returns {Series}
+ */
+export function series(size, more = {}) {
+  const steps = Float64Array.from({ length: size }, (_, i) => i);
+  const none = () => new Float64Array(size).fill(NaN);
+  const bands = BANDS.flatMap((name) => [`${name}.low`, `${name}.high`].map((end) => [end, none()]));
+  const zeros = ["nonfinite", "infinite", "loss.bad", "clipped"].map((name) => [name, new Float64Array(size)]);
+  const given = Object.entries(more).map(([name, values]) => [name, Float64Array.from(values)]);
+  return { first: steps, last: steps, "total_norm.at": steps, ...Object.fromEntries([...bands, ...zeros, ...given]) };
+}
+
+/**
+ * A tile with one column a step.
+ *
+ * @param {string} stat
+ * @param {number[][]} table (steps, layers)
+ * @returns {Tile}
+ */
+export function tile(stat, table) {
+  const steps = Float64Array.from(table, (_, i) => i);
+  return { about: { stat, joined: 1 }, arrays: { first: steps, last: steps, values: matrix(table) } };
+}
+
+/** @param {number[][]} table @returns {Matrix} */
+export function matrix(table) {
+  /** @type {[number, number]} */
+  const shape = [table.length, table[0]?.length ?? 0];
+  return Object.assign(Float32Array.from(table.flat()), { shape });
+}
+
+/** @type {Advice} */
+export const ADVICE = {
+  max_norm: 1,
+  low: 0.5,
+  high: 2,
+  clip: null,
+  confidence: "high",
+  refused: null,
+  reasons: [],
+  first: [],
+  apply: {},
+  curve: [],
+};
+
+/** @type {Layers} */
+export const LAYERS = {
+  layers: [
+    { name: "encoder.0.weight", numel: 4, median: 2 },
+    { name: "encoder.0.bias", numel: 2, median: null },
+    { name: "head.weight", numel: 1, median: 1 },
+  ],
+  ranks: 0,
+  telling: [2, 0, 1],
+  stats: ["norm", "zeros"],
+};
+
+/**
+ * A source that answers from memory and keeps a list of the questions.
+ *
+ * @param {Record<string, Partial<Overview>>} runs
+ * @param {Partial<Source>} [more]
+ */
+export function memory(runs, more = {}) {
+  /** @type {string[]} */
+  const asked = [];
+  /** @type {Listing} */
+  const listing = {
+    runs: Object.keys(runs).map((name) => ({ name, verdict: "healthy", error: null })),
+    folders: ["/logs"],
+  };
+  /** @type {Source} */
+  const source = {
+    live: true,
+    list: async () => listing,
+    overview: async ({ run, optimizer = "0" }) => overview({ run, optimizer, ...runs[run] }),
+    layers: async () => LAYERS,
+    advice: async () => ADVICE,
+    series: async () => series(3),
+    tile: async (_, stat) => tile(stat, [[1, 2, 3]]),
+    ...more,
+  };
+  const noted = Object.entries(source).map(([name, answer]) => {
+    if (typeof answer !== "function") return [name, answer];
+    return [
+      name,
+      (/** @type {any[]} */ ...given) => {
+        asked.push([name, ...given.flatMap((one) => (typeof one === "object" ? Object.values(one) : one))].join(" "));
+        return /** @type {any} */ (answer)(...given);
+      },
+    ];
+  });
+  return { source: /** @type {Source} */ (Object.fromEntries(noted)), asked };
+}

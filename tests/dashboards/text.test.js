@@ -1,0 +1,58 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { count, fit, number, share, steps, whole } from "../../dashboards/draw/text.js";
+import { random } from "./support.js";
+
+test("a number has three significant digits, whatever its size", () => {
+  const expected = [
+    [0.0123, "0.0123"],
+    [123.456, "123"],
+    [9999, "9999"],
+    [12345.7, "1.23e4"],
+    [1.17e28, "1.17e28"],
+    [1.25e-4, "1.25e-4"],
+    [3e-5, "3e-5"],
+    [1e-45, "1e-45"],
+    [-2.5, "-2.5"],
+    [0, "0"],
+  ];
+  for (const [value, text] of expected) assert.equal(number(/** @type {number} */ (value)), text);
+});
+
+test("what is no finite number is named, and what is unknown is a dash", () => {
+  assert.deepEqual(
+    [NaN, Infinity, -Infinity].map((value) => number(value)),
+    ["NaN", "inf", "-inf"],
+  );
+  assert.deepEqual([number("Infinity"), number(null), number(undefined)], ["Infinity", "–", "–"]);
+});
+
+test("the text of any number reads back to within half a unit of its third digit", () => {
+  const next = random(1);
+  for (let i = 0; i < 2000; i++) {
+    const value = 10 ** (60 * next() - 30) * (next() < 0.5 ? -1 : 1);
+    const back = Number(number(value));
+    assert.ok(Math.abs(back - value) <= 0.005001 * Math.abs(value), `${value} reads ${number(value)}`);
+    assert.ok(number(value).length <= 9, number(value));
+  }
+});
+
+test("a small share is not told as none", () => {
+  assert.deepEqual([0, 0.0004, 0.3333, 1].map(share), ["0 %", "0.04 %", "33.3 %", "100 %"]);
+  assert.deepEqual([share(null), share("NaN")], ["–", "NaN"]);
+});
+
+test("amounts and steps", () => {
+  assert.equal(whole(1234567.4), "1,234,567");
+  assert.deepEqual([count(0, "step"), count(1, "step"), count(2000, "step")], ["0 steps", "1 step", "2,000 steps"]);
+  assert.deepEqual([steps(5, 5), steps(0, 1999)], ["step 5", "steps 0 to 1,999"]);
+});
+
+test("a name is cut in its middle to the length asked for, and kept if it fits", () => {
+  assert.equal(fit("abc", 3), "abc");
+  for (const length of [3, 4, 9, 34]) {
+    const cut = fit("transformer.h.11.attention.output.dense.weight", length);
+    assert.equal(cut.length, length);
+    assert.ok(cut.startsWith("t") && cut.endsWith("t") && cut.includes("…"));
+  }
+});
