@@ -1,14 +1,14 @@
-"""Everything that gradwatch may complain about, each kind with a slug.
+"""The errors that gradwatch raises, each with a slug.
 
-A slug names the paragraph of ``docs/messages.md`` that says what happened and what to do.
-`ValueError` is kept as a base where an argument is at fault, so that callers may catch either.
+The slug names a section of ``docs/messages.md`` that explains what happened and what to do.
+An error about an argument is a `ValueError` too, so that callers can catch either.
 """
 
 from __future__ import annotations
 
 
 class GradwatchError(Exception):
-    """What gradwatch raises; its text ends in the slug."""
+    """Base class of all errors. The message ends with the slug."""
 
     slug = "error"
 
@@ -17,102 +17,102 @@ class GradwatchError(Exception):
 
 
 class BadArgument(GradwatchError, ValueError):
-    """An argument has a value that can't be meant."""
+    """An argument has an invalid value."""
 
     slug = "bad-argument"
 
 
 class NoParameters(GradwatchError, ValueError):
-    """There is nothing to watch."""
+    """The model or optimizer has no parameters to watch."""
 
     slug = "no-parameters"
 
 
 class TrainingStopped(GradwatchError):
-    """An event was found that the training was to be stopped for; everything recorded is on the disk."""
+    """An event occurred that `stop_on` names. Everything recorded is on the disk."""
 
     slug = "training-stopped"
 
 
 class RunNotFound(GradwatchError):
-    """There is no run where one was expected."""
+    """No run exists at this path."""
 
     slug = "run-not-found"
 
 
 class NotARun(GradwatchError):
-    """A file stands where a run was expected, and gradwatch did not write it."""
+    """The file at this path was not written by gradwatch."""
 
     slug = "not-a-run"
 
 
 class StoreDamaged(GradwatchError):
-    """The store was written by gradwatch and can't be read any more."""
+    """The store is damaged and can't be read."""
 
     slug = "store-damaged"
 
 
 class StoreTooNew(GradwatchError):
-    """The store was written by a gradwatch newer than this one."""
+    """A newer version of gradwatch wrote the store."""
 
     slug = "store-too-new"
 
 
 class StoreNotWritable(GradwatchError):
-    """The run's folder or its store can't be written."""
+    """The run's folder or its store is not writable."""
 
     slug = "store-not-writable"
 
 
 class StoreRemoved(GradwatchError):
-    """The store was removed, or another was put in its place, while a training wrote it."""
+    """The store was removed or replaced while a training wrote to it."""
 
     slug = "store-removed"
 
 
 class ScriptNotFound(GradwatchError):
-    """There is no script, or no module, to run."""
+    """The script or module to run does not exist."""
 
     slug = "script-not-found"
 
 
 class ShardedParameters(GradwatchError):
-    """Each process holds a part of the parameters, and the norm of a part is not the norm."""
+    """Each process holds only a shard of the parameters, whose norm is not the total norm."""
 
     slug = "sharded-parameters"
 
 
 class UnsupportedVersion(GradwatchError, ImportError):
-    """A package that an integration stands on is missing or too old."""
+    """A package that an integration needs is missing or too old."""
 
     slug = "unsupported-version"
 
 
 class RunInUse(GradwatchError):
-    """Another process, or another watch of this one, is writing to the run."""
+    """Another process, or another watch in this process, writes to the run."""
 
     slug = "run-in-use"
 
 
 class EmptyRun(GradwatchError):
-    """The run holds no step yet."""
+    """No step of the run has been recorded yet."""
 
     slug = "empty-run"
 
 
 class CannotExport(GradwatchError):
-    """The file to export to has an unknown ending, or a package is missing."""
+    """The target has an unknown file ending or is not writable, or a package is missing."""
 
     slug = "cannot-export"
 
 
 class CannotImport(GradwatchError):
-    """A file holds no history that a run can be made of, or there is a run already."""
+    """The files hold no usable history, or the run exists already."""
 
     slug = "cannot-import"
 
 
 class CannotTune(GradwatchError):
-    """The script can't be judged with several thresholds, or the folder for its runs is taken."""
+    """The script gives nothing to compare thresholds by, or the folder for its runs is in use."""
 
     slug = "cannot-tune"

@@ -20,7 +20,10 @@ from rich.text import Text
 
 from gradwatch import Run
 from gradwatch.demo import train
-from gradwatch.views.console import ConsoleReport
+from gradwatch.views.console.compare import comparison
+from gradwatch.views.console.recommend import recommendation
+from gradwatch.views.console.report import report
+from gradwatch.views.console.screen import Screen
 
 HERE = Path(__file__).parent
 WIDTH = 100
@@ -72,7 +75,7 @@ def photograph_tab(folder: Path) -> None:
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
-    view = ConsoleReport(width=WIDTH)
+    screen = Screen(width=WIDTH)
     if not (folder / "demo").exists():
         train(folder / "demo")
     plain = Run(folder / "demo")
@@ -80,9 +83,9 @@ def main() -> None:
     if not (folder / "demo-clipped").exists():
         train(folder / "demo-clipped", max_norm=advice.max_norm)
     clipped = Run(folder / "demo-clipped")
-    draw("report", "gradwatch report runs/demo", view.report(plain.summary()))
-    draw("recommend", "gradwatch recommend runs/demo", view.recommendation(advice))
-    compared = view.comparison([plain.summary(), clipped.summary()])
+    draw("report", "gradwatch report runs/demo", report(plain.summary(), screen))
+    draw("recommend", "gradwatch recommend runs/demo", recommendation(advice, screen))
+    compared = comparison([plain.summary(), clipped.summary()], screen)
     draw("compare", "gradwatch compare runs/demo runs/demo-clipped", compared)
     photograph_tab(folder)
 

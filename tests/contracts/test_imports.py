@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "gradwatch"
 # In the order in which data flows through them.
 STAGES = [
     "errors",
+    "text",
     "record",
     "measure",
     "clip",

@@ -109,7 +109,7 @@ def test_compare_shows_runs_side_by_side(runs):
         ("bad", ["--fail-on", "dead"], 0, "healthy"),
         ("bad", ["--fail-on", "warning"], 3, "critical explosion at step 701"),
         ("bad", ["--fail-on", "nonfinite"], 3, "nonfinite at step 703"),
-        ("good", ["--max-clipped-fraction", "0.01"], 3, "of the steps were clipped, more than 1.0%"),
+        ("good", ["--max-clipped-fraction", "0.01"], 3, "of the steps were clipped, more than 1%"),
         ("good", ["--max-clipped-fraction", "0.9"], 0, "healthy"),
     ],
 )

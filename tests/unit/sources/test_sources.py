@@ -17,7 +17,8 @@ from gradwatch import Run
 from gradwatch.errors import CannotImport
 from gradwatch.sources import read, write
 from gradwatch.testing import replaced, steady
-from gradwatch.views.console import ConsoleReport
+from gradwatch.views.console.report import report
+from gradwatch.views.console.screen import Screen
 
 NORMS = replaced(steady(500), {100: 40.0, 200: math.nan, 300: math.inf})
 
@@ -277,5 +278,5 @@ def test_everything_that_reads_runs_reads_imported_ones(tmp_path):
     assert run.layers("norm").empty or run.layers("norm").shape[1] == 0
     assert run.recommend().refused is None
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(ConsoleReport.on(console).report(run.summary()))
+    console.print(report(run.summary(), Screen.of(console)))
     assert "layers  not recorded" in console.export_text()

@@ -1,0 +1,45 @@
+"""The work of each command, imported when the command is called: `gradwatch report` never imports torch."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradwatch.cli.commands import (
+        check,
+        compare,
+        demo,
+        doctor,
+        events,
+        export,
+        import_history,
+        recommend,
+        report,
+        run,
+        tune,
+        watch,
+    )
+
+__all__ = [
+    "check",
+    "compare",
+    "demo",
+    "doctor",
+    "events",
+    "export",
+    "import_history",
+    "recommend",
+    "report",
+    "run",
+    "tune",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a command's module when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

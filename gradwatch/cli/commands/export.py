@@ -1,0 +1,43 @@
+"""`gradwatch export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from gradwatch.cli.output import open_run
+from gradwatch.errors import BadArgument
+from gradwatch.export.dataset import write_dataset
+from gradwatch.export.scalars import write_scalars
+from gradwatch.export.table import write_table
+from gradwatch.text import count
+
+
+def export(paths: list[str], what: str, tensorboard: Path | None, parquet: bool) -> None:
+    """Write a run as a table or as event files, or several runs as a data set."""
+    if parquet:
+        _export_dataset(paths)
+        return
+    path, *files = paths
+    if not files and tensorboard is None:
+        raise BadArgument("no target was given; expected a file, or --tensorboard and a folder.")
+    if len(files) > 1:
+        raise BadArgument(f"{len(paths)} paths were given; expected a run and a file, or --parquet for several runs.")
+    for file in files:
+        rows = write_table(open_run(Path(path)), Path(file), what)
+        typer.echo(f"wrote {count(rows, 'row')} to {file}")
+    if tensorboard is not None:
+        steps = write_scalars(open_run(Path(path)), tensorboard)
+        typer.echo(f"wrote the scalars of {count(steps, 'step')} to {tensorboard}")
+
+
+def _export_dataset(paths: list[str]) -> None:
+    *folders, target = [*paths]
+    if not folders:
+        raise BadArgument("only one path was given; expected runs, then the folder or URL of the data set.")
+    for folder in folders:
+        if not Path(folder).exists():
+            open_run(Path(folder))  # raises the error that names the fault
+    runs = write_dataset([Path(folder) for folder in folders], target)
+    typer.echo(f"wrote {count(runs, 'run')} to {target}")

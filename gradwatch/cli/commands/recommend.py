@@ -1,0 +1,26 @@
+"""`gradwatch recommend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradwatch.analysis.recommend import recommend_for_all
+from gradwatch.cli.output import open_run, print_json, print_view, screen
+from gradwatch.views import json as json_view
+from gradwatch.views.console import recommend as console_view
+
+
+def recommend(paths: list[Path], json: bool, optimizer: str | None) -> None:
+    """Print the recommendation for one run, or one for several runs of a training."""
+    if len(paths) > 1:
+        found = recommend_for_all([open_run(path) for path in paths], optimizer)
+        if json:
+            print_json(json_view.agreement(found))
+        else:
+            print_view(console_view.agreement(found, screen()))
+        return
+    advice = open_run(paths[0] if paths else None).recommend(optimizer)
+    if json:
+        print_json(json_view.recommendation(advice))
+    else:
+        print_view(console_view.recommendation(advice, screen()))

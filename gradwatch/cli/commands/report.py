@@ -1,0 +1,45 @@
+"""`gradwatch report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from gradwatch.analysis.run import Run
+from gradwatch.cli.output import open_run, print_json, print_view, screen
+from gradwatch.errors import BadArgument, CannotExport
+from gradwatch.views import html as html_view
+from gradwatch.views import json as json_view
+from gradwatch.views.console import report as console_view
+from gradwatch.views.web.view import RunView
+
+
+def report(path: Path | None, json: bool, html: Path | None, layers: int, optimizer: str | None) -> None:
+    """Print the summary of a run, or write it as a page."""
+    if json and html is not None:
+        raise BadArgument("--json and --html were both given; expected one of them.")
+    run = open_run(path)
+    if html is not None:
+        size = write_html(run, html, optimizer)
+        typer.echo(f"wrote {html}, {size / 1e6:.1f} MB")
+        return
+    summary = run.summary(optimizer)
+    if json:
+        print_json(json_view.report(summary))
+    else:
+        print_view(console_view.report(summary, screen(), layers))
+
+
+def write_html(run: Run, file: Path, optimizer: str | None) -> int:
+    """Write the page of a run and return its size in bytes.
+
+    Raises:
+        CannotExport: the file can't be written.
+    """
+    page = html_view.render(RunView(run.path, optimizer)).encode()
+    try:
+        file.write_bytes(page)
+    except OSError as error:
+        raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
+    return len(page)

@@ -1,0 +1,236 @@
+"""Every command with its arguments, options and help. The work is done in `gradwatch.cli.commands`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradwatch import __version__
+from gradwatch.cli import commands
+
+app = typer.Typer(
+    help="The flight recorder for gradients.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Options after SCRIPT belong to the script.
+SCRIPT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+
+RunPath = Annotated[
+    Path | None, typer.Argument(metavar="RUN", help="Folder of a run. Default: the newest under runs/.")
+]
+ScriptArguments = Annotated[
+    list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
+]
+AsModule = Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="Name of an optimizer. Default: the first.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gradwatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gradwatch(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The flight recorder for gradients."""
+
+
+@app.command(context_settings=SCRIPT_SETTINGS)
+def run(
+    context: typer.Context,
+    arguments: ScriptArguments,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--run", envvar="GRADWATCH_RUN", help="Folder to record into. Default: runs/<time>-<script>."),
+    ] = None,
+    module: AsModule = False,
+    max_norm: Annotated[
+        float | None,
+        typer.Option(help="Clip by norm at this threshold instead of the script's own; inf disables clipping by norm."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop the script after this many optimizer steps.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write scalars as event files.")] = False,
+) -> None:
+    """Run a training script unchanged and record it."""
+    context.obj.append(commands.run.prepare_launch(arguments, folder, module, max_norm, steps, tensorboard))
+
+
+@app.command()
+def report(
+    run: RunPath = None,
+    json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page for the browser, in one file.")
+    ] = None,
+    layers: Annotated[int, typer.Option(min=0, help="Number of layers to list.")] = 12,
+    optimizer: OptimizerName = None,
+) -> None:
+    """Show how a run's gradients behaved."""
+    commands.report.report(run, json, html, layers, optimizer)
+
+
+@app.command()
+def watch(
+    run: RunPath = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
+) -> None:
+    """Show a run's report and update it while training writes; q or Ctrl-C quits."""
+    commands.watch.watch(run, every)
+
+
+@app.command()
+def events(
+    run: RunPath = None,
+    json: AsJson = False,
+    kind: Annotated[list[str] | None, typer.Option(help="Show only this kind of event; may be repeated.")] = None,
+    severity: Annotated[
+        str, typer.Option(help="Show only events of at least this severity: info, warning or critical.")
+    ] = "info",
+) -> None:
+    """List the events of a run."""
+    commands.events.events(run, json, kind or [], severity)
+
+
+@app.command()
+def recommend(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Folders of runs. Default: the newest under runs/."),
+    ] = None,
+    json: AsJson = False,
+    optimizer: OptimizerName = None,
+) -> None:
+    """Recommend a clipping threshold, with reasons and a what-if table.
+
+    Several runs of one training, for example with other seeds, get one recommendation for all.
+    """
+    commands.recommend.recommend(runs or [], json, optimizer)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
+    json: AsJson = False,
+) -> None:
+    """Show runs side by side."""
+    commands.compare.compare(runs, json)
+
+
+@app.command()
+def check(
+    run: RunPath = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fail only on this kind of event or from this severity (warning, critical); may be repeated."
+        ),
+    ] = None,
+    max_clipped_fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail if a larger share of the steps was clipped.")
+    ] = None,
+) -> None:
+    """Exit with code 3 unless the run is healthy; for CI."""
+    commands.check.check(run, fail_on or [], max_clipped_fraction)
+
+
+@app.command()
+def export(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [TO]",
+            help="A run's folder and a .csv or .parquet file. With --parquet: runs, or folders of runs, and the"
+            " folder or URL of the data set.",
+        ),
+    ],
+    what: Annotated[
+        str,
+        typer.Option(help="steps, events, or a statistic of every layer: norm, abs_max, nonfinite, zeros, ..."),
+    ] = "steps",
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write scalars as event files to this folder.")
+    ] = None,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Write whole runs as a Parquet data set, partitioned by run and attempt.")
+    ] = False,
+) -> None:
+    """Write steps, events or layer statistics as CSV or Parquet, or scalars for TensorBoard."""
+    commands.export.export(paths, what, tensorboard, parquet)
+
+
+@app.command(name="import")
+def import_(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE... RUN",
+            help="Event files or their folder, trainer_state.json, CSV or Parquet; then the folder of the new run.",
+        ),
+    ],
+    norm: Annotated[str | None, typer.Option(help="Column or tag of the gradient norm.")] = None,
+    step: Annotated[str | None, typer.Option(help="Column of the step.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Column or tag of the loss.")] = None,
+    optimizer_class: Annotated[
+        str, typer.Option("--optimizer", help="Class of the optimizer, for example AdamW.")
+    ] = "",
+    moment: Annotated[
+        str | None, typer.Option(help="When the norms were measured: 'before clipping' or 'after clipping'.")
+    ] = None,
+) -> None:
+    """Make a run from a history that another tool recorded."""
+    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment)
+
+
+@app.command(context_settings=SCRIPT_SETTINGS)
+def doctor(
+    arguments: ScriptArguments,
+    steps: Annotated[int, typer.Option(min=2, help="Stop the script after this many optimizer steps.")] = 5,
+    module: AsModule = False,
+) -> None:
+    """Run a training script for a few steps and report what gradwatch can observe."""
+    commands.doctor.doctor(arguments, steps, module)
+
+
+@app.command(context_settings=SCRIPT_SETTINGS)
+def tune(
+    arguments: ScriptArguments,
+    steps: Annotated[int, typer.Option(min=8, help="Optimizer steps of the longest runs.")] = 1000,
+    budget: Annotated[float, typer.Option(help="Total cost, in runs of --steps steps.")] = 7,
+    folder: Annotated[
+        Path | None, typer.Option("--run", help="Folder for the runs. Default: runs/tune-<script>.")
+    ] = None,
+    judge_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help=r"Judge by the numbers that this pattern matches in the script's output, for example"
+            r" 'held out (\S+)', instead of the training loss. Lower is better.",
+        ),
+    ] = None,
+    module: AsModule = False,
+    json: AsJson = False,
+) -> None:
+    """Find a script's clipping threshold by experiment: short runs first, longer ones for the best thresholds."""
+    commands.tune.tune(arguments, steps, budget, folder, judge_by, module, json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--runs", help="Folder for the two runs.")] = Path("runs"),
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each training.")] = 8000,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the data.")] = 0,
+) -> None:
+    """Train a small RNN until it explodes, get a threshold, train again with it."""
+    commands.demo.demo(folder, steps, seed)

@@ -1,0 +1,190 @@
+"""Numbers, durations and names as short text. Every view and message formats them here.
+
+Standard library only, so that any stage can use it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_LARGEST_PLAIN = 99_999.5
+_SMALLEST_PLAIN = 1e-3
+_ASCII = str.maketrans({"×": "x", "…": "...", "–": "-", "—": "-", "·": "|", "≥": ">=", "≤": "<=", "→": "->"})  # noqa: RUF001
+
+NO_OPTIMIZER_CLASSES = ("NoOptimizer", "ByHand")
+"""Class names that stores hold for a loop that updates its weights without an optimizer."""
+
+
+def number(value: float | None) -> str:
+    """Format with three significant digits, or as a whole number below 100,000; at most nine characters.
+
+    >>> [number(v) for v in (0.0123, 123.456, 12345.7, 1.17e28, 1.25e-4, 0.0, -2.5, float("nan"), None)]
+    ['0.0123', '123', '12346', '1.17e28', '1.25e-4', '0', '-2.5', 'NaN', '-']
+    """
+    if value is None:
+        return "-"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size >= 100 and size < _LARGEST_PLAIN:
+        return f"{value:.0f}"
+    if _SMALLEST_PLAIN <= size < 100:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def share(value: float | None) -> str:
+    """Format a fraction as a percentage. Only nothing reads 0%, and only everything reads 100%.
+
+    >>> [share(v) for v in (0.3333, 0.0004, 1e-6, 0.0, 0.99999, 1.0, None)]
+    ['33.3%', '0.04%', '<0.01%', '0%', '>99.9%', '100%', '-']
+    """
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return number(value)
+    percent = 100 * value
+    if 0 < percent < 0.01:
+        return "<0.01%"
+    if 0.01 <= percent < 0.095:
+        return f"{percent:.2f}%"
+    if 99.95 <= percent < 100:
+        return ">99.9%"
+    return f"{percent:.1f}%".replace(".0%", "%")
+
+
+def count(amount: int, thing: str, plural: str | None = None) -> str:
+    """Format an amount with its noun.
+
+    >>> count(1, "step"), count(0, "step"), count(2, "entry", "entries")
+    ('1 step', '0 steps', '2 entries')
+    """
+    return f"{amount} {thing if amount == 1 else plural or thing + 's'}"
+
+
+def step_range(first: int, last: int | None = None) -> str:
+    """Name one step, or the steps from the first to the last.
+
+    >>> step_range(3), step_range(3, 3), step_range(3, 7)
+    ('step 3', 'step 3', 'steps 3 to 7')
+    """
+    return f"step {first}" if last in (None, first) else f"steps {first} to {last}"
+
+
+def duration(seconds: float | None) -> str:
+    """Format seconds.
+
+    >>> [duration(s) for s in (0.0042, 4.26, 59.96, 75, 7325, 200_000, None)]
+    ['4.2 ms', '4.3 s', '1 min 0 s', '1 min 15 s', '2 h 2 min', '2 d 8 h', '-']
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return number(seconds)
+    if 0 < seconds < 0.0995:
+        return f"{1000 * seconds:.2g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h"
+
+
+def optimizer_label(class_name: str, learning_rate: float | None = None) -> str:
+    """Name an optimizer with its learning rate. A loop without an optimizer has neither.
+
+    >>> optimizer_label("SGD", 0.1), optimizer_label("NoOptimizer"), optimizer_label("", None)
+    ('SGD lr 0.1', 'no optimizer', 'optimizer not known')
+    """
+    if class_name in NO_OPTIMIZER_CLASSES:
+        return "no optimizer"
+    rate = "" if learning_rate is None else f" lr {number(learning_rate)}"
+    if not class_name:
+        return f"optimizer{rate}" if rate else "optimizer not known"
+    return class_name + rate
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, so that a name can't write to the terminal.
+
+    >>> print(printable("a\x1b[31m\u202e"))
+    a\x1b[31m\u202e
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def ascii_only(text: str) -> str:
+    r"""Replace or escape every character outside ASCII.
+
+    >>> print(ascii_only("3 × é"))
+    3 x \xe9
+    """
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
+
+
+def shorten(name: str, width: int, mark: str = "…") -> str:
+    """Cut a name in its middle so that it has at most ``width`` characters.
+
+    >>> shorten("encoder.layers.11.self_attn.weight", 20)
+    'encoder.l…ttn.weight'
+    """
+    if len(name) <= width:
+        return name
+    kept = max(0, width - len(mark))
+    left = kept // 2
+    return (name[:left] + mark + name[len(name) - (kept - left) :])[: max(0, width)]
+
+
+def shorten_all(names: Sequence[str], width: int, mark: str = "…") -> list[str]:
+    """Cut names to at most ``width`` characters such that different names stay different where possible.
+
+    Names that would look the same keep the part in which they differ.
+
+    >>> shorten_all(["encoder.layer.0.attention.query.weight", "encoder.layer.1.attention.query.weight"], 22)
+    ['….layer.0.atten…weight', '….layer.1.atten…weight']
+    """
+    cut = {name: shorten(name, width, mark) for name in names}
+    alike: dict[str, list[str]] = {}
+    for name, short in cut.items():
+        alike.setdefault(short, []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            cut.update(zip(group, _around_difference(group, width, mark), strict=True))
+    return [cut[name] for name in names]
+
+
+def _around_difference(names: Sequence[str], width: int, mark: str) -> list[str]:
+    """Shorten names that begin and end alike: what differs is kept, with a little of what surrounds it."""
+    start = _common_prefix(names)
+    end = min(_common_prefix([name[::-1] for name in names]), min(map(len, names)) - start)
+    differences = [name[start : len(name) - end] for name in names]
+    room = width - 2 * (len(mark) + 1)
+    if max(map(len, differences)) > room:
+        if room < len(mark) + 2:
+            return [shorten(name, width, mark) for name in names]
+        differences = shorten_all(differences, room, mark)
+    longest = max(map(len, differences))
+    left = min(start, (width - longest) // 3 + 1)
+    before = names[0][start - left : start]
+    if left < start:
+        before = mark + before[len(mark) :]
+    after = names[0][len(names[0]) - end :] if end else ""
+    return [before + difference + shorten(after, width - left - longest, mark) for difference in differences]
+
+
+def _common_prefix(names: Sequence[str]) -> int:
+    """Length of the longest beginning that all names share."""
+    first, last = min(names), max(names)
+    for at, (a, b) in enumerate(zip(first, last, strict=False)):
+        if a != b:
+            return at
+    return min(len(first), len(last))

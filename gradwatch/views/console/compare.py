@@ -1,0 +1,117 @@
+"""`gradwatch compare`: several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Group
+from rich.text import Text
+
+from gradwatch.analysis.summary import RunSummary
+from gradwatch.text import number, share
+from gradwatch.views.console.draw import beside, bounds_of, chart, with_axis
+from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
+
+_PANEL = 38  # columns that a panel needs at least
+_MARGIN = 12  # columns of a panel that are not curve: the axis with its labels and the gap
+_HEIGHT = 6
+_WIDEST_NAME, _NARROWEST_NAME = 30, 12
+
+_NUMBERS: tuple[tuple[str, Callable[[RunSummary], str]], ...] = (
+    ("verdict", lambda run: run.verdict),
+    ("steps", lambda run: str(run.steps)),
+    ("median norm", lambda run: number(run.total_norm.median)),
+    ("p99 norm", lambda run: number(run.total_norm.p99)),
+    ("max norm", lambda run: number(run.total_norm.max)),
+    ("at step", lambda run: "-" if run.total_norm.max_step is None else str(run.total_norm.max_step)),
+    ("threshold", lambda run: number(run.clipping.threshold)),
+    ("clipped", lambda run: share(run.clipping.clipped_fraction)),
+    ("not finite", lambda run: str(run.nonfinite_steps)),
+    ("loss first", lambda run: number(None if run.loss is None else run.loss.first)),
+    ("loss last", lambda run: number(None if run.loss is None else run.loss.last)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """A series to compare: its title, its name in `Series`, and its style."""
+
+    title: str
+    name: str
+    style: str
+
+
+_CURVES = (_Curve("total norm", "total_norm", "cyan"), _Curve("loss", "loss", "magenta"))
+
+
+def comparison(summaries: Sequence[RunSummary], screen: Screen) -> Group:
+    """Norm and loss of each run on shared axes, then the numbers of all."""
+    across = max(1, min(len(summaries), screen.width // _PANEL))
+    lines: list[Text] = []
+    for begin in range(0, len(summaries), across):
+        row = summaries[begin : begin + across]
+        for curve in _CURVES:
+            lines += _panels(curve, summaries, row, screen)
+        lines.append(Text())
+    return Group(*lines, *_table(summaries, screen))
+
+
+def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSummary], screen: Screen) -> list[Text]:
+    """One curve of the runs in a row, on the axes of everyone."""
+    bounds = bounds_of(*(getattr(run.series, curve.name) for run in everyone))
+    longest = max(run.steps for run in everyone)
+    width = screen.width // len(row) - _MARGIN
+    names = screen.fit([run.run for run in row], width + 10 - len(f"{curve.title}: "))
+    panels = []
+    for run, name in zip(row, names, strict=True):
+        values = getattr(run.series, curve.name)
+        bad = run.series.nonfinite if curve.name == "total_norm" else ~np.isfinite(values) & run.series.nonfinite
+        columns = max(1, round(width * run.steps / longest))
+        lines = with_axis(chart(values, bad, columns, _HEIGHT, screen.ink, bounds, curve.style), bounds, screen.ink)
+        panel = [Text(f"{curve.title}: {name}".ljust(width + 10), "bold"), *lines]
+        panels.append(panel)
+    return beside(panels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the table: its title, a text for each run, and its width with the gap before it."""
+
+    title: str
+    texts: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        return 2 + max(len(text) for text in (self.title, *self.texts))
+
+
+def _table(summaries: Sequence[RunSummary], screen: Screen) -> list[Text]:
+    """A line of numbers for each run, in as many blocks as the width asks for."""
+    names = screen.fit([run.run for run in summaries], _WIDEST_NAME, "run".ljust(_NARROWEST_NAME))
+    columns = [_Column(title, tuple(text(run) for run in summaries)) for title, text in _NUMBERS]
+    blocks = _packed(columns, screen.width - len(names[0]))
+    return [line for block in blocks for line in _block(block, summaries, names)]
+
+
+def _packed(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
+    """The columns in order, in blocks that fit into the room."""
+    blocks: list[list[_Column]] = [[]]
+    for column in columns:
+        if blocks[-1] and sum(each.width for each in blocks[-1]) + column.width > room:
+            blocks.append([])
+        blocks[-1].append(column)
+    return blocks
+
+
+def _block(columns: Sequence[_Column], summaries: Sequence[RunSummary], names: Sequence[str]) -> list[Text]:
+    head = "run".ljust(len(names[0])) + "".join(f"{column.title:>{column.width}}" for column in columns)
+    lines = [Text(head, "bold")]
+    for at, (run, name) in enumerate(zip(summaries, names, strict=True)):
+        line = Text(name)
+        for column in columns:
+            style = SEVERITY_STYLES[run.verdict] if column.title == "verdict" else ""
+            line.append(f"{column.texts[at]:>{column.width}}", style)
+        lines.append(line)
+    return lines

@@ -1,0 +1,21 @@
+"""`gradwatch doctor`: what gradwatch could observe of a training script."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.text import Text
+
+from gradwatch.script.doctor import Diagnosis
+from gradwatch.views.console.screen import Screen
+
+_MARKS = {"fine": ("✓", "+", "green"), "note": ("·", "-", "dim"), "problem": ("✗", "x", "bold red")}
+
+
+def diagnosis(found: Diagnosis, screen: Screen) -> Group:
+    """One line for each finding, below whatever the script printed."""
+    ended = ", ended by an exception of its own" if found.failed else ""
+    lines = [Text(), Text(f"{screen.ink.safe(found.script)}{ended}", "bold")]
+    for finding in found.findings:
+        pretty, plain, style = _MARKS[finding.mark]
+        lines += screen.wrap(f"  {screen.ink.pick(pretty, plain)} {finding.about:<12} ", finding.text, style)
+    return Group(*lines)

@@ -1,0 +1,107 @@
+"""The layers of a report: a table with a history of each, and a heat map of layers by steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.text import Text
+
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.summary import LayerSummary, RunSummary
+from gradwatch.text import number, share
+from gradwatch.views.console.draw import chart, heat, heat_legend
+from gradwatch.views.console.screen import Screen
+
+Column: TypeAlias = tuple[str, int, Callable[[LayerSummary], str]]
+"""Title, width and text of a column."""
+
+
+def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
+    """The most relevant layers: numbers of their gradient norms, and each norm over the steps."""
+    if not summary.layers:
+        return [Text.assemble(("layers", "bold"), ("  not recorded", "dim"))]
+    shown = summary.telling[:most]
+    more = _more(len(summary.layers), len(shown))
+    if not shown:
+        return [Text.assemble(("layers", "bold"), ("  ", ""), *more)]
+    columns = _columns(screen.width, [summary.layers[i] for i in shown])
+    names = screen.fit([summary.layers[i].name for i in shown], 36 if screen.width >= 110 else 22, "layer")
+    history = screen.width - len(names[0]) - 2 - sum(width + 1 for _, width, _ in columns)
+    head = "layer".ljust(len(names[0]) + 1) + "".join(f"{title:>{width}} " for title, width, _ in columns)
+    lines = [Text(f"{head} history", "bold")]
+    for index, name in zip(shown, names, strict=True):
+        line = Text(f"{name} ")
+        for _, width, text in columns:
+            line.append(f"{text(summary.layers[index]):>{width}} ")
+        norms = summary.series.layer_norm[:, index].astype(float)
+        bad = summary.series.layer_nonfinite[:, index]
+        lines.append(line.append(" ").append_text(chart(norms, bad, history, 1, screen.ink)[0]))
+    return [*lines, *more]
+
+
+def _more(layers: int, shown: int) -> list[Text]:
+    return (
+        [Text(f"{layers - shown} more; `gradwatch report --layers {layers}` shows all", "dim")]
+        if layers > shown
+        else []
+    )
+
+
+def _columns(width: int, layers: Sequence[LayerSummary]) -> list[Column]:
+    """The columns that fit, the most useful first."""
+    columns: list[Column] = [
+        ("median", 8, lambda layer: number(layer.median)),
+        ("max", 8, lambda layer: number(layer.max)),
+        ("at step", 8, lambda layer: "-" if layer.max_step is None else str(layer.max_step)),
+    ]
+    if width >= 90:
+        columns.insert(1, ("p99", 8, lambda layer: number(layer.p99)))
+        columns.append(("last", 8, lambda layer: number(layer.last)))
+    if width >= 110:
+        columns.append(("zeros", 6, lambda layer: share(layer.zero_fraction)))
+        columns.append(("update", 8, lambda layer: number(layer.update_ratio)))
+    if any(layer.nonfinite_steps for layer in layers):
+        columns.append(("NaN", 5, lambda layer: str(layer.nonfinite_steps)))
+    return columns
+
+
+def layer_strip(summary: RunSummary, screen: Screen, rows: int) -> list[Text]:
+    """A heat map of every layer in the model's order; a row joins neighbours if there are more than ``rows``."""
+    if not summary.layers or rows < 1:
+        return []
+    groups = _neighbours(len(summary.layers), rows)
+    labels = screen.fit(
+        [_group_label([summary.layers[i].name for i in group]) for group in groups], 30 if screen.width >= 110 else 22
+    )
+    width = screen.width - len(labels[0]) - 1
+    lines = [Text("layer x step", "bold").append("  largest norm relative to the layer's own median", "dim")]
+    for label, group in zip(labels, groups, strict=True):
+        relative, bad = _relative(summary, group)
+        lines.append(Text(f"{label} ").append_text(heat(relative, bad, 1.0, width, screen.ink)))
+    return [*lines, heat_legend(screen.ink)]
+
+
+def _neighbours(layers: int, rows: int) -> list[list[int]]:
+    """The indices of layers in at most ``rows`` groups of about equal size.
+
+    >>> _neighbours(5, 2)
+    [[0, 1, 2], [3, 4]]
+    """
+    return [list(group) for _, group in groupby(range(layers), key=lambda i: i * min(rows, layers) // layers)]
+
+
+def _group_label(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+
+
+def _relative(summary: RunSummary, group: Sequence[int]) -> tuple[Array, NDArray[np.bool_]]:
+    """The largest norm of a group relative to each layer's median, and where any gradient is not finite."""
+    medians = np.array([summary.layers[i].median or np.nan for i in group])
+    table = summary.series.layer_norm[:, group].astype(float) / medians
+    largest = np.max(np.where(np.isfinite(table), table, -np.inf), axis=1, initial=-np.inf)
+    bad = np.asarray(summary.series.layer_nonfinite[:, group].any(axis=1), bool)
+    return np.where(largest == -np.inf, np.nan, largest), bad

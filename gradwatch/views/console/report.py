@@ -1,0 +1,188 @@
+"""`gradwatch report`: the verdict, curves, clipping, events and layers of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+from rich.text import Text
+
+from gradwatch.analysis.history import ResumePoint
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.summary import ClippingSummary, RunSummary
+from gradwatch.text import count, duration, number, optimizer_label, share, step_range
+from gradwatch.views.console.draw import bounds_of, chart, with_axis
+from gradwatch.views.console.events import event_groups
+from gradwatch.views.console.layers import layer_strip, layer_table
+from gradwatch.views.console.ranks import rank_lines
+from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
+
+LAYERS, EVENT_GROUPS, STRIP_ROWS = 12, 8, 16
+"""How many layers, groups of events and rows of the heat map a report shows by default."""
+
+
+def report(summary: RunSummary, screen: Screen, layers: int = LAYERS) -> Group:
+    """The whole of `gradwatch report`, with up to ``layers`` rows in the table of layers."""
+    return Group(*report_lines(summary, screen, layers))
+
+
+def report_lines(
+    summary: RunSummary,
+    screen: Screen,
+    layers: int = LAYERS,
+    strip_rows: int = STRIP_ROWS,
+    groups: int = EVENT_GROUPS,
+) -> list[Text]:
+    """The report line by line, its sections parted by empty lines."""
+    sections = [
+        headline(summary, screen),
+        [
+            *norm_lines(summary, screen),
+            *loss_lines(summary, screen),
+            clipping_line(summary.clipping, screen),
+            *weight_lines(summary, screen),
+            *rank_lines(summary, screen),
+        ],
+        event_groups(summary.events, screen, groups),
+        layer_table(summary, screen, layers),
+        layer_strip(summary, screen, strip_rows),
+        next_lines(summary, screen),
+    ]
+    first, *others = [section for section in sections if section]
+    return [*first, *(line for section in others for line in (Text(), *section))]
+
+
+# ------------------------------------------------------------------------------- what run it is
+
+
+def headline(summary: RunSummary, screen: Screen) -> list[Text]:
+    """The verdict with its reason, facts about the run, and notes about what it lacks."""
+    style = SEVERITY_STYLES[summary.verdict]
+    lead = f"{screen.ink.pick('●', '*')} {summary.verdict.upper()}  "
+    lines = screen.wrap(lead, summary.reason, style, style)
+    lines += screen.wrap("  ", screen.ink.pick(" · ", " | ").join(_facts(summary)), style="dim")
+    for note in _notes(summary):
+        lines += screen.wrap("  ", note)
+    if summary.damaged_rows:
+        damaged = f"{count(summary.damaged_rows, 'row')} of the store damaged and left out: restore it from a copy"
+        lines += screen.wrap("  ", damaged, style="red")
+    return lines
+
+
+def _facts(summary: RunSummary) -> list[str]:
+    facts = [
+        summary.run,
+        summary.model,
+        optimizer_label(summary.optimizer_class, summary.learning_rate),
+        f"{step_range(summary.first_step, summary.last_step)} ({summary.steps} recorded)",
+        duration(summary.seconds),
+        "still running, or killed" if summary.running else "",
+        f"attempt {summary.attempts}" if summary.attempts > 1 else "",
+    ]
+    return [fact for fact in facts if fact]
+
+
+def _notes(summary: RunSummary) -> list[str]:
+    notes = []
+    if summary.seams:
+        notes.append(_resumed(summary.seams))
+    if len(summary.optimizers) > 1:
+        names = ", ".join(summary.optimizers)
+        notes.append(f"optimizer {summary.optimizer} of {names}; --optimizer shows another")
+    if summary.dropped_steps:
+        notes.append(f"{count(summary.dropped_steps, 'step')} lost: the disk was too slow, or a rank did not report")
+    if summary.skipped_steps:
+        notes.append(f"{count(summary.skipped_steps, 'step')} skipped (no update)")
+    return notes
+
+
+def _resumed(points: Sequence[ResumePoint], most: int = 3) -> str:
+    """The latest of the points at which the run was resumed."""
+    earlier = len(points) - most
+    more = f"; and {count(earlier, 'time')} before" if earlier > 0 else ""
+    return "; ".join(str(point) for point in points[-most:]) + more
+
+
+def next_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    """The next thing to do."""
+    return screen.wrap("next: ", summary.next, "bold")
+
+
+# -------------------------------------------------------------------------------------- the curves
+
+
+def norm_lines(summary: RunSummary, screen: Screen, height: int = 4) -> list[Text]:
+    """The total norm before clipping: its numbers and its curve."""
+    norm = summary.total_norm
+    head = Text("total norm", "bold")
+    head.append(" before clipping   " if screen.width >= 100 else "  ", "dim")
+    for label, value in (("median", norm.median), ("p99", norm.p99), ("max", norm.max)):
+        head.append(f"{label} ", "dim").append(f"{number(value)}  ")
+    if norm.max_step is not None:
+        head.append("at step ", "dim").append(f"{norm.max_step}  ")
+    head.append("last ", "dim").append(number(norm.last))
+    lines = [head, *_curve(summary.series.total_norm, summary.series.nonfinite, screen, height)]
+    if summary.nonfinite_steps:
+        of_all = f"{summary.nonfinite_steps} of {count(summary.steps, 'step')}"
+        lines.append(Text(f"  {screen.ink.nan} NaN or infinite at {of_all}", "red"))
+    return lines
+
+
+def loss_lines(summary: RunSummary, screen: Screen, height: int = 2) -> list[Text]:
+    """The loss: its numbers and its curve, or how to log it."""
+    loss = summary.loss
+    if loss is None:
+        return [Text("loss  not logged; watch.log(loss=loss) adds it", "dim")]
+    head = Text("loss", "bold")
+    for label, value in (("first", loss.first), ("last", loss.last), ("min", loss.min)):
+        head.append(f"  {label} ", "dim").append(number(value))
+    head.append("  at step ", "dim").append(str(loss.min_step))
+    if loss.nonfinite_steps:
+        head.append(f"  not finite at {count(loss.nonfinite_steps, 'step')}", "red")
+    bad = ~np.isfinite(summary.series.loss) & summary.series.nonfinite
+    return [head, *_curve(summary.series.loss, bad, screen, height, "magenta")]
+
+
+def _curve(values: Array, bad: NDArray[np.bool_], screen: Screen, height: int, style: str = "cyan") -> list[Text]:
+    bounds = bounds_of(values)
+    lines = chart(values, bad, screen.width - 10, height, screen.ink, bounds, style)
+    for line in lines:
+        line.rstrip()
+    return with_axis(lines, bounds, screen.ink)
+
+
+# ------------------------------------------------------------------------------ clipping and weights
+
+
+def clipping_line(clipping: ClippingSummary, screen: Screen) -> Text:
+    """How the run was clipped, at which threshold and how often."""
+    line = Text("clipping", "bold")
+    if clipping.kind is None:
+        return line.append("  none", "dim")
+    if clipping.policy is not None:
+        line.append("  by ", "dim").append(screen.ink.safe(clipping.policy))
+    if clipping.kind != "policy":
+        line.append(f"  by {clipping.kind} at ", "dim").append(number(clipping.threshold))
+    if clipping.threshold_min != clipping.threshold_max:
+        line.append(f" ({number(clipping.threshold_min)} to {number(clipping.threshold_max)})", "dim")
+    line.append("  clipped_fraction ", "dim").append(share(clipping.clipped_fraction))
+    if clipping.kind != "value":
+        line.append("  mean clip_coef ", "dim").append(number(clipping.mean_clip_coef))
+    if clipping.cut_fraction is not None:
+        line.append("  entries cut ", "dim").append(share(clipping.cut_fraction))
+    return line
+
+
+def weight_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    """The sampled weights: how large updates were and which weights grew most."""
+    weights = summary.weights
+    if weights is None:
+        return []
+    text = f"update_ratio median {number(weights.median_update_ratio)}, largest {number(weights.max_update_ratio)}"
+    if weights.max_update_parameter is not None:
+        text += f" in {weights.max_update_parameter} at step {weights.max_update_step}"
+    if weights.max_growth is not None:
+        text += f"; grown most x {number(weights.max_growth)} in {weights.max_growth_parameter}"
+    return screen.wrap("weights  ", f"{text} ({count(weights.samples, 'sample')})", "bold")

@@ -1,0 +1,102 @@
+"""How much room a terminal has, and which characters and colours it can show."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, field
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from gradwatch.text import ascii_only, printable, shorten_all
+
+NARROWEST, WIDEST = 80, 140
+
+SEVERITY_STYLES = {"healthy": "green", "info": "dim", "warning": "yellow", "critical": "bold red"}
+"""The style of a verdict or of an event's severity."""
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_ASCII_LEVELS = " .:-=+*#@"
+
+
+@dataclass(frozen=True, slots=True)
+class Ink:
+    """The characters and colours that a terminal can show."""
+
+    ascii: bool = False
+    colour: bool = True
+
+    @classmethod
+    def of(cls, console: Console) -> Ink:
+        """Plain ASCII if ``NO_COLOR``, ``TERM=dumb`` or the encoding asks for it."""
+        plain = console.no_color or console.is_dumb_terminal or not console.encoding.lower().startswith("utf")
+        return cls(ascii=plain, colour=console.color_system is not None and not plain)
+
+    @property
+    def levels(self) -> str:
+        """Nine characters, from nothing to a full block."""
+        return _ASCII_LEVELS if self.ascii else _EIGHTHS
+
+    @property
+    def nan(self) -> str:
+        """Marks a value that is not finite."""
+        return "N" if self.ascii else "×"  # noqa: RUF001 - a mark, not a letter
+
+    @property
+    def over(self) -> str:
+        """Marks a value above the end of the axis."""
+        return "^" if self.ascii else "▲"
+
+    @property
+    def ellipsis(self) -> str:
+        """Marks where a name was cut."""
+        return ".." if self.ascii else "…"
+
+    @property
+    def bullet(self) -> str:
+        """Begins an item of a list."""
+        return "-" if self.ascii else "•"
+
+    def pick(self, pretty: str, plain: str) -> str:
+        """The first, or the second where only ASCII can be shown."""
+        return plain if self.ascii else pretty
+
+    def safe(self, text: str) -> str:
+        """A text from outside with nothing in it that the terminal would obey or could not show."""
+        text = printable(text)
+        return ascii_only(text) if self.ascii else text
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where a view is drawn: its width in columns and its ink."""
+
+    width: int = NARROWEST
+    ink: Ink = field(default_factory=Ink)
+
+    @classmethod
+    def of(cls, console: Console) -> Screen:
+        """The width of a console, limited to 80 to 140 columns, and its ink."""
+        return cls(width=max(NARROWEST, min(console.width, WIDEST)), ink=Ink.of(console))
+
+    def wrap(self, lead: str, text: str, lead_style: str = "", style: str = "") -> list[Text]:
+        """A text after its lead, wrapped to the width and indented below itself."""
+        lead, text = self.ink.safe(lead), self.ink.safe(text)
+        indent = " " * cell_len(lead)
+        lines = textwrap.wrap(text, max(1, self.width - len(indent)), break_long_words=True) or [""]
+        return [Text.assemble((indent if i else lead, lead_style), (line, style)) for i, line in enumerate(lines)]
+
+    def items(self, texts: tuple[str, ...] | list[str], style: str = "dim") -> list[Text]:
+        """Texts as a list with bullets."""
+        return [line for text in texts for line in self.wrap(f"  {self.ink.bullet} ", text, style)]
+
+    def fit(self, names: list[str] | tuple[str, ...], widest: int, title: str = "") -> list[str]:
+        """Names cut and padded to one width, which is at most ``widest``; different names stay different.
+
+        >>> Screen(ink=Ink(ascii=True)).fit(["out.weight", "encoder.layers.11.self_attn.weight"], 20)
+        ['out.weight          ', 'encoder.l..tn.weight']
+        """
+        safe = [self.ink.safe(name) for name in names]
+        width = min(max([cell_len(title), *map(cell_len, safe)]), widest)
+        return [set_cell_size(name, width) for name in shorten_all(safe, width, self.ink.ellipsis)]

@@ -1,0 +1,135 @@
+"""`gradwatch watch`: the report of a run, drawn again while the run is written."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from gradwatch.analysis.history import newest
+from gradwatch.analysis.run import Run
+from gradwatch.analysis.summary import RunSummary
+from gradwatch.errors import EmptyRun, GradwatchError, RunNotFound
+from gradwatch.text import duration
+from gradwatch.views.console.events import newest_event
+from gradwatch.views.console.report import EVENT_GROUPS, STRIP_ROWS, next_lines, report, report_lines
+from gradwatch.views.console.screen import NARROWEST, Screen
+
+_LEAST_STRIP = 4  # lines: a title, two rows and a legend
+_LEAST_TABLE = 3  # lines: a title, one layer, and how many are not shown
+
+
+def follow(path: Path | None, console: Console, every: float = 1.0) -> None:
+    """Draw the report again and again until q is pressed; draw it once if the output is no terminal.
+
+    A run that does not exist yet is waited for. Without a path, the run is the newest under ``runs/``,
+    looked up each time. Drawing takes at most a third of a processor: a long run is read less often.
+    """
+    if not console.is_terminal:
+        console.print(report(Run(newest() if path is None else path).summary(), Screen.of(console)))
+        return
+    with (
+        _key_presses() as pressed,
+        Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live,
+    ):
+        while True:
+            began = time.monotonic()
+            live.update(view(path, console), refresh=True)
+            if pressed(max(every, 2 * (time.monotonic() - began))) in ("q", "Q"):
+                return
+
+
+def view(path: Path | None, console: Console) -> Group:
+    """The run as it is now: its progress, its newest event and as much of its report as fits."""
+    quits = Text("q quits", "dim")
+    screen = Screen.of(console)
+    try:
+        summary = Run(newest() if path is None else path).summary()
+    except (RunNotFound, EmptyRun):
+        waiting = f"waiting for the first step of {'a run under runs/' if path is None else path}"
+        return Group(Text(screen.ink.safe(waiting), "bold"), quits)
+    except GradwatchError as error:  # the run was deleted or replaced at this very moment
+        return Group(Text(screen.ink.safe(str(error)), "bold red"), quits)
+    head = [_status(summary), *_bar(summary, screen), *newest_event(summary.events, screen)]
+    return Group(*head, *fitted(summary, screen, console.height - len(head)))
+
+
+def fitted(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
+    """A report in at most ``height`` lines.
+
+    Layers and the heat map get the lines that the rest leaves. If nothing is left, fewer groups of
+    events are shown, and at last the lines above the next step are cut.
+    """
+    for groups in (EVENT_GROUPS, 3, 1):
+        lines = report_lines(summary, screen, layers=0, strip_rows=0, groups=groups)
+        free = height - len(lines)
+        if free >= 0:
+            break
+    else:
+        end = next_lines(summary, screen)
+        return [*lines[: max(0, height - len(end))], *end]
+    # The strip adds an empty line, a title and a legend; the table's title replaces its placeholder.
+    rows = min(STRIP_ROWS, len(summary.layers), free // 2)
+    strip = rows + 3 if rows and free >= _LEAST_STRIP + 1 + _LEAST_TABLE else 0
+    layers = free - strip - 1
+    return report_lines(summary, screen, max(0, layers), rows if strip else 0, groups)
+
+
+def _status(summary: RunSummary) -> Text:
+    state = "recording" if summary.running else f"ended: {summary.ended}"
+    return Text(f"{state}, step {summary.last_step}{_progress(summary)}; q quits", "dim")
+
+
+def _progress(summary: RunSummary) -> str:
+    """How far the training is, if its number of steps is known."""
+    if summary.total_steps is None:
+        return ""
+    left = ""
+    if summary.running and summary.seconds_left is not None:
+        left = f", about {duration(summary.seconds_left)} left"
+    return f" of {summary.total_steps}{left}"
+
+
+def _bar(summary: RunSummary, screen: Screen) -> list[Text]:
+    if not summary.total_steps:
+        return []
+    done = min(NARROWEST, NARROWEST * (summary.last_step + 1) // summary.total_steps)
+    full, rest = screen.ink.pick("━", "="), screen.ink.pick("─", "-")
+    return [Text.assemble((full * done, "green"), (rest * (NARROWEST - done), "dim"))]
+
+
+@contextlib.contextmanager
+def _key_presses() -> Iterator[Callable[[float], str]]:
+    """Give a function that waits for a key for some seconds; restore the terminal at the end."""
+    try:
+        import termios
+        import tty
+
+        before = termios.tcgetattr(sys.stdin)
+    except (ImportError, OSError, ValueError):
+        yield _sleep
+        return
+    try:
+        tty.setcbreak(sys.stdin)
+        yield _wait_for_key
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _sleep(seconds: float) -> str:
+    """Wait without a POSIX terminal to read keys from; Ctrl-C ends it."""
+    time.sleep(seconds)
+    return ""
+
+
+def _wait_for_key(seconds: float) -> str:
+    """The key; q if the terminal is gone, which reads as an end of file for ever."""
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return (sys.stdin.read(1) or "q") if ready else ""

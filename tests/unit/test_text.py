@@ -1,0 +1,236 @@
+"""Numbers, durations and names as text: right to what they show, never longer than their column."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradwatch.text import (
+    ascii_only,
+    count,
+    duration,
+    number,
+    optimizer_label,
+    printable,
+    share,
+    shorten,
+    shorten_all,
+    step_range,
+)
+
+FINITE = st.floats(-1e308, 1e308)
+NAMES = st.lists(
+    st.lists(st.sampled_from(["encoder", "layer", "0", "1", "11", "attention_self", "query", "weight", "bias"]))
+    .map(".".join)
+    .filter(bool),
+    min_size=1,
+    max_size=30,
+    unique=True,
+)
+
+
+# ------------------------------------------------------------------------------------------ numbers
+
+
+@given(FINITE)
+def test_a_number_is_right_to_three_digits_and_has_at_most_ten_characters(value):
+    text = number(value)
+    assert len(text) <= 10
+    assert float(text) == pytest.approx(value, rel=0.0051, abs=0.0)
+
+
+@given(st.floats(0, 2.0**127, width=32))
+def test_a_float32_norm_fits_into_its_column(value):
+    assert len(number(value)) <= 8
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (math.nan, "NaN"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (0.0, "0"),
+        (-0.0, "0"),
+        (1, "1"),
+        (1.0, "1"),
+        (1.5, "1.5"),
+        (99.95, "100"),
+        (110.0, "110"),
+        (999.5, "1000"),
+        (12345.7, "12346"),
+        (99_999.4, "99999"),
+        (99_999.5, "1e5"),
+        (1e5, "1e5"),
+        (1.17e28, "1.17e28"),
+        (0.001, "0.001"),
+        (0.000999, "9.99e-4"),
+        (1.25e-4, "1.25e-4"),
+        (5e-324, "4.94e-324"),
+        (1.7976931348623157e308, "1.8e308"),
+        (-2.5, "-2.5"),
+    ],
+)
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+@given(st.floats(min_value=0, max_value=1))
+def test_only_nothing_is_0_percent_and_only_everything_100_percent(value):
+    text = share(value)
+    assert (text == "0%") == (value == 0)
+    assert (text == "100%") == (value == 1)
+    assert len(text) <= 6
+    if text[0] not in "<>":
+        assert float(text.removesuffix("%")) == pytest.approx(100 * value, abs=0.0501)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (math.nan, "NaN"),
+        (math.inf, "inf"),
+        (0.0, "0%"),
+        (1e-300, "<0.01%"),
+        (0.0004, "0.04%"),
+        (0.00096, "0.1%"),
+        (0.01, "1%"),
+        (0.5, "50%"),
+        (0.9994, "99.9%"),
+        (0.9996, ">99.9%"),
+        (1.0, "100%"),
+        (2.5, "250%"),
+    ],
+)
+def test_shares(value, text):
+    assert share(value) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (10**9, "1000000000 steps")]
+)
+def test_counts(amount, text):
+    assert count(amount, "step") == text
+
+
+def test_an_irregular_plural():
+    assert [count(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]
+
+
+def test_a_range_of_one_step_is_a_step():
+    assert [step_range(5), step_range(5, 5), step_range(5, 6)] == ["step 5", "step 5", "steps 5 to 6"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (math.nan, "NaN"),
+        (math.inf, "inf"),
+        (0.0, "0.0 s"),
+        (0.0004, "0.4 ms"),
+        (0.0994, "99 ms"),
+        (0.0996, "0.1 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (3600, "1 h 0 min"),
+        (86_399, "1 d 0 h"),
+        (86_400, "1 d 0 h"),
+        (-3.0, "-3.0 s"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+# -------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("class_name", "rate", "text"),
+    [
+        ("AdamW", 3e-4, "AdamW lr 3e-4"),
+        ("AdamW", None, "AdamW"),
+        ("AdamW", math.nan, "AdamW lr NaN"),
+        ("", 0.1, "optimizer lr 0.1"),
+        ("", None, "optimizer not known"),
+        ("NoOptimizer", None, "no optimizer"),
+        ("ByHand", 0.1, "no optimizer"),
+    ],
+)
+def test_optimizers(class_name, rate, text):
+    assert optimizer_label(class_name, rate) == text
+
+
+@given(st.text())
+def test_a_printable_text_has_no_control_character(text):
+    shown = printable(text)
+    assert shown.isprintable()
+    if text.isprintable():
+        assert shown == text
+
+
+def test_control_characters_are_spelled_as_python_spells_them():
+    assert printable("\x1b[31m\n\u202e\U000e0001\ud800") == r"\x1b[31m\n\u202e\U000e0001\ud800"
+
+
+@given(st.text())
+def test_ascii_is_all_that_is_left(text):
+    assert ascii_only(text).isascii()
+
+
+def test_our_own_signs_have_ascii_words():
+    assert ascii_only("3 × 4 … é") == "3 x 4 ... \\xe9"
+
+
+@given(st.text(), st.integers(0, 60), st.sampled_from(["…", ".."]))
+def test_a_shortened_name_has_at_most_its_width(name, width, mark):
+    short = shorten(name, width, mark)
+    assert len(short) <= width
+    if len(name) <= width:
+        assert short == name
+    elif width > len(mark) + 1:
+        assert mark in short
+        assert short[0] == name[0] or width - len(mark) < 2
+        assert short[-1] == name[-1]
+
+
+@given(NAMES, st.integers(0, 60), st.sampled_from(["…", ".."]))
+def test_shortened_names_fit_and_those_that_fitted_stay(names, width, mark):
+    for name, short in zip(names, shorten_all(names, width, mark), strict=True):
+        assert len(short) <= width
+        if len(name) <= width:
+            assert short == name
+
+
+@given(NAMES, st.integers(22, 60), st.sampled_from(["…", ".."]))
+def test_different_names_stay_different(names, width, mark):
+    assert len(set(shorten_all(names, width, mark))) == len(names)
+
+
+@pytest.mark.parametrize("width", [22, 30, 36])
+def test_layers_that_differ_in_the_middle_of_their_names_can_be_told_apart(width):
+    names = [f"encoder.layer.{i}.attention_self.query.{kind}" for i in range(12) for kind in ("weight", "bias")]
+    shown = shorten_all(names, width)
+    assert len(set(shown)) == 24
+    for name, short in zip(names, shown, strict=True):
+        assert f".{name.split('.')[2]}." in short
+
+
+def test_names_of_200_characters_that_differ_in_one_can_be_told_apart():
+    names = [f"{'a' * 100}{letter}{'b' * 99}" for letter in "xyz"]
+    assert [any(letter in short for letter in "xyz") for short in shorten_all(names, 20)] == [True] * 3
+
+
+def test_no_names_are_no_names():
+    assert shorten_all([], 10) == []
+
+
+def test_equal_names_stay_equal():
+    assert len(set(shorten_all(["x" * 50] * 3, 10))) == 1
