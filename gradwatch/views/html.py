@@ -1,4 +1,4 @@
-"""A run as one file for a browser: the page of the TensorBoard tab with its data inside, which loads nothing."""
+"""A run as one file for the browser: the page of the TensorBoard tab with its data inside. It loads nothing."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 
 from gradwatch import __version__
+from gradwatch.text import count
 from gradwatch.views.json import dumps
 from gradwatch.views.web.files import files, joined
-from gradwatch.views.web.pack import embedded, halved, in_planes, pack
+from gradwatch.views.web.pack import byte_planes, embed, pack, to_bfloat16
 from gradwatch.views.web.view import RunView
 
-STEP_COLUMNS = 1500  # at least so many for a long run, at most twice as many
-LAYER_VALUES = 300_000  # of a statistic, at most twice as many
-FEWEST_COLUMNS = 100
+STEP_COLUMNS = 1500  # a long run has this many columns, at most twice as many
+LAYER_VALUES = 300_000  # of each statistic, at most twice as many
+MIN_LAYER_COLUMNS = 100
 
 STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 
 
 def render(view: RunView) -> str:
-    """The whole file. A long run is joined to columns that keep the least and the largest of their steps."""
+    """The whole file. A long run is reduced to columns that keep the smallest and the largest of their steps."""
     script = joined()
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{allowed}'; style-src 'unsafe-inline'"
@@ -42,7 +43,7 @@ def render(view: RunView) -> str:
 </style>
 </head>
 <body>
-<noscript>This report draws itself with a script. gradwatch report prints the same in a terminal.</noscript>
+<noscript>This report needs JavaScript. `gradwatch report` prints the same in a terminal.</noscript>
 <div id="page"></div>
 <script type="application/json" id="data">{data}</script>
 <script type="module">{script}</script>
@@ -52,36 +53,41 @@ def render(view: RunView) -> str:
 
 
 def _data(view: RunView) -> dict[str, Any]:
+    """The answers that the page would ask a server for."""
     summary = view.summary
     layers = view.layers()
     first, last = summary.first_step, summary.last_step
     series = view.series(first, last, STEP_COLUMNS)
-    columns = max(FEWEST_COLUMNS, LAYER_VALUES // max(1, len(layers["layers"])))
-    tiles, joins = {}, 1
+    columns = max(MIN_LAYER_COLUMNS, LAYER_VALUES // max(1, len(layers["layers"])))
+    tiles, steps_a_column = {}, 1
     for stat in layers["stats"]:
         about, arrays = view.tile(stat, first, last, columns)
-        values = in_planes(halved(np.ascontiguousarray(np.asarray(arrays["values"], np.float32).T)))
-        tiles[stat] = embedded(pack(about, dict(arrays) | {"values": values}))
-        joins = max(joins, about["joined"])
+        values = byte_planes(to_bfloat16(np.ascontiguousarray(np.asarray(arrays["values"], np.float32).T)))
+        tiles[stat] = embed(pack(about, dict(arrays) | {"values": values}))
+        steps_a_column = max(steps_a_column, about["joined"])
+    run = {"name": summary.run, "verdict": summary.verdict, "running": summary.running, "error": None}
     return {
-        "list": {
-            "runs": [{"name": summary.run, "verdict": summary.verdict, "running": summary.running, "error": None}],
-            "folders": [],
-            "note": _note(summary.steps, len(series["first"]), joins),
-        },
+        "list": {"runs": [run], "folders": [], "note": _note(view, len(series["first"]), steps_a_column)},
         "overview": view.overview(),
         "layers": layers,
         "advice": view.advice(),
-        "series": embedded(pack({}, series)),
+        "series": embed(pack({}, series)),
         "tiles": tiles,
     }
 
 
-def _note(steps: int, columns: int, joins: int) -> str:
-    """What the file holds of the run."""
+def _note(view: RunView, columns: int, steps_a_column: int) -> str:
+    """How much of the run the file holds.
+
+    The page shows this sentence below the verdict.
+    """
+    summary = view.summary
+    of_steps, of_layers = "every step", "every step"
+    if columns != summary.steps:
+        of_steps = f"{count(summary.steps, 'step')} as {columns} columns with the smallest and largest value of each"
+    if steps_a_column != 1:
+        of_layers = f"one column for {steps_a_column} steps with the largest value of each"
+    others = [name for name in summary.optimizers if name != summary.optimizer]
+    which = f"optimizer {summary.optimizer} (not {', '.join(others)}); " if others else ""
     made = f"Made by gradwatch {__version__}."
-    of_layers = "every step" if joins == 1 else f"{joins} steps in one, the largest of them kept"
-    of_steps = (
-        "every step" if columns == steps else f"{steps} steps as {columns}, the least and the largest of each kept"
-    )
-    return f"In this file: {of_steps}; of the layers, {of_layers}, to 0.4 %. {made}"
+    return f"In this file: {which}{of_steps}; of the layers, {of_layers}, to 0.4 %. {made}"

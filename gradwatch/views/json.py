@@ -1,10 +1,10 @@
-"""The JSON contracts. NaN and infinities are the strings "NaN", "Infinity" and "-Infinity"."""
+"""The JSON of each command. NaN and infinity become the strings "NaN", "Infinity" and "-Infinity"."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,10 +12,54 @@ from gradwatch.analysis.recommend import Agreement, Recommendation
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.record import Event
 from gradwatch.script.tune import Tuning
+from gradwatch.text import NO_OPTIMIZER_CLASSES
+
+_MORE_OF_A_REPORT = (
+    "reason",
+    "next",
+    "model",
+    "optimizer",
+    "optimizer_class",
+    "optimizers",
+    "first_step",
+    "last_step",
+    "attempts",
+    "seconds",
+    "total_steps",
+    "seconds_left",
+    "running",
+    "ended",
+    "dropped_steps",
+    "damaged_rows",
+    "learning_rate",
+    "noise_scale",
+)
+_CONTRACT_OF_A_RECOMMENDATION = (
+    "max_norm",
+    "low",
+    "high",
+    "policy",
+    "clipped_fraction",
+    "confidence",
+    "refused",
+    "reasons",
+    "apply",
+)
+_MORE_OF_A_RECOMMENDATION = (
+    "run",
+    "clip",
+    "mean_clip_coef",
+    "usable_steps",
+    "worst_norm",
+    "record_at",
+    "tail_index",
+    "tail_low",
+    "tail_high",
+)
 
 
 def dumps(value: object, indent: int | None = 2) -> str:
-    """Valid JSON of anything made of dicts, lists, numbers, strings and None.
+    """Encode dicts, lists, numbers, strings and None as valid JSON.
 
     >>> print(dumps({"x": float("nan"), "y": [float("-inf"), 1.5]}))
     {
@@ -26,25 +70,27 @@ def dumps(value: object, indent: int | None = 2) -> str:
       ]
     }
     """
-    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+def _finite(value: object) -> object:
+    """The same with strings for the numbers that JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
 
 
 def events(found: Iterable[Event]) -> list[dict[str, Any]]:
+    """`gradwatch events --json`."""
     return [event.as_dict() for event in found]
 
 
 def report(summary: RunSummary) -> dict[str, Any]:
-    """The keys of the contract first, in its order, then the rest."""
+    """`gradwatch report --json`: the keys of the contract first, in its order, then the rest."""
     contract = {
         "run": summary.run,
         "steps": summary.steps,
@@ -56,27 +102,9 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "events": events(summary.events),
         "layers": [asdict(layer) for layer in summary.layers],
     }
-    names = [
-        "reason",
-        "next",
-        "model",
-        "optimizer",
-        "optimizer_class",
-        "optimizers",
-        "first_step",
-        "last_step",
-        "attempts",
-        "seconds",
-        "total_steps",
-        "seconds_left",
-        "running",
-        "ended",
-        "dropped_steps",
-        "damaged_rows",
-        "learning_rate",
-        "noise_scale",
-    ]
-    more = {name: getattr(summary, name) for name in names}
+    more = {name: getattr(summary, name) for name in _MORE_OF_A_REPORT}
+    if summary.optimizer_class in NO_OPTIMIZER_CLASSES:
+        more["optimizer_class"] = "no optimizer"
     more["seams"] = [asdict(seam) for seam in summary.seams]
     more["ranks"] = [asdict(rank) for rank in summary.ranks]
     parts = {name: getattr(summary, name) for name in ("loss", "weights")}
@@ -84,22 +112,9 @@ def report(summary: RunSummary) -> dict[str, Any]:
 
 
 def recommendation(advice: Recommendation) -> dict[str, Any]:
-    contract = ["max_norm", "low", "high", "policy", "clipped_fraction", "confidence", "refused", "reasons"]
-    more = [
-        "run",
-        "clip",
-        "mean_clip_coef",
-        "usable_steps",
-        "worst_norm",
-        "record_at",
-        "tail_index",
-        "tail_low",
-        "tail_high",
-    ]
+    """`gradwatch recommend --json`: the keys of the contract first, in its order, then the rest."""
     return (
-        {name: getattr(advice, name) for name in contract}
-        | {"apply": advice.apply}
-        | {name: getattr(advice, name) for name in more}
+        {name: getattr(advice, name) for name in _CONTRACT_OF_A_RECOMMENDATION + _MORE_OF_A_RECOMMENDATION}
         | {"first": advice.fix_first}
         | {"phases": [asdict(phase) for phase in advice.phases]}
         | {"what_if": [asdict(row) for row in advice.what_if]}
@@ -107,7 +122,7 @@ def recommendation(advice: Recommendation) -> dict[str, Any]:
 
 
 def agreement(found: Agreement) -> dict[str, Any]:
-    """The advice for all, with that of each run and how far they are apart."""
+    """`gradwatch recommend RUN RUN --json`: the advice for all runs, each run's own, and how far they differ."""
     return recommendation(found.together) | {
         "spread": found.spread,
         "runs": [recommendation(advice) for advice in found.each],
@@ -115,5 +130,5 @@ def agreement(found: Agreement) -> dict[str, Any]:
 
 
 def tuning(found: Tuning) -> dict[str, Any]:
-    """The verdict of an experiment and every trial."""
+    """`gradwatch tune --json`: the verdict of an experiment and every trial."""
     return asdict(found)

@@ -1,186 +1,205 @@
-"""A summary as HTML without script, for a notebook: untrusted notebooks and code hosts strip scripts."""
+"""A summary as HTML for a notebook. It has no script: untrusted notebooks and code hosts remove scripts.
+
+Texts with a colour of their own have a background of their own too, so that they can be read in a
+light and in a dark notebook; all others take the notebook's colour.
+"""
 
 from __future__ import annotations
 
 import base64
 import math
-import struct
-import zlib
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.analysis.statistics.quantiles import any_in, spike_safe
+from gradwatch.analysis.statistics.quantiles import Array, any_in, spike_safe
 from gradwatch.analysis.summary import LayerSummary, RunSummary
-from gradwatch.views.draw import Array, count, number, printable, share
+from gradwatch.text import count, number, optimizer_label, printable, share, shorten_all, step_range
+from gradwatch.views import png
 
-WIDTH, HEIGHT, COLUMNS = 640, 72, 480
-MOST_ROWS, MOST_EVENTS, MOST_LAYERS = 64, 6, 6
+WIDTH, HEIGHT = 640, 72  # pixels of a chart
+MAX_COLUMNS = 480  # of a chart or the heat map; a column shows the largest value of its steps
+MAX_ROWS = 64  # of the heat map; a row shows the largest value of its layers
+MAX_EVENTS, MAX_LAYERS = 6, 6
+NAME_WIDTH = 60  # characters of a layer's name
 
-_VERDICTS = {"healthy": "#1a7f37", "warning": "#9a5b00", "critical": "#b3261e"}
+_BADGES = {"healthy": "#1a7f37", "info": "#57606a", "warning": "#8a5000", "critical": "#b3261e"}
+_LINE = "#0072b2"
 _BAD = (214, 0, 108)
-_AROUND = ((8, 48, 107), (107, 174, 214), (236, 236, 236), (253, 141, 60), (127, 39, 4))  # 1/100, level, x 100
+_SCALE = ((8, 48, 107), (107, 174, 214), (236, 236, 236), (253, 141, 60), (127, 39, 4))
+_SCALE_ENDS = 100.0  # the last colour is for 100 times a layer's median, the first for a hundredth
 _SHADES = 33
+_UNKNOWN, _NOT_FINITE = 0, _SHADES + 1  # codes of the heat map; 1 to _SHADES are the shades
 
 
 def render(summary: RunSummary) -> str:
-    """The verdict, the norm and the loss over steps, layers x steps, events and the most telling layers."""
-    parts = [_head(summary), _chart("total norm", summary.series.total_norm, summary.series.nonfinite, summary)]
+    """The verdict, curves of norm and loss, a heat map of layers by steps, events, and a table of layers."""
+    series = summary.series
+    parts = [_head(summary), _chart("total norm", series.total_norm, series.nonfinite, summary)]
     if summary.loss is not None:
-        parts.append(_chart("loss", summary.series.loss, summary.series.loss_nonfinite, summary))
+        parts.append(_chart("loss", series.loss, series.loss_nonfinite, summary))
     if summary.layers:
-        parts.append(_heat(summary))
+        parts.append(_heat_map(summary))
     if summary.events:
         parts.append(_events(summary))
     if summary.layers:
         parts.append(_layers(summary))
-    return (
-        f'<div style="font-family:system-ui,sans-serif;font-size:13px;max-width:{WIDTH + 20}px">{"".join(parts)}</div>'
-    )
+    style = f"font-family:system-ui,sans-serif;font-size:13px;max-width:{WIDTH + 20}px"
+    return f'<div style="{style}">{"".join(parts)}</div>'
 
 
 def _text(value: object) -> str:
     return escape(printable(str(value)))
 
 
+def _badge(severity: str, text: str) -> str:
+    """White text on the colour of a severity."""
+    style = f"background:{_BADGES[severity]};color:#fff;padding:0 5px;border-radius:3px"
+    return f'<b style="{style}">{_text(text)}</b>'
+
+
 def _head(summary: RunSummary) -> str:
     clipping = summary.clipping
     clipped = "not clipped" if clipping.kind is None else f"clipped_fraction {share(clipping.clipped_fraction)}"
+    several = len(summary.optimizers) > 1
     facts = [
         summary.run,
         summary.model,
-        f"{summary.optimizer_class} lr {number(summary.learning_rate)}",
-        f"steps {summary.first_step} to {summary.last_step}",
+        f"optimizer {summary.optimizer} of {', '.join(summary.optimizers)}" if several else "",
+        optimizer_label(summary.optimizer_class, summary.learning_rate),
+        step_range(summary.first_step, summary.last_step),
         f"total norm: median {number(summary.total_norm.median)}, max {number(summary.total_norm.max)}",
         clipped,
     ]
     return (
-        f'<p style="margin:4px 0"><b style="color:{_VERDICTS[summary.verdict]}">{summary.verdict.upper()}</b>'
-        f" {_text(summary.reason)}<br/><small>{_text(' · '.join(fact for fact in facts if fact))}</small><br/>"
+        f'<p style="margin:4px 0">{_badge(summary.verdict, summary.verdict.upper())} {_text(summary.reason)}<br/>'
+        f"<small>{_text(' · '.join(fact for fact in facts if fact))}</small><br/>"
         f"<small><b>next:</b> {_text(summary.next)}</small></p>"
     )
 
 
+# -------------------------------------------------------------------------------------- the charts
+
+
 def _chart(title: str, values: Array, bad: NDArray[np.bool_], summary: RunSummary) -> str:
-    """The largest value of each column on a logarithmic axis, and marks where one is not finite."""
-    tops = spike_safe(values, COLUMNS)
-    marks = any_in(bad, COLUMNS)
+    """The largest value of each column on a logarithmic axis, with a bar at each that is not finite."""
+    tops = spike_safe(values, MAX_COLUMNS)
     positive = tops[tops > 0]
     if not len(positive):
         return ""
     low, high = float(positive.min()), float(positive.max())
+    step = WIDTH / len(tops)
+    lines = "".join(
+        f'<polyline points="{points}" fill="none" stroke="{_LINE}" stroke-width="1.2"/>'
+        for points in _polylines(tops, low, high, step)
+    )
+    bars = "".join(
+        f'<rect x="{i * step:.1f}" y="0" width="{max(step, 2):.1f}" height="{HEIGHT}" fill="rgb{_BAD}"/>'
+        for i in np.flatnonzero(any_in(bad, MAX_COLUMNS))
+    )
+    ends = number(low) if number(low) == number(high) else f"{number(low)} to {number(high)}"
+    label = f"{title}, logarithmic, {ends}, {step_range(summary.first_step, summary.last_step)}"
+    return (
+        f'<div><small>{title} <span style="opacity:.8">{ends}</span></small><br/>'
+        f'<svg role="img" aria-label="{label}" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f"{bars}{lines}</svg></div>"
+    )
+
+
+def _polylines(tops: Array, low: float, high: float, step: float) -> list[str]:
+    """The points of each stretch of positive values. A single value becomes a short line, for a point has no length."""
     span = max(math.log(high) - math.log(low), 1e-9)
-    wide = WIDTH / len(tops)
-    points: list[str] = []
-    lines: list[list[str]] = []
+    stretches: list[list[tuple[float, float]]] = [[]]
     for i, top in enumerate(tops.tolist()):
         if not top > 0:
-            lines.append(points)
-            points = []
+            stretches.append([])
             continue
         y = 4 + (HEIGHT - 8) * (1 - (math.log(top) - math.log(low)) / span)
-        points.append(f"{(i + 0.5) * wide:.1f},{y:.1f}")
-    drawn = "".join(
-        f'<polyline points="{" ".join(line)}" fill="none" stroke="#0072b2" stroke-width="1.2"/>'
-        for line in [*lines, points]
-        if line
-    )
-    crosses = "".join(
-        f'<rect x="{i * wide:.1f}" y="0" width="{max(wide, 2):.1f}" height="{HEIGHT}" fill="rgb{_BAD}" opacity=".6"/>'
-        for i in np.flatnonzero(marks)
-    )
-    ends = f"{number(low)} to {number(high)}"
-    label = f"{title}, logarithmic, {ends}, steps {summary.first_step} to {summary.last_step}"
-    return (
-        f'<div><small>{title} <span style="opacity:.7">{ends}</span></small><br/>'
-        f'<svg role="img" aria-label="{label}" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
-        f"{crosses}{drawn}</svg></div>"
-    )
+        stretches[-1].append(((i + 0.5) * step, y))
+    lines = []
+    for points in filter(None, stretches):
+        ends = points if len(points) > 1 else [(points[0][0] - 1, points[0][1]), (points[0][0] + 1, points[0][1])]
+        lines.append(" ".join(f"{x:.1f},{y:.1f}" for x, y in ends))
+    return lines
 
 
-def _heat(summary: RunSummary) -> str:
-    """Each layer's largest norm in a column beside its own median, from a hundredth to a hundredfold."""
-    rows = min(MOST_ROWS, len(summary.layers))
-    codes = np.zeros((rows, min(COLUMNS, summary.steps)), np.uint8)
+# ------------------------------------------------------------------------------------- the heat map
+
+
+def _heat_map(summary: RunSummary) -> str:
+    """The largest norm of each column relative to the layer's median, as a picture."""
+    rows = min(MAX_ROWS, len(summary.layers))
+    codes = np.zeros((rows, min(MAX_COLUMNS, summary.steps)), np.uint8)
     for index, layer in enumerate(summary.layers):
         row = codes[index * rows // len(summary.layers)]
         np.maximum(row, _codes(summary, index, layer.median), out=row)
-    data = base64.b64encode(png(codes, _palette())).decode()
+    data = base64.b64encode(png.encode(codes, _palette())).decode()
+    height = max(48, min(6 * rows, 240))
     return (
-        f"<div><small>layers by steps: the largest norm beside the layer's own median, from 1/100 (blue) to 100 times"
-        f' (dark orange); pink: not finite</small><br/><img alt="layers by steps of {_text(summary.run)}"'
-        f' src="data:image/png;base64,{data}" style="width:{WIDTH}px;height:{max(48, min(6 * rows, 240))}px;'
-        'image-rendering:pixelated"/></div>'
+        "<div><small>layers by steps: the largest norm relative to the layer's own median, from 1/100 (blue)"
+        f' to 100 times (dark orange); pink: not finite</small><br/><img alt="layers by steps of {_text(summary.run)}"'
+        f' src="data:image/png;base64,{data}" style="width:{WIDTH}px;height:{height}px;image-rendering:pixelated"/>'
+        "</div>"
     )
 
 
-def _codes(summary: RunSummary, index: int, level: float | None) -> NDArray[np.uint8]:
-    """0: nothing known; then the shades; the last: not finite."""
-    norms = summary.series.layer_norm[:, index].astype(float)
-    tops = spike_safe(norms, COLUMNS)
+def _codes(summary: RunSummary, index: int, median: float | None) -> NDArray[np.uint8]:
+    """The code of each column of a layer."""
+    tops = spike_safe(summary.series.layer_norm[:, index].astype(float), MAX_COLUMNS)
     with np.errstate(divide="ignore", invalid="ignore"):
-        place = np.log(tops / level) / math.log(100.0) if level else np.full(len(tops), np.nan)
+        place = np.log(tops / median) / math.log(_SCALE_ENDS) if median else np.full(len(tops), np.nan)
     shade = 1 + np.rint((np.clip(np.nan_to_num(place, neginf=-1.0), -1, 1) + 1) / 2 * (_SHADES - 1))
-    codes = np.where(np.isnan(tops), 0, shade).astype(np.uint8)
-    codes[any_in(summary.series.layer_nonfinite[:, index], COLUMNS)] = _SHADES + 1
+    codes = np.where(np.isnan(tops), _UNKNOWN, shade).astype(np.uint8)
+    codes[any_in(summary.series.layer_nonfinite[:, index], MAX_COLUMNS)] = _NOT_FINITE
     return codes
 
 
 def _palette() -> list[tuple[int, int, int]]:
-    shades = []
-    for i in range(_SHADES):
-        at = i / (_SHADES - 1) * (len(_AROUND) - 1)
-        low = min(int(at), len(_AROUND) - 2)
-        pairs = zip(_AROUND[low], _AROUND[low + 1], strict=True)
-        shades.append(tuple(round(a + (b - a) * (at - low)) for a, b in pairs))
-    return [(255, 255, 255), *((r, g, b) for r, g, b in shades), _BAD]
+    """A transparent colour, the shades between the colours of the scale, and the colour of NaN and infinity."""
+    places = np.linspace(0, len(_SCALE) - 1, _SHADES)
+    channels = [np.interp(places, range(len(_SCALE)), [colour[c] for colour in _SCALE]) for c in range(3)]
+    shades = [(round(r), round(g), round(b)) for r, g, b in zip(*channels, strict=True)]
+    return [(255, 255, 255), *shades, _BAD]
 
 
-def png(codes: NDArray[np.uint8], palette: list[tuple[int, int, int]]) -> bytes:
-    r"""A picture of ``codes``, (height, width), in the colours that they number; the first colour is transparent.
-
-    The format is that of ISO/IEC 15948, with a palette and no filters.
-
-    >>> png(np.zeros((1, 1), np.uint8), [(0, 0, 0)])[:8]
-    b'\x89PNG\r\n\x1a\n'
-    """
-    height, width = codes.shape
-    lines = np.concatenate([np.zeros((height, 1), np.uint8), codes], axis=1)
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-        (b"PLTE", bytes(value for colour in palette for value in colour)),
-        (b"tRNS", b"\0"),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
-        (b"IEND", b""),
-    ]
-    packed = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+# ------------------------------------------------------------------------------- events and layers
 
 
 def _events(summary: RunSummary) -> str:
+    several = len(summary.optimizers) > 1
     items = "".join(
-        f'<li><b style="color:{_VERDICTS.get(event.severity, "inherit")}">{event.severity} {_text(event.kind)}</b>'
-        f" step {event.step}: {_text(event.message)}</li>"
-        for event in summary.events[:MOST_EVENTS]
+        f"<li>{_badge(event.severity, f'{event.severity} {event.kind}')} step {event.step}"
+        f"{_text(f', optimizer {event.optimizer}' if several else '')}: {_text(event.message)}</li>"
+        for event in summary.events[:MAX_EVENTS]
     )
-    more = len(summary.events) - MOST_EVENTS
-    left = f"<small>{count(more, 'more event')}: <code>.events()</code></small>" if more > 0 else ""
-    return f'<ul style="margin:4px 0;padding-left:18px">{items}</ul>{left}'
+    more = _more(len(summary.events) - MAX_EVENTS, "more event", ".events()")
+    return f'<ul style="margin:4px 0;padding-left:18px">{items}</ul>{more}'
 
 
 def _layers(summary: RunSummary) -> str:
-    shown = [summary.layers[i] for i in summary.telling[:MOST_LAYERS]]
+    shown = [summary.layers[i] for i in summary.telling[:MAX_LAYERS]]
+    names = shorten_all([printable(layer.name) for layer in shown], NAME_WIDTH)
     head = "".join(f"<th>{title}</th>" for title in ("layer", "median", "p99", "max", "at step", "last", "not finite"))
-    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(layer))}</tr>" for layer in shown)
-    more = len(summary.layers) - len(shown)
-    left = f"<small>{count(more, 'more layer')}: <code>.layers()</code></small>" if more > 0 else ""
-    return f"<table style='font-size:12px'><tr>{head}</tr>{rows}</table>{left}"
+    rows = "".join(_row(layer, name) for layer, name in zip(shown, names, strict=True))
+    more = _more(len(summary.layers) - len(shown), "more layer", ".layers()")
+    return f"<table style='font-size:12px'><tr>{head}</tr>{rows}</table>{more}"
 
 
-def _cells(layer: LayerSummary) -> list[str]:
-    at = "-" if layer.max_step is None else str(layer.max_step)
-    norms = [number(layer.median), number(layer.p99), number(layer.max), at, number(layer.last)]
-    return [_text(layer.name), *norms, str(layer.nonfinite_steps)]
+def _row(layer: LayerSummary, name: str) -> str:
+    cells: Sequence[str] = (
+        number(layer.median),
+        number(layer.p99),
+        number(layer.max),
+        "-" if layer.max_step is None else str(layer.max_step),
+        number(layer.last),
+        str(layer.nonfinite_steps),
+    )
+    first = f'<td title="{_text(layer.name)}">{escape(name)}</td>'
+    return f"<tr>{first}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _more(amount: int, thing: str, method: str) -> str:
+    """How many are not shown, and the method that has them."""
+    return f"<small>{count(amount, thing)}: <code>{method}</code></small>" if amount > 0 else ""

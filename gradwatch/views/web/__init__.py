@@ -1,1 +1,1 @@
-"""What the page in a browser is shown of a run, at the zoom that it asks for; the page itself is in dashboards/."""
+"""The page for the browser: its files, and the data that it asks for at any zoom."""

@@ -1,4 +1,4 @@
-"""The runs below TensorBoard's folders, found in the background and kept at hand while they are looked at."""
+"""The runs below TensorBoard's folders: found in the background, kept open while they are looked at."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ from gradwatch.store import FILE_NAME
 from gradwatch.views.web.pack import pack
 from gradwatch.views.web.view import RunView, written
 
-KEPT_VIEWS = 8
-KEPT_BYTES = 512 * 2**20  # of the layers of all views
-MOST_COLUMNS = 4000
-AT_LEAST = 2.0  # seconds from one look for runs to the next; longer where a look takes long
+MAX_VIEWS = 8  # kept open
+MAX_BYTES = 512 * 2**20  # of the layers of all views
+MAX_COLUMNS = 4000  # that a query may ask for
+MIN_INTERVAL = 2.0  # seconds between two scans of the folders
+SCAN_SHARE = 0.1  # of the time that scanning may take, at most
+_PATIENCE = 10.0  # seconds that an answer waits for the first scan
 
 
 class Gallery:
-    """Answers what the page asks. A run is named by its path below the folder; no path comes from a request."""
+    """Answers the page's queries. Threads may share it.
+
+    A run's name is its path below a folder. A query names one of the runs found; it never gives a path.
+
+    Args:
+        folders: by the prefix of the names of their runs.
+    """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._folders = dict(folders)
@@ -32,62 +40,67 @@ class Gallery:
         self._views: OrderedDict[tuple[Path, str | None], RunView] = OrderedDict()
         self._verdicts: dict[Path, tuple[object, dict[str, Any]]] = {}
         self._found: dict[str, Path] = {}
-        self._looked = threading.Event()
-        self._looking = threading.Lock()
-        self._next_look = 0.0
-        self._look()
+        self._scanned = threading.Event()
+        self._scanning = threading.Lock()
+        self._next_scan = 0.0
+        self._scan_if_due()
 
     def any_found(self) -> bool:
-        """At once, from the last look; waits a little for the first."""
-        self._look()
-        self._looked.wait(1.0)
+        """Whether the last scan found a run. Waits up to a second for the first scan."""
+        self._scan_if_due()
+        self._scanned.wait(1.0)
         return bool(self._found)
 
-    def _look(self) -> None:
-        """Look for runs in a thread, if it is time to."""
-        if time.monotonic() < self._next_look or not self._looking.acquire(blocking=False):
+    def _scan_if_due(self) -> None:
+        """Scan the folders in a thread of its own, if the last scan is old enough."""
+        if time.monotonic() < self._next_scan or not self._scanning.acquire(blocking=False):
             return
-        threading.Thread(target=self._walk, daemon=True, name="gradwatch-gallery").start()
+        threading.Thread(target=self._scan, daemon=True, name="gradwatch-gallery").start()
 
-    def _walk(self) -> None:
+    def _scan(self) -> None:
         began = time.monotonic()
         try:
-            self._found = dict(sorted(stores(self._folders)))
+            self._found = dict(sorted(find_stores(self._folders)))
         finally:
-            self._next_look = time.monotonic() + max(AT_LEAST, 10 * (time.monotonic() - began))
-            self._looked.set()
-            self._looking.release()
+            took = time.monotonic() - began
+            self._next_scan = time.monotonic() + max(MIN_INTERVAL, took / SCAN_SHARE)
+            self._scanned.set()
+            self._scanning.release()
 
     # ------------------------------------------------------------------------------------- answers
 
     def listing(self) -> dict[str, Any]:
-        """Every run, the one written last first, and the folders that were looked through."""
-        self._look()
-        self._looked.wait(10.0)
+        """Every run, the one written last first, and the folders that were scanned."""
+        self._scan_if_due()
+        self._scanned.wait(_PATIENCE)
         entries = [{"name": name, **self._at_a_glance(path)} for name, path in self._found.items()]
         entries.sort(key=lambda entry: -entry["written"])
         return {"runs": entries, "folders": [str(folder) for folder in self._folders.values()]}
 
     def overview(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """As of now; the other answers are as of the last overview."""
+        """The run as it is now. All other answers are as of the last overview."""
         return self._view(query, refresh=True).overview()
 
     def layers(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """`RunView.layers`."""
         return self._view(query).layers()
 
     def advice(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """`RunView.advice`."""
         return self._view(query).advice()
 
     def series(self, query: Mapping[str, str]) -> bytes:
+        """`RunView.series`, packed. The query has from, to and columns."""
         return pack({}, self._view(query).series(*_zoom(query)))
 
     def tile(self, query: Mapping[str, str]) -> bytes:
+        """`RunView.tile`, packed. The query has stat, from, to and columns."""
         return pack(*self._view(query).tile(query.get("stat", "norm"), *_zoom(query)))
 
     # --------------------------------------------------------------------------------------- views
 
     def _view(self, query: Mapping[str, str], refresh: bool = False) -> RunView:
-        self._looked.wait(10.0)
+        self._scanned.wait(_PATIENCE)
         path = self._found.get(query.get("run", ""))
         if path is None:
             raise LookupError(f"there is no run {query.get('run', '')!r} in the folders that TensorBoard shows")
@@ -101,20 +114,21 @@ class Gallery:
         with self._lock:
             self._views[key] = view
             self._views.move_to_end(key)
-            while len(self._views) > 1 and (
-                len(self._views) > KEPT_VIEWS or sum(each.nbytes for each in self._views.values()) > KEPT_BYTES
-            ):
+            while len(self._views) > 1 and self._is_over_limits():
                 self._views.popitem(last=False)
         return view
 
+    def _is_over_limits(self) -> bool:
+        return len(self._views) > MAX_VIEWS or sum(view.nbytes for view in self._views.values()) > MAX_BYTES
+
     def _at_a_glance(self, path: Path) -> dict[str, Any]:
-        """Its verdict and when it was written, kept as long as its file stays as it is."""
+        """The verdict and the time of the last write, cached while the file stays the same."""
         try:
             stamp = written(path)
             if self._verdicts.get(path, (None, {}))[0] != stamp:
                 glance = _glance(path) | {"written": max(nanoseconds for nanoseconds, _ in stamp) / 1e9}
                 self._verdicts[path] = stamp, glance
-        except (OSError, ValueError) as error:  # deleted meanwhile
+        except (OSError, ValueError) as error:  # the run was deleted meanwhile
             return {"verdict": None, "error": str(error), "written": 0.0}
         return self._verdicts[path][1]
 
@@ -130,8 +144,8 @@ def _glance(path: Path) -> dict[str, Any]:
         return {"verdict": None, "running": False, "optimizers": [], "error": str(error)}
 
 
-def stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """The store of every run below the folders, by its name. A link that leads out of a folder is not followed."""
+def find_stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    """The name and the store of every run below the folders. Links that lead out of a folder are not followed."""
     for prefix, folder in folders.items():
         root = folder.resolve()
         for parent, _, files in os.walk(root):
@@ -142,13 +156,13 @@ def stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
 
 
 def _zoom(query: Mapping[str, str]) -> tuple[float, float, int]:
-    """From which step to which, in how many columns."""
+    """The first step, the last step and the number of columns."""
     try:
         first, last, columns = float(query["from"]), float(query["to"]), int(query["columns"])
     except (KeyError, ValueError) as error:
         raise BadArgument(
             f"from, to and columns are {dict(query)!r}; expected two steps and a whole number."
         ) from error
-    if not 1 <= columns <= MOST_COLUMNS:
-        raise BadArgument(f"columns is {columns}; expected 1 to {MOST_COLUMNS}.")
+    if not 1 <= columns <= MAX_COLUMNS:
+        raise BadArgument(f"columns is {columns}; expected 1 to {MAX_COLUMNS}.")
     return first, last, columns

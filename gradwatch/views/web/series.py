@@ -1,4 +1,4 @@
-"""What changes from step to step of a run, at any zoom: the least and the largest of every few steps."""
+"""The values of each step at any zoom: the smallest and the largest of every few steps."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.summary import Series
 
 BANDS = ("total_norm", "left_norm", "max_norm", "clip_coef", "loss", "learning_rate")
+"""The series of which a column holds the smallest and the largest value."""
+
+_CLIPPED_WINDOWS = 100  # the share of clipped steps is taken over a hundredth of the steps shown
 
 
 def at_zoom(series: Series, first: float, last: float, columns: int) -> dict[str, NDArray[np.generic]]:
-    """The steps from ``first`` to ``last`` in one to two times ``columns``; each step, where there are fewer.
+    """The steps from ``first`` to ``last`` in one to two times as many columns as asked for.
 
-    Every column joins as many steps; ``first`` and ``last`` tell which. Of each of `BANDS` it has the
-    least and the largest finite value (NaN where there is none), ``.low`` and ``.high``; of the total
-    norm also the step of the largest, ``total_norm.at``. ``nonfinite`` and ``loss.bad`` tell at how many
-    of its steps the gradient and the loss were not finite, ``infinite`` at how many the total norm was
-    infinite. ``clipped`` is the share of the steps clipped in a window that ends with the column and is
-    a hundredth of the steps shown, or the column where that is longer.
+    Every column joins the same number of steps, a power of two. If there are fewer steps than columns,
+    each has its own.
+
+    Returns:
+        Arrays with one entry a column:
+
+        - ``first``, ``last``: the steps that it joins.
+        - of each of `BANDS`, ``.low`` and ``.high``: the smallest and the largest finite value, or NaN.
+        - ``total_norm.at``: the step of the largest total norm.
+        - ``nonfinite``, ``infinite``, ``loss.bad``: at how many steps the gradient was not finite, the
+          total norm was infinite, the loss was not finite.
+        - ``clipped``: the share of steps clipped in a window that ends with the column. The window is a
+          hundredth of the steps shown, or the column if that is longer.
 
     >>> from gradwatch.analysis.run import Run
     >>> shown = at_zoom(Run(example_run).summary().series, 0, 399, 100)
@@ -28,44 +38,47 @@ def at_zoom(series: Series, first: float, last: float, columns: int) -> dict[str
     """
     begin = int(np.searchsorted(series.step, first))
     end = int(np.searchsorted(series.step, last, side="right"))
-    block = 1
-    while end - begin > 2 * columns * block:
-        block *= 2
-    begin -= begin % block
-    end = min(len(series.step), -(-end // block) * block)
-    shown: dict[str, NDArray[np.generic]] = {}
-    starts = np.arange(begin, end, block)
-    shown["first"] = series.step[starts]
-    shown["last"] = series.step[np.minimum(starts + block, end) - 1] if len(starts) else series.step[:0]
+    size = 1
+    while end - begin > 2 * columns * size:
+        size *= 2
+    begin -= begin % size
+    end = min(len(series.step), -(-end // size) * size)
+    starts = np.arange(begin, end, size)
+    ends = np.minimum(starts + size, end)
+    shown: dict[str, NDArray[np.generic]] = {"first": series.step[starts], "last": series.step[ends - 1]}
     for name in BANDS:
-        table = _blocks(getattr(series, name)[begin:end], block)
-        shown[f"{name}.low"], shown[f"{name}.high"] = _ends(table)
-    norms = np.nan_to_num(_blocks(series.total_norm[begin:end], block), nan=-1.0, posinf=-1.0, neginf=-1.0)
-    shown["total_norm.at"] = series.step[np.minimum(starts + norms.argmax(axis=1), end - 1)] if len(starts) else starts
-    shown["clipped"] = _share(series.clipped, np.minimum(starts + block, end), max(block, (end - begin) // 100))
-    shown["infinite"] = np.nansum(_blocks(np.isinf(series.total_norm[begin:end]).astype(float), block), axis=1)
-    shown["nonfinite"] = np.nansum(_blocks(series.nonfinite[begin:end].astype(float), block), axis=1)
-    shown["loss.bad"] = np.nansum(_blocks(series.loss_nonfinite[begin:end].astype(float), block), axis=1)
+        shown[f"{name}.low"], shown[f"{name}.high"] = _extremes(_blocks(getattr(series, name)[begin:end], size))
+    norms = _blocks(series.total_norm[begin:end], size)
+    largest = np.where(np.isfinite(norms), norms, -1.0).argmax(axis=1) if len(starts) else starts
+    shown["total_norm.at"] = series.step[np.minimum(starts + largest, end - 1)]
+    shown["clipped"] = _share_before(series.clipped, ends, max(size, (end - begin) // _CLIPPED_WINDOWS))
+    for name, flags in (
+        ("infinite", np.isinf(series.total_norm)),
+        ("nonfinite", series.nonfinite),
+        ("loss.bad", series.loss_nonfinite),
+    ):
+        shown[name] = np.nansum(_blocks(flags[begin:end].astype(float), size), axis=1)
     return shown
 
 
-def _blocks(values: Array, block: int) -> Array:
-    """As rows of ``block`` values, the last filled up with NaN."""
-    rows = -(-len(values) // block)
-    table = np.full(rows * block, np.nan)
+def _blocks(values: Array, size: int) -> Array:
+    """The values in rows of ``size``, the last row filled up with NaN."""
+    rows = -(-len(values) // size)
+    table = np.full(rows * size, np.nan)
     table[: len(values)] = values
-    return table.reshape(rows, block)
+    return table.reshape(rows, size)
 
 
-def _share(flags: NDArray[np.bool_], ends: NDArray[np.int64], window: int) -> Array:
-    """The share of flags set among the ``window`` before each end, fewer at the beginning."""
+def _share_before(flags: NDArray[np.bool_], ends: NDArray[np.int64], window: int) -> Array:
+    """The share of flags set among the ``window`` before each end; among fewer at the beginning."""
     counts = np.concatenate([[0], np.cumsum(flags)])
     begins = np.maximum(ends - window, 0)
     share: Array = (counts[ends] - counts[begins]) / np.maximum(ends - begins, 1)
     return share
 
 
-def _ends(table: Array) -> tuple[Array, Array]:
+def _extremes(table: Array) -> tuple[Array, Array]:
+    """The smallest and the largest finite value of each row, or NaN."""
     finite = np.isfinite(table)
     none = ~finite.any(axis=1)
     low, high = np.where(finite, table, np.inf).min(axis=1), np.where(finite, table, -np.inf).max(axis=1)

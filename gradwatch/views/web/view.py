@@ -1,4 +1,7 @@
-"""All that the page asks of one run. What it shows comes from the summary, the events and the recommendation."""
+"""The answers to what the page asks about one run.
+
+Every number comes from the summary, the events and the recommendation.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,21 @@ from gradwatch.views.web.layers import LayerHistory
 from gradwatch.views.web.series import at_zoom
 
 HEAT_STATS = ("norm", "abs_max", "zeros", "nonfinite", "update_ratio", "rank_norm", "rank_nonfinite", "rank_differing")
-MOST_EVENTS = 1000  # given to a page; the worst of more
+MAX_EVENTS = 1000  # given to a page; of more, the most severe
 
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
 
 
 class RunView:
-    """One optimizer's part of a run as it was when `refresh` was called last; of several threads one at a time.
+    """One optimizer's part of a run, as of the last `refresh`. Threads may share a view.
+
+    Args:
+        path: folder of the run, or its store.
+        optimizer: its name; the first by default.
 
     Raises:
-        RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no run that can be read.
-        EmptyRun: it has no step yet.
+        RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no readable run.
+        EmptyRun: no step has been recorded yet.
     """
 
     def __init__(self, path: Path, optimizer: str | None = None) -> None:
@@ -41,12 +48,13 @@ class RunView:
         self._optimizer = optimizer
         self._lock = threading.RLock()
         self._stamp: tuple[tuple[int, int], ...] | None = None
+        self._identity: tuple[object, ...] = ()
         self._names: tuple[str, ...] = ()
         self._histories: dict[str, LayerHistory] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """See what was written since; nothing is read where nothing was."""
+        """Read what was written since. An unchanged store is not opened; another store is read from its start."""
         with self._lock:
             stamp = written(self.path)
             if stamp == self._stamp:
@@ -55,10 +63,11 @@ class RunView:
             name = run.optimizer(self._optimizer)
             self._summary = summarize(run, name, layers=False)
             self._standing = run.standing(name)
-            names = tuple(info.name for info in run.parameters(name))
-            if self._names != names:
+            identity = _identity(run, name)
+            if self._identity != identity:
                 self._histories = {}
-            self._names = names
+            self._identity = identity
+            self._names = tuple(info.name for info in run.parameters(name))
             self._run, self._name = run, name
             self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
             self._up_to_date: set[str] = set()
@@ -66,18 +75,18 @@ class RunView:
 
     @property
     def summary(self) -> RunSummary:
-        """Without its layers."""
+        """The summary of the run without its layers."""
         return self._summary
 
     @property
     def nbytes(self) -> int:
-        """What is kept of the layers."""
+        """Bytes that are kept of the layers."""
         return sum(history.pyramid.nbytes for history in self._histories.values())
 
     def overview(self) -> dict[str, Any]:
-        """As `gradwatch report --json`, without its layers and with the worst events where there are very many."""
+        """As `gradwatch report --json`, without layers; of very many events only the most severe."""
         summary = self._summary
-        events, hidden = _worst(summary.events)
+        events, hidden = _most_severe(summary.events)
         return report(summary) | {
             "seams": [str(seam) for seam in summary.seams],
             "events": [event.as_dict() for event in events],
@@ -86,11 +95,11 @@ class RunView:
         }
 
     def series(self, first: float, last: float, columns: int) -> Arrays:
-        """The steps from ``first`` to ``last`` in at most twice ``columns`` (`gradwatch.views.web.series`)."""
+        """The steps from ``first`` to ``last`` in at most twice as many columns as asked for (`at_zoom`)."""
         return at_zoom(self._summary.series, first, last, columns)
 
     def layers(self) -> dict[str, Any]:
-        """Every parameter with its level and its largest norm, and the order in which to look at them."""
+        """Every parameter with its median and its largest norm, and the indices of the most relevant first."""
         with self._lock:
             history = self._history("norm")
             level = history.level()
@@ -125,7 +134,7 @@ class RunView:
         """One statistic of every parameter from ``first`` to ``last`` (`LayerHistory.tile`).
 
         Raises:
-            BadArgument: there is no such statistic.
+            BadArgument: the statistic is unknown.
         """
         if stat not in HEAT_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(HEAT_STATS)}.")
@@ -134,7 +143,7 @@ class RunView:
         return {"stat": stat, "joined": joined}, {"first": firsts, "last": lasts, "values": values}
 
     def advice(self) -> dict[str, Any]:
-        """The recommendation, and what any threshold would have done (`recommend_with_curve`)."""
+        """The recommendation, and what every threshold would have done (`recommend_with_curve`)."""
         with self._lock:
             if self._advice is None:
                 self._advice = recommend_with_curve(self._run, self._name)
@@ -157,18 +166,25 @@ class RunView:
 
 
 def written(path: Path) -> tuple[tuple[int, int], ...]:
-    """When the store and its log were written last, in nanoseconds, and their sizes; changes with every commit."""
+    """Modification time (ns) and size of the store and of its log. They change with every commit."""
     store = path / FILE_NAME if path.is_dir() else path
     files = (store, Path(f"{store}-wal"))
     return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.exists()))
 
 
-def _worst(events: tuple[Event, ...]) -> tuple[list[Event], int]:
-    """At most `MOST_EVENTS`, in order, and how many were left out."""
-    if len(events) <= MOST_EVENTS:
+def _identity(run: Run, optimizer: str) -> tuple[object, ...]:
+    """What stays while one store grows, and differs for a run that was deleted and recorded again under its name."""
+    attempts = run.attempts()
+    names = tuple(info.name for info in run.parameters(optimizer))
+    return (attempts[0].started if attempts else None, optimizer, names)
+
+
+def _most_severe(events: tuple[Event, ...]) -> tuple[list[Event], int]:
+    """At most `MAX_EVENTS` events in their order, and how many were left out."""
+    if len(events) <= MAX_EVENTS:
         return list(events), 0
-    ranked = sorted(range(len(events)), key=lambda i: -SEVERITIES.index(events[i].severity))[:MOST_EVENTS]
-    return [events[i] for i in sorted(ranked)], len(events) - MOST_EVENTS
+    ranked = sorted(range(len(events)), key=lambda i: -SEVERITIES.index(events[i].severity))[:MAX_EVENTS]
+    return [events[i] for i in sorted(ranked)], len(events) - MAX_EVENTS
 
 
 def _known(value: float, known: bool = True) -> float | None:

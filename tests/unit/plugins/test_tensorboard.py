@@ -154,7 +154,7 @@ def test_a_run_that_was_deleted_is_told(logs):
 
 
 def test_an_empty_folder_is_inactive_until_a_run_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("gradwatch.views.web.gallery.AT_LEAST", 0.0)
+    monkeypatch.setattr("gradwatch.views.web.gallery.MIN_INTERVAL", 0.0)
     plugin = plugin_of(tmp_path)
     assert not plugin.is_active()
     assert ask(plugin, "/runs").json == {"runs": [], "folders": [str(tmp_path)]}
@@ -214,7 +214,7 @@ def test_a_fault_of_ours_is_an_answer_too(logs, monkeypatch, caplog):
 
 
 def test_views_are_given_up_when_there_are_too_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("gradwatch.views.web.gallery.KEPT_VIEWS", 2)
+    monkeypatch.setattr("gradwatch.views.web.gallery.MAX_VIEWS", 2)
     for name in "abcd":
         write_run(tmp_path / name, stream(steady(30)))
     plugin = plugin_of(tmp_path)

@@ -1,0 +1,129 @@
+"""A view of a run answers as the summary does, as of its last refresh."""
+
+import shutil
+
+import pytest
+
+from gradwatch import Run
+from gradwatch.analysis.summary import summarize
+from gradwatch.errors import BadArgument, EmptyRun
+from gradwatch.record import Event
+from gradwatch.store import StoreWriter
+from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views.web.view import MAX_EVENTS, RunView
+
+from .makers import record, written
+
+
+def test_a_view_shows_the_numbers_of_the_summary(tmp_path):
+    run = Run(write_run(tmp_path, stream(replaced(steady(600), {400: 80.0}), max_norm=1.0)))
+    view, summary = RunView(tmp_path), run.summary()
+    overview = view.overview()
+    assert overview["verdict"] == summary.verdict
+    assert overview["total_norm"]["max"] == summary.total_norm.max
+    assert overview["clipping"]["clipped_fraction"] == summary.clipping.clipped_fraction
+    assert [event["step"] for event in overview["events"]] == [event.step for event in summary.events]
+    layers = view.layers()
+    assert [layer["median"] for layer in layers["layers"]] == pytest.approx([one.median for one in summary.layers])
+    assert [layer["max"] for layer in layers["layers"]] == pytest.approx([one.max for one in summary.layers])
+    assert list(layers["telling"]) == list(summary.telling)
+    assert layers["stats"] == ["norm", "abs_max", "zeros", "nonfinite", "update_ratio"]
+    assert summarize(run, layers=False).series.layer_norm.shape == (600, 0)
+
+
+def test_a_view_is_as_of_its_last_refresh(tmp_path):
+    rows = stream(steady(400))
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {"lr": 0.1})})
+    writer.add_parameters("0", rows[0].layers.parameters)
+    writer.append(rows[:300], [])
+    view = RunView(tmp_path)
+    assert view.tile("norm", 0, 1000, 1000)[1]["values"].shape == (300, 2)
+    writer.append(rows[300:], [Event(step=399, kind="spike", severity="warning", message="")])
+    assert view.tile("norm", 0, 1000, 1000)[1]["values"].shape == (300, 2)
+    view.refresh()
+    assert view.tile("norm", 0, 1000, 1000)[1]["values"].shape == (400, 2)
+    assert view.overview()["events"][0]["step"] == 399
+    writer.end_attempt("closed")
+
+
+def test_a_run_that_nobody_wrote_to_is_not_read_again(tmp_path, monkeypatch):
+    write_run(tmp_path, stream(steady(50)))
+    view = RunView(tmp_path)
+    monkeypatch.setattr("gradwatch.views.web.view.Run", None)  # whoever opens the run now fails
+    view.refresh()
+    assert view.overview()["steps"] == 50
+
+
+def test_the_curve_has_the_recommended_threshold_and_falls(tmp_path):
+    write_run(tmp_path, stream(steady(800), max_norm=3.0))
+    advice = RunView(tmp_path).advice()
+    shares = [point["clipped_fraction"] for point in advice["curve"]]
+    assert shares == sorted(shares, reverse=True)
+    assert (shares[0], shares[-1]) == (1.0, 0.0)
+    labelled = {point["label"]: point for point in advice["curve"] if point["label"]}
+    assert labelled["in force"]["threshold"] == 3.0
+    if advice["max_norm"] is not None:
+        assert labelled["recommended"]["clipped_fraction"] == advice["clipped_fraction"]
+
+
+def test_a_run_too_short_for_advice_still_has_a_curve_of_its_steps(tmp_path):
+    write_run(tmp_path, stream(steady(120)))
+    advice = RunView(tmp_path).advice()
+    assert advice["refused"]
+    assert advice["curve"]
+
+
+def test_of_very_many_events_the_worst_are_given_in_order(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    found = [Event(step=s, kind="spike", severity="info", message="") for s in range(MAX_EVENTS + 50)]
+    found[1040] = Event(step=1040, kind="explosion", severity="critical", message="")
+    writer.append(stream([1.0] * 3), found)
+    writer.end_attempt("closed")
+    overview = RunView(tmp_path).overview()
+    steps = [event["step"] for event in overview["events"]]
+    assert (len(steps), overview["events_hidden"]) == (MAX_EVENTS, 50)
+    assert 1040 in steps
+    assert steps == sorted(steps)
+
+
+def test_what_a_view_refuses(tmp_path):
+    write_run(tmp_path / "run", stream(steady(50)))
+    with pytest.raises(BadArgument, match="stat is 'loss'"):
+        RunView(tmp_path / "run").tile("loss", 0, 1, 1)
+    with pytest.raises(BadArgument, match="optimizer is 'x'"):
+        RunView(tmp_path / "run", "x")
+    written(tmp_path / "empty", [])
+    with pytest.raises(EmptyRun):
+        RunView(tmp_path / "empty")
+
+
+def test_a_run_that_was_deleted_and_trained_again_shows_nothing_of_the_old_one(tmp_path):
+    """The same name, parameters and row ids, another store: its layers had been those of the old run."""
+    written(tmp_path / "run", [record(s, [100.0, 1.0, 1.0]) for s in range(300)])
+    view = RunView(tmp_path / "run")
+    assert view.layers()["layers"][0]["max"] == 100.0
+    shutil.rmtree(tmp_path / "run")
+    written(tmp_path / "run", [record(s, [2.0, 1.0, 1.0]) for s in range(400)])
+    view.refresh()
+    assert view.layers()["layers"][0]["max"] == 2.0
+    assert view.layers()["layers"][0]["median"] == 2.0
+    assert view.tile("norm", 0, 1000, 10)[1]["values"].max() == 2.0
+    assert len(view.tile("norm", 0, 1000, 1000)[1]["first"]) == 400
+
+
+def test_a_run_that_only_grew_is_not_read_again(tmp_path):
+    writer = StoreWriter(tmp_path)
+    rows = stream(steady(400))
+    writer.begin_attempt({}, {"0": ("SGD", {"lr": 0.1})})
+    writer.add_parameters("0", rows[0].layers.parameters)
+    writer.append(rows[:300])
+    view = RunView(tmp_path)
+    view.layers()
+    before = view._histories["norm"]
+    writer.append(rows[300:])
+    view.refresh()
+    view.layers()
+    assert view._histories["norm"] is before
+    writer.end_attempt("closed")
