@@ -8,15 +8,12 @@ step (`RankGatherer`). No collective is used, so a rank that is slow, finished o
 from gradwatch.distributed.gather import RankGatherer
 from gradwatch.distributed.mailbox import Mailbox, rank_and_world_size
 from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
-from gradwatch.distributed.sender import NullSink, RankSender
 
 __all__ = [
     "JoinedParts",
     "LocalStep",
     "Mailbox",
-    "NullSink",
     "ParameterPart",
     "RankGatherer",
-    "RankSender",
     "rank_and_world_size",
 ]

@@ -13,9 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, measure
-from gradwatch.record import ParameterInfo
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.pending import PendingStep, learning_rates_of
+from gradwatch.recording.sink import Beginning
 from gradwatch.recording.tracker import RecordingOptions, StepTracker
 
 
@@ -55,9 +55,9 @@ class InBackwardTracker(StepTracker):
         optimizer: OptimizersInBackward,
         model: nn.Module,
         habits: RecordingOptions,
-        stored: Sequence[ParameterInfo] = (),
+        beginning: Beginning,
     ) -> None:
-        super().__init__(name, optimizer, model, habits, stored)
+        super().__init__(name, optimizer, model, habits, beginning)
         self._found: dict[int, Measurement] = {}
         self._positions: dict[int, int] = {}
         self._stepped = False

@@ -1,267 +1,271 @@
-"""From the training thread to the store, without making the training thread wait.
+"""The sink that writes the run: from the training thread to the store, without making the training wait.
 
-The training thread hands over a function that makes the record (it may have to wait for a device)
-and goes on. A thread of the recorder's own makes the records, runs the detectors over them and
-writes both, several steps in one transaction. Where the disk does not take them they wait, the
-oldest giving way, and are written when it does again.
+The training thread hands over a measured step, whose numbers may still be on a device, and goes on.
+The recorder's thread makes the record, runs the detectors over it and writes both, several steps in
+one transaction.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from gradwatch.detect import Detector
-from gradwatch.distributed import JoinedParts, ParameterPart, RankGatherer
-from gradwatch.errors import StoreNotWritable
-from gradwatch.record import SEVERITIES, Event, JoinedParameters, StepRecord
-from gradwatch.store import StoreWriter
+from gradwatch.detect import Detector, detectors_for, eps_of
+from gradwatch.distributed import JoinedParts, RankGatherer
+from gradwatch.record import JoinedParameters, StepRecord
+from gradwatch.recording.batch_writer import BatchWriter
+from gradwatch.recording.judge import SLICE, Judge, Past
+from gradwatch.recording.mirror import GuardedMirror, Mirror
+from gradwatch.recording.pending import PendingStep, make_record
+from gradwatch.recording.sink import Beginning, QueueThread, StepSource
+from gradwatch.store import StoreReader, StoreWriter
 
 logger = logging.getLogger("gradwatch")
 
 MakeRecord: TypeAlias = Callable[[], StepRecord | None]
 """None: the step can't be known as a whole, and counts as dropped."""
 
-INTERVAL = 0.25  # seconds between two commits, so that a killed process loses less than one
+Job: TypeAlias = Callable[[], object]
+"""What the recorder's thread does in its turn."""
+
 AT_ONCE = 256  # records in one commit
-PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds until a disk that took nothing is tried again; twice as long each time
+JUDGED_AT_END, IN_A_HURRY = 10.0, 1.0  # seconds for which a recording that ends may still look for events
+UNJUDGED = "unjudged_since"
+"""The first attempt with steps that no detector has seen, in the table meta; empty where there is none."""
 
 
-@dataclass(slots=True)
-class Batch:
-    """What is to be written next, in order."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How the attempt ends, and whether the process ends with it and waits for little."""
 
-    records: deque[StepRecord] = field(default_factory=deque)
-    events: list[Event] = field(default_factory=list)
-    joined: list[JoinedParameters] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.records or self.events or self.joined)
-
-
-class Mirror(Protocol):
-    """Is shown every record as well."""
-
-    def add(self, record: StepRecord) -> None: ...
-    def close(self) -> None: ...
+    reason: str = "closed"
+    hurry: bool = False
 
 
 class Recorder:
-    """Takes records in order, drops them when the writer falls too far behind, and says so.
+    """Makes the records of one run in order, judges and writes them.
 
     Attributes:
-        events: what the detectors found and nobody has taken yet, in order; one that lasts comes
-            again only when it has become more severe.
-        fault: the exception that ended the recording, or None.
-        dropped: records that came while the queue was full, or gave way while the disk took nothing.
+        events: what the detectors found and the training thread has not taken yet, in order.
     """
 
     def __init__(
         self,
         writer: StoreWriter,
-        detectors: Mapping[str, Sequence[Detector]],
+        detectors: Mapping[str, Sequence[Detector]] | None = None,
         capacity: int = 10_000,
         at_once: bool = False,
-        past: Mapping[str, Callable[[], Iterable[StepRecord]]] | None = None,
+        past: Mapping[str, Past] | None = None,
         mirror: Mirror | None = None,
         team: RankGatherer | None = None,
     ) -> None:
-        """``at_once`` writes and judges each record as it comes, not several together.
+        """Start the thread.
 
-        ``past`` gives the records of earlier attempts by optimizer, which the detectors see before
-        the first new one, in the recorder's thread. ``mirror`` is shown each record that was written. ``team`` brings
-        the ranks of a training by several processes together.
+        Args:
+            writer: of the run, whose attempt has begun.
+            detectors: of the optimizers known now, by name; `admit` adds more.
+            capacity: steps that may wait in the queue, and as many for the disk.
+            at_once: write and judge each step as it comes, not several together.
+            past: the records of the store by optimizer, for the detectors of a run that is continued.
+            mirror: is shown each record that was written.
+            team: brings together what the ranks of a training by several processes have.
         """
-        self.events: deque[Event] = deque(maxlen=1000)
-        self.fault: BaseException | None = None
-        self.dropped = 0
-        self._writer = writer
-        self._detectors = dict(detectors)
-        self._capacity = capacity
+        self._writer, self._team = writer, team
+        self._mirror = GuardedMirror(mirror)
+        self._judge = Judge(detectors or {}, past or {}, since=_first_unjudged(writer))
+        self._disk = BatchWriter(writer, capacity)
         self._at_once = at_once
-        self._past = dict(past or {})
-        self._mirror = mirror
-        self._team = team
-        self._queue: deque[MakeRecord | JoinedParameters | JoinedParts] = deque()
-        self._batch = Batch()
-        self._pause, self._retry_at = 0.0, 0.0
-        self._wake = threading.Event()
-        self._drained = threading.Event()
-        self._closing = False
-        self._dropped_written = 0
-        self._told: dict[tuple[object, ...], int] = {}
-        self._thread = threading.Thread(target=self._work, name="gradwatch", daemon=True)
+        self._end = _End()
+        self._refused = 0  # steps that came while the queue was full
+        self._has_failed = False  # to make a record
+        self._thread: QueueThread[Job] = QueueThread(self._work, capacity)
+        self.events = self._judge.events
         self._thread.start()
 
-    def put(self, make_record: MakeRecord) -> None:
-        """Queue a record; never waits."""
-        if len(self._queue) >= self._capacity:
-            self.dropped += 1
-        else:
-            self._queue.append(make_record)
-            if self._at_once:
-                self._wake.set()
+    @property
+    def fault(self) -> BaseException | None:
+        return self._thread.fault
 
-    def join(self, optimizer: str, parts: Sequence[ParameterPart | None], first: int) -> None:
-        """Name parameters that joined an optimizer, before the records that have them."""
+    @property
+    def dropped(self) -> int:
+        """Steps that came while the queue was full, gave way while the disk took nothing, or could not be made."""
+        return self._refused + self._disk.lost
+
+    # ------------------------------------------------------------------------ in the training thread
+
+    def begin(
+        self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
+    ) -> Beginning:
+        self._writer.add_optimizer(name, optimizer_class, settings)
+        with StoreReader(self._writer.path) as reader:
+            step = reader.next_step(name) if first_step is None else first_step
+            return Beginning(step=step, stored=reader.parameters(name))
+
+    def admit(self, tracker: StepSource, beginning: Beginning) -> None:
+        detectors = detectors_for(tracker.optimizer_class, eps_of(tracker.settings))
+        past = functools.partial(_records, self._writer.path, tracker.name) if self._writer.attempt > 0 else None
+        self._do(functools.partial(self._judge.admit, tracker.name, detectors, past))
+        if self._team is None:
+            known = len(beginning.stored)
+            self._writer.add_parameters(tracker.name, tracker.infos[known:], known)
+        else:
+            self._do(functools.partial(self._team.known, tracker.name, beginning.stored))
+            self.join(tracker, 0)
+            self._do(functools.partial(self._team.first_step, tracker.name, beginning.step))
+            self._thread.wake()
+
+    def join(self, tracker: StepSource, first: int) -> None:
         if self._team is not None:
-            self._queue.append(JoinedParts(optimizer, first, tuple(parts)))
-        else:
-            self._queue.extend(
-                JoinedParameters(optimizer=optimizer, first=at, infos=(part.info,))
-                for at, part in enumerate(parts, first)
-                if part is not None
-            )
+            joined = JoinedParts(tracker.name, first, tuple(tracker.parts[first:]))
+            self._do(functools.partial(self._join, self._team, joined))
+            return
+        for position, part in enumerate(tracker.parts[first:], first):
+            if part is not None:
+                named = JoinedParameters(optimizer=tracker.name, first=position, infos=(part.info,))
+                self._do(functools.partial(self._name, named))
 
-    def add_detectors(self, optimizer: str, detectors: Sequence[Detector]) -> None:
-        """Judge the records of one more optimizer; before its first record."""
-        self._detectors[optimizer] = detectors
+    def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        self.put_record(
+            functools.partial(
+                make_record,
+                pending,
+                tracker.name,
+                self._writer.attempt,
+                tracker.infos,
+                tracker.present,
+                self._team,
+                pending.step - tracker.first_step,
+            )
+        )
+
+    def put_record(self, make: MakeRecord) -> None:
+        """Queue a record that is yet to be made; never waits."""
+        if not self._thread.put(functools.partial(self._take, make)):
+            self._refused += 1
+        elif self._at_once:
+            self._thread.wake()
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until what is queued now is on the disk; False where that took too long."""
-        deadline = time.monotonic() + timeout
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            self._drained.clear()
-            self._wake.set()
-            if self._drained.wait(0.1) and not (self._queue or self._batch):
-                return True
-        return not (self._queue or self._batch)
+        return self._thread.flush(timeout, lambda: not self._disk.batch)
 
-    def close(self, reason: str, timeout: float = 30.0) -> None:
-        """Write what is queued and end the attempt."""
-        self._closing = True
+    def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
+        self._end = _End(reason, hurry)
         if self._team is not None:
             self._team.hurry()
-        self._wake.set()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            return
-        if self._team is not None:
-            self._team.close()
-        self._close_mirror()
-        if self.fault is not None:
+        self._thread.ask_to_end()
+
+    def wait_for_end(self, timeout: float) -> bool:
+        return self._thread.wait_for_end(timeout)
+
+    def close(self, reason: str, timeout: float = 30.0) -> bool:
+        self.ask_to_end(reason)
+        return self._thread.end(timeout)
+
+    def _do(self, job: Job) -> None:
+        """Let the thread do something in its turn, however full the queue is."""
+        self._thread.put_always(job)
+
+    # ------------------------------------------------------------------------ in the recorder's thread
+
+    def _work(self, closing: bool) -> None:
+        try:
+            self._catch_up(SLICE)
+            for job in self._thread.take():
+                job()
+            self._commit(closing)
+            if closing:
+                self._end_attempt()
+        except BaseException:
+            self._let_go()
             self._writer.abandon()
+            raise
+
+    def _catch_up(self, seconds: float, **how: float) -> None:
+        """Judge earlier records, while all later ones are on the disk."""
+        if self._judge.is_behind and not self._disk.batch.records:
+            self._disk.batch.events += self._judge.catch_up(seconds, **how)
+            if not self._judge.is_behind:
+                self._writer.set_meta(UNJUDGED, "")
+
+    def _name(self, joined: JoinedParameters) -> None:
+        self._disk.batch.joined.append(joined)
+
+    def _join(self, team: RankGatherer, joined: JoinedParts) -> None:
+        team.join(0, joined)
+        self._disk.batch.joined += team.take_joined()
+
+    def _take(self, make: MakeRecord) -> None:
+        """Make a record and judge it; one that can't be made takes no other with it."""
+        try:
+            record = make()
+        except Exception as fault:
+            record = None
+            self._say_failed(fault)
+        if self._team is not None:
+            self._disk.batch.joined += self._team.take_joined()
+        if record is None:
+            self._disk.lost += 1
             return
-        try:
-            self._writer.end_attempt(reason)
-        except StoreNotWritable as fault:
-            self.fault = fault
-
-    def _work(self) -> None:
-        try:
-            self._see_the_past()
-            while True:
-                self._wake.wait(INTERVAL)
-                self._wake.clear()
-                closing = self._closing
-                self._write()
-                self._drained.set()
-                if closing:
-                    return
-        except BaseException as fault:
-            self.fault = fault
-            self._queue.clear()
-            self._drained.set()
-
-    def _see_the_past(self) -> None:
-        for optimizer, records in self._past.items():
-            for record in records():
-                for detector in self._detectors[optimizer]:
-                    for event in detector.update(record):
-                        self._is_news(event)
-
-    def _write(self) -> None:
-        while self._queue:
-            item = self._queue.popleft()
-            if isinstance(item, JoinedParameters):
-                self._batch.joined.append(item)
-                continue
-            if isinstance(item, JoinedParts):
-                assert self._team is not None
-                self._team.join(0, item)
-                continue
-            record = item()
-            if self._team is not None:
-                self._batch.joined += self._team.take_joined()
-            if record is None:
-                self.dropped += 1
-                continue
-            found = [e for detector in self._detectors[record.optimizer] for e in detector.update(record)]
-            self._batch.records.append(record)
-            self._batch.events += found
-            if len(self._batch.records) >= AT_ONCE or any(event.severity == "critical" for event in found):
-                self._commit()
-        if self._batch or self.dropped > self._dropped_written:
+        found = self._judge.see(record)
+        self._disk.batch.records.append(record)
+        self._disk.batch.events += found
+        if len(self._disk.batch.records) >= AT_ONCE or any(event.severity == "critical" for event in found):
             self._commit()
 
-    def _commit(self) -> None:
-        """Write what there is; where the disk does not take it, keep what there is room for, and try later."""
-        if self._pause and time.monotonic() < self._retry_at and not self._closing:
-            self._make_room()
-            return
-        batch, dropped = self._batch, self.dropped
-        try:
-            self._writer.append(batch.records, batch.events, dropped - self._dropped_written, batch.joined)
-        except StoreNotWritable as error:
-            self._wait(error)
-            return
-        if self._pause:
-            logger.warning("gradwatch writes again; %d steps were lost (recording-resumed)", dropped)
-        self._pause = 0.0
-        self._dropped_written = dropped
-        self._batch = Batch()
-        for record in batch.records:
-            self._show(record)
-        self._tell_news(batch.events)
-
-    def _wait(self, error: StoreNotWritable) -> None:
-        if self._closing:
-            self.dropped += len(self._batch.records)
-            raise error
-        if not self._pause:
-            logger.warning(
-                "%s The training goes on; the latest %d steps are kept and written when that works (recording-waits)",
-                error,
-                self._capacity,
+    def _say_failed(self, fault: Exception) -> None:
+        if not self._has_failed:
+            logger.error(
+                "gradwatch could not make the record of a step, which is left out. %s: %s (record-not-made)",
+                type(fault).__name__,
+                fault,
             )
-        self._pause = min(LONGEST_PAUSE, 2 * self._pause or PAUSE)
-        self._retry_at = time.monotonic() + self._pause
-        self._make_room()
+            logger.debug("the fault", exc_info=fault)
+        self._has_failed = True
 
-    def _make_room(self) -> None:
-        """The latest steps before a crash tell most, so the oldest give way; events are few, and are told at once."""
-        while len(self._batch.records) > self._capacity:
-            self._batch.records.popleft()
-            self.dropped += 1
-        self._tell_news(self._batch.events)
+    def _commit(self, closing: bool = False) -> None:
+        events = self._disk.batch.events
+        written = self._disk.commit(self._refused, closing=closing)
+        self._judge.tell_news(events)  # also of a batch that waits, for events are few and a stop can't wait
+        if written is not None:
+            self._mirror.show(written.records)
 
-    def _show(self, record: StepRecord) -> None:
-        """What goes wrong with the mirror ends the mirror alone."""
-        if self._mirror is None:
-            return
-        try:
-            self._mirror.add(record)
-        except Exception as error:
-            logger.warning("gradwatch writes no event files any more: %s (mirror-stopped)", error)
-            self._mirror = None
+    def _end_attempt(self) -> None:
+        end = self._end
+        self._catch_up(IN_A_HURRY if end.hurry else JUDGED_AT_END, rest=0.0)
+        self._commit(closing=True)
+        if self._judge.is_behind:
+            logger.warning(
+                "gradwatch did not look for events in all steps of %r: that takes longer than the attempt did."
+                " The next attempt goes on with it (steps-not-judged)",
+                str(self._writer.path.parent),
+            )
+        self._let_go()
+        self._writer.end_attempt(end.reason)
 
-    def _close_mirror(self) -> None:
-        if self._mirror is not None:
-            try:
-                self._mirror.close()
-            except Exception as error:
-                logger.warning("gradwatch could not write all event files: %s (mirror-stopped)", error)
+    def _let_go(self) -> None:
+        """Let go of everything but the writer."""
+        self._judge.close()
+        if self._team is not None:
+            self._team.close()
+        self._mirror.close()
 
-    def _tell_news(self, events: Sequence[Event]) -> None:
-        self.events.extend(event for event in events if self._is_news(event))
 
-    def _is_news(self, event: Event) -> bool:
-        severity = SEVERITIES.index(event.severity)
-        is_news = severity > self._told.get(event.key, -1)
-        self._told[event.key] = max(severity, self._told.get(event.key, -1))
-        return is_news
+def _records(path: Path, optimizer: str) -> Iterator[StepRecord]:
+    """All records of an optimizer in the store, those too that are written meanwhile."""
+    with StoreReader(path) as reader:
+        yield from reader.records(optimizer)
+
+
+def _first_unjudged(writer: StoreWriter) -> int:
+    """The first attempt with steps that no detector has seen; it is said in the store while there is one."""
+    if writer.attempt == 0:
+        return 0
+    with StoreReader(writer.path) as reader:
+        known = reader.meta().get(UNJUDGED, "")
+    since = min(int(known), writer.attempt) if known.isdecimal() else writer.attempt
+    writer.set_meta(UNJUDGED, str(since))
+    return since

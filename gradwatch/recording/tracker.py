@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ from gradwatch.recording.pending import (
     version_of,
     versions_of,
 )
+from gradwatch.recording.sink import Beginning
 
 # What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
 _WRAPPERS = ("DistributedDataParallel", "DataParallel")
@@ -101,6 +102,24 @@ def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
     return found
 
 
+def settings_of(optimizer: Optimizer) -> dict[str, Any]:
+    """The defaults of an optimizer that can be written down."""
+    plain = (bool, int, float, str, tuple, list, type(None))
+    return {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
+
+
+def sharding_of(trained: Iterable[tuple[nn.Module, Optimizer]]) -> tuple[bool, bool]:
+    """Whether this process holds a part of any parameter, and whether FSDP1 made the parts."""
+    sharded = flat = False
+    for model, optimizer in trained:
+        parts = parts_in_fsdp1(model)
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            in_flat = bool(parts.get(id(parameter), ((), ""))[1]) and not is_sharded(parameter)
+            sharded |= in_flat or is_sharded(parameter)
+            flat |= in_flat
+    return sharded, flat
+
+
 class StepTracker:
     """One optimizer: its parameters in the order of the blobs, and the step that it is at."""
 
@@ -110,14 +129,14 @@ class StepTracker:
         optimizer: Optimizer,
         model: nn.Module,
         habits: RecordingOptions,
-        stored: Sequence[ParameterInfo] = (),
+        beginning: Beginning,
     ) -> None:
+        stored = beginning.stored
         self.name, self.optimizer, self.model = name, optimizer, model
-        self.step = 0
-        self.first_step = 0  # with which this recording began
+        self.step = self.first_step = beginning.step
         self.infos: tuple[ParameterInfo, ...] = tuple(stored)
         self.parameters: list[Tensor | None] = [None] * len(stored)
-        self.shares: list[ParameterPart | None] = [None] * len(stored)  # what this process has of them
+        self.parts: list[ParameterPart | None] = [None] * len(stored)  # what this process has of them
         self.is_sharded = False
         self.is_flat = False  # by FSDP1
         self.present: list[bool] = []  # which of them this process has
@@ -144,10 +163,15 @@ class StepTracker:
         self._clipped_in_vain: list[Tensor] = []  # parameters that had no gradient when they were clipped
         self._ignores_clip = False
         self._before_reduction: tuple[Measurement, ...] = ()
+        self.refresh()
 
     @property
     def optimizer_class(self) -> str:
         return type(self.optimizer).__name__
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self.optimizer)
 
     def change(self, **changes: Any) -> None:
         """Some habits, as they have turned out to be."""
@@ -168,20 +192,20 @@ class StepTracker:
             if id(parameter) in self.ids:
                 continue
             self.ids.add(id(parameter))
-            share = self._share_of(name, parameter, flat)
+            part = self._part_of(name, parameter, flat)
             if name in positions:
                 self.parameters[positions[name]] = parameter
-                self.shares[positions[name]] = share
+                self.parts[positions[name]] = part
                 changed = min(changed, positions[name])
                 continue
-            self.infos += (share.info,)
+            self.infos += (part.info,)
             self.parameters.append(parameter)
-            self.shares.append(share)
+            self.parts.append(part)
         self.present = [parameter is not None for parameter in self.parameters]
         self._reads_once = reads_once(self.parameters)
         return changed if changed < len(self.infos) else None
 
-    def _share_of(self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]]) -> ParameterPart:
+    def _part_of(self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]]) -> ParameterPart:
         shape, part = flat.get(id(parameter), (tuple(parameter.shape), part_of(parameter)))
         self.is_sharded |= bool(part) or is_sharded(parameter)
         self.is_flat |= bool(part) and not is_sharded(parameter)

@@ -15,11 +15,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeAlias, cast
+from typing import Concatenate, Literal, ParamSpec, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,27 +27,28 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
-from gradwatch.detect import Detector, detectors_for, eps_of
-from gradwatch.distributed import JoinedParts, Mailbox, NullSink, RankGatherer, RankSender, rank_and_world_size
+from gradwatch.distributed import Mailbox, RankGatherer, rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, RunInUse, ShardedParameters, TrainingStopped
 from gradwatch.measure import ZEROS_EVERY, Measurement, reads_once
-from gradwatch.record import KINDS, STATS, Event, ParameterInfo, StepRecord
+from gradwatch.record import KINDS, STATS, Event
 from gradwatch.recording.hooks import (
-    BeforeReduction,
     ClipCall,
+    Reductions,
     TapError,
     listen_to_backward,
     listen_to_clip_calls,
     listen_to_grad_scaler,
-    listen_to_reduction,
     listen_to_steps,
 )
 from gradwatch.recording.in_backward import InBackwardTracker, OptimizersInBackward, group_in_backward_optimizers
+from gradwatch.recording.mirror import Mirror
 from gradwatch.recording.no_optimizer import NoOptimizer, NoOptimizerTracker
-from gradwatch.recording.pending import PendingStep, loss_value, make_local, make_record
-from gradwatch.recording.recorder import Mirror, Recorder
-from gradwatch.recording.tracker import RecordingOptions, StepTracker
-from gradwatch.store import StoreReader, StoreWriter
+from gradwatch.recording.pending import PendingStep, loss_value
+from gradwatch.recording.rank_sender import RANK_0_WITHIN, RankSender
+from gradwatch.recording.recorder import Recorder
+from gradwatch.recording.sink import Beginning, NullSink, StepSink
+from gradwatch.recording.tracker import RecordingOptions, StepTracker, settings_of, sharding_of
+from gradwatch.store import StoreWriter
 
 logger = logging.getLogger("gradwatch")
 
@@ -57,7 +58,6 @@ Clip: TypeAlias = Policy | Mapping[str, Policy] | None
 P = ParamSpec("P")
 
 _QUEUE_BYTES = 64 * 2**20
-RANK_0_WITHIN = 30.0  # seconds in which rank 0 has to attach as well
 _open_watches: dict[Path, Watch] = {}
 
 
@@ -301,18 +301,25 @@ class Watch:
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
         self.overhead_seconds = 0.0
         self._team: RankGatherer | None = None
-        self._post: Mailbox | None = None
-        self._reductions: list[BeforeReduction] = []
+        self._reductions = Reductions()
         self._writer = writer
         try:
-            self._tracked = self._track(named, writer, first_step)
-            self._recorder = self._begin(ranks, at_once=bool(stop_on), tensorboard=tensorboard)
+            if writer is not None:
+                self._begin_attempt(writer, named)
+            self._recorder: StepSink = self._open_sink(named, ranks, tensorboard)
         except BaseException:
             if writer is not None:
                 writer.abandon()
             raise
+        self._tracked = [self._admit(name, model, one, first_step) for name, (model, one) in named.items()]
+        if self._team is not None:
+            self._team.open({tracked.name: tracked.step for tracked in self._tracked})
+        if writer is not None and first_step is not None:
+            writer.set_first_step(first_step)
+        if writer is not None and writer.attempt > 0:
+            writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
         if ranks and before_reduction and self._world > 1:
-            self._reductions = [one for model in self.models for one in listen_to_reduction(model)]
+            self._reductions = Reductions(self.models)
         self._by_optimizer: dict[int, StepTracker] = {}
         _open_watches[self._key] = self
         self._stops: list[Callable[[], None]] = []
@@ -323,46 +330,29 @@ class Watch:
         _close_on_termination()
         atexit.register(self._close_at_exit)
 
-    def _begin(self, ranks: Ranks, at_once: bool, tensorboard: bool) -> Recorder | NullSink:
-        """What takes the steps: in rank 0 the recorder, elsewhere what tells it of them, if it wants to know."""
-        is_sharded = any(t.is_sharded for t in self._tracked)
+    def _open_sink(self, named: Mapping[str, tuple[nn.Module, Optimizer]], ranks: Ranks, tensorboard: bool) -> StepSink:
+        """In rank 0 the recorder, elsewhere the sender to it, if rank 0 wants to know."""
+        is_sharded, is_flat = sharding_of(named.values())
         is_joint = self._world > 1 and (bool(ranks) or is_sharded)
         if is_sharded and ranks == "own" and rank_and_world_size()[1] > 1:
             raise ShardedParameters(
                 'ranks is "own", and there are parameters of which this process holds a part. Leave it out.'
             )
-        if is_joint:
-            self._post = self._open_post(is_sharded)
-        size = max(1, sum(len(t.infos) for t in self._tracked)) * 4 * len(STATS)
-        capacity = max(64, min(10_000, _QUEUE_BYTES // size))
+        mailbox = self._open_mailbox(is_sharded, is_flat) if is_joint else None
+        count = sum(len(group["params"]) for _, one in named.values() for group in one.param_groups)
+        capacity = max(64, min(10_000, _QUEUE_BYTES // (max(1, count) * 4 * len(STATS))))
         if self._writer is None:
-            return self._begin_elsewhere(capacity)
-        writer = self._writer
-        if self._post is not None:
-            writer.set_meta("world_size", str(self._world))
-            self._team = RankGatherer(self._post, self._world)
-            for tracked in self._tracked:
-                self._team.known(tracked.name, tracked.infos)
-                self._team.join(0, JoinedParts(tracked.name, 0, tracked.shares))
-            self._team.open({tracked.name: tracked.step for tracked in self._tracked})
-        detectors = {tracked.name: _detectors_of(tracked) for tracked in self._tracked}
-        past = {}
-        if writer.attempt > 0:
-            past = {name: functools.partial(_past, self.run, name, writer.attempt) for name in detectors}
-            writer.append([], [_resumed(self._tracked[0].step, writer.attempt)])
-        return Recorder(
-            writer,
-            detectors,
-            capacity=capacity,
-            at_once=at_once,
-            past=past,
-            mirror=_mirror(self.run, len(self._tracked)) if tensorboard else None,
-            team=self._team,
-        )
+            return self._open_sink_elsewhere(mailbox, capacity)
+        if mailbox is not None:
+            self._writer.set_meta("world_size", str(self._world))
+            self._team = RankGatherer(mailbox, self._world)
+        mirror = _mirror(self.run, len(named)) if tensorboard else None
+        at_once = bool(self._stop_on)
+        return Recorder(self._writer, capacity=capacity, at_once=at_once, mirror=mirror, team=self._team)
 
-    def _open_post(self, is_sharded: bool) -> Mailbox | None:
+    def _open_mailbox(self, is_sharded: bool, is_flat: bool) -> Mailbox | None:
         by_us = self.policies or self._habits.skip_nonfinite
-        if by_us and any(t.is_flat for t in self._tracked):
+        if by_us and is_flat:
             raise ShardedParameters(
                 "Parameters are sharded by FSDP1, whose parts gradwatch can record and not clip or skip."
                 " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
@@ -378,32 +368,15 @@ class Watch:
             logger.warning("gradwatch can't hear the other ranks: %s (ranks-not-heard)", error)
             return None
 
-    def _begin_elsewhere(self, capacity: int) -> NullSink:
-        first = None if self._post is None else self._post.announced("open", RANK_0_WITHIN)
-        if first is None:
-            if self._post is not None:
+    def _open_sink_elsewhere(self, mailbox: Mailbox | None, capacity: int) -> StepSink:
+        first_steps = None if mailbox is None else mailbox.announced("open", RANK_0_WITHIN)
+        if mailbox is None or first_steps is None:
+            if mailbox is not None:
                 logger.warning("gradwatch is not attached in rank 0: nothing is recorded here (rank-silent)")
-            for tracked in self._tracked:
-                self._measure_only_to_clip(tracked)
             return NullSink()
-        assert self._post is not None
-        outbox = RankSender(self._post, capacity)
-        for tracked in self._tracked:
-            tracked.step = tracked.first_step = first.get(tracked.name, tracked.step)
-            outbox.join(tracked.name, tracked.shares, 0)
-        return outbox
+        return RankSender(mailbox, first_steps, capacity)
 
-    def _track(
-        self, named: Mapping[str, tuple[nn.Module, Optimizer]], writer: StoreWriter | None, first_step: int | None
-    ) -> list[StepTracker]:
-        tracked = []
-        if writer is None:
-            for name, (model, one) in named.items():
-                item = self._new_tracked(name, one, model)
-                item.step = item.first_step = first_step or 0
-                item.refresh()
-                tracked.append(item)
-            return tracked
+    def _begin_attempt(self, writer: StoreWriter, named: Mapping[str, tuple[nn.Module, Optimizer]]) -> None:
         writer.begin_attempt(
             {
                 "gradwatch": _version(),
@@ -416,31 +389,26 @@ class Watch:
                 "journal_mode": writer.journal_mode,
             }
             | {f"clip.{name}": repr(policy) for name, policy in self.policies.items()},
-            {name: (_class_of(one), _settings(one)) for name, (_, one) in named.items()},
+            {},
         )
-        if first_step is not None:
-            writer.set_first_step(first_step)
         if self._total_steps is not None:
             writer.set_meta("total_steps", str(self._total_steps))
-        with StoreReader(self.run) as reader:
-            for name, (model, one) in named.items():
-                item = self._new_tracked(name, one, model, reader.parameters(name))
-                item.step = reader.next_step(name) if first_step is None else first_step
-                item.first_step = item.step
-                new = item.refresh()
-                if new is not None:
-                    writer.add_parameters(name, item.infos[new:], new)
-                tracked.append(item)
+
+    def _admit(self, name: str, model: nn.Module, optimizer: Optimizer, first_step: int | None = None) -> StepTracker:
+        beginning = self._recorder.begin(name, _class_of(optimizer), settings_of(optimizer), first_step)
+        tracked = self._new_tracked(name, optimizer, model, beginning)
+        if not beginning.is_recorded:  # no process asks for its numbers
+            acts = tracked.name in self.policies or self._habits.skip_nonfinite
+            tracked.change(measures=acts, every=1, weights_every=0)
+        self._recorder.admit(tracked, beginning)
         return tracked
 
-    def _new_tracked(
-        self, name: str, optimizer: Optimizer, model: nn.Module, stored: Sequence[ParameterInfo] = ()
-    ) -> StepTracker:
+    def _new_tracked(self, name: str, optimizer: Optimizer, model: nn.Module, beginning: Beginning) -> StepTracker:
         habits = replace(self._habits, clip=self.policies.get(name))
         if isinstance(optimizer, OptimizersInBackward):
-            return InBackwardTracker(name, optimizer, model, habits, stored)
+            return InBackwardTracker(name, optimizer, model, habits, beginning)
         kind = NoOptimizerTracker if isinstance(optimizer, NoOptimizer) else StepTracker
-        return kind(name, optimizer, model, habits, stored)
+        return kind(name, optimizer, model, habits, beginning)
 
     def _listen_to_steps(self, tracked: StepTracker) -> None:
         if isinstance(tracked.optimizer, NoOptimizer):
@@ -498,43 +466,9 @@ class Watch:
     def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
         """Record one more optimizer from here on; its steps count from those made so far."""
         self._recorder.flush()
-        add = self._add_elsewhere if self._writer is None else self._add_here
-        tracked = add(name, model, optimizer)
+        tracked = self._admit(name, model, optimizer)
         self._tracked.append(tracked)
         self._listen_to_steps(tracked)
-
-    def _add_here(self, name: str, model: nn.Module, optimizer: Optimizer) -> StepTracker:
-        assert self._writer is not None
-        assert isinstance(self._recorder, Recorder)
-        self._writer.add_optimizer(name, _class_of(optimizer), _settings(optimizer))
-        with StoreReader(self.run) as reader:
-            tracked = self._new_tracked(name, optimizer, model, reader.parameters(name))
-            tracked.step = tracked.first_step = reader.next_step(name)
-        stored = tracked.infos
-        new = tracked.refresh()
-        if self._team is not None:
-            self._team.known(name, stored)
-            self._team.first_step(name, tracked.step)
-            self._recorder.join(name, tracked.shares, 0)
-        elif new is not None:
-            self._writer.add_parameters(name, tracked.infos[new:], new)
-        self._recorder.add_detectors(name, _detectors_of(tracked))
-        return tracked
-
-    def _add_elsewhere(self, name: str, model: nn.Module, optimizer: Optimizer) -> StepTracker:
-        tracked = self._new_tracked(name, optimizer, model)
-        tracked.refresh()
-        if isinstance(self._recorder, RankSender) and self._post is not None:
-            tracked.step = tracked.first_step = self._post.announced(f"first/{name}", RANK_0_WITHIN) or 0
-            self._recorder.join(name, tracked.shares, 0)
-        else:
-            self._measure_only_to_clip(tracked)
-        return tracked
-
-    def _measure_only_to_clip(self, tracked: StepTracker) -> None:
-        """Nobody asks for the numbers of this process."""
-        acts = tracked.name in self.policies or self._habits.skip_nonfinite
-        tracked.change(measures=acts, every=1, weights_every=0)
 
     @_guarded
     def gradients_ready(self, optimizer: Optimizer) -> None:
@@ -559,7 +493,12 @@ class Watch:
         self._stop_on = ()  # the training has ended
         self._release()
         self._detach()
-        self._recorder.close(reason)
+        if not self._recorder.close(reason):
+            logger.error(
+                "gradwatch is still writing %r; what is not on the disk when the process ends is lost"
+                " (recording-unfinished)",
+                str(self.run),
+            )
         if self._rank == 0:
             self._say_what_was_lost()
         self._deliver_events()
@@ -591,7 +530,7 @@ class Watch:
         tracked.release()
         new = tracked.refresh()
         if new is not None:
-            self._recorder.join(tracked.name, tracked.shares[new:], new)
+            self._recorder.join(tracked, new)
         tracked.before_step(has_closure)
 
     @_guarded
@@ -681,16 +620,10 @@ class Watch:
     # ---------------------------------------------------------------------------------- the steps
 
     def _put(self, tracked: StepTracker, draft: PendingStep) -> None:
-        number = draft.step - tracked.first_step
-        if isinstance(self._recorder, Recorder):
-            assert self._writer is not None
-            of = (tracked.name, self._writer.attempt, tracked.infos, tracked.present, self._team, number)
-            self._recorder.put(functools.partial(make_record, draft, *of))
-        else:
-            self._recorder.put(functools.partial(make_local, draft, tracked.name, tracked.present, number))
+        self._recorder.put(draft, tracked)
 
     def _take_before_reduction(self) -> tuple[Measurement, ...]:
-        return tuple(measured for reduction in self._reductions for measured in reduction.take())
+        return self._reductions.take()
 
     def _add_loss_of_backward(self, loss: float | Tensor) -> None:
         if self._takers:
@@ -742,8 +675,7 @@ class Watch:
         self._closed = True
         for stop in self._stops:
             stop()
-        for reduction in self._reductions:
-            reduction.close()
+        self._reductions.close()
         _open_watches.pop(self._key, None)
         _leave_termination_alone()
         atexit.unregister(self._close_at_exit)
@@ -841,21 +773,6 @@ def _class_of_model(model: nn.Module) -> str:
 
 def _class_of(optimizer: Optimizer) -> str:
     return type(optimizer.members[0] if isinstance(optimizer, OptimizersInBackward) else optimizer).__name__
-
-
-def _detectors_of(tracked: StepTracker) -> list[Detector]:
-    return detectors_for(tracked.optimizer_class, eps_of(_settings(tracked.optimizer)))
-
-
-def _past(run: Path, optimizer: str, attempt: int) -> Iterator[StepRecord]:
-    """What the attempts before this one recorded."""
-    with StoreReader(run) as reader:
-        yield from (record for record in reader.records(optimizer) if record.attempt < attempt)
-
-
-def _settings(optimizer: Optimizer) -> dict[str, Any]:
-    plain = (bool, int, float, str, tuple, list, type(None))
-    return {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
 
 
 def _resumed(step: int, attempt: int) -> Event:

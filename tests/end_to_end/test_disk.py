@@ -14,7 +14,7 @@ from torch import nn
 import gradwatch
 from gradwatch import Run
 from gradwatch.errors import StoreRemoved
-from gradwatch.recording import recorder
+from gradwatch.recording import batch_writer
 from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream
 
@@ -42,8 +42,8 @@ def small_disk(tmp_path):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(recorder, "PAUSE", 0.05)
-    monkeypatch.setattr(recorder, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(batch_writer, "PAUSE", 0.05)
+    monkeypatch.setattr(batch_writer, "LONGEST_PAUSE", 0.1)
 
 
 class Training:
@@ -110,7 +110,7 @@ def test_what_there_is_no_room_for_is_counted_and_shown(small_disk, caplog):
     folder, fill = small_disk
     training = Training()
     with gradwatch.attach(training.model, training.optimizer, folder / "run") as watch:
-        watch._recorder._capacity = 60
+        watch._recorder._disk.capacity = 60
         training.run(50)
         assert watch.flush()
         fill()
@@ -155,9 +155,9 @@ def refused(tmp_path, refuse, allow):
     program = f"""
 import logging, os, resource, subprocess, sys
 import torch, gradwatch
-from gradwatch.recording import recorder
+from gradwatch.recording import batch_writer
 logging.basicConfig(level="WARNING")
-recorder.PAUSE = 0.05
+batch_writer.PAUSE = 0.05
 model = torch.nn.Linear(200, 50)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 def run(steps):

@@ -4,16 +4,16 @@ from gradwatch.recording.hooks.backward import listen_to_backward
 from gradwatch.recording.hooks.clip_calls import ClipCall, TapError, listen_to_clip_calls, override_max_norm
 from gradwatch.recording.hooks.grad_scaler import listen_to_grad_scaler
 from gradwatch.recording.hooks.optimizer_steps import listen_to_steps
-from gradwatch.recording.hooks.reduction import BeforeReduction, listen_to_reduction
+from gradwatch.recording.hooks.reduction import BeforeReduction, Reductions
 
 __all__ = [
     "BeforeReduction",
     "ClipCall",
+    "Reductions",
     "TapError",
     "listen_to_backward",
     "listen_to_clip_calls",
     "listen_to_grad_scaler",
-    "listen_to_reduction",
     "listen_to_steps",
     "override_max_norm",
 ]

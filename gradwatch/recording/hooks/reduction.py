@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ logger = logging.getLogger("gradwatch")
 
 
 class BeforeReduction:
-    """Measures, bucket by bucket, what a DistributedDataParallel module reduces, and then reduces as that would.
+    """Measures what a DistributedDataParallel module is about to reduce, bucket by bucket, and reduces it.
 
-    PyTorch lets nobody take such a hook out again; after `close` it only reduces.
+    PyTorch offers no way to remove such a hook; after `close` it only reduces.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -62,8 +63,23 @@ class BeforeReduction:
             logger.warning("gradwatch does not measure before the reduction any more: %s (ranks-not-heard)", error)
 
 
-def listen_to_reduction(model: nn.Module) -> list[BeforeReduction]:
-    """A listener for each DistributedDataParallel module in a model."""
+class Reductions:
+    """What is measured before the reductions of all models of a recording."""
+
+    def __init__(self, models: Iterable[nn.Module] = ()) -> None:
+        """Listen to each DistributedDataParallel module in the models."""
+        self._each = [one for model in models for one in _listen_to(model)]
+
+    def take(self) -> tuple[Measurement, ...]:
+        """Norm and non-finite entries of the last gradients of this process, unless they were taken before."""
+        return tuple(measured for one in self._each for measured in one.take())
+
+    def close(self) -> None:
+        for one in self._each:
+            one.close()
+
+
+def _listen_to(model: nn.Module) -> list[BeforeReduction]:
     found = []
     for module in model.modules():
         if type(module).__name__ == "DistributedDataParallel":

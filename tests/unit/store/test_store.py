@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -462,6 +463,7 @@ def test_parameters_that_join_again_are_named_at_their_own_positions(tmp_path):
     writer.begin_attempt({}, {"0": ("SGD", {})})
     writer.add_parameters("0", infos)
     recorder = Recorder(writer, {"0": []})
-    recorder.join("0", [ParameterPart(info=infos[1]), None, ParameterPart(info=infos[3])], 1)
+    parts = [ParameterPart(info=infos[0]), ParameterPart(info=infos[1]), None, ParameterPart(info=infos[3])]
+    recorder.join(SimpleNamespace(name="0", parts=parts), 1)
     recorder.close("closed")
     assert Run(tmp_path).parameters() == tuple(infos)

@@ -1,0 +1,44 @@
+"""A second place that is shown every record, event files for example; its faults end the mirror alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+from gradwatch.record import StepRecord
+
+logger = logging.getLogger("gradwatch")
+
+
+class Mirror(Protocol):
+    """Is shown every record that was written."""
+
+    def add(self, record: StepRecord) -> None: ...
+    def close(self) -> None: ...
+
+
+class GuardedMirror:
+    """Shows records to a mirror, if there is one, until it fails."""
+
+    def __init__(self, mirror: Mirror | None) -> None:
+        self._mirror = mirror
+
+    def show(self, records: Iterable[StepRecord]) -> None:
+        if self._mirror is None:
+            return
+        try:
+            for record in records:
+                self._mirror.add(record)
+        except Exception as error:
+            logger.warning("gradwatch writes no event files any more: %s (mirror-stopped)", error)
+            self._mirror = None
+
+    def close(self) -> None:
+        if self._mirror is None:
+            return
+        try:
+            self._mirror.close()
+        except Exception as error:
+            logger.warning("gradwatch could not write all event files: %s (mirror-stopped)", error)
+        self._mirror = None

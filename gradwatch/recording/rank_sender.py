@@ -1,0 +1,109 @@
+"""The sink of every process but rank 0: sends what it has of each step to where the run is written."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from gradwatch.distributed import JoinedParts, LocalStep, Mailbox
+from gradwatch.distributed.messages import Ended, Item, pack
+from gradwatch.record import Event
+from gradwatch.recording.pending import PendingStep, make_local
+from gradwatch.recording.sink import Beginning, QueueThread, StepSource
+
+logger = logging.getLogger("gradwatch")
+
+LETTER_BYTES = 4 * 2**20  # the tables in one letter, about
+RANK_0_WITHIN = 30.0  # seconds in which rank 0 has to attach as well
+END_WITHIN = 10.0  # seconds for the last letters
+
+Make: TypeAlias = Callable[[], Item]
+
+
+class RankSender:
+    """Sends the steps of this process, from a thread of its own."""
+
+    def __init__(self, mailbox: Mailbox, first_steps: Mapping[str, int], capacity: int) -> None:
+        """Start the thread; ``first_steps`` is what rank 0 announced of each optimizer."""
+        self.events: deque[Event] = deque()  # detectors run in rank 0
+        self.dropped = 0
+        self._mailbox = mailbox
+        self._first_steps = dict(first_steps)
+        self._unsent: list[Item] = []
+        self._thread: QueueThread[Make] = QueueThread(self._work, capacity)
+        self._thread.start()
+
+    @property
+    def fault(self) -> BaseException | None:
+        """Always None: where rank 0 is gone, the training is too, or soon."""
+        return None
+
+    def begin(
+        self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
+    ) -> Beginning:
+        step = self._first_steps.get(name)
+        if step is None:
+            step = self._mailbox.announced(f"first/{name}", RANK_0_WITHIN)
+        return Beginning(step=step or 0)
+
+    def admit(self, tracker: StepSource, beginning: Beginning) -> None:
+        self.join(tracker, 0)
+
+    def join(self, tracker: StepSource, first: int) -> None:
+        joined = JoinedParts(tracker.name, first, tuple(tracker.parts[first:]))
+        self._thread.put_always(lambda: joined)
+
+    def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Queue a step. Rank 0 misses one that found no room when the next one comes."""
+        number = pending.step - tracker.first_step
+        if not self._thread.put(functools.partial(make_local, pending, tracker.name, tracker.present, number)):
+            self.dropped += 1
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        return self._thread.flush(timeout, lambda: not self._unsent)
+
+    def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
+        self._thread.ask_to_end()
+
+    def wait_for_end(self, timeout: float) -> bool:
+        return self._thread.wait_for_end(timeout)
+
+    def close(self, reason: str, timeout: float = END_WITHIN) -> bool:
+        return self._thread.end(min(timeout, END_WITHIN))
+
+    def _work(self, closing: bool) -> None:
+        try:
+            if self._mailbox.announced("closed") is not None:
+                self._forget()
+            elif closing or not self._mailbox.is_full():
+                self._send(closing)
+        except Exception as fault:  # the key-value store is gone, and the training with it or soon
+            logger.debug("rank 0 is not heard any more", exc_info=fault)
+            raise
+
+    def _forget(self) -> None:
+        """Rank 0 reads no more letters."""
+        for _ in self._thread.take():
+            pass
+        self._unsent = []
+
+    def _send(self, closing: bool) -> None:
+        size = 0
+        for make in self._thread.take():
+            item = make()
+            self._unsent.append(item)
+            size += item.table.nbytes if isinstance(item, LocalStep) else 0
+            if size > LETTER_BYTES:
+                self._send_unsent()
+                size = 0
+        if closing:
+            self._unsent.append(Ended())
+        self._send_unsent()
+
+    def _send_unsent(self) -> None:
+        if self._unsent:
+            self._mailbox.send(pack(self._unsent))
+            self._unsent = []

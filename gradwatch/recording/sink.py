@@ -1,0 +1,255 @@
+"""Where finished steps go: the protocol of every destination, and the one thread that empties a queue.
+
+The training thread hands a step over and goes on. It takes no lock on the way, so that nothing
+that happens to it in between, a signal for example, can hold up the thread of the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from gradwatch.distributed import ParameterPart
+from gradwatch.record import Event, ParameterInfo
+from gradwatch.recording.pending import PendingStep
+
+Item = TypeVar("Item")
+
+INTERVAL = 0.25  # seconds between two rounds, so that a killed process loses less than one second
+POLL = 0.005  # seconds between two looks whether the thread has ended
+
+
+class StepSource(Protocol):
+    """What a sink reads of the tracker whose step it is handed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def optimizer_class(self) -> str: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def first_step(self) -> int: ...
+    @property
+    def infos(self) -> tuple[ParameterInfo, ...]: ...
+    @property
+    def parts(self) -> Sequence[ParameterPart | None]: ...
+    @property
+    def present(self) -> list[bool]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """Where an optimizer begins in this recording.
+
+    Attributes:
+        step: the number of its first step.
+        stored: the parameters that the run knows of it already, by position.
+        is_recorded: False where no process asks for its numbers.
+    """
+
+    step: int = 0
+    stored: tuple[ParameterInfo, ...] = ()
+    is_recorded: bool = True
+
+
+class StepSink(Protocol):
+    """Takes the finished steps of all trackers of one recording.
+
+    Attributes:
+        events: what the detectors found and the training thread has not taken yet, in order.
+        fault: the exception that ended the recording, or None.
+        dropped: steps that were handed over and are lost.
+    """
+
+    events: deque[Event]
+
+    @property
+    def fault(self) -> BaseException | None: ...
+    @property
+    def dropped(self) -> int: ...
+
+    def begin(
+        self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
+    ) -> Beginning:
+        """Say where an optimizer begins; called before `admit`, with the step asked for."""
+        ...
+
+    def admit(self, tracker: StepSource, beginning: Beginning) -> None:
+        """Take one more optimizer in, before its first step, with what `begin` said of it."""
+        ...
+
+    def join(self, tracker: StepSource, first: int) -> None:
+        """Name the parameters of an optimizer from position ``first`` on, before the steps that have them."""
+        ...
+
+    def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Take a finished step; never waits."""
+        ...
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until all steps handed over are out of this process; False where that took too long."""
+        ...
+
+    def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
+        """Begin to end; takes no lock, so a signal handler may call it."""
+        ...
+
+    def wait_for_end(self, timeout: float) -> bool:
+        """Wait for the end without taking a lock; False where it has not come."""
+        ...
+
+    def close(self, reason: str, timeout: float = 30.0) -> bool:
+        """End, and wait for it; False where that took longer than ``timeout`` seconds."""
+        ...
+
+
+class NullSink:
+    """Takes steps and keeps none: no process asks for the numbers of this one."""
+
+    fault: BaseException | None = None
+    dropped = 0
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque()
+
+    def begin(
+        self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
+    ) -> Beginning:
+        return Beginning(step=first_step or 0, is_recorded=False)
+
+    def admit(self, tracker: StepSource, beginning: Beginning) -> None:
+        """Keep nothing."""
+
+    def join(self, tracker: StepSource, first: int) -> None:
+        """Keep nothing."""
+
+    def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Keep nothing."""
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        return True
+
+    def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
+        """Nothing is open."""
+
+    def wait_for_end(self, timeout: float) -> bool:
+        return True
+
+    def close(self, reason: str, timeout: float = 30.0) -> bool:
+        return True
+
+
+class Bell:
+    """Wakes one waiting thread. Ringing takes no lock, unlike `threading.Event.set`.
+
+    >>> bell = Bell()
+    >>> bell.ring(), bell.ring(), bell.wait(0.0), bell.wait(0.0)
+    (None, None, True, False)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a ring, at most this long; whether there was one."""
+        return self._lock.acquire(timeout=seconds)
+
+
+class QueueThread(Generic[Item]):
+    """A queue with room for ``capacity`` items, and the daemon thread that works it off in rounds.
+
+    Attributes:
+        fault: the exception that ended the thread, or None.
+        ended: whether the thread has done all it ever will.
+    """
+
+    def __init__(self, work: Callable[[bool], None], capacity: int) -> None:
+        """``work`` is called in the thread every `INTERVAL` seconds, with True the last time."""
+        self.fault: BaseException | None = None
+        self.ended = False
+        self.capacity = capacity
+        self._work = work
+        self._queue: deque[Item] = deque()
+        self._wake, self._round_done = Bell(), Bell()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="gradwatch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, item: Item) -> bool:
+        """Queue an item; False where there is no room for it, or no thread any more."""
+        if self.ended or len(self._queue) >= self.capacity:
+            return False
+        self._queue.append(item)
+        return True
+
+    def put_always(self, item: Item) -> None:
+        """Queue an item for which there is always room."""
+        self._queue.append(item)
+
+    def take(self) -> Iterator[Item]:
+        """The items, for the thread; those that come meanwhile too."""
+        while self._queue:
+            yield self._queue.popleft()
+
+    def wake(self) -> None:
+        """Begin the next round now."""
+        self._wake.ring()
+
+    def flush(self, timeout: float, is_done: Callable[[], bool]) -> bool:
+        """Wait until the queue is empty and ``is_done``; False where that took too long."""
+        deadline = time.monotonic() + timeout
+        while not self.ended and time.monotonic() < deadline:
+            self._round_done.wait(0.0)
+            self._wake.ring()
+            if self._round_done.wait(min(0.1, timeout)) and not self._queue and is_done():
+                return True
+        return not self._queue and is_done()
+
+    def ask_to_end(self) -> None:
+        """Let the thread end after one more round; takes no lock."""
+        self._closing = True
+        self._wake.ring()
+
+    def end(self, timeout: float) -> bool:
+        """Ask the thread to end and wait for it; False where it is still at work."""
+        self.ask_to_end()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def wait_for_end(self, timeout: float) -> bool:
+        """Wait for the end without taking a lock, as a signal handler has to."""
+        deadline = time.monotonic() + timeout
+        while not self.ended and time.monotonic() < deadline:
+            time.sleep(POLL)
+        return self.ended
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._wake.wait(INTERVAL)
+                closing = self._closing
+                self._work(closing)
+                self._round_done.ring()
+                if closing:
+                    return
+        except BaseException as fault:
+            self.fault = fault
+            self._queue.clear()
+        finally:
+            self.ended = True
+            self._round_done.ring()
