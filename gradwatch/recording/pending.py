@@ -34,6 +34,7 @@ class PendingStep:
     witness: weakref.ref[Tensor] | None = None  # the first gradient, to see whether it is still there
     backwards: int = 0  # how many there had been when it was measured
     clip_fault: str | None = None
+    clipped_scaled: bool = False  # by calls that came before the gradients were unscaled
     clipped_by_policy: bool = False
     losses: list[float | Tensor] = field(default_factory=list)  # logged
     backward_losses: list[float | Tensor] = field(default_factory=list)  # on which backward was called
@@ -57,8 +58,7 @@ class PendingStep:
     def unscale(self, scale: Tensor) -> None:
         """What was measured and clipped so far were gradients times ``scale``."""
         self.scale = scale.detach().clone()
-        if self.clippings:
-            self.clip_fault = "before-unscale"
+        self.clipped_scaled = bool(self.clippings)
         self.clippings = [
             replace(
                 clipping,
@@ -210,8 +210,9 @@ def _loss(draft: PendingStep) -> float | None:
 
 
 def _clip_fault(draft: PendingStep) -> str | None:
-    harmless = draft.clip_fault == "before-unscale" and draft.scale is not None and float(draft.scale) == 1
-    return None if harmless else draft.clip_fault
+    """Of two faults the one that changes the threshold; a scale of 1 changes nothing."""
+    was_scaled = draft.clipped_scaled and draft.scale is not None and float(draft.scale) != 1
+    return "before-unscale" if was_scaled else draft.clip_fault
 
 
 def _float32(column: np.ndarray[Any, np.dtype[np.float64]]) -> Floats:

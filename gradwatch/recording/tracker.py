@@ -276,6 +276,7 @@ class StepTracker:
         self._losses_of_backward += self._habits.losses_of_backward(self)[:1]
         if self._is_due():
             draft = self._settle_after_closure()
+            self._judge_clipping(draft)
             if not draft.clipped_by_policy:
                 self._say_not_clipped("a step with a closure makes its gradients within")
             if draft.found_inf is not None and getattr(self.optimizer, "found_inf", None) is draft.found_inf:
@@ -512,7 +513,6 @@ class StepTracker:
         draft = PendingStep(self.step, measure(self.gradients(), self.stats()))
         if before is not None and before.clippings:
             draft.clip_fault = "before-backward"
-        self._judge_clipping(draft)
         draft.take_weights_of(waiting)
         return draft
 
