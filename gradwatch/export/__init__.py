@@ -1,1 +1,1 @@
-"""Runs in formats for other programs: a Parquet data set."""
+"""Runs in the formats of other programs: tables, a Parquet data set, event files."""

@@ -1,11 +1,13 @@
 """Runs as a partitioned Parquet data set, for histories that outgrow one machine.
 
-Tables runs, steps, layers and events, each partitioned by run (and attempt), where fsspec can write.
+The data set has the tables runs, steps, layers and events, partitioned by run and all but the first by
+attempt. It is written with fsspec, to a folder or to a bucket.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,19 @@ from gradwatch.errors import BadArgument, CannotExport, EmptyRun
 from gradwatch.record import EVENT_KEYS, STATS
 from gradwatch.store import FILE_NAME
 
-STEPS_AT_ONCE = 20_000  # of a run's layers in memory, at a thousand parameters some 600 MB
+MAX_STEPS_IN_MEMORY = 20_000  # of a run's layers: 600 MB at a thousand parameters
+_REAL_COLUMNS = ("max_norm", "clipped_fraction", "median_norm", "largest_norm", "last_loss", "learning_rate")
 
 
 def runs_in(paths: Sequence[Path]) -> dict[str, Path]:
-    """The folder of each run by its name: of those given, and of all in the folders given.
+    """The folder of each run by its name: paths that are runs, and all runs below paths that are not.
 
     Raises:
-        BadArgument: two have one name, by which the data set tells them apart.
+        BadArgument: two runs have the same name, by which the data set distinguishes them.
     """
     found: dict[str, Path] = {}
     for path in paths:
-        inside = sorted(store.parent for store in path.rglob(FILE_NAME)) if not (path / FILE_NAME).exists() else [path]
+        inside = [path] if (path / FILE_NAME).exists() else sorted(store.parent for store in path.rglob(FILE_NAME))
         for folder in inside or [path]:
             name = folder.resolve().name
             if name in found:
@@ -40,80 +43,118 @@ def runs_in(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def write_dataset(folders: Sequence[Path], target: str) -> int:
-    """Write the runs; what the data set had of the same runs is replaced. Returns how many were written.
+    """Write runs to a data set and return how many. Runs that it already holds under the same names are replaced.
 
     Args:
-        folders: of runs, or full of them. Runs without a step are left out.
-        target: a folder, or a URL of fsspec's.
+        folders: of runs, or folders that contain runs. Runs without a step are skipped.
+        target: a folder, or a URL that fsspec understands.
 
     Raises:
+        BadArgument: two runs have the same name.
         CannotExport: a package is missing, or the target can't be written.
     """
     try:
-        import fsspec.core
+        dataset = _Dataset.at(target)
+        return sum(_write_run(dataset, name, Run(folder)) for name, folder in runs_in(folders).items())
+    except BadArgument:
+        raise
+    except (OSError, ValueError, ImportError) as error:
+        raise CannotExport(f"{target!r} can't be written: {error}.") from error
+
+
+def _write_run(dataset: _Dataset, name: str, run: Run) -> bool:
+    """Write all tables of a run; False if it has no step."""
+    try:
+        summary = summarize(run, layers=False)
+    except EmptyRun:
+        return False
+    for table, parts in _tables(run, summary).items():
+        dataset.replace(table, name, parts)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Dataset:
+    """Where the tables are written: fsspec's file system, the same for pyarrow, and the root folder."""
+
+    plain: Any
+    files: Any
+    root: str
+
+    @classmethod
+    def at(cls, target: str) -> _Dataset:
+        """Raises:
+        CannotExport: pyarrow or fsspec is missing.
+        """
+        try:
+            import fsspec.core
+            from pyarrow.fs import FSSpecHandler, PyFileSystem
+        except ImportError as error:
+            raise CannotExport("A data set needs pyarrow and fsspec: `pip install gradwatch[parquet]`.") from error
+        plain, root = fsspec.core.url_to_fs(target)
+        return cls(plain, PyFileSystem(FSSpecHandler(plain)), root)
+
+    def replace(self, table: str, run: str, parts: Iterator[pd.DataFrame]) -> None:
+        """Write the rows of a run, in parts, in the place of those that the table has."""
+        place = f"{self.root}/{table}.parquet/run={run}"
+        if self.plain.exists(place):
+            self.plain.rm(place, recursive=True)
+        for number, frame in enumerate(parts):
+            if len(frame):
+                self._write(table, run, frame, number)
+            else:
+                self._write_empty(place, table, run, frame)
+
+    def _write(self, table: str, run: str, frame: pd.DataFrame, number: int) -> None:
         import pyarrow as pa
         import pyarrow.dataset as ds
+
+        ds.write_dataset(
+            pa.Table.from_pandas(frame.assign(run=run), preserve_index=False),
+            f"{self.root}/{table}.parquet",
+            filesystem=self.files,
+            format="parquet",
+            partitioning=_partitions(table),
+            partitioning_flavor="hive",
+            basename_template=f"part-{number}-{{i}}.parquet",
+            existing_data_behavior="overwrite_or_ignore",
+        )
+
+    def _write_empty(self, place: str, table: str, run: str, frame: pd.DataFrame) -> None:
+        """Write a file without rows: `write_dataset` would write none, and readers would miss the table."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
-        from pyarrow.fs import FSSpecHandler, PyFileSystem
-    except ImportError as error:
-        raise CannotExport("A data set needs pyarrow and fsspec: `pip install gradwatch[parquet]`.") from error
-    try:
-        plain, root = fsspec.core.url_to_fs(target)
-        files = PyFileSystem(FSSpecHandler(plain))
-        written = 0
-        for name, folder in runs_in(folders).items():
-            run = Run(folder)
-            try:
-                summary = summarize(run, layers=False)
-            except EmptyRun:
-                continue
-            written += 1
-            for table, parts in _tables(run, summary).items():
-                keys = ["run"] if table == "runs" else ["run", "attempt"]
-                place = f"{root}/{table}.parquet/run={name}"
-                if plain.exists(place):
-                    plain.rm(place, recursive=True)
-                for number, frame in enumerate(parts):
-                    found = pa.Table.from_pandas(frame.assign(run=name), preserve_index=False)
-                    if not len(frame):
-                        # write_dataset would leave no file, and then readers would not find the table at all.
-                        plain.makedirs(f"{place}/attempt=0", exist_ok=True)
-                        pq.write_table(found.drop_columns(keys), f"{place}/attempt=0/part-0.parquet", filesystem=files)
-                        continue
-                    ds.write_dataset(
-                        found,
-                        f"{root}/{table}.parquet",
-                        filesystem=files,
-                        format="parquet",
-                        partitioning=keys,
-                        partitioning_flavor="hive",
-                        basename_template=f"part-{number}-{{i}}.parquet",
-                        existing_data_behavior="overwrite_or_ignore",
-                    )
-    except (OSError, ValueError, ImportError) as error:
-        if isinstance(error, BadArgument):
-            raise
-        raise CannotExport(f"{target!r} can't be written: {error}.") from error
-    return written
+
+        found = pa.Table.from_pandas(frame.assign(run=run), preserve_index=False)
+        self.plain.makedirs(f"{place}/attempt=0", exist_ok=True)
+        kept = found.drop_columns(_partitions(table))
+        pq.write_table(kept, f"{place}/attempt=0/part-0.parquet", filesystem=self.files)
+
+
+def _partitions(table: str) -> list[str]:
+    return ["run"] if table == "runs" else ["run", "attempt"]
 
 
 def _tables(run: Run, summary: RunSummary) -> dict[str, Iterator[pd.DataFrame]]:
+    """The rows of each table, in parts."""
+    steps = run.steps().reset_index().astype({"clip_fault": "string", "optimizer": "string"})
     return {
         "runs": iter([_about(summary)]),
-        "steps": iter([run.steps().reset_index().astype({"clip_fault": "string", "optimizer": "string"})]),
+        "steps": iter([steps]),
         "layers": _layers(run),
         "events": iter([_events(run)]),
     }
 
 
 def _events(run: Run) -> pd.DataFrame:
-    """Of the same types in every run, whatever there is."""
+    """The events, with the same types in every run."""
     frame = pd.DataFrame([event.as_dict() for event in run.events()], columns=EVENT_KEYS)
     numbers = dict.fromkeys(("step", "attempt"), "int64") | dict.fromkeys(("until", "rank"), "Int64")
     return frame.astype(dict.fromkeys(EVENT_KEYS, "string") | numbers | dict.fromkeys(("observed", "limit"), "float64"))
 
 
 def _about(summary: RunSummary) -> pd.DataFrame:
+    """The row of a run."""
     row: dict[str, Any] = {
         "model": summary.model,
         "optimizer_class": summary.optimizer_class,
@@ -127,28 +168,28 @@ def _about(summary: RunSummary) -> pd.DataFrame:
         "last_loss": None if summary.loss is None else summary.loss.last,
         "learning_rate": summary.learning_rate,
     }
-    numbers = ("max_norm", "clipped_fraction", "median_norm", "largest_norm", "last_loss", "learning_rate")
-    return pd.DataFrame([row]).astype(dict.fromkeys(numbers, float))
+    return pd.DataFrame([row]).astype(dict.fromkeys(_REAL_COLUMNS, float))
 
 
 def _layers(run: Run) -> Iterator[pd.DataFrame]:
-    """A row a step and parameter, a stretch of steps at a time."""
+    """A row for each step and parameter, some steps at a time."""
     for optimizer in run.optimizers:
         standing = run.standing(optimizer)
         names = [info.name for info in run.parameters(optimizer)]
-        for begin in range(0, len(standing), STEPS_AT_ONCE):
-            rows = standing[begin : begin + STEPS_AT_ONCE]
+        for begin in range(0, len(standing), MAX_STEPS_IN_MEMORY):
+            rows = standing[begin : begin + MAX_STEPS_IN_MEMORY]
             yield _stretch(run, optimizer, rows, names)
 
 
 def _stretch(run: Run, optimizer: str, rows: NDArray[np.int64], names: Sequence[str]) -> pd.DataFrame:
+    """All statistics at the given rows of `Run.standing`; rows in which nothing is known are left out."""
     after, up_to = int(rows[:, 0].min()) - 1, int(rows[:, 0].max())
     columns: dict[str, Any] = {}
-    place = {int(number): at for at, number in enumerate(rows[:, 0])}
+    place = {int(row_id): at for at, row_id in enumerate(rows[:, 0])}
     for stat in STATS:
         table = np.full((len(rows), len(names)), np.nan, np.float32)
         ids, values = run.layer_rows(stat, optimizer, after=after, up_to=up_to)
-        at = np.array([place.get(int(number), -1) for number in ids], np.int64)
+        at = np.array([place.get(int(row_id), -1) for row_id in ids], np.int64)
         table[at[at >= 0], : values.shape[1]] = values[at >= 0]
         columns[stat] = table.ravel()
     frame = pd.DataFrame(

@@ -1,6 +1,8 @@
-"""The tab GradWatch of TensorBoard: its entry, which imports TensorBoard and the standard library only.
+"""The GradWatch tab of TensorBoard.
 
-An ImportError here would end `tensorboard` for everybody, so all else is imported when a request needs it.
+This module imports only TensorBoard and the standard library, for an ImportError here would end
+`tensorboard` for every user. Everything else is imported when a request needs it; if that fails,
+the tab says what is missing.
 """
 
 from __future__ import annotations
@@ -8,31 +10,40 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
 from tensorboard.plugins import base_plugin
+
+if TYPE_CHECKING:
+    from gradwatch.views.web.server import Server
 
 _log = logging.getLogger("gradwatch")
 
 StartResponse: TypeAlias = Callable[[str, list[tuple[str, str]]], Any]
 Environ: TypeAlias = Mapping[str, Any]
+Application: TypeAlias = Callable[[Environ, StartResponse], list[bytes]]
+Query: TypeAlias = Mapping[str, str]
+Respond: TypeAlias = Callable[[Query], tuple[bytes, str]]
+"""Makes the body and the content type of a response to a query."""
 
-_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
-_JSON, _BINARY = "application/json", "application/octet-stream"
-_STATUS = {
-    200: "200 OK",
-    400: "400 Bad Request",
-    404: "404 Not Found",
-    405: "405 Method Not Allowed",
-    422: "422 Unprocessable Content",
-    500: "500 Internal Server Error",
+ROUTES = ("/static/*", "/runs", "/overview", "/series", "/layers", "/tile", "/advice")
+"""Below /data/plugin/gradwatch."""
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    422: "Unprocessable Content",
+    500: "Internal Server Error",
 }
 
 
 class GradWatchLoader(base_plugin.TBLoader):  # type: ignore[misc]
-    """What the entry point `tensorboard_plugins` names."""
+    """Makes the plugin. The entry point `tensorboard_plugins` names this class."""
 
     def load(self, context: Any) -> GradWatchPlugin:
         """The plugin for the folders that TensorBoard was started with."""
@@ -40,68 +51,48 @@ class GradWatchLoader(base_plugin.TBLoader):  # type: ignore[misc]
 
 
 class GradWatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
-    """Shows the runs recorded under TensorBoard's folders; reads only, and answers only GET."""
+    """Shows the runs below TensorBoard's folders. It only reads, and answers only GET."""
 
     plugin_name = "gradwatch"
 
     def __init__(self, context: Any) -> None:
         flags = getattr(context, "flags", None)
         self._folders = folders(context.logdir, getattr(flags, "logdir_spec", "") or "")
-        self._gallery: Any = None
+        self._started: Server | None = None
 
     def is_active(self) -> bool:
-        """Whether a run was found so far; looks for more beside this call."""
+        """Whether the last scan of the folders found a run. Starts another scan if it is due."""
         try:
-            return bool(self._runs().any_found())
+            return self._server().gallery.any_found()
         except ImportError:
-            return True  # a library that it needs is missing or broken: the tab says which
+            return True  # a library is missing or broken: the tab says which
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        """Where TensorBoard finds the script of the tab."""
         return base_plugin.FrontendMetadata(es_module_path="/static/tab.js", tab_name="GradWatch")
 
-    def get_plugin_apps(self) -> dict[str, Callable[[Environ, StartResponse], list[bytes]]]:
-        """A WSGI application for each route below /data/plugin/gradwatch."""
-        answers = {
-            "/static/*": self._static,
-            "/runs": self._listing,
-            "/overview": lambda query: self._runs().overview(query),
-            "/series": lambda query: self._runs().series(query),
-            "/layers": lambda query: self._runs().layers(query),
-            "/tile": lambda query: self._runs().tile(query),
-            "/advice": lambda query: self._runs().advice(query),
-        }
-        return {route: _application(answer) for route, answer in answers.items()}
+    def get_plugin_apps(self) -> dict[str, Application]:
+        """A WSGI application for each route."""
+        return {route: _application(partial(self._respond, route)) for route in ROUTES}
 
-    def _runs(self) -> Any:
-        if self._gallery is None:
-            from gradwatch.views.web.gallery import Gallery
+    def _respond(self, route: str, query: Query) -> tuple[bytes, str]:
+        return self._server().respond(route, query)
 
-            self._gallery = Gallery(self._folders)
-        return self._gallery
+    def _server(self) -> Server:
+        if self._started is None:
+            from gradwatch.views.web.server import Server
 
-    def _listing(self, query: Mapping[str, str]) -> object:
-        del query
-        return self._runs().listing()
-
-    def _static(self, query: Mapping[str, str]) -> object:
-        from gradwatch.views.web.files import files
-
-        name = query["PATH_INFO"].partition("/plugin/gradwatch/static/")[2]
-        found = files().get(name)  # of a fixed set: a path of a request reaches no file system
-        if found is None:
-            raise LookupError(f"there is no file {name!r} in this page")
-        return found, _TYPES[Path(name).suffix]
+            self._started = Server(self._folders)
+        return self._started
 
 
 def folders(logdir: str, logdir_spec: str) -> dict[str, Path]:
-    """The folders to look for runs in, each by the prefix that its runs' names have.
+    """The folders to scan for runs, by the prefix of their runs' names. Paths on other machines are left out.
 
     >>> {name: str(path) for name, path in folders("runs", "").items()}
     {'': 'runs'}
-    >>> {name: str(path) for name, path in folders("", "a:runs/1,runs/2").items()}
+    >>> {name: str(path) for name, path in folders("", "a:runs/1,runs/2,gs://bucket/3").items()}
     {'a': 'runs/1', 'runs/2': 'runs/2'}
-
-    What is no path of this machine is left out.
     """
     if logdir:
         return {} if "://" in logdir else {"": Path(logdir).expanduser()}
@@ -116,50 +107,45 @@ def folders(logdir: str, logdir_spec: str) -> dict[str, Path]:
     return found
 
 
-def _application(answer: Callable[[Mapping[str, str]], object]) -> Callable[[Environ, StartResponse], list[bytes]]:
-    """What ``answer`` makes of a query, as a response: bytes are binary, a pair has its own type, all else is JSON."""
+def _application(respond: Respond) -> Application:
+    """A WSGI application that answers GET requests."""
 
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
-        status, body, content_type = 200, b"", _JSON
-        if environ["REQUEST_METHOD"] != "GET":
-            status, body = 405, _message("method-not-allowed", "this page is read only; expected GET")
+        if environ["REQUEST_METHOD"] == "GET":
+            status, body, content_type = _answer(respond, environ)
         else:
-            status, body, content_type = _answered(answer, environ)
+            status, body, content_type = _error(405, "method-not-allowed", "this page is read only; expected GET")
         headers = [
             ("Content-Type", content_type),
             ("Content-Length", str(len(body))),
             ("Cache-Control", "no-store"),
             ("X-Content-Type-Options", "nosniff"),
+            ("Content-Security-Policy", "default-src 'none'"),
         ]
-        start_response(_STATUS[status], headers)
+        start_response(f"{status} {_REASONS[status]}", headers)
         return [body]
 
     return application
 
 
-def _answered(answer: Callable[[Mapping[str, str]], object], environ: Environ) -> tuple[int, bytes, str]:
+def _answer(respond: Respond, environ: Environ) -> tuple[int, bytes, str]:
+    """Status, body and content type. Every exception becomes an answer, so that TensorBoard goes on."""
     query = {name: values[-1] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
     query["PATH_INFO"] = environ.get("PATH_INFO", "")
     try:
-        found = answer(query)
+        return 200, *respond(query)
     except LookupError as error:
-        return 404, _message("not-found", str(error.args[0])), _JSON
-    except ValueError as error:  # BadArgument is one
-        return 400, _message(getattr(error, "slug", "bad-request"), str(error)), _JSON
+        return _error(404, "not-found", str(error.args[0]))
     except Exception as error:
-        # TensorBoard goes on whatever is wrong with a store; the page shows what it is
         slug = getattr(error, "slug", None)
-        if slug is None:
-            _log.exception("the GradWatch tab could not answer (tab-fault)")
-        return 422 if slug else 500, _message(slug or "tab-fault", str(error) or type(error).__name__), _JSON
-    if isinstance(found, bytes):
-        return 200, found, _BINARY
-    if isinstance(found, tuple):
-        return 200, *found
-    from gradwatch.views.json import dumps
-
-    return 200, dumps(found).encode(), _JSON
+        text = str(error) or type(error).__name__
+        if isinstance(error, ValueError):  # a BadArgument too
+            return _error(400, slug or "bad-request", text)
+        if slug is not None:
+            return _error(422, slug, text)
+        _log.exception("the GradWatch tab could not answer (tab-fault)")
+        return _error(500, "tab-fault", text)
 
 
-def _message(slug: str, text: str) -> bytes:
-    return json.dumps({"error": slug, "message": text}).encode()
+def _error(status: int, slug: str, text: str) -> tuple[int, bytes, str]:
+    return status, json.dumps({"error": slug, "message": text}).encode(), "application/json"

@@ -1,0 +1,76 @@
+"""A run as one CSV or Parquet file: every number exactly, and no text that a spreadsheet would run."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gradwatch import Run
+from gradwatch.errors import BadArgument, CannotExport
+from gradwatch.export.table import without_formulas, write_table
+from gradwatch.record import ParameterInfo
+from gradwatch.testing import replaced, steady, stream, write_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    norms = replaced(steady(60), {40: math.nan, 41: math.inf, 42: 0.0, 43: 1e300})
+    return Run(write_run(tmp_path / "run", stream(norms)))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_the_steps_come_back_as_they_were(run, tmp_path, ending):
+    file = tmp_path / f"steps{ending}"
+    assert write_table(run, file) == 60
+    back = pd.read_csv(file, index_col="step") if ending == ".csv" else pd.read_parquet(file)
+    np.testing.assert_array_equal(back["total_norm"], run.steps()["total_norm"])
+    assert back.index.tolist() == list(range(60))
+
+
+def test_the_layers_come_back_as_they_were(run, tmp_path):
+    assert write_table(run, tmp_path / "norm.parquet", "norm") == 60
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "norm.parquet"), run.layers("norm"))
+
+
+def test_the_events_have_a_row_each_and_no_index(run, tmp_path):
+    assert write_table(run, tmp_path / "events.csv", "events") == len(run.events()) > 0
+    assert pd.read_csv(tmp_path / "events.csv")["kind"].tolist() == [event.kind for event in run.events()]
+
+
+def test_a_run_without_events_has_an_empty_table_with_its_columns(tmp_path):
+    run = Run(write_run(tmp_path / "run", stream(steady(20))))
+    assert write_table(run, tmp_path / "events.csv", "events") == 0
+    frame = pd.read_csv(tmp_path / "events.csv")
+    assert len(frame) == 0
+    assert list(frame)[:3] == ["step", "kind", "severity"]
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "error", "says"),
+    [
+        ("x.xlsx", "steps", CannotExport, "ends in '.xlsx'"),
+        ("x", "steps", CannotExport, "ends in ''"),
+        ("nowhere/x.csv", "steps", CannotExport, "can't be written"),
+        ("nowhere/x.parquet", "steps", CannotExport, "can't be written"),
+        ("x.csv", "mean", BadArgument, "stat is 'mean'"),
+    ],
+)
+def test_what_can_not_be_written_is_said(run, tmp_path, name, what, error, says):
+    with pytest.raises(error, match=says):
+        write_table(run, tmp_path / name, what)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_name_from_a_stranger_is_no_formula(tmp_path):
+    infos = tuple(ParameterInfo(name=name, shape=(2,)) for name in ("=HYPERLINK(1)", "@x", "+1", "-1", "fine"))
+    run = Run(write_run(tmp_path / "run", stream(steady(5), parameters=infos, shares=[0.5] * 5)))
+    write_table(run, tmp_path / "norm.csv", "norm")
+    header = (tmp_path / "norm.csv").read_text().splitlines()[0]
+    assert header == "step,'=HYPERLINK(1),'@x,'+1,'-1,fine"
+
+
+def test_numbers_are_no_formulas():
+    frame = pd.DataFrame({"n": [-1.5, math.nan], "text": ["-1.5", None]})
+    assert without_formulas(frame)["n"].tolist()[0] == -1.5
+    assert without_formulas(frame)["text"][0] == "'-1.5"
