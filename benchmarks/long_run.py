@@ -8,6 +8,7 @@ with eight readers, each a process that reads all the time: is anything that the
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import subprocess
@@ -47,7 +48,7 @@ def training(steps: int) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
 
 def norms(steps: np.ndarray) -> np.ndarray:
     """The total norm at each step."""
-    return (1 + steps % 1000) * np.sqrt(PARAMETERS * ENTRIES)
+    return np.asarray((1 + steps % 1000) * math.sqrt(PARAMETERS * ENTRIES))
 
 
 def resident() -> float:

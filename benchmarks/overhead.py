@@ -19,9 +19,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+from unittest import mock
 
 import torch
 from torch import nn
@@ -115,9 +117,10 @@ class Training:
         return torch.stack(torch._foreach_norm([grad for _, grad in self.named()])).tolist()
 
 
-Times = dict[str, list[float]]
-Between, After = Callable[[], object], Callable[[], object]
-Variant = Callable[[Training], tuple[Between, After]]
+Times: TypeAlias = dict[str, list[float]]
+Between: TypeAlias = Callable[[], object]
+After: TypeAlias = Callable[[], object]
+Variant: TypeAlias = Callable[[Training], tuple[Between, After]]
 
 
 def nothing() -> None:
@@ -238,7 +241,7 @@ PEERS: dict[str, tuple[Variant, str]] = {
 }
 
 
-def training(model: Model, variant: Variant, folder: Path, max_norm: float, compiled: bool) -> Iterator[float]:
+def training(model: Model, variant: Variant, folder: Path, max_norm: float, compiled: bool) -> Generator[float]:
     """Train for ever; yield the seconds of each round."""
     torch.manual_seed(0)
     module = model.make()
@@ -264,12 +267,8 @@ def training(model: Model, variant: Variant, folder: Path, max_norm: float, comp
 @contextlib.contextmanager
 def route(compiled: bool) -> Iterator[None]:
     """Whether gradients are read by the compiled part or by PyTorch's operators."""
-    usual = pytorch.is_available
-    pytorch.is_available = fused.is_available if compiled else lambda: False
-    try:
+    with mock.patch.object(pytorch, "is_available", fused.is_available if compiled else lambda: False):
         yield
-    finally:
-        pytorch.is_available = usual
 
 
 def threshold(model: Model) -> float:
@@ -280,7 +279,7 @@ def threshold(model: Model) -> float:
     for _ in range(100):
         module.zero_grad()
         module(model.data()).backward()
-        norms.append(float(get_total_norm([p.grad for p in module.parameters()])))
+        norms.append(float(get_total_norm([p.grad for p in module.parameters() if p.grad is not None])))
     return sorted(norms)[-11]
 
 

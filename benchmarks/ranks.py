@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,7 @@ import gradwatch
 ROUNDS, STEPS, BATCH, LENGTH, WIDTH = 60, 4, 4, 32, 128
 
 
-def model() -> nn.Module:
+def model() -> nn.Sequential:
     """A transformer of 64 parameters, 0.9 M entries."""
     torch.manual_seed(0)
     layers = [nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True) for _ in range(5)]
@@ -36,9 +37,10 @@ def model() -> nn.Module:
 
 def sharded() -> nn.Module:
     network = model()
-    for part in network[1:-1]:
+    for part in list(network)[1:-1]:
         fully_shard(part)
-    return fully_shard(network)
+    fully_shard(network)
+    return network
 
 
 def trainer(network: nn.Module) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
@@ -70,14 +72,14 @@ def timed(step: Callable[[], None]) -> float:
     return (time.perf_counter() - began) / STEPS
 
 
-def compare(make: Callable[[], nn.Module], folder: Path, **options: object) -> tuple[float, float, float, int, int]:
+def compare(make: Callable[[], nn.Module], folder: Path, **options: Any) -> tuple[float, float, float, int, int]:
     """Milliseconds a step without us, the ratio with us and its quartiles' half distance, and collectives of both."""
     plain, watched = make(), make()
     _, plain_step = trainer(plain)
     optimizer, watched_step = trainer(watched)
     hook = options.pop("hook", None)
     if hook is not None:
-        watched.register_comm_hook(None, hook)
+        cast(DistributedDataParallel, watched).register_comm_hook(None, hook)
     with contextlib.nullcontext() if hook else gradwatch.attach(watched, optimizer, folder, **options):
         for _ in range(5):
             plain_step(), watched_step()
@@ -96,7 +98,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     ddp = lambda: DistributedDataParallel(model())  # noqa: E731
-    cases = [
+    cases: list[tuple[str, Callable[[], nn.Module], dict[str, Any]]] = [
         ("DDP, rank 0 records alone", ddp, {}),
         ("DDP, ranks=True", ddp, {"ranks": True}),
         ("DDP, PyTorch's own hook alone", ddp, {"hook": allreduce_hook}),

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def training() -> Iterator[float]:
 def watched(run: Path, counter: mmap.mmap) -> None:
     """Train, and leave the number of steps and the moment of each in shared memory."""
     steps = training()
-    model, optimizer = next(steps)  # type: ignore[misc]
+    model, optimizer = cast("tuple[nn.Module, torch.optim.Optimizer]", next(steps))
     with gradwatch.attach(model, optimizer, run, weights_every=0):
         for made, _ in enumerate(steps):
             struct.pack_into("d", counter, 8 + 8 * made, time.monotonic())

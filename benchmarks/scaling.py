@@ -30,8 +30,9 @@ from gradwatch.store import StoreWriter
 def hooks(tensors: int, entries: int, steps: int) -> tuple[float, float]:
     """Median milliseconds of ours in the training thread, and of one foreach norm, in turn."""
     parameters = [nn.Parameter(torch.zeros(entries // tensors)) for _ in range(tensors)]
-    for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter)
+    gradients = [torch.randn_like(parameter) for parameter in parameters]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
     model = nn.ParameterList(parameters)
     optimizer = torch.optim.SGD(parameters, lr=0.0)
     ours, norms = [], []
@@ -45,7 +46,7 @@ def hooks(tensors: int, entries: int, steps: int) -> tuple[float, float]:
             ours.append(watch.overhead_seconds - before)
             watch.flush()
             began = time.perf_counter()
-            torch._foreach_norm([p.grad for p in parameters])
+            torch._foreach_norm(gradients)
             norms.append(time.perf_counter() - began)
     return 1e3 * statistics.median(ours[2:]), 1e3 * statistics.median(norms[2:])
 
@@ -81,7 +82,7 @@ def throughput(parameters: int = 1000, seconds: float = 10.0) -> None:
             "    len(Run(sys.argv[1]).steps()); n += 1; print(n, flush=True); time.sleep(0.5)\n"
         )
         poll = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
-        thread = threading.Thread(target=lambda: [reads.append(int(line)) for line in poll.stdout], daemon=True)
+        thread = threading.Thread(target=lambda: reads.extend(map(int, poll.stdout or ())), daemon=True)
         thread.start()
         steps, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
@@ -100,7 +101,8 @@ def throughput(parameters: int = 1000, seconds: float = 10.0) -> None:
 
 def starting() -> None:
     timed = "import time, torch; a = time.perf_counter(); {}; print(1e3 * (time.perf_counter() - a))"
-    alone, attach = [], []
+    alone: list[float] = []
+    attach: list[float] = []
     for _ in range(9):
         for code, found in (("import gradwatch", alone), ("import gradwatch; gradwatch.attach", attach)):
             done = subprocess.run(

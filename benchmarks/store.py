@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import tempfile
 import time
@@ -75,7 +76,7 @@ def main() -> None:
             write(folder / f"{stats}-half", batch[:1000], 50)
             sizes = [(folder / f"{stats}-{part}" / "gradwatch.db").stat().st_size for part in ("50", "half")]
             run = Run(folder / f"{stats}-50")
-            frame = median_seconds(lambda run=run: run.layers("norm"))
+            frame = median_seconds(functools.partial(run.layers, "norm"))
             print(
                 f"{stats:>10}{(sizes[0] - sizes[1]) / 1000:>14,.0f}{2000 / alone:>21,.0f}{2000 / together:>13,.0f}"
                 f"{frame * 1e3:>21,.0f} ms"

@@ -33,7 +33,7 @@ class LastState(nn.Module):
             # 15 connections a unit, scaled so that the state neither fades nor explodes.
             connected = torch.rand(UNITS, UNITS).argsort(1) < 15
             recurrent = torch.randn(UNITS, UNITS) * connected
-            self.rnn.weight_hh_l0.copy_(recurrent * 0.95 / torch.linalg.eigvals(recurrent).abs().max())
+            self.rnn.get_parameter("weight_hh_l0").copy_(recurrent * 0.95 / torch.linalg.eigvals(recurrent).abs().max())
 
     def forward(self, symbols: torch.Tensor) -> torch.Tensor:
         states, _ = self.rnn(nn.functional.one_hot(symbols, SYMBOLS).float())

@@ -132,7 +132,7 @@ def temporal_order_unclipped(v: Variant) -> Task:
     """What clipping by norm was made for (Pascanu et al. 2013), without it, from recurrent weights that explode."""
     task = temporal_order_of(v, length=50, rate=0.5)
     with torch.no_grad():
-        task.model.cell.weight_hh_l0.mul_(1.6)
+        task.model.get_parameter("cell.weight_hh_l0").mul_(1.6)
     return task
 
 
@@ -210,7 +210,7 @@ class Fault:
             if self.kind == "nan-weight" and step == self.start:
                 self.parameter.view(-1)[0] = math.nan
             if self.kind == "units-dead" and step == self.start:
-                bias = before_relu(self.task.model)[0].bias
+                bias = before_relu(self.task.model)[0].get_parameter("bias")
                 bias[: round(self.dose * len(bias))] = -1e4
 
     def batch(self, step: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ that are reported on, and in short of those that the thresholds were chosen on.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import multiprocessing
@@ -117,7 +118,10 @@ def judge(job: Job) -> Judged | None:
     run = Run(job.folder)
     alarms: dict[str, list[Alarm]] = defaultdict(list)
     steps, spread = 0, math.nan
-    rules = {**BASELINES, **{name: lambda factor=factor: times_ema(factor) for name, factor in EMA.items()}}
+    rules: dict[str, Callable[[], Baseline]] = {
+        **BASELINES,
+        **{name: functools.partial(times_ema, factor) for name, factor in EMA.items()},
+    }
     for name in run.optimizers:
         records = list(run.records(name))
         if not steps and outcome["steps"]:

@@ -174,7 +174,7 @@ def token_loss(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 class Recurrent(nn.Module):
-    def __init__(self, cell: type[nn.RNNBase], vocabulary: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, cell: Callable[..., nn.RNNBase], vocabulary: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, 32)
         self.cell = cell(32, hidden, batch_first=True)
@@ -485,7 +485,10 @@ def actor_critic(v: Variant) -> Task:
                 state = world.state
                 right = (torch.rand(8) < net(state)[:, :2].softmax(1)[:, 1]).long()
                 reward, over = world.act(right)
-                seen.append(state), chose.append(right), rewards.append(reward), overs.append(over)
+                seen.append(state)
+                chose.append(right)
+                rewards.append(reward)
+                overs.append(over)
             worth = net(world.state)[:, 2]
             worths = []
             for reward, over in zip(reversed(rewards), reversed(overs), strict=True):
@@ -738,7 +741,9 @@ def reinforce(v: Variant) -> Task:
             view = torch.cat([place, door], 1).float() / 4
             with torch.no_grad():
                 move = torch.multinomial(net(view).softmax(1).nan_to_num(0.25), 1)[:, 0]
-            seen.append(view), chosen.append(move), alive.append(walking)
+            seen.append(view)
+            chosen.append(move)
+            alive.append(walking)
             place = torch.where(walking[:, None], (place + moves[move]).clamp(0, 4), place)
             walking = walking & (place != door).any(1)
         length = torch.stack(alive).float().sum(0)

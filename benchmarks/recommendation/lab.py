@@ -26,10 +26,16 @@ SAMPLED = 50
 class Task(Protocol):
     """What is learnt. Losses are a row a training."""
 
-    name: str
-    optimizer: str  # SGD, Momentum or Adam
-    rates: tuple[float, ...]
-    steps: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def optimizer(self) -> str:
+        """SGD, Momentum or Adam."""
+
+    @property
+    def rates(self) -> tuple[float, ...]: ...
+    @property
+    def steps(self) -> int: ...
 
     def initial(self, generator: np.random.Generator) -> dict[str, NDArray[np.float64]]:
         """The weights of one training."""
@@ -103,7 +109,7 @@ def train(
     of_seed = torch.tensor([seeds.index(trial.seed) for trial in trials])
     rates = torch.tensor([trial.rate for trial in trials])
     fixed = torch.tensor([trial.max_norm for trial in trials], dtype=torch.float64)
-    choices = [
+    choices: list[tuple[Threshold, Tensor]] = [
         (make(), torch.tensor([i for i, trial in enumerate(trials) if trial.policy == name]))
         for name, make in (policies or {}).items()
         if any(trial.policy == name for trial in trials)
@@ -115,7 +121,8 @@ def train(
         .requires_grad_()
         for name in started[0]
     }
-    update = {"SGD": Sgd(0.0), "Momentum": Sgd(0.9), "Adam": Adam()}[task.optimizer]
+    rules: dict[str, Sgd | Adam] = {"SGD": Sgd(0.0), "Momentum": Sgd(0.9), "Adam": Adam()}
+    update = rules[task.optimizer]
     streams = [np.random.default_rng([seed, 2]) for seed in seeds]
     held_out, validation = (
         tuple(part.expand(len(trials), *part.shape) for part in data) for data in (task.held_out(), task.validation())

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def records_of(task: Task, advice: Sequence[Advice], folder: Path) -> list[Run]:
     found = [recorded(task, first, at, trial, folder / str(at)) for at, trial in enumerate(trials)]
     again = [at for at, one in enumerate(advice) if one.second_pilot is not None]
     if again:
-        trials = [replace(trials[at], max_norm=advice[at].second_pilot) for at in again]
+        trials = [replace(trials[at], max_norm=pilot) for at in again if (pilot := advice[at].second_pilot) is not None]
         second = pilots(task, trials)
         for column, at in enumerate(again):
             found[at] = recorded(task, second, column, trials[column], folder / f"{at} again")
@@ -153,7 +154,9 @@ class Cells:
 def main() -> None:
     torch.set_num_threads(1)
     tasks = [task for task in EVERY if task.optimizer != "Adam"]
-    seeds, names, others = [], [], []
+    seeds: list[Any] = []
+    names: list[str] = []
+    others: list[Any] = []
     for task in tasks:
         scores = scores_of(task)
         best = {rate: best_of(scores, rate)[0] for rate in task.rates}

@@ -19,7 +19,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -281,7 +281,7 @@ def with_advice(task: Task, advice: Sequence[Advice]) -> dict[float, float]:
     return by_rate(advice, load(file).score())
 
 
-def by_rate(advice: Sequence[Advice], losses: Sequence[float]) -> dict[float, float]:
+def by_rate(advice: Sequence[Advice], losses: Iterable[float]) -> dict[float, float]:
     """Of losses, one for each advice, the mean at each learning rate."""
     found: dict[float, list[float]] = {}
     for one, loss in zip(advice, losses, strict=True):
@@ -311,11 +311,14 @@ def tuned(task: Task, advice: Sequence[Advice], by_validation: bool = False) -> 
         save(file, train(task, trials))
     made = load(file)
     losses = []
-    for at, own in enumerate(wanted):
-        columns = {c: (made, at * CANDIDATES + i) for i, c in enumerate(own)} | {math.inf: (plain, at)}
-        found = experiment.search(
-            own, task.steps, lambda c, steps, of=columns: judged(task, *of[c], c, steps, by_validation)
-        )
+    for at, thresholds in enumerate(wanted):
+        columns = {c: (made, at * CANDIDATES + i) for i, c in enumerate(thresholds)} | {math.inf: (plain, at)}
+
+        def trial(max_norm: float, steps: int, of: dict[float, tuple[History, int]] = columns) -> experiment.Trial:
+            history, column = of[max_norm]
+            return judged(task, history, column, max_norm, steps, by_validation)
+
+        found = experiment.search(thresholds, task.steps, trial)
         history, column = columns[math.inf if found.best is None else found.best]
         losses.append(float(history.score()[column]))
     return by_rate(advice, losses)
@@ -513,7 +516,9 @@ seventh, this one 1.07 (1.6). The rule for Adam is as it was before the sixth.
 def save(file: Path, history: History) -> None:
     file.parent.mkdir(exist_ok=True)
     kinds = {"layer": history.layers, "weight": history.weights, "update": history.updates}
-    columns = {f"{kind}.{name}": v.astype(np.float32) for kind, of in kinds.items() for name, v in of.items()}
+    columns: dict[str, Any] = {
+        f"{kind}.{name}": v.astype(np.float32) for kind, of in kinds.items() for name, v in of.items()
+    }
     np.savez_compressed(
         file,
         norms=history.norms,

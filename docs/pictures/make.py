@@ -47,7 +47,7 @@ def photograph_tab(folder: Path) -> None:
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0", "--host", "127.0.0.1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         url = next(found[1] for line in process.stderr or () if (found := re.search(r"at (http://\S+)", line)))

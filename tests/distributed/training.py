@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 
 import gradwatch
-from gradwatch.clip import AdaGC, LayerNormClip, NormClip, SkipOutliers, ValueClip, ZClip, clip_grad_norm_
+from gradwatch.clip import AdaGC, LayerNormClip, NormClip, Policy, SkipOutliers, ValueClip, ZClip, clip_grad_norm_
 
 STEPS, BATCH = 12, 24  # a batch that 2, 3 and 4 ranks divide evenly
 CLIP = 0.05
@@ -44,7 +45,7 @@ class Block(nn.Module):
         return x + self.down(torch.tanh(self.up(x)))
 
 
-def model() -> nn.Module:
+def model() -> nn.Sequential:
     """Sizes that ranks do not divide evenly, and a bias of one entry: some ranks have nothing of it."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 6), Block(), Block(), nn.Linear(6, 1))
@@ -76,7 +77,7 @@ def adam(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(network.parameters(), lr=0.01)
 
 
-def alone(run: Path, clip: float | None = None, **options: object) -> None:
+def alone(run: Path, clip: float | None = None, **options: Any) -> None:
     """In one process, with the whole batch."""
     network = model()
     optimizer = adam(network)
@@ -95,7 +96,7 @@ def data_parallel(
     network: nn.Module,
     clip: Callable[[nn.Module], object] = lambda network: None,
     whole_batch: bool = False,
-    **options: object,
+    **options: Any,
 ) -> nn.Module:
     """Each rank has a part of the batch, or all of it."""
     optimizer = adam(network)
@@ -114,26 +115,26 @@ def torch_clip(network: nn.Module) -> None:
     torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
 
 
-def fsdp2(mesh: object = None) -> nn.Module:
+def fsdp2(mesh: DeviceMesh | None = None) -> nn.Module:
     network = model()
-    options = {} if mesh is None else {"mesh": mesh}
     for part in (network[1], network[2]):
-        fully_shard(part, **options)
-    return fully_shard(network, **options)
+        fully_shard(part, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return network
 
 
 def copies_of_shards() -> DeviceMesh:
     return init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("copy", "shard"))
 
 
-def fsdp1(strategy: ShardingStrategy, **options: object) -> nn.Module:
+def fsdp1(strategy: ShardingStrategy, **options: Any) -> nn.Module:
     device = torch.device("cpu")
     return FullyShardedDataParallel(
         model(), use_orig_params=True, sharding_strategy=strategy, device_id=device, **options
     )
 
 
-def tensor_parallel(mesh: object) -> nn.Module:
+def tensor_parallel(mesh: DeviceMesh) -> nn.Module:
     """Columns of the one, rows of the other; the first and the last layer are plain, each rank has a copy."""
     network = model()
     for block in (network[1], network[2]):
@@ -220,9 +221,7 @@ def normed() -> nn.Module:
     return Normed()
 
 
-def sequence_parallel(
-    run: Path, in_loop: Callable[[nn.Module], object] = lambda network: None, **options: object
-) -> None:
+def sequence_parallel(run: Path, in_loop: Callable[[nn.Module], object] = lambda network: None, **options: Any) -> None:
     """Each rank normalises a part of each sequence, and what it has of that gradient is a sum to be made."""
     network, mesh = normed(), init_device_mesh("cpu", (dist.get_world_size(),))
     plan = {
@@ -263,7 +262,7 @@ def sequence_parallel_drop_in(run: Path) -> None:
     sequence_parallel(run, lambda network: clip_grad_norm_(network.parameters(), CLIP))
 
 
-def tp_and_fsdp2(run: Path, **options: object) -> None:
+def tp_and_fsdp2(run: Path, **options: Any) -> None:
     """Two dimensions: blocks are cut along both, the other layers along one."""
     mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
     network = tensor_parallel(mesh["tp"])
@@ -284,18 +283,24 @@ def tp_and_fsdp2_policy(run: Path) -> None:
     tp_and_fsdp2(run, clip=NormClip(CLIP))
 
 
+def own_clip(network: nn.Module) -> None:
+    """FSDP1's own method."""
+    assert isinstance(network, FullyShardedDataParallel)
+    network.clip_grad_norm_(CLIP)
+
+
 def fsdp1_full(run: Path) -> None:
-    data_parallel(run, fsdp1(ShardingStrategy.FULL_SHARD), lambda network: network.clip_grad_norm_(CLIP))
+    data_parallel(run, fsdp1(ShardingStrategy.FULL_SHARD), own_clip)
 
 
 def fsdp1_hybrid(run: Path) -> None:
     network = fsdp1(ShardingStrategy.HYBRID_SHARD, device_mesh=copies_of_shards())
-    data_parallel(run, network, lambda network: network.clip_grad_norm_(CLIP))
+    data_parallel(run, network, own_clip)
 
 
 def fsdp1_not_sharded(run: Path) -> None:
     network = fsdp1(ShardingStrategy.NO_SHARD)
-    data_parallel(run, network, lambda network: network.clip_grad_norm_(CLIP))
+    data_parallel(run, network, own_clip)
 
 
 def pipeline(run: Path) -> None:
@@ -322,8 +327,10 @@ def pipeline(run: Path) -> None:
             dist.recv(hidden, rank - halves)
             hidden.requires_grad_()
             (stage["3"](stage["2"](hidden)) - y).square().mean().backward()
+            assert hidden.grad is not None
             dist.send(hidden.grad, rank - halves)
         for parameter in stage.parameters():
+            assert parameter.grad is not None
             dist.all_reduce(parameter.grad, group=groups[not is_first])
             parameter.grad /= halves
 
@@ -331,7 +338,7 @@ def pipeline(run: Path) -> None:
         train(stage, step_of, optimizer)
 
 
-POLICIES = {
+POLICIES: dict[str, Callable[[], Policy]] = {
     "norm": lambda: NormClip(CLIP),
     "layers": lambda: LayerNormClip(CLIP / 4),
     "value": lambda: ValueClip(CLIP / 10),
@@ -341,7 +348,7 @@ POLICIES = {
 }
 
 
-def with_policy(run: Path, make: Callable[[], object]) -> None:
+def with_policy(run: Path, make: Callable[[], Policy]) -> None:
     network = fsdp2()
     optimizer = adam(network)
     with gradwatch.attach(network, optimizer, run, weights_every=4, clip=make()):
@@ -494,7 +501,7 @@ def silent_rank(run: Path) -> None:
     (run.parent / f"{run.name}.{dist.get_rank()}.seconds").write_text(str(time.monotonic() - began))
 
 
-SCENARIOS: dict[str, Callable[[Path], None]] = {
+SCENARIOS: dict[str, Callable[..., None]] = {
     one.__name__: one
     for one in (
         ddp,

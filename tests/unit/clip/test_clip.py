@@ -137,7 +137,7 @@ by_name = pytest.mark.parametrize("policy", POLICIES, ids=repr)
         lambda: ZClip(alpha=2),
         lambda: ZClip(warm_up=1),
         lambda: ZClip(cap=-1.0),
-        lambda: ZClip(space="cubic"),
+        lambda: ZClip(space="cubic"),  # type: ignore[arg-type]
         lambda: AGC(0),
         lambda: AGC(eps=-1.0),
         lambda: AdaGC(beta=1.5),

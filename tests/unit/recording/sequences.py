@@ -289,6 +289,7 @@ def perturb(by: float) -> Operation:
 def add_to_gradient(amount: float) -> Operation:
     def call(loop: Loop) -> None:
         for weight in loop.weights(""):
+            assert weight.grad is not None
             weight.grad += amount
 
     return call

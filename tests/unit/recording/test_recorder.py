@@ -15,7 +15,7 @@ import pytest
 
 from gradwatch.distributed import ParameterPart
 from gradwatch.errors import StoreNotWritable
-from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord
+from gradwatch.record import Event, LayerStats, ParameterInfo, Severity, StepRecord
 from gradwatch.recording import batch_writer, judge, sink
 from gradwatch.recording import recorder as recorder_module
 from gradwatch.recording.recorder import Recorder
@@ -54,7 +54,7 @@ class Alarm:
     """A detector that finds something wherever the norm is over a limit."""
 
     limit: float = 10.0
-    severity: str = "critical"
+    severity: Severity = "critical"
     lasts: bool = False  # one event from the first step on
     seen: list[int] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ class Alarm:
         if not record.total_norm > self.limit:
             return []
         step = 0 if self.lasts else record.step
-        severity = "critical" if record.total_norm > 10 * self.limit else self.severity
+        severity: Severity = "critical" if record.total_norm > 10 * self.limit else self.severity
         return [Event(step=step, kind="spike", severity=severity, message="high", optimizer=record.optimizer)]
 
 
@@ -76,7 +76,7 @@ class Writer(StoreWriter):
         self.batches: list[list[int]] = []
         self.begin_attempt({}, {"0": ("SGD", {}), "1": ("SGD", {})})
 
-    def append(self, records: Iterable[StepRecord], *rest: object, **named: object) -> None:
+    def append(self, records: Iterable[StepRecord], *rest: Any, **named: Any) -> None:
         listed = list(records)
         if self.fault is not None:
             raise self.fault
