@@ -1,12 +1,15 @@
-# Each target does all its own set-up in .venv.
+# Each target sets up what it needs in .venv.
 
 PYTHON ?= python3
+# Another version of torch than the one in constraints.txt: make test TORCH=2.6.0
+TORCH ?=
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 NODE := node_modules
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-lowest check javascript browser benchmark dashboard detection recommendation temporal-order pictures clean
+.PHONY: demo test test-fast test-lowest coverage check javascript browser benchmark dashboard detection recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -17,21 +20,35 @@ test: $(READY) browser
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-# Reading, reports and the command line with the oldest versions that pyproject.toml allows (torch is the newest).
+# Unit tests and doctests under coverage, with the floor that pyproject.toml sets (fail_under). Python 3.12 and newer count
+# lines through sys.monitoring, which costs next to nothing.
+coverage: export COVERAGE_CORE = $(shell $(PYTHON) -c "import sys; print('sysmon' if sys.version_info >= (3, 12) else 'ctrace')")
+coverage: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term tests/unit gradwatch $(ARGS)
+
+# Reading, reports, the command line, TensorBoard and a short training with the oldest versions that pyproject.toml allows;
+# torch is the newest.
+test-lowest: LOWEST := .venv-lowest/$(notdir $(BIN))/python
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[parquet]' hatchling hypothesis pillow \
+	$(LOWEST) $(PIP_INSTALL) torch -c constraints.txt
+	$(LOWEST) $(PIP_INSTALL) -e '.[parquet]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
-	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" tests/unit/analysis tests/unit/cli tests/unit/distributed \
-	  tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store tests/unit/views
+	$(LOWEST) -m pytest -n 2 -m "not slow" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
+	  tests/unit/distributed tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store \
+	  tests/unit/views
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*_*.yml
+	$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/python -m check_jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/python -m check_jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory javascript; \
-	else echo "There is no Node.js: dashboards/ is neither linted, type-checked nor unit-tested."; fi
+	else echo "Node.js is not installed: dashboards/ is not linted, type-checked or unit-tested."; fi
 
 # Format, lint, types and unit tests of dashboards/.
 javascript: $(NODE)/.ready
@@ -68,20 +85,21 @@ pictures: $(READY) browser
 clean:
 	rm -rf $(VENV) $(NODE) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Chromium for tests/browser; where it can't be installed they are skipped and say so.
+# Chromium for tests/browser. Without it those tests are skipped and say so.
 browser:
 	@command -v chromium chromium-browser google-chrome >/dev/null \
 	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	     && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
-	|| echo "There is no Chromium: the tests in tests/browser are skipped."
+	|| echo "Chromium is not installed: the tests in tests/browser are skipped."
 
-# torch first and by itself: the constraint names a version that is to be had without CUDA where
-# such a build is at hand; anything else of ours that needs torch is then content with it.
+# torch first and alone: where the index offers a build without CUDA, the constraint selects it, and everything else that
+# needs torch is then content with it. Another TORCH brings its own triton.
 $(READY): pyproject.toml constraints.txt Makefile hatch_build.py gradwatch/measure/fused.c
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradwatch needs Python 3.11 or newer; make PYTHON=python3.12 takes another")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(if $(TORCH),grep -vE '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt,cp constraints.txt $(VENV)/constraints.txt)
+	$(BIN)/python $(PIP_INSTALL) torch$(if $(TORCH),==$(TORCH)) -c $(VENV)/constraints.txt
+	$(BIN)/python $(PIP_INSTALL) -e '.[dev]' -c $(VENV)/constraints.txt
 	touch $(READY)
 
 $(NODE)/.ready: package.json package-lock.json
