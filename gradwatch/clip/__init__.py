@@ -1,9 +1,18 @@
-"""Clipping policies: what `gradwatch.attach(clip=...)` takes; and `clip_grad_norm_` in the place of PyTorch's.
+"""Clipping policies for `gradwatch.attach(clip=...)`, and a drop-in for `torch.nn.utils.clip_grad_norm_`.
 
-A policy is handed the parameters and the statistics that were measured of their gradients, changes
-the gradients in place and says what it did. Each can also be called in one's own loop, on the
-parameters, where `torch.nn.utils.clip_grad_norm_` would be. `HiddenStateClip` is none of them: it
-works within the backward pass of an RNN.
+A policy takes the parameters and the statistics already measured of their gradients, changes the
+gradients in place and reports what it did. It can also be called in a training loop, on the
+parameters, in the place of `torch.nn.utils.clip_grad_norm_`.
+
+Two kinds of threshold:
+
+- absolute: `NormClip`, `LayerNormClip`, `ValueClip` and `clip_grad_norm_` compare gradients with a
+  number, `AGC` with the weights. Multiply the loss by a constant and they clip differently.
+- relative: `AutoClip`, `QuantileClip`, `ZClip` and `SkipOutliers` compare the norm with earlier norms.
+  Multiply the loss by a constant and they do the same to every step. `AdaGC` is relative after its
+  first ``start`` steps, and from the first step on with ``max_norm=math.inf``.
+
+`HiddenStateClip` is not a policy: it acts within the backward pass of an RNN.
 """
 
 from gradwatch.clip.adagc import AdaGC

@@ -20,12 +20,20 @@ from gradwatch.measure import Measurement
 class AdaGC(Stateful):
     """Multiply each parameter's gradient by ``min(1, relative * average / its norm)``.
 
-    Wang et al. 2025 (arXiv:2502.11034), algorithm 1. The average is that of the norms after clipping,
-    ``average <- beta average + (1 - beta) norm``. In the first ``start`` steps the total norm is
-    clipped at ``max_norm`` instead, and the average is the least norm after that. Two things differ: a
-    step with a norm that is not finite enters no average, and neither does a norm of 0, which would
-    keep the parameter's gradient at 0 for good. Since clipped norms feed the average, a rise that is meant is
-    let through by about 0.1 % a step only.
+    Wang et al. 2025 (arXiv:2502.11034), algorithm 1. The average is a moving one of the norms after
+    clipping, ``average <- beta average + (1 - beta) norm``. In the first ``start`` steps the total norm is
+    clipped at ``max_norm`` instead, and the average is the smallest norm after that clipping. Clipped norms
+    feed the average, so a norm that rises for good is followed by about 0.1 % a step only.
+
+    Differences from the authors' code: a step with a non-finite norm does not enter the averages, nor does
+    a norm of 0, which would keep the parameter's gradient at 0 for ever; and nothing is added to the norm
+    before dividing (their code adds 1e-6), so that the result does not depend on the scale of the loss.
+
+    Args:
+        relative: the threshold of each parameter, as a multiple of its average.
+        beta: the decay of the averages.
+        start: steps clipped by the total norm before the averages take over.
+        max_norm: the total norm's threshold in these steps; ``math.inf`` clips nothing there.
 
     >>> policy = AdaGC(start=1)
     >>> weight = torch.nn.Parameter(torch.zeros(1))
@@ -48,30 +56,32 @@ class AdaGC(Stateful):
             raise BadArgument(f"start is {self.start!r}; expected at least 1.")
 
     def clip(self, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
-        whole = total_norm(measured)
-        state = self._on(whole)
-        state.setdefault("step", torch.zeros((), dtype=torch.int64, device=whole.device))
-        averages = state.get("average", whole.new_empty(0))
+        of_all = total_norm(measured)
+        state = self._on(of_all)
+        state.setdefault("step", torch.zeros((), dtype=torch.int64, device=of_all.device))
+        averages = state.get("average", of_all.new_empty(0))
         missing = len(parameters) - len(averages)
         if missing > 0:
-            averages = torch.cat([averages, whole.new_full((missing,), math.inf)])
+            averages = torch.cat([averages, of_all.new_full((missing,), math.inf)])
         starting = state["step"] < self.start
-        common = torch.as_tensor(coefficient_of(whole, self.max_norm), dtype=whole.dtype)
+        common = torch.as_tensor(coefficient_of(of_all, self.max_norm, eps=0.0), dtype=of_all.dtype)
         before, after = [], []
         for positions, found in measured.norms():
             at = torch.tensor(positions)
-            norms = found.double().to(whole.device, non_blocking=True)
-            mine = averages[at]
-            own = torch.as_tensor(coefficient_of(norms, self.relative * mine))
+            norms = found.double().to(of_all.device, non_blocking=True)
+            average = averages[at]
+            own = torch.as_tensor(coefficient_of(norms, self.relative * average, eps=0.0))
             factors = torch.where(starting, common, own)
             left = norms * factors
             moved = torch.where(
-                starting | torch.isinf(mine), torch.minimum(mine, left), self.beta * mine + (1 - self.beta) * left
+                starting | torch.isinf(average),
+                torch.minimum(average, left),
+                self.beta * average + (1 - self.beta) * left,
             )
-            averages[at] = torch.where(torch.isfinite(whole) & (norms > 0), moved, mine)
+            averages[at] = torch.where(torch.isfinite(of_all) & (norms > 0), moved, average)
             scale_each(parameters, positions, factors.to(found.device))
             before.append(norms)
             after.append(left)
         state["average"] = averages
-        state["step"] = state["step"] + torch.isfinite(whole)
+        state["step"] = state["step"] + torch.isfinite(of_all)
         return Clipping(coefficient=shrunk(before, after))

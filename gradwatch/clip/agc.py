@@ -15,21 +15,21 @@ from gradwatch.measure import Measurement
 
 @dataclass(frozen=True)
 class AGC(InLoop):
-    """Keep the gradient of each output unit within a share of the unit's weights.
+    """Limit the gradient norm of each output unit to a fraction of the unit's weight norm.
 
     ``G_i <- clipping * max(|W_i|, eps) / |G_i| * G_i`` where ``|G_i| / max(|W_i|, eps) > clipping``
     (Brock et al. 2021, "High-performance large-scale image recognition without normalization",
-    equation 3; defaults of the authors' code). A unit is what one output is made of: a row of a
-    PyTorch weight of shape (out, in, ...), so the norm runs over all axes but the first; a bias or a
-    gain is one unit. A transposed convolution stores its weight as (in, out, ...), where this is a
-    filter of an input. A unit with a NaN or an infinite gradient is left as it is.
+    equation 3; the defaults are those of the authors' code). A unit is a row of a PyTorch weight of shape
+    (out, in, ...): its norm runs over all axes but the first. A bias or a gain is one unit. A transposed
+    convolution stores its weight as (in, out, ...); there a unit is the filter of one input. A unit with a
+    NaN or infinite gradient is left as it is.
 
-    Made for networks without normalisation layers. Elsewhere it may do harm: a vision transformer
-    falls from 79.3 to 38.5 % with it (Yang et al. 2025, arXiv:2502.17055, table 1).
+    AGC was made for networks without normalisation layers. Elsewhere it may do harm: a vision transformer
+    drops from 79.3 to 38.5 % with it (Yang et al. 2025, arXiv:2502.17055, table 1).
 
     Args:
-        clipping: the share; 0.01 is for batches of 1,024 to 4,096, smaller batches want more.
-        eps: least weight norm that counts, so that units that begin at 0 can move.
+        clipping: the fraction. The authors use 0.01 for batches of 1,024 to 4,096; smaller batches need more.
+        eps: smallest weight norm that counts, so that units that begin at 0 can move.
         exclude: parameters that are not clipped; the authors leave out the last linear layer.
 
     >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
@@ -43,7 +43,7 @@ class AGC(InLoop):
     clipping: float = 0.01
     eps: float = 1e-3
     exclude: Iterable[Tensor] = ()
-    by_unit = True  # no field: units have to be whole in each process
+    by_unit = True  # a class attribute, not a field: each process needs whole units
 
     def __post_init__(self) -> None:
         above_zero(clipping=self.clipping, eps=self.eps)
@@ -59,9 +59,9 @@ class AGC(InLoop):
             norms = _unit_norms(parameter.grad)
             factors = torch.ones_like(norms)
             if id(getattr(parameter, "stands_for", parameter)) not in excluded:
-                most = self.clipping * _unit_norms(parameter.detach()).clamp(min=self.eps)
-                over = torch.isfinite(norms) & (norms > most)
-                factors = torch.where(over, most / norms.clamp(min=1e-6), factors)
+                largest_allowed = self.clipping * _unit_norms(parameter.detach()).clamp(min=self.eps)
+                over = torch.isfinite(norms) & (norms > largest_allowed)
+                factors = torch.where(over, largest_allowed / norms, factors)
                 parameter.grad.mul_(factors.to(parameter.grad.dtype))
             before.append(norms)
             after.append(norms * factors)
@@ -73,7 +73,7 @@ class AGC(InLoop):
 
 
 def _unit_norms(tensor: Tensor) -> Tensor:
-    """The L2 norm of each unit, in float32 at least, of a shape that broadcasts over the tensor."""
+    """Return the L2 norm of each unit, in float32 or wider, in a shape that broadcasts over the tensor."""
     wide = tensor.dtype if tensor.element_size() >= 4 else torch.float32
     axes = tuple(range(1, tensor.dim())) or None
     norms: Tensor = torch.linalg.vector_norm(tensor, dim=axes, keepdim=axes is not None, dtype=wide)

@@ -1,4 +1,4 @@
-"""`clip_grad_norm_` in the place of PyTorch's."""
+"""A drop-in for PyTorch's `clip_grad_norm_`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from types import GeneratorType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -32,29 +32,30 @@ def clip_grad_norm_(
     """Clip the norm over all gradients in place, as `torch.nn.utils.clip_grad_norm_` does, and return it.
 
     Gradients are multiplied by ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov, Bengio 2013,
-    section 3.2). Three things differ from PyTorch's: the norm is right where its squares overflow or
-    underflow, in half precision and for long gradients (PyTorch's sets finite gradients of 1e20 to
-    zero, and is 2e-3 off for four million equal entries); gradients are not written to where nothing
-    is to be clipped; and a NaN in one gradient does not reach the others. A watch that records these
-    parameters takes the norms of the same read.
+    section 3.2; the 1e-6 is PyTorch's). Three things differ from PyTorch. The norm is right where its squares
+    overflow or underflow, in half precision, and for long gradients: PyTorch sets finite gradients of 1e20 to
+    zero, and is 2e-3 off for four million equal entries. Gradients that need no clipping are not written to.
+    A NaN in one gradient does not spread to the others. A watch that records these parameters uses the norms
+    of the same read.
 
     Args:
         parameters: a tensor or an iterable of tensors whose ``grad`` is clipped.
         max_norm: the threshold.
         norm_type: order of the norm, ``inf`` for the largest magnitude.
         error_if_nonfinite: the same as ``nonfinite="raise"``.
-        foreach: taken for PyTorch's sake; PyTorch chooses.
-        nonfinite: what becomes of the gradients where an entry is NaN or infinite. ``keep`` leaves
-            all of them as they are; ``zero`` sets these entries to 0 and clips the rest; ``skip``
-            sets every ``grad`` to None, so that the optimizer does nothing; ``raise`` raises.
-            ``skip`` and ``raise`` wait for an accelerator.
+        foreach: accepted for compatibility; PyTorch chooses.
+        nonfinite: what to do where an entry is NaN or infinite. ``keep`` leaves all gradients as they
+            are; ``zero`` sets these entries to 0 and clips the rest; ``skip`` sets every ``grad`` to
+            None, so that the optimizer does nothing; ``raise`` raises. ``skip`` and ``raise`` wait for an
+            accelerator.
 
     Returns:
-        The norm before clipping, a tensor of no dimension on the device of the first gradient, in
-        float32 or, for float64 gradients, float64; with ``zero`` that of the finite entries.
+        The norm before clipping: a zero-dimensional tensor on the device of the first gradient, in float32,
+        or in float64 for float64 gradients; with ``zero``, that of the finite entries. Where all gradients
+        are sharded over one device mesh it is a DTensor, replicated over that mesh.
 
     Raises:
-        RuntimeError: the norm is not finite, where that was asked for.
+        RuntimeError: the norm is not finite, with ``raise``.
         BadArgument: ``nonfinite`` is none of the four.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -73,9 +74,14 @@ def clip_grad_norm_(
 def clip_listed(
     parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: NonFinite, measured: Measurement | None
 ) -> Tensor:
-    """Clip; ``measured`` are the statistics of just these gradients in any order, where somebody has them.
+    """Clip the gradients of a list of parameters. A tap may replace this function.
 
-    A tap may stand in this function's place.
+    Args:
+        parameters: as in `clip_grad_norm_`; sums over processes are made.
+        max_norm: the threshold.
+        norm_type: order of the norm.
+        nonfinite: as in `clip_grad_norm_`.
+        measured: the statistics of exactly these gradients in any order, where they are known already.
     """
     with torch.no_grad():
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -99,20 +105,19 @@ def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
         return [parameters]
     listed = list(parameters)
     if not listed and isinstance(parameters, GeneratorType):
-        warnings.warn("`parameters` is an exhausted generator, no gradient clipping will occur.", stacklevel=3)
+        # PyTorch's own words, at the line that called `clip_grad_norm_`.
+        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     return listed
 
 
 def _norm(parameters: Sequence[Tensor], norm_type: float, measured: Measurement | None) -> float | Tensor:
-    """A number where the gradients are on the host; else a tensor, which nobody waits for."""
+    """Return the norm: a number where the gradients are on the host, else a tensor that is not waited for."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if any(is_sharded(gradient) for gradient in gradients):
         return _norm_over_ranks(parameters, norm_type)
-    if norm_type not in (2.0, math.inf):
-        norm = torch.nn.utils.get_total_norm(gradients, norm_type)
-        return norm if norm.device.type != "cpu" else float(norm)
-    if any(gradient.device.type != "cpu" for gradient in gradients):
-        return torch.nn.utils.get_total_norm([g.float() if g.element_size() < 4 else g for g in gradients], norm_type)
+    on_host = all(gradient.device.type == "cpu" for gradient in gradients)
+    if norm_type not in (2.0, math.inf) or not on_host:
+        return _norm_by_torch(gradients, norm_type)
     stat = "norm" if norm_type == 2.0 else "abs_max"
     if measured is None or stat not in measured.stats:
         measured = measure(gradients)
@@ -120,8 +125,16 @@ def _norm(parameters: Sequence[Tensor], norm_type: float, measured: Measurement 
     return total(column) if norm_type == 2.0 else float(np.max(column))
 
 
+def _norm_by_torch(gradients: Sequence[Tensor], norm_type: float) -> float | Tensor:
+    """Return the norm by PyTorch's function; half precision is widened where its squares could overflow."""
+    if norm_type in (2.0, math.inf):
+        gradients = [g.float() if g.element_size() < 4 else g for g in gradients]
+    norm = torch.nn.utils.get_total_norm(gradients, norm_type)
+    return norm if norm.device.type != "cpu" else float(norm)
+
+
 def _norm_over_ranks(parameters: Sequence[Tensor], norm_type: float) -> Tensor:
-    """Of gradients that are sharded over processes, all of which have to ask for it."""
+    """Return the norm of gradients that are sharded over processes. Every process has to call this."""
     gradients = [None if p.grad is None else local(p.grad) for p in parameters]
     if norm_type == 2.0:
         return total_norm(whole(measure(gradients, ("norm",)), parameters))
@@ -147,17 +160,28 @@ def _without_nonfinite(parameters: Sequence[Tensor], norm: float | Tensor, norm_
 
 
 def _like(gradients: Sequence[Tensor], norm: float | Tensor) -> Tensor:
+    """Return the norm as the tensor that PyTorch would return for these gradients."""
     dtype = torch.float64 if gradients[0].dtype == torch.float64 else torch.float32
-    return torch.as_tensor(norm, dtype=dtype, device=gradients[0].device)
+    result = torch.as_tensor(norm, dtype=dtype, device=local(gradients[0]).device)
+    if not all(is_sharded(gradient) for gradient in gradients):
+        return result
+    first: Any = gradients[0]
+    held: Any = gradients
+    if any(gradient.device_mesh != first.device_mesh for gradient in held):
+        return result
+    from torch.distributed.tensor import DTensor, Replicate
+
+    replicated = [Replicate()] * first.device_mesh.ndim
+    return DTensor.from_local(result, first.device_mesh, replicated, run_check=False)
 
 
 def _message(parameters: Sequence[Tensor], norm_type: float) -> str:
     counts = [0 if p.grad is None else int(torch.isfinite(p.grad).logical_not().sum()) for p in parameters]
     first = next((i for i, count in enumerate(counts) if count), None)
     where = (
-        "its entries are finite and too large to be added"
+        "its entries are finite but too large to be added"
         if first is None
         else f"parameter {first} of shape {tuple(parameters[first].shape)} holds {counts[first]} NaN or infinite"
-        f" entries, the first of {sum(count > 0 for count in counts)} that do"
+        f" entries; {sum(count > 0 for count in counts)} parameters hold some"
     )
     return f"The total norm of order {norm_type} for gradients from `parameters` is non-finite: {where}."

@@ -21,9 +21,9 @@ class HiddenStateClip:
 
     Mikolov 2012 (PhD thesis, section 3.2.2): "I did limit maximum size of gradients of errors that get
     accumulated in the hidden neurons to be in a range <-15; 15>". It acts on dE/dh_t within the
-    backward pass, before earlier steps see it, so that no step can blow the error up; clipping the
-    gradients of the weights, as `clip_grad_value_` does, comes after the harm. A NaN stays one. Call
-    it on the state in one's own loop, or use it as a context around RNN cells:
+    backward pass, before the error reaches earlier steps, so that no step can amplify it further. Clipping
+    the gradients of the weights, as `clip_grad_value_` does, acts only after the whole backward pass. A NaN
+    stays NaN. Call it on the state in the loop over time, or use it as a context around RNN cells:
 
     >>> cell = nn.RNNCell(2, 3)
     >>> h = torch.zeros(1, 3)
@@ -39,7 +39,7 @@ class HiddenStateClip:
     """
 
     limit: float = 15.0
-    entries: int = field(default=0, init=False, compare=False)  # errors seen so far
+    entries: int = field(default=0, init=False, compare=False)  # entries of errors seen so far
     _cut: Tensor | int = field(default=0, init=False, repr=False, compare=False)
     _cells: tuple[nn.Module, ...] = field(default=(), init=False, repr=False, compare=False)
     _handles: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -49,15 +49,15 @@ class HiddenStateClip:
 
     @property
     def cut(self) -> int:
-        """How many of them were cut. Waits for the device."""
+        """How many of these entries were truncated. Waits for the device."""
         return int(self._cut)
 
     def __call__(self, state: H) -> H:
-        """The same state, whose error will be truncated; a tuple (h, c) of an LSTM has both truncated."""
+        """Return the same state, with its error to be truncated; of an LSTM's (h, c), both."""
         if isinstance(state, tuple):
             return tuple(self(part) for part in state)
         if state.requires_grad:
-            # A view, so that the error is that of the later steps and the losses together, and not hooked twice.
+            # A view has its own error, the sum of what later steps and losses send back, and its own hook.
             state = state.view_as(state)
             state.register_hook(self._truncated)  # type: ignore[no-untyped-call]
         return state
@@ -68,18 +68,18 @@ class HiddenStateClip:
         return error.clamp(-self.limit, self.limit)
 
     def of(self, *cells: nn.Module) -> Self:
-        """Use it as a context in which the states that these cells return are truncated.
+        """Use it as a context in which it acts on every state that these cells return.
 
         Raises:
-            BadArgument: a module that runs over the whole sequence by itself (`nn.RNN`, `nn.LSTM`,
-                `nn.GRU`): there is nothing to take hold of between its steps. Use the cell in a loop.
+            BadArgument: a module runs over the whole sequence (`nn.RNN`, `nn.LSTM`, `nn.GRU`), so that its
+                states can't be reached. Use the cell in a loop.
         """
         for cell in cells:
             if isinstance(cell, nn.RNNBase):
                 name = type(cell).__name__
                 raise BadArgument(
-                    f"{name} runs over the whole sequence at once, and nothing can be done between its steps;"
-                    f" expected cells, nn.{name}Cell in a loop say."
+                    f"{name} runs over the whole sequence at once, so its hidden states can't be reached;"
+                    f" expected cells, for example nn.{name}Cell in a loop."
                 )
         self._cells = cells
         return self

@@ -17,9 +17,9 @@ from gradwatch.measure import Measurement
 class LayerNormClip(InLoop):
     """Multiply each parameter's gradient by ``min(1, max_norm / (its norm + 1e-6))``.
 
-    The direction of the update changes, unlike with `NormClip`: of norms 3 and 4 a threshold of 1
-    leaves 1 and 1 where the global norm leaves 0.6 and 0.8. A gradient with a NaN or an infinite
-    entry is left as it is and does not reach the others.
+    The direction of the update changes, unlike with `NormClip`: a threshold of 1 turns norms of 3 and 4
+    into 1 and 1, where the global norm gives 0.6 and 0.8. The 1e-6 is PyTorch's. A gradient with a NaN or
+    infinite entry is left as it is and does not affect the others.
 
     >>> weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     >>> weights[0].grad, weights[1].grad = torch.tensor([3.0]), torch.tensor([0.5])
@@ -44,7 +44,10 @@ class LayerNormClip(InLoop):
 
 
 def scale_each(parameters: Sequence[Tensor | None], positions: Sequence[int], coefficients: Tensor) -> None:
-    """Multiply each gradient by its own number; on the host only those whose number is not 1."""
+    """Multiply the gradient at each position by its own coefficient, in place.
+
+    Coefficients on the host that are 1 are skipped, so that such gradients are not written to.
+    """
     on_host = coefficients.device.type == "cpu"
     numbers: Sequence[float | Tensor] = coefficients.tolist() if on_host else coefficients.unbind()
     gradients, factors = [], []

@@ -1,4 +1,4 @@
-"""What every policy is, what clipping leaves behind, and how a policy is called in one's own loop."""
+"""The protocol of clipping policies, what clipping reports, and how a policy is called in a training loop."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Clipping:
     max_norm: float | Tensor | None = None
     norm_type: float | None = None  # None means 2
     clip_value: float | Tensor | None = None
-    coefficient: float | Tensor | None = 1.0  # None: what max_norm and the norm of the whole come to
-    cut_entries: tuple[Tensor, ...] = ()
-    skip: bool | Tensor = False  # leave this update out altogether
+    coefficient: float | Tensor | None = 1.0  # None: to be computed from max_norm and the whole gradient's norm
+    cut_entries: tuple[Tensor, ...] = ()  # of each gradient, by value clipping
+    skip: bool | Tensor = False  # leave this update out
 
 
 class Policy(Protocol):
@@ -34,21 +34,21 @@ class Policy(Protocol):
         """Clip the ``grad`` of the parameters in place.
 
         Args:
-            parameters: of one optimizer, in an order that stays; None, or a ``grad`` of None, where
-                there is nothing to clip.
+            parameters: those of one optimizer, always in the same order; None, or a ``grad`` of None,
+                for what is not to be clipped.
             measured: the statistics of these gradients, position by position.
         """
         ...
 
 
 class InLoop:
-    """What makes a policy callable in one's own loop, in the place of `torch.nn.utils.clip_grad_norm_`."""
+    """Makes a policy callable in a training loop, in the place of `torch.nn.utils.clip_grad_norm_`."""
 
     def __call__(self: Policy, parameters: Tensor | Iterable[Tensor]) -> Tensor:
-        """Clip the gradients of the parameters in place; return the total norm before that, float64.
+        """Clip the gradients of the parameters in place and return the total norm before clipping, in float64.
 
         Where the policy skips the update, every ``grad`` becomes None, so that the optimizer does
-        nothing; on an accelerator that waits for the device.
+        nothing. On an accelerator this waits for the device.
         """
         listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         make_sums(listed)
@@ -57,7 +57,7 @@ class InLoop:
 
 @torch.no_grad()
 def clip_by_policy(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
-    """Measure and clip. A tap may stand in this function's place."""
+    """Measure and clip. A tap may replace this function."""
     measured = whole(measure([parameter.grad for parameter in parameters]), parameters)
     if not measured.present:
         return torch.zeros((), dtype=torch.float64), Clipping()
@@ -70,20 +70,20 @@ def clip_by_policy(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Cl
 
 
 def clip_parts(policy: Policy, parameters: Sequence[Tensor | None], measured: Measurement) -> Clipping:
-    """Clip, of gradients that are sharded over processes the parts that are here.
+    """Clip the gradients; of those sharded over processes, this process's parts.
 
     Args:
-        policy: does the same in every process, for all are given the same norms.
+        policy: given the same norms in every process, it does the same in every process.
         parameters: sharded or not.
         measured: the norms of whole gradients.
 
     Raises:
-        BadArgument: the policy looks at units that are cut apart.
+        BadArgument: the policy clips unit by unit, and units are divided over processes.
     """
     if getattr(policy, "by_unit", False) and any(splits_units(parameter) for parameter in parameters):
         raise BadArgument(
-            f"{policy!r} clips unit by unit, and there are weights whose units are divided over processes"
-            " (sharded along another dimension than the first). Use a policy for the norm of the whole, ZClip() say."
+            f"{policy!r} clips unit by unit, but the units of some weights are divided over processes"
+            " (sharded along another dimension than the first). Use a policy for the total norm, for example ZClip()."
         )
     if any_sharded(parameters):
         parameters = [stands_in(parameter) for parameter in parameters]
@@ -92,12 +92,12 @@ def clip_parts(policy: Policy, parameters: Sequence[Tensor | None], measured: Me
 
 @dataclass
 class Stateful(InLoop):
-    """A policy with a history: tensors by name, on the device of the gradients, so that nobody waits for it."""
+    """A policy with a history: tensors by name, on the device of the gradients, so that nothing waits for it."""
 
     _state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, for a checkpoint.
+        """Return a copy of the history, for a checkpoint.
 
         >>> from gradwatch.clip import ZClip
         >>> ZClip().state_dict()
@@ -106,31 +106,31 @@ class Stateful(InLoop):
         return {name: value.clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Continue from the history of a checkpoint.
 
         Raises:
             BadArgument: it holds something other than tensors.
         """
         wrong = [name for name, value in state.items() if not isinstance(value, Tensor)]
         if wrong:
-            raise BadArgument(f"the state holds {wrong}, which are no tensors; expected what state_dict() returned.")
+            raise BadArgument(f"{wrong} in the state are not tensors; expected the result of state_dict().")
         self._state = {name: value.clone() for name, value in state.items()}
 
     def _on(self, like: Tensor) -> dict[str, Tensor]:
-        """The state on the device of ``like``."""
+        """Return the state, moved to the device of ``like``."""
         if any(value.device != like.device for value in self._state.values()):
             self._state = {name: value.to(like.device) for name, value in self._state.items()}
         return self._state
 
     def fresh(self) -> Self:
-        """A policy with the same settings and no history, for another optimizer."""
+        """Return a policy with the same settings and an empty history, for another optimizer."""
         other = copy(self)
         other._state = {}
         return other
 
 
 def above_zero(**values: float) -> None:
-    """Raise `BadArgument` for a setting that is not a number above 0."""
+    """Raise `BadArgument` for a setting that is not above 0."""
     for name, value in values.items():
         if not value > 0:
             raise BadArgument(f"{name} is {value!r}; expected a number above 0.")

@@ -1,4 +1,4 @@
-"""Multiplying gradients, without waiting for a device."""
+"""Multiplying gradients by a coefficient, without waiting for a device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from torch import Tensor
 
 from gradwatch.measure import Measurement, total
 
+TORCH_EPS = 1e-6
+"""What `torch.nn.utils.clip_grad_norm_` adds to the norm before it divides. It is an absolute number: at a norm of
+1e-6 it halves the coefficient. Policies with an absolute threshold use it, so that they do as PyTorch does."""
+
 
 def gradients_of(parameters: Sequence[Tensor | None], measured: Measurement) -> Iterator[Tensor]:
-    """The gradients that were measured, in the order of ``measured.present``; looked up as they are taken."""
+    """Yield the gradients that were measured, in the order of ``measured.present``.
+
+    Each gradient is looked up when it is taken, not before.
+    """
     for position in measured.present:
         parameter = parameters[position]
         if parameter is not None and (gradient := parameter.grad) is not None:
@@ -21,29 +28,46 @@ def gradients_of(parameters: Sequence[Tensor | None], measured: Measurement) -> 
 
 
 def total_norm(measured: Measurement) -> Tensor:
-    """The L2 norm of all, a float64 tensor of no dimension, on its device where that computes it."""
+    """Return the L2 norm of all gradients: a zero-dimensional float64 tensor, on the device that computes it."""
     if not measured.is_here:
         return measured.total_on_device()
     return torch.tensor(host_total(measured), dtype=torch.float64)
 
 
 def host_total(measured: Measurement) -> float:
-    """The same of what is on the host."""
+    """Return the L2 norm of all gradients as a number, where the measurement is on the host."""
     return total(measured.collect()["norm"][measured.present])
 
 
-def coefficient_of(norm: float | Tensor, max_norm: float | Tensor) -> float | Tensor:
-    """``min(1, max_norm / (norm + 1e-6))``; 1 where either is not a number or the norm is not finite."""
+def coefficient_of(norm: float | Tensor, max_norm: float | Tensor, eps: float = TORCH_EPS) -> float | Tensor:
+    """Return ``min(1, max_norm / (norm + eps))``.
+
+    It is 1 where the norm is not finite, where the threshold is NaN, and where both are 0: such
+    gradients are left as they are.
+
+    Args:
+        norm: the norm before clipping, a number or a tensor of any shape.
+        max_norm: the threshold, of a shape that broadcasts with the norm.
+        eps: `TORCH_EPS` for an absolute threshold. Pass 0 for a relative one; otherwise the result
+            depends on the scale of the loss.
+
+    >>> coefficient_of(3e-6, 1.5e-6, eps=0.0), round(coefficient_of(3e-6, 1.5e-6), 3)
+    (0.5, 0.375)
+    """
     if isinstance(norm, float) and isinstance(max_norm, float):
-        number = max_norm / (norm + 1e-6)
-        return min(1.0, number) if math.isfinite(norm) and not math.isnan(number) else 1.0
-    quotient = torch.as_tensor(max_norm / (norm + 1e-6))
+        if not math.isfinite(norm) or math.isnan(max_norm) or norm + eps == 0.0:
+            return 1.0
+        return min(1.0, max_norm / (norm + eps))
+    quotient = torch.as_tensor(max_norm / (norm + eps))
     usable = torch.isfinite(torch.as_tensor(norm)) & ~torch.isnan(quotient)
     return torch.where(usable, quotient.clamp(max=1.0), torch.ones_like(quotient))
 
 
 def scale(gradients: Iterable[Tensor], coefficient: float | Tensor) -> None:
-    """Multiply all by one number; none is taken or written where a number on the host says that it is 1."""
+    """Multiply all gradients by one coefficient, in place.
+
+    A coefficient that is a number, and 1, is known to change nothing: no gradient is looked up.
+    """
     if not isinstance(coefficient, Tensor):
         if coefficient < 1.0:
             torch._foreach_mul_(list(gradients), coefficient)
@@ -56,13 +80,20 @@ def scale(gradients: Iterable[Tensor], coefficient: float | Tensor) -> None:
 
 
 def shrunk(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
-    """The total norm after over that before from norms of the parts; those that are not finite are left out."""
+    """Return the total norm after clipping divided by the total norm before, from norms of the parts.
+
+    Parts whose norm was not finite are left out. The result is 1 where nothing is left.
+
+    Args:
+        before: norms before clipping, in tensors of any shape.
+        after: the norms of the same parts after clipping, in the same shapes.
+    """
     device = before[0].device
     old = torch.cat([norms.flatten().double().to(device, non_blocking=True) for norms in before])
     new = torch.cat([norms.flatten().double().to(device, non_blocking=True) for norms in after])
     finite = torch.isfinite(old)
     zero = torch.zeros_like(old)
     old, new = torch.where(finite, old, zero), torch.where(finite, new, zero)
-    largest = old.max().clamp(min=1e-300)  # scaled, so that squares do not overflow
+    largest = old.max().clamp(min=1e-300)  # dividing by it keeps the squares from overflowing
     quotient = torch.linalg.vector_norm(new / largest) / torch.linalg.vector_norm(old / largest)
     return torch.where(torch.isnan(quotient), torch.ones_like(quotient), quotient)

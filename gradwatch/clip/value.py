@@ -17,9 +17,9 @@ from gradwatch.measure import Measurement, count_above
 class ValueClip(InLoop):
     """Limit every entry of a gradient to [-clip_value, clip_value].
 
-    The formula of `torch.nn.utils.clip_grad_value_`: an infinite entry becomes the limit (a watch has
-    counted it before), a NaN stays one. It is not what Mikolov's thesis (2012) did, which limits the
-    error that flows back through the hidden state: that is `HiddenStateClip`.
+    The formula is that of `torch.nn.utils.clip_grad_value_`. An infinite entry becomes the limit (a watch
+    has counted it before that); a NaN stays NaN. Mikolov's thesis (2012) did something else: it limits the
+    error that flows back through the hidden state. See `HiddenStateClip`.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2))
     >>> weight.grad = torch.tensor([0.5, -7.0])

@@ -1,4 +1,4 @@
-"""The last norms, as tensors that stay on their device."""
+"""A window of the latest norms, kept in tensors on the device that measures them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from torch import Tensor
 
 
 def empty_window(length: int, like: Tensor) -> dict[str, Tensor]:
-    """``norms``, NaN where there is none yet, and the ``count`` of those that ever entered.
+    """Return the state of an empty window.
 
-    ``like`` may hold the norms of several trainings, each of which has a window of its own.
+    ``norms`` has shape (length, *like.shape) and is NaN where no norm has entered yet; ``count`` has the
+    shape of ``like`` and counts the norms that ever entered. ``like`` may hold one norm for each of several
+    trainings; each has a window of its own.
     """
     return {
         "norms": torch.full((length, *like.shape), math.nan, dtype=like.dtype, device=like.device),
@@ -20,7 +22,7 @@ def empty_window(length: int, like: Tensor) -> dict[str, Tensor]:
 
 
 def put_into_window(state: dict[str, Tensor], norm: Tensor, enters: Tensor) -> None:
-    """Let a norm take the place of the oldest, where it ``enters``.
+    """Put a norm in the place of the oldest one, where ``enters`` is true.
 
     >>> state = empty_window(2, torch.tensor(0.0))
     >>> for norm in (1.0, 2.0, 3.0):

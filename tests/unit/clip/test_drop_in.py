@@ -1,6 +1,8 @@
-"""`gradwatch.clip.clip_grad_norm_` beside PyTorch's: equal where that is right, and right where it is not."""
+"""`gradwatch.clip.clip_grad_norm_` against PyTorch's: equal where PyTorch is right, and right where it is not."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,9 +130,19 @@ def test_every_choice_is_the_same_where_all_is_finite(nonfinite):
         torch.testing.assert_close(one, other, rtol=2e-6, atol=0)
 
 
-def test_a_choice_that_there_is_not():
+def test_an_unknown_choice_is_refused():
     with pytest.raises(BadArgument, match="nonfinite is 'ignore'; expected one of keep, zero, skip, raise"):
         clip_grad_norm_(parameters(), 1.0, nonfinite="ignore")
+
+
+def test_an_empty_generator_is_warned_of_as_torch_does_at_the_line_of_the_call():
+    found = []
+    for clip in (nn.utils.clip_grad_norm_, clip_grad_norm_):
+        with pytest.warns(UserWarning, match="generator") as caught:
+            clip((p for p in []), 1.0)
+        found.append([(str(w.message), w.filename, w.lineno, w.category) for w in caught])
+    assert found[0] == found[1]
+    assert found[0][0][1] == __file__
 
 
 def test_what_may_be_given():
@@ -140,8 +152,6 @@ def test_what_may_be_given():
     assert clip_grad_norm_((p for p in [one]), 10.0).item() == pytest.approx(1.0)
     assert clip_grad_norm_([], 1.0).item() == 0.0
     assert clip_grad_norm_([nn.Parameter(torch.zeros(2))], 1.0).item() == 0.0
-    with pytest.warns(UserWarning, match="exhausted generator"):
-        clip_grad_norm_((p for p in []), 1.0)
 
 
 def test_nothing_is_written_where_nothing_is_clipped():
@@ -212,3 +222,36 @@ def test_detaching_takes_the_tap_out(tmp_path):
     with gradwatch.attach(model, torch.optim.SGD(model.parameters(), 0.1), tmp_path / "run"):
         assert drop_in.clip_listed is not before
     assert drop_in.clip_listed is before
+
+
+SHARDED = """
+import math, torch, torch.distributed as dist
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+from gradwatch.clip import clip_grad_norm_
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+for order in (2.0, 1.0, math.inf):
+    for placement in (Shard(0), Replicate()):
+        found = []
+        for clip in (torch.nn.utils.clip_grad_norm_, clip_grad_norm_):
+            torch.manual_seed(0)
+            parameter = torch.nn.Parameter(distribute_tensor(torch.zeros(5), mesh, [placement]))
+            parameter.grad = distribute_tensor(torch.randn(5), mesh, [placement])
+            norm = clip([parameter], 0.5, order)
+            found.append((type(norm), norm.device_mesh, norm.full_tensor(), parameter.grad.full_tensor()))
+        assert found[0][:2] == found[1][:2], found
+        torch.testing.assert_close(found[0][2:], found[1][2:])
+print("equal", flush=True)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_sharded_gradients_give_the_dtensor_that_torch_gives(tmp_path):
+    script = tmp_path / "sharded.py"
+    script.write_text(SHARDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["equal", "equal"]
