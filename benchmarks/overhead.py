@@ -31,7 +31,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 import gradwatch
 from gradwatch.clip import NormClip
-from gradwatch.measure import fused, pytorch
+from gradwatch.measure import fused, routes
 
 LEARNING_RATE = 0.0  # an optimizer's work is the same, and the norms of the last step are those of the first
 
@@ -267,7 +267,7 @@ def training(model: Model, variant: Variant, folder: Path, max_norm: float, comp
 @contextlib.contextmanager
 def route(compiled: bool) -> Iterator[None]:
     """Whether gradients are read by the compiled part or by PyTorch's operators."""
-    with mock.patch.object(pytorch, "is_available", fused.is_available if compiled else lambda: False):
+    with mock.patch.object(routes, "is_available", fused.is_available if compiled else lambda: False):
         yield
 
 

@@ -1,6 +1,6 @@
-"""Callbacks for training frameworks: each translates a framework's hooks into the calls of a watch.
+"""Callbacks for training frameworks. Each translates a framework's hooks into calls of a watch.
 
-Import the module of the framework at hand: `gradwatch.integrations.lightning`, `.transformers` or
+Import the module of your framework: `gradwatch.integrations.lightning`, `.transformers` or
 `.accelerate`.
 """
 
@@ -14,10 +14,13 @@ from gradwatch.errors import UnsupportedVersion
 
 
 def require(least: dict[str, tuple[int, int]]) -> None:
-    """See that one of these packages is installed, in at least the version given.
+    """Check that one of these packages is installed, in at least the version given.
+
+    Args:
+        least: the lowest version (major, minor) of each package; the first that is installed counts.
 
     Raises:
-        UnsupportedVersion: none is, or the one that is, is older.
+        UnsupportedVersion: none is installed, or the installed one is older.
 
     >>> require({"pytest": (7, 0)})
     >>> require({"pytest": (999, 0)})
@@ -33,8 +36,8 @@ def require(least: dict[str, tuple[int, int]]) -> None:
             wanted = ".".join(map(str, needed))
             raise UnsupportedVersion(
                 f"{package} {installed} is installed; gradwatch needs {wanted} or newer."
-                f" Upgrade it: `pip install -U {package}`. Or attach to the model and the optimizer by"
-                " gradwatch.attach, or use `gradwatch run`."
+                f" Upgrade it: `pip install -U {package}`. Or call gradwatch.attach with the model and the optimizer,"
+                " or use `gradwatch run`."
             )
         return
     name = next(iter(least))
@@ -42,9 +45,15 @@ def require(least: dict[str, tuple[int, int]]) -> None:
 
 
 def folder_for(run: Path | None, beside: Path, first_step: int) -> Path:
-    """Where to record: the run that was asked for, else ``gradwatch`` in the framework's own folder.
+    """Return the folder to record into: the one asked for, else ``gradwatch`` in the framework's own folder.
 
-    There a training from the start gets a folder of its own, one from a checkpoint goes on with the last.
+    There, a training from the start gets a new folder, ``gradwatch-2`` and so on; a training from a
+    checkpoint continues the latest.
+
+    Args:
+        run: the folder asked for, or None.
+        beside: the framework's own folder.
+        first_step: 0 for a training from the start.
     """
     if run is not None:
         return run

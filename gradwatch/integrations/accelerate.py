@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: `attach` for what `accelerator.prepare` returned."""
+"""Hugging Face Accelerate: `attach` for models and optimizers that `accelerator.prepare` returned."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from accelerate import Accelerator  # noqa: E402
 def attach(
     accelerator: Accelerator, model: nn.Module, optimizer: Optimizers, run: str | os.PathLike[str], **options: Any
 ) -> Watch:
-    """Record the training of a prepared model by prepared optimizers; call it in every process.
+    """Record the training of a prepared model by prepared optimizers. Call it in every process.
 
-    `accelerator.backward`, its clip calls, its scaler and its accumulation are seen as they are; a
-    step is recorded where the optimizer steps, not at every micro-batch.
+    gradwatch sees `accelerator.backward`, its clip calls, its gradient scaler and its accumulation. It
+    records a step when the optimizer steps, not at every micro-batch.
 
     Args:
-        accelerator: its rank 0 writes the run.
-        model: what `accelerator.prepare` returned, or was given.
-        optimizer: likewise.
-        run: a folder.
+        accelerator: rank 0 of its processes writes the run.
+        model: as passed to `accelerator.prepare` or as returned by it.
+        optimizer: likewise; one or several.
+        run: the folder to record into.
         options: those of `gradwatch.attach`.
     """
     return attach_here(model, optimizer, run, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -20,16 +21,19 @@ try:
 except ImportError:
     from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
 
+logger = logging.getLogger("gradwatch")
+
 
 class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
     """Records a fit, from its first optimizer step to its last.
 
-    The loss of a step is the one on which Lightning calls backward; the step is `trainer.global_step`.
-    In a distributed fit rank 0 writes the run.
+    The loss of a step is the value Lightning calls `backward` on; the step is `trainer.global_step`.
+    In a distributed fit rank 0 writes the run. A fit without an optimizer is not recorded; a warning says
+    so and the fit goes on.
 
     Args:
-        run: a folder; ``gradwatch`` in the logger's folder if left out.
-        options: those of `gradwatch.attach`. With ``clip`` leave Lightning's ``gradient_clip_val`` out.
+        run: the folder to record into; by default ``gradwatch`` in the logger's folder.
+        options: those of `gradwatch.attach`. With ``clip``, leave Lightning's ``gradient_clip_val`` out.
     """
 
     def __init__(self, run: str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -38,19 +42,24 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
         self._options = options
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach: optimizers are made by now, and a checkpoint is loaded."""
+        """Attach. By now the optimizers exist and a checkpoint is loaded."""
         self._close("closed")
+        # Lightning puts a stand-in without parameters where `configure_optimizers` returned None.
+        if not any(group["params"] for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            self.watch = None
+            logger.warning("This fit has no optimizer, so gradwatch records nothing (nothing-to-record)")
+            return
         folder = folder_for(self._run, Path(trainer.log_dir or trainer.default_root_dir), trainer.global_step)
         wrapped = trainer.strategy.model
-        # Of several optimizers `global_step` counts all the steps together.
+        # With several optimizers `global_step` counts the steps of all of them.
         first = {"first_step": trainer.global_step} if len(trainer.optimizers) == 1 else {}
-        total = trainer.estimated_stepping_batches  # infinite where neither steps nor epochs are limited
+        total = trainer.estimated_stepping_batches  # infinite without a limit on steps or epochs
         length = {"total_steps": int(total)} if first and 1 <= total < math.inf else {}
         model = wrapped if isinstance(wrapped, nn.Module) else pl_module
         self.watch = attach(model, trainer.optimizers, folder, **(first | length | self._options))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Within the step's closure: gradients are accumulated, unscaled and not clipped yet."""
+        """Measure. Lightning calls this within the step's closure, before it clips; gradients are unscaled by then."""
         if self.watch is not None:
             self.watch.gradients_ready(optimizer)
 

@@ -18,15 +18,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class GradWatchCallback(TrainerCallback):
-    """Records a training of `Trainer`, from its first optimizer step to its last.
+    """Records a training by `Trainer`, from its first optimizer step to its last.
 
-    A Trainer calls its callbacks after clipping. The norms recorded are those before it all the same,
-    for they are taken at the clip call; the loss of a step is the one on which backward was called.
+    A Trainer calls its callbacks after clipping. The recorded norms are those before clipping all the same,
+    because they are measured at the clip call. The loss of a step is the value `backward` was called on.
     In a distributed training rank 0 writes the run.
 
     Args:
-        run: a folder; ``gradwatch`` in the output folder if left out.
-        options: those of `gradwatch.attach`. With ``clip`` set ``max_grad_norm=0``.
+        run: the folder to record into; by default ``gradwatch`` in the output folder.
+        options: those of `gradwatch.attach`. With ``clip``, set the Trainer's ``max_grad_norm=0``.
     """
 
     def __init__(self, run: str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -37,7 +37,7 @@ class GradWatchCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Attach: the optimizer is made by now, and a checkpoint is loaded."""
+        """Attach. By now the optimizer exists and a checkpoint is loaded."""
         self._close()
         model: nn.Module = kwargs["model"]
         optimizer: Optimizer = kwargs["optimizer"]

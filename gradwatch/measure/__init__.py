@@ -1,16 +1,7 @@
-"""Gradients -> statistics."""
+"""From gradients to statistics: norm, largest magnitude, non-finite entries and zeros of each, in one read."""
 
-from gradwatch.measure.pytorch import (
-    ZEROS_EVERY,
-    Measurement,
-    count_above,
-    measure,
-    norms,
-    pinned_copy,
-    reads_once,
-    total,
-    whole,
-)
+from gradwatch.measure.measurement import Measurement, total
+from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, pinned_copy, reads_once, whole
 from gradwatch.measure.sharded import (
     any_sharded,
     counts_here,

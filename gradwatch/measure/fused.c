@@ -1,11 +1,11 @@
 /* The four statistics of many gradients in one read: norm, largest magnitude, non-finite and zero entries.
  *
- * A loop that sums squares, takes the largest magnitude and counts zeros costs little more than reading, if it is
- * vectorised: integer comparisons of the bits find the largest magnitude and the non-finite entries, so no branch is
- * taken in the loop. Squares of short blocks are summed in float32; a block that could overflow or underflow there, or
- * that holds a non-finite entry, is summed again in float64.
+ * A vectorised loop that sums squares, takes the largest magnitude and counts zeros costs little more than reading.
+ * Integer comparisons of the bits find the largest magnitude and the non-finite entries, so the loop has no branch.
+ * Squares of short blocks are summed in float32. A block that could overflow or underflow there, or that holds a
+ * non-finite entry, is summed again in float64.
  *
- * Called by ctypes. Threads are those of the OpenMP library that torch has loaded, by the address of its entry
+ * Called by ctypes. Threads come from the OpenMP library that torch has loaded, by the address of its entry
  * GOMP_parallel, so that two libraries never compete for the processors.
  */
 
@@ -14,6 +14,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
 #define EVERY_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -39,7 +43,7 @@ static inline float float_of(uint32_t bits) {
     return value;
 }
 
-/* The magnitude of an entry as float32 bits; those of float16 times 2^-112, so that no case is special. */
+/* The magnitude of an entry as float32 bits. Those of float16 stand for 2^-112 times the value: one rule for all. */
 #define BITS_FLOAT32(p) ((p) & 0x7fffffffu)
 #define BITS_BFLOAT16(p) (((uint32_t)(p) & 0x7fffu) << 16)
 #define BITS_FLOAT16(p) (((uint32_t)(p) & 0x7fffu) << 13)
@@ -47,7 +51,7 @@ static inline float float_of(uint32_t bits) {
 #define LARGE 1e17f  /* 1,024 squares of it stay below the largest float32 */
 #define SMALL 1e-15f /* squares of less lose digits in float32 */
 
-/* One block of a type: squares, largest bits and zeros, then what float32 could not do. */
+/* One block of a type: squares, largest bits and zeros in one loop; again in float64 where float32 is not enough. */
 #define DEFINE_BLOCK(NAME, TYPE, BITS, SCALE, FIRST_NONFINITE)                                                         \
     EVERY_PROCESSOR static void NAME(const TYPE *restrict p, int64_t n, Found *found) {                               \
         for (int64_t start = 0; start < n; start += BLOCK) {                                                          \
@@ -83,7 +87,7 @@ static inline float float_of(uint32_t bits) {
         }                                                                                                             \
     }
 
-/* NaN stays the largest magnitude once it was met. */
+/* Once a NaN was met, the largest magnitude stays NaN. */
 static inline void add(Found *found, double magnitude) {
     found->squares += magnitude * magnitude;
     if (!(magnitude <= found->abs_max) && !isnan(found->abs_max)) found->abs_max = magnitude;
@@ -159,8 +163,34 @@ typedef struct {
     atomic_llong next;
 } Work;
 
-static void work(void *data) {
-    Work *w = data;
+/* torch.set_flush_denormal(True) makes the processor read subnormal numbers as 0, which a float16 below 6e-5 is
+ * while its bits are a float32. Each thread measures without that mode and restores it. */
+#if defined(__SSE__)
+#define FLUSH_DENORMAL 0x8040u
+static unsigned keep_denormals(void) {
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before & ~FLUSH_DENORMAL);
+    return before;
+}
+static void restore_mode(unsigned before) { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+#define FLUSH_DENORMAL (1ull << 24)
+static uint64_t keep_denormals(void) {
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before & ~FLUSH_DENORMAL));
+    return before;
+}
+static void restore_mode(uint64_t before) { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
+#else
+static unsigned keep_denormals(void) { return 0; }
+static void restore_mode(unsigned before) { (void)before; }
+#endif
+
+/* Not inlined, so that no arithmetic moves across a change of the mode. */
+#define APART __attribute__((noinline))
+
+APART static void take_chunks(Work *w) {
     for (;;) {
         const int64_t i = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
         if (i >= w->count) return;
@@ -169,11 +199,16 @@ static void work(void *data) {
     }
 }
 
+static void work(void *data) {
+    const __typeof__(keep_denormals()) before = keep_denormals();
+    take_chunks(data);
+    restore_mode(before);
+}
+
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
-/* Measure `tensors` gradients into `out`, STATS doubles each. Returns 0, or -1 where there is no memory. */
-int gradwatch_measure(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors,
-                      Parallel parallel, unsigned threads, double *out) {
+APART static int measure(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors,
+                         Parallel parallel, unsigned threads, double *out) {
     int64_t count = 0, total = 0;
     for (int64_t t = 0; t < tensors; t++) {
         count += (sizes[t] + CHUNK - 1) / CHUNK;
@@ -221,4 +256,13 @@ int gradwatch_measure(const void *const *entries, const int64_t *sizes, const in
     free(sums);
     free(chunks);
     return 0;
+}
+
+/* Measure `tensors` gradients into `out`, STATS doubles each. Returns 0, or -1 where there is no memory. */
+int gradwatch_measure(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors,
+                      Parallel parallel, unsigned threads, double *out) {
+    const __typeof__(keep_denormals()) before = keep_denormals();
+    const int failed = measure(entries, sizes, types, tensors, parallel, threads, out);
+    restore_mode(before);
+    return failed;
 }

@@ -1,6 +1,6 @@
 """The compiled pass over gradients on the CPU: four statistics in one read (fused.c).
 
-It is built with the wheel where a compiler is at hand. Where it is missing, or ``GRADWATCH_FUSED=0``
+It is built with the wheel where a compiler is installed. Where it is missing, or ``GRADWATCH_FUSED=0``
 is set, PyTorch's operators measure the same numbers more slowly.
 """
 
@@ -11,6 +11,7 @@ import functools
 import os
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradwatch.measure.entries import PLAIN
+
 COLUMNS = ("norm", "abs_max", "nonfinite", "zeros")
+"""The statistics of the compiled passes, in the order of their tables."""
 
 _LIBRARY = Path(__file__).parent / "_fused.so"
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
@@ -30,49 +34,73 @@ def is_available() -> bool:
     return _function() is not None
 
 
-def types_of(gradients: Sequence[Tensor | None]) -> list[int | None]:
-    """How the compiled pass reads each gradient.
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """The gradients that the compiled pass can read, as it takes them: one entry each."""
 
-    None where it can't: absent, not on the CPU, sparse, complex, with gaps between the entries.
+    positions: list[int]
+    addresses: array[int]
+    sizes: array[int]
+    types: array[int]
+
+
+def readable(gradients: Sequence[Tensor | None]) -> Readable:
+    """Pick the gradients that the compiled pass can read.
+
+    Those are strided tensors of PyTorch's own class on the CPU, real, in a dtype of `_TYPES`, without gaps
+    between their entries, and with an address. Keep the gradients alive while the result is used.
     """
-    strided = torch.strided
+    codes = _codes(gradients)
+    positions = [position for position, code in enumerate(codes) if code is not None]
+    chosen = [g for g, code in zip(gradients, codes, strict=True) if code is not None and g is not None]
+    addresses = [gradient.data_ptr() for gradient in chosen]
+    sizes = [gradient.numel() for gradient in chosen]
+    if 0 in addresses and any(size and not address for address, size in zip(addresses, sizes, strict=True)):
+        # Zero tensors and freed storages have no memory.
+        gone = {at for at, address, size in zip(positions, addresses, sizes, strict=True) if size and not address}
+        return readable([None if position in gone else gradient for position, gradient in enumerate(gradients)])
+    types = array("b", [code for code in codes if code is not None])
+    return Readable(positions, array("Q", addresses), array("q", sizes), types)
+
+
+def _codes(gradients: Sequence[Tensor | None]) -> list[int | None]:
+    """Return how the compiled pass reads the entries of each gradient; None where it can't."""
+    strided, plain = torch.strided, PLAIN
     return [
         _TYPES.get(g.dtype)
-        if g is not None and g.is_cpu and g.layout is strided and (g.is_contiguous() or is_dense(g))
+        if g is not None
+        and type(g) in plain
+        and g.is_cpu
+        and g.layout is strided
+        and (g.is_contiguous() or is_dense(g))
         else None
         for g in gradients
     ]
 
 
-def measure_fused(gradients: Sequence[Tensor], types: Sequence[int]) -> NDArray[np.float64]:
-    """The statistics as a (gradients, 4) table in the order of `COLUMNS`.
-
-    Args:
-        gradients: those of which `types_of` is not None.
-        types: what `types_of` said of each.
-    """
+def measure_fused(found: Readable) -> NDArray[np.float64]:
+    """Return the statistics as a (gradients, 4) table in the order of `COLUMNS`."""
     function = _function()
     assert function is not None
-    table = np.empty((len(gradients), len(COLUMNS)))
-    entries = array("Q", [gradient.data_ptr() for gradient in gradients])
-    sizes = array("q", [gradient.numel() for gradient in gradients])
-    codes = array("b", types)
+    table = np.empty((len(found.positions), len(COLUMNS)))
     failed = function(
-        entries.buffer_info()[0],
-        sizes.buffer_info()[0],
-        codes.buffer_info()[0],
-        len(gradients),
+        found.addresses.buffer_info()[0],
+        found.sizes.buffer_info()[0],
+        found.types.buffer_info()[0],
+        len(found.positions),
         _parallel(),
         torch.get_num_threads(),
         table.ctypes.data,
     )
     if failed:
-        raise MemoryError("there is no memory to measure the gradients")
+        raise MemoryError("not enough memory to measure the gradients")
     return table
 
 
 def is_dense(gradient: Tensor) -> bool:
-    """Whether the entries lie side by side in some order of the dimensions, channels last say."""
+    """Whether the entries lie side by side in some order of the dimensions, for example channels last."""
+    if gradient.is_nested:
+        return False
     expected = 1
     for stride, size in sorted(zip(gradient.stride(), gradient.shape, strict=True)):
         if size == 1:
@@ -99,7 +127,7 @@ def _function() -> ctypes._NamedFuncPointer | None:
 
 @functools.cache
 def _parallel() -> int | None:
-    """The address at which torch's own OpenMP library starts threads; None: one thread."""
+    """Return the address at which torch's own OpenMP library starts threads; None means one thread."""
     try:
         loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
         return ctypes.cast(ctypes.CDLL(min(loaded)).GOMP_parallel, ctypes.c_void_p).value

@@ -1,8 +1,8 @@
 """The statistics of many gradients on a CUDA device: one read, one launch for each dtype.
 
-A launch walks a table of addresses: each program reads one chunk of one gradient, adds its squares in
-float64 and counts the rest; a second small launch adds the chunks of each gradient in their order, so
-the result is the same each time. Nothing waits for the device, and no gradient is copied.
+A launch walks a table of addresses. Each program reads one chunk of one gradient, adds its squares in
+float64 and counts the rest. A second, small launch adds the chunks of each gradient in their order, so
+that the result is the same each time. Nothing waits for the device, and no gradient is copied.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch import Tensor
 from gradwatch.measure.fused import COLUMNS, is_dense
 
 CHUNK, BLOCK, PARTS = 16_384, 1024, 128
+"""Entries that a program reads; entries of one iteration; chunks that the second launch adds at a time."""
+
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _SUMS = 5  # squares, largest finite or infinite magnitude, non-finite, zeros, NaN
 
@@ -87,15 +89,15 @@ def _add(sums, first_chunk, positions, table, PARTS: tl.constexpr):  # type: ign
 
 
 def can_read(gradient: Tensor) -> bool:
-    """Whether its dtype is one of `DTYPES` and its entries lie side by side."""
+    """Whether the kernel can read a plain tensor: a dtype of `DTYPES`, no gaps between the entries."""
     return gradient.dtype in DTYPES and (gradient.is_contiguous() or is_dense(gradient))
 
 
 def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
-    """The statistics as a (gradients, 4) float64 tensor on the device, in the order of `COLUMNS`.
+    """Return the statistics as a (gradients, 4) float64 tensor on the device, in the order of `COLUMNS`.
 
     Args:
-        gradients: of one device and of `DTYPES`, their entries side by side in memory.
+        gradients: plain tensors of one device that `can_read` accepts.
     """
     device = gradients[0].device
     table = torch.empty(len(gradients), len(COLUMNS), dtype=torch.float64, device=device)
@@ -115,7 +117,7 @@ def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
 
 
 class _Plan:
-    """Which program reads what; the same at every step, so it lies on the device."""
+    """Which program reads which chunk. It is the same at every step, so it stays on the device."""
 
     def __init__(self, positions: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> None:
         counts = np.array([-(-size // CHUNK) for size in sizes], np.int64)
@@ -136,6 +138,6 @@ def _plan(positions: tuple[int, ...], sizes: tuple[int, ...], device: torch.devi
 
 
 def _to_device(values: Any, device: torch.device) -> Tensor:
-    """From pinned memory, so that nothing waits."""
+    """Copy from pinned memory, so that nothing waits."""
     host = torch.as_tensor(np.asarray(values, np.int64))
     return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)

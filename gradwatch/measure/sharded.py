@@ -1,8 +1,8 @@
-"""Gradients that lie in parts over several processes: `torch.distributed.tensor.DTensor`.
+"""Gradients that are sharded over several processes: `torch.distributed.tensor.DTensor`.
 
-What is measured without waiting for anybody is the part that this process holds (`local`). Where a
-number of the whole is needed at once, to clip by it, the processes of the mesh add up what each has
-(`whole`), as PyTorch's own clipping does.
+The part that this process holds (`local`) is measured without waiting for the others. Clipping needs the
+norm of the whole gradient at once; there the processes of the mesh add up their parts (`over_ranks`), as
+PyTorch's own clipping does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NEVER_SHARDED = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
 
 def is_sharded(tensor: Tensor | None) -> bool:
-    """Whether a tensor is a DTensor, which holds a part or a copy of one that several processes have.
+    """Whether a tensor is a DTensor: one that several processes hold in parts or as copies.
 
     >>> is_sharded(torch.zeros(1))
     False
@@ -29,7 +29,9 @@ def is_sharded(tensor: Tensor | None) -> bool:
 
 
 def any_sharded(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether one of them is; by their types first, for this is asked of every parameter at every step.
+    """Whether one of the tensors is a DTensor.
+
+    Types are compared first, because this is asked of every parameter at every step.
 
     >>> any_sharded([torch.zeros(1), None])
     False
@@ -39,10 +41,10 @@ def any_sharded(tensors: Iterable[Tensor | None]) -> bool:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: of one that is not sharded the tensor itself.
+    """Return the part of a tensor that this process holds; of one that is not sharded, the tensor itself.
 
     Raises:
-        ShardedParameters: it is a sum that the processes have not made yet.
+        ShardedParameters: the tensor is a sum that its processes have not made yet.
     """
     if not is_sharded(tensor):
         return tensor
@@ -50,20 +52,20 @@ def local(tensor: Tensor) -> Tensor:
     if any(placement.is_partial() for placement in held.placements):
         raise ShardedParameters(
             f"A gradient of shape {tuple(tensor.shape)} is a sum over processes that has not been made yet"
-            f" ({held.placements}), and to make it gradwatch would have to wait for them. This happens with"
-            " SequenceParallel where there is no data parallelism beside it (fully_shard makes the sum). Clip by"
-            " gradwatch, with attach(clip=...) in every process, and it is made for that."
+            f" ({held.placements}). Making it would wait for the other processes, so gradwatch does not. This"
+            " happens with SequenceParallel without data parallelism (fully_shard makes the sum). With"
+            " attach(clip=...) in every process gradwatch makes the sum in order to clip."
         )
     part = held._local_tensor
-    # A collective that is still under way: PyTorch waits for it when the values are looked at.
+    # Another class stands for a collective that is still under way: PyTorch waits for it here.
     return part if type(part) is Tensor else held.to_local()
 
 
 @torch.no_grad()
 def make_sums(parameters: Iterable[Tensor | None]) -> None:
-    """Where a gradient is a sum that the processes have not made yet, make it.
+    """Make the sums over processes that gradients still lack, and store them in ``grad``.
 
-    A collective for each such gradient; every process of its mesh has to come here.
+    One collective for each such gradient; every process of its mesh has to call this.
     """
     for parameter in parameters:
         gradient: Any = None if parameter is None else parameter.grad
@@ -77,9 +79,9 @@ def make_sums(parameters: Iterable[Tensor | None]) -> None:
 
 
 def counts_here(tensor: Tensor) -> bool:
-    """Whether the part that this process holds is the one that counts, where several hold the same.
+    """Whether this process's part is the one to count, where several processes hold the same part.
 
-    Those do that are first along each dimension of the mesh over which it is replicated.
+    That is the process with index 0 along each dimension of the mesh over which the tensor is replicated.
     """
     if not is_sharded(tensor):
         return True
@@ -93,7 +95,7 @@ def counts_here(tensor: Tensor) -> bool:
 
 
 def part_of(tensor: Tensor) -> str:
-    """Which part of a tensor this process holds; who holds an equal one names it alike.
+    """Name the part of a tensor that this process holds; processes with equal parts give equal names.
 
     >>> part_of(torch.zeros(1))
     ''
@@ -107,26 +109,24 @@ def part_of(tensor: Tensor) -> str:
 
 
 def over_ranks(parameters: Sequence[Tensor | None], table: Tensor, largest: bool = False) -> Tensor:
-    """Add up, over the processes of each parameter's mesh, what each has of it; or take the largest.
+    """Add up the columns of each sharded parameter over the processes of its mesh; or take the largest.
 
-    A collective for each dimension of each mesh; every process of the mesh has to call this with its
+    One collective for each dimension of each mesh; every process of the mesh has to call this with its
     parameters in the same order. Columns of parameters that are not sharded stay as they are.
 
     Args:
-        parameters: of which the columns are.
-        table: (rows, parameters), finite or not; not negative where the largest is wanted.
-        largest: take that instead of the sum.
+        parameters: one for each column of the table.
+        table: of shape (rows, parameters), finite or not; not negative with ``largest``.
+        largest: take the largest instead of the sum.
+
+    Returns:
+        A new table of the same shape.
     """
     import torch.distributed as dist
 
     found = table.clone()
-    meshes: dict[Any, list[int]] = {}
     counted = [parameter is not None and counts_here(parameter) for parameter in parameters]
-    for position, parameter in enumerate(parameters):
-        if parameter is not None and is_sharded(parameter):
-            held: Any = parameter
-            meshes.setdefault(held.device_mesh, []).append(position)
-    for mesh, positions in meshes.items():
+    for mesh, positions in _by_mesh(parameters).items():
         device = "cpu" if mesh.device_type == "cpu" else table.device
         zero = table.new_zeros(())
         here = torch.tensor([counted[p] for p in positions], device=table.device)
@@ -138,10 +138,20 @@ def over_ranks(parameters: Sequence[Tensor | None], table: Tensor, largest: bool
     return found
 
 
-def stands_in(parameter: Tensor | None) -> Tensor | None:
-    """What a policy clips in the place of a sharded parameter: the part that is here, and that of its gradient.
+def _by_mesh(parameters: Sequence[Tensor | None]) -> dict[Any, list[int]]:
+    """Return the positions of the sharded parameters, by their device mesh."""
+    meshes: dict[Any, list[int]] = {}
+    for position, parameter in enumerate(parameters):
+        if parameter is not None and is_sharded(parameter):
+            held: Any = parameter
+            meshes.setdefault(held.device_mesh, []).append(position)
+    return meshes
 
-    Written to in place, the gradient's part is the gradient.
+
+def stands_in(parameter: Tensor | None) -> Tensor | None:
+    """Return this process's part of a sharded parameter, with its part of the gradient, for a policy to clip.
+
+    The parts are views: writing to them in place writes to the parameter's gradient.
     """
     if parameter is None or not is_sharded(parameter):
         return parameter
@@ -154,7 +164,7 @@ def stands_in(parameter: Tensor | None) -> Tensor | None:
 
 
 def splits_units(parameter: Tensor | None) -> bool:
-    """Whether the parts of a parameter are cut along another dimension than the first."""
+    """Whether a parameter is sharded along another dimension than the first."""
     if parameter is None or not is_sharded(parameter):
         return False
     held: Any = parameter
@@ -162,10 +172,10 @@ def splits_units(parameter: Tensor | None) -> bool:
 
 
 def parts_in_fsdp1(module: torch.nn.Module) -> dict[int, tuple[tuple[int, ...], str]]:
-    """Of each parameter that FSDP1 holds a part of here, by its `id`: its whole shape, and which part it is.
+    """Return the whole shape and the part's name of each parameter that FSDP1 shards, by the parameter's `id`.
 
-    With ``use_orig_params=True`` they are plain tensors that hold what of them lies on this process,
-    which may be nothing. Otherwise the flat parameter is one of them.
+    With ``use_orig_params=True`` the parameters are plain tensors that hold this process's part of the
+    original, which may be empty. Otherwise the flat parameter is the parameter.
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None:

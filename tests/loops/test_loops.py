@@ -746,7 +746,7 @@ def test_without_the_compiled_part_zeros_are_sampled_and_all_else_is_the_same(tm
     frames = {}
     for name in ("with", "without"):
         if name == "without":
-            monkeypatch.setattr("gradwatch.measure.pytorch.is_available", lambda: False)
+            monkeypatch.setattr("gradwatch.measure.routes.is_available", lambda: False)
         model = net()
         optimizer = sgd(model)
         with gradwatch.attach(model, optimizer, tmp_path / name):

@@ -1,6 +1,7 @@
 """PyTorch Lightning itself, against the same training written by hand."""
 
 import importlib.metadata
+import logging
 import os
 import subprocess
 import sys
@@ -191,6 +192,22 @@ def test_an_exception_ends_the_recording_with_its_name(tmp_path):
     run = Run(tmp_path / "run")
     assert len(run.steps()) == 5
     assert run.attempts()[0].reason == "exception ZeroDivisionError"
+
+
+def test_a_fit_without_an_optimizer_goes_on_unrecorded(tmp_path, caplog):
+    class Without(type(make(pl))):
+        def configure_optimizers(self):
+            return None
+
+    callback = GradWatchCallback(tmp_path / "run")
+    with caplog.at_level(logging.WARNING, logger="gradwatch"):
+        trainer = fit(Without(), tmp_path, [callback], max_epochs=2)
+    assert trainer.current_epoch == 2
+    assert callback.watch is None
+    assert not (tmp_path / "run").exists()
+    assert [r.getMessage() for r in caplog.records if "nothing-to-record" in r.getMessage()]
+    fit(make(pl), tmp_path, [callback])
+    assert len(Run(tmp_path / "run").steps()) == BATCHES, "the same callback records the next fit"
 
 
 def test_an_old_version_is_refused_with_what_to_do(monkeypatch):

@@ -12,7 +12,7 @@ PROGRAM = """
 import sys
 import numpy as np, torch
 sys.path.insert(0, {folder!r})
-from test_measure import CASES, oracle
+from test_routes import CASES, oracle
 from gradwatch.measure.fused_triton import COLUMNS, CHUNK, DTYPES, measure_triton
 
 torch.manual_seed({seed})
@@ -36,14 +36,15 @@ np.testing.assert_allclose(measure_triton([torch.zeros(0)]).numpy(), [[0, 0, 0, 
 
 # the whole way, as for a device: what Triton can't read goes by PyTorch's operators
 import gradwatch.measure.fused_triton as kernel
-import gradwatch.measure.pytorch as pytorch
-pytorch.is_available, pytorch._triton = (lambda: False), kernel
+import gradwatch.measure.routes as routes
+from gradwatch.measure import Measurement, operators
+routes.is_available, routes._triton = (lambda: False), kernel
 every = [None, *CASES.values(), None]
-parts = pytorch._on_accelerator
-pytorch._on_cpu = None  # not to be called
-pytorch._TRITON_DEVICES.add("cpu")
+parts = routes._on_accelerator
+operators.on_cpu = None  # not to be called
+routes._TRITON_DEVICES.add("cpu")
 gradients = [t for t in CASES.values() if t.dtype != torch.float64]
-found = pytorch.Measurement(COLUMNS, len(gradients), tuple(parts(list(range(len(gradients))), gradients, COLUMNS)))
+found = Measurement(COLUMNS, len(gradients), tuple(parts(list(range(len(gradients))), gradients, COLUMNS)))
 small = [i for i, t in enumerate(gradients) if kernel.can_read(t)]
 assert len(small) > 20 and len(small) < len(gradients)
 for stat, column in found.collect().items():
@@ -57,7 +58,7 @@ ones = [torch.ones(4), torch.ones(9)]
 for _ in range(2):
     part, = parts([0, 1], ones, ("norm",))
     assert part.values.tolist() == [[2.0, 3.0]]
-assert pytorch._triton is None
+assert routes._triton is None
 print("agrees", len(tensors))
 """
 

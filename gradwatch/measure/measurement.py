@@ -1,0 +1,105 @@
+"""The statistics of a list of gradients, as they come from the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The statistics of the gradients of one device: a (statistics, gradients) tensor."""
+
+    positions: list[int]
+    values: Tensor  # on the host; complete once ``ready`` says so
+    ready: torch.cuda.Event | None
+    on_device: Tensor | None = None  # the same, where it was computed
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Statistics of a list of gradients; some may still be on their device.
+
+    Attributes:
+        stats: names of the statistics, of `gradwatch.record.STATS`, in that order.
+        length: how many gradients the list has, absent ones included.
+        parts: what was measured, by device.
+    """
+
+    stats: tuple[str, ...]
+    length: int
+    parts: tuple[Part, ...]
+
+    def collect(self) -> dict[str, NDArray[np.float64]]:
+        """Return each statistic as a float64 array of ``length`` entries, NaN where there was no gradient.
+
+        Waits for the device. Call it outside the training thread.
+        """
+        table = np.full((len(self.stats), self.length), np.nan)
+        for part in self.parts:
+            if part.ready is not None:
+                part.ready.synchronize()
+            values = part.values.cpu().double().numpy()
+            if len(part.positions) == self.length:
+                table[:] = values  # every gradient, in order
+            else:
+                table[:, part.positions] = values
+        return dict(zip(self.stats, table, strict=True))
+
+    @staticmethod
+    def of_positions(found: Mapping[int, Measurement], length: int, stats: tuple[str, ...]) -> Measurement:
+        """Join measurements of single gradients, given by position, into one of ``length`` gradients."""
+        parts = (Part([at], part.values, part.ready) for at, one in found.items() for part in one.parts)
+        return Measurement(stats, length, tuple(parts))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether `collect` has no device to wait for."""
+        return all(part.ready is None and part.values.device.type == "cpu" for part in self.parts)
+
+    def has_nonfinite(self) -> bool:
+        """Whether an entry is NaN or infinite. Call it where `is_here`."""
+        row = self.stats.index("norm")
+        if all(bool(np.isfinite(part.values[row].numpy()).all()) for part in self.parts):
+            return False
+        found = self.collect()
+        if "nonfinite" in found:
+            return bool(np.nansum(found["nonfinite"]))
+        return not np.isfinite(found["norm"][self.present]).all()
+
+    def total_on_device(self) -> Tensor:
+        """Return the L2 norm of all gradients in float64 on the device of the first, without waiting for it."""
+        columns = [norms.double() for _, norms in self.norms()]
+        moved: list[Tensor] = [column.to(columns[0].device, non_blocking=True) for column in columns]
+        norm: Tensor = torch.linalg.vector_norm(torch.cat(moved))
+        return norm
+
+    def norms(self) -> list[tuple[list[int], Tensor]]:
+        """Return, for each device, the positions of its gradients and their norms, without waiting."""
+        row = self.stats.index("norm")
+        return [(p.positions, (p.values if p.on_device is None else p.on_device)[row]) for p in self.parts]
+
+    @property
+    def present(self) -> list[int]:
+        """The positions that have a gradient."""
+        return [position for part in self.parts for position in part.positions]
+
+
+def total(norms: NDArray[np.float64]) -> float:
+    """Return the L2 norm of all gradients from the norm of each; NaN where one of them is NaN.
+
+    The norms are divided by the largest first, so that it overflows only where the result itself does.
+
+    >>> f"{total(np.array([3e200, 4e200])):.6g}"
+    '5e+200'
+    """
+    largest = float(np.max(norms, initial=0.0))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return float(largest * np.sqrt(np.sum(np.square(norms / largest))))
