@@ -254,4 +254,4 @@ def test_sharded_gradients_give_the_dtensor_that_torch_gives(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["equal", "equal"]
+    assert done.stdout.count("equal") == 2

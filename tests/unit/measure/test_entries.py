@@ -75,7 +75,10 @@ KINDS = {
         VALUES,
     ),
     "zeros without memory": (lambda: torch._efficientzerotensor(4), [0.0] * 4),
-    "sparse COO": (lambda: torch.sparse_coo_tensor([[0, 0, 2]], [1.0, 2.0, -4.0], (5,)), [3.0, -4.0]),
+    "sparse COO": (
+        lambda: torch.sparse_coo_tensor(torch.tensor([[0, 0, 2]]), dense([1.0, 2.0, -4.0]), (5,)),
+        [3.0, -4.0],
+    ),
     "sparse CSR": (lambda: torch.diag(torch.tensor([3.0, -4.0, 12.0])).to_sparse_csr(), [3.0, -4.0, 12.0]),
     "sparse CSC": (lambda: torch.diag(torch.tensor([3.0, -4.0, 12.0])).to_sparse_csc(), [3.0, -4.0, 12.0]),
     "sparse BSR": (lambda: torch.diag(torch.tensor([3.0, -4.0])).to_sparse_bsr((2, 2)), [3.0, 0.0, 0.0, -4.0]),
