@@ -166,7 +166,7 @@ def make_local(draft: PendingStep, optimizer: str, present: list[bool], number: 
     if draft.before_reduction:
         parts = [measured.collect() for measured in draft.before_reduction]
         scale = 1.0 if draft.scale is None else float(draft.scale)
-        norm = total(np.concatenate([part["norm"] for part in parts])) / scale
+        norm = total(np.concatenate([part["norm"] for part in parts])) / scale if scale else math.nan
         nonfinite = sum(float(part["nonfinite"].sum()) for part in parts)
     absent = np.ones(table.shape[1], bool)
     absent[there] = False
@@ -188,7 +188,8 @@ def _collected(draft: PendingStep) -> dict[str, Any]:
     found = draft.measured.collect()
     if draft.scale is not None:
         for name in {"norm", "abs_max"} & found.keys():
-            found[name] = found[name] / float(draft.scale)
+            with np.errstate(divide="ignore", invalid="ignore"):  # a scaler that backs off for long reaches 0
+                found[name] = found[name] / float(draft.scale)
     return found
 
 
@@ -206,7 +207,7 @@ def _loss(draft: PendingStep) -> float | None:
     if not draft.backward_losses:
         return None
     scale = 1.0 if draft.loss_scale is None else float(draft.loss_scale)
-    return sum(float(value) for value in draft.backward_losses) / scale
+    return None if scale == 0 else sum(float(value) for value in draft.backward_losses) / scale
 
 
 def _clip_fault(draft: PendingStep) -> str | None:
