@@ -5,8 +5,9 @@ per-parameter statistics of a step are one row of little-endian float32 blobs, a
 in the order of table ``parameter``.
 """
 
-from gradwatch.store.reader import Attempt, StoreReader
+from gradwatch.store.reader import StoreReader
 from gradwatch.store.schema import FILE_NAME, SCHEMA, SCHEMA_VERSION
+from gradwatch.store.values import Attempt
 from gradwatch.store.writer import StoreWriter
 
 __all__ = ["FILE_NAME", "SCHEMA", "SCHEMA_VERSION", "Attempt", "StoreReader", "StoreWriter"]

@@ -1,6 +1,8 @@
-"""Checksums of the rows, by which a damaged number is noticed instead of shown. docs/store.md has the encodings.
+"""Checksums, so that a damaged value is noticed instead of shown. docs/store.md describes them for other readers.
 
-All are CRC-32 as in `zlib.crc32`.
+Each row has two, in columns ``crc`` and ``row_crc``. The first is over the values of the row. The second is over the
+name of its table, its id and the first, so that a row can't pass for a row of another table or of another id. All are
+CRC-32 as in `zlib.crc32`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NUMBERS = (
+STEP_NUMBERS = (
     "id",
     "step",
     "attempt",
@@ -33,110 +35,124 @@ NUMBERS = (
     "skipped",
     "parts",
 )
-"""What a step's checksum is over, in this order for ever: every store written so far has it."""
+"""The numbers in a step's checksum. Every store written since schema 4 depends on this order."""
 
-TEXTS = ("optimizer", "learning_rates", "nan", "clip_fault")
-_PACKED = struct.Struct(f"<{len(NUMBERS)}d")
+STEP_TEXTS = ("optimizer", "learning_rates", "nan", "clip_fault")
+"""The texts in a step's checksum, in order."""
+
+_PACKED = struct.Struct(f"<{len(STEP_NUMBERS)}d")
+_BOUND = struct.Struct("<qI")
 _MASK = 0xFFFFFFFF
+_MULTIPLIER = 2654435761
 
 
-def of_step(row: Mapping[str, Any]) -> int:
-    """Of a row of table ``step``: its `NUMBERS` as little-endian float64, null as NaN, and its `TEXTS`.
+def values_crc(values: Sequence[Any]) -> int:
+    """``crc`` of a row of a small table: over its values as a JSON list without spaces in ASCII, NaN as null.
 
-    The texts are UTF-8 with a byte 31 between them, null as nothing.
+    >>> values_crc(["a", 1, 0.5, None])
+    2456816563
+    """
+    plain = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+    return zlib.crc32(json.dumps(plain, separators=(",", ":")).encode())
 
-    >>> row = dict.fromkeys((*NUMBERS, *TEXTS)) | {"id": 1, "step": 0, "optimizer": "0"}
-    >>> of_step(row) == of_step(row | {"loss": math.nan}) != of_step(row | {"loss": 0.5})
+
+def step_crc(row: Mapping[str, Any]) -> int:
+    """``crc`` of a row of table ``step``.
+
+    It is over `STEP_NUMBERS` as little-endian float64 with null as NaN, then over `STEP_TEXTS` as UTF-8 with a byte 31
+    between them and null as nothing.
+
+    >>> row = dict.fromkeys((*STEP_NUMBERS, *STEP_TEXTS)) | {"id": 1, "step": 0, "optimizer": "0"}
+    >>> step_crc(row) == step_crc(row | {"loss": math.nan}) != step_crc(row | {"loss": 0.5})
     True
     """
-    numbers = _PACKED.pack(*(math.nan if row[name] is None else float(row[name]) + 0.0 for name in NUMBERS))
-    return zlib.crc32(_text(tuple(row[name] for name in TEXTS)), zlib.crc32(_one_nan(numbers, row)))
+    numbers = _PACKED.pack(*(math.nan if row[name] is None else float(row[name]) + 0.0 for name in STEP_NUMBERS))
+    return zlib.crc32(_texts(tuple(row[name] for name in STEP_TEXTS)), zlib.crc32(_with_one_nan(numbers, row)))
 
 
-def _one_nan(numbers: bytes, row: Mapping[str, Any]) -> bytes:
-    """Every NaN as numpy has it, whatever its sign and payload."""
-    if any(isinstance(row[name], float) and math.isnan(row[name]) for name in NUMBERS):
+def _with_one_nan(numbers: bytes, row: Mapping[str, Any]) -> bytes:
+    """Replace every NaN by numpy's, whatever its sign and payload."""
+    if any(isinstance(row[name], float) and math.isnan(row[name]) for name in STEP_NUMBERS):
         values = np.frombuffer(numbers, "<f8").copy()
         values[np.isnan(values)] = np.nan
         return values.tobytes()
     return numbers
 
 
-def of_steps(columns: Mapping[str, Sequence[Any]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The same of many rows, and which of them hold something other than numbers among the numbers."""
+def step_crcs(columns: Mapping[str, Sequence[Any]]) -> NDArray[np.int64]:
+    """`step_crc` of many rows, given by column as numbers, texts and None."""
     length = len(columns["id"])
-    matrix = np.empty((length, len(NUMBERS)), "<f8")
-    strange = np.zeros(length, bool)
-    for at, name in enumerate(NUMBERS):
-        try:
-            matrix[:, at] = np.array(columns[name], np.float64)  # None becomes NaN
-        except (TypeError, ValueError):
-            kept = [value if isinstance(value, int | float) or value is None else math.nan for value in columns[name]]
-            strange |= [not (isinstance(value, int | float) or value is None) for value in columns[name]]
-            matrix[:, at] = [math.nan if value is None else value for value in kept]
+    matrix = np.empty((length, len(STEP_NUMBERS)), "<f8")
+    for at, name in enumerate(STEP_NUMBERS):
+        matrix[:, at] = np.array(columns[name], np.float64)  # None becomes NaN
     matrix += 0.0
-    view, size = memoryview(matrix.tobytes()), _PACKED.size
-    rows = list(zip(*(columns[name] for name in TEXTS), strict=True))
-    known = {row: _text(row) for row in set(rows)}  # few are different
+    rows = list(zip(*(columns[name] for name in STEP_TEXTS), strict=True))
+    known = {row: _texts(row) for row in set(rows)}  # few of them differ
     texts = map(known.__getitem__, rows)
-    parts = [view[at : at + size] for at in range(0, length * size, size)]
-    return np.array(list(map(zlib.crc32, texts, map(zlib.crc32, parts))), np.int64), strange
+    return np.array(list(map(zlib.crc32, texts, map(zlib.crc32, _pieces(matrix.tobytes(), _PACKED.size)))), np.int64)
 
 
-def _text(texts: tuple[Any, ...]) -> bytes:
+def _pieces(data: bytes, size: int) -> list[memoryview]:
+    view = memoryview(data)
+    return [view[at : at + size] for at in range(0, len(data), size)]
+
+
+def _texts(texts: tuple[Any, ...]) -> bytes:
     return b"\x1f".join(b"" if text is None else str(text).encode("utf-8", "replace") for text in texts)
 
 
-def of_blobs(number: int, step: int, blobs: Sequence[bytes | None]) -> bytes:
-    """Of the blobs of a row of table ``layer`` or ``weight``, as little-endian uint32 one after the other; 0 for null.
+def blobs_crc(number: int, step: int, blobs: Sequence[bytes | None]) -> bytes:
+    """``crc`` of a row of table ``layer``, ``weight`` or ``rank``: a little-endian uint32 for each blob, 0 for null.
 
-    Each is begun with (id x 2654435761 + step) modulo 2^32, so that a blob at another step is noticed.
+    Each begins with (id x 2654435761 + step) modulo 2^32, so that a blob of another step is noticed.
     """
-    seed = (number * 2654435761 + step) & _MASK
+    seed = _seed(number, step)
     return struct.pack(f"<{len(blobs)}I", *(0 if blob is None else zlib.crc32(blob, seed) for blob in blobs))
 
 
-def blobs_are_right(
-    ids: Sequence[int],
-    steps: Sequence[int],
-    blobs: Sequence[bytes],
-    sums: Sequence[bytes | None],
-    at: int,
-    sealed_from: int,
+def _seed(number: int, step: int) -> int:
+    return (number * _MULTIPLIER + step) & _MASK
+
+
+def match_blobs(
+    ids: Sequence[int], steps: Sequence[int], blobs: Sequence[bytes], crcs: Sequence[bytes], at: int
 ) -> NDArray[np.bool_]:
-    """Whether each blob, the one at position ``at`` of its row, has the checksum beside it.
-
-    A row before the id ``sealed_from`` has none and is taken as it is, if it is of the right kind at all.
-    """
+    """Whether each blob has the checksum at position ``at`` of the ``crc`` beside it; one too short matches nothing."""
     width = 4 * (at + 1)
-    usual = all(type(blob) is bytes and not len(blob) % 4 for blob in blobs) and set(map(type, steps)) <= {int}
-    if not (usual and all(type(kept) is bytes and len(kept) >= width for kept in sums)):
-        rows = zip(ids, steps, blobs, sums, strict=True)
-        return np.array([_blob_is_right(*row, at, sealed_from) for row in rows], bool)
-    numbers, added = (
-        np.array(column, np.int64).astype(np.uint64) for column in (ids, steps)
-    )  # a damaged one may be < 0
-    seeds = (numbers * np.uint64(2654435761) + added) & np.uint64(_MASK)
+    long_enough = np.array([len(crc) >= width for crc in crcs], bool)
+    numbers, added = (np.array(column, np.int64).astype(np.uint64) for column in (ids, steps))
+    seeds = (numbers * np.uint64(_MULTIPLIER) + added) & np.uint64(_MASK)
     found = np.array(list(map(zlib.crc32, blobs, seeds.tolist())), np.int64)
-    kept = np.array([int.from_bytes(each[width - 4 : width], "little") for each in sums if each is not None], np.int64)
-    right: NDArray[np.bool_] = np.equal(found, kept)
-    return right
+    written = np.array([int.from_bytes(crc[width - 4 : width], "little") for crc in crcs], np.int64)
+    matched: NDArray[np.bool_] = long_enough & (found == written)
+    return matched
 
 
-def _blob_is_right(number: int, step: Any, blob: Any, kept: Any, at: int, sealed_from: int) -> bool:
-    if not isinstance(blob, bytes) or not isinstance(step, int) or len(blob) % 4:
-        return False
-    if kept is None and number < sealed_from:
-        return True
-    found = zlib.crc32(blob, (number * 2654435761 + step) & _MASK)
-    return isinstance(kept, bytes) and found == int.from_bytes(kept[4 * at : 4 * at + 4], "little")
+def row_crc(table: str, number: int, crc: int | bytes) -> int:
+    """``row_crc`` of a row.
 
+    It begins with the CRC-32 of the table's name and is over the id as little-endian int64, 0 in a table whose key is
+    text, and ``crc`` as it is in a blob table and as little-endian uint32 elsewhere.
 
-def of_row(values: Sequence[Any]) -> int:
-    """Of a row of any other table: its columns as a JSON list without spaces in ASCII, NaN as null.
-
-    >>> of_row(["a", 1, 0.5, None])
-    2456816563
+    >>> row_crc("step", 1, 7) == row_crc("event", 1, 7), row_crc("step", 1, 7) == row_crc("step", 2, 7)
+    (False, False)
     """
-    plain = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
-    return zlib.crc32(json.dumps(plain, separators=(",", ":")).encode())
+    seed = zlib.crc32(table.encode())
+    if isinstance(crc, bytes):
+        return zlib.crc32(crc, zlib.crc32(struct.pack("<q", number), seed))
+    return zlib.crc32(_BOUND.pack(number, crc & _MASK), seed)
+
+
+def row_crcs(table: str, ids: Sequence[int], crcs: Sequence[int] | Sequence[bytes]) -> NDArray[np.int64]:
+    """`row_crc` of many rows of one table."""
+    length = len(ids)
+    if not length:
+        return np.empty(0, np.int64)
+    seeds = [zlib.crc32(table.encode())] * length
+    numbers = np.array(ids, "<i8")
+    if isinstance(crcs[0], bytes):
+        begun = map(zlib.crc32, _pieces(numbers.tobytes(), 8), seeds)
+        return np.array([zlib.crc32(crc, seed) for crc, seed in zip(crcs, begun, strict=True)], np.int64)  # type: ignore[arg-type]
+    packed = np.empty(length, np.dtype([("id", "<i8"), ("crc", "<u4")]))
+    packed["id"], packed["crc"] = numbers, np.array(crcs, np.int64) & _MASK
+    return np.array(list(map(zlib.crc32, _pieces(packed.tobytes(), _BOUND.size), seeds)), np.int64)

@@ -1,22 +1,31 @@
-"""The schema of the store, which is public: docs/store.md is made from it.
+"""The schema of the store. It is public: docs/store.md shows it.
 
 Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.origin; 4 adds crc to every table;
-5 adds the table rank and event.rank.
+5 adds the table rank and event.rank. Newer stores of version 5 also have row_crc in every table, the table
+detector_state and the row "rows" of meta. They keep the number 5, because older versions of gradwatch can read them.
 """
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS
 
 FILE_NAME = "gradwatch.db"
 SCHEMA_VERSION = 5
-SEALED_SINCE = 4  # the first version whose rows have checksums
+CRC_SINCE = 4  # the first version with crc
 RANKS_SINCE = 5  # the first version with the table rank
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
 SCHEMA = """\
 create table meta (
-    -- What is known of the run as a whole, as text.
+    -- Facts about the run as a whole, as text.
     key   text primary key,
     value text,
-    crc   integer                -- checksum of the row; null, here and below: written before schema 4
+    crc   integer,               -- checksum of the values; null, here and below: written before schema 4
+    row_crc integer              -- checksum of the table's name, the id and crc; null, here and below: an older row
 );
 create table attempt (
     -- One row each time a process attached to the run: 0, 1, 2, ...
@@ -25,18 +34,20 @@ create table attempt (
     started real not null,       -- seconds since the epoch
     ended   real,                -- null: still running, or killed
     reason  text,                -- how it ended: closed, exception, exit, signal, fault
-    pid     integer not null,    -- of the process that writes
+    pid     integer not null,    -- of the writing process
     host    text not null,
-    process text,                -- when that process started, as its system counts
+    process text,                -- when that process started, in its system's own units
     dropped integer not null default 0, -- steps lost because the disk did not take them in time
-    crc     integer
+    crc     integer,
+    row_crc integer
 );
 create table optimizer (
     -- One row per optimizer; its name is 0, 1, ... unless it was given one.
     name  text primary key,
     class text not null,         -- SGD, AdamW, ...
     settings text not null,      -- its defaults, as JSON
-    crc   integer
+    crc   integer,
+    row_crc integer
 );
 create table parameter (
     -- One row per parameter of an optimizer; position is the index in the blobs.
@@ -46,11 +57,12 @@ create table parameter (
     shape text not null,         -- JSON list
     dtype text not null,
     crc   integer,
+    row_crc integer,
     primary key (optimizer, position)
 ) without rowid;
 create table step (
-    -- One row per attempt to update the weights, in order of arrival. Of two rows with the same
-    -- optimizer and step the one of the later attempt stands.
+    -- One row per attempt to update the weights, in order of arrival; ids are 1, 2, 3, ... Of two rows
+    -- with the same optimizer and step, the one of the later attempt counts.
     id integer primary key,
     step integer not null,       -- counted from 0
     optimizer text not null,
@@ -60,7 +72,7 @@ create table step (
     max_norm real,               -- threshold of clipping by norm; null: not clipped by norm
     norm_type real,              -- of that clipping; null: 2
     clip_value real,             -- threshold of clipping by value; null: not clipped by value
-    clip_coef real,              -- factor that the gradients were multiplied by
+    clip_coef real,              -- factor by which clipping multiplied the gradients
     cut_entries integer,         -- entries cut by value clipping; null: not known or no such clipping
     nonfinite integer not null,  -- gradient entries that are NaN or infinite
     loss real,                   -- null: not logged
@@ -68,60 +80,75 @@ create table step (
     learning_rates text,         -- of every group as JSON; null: there is one
     loss_scale real,             -- of the GradScaler; null: none
     skipped integer not null,    -- 1: the update did not happen
-    nan text,                    -- which columns of this row are NaN, by name; SQLite keeps NaN as null
-    clip_fault text,             -- why clipping did not act as it was meant to; null: nothing is known to be wrong
+    nan text,                    -- names of the columns that are NaN in this row; SQLite stores NaN as null
+    clip_fault text,             -- why clipping did not work as intended; null: no fault is known
     parts integer,               -- sum of the tables with a row of this id: 1 layer, 2 weight, 4 rank; null: not known
-    crc integer
+    crc integer,
+    row_crc integer
 );
 create table layer (
-    -- The gradients of the step of the same id, before clipping. An entry is NaN where the
-    -- parameter had no gradient, in all columns; a gradient with NaN in it has nonfinite > 0.
+    -- The gradients of the step with the same id, before clipping. A parameter without a gradient is NaN
+    -- in every column; a gradient that contains a NaN has nonfinite > 0.
     id integer primary key,
     norm blob not null,          -- L2 norm
     abs_max blob,                -- largest magnitude
     nonfinite blob,              -- number of entries that are NaN or infinite
     zeros blob,                  -- number of entries that are exactly 0
-    crc blob                     -- uint32 checksums of the four blobs
+    crc blob,                    -- uint32 checksums of the four blobs
+    row_crc integer
 );
 create table weight (
-    -- Sampled: the weights at the step of the same id.
+    -- The weights at the step with the same id; sampled.
     id integer primary key,
     weight_norm blob not null,   -- L2 norm before the step
-    update_norm blob not null,   -- L2 norm of what the step changed
-    crc blob                     -- uint32 checksums of the two blobs
+    update_norm blob not null,   -- L2 norm of the change that the step made
+    crc blob,                    -- uint32 checksums of the two blobs
+    row_crc integer
 );
 create table rank (
-    -- Of a training by several processes: what each had at the step of the same id. Blobs have a
-    -- float32 for each rank, NaN where it was not heard.
+    -- What each rank had at the step with the same id, in distributed training. Blobs have a float32
+    -- for each rank, NaN for a rank that was not heard.
     id integer primary key,
-    norm blob not null,          -- L2 norm of its gradient before the reduction over ranks, or of what it held
-    nonfinite blob not null,     -- entries of that which are NaN or infinite
-    differing blob not null,     -- parameters whose gradient is not that of the other ranks and should be
-    differs_in blob not null,    -- position of the first of these
-    before_reduction blob not null, -- 1: its norm is of before the reduction, 0: of what it held
-    crc blob                     -- uint32 checksums of the five blobs
+    norm blob not null,          -- L2 norm of its gradient before the reduction over ranks, or of the part it held
+    nonfinite blob not null,     -- entries of that gradient that are NaN or infinite
+    differing blob not null,     -- parameters whose gradient differs from that of the other ranks and should not
+    differs_in blob not null,    -- position of the first of them
+    before_reduction blob not null, -- 1: norm was taken before the reduction, 0: of the part the rank held
+    crc blob,                    -- uint32 checksums of the five blobs
+    row_crc integer
 );
 create table event (
-    -- What the detectors found, in order. An event that lasts is one row, which is brought up to date.
+    -- What the detectors found, in order; ids are 1, 2, 3, ... An event that lasts is one row, which is updated.
     id integer primary key,
     step integer not null,
     optimizer text not null,
     attempt integer not null,
     kind text not null,          -- spike, explosion, nonfinite, ...
     severity text not null,      -- info, warning, critical
-    parameter text,              -- where it began; null: the whole, or not known
+    parameter text,              -- where it began; null: in no single parameter, or not known
     observed real,               -- the number that crossed the limit
     "limit" real,
     message text not null,
     nan text,                    -- which of observed and limit are NaN
-    until integer,               -- the last step at which it was seen; null: not over, or no matter of time
+    until integer,               -- the last step at which it was seen; null: not over, or it does not last
     origin text,                 -- loss, backward or weights; null: not known
-    rank integer,                -- of the process where it began; null: not known, and not in the checksum then
-    crc integer
+    rank integer,                -- where it began; null: not known, and then left out of crc
+    crc integer,
+    row_crc integer
+);
+create table detector_state (
+    -- The state of the detectors of an optimizer after the step with an id, so that a resumed run need not
+    -- replay the steps up to it. It can be rebuilt from the steps; a reader may ignore it.
+    optimizer text primary key,
+    last_id integer not null,    -- of the last step they have seen; 0: none
+    version text not null,       -- of the detectors; another version rebuilds the state
+    state blob not null,         -- a line of JSON, then the arrays in it as bytes
+    crc integer,                 -- the state counts in it by its own CRC-32
+    row_crc integer
 );
 """
 
-STEP_COLUMNS = [
+STEP_COLUMNS = (
     "step",
     "optimizer",
     "attempt",
@@ -141,25 +168,11 @@ STEP_COLUMNS = [
     "clip_fault",
     "parts",
     "nan",
-]
-ATTEMPT_COLUMNS = ["attempt", "first_step", "started", "ended", "reason", "pid", "host", "process", "dropped"]
-UPGRADES = {
-    1: ("alter table step add column clip_fault text",),
-    2: ("alter table event add column until integer", "alter table event add column origin text"),
-    3: (
-        *(f"alter table {name} add column crc integer" for name in ("meta", "attempt", "optimizer", "parameter")),
-        *(f"alter table {name} add column crc integer" for name in ("step", "event")),
-        "alter table step add column parts integer",
-        *(f"alter table {name} add column crc blob" for name in ("layer", "weight")),
-    ),
-    4: (
-        "create table rank" + SCHEMA.split("create table rank")[1].split(";\n", maxsplit=1)[0],
-        "alter table event add column rank integer",
-    ),
-}
-"""What makes the next version of a store of each earlier one, before it is continued."""
+)
+"""All columns of a step but its id and checksums; so below."""
 
-EVENT_COLUMNS = [
+ATTEMPT_COLUMNS = ("attempt", "first_step", "started", "ended", "reason", "pid", "host", "process", "dropped")
+EVENT_COLUMNS = (
     "step",
     "optimizer",
     "attempt",
@@ -173,9 +186,137 @@ EVENT_COLUMNS = [
     "origin",
     "nan",
     "rank",
-]
-PARTS = {"layer": 1, "weight": 2, "rank": 4}
-"""What tells in step.parts that a table has a row of the step."""
+)
+OPTIMIZER_COLUMNS = ("name", "class", "settings")
+PARAMETER_COLUMNS = ("optimizer", "position", "name", "shape", "dtype")
 
-ADDED = {5: {"rank"}}
-"""Columns of sealed tables that a version added."""
+CHECKSUMS = ("crc", "row_crc")
+
+BLOBS = {"layer": STATS, "weight": WEIGHT_STATS, "rank": RANK_STATS}
+"""The tables of blobs, with the columns that are statistics."""
+
+PARTS = {"layer": 1, "weight": 2, "rank": 4}
+"""The bit of step.parts that says that a table has a row of the step."""
+
+CRC_FROM = "sealed_from"
+"""The key in meta of the first step id whose rows have crc, in a store that was begun before schema 4."""
+
+ROW_CRC_FROM = "row_crc_from"
+"""The key in meta of the first step id whose rows have row_crc, in a store that was begun without that column."""
+
+ROW_COUNTS = "rows"
+"""The key in meta of a JSON object: how many rows the small tables and step had when it was last updated."""
+
+_ADDED = {
+    ("step", "clip_fault"): 2,
+    ("event", "until"): 3,
+    ("event", "origin"): 3,
+    ("step", "parts"): 4,
+    ("event", "rank"): 5,
+}
+"""The version that added a column. Version 4 also added crc to the tables there were."""
+
+_DEFINITION = re.compile(r"create table (\w+) ?\((.*)\) ?(without rowid)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Which tables and columns a store has.
+
+    Attributes:
+        version: of the schema.
+        has_row_crc: whether every table has row_crc, and there is a table detector_state.
+    """
+
+    version: int
+    has_row_crc: bool
+
+    @property
+    def has_crc(self) -> bool:
+        return self.version >= CRC_SINCE
+
+    @property
+    def has_ranks(self) -> bool:
+        return self.version >= RANKS_SINCE
+
+    def has_column(self, table: str, column: str) -> bool:
+        """Whether a table, which this layout has, has a column that the newest one has.
+
+        >>> Layout(version=1, has_row_crc=False).has_column("step", "clip_fault")
+        False
+        """
+        if column == "row_crc":
+            return self.has_row_crc
+        if column == "crc":
+            return self.has_crc
+        return self.version >= _ADDED.get((table, column), 1)
+
+    def has_table(self, table: str) -> bool:
+        if table == "detector_state":
+            return self.has_row_crc
+        return table != "rank" or self.has_ranks
+
+
+CURRENT = Layout(version=SCHEMA_VERSION, has_row_crc=True)
+
+
+def parse(sql: str) -> tuple[str, frozenset[str]] | None:
+    r"""The name of a table and the definitions in a CREATE TABLE statement, without comments; None for anything else.
+
+    Columns that an upgrade added stand in another order, which does not matter. "without rowid" counts as a definition.
+
+    >>> name, definitions = parse("CREATE TABLE t (id integer primary key, -- its number\n x real)")
+    >>> name, sorted(definitions)
+    ('t', ['id integer primary key', 'x real'])
+    """
+    plain = " ".join(re.sub(r"--[^\n]*", " ", sql).lower().split())
+    found = _DEFINITION.fullmatch(plain)
+    if found is None:
+        return None
+    name, inside, rowid = found.groups()
+    # A comma within parentheses separates columns of a key, not definitions.
+    definitions = [part.strip() for part in re.split(r",(?![^(]*\))", inside)]
+    if len(definitions) != len(set(definitions)):
+        return None
+    return name, frozenset(definitions) | ({rowid} if rowid else frozenset())
+
+
+def create_statements() -> list[str]:
+    """The statements that create an empty store."""
+    return [statement for statement in SCHEMA.split(";\n") if statement.strip()]
+
+
+TABLES = dict(found for statement in create_statements() if (found := parse(statement)) is not None)
+"""The tables of a new store, with the definitions of their columns."""
+
+
+def declared(layout: Layout) -> dict[str, frozenset[str]]:
+    """The tables of a layout, with the definitions of their columns.
+
+    >>> "clip_fault text" in declared(Layout(version=1, has_row_crc=False))["step"]
+    False
+    """
+    return {
+        table: frozenset(d for d in definitions if layout.has_column(table, d.split()[0].strip('"')))
+        for table, definitions in TABLES.items()
+        if layout.has_table(table)
+    }
+
+
+def upgrade_statements(layout: Layout) -> list[str]:
+    """The statements that turn a store of an older layout into one of the current layout; rows stay as they are.
+
+    >>> upgrade_statements(CURRENT)
+    []
+    """
+    statements = []
+    for statement in create_statements():
+        parsed = parse(statement)
+        assert parsed is not None
+        table, definitions = parsed
+        if not layout.has_table(table):
+            statements.append(statement)
+            continue
+        present = declared(layout)[table]
+        statements += [f"alter table {table} add column {added}" for added in sorted(definitions - present)]
+    return statements

@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gradwatch.errors import RunInUse, StoreNotWritable, StoreRemoved
-from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, JoinedParameters, ParameterInfo, StepRecord, merged
-from gradwatch.store.checksums import of_blobs, of_row, of_step
-from gradwatch.store.reader import StoreReader
+from gradwatch.record import Event, JoinedParameters, ParameterInfo, StepRecord, merged
+from gradwatch.store.creation import (
+    count_rows,
+    create,
+    next_id,
+    on_network_file_system,
+    process_start,
+    refuse_if_in_use,
+    upgrade,
+)
+from gradwatch.store.opening import Database
+from gradwatch.store.rows import STEP_ROW_COLUMNS, Row, event_row, parameter_rows, step_rows, text, with_checksums
 from gradwatch.store.schema import (
-    APPLICATION_ID,
     ATTEMPT_COLUMNS,
+    CHECKSUMS,
+    CURRENT,
     EVENT_COLUMNS,
     FILE_NAME,
-    PAGE_SIZE,
-    PARTS,
-    SCHEMA,
-    SCHEMA_VERSION,
-    SEALED_SINCE,
-    STEP_COLUMNS,
-    UPGRADES,
+    OPTIMIZER_COLUMNS,
+    PARAMETER_COLUMNS,
+    ROW_COUNTS,
+    Layout,
 )
-
-_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "fuse.", "9p", "afs", "beegfs")
 
 
 class StoreWriter:
-    """Writes one run; made in the training thread, used by the recorder's."""
+    """Writes one run; made in the training thread, used by the recorder's.
+
+    Attributes:
+        path: of the file.
+        attempt: the number of the attempt that writes.
+        journal_mode: SQLite's, "wal" or "truncate".
+    """
 
     def __init__(self, folder: Path) -> None:
         """Create the store, or open an existing one to continue it.
@@ -51,21 +60,30 @@ class StoreWriter:
         self.attempt = 0
         self._next_id = 1
         self._lock = threading.Lock()
-        _check_folder(folder)
-        existed = self.path.exists() and self.path.stat().st_size > 0
-        if existed:
-            StoreReader(folder).close()  # says what is wrong with it, if anything is
+        _make_folder(folder)
+        layout = self._existing_layout()
         try:
-            existed = existed or not self._create()
+            if layout is None and not create(self.path):
+                layout = self._existing_layout()
             self._open()
-            if existed:
-                self._refuse_if_in_use()
-                self._upgrade()
+            if layout is not None:
+                refuse_if_in_use(self._db, self.path)
+                if layout != CURRENT:
+                    with self._transaction():
+                        upgrade(self._db, layout)
         except RunInUse:
             self._db.close()
             raise
         except (sqlite3.Error, OSError) as error:
             raise _not_writable(self.path, error) from error
+
+    def _existing_layout(self) -> Layout | None:
+        """The layout of the store that is there already; None if there is none."""
+        if not self.path.exists() or (self.path.is_file() and self.path.stat().st_size == 0):
+            return None
+        db = Database(self.path)  # raises if anything is wrong with it
+        db.close()
+        return db.layout
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -78,114 +96,65 @@ class StoreWriter:
         (mode,) = self._db.execute(f"pragma journal_mode = {wanted}").fetchone()
         return str(mode)
 
-    def _create(self) -> bool:
-        """Make the store aside and put it in its place whole, so that nobody ever finds a part of one.
-
-        False where another process was first.
-        """
-        aside = self.path.with_name(f"{FILE_NAME}.{os.getpid()}.new")
-        aside.unlink(missing_ok=True)
-        db = sqlite3.connect(aside, isolation_level=None)
-        try:
-            db.execute(f"pragma page_size = {PAGE_SIZE}")
-            db.execute("begin immediate")
-            for statement in SCHEMA.split(";\n"):
-                if statement.strip():
-                    db.execute(statement)
-            db.execute(f"pragma application_id = {APPLICATION_ID}")
-            db.execute(f"pragma user_version = {SCHEMA_VERSION}")
-            db.execute("commit")
-        finally:
-            db.close()
-        return _put_in_place(aside, self.path)
-
-    def _refuse_if_in_use(self) -> None:
-        row = self._db.execute(
-            "select pid, host, process from attempt where ended is null order by attempt desc limit 1"
-        ).fetchone()
-        # Within one process the open watches know better than a table that a fault left unfinished.
-        if row is None or row[0] == os.getpid() or row[1] != socket.gethostname() or not _is_alive(row[0], row[2]):
-            return
-        raise RunInUse(
-            f"{str(self.path.parent)!r} is being written by process {row[0]}. Give this training a run of"
-            " its own, or end the other one first."
-        )
-
-    def _upgrade(self) -> None:
-        """Bring the store of an earlier version to this one's; its rows stay as they are."""
-        (version,) = self._db.execute("pragma user_version").fetchone()
-        if version < SCHEMA_VERSION:
-            with self._transaction():
-                for older in range(version, SCHEMA_VERSION):
-                    for statement in UPGRADES[older]:
-                        self._db.execute(statement)
-                if version < SEALED_SINCE:
-                    self._say_from_where_rows_are_sealed()
-                self._db.execute(f"pragma user_version = {SCHEMA_VERSION}")
-
-    def _say_from_where_rows_are_sealed(self) -> None:
-        (last,) = self._db.execute("select coalesce(max(id), 0) from step").fetchone()
-        row = ("sealed_from", str(last + 1))
-        self._db.execute("insert into meta (key, value, crc) values (?, ?, ?)", (*row, of_row(row)))
-
-    def begin_attempt(self, meta: dict[str, str], optimizers: dict[str, tuple[str, dict[str, Any]]]) -> int:
+    def begin_attempt(self, meta: Mapping[str, str], optimizers: Mapping[str, tuple[str, Mapping[str, Any]]]) -> int:
         """Open the next attempt; return the step after the last one recorded.
 
-        ``optimizers`` maps each name to its class name and its defaults.
+        Args:
+            meta: facts about the run; one that is already known stays as it is.
+            optimizers: the class name and the defaults of each, by name.
 
         Raises:
             RunInUse: another process was faster.
         """
         pid = os.getpid()
         with self._transaction():
-            self._refuse_if_in_use()
+            refuse_if_in_use(self._db, self.path)
             (last,) = self._db.execute("select max(attempt) from attempt").fetchone()
             (step,) = self._db.execute("select max(step) from step").fetchone()
             self.attempt = 0 if last is None else last + 1
-            self._next_id = (self._db.execute("select max(id) from step").fetchone()[0] or 0) + 1
+            self._next_id = next_id(self._db)
             next_step = 0 if step is None else step + 1
             self._db.execute(
                 "insert into attempt (attempt, first_step, started, pid, host, process) values (?, ?, ?, ?, ?, ?)",
-                (self.attempt, next_step, time.time(), pid, socket.gethostname(), _process_start(pid)),
+                (self.attempt, next_step, time.time(), pid, text(socket.gethostname()), process_start(pid)),
             )
-            self._seal_attempt()
-            rows = [(key, value, of_row((key, value))) for key, value in meta.items()]
-            self._db.executemany("insert or ignore into meta (key, value, crc) values (?, ?, ?)", rows)
-        for name, (optimizer_class, settings) in optimizers.items():
-            self.add_optimizer(name, optimizer_class, settings)
+            self._renew_checksums_of_attempt()
+            self._insert("meta", _META, [_meta_row(*pair) for pair in meta.items()], "insert or ignore")
+            for name, (optimizer_class, settings) in optimizers.items():
+                self._put_optimizer(name, optimizer_class, settings)
+            self._count_rows()
         return next_step
 
-    def add_optimizer(self, name: str, optimizer_class: str, settings: dict[str, Any]) -> None:
-        """Name an optimizer, with its class and its defaults."""
+    def add_optimizer(self, name: str, optimizer_class: str, settings: Mapping[str, Any]) -> None:
+        """Add an optimizer, with the name of its class and its defaults."""
         with self._transaction():
-            row = (name, optimizer_class, json.dumps(settings, default=str))
-            columns = "(name, class, settings, crc)"
-            self._db.execute(f"insert or replace into optimizer {columns} values (?, ?, ?, ?)", (*row, of_row(row)))
+            self._put_optimizer(name, optimizer_class, settings)
+            self._count_rows()
+
+    def _put_optimizer(self, name: str, optimizer_class: str, settings: Mapping[str, Any]) -> None:
+        row = with_checksums("optimizer", (text(name), text(optimizer_class), json.dumps(settings, default=str)))
+        self._insert("optimizer", (*OPTIMIZER_COLUMNS, *CHECKSUMS), [row], "insert or replace")
 
     def set_meta(self, key: str, value: str) -> None:
-        """Say something of the run anew; what `begin_attempt` is given stays as it was said first."""
+        """Set a fact about the run, whether or not it was known."""
         with self._transaction():
-            row = (key, value, of_row((key, value)))
-            self._db.execute("insert or replace into meta (key, value, crc) values (?, ?, ?)", row)
+            self._insert("meta", _META, [_meta_row(key, value)], "insert or replace")
+            self._count_rows()
 
     def set_first_step(self, step: int) -> None:
-        """Say that the attempt begins at another step than the one after the last."""
+        """Say that the attempt begins with another step than the one after the last."""
         with self._transaction():
             self._update_attempt("first_step = ?", step)
-
-    def _update_attempt(self, assignments: str, *values: object) -> None:
-        self._db.execute(f"update attempt set {assignments} where attempt = ?", (*values, self.attempt))
-        self._seal_attempt()
-
-    def _seal_attempt(self) -> None:
-        columns = ", ".join(ATTEMPT_COLUMNS)
-        row = self._db.execute(f"select {columns} from attempt where attempt = ?", (self.attempt,)).fetchone()
-        self._db.execute("update attempt set crc = ? where attempt = ?", (of_row(row), self.attempt))
 
     def add_parameters(self, optimizer: str, infos: Sequence[ParameterInfo], first: int = 0) -> None:
         """Name the parameters at positions ``first``, ``first`` + 1, ... of an optimizer's blobs."""
         with self._transaction():
-            self._name(optimizer, infos, first)
+            self._put_parameters(optimizer, infos, first)
+            self._count_rows()
+
+    def _put_parameters(self, optimizer: str, infos: Sequence[ParameterInfo], first: int) -> None:
+        rows = parameter_rows(optimizer, infos, first)
+        self._insert("parameter", (*PARAMETER_COLUMNS, *CHECKSUMS), rows, "insert or replace")
 
     def append(
         self,
@@ -193,68 +162,80 @@ class StoreWriter:
         events: Sequence[Event] = (),
         dropped: int = 0,
         joined: Sequence[JoinedParameters] = (),
-    ) -> None:
-        """Write records and events, and before them the names of parameters that joined, in one transaction.
+    ) -> int:
+        """Write records and events, and before them the parameters that joined, in one transaction.
+
+        Args:
+            records: of steps, in the order in which they were made.
+            events: new ones, and those that are to replace one with the same key.
+            dropped: steps that were lost since the last call.
+            joined: parameters that the records have and earlier ones have not.
+
+        Returns:
+            The id of the last record in the store.
 
         Raises:
             StoreNotWritable: the disk does not take them now; nothing was written, and they may be given again.
-            StoreRemoved: the file is not in its place any more, so that nobody would ever read them.
+            StoreRemoved: the file is not in its place any more, so that what is written would never be read.
         """
-        steps, layers, weights, ranks = [], [], [], []
-        for number, record in enumerate(records, self._next_id):
-            steps.append((number, *_step_row(record, number)))
-            if record.layers is not None:
-                layers.append((number, *_blobs(record.layers, STATS, number, record.step)))
-            if record.weights is not None:
-                weights.append((number, *_blobs(record.weights, WEIGHT_STATS, number, record.step)))
-            if record.ranks is not None:
-                ranks.append((number, *_blobs(record.ranks, RANK_STATS, number, record.step)))
-        self._check_place()
+        rows = step_rows(records, self._next_id)
+        if _identity(self.path) != self._file:
+            raise StoreRemoved(f"{str(self.path)!r} was removed or replaced while it was written.")
         try:
             with self._transaction():
                 for parameters in joined:
-                    self._name(parameters.optimizer, parameters.infos, parameters.first)
-                self._insert("step", (*STEP_COLUMNS, "crc"), steps)
-                self._insert("layer", (*STATS, "crc"), layers)
-                self._insert("weight", (*WEIGHT_STATS, "crc"), weights)
-                self._insert("rank", (*RANK_STATS, "crc"), ranks)
+                    self._put_parameters(parameters.optimizer, parameters.infos, parameters.first)
+                for table, columns in STEP_ROW_COLUMNS.items():
+                    self._insert(table, columns, rows[table])
                 for event in merged(events):
                     self._put_event(event)
                 if dropped:
                     self._update_attempt("dropped = dropped + ?", dropped)
+                if events or joined:
+                    self._count_rows(len(records))
         except sqlite3.OperationalError as error:
             raise _not_writable(self.path, error) from error
         self._next_id += len(records)
-
-    def _check_place(self) -> None:
-        if _identity(self.path) != self._file:
-            raise StoreRemoved(f"{str(self.path)!r} was removed or replaced while it was written.")
-
-    def _name(self, optimizer: str, infos: Sequence[ParameterInfo], first: int) -> None:
-        rows = [(optimizer, first + i, info.name, json.dumps(info.shape), info.dtype) for i, info in enumerate(infos)]
-        columns = "(optimizer, position, name, shape, dtype, crc)"
-        sealed = [(*row, of_row(row)) for row in rows]
-        self._db.executemany(f"insert or replace into parameter {columns} values (?, ?, ?, ?, ?, ?)", sealed)
-
-    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-        names = ", ".join(f'"{name}"' for name in ("id", *columns))
-        marks = ", ".join("?" * (1 + len(columns)))
-        self._db.executemany(f"insert into {table} ({names}) values ({marks})", rows)
+        return self._next_id - 1
 
     def _put_event(self, event: Event) -> None:
         """Write an event over the row of the same one, or after all others."""
-        row = _event_row(event)
-        columns = (*EVENT_COLUMNS, "crc")
-        assignments = ", ".join(f'"{name}" = ?' for name in columns)
+        attempt, optimizer, kind, step, parameter = event.key
+        key = (attempt, text(optimizer), text(kind), step, None if parameter is None else text(parameter))
         same = "attempt = ? and optimizer = ? and kind = ? and step = ? and parameter is ?"
-        if not self._db.execute(f"update event set {assignments} where {same}", (*row, *event.key)).rowcount:
-            self._insert("event", columns, [(None, *row)])
+        found = self._db.execute(f"select id from event where {same}", key).fetchone()
+        (last,) = self._db.execute("select coalesce(max(id), 0) from event").fetchone()
+        row = event_row(event, found[0] if found else last + 1)
+        self._insert("event", ("id", *EVENT_COLUMNS, *CHECKSUMS), [row], "insert or replace")
+
+    def save_detector_state(self, optimizer: str, last_id: int, version: str, state: bytes) -> None:
+        """Keep the state of an optimizer's detectors, instead of the one before.
+
+        Args:
+            optimizer: its name.
+            last_id: the id of the last step that they have seen, as `append` returned it.
+            version: of the detectors.
+            state: anything; the reader checks that it is as it was.
+
+        Raises:
+            StoreNotWritable: the disk does not take it now.
+        """
+        *values, crc, bound = with_checksums("detector_state", (text(optimizer), last_id, version, zlib.crc32(state)))
+        row = (*values[:3], state, crc, bound)
+        try:
+            with self._transaction():
+                columns = ("optimizer", "last_id", "version", "state", *CHECKSUMS)
+                self._insert("detector_state", columns, [row], "insert or replace")
+                self._count_rows()
+        except sqlite3.OperationalError as error:
+            raise _not_writable(self.path, error) from error
 
     def end_attempt(self, reason: str) -> None:
         """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""
         try:
             with self._transaction():
-                self._update_attempt("ended = ?, reason = ?", time.time(), reason)
+                self._update_attempt("ended = ?, reason = ?", time.time(), text(reason))
+                self._count_rows()
         except sqlite3.OperationalError as error:
             self._db.close()
             raise _not_writable(self.path, error) from error
@@ -267,27 +248,41 @@ class StoreWriter:
         self._db.close()
 
     def abandon(self) -> None:
-        """Close without a word, for a file that can't be written any more."""
+        """Close without an end, for a file that can't be written any more."""
         self._db.close()
+
+    def _update_attempt(self, assignments: str, *values: object) -> None:
+        self._db.execute(f"update attempt set {assignments} where attempt = ?", (*values, self.attempt))
+        self._renew_checksums_of_attempt()
+
+    def _renew_checksums_of_attempt(self) -> None:
+        columns = ", ".join(ATTEMPT_COLUMNS)
+        values = self._db.execute(f"select {columns} from attempt where attempt = ?", (self.attempt,)).fetchone()
+        checksums = with_checksums("attempt", values, self.attempt)[-2:]
+        self._db.execute("update attempt set crc = ?, row_crc = ? where attempt = ?", (*checksums, self.attempt))
+
+    def _count_rows(self, new_steps: int = 0) -> None:
+        """Write how many rows there are now, so that rows lost later are noticed."""
+        # First the row itself, for it counts.
+        self._db.execute("insert or ignore into meta (key) values (?)", (ROW_COUNTS,))
+        _, value, crc, bound = _meta_row(ROW_COUNTS, count_rows(self._db, self._next_id - 1 + new_steps))
+        query = "update meta set value = ?, crc = ?, row_crc = ? where key = ?"
+        self._db.execute(query, (value, crc, bound, ROW_COUNTS))
+
+    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[Row], verb: str = "insert") -> None:
+        names = ", ".join(f'"{name}"' for name in columns)
+        marks = ", ".join("?" * len(columns))
+        self._db.executemany(f"{verb} into {table} ({names}) values ({marks})", rows)
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db, self._lock)
 
 
-def _put_in_place(aside: Path, path: Path) -> bool:
-    """Give a file its name, unless another has it that is not empty."""
-    if path.exists() and path.stat().st_size == 0:
-        path.unlink()
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        return False
-    except OSError:
-        aside.replace(path)  # a file system without links
-        return True
-    finally:
-        aside.unlink(missing_ok=True)
-    return True
+_META = ("key", "value", *CHECKSUMS)
+
+
+def _meta_row(key: str, value: str) -> Row:
+    return with_checksums("meta", (text(key), text(value)))
 
 
 class _Transaction:
@@ -316,53 +311,7 @@ class _Transaction:
                 self._lock.release()
 
 
-def _step_row(record: StepRecord, number: int) -> tuple[Any, ...]:
-    rates = record.learning_rates
-    row = {
-        "step": record.step,
-        "optimizer": record.optimizer,
-        "attempt": record.attempt,
-        "wall_time": record.wall_time,
-        "total_norm": record.total_norm,
-        "max_norm": record.max_norm,
-        "norm_type": record.norm_type,
-        "clip_value": record.clip_value,
-        "clip_coef": record.clip_coef,
-        "cut_entries": record.cut_entries,
-        "nonfinite": record.nonfinite,
-        "loss": record.loss,
-        "learning_rate": rates[0] if rates else None,
-        "learning_rates": json.dumps(rates) if len(rates) > 1 else None,
-        "loss_scale": record.loss_scale,
-        "skipped": int(record.skipped),
-        "clip_fault": record.clip_fault,
-        "parts": sum(bit for name, bit in PARTS.items() if getattr(record, f"{name}s") is not None),
-    }
-    row["nan"] = _nan_names(row)
-    return (*row.values(), of_step(row | {"id": number}))
-
-
-def _event_row(event: Event) -> tuple[Any, ...]:
-    row = {name: getattr(event, name) for name in EVENT_COLUMNS[:-2]}
-    for name in ("observed", "limit"):  # as SQLite keeps them, without the sign of a zero
-        row[name] = None if row[name] is None else float(row[name]) + 0.0
-    values = (*row.values(), _nan_names(row))
-    # A rank that is not known is left out of the checksum, which is then that of a schema without ranks.
-    return (*values, event.rank, of_row(values if event.rank is None else (*values, event.rank)))
-
-
-def _nan_names(row: dict[str, Any]) -> str | None:
-    names = [name for name, value in row.items() if isinstance(value, float) and math.isnan(value)]
-    return ",".join(names) or None
-
-
-def _blobs(stats: object, names: Iterable[str], number: int, step: int) -> list[bytes | None]:
-    columns = [getattr(stats, name) for name in names]
-    blobs = [None if c is None else np.ascontiguousarray(c, dtype="<f4").tobytes() for c in columns]
-    return [*blobs, of_blobs(number, step, blobs)]
-
-
-def _check_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -377,42 +326,10 @@ def _not_writable(path: Path, error: Exception) -> StoreNotWritable:
     )
 
 
-def on_network_file_system(folder: Path) -> bool:
-    """Whether a folder lies where SQLite's write-ahead log is not safe, as far as the system tells."""
-    try:
-        lines = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return False
-    here = str(folder.resolve())
-    mounts = [line.split(" ") for line in lines]
-    inside = [m for m in mounts if here == m[1] or here.startswith(m[1].rstrip("/") + "/")]
-    return bool(inside) and max(inside, key=lambda m: len(m[1]))[2].startswith(_NETWORK)
-
-
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file stands at a path; None: none that can be seen."""
+    """Which file stands at a path; None if there is none that can be seen."""
     try:
         stat = path.stat()
     except OSError:
         return None
     return stat.st_dev, stat.st_ino
-
-
-def _process_start(pid: int) -> str | None:
-    """When a process started, in the system's own count, so that a reused pid is not mistaken for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-def _is_alive(pid: int, started: str | None) -> bool:
-    if os.name == "nt":
-        return False  # there os.kill(pid, 0) would end the process, and nothing else tells
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return started is None or _process_start(pid) in (started, None)

@@ -22,7 +22,7 @@ from gradwatch.errors import EmptyRun, GradwatchError, NotARun, RunNotFound, Sto
 from gradwatch.record import ORIGINS, STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats, merged
 from gradwatch.recording.recorder import Recorder
 from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreReader, StoreWriter
-from gradwatch.store.writer import on_network_file_system
+from gradwatch.store.creation import on_network_file_system
 from gradwatch.testing import steady, stream, write_run
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "stores"
@@ -31,6 +31,9 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "stores"
 anything = st.floats(allow_nan=True, allow_infinity=True).map(lambda value: value + 0.0)
 maybe = st.none() | anything
 float32s = st.lists(st.floats(width=32, allow_nan=True), min_size=2, max_size=2).map(lambda v: np.array(v, np.float32))
+counts = st.lists(st.integers(0, 2**24) | st.just(math.nan), min_size=2, max_size=2).map(
+    lambda v: np.array(v, np.float32)
+)
 infos = tuple(ParameterInfo(name=name, shape=(2, 3)) for name in ("a.weight", "b'; drop table step; --"))
 layers = st.builds(
     lambda norm, abs_max, nonfinite, zeros: LayerStats(
@@ -38,8 +41,8 @@ layers = st.builds(
     ),
     float32s,
     st.none() | float32s,
-    float32s,
-    float32s,
+    counts,
+    counts,
 )
 records = st.builds(
     StepRecord,
@@ -213,13 +216,13 @@ def test_a_crashed_run_is_read_whole_and_left_as_it_was(tmp_path):
 def test_a_journal_left_by_a_killed_writer_is_rolled_back_in_a_copy(tmp_path):
     """As on a network file system, where there is no write-ahead log."""
     code = (
-        "import os, sys; from pathlib import Path; import gradwatch.store.writer as w;"
+        "import os, sys; from pathlib import Path; import gradwatch.store.writer as w, gradwatch.store.rows as rows;"
         "from gradwatch.testing import stream; w.on_network_file_system = lambda folder: True;"
         "s = w.StoreWriter(Path(sys.argv[1])); s.begin_attempt({}, {'0': ('SGD', {})});"
         "r = stream([1.0] * 2000); s.add_parameters('0', r[0].layers.parameters); s.append(r[:20]);"
         "s._db.execute('pragma cache_size = 1'); s._transaction().__enter__();"
-        "rows = [(i, *w._step_row(x, i)[:-1]) for i, x in enumerate(r[20:], 100)];"
-        "s._insert('step', w.STEP_COLUMNS, rows); os._exit(9)"
+        "made = rows.step_rows(r[20:], 100)['step'];"
+        "s._insert('step', rows.STEP_ROW_COLUMNS['step'], made); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert (tmp_path / f"{FILE_NAME}-journal").stat().st_size > 0

@@ -1,0 +1,188 @@
+"""Flips bits of a store, one at a time, and counts what a reader makes of each.
+
+`python benchmarks/store_damage.py` prints the table of store_damage.txt: every bit of page 1, which holds the schema,
+and of the pages of the small tables, and 5,000 bits elsewhere. A flip may end in
+
+- same: all that is read is right and complete (most bits of a page are unused);
+- counted: what is read is right, and what is missing is counted as damaged;
+- refused: an error with a slug.
+
+It must never end in a made-up value, in a loss that is not counted, in another exception or in a read that hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradwatch.errors import GradwatchError
+from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, ParameterInfo, RankStats
+from gradwatch.store import FILE_NAME, StoreReader
+from gradwatch.store.schema import PAGE_SIZE
+from gradwatch.testing import replaced, steady, stream, write_run
+
+OUTCOMES = ("same", "counted", "refused", "made up", "lost", "traceback", "slow")
+SLOW = 1.0  # seconds of the processor
+SMALL_TABLES = ("meta", "attempt", "optimizer", "parameter", "event", "detector_state")
+
+
+def example(folder: Path) -> Path:
+    """A run with something in every table but detector_state."""
+    from dataclasses import replace
+
+    names = tuple(ParameterInfo(name=f"layer{i}.weight", shape=(8, 8)) for i in range(6))
+    norms = replaced(steady(60), {45: 50.0, 55: float("nan")})
+    records = stream(norms, parameters=names, shares=[0.2] * 6, max_norm=1.0, losses=[1 / (1 + i) for i in range(60)])
+    some = np.ones(4, np.float32)
+    ranks = RankStats(
+        norm=some, nonfinite=0 * some, differing=0 * some, differs_in=np.nan * some, before_reduction=some
+    )
+    return write_run(folder, [replace(record, ranks=ranks) for record in records])
+
+
+def contents(run: Path) -> tuple[dict[str, list[Any]], int]:
+    """All that a reader gives, as lists of comparable values by table, and the number of damaged rows."""
+    found: dict[str, list[Any]] = {}
+    with StoreReader(run) as reader:
+        columns = reader.step_columns()
+        found["step"] = [repr(row) for row in zip(*columns.values(), strict=True)]
+        found["meta"] = sorted(reader.meta().items())
+        found["attempt"] = list(map(repr, reader.attempts()))
+        found["optimizer"] = [(name, kind, repr(reader.settings(name))) for name, kind in reader.optimizers().items()]
+        found["parameter"] = [info for info in reader.parameters("0") if not info.name.startswith("(damaged")]
+        found["event"] = list(map(repr, reader.events()))
+        for stat in (*STATS, *WEIGHT_STATS):
+            ids, table = reader.layer_table(stat, "0")
+            found[stat] = [(*key, row.tobytes()) for key, row in zip(ids.tolist(), table, strict=True)]
+        for stat in RANK_STATS:
+            ids, table = reader.rank_table(stat, "0")
+            found[f"rank_{stat}"] = [(*key, row.tobytes()) for key, row in zip(ids.tolist(), table, strict=True)]
+        found["record"] = [record.step for record in reader.records("0")]
+        return found, reader.damaged_rows
+
+
+def outcome(run: Path, right: dict[str, list[Any]]) -> tuple[str, str]:
+    """What a reader makes of a store, and some detail."""
+    began = time.process_time()  # the machine may have other work
+    try:
+        found, damaged = contents(run)
+    except GradwatchError as error:
+        result = "refused", error.slug
+    except Exception as error:
+        result = "traceback", f"{type(error).__name__}: {error}"
+    else:
+        result = _compare(found, right, damaged)
+    return ("slow", result[0]) if time.process_time() - began > SLOW else result
+
+
+def _compare(found: dict[str, list[Any]], right: dict[str, list[Any]], damaged: int) -> tuple[str, str]:
+    short = {table for table, rows in found.items() if len(rows) < len(right[table])}
+    for table, rows in found.items():
+        if not (set(rows) <= set(right[table]) or _are_beginnings(rows, right[table])):
+            return "made up", table
+    if not short:
+        return "same", ""
+    return ("counted", "") if damaged else ("lost", ", ".join(sorted(short)))
+
+
+def _are_beginnings(rows: list[Any], right: list[Any]) -> bool:
+    """Whether rows of a statistic lack their last parameters alone, as where the names of these are lost."""
+    if not all(isinstance(row, tuple) and isinstance(row[-1], bytes) for row in [*rows, *right]):
+        return False
+    whole = {row[:-1]: row[-1] for row in right}
+    return all(whole.get(row[:-1], b"").startswith(row[-1]) for row in rows)
+
+
+def pages(file: Path) -> dict[str, list[int]]:
+    """The pages of each table, by walking its tree: from 0, as SQLite numbers them from 1."""
+    db = sqlite3.connect(f"file:{file}?immutable=1", uri=True)
+    data = file.read_bytes()
+    found: dict[str, list[int]] = {"schema": [0]}
+    for name, root in db.execute("select tbl_name, rootpage from sqlite_master where rootpage > 0"):
+        found.setdefault(name, []).extend(_tree(data, root - 1))
+    db.close()
+    return found
+
+
+def _tree(data: bytes, page: int) -> Iterator[int]:
+    yield page
+    at = page * PAGE_SIZE
+    if data[at] not in (2, 5):  # no interior page
+        return
+    for cell in range(int.from_bytes(data[at + 3 : at + 5], "big")):
+        pointer = int.from_bytes(data[at + 12 + 2 * cell : at + 14 + 2 * cell], "big")
+        yield from _tree(data, int.from_bytes(data[at + pointer : at + pointer + 4], "big") - 1)
+    yield from _tree(data, int.from_bytes(data[at + 8 : at + 12], "big") - 1)
+
+
+def bits(data: bytes, page: int) -> Iterator[int]:
+    """The bits of a page, but those within a stretch of unused bytes."""
+    begin = page * PAGE_SIZE
+    for byte in range(begin, begin + PAGE_SIZE):
+        if any(data[max(begin, byte - 8) : byte + 9]):
+            yield from range(8 * byte, 8 * byte + 8)
+
+
+def flip(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def run_flips(
+    file: Path, data: bytes, chosen: list[int], right: dict[str, list[Any]]
+) -> tuple[Counter[str], list[str]]:
+    """The number of flips by outcome, and what went wrong where."""
+    counts: Counter[str] = Counter()
+    faults = []
+    for bit in chosen:
+        file.write_bytes(flip(data, bit))
+        result, detail = outcome(file.parent, right)
+        counts[result] += 1
+        if result in OUTCOMES[3:]:
+            faults.append(f"byte {bit // 8} bit {bit % 8}: {result} ({detail})")
+    file.write_bytes(data)
+    return counts, faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--elsewhere", type=int, default=5000, help="bits outside of page 1 and the small tables")
+    parser.add_argument("--one-of", type=int, default=1, help="of so many bits of the small tables one is flipped")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = example(Path(folder) / "run")
+        file = run / FILE_NAME
+        data = file.read_bytes()
+        right, damaged = contents(run)
+        assert not damaged
+        by_table = pages(file)
+        rows = {"schema (page 1)": list(bits(data, 0))}
+        for table in SMALL_TABLES:
+            rows[table] = [bit for page in by_table[table] for bit in bits(data, page)]
+        covered = {page for table in ("schema", *SMALL_TABLES) for page in by_table[table]}
+        rest = [page for page in range(len(data) // PAGE_SIZE) if page not in covered]
+        elsewhere = random.Random(0).sample(range(len(rest) * PAGE_SIZE * 8), options.elsewhere)
+        size = 8 * PAGE_SIZE
+        rows["elsewhere"] = [rest[bit // size] * size + bit % size for bit in elsewhere]
+        print(f"{'':18}{'bits':>9}" + "".join(f"{name:>11}" for name in OUTCOMES))
+        every_fault = []
+        for name, chosen in rows.items():
+            step = 1 if name == "elsewhere" else options.one_of
+            counts, faults = run_flips(file, data, chosen[::step], right)
+            print(f"{name:18}{len(chosen[::step]):9,}" + "".join(f"{counts[one]:11,}" for one in OUTCOMES), flush=True)
+            every_fault += [f"{name}: {fault}" for fault in faults]
+        print("\n".join(every_fault))
+
+
+if __name__ == "__main__":
+    main()

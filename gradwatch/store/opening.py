@@ -1,0 +1,292 @@
+"""Opens the file of a store for reading, whoever wrote it, and never changes it or its folder.
+
+A store may come from a stranger or from a failing disk, so nothing in it is trusted: only regular files are opened, the
+tables must be declared as ours are, SQLite may do nothing but read them, and every query ends after a number of
+operations that suits the size of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes
+
+from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
+from gradwatch.store.schema import APPLICATION_ID, FILE_NAME, SCHEMA_VERSION, TABLES, Layout, declared, parse
+
+TICK = 10_000
+"""Operations of SQLite's virtual machine between two looks at the budget of a query."""
+
+BASE_OPERATIONS, OPERATIONS_PER_BYTE = 3_000_000, 4
+"""The budget of a query. Reading a whole row of any table takes less than an operation for each of its bytes."""
+
+MAX_VALUE = 128 * 2**20
+"""Bytes of the largest value that is read."""
+
+MAX_STATEMENT = 100_000
+"""Bytes of the longest declaration that is read."""
+
+MAX_LOG = 2**30
+"""Bytes of the largest log or journal that is read in a copy."""
+
+MAX_SPARSENESS = 64
+"""How many times larger a file may be than the disk space it takes, which a file system that compresses makes less."""
+
+
+class Database:
+    """A store file that is open for reading, with its `Layout`.
+
+    Raises:
+        RunNotFound: there is no file.
+        NotARun: gradwatch did not write the file.
+        StoreTooNew: a newer gradwatch wrote it.
+        StoreDamaged: it can't be read, or its tables are not those of a store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        check_file(path)
+        self._file = path.resolve()  # SQLite looks for a log beside the file that a link leads to
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._ticks_left = 0
+        try:
+            self._db = self._connect()
+            self._restrict()
+            self.layout = self._read_layout()
+            self._db.set_authorizer(_authorize)
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            raise damaged(path, error) from error
+
+    def close(self) -> None:
+        self._db.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        self._set_budget()
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error) or self._db.text_factory is _decode:
+                raise damaged(self.path, error) from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's own message may have a damaged name in it
+            raise damaged(self.path, error) from error
+        # A damaged text fails its checksum, and should not hide the rows beside it.
+        self._db.text_factory = _decode
+        return self.rows(query, *values)
+
+    def data_version(self) -> int:
+        """A number that is another one when a writer has committed something since."""
+        ((version,),) = self.rows("pragma data_version")
+        return int(version)
+
+    @contextlib.contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Everything that is read within is of one moment, whatever a writer adds meanwhile."""
+        self.rows("begin")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("rollback")
+
+    def _connect(self) -> sqlite3.Connection:
+        """A connection that leaves the folder as it is.
+
+        SQLite would create a shared-memory file beside a store with a write-ahead log. If there is one already (a
+        writer is alive or was killed), it is used. Without a log the file is complete. A log alone, or a journal that a
+        killed writer left, is read in a copy.
+        """
+        journal = self._beside("-journal")
+        if journal is not None and journal.stat().st_size:
+            return self._connect_to_a_copy(journal)
+        log, shared = self._beside("-wal"), self._beside("-shm")
+        if log is None:
+            return _connect(self._file, "immutable=1" if _uses_log(self._file) else "mode=ro")
+        if shared is None or not os.access(self._file.parent, os.W_OK):
+            return self._connect_to_a_copy(log)
+        return _connect(self._file, "mode=ro")
+
+    def _connect_to_a_copy(self, beside: Path) -> sqlite3.Connection:
+        if beside.stat().st_size > MAX_LOG or _is_sparse(self._file):
+            raise OSError(f"{beside.name!r} is too large to be read in a copy")
+        self._copy = tempfile.TemporaryDirectory(prefix="gradwatch-")
+        for file in (self._file, beside):
+            shutil.copy(file, self._copy.name)
+        return _connect(Path(self._copy.name) / self._file.name, "mode=rw")
+
+    def _beside(self, suffix: str) -> Path | None:
+        """The log or journal of that suffix; None if there is none.
+
+        Raises:
+            OSError: it is not a regular file, and opening it might wait for ever.
+        """
+        path = self._file.with_name(self._file.name + suffix)
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(mode):
+            raise OSError(f"{path.name!r} is not a regular file")
+        return path
+
+    def _restrict(self) -> None:
+        self._set_budget()
+        self._db.set_progress_handler(self._tick, TICK)
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT)
+        self._db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        for setting in ("trusted_schema = off", "cell_size_check = on"):
+            self._db.execute(f"pragma {setting}")
+
+    def _set_budget(self) -> None:
+        size = sum(_size(self._file.with_name(self._file.name + suffix)) for suffix in ("", "-wal"))
+        self._ticks_left = (BASE_OPERATIONS + OPERATIONS_PER_BYTE * size) // TICK
+
+    def _tick(self) -> bool:
+        """Ends a query that goes on for longer than the file can explain: its pages lead in a circle."""
+        self._ticks_left -= 1
+        return self._ticks_left < 0
+
+    def _read_layout(self) -> Layout:
+        (application,) = self._db.execute("pragma application_id").fetchone()
+        (version,) = self._db.execute("pragma user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise NotARun(
+                f"{str(self.path)!r} is an SQLite file, but gradwatch did not write it. Give the folder of a"
+                " recorded run."
+            )
+        if version > SCHEMA_VERSION:
+            raise StoreTooNew(
+                f"{str(self.path)!r} was written by a newer gradwatch (schema {version}; this version reads up"
+                f" to {SCHEMA_VERSION}). Upgrade with `pip install -U gradwatch`."
+            )
+        entries = self._db.execute("select type, name, tbl_name, rootpage, sql from sqlite_master").fetchall()
+        (pages,) = self._db.execute("pragma page_count").fetchone()
+        has_row_crc = any(name == "detector_state" for _, name, *_ in entries)
+        layout = Layout(version=version, has_row_crc=has_row_crc)
+        fault = find_fault(layout, entries, pages)
+        if fault is not None:
+            raise damaged(self.path, ValueError(fault))
+        return layout
+
+
+def find_fault(layout: Layout, entries: list[tuple[Any, ...]], pages: int) -> str | None:
+    """What is wrong with the declared tables of a store; None if they are those of the layout.
+
+    Tables, views and indexes that a user added under other names are never read, and do no harm.
+
+    Args:
+        layout: that the store should have.
+        entries: of sqlite_master: type, name, tbl_name, rootpage, sql.
+        pages: of the file.
+    """
+    if layout.version < 1 or (layout.has_row_crc and layout.version < SCHEMA_VERSION):
+        return f"it has no tables of schema {layout.version}"
+    tables = declared(layout)
+    own = dict(tables) | {f"sqlite_autoindex_{table}_1": None for table in tables if _has_text_key(table)}
+    for kind, name, table, _, sql in entries:
+        if kind not in ("table", "index", "view") or (kind == "view" and name in own):
+            return f"it has the {kind} {name!r}, which no store has"
+        if name in tables and (kind != "table" or table != name or parse(str(sql)) != (name, tables[name])):
+            return f"table {name!r} is not that of schema {layout.version}"
+        if table == "parameter" and name != table:
+            # SQLite counts by an index whatever it is told.
+            return f"table 'parameter' has the {kind} {name!r}"
+        if name not in tables and name in own and (kind != "index" or name != f"sqlite_autoindex_{table}_1" or sql):
+            return f"index {name!r} is not that of schema {layout.version}"
+    found = [name for _, name, *_ in entries if name in own]
+    if sorted(found) != sorted(own):
+        return f"tables are missing or there twice: {', '.join(sorted({*own} ^ {*found})) or 'twice'}"
+    roots = [root for kind, _, _, root, _ in entries if kind != "view" and root != 0]
+    if not all(isinstance(root, int) and 2 <= root <= pages for root in roots) or len({*roots}) < len(roots):
+        return "two tables begin on one page, or one outside of the file"
+    return None
+
+
+def _has_text_key(table: str) -> bool:
+    return any(definition.endswith("text primary key") for definition in TABLES[table])
+
+
+def check_file(path: Path) -> None:
+    """Raise unless a path leads to a regular file that begins as an SQLite file does."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise RunNotFound(
+            f"There is no run at {str(path.parent if path.name == FILE_NAME else path)!r}. Give the folder of a"
+            " recorded run; `gradwatch.attach(model, optimizer, run)` records one."
+        ) from error
+    except OSError as error:
+        raise damaged(path, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise damaged(path, OSError("it is not a regular file"))
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise StoreDamaged(f"{str(path)!r} can't be read: {error}.") from error
+    if found.st_size and not start.startswith(b"SQLite format 3\0"):
+        raise NotARun(f"{str(path)!r} is not an SQLite file, so it is not a run. Give the folder of a recorded run.")
+
+
+def damaged(path: Path, error: Exception) -> GradwatchError:
+    """The error to raise for a file that can't be read."""
+    reason = str(error)
+    if "locked" in reason:
+        return StoreDamaged(f"{str(path)!r} can't be read now: another program has locked it ({reason}).")
+    if "interrupted" in reason:
+        reason = "its pages lead in a circle"
+    return StoreDamaged(
+        f"{str(path)!r} can't be read: {reason}. It may be cut off or overwritten; restore it from a copy, or"
+        " see what `sqlite3 FILE .recover` can save."
+    )
+
+
+def _authorize(action: int, name: str | None, function: str | None, database: str | None, source: str | None) -> int:
+    """Allow reading our tables; ``source`` is the view or trigger that wants to read."""
+    allowed = (
+        action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_TRANSACTION)
+        or (action == sqlite3.SQLITE_READ and name in TABLES and source is None)
+        or (action == sqlite3.SQLITE_PRAGMA and name == "data_version")
+        or (action == sqlite3.SQLITE_FUNCTION and function in ("count", "max", "min"))
+    )
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    # As bytes, for a name need not be UTF-8.
+    uri = f"file:{quote_from_bytes(os.fsencode(path))}?{mode}"
+    return sqlite3.connect(uri, uri=True, timeout=5, check_same_thread=False)
+
+
+def _uses_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(20)[18:20] == b"\2\2"
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 if there is none; of a sparse one what it may hold at most."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0
+    if not hasattr(found, "st_blocks"):
+        return found.st_size
+    return min(found.st_size, MAX_SPARSENESS * 512 * found.st_blocks)
+
+
+def _is_sparse(path: Path) -> bool:
+    return _size(path) < path.stat().st_size

@@ -1,0 +1,198 @@
+"""Reads the large tables of a store: step, layer, weight and rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.errors import StoreDamaged
+from gradwatch.record import WEIGHT_STATS, Floats, ParameterInfo, StepRecord
+from gradwatch.store.integrity import Integrity
+from gradwatch.store.opening import Database
+from gradwatch.store.schema import BLOBS, CHECKSUMS, PARTS, STEP_COLUMNS
+from gradwatch.store.small_tables import select
+from gradwatch.store.values import LARGEST, is_count, record_of, valid_table
+
+MAX_PADDING = 2**30
+"""Bytes that a table may take beyond 64 times those of its blobs, if they are of different lengths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Which rows of a table to read.
+
+    Attributes:
+        one_of: of so many rows one is read, evenly.
+        after: only rows with a larger id.
+        up_to: only rows with no larger id.
+        most: of rows; -1: all.
+    """
+
+    one_of: int = 1
+    after: int = 0
+    up_to: int = LARGEST
+    most: int = -1
+
+
+class StepTables:
+    """The steps of one store, with the statistics of their parameters, weights and ranks."""
+
+    def __init__(self, db: Database, integrity: Integrity) -> None:
+        self._db, self._integrity = db, integrity
+
+    def step_columns(self) -> dict[str, list[Any]]:
+        """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
+        names = ("id", *STEP_COLUMNS, *CHECKSUMS)
+        with self._db.one_moment():
+            rows = self._db.rows(f"select {select(self._db, 'step', names)} from step not indexed order by id")
+            last = self._last_id()
+        columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=False)}
+        columns = columns or {name: [] for name in names}
+        intact = self._integrity.intact_steps(columns, last)
+        for name in CHECKSUMS:
+            del columns[name]
+        if not intact.all():
+            columns = {name: [v for v, ok in zip(c, intact, strict=True) if ok] for name, c in columns.items()}
+        for index, nan in enumerate(columns.pop("nan")):
+            for name in nan.split(",") if nan else ():
+                columns[name][index] = math.nan
+        return columns
+
+    def _last_id(self) -> int:
+        """The largest id of a step that has blobs: where the last steps are lost, these tell of them."""
+        found = [0]
+        for table in BLOBS if self._db.layout.has_row_crc else ():
+            selected = select(self._db, table, ("id", *CHECKSUMS))
+            rows = self._db.rows(f"select {selected} from {table} not indexed order by id desc limit 1")
+            found += [number for number, *checksums in rows if self._integrity.is_bound(table, number, *checksums)]
+        return max(found)
+
+    def next_step(self, optimizer: str) -> int:
+        """The number after the last step of an optimizer, 0 if it made none."""
+        names = ("id", *STEP_COLUMNS, *CHECKSUMS)
+        below = LARGEST
+        while True:
+            query = "select max(step) from step not indexed where optimizer = ? and step <= ?"
+            ((last,),) = self._db.rows(query, optimizer, below)
+            if not is_count(last):
+                return 0
+            query = f"select {select(self._db, 'step', names)} from step not indexed where optimizer = ? and step = ?"
+            rows = [dict(zip(names, row, strict=True)) for row in self._db.rows(query, optimizer, last)]
+            if any(self._integrity.is_intact_step(row) for row in rows):
+                return int(last) + 1
+            below = last - 1  # a damaged row
+
+    def step_ids(self, optimizer: str) -> NDArray[np.int64]:
+        """Id, step and attempt of each row of table ``step``, (rows, 3), without those known to be damaged.
+
+        `step_columns` finds out which are.
+        """
+        query = "select id, step, attempt from step not indexed where optimizer = ? order by id"
+        rows = self._db.rows(query, optimizer)
+        left_out = self._integrity.left_out
+        if left_out or not {int}.issuperset(map(type, chain.from_iterable(rows))):
+            rows = [row for row in rows if all(map(is_count, row)) and ("step", row[0]) not in left_out]
+        return np.array(rows, np.int64).reshape(len(rows), 3)
+
+    def table(
+        self, table: str, stat: str, optimizer: str, length: int | None, part: Part
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of each intact row, (rows, 2), and one statistic at it, (rows, ``length``).
+
+        Args:
+            table: ``layer``, ``weight`` or ``rank``.
+            stat: a column of the table.
+            optimizer: its name.
+            length: of a row; None: that of the longest.
+            part: which rows.
+        """
+        if not self._db.layout.has_table(table):
+            return np.empty((0, 2), np.int64), np.empty((0, 0), np.float32)
+        columns = self._blobs(table, stat, optimizer, part)
+        intact = self._integrity.intact_blobs(table, stat, columns)
+        numbers, steps, blobs = ([v for v, ok in zip(c, intact, strict=True) if ok] for c in columns[:3])
+        ids = np.empty((len(numbers), 2), np.int64)
+        ids[:, 0], ids[:, 1] = numbers, steps
+        values = self._stack(blobs, length)
+        valid = valid_table(stat, values)
+        self._integrity.left_out |= {(table, numbers[i]) for i in np.flatnonzero(~valid)}
+        return (ids, values) if valid.all() else (ids[valid], values[valid])
+
+    def _blobs(self, table: str, stat: str, optimizer: str, part: Part) -> list[list[Any]]:
+        """Ids, steps, blobs and the two checksums of the rows of a table."""
+        selected = select(self._db, table, (stat, *CHECKSUMS))
+        with self._db.one_moment():
+            rows = self._db.rows(
+                f"select {table}.id, step, {selected} from {table} not indexed join step not indexed using (id)"
+                f" where {table}.id > ? and {table}.id <= ? and optimizer = ? and {table}.{stat} is not null"
+                f" and {table}.id % ? = 0 order by {table}.id limit ?",
+                *(part.after, part.up_to, optimizer, part.one_of, part.most),
+            )
+            columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], [], []]
+            if stat in ("norm", *WEIGHT_STATS) and self._db.layout.has_crc:
+                if 0 < part.most == len(rows):
+                    part = replace(part, up_to=columns[0][-1])
+                self._find_missing(table, optimizer, columns[0], part)
+        return columns
+
+    def _find_missing(self, table: str, optimizer: str, there: list[int], part: Part) -> None:
+        """Count the rows that were written, as the steps say, and are not there."""
+        written = "from step not indexed where id > ? and id <= ? and optimizer = ? and parts & ? and id % ? = 0"
+        values = (part.after, part.up_to, optimizer, PARTS[table], part.one_of)
+        ((expected,),) = self._db.rows(f"select count(*) {written}", *values)
+        if expected > len(there):
+            present = set(there)
+            missing = [number for (number,) in self._db.rows(f"select id {written}", *values) if number not in present]
+            self._integrity.left_out |= {(table, number) for number in missing}
+
+    def _stack(self, blobs: list[bytes], length: int | None) -> Floats:
+        """Blobs as rows of a table; a shorter one, from before a parameter joined, is filled with NaN."""
+        if length is None:
+            length = max((len(blob) // 4 for blob in blobs), default=0)
+        if all(len(blob) == 4 * length for blob in blobs):
+            return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), length)
+        if 4 * length * len(blobs) > 64 * sum(map(len, blobs)) + MAX_PADDING:
+            raise StoreDamaged(f"{str(self._db.path)!r} can't be read: its rows are of very different lengths.")
+        table = np.full((len(blobs), length), np.nan, np.float32)
+        for row, blob in zip(table, blobs, strict=True):
+            values = np.frombuffer(blob, "<f4")[:length]
+            row[: len(values)] = values
+        return table
+
+    def records(self, optimizer: str, infos: tuple[ParameterInfo, ...], after: int, chunk: int) -> Iterator[StepRecord]:
+        """The intact records of an optimizer in the order of their ids, from the first after ``after``.
+
+        They are read ``chunk`` ids at a time, so that a writer without a write-ahead log is not kept waiting.
+        """
+        names, query = self._record_query()
+        while True:
+            # The ids are consecutive but for lost rows, and a damaged id may be anywhere.
+            ((first,),) = self._db.rows("select min(id) from step not indexed where id > ?", after)
+            if first is None or first <= after:  # damaged pages may lead in a circle
+                return
+            after = first - 1
+            for values in self._db.rows(query, after, after + chunk, optimizer):
+                row = dict(zip(names, values, strict=True))
+                record = record_of(row, infos) if self._integrity.is_intact(row) else None
+                if record is not None:
+                    yield record
+                else:
+                    self._integrity.left_out.add(("step", row["id"]))
+            after += chunk
+
+    def _record_query(self) -> tuple[Sequence[str], str]:
+        """The names of the columns of a step with all its blobs, and the query from one id to another."""
+        step = ("id", *STEP_COLUMNS, *CHECKSUMS)
+        blobs = [(table, (*stats, *CHECKSUMS)) for table, stats in BLOBS.items()]
+        names = [*step, *(f"{table}.{name}" for table, columns in blobs for name in columns)]
+        selected = ", ".join(select(self._db, table, columns) for table, columns in [("step", step), *blobs])
+        tables = [table for table in BLOBS if self._db.layout.has_table(table)]
+        joined = " ".join(f"left join {table} not indexed on {table}.id = step.id" for table in tables)
+        which = "step.id > ? and step.id <= ? and step.optimizer = ?"
+        return names, f"select {selected} from step not indexed {joined} where {which} order by step.id"
