@@ -8,6 +8,7 @@ from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import Recommendation, recommend
 from gradwatch.analysis.statistics.ranks import noise_scale
 from gradwatch.analysis.summary import RunSummary, summarize
+from gradwatch.analysis.worst_optimizer import worst_optimizer
 from gradwatch.errors import EmptyRun
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Run(RunReader):
         return noise_scale(self, optimizer, smoothing)
 
     def _repr_html_(self) -> str | None:
-        """How a notebook shows the run; None, and so as text, before the first step."""
+        """The run (its worst optimizer) in a notebook; None, and so as text, before the first step."""
         try:
-            return self.summary()._repr_html_()
+            return self.summary(worst_optimizer(self))._repr_html_()
         except EmptyRun:
             return None

@@ -29,7 +29,9 @@ ScriptArguments = Annotated[
 ]
 AsModule = Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-OptimizerName = Annotated[str | None, typer.Option("--optimizer", help="Name of an optimizer. Default: the first.")]
+OptimizerName = Annotated[
+    str | None, typer.Option("--optimizer", help="Name of an optimizer. Default: the one with the worst events.")
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -131,6 +133,7 @@ def compare(
 @app.command()
 def check(
     run: RunPath = None,
+    json: AsJson = False,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,7 +145,7 @@ def check(
     ] = None,
 ) -> None:
     """Exit with code 3 unless the run is healthy; for CI."""
-    commands.check.check(run, fail_on or [], max_clipped_fraction)
+    commands.check.check(run, json, fail_on or [], max_clipped_fraction)
 
 
 @app.command()

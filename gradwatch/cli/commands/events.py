@@ -16,11 +16,12 @@ def events(path: Path | None, json: bool, kinds: list[str], severity: str) -> No
     check_kinds(kinds)
     if severity not in SEVERITIES:
         raise BadArgument(f"--severity is {severity!r}; expected one of {', '.join(SEVERITIES)}.")
-    found = [event for event in open_run(path).events() if _is_wanted(event, kinds, severity)]
+    run = open_run(path)
+    found = [event for event in run.events() if _is_wanted(event, kinds, severity)]
     if json:
         print_json(json_view.events(found))
     else:
-        print_view(event_list(found, screen()))
+        print_view(event_list(found, screen(), name_optimizers=len(run.optimizers) > 1))
 
 
 def check_kinds(kinds: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from gradwatch.analysis.run import Run
-from gradwatch.cli.output import open_run, print_json, print_view, screen
+from gradwatch.cli.output import chosen_optimizer, open_run, print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotExport
 from gradwatch.views import html as html_view
 from gradwatch.views import json as json_view
@@ -24,7 +24,7 @@ def report(path: Path | None, json: bool, html: Path | None, layers: int, optimi
         size = write_html(run, html, optimizer)
         typer.echo(f"wrote {html}, {size / 1e6:.1f} MB")
         return
-    summary = run.summary(optimizer)
+    summary = run.summary(chosen_optimizer(run, optimizer))
     if json:
         print_json(json_view.report(summary))
     else:

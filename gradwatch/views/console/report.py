@@ -45,7 +45,7 @@ def report_lines(
             *weight_lines(summary, screen),
             *rank_lines(summary, screen),
         ],
-        event_groups(summary.events, screen, groups),
+        event_groups(summary.events, screen, groups, len(summary.optimizers) > 1),
         layer_table(summary, screen, layers),
         layer_strip(summary, screen, strip_rows),
         next_lines(summary, screen),

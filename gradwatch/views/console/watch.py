@@ -57,7 +57,11 @@ def view(path: Path | None, console: Console) -> Group:
         return Group(Text(screen.ink.safe(waiting), "bold"), quits)
     except GradwatchError as error:  # the run was deleted or replaced at this very moment
         return Group(Text(screen.ink.safe(str(error)), "bold red"), quits)
-    head = [_status(summary), *_bar(summary, screen), *newest_event(summary.events, screen)]
+    head = [
+        _status(summary),
+        *_bar(summary, screen),
+        *newest_event(summary.events, screen, len(summary.optimizers) > 1),
+    ]
     return Group(*head, *fitted(summary, screen, console.height - len(head)))
 
 

@@ -18,6 +18,7 @@ from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.layers import most_relevant
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
+from gradwatch.analysis.worst_optimizer import worst_optimizer
 from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.store import FILE_NAME
@@ -36,7 +37,7 @@ class RunView:
 
     Args:
         path: folder of the run, or its store.
-        optimizer: its name; the first by default.
+        optimizer: its name; by default the worst, looked up at each refresh.
 
     Raises:
         RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no readable run.
@@ -60,7 +61,7 @@ class RunView:
             if stamp == self._stamp:
                 return
             run = Run(self.path)
-            name = run.optimizer(self._optimizer)
+            name = worst_optimizer(run) if self._optimizer is None else run.optimizer(self._optimizer)
             self._summary = summarize(run, name, layers=False)
             self._standing = run.standing(name)
             identity = _identity(run, name)
