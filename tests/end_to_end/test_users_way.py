@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import gradwatch
 from gradwatch import Run
@@ -133,7 +134,7 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
     (tmp_path / "train.py").write_text(
         "import sys, torch\n"
         "model = torch.nn.Linear(4, 1)\n"
-        "optimizer = torch.optim.SGD(model.parameters(), lr=float(sys.argv[2]))\n"
+        "optimizer = torch.optim.SGD(model.parameters(), lr=float(sys.argv[2]) if len(sys.argv) > 2 else 0.1)\n"
         "for _ in range(5):\n"
         "    model(torch.randn(8, 4)).square().mean().backward()\n"
         "    optimizer.step()\n"
@@ -148,16 +149,23 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
     assert done.stdout
 
 
-def test_the_three_lines_of_the_readme_record_a_loop(tmp_path):
+def python_blocks_of_the_readme():
+    loop, imports, options = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return loop, imports, options
+
+
+def test_the_integrations_of_the_readme_can_be_imported():
+    exec(python_blocks_of_the_readme()[1], {})
+
+
+def test_the_loop_of_the_readme_is_recorded(tmp_path):
     """The Python block of the README, with a model and data around it."""
-    block, imports = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    exec(imports, {})
     script = tmp_path / "script.py"
     script.write_text(
         "import torch\n"
         "model = torch.nn.Linear(4, 1); criterion = torch.nn.MSELoss()\n"
         "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "loader = [(torch.randn(8, 4), torch.randn(8, 1)) for _ in range(400)]\n" + block
+        "loader = [(torch.randn(8, 4), torch.randn(8, 1)) for _ in range(400)]\n" + python_blocks_of_the_readme()[0]
     )
     done = run_command(sys.executable, script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -166,3 +174,16 @@ def test_the_three_lines_of_the_readme_record_a_loop(tmp_path):
     assert found["steps"] == 400
     assert found["clipping"]["threshold"] == 1.0
     assert found["loss"]["last"] > 0
+
+
+@pytest.mark.parametrize("line", python_blocks_of_the_readme()[2].splitlines())
+def test_each_option_of_attach_in_the_readme_records_a_training(tmp_path, line):
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    names = {"gradwatch": gradwatch, "model": model, "optimizer": optimizer, "run": tmp_path / "run"}
+    with eval(line.partition("#")[0], names):
+        for _ in range(5):
+            model(torch.ones(8, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert len(Run(tmp_path / "run").steps()) == 5
