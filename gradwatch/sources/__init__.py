@@ -1,4 +1,4 @@
-"""Histories recorded by others become runs: event files, `trainer_state.json`, tables."""
+"""Turns histories that other tools recorded into runs: event files, ``trainer_state.json`` and tables."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ __all__ = ["History", "Imported", "read", "write"]
 
 
 def read(paths: Sequence[Path], norm: str | None = None, step: str | None = None, loss: str | None = None) -> History:
-    """The history in one or several files of a kind; a folder stands for the event files right in it.
+    """Read the history in one file, or in several event files of one run.
 
     Args:
-        paths: event files or their folder, a ``trainer_state.json``, a CSV or a Parquet file.
-        norm: the column or the tag of the gradient norm, where it can't be told by its name.
-        step: likewise the column of the step.
-        loss: likewise of the loss.
+        paths: event files or their folder, a ``trainer_state.json``, or a CSV or Parquet file.
+        norm: column or tag of the gradient norm; needed only if its name does not tell.
+        step: column of the step, likewise.
+        loss: column or tag of the loss, likewise.
 
     Raises:
-        CannotImport: a file is not there, is of no known kind, or does not hold what is needed.
+        CannotImport: a file is missing, is of no known kind, or lacks what is needed.
     """
     files = [file for path in paths for file in _files(path)]
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1:
-        raise CannotImport(f"{len(kinds)} kinds of files were given; expected one, of one run.")
+        raise CannotImport(f"{len(kinds)} kinds of files were given; expected one kind, of one run.")
     (kind,) = kinds
     if kind == "events":
         return event_files.read(files, norm, loss)
     if len(files) > 1:
-        raise CannotImport(f"{len(files)} files were given; expected one {kind} file a run.")
+        raise CannotImport(f"{len(files)} files were given; expected one {kind} file for a run.")
     if kind == "json":
         return trainer_state.read(files[0])
     return table.read(files[0], norm, step, loss)
 
 
 def _files(path: Path) -> list[Path]:
+    """The files that a path stands for: itself, or what can be imported directly in a folder."""
     if not path.exists():
-        raise CannotImport(f"{str(path)!r} is not there.")
+        raise CannotImport(f"{str(path)!r} does not exist.")
     if not path.is_dir():
         return [path]
     found = sorted(path.glob("*tfevents*"))
@@ -48,7 +49,7 @@ def _files(path: Path) -> list[Path]:
         state = path / "trainer_state.json"
         if state.exists():
             return [state]
-        raise CannotImport(f"{str(path)!r} holds no event file; expected one right in it, or give the file.")
+        raise CannotImport(f"{str(path)!r} contains no event file; expected one directly in it, or give the file.")
     return found
 
 

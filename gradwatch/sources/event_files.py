@@ -1,4 +1,4 @@
-"""TensorBoard's event files: any scalar, by its tag."""
+"""Reads TensorBoard's event files: any scalar, by its tag."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 from gradwatch.errors import CannotImport
 from gradwatch.sources.history import History, Point, first_line, pick
 
-Scalars = dict[int, tuple[float, float]]  # by step: value and wall time
+Scalars = dict[int, tuple[float, float]]
+"""Value and wall time by step."""
 
 
 def read(files: list[Path], norm: str | None = None, loss: str | None = None) -> History:
-    """The scalars of event files of one run, in the order in which they were written.
+    """Read the scalars in the event files of one run; of two values of one step the later file's counts.
 
     Raises:
-        CannotImport: one can't be read, or has no such tag.
+        CannotImport: a file can't be read, or there is no such tag.
     """
     by_tag: dict[str, Scalars] = defaultdict(dict)
     for file in sorted(files, key=lambda file: file.name):
@@ -45,26 +46,27 @@ def read(files: list[Path], norm: str | None = None, loss: str | None = None) ->
 
 
 def _scalars(file: Path) -> list[tuple[str, int, float, float]]:
+    """Tag, step, value and wall time of every scalar in a file."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     found = []
     try:
-        # A file that is cut off, because it is being written say, ends where it can be read to.
+        # The loader stops where a file is cut off, for example because it is still being written.
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
                 number = _number(value)
                 if number is not None:
                     found.append((value.tag, int(event.step), number, float(event.wall_time)))
-    except Exception as error:  # whatever is in such a file
+    except Exception as error:  # the loader raises many types
         raise CannotImport(f"{str(file)!r} can't be read as an event file: {first_line(error)}.") from error
-    if not found and not _looks_like_one(file):
+    if not found and not _begins_as_one(file):
         raise CannotImport(f"{str(file)!r} can't be read as an event file: it holds no event.")
     return found
 
 
 def _number(value: Any) -> float | None:
-    """Of a summary; None where it is no scalar. The loader makes tensors of all scalars."""
+    """The number in a summary; None if it is no scalar. The loader turns all scalars into tensors."""
     from tensorboard.util import tensor_util
 
     if value.WhichOneof("value") == "simple_value":
@@ -77,7 +79,7 @@ def _number(value: Any) -> float | None:
     return float(tensor_util.make_ndarray(value.tensor).reshape(-1)[0])
 
 
-def _looks_like_one(file: Path) -> bool:
-    """Its first record is the version of the format."""
+def _begins_as_one(file: Path) -> bool:
+    """Whether the first record is the version of the format."""
     with file.open("rb") as stream:
         return b"brain.Event" in stream.read(64)

@@ -1,8 +1,12 @@
-"""What a history recorded by somebody else holds, and how it becomes a run."""
+"""A history that another tool recorded, and how it becomes a run."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from gradwatch.detect import detectors_for
-from gradwatch.errors import CannotImport, GradwatchError
-from gradwatch.record import StepRecord
-from gradwatch.store import FILE_NAME, StoreWriter
+from gradwatch.errors import CannotImport, StoreNotWritable
+from gradwatch.record import Event, StepRecord
+from gradwatch.store import FILE_NAME, LARGEST, LATEST, StoreWriter
 
 NAMES = {
     "norm": ("grad_norm", "gradnorm", "gradient_norm", "total_norm", "grad_2.0_norm_total", "global_norm"),
@@ -20,33 +24,50 @@ NAMES = {
     "learning_rate": ("learning_rate", "lr"),
     "step": ("step", "global_step", "iteration", "iter"),
 }
-"""What the series are usually called; compared without case, and with the last part of a path."""
+"""The usual names of each series. They are compared without case, with the last part of a path."""
+
+BATCH = 1000  # records in one transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was logged at one step."""
+    """The values logged at one step; None is not known."""
 
     step: int
     norm: float
     loss: float | None = None
     learning_rate: float | None = None
-    wall_time: float = 0.0
+    wall_time: float = 0.0  # seconds since the epoch; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A history, and what has to be said about it."""
+    """What a file holds.
+
+    Attributes:
+        points: in any order.
+        source: which part of which file was read, in words.
+        moment: when norms were taken: "before clipping", "after clipping" or "unknown".
+        notes: sentences for the user.
+    """
 
     points: Sequence[Point]
-    source: str  # what was read, in words
-    moment: str = "unknown"  # before clipping, after clipping or unknown
+    source: str
+    moment: str = "unknown"
     notes: Sequence[str] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What `write` has written."""
+    """What `write` has written.
+
+    Attributes:
+        run: its folder.
+        steps: that were written.
+        every: the usual distance between two steps.
+        events: that the detectors found.
+        notes: sentences for the user.
+    """
 
     run: Path
     steps: int
@@ -56,10 +77,16 @@ class Imported:
 
 
 def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) -> str | None:
-    """Which of the series is meant; None where none is, which is an error for the norm alone.
+    """The name of the series that is meant; None if there is none, which is an error for the norm alone.
+
+    Args:
+        kind: one of `NAMES`.
+        available: the names of all series.
+        wanted: the name that the user gave, if any.
+        where: the file, for messages.
 
     Raises:
-        CannotImport: the one named is not there, or there is not just one that it can be.
+        CannotImport: there is no series of the given name, or several may be the norm.
 
     >>> pick("norm", ["train/loss", "train/grad_norm"], None, "a.csv")
     'train/grad_norm'
@@ -76,17 +103,17 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
         return min(found, key=len)
     if kind != "norm":
         return None
-    what = "several series that can be the gradient norm" if found else "no series that is called a gradient norm"
+    what = "several series that may be the gradient norm" if found else "no series with the name of a gradient norm"
     raise CannotImport(f"{where} has {what}: {', '.join(map(repr, found)) or listed}. Name it with --norm.")
 
 
 def first_line(error: Exception) -> str:
-    """Of what a parser raised, for a message of ours."""
+    """The first line of a parser's message."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _is_called(name: str, usual: Sequence[str]) -> bool:
-    """The last part of a path, or all of it joined, is a usual name.
+    """Whether the last part of a path, or its last two joined, is a usual name.
 
     >>> _is_called("run 7 - train/Grad-Norm", NAMES["norm"]), _is_called("grad_norm__MAX", NAMES["norm"])
     (True, False)
@@ -96,53 +123,112 @@ def _is_called(name: str, usual: Sequence[str]) -> bool:
     return parts[-1].split("___")[-1] in usual or "_".join(parts[-2:]) in usual
 
 
+def as_float(value: object) -> float | None:
+    """A number as float64; None if the value is no number, or a whole number too large for float64.
+
+    >>> as_float("1.5"), as_float("large") is None, as_float(10**400) is None
+    (1.5, True, True)
+    """
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def is_step(value: object) -> bool:
+    """Whether a value is a whole number that a store can hold as a step.
+
+    >>> is_step(7), is_step(-1), is_step(2**63), is_step(True)
+    (True, False, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
 def write(history: History, run: Path, optimizer_class: str = "", moment: str | None = None) -> Imported:
-    """Make a run of a history; today's detectors judge it.
+    """Turn a history into a run, which today's detectors judge. After an error there is no run.
+
+    Args:
+        history: to write.
+        run: folder of the new run.
+        optimizer_class: name of the optimizer's class; empty: not known.
+        moment: as in `History`, instead of the history's own.
 
     Raises:
-        CannotImport: there is a run already, or nothing to be written.
+        CannotImport: the folder holds a run already, or the history holds no step that can be written.
         StoreNotWritable: the folder can't be written.
     """
-    if (run / FILE_NAME).exists():
-        raise CannotImport(f"{str(run)!r} is a run already, and is left as it is. Give the folder of a new one.")
+    _refuse_existing(run)
     points, repeated = _in_order(history.points)
     if not points:
         raise CannotImport(f"{history.source} holds no step with a gradient norm.")
+    if not is_step(points[-1].step) or not is_step(points[0].step):
+        raise CannotImport(f"{history.source} holds a step below 0 or above 2^53, where float64 has gaps.")
     every = _spacing(points)
+    moment = moment or history.moment
     notes = [*history.notes]
     if repeated:
-        notes.append(f"{repeated} steps are there more than once; the last of each stands")
+        are = "step is" if repeated == 1 else "steps are"
+        notes.append(f"{repeated} {are} there more than once; the last value of a step counts")
     if every > 1:
         notes.append(f"a norm every {every} steps: what happened between was not recorded")
-    moment = moment or history.moment
     if moment == "unknown":
-        notes.append("not known whether the norms were taken before or after clipping; --moment says it")
+        notes.append("not known whether the norms were taken before or after clipping; give --moment")
     detectors = detectors_for(optimizer_class)
-    writer = StoreWriter(run)
-    try:
-        meta = {"model": "", "moment": moment, "every": str(every), "source": history.source}
-        writer.begin_attempt(meta, {"0": (optimizer_class, {})})
-        writer.set_first_step(points[0].step)
-        records = [_record(point) for point in points]
-        events = [event for record in records for detector in detectors for event in detector.update(record)]
-        for start in range(0, len(records), 1000):
-            writer.append(records[start : start + 1000])
-        writer.append([], events)
-        writer.end_attempt("imported")
-    except GradwatchError:
-        writer.abandon()
-        raise
+    records = [_record(point) for point in points]
+    events = [event for record in records for detector in detectors for event in detector.update(record)]
+    meta = {"model": "", "moment": moment, "every": str(every), "source": history.source}
+    with tempfile.TemporaryDirectory(prefix="gradwatch-") as aside:
+        _write_store(Path(aside), meta, optimizer_class, records, events)
+        _put_in_place(Path(aside) / FILE_NAME, run)
     return Imported(run, len(points), every, len({event.key for event in events}), tuple(notes))
 
 
+def _refuse_existing(run: Path) -> None:
+    if (run / FILE_NAME).exists():
+        raise CannotImport(f"{str(run)!r} is already a run, and stays as it is. Give the folder of a new one.")
+
+
+def _write_store(
+    folder: Path, meta: dict[str, str], optimizer_class: str, records: Sequence[StepRecord], events: Sequence[Event]
+) -> None:
+    writer = StoreWriter(folder)
+    try:
+        writer.begin_attempt(meta, {"0": (optimizer_class, {})})
+        writer.set_first_step(records[0].step)
+        for start in range(0, len(records), BATCH):
+            writer.append(records[start : start + BATCH])
+        writer.append([], events)
+        writer.end_attempt("imported")
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _put_in_place(store: Path, run: Path) -> None:
+    """Move a store into the folder of a run, whole: a process that is killed meanwhile leaves no part of one."""
+    beside = run / f"{FILE_NAME}.{os.getpid()}.new"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store, beside)
+        _refuse_existing(run)
+        beside.replace(run / FILE_NAME)
+    except (OSError, ValueError) as error:
+        raise StoreNotWritable(
+            f"The folder {str(run)!r} can't be written: {error}. Give a folder that can be written."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            beside.unlink(missing_ok=True)
+
+
 def _in_order(points: Sequence[Point]) -> tuple[list[Point], int]:
-    """By step, of each step the last; and how many were left out."""
+    """The points by step, the last of each step, and how many were left out."""
     latest = {point.step: point for point in points}
     return [latest[step] for step in sorted(latest)], len(points) - len(latest)
 
 
 def _spacing(points: Sequence[Point]) -> int:
-    """The usual distance of two steps."""
+    """The usual distance between two steps."""
     if len(points) < 2:
         return 1
     return max(1, int(np.median(np.diff([point.step for point in points]))))
@@ -151,7 +237,7 @@ def _spacing(points: Sequence[Point]) -> int:
 def _record(point: Point) -> StepRecord:
     return StepRecord(
         step=point.step,
-        wall_time=point.wall_time,
+        wall_time=point.wall_time if abs(point.wall_time) <= LATEST else 0.0,
         total_norm=point.norm,
         nonfinite=0 if math.isfinite(point.norm) else 1,
         loss=point.loss,

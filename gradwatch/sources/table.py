@@ -1,4 +1,4 @@
-"""Tables: CSV and Parquet with a column of norms, and what W&B exports."""
+"""Reads tables: CSV and Parquet with a column of norms, including the exports of W&B."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.history import History, Point, first_line, pick
+from gradwatch.sources.history import History, Point, as_float, first_line, is_step, pick
 
 
 def read(file: Path, norm: str | None = None, step: str | None = None, loss: str | None = None) -> History:
-    """A row a step; an empty cell was not logged. Without a column of steps the rows are counted.
+    """Read a table with a row for each step. An empty cell was not logged. Without a column of steps, rows are counted.
 
     Raises:
-        CannotImport: it can't be read, a column is missing, or a cell is no number.
+        CannotImport: the file can't be read, a column is missing, or a cell is no number.
     """
     frame = _frame(file)
     columns = [str(column) for column in frame.columns]
@@ -37,7 +37,7 @@ def read(file: Path, norm: str | None = None, step: str | None = None, loss: str
             continue
         points.append(
             Point(
-                step=_whole(steps[row], file, row),
+                step=_step(steps[row], file, row),
                 norm=value,
                 loss=series["loss"][row] if "loss" in series else None,
                 learning_rate=series["learning_rate"][row] if "learning_rate" in series else None,
@@ -51,32 +51,30 @@ def _frame(file: Path) -> pd.DataFrame:
     try:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
-        # As text: pandas would make one of a cell that is empty and of one that says NaN.
+        # As text, because pandas would read an empty cell and one that says NaN alike.
         return pd.read_csv(file, dtype=str, keep_default_na=False)
     except ImportError as error:
         raise CannotImport("Parquet needs the package pyarrow: `pip install gradwatch[parquet]`.") from error
-    except Exception as error:  # parsers raise what they like
+    except Exception as error:  # parsers raise many types
         raise CannotImport(f"{str(file)!r} can't be read as a table: {first_line(error)}.") from error
 
 
 def _numbers(frame: pd.DataFrame, name: str, file: Path) -> list[float | None]:
-    """Of a column: numbers, and None where a cell is empty."""
+    """The numbers in a column, None for an empty cell."""
     found: list[float | None] = []
     is_text = frame[name].dtype == object or str(frame[name].dtype).startswith("str")
     for row, cell in enumerate(frame[name].tolist()):
-        if cell is None or (is_text and not str(cell).strip()) or (not is_text and cell is pd.NA):
-            found.append(None)
-            continue
-        try:
-            found.append(float(cell))
-        except (TypeError, ValueError):
+        is_empty = cell is None or cell is pd.NA or (is_text and not str(cell).strip())
+        number = None if is_empty else as_float(cell)
+        if number is None and not is_empty:
             raise CannotImport(
                 f"{str(file)!r} holds {str(cell)[:40]!r} in row {row + 1} of column {name!r}; expected a number."
-            ) from None
+            )
+        found.append(number)
     return found
 
 
-def _whole(value: float | None, file: Path, row: int) -> int:
-    if value is None or not re.fullmatch(r"-?\d+(\.0*)?", f"{value:.6f}") or value < 0:
+def _step(value: float | None, file: Path, row: int) -> int:
+    if value is None or not re.fullmatch(r"\d+(\.0*)?", f"{value:.6f}") or not is_step(int(value)):
         raise CannotImport(f"{str(file)!r} holds {value!r} as the step of row {row + 1}; expected a whole number.")
     return int(value)

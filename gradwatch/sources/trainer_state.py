@@ -1,4 +1,4 @@
-"""`trainer_state.json`, which a Hugging Face Trainer writes with each checkpoint."""
+"""Reads ``trainer_state.json``, which a Hugging Face Trainer writes with each checkpoint."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources.history import History, Point
+from gradwatch.sources.history import History, Point, as_float, is_step
 
 
 def read(file: Path) -> History:
-    """The ``grad_norm`` of its log: the norm before clipping, of the last step of every ``logging_steps``.
+    """Read ``grad_norm`` from its log: the norm before clipping, of the last of every ``logging_steps`` steps.
 
     Raises:
-        CannotImport: it is no such file, or no norm was logged.
+        CannotImport: it is no such file, or it logs no norm.
     """
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
@@ -27,8 +27,7 @@ def read(file: Path) -> History:
     entries = [entry for entry in log if isinstance(entry, dict) and "grad_norm" in entry and "step" in entry]
     if not entries:
         raise CannotImport(
-            f"{str(file)!r} logs no grad_norm. A Trainer logs it where max_grad_norm is above 0, from Transformers 4.38"
-            " on."
+            f"{str(file)!r} logs no grad_norm. A Trainer logs it if max_grad_norm is above 0, since Transformers 4.38."
         )
     points = [_point(entry, file) for entry in entries]
     return History(
@@ -41,8 +40,8 @@ def read(file: Path) -> History:
 
 def _point(entry: dict[str, Any], file: Path) -> Point:
     step = entry["step"]
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise CannotImport(f"{str(file)!r} holds {step!r} as a step; expected a whole number.")
+    if not is_step(step):
+        raise CannotImport(f"{str(file)!r} holds {_shown(step)} as a step; expected a whole number below 2^53.")
     norm = _number(entry, "grad_norm", file)
     return Point(
         step=step,
@@ -54,11 +53,12 @@ def _point(entry: dict[str, Any], file: Path) -> Point:
 
 def _number(entry: dict[str, Any], key: str, file: Path) -> float | None:
     value = entry.get(key)
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise CannotImport(
-            f"{str(file)!r} holds {str(value)[:40]!r} as {key} of step {entry['step']}; expected a number."
-        ) from None
+    number = as_float(value)
+    if number is None and value is not None:
+        raise CannotImport(f"{str(file)!r} holds {_shown(value)} as {key} of step {entry['step']}; expected a number.")
+    return number
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value, in quotes."""
+    return repr(str(value)[:40])

@@ -142,6 +142,8 @@ def _glance(path: Path) -> dict[str, Any]:
         return {"verdict": verdict, "running": running, "optimizers": list(run.optimizers), "error": None}
     except GradwatchError as error:
         return {"verdict": None, "running": False, "optimizers": [], "error": str(error)}
+    except Exception as error:  # one broken run must not hide the others
+        return {"verdict": None, "running": False, "optimizers": [], "error": f"{type(error).__name__}: {error}"}
 
 
 def find_stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:

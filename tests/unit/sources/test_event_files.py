@@ -1,0 +1,85 @@
+"""Event files, as PyTorch writes them, become runs or a clear error."""
+
+import math
+
+import numpy as np
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from gradwatch import Run
+from gradwatch.errors import CannotImport
+from gradwatch.sources import read, write
+from gradwatch.testing import replaced, steady
+
+NORMS = replaced(steady(500), {100: 40.0, 200: math.nan, 300: math.inf})
+
+
+def imported(paths, tmp_path, **options):
+    write(read(paths, **options), tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def assert_norms(run, norms=NORMS, every=1):
+    steps = run.steps()
+    assert steps.index.tolist() == [every * i for i in range(len(norms))]
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-6)
+    return steps
+
+
+def write_events(folder, norms=NORMS, tag="train/grad_norm", first=0, new_style=False):
+    with SummaryWriter(str(folder)) as writer:
+        for step, norm in enumerate(norms):
+            writer.add_scalar(tag, norm, first + step, new_style=new_style)
+            writer.add_scalar("train/loss", 1.0 / (1 + step), first + step, new_style=new_style)
+            writer.add_scalar("train/lr", 0.1, first + step, new_style=new_style)
+            writer.add_scalar("accuracy", 0.5, first + step)
+
+
+@pytest.mark.parametrize("new_style", [False, True])
+def test_event_files_as_pytorch_writes_them(tmp_path, new_style):
+    write_events(tmp_path / "logs", new_style=new_style)
+    steps = assert_norms(imported([tmp_path / "logs"], tmp_path))
+    assert steps["loss"].iloc[1] == pytest.approx(0.5)
+    assert steps["learning_rate"].iloc[7] == pytest.approx(0.1)
+    assert steps["wall_time"].iloc[0] > 1.6e9
+
+
+def test_the_detectors_judge_what_was_imported(tmp_path):
+    write_events(tmp_path / "logs")
+    kinds = {(event.kind, event.step) for event in imported([tmp_path / "logs"], tmp_path).events()}
+    assert {("spike", 100), ("nonfinite", 200)} <= kinds
+
+
+def test_of_a_training_that_was_resumed_the_later_file_stands(tmp_path):
+    write_events(tmp_path / "logs", [1.0] * 400)
+    first = next((tmp_path / "logs").iterdir())
+    first.rename(tmp_path / "logs" / "events.out.tfevents.1.a")
+    write_events(tmp_path / "logs", [2.0] * 300, first=300)
+    norms = imported([tmp_path / "logs"], tmp_path).steps()["total_norm"]
+    assert norms.tolist() == [1.0] * 300 + [2.0] * 300
+
+
+def test_a_tag_is_named_where_it_can_not_be_told(tmp_path):
+    write_events(tmp_path / "logs", tag="g/all")
+    with pytest.raises(CannotImport, match=r"'accuracy', 'g/all'.*--norm"):
+        read([tmp_path / "logs"])
+    assert_norms(imported([tmp_path / "logs"], tmp_path, norm="g/all"))
+    with pytest.raises(CannotImport, match="no 'nothing'"):
+        read([tmp_path / "logs"], norm="nothing")
+
+
+def test_an_event_file_that_is_cut_off_gives_what_is_whole(tmp_path):
+    write_events(tmp_path / "logs")
+    (file,) = (tmp_path / "logs").iterdir()
+    file.write_bytes(file.read_bytes()[:-1000])
+    norms = imported([tmp_path / "logs"], tmp_path).steps()["total_norm"]
+    assert 450 < len(norms) < 500
+    np.testing.assert_allclose(norms, NORMS[: len(norms)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(range(256)) * 50])
+def test_what_is_no_event_file_is_refused(tmp_path, content):
+    file = tmp_path / "events.out.tfevents.1"
+    file.write_bytes(content)
+    with pytest.raises(CannotImport):
+        read([file])

@@ -1,0 +1,94 @@
+"""Tables with a column of norms become runs or a clear error."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gradwatch import Run
+from gradwatch.errors import CannotImport
+from gradwatch.sources import read, write
+from gradwatch.testing import replaced, steady
+
+NORMS = replaced(steady(500), {100: 40.0, 200: math.nan, 300: math.inf})
+
+
+def imported(paths, tmp_path, **options):
+    write(read(paths, **options), tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def assert_norms(run, norms=NORMS, every=1):
+    steps = run.steps()
+    assert steps.index.tolist() == [every * i for i in range(len(norms))]
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-6)
+    return steps
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_with_a_step_and_a_norm(tmp_path, ending):
+    frame = pd.DataFrame({"step": range(500), "Grad-Norm": NORMS, "loss": 0.5, "lr": 0.01})
+    file = tmp_path / f"history.{ending}"
+    frame.to_csv(file, index=False, na_rep="NaN") if ending == "csv" else frame.to_parquet(file)
+    steps = assert_norms(imported([file], tmp_path))
+    assert (steps["loss"] == 0.5).all()
+    assert (steps["learning_rate"] == 0.01).all()
+
+
+def test_what_weights_and_biases_exports(tmp_path):
+    """Empty cells where a series was not logged, and a column each for the least and the largest."""
+    lines = [
+        ",".join(f'"{name}"' for name in ("Step", *(f"owl-7 - train/grad_norm{end}" for end in ("", "__MIN", "__MAX"))))
+    ]
+    lines += [f'"{step}","{1 + step}","1","9"' if step % 5 == 0 else f'"{step}","","",""' for step in range(100)]
+    (tmp_path / "wandb.csv").write_text("\n".join(lines))
+    steps = imported([tmp_path / "wandb.csv"], tmp_path).steps()
+    assert steps.index.tolist() == list(range(0, 100, 5))
+    assert steps["total_norm"].tolist() == [1.0 + step for step in range(0, 100, 5)]
+
+
+def test_of_several_runs_in_one_table_one_is_named(tmp_path):
+    pd.DataFrame({"Step": range(9), "a - grad_norm": 1.0, "b - grad_norm": 2.0}).to_csv(tmp_path / "w.csv", index=False)
+    with pytest.raises(CannotImport, match="several series"):
+        read([tmp_path / "w.csv"])
+    norms = imported([tmp_path / "w.csv"], tmp_path, norm="b - grad_norm").steps()["total_norm"]
+    assert (norms == 2.0).all()
+
+
+def test_without_a_column_of_steps_rows_are_counted_and_it_is_said(tmp_path):
+    pd.DataFrame({"total_norm": NORMS}).to_csv(tmp_path / "n.csv", index=False, na_rep="nan")
+    history = read([tmp_path / "n.csv"])
+    assert "rows are counted" in history.notes[0]
+    write(history, tmp_path / "run")
+    assert_norms(Run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "step,grad_norm\n",
+        "step,grad_norm\n1,large\n",
+        "step,grad_norm\n0.5,1\n",
+        "step,grad_norm\n-1,1\n",
+        "step,grad_norm\n,1\n",
+        "step,grad_norm\nnan,1\n",
+        "a,b\n1,2\n",
+        '"\n',
+        "step,grad_norm\n1e19,2\n",
+        "step,grad_norm\n9007199254740994,2\n",
+        "step,grad_norm\ninf,2\n",
+    ],
+)
+def test_what_is_no_such_table_is_refused(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(CannotImport):
+        write(read([tmp_path / "a.csv"]), tmp_path / "run")
+    assert not (tmp_path / "run" / "gradwatch.db").exists()
+
+
+def test_whole_numbers_too_large_for_a_float_are_refused(tmp_path):
+    pd.DataFrame({"grad_norm": [10**400]}, dtype=object).to_csv(tmp_path / "a.csv", index=False)
+    # As text it is infinity, which is what it overflows to.
+    assert imported([tmp_path / "a.csv"], tmp_path).steps()["total_norm"].tolist() == [math.inf]
