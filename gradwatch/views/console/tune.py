@@ -54,9 +54,9 @@ def _trial(trial: Trial, longest: int, bar_length: int, best: bool, screen: Scre
 
 def _bar_lengths(trials: Sequence[Trial], longest: int, room: int) -> list[int]:
     """One character for the lowest loss of the longest trials, ``room`` for the highest."""
-    losses = [trial.loss for trial in trials if trial.loss is not None and trial.steps == longest]
-    low, high = min(losses, default=0.0), max(losses, default=0.0)
+    losses = [math.nan if trial.loss is None else trial.loss for trial in trials]
+    known = [loss for loss, trial in zip(losses, trials, strict=True) if math.isfinite(loss) and trial.steps == longest]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     if not high > low:
         return [room] * len(trials)
-    places = [((low if trial.loss is None else trial.loss) - low) / (high - low) for trial in trials]
-    return [1 + round((room - 1) * min(max(place, 0.0), 1.0)) for place in places]
+    return [1 + round((room - 1) * (min(loss, high) - low) / (high - low)) if loss >= low else 1 for loss in losses]

@@ -80,8 +80,8 @@ def fitted(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
         end = next_lines(summary, screen)
         return [*lines[: max(0, height - len(end))], *end]
     # The strip adds an empty line, a title and a legend; the table's title replaces its placeholder.
-    rows = min(STRIP_ROWS, len(summary.layers), free // 2)
-    strip = rows + 3 if rows and free >= _LEAST_STRIP + 1 + _LEAST_TABLE else 0
+    rows = min(STRIP_ROWS, len(summary.layers), (free - 3) // 2)
+    strip = rows + 3 if rows > 0 and free >= _LEAST_STRIP + 1 + _LEAST_TABLE else 0
     layers = free - strip - 1
     return report_lines(summary, screen, max(0, layers), rows if strip else 0, groups)
 

@@ -1,0 +1,66 @@
+"""Runs side by side: shared axes, all numbers, names that can be told apart."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from gradwatch import Run
+from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views.console.compare import comparison
+from gradwatch.views.console.screen import Ink, Screen
+
+
+@pytest.fixture
+def summaries(tmp_path):
+    write_run(tmp_path / "good", stream(steady(800), losses=[1.0 / (1 + i) for i in range(800)], max_norm=1.1))
+    write_run(tmp_path / "bad", stream(replaced(steady(400), {300: 1e6, 350: math.nan})))
+    return [Run(tmp_path / name).summary() for name in ("good", "bad")]
+
+
+def test_curves_share_their_axes(summaries, drawn):
+    lines = drawn(comparison(summaries, Screen()))
+    assert lines[0].split() == ["total", "norm:", "good", "total", "norm:", "bad"]
+    for line, end in ((lines[1], "99.5"), (lines[6], "0.677")):
+        assert re.findall(r"(\S+)┤", line) == [end, end]
+    assert "×" in lines[1], "the NaN of the second run"
+
+
+def test_a_shorter_run_has_a_shorter_curve(summaries, drawn):
+    bottom = drawn(comparison(summaries, Screen()))[6]
+    good, bad = re.findall(r"┤([▁-█]+)", bottom)
+    assert len(good) == 2 * len(bad)
+
+
+def test_the_table_has_every_number_of_every_run(summaries, drawn):
+    text = "\n".join(drawn(comparison(summaries, Screen(width=140)), 140))
+    for title in ("verdict", "steps", "median norm", "p99 norm", "max norm", "at step", "threshold", "clipped"):
+        assert title in text
+    good, bad = [line.split() for line in text.splitlines() if line.startswith(("good ", "bad "))]
+    assert good[1:3] == ["healthy", "800"]
+    assert good[7] == "1.1"
+    assert bad[1:3] == ["critical", "400"]
+    assert bad[5:8] == ["1e6", "300", "-"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("amount", [1, 2, 5])
+def test_any_number_of_runs_fits(summaries, drawn, width, amount):
+    lines = drawn(comparison((summaries * 3)[:amount], Screen(width=width, ink=Ink(ascii=True, colour=False))))
+    assert max(map(len, lines)) <= width
+    assert sum(line.startswith("run ") for line in lines) in (1, 2)
+
+
+def test_names_that_differ_in_the_middle_are_told_apart(summaries, drawn):
+    names = [f"{'sweep' * 10}-lr-{rate}-{'seed' * 10}" for rate in ("1e-3", "3e-4")]
+    renamed = [replace(summary, run=name) for summary, name in zip(summaries, names, strict=True)]
+    text = "\n".join(drawn(comparison(renamed, Screen())))
+    assert text.count("1e-3") >= 3
+    assert text.count("3e-4") >= 3
+
+
+def test_runs_of_which_little_is_known(tmp_path, drawn):
+    summary = Run(write_run(tmp_path / "unknown", stream([math.nan] * 3))).summary()
+    (line,) = [line for line in drawn(comparison([summary], Screen(width=140))) if line.startswith("unknown")]
+    assert line.split()[3:6] == ["-", "-", "-"]
