@@ -36,6 +36,11 @@ def report_lines(
     groups: int = EVENT_GROUPS,
 ) -> list[Text]:
     """The report line by line, its sections parted by empty lines."""
+    return parted(report_sections(summary, screen, layers, strip_rows, groups))
+
+
+def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows: int, groups: int) -> list[list[Text]]:
+    """The sections of a report that have a line: at least what run it is, its curves, and the next step."""
     sections = [
         headline(summary, screen),
         [
@@ -50,8 +55,13 @@ def report_lines(
         layer_strip(summary, screen, strip_rows),
         next_lines(summary, screen),
     ]
-    first, *others = [section for section in sections if section]
-    return [*first, *(line for section in others for line in (Text(), *section))]
+    return [section for section in sections if section]
+
+
+def parted(sections: Sequence[Sequence[Text]]) -> list[Text]:
+    """The lines of all sections with an empty line between two sections."""
+    lines = [line for section in sections for line in (Text(), *section)]
+    return lines[1:]
 
 
 # ------------------------------------------------------------------------------- what run it is

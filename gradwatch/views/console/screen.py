@@ -12,6 +12,8 @@ from rich.text import Text
 from gradwatch.text import ascii_only, printable, shorten_all
 
 NARROWEST, WIDEST = 80, 140
+_LONGEST_INDENT = 0.45  # of the width
+_LEAST_ROOM = 12  # columns for a text behind its lead; with less it starts on the next line
 
 SEVERITY_STYLES = {"healthy": "green", "info": "dim", "warning": "yellow", "critical": "bold red"}
 """The style of a verdict or of an event's severity."""
@@ -81,11 +83,16 @@ class Screen:
         return cls(width=max(NARROWEST, min(console.width, WIDEST)), ink=Ink.of(console))
 
     def wrap(self, lead: str, text: str, lead_style: str = "", style: str = "") -> list[Text]:
-        """A text after its lead, wrapped to the width and indented below itself."""
+        """A text after its lead, wrapped to the width and indented below itself, or by 4 if the lead is long."""
         lead, text = self.ink.safe(lead), self.ink.safe(text)
-        indent = " " * cell_len(lead)
-        lines = textwrap.wrap(text, max(1, self.width - len(indent)), break_long_words=True) or [""]
-        return [Text.assemble((indent if i else lead, lead_style), (line, style)) for i, line in enumerate(lines)]
+        length = cell_len(lead)
+        if length > self.width - _LEAST_ROOM:
+            return [Text(lead, lead_style), *self.wrap("    ", text, style=style)]
+        indent = " " * (length if length <= self.width * _LONGEST_INDENT else 4)
+        before = "x" * length  # as wide as the lead, and not stripped
+        lines = textwrap.wrap(text, self.width, initial_indent=before, subsequent_indent=indent) or [before]
+        rest = [Text.assemble((indent, lead_style), (line[len(indent) :], style)) for line in lines[1:]]
+        return [Text.assemble((lead, lead_style), (lines[0][len(before) :], style)), *rest]
 
     def items(self, texts: tuple[str, ...] | list[str], style: str = "dim") -> list[Text]:
         """Texts as a list with bullets."""

@@ -6,7 +6,7 @@ import contextlib
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -19,7 +19,7 @@ from gradwatch.analysis.summary import RunSummary
 from gradwatch.errors import EmptyRun, GradwatchError, RunNotFound
 from gradwatch.text import duration
 from gradwatch.views.console.events import newest_event
-from gradwatch.views.console.report import EVENT_GROUPS, STRIP_ROWS, next_lines, report, report_lines
+from gradwatch.views.console.report import EVENT_GROUPS, STRIP_ROWS, parted, report, report_lines, report_sections
 from gradwatch.views.console.screen import NARROWEST, Screen
 
 _LEAST_STRIP = 4  # lines: a title, two rows and a legend
@@ -68,22 +68,31 @@ def view(path: Path | None, console: Console) -> Group:
 def fitted(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
     """A report in at most ``height`` lines.
 
-    Layers and the heat map get the lines that the rest leaves. If nothing is left, fewer groups of
-    events are shown, and at last the lines above the next step are cut.
+    Layers and the heat map share the lines that the rest leaves. If nothing is left, fewer groups of
+    events are shown, and at last whole sections are left out, but never the next step.
     """
     for groups in (EVENT_GROUPS, 3, 1):
-        lines = report_lines(summary, screen, layers=0, strip_rows=0, groups=groups)
-        free = height - len(lines)
+        free = height - len(report_lines(summary, screen, layers=0, strip_rows=0, groups=groups))
         if free >= 0:
             break
     else:
-        end = next_lines(summary, screen)
-        return [*lines[: max(0, height - len(end))], *end]
+        return _least(report_sections(summary, screen, layers=0, strip_rows=0, groups=1), height)
     # The strip adds an empty line, a title and a legend; the table's title replaces its placeholder.
     rows = min(STRIP_ROWS, len(summary.layers), (free - 3) // 2)
     strip = rows + 3 if rows > 0 and free >= _LEAST_STRIP + 1 + _LEAST_TABLE else 0
     layers = free - strip - 1
     return report_lines(summary, screen, max(0, layers), rows if strip else 0, groups)
+
+
+def _least(sections: Sequence[Sequence[Text]], height: int) -> list[Text]:
+    """The first sections that fit and the last; of the very first the lines that fit."""
+    first, *others, last = sections
+    kept = [first[: max(1, height - len(last) - 1)]]
+    for section in others:
+        if len(parted([*kept, section, last])) > height:
+            break
+        kept.append(section)
+    return parted([*kept, last])[:height] if height > len(last) + 1 else list(last[:height])
 
 
 def _status(summary: RunSummary) -> Text:

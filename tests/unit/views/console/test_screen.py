@@ -67,8 +67,14 @@ def test_an_empty_text_leaves_its_lead():
     assert [line.plain for line in Screen().wrap("next: ", "")] == ["next: "]
 
 
-def test_a_lead_wider_than_the_screen_does_not_hang():
-    assert len(Screen().wrap("x" * 100, "abc")) == 3
+@pytest.mark.parametrize("length", [36, 37, 60, 79, 80, 100])
+def test_below_a_long_lead_a_text_is_indented_a_little(length):
+    lines = Screen().wrap("x" * length, "word " * 40)
+    assert lines[0].plain.startswith("x" * length)
+    indent = length if length <= 36 else 4
+    for line in lines[1:]:
+        assert line.plain.startswith(" " * indent + "word")
+        assert len(line) <= 80
 
 
 def test_items_have_bullets():
