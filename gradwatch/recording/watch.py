@@ -743,7 +743,7 @@ class Watch:
 
 def _mirror(run: Path, optimizers: int) -> Mirror | None:
     """Event files beside the store; without them the run is recorded all the same."""
-    from gradwatch.sinks.event_files import Mirror as EventFiles
+    from gradwatch.sinks.event_files import EventFiles
 
     try:
         return EventFiles(run, optimizers > 1)
