@@ -1,1 +1,1 @@
-"""Destinations that the recorder feeds while a run is recorded, besides the store: event files."""
+"""What the recorder feeds while a run is recorded: event files for TensorBoard's Scalars page."""

@@ -1,8 +1,8 @@
-"""Writes a few scalars of a run as event files, for TensorBoard's Scalars page and other readers of them.
+"""A few scalars of a run as event files, for TensorBoard's Scalars page and all else that reads them.
 
-TensorBoard draws at most 1,000 points of a series at random, and would mostly miss a single high step. So each point
-here stands for a window of steps and holds the largest norm in it. A window is a hundredth of the run so far: a million
-steps make about a thousand points.
+TensorBoard shows 1,000 points of a series, drawn at random, so that a single high step is mostly not
+among them. Here a point stands for a window of steps and holds the largest norm in it. A window is a
+hundredth of the run so far: a million steps make about a thousand points.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Self
 from gradwatch.record import StepRecord
 
 PREFIX = "gradwatch"
-WINDOWS = 100
-"""A window is one of this many equal parts of the run so far."""
+PART = 100  # a window is one of so many parts of the run so far
 
 
-class EventFiles:
-    """Writes the scalars of records into an event file in a folder.
+class Mirror:
+    """Writes the scalars of records into event files in a folder, an optimizer each if there are several.
 
-    The tags are those of `scalars` behind ``gradwatch/``, and behind the optimizer's name if there are several.
+    Tags: total_norm (the last of the window), total_norm_max (at the step of the largest), clip_coef (the least), clipped_fraction,
+    nonfinite (the most entries at a step) and loss (the mean of the finite ones, NaN where there is none).
     """
 
     def __init__(self, folder: Path, several: bool = False) -> None:
-        """Open an event file in ``folder``; ``several``: put the optimizer's name into the tags."""
+        """``several`` puts the optimizer's name into the tags."""
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
@@ -38,10 +38,10 @@ class EventFiles:
         self._windows: dict[str, list[StepRecord]] = {}
 
     def add(self, record: StepRecord) -> None:
-        """Add a record, and write its window if that is full now."""
+        """Take in a record; write its window when it is full."""
         window = self._windows.setdefault(record.optimizer, [])
         window.append(record)
-        if len(window) >= max(1, record.step // WINDOWS):
+        if len(window) >= max(1, record.step // PART):
             self._write(record.optimizer)
 
     def close(self) -> None:
@@ -63,17 +63,26 @@ class EventFiles:
 
         window, self._windows[optimizer] = self._windows[optimizer], []
         prefix = f"{PREFIX}/{optimizer}" if self._several else PREFIX
-        values = [Summary.Value(tag=f"{prefix}/{tag}", simple_value=value) for tag, value in scalars(window).items()]
-        last = window[-1]
-        self._writer.add_event(Event(step=last.step, wall_time=last.wall_time, summary=Summary(value=values)))
+        peak, last = highest(window), window[-1]
+        points: dict[str, list[Summary.Value]] = {"peak": [], "last": []}
+        for tag, value in scalars(window).items():
+            moment = "peak" if tag == "total_norm_max" else "last"
+            points[moment].append(Summary.Value(tag=f"{prefix}/{tag}", simple_value=value))
+        for record, values in ((peak, points["peak"]), (last, points["last"])):
+            self._writer.add_event(Event(step=record.step, wall_time=record.wall_time, summary=Summary(value=values)))
+
+
+def highest(window: list[StepRecord]) -> StepRecord:
+    """The record with the largest total norm, or the first one whose norm is NaN.
+
+    >>> highest([StepRecord(step=0, total_norm=9.0), StepRecord(step=1, total_norm=1.0)]).step
+    0
+    """
+    return max(window, key=lambda record: (math.isnan(record.total_norm), record.total_norm))
 
 
 def scalars(window: list[StepRecord]) -> dict[str, float]:
-    """The values of a window of records by tag.
-
-    total_norm is that of the last step, total_norm_max the largest, clip_coef the smallest, clipped_fraction the share
-    of steps that were clipped, nonfinite the most entries at a step, and loss the mean of the finite ones (NaN if none
-    is).
+    """What a window of records comes to, by tag.
 
     >>> scalars([StepRecord(step=0, total_norm=9.0, clip_coef=0.1), StepRecord(step=1, total_norm=1.0)])
     {'total_norm': 1.0, 'total_norm_max': 9.0, 'clip_coef': 0.1, 'clipped_fraction': 0.5, 'nonfinite': 0.0}
@@ -95,10 +104,10 @@ def scalars(window: list[StepRecord]) -> dict[str, float]:
 
 
 def write(records: Iterable[StepRecord], folder: Path, several: bool = False) -> int:
-    """Write the event file of records that are there already; return how many they are."""
+    """Mirror records that are there already; return how many."""
     count = 0
-    with EventFiles(folder, several) as files:
+    with Mirror(folder, several) as mirror:
         for record in records:
-            files.add(record)
+            mirror.add(record)
             count += 1
     return count
