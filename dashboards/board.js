@@ -1,11 +1,14 @@
 // The parts of the page, where they stand, and what each of them shows.
-/** @import { Range, RunEvent, StepActions, Theme } from "./types.d.ts" */
+/** @import { Overview, Range, RunEvent, StepActions, Theme } from "./types.d.ts" */
 /** @import { Session } from "./session.js" */
+import { MARGIN } from "./chart/layout.js";
 import { ink, runColour } from "./draw/colours.js";
+import { stepsWidth } from "./heat/frame.js";
 import { Charts } from "./parts/charts.js";
 import { drawnRuns } from "./parts/drawn.js";
 import { emptyPage } from "./parts/empty.js";
 import { EventList } from "./parts/events.js";
+import { EventLane } from "./parts/lane.js";
 import { LayersPart } from "./parts/layers.js";
 import { layOut } from "./parts/layout.js";
 
@@ -15,40 +18,46 @@ import { handleKey, Toolbar } from "./parts/toolbar.js";
 import { VerdictPart } from "./parts/verdict.js";
 import { memo } from "./state/memo.js";
 
-/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point">} Actions */
+/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & { link(): string }} Actions */
 
 export class Board {
   /** @type {HTMLElement} */ #root;
-  #live;
   #parts;
   #boxes;
 
   /**
-   * @param {HTMLElement} root the element to fill
+   * @param {HTMLElement} root to fill
    * @param {boolean} live whether there can be several runs
    * @param {Actions} on
    */
   constructor(root, live, on) {
     this.#root = root;
-    this.#live = live;
     this.#parts = {
       runs: new RunList(on),
       events: new EventList(on),
       verdict: new VerdictPart(on),
       toolbar: new Toolbar(on),
+      lane: new EventLane(on),
       charts: new Charts(on),
       layers: new LayersPart(on),
       threshold: new ThresholdPart(on),
     };
     this.#boxes = layOut(this.#parts, live);
-    this.#boxes.main.addEventListener("keydown", (event) => handleKey(event, on));
+    this.#boxes.body.addEventListener("keydown", (event) => handleKey(event, on));
+    this.#hideRun();
     root.append(this.#boxes.body);
     new ResizeObserver(() => this.#resize()).observe(this.#boxes.main);
   }
 
-  /** @returns {number} how many columns of steps fit */
+  /** How many columns of steps fit. */
   get columns() {
-    return Math.max(50, Math.min(2000, Math.round(this.#parts.layers.width)));
+    return Math.max(50, Math.min(2000, Math.round(stepsWidth(this.#boxes.main.clientWidth - 2 * MARGIN))));
+  }
+
+  /** Takes the width of paper, or that of the window again. @param {boolean} printing */
+  setPrinting(printing) {
+    this.#boxes.body.classList.toggle("printing", printing);
+    this.#resize();
   }
 
   /** @param {number | null} step where the pointer is */
@@ -75,17 +84,17 @@ export class Board {
     this.#parts.runs.show({ runs: listing?.runs ?? [], slots: state.slots, focus: state.focus, theme });
     problem.hidden = data.problem === null;
     problem.textContent = data.problem;
-    if (nothing || data.problem !== null) return this.#showNothing(state.focus);
+    if (nothing || data.problem !== null) return this.#hideRun(state.focus ?? "");
+    main.classList.toggle("waiting", !session.overview || !data.series[state.focus ?? ""]);
     this.#showRun(session, theme);
   }
 
-  /** @param {string | null} name of the run that can't be shown */
-  #showNothing(name) {
-    const { verdict, events, toolbar, charts, layers, threshold } = this.#parts;
-    verdict.showName(name ?? "");
+  /** Hides what is known of runs, so that nothing moves when it arrives. @param {string} [name] of a run to show alone */
+  #hideRun(name = "") {
+    const { verdict, events, lane, toolbar, charts, layers, threshold } = this.#parts;
+    verdict.showName(name);
     events.show();
-    charts.hide();
-    layers.element.hidden = threshold.element.hidden = toolbar.element.hidden = true;
+    for (const part of [lane, toolbar, ...charts.all, layers, layers.chart, threshold]) part.element.hidden = true;
   }
 
   /** @param {Session} session @param {Theme} theme */
@@ -93,7 +102,7 @@ export class Board {
     const { overview, event, listing, state, data } = session;
     if (!overview) return;
     const { verdict, events, threshold } = this.#parts;
-    verdict.show({ overview, note: listing?.note, live: this.#live });
+    verdict.show({ overview, note: listing?.note });
     const { optimizers, events_hidden: hidden } = overview;
     events.show({ events: overview.events, hidden, optimizers, chosen: event });
     this.#announce(event);
@@ -108,17 +117,24 @@ export class Board {
     const runs = this.#drawn(state.slots, state.focus, data.series);
     const focused = runs.find((run) => run.focused);
     if (!focused || !overview) return;
-    const marks = { range, events: overview.events, chosen: event, theme };
+    this.#parts.lane.show({ events: overview.events, chosen: event, range, theme });
+    const marks = { range, events: this.#ownEvents(overview), chosen: event, theme };
     toolbar.element.hidden = false;
-    toolbar.show({ range, series: focused.series });
-    charts.show({ runs, trial: state.trial, ...marks });
+    toolbar.show({ range, series: focused.series, wholeAxis: state.wholeAxis });
+    charts.show({ runs, trial: state.trial, wholeAxis: state.wholeAxis, ...marks });
     const { tile, whole } = data;
     const colour = runColour(focused.slot, theme);
-    if (data.layers) layers.show({ state, layers: data.layers, tile, whole, colour, ...marks });
+    const own = { state, tile, whole, colour, lastStep: overview.last_step };
+    if (data.layers) layers.show({ layers: data.layers, ...own, ...marks });
   }
 
   #range = memo((/** @type {number} */ from, /** @type {number} */ to) => /** @type {Range} */ ([from, to]));
   #drawn = memo(drawnRuns);
+
+  /** Those of the optimizer shown: another one's have no place on its charts. */
+  #ownEvents = memo((/** @type {Overview} */ { events, optimizer }) =>
+    events.filter((event) => event.optimizer === optimizer),
+  );
 
   /** Says what was chosen, to those who can't see it. */
   #announce = memo((/** @type {RunEvent | null} */ event) => {
@@ -128,6 +144,7 @@ export class Board {
   });
 
   #resize() {
+    this.#parts.lane.draw();
     this.#parts.charts.resize();
     this.#parts.layers.resize();
   }

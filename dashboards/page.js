@@ -1,25 +1,33 @@
 // The page: what the reader does changes the state, and what changed is shown.
-/** @import { Source, Theme } from "./types.d.ts" */
+/** @import { Address, Source, Theme } from "./types.d.ts" */
 import { actionsOf } from "./actions.js";
 import { Board } from "./board.js";
 import { Session } from "./session.js";
+import { decoded, encoded } from "./state/hash.js";
 
 export class Page {
   /** @type {Session} */ #session;
   /** @type {Board} */ #board;
   /** @type {Theme} */ #theme;
+  #printing = false;
 
   /**
    * @param {HTMLElement} root the element to fill
    * @param {Source} source
    * @param {Theme} theme
+   * @param {Address} address keeps the state
    */
-  constructor(root, source, theme) {
+  constructor(root, source, theme, address) {
     this.#theme = theme;
-    const session = new Session(source, { changed: () => this.#show(), columns: () => this.#board.columns });
+    const host = { changed: () => this.#show(), columns: () => this.#board.columns };
+    const session = new Session(source, host, decoded(address.read()));
     this.#session = session;
+    const actions = actionsOf(session, (state) => address.write(encoded(state)));
     const point = (/** @type {number | null} */ step) => this.#board.pointAt(step);
-    this.#board = new Board(root, source.live, { ...actionsOf(session), point });
+    this.#board = new Board(root, source.live, { ...actions, point, link: () => address.href() });
+    address.whenChanged((text) => session.become(session.valid(decoded(text))));
+    window.addEventListener("beforeprint", () => this.#print(true));
+    window.addEventListener("afterprint", () => this.#print(false));
     this.#show();
   }
 
@@ -34,7 +42,14 @@ export class Page {
     this.#show();
   }
 
+  /** Draws for paper, or for the screen again. @param {boolean} printing */
+  #print(printing) {
+    this.#printing = printing;
+    this.#board.setPrinting(printing);
+    this.#show();
+  }
+
   #show() {
-    this.#board.show(this.#session, this.#theme);
+    this.#board.show(this.#session, this.#printing ? "light" : this.#theme);
   }
 }

@@ -1,11 +1,10 @@
 // The state of the page and the data for it. A new state is shown at once, and what is missing is fetched.
 /** @import { Data } from "./data/loader.js" */
-/** @import { Listing, Overview, Range, RunEvent, Source } from "./types.d.ts" */
-/** @import { State } from "./state/state.js" */
+/** @import { Listing, Overview, Range, RunEvent, Source, State } from "./types.d.ts" */
 import { Loader } from "./data/loader.js";
-import { eventKey } from "./state/events.js";
-import { wholeRange } from "./state/range.js";
-import { afterListing, drawn, INITIAL } from "./state/state.js";
+import { eventKey, optimizerInTrouble } from "./state/events.js";
+import { wholeRange, within } from "./state/range.js";
+import { afterListing, drawn, INITIAL, withOptimizer } from "./state/state.js";
 
 const SETTLED = 90; // ms without a move, before finer columns are asked for
 
@@ -13,7 +12,7 @@ const SETTLED = 90; // ms without a move, before finer columns are asked for
 const NOTHING = { overviews: {}, series: {}, layers: null, tile: null, whole: null, advice: null, problem: null };
 
 export class Session {
-  /** @type {State} */ state = INITIAL;
+  /** @type {State} */ state;
   /** @type {Data} */ data = NOTHING;
   /** @type {Listing | null} */ listing = null;
   /** @type {Source} */ #source;
@@ -25,8 +24,10 @@ export class Session {
   /**
    * @param {Source} source
    * @param {{ changed: () => void, columns: () => number }} page `changed` draws; `columns` tells how many fit
+   * @param {State} [state] to begin with
    */
-  constructor(source, { changed, columns }) {
+  constructor(source, { changed, columns }, state = INITIAL) {
+    this.state = state;
     this.#source = source;
     this.#changed = changed;
     this.#columns = columns;
@@ -43,7 +44,16 @@ export class Session {
       this.#changed();
       return;
     }
-    await this.become(afterListing(this.state, this.listing));
+    await this.become(this.valid(this.state));
+  }
+
+  /**
+   * A state without runs that don't exist.
+   *
+   * @param {State} state
+   */
+  valid(state) {
+    return this.listing ? afterListing(state, this.listing) : state;
   }
 
   /** @returns {Overview | null} of the run in the focus */
@@ -100,6 +110,11 @@ export class Session {
   /** @param {Partial<Data>} news */
   #arrived(news) {
     this.data = { ...this.data, ...news };
-    this.#changed();
+    if (news.overviews && this.state.zoom) this.state = { ...this.state, zoom: within(...this.state.zoom, this.whole) };
+    const { overview, state } = this;
+    const undecided = state.focus !== null && state.optimizers[state.focus] === undefined;
+    const worst = news.overviews && overview && undecided ? optimizerInTrouble(overview) : null;
+    if (worst !== null && worst !== overview?.optimizer) this.become(withOptimizer(state, worst));
+    else this.#changed();
   }
 }

@@ -1,5 +1,6 @@
 // The entry of TensorBoard's tab: the page in a frame, told when to look again and whether TensorBoard is dark.
 /** @import { Theme } from "./types.d.ts" */
+import { addressOf, noAddress } from "./data/address.js";
 import { served } from "./data/sources.js";
 import { Page } from "./page.js";
 
@@ -10,7 +11,7 @@ export async function render() {
   document.documentElement.lang = "en";
   document.title = "GradWatch";
   for (const file of STYLES) await loadStyle(new URL(file, import.meta.url).href);
-  const page = new Page(document.body, served(new URL("../", import.meta.url).href), theme());
+  const page = new Page(document.body, served(new URL("../", import.meta.url).href), theme(), address());
   whenThemeChanges(() => page.setTheme(theme()));
   whenReloaded(() => page.reload());
   await page.reload();
@@ -34,6 +35,15 @@ function theme() {
     return window.parent.document.body.classList.contains("dark-mode") ? "dark" : "light";
   } catch {
     return "light"; // the frame belongs to a page of another origin
+  }
+}
+
+/** TensorBoard's own address: it names the tab first. */
+function address() {
+  try {
+    return window.parent.document ? addressOf(window.parent, "gradwatch&") : noAddress();
+  } catch {
+    return noAddress(); // likewise
   }
 }
 

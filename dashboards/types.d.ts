@@ -149,6 +149,44 @@ export interface Source {
   tile(query: Query, stat: string, from: number, to: number, columns: number): Promise<Tile>;
 }
 
+/** Where the state is kept across reloads. */
+export interface Address {
+  read(): string;
+  write(text: string): void;
+  /** The whole address, to share. */
+  href(): string;
+  /** Calls back when the reader changes the address. */
+  whenChanged(changed: (text: string) => void): void;
+}
+
+/** What the reader has chosen to see. */
+export interface State {
+  /** The runs drawn, each in the place that gives it its colour; null is a free place. */
+  slots: (string | null)[];
+  /** The run whose events, layers and advice are shown. */
+  focus: string | null;
+  /** The optimizer shown of each run; its first one if not named. */
+  optimizers: Record<string, string>;
+  /** Null: all steps. */
+  zoom: Range | null;
+  /** The statistic of the layers. */
+  stat: string;
+  /** "model" or "trouble". */
+  order: string;
+  /** How many parts of a layer's name make a group; 0: every layer has a row. */
+  depth: number;
+  /** A regular expression for names of layers. */
+  filter: string;
+  /** A row, or a layer within a row. */
+  layer: string | null;
+  /** The key of the chosen event. */
+  event: string | null;
+  /** A threshold to try. */
+  trial: number | null;
+  /** Whether the y axes reach to the highest value, however high. */
+  wholeAxis: boolean;
+}
+
 // ---------------------------------------------------------------------------- what parts hand to one another
 
 /** A line of a chart, over columns of joined steps. */

@@ -3,10 +3,10 @@
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
-import { drawBad, drawEvents } from "./marks.js";
+import { drawMarks } from "./marks.js";
 import { optionsOf } from "./options.js";
 import { describe, stepsAt, valuesAt } from "./readout.js";
-import { tableOf } from "./table.js";
+import { above, capOf, tableOf } from "./table.js";
 
 const LEAST_WIDTH = 240;
 const CLICK = 3; // px that a click may move; a drag moves further
@@ -16,6 +16,7 @@ const CLICK = 3; // px that a click may move; a drag moves further
  * @property {string} title
  * @property {Line[]} lines none hides the chart
  * @property {boolean} [log]
+ * @property {boolean} [robust] whether to cut the axis so that one explosion does not flatten the rest
  * @property {Range} range
  * @property {BadSpan[]} bad
  * @property {RunEvent[]} events
@@ -28,6 +29,7 @@ export class Chart {
   /** @type {Shown | null} */ #shown = null;
   /** @type {uPlot | null} */ #plot = null;
   /** @type {{ height: number, share: boolean }} */ #look;
+  /** @type {{ step: number, colour: string }[]} */ #above = [];
 
   /**
    * @param {{ title: string, hint?: string, height: number, share?: boolean }} look `share`: values are shares
@@ -58,7 +60,12 @@ export class Chart {
     this.element.hidden = !shown.lines.length;
     this.heading.textContent = shown.title;
     if (!shown.lines.length) return;
-    const same = last && last.lines === shown.lines && last.theme === shown.theme && last.log === shown.log;
+    const same =
+      last &&
+      last.lines === shown.lines &&
+      last.theme === shown.theme &&
+      last.log === shown.log &&
+      last.robust === shown.robust;
     if (!same || !this.#plot) return this.#rebuild(shown);
     if (last.range[0] !== shown.range[0] || last.range[1] !== shown.range[1])
       return this.#plot.setScale("x", { min: shown.range[0], max: shown.range[1] });
@@ -95,8 +102,11 @@ export class Chart {
   }
 
   /** @param {Shown} shown */
-  #rebuild({ lines, theme, log = false, title }) {
+  #rebuild({ lines, theme, log = false, robust = false, title }) {
     this.#plot?.destroy();
+    const cap = robust ? capOf(lines) : Infinity;
+    this.#above = above(lines, cap);
+    this.heading.classList.toggle("cut", this.#above.length > 0);
     const options = optionsOf({
       width: Math.max(LEAST_WIDTH, this.canvas.clientWidth),
       height: this.#look.height,
@@ -105,24 +115,14 @@ export class Chart {
       log,
       colours: ink(theme),
       range: () => /** @type {Shown} */ (this.#shown).range,
-      hooks: { draw: [(u) => this.#marks(u)], ready: [(u) => this.#listen(u)], setSelect: [(u) => this.#selected(u)] },
+      hooks: {
+        draw: [(u) => drawMarks(u, /** @type {Shown} */ (this.#shown), this.#above)],
+        ready: [(u) => this.#listen(u)],
+        setSelect: [(u) => this.#selected(u)],
+      },
     });
-    this.#plot = new uPlot(options, tableOf(lines, log), this.canvas);
+    this.#plot = new uPlot(options, tableOf(lines, log, cap), this.canvas);
     this.canvas.setAttribute("aria-label", `${title}: ${lines.map(describe).join("; ")}`);
-  }
-
-  /** @param {uPlot} u */
-  #marks(u) {
-    const { bad, events, chosen, theme } = /** @type {Shown} */ (this.#shown);
-    const x = (/** @type {number} */ step) => u.valToPos(step, "x", true);
-    const canvas = { ctx: u.ctx, box: u.bbox, unit: devicePixelRatio, colours: ink(theme), x };
-    u.ctx.save();
-    u.ctx.beginPath();
-    u.ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
-    u.ctx.clip();
-    drawBad(canvas, bad);
-    drawEvents(canvas, events, chosen);
-    u.ctx.restore();
   }
 
   /** @param {uPlot} u */

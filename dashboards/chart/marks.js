@@ -1,6 +1,7 @@
 // Marks on a canvas: events, and steps at which something was NaN or infinite.
-/** @import { BadSpan, RunEvent, Severity } from "../types.d.ts" */
-import { faded } from "../draw/colours.js";
+/** @import uPlot from "../vendor/uplot/uPlot.esm.js" */
+/** @import { BadSpan, RunEvent, Severity, Theme } from "../types.d.ts" */
+import { faded, ink } from "../draw/colours.js";
 import { marked } from "../state/events.js";
 
 const GAP = 3; // px between the marks of two events
@@ -15,12 +16,32 @@ const GAP = 3; // px between the marks of two events
  */
 
 /**
+ * Draws all marks of a chart.
+ *
+ * @param {uPlot} u
+ * @param {{ bad: BadSpan[], events: RunEvent[], chosen: RunEvent | null, theme: Theme }} shown
+ * @param {{ step: number, colour: string }[]} above columns that rise above the axis
+ */
+export function drawMarks(u, { bad, events, chosen, theme }, above) {
+  const x = (/** @type {number} */ step) => u.valToPos(step, "x", true);
+  const canvas = { ctx: u.ctx, box: u.bbox, unit: devicePixelRatio, colours: ink(theme), x };
+  u.ctx.save();
+  u.ctx.beginPath();
+  u.ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
+  u.ctx.clip();
+  drawBad(canvas, bad);
+  drawEvents(canvas, events, chosen);
+  drawAbove(canvas, above);
+  u.ctx.restore();
+}
+
+/**
  * Paints the columns of steps that were not finite. Infinity gets a triangle; NaN has no direction.
  *
  * @param {Canvas} canvas
  * @param {BadSpan[]} spans
  */
-export function drawBad({ ctx, box, x, unit, colours }, spans) {
+function drawBad({ ctx, box, x, unit, colours }, spans) {
   for (const { first, last, infinite } of spans) {
     const begin = x(first - 0.5);
     const width = Math.max(2 * unit, x(last + 0.5) - begin);
@@ -39,8 +60,9 @@ export function drawBad({ ctx, box, x, unit, colours }, spans) {
  * @param {RunEvent[]} events
  * @param {RunEvent | null} chosen
  */
-export function drawEvents({ ctx, box, x, unit, colours }, events, chosen) {
-  for (const event of marked(events, x, GAP * unit, chosen)) {
+function drawEvents({ ctx, box, x, unit, colours }, events, chosen) {
+  const grave = events.filter((event) => event.severity !== "info" || event === chosen); // the lane has them all
+  for (const event of marked(grave, x, GAP * unit, chosen)) {
     const at = x(event.step);
     ctx.strokeStyle = ctx.fillStyle = event === chosen ? colours.chosen : colours[event.severity];
     ctx.lineWidth = event === chosen ? 2 * unit : unit;
@@ -50,6 +72,23 @@ export function drawEvents({ ctx, box, x, unit, colours }, events, chosen) {
     ctx.lineTo(at, box.top + box.height);
     ctx.stroke();
     shape(ctx, at, box.top + box.height - 5 * unit, event.severity, 4 * unit);
+  }
+}
+
+/**
+ * Draws a triangle at the top for each stretch of columns that rise above the axis.
+ *
+ * @param {Canvas} canvas
+ * @param {{ step: number, colour: string }[]} places
+ */
+function drawAbove({ ctx, box, x, unit }, places) {
+  let last = { at: -Infinity, colour: "" };
+  for (const { step, colour } of places) {
+    const at = x(step);
+    if (colour === last.colour && Math.abs(at - last.at) < 8 * unit) continue;
+    ctx.fillStyle = colour;
+    shape(ctx, at, box.top + 5 * unit, "critical", 4 * unit);
+    last = { at, colour };
   }
 }
 

@@ -5,7 +5,7 @@ import { decades } from "../draw/scales.js";
 import { number, share } from "../draw/text.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { AXIS, RIGHT } from "./layout.js";
-import { yRange } from "./table.js";
+import { isolated, yRange } from "./table.js";
 
 const FONT = "11px system-ui";
 
@@ -69,13 +69,19 @@ function seriesOf(lines) {
   /** @type {uPlot.Band[]} */
   const bands = [];
   for (const line of lines) {
-    const look = { stroke: line.colour, width: line.width ?? 1.2, dash: line.dash, points: { show: false } };
+    const points = { show: false, filter: alone, size: 5, fill: line.colour, stroke: line.colour };
+    const look = { stroke: line.colour, width: line.width ?? 1.2, dash: line.dash, points };
     series.push({ ...look, label: line.label });
     if (!line.low) continue;
     bands.push({ series: [series.length - 1, series.length], fill: faded(line.colour, 0.35) });
     series.push({ ...look, label: `${line.label}, lowest`, width: 0.6 });
   }
   return { series, bands };
+}
+
+/** @param {uPlot} u @param {number} series */
+function alone(u, series) {
+  return isolated(u.data[series]);
 }
 
 /** @param {uPlot} _u @param {number[]} splits */

@@ -1,7 +1,7 @@
 // The values of a chart's lines at one step, in words.
 /** @import { Line } from "../types.d.ts" */
 import { ends } from "../draw/scales.js";
-import { count, number, share, steps, whole } from "../draw/text.js";
+import { count, number, share, span, steps, whole } from "../draw/text.js";
 import { columnAt } from "../state/columns.js";
 
 /**
@@ -20,13 +20,18 @@ export function valuesAt(lines, step, isShare) {
 function valueAt(line, step, isShare) {
   const i = columnAt(line, step);
   if (i < 0) return outside(line, step);
-  const text = isShare ? share : number;
+  const text = isShare ? shareSpan : span;
   const [low, high] = [line.low?.[i] ?? line.high[i], line.high[i]];
   const bad = line.bad?.[i] ?? 0;
   if (Number.isNaN(high)) return bad ? "not finite" : "–";
   const infinite = line.infinite?.[i] ? ` (infinite at ${whole(line.infinite[i])})` : "";
   const note = bad ? `, not finite at ${count(bad, "step")}${infinite}` : "";
-  return `${low === high ? "" : `${text(low)} to `}${text(high)}${note}`;
+  return `${text(low, high)}${note}`;
+}
+
+/** @param {number} low @param {number} high */
+function shareSpan(low, high) {
+  return low === high ? share(high) : `${share(low)} to ${share(high)}`;
 }
 
 /** @param {Line} line @param {number} step */

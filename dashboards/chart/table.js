@@ -1,7 +1,25 @@
 // From lines to the table that uPlot draws.
 /** @import { Line } from "../types.d.ts" */
-import { smallestPositive } from "../draw/scales.js";
+import { ends, smallestPositive } from "../draw/scales.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
+
+const TALL = 100; // times the median: as high as an axis goes, as in the terminal
+
+/**
+ * Where an axis is cut so that one explosion does not flatten the rest: 100 times the median of the line with the
+ * highest one. Infinity if nothing lies above.
+ *
+ * @param {Line[]} lines
+ */
+export function capOf(lines) {
+  const own = lines.filter((line) => !line.reference);
+  const caps = own.map(({ high }) => {
+    const known = high.filter(Number.isFinite).sort();
+    return known.length ? TALL * known[Math.floor((known.length - 1) / 2)] : 0;
+  });
+  const cap = Math.max(0, ...caps);
+  return cap > 0 && own.some(({ high }) => ends(high)[1] > cap) ? cap : Infinity;
+}
 
 /**
  * A row of steps, then for each line its highest values and, if it is a band, its lowest. On a logarithmic axis values
@@ -9,18 +27,48 @@ import uPlot from "../vendor/uplot/uPlot.esm.js";
  *
  * @param {Line[]} lines
  * @param {boolean} log
+ * @param {number} [cap] what lies above is drawn here; a reference above is not drawn
  */
-export function tableOf(lines, log) {
+export function tableOf(lines, log, cap = Infinity) {
   const tables = lines.map((line) => {
     const steps = Array.from(line.first, (first, i) => (first + line.last[i]) / 2);
     const floor = log ? smallestPositive(line.high) / 10 : 0;
     const place = (/** @type {number} */ value) => (log ? Math.log10(Math.max(value, floor)) : value);
-    const known = (/** @type {Float64Array} */ values) =>
-      Array.from(values, (value) => (Number.isFinite(value) ? place(value) : null));
-    return line.low ? [steps, known(line.high), known(line.low)] : [steps, known(line.high)];
+    const known = (/** @type {number} */ value) => Number.isFinite(value) && !(line.reference && value > cap);
+    const column = (/** @type {Float64Array} */ values) =>
+      Array.from(values, (value) => (known(value) ? place(Math.min(value, cap)) : null));
+    return line.low ? [steps, column(line.high), column(line.low)] : [steps, column(line.high)];
   });
   const aligned = /** @type {uPlot.AlignedData[]} */ (/** @type {unknown} */ (tables));
   return aligned.length === 1 ? aligned[0] : uPlot.join(aligned);
+}
+
+/**
+ * The columns that rise above a cap, each with the colour of its line.
+ *
+ * @param {Line[]} lines
+ * @param {number} cap
+ * @returns {{ step: number, colour: string }[]}
+ */
+export function above(lines, cap) {
+  if (cap === Infinity) return [];
+  return lines.flatMap(({ reference, first, last, high, colour }) =>
+    reference
+      ? []
+      : [...high.keys()].filter((i) => high[i] > cap).map((i) => ({ step: (first[i] + last[i]) / 2, colour })),
+  );
+}
+
+/**
+ * Where values stand alone, between gaps: no line reaches them, so they get a point.
+ *
+ * @param {ArrayLike<number | null | undefined>} values null is a gap; undefined is no place of this line at all
+ * @returns {number[]} their indices
+ */
+export function isolated(values) {
+  const places = [...Array(values.length).keys()].filter((i) => values[i] !== undefined);
+  const gap = (/** @type {number} */ at) => at < 0 || at >= places.length || values[places[at]] === null;
+  return places.filter((_, at) => !gap(at) && gap(at - 1) && gap(at + 1));
 }
 
 /**

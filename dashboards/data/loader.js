@@ -1,6 +1,5 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Layers, Overview, Query, Series, Source, Tile } from "../types.d.ts" */
-/** @import { State } from "../state/state.js" */
+/** @import { Advice, Layers, Overview, Query, Series, Source, State, Tile } from "../types.d.ts" */
 import { offered, sourceOf } from "../heat/statistics.js";
 import { wholeRange } from "../state/range.js";
 import { drawn, queryOf } from "../state/state.js";

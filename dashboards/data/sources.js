@@ -1,5 +1,5 @@
 // The two places the page gets its runs from: a server, or the file it is in. Both answer the same questions.
-/** @import { Advice, Layers, Listing, Overview, Source, Tile } from "../types.d.ts" */
+/** @import { Advice, Layers, Listing, Overview, Query, Source, Tile } from "../types.d.ts" */
 import { unpack, unpackEmbedded, widened } from "./unpack.js";
 
 /**
@@ -40,31 +40,50 @@ async function reason(response) {
   }
 }
 
+/** @typedef {{ overview: Overview, layers: Layers, advice: Advice, series: string, tiles: Record<string, string> }} Carried */
+
 /**
- * Answers from the data of an HTML report: one run, at one resolution.
+ * Answers from the data of an HTML report: one run at one resolution, with one or more of its optimizers.
  *
- * @param {{ list: Listing, overview: Overview, layers: Layers, advice: Advice, series: string, tiles: Record<string, string> }} data
+ * @param {{ list: Listing, optimizers: Record<string, Carried> }} data
  * @returns {Source}
  */
-export function carried(data) {
-  const series = unpackEmbedded(data.series);
-  /** @type {Record<string, Promise<Tile>>} */
-  const tiles = {};
-  /** @param {string} stat */
-  const tile = async (stat) => {
-    const { about, arrays } = await unpackEmbedded(data.tiles[stat]);
+export function carried({ list, optimizers }) {
+  const names = Object.keys(optimizers);
+  /** @param {Query} query @returns {string} */
+  const name = ({ optimizer }) => (optimizer !== undefined && names.includes(optimizer) ? optimizer : names[0]);
+  /** @param {Query} query */
+  const part = (query) => optimizers[name(query)];
+  const series = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].series));
+  const tile = kept(async (/** @type {string} */ key, /** @type {string} */ stat) => {
+    const { about, arrays } = await unpackEmbedded(optimizers[key].tiles[stat]);
     return { about, arrays: { first: arrays.first, last: arrays.last, values: widened(arrays.values) } };
-  };
+  });
   return {
     live: false,
-    list: async () => data.list,
-    overview: async () => data.overview,
-    layers: async () => data.layers,
-    advice: async () => data.advice,
-    series: async () => (await series).arrays,
-    tile: (_, stat) => {
-      tiles[stat] ??= tile(stat);
-      return tiles[stat];
-    },
+    list: async () => list,
+    overview: async (query) => ({ ...part(query).overview, optimizers: names }),
+    layers: async (query) => part(query).layers,
+    advice: async (query) => part(query).advice,
+    series: async (query) => (await series(name(query))).arrays,
+    tile: (query, stat) => tile(name(query), stat),
+  };
+}
+
+/**
+ * Keeps the result for each list of arguments, so that nothing is unpacked twice.
+ *
+ * @template Result
+ * @param {(...given: string[]) => Promise<Result>} compute
+ * @returns {(...given: string[]) => Promise<Result>}
+ */
+function kept(compute) {
+  /** @type {Map<string, Promise<Result>>} */
+  const results = new Map();
+  return (...given) => {
+    const key = JSON.stringify(given);
+    const result = results.get(key) ?? compute(...given);
+    results.set(key, result);
+    return result;
   };
 }

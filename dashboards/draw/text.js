@@ -14,11 +14,26 @@ export function number(value, digits = 3) {
   if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
   const size = Math.abs(value);
   const plain = value === 0 || (size >= 1e-3 && size < 9999.5);
-  if (plain) return String(size >= 10 ** (digits - 1) ? Math.round(value) : +value.toPrecision(digits));
+  if (plain) return String(size >= 10 ** (digits - 1) ? Math.round(value) : Number(value.toPrecision(digits)));
   return value
     .toExponential(digits - 1)
     .replace(/\.?0*e/, "e")
     .replace("e+", "e");
+}
+
+/**
+ * "low to high", with as many digits as it takes to tell them apart; one number if they are equal.
+ *
+ * @param {number} low
+ * @param {number} high
+ */
+export function span(low, high) {
+  if (low === high) return number(high);
+  for (let digits = 3; digits < 9; digits++) {
+    const [from, to] = [number(low, digits), number(high, digits)];
+    if (from !== to) return `${from} to ${to}`;
+  }
+  return number(high);
 }
 
 /**

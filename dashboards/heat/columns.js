@@ -7,9 +7,9 @@
  * @param {{ first: ArrayLike<number>, last: ArrayLike<number> }} columns
  * @param {Range} range the steps shown
  * @param {number} width in pixels
- * @param {boolean} sampled whether a value holds until the next one
+ * @param {number | null} [heldUntil] a sampled value holds until the next one, and the last one until this step
  */
-export function pixelColumns({ first, last }, [from, to], width, sampled) {
+export function pixelColumns({ first, last }, [from, to], width, heldUntil = null) {
   const [begins, ends] = [new Int32Array(width), new Int32Array(width)];
   let [begin, end] = [0, 0];
   for (let x = 0; x < width; x++) {
@@ -18,7 +18,7 @@ export function pixelColumns({ first, last }, [from, to], width, sampled) {
     while (begin < last.length && last[begin] + 0.5 <= left) begin++;
     end = Math.max(end, begin);
     while (end < first.length && first[end] - 0.5 < right) end++;
-    const holds = sampled && begin === end && begin > 0 && begin < first.length;
+    const holds = heldUntil !== null && begin === end && begin > 0 && left < heldUntil;
     begins[x] = holds ? begin - 1 : begin;
     ends[x] = end;
   }

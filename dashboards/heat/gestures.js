@@ -1,4 +1,4 @@
-// The pointer on the heat map: point, click, drag to pan, Ctrl and wheel to zoom.
+// Gestures on the heat map: point, click, drag to pan, Ctrl and wheel to zoom, up and down.
 
 /**
  * @typedef {object} Gestures places are in CSS pixels from the upper left corner
@@ -8,6 +8,7 @@
  * @property {() => void} doubleClicked
  * @property {() => (dx: number) => void} dragging called where a drag begins; the result is told how far it has gone
  * @property {(factor: number, x: number) => void} wheeled
+ * @property {(by: number) => void} stepped by the up and down arrow, -1 or 1
  */
 
 const CLICK = 3; // px that a click may move
@@ -51,4 +52,9 @@ export function listen(element, on) {
     on.wheeled(Math.exp((event.deltaY || event.deltaX) / 300), place(event)[0]);
   };
   element.addEventListener("wheel", wheel, { passive: false });
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowUp" && event.key !== "ArrowDown") return;
+    event.preventDefault(); // the page would scroll
+    on.stepped(event.key === "ArrowUp" ? -1 : 1);
+  });
 }

@@ -2,15 +2,16 @@
 /** @import { Range, RunEvent, StepActions, Theme, Tile } from "../types.d.ts" */
 /** @import { Row } from "../state/rows.js" */
 /** @import { Values } from "./values.js" */
+import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import { extent } from "../draw/scales.js";
 import { pixelColumns } from "./columns.js";
-import { FOOT, frameOf, holds, rowsAt, stepAt, stepsWidth, xOf } from "./frame.js";
-import { listen } from "./gestures.js";
+import { FOOT, frameOf, holds, xOf } from "./frame.js";
 import { drawEventMarks, drawNames } from "./labels.js";
 import { legend } from "./legend.js";
-import { paint } from "./paint.js";
-import { describe, told } from "./readout.js";
+import { hatch, paint } from "./paint.js";
+import { followPointer } from "./pointer.js";
+import { describe } from "./readout.js";
 import { statistic } from "./statistics.js";
 
 /**
@@ -22,16 +23,16 @@ import { statistic } from "./statistics.js";
  * @property {Row[]} rows
  * @property {Row | null} chosenRow
  * @property {Range} range
+ * @property {number} lastStep of the run
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
  * @property {Theme} theme
  */
 
 export class HeatMap {
-  /** @type {StepActions & { chooseRow(row: Row): void }} */ #on;
   /** @type {Shown | null} */ #shown = null;
   /** @type {[low: number, high: number]} */ #ends = [0, 1];
-  #canvas = h("canvas", { class: "heat", role: "img" });
+  #canvas = h("canvas", { class: "heat", role: "img", tabIndex: 0 });
   #cursor = h("div", { class: "heat-cursor", hidden: true });
   #readout = h("p", { class: "readout", "aria-live": "off" });
   #legend = h("div", { class: "legend" });
@@ -39,14 +40,15 @@ export class HeatMap {
 
   /** @param {StepActions & { chooseRow(row: Row): void }} on */
   constructor(on) {
-    this.#on = on;
     this.element = h("div", {}, h("div", { class: "heat-head" }, this.#legend, this.#readout), this.#box);
-    this.#listen();
-  }
-
-  /** @returns {number} the room for steps, in pixels */
-  get width() {
-    return stepsWidth(this.#box.clientWidth);
+    followPointer(this.#canvas, {
+      shown: () => this.#shown,
+      frame: () => this.#frame(),
+      tell: (text) => {
+        this.#readout.textContent = text;
+      },
+      on,
+    });
   }
 
   /** @param {Shown} shown */
@@ -77,16 +79,18 @@ export class HeatMap {
     this.#canvas.style.height = `${frame.height + FOOT}px`;
     ctx.scale(unit, unit);
     ctx.imageSmoothingEnabled = false;
-    ctx.drawImage(this.#picture(shown, frame, unit), frame.left, 0, frame.width, frame.height);
+    const { picture, mask } = this.#picture(shown, frame, unit);
+    ctx.drawImage(picture, frame.left, 0, frame.width, frame.height);
+    if (mask) hatch(ctx, mask, frame, ink(theme).hatch);
     drawNames(ctx, frame, rows, shown.chosenRow, theme);
     drawEventMarks(ctx, frame, range, shown.events, shown.chosen, theme);
   }
 
   /** @param {Shown} shown @param {import("./frame.js").Frame} frame @param {number} unit */
-  #picture({ stat, tile, values, rows, range, theme }, frame, unit) {
+  #picture({ stat, tile, values, rows, range, lastStep, theme }, frame, unit) {
     const look = statistic(stat);
     const width = Math.round(frame.width * unit);
-    const columns = pixelColumns(tile.arrays, range, width, look.sampled ?? false);
+    const columns = pixelColumns(tile.arrays, range, width, look.sampled ? lastStep + 0.5 : null);
     return paint({ width, lines: frame.lines, rows, values, columns, ends: this.#ends, statistic: look, theme });
   }
 
@@ -105,46 +109,5 @@ export class HeatMap {
     this.#cursor.hidden = !holds(frame, x);
     this.#cursor.style.left = `${x}px`;
     this.#cursor.style.height = `${frame.height}px`;
-  }
-
-  #listen() {
-    const range = () => /** @type {Shown} */ (this.#shown).range;
-    listen(this.#canvas, {
-      moved: (x, y) => this.#tell(x, y),
-      left: () => this.#leave(),
-      clicked: (x, y) => this.#click(x, y),
-      doubleClicked: () => this.#on.showAll(),
-      dragging: () => {
-        const [from, to] = range();
-        const perPixel = (to - from) / this.#frame().width;
-        return (dx) => this.#on.zoomTo(from - dx * perPixel, to - dx * perPixel);
-      },
-      wheeled: (factor, x) => this.#on.zoomBy(factor, stepAt(this.#frame(), range(), x)),
-    });
-  }
-
-  /** @param {number} x @param {number} y */
-  #click(x, y) {
-    const shown = this.#shown;
-    if (!shown?.rows.length) return;
-    const frame = this.#frame();
-    if (y > frame.height) this.#on.chooseNear((step) => xOf(frame, shown.range, step) - x);
-    else this.#on.chooseRow(shown.rows[rowsAt(frame, y)[0]]);
-  }
-
-  #leave() {
-    this.#readout.textContent = "";
-    this.#on.point(null);
-  }
-
-  /** Tells layer, steps and value under the pointer. @param {number} x @param {number} y */
-  #tell(x, y) {
-    const shown = this.#shown;
-    const frame = this.#frame();
-    if (!shown?.rows.length || x < frame.left || y > frame.height) return this.#leave();
-    const step = stepAt(frame, shown.range, x);
-    this.#on.point(step);
-    const rows = shown.rows.slice(...rowsAt(frame, y));
-    this.#readout.textContent = told(shown, rows, step);
   }
 }

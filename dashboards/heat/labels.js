@@ -30,7 +30,8 @@ export function drawNames(ctx, frame, rows, chosen, theme) {
   const between = Math.max(1, Math.ceil(LETTER / frame.tall));
   ctx.fillStyle = colours.faint;
   ctx.font = FONT;
-  for (let line = 0; line < frame.lines && rows.length; line += between) {
+  const begin = Math.floor(LETTER / 2 / frame.tall); // the first name must not be cut at the top
+  for (let line = begin; line < frame.lines && rows.length; line += between) {
     const y = line * frame.tall;
     const hidden = at !== null && Math.abs(y - at) < LETTER - 1 && y !== at;
     if (!hidden && y !== at) write(ctx, frame, rows[rowsOfLine(line, rows.length, frame.lines)[0]].name, y);

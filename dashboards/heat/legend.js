@@ -13,14 +13,15 @@ import { ABSENT } from "./values.js";
  * @returns {HTMLElement[]}
  */
 export function legend(statistic, [low, high], theme) {
-  const { bad, absent } = ink(theme);
+  const { bad, absent, hatch } = ink(theme);
+  const stripes = `repeating-linear-gradient(135deg, ${bad} 0 2.5px, ${hatch} 2.5px 4px)`;
   const swatch = (/** @type {string} */ colour) => h("span", { class: "swatch", style: `background:${colour}` });
   const end = (/** @type {number} */ value) => h("span", {}, statistic.share ? share(value) : number(value));
   return [
     end(low),
     h("span", { class: "ramp", style: `background:${gradient(statistic.colours, theme)}` }),
     end(high),
-    h("span", {}, swatch(bad), "not finite"),
+    h("span", {}, swatch(stripes), "not finite"),
     h("span", {}, swatch(absent), statistic.absent),
   ];
 }

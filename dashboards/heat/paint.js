@@ -7,8 +7,11 @@ import { colourScale } from "../draw/scales.js";
 import { rowsOfLine } from "./columns.js";
 import { ABSENT } from "./values.js";
 
+const STRIPE = 6; // px from one stripe to the next
+
 /**
- * A picture with one pixel for each line and each place on the step axis, in the colour of the largest value there.
+ * A picture with one pixel for each line and each place on the step axis, in the colour of the largest value there, and
+ * a mask of what is not finite, or null if everything is.
  *
  * @param {object} picture
  * @param {number} picture.width
@@ -21,8 +24,7 @@ import { ABSENT } from "./values.js";
  * @param {Theme} picture.theme
  */
 export function paint({ width, lines, rows, values, columns, ends, statistic, theme }) {
-  const image = new ImageData(width, lines);
-  const pixels = new Uint32Array(image.data.buffer);
+  const pixels = new Uint32Array(width * lines);
   const { bad, absent } = ink(theme);
   const colours = { bad: pixel(bad), absent: pixel(absent), shades: palette(statistic.colours, theme) };
   const scaled = colourScale(ends[0], ends[1], statistic.log ?? false);
@@ -33,9 +35,41 @@ export function paint({ width, lines, rows, values, columns, ends, statistic, th
       pixels[line * width + x] = colourOf(most, colours, scaled);
     }
   }
-  const sheet = new OffscreenCanvas(width, lines);
-  sheet.getContext("2d")?.putImageData(image, 0, 0);
+  const mask = pixels.includes(colours.bad) ? pixels.map((one) => (one === colours.bad ? one : 0)) : null;
+  return { picture: sheetOf(pixels, width, lines), mask: mask && sheetOf(mask, width, lines) };
+}
+
+/** @param {Uint32Array<ArrayBuffer>} pixels @param {number} width @param {number} height */
+function sheetOf(pixels, width, height) {
+  const sheet = new OffscreenCanvas(width, height);
+  sheet.getContext("2d")?.putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
   return sheet;
+}
+
+/**
+ * Hatches what a mask covers: without colour vision, what is not finite would look like a middling value.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {OffscreenCanvas} mask
+ * @param {{ left: number, width: number, height: number }} place
+ * @param {string} colour of the stripes
+ */
+export function hatch(ctx, mask, { left, width, height }, colour) {
+  const stripes = new OffscreenCanvas(width, height);
+  const to = stripes.getContext("2d");
+  if (!to) return;
+  to.imageSmoothingEnabled = false;
+  to.drawImage(mask, 0, 0, width, height);
+  to.globalCompositeOperation = "source-in";
+  to.strokeStyle = colour;
+  to.lineWidth = 1.5;
+  const lines = new Path2D();
+  for (let x = -height; x < width; x += STRIPE) {
+    lines.moveTo(x, height);
+    lines.lineTo(x + height, 0);
+  }
+  to.stroke(lines);
+  ctx.drawImage(stripes, left, 0);
 }
 
 /** @param {Values} values @param {number[]} members @param {number} begin @param {number} end */

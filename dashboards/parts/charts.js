@@ -1,21 +1,24 @@
 // The charts of a run over steps, one below the other.
-/** @import { BadSpan, Line, Range, RunEvent, Series, StepActions, Theme } from "../types.d.ts" */
+/** @import { Line, Range, RunEvent, Series, StepActions, Theme } from "../types.d.ts" */
 /** @import { DrawnRun } from "./drawn.js" */
 /** @import { Given } from "./lines.js" */
+
+import { badSpans } from "../chart/bad.js";
 import { Chart } from "../chart/chart.js";
 import { memo } from "../state/memo.js";
 import { coefLines, lossLines, normLines, rateLines, shareLines, spansDecades } from "./lines.js";
 
-/** @type {{ title: string, hint?: string, height: number, share?: boolean, lines: (given: Given) => Line[], log: (lines: Line[]) => boolean }[]} */
+/** @type {{ title: string, hint?: string, height: number, share?: boolean, robust?: boolean, bad?: "nonfinite" | "loss.bad", lines: (given: Given) => Line[], log: (lines: Line[]) => boolean }[]} */
 const CHARTS = [
   {
     title: "total norm",
     hint: "before clipping, and what clipping left",
     height: 200,
+    robust: true,
     lines: normLines,
     log: () => true,
   },
-  { title: "loss", height: 120, lines: lossLines, log: spansDecades },
+  { title: "loss", height: 120, robust: true, bad: "loss.bad", lines: lossLines, log: spansDecades },
   { title: "learning rate", height: 84, lines: rateLines, log: () => false },
   {
     title: "clipped_fraction",
@@ -41,6 +44,7 @@ const CHARTS = [
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
  * @property {number | null} trial
+ * @property {boolean} wholeAxis whether no axis is cut
  * @property {Theme} theme
  */
 
@@ -49,32 +53,30 @@ export class Charts {
 
   /** @param {StepActions} on */
   constructor(on) {
-    this.#charts = CHARTS.map(({ lines, log, ...look }) => ({
+    this.#charts = CHARTS.map(({ lines, log, robust = false, bad = "nonfinite", ...look }) => ({
       title: look.title,
       chart: new Chart(look, on),
       log,
+      robust,
+      bad: memo((/** @type {Series} */ series) => badSpans(series, bad)),
       lines: memo((/** @type {DrawnRun[]} */ runs, /** @type {Theme} */ theme, /** @type {number | null} */ trial) =>
         lines({ runs, theme, trial }),
       ),
     }));
-    this.elements = this.#charts.map(({ chart }) => chart.element);
+    this.all = this.#charts.map(({ chart }) => chart);
   }
 
   /** @param {Shown} shown */
-  show({ runs, theme, trial, range, events, chosen }) {
+  show({ runs, theme, trial, wholeAxis, range, events, chosen }) {
     const focused = runs.find((run) => run.focused);
-    const bad = this.#bad(focused?.series ?? null);
-    for (const { title, chart, lines, log } of this.#charts) {
+    if (!focused) return;
+    const shared = { range, events, chosen, theme };
+    for (const { title, chart, lines, log, robust, bad } of this.#charts) {
       const given = lines(runs, theme, title === "total norm" ? trial : null);
-      chart.show({ title, lines: given, log: log(given), range, bad, events, chosen, theme });
+      const own = { title, lines: given, log: log(given), robust: robust && !wholeAxis, bad: bad(focused.series) };
+      chart.show({ ...own, ...shared });
     }
     performance.mark("gradwatch: lines drawn");
-  }
-
-  #bad = memo(badSpans);
-
-  hide() {
-    for (const element of this.elements) element.hidden = true;
   }
 
   resize() {
@@ -85,18 +87,4 @@ export class Charts {
   pointAt(step) {
     for (const { chart } of this.#charts) chart.pointAt(step);
   }
-}
-
-/**
- * The columns in which a gradient was NaN or infinite.
- *
- * @param {Series | null} series
- * @returns {BadSpan[]}
- */
-export function badSpans(series) {
-  if (!series) return [];
-  const { first, last, nonfinite, infinite } = series;
-  return [...first.keys()]
-    .filter((i) => nonfinite[i] > 0)
-    .map((i) => ({ first: first[i], last: last[i], infinite: infinite[i] > 0 }));
 }

@@ -49,7 +49,8 @@ export class EventList {
   #draw({ events, hidden, optimizers }) {
     this.#heading.textContent = events.length ? `Events (${events.length + hidden})` : "Events";
     const listed = this.#all ? events : events.slice(0, AT_FIRST);
-    this.#buttons = listed.map((event, i) => this.#button(event, i, optimizers));
+    const several = optimizers.length > 1 || new Set(events.map((event) => event.optimizer)).size > 1;
+    this.#buttons = listed.map((event, i) => this.#button(event, i, several));
     this.#list.replaceChildren(...this.#buttons.map((button) => h("li", {}, button)));
     if (!events.length) this.#list.replaceChildren(h("li", { class: "faint" }, "None."));
     const left = events.length - listed.length;
@@ -63,10 +64,10 @@ export class EventList {
     this.show(this.#shown);
   }
 
-  /** @param {RunEvent} event @param {number} i @param {string[]} optimizers */
-  #button(event, i, optimizers) {
+  /** @param {RunEvent} event @param {number} i @param {boolean} several optimizers */
+  #button(event, i, several) {
     const lasted = event.until === null || event.until === event.step ? "" : ` to ${whole(event.until)}`;
-    const whose = optimizers.length > 1 ? `, optimizer ${event.optimizer}` : "";
+    const whose = several ? `, optimizer ${event.optimizer}` : "";
     return h(
       "button",
       { type: "button", class: `event ${event.severity}`, onclick: () => this.#choose(this.#shown.events[i]) },

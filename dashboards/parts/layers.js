@@ -1,16 +1,15 @@
 // Layers by steps: the controls, the heat map, and the chosen row as a line.
-/** @import { Layers, Line, Range, RunEvent, StepActions, Theme, Tile } from "../types.d.ts" */
+/** @import { Layers, Range, RunEvent, State, StepActions, Theme, Tile } from "../types.d.ts" */
 /** @import { Row } from "../state/rows.js" */
-/** @import { State } from "../state/state.js" */
 import { Chart } from "../chart/chart.js";
-import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import { HeatMap } from "../heat/heatmap.js";
 import { offered, sourceOf, statistic } from "../heat/statistics.js";
-import { lineOf, valuesOf } from "../heat/values.js";
+import { valuesOf } from "../heat/values.js";
 import { memo } from "../state/memo.js";
 import { rowNamed, rowSubjects, rowsOf } from "../state/rows.js";
 import { LayerControls } from "./controls.js";
+import { badOf, rowLines } from "./rowline.js";
 
 /** @typedef {import("./controls.js").Look} Look */
 /** @typedef {StepActions & { look(change: Partial<Look & { layer: string | null }>): void }} Actions */
@@ -23,6 +22,7 @@ import { LayerControls } from "./controls.js";
  * @property {Tile | null} whole
  * @property {string} colour of the run
  * @property {Range} range
+ * @property {number} lastStep of the run
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
  * @property {Theme} theme
@@ -31,14 +31,15 @@ import { LayerControls } from "./controls.js";
 export class LayersPart {
   /** @type {LayerControls} */ #controls;
   /** @type {HeatMap} */ #heat;
-  /** @type {Chart} */ #chart;
+  /** The chosen row as a line; stays in view at the foot of the page. @type {Chart} */ chart;
   /** @type {Row[]} */ #rows = [];
 
   /** @param {Actions} on */
   constructor(on) {
     this.#controls = new LayerControls({ look: on.look });
     this.#heat = new HeatMap({ ...on, chooseRow: (row) => on.look({ layer: row.name }) });
-    this.#chart = new Chart({ title: "chosen layer", height: 130 }, on);
+    this.chart = new Chart({ title: "chosen layer", height: 130 }, on);
+    this.chart.element.classList.add("foot");
     const label = "Layers by steps";
     this.element = h(
       "section",
@@ -46,20 +47,18 @@ export class LayersPart {
       h("h2", {}, "Layers × steps"),
       this.#controls.element,
       this.#heat.element,
-      this.#chart.element,
     );
   }
 
-  /** @returns {number} how many pixels there are for steps */
-  get width() {
-    return this.#heat.width;
-  }
-
   /** @param {Shown} shown */
-  show({ state, layers, tile, whole, colour, range, events, chosen, theme }) {
+  show({ state, layers, tile, whole, colour, range, lastStep, events, chosen, theme }) {
     const stat = offered(state.stat, layers);
-    this.element.hidden = stat === null;
-    if (stat === null) return;
+    if (stat === null || (!tile && this.element.hidden)) {
+      this.element.hidden = this.chart.element.hidden = true;
+      return;
+    }
+    this.element.hidden = false;
+    this.element.classList.toggle("waiting", !tile);
     const look = statistic(stat);
     const subjects = this.#subjects(look.ranks ?? false, layers);
     this.#rows = this.#controls.valid(state.filter)
@@ -69,10 +68,32 @@ export class LayersPart {
     this.#controls.show({ layers, stat, look: state, rows: this.#rows, row });
     if (!tile || !whole || tile.about.stat !== sourceOf(stat)) return; // what is shown stays until the tile arrives
     const values = this.#values(tile, stat, subjects.layers);
-    this.#heat.show({ stat, tile, whole, values, rows: this.#rows, chosenRow: row, range, events, chosen, theme });
+    this.#heat.show({
+      stat,
+      tile,
+      whole,
+      values,
+      rows: this.#rows,
+      chosenRow: row,
+      range,
+      lastStep,
+      events,
+      chosen,
+      theme,
+    });
     const lines = this.#lines(row, tile, stat, subjects.layers, colour, theme);
     const title = row?.name ?? "chosen layer";
-    this.#chart.show({ title, lines, log: !look.share, range, bad: NO_BAD, events, chosen, theme });
+    this.chart.show({
+      title,
+      lines,
+      log: !look.share,
+      robust: !state.wholeAxis,
+      range,
+      bad: this.#bad(lines),
+      events,
+      chosen,
+      theme,
+    });
   }
 
   #subjects = memo(rowSubjects);
@@ -86,40 +107,16 @@ export class LayersPart {
   );
   #values = memo(valuesOf);
   #lines = memo(rowLines);
+  #bad = memo(badOf);
 
   resize() {
     this.#heat.draw();
-    this.#chart.resize();
+    this.chart.resize();
   }
 
   /** @param {number | null} step */
   pointAt(step) {
     this.#heat.pointAt(step);
-    this.#chart.pointAt(step);
+    this.chart.pointAt(step);
   }
-}
-
-/** @type {import("../types.d.ts").BadSpan[]} */
-const NO_BAD = [];
-
-/**
- * The chosen row as a line, and beside the norm of a single layer its median.
- *
- * @param {Row | null} row
- * @param {Tile} tile
- * @param {string} stat
- * @param {ReturnType<typeof rowSubjects>["layers"]} layers
- * @param {string} colour
- * @param {Theme} theme
- * @returns {Line[]}
- */
-function rowLines(row, tile, stat, layers, colour, theme) {
-  if (!row) return [];
-  const line = lineOf(valuesOf(tile, stat, layers), row, tile.arrays);
-  const lines = [{ ...line, label: stat, colour }];
-  const median = row.members.length === 1 && stat === "norm" ? layers[row.members[0]].median : null;
-  if (!median) return lines;
-  const { first, last } = line;
-  const high = Float64Array.from(first, () => median);
-  return [...lines, { first, last, high, label: "its median", colour: ink(theme).line, dash: [4, 4], reference: true }];
 }

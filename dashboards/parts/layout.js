@@ -5,13 +5,19 @@ import { h } from "../draw/dom.js";
 /**
  * Puts the parts into the page.
  *
- * @param {Record<"runs" | "events" | "verdict" | "toolbar" | "layers" | "threshold", { element: HTMLElement }> & { charts: { elements: HTMLElement[] } }} parts
+ * @param {Record<"runs" | "events" | "verdict" | "toolbar" | "lane" | "threshold", { element: HTMLElement }> & { charts: { all: { element: HTMLElement }[] }, layers: { element: HTMLElement, chart: { element: HTMLElement } } }} parts
  * @param {boolean} live
  */
-export function layOut({ runs, events, verdict, toolbar, charts, layers, threshold }, live) {
+export function layOut({ runs, events, verdict, toolbar, lane, charts, layers, threshold }, live) {
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const said = h("p", { class: "unseen", "aria-live": "polite" });
-  const tracks = [...charts.elements, layers.element, threshold.element];
+  const tracks = [
+    lane.element,
+    ...charts.all.map(({ element }) => element),
+    layers.element,
+    layers.chart.element,
+    threshold.element,
+  ];
   const main = h("main", { tabIndex: -1 }, verdict.element, problem, toolbar.element, ...tracks, said);
   const empty = h("section", { class: "empty", hidden: true });
   runs.element.hidden = !live;

@@ -1,5 +1,5 @@
 // Which lines each chart has.
-/** @import { Line, Theme } from "../types.d.ts" */
+/** @import { Line, Series, Theme } from "../types.d.ts" */
 /** @import { DrawnRun } from "./drawn.js" */
 import { ink, runColour } from "../draw/colours.js";
 import { ends } from "../draw/scales.js";
@@ -53,7 +53,8 @@ export function normLines({ runs, theme, trial }) {
  * @returns {Line[]}
  */
 export function lossLines({ runs, theme }) {
-  return known(runs, "loss").map((run) => ({ ...band(run, "loss", theme, runs), bad: run.series["loss.bad"] }));
+  const recorded = runs.filter(({ series }) => known(series, "loss") || series["loss.bad"].some((bad) => bad > 0));
+  return recorded.map((run) => ({ ...band(run, "loss", theme, runs), bad: run.series["loss.bad"] }));
 }
 
 /**
@@ -63,7 +64,8 @@ export function lossLines({ runs, theme }) {
  * @returns {Line[]}
  */
 export function rateLines({ runs, theme }) {
-  return known(runs, "learning_rate").map((run) => band(run, "learning_rate", theme, runs));
+  const recorded = runs.filter(({ series }) => known(series, "learning_rate"));
+  return recorded.map((run) => band(run, "learning_rate", theme, runs));
 }
 
 /**
@@ -106,9 +108,9 @@ export function spansDecades(lines) {
   return low > 0 && high / low > 1000;
 }
 
-/** @param {DrawnRun[]} runs @param {string} name */
-function known(runs, name) {
-  return runs.filter(({ series }) => series[`${name}.high`].some(Number.isFinite));
+/** @param {Series} series @param {string} name */
+function known(series, name) {
+  return series[`${name}.high`].some(Number.isFinite);
 }
 
 /** @param {DrawnRun} run */

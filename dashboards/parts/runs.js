@@ -2,6 +2,7 @@
 /** @import { ListedRun, Theme } from "../types.d.ts" */
 import { runColour } from "../draw/colours.js";
 import { h, markCurrent } from "../draw/dom.js";
+import { MOST_RUNS } from "../state/state.js";
 
 /**
  * @typedef {object} Shown
@@ -33,10 +34,13 @@ export class RunList {
     const { children } = this.element;
     if (elements.length !== children.length || elements.some((element, i) => element !== children[i]))
       this.element.replaceChildren(...elements);
+    const full = slots.filter((name) => name !== null).length >= MOST_RUNS;
     for (const run of runs) {
       const entry = /** @type {Entry} */ (this.#entries.get(run.name));
       const slot = slots.indexOf(run.name);
       entry.tick.checked = slot >= 0;
+      entry.tick.disabled = full && slot < 0;
+      entry.tick.title = entry.tick.disabled ? `${MOST_RUNS} runs are drawn, as many as can be told apart` : "";
       entry.key.style.background = slot >= 0 ? runColour(slot, theme) : "transparent";
       entry.state.textContent = stateOf(run);
       entry.state.className = `state ${run.verdict ?? "critical"}`;

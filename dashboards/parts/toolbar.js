@@ -6,12 +6,15 @@ import { wholeSteps } from "../state/range.js";
 
 export class Toolbar {
   #span = h("span", { class: "span" });
+  #wholeAxis = h("input", { type: "checkbox" });
 
-  /** @param {StepActions} on */
+  /** @param {StepActions & { look(change: { wholeAxis: boolean }): void, link(): string }} on */
   constructor(on) {
     /** @param {string} label @param {string} title @param {() => void} onclick */
     const button = (label, title, onclick) =>
       h("button", { type: "button", "aria-label": title, title, onclick }, label);
+    this.#wholeAxis.onchange = () => on.look({ wholeAxis: this.#wholeAxis.checked });
+    const cut = "An axis ends at 100 times the median; ▲ marks what rises above it.";
     this.element = h(
       "div",
       { class: "toolbar", role: "toolbar", "aria-label": "Steps shown" },
@@ -21,13 +24,28 @@ export class Toolbar {
       button("−", "more steps (-)", () => on.zoomBy(2)),
       button("all", "the whole run (0)", () => on.showAll()),
       this.#span,
+      h("label", { title: cut }, this.#wholeAxis, " whole y axis"),
+      this.#copy(on.link),
       h("span", { class: "faint" }, "drag to zoom; on the layers drag to pan, Ctrl and wheel to zoom"),
     );
   }
 
-  /** @param {{ range: Range, series: Series | undefined }} shown */
-  show({ range, series }) {
-    const joined = series && series.first.length > 2 ? series.last[1] - series.first[1] + 1 : 1;
+  /** @param {() => string} link */
+  #copy(link) {
+    const copy = async () => {
+      await navigator.clipboard.writeText(link());
+      button.textContent = "copied";
+      setTimeout(() => button.replaceChildren("copy link"), 2000);
+    };
+    const title = "copy a link to what is shown";
+    const button = h("button", { type: "button", title, onclick: copy }, "copy link");
+    return button;
+  }
+
+  /** @param {{ range: Range, series: Series, wholeAxis: boolean }} shown */
+  show({ range, series, wholeAxis }) {
+    this.#wholeAxis.checked = wholeAxis;
+    const joined = series.first.length > 2 ? series.last[1] - series.first[1] + 1 : 1;
     const columns = joined > 1 ? `; a column is ${whole(joined)} steps, drawn from the lowest to the highest` : "";
     this.#span.textContent = `${steps(...wholeSteps(range))}${columns}`;
   }

@@ -3,7 +3,7 @@
 import { h } from "../draw/dom.js";
 import { count, number, share, steps, whole } from "../draw/text.js";
 
-/** @typedef {{ overview: Overview, note: string | undefined, live: boolean }} Shown */
+/** @typedef {{ overview: Overview, note: string | undefined }} Shown */
 
 export class VerdictPart {
   /** @type {(optimizer: string) => void} */ #chooseOptimizer;
@@ -16,7 +16,7 @@ export class VerdictPart {
   }
 
   /** @param {Shown} shown */
-  show({ overview, note, live }) {
+  show({ overview, note }) {
     if (overview === this.#drawn) return;
     this.#drawn = overview;
     this.element.replaceChildren(
@@ -24,7 +24,7 @@ export class VerdictPart {
       h("p", { class: "faint" }, factsOf(overview).join(" · ")),
       h("p", {}, h("strong", {}, "next: "), overview.next),
       note ? h("p", { class: "faint" }, note) : "",
-      live && overview.optimizers.length > 1 ? this.#optimizers(overview) : "",
+      overview.optimizers.length > 1 ? this.#optimizers(overview) : "",
     );
   }
 

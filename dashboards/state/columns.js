@@ -32,3 +32,15 @@ export function columnAt(columns, step) {
   if (i + 1 < size && first[i + 1] - step < step - last[i]) return i + 1; // between two columns
   return i;
 }
+
+/**
+ * The sample that holds at a step: the last one taken up to then, or -1 if there is none or the run has ended.
+ *
+ * @param {Columns} columns
+ * @param {number} step
+ * @param {number} end the last step of the run
+ */
+export function sampleAt(columns, step, end) {
+  if (!columns.first.length || step < columns.first[0] - 0.5 || step > end + 0.5) return -1;
+  return columnBefore(columns, step + 0.5);
+}

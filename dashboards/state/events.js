@@ -32,7 +32,8 @@ export function gravest(events) {
 
 /**
  * The events to mark on an axis, the mildest first, so that a graver mark is drawn over a milder one. An event has no
- * mark of its own if a graver one, or an earlier one of the same severity, lies within `gap`; the chosen event always has one.
+ * mark of its own if a graver one, or an earlier one of the same severity, lies within `gap`. The chosen event always has
+ * one, and so has the headline: the first of the gravest, which the verdict is about.
  *
  * @param {RunEvent[]} events
  * @param {(step: number) => number} x where a step is
@@ -45,7 +46,9 @@ export function marked(events, x, gap, chosen = null) {
   const kept = [];
   /** @type {Map<number, number>} places that are taken, by bins as wide as the gap */
   const taken = new Map();
-  const worstFirst = [...events].sort((a, b) => gravity(b) - gravity(a) || a.step - b.step);
+  const headline = gravest(events);
+  const rank = (/** @type {RunEvent} */ event) => (event === headline ? SEVERITIES.length : gravity(event));
+  const worstFirst = [...events].sort((a, b) => rank(b) - rank(a) || a.step - b.step);
   for (const event of worstFirst) {
     const place = x(event.step);
     const bin = Math.floor(place / gap);

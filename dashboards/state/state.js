@@ -1,25 +1,10 @@
 // What the reader has chosen to see. A state is never changed: each function returns the next one.
-/** @import { Listing, Overview, Query, Range, RunEvent } from "../types.d.ts" */
+/** @import { Listing, Overview, Query, RunEvent, State } from "../types.d.ts" */
 import { eventKey } from "./events.js";
 import { rangeAround } from "./range.js";
 import { passes } from "./rows.js";
 
 export const MOST_RUNS = 6; // drawn at once: as many colours can be told apart
-
-/**
- * @typedef {object} State
- * @property {(string | null)[]} slots the runs drawn, each in the place that gives it its colour; null is a free place
- * @property {string | null} focus the run whose events, layers and advice are shown
- * @property {Record<string, string>} optimizers the optimizer shown of a run; its first one if not named
- * @property {Range | null} zoom null: all steps
- * @property {string} stat the statistic of the layers
- * @property {string} order "model" or "trouble"
- * @property {number} depth how many parts of a layer's name make a group; 0: every layer has a row
- * @property {string} filter a regular expression
- * @property {string | null} layer a row, or a layer within a row
- * @property {string | null} event its key
- * @property {number | null} trial a threshold to try
- */
 
 /** @type {State} */
 export const INITIAL = {
@@ -34,6 +19,7 @@ export const INITIAL = {
   layer: null,
   event: null,
   trial: null,
+  wholeAxis: false,
 };
 
 /**
@@ -135,9 +121,10 @@ export function withOptimizer(state, optimizer) {
  * @returns {State}
  */
 export function withEvent(state, event, overview) {
-  const switched = event.optimizer !== overview.optimizer && overview.optimizers.includes(event.optimizer);
-  const next = switched ? withOptimizer(state, event.optimizer) : state;
-  const layer = event.parameter ?? null;
+  const own = event.optimizer === overview.optimizer;
+  const known = own || overview.optimizers.includes(event.optimizer);
+  const next = own || !known ? state : withOptimizer(state, event.optimizer);
+  const layer = known ? event.parameter : null;
   const filter = layer !== null && !passes(state.filter, layer) ? "" : state.filter;
   return { ...next, event: eventKey(event), zoom: rangeAround(event), layer: layer ?? state.layer, filter };
 }

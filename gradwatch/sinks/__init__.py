@@ -1,1 +1,1 @@
-"""What the recorder feeds while a run is recorded: event files for TensorBoard's Scalars page."""
+"""Destinations that the recorder feeds while a run is recorded, besides the store: event files."""

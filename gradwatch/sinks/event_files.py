@@ -1,8 +1,8 @@
-"""A few scalars of a run as event files, for TensorBoard's Scalars page and all else that reads them.
+"""Writes a few scalars of a run as event files, for TensorBoard's Scalars page and other readers of them.
 
-TensorBoard shows 1,000 points of a series, drawn at random, so that a single high step is mostly not
-among them. Here a point stands for a window of steps and holds the largest norm in it. A window is a
-hundredth of the run so far: a million steps make about a thousand points.
+TensorBoard draws at most 1,000 points of a series at random, and would mostly miss a single high step. So each point
+here stands for a window of steps and holds the largest norm in it. A window is a hundredth of the run so far: a million
+steps make about a thousand points.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Self
 from gradwatch.record import StepRecord
 
 PREFIX = "gradwatch"
-PART = 100  # a window is one of so many parts of the run so far
+WINDOWS = 100
+"""A window is one of this many equal parts of the run so far."""
 
 
-class Mirror:
-    """Writes the scalars of records into event files in a folder, an optimizer each if there are several.
+class EventFiles:
+    """Writes the scalars of records into an event file in a folder.
 
-    Tags: total_norm (the last of the window), total_norm_max (at the step of the largest), clip_coef (the least), clipped_fraction,
-    nonfinite (the most entries at a step) and loss (the mean of the finite ones, NaN where there is none).
+    The tags are those of `scalars` behind ``gradwatch/``, and behind the optimizer's name if there are several.
     """
 
     def __init__(self, folder: Path, several: bool = False) -> None:
-        """``several`` puts the optimizer's name into the tags."""
+        """Open an event file in ``folder``; ``several``: put the optimizer's name into the tags."""
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
@@ -38,10 +38,10 @@ class Mirror:
         self._windows: dict[str, list[StepRecord]] = {}
 
     def add(self, record: StepRecord) -> None:
-        """Take in a record; write its window when it is full."""
+        """Add a record, and write its window if that is full now."""
         window = self._windows.setdefault(record.optimizer, [])
         window.append(record)
-        if len(window) >= max(1, record.step // PART):
+        if len(window) >= max(1, record.step // WINDOWS):
             self._write(record.optimizer)
 
     def close(self) -> None:
@@ -82,7 +82,11 @@ def highest(window: list[StepRecord]) -> StepRecord:
 
 
 def scalars(window: list[StepRecord]) -> dict[str, float]:
-    """What a window of records comes to, by tag.
+    """The values of a window of records by tag.
+
+    total_norm is that of the last step, total_norm_max the largest, clip_coef the smallest, clipped_fraction the share
+    of steps that were clipped, nonfinite the most entries at a step, and loss the mean of the finite ones (NaN if none
+    is).
 
     >>> scalars([StepRecord(step=0, total_norm=9.0, clip_coef=0.1), StepRecord(step=1, total_norm=1.0)])
     {'total_norm': 1.0, 'total_norm_max': 9.0, 'clip_coef': 0.1, 'clipped_fraction': 0.5, 'nonfinite': 0.0}
@@ -104,10 +108,10 @@ def scalars(window: list[StepRecord]) -> dict[str, float]:
 
 
 def write(records: Iterable[StepRecord], folder: Path, several: bool = False) -> int:
-    """Mirror records that are there already; return how many."""
+    """Write the event file of records that are there already; return how many they are."""
     count = 0
-    with Mirror(folder, several) as mirror:
+    with EventFiles(folder, several) as files:
         for record in records:
-            mirror.add(record)
+            files.add(record)
             count += 1
     return count

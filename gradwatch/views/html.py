@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,17 @@ MIN_LAYER_COLUMNS = 100
 STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 
 
-def render(view: RunView) -> str:
-    """The whole file. A long run is reduced to columns that keep the smallest and the largest of their steps."""
+def render(*views: RunView) -> str:
+    """The whole file, from the views of one run: one for each optimizer that the file holds.
+
+    A long run is reduced to columns that keep the smallest and the largest of their steps.
+    """
+    view = views[0]
     script = joined()
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{allowed}'; style-src 'unsafe-inline'"
     styles = "\n".join(files()[name].decode() for name in STYLES)
-    data = dumps(_data(view), indent=None).replace("<", "\\u003c")
+    data = dumps(_data(views), indent=None).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -52,42 +57,52 @@ def render(view: RunView) -> str:
 """
 
 
-def _data(view: RunView) -> dict[str, Any]:
+def _data(views: Sequence[RunView]) -> dict[str, Any]:
     """The answers that the page would ask a server for."""
+    summary = views[0].summary
+    run = {"name": summary.run, "verdict": summary.verdict, "running": summary.running, "error": None}
+    parts = {view.summary.optimizer: _optimizer(view) for view in views}
+    missing = [name for name in summary.optimizers if name not in parts]
+    note = _note(views[0], parts[summary.optimizer], missing)
+    return {"list": {"runs": [run], "folders": [], "note": note}, "optimizers": parts}
+
+
+def _optimizer(view: RunView) -> dict[str, Any]:
+    """What the page shows of one optimizer; ``columns`` and ``joined`` tell how much the steps were reduced."""
     summary = view.summary
     layers = view.layers()
     first, last = summary.first_step, summary.last_step
     series = view.series(first, last, STEP_COLUMNS)
     columns = max(MIN_LAYER_COLUMNS, LAYER_VALUES // max(1, len(layers["layers"])))
-    tiles, steps_a_column = {}, 1
+    tiles, joined_steps = {}, 1
     for stat in layers["stats"]:
         about, arrays = view.tile(stat, first, last, columns)
         values = byte_planes(to_bfloat16(np.ascontiguousarray(np.asarray(arrays["values"], np.float32).T)))
         tiles[stat] = embed(pack(about, dict(arrays) | {"values": values}))
-        steps_a_column = max(steps_a_column, about["joined"])
-    run = {"name": summary.run, "verdict": summary.verdict, "running": summary.running, "error": None}
+        joined_steps = max(joined_steps, about["joined"])
     return {
-        "list": {"runs": [run], "folders": [], "note": _note(view, len(series["first"]), steps_a_column)},
         "overview": view.overview(),
         "layers": layers,
         "advice": view.advice(),
         "series": embed(pack({}, series)),
         "tiles": tiles,
+        "columns": len(series["first"]),
+        "joined": joined_steps,
     }
 
 
-def _note(view: RunView, columns: int, steps_a_column: int) -> str:
+def _note(view: RunView, part: Mapping[str, Any], missing: Sequence[str]) -> str:
     """How much of the run the file holds.
 
     The page shows this sentence below the verdict.
     """
     summary = view.summary
+    columns, joined_steps = part["columns"], part["joined"]
     of_steps, of_layers = "every step", "every step"
     if columns != summary.steps:
         of_steps = f"{count(summary.steps, 'step')} as {columns} columns with the smallest and largest value of each"
-    if steps_a_column != 1:
-        of_layers = f"one column for {steps_a_column} steps with the largest value of each"
-    others = [name for name in summary.optimizers if name != summary.optimizer]
-    which = f"optimizer {summary.optimizer} (not {', '.join(others)}); " if others else ""
+    if joined_steps != 1:
+        of_layers = f"one column for {joined_steps} steps with the largest value of each"
+    which = f"optimizer {summary.optimizer} (not {', '.join(missing)}); " if missing else ""
     made = f"Made by gradwatch {__version__}."
     return f"In this file: {which}{of_steps}; of the layers, {of_layers}, to 0.4 %. {made}"

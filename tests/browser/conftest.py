@@ -6,12 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from types import SimpleNamespace
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import numpy as np
 import pytest
 
+from gradwatch.plugins.tensorboard import GradWatchPlugin
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter
 
@@ -20,6 +25,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 STEPS, SPIKE, NAN = 20_000, 12_345, (16_000, 16_200)
 NAMES = ("encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "<img src=x onerror=window.broken=1>", "unused")
 LEVELS = (1e-3, 1e-2, 1.0, 10.0)
+FRAME = b"""<!doctype html><html lang="en"><head><link rel="icon" href="data:,"></head><body><script type="module">
+import { render } from "/data/plugin/gradwatch/static/tab.js"; render();
+</script></body></html>"""
 
 
 def pytest_collection_modifyitems(items):
@@ -86,6 +94,47 @@ def tensorboard(wheel):
         one.close()
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served():
+    """Serve the page of a folder of runs as TensorBoard's plugin does, without TensorBoard around it."""
+    servers = []
+
+    def start(folder):
+        plugin = GradWatchPlugin(SimpleNamespace(logdir=str(folder), flags=None))
+        routes = plugin.get_plugin_apps()
+
+        def application(environ, start_response):
+            path = environ["PATH_INFO"]
+            if path == "/":
+                start_response("200 OK", [("Content-Type", "text/html")])
+                return [FRAME]
+            route = path.removeprefix("/data/plugin/gradwatch")
+            route = "/static/*" if route.startswith("/static/") else route
+            if route in routes:
+                return routes[route](environ, start_response)
+            start_response("404 Not Found", [])
+            return [b""]
+
+        server = make_server("127.0.0.1", 0, application, server_class=_Server, handler_class=_Quiet)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture(scope="session")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -122,7 +171,16 @@ def rows(steps, first=0):
 
 EVENTS = (
     Event(step=SPIKE, kind="spike", severity="warning", message="100 times its level <b>", parameter=NAMES[0]),
-    Event(step=NAN[0], kind="nonfinite", severity="critical", message="NaN", parameter=NAMES[1], until=NAN[1] - 1),
+    Event(
+        step=NAN[0],
+        kind="nonfinite",
+        severity="critical",
+        message="NaN",
+        parameter=NAMES[1],
+        observed=7.0,
+        limit=0.0,
+        until=NAN[1] - 1,
+    ),
 )
 
 

@@ -37,6 +37,13 @@ class Look:
         self.frame = self.page.frame_locator("iframe[src*=gradwatch]")
         return self
 
+    def open_page(self, url, state=""):
+        """Open the page by itself; ``state`` is what its address says of it."""
+        self.page.goto("about:blank")
+        self.page.goto(f"{url}#gradwatch&{state}" if state else url)
+        self.frame = self.page
+        return self
+
     def open_file(self, file):
         self.page.goto(f"file://{file}")
         self.frame = self.page
@@ -52,14 +59,15 @@ class Look:
         self.settle()
 
     def settle(self):
-        """Until what was asked for after a move is drawn."""
+        """Wait until what was asked for after a move is drawn."""
         self.page.wait_for_timeout(250)
         self.page.wait_for_load_state("networkidle")
         self.page.wait_for_timeout(150)
 
     def range(self):
         text = self.frame.locator(".span").inner_text()
-        return tuple(int(part.replace(",", "")) for part in re.findall(r"\d[\d,]*", text)[:2])
+        found = [int(part.replace(",", "")) for part in re.findall(r"\d[\d,]*", text.partition(";")[0])]
+        return found[0], found[-1]
 
     def x_of(self, step):
         """Of a step on the canvas of the layers, in CSS pixels."""
@@ -95,6 +103,31 @@ class Look:
             }""",
             [x, part],
         )
+
+    def point(self, chart, step, y=20):
+        """Point at a step on a chart and return what its readout tells."""
+        over = self.frame.locator(f"section[aria-label='{chart}'] .u-over")
+        box = over.bounding_box()
+        first, last = self.range()
+        self.page.mouse.move(box["x"] + (step - first + 0.5) / (last - first + 1) * box["width"], box["y"] + y)
+        return self.frame.locator(f"section[aria-label='{chart}'] .readout").inner_text()
+
+    def chart_colours(self, chart, step, top, bottom):
+        """The colours of a chart in a strip of 3 pixels around a step, from one part of its height to another."""
+        first, last = self.range()
+        return {
+            tuple(pixel)
+            for pixel in self.frame.locator(f"section[aria-label='{chart}'] canvas").evaluate(
+                """(canvas, [part, top, bottom, unit]) => {
+                    const left = 56 * unit, width = canvas.width - (56 + 14) * unit;
+                    const height = Math.round(canvas.height * (bottom - top));
+                    const x = Math.round(left + part * width) - 1;
+                    const data = canvas.getContext("2d").getImageData(x, canvas.height * top, 3, height).data;
+                    return Array.from({ length: 3 * height }, (_, i) => [...data.slice(4 * i, 4 * i + 4)]);
+                }""",
+                [(step - first + 0.5) / (last - first + 1), top, bottom, 1],
+            )
+        }
 
     def drag(self, first, last):
         """Zoom by a drag over the chart of the total norm."""

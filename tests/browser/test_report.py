@@ -42,7 +42,7 @@ def test_it_shows_what_the_tab_shows_and_loads_nothing(report, file):
 def test_a_single_step_and_nan_are_seen_whole_and_zoomed(report):
     bad = BAD if report.theme == "light" else (255, 79, 163)
     assert TOP in report.colours(report.x_of(SPIKE), 0, 5)
-    assert report.colours(report.x_of(16_100), 1, 5) == {bad}
+    assert bad in report.colours(report.x_of(16_100), 1, 5)
     report.frame.locator("button.event").nth(0).click()
     report.settle()
     assert TOP in report.colours(report.x_of(SPIKE), 0, 5)

@@ -56,7 +56,7 @@ def test_the_heat_map_is_painted_with_the_known_values(tab):
     assert luminance == sorted(luminance), "larger norms are lighter"
     assert len(set(luminance)) == 4
     assert tab.colours(tab.x_of(5000), 4, 5) == {ABSENT}
-    assert tab.colours(tab.x_of(16_100), 1, 5) == {BAD}
+    assert BAD in tab.colours(tab.x_of(16_100), 1, 5)
     assert BAD not in tab.colours(tab.x_of(15_000), 1, 5)
     assert TOP not in tab.colours(tab.x_of(SPIKE - 400), 0, 5)
 
@@ -254,7 +254,7 @@ def test_it_can_be_read_by_everybody(tab, theme):
         tab.page.locator("app-header-dark-mode-toggle button").click()
         tab.page.get_by_role("menuitem", name="Dark").click()
         expect(tab.frame.locator(".gradwatch")).to_have_attribute("data-theme", "dark")
-        assert tab.colours(tab.x_of(16_100), 1, 5) == {(255, 79, 163)}
+        assert (255, 79, 163) in tab.colours(tab.x_of(16_100), 1, 5)
     tab.frame.locator("button.event").nth(0).click()
     tab.settle()
     assert tab.serious_findings(AXE) == []

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { lineOfRow, pixelColumns, rowsOfLine } from "../../dashboards/heat/columns.js";
-import { columnAt, columnBefore } from "../../dashboards/state/columns.js";
+import { columnAt, columnBefore, sampleAt } from "../../dashboards/state/columns.js";
 import { random } from "./support.js";
 
 /** Columns of random widths with random gaps between them. @param {() => number} next */
@@ -45,7 +45,7 @@ test("a pixel shows the columns whose steps it covers", () => {
     const columns = randomColumns(next);
     const [from, to] = [columns.first[0] - 10 * next(), columns.last[columns.last.length - 1] + 10 * next()];
     const width = 1 + Math.floor(100 * next());
-    const { begins, ends } = pixelColumns(columns, [from, to], width, false);
+    const { begins, ends } = pixelColumns(columns, [from, to], width);
     for (let x = 0; x < width; x++) {
       const [left, right] = [from + ((to - from) * x) / width, from + ((to - from) * (x + 1)) / width];
       const covered = columns.first.flatMap((first, c) =>
@@ -57,10 +57,14 @@ test("a pixel shows the columns whose steps it covers", () => {
   }
 });
 
-test("a sampled value holds until the next sample", () => {
-  const { begins, ends } = pixelColumns({ first: [0, 10], last: [0, 10] }, [-0.5, 10.5], 11, true);
-  assert.deepEqual([...begins].slice(0, 10), Array(10).fill(0));
-  assert.ok([...ends].every((end, x) => end > begins[x]));
+test("a sampled value holds until the next one, and the last one until the run ends", () => {
+  const samples = { first: [0, 10], last: [0, 10] };
+  const { begins, ends } = pixelColumns(samples, [-0.5, 20.5], 21, 15.5);
+  const shown = [...begins].map((begin, x) => (ends[x] > begin ? begin : -1));
+  assert.deepEqual(shown, [...Array(10).fill(0), ...Array(6).fill(1), ...Array(5).fill(-1)]);
+  const told = [...Array(21).keys()].map((step) => sampleAt(samples, step, 15));
+  assert.deepEqual(told, shown, "the pointer tells what is painted");
+  assert.equal(sampleAt({ first: [], last: [] }, 0, 9), -1);
 });
 
 test("every row is in exactly one line of pixels, and that line is found again", () => {

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { badSpans, spansOf } from "../../dashboards/chart/bad.js";
 import { describe, stepsAt, valuesAt } from "../../dashboards/chart/readout.js";
-import { tableOf, yRange } from "../../dashboards/chart/table.js";
-import { badSpans } from "../../dashboards/parts/charts.js";
+import { above, capOf, isolated, tableOf, yRange } from "../../dashboards/chart/table.js";
+
 import { drawnRuns } from "../../dashboards/parts/drawn.js";
 import { coefLines, lossLines, normLines, rateLines, shareLines, spansDecades } from "../../dashboards/parts/lines.js";
 import { factsOf } from "../../dashboards/parts/verdict.js";
@@ -64,12 +65,13 @@ test("losses that span decades have a logarithmic axis, unless one is zero or ne
 });
 
 test("columns with a gradient that was not finite become spans", () => {
-  const found = badSpans(series(3, { nonfinite: [0, 2, 1], infinite: [0, 0, 1] }));
+  const found = badSpans(series(3, { nonfinite: [0, 2, 1], infinite: [0, 0, 1] }), "nonfinite");
   assert.deepEqual(found, [
     { first: 1, last: 1, infinite: false },
     { first: 2, last: 2, infinite: true },
   ]);
-  assert.deepEqual(badSpans(null), []);
+  const ofLoss = badSpans(series(3, { "loss.bad": [1, 0, 0], infinite: [1, 0, 0] }), "loss.bad");
+  assert.deepEqual(ofLoss, [{ first: 0, last: 0, infinite: false }]);
 });
 
 test("past the end of a shorter run its line tells where it ended, not its last value", () => {
@@ -143,4 +145,62 @@ test("the facts of a run leave out what did not happen", () => {
     facts,
     /still running, or killed.*NaN or infinite at 1 step · 2 steps skipped · 1 damaged row of the store/,
   );
+});
+
+test("columns that follow each other are one span; a gap, or infinity beside NaN, begins another", () => {
+  const steps = (/** @type {number[]} */ ...values) => Float64Array.from(values);
+  const spans = spansOf(steps(0, 4, 8, 20), steps(3, 7, 11, 23), steps(1, 2, 1, 1), steps(0, 0, 1, 0));
+  assert.deepEqual(spans, [
+    { first: 0, last: 7, infinite: false },
+    { first: 8, last: 11, infinite: true },
+    { first: 20, last: 23, infinite: false },
+  ]);
+});
+
+test("a loss that was never finite is drawn: as columns, without a line", () => {
+  const lost = series(3, { "loss.bad": [1, 1, 1] });
+  assert.deepEqual(
+    lossLines(only(lost)).map((line) => line.label),
+    ["loss"],
+  );
+  assert.deepEqual(lossLines(only(series(3))), [], "a loss that was not recorded is not");
+});
+
+/** @param {number[]} values @param {Partial<import("../../dashboards/types.d.ts").Line>} [more] */
+function lineOfValues(values, more = {}) {
+  const steps = Float64Array.from(values, (_, i) => i);
+  return { label: "", colour: "red", first: steps, last: steps, high: Float64Array.from(values), ...more };
+}
+
+test("an axis ends at 100 times the median, and what rises above it is marked", () => {
+  const line = lineOfValues([1, 1, 1, 1e19, NaN]);
+  assert.equal(capOf([line]), 100);
+  assert.deepEqual(above([line], 100), [{ step: 3, colour: "red" }]);
+  assert.deepEqual([...tableOf([line], true, 100)[1]], [0, 0, 0, 2, null]);
+});
+
+test("an axis without an outlier is not cut", () => {
+  for (const values of [[1, 2, 99], [], [NaN], [-1, -2, 1e9], [0, 0, 5]])
+    assert.equal(capOf([lineOfValues(values)]), Infinity, String(values));
+  assert.deepEqual(above([lineOfValues([1, 1e9])], Infinity), []);
+});
+
+test("a threshold far above decides nothing and is not drawn above the axis", () => {
+  const threshold = lineOfValues([1e9, 1e9, 1e9], { reference: true });
+  const line = lineOfValues([1, 1, 1000]);
+  assert.equal(capOf([lineOfValues([1, 1, 2]), threshold]), Infinity);
+  assert.deepEqual([...tableOf([line, threshold], true, 100)[2]], [null, null, null]);
+  assert.deepEqual(above([threshold], 100), []);
+});
+
+test("of several runs the one with the highest level decides where the axis ends", () => {
+  assert.equal(capOf([lineOfValues([1, 1, 1e9]), lineOfValues([50, 50, 50])]), 5000);
+});
+
+test("a value between gaps stands alone; steps of other runs are no gaps", () => {
+  assert.deepEqual(isolated([1]), [0]);
+  assert.deepEqual(isolated([1, 2, null, 3, null, null, 4, 5]), [3]);
+  assert.deepEqual(isolated([1, undefined, 2, undefined]), []);
+  assert.deepEqual(isolated([undefined, 1, undefined, null]), [1]);
+  assert.deepEqual(isolated([null, undefined]), []);
 });

@@ -5,7 +5,7 @@ import { INITIAL } from "../../dashboards/state/state.js";
 import { memory, tile } from "./support.js";
 
 /** @typedef {Partial<import("../../dashboards/data/loader.js").Data>} News */
-/** @type {import("../../dashboards/state/state.js").State} */
+/** @type {import("../../dashboards/types.d.ts").State} */
 const STATE = { ...INITIAL, slots: ["a"], focus: "a" };
 
 /** @param {import("../../dashboards/types.d.ts").Source} source */

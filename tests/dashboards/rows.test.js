@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { rowClicked, told } from "../../dashboards/heat/readout.js";
 import { choices, offered, sourceOf, statistic } from "../../dashboards/heat/statistics.js";
 import { ABSENT, largest, lineOf, valuesOf } from "../../dashboards/heat/values.js";
 import { depths, passes, rowNamed, rowSubjects, rowsOf } from "../../dashboards/state/rows.js";
@@ -108,4 +109,31 @@ test("a row as a line has the largest finite values, and tells where one was not
   const line = lineOf(valuesOf(table, "norm", layers), { name: "", members: [0, 1, 2] }, table.arrays);
   assert.deepEqual([...line.high], [2, 1, NaN, NaN]);
   assert.deepEqual([...line.bad], [0, 1, 0, 1]);
+});
+
+test("where rows share a line of pixels, the pointer tells the row that colours it, and clicks go through all", () => {
+  const table = tile("norm", [
+    [1, 3, 2],
+    [5, 3, Infinity],
+  ]);
+  const shown = { stat: "norm", tile: table, values: valuesOf(table, "norm", layers), lastStep: 1 };
+  const rows = rowsOf(layers, telling, all);
+  assert.equal(told(shown, rows, 0), "encoder.0.bias · step 0 · 3 · the largest of 3 rows in this line");
+  assert.equal(told(shown, rows, 1), "head.weight · step 1 · not finite · the largest of 3 rows in this line");
+  assert.equal(told(shown, rows.slice(0, 1), 1), "encoder.0.weight · step 1 · 5");
+  assert.equal(told(shown, rows, 9), "no step was recorded here");
+  const first = rowClicked(shown, rows, 0, null);
+  const second = rowClicked(shown, rows, 0, first);
+  const third = rowClicked(shown, rows, 0, second);
+  assert.deepEqual([first, second, third].map((row) => row.name).sort(), rows.map((row) => row.name).sort());
+  assert.equal(rowClicked(shown, rows, 0, third), first);
+});
+
+test("a sampled statistic tells the sample that holds, and what it means that there is none", () => {
+  const table = tile("update_ratio", [[0.01, ABSENT]]);
+  const shown = { stat: "update_ratio", tile: table, values: valuesOf(table, "update_ratio", layers), lastStep: 9 };
+  const [weight, bias] = rowsOf(layers, telling, all);
+  assert.equal(told(shown, [weight], 7), "encoder.0.weight · step 0 · 0.01");
+  assert.match(told(shown, [bias], 7), /not sampled, or weights are zero/);
+  assert.equal(told(shown, [weight], 12), "no step was recorded here");
 });

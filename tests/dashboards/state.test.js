@@ -82,7 +82,9 @@ test("a chosen event leads to its steps and its layer, and to its optimizer", ()
   const after = withEvent(one, event(100, { optimizer: "d", parameter: "w" }), run);
   assert.deepEqual([after.layer, after.zoom, after.optimizers], ["w", [60, 140], { a: "d" }]);
   assert.deepEqual(withEvent(one, event(100, { optimizer: "g" }), run).optimizers, {});
-  assert.equal(withEvent({ ...one, layer: "v" }, event(1), run).layer, "v", "an event without a layer changes none");
+  assert.equal(withEvent({ ...one, layer: "v" }, event(1, { optimizer: "g" }), run).layer, "v", "it names no layer");
+  const elsewhere = withEvent({ ...one, layer: "v" }, event(1, { optimizer: "not in this file", parameter: "w" }), run);
+  assert.deepEqual([elsewhere.layer, elsewhere.optimizers], ["v", {}]);
 });
 
 test("a filter that would hide the layer of the event goes; another stays", () => {

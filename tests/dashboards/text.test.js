@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { count, fit, number, share, steps, whole } from "../../dashboards/draw/text.js";
+import { count, fit, number, share, span, steps, whole } from "../../dashboards/draw/text.js";
 import { random } from "./support.js";
 
 test("a number has three significant digits, whatever its size", () => {
@@ -55,4 +55,13 @@ test("a name is cut in its middle to the length asked for, and kept if it fits",
     assert.equal(cut.length, length);
     assert.ok(cut.startsWith("t") && cut.endsWith("t") && cut.includes("…"));
   }
+});
+
+test("the ends of a band are told apart, with as many digits as that takes", () => {
+  assert.equal(span(1, 5), "1 to 5");
+  assert.equal(span(2.91e-4, 2.94e-4), "2.91e-4 to 2.94e-4");
+  assert.equal(span(1.0001, 1.0002), "1.0001 to 1.0002");
+  assert.equal(span(12345.6, 12345.7), "1.23456e4 to 1.23457e4");
+  assert.equal(span(3, 3), "3");
+  assert.equal(span(1, 1 + 1e-15), "1");
 });

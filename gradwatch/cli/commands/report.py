@@ -14,6 +14,8 @@ from gradwatch.views import json as json_view
 from gradwatch.views.console import report as console_view
 from gradwatch.views.web.view import RunView
 
+MOST_OPTIMIZERS = 4  # in one page; each adds the size of a page
+
 
 def report(path: Path | None, json: bool, html: Path | None, layers: int, optimizer: str | None) -> None:
     """Print the summary of a run, or write it as a page."""
@@ -32,12 +34,13 @@ def report(path: Path | None, json: bool, html: Path | None, layers: int, optimi
 
 
 def write_html(run: Run, file: Path, optimizer: str | None) -> int:
-    """Write the page of a run and return its size in bytes.
+    """Write the page of a run, with one optimizer or with all, and return its size in bytes.
 
     Raises:
         CannotExport: the file can't be written.
     """
-    page = html_view.render(RunView(run.path, optimizer)).encode()
+    names = list(run.optimizers)[:MOST_OPTIMIZERS] if optimizer is None else [optimizer]
+    page = html_view.render(*(RunView(run.path, name) for name in names)).encode()
     try:
         file.write_bytes(page)
     except OSError as error:

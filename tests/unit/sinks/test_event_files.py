@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.sinks.event_files import PART, highest, scalars, write
+from gradwatch.sinks.event_files import WINDOWS, highest, scalars, write
 from gradwatch.testing import replaced, steady, stream, write_run
 
 
 def shown(folder, points=1000):
-    """The series as TensorBoard shows them: so many points of each, drawn at random if there are more."""
+    """The series as TensorBoard shows them: at most ``points`` of each, drawn at random."""
     found = EventAccumulator(str(folder), size_guidance={"scalars": points, "tensors": points})
     found.Reload()
     return {tag: found.Scalars(tag) for tag in found.Tags()["scalars"]}
@@ -40,13 +40,13 @@ def test_the_number_of_points_grows_with_the_logarithm_of_the_steps(steps):
     """As the windows are chosen, without writing them."""
     points, begun = 0, 0
     for step in range(steps):
-        if step - begun + 1 >= max(1, step // PART):
+        if step - begun + 1 >= max(1, step // WINDOWS):
             points, begun = points + 1, step + 1
-    assert points <= 2 * PART + PART * math.log(max(1.0, steps / PART)) + 2
+    assert points <= 2 * WINDOWS + WINDOWS * math.log(max(1.0, steps / WINDOWS)) + 2
     assert points <= 1200
 
 
-def test_what_a_window_comes_to():
+def test_the_scalars_of_a_window():
     records = stream([1.0, math.inf, 3.0], losses=[1.0, math.nan, 3.0], max_norm=2.0)
     found = scalars(records)
     assert found["total_norm"] == 3.0
@@ -79,7 +79,7 @@ def train(run, steps=60, optimizers=1, **options):
     return model
 
 
-def test_attached_it_writes_beside_the_store_what_is_in_it(tmp_path):
+def test_attached_it_writes_beside_the_store_the_numbers_in_it(tmp_path):
     train(tmp_path / "run", tensorboard=True)
     series = shown(tmp_path / "run")
     steps = Run(tmp_path / "run").steps()
@@ -95,7 +95,7 @@ def test_several_optimizers_have_series_of_their_own(tmp_path):
     assert {"gradwatch/0/total_norm", "gradwatch/1/total_norm"} <= set(shown(tmp_path / "run"))
 
 
-def test_without_being_asked_nothing_is_written(tmp_path):
+def test_no_event_file_is_written_by_default(tmp_path):
     train(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["gradwatch.db"]
 
@@ -105,13 +105,13 @@ def test_the_weights_are_those_without_it(tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_a_mirror_that_fails_ends_alone(tmp_path, monkeypatch, caplog):
-    from gradwatch.sinks import event_files as mirror
+def test_event_files_that_fail_end_alone(tmp_path, monkeypatch, caplog):
+    from gradwatch.sinks.event_files import EventFiles
 
     def fail(self, record):
         raise OSError("no space")
 
-    monkeypatch.setattr(mirror.Mirror, "add", fail)
+    monkeypatch.setattr(EventFiles, "add", fail)
     with caplog.at_level(logging.WARNING):
         train(tmp_path / "run", tensorboard=True)
     assert "no space (mirror-stopped)" in caplog.text
@@ -133,14 +133,14 @@ def test_a_recorded_run_is_exported(tmp_path):
     assert max(p.value for p in shown(tmp_path / "logs")["gradwatch/total_norm_max"]) == 30.0
 
 
-def test_an_export_to_nowhere_is_said(tmp_path):
+def test_an_export_that_can_not_be_written_is_an_error(tmp_path):
     write_run(tmp_path / "run", stream(steady(10)))
     (tmp_path / "file").write_text("x")
     assert "expected a file, or --tensorboard" in command("export", "run", cwd=tmp_path).stderr
     assert "can't be written" in command("export", "run", "--tensorboard", "file", cwd=tmp_path).stderr
 
 
-def test_a_script_as_it_is_can_be_mirrored(tmp_path):
+def test_an_unchanged_script_can_have_event_files(tmp_path):
     (tmp_path / "train.py").write_text(
         "import torch\nmodel = torch.nn.Linear(2, 1)\noptimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
         "for _ in range(20):\n    model(torch.ones(1, 2)).sum().backward()\n    optimizer.step()\n"

@@ -1,0 +1,64 @@
+// The state as the fragment of an address, so that a link or a reload leads back to what was shown.
+/** @import { Range, State } from "../types.d.ts" */
+import { INITIAL } from "./state.js";
+
+/**
+ * What differs from the initial state, as `name=value&...`.
+ *
+ * @param {State} state
+ * @returns {string}
+ */
+export function encoded(state) {
+  const query = new URLSearchParams();
+  for (const name of state.slots) query.append("run", name ?? "");
+  if (state.focus !== null && state.slots[0] !== state.focus) query.set("focus", state.focus);
+  const optimizer = state.optimizers[state.focus ?? ""];
+  if (optimizer !== undefined) query.set("optimizer", optimizer);
+  if (state.zoom) query.set("steps", state.zoom.map((step) => Number(step.toFixed(2))).join("_"));
+  for (const name of /** @type {const} */ (["stat", "order", "depth", "filter", "layer", "event", "trial"])) {
+    const value = state[name];
+    if (value !== null && value !== INITIAL[name]) query.set(name, String(value));
+  }
+  if (state.wholeAxis) query.set("axis", "whole");
+  return query.toString();
+}
+
+/**
+ * The state that a fragment tells; what it does not tell, or tells wrongly, is as at first.
+ *
+ * @param {string} text
+ * @returns {State}
+ */
+export function decoded(text) {
+  const query = new URLSearchParams(text);
+  const slots = query.getAll("run").map((name) => name || null);
+  const focus = query.get("focus") ?? slots[0] ?? null;
+  const optimizer = query.get("optimizer");
+  const string = (/** @type {"stat" | "order" | "filter"} */ name) => query.get(name) ?? INITIAL[name];
+  return {
+    slots,
+    focus,
+    optimizers: focus !== null && optimizer !== null ? { [focus]: optimizer } : {},
+    zoom: rangeOf(query.get("steps")),
+    stat: string("stat"),
+    order: string("order"),
+    depth: positive(query.get("depth")) ?? 0,
+    filter: string("filter"),
+    layer: query.get("layer"),
+    event: query.get("event"),
+    trial: positive(query.get("trial")),
+    wholeAxis: query.get("axis") === "whole",
+  };
+}
+
+/** @param {string | null} text @returns {Range | null} */
+function rangeOf(text) {
+  const [from, to] = (text ?? "").split("_").map(Number);
+  return Number.isFinite(from) && Number.isFinite(to) && from < to ? [from, to] : null;
+}
+
+/** @param {string | null} text */
+function positive(text) {
+  const value = Number(text);
+  return Number.isFinite(value) && value > 0 ? value : null;
+}

@@ -1,0 +1,492 @@
+"""The page in a browser, with runs that are hard to show: each test is a fault that a reader once saw."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.store import StoreWriter
+from gradwatch.views.html import render
+from gradwatch.views.web.view import RunView
+
+from .conftest import CHROMIUM
+from .looking import BAD, LEFT, Look
+
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium", allow_module_level=True)
+from playwright.sync_api import expect
+
+CRITICAL, WARNING, INFO = (179, 38, 30), (154, 91, 0), (87, 96, 106)  # colours.js, on light
+RUN_BLUE = (0, 114, 178)
+LAYERS = 1000
+
+
+def parameters(count):
+    return tuple(ParameterInfo(name=f"block.{i}.weight", shape=(4, 4)) for i in range(count))
+
+
+def record(step, norms, optimizer="0", loss=1.0, lr=1.25e-4, weights=None, max_norm=None):
+    norms = np.asarray(norms, np.float32)
+    bad = np.isnan(norms).astype(np.float32)
+    total = float(np.sqrt(np.sum(norms.astype(float) ** 2)))
+    return StepRecord(
+        step=step,
+        optimizer=optimizer,
+        wall_time=1.7e9 + step,
+        total_norm=total,
+        max_norm=max_norm,
+        clip_coef=1.0 if max_norm is None else min(1.0, max_norm / (total + 1e-6)),
+        nonfinite=int(bad.sum()),
+        loss=loss,
+        learning_rates=(lr,),
+        layers=LayerStats(parameters=parameters(len(norms)), norm=norms, nonfinite=bad),
+        weights=weights,
+    )
+
+
+def write(folder, records, events=(), optimizers=("0",)):
+    writer = StoreWriter(folder)
+    writer.begin_attempt({"model": "Net"}, {name: ("Adam", {"lr": 1.25e-4}) for name in optimizers})
+    for name in optimizers:
+        own = next(record for record in records if record.optimizer == name)
+        writer.add_parameters(name, own.layers.parameters)
+    writer.append(records, list(events))
+    return writer
+
+
+def event(step, severity="warning", kind="spike", **more):
+    return Event(step=step, kind=kind, severity=severity, message=f"{kind} at {step}", **more)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One folder with a run for each fault."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    # level 1; a critical event two steps after a warning, an information event, NaN losses, one explosion
+    losses = [math.nan if 600 <= step < 620 else 2.0 for step in range(800)]
+    norms = [[1e9 if 400 <= step < 404 else 1.0, 0.5, 0.5] for step in range(800)]
+    events = [
+        event(100, "info", "resumed"),
+        event(398, "warning", parameter="block.0.weight"),
+        event(400, "critical", "explosion", parameter="block.0.weight", until=403),
+        event(401, "warning", "drift"),
+    ]
+    write(
+        folder / "long", [record(s, n, loss=lo) for s, (n, lo) in enumerate(zip(norms, losses, strict=True))], events
+    ).end_attempt("closed")
+    write(folder / "short", [record(s, [3.0, 3.0, 3.0], loss=5.0) for s in range(100)]).end_attempt("closed")
+    write(folder / "one", [record(0, [1.0, 2.0], lr=1.25e-4)]).end_attempt("closed")
+
+    both = [record(s, [1.0, 2.0], optimizer=name) for s in range(300) for name in ("generator", "critic")]
+    two = [
+        event(50, "warning", optimizer="generator", parameter="block.1.weight"),
+        event(200, "critical", "explosion", optimizer="critic", parameter="block.0.weight"),
+    ]
+    write(folder / "gan", both, two, ("generator", "critic")).end_attempt("closed")
+
+    # layer i has norm i + 1, so that what the pointer tells can be checked
+    write(folder / "wide", [record(s, np.arange(1, LAYERS + 1)) for s in range(50)]).end_attempt("closed")
+
+    sampled = [
+        record(
+            s,
+            [1.0, 1.0],
+            weights=WeightStats(weight_norm=np.float32([2.0, 0.0]), update_norm=np.float32([0.02, 0.02]))
+            if s in (0, 50)
+            else None,
+        )
+        for s in range(100)
+    ]
+    write(folder / "sampled", sampled).end_attempt("closed")
+    for i in range(7):
+        write(folder / "sweep" / str(i), [record(s, [1.0, 1.0], max_norm=5.0) for s in range(400)]).end_attempt(
+            "closed"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(served, runs):
+    return served(runs)
+
+
+@pytest.fixture
+def look(browser):
+    looks = []
+
+    def make(**context):
+        looks.append(Look(browser, **context))
+        return looks[-1]
+
+    yield make
+    for one in looks:
+        assert one.faults == []
+        one.close()
+
+
+@pytest.fixture
+def page(look, url):
+    def open_run(name, state="", **context):
+        seen = look(**context).open_page(url, f"run={name}{state}")
+        seen.shown_run()
+        return seen
+
+    return open_run
+
+
+def rows_of(seen):
+    return seen.frame.get_by_label("layer", exact=True)
+
+
+# ------------------------------------------------------------------------------------------- what is told
+
+
+def test_past_the_end_of_a_shorter_run_the_pointer_tells_where_it_ended(page):
+    seen = page("long", "&run=short")
+    assert "short: total_norm 5.2" in seen.point("total norm", 50)
+    told = seen.point("total norm", 350)
+    assert "short: total_norm ended at step 99" in told
+    assert "long: total_norm 1.22" in told
+    seen.frame.locator("button.run").filter(has_text="short").click()
+    seen.settle()
+    box = seen.frame.locator("canvas.heat").bounding_box()
+    seen.page.mouse.move(box["x"] + seen.x_of(500), box["y"] + 10)
+    expect(seen.frame.locator(".heat-head .readout")).to_have_text("no step was recorded here")
+
+
+def test_where_layers_share_a_pixel_the_pointer_tells_the_one_that_colours_it_and_all_can_be_chosen(page):
+    seen = page("wide")
+    canvas = seen.frame.locator("canvas.heat")
+    box = canvas.bounding_box()
+    tall = box["height"] - 12
+    assert tall < LAYERS, "several layers share a line"
+    x = box["x"] + seen.x_of(20)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for part in (0.0, 0.1234, 0.5, 0.777, 0.999):
+        line = int(part * tall)
+        seen.page.mouse.move(x, box["y"] + line + 0.5)
+        last = max(math.floor((line + 1) * LAYERS / tall) - 1, math.floor(line * LAYERS / tall))
+        expect(seen.frame.locator(".heat-head .readout")).to_contain_text(f"block.{last}.weight · step 20 · {last + 1}")
+    seen.page.mouse.click(x, box["y"] + 5.5)
+    first = rows_of(seen).input_value()
+    seen.page.mouse.click(x, box["y"] + 5.5)
+    second = rows_of(seen).input_value()
+    assert first != second
+    numbers = {int(re.findall(r"\d+", name)[0]) for name in (first, second)}
+    for by in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowUp"):
+        seen.page.keyboard.press(by)
+        numbers.add(int(re.findall(r"\d+", rows_of(seen).input_value())[0]))
+    assert numbers == set(range(min(numbers), max(numbers) + 1)), "no layer is skipped"
+
+
+def test_numbers_have_three_digits_however_small(page):
+    seen = page("one")
+    expect(seen.frame.locator("header.verdict")).to_contain_text("lr 1.25e-4")
+    assert "learning_rate 1.25e-4" in seen.point("learning rate", 0)
+
+
+def test_a_sampled_statistic_holds_to_the_end_of_the_run_and_says_what_no_value_means(page):
+    seen = page("sampled", "&stat=update_ratio")
+    middle, end = seen.colours(seen.x_of(70), 0, 2), seen.colours(seen.x_of(97), 0, 2)
+    assert middle == end
+    box = seen.frame.locator("canvas.heat").bounding_box()
+    seen.page.mouse.move(box["x"] + seen.x_of(97), box["y"] + 5)
+    expect(seen.frame.locator(".heat-head .readout")).to_have_text("block.0.weight · step 50 · 0.01")
+    expect(seen.frame.locator(".legend")).to_contain_text("weights are zero")
+    expect(seen.frame.locator(".legend")).not_to_contain_text("no gradient")
+
+
+# ------------------------------------------------------------------------------------------- what is drawn
+
+
+def test_losses_that_are_not_finite_are_columns_of_the_loss_and_told(page):
+    seen = page("long")
+    assert (*BAD, 255) in seen.chart_colours("loss", 610, 0.0, 0.2)
+    assert (*BAD, 255) not in seen.chart_colours("loss", 500, 0.0, 0.2)
+    assert (*BAD, 255) not in seen.chart_colours("total norm", 610, 0.0, 0.2)
+    assert "loss not finite" in seen.point("loss", 610)
+
+
+def test_a_graver_event_has_its_mark_over_a_milder_one(page):
+    seen = page("long")
+    colours = seen.chart_colours("total norm", 400, 0.75, 0.9)
+    assert (*CRITICAL, 255) in colours
+    assert (*WARNING, 255) not in colours
+
+
+def test_every_event_has_its_mark_in_the_lane_and_a_click_leads_to_it(page):
+    seen = page("long")
+    lane = seen.frame.locator("canvas.lane")
+    expect(lane).to_have_attribute("aria-label", "4 events over steps: 1 critical, 2 warning, 1 info")
+    box = lane.bounding_box()
+    width = box["width"] - 56 - 14
+    x = box["x"] + 56 + (100.5 / 800) * width
+    pixels = lane.evaluate(
+        "(canvas, x) => [...canvas.getContext('2d').getImageData(x, 2.5 * 14, 1, 1).data]", x - box["x"]
+    )
+    assert tuple(pixels[:3]) == INFO
+    seen.page.mouse.move(x, box["y"] + 2.5 * 14)
+    expect(seen.frame.locator("section[aria-label='events'] .readout")).to_have_text("info resumed at step 100")
+    seen.page.mouse.click(x, box["y"] + 2.5 * 14)
+    seen.settle()
+    expect(seen.frame.locator("button.event").nth(0)).to_have_attribute("aria-current", "true")
+    assert seen.range()[0] < 100 < seen.range()[1]
+
+
+def test_a_run_of_one_step_is_drawn(page):
+    seen = page("one")
+    for chart in ("total norm", "loss", "learning rate"):
+        assert (*RUN_BLUE, 255) in seen.chart_colours(chart, 0, 0.0, 0.9), chart
+
+
+def test_one_explosion_does_not_flatten_the_rest_and_its_height_is_told(page):
+    seen = page("long")
+    plot = seen.frame.locator("section[aria-label='total norm'] canvas")
+    cut = plot.screenshot()
+    assert (*RUN_BLUE, 255) in seen.chart_colours("total norm", 402, 0.0, 0.1), "a triangle at the top"
+    assert "total_norm 1e9" in seen.point("total norm", 402)
+    assert (*RUN_BLUE, 255) not in seen.chart_colours("total norm", 200, 0.0, 0.5)
+    seen.frame.get_by_label("whole y axis").check()
+    seen.settle()
+    assert plot.screenshot() != cut
+    seen.frame.get_by_label("whole y axis").uncheck()
+
+
+def test_what_is_not_finite_is_hatched(look, served, tmp_path):
+    """Without colour vision a plain pink looks like a middling value."""
+    write(tmp_path / "run", [record(s, [1.0, math.nan if s >= 50 else 1.0]) for s in range(100)]).end_attempt("closed")
+    seen = look().open_page(served(tmp_path))
+    seen.shown_run()
+    wide = set().union(*(seen.colours(seen.x_of(75) + 5 * i, 1, 2) for i in range(4)))
+    assert BAD in wide
+    assert (255, 255, 255) in wide
+    assert (255, 255, 255) not in set().union(*(seen.colours(seen.x_of(25) + 5 * i, 1, 2) for i in range(4)))
+
+
+# ------------------------------------------------------------------------------------- several optimizers
+
+
+def test_a_run_opens_with_the_optimizer_that_went_wrong_and_an_event_leads_to_its_own(page):
+    seen = page("gan")
+    choice = seen.frame.get_by_label("optimizer")
+    expect(choice).to_have_value("critic")
+    assert (*CRITICAL, 255) in seen.chart_colours("total norm", 200, 0.5, 0.9)
+    assert (*WARNING, 255) not in seen.chart_colours("total norm", 50, 0.5, 0.9), "it is of the other optimizer"
+    seen.frame.locator("button.event").filter(has_text="generator").click()
+    seen.settle()
+    expect(choice).to_have_value("generator")
+    expect(rows_of(seen)).to_have_value("block.1.weight")
+    assert (*WARNING, 255) not in seen.chart_colours("total norm", 40, 0.5, 0.9)
+
+
+def test_a_report_holds_all_optimizers(look, runs, tmp_path):
+    file = tmp_path / "gan.html"
+    file.write_text(render(*(RunView(runs / "gan", name) for name in ("generator", "critic"))))
+    seen = look(offline=True).open_file(file)
+    seen.shown_run()
+    expect(seen.frame.get_by_label("optimizer")).to_have_value("critic")
+    seen.frame.locator("button.event").filter(has_text="generator").click()
+    seen.settle()
+    expect(seen.frame.get_by_label("optimizer")).to_have_value("generator")
+    file.write_text(render(RunView(runs / "gan", "generator")))
+    seen.page.reload()
+    seen.shown_run()
+    expect(seen.frame.locator("header.verdict")).to_contain_text("optimizer generator (not critic)")
+    expect(seen.frame.get_by_label("optimizer")).to_have_count(0)
+
+
+# --------------------------------------------------------------------------------------- runs and reloads
+
+
+def test_a_second_run_changes_neither_zoom_nor_event_nor_layer(page):
+    seen = page("long")
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    seen.settle()
+    before = seen.range()
+    seen.frame.get_by_label("draw short").check()
+    seen.settle()
+    assert seen.range() == before
+    expect(rows_of(seen)).to_have_value("block.0.weight")
+    expect(seen.frame.locator("button.event[aria-current]")).to_contain_text("explosion")
+
+
+def test_a_run_keeps_its_colour_and_a_seventh_is_not_drawn(page):
+    seen = page("sweep%2F0")
+
+    def colour(i):
+        key = seen.frame.locator("li").filter(has=seen.frame.get_by_label(f"draw sweep/{i}")).locator(".key")
+        return key.evaluate("(key) => getComputedStyle(key).backgroundColor")
+
+    for i in range(1, 6):
+        seen.frame.get_by_label(f"draw sweep/{i}").check()
+    seen.settle()
+    before = [colour(i) for i in range(6)]
+    assert len(set(before)) == 6
+    seventh = seen.frame.get_by_label("draw sweep/6")
+    expect(seventh).to_be_disabled()
+    expect(seventh).to_have_attribute("title", re.compile("6 runs are drawn"))
+    seen.frame.get_by_label("draw sweep/2").uncheck()
+    seen.settle()
+    assert [colour(i) for i in (0, 1, 3, 4, 5)] == [before[i] for i in (0, 1, 3, 4, 5)]
+    expect(seventh).to_be_enabled()
+    seventh.check()
+    assert colour(6) == before[2]
+
+
+def test_the_slider_and_the_line_that_it_draws_agree_after_a_reload(page):
+    seen = page("sweep%2F0")
+    slider = seen.frame.get_by_label("A threshold of")
+    slider.evaluate("(slider) => { slider.value = 3; slider.dispatchEvent(new Event('input')); }")
+    seen.settle()
+    told = seen.frame.locator("output").inner_text()
+    tried = re.search(r"^\S+", told)[0]
+    assert f"threshold tried {tried}" in seen.point("total norm", 100)
+    seen.page.reload()
+    seen.shown_run()
+    assert slider.input_value() == "3"
+    assert seen.frame.locator("output").inner_text() == told
+    assert f"threshold tried {tried}" in seen.point("total norm", 100)
+
+
+def test_a_link_and_a_reload_lead_back_to_what_was_shown(page, look):
+    seen = page("long")
+    seen.frame.get_by_label("draw short").check()
+    seen.frame.get_by_label("statistic").select_option("relative")
+    seen.frame.get_by_label("filter").fill("block.[01]")
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    seen.frame.get_by_label("whole y axis").check()
+    seen.settle()
+
+    def shown(one):
+        labels = ("statistic", "filter", "layer")
+        values = [one.frame.get_by_label(label, exact=True).input_value() for label in labels]
+        ticked = [one.frame.get_by_label(f"draw {name}", exact=True).is_checked() for name in ("long", "short", "one")]
+        current = one.frame.locator("button.event[aria-current]").inner_text()
+        return one.range(), values, ticked, current, one.frame.get_by_label("whole y axis").is_checked()
+
+    before = shown(seen)
+    assert before[1:3] == (["relative", "block.[01]", "block.0.weight"], [True, True, False])
+    seen.page.reload()
+    seen.shown_run()
+    assert shown(seen) == before
+    other = look()
+    other.page.goto(seen.page.url)
+    other.frame = other.page
+    other.shown_run()
+    assert shown(other) == before
+
+
+def test_an_address_that_makes_no_sense_opens_the_page_as_usual(look, url):
+    seen = look().open_page(url, "run=gone&steps=9e9_a&stat=nothing&depth=-3&filter=(&event=1&trial=x")
+    seen.shown_run()
+    assert seen.frame.locator("button.run[aria-current]").count() == 1
+
+
+# --------------------------------------------------------------------------------------- keys and places
+
+
+def test_the_keys_work_after_a_click_on_an_event(page):
+    seen = page("long")
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    seen.settle()
+    before = seen.range()
+    seen.page.keyboard.press("ArrowRight")
+    seen.settle()
+    assert seen.range()[0] > before[0]
+    seen.page.keyboard.press("0")
+    seen.settle()
+    assert seen.range() == (0, 799)
+
+
+def test_the_line_of_a_layer_is_in_view_once_it_is_chosen(page):
+    seen = page("long", height=700)
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    seen.settle()
+    chart = seen.frame.locator("section.foot")
+    assert chart.bounding_box()["y"] + chart.bounding_box()["height"] <= 701
+    canvas = seen.frame.locator("canvas.heat")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    seen.page.mouse.click(box["x"] + seen.x_of(400), box["y"] + 30)
+    expect(rows_of(seen)).to_have_value("block.1.weight")
+    assert chart.bounding_box()["y"] + chart.bounding_box()["height"] <= 701
+    expect(chart.locator("h3")).to_have_text("block.1.weight")
+
+
+SLOW = """() => {
+    const fetched = window.fetch;
+    window.fetch = async (...given) => {
+        await new Promise((done) => setTimeout(done, 150));
+        return fetched(...given);
+    };
+    window.shifts = 0;
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
+    }).observe({ type: "layout-shift", buffered: true });
+}"""
+
+
+@pytest.mark.parametrize("name", ["long", "gan", "wide"])
+def test_nothing_jumps_while_the_page_fills(look, url, name):
+    seen = look()
+    seen.page.add_init_script(f"({SLOW})()")
+    seen.open_page(url, f"run={name}")
+    seen.shown_run()
+    expect(seen.frame.get_by_role("region", name="Recommendation")).to_be_visible()
+    assert seen.page.evaluate("() => window.shifts") < 0.1
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_report_printed_from_a_wide_window_fits_on_paper(look, runs, tmp_path, theme):
+    file = tmp_path / "long.html"
+    file.write_text(render(RunView(runs / "long")))
+    seen = look(width=1800, offline=True, color_scheme=theme)
+    seen.open_file(file).shown_run()
+    seen.page.evaluate(
+        """() => window.addEventListener("beforeprint", () => setTimeout(() => {
+            const box = (name) => document.querySelector(name).getBoundingClientRect();
+            const canvas = document.querySelector("canvas.heat");
+            const left = canvas.getContext("2d").getImageData(0, 0, 1, 1);
+            window.printed = {
+                over: ["section[aria-label='total norm'] .u-over", "section[aria-label='loss'] .u-over"]
+                    .map((name) => [box(name).left, box(name).right]),
+                heat: [box("canvas.heat").left, box("canvas.heat").right],
+                theme: document.querySelector(".gradwatch").dataset.theme,
+            };
+        }))"""
+    )
+    seen.page.emulate_media(media="print", color_scheme=theme)
+    seen.page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    seen.page.wait_for_function("() => window.printed")
+    printed = seen.page.evaluate("() => window.printed")
+    paper = 718  # A4 less margins of a centimetre, at 96 dots an inch
+    assert printed["theme"] == "light"
+    assert printed["heat"][1] <= paper
+    for left, right in printed["over"]:
+        assert right <= paper
+        assert left == pytest.approx(printed["heat"][0] + LEFT, abs=1), "layers and lines share their steps"
+        assert right == pytest.approx(printed["heat"][1] - 14, abs=1)
+    seen.page.evaluate("() => window.dispatchEvent(new Event('afterprint'))")
+    seen.page.emulate_media(media="screen", color_scheme=theme)
+    seen.settle()
+    expect(seen.frame.locator(".gradwatch")).to_have_attribute("data-theme", theme)
+    assert seen.frame.locator("canvas.heat").bounding_box()["width"] > 1000
+
+
+def test_the_browser_draws_for_paper_when_it_prints(look, runs, tmp_path):
+    file = tmp_path / "long.html"
+    file.write_text(render(RunView(runs / "long")))
+    seen = look(width=1800, offline=True)
+    seen.open_file(file).shown_run()
+    seen.page.evaluate(
+        """() => window.matchMedia("print").addEventListener("change", ({ matches }) => {
+            if (matches) window.wide = document.querySelector(".gradwatch").getBoundingClientRect().width;
+        })"""
+    )
+    pages = re.findall(rb"/Type\s*/Page\b", seen.page.pdf(format="A4"))
+    assert 1 <= len(pages) <= 4
+    assert seen.page.evaluate("() => window.wide") == 700
