@@ -1,6 +1,6 @@
-"""The vocabulary: what one optimizer step left behind, and what a detector found in it.
+"""The vocabulary: the record of one optimizer step, and the event that a detector finds in it.
 
-Everything upstream of this module makes these values, everything downstream reads them.
+Everything upstream of this module makes these values. Everything downstream reads them.
 """
 
 from __future__ import annotations
@@ -8,23 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
 Severity: TypeAlias = Literal["info", "warning", "critical"]
-
-STATS = ("norm", "abs_max", "nonfinite", "zeros")
-"""The per-parameter statistics of a gradient, in the order in which they are stored."""
-
-WEIGHT_STATS = ("weight_norm", "update_norm")
-"""The sampled per-parameter statistics of the weights."""
-
-SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
-
-KINDS = (
+Kind: TypeAlias = Literal[
     "nonfinite",
     "spike",
     "explosion",
@@ -38,22 +29,34 @@ KINDS = (
     "loss-scale",
     "desync",
     "resumed",
-)
-
-
-CLIP_FAULTS = (
-    "before-backward",  # clipped, and then a backward added to the gradients
-    "after-step",  # clipped when the optimizer had consumed the gradients
+]
+ClipFault: TypeAlias = Literal[
+    "before-backward",  # clipped, and then a backward pass added to the gradients
+    "after-step",  # clipped after the optimizer had consumed the gradients
     "before-unscale",  # clipped while the gradients were multiplied by the loss scale
     "other-parameters",  # the optimizer's gradients are not those that were clipped
     "no-gradients",  # what was clipped had no gradient, before or at the step
     "no-parameters",  # clipped an empty list
     "micro-batch",  # clipped more than once while the gradients accumulated
-)
-"""Why a clip call did not do to the consumed gradient what it was meant to do."""
+]
+Origin: TypeAlias = Literal["loss", "backward", "weights"]
 
-ORIGINS = ("loss", "backward", "weights")
-"""Where a fault came from: with the loss (input, target or forward pass), within backward, or from the weights."""
+STATS = ("norm", "abs_max", "nonfinite", "zeros")
+"""The per-parameter statistics of a gradient, in the order in which they are stored."""
+
+WEIGHT_STATS = ("weight_norm", "update_norm")
+"""The sampled per-parameter statistics of the weights."""
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the least to the gravest."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+CLIP_FAULTS: tuple[ClipFault, ...] = get_args(ClipFault)
+"""Why a clip call did not act as it was meant to on the gradient that the optimizer consumed."""
+
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+"""Where a fault came from: the loss (input, target or forward pass), the backward pass, or the weights."""
 
 EVENT_KEYS = [
     "step",
@@ -74,7 +77,7 @@ EVENT_KEYS = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterInfo:
-    """What does not change about a parameter while it is trained."""
+    """The name, shape and dtype of a parameter, which training does not change."""
 
     name: str
     shape: tuple[int, ...]
@@ -98,10 +101,10 @@ class JoinedParameters:
 class LayerStats:
     """The gradient of every parameter of one optimizer at one step, before clipping.
 
-    Each array is float32 with one entry a parameter, in the order of ``parameters``. A parameter
-    that had no gradient (``p.grad is None``) is NaN in all of them; one whose gradient holds NaN
-    has a NaN norm and a ``nonfinite`` of at least 1, so the two can be told apart by `present`.
-    A statistic that was not recorded is None.
+    Each array is float32 with one entry for each parameter, in the order of ``parameters``. A parameter
+    without a gradient (``p.grad is None``) is NaN in all of them. One whose gradient holds NaN has a NaN
+    norm and a ``nonfinite`` of at least 1; `present` tells the two apart. A statistic that was not recorded
+    is None.
     """
 
     parameters: tuple[ParameterInfo, ...]
@@ -129,7 +132,7 @@ class LayerStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightStats:
-    """Sampled: each parameter's L2 norm before the step and the L2 norm of what the step changed."""
+    """Sampled: the L2 norm of each parameter before the step, and of the change that the step made to it."""
 
     weight_norm: Floats
     update_norm: Floats
@@ -149,22 +152,22 @@ class WeightStats:
 
 
 RANK_STATS = ("norm", "nonfinite", "differing", "differs_in", "before_reduction")
-"""What is known of each process at a step, in the order in which it is stored."""
+"""The statistics of each rank at a step, in the order in which they are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RankStats:
-    """What each process had at a step, of a training by several: float32, one entry a rank.
+    """What each rank of a distributed training had at a step: float32, one entry for each rank.
 
-    NaN where a rank was not heard.
+    NaN where nothing was received from a rank.
 
     Attributes:
-        norm: total norm of its own gradient before the reduction over ranks, else of what it holds
-            of the gradient at the step: all of it where ranks hold copies, a part where they share.
-        nonfinite: likewise, entries that are NaN or infinite.
-        differing: parameters whose gradient is not the one that the other ranks have, though it should be.
-        differs_in: position of the first of these parameters; NaN where there is none.
-        before_reduction: 1 where the norm is of before the reduction, else 0.
+        norm: total norm of the rank's own gradient before the reduction over ranks. Where that is not known,
+            of the gradient it holds at the step: a copy of the whole, or its part of sharded parameters.
+        nonfinite: entries of the same gradient that are NaN or infinite.
+        differing: number of parameters whose gradient should equal that of the other ranks and does not.
+        differs_in: position of the first of these parameters; NaN if there is none.
+        before_reduction: 1 where the norm was taken before the reduction, else 0.
     """
 
     norm: Floats
@@ -189,7 +192,7 @@ class RankStats:
     loudest = dominant_rank  # its name before 0.2
 
     def not_finite(self) -> list[int]:
-        """The ranks whose own gradient had a NaN or an infinity before it reached all others."""
+        """The ranks whose own gradient had a NaN or infinite entry before the reduction spread it."""
         return np.flatnonzero((self.nonfinite > 0) & (self.before_reduction == 1)).tolist()
 
 
@@ -197,7 +200,7 @@ class RankStats:
 class StepRecord:
     """One attempt of one optimizer to update its weights.
 
-    Norms are of the gradient that the optimizer would consume, before clipping. None means "not
+    Norms are those of the gradient that the optimizer would consume, before clipping. None means "not
     known" and is never zero; NaN means NaN.
     """
 
@@ -207,7 +210,7 @@ class StepRecord:
     wall_time: float = 0.0  # seconds since the epoch
     total_norm: float = math.nan
     max_norm: float | None = None  # the threshold of norm clipping in force
-    norm_type: float | None = None  # of the clipping, where it is not 2
+    norm_type: float | None = None  # order of the norm that clips; None: 2
     clip_value: float | None = None  # the threshold of value clipping in force
     clip_coef: float = 1.0  # the factor that the gradients were multiplied by
     cut_entries: int | None = None  # entries that value clipping cut
@@ -216,10 +219,10 @@ class StepRecord:
     learning_rates: tuple[float, ...] = ()
     loss_scale: float | None = None
     skipped: bool = False  # the update did not happen
-    clip_fault: str | None = None  # one of CLIP_FAULTS
+    clip_fault: ClipFault | None = None
     layers: LayerStats | None = field(default=None, repr=False)
     weights: WeightStats | None = field(default=None, repr=False)
-    ranks: RankStats | None = field(default=None, repr=False)  # of a training by several processes
+    ranks: RankStats | None = field(default=None, repr=False)  # of a distributed training
 
     @property
     def clipped(self) -> bool:
@@ -232,10 +235,10 @@ class StepRecord:
 
     @property
     def norm_overflowed(self) -> bool:
-        """Every entry is finite and yet the norm that clipped was not: all gradients became 0.
+        """Whether every entry is finite and the norm that clipped was not, so that all gradients became 0.
 
-        `torch.nn.utils.clip_grad_norm_` adds the squares in the gradient's own precision. Where
-        the sum overflows, it multiplies finite gradients by ``max_norm / inf``, which is 0.
+        `torch.nn.utils.clip_grad_norm_` adds the squares in the gradient's own precision. Where the sum
+        overflows, it multiplies finite gradients by ``max_norm / inf``, which is 0.
         """
         if self.nonfinite:
             return False
@@ -244,14 +247,15 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What a detector found: where, how bad, and the number that crossed which line.
+    """What a detector found: where, how grave, and which number crossed which limit.
 
-    One fault is one event. While it lasts a detector may give the event again, worse or with its
-    end; events with equal `key` are one, and the last given stands (`merged`).
+    One fault is one event. A detector may give an event again: graver, while the fault lasts; with its
+    end; or less grave, once the training has come back. Events with equal `key` are one, and the last
+    one given counts (`merged`).
     """
 
     step: int
-    kind: str
+    kind: Kind
     severity: Severity
     message: str
     parameter: str | None = None
@@ -259,22 +263,54 @@ class Event:
     limit: float | None = None
     optimizer: str = "0"
     attempt: int = 0
-    until: int | None = None  # the last step at which it was seen; None: not over, or no matter of time
-    origin: str | None = None  # one of ORIGINS; None: not known
-    rank: int | None = None  # of the process where it began; None: one process, or not known
+    until: int | None = None  # the last step at which it was seen; None: not over, or without duration
+    origin: Origin | None = None  # None: not known
+    rank: int | None = None  # the rank where it began; None: a single process, or not known
 
     @property
     def key(self) -> tuple[int, str, str, int, str | None]:
-        """What makes two events one."""
+        """Events with the same key are the same event."""
         return (self.attempt, self.optimizer, self.kind, self.step, self.parameter)
 
     def as_dict(self) -> dict[str, Any]:
-        """The event in the order of the JSON contract."""
+        """Return the event as a dict, in the order of the JSON contract."""
         return {key: getattr(self, key) for key in EVENT_KEYS}
 
 
+def event_at(
+    record: StepRecord,
+    *,
+    kind: Kind,
+    severity: Severity,
+    message: str,
+    parameter: str | None = None,
+    observed: float | None = None,
+    limit: float | None = None,
+    origin: Origin | None = None,
+    rank: int | None = None,
+) -> Event:
+    """Return an event at the step, the optimizer and the attempt of a record.
+
+    >>> event_at(StepRecord(step=7, attempt=1), kind="spike", severity="info", message="").key
+    (1, '0', 'spike', 7, None)
+    """
+    return Event(
+        step=record.step,
+        kind=kind,
+        severity=severity,
+        message=message,
+        parameter=parameter,
+        observed=observed,
+        limit=limit,
+        optimizer=record.optimizer,
+        attempt=record.attempt,
+        origin=origin,
+        rank=rank,
+    )
+
+
 def merged(events: Iterable[Event]) -> list[Event]:
-    """Each event once, as it was given last, in the order in which they began to be given.
+    """Return each event once, as it was given last, in the order in which they were first given.
 
     >>> begun = Event(step=3, kind="spike", severity="warning", message="")
     >>> over = Event(step=3, kind="spike", severity="warning", message="", until=5)

@@ -1,4 +1,4 @@
-"""For tests of what builds on gradwatch: synthetic streams, runs made of them, the detectors' contract."""
+"""For tests of code that builds on gradwatch: synthetic streams, runs made of them, the contract of detectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradwatch.detect import Detector, detectors_for, eps_of
+from gradwatch.detect import Detector, detectors_for
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import StoreWriter
 
@@ -17,7 +17,7 @@ PARAMETERS = (ParameterInfo(name="rnn.weight", shape=(3, 3)), ParameterInfo(name
 
 
 def steady(steps: int, level: float = 1.0, spread: float = 0.1, seed: int = 0) -> list[float]:
-    """Norms of a calm training: lognormal about a level.
+    """Return the norms of a calm training: lognormal about a level.
 
     >>> len(steady(10)), 0.5 < min(steady(1000)) < max(steady(1000)) < 2
     (10, True)
@@ -27,7 +27,7 @@ def steady(steps: int, level: float = 1.0, spread: float = 0.1, seed: int = 0) -
 
 
 def replaced(norms: Sequence[float], changes: dict[int, float]) -> list[float]:
-    """The same norms with other values at some steps.
+    """Return the same norms with other values at some steps.
 
     >>> replaced([1.0, 1.0], {1: 9.0})
     [1.0, 9.0]
@@ -45,7 +45,16 @@ def stream(
     attempt: int = 0,
     first_step: int = 0,
 ) -> list[StepRecord]:
-    """Records with the given total norms, of which each parameter has a fixed share.
+    """Return records with the given total norms; the norm of each parameter is a fixed fraction of it.
+
+    Args:
+        norms: the total norm of each step.
+        shares: the fraction of it that each parameter has.
+        parameters: the parameters, as many as ``shares``.
+        losses: the loss of each step, or None.
+        max_norm: the threshold of norm clipping, or None.
+        attempt: the number of the attempt.
+        first_step: the number of the first step.
 
     >>> record = stream([5.0])[0]
     >>> record.layers.norm.tolist()
@@ -102,35 +111,47 @@ def write_run(
     optimizer_class: str = "SGD",
     settings: Mapping[str, object] | None = None,
 ) -> Path:
-    """A run of these records, judged by the detectors as it would have been live.
+    """Write a run of these records, with the events that the detectors would have raised live.
 
-    Records of further attempts follow those of the first.
+    Args:
+        folder: the run's folder.
+        records: of one optimizer; records of further attempts follow those of the first.
+        optimizer_class: the name of its class.
+        settings: its settings; a learning rate of 0.1 by default.
     """
     own_settings = dict(settings or {"lr": 0.1})
-    detectors = detectors_for(optimizer_class, eps_of(own_settings))
+    detectors = detectors_for(optimizer_class, own_settings)
     for attempt in sorted({record.attempt for record in records}) or [0]:
         own = [record for record in records if record.attempt == attempt]
-        writer = StoreWriter(folder)
-        meta = {"model": "Synthetic", "moment": "before clipping"}
-        writer.begin_attempt(meta, {"0": (optimizer_class, own_settings)})
-        if own and own[0].layers is not None:
-            writer.add_parameters("0", own[0].layers.parameters)
         events = [event for record in own for detector in detectors for event in detector.update(record)]
-        writer.append(own, events)
-        writer.end_attempt("closed")
+        _write_attempt(folder, own, events, (optimizer_class, own_settings))
     return folder
 
 
-def check_detector(make: Callable[[], Detector], records: Sequence[StepRecord]) -> list[Event]:
-    """Assert what holds for every detector on any stream; return its events.
+def _write_attempt(
+    folder: Path, records: Sequence[StepRecord], events: Sequence[Event], optimizer: tuple[str, dict[str, object]]
+) -> None:
+    writer = StoreWriter(folder)
+    writer.begin_attempt({"model": "Synthetic", "moment": "before clipping"}, {"0": optimizer})
+    if records and records[0].layers is not None:
+        writer.add_parameters("0", records[0].layers.parameters)
+    writer.append(records, events)
+    writer.end_attempt("closed")
 
-    It is a fold (a fresh one finds the same again), says nothing about the future (the events of
-    a beginning are the beginning of the events), and is free of scale: all norms times 2^26 or 2^-26
-    (about 1e8, and exact in floating point) raise the same events at the same steps.
+
+def check_detector(make: Callable[[], Detector], records: Sequence[StepRecord]) -> list[Event]:
+    """Assert the contract of detectors on a stream, and return the events that it raises.
+
+    A detector is a fold: a fresh one finds the same events. It does not look ahead: the events of the first
+    half of a stream are the beginning of the events of all of it. It does not depend on scale: all norms
+    times 2^26 or 2^-26 (about 1e8, and exact in floating point) raise the same events at the same steps.
+
+    Raises:
+        AssertionError: the detector breaks one of these.
     """
     events = _fold(make, records)
     again = _fold(make, records)
-    assert repr(again) == repr(events), "a fresh detector finds something else in the same records"
+    assert repr(again) == repr(events), "a fresh detector finds other events in the same records"
     half = _fold(make, records[: len(records) // 2])
     assert repr(half) == repr(events[: len(half)]), "events depend on later records"
     where = [(event.step, event.kind, event.severity, event.parameter) for event in events]

@@ -395,7 +395,7 @@ def cost(parameters: int, total_only: bool, steps: int = 2000) -> str:
     )
     zeros = np.zeros(parameters, np.float32)
     kinds = (NonFinite, LossScale, Explosion, Spike, Drift, OverClipping)
-    detectors = [d for d in detectors_for("AdamW", 1e-8) if not total_only or isinstance(d, kinds)]
+    detectors = [d for d in detectors_for("AdamW", {"eps": 1e-8}) if not total_only or isinstance(d, kinds)]
     spent = []
     for step in range(steps):
         norm = np.exp(0.1 * random.standard_normal(parameters)).astype(np.float32)

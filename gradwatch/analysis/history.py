@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.frames import indexed_by_step, standing_rows, steps_frame
-from gradwatch.detect import eps_of, replay
+from gradwatch.detect import replay
 from gradwatch.errors import BadArgument, RunNotFound
 from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
@@ -146,7 +146,7 @@ class RunReader:
         With the version that recorded the run, the events are those of `events`.
         """
         name = self.optimizer(optimizer)
-        return replay(self.records(name), self.optimizers.get(name, ""), eps_of(self.settings(name)))
+        return replay(self.records(name), self.optimizers.get(name, ""), self.settings(name))
 
     @property
     def damaged_rows(self) -> int:

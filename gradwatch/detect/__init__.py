@@ -1,9 +1,9 @@
 """Detectors: folds over the records of one optimizer.
 
-A detector decides from what was before the current step, learns only from steps that raised no
-alarm, and works on the logarithm of norms, so that scaling every norm by a constant changes
-nothing. Its state is a function of the records, so a recorded run can be judged again at any time:
-the events of `replay` are those that were raised live.
+A detector compares a step with the steps before it, learns only from steps that raised no alarm, and works on
+the logarithm of norms, so that scaling every norm by a constant changes nothing. Its state is a function of
+the records. A recorded run can therefore be examined again at any time: `replay` gives the events that were
+raised live.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gradwatch.detect.idle import IdleClipping
 from gradwatch.detect.ineffective import IneffectiveClipping
 from gradwatch.detect.loss_scale import LossScale
 from gradwatch.detect.nonfinite import NonFinite
+from gradwatch.detect.optimizers import OptimizerTraits, traits_of
 from gradwatch.detect.overclipping import OverClipping
 from gradwatch.detect.spike import Spike
 from gradwatch.detect.starvation import EpsStarvation
@@ -36,42 +37,45 @@ __all__ = [
     "IneffectiveClipping",
     "LossScale",
     "NonFinite",
+    "OptimizerTraits",
     "OverClipping",
     "Spike",
     "Vanishing",
     "detectors_for",
     "eps_of",
     "replay",
+    "traits_of",
 ]
 
 
 class Detector(Protocol):
     def update(self, record: StepRecord) -> list[Event]:
-        """Take the next record of one optimizer; return what it shows, usually nothing.
+        """Take the next record of one optimizer; return the events it raises, usually none.
 
-        A fault that lasts is one event, given when it is found, again when it gets worse, and
-        again with `until` when it is over.
+        A fault that lasts is one event. It is given when it is found, again when it gets graver, and again
+        with `until` when it is over.
         """
         ...
 
 
-def detectors_for(optimizer_class: str = "SGD", eps: float | None = None) -> list[Detector]:
-    """A fresh set of all detectors, for one optimizer of the given class name and the eps it divides with.
+def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] | None = None) -> list[Detector]:
+    """Return a fresh set of all detectors for one optimizer, given its class name and its recorded settings.
 
     >>> [type(detector).__name__ for detector in detectors_for()]
     ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Drift', 'Vanishing', 'Dead', 'EpsStarvation', 'OverClipping',
      'IdleClipping', 'IneffectiveClipping', 'Desync']
     """
+    traits = traits_of(optimizer_class, settings)
     return [
         NonFinite(),
         LossScale(),
-        Explosion(optimizer_class),
+        Explosion(traits.update_rule),
         Spike(),
         Drift(),
         Vanishing(),
         Dead(),
-        EpsStarvation(eps),
-        OverClipping(optimizer_class),
+        EpsStarvation(traits),
+        OverClipping(traits.update_rule),
         IdleClipping(),
         IneffectiveClipping(),
         Desync(),
@@ -79,7 +83,9 @@ def detectors_for(optimizer_class: str = "SGD", eps: float | None = None) -> lis
 
 
 def eps_of(settings: Mapping[str, object]) -> float | None:
-    """The eps that an optimizer of these settings divides with; None where it has no single one.
+    """Return the eps among the settings of an optimizer; None where it has no single one above 0.
+
+    How the optimizer uses it: see `traits_of`.
 
     >>> eps_of({"lr": 0.1}), eps_of({"lr": 0.1, "eps": 1e-8})
     (None, 1e-08)
@@ -88,13 +94,15 @@ def eps_of(settings: Mapping[str, object]) -> float | None:
     return float(eps) if isinstance(eps, float) and eps > 0 else None
 
 
-def replay(records: Iterable[StepRecord], optimizer_class: str = "SGD", eps: float | None = None) -> list[Event]:
-    """The events that the records of one optimizer raise, each as it was at the end.
+def replay(
+    records: Iterable[StepRecord], optimizer_class: str = "SGD", settings: Mapping[str, object] | None = None
+) -> list[Event]:
+    """Return the events that the records of one optimizer raise, each as it was given last.
 
     >>> norms = [1.0] * 100 + [50.0] + [1.0] * 20
     >>> records = [StepRecord(step=step, total_norm=norm) for step, norm in enumerate(norms)]
     >>> [(event.kind, event.step) for event in replay(records)]
     [('spike', 100)]
     """
-    detectors = detectors_for(optimizer_class, eps)
+    detectors = detectors_for(optimizer_class, settings)
     return merged(event for record in records for d in detectors for event in d.update(record))

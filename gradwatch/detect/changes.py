@@ -1,4 +1,4 @@
-"""What the loop changed by itself, so that the norm had to move."""
+"""Changes that the loop made on purpose, so that the norm had to move."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import numpy as np
 
 from gradwatch.record import StepRecord
 
-APART = 100
+APART_STEPS = 100
+"""Changes are reported at most once in this many steps, and explain what happens in as many."""
 
 
-class Changes:
-    """Whether other parameters than before have a gradient: layers were frozen or thawed.
+class PresenceChanges:
+    """Tells when another number of parameters has a gradient: layers were frozen or thawed.
 
-    The total is then another total. Said at most once in `APART` steps: in a model that trains
-    other parameters at every step the change is no news.
+    The total norm is then a norm of other parameters. Reported at most once in `APART_STEPS` steps: in a
+    model that trains other parameters at every step, a change is no news.
     """
 
     def __init__(self) -> None:
         self._present = -1
-        self._since = 0
+        self._steps_since = 0
 
     def update(self, record: StepRecord) -> bool:
         if record.layers is None:
@@ -28,18 +29,18 @@ class Changes:
         present = int(np.count_nonzero(record.layers.present))
         changed = self._present not in (-1, present)
         self._present = present
-        self._since += 1
-        if not changed or self._since <= APART:
+        self._steps_since += 1
+        if not changed or self._steps_since <= APART_STEPS:
             return False
-        self._since = 0
+        self._steps_since = 0
         return True
 
 
-class Rates:
-    """Whether the learning rate was changed by a factor of two or more within the last `APART` steps."""
+class RateChanges:
+    """Tells whether the learning rate changed by a factor of two or more within the last `APART_STEPS` steps."""
 
     def __init__(self) -> None:
-        self._rates: deque[float] = deque(maxlen=APART)
+        self._rates: deque[float] = deque(maxlen=APART_STEPS)
 
     def update(self, record: StepRecord) -> None:
         self._rates.append(record.learning_rates[0] if record.learning_rates else 0.0)

@@ -6,32 +6,34 @@ from dataclasses import replace
 
 from gradwatch.record import SEVERITIES, Event
 
-QUIET = 50
+QUIET_STEPS = 50
+"""Steps without an alarm after which a fault is over."""
 
 
 class Episode:
-    """Opens an event at the first alarm, gives it again where it gets worse, and closes it.
+    """Opens an event at the first alarm, gives it again when it gets graver, and closes it.
 
-    Over is a fault after ``quiet`` steps without an alarm; `until` is then the step of the last one.
+    A fault is over after ``quiet_steps`` steps without an alarm; `Event.until` is then the step of the last
+    alarm.
 
     >>> def warn(step: int) -> Event:
     ...     return Event(step=step, kind="spike", severity="warning", message="")
-    >>> episode = Episode(quiet=2)
+    >>> episode = Episode(quiet_steps=2)
     >>> [(e.step, e.until) for e in episode.alarm(warn(7)) + episode.alarm(warn(8))]
     [(7, None)]
     >>> [(e.step, e.until) for e in episode.calm() + episode.calm()]
     [(7, 8)]
     """
 
-    def __init__(self, quiet: int = QUIET) -> None:
-        self._quiet = quiet
+    def __init__(self, quiet_steps: int = QUIET_STEPS) -> None:
+        self._quiet_steps = quiet_steps
         self._calm_steps = 0
-        self._last = 0
-        self.event: Event | None = None
+        self._last_alarm = 0
+        self.event: Event | None = None  # the open one
 
     def alarm(self, event: Event) -> list[Event]:
-        """Take the event that a step would be, alone; return what is new about it."""
-        self._calm_steps, self._last = 0, event.step
+        """Take the event that this step would be by itself; return it where it is new or graver."""
+        self._calm_steps, self._last_alarm = 0, event.step
         if self.event is None:
             self.event = event
         elif SEVERITIES.index(event.severity) > SEVERITIES.index(self.event.severity):
@@ -48,16 +50,16 @@ class Episode:
         return [self.event]
 
     def again(self, step: int) -> list[Event]:
-        """Take a step at which the fault that is open goes on as it was."""
-        self._calm_steps, self._last = 0, step
+        """Take a step at which the open fault goes on unchanged."""
+        self._calm_steps, self._last_alarm = 0, step
         return []
 
     def calm(self) -> list[Event]:
-        """Take a step without an alarm; return the event with its end, where this is it."""
+        """Take a step without an alarm; return the event with its end where the fault is over now."""
         if self.event is None:
             return []
         self._calm_steps += 1
-        if self._calm_steps < self._quiet:
+        if self._calm_steps < self._quiet_steps:
             return []
-        over, self.event = replace(self.event, until=self._last), None
+        over, self.event = replace(self.event, until=self._last_alarm), None
         return [over]

@@ -7,59 +7,72 @@ from collections import deque
 
 import numpy as np
 
-from gradwatch.detect.changes import Changes, Rates
+from gradwatch.detect.changes import PresenceChanges, RateChanges
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import LayerLevels, Level, LossLevel, Parameters, factor_text, usable
-from gradwatch.detect.overclipping import is_adaptive
-from gradwatch.record import Event, Severity, StepRecord
+from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
+from gradwatch.detect.losses import LossLevel
+from gradwatch.detect.optimizers import UpdateRule
+from gradwatch.record import Event, Severity, StepRecord, event_at
 
-WARN = (3.0, 4.0)  # times the level, robust deviations above it: whichever is higher
-CRITICAL = (10.0, 6.0)
-AT_ONCE = (100.0, 8.0)
-HOT_STEPS, OF_LAST = 5, 10
-ENOUGH = 32  # norms that a level needs before the narrow limits count
-PATIENCE = 100
-LOST_STEPS, AFTER = 20, 200
-OF_WEIGHTS = 0.7
-LOSING = (4.0, 0.3)  # robust deviations, share of the median loss: both
+HIGH = (3.0, 4.0)
+"""Limits of a norm above its level: times the level, robust deviations above it; whichever is higher."""
+
+VERY_HIGH = (10.0, 6.0)
+EXTREME = (100.0, 8.0)
+
+HIGH_STEPS, OF_LAST_STEPS = 5, 10
+"""A rise has lasted when this many of the last steps are high."""
+
+MIN_NORMS = 32
+"""Norms that a level needs before the narrower limits count."""
+
+PATIENCE_STEPS = 100
+"""High steps in a row after which the new level is believed."""
+
+LOST_STEPS, AFTER_RISE_STEPS = 20, 200
+"""A training is lost when its loss stays out of its level for so many steps, within so many after a rise."""
+
+LARGEST_UPDATE_RATIO = 0.7
+"""An update out of proportion changes a matrix by more than this fraction of its norm."""
+
+LOSING = (4.0, 0.3)
+"""A loss has left its level: robust deviations above the median, and fraction of it; both."""
 
 
 class Explosion:
     """Five of the last ten norms far above the level, or one that no training survives unclipped.
 
-    The level is the median of a window that ends 100 steps ago, so that growth can't carry it
-    along; until that exists, of the steps so far; in the first 32 steps, of the first five, which
-    a training that explodes from the start leaves behind. Alarmed and non-finite steps never enter it.
+    The level is the median of a window that ends 100 steps ago, so that growth can't move it. Until that
+    window is filled it is the median of the steps so far, and in the first 32 steps that of the first five,
+    which a training that explodes from the start leaves behind. High and non-finite steps never enter it.
 
-    How bad it is, the loss tells where it is known. Norms that grow while the loss does not are a
-    training that gets going: information. With a loss that left its own level they are a warning,
-    at 10 times the level critical; so they are where no loss is known, but not within 100 steps of
-    a changed learning rate. One unclipped step at 100 times the level is critical where the
-    optimizer follows the size of its gradient (SGD), and so is a non-finite step right after a
-    rise. What clipping brings back under the limit is information.
+    The loss decides how grave it is, where it is known. Norms that grow while the loss does not are a
+    training that gets going: information. With a loss that left its own level they are a warning, and critical
+    at 10 times the level. So they are where no loss is known, but not within 100 steps of a changed learning
+    rate. One unclipped step at 100 times the level is critical for an optimizer whose update follows the
+    gradient, and so is a non-finite step right after a rise. A rise that clipping brings back under the limit
+    is information.
 
-    A loss that stays out of its level for 20 steps after a rise is critical, wherever the norms
-    went since. And an update that changes a matrix by more than 0.7 of itself is a warning at
-    once: where a learning rate is too high from the first step on there is no level to leave.
+    A loss that stays out of its level for 20 steps after a rise is critical, wherever the norms went since.
+    And an update that changes a matrix by more than 0.7 of its norm is a warning at once: where the learning
+    rate is too high from the first step on there is no level to leave.
     """
 
-    def __init__(self, optimizer_class: str = "SGD") -> None:
-        self._scale_free = is_adaptive(optimizer_class)
-        self._lagged = Level(window=500, least=100, lag=100)
-        self._early = Level(window=500, least=ENOUGH)
-        self._start = Level(window=500, least=5)
+    def __init__(self, update_rule: UpdateRule | None = None) -> None:
+        self._update_rule = update_rule
+        self._levels = _Levels()
         self._loss = LossLevel(window=500, lag=100)
         self._early_loss = LossLevel(window=500, least=5)
-        self._losses: deque[float] = deque(maxlen=OF_LAST)
+        self._losses: deque[float] = deque(maxlen=OF_LAST_STEPS)
         self._layers = LayerLevels()
-        self._changes = Changes()
-        self._rates = Rates()
-        self._parameters = Parameters()
-        self._since_hot = AFTER
+        self._changes = PresenceChanges()
+        self._rates = RateChanges()
+        self._updates = _LargeUpdates()
+        self._steps_since_rise = AFTER_RISE_STEPS
         self._lost_steps = 0
-        self._grades: deque[int] = deque(maxlen=OF_LAST)
+        self._grades: deque[int] = deque(maxlen=OF_LAST_STEPS)
         self._episode = Episode()
-        self._hot_in_a_row = 0
+        self._high_in_a_row = 0
 
     def update(self, record: StepRecord) -> list[Event]:
         if record.skipped:
@@ -67,92 +80,58 @@ class Explosion:
         self._rates.update(record)
         if record.loss is not None:
             self._losses.append(record.loss)
-        if not usable(record):
+        if not is_usable(record):
             return self._nonfinite(record)
         self._layers.see(record)
         if self._changes.update(record):
             self._believe_the_new_level()
-        level = self._level()
+        level = self._levels.current
         grade = _grade(record.total_norm, level)
         self._grades.append(grade)
-        self._since_hot = 0 if grade >= 0 else self._since_hot + 1
+        self._steps_since_rise = 0 if grade >= 0 else self._steps_since_rise + 1
         self._lost_steps = self._lost_steps + 1 if self._losing() else 0
-        events = self._judge(record, level)
+        events = self._alarm_or_calm(record, level)
         if grade < 0:
             self._learn(record)
             return events
-        self._hot_in_a_row += 1
-        if self._hot_in_a_row >= PATIENCE:
+        self._high_in_a_row += 1
+        if self._high_in_a_row >= PATIENCE_STEPS:
             self._believe_the_new_level()
         return events
 
-    def _judge(self, record: StepRecord, level: Level | None) -> list[Event]:
-        out_of_proportion = self._out_of_proportion(record)
+    def _alarm_or_calm(self, record: StepRecord, level: Level | None) -> list[Event]:
+        large_update = self._updates.event(record)
         if level is not None:
-            worst = self._worst(record, level)
-            if self._lost_steps >= LOST_STEPS and (self._since_hot < AFTER or self._rates.changed):
+            if self._lost_steps >= LOST_STEPS and (self._steps_since_rise < AFTER_RISE_STEPS or self._rates.changed):
                 return self._episode.alarm(self._event(record, "critical", level))
+            worst = self._worst_grade(record, level)
             if worst >= 0:
                 return self._episode.alarm(self._event(record, self._severity(record, level, worst), level))
-        if out_of_proportion:
-            return self._episode.alarm(out_of_proportion)
+        if large_update is not None:
+            return self._episode.alarm(large_update)
         return self._episode.calm()
 
-    def _out_of_proportion(self, record: StepRecord) -> Event | None:
-        """The event of an update that changed a matrix by more than 0.7 of itself, where it was sampled."""
-        if record.weights is None or record.layers is None:
-            return None
-        ratio = record.weights.update_ratio.astype(float)
-        self._parameters.see(record.layers.parameters)
-        ratio[~(self._parameters.matrices[: len(ratio)] & np.isfinite(ratio))] = 0.0
-        largest = int(np.argmax(ratio)) if len(ratio) else 0
-        if not len(ratio) or ratio[largest] <= OF_WEIGHTS:
-            return None
-        name = record.layers.parameters[largest].name
-        rate = f" at a learning rate of {record.learning_rates[0]:.3g}" if record.learning_rates else ""
-        return Event(
-            step=record.step,
-            kind="explosion",
-            severity="warning",
-            parameter=name,
-            observed=float(ratio[largest]),
-            limit=OF_WEIGHTS,
-            message=f"one update changed {name} by {ratio[largest]:.2g} times its own norm{rate}",
-            optimizer=record.optimizer,
-            attempt=record.attempt,
-        )
-
-    def _level(self) -> Level | None:
-        if self._lagged.ready:
-            return self._lagged
-        if self._early.ready:
-            return self._early
-        return self._start if self._start.ready else None
-
     def _learn(self, record: StepRecord) -> None:
-        self._lagged.add(record.total_norm)
-        self._early.add(record.total_norm)
-        if not self._start.ready:
-            self._start.add(record.total_norm)
+        self._levels.add(record.total_norm)
         if not self._lost_steps:
             self._loss.add(record.loss)
             self._early_loss.add(record.loss)
         self._layers.learn(record)
-        self._hot_in_a_row = 0
+        self._high_in_a_row = 0
 
-    def _worst(self, record: StepRecord, level: Level) -> int:
+    def _worst_grade(self, record: StepRecord, level: Level) -> int:
         """The worst grade that holds now; -1 where the rise has not lasted."""
-        hot = [grade for grade in self._grades if grade >= 0]
-        sustained = len(hot) >= HOT_STEPS and len(level) >= ENOUGH
+        high = [grade for grade in self._grades if grade >= 0]
+        has_lasted = len(high) >= HIGH_STEPS and len(level) >= MIN_NORMS
         if _grade(record.total_norm * record.clip_coef, level) >= 2:
             return 2
-        return sorted(hot)[-HOT_STEPS] if sustained else -1
+        return sorted(high)[-HIGH_STEPS] if has_lasted else -1
 
     def _severity(self, record: StepRecord, level: Level, worst: int) -> Severity:
         losing = self._losing()
-        if record.clipped and record.total_norm * record.clip_coef <= level.limit(*WARN):
+        if record.clipped and record.total_norm * record.clip_coef <= level.limit(*HIGH):
             return "info"
-        if worst == 2 and not self._scale_free:
+        if worst == 2 and self._update_rule == "follows-gradient":
             return "critical"
         if losing is False or (losing is None and self._rates.changed):
             return "info"
@@ -168,19 +147,19 @@ class Explosion:
 
     def _nonfinite(self, record: StepRecord) -> list[Event]:
         rising = any(grade >= 0 for grade in self._grades)
-        level = self._level()
-        bad = record.nonfinite > 0 or not math.isfinite(record.total_norm)
-        if not (rising and bad and level is not None):
+        is_nonfinite = record.nonfinite > 0 or not math.isfinite(record.total_norm)
+        level = self._levels.current
+        if not (rising and is_nonfinite and level is not None):
             return self._episode.calm()
         return self._episode.alarm(self._event(record, "critical", level))
 
     def _where_it_began(self) -> tuple[str | None, str]:
-        """The parameter and its part of the message; what gets worse keeps those of its beginning."""
+        """The parameter and its part of the message; an event that gets graver keeps those of its beginning."""
         begun = self._episode.event
         if begun is not None:
             return begun.parameter, f"; first in {begun.parameter}" if begun.parameter else ""
-        parameter, own = self._layers.first_to_leave()
-        return parameter, f"; first in {parameter} ({factor_text(own)} its own level)" if own else ""
+        parameter, factor = self._layers.first_to_leave()
+        return parameter, f"; first in {parameter} ({factor_text(factor)} its own level)" if factor else ""
 
     def _event(self, record: StepRecord, severity: Severity, level: Level) -> Event:
         norm = record.total_norm
@@ -190,36 +169,81 @@ class Explosion:
             if math.isfinite(norm)
             else "the norm grew until it was no longer finite"
         )
-        losing = self._losing()
-        loss = {True: "; the loss left its level too", False: "; the loss has not risen", None: ""}[losing]
+        loss = {True: "; the loss left its level too", False: "; the loss has not risen", None: ""}[self._losing()]
         rate = f"; the learning rate was changed to {record.learning_rates[0]:.3g}" if self._rates.changed else ""
         clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
-        return Event(
-            step=record.step,
+        return event_at(
+            record,
             kind="explosion",
             severity=severity,
+            message=grown + first + loss + rate + clipped,
             parameter=parameter,
             observed=norm,
-            limit=level.limit(*WARN),
-            message=grown + first + loss + rate + clipped,
-            optimizer=record.optimizer,
-            attempt=record.attempt,
+            limit=level.limit(*HIGH),
         )
 
     def _believe_the_new_level(self) -> None:
-        self._lagged.restart()
-        self._early.restart()
-        self._start.restart()
+        self._levels.restart()
         self._layers.restart()
         self._grades.clear()
-        self._hot_in_a_row = 0
+        self._high_in_a_row = 0
+
+
+class _Levels:
+    """The level to compare with: lagged, early or of the start, the first of them that is ready."""
+
+    def __init__(self) -> None:
+        self._lagged = Level(window=500, least=100, lag=100)
+        self._early = Level(window=500, least=MIN_NORMS)
+        self._start = Level(window=500, least=5)
+
+    @property
+    def current(self) -> Level | None:
+        return next((level for level in (self._lagged, self._early, self._start) if level.ready), None)
+
+    def add(self, norm: float) -> None:
+        self._lagged.add(norm)
+        self._early.add(norm)
+        if not self._start.ready:
+            self._start.add(norm)
+
+    def restart(self) -> None:
+        for level in (self._lagged, self._early, self._start):
+            level.restart()
+
+
+class _LargeUpdates:
+    """Finds updates that change a matrix by a large fraction of its norm, where they are sampled."""
+
+    def __init__(self) -> None:
+        self._shapes = ParameterShapes()
+
+    def event(self, record: StepRecord) -> Event | None:
+        if record.weights is None or record.layers is None:
+            return None
+        ratio = record.weights.update_ratio.astype(float)
+        self._shapes.see(record.layers.parameters)
+        ratio[~(self._shapes.matrices[: len(ratio)] & np.isfinite(ratio))] = 0.0
+        largest = int(np.argmax(ratio)) if len(ratio) else 0
+        if not len(ratio) or ratio[largest] <= LARGEST_UPDATE_RATIO:
+            return None
+        name = record.layers.parameters[largest].name
+        rate = f" at a learning rate of {record.learning_rates[0]:.3g}" if record.learning_rates else ""
+        return event_at(
+            record,
+            kind="explosion",
+            severity="warning",
+            message=f"one update changed {name} by {ratio[largest]:.2g} times its own norm{rate}",
+            parameter=name,
+            observed=float(ratio[largest]),
+            limit=LARGEST_UPDATE_RATIO,
+        )
 
 
 def _grade(norm: float, level: Level | None) -> int:
-    """-1 where the norm is within the limits, else 0, 1 or 2: warn, critical, at once."""
+    """Grade a norm: -1 within the limits, 0 high, 1 very high, 2 extreme."""
     if level is None:
         return -1
-    if len(level) < ENOUGH:  # too early for more than the widest limit
-        return 2 if norm > level.limit(*AT_ONCE) else -1
-    limits = (WARN, CRITICAL, AT_ONCE)
-    return sum(norm > level.limit(*limit) for limit in limits) - 1
+    if len(level) < MIN_NORMS:  # too early for any but the widest limit
+        return 2 if norm > level.limit(*EXTREME) else -1
+    return sum(norm > level.limit(*limit) for limit in (HIGH, VERY_HIGH, EXTREME)) - 1

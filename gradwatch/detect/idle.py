@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 
-from gradwatch.record import Event, StepRecord
+from gradwatch.record import Event, StepRecord, event_at
 
-STEPS = 1000
-FAR = 0.5
+IDLE_STEPS = 1000
+FAR_FRACTION = 0.5
+"""No norm came within this fraction of the threshold."""
 
 
 class IdleClipping:
-    """In 1,000 steps nothing was clipped, and no norm came within half of the threshold: information, once.
+    """In 1,000 steps nothing was clipped and no norm came within half of the threshold: information, once.
 
-    Such a threshold may still be a guard against what has not come yet; it is no part of the training.
+    Such a threshold may still guard against what has not happened yet, but it has no part in the training.
     A step that clips, or another threshold, starts the count again.
     """
 
@@ -21,31 +22,29 @@ class IdleClipping:
         self._steps = 0
         self._largest = 0.0
         self._threshold: float | None = None
-        self._told = False
+        self._reported = False
 
     def update(self, record: StepRecord) -> list[Event]:
         if record.skipped or not math.isfinite(record.total_norm):
             return []
         if record.max_norm != self._threshold or record.clipped:
-            self._threshold, self._steps, self._largest, self._told = record.max_norm, 0, 0.0, False
-        if self._threshold is None or not math.isfinite(self._threshold) or record.clipped:
+            self._threshold, self._steps, self._largest, self._reported = record.max_norm, 0, 0.0, False
+        if record.clipped or self._threshold is None or not math.isfinite(self._threshold):
             return []
         self._steps += 1
         self._largest = max(self._largest, record.total_norm)
-        if self._told or self._steps < STEPS or self._largest >= FAR * self._threshold:
+        is_idle = self._steps >= IDLE_STEPS and self._largest < FAR_FRACTION * self._threshold
+        if self._reported or not is_idle:
             return []
-        self._told = True
-        share = self._largest / self._threshold
+        self._reported = True
         return [
-            Event(
-                step=record.step,
+            event_at(
+                record,
                 kind="idle-clipping",
                 severity="info",
+                message=f"the threshold {self._threshold:g} clipped nothing in {IDLE_STEPS} steps:"
+                f" the largest norm was {self._largest / self._threshold:.2g} of it",
                 observed=self._largest,
                 limit=self._threshold,
-                message=f"the threshold {self._threshold:g} did nothing in {STEPS} steps:"
-                f" the largest norm was {share:.2g} of it",
-                optimizer=record.optimizer,
-                attempt=record.attempt,
             )
         ]

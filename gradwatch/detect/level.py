@@ -1,4 +1,4 @@
-"""What detectors compare with: the recent level of a norm, of the loss, and of each parameter."""
+"""What detectors compare with: the recent level of a norm and of each parameter."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from numpy.typing import NDArray
 
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
 
-LEFT = 3.0
-"""How many times its own median makes a parameter's norm one that left its level."""
+LEFT_LEVEL_FACTOR = 3.0
+"""A parameter has left its level when its norm is this many times its median."""
 
-ALIKE = 2.0
-"""Parameters whose norms rose by factors within this of the largest rose together."""
+ALIKE_FACTOR = 2.0
+"""Parameters rose alike when their rises are within this factor of the largest."""
 
+ALONE_FACTOR = 6.0
+"""A parameter rose alone when it rose this many times more than the median parameter."""
 
-LONE = 6.0
-"""How many times more than the median parameter a parameter rises that rose alone."""
+NEW_HIGH_FACTOR = 2.0
+"""A norm is new when it is this many times the largest healthy one."""
 
-LEAST, RENEW = 32, 32
+SUDDEN_FACTOR, SUDDEN_STEPS = 3.0, 5
+"""A parameter rose suddenly when it stands this factor above each of that many steps before."""
 
-NINETIETH = 1.2816
-"""The 90th percentile of a normal distribution, in deviations above its median."""
+MIN_HEALTHY_STEPS, RENEW_STEPS = 32, 32
+"""Healthy steps before the levels of parameters are known, and between computing them anew."""
 
-TRIFLE = 0.05
-"""A loss under this share of the first ones is small, whatever it was before; a language model's never gets there."""
+SIGMAS_OF_90TH = 1.2816
+"""The 90th percentile of a normal distribution, in standard deviations above its median."""
 
-USUAL = 2.0
-"""A norm under so many times the largest healthy one is nothing new."""
-
-SUDDEN, LAST = 3.0, 5
-"""A parameter that rose at once stands this much above each of so many steps before."""
+MAX_LOG_SPREAD = 100.0
+"""Bound of a spread's exponent, so that its exponential stays finite."""
 
 
 class Window:
@@ -60,8 +60,8 @@ class Window:
     def __len__(self) -> int:
         return len(self._sorted)
 
-    def quantile(self, share: float) -> float:
-        return self._sorted[min(int(share * len(self._sorted)), len(self._sorted) - 1)]
+    def quantile(self, fraction: float) -> float:
+        return self._sorted[min(int(fraction * len(self._sorted)), len(self._sorted) - 1)]
 
     @property
     def median(self) -> float:
@@ -69,14 +69,14 @@ class Window:
 
     @property
     def deviation(self) -> float:
-        """How values scatter above the median, by the 90th percentile."""
-        return (self.quantile(0.9) - self.quantile(0.5)) / NINETIETH
+        """How values scatter above the median: its distance to the 90th percentile, as a standard deviation."""
+        return (self.quantile(0.9) - self.quantile(0.5)) / SIGMAS_OF_90TH
 
 
 class Level:
     """The median of the logarithm of the last ``window`` norms, and how they scatter about it.
 
-    Values enter ``lag`` steps late, so that a drift can't carry its own reference along.
+    Values enter ``lag`` steps late, so that a drift can't move its own reference.
 
     >>> level = Level(window=5, least=3)
     >>> for norm in (1.0, 100.0, 10.0):
@@ -108,11 +108,11 @@ class Level:
 
     @property
     def value(self) -> float:
-        """The median norm; only while `ready`."""
+        """The median norm. Call it only when `ready`."""
         return math.exp(self._logs.median)
 
-    def quantile(self, share: float) -> float:
-        return math.exp(self._logs.quantile(share))
+    def quantile(self, fraction: float) -> float:
+        return math.exp(self._logs.quantile(fraction))
 
     @property
     def spread(self) -> float:
@@ -120,70 +120,22 @@ class Level:
         return self._logs.deviation
 
     def limit(self, factor: float, sigmas: float) -> float:
-        """The norm that is ``factor`` times the level, or ``sigmas`` robust deviations above it.
+        """The norm ``factor`` times the level or ``sigmas`` robust deviations above it, whichever is higher.
 
-        Whichever is higher: a run whose norms scatter over decades when it is well is not judged
-        by a factor that suits a calm one.
+        A run whose healthy norms scatter over decades is not held to a factor that suits a calm one.
         """
-        return self.value * max(factor, math.exp(min(sigmas * self.spread, 100.0)))
+        return self.value * max(factor, math.exp(min(sigmas * self.spread, MAX_LOG_SPREAD)))
 
     def limit_beyond(self, factor: float, sigmas: float) -> float:
-        """The norm that is ``factor`` times what stands ``sigmas`` robust deviations above the level."""
-        return self.value * factor * math.exp(min(sigmas * self.spread, 100.0))
-
-
-class LossLevel:
-    """The median of the last 128 losses and how they scatter above it; losses may be negative.
-
-    >>> level = LossLevel()
-    >>> for _ in range(40):
-    ...     level.add(2.0)
-    >>> level.is_out(2.1), level.is_out(5.0), level.is_out(None)
-    (False, True, False)
-    """
-
-    def __init__(self, window: int = 128, least: int = 32, lag: int = 0) -> None:
-        self._least, self._lag = least, lag
-        self._waiting: deque[float] = deque()
-        self._losses = Window(window)
-        self._first = Window(least)
-
-    def add(self, loss: float | None) -> None:
-        if loss is None or not math.isfinite(loss):
-            return
-        if len(self._first) < self._least:
-            self._first.add(loss)
-        self._waiting.append(loss)
-        if len(self._waiting) > self._lag:
-            self._losses.add(self._waiting.popleft())
-
-    @property
-    def ready(self) -> bool:
-        return len(self._losses) >= self._least
-
-    def is_trifle(self, loss: float | None) -> bool:
-        """Whether a loss is less than a twentieth of the first ones; losses that may be negative never are."""
-        if loss is None or not self.ready:
-            return False
-        return 0 < loss < TRIFLE * self._first.median and self._losses.median > 0
-
-    def is_out(self, loss: float | None, sigmas: float = 6.0, share: float = 1.0) -> bool:
-        """Whether a loss is ``sigmas`` robust deviations and ``share`` of the median above the median.
-
-        A trifle is never out: in a task that is solved one hard sample makes the loss many times
-        what it was, and nothing comes of it.
-        """
-        if loss is None or not self.ready or self.is_trifle(loss):
-            return False
-        far = max(sigmas * self._losses.deviation, share * abs(self._losses.median))
-        return not loss <= self._losses.median + far
+        """The norm ``factor`` times the one that lies ``sigmas`` robust deviations above the level."""
+        return self.value * factor * math.exp(min(sigmas * self.spread, MAX_LOG_SPREAD))
 
 
 class LayerLevels:
-    """The recent norms of every parameter: healthy ones as their levels, the last few as they came.
+    """The recent norms of every parameter: healthy ones as levels, the last few as they came.
 
-    The levels are worked out when they are asked for, and anew after `RENEW` healthy steps, which
-    keeps a thousand parameters cheap.
+    The levels are computed when they are asked for, and again after `RENEW_STEPS` healthy steps, which keeps
+    a thousand parameters cheap.
     """
 
     def __init__(self, window: int = 128, recent: int = 10) -> None:
@@ -198,12 +150,12 @@ class LayerLevels:
         self._stale = 0
 
     def restart(self) -> None:
-        """Forget the levels, not what came last."""
+        """Forget the levels, but not the last few steps."""
         self._next = self._filled = 0
         self._median = self._deviation = np.zeros(0)
 
     def see(self, record: StepRecord) -> None:
-        """Take a record, before it is known whether it is healthy."""
+        """Take in a record before it is known whether it is healthy."""
         if record.layers is not None:
             self._recent.append(record.layers)
 
@@ -227,7 +179,7 @@ class LayerLevels:
         self._stale += 1
 
     def _renew(self) -> None:
-        if self._filled < LEAST or (len(self._median) and self._stale < RENEW):
+        if self._filled < MIN_HEALTHY_STEPS or (len(self._median) and self._stale < RENEW_STEPS):
             return
         self._stale = 0
         rows = self._rows[: self._filled].copy()
@@ -237,7 +189,12 @@ class LayerLevels:
         rows[:, ~np.isfinite(rows[high])] = np.nan
         self._highest = np.where(np.isfinite(rows[high:]), rows[high:], -np.inf).max(axis=0)
         self._median = rows[middle]
-        self._deviation = (rows[high] - rows[middle]) / NINETIETH
+        self._deviation = (rows[high] - rows[middle]) / SIGMAS_OF_90TH
+
+    @property
+    def _known(self) -> bool:
+        self._renew()
+        return bool(self._recent) and bool(len(self._median))
 
     def rise(self, layers: LayerStats) -> NDArray[np.float64]:
         """The logarithm of each norm over its level; NaN where either is not known."""
@@ -248,51 +205,49 @@ class LayerLevels:
         rise[~np.isfinite(rise)] = np.nan
         return rise
 
-    def lopsided(self, factor: float, sigmas: float) -> bool:
-        """Whether at the last step some parameter jumped ``factor`` above its level and the others did not.
+    def one_jumped(self, factor: float, sigmas: float) -> bool:
+        """Whether some parameter jumped ``factor`` above its level at the last step and the others did not.
 
-        Or ``sigmas`` of its own deviations or `USUAL` times the largest of its healthy norms,
-        whichever is highest; `LONE` times more than the median parameter; and `SUDDEN` times above
-        each of the `LAST` steps before. What lifts all at once is the batch's doing, and the
-        total's business; what grows is learning.
+        The limit is ``factor``, ``sigmas`` of the parameter's own deviations, or `NEW_HIGH_FACTOR` times its
+        largest healthy norm, whichever is highest. It must also have risen `ALONE_FACTOR` times more than
+        the median parameter, because what lifts all of them at once is the batch and shows in the total; and
+        `SUDDEN_FACTOR` above each of the `SUDDEN_STEPS` steps before, because what grows is learning.
         """
-        self._renew()
-        if not self._recent or not len(self._median):
+        if not self._known:
             return False
         rise = self.rise(self._recent[-1])
         limit = np.maximum(math.log(factor), sigmas * self._deviation)
-        limit = np.maximum(limit, self._highest - self._median + math.log(USUAL))[: len(rise)]
+        limit = np.maximum(limit, self._highest - self._median + math.log(NEW_HIGH_FACTOR))[: len(rise)]
         if len(limit) < len(rise):
             limit = np.pad(limit, (0, len(rise) - len(limit)), constant_values=np.inf)
         above = rise > limit
         if not np.any(above):
             return False
-        alone = above & (rise > np.nanmedian(rise) + math.log(LONE))
+        alone = above & (rise > np.nanmedian(rise) + math.log(ALONE_FACTOR))
         if not np.any(alone):
             return False
-        for layers in list(self._recent)[-LAST - 1 : -1]:
+        for layers in list(self._recent)[-SUDDEN_STEPS - 1 : -1]:
             before = self.rise(layers)
-            alone[: len(before)] &= ~(rise[: len(before)] <= before + math.log(SUDDEN))
+            alone[: len(before)] &= ~(rise[: len(before)] <= before + math.log(SUDDEN_FACTOR))
         return bool(np.any(alone))
 
-    def furthest(self) -> tuple[str | None, float | None]:
-        """The parameter that rose above its own level at the last step, and by which factor.
+    def highest(self) -> tuple[str | None, float | None]:
+        """The parameter furthest above its own level at the last step, and by which factor.
 
-        Of several that rose about as much, the first in backward order: what grows in the backward
-        of one layer grows in every layer before it.
+        Of several that rose about as much, the first in backward order: what grows in the backward pass of
+        one layer grows in every layer before it.
         """
-        return self._furthest(recent=1)
+        return self._highest_over(recent=1)
 
     def first_to_leave(self) -> tuple[str | None, float | None]:
         """The parameter that has been above its own level longest without a break, and how far now.
 
-        Above means `LEFT` times the level; of several that left at the same step as in `furthest`.
+        Above means `LEFT_LEVEL_FACTOR` times the level; of several that left at the same step as in `highest`.
         """
-        return self._furthest(recent=len(self._recent))
+        return self._highest_over(recent=len(self._recent))
 
-    def _furthest(self, recent: int) -> tuple[str | None, float | None]:
-        self._renew()
-        if not self._recent or not len(self._median):
+    def _highest_over(self, recent: int) -> tuple[str | None, float | None]:
+        if not self._known:
             return None, None
         newest = self._recent[-1]
         rise = np.nan_to_num(self.rise(newest), nan=-np.inf)
@@ -302,24 +257,23 @@ class LayerLevels:
         steps_above = np.zeros(len(rise), int)
         for layers in list(self._recent)[: -recent - 1 : -1]:
             with np.errstate(invalid="ignore"):
-                above[: len(layers.norm)] &= self.rise(layers) > math.log(LEFT)
+                above[: len(layers.norm)] &= self.rise(layers) > math.log(LEFT_LEVEL_FACTOR)
             steps_above += above
         longest = np.where(steps_above == steps_above.max(), rise, -np.inf)
-        index = int(np.flatnonzero(longest + math.log(ALIKE) >= longest.max())[-1])
+        index = int(np.flatnonzero(longest + math.log(ALIKE_FACTOR) >= longest.max())[-1])
         return newest.parameters[index].name, math.exp(min(float(rise[index]), 700.0))
 
     def rose_alike(self) -> bool:
-        """Whether at the last step all parameters rose, by about the same factor."""
-        self._renew()
-        if not self._recent or not len(self._median):
+        """Whether all parameters rose at the last step, by about the same factor."""
+        if not self._known:
             return False
         rise = self.rise(self._recent[-1])
         rise = rise[~np.isnan(rise)]
-        return len(rise) > 1 and bool(rise.min() > 0 and rise.max() - rise.min() < 2 * math.log(ALIKE))
+        return len(rise) > 1 and bool(rise.min() > 0 and rise.max() - rise.min() < 2 * math.log(ALIKE_FACTOR))
 
 
-class Parameters:
-    """What of the parameters alone a detector needs, worked out once and not at every step."""
+class ParameterShapes:
+    """Which parameters are matrices and how large each is, computed once and not at every step."""
 
     def __init__(self) -> None:
         self._seen: tuple[ParameterInfo, ...] = ()
@@ -334,7 +288,9 @@ class Parameters:
 
 
 def in_a_row(counts: NDArray[np.int_], now: NDArray[np.bool_]) -> NDArray[np.int_]:
-    """For how many steps each parameter has been so, this one included; parameters may have been added.
+    """Count, for each parameter, the steps in a row for which ``now`` has been true, this step included.
+
+    ``now`` may be longer than ``counts``: parameters that were added begin at 0.
 
     >>> in_a_row(np.array([3, 3]), np.array([True, False, True])).tolist()
     [4, 0, 1]
@@ -343,8 +299,8 @@ def in_a_row(counts: NDArray[np.int_], now: NDArray[np.bool_]) -> NDArray[np.int
     return np.where(now, grown + 1, 0)
 
 
-def usable(record: StepRecord) -> bool:
-    """Whether a record's norm may enter a baseline as far as its value goes."""
+def is_usable(record: StepRecord) -> bool:
+    """Whether a record's norm may enter a baseline: the update happened and the norm is finite and not 0."""
     return not record.skipped and not record.nonfinite and 0 < record.total_norm < math.inf
 
 

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from gradwatch.record import Event, StepRecord
+from gradwatch.record import Event, StepRecord, event_at
 
-QUIET = 50
-STREAK = 8
+QUIET_STEPS = 50
+"""Single skipped steps are reported at most once in this many steps."""
+
+STREAK_STEPS = 8
 
 
 class LossScale:
-    """A back-off of the scaler is how it finds its scale: information, once in `QUIET` steps.
+    """A skipped step is how a GradScaler finds its scale: information, once in `QUIET_STEPS` steps.
 
-    Eight in a row divide the usual scale by 256 and say that something else is wrong: a warning.
+    Eight in a row divide the usual scale by 256 and mean that something else is wrong: a warning.
     """
 
     def __init__(self) -> None:
         self._in_a_row = 0
-        self._since = QUIET
+        self._steps_since = QUIET_STEPS
 
     def update(self, record: StepRecord) -> list[Event]:
         if not (record.skipped and record.loss_scale is not None):
             self._in_a_row = 0
-            self._since += 1
+            self._steps_since += 1
             return []
         self._in_a_row += 1
-        is_new = self._since >= QUIET
-        self._since = 0
-        if self._in_a_row != STREAK and not is_new:
+        is_new = self._steps_since >= QUIET_STEPS
+        self._steps_since = 0
+        if self._in_a_row != STREAK_STEPS and not is_new:
             return []
-        streak = self._in_a_row >= STREAK
+        is_streak = self._in_a_row >= STREAK_STEPS
         return [
-            Event(
-                step=record.step,
+            event_at(
+                record,
                 kind="loss-scale",
-                severity="warning" if streak else "info",
-                observed=record.loss_scale,
+                severity="warning" if is_streak else "info",
                 message=f"{self._in_a_row} updates in a row were skipped, down to a loss scale of {record.loss_scale:g}"
-                if streak
+                if is_streak
                 else f"the update was skipped: the gradients overflowed at a loss scale of {record.loss_scale:g}",
-                optimizer=record.optimizer,
-                attempt=record.attempt,
+                observed=record.loss_scale,
             )
         ]

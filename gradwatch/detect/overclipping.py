@@ -1,42 +1,49 @@
-"""Clipping at most steps, which is another learning rate rather than a guard."""
+"""Clipping at most steps, which changes the learning rate rather than guarding it."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 
-from gradwatch.record import Event, Severity, StepRecord
+from gradwatch.detect.optimizers import UpdateRule, traits_of
+from gradwatch.record import Event, Severity, StepRecord, event_at
 
-WINDOW = 300
-SHARE = 0.5
-REARM = 0.3
-COEF = 0.5
+WINDOW_STEPS = 300
+CLIPPED_FRACTION, REARM_FRACTION = 0.5, 0.3
+"""Fraction of clipped steps that is reported, and below which it may be reported again."""
 
-_SCALE_FREE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "adafactor", "muon", "rprop", "lamb")
+LOW_COEF = 0.5
+"""A mean coefficient below this slows an optimizer that follows the gradient."""
+
+_EFFECTS: dict[UpdateRule | None, str] = {
+    "follows-gradient": "the learning rate is in effect multiplied by {coef:.2g}",
+    "normalises": "acts as normalisation under this optimizer",
+    None: "what that does to the update is not known of this optimizer",
+}
 
 
 def is_adaptive(optimizer_class: str) -> bool:
-    """Whether multiplying all gradients by a constant leaves this optimizer's steps as they are.
+    """Whether an optimizer of `torch.optim` is known to step alike when all gradients are multiplied by a constant.
 
     >>> is_adaptive("AdamW"), is_adaptive("SGD")
     (True, False)
     """
-    return any(name in optimizer_class.lower() for name in _SCALE_FREE)
+    return traits_of(optimizer_class).update_rule == "normalises"
 
 
 class OverClipping:
-    """More than half of the last 300 steps clipped.
+    """More than half of the last 300 steps were clipped.
 
-    No published evidence says which share is healthy, so the share alone is information. It is a
-    warning where the mean coefficient is below 0.5 as well and the optimizer follows the size of
-    its gradient (SGD): there the learning rate is in effect multiplied by that coefficient. For
-    Adam and its like clipping at most steps acts as normalisation.
+    No published evidence says which fraction is healthy, so the fraction alone is information. It is a warning
+    where the mean coefficient is below 0.5 as well and the optimizer's update follows the gradient (SGD): the
+    learning rate is in effect multiplied by that coefficient. For an optimizer that normalises (Adam), clipping
+    at most steps acts as normalisation.
     """
 
-    def __init__(self, optimizer_class: str = "SGD") -> None:
-        self._scale_free = is_adaptive(optimizer_class)
-        self._coefs: deque[float] = deque(maxlen=WINDOW)
-        self._clipped: deque[bool] = deque(maxlen=WINDOW)
+    def __init__(self, update_rule: UpdateRule | None = None) -> None:
+        self._update_rule = update_rule
+        self._coefs: deque[float] = deque(maxlen=WINDOW_STEPS)
+        self._clipped: deque[bool] = deque(maxlen=WINDOW_STEPS)
         self._armed = True
 
     def update(self, record: StepRecord) -> list[Event]:
@@ -44,29 +51,24 @@ class OverClipping:
             return []
         self._coefs.append(record.clip_coef)
         self._clipped.append(record.clipped)
-        share = sum(self._clipped) / WINDOW
-        if len(self._clipped) < WINDOW or share <= SHARE:
-            self._armed = self._armed or share < REARM
+        fraction = sum(self._clipped) / WINDOW_STEPS
+        if len(self._clipped) < WINDOW_STEPS or fraction <= CLIPPED_FRACTION:
+            self._armed = self._armed or fraction < REARM_FRACTION
             return []
         if not self._armed:
             return []
         self._armed = False
-        return [self._event(record, share, sum(self._coefs) / WINDOW)]
+        return [self._event(record, fraction, sum(self._coefs) / WINDOW_STEPS)]
 
-    def _event(self, record: StepRecord, share: float, coef: float) -> Event:
-        severity: Severity = "warning" if coef < COEF and not self._scale_free else "info"
-        effect = (
-            "acts as normalisation under this optimizer"
-            if self._scale_free
-            else f"the learning rate is in effect multiplied by {coef:.2g}"
-        )
-        return Event(
-            step=record.step,
+    def _event(self, record: StepRecord, fraction: float, coef: float) -> Event:
+        is_slowed = coef < LOW_COEF and self._update_rule == "follows-gradient"
+        severity: Severity = "warning" if is_slowed else "info"
+        return event_at(
+            record,
             kind="overclipping",
             severity=severity,
-            observed=share,
-            limit=SHARE,
-            message=f"{share:.0%} of the last {WINDOW} steps were clipped, mean clip_coef {coef:.2g}: {effect}",
-            optimizer=record.optimizer,
-            attempt=record.attempt,
+            message=f"{fraction:.0%} of the last {WINDOW_STEPS} steps were clipped, mean clip_coef {coef:.2g}: "
+            + _EFFECTS[self._update_rule].format(coef=coef),
+            observed=fraction,
+            limit=CLIPPED_FRACTION,
         )

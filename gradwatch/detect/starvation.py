@@ -1,59 +1,69 @@
-"""Gradients smaller than the eps of the optimizer that divides by their size."""
+"""Gradients smaller than the eps of an optimizer that divides by their size."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradwatch.detect.level import Parameters, usable
-from gradwatch.record import Event, StepRecord
+from gradwatch.detect.level import ParameterShapes, is_usable
+from gradwatch.detect.optimizers import OptimizerTraits
+from gradwatch.record import Event, LayerStats, StepRecord, event_at
 
-LASTING = 100
-SHARE = 0.5
+LASTING_STEPS = 100
+STARVED_FRACTION = 0.5
+"""Fraction of the weights from which on it is reported."""
 
 
 class EpsStarvation:
-    """Half of the weights, at each of 100 steps, with gradients of a root mean square under Adam's eps.
+    """Half of the weights have gradients below the optimizer's eps, at each of 100 steps: information, once.
 
-    Adam divides by sqrt(v) + eps: with gradients as small as eps its updates are half of what the
-    learning rate says, and they shrink with the gradient from there (Wortsman et al. 2023,
-    "Small-scale proxies", section 3.4). Information, once.
+    Adam divides by sqrt(v) + eps. With gradients as small as eps its updates are half of what the learning
+    rate says, and from there they shrink with the gradient (Wortsman et al. 2023, "Small-scale proxies",
+    section 3.4). What is compared with eps is what the optimizer adds it to: the root mean square of a
+    parameter's entries for Adam and its relatives, the norm of a matrix for Muon.
 
-    >>> EpsStarvation(eps=None).update(StepRecord(step=0))
+    >>> EpsStarvation(OptimizerTraits()).update(StepRecord(step=0))
     []
     """
 
-    def __init__(self, eps: float | None) -> None:
-        self._eps = eps
-        self._parameters = Parameters()
+    def __init__(self, traits: OptimizerTraits) -> None:
+        self._traits = traits
+        self._shapes = ParameterShapes()
         self._steps = 0
-        self._told = False
+        self._reported = False
 
     def update(self, record: StepRecord) -> list[Event]:
-        if not self._eps or self._told or record.layers is None or not usable(record):
+        eps = self._traits.eps
+        if eps is None or self._reported or record.layers is None or not is_usable(record):
             return []
-        self._parameters.see(record.layers.parameters)
-        sizes = self._parameters.sizes[: len(record.layers.norm)]
-        coefficient = min(record.clip_coef, 1.0)
-        starved = record.layers.norm * coefficient < self._eps * np.sqrt(sizes)
+        size = self._sizes(record.layers)
+        numel = self._shapes.sizes[: len(size)]
         present = record.layers.present
-        share = float(sizes[starved & present].sum() / max(sizes[present].sum(), 1.0))
-        self._steps = self._steps + 1 if share > SHARE else 0
-        if self._steps < LASTING:
+        starved = present & (size * min(record.clip_coef, 1.0) < eps)
+        fraction = float(numel[starved].sum() / max(numel[present].sum(), 1.0))
+        self._steps = self._steps + 1 if fraction > STARVED_FRACTION else 0
+        if self._steps < LASTING_STEPS:
             return []
-        self._told = True
-        relative = np.where(present, record.layers.norm / np.sqrt(sizes), np.inf)
-        least = int(np.argmin(relative))
+        self._reported = True
+        smallest = int(np.argmin(np.where(present, size, np.inf)))
         return [
-            Event(
-                step=record.step,
+            event_at(
+                record,
                 kind="eps-starvation",
                 severity="info",
-                parameter=record.layers.parameters[least].name,
-                observed=share,
-                limit=SHARE,
-                message=f"{share:.0%} of the weights had gradients smaller than eps = {self._eps:g} for {LASTING}"
-                " steps: the optimizer's updates shrink; a smaller eps or a larger loss would let them grow",
-                optimizer=record.optimizer,
-                attempt=record.attempt,
+                message=f"{fraction:.0%} of the weights had gradients smaller than eps = {eps:g} for {LASTING_STEPS}"
+                " steps: the optimizer's updates shrink with them",
+                parameter=record.layers.parameters[smallest].name,
+                observed=fraction,
+                limit=STARVED_FRACTION,
             )
         ]
+
+    def _sizes(self, layers: LayerStats) -> NDArray[np.float64]:
+        """The size of each gradient that the optimizer compares with eps."""
+        self._shapes.see(layers.parameters)
+        norm = layers.norm.astype(float)
+        if self._traits.eps_rule == "per-matrix":
+            return norm
+        entry: NDArray[np.float64] = norm / np.sqrt(self._shapes.sizes[: len(norm)])
+        return entry

@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement, count_above, is_sharded, local, pinned_copy, total
-from gradwatch.record import Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import ClipFault, Floats, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.recording.hooks import ClipCall
 
 
@@ -210,10 +210,10 @@ def _loss(draft: PendingStep) -> float | None:
     return None if scale == 0 else sum(float(value) for value in draft.backward_losses) / scale
 
 
-def _clip_fault(draft: PendingStep) -> str | None:
+def _clip_fault(draft: PendingStep) -> ClipFault | None:
     """Of two faults the one that changes the threshold; a scale of 1 changes nothing."""
     was_scaled = draft.clipped_scaled and draft.scale is not None and float(draft.scale) != 1
-    return "before-unscale" if was_scaled else draft.clip_fault
+    return "before-unscale" if was_scaled else cast("ClipFault | None", draft.clip_fault)
 
 
 def _float32(column: np.ndarray[Any, np.dtype[np.float64]]) -> Floats:

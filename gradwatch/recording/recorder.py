@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gradwatch.detect import Detector, detectors_for, eps_of
+from gradwatch.detect import Detector, detectors_for
 from gradwatch.distributed import JoinedParts, RankGatherer
 from gradwatch.record import JoinedParameters, StepRecord
 from gradwatch.recording.batch_writer import BatchWriter
@@ -106,7 +106,7 @@ class Recorder:
             return Beginning(step=step, stored=reader.parameters(name))
 
     def admit(self, tracker: StepSource, beginning: Beginning) -> None:
-        detectors = detectors_for(tracker.optimizer_class, eps_of(tracker.settings))
+        detectors = detectors_for(tracker.optimizer_class, tracker.settings)
         past = functools.partial(_records, self._writer.path, tracker.name) if self._writer.attempt > 0 else None
         self._do(functools.partial(self._judge.admit, tracker.name, detectors, past))
         if self._team is None:

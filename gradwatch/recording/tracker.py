@@ -35,6 +35,7 @@ from gradwatch.measure import (
 )
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.hooks import ClipCall
+from gradwatch.recording.optimizer_probe import probed_settings
 from gradwatch.recording.pending import (
     PendingStep,
     first_of,
@@ -103,9 +104,10 @@ def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
-    """The defaults of an optimizer that can be written down."""
+    """The defaults of an optimizer that can be written down, and what a trial of its class has shown."""
     plain = (bool, int, float, str, tuple, list, type(None))
-    return {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
+    defaults = {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
+    return defaults | probed_settings(optimizer)
 
 
 def sharding_of(trained: Iterable[tuple[nn.Module, Optimizer]]) -> tuple[bool, bool]:

@@ -29,6 +29,7 @@ from gradwatch.measure import is_sharded
 from gradwatch.recording.hooks import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
 from gradwatch.recording.in_backward import group_in_backward_optimizers
 from gradwatch.recording.no_optimizer import NoOptimizer
+from gradwatch.recording.optimizer_probe import is_probing
 from gradwatch.recording.watch import Watch
 
 logger = logging.getLogger("gradwatch")
@@ -80,6 +81,8 @@ class Discovery:
         @functools.wraps(original)
         def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
+            if is_probing():
+                return
             discovery.optimizers_seen += 1
             discovery._new.append(weakref.ref(self))
 

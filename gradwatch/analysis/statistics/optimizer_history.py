@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.statistics.quantiles import Array
-from gradwatch.detect import eps_of
-from gradwatch.detect.overclipping import is_adaptive
+from gradwatch.detect import eps_of, traits_of
+from gradwatch.detect.optimizers import UpdateRule
 from gradwatch.record import WEIGHT_STATS, Event
 
 STEPS_BEFORE_EVENT, STEPS_AFTER_EVENT = 10, 50  # left out around an explosion or a non-finite step
@@ -48,6 +48,7 @@ class OptimizerHistory:
     moment: str  # before clipping, after clipping or unknown
     every: int  # steps from one record to the next
     warm_up: int  # steps at the start that do not count
+    update_rule: UpdateRule | None = None  # whether the update follows the gradient; None: not known
 
     @property
     def steps(self) -> int:
@@ -81,8 +82,9 @@ class OptimizerHistory:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether the optimizer divides by the size of its gradients, as Adam does."""
-        return is_adaptive(self.optimizer_class)
+        """Whether the optimizer divides by the size of its gradients, as Adam does; not known counts as such."""
+        rule = self.update_rule or traits_of(self.optimizer_class).update_rule
+        return rule != "follows-gradient"
 
     @property
     def ended_nonfinite(self) -> bool:
@@ -132,6 +134,7 @@ def optimizer_history(reader: RunReader, optimizer: str | None = None) -> Optimi
         lost_at=critical[0] if critical else None,
         worst=_worst(norms[finite], critical),
         optimizer_class=reader.optimizers.get(name, ""),
+        update_rule=traits_of(reader.optimizers.get(name, ""), reader.settings(name)).update_rule,
         learning_rate=float(rates.max()) if len(rates) else None,
         momentum=float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0,
         weights=weights,

@@ -1,0 +1,58 @@
+"""The recent level of the loss, and what it says of a step."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from gradwatch.detect.level import Window
+
+SMALL_LOSS_FRACTION = 0.05
+"""A loss below this fraction of the first ones is small. A language model's never gets there."""
+
+
+class LossLevel:
+    """The median of the last ``window`` losses and how they scatter above it. Losses may be negative.
+
+    >>> level = LossLevel()
+    >>> for _ in range(40):
+    ...     level.add(2.0)
+    >>> level.is_out(2.1), level.is_out(5.0), level.is_out(None)
+    (False, True, False)
+    """
+
+    def __init__(self, window: int = 128, least: int = 32, lag: int = 0) -> None:
+        self._least, self._lag = least, lag
+        self._waiting: deque[float] = deque()
+        self._losses = Window(window)
+        self._first = Window(least)
+
+    def add(self, loss: float | None) -> None:
+        if loss is None or not math.isfinite(loss):
+            return
+        if len(self._first) < self._least:
+            self._first.add(loss)
+        self._waiting.append(loss)
+        if len(self._waiting) > self._lag:
+            self._losses.add(self._waiting.popleft())
+
+    @property
+    def ready(self) -> bool:
+        return len(self._losses) >= self._least
+
+    def is_small(self, loss: float | None) -> bool:
+        """Whether a loss is less than a twentieth of the first ones; losses that may be negative never are."""
+        if loss is None or not self.ready:
+            return False
+        return 0 < loss < SMALL_LOSS_FRACTION * self._first.median and self._losses.median > 0
+
+    def is_out(self, loss: float | None, sigmas: float = 6.0, fraction: float = 1.0) -> bool:
+        """Whether a loss is ``sigmas`` robust deviations and ``fraction`` of the median above the median.
+
+        A small loss is never out: in a task that is solved, one hard sample multiplies the loss and nothing
+        follows from it.
+        """
+        if loss is None or not self.ready or self.is_small(loss):
+            return False
+        distance = max(sigmas * self._losses.deviation, fraction * abs(self._losses.median))
+        return not loss <= self._losses.median + distance

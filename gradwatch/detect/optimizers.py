@@ -1,0 +1,99 @@
+"""What an optimizer does with the size of its gradient, as far as a record tells.
+
+A class of `torch.optim` is looked up by its exact name. Any other class is probed when it is attached
+(`gradwatch.recording.optimizer_probe`), and the answer is stored among the optimizer's settings under
+`UPDATE_RULE` and `EPS_RULE`. Where neither applies it is not known, and not known is never taken for SGD.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+UpdateRule: TypeAlias = Literal["follows-gradient", "normalises"]
+EpsRule: TypeAlias = Literal["per-entry", "per-matrix"]
+
+UPDATE_RULE = "update_rule"
+"""Setting: "follows-gradient" where multiplying every gradient by a constant multiplies the update, as with SGD;
+"normalises" where it leaves the update as it is, as with Adam."""
+
+EPS_RULE = "eps_rule"
+"""Setting: "per-entry" where eps is added to the size of each entry, "per-matrix" where it is a floor of a
+matrix's norm, as with Muon."""
+
+FOLLOWING = frozenset({"SGD", "ASGD"})
+"""Classes of `torch.optim` whose update is proportional to the gradient."""
+
+DIVIDING_BY_ENTRY = frozenset(
+    {"Adam", "AdamW", "NAdam", "RAdam", "SparseAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta"}
+)
+"""Classes of `torch.optim` that divide each entry by its own size plus eps."""
+
+NORMALISING = DIVIDING_BY_ENTRY | {"Adafactor", "Muon", "Rprop", "LBFGS"}
+"""Classes of `torch.optim` whose update does not depend on the scale of the gradient. LBFGS is one of them: its
+first step is divided by the norm, and later ones by the curvature, which scales as the gradient does."""
+
+_EPS_UNDER_THE_ROOT = frozenset({"Adadelta"})
+"""Their denominator is sqrt(v + eps): entries are small below sqrt(eps)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerTraits:
+    """What is known of an optimizer.
+
+    Attributes:
+        update_rule: whether the update follows the size of the gradient; None: not known.
+        eps: the size of a gradient below which the optimizer's eps matters; None: it has none, or it is not
+            known how it uses it.
+        eps_rule: of what that size is: of each entry, or the norm of each matrix.
+    """
+
+    update_rule: UpdateRule | None = None
+    eps: float | None = None
+    eps_rule: EpsRule | None = None
+
+
+def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None) -> OptimizerTraits:
+    """Return what is known of an optimizer from the name of its class and its recorded settings.
+
+    >>> traits_of("SGD").update_rule, traits_of("AdamW", {"eps": 1e-8}).eps
+    ('follows-gradient', 1e-08)
+    >>> traits_of("Muon", {"eps": 1e-7}).eps_rule
+    'per-matrix'
+    >>> traits_of("Prodigy"), traits_of("Prodigy", {"update_rule": "normalises"}).update_rule
+    (OptimizerTraits(update_rule=None, eps=None, eps_rule=None), 'normalises')
+    """
+    known = settings or {}
+    eps, eps_rule = _eps(known), _eps_rule(optimizer_class, known)
+    if eps is not None and optimizer_class in _EPS_UNDER_THE_ROOT:
+        eps = math.sqrt(eps)
+    return OptimizerTraits(
+        update_rule=_update_rule(optimizer_class, known),
+        eps=eps if eps_rule is not None else None,
+        eps_rule=eps_rule if eps is not None else None,
+    )
+
+
+def _update_rule(optimizer_class: str, settings: Mapping[str, object]) -> UpdateRule | None:
+    probed = settings.get(UPDATE_RULE)
+    if probed == "follows-gradient" or probed == "normalises":  # noqa: PLR1714 - mypy narrows only this
+        return probed
+    if optimizer_class in FOLLOWING:
+        return "follows-gradient"
+    return "normalises" if optimizer_class in NORMALISING else None
+
+
+def _eps_rule(optimizer_class: str, settings: Mapping[str, object]) -> EpsRule | None:
+    probed = settings.get(EPS_RULE)
+    if probed == "per-entry" or probed == "per-matrix":  # noqa: PLR1714 - mypy narrows only this
+        return probed
+    if optimizer_class in DIVIDING_BY_ENTRY:
+        return "per-entry"
+    return "per-matrix" if optimizer_class == "Muon" else None
+
+
+def _eps(settings: Mapping[str, object]) -> float | None:
+    eps = settings.get("eps")
+    return float(eps) if isinstance(eps, float) and eps > 0 else None
