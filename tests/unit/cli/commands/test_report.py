@@ -1,0 +1,103 @@
+"""`gradwatch report`: the terminal, the JSON contract and the page."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gradwatch.record import ParameterInfo
+from gradwatch.store import StoreWriter
+from gradwatch.testing import steady, stream
+
+
+def test_it_tells_the_story(runs, command):
+    done = command("report", runs / "bad")
+    assert (done.code, done.err) == (0, "")
+    assert "CRITICAL  exploded at step 701" in done.out
+    assert "layer x step" in done.out
+
+
+def test_layers_are_as_many_as_are_asked_for(runs, command):
+    assert "1 more; `gradwatch report --layers 2` shows all" in command("report", runs / "bad", "--layers", 1).out
+    assert "more;" not in command("report", runs / "bad").out
+
+
+def test_the_json_is_the_contract(runs, command):
+    found = json.loads(command("report", runs / "bad", "--json").out)
+    keys = ["run", "steps", "verdict", "total_norm", "clipping", "nonfinite_steps", "skipped_steps", "events", "layers"]
+    assert list(found)[: len(keys)] == keys
+    assert (found["run"], found["steps"], found["verdict"]) == ("bad", 705, "critical")
+    assert list(found["total_norm"]) == ["median", "p99", "max", "max_step", "last"]
+    assert found["total_norm"]["last"] == "NaN"
+    assert {"kind", "threshold", "clipped_fraction"} <= set(found["clipping"])
+    layer = ["name", "median", "p99", "max", "max_step", "last", "zero_fraction", "nonfinite_steps"]
+    assert all(set(layer) <= set(row) for row in found["layers"])
+    event = ["step", "kind", "severity", "parameter", "observed", "limit", "message"]
+    assert all(list(row)[:7] == event for row in found["events"])
+
+
+def two_optimizers(folder):
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {"generator": ("Adam", {}), "critic": ("Adam", {})})
+    for name, norms in (("generator", steady(300)), ("critic", [*steady(300), float("nan")])):
+        records = [replace(record, optimizer=name) for record in stream(norms)]
+        writer.add_parameters(name, records[0].layers.parameters)
+        from gradwatch.detect import replay
+
+        writer.append(records, replay(records))
+    writer.end_attempt("closed")
+    return folder
+
+
+def test_of_several_optimizers_the_worst_is_shown_unless_one_is_named(tmp_path, command):
+    two_optimizers(tmp_path)
+    assert json.loads(command("report", tmp_path, "--json").out)["optimizer"] == "critic"
+    assert "optimizer critic of generator, critic; --optimizer shows another" in command("report", tmp_path).out
+    named = json.loads(command("report", tmp_path, "--json", "--optimizer", "generator").out)
+    assert (named["optimizer"], named["steps"]) == ("generator", 300)
+
+
+def test_the_page_is_one_file_that_loads_nothing(runs, command, tmp_path):
+    file = tmp_path / "report.html"
+    done = command("report", runs / "bad", "--html", file)
+    assert done.code == 0
+    assert done.out.startswith(f"wrote {file}, ")
+    page = file.read_text()
+    assert page.startswith("<!doctype html>")
+    assert "default-src 'none'" in page
+    assert "exploded at step 701" in page
+    assert not [word for word in ('src="', "href=", "@import", "url(") if word in page]
+
+
+@pytest.mark.parametrize("where", ["no/such/folder/report.html", "."])
+def test_a_page_that_can_not_be_written_is_said(runs, command, tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    done = command("report", runs / "bad", "--html", where)
+    assert done.code == 1
+    assert "can't be written" in done.err
+    assert "(cannot-export)" in done.err
+
+
+def test_json_and_a_page_can_not_both_be(runs, command, tmp_path):
+    done = command("report", runs / "bad", "--json", "--html", tmp_path / "x.html")
+    assert (done.code, done.out) == (1, "")
+    assert "(bad-argument)" in done.err
+
+
+@pytest.mark.slow
+def test_the_page_of_150_layers_and_10000_steps_has_less_than_2_megabytes(tmp_path, command):
+    names = tuple(ParameterInfo(name=f"blocks.{i}.weight", shape=(64, 64)) for i in range(150))
+    rng = np.random.default_rng(0)
+    records = stream(steady(10_000), parameters=names, shares=[1.0] * 150)
+    noisy = [
+        replace(r, layers=replace(r.layers, norm=r.layers.norm * rng.lognormal(0, 0.3, 150).astype(np.float32)))
+        for r in records
+    ]
+    writer = StoreWriter(tmp_path / "run")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", names)
+    writer.append(noisy, [])
+    writer.end_attempt("closed")
+    assert command("report", tmp_path / "run", "--html", tmp_path / "x.html").code == 0
+    assert (tmp_path / "x.html").stat().st_size < 2e6

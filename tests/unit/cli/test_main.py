@@ -1,0 +1,156 @@
+"""The command line as a whole: errors, terminals, pipes, help; what a process of its own shows."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradwatch
+from gradwatch.cli.signatures import app
+from gradwatch.record import ParameterInfo
+from gradwatch.testing import replaced, steady, stream, write_run
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+def in_a_process(*arguments, **environment):
+    command = [sys.executable, "-m", "gradwatch", *map(str, arguments)]
+    env = os.environ | {"COLUMNS": "100"} | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+
+
+# ------------------------------------------------------------------------------------------- errors
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A folder with what is no run, or no longer."""
+    folder = tmp_path_factory.mktemp("odd")
+    write_run(folder / "runs" / "good", stream(steady(10)))
+    (folder / "file.csv").write_text("step,norm\n")
+    (folder / "empty").mkdir()
+    write_run(folder / "no-steps", [])
+    whole = write_run(folder / "cut", stream(steady(2000)))
+    data = (whole / "gradwatch.db").read_bytes()
+    (whole / "gradwatch.db").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "slug"),
+    [
+        (["report", "nowhere"], 1, "run-not-found"),
+        (["report", "empty"], 1, "run-not-found"),
+        (["report", "file.csv"], 1, "not-a-run"),
+        (["report", "cut"], 1, "store-damaged"),
+        (["report", "no-steps"], 1, "empty-run"),
+        (["events", "nowhere"], 1, "run-not-found"),
+        (["report", "runs/good", "--optimizer", "9"], 1, "bad-argument"),
+        (["recommend", "runs/good", "--optimizer", "9"], 1, "bad-argument"),
+        (["report", "runs/good", "--layers", "many"], 2, "Invalid value"),
+        (["report", "runs/good", "--layers", "-1"], 2, "Invalid value"),
+        (["explode"], 2, "No such command"),
+        ([], None, "Usage"),  # 2; with click before 8.2 it is 0
+    ],
+)
+def test_bad_input_is_one_clear_error(odd, command, monkeypatch, arguments, code, slug):
+    monkeypatch.chdir(odd)
+    done = command(*arguments)
+    assert done.code == code or (code is None and done.code in (0, 2))
+    assert slug in done.err + done.out
+    if code == 1:
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1
+        assert done.out == ""
+
+
+def test_no_run_anywhere_is_said_and_nothing_is_made(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command("report")
+    assert done.code == 1
+    assert "There is no run under 'runs'" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_newest_run_is_meant_where_none_is_named(runs, command, monkeypatch):
+    os.utime(runs / "good" / "gradwatch.db", (1, 1))
+    monkeypatch.chdir(runs.parent)
+    assert json.loads(command("report", "--json").out)["run"] == "bad"
+
+
+# ---------------------------------------------------------------------------------------- terminals
+
+
+def test_no_colour_means_plain_ascii(runs, command, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("report", "events", "recommend", "compare"):
+        assert command(name, runs / "bad").out.isascii(), name
+
+
+def test_a_terminal_without_utf8_gets_ascii(runs):
+    done = in_a_process("report", runs / "bad", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+
+
+def test_a_hostile_name_can_not_write_to_the_terminal(tmp_path, command):
+    infos = [ParameterInfo(name="\x1b]0;owned\x07\x1b[31mé", shape=(2, 2)), ParameterInfo(name="b", shape=(2,))]
+    write_run(tmp_path, stream(replaced(steady(400), {300: math.nan}), parameters=infos, shares=(1.0, 0.0)))
+    for name in ("report", "events", "check", "recommend"):
+        done = command(name, tmp_path)
+        assert "\x1b" not in done.out
+        assert done.code in (0, 3)
+    assert json.loads(command("report", tmp_path, "--json").out)["layers"][0]["name"] == infos[0].name
+
+
+def test_a_closed_pipe_is_no_error(runs):
+    command = f"{sys.executable} -m gradwatch report {runs / 'bad'} --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr
+
+
+# --------------------------------------------------------------------------------- help and version
+
+
+def test_every_command_is_in_the_help_and_in_the_readme(command):
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    top = command("--help")
+    assert len(COMMANDS) >= 12
+    for name in COMMANDS:
+        assert f" {name} " in top.out
+        assert f"gradwatch {name}" in readme
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(command, name):
+    done = command(name, "-h")
+    assert done.code == 0
+    assert f"gradwatch {name}" in done.out
+    assert command(name, "--help").out == done.out
+
+
+def test_the_version_is_that_of_the_package(command):
+    done = command("--version")
+    assert (done.code, done.out) == (0, f"gradwatch {gradwatch.__version__}\n")
+
+
+def test_the_installed_command_is_the_same():
+    script = shutil.which("gradwatch", path=str(Path(sys.executable).parent))
+    assert script is not None
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"gradwatch {gradwatch.__version__}\n"
+
+
+def test_reading_a_run_imports_no_torch(runs):
+    code = (
+        "import sys; from gradwatch.cli import app; app(['report', sys.argv[1]], standalone_mode=False);"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(runs / "good")], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
