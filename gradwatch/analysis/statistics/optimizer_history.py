@@ -82,9 +82,8 @@ class OptimizerHistory:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether the optimizer divides by the size of its gradients, as Adam does; not known counts as such."""
-        rule = self.update_rule or traits_of(self.optimizer_class).update_rule
-        return rule != "follows-gradient"
+        """Whether the optimizer is known to divide by the size of its gradients, as Adam does."""
+        return (self.update_rule or traits_of(self.optimizer_class).update_rule) == "normalises"
 
     @property
     def ended_nonfinite(self) -> bool:
