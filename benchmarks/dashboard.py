@@ -1,11 +1,11 @@
-"""How long the GradWatch tab takes, what its server holds, and how large the HTML report is.
+"""Measure how fast the GradWatch tab is, how much memory its server holds, and how large the HTML report is.
 
 A real TensorBoard serves stores of 150 parameters x 10,000 steps and 1,000 x 100,000 (1.7 GB, all four statistics), and
-a real Chromium looks at them. Beside it TensorBoard's own Scalars, for the same norms, where they can be had.
+a real Chromium opens them. For comparison, TensorBoard's own Scalars show the same norms, if they can be loaded.
 
     python benchmarks/dashboard.py | tee benchmarks/dashboard.txt
 
-It needs Chromium, some minutes and 3 GB of disk.
+It needs Chromium, a few minutes and 3 GB of disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TRIES = 21
 
 
 def make(folder: Path, parameters: int, steps: int) -> Path:
-    """A run of these sizes, with a spike of one step in one layer."""
+    """Make a run of this size, with a spike of one step in one layer."""
     rng = np.random.default_rng(0)
     infos = tuple(
         ParameterInfo(name=f"blocks.{i // 10}.part.{i % 10}.weight", shape=(64, 64)) for i in range(parameters)
@@ -71,7 +71,7 @@ def make(folder: Path, parameters: int, steps: int) -> Path:
 
 
 def make_event_files(run: Path, folder: Path) -> None:
-    """The same norms as scalars, as torch.utils.tensorboard writes them."""
+    """Write the same norms as scalars, through torch.utils.tensorboard."""
     from torch.utils.tensorboard import SummaryWriter
 
     from gradwatch import Run
@@ -97,7 +97,7 @@ def tensorboard(logdir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def resident(process: subprocess.Popen[str], children: bool = False) -> float:
-    """MB that a process holds, with its data server if asked for."""
+    """Return the memory of a process in MB, with its data server on request."""
     pids = [process.pid]
     if children:
         pids += [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
@@ -174,7 +174,7 @@ def of_the_browser(url: str) -> None:
 
 
 def of_scalars(folder: Path, parameters: int) -> None:
-    """TensorBoard's own: until all points of the last tag are there, and one tag's points."""
+    """Time TensorBoard's own Scalars: until the last tag has all its points, and one tag's points."""
     began = time.perf_counter()
     with tensorboard(folder) as (process, url):
         last = f"norm/blocks.{(parameters - 1) // 10}.part.{(parameters - 1) % 10}.weight"

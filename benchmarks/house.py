@@ -26,7 +26,7 @@ from radon.complexity import cc_visit
 from radon.visitors import Function
 
 PACKAGE = "gradwatch"
-# The parts of a class or function that have statements of their own.
+# Functions of either kind.
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Comments that speak to a tool, not to a reader.
 PRAGMA = re.compile(r"#\s*(noqa|type:|pragma|ruff:|mypy:|fmt:|!)")
@@ -48,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What is counted of one class."""
+    """The counts of one class."""
 
     name: str
     attributes: int
@@ -73,7 +73,7 @@ def sources(root: Path, folder: str) -> list[Source]:
 
 
 def shape(node: ast.ClassDef) -> Shape:
-    """Count a class: every attribute that its body declares or that a method sets on `self`, methods, lines."""
+    """Count the attributes that a class declares or that its methods set on `self`, its methods and its lines."""
     declared = {
         statement.target.id
         for statement in node.body
@@ -97,7 +97,7 @@ def shape(node: ast.ClassDef) -> Shape:
 
 
 def is_record(node: ast.ClassDef) -> bool:
-    """Whether it is a dataclass, a NamedTuple or a TypedDict: fields, but no state that changes."""
+    """Whether a class is a dataclass, a NamedTuple or a TypedDict: it has fields, but no state that changes."""
     marks = " ".join(ast.unparse(part) for part in (*node.decorator_list, *node.bases))
     return any(word in marks for word in ("dataclass", "NamedTuple", "TypedDict"))
 
@@ -114,7 +114,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports(node: ast.AST, *, inside: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Each import that can run, and whether it stands in a function."""
+    """Yield each import that can run, and whether it is inside a function."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child, inside
@@ -123,7 +123,7 @@ def imports(node: ast.AST, *, inside: bool = False) -> Iterator[tuple[ast.Import
 
 
 def targets(statement: ast.Import | ast.ImportFrom, known: set[str]) -> set[str]:
-    """The modules of the package that a statement imports."""
+    """Return the modules of the package that a statement imports."""
     if isinstance(statement, ast.Import):
         names = {alias.name for alias in statement.names}
     else:
@@ -135,7 +135,7 @@ def targets(statement: ast.Import | ast.ImportFrom, known: set[str]) -> set[str]
 
 
 def deferred(modules: list[Source]) -> list[str]:
-    """The first-party imports inside functions, as "module: statement"."""
+    """List the first-party imports inside functions, as "module: statement"."""
     return [
         f"{module.name}: {ast.unparse(statement)}"
         for module in modules
@@ -161,7 +161,7 @@ def graph(modules: list[Source]) -> dict[str, set[str]]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """Sets of modules that all import one another, directly or not (Tarjan's strongly connected components)."""
+    """Find sets of modules that all import one another, directly or not (Tarjan's strongly connected components)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -192,7 +192,7 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def complexities(modules: list[Source]) -> list[tuple[int, str]]:
-    """Cyclomatic complexity of every function and method by radon, the largest first."""
+    """Return radon's cyclomatic complexity of every function and method, the largest first."""
     found = {
         (part.complexity, f"{module.name}.{part.fullname}")
         for module in modules
@@ -204,7 +204,7 @@ def complexities(modules: list[Source]) -> list[tuple[int, str]]:
 
 
 def documented(tree: ast.Module) -> set[int]:
-    """The lines of strings that stand by themselves, docstrings above all."""
+    """Return the lines of string statements, which are mostly docstrings."""
     return {
         line
         for node in ast.walk(tree)
@@ -214,7 +214,7 @@ def documented(tree: ast.Module) -> set[int]:
 
 
 def comments_and_code(module: Source) -> tuple[int, int]:
-    """Comments for a reader, and lines of code: no blank line, no docstring, no line that is only a comment."""
+    """Count comments for readers, and lines of code: without blank lines, docstrings and comment lines."""
     prose = documented(module.tree)
     skipped = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.ENCODING}
     comments, code = 0, set()
@@ -230,7 +230,7 @@ def comments_and_code(module: Source) -> tuple[int, int]:
 
 
 def own_isinstance(modules: list[Source], of: Callable[[Source], bool]) -> list[str]:
-    """The isinstance tests on classes that the package itself defines."""
+    """List the isinstance tests on classes that the package itself defines."""
     own = {node.name for node in classes(modules)}
     found = []
     for module in filter(of, modules):
@@ -247,15 +247,14 @@ def own_isinstance(modules: list[Source], of: Callable[[Source], bool]) -> list[
 
 
 def defines(module: Source) -> bool:
-    """Whether there is anything to test: a function or a class, not names that are passed on."""
+    """Whether a module defines a function or a class, rather than only re-exporting names."""
     return any(isinstance(node, (*FUNCTIONS, ast.ClassDef)) for node in module.tree.body)
 
 
 def without_tests(root: Path, modules: list[Source]) -> list[str]:
-    """Modules for which no test file is named: test_NAME.py or test_NAME_*.py, in the folder that mirrors its own.
+    """List the modules without a test file test_NAME.py or test_NAME_*.py in the folder that mirrors theirs.
 
-    A checkout without tests/unit has flat tests, where the name alone decides. Of a folder's `__init__` the file is
-    named for the folder.
+    The test file of an `__init__` is named after its folder. In a checkout without tests/unit the name alone decides.
     """
     mirrored = (root / "tests" / "unit").is_dir()
     missing = []
@@ -280,7 +279,7 @@ def without_tests(root: Path, modules: list[Source]) -> list[str]:
 
 
 def count_tests(root: Path) -> str:
-    """How many tests pytest collects, doctests included."""
+    """Ask pytest how many tests it collects, doctests included."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)

@@ -1,9 +1,9 @@
 """A long run and many readers: `python benchmarks/long_run.py [STEPS [MINUTES]]`.
 
-First 1,000,000 steps of 150 parameters are recorded in one process: what does a step cost, and how much
-memory does the process hold, in the first hundredth and in the last; how large is the file beside what its
-schema promises; and what does `gradwatch report` of it take? Then one writer at full speed for ten minutes
-with eight readers, each a process that reads all the time: is anything that they read ever wrong?
+First one process records 1,000,000 steps of 150 parameters. What does a step cost, and how much memory does the
+process hold, in the first hundredth and in the last? How large is the file, compared with its schema? What does
+`gradwatch report` of it take? Then one process writes at full speed for ten minutes, while eight others read all the
+time. Do they ever read anything wrong?
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 
 
 def training(steps: int) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
-    """A training that makes its gradients without a backward, so that a million steps are soon made.
+    """Train with gradients that need no backward pass, so that a million steps take minutes.
 
     The gradient of every entry at step s is 1 + s % 1000.
     """
@@ -47,18 +47,18 @@ def training(steps: int) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
 
 
 def norms(steps: np.ndarray) -> np.ndarray:
-    """The total norm at each step."""
+    """Return the total norm at each step."""
     return np.asarray((1 + steps % 1000) * math.sqrt(PARAMETERS * ENTRIES))
 
 
 def resident() -> float:
-    """MB of this process in memory."""
+    """Return the memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 @dataclass(frozen=True)
 class Long:
-    """What a long recording took. Costs are microseconds a step, memory is MB."""
+    """The cost of a long recording, in microseconds per step and MB."""
 
     steps: int
     seconds: float
@@ -72,7 +72,7 @@ class Long:
 
 
 def record(folder: Path, steps: int) -> Long:
-    """Record so many steps; the middle cost of `step()` in the first and the last hundredth, the warm-up left out."""
+    """Record steps; return the median cost of `step()` in the first and last hundredth, without the warm-up."""
     torch.set_num_threads(1)
     costs = np.zeros(steps, np.float32)
     memory = []
@@ -86,7 +86,7 @@ def record(folder: Path, steps: int) -> Long:
             costs[step] = time.perf_counter() - before
             if step % max(1, steps // 100) == 0:
                 memory.append(resident())
-            if step % 5000 == 0:  # faster than a disk may be: what a queue drops is no matter here
+            if step % 5000 == 0:  # faster than a disk may be, but dropped steps do not matter here
                 watch.flush(60)
     seconds = time.monotonic() - began
     run = gradwatch.Run(folder)
@@ -110,7 +110,7 @@ def record(folder: Path, steps: int) -> Long:
 
 
 def report(folder: Path) -> tuple[float, float]:
-    """Seconds and MB that the command takes."""
+    """Return the seconds and MB that the command takes."""
     code = (
         "import resource, sys; sys.argv = ['gradwatch', 'report', sys.argv[1]]\n"
         "from gradwatch.cli import main\n"
@@ -125,7 +125,7 @@ def report(folder: Path) -> tuple[float, float]:
 
 
 def read(folder: Path, until: float, found: multiprocessing.SimpleQueue[tuple[int, int, int]]) -> None:
-    """Read all the time; how often, how many steps at last, and how often anything was wrong."""
+    """Read all the time; return how often, how many steps at the end, and how often anything was wrong."""
     reads, wrong, steps = 0, 0, 0
     while time.monotonic() < until:
         try:
@@ -156,7 +156,7 @@ class Shared:
 
 
 def share(folder: Path, seconds: float, pause: float = 2e-3) -> Shared:
-    """Write for so long while others read; ``pause`` between two steps leaves the readers a processor."""
+    """Write while others read. A ``pause`` between two steps leaves the readers a processor."""
     torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
     found = context.SimpleQueue()

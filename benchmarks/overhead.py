@@ -1,11 +1,12 @@
-"""What recording every step adds to training, beside the peers: ratios within one process, interleaved rounds, medians.
+"""Measure what recording every step adds to training, beside other tools: median ratios over interleaved rounds.
 
     python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 9] [--peers 0]
 
-Peers that are not installed are left out (lightning, tensorboard, wandb, trackio, mlflow). Every variant trains a model
-of its own; a round gives each of them some steps in turn, so that a slow moment of the machine hits all. What a variant
-of ours does in the background it must have finished within its own round; peers go on in theirs, and so are measured
-after ours, in rounds of their own, and fewer of them: they differ by more. The table that this prints is overhead.txt.
+Other tools that are not installed are left out (lightning, tensorboard, wandb, trackio, mlflow). Every variant trains
+its own model, in one process. A round gives each of them a few steps in turn, so that a slow moment of the machine
+hits all. gradwatch must finish its background work within its own round. Other tools continue in the background, so
+they are measured afterwards, in rounds of their own, and in fewer of them, because they differ by more. overhead.txt
+is the printed table.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import gradwatch
 from gradwatch.clip import NormClip
 from gradwatch.measure import fused, routes
 
-LEARNING_RATE = 0.0  # an optimizer's work is the same, and the norms of the last step are those of the first
+LEARNING_RATE = 0.0  # the optimizer does the same work, but the weights and so the norms stay
 
 
 class Many(nn.Module):
@@ -101,7 +102,7 @@ MODELS = {
 
 @dataclass
 class Training:
-    """What a variant is handed: it returns what to do between backward and step, and after a round."""
+    """What a variant gets. It returns what to do between backward and step, and after a round."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -124,7 +125,7 @@ Variant: TypeAlias = Callable[[Training], tuple[Between, After]]
 
 
 def nothing() -> None:
-    """What a variant does that does nothing here."""
+    """The callback of a variant that has nothing to do."""
 
 
 def bare(t: Training) -> tuple[Between, After]:
@@ -242,7 +243,7 @@ PEERS: dict[str, tuple[Variant, str]] = {
 
 
 def training(model: Model, variant: Variant, folder: Path, max_norm: float, compiled: bool) -> Generator[float]:
-    """Train for ever; yield the seconds of each round."""
+    """Train without end; yield the seconds of each round."""
     torch.manual_seed(0)
     module = model.make()
     optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE)
@@ -266,13 +267,13 @@ def training(model: Model, variant: Variant, folder: Path, max_norm: float, comp
 
 @contextlib.contextmanager
 def route(compiled: bool) -> Iterator[None]:
-    """Whether gradients are read by the compiled part or by PyTorch's operators."""
+    """Read gradients with the compiled part or with PyTorch's operators."""
     with mock.patch.object(routes, "is_available", fused.is_available if compiled else lambda: False):
         yield
 
 
 def threshold(model: Model) -> float:
-    """What about one step in ten exceeds, from the first to the last, for the weights stay."""
+    """Return a threshold that about one step in ten exceeds, at the start as at the end, because the weights stay."""
     torch.manual_seed(0)
     module = model.make()
     norms = []
@@ -296,7 +297,7 @@ def table(model: Model, rounds: int, rounds_of_peers: int) -> None:
 
 
 def measured(model: Model, variants: dict[str, tuple[Variant, bool]], rounds: int, max_norm: float) -> Times:
-    """Seconds of each round of each variant."""
+    """Return the seconds of each round of each variant."""
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
         for number, (name, (variant, compiled)) in enumerate(variants.items()):

@@ -1,8 +1,7 @@
-"""What recording costs a training by several processes: `torchrun --nproc-per-node 4 benchmarks/ranks.py`.
+"""Measure what recording costs a training in several processes: `torchrun --nproc-per-node 4 benchmarks/ranks.py`.
 
-Two trainings that are alike take turns in the same processes, one recorded, one not; compared is what a
-step of the one takes in a round with what a step of the other takes in the same round. Collectives are
-counted by torch's profiler.
+Two equal trainings take turns in the same processes; one is recorded. A round compares the time of a step of one with
+the time of a step of the other. torch's profiler counts the collectives.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def trainer(network: nn.Module) -> tuple[torch.optim.Optimizer, Callable[[], Non
 
 
 def collectives(step: Callable[[], None]) -> int:
-    """Of one step, in this process."""
+    """Count the collectives of one step in this process."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     return sum(event.count for event in profile.key_averages() if event.key.startswith("gloo:"))
@@ -73,7 +72,7 @@ def timed(step: Callable[[], None]) -> float:
 
 
 def compare(make: Callable[[], nn.Module], folder: Path, **options: Any) -> tuple[float, float, float, int, int]:
-    """Milliseconds a step without us, the ratio with us and its quartiles' half distance, and collectives of both."""
+    """Return the bare milliseconds per step, the ratio when recorded, half its quartile range, and both collectives."""
     plain, watched = make(), make()
     _, plain_step = trainer(plain)
     optimizer, watched_step = trainer(watched)

@@ -1,8 +1,8 @@
-"""What is left of a run whose process is killed: `python benchmarks/reliability.py [KILLS]`.
+"""Kill trainings and look at what is left of their runs: `python benchmarks/reliability.py [KILLS]`.
 
-A small training at full speed is killed by SIGKILL at a random moment, from before its store exists
-to some seconds in. Then the store is opened: is what it holds a beginning of the steps without a gap,
-is every number the one that a training nobody watched has, and how much is missing?
+SIGKILL ends a small training at full speed, at a random moment from before its store exists to a few seconds in. Then
+the script opens the store. Does it hold a beginning of the steps without a gap? Is every number that of the same
+training without gradwatch? How much is missing?
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST, LONGEST = 30_000, 2.5  # steps of a training, seconds until it is killed
 
 @dataclass(frozen=True)
 class Killed:
-    """What one kill left."""
+    """The remains of one killed run."""
 
     made: int  # steps that the training had made
     recorded: int
@@ -43,7 +43,7 @@ class Killed:
 
 
 def training() -> Iterator[float]:
-    """The total norm of each step; the weights move after it was handed out."""
+    """Yield the total norm of each step, then update the weights."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -57,7 +57,7 @@ def training() -> Iterator[float]:
 
 
 def watched(run: Path, counter: mmap.mmap) -> None:
-    """Train, and leave the number of steps and the moment of each in shared memory."""
+    """Train, and write the number of steps and the time of each to shared memory."""
     steps = training()
     model, optimizer = cast("tuple[nn.Module, torch.optim.Optimizer]", next(steps))
     with gradwatch.attach(model, optimizer, run, weights_every=0):
@@ -75,7 +75,7 @@ def kill_one(expected: np.ndarray, folder: Path, generator: random.Random) -> Ki
     if child == 0:
         watched(run, counter)
         os._exit(0)
-    # Half of them in the first moments, where the store is made.
+    # Half of them die in the first moments, while the store is created.
     time.sleep(generator.uniform(0, 0.1 if generator.random() < 0.5 else LONGEST))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -101,7 +101,7 @@ def kill_one(expected: np.ndarray, folder: Path, generator: random.Random) -> Ki
 
 
 def kills(count: int, seed: int = 0) -> list[Killed]:
-    """So many, each in a run of its own."""
+    """Kill this many trainings, each with its own run."""
     torch.set_num_threads(1)
     steps = training()
     next(steps)

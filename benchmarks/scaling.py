@@ -1,9 +1,9 @@
-"""How the cost of a recorded step grows, what the store takes, what starting costs.
+"""Measure how the cost of a recorded step grows, how fast the store is, and what starting costs.
 
     python benchmarks/scaling.py
 
-Prints scaling.txt: milliseconds in the training thread for 10 to 10,000 tensors and 10^4 to 10^8 entries, beside one
-`torch._foreach_norm` of the same gradients; steps a second into the store while a reader polls; imports and commands.
+It prints scaling.txt: milliseconds in the training thread for 10 to 10,000 tensors and 10^4 to 10^8 entries, beside one
+`torch._foreach_norm` of the same gradients; steps per second into the store while a reader polls; imports and commands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gradwatch.store import StoreWriter
 
 
 def hooks(tensors: int, entries: int, steps: int) -> tuple[float, float]:
-    """Median milliseconds of ours in the training thread, and of one foreach norm, in turn."""
+    """Return the median milliseconds of gradwatch in the training thread, and of one foreach norm, in turn."""
     parameters = [nn.Parameter(torch.zeros(entries // tensors)) for _ in range(tensors)]
     gradients = [torch.randn_like(parameter) for parameter in parameters]
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -67,7 +67,7 @@ def scaling() -> None:
 
 
 def throughput(parameters: int = 1000, seconds: float = 10.0) -> None:
-    """A writer at full speed, as the recorder commits, and a reader that polls all the while."""
+    """Write at full speed, in commits like the recorder's, while another process reads."""
     infos = tuple(ParameterInfo(name=f"layer{i}.weight", shape=(64, 64)) for i in range(parameters))
     column = np.random.default_rng(0).random(parameters).astype(np.float32)
     layers = LayerStats(parameters=infos, norm=column, abs_max=column, nonfinite=column, zeros=column)

@@ -1,4 +1,4 @@
-"""The store in numbers: bytes a step, steps a second, and how fast a run comes back as a frame.
+"""Measure the store: bytes per step, steps per second, and how fast a run becomes a frame.
 
 `python benchmarks/store.py` prints the table of store.txt.
 """
@@ -42,7 +42,7 @@ def records(steps: int, stats: int) -> list[StepRecord]:
 
 
 def write(folder: Path, batch: list[StepRecord], at_once: int) -> float:
-    """Write the records, so many a commit; return the seconds that the appends took."""
+    """Write the records, ``at_once`` per commit; return the seconds that the appends took."""
     writer = StoreWriter(folder)
     writer.begin_attempt({}, {"0": ("SGD", {})})
     writer.add_parameters("0", PARAMETERS)

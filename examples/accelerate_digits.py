@@ -4,7 +4,7 @@
     python examples/accelerate_digits.py
     gradwatch report runs/accelerate-digits
 
-Accumulates four batches a step and clips at 0.5; takes a few seconds.
+It accumulates four batches per step, clips at 0.5 and takes a few seconds.
 """
 
 import torch

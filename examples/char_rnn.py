@@ -3,8 +3,8 @@
     python examples/char_rnn.py                      # about a minute on 2 cores
     gradwatch report runs/char-rnn
 
-The text is the source of Python's own standard library. Clipping is the user's own call of
-`clip_grad_norm_`; gradwatch sees it before it clips.
+The text is the source of Python's standard library. The script clips with PyTorch's `clip_grad_norm_`, and gradwatch
+records each gradient before it clips.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class CharLSTM(nn.Module):
 
 
 def standard_library(characters: int) -> str:
-    """The first so many ASCII characters of the standard library's source, in the order of its names."""
+    """The first ASCII characters of the standard library's source, file by file in alphabetical order."""
     text = ""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text += path.read_text(encoding="utf-8", errors="ignore")

@@ -1,12 +1,12 @@
-"""Handwritten digits by several processes, each of which is heard.
+"""Handwritten digits in several processes, with every rank recorded.
 
     pip install scikit-learn
     torchrun --nproc-per-node 2 examples/ddp.py
     gradwatch report runs/ddp
 
-Every process has a part of each batch. `ranks=True` keeps the norm of each one's own gradient before
-DistributedDataParallel takes the mean, which tells a bad part of the data from a bad model, and the
-gradient noise scale. Takes a few seconds.
+Each process trains on its own part of a batch. `ranks=True` keeps the norm of each rank's own gradient, before
+DistributedDataParallel averages them. The norms tell a bad part of the data from a bad model, and give the
+gradient noise scale. It takes a few seconds.
 """
 
 import torch

@@ -1,11 +1,11 @@
-"""A small transformer with its parameters sharded over processes (FSDP2), clipped by a policy of gradwatch.
+"""A small transformer, sharded over processes with FSDP2 and clipped by a gradwatch policy.
 
     torchrun --nproc-per-node 2 examples/fsdp2.py
     gradwatch report runs/fsdp2
 
-It learns to write Python, character by character, from Python's own standard library. Each process holds
-a part of every parameter; the recorded norms are those of the whole, and every process clips by the
-same coefficient. Takes some ten seconds.
+It learns to write Python, character by character, from Python's standard library. Each process holds a shard of every
+parameter. gradwatch records the norms of the whole parameters, and every process clips by the same coefficient. It
+takes about ten seconds.
 """
 
 import sysconfig

@@ -4,7 +4,7 @@
     python examples/lightning_digits.py
     gradwatch report runs/lightning-digits
 
-Accumulates two batches a step and clips at 0.5; takes a few seconds.
+It accumulates two batches per step, clips at 0.5 and takes a few seconds.
 """
 
 import lightning.pytorch as pl

@@ -1,11 +1,11 @@
-"""A thousand small trainings, and one question to all of them, answered by Dask.
+"""A thousand small trainings, and one question about all of them, answered by Dask.
 
     pip install 'gradwatch[parquet]' 'dask[dataframe,distributed]'
     python examples/many_runs.py             # a few minutes on 2 cores; --runs 50 for a short one
 
-Which runs exploded, in which layer first, and at which threshold? Each run trains a small
-network with a learning rate and a clipping threshold of its own. They are exported as a
-Parquet data set, and a local cluster of processes reads it; on a real one only the address differs.
+Which runs exploded, in which layer first, and at which threshold? Each run trains a small network with its own learning
+rate and clipping threshold. The script exports the runs as a Parquet data set, and a local cluster reads it. A real
+cluster differs only in its address.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def train(folder, number):
 
 
 def ask(target):
-    """Where the first critical event of each run began, and at which threshold; the cluster filters, pandas counts."""
+    """Print where each run's first critical event began, and at which threshold. The cluster filters, pandas counts."""
     events = dd.read_parquet(f"{target}/events.parquet", columns=["step", "severity", "parameter", "run"])
     runs = dd.read_parquet(f"{target}/runs.parquet", columns=["max_norm", "run"])
     layers = dd.read_parquet(f"{target}/layers.parquet", columns=["parameter", "norm"])
@@ -55,10 +55,10 @@ def ask(target):
     table["threshold"] = table["max_norm"].map("{:g}".format).replace("nan", "none")
     exploded = table[table["step"].notna()]
     share = exploded.groupby("threshold").size().div(table.groupby("threshold").size(), fill_value=0)
-    print("exploded, of the runs with each threshold:")
+    print("share of runs that exploded, by threshold:")
     print(share.map("{:.0%}".format).to_string(header=False))
     print("\nwhere it began:")
-    print(exploded["parameter"].fillna("all alike").value_counts().to_string(header=False))
+    print(exploded["parameter"].fillna("all layers alike").value_counts().to_string(header=False))
     print("\nlargest norm of each layer in any run:")
     print(largest.map("{:.3g}".format).to_string(header=False))
 

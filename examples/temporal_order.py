@@ -1,12 +1,12 @@
-"""The experiment that gradient clipping became known by, in small: does an RNN learn in which order A and B came?
+"""The experiment that made gradient clipping known, in small: does an RNN learn in which order A and B came?
 
-    python examples/temporal_order.py                   # without clipping and with it, a minute on 2 cores
+    python examples/temporal_order.py                   # without and with clipping, a minute on 2 cores
     gradwatch compare runs/temporal-order-none runs/temporal-order-1
 
-Pascanu, Mikolov, Bengio 2013, section 4.1.1: two markers among distractors, a tanh RNN of 50 units,
-plain SGD at learning rate 0.01. In so short a training neither has learnt all; without clipping it
-often stays at the three quarters that guessing gets wrong. Whole, with every length and seed and other ways to clip:
-benchmarks/temporal_order.
+From Pascanu, Mikolov, Bengio 2013, section 4.1.1: two markers among distractors, a tanh RNN of 50 units, plain SGD at
+learning rate 0.01. The training is too short for either network to learn everything. Without clipping the network
+often stays at 75 % wrong, as bad as guessing. benchmarks/temporal_order has the whole experiment, with every length
+and seed and other ways to clip.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class LastState(nn.Module):
 
 
 def sequences(length: int, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A or B at two places among four distractors, and a class for each of AA, BA, AB, BB."""
+    """Sequences with A or B at two places among four distractors, and a class for each of AA, BA, AB, BB."""
     symbols = torch.randint(2, SYMBOLS, (count, length), generator=generator)
     tenth, rows = max(1, length // 10), torch.arange(count)
     first = tenth + torch.randint(tenth, (count,), generator=generator)

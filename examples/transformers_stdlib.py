@@ -4,7 +4,7 @@
     python examples/transformers_stdlib.py
     gradwatch report runs/transformers-stdlib
 
-Clips at 1.0, the Trainer's default; takes a few seconds.
+It clips at 1.0, the Trainer's default, and takes a few seconds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from gradwatch.integrations.transformers import GradWatchCallback
 
 
 class Source(Dataset):
-    """Windows of bytes; every byte is a token."""
+    """Windows of bytes. Every byte is a token."""
 
     def __init__(self, window=64):
         text = b"".join(Path(module.__file__).read_bytes() for module in (argparse, json))

@@ -1,7 +1,7 @@
-"""What others do, each in ten lines: the alarms of a record, from what stands in it.
+"""The rules of other tools, each in ten lines: from a record to an alarm.
 
-All of them look only at the past, and all are given the same refractory period as ours afterwards. Rules that need
-activations or an accuracy get the nearest thing that a record holds; each says what.
+All of them look only at the past, and all get the same refractory period as gradwatch's detectors. Rules that need
+activations or an accuracy get the closest number in a record; each says which.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def non_finite() -> Baseline:
 
 
 def times_ema(factor: float = 3.0, decay: float = 0.98, warm_up: int = 32) -> Baseline:
-    """The norm above ``factor`` times its moving average, which takes at most that much of a step."""
+    """Alarm on a norm above ``factor`` times its moving average, which takes at most that much from a step."""
     state = {"mean": 0.0, "seen": 0}
     bad = non_finite()
 
@@ -141,7 +141,8 @@ def zclip(alpha: float = 0.97, limit: float = 2.5, warm_up: int = 25) -> Baselin
 def autotrainer() -> Baseline:
     """Zhang et al. 2021: first against last kernel over 70 or under 1e-3, 70 % zeros, loss over 1e3 or NaN.
 
-    Their accuracy gate is not in a record; as they do, it is judged once an epoch, here every 50 steps.
+    A record does not have the accuracy that their gate needs. Like theirs, the rule runs once an epoch, here every 50
+    steps.
     """
 
     def alarm(r: StepRecord) -> bool:
@@ -162,7 +163,8 @@ def autotrainer() -> Baseline:
 def deep_diagnosis() -> Baseline:
     """Wardat et al. 2022: mean |gradient| under 1e-7, 70 % zeros, NaN, or every update under 1e-3 of its weights.
 
-    Root mean square for mean, zeros of the gradient for those of the activation; every 50 steps.
+    It uses the root mean square instead of the mean, and zeros of the gradient instead of the activation; every 50
+    steps.
     """
 
     def alarm(r: StepRecord) -> bool:

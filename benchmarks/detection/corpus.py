@@ -1,10 +1,10 @@
-"""The corpus: healthy trainings, trainings with a fault, and what is known of each without looking at a gradient.
+"""The corpus: healthy and faulty trainings, labelled without looking at any gradient.
 
     python benchmarks/detection/corpus.py [--jobs 2] [tune|report]
 
-Trains every `Job` that the cache lacks, recorded by gradwatch as any run is, and writes beside each store an
-`outcome.json`: where the fault was planted, in which parameter, and what became of the loss. Labels are by
-construction or by outcome, never by a statistic of a gradient.
+It trains every `Job` that the cache lacks, recorded like any run, and writes an `outcome.json` beside each store:
+where the fault was planted, in which parameter, and what became of the loss. Labels come from the construction or the
+outcome, never from a statistic of a gradient.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Job:
 
 
 def deep_sigmoid(v: Variant) -> Task:
-    """What ReLU and normalisation were made for: the first layers of a deep sigmoid net learn nothing."""
+    """A deep sigmoid network whose first layers learn nothing, the problem that ReLU and normalisation solve."""
     from sklearn import datasets
 
     x, y = datasets.make_circles(400, noise=0.05, factor=0.5, random_state=0)
@@ -129,7 +129,7 @@ def deep_sigmoid_digits(v: Variant) -> Task:
 
 
 def temporal_order_unclipped(v: Variant) -> Task:
-    """What clipping by norm was made for (Pascanu et al. 2013), without it, from recurrent weights that explode."""
+    """The task that clipping by norm was made for (Pascanu et al. 2013), unclipped, with exploding weights."""
     task = temporal_order_of(v, length=50, rate=0.5)
     with torch.no_grad():
         task.model.get_parameter("cell.weight_hh_l0").mul_(1.6)
@@ -158,13 +158,13 @@ def task_of(job: Job) -> Task:
 
 
 def before_relu(model: nn.Module) -> list[nn.Module]:
-    """The modules whose output a ReLU takes."""
+    """Return the modules that feed a ReLU."""
     chains = [list(module) for module in model.modules() if isinstance(module, nn.Sequential)]
     return [a for chain in chains for a, b in itertools.pairwise(chain) if isinstance(b, nn.ReLU)]
 
 
 class Fault:
-    """What goes wrong in a run, when and where; without a kind nothing does."""
+    """What goes wrong in a run, when and where. Without a kind nothing does."""
 
     def __init__(self, job: Job, task: Task) -> None:
         self.kind, self.dose = job.fault, job.dose
@@ -232,7 +232,7 @@ class Fault:
         return 1.0
 
     def gradients(self, step: int) -> None:
-        """Between backward and clipping."""
+        """Change the gradients between backward and clipping."""
         own = [p.grad for p in self.own if p.grad is not None]
         every = [p.grad for p in self.task.model.parameters() if p.grad is not None]
         at, since = step == self.start, step >= self.start
@@ -251,7 +251,7 @@ class Fault:
         return self.kind != "no-zero-grad" or step < self.start
 
     def threshold(self, plain: float | None) -> float | None:
-        """For overclipping: a share of the typical norm of the first 50 steps."""
+        """Return the threshold for overclipping: a share of the typical norm of the first 50 steps."""
         if self.kind != "overclip":
             return plain
         return math.inf if len(self.norms) < 50 else self.dose * statistics.median(self.norms[:50])
@@ -306,7 +306,7 @@ def first_half(module: nn.Module) -> list[nn.Parameter]:
 
 
 def advance(player: Player, batches: list[Batch], step: int, task: Task, fault: Fault) -> float:
-    """One step of one optimizer, with what goes wrong in it; return the loss without the fault's weight."""
+    """Make one step of one optimizer, with its fault; return the loss without the fault's weight."""
     if fault.zeroes(step):
         player.optimizer.zero_grad()
     losses = []
@@ -325,10 +325,10 @@ def advance(player: Player, batches: list[Batch], step: int, task: Task, fault: 
 
 
 def lost_at(losses: list[float], start: int) -> int | None:
-    """The first step from ``start`` on with a loss that is not finite, or that stays high for 20 steps.
+    """Return the first step from ``start`` on with a loss that is not finite, or stays high for 20 steps.
 
-    High: above what nine in ten of the 200 losses before were, by as much again as those scatter and by 0.3
-    of their median; a rule on the loss alone, written before any detector ran.
+    High means above the 90th percentile of the 200 losses before, by as much again as they scatter and by 0.3 of their
+    median. This rule on the loss alone was written before any detector ran.
     """
     before = sorted(losses[max(0, start - 200) : start])
     if not before:
@@ -343,7 +343,7 @@ def lost_at(losses: list[float], start: int) -> int | None:
 
 
 def jobs(split: str) -> Iterator[Job]:
-    """Every training of a split."""
+    """Return every training of a split."""
     for task in SPLITS[split]:
         for variant in VARIANTS:
             for seed in range(1 if task in TUNE else 2):
@@ -380,7 +380,7 @@ def _faulty(split: str, task: str, seeds: int) -> Iterator[Job]:
 
 
 def record(job: Job) -> str:
-    """Train a job into the cache, unless it is there."""
+    """Train a job into the cache, unless it is there already."""
     if (job.folder / "outcome.json").exists():
         return ""
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""What the detectors find in the corpus, beside what others would.
+"""Run the detectors and other rules on the corpus, and print the tables.
 
     python benchmarks/detection/evaluate.py > benchmarks/detection/RESULTS.md
 
-Reads the cache that corpus.py fills, replays every series through every detector and prints the tables: of the tasks
-that are reported on, and in short of those that the thresholds were chosen on.
+It reads the cache that corpus.py fills and replays every series through every detector. The tables are of the tasks for
+reporting, and in short of the tasks that the thresholds were chosen on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Alarm:
 
 @dataclass
 class Judged:
-    """A run, what is known of it, and what each detector said."""
+    """A run, its label, and the alarms of each detector."""
 
     job: Job
     outcome: dict[str, Any]
@@ -65,14 +65,14 @@ class Judged:
 
     @property
     def start(self) -> int:
-        """The first step at which an alarm is none too early."""
+        """Return the first step at which an alarm is not too early."""
         if self.job.fault in FROM_THE_START:
             return 0
         return 50 if self.job.fault == "overclip" else int(self.outcome["steps"][0])
 
     @property
     def lost_at(self) -> int | None:
-        """Where the loss left what it was; a run that was faulty from the start: ended worse than it began."""
+        """Return where the loss left its level; for a fault from the start, whether it ended worse than it began."""
         if self.job.fault not in FROM_THE_START:
             return self.outcome["lost_at"]  # type: ignore[no-any-return]
         losses = self.outcome["losses"]
@@ -91,7 +91,7 @@ class Judged:
         return [alarm for alarm in self.alarms[rule] if alarm.severity != "info"]
 
     def first(self, rule: str, kinds: Sequence[str] = ()) -> Alarm | None:
-        """The first alarm from the fault on; ours, where ``kinds`` are asked for, of one of them."""
+        """Return the first alarm from the fault on; with ``kinds``, gradwatch's first of one of them."""
         found = [a for a in self.serious(rule) if a.step >= self.start and (not kinds or a.kind in (*kinds, ""))]
         return min(found, key=lambda alarm: alarm.step, default=None)
 
@@ -111,7 +111,7 @@ def theirs(make: Callable[[], Baseline], records: Iterable[StepRecord]) -> list[
 
 
 def judge(job: Job) -> Judged | None:
-    """Replay one run through everything; None where the cache lacks it."""
+    """Replay one run through everything; None if the cache lacks it."""
     if not (job.folder / "outcome.json").exists():
         return None
     outcome = json.loads((job.folder / "outcome.json").read_text())
@@ -145,13 +145,13 @@ def healthy(judged: Sequence[Judged], tasks: Sequence[str] = ()) -> list[Judged]
 
 
 def false_alarms(runs: Sequence[Judged], rule: str) -> tuple[int, int, int]:
-    """Alarms, steps, runs with any."""
+    """Count alarms, steps, and runs with any alarm."""
     found = [len(run.serious(rule)) for run in runs]
     return sum(found), sum(run.steps for run in runs), sum(map(bool, found))
 
 
 def faulty(judged: Sequence[Judged], kind: str, dose: float | None = None) -> list[Judged]:
-    """The runs with a fault; of learning rates those that were lost, of natural ones those that learnt nothing."""
+    """Return the faulty runs: for learning rates those that were lost, for natural faults those that learnt nothing."""
     runs = [run for run in judged if run.job.fault == kind and dose in (None, run.job.dose)]
     if kind in LOST:
         return [run for run in runs if run.lost_at is not None]
@@ -163,7 +163,7 @@ def faulty(judged: Sequence[Judged], kind: str, dose: float | None = None) -> li
 def at_the_step(
     judged: Sequence[Judged], kind: str, rule: str, chosen: Callable[[Judged, float], bool] = lambda run, dose: True
 ) -> Count:
-    """Alarms at the very step of a planted batch, of those that the run was still there for."""
+    """Count alarms at the very step of a planted batch, among the batches that the run lived to see."""
     hits = of = 0
     for run in faulty(judged, kind):
         steps = {alarm.step for alarm in run.serious(rule)}
@@ -184,24 +184,24 @@ def delay(runs: Sequence[Judged], rule: str) -> str:
 
 
 def located(judged: Sequence[Judged], kind: str) -> Count:
-    """Of the runs alarmed after the fault: those whose first alarm names the right module."""
+    """Count the runs whose first alarm after the fault names the right module, among those with an alarm."""
     pairs = [(alarm, run.outcome["parameter"]) for run in faulty(judged, kind) if (alarm := run.first(OURS))]
     return sum(same_module(alarm.parameter, planted) for alarm, planted in pairs), len(pairs)
 
 
 def same_module(found: str | None, planted: str) -> bool:
-    """Whether two parameters belong to one module; of several networks the fault is in the first, 0."""
+    """Whether two parameters belong to one module. Of several networks the first, 0, has the fault."""
     modules = (planted.rpartition(".")[0], f"0.{planted}".rpartition(".")[0])
     return found is not None and found.rpartition(".")[0] in modules
 
 
 def within(runs: Sequence[Judged], rule: str, length: int) -> Count:
-    """Healthy runs with an alarm within a window of ``length`` steps where the others have their fault."""
+    """Count healthy runs with an alarm in a window of ``length`` steps, where the others have their fault."""
     return sum(any(400 <= a.step < 400 + length for a in run.serious(rule)) for run in runs), len(runs)
 
 
 def at_our_rate(judged: Sequence[Judged]) -> str:
-    """The multiple of the moving average that has no more false alarms than ours."""
+    """Return the multiple of the moving average with no more false alarms than gradwatch."""
     runs = healthy(judged)
     limit = false_alarms(runs, OURS)[0]
     return next((name for name in EMA if false_alarms(runs, name)[0] <= limit), list(EMA)[-1])
@@ -225,7 +225,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def rate(count: int, steps: int) -> str:
-    """Per 10,000 steps, with the exact 95 % interval of a Poisson count."""
+    """Return the rate per 10,000 steps, with the exact 95 % interval of a Poisson count."""
     low = stats.chi2.ppf(0.025, 2 * count) / 2 if count else 0.0
     high = stats.chi2.ppf(0.975, 2 * count + 2) / 2
     return f"{1e4 * count / steps:.2f} ({1e4 * low / steps:.2f} to {1e4 * high / steps:.2f})"
@@ -387,7 +387,7 @@ def write_targets(judged: Sequence[Judged], equal: str, costs: Sequence[str]) ->
 
 
 def cost(parameters: int, total_only: bool, steps: int = 2000) -> str:
-    """Median microseconds a record in this process."""
+    """Return the median microseconds per record in this process."""
     random = np.random.default_rng(0)
     infos = tuple(
         ParameterInfo(name=f"{i // 2}.{'bias' if i % 2 else 'weight'}", shape=(8,) if i % 2 else (8, 8))
@@ -446,7 +446,7 @@ learning rates that end a run slowly, in a loss that was noisy before. The detec
 
 
 def write_short(judged: Sequence[Judged], costs: tuple[str, str]) -> Iterator[str]:
-    """Of the tasks that thresholds were chosen on: no evidence, but there are more kinds of training among them."""
+    """Write about the tasks that thresholds were chosen on. They prove nothing, but have more kinds of training."""
     equal = at_our_rate(judged)
     tasks = sorted({run.job.task for run in judged})
     yield "# On the tasks that the thresholds were chosen on\n"

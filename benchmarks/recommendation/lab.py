@@ -1,7 +1,7 @@
-"""Many trainings of one task side by side: every tensor has the trainings as its first axis.
+"""Many trainings of one task, side by side: the first axis of every tensor is the training.
 
-A training is a seed (of its weights and its data), a learning rate and a rule for the threshold.
-What they share is computed once: trainings of one seed see the same batches.
+A training has a seed (for its weights and data), a learning rate and a rule for the threshold. Trainings of one seed
+see the same batches, which are computed once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLED = 50
 
 
 class Task(Protocol):
-    """What is learnt. Losses are a row a training."""
+    """A task to learn. Losses have a row per training."""
 
     @property
     def name(self) -> str: ...
@@ -59,14 +59,14 @@ class Task(Protocol):
 
 
 class Threshold(Protocol):
-    """The threshold of each training from its norm of this step."""
+    """Computes the threshold of each training from its norm at this step."""
 
     def __call__(self, norm: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training to be made."""
+    """One training to run."""
 
     seed: int
     rate: float
@@ -76,7 +76,7 @@ class Trial:
 
 @dataclass
 class History:
-    """What the trainings left behind: a column a training."""
+    """The results of the trainings, a column per training."""
 
     norms: NDArray[np.float64]  # (steps, trainings), before clipping
     losses: NDArray[np.float64]  # of the batches
@@ -103,7 +103,7 @@ def train(
     policies: Mapping[str, Callable[[], Threshold]] | None = None,
     keep_layers: bool = False,
 ) -> History:
-    """Train all; those whose gradient is not finite stay as they are and count as lost."""
+    """Train all. A training whose gradient is not finite stops and counts as lost."""
     steps = steps or task.steps
     seeds = sorted({trial.seed for trial in trials})
     of_seed = torch.tensor([seeds.index(trial.seed) for trial in trials])

@@ -1,14 +1,14 @@
-"""How good is the advice of `gradwatch recommend`? Regret against a grid search, beside the usual rules.
+"""Measure how good `gradwatch recommend` is: regret against a grid search, beside the usual rules.
 
     python benchmarks/recommendation/regret.py train           # the grid and the rules; an hour on a processor
     python benchmarks/recommendation/regret.py advise tune     # what is recommended, and its regret as the grid
                                                                  # tells it, on the tasks that the rule was made on
     python benchmarks/recommendation/regret.py report          # trains with the advice; prints RESULTS.md
 
-For each task, learning rate and seed the first quarter of a training without clipping is recorded;
-`recommend` reads only that, and a training from the start with its advice is judged by the held-out
-loss at the end. Where it refuses and names a threshold to record with, a second pilot is recorded with
-that. The grid has ten thresholds from 0.03 to 30 times the median norm of the first pilots.
+For each task, learning rate and seed, a pilot records the first quarter of a training without clipping. `recommend`
+reads only that. A training from the start with its advice is judged by the final held-out loss. If `recommend`
+refuses and names a threshold to record with, a second pilot records with that threshold. The grid has ten thresholds
+from 0.03 to 30 times the median norm of the first pilots.
 """
 
 from __future__ import annotations

@@ -2,15 +2,14 @@
 
     python benchmarks/temporal_order/experiment.py            # lengths 20 to 75, under two hours on two cores
     python benchmarks/temporal_order/experiment.py --short    # length 20, fewer updates, three minutes
-    python benchmarks/temporal_order/experiment.py --print    # the table of what was run last
+    python benchmarks/temporal_order/experiment.py --print    # the table of the last run
 
-Plain SGD, learning rate 0.01, batches of 20, tanh units, the authors' ``smart_tanh`` initialisation.
-All methods of one seed begin with the same weights and see the same sequences. A network has learnt
-when it gets less than 1 % of 10,000 fresh sequences wrong; looked at every 1,000 updates. One whose
-gradient is no longer finite is lost, except with SGD-C and SGD-CR, whose authors' code then shrinks
-W by 2 % of the learning rate instead (the rule of `authors_rule`). Thresholds were set before the
-first run: 1.0 and 4 are the paper's, 15 is Mikolov's (for one example, as he trained), the policies'
-are their defaults, and 0.1 and 1 for entries were not tried beforehand.
+Plain SGD, learning rate 0.01, batches of 20, tanh units, the authors' ``smart_tanh`` initialisation. All methods of
+one seed start from the same weights and see the same sequences. Every 1,000 updates a network is tested; it has
+learnt the task when it gets less than 1 % of 10,000 fresh sequences wrong. A network is lost when its gradient is not
+finite, except with SGD-C and SGD-CR: there the authors' code shrinks W by 2 % of the learning rate instead
+(`authors_rule`). Thresholds were fixed before the first run. 1.0 and 4 are the paper's, 15 is Mikolov's (per example,
+as he trained), policies have their defaults, and 0.1 and 1 for entries were not tried beforehand.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Threshold = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """What is done to the gradients."""
+    """What a method does to the gradients."""
 
     name: str
     threshold: Callable[[], Threshold] | None = None  # of the total norm
@@ -69,7 +68,7 @@ METHODS = (
 
 @dataclass
 class Outcome:
-    """One network: when it had learnt, when it was lost, and its last share of errors."""
+    """One network: when it learnt the task, when it was lost, and its last error rate."""
 
     method: str
     length: int
@@ -100,7 +99,7 @@ def main() -> None:
 
 
 class Field:
-    """Every method with every seed, at one length. Those that have learnt or are lost leave."""
+    """Every method with every seed, at one length. Networks that have learnt or are lost leave."""
 
     def __init__(self, length: int, seeds: int) -> None:
         self.length, self.seeds = length, seeds
@@ -118,7 +117,7 @@ class Field:
         self.streams = [np.random.default_rng([seed, length]) for seed in range(seeds)]
 
     def update(self, number: int) -> None:
-        """One update of all that are active."""
+        """Update all active networks once."""
         drawn = [sequences(stream, self.length, BATCH) for stream in self.streams]
         symbols, labels = (torch.stack(part)[self.seed[self.active]] for part in zip(*drawn, strict=True))
         now = {name: value[self.active] for name, value in self.weights.items()}
@@ -137,7 +136,7 @@ class Field:
         self.active = self.active[~lost]
 
     def _clip(self, gradients: dict[str, Tensor], norm: Tensor) -> Tensor:
-        """By norm and by value, in place; return which were."""
+        """Clip by norm and by value, in place; return which networks were clipped."""
         factor = torch.ones_like(norm)
         for m, threshold in self.thresholds.items():
             mine = self.method[self.active] == m
@@ -158,7 +157,7 @@ class Field:
 
 
 def train(length: int, cap: int, seeds: int) -> list[Outcome]:
-    """All methods and seeds of one length."""
+    """Train all methods and seeds of one length."""
     field = Field(length, seeds)
     began = time.monotonic()
     for number in range(cap):
@@ -172,7 +171,7 @@ def train(length: int, cap: int, seeds: int) -> list[Outcome]:
 
 
 def look(weights: dict[str, Tensor], active: Tensor, outcomes: list[Outcome], length: int, update: int) -> Tensor:
-    """Who gets few of 500 fresh sequences wrong is shown 10,000; return those that have not learnt yet."""
+    """Test on 500 fresh sequences, and on 10,000 if few are wrong; return the networks that have not learnt yet."""
     fresh = np.random.default_rng([length, update, 1])
     staying = []
     for place in active.tolist():
@@ -197,7 +196,7 @@ def say(length: int, update: int, outcomes: list[Outcome], seconds: float) -> No
 
 
 def keep(file: Path, outcomes: list[Outcome], cap: int) -> None:
-    """Add to what is there; the same length run again takes its place."""
+    """Add the outcomes to the file. A length that was run before is replaced."""
     old = json.loads(file.read_text()) if file.exists() else {"cap": cap, "outcomes": []}
     lengths = {outcome.length for outcome in outcomes}
     kept = [one for one in old["outcomes"] if one["length"] not in lengths]
@@ -205,7 +204,7 @@ def keep(file: Path, outcomes: list[Outcome], cap: int) -> None:
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927).
+    """Return the 95 % interval of a share (Wilson 1927).
 
     >>> [round(end, 2) for end in wilson(7, 10)]
     [0.4, 0.89]
@@ -217,7 +216,7 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def table(results: dict[str, object]) -> str:
-    """Markdown: a row a method, a column a length."""
+    """Return a Markdown table with a row per method and a column per length."""
     outcomes = [Outcome(**one) for one in results["outcomes"]]  # type: ignore[attr-defined]
     lengths = sorted({outcome.length for outcome in outcomes})
     lines = [

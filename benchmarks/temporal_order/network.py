@@ -1,8 +1,8 @@
-"""Many small RNNs trained side by side on the temporal-order task, by backpropagation written out.
+"""Many small RNNs, trained side by side on the temporal-order task, with backpropagation written out.
 
-Every tensor has the networks as its first axis, so that a step of ninety of them is a few matrix
-products. Symbols are those of Pascanu, Mikolov, Bengio 2013: ``a_t = h_(t-1) W + U[u_t] + b``,
-``h_t = tanh(a_t)``, ``h_0 = 0``, a softmax on the last state.
+The first axis of every tensor is the network, so a step of ninety networks is a few matrix products. Symbols are
+those of Pascanu, Mikolov, Bengio 2013: ``a_t = h_(t-1) W + U[u_t] + b``, ``h_t = tanh(a_t)``, ``h_0 = 0``, a softmax
+on the last state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = ("W", "U", "b", "V", "c")
 
 
 def sequences(generator: np.random.Generator, length: int, count: int) -> tuple[Tensor, Tensor]:
-    """Symbols (count, length) and labels (count,): A and B at two places among c to f, and in which order.
+    """Draw symbols (count, length) and labels (count,): A or B at two places among c to f, and their order.
 
     The places are those of the authors' code: [0.1 L, 0.2 L) and [0.5 L, 0.6 L).
     """
@@ -33,7 +33,7 @@ def sequences(generator: np.random.Generator, length: int, count: int) -> tuple[
 
 
 def initial(seed: int, kind: str) -> dict[str, Tensor]:
-    """The weights of one network: ``basic_tanh`` or ``smart_tanh`` of the authors' code."""
+    """Draw the weights of one network, by ``basic_tanh`` or ``smart_tanh`` of the authors' code."""
     generator = np.random.default_rng(seed)
     spread = 0.1 if kind == "basic_tanh" else 0.01
     weights = {
@@ -53,7 +53,7 @@ def initial(seed: int, kind: str) -> dict[str, Tensor]:
 
 @dataclass(slots=True)
 class Step:
-    """What one batch did: gradients of the mean loss, the loss and the share of errors, a row a network."""
+    """The result of one batch, a row per network: gradients of the mean loss, the loss and the error rate."""
 
     gradients: dict[str, Tensor]
     loss: Tensor
@@ -73,20 +73,20 @@ def states(weights: dict[str, Tensor], symbols: Tensor) -> list[Tensor]:
 
 
 def error_rate(weights: dict[str, Tensor], symbols: Tensor, labels: Tensor) -> Tensor:
-    """Share of sequences that each network gets wrong; symbols (networks, count, length)."""
+    """Return the share of sequences that each network gets wrong; symbols (networks, count, length)."""
     last = states(weights, symbols)[-1]
     scores = torch.baddbmm(weights["c"].unsqueeze(1), last, weights["V"])
     return (scores.argmax(-1) != labels).float().mean(1)
 
 
 def step(weights: dict[str, Tensor], symbols: Tensor, labels: Tensor, limits: Tensor, omega: Tensor) -> Step:
-    """Gradients of one batch.
+    """Compute the gradients of one batch.
 
     Args:
         weights: by name, networks first.
         symbols, labels: (networks, batch, length) and (networks, batch).
         limits: (networks,) to which entries of dE/dh_t of each example are truncated (Mikolov 2012);
-            infinite for not at all.
+            infinite: not at all.
         omega: (networks,) weight of the vanishing-gradient regulariser (Pascanu et al., equations 9 and
             10): summed over time, its immediate derivative by W alone, mean over the batch.
     """
@@ -130,7 +130,7 @@ def step(weights: dict[str, Tensor], symbols: Tensor, labels: Tensor, limits: Te
 
 
 def omega_gradient(recurrent: Tensor, earlier: Tensor, errors: Tensor) -> Tensor:
-    """The derivative by W of ``sum_k (|e_(k+1) W^T diag(1 - h_k^2)| / |e_(k+1)| - 1)^2``, mean over the batch.
+    """Compute the derivative by W of ``sum_k (|e_(k+1) W^T diag(1 - h_k^2)| / |e_(k+1)| - 1)^2``, mean over the batch.
 
     ``errors`` are e_2 ... e_T and ``earlier`` h_1 ... h_(T-1), both (networks, T - 1, batch, hidden) and
     taken as constants, as the paper does.

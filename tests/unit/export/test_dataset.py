@@ -100,7 +100,7 @@ def test_many_runs_are_asked_by_dask(tmp_path):
         [sys.executable, script, "--runs", "24"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "exploded, of the runs with each threshold:" in done.stdout
+    assert "share of runs that exploded, by threshold:" in done.stdout
     assert "24 runs: trained in" in done.stdout
     critical = [r for r in (tmp_path / "runs" / "many").iterdir() if Run(r).summary().verdict == "critical"]
     began = done.stdout.partition("where it began:\n")[2].partition("\n\n")[0].splitlines()
