@@ -152,7 +152,7 @@ def attach(
         raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None where it is not known.")
     return Watch(
         {name: (model, one) for name, one in group_in_backward_optimizers(named).items()},
-        Path(run),
+        Path(run).absolute(),  # the training may change its directory
         policies=policies,
         first_step=first_step,
         stats=("norm", *(name for name in STATS[1:] if name in stats)),

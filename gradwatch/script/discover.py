@@ -1,9 +1,8 @@
-"""Finds the models and optimizers of a script that attached nothing, when its first gradients come.
+"""Find the models and optimizers of a script that attaches nothing.
 
-Optimizers are noted as they are made. At every backward those that are new are
-attached, each with the modules that own its parameters; before a step of an optimizer that no
-backward was seen for, the same. Where gradients are clipped and there is no optimizer, the loop
-updates its weights by itself and each clip call is a step.
+Optimizers are noted as they are made. The next backward, clip call or step attaches those that are new, each with
+the modules that own its parameters. If a script clips gradients and has no optimizer, it updates its weights
+itself, and each clip call is recorded as a step.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ import functools
 import gc
 import logging
 import math
+import multiprocessing
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from multiprocessing.util import Finalize
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,56 +27,62 @@ from gradwatch.clip import NormClip, Policy
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import is_sharded
 from gradwatch.recording.hooks import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
-from gradwatch.recording.in_backward import group_in_backward_optimizers
+from gradwatch.recording.in_backward import OptimizersInBackward, group_in_backward_optimizers
 from gradwatch.recording.no_optimizer import NoOptimizer
 from gradwatch.recording.optimizer_probe import is_probing
 from gradwatch.recording.watch import Watch
+from gradwatch.script.plan import RecordingPlan
+from gradwatch.script.processes import run_of_this_process
 
 logger = logging.getLogger("gradwatch")
 
 
 class Discovery:
-    """Listens from the moment torch is imported; records into one run."""
+    """Listens from the moment torch is imported, and records into one run.
 
-    def __init__(
-        self, run: Path, max_norm: float | None = None, steps: int | None = None, tensorboard: bool = False
-    ) -> None:
-        """``max_norm`` takes the place of the script's threshold, or clips where it does not; infinity: nobody clips.
+    Attributes:
+        watch: the recording; None before the first optimizer is attached.
+        optimizers_seen: how many optimizers the script made.
+        backwards: how many times it called backward.
+        failed: nothing more is attached, because that raised.
+    """
 
-        After ``steps`` steps the script ends as by `sys.exit()`.
-        """
+    def __init__(self, plan: RecordingPlan, is_child: bool = False) -> None:
+        """Begin to listen. A child process that the script started has a run of its own if it trains alone."""
         self.watch: Watch | None = None
         self.optimizers_seen = 0
         self.backwards = 0
-        self._run = run
-        self._pid = os.getpid()
-        self._roots: list[Tensor] = []
-        self._new: list[weakref.ref[Optimizer]] = []
         self.failed = False
-        self._init = Optimizer.__init__
-        self._tap_optimizers()
+        self._plan = plan
+        self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
+        self._process = os.getpid(), multiprocessing.current_process()
+        self._roots: list[Tensor] = []
+        self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
         handle = register_optimizer_step_pre_hook(lambda *_: self._attach_new())
-        self._stops = [handle.remove, listen_to_backward(self)]
-        self._max_norm, self._steps, self._tensorboard = max_norm, steps, tensorboard
-        if max_norm is not None:
-            self._stops.append(override_max_norm(max_norm))
-        if steps is not None:
+        self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
+        if plan.max_norm is not None:
+            self._stops.append(override_max_norm(plan.max_norm))
+        if plan.steps is not None:
             self._stops.append(register_optimizer_step_post_hook(lambda *_: self._end_after_steps()).remove)
-        with contextlib.suppress(TapError):  # the watch says it
+        with contextlib.suppress(TapError):  # the watch reports it
             self._stops.append(listen_to_clip_calls(self))
 
-    def close(self, reason: str) -> int:
-        """Take the taps out and end the run; return how many steps it has."""
-        Optimizer.__init__ = self._init  # type: ignore[method-assign]
-        for stop in self._stops:
-            stop()
-        if self.watch is None:
-            return 0
-        self.watch.close(reason)
-        return self.watch.steps
+    @property
+    def steps(self) -> int:
+        """Steps made by the optimizer that made most; earlier attempts of a resumed run count too."""
+        return 0 if self.watch is None else self.watch.steps
 
-    def _tap_optimizers(self) -> None:
-        original, discovery = self._init, self
+    def close(self, reason: str) -> None:
+        """Stop listening and end the run. Calling it again does nothing."""
+        stops, self._stops = self._stops, []
+        for stop in stops:
+            stop()
+        if self.watch is not None:
+            self.watch.close(reason)
+
+    def _listen_to_new_optimizers(self) -> Callable[[], None]:
+        """Note each optimizer as it is made; return what ends it."""
+        original, discovery = Optimizer.__init__, self
 
         @functools.wraps(original)
         def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
@@ -86,11 +92,29 @@ class Discovery:
             discovery.optimizers_seen += 1
             discovery._new.append(weakref.ref(self))
 
-        Optimizer.__init__ = init  # type: ignore[method-assign]
+        def stop() -> None:
+            Optimizer.__init__ = original  # type: ignore[method-assign]
 
-    # ------------------------------------------------------------------------------ what taps call
+        Optimizer.__init__ = init  # type: ignore[method-assign]
+        return stop
+
+    def _follow_fork(self) -> None:
+        """In a forked child begin a recording of its own; the watch that it inherited belongs to its parent."""
+        pid, process = self._process
+        if os.getpid() == pid:
+            return
+        is_bare_fork = multiprocessing.current_process() is process
+        self._process = os.getpid(), multiprocessing.current_process()
+        self._own_run = run_of_this_process(self._plan.run, is_bare_fork)
+        self._new = _existing_optimizers()
+        self.watch, self.failed, self._roots = None, False, []
+        # A child of multiprocessing ends without calling the handlers of atexit.
+        Finalize(None, self.close, args=("exit",), exitpriority=100)
+
+    # ------------------------------------------------------------------------------ what hooks call
 
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
+        self._follow_fork()
         self.backwards += 1
         self._end_after_steps(within_backward=False)
         self._attach_new(within_training=True)
@@ -98,15 +122,15 @@ class Discovery:
             self._roots = [root.detach() for root in tensors]
 
     def _end_after_steps(self, within_backward: bool = True) -> None:
-        """Not while optimizers step within the backward: all of them are to have stepped."""
+        """End the script after its steps. Optimizers that step within the backward must all have stepped."""
         watch = self.watch
-        if watch is None or self._steps is None or watch.steps < self._steps:
+        if watch is None or self._plan.steps is None or watch.steps < self._plan.steps:
             return
         if not (within_backward and watch.steps_within_backward):
             raise SystemExit
 
     def after_backward(self) -> None:
-        """Nothing is left to do."""
+        """Required of a listener."""
 
     def before_clip(self, call: ClipCall) -> None:
         self._attach_new()
@@ -115,12 +139,12 @@ class Discovery:
             self._guard(lambda: self._attach_by_hand(call.parameters))
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
-        """Nothing is left to do."""
+        """Required of a listener."""
 
     def clip_failed(self, call: ClipCall) -> None:
-        """Nothing is left to do."""
+        """Required of a listener."""
 
-    # --------------------------------------------------------------------------------- the attaching
+    # ------------------------------------------------------------------------------------ attaching
 
     def _attach_by_hand(self, parameters: list[Tensor]) -> None:
         owned = list(owner_of(NoOptimizer(parameters)).parameters())
@@ -131,9 +155,10 @@ class Discovery:
     def _attach_new(self, within_training: bool = False) -> None:
         """Attach the optimizers that are new.
 
-        Before a backward, modules that `fully_shard` has sharded hold their whole parameters, which are
-        not those of the optimizer; these wait for the clip call or the step.
+        Before a backward, a module sharded by `fully_shard` holds whole parameters, which are not those of the
+        optimizer. Such an optimizer waits for the clip call or the step.
         """
+        self._follow_fork()
         if not self._new:
             return
         new = [found for found in (made() for made in self._new) if found is not None]
@@ -145,7 +170,7 @@ class Discovery:
             self.watch.count_earlier_backward(self._roots)
 
     def _guard(self, attach: Callable[[], None]) -> None:
-        if self.failed or os.getpid() != self._pid:
+        if self.failed:
             return
         try:
             attach()
@@ -158,19 +183,20 @@ class Discovery:
         named = group_in_backward_optimizers({str(known + i): one for i, one in enumerate(optimizers)})
         owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
         _, world = rank_and_world_size()
-        if not owned or (world == 1 and os.environ.get("RANK", "0") != "0"):
-            return  # a process that torchrun started and that trains by itself, beside one that records
+        run = self._own_run if world == 1 else self._plan.run
+        if not owned or (world == 1 and run == self._plan.run and os.environ.get("RANK", "0") != "0"):
+            return  # torchrun started several processes that train alone, and the first of them records
         policies: dict[str, Policy] = {}
-        if self._max_norm is not None and math.isfinite(self._max_norm):
-            policies = {name: NormClip(self._max_norm) for name in owned}
+        if self._plan.max_norm is not None and math.isfinite(self._plan.max_norm):
+            policies = {name: NormClip(self._plan.max_norm) for name in owned}
         if self.watch is None:
             self.watch = Watch(
                 owned,
-                self._run,
+                run,
                 policies=policies,
                 clip_only_unclipped=True,
-                tensorboard=self._tensorboard,
-                total_steps=self._steps,
+                tensorboard=self._plan.tensorboard,
+                total_steps=self._plan.steps,
                 ranks=world > 1,
                 before_reduction=False,
             )
@@ -184,8 +210,15 @@ def _is_sharded(optimizer: Optimizer) -> bool:
     return any(is_sharded(parameter) for group in optimizer.param_groups for parameter in group["params"])
 
 
+def _existing_optimizers() -> list[weakref.ref[Optimizer]]:
+    """Those made before this process began to listen."""
+    # By the type alone: `isinstance` asks proxies for their class, and they may answer with work.
+    found = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
+    return [weakref.ref(one) for one in found if not isinstance(one, NoOptimizer | OptimizersInBackward)]
+
+
 def owner_of(optimizer: Optimizer) -> nn.Module:
-    """The module whose parameters the optimizer has; where there are several, a dict of them.
+    """The module that owns the optimizer's parameters; if there are several, a ModuleDict of them.
 
     >>> import torch
     >>> first, second = nn.Linear(2, 2), nn.Linear(2, 2)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradwatch.analysis.run import Run
-from gradwatch.script.launch import Program, after_import, become_main, code_of, show, why_nothing
+from gradwatch.script.imports import after_import
+from gradwatch.script.launch import Program, become_main, code_of, show, why_nothing
+from gradwatch.script.plan import RecordingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,7 +99,7 @@ class _Examination:
         from gradwatch.script.discover import Discovery
 
         self._folder, self._wanted = folder, steps
-        self._discovery: Discovery = Discovery(folder)
+        self._discovery: Discovery = Discovery(RecordingPlan(run=folder))
         self._sites: dict[str, _Site] = {}
         self._backwards = 0
         self._scales: list[float] = []
@@ -165,8 +167,8 @@ class _Examination:
 
     def findings(self) -> list[Finding]:
         watch = self._discovery.watch
-        steps = self._discovery.close("doctor")
-        if watch is None or not steps:
+        self._discovery.close("doctor")
+        if watch is None or not watch.steps:
             return [Finding("problem", "steps", f"none: {why_nothing([self._discovery])}")]
         run = Run(self._folder)
         found = [self._about_steps(run)]

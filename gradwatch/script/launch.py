@@ -1,26 +1,29 @@
-"""`gradwatch run`: a training script as it is, recorded.
+"""`gradwatch run`: record an unmodified training script.
 
-The script finds what it would find under `python`: its own `__main__`, `sys.argv` and `sys.path`.
-torch is not imported before the script imports it, for a script may set what torch reads at import.
+The script finds the `__main__`, `sys.argv` and `sys.path` that it would find under `python`. gradwatch does not
+import torch before the script does, because a script may set variables that torch reads at import.
 """
 
 from __future__ import annotations
 
 import builtins
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from gradwatch.errors import RunInUse, ScriptNotFound
+from gradwatch.script.closing import closing_lines
+from gradwatch.script.imports import after_import
+from gradwatch.script.plan import RecordingPlan
+from gradwatch.script.processes import listen_to_processes
 
 if TYPE_CHECKING:
     from gradwatch.script.discover import Discovery
@@ -28,11 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is to be run: where it lies, its `sys.argv`, and its spec if it is a module."""
+    """A script or module to run."""
 
-    path: Path  # absolute, as Python has it in `__file__` and in tracebacks
-    argv: tuple[str, ...]
-    spec: importlib.machinery.ModuleSpec | None = None
+    path: Path  # absolute, as in `__file__` and in tracebacks
+    argv: tuple[str, ...]  # its `sys.argv`
+    spec: importlib.machinery.ModuleSpec | None = None  # of a module
 
 
 def prepare(arguments: Sequence[str], run: Path | None, module: bool) -> tuple[Program, Path]:
@@ -40,7 +43,7 @@ def prepare(arguments: Sequence[str], run: Path | None, module: bool) -> tuple[P
 
     Raises:
         ScriptNotFound: there is no such file or module.
-        RunInUse: the folder for the run is a file.
+        RunInUse: the path of the run is a file.
     """
     first, *rest = arguments
     program = _module(first, rest) if module else _script(first, rest)
@@ -76,40 +79,67 @@ def _module(name: str, arguments: Sequence[str]) -> Program:
 def launch(
     program: Program, run: Path, max_norm: float | None = None, steps: int | None = None, tensorboard: bool = False
 ) -> None:
-    """Run the program in this process and record what it trains. Ends the process as it would have ended.
+    """Run the program in this process, record what it trains, and end the process as the program would.
 
-    ``max_norm`` takes the place of the threshold at which the script clips, if it does; after ``steps``
-    steps of an optimizer the script is ended; ``tensorboard`` writes event files as well.
+    Args:
+        program: from `prepare`.
+        run: the folder to record into; one that is relative stays where it is if the program changes its directory.
+        max_norm: replaces the threshold of the program's clip calls, or clips where it does not.
+        steps: the program is ended after this many steps of an optimizer.
+        tensorboard: write event files as well.
     """
-    found: list[Discovery] = []
-    after_import("torch", lambda: found.append(_discover(run, max_norm, steps, tensorboard)))
+    plan = RecordingPlan(run=run.absolute(), max_norm=max_norm, steps=steps, tensorboard=tensorboard)
+    ending = _Ending(shown=run, plan=plan, started=time.time())
+    after_import("torch", lambda: ending.found.append(_discover(plan)))
+    stop = listen_to_processes(plan)
     main = become_main(program)
     code, reason = 0, "exit"
     try:
         exec(code_of(program), main.__dict__)
     except SystemExit:
-        _end(found, run, "exit")
+        ending.end("exit")
         raise
     except KeyboardInterrupt as interrupt:
         show(interrupt, program)
-        _end(found, run, "exception KeyboardInterrupt")
+        ending.end("exception KeyboardInterrupt")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException as error:
         show(error, program)
         code, reason = 1, f"exception {type(error).__name__}"
-    _end(found, run, reason)
+    finally:
+        stop()
+    ending.end(reason)
     sys.exit(code)
 
 
-def _discover(run: Path, max_norm: float | None, steps: int | None, tensorboard: bool) -> Discovery:
+def _discover(plan: RecordingPlan) -> Discovery:
     from gradwatch.script.discover import Discovery
 
-    return Discovery(run, max_norm, steps, tensorboard)
+    return Discovery(plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    """Closes the run and says on stderr what it holds; stdout belongs to the script."""
+
+    shown: Path  # the run as the user wrote it
+    plan: RecordingPlan
+    started: float
+    found: list[Discovery] = field(default_factory=list)  # empty until the script imports torch
+    process: int = field(default_factory=os.getpid)
+
+    def end(self, reason: str) -> None:
+        for discovery in self.found:
+            discovery.close(reason)
+        # Under `torchrun` rank 0 writes the run, and a forked child leaves the last word to its parent.
+        if os.environ.get("RANK", "0") == "0" and os.getpid() == self.process:
+            for line in closing_lines(self.shown, self.plan.run, self.started, why_nothing(self.found)):
+                print(f"gradwatch: {line}", file=sys.stderr)  # noqa: T201
 
 
 def become_main(program: Program) -> ModuleType:
-    """Make the module `__main__` that the program will be, with its `sys.argv` and `sys.path`."""
+    """Make the module `__main__` of the program, and give it its `sys.argv` and `sys.path`."""
     main = ModuleType("__main__")
     main.__file__ = str(program.path)
     main.__builtins__ = builtins  # type: ignore[attr-defined]
@@ -119,18 +149,18 @@ def become_main(program: Program) -> ModuleType:
         main.__loader__ = program.spec.loader
     sys.modules["__main__"] = main
     sys.argv = list(program.argv)
-    # Python puts the script's folder there, and for -m the folder it was started in.
+    # As Python does: the folder of the script, or the current one for -m.
     sys.path[0] = str(program.path.parent.resolve()) if program.spec is None else str(Path.cwd())
     return main
 
 
 def code_of(program: Program) -> CodeType:
-    """Compile it, under the path that its tracebacks show."""
+    """Compile the program under the path that its tracebacks show."""
     return compile(program.path.read_bytes(), str(program.path), "exec", dont_inherit=True)
 
 
 def show(error: BaseException, program: Program) -> None:
-    """Print the traceback of the script's own exception, without our frames above it."""
+    """Print the traceback of the script's own exception without gradwatch's frames."""
     own = error.__traceback__
     while own is not None and own.tb_frame.f_code.co_filename != str(program.path):
         own = own.tb_next
@@ -143,7 +173,7 @@ def show(error: BaseException, program: Program) -> None:
 
 
 def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """What the script called went through our taps; that is no business of its reader."""
+    """Leave out the frames of gradwatch's hooks, which the script's own calls passed through."""
     if traceback is None:
         return None
     following = _without_our_frames(traceback.tb_next)
@@ -152,61 +182,15 @@ def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None
     return TracebackType(following, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
 
 
-def _end(found: Sequence[Discovery], run: Path, reason: str) -> None:
-    """Close the run and say on stderr what was recorded; the script's own output is on stdout and stays."""
-    steps = found[0].close(reason) if found else 0
-    if os.environ.get("RANK", "0") != "0":
-        return  # under `torchrun` rank 0 writes the run
-    if steps:
-        message = f"recorded {steps} steps; gradwatch report {run}"
-    else:
-        message = f"nothing was recorded, for {why_nothing(found)}"
-    print(f"gradwatch: {message}", file=sys.stderr)  # noqa: T201
-
-
 def why_nothing(found: Sequence[Discovery]) -> str:
     """The reason why a script left no step to record."""
     if not found:
         return "the script did not import torch"
-    if found[0].failed:
+    (discovery,) = found
+    if discovery.failed or discovery.steps:
         return "the run could not be written"
-    if not found[0].backwards:
-        return "the script imported torch and called no backward"
-    if not found[0].optimizers_seen:
-        return "there was no optimizer and no gradient was clipped"
+    if not discovery.backwards:
+        return "the script imported torch and never called backward"
+    if not discovery.optimizers_seen:
+        return "the script has no optimizer and clips no gradient"
     return "no optimizer made a step"
-
-
-def after_import(name: str, call: Callable[[], object]) -> None:
-    """Call once the module has been imported, by whomever; at once if it has been."""
-    if name in sys.modules:
-        call()
-    else:
-        sys.meta_path.insert(0, _AfterImport(name, call))
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; makes the loader of one module call back when it is done."""
-
-    def __init__(self, name: str, call: Callable[[], object]) -> None:
-        self._name, self._call = name, call
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self._name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            self._call_when_loaded(spec.loader)
-        return spec
-
-    def _call_when_loaded(self, loader: importlib.abc.Loader) -> None:
-        load = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            load(module)
-            self._call()
-
-        loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -359,7 +359,7 @@ def test_what_the_script_sees_is_what_python_shows_it(tmp_path):
     plain, done = run(*arguments, cwd=tmp_path), recorded(*arguments, cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
     assert done.stdout == plain.stdout
-    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded, for the script did not import torch"]
+    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded: the script did not import torch"]
 
 
 def test_a_module_is_run_as_by_python(tmp_path):
@@ -443,8 +443,8 @@ def test_a_run_being_written_by_another_process_is_left_to_it(tmp_path):
     assert first.stdout.readline() == "ready\n"
     second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, input="\n", timeout=60)
     assert (second.returncode, second.stdout) == (0, "ready\ntrained\n")
-    assert f"'runs/x' is being written by process {first.pid}" in second.stderr
-    assert own_lines(second.stderr) == ["gradwatch: nothing was recorded, for the run could not be written"]
+    assert f"runs/x' is being written by process {first.pid}" in second.stderr
+    assert own_lines(second.stderr) == ["gradwatch: nothing was recorded: the run could not be written"]
     first.communicate("\n", timeout=60)
     assert len(Run(tmp_path / "runs" / "x").steps()) == 1
 
@@ -488,6 +488,148 @@ def test_workers_and_processes_of_the_script_work(tmp_path):
     assert len(Run(tmp_path / "runs" / "x").steps()) == 4
 
 
+# ------------------------------------------------------------------------------- lives of a script
+
+LOOP = """
+    import os, sys
+    import torch.multiprocessing as mp
+    def train(steps):
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(steps):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            yield step
+"""
+
+
+@pytest.mark.parametrize("when", ["before the first step", "after the first step", "at the end"])
+def test_a_script_that_changes_its_directory_is_recorded_where_it_was_started(tmp_path, when):
+    (tmp_path / "elsewhere").mkdir()
+    at = {"before the first step": 0, "after the first step": 3, "at the end": 7}[when]
+    write(
+        tmp_path,
+        textwrap.dedent(LOOP) + f"os.chdir('elsewhere') if {at} == 0 else None\n"
+        f"for step in train(8):\n    os.chdir('elsewhere') if step == {at} > 0 else None\n",
+    )
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert own_lines(done.stderr) == ["gradwatch: recorded 8 steps; gradwatch report runs/x"]
+    assert len(Run(tmp_path / "runs" / "x").steps()) == 8
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_of_a_resumed_run_the_steps_of_this_process_are_told(tmp_path):
+    write(tmp_path, textwrap.dedent(LOOP) + "list(train(int(sys.argv[1])))\n")
+    recorded("train.py", "6", cwd=tmp_path)
+    done = recorded("train.py", "4", cwd=tmp_path)
+    assert own_lines(done.stderr) == ["gradwatch: recorded 4 steps; gradwatch report runs/x"]
+    assert Run(tmp_path / "runs" / "x").steps().index.tolist() == list(range(10))
+
+
+def test_a_run_that_was_removed_is_not_said_to_be_recorded(tmp_path):
+    write(
+        tmp_path,
+        textwrap.dedent(LOOP) + "import shutil\nfor step in train(5):\n    step == 2 and shutil.rmtree('runs')\n",
+    )
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0
+    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded: the run could not be written"]
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("is_class", [False, True], ids=["a function", "a class"])
+def test_processes_that_train_have_runs_of_their_own(tmp_path, method, is_class):
+    write(
+        tmp_path,
+        textwrap.dedent(LOOP)
+        + textwrap.dedent(
+            f"""
+            def work(rank):
+                list(train(3 + rank))
+            class Trainer(mp.get_context({method!r}).Process):
+                def __init__(self, rank):
+                    super().__init__()
+                    self.rank = rank
+                def run(self):
+                    work(self.rank)
+            if __name__ == "__main__":
+                if {is_class}:
+                    trainers = [Trainer(rank) for rank in range(2)]
+                    [trainer.start() for trainer in trainers]
+                    [trainer.join() for trainer in trainers]
+                else:
+                    mp.start_processes(work, nprocs=2, start_method={method!r})
+            """
+        ),
+    )
+    plain, done = run("train.py", cwd=tmp_path), recorded("train.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout, others_lines(done.stderr)) == (0, plain.stdout, others_lines(plain.stderr))
+    assert own_lines(done.stderr) == [
+        f"gradwatch: recorded {2 + number} steps in process {number}; gradwatch report runs/x-process-{number}"
+        for number in (1, 2)
+    ]
+    assert [len(Run(tmp_path / "runs" / f"x-process-{number}").steps()) for number in (1, 2)] == [3, 4]
+    assert not (tmp_path / "runs" / "x").exists()
+
+
+def test_a_forked_child_goes_on_in_a_run_of_its_own(tmp_path):
+    write(
+        tmp_path,
+        textwrap.dedent(LOOP)
+        + textwrap.dedent(
+            """
+            training = train(9)
+            for _ in range(3):
+                next(training)
+            if os.fork() == 0:
+                next(training)
+                next(training)
+                sys.exit(0)
+            os.wait()
+            list(training)
+            """
+        ),
+    )
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (child,) = (tmp_path / "runs").glob("x-process-*")
+    assert own_lines(done.stderr) == [
+        "gradwatch: recorded 9 steps; gradwatch report runs/x",
+        f"gradwatch: recorded 2 steps in process {child.name[10:]}; gradwatch report runs/{child.name}",
+    ]
+    assert len(Run(tmp_path / "runs" / "x").steps()) == 9
+    assert len(Run(child).steps()) == 2
+
+
+def test_processes_that_train_together_record_into_the_run_of_the_script(tmp_path):
+    write(
+        tmp_path,
+        textwrap.dedent(LOOP)
+        + textwrap.dedent(
+            """
+            import torch.distributed as dist
+            def work(rank):
+                dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/rendezvous", rank=rank, world_size=2)
+                model = nn.parallel.DistributedDataParallel(nn.Linear(4, 1))
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+                for step in range(4):
+                    optimizer.zero_grad()
+                    model(torch.randn(8, 4)).square().mean().backward()
+                    optimizer.step()
+                dist.destroy_process_group()
+            if __name__ == "__main__":
+                mp.spawn(work, nprocs=2)
+            """
+        ),
+    )
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert own_lines(done.stderr) == ["gradwatch: recorded 4 steps; gradwatch report runs/x"]
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["x"]
+
+
 def test_the_run_is_named_for_the_time_and_the_script(tmp_path):
     write(tmp_path, TRAINS)
     assert run("-m", "gradwatch", "run", "train.py", cwd=tmp_path).returncode == 0
@@ -517,8 +659,8 @@ def test_bad_input(tmp_path, arguments, slug):
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("print('hello')", "the script imported torch and called no backward"),
-        ("nn.Linear(2, 1)(torch.ones(1, 2)).sum().backward()", "there was no optimizer and no gradient was clipped"),
+        ("print('hello')", "the script imported torch and never called backward"),
+        ("nn.Linear(2, 1)(torch.ones(1, 2)).sum().backward()", "the script has no optimizer and clips no gradient"),
         (TRAINS.replace("o.step()", ""), "no optimizer made a step"),
     ],
 )
@@ -526,7 +668,7 @@ def test_a_script_that_trains_nothing_says_so(tmp_path, script, why):
     write(tmp_path, script)
     done = recorded("train.py", cwd=tmp_path)
     assert done.returncode == 0
-    assert own_lines(done.stderr) == [f"gradwatch: nothing was recorded, for {why}"]
+    assert own_lines(done.stderr) == [f"gradwatch: nothing was recorded: {why}"]
 
 
 def test_a_run_that_can_not_be_written_does_not_stop_the_script(tmp_path):

@@ -1,0 +1,73 @@
+"""The line that `gradwatch run` prints at the end: how many steps the store holds, and how to look at them."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gradwatch.errors import GradwatchError
+from gradwatch.store import StoreReader
+
+MOST_LINES = 4  # for processes that the script started; a line counts the others
+PROCESS = "-process-"  # between the name of the run and the number of the process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The steps that a store holds, and of how many optimizers they are."""
+
+    steps: int
+    optimizers: int
+
+    def __str__(self) -> str:
+        """For people.
+
+        >>> str(Recorded(steps=60, optimizers=1)), str(Recorded(steps=1, optimizers=1))
+        ('recorded 60 steps', 'recorded 1 step')
+        >>> str(Recorded(steps=60, optimizers=2))
+        'recorded 60 steps of 2 optimizers'
+        """
+        of = f" of {self.optimizers} optimizers" if self.optimizers > 1 else ""
+        return f"recorded {self.steps} step{'' if self.steps == 1 else 's'}{of}"
+
+
+def recorded_since(run: Path, started: float) -> Recorded | None:
+    """Count the steps of the attempts that began at ``started`` or later, in seconds since the epoch.
+
+    None if there is no such attempt or the run can't be read.
+    """
+    try:
+        with StoreReader(run) as reader:
+            attempts = [one.attempt for one in reader.attempts() if one.started >= started]
+            steps = [int(np.isin(reader.step_ids(name)[:, 2], attempts).sum()) for name in reader.optimizers()]
+    except (GradwatchError, OSError):
+        return None
+    return Recorded(steps=sum(steps), optimizers=sum(count > 0 for count in steps)) if attempts else None
+
+
+def closing_lines(shown: Path, run: Path, started: float, why_nothing: str) -> list[str]:
+    """Say what a script recorded in its own process and in those that it started.
+
+    Args:
+        shown: the run as the user wrote it, relative to the user's directory.
+        run: the same, absolute.
+        started: when the script began, in seconds since the epoch.
+        why_nothing: the reason if nothing was recorded.
+    """
+    own = recorded_since(run, started)
+    lines = [f"{own}; gradwatch report {shown}"] if own is not None and own.steps else []
+    others = []
+    for folder in sorted(run.parent.glob(f"{glob.escape(run.name)}{PROCESS}*")):
+        number = folder.name.removeprefix(f"{run.name}{PROCESS}")
+        recorded = recorded_since(folder, started)
+        if recorded is not None and recorded.steps:
+            others.append(f"{recorded} in process {number}; gradwatch report {shown.with_name(folder.name)}")
+        elif recorded is not None:
+            others.append(f"recorded nothing in process {number}: it made no step or was killed at once")
+    lines += others[:MOST_LINES]
+    if len(others) > MOST_LINES:
+        lines.append(f"and {len(others) - MOST_LINES} more runs {shown}{PROCESS}*")
+    return lines or [f"nothing was recorded: {why_nothing}"]

@@ -1,0 +1,238 @@
+"""Finding the models and optimizers of a script that attaches nothing."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from gradwatch import Run
+from gradwatch.script.discover import Discovery, owner_of
+from gradwatch.script.plan import RecordingPlan
+
+
+class Begin(Protocol):
+    def __call__(self, **options: Any) -> Discovery: ...
+
+
+@pytest.fixture
+def begin(tmp_path) -> Iterator[Begin]:
+    """Begin to listen, as `gradwatch run` does when torch is imported."""
+    begun: list[Discovery] = []
+
+    def listen(**options: Any) -> Discovery:
+        begun.append(Discovery(RecordingPlan(run=tmp_path / "run", **options)))
+        return begun[-1]
+
+    yield listen
+    for discovery in begun:
+        discovery.close("the test ended")
+
+
+def sgd(model: nn.Module) -> Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def train(model: nn.Module, optimizer: Optimizer | None, steps: int = 3, clip: float | None = None) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        model.zero_grad()
+        loss = model(torch.randn(8, 3)).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        if clip is not None:
+            clip_grad_norm_(model.parameters(), clip)
+        if optimizer is not None:
+            optimizer.step()
+    return losses
+
+
+def test_an_optimizer_is_recorded_from_its_first_step(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    losses = train(model, sgd(model))
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    assert run.steps()["loss"].tolist() == pytest.approx(losses)
+    assert run.layers("norm").columns.tolist() == ["weight", "bias"]
+    assert run.optimizers == {"0": "SGD"}
+    assert run.attempts()[0].reason == "exit"
+    assert discovery.steps == 3
+
+
+def test_nothing_is_written_before_something_trains(tmp_path, begin):
+    discovery = begin()
+    sgd(nn.Linear(3, 1))
+    assert not (tmp_path / "run").exists()
+    discovery.close("exit")
+    assert not (tmp_path / "run").exists()
+    assert (discovery.optimizers_seen, discovery.backwards, discovery.steps) == (1, 0, 0)
+
+
+def test_several_optimizers_are_named_in_the_order_in_which_they_were_made(tmp_path, begin):
+    discovery = begin()
+    models = [nn.Linear(3, 1), nn.Linear(3, 2)]
+    optimizers = [sgd(models[0]), torch.optim.Adam(models[1].parameters())]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, steps=2)
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    assert run.optimizers == {"0": "SGD", "1": "Adam"}
+    assert (len(run.steps("0")), len(run.steps("1"))) == (2, 2)
+
+
+def test_an_optimizer_that_is_made_later_is_found_too(tmp_path, begin):
+    discovery = begin()
+    first, second = nn.Linear(3, 1), nn.Linear(3, 1)
+    train(first, sgd(first))
+    losses = train(second, sgd(second))
+    discovery.close("exit")
+    assert Run(tmp_path / "run").steps("1")["loss"].tolist() == pytest.approx(losses)
+
+
+def test_an_optimizer_that_is_gone_before_its_first_gradient_is_no_optimizer_of_the_run(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    sgd(model)
+    gc.collect()
+    train(model, sgd(model))
+    discovery.close("exit")
+    assert list(Run(tmp_path / "run").optimizers) == ["0"]
+    assert discovery.optimizers_seen == 2
+
+
+def test_a_step_without_backward_finds_its_optimizer(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    optimizer = sgd(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    discovery.close("exit")
+    assert Run(tmp_path / "run").steps()["total_norm"].tolist() == pytest.approx([2.0])
+
+
+def test_a_loop_without_optimizer_is_recorded_at_its_clip_calls(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    losses = train(model, None, clip=0.01)
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    assert run.steps()["loss"].tolist() == pytest.approx(losses)
+    assert (run.steps()["max_norm"] == 0.01).all()
+    assert run.layers("norm").columns.tolist() == ["weight", "bias"]
+
+
+def test_a_clip_call_without_gradients_makes_no_run(tmp_path, begin):
+    discovery = begin()
+    clip_grad_norm_(nn.Linear(3, 1).parameters(), 1.0)
+    discovery.close("exit")
+    assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------------- what it changes
+
+
+@pytest.mark.parametrize("clip", [None, 5.0], ids=["a script that does not clip", "a script that clips"])
+def test_a_threshold_takes_the_place_of_the_scripts(tmp_path, begin, clip):
+    discovery = begin(max_norm=0.01)
+    model = nn.Linear(3, 1)
+    train(model, sgd(model), clip=clip)
+    discovery.close("exit")
+    steps = Run(tmp_path / "run").steps()
+    assert (steps["max_norm"] == 0.01).all()
+    assert steps["clipped"].all()
+
+
+def test_an_infinite_threshold_turns_clipping_off(tmp_path, begin):
+    discovery = begin(max_norm=math.inf)
+    model = nn.Linear(3, 1)
+    train(model, sgd(model), clip=0.01)
+    discovery.close("exit")
+    assert not Run(tmp_path / "run").steps()["clipped"].any()
+
+
+def test_a_script_is_ended_after_its_steps(tmp_path, begin):
+    discovery = begin(steps=2)
+    model = nn.Linear(3, 1)
+    with pytest.raises(SystemExit):
+        train(model, sgd(model), steps=5)
+    discovery.close("exit")
+    assert len(Run(tmp_path / "run").steps()) == 2
+
+
+# ------------------------------------------------------------------------------ faults and the end
+
+
+def test_a_run_that_can_not_be_written_is_said_once_and_leaves_the_training_alone(tmp_path, begin, caplog):
+    (tmp_path / "run").write_text("a file in the way")
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    train(model, sgd(model))
+    other = nn.Linear(3, 1)
+    train(other, sgd(other))
+    assert discovery.failed
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        message for message in caplog.messages if "gradwatch does not record this run" in message
+    ]
+    assert len(caplog.records) == 1
+
+
+def test_closing_leaves_nothing_behind(tmp_path, begin):
+    before = Optimizer.__init__
+    discovery = begin(max_norm=0.01, steps=100)
+    model = nn.Linear(3, 1)
+    optimizer = sgd(model)
+    train(model, optimizer)
+    discovery.close("exit")
+    assert Optimizer.__init__ is before
+    assert not optimizer._optimizer_step_pre_hooks
+    model.weight.grad.fill_(100.0)
+    assert clip_grad_norm_(model.parameters(), 1e6) > 100
+    assert model.weight.grad.max() == 100.0, "the threshold is the script's again"
+    train(model, optimizer)
+    assert len(Run(tmp_path / "run").steps()) == 3
+
+
+def test_of_processes_that_torchrun_started_and_that_train_alone_the_first_records(tmp_path, begin, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    train(model, sgd(model))
+    discovery.close("exit")
+    assert discovery.steps == 0
+    assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------------------- owner_of
+
+
+def test_the_owner_is_the_outermost_module():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert owner_of(sgd(model)) is model
+    assert owner_of(torch.optim.SGD(model[0].parameters(), 0.1)) is model
+
+
+def test_the_owner_of_parameters_of_no_module_is_empty():
+    assert list(owner_of(torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)).parameters()) == []
+
+
+def test_several_owners_stand_in_the_order_of_the_parameters():
+    first, second = nn.Linear(2, 2), nn.Bilinear(2, 2, 2)
+    optimizer = torch.optim.SGD([*second.parameters(), *first.parameters()], 0.1)
+    owner = owner_of(optimizer)
+    assert isinstance(owner, nn.ModuleDict)
+    assert {name: id(module) for name, module in owner.items()} == {"Bilinear0": id(second), "Linear1": id(first)}
+
+
+def test_a_module_without_a_parameter_of_the_optimizer_is_no_owner():
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    assert owner_of(sgd(model)) is model
+    assert other is not model
