@@ -48,3 +48,8 @@ class RateChanges:
     @property
     def changed(self) -> bool:
         return bool(self._rates) and max(self._rates) >= 2 * min(self._rates) and max(self._rates) > 0
+
+    @property
+    def raised(self) -> bool:
+        """Whether it now stands at twice or more what it was at some step of these; a decay does not count."""
+        return bool(self._rates) and self._rates[-1] >= 2 * min(self._rates) and self._rates[-1] > 0

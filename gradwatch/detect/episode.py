@@ -54,12 +54,19 @@ class Episode:
         self._calm_steps, self._last_alarm = 0, step
         return []
 
-    def calm(self) -> list[Event]:
-        """Take a step without an alarm; return the event with its end where the fault is over now."""
+    def calm(self, came_back: str | None = None) -> list[Event]:
+        """Take a step without an alarm; return the event with its end where the fault is over now.
+
+        Args:
+            came_back: what is back where it was, if the training is. A critical event is then lowered to
+                a warning, with this text added to its message: the fault had no lasting consequence.
+        """
         if self.event is None:
             return []
         self._calm_steps += 1
         if self._calm_steps < self._quiet_steps:
             return []
         over, self.event = replace(self.event, until=self._last_alarm), None
+        if came_back is not None and over.severity == "critical":
+            over = replace(over, severity="warning", message=f"{over.message}; {came_back}")
         return [over]

@@ -53,7 +53,11 @@ class Explosion:
     gradient, and so is a non-finite step right after a rise. A rise that clipping brings back under the limit
     is information.
 
-    A loss that stays out of its level for 20 steps after a rise is critical, wherever the norms went since.
+    An explosion from which norms and loss come back is lowered to a warning when it is over, however high it
+    went: it had no lasting consequence.
+
+    A loss that stays out of its level for 20 steps after a rise, of the norm or of the learning rate, is
+    critical, wherever the norms went since.
     And an update that changes a matrix by more than 0.7 of its norm is a warning at once: where the learning
     rate is too high from the first step on there is no level to leave.
     """
@@ -73,6 +77,7 @@ class Explosion:
         self._grades: deque[int] = deque(maxlen=OF_LAST_STEPS)
         self._episode = Episode()
         self._high_in_a_row = 0
+        self._stayed = False  # norms did not come back from the rise: a new level was believed
 
     def update(self, record: StepRecord) -> list[Event]:
         if record.skipped:
@@ -102,14 +107,21 @@ class Explosion:
     def _alarm_or_calm(self, record: StepRecord, level: Level | None) -> list[Event]:
         large_update = self._updates.event(record)
         if level is not None:
-            if self._lost_steps >= LOST_STEPS and (self._steps_since_rise < AFTER_RISE_STEPS or self._rates.changed):
+            if self._lost_steps >= LOST_STEPS and (self._steps_since_rise < AFTER_RISE_STEPS or self._rates.raised):
                 return self._episode.alarm(self._event(record, "critical", level))
             worst = self._worst_grade(record, level)
             if worst >= 0:
+                self._stayed = self._stayed and self._episode.event is not None
                 return self._episode.alarm(self._event(record, self._severity(record, level, worst), level))
         if large_update is not None:
             return self._episode.alarm(large_update)
-        return self._episode.calm()
+        return self._episode.calm(self._came_back(level))
+
+    def _came_back(self, level: Level | None) -> str | None:
+        """What shows that a rise had no lasting consequence; None where the level or the loss stayed."""
+        if level is None or self._stayed or self._losing():
+            return None
+        return "norms came back" if self._losing() is None else "loss and norms came back"
 
     def _learn(self, record: StepRecord) -> None:
         self._levels.add(record.total_norm)
@@ -187,6 +199,7 @@ class Explosion:
         self._layers.restart()
         self._grades.clear()
         self._high_in_a_row = 0
+        self._stayed = True
 
 
 class _Levels:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gradwatch.record import Event, StepRecord, event_at
 
 QUIET_STEPS = 50
@@ -21,7 +23,8 @@ class LossScale:
         self._steps_since = QUIET_STEPS
 
     def update(self, record: StepRecord) -> list[Event]:
-        if not (record.skipped and record.loss_scale is not None):
+        overflowed = record.loss is None or math.isfinite(record.loss)  # else the loss itself was lost
+        if not (record.skipped and record.loss_scale is not None and overflowed):
             self._in_a_row = 0
             self._steps_since += 1
             return []

@@ -18,6 +18,8 @@ class NonFinite:
     backward pass. Then the event names the first parameter in backward order, taken to be the reverse of the
     model's: a backward pass that meets its first NaN in one layer passes it on to every layer before it.
 
+    A stretch that ends is lowered from critical to a warning: a NaN that reaches the weights does not go away.
+
     An infinite norm over finite entries is a different fact and is reported as such. So is a loss that is not
     finite while its gradient still is, for example the square of 1e20.
     """
@@ -26,18 +28,20 @@ class NonFinite:
         self._episode = Episode()
 
     def update(self, record: StepRecord) -> list[Event]:
-        if record.skipped and record.loss_scale is not None:
+        loss_is_finite = record.loss is None or math.isfinite(record.loss)
+        if record.skipped and record.loss_scale is not None and loss_is_finite:
             return []  # a GradScaler skipped it: see `LossScale`
         event = _event(record)
         if event is None:
-            return self._episode.calm()
+            return self._episode.calm("the steps after it are finite, so the weights survived it")
         if self._episode.event is not None and self._episode.event.severity == "critical":
             return self._episode.again(record.step)
         return self._episode.alarm(event)
 
 
 def _event(record: StepRecord) -> Event | None:
-    if record.norm_overflowed:
+    is_known_entry_by_entry = record.layers is not None or math.isfinite(record.total_norm)
+    if record.norm_overflowed and is_known_entry_by_entry:
         return _overflow(record)
     if record.nonfinite > 0 or not math.isfinite(record.total_norm):
         return _nonfinite_gradient(record)
@@ -72,7 +76,8 @@ def _origin(record: StepRecord, first: str | None) -> tuple[Origin | None, str |
     if bad_weights is not None:
         text = f"; it came from the weights: those of {bad_weights} were not finite before the step"
         return "weights", bad_weights, text
-    if record.loss is None:
+    if record.loss is None or record.loss == 0:
+        # Loggers that leave NaN out of a mean write 0 where nothing else is in it.
         return None, first, ""
     if math.isfinite(record.loss):
         return "backward", first, "; it came from the backward pass: the loss was still finite"

@@ -158,15 +158,17 @@ def test_growth_is_warned_of_and_becomes_critical():
     assert [(event.severity, event.until) for event in events] == [
         ("warning", None),
         ("critical", None),
-        ("critical", 564),
-    ]
+        ("warning", 564),
+    ], "lowered once the norms came back"
     assert len(merged(events)) == 1
     assert 505 <= events[0].step <= 515
 
 
 def test_one_unclipped_step_a_thousand_times_above_is_enough():
     events = found(Explosion("follows-gradient"), stream(replaced(steady(500), {300: 1000.0})))
-    assert events == [(300, "explosion", "critical")]
+    assert events == [(300, "explosion", "warning")]
+    alone = stream(replaced(steady(500), {300: 1000.0}))[:320]
+    assert found(Explosion("follows-gradient"), alone) == [(300, "explosion", "critical")], "until it came back"
 
 
 def test_a_run_that_explodes_from_the_start():
@@ -598,8 +600,8 @@ def test_a_loss_that_stays_lost_after_a_rise_is_critical_wherever_the_norms_went
     assert found(Explosion(), lossy(steady(700), [2.0] * 500 + [7.0] * 200)) == [], "a loss alone is another's business"
 
 
-@pytest.mark.parametrize(("optimizer", "severity"), [("SGD", "critical"), ("AdamW", "info")])
-def test_one_huge_unclipped_step_destroys_under_sgd_alone(optimizer, severity):
+@pytest.mark.parametrize(("optimizer", "severity"), [("SGD", "warning"), ("AdamW", "info")])
+def test_one_huge_unclipped_step_from_which_the_loss_came_back_is_no_more_than_a_warning(optimizer, severity):
     records = lossy(replaced(steady(500), {300: 1000.0}), [2.0] * 500)
     assert found(Explosion(traits_of(optimizer).update_rule), records) == [(300, "explosion", severity)]
 
@@ -766,3 +768,56 @@ def test_events_do_not_depend_on_the_scale_of_the_norms(seed, power):
     expected = [(e.step, e.kind, e.severity, e.parameter, e.until) for e in replay(plain)]
     assert expected
     assert [(e.step, e.kind, e.severity, e.parameter, e.until) for e in replay(map(scaled, plain))] == expected
+
+
+def test_a_spike_from_which_the_loss_does_not_come_back_stays_critical():
+    norms = replaced(steady(700), {300: 1000.0})
+    events = events_of(Explosion("follows-gradient"), stream(norms, losses=[2.0] * 300 + [9.0] * 400))
+    assert [(event.step, event.severity) for event in events] == [(300, "critical")]
+
+
+def test_a_learning_rate_that_decays_is_no_reason_for_an_explosion():
+    """Norms that jump between two levels, a surrogate loss about zero that shifts, a rate that falls to 0."""
+    random = np.random.default_rng(1)
+    norms = random.choice([0.012, 0.11], 200) * np.exp(0.3 * random.standard_normal(200))
+    losses = np.where(np.arange(200) < 120, random.normal(-0.03, 0.01, 200), random.normal(0.012, 0.004, 200))
+    records = [
+        dataclasses.replace(r, learning_rates=(1e-4 * (1 - r.step / 201),))
+        for r in stream(norms.tolist(), losses=losses.tolist())
+    ]
+    for record in records[150:]:
+        assert record.total_norm < 1
+    low = [dataclasses.replace(r, total_norm=min(r.total_norm, 0.02)) for r in records]
+    assert [e for e in found(Explosion("normalises"), low) if e[2] == "critical"] == []
+
+
+def test_a_nan_that_left_no_trace_is_lowered_to_a_warning():
+    events = found(NonFinite(), stream(replaced(steady(300), {100: NAN})))
+    assert events == [(100, "nonfinite", "warning")]
+    assert found(NonFinite(), stream(steady(100) + [NAN] * 100)) == [(100, "nonfinite", "critical")]
+
+
+def test_a_logged_loss_of_zero_beside_a_nan_says_nothing_of_the_loss():
+    (event,) = NonFinite().update(layered(41, [NAN, 1], [1, 0], loss=0.0))
+    assert event.origin is None
+    assert "still finite" not in event.message
+
+
+def test_a_scaler_that_skips_a_step_whose_loss_is_lost_is_no_overflow():
+    record = layered(5, [NAN, NAN], [1, 1], loss=NAN, skipped=True, loss_scale=1024.0)
+    assert LossScale().update(record) == []
+    (event,) = NonFinite().update(record)
+    assert event.severity == "warning"
+
+
+def test_an_infinite_norm_without_layers_is_not_said_to_be_of_finite_entries():
+    (event,) = NonFinite().update(StepRecord(step=0, total_norm=INF))
+    assert event.message == "NaN or infinite gradient"
+
+
+def test_muons_eps_is_compared_with_the_norm_of_a_matrix():
+    parameters = [ParameterInfo(name=n, shape=(100, 100)) for n in ("a", "b")]
+    records = stream(steady(300, level=1e-6), parameters=parameters)
+    assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-7})), records) == []
+    assert found(EpsStarvation(traits_of("Adam", {"eps": 1e-7})), records) == [(99, "eps-starvation", "info")]
+    assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-5})), records) == [(99, "eps-starvation", "info")]
