@@ -6,20 +6,24 @@ from gradwatch.analysis.history import RunReader
 from gradwatch.record import SEVERITIES
 
 
+def by_severity(reader: RunReader) -> list[str]:
+    """The optimizers that made a step, those with the most severe events first, of equals the earliest event.
+
+    In a run without a step it is the first optimizer.
+    """
+    stepped = [name for name in reader.optimizers if len(reader.standing(name))]
+    if len(stepped) < 2:
+        return stepped or [reader.optimizer()]
+    events = sorted(reader.events(), key=lambda event: -SEVERITIES.index(event.severity))
+    named = dict.fromkeys(event.optimizer for event in events)
+    return [*(name for name in named if name in stepped), *(name for name in stepped if name not in named)]
+
+
 def worst_optimizer(reader: RunReader) -> str:
     """The optimizer of the event that gives the run its verdict: the first of the most severe events.
-
-    Only optimizers that made a step count. Without such an event it is the first of them, and in a run
-    without a step the first of all.
 
     >>> from gradwatch import Run
     >>> worst_optimizer(Run(example_run))
     '0'
     """
-    if len(reader.optimizers) < 2:
-        return reader.optimizer()
-    stepped = [name for name in reader.optimizers if len(reader.standing(name))]
-    events = [event for event in reader.events() if event.optimizer in stepped]
-    if events:
-        return max(events, key=lambda event: SEVERITIES.index(event.severity)).optimizer
-    return reader.optimizer(stepped[0] if stepped else None)
+    return by_severity(reader)[0]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.statistics.quantiles import Array, any_in, spike_safe
 from gradwatch.analysis.summary import LayerSummary, RunSummary
+from gradwatch.record import SEVERITIES
 from gradwatch.text import count, number, optimizer_label, printable, share, shorten_all, step_range
 from gradwatch.views import png
 
@@ -27,6 +28,7 @@ NAME_WIDTH = 60  # characters of a layer's name
 
 _BADGES = {"healthy": "#1a7f37", "info": "#57606a", "warning": "#8a5000", "critical": "#b3261e"}
 _LINE = "#0072b2"
+_MARGIN = 4  # pixels above and below a curve
 _BAD = (214, 0, 108)
 _SCALE = ((8, 48, 107), (107, 174, 214), (236, 236, 236), (253, 141, 60), (127, 39, 4))
 _SCALE_ENDS = 100.0  # the last colour is for 100 times a layer's median, the first for a hundredth
@@ -84,45 +86,64 @@ def _head(summary: RunSummary) -> str:
 
 
 def _chart(title: str, values: Array, bad: NDArray[np.bool_], summary: RunSummary) -> str:
-    """The largest value of each column on a logarithmic axis, with a bar at each that is not finite."""
+    """The largest value of each column, with a bar at those that are not finite.
+
+    The axis is logarithmic unless a value is negative, or none is above 0.
+    """
     tops = spike_safe(values, MAX_COLUMNS)
-    positive = tops[tops > 0]
-    if not len(positive):
-        return ""
-    low, high = float(positive.min()), float(positive.max())
-    step = WIDTH / len(tops)
+    finite = tops[np.isfinite(tops)]
+    logarithmic = bool((finite > 0).any()) and not bool((values[np.isfinite(values)] < 0).any())
+    known = finite[finite > 0] if logarithmic else finite
+    low, high = (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
+    width = WIDTH / max(1, len(tops))
     lines = "".join(
         f'<polyline points="{points}" fill="none" stroke="{_LINE}" stroke-width="1.2"/>'
-        for points in _polylines(tops, low, high, step)
+        for points in _polylines(_heights(tops, low, high, logarithmic), width)
     )
     bars = "".join(
-        f'<rect x="{i * step:.1f}" y="0" width="{max(step, 2):.1f}" height="{HEIGHT}" fill="rgb{_BAD}"/>'
-        for i in np.flatnonzero(any_in(bad, MAX_COLUMNS))
+        f'<rect x="{begin * width:.1f}" y="0" width="{max((end - begin) * width, 2):.1f}" height="{HEIGHT}"'
+        f' fill="rgb{_BAD}"/>'
+        for begin, end in _runs(any_in(bad, MAX_COLUMNS))
     )
     ends = number(low) if number(low) == number(high) else f"{number(low)} to {number(high)}"
-    label = f"{title}, logarithmic, {ends}, {step_range(summary.first_step, summary.last_step)}"
+    scale = "logarithmic" if logarithmic else "linear"
+    label = f"{title}, {scale}, {ends}, {step_range(summary.first_step, summary.last_step)}"
     return (
-        f'<div><small>{title} <span style="opacity:.8">{ends}</span></small><br/>'
+        f'<div><small>{title} <span style="opacity:.8">{ends}, {scale}</span></small><br/>'
         f'<svg role="img" aria-label="{label}" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f"{bars}{lines}</svg></div>"
     )
 
 
-def _polylines(tops: Array, low: float, high: float, step: float) -> list[str]:
-    """The points of each stretch of positive values. A single value becomes a short line, for a point has no length."""
-    span = max(math.log(high) - math.log(low), 1e-9)
-    stretches: list[list[tuple[float, float]]] = [[]]
-    for i, top in enumerate(tops.tolist()):
-        if not top > 0:
-            stretches.append([])
-            continue
-        y = 4 + (HEIGHT - 8) * (1 - (math.log(top) - math.log(low)) / span)
-        stretches[-1].append(((i + 0.5) * step, y))
+def _heights(tops: Array, low: float, high: float, logarithmic: bool) -> Array:
+    """The y of each value in pixels from above; NaN for a value that the axis lacks."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled, bottom, top = (np.log(tops), np.log(low), np.log(high)) if logarithmic else (tops, low, high)
+        place = (scaled - bottom) / max(top - bottom, 1e-300)
+        heights: Array = np.where(np.isfinite(place), _MARGIN + (HEIGHT - 2 * _MARGIN) * (1 - place), np.nan)
+    return heights
+
+
+def _polylines(heights: Array, width: float) -> list[str]:
+    """The points of each stretch without NaN. A single point becomes a short line, for a point has no length."""
     lines = []
-    for points in filter(None, stretches):
-        ends = points if len(points) > 1 else [(points[0][0] - 1, points[0][1]), (points[0][0] + 1, points[0][1])]
-        lines.append(" ".join(f"{x:.1f},{y:.1f}" for x, y in ends))
+    for begin, end in _runs(~np.isnan(heights)):
+        points = [((i + 0.5) * width, heights[i]) for i in range(begin, end)]
+        if len(points) == 1:
+            ((x, y),) = points
+            points = [(x - 1, y), (x + 1, y)]
+        lines.append(" ".join(f"{x:.1f},{y:.1f}" for x, y in points))
     return lines
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Begin and end of each stretch of flags that are set.
+
+    >>> _runs(np.array([True, True, False, True]))
+    [(0, 2), (3, 4)]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 # ------------------------------------------------------------------------------------- the heat map
@@ -168,13 +189,16 @@ def _palette() -> list[tuple[int, int, int]]:
 
 
 def _events(summary: RunSummary) -> str:
+    """The most severe events, by step."""
+    ranked = sorted(range(len(summary.events)), key=lambda i: -SEVERITIES.index(summary.events[i].severity))
+    shown = [summary.events[i] for i in sorted(ranked[:MAX_EVENTS])]
     several = len(summary.optimizers) > 1
     items = "".join(
         f"<li>{_badge(event.severity, f'{event.severity} {event.kind}')} step {event.step}"
         f"{_text(f', optimizer {event.optimizer}' if several else '')}: {_text(event.message)}</li>"
-        for event in summary.events[:MAX_EVENTS]
+        for event in shown
     )
-    more = _more(len(summary.events) - MAX_EVENTS, "more event", ".events()")
+    more = _more(len(summary.events) - len(shown), "more event", ".events()")
     return f'<ul style="margin:4px 0;padding-left:18px">{items}</ul>{more}'
 
 

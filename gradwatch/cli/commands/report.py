@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from gradwatch.analysis.run import Run
+from gradwatch.analysis.worst_optimizer import by_severity
 from gradwatch.cli.output import chosen_optimizer, open_run, print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotExport
 from gradwatch.views import html as html_view
@@ -39,7 +40,7 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
     Raises:
         CannotExport: the file can't be written.
     """
-    names = list(run.optimizers)[:MOST_OPTIMIZERS] if optimizer is None else [optimizer]
+    names = by_severity(run)[:MOST_OPTIMIZERS] if optimizer is None else [optimizer]
     page = html_view.render(*(RunView(run.path, name) for name in names)).encode()
     try:
         file.write_bytes(page)

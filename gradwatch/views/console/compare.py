@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.text import number, share
-from gradwatch.views.console.draw import beside, bounds_of, chart, with_axis
+from gradwatch.views.console.draw import Axis, axis_of, beside, chart, loss_axis_of, with_axis
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 _PANEL = 38  # columns that a panel needs at least
@@ -36,14 +36,15 @@ _NUMBERS: tuple[tuple[str, Callable[[RunSummary], str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """A series to compare: its title, its name in `Series`, and its style."""
+    """A series to compare: its title, its name in `Series`, its axis for several runs, and its style."""
 
     title: str
     name: str
+    axis_of: Callable[..., Axis]
     style: str
 
 
-_CURVES = (_Curve("total norm", "total_norm", "cyan"), _Curve("loss", "loss", "magenta"))
+_CURVES = (_Curve("total norm", "total_norm", axis_of, "cyan"), _Curve("loss", "loss", loss_axis_of, "magenta"))
 
 
 def comparison(summaries: Sequence[RunSummary], screen: Screen) -> Group:
@@ -60,7 +61,7 @@ def comparison(summaries: Sequence[RunSummary], screen: Screen) -> Group:
 
 def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSummary], screen: Screen) -> list[Text]:
     """One curve of the runs in a row, on the axes of everyone."""
-    bounds = bounds_of(*(getattr(run.series, curve.name) for run in everyone))
+    axis = curve.axis_of(*(getattr(run.series, curve.name) for run in everyone))
     longest = max(run.steps for run in everyone)
     width = screen.width // len(row) - _MARGIN
     names = screen.fit([run.run for run in row], width + 10 - len(f"{curve.title}: "))
@@ -69,7 +70,7 @@ def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSumm
         values = getattr(run.series, curve.name)
         bad = run.series.nonfinite if curve.name == "total_norm" else ~np.isfinite(values) & run.series.nonfinite
         columns = max(1, round(width * run.steps / longest))
-        lines = with_axis(chart(values, bad, columns, _HEIGHT, screen.ink, bounds, curve.style), bounds, screen.ink)
+        lines = with_axis(chart(values, bad, columns, _HEIGHT, screen.ink, axis, curve.style), axis, screen.ink)
         panel = [Text(f"{curve.title}: {name}".ljust(width + 10), "bold"), *lines]
         panels.append(panel)
     return beside(panels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +25,39 @@ _MAX_MEDIANS = 100.0  # an axis ends at this multiple of the median
 _MIN_MEDIANS = 1e-6  # and begins at this one at the lowest
 
 
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The ends of an axis and its scale."""
+
+    low: float
+    high: float
+    logarithmic: bool = True
+
+    def places(self, values: Array) -> Array:
+        """Where values lie on the axis: 0 at its low end, 1 at its high end; NaN stays NaN.
+
+        >>> Axis(1.0, 100.0).places(np.array([1.0, 10.0, 0.0])).tolist()
+        [0.0, 0.5, -inf]
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if not self.logarithmic:
+                # By halves: the difference of the largest values would overflow.
+                length = max(self.high / 2 - self.low / 2, math.ulp(0.0))
+                return np.asarray((values / 2 - self.low / 2) / length)
+            span = max(math.log(self.high) - math.log(self.low), 1e-9)
+            return np.asarray((np.log(values) - math.log(self.low)) / span)
+
+
 def chart(
     values: Array,
     bad: NDArray[np.bool_],
     width: int,
     height: int,
     ink: Ink,
-    bounds: tuple[float, float] | None = None,
+    axis: Axis | None = None,
     style: str = "cyan",
 ) -> list[Text]:
-    """Bars on a logarithmic axis. A column shows its largest value, so no single-step spike disappears.
+    """Bars of values. A column shows its largest value, so no single-step spike disappears.
 
     Args:
         values: one for each step, NaN if it is not known.
@@ -41,16 +65,16 @@ def chart(
         width: columns; a run with fewer steps takes fewer.
         height: lines.
         ink: what the terminal can show.
-        bounds: the ends of the axis, by default those of `bounds_of`. A value above the axis is marked.
+        axis: by default that of `axis_of`. A value above its end is marked.
         style: of the bars.
 
     Returns:
         ``height`` lines.
     """
     tops, marks = spike_safe(values, width), any_in(bad, width)
-    low, high = bounds or bounds_of(values)
-    levels = _eighths(tops, low, high, height)
-    above = tops > high * 1.001
+    axis = axis or axis_of(values)
+    levels = _eighths(axis.places(tops), height)
+    above = tops > axis.high + 0.001 * abs(axis.high)
     return [
         Text.assemble(
             *(
@@ -62,12 +86,10 @@ def chart(
     ]
 
 
-def _eighths(tops: Array, low: float, high: float, height: int) -> NDArray[np.int64]:
+def _eighths(places: Array, height: int) -> NDArray[np.int64]:
     """The height of each bar in eighths of a line: 0 for NaN, at least 1 for a value."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        span = max(math.log(high) - math.log(low), 1e-9)
-        fill = np.nan_to_num(np.clip((np.log(tops) - math.log(low)) / span, 0, 1))
-    return np.where(np.isnan(tops), 0, np.maximum(1, np.round(fill * height * 8))).astype(np.int64)
+    fill = np.clip(np.nan_to_num(places, neginf=0.0), 0, 1)
+    return np.where(np.isnan(places), 0, np.maximum(1, np.round(fill * height * 8))).astype(np.int64)
 
 
 def _cell(level: int, ink: Ink, height: int, style: str, over: bool, bad: bool) -> tuple[str, str]:
@@ -81,14 +103,14 @@ def _cell(level: int, ink: Ink, height: int, style: str, over: bool, bad: bool) 
     return ink.levels[max(0, min(8, level))], style
 
 
-def bounds_of(*series: Array) -> tuple[float, float]:
-    """The ends of a logarithmic axis that shows the positive values of all series, at least a decade apart.
+def axis_of(*series: Array) -> Axis:
+    """A logarithmic axis for the positive values of all series, at least a decade long.
 
     The axis ends at 100 times the median of each series, or at its 95th percentile if that is higher.
     A run that exploded to 1e20 so still shows what happened before; `chart` marks the values above.
 
-    >>> bounds_of(np.array([1.0, 2.0, 50.0])), bounds_of(np.array([1.0] * 99 + [1e20]))
-    ((1.0, 50.0), (1.0, 100.0))
+    >>> axis_of(np.array([1.0, 2.0, 50.0])), axis_of(np.array([1.0] * 99 + [1e20]))
+    (Axis(low=1.0, high=50.0, logarithmic=True), Axis(low=1.0, high=100.0, logarithmic=True))
     """
     lows, highs = [], []
     for values in series:
@@ -98,9 +120,21 @@ def bounds_of(*series: Array) -> tuple[float, float]:
             lows.append(max(float(positive.min()), median * _MIN_MEDIANS))
             highs.append(min(float(positive.max()), max(_MAX_MEDIANS * median, p95)))
     if not highs:
-        return 1.0, 10.0
+        return Axis(1.0, 10.0)
     low, high = min(lows), max(highs)
-    return (low, high) if high > 10 * low else (max(high / 10, math.ulp(0.0)), high)
+    return Axis(low, high) if high > 10 * low else Axis(max(high / 10, math.ulp(0.0)), high)
+
+
+def loss_axis_of(*series: Array) -> Axis:
+    """The axis of `axis_of`, unless a loss is negative or none is above 0: then a linear one.
+
+    >>> loss_axis_of(np.array([1.0, -3.0, np.nan]))
+    Axis(low=-3.0, high=1.0, logarithmic=False)
+    """
+    finite = np.concatenate([values[np.isfinite(values)] for values in series])
+    if not len(finite) or ((finite >= 0).all() and (finite > 0).any()):
+        return axis_of(*series)
+    return Axis(float(finite.min()), float(finite.max()), logarithmic=False)
 
 
 def heat(norms: Array, bad: NDArray[np.bool_], level: float | None, width: int, ink: Ink) -> Text:
@@ -156,10 +190,10 @@ def beside(panels: Sequence[Sequence[Text]], gap: int = 2) -> list[Text]:
     return lines
 
 
-def with_axis(lines: Sequence[Text], bounds: tuple[float, float], ink: Ink) -> list[Text]:
+def with_axis(lines: Sequence[Text], axis: Axis, ink: Ink) -> list[Text]:
     """A chart with the ends of its axis at the left: ten columns for the numbers and the axis."""
-    labels = [number(bounds[1]), *[""] * (len(lines) - 2), number(bounds[0])] if len(lines) > 1 else [""]
-    axis = ink.pick("┤", "|")
+    labels = [number(axis.high), *[""] * (len(lines) - 2), number(axis.low)] if len(lines) > 1 else [""]
+    bar = ink.pick("┤", "|")
     return [
-        Text.assemble((f"{label:>9}", "dim"), (axis, "dim"), line) for label, line in zip(labels, lines, strict=True)
+        Text.assemble((f"{label:>9}", "dim"), (bar, "dim"), line) for label, line in zip(labels, lines, strict=True)
     ]

@@ -13,7 +13,7 @@ from gradwatch.analysis.history import ResumePoint
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.summary import ClippingSummary, RunSummary
 from gradwatch.text import count, duration, number, optimizer_label, share, step_range
-from gradwatch.views.console.draw import bounds_of, chart, with_axis
+from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
 from gradwatch.views.console.events import event_groups
 from gradwatch.views.console.layers import layer_strip, layer_table
 from gradwatch.views.console.ranks import rank_lines
@@ -125,7 +125,7 @@ def next_lines(summary: RunSummary, screen: Screen) -> list[Text]:
 
 def norm_lines(summary: RunSummary, screen: Screen, height: int = 4) -> list[Text]:
     """The total norm before clipping: its numbers and its curve."""
-    norm = summary.total_norm
+    norm, norms = summary.total_norm, summary.series.total_norm
     head = Text("total norm", "bold")
     head.append(" before clipping   " if screen.width >= 100 else "  ", "dim")
     for label, value in (("median", norm.median), ("p99", norm.p99), ("max", norm.max)):
@@ -133,7 +133,7 @@ def norm_lines(summary: RunSummary, screen: Screen, height: int = 4) -> list[Tex
     if norm.max_step is not None:
         head.append("at step ", "dim").append(f"{norm.max_step}  ")
     head.append("last ", "dim").append(number(norm.last))
-    lines = [head, *_curve(summary.series.total_norm, summary.series.nonfinite, screen, height)]
+    lines = [head, *_curve(norms, summary.series.nonfinite, screen, height, axis_of(norms))]
     if summary.nonfinite_steps:
         of_all = f"{summary.nonfinite_steps} of {count(summary.steps, 'step')}"
         lines.append(Text(f"  {screen.ink.nan} NaN or infinite at {of_all}", "red"))
@@ -152,15 +152,16 @@ def loss_lines(summary: RunSummary, screen: Screen, height: int = 2) -> list[Tex
     if loss.nonfinite_steps:
         head.append(f"  not finite at {count(loss.nonfinite_steps, 'step')}", "red")
     bad = ~np.isfinite(summary.series.loss) & summary.series.nonfinite
-    return [head, *_curve(summary.series.loss, bad, screen, height, "magenta")]
+    return [head, *_curve(summary.series.loss, bad, screen, height, loss_axis_of(summary.series.loss), "magenta")]
 
 
-def _curve(values: Array, bad: NDArray[np.bool_], screen: Screen, height: int, style: str = "cyan") -> list[Text]:
-    bounds = bounds_of(values)
-    lines = chart(values, bad, screen.width - 10, height, screen.ink, bounds, style)
+def _curve(
+    values: Array, bad: NDArray[np.bool_], screen: Screen, height: int, axis: Axis, style: str = "cyan"
+) -> list[Text]:
+    lines = chart(values, bad, screen.width - 10, height, screen.ink, axis, style)
     for line in lines:
         line.rstrip()
-    return with_axis(lines, bounds, screen.ink)
+    return with_axis(lines, axis, screen.ink)
 
 
 # ------------------------------------------------------------------------------ clipping and weights

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gradwatch import Run
-from gradwatch.analysis.worst_optimizer import worst_optimizer
+from gradwatch.analysis.worst_optimizer import by_severity, worst_optimizer
 from gradwatch.record import Event
 from gradwatch.store import StoreWriter
 from gradwatch.testing import stream
@@ -49,3 +49,9 @@ def test_the_worst_optimizer(tmp_path, steps, events, worst):
 def test_a_notebook_shows_the_optimizer_that_the_verdict_is_about(tmp_path):
     run = written(tmp_path, {"generator": 3, "critic": 3}, [("critic", "critical")])
     assert "optimizer critic of generator, critic" in run._repr_html_()
+
+
+def test_the_others_follow_by_their_events_and_those_without_a_step_are_left_out(tmp_path):
+    events = [("a", "info"), ("d", "critical"), ("b", "warning"), ("c", "critical")]
+    run = written(tmp_path, {"a": 1, "b": 1, "c": 1, "d": 1, "quiet": 1, "idle": 0}, events)
+    assert by_severity(run) == ["d", "c", "b", "a", "quiet"]

@@ -142,3 +142,33 @@ def test_a_single_value_is_drawn(tmp_path):
     page = shown(Run(write_run(tmp_path, stream([float("nan"), 1.0, float("nan")]))))
     (points,) = re.findall(r'points="([^"]+)"', page)
     assert len(points.split()) == 2, "a line of one point would not be drawn"
+
+
+def test_a_loss_below_0_is_drawn_on_a_linear_axis(tmp_path):
+    page = shown(Run(write_run(tmp_path, stream([1.0] * 5, losses=[-4.0, -3.0, -2.0, -1.0, 0.0]))))
+    assert "loss, linear, -4 to 0, steps 0 to 4" in page
+    points = [point.split(",") for point in re.findall(r'points="([^"]+)"', page)[1].split()]
+    heights = [float(y) for _, y in points]
+    assert heights == pytest.approx([68.0, 52.0, 36.0, 20.0, 4.0])
+
+
+def test_steps_in_a_row_that_are_not_finite_have_one_bar(tmp_path):
+    page = shown(Run(write_run(tmp_path, stream([1.0, *[float("nan")] * 50, 1.0, float("nan")]))))
+    assert page.count("<rect") == 2
+
+
+def test_a_curve_of_which_nothing_is_known_has_its_title(tmp_path):
+    page = shown(Run(write_run(tmp_path, stream([float("nan")] * 3))))
+    assert "total norm, linear, NaN, steps 0 to 2" in page
+
+
+def test_the_most_severe_events_are_shown_by_step(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    severities = ["info"] * 8 + ["critical", "info", "warning"]
+    found = [Event(step=i, kind="spike", severity=s, message=f"message {i}.") for i, s in enumerate(severities)]
+    writer.append(stream([1.0] * 3), found)
+    writer.end_attempt("closed")
+    page = shown(Run(tmp_path))
+    assert [int(step) for step in re.findall(r"message (\d+)\.", page.split("<ul")[1])] == [0, 1, 2, 3, 8, 10]
+    assert "5 more events" in page

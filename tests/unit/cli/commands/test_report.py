@@ -70,6 +70,17 @@ def test_the_page_is_one_file_that_loads_nothing(runs, command, tmp_path):
     assert not [word for word in ('src="', "href=", "@import", "url(") if word in page]
 
 
+def test_the_page_of_several_optimizers_begins_with_the_worst_and_leaves_out_one_without_a_step(tmp_path, command):
+    two_optimizers(tmp_path / "run")
+    writer = StoreWriter(tmp_path / "run")
+    writer.begin_attempt({}, {"idle": ("Adam", {})})
+    writer.end_attempt("closed")
+    assert command("report", tmp_path / "run", "--html", tmp_path / "x.html").code == 0
+    page = (tmp_path / "x.html").read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert list(data["optimizers"]) == ["critic", "generator"]
+
+
 @pytest.mark.parametrize("where", ["no/such/folder/report.html", "."])
 def test_a_page_that_can_not_be_written_is_said(runs, command, tmp_path, monkeypatch, where):
     monkeypatch.chdir(tmp_path)

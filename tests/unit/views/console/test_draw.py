@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.text import Text
 
-from gradwatch.views.console.draw import bar, beside, bounds_of, chart, heat, heat_legend, with_axis
+from gradwatch.views.console.draw import Axis, axis_of, bar, beside, chart, heat, heat_legend, loss_axis_of, with_axis
 from gradwatch.views.console.screen import Ink
 
 NONE = np.zeros(0, bool)
@@ -45,14 +45,14 @@ def test_a_value_above_the_axis_is_marked(ascii_only, mark):
 
 def test_a_larger_value_has_a_higher_bar():
     values = np.geomspace(1, 1000, 8)
-    (line,) = chart(values, np.zeros(8, bool), 8, 1, Ink(), (1.0, 1000.0))
+    (line,) = chart(values, np.zeros(8, bool), 8, 1, Ink(), Axis(1.0, 1000.0))
     heights = [Ink().levels.index(character) for character in line.plain]
     assert heights == sorted(heights)
     assert (heights[0], heights[-1]) == (1, 8)
 
 
 def test_bars_of_several_lines_are_filled_from_below():
-    lines = plain(chart(np.array([1.0, 31.6, 1000.0]), np.zeros(3, bool), 3, 4, Ink(), (1.0, 1000.0)))
+    lines = plain(chart(np.array([1.0, 31.6, 1000.0]), np.zeros(3, bool), 3, 4, Ink(), Axis(1.0, 1000.0)))
     assert [line[2] for line in lines] == ["█"] * 4
     assert [line[1] for line in lines] == [" ", " ", "█", "█"]
     assert [line[0] for line in lines] == [" ", " ", " ", "▁"]
@@ -75,25 +75,26 @@ def test_an_empty_series_has_empty_lines():
 @settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_the_ends_of_the_axis_are_positive_and_at_least_almost_a_decade_apart(values):
-    low, high = bounds_of(np.array(values))
+    axis = axis_of(np.array(values))
+    low, high = axis.low, axis.high
     assert 0 < low < high < math.inf
     assert high >= 9.99 * low or low == math.ulp(0.0)
 
 
 def test_the_axis_ends_at_a_hundred_medians():
-    assert bounds_of(np.array([1.0, 2.0, 50.0])) == (1.0, 50.0)
-    assert bounds_of(np.array([1.0] * 99 + [1e20])) == (1.0, 100.0)
-    assert bounds_of(np.array([1.0] * 90 + [1e20] * 10)) == (1.0, 1e20), "unless one value in twenty lies above"
-    assert bounds_of(np.array([1.0] * 99 + [1e-20])) == (1e-6, 1.0)
+    assert axis_of(np.array([1.0, 2.0, 50.0])) == Axis(1.0, 50.0)
+    assert axis_of(np.array([1.0] * 99 + [1e20])) == Axis(1.0, 100.0)
+    assert axis_of(np.array([1.0] * 90 + [1e20] * 10)) == Axis(1.0, 1e20), "unless one value in twenty lies above"
+    assert axis_of(np.array([1.0] * 99 + [1e-20])) == Axis(1e-6, 1.0)
 
 
 @pytest.mark.parametrize("values", [[], [0.0, -1.0], [math.nan, math.inf]])
 def test_without_a_positive_value_there_is_an_axis(values):
-    assert bounds_of(np.array(values)) == (1.0, 10.0)
+    assert axis_of(np.array(values)) == Axis(1.0, 10.0)
 
 
 def test_several_series_share_an_axis():
-    assert bounds_of(np.array([1.0]), np.array([1000.0]), np.array([math.nan])) == (1.0, 1000.0)
+    assert axis_of(np.array([1.0]), np.array([1000.0]), np.array([math.nan])) == Axis(1.0, 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,36 @@ def test_blocks_stand_beside_each_other_whatever_their_heights():
 
 @pytest.mark.parametrize("height", [1, 2, 5])
 def test_an_axis_has_its_ends_at_the_first_and_the_last_line(height):
-    lines = plain(with_axis([Text("#")] * height, (0.5, 1.25e-300), Ink(ascii=True)))
+    lines = plain(with_axis([Text("#")] * height, Axis(1.25e-300, 0.5), Ink(ascii=True)))
     assert {line.index("|") for line in lines} == {9}
     if height > 1:
-        assert (lines[0].split("|")[0].strip(), lines[-1].split("|")[0].strip()) == ("1.25e-300", "0.5")
+        assert (lines[0].split("|")[0].strip(), lines[-1].split("|")[0].strip()) == ("0.5", "1.25e-300")
+
+
+@pytest.mark.parametrize(
+    ("losses", "axis"),
+    [
+        ([2.0, 50.0], Axis(2.0, 50.0)),
+        ([0.0, 20.0, 2.0], Axis(2.0, 20.0)),
+        ([-1.0, 3.0, math.nan, -math.inf], Axis(-1.0, 3.0, logarithmic=False)),
+        ([0.0, 0.0], Axis(0.0, 0.0, logarithmic=False)),
+        ([math.nan], Axis(1.0, 10.0)),
+        ([], Axis(1.0, 10.0)),
+    ],
+)
+def test_a_loss_below_0_gets_a_linear_axis(losses, axis):
+    assert loss_axis_of(np.array(losses)) == axis
+
+
+def test_negative_losses_have_bars_by_their_height():
+    losses = np.array([-8.0, -6.0, -4.0, -2.0, 0.0])
+    (line,) = chart(losses, np.zeros(5, bool), 5, 1, Ink(), loss_axis_of(losses))
+    assert line.plain == "▁▂▄▆█"
+
+
+@settings(max_examples=60, deadline=None)
+@given(VALUES)
+def test_every_loss_can_be_drawn(values):
+    losses = np.array(values)
+    lines = plain(chart(losses, ~np.isfinite(losses), 40, 2, Ink(), loss_axis_of(losses)))
+    assert {len(line) for line in lines} == {min(40, len(losses))}
