@@ -6,13 +6,14 @@ import math
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradwatch.detect.changes import PresenceChanges, RateChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
 from gradwatch.detect.losses import LossLevel
 from gradwatch.detect.optimizers import UpdateRule
-from gradwatch.record import Event, Severity, StepRecord, event_at
+from gradwatch.record import Event, Severity, StepRecord, WeightStats, event_at
 
 HIGH = (3.0, 4.0)
 """Limits of a norm above its level: times the level, robust deviations above it; whichever is higher."""
@@ -237,6 +238,7 @@ class _LargeUpdates:
         ratio = record.weights.update_ratio.astype(float)
         self._shapes.see(record.layers.parameters)
         ratio[~(self._shapes.matrices[: len(ratio)] & np.isfinite(ratio))] = 0.0
+        ratio[self._is_small(record.weights)] = 0.0
         largest = int(np.argmax(ratio)) if len(ratio) else 0
         if not len(ratio) or ratio[largest] <= LARGEST_UPDATE_RATIO:
             return None
@@ -251,6 +253,15 @@ class _LargeUpdates:
             observed=float(ratio[largest]),
             limit=LARGEST_UPDATE_RATIO,
         )
+
+    def _is_small(self, weights: WeightStats) -> NDArray[np.bool_]:
+        """Which updates are small beside the typical entry of a matrix: what begins near zero may move."""
+        root = np.sqrt(self._shapes.sizes[: len(weights.weight_norm)])
+        entries = weights.weight_norm / root
+        known = entries[self._shapes.matrices[: len(entries)] & (entries > 0)]
+        typical = float(np.median(known)) if len(known) else 0.0
+        small: NDArray[np.bool_] = weights.update_norm / root <= LARGEST_UPDATE_RATIO * typical
+        return small
 
 
 def _grade(norm: float, level: Level | None) -> int:

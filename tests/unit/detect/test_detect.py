@@ -821,3 +821,13 @@ def test_muons_eps_is_compared_with_the_norm_of_a_matrix():
     assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-7})), records) == []
     assert found(EpsStarvation(traits_of("Adam", {"eps": 1e-7})), records) == [(99, "eps-starvation", "info")]
     assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-5})), records) == [(99, "eps-starvation", "info")]
+
+
+def test_a_parameter_that_begins_near_zero_does_not_explode_when_it_moves():
+    record = dataclasses.replace(
+        stream([1.0], parameters=[ParameterInfo(name=n, shape=(2, 2)) for n in ("layer", "token")])[0],
+        weights=WeightStats(
+            weight_norm=np.array([1.0, 1e-6], np.float32), update_norm=np.array([1e-3, 1e-5], np.float32)
+        ),
+    )
+    assert Explosion().update(record) == []
