@@ -1,7 +1,7 @@
-"""`gradwatch doctor`: a few steps of a training script, and what can be seen of them.
+"""`gradwatch doctor`: run a few steps of a training script and report what gradwatch can observe.
 
-The script runs as under `gradwatch run`, into a run that is thrown away, and is stopped after some
-optimizer steps. What it does by itself, writing files say, it does here too.
+The script runs as under `gradwatch run`, into a temporary run, and is stopped after a few optimizer steps. It
+has the side effects that it always has; for example, it writes its files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Mark: TypeAlias = Literal["fine", "note", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was seen, or that can't be."""
+    """One observation, or one thing that gradwatch can't observe."""
 
     mark: Mark
     about: str
@@ -42,11 +42,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a few steps of a script showed."""
+    """The observations of a few steps of a script."""
 
     script: str
     findings: tuple[Finding, ...]
-    failed: bool  # the script ended by an exception of its own
+    failed: bool  # the script ended with an exception of its own
 
     @property
     def has_problem(self) -> bool:
@@ -123,7 +123,7 @@ class _Examination:
             raise _Enough
 
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
-        # Optimizers that step within the backward must all have stepped.
+        # All optimizers that step within the backward have stepped by now.
         watch = self._discovery.watch
         if watch is not None and watch.steps >= self._wanted:
             raise _Enough
@@ -214,7 +214,7 @@ class _Examination:
         return found
 
     def _outside(self, models: Sequence[nn.Module]) -> list[Finding]:
-        """Parameters that get gradients and that nobody updates."""
+        """Parameters that get gradients and that no optimizer updates."""
         assert self._discovery.watch is not None
         own = self._discovery.watch.parameter_ids
         stray = [
