@@ -198,6 +198,7 @@ def one_parameter_owns_the_norm(place: Place, broken: bool) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, eps=1e-5)
 
     def loss_of(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        assert isinstance(model, Owned)
         noise = torch.randn(())
         return squared(model, batch) + model.scale * noise * model.log_variance
 
@@ -351,7 +352,7 @@ def deep_sigmoids(place: Place, broken: bool) -> None:
 def dead_relus(place: Place, broken: bool) -> None:
     model = mlp(64, 32, 10)
     if broken:
-        nn.init.constant_(model[0].bias, -100.0)
+        nn.init.constant_(model[0].get_parameter("bias"), -100.0)
     train(place, model, torch.optim.SGD(model.parameters(), lr=0.1), digits(22), classify)
 
 
