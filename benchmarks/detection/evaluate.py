@@ -236,8 +236,8 @@ def write_false_alarms(judged: Sequence[Judged], equal: str) -> Iterator[str]:
     yield "## False alarms on healthy runs\n"
     unhealthy = sum(run.job.fault is None for run in judged) - len(runs)
     yield (
-        f"{len(runs)} healthy runs, {sum(run.steps for run in runs):,} steps ({unhealthy} more did not learn what they"
-        " should, and are left out). Events of severity warning and critical; 95 % interval of a Poisson count.\n"
+        f"{len(runs)} healthy runs, {sum(run.steps for run in runs):,} steps ({unhealthy} more did not learn"
+        " their task and are left out). Events of severity warning and critical; 95 % interval of a Poisson count.\n"
     )
     rows = []
     for name in dict.fromkeys([OURS, *BASELINES, equal]):
@@ -254,17 +254,17 @@ def write_false_alarms(judged: Sequence[Judged], equal: str) -> Iterator[str]:
         if group:
             count, steps, bad = false_alarms(group, OURS)
             rows.append([name, f"{steps:,}", count, rate(count, steps), f"{bad} of {len(group)}"])
-    yield "Ours, by what is trained:\n"
+    yield "gradwatch, by kind of training:\n"
     yield table(["", "steps", "alarms", "per 10,000 steps", "runs with any"], rows)
 
 
 def write_one_batch(judged: Sequence[Judged], shown: Sequence[str]) -> Iterator[str]:
     yield "## Faults of one batch: an alarm at the very step\n"
     yield (
-        "`loss-weight`: the loss of one batch times the dose, so that its gradient is exactly that many times what it"
-        " would have been. `bad-input`: its inputs times the dose. `bad-labels`: other classes. Runs that an earlier"
-        " dose had lost do not count. Calm: the norms of the 128 steps before scatter by less than a factor of 1.5"
-        " (robust deviation of the logarithm under 0.4).\n"
+        "`loss-weight`: the loss of one batch times the dose, so its gradient is exactly that many times as large."
+        " `bad-input`: its inputs times the dose. `bad-labels`: other classes. Runs that an earlier dose destroyed do"
+        " not count. Calm: the norms of the 128 steps before scatter by less than a factor of 1.5 (robust deviation of"
+        " the logarithm below 0.4).\n"
     )
 
     def is_dose(dose: float) -> Callable[[Judged, float], bool]:
@@ -291,8 +291,8 @@ def doses_of(judged: Sequence[Judged], kind: str) -> list[float | None]:
 def write_lasting(judged: Sequence[Judged], shown: Sequence[str]) -> Iterator[str]:
     yield "## Faults that stay: any alarm from then on, and the median delay in steps\n"
     yield (
-        "Of the learning rates (`rate-...`) those runs whose loss left its level; of `natural` (deep sigmoid nets)"
-        " those that learnt nothing. A rule that is seldom silent finds faults by chance: see its false alarms.\n"
+        "Of the learning rates (`rate-...`), the runs whose loss left its level; of `natural` (deep sigmoid nets), the"
+        " runs that learnt nothing. A rule that is rarely silent finds faults by chance: see its false alarms.\n"
     )
     kinds = sorted({run.job.fault for run in judged if run.job.fault} - {*LADDERS, "bad-labels"})
     rows = []
@@ -308,8 +308,8 @@ def write_lasting(judged: Sequence[Judged], shown: Sequence[str]) -> Iterator[st
 def write_lead(judged: Sequence[Judged], shown: Sequence[str]) -> Iterator[str]:
     yield "## Before the loss is lost\n"
     yield (
-        "Runs that a learning rate lost. Lead: steps from the first alarm to the first loss out of its level. Chance:"
-        " healthy runs alarmed within as many steps as the median lead, at the same place.\n"
+        "Runs that a learning rate destroyed. Lead: steps from the first alarm until the loss leaves its level. Chance:"
+        " healthy runs with an alarm within as many steps as the median lead, at the same place.\n"
     )
     runs = [run for kind in LOST for run in faulty(judged, kind)]
     gone = [run for run in runs if run.nonfinite_at is not None]
@@ -418,12 +418,12 @@ PREFACE = """\
 # How often the detectors are right
 
 Printed by `python benchmarks/detection/evaluate.py`, from trainings that `python benchmarks/detection/corpus.py` runs
-and records (two cores, about half an hour; the comparison itself a few minutes). Each is small and real; a fault is
-known because it was planted, or by what became of the loss, never by a statistic of a gradient. All sees what gradwatch
-recorded; nothing here used a GPU.
+and records (about half an hour on two cores; the comparison takes a few minutes). Each training is small and real. A
+fault is known because it was planted, or from the outcome of the loss, never from a statistic of a gradient. All rules
+see what gradwatch recorded. Nothing here used a GPU.
 
 Thresholds are chosen on some tasks, committed, and only then reported on others. This is the third such report. After
-each, its tasks count as seen and join those that thresholds are chosen on:
+each report its tasks count as seen and join those that thresholds are chosen on:
 
 | report | thresholds of | unseen tasks | false alarms per 10,000 healthy steps | healthy runs with any |
 | --- | --- | --- | --- | --- |
@@ -431,17 +431,17 @@ each, its tasks count as seen and join those that thresholds are chosen on:
 | second | fd261ff | 12, one each of these | 3.45 (2.88 to 4.10) | 56 of 187 |
 | third | d8869a9 | 10, none of these but one of temporal differences | below | below |
 
-After the third report one constant was changed, for a reason from outside it: a loss counts as small under 0.05 of the
-first ones, not 0.2, for a language model's gets there while it learns. The tables below are with it; before, the third
-report had 2 false alarms and found 33 of the 48 spikes and 38 of the 42 explosions.
+After the third report one constant changed, for a reason from outside the report: a loss now counts as small below 0.05
+of the first losses instead of 0.2, because a language model's loss gets there while it learns. The tables below include
+the change. Before it, the third report had 2 false alarms and found 33 of the 48 spikes and 38 of the 42 explosions.
 
-So on a kind of training that none of the 46 tasks resembles, expect something between the first two rows and the third.
-The last table has the rates by kind of training; adversarial trainings and curricula stay above one alarm in 10,000
-steps, and for a reason: a harder task looks like a bad batch, and a loss that two networks fight over means little.
+So for a training unlike all 46 tasks, expect something between the first two rows and the third. The last table has
+the rates by kind of training. Adversarial trainings and curricula stay above one alarm in 10,000 steps, for a reason:
+a harder task looks like a bad batch, and a loss that two networks compete for means little.
 
-What is missed, and why: a batch weighted 5 or 10 times, where the norms of healthy batches scatter as much (nearly
-solved tasks); one layer's gradient times 10 where that layer is a small part of the whole and the loss does not move;
-learning rates that end a run slowly, in a loss that was noisy before. The detectors prefer silence there.
+What the detectors miss, and why: a batch weighted 5 or 10 times, if the norms of healthy batches scatter as much (in
+almost solved tasks); one layer's gradient times 10, if that layer is a small part of the whole and the loss does not
+move; and learning rates that end a run slowly, in a loss that was noisy before. There the detectors prefer silence.
 """
 
 

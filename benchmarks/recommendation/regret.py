@@ -470,43 +470,43 @@ TITLES = (
 )
 HEAD = """# How good the advice is
 
-Printed by `python benchmarks/recommendation/regret.py report`. Regret is the held-out loss at the end over that of the
-best threshold: of ten from 0.03 to 30 times the median norm of the first quarter of a training without clipping, of
-the fixed rules below, and of no clipping. Both are means over five seeds, and all trainings of a seed see the same
-batches. A training that is lost counts as what its network was worth untrained.
+Printed by `python benchmarks/recommendation/regret.py report`. Regret is the final held-out loss over that of the best
+threshold. The best is taken from ten thresholds (0.03 to 30 times the median norm of the first quarter of a training
+without clipping), the fixed rules below, and no clipping. Both losses are means over five seeds, and all trainings of a
+seed see the same batches. A training that is lost gets the loss of its untrained network.
 
-The best of nineteen on five seeds is the best by luck as well. "other seeds" is what is left of it without: each seed
-trains with the threshold that is best for the other four. Whoever has made all those trainings has that; a rule that
-differs from seed to seed, or from step to step, can have less.
+The best of nineteen on five seeds is partly luck. "other seeds" removes the luck: each seed trains with the threshold
+that is best for the other four. That is what one gets from running all those trainings. A rule that differs from seed
+to seed, or from step to step, can have a lower regret.
 
-`recommend` reads the record of the first quarter of a training without clipping; a star marks a second such record,
-clipped at the threshold that a refusal asked for; "refused" trains without clipping. `tune` is the search of `gradwatch
-tune` with seven candidates, judged by the losses of the batches, and `tune --judge-by` the same judged by a loss on
-data that is neither trained on nor the held-out one: fresh samples, or of digits, of which there are few, every other
-one of those held out. p10 to p99 and mean are of the norms of the same quarter; AutoClip (percentile 10) and ZClip have
-their defaults. On the unseen tasks the advice was carried out; on those that were seen it is read off the grid.
+`recommend` reads the record of the first quarter of a training without clipping. A star marks a second record,
+clipped at the threshold that a refusal asked for; "refused" trains without clipping. `tune` is the search of
+`gradwatch tune` with seven candidates, judged by the losses of the batches. `tune --judge-by` is the same, judged by
+the loss on data that is neither the training nor the held-out data: fresh samples, or, for the few digits, every
+other held-out one. p10 to p99 and mean are of the norms of the same quarter. AutoClip (percentile 10) and ZClip have
+their defaults. On the unseen tasks the advice was carried out; on seen tasks it is read off the grid.
 
-Where `recommend` names a policy (with Adam), that was carried out, with its defaults.
+If `recommend` names a policy (with Adam), that policy was used, with its defaults.
 
-Seven times a rule was committed and then reported on tasks that nobody had trained with clipping before; what each
-report showed went into the next rule:
+Seven times a rule was committed and then reported on tasks that had never been trained with clipping. The findings of
+each report went into the next rule:
 
 | report | cells | recommend | worst | what it showed |
 |---|---|---|---|---|
 | first, the grid alone | 30 | 1.54 | 1676 | refusals of runs with corrupted batches |
 | second | 24 | 1.38 | 4.8 | percentiles of a plateau, of a tenth of bad batches, of an early explosion |
 | third, the grid alone | 30 | 1.29 | 48 | a refusal that did not say what to record (1.14 without that cell) |
-| fourth, the grid alone | 27 | 1.21 | 2.1 | weights that start near nothing; Adam clipped too much |
-| fifth, the grid alone | 24 | 1.19 | 2.5 | with Adam, policies that follow the norms beat thresholds that stay |
+| fourth, the grid alone | 27 | 1.21 | 2.1 | weights that start near zero; Adam clipped too much |
+| fifth, the grid alone | 24 | 1.19 | 2.5 | with Adam, policies that follow the norms beat fixed thresholds |
 | sixth, with Adam | 18 | 1.04 | 1.6 | the tasks with Adam called unseen below |
 | seventh, with SGD | 21 | 1.06 | 1.5 | the tasks with SGD called unseen below |
 
-From the third on the rule for SGD is a bound on how far an update may move the weights, in the place of percentiles of
-the norms; in the seventh the weights count as they were at the start and where the loss was least, and large updates
-are bounded though nothing went wrong. Read off the grid the rule before has 1.16 (worst 3.5) on the tasks of the
-seventh, this one 1.07 (1.6). The rule for Adam is as it was before the sixth.
+Since the third report the rule for SGD bounds how far an update may move the weights; before, it used percentiles of
+the norms. Since the seventh it weighs the weights' norm at the start and at the lowest loss, and bounds large updates
+even if nothing went wrong. Read off the grid, the previous rule has 1.16 (worst 3.5) on the tasks of the seventh
+report, and this one 1.07 (1.6). The rule for Adam has not changed since before the sixth.
 
-[limit.txt](limit.txt) has what a rule for SGD could gain that makes more of the same record.
+[limit.txt](limit.txt) estimates what a rule for SGD could gain by using more of the same record.
 """
 
 

@@ -239,11 +239,11 @@ def table(results: dict[str, object]) -> str:
             cells.append(cell + (f", {share:.0%} clipped" if method.name != "SGD" else ""))
         lines.append(f"| {method.name} | " + " | ".join(cells) + " |")
     head = (
-        "# Who learns the temporal order\n\nPrinted by `python benchmarks/temporal_order/experiment.py`, which says"
-        " what is done. Pascanu, Mikolov, Bengio 2013, figure 7, with other ways to clip beside theirs.\n\n"
+        "# Which methods learn temporal order\n\nPrinted by `python benchmarks/temporal_order/experiment.py`, which"
+        " explains the set-up. It is figure 7 of Pascanu, Mikolov, Bengio 2013, with other ways to clip.\n\n"
         f"Networks that learnt within {results['cap']:,} updates, with the Wilson 95 % interval of that share, the"
-        " median of the updates they took, how many were lost to a gradient that is not finite, and the share of"
-        " updates at which something was clipped.\n\n"
+        " median number of updates they took, how many were lost to a non-finite gradient, and the share of updates"
+        " at which something was clipped.\n\n"
     )
     return head + "\n".join(lines)
 
