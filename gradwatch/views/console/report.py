@@ -76,7 +76,7 @@ def headline(summary: RunSummary, screen: Screen) -> list[Text]:
     for note in _notes(summary):
         lines += screen.wrap("  ", note)
     if summary.damaged_rows:
-        damaged = f"{count(summary.damaged_rows, 'row')} of the store damaged and left out: restore it from a copy"
+        damaged = f"{count(summary.damaged_rows, 'row')} of the store damaged and left out"
         lines += screen.wrap("  ", damaged, style="red")
     return lines
 
@@ -102,7 +102,7 @@ def _notes(summary: RunSummary) -> list[str]:
         names = ", ".join(summary.optimizers)
         notes.append(f"optimizer {summary.optimizer} of {names}; --optimizer shows another")
     if summary.dropped_steps:
-        notes.append(f"{count(summary.dropped_steps, 'step')} lost: the disk was too slow, or a rank did not report")
+        notes.append(f"{count(summary.dropped_steps, 'step')} dropped: too late to be recorded")
     if summary.skipped_steps:
         notes.append(f"{count(summary.skipped_steps, 'step')} skipped (no update)")
     return notes
