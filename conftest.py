@@ -1,4 +1,4 @@
-"""Names that the doctests use; one thread a process, for several run side by side."""
+"""Names for the doctests, and one thread per process, because several processes run side by side."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
 import signal
 
-# A shell that puts the tests in the background has Ctrl-C ignored in them and in all that they start.
+# A shell that runs the tests in the background makes them, and every process they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

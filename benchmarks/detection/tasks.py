@@ -1,7 +1,7 @@
 """The trainings of the corpus: small, real, seconds each on one core, everything from public generator code.
 
-A `Task` is a model, its optimizers and a loss a step; `variant` chooses what fools a careless detector: a
-schedule, a clipping threshold, accumulation, a batch that doubles, layers that thaw, a curriculum.
+A `Task` has a model, its optimizers and a loss per step. `variant` adds what fools a careless detector: a schedule, a
+clipping threshold, accumulation, a batch that doubles, layers that are unfrozen, a curriculum.
 """
 
 from __future__ import annotations

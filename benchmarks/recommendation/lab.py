@@ -70,7 +70,7 @@ class Trial:
 
     seed: int
     rate: float
-    max_norm: float = math.inf  # where there is no policy
+    max_norm: float = math.inf  # used if there is no policy
     policy: str = ""  # key into the policies handed to `train`
 
 
@@ -88,7 +88,7 @@ class History:
     before: NDArray[np.float64]  # held out, of the untrained network
 
     def score(self) -> NDArray[np.float64]:
-        """The mean of the last looks; a training that is lost is worth what it was before."""
+        """Return the mean of the last looks; a lost training gets the loss of its untrained network."""
         return self.capped()[-LAST:].mean(axis=0)
 
     def capped(self) -> NDArray[np.float64]:

@@ -1,11 +1,11 @@
-"""Could a better rule for SGD be read off the same records?
+"""Estimate what a better rule for SGD could gain from the same records.
 
     python benchmarks/recommendation/limit.py     # after `regret.py train`; prints limit.txt
 
-The advice of every cell with SGD or momentum is multiplied by a power of what its record shows: how much
-the weights still grow, how much a step changes them, the tail of the norms, and so on. The powers are
-fitted to all cells, and to five sixths of the tasks to be judged on the other sixth. What the second
-gains over the advice itself is what a rule with more of that could gain on tasks that it was not made on.
+The advice of every cell with SGD or momentum is multiplied by a power of a number in its record: how much the weights
+still grow, how much a step changes them, the tail of the norms, and so on. The powers are fitted twice: to all cells,
+and to five sixths of the tasks, for a judgement on the other sixth. The gain of the second fit over the advice itself
+is what a rule could gain from that number on unseen tasks.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TOGETHER = ((1, 2), (1, 2, 5), (1, 3, 9), tuple(range(1, len(FEATURES))))
 
 @dataclass(frozen=True)
 class Seed:
-    """One training's record and what its thresholds came to."""
+    """One training's record and the losses that its thresholds led to."""
 
     cell: int
     advice: float

@@ -1,8 +1,7 @@
-"""The tasks: those that the rule was made on (TUNE, FIRST, SECOND: of the reports before), and those of the report.
+"""The tasks: those that the rule was made on (TUNE, FIRST, SECOND, ...), and those of the latest report.
 
-All are small: a training takes a second or two of a processor. Learning rates are a ladder from one
-that is sure to be safe to one that is hardly so without clipping; they were set by looking at trainings
-without clipping alone.
+All are small: a training takes a second or two on one core. The learning rates of a task are a ladder, from a safe
+one to one that barely works without clipping. They were chosen by looking at trainings without clipping only.
 """
 
 from __future__ import annotations
@@ -381,7 +380,7 @@ def _pareto_features(
     Callable[[], Batch],
     Callable[[Weights, Batch], Tensor],
 ]:
-    """A network on features a few of which are far larger than the rest; targets with normal noise."""
+    """A network on features, a few of them far larger than the rest; targets with normal noise."""
     truth = np.random.default_rng(6).normal(0, 1, (features, 3))
 
     def initial(generator: np.random.Generator) -> Arrays:

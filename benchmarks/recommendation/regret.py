@@ -327,7 +327,7 @@ def tuned(task: Task, advice: Sequence[Advice], by_validation: bool = False) -> 
 def judged(
     task: Task, history: History, column: int, max_norm: float, steps: int, by_validation: bool
 ) -> experiment.Trial:
-    """A training of so many steps, which is how this one began, as `tune` sees it."""
+    """Return the first ``steps`` steps of a training as a trial of `tune`."""
     losses, norms = history.losses[:steps, column].astype(float), history.norms[:steps, column]
     if by_validation:
         losses = history.checks[: steps // (task.steps // LOOKS), column]

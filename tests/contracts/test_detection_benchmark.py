@@ -1,4 +1,4 @@
-"""The corpus of the detectors and its tables, on a few short trainings."""
+"""The detection corpus and its tables, on a few short trainings."""
 
 import dataclasses
 import math

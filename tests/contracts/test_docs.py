@@ -1,4 +1,4 @@
-"""What the documentation says is there, and nothing is there that it does not say."""
+"""The documentation and the code agree: numbers, messages, links and commands."""
 
 import dataclasses
 import re
@@ -26,7 +26,7 @@ from gradwatch.testing import stream, write_run
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
-# What holds other numbers rather than being one.
+# Fields that hold other numbers rather than being one.
 PARTS = {
     "ranks",
     "total_norm",

@@ -1,4 +1,4 @@
-"""The experiments on clipping compute what they say: against autograd, PyTorch's optimizers and scipy."""
+"""The clipping experiments compute what they claim, compared with autograd, PyTorch's optimizers and scipy."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Nothing of ours goes to a network, and nothing that is read is unpickled, executed or loaded as code."""
+"""gradwatch opens no network connection, and unpickles, executes or loads as code nothing that it reads."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The wheel: with the compiled part where there is a compiler, and as good as with it where there is none."""
+"""The wheel has the compiled part if there is a compiler, and measures the same numbers without it."""
 
 import os
 import shutil
