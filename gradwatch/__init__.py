@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from gradwatch.errors import GradwatchError as GradwatchError
     from gradwatch.record import Event as Event
     from gradwatch.record import StepRecord as StepRecord
+    from gradwatch.recording.attach import attach as attach
     from gradwatch.recording.watch import Watch as Watch
-    from gradwatch.recording.watch import attach as attach
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "attach": "recording.watch",
+    "attach": "recording.attach",
     "Watch": "recording.watch",
     "Run": "analysis.run",
     "RunSummary": "analysis.summary",

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gradwatch.recording.watch import attach
+from gradwatch.recording.attach import attach
 
 STEPS = 8000
 SEEDS = 3

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from gradwatch.integrations import require
-from gradwatch.recording.watch import Optimizers, Watch
-from gradwatch.recording.watch import attach as attach_here
+from gradwatch.recording.attach import Optimizers
+from gradwatch.recording.attach import attach as attach_here
+from gradwatch.recording.watch import Watch
 
 require({"accelerate": (0, 30)})
 

@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.integrations import folder_for, require
-from gradwatch.recording.watch import Watch, attach
+from gradwatch.recording.attach import attach
+from gradwatch.recording.watch import Watch
 
 require({"lightning": (2, 2), "pytorch-lightning": (2, 2)})
 

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from gradwatch.distributed import JoinedParts, LocalStep, Mailbox
 from gradwatch.distributed.messages import Ended, Item, pack
 from gradwatch.record import Event
-from gradwatch.recording.pending import PendingStep, make_local
+from gradwatch.recording.pending import PendingStep
+from gradwatch.recording.records import make_local
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
 
 logger = logging.getLogger("gradwatch")
@@ -26,10 +27,11 @@ Make: TypeAlias = Callable[[], Item]
 class RankSender:
     """Sends the steps of this process, from a thread of its own."""
 
+    takes_late_losses = False  # losses are logged in rank 0
+
     def __init__(self, mailbox: Mailbox, first_steps: Mapping[str, int], capacity: int) -> None:
         """Start the thread; ``first_steps`` is what rank 0 announced of each optimizer."""
         self.events: deque[Event] = deque()  # detectors run in rank 0
-        self.dropped = 0
         self._mailbox = mailbox
         self._first_steps = dict(first_steps)
         self._unsent: list[Item] = []
@@ -40,6 +42,11 @@ class RankSender:
     def fault(self) -> BaseException | None:
         """Always None: where rank 0 is gone, the training is too, or soon."""
         return None
+
+    @property
+    def dropped(self) -> int:
+        """Always 0: rank 0 notices the steps that it misses, and counts them."""
+        return 0
 
     def begin(
         self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
@@ -57,10 +64,9 @@ class RankSender:
         self._thread.put_always(lambda: joined)
 
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
-        """Queue a step. Rank 0 misses one that found no room when the next one comes."""
+        """Queue a step. One that finds no room is missed by rank 0 when the next one comes."""
         number = pending.step - tracker.first_step
-        if not self._thread.put(functools.partial(make_local, pending, tracker.name, tracker.present, number)):
-            self.dropped += 1
+        self._thread.put(functools.partial(make_local, pending, tracker.name, tracker.present, number))
 
     def flush(self, timeout: float = 10.0) -> bool:
         return self._thread.flush(timeout, lambda: not self._unsent)

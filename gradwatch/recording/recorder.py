@@ -20,7 +20,8 @@ from gradwatch.record import JoinedParameters, StepRecord
 from gradwatch.recording.batch_writer import BatchWriter
 from gradwatch.recording.judge import SLICE, Judge, Past
 from gradwatch.recording.mirror import GuardedMirror, Mirror
-from gradwatch.recording.pending import PendingStep, make_record
+from gradwatch.recording.pending import PendingStep
+from gradwatch.recording.records import make_record
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
 from gradwatch.store import StoreReader, StoreWriter
 
@@ -52,6 +53,8 @@ class Recorder:
     Attributes:
         events: what the detectors found and the training thread has not taken yet, in order.
     """
+
+    takes_late_losses = True
 
     def __init__(
         self,

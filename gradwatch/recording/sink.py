@@ -67,9 +67,11 @@ class StepSink(Protocol):
         events: what the detectors found and the training thread has not taken yet, in order.
         fault: the exception that ended the recording, or None.
         dropped: steps that were handed over and are lost.
+        takes_late_losses: whether a step is worth holding back, for a loss that is logged after it.
     """
 
     events: deque[Event]
+    takes_late_losses: bool
 
     @property
     def fault(self) -> BaseException | None: ...
@@ -116,6 +118,7 @@ class NullSink:
 
     fault: BaseException | None = None
     dropped = 0
+    takes_late_losses = False
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()

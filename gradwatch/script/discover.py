@@ -26,10 +26,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from gradwatch.clip import NormClip, Policy
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import is_sharded
+from gradwatch.recording.attach import open_watch
 from gradwatch.recording.hooks import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
-from gradwatch.recording.in_backward import OptimizersInBackward, group_in_backward_optimizers
-from gradwatch.recording.no_optimizer import NoOptimizer
 from gradwatch.recording.optimizer_probe import is_probing
+from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, group_in_backward_optimizers
+from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.watch import Watch
 from gradwatch.script.plan import RecordingPlan
 from gradwatch.script.processes import run_of_this_process
@@ -190,16 +191,14 @@ class Discovery:
         if self._plan.max_norm is not None and math.isfinite(self._plan.max_norm):
             policies = {name: NormClip(self._plan.max_norm) for name in owned}
         if self.watch is None:
-            self.watch = Watch(
-                owned,
-                run,
-                policies=policies,
+            options = RecordingOptions(
                 clip_only_unclipped=True,
                 tensorboard=self._plan.tensorboard,
                 total_steps=self._plan.steps,
                 ranks=world > 1,
                 before_reduction=False,
             )
+            self.watch = open_watch(owned, run, options, policies)
             return
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():

@@ -98,12 +98,22 @@ class Reference:
 
     def zero_grad(self, set_to_none: bool) -> None:
         now = self.gradients
-        if not now.are_consumed and now.clips:
-            self._record(skipped=True)
+        if self.is_begun:
+            self._record(skipped=True, loss_scale=self.scale if self.is_unscaled else None)
             self.was_dropped = True
         nothing = None if set_to_none else 0.0
         values = {name: value if value is None else nothing for name, value in now.values.items()}
         self.gradients = Gradients(values, in_vain=now.in_vain)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether gradients were clipped that no step has taken."""
+        return not self.gradients.are_consumed and bool(self.gradients.clips)
+
+    def end(self) -> None:
+        """The loop ends; what it has clipped and not stepped was an attempt."""
+        if self.is_begun:
+            self._record(skipped=True, loss_scale=self.scale if self.is_unscaled else None)
 
     def unscale(self) -> None:
         assert self.scale is not None

@@ -15,17 +15,12 @@ from gradwatch.clip import Clipping
 from gradwatch.errors import BadArgument
 from gradwatch.measure import measure
 from gradwatch.record import ParameterInfo, StepRecord
+from gradwatch.recording.clip_audit import norm_clipping, value_clipping
+from gradwatch.recording.gradients import versions_of
 from gradwatch.recording.hooks import ClipCall
-from gradwatch.recording.pending import (
-    PendingStep,
-    first_of,
-    learning_rates_of,
-    loss_value,
-    make_record,
-    norm_clipping,
-    value_clipping,
-    versions_of,
-)
+from gradwatch.recording.losses import loss_value
+from gradwatch.recording.pending import PendingStep, learning_rates_of
+from gradwatch.recording.records import make_record
 
 INF, NAN = math.inf, math.nan
 
@@ -301,12 +296,3 @@ def test_versions_tell_of_every_change_in_place():
     assert versions_of([gradient, None]) == before
     gradient.mul_(0.5)
     assert versions_of([gradient, None]) != before
-
-
-def test_the_first_gradient_is_watched_and_not_kept_alive():
-    gradient = torch.ones(1)
-    witness = first_of([None, gradient, torch.ones(1)])
-    assert witness() is gradient
-    del gradient
-    assert witness() is None
-    assert first_of([None, None]) is None

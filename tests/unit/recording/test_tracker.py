@@ -64,15 +64,11 @@ class Row:
     expected: Sequence[dict[str, Any]]
     also: dict[str, Sequence[dict[str, Any]]] = field(default_factory=dict)  # of further optimizers
     setting: dict[str, Any] = field(default_factory=dict)
-    wrong: str | None = None  # what is recorded today instead
 
 
 def rows(*table: Row) -> Any:
-    def marks(row: Row) -> list[Any]:
-        return [] if row.wrong is None else [pytest.mark.xfail(strict=True, reason=row.wrong)]
-
     assert len({row.what for row in table}) == len(table)
-    return pytest.mark.parametrize("row", [pytest.param(row, marks=marks(row), id=row.what) for row in table])
+    return pytest.mark.parametrize("row", [pytest.param(row, id=row.what) for row in table])
 
 
 def check(row: Row) -> None:
@@ -146,8 +142,7 @@ def test_steps(row):
     Row("by a policy by value", [backward(3), step()], [rec(3, 30, clip_value=1, cut_entries=1)],
         setting={"clip": ValueClip(1.0)}),
     Row("by the loop and then by a policy", [backward(3), clip_norm(2), step()],
-        [rec(3, 30, max_norm=1, clip_coef=1 / (2 + 1e-6))], setting={"clip": NormClip(1.0)},
-        wrong="the policy's coefficient is that of the norm before the loop clipped"),
+        [rec(3, 30, max_norm=1, clip_coef=1 / (2 + 1e-6))], setting={"clip": NormClip(1.0)}),
     Row("every second step", [backward(3), clip_norm(1), step(), zero_grad()] * 3,
         [clipped(3, 1, 30, step=0), clipped(3, 1, 30, step=2)], setting={"every": 2}),
 )  # fmt: skip
@@ -179,8 +174,7 @@ def test_clipping(row):
     Row("of a weight without gradient", [backward(3, of="a"), clip_norm(1, "b"), step()],
         [rec(3, 30, clip_fault="no-gradients")], setting={"optimizers": {"0": "ab"}}),
     Row("before a closure", [backward(3), clip_norm(1), step_with([zero_grad(), backward(4)])],
-        [rec(4, 40, clip_fault="before-backward")],
-        wrong="the loss of the gradient that the closure dropped is added: 70"),
+        [rec(4, 40, clip_fault="before-backward")]),
 )  # fmt: skip
 def test_clipping_that_does_not_reach_the_optimizer(row):
     check(row)
@@ -188,51 +182,46 @@ def test_clipping_that_does_not_reach_the_optimizer(row):
 
 # ------------------------------------------------------------------------------ batches left out
 
-LOSS = "the loss of the batch that was left out is given to the next step"
-
 
 @rows(
     Row("after clipping", [backward(30), clip_norm(1), zero_grad(), backward(3), clip_norm(1), step()],
-        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)], wrong=LOSS),
+        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)]),
     Row("after clipping, zeros in place", [backward(30), clip_norm(1), zero_grad(False), backward(3), clip_norm(1),
         step()],
-        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)], wrong="taken for micro-batches"),
+        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)]),
     Row("after clipping by value", [backward(30), clip_value(1), zero_grad(), backward(3), clip_value(1), step()],
-        [rec(30, 300, clip_value=1, cut_entries=1, skipped=True), rec(3, 30, clip_value=1, cut_entries=1)], wrong=LOSS),
+        [rec(30, 300, clip_value=1, cut_entries=1, skipped=True), rec(3, 30, clip_value=1, cut_entries=1)]),
     Row("after clipping, the next is not clipped", [backward(30), clip_norm(1), zero_grad(), backward(3), step()],
-        [clipped(30, 1, 300, skipped=True), rec(3, 30)], wrong=LOSS),
+        [clipped(30, 1, 300, skipped=True), rec(3, 30)]),
     Row("two in a row", [*[backward(30), clip_norm(1), zero_grad()] * 2, backward(3), clip_norm(1), step()],
-        [*[clipped(30, 1, 300, skipped=True)] * 2, clipped(3, 1, 30)], wrong=LOSS),
+        [*[clipped(30, 1, 300, skipped=True)] * 2, clipped(3, 1, 30)]),
     Row("the step is made without gradients", [backward(30), clip_norm(1), zero_grad(), step(), backward(3), step()],
         [clipped(30, 1, 300, skipped=True), rec(3, 30)]),
     Row("between two steps", [backward(3), step(), zero_grad(), backward(30), clip_norm(9), zero_grad(), backward(4),
         step()],
-        [rec(3, 30), clipped(30, 9, 300, skipped=True), rec(4, 40)], wrong=LOSS),
-    Row("before clipping", [backward(30), zero_grad(), backward(3), clip_norm(1), step()], [clipped(3, 1, 30)],
-        wrong=LOSS),
+        [rec(3, 30), clipped(30, 9, 300, skipped=True), rec(4, 40)]),
+    Row("before clipping", [backward(30), zero_grad(), backward(3), clip_norm(1), step()], [clipped(3, 1, 30)]),
     Row("before clipping, zeros in place", [backward(30), zero_grad(False), backward(3), clip_norm(1), step()],
-        [clipped(3, 1, 30)], wrong=LOSS),
+        [clipped(3, 1, 30)]),
     Row("before clipping, by the model's zero_grad", [backward(30), model_zero_grad(), backward(3), clip_norm(1),
         step()],
-        [clipped(3, 1, 30)], wrong=LOSS),
-    Row("not clipped at all", [backward(INF, 7), zero_grad(), backward(3), step()], [rec(3, 30)], wrong=LOSS),
-    Row("a NaN loss, not clipped at all", [backward(NAN), zero_grad(), backward(3), step()], [rec(3, 30)], wrong=LOSS),
+        [clipped(3, 1, 30)]),
+    Row("not clipped at all", [backward(INF, 7), zero_grad(), backward(3), step()], [rec(3, 30)]),
+    Row("a NaN loss, not clipped at all", [backward(NAN), zero_grad(), backward(3), step()], [rec(3, 30)]),
     Row("not by zero_grad but by hand", [backward(30), do(lambda loop: setattr(loop.model["w"], "grad", None)),
         backward(3), step()],
-        [rec(3, 30)], wrong=LOSS),
+        [rec(3, 30)]),
     Row("torch refuses its norm", [backward(INF, 7), clip_norm_or_raise(1), zero_grad(), backward(3),
         clip_norm_or_raise(1), step()],
-        [rec(INF, 7, skipped=True), clipped(3, 1, 30)], wrong=LOSS),
-    Row("by an exception in the backward", [backward_that_raises(30), zero_grad(), backward(3), step()], [rec(3, 30)],
-        wrong=LOSS),
+        [rec(INF, 7, skipped=True), clipped(3, 1, 30)]),
+    Row("by an exception in the backward", [backward_that_raises(30), zero_grad(), backward(3), step()], [rec(3, 30)]),
     Row("by an exception before clipping", [backward(30), expect_error(Stop, stop()), zero_grad(), backward(3),
         clip_norm(1), step()],
-        [clipped(3, 1, 30)], wrong=LOSS),
+        [clipped(3, 1, 30)]),
     Row("by an exception after clipping", [backward(30), clip_norm(1), expect_error(Stop, stop()), zero_grad(),
         backward(3), clip_norm(1), step()],
-        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)], wrong=LOSS),
-    Row("of one of two micro-batches", [backward(30), zero_grad(), backward(1), backward(2), step()], [rec(3, 30)],
-        wrong=LOSS),
+        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)]),
+    Row("of one of two micro-batches", [backward(30), zero_grad(), backward(1), backward(2), step()], [rec(3, 30)]),
     Row("kept, and more added to it", [backward(30), clip_norm(1), backward(3), clip_norm(1), step()],
         [clipped(1 + 3, 1, 330, clip_fault="micro-batch")]),
     Row("with losses logged", [backward(30), clip_norm(1), log(5), zero_grad(), backward(3), clip_norm(1), log(6),
@@ -240,12 +229,10 @@ LOSS = "the loss of the batch that was left out is given to the next step"
         [clipped(30, 1, 5, skipped=True), clipped(3, 1, 6)]),
     Row("unscaled", [backward(30), unscale(), clip_norm(1), update(), zero_grad(), backward(3), unscale(), clip_norm(1),
         scaler_step(), update()],
-        [clipped(30, 1, 300, skipped=True, loss_scale=8), clipped(3, 1, 30, loss_scale=8)], setting={"loss_scale": 8},
-        wrong=LOSS),
+        [clipped(30, 1, 300, skipped=True, loss_scale=8), clipped(3, 1, 30, loss_scale=8)], setting={"loss_scale": 8}),
     Row("the next is left out by a policy", [backward(30), clip_norm(1), zero_grad(), backward(NAN), step(),
         zero_grad(), backward(3), step()],
-        [clipped(30, 1, 300, skipped=True), rec(NAN, NAN, skipped=True), rec(3, 30)], setting={"skip_nonfinite": True},
-        wrong=LOSS),
+        [clipped(30, 1, 300, skipped=True), rec(NAN, NAN, skipped=True), rec(3, 30)], setting={"skip_nonfinite": True}),
 )  # fmt: skip
 def test_a_batch_left_out(row):
     check(row)
@@ -255,15 +242,14 @@ def test_a_batch_left_out(row):
     Row("nothing at all", [], []),
     Row("a backward", [backward(3), step(), zero_grad(), backward(4)], [rec(3, 30)]),
     Row("a clip call", [backward(3), step(), zero_grad(), backward(4), clip_norm(1)],
-        [rec(3, 30), clipped(4, 1, 40, skipped=True)], wrong="an attempt that was measured and never made is lost"),
+        [rec(3, 30), clipped(4, 1, 40, skipped=True)]),
     Row("a clip call and zero_grad", [backward(4), clip_norm(1), zero_grad()],
-        [clipped(4, 1, 40, skipped=True)], wrong="an attempt that was measured and never made is lost"),
+        [clipped(4, 1, 40, skipped=True)]),
     Row("an exception after a backward", [backward(3), step(), zero_grad(), backward(4), stop()], [rec(3, 30)]),
     Row("an exception after a clip call", [backward(3), step(), zero_grad(), backward(4), clip_norm(1), stop()],
-        [rec(3, 30), clipped(4, 1, 40, skipped=True)], wrong="its loss is lost"),
+        [rec(3, 30), clipped(4, 1, 40, skipped=True)]),
     Row("an exception after the step", [backward(3), clip_norm(1), step(), stop()], [clipped(3, 1, 30)]),
-    Row("two exceptions", [backward(3), clip_norm(1), stop(), stop()], [clipped(3, 1, 30, skipped=True)],
-        wrong="its loss is lost"),
+    Row("two exceptions", [backward(3), clip_norm(1), stop(), stop()], [clipped(3, 1, 30, skipped=True)]),
 )  # fmt: skip
 def test_the_end_of_the_loop(row):
     check(row)
@@ -283,18 +269,15 @@ THRICE = [[zero_grad(), backward(g), clip_norm(1)] for g in (3, 4, 5)]
     Row("that clips by value", [step_with([zero_grad(), backward(3), clip_value(1)])], [rec(3, 30, clip_value=1,
         cut_entries=1)]),
     Row("that clips, evaluated three times", [step_with(*THRICE)] * 2, [clipped(5, 1, 30)] * 2,
-        setting={"make": Evaluates},
-        wrong="every evaluation but the last is recorded as a skipped step"),
+        setting={"make": Evaluates}),
     Row("that clips, zeros in place", [step_with(*[[zero_grad(False), *operations[1:]] for operations in THRICE])],
         [clipped(5, 1, 30)],
-        setting={"make": Evaluates}, wrong="taken for micro-batches"),
+        setting={"make": Evaluates}),
     Row("that sums micro-batches and clips", [step_with([zero_grad(), backward(1), backward(2), clip_norm(1)])],
-        [clipped(3, 1, 30)],
-        wrong="only the first loss counts"),
+        [clipped(3, 1, 30)]),
     Row("that calls no backward: clipped before", [backward(3), clip_norm(1), step_with([])], [clipped(3, 1, 30)]),
     Row("that calls no backward: not clipped", [backward(3), step_with([])], [rec(3, 30)]),
-    Row("after a backward whose gradient it drops", [backward(3), step_with([zero_grad(), backward(4)])], [rec(4, 40)],
-        wrong="the loss of the gradient that the closure dropped is added: 70"),
+    Row("after a backward whose gradient it drops", [backward(3), step_with([zero_grad(), backward(4)])], [rec(4, 40)]),
     Row("after a backward to which it adds", [backward(3), step_with([backward(4)])], [rec(7, 70)]),
     Row("that clips, after a clip call that found nothing: of no concern to the next step",
         [clip_norm(1), step_with([zero_grad(), backward(3), clip_norm(1)]), zero_grad(), backward(4), step()],
@@ -304,19 +287,18 @@ THRICE = [[zero_grad(), backward(g), clip_norm(1)] for g in (3, 4, 5)]
         [rec(3, 30)]),
     Row("that raises after its backward", [expect_error(Stop, step_with([zero_grad(), backward(30), stop()])),
         step_with([zero_grad(), backward(3)])],
-        [rec(3, 30)], wrong=LOSS),
+        [rec(3, 30)]),
     Row("that raises after clipping",
         [expect_error(Stop, step_with([zero_grad(), backward(30), clip_norm(1), stop()])), step_with([zero_grad(),
         backward(3), clip_norm(1)])],
-        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)], wrong=LOSS),
+        [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)]),
     Row("with a policy that is told when", [step_with([zero_grad(), backward(3),
         do(lambda loop: loop.watch.gradients_ready(loop.optimizer))])] * 2,
         [clipped(3, 1, 30)] * 2, setting={"clip": NormClip(1.0)}),
     Row("with a policy that is told when, evaluated three times",
         [step_with(*[[zero_grad(), backward(g),
         do(lambda loop: loop.watch.gradients_ready(loop.optimizer))] for g in (3, 4, 5)])],
-        [clipped(5, 1, 30)], setting={"clip": NormClip(1.0), "make": Evaluates},
-        wrong="every evaluation but the last is recorded as a skipped step"),
+        [clipped(5, 1, 30)], setting={"clip": NormClip(1.0), "make": Evaluates}),
     Row("and its loss logged afterwards", [step_with([zero_grad(), backward(3)]), log(5)] * 2, [rec(3, 5)] * 2),
     Row("that logs its loss", [step_with([zero_grad(), backward(3), log(5)])] * 2, [rec(3, 5)] * 2),
     Row("every second step", [step_with([zero_grad(), backward(3), clip_norm(1)])] * 3, [clipped(3, 1, 30, step=0),
@@ -370,37 +352,31 @@ def second_step() -> Operation:
     return lambda loop: loop.optimizer.second_step()
 
 
-SKIPPED = "the first of the two passes is recorded as a skipped step"
-UNSEEN = "the wrapper is watched, which never steps by itself; nothing is recorded"
-
-
 @rows(
     Row("by hand", [backward(3), perturb(0.1), zero_grad(), backward(4), perturb(-0.1), step(), zero_grad()] * 2,
-        [rec(4, 40)] * 2,
-        wrong="the losses of both passes are added: 70"),
+        [rec(4, 40)] * 2),
     Row("by hand, clipped in both", [backward(3), clip_norm(1), perturb(0.1), zero_grad(), backward(4), clip_norm(1),
         perturb(-0.1), step(), zero_grad()] * 2,
-        [clipped(4, 1, 40)] * 2, wrong=SKIPPED),
+        [clipped(4, 1, 40)] * 2),
     Row("by hand, zeros in place", [backward(3), clip_norm(1), perturb(0.1), zero_grad(False), backward(4),
         clip_norm(1), perturb(-0.1), step(), zero_grad(False)] * 2,
-        [clipped(4, 1, 40)] * 2, wrong="taken for micro-batches"),
+        [clipped(4, 1, 40)] * 2),
     Row("by hand, clipped in the second", [backward(3), perturb(0.1), zero_grad(), backward(4), clip_norm(1),
         perturb(-0.1), step(), zero_grad()] * 2,
-        [clipped(4, 1, 40)] * 2, wrong="the losses of both passes are added: 70"),
+        [clipped(4, 1, 40)] * 2),
     Row("by hand, clipped in the first", [backward(3), clip_norm(1), perturb(0.1), zero_grad(), backward(4),
         perturb(-0.1), step(), zero_grad()] * 2,
-        [rec(4, 40)] * 2, wrong=SKIPPED),
+        [rec(4, 40)] * 2),
     Row("first_step and second_step", [backward(3), first_step(), backward(4), second_step()] * 2, [rec(4, 40)] * 2,
-        setting={"make": Sam}, wrong=UNSEEN),
+        setting={"make": Sam}),
     Row("first_step and second_step, clipped in both",
         [backward(3), clip_norm(1), first_step(), backward(4), clip_norm(1), second_step()] * 2,
-        [clipped(4, 1, 40)] * 2, setting={"make": Sam}, wrong=UNSEEN),
-    Row("a closure", [backward(3), step_with([backward(4)])] * 2, [rec(4, 40)] * 2, setting={"make": Sam},
-        wrong=UNSEEN),
+        [clipped(4, 1, 40)] * 2, setting={"make": Sam}),
+    Row("a closure", [backward(3), step_with([backward(4)])] * 2, [rec(4, 40)] * 2, setting={"make": Sam}),
     Row("a closure, clipped in both", [backward(3), clip_norm(1), step_with([backward(4), clip_norm(1)])] * 2,
-        [clipped(4, 1, 40)] * 2, setting={"make": Sam}, wrong=UNSEEN),
+        [clipped(4, 1, 40)] * 2, setting={"make": Sam}),
     Row("the base optimizer is watched", [backward(3), first_step(), backward(4), second_step()] * 2, [rec(4, 40)] * 2,
-        setting={"make": lambda parameters: Based(parameters)}, wrong="the losses of both passes are added: 70"),
+        setting={"make": lambda parameters: Based(parameters)}),
 )  # fmt: skip
 def test_two_backward_passes_an_update(row):
     check(row)
@@ -475,13 +451,12 @@ WRAPPED = [backward(3), clip_norm(1), step(), zero_grad()] * 2
 
 @rows(
     Row("whose step steps the one inside", WRAPPED, [clipped(3, 1, 30)] * 2, setting={"make": Lookahead}),
-    Row("that is a subclass and steps its base", WRAPPED, [clipped(3, 1, 30)] * 2, setting={"make": Subclass},
-        wrong="torch calls the hooks for both methods, and each step is recorded twice"),
+    Row("that is a subclass and steps its base", WRAPPED, [clipped(3, 1, 30)] * 2, setting={"make": Subclass}),
     Row("a schedule that is no optimizer", WRAPPED, [clipped(3, 1, 30)] * 2, setting={"make": Schedule}),
     Row("that delegates", WRAPPED, [clipped(3, 1, 30)] * 2, setting={"make": Delegating}),
     Row("of which only the one inside is stepped", [backward(3), do(lambda loop: loop.optimizer.inner.step()),
         zero_grad()] * 2,
-        [rec(3, 30)] * 2, setting={"make": Lookahead}, wrong=UNSEEN),
+        [rec(3, 30)] * 2, setting={"make": Lookahead}),
 )  # fmt: skip
 def test_an_optimizer_around_another(row):
     check(row)
@@ -604,7 +579,7 @@ def test_a_grad_scaler(row):
     Row("a backward of another model", [backward(3), backward_of_another_model(9), step()], [rec(3, 30)]),
     Row("logged after the run was flushed", [backward(3), step(), flush(), log(5), zero_grad(), backward(4), step(),
         flush(), log(6)],
-        [rec(3, 30), rec(4)], wrong="it is given to the next step"),
+        [rec(3, 30), rec(4)]),
     Row("of a second run in the loop", [backward(3), step(), do(lambda loop: loop.watch.close()), backward(4), step()],
         [rec(3, 30)]),
 )  # fmt: skip
@@ -670,17 +645,15 @@ BOTH_NORMS = rec(5, 7, norms={"a": 3, "b": 4})
         [rec(3, 30, norms={"w": 3, "v": NAN}), rec(5, 7, norms={"w": 3, "v": 4})]),
     Row("one is added between clip and step", [backward(3), clip_norm(1), take_in("v"), step(), zero_grad(),
         backward_of({"w": 3, "v": 4}, 7), step()],
-        [clipped(3, 1, 30), rec(5, 7, norms={"w": 3, "v": 4})], wrong="it is measured again, clipped as it is"),
+        [clipped(3, 1, 30), rec(5, 7, norms={"w": 3, "v": 4})]),
     Row("one is taken out", [*BOTH, take_out("b"), backward_of({"a": 3, "b": 4}, 7), step()], [BOTH_NORMS, rec(3, 7,
         norms={"a": 3, "b": NAN})],
-        setting=AB, wrong="what the optimizer let go of is measured on"),
+        setting=AB),
     Row("one is taken out and taken in again", [*BOTH, take_out("b"), *BOTH,
-        do(lambda loop: loop.model["b"].grad is None), take_in("b"), *BOTH],
-        [BOTH_NORMS, rec(3, 7, norms={"a": 3, "b": NAN}), BOTH_NORMS], setting=AB,
-        wrong="what the optimizer let go of is measured on"),
+        do(lambda loop: setattr(loop.model["b"], "grad", None)), take_in("b"), *BOTH],
+        [BOTH_NORMS, rec(3, 7, norms={"a": 3, "b": NAN}), BOTH_NORMS], setting=AB),
     Row("one is replaced", [*BOTH, put_another_in_its_place("b"), backward_of({"a": 3, "b": 4}, 7), step()],
-        [BOTH_NORMS, rec(math.sqrt(9 + 16 + 16), 7, norms={"a": 3, "b": math.sqrt(32)})], setting=AB,
-        wrong="the new one is not seen"),
+        [BOTH_NORMS, rec(math.sqrt(9 + 16 + 16), 7, norms={"a": 3, "b": math.sqrt(32)})], setting=AB),
     Row("clipped, one is frozen", [backward_of({"a": 3, "b": 4}, 7), clip_norm(1), step(), zero_grad(), freeze("b"),
         backward(3, of="ab"), clip_norm(1), step()],
         [clipped(5, 1, 7), clipped(3, 1, 30)], setting=AB),
@@ -707,18 +680,18 @@ A3B4 = backward_of({"a": 3, "b": 4}, 7)
         [rec(3, 7, max_norm=1, clip_coef=1 / (5 + 1e-6), skipped=True), rec(3, 7, max_norm=1,
         clip_coef=1 / (5 + 1e-6))],
         {"1": [rec(4, 7, max_norm=1, clip_coef=1 / (5 + 1e-6), skipped=True), rec(4, 7, max_norm=1,
-        clip_coef=1 / (5 + 1e-6))]}, TWO, wrong=LOSS),
+        clip_coef=1 / (5 + 1e-6))]}, TWO),
     Row("take turns with losses of their own", [backward(3, of="a"), step("0"), zero_grad(), backward(4, of="b"),
         step("1"), zero_grad()] * 2,
         [rec(3, 30)] * 2, {"1": [rec(4, 40)] * 2}, TWO),
     Row("both backward first, then both step", [backward(3, of="a"), backward(4, of="b"), step("0"), step("1"),
         zero_grad()] * 2,
-        [rec(3, 30)] * 2, {"1": [rec(4, 40)] * 2}, TWO, wrong="each is given the losses of both"),
+        [rec(3, 30)] * 2, {"1": [rec(4, 40)] * 2}, TWO),
     Row("one steps at every second backward", [A3B4, step("0"), zero_grad(), A3B4, step("0"), step("1"), zero_grad()],
         [rec(3, 7)] * 2, {"1": [rec(4, 7)]}, TWO),
     Row("one accumulates over the other's steps",
         [A3B4, step("0"), do(lambda loop: loop.optimizers["0"].zero_grad()), A3B4, step("0"), step("1"), zero_grad()],
-        [rec(3, 7)] * 2, {"1": [rec(8, 14)]}, TWO, wrong="the losses of earlier backward calls are lost: 7"),
+        [rec(3, 7)] * 2, {"1": [rec(8, 14)]}, TWO),
     Row("a loss is logged for one", [A3B4, step("0"), step("1"), log(5, "0"), zero_grad()] * 2, [rec(3, 5)] * 2,
         {"1": [rec(4, 7)] * 2}, TWO),
     Row("a loss is logged for both", [A3B4, step("0"), step("1"), log(5), zero_grad()] * 2, [rec(3, 5)] * 2,
@@ -783,10 +756,10 @@ def by_hand() -> Operation:
     Row("no clip call, no step", [backward(3), by_hand(), model_zero_grad()] * 2, []),
     Row("loss logged", [backward(3), clip_norm(1), by_hand(), log(5), model_zero_grad()] * 2, [clipped(3, 1, 5)] * 2),
     Row("a batch left out before its clip call", [backward(30), model_zero_grad(), backward(3), clip_norm(1),
-        by_hand()], [clipped(3, 1, 30)], wrong=LOSS),
+        by_hand()], [clipped(3, 1, 30)]),
     Row("every second step", [backward(3), clip_norm(1), by_hand(), model_zero_grad()] * 3, [clipped(3, 1, 30, step=0),
         clipped(3, 1, 30, step=2)],
-        setting={"every": 2}, wrong="the loss of the step that is not recorded is added: 60"),
+        setting={"every": 2}),
 )  # fmt: skip
 def test_a_loop_without_optimizer(row):
     check(Row(row.what, row.operations, row.expected, setting=row.setting | {"make": lambda _: None}))

@@ -12,8 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from . import sequences as do
 from .reference import Reference
 
-LEAVES_BATCHES_OUT = False  # before their step: the loss of such a batch is given to the next step today
-
 GRADIENTS = st.sampled_from([3.0, -4.0, 0.25, 100.0, 0.0])
 LIMITS = st.sampled_from([1.0, 5.0, 0.5])
 WEIGHTS = st.sampled_from(["ab", "a", "b"])
@@ -49,6 +47,10 @@ class Sequences(RuleBasedStateMachine):
     def may_accumulate(self) -> bool:
         """Scaled gradients are not added to unscaled ones."""
         return not self.is_scaled() or not self.reference.is_unscaled
+
+    def may_leave_out(self) -> bool:
+        """The scale of gradients that are never unscaled is not known."""
+        return not self.is_scaled() or self.reference.is_unscaled
 
     def may_clip(self) -> bool:
         """Where losses are logged before the step its record is not held back, and no later call belongs to it."""
@@ -108,13 +110,18 @@ class Sequences(RuleBasedStateMachine):
         do.zero_grad(set_to_none)(self.loop)
         self.reference.zero_grad(set_to_none)
 
-    @precondition(lambda self: LEAVES_BATCHES_OUT or self.is_between_steps())
+    @precondition(lambda self: self.is_between_steps() or self.may_leave_out())
     @rule(set_to_none=st.booleans())
     def zero_grad(self, set_to_none: bool) -> None:
         self.zero(set_to_none)
         if self.is_scaled() and self.reference.is_unscaled:
             do.update()(self.loop)
             self.reference.is_unscaled = False
+
+    def zero_grad_unscaled(self) -> None:
+        do.unscale()(self.loop)
+        self.reference.unscale()
+        self.zero(True)
 
     @precondition(lambda self: not self.is_scaled())
     @rule()
@@ -160,7 +167,10 @@ class Sequences(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if hasattr(self, "loop"):
+                if self.reference.is_begun and not self.may_leave_out():
+                    self.zero_grad_unscaled()
                 self.loop.watch.close()
+                self.reference.end()
                 do.assert_records(do.records_of(self.run, ["0"])["0"], self.reference.records)
         finally:
             self.folder.close()

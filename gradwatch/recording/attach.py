@@ -1,0 +1,372 @@
+"""`attach`: check the arguments, open a recording, return its handle."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradwatch.clip import Policy
+from gradwatch.clip.policy import Stateful
+from gradwatch.distributed import Mailbox, RankGatherer, rank_and_world_size
+from gradwatch.errors import BadArgument, NoParameters, ShardedParameters
+from gradwatch.record import KINDS, STATS, Event
+from gradwatch.recording import lifecycle
+from gradwatch.recording.delivery import EventDelivery
+from gradwatch.recording.hooks import Reductions
+from gradwatch.recording.loops import Loop, open_loop
+from gradwatch.recording.mirror import Mirror
+from gradwatch.recording.notices import Notices
+from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped
+from gradwatch.recording.options import Ranks, RecordingOptions
+from gradwatch.recording.parameters import listed, printable, sharding_of
+from gradwatch.recording.rank_sender import RANK_0_WITHIN, RankSender
+from gradwatch.recording.recorder import Recorder
+from gradwatch.recording.router import HookRouter
+from gradwatch.recording.sink import NullSink, StepSink
+from gradwatch.recording.watch import Watch
+from gradwatch.store import StoreWriter
+
+logger = logging.getLogger("gradwatch")
+
+Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None
+Clip: TypeAlias = Policy | Mapping[str, Policy] | None
+Trained: TypeAlias = Mapping[str, tuple[nn.Module, Optimizer]]
+"""Each optimizer by its name, with the module that names its parameters."""
+
+QUEUE_BYTES = 64 * 2**20  # of steps that wait to be written
+MOST_QUEUED, LEAST_QUEUED = 10_000, 64
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizers,
+    run: str | os.PathLike[str],
+    *,
+    clip: Clip = None,
+    first_step: int | None = None,
+    stats: Sequence[str] = STATS,
+    every: int = 1,
+    weights_every: int = 50,
+    on_event: Callable[[Event], None] | None = None,
+    stop_on: Sequence[str] = (),
+    skip_nonfinite: bool = False,
+    tensorboard: bool = False,
+    total_steps: int | None = None,
+    ranks: Ranks = False,
+) -> Watch:
+    """Record every step of one or several optimizers into the folder ``run``.
+
+    The gradients, the weights and the random state stay as they are. Calls of
+    `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` are seen before they clip.
+
+    In a training of several processes (`torch.distributed`) attach in each of them, with the same
+    arguments: rank 0 writes the run. Where parameters are sharded (FSDP, tensor parallel) the parts of
+    all ranks are combined, and the numbers are those of whole gradients.
+
+    Args:
+        model: gives the parameters their names.
+        optimizer: one, a list (named 0, 1, ...) or a mapping from name to optimizer. Each counts
+            its own steps; those that step within the backward pass make one record together. None
+            if the loop updates the weights itself: then each clip call is a step.
+        run: a folder. A run that it holds already is continued after its last step.
+        clip: a policy from `gradwatch.clip` that clips before each step, or one for each optimizer by
+            its name; None only observes. A policy with a history is copied without it for every further
+            optimizer, in `Watch.policies`. It clips on when the recording has ended, and in forked children.
+        first_step: number of the first step, if a checkpoint goes back before the last one.
+        stats: which of norm, abs_max, nonfinite, zeros to record of each gradient; norm is always recorded.
+        every: record each step whose number this divides.
+        weights_every: sample weight_norm and update_norm at each step whose number this divides
+            (such a step holds a copy of the weights while it is made); 0 for never.
+        on_event: called in the training thread with each event, some steps after it was found.
+        stop_on: kinds of event that end the training, if they are more than information:
+            `TrainingStopped` is raised at the step after the event was found, when everything is
+            on the disk.
+        skip_nonfinite: leave out an update whose gradients hold a NaN or an infinity, and only that
+            one: their ``grad`` becomes None, so that the optimizer does nothing and its state stays
+            as it was. The step is recorded as skipped. On an accelerator it needs an optimizer with
+            ``fused=True``, which is told without waiting.
+        tensorboard: also write a few scalars as event files into ``run``, for TensorBoard's Scalars page.
+        total_steps: how many steps the whole training makes, if that is known; `gradwatch watch` then
+            shows how far it is.
+        ranks: record every rank: keep the norm and the non-finite entries of each one's own gradient before
+            DistributedDataParallel reduces it (``model`` has to be or to hold that module), and compare
+            the copies that ranks hold. Needed too where ranks have parameters of their own, for example the
+            stages of a pipeline, to record them all. "own": this process records by itself,
+            whatever its rank, where processes train models of their own.
+
+    Raises:
+        BadArgument, NoParameters: an argument has an invalid value.
+        ShardedParameters: parts of parameters can't be combined here.
+        TrainingStopped: by the optimizer's ``step``, for an event of ``stop_on``.
+        StoreNotWritable, RunInUse, NotARun, StoreTooNew, StoreDamaged: ``run`` can't be written.
+
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with attach(model, optimizer, tmp_path / "run") as watch:
+    ...     for _ in range(3):
+    ...         loss = model(torch.ones(1, 2)).square().sum()
+    ...         optimizer.zero_grad()
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         watch.log(loss=loss)
+    >>> watch.steps
+    3
+    """
+    named = _named_optimizers(model, optimizer)
+    _check_trained(model, named)
+    _check_stats(stats, every, weights_every, acts=clip is not None, skips=skip_nonfinite)
+    _check_run_options(first_step, stop_on, total_steps, ranks)
+    policies = _policies_for(list(named), clip)
+    options = RecordingOptions(
+        stats=("norm", *(name for name in STATS[1:] if name in stats)),
+        every=every,
+        weights_every=weights_every,
+        first_step=first_step,
+        total_steps=total_steps,
+        stop_on=tuple(stop_on),
+        skip_nonfinite=skip_nonfinite,
+        tensorboard=tensorboard,
+        ranks=ranks,
+    )
+    trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
+    return open_watch(trained, Path(run), options, policies, on_event)
+
+
+def open_watch(
+    trained: Trained,
+    run: Path,
+    options: RecordingOptions,
+    policies: Mapping[str, Policy] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Watch:
+    """Open a recording of these optimizers, whose options are right."""
+    run, policies = run.absolute(), dict(policies or {})
+    with lifecycle.inside():
+        lifecycle.check_not_open(run)
+        opened = _open_sink(trained, run, options, policies)
+        notices = Notices()
+        try:
+            loops = [
+                open_loop(
+                    name, model, one, options=options, policy=policies.get(name), sink=opened.sink, notices=notices
+                )
+                for name, (model, one) in trained.items()
+            ]
+            opened.begin(loops, options)
+        except BaseException:
+            opened.sink.close("fault", timeout=5.0)
+            raise
+        hears_reductions = bool(options.ranks) and options.before_reduction and opened.world_size > 1
+        reductions = Reductions(dict.fromkeys(model for model, _ in trained.values()) if hears_reductions else ())
+        delivery = EventDelivery(on_event, options.stop_on)
+        router = HookRouter(run, loops, opened.sink, delivery, reductions, notices)
+        router.open()
+        return Watch(run, router, options, policies)
+
+
+# ------------------------------------------------------------------------------------ the arguments
+
+
+def _named_optimizers(model: nn.Module, optimizer: Optimizers) -> dict[str, Optimizer]:
+    if optimizer is None:
+        return {"0": NoOptimizer(model.parameters() if isinstance(model, nn.Module) else ())}
+    if isinstance(optimizer, Mapping):
+        return {printable(str(name)): unwrapped(one) for name, one in optimizer.items()}
+    each = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    return {str(index): unwrapped(one) for index, one in enumerate(each)}
+
+
+def _check_trained(model: nn.Module, named: Mapping[str, Optimizer]) -> None:
+    if not isinstance(model, nn.Module):
+        raise BadArgument(f"model is a {type(model).__name__}; expected a torch.nn.Module.")
+    for name, one in named.items():
+        if not isinstance(one, Optimizer):
+            raise BadArgument(f"optimizer {name!r} is a {type(one).__name__}; expected a torch.optim.Optimizer.")
+    if not any(listed(one) for one in named.values()):
+        raise NoParameters("There is nothing to watch: no optimizer with a parameter was given.")
+
+
+def _check_stats(stats: Sequence[str], every: int, weights_every: int, *, acts: bool, skips: bool) -> None:
+    if isinstance(stats, str) or set(stats) - set(STATS):
+        raise BadArgument(f"stats is {stats!r}; expected some of {', '.join(STATS)}.")
+    if every < 1 or weights_every < 0:
+        raise BadArgument(
+            f"every is {every!r} and weights_every {weights_every!r}; expected at least 1 and at least 0."
+        )
+    if skips and every != 1:
+        raise BadArgument(f"every is {every!r}; skip_nonfinite looks at every step.")
+    if acts and every != 1:
+        raise BadArgument(f"every is {every!r}; with clip= each step is measured to be clipped, and so recorded.")
+
+
+def _check_run_options(first_step: int | None, stop_on: Sequence[str], total_steps: int | None, ranks: Ranks) -> None:
+    if first_step is not None and first_step < 0:
+        raise BadArgument(f"first_step is {first_step!r}; expected 0 or more.")
+    if isinstance(stop_on, str) or set(stop_on) - set(KINDS):
+        raise BadArgument(f"stop_on is {stop_on!r}; expected some of {', '.join(KINDS)}.")
+    if ranks not in (True, False, "own"):
+        raise BadArgument(f"ranks is {ranks!r}; expected True, False or 'own'.")
+    if total_steps is not None and total_steps < 1:
+        raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None where it is not known.")
+
+
+def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:
+    """A policy for each optimizer; none shares a history with another."""
+    if clip is None:
+        return {}
+    if not isinstance(clip, Mapping):
+        first: Policy = clip
+        clip = {
+            name: first if at == 0 or not isinstance(first, Stateful) else first.fresh()
+            for at, name in enumerate(names)
+        }
+    for name, policy in clip.items():
+        if name not in names:
+            raise BadArgument(f"clip has a policy for {name!r}; expected some of the optimizers {', '.join(names)}.")
+        if isinstance(policy, type) or not callable(getattr(policy, "clip", None)):
+            raise BadArgument(f"clip is {policy!r}; expected a policy of gradwatch.clip, for example NormClip(1.0).")
+    return dict(clip)
+
+
+# ------------------------------------------------------------------------------------- the sink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A sink, and in rank 0 the writer behind it."""
+
+    sink: StepSink
+    world_size: int
+    writer: StoreWriter | None = None
+    team: RankGatherer | None = None
+
+    def begin(self, loops: Sequence[Loop], options: RecordingOptions) -> None:
+        """All optimizers are in: tell the ranks, and write down where the attempt begins."""
+        if self.team is not None:
+            self.team.open({loop.tracker.name: loop.tracker.step for loop in loops})
+        if self.writer is None:
+            return
+        if options.first_step is not None:
+            self.writer.set_first_step(options.first_step)
+        if self.writer.attempt > 0:
+            self.writer.append([], [_resumed(loops[0].tracker.step, self.writer.attempt)])
+
+
+def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies: Mapping[str, Policy]) -> _Opened:
+    """In rank 0 the recorder; elsewhere the sender to it, if rank 0 wants to know."""
+    rank, world_size = (0, 1) if options.ranks == "own" else rank_and_world_size()
+    is_sharded, is_flat = sharding_of(trained.values())
+    is_joint = world_size > 1 and (bool(options.ranks) or is_sharded)
+    if is_sharded and options.ranks == "own" and rank_and_world_size()[1] > 1:
+        raise ShardedParameters(
+            'ranks is "own", and there are parameters of which this process holds a part. Leave it out.'
+        )
+    if is_joint and is_flat and (policies or options.skip_nonfinite):
+        raise ShardedParameters(
+            "Parameters are sharded by FSDP1, whose parts gradwatch can record and not clip or skip."
+            " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
+        )
+    count = sum(len(listed(one)) for _, one in trained.values())
+    capacity = max(LEAST_QUEUED, min(MOST_QUEUED, QUEUE_BYTES // (max(1, count) * 4 * len(STATS))))
+    if rank != 0:
+        mailbox = _open_mailbox(rank, is_sharded) if is_joint else None
+        return _Opened(sink=_open_sender(mailbox, capacity), world_size=world_size)
+    writer = StoreWriter(run)
+    try:
+        mailbox = _open_mailbox(rank, is_sharded) if is_joint else None
+        _begin_attempt(writer, trained, options, policies)
+        team = None
+        if mailbox is not None:
+            writer.set_meta("world_size", str(world_size))
+            team = RankGatherer(mailbox, world_size)
+        mirror = _mirror(run, len(trained)) if options.tensorboard else None
+        recorder = Recorder(writer, capacity=capacity, at_once=bool(options.stop_on), mirror=mirror, team=team)
+    except BaseException:
+        writer.abandon()
+        raise
+    return _Opened(sink=recorder, world_size=world_size, writer=writer, team=team)
+
+
+def _open_sender(mailbox: Mailbox | None, capacity: int) -> StepSink:
+    if mailbox is None:
+        return NullSink()
+    first_steps = mailbox.announced("open", RANK_0_WITHIN)
+    if first_steps is None:
+        logger.warning("gradwatch is not attached in rank 0: nothing is recorded here (rank-silent)")
+        return NullSink()
+    return RankSender(mailbox, first_steps, capacity)
+
+
+def _open_mailbox(rank: int, is_sharded: bool) -> Mailbox | None:
+    try:
+        return Mailbox(rank)
+    except Exception as error:
+        if is_sharded:
+            raise ShardedParameters(
+                "Parameters are sharded over processes, and what these have can't be brought together:"
+                f" torch.distributed has no store here ({error}). Train without gradwatch, or by DDP."
+            ) from error
+        logger.warning("gradwatch can't hear the other ranks: %s (ranks-not-heard)", error)
+        return None
+
+
+def _begin_attempt(
+    writer: StoreWriter, trained: Trained, options: RecordingOptions, policies: Mapping[str, Policy]
+) -> None:
+    writer.begin_attempt(
+        {
+            "gradwatch": _version(),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "model": ", ".join(dict.fromkeys(_class_of_model(model) for model, _ in trained.values())),
+            "moment": "before clipping",
+            "stats": ",".join(options.stats),
+            "every": str(options.every),
+            "journal_mode": writer.journal_mode,
+        }
+        | {f"clip.{name}": repr(policy) for name, policy in policies.items()},
+        {},
+    )
+    if options.total_steps is not None:
+        writer.set_meta("total_steps", str(options.total_steps))
+
+
+def _mirror(run: Path, optimizers: int) -> Mirror | None:
+    """Event files beside the store; without them the run is recorded all the same."""
+    from gradwatch.sinks.event_files import EventFiles
+
+    try:
+        return EventFiles(run, optimizers > 1)
+    except (ImportError, OSError) as error:
+        logger.warning("gradwatch writes no event files: %s (mirror-stopped)", error)
+        return None
+
+
+def _class_of_model(model: nn.Module) -> str:
+    """The class of the model itself, without what makes it one of several processes."""
+    kind = type(model)
+    if kind.__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+        return _class_of_model(cast("nn.Module", model.module))
+    if kind.__mro__[1].__name__ == "FSDPModule":  # `fully_shard` makes a class of both
+        kind = kind.__mro__[2]
+    return kind.__name__
+
+
+def _resumed(step: int, attempt: int) -> Event:
+    message = f"training was resumed at step {step} (attempt {attempt})"
+    return Event(step=step, kind="resumed", severity="info", message=message, attempt=attempt)
+
+
+def _version() -> str:
+    from gradwatch import __version__
+
+    return __version__

@@ -1,0 +1,120 @@
+"""What happens to the gradients of one optimizer between two steps: made, added to, dropped, consumed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradwatch.measure import is_sharded
+from gradwatch.recording.parameters import ParameterTable
+
+
+def version_of(tensor: Tensor) -> int:
+    """PyTorch's count of in-place changes; of a sharded tensor that of the part, which is what is changed."""
+    return (tensor._local_tensor if is_sharded(tensor) else tensor)._version  # type: ignore[attr-defined]
+
+
+def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
+    """The counts of all gradients; -1 where there is none."""
+    return [g._version if type(g) is Tensor else -1 if g is None else version_of(g) for g in gradients]
+
+
+def _mark_of(parameter: Tensor | None) -> tuple[int, int] | None:
+    """What changes where a gradient is made or added to."""
+    gradient = None if parameter is None else parameter.grad
+    if gradient is None:
+        return None
+    return id(gradient), gradient._version if type(gradient) is Tensor else version_of(gradient)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A gradient without which the others are gone too, and the weight that it belongs to."""
+
+    parameter: Tensor
+    gradient: weakref.ref[Tensor]
+    gradient_version: int
+    weight_version: int
+    backwards: int  # backward passes until then
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the weight has another gradient, or none."""
+        return self.parameter.grad is not self.gradient()
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the weight has changed since."""
+        return version_of(self.parameter) != self.weight_version
+
+
+class GradientHistory:
+    """Counts the backward passes that reach the gradients, and knows whether these are still there.
+
+    Attributes:
+        backwards: backward passes so far that added to a gradient.
+    """
+
+    def __init__(self, table: ParameterTable) -> None:
+        self.backwards = 0
+        self._table = table
+        self._before: list[tuple[int, int] | None] = []
+        self._consumed: Made | None = None
+        self._last: Made | None = None  # as the last backward left them
+        self._zeroed = False
+
+    def before_backward(self) -> None:
+        self._before = [_mark_of(parameter) for parameter in self._table.parameters]
+
+    def after_backward(self) -> bool:
+        """Count the backward that has just ended, if it added to a gradient; return whether it did."""
+        parameters = self._table.parameters
+        reached = any(
+            _mark_of(parameter) != before for parameter, before in zip(parameters, self._before, strict=False)
+        )
+        if reached:
+            self.count_backward()
+        return reached
+
+    def count_backward(self) -> None:
+        """Take the gradients for made, or added to, by a backward."""
+        self.backwards += 1
+        self._last, self._zeroed = self.first(), False
+
+    def first(self) -> Made | None:
+        """The first gradient that is there, as it is now."""
+        for parameter in self._table.parameters:
+            if parameter is not None and (gradient := parameter.grad) is not None:
+                versions = version_of(gradient), version_of(parameter)
+                return Made(parameter, weakref.ref(gradient), *versions, self.backwards)
+        return None
+
+    def zeroed(self, ids: set[int]) -> None:
+        """These parameters' gradients were set to zero in place."""
+        self._zeroed |= self._table.ids <= ids
+
+    def take_dropped(self) -> bool:
+        """Whether the gradients that backward passes made were let go of since the last call."""
+        if self._last is None or not (self._zeroed or self._last.parameter.grad is None):
+            return False
+        self._last = None if self._zeroed else self.first()
+        self._zeroed = False
+        return self._last is None
+
+    def consume(self) -> None:
+        """An update has taken the gradients, which may stay where they are."""
+        self._consumed, self._last, self._zeroed = self.first(), None, False
+
+    def are_consumed(self) -> bool:
+        """Whether the gradients are still those of the last update: nothing was added since."""
+        consumed, now = self._consumed, self.first()
+        if consumed is None or now is None:
+            return False
+        return (
+            now.gradient() is consumed.gradient()
+            and now.gradient_version == consumed.gradient_version
+            and self.backwards == consumed.backwards
+        )

@@ -1,0 +1,163 @@
+"""The open recordings of this process, and what ends them: the interpreter's exit, SIGTERM, a fork.
+
+A signal handler of Python runs between two instructions of the main thread, whatever that holds at
+the moment. So while the main thread is within gradwatch, SIGTERM is only noted, and acted on as the
+main thread leaves; and ending a recording by a signal takes no lock at all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from gradwatch.errors import RunInUse
+
+END_WITHIN = 30.0  # seconds that a process ending by SIGTERM waits for its records to be written
+
+
+class Recording(Protocol):
+    """What of a recording this module ends."""
+
+    def close(self, reason: str) -> None: ...
+    def ask_to_end(self, reason: str) -> None:
+        """Begin to end; takes no lock."""
+        ...
+
+    def wait_for_end(self, timeout: float) -> None:
+        """Wait until all is written; takes no lock."""
+        ...
+
+    def go_on_in_child(self) -> None:
+        """Go on in a forked child, which has neither the threads nor the store."""
+        ...
+
+
+_open: dict[Path, Recording] = {}
+_main_thread = threading.main_thread().ident
+
+
+class _Depth:
+    """How deep the main thread is within gradwatch, and the signal that came meanwhile."""
+
+    value = 0
+    signal: int | None = None
+
+
+def enter() -> None:
+    """The calling thread enters gradwatch; SIGTERM waits until it leaves."""
+    if threading.get_ident() == _main_thread:
+        _Depth.value += 1
+
+
+def leave() -> None:
+    """The calling thread leaves gradwatch."""
+    if threading.get_ident() == _main_thread:
+        _Depth.value -= 1
+        if _Depth.signal is not None and _Depth.value == 0:
+            _end_process(_Depth.signal)
+
+
+@contextmanager
+def inside() -> Iterator[None]:
+    """SIGTERM waits until this is left."""
+    enter()
+    try:
+        yield
+    finally:
+        leave()
+
+
+def is_ending() -> bool:
+    """Whether a signal is waiting for the main thread to leave gradwatch."""
+    return _Depth.signal is not None
+
+
+def check_not_open(run: Path) -> None:
+    """See that this process does not record the run already.
+
+    Raises:
+        RunInUse: it does.
+    """
+    if run.resolve() in _open:
+        raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
+
+
+def opened(run: Path, recording: Recording) -> None:
+    """A recording begins; it is ended when the process ends."""
+    if not _open:
+        atexit.register(_close_at_exit)
+    _open[run.resolve()] = recording
+    on_main = threading.get_ident() == _main_thread
+    if on_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_signal)
+
+
+def closed(run: Path) -> None:
+    """A recording has ended."""
+    _open.pop(run.resolve(), None)
+    if not _open:
+        atexit.unregister(_close_at_exit)
+        _leave_signal_alone()
+
+
+def open_runs() -> list[Path]:
+    """The runs that are being recorded."""
+    return list(_open)
+
+
+def _leave_signal_alone() -> None:
+    on_main = threading.get_ident() == _main_thread
+    if on_main and signal.getsignal(signal.SIGTERM) is _on_signal:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _close_at_exit() -> None:
+    """The script ended without closing; Python keeps the type of the exception that ended it."""
+    uncaught = getattr(sys, "last_type", None)
+    reason = "exit" if uncaught is None else f"exception {uncaught.__name__}"
+    for recording in list(_open.values()):
+        recording.close(reason)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _Depth.value:
+        _Depth.signal = number
+    else:
+        _end_process(number)
+
+
+def _end_process(number: int) -> None:
+    """Let all that was recorded be written, then end as the signal would have without us."""
+    recordings = list(_open.values())
+    for recording in recordings:
+        recording.ask_to_end(f"signal {signal.Signals(number).name}")
+    for recording in recordings:
+        recording.wait_for_end(END_WITHIN)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _after_fork_in_child() -> None:
+    """The child has one thread, the forking one, and a copy of everything else."""
+    global _main_thread
+    if _main_thread != threading.get_ident():
+        _main_thread, _Depth.value = threading.get_ident(), 0
+    _Depth.signal = None
+    recordings = list(_open.values())
+    _open.clear()
+    atexit.unregister(_close_at_exit)
+    _leave_signal_alone()
+    for recording in recordings:
+        recording.go_on_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

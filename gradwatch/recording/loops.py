@@ -1,0 +1,396 @@
+"""How a training loop steps: by an optimizer, within the backward pass, or without an optimizer.
+
+Each kind of loop is a small class that hears what the hooks tell, and says to its tracker when a step is
+measured, made or skipped. Whether an optimizer's step has a closure shows at each step
+(`gradwatch.recording.updates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.clip import Policy
+from gradwatch.measure import Measurement, measure
+from gradwatch.recording.clip_audit import add_clipping, drops_update, see_call
+from gradwatch.recording.hooks import ClipCall
+from gradwatch.recording.losses import Number
+from gradwatch.recording.notices import Notices
+from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, with_inner
+from gradwatch.recording.options import RecordingOptions
+from gradwatch.recording.parameters import class_of, settings_of
+from gradwatch.recording.pending import PendingStep, learning_rates_of
+from gradwatch.recording.sink import StepSink
+from gradwatch.recording.stepping import Nesting, Scaling, scaling_of
+from gradwatch.recording.tracker import StepTracker
+from gradwatch.recording.update_gate import UpdateGate
+from gradwatch.recording.updates import ClosureUpdate, PlainUpdate, Update
+from gradwatch.recording.weight_sampler import WeightSample, WeightSampler
+
+
+class Loop:
+    """The protocol of all kinds: what the hooks tell of one optimizer. What a kind does not override, it ignores.
+
+    Attributes:
+        tracker: the steps of the optimizer.
+        optimizers: those whose `step` is listened to.
+        steps_within_backward: whether optimizers step while gradients are still being made.
+    """
+
+    tracker: StepTracker
+    optimizers: Sequence[Optimizer] = ()
+    steps_within_backward: bool = False
+
+    def before_backward(self) -> None:
+        """A backward begins, in the thread that trains."""
+
+    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+        """A backward that was called on these losses has ended, in the thread that trains or in another."""
+
+    def zeroed(self, ids: set[int]) -> None:
+        """The gradients of these parameters were set to zero in place."""
+
+    def before_clip(self, call: ClipCall) -> None:
+        """The loop is about to clip some of these gradients."""
+
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        """The call returned this norm, if it clips by one."""
+
+    def clip_failed(self) -> None:
+        """The call raised."""
+
+    def before_unscale(self) -> None:
+        """A GradScaler is about to unscale the gradients."""
+
+    def after_unscale(self, scale: Tensor) -> None:
+        """The gradients were divided by this scale."""
+
+    def before_scaled_step(self, scale: Tensor) -> None:
+        """A GradScaler of this scale is about to step, or not to."""
+
+    def after_scaled_step(self) -> None:
+        """The GradScaler has stepped, or not."""
+
+    def before_step(self, optimizer: Optimizer, has_closure: bool, before_reduction: tuple[Measurement, ...]) -> None:
+        """An optimizer is about to step; ``before_reduction`` is what this process had before DDP reduced it."""
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The optimizer has stepped."""
+
+    def gradients_ready(self) -> None:
+        """The gradients are as the update will take them; within a closure only the loop knows."""
+
+    def abandon(self) -> None:
+        """The loop has ended, or raised: a step that was measured and not made was an attempt."""
+
+    def protect(self) -> None:
+        """Clip and skip as `attach` was asked to, without anything else of a recording."""
+
+    def record_nothing(self) -> bool:
+        """The recording has ended; return whether updates are still acted on."""
+        self.tracker.record_nothing(is_measured=False)
+        return False
+
+
+class Stepped(Loop):
+    """The loop calls `optimizer.step`."""
+
+    def __init__(
+        self, tracker: StepTracker, optimizers: Sequence[Optimizer], gate: UpdateGate, sampler: WeightSampler
+    ) -> None:
+        self.tracker, self.optimizers = tracker, optimizers
+        self._gate, self._sampler = gate, sampler
+        self._scaling, self._nesting = Scaling(), Nesting(optimizers)
+        self._update: Update = PlainUpdate(tracker)
+        self._sample: WeightSample | None = None
+        self._before_reduction: tuple[Measurement, ...] = ()
+
+    def before_backward(self) -> None:
+        self._notice_drop()
+        self.tracker.gradients.before_backward()
+
+    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+        if is_ours and self.tracker.gradients.after_backward():
+            self._update.gradients_made(self._scaling.scale)
+            self.tracker.losses.add(losses)
+
+    def zeroed(self, ids: set[int]) -> None:
+        self.tracker.gradients.zeroed(ids)
+
+    def before_clip(self, call: ClipCall) -> None:
+        tracker = self.tracker
+        if tracker.is_due and not tracker.audit.begin(call, tracker.gradients, tracker.held):
+            pending, gradients = self._settle(at_clip=True)
+            see_call(call, pending, tracker.parameters, gradients)
+
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        tracker = self.tracker
+        if not tracker.audit.end(tracker.gradients):
+            add_clipping(tracker.pending, call, total_norm)
+            if not drops_update(call):
+                tracker.note_versions()
+
+    def clip_failed(self) -> None:
+        self.tracker.audit.end(self.tracker.gradients)
+        self._skip_step()
+
+    def before_unscale(self) -> None:
+        self._scaling.begin(self.tracker.pending, self.tracker.parameters.gradients())
+
+    def after_unscale(self, scale: Tensor) -> None:
+        """What was measured and clipped before was of scaled gradients; it need not be measured again."""
+        pending = self._scaling.end(scale)
+        if pending is not None:
+            pending.unscale(scale)
+            pending.note_versions(self.tracker.parameters.gradients())
+
+    def before_scaled_step(self, scale: Tensor) -> None:
+        self._scaling.begin_step(scale, self.tracker.step)
+
+    def after_scaled_step(self) -> None:
+        """A scaler that backs off does not call `optimizer.step`, so no hook of the optimizer tells of it."""
+        if self._scaling.has_backed_off(self.tracker.step):
+            if self.tracker.is_due:
+                pending, _ = self._settle()
+                self.tracker.audit.judge(pending)
+            self._skip_step()
+        self._scaling.forget()
+
+    def before_step(self, optimizer: Optimizer, has_closure: bool, before_reduction: tuple[Measurement, ...]) -> None:
+        tracker = self.tracker
+        if not self._nesting.enter():
+            if self._update.makes_gradients and not has_closure and tracker.is_due:
+                self._take_gradients()  # a wrapper's closure has made them
+            return
+        tracker.release()
+        tracker.follow_parameters()
+        self._notice_drop()
+        self._update.interrupted(self._scaling.scale)
+        self._update, self._before_reduction = PlainUpdate(tracker), before_reduction
+        if not tracker.is_due:
+            tracker.set_pending(None)
+            return
+        measured = None
+        if has_closure:
+            tracker.resolve_dropped(self._scaling.scale)
+            self._update = ClosureUpdate(tracker)
+        else:
+            measured = self._take_gradients().measured
+        self._sample = self._sampler.before(tracker.step, measured, tracker.parameters.parameters)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        if not self._nesting.leave():
+            return
+        tracker = self.tracker
+        if tracker.is_due:
+            pending = self._update.end(self._gate.gradients)
+            tracker.audit.judge(pending)
+            if not pending.is_clipped_by_policy and self._update.makes_gradients:
+                self._gate.say_not_clipped("a step with a closure makes its gradients within")
+            self._gate.release(pending)
+            weights = self._sampler.after(self._sample, tracker.parameters.parameters)
+            rates = learning_rates_of(tracker.optimizer)
+            pending.updated(rates, weights, self._scaling.scale, self._before_reduction)
+            tracker.finish(pending)
+        else:
+            tracker.finish_unrecorded()
+        self._update, self._sample, self._before_reduction = PlainUpdate(tracker), None, ()
+        self._scaling.forget()
+
+    def gradients_ready(self) -> None:
+        if self.tracker.is_due:
+            pending, gradients = self._settle()
+            self._act_on(pending, gradients)
+            self.tracker.note_versions()
+
+    def abandon(self) -> None:
+        self._notice_drop()
+        self._update.interrupted(self._scaling.scale)
+        self.tracker.skip(self._scaling.scale)
+
+    def protect(self) -> None:
+        pending = self.tracker.pending
+        if self._gate.acts and not (pending is not None and pending.is_clipped_by_policy):
+            self._gate.protect(self.tracker.step)
+
+    def record_nothing(self) -> bool:
+        self.tracker.record_nothing(is_measured=self._gate.acts)
+        self._update, self._sample = PlainUpdate(self.tracker), None
+        return self._gate.acts
+
+    def _settle(self, *, at_clip: bool = False) -> tuple[PendingStep, list[Tensor | None]]:
+        """The pending step of the gradients as they are now, and these."""
+        self._notice_drop()
+        gradients = self._gate.gradients()
+        self._update.gradients_made(self._scaling.scale)
+        return self.tracker.settle(gradients, at_clip=at_clip), gradients
+
+    def _take_gradients(self) -> PendingStep:
+        """The update takes the gradients as they are now, after a policy has acted on them."""
+        tracker, pending = self.tracker, self.tracker.pending
+        gradients = self._gate.gradients()
+        if pending is not None and pending.has_lost(gradients, tracker.gradients.backwards):
+            pending.take_as_skipped(learning_rates_of(tracker.optimizer))
+        else:
+            self._update.gradients_made(self._scaling.scale)
+            pending = tracker.settle(gradients)
+        pending.take_scaling(*scaling_of(tracker.optimizer))
+        self._act_on(pending, gradients)
+        return pending
+
+    def _act_on(self, pending: PendingStep, gradients: Sequence[Tensor | None]) -> None:
+        self._gate.clip(pending, gradients)
+        self.tracker.audit.judge(pending)
+        self._gate.skip_nonfinite(pending)
+
+    def _notice_drop(self) -> None:
+        """Gradients that were let go of take their losses along, and what was measured of them."""
+        if self.tracker.gradients.take_dropped():
+            self._update.gradients_dropped(self.tracker.losses.drop())
+
+    def _skip_step(self) -> None:
+        """The update of this step does not happen."""
+        if self.tracker.pending is not None:
+            self.tracker.skip(self._scaling.scale)
+        elif not self.tracker.is_due:
+            self.tracker.finish_unrecorded()
+
+
+class WithinBackward(Loop):
+    """Each optimizer has one parameter and steps within the backward pass, so that no gradient outlives it.
+
+    `Tensor.register_post_accumulate_grad_hook` calls them. At no moment are all gradients there, so nothing
+    can clip them together; each is measured at its own step, and one backward is one step of the record.
+    """
+
+    steps_within_backward = True
+
+    def __init__(self, tracker: StepTracker, optimizers: Sequence[Optimizer], gate: UpdateGate) -> None:
+        self.tracker, self.optimizers = tracker, optimizers
+        self._gate = gate
+        self._found: dict[int, Measurement] = {}
+        self._positions: dict[int, int] = {}
+        self._has_stepped = False
+
+    def before_step(self, optimizer: Optimizer, has_closure: bool, before_reduction: tuple[Measurement, ...]) -> None:
+        """Measure the gradient that the optimizer is about to take."""
+        self._has_stepped = True
+        self._gate.say_not_applied("optimizers step within the backward, before all gradients are there")
+        if not self.tracker.is_due:
+            return
+        if not self._positions:
+            self._positions = {id(p): at for at, p in enumerate(self.tracker.parameters.parameters) if p is not None}
+        (parameter,) = optimizer.param_groups[0]["params"]
+        self._found[self._positions[id(parameter)]] = measure([parameter.grad], self.tracker.stats())
+
+    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+        """All that were to step have stepped."""
+        if not self._has_stepped:
+            return
+        self._has_stepped = False
+        tracker = self.tracker
+        tracker.gradients.count_backward()
+        tracker.losses.add(losses if is_ours else ())
+        if not self._found:
+            tracker.finish_unrecorded()
+            return
+        measured = Measurement.of_positions(self._found, len(tracker.infos), tracker.stats())
+        self._found = {}
+        rates = learning_rates_of(tracker.optimizer)
+        same = all(rate == rates[0] for rate in rates)
+        tracker.finish(PendingStep(step=tracker.step, measured=measured, learning_rates=rates[:1] if same else rates))
+
+    def before_clip(self, call: ClipCall) -> None:
+        """Too late: the optimizers have stepped and let go of their gradients, or are about to make them."""
+        if self.tracker.held is not None:
+            self.tracker.held.note_fault("no-gradients")
+
+
+class WithoutOptimizer(Loop):
+    """The loop updates the weights itself, for example by ``p.data.add_(p.grad, alpha=-lr)``.
+
+    A step is made at its clip call; further calls before the next backward belong to it.
+    """
+
+    def __init__(self, tracker: StepTracker, gate: UpdateGate) -> None:
+        self.tracker = tracker
+        self._gate = gate
+        self._is_further_call = False
+
+    def before_backward(self) -> None:
+        self._notice_drop()
+        self.tracker.gradients.before_backward()
+
+    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+        if is_ours and self.tracker.gradients.after_backward():
+            self.tracker.losses.add(losses)
+
+    def zeroed(self, ids: set[int]) -> None:
+        self.tracker.gradients.zeroed(ids)
+
+    def before_clip(self, call: ClipCall) -> None:
+        self._notice_drop()
+        tracker = self.tracker
+        self._is_further_call = tracker.gradients.are_consumed()
+        if self._is_further_call:
+            return
+        self._gate.say_not_applied("there is no optimizer, the loop clips and updates by itself")
+        tracker.release()
+        if tracker.is_due and not tracker.audit.begin(call, tracker.gradients, tracker.held):
+            gradients = tracker.parameters.gradients()
+            see_call(call, tracker.settle(gradients), tracker.parameters, gradients)
+
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        tracker = self.tracker
+        if self._is_further_call:
+            add_clipping(tracker.held, call, total_norm)
+            tracker.gradients.consume()
+        elif tracker.pending is not None:
+            add_clipping(tracker.pending, call, total_norm)
+            tracker.finish(tracker.pending)
+        elif not tracker.is_due:
+            tracker.finish_unrecorded()
+
+    def clip_failed(self) -> None:
+        self.tracker.skip()
+
+    def abandon(self) -> None:
+        self.tracker.skip()
+
+    def _notice_drop(self) -> None:
+        """Gradients that were let go of take their losses along."""
+        if self.tracker.gradients.take_dropped():
+            self.tracker.losses.drop()
+
+
+def open_loop(
+    name: str,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    options: RecordingOptions,
+    policy: Policy | None,
+    sink: StepSink,
+    notices: Notices,
+) -> Loop:
+    """Begin to record an optimizer into the sink."""
+    beginning = sink.begin(name, class_of(optimizer), settings_of(optimizer), options.first_step)
+    if not beginning.is_recorded:
+        options = options.unrecorded(is_measured=policy is not None or options.skip_nonfinite)
+    tracker = StepTracker(name, model, optimizer, options, sink, beginning)
+    gate = UpdateGate(
+        optimizer,
+        tracker.parameters,
+        notices,
+        policy=policy,
+        skip_nonfinite=options.skip_nonfinite,
+        only_unclipped=options.clip_only_unclipped,
+    )
+    sink.admit(tracker, beginning)
+    if isinstance(optimizer, NoOptimizer):
+        return WithoutOptimizer(tracker, gate)
+    if isinstance(optimizer, OptimizersInBackward):
+        return WithinBackward(tracker, optimizer.members, gate)
+    return Stepped(tracker, with_inner(optimizer), gate, WeightSampler(options.weights_every))

@@ -1,0 +1,114 @@
+"""The loss of a step: what the user logs, or else what backward was called on for its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+from gradwatch.errors import BadArgument
+
+Number: TypeAlias = float | Tensor
+
+
+def without_waiting(value: Tensor) -> Number:
+    """A number from the host; what lies on a device is copied there, and not waited for."""
+    return float(value.detach()) if value.device.type == "cpu" else value.detach().clone()
+
+
+def loss_value(loss: object) -> Number:
+    """A loss as the user gives it.
+
+    Raises:
+        BadArgument: it is no number.
+    """
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise BadArgument(
+                f"loss has shape {tuple(loss.shape)}; expected one value, for example loss.mean(). Not recorded."
+            )
+        if loss.is_complex():
+            raise BadArgument("loss is complex; expected a real number. Not recorded.")
+        return without_waiting(loss)
+    if isinstance(loss, str | bytes) or not hasattr(loss, "__float__"):
+        raise BadArgument(f"loss is {loss!r}, a {type(loss).__name__}; expected a number or a tensor. Not recorded.")
+    return float(loss)
+
+
+def losses_among(roots: Sequence[Tensor]) -> list[Number]:
+    """What backward is called on may be no loss."""
+    return [loss_value(root) for root in roots if root.numel() == 1 and not root.is_complex()]
+
+
+class StepLosses:
+    """Collects the losses of one optimizer's next step.
+
+    The losses of backward passes belong to the gradients that these made: whatever drops the gradients
+    drops them. A closure may be evaluated several times; as in PyTorch, the loss of its step is that of
+    the first time.
+    """
+
+    def __init__(self) -> None:
+        self._of_backward: list[Number] = []
+        self._logged: list[Number] = []
+        self._logs_before_step: bool | None = None
+        self._is_logged = False  # from the first logged loss on, only those count
+        self._first_evaluation: list[Number] | None = None
+        self._closure_begins_at: int | None = None
+
+    @property
+    def logs_before_step(self) -> bool:
+        """Whether the loop logs a loss before the step that it belongs to."""
+        return bool(self._logs_before_step)
+
+    def add(self, roots: Sequence[Number]) -> None:
+        """A backward that reached the gradients was called on these."""
+        self._of_backward += roots
+
+    def begin_closure(self) -> None:
+        self._closure_begins_at, self._first_evaluation = len(self._of_backward), None
+
+    def end_closure(self) -> None:
+        """The closure raised; a loss of gradients that it left there stays."""
+        self._first_evaluation = self._closure_begins_at = None
+
+    def drop(self) -> list[Number]:
+        """The gradients are gone; return the losses that made them."""
+        dropped, self._of_backward = self._of_backward, []
+        if self._closure_begins_at is not None:
+            evaluated = dropped[self._closure_begins_at :]
+            self._closure_begins_at = 0
+            if evaluated and self._first_evaluation is None:
+                self._first_evaluation = evaluated
+        return [] if self._is_logged else dropped
+
+    def take(self) -> tuple[list[Number], list[Number]]:
+        """The losses logged and those of backward, for the step that ends now."""
+        logged, of_backward = self._logged, self._first_evaluation or self._of_backward
+        self._logged, self._of_backward = [], []
+        self._first_evaluation = self._closure_begins_at = None
+        return logged, [] if self._is_logged else of_backward
+
+    def take_logged(self) -> list[Number]:
+        """The losses logged, for an attempt that ends now."""
+        logged, self._logged = self._logged, []
+        return logged
+
+    def use_logged(self) -> None:
+        """The user logs losses: from this step on only those count, also where there is none."""
+        self._is_logged = True
+
+    def note_order(self, *, has_held: bool, is_made: bool) -> None:
+        """The first logged loss shows whether the loop logs before its steps or after them.
+
+        Args:
+            has_held: the last step can still be given a loss.
+            is_made: a step was made already.
+        """
+        if self._logs_before_step is None:
+            self._logs_before_step = not is_made or (not has_held and bool(self._of_backward))
+
+    def log(self, loss: Number) -> None:
+        """Keep a loss for the next step."""
+        self._logged.append(loss)

@@ -1,0 +1,42 @@
+"""What is recorded, and what is done with an update before it happens: plain values, checked by `attach`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeAlias
+
+from gradwatch.record import STATS
+
+Ranks: TypeAlias = bool | Literal["own"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingOptions:
+    """The options of one recording, as `gradwatch.attach` documents them.
+
+    Attributes:
+        clip_only_unclipped: a policy leaves a step alone that the loop has clipped by norm.
+        before_reduction: with ``ranks``, measure what each rank has before DistributedDataParallel reduces it.
+        is_measured: False where the numbers of this process go nowhere and nothing acts on them.
+    """
+
+    stats: tuple[str, ...] = STATS
+    every: int = 1
+    weights_every: int = 50
+    first_step: int | None = None
+    total_steps: int | None = None
+    stop_on: tuple[str, ...] = ()
+    skip_nonfinite: bool = False
+    clip_only_unclipped: bool = False
+    tensorboard: bool = False
+    ranks: Ranks = False
+    before_reduction: bool = True
+    is_measured: bool = True
+
+    def for_later_optimizer(self) -> Self:
+        """The options of an optimizer that joins the recording, which begins where the run has it."""
+        return replace(self, first_step=None)
+
+    def unrecorded(self, *, is_measured: bool) -> Self:
+        """The options where the numbers go nowhere; they may be measured all the same, to clip by them."""
+        return replace(self, is_measured=is_measured, every=1, weights_every=0)
