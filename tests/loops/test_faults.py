@@ -42,10 +42,10 @@ class PlantedFault(Exception):
 
 
 class Planter:
-    """Raises in one call of a function of ours that another function of ours made; counts these calls.
+    """Raises an exception in one of the calls between gradwatch functions, and counts these calls.
 
-    Left out are the hooks, which only hand a call on to what guards (`guarded` and what it calls around it), and generators, which are called to be
-    closed as well, where nothing can catch.
+    Hooks are left out, because they only pass a call on to guarded code (`guarded` and the functions around it). So are
+    generators, because they are also called to be closed, where nothing can catch an exception.
     """
 
     def __init__(self, at=None, thread="MainThread"):
