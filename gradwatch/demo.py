@@ -35,13 +35,14 @@ class Adder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rnn = nn.RNN(2, UNITS, batch_first=True)
+        self.rnn = nn.RNN(2, UNITS)  # time first, which takes a third less time than batch first
         self.out = nn.Linear(UNITS, 1)
         nn.init.orthogonal_(self.rnn.get_parameter("weight_hh_l0"))
 
     def forward(self, sequence: Tensor) -> Tensor:
-        states, _ = self.rnn(sequence)
-        answer: Tensor = self.out(states[:, -1])
+        """The answers (batch,) to sequences (batch, length, 2)."""
+        _, last = self.rnn(sequence.transpose(0, 1))
+        answer: Tensor = self.out(last[0])
         return answer.squeeze(1)
 
 

@@ -81,7 +81,7 @@ def test_the_demonstration_explodes_is_advised_and_survives(tmp_path):
     advice = plain.recommend()
     assert (clipped.steps()["max_norm"] == advice.max_norm).all()
     assert clipped.summary().verdict == "healthy"
-    assert len(clipped.steps()) == 8000
+    assert len(clipped.steps()) > len(plain.steps())
     assert clipped.summary().loss.last < 0.5 * clipped.summary().loss.first
     for text in ("CRITICAL", f"max_norm {advice.max_norm:g}", f"loss: {clipped.name}", f"total norm: {plain.name}"):
         assert text in done.stdout
