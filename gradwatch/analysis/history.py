@@ -108,6 +108,10 @@ class RunReader:
         """One entry for each process that wrote to the run."""
         return self._store.attempts()
 
+    def is_being_written(self) -> bool:
+        """Whether the process of the last attempt is still alive and has not closed the run."""
+        return self._store.is_being_written()
+
     def resume_points(self, optimizer: str | None = None) -> list[ResumePoint]:
         """The steps at which later attempts continued, for one optimizer (the first if None)."""
         if not self._store.last_attempt():

@@ -1,14 +1,14 @@
-"""`Run`: a record with its summary and its advice, the top of the analysis."""
+"""`Run`: a record with its summary, its diagnosis and its advice, the top of the analysis."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradwatch.analysis.diagnosis import Finding, diagnose
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import Recommendation, recommend
 from gradwatch.analysis.statistics.ranks import noise_scale
 from gradwatch.analysis.summary import RunSummary, summarize
-from gradwatch.analysis.worst_optimizer import worst_optimizer
 from gradwatch.errors import EmptyRun
 
 if TYPE_CHECKING:
@@ -27,12 +27,19 @@ class Run(RunReader):
     """
 
     def summary(self, optimizer: str | None = None) -> RunSummary:
-        """Every number that a report shows, of one optimizer (the first if None).
+        """Every number that a report shows, of one optimizer; if None, of the one with the gravest finding.
 
         Raises:
             EmptyRun: no step is recorded.
         """
         return summarize(self, optimizer)
+
+    def diagnosis(self) -> tuple[Finding, ...]:
+        """The findings of the run, ordered by consequence; empty where nothing was found.
+
+        Each names what is wrong, where, the evidence, the cause and the remedy.
+        """
+        return diagnose(self)
 
     def recommend(self, optimizer: str | None = None) -> Recommendation:
         """The clipping threshold that the run should have had, or the reason why it supports none."""
@@ -53,6 +60,6 @@ class Run(RunReader):
     def _repr_html_(self) -> str | None:
         """The run (its worst optimizer) in a notebook; None, and so as text, before the first step."""
         try:
-            return self.summary(worst_optimizer(self))._repr_html_()
+            return self.summary()._repr_html_()
         except EmptyRun:
             return None

@@ -10,7 +10,6 @@ from rich.console import Console, RenderableType
 
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.worst_optimizer import worst_optimizer
 from gradwatch.views.console.screen import Screen
 from gradwatch.views.json import dumps
 
@@ -26,15 +25,6 @@ def open_run(path: Path | None) -> Run:
     """
     gc.freeze()  # imported modules stay: with many rows, each collection would scan all of them
     return Run(newest() if path is None else path)
-
-
-def chosen_optimizer(run: Run, name: str | None) -> str:
-    """The optimizer of that name, or the worst one if none is named.
-
-    Raises:
-        BadArgument: the run has no optimizer of that name.
-    """
-    return run.optimizer(worst_optimizer(run) if name is None else name)
 
 
 def console() -> Console:

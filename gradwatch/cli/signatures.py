@@ -30,7 +30,10 @@ ScriptArguments = Annotated[
 AsModule = Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OptimizerName = Annotated[
-    str | None, typer.Option("--optimizer", help="Name of an optimizer. Default: the one with the worst events.")
+    str | None,
+    typer.Option(
+        "--optimizer", help="Name of an optimizer. Default: the one with the gravest finding, else the first."
+    ),
 ]
 
 
@@ -137,15 +140,31 @@ def check(
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
-            help="Fail only on this kind of event or from this severity (warning, critical); may be repeated."
+            help="Fail only on this finding or kind of event, or from this severity (warning, critical); may be"
+            " repeated."
         ),
     ] = None,
     max_clipped_fraction: Annotated[
         float | None, typer.Option(min=0, max=1, help="Fail if a larger share of the steps was clipped.")
     ] = None,
+    min_steps: Annotated[
+        int | None, typer.Option(min=0, help="Fail if fewer steps are recorded. Default: too few to judge.")
+    ] = None,
+    allow_unfinished: Annotated[
+        bool,
+        typer.Option("--allow-unfinished", help="Pass a run that was ended by an exception, a signal or a kill."),
+    ] = False,
 ) -> None:
     """Exit with code 3 unless the run is healthy; for CI."""
-    commands.check.check(run, json, fail_on or [], max_clipped_fraction)
+    commands.check.check(run, json, fail_on or [], max_clipped_fraction, min_steps, allow_unfinished)
+
+
+@app.command()
+def explain(
+    code: Annotated[str | None, typer.Argument(metavar="CODE", help="Code of a finding. Default: list them.")] = None,
+) -> None:
+    """Print what a finding means, how to confirm it and how to fix it."""
+    commands.explain.explain(code)
 
 
 @app.command()

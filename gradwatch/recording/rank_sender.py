@@ -63,6 +63,9 @@ class RankSender:
         joined = JoinedParts(tracker.name, first, tuple(tracker.parts[first:]))
         self._thread.put_always(lambda: joined)
 
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Rank 0 keeps its own."""
+
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
         """Queue a step. One that finds no room is missed by rank 0 when the next one comes."""
         number = pending.step - tracker.first_step

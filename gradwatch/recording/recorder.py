@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from gradwatch.detect import Detector, detectors_for
 from gradwatch.distributed import JoinedParts, RankGatherer
+from gradwatch.errors import StoreNotWritable
 from gradwatch.record import JoinedParameters, StepRecord
 from gradwatch.recording.batch_writer import BatchWriter
 from gradwatch.recording.judge import SLICE, Judge, Past
@@ -167,6 +168,18 @@ class Recorder:
     def close(self, reason: str, timeout: float = 30.0) -> bool:
         self.ask_to_end(reason)
         return self._thread.end(timeout)
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Keep facts about a training by one process; of several processes each would know its own part."""
+        if self._team is None:
+            self._do(functools.partial(self._note, dict(facts)))
+
+    def _note(self, facts: Mapping[str, str]) -> None:
+        try:
+            for key, value in facts.items():
+                self._writer.set_meta(key, value)
+        except StoreNotWritable as fault:
+            logger.debug("the facts of the loop were not written", exc_info=fault)
 
     def _do(self, job: Job) -> None:
         """Let the thread do something in its turn, however full the queue is."""

@@ -31,6 +31,7 @@ from gradwatch.recording.hooks import (
     listen_to_steps,
     listen_to_zeroing,
 )
+from gradwatch.recording.loop_check import LoopCheck
 from gradwatch.recording.loops import Loop
 from gradwatch.recording.losses import Number, loss_value, losses_among
 from gradwatch.recording.notices import Notices
@@ -97,6 +98,7 @@ class HookRouter:
         self._delivery = delivery
         self._reductions = reductions
         self._notices = notices
+        self._loop_check = LoopCheck(lambda: (loop.tracker.parameters.model for loop in self.loops))
         self._by_optimizer: dict[int, Loop] = {}
         self._stops: list[Callable[[], None]] = []
         self._losses: list[Number] = []  # on which backward is being called
@@ -106,6 +108,7 @@ class HookRouter:
 
     def open(self) -> None:
         """Put the hooks in place."""
+        self._stops += self._loop_check.listen()
         for loop in self.loops:
             self._listen_to_steps(loop)
         self._stops += [listen_to_grad_scaler(self), listen_to_backward(self), listen_to_zeroing(self)]
@@ -157,6 +160,8 @@ class HookRouter:
 
     @_guarded
     def _end_loops(self) -> None:
+        if self.state == "recording":
+            self._sink.note(self._loop_check.facts())
         for loop in self.loops:
             loop.abandon()
             loop.tracker.release()
@@ -169,6 +174,8 @@ class HookRouter:
     def _listen_to_steps(self, loop: Loop) -> None:
         for one in loop.optimizers:
             self._by_optimizer[id(one)] = loop
+            if not loop.steps_within_backward:
+                self._stops.append(self._loop_check.listen_to(loop.tracker.name, one))  # before a policy clips
             self._stops.append(listen_to_steps(one, self))
 
     def _detach(self) -> None:

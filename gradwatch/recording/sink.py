@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -96,6 +96,10 @@ class StepSink(Protocol):
         """Take a finished step; never waits."""
         ...
 
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Keep facts about the training, by their key in the table meta."""
+        ...
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until all steps handed over are out of this process; False where that took too long."""
         ...
@@ -135,6 +139,9 @@ class NullSink:
         """Keep nothing."""
 
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Keep nothing."""
+
+    def note(self, facts: Mapping[str, str]) -> None:
         """Keep nothing."""
 
     def flush(self, timeout: float = 10.0) -> bool:

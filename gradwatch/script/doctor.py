@@ -32,7 +32,7 @@ Mark: TypeAlias = Literal["fine", "note", "problem"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Observation:
     """One observation, or one thing that gradwatch can't observe."""
 
     mark: Mark
@@ -41,30 +41,33 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Examination:
     """The observations of a few steps of a script."""
 
     script: str
-    findings: tuple[Finding, ...]
+    observations: tuple[Observation, ...]
     failed: bool  # the script ended with an exception of its own
 
     @property
     def has_problem(self) -> bool:
-        return any(finding.mark == "problem" for finding in self.findings)
+        return any(observation.mark == "problem" for observation in self.observations)
+
+
+_NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}  # codes; the last is told with the calls
 
 
 class _Enough(BaseException):
     """Ends the script from within its optimizer step."""
 
 
-def examine(program: Program, steps: int = 5) -> Diagnosis:
+def examine(program: Program, steps: int = 5) -> Examination:
     """Run the program in this process until an optimizer has made ``steps`` steps, or it ends.
 
     Its output goes where it always goes.
     """
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
-        found: list[_Examination] = []
-        after_import("torch", lambda: found.append(_Examination(Path(folder), steps)))
+        found: list[_Listener] = []
+        after_import("torch", lambda: found.append(_Listener(Path(folder), steps)))
         main = become_main(program)
         failed = False
         try:
@@ -76,8 +79,9 @@ def examine(program: Program, steps: int = 5) -> Diagnosis:
         except BaseException as error:
             show(error, program)
             failed = True
-        findings = found[0].findings() if found else [Finding("problem", "steps", f"none: {why_nothing([])}")]
-        return Diagnosis(program.argv[0], tuple(findings), failed)
+        nothing = [Observation("problem", "steps", f"none: {why_nothing([])}")]
+        observations = found[0].observations() if found else nothing
+        return Examination(program.argv[0], tuple(observations), failed)
 
 
 @dataclass(slots=True)
@@ -89,7 +93,7 @@ class _Site:
     calls: int = 0
 
 
-class _Examination:
+class _Listener:
     """Listens beside the discovery, which records."""
 
     def __init__(self, folder: Path, steps: int) -> None:
@@ -165,36 +169,41 @@ class _Examination:
 
     # -------------------------------------------------------------------------------- what is told
 
-    def findings(self) -> list[Finding]:
+    def observations(self) -> list[Observation]:
         watch = self._discovery.watch
         self._discovery.close("doctor")
         if watch is None or not watch.steps:
-            return [Finding("problem", "steps", f"none: {why_nothing([self._discovery])}")]
+            return [Observation("problem", "steps", f"none: {why_nothing([self._discovery])}")]
         run = Run(self._folder)
         found = [self._about_steps(run)]
         for name in run.optimizers:
             found += self._about_optimizer(run, name)
         found += self._outside(watch.models)
+        found += [
+            Observation("problem", "diagnosis", f"{finding.what}: {finding.remedy}")
+            for finding in run.diagnosis()
+            if finding.severity != "info" and finding.code not in _NOT_OF_A_FEW_STEPS
+        ]
         found += self._about_clipping(run)
         found += self._about_scaling(run)
         found += self._unseen(run)
         return [*found, self._about_cost(watch.route)]
 
-    def _about_steps(self, run: Run) -> Finding:
+    def _about_steps(self, run: Run) -> Observation:
         made = len(run.steps())
         each = self._backwards / made
         of = f" of {len(run.optimizers)} optimizers" if len(run.optimizers) > 1 else ""
         text = f"{made} recorded{of}, {self._backwards} calls of backward"
         if each >= 1.5:
             text += f", about {each:.0f} for each step: gradients accumulate, or a closure is called several times"
-        return Finding("fine", "steps", text)
+        return Observation("fine", "steps", text)
 
-    def _about_optimizer(self, run: Run, name: str) -> list[Finding]:
+    def _about_optimizer(self, run: Run, name: str) -> list[Observation]:
         steps = run.steps(name)
         infos = run.parameters(name)
         about = f"optimizer {name}"
         if steps.empty:
-            return [Finding("note", about, f"{run.optimizers[name]} made no step yet")]
+            return [Observation("note", about, f"{run.optimizers[name]} made no step yet")]
         norms = run.layers("norm", name)
         present = run.layers("nonfinite", name).notna().iloc[-1]
         absent = [parameter for parameter in norms.columns if not present[parameter]]
@@ -205,15 +214,15 @@ class _Examination:
             f" lr {'not known' if math.isnan(rate) else f'{rate:g}'}; {len(steps)} steps, total norm"
             f" {steps['total_norm'].iloc[-1]:.4g} at the last"
         )
-        found = [Finding("fine", about, text)]
+        found = [Observation("fine", about, text)]
         if absent:
-            found.append(Finding("note", about, f"no gradient at the last step: {_some(absent)}"))
+            found.append(Observation("note", about, f"no gradient at the last step: {_some(absent)}"))
         unnamed = [info.name for info in infos if info.name.startswith("group")]
         if unnamed:
-            found.append(Finding("note", about, f"parameters of no module, named by their group: {_some(unnamed)}"))
+            found.append(Observation("note", about, f"parameters of no module, named by their group: {_some(unnamed)}"))
         return found
 
-    def _outside(self, models: Sequence[nn.Module]) -> list[Finding]:
+    def _outside(self, models: Sequence[nn.Module]) -> list[Observation]:
         """Parameters that get gradients and that no optimizer updates."""
         assert self._discovery.watch is not None
         own = self._discovery.watch.parameter_ids
@@ -225,35 +234,34 @@ class _Examination:
         ]
         if not stray:
             return []
-        return [Finding("note", "optimizers", f"these require gradients and are in no optimizer: {_some(stray)}")]
+        return [Observation("note", "optimizers", f"these require gradients and are in no optimizer: {_some(stray)}")]
 
-    def _about_clipping(self, run: Run) -> list[Finding]:
+    def _about_clipping(self, run: Run) -> list[Observation]:
         steps = run.steps()
         found = [
-            Finding("fine", "clipping", f"{site.function} at {where}{_told(site.threshold)}, {site.calls} calls")
+            Observation("fine", "clipping", f"{site.function} at {where}{_told(site.threshold)}, {site.calls} calls")
             for where, site in self._sites.items()
         ]
         if not found:
-            return [Finding("note", "clipping", "none was called")]
+            return [Observation("note", "clipping", "none was called")]
         faults = [event for event in run.events() if event.kind == "ineffective-clipping"]
-        found += [
-            Finding("note" if event.severity == "info" else "problem", "clipping", event.message) for event in faults
-        ]
+        marks: dict[str, Mark] = {"info": "note"}
+        found += [Observation(marks.get(event.severity, "problem"), "clipping", event.message) for event in faults]
         in_force = int((steps["max_norm"].notna() | steps["clip_value"].notna()).sum())
         text = (
             f"reached the gradient at {in_force} of {len(steps)} steps and changed it at {int(steps['clipped'].sum())}"
         )
-        return [*found, Finding("fine" if in_force else "note", "clipping", text)]
+        return [*found, Observation("fine" if in_force else "note", "clipping", text)]
 
-    def _about_scaling(self, run: Run) -> list[Finding]:
+    def _about_scaling(self, run: Run) -> list[Observation]:
         if not self._scales:
             return []
         skipped = int(run.steps()["skipped"].sum())
         how = "the loop calls unscale_" if self._was_unscaled else "unscale_ is left to the step"
         text = f"GradScaler at {self._scales[-1]:g}, {how}; {skipped} steps skipped. Norms are recorded unscaled"
-        return [Finding("fine", "scaling", text)]
+        return [Observation("fine", "scaling", text)]
 
-    def _unseen(self, run: Run) -> list[Finding]:
+    def _unseen(self, run: Run) -> list[Observation]:
         assert self._discovery.watch is not None
         found = []
         if self._discovery.watch.steps_within_backward:
@@ -263,18 +271,18 @@ class _Examination:
             )
         if "NoOptimizer" in run.optimizers.values():
             found.append("there is no optimizer: a step is recorded at each clip call, the update is not seen")
-        return [Finding("note", "unseen", text) for text in found]
+        return [Observation("note", "unseen", text) for text in found]
 
-    def _about_cost(self, route: str) -> Finding:
+    def _about_cost(self, route: str) -> Observation:
         if len(self._clock) < 2:
-            return Finding("note", "cost", f"not known after one step; gradients are read by {route}")
+            return Observation("note", "cost", f"not known after one step; gradients are read by {route}")
         wall, ours = (b - a for a, b in zip(self._clock[0], self._clock[-1], strict=True))
         each = len(self._clock) - 1
         text = (
             f"{1e3 * ours / each:.3g} ms of {1e3 * wall / each:.3g} ms a step in the training thread"
             f" ({ours / wall:.1%}) over {each} steps; gradients are read by {route}"
         )
-        return Finding("fine", "cost", text)
+        return Observation("fine", "cost", text)
 
 
 def _caller() -> str:

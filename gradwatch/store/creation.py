@@ -13,6 +13,7 @@ from typing import Any
 from gradwatch.errors import RunInUse
 from gradwatch.store.checksums import row_crc, values_crc
 from gradwatch.store.integrity import MAX_MISSING
+from gradwatch.store.processes import is_alive
 from gradwatch.store.schema import (
     APPLICATION_ID,
     ATTEMPT_COLUMNS,
@@ -145,34 +146,12 @@ def refuse_if_in_use(db: sqlite3.Connection, path: Path) -> None:
     query = "select pid, host, process from attempt where ended is null order by attempt desc limit 1"
     row = db.execute(query).fetchone()
     # Within one process the open watches know better than a table that a fault left unfinished.
-    if row is None or row[0] == os.getpid() or row[1] != socket.gethostname() or not _is_alive(row[0], row[2]):
+    if row is None or row[0] == os.getpid() or row[1] != socket.gethostname() or not is_alive(row[0], row[2]):
         return
     raise RunInUse(
         f"{str(path.parent)!r} is being written by process {row[0]}. Give this training a run of"
         " its own, or end the other one first."
     )
-
-
-def process_start(pid: int) -> str | None:
-    """When a process started, in the system's own units, so that a reused pid is not mistaken for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-def _is_alive(pid: object, started: str | None) -> bool:
-    if os.name == "nt":
-        return False  # there os.kill(pid, 0) would end the process, and nothing else tells
-    if not isinstance(pid, int) or not 0 < pid < 2**31:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return started is None or process_start(pid) in (started, None)
 
 
 def on_network_file_system(folder: Path) -> bool:

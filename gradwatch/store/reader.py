@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +16,13 @@ from numpy.typing import NDArray
 from gradwatch.record import WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
+from gradwatch.store.processes import is_alive
 from gradwatch.store.schema import FILE_NAME
 from gradwatch.store.small_tables import SmallTables
 from gradwatch.store.step_tables import Part, StepTables
 from gradwatch.store.values import LARGEST, Attempt
+
+FRESH_SECONDS = 900.0  # a store that changed within them may still be written
 
 
 class StoreReader:
@@ -70,6 +76,21 @@ class StoreReader:
     def last_attempt(self) -> int:
         """The number of the newest attempt, 0 if there is none."""
         return max((attempt.attempt for attempt in self.attempts()), default=0)
+
+    def is_being_written(self) -> bool:
+        """Whether the last attempt has no end and its process is alive.
+
+        A process of another machine, or of Windows, counts as alive if the store changed in the last
+        `FRESH_SECONDS`.
+        """
+        query = "select ended, pid, host, process from attempt order by attempt desc limit 1"
+        for ended, pid, host, started in self._db.rows(query):
+            if ended is not None:
+                return False
+            if host == socket.gethostname() and os.name != "nt":
+                return is_alive(pid, started)
+            return time.time() - _last_change(self.path) < FRESH_SECONDS
+        return False
 
     def optimizers(self) -> dict[str, str]:
         """The name of each optimizer with the name of its class."""
@@ -142,3 +163,8 @@ class StoreReader:
         None if there is none, if detectors of another version left it, or if it is damaged.
         """
         return self._small.detector_state(optimizer, version)
+
+
+def _last_change(path: Path) -> float:
+    log = Path(f"{path}-wal")
+    return max(file.stat().st_mtime for file in (path, log) if file.exists())

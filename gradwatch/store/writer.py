@@ -20,11 +20,11 @@ from gradwatch.store.creation import (
     create,
     next_id,
     on_network_file_system,
-    process_start,
     refuse_if_in_use,
     upgrade,
 )
 from gradwatch.store.opening import Database
+from gradwatch.store.processes import process_start
 from gradwatch.store.rows import STEP_ROW_COLUMNS, Row, event_row, parameter_rows, step_rows, text, with_checksums
 from gradwatch.store.schema import (
     ATTEMPT_COLUMNS,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.recommend import Agreement, Recommendation
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.record import Event
@@ -17,6 +18,7 @@ from gradwatch.text import NO_OPTIMIZER_CLASSES
 _MORE_OF_A_REPORT = (
     "reason",
     "next",
+    "moment",
     "model",
     "optimizer",
     "optimizer_class",
@@ -89,6 +91,22 @@ def events(found: Iterable[Event]) -> list[dict[str, Any]]:
     return [event.as_dict() for event in found]
 
 
+def findings(found: Iterable[Finding]) -> list[dict[str, Any]]:
+    """The findings of `gradwatch report --json` and `check --json`."""
+    return [finding.as_dict() for finding in found]
+
+
+def check(summary: RunSummary, faults: Sequence[str]) -> dict[str, Any]:
+    """`gradwatch check --json`."""
+    return {
+        "run": summary.run,
+        "healthy": not faults,
+        "verdict": summary.verdict,
+        "faults": list(faults),
+        "findings": findings(summary.findings),
+    }
+
+
 def report(summary: RunSummary) -> dict[str, Any]:
     """`gradwatch report --json`: the keys of the contract first, in its order, then the rest."""
     contract = {
@@ -100,6 +118,7 @@ def report(summary: RunSummary) -> dict[str, Any]:
         "nonfinite_steps": summary.nonfinite_steps,
         "skipped_steps": summary.skipped_steps,
         "events": events(summary.events),
+        "findings": findings(summary.findings),
         "layers": [asdict(layer) for layer in summary.layers],
     }
     more = {name: getattr(summary, name) for name in _MORE_OF_A_REPORT}

@@ -64,7 +64,8 @@ def _badge(severity: str, text: str) -> str:
 
 def _head(summary: RunSummary) -> str:
     clipping = summary.clipping
-    clipped = "not clipped" if clipping.kind is None else f"clipped_fraction {share(clipping.clipped_fraction)}"
+    not_clipped = "not clipped" if clipping.is_known else "not known whether it was clipped"
+    clipped = not_clipped if clipping.kind is None else f"clipped_fraction {share(clipping.clipped_fraction)}"
     several = len(summary.optimizers) > 1
     facts = [
         summary.run,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gradwatch import Run, errors
+from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.history import LAYER_STATS
 from gradwatch.analysis.recommend import Agreement, Phase, Recommendation, WhatIf
 from gradwatch.analysis.summary import (
@@ -68,6 +69,7 @@ def entries():
         Trial,
         Tuning,
         Event,
+        Finding,
         StepRecord,
     ],
 )

@@ -10,17 +10,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradwatch.analysis.diagnosis import PAGES, Finding, find
+from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import wording
 from gradwatch.analysis.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
 from gradwatch.analysis.recommend.aggregate import aggregate
-from gradwatch.analysis.recommend.findings import findings
 from gradwatch.analysis.recommend.rule import MAX_DRIFT_DOWN, MAX_DRIFT_UP, choose, decisive, step_bound
 from gradwatch.analysis.recommend.what_if import clipped_fraction, curve, mean_clip_coef, phases, table, two_digits
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
 from gradwatch.analysis.statistics.progress import drift
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.tail import tail_index
+from gradwatch.analysis.summary.verdict import shown_optimizer
 
 __all__ = [
     "Agreement",
@@ -34,13 +36,18 @@ __all__ = [
 ]
 
 MIN_USABLE_STEPS = 300
+NO_FAULT_OF_THE_MODEL = {"died", "killed", "too-short", "recording-stopped", "norms-after-clipping"}  # codes
+NO_MATTER_OF_CLIPPING = {"operation", "signal", "script"}  # cures
 CEILING_SHARE = 0.1  # of the norms at one ceiling: they were recorded after clipping
 NINETIETH_OF_NORMAL = 1.2816  # the 90th percentile of a standard normal distribution
 
 
 def recommend(reader: RunReader, optimizer: str | None = None) -> Recommendation:
-    """Advise on ``max_norm`` from the norms before clipping of one optimizer, the first if None."""
-    return _recommend(reader, optimizer, optimizer_history(reader, optimizer))
+    """Advise on ``max_norm`` from the norms before clipping of one optimizer.
+
+    If None, it is the one that `summarize` shows.
+    """
+    return _recommend(*_history_and_findings(reader, optimizer))
 
 
 def recommend_with_curve(reader: RunReader, optimizer: str | None = None) -> tuple[Recommendation, tuple[WhatIf, ...]]:
@@ -48,8 +55,8 @@ def recommend_with_curve(reader: RunReader, optimizer: str | None = None) -> tup
 
     The curve is over the steps that the advice is based on, and exists also where the advice is refused.
     """
-    history = optimizer_history(reader, optimizer)
-    advice = _recommend(reader, optimizer, history)
+    history, findings = _history_and_findings(reader, optimizer)
+    advice = _recommend(history, findings)
     return advice, curve(history, advice.max_norm)
 
 
@@ -58,12 +65,39 @@ def recommend_for_all(readers: Sequence[RunReader], optimizer: str | None = None
     return aggregate([recommend(reader, optimizer) for reader in readers])
 
 
-def _recommend(reader: RunReader, optimizer: str | None, history: OptimizerHistory) -> Recommendation:
-    fix_first = tuple(findings(reader, reader.optimizer(optimizer), history))
-    refusal = _refusal(history)
+def _history_and_findings(reader: RunReader, optimizer: str | None) -> tuple[OptimizerHistory, tuple[Finding, ...]]:
+    """The history of one optimizer, and the findings that concern it."""
+    facts = read_facts(reader)
+    found = find(facts)
+    name = optimizer
+    if name is None:
+        name = shown_optimizer(found, [one.name for one in facts.optimizers if len(one.frame)])
+    name = reader.optimizer(name)
+    own = tuple(finding for finding in found if finding.optimizer in (name, None))
+    known = next((one.history for one in facts.optimizers if one.name == name), None)
+    return optimizer_history(reader, name) if known is None else known, own
+
+
+def _recommend(history: OptimizerHistory, findings: Sequence[Finding]) -> Recommendation:
+    fix_first = tuple(wording.fix_first(finding) for finding in findings if finding.code not in NO_FAULT_OF_THE_MODEL)
+    refusal = _hopeless(findings) or _unseen(findings) or _refusal(history)
     if refusal is not None:
         return replace(_refused(history, *refusal), fix_first=fix_first)
     return replace(_advise(history), fix_first=fix_first)
+
+
+def _hopeless(findings: Sequence[Finding]) -> tuple[str, float | None] | None:
+    """Why no threshold can help: the gravest finding is critical, and its cure is another."""
+    first = next(iter(findings), None)
+    if first is None or first.severity != "critical" or PAGES[first.code].cure not in NO_MATTER_OF_CLIPPING:
+        return None
+    return wording.hopeless(first), None
+
+
+def _unseen(findings: Sequence[Finding]) -> tuple[str, float | None] | None:
+    """Why no threshold can be advised where the script itself changed the gradients before they were measured."""
+    changed = next((finding for finding in findings if finding.code == "clipped-by-script"), None)
+    return None if changed is None else (f"{changed.what}: {changed.remedy}", None)
 
 
 def _refusal(history: OptimizerHistory) -> tuple[str, float | None] | None:

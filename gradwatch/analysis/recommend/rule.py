@@ -22,6 +22,7 @@ from gradwatch.analysis.statistics.progress import (
     NOTABLE_UPDATE_RATIO,
     drift,
     first_loss,
+    has_risen,
     is_noise,
     is_undone,
     medians,
@@ -37,6 +38,7 @@ HEAVY_TAIL_INDEX = 2.5  # below it single steps dominate
 UNEVEN_P99_RATIO = 8.0  # 99th percentile over the median of the norms
 RISING_DRIFT = 2.0  # times: above it the last third of the norms decides
 MAX_DRIFT_UP, MAX_DRIFT_DOWN = 10.0, 30.0  # times: further than one threshold can cover
+SPIKES_TO_CLIP_ALL = 6  # spikes: so many make an adaptive optimizer's advice to clip every step
 EQUAL_RATIO = 1.1  # times: numbers closer than that are not told apart
 TRAVEL_NORMS = 1.5  # times the weights' norm: how far clipped updates may carry the weights within the record
 
@@ -45,6 +47,7 @@ Cause: TypeAlias = Literal["lost", "weights-grew", "large-updates", "heavy-tail"
 
 Basis: TypeAlias = Literal[
     "clip-every-step",  # an adaptive optimizer, a tenth of the 10th percentile
+    "towards-every-step",  # an adaptive optimizer, between that and its 95th percentile: a few spikes
     "guard-p95",  # an adaptive optimizer
     "guard-p95-near-eps",  # likewise, because lower thresholds would bring gradients near eps
     "twice-p99",
@@ -111,7 +114,7 @@ def step_bound(history: OptimizerHistory) -> float | None:
 
     With momentum, the accumulated update of one gradient counts: ``lr * norm / (1 - momentum)``.
     """
-    if history.is_adaptive or not history.learning_rate or history.weight_norm is None:
+    if not history.follows_gradient or not history.learning_rate or history.weight_norm is None:
         return None
     return MAX_UPDATE_RATIO * weight_size(history) * (1 - history.momentum) / history.learning_rate
 
@@ -146,21 +149,33 @@ def _for_adaptive(history: OptimizerHistory, tail: float) -> Choice:
     """Adam: clipping every step does not change the learning rate, it gives each step the same weight."""
     norms = decisive(history.norms)
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
-    lost = history.unstable or is_undone(history)
+    lost = history.lost_at is not None or _went_wrong(history)
     uneven = tail < HEAVY_TAIL_INDEX or top > UNEVEN_P99_RATIO * level
-    if (lost or uneven) and history.least_norm <= level:
-        low = 0.1 * float(np.quantile(norms, 0.1))
-        return Choice(
-            max(low, history.least_norm),
-            max(0.1 * low, history.least_norm),
-            level,
-            "clip-every-step",
-            "lost" if lost else "uneven",
-            clip="AutoClip(10)" if lost else None,
-        )
+    trouble = 1.0 if lost or uneven else min(1.0, history.spikes / SPIKES_TO_CLIP_ALL)
     upper = float(np.quantile(norms, 0.95))
-    basis: Basis = "guard-p95-near-eps" if lost or uneven else "guard-p95"
-    return Choice(upper, level, max(top, 10 * level), basis, clip=None if lost or uneven else "ZClip()")
+    if not trouble or history.least_norm > level:
+        basis: Basis = "guard-p95-near-eps" if trouble else "guard-p95"
+        return Choice(upper, level, max(top, 10 * level), basis, clip=None if trouble else "ZClip()")
+    low = 0.1 * float(np.quantile(norms, 0.1))
+    # A few spikes move the threshold by a part of the way, so that one step cannot turn the advice over.
+    number = upper ** (1 - trouble) * low**trouble
+    unstable = lost or history.spikes > 0
+    return Choice(
+        max(number, history.least_norm),
+        max(0.1 * low, history.least_norm),
+        max(level, number),
+        "clip-every-step" if trouble == 1.0 else "towards-every-step",
+        "lost" if unstable else "uneven",
+        clip=None if not unstable else "AutoClip(10)" if trouble == 1.0 else "ZClip()",
+    )
+
+
+def _went_wrong(history: OptimizerHistory) -> bool:
+    """Whether the loss rose again, or did not fall under updates that are large enough to learn something."""
+    if not is_undone(history):
+        return False
+    crawls = history.update_ratio is not None and history.update_ratio < NOTABLE_UPDATE_RATIO
+    return history.ended_nonfinite or has_risen(history) or not crawls
 
 
 # ------------------------------------------------------------ optimizers that follow the gradient

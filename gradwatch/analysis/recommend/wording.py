@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.recommend.rule import (
     EQUAL_RATIO,
     MAX_UPDATE_RATIO,
@@ -76,6 +77,8 @@ def _optimizer(history: OptimizerHistory, number: float) -> str:
             f"{name} divides by the size of its gradients: a threshold that acts at most steps normalises them,"
             " and one that acts rarely protects the running averages from single steps"
         )
+    if history.update_rule is None:
+        return f"it is not known whether the update of {name} follows the size of its gradient"
     if history.learning_rate is None:
         return f"{name} follows the size of its gradient: the threshold bounds every update"
     bound = history.learning_rate * number / (1 - history.momentum)
@@ -108,7 +111,7 @@ def _threshold_in_force(history: OptimizerHistory) -> str | None:
 
 def explain(history: OptimizerHistory, choice: Choice) -> str:
     """What the threshold is, and why that."""
-    if choice.basis in ("clip-every-step", "guard-p95", "guard-p95-near-eps"):
+    if choice.basis in ("clip-every-step", "towards-every-step", "guard-p95", "guard-p95-near-eps"):
         return _explain_adaptive(history, choice)
     if choice.basis.startswith("guard"):
         return _explain_guard(history, choice)
@@ -119,7 +122,7 @@ def explain(history: OptimizerHistory, choice: Choice) -> str:
             " within as many steps as were recorded"
         )
     if choice.basis == "norms-alone":
-        return _explain_norms_alone(choice)
+        return _explain_norms_alone(history, choice)
     fault = _fault(history, choice)
     if choice.basis == "twice-p99":
         return f"{fault}; it is twice the 99th percentile of the healthy norms"
@@ -162,6 +165,11 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
             "the 95th percentile of the healthy norms: clipping every step would give each the same weight, but"
             " would bring gradients near eps"
         )
+    if choice.basis == "towards-every-step":
+        return (
+            f"between the 95th percentile of the healthy norms, a guard, and a tenth of the 10th, which clips every"
+            f" step: {history.spikes} spikes got through, and the training came back from each"
+        )
     if choice.basis == "guard-p95":
         return (
             "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the"
@@ -194,12 +202,17 @@ def _explain_guard(history: OptimizerHistory, choice: Choice) -> str:
     return f"{passed}, so it is a guard: {_bound(history)}{momentum}"
 
 
-def _explain_norms_alone(choice: Choice) -> str:
+def _explain_norms_alone(history: OptimizerHistory, choice: Choice) -> str:
     why = {
         "lost": "low enough to hold back what went wrong",
         "outliers": "single steps are far larger than the others, and this is below them",
         "None": "nothing went wrong, so it is a guard that holds back the largest steps",
     }[str(choice.cause)]
+    if history.update_rule is None and history.weight_norm is not None:
+        return (
+            f"the {choice.percentile}th percentile of the healthy norms, {why}. For an optimizer whose rule is not"
+            " known, the norms alone are what advice can be based on"
+        )
     return (
         f"the {choice.percentile}th percentile of the healthy norms, {why}. The right threshold depends on the"
         " learning rate and the size of the weights, which this history does not hold: `gradwatch.attach` records"
@@ -207,7 +220,18 @@ def _explain_norms_alone(choice: Choice) -> str:
     )
 
 
+def fix_first(finding: Finding) -> str:
+    """A finding in one sentence, as something to change before clipping."""
+    return f"{finding.what}: {finding.remedy}"
+
+
 # ----------------------------------------------------------------------------------- the refusals
+
+
+def hopeless(finding: Finding) -> str:
+    """No threshold would have prevented this fault."""
+    return f"{finding.what}. No clipping threshold would have prevented that: {finding.remedy}"
+
 
 AFTER_CLIPPING = (
     "only norms after clipping were recorded: they end at the old threshold, and no percentile of them says anything"

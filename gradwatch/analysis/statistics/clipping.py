@@ -12,6 +12,7 @@ import pandas as pd
 class ClippingSummary:
     """How the run was clipped."""
 
+    is_known: bool  # False: the history does not tell whether it was clipped
     kind: str | None  # norm, value, norm+value; policy: by one without a threshold; None: no clipping was recorded
     policy: str | None  # of gradwatch, with its settings, where `attach` clipped
     threshold: float | None  # the last one in force
@@ -22,8 +23,14 @@ class ClippingSummary:
     cut_fraction: float | None  # value clipping: mean share of entries cut
 
 
-def clipping_summary(steps: pd.DataFrame, policy: str | None) -> ClippingSummary:
-    """Summarize the clipping columns of `RunReader.steps`; ``policy`` is the text of gradwatch's own policy."""
+def clipping_summary(steps: pd.DataFrame, policy: str | None, *, is_known: bool = True) -> ClippingSummary:
+    """Summarize the clipping columns of `RunReader.steps`.
+
+    Args:
+        steps: of one optimizer.
+        policy: the text of gradwatch's own policy, where `attach` clipped.
+        is_known: whether clipping would have been recorded; an imported history does not tell.
+    """
     by_norm, by_value = steps["max_norm"].dropna(), steps["clip_value"].dropna()
     kinds = [kind for kind, found in (("norm", by_norm), ("value", by_value)) if len(found)]
     if not kinds and (policy is not None or not (steps["clip_coef"] >= 1).all()):
@@ -34,6 +41,7 @@ def clipping_summary(steps: pd.DataFrame, policy: str | None) -> ClippingSummary
     coefs = coefs[np.isfinite(coefs)]
     cut = steps["cut_fraction"].dropna()
     return ClippingSummary(
+        is_known=is_known or bool(kinds),
         kind="+".join(kinds) or None,
         policy=policy,
         threshold=float(thresholds.iloc[-1]) if len(thresholds) else None,

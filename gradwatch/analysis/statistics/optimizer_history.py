@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.statistics.quantiles import Array
-from gradwatch.detect import eps_of, traits_of
+from gradwatch.analysis.statistics.recovery import came_back
+from gradwatch.analysis.statistics.update_rule import find_update_rule
+from gradwatch.detect import eps_of
 from gradwatch.detect.optimizers import UpdateRule
 from gradwatch.record import WEIGHT_STATS, Event
 
@@ -83,7 +85,12 @@ class OptimizerHistory:
     @property
     def is_adaptive(self) -> bool:
         """Whether the optimizer is known to divide by the size of its gradients, as Adam does."""
-        return (self.update_rule or traits_of(self.optimizer_class).update_rule) == "normalises"
+        return self.update_rule == "normalises"
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether the update is known to grow with the gradient, as that of SGD does."""
+        return self.update_rule == "follows-gradient"
 
     @property
     def ended_nonfinite(self) -> bool:
@@ -105,35 +112,43 @@ class OptimizerHistory:
         return there
 
 
-def optimizer_history(reader: RunReader, optimizer: str | None = None) -> OptimizerHistory:
-    """Read the history of one optimizer, the first if None."""
+def optimizer_history(
+    reader: RunReader, optimizer: str | None = None, frame: pd.DataFrame | None = None
+) -> OptimizerHistory:
+    """Read the history of one optimizer, the first if None; ``frame`` is its `RunReader.steps`, if it was read."""
     name = reader.optimizer(optimizer)
-    frame = reader.steps(name)
+    frame = reader.steps(name) if frame is None else frame
     events = tuple(event for event in reader.events() if event.optimizer == name)
     steps = frame.index.to_numpy(np.int64)
     norms = frame["total_norm"].to_numpy(float)
     finite = np.isfinite(norms) & (norms > 0) & ~frame["skipped"].to_numpy(bool)
     warm_up = _warm_up_steps(len(norms))
     counts = finite & (np.arange(len(norms)) >= warm_up)
+    losses = frame["loss"].to_numpy(float)
     critical = [event for event in events if event.severity == "critical" and not _is_over(event, steps)]
+    critical = [e for e in critical if e.kind != "explosion" or not came_back(steps, norms, losses, e)]
     usable = _usable(steps, counts, events, critical)
     coefs = frame["clip_coef"].to_numpy(float)
     rates = frame["learning_rate"].dropna()
-    momentum = reader.settings(name).get("momentum")
+    settings = reader.settings(name)
+    momentum = settings.get("momentum")
     meta = reader.meta()
-    weights, update_ratio = _weights(reader, name)
+    weights, updates = _total_norms(reader, name)
+    class_name = reader.optimizers.get(name, "")
+    update_rule = find_update_rule(class_name, settings, frame, updates)
+    weights, update_ratio = _weights(weights, updates)
     return OptimizerHistory(
         run=reader.name,
         norms=norms[usable],
-        given=(norms * np.where(np.isfinite(coefs), coefs, 1.0))[usable],
+        given=norms[usable] * np.where(np.isfinite(coefs), coefs, 1.0)[usable],
         every_norm=norms[counts & (steps < (critical[0].step if critical else math.inf))],
         frame=frame,
         events=events,
         nonfinite=int((~np.isfinite(norms)).sum()),
         lost_at=critical[0] if critical else None,
         worst=_worst(norms[finite], critical),
-        optimizer_class=reader.optimizers.get(name, ""),
-        update_rule=traits_of(reader.optimizers.get(name, ""), reader.settings(name)).update_rule,
+        optimizer_class=class_name,
+        update_rule=update_rule,
         learning_rate=float(rates.max()) if len(rates) else None,
         momentum=float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0,
         weights=weights,
@@ -186,9 +201,8 @@ def _worst(norms: Array, critical: Sequence[Event]) -> float:
     return float(norms.max(initial=0.0))
 
 
-def _weights(reader: RunReader, optimizer: str) -> tuple[pd.Series[float], float | None]:
-    """The sampled norm over all weights by step, and the median of the update's norm over it."""
-    weights, updates = _total_norms(reader, optimizer)
+def _weights(weights: pd.Series[float], updates: pd.Series[float]) -> tuple[pd.Series[float], float | None]:
+    """The sampled norms over all weights that are usable, and the median of the update's norm over them."""
     weights = weights[np.isfinite(weights) & (weights > 0)]
     ratios = updates.loc[weights.index] / weights
     ratios = ratios[np.isfinite(ratios)]

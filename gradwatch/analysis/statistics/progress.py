@@ -42,7 +42,7 @@ def is_undone(history: OptimizerHistory) -> bool:
     if history.ended_nonfinite:
         return True
     losses = history.losses()
-    if len(losses) < MIN_LOSSES:
+    if len(losses) < MIN_LOSSES or is_about_zero(losses):
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
     tenth_medians = medians(tenths)
@@ -53,15 +53,40 @@ def is_undone(history: OptimizerHistory) -> bool:
     return end - best > max(UNDONE_SHARE * (start - best), doubt)
 
 
+def has_risen(history: OptimizerHistory) -> bool:
+    """Whether the loss ends above its best level, by a notable part of its progress and beyond doubt."""
+    losses = history.losses()
+    if len(losses) < MIN_LOSSES or is_about_zero(losses):
+        return history.lost_at is not None
+    tenths = np.array_split(losses, 10)
+    tenth_medians = medians(tenths)
+    best = int(np.argmin(tenth_medians))
+    doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
+    progress = max(0.0, first_loss(losses) - tenth_medians[best])
+    return tenth_medians[-1] - tenth_medians[best] > max(UNDONE_SHARE * progress, doubt)
+
+
 def is_flat(history: OptimizerHistory) -> bool:
     """Whether the last third of the losses made no progress that is notable and beyond doubt."""
     losses = history.losses()
-    if len(losses) < MIN_LOSSES:
+    if len(losses) < MIN_LOSSES or is_about_zero(losses):
         return False
     thirds = np.array_split(losses, 3)
     third_medians = medians(thirds)
     progress = abs(first_loss(losses) - third_medians[2])
     return third_medians[1] - third_medians[2] < max(FLAT_SHARE * progress, uncertainty(thirds[2]))
+
+
+def is_about_zero(losses: Array) -> bool:
+    """Whether losses scatter about 0, as surrogate losses of reinforcement learning do: they show no progress.
+
+    >>> is_about_zero(np.array([-0.1, 0.2, -0.05, 0.1])), is_about_zero(np.array([2.0, 1.5, 1.2]))
+    (True, False)
+    """
+    if not len(losses):
+        return False
+    low, high = np.quantile(losses, [0.25, 0.75])
+    return bool(losses.min() < 0 < losses.max() and abs(np.median(losses)) < 2 * max(high - low, 1e-300))
 
 
 def medians(parts: Sequence[Array]) -> list[float]:

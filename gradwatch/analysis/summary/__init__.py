@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from gradwatch.analysis.diagnosis import Finding, find
+from gradwatch.analysis.diagnosis.facts import Facts, read_facts
 from gradwatch.analysis.display import as_html
 from gradwatch.analysis.history import ResumePoint, RunReader
 from gradwatch.analysis.statistics.clipping import ClippingSummary, clipping_summary
@@ -21,7 +23,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import RankSummary, last_known, noise_scale, rank_summaries
 from gradwatch.analysis.statistics.series import Series, step_series
 from gradwatch.analysis.statistics.weights import WeightSummary, weight_summary
-from gradwatch.analysis.summary.verdict import Verdict, judge, next_action
+from gradwatch.analysis.summary.verdict import Verdict, judge, next_action, shown_optimizer
 from gradwatch.errors import EmptyRun
 from gradwatch.record import Event
 
@@ -42,7 +44,7 @@ PACE_STEPS = 200  # steps whose mean duration predicts the time left
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunSummary:
-    """A run in numbers. Norms are of the gradient before clipping."""
+    """A run in numbers. Norms are of the gradient at `moment`, usually before clipping."""
 
     run: str
     model: str
@@ -62,6 +64,7 @@ class RunSummary:
     verdict: Verdict
     reason: str
     next: str
+    moment: str  # of the norms: before clipping, after clipping, as the optimizer got them, or unknown
     total_norm: NormSummary
     loss: LossSummary | None
     learning_rate: float | None
@@ -74,6 +77,7 @@ class RunSummary:
     dropped_steps: int
     damaged_rows: int  # of the store, left out because they do not match their checksum
     events: tuple[Event, ...]
+    findings: tuple[Finding, ...]  # of the whole run, ordered by consequence
     layers: tuple[LayerSummary, ...]
     telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
     series: Series = field(repr=False)
@@ -89,7 +93,9 @@ class RunSummary:
 
 
 def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool = True) -> RunSummary:
-    """Compute the summary of a run over the steps of one optimizer, the first if None.
+    """Compute the summary of a run over the steps of one optimizer.
+
+    If None, it is the optimizer of the gravest finding, or the first one that has steps.
 
     Without ``layers`` the summary holds nothing about single parameters, and no ``weights``; the memory needed
     then does not grow with the model.
@@ -97,21 +103,23 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
     Raises:
         EmptyRun: no step is recorded.
     """
-    name = reader.optimizer(optimizer)
-    steps = reader.steps(name)
-    if steps.empty:
+    facts = read_facts(reader)
+    findings = find(facts)
+    name = _optimizer(reader, optimizer, facts, findings)
+    steps = facts.frame_of(name)
+    if steps is None or steps.empty:
         raise EmptyRun(
             f"{str(reader.path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
             " Records reach the disk within a second."
         )
-    events = tuple(reader.events())
+    events = facts.events
     series = step_series(reader, name, steps, layers=layers)
     update_ratios = reader.layers("update_ratio", name) if layers else pd.DataFrame()
     each = layer_summaries(reader, name, series, update_ratios) if layers else ()
     attempts = reader.attempts()
-    verdict, reason = judge(events, len(steps))
+    verdict, reason = judge(findings, len(steps), len(events))
     meta = reader.meta()
-    clipping = clipping_summary(steps, meta.get(f"clip.{name}"))
+    clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not facts.is_imported)
     total = int(meta["total_steps"]) if "total_steps" in meta else None
     return RunSummary(
         run=reader.name,
@@ -127,11 +135,12 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
         total_steps=total,
         seconds_left=None if total is None else _seconds_left(steps, total),
-        running=bool(attempts) and attempts[-1].ended is None,
+        running=facts.ending.state == "running",
         ended=attempts[-1].reason if attempts else None,
         verdict=verdict,
         reason=reason,
-        next=next_action(events, clipping),
+        next=next_action(findings, clipped=clipping.kind is not None),
+        moment=_moment(meta.get("moment", "unknown"), findings, name),
         total_norm=norm_summary(series.total_norm, series.step),
         loss=loss_summary(steps),
         learning_rate=_last(steps["learning_rate"].to_numpy()),
@@ -144,10 +153,23 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         dropped_steps=sum(attempt.dropped for attempt in attempts),
         damaged_rows=reader.damaged_rows,
         events=events,
+        findings=findings,
         layers=each,
         telling=most_relevant(each, events),
         series=series,
     )
+
+
+def _optimizer(reader: RunReader, optimizer: str | None, facts: Facts, findings: tuple[Finding, ...]) -> str:
+    if optimizer is not None:
+        return reader.optimizer(optimizer)
+    with_steps = [one.name for one in facts.optimizers if len(one.frame)]
+    return shown_optimizer(findings, with_steps) or reader.optimizer()
+
+
+def _moment(recorded: str, findings: tuple[Finding, ...], optimizer: str) -> str:
+    changed = any(f.code == "clipped-by-script" and f.optimizer == optimizer for f in findings)
+    return "as the optimizer got them" if changed else recorded
 
 
 def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:

@@ -1,118 +1,72 @@
-"""Events -> one word for the run, the reason for it, and the next thing to do."""
+"""Findings -> one word for the run, the reason for it, and the next thing to do."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from gradwatch.analysis.statistics.clipping import ClippingSummary
-from gradwatch.record import SEVERITIES, Event
+from gradwatch.analysis.diagnosis import Finding, worst_severity
 
-Verdict: TypeAlias = str  # healthy, warning or critical
-NonfiniteFault: TypeAlias = Literal["entries", "norm", "loss"]
+Verdict: TypeAlias = Literal["healthy", "warning", "critical"]
 
-_VERDICTS: dict[str, Verdict] = {"info": "healthy", "warning": "warning", "critical": "critical"}
-
-_SENTENCES = {
-    "explosion": "exploded at step {step}",
-    "nonfinite": "gradients not finite at step {step}",
-    "spike": "norm spiked at step {step}",
-    "vanishing": "gradients vanished by step {step}",
-    "dead": "no gradient reached a parameter by step {step}",
-    "overclipping": "clipped at most steps by step {step}",
-    "desync": "ranks parted at step {step}",
-    "ineffective-clipping": "clipping did not act as it was meant to at step {step}",
-}
-
-_LOOK_AT = {
-    "backward": "look at the backward of the parameter named: a root, a logarithm or a division at 0",
-    "weights": "look at the update before that step: it left weights that are not finite",
-    "loss": "look at what enters the loss at that step",
-    None: "look at what enters the loss at that step",
-}
+ENDINGS = ("died", "killed")  # codes that say nothing of the gradients
 
 
-def judge(events: Sequence[Event], steps: int) -> tuple[Verdict, str]:
-    """The verdict and its reason, which is the first of the worst events.
+def verdict_of(findings: Sequence[Finding]) -> Verdict:
+    """One word for a run: the gravest severity, and healthy where nothing is more than information.
+
+    >>> verdict_of([])
+    'healthy'
+    """
+    severity = worst_severity(findings)
+    return "healthy" if severity == "info" else severity
+
+
+def judge(findings: Sequence[Finding], steps: int, noted: int = 0) -> tuple[Verdict, str]:
+    """The verdict and its reason, which is the first finding; ``noted`` events are mentioned where all is well.
 
     >>> judge([], 10)
     ('healthy', 'no warning in 10 steps')
     """
-    worst = max((SEVERITIES.index(event.severity) for event in events), default=0)
-    verdict = _VERDICTS[SEVERITIES[worst]]
-    if verdict == "healthy":
-        noted = f"; {len(events)} noted" if events else ""
-        return verdict, f"no warning in {steps} steps{noted}"
-    first = next(event for event in events if event.severity == SEVERITIES[worst])
-    return verdict, _sentence(first)
+    verdict = verdict_of(findings)
+    alarming = [finding for finding in findings if finding.severity != "info"]
+    if alarming:
+        return verdict, _reason(alarming)
+    reason = f"no warning in {steps} steps"
+    if any(finding.code == "too-short" for finding in findings):
+        reason += ", which are few to judge"
+    return verdict, reason + (f"; {noted} noted" if noted else "")
 
 
-def nonfinite_fault(event: Event) -> NonfiniteFault:
-    """Whether an event of kind nonfinite is about entries of the gradient, its norm alone, or the loss alone.
+def _reason(alarming: Sequence[Finding]) -> str:
+    first, *others = alarming
+    if all(finding.code in ENDINGS for finding in alarming):
+        return f"{first.what}; until then the gradients were healthy"
+    ending = next((finding for finding in others if finding.code in ENDINGS), None)
+    return first.what if ending is None else f"{first.what}; {ending.what}"
 
-    Only an event about entries has a limit. Events of schema 1 and 2 have no origin: there a NaN of no parameter
-    is taken for the loss.
+
+def next_action(findings: Sequence[Finding], *, clipped: bool) -> str:
+    """The next thing to do: the remedy of the gravest finding, or a look at the threshold."""
+    alarming = [finding for finding in findings if finding.severity != "info"]
+    if alarming:
+        first = alarming[0]
+        return f"{first.remedy} (`gradwatch explain {first.code}`)"
+    if clipped:
+        return "nothing is wrong; `gradwatch recommend` compares the threshold in force with others"
+    return "nothing is wrong; `gradwatch recommend` says whether a clipping threshold would be a cheap guard"
+
+
+def order_of_optimizers(findings: Sequence[Finding], with_steps: Sequence[str]) -> list[str]:
+    """The optimizers that have steps: those with a warning or worse first, in the order of the findings.
+
+    >>> order_of_optimizers([], ["actor", "critic"])
+    ['actor', 'critic']
     """
-    if event.limit is not None:
-        return "entries"
-    is_nan = event.observed is not None and math.isnan(event.observed)
-    return "loss" if event.origin == "loss" or (event.parameter is None and is_nan) else "norm"
+    faulty = [one.optimizer for one in findings if one.severity != "info" and one.optimizer is not None]
+    return list(dict.fromkeys([*(name for name in faulty if name in with_steps), *with_steps]))
 
 
-def _sentence(event: Event) -> str:
-    if event.kind == "nonfinite":
-        return _nonfinite_sentence(event)
-    text = _SENTENCES.get(event.kind, event.kind + " at step {step}").format(step=event.step)
-    if event.origin == "loss":
-        return f"{text}, with the loss"
-    where = f", first in {event.parameter}" if event.parameter else ""
-    return text + where + ("; the loss did not rise" if event.origin == "backward" else "")
-
-
-def _nonfinite_sentence(event: Event) -> str:
-    fault = nonfinite_fault(event)
-    if fault == "norm":
-        return f"the norm overflowed at step {event.step}, and every gradient with it"
-    if fault == "loss":
-        return f"the loss was no longer finite at step {event.step}"
-    text = _SENTENCES["nonfinite"].format(step=event.step)
-    if event.origin == "weights":
-        return f"{text}: the weights of {event.parameter} were not before it"
-    if event.origin == "loss":
-        return f"{text}, with the loss"
-    where = f", first in {event.parameter}" if event.parameter else ""
-    return text + where + ("; the loss was" if event.origin == "backward" else "")
-
-
-def next_action(events: Sequence[Event], clipping: ClippingSummary) -> str:
-    """The next thing to do, from the worst event that suggests one."""
-    worst = sorted(
-        (event for event in events if event.severity != "info"),
-        key=lambda event: (-SEVERITIES.index(event.severity), event.step),
-    )
-    for event in worst:
-        advice = _advice(event, clipping)
-        if advice is not None:
-            return advice
-    if clipping.kind is None:
-        return "nothing is wrong; `gradwatch recommend` says whether a clipping threshold would be a cheap guard"
-    return "nothing is wrong; `gradwatch recommend` compares the threshold in force with others"
-
-
-def _advice(event: Event, clipping: ClippingSummary) -> str | None:
-    """What to do about an event; None where it alone suggests nothing."""
-    rise = "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
-    if clipping.kind is None:
-        rise = "clip: `gradwatch recommend` says at which threshold"
-    inner = "clipping can't help here: look at the initialisation and activations of the parameter named"
-    return {
-        "desync": f"look at what rank {event.rank} alone does or is given; `gradwatch events --kind desync` says more",
-        "explosion": rise,
-        "spike": rise,
-        "nonfinite": f"{_LOOK_AT.get(event.origin)}; `gradwatch events --kind nonfinite` has the rest",
-        "vanishing": inner,
-        "dead": inner,
-        "ineffective-clipping": "correct the clip call: `gradwatch events --kind ineffective-clipping` says how",
-        "overclipping": "`gradwatch recommend` says which threshold would act as a guard; or lower the learning rate",
-    }.get(event.kind)
+def shown_optimizer(findings: Sequence[Finding], with_steps: Sequence[str]) -> str | None:
+    """The optimizer that a report shows where none is named; None: none has steps."""
+    return next(iter(order_of_optimizers(findings, with_steps)), None)

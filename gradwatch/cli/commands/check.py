@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
+from gradwatch.analysis.diagnosis import PAGES, Finding
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary import summarize
-from gradwatch.cli.commands.events import check_kinds
+from gradwatch.analysis.summary import RunSummary
+from gradwatch.analysis.summary.verdict import ENDINGS
 from gradwatch.cli.output import NOT_HEALTHY, open_run, print_json, screen
-from gradwatch.record import Event
+from gradwatch.errors import BadArgument
+from gradwatch.record import KINDS
 from gradwatch.text import share
+from gradwatch.views.json import check as check_json
 
 _FATAL = {"warning": ("warning", "critical"), "critical": ("critical",)}
 """The severities that each option value of ``--fail-on`` stands for."""
 
 
-def check(path: Path | None, json: bool, fail_on: list[str], max_clipped_fraction: float | None) -> None:
+def check(
+    path: Path | None,
+    json: bool,
+    fail_on: list[str],
+    max_clipped_fraction: float | None,
+    min_steps: int | None,
+    allow_unfinished: bool,
+) -> None:
     """Print each fault of a run and exit with code 3, or print that it is healthy."""
-    check_kinds([kind for kind in fail_on if kind not in _FATAL])
+    check_names(fail_on)
     run = open_run(path)
-    faults = find_faults(run, fail_on, max_clipped_fraction)
+    summary = run.summary()
+    faults = find_faults(
+        run,
+        summary,
+        fail_on,
+        max_clipped_fraction=max_clipped_fraction,
+        min_steps=min_steps,
+        allow_unfinished=allow_unfinished,
+    )
     if json:
-        print_json({"run": run.name, "healthy": not faults, "faults": faults})
+        print_json(check_json(summary, faults))
     else:
         ink = screen().ink
         for line in faults or ["healthy"]:
@@ -32,41 +51,70 @@ def check(path: Path | None, json: bool, fail_on: list[str], max_clipped_fractio
         raise typer.Exit(NOT_HEALTHY)
 
 
-def find_faults(run: Run, fail_on: list[str], max_clipped_fraction: float | None) -> list[str]:
-    """One line for each reason why a run fails.
+def check_names(names: Sequence[str]) -> None:
+    """Check the values of ``--fail-on``.
+
+    Raises:
+        BadArgument: a name is no kind of event, no code of a finding and no severity.
+    """
+    for name in names:
+        if name not in {*KINDS, *PAGES, *_FATAL}:
+            known = ", ".join([*_FATAL, *KINDS])
+            raise BadArgument(
+                f"{name!r} is no kind of event; expected one of {known}, or a code that docs/findings.md lists."
+            )
+
+
+def find_faults(
+    run: Run,
+    summary: RunSummary,
+    fail_on: Sequence[str] = (),
+    *,
+    max_clipped_fraction: float | None = None,
+    min_steps: int | None = None,
+    allow_unfinished: bool = False,
+) -> list[str]:
+    """One line for each reason why the run fails.
 
     Args:
         run: to check, all its optimizers.
-        fail_on: kinds of event or severities; any warning or worse if it is empty.
-        max_clipped_fraction: the largest share of an optimizer's steps that may be clipped.
-
-    Raises:
-        EmptyRun: no step has been recorded.
+        summary: of the run.
+        fail_on: severities, codes of findings or kinds of event; any finding of warning or worse if it is empty.
+        max_clipped_fraction: the largest share of steps that may be clipped.
+        min_steps: the least number of steps; None: as many as a diagnosis needs.
+        allow_unfinished: pass a run that an exception, a signal or a kill ended.
     """
-    several = len(run.optimizers) > 1
-    summaries = [summarize(run, name, layers=False) for name in _stepped(run)]
-    faults = []
-    for event in summaries[0].events:
-        if _is_fatal(event, fail_on):
-            where = f" of optimizer {event.optimizer}" if several else ""
+    passed = {*(ENDINGS if allow_unfinished else ()), *(() if min_steps is None else ("too-short",))}
+    found = [finding for finding in summary.findings if finding.code not in passed]
+    faults = [f"{f.severity} {f.code}{_at(f)}: {f.what}" for f in found if _is_fatal(f, fail_on)]
+    for event in summary.events:
+        if event.severity != "info" and event.kind in fail_on:
+            where = _of(summary, event.optimizer)
             faults.append(f"{event.severity} {event.kind} at step {event.step}{where}: {event.message}")
-    for summary in summaries:
-        fraction = summary.clipping.clipped_fraction or 0.0
-        if max_clipped_fraction is not None and fraction > max_clipped_fraction:
-            where = f" of optimizer {summary.optimizer}" if several else ""
-            faults.append(
-                f"{share(fraction)} of the steps{where} were clipped, more than {share(max_clipped_fraction)}"
-            )
-    return faults
+    if min_steps is not None and summary.steps < min_steps:
+        faults.append(f"{summary.steps} steps are recorded, fewer than {min_steps}")
+    return faults if max_clipped_fraction is None else faults + _clipped_too_often(run, summary, max_clipped_fraction)
 
 
-def _stepped(run: Run) -> list[str]:
-    """The optimizers that made a step, or else the first."""
-    return [name for name in run.optimizers if len(run.standing(name))] or [run.optimizer()]
+def _clipped_too_often(run: Run, summary: RunSummary, limit: float) -> list[str]:
+    clipped = run.steps().groupby("optimizer")["clipped"].mean()
+    return [
+        f"{share(fraction)} of the steps{_of(summary, str(name))} were clipped, more than {share(limit)}"
+        for name, fraction in clipped.items()
+        if fraction > limit
+    ]
 
 
-def _is_fatal(event: Event, fail_on: list[str]) -> bool:
-    if event.severity == "info":
-        return False
+def _of(summary: RunSummary, optimizer: str) -> str:
+    return f" of optimizer {optimizer}" if len(summary.optimizers) > 1 else ""
+
+
+def _at(finding: Finding) -> str:
+    return "" if finding.steps is None else f" at step {finding.steps[0]}"
+
+
+def _is_fatal(finding: Finding, fail_on: Sequence[str]) -> bool:
+    if finding.code in fail_on and finding.code not in KINDS:
+        return True
     severities = {severity for name in fail_on for severity in _FATAL.get(name, ())}
-    return not fail_on or event.kind in fail_on or event.severity in severities
+    return finding.severity in severities if fail_on else finding.severity != "info"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gradwatch.analysis.recommend import recommend_for_all
-from gradwatch.cli.output import chosen_optimizer, open_run, print_json, print_view, screen
+from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.views import json as json_view
 from gradwatch.views.console import recommend as console_view
 
@@ -20,7 +20,7 @@ def recommend(paths: list[Path], json: bool, optimizer: str | None) -> None:
             print_view(console_view.agreement(found, screen()))
         return
     run = open_run(paths[0] if paths else None)
-    advice = run.recommend(chosen_optimizer(run, optimizer))
+    advice = run.recommend(optimizer)
     if json:
         print_json(json_view.recommendation(advice))
     else:

@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.worst_optimizer import by_severity
-from gradwatch.cli.output import chosen_optimizer, open_run, print_json, print_view, screen
+from gradwatch.analysis.summary.verdict import order_of_optimizers
+from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotExport
 from gradwatch.views import html as html_view
 from gradwatch.views import json as json_view
@@ -27,7 +27,7 @@ def report(path: Path | None, json: bool, html: Path | None, layers: int, optimi
         size = write_html(run, html, optimizer)
         typer.echo(f"wrote {html}, {size / 1e6:.1f} MB")
         return
-    summary = run.summary(chosen_optimizer(run, optimizer))
+    summary = run.summary(optimizer)
     if json:
         print_json(json_view.report(summary))
     else:
@@ -40,10 +40,16 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
     Raises:
         CannotExport: the file can't be written.
     """
-    names = by_severity(run)[:MOST_OPTIMIZERS] if optimizer is None else [optimizer]
+    names = _worst_first(run)[:MOST_OPTIMIZERS] if optimizer is None else [optimizer]
     page = html_view.render(*(RunView(run.path, name) for name in names)).encode()
     try:
         file.write_bytes(page)
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
     return len(page)
+
+
+def _worst_first(run: Run) -> list[str]:
+    """The optimizers that made a step, the one with the gravest finding first; without a step the first of all."""
+    stepped = [name for name in run.optimizers if len(run.standing(name))]
+    return order_of_optimizers(run.diagnosis(), stepped) or [run.optimizer()]

@@ -43,6 +43,7 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
     """The sections of a report that have a line: at least what run it is, its curves, and the next step."""
     sections = [
         headline(summary, screen),
+        finding_lines(summary, screen),
         [
             *norm_lines(summary, screen),
             *loss_lines(summary, screen),
@@ -88,7 +89,7 @@ def _facts(summary: RunSummary) -> list[str]:
         optimizer_label(summary.optimizer_class, summary.learning_rate),
         f"{step_range(summary.first_step, summary.last_step)} ({summary.steps} recorded)",
         duration(summary.seconds),
-        "still running, or killed" if summary.running else "",
+        "still running" if summary.running else "",
         f"attempt {summary.attempts}" if summary.attempts > 1 else "",
     ]
     return [fact for fact in facts if fact]
@@ -115,6 +116,19 @@ def _resumed(points: Sequence[ResumePoint], most: int = 3) -> str:
     return "; ".join(str(point) for point in points[-most:]) + more
 
 
+def finding_lines(summary: RunSummary, screen: Screen, most: int = 6) -> list[Text]:
+    """The findings beside the one that the headline tells."""
+    told = next((finding for finding in summary.findings if finding.severity != "info"), None)
+    others = [finding for finding in summary.findings if finding is not told]
+    lines = []
+    for finding in others[:most]:
+        lead = f"  {finding.severity:<9}{finding.code} "
+        lines += screen.wrap(lead, finding.what, SEVERITY_STYLES[finding.severity], "")
+    if len(others) > most:
+        lines.append(Text(f"  {len(others) - most} more; `gradwatch report --json` has every finding", "dim"))
+    return [Text("findings", "bold"), *lines] if lines else []
+
+
 def next_lines(summary: RunSummary, screen: Screen) -> list[Text]:
     """The next thing to do."""
     return screen.wrap("next: ", summary.next, "bold")
@@ -127,7 +141,7 @@ def norm_lines(summary: RunSummary, screen: Screen, height: int = 4) -> list[Tex
     """The total norm before clipping: its numbers and its curve."""
     norm, norms = summary.total_norm, summary.series.total_norm
     head = Text("total norm", "bold")
-    head.append(" before clipping   " if screen.width >= 100 else "  ", "dim")
+    head.append(f" {summary.moment}   " if screen.width >= 100 else "  ", "dim")
     for label, value in (("median", norm.median), ("p99", norm.p99), ("max", norm.max)):
         head.append(f"{label} ", "dim").append(f"{number(value)}  ")
     if norm.max_step is not None:
@@ -170,6 +184,8 @@ def _curve(
 def clipping_line(clipping: ClippingSummary, screen: Screen) -> Text:
     """How the run was clipped, at which threshold and how often."""
     line = Text("clipping", "bold")
+    if clipping.kind is None and not clipping.is_known:
+        return line.append("  not known: the history does not tell", "dim")
     if clipping.kind is None:
         return line.append("  none", "dim")
     if clipping.policy is not None:

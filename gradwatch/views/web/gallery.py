@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary.verdict import judge
+from gradwatch.analysis.summary.verdict import verdict_of
 from gradwatch.errors import BadArgument, GradwatchError
 from gradwatch.store import FILE_NAME
 from gradwatch.views.web.pack import pack
@@ -136,10 +136,13 @@ class Gallery:
 def _glance(path: Path) -> dict[str, Any]:
     try:
         run = Run(path)
-        attempts = run.attempts()
-        verdict, _ = judge(run.events(), 0)
-        running = bool(attempts) and attempts[-1].ended is None
-        return {"verdict": verdict, "running": running, "optimizers": list(run.optimizers), "error": None}
+        verdict = verdict_of(run.diagnosis())
+        return {
+            "verdict": verdict,
+            "running": run.is_being_written(),
+            "optimizers": list(run.optimizers),
+            "error": None,
+        }
     except GradwatchError as error:
         return {"verdict": None, "running": False, "optimizers": [], "error": str(error)}
     except Exception as error:  # one broken run must not hide the others

@@ -18,7 +18,6 @@ from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.layers import most_relevant
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
-from gradwatch.analysis.worst_optimizer import worst_optimizer
 from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.store import FILE_NAME
@@ -61,8 +60,8 @@ class RunView:
             if stamp == self._stamp:
                 return
             run = Run(self.path)
-            name = worst_optimizer(run) if self._optimizer is None else run.optimizer(self._optimizer)
-            self._summary = summarize(run, name, layers=False)
+            self._summary = summarize(run, self._optimizer, layers=False)
+            name = self._summary.optimizer
             self._standing = run.standing(name)
             identity = _identity(run, name)
             if self._identity != identity:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from gradwatch.cli import main
+from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream, write_run
 
 
@@ -22,11 +23,16 @@ class Done:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    """A healthy run and one that explodes at step 701 and is NaN at 704."""
+    """A healthy run, one that explodes at step 701, one of 3 steps, and one that an exception ended."""
     folder = tmp_path_factory.mktemp("work") / "runs"
     write_run(folder / "good", stream(steady(800), losses=[1.0 / (1 + i) for i in range(800)], max_norm=1.1))
     norms = [*steady(700, spread=0.3), 10.0, 300.0, 1e6, math.inf, math.nan]
     write_run(folder / "bad", stream(norms))
+    write_run(folder / "short", stream(steady(3)))
+    write_run(folder / "died", stream(steady(100)))
+    writer = StoreWriter(folder / "died")
+    writer.begin_attempt({}, {})
+    writer.end_attempt("exception ValueError")
     return folder
 
 

@@ -1,11 +1,11 @@
-"""Opening runs and choosing what to show, for every command."""
+"""Opening runs, for every command."""
 
 import os
 
 import pytest
 
-from gradwatch.cli.output import chosen_optimizer, open_run
-from gradwatch.errors import BadArgument, RunNotFound
+from gradwatch.cli.output import open_run
+from gradwatch.errors import RunNotFound
 from gradwatch.testing import steady, stream, write_run
 
 
@@ -23,10 +23,3 @@ def test_a_run_that_is_not_there_is_an_error(tmp_path, monkeypatch):
     for path in (None, tmp_path / "x"):
         with pytest.raises(RunNotFound):
             open_run(path)
-
-
-def test_an_optimizer_is_the_one_named_or_the_worst(tmp_path):
-    run = open_run(write_run(tmp_path, stream(steady(3))))
-    assert chosen_optimizer(run, None) == chosen_optimizer(run, "0") == "0"
-    with pytest.raises(BadArgument, match="optimizer is 'x'"):
-        chosen_optimizer(run, "x")

@@ -1,84 +1,51 @@
 """The word for a run, its reason, and the next thing to do."""
 
-import math
-
 import pytest
 
-from gradwatch import Run
-from gradwatch.analysis.summary import summarize
-from gradwatch.analysis.summary.verdict import judge, next_action, nonfinite_fault
-from gradwatch.record import Event
-from gradwatch.testing import steady, stream, write_run
+from gradwatch.analysis.diagnosis import Finding
+from gradwatch.analysis.summary.verdict import judge, next_action, shown_optimizer, verdict_of
 
 
-def event(severity, step, kind="spike", **more):
-    return Event(step=step, kind=kind, severity=severity, message="...", **more)
-
-
-@pytest.mark.parametrize(
-    ("events", "verdict", "reason"),
-    [
-        ([], "healthy", "no warning in 9 steps"),
-        ([event("info", 3)], "healthy", "no warning in 9 steps; 1 noted"),
-        ([event("warning", 3), event("info", 1)], "warning", "norm spiked at step 3"),
-        (
-            [event("warning", 3), event("critical", 7, "explosion", parameter="rnn.w"), event("critical", 8)],
-            "critical",
-            "exploded at step 7, first in rnn.w",
-        ),
-        ([event("critical", 2, "something new")], "critical", "something new at step 2"),
-        (
-            [event("critical", 5, "nonfinite", limit=0.0, parameter="a.w", origin="weights")],
-            "critical",
-            "gradients not finite at step 5: the weights of a.w were not before it",
-        ),
-        (
-            [event("critical", 5, "nonfinite", limit=0.0, origin="loss")],
-            "critical",
-            "gradients not finite at step 5, with the loss",
-        ),
-        (
-            [event("critical", 5, "nonfinite", limit=0.0, parameter="a.w", origin="backward")],
-            "critical",
-            "gradients not finite at step 5, first in a.w; the loss was",
-        ),
-        (
-            [event("warning", 5, parameter="a.w", origin="backward")],
-            "warning",
-            "norm spiked at step 5, first in a.w; the loss did not rise",
-        ),
-    ],
-)
-def test_the_verdict_is_the_first_of_the_worst(events, verdict, reason):
-    assert judge(events, 9) == (verdict, reason)
+def finding(code="spike", severity="warning", optimizer="0", **more):
+    texts = {"what": f"{code} happened", "cause": "a cause", "remedy": f"mend {code}", "confirm": "look"}
+    return Finding(code=code, severity=severity, certainty="shown", optimizer=optimizer, **texts | more)
 
 
 @pytest.mark.parametrize(
-    ("origin", "advice"),
+    ("findings", "verdict", "reason"),
     [
-        ("backward", "look at the backward of the parameter named"),
-        ("weights", "look at the update before that step"),
-        ("loss", "look at what enters the loss"),
-        (None, "look at what enters the loss"),
+        ([], "healthy", "no warning in 90 steps"),
+        ([finding(severity="info")], "healthy", "no warning in 90 steps"),
+        ([finding("too-short", "info")], "healthy", "no warning in 90 steps, which are few to judge"),
+        ([finding("vanishing"), finding("spike", "info")], "warning", "vanishing happened"),
+        ([finding("diverged", "critical"), finding("vanishing")], "critical", "diverged happened"),
+        ([finding("died")], "warning", "died happened; until then the gradients were healthy"),
+        ([finding("diverged", "critical"), finding("died")], "critical", "diverged happened; died happened"),
     ],
 )
-def test_what_to_do_about_a_nan_depends_on_where_it_came_from(tmp_path, origin, advice):
-    folder = write_run(tmp_path / "run", stream(steady(50)))
-    run = Run(folder)
-    found = Event(step=7, kind="nonfinite", severity="critical", message="...", parameter="w", origin=origin)
-    assert next_action([found], summarize(run).clipping).startswith(advice)
+def test_the_verdict_is_the_first_of_the_worst(findings, verdict, reason):
+    assert judge(findings, 90) == (verdict, reason)
+    assert verdict_of(findings) == verdict
 
 
-@pytest.mark.parametrize(
-    ("facts", "fault"),
-    [
-        ({"limit": 0.0, "observed": 3.0}, "entries"),
-        ({"observed": math.inf, "parameter": "w"}, "norm"),
-        ({"observed": math.inf}, "norm"),
-        ({"observed": math.nan, "origin": "loss"}, "loss"),
-        ({"observed": math.inf, "origin": "loss"}, "loss"),
-        ({"observed": math.nan}, "loss"),  # before schema 3 no event had an origin
-    ],
-)
-def test_what_is_not_finite_is_told_by_the_facts_of_the_event(facts, fault):
-    assert nonfinite_fault(event("critical", 3, "nonfinite", **facts)) == fault
+def test_events_are_mentioned_where_all_is_well():
+    assert judge([], 9, noted=3)[1] == "no warning in 9 steps; 3 noted"
+    assert judge([finding()], 9, noted=3)[1] == "spike happened"
+
+
+def test_the_next_thing_is_the_remedy_of_the_first_finding():
+    assert next_action([finding("diverged", "critical"), finding()], clipped=True) == (
+        "mend diverged (`gradwatch explain diverged`)"
+    )
+
+
+@pytest.mark.parametrize(("clipped", "says"), [(True, "compares the threshold in force"), (False, "a cheap guard")])
+def test_where_nothing_is_wrong_the_threshold_is_next(clipped, says):
+    assert says in next_action([finding(severity="info")], clipped=clipped)
+
+
+def test_the_worst_optimizer_that_has_steps_is_shown():
+    findings = [finding("no-steps", optimizer="c"), finding(optimizer="b"), finding(optimizer="a")]
+    assert shown_optimizer(findings, ["a", "b"]) == "b"
+    assert shown_optimizer([finding(severity="info", optimizer="b")], ["a", "b"]) == "a"
+    assert shown_optimizer([], []) is None

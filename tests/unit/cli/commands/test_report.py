@@ -14,7 +14,8 @@ from gradwatch.testing import steady, stream
 def test_it_tells_the_story(runs, command):
     done = command("report", runs / "bad")
     assert (done.code, done.err) == (0, "")
-    assert "CRITICAL  exploded at step 701" in done.out
+    assert "CRITICAL  the training diverged from step 70" in done.out
+    assert "`gradwatch explain diverged`" in " ".join(done.out.split())
     assert "layer x step" in done.out
 
 
@@ -25,7 +26,8 @@ def test_layers_are_as_many_as_are_asked_for(runs, command):
 
 def test_the_json_is_the_contract(runs, command):
     found = json.loads(command("report", runs / "bad", "--json").out)
-    keys = ["run", "steps", "verdict", "total_norm", "clipping", "nonfinite_steps", "skipped_steps", "events", "layers"]
+    keys = ["run", "steps", "verdict", "total_norm", "clipping", "nonfinite_steps", "skipped_steps"]
+    keys += ["events", "findings", "layers"]
     assert list(found)[: len(keys)] == keys
     assert (found["run"], found["steps"], found["verdict"]) == ("bad", 705, "critical")
     assert list(found["total_norm"]) == ["median", "p99", "max", "max_step", "last"]
@@ -35,6 +37,11 @@ def test_the_json_is_the_contract(runs, command):
     assert all(set(layer) <= set(row) for row in found["layers"])
     event = ["step", "kind", "severity", "parameter", "observed", "limit", "message"]
     assert all(list(row)[:7] == event for row in found["events"])
+    finding = ["code", "severity", "certainty", "what", "optimizer", "parameters", "rank", "steps", "evidence"]
+    finding += ["cause", "remedy", "confirm"]
+    assert [list(row) for row in found["findings"]] == [finding] * len(found["findings"])
+    assert found["findings"][0]["code"] == "diverged"
+    assert len(found["findings"][0]["steps"]) == 2
 
 
 def two_optimizers(folder):
@@ -66,7 +73,7 @@ def test_the_page_is_one_file_that_loads_nothing(runs, command, tmp_path):
     page = file.read_text()
     assert page.startswith("<!doctype html>")
     assert "default-src 'none'" in page
-    assert "exploded at step 701" in page
+    assert "the training diverged from step 70" in page
     assert not [word for word in ('src="', "href=", "@import", "url(") if word in page]
 
 

@@ -2,20 +2,20 @@
 
 import pytest
 
-from gradwatch.script.doctor import Diagnosis, Finding
+from gradwatch.script.doctor import Examination, Observation
 from gradwatch.views.console.doctor import diagnosis
 from gradwatch.views.console.screen import Ink, Screen
 
 FOUND = (
-    Finding("fine", "steps", "5 recorded"),
-    Finding("note", "cost", "x" * 200),
-    Finding("problem", "clipping", "é"),
+    Observation("fine", "steps", "5 recorded"),
+    Observation("note", "cost", "x" * 200),
+    Observation("problem", "clipping", "é"),
 )
 
 
 @pytest.mark.parametrize(("ink", "marks"), [(Ink(), "✓·✗"), (Ink(ascii=True, colour=False), "+-x")])
 def test_each_finding_has_its_mark(drawn, ink, marks):
-    lines = drawn(diagnosis(Diagnosis("train.py", FOUND, False), Screen(ink=ink)), 80)
+    lines = drawn(diagnosis(Examination("train.py", FOUND, False), Screen(ink=ink)), 80)
     assert lines[:2] == ["", "train.py"]
     assert [line[2] for line in lines[2:] if line[4:5].strip()] == list(marks)
     assert max(map(len, lines)) <= 80
@@ -23,5 +23,5 @@ def test_each_finding_has_its_mark(drawn, ink, marks):
 
 
 def test_a_script_that_failed_is_said(drawn):
-    lines = drawn(diagnosis(Diagnosis("a\x1b.py", (), True), Screen()))
+    lines = drawn(diagnosis(Examination("a\x1b.py", (), True), Screen()))
     assert lines == ["", "a\\x1b.py, ended by an exception of its own"]

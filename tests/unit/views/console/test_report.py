@@ -46,7 +46,8 @@ def test_every_line_fits(run, drawn, name, width, ascii_only):
 
 def test_the_report_says_what_matters(run, drawn):
     text = "\n".join(drawn(report(run.summary(), Screen(width=100)), 100))
-    assert f"{run.summary().verdict.upper()}  gradients not finite at step 700, first in encoder.layers.29.self" in text
+    headline = "the gradient is NaN or infinite at step 700, first in"
+    assert f"{run.summary().verdict.upper()}  {headline} encoder.layers.29.self_attention.weight" in text
     assert "max 60  at step 400" in text
     assert "NaN or infinite at 1 of 900 steps" in text
     assert "by norm at 1.1" in text

@@ -1,0 +1,98 @@
+"""Facts of a run -> findings: what is wrong with the training, why, and what to do about it.
+
+Each rule is a pure function of the facts and finds one kind of fault. Verdict, advice, `gradwatch check` and every
+view read the findings; nothing else phrases a cause or a remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gradwatch.analysis.diagnosis import clipping, ending, growth, histories, nonfinite, optimizer, training
+from gradwatch.analysis.diagnosis.facts import Facts, read_facts
+from gradwatch.analysis.diagnosis.finding import Certainty, Finding, Quantity
+from gradwatch.analysis.diagnosis.pages import PAGES, Page
+from gradwatch.analysis.history import RunReader
+from gradwatch.record import SEVERITIES, Severity
+
+__all__ = ["PAGES", "Certainty", "Facts", "Finding", "Page", "Quantity", "diagnose", "find", "worst_severity"]
+
+RUN_RULES = ending.RULES
+OPTIMIZER_RULES = (
+    *training.RULES,
+    *nonfinite.RULES,
+    *growth.RULES,
+    *clipping.RULES,
+    *optimizer.RULES,
+    *histories.RULES,
+)
+
+# A fault and the findings that only repeat it, of the same optimizer.
+_REPEATED_BY = {
+    "stale-optimizer": {"no-gradient", "zero-gradients", "constant-loss", "parameters-without-optimizer"},
+    "clipped-to-nothing": {"threshold-too-low", "zero-gradients", "clip-starves", "learning-rate-too-high"},
+    "learning-rate-zero": {"updates-below-precision", "learning-rate-too-high"},
+    "zero-gradients": {"dead-parameters", "vanishing", "learning-rate-too-high", "constant-loss"},
+    "constant-loss": {"learning-rate-too-high", "vanishing"},
+    "all-steps-skipped": {"loss-scale", "learning-rate-too-high"},
+    "clip-starves": {"threshold-too-low", "one-parameter-dominates"},
+    "diverged": {"learning-rate-too-high", "large-initial-norms", "one-parameter-dominates"},
+    "nonfinite-loss": {"learning-rate-too-high"},
+    "nonfinite-gradient": {"learning-rate-too-high"},
+    "nonfinite-weights": {"learning-rate-too-high"},
+    "loss-hides-nan": {"learning-rate-too-high"},
+    "gradients-accumulate": {"learning-rate-too-high"},
+}
+# A fault and the consequences it explains: it is as severe as the worst of them, and told before them.
+_EXPLAINS = {
+    "gradients-accumulate": {"diverged", "nonfinite-loss", "nonfinite-gradient"},
+    "desync": {"diverged"},
+}
+
+
+def diagnose(reader: RunReader) -> tuple[Finding, ...]:
+    """The findings of a run, ordered by consequence: the gravest first, and causes before what follows from them."""
+    return find(read_facts(reader))
+
+
+def find(facts: Facts) -> tuple[Finding, ...]:
+    """The findings that the facts support, ordered by consequence."""
+    found = [finding for rule in RUN_RULES if (finding := rule(facts)) is not None]
+    for one in facts.optimizers:
+        own = [finding for rule in OPTIMIZER_RULES if (finding := rule(facts, one)) is not None]
+        found += _with_causes_first(own)
+    return tuple(sorted(found, key=lambda finding: _consequence(facts, finding)))
+
+
+def worst_severity(findings: Sequence[Finding]) -> Severity:
+    """The gravest severity; info where nothing was found.
+
+    >>> worst_severity([])
+    'info'
+    """
+    return max((finding.severity for finding in findings), key=SEVERITIES.index, default="info")
+
+
+def _with_causes_first(found: Sequence[Finding]) -> list[Finding]:
+    """Leave out findings that repeat another, and make causes as severe as what they explain."""
+    codes = {finding.code for finding in found}
+    repeated = set().union(*(_REPEATED_BY.get(code, set()) for code in codes))
+    kept = [finding for finding in found if finding.code not in repeated]
+    raised = []
+    for finding in kept:
+        explained = [other for other in kept if other.code in _EXPLAINS.get(finding.code, ())]
+        raised.append(replace(finding, severity=worst_severity([finding, *explained])))
+    return raised
+
+
+def _consequence(facts: Facts, finding: Finding) -> tuple[int, int, float]:
+    """Gravest first; of one gravity by kind; what repeats in another optimizer comes after where it began.
+
+    Steps of different optimizers are counted apart, so the clock tells which was earlier.
+    """
+    kind = list(PAGES).index(finding.code)
+    began = facts.time_of(finding.optimizer, None if finding.steps is None else finding.steps[0])
+    if PAGES[finding.code].cure == "operation":
+        kind = list(PAGES).index("nonfinite-loss")
+    return -SEVERITIES.index(finding.severity), kind, began

@@ -1,0 +1,308 @@
+"""Clipping that harms, that does nothing, or that nobody sees."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
+from gradwatch.analysis.diagnosis.optimizer import divides_each_entry
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.detect import traits_of
+
+MIN_STEPS = 20  # steps
+MOST_STEPS = 0.9  # share of the steps
+NOTHING_COEF = 1e-6  # clip coefficient: what is left is nothing for an optimizer that follows the gradient
+LOW_COEF = 0.1  # mean clip coefficient: the learning rate is in effect a tenth of what it says
+DOMINANT_SHARE = 0.99  # of the squared norm
+STARVED_ENTRIES = 0.5  # share of the entries
+STARVED_COEF = 0.02  # clip coefficient: for an optimizer that follows the gradient the rest hardly moves
+IDLE_RATIO = 2.0  # times the largest norm: a threshold that never acts
+CHANGED_STEPS = 0.5  # share of the steps
+
+
+def _coefs(optimizer: OptimizerFacts) -> Array:
+    coefs: Array = optimizer.frame["clip_coef"].to_numpy(float)
+    finite: Array = coefs[np.isfinite(coefs)]
+    return finite
+
+
+def clipped_to_nothing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The threshold is 0, or so small that nothing is left of the gradient."""
+    frame = optimizer.frame
+    if len(frame) < 5:
+        return None
+    norm_zero, value_zero = (float((frame[column] == 0).mean()) for column in ("max_norm", "clip_value"))
+    coefs = _coefs(optimizer)
+    usable = coefs[coefs < 1]
+    tiny = len(usable) > MOST_STEPS * len(frame) and float(np.median(usable)) < NOTHING_COEF
+    is_zero = max(norm_zero, value_zero) > MOST_STEPS
+    if not (is_zero or (tiny and optimizer.history.follows_gradient)):
+        return None
+    threshold = frame["max_norm"].dropna() if norm_zero >= value_zero else frame["clip_value"].dropna()
+    number = float(threshold.iloc[-1]) if len(threshold) else 0.0
+    return Finding(
+        code="clipped-to-nothing",
+        severity="critical",
+        certainty="shown",
+        what=f"clipping at {number:g} leaves nothing of the gradient{facts.of(optimizer)}: nothing is trained",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "threshold": Quantity(number, "norm or entry"),
+            "total_norm_median": Quantity(_median(optimizer.total_norm), "norm"),
+            "clip_coef_median": Quantity(_median(coefs), "factor"),
+        },
+        cause="the threshold is 0 or far too small; a value of 0 often means 'no clipping' elsewhere",
+        remedy="leave the clip call out, or take the threshold that `gradwatch recommend` gives",
+        confirm="the weights do not change; print the norm of the gradient after the clip call",
+    )
+
+
+def _median(values: Array) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else None
+
+
+def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """One parameter owns the norm; clipping by it leaves the others next to nothing.
+
+    For Adam, nothing means a root mean square below eps: its update then shrinks with the gradient. For an
+    optimizer that follows the gradient, it means a coefficient that takes away its learning rate.
+    """
+    rows = _clipped_rows(optimizer)
+    if rows is None:
+        return None
+    norms, coefs = rows
+    squares = np.square(np.nan_to_num(norms))
+    shares = np.median(squares / np.maximum(squares.sum(axis=1, keepdims=True), 1e-300), axis=0)
+    owner = int(np.argmax(shares))
+    others = np.arange(len(shares)) != owner
+    if shares[owner] < DOMINANT_SHARE or not others.any():
+        return None
+    starved, limit = _starved(optimizer, norms, coefs)
+    share = float(optimizer.entries[starved & others].sum() / max(optimizer.entries[others].sum(), 1.0))
+    if share < STARVED_ENTRIES:
+        return None
+    name = optimizer.names[owner]
+    names = tuple(n for n, hit, other in zip(optimizer.names, starved, others, strict=True) if hit and other)
+    return Finding(
+        code="clip-starves",
+        severity="warning",
+        certainty="shown" if divides_each_entry(optimizer) else "likely",
+        what=f"{name} has {shares[owner]:.1%} of the squared norm{facts.of(optimizer)}, and clipping by it leaves"
+        f" {listed(names)} next to nothing (median clip_coef {np.median(coefs):.2g})",
+        optimizer=optimizer.name,
+        parameters=(name, *names),
+        steps=optimizer.span,
+        evidence={
+            "owner_share": Quantity(float(shares[owner]), "share of the squared norm"),
+            "clip_coef_median": Quantity(float(np.median(coefs)), "factor"),
+            "starved_entries": Quantity(share, "share of the other entries"),
+            "limit": limit,
+        },
+        cause="the norm is taken over all parameters, so the largest gradient sets the factor for every other",
+        remedy=f"clip each parameter on its own (gradwatch.clip.LayerNormClip), give {name} an optimizer of its own,"
+        " or scale its gradient down at the source",
+        confirm="train once without clipping, or with a threshold per parameter, and compare the loss",
+    )
+
+
+def _clipped_rows(optimizer: OptimizerFacts) -> tuple[Array, Array] | None:
+    """Norms (samples, parameters) and clip coefficients (samples,) at sampled steps that were clipped by norm."""
+    if len(optimizer.norms) < MIN_STEPS or not optimizer.frame["max_norm"].notna().any():
+        return None
+    common = optimizer.norms.index.intersection(optimizer.frame.index)
+    coefs = optimizer.frame.loc[common, "clip_coef"].to_numpy(float)
+    norms = optimizer.norms.loc[common].to_numpy(float)
+    usable = np.isfinite(coefs) & np.isfinite(np.nan_to_num(norms, nan=0.0)).all(axis=1)
+    clipped = usable & (coefs < 1)
+    if clipped.sum() < MOST_STEPS * usable.sum() or clipped.sum() < MIN_STEPS:
+        return None
+    return norms[clipped], coefs[clipped]
+
+
+def _starved(optimizer: OptimizerFacts, norms: Array, coefs: Array) -> tuple[NDArray[np.bool_], Quantity]:
+    """Which parameters clipping starves, (parameters,), and the limit it was judged by."""
+    eps = traits_of(optimizer.class_name, optimizer.settings).eps
+    if divides_each_entry(optimizer) and eps is not None:
+        rms = norms / np.sqrt(np.maximum(optimizer.entries, 1.0))
+        with np.errstate(invalid="ignore"):
+            before, after = np.nanmedian(rms, axis=0), np.nanmedian(rms * coefs[:, None], axis=0)
+        return (after < eps) & (before >= eps), Quantity(eps, "eps of the optimizer, per entry")
+    low = float(np.median(coefs)) < STARVED_COEF and optimizer.history.follows_gradient
+    there: NDArray[np.bool_] = (np.nan_to_num(norms).max(axis=0) > 0) & low
+    return there, Quantity(STARVED_COEF, "factor")
+
+
+def threshold_too_low(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Nearly every step is clipped to a small part of its norm, where the update follows the gradient."""
+    coefs = _coefs(optimizer)
+    frame = optimizer.frame
+    if len(coefs) < MIN_STEPS or not frame["max_norm"].notna().any():
+        return None
+    clipped = float(frame["clipped"].mean())
+    if clipped < MOST_STEPS or float(coefs.mean()) > LOW_COEF or not optimizer.history.follows_gradient:
+        return None
+    threshold = float(frame["max_norm"].dropna().iloc[-1])
+    return Finding(
+        code="threshold-too-low",
+        severity="warning",
+        certainty="shown",
+        what=f"{clipped:.0%} of the steps{facts.of(optimizer)} were clipped at {threshold:g}, on average to"
+        f" {coefs.mean():.2g} of their norm: the learning rate is in effect multiplied by that",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "clipped_fraction": Quantity(clipped, "share of steps"),
+            "clip_coef_mean": Quantity(float(coefs.mean()), "factor"),
+            "threshold": Quantity(threshold, "norm"),
+            "total_norm_median": Quantity(_median(optimizer.total_norm), "norm"),
+        },
+        cause="the threshold lies far below the usual norm, so it acts at every step instead of guarding against the"
+        " largest",
+        remedy="raise the threshold to the one that `gradwatch recommend` gives; if training then diverges, the"
+        " learning rate is too high and clipping hid it",
+        confirm="train with ten times the threshold and compare the first steps of the loss",
+    )
+
+
+_CLIP_FAULTS = {
+    "before-backward": ("a backward pass after it added to the gradients", "clip after the last backward of the step"),
+    "after-step": ("it is called after the optimizer's step", "call it between backward and the optimizer's step"),
+    "before-unscale": (
+        "the gradients were still multiplied by the loss scale",
+        "call scaler.unscale_(optimizer) before clipping",
+    ),
+    "other-parameters": (
+        "it clips other parameters than the optimizer's",
+        "give it the parameters that the optimizer holds",
+    ),
+    "no-gradients": ("the parameters had no gradient when it was called", "call it after backward"),
+    "no-parameters": (
+        "it was given no parameters, often a generator that was used up",
+        "give it a list, or call model.parameters() again",
+    ),
+    "micro-batch": (
+        "it is called for each micro-batch, so the sum exceeds the threshold",
+        "clip once, after the last micro-batch",
+    ),
+}
+
+
+def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """A clip call that does not do to the gradient what it was meant to do."""
+    events = [e for e in optimizer.events if e.kind == "ineffective-clipping" and e.severity != "info"]
+    if not events:
+        return None
+    faults = optimizer.frame["clip_fault"].dropna()
+    fault = str(faults.mode().iloc[0]) if len(faults) else ""
+    why, remedy = _CLIP_FAULTS.get(fault, ("of its place or its parameters", "correct the clip call"))
+    first = events[0]
+    return Finding(
+        code="ineffective-clipping",
+        severity=max((e.severity for e in events), key=["info", "warning", "critical"].index),
+        certainty="shown",
+        what=f"the clip call does not act on the gradient that the optimizer{facts.of(optimizer)} gets: {why}",
+        optimizer=optimizer.name,
+        steps=(first.step, int(optimizer.steps[-1])),
+        evidence={"steps_with_fault": Quantity(len(faults), "steps"), "fault": Quantity(fault or None, "cause")},
+        cause=why,
+        remedy=remedy,
+        confirm="`gradwatch doctor SCRIPT` lists the clip calls and what they reached",
+    )
+
+
+def clipped_by_script(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Something other than a clip call changes the gradients between backward and the step."""
+    changed, made = optimizer.changed_steps, len(optimizer.frame)
+    if changed is None or made < 5 or changed < CHANGED_STEPS * made:
+        return None
+    return Finding(
+        code="clipped-by-script",
+        severity="info",
+        certainty="shown",
+        what=f"the gradients{facts.of(optimizer)} were changed between backward and the step, by something that is no"
+        f" clip call, at {changed} of {made} steps: the norms are of what the optimizer got, not before clipping",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={"changed_steps": Quantity(changed, "steps"), "steps": Quantity(made, "steps")},
+        cause="the script, or a library that it uses (AGC, DeepSpeed, Opacus), scales or clips gradients itself",
+        remedy="clip with torch.nn.utils.clip_grad_norm_ or a policy of gradwatch.clip, so that the norm before"
+        " clipping is recorded; without it no threshold can be advised",
+        confirm="compare p.grad._version before and after the code between backward and step",
+    )
+
+
+def threshold_idle(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The threshold in force never acts."""
+    frame = optimizer.frame
+    thresholds = frame["max_norm"].dropna()
+    thresholds = thresholds[np.isfinite(thresholds)]
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    top = float(np.max(norms, initial=0.0))
+    if len(frame) < MIN_STEPS or len(thresholds) < len(frame) or bool(frame["clipped"].any()):
+        return None
+    if not thresholds.min() >= IDLE_RATIO * top:
+        return None
+    return Finding(
+        code="threshold-idle",
+        severity="info",
+        certainty="shown",
+        what=f"the threshold in force{facts.of(optimizer)}, {float(thresholds.iloc[-1]):g}, never acted: the largest"
+        f" norm was {top:.3g}",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "threshold": Quantity(float(thresholds.iloc[-1]), "norm"),
+            "total_norm_max": Quantity(top, "norm"),
+        },
+        cause="the threshold lies above every norm of this training",
+        remedy="leave it as a guard, or take the threshold that `gradwatch recommend` gives",
+        confirm="`gradwatch recommend` shows what other thresholds would have done",
+    )
+
+
+def one_parameter_dominates(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """One parameter carries the norm, so that a threshold on the total shrinks all others with it."""
+    norms = optimizer.norms.to_numpy(float)
+    if norms.shape[1] < 4 or len(norms) < 5:
+        return None
+    squares = np.square(norms)
+    totals = np.nansum(squares, axis=1)
+    usable = np.isfinite(totals) & (totals > 0)
+    if not usable.any():
+        return None
+    shares = np.median(np.nan_to_num(squares[usable]) / totals[usable, None], axis=0)
+    largest = int(np.argmax(shares))
+    if shares[largest] < 0.9 or math.isnan(shares[largest]):
+        return None
+    name = optimizer.names[largest]
+    return Finding(
+        code="one-parameter-dominates",
+        severity="info",
+        certainty="shown",
+        what=f"{name} alone has {shares[largest]:.0%} of the squared norm{facts.of(optimizer)}",
+        optimizer=optimizer.name,
+        parameters=(name,),
+        steps=optimizer.span,
+        evidence={"owner_share": Quantity(float(shares[largest]), "share of the squared norm")},
+        cause="its gradient is far larger than the others', by its place or its scale",
+        remedy="a threshold on the total norm shrinks all other parameters with it: gradwatch.clip.LayerNormClip clips"
+        " each parameter on its own",
+        confirm="`gradwatch report` lists the norms of each layer",
+    )
+
+
+RULES = (
+    clipped_to_nothing,
+    clip_starves,
+    ineffective_clipping,
+    threshold_too_low,
+    clipped_by_script,
+    threshold_idle,
+    one_parameter_dominates,
+)

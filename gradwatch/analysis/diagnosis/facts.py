@@ -1,0 +1,206 @@
+"""What the diagnosis knows of a run: read once, frozen, and handed to every rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.record import Event, ParameterInfo
+
+MAX_SAMPLED_NORMS = 1_000_000  # norms of parameters read for the diagnosis of one optimizer
+MAX_SAMPLED_STEPS = 400  # steps
+
+State: TypeAlias = Literal["running", "killed", "closed", "exit", "exception", "signal", "stopped", "fault", "imported"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How the last attempt of the run ended."""
+
+    state: State
+    detail: str = ""  # the type of the exception, the name of the signal, the kind of event it was stopped on
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OptimizerFacts:
+    """The record of one optimizer.
+
+    Attributes:
+        frame: `RunReader.steps` of it, in order of steps.
+        norms: of each parameter's gradient, (sampled steps, parameters); NaN without a gradient.
+        present: whether each parameter had a gradient, as ``norms``.
+        weights, updates: sampled L2 norms of the weights and of their updates, (samples, parameters).
+        carried_steps: steps at which backward added to the gradients of the step before; None: not recorded.
+        changed_steps: steps at which something other than a clip call changed the gradients between backward and
+            the optimizer's step; None: not recorded.
+    """
+
+    name: str
+    class_name: str
+    settings: Mapping[str, Any]
+    parameters: tuple[ParameterInfo, ...]
+    frame: pd.DataFrame
+    events: tuple[Event, ...]
+    history: OptimizerHistory
+    norms: pd.DataFrame
+    present: pd.DataFrame
+    weights: pd.DataFrame
+    updates: pd.DataFrame
+    carried_steps: int | None
+    changed_steps: int | None
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """Step numbers, (steps,)."""
+        return self.frame.index.to_numpy(np.int64)
+
+    @cached_property
+    def total_norm(self) -> Array:
+        """Total norms before clipping, (steps,)."""
+        return self.frame["total_norm"].to_numpy(float)
+
+    @cached_property
+    def loss(self) -> Array:
+        """Losses, (steps,); NaN without a loss, and where the loss was NaN."""
+        return self.frame["loss"].to_numpy(float)
+
+    @cached_property
+    def loss_logged(self) -> NDArray[np.bool_]:
+        """Whether a loss is known, (steps,)."""
+        return self.frame["loss_logged"].to_numpy(bool)
+
+    @cached_property
+    def skipped(self) -> NDArray[np.bool_]:
+        """Whether the update did not happen, (steps,)."""
+        return self.frame["skipped"].to_numpy(bool)
+
+    @cached_property
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last step; None without a step."""
+        return (int(self.steps[0]), int(self.steps[-1])) if len(self.steps) else None
+
+    @cached_property
+    def entries(self) -> Array:
+        """Number of entries of each parameter, (parameters,)."""
+        return np.array([float(info.numel) for info in self.parameters])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, in the model's order."""
+        return [info.name for info in self.parameters]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Facts:
+    """The record of a run, by optimizer."""
+
+    optimizers: tuple[OptimizerFacts, ...]
+    events: tuple[Event, ...]
+    ending: Ending
+    is_imported: bool
+    without_optimizer: tuple[str, ...]  # parameters that got gradients and that no optimizer holds
+
+    @property
+    def several(self) -> bool:
+        """Whether a sentence has to name its optimizer."""
+        return len(self.optimizers) > 1
+
+    def frame_of(self, name: str) -> pd.DataFrame | None:
+        """`RunReader.steps` of one optimizer; None: the run has no optimizer of that name."""
+        return next((optimizer.frame for optimizer in self.optimizers if optimizer.name == name), None)
+
+    def time_of(self, optimizer: str | None, step: int | None) -> float:
+        """The clock at a step of an optimizer, in seconds since the epoch; 0 where that is not known."""
+        frame = None if optimizer is None else self.frame_of(optimizer)
+        if frame is None or step is None or step not in frame.index:
+            return 0.0
+        times = frame.loc[[step], "wall_time"].to_numpy(float)
+        return float(np.nan_to_num(times[0]))
+
+    def of(self, optimizer: OptimizerFacts) -> str:
+        """How a sentence names an optimizer: " of optimizer critic", or nothing if it is the only one."""
+        return f" of optimizer {optimizer.name}" if self.several else ""
+
+    def by(self, optimizer: OptimizerFacts) -> str:
+        """How a sentence begins: "optimizer critic (Adam)", or "the optimizer (Adam)" if it is the only one."""
+        kind = f" ({optimizer.class_name})" if optimizer.class_name else ""
+        return f"optimizer {optimizer.name}{kind}" if self.several else f"the optimizer{kind}"
+
+
+def read_facts(reader: RunReader) -> Facts:
+    """Read what the rules need. The memory it takes is bounded, whatever the size of the model."""
+    meta = reader.meta()
+    events = tuple(reader.events())
+    frame = reader.steps()
+    optimizers = tuple(_optimizer_facts(reader, name, frame, events, meta) for name in reader.optimizers)
+    return Facts(
+        optimizers=optimizers,
+        events=events,
+        ending=_ending(reader, meta),
+        is_imported="source" in meta,
+        without_optimizer=tuple(json.loads(meta.get("parameters_without_optimizer", "[]"))),
+    )
+
+
+def _optimizer_facts(
+    reader: RunReader, name: str, frame: pd.DataFrame, events: tuple[Event, ...], meta: Mapping[str, str]
+) -> OptimizerFacts:
+    own = frame[frame["optimizer"] == name]
+    parameters = reader.parameters(name)
+    norms, present = _sampled_norms(reader, name, len(own), len(parameters))
+    return OptimizerFacts(
+        name=name,
+        class_name=reader.optimizers[name],
+        settings=reader.settings(name),
+        parameters=parameters,
+        frame=own,
+        events=tuple(event for event in events if event.optimizer == name),
+        history=optimizer_history(reader, name, own),
+        norms=norms,
+        present=present,
+        weights=reader.layers("weight_norm", name),
+        updates=reader.layers("update_norm", name),
+        carried_steps=_count(meta, f"carried_steps.{name}"),
+        changed_steps=_count(meta, f"changed_steps.{name}"),
+    )
+
+
+def _sampled_norms(reader: RunReader, name: str, steps: int, parameters: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Norms and presence of gradients at an even sample of the steps, (samples, parameters) each."""
+    most = max(16, min(MAX_SAMPLED_STEPS, MAX_SAMPLED_NORMS // max(1, parameters)))
+    # Rows of several optimizers take turns: an odd distance meets the rows of each of them.
+    one_of = max(1, len(reader.optimizers) * steps // most) | 1
+    norms = reader.layers("norm", name, one_of=one_of)
+    if norms.empty and one_of > 1:
+        one_of = 1
+        norms = reader.layers("norm", name)
+    counts = reader.layers("nonfinite", name, one_of=one_of)
+    present = counts.notna() if counts.shape == norms.shape else norms.notna()
+    return norms, present
+
+
+def _count(meta: Mapping[str, str], key: str) -> int | None:
+    return int(meta[key]) if meta.get(key, "").isdecimal() else None
+
+
+def _ending(reader: RunReader, meta: Mapping[str, str]) -> Ending:
+    if "source" in meta:
+        return Ending(state="imported")
+    attempts = reader.attempts()
+    if not attempts or attempts[-1].ended is None:
+        return Ending(state="running" if reader.is_being_written() else "killed")
+    first, _, detail = (attempts[-1].reason or "").partition(" ")
+    states: dict[str, State] = {"exception": "exception", "signal": "signal", "fault": "fault", "exit": "exit"}
+    if first == "stopped":
+        return Ending(state="stopped", detail=detail.removeprefix("on "))
+    return Ending(state=states.get(first, "closed"), detail=detail)

@@ -1,0 +1,98 @@
+"""`Finding`: one fault of a training, as a person is told it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from gradwatch.record import Severity
+
+Certainty: TypeAlias = Literal["shown", "likely", "possible"]
+
+FINDING_KEYS = [
+    "code",
+    "severity",
+    "certainty",
+    "what",
+    "optimizer",
+    "parameters",
+    "rank",
+    "steps",
+    "evidence",
+    "cause",
+    "remedy",
+    "confirm",
+]
+"""The keys of a finding in the JSON contract, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number with its unit, as evidence.
+
+    >>> str(Quantity(0.25, "share of steps")), str(Quantity(3, "steps")), str(Quantity(None, "loss"))
+    ('0.25 (share of steps)', '3 (steps)', 'not known (loss)')
+    """
+
+    value: float | int | str | None
+    unit: str
+
+    def __str__(self) -> str:
+        value = "not known" if self.value is None else self.value
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f"{text} ({self.unit})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fault of a training: what is wrong, where, how that is known, why, and what to do about it.
+
+    Attributes:
+        code: a stable slug; `gradwatch explain CODE` prints its page.
+        severity: of the consequence: critical (the training is lost, or nothing is trained), warning or info.
+        certainty: shown (by the record itself), likely or possible.
+        what: one sentence.
+        optimizer: the optimizer's name; None: the whole run.
+        parameters: names, the most telling first; empty: not a matter of single parameters.
+        rank: of a distributed training, the process in which it began; None: not known, or not a matter of ranks.
+        steps: the first and the last step of the optimizer's own counter; None: not a matter of steps.
+        evidence: numbers by name, with their units.
+        cause: why it happens, as far as that is known.
+        remedy: what to change.
+        confirm: how to make sure.
+    """
+
+    code: str
+    severity: Severity
+    certainty: Certainty
+    what: str
+    optimizer: str | None = None
+    parameters: tuple[str, ...] = ()
+    rank: int | None = None
+    steps: tuple[int, int] | None = None
+    evidence: Mapping[str, Quantity] = field(default_factory=dict)
+    cause: str
+    remedy: str
+    confirm: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding in the order of the JSON contract."""
+        found: dict[str, Any] = {key: getattr(self, key) for key in FINDING_KEYS}
+        found["parameters"] = list(self.parameters)
+        found["steps"] = None if self.steps is None else list(self.steps)
+        found["evidence"] = {name: {"value": q.value, "unit": q.unit} for name, q in self.evidence.items()}
+        return found
+
+
+def listed(names: tuple[str, ...] | list[str], most: int = 3) -> str:
+    """Names in a sentence, the first few of them.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c", "d", "e"])
+    ('a', 'a and b', 'a, b, c and 2 more')
+    """
+    if len(names) <= 1:
+        return "".join(names)
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,358 @@
+"""Growth that stayed, and spikes from which the training came back: severity by the consequence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.recovery import came_back, robust_deviation
+from gradwatch.record import Event
+
+MIN_LOSSES = 15  # losses without which the course of the loss is not judged
+GROWTH_BEFORE_NAN = 10.0  # times: the rise of norm or loss within the steps before a NaN that makes it growth
+STEPS_BEFORE_NAN = 20  # steps
+LOST_RISE_DEVIATIONS = 6.0  # robust deviations of the best losses: how far a loss that is lost lies above them
+LOST_RISE_SHARE = 0.5  # of the progress that the loss had made, or of its size where it made none
+LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
+RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
+EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
+VANISHED_RATIO = 1e-2  # of the median parameter's entries
+NOTED_SPIKE_RATIO = 8.0  # times its neighbours: a lone step that is worth a word
+SPIKE_WINDOW = 33  # steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """The course of a loss: its level at the start, at its best and at the end."""
+
+    first: float
+    best: float
+    last: float
+    deviation: float  # of single losses while it was best
+    best_step: int
+
+    @property
+    def rise(self) -> float:
+        """From the best level to the last."""
+        return self.last - self.best
+
+
+def loss_course(optimizer: OptimizerFacts) -> Loss | None:
+    """The course of the finite losses, from medians over tenths; None: too few of them."""
+    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
+    losses, steps = optimizer.loss[there], optimizer.steps[there]
+    if len(losses) < MIN_LOSSES:
+        return None
+    parts = np.array_split(losses, 10)
+    levels = [float(np.median(part)) for part in parts]
+    best, first = int(np.argmin(levels)), float(np.median(losses[:3]))
+    if first < levels[best]:
+        few = max(3, len(losses) // 50)
+        deviation = robust_deviation(losses[:few])
+        return Loss(first=first, best=first, last=levels[-1], deviation=deviation, best_step=int(steps[few - 1]))
+    return Loss(
+        first=first,
+        best=levels[best],
+        last=levels[-1],
+        deviation=robust_deviation(parts[best]),
+        best_step=int(np.array_split(steps, 10)[best][-1]),
+    )
+
+
+def grew_before(optimizer: OptimizerFacts, step: int) -> bool:
+    """Whether the norm or the loss rose tenfold or more within the steps before a NaN."""
+    return any(_rose(values[optimizer.steps < step]) for values in (optimizer.total_norm, optimizer.loss))
+
+
+def _rose(values: Array) -> bool:
+    """Whether the last value is far above those before, and those before it rise towards it."""
+    finite = values[np.isfinite(values) & (values > 0)]
+    if len(finite) < 3:
+        return False
+    last = finite[-STEPS_BEFORE_NAN:]
+    before = finite[:-STEPS_BEFORE_NAN] if len(finite) > 2 * STEPS_BEFORE_NAN else finite[: max(1, len(finite) // 2)]
+    level = float(np.median(before))
+    climbs = len(last) < 3 or bool(np.median(last[-3:]) >= np.median(last))
+    return float(last[-1]) > GROWTH_BEFORE_NAN * level and climbs
+
+
+def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Loss or norms grew and did not come back, from the first step on or later."""
+    onset = _onset(optimizer)
+    if onset is None:
+        return None
+    course = loss_course(optimizer)
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
+    first_norm = float(np.median(norms[: max(3, len(norms) // 20)])) if len(norms) else None
+    last_norm = float(np.median(norms[-max(3, len(norms) // 20) :])) if len(norms) else None
+    ends_in_nan = bool(len(optimizer.total_norm)) and not math.isfinite(optimizer.total_norm[-1])
+    return Finding(
+        code="diverged",
+        severity="critical",
+        certainty="shown" if course is not None or ends_in_nan else "likely",
+        what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {_course_text(course, ends_in_nan)}",
+        optimizer=optimizer.name,
+        parameters=_where(optimizer, onset),
+        steps=(onset, int(optimizer.steps[-1])),
+        evidence={
+            "loss_first": Quantity(None if course is None else course.first, "loss"),
+            "loss_best": Quantity(None if course is None else course.best, "loss"),
+            "loss_last": Quantity(None if course is None else course.last, "loss"),
+            "total_norm_first": Quantity(first_norm, "norm"),
+            "total_norm_last": Quantity(last_norm, "norm"),
+        },
+        cause=_cause(optimizer, onset),
+        remedy=_remedy(optimizer, onset),
+        confirm="train again from the same seed with a tenth of the learning rate: the growth should be gone or later",
+    )
+
+
+def _course_text(course: Loss | None, ends_in_nan: bool) -> str:
+    end = ", and ended in NaN" if ends_in_nan else ""
+    if course is None:
+        return f"the norms left their level and did not return{end}"
+    return f"its loss went from {course.first:.3g} (best {course.best:.3g}) to {course.last:.3g}{end}"
+
+
+def _cause(optimizer: OptimizerFacts, onset: int) -> str:
+    clipped = bool(optimizer.frame["clipped"].mean() > 0.5) if len(optimizer.frame) else False
+    if _is_early(optimizer, onset):
+        return (
+            "updates that are too large from the start (learning rate, initialisation), or a target that feeds on the"
+            " model's own output, as in Q-learning without a target network"
+        )
+    if clipped:
+        return "the updates are too large although most steps were clipped: the learning rate, or the data at that step"
+    return "a step whose update was too large for the weights: the learning rate, or the data at that step"
+
+
+def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
+    known = optimizer.frame["clip_coef"].notna().any() and optimizer.frame["max_norm"].notna().any()
+    if _is_early(optimizer, onset):
+        return (
+            "lower the learning rate or warm it up; if the target comes from the model itself, use a target network or"
+            " a smaller discount"
+        )
+    if known:
+        return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
+    return "clip (`gradwatch recommend` gives a threshold), or lower the learning rate"
+
+
+def _is_early(optimizer: OptimizerFacts, onset: int) -> bool:
+    """Whether growth began with the training, rather than with some step of it."""
+    first, last = int(optimizer.steps[0]), int(optimizer.steps[-1])
+    return onset <= first + max(EARLY_STEPS, EARLY_SHARE * (last - first))
+
+
+def _where(optimizer: OptimizerFacts, onset: int) -> tuple[str, ...]:
+    events = [e for e in optimizer.events if e.kind in ("explosion", "spike", "nonfinite") and e.parameter]
+    near = [e for e in events if abs(e.step - onset) <= 200]
+    return tuple(dict.fromkeys(str(e.parameter) for e in near[:1]))
+
+
+def _onset(optimizer: OptimizerFacts) -> int | None:
+    """The step at which growth began that did not end; None: there was none."""
+    if not len(optimizer.steps) or not (np.nan_to_num(optimizer.total_norm) > 0).any():
+        return None
+    event = _nan_after_growth(optimizer)
+    if event is not None:
+        return _begin(optimizer, event.step)
+    course = loss_course(optimizer)
+    lost = _loss_is_lost(optimizer, course)
+    if lost:
+        return _begin(optimizer, None)
+    explosions = [e for e in optimizer.events if e.kind == "explosion" and e.severity == "critical"]
+    for explosion in explosions:
+        if not came_back(optimizer.steps, optimizer.total_norm, optimizer.loss, explosion):
+            return explosion.step
+    return None
+
+
+def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
+    bad = [e for e in optimizer.events if e.kind == "nonfinite" and e.severity == "critical"]
+    return bad[0] if bad and grew_before(optimizer, bad[0].step) else None
+
+
+def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
+    """Whether the loss ended far above its best, by its own noise, by its progress, and with larger norms."""
+    if course is None:
+        return False
+    noise = max(course.deviation, 1e-12 + 1e-3 * abs(course.best))
+    if course.rise <= LOST_RISE_DEVIATIONS * noise:
+        return False
+    size = max(abs(course.first), abs(course.best))
+    if course.first > 0 and course.best >= 0 and course.last > LARGE_LOSS_RATIO * max(course.first, size):
+        return True
+    progress = max(course.first - course.best, 0.0)
+    required = LOST_RISE_SHARE * (progress if progress > LOST_RISE_DEVIATIONS * noise else size)
+    return course.rise > required and _norms_are_raised(optimizer, course)
+
+
+def _norms_are_raised(optimizer: OptimizerFacts, course: Loss) -> bool:
+    norms = optimizer.total_norm
+    usable = np.isfinite(norms) & (norms > 0)
+    before = norms[usable & (optimizer.steps <= course.best_step)]
+    after = norms[usable & (optimizer.steps > course.best_step)]
+    if not len(before) or not len(after):
+        return False
+    return float(np.median(after[-max(3, len(after) // 5) :])) > RAISED_NORM_RATIO * float(np.median(before[-500:]))
+
+
+def _begin(optimizer: OptimizerFacts, until: int | None) -> int:
+    """Where the last rise of the loss (or without one, of the norm) begins: its last step near its best level."""
+    for values in (optimizer.loss, optimizer.total_norm):
+        usable = np.isfinite(values)
+        if until is not None:
+            usable &= optimizer.steps < until
+        if usable.sum() >= 3:
+            return int(optimizer.steps[usable][_last_calm(values[usable])])
+    return int(optimizer.steps[0])
+
+
+def _last_calm(values: Array) -> int:
+    """The position after which the values stay above everything before, of smoothed values."""
+    window = max(1, min(9, len(values) // 10))
+    smooth = np.array([np.median(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))])
+    if smooth.min() > 0:
+        smooth = np.log(smooth)  # growth by a factor a step begins where it begins, not where it gets large
+    least = np.minimum.accumulate(smooth)
+    best = int(np.argmin(smooth))
+    level, top = float(least[best]), float(np.max(smooth[best:]))
+    above = smooth > level + 0.1 * (top - level)
+    calm: NDArray[np.intp] = np.flatnonzero(~above)
+    return int(calm[-1]) if len(calm) else 0
+
+
+def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Steps far above their neighbours from which loss and norms came back."""
+    spikes = _lone_spikes(optimizer)
+    if not spikes or _onset(optimizer) is not None:
+        return None
+    step, ratio = max(spikes, key=lambda found: found[1])
+    norm = float(optimizer.total_norm[optimizer.steps == step][0])
+    count = f"{len(spikes)} steps stand" if len(spikes) > 1 else f"step {step} stands"
+    events = [e for e in optimizer.events if e.step == step and e.parameter]
+    return Finding(
+        code="spike",
+        severity="info",
+        certainty="shown",
+        what=f"{count} out{facts.of(optimizer)}: the largest has {ratio:.3g} times the norm of its neighbours"
+        f" ({norm:.3g} at step {step}); the training came back from {'them' if len(spikes) > 1 else 'it'}",
+        optimizer=optimizer.name,
+        parameters=tuple(dict.fromkeys(str(e.parameter) for e in events)),
+        rank=next((e.rank for e in events if e.rank is not None), None),
+        steps=(step, step),
+        evidence={
+            "spikes": Quantity(len(spikes), "steps"),
+            "largest_norm": Quantity(norm, "norm"),
+            "largest_ratio": Quantity(ratio, "times the median of its neighbours"),
+            "steps": Quantity(", ".join(str(s) for s, _ in spikes[:5]) + (", ..." if len(spikes) > 5 else ""), "steps"),
+        },
+        cause="a single batch: an outlier, a wrong label, or a sequence of unusual length",
+        remedy="look at the batches of these steps; clipping limits what such a step does, it does not mend the data",
+        confirm="run the same batch through an earlier checkpoint",
+    )
+
+
+def _lone_spikes(optimizer: OptimizerFacts) -> list[tuple[int, float]]:
+    """Step and ratio to its neighbours of each step that stands out, by an event or by its size alone."""
+    norms = optimizer.total_norm
+    usable = np.isfinite(norms) & (norms > 0) & ~optimizer.skipped
+    if usable.sum() < SPIKE_WINDOW:
+        return []
+    values, steps = norms[usable], optimizer.steps[usable]
+    told = {e.step for e in optimizer.events if e.kind in ("spike", "explosion") and e.severity != "info"}
+    limit = np.where(np.isin(steps, list(told)), 2.0, NOTED_SPIKE_RATIO)
+    ratio = values / _neighbours(values)
+    # The first steps settle: a large norm there is the initialisation's.
+    late = np.arange(len(values)) >= SPIKE_WINDOW // 2
+    found = np.flatnonzero((ratio >= limit) & late)
+    return [(int(steps[i]), float(ratio[i])) for i in found]
+
+
+def _neighbours(values: Array) -> Array:
+    """The median of the steps around each one, (steps,)."""
+    half = SPIKE_WINDOW // 2
+    padded = np.pad(values, half, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, SPIKE_WINDOW)
+    medians: Array = np.median(windows, axis=1)
+    return medians
+
+
+def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Gradients that shrink towards the input, or that fade over the run."""
+    events = [e for e in optimizer.events if e.kind == "vanishing" and e.severity != "info"]
+    events = [e for e in events if e.parameter is None or _is_small(optimizer, e.parameter)]
+    if not events:
+        return None
+    first = events[0]
+    names = tuple(dict.fromkeys(str(e.parameter) for e in events if e.parameter))
+    where = f" in {names[0]}" if names else ""
+    return Finding(
+        code="vanishing",
+        severity=max((e.severity for e in events), key=["info", "warning", "critical"].index),
+        certainty="shown",
+        what=f"gradients{facts.of(optimizer)} vanish{where} by step {first.step}",
+        optimizer=optimizer.name,
+        parameters=names,
+        steps=(first.step, int(optimizer.steps[-1])),
+        evidence={
+            "observed": Quantity(first.observed, "share of the strongest layer, or of its own level"),
+            "limit": Quantity(first.limit, "likewise"),
+        },
+        cause="each layer's backward shrinks the gradient: saturating activations, small initial weights, a deep stack"
+        " without residual connections or normalisation",
+        remedy="use residual connections, normalisation or activations that do not saturate, and an initialisation"
+        " for them; clipping and the learning rate do not help",
+        confirm="compare the norms per layer: `gradwatch report --layers 100`",
+    )
+
+
+def _is_small(optimizer: OptimizerFacts, parameter: str) -> bool:
+    """Whether entries of a parameter's gradient are small beside those of the median parameter.
+
+    The detector compares gradients relative to their weights, and beside a parameter that begins near 0 the
+    gradients of all others look small.
+    """
+    if parameter not in optimizer.norms.columns:
+        return True
+    rms = optimizer.norms.to_numpy(float) / np.sqrt(np.maximum(optimizer.entries, 1.0))
+    finite = np.where(np.isfinite(rms), rms, np.nan)
+    levels = np.array(
+        [np.median(column[~np.isnan(column)]) if (~np.isnan(column)).any() else np.nan for column in finite.T]
+    )
+    own = levels[list(optimizer.norms.columns).index(parameter)]
+    return not own > VANISHED_RATIO * float(np.nanmedian(levels))
+
+
+def desync(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Ranks of a distributed training hold different gradients."""
+    events = [e for e in optimizer.events if e.kind == "desync" and e.severity != "info"]
+    if not events:
+        return None
+    worst = max(events, key=lambda e: (["info", "warning", "critical"].index(e.severity), -e.step))
+    rank = "a rank" if worst.rank is None else f"rank {worst.rank}"
+    return Finding(
+        code="desync",
+        severity=worst.severity,
+        certainty="shown",
+        what=f"{rank} has another gradient{facts.of(optimizer)} than the other ranks from step {worst.step}",
+        optimizer=optimizer.name,
+        parameters=(worst.parameter,) if worst.parameter else (),
+        rank=worst.rank,
+        steps=(worst.step, int(optimizer.steps[-1])),
+        evidence={"observed": Quantity(worst.observed, "see the event"), "limit": Quantity(worst.limit, "likewise")},
+        cause="this rank has other data than it should, other weights, or a gradient that is not reduced",
+        remedy=f"look at what {rank} alone does or is given: its sampler's seed, its buffers, parameters outside the"
+        " wrapped module",
+        confirm="`gradwatch events --kind desync`; compare the weights of two ranks",
+    )
+
+
+RULES = (diverged, vanishing, desync, spike)

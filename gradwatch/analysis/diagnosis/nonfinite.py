@@ -1,0 +1,226 @@
+"""NaN and infinity, by where they came from."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.growth import grew_before
+from gradwatch.record import Event
+
+NonfiniteFault: TypeAlias = Literal["entries", "norm", "loss"]
+
+HIDDEN_STEPS = 3  # steps in a row with a NaN gradient and a finite loss: the loss cannot be the one trained on
+LOSS_SCALE_SKIPS = 0.2  # share of the steps that a loss scale may leave out
+MIN_SCALED_STEPS = 20  # steps after which the loss scale should have found its level
+
+FIND_IT = (
+    "rerun the step with torch.autograd.set_detect_anomaly(True), which names the operation, or replay the step if it"
+    " was captured; print the smallest argument of each root, logarithm and division"
+)
+
+
+def nonfinite_fault(event: Event) -> NonfiniteFault:
+    """Whether an event of kind nonfinite is about entries of the gradient, its norm alone, or the loss alone.
+
+    Only an event about entries has a limit. Events of schema 1 and 2 have no origin: there a NaN of no parameter
+    is taken for the loss.
+    """
+    if event.limit is not None:
+        return "entries"
+    is_nan = event.observed is not None and math.isnan(event.observed)
+    return "loss" if event.origin == "loss" or (event.parameter is None and is_nan) else "norm"
+
+
+def first_nonfinite(optimizer: OptimizerFacts) -> Event | None:
+    """The first event of kind nonfinite, the worst ones first."""
+    events = [event for event in optimizer.events if event.kind == "nonfinite" and event.severity != "info"]
+    critical = [event for event in events if event.severity == "critical"]
+    return next(iter(critical or events), None)
+
+
+def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The first NaN or infinity, unless growth led to it: then the growth is the fault."""
+    event = first_nonfinite(optimizer)
+    if event is None or grew_before(optimizer, event.step):
+        return None
+    fault = nonfinite_fault(event)
+    if fault == "norm":
+        return _norm_overflow(facts, optimizer, event)
+    if fault == "entries" and event.origin != "loss" and _is_hidden(optimizer, event.step):
+        return _hidden(facts, optimizer, event)
+    if fault == "loss" or event.origin == "loss" or _loss_is_nonfinite(optimizer, event.step):
+        return _in_the_loss(facts, optimizer, event)
+    if event.origin == "weights":
+        return _in_the_weights(facts, optimizer, event)
+    return _in_backward(facts, optimizer, event)
+
+
+def _evidence(optimizer: OptimizerFacts, event: Event) -> dict[str, Quantity]:
+    before = optimizer.total_norm[optimizer.steps < event.step]
+    before = before[np.isfinite(before)]
+    at = np.flatnonzero(optimizer.steps == event.step)
+    loss = float(optimizer.loss[at[0]]) if len(at) and optimizer.loss_logged[at[0]] else None
+    return {
+        "nonfinite_steps": Quantity(int((~np.isfinite(optimizer.total_norm)).sum()), "steps"),
+        "total_norm_before": Quantity(float(before[-1]) if len(before) else None, "norm, of the last finite step"),
+        "loss_at_step": Quantity(loss, "loss"),
+    }
+
+
+def _before(optimizer: OptimizerFacts, event: Event, what: str) -> str:
+    before = np.isfinite(optimizer.total_norm[optimizer.steps < event.step])
+    return f", while {what} before it were as ever" if before.any() else ", and at no step before it was finite"
+
+
+def _steps(optimizer: OptimizerFacts, event: Event) -> tuple[int, int]:
+    bad = optimizer.steps[~np.isfinite(optimizer.total_norm)]
+    return event.step, max(event.step, int(bad[-1]) if len(bad) else event.step)
+
+
+def _in_the_loss(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
+    return Finding(
+        code="nonfinite-loss",
+        severity=event.severity,
+        certainty="shown" if event.origin == "loss" or nonfinite_fault(event) == "loss" else "likely",
+        what=f"the loss{facts.of(optimizer)} is NaN or infinite from step {event.step}"
+        f"{_before(optimizer, event, 'the norms')}",
+        optimizer=optimizer.name,
+        rank=event.rank,
+        steps=_steps(optimizer, event),
+        evidence=_evidence(optimizer, event),
+        cause="an input or target that is not finite, or an operation of the forward pass: a logarithm or a division"
+        " at 0, a softmax over a row that is masked entirely, an overflow in low precision",
+        remedy="find the operation or the sample and guard it (clamp the argument, drop the sample, skip empty rows);"
+        " no threshold and no learning rate would have prevented it",
+        confirm="check torch.isfinite of the inputs and of the loss at that step; " + FIND_IT,
+    )
+
+
+def _in_backward(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
+    first = f", first in {event.parameter}" if event.parameter else ""
+    return Finding(
+        code="nonfinite-gradient",
+        severity=event.severity,
+        certainty="shown" if event.origin == "backward" else "possible",
+        what=f"the gradient{facts.of(optimizer)} is NaN or infinite at step {event.step}{first}"
+        f"{_before(optimizer, event, 'the loss and the norms')}",
+        optimizer=optimizer.name,
+        parameters=(event.parameter,) if event.parameter else (),
+        rank=event.rank,
+        steps=_steps(optimizer, event),
+        evidence=_evidence(optimizer, event),
+        cause="backward of an operation whose slope is infinite or undefined at its argument: a root, norm, logarithm,"
+        " power or division at 0, a softmax or attention row that is masked entirely. It also happens where the result"
+        " is masked afterwards (torch.where, times 0): NaN times 0 is NaN",
+        remedy="keep the argument away from that point (add an epsilon inside the root, clamp), or mask the input"
+        " instead of the output; no threshold and no learning rate would have prevented it",
+        confirm=FIND_IT,
+    )
+
+
+def _in_the_weights(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
+    return Finding(
+        code="nonfinite-weights",
+        severity=event.severity,
+        certainty="shown",
+        what=f"the weights of {event.parameter}{facts.of(optimizer)} were NaN or infinite before step {event.step}",
+        optimizer=optimizer.name,
+        parameters=(event.parameter,) if event.parameter else (),
+        rank=event.rank,
+        steps=_steps(optimizer, event),
+        evidence=_evidence(optimizer, event),
+        cause="the update before that step, or something that writes weights (loading, averaging, an initialisation)"
+        " left values that are not finite",
+        remedy="check the weights after loading and after each step until the writer is found; if it is the update,"
+        " look at the learning rate and the optimizer's eps",
+        confirm="torch.isfinite of each parameter before and after optimizer.step()",
+    )
+
+
+def _norm_overflow(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
+    return Finding(
+        code="norm-overflow",
+        severity=event.severity,
+        certainty="shown",
+        what=f"the norm{facts.of(optimizer)} overflowed at step {event.step} though every entry of the gradient is"
+        " finite, and clipping set the gradient to 0",
+        optimizer=optimizer.name,
+        parameters=(event.parameter,) if event.parameter else (),
+        steps=(event.step, event.step if event.until is None else event.until),
+        evidence=_evidence(optimizer, event),
+        cause="the squares of the entries are added in the gradient's own precision",
+        remedy="clip with gradwatch.clip.clip_grad_norm_, which adds them in float64, or keep gradients in float32",
+        confirm="compare the largest entry with the square root of the largest number of the dtype",
+    )
+
+
+def _loss_is_nonfinite(optimizer: OptimizerFacts, step: int) -> bool:
+    at = optimizer.steps == step
+    return bool((optimizer.loss_logged & ~np.isfinite(optimizer.loss))[at].any())
+
+
+def _is_hidden(optimizer: OptimizerFacts, step: int) -> bool:
+    """Whether the loss stays finite for steps on end after a NaN gradient was applied to all weights."""
+    after = (optimizer.steps >= step) & ~optimizer.skipped
+    bad, finite = ~np.isfinite(optimizer.total_norm), optimizer.loss_logged & np.isfinite(optimizer.loss)
+    return int((after & bad).sum()) >= HIDDEN_STEPS and bool(finite[after & bad].all())
+
+
+def _hidden(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
+    return Finding(
+        code="loss-hides-nan",
+        severity="critical",
+        certainty="likely",
+        what=f"the gradient{facts.of(optimizer)} is NaN or infinite from step {event.step} on, while the logged loss"
+        " stays finite: the loss that is logged hides a NaN",
+        optimizer=optimizer.name,
+        parameters=(event.parameter,) if event.parameter else (),
+        steps=_steps(optimizer, event),
+        evidence=_evidence(optimizer, event),
+        cause="the logged number leaves out or replaces NaN: Trainer's logging_nan_inf_filter, nanmean, nan_to_num, or"
+        " a running average",
+        remedy="log the loss as it is (logging_nan_inf_filter=False) and look for the operation that makes the NaN; no"
+        " threshold and no learning rate would have prevented it",
+        confirm="print the loss that backward is called on at that step",
+    )
+
+
+def loss_scale(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """GradScaler leaves out steps on and on: by overflow, or because the loss itself is not finite."""
+    scaled = optimizer.frame["loss_scale"].notna().to_numpy()
+    skipped = scaled & optimizer.skipped
+    late = skipped & (np.arange(len(skipped)) >= MIN_SCALED_STEPS)
+    if scaled.sum() < 2 * MIN_SCALED_STEPS or late.sum() < LOSS_SCALE_SKIPS * (scaled.sum() - MIN_SCALED_STEPS):
+        return None
+    steps = optimizer.steps[skipped]
+    bad_loss = skipped & optimizer.loss_logged & ~np.isfinite(optimizer.loss)
+    if bad_loss.sum() >= 0.5 * skipped.sum():
+        event = Event(
+            step=int(optimizer.steps[bad_loss][0]), kind="nonfinite", severity="warning", message="", origin="loss"
+        )
+        return _in_the_loss(facts, optimizer, event)
+    return Finding(
+        code="loss-scale",
+        severity="warning",
+        certainty="shown",
+        what=f"the loss scale{facts.of(optimizer)} finds no level: {int(skipped.sum())} of {int(scaled.sum())} steps"
+        " were skipped",
+        optimizer=optimizer.name,
+        steps=(int(steps[0]), int(steps[-1])),
+        evidence={
+            "skipped_steps": Quantity(int(skipped.sum()), "steps"),
+            "loss_scale_last": Quantity(float(optimizer.frame["loss_scale"].dropna().iloc[-1]), "factor"),
+        },
+        cause="gradients in float16 overflow again and again though the scale falls",
+        remedy="use bfloat16, or find the operation with the large values and compute it in float32; neither clipping"
+        " nor the learning rate changes the range of float16",
+        confirm="`gradwatch events --kind loss-scale`; look at which parameter is not finite at the skipped steps",
+    )
+
+
+RULES = (nonfinite, loss_scale)

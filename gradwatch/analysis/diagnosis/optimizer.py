@@ -1,0 +1,117 @@
+"""What an optimizer does with the size of a gradient, and what that means for eps and the learning rate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.statistics.progress import has_risen
+from gradwatch.detect import traits_of
+
+LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
+INITIAL_STEPS, LARGE_INITIAL_RATIO = 10, 20.0  # steps, and times the norms that follow
+SETTLED_STEPS = 40  # steps after the warm-up
+LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
+
+
+def divides_each_entry(optimizer: OptimizerFacts) -> bool:
+    """Whether the optimizer is one that divides each entry by its own size plus eps."""
+    return traits_of(optimizer.class_name, optimizer.settings).eps_rule == "per-entry"
+
+
+def eps_starvation(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Gradients below the eps that the optimizer adds to each entry's denominator."""
+    events = [e for e in optimizer.events if e.kind == "eps-starvation"]
+    if not events or not divides_each_entry(optimizer):
+        return None
+    first, eps = events[0], optimizer.settings.get("eps")
+    return Finding(
+        code="eps-starvation",
+        severity="info",
+        certainty="shown",
+        what=f"{first.observed or 0.0:.0%} of the weights{facts.of(optimizer)} have gradients below eps = {eps}: their"
+        " updates shrink",
+        optimizer=optimizer.name,
+        parameters=(first.parameter,) if first.parameter else (),
+        steps=(first.step, int(optimizer.steps[-1])),
+        evidence={"entries": Quantity(first.observed, "share of entries"), "eps": Quantity(_number(eps), "per entry")},
+        cause="Adam divides by sqrt(v) + eps: when the gradient is as small as eps, the update is half of what the"
+        " learning rate says, and shrinks with the gradient from there",
+        remedy="a smaller eps, or a loss that is multiplied by a constant",
+        confirm="train a few hundred steps with a hundredth of eps and compare the update ratios",
+    )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The loss did not stay down, and the median update is a large part of a parameter."""
+    if facts.is_imported or not has_risen(optimizer.history):
+        return None
+    common = optimizer.updates.index.intersection(optimizer.weights.index)
+    if not len(common):
+        return None
+    weights, updates = optimizer.weights.loc[common], optimizer.updates.loc[common]
+    matrices = [info.name for info in optimizer.parameters if len(info.shape) > 1 and info.name in weights.columns]
+    # Biases and gains begin at 0 or so: a large share of nothing is nothing.
+    ratios = (updates / weights.where(weights > 0))[matrices].replace([np.inf, -np.inf], np.nan).median()
+    large = ratios[ratios > LARGE_UPDATE_RATIO]
+    if large.empty:
+        return None
+    name, value = str(large.idxmax()), float(large.max())
+    return Finding(
+        code="learning-rate-too-high",
+        severity="warning",
+        certainty="likely",
+        what=f"the median update{facts.of(optimizer)} changes {name} by {value:.1%} of its norm (limit"
+        f" {LARGE_UPDATE_RATIO:.0%}) and the loss is unstable",
+        optimizer=optimizer.name,
+        parameters=(name,),
+        steps=optimizer.span,
+        evidence={"update_ratio_median": Quantity(value, "share of the parameter's norm")},
+        cause="the learning rate is too high for these weights",
+        remedy="lower the learning rate first; clipping would only mask it",
+        confirm="train with a third of the learning rate and compare the loss",
+    )
+
+
+def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The first norms are far above the later ones."""
+    norms, usable = optimizer.total_norm, optimizer.history.norms
+    first = norms[:INITIAL_STEPS]
+    first = first[np.isfinite(first)]
+    if len(first) < INITIAL_STEPS // 2 or not len(usable):
+        return None
+    settled = float(np.median(usable[:SETTLED_STEPS]))  # not later ones: norms may fall all the way to 0
+    ratio = float(np.median(first)) / settled
+    if ratio < LARGE_INITIAL_RATIO:
+        return None
+    remedy = "smaller initial weights or normalisation fix the cause"
+    if not _has_warm_up(optimizer):
+        remedy = "smaller initial weights, normalisation or a warm-up of the learning rate fix the cause"
+    return Finding(
+        code="large-initial-norms",
+        severity="info",
+        certainty="shown",
+        what=f"the first norms{facts.of(optimizer)} are {ratio:.0f} times the later ones"
+        f" ({float(np.median(first)):.3g} against {settled:.3g})",
+        optimizer=optimizer.name,
+        steps=(int(optimizer.steps[0]), int(optimizer.steps[min(INITIAL_STEPS, len(norms)) - 1])),
+        evidence={"ratio": Quantity(ratio, "times the median after the warm-up")},
+        cause="the initial weights or outputs are too large for the loss",
+        remedy=remedy,
+        confirm="print the loss of the untrained model beside that of a constant guess",
+    )
+
+
+def _has_warm_up(optimizer: OptimizerFacts) -> bool:
+    """Whether the learning rate rises over the first steps."""
+    rates = optimizer.frame["learning_rate"].to_numpy(float)
+    rates = rates[np.isfinite(rates)]
+    return len(rates) > 2 and float(rates.max()) > LASTING_RAMP * float(rates[0])
+
+
+RULES = (learning_rate_too_high, eps_starvation, large_initial_norms)

@@ -1,0 +1,431 @@
+"""Nothing is trained, or not what should be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
+from gradwatch.record import Severity
+
+MIN_STEPS = 5  # steps: with fewer, that something never happened says nothing
+MOST_STEPS = 0.95  # share of the steps
+HALF = 0.5
+NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
+MIN_CONSTANT_LOSSES = 20  # losses
+LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
+MOVED_ENTRIES = 0.02  # share of the entries: when fewer move at a step, rounding loses the updates
+MIN_WEIGHT_SAMPLES = 3  # samples
+
+
+def no_steps(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The optimizer never stepped, though others did or the run has ended."""
+    if len(optimizer.frame) or facts.is_imported or _is_stepped_by_another(facts, optimizer):
+        return None
+    others = any(len(other.frame) for other in facts.optimizers)
+    if facts.ending.state == "running" and not others:
+        return None
+    return Finding(
+        code="no-steps",
+        severity="warning" if others else "critical",
+        certainty="shown",
+        what=f"{facts.by(optimizer)} never made a step, so its parameters are not trained",
+        optimizer=optimizer.name,
+        parameters=tuple(optimizer.names[:8]),
+        evidence={"steps": Quantity(0, "steps")},
+        cause="the loop never calls this optimizer's step, or ends before it does",
+        remedy="call the optimizer's step after backward; if a wrapper steps it, nothing is wrong",
+        confirm="print something beside the call of step",
+    )
+
+
+def _is_stepped_by_another(facts: Facts, optimizer: OptimizerFacts) -> bool:
+    """Whether another optimizer, which has steps, holds the same parameters: then this is a wrapper of it."""
+    names = set(optimizer.names)
+    return any(len(other.frame) and names & set(other.names) for other in facts.optimizers if other is not optimizer)
+
+
+def all_steps_skipped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Gradients were measured, and no update followed."""
+    skipped = optimizer.skipped
+    if len(skipped) < MIN_STEPS or skipped.mean() < MOST_STEPS:
+        return None
+    scaled = bool(optimizer.frame["loss_scale"].notna().any())
+    return Finding(
+        code="all-steps-skipped",
+        severity="critical",
+        certainty="shown",
+        what=f"{int(skipped.sum())} of {len(skipped)} steps{facts.of(optimizer)} were skipped: nothing is trained",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "skipped_steps": Quantity(int(skipped.sum()), "steps"),
+            "nonfinite_steps": Quantity(int((optimizer.frame["nonfinite"] > 0).sum()), "steps"),
+        },
+        cause="the gradients are not finite at any loss scale, so GradScaler leaves out every update"
+        if scaled
+        else "the gradients are dropped before the optimizer's step: by zero_grad, a check, or an exception",
+        remedy="train a few steps in float32 and look for the operation whose result is not finite; lowering the loss"
+        " scale does not help"
+        if scaled
+        else "call the optimizer's step before the gradients are zeroed",
+        confirm="`gradwatch events` lists the skipped steps; the weights stay as they were initialised",
+    )
+
+
+def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Every learning rate is 0, always or for most of the run."""
+    columns = [name for name in optimizer.frame.columns if name.startswith("learning_rate")]
+    rates = optimizer.frame[columns].to_numpy(float)
+    known = np.isfinite(rates).any(axis=1)
+    if known.sum() < MIN_STEPS:
+        return None
+    zero = (np.nan_to_num(rates[known], nan=0.0) == 0).all(axis=1)
+    if zero.mean() < HALF:
+        return None
+    steps = optimizer.steps[known][zero]
+    severity: Severity = "critical" if zero.mean() >= MOST_STEPS else "warning"
+    return Finding(
+        code="learning-rate-zero",
+        severity=severity,
+        certainty="shown",
+        what=f"the learning rate{facts.of(optimizer)} is 0 at {int(zero.sum())} of {len(zero)} steps:"
+        " the weights do not move",
+        optimizer=optimizer.name,
+        steps=(int(steps[0]), int(steps[-1])),
+        evidence={
+            "learning_rate": Quantity(0.0, "per step"),
+            "steps_at_zero": Quantity(float(zero.mean()), "share of steps"),
+        },
+        cause="the schedule returns 0, for example by an integer division, a warm-up in epochs that is stepped in"
+        " batches, or a total number of steps that is too small",
+        remedy="correct the schedule; print scheduler.get_last_lr() for the first and the last steps",
+        confirm="`gradwatch export RUN steps.csv` has the learning rate of every step",
+    )
+
+
+def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The total norm is exactly 0 at most steps."""
+    norms = optimizer.total_norm[~optimizer.skipped]
+    norms = norms[np.isfinite(norms)]
+    if len(norms) < MIN_STEPS:
+        return None
+    share = float((norms == 0).mean())
+    if share < HALF or _has_no_gradient_at_all(optimizer):
+        return None
+    return Finding(
+        code="zero-gradients",
+        severity="critical" if share >= MOST_STEPS else "warning",
+        certainty="shown",
+        what=f"the gradient{facts.of(optimizer)} is exactly 0 at {share:.0%} of the steps: they train nothing",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "zero_gradient_steps": Quantity(share, "share of steps"),
+            "total_norm_median": Quantity(float(np.median(norms)), "norm"),
+        },
+        cause="the loss does not depend on the parameters at these steps: equal rewards within every group (GRPO"
+        " without advantage), a mask that leaves no token, a saturated or clamped output, or a loss times 0",
+        remedy="look at what makes the loss: vary the rewards or raise the sampling temperature, check the mask and"
+        " the labels; neither clipping nor the learning rate matters here",
+        confirm="print the advantage, the mask's sum or the loss's inputs of one step",
+    )
+
+
+def _has_no_gradient_at_all(optimizer: OptimizerFacts) -> bool:
+    return bool(len(optimizer.present)) and not optimizer.present.to_numpy().any()
+
+
+def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Every logged loss is the same number."""
+    losses = optimizer.loss[optimizer.loss_logged]
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < MIN_CONSTANT_LOSSES or losses.min() != losses.max():
+        return None
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    moves = bool((norms > 0).any())
+    return Finding(
+        code="constant-loss",
+        severity="warning" if moves else "critical",
+        certainty="shown",
+        what=f"the loss{facts.of(optimizer)} is exactly {losses[0]:g} at all {len(losses)} steps that have one",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "loss": Quantity(float(losses[0]), "loss"),
+            "losses": Quantity(len(losses), "steps"),
+            "total_norm_max": Quantity(float(norms.max()) if len(norms) else None, "norm"),
+        },
+        cause="the number that is logged is not the loss that is trained on"
+        if moves
+        else "the loss does not depend on the model: one class only, targets that are all masked, a loss of constants",
+        remedy="log the loss that backward is called on"
+        if moves
+        else "check the targets, the number of outputs and the reduction of the loss",
+        confirm="print the loss and two different batches' targets",
+    )
+
+
+def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The optimizer holds parameters that are in no module any more and get no gradient."""
+    if not len(optimizer.present) and not _only_unnamed(optimizer):
+        return None
+    absent = _never_present(optimizer)
+    unnamed = [name for name in absent if _is_unnamed(name)]
+    if not unnamed or not absent:
+        return None
+    share = _share_of_entries(optimizer, absent)
+    if share < HALF:
+        return None
+    return Finding(
+        code="stale-optimizer",
+        severity="critical" if share >= MOST_STEPS else "warning",
+        certainty="shown" if facts.without_optimizer else "likely",
+        what=f"{facts.by(optimizer)} holds parameters that are not the model's ({listed(unnamed)}) and never get a"
+        " gradient: the model is not trained",
+        optimizer=optimizer.name,
+        parameters=(*facts.without_optimizer, *unnamed),
+        steps=optimizer.span,
+        evidence={
+            "entries_without_gradient": Quantity(share, "share of the optimizer's entries"),
+            "parameters_without_optimizer": Quantity(len(facts.without_optimizer), "parameters"),
+        },
+        cause="layers were replaced after the optimizer was created: a new head, resized embeddings, pruning, or"
+        " a model that was wrapped or loaded again",
+        remedy="create the optimizer after the last change of the model, or add the new parameters with"
+        " optimizer.add_param_group",
+        confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
+    )
+
+
+def _only_unnamed(optimizer: OptimizerFacts) -> bool:
+    return bool(optimizer.names) and all(_is_unnamed(name) for name in optimizer.names)
+
+
+def _is_unnamed(name: str) -> bool:
+    """Whether a parameter belongs to no module: then it is named by its group and position."""
+    return name.startswith("group")
+
+
+def _never_present(optimizer: OptimizerFacts) -> list[str]:
+    """Parameters that had no gradient at any sampled step."""
+    if not len(optimizer.present):
+        return optimizer.names if len(optimizer.frame) >= MIN_STEPS and _norms_are_zero(optimizer) else []
+    there = optimizer.present.any(axis=0)
+    return [str(name) for name in optimizer.present.columns[~there.to_numpy()]]
+
+
+def _norms_are_zero(optimizer: OptimizerFacts) -> bool:
+    return not (np.nan_to_num(optimizer.total_norm) > 0).any()
+
+
+def _share_of_entries(optimizer: OptimizerFacts, names: list[str]) -> float:
+    sizes = dict(zip(optimizer.names, optimizer.entries, strict=True))
+    total = float(optimizer.entries.sum())
+    return sum(sizes.get(name, 0.0) for name in names) / total if total else 0.0
+
+
+def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Trainable parameters that never get a gradient."""
+    if len(optimizer.frame) < MIN_STEPS or facts.is_imported or _is_stepped_by_another(facts, optimizer):
+        return None
+    absent = [name for name in _never_present(optimizer) if not _is_unnamed(name)]
+    if not absent:
+        return None
+    share = _share_of_entries(optimizer, absent)
+    kinds = _whole_kinds(optimizer.names, absent)
+    notable = share >= NOTABLE_ENTRIES or bool(kinds)
+    severity: Severity = "critical" if share >= MOST_STEPS else "warning" if notable else "info"
+    whole = f"every parameter called {listed(kinds)}" if kinds else listed(absent)
+    gets = "get" if len(absent) > 1 and not kinds else "gets"
+    return Finding(
+        code="no-gradient",
+        severity=severity,
+        certainty="shown",
+        what=f"{whole}{facts.of(optimizer)} never {gets} a gradient: {len(absent)} of {len(optimizer.names)}"
+        f" parameters, {share:.0%} of the trainable weights, are not trained",
+        optimizer=optimizer.name,
+        parameters=tuple(absent),
+        steps=optimizer.span,
+        evidence={
+            "parameters_without_gradient": Quantity(len(absent), "parameters"),
+            "entries_without_gradient": Quantity(share, "share of the optimizer's entries"),
+        },
+        cause="the loss does not reach them: a detach or no_grad on the way, reentrant checkpointing of blocks whose"
+        " inputs need no gradient, a branch or an expert that is never used, or an output that is ignored",
+        remedy="remove the detach, use checkpoint(..., use_reentrant=False) or model.enable_input_require_grads(), or"
+        " leave the parameters out of the optimizer if they are not meant to train",
+        confirm="after one backward, list the names whose grad is None",
+    )
+
+
+def _whole_kinds(names: list[str], absent: list[str]) -> list[str]:
+    """The last parts of names of which every parameter is absent and there are several: adapters, experts.
+
+    >>> _whole_kinds(["0.lora_A", "1.lora_A", "head"], ["0.lora_A", "1.lora_A"])
+    ['lora_A']
+    >>> _whole_kinds(["0.weight", "1.weight", "2.weight"], ["0.weight", "1.weight"])
+    []
+    """
+    kinds = [name.rpartition(".")[2] for name in absent]
+    left = {name.rpartition(".")[2] for name in set(names) - set(absent)}
+    several = (kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1)
+    return [kind for kind in several if kind not in left | {"weight", "bias"}]
+
+
+def parameters_without_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Parameters get gradients and no optimizer holds them; told once, with the first optimizer."""
+    if not facts.without_optimizer or optimizer is not facts.optimizers[0]:
+        return None
+    names = facts.without_optimizer
+    return Finding(
+        code="parameters-without-optimizer",
+        severity="warning",
+        certainty="shown",
+        what=f"{listed(names)} {'gets a gradient' if len(names) == 1 else 'get gradients'} and no optimizer holds"
+        f" {'it' if len(names) == 1 else 'them'}",
+        parameters=names,
+        evidence={"parameters_without_optimizer": Quantity(len(names), "parameters")},
+        cause="the optimizer was given a part of the model, or was created before these parameters were added",
+        remedy="give the optimizer model.parameters(), or freeze these parameters with requires_grad_(False)",
+        confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
+    )
+
+
+def updates_below_precision(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """In a low precision almost no entry of the weights moves, because updates round to nothing.
+
+    An update of size u moves the entries smaller than about 2^p u, p being the bits of the significand. Of normally
+    distributed weights of size s that is a share f = sqrt(2 / pi) 2^p u / s, and the norm of the change that is left
+    is r = sqrt(f) u / s of the weights'. So a recorded ratio r tells f = (sqrt(2 / pi) 2^p r)^(2/3).
+    """
+    moved = _moved_share(optimizer)
+    if moved is None or moved > MOVED_ENTRIES:
+        return None
+    dtype = next(info.dtype for info in optimizer.parameters if _bits(info.dtype))
+    return Finding(
+        code="updates-below-precision",
+        severity="critical" if moved < MOVED_ENTRIES / 10 else "warning",
+        certainty="shown" if moved == 0 else "likely",
+        what=f"updates{facts.of(optimizer)} are smaller than the spacing of {dtype} numbers: about {moved:.1%} of the"
+        " entries move at a step",
+        optimizer=optimizer.name,
+        parameters=tuple(info.name for info in optimizer.parameters if _bits(info.dtype))[:8],
+        steps=optimizer.span,
+        evidence={
+            "moved_entries": Quantity(moved, "share of entries, estimated"),
+            "spacing": Quantity(2.0 ** -_bits(dtype), "of a weight's magnitude"),
+        },
+        cause=f"the weights are kept in {dtype}, and learning rate times update rounds to no change",
+        remedy="keep the weights in float32 and compute in low precision (torch.autocast), or use an optimizer with"
+        " stochastic rounding or Kahan summation; a larger learning rate only helps if it is meant to be larger",
+        confirm="count the entries that differ before and after one step",
+    )
+
+
+def _bits(dtype: str) -> int:
+    return LOW_PRECISION.get(dtype.removeprefix("torch."), 0)
+
+
+def _moved_share(optimizer: OptimizerFacts) -> float | None:
+    """About which share of the low-precision entries moves at the median sampled step; None: not known."""
+    low = [info for info in optimizer.parameters if _bits(info.dtype) and info.name in optimizer.updates.columns]
+    if not low or len(optimizer.updates) < MIN_WEIGHT_SAMPLES:
+        return None
+    names = [info.name for info in low]
+    common = optimizer.updates.index.intersection(optimizer.weights.index)
+    made = common.isin(optimizer.steps[~optimizer.skipped & (np.nan_to_num(optimizer.total_norm) > 0)])
+    updates, weights = (
+        table.loc[common[made], names].to_numpy(float) for table in (optimizer.updates, optimizer.weights)
+    )
+    sizes = np.array([float(info.numel) for info in low])
+    scale = np.array([2.0 ** _bits(info.dtype) for info in low])
+    usable = np.isfinite(weights) & (weights > 0) & np.isfinite(updates)
+    if usable.sum() < MIN_WEIGHT_SAMPLES:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.minimum(1.0, (math.sqrt(2 / math.pi) * scale * updates / weights) ** (2 / 3))
+    share[~usable] = np.nan
+    weighted = np.nansum(share * sizes, axis=1) / np.maximum((usable * sizes).sum(axis=1), 1.0)
+    return float(np.median(weighted[usable.any(axis=1)]))
+
+
+def gradients_accumulate(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """At most steps backward adds to the gradients of the step before."""
+    carried = optimizer.carried_steps
+    made = len(optimizer.frame)
+    if carried is None or made < MIN_STEPS or carried < MOST_STEPS * (made - 2):
+        return None
+    return Finding(
+        code="gradients-accumulate",
+        severity="warning",
+        certainty="shown",
+        what=f"gradients{facts.of(optimizer)} are never zeroed: at {carried} of {made} steps backward added to the"
+        " gradients of the steps before",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "carried_steps": Quantity(carried, "steps"),
+            "backward_passes_per_zero_grad": Quantity(made, "backward passes, at least"),
+        },
+        cause="the loop never calls zero_grad, so each gradient is the sum of all before it",
+        remedy="call optimizer.zero_grad() once per update, before backward; with accumulation, after each step",
+        confirm="the total norm grows with the number of steps; print p.grad after zero_grad",
+    )
+
+
+def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Parameters whose gradient is exactly 0 for good, found by the detector or over the whole run."""
+    named = _dead(optimizer)
+    events = [event for event in optimizer.events if event.kind == "dead" and event.severity != "info"]
+    if not named and not events:
+        return None
+    names = tuple(dict.fromkeys([*named, *(event.parameter for event in events if event.parameter)]))
+    first = min([event.step for event in events], default=int(optimizer.steps[0]))
+    share = _share_of_entries(optimizer, list(names))
+    return Finding(
+        code="dead-parameters",
+        severity="warning" if share >= NOTABLE_ENTRIES else "info",
+        certainty="shown",
+        what=f"the gradient of {listed(names)}{facts.of(optimizer)} is exactly 0: {share:.0%} of the weights do"
+        " not learn",
+        optimizer=optimizer.name,
+        parameters=names,
+        steps=(first, int(optimizer.steps[-1])),
+        evidence={
+            "entries": Quantity(share, "share of the optimizer's entries"),
+            "parameters": Quantity(len(names), "parameters"),
+        },
+        cause="units that are off for every input (ReLU below 0, saturated outputs), or a path that is multiplied by 0",
+        remedy="a smaller learning rate or initial bias, normalisation before the activation, or an activation with a"
+        " slope below 0; clipping does not help",
+        confirm="look at the activations that these parameters feed",
+    )
+
+
+def _dead(optimizer: OptimizerFacts) -> list[str]:
+    """Parameters whose gradient existed at most sampled steps and was always exactly 0, while others were not."""
+    if len(optimizer.norms) < MIN_STEPS:
+        return []
+    norms, present = optimizer.norms.to_numpy(float), optimizer.present.to_numpy()
+    if norms.shape != present.shape or not (np.nan_to_num(norms) > 0).any():
+        return []
+    zero = (present.mean(axis=0) > HALF) & ~(np.where(present, np.nan_to_num(norms, nan=1.0), 0.0) > 0).any(axis=0)
+    return [str(name) for name, dead in zip(optimizer.norms.columns, zero, strict=True) if dead]
+
+
+RULES = (
+    no_steps,
+    all_steps_skipped,
+    learning_rate_zero,
+    zero_gradients,
+    constant_loss,
+    stale_optimizer,
+    no_gradient,
+    parameters_without_optimizer,
+    updates_below_precision,
+    gradients_accumulate,
+    dead_parameters,
+)

@@ -1,0 +1,218 @@
+"""Checks of the training loop that no gradient shows: is zero_grad called, and does the script change gradients itself?
+
+Both are read from the identity and the version of a few gradients (`Tensor._version` counts changes in place), so
+that nothing is computed and nothing waits for a device. What was seen becomes entries of the table meta when the
+run is closed.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, cast
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.recording.hooks import (
+    ClipCall,
+    TapError,
+    listen_to_backward,
+    listen_to_clip_calls,
+    listen_to_grad_scaler,
+    listen_to_steps,
+)
+
+logger = logging.getLogger("gradwatch")
+
+P = ParamSpec("P")
+PROBES = 3  # parameters of each optimizer that are looked at
+GRADIENTS_AT_STEP = 2  # the step, from 0, at which the parameters that have a gradient are noted
+
+State = tuple[tuple[int, int] | None, ...]
+"""For each probe the identity and the version of its gradient; None: it has none."""
+
+
+def _harmless(method: Callable[Concatenate[LoopCheck, P], None]) -> Callable[Concatenate[LoopCheck, P], None]:
+    """Stop checking after a fault; the training and the recording go on."""
+
+    @functools.wraps(method)
+    def harmless(self: LoopCheck, *args: P.args, **kwargs: P.kwargs) -> None:
+        if not self.failed:
+            try:
+                method(self, *args, **kwargs)
+            except Exception as error:
+                self.failed = True
+                logger.debug("the checks of the loop ended", exc_info=error)
+
+    return cast("Callable[Concatenate[LoopCheck, P], None]", harmless)
+
+
+class _Probes:
+    """A few gradients of one optimizer, and what happened to them since its last step."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = weakref.ref(optimizer)
+        self._known: State | None = None
+        self._backwards = 0
+        self._is_carried = self._is_changed = False
+        self._has_closure = False
+        self.steps = self.carried_steps = self.changed_steps = 0
+
+    def _state(self) -> State:
+        optimizer = self._optimizer()
+        groups = [] if optimizer is None else optimizer.param_groups
+        parameters = [p for group in groups for p in group["params"] if p.requires_grad]
+        chosen = parameters[:: max(1, len(parameters) // PROBES)][:PROBES]
+        return tuple(None if p.grad is None else (id(p.grad), p.grad._version) for p in chosen)
+
+    def before_backward(self) -> None:
+        """Zeroing leaves no gradient, or changes it: what is as it was is carried into this backward."""
+        state = self._state()
+        if self._backwards and state != self._known:
+            self._is_changed = False  # zeroed, or a training of its own between: it is looked at from here on
+        self._is_carried &= state == self._known and any(state)
+
+    def after_backward(self) -> None:
+        self._backwards += 1
+        self._known = self._state()
+
+    def accept(self) -> None:
+        """Take the change that was just made to the gradients as known: a clip call or a scaler made it."""
+        if self._backwards:
+            self._known = self._state()
+
+    def look(self) -> None:
+        """Note whether the gradients changed since they were looked at last; one that became None was zeroed."""
+        if self._backwards and self._known is not None:
+            pairs = zip(self._state(), self._known, strict=False)
+            self._is_changed |= any(new != old for new, old in pairs if new is not None)
+
+    def before_step(self, has_closure: bool) -> None:
+        self._has_closure = has_closure
+        if not has_closure:
+            self.look()
+
+    def after_step(self) -> None:
+        self.steps += 1
+        if self._backwards and self._is_carried:
+            self.carried_steps += 1
+        self.changed_steps += self._is_changed and not self._has_closure
+        self._known, self._backwards, self._is_changed = self._state(), 0, False
+        self._is_carried = not self._has_closure
+
+
+class LoopCheck:
+    """Listens beside the watch; it changes nothing and measures nothing."""
+
+    def __init__(self, models: Callable[[], Iterable[nn.Module]]) -> None:
+        self.failed = False
+        self._models = models
+        self._probes: dict[str, _Probes] = {}
+        self._by_optimizer: dict[int, _Probes] = {}
+        self._with_gradient: dict[str, weakref.ref[nn.Parameter]] = {}
+
+    def listen(self) -> list[Callable[[], None]]:
+        """Listen to backward, clip calls and scalers; return what ends that."""
+        stops = [listen_to_backward(self), listen_to_grad_scaler(self)]
+        try:
+            return [*stops, listen_to_clip_calls(self)]
+        except TapError:  # clip calls would be taken for changes
+            self.failed = True
+            return stops
+
+    def listen_to(self, name: str, optimizer: Optimizer) -> Callable[[], None]:
+        """Listen to the steps of one more optimizer; return what ends that."""
+        self._probes[name] = self._by_optimizer[id(optimizer)] = _Probes(optimizer)
+        return listen_to_steps(optimizer, self)
+
+    def facts(self) -> dict[str, str]:
+        """Entries for the table meta."""
+        if self.failed:
+            return {}
+        found = {}
+        for name, probes in self._probes.items():
+            found[f"carried_steps.{name}"] = str(probes.carried_steps)
+            found[f"changed_steps.{name}"] = str(probes.changed_steps)
+        without = self._without_optimizer()
+        return found | ({"parameters_without_optimizer": json.dumps(without)} if without else {})
+
+    def _without_optimizer(self) -> list[str]:
+        """The parameters with a gradient that no living optimizer holds, whether it is recorded or not."""
+        if not self._with_gradient:
+            return []
+        optimizers = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
+        held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+        alive = ((name, reference()) for name, reference in self._with_gradient.items())
+        return [name for name, parameter in alive if parameter is not None and id(parameter) not in held]
+
+    def _note_gradients(self) -> None:
+        held = {
+            id(p)
+            for probes in self._probes.values()
+            if (optimizer := probes._optimizer()) is not None
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        for model in self._models():
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None and id(parameter) not in held:
+                    self._with_gradient[name] = weakref.ref(parameter)
+
+    # ------------------------------------------------------------------------------- what hooks call
+
+    @_harmless
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        probes = self._by_optimizer[id(optimizer)]
+        probes.before_step(has_closure)
+        if probes.steps == GRADIENTS_AT_STEP:
+            self._note_gradients()
+
+    @_harmless
+    def after_step(self, optimizer: Optimizer) -> None:
+        self._by_optimizer[id(optimizer)].after_step()
+
+    @_harmless
+    def before_backward(self, tensors: Sequence[Tensor]) -> None:
+        for probes in self._probes.values():
+            probes.before_backward()
+
+    @_harmless
+    def after_backward(self) -> None:
+        for probes in self._probes.values():
+            probes.after_backward()
+
+    @_harmless
+    def before_clip(self, call: ClipCall) -> None:
+        for probes in self._probes.values():
+            probes.look()
+
+    @_harmless
+    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+        for probes in self._probes.values():
+            probes.accept()
+
+    @_harmless
+    def clip_failed(self, call: ClipCall) -> None:
+        self.after_clip(call, None)
+
+    @_harmless
+    def before_unscale(self, optimizer: Optimizer) -> None:
+        for probes in self._probes.values():
+            probes.look()
+
+    @_harmless
+    def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
+        self.after_clip(cast("Any", None), None)
+
+    @_harmless
+    def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
+        """The scaler reads gradients here; it changes them in `unscale_` alone."""
+
+    @_harmless
+    def after_scaled_step(self, optimizer: Optimizer) -> None:
+        """The next step begins like any other."""

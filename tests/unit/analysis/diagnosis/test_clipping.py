@@ -1,0 +1,101 @@
+"""Clipping that harms, that does nothing, and that is not seen."""
+
+import pytest
+
+from gradwatch.testing import steady, stream
+
+from .made import calm, changed, codes, parameters, run_of, the, with_layers
+
+
+@pytest.mark.parametrize(
+    ("threshold", "optimizer", "found"),
+    [
+        (0.0, "SGD", True),
+        (0.0, "Adam", True),
+        (1e-9, "SGD", True),
+        (1e-9, "Adam", False),
+        (0.5, "SGD", False),
+    ],
+)
+def test_a_threshold_that_leaves_nothing(tmp_path, threshold, optimizer, found):
+    run = run_of(tmp_path, stream(steady(300), max_norm=threshold), optimizer)
+    assert ("clipped-to-nothing" in codes(run)) == found
+    assert "threshold-too-low" not in codes(run)
+
+
+OWNED = parameters("huge", "a.weight", "b.weight")
+
+
+def owned(coef):
+    records = with_layers(calm(300), [1e6, 1.0, 1.0], OWNED)
+    return changed(records, max_norm=1.0, clip_coef=coef)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "eps", "coef", "found"),
+    [
+        pytest.param("Adam", 1e-5, 1e-6, True, id="under eps"),
+        pytest.param("Adam", 1e-9, 1e-6, False, id="above eps: Adam does not mind"),
+        pytest.param("Adam", 1e-5, 1.0, False, id="not clipped"),
+        pytest.param("SGD", None, 1e-6, True, id="SGD loses its learning rate"),
+        pytest.param("Muon", 1e-5, 1e-6, False, id="Muon's eps floors a norm"),
+        pytest.param("SomethingNew", 1e-5, 1e-6, False, id="unknown is not SGD"),
+    ],
+)
+def test_one_parameter_owns_the_norm_and_the_rest_starves(tmp_path, optimizer, eps, coef, found):
+    settings = {"lr": 0.1} | ({} if eps is None else {"eps": eps})
+    run = run_of(tmp_path, owned(coef), optimizer, settings)
+    assert ("clip-starves" in codes(run)) == found
+    if found:
+        starving = the(run, "clip-starves")
+        assert starving.parameters[0] == "huge"
+        assert starving.severity == "warning"
+        assert "LayerNormClip" in starving.remedy
+
+
+def test_a_norm_that_is_shared_starves_nobody(tmp_path):
+    records = changed(with_layers(calm(300), [1.0, 1.0, 1.0], OWNED), max_norm=1e-6, clip_coef=1e-6)
+    assert "clip-starves" not in codes(run_of(tmp_path, records, "Adam", {"lr": 0.1, "eps": 1e-5}))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "max_norm", "found"),
+    [
+        ("SGD", 0.01, True),
+        ("SGD", 0.5, False),
+        ("AdamW", 0.01, False),
+        ("Prodigy", 0.01, False),
+    ],
+)
+def test_a_threshold_far_below_the_median(tmp_path, optimizer, max_norm, found):
+    run = run_of(tmp_path, stream(steady(300), max_norm=max_norm), optimizer)
+    assert ("threshold-too-low" in codes(run)) == found
+
+
+def test_a_clip_call_that_comes_after_the_step(tmp_path):
+    run = run_of(tmp_path, changed(calm(300), clip_fault="after-step"))
+    found = the(run, "ineffective-clipping")
+    assert found.severity == "warning"
+    assert "between backward and the optimizer's step" in found.remedy
+    assert "ineffective-clipping" not in codes(run_of(tmp_path / "near", calm(300)))
+
+
+@pytest.mark.parametrize(("changed_steps", "found"), [("300", True), ("3", False), (None, False)])
+def test_gradients_that_the_script_changes(tmp_path, changed_steps, found):
+    meta = {} if changed_steps is None else {"changed_steps.0": changed_steps}
+    run = run_of(tmp_path, calm(300), meta=meta)
+    assert ("clipped-by-script" in codes(run)) == found
+    if found:
+        assert "not before clipping" in the(run, "clipped-by-script").what
+
+
+@pytest.mark.parametrize(("max_norm", "found"), [(100.0, True), (1.3, False)])
+def test_a_threshold_that_never_acts(tmp_path, max_norm, found):
+    assert ("threshold-idle" in codes(run_of(tmp_path, stream(steady(300), max_norm=max_norm)))) == found
+
+
+@pytest.mark.parametrize(("largest", "found"), [(0.99, True), (0.5, False)])
+def test_one_parameter_carries_the_norm(tmp_path, largest, found):
+    names = parameters("a", "b", "c", "d")
+    run = run_of(tmp_path, with_layers(calm(300), [largest, 0.1, 0.3, 0.05], names))
+    assert ("one-parameter-dominates" in codes(run)) == found

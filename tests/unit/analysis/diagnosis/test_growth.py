@@ -1,0 +1,91 @@
+"""Severity by consequence: growth that stays is critical, a spike that passes is not."""
+
+import numpy as np
+import pytest
+
+from gradwatch.testing import replaced, steady, stream
+
+from .made import calm, codes, falling, run_of, the
+
+
+def test_growth_from_the_first_step_on(tmp_path):
+    """A loss from 1.6 to 1.6e7 with norms that grow along: no level was ever left."""
+    steps = 600
+    rng = np.random.default_rng(0)
+    losses = [1.6 * 1.027**i * float(np.exp(0.1 * rng.standard_normal())) for i in range(steps)]
+    found = the(run_of(tmp_path, stream([loss**0.5 for loss in losses], losses=losses), "Adam"), "diverged")
+    assert found.severity == "critical"
+    assert found.steps[0] < 80
+    assert "target network" in found.remedy
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "Prodigy"])
+@pytest.mark.parametrize("factor", [20.0, 500.0, 1e5])
+def test_a_spike_from_which_the_training_came_back_is_information(tmp_path, optimizer, factor):
+    losses = replaced(falling(600), {300: 5 * factor})
+    run = run_of(tmp_path, stream(replaced(steady(600), {300: factor}), losses=losses), optimizer)
+    found = the(run, "spike")
+    assert (found.severity, found.steps) == ("info", (300, 300))
+    assert run.summary().verdict == "healthy"
+
+
+def test_a_loss_that_does_not_come_back_is_lost(tmp_path):
+    losses = falling(300, 2.2, 1.4) + [min(6.9, 1.4 + 0.5 * i) for i in range(300)]
+    norms = steady(300) + steady(300, level=6.0)
+    found = the(run_of(tmp_path, stream(norms, losses=losses), "AdamW"), "diverged")
+    assert abs(found.steps[0] - 300) < 20
+    assert found.evidence["loss_last"].value == pytest.approx(6.9)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        pytest.param(falling(600), id="falls"),
+        pytest.param([2.0 + 0.05 * z for z in np.random.default_rng(1).standard_normal(600)], id="never moves"),
+        pytest.param([0.1 * z for z in np.random.default_rng(2).standard_normal(600)], id="noise about zero"),
+        pytest.param(falling(300, 2.0, 0.5) + falling(300, 0.6, 0.5), id="a warm restart"),
+        pytest.param([-0.03] * 350 + [0.012 + 1e-3 * (i % 7) for i in range(250)], id="a surrogate that changes sign"),
+        pytest.param(None, id="no loss"),
+    ],
+)
+def test_what_is_no_divergence(tmp_path, losses):
+    assert "diverged" not in codes(run_of(tmp_path, stream(steady(600), losses=losses), "AdamW"))
+
+
+def test_a_slow_rise_of_loss_without_larger_norms_is_no_divergence(tmp_path):
+    """As of a curriculum whose tasks become harder."""
+    losses = falling(300, 2.0, 0.5) + falling(300, 0.5, 1.5)
+    assert "diverged" not in codes(run_of(tmp_path, stream(steady(600), losses=losses)))
+
+
+def test_the_largest_spike_is_the_largest_of_the_spikes(tmp_path):
+    """And not of the first steps, which settle."""
+    norms = [15 * np.exp(-i / 8) + 0.3 * n for i, n in enumerate(steady(2000))]
+    norms[1300] = 2.6
+    found = the(run_of(tmp_path, stream(norms, losses=falling(2000)), "AdamW"), "spike")
+    assert found.evidence["largest_norm"].value == pytest.approx(2.6)
+    assert found.evidence["spikes"].value == 1
+    assert found.what.startswith("step 1300 stands out")
+
+
+def test_steps_like_their_neighbours_are_no_spikes(tmp_path):
+    assert "spike" not in codes(run_of(tmp_path, calm(600)))
+
+
+def test_scaling_norms_and_losses_changes_no_finding(tmp_path):
+    losses, norms = replaced(falling(600), {300: 50.0}), replaced(steady(600), {300: 40.0})
+    one = run_of(tmp_path / "a", stream(norms, losses=losses))
+    other = run_of(tmp_path / "b", stream([1e6 * n for n in norms], losses=[1e6 * loss for loss in losses]))
+    assert codes(one) == codes(other)
+
+
+def test_deep_layers_whose_gradient_vanishes(tmp_path):
+    from .made import parameters, with_layers, with_weights
+
+    names = parameters("0.weight", "1.weight", "2.weight")
+    records = with_weights(with_layers(calm(400), [1e-9, 1e-4, 1.0], names), [1, 1, 1], [1e-3, 1e-3, 1e-3])
+    found = the(run_of(tmp_path, records), "vanishing")
+    assert found.parameters[0] == "0.weight"
+    assert found.severity == "warning"
+    alike = with_weights(with_layers(calm(400), [0.1, 0.4, 1.0], names), [1, 1, 1], [1e-3, 1e-3, 1e-3])
+    assert "vanishing" not in codes(run_of(tmp_path / "near", alike))

@@ -1,0 +1,111 @@
+"""NaN by cause: what a threshold could not have prevented gets no advice to clip or to lower the rate."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from gradwatch.analysis.diagnosis.nonfinite import nonfinite_fault
+from gradwatch.record import Event, WeightStats
+from gradwatch.testing import replaced, steady, stream
+
+from .made import calm, changed, codes, falling, run_of, the
+
+
+def nan_at(step, steps=300, losses=None, until=None):
+    changes = dict.fromkeys(range(step, until or steps), math.nan)
+    return stream(replaced(steady(steps), changes), losses=losses or falling(steps))
+
+
+def test_a_nan_of_backward(tmp_path):
+    losses = [math.nan if i > 200 else loss for i, loss in enumerate(falling(300))]
+    run = run_of(tmp_path, nan_at(200, losses=losses))
+    found = the(run, "nonfinite-gradient")
+    assert (found.severity, found.steps, found.optimizer) == ("critical", (200, 299), "0")
+    assert found.parameters == ("out.weight",)
+    advice = run.recommend()
+    assert advice.max_norm is None
+    for text in (found.remedy, advice.refused, run.summary().next):
+        assert "no threshold and no learning rate would have prevented it" in text
+
+
+def test_a_nan_of_the_loss(tmp_path):
+    losses = replaced(falling(300), dict.fromkeys(range(200, 300), math.nan))
+    assert codes(run_of(tmp_path, nan_at(200, losses=losses)))[0] == "nonfinite-loss"
+
+
+def test_a_loss_that_stays_finite_over_nan_hides_one(tmp_path):
+    run = run_of(tmp_path, nan_at(200, losses=replaced(falling(300), dict.fromkeys(range(200, 300), 0.0))))
+    found = the(run, "loss-hides-nan")
+    assert "logging_nan_inf_filter" in found.cause
+    assert "nonfinite-gradient" not in codes(run)
+
+
+def test_one_step_with_a_nan_hides_nothing(tmp_path):
+    assert "loss-hides-nan" not in codes(run_of(tmp_path, nan_at(200, until=201)))
+
+
+def test_growth_that_ends_in_nan_is_growth(tmp_path):
+    norms = steady(280) + [2.0**i for i in range(10)] + [math.nan] * 10
+    losses = falling(280) + [0.5 * 2.0**i for i in range(10)] + [math.nan] * 10
+    run = run_of(tmp_path, stream(norms, losses=losses))
+    assert codes(run)[0] == "diverged"
+    assert not {"nonfinite-loss", "nonfinite-gradient"} & set(codes(run))
+
+
+def test_a_norm_that_overflowed_over_finite_entries(tmp_path):
+    records = changed(calm(), clip_coef=lambda i: 0.0 if i == 200 else 1.0, max_norm=1.0)
+    found = the(run_of(tmp_path, records), "norm-overflow")
+    assert found.steps[0] == 200
+    assert "float64" in found.remedy
+
+
+def test_a_scaler_that_never_finds_its_level(tmp_path):
+    records = changed(calm(), loss_scale=1.0, skipped=lambda i: i % 2 == 0)
+    assert "loss-scale" in codes(run_of(tmp_path, records))
+    found = changed(calm(), loss_scale=1024.0, skipped=lambda i: i < 15 or i == 150)
+    assert "loss-scale" not in codes(run_of(tmp_path / "near", found))
+
+
+def test_steps_skipped_for_a_loss_that_is_not_finite_are_no_overflow(tmp_path):
+    records = changed(
+        calm(), loss_scale=1.0, skipped=lambda i: i % 2 == 0, loss=lambda i: math.nan if i % 2 == 0 else 1.0
+    )
+    found = codes(run_of(tmp_path, records))
+    assert "nonfinite-loss" in found
+    assert "loss-scale" not in found
+
+
+def test_a_skipped_nan_is_a_warning(tmp_path):
+    records = [dataclasses.replace(r, skipped=r.step == 200) for r in nan_at(200, until=201)]
+    assert the(run_of(tmp_path, records), "nonfinite-gradient").severity == "warning"
+
+
+def test_weights_that_were_not_finite_before_the_step(tmp_path):
+    records = nan_at(200, losses=[None] * 300)
+    bad = WeightStats(weight_norm=np.array([1.0, math.nan], np.float32), update_norm=np.zeros(2, np.float32))
+    records[200] = dataclasses.replace(records[200], weights=bad)
+    found = the(run_of(tmp_path, records), "nonfinite-weights")
+    assert found.parameters == ("out.weight",)
+    assert found.steps[0] == 200
+
+
+def test_a_nan_from_the_first_step_on_has_nothing_before_it(tmp_path):
+    found = the(run_of(tmp_path, nan_at(0, losses=[None] * 300)), "nonfinite-gradient")
+    assert "at no step before it was finite" in found.what
+
+
+@pytest.mark.parametrize(
+    ("facts", "fault"),
+    [
+        ({"limit": 0.0, "observed": 3.0}, "entries"),
+        ({"observed": math.inf, "parameter": "w"}, "norm"),
+        ({"observed": math.inf}, "norm"),
+        ({"observed": math.nan, "origin": "loss"}, "loss"),
+        ({"observed": math.inf, "origin": "loss"}, "loss"),
+        ({"observed": math.nan}, "loss"),  # before schema 3 no event had an origin
+    ],
+)
+def test_what_is_not_finite_is_told_by_the_facts_of_the_event(facts, fault):
+    assert nonfinite_fault(Event(step=3, kind="nonfinite", severity="critical", message="", **facts)) == fault

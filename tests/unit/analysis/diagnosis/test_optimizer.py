@@ -1,0 +1,84 @@
+"""Optimizers known by what they do, eps, learning rate and initialisation."""
+
+import pytest
+
+from gradwatch.record import Event
+from gradwatch.sources.history import History, Point, write
+from gradwatch.store import StoreWriter
+from gradwatch.testing import PARAMETERS, steady, stream
+
+from .made import calm, changed, codes, falling, run_of, the, with_layers, with_weights
+
+
+def test_eps_counts_by_entry_for_adam_alone(tmp_path):
+    records = with_layers(calm(300), [1e-9, 1e-9])
+    assert the(run_of(tmp_path / "adam", records, "Adam", {"eps": 1e-8}), "eps-starvation").severity == "info"
+    assert "eps-starvation" not in codes(run_of(tmp_path / "muon", records, "Muon", {"eps": 1e-8}))
+    assert "eps-starvation" not in codes(run_of(tmp_path / "far", records, "Adam", {"eps": 1e-12}))
+
+
+def test_a_learning_rate_that_is_too_high(tmp_path):
+    losses = falling(500, 2.0, 0.5) + falling(500, 0.5, 1.8)
+    large = with_weights(stream(steady(1000), losses=losses), [1.0, 1.0], [0.3, 0.3])
+    found = the(run_of(tmp_path / "large", large), "learning-rate-too-high")
+    assert "changes rnn.weight by 30.0% of its norm" in found.what
+    small = with_weights(stream(steady(1000), losses=losses), [1.0, 1.0], [1e-3, 1e-3])
+    assert "learning-rate-too-high" not in codes(run_of(tmp_path / "small", small))
+    down = with_weights(stream(steady(1000), losses=falling(1000)), [1.0, 1.0], [0.3, 0.3])
+    assert "learning-rate-too-high" not in codes(run_of(tmp_path / "down", down))
+
+
+def test_a_parameter_that_begins_near_zero_is_no_fault(tmp_path):
+    """A class token of 1e-6 moves by many times itself at first."""
+    records = with_weights(
+        stream(steady(400), losses=[0.7 + 0.01 * (i % 5) for i in range(400)]), [1e-6, 1], [1e-5, 1e-5]
+    )
+    assert codes(run_of(tmp_path, records, "AdamW")) == []
+
+
+@pytest.mark.parametrize(("rates", "says"), [((0.1,), "a warm-up"), (None, "smaller initial weights or")])
+def test_large_first_norms_and_a_warm_up_only_where_there_is_none(tmp_path, rates, says):
+    records = stream([500.0] * 15 + steady(1500), losses=falling(1515))
+    warm = changed(records, learning_rates=lambda i: (0.1 * min(1.0, (i + 1) / 100),))
+    run = run_of(tmp_path, records if rates else warm)
+    assert says in the(run, "large-initial-norms").remedy
+
+
+def test_norms_that_fall_to_nothing_began_at_no_fault(tmp_path):
+    norms = [4.0 * 0.97**i for i in range(600)]
+    assert "large-initial-norms" not in codes(run_of(tmp_path, stream(norms, losses=[n**2 for n in norms])))
+
+
+def test_a_history_does_not_know_what_it_does_not_hold(tmp_path):
+    write(History([Point(10 * i, n) for i, n in enumerate(steady(500))], "a file"), tmp_path / "run")
+    from gradwatch import Run
+
+    run = Run(tmp_path / "run")
+    assert codes(run) == []
+    clipping = run.summary().clipping
+    assert (clipping.kind, clipping.is_known) == (None, False)
+    assert run_of(tmp_path / "own", calm()).summary().clipping.is_known
+
+
+def test_norms_after_clipping_are_called_so(tmp_path):
+    from gradwatch import Run
+
+    points = [Point(i, min(n, 1.0)) for i, n in enumerate(steady(300))]
+    write(History(points, "a file"), tmp_path / "after", moment="after clipping")
+    assert the(Run(tmp_path / "after"), "norms-after-clipping").severity == "info"
+    assert Run(tmp_path / "after").summary().moment == "after clipping"
+    write(History(points, "a file"), tmp_path / "before", moment="before clipping")
+    assert "norms-after-clipping" not in codes(Run(tmp_path / "before"))
+
+
+def test_ranks_that_part_are_told_by_rank(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {"lr": 0.1})})
+    writer.add_parameters("0", PARAMETERS)
+    event = Event(step=100, kind="desync", severity="critical", message="", rank=1, parameter="rnn.weight")
+    writer.append(calm(), [event])
+    writer.end_attempt("closed")
+    from gradwatch import Run
+
+    found = the(Run(tmp_path), "desync")
+    assert (found.rank, found.parameters, found.steps[0]) == (1, ("rnn.weight",), 100)

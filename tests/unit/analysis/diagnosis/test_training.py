@@ -1,0 +1,200 @@
+"""Nothing is trained: each code where it is found, and a near case where it is not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gradwatch.record import StepRecord
+from gradwatch.testing import replaced, steady, stream
+
+from .made import calm, changed, codes, falling, parameters, run_of, the, with_layers, with_weights
+
+
+def test_a_healthy_training_has_no_finding(tmp_path):
+    assert codes(run_of(tmp_path, calm())) == []
+
+
+def test_every_step_skipped(tmp_path):
+    found = the(run_of(tmp_path, changed(calm(), skipped=True, loss_scale=1024.0)), "all-steps-skipped")
+    assert (found.severity, found.certainty, found.steps) == ("critical", "shown", (0, 299))
+    assert "GradScaler" in found.cause
+    by_hand = the(run_of(tmp_path / "hand", changed(calm(), skipped=True)), "all-steps-skipped")
+    assert "zero_grad" in by_hand.cause
+
+
+def test_a_scaler_that_finds_its_level_skips_a_few(tmp_path):
+    records = changed(calm(), skipped=lambda i: i < 12, loss_scale=lambda i: 2.0 ** max(10, 24 - i))
+    assert "all-steps-skipped" not in codes(run_of(tmp_path, records))
+
+
+@pytest.mark.parametrize(
+    ("rate", "severity"),
+    [
+        pytest.param(lambda i: 0.0, "critical", id="always"),
+        pytest.param(lambda i: 0.1 if i < 100 else 0.0, "warning", id="two thirds"),
+        pytest.param(lambda i: 0.1 * min(1.0, i / 50), None, id="a warm-up begins at 0"),
+        pytest.param(lambda i: max(0.0, 0.1 * (1 - i / 290)), None, id="a schedule ends at 0"),
+    ],
+)
+def test_a_learning_rate_of_zero(tmp_path, rate, severity):
+    run = run_of(tmp_path, changed(calm(), learning_rates=lambda i: (rate(i),)))
+    found = [finding.severity for finding in run.diagnosis() if finding.code == "learning-rate-zero"]
+    assert found == ([severity] if severity else [])
+
+
+def test_one_group_with_a_rate_is_enough(tmp_path):
+    assert "learning-rate-zero" not in codes(run_of(tmp_path, changed(calm(), learning_rates=(0.0, 0.1))))
+
+
+@pytest.mark.parametrize(("share", "severity"), [(1.0, "critical"), (0.6, "warning"), (0.3, None)])
+def test_gradients_that_are_zero(tmp_path, share, severity):
+    norms = [0.0 if i % 10 < 10 * share else n for i, n in enumerate(steady(300))]
+    run = run_of(tmp_path, stream(norms, losses=falling(300)))
+    found = [finding.severity for finding in run.diagnosis() if finding.code == "zero-gradients"]
+    assert found == ([severity] if severity else [])
+
+
+def test_no_threshold_is_advised_to_a_training_without_gradient(tmp_path):
+    advice = run_of(tmp_path, stream([0.0] * 400, losses=[0.0] * 400)).recommend()
+    assert advice.max_norm is None
+    assert "No clipping threshold would have prevented that" in advice.refused
+
+
+def test_a_loss_that_never_changes(tmp_path):
+    found = the(run_of(tmp_path, stream(steady(300), losses=[0.7] * 300)), "constant-loss")
+    assert found.severity == "warning"  # the weights move: what is logged is not what is trained on
+    assert found.evidence["loss"].value == 0.7
+    nearly = stream(steady(300), losses=replaced([0.7] * 300, {150: 0.7 + 1e-15}))
+    assert "constant-loss" not in codes(run_of(tmp_path / "near", nearly))
+
+
+def stale(steps=100):
+    """An optimizer whose parameters belong to no module and never have a gradient."""
+    names = parameters("group0.0", "group0.1")
+    return with_layers(stream([0.0] * steps), [0.0, 0.0], names, present=[False, False])
+
+
+def test_an_optimizer_of_parameters_that_are_gone(tmp_path):
+    meta = {"parameters_without_optimizer": json.dumps(["0.weight", "2.weight"])}
+    found = the(run_of(tmp_path, stale(), meta=meta), "stale-optimizer")
+    assert (found.severity, found.certainty) == ("critical", "shown")
+    assert found.parameters[:2] == ("0.weight", "2.weight")
+    assert codes(run_of(tmp_path / "alone", stale()))[0] == "stale-optimizer"
+
+
+def test_parameters_of_no_module_that_train_are_no_matter(tmp_path):
+    names = parameters("group0.0", "group0.1")
+    assert "stale-optimizer" not in codes(run_of(tmp_path, with_layers(calm(), [0.8, 0.6], names)))
+
+
+def test_adapters_that_get_no_gradient(tmp_path):
+    names = parameters("b0.lora_A", "b1.lora_A", "head.weight")
+    found = the(run_of(tmp_path, with_layers(calm(), [1, 1, 1], names, present=[False, False, True])), "no-gradient")
+    assert found.severity == "warning"
+    assert found.parameters == ("b0.lora_A", "b1.lora_A")
+    assert "every parameter called lora_A" in found.what
+
+
+def test_an_unused_head_is_information(tmp_path):
+    names = (*parameters("body.weight", shape=(100, 100)), *parameters("pooler.weight"))
+    run = run_of(tmp_path, with_layers(calm(), [1, 1], names, present=[True, False]))
+    assert the(run, "no-gradient").severity == "info"
+    assert run.summary().verdict == "healthy"
+
+
+def test_a_gradient_that_comes_late_is_a_gradient(tmp_path):
+    records = with_layers(calm(), [1, 1])
+    late = with_layers(calm(), [1, 1], present=[True, False])
+    assert "no-gradient" not in codes(run_of(tmp_path, late[:150] + records[150:]))
+
+
+def test_parameters_that_no_optimizer_holds(tmp_path):
+    meta = {"parameters_without_optimizer": json.dumps(["0.weight"])}
+    found = the(run_of(tmp_path, calm(), meta=meta), "parameters-without-optimizer")
+    assert found.parameters == ("0.weight",)
+    assert "0.weight gets a gradient and no optimizer holds it" in found.what
+
+
+BF16 = parameters("a.weight", "b.weight", shape=(32, 32), dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("update", "dtype", "expected"),
+    [
+        pytest.param(0.0, "bfloat16", "critical", id="nothing moves"),
+        pytest.param(1.5e-7, "bfloat16", "critical", id="one entry in a thousand"),
+        pytest.param(4.9e-6, "bfloat16", "warning", id="one in a hundred"),
+        pytest.param(6.1e-4, "bfloat16", None, id="a quarter"),
+        pytest.param(1.5e-7, "float32", None, id="float32 has room"),
+    ],
+)
+def test_updates_that_round_to_nothing(tmp_path, update, dtype, expected):
+    names = parameters("a.weight", "b.weight", shape=(32, 32), dtype=dtype)
+    records = with_weights(with_layers(calm(), [0.8, 0.6], names), [1.0, 1.0], [update, update])
+    run = run_of(tmp_path, records, "AdamW")
+    found = [finding.severity for finding in run.diagnosis() if finding.code == "updates-below-precision"]
+    assert found == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("update", [1e-5, 1e-4, 1e-3])
+def test_the_share_that_moves_is_estimated_within_a_factor_of_two(tmp_path, update):
+    """Against a count of the entries that differ after rounding."""
+    torch = pytest.importorskip("torch")
+    weights = torch.randn(200_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    after = (weights.float() + update).bfloat16()
+    moved = float((after != weights).float().mean())
+    norms = [float(w.float().norm()) for w in (weights, after.float() - weights.float())]
+    names = parameters("a.weight", shape=(200_000,), dtype="bfloat16")
+    records = with_weights(with_layers(calm(), [1.0], names), [norms[0]], [norms[1]])
+    found = [f for f in run_of(tmp_path, records, "AdamW").diagnosis() if f.code == "updates-below-precision"]
+    assert bool(found) == (moved < 0.02)
+    for finding in found:
+        assert moved / 2 < finding.evidence["moved_entries"].value < 2 * moved
+
+
+def test_gradients_that_are_never_zeroed(tmp_path):
+    found = the(run_of(tmp_path, calm(), meta={"carried_steps.0": "298"}), "gradients-accumulate")
+    assert found.severity == "warning"
+    assert "zero_grad" in found.remedy
+
+
+@pytest.mark.parametrize("carried", ["0", "150"])
+def test_accumulation_that_is_meant(tmp_path, carried):
+    assert "gradients-accumulate" not in codes(run_of(tmp_path, calm(), meta={"carried_steps.0": carried}))
+
+
+def test_accumulation_explains_the_divergence_and_comes_first(tmp_path):
+    losses = falling(150, 2.0, 0.5) + [0.5 * 1.05**i for i in range(150)]
+    norms = steady(150) + [1.05**i for i in range(150)]
+    found = codes(run_of(tmp_path, stream(norms, losses=losses), meta={"carried_steps.0": "299"}))
+    assert found[:2] == ["gradients-accumulate", "diverged"]
+
+
+def test_parameters_that_are_dead(tmp_path):
+    names = parameters("0.weight", "2.weight")
+    found = the(run_of(tmp_path, with_layers(calm(), [0.0, 1.0], names)), "dead-parameters")
+    assert (found.parameters, found.severity) == (("0.weight",), "warning")
+    once = np.ones((300, 2))
+    once[:, 0] = 0.0
+    once[::2, 0] = 1e-9
+    assert "dead-parameters" not in codes(run_of(tmp_path / "near", with_layers(calm(), once, names)))
+
+
+def test_an_optimizer_that_never_stepped(tmp_path):
+    from gradwatch.store import StoreWriter
+
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"actor": ("Adam", {}), "critic": ("SGD", {})})
+    writer.add_parameters("critic", parameters("critic.weight"))
+    writer.append([StepRecord(step=i, optimizer="actor", total_norm=1.0) for i in range(100)])
+    writer.end_attempt("closed")
+    from gradwatch import Run
+
+    found = the(Run(tmp_path), "no-steps")
+    assert (found.optimizer, found.severity) == ("critic", "warning")
+    assert Run(tmp_path).summary().optimizer == "actor"
+
+
+def test_nothing_is_said_of_steps_that_were_too_few(tmp_path):
+    assert codes(run_of(tmp_path, changed(calm(4), skipped=True))) == ["too-short"]

@@ -1,0 +1,20 @@
+"""`gradwatch explain`: the page of a code."""
+
+from gradwatch.analysis.diagnosis import PAGES
+
+
+def test_a_code_is_explained(command):
+    page = command("explain", "diverged").out
+    assert page.startswith("diverged: The training diverged")
+    assert "Fix:" in page
+
+
+def test_without_a_code_all_are_listed(command):
+    lines = command("explain").out.splitlines()
+    assert [line.split()[0] for line in lines] == list(PAGES)
+
+
+def test_an_unknown_code_is_refused(command):
+    done = command("explain", "no-such-code")
+    assert (done.code, done.out) == (1, "")
+    assert "`gradwatch explain` lists them" in done.err

@@ -1,0 +1,183 @@
+"""What the checks of the loop see, for loops whose habits are known."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import gradwatch
+from gradwatch.recording.loop_check import LoopCheck
+
+
+class Loop:
+    """Five steps of a small training; each method of the loop may be left out or changed."""
+
+    def __init__(self, zero="before", accumulate=1, change=None, clip=None, set_to_none=True, momentum=0.0):
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 1)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=momentum)
+        self.zero, self.accumulate, self.change, self.clip = zero, accumulate, change, clip
+        self.set_to_none = set_to_none
+
+    def train(self, folder, steps=5):
+        with gradwatch.attach(self.model, self.optimizer, folder):
+            for _ in range(steps):
+                if self.zero == "before":
+                    self.optimizer.zero_grad(set_to_none=self.set_to_none)
+                for _ in range(self.accumulate):
+                    self.model(torch.randn(4, 3)).square().mean().backward()
+                if self.change is not None:
+                    self.change(self.model)
+                if self.clip is not None:
+                    self.clip(self.model.parameters(), 0.1)
+                self.optimizer.step()
+                if self.zero == "after":
+                    self.optimizer.zero_grad(set_to_none=self.set_to_none)
+        meta = gradwatch.Run(folder).meta()
+        return int(meta["carried_steps.0"]), int(meta["changed_steps.0"])
+
+
+def scale(model):
+    for p in model.parameters():
+        p.grad.mul_(0.5)
+
+
+def replace(model):
+    for p in model.parameters():
+        p.grad = p.grad * 0.5
+
+
+def read(model):
+    for p in model.parameters():
+        float(p.grad.norm())
+
+
+@pytest.mark.parametrize(
+    ("habits", "carried", "changed"),
+    [
+        pytest.param({}, 0, 0, id="the usual loop"),
+        pytest.param({"zero": "after"}, 0, 0, id="zeroed after the step"),
+        pytest.param({"set_to_none": False}, 0, 0, id="zeroed in place"),
+        pytest.param({"zero": "after", "set_to_none": False}, 0, 0, id="zeroed in place after the step"),
+        pytest.param({"zero": None}, 4, 0, id="never zeroed"),
+        pytest.param({"accumulate": 3}, 0, 0, id="accumulation that is meant"),
+        pytest.param({"accumulate": 3, "zero": None}, 4, 0, id="accumulation that is not"),
+        pytest.param({"change": scale}, 0, 5, id="scaled in place"),
+        pytest.param({"change": replace}, 0, 5, id="replaced"),
+        pytest.param({"change": read}, 0, 0, id="only read"),
+        pytest.param({"clip": nn.utils.clip_grad_norm_}, 0, 0, id="clipped by norm"),
+        pytest.param({"clip": nn.utils.clip_grad_value_}, 0, 0, id="clipped by value"),
+        pytest.param({"clip": gradwatch.clip.clip_grad_norm_}, 0, 0, id="clipped by the drop-in"),
+        pytest.param({"clip": nn.utils.clip_grad_norm_, "change": scale}, 0, 5, id="scaled and clipped"),
+        pytest.param({"clip": nn.utils.clip_grad_norm_, "zero": None}, 4, 0, id="clipped and never zeroed"),
+    ],
+)
+def test_habits_of_a_loop(tmp_path, habits, carried, changed):
+    assert Loop(**habits).train(tmp_path) == (carried, changed)
+
+
+def test_a_policy_that_clips_is_no_change_of_the_script(tmp_path):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path, clip=gradwatch.clip.NormClip(0.01)):
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+    assert gradwatch.Run(tmp_path).meta()["changed_steps.0"] == "0"
+
+
+def test_a_scaler_that_unscales_is_no_change_of_the_script(tmp_path):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for explicit in (True, False, True, False):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.randn(4, 3)).square().mean()).backward()
+            if explicit:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+    assert gradwatch.Run(tmp_path).meta()["changed_steps.0"] == "0"
+
+
+def test_a_closure_that_zeroes_is_no_accumulation(tmp_path):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+    x = torch.randn(8, 3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        return loss
+
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(5):
+            optimizer.step(closure)
+    meta = gradwatch.Run(tmp_path).meta()
+    assert (meta["carried_steps.0"], meta["changed_steps.0"]) == ("0", "0")
+
+
+def test_the_backward_of_one_optimizer_is_no_accumulation_of_another(tmp_path):
+    """The generator's backward goes through the judge, whose gradients are zeroed before its own."""
+    maker, judge = nn.Linear(2, 2), nn.Linear(2, 1)
+    both = {"maker": torch.optim.SGD(maker.parameters(), 0.01), "judge": torch.optim.SGD(judge.parameters(), 0.01)}
+    with gradwatch.attach(nn.ModuleDict({"maker": maker, "judge": judge}), both, tmp_path):
+        for _ in range(5):
+            both["judge"].zero_grad()
+            judge(maker(torch.randn(4, 2)).detach()).square().mean().backward()
+            both["judge"].step()
+            both["maker"].zero_grad()
+            judge(maker(torch.randn(4, 2))).square().mean().backward()
+            both["maker"].step()
+    meta = gradwatch.Run(tmp_path).meta()
+    assert [meta[f"carried_steps.{name}"] for name in both] == ["0", "0"]
+    assert "parameters_without_optimizer" not in meta
+
+
+def test_parameters_that_no_optimizer_holds_are_named(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1), nn.Linear(1, 1).requires_grad_(False))
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(5):
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            model.zero_grad()
+    meta = gradwatch.Run(tmp_path).meta()
+    assert json.loads(meta["parameters_without_optimizer"]) == ["0.weight", "0.bias"]
+
+
+def test_parameters_of_an_optimizer_that_is_not_recorded_are_held(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    first, second = (torch.optim.SGD(part.parameters(), lr=0.01) for part in model)
+    with gradwatch.attach(model, second, tmp_path):
+        for _ in range(5):
+            model(torch.randn(4, 3)).square().mean().backward()
+            first.step()
+            second.step()
+            model.zero_grad()
+    assert "parameters_without_optimizer" not in gradwatch.Run(tmp_path).meta()
+
+
+def test_a_fault_of_the_checks_ends_only_them(tmp_path, monkeypatch):
+    def broken(self):
+        raise RuntimeError("no state")
+
+    monkeypatch.setattr("gradwatch.recording.loop_check._Probes._state", broken)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path) as watch:
+        for _ in range(3):
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+    run = gradwatch.Run(tmp_path)
+    assert len(run.steps()) == watch.steps == 3
+    assert "carried_steps.0" not in run.meta()
+
+
+def test_without_steps_there_are_no_facts_of_them():
+    check = LoopCheck(list)
+    assert check.facts() == {}
