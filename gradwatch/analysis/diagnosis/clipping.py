@@ -113,7 +113,11 @@ def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 def _clipped_rows(optimizer: OptimizerFacts) -> tuple[Array, Array] | None:
     """Norms (samples, parameters) and clip coefficients (samples,) at sampled steps that were clipped by norm."""
-    if len(optimizer.norms) < MIN_STEPS or not optimizer.frame["max_norm"].notna().any():
+    if (
+        optimizer.norms.shape[1] == 0
+        or len(optimizer.norms) < MIN_STEPS
+        or not optimizer.frame["max_norm"].notna().any()
+    ):
         return None
     common = optimizer.norms.index.intersection(optimizer.frame.index)
     coefs = optimizer.frame.loc[common, "clip_coef"].to_numpy(float)

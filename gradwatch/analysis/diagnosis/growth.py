@@ -18,6 +18,7 @@ MIN_LOSSES = 15  # losses without which the course of the loss is not judged
 GROWTH_BEFORE_NAN = 10.0  # times: the rise of norm or loss within the steps before a NaN that makes it growth
 STEPS_BEFORE_NAN = 20  # steps
 LOST_RISE_DEVIATIONS = 6.0  # robust deviations of the best losses: how far a loss that is lost lies above them
+NEAR_STEPS = 200  # steps before a NaN in which an explosion or a spike is where its growth began
 LOST_RISE_SHARE = 0.5  # of the progress that the loss had made, or of its size where it made none
 LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
@@ -162,7 +163,12 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
         return None
     event = _nan_after_growth(optimizer)
     if event is not None:
-        return _begin(optimizer, event.step)
+        # The few steps between an explosion and a NaN do not show in a smoothed norm; the detectors saw where it began.
+        seen = [e.step for e in optimizer.events if e.kind in ("explosion", "spike")]
+        return min(
+            (step for step in seen if event.step - NEAR_STEPS <= step <= event.step),
+            default=_begin(optimizer, event.step),
+        )
     course = loss_course(optimizer)
     lost = _loss_is_lost(optimizer, course)
     if lost:

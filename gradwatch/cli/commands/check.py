@@ -61,7 +61,7 @@ def check_names(names: Sequence[str]) -> None:
         if name not in {*KINDS, *PAGES, *_FATAL}:
             known = ", ".join([*_FATAL, *KINDS])
             raise BadArgument(
-                f"{name!r} is no kind of event; expected one of {known}, or a code that docs/findings.md lists."
+                f"{name!r} is not a kind of event; expected one of {known}, or a code that docs/findings.md lists."
             )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradwatch.script.doctor import Diagnosis, Finding
+from gradwatch.script.doctor import Examination, Observation
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ def test_the_exit_code_tells_what_was_found(tmp_path, command, monkeypatch, mark
 
     def examine(program, steps):
         asked.append((program.argv, steps))
-        return Diagnosis("train.py", (Finding(mark, "steps", "what was seen"),), failed)
+        return Examination("train.py", (Observation(mark, "steps", "what was seen"),), failed)
 
     monkeypatch.setattr("gradwatch.cli.commands.doctor.examine", examine)
     done = command("doctor", "--steps", "7", tmp_path / "train.py", "--lr", "1")
