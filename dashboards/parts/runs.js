@@ -43,7 +43,7 @@ export class RunList {
       entry.tick.title = entry.tick.disabled ? `${MOST_RUNS} runs are drawn, as many as can be told apart` : "";
       entry.key.style.background = slot >= 0 ? runColour(slot, theme) : "transparent";
       entry.state.textContent = stateOf(run);
-      entry.state.className = `state ${run.verdict ?? "critical"}`;
+      entry.state.className = `state ${run.verdict ?? (run.error ? "critical" : "unknown")}`;
       entry.button.title = run.error ?? run.name;
       markCurrent(entry.button, run.name === focus);
     }
@@ -63,5 +63,6 @@ export class RunList {
 /** @param {ListedRun} run */
 function stateOf(run) {
   if (run.error) return "can't be read";
-  return run.running ? `${run.verdict}, recording` : `${run.verdict}`;
+  const verdict = run.verdict ?? "no step yet";
+  return run.running ? `${verdict}, recording` : verdict;
 }

@@ -20,6 +20,7 @@ from gradwatch.analysis.run import Run
 from gradwatch.script.imports import after_import
 from gradwatch.script.launch import Program, become_main, code_of, show, why_nothing
 from gradwatch.script.plan import RecordingPlan
+from gradwatch.text import optimizer_label
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -203,14 +204,14 @@ class _Listener:
         infos = run.parameters(name)
         about = f"optimizer {name}"
         if steps.empty:
-            return [Observation("note", about, f"{run.optimizers[name]} made no step yet")]
+            return [Observation("note", about, f"{optimizer_label(run.optimizers[name])} made no step yet")]
         norms = run.layers("norm", name)
         present = run.layers("nonfinite", name).notna().iloc[-1]
         absent = [parameter for parameter in norms.columns if not present[parameter]]
         entries = sum(info.numel for info in infos)
         rate = steps["learning_rate"].iloc[-1]
         text = (
-            f"{run.optimizers[name]}, {len(infos)} parameters with {entries:,} entries,"
+            f"{optimizer_label(run.optimizers[name])}, {len(infos)} parameters with {entries:,} entries,"
             f" lr {'not known' if math.isnan(rate) else f'{rate:g}'}; {len(steps)} steps, total norm"
             f" {steps['total_norm'].iloc[-1]:.4g} at the last"
         )

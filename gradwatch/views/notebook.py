@@ -14,6 +14,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.statistics.quantiles import Array, any_in, spike_safe
 from gradwatch.analysis.summary import LayerSummary, RunSummary
 from gradwatch.record import SEVERITIES
@@ -23,7 +24,7 @@ from gradwatch.views import png
 WIDTH, HEIGHT = 640, 72  # pixels of a chart
 MAX_COLUMNS = 480  # of a chart or the heat map; a column shows the largest value of its steps
 MAX_ROWS = 64  # of the heat map; a row shows the largest value of its layers
-MAX_EVENTS, MAX_LAYERS = 6, 6
+MAX_FINDINGS, MAX_EVENTS, MAX_LAYERS = 6, 6, 6
 NAME_WIDTH = 60  # characters of a layer's name
 
 _BADGES = {"healthy": "#1a7f37", "info": "#57606a", "warning": "#8a5000", "critical": "#b3261e"}
@@ -76,11 +77,27 @@ def _head(summary: RunSummary) -> str:
         f"total norm: median {number(summary.total_norm.median)}, max {number(summary.total_norm.max)}",
         clipped,
     ]
+    told = next((finding for finding in summary.findings if finding.severity != "info"), None)
+    lines = [
+        _text(" · ".join(fact for fact in facts if fact)),
+        *([] if told is None else [f"<b>cause</b> ({told.certainty}): {_text(told.cause)}"]),
+        f"<b>next:</b> {_text(summary.next)}",
+        *([] if told is None else [f"<b>confirm:</b> {_text(told.confirm)}"]),
+    ]
     return (
         f'<p style="margin:4px 0">{_badge(summary.verdict, summary.verdict.upper())} {_text(summary.reason)}<br/>'
-        f"<small>{_text(' · '.join(fact for fact in facts if fact))}</small><br/>"
-        f"<small><b>next:</b> {_text(summary.next)}</small></p>"
+        f"{'<br/>'.join(f'<small>{line}</small>' for line in lines)}</p>"
+        f"{_findings([finding for finding in summary.findings if finding is not told])}"
     )
+
+
+def _findings(others: Sequence[Finding]) -> str:
+    """The findings that the headline does not tell."""
+    items = "".join(
+        f"<li>{_badge(finding.severity, finding.code)} {_text(finding.what)}</li>" for finding in others[:MAX_FINDINGS]
+    )
+    more = _more(len(others) - MAX_FINDINGS, "more finding", ".diagnosis()")
+    return f'<ul style="margin:4px 0;padding-left:18px">{items}</ul>{more}' if items else ""
 
 
 # -------------------------------------------------------------------------------------- the charts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,8 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     first_norm = float(np.median(norms[: max(3, len(norms) // 20)])) if len(norms) else None
     last_norm = float(np.median(norms[-max(3, len(norms) // 20) :])) if len(norms) else None
     ends_in_nan = bool(len(optimizer.total_norm)) and not math.isfinite(optimizer.total_norm[-1])
+    if course is not None:
+        course = replace(course, last=max(course.last, _last_loss(optimizer)))
     return Finding(
         code="diverged",
         severity="critical",
@@ -112,6 +114,11 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         remedy=_remedy(optimizer, onset),
         confirm="train again from the same seed with a tenth of the learning rate: the growth should be gone or later",
     )
+
+
+def _last_loss(optimizer: OptimizerFacts) -> float:
+    """The median of the last three finite losses: a tenth of a long run hides an end of a few steps."""
+    return float(np.median(optimizer.loss[optimizer.loss_logged & np.isfinite(optimizer.loss)][-3:]))
 
 
 def _course_text(course: Loss | None, ends_in_nan: bool) -> str:

@@ -25,15 +25,14 @@ _LINES = 10  # of progress, if the output is not a terminal
 
 
 def demo(folder: Path, steps: int, seed: int) -> None:
-    """Train until a seed explodes early enough to advise on, then train it again with the advice, a quarter longer."""
+    """Train until a seed explodes early enough to advise on, then train it again with the advice."""
     console = standard_output()
     console.print("A tanh RNN learns to add two of 50 numbers, by SGD, without clipping.", style="bold")
     for number_of_seed in range(seed, seed + SEEDS):
         plain, clipped = _unused(folder / "demo"), _unused(folder / "demo-clipped")
         advice = _train_and_advise(console, plain, steps, number_of_seed)
         if advice is not None:
-            made = len(Run(plain).steps())
-            _train_clipped(console, plain, clipped, min(steps, made + made // 4), number_of_seed, advice)
+            _train_clipped(console, plain, clipped, steps, number_of_seed, advice)
             return
         console.print(f"\nSeed {number_of_seed} did not explode, or too early to advise on.", style="bold")
 

@@ -15,12 +15,13 @@ from gradwatch.analysis.summary import ClippingSummary, RunSummary
 from gradwatch.text import count, duration, number, optimizer_label, share, step_range
 from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
 from gradwatch.views.console.events import event_groups
+from gradwatch.views.console.findings import cause_lines, finding_lines, next_lines
 from gradwatch.views.console.layers import layer_strip, layer_table
 from gradwatch.views.console.ranks import rank_lines
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
-LAYERS, EVENT_GROUPS, STRIP_ROWS = 12, 8, 16
-"""How many layers, groups of events and rows of the heat map a report shows by default."""
+LAYERS, EVENT_GROUPS, STRIP_ROWS, FINDINGS = 12, 8, 16, 6
+"""How many layers, groups of events, rows of the heat map and findings a report shows by default."""
 
 
 def report(summary: RunSummary, screen: Screen, layers: int = LAYERS) -> Group:
@@ -43,7 +44,7 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
     """The sections of a report that have a line: at least what run it is, its curves, and the next step."""
     sections = [
         headline(summary, screen),
-        finding_lines(summary, screen),
+        finding_lines(summary, screen, min(FINDINGS, groups)),
         [
             *norm_lines(summary, screen),
             *loss_lines(summary, screen),
@@ -73,6 +74,7 @@ def headline(summary: RunSummary, screen: Screen) -> list[Text]:
     style = SEVERITY_STYLES[summary.verdict]
     lead = f"{screen.ink.pick('●', '*')} {summary.verdict.upper()}  "
     lines = screen.wrap(lead, summary.reason, style, style)
+    lines += cause_lines(summary, screen)
     lines += screen.wrap("  ", screen.ink.pick(" · ", " | ").join(_facts(summary)), style="dim")
     for note in _notes(summary):
         lines += screen.wrap("  ", note)
@@ -114,24 +116,6 @@ def _resumed(points: Sequence[ResumePoint], most: int = 3) -> str:
     earlier = len(points) - most
     more = f"; and {count(earlier, 'time')} before" if earlier > 0 else ""
     return "; ".join(str(point) for point in points[-most:]) + more
-
-
-def finding_lines(summary: RunSummary, screen: Screen, most: int = 6) -> list[Text]:
-    """The findings beside the one that the headline tells."""
-    told = next((finding for finding in summary.findings if finding.severity != "info"), None)
-    others = [finding for finding in summary.findings if finding is not told]
-    lines = []
-    for finding in others[:most]:
-        lead = f"  {finding.severity:<9}{finding.code} "
-        lines += screen.wrap(lead, finding.what, SEVERITY_STYLES[finding.severity], "")
-    if len(others) > most:
-        lines.append(Text(f"  {len(others) - most} more; `gradwatch report --json` has every finding", "dim"))
-    return [Text("findings", "bold"), *lines] if lines else []
-
-
-def next_lines(summary: RunSummary, screen: Screen) -> list[Text]:
-    """The next thing to do."""
-    return screen.wrap("next: ", summary.next, "bold")
 
 
 # -------------------------------------------------------------------------------------- the curves

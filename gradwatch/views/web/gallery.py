@@ -134,9 +134,11 @@ class Gallery:
 
 
 def _glance(path: Path) -> dict[str, Any]:
+    """Verdict (None before the first step), state and optimizers of a run, or the reason why it can't be read."""
     try:
         run = Run(path)
-        verdict = verdict_of(run.diagnosis())
+        has_step = any(len(run.standing(name)) for name in run.optimizers)
+        verdict = verdict_of(run.diagnosis()) if has_step else None
         return {
             "verdict": verdict,
             "running": run.is_being_written(),

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gradwatch import Run
+from gradwatch.analysis.diagnosis import Finding
 from gradwatch.record import Event, ParameterInfo
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
@@ -172,3 +173,24 @@ def test_the_most_severe_events_are_shown_by_step(tmp_path):
     page = shown(Run(tmp_path))
     assert [int(step) for step in re.findall(r"message (\d+)\.", page.split("<ul")[1])] == [0, 1, 2, 3, 8, 10]
     assert "5 more events" in page
+
+
+def test_findings_are_shown_with_the_cause_of_the_headline(tmp_path):
+    found = tuple(
+        Finding(
+            code=code,
+            severity=severity,
+            certainty="likely",
+            what=f"what <{code}>",
+            cause="why",
+            remedy="",
+            confirm="how",
+        )
+        for code, severity in (("diverged", "critical"), ("clip-starves", "warning"), ("spike", "info"))
+    )
+    summary = replace(Run(write_run(tmp_path, stream(steady(50)))).summary(), findings=found)
+    page = shown_summary(summary)
+    assert "<b>cause</b> (likely): why" in page
+    assert "<b>confirm:</b> how" in page
+    assert re.findall(r">([a-z-]+)</b> what &lt;([a-z-]+)&gt;", page) == [("clip-starves",) * 2, ("spike",) * 2]
+    assert "cause" not in shown_summary(replace(summary, findings=()))

@@ -46,8 +46,9 @@ def test_every_line_fits(run, drawn, name, width, ascii_only):
 
 def test_the_report_says_what_matters(run, drawn):
     text = "\n".join(drawn(report(run.summary(), Screen(width=100)), 100))
+    told = " ".join(text.split())  # a long headline goes on below
     headline = "the gradient is NaN or infinite at step 700, first in"
-    assert f"{run.summary().verdict.upper()}  {headline} encoder.layers.29.self_attention.weight" in text
+    assert f"{run.summary().verdict.upper()} {headline} encoder.layers.29.self_attention.weight" in told
     assert "max 60  at step 400" in text
     assert "NaN or infinite at 1 of 900 steps" in text
     assert "by norm at 1.1" in text
@@ -122,7 +123,7 @@ def test_what_a_run_lacks_is_said(run, drawn):
         "1 step dropped: too late to be recorded",
         "1 step skipped (no update)",
         "2 rows of the store damaged and left out",
-        "still running, or killed",
+        "still running",
         "attempt 3",
     ):
         assert said in text

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gradwatch.errors import BadArgument, GradwatchError
-from gradwatch.store import FILE_NAME
+from gradwatch.store import FILE_NAME, StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 from gradwatch.views.web.gallery import Gallery, find_stores
 
@@ -112,3 +112,13 @@ def test_a_run_that_is_deleted_while_it_is_shown_is_told_and_comes_back(tmp_path
             steps = gallery.overview(query)["steps"]
         time.sleep(0.1)
     assert steps == 150
+
+
+def test_a_run_without_a_step_has_no_verdict(tmp_path):
+    """It was listed as healthy."""
+    write_run(tmp_path / "begun", [])
+    writer = StoreWriter(tmp_path / "recording")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    runs = {run["name"]: run for run in Gallery({"": tmp_path}).listing()["runs"]}
+    assert [(runs[name]["verdict"], runs[name]["error"]) for name in ("begun", "recording")] == [(None, None)] * 2
+    writer.end_attempt("closed")
