@@ -17,7 +17,7 @@ def route(request):
     """Every test here runs on both routes."""
     if request.param == "PyTorch":
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gradwatch.measure.pytorch.is_available", lambda: False)
+            patch.setattr("gradwatch.measure.routes.is_available", lambda: False)
             yield request.param
     elif fused.is_available():
         yield request.param

@@ -134,7 +134,7 @@ def test_a_broken_store_is_shown_as_broken_and_the_others_as_they_are(logs):
     plugin = plugin_of(logs)
     runs = {run["name"]: run for run in ask(plugin, "/runs").json["runs"]}
     assert "can't be read" in runs["broken"]["error"] or "did not write" in runs["broken"]["error"]
-    assert "no store" in runs["text"]["error"]
+    assert "is not an SQLite file" in runs["text"]["error"]
     assert runs["a"]["error"] is None
     answer = ask(plugin, "/overview?run=broken")
     assert answer.status_code == 422
