@@ -320,7 +320,7 @@ def test_a_run_without_a_step_is_empty_not_broken(tmp_path):
     assert run.steps().empty
     assert run.layers("norm").empty
     assert run.events() == []
-    assert "0 usable steps" in run.recommend().refused
+    assert "never made a step" in run.recommend().refused
     with pytest.raises(EmptyRun, match="holds no step yet"):
         run.summary()
 
