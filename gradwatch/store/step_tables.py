@@ -177,14 +177,17 @@ class StepTables:
             if first is None or first <= after:  # damaged pages may lead in a circle
                 return
             after = first - 1
-            for values in self._db.rows(query, after, after + chunk, optimizer):
+            # Ids that are written after this query come with the next one.
+            ((newest,),) = self._db.rows("select max(id) from step not indexed where id <= ?", after + chunk)
+            last = max(first, newest or first)
+            for values in self._db.rows(query, after, last, optimizer):
                 row = dict(zip(names, values, strict=True))
                 record = record_of(row, infos) if self._integrity.is_intact(row) else None
                 if record is not None:
                     yield record
                 else:
                     self._integrity.left_out.add(("step", row["id"]))
-            after += chunk
+            after = last
 
     def _record_query(self) -> tuple[Sequence[str], str]:
         """The names of the columns of a step with all its blobs, and the query from one id to another."""

@@ -403,6 +403,21 @@ def test_records_are_read_in_pieces_that_miss_nothing(tmp_path):
             assert [r.step for r in reader.records("0", chunk)] == list(range(23))
 
 
+def test_records_that_are_written_meanwhile_are_read_too(tmp_path):
+    records = stream(steady(100))
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {}), "1": ("SGD", {})})
+    writer.append(records[:30])
+    with StoreReader(tmp_path) as reader:
+        found = reader.records("0")
+        seen = [next(found).step for _ in range(30)]
+        writer.append([dataclasses.replace(record, optimizer="1") for record in records[:50]])
+        writer.append(records[30:])
+        assert seen + [record.step for record in found] == list(range(100))
+        assert [record.step for record in reader.records("0", after=30)] == list(range(30, 100))
+    writer.end_attempt("closed")
+
+
 def test_steps_beyond_32_bits_and_clocks_that_jump_back(tmp_path):
     first = 2**31 - 5
     records = [
