@@ -41,11 +41,6 @@ class Made:
     backwards: int  # backward passes until then
 
     @property
-    def is_replaced(self) -> bool:
-        """Whether the weight has another gradient, or none."""
-        return self.parameter.grad is not self.gradient()
-
-    @property
     def has_moved(self) -> bool:
         """Whether the weight has changed since."""
         return version_of(self.parameter) != self.weight_version

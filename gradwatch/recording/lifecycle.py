@@ -75,11 +75,6 @@ def inside() -> Iterator[None]:
         leave()
 
 
-def is_ending() -> bool:
-    """Whether a signal is waiting for the main thread to leave gradwatch."""
-    return _Depth.signal is not None
-
-
 def check_not_open(run: Path) -> None:
     """See that this process does not record the run already.
 
