@@ -57,21 +57,29 @@ class _Probes:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = weakref.ref(optimizer)
+        self._chosen: tuple[weakref.ref[Tensor], ...] = ()
         self._known: State | None = None
         self._backwards = 0
         self._is_carried = self._is_changed = False
         self._has_closure = False
         self.steps = self.carried_steps = self.changed_steps = 0
 
-    def _state(self) -> State:
+    def _choose(self) -> None:
+        """Choose the gradients that this update is known by; once an update, for it goes through all parameters."""
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
         parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-        chosen = parameters[:: max(1, len(parameters) // PROBES)][:PROBES]
-        return tuple(None if p.grad is None else (id(p.grad), p.grad._version) for p in chosen)
+        every = max(1, len(parameters) // PROBES)
+        self._chosen = tuple(weakref.ref(parameter) for parameter in parameters[::every][:PROBES])
+
+    def _state(self) -> State:
+        gradients = (None if (p := reference()) is None else p.grad for reference in self._chosen)
+        return tuple(None if g is None else (id(g), g._version) for g in gradients)
 
     def before_backward(self) -> None:
         """Zeroing leaves no gradient, or changes it: what is as it was is carried into this backward."""
+        if not self._backwards:
+            self._choose()
         state = self._state()
         if self._backwards and state != self._known:
             self._is_changed = False  # zeroed, or a training of its own between: it is looked at from here on
