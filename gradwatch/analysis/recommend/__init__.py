@@ -22,6 +22,7 @@ from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, op
 from gradwatch.analysis.statistics.progress import drift
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.tail import tail_index
+from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import shown_optimizer
 
 __all__ = [
@@ -50,13 +51,14 @@ def recommend(reader: RunReader, optimizer: str | None = None) -> Recommendation
     return _recommend(*_history_and_findings(reader, optimizer))
 
 
-def recommend_with_curve(reader: RunReader, optimizer: str | None = None) -> tuple[Recommendation, tuple[WhatIf, ...]]:
-    """The advice, and the effect of thresholds from below the smallest norm to above the largest.
+def recommend_with_curve(reader: RunReader, summary: RunSummary) -> tuple[Recommendation, tuple[WhatIf, ...]]:
+    """The advice for a summary's optimizer, and the effect of thresholds on both sides of all its norms.
 
-    The curve is over the steps that the advice is based on, and exists also where the advice is refused.
+    The findings are those of the summary, so that the run is not diagnosed again. The curve is over the steps that
+    the advice is based on, and exists also where the advice is refused.
     """
-    history, findings = _history_and_findings(reader, optimizer)
-    advice = _recommend(history, findings)
+    history = optimizer_history(reader, summary.optimizer)
+    advice = _recommend(history, _concerning(summary.findings, summary.optimizer))
     return advice, curve(history, advice.max_norm)
 
 
@@ -73,9 +75,13 @@ def _history_and_findings(reader: RunReader, optimizer: str | None) -> tuple[Opt
     if name is None:
         name = shown_optimizer(found, [one.name for one in facts.optimizers if len(one.frame)])
     name = reader.optimizer(name)
-    own = tuple(finding for finding in found if finding.optimizer in (name, None))
     known = next((one.history for one in facts.optimizers if one.name == name), None)
-    return optimizer_history(reader, name) if known is None else known, own
+    return optimizer_history(reader, name) if known is None else known, _concerning(found, name)
+
+
+def _concerning(findings: Sequence[Finding], optimizer: str) -> tuple[Finding, ...]:
+    """The findings about one optimizer, and those about the whole run."""
+    return tuple(finding for finding in findings if finding.optimizer in (optimizer, None))
 
 
 def _recommend(history: OptimizerHistory, findings: Sequence[Finding]) -> Recommendation:

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from gradwatch.analysis.run import Run
+from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import order_of_optimizers
 from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotExport
@@ -40,8 +41,9 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
     Raises:
         CannotExport: the file can't be written.
     """
-    names = _worst_first(run)[:MOST_OPTIMIZERS] if optimizer is None else [optimizer]
-    page = html_view.render(*(RunView(run.path, name) for name in names)).encode()
+    first = RunView(run.path, optimizer)
+    others = _next_worst(run, first.summary)[: MOST_OPTIMIZERS - 1] if optimizer is None else []
+    page = html_view.render(first, *(RunView(run.path, name) for name in others)).encode()
     try:
         file.write_bytes(page)
     except OSError as error:
@@ -49,7 +51,7 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
     return len(page)
 
 
-def _worst_first(run: Run) -> list[str]:
-    """The optimizers that made a step, the one with the gravest finding first; without a step the first of all."""
+def _next_worst(run: Run, shown: RunSummary) -> list[str]:
+    """The other optimizers that made a step, the one with the gravest finding first."""
     stepped = [name for name in run.optimizers if len(run.standing(name))]
-    return order_of_optimizers(run.diagnosis(), stepped) or [run.optimizer()]
+    return [name for name in order_of_optimizers(shown.findings, stepped) if name != shown.optimizer]

@@ -146,7 +146,7 @@ class RunView:
         """The recommendation, and what every threshold would have done (`recommend_with_curve`)."""
         with self._lock:
             if self._advice is None:
-                self._advice = recommend_with_curve(self._run, self._name)
+                self._advice = recommend_with_curve(self._run, self._summary)
             advice, curve = self._advice
         return recommendation(advice) | {"curve": [asdict(point) for point in curve]}
 
