@@ -1,29 +1,13 @@
 """Event files, as PyTorch writes them, become runs or a clear error."""
 
-import math
-
 import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from gradwatch import Run
 from gradwatch.errors import CannotImport
-from gradwatch.sources import read, write
-from gradwatch.testing import replaced, steady
+from gradwatch.sources import read
 
-NORMS = replaced(steady(500), {100: 40.0, 200: math.nan, 300: math.inf})
-
-
-def imported(paths, tmp_path, **options):
-    write(read(paths, **options), tmp_path / "run")
-    return Run(tmp_path / "run")
-
-
-def assert_norms(run, norms=NORMS, every=1):
-    steps = run.steps()
-    assert steps.index.tolist() == [every * i for i in range(len(norms))]
-    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-6)
-    return steps
+from .support import NORMS, assert_norms, imported
 
 
 def write_events(folder, norms=NORMS, tag="train/grad_norm", first=0, new_style=False):

@@ -10,10 +10,7 @@ from gradwatch import Run
 from gradwatch.errors import CannotImport
 from gradwatch.sources import read, write
 
-
-def imported(paths, tmp_path, **options):
-    write(read(paths, **options), tmp_path / "run")
-    return Run(tmp_path / "run")
+from .support import imported
 
 
 def trainer_state(**changes):
