@@ -103,7 +103,7 @@ def a_module_added_later(place: Place, broken: bool) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.body, self.head = mlp(64, 32, 32), nn.Linear(32, 10)
-            self.extra = nn.Identity()
+            self.extra: nn.Module = nn.Identity()
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.extra(self.body(x).relu()))
@@ -215,7 +215,7 @@ def a_temperature_owns_the_norm(place: Place, broken: bool) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-6, weight_decay=0.0)
     force = 1e7 if broken else 0.1
 
-    def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss_of(_: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return classify(model, batch) + force * torch.sin(1e3 * batch[0].sum()) * model.temperature.sum()
 
     train(place, model, optimizer, digits(113), loss_of, clip=0.5)
@@ -249,6 +249,7 @@ def adaptive_clipping_by_unit_of_the_scripts_own(place: Place, broken: bool) -> 
             if broken:
                 with torch.no_grad():
                     for p in model.parameters():
+                        assert p.grad is not None
                         most = 0.01 * p.norm().clamp_min(1e-3)
                         norm = p.grad.norm()
                         p.grad.copy_(torch.where(norm > most, p.grad * (most / norm), p.grad))
@@ -386,7 +387,7 @@ def a_long_recurrence_of_small_weights(place: Place, broken: bool) -> None:
     model = Deep()
     if broken:
         for layer in model.lstm_layers:
-            nn.init.normal_(layer.weight, std=0.05)
+            nn.init.normal_(layer.get_parameter("weight"), std=0.05)
     train(place, model, torch.optim.SGD(model.parameters(), lr=0.05), digits(122), classify)
 
 
