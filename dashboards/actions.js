@@ -1,13 +1,13 @@
 // What the reader can do, as changes of the state.
 /** @import { Range, RunEvent, State } from "./types.d.ts" */
 /** @import { Session } from "./session.js" */
-import { nearestEvent } from "./state/events.js";
+import { nearestEvent, neighbour } from "./state/events.js";
 import { panned, within, zoomed } from "./state/range.js";
 import { focused, toggled, withEvent, withOptimizer } from "./state/state.js";
 
 const REACH = 8; // px from an event's mark
 
-/** @typedef {Partial<Pick<State, "stat" | "order" | "depth" | "filter" | "layer" | "trial" | "wholeAxis">>} Look */
+/** @typedef {Partial<Pick<State, "stat" | "order" | "depth" | "filter" | "layer" | "trial" | "pin" | "wholeAxis">>} Look */
 /** @typedef {ReturnType<typeof actionsOf>} Actions */
 
 /**
@@ -38,6 +38,11 @@ export function actionsOf(session, remember = () => {}) {
   return {
     zoomTo,
     chooseEvent,
+    closeEvent: () => become({ ...session.state, event: null }),
+    nextEvent: (/** @type {number} */ by) => {
+      const event = neighbour(session.overview?.events ?? [], session.event, by);
+      if (event) chooseEvent(event);
+    },
     showAll: () => move(null),
     pan: (/** @type {number} */ part) => zoomTo(...panned(session.range, part)),
     zoomBy: (/** @type {number} */ factor, /** @type {number=} */ around) =>

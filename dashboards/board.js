@@ -1,9 +1,8 @@
 // The parts of the page, where they stand, and what each of them shows.
-/** @import { Overview, Range, RunEvent, StepActions, Theme } from "./types.d.ts" */
+/** @import { Overview, Range, StepActions, Theme } from "./types.d.ts" */
 /** @import { Session } from "./session.js" */
-import { MARGIN } from "./chart/layout.js";
+import { columnsIn } from "./chart/layout.js";
 import { ink, runColour } from "./draw/colours.js";
-import { stepsWidth } from "./heat/frame.js";
 import { Charts } from "./parts/charts.js";
 import { drawnRuns } from "./parts/drawn.js";
 import { emptyPage } from "./parts/empty.js";
@@ -11,19 +10,20 @@ import { EventList } from "./parts/events.js";
 import { EventLane } from "./parts/lane.js";
 import { LayersPart } from "./parts/layers.js";
 import { layOut } from "./parts/layout.js";
-
 import { RunList } from "./parts/runs.js";
 import { ThresholdPart } from "./parts/threshold.js";
 import { handleKey, Toolbar } from "./parts/toolbar.js";
 import { VerdictPart } from "./parts/verdict.js";
 import { memo } from "./state/memo.js";
+import { StoryPart } from "./story/part.js";
 
-/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & { link(): string }} Actions */
+/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & { link(): string, pin(): void }} Actions */
 
 export class Board {
   /** @type {HTMLElement} */ #root;
   #parts;
   #boxes;
+  /** @type {number | null} */ pointer = null;
 
   /**
    * @param {HTMLElement} root to fill
@@ -37,13 +37,14 @@ export class Board {
       events: new EventList(on),
       verdict: new VerdictPart(on),
       toolbar: new Toolbar(on),
+      story: new StoryPart(on),
       lane: new EventLane(on),
       charts: new Charts(on),
       layers: new LayersPart(on),
       threshold: new ThresholdPart(on),
     };
     this.#boxes = layOut(this.#parts, live);
-    this.#boxes.body.addEventListener("keydown", (event) => handleKey(event, on));
+    root.ownerDocument.addEventListener("keydown", (event) => handleKey(event, on));
     this.#hideRun();
     root.append(this.#boxes.body);
     new ResizeObserver(() => this.#resize()).observe(this.#boxes.main);
@@ -51,10 +52,10 @@ export class Board {
 
   /** How many columns of steps fit. */
   get columns() {
-    return Math.max(50, Math.min(2000, Math.round(stepsWidth(this.#boxes.main.clientWidth - 2 * MARGIN))));
+    return columnsIn(this.#boxes.ruler.clientWidth);
   }
 
-  /** Takes the width of paper, or that of the window again. @param {boolean} printing */
+  /** @param {boolean} printing whether to take the width of paper */
   setPrinting(printing) {
     this.#boxes.body.classList.toggle("printing", printing);
     this.#resize();
@@ -62,16 +63,12 @@ export class Board {
 
   /** @param {number | null} step where the pointer is */
   pointAt(step) {
+    this.pointer = step;
     this.#parts.charts.pointAt(step);
     this.#parts.layers.pointAt(step);
   }
 
-  /**
-   * Gives every part what it shows. A part draws only what changed.
-   *
-   * @param {Session} session
-   * @param {Theme} theme
-   */
+  /** Gives every part what it shows; a part draws only what changed. @param {Session} session @param {Theme} theme */
   show(session, theme) {
     const { state, data, listing } = session;
     const { body, main, empty, problem } = this.#boxes;
@@ -91,21 +88,22 @@ export class Board {
 
   /** Hides what is known of runs, so that nothing moves when it arrives. @param {string} [name] of a run to show alone */
   #hideRun(name = "") {
-    const { verdict, events, lane, toolbar, charts, layers, threshold } = this.#parts;
+    const { verdict, events, story, lane, toolbar, charts, layers, threshold } = this.#parts;
     verdict.showName(name);
     events.show();
-    for (const part of [lane, toolbar, ...charts.all, layers, layers.chart, threshold]) part.element.hidden = true;
+    for (const part of [story, lane, toolbar, ...charts.all, layers, layers.chart, threshold])
+      part.element.hidden = true;
   }
 
   /** @param {Session} session @param {Theme} theme */
   #showRun(session, theme) {
     const { overview, event, listing, state, data } = session;
     if (!overview) return;
-    const { verdict, events, threshold } = this.#parts;
+    const { verdict, events, story, threshold } = this.#parts;
     verdict.show({ overview, note: listing?.note });
     const { optimizers, events_hidden: hidden } = overview;
     events.show({ events: overview.events, hidden, optimizers, chosen: event });
-    this.#announce(event);
+    story.show({ event, story: data.story, layers: data.layers, theme });
     this.#showSteps(session, theme, this.#range(...session.range));
     threshold.element.hidden = data.advice === null;
     if (data.advice) threshold.show({ advice: data.advice, trial: state.trial, theme });
@@ -135,13 +133,6 @@ export class Board {
   #ownEvents = memo((/** @type {Overview} */ { events, optimizer }) =>
     events.filter((event) => event.optimizer === optimizer),
   );
-
-  /** Says what was chosen, to those who can't see it. */
-  #announce = memo((/** @type {RunEvent | null} */ event) => {
-    if (!event) return;
-    this.#boxes.said.textContent = `${event.severity} ${event.kind} at step ${event.step}. ${event.message}`;
-    this.#boxes.main.scrollTo?.({ top: 0 });
-  });
 
   #resize() {
     this.#parts.lane.draw();

@@ -22,9 +22,13 @@ export class Page {
     const host = { changed: () => this.#show(), columns: () => this.#board.columns };
     const session = new Session(source, host, decoded(address.read()));
     this.#session = session;
-    const actions = actionsOf(session, (state) => address.write(encoded(state)));
+    const actions = actionsOf(
+      session,
+      debounced((state) => address.write(encoded(state))),
+    );
     const point = (/** @type {number | null} */ step) => this.#board.pointAt(step);
-    this.#board = new Board(root, source.live, { ...actions, point, link: () => address.href() });
+    const pin = () => actions.look({ pin: this.#board.pointer === null ? null : Math.round(this.#board.pointer) });
+    this.#board = new Board(root, source.live, { ...actions, point, pin, link: () => address.href() });
     address.whenChanged((text) => session.become(session.valid(decoded(text))));
     window.addEventListener("beforeprint", () => this.#print(true));
     window.addEventListener("afterprint", () => this.#print(false));
@@ -52,4 +56,22 @@ export class Page {
   #show() {
     this.#board.show(this.#session, this.#printing ? "light" : this.#theme);
   }
+}
+
+const CALM = 200; // ms; browsers refuse to change an address hundreds of times a minute
+
+/**
+ * Calls a function once the calls have ended, with the last argument.
+ *
+ * @template Given
+ * @param {(given: Given) => void} call
+ * @returns {(given: Given) => void}
+ */
+function debounced(call) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  return (given) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => call(given), CALM);
+  };
 }

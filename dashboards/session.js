@@ -2,14 +2,15 @@
 /** @import { Data } from "./data/loader.js" */
 /** @import { Listing, Overview, Range, RunEvent, Source, State } from "./types.d.ts" */
 import { Loader } from "./data/loader.js";
-import { eventKey, optimizerInTrouble } from "./state/events.js";
+import { findEvent, optimizerInTrouble } from "./state/events.js";
 import { wholeRange, within } from "./state/range.js";
 import { afterListing, drawn, INITIAL, withOptimizer } from "./state/state.js";
 
 const SETTLED = 90; // ms without a move, before finer columns are asked for
 
+const OF_A_RUN = { layers: null, tile: null, whole: null, story: null, advice: null };
 /** @type {Data} */
-const NOTHING = { overviews: {}, series: {}, layers: null, tile: null, whole: null, advice: null, problem: null };
+const NOTHING = { overviews: {}, series: {}, problem: null, ...OF_A_RUN };
 
 export class Session {
   /** @type {State} */ state;
@@ -63,8 +64,7 @@ export class Session {
 
   /** @returns {RunEvent | null} the chosen event */
   get event() {
-    const { event } = this.state;
-    return event === null ? null : (this.overview?.events.find((one) => eventKey(one) === event) ?? null);
+    return findEvent(this.overview, this.state.event);
   }
 
   /** @returns {Range} the steps shown */
@@ -96,8 +96,9 @@ export class Session {
    */
   async become(state) {
     const other = state.focus !== this.state.focus || state.optimizers !== this.state.optimizers;
+    if (state.event !== this.state.event) this.data = { ...this.data, story: null };
     this.state = state;
-    if (other) this.data = { ...this.data, layers: null, tile: null, whole: null, advice: null };
+    if (other) this.data = { ...this.data, ...OF_A_RUN };
     this.#changed();
     await this.#load();
   }

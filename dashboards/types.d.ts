@@ -183,6 +183,8 @@ export interface State {
   event: string | null;
   /** A threshold to try. */
   trial: number | null;
+  /** A step whose depth profile is shown while the pointer is elsewhere. */
+  pin: number | null;
   /** Whether the y axes reach to the highest value, however high. */
   wholeAxis: boolean;
 }

@@ -1,10 +1,17 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Layers, Overview, Query, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Advice, Layers, Overview, Query, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
+
 import { offered, sourceOf } from "../heat/statistics.js";
+import { findEvent } from "../state/events.js";
+import { memo } from "../state/memo.js";
 import { wholeRange } from "../state/range.js";
 import { drawn, queryOf } from "../state/state.js";
+import { AROUND } from "../story/story.js";
+import { Kept } from "./kept.js";
 
 /** @typedef {{ overview: Overview, error: null } | { overview: null, error: string }} Found */
+
+/** @typedef {{ tile: Tile | null, series: Series }} Story every step around an event; no tile without layers */
 
 /**
  * What has arrived so far. Each piece is there only once it has arrived.
@@ -15,6 +22,7 @@ import { drawn, queryOf } from "../state/state.js";
  * @property {Layers | null} layers of the run in the focus, as are the rest
  * @property {Tile | null} tile the statistic shown, of the steps shown
  * @property {Tile | null} whole the statistic shown, of all steps
+ * @property {Story | null} story of the chosen event
  * @property {Advice | null} advice
  * @property {string | null} problem
  */
@@ -24,7 +32,7 @@ class Superseded extends Error {}
 export class Loader {
   /** @type {Source} */ #source;
   /** @type {(news: Partial<Data>) => void} */ #arrived;
-  /** @type {Map<string, { key: string, answer: Promise<any> }>} the last answer of each kind */ #kept = new Map();
+  #kept = new Kept();
   #turn = 0;
 
   /**
@@ -79,7 +87,7 @@ export class Loader {
     const series = await Promise.all(readable.map((name) => this.#series(queryOf(state, name), from, to, columns)));
     tell({ series: Object.fromEntries(readable.map((name, i) => [name, series[i]])) });
 
-    const layers = await this.#ask("layers", query, () => this.#source.layers(query));
+    const layers = await this.#kept.ask("layers", query, () => this.#source.layers(query));
     tell({ layers });
     const stat = offered(state.stat, layers);
     if (stat !== null) {
@@ -89,13 +97,29 @@ export class Loader {
         tile: state.zoom ? await this.#tile("part", query, sourceOf(stat), [from, to], columns) : all,
       });
     }
-    tell({ advice: await this.#ask("advice", query, () => this.#source.advice(query)) });
+    const event = findEvent(overviews[state.focus].overview, state.event);
+    if (event) tell({ story: await this.#story(query, event, layers.stats.includes("norm"), columns) });
+    tell({ advice: await this.#kept.ask("advice", query, () => this.#source.advice(query)) });
   }
+
+  /** @param {Query} query @param {RunEvent} event @param {boolean} layers @param {number} columns @returns {Promise<Story>} */
+  async #story(query, { step }, layers, columns) {
+    const [from, to] = [step - AROUND - 0.5, step + AROUND + 0.5];
+    const key = { ...query, from, to };
+    const { series: ask, tile } = this.#source;
+    const [series, norms] = await Promise.all([
+      this.#kept.ask("story", key, () => ask(query, from, to, columns)),
+      layers ? this.#kept.ask("story of layers", key, () => tile(query, "norm", from, to, columns)) : null,
+    ]);
+    return this.#told(series, norms);
+  }
+
+  #told = memo((/** @type {Series} */ series, /** @type {Tile | null} */ tile) => ({ series, tile }));
 
   /** @param {Query} query @returns {Promise<Found>} */
   async #overview(query) {
     try {
-      const overview = await this.#ask(`overview of ${query.run}`, query, () => this.#source.overview(query));
+      const overview = await this.#kept.ask(`overview of ${query.run}`, query, () => this.#source.overview(query));
       return { overview, error: null };
     } catch (error) {
       return { overview: null, error: /** @type {Error} */ (error).message };
@@ -105,31 +129,12 @@ export class Loader {
   /** @param {Query} query @param {number} from @param {number} to @param {number} columns */
   #series(query, from, to, columns) {
     const key = { ...query, from, to, columns };
-    return this.#ask(`series of ${query.run}`, key, () => this.#source.series(query, from, to, columns));
+    return this.#kept.ask(`series of ${query.run}`, key, () => this.#source.series(query, from, to, columns));
   }
 
   /** @param {string} kind @param {Query} query @param {string} stat @param {number[]} range @param {number} columns */
   #tile(kind, query, stat, [from, to], columns) {
     const key = { ...query, stat, from, to, columns };
-    return this.#ask(kind, key, () => this.#source.tile(query, stat, from, to, columns));
-  }
-
-  /**
-   * The answer kept of this kind if the question is the same; else asks.
-   *
-   * @template Answer
-   * @param {string} kind
-   * @param {object} question
-   * @param {() => Promise<Answer>} ask
-   * @returns {Promise<Answer>}
-   */
-  #ask(kind, question, ask) {
-    const key = JSON.stringify(question);
-    const kept = this.#kept.get(kind);
-    if (kept?.key === key) return kept.answer;
-    const answer = ask();
-    this.#kept.set(kind, { key, answer });
-    answer.catch(() => this.#kept.get(kind)?.answer === answer && this.#kept.delete(kind));
-    return answer;
+    return this.#kept.ask(kind, key, () => this.#source.tile(query, stat, from, to, columns));
   }
 }

@@ -104,6 +104,18 @@ export function gradient(scale, theme) {
 }
 
 /**
+ * A colour of a palette for CSS, with the ink that can be read on it.
+ *
+ * @param {number} colour as a pixel
+ */
+export function cellColours(colour) {
+  const channels = [colour & 255, (colour >> 8) & 255, (colour >> 16) & 255];
+  const [red, green, blue] = channels.map((value) => (value / 255) ** 2.2); // near enough to sRGB
+  const light = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  return { background: `rgb(${channels.join(",")})`, color: light > 0.18 ? "#000000" : "#ffffff" };
+}
+
+/**
  * A colour with some transparency.
  *
  * @param {string} hex

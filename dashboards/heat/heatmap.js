@@ -1,13 +1,14 @@
 // Layers by steps as colours. Where steps or layers share a pixel, it shows the largest value.
 /** @import { Range, RunEvent, StepActions, Theme, Tile } from "../types.d.ts" */
 /** @import { Row } from "../state/rows.js" */
+/** @import { Frame } from "./frame.js" */
 /** @import { Values } from "./values.js" */
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import { extent } from "../draw/scales.js";
 import { pixelColumns } from "./columns.js";
 import { FOOT, frameOf, holds, xOf } from "./frame.js";
-import { drawEventMarks, drawNames } from "./labels.js";
+import { drawEventMarks, drawNames, drawPin } from "./labels.js";
 import { legend } from "./legend.js";
 import { hatch, paint } from "./paint.js";
 import { followPointer } from "./pointer.js";
@@ -26,24 +27,29 @@ import { statistic } from "./statistics.js";
  * @property {number} lastStep of the run
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
+ * @property {number | null} pin a step
  * @property {Theme} theme
  */
 
 export class HeatMap {
   /** @type {Shown | null} */ #shown = null;
-  /** @type {[low: number, high: number]} */ #ends = [0, 1];
   #canvas = h("canvas", { class: "heat", role: "img", tabIndex: 0 });
   #cursor = h("div", { class: "heat-cursor", hidden: true });
   #readout = h("p", { class: "readout", "aria-live": "off" });
   #legend = h("div", { class: "legend" });
   #box = h("div", { class: "heat-box" }, this.#canvas, this.#cursor);
+  /** The ends of the colour scale. @type {[low: number, high: number]} */ #ends = [0, 1];
 
-  /** @param {StepActions & { chooseRow(row: Row): void }} on */
-  constructor(on) {
-    this.element = h("div", {}, h("div", { class: "heat-head" }, this.#legend, this.#readout), this.#box);
+  /**
+   * @param {StepActions & { chooseRow(row: Row): void }} on
+   * @param {HTMLElement} beside what stands at its right, with the same rows
+   */
+  constructor(on, beside) {
+    const head = h("div", { class: "heat-head" }, this.#legend, this.#readout);
+    this.element = h("div", {}, head, h("div", { class: "heat-row" }, this.#box, beside));
     followPointer(this.#canvas, {
       shown: () => this.#shown,
-      frame: () => this.#frame(),
+      frame: () => this.frame,
       tell: (text) => {
         this.#readout.textContent = text;
       },
@@ -72,7 +78,7 @@ export class HeatMap {
     const ctx = this.#canvas.getContext("2d");
     if (!shown || !ctx || !this.#box.clientWidth) return;
     const { rows, range, theme } = shown;
-    const frame = this.#frame();
+    const frame = this.frame;
     const unit = devicePixelRatio;
     this.#canvas.width = this.#box.clientWidth * unit;
     this.#canvas.height = (frame.height + FOOT) * unit;
@@ -84,9 +90,10 @@ export class HeatMap {
     if (mask) hatch(ctx, mask, frame, ink(theme).hatch);
     drawNames(ctx, frame, rows, shown.chosenRow, theme);
     drawEventMarks(ctx, frame, range, shown.events, shown.chosen, theme);
+    drawPin(ctx, frame, range, shown.pin, theme);
   }
 
-  /** @param {Shown} shown @param {import("./frame.js").Frame} frame @param {number} unit */
+  /** @param {Shown} shown @param {Frame} frame @param {number} unit */
   #picture({ stat, tile, values, rows, range, lastStep, theme }, frame, unit) {
     const look = statistic(stat);
     const width = Math.round(frame.width * unit);
@@ -94,7 +101,8 @@ export class HeatMap {
     return paint({ width, lines: frame.lines, rows, values, columns, ends: this.#ends, statistic: look, theme });
   }
 
-  #frame() {
+  /** @returns {Frame} */
+  get frame() {
     return frameOf(this.#shown?.rows.length ?? 0, this.#box.clientWidth, window.innerHeight);
   }
 
@@ -104,7 +112,7 @@ export class HeatMap {
    * @param {number | null} step
    */
   pointAt(step) {
-    const frame = this.#frame();
+    const frame = this.frame;
     const x = step === null || !this.#shown ? -1 : xOf(frame, this.#shown.range, step);
     this.#cursor.hidden = !holds(frame, x);
     this.#cursor.style.left = `${x}px`;

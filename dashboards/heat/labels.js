@@ -75,3 +75,19 @@ export function drawEventMarks(ctx, frame, range, events, chosen, theme) {
   ctx.stroke();
   ctx.setLineDash([]);
 }
+
+/**
+ * Draws a line at the pinned step.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {Frame} frame
+ * @param {Range} range
+ * @param {number | null} pin
+ * @param {Theme} theme
+ */
+export function drawPin(ctx, frame, range, pin, theme) {
+  const x = pin === null ? -1 : xOf(frame, range, pin);
+  if (!holds(frame, x)) return;
+  ctx.fillStyle = ink(theme).chosen;
+  ctx.fillRect(x - 0.5, 0, 1, frame.height + 4);
+}

@@ -6,6 +6,7 @@ import { h } from "../draw/dom.js";
 import { HeatMap } from "../heat/heatmap.js";
 import { offered, sourceOf, statistic } from "../heat/statistics.js";
 import { valuesOf } from "../heat/values.js";
+import { DepthProfile } from "../profile/profile.js";
 import { memo } from "../state/memo.js";
 import { rowNamed, rowSubjects, rowsOf } from "../state/rows.js";
 import { LayerControls } from "./controls.js";
@@ -31,13 +32,16 @@ import { badOf, rowLines } from "./rowline.js";
 export class LayersPart {
   /** @type {LayerControls} */ #controls;
   /** @type {HeatMap} */ #heat;
+  /** @type {DepthProfile} */ #profile;
   /** The chosen row as a line; stays in view at the foot of the page. @type {Chart} */ chart;
   /** @type {Row[]} */ #rows = [];
 
   /** @param {Actions} on */
   constructor(on) {
     this.#controls = new LayerControls({ look: on.look });
-    this.#heat = new HeatMap({ ...on, chooseRow: (row) => on.look({ layer: row.name }) });
+    const choosing = { ...on, chooseRow: (/** @type {Row} */ row) => on.look({ layer: row.name }) };
+    this.#profile = new DepthProfile(choosing);
+    this.#heat = new HeatMap(choosing, this.#profile.element);
     this.chart = new Chart({ title: "chosen layer", height: 130 }, on);
     this.chart.element.classList.add("foot");
     const label = "Layers by steps";
@@ -68,32 +72,17 @@ export class LayersPart {
     this.#controls.show({ layers, stat, look: state, rows: this.#rows, row });
     if (!tile || !whole || tile.about.stat !== sourceOf(stat)) return; // what is shown stays until the tile arrives
     const values = this.#values(tile, stat, subjects.layers);
-    this.#heat.show({
-      stat,
-      tile,
-      whole,
-      values,
-      rows: this.#rows,
-      chosenRow: row,
-      range,
-      lastStep,
-      events,
-      chosen,
-      theme,
-    });
+    const { pin } = state;
+    const shared = { stat, tile, whole, values, rows: this.#rows, chosenRow: row, range, lastStep, pin, theme };
+    this.#heat.show({ ...shared, events, chosen });
+    const usual = this.#wholeValues(whole, stat, subjects.layers);
+    const inDepth = state.order === "model" && !look.ranks;
+    const { frame } = this.#heat;
+    this.#profile.show({ ...shared, wholeValues: usual, inDepth, frame, ghost: chosen?.step ?? null });
     const lines = this.#lines(row, tile, stat, subjects.layers, colour, theme);
     const title = row?.name ?? "chosen layer";
-    this.chart.show({
-      title,
-      lines,
-      log: !look.share,
-      robust: !state.wholeAxis,
-      range,
-      bad: this.#bad(lines),
-      events,
-      chosen,
-      theme,
-    });
+    const cut = { log: !look.share, robust: !state.wholeAxis };
+    this.chart.show({ title, lines, ...cut, range, bad: this.#bad(lines), events, chosen, theme });
   }
 
   #subjects = memo(rowSubjects);
@@ -106,17 +95,20 @@ export class LayersPart {
     ) => rowsOf(layers, telling, { filter, depth, order }),
   );
   #values = memo(valuesOf);
+  #wholeValues = memo(valuesOf);
   #lines = memo(rowLines);
   #bad = memo(badOf);
 
   resize() {
     this.#heat.draw();
+    this.#profile.draw();
     this.chart.resize();
   }
 
   /** @param {number | null} step */
   pointAt(step) {
     this.#heat.pointAt(step);
+    this.#profile.pointAt(step);
     this.chart.pointAt(step);
   }
 }

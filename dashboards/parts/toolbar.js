@@ -52,10 +52,10 @@ export class Toolbar {
 }
 
 /**
- * The keys that move through the steps.
+ * The keys that move through steps and events, and Enter, which pins the step at the pointer.
  *
  * @param {KeyboardEvent} event
- * @param {StepActions} on
+ * @param {StepActions & { pin(): void, nextEvent(by: number): void, closeEvent(): void }} on
  */
 export function handleKey(event, on) {
   const typing = event.target instanceof Element && event.target.matches("input, select, textarea");
@@ -68,8 +68,13 @@ export function handleKey(event, on) {
     "=": () => on.zoomBy(0.5),
     "-": () => on.zoomBy(2),
     0: () => on.showAll(),
+    Enter: () => on.pin(),
+    "[": () => on.nextEvent(-1),
+    "]": () => on.nextEvent(1),
+    Escape: () => on.closeEvent(),
   };
-  if (!moves[event.key]) return;
+  const presses = event.key === "Enter" && event.target instanceof HTMLButtonElement;
+  if (!moves[event.key] || presses) return;
   event.preventDefault();
   moves[event.key]();
 }

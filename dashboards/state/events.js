@@ -19,6 +19,32 @@ export function eventKey(event) {
 }
 
 /**
+ * The event with a key.
+ *
+ * @param {Overview | null} overview
+ * @param {string | null} key
+ * @returns {RunEvent | null}
+ */
+export function findEvent(overview, key) {
+  if (key === null) return null;
+  return overview?.events.find((event) => eventKey(event) === key) ?? null;
+}
+
+/**
+ * The event before or after one, by steps; from none to the last or the first one. Null beyond the ends.
+ *
+ * @param {RunEvent[]} events
+ * @param {RunEvent | null} from
+ * @param {number} by -1 or 1
+ * @returns {RunEvent | null}
+ */
+export function neighbour(events, from, by) {
+  const inOrder = [...events].sort((a, b) => a.step - b.step);
+  const at = from ? inOrder.indexOf(from) + by : by > 0 ? 0 : inOrder.length - 1;
+  return inOrder[at] ?? null;
+}
+
+/**
  * The gravest event; of equally grave ones the first. Null if there is none.
  *
  * @param {RunEvent[]} events

@@ -15,7 +15,7 @@ export function encoded(state) {
   const optimizer = state.optimizers[state.focus ?? ""];
   if (optimizer !== undefined) query.set("optimizer", optimizer);
   if (state.zoom) query.set("steps", state.zoom.map((step) => Number(step.toFixed(2))).join("_"));
-  for (const name of /** @type {const} */ (["stat", "order", "depth", "filter", "layer", "event", "trial"])) {
+  for (const name of /** @type {const} */ (["stat", "order", "depth", "filter", "layer", "event", "trial", "pin"])) {
     const value = state[name];
     if (value !== null && value !== INITIAL[name]) query.set(name, String(value));
   }
@@ -47,6 +47,7 @@ export function decoded(text) {
     layer: query.get("layer"),
     event: query.get("event"),
     trial: positive(query.get("trial")),
+    pin: query.has("pin") ? (positive(query.get("pin")) ?? 0) : null,
     wholeAxis: query.get("axis") === "whole",
   };
 }

@@ -19,6 +19,7 @@ export const INITIAL = {
   layer: null,
   event: null,
   trial: null,
+  pin: null,
   wholeAxis: false,
 };
 

@@ -1,10 +1,12 @@
 """How a test looks at the page: what a person would see, and the pixels of its canvases."""
 
+import importlib.resources
 import re
 
 from playwright.sync_api import expect
 
 BAD, ABSENT = (214, 0, 108), (236, 239, 242)  # colours.js, on light
+AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 TOP = (253, 231, 37)  # the last colour of viridis
 LEFT = 150 + 56  # where the heat map begins: page.css, charts.js
 

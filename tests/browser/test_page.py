@@ -12,7 +12,7 @@ from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
 
 from .conftest import CHROMIUM
-from .looking import BAD, LEFT, Look
+from .looking import AXE, BAD, LEFT, Look
 
 if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
@@ -297,6 +297,83 @@ def test_a_report_holds_all_optimizers(look, runs, tmp_path):
     seen.shown_run()
     expect(seen.frame.locator("header.verdict")).to_contain_text("optimizer generator (not critic)")
     expect(seen.frame.get_by_label("optimizer")).to_have_count(0)
+
+
+# -------------------------------------------------------------------------------- depth and the story
+
+
+def test_the_depth_profile_shows_the_layers_at_the_pointer_and_says_how_they_change_with_depth(page):
+    seen = page("wide")  # layer i has norm i + 1
+    side = seen.frame.locator(".side")
+    expect(side.locator(".readout")).to_contain_text("step 49: falls towards the input")
+    seen.point("total norm", 20)
+    expect(side.locator(".readout")).to_contain_text("step 20: falls towards the input")
+    seen.page.keyboard.press("Enter")
+    seen.page.mouse.move(5, 5)
+    expect(side.locator(".readout")).to_contain_text("step 20, pinned")
+    seen.page.wait_for_timeout(300)
+    assert "pin=20" in seen.page.url
+    box = side.locator("canvas").bounding_box()
+    seen.page.mouse.move(box["x"] + 30, box["y"] + 100)
+    expect(side.locator(".readout")).to_contain_text("usually")
+    layer, value, usual = re.fullmatch(
+        r"block\.(\d+)\.weight: (\d+), usually (\d+)", side.locator(".readout").inner_text()
+    ).groups()
+    assert int(value) == int(usual) == int(layer) + 1
+    seen.page.mouse.click(box["x"] + 30, box["y"] + 100)
+    expect(rows_of(seen)).to_have_value(f"block.{layer}.weight")
+
+
+def test_the_profile_plays_and_stops(page):
+    seen = page("long")
+    play = seen.frame.get_by_role("button", name="play")
+    play.click()
+    caption = seen.frame.locator(".side .readout")
+    first = caption.inner_text()
+    expect(caption).not_to_have_text(first)
+    expect(seen.frame.locator(".heat-cursor")).to_be_visible()
+    seen.frame.get_by_role("button", name="stop").click()
+    expect(seen.frame.locator(".heat-cursor")).to_be_hidden()
+    expect(play).to_be_visible()
+
+
+def test_an_event_tells_its_story_step_by_step(page):
+    seen = page("long")
+    story = seen.frame.get_by_role("region", name="What happened")
+    expect(story).to_be_hidden()
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    expect(story.get_by_role("heading")).to_have_text("critical explosion, steps 400 to 403")
+    expect(story).to_contain_text("explosion at 400 · in block.0.weight")
+    rows = story.locator("tbody").first.locator("tr")
+    expect(rows.locator("th button")).to_have_text(["block.2.weight", "block.1.weight", "block.0.weight"])
+    exploding = rows.nth(2)
+    assert exploding.locator("td").all_inner_texts()[9:15] == ["1", "1e9", "1e9", "1e9", "1e9", "1"]
+    expect(exploding.locator(".order")).to_have_text("1")
+    expect(story.locator(".order")).to_have_count(1)
+    expect(story.locator("th.here")).to_have_text("400")
+    assert "1.25e-4" in story.locator("tr").filter(has_text="learning_rate").inner_text()
+    seen.page.keyboard.press("]")
+    expect(story.get_by_role("heading")).to_contain_text("warning drift, step 401")
+    seen.page.keyboard.press("[")
+    seen.page.keyboard.press("[")
+    expect(story.get_by_role("heading")).to_contain_text("warning spike, step 398")
+    story.get_by_role("button", name="block.1.weight").click()
+    expect(rows_of(seen)).to_have_value("block.1.weight")
+    seen.page.keyboard.press("Escape")
+    expect(story).to_be_hidden()
+    expect(seen.frame.locator("button.event[aria-current]")).to_have_count(0)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_story_can_be_read_by_everybody(look, runs, tmp_path, theme):
+    file = tmp_path / "long.html"
+    file.write_text(render(RunView(runs / "long")))
+    seen = look(offline=True, color_scheme=theme)
+    seen.open_file(file).shown_run()
+    seen.page.keyboard.press("]")
+    seen.page.keyboard.press("]")
+    expect(seen.frame.locator(".story-table")).to_be_visible()
+    assert seen.serious_findings(AXE) == []
 
 
 # --------------------------------------------------------------------------------------- runs and reloads

@@ -6,8 +6,7 @@ from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
 
 from .conftest import CHROMIUM, NAMES, SPIKE, STEPS
-from .looking import BAD, TOP, Look
-from .test_tab import AXE
+from .looking import AXE, BAD, TOP, Look
 
 if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)

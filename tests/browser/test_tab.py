@@ -1,6 +1,5 @@
 """The tab of TensorBoard, with the installed wheel, in a browser."""
 
-import importlib.resources
 import re
 import urllib.error
 import urllib.request
@@ -13,13 +12,11 @@ from gradwatch.record import RankStats
 from gradwatch.testing import steady, stream, write_run
 
 from .conftest import CHROMIUM, EVENTS, NAMES, NAN, SPIKE, STEPS, begin, rows
-from .looking import ABSENT, BAD, TOP, Look
+from .looking import ABSENT, AXE, BAD, TOP, Look
 
 if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
 from playwright.sync_api import expect
-
-AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Loader } from "../../dashboards/data/loader.js";
+import { eventKey } from "../../dashboards/state/events.js";
 import { INITIAL } from "../../dashboards/state/state.js";
-import { memory, tile } from "./support.js";
+import { event, memory, tile } from "./support.js";
 
 /** @typedef {Partial<import("../../dashboards/data/loader.js").Data>} News */
 /** @type {import("../../dashboards/types.d.ts").State} */
@@ -114,5 +115,30 @@ test("a run without layers has no tile and still has advice", async () => {
   assert.deepEqual(
     asked.map((question) => question.split(" ")[0]),
     ["overview", "series", "layers", "advice"],
+  );
+});
+
+test("a chosen event has its story: every step around it", async () => {
+  const events = [event(50)];
+  const { source, asked } = memory({ a: { events } });
+  const { loader, news } = listening(source);
+  await loader.load({ ...STATE, event: eventKey(events[0]), zoom: [10, 90] }, 100);
+  assert.ok(asked.includes("series a 39.5 60.5 100"));
+  assert.ok(asked.includes("tile a norm 39.5 60.5 100"));
+  const [first] = news.flatMap(({ story }) => story ?? []);
+  assert.ok(first.tile && first.series);
+  await loader.load({ ...STATE, event: eventKey(events[0]), zoom: [10, 80] }, 100);
+  assert.equal(news.flatMap(({ story }) => story ?? []).at(-1), first, "another zoom changes nothing in it");
+});
+
+test("the story of a run without layers has no tile", async () => {
+  const events = [event(50)];
+  const without = { layers: [], ranks: 0, telling: [], stats: [] };
+  const { source } = memory({ a: { events } }, { layers: async () => without });
+  const { loader, news } = listening(source);
+  await loader.load({ ...STATE, event: eventKey(events[0]) }, 100);
+  assert.deepEqual(
+    news.flatMap(({ story }) => story ?? []).map(({ tile }) => tile),
+    [null],
   );
 });

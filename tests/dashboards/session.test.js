@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { actionsOf } from "../../dashboards/actions.js";
 import { Session } from "../../dashboards/session.js";
-import { event, memory } from "./support.js";
+import { INITIAL } from "../../dashboards/state/state.js";
+import { event, memory, overview } from "./support.js";
 
 const settled = () => new Promise((resolve) => setTimeout(resolve, 150));
 
@@ -88,4 +89,39 @@ test("a source that does not answer is a problem in words", async () => {
 test("an empty folder has nothing in the focus and no problem", async () => {
   const { session, asked } = await opened({});
   assert.deepEqual([session.state.focus, session.data.problem, asked.length], [null, null, 1]);
+});
+
+test("a run with several optimizers opens with the one in trouble, and stays with the one that was chosen", async () => {
+  const events = [event(5, { optimizer: "critic", severity: "critical" })];
+  const runs = { a: { events, optimizers: ["generator", "critic"] } };
+  const named = (/** @type {any} */ query) => ({ ...runs.a, optimizer: query.optimizer ?? "generator" });
+  const { session, on } = await opened(runs, { overview: async (query) => overview(named(query)) });
+  await settled();
+  assert.equal(session.overview?.optimizer, "critic");
+  await on.chooseOptimizer("generator");
+  await session.reload();
+  assert.equal(session.overview?.optimizer, "generator");
+});
+
+test("the keys for events go through them in the order of steps, and Escape closes the story", async () => {
+  const events = [event(70), event(20)];
+  const { session, on } = await opened({ a: { events } });
+  on.nextEvent(1);
+  assert.equal(session.event, events[1]);
+  on.nextEvent(1);
+  assert.equal(session.event, events[0]);
+  on.nextEvent(1);
+  assert.equal(session.event, events[0], "there is none after the last");
+  on.closeEvent();
+  assert.equal(session.event, null);
+  assert.equal(session.data.story, null);
+  await settled();
+});
+
+test("steps from an address that the run does not have are brought into it", async () => {
+  const { source } = memory({ a: {} });
+  const state = { ...INITIAL, slots: ["a"], focus: "a", zoom: /** @type {[number, number]} */ ([90, 500]) };
+  const session = new Session(source, { changed: () => {}, columns: () => 100 }, state);
+  await session.reload();
+  assert.equal(session.state.zoom, null, "410 steps are more than there are");
 });
