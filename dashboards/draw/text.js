@@ -77,13 +77,19 @@ export function steps(first, last) {
 }
 
 /**
- * A name cut in its middle to at most `length` characters.
+ * A name of at most `length` characters: without the parts before its first number if that is enough, which keeps what
+ * tells layers apart; else cut in its middle as well.
  *
  * @param {string} name
  * @param {number} length
  */
 export function fit(name, length) {
-  if (name.length <= length) return name;
+  const parts = name.split(".");
+  const numbered = parts.findIndex((part) => /\d/.test(part));
+  let rest = name;
+  for (let dropped = 1; rest.length > length && dropped <= numbered; dropped++)
+    rest = `…${parts.slice(dropped).join(".")}`;
+  if (rest.length <= length) return rest;
   const left = Math.floor((length - 1) / 2);
-  return `${name.slice(0, left)}…${name.slice(name.length - (length - 1 - left))}`;
+  return `${rest.slice(0, left)}…${rest.slice(rest.length - (length - 1 - left))}`;
 }

@@ -7,7 +7,7 @@ import { colourScale } from "../draw/scales.js";
 import { fit, number, steps, whole } from "../draw/text.js";
 import { ABSENT } from "../heat/values.js";
 
-const NAME = 30; // characters
+const NAME = 34; // characters
 const NOT_FINITE = "∞/NaN"; // of a step it is recorded that there was one of them
 const LOST = { title: "NaN or infinite" };
 

@@ -30,7 +30,7 @@ def report(browser, file, request):
 
 
 def test_it_shows_what_the_tab_shows_and_loads_nothing(report, file):
-    expect(report.frame.locator("header.verdict")).to_contain_text("gradients not finite at step 16000")
+    expect(report.frame.locator("header.verdict")).to_contain_text("NaN or infinite from step 16000 on")
     expect(report.frame.locator("header.verdict")).to_contain_text("In this file: 20000 steps as")
     assert report.range() == (0, STEPS - 1)
     assert report.requests == [f"file://{file}"]

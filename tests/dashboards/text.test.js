@@ -48,12 +48,23 @@ test("amounts and steps", () => {
   assert.deepEqual([steps(5, 5), steps(0, 1999)], ["step 5", "steps 0 to 1,999"]);
 });
 
-test("a name is cut in its middle to the length asked for, and kept if it fits", () => {
+test("a name is cut to the length asked for, and kept if it fits", () => {
   assert.equal(fit("abc", 3), "abc");
   for (const length of [3, 4, 9, 34]) {
-    const cut = fit("transformer.h.11.attention.output.dense.weight", length);
+    const cut = fit("transformer.attention.output.dense.weight.of.the.model", length);
     assert.equal(cut.length, length);
-    assert.ok(cut.startsWith("t") && cut.endsWith("t") && cut.includes("…"));
+    assert.ok(cut.startsWith("t") && cut.endsWith("l") && cut.includes("…"));
+  }
+});
+
+test("layers that differ in their number are told apart when their names are cut", () => {
+  const name = (/** @type {number} */ i) => `encoder.layers.${i}.self_attn.in_proj.weight`;
+  assert.equal(fit(name(10), 36), "…layers.10.self_attn.in_proj.weight");
+  assert.equal(fit(name(10), 34), "…10.self_attn.in_proj.weight");
+  for (const length of [16, 30, 34]) {
+    const cut = Array.from({ length: 200 }, (_, i) => fit(name(i), length));
+    assert.equal(new Set(cut).size, 200);
+    assert.ok(cut.every((one) => one.length <= length));
   }
 });
 
