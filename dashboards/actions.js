@@ -1,9 +1,10 @@
 // What the reader can do, as changes of the state.
-/** @import { Range, RunEvent, State } from "./types.d.ts" */
+/** @import { Finding, Range, RunEvent, State } from "./types.d.ts" */
 /** @import { Session } from "./session.js" */
 import { nearestEvent, neighbour } from "./state/events.js";
+import { withEvent, withFinding } from "./state/lead.js";
 import { panned, within, zoomed } from "./state/range.js";
-import { focused, toggled, withEvent, withOptimizer } from "./state/state.js";
+import { focused, toggled, withOptimizer } from "./state/state.js";
 
 const REACH = 8; // px from an event's mark
 
@@ -31,13 +32,16 @@ export function actionsOf(session, remember = () => {}) {
   const zoomTo = (from, to) => move(within(from, to, session.whole));
   /** @param {RunEvent} event */
   const chooseEvent = (event) => {
-    if (!session.overview) return;
-    const next = withEvent(session.state, event, session.overview);
-    become({ ...next, zoom: next.zoom && within(...next.zoom, session.whole) });
+    if (session.overview) lead(withEvent(session.state, event, session.overview));
   };
+  /** @param {State} next with steps that may reach beyond the run's */
+  const lead = (next) => become({ ...next, zoom: next.zoom && within(...next.zoom, session.whole) });
   return {
     zoomTo,
     chooseEvent,
+    showFinding: (/** @type {Finding} */ finding, /** @type {string=} */ parameter) => {
+      if (session.overview) lead(withFinding(session.state, finding, parameter ?? null, session.overview));
+    },
     closeEvent: () => become({ ...session.state, event: null }),
     nextEvent: (/** @type {number} */ by) => {
       const event = neighbour(session.overview?.events ?? [], session.event, by);

@@ -3,6 +3,7 @@
 /** @import { Session } from "./session.js" */
 import { columnsIn } from "./chart/layout.js";
 import { ink, runColour } from "./draw/colours.js";
+import { FindingsPart } from "./findings/part.js";
 import { Charts } from "./parts/charts.js";
 import { drawnRuns } from "./parts/drawn.js";
 import { emptyPage } from "./parts/empty.js";
@@ -36,6 +37,7 @@ export class Board {
       runs: new RunList(on),
       events: new EventList(on),
       verdict: new VerdictPart(on),
+      findings: new FindingsPart(on),
       toolbar: new Toolbar(on),
       story: new StoryPart(on),
       lane: new EventLane(on),
@@ -88,10 +90,10 @@ export class Board {
 
   /** Hides what is known of runs, so that nothing moves when it arrives. @param {string} [name] of a run to show alone */
   #hideRun(name = "") {
-    const { verdict, events, story, lane, toolbar, charts, layers, threshold } = this.#parts;
+    const { verdict, findings, events, story, lane, toolbar, charts, layers, threshold } = this.#parts;
     verdict.showName(name);
     events.show();
-    for (const part of [story, lane, toolbar, ...charts.all, layers, layers.chart, threshold])
+    for (const part of [findings, story, lane, toolbar, ...charts.all, layers, layers.chart, threshold])
       part.element.hidden = true;
   }
 
@@ -99,8 +101,9 @@ export class Board {
   #showRun(session, theme) {
     const { overview, event, listing, state, data } = session;
     if (!overview) return;
-    const { verdict, events, story, threshold } = this.#parts;
+    const { verdict, findings, events, story, threshold } = this.#parts;
     verdict.show({ overview, note: listing?.note });
+    findings.show(overview);
     const { optimizers, events_hidden: hidden } = overview;
     events.show({ events: overview.events, hidden, optimizers, chosen: event });
     story.show({ event, story: data.story, layers: data.layers, theme });

@@ -6,6 +6,7 @@ import { findEvent, optimizerInTrouble } from "./state/events.js";
 import { wholeRange, within } from "./state/range.js";
 import { afterListing, drawn, INITIAL, withOptimizer } from "./state/state.js";
 
+const AGAIN = 1500; // ms until runs are listed again whose verdicts are still being computed
 const SETTLED = 90; // ms without a move, before finer columns are asked for
 
 const OF_A_RUN = { layers: null, tile: null, whole: null, story: null, advice: null };
@@ -21,6 +22,7 @@ export class Session {
   /** @type {() => number} */ #columns;
   /** @type {Loader} */ #loader;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #settling;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ #waiting;
 
   /**
    * @param {Source} source
@@ -38,14 +40,22 @@ export class Session {
   /** Asks for everything again. */
   async reload() {
     this.#loader.forget();
+    if (await this.#list()) await this.become(this.valid(this.state));
+  }
+
+  /** Asks for the runs, and again while verdicts are missing. Whether there was an answer. */
+  async #list() {
+    clearTimeout(this.#waiting);
     try {
       this.listing = await this.#source.list();
     } catch (error) {
       this.data = { ...this.data, problem: /** @type {Error} */ (error).message };
       this.#changed();
-      return;
+      return false;
     }
-    await this.become(this.valid(this.state));
+    if (this.listing.runs.some((run) => run.pending))
+      this.#waiting = setTimeout(async () => (await this.#list()) && this.#changed(), AGAIN);
+    return true;
   }
 
   /**

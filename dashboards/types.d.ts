@@ -16,6 +16,8 @@ export type JsonNumber = number | string | null;
 export interface ListedRun {
   name: string;
   verdict: Verdict | null;
+  /** Whether the verdict is still being computed, or computed again. */
+  pending?: boolean;
   running?: boolean;
   error: string | null;
 }
@@ -39,6 +41,23 @@ export interface RunEvent {
   message: string;
   observed?: JsonNumber;
   limit?: JsonNumber;
+}
+
+/** What is wrong with the training (gradwatch.analysis.diagnosis.Finding). */
+export interface Finding {
+  code: string;
+  severity: Severity;
+  certainty: "shown" | "likely" | "possible";
+  what: string;
+  /** Null: the whole run. */
+  optimizer: string | null;
+  parameters: string[];
+  rank: number | null;
+  steps: [first: number, last: number] | null;
+  evidence: Record<string, { value: number | string | null; unit: string }>;
+  cause: string;
+  remedy: string;
+  confirm: string;
 }
 
 export interface Clipping {
@@ -72,6 +91,8 @@ export interface Overview {
   damaged_rows: number;
   dropped_steps: number;
   seams: string[];
+  /** Of the whole run, the gravest first. */
+  findings: Finding[];
   events: RunEvent[];
   /** How many milder events were left out. */
   events_hidden: number;

@@ -5,10 +5,10 @@ import { h } from "../draw/dom.js";
 /**
  * Puts the parts into the page.
  *
- * @param {Record<"runs" | "events" | "verdict" | "toolbar" | "story" | "lane" | "threshold", { element: HTMLElement }> & { charts: { all: { element: HTMLElement }[] }, layers: { element: HTMLElement, chart: { element: HTMLElement } } }} parts
+ * @param {Record<"runs" | "events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "threshold", { element: HTMLElement }> & { charts: { all: { element: HTMLElement }[] }, layers: { element: HTMLElement, chart: { element: HTMLElement } } }} parts
  * @param {boolean} live
  */
-export function layOut({ runs, events, verdict, toolbar, story, lane, charts, layers, threshold }, live) {
+export function layOut({ runs, events, verdict, findings, toolbar, story, lane, charts, layers, threshold }, live) {
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const ruler = h("div"); // as wide as a chart, whatever is hidden
   const tracks = [
@@ -20,7 +20,7 @@ export function layOut({ runs, events, verdict, toolbar, story, lane, charts, la
     layers.chart.element,
     threshold.element,
   ];
-  const main = h("main", { tabIndex: -1 }, verdict.element, problem, toolbar.element, ...tracks);
+  const main = h("main", { tabIndex: -1 }, verdict.element, findings.element, problem, toolbar.element, ...tracks);
   const empty = h("section", { class: "empty", hidden: true });
   runs.element.hidden = !live;
   const lists = [h("h2", { hidden: !live }, "Runs"), runs.element, events.element];

@@ -63,6 +63,6 @@ export class RunList {
 /** @param {ListedRun} run */
 function stateOf(run) {
   if (run.error) return "can't be read";
-  const verdict = run.verdict ?? "no step yet";
+  const verdict = run.verdict ?? (run.pending ? "being diagnosed" : "no step yet");
   return run.running ? `${verdict}, recording` : verdict;
 }

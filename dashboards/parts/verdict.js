@@ -2,6 +2,7 @@
 /** @import { Clipping, Overview } from "../types.d.ts" */
 import { h } from "../draw/dom.js";
 import { count, number, share, steps, whole } from "../draw/text.js";
+import { headline } from "../findings/text.js";
 
 /** @typedef {{ overview: Overview, note: string | undefined }} Shown */
 
@@ -22,7 +23,7 @@ export class VerdictPart {
     this.element.replaceChildren(
       h("h2", { class: overview.verdict }, h("span", { class: "badge" }, overview.verdict), ` ${overview.reason}`),
       h("p", { class: "faint" }, factsOf(overview).join(" · ")),
-      h("p", {}, h("strong", {}, "next: "), overview.next),
+      headline(overview.findings) ? "" : h("p", {}, h("strong", {}, "next: "), overview.next),
       note ? h("p", { class: "faint" }, note) : "",
       overview.optimizers.length > 1 ? this.#optimizers(overview) : "",
     );
@@ -62,7 +63,7 @@ export function factsOf(run) {
     run.model,
     `${run.optimizer_class || "optimizer"} lr ${number(run.learning_rate)}`,
     `${steps(run.first_step, run.last_step)}${planned}, ${whole(run.steps)} recorded`,
-    run.running ? "still running, or killed" : `ended: ${run.ended}`,
+    endOf(run),
     `total norm: median ${number(norm.median)}, p99 ${number(norm.p99)}, max ${number(norm.max)} at step ${at}`,
     clippingText(run.clipping),
     run.nonfinite_steps && `NaN or infinite at ${count(run.nonfinite_steps, "step")}`,
@@ -72,6 +73,12 @@ export function factsOf(run) {
     ...run.seams,
   ];
   return facts.filter(Boolean);
+}
+
+/** How a run ended: only one whose process is alive is still running. @param {Overview} run */
+function endOf({ running, ended }) {
+  if (running) return "still running";
+  return ended === null ? "its process is gone" : `ended: ${ended}`;
 }
 
 /** @param {Clipping} clipping */

@@ -63,9 +63,19 @@ export function panned([from, to], part) {
  * @returns {Range}
  */
 export function rangeAround(event) {
-  const last = event.until ?? event.step;
-  const around = Math.max(FEWEST_AROUND, 0.5 * (last - event.step));
-  return [event.step - around, last + around];
+  return surrounded(event.step, event.until ?? event.step);
+}
+
+/**
+ * Steps with some before and after them.
+ *
+ * @param {number} first
+ * @param {number} last
+ * @returns {Range}
+ */
+export function surrounded(first, last) {
+  const around = Math.max(FEWEST_AROUND, 0.5 * (last - first));
+  return [first - around, last + around];
 }
 
 /**

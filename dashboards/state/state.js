@@ -1,8 +1,5 @@
 // What the reader has chosen to see. A state is never changed: each function returns the next one.
-/** @import { Listing, Overview, Query, RunEvent, State } from "../types.d.ts" */
-import { eventKey } from "./events.js";
-import { rangeAround } from "./range.js";
-import { passes } from "./rows.js";
+/** @import { Listing, Query, State } from "../types.d.ts" */
 
 export const MOST_RUNS = 6; // drawn at once: as many colours can be told apart
 
@@ -111,23 +108,6 @@ export function focused(state, name) {
 export function withOptimizer(state, optimizer) {
   if (state.focus === null) return state;
   return { ...state, optimizers: { ...state.optimizers, [state.focus]: optimizer }, trial: null };
-}
-
-/**
- * Chooses an event: its optimizer, its steps, and its layer, even if the filter hides it.
- *
- * @param {State} state
- * @param {RunEvent} event
- * @param {Overview} overview that of the run in the focus
- * @returns {State}
- */
-export function withEvent(state, event, overview) {
-  const own = event.optimizer === overview.optimizer;
-  const known = own || overview.optimizers.includes(event.optimizer);
-  const next = own || !known ? state : withOptimizer(state, event.optimizer);
-  const layer = known ? event.parameter : null;
-  const filter = layer !== null && !passes(state.filter, layer) ? "" : state.filter;
-  return { ...next, event: eventKey(event), zoom: rangeAround(event), layer: layer ?? state.layer, filter };
 }
 
 /** @param {(string | null)[]} slots @param {string} name */

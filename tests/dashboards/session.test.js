@@ -125,3 +125,23 @@ test("steps from an address that the run does not have are brought into it", asy
   await session.reload();
   assert.equal(session.state.zoom, null, "410 steps are more than there are");
 });
+
+test("runs whose verdicts are still to come are listed again until they are there", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  let pending = 2;
+  const list = async () => ({
+    runs: [{ name: "a", verdict: null, error: null, pending: pending-- > 0 }],
+    folders: [],
+  });
+  const { session, asked, changes } = await opened({ a: {} }, { list });
+  const listed = () => asked.filter((question) => question === "list").length;
+  assert.equal(listed(), 1);
+  for (const times of [2, 3, 3]) {
+    const before = changes();
+    context.mock.timers.tick(1500);
+    for (let i = 0; i < 5; i++) await Promise.resolve();
+    assert.equal(listed(), times);
+    assert.ok(times === 3 || changes() > before);
+  }
+  assert.equal(session.listing?.runs[0].pending, false);
+});

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { withEvent } from "../../dashboards/state/lead.js";
 import { memo } from "../../dashboards/state/memo.js";
 import {
   afterListing,
@@ -9,7 +10,6 @@ import {
   MOST_RUNS,
   queryOf,
   toggled,
-  withEvent,
   withOptimizer,
 } from "../../dashboards/state/state.js";
 import { event, overview } from "./support.js";

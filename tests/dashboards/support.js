@@ -1,5 +1,5 @@
 // What several tests need: random numbers that repeat, and runs small enough to check by hand.
-/** @import { Advice, Layers, Listing, Matrix, Overview, RunEvent, Series, Severity, Source, Tile } from "../../dashboards/types.d.ts" */
+/** @import { Advice, Finding, Layers, Listing, Matrix, Overview, RunEvent, Series, Severity, Source, Tile } from "../../dashboards/types.d.ts" */
 
 /**
  * Random numbers from 0 to 1, the same ones for the same seed (the generator "mulberry32").
@@ -21,6 +21,25 @@ export function event(step, more = {}) {
   /** @type {Severity} */
   const severity = "warning";
   return { step, until: null, kind: "spike", severity, parameter: null, optimizer: "0", message: "", ...more };
+}
+
+/** @param {Partial<Finding>} [more] @returns {Finding} */
+export function finding(more = {}) {
+  return {
+    code: "diverged",
+    severity: "critical",
+    certainty: "shown",
+    what: "the loss rose and stayed",
+    optimizer: "0",
+    parameters: [],
+    rank: null,
+    steps: null,
+    evidence: {},
+    cause: "a cause",
+    remedy: "a remedy",
+    confirm: "a check",
+    ...more,
+  };
 }
 
 /** @param {Partial<Overview>} [more] @returns {Overview} */
@@ -48,6 +67,7 @@ export function overview(more = {}) {
     damaged_rows: 0,
     dropped_steps: 0,
     seams: [],
+    findings: [],
     events: [],
     events_hidden: 0,
     ...more,

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary.verdict import verdict_of
-from gradwatch.errors import BadArgument, GradwatchError
+from gradwatch.errors import BadArgument
 from gradwatch.store import FILE_NAME
+from gradwatch.views.web.glances import Glances
 from gradwatch.views.web.pack import pack
-from gradwatch.views.web.view import RunView, written
+from gradwatch.views.web.view import RunView
 
 MAX_VIEWS = 8  # kept open
 MAX_BYTES = 512 * 2**20  # of the layers of all views
@@ -38,7 +37,7 @@ class Gallery:
         self._folders = dict(folders)
         self._lock = threading.Lock()
         self._views: OrderedDict[tuple[Path, str | None], RunView] = OrderedDict()
-        self._verdicts: dict[Path, tuple[object, dict[str, Any]]] = {}
+        self._glances = Glances()
         self._found: dict[str, Path] = {}
         self._scanned = threading.Event()
         self._scanning = threading.Lock()
@@ -70,10 +69,12 @@ class Gallery:
     # ------------------------------------------------------------------------------------- answers
 
     def listing(self) -> dict[str, Any]:
-        """Every run, the one written last first, and the folders that were scanned."""
+        """Every run, the one written last first, and the folders that were scanned (`Glances.of`)."""
         self._scan_if_due()
         self._scanned.wait(_PATIENCE)
-        entries = [{"name": name, **self._at_a_glance(path)} for name, path in self._found.items()]
+        found = self._found
+        glances = self._glances.of(found.values())
+        entries = [{"name": name, **glances[path]} for name, path in found.items()]
         entries.sort(key=lambda entry: -entry["written"])
         return {"runs": entries, "folders": [str(folder) for folder in self._folders.values()]}
 
@@ -120,35 +121,6 @@ class Gallery:
 
     def _is_over_limits(self) -> bool:
         return len(self._views) > MAX_VIEWS or sum(view.nbytes for view in self._views.values()) > MAX_BYTES
-
-    def _at_a_glance(self, path: Path) -> dict[str, Any]:
-        """The verdict and the time of the last write, cached while the file stays the same."""
-        try:
-            stamp = written(path)
-            if self._verdicts.get(path, (None, {}))[0] != stamp:
-                glance = _glance(path) | {"written": max(nanoseconds for nanoseconds, _ in stamp) / 1e9}
-                self._verdicts[path] = stamp, glance
-        except (OSError, ValueError) as error:  # the run was deleted meanwhile
-            return {"verdict": None, "error": str(error), "written": 0.0}
-        return self._verdicts[path][1]
-
-
-def _glance(path: Path) -> dict[str, Any]:
-    """Verdict (None before the first step), state and optimizers of a run, or the reason why it can't be read."""
-    try:
-        run = Run(path)
-        has_step = any(len(run.standing(name)) for name in run.optimizers)
-        verdict = verdict_of(run.diagnosis()) if has_step else None
-        return {
-            "verdict": verdict,
-            "running": run.is_being_written(),
-            "optimizers": list(run.optimizers),
-            "error": None,
-        }
-    except GradwatchError as error:
-        return {"verdict": None, "running": False, "optimizers": [], "error": str(error)}
-    except Exception as error:  # one broken run must not hide the others
-        return {"verdict": None, "running": False, "optimizers": [], "error": f"{type(error).__name__}: {error}"}
 
 
 def find_stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:

@@ -57,7 +57,7 @@ class RunView:
         """Read what was written since. An unchanged store is not opened; another store is read from its start."""
         with self._lock:
             stamp = written(self.path)
-            if stamp == self._stamp:
+            if stamp == self._stamp and not self._has_ended():
                 return
             run = Run(self.path)
             self._summary = summarize(run, self._optimizer, layers=False)
@@ -72,6 +72,10 @@ class RunView:
             self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
             self._up_to_date: set[str] = set()
             self._stamp = stamp
+
+    def _has_ended(self) -> bool:
+        """Whether the process of a run that was being written is gone. A killed one writes nothing to say so."""
+        return self._summary.running and not self._run.is_being_written()
 
     @property
     def summary(self) -> RunSummary:

@@ -51,7 +51,7 @@ def test_the_listing_has_a_verdict_for_each_run(logs):
 def test_a_verdict_is_read_again_only_when_the_run_changed(logs, monkeypatch):
     gallery = Gallery({"": logs})
     first = gallery.listing()["runs"]
-    monkeypatch.setattr("gradwatch.views.web.gallery.Run", None)  # opening a run fails from here on
+    monkeypatch.setattr("gradwatch.views.web.glances.Run", None)  # opening a run fails from here on
     assert gallery.listing()["runs"] == first
 
 

@@ -1,6 +1,8 @@
 """A view of a run answers as the summary does, as of its last refresh."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -127,3 +129,23 @@ def test_a_run_that_only_grew_is_not_read_again(tmp_path):
     view.layers()
     assert view._histories["norm"] is before
     writer.end_attempt("closed")
+
+
+def test_a_run_whose_process_is_gone_is_no_longer_running_though_its_store_is_the_same(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from gradwatch.store import StoreWriter;"
+        "from gradwatch.testing import stream, steady;"
+        "w = StoreWriter(Path(sys.argv[1])); w.begin_attempt({}, {'0': ('SGD', {})});"
+        "w.append(stream(steady(60))); print('written', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "written\n"
+        view = RunView(tmp_path)
+        assert view.overview()["running"]
+        assert view.overview()["findings"] == []
+        process.kill()
+    view.refresh()
+    overview = view.overview()
+    assert (overview["running"], overview["ended"]) == (False, None)
+    assert [finding["code"] for finding in overview["findings"]] == ["killed"]
