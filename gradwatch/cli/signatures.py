@@ -129,7 +129,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     json: AsJson = False,
 ) -> None:
-    """Show runs side by side."""
+    """Show runs side by side, and the step and the parameter in which each first differs from the first run."""
     commands.compare.compare(runs, json)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gradwatch.analysis.diagnosis import Finding
+from gradwatch.analysis.differences import Difference
 from gradwatch.analysis.recommend import Agreement, Recommendation
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.record import Event
@@ -105,6 +106,14 @@ def check(summary: RunSummary, faults: Sequence[str]) -> dict[str, Any]:
         "faults": list(faults),
         "findings": findings(summary.findings),
     }
+
+
+def comparison(summaries: Sequence[RunSummary], partings: Sequence[Sequence[Difference]]) -> list[dict[str, Any]]:
+    """`gradwatch compare --json`: a report of each run; ``differs`` says where it parts from the first run."""
+    each = [report(summary) for summary in summaries]
+    for one, found in zip(each[1:], partings, strict=True):
+        one["differs"] = [{"from": summaries[0].run, "bit_equal": d.bit_equal, **asdict(d)} for d in found]
+    return each
 
 
 def report(summary: RunSummary) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 from rich.console import Group
 from rich.text import Text
 
+from gradwatch.analysis.diagnosis.finding import listed
+from gradwatch.analysis.differences import Difference
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.text import number, share
 from gradwatch.views.console.draw import Axis, axis_of, beside, chart, loss_axis_of, with_axis
@@ -18,6 +20,22 @@ _PANEL = 38  # columns that a panel needs at least
 _MARGIN = 12  # columns of a panel that are not curve: the axis with its labels and the gap
 _HEIGHT = 6
 _WIDEST_NAME, _NARROWEST_NAME = 30, 12
+
+_STATISTICS = {
+    "norm": "the gradient norm",
+    "abs_max": "the largest gradient entry",
+    "nonfinite": "the number of NaN and infinite gradient entries",
+    "zeros": "the number of gradient entries that are 0",
+    "weight_norm": "the weights before the step",
+    "update_norm": "the update",
+}
+_PLACES = {
+    "settings": "look at the settings: the schedule or the clipping is not the same",
+    "weights": "look at what writes weights before this step: initialisation, loading, or the update before",
+    "loss": "look at the data, the random state and the forward pass of this step, and at the update before it",
+    "gradient": "look at backward and what follows it: nondeterministic kernels, precision, hooks, clipping",
+    "update": "look at the optimizer: its settings, its state, or another writer of weights",
+}
 
 _NUMBERS: tuple[tuple[str, Callable[[RunSummary], str]], ...] = (
     ("verdict", lambda run: run.verdict),
@@ -47,8 +65,11 @@ class _Curve:
 _CURVES = (_Curve("total norm", "total_norm", axis_of, "cyan"), _Curve("loss", "loss", loss_axis_of, "magenta"))
 
 
-def comparison(summaries: Sequence[RunSummary], screen: Screen) -> Group:
-    """Norm and loss of each run on shared axes, then the numbers of all."""
+def comparison(summaries: Sequence[RunSummary], screen: Screen, partings: Sequence[Sequence[Difference]] = ()) -> Group:
+    """Norm and loss of each run on shared axes, then the numbers of all.
+
+    Where ``partings`` holds the differences of each further run from the first, where they part comes last.
+    """
     across = max(1, min(len(summaries), screen.width // _PANEL))
     lines: list[Text] = []
     for begin in range(0, len(summaries), across):
@@ -56,7 +77,65 @@ def comparison(summaries: Sequence[RunSummary], screen: Screen) -> Group:
         for curve in _CURVES:
             lines += _panels(curve, summaries, row, screen)
         lines.append(Text())
-    return Group(*lines, *_table(summaries, screen))
+    lines += _table(summaries, screen)
+    for other, found in zip(summaries[1:], partings, strict=bool(partings)):
+        lines += [Text(), *_parting(summaries[0].run, other.run, found, screen)]
+    return Group(*lines)
+
+
+def _parting(first: str, second: str, found: Sequence[Difference], screen: Screen) -> list[Text]:
+    """The step and the parameter in which two runs first differ, and how the difference grew."""
+    lines = [Text(f"{first} and {second}", "bold")]
+    if not found:
+        return [*lines, *screen.wrap("  ", "no optimizer of these runs has the same name: nothing to compare", "dim")]
+    for one in found:
+        for sentence in sentences(one, first, second, several=len(found) > 1):
+            lines += screen.wrap("  ", sentence, "")
+        lines += _growth(one)
+    return lines
+
+
+def _growth(found: Difference) -> list[Text]:
+    if not found.growth:
+        return []
+    lines = [Text(f"  {'step':>10}  {'norms apart by':>14}  {'losses apart by':>15}", "bold")]
+    rows = (f"  {one.step:>10}  {_relative(one.total_norm):>14}  {_relative(one.loss):>15}" for one in found.growth)
+    return [*lines, *map(Text, rows)]
+
+
+def _relative(value: float | None) -> str:
+    return "-" if value is None else "0" if value == 0 else f"{value:.2g}"
+
+
+def sentences(found: Difference, first: str, second: str, *, several: bool = False) -> list[str]:
+    """Where the records of one optimizer in two runs part, in words."""
+    of = f" of optimizer {found.optimizer}" if several else ""
+    said = [
+        f"only {run} has {listed(names)}{of}"
+        for run, names in ((first, found.only_first), (second, found.only_second))
+        if names
+    ]
+    if not found.common_steps:
+        return [*said, f"the runs have no step{of} in common"]
+    if found.step is None:
+        return [
+            *said,
+            f"the runs are equal to the bit in every number that both recorded{of}, at all {found.common_steps} common"
+            " steps",
+        ]
+    apart = "" if found.relative is None else f", a relative difference of {found.relative:.2g}"
+    values = f"{found.first:.9g} against {found.second:.9g}{apart}"
+    where = f"the runs first differ{of} at step {found.step}, in "
+    if found.parameters:
+        others = "" if len(found.parameters) == 1 else f"; {len(found.parameters) - 1} other parameters differ as well"
+        where += f"{_STATISTICS[str(found.name)]} of {found.parameters[0]} ({values}){others}"
+    else:
+        where += f"{str(found.name).replace('_', ' ')} ({values})"
+    said.append(where)
+    if found.alike:
+        said.append(f"up to and including this step the runs have equal {listed(list(found.alike), 4)}")
+    said.append(_PLACES[str(found.source)])
+    return said
 
 
 def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSummary], screen: Screen) -> list[Text]:
