@@ -20,6 +20,9 @@ import { StoryPart } from "./story/part.js";
 
 /** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & { link(): string, pin(): void }} Actions */
 
+/** @type {import("./types.d.ts").ListedRun[]} */
+const NONE = [];
+
 export class Board {
   /** @type {HTMLElement} */ #root;
   #parts;
@@ -80,7 +83,8 @@ export class Board {
     main.hidden = nothing;
     empty.hidden = !nothing;
     if (nothing) empty.replaceChildren(...emptyPage(listing.folders));
-    this.#parts.runs.show({ runs: listing?.runs ?? [], slots: state.slots, focus: state.focus, theme });
+    const { slots, focus, find, kind } = state;
+    this.#parts.runs.show({ runs: listing?.runs ?? NONE, slots, focus, find, kind, theme });
     problem.hidden = data.problem === null;
     problem.textContent = data.problem;
     if (nothing || data.problem !== null) return this.#hideRun(state.focus ?? "");

@@ -208,6 +208,10 @@ export interface State {
   pin: number | null;
   /** Whether the y axes reach to the highest value, however high. */
   wholeAxis: boolean;
+  /** A regular expression for names of runs. */
+  find: string;
+  /** The kind of runs listed: a key of `KINDS` in state/found.js. */
+  kind: string;
 }
 
 // ---------------------------------------------------------------------------- what parts hand to one another

@@ -2,25 +2,39 @@
 /** @import { ListedRun, Theme } from "../types.d.ts" */
 import { runColour } from "../draw/colours.js";
 import { h, markCurrent } from "../draw/dom.js";
+import { foundRuns } from "../state/found.js";
 import { MOST_RUNS } from "../state/state.js";
+import { RunFinder } from "./finder.js";
+
+const AT_FIRST = 100; // runs listed until the reader asks for more
 
 /**
  * @typedef {object} Shown
  * @property {ListedRun[]} runs
  * @property {(string | null)[]} slots the runs drawn, by colour
  * @property {string | null} focus
+ * @property {string} find a regular expression for names
+ * @property {string} kind of runs
  * @property {Theme} theme
  */
+/** @type {(keyof Shown)[]} */
+const KEYS = ["runs", "slots", "focus", "find", "kind", "theme"];
 /** @typedef {{ element: HTMLElement, tick: HTMLInputElement, key: HTMLElement, state: HTMLElement, button: HTMLElement }} Entry */
 
 export class RunList {
   /** @type {{ toggleRun(name: string): void, focusRun(name: string): void }} */ #on;
   /** @type {Map<string, Entry>} */ #entries = new Map();
+  /** @type {Shown | null} */ #shown = null;
+  /** @type {RunFinder} */ #finder;
+  #most = AT_FIRST;
+  #list = h("ul", { class: "runs" });
+  #more = h("button", { type: "button", class: "plain", onclick: () => this.#showAll() });
 
-  /** @param {{ toggleRun(name: string): void, focusRun(name: string): void }} on */
+  /** @param {{ toggleRun(name: string): void, focusRun(name: string): void, look(change: { find?: string, kind?: string }): void }} on */
   constructor(on) {
     this.#on = on;
-    this.element = h("ul", { class: "runs" });
+    this.#finder = new RunFinder(on);
+    this.element = h("div", {}, this.#finder.element, this.#list, this.#more);
   }
 
   /**
@@ -28,25 +42,42 @@ export class RunList {
    *
    * @param {Shown} shown
    */
-  show({ runs, slots, focus, theme }) {
-    this.#entries = new Map(runs.map(({ name }) => [name, this.#entries.get(name) ?? this.#make(name)]));
+  show(shown) {
+    const last = this.#shown;
+    this.#shown = shown;
+    if (last && KEYS.every((key) => last[key] === shown[key])) return;
+    const { runs, slots, focus, find, kind, theme } = shown;
+    const { listed, matching, left } = foundRuns(runs, find, kind, [...slots, focus], this.#most);
+    this.#finder.show({ find, kind, runs: runs.length, matching });
+    this.#more.hidden = !left;
+    this.#more.textContent = `Show ${left} more`;
+    this.#entries = new Map(listed.map(({ name }) => [name, this.#entries.get(name) ?? this.#make(name)]));
     const elements = [...this.#entries.values()].map((entry) => entry.element);
-    const { children } = this.element;
+    const { children } = this.#list;
     if (elements.length !== children.length || elements.some((element, i) => element !== children[i]))
-      this.element.replaceChildren(...elements);
+      this.#list.replaceChildren(...elements);
     const full = slots.filter((name) => name !== null).length >= MOST_RUNS;
-    for (const run of runs) {
-      const entry = /** @type {Entry} */ (this.#entries.get(run.name));
-      const slot = slots.indexOf(run.name);
-      entry.tick.checked = slot >= 0;
-      entry.tick.disabled = full && slot < 0;
-      entry.tick.title = entry.tick.disabled ? `${MOST_RUNS} runs are drawn, as many as can be told apart` : "";
-      entry.key.style.background = slot >= 0 ? runColour(slot, theme) : "transparent";
-      entry.state.textContent = stateOf(run);
-      entry.state.className = `state ${run.verdict ?? (run.error ? "critical" : "unknown")}`;
-      entry.button.title = run.error ?? run.name;
-      markCurrent(entry.button, run.name === focus);
-    }
+    for (const run of listed) this.#describe(run, slots.indexOf(run.name), full, run.name === focus, theme);
+  }
+
+  #showAll() {
+    this.#most = Infinity;
+    const shown = this.#shown;
+    this.#shown = null;
+    if (shown) this.show(shown);
+  }
+
+  /** @param {ListedRun} run @param {number} slot @param {boolean} full @param {boolean} focused @param {Theme} theme */
+  #describe(run, slot, full, focused, theme) {
+    const entry = /** @type {Entry} */ (this.#entries.get(run.name));
+    entry.tick.checked = slot >= 0;
+    entry.tick.disabled = full && slot < 0;
+    entry.tick.title = entry.tick.disabled ? `${MOST_RUNS} runs are drawn, as many as can be told apart` : "";
+    entry.key.style.background = slot >= 0 ? runColour(slot, theme) : "transparent";
+    entry.state.textContent = stateOf(run);
+    entry.state.className = `state ${run.verdict ?? (run.error ? "critical" : "unknown")}`;
+    entry.button.title = run.error ?? run.name;
+    markCurrent(entry.button, focused);
   }
 
   /** @param {string} name @returns {Entry} */

@@ -2,6 +2,19 @@
 /** @import { Range, State } from "../types.d.ts" */
 import { INITIAL } from "./state.js";
 
+const PLAIN = /** @type {const} */ ([
+  "stat",
+  "order",
+  "depth",
+  "filter",
+  "layer",
+  "event",
+  "trial",
+  "pin",
+  "find",
+  "kind",
+]);
+
 /**
  * What differs from the initial state, as `name=value&...`.
  *
@@ -15,7 +28,7 @@ export function encoded(state) {
   const optimizer = state.optimizers[state.focus ?? ""];
   if (optimizer !== undefined) query.set("optimizer", optimizer);
   if (state.zoom) query.set("steps", state.zoom.map((step) => Number(step.toFixed(2))).join("_"));
-  for (const name of /** @type {const} */ (["stat", "order", "depth", "filter", "layer", "event", "trial", "pin"])) {
+  for (const name of PLAIN) {
     const value = state[name];
     if (value !== null && value !== INITIAL[name]) query.set(name, String(value));
   }
@@ -34,7 +47,8 @@ export function decoded(text) {
   const slots = query.getAll("run").map((name) => name || null);
   const focus = query.get("focus") ?? slots[0] ?? null;
   const optimizer = query.get("optimizer");
-  const string = (/** @type {"stat" | "order" | "filter"} */ name) => query.get(name) ?? INITIAL[name];
+  const string = (/** @type {"stat" | "order" | "filter" | "find" | "kind"} */ name) =>
+    query.get(name) ?? INITIAL[name];
   return {
     slots,
     focus,
@@ -49,6 +63,8 @@ export function decoded(text) {
     trial: positive(query.get("trial")),
     pin: query.has("pin") ? (positive(query.get("pin")) ?? 0) : null,
     wholeAxis: query.get("axis") === "whole",
+    find: string("find"),
+    kind: string("kind"),
   };
 }
 

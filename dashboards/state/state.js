@@ -18,6 +18,8 @@ export const INITIAL = {
   trial: null,
   pin: null,
   wholeAxis: false,
+  find: "",
+  kind: "all",
 };
 
 /**

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -412,6 +413,32 @@ def test_a_run_keeps_its_colour_and_a_seventh_is_not_drawn(page):
     expect(seventh).to_be_enabled()
     seventh.check()
     assert colour(6) == before[2]
+
+
+def test_sixty_runs_are_searched_and_the_search_survives_a_reload(look, served, tmp_path):
+    write(tmp_path / "run 0", [record(s, [1.0, 1.0]) for s in range(50)]).end_attempt("closed")
+    for i in range(1, 60):
+        shutil.copytree(tmp_path / "run 0", tmp_path / f"run {i}")
+    seen = look(height=800).open_page(served(tmp_path))
+    seen.shown_run()
+    runs = seen.frame.locator("button.run")
+    expect(runs).to_have_count(60)
+    events = seen.frame.get_by_role("region", name="Events").bounding_box()
+    assert events["y"] < 800, "the events stay in view"
+    shown = seen.frame.locator("button.run[aria-current]").inner_text().partition("\n")[0]
+    seen.frame.get_by_label("find runs").fill("run 5.$")
+    other = re.compile(r"^run 5\d")
+    expect(runs.filter(has_not_text=shown).first).to_have_text(other)
+    expect(seen.frame.locator(".finder")).to_contain_text("10 of 60 runs")
+    assert runs.count() in (10, 11), "the run that is drawn stays"
+    seen.frame.get_by_label("kind of runs").select_option("critical")
+    expect(runs).to_have_count(1)
+    seen.settle()
+    seen.page.reload()
+    seen.shown_run()
+    expect(seen.frame.get_by_label("find runs")).to_have_value("run 5.$")
+    expect(runs).to_have_count(1)
+    assert seen.serious_findings(AXE) == []
 
 
 def test_the_slider_and_the_line_that_it_draws_agree_after_a_reload(page):

@@ -50,7 +50,7 @@ def test_a_single_step_and_nan_are_seen_whole_and_zoomed(report):
 
 def test_the_finding_behind_the_verdict_is_told_and_leads_to_its_place(report):
     findings = report.frame.get_by_role("region", name="Findings")
-    for part in ("cause", "remedy", "confirm", "evidence", "gradwatch explain loss-hides-nan", "logging_nan_inf_filter"):
+    for part in ("cause", "remedy", "confirm", "evidence", "explain loss-hides-nan", "logging_nan_inf_filter"):
         expect(findings).to_contain_text(part)
     findings.get_by_role("button", name="steps 16,000").click()
     report.settle()

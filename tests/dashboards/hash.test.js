@@ -19,6 +19,8 @@ const CHANGED = {
   trial: 1.25e-4,
   pin: 0,
   wholeAxis: true,
+  find: "sweep",
+  kind: "faulty",
 };
 
 test("the first state needs no address", () => {
