@@ -40,6 +40,11 @@ export class Page {
     return this.#session.reload();
   }
 
+  /** Whether one of the runs is being recorded. */
+  get isRecording() {
+    return this.#session.listing?.runs.some((run) => run.running) ?? false;
+  }
+
   /** @param {Theme} theme */
   setTheme(theme) {
     this.#theme = theme;

@@ -116,3 +116,9 @@ class CannotTune(GradwatchError):
     """The script gives nothing to compare thresholds by, or the folder for its runs is in use."""
 
     slug = "cannot-tune"
+
+
+class CannotServe(GradwatchError):
+    """The page can't be served at the address asked for."""
+
+    slug = "cannot-serve"

@@ -3,15 +3,17 @@
 import { unpack, unpackEmbedded, widened } from "./unpack.js";
 
 /**
- * Asks the GradWatch plugin of a TensorBoard.
+ * Asks the GradWatch plugin of a TensorBoard, or `gradwatch view`.
  *
- * @param {string} base the address below which the plugin answers
+ * @param {string} base the address below which it answers
  * @returns {Source}
  */
 export function served(base) {
   /** @param {string} route @param {object} query */
   const ask = async (route, query) => {
-    const response = await fetch(`${base}${route}?${new URLSearchParams(Object.entries(query))}`);
+    const response = await fetch(`${base}${route}?${new URLSearchParams(Object.entries(query))}`).catch(() => {
+      throw new Error("The server does not answer: it was ended, or the network is gone. Start it again and reload.");
+    });
     if (response.ok) return response;
     throw new Error(await reason(response));
   };

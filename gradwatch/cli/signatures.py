@@ -96,6 +96,22 @@ def watch(
 
 
 @app.command()
+def view(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN", help="Folder of a run, or of several. Default: all under runs/."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+) -> None:
+    """Show runs in a browser, live, without TensorBoard; Ctrl-C ends it.
+
+    The page is served to this machine only, at an address with a random part.
+    """
+    commands.view.view(run, port, open_browser)
+
+
+@app.command()
 def events(
     run: RunPath = None,
     json: AsJson = False,

@@ -1,45 +1,25 @@
 """The GradWatch tab of TensorBoard.
 
-This module imports only TensorBoard and the standard library, for an ImportError here would end
+This module and `answers` import only TensorBoard and the standard library, for an ImportError here would end
 `tensorboard` for every user. Everything else is imported when a request needs it; if that fails,
 the tab says what is missing.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qs
+from typing import TYPE_CHECKING, Any
 
 from tensorboard.plugins import base_plugin
+
+from gradwatch.views.web.answers import Application, Query, application
 
 if TYPE_CHECKING:
     from gradwatch.views.web.server import Server
 
-_log = logging.getLogger("gradwatch")
-
-StartResponse: TypeAlias = Callable[[str, list[tuple[str, str]]], Any]
-Environ: TypeAlias = Mapping[str, Any]
-Application: TypeAlias = Callable[[Environ, StartResponse], list[bytes]]
-Query: TypeAlias = Mapping[str, str]
-Respond: TypeAlias = Callable[[Query], tuple[bytes, str]]
-"""Makes the body and the content type of a response to a query."""
-
 ROUTES = ("/static/*", "/runs", "/overview", "/series", "/layers", "/tile", "/advice")
 """Below /data/plugin/gradwatch."""
-
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    422: "Unprocessable Content",
-    500: "Internal Server Error",
-}
 
 
 class GradWatchLoader(base_plugin.TBLoader):  # type: ignore[misc]
@@ -73,7 +53,7 @@ class GradWatchPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def get_plugin_apps(self) -> dict[str, Application]:
         """A WSGI application for each route."""
-        return {route: _application(partial(self._respond, route)) for route in ROUTES}
+        return {route: application(partial(self._respond, route)) for route in ROUTES}
 
     def _respond(self, route: str, query: Query) -> tuple[bytes, str]:
         return self._server().respond(route, query)
@@ -105,47 +85,3 @@ def folders(logdir: str, logdir_spec: str) -> dict[str, Path]:
             name = path = part
         found[name] = Path(path).expanduser()
     return found
-
-
-def _application(respond: Respond) -> Application:
-    """A WSGI application that answers GET requests."""
-
-    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
-        if environ["REQUEST_METHOD"] == "GET":
-            status, body, content_type = _answer(respond, environ)
-        else:
-            status, body, content_type = _error(405, "method-not-allowed", "this page is read only; expected GET")
-        headers = [
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Content-Security-Policy", "default-src 'none'"),
-        ]
-        start_response(f"{status} {_REASONS[status]}", headers)
-        return [body]
-
-    return application
-
-
-def _answer(respond: Respond, environ: Environ) -> tuple[int, bytes, str]:
-    """Status, body and content type. Every exception becomes an answer, so that TensorBoard goes on."""
-    query = {name: values[-1] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
-    query["PATH_INFO"] = environ.get("PATH_INFO", "")
-    try:
-        return 200, *respond(query)
-    except LookupError as error:
-        return _error(404, "not-found", str(error.args[0]))
-    except Exception as error:
-        slug = getattr(error, "slug", None)
-        text = str(error) or type(error).__name__
-        if isinstance(error, ValueError):  # a BadArgument too
-            return _error(400, slug or "bad-request", text)
-        if slug is not None:
-            return _error(422, slug, text)
-        _log.exception("the GradWatch tab could not answer (tab-fault)")
-        return _error(500, "tab-fault", text)
-
-
-def _error(status: int, slug: str, text: str) -> tuple[int, bytes, str]:
-    return status, json.dumps({"error": slug, "message": text}).encode(), "application/json"
