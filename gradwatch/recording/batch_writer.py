@@ -73,7 +73,6 @@ class BatchWriter:
 
     def _wait(self, error: StoreNotWritable, closing: bool) -> None:
         if closing:
-            self.lost += len(self.batch.records)
             raise error
         if not self._pause:
             logger.warning(
@@ -84,6 +83,11 @@ class BatchWriter:
         self._pause = min(LONGEST_PAUSE, 2 * self._pause or PAUSE)
         self._retry_at = time.monotonic() + self._pause
         self._make_room()
+
+    def give_up(self) -> None:
+        """Nothing is written any more: the steps that wait are lost."""
+        self.lost += len(self.batch.records)
+        self.batch = Batch()
 
     def _make_room(self) -> None:
         """Let the oldest steps give way: the latest ones before a crash tell most."""

@@ -85,6 +85,7 @@ class Recorder:
         self._at_once = at_once
         self._end = _End()
         self._refused = 0  # steps that came while the queue was full
+        self._queued = self._taken = 0  # steps that were put into the queue, and taken out of it
         self._has_failed = False  # to make a record
         self._thread: QueueThread[Job] = QueueThread(self._work, capacity)
         self.events = self._judge.events
@@ -96,8 +97,12 @@ class Recorder:
 
     @property
     def dropped(self) -> int:
-        """Steps that came while the queue was full, gave way while the disk took nothing, or could not be made."""
-        return self._refused + self._disk.lost
+        """Steps that came while the queue was full, gave way while the disk took nothing, or could not be made.
+
+        A thread that ended by a fault also lost the steps that were still queued.
+        """
+        left_behind = self._queued - self._taken if self.fault is not None else 0
+        return self._refused + self._disk.lost + left_behind
 
     # ------------------------------------------------------------------------ in the training thread
 
@@ -150,7 +155,9 @@ class Recorder:
         """Queue a record that is yet to be made; never waits."""
         if not self._thread.put(functools.partial(self._take, make)):
             self._refused += 1
-        elif self._at_once:
+            return
+        self._queued += 1
+        if self._at_once:
             self._thread.wake()
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -179,7 +186,7 @@ class Recorder:
             for key, value in facts.items():
                 self._writer.set_meta(key, value)
         except StoreNotWritable as fault:
-            logger.debug("the facts of the loop were not written", exc_info=fault)
+            logger.debug("facts about the run were not written", exc_info=fault)
 
     def _do(self, job: Job) -> None:
         """Let the thread do something in its turn, however full the queue is."""
@@ -196,6 +203,7 @@ class Recorder:
             if closing:
                 self._end_attempt()
         except BaseException:
+            self._disk.give_up()
             self._let_go()
             self._writer.abandon()
             raise
@@ -205,7 +213,7 @@ class Recorder:
         if self._judge.is_behind and not self._disk.batch.records:
             self._disk.batch.events += self._judge.catch_up(seconds, **how)
             if not self._judge.is_behind:
-                self._writer.set_meta(UNJUDGED, "")
+                self._note({UNJUDGED: ""})
 
     def _name(self, joined: JoinedParameters) -> None:
         self._disk.batch.joined.append(joined)
@@ -216,6 +224,7 @@ class Recorder:
 
     def _take(self, make: MakeRecord) -> None:
         """Make a record and judge it; one that can't be made takes no other with it."""
+        self._taken += 1
         try:
             record = make()
         except Exception as fault:

@@ -136,10 +136,17 @@ class StoreWriter:
         self._insert("optimizer", (*OPTIMIZER_COLUMNS, *CHECKSUMS), [row], "insert or replace")
 
     def set_meta(self, key: str, value: str) -> None:
-        """Set a fact about the run, whether or not it was known."""
-        with self._transaction():
-            self._insert("meta", _META, [_meta_row(key, value)], "insert or replace")
-            self._count_rows()
+        """Set a fact about the run, whether or not it was known.
+
+        Raises:
+            StoreNotWritable: the disk does not take it now.
+        """
+        try:
+            with self._transaction():
+                self._insert("meta", _META, [_meta_row(key, value)], "insert or replace")
+                self._count_rows()
+        except sqlite3.OperationalError as error:
+            raise _not_writable(self.path, error) from error
 
     def set_first_step(self, step: int) -> None:
         """Say that the attempt begins with another step than the one after the last."""

@@ -133,9 +133,6 @@ def test_what_there_is_no_room_for_is_counted_and_shown(small_disk, caplog):
     assert torch.equal(training.weights(), expected(250))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="steps that a full disk takes to the end are not counted in a message of their own"
-)
 def test_a_disk_that_stays_full_ends_with_what_was_written_and_no_traceback(small_disk, caplog):
     folder, fill = small_disk
     training = Training()
