@@ -79,6 +79,11 @@ class GradientHistory:
         self.backwards += 1
         self._last, self._zeroed = self.first(), False
 
+    def measured(self) -> None:
+        """The gradients are those of the next update, also where no backward made them."""
+        if self._last is None:
+            self._last, self._zeroed = self.first(), False
+
     def first(self) -> Made | None:
         """The first gradient that is there, as it is now."""
         for parameter in self._table.parameters:
@@ -92,7 +97,7 @@ class GradientHistory:
         self._zeroed |= self._table.ids <= ids
 
     def take_dropped(self) -> bool:
-        """Whether the gradients that backward passes made were let go of since the last call."""
+        """Whether gradients that a backward made, or that were measured, were let go of since the last call."""
         if self._last is None or not (self._zeroed or self._last.parameter.grad is None):
             return False
         self._last = None if self._zeroed else self.first()

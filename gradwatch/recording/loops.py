@@ -52,6 +52,9 @@ class Loop:
     def zeroed(self, ids: set[int]) -> None:
         """The gradients of these parameters were set to zero in place."""
 
+    def before_log(self) -> None:
+        """The user is about to log a loss."""
+
     def before_clip(self, call: ClipCall) -> None:
         """The loop is about to clip some of these gradients."""
 
@@ -113,11 +116,15 @@ class Stepped(Loop):
 
     def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
         if is_ours and self.tracker.gradients.after_backward():
-            self._update.gradients_made(self._scaling.scale)
+            self._update.gradients_made()
             self.tracker.losses.add(losses)
 
     def zeroed(self, ids: set[int]) -> None:
         self.tracker.gradients.zeroed(ids)
+
+    def before_log(self) -> None:
+        """A loss that is logged after the gradients were let go of is not theirs."""
+        self._notice_drop()
 
     def before_clip(self, call: ClipCall) -> None:
         tracker = self.tracker
@@ -137,6 +144,7 @@ class Stepped(Loop):
         self._skip_step()
 
     def before_unscale(self) -> None:
+        self._notice_drop()
         self._scaling.begin(self.tracker.pending, self.tracker.parameters.gradients())
 
     def after_unscale(self, scale: Tensor) -> None:
@@ -174,7 +182,7 @@ class Stepped(Loop):
             return
         measured = None
         if has_closure:
-            tracker.resolve_dropped(self._scaling.scale)
+            tracker.resolve_dropped()
             self._update = ClosureUpdate(tracker)
         else:
             measured = self._take_gradients().measured
@@ -208,6 +216,7 @@ class Stepped(Loop):
     def abandon(self) -> None:
         self._notice_drop()
         self._update.interrupted(self._scaling.scale)
+        self.tracker.forget_partial()
         self.tracker.skip(self._scaling.scale)
 
     def protect(self) -> None:
@@ -224,7 +233,7 @@ class Stepped(Loop):
         """The pending step of the gradients as they are now, and these."""
         self._notice_drop()
         gradients = self._gate.gradients()
-        self._update.gradients_made(self._scaling.scale)
+        self._update.gradients_made()
         return self.tracker.settle(gradients, at_clip=at_clip), gradients
 
     def _take_gradients(self) -> PendingStep:
@@ -234,7 +243,7 @@ class Stepped(Loop):
         if pending is not None and pending.has_lost(gradients, tracker.gradients.backwards):
             pending.take_as_skipped(learning_rates_of(tracker.optimizer))
         else:
-            self._update.gradients_made(self._scaling.scale)
+            self._update.gradients_made()
             pending = tracker.settle(gradients)
         pending.take_scaling(*scaling_of(tracker.optimizer))
         self._act_on(pending, gradients)
@@ -248,7 +257,7 @@ class Stepped(Loop):
     def _notice_drop(self) -> None:
         """Gradients that were let go of take their losses along, and what was measured of them."""
         if self.tracker.gradients.take_dropped():
-            self._update.gradients_dropped(self.tracker.losses.drop())
+            self._update.gradients_dropped(self.tracker.losses.drop(), self._scaling.scale)
 
     def _skip_step(self) -> None:
         """The update of this step does not happen."""

@@ -53,6 +53,7 @@ class StepLosses:
         self._of_backward: list[Number] = []
         self._logged: list[Number] = []
         self._logs_before_step: bool | None = None
+        self._is_step_made = self._is_last_made = False
         self._is_logged = False  # from the first logged loss on, only those count
         self._first_evaluation: list[Number] | None = None
         self._closure_begins_at: int | None = None
@@ -91,23 +92,32 @@ class StepLosses:
         return logged, [] if self._is_logged else of_backward
 
     def take_logged(self) -> list[Number]:
-        """The losses logged, for an attempt that ends now."""
+        """The losses logged, for an attempt whose gradients are gone."""
         logged, self._logged = self._logged, []
         return logged
+
+    def put_back(self, logged: list[Number]) -> None:
+        """That was no attempt: its losses belong to the next step."""
+        self._logged = logged + self._logged
 
     def use_logged(self) -> None:
         """The user logs losses: from this step on only those count, also where there is none."""
         self._is_logged = True
 
-    def note_order(self, *, has_held: bool, is_made: bool) -> None:
+    def note_step(self, *, is_made: bool) -> None:
+        """A step is over; one whose gradients were dropped before the loop came to it is not made."""
+        self._is_step_made |= is_made
+        self._is_last_made = is_made
+
+    def note_order(self, *, has_held: bool) -> None:
         """The first logged loss shows whether the loop logs before its steps or after them.
 
         Args:
             has_held: the last step can still be given a loss.
-            is_made: a step was made already.
         """
         if self._logs_before_step is None:
-            self._logs_before_step = not is_made or (not has_held and bool(self._of_backward))
+            can_follow = has_held and self._is_last_made
+            self._logs_before_step = not self._is_step_made or (not can_follow and bool(self._of_backward))
 
     def log(self, loss: Number) -> None:
         """Keep a loss for the next step."""

@@ -79,10 +79,10 @@ class PendingStep:
         was_there = bool(self.measured.parts) and self.backwards == backwards
         return was_there and all(gradient is None for gradient in gradients)
 
-    def drop(self, losses: list[Number]) -> None:
-        """The gradients were let go of; these losses had made them."""
-        self.is_dropped = True
-        self.backward_losses = losses
+    def drop(self, logged: list[Number], of_backward: list[Number], loss_scale: Tensor | None) -> None:
+        """The gradients were let go of; these losses were logged until then, and those had made them."""
+        self.is_dropped, self.loss_scale = True, loss_scale
+        self.losses, self.backward_losses = logged, of_backward
 
     def note_fault(self, fault: str) -> None:
         """Clipping did not do what it was meant to do."""

@@ -365,16 +365,17 @@ class HookRouter:
         """A loss of the user, for one optimizer or for all."""
         if loss is None:
             return
-        trackers = [loop.tracker for loop in self.loops if optimizer in (None, loop.tracker.name)]
-        for tracker in trackers:
-            tracker.use_logged_losses()
+        loops = [loop for loop in self.loops if optimizer in (None, loop.tracker.name)]
+        for loop in loops:
+            loop.before_log()
+            loop.tracker.use_logged_losses()
         try:
             value = loss_value(loss)
         except BadArgument as error:
             self._notices.warn_once(str(error))
             return
-        for tracker in trackers:
-            tracker.log(value)
+        for loop in loops:
+            loop.tracker.log(value)
 
     def _loops_of(self, call: ClipCall) -> list[Loop]:
         return [

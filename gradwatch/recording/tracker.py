@@ -119,6 +119,7 @@ class StepTracker:
                 made=self.gradients.first(),
                 backwards=self.gradients.backwards,
             )
+            self.gradients.measured()
             if before is not None:
                 self.pending.clip_fault = fault_of_change(before, self.gradients, at_clip=at_clip)
         self.pending.learning_rates = learning_rates_of(self.optimizer)
@@ -129,6 +130,15 @@ class StepTracker:
         if self.pending is not None:
             self.pending.note_versions(self.parameters.gradients())
 
+    def forget_partial(self) -> None:
+        """A backward has added to the gradients since they were measured, and no step takes them.
+
+        What is pending is not the gradient of the attempt, and nothing else was measured.
+        """
+        pending = self.pending
+        if pending is not None and not pending.is_dropped and pending.backwards != self.gradients.backwards:
+            self.pending = None
+
     def set_pending(self, pending: PendingStep | None) -> None:
         """Go on with another pending step."""
         self.pending = pending
@@ -136,11 +146,15 @@ class StepTracker:
     def finish(self, pending: PendingStep) -> None:
         """The update has happened: hold the step back until the next one, or its end."""
         logged, of_backward = self.losses.take()
-        self._hold(pending, logged, pending.backward_losses if pending.is_dropped else of_backward)
+        if pending.is_dropped:
+            logged, of_backward = pending.losses + logged, pending.backward_losses
+        self.losses.note_step(is_made=True)
+        self._hold(pending, logged, of_backward)
 
     def finish_unrecorded(self) -> None:
         """The update of a step that is not due has happened."""
         self.losses.take()
+        self.losses.note_step(is_made=True)
         self.pending = None
         self.step += 1
         self.gradients.consume()
@@ -150,13 +164,15 @@ class StepTracker:
         pending = self.pending
         if pending is None:
             return
-        pending.skipped, pending.loss_scale = True, loss_scale
+        pending.skipped = True
+        self.losses.note_step(is_made=not pending.is_dropped)
         if pending.is_dropped:
-            self._hold(pending, self.losses.take_logged(), pending.backward_losses)
+            self._hold(pending, pending.losses, pending.backward_losses)
         else:
+            pending.loss_scale = loss_scale
             self._hold(pending, *self.losses.take())
 
-    def resolve_dropped(self, loss_scale: Tensor | None = None) -> None:
+    def resolve_dropped(self) -> None:
         """New gradients come: those dropped before were a skipped attempt, or the first of two passes.
 
         Two backward passes an update, as in sharpness-aware minimisation, move the weights between them.
@@ -166,9 +182,10 @@ class StepTracker:
         if pending is None or not pending.is_dropped:
             return
         if pending.made is not None and pending.made.has_moved:
+            self.losses.put_back(pending.losses)
             self.pending = None
         else:
-            self.skip(loss_scale=loss_scale)
+            self.skip()
 
     def _hold(self, pending: PendingStep, logged: list[Number], of_backward: list[Number]) -> None:
         self.release()
@@ -186,7 +203,7 @@ class StepTracker:
     def log(self, loss: Number) -> None:
         """Add a loss to the step made last, or to the next where the first came before its step."""
         held = self.held
-        self.losses.note_order(has_held=held is not None, is_made=self.step > self.first_step)
+        self.losses.note_order(has_held=held is not None)
         next_begun = self.pending is not None and (held is None or bool(held.losses))
         if self.losses.logs_before_step or next_begun:
             self.losses.log(loss)
@@ -194,10 +211,11 @@ class StepTracker:
             held.losses.append(loss)
 
     def use_logged_losses(self) -> None:
-        """The user logs a loss: from the step held back on only those count."""
+        """The user logs a loss: only those count from the last step on, which is held back or was dropped."""
         self.losses.use_logged()
-        if self.held is not None:
-            self.held.backward_losses = []
+        last = self.pending if self.pending is not None and self.pending.is_dropped else self.held
+        if last is not None:
+            last.backward_losses = []
 
     def release(self) -> None:
         """Hand on the step that is held back."""

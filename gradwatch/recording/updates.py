@@ -21,11 +21,11 @@ class Update(Protocol):
 
     makes_gradients: bool
 
-    def gradients_dropped(self, losses: list[Number]) -> None:
+    def gradients_dropped(self, losses: list[Number], loss_scale: Tensor | None) -> None:
         """The gradients were let go of; these losses had made them."""
         ...
 
-    def gradients_made(self, loss_scale: Tensor | None) -> None:
+    def gradients_made(self) -> None:
         """New gradients are there, or are about to be measured."""
         ...
 
@@ -46,12 +46,13 @@ class PlainUpdate:
     def __init__(self, tracker: StepTracker) -> None:
         self._tracker = tracker
 
-    def gradients_dropped(self, losses: list[Number]) -> None:
+    def gradients_dropped(self, losses: list[Number], loss_scale: Tensor | None) -> None:
+        self._tracker.forget_partial()
         if self._tracker.pending is not None:
-            self._tracker.pending.drop(losses)
+            self._tracker.pending.drop(self._tracker.losses.take_logged(), losses, loss_scale)
 
-    def gradients_made(self, loss_scale: Tensor | None) -> None:
-        self._tracker.resolve_dropped(loss_scale)
+    def gradients_made(self) -> None:
+        self._tracker.resolve_dropped()
 
     def end(self, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
         return self._tracker.pending or self._tracker.settle(gradients())
@@ -75,16 +76,16 @@ class ClosureUpdate:
         tracker.set_pending(None)
         tracker.losses.begin_closure()
 
-    def gradients_dropped(self, losses: list[Number]) -> None:
+    def gradients_dropped(self, losses: list[Number], loss_scale: Tensor | None) -> None:
         self._tracker.set_pending(None)
 
-    def gradients_made(self, loss_scale: Tensor | None) -> None:
+    def gradients_made(self) -> None:
         if self._before is not None and self._tracker.gradients.backwards == self._backwards:
             self._tracker.set_pending(self._before)
             self._before = None
 
     def end(self, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
-        self.gradients_made(None)
+        self.gradients_made()
         if self._tracker.pending is not None:
             return self._tracker.pending
         pending = self._tracker.settle(gradients())

@@ -35,6 +35,11 @@ class Gradients:
     was_scaled_when_clipped: bool = False
     are_consumed: bool = False  # by the last step, and nothing was added since
     in_vain: str | None = None  # what a clip call that found no gradient was given
+    is_changed: bool = False  # by the script itself, since they were clipped
+
+    def measure_again(self) -> None:
+        """They are not what was clipped any more."""
+        self.clips, self.is_changed = [], False
 
 
 def norm_of(values: Iterable[float | None]) -> float:
@@ -54,6 +59,8 @@ class Reference:
         self.found_infinity = False
         self.gradients = Gradients(dict.fromkeys(weights))
         self.logged: list[float] = []  # for the next step
+        self.logged_after: list[float] = []  # for the last one
+        self.of_last: list[float] = []  # that were logged before the last one
         self.logs = False  # a loss was logged, and since then only what is logged counts
         self.was_dropped = False  # an attempt, and no backward came since
 
@@ -68,7 +75,7 @@ class Reference:
             self.gradients = now = Gradients(now.values, in_vain=now.in_vain)
         now.history.append("backward")
         now.losses.append(loss)
-        now.clips = []
+        now.measure_again()
         self.was_dropped = False
 
     def clip_norm(self, max_norm: float, names: str) -> None:
@@ -94,7 +101,7 @@ class Reference:
         if now.are_consumed:
             self.gradients = now = Gradients(now.values, in_vain=now.in_vain)
         now.history.append("script")
-        now.clips = []
+        now.is_changed = bool(now.clips)
 
     def zero_grad(self, set_to_none: bool) -> None:
         now = self.gradients
@@ -107,7 +114,7 @@ class Reference:
 
     @property
     def is_begun(self) -> bool:
-        """Whether gradients were clipped that no step has taken."""
+        """Whether gradients were clipped, so measured, that no step has taken and no backward has added to."""
         return not self.gradients.are_consumed and bool(self.gradients.clips)
 
     def end(self) -> None:
@@ -140,6 +147,11 @@ class Reference:
         if not self.is_unscaled:
             self.unscale()
         self._record(skipped=self.found_infinity, loss_scale=self.scale)
+        self.update()
+
+    def update(self) -> None:
+        """`scaler.update`."""
+        assert self.scale is not None
         if self.found_infinity:
             self.scale /= 2
         self.is_unscaled = self.found_infinity = False
@@ -147,7 +159,13 @@ class Reference:
     def step(self) -> None:
         if self.was_dropped and all(value is None for value in self.gradients.values.values()):
             self.was_dropped = False  # this is the step that was not made
+            if self.logged:
+                self.of_last += self.logged
+                self.records[-1]["loss"] = sum(self.of_last) / len(self.of_last)
+                self.logged = []
             return
+        if self.gradients.is_changed:
+            self.gradients.measure_again()
         self._record()
 
     def log(self, loss: float, after_the_step: bool) -> None:
@@ -158,8 +176,8 @@ class Reference:
         if not after_the_step:
             self.logged.append(loss)
             return
-        self.logged.append(loss)
-        self.records[-1]["loss"] = sum(self.logged) / len(self.logged)
+        self.logged_after.append(loss)
+        self.records[-1]["loss"] = sum(self.logged_after) / len(self.logged_after)
 
     # ----------------------------------------------------------------------------- the definitions
 
@@ -180,6 +198,8 @@ class Reference:
         now = self.gradients
         if now.are_consumed:
             return
+        if now.is_changed:
+            now.measure_again()
         if not now.clips:
             now.before_clips = dict(now.values)
         now.clips.append(clip)
@@ -210,7 +230,7 @@ class Reference:
                 "clip_fault": self._fault(),
             }
         )
-        self.logged = []
+        self.of_last, self.logged, self.logged_after = self.logged, [], []
         self.gradients = Gradients(now.values, are_consumed=any(v is not None for v in now.values.values()))
 
     def _loss(self) -> float | None:
