@@ -47,7 +47,12 @@ export function actionsOf(session, remember = () => {}) {
       const event = neighbour(session.overview?.events ?? [], session.event, by);
       if (event) chooseEvent(event);
     },
-    showAll: () => move(null),
+    showAll: () => {
+      if (Object.keys(session.state.values).length) become({ ...session.state, zoom: null, values: {} });
+      else move(null);
+    },
+    zoomValues: (/** @type {string} */ chart, /** @type {Range} */ values) =>
+      become({ ...session.state, values: { ...session.state.values, [chart]: values } }),
     pan: (/** @type {number} */ part) => zoomTo(...panned(session.range, part)),
     zoomBy: (/** @type {number} */ factor, /** @type {number=} */ around) =>
       zoomTo(...zoomed(session.range, factor, around)),

@@ -208,6 +208,8 @@ export interface State {
   pin: number | null;
   /** Whether the y axes reach to the highest value, however high. */
   wholeAxis: boolean;
+  /** The ends of the y axes that the reader chose, by chart. */
+  values: Record<string, Range>;
   /** A regular expression for names of runs. */
   find: string;
   /** The kind of runs listed: a key of `KINDS` in state/found.js. */
@@ -249,6 +251,8 @@ export interface BadSpan {
 export interface StepActions {
   /** Show these steps. */
   zoomTo(from: number, to: number): void;
+  /** Show these values on the y axis of a chart. */
+  zoomValues(chart: string, values: Range): void;
   zoomBy(factor: number, around?: number): void;
   pan(part: number): void;
   showAll(): void;

@@ -3,13 +3,13 @@
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
+import { listen, takeSelection } from "./gestures.js";
 import { drawMarks } from "./marks.js";
 import { optionsOf } from "./options.js";
 import { describe, stepsAt, valuesAt } from "./readout.js";
 import { above, capOf, tableOf } from "./table.js";
 
 const LEAST_WIDTH = 240;
-const CLICK = 3; // px that a click may move; a drag moves further
 
 /**
  * @typedef {object} Shown
@@ -17,6 +17,7 @@ const CLICK = 3; // px that a click may move; a drag moves further
  * @property {Line[]} lines none hides the chart
  * @property {boolean} [log]
  * @property {boolean} [robust] whether to cut the axis so that one explosion does not flatten the rest
+ * @property {Range | null} values the ends of the y axis, if the reader chose them
  * @property {Range} range
  * @property {BadSpan[]} bad
  * @property {RunEvent[]} events
@@ -24,11 +25,14 @@ const CLICK = 3; // px that a click may move; a drag moves further
  * @property {Theme} theme
  */
 
+/** @type {(keyof Shown)[]} what a plot is built from */
+const BUILT = ["lines", "theme", "log", "robust", "values"];
+
 export class Chart {
   /** @type {StepActions} */ #on;
   /** @type {Shown | null} */ #shown = null;
   /** @type {uPlot | null} */ #plot = null;
-  /** @type {{ height: number, share: boolean }} */ #look;
+  /** @type {{ title: string, height: number, share: boolean }} */ #look;
   /** @type {{ step: number, colour: string }[]} */ #above = [];
 
   /**
@@ -37,7 +41,7 @@ export class Chart {
    */
   constructor({ title, hint, height, share = false }, on) {
     this.#on = on;
-    this.#look = { height, share };
+    this.#look = { title, height, share };
     this.readout = h("p", { class: "readout" });
     this.heading = h("h3", { title: hint }, title);
     this.canvas = h("div", { class: "plot", role: "img", "aria-label": title });
@@ -60,12 +64,7 @@ export class Chart {
     this.element.hidden = !shown.lines.length;
     this.heading.textContent = shown.title;
     if (!shown.lines.length) return;
-    const same =
-      last &&
-      last.lines === shown.lines &&
-      last.theme === shown.theme &&
-      last.log === shown.log &&
-      last.robust === shown.robust;
+    const same = last && BUILT.every((key) => last[key] === shown[key]);
     if (!same || !this.#plot) return this.#rebuild(shown);
     if (last.range[0] !== shown.range[0] || last.range[1] !== shown.range[1])
       return this.#plot.setScale("x", { min: shown.range[0], max: shown.range[1] });
@@ -102,10 +101,10 @@ export class Chart {
   }
 
   /** @param {Shown} shown */
-  #rebuild({ lines, theme, log = false, robust = false, title }) {
+  #rebuild({ lines, theme, log = false, robust = false, values, title }) {
     this.#plot?.destroy();
-    const cap = robust ? capOf(lines) : Infinity;
-    this.#above = above(lines, cap);
+    const cap = robust && !values ? capOf(lines) : Infinity;
+    this.#above = above(lines, values ? values[1] : cap);
     this.heading.classList.toggle("cut", this.#above.length > 0);
     const options = optionsOf({
       width: Math.max(LEAST_WIDTH, this.canvas.clientWidth),
@@ -113,38 +112,23 @@ export class Chart {
       share: this.#look.share,
       lines,
       log,
+      values,
       colours: ink(theme),
       range: () => /** @type {Shown} */ (this.#shown).range,
       hooks: {
         draw: [(u) => drawMarks(u, /** @type {Shown} */ (this.#shown), this.#above)],
-        ready: [(u) => this.#listen(u)],
-        setSelect: [(u) => this.#selected(u)],
+        ready: [(u) => listen(u, this.#on)],
+        setSelect: [(u) => this.#selected(u, log)],
       },
     });
     this.#plot = new uPlot(options, tableOf(lines, log, cap), this.canvas);
     this.canvas.setAttribute("aria-label", `${title}: ${lines.map(describe).join("; ")}`);
   }
 
-  /** @param {uPlot} u */
-  #listen(u) {
-    let began = 0;
-    u.over.addEventListener("mousedown", (press) => {
-      began = press.clientX;
-    });
-    u.over.addEventListener("click", (press) => {
-      if (Math.abs(press.clientX - began) <= CLICK)
-        this.#on.chooseNear((step) => u.valToPos(step, "x") - press.offsetX);
-    });
-    u.over.addEventListener("dblclick", () => this.#on.showAll());
-    u.over.addEventListener("mousemove", (move) => this.#on.point(u.posToVal(move.offsetX, "x")));
-    u.over.addEventListener("mouseleave", () => this.#on.point(null));
-  }
-
-  /** A drag ended: zoom to it. @param {uPlot} u */
-  #selected(u) {
-    if (u.select.width < 4) return;
-    const [from, to] = [u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")];
-    u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
-    this.#on.zoomTo(from, to);
+  /** A drag ended: show what it selected. @param {uPlot} u @param {boolean} log */
+  #selected(u, log) {
+    const selection = takeSelection(u, log);
+    if (selection && "steps" in selection) this.#on.zoomTo(...selection.steps);
+    if (selection && "values" in selection) this.#on.zoomValues(this.#look.title, selection.values);
   }
 }

@@ -35,14 +35,15 @@ export function axisLook({ faint, grid }) {
  * @param {Line[]} chart.lines
  * @param {boolean} chart.log
  * @param {boolean} chart.share whether values are shares: the axis goes from 0 to 1
+ * @param {Range | null} chart.values the ends of the y axis, if the reader chose them
  * @param {{ faint: string, grid: string }} chart.colours
  * @param {() => Range} chart.range the steps shown
  * @param {uPlot.Hooks.Arrays} chart.hooks
  * @returns {uPlot.Options}
  */
-export function optionsOf({ width, height, lines, log, share: isShare, colours, range, hooks }) {
+export function optionsOf({ width, height, lines, log, share: isShare, values, colours, range, hooks }) {
   const axis = axisLook(colours);
-  const values = isShare ? shares : numbers;
+  const texts = isShare ? shares : numbers;
   return {
     width,
     height,
@@ -52,14 +53,20 @@ export function optionsOf({ width, height, lines, log, share: isShare, colours, 
     legend: { show: false },
     scales: {
       x: { time: false, range },
-      y: { range: isShare ? () => [0, 1] : (_u, low, high) => yRange(low, high, log) },
+      y: { range: (_u, low, high) => yEnds(values, low, high, log, isShare) },
     },
     axes: [
       { ...axis, size: 28, gap: 3, values: wholeSteps },
-      { ...axis, size: AXIS, ...(log ? LOGARITHMIC : { values }) },
+      { ...axis, size: AXIS, ...(log ? LOGARITHMIC : { values: texts }) },
     ],
     cursor: { drag: { x: true, y: false, setScale: false }, points: { show: false }, bind: { dblclick: () => null } },
   };
+}
+
+/** @param {Range | null} chosen @param {number | null} low @param {number | null} high @param {boolean} log @param {boolean} isShare @returns {Range} */
+function yEnds(chosen, low, high, log, isShare) {
+  if (chosen) return log ? [Math.log10(chosen[0]), Math.log10(chosen[1])] : chosen;
+  return isShare ? [0, 1] : yRange(low, high, log);
 }
 
 /** @param {Line[]} lines */

@@ -45,6 +45,7 @@ const CHARTS = [
  * @property {RunEvent | null} chosen
  * @property {number | null} trial
  * @property {boolean} wholeAxis whether no axis is cut
+ * @property {Record<string, Range>} values the ends of y axes, by chart
  * @property {Theme} theme
  */
 
@@ -67,14 +68,14 @@ export class Charts {
   }
 
   /** @param {Shown} shown */
-  show({ runs, theme, trial, wholeAxis, range, events, chosen }) {
+  show({ runs, theme, trial, wholeAxis, values, range, events, chosen }) {
     const focused = runs.find((run) => run.focused);
     if (!focused) return;
     const shared = { range, events, chosen, theme };
     for (const { title, chart, lines, log, robust, bad } of this.#charts) {
       const given = lines(runs, theme, title === "total norm" ? trial : null);
-      const own = { title, lines: given, log: log(given), robust: robust && !wholeAxis, bad: bad(focused.series) };
-      chart.show({ ...own, ...shared });
+      const axis = { log: log(given), robust: robust && !wholeAxis, values: values[title] ?? null };
+      chart.show({ title, lines: given, bad: bad(focused.series), ...axis, ...shared });
     }
     performance.mark("gradwatch: lines drawn");
   }

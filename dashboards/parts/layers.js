@@ -29,6 +29,8 @@ import { badOf, rowLines } from "./rowline.js";
  * @property {Theme} theme
  */
 
+const CHOSEN = "chosen layer"; // its chart
+
 export class LayersPart {
   /** @type {LayerControls} */ #controls;
   /** @type {HeatMap} */ #heat;
@@ -42,7 +44,7 @@ export class LayersPart {
     const choosing = { ...on, chooseRow: (/** @type {Row} */ row) => on.look({ layer: row.name }) };
     this.#profile = new DepthProfile(choosing);
     this.#heat = new HeatMap(choosing, this.#profile.element);
-    this.chart = new Chart({ title: "chosen layer", height: 130 }, on);
+    this.chart = new Chart({ title: CHOSEN, height: 130 }, on);
     this.chart.element.classList.add("foot");
     const label = "Layers by steps";
     this.element = h(
@@ -80,8 +82,8 @@ export class LayersPart {
     const { frame } = this.#heat;
     this.#profile.show({ ...shared, wholeValues: usual, inDepth, frame, ghost: chosen?.step ?? null });
     const lines = this.#lines(row, tile, stat, subjects.layers, colour, theme);
-    const title = row?.name ?? "chosen layer";
-    const cut = { log: !look.share, robust: !state.wholeAxis };
+    const title = row?.name ?? CHOSEN;
+    const cut = { log: !look.share, robust: !state.wholeAxis, values: state.values[CHOSEN] ?? null };
     this.chart.show({ title, lines, ...cut, range, bad: this.#bad(lines), events, chosen, theme });
   }
 

@@ -26,7 +26,11 @@ export class Toolbar {
       this.#span,
       h("label", { title: cut }, this.#wholeAxis, " whole y axis"),
       this.#copy(on.link),
-      h("span", { class: "faint" }, "drag to zoom; on the layers drag to pan, Ctrl and wheel to zoom"),
+      h(
+        "span",
+        { class: "faint" },
+        "drag to zoom, with Shift over values; on the layers drag to pan, Ctrl and wheel to zoom",
+      ),
     );
   }
 

@@ -32,7 +32,7 @@ export function encoded(state) {
     const value = state[name];
     if (value !== null && value !== INITIAL[name]) query.set(name, String(value));
   }
-  if (state.wholeAxis) query.set("axis", "whole");
+  addAxes(query, state);
   return query.toString();
 }
 
@@ -63,9 +63,28 @@ export function decoded(text) {
     trial: positive(query.get("trial")),
     pin: query.has("pin") ? (positive(query.get("pin")) ?? 0) : null,
     wholeAxis: query.get("axis") === "whole",
+    values: Object.fromEntries(query.getAll("y").flatMap(valuesOf)),
     find: string("find"),
     kind: string("kind"),
   };
+}
+
+/** @param {URLSearchParams} query @param {State} state */
+function addAxes(query, { wholeAxis, values }) {
+  if (wholeAxis) query.set("axis", "whole");
+  for (const [chart, ends] of Object.entries(values)) query.append("y", [chart, ...ends.map(shortest)].join("_"));
+}
+
+/** Six digits of a number: more than a drag tells. @param {number} value */
+function shortest(value) {
+  return Number(value.toPrecision(6));
+}
+
+/** The ends of a chart's y axis. @param {string} text @returns {[chart: string, ends: Range][]} */
+function valuesOf(text) {
+  const [chart, ...ends] = text.split("_");
+  const range = rangeOf(ends.join("_"));
+  return range ? [[chart, range]] : [];
 }
 
 /** @param {string | null} text @returns {Range | null} */

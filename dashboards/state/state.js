@@ -18,6 +18,7 @@ export const INITIAL = {
   trial: null,
   pin: null,
   wholeAxis: false,
+  values: {},
   find: "",
   kind: "all",
 };

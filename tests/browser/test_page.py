@@ -257,6 +257,39 @@ def test_one_explosion_does_not_flatten_the_rest_and_its_height_is_told(page):
     seen.frame.get_by_label("whole y axis").uncheck()
 
 
+def test_a_drag_with_shift_shows_a_part_of_the_values(page):
+    seen = page("long")
+    over = seen.frame.locator("section[aria-label='total norm'] .u-over")
+    box = over.bounding_box()
+    steps = seen.range()
+
+    def is_line_above_the_lowest_quarter():
+        colours = seen.chart_colours("total norm", 200, 0.0, 0.75)
+        return any(red < 10 and blue > 160 and alpha == 255 for red, _, blue, alpha in colours)
+
+    assert not is_line_above_the_lowest_quarter()
+    seen.page.keyboard.down("Shift")
+    seen.page.mouse.move(box["x"] + 100, box["y"] + box["height"] - 25)
+    seen.page.mouse.down()
+    seen.page.mouse.move(box["x"] + 110, box["y"] + box["height"] - 10)
+    seen.page.mouse.move(box["x"] + 120, box["y"] + box["height"] - 1)
+    seen.page.mouse.up()
+    seen.page.keyboard.up("Shift")
+    seen.settle()
+    assert seen.range() == steps
+    assert "y=total+norm_" in seen.page.url
+    low, high = (float(end) for end in re.search(r"y=total\+norm_([^_]+)_([^&]+)", seen.page.url).groups())
+    assert low < 1.22 < high < 100
+    assert is_line_above_the_lowest_quarter()
+    assert (*RUN_BLUE, 255) in seen.chart_colours("total norm", 402, 0.0, 0.1), "what rises above is marked"
+    seen.page.reload()
+    seen.shown_run()
+    assert "y=total+norm_" in seen.page.url
+    seen.page.keyboard.press("0")
+    seen.settle()
+    assert "y=" not in seen.page.url
+
+
 def test_what_is_not_finite_is_hatched(look, served, tmp_path):
     """Without colour vision a plain pink looks like a middling value."""
     write(tmp_path / "run", [record(s, [1.0, math.nan if s >= 50 else 1.0]) for s in range(100)]).end_attempt("closed")

@@ -101,6 +101,7 @@ def test_a_mark_on_a_chart_leads_to_its_event(tab):
 
 
 def test_a_mark_below_the_layers_leads_to_its_event(tab):
+    tab.frame.locator("canvas.heat").scroll_into_view_if_needed()
     box = tab.frame.locator("canvas.heat").bounding_box()
     tab.page.mouse.click(box["x"] + tab.x_of(SPIKE), box["y"] + box["height"] - 5)
     tab.settle()
@@ -110,6 +111,7 @@ def test_a_mark_below_the_layers_leads_to_its_event(tab):
 def test_the_pointer_tells_layer_step_and_value_and_a_click_draws_the_layer(tab):
     tab.frame.locator("button.event").nth(0).click()
     tab.settle()
+    tab.frame.locator("canvas.heat").scroll_into_view_if_needed()
     box = tab.frame.locator("canvas.heat").bounding_box()
     tall = (box["height"] - 12) / 5
     tab.page.mouse.move(box["x"] + tab.x_of(SPIKE), box["y"] + tall / 2)
@@ -208,7 +210,7 @@ def test_runs_are_drawn_over_one_another(tab):
 
 def test_a_broken_store_is_told_and_the_others_stay(tab):
     tab.frame.locator("button.run").filter(has_text="broken").click()
-    expect(tab.frame.get_by_role("alert")).to_contain_text("no store")
+    expect(tab.frame.get_by_role("alert")).to_contain_text("is not an SQLite file")
     tab.frame.locator("button.run").filter(has_text="known").click()
     tab.shown_run()
     expect(tab.frame.get_by_role("alert")).to_be_hidden()

@@ -19,6 +19,7 @@ const CHANGED = {
   trial: 1.25e-4,
   pin: 0,
   wholeAxis: true,
+  values: { "total norm": [1e-7, 2.5], loss: [-3, 0] },
   find: "sweep",
   kind: "faulty",
 };
@@ -51,6 +52,9 @@ test("what makes no sense in an address is as at first", () => {
     "trial=0",
     "trial=-1",
     "axis=half",
+    "y=loss",
+    "y=loss_2_1",
+    "y=_",
     "gone=1",
   ])
     assert.deepEqual(decoded(text), INITIAL, text);

@@ -145,3 +145,14 @@ test("runs whose verdicts are still to come are listed again until they are ther
   }
   assert.equal(session.listing?.runs[0].pending, false);
 });
+
+test("values chosen for the axis of a chart stay while steps change, and showing everything ends them", async () => {
+  const { session, on } = await opened({ a: {} });
+  await on.zoomValues("loss", [0.1, 2]);
+  await on.zoomValues("total norm", [1, 3]);
+  on.zoomTo(10, 50);
+  assert.deepEqual(session.state.values, { loss: [0.1, 2], "total norm": [1, 3] });
+  on.showAll();
+  assert.deepEqual([session.state.values, session.state.zoom], [{}, null]);
+  await settled();
+});
