@@ -36,7 +36,7 @@ _REPEATED_BY = {
     "zero-gradients": {"dead-parameters", "vanishing", "learning-rate-too-high", "constant-loss"},
     "constant-loss": {"learning-rate-too-high", "vanishing"},
     "all-steps-skipped": {"loss-scale", "learning-rate-too-high"},
-    "clip-starves": {"threshold-too-low", "one-parameter-dominates"},
+    "clip-starves": {"threshold-too-low", "one-parameter-dominates", "eps-starvation"},
     "diverged": {"learning-rate-too-high", "large-initial-norms", "one-parameter-dominates"},
     "nonfinite-loss": {"learning-rate-too-high"},
     "nonfinite-gradient": {"learning-rate-too-high"},
@@ -80,7 +80,7 @@ def _with_causes_first(found: Sequence[Finding]) -> list[Finding]:
     repeated = set().union(*(_REPEATED_BY.get(code, set()) for code in codes))
     kept = [finding for finding in found if finding.code not in repeated]
     raised = []
-    for finding in kept:
+    for finding in {(finding.code, finding.steps): finding for finding in kept}.values():
         explained = [other for other in kept if other.code in _EXPLAINS.get(finding.code, ())]
         raised.append(replace(finding, severity=worst_severity([finding, *explained])))
     return raised

@@ -11,7 +11,7 @@ agree on that bound, and not on a percentile of the norms.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ from gradwatch.analysis.statistics.progress import (
     uncertainty,
 )
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.tail import tail_index
 
 MAX_UPDATE_RATIO = 0.02  # of the weights' norm: the most that one update may change
 LARGE_UPDATE_RATIO = 0.04  # of the weights' norm, median: the learning rate is too high
@@ -38,7 +39,12 @@ HEAVY_TAIL_INDEX = 2.5  # below it single steps dominate
 UNEVEN_P99_RATIO = 8.0  # 99th percentile over the median of the norms
 RISING_DRIFT = 2.0  # times: above it the last third of the norms decides
 MAX_DRIFT_UP, MAX_DRIFT_DOWN = 10.0, 30.0  # times: further than one threshold can cover
-SPIKES_TO_CLIP_ALL = 6  # spikes: so many make an adaptive optimizer's advice to clip every step
+SPIKES_TO_CLIP_ALL = 6  # spikes: so many in `STEPS_OF_SPIKES` make an adaptive optimizer's advice to clip every step
+STEPS_OF_SPIKES = 2000  # steps
+MIN_NORMS_OF_TAIL = 300  # norms
+FACTOR_OF_A_SPIKE = 1.6  # times: the most that one spike, among so many steps, lowers the threshold
+TAIL_RAMP = 2.3, 2.7  # tail indices about `HEAVY_TAIL_INDEX`: between them the advice goes over
+UNEVEN_RAMP = 6.5, 9.5  # times, likewise about `UNEVEN_P99_RATIO`
 EQUAL_RATIO = 1.1  # times: numbers closer than that are not told apart
 TRAVEL_NORMS = 1.5  # times the weights' norm: how far clipped updates may carry the weights within the record
 
@@ -77,6 +83,7 @@ class Choice:
 
 def choose(history: OptimizerHistory, tail: float) -> Choice:
     """The threshold for a history with enough usable norms; ``tail`` is their tail index."""
+    tail = tail_without_largest(history.every_norm, tail)
     if history.is_adaptive:
         return _for_adaptive(history, tail)
     bound = step_bound(history)
@@ -85,11 +92,32 @@ def choose(history: OptimizerHistory, tail: float) -> Choice:
     if tail < HEAVY_TAIL_INDEX and is_noise(history):
         return _noise(history, bound)
     cause = _cause(history, tail)
+    if cause == "heavy-tail":
+        return _towards(_bounding(history, bound, cause), _calm(history, bound), 1 - _ramp(tail, *TAIL_RAMP))
     if cause is not None:
         return _bounding(history, bound, cause)
-    if spread(history.norms, 0.99) > UNEVEN_P99_RATIO:
-        return _below_outliers(history, bound)
-    return _guard(history, bound)
+    return _calm(history, bound)
+
+
+def _towards(choice: Choice, calm: Choice, share: float) -> Choice:
+    """A choice with the numbers of a calm run's, moved a share of the way to its own."""
+    return replace(
+        choice,
+        number=_between(calm.number, choice.number, share),
+        low=_between(calm.low, choice.low, share),
+        high=_between(calm.high, choice.high, share),
+    )
+
+
+def _calm(history: OptimizerHistory, bound: float) -> Choice:
+    """The threshold of a run in which nothing went wrong, moved down as far as many steps stand out."""
+    guard, outliers = _guard(history, bound), _unevenness(spread(history.norms, 0.99))
+    return _towards(_below_outliers(history, bound), guard, outliers) if outliers else guard
+
+
+def _unevenness(ratio: float) -> float:
+    """How far a 99th percentile that is ``ratio`` times the median makes norms uneven, from 0 to 1."""
+    return _ramp(math.log(ratio), *(math.log(end) for end in UNEVEN_RAMP))
 
 
 def _cause(history: OptimizerHistory, tail: float) -> Cause | None:
@@ -101,7 +129,7 @@ def _cause(history: OptimizerHistory, tail: float) -> Cause | None:
         return "weights-grew"
     if ratio is not None and ratio > LARGE_UPDATE_RATIO:
         return "large-updates"
-    return "heavy-tail" if tail < HEAVY_TAIL_INDEX else None
+    return "heavy-tail" if tail < TAIL_RAMP[1] else None
 
 
 def decisive(norms: Array) -> Array:
@@ -150,24 +178,65 @@ def _for_adaptive(history: OptimizerHistory, tail: float) -> Choice:
     norms = decisive(history.norms)
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
     lost = history.lost_at is not None or _went_wrong(history)
-    uneven = tail < HEAVY_TAIL_INDEX or top > UNEVEN_P99_RATIO * level
-    trouble = 1.0 if lost or uneven else min(1.0, history.spikes / SPIKES_TO_CLIP_ALL)
-    upper = float(np.quantile(norms, 0.95))
+    upper, low = float(np.quantile(norms, 0.95)), 0.1 * float(np.quantile(norms, 0.1))
+    uneven = max(1 - _ramp(tail, *TAIL_RAMP), _unevenness(top / level))
+    trouble = 1.0 if lost else max(uneven, _trouble_of_spikes(history, upper, low))
     if not trouble or history.least_norm > level:
         basis: Basis = "guard-p95-near-eps" if trouble else "guard-p95"
         return Choice(upper, level, max(top, 10 * level), basis, clip=None if trouble else "ZClip()")
-    low = 0.1 * float(np.quantile(norms, 0.1))
-    # A few spikes move the threshold by a part of the way, so that one step cannot turn the advice over.
-    number = upper ** (1 - trouble) * low**trouble
+    # Threshold and range move by a part of the way, so that one step cannot turn the advice over.
+    number = max(_between(upper, low, trouble), history.least_norm)
     unstable = lost or history.spikes > 0
     return Choice(
-        max(number, history.least_norm),
-        max(0.1 * low, history.least_norm),
-        max(level, number),
+        number,
+        max(min(_between(level, 0.1 * low, trouble), number), history.least_norm),
+        max(_between(max(top, 10 * level), level, trouble), number),
         "clip-every-step" if trouble == 1.0 else "towards-every-step",
         "lost" if unstable else "uneven",
-        clip=None if not unstable else "AutoClip(10)" if trouble == 1.0 else "ZClip()",
+        clip=_policy(unstable, trouble),
     )
+
+
+def tail_without_largest(norms: Array, otherwise: float) -> float:
+    """The tail index of all norms but the largest, so that one step does not decide; ``otherwise`` for few norms."""
+    return tail_index(np.delete(norms, int(np.argmax(norms))))[0] if len(norms) > MIN_NORMS_OF_TAIL else otherwise
+
+
+def _policy(unstable: bool, trouble: float) -> str | None:
+    """The policy of gradwatch.clip that did better than a fixed threshold in the benchmark."""
+    if trouble == 1.0:
+        return "AutoClip(10)" if unstable else None
+    return "ZClip()" if unstable or trouble < 0.5 else None
+
+
+def _trouble_of_spikes(history: OptimizerHistory, upper: float, low: float) -> float:
+    """How far spikes move the threshold from ``upper``, 0, to ``low``, 1.
+
+    By their number among as many steps, for one in 20,000 steps says less than one in 500.
+    """
+    spikes = history.spikes / max(1.0, history.steps / STEPS_OF_SPIKES)
+    of_one = 1 / SPIKES_TO_CLIP_ALL
+    if upper > low:
+        of_one = min(of_one, math.log(FACTOR_OF_A_SPIKE) / math.log(upper / low))
+    return min(1.0, spikes * of_one)
+
+
+def _ramp(value: float, begin: float, end: float) -> float:
+    """0 up to ``begin``, 1 from ``end`` on, and a straight line between them.
+
+    >>> [_ramp(value, 2.0, 3.0) for value in (1.0, 2.25, 9.0)]
+    [0.0, 0.25, 1.0]
+    """
+    return min(1.0, max(0.0, (value - begin) / (end - begin)))
+
+
+def _between(first: float, second: float, share: float) -> float:
+    """A value between two others, by a share of the way on a logarithmic axis.
+
+    >>> _between(1.0, 100.0, 0.5)
+    10.0
+    """
+    return float(first ** (1 - share) * second**share)
 
 
 def _went_wrong(history: OptimizerHistory) -> bool:

@@ -56,8 +56,13 @@ def _instability(history: OptimizerHistory) -> str | None:
         kind = "explosion" if history.lost_at.kind == "explosion" else "non-finite gradients"
         return f"the training was lost at step {history.lost_at.step} ({kind})"
     if history.spikes:
-        return f"{history.spikes} spikes got through, the largest norm {history.worst:.3g}"
+        largest = history.largest_spike
+        return f"{_spikes(history)} got through" + ("" if largest is None else f", the largest norm {largest:.3g}")
     return None
+
+
+def _spikes(history: OptimizerHistory) -> str:
+    return "1 spike" if history.spikes == 1 else f"{history.spikes} spikes"
 
 
 def _tail(tail: tuple[float, float, float]) -> str:
@@ -166,9 +171,11 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
             " would bring gradients near eps"
         )
     if choice.basis == "towards-every-step":
+        passed = f"{_spikes(history)} got through, and the training came back" if history.spikes else ""
+        uneven = "norms differ from step to step" if choice.cause == "uneven" else ""
         return (
-            f"between the 95th percentile of the healthy norms, a guard, and a tenth of the 10th, which clips every"
-            f" step: {history.spikes} spikes got through, and the training came back from each"
+            "between the 95th percentile of the healthy norms, a guard, and a tenth of the 10th, which clips every"
+            f" step: {passed or uneven}"
         )
     if choice.basis == "guard-p95":
         return (
@@ -188,7 +195,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
 
 
 def _explain_guard(history: OptimizerHistory, choice: Choice) -> str:
-    passed = f"{history.spikes} spikes passed without harm" if history.spikes else "nothing went wrong"
+    passed = f"{_spikes(history)} passed without harm" if history.spikes else "nothing went wrong"
     if choice.basis == "guard-large-updates":
         changes = "changes" if history.median_clip_coef > 1 / EQUAL_RATIO else "would change"
         without = "" if changes == "changes" else " without clipping"
@@ -261,7 +268,8 @@ def too_few(history: OptimizerHistory, least: int, lost_at: int | None, record_a
     text = f"{len(history.norms)} usable steps, at least {least} are needed (left out: {left_out(history)})."
     if lost_at is None and not history.spikes:
         return f"{text} Record more steps"
-    what = f"{history.spikes} spikes and explosions took up the others"
+    verb = "takes" if history.spikes == 1 else "take"
+    what = f"{_spikes(history)} {verb} up the others"
     if lost_at is not None:
         what = f"The training was lost at step {lost_at}"
     if record_at is None:

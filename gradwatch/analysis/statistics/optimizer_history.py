@@ -60,7 +60,22 @@ class OptimizerHistory:
     @property
     def spikes(self) -> int:
         """Spikes and explosions of at least severity warning."""
-        return sum(event.severity != "info" and event.kind in ("spike", "explosion") for event in self.events)
+        return len(self._spike_events)
+
+    @property
+    def largest_spike(self) -> float | None:
+        """The largest finite total norm at the steps of `spikes`; None without one."""
+        steps = self.frame.index.to_numpy(np.int64)
+        at = np.zeros(len(steps), bool)
+        for event in self._spike_events:
+            at |= (steps >= event.step) & (steps <= (event.step if event.until is None else event.until))
+        norms = self.frame["total_norm"].to_numpy(float)[at]
+        norms = norms[np.isfinite(norms)]
+        return float(norms.max()) if len(norms) else None
+
+    @property
+    def _spike_events(self) -> list[Event]:
+        return [event for event in self.events if event.severity != "info" and event.kind in ("spike", "explosion")]
 
     @property
     def unstable(self) -> bool:
