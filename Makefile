@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 NODE := node_modules
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-lowest coverage check javascript browser benchmark dashboard detection recommendation temporal-order pictures clean
+.PHONY: demo test test-fast test-lowest coverage check javascript browser benchmark dashboard detection diagnosis recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -71,6 +71,13 @@ dashboard: $(READY) browser
 detection: $(READY)
 	$(BIN)/python benchmarks/detection/corpus.py
 	$(BIN)/python benchmarks/detection/evaluate.py > benchmarks/detection/RESULTS.md
+
+# The public histories are other people's files and not kept here: HISTORIES=FOLDER has those that are at hand.
+diagnosis: HISTORIES ?= benchmarks/diagnosis/.histories
+diagnosis: $(READY)
+	$(BIN)/python benchmarks/diagnosis/evaluate.py tuning
+	$(BIN)/python benchmarks/diagnosis/evaluate.py held_out
+	$(BIN)/python benchmarks/diagnosis/histories.py $(HISTORIES)
 
 recommendation: $(READY)
 	$(BIN)/python benchmarks/recommendation/regret.py train

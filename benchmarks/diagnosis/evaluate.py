@@ -20,8 +20,6 @@ import importlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import zlib
 from dataclasses import dataclass
@@ -30,6 +28,10 @@ from typing import Any
 
 import torch
 from lab import Case, Place
+
+from gradwatch import Run
+from gradwatch.cli.signatures import app
+from gradwatch.errors import EmptyRun
 
 HERE = Path(__file__).parent
 # What the cause of each code is mended by. A first finding whose remedy is of another class misleads.
@@ -119,33 +121,39 @@ def outcome(case: Case, broken: bool, folder: Path) -> Outcome:
         torch.manual_seed(place.seed)
         with contextlib.redirect_stdout(io.StringIO()):
             case.train(place, broken)
-    findings = tuple(read("report", place.run)["findings"])
-    return Outcome(case, broken, findings, tuple(contradictions(place.run)))
+    findings = tuple(finding.as_dict() for finding in Run(place.run).diagnosis())
+    return Outcome(case, broken, findings, tuple(contradictions(place.run, findings)))
 
 
-def read(command: str, run: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "gradwatch", command, str(run), "--json"], capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip(), f"{command} of {run.name}: {done.stderr}"
-    answer: dict[str, Any] = json.loads(done.stdout)
+def read(command: str, run: Path) -> dict[str, Any] | None:
+    """The JSON of a command; None where it refuses the run, as a report refuses one without a step."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit, EmptyRun):
+        app([command, str(run), "--json"], obj=[])
+    answer: dict[str, Any] | None = json.loads(printed.getvalue()) if printed.getvalue().strip() else None
     return answer
 
 
-def contradictions(run: Path) -> list[str]:
+def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]:
     """Where two ways of asking about one run give answers that can't both be true."""
-    report, check = read("report", run), read("check", run)
-    findings, advice = report["findings"], read("recommend", run)
+    report, check, advice = read("report", run), read("check", run), read("recommend", run)
     worst = max((f["severity"] for f in findings), key=["info", "warning", "critical"].index, default="info")
+    verdict = {"info": "healthy"}.get(worst, worst)
     found = []
-    if {"info": "healthy"}.get(worst, worst) != report["verdict"]:
-        found.append(f"verdict {report['verdict']} over a worst finding of {worst}")
-    if check["findings"] != findings:
-        found.append("check and report have other findings")
+    for name, answer in (("report", report), ("check", check)):
+        if answer is not None and answer["verdict"] != verdict:
+            found.append(f"{name} says {answer['verdict']} over a worst finding of {worst}")
+        if answer is not None and [f["code"] for f in answer["findings"]] != [f["code"] for f in findings]:
+            found.append(f"{name} has other findings than the diagnosis")
+    if check is not None and worst != "info" and check["healthy"]:
+        found.append(f"check passes over a worst finding of {worst}")
     # Of NaN that an operation made, and of a training in which nothing trained, no threshold is the cure.
     hopeless = {c for c, cure in REMEDY.items() if cure in ("operation", "signal", "script")} - {"ineffective-clipping"}
-    if findings and findings[0]["severity"] == "critical" and findings[0]["code"] in hopeless and advice["max_norm"]:
-        found.append(f"{findings[0]['code']} is critical and recommend says {advice['max_norm']:.3g}")
+    first = findings[0] if findings else None
+    if first and first["severity"] == "critical" and first["code"] in hopeless and advice and advice["max_norm"]:
+        found.append(f"{first['code']} is critical and recommend says {advice['max_norm']:.3g}")
+    if advice and any("nothing went wrong" in reason for reason in advice["reasons"]) and worst == "critical":
+        found.append("recommend says that nothing went wrong over a critical finding")
     return found
 
 

@@ -14,25 +14,17 @@ event of any severity, or a finding, begins within two rows of it.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from gradwatch import Run
+from gradwatch.cli.signatures import app
 
 HERE = Path(__file__).parent
-
-
-def ask(*arguments: str) -> Any:
-    command = [sys.executable, "-m", "gradwatch", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout.strip(), done.stderr
-    return json.loads(done.stdout)
-
-
-def imported(file: Path, run: Path) -> None:
-    subprocess.run([sys.executable, "-m", "gradwatch", "import", str(file), str(run)], check=True, capture_output=True)
 
 
 def main(folder: Path) -> None:
@@ -47,22 +39,22 @@ def main(folder: Path) -> None:
         entries = [entry for entry in present if entry["half"] == half]
         for entry in entries:
             with tempfile.TemporaryDirectory() as place:
-                run = Path(place) / "run"
-                imported(folder / f"{entry['id']}.json", run)
-                report, events = ask("report", str(run)), ask("events", str(run))
-            alarms = [f for f in report["findings"] if f["severity"] != "info"]
+                path = Path(place) / "run"
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+                    app(["import", str(folder / f"{entry['id']}.json"), str(path)], obj=[])
+                run = Run(path)
+                findings, events = run.diagnosis(), run.events()
+            alarms = [f for f in findings if f.severity != "info"]
             if entry["label"] == "short":
                 short += 1
-                said += any(f["code"] == "too-short" for f in report["findings"])
-                alarms = [f for f in alarms if f["code"] != "too-short"]
+                said += any(f.code == "too-short" for f in findings)
+                alarms = [f for f in alarms if f.code != "too-short"]
             rows += entry["rows"]
             false += len(alarms)
             spikes += len(entry["spikes"])
-            starts = [e["step"] for e in events] + [f["steps"][0] for f in report["findings"] if f["steps"]]
+            starts = [e.step for e in events] + [f.steps[0] for f in findings if f.steps]
             told += sum(any(abs(at - step) <= 2 * entry["every"] for at in starts) for step in entry["spikes"])
-            lines += [
-                f"- {entry['id']} ({entry['rows']} rows): {f['code']}, {f['severity']}: {f['what']}" for f in alarms
-            ]
+            lines += [f"- {entry['id']} ({entry['rows']} rows): {f.code}, {f.severity}: {f.what}" for f in alarms]
         per = 1e4 * false / max(1, rows)
         print(f"| {half} | {len(entries)} | {rows} | {false} | {per:.1f} | {spikes} | {told} | {short} | {said} |")
     print("\nEvery warning:\n")

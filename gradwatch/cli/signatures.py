@@ -132,12 +132,21 @@ def recommend(
     ] = None,
     json: AsJson = False,
     optimizer: OptimizerName = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--if",
+            metavar="KEY=VALUE",
+            help="The threshold after a change, with its reason: lr=3e-4, batch=OLD:NEW, weight_decay=0.1 or"
+            " optimizer=AdamW; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Recommend a clipping threshold, with reasons and a what-if table.
 
     Several runs of one training, for example with other seeds, get one recommendation for all.
     """
-    commands.recommend.recommend(runs or [], json, optimizer)
+    commands.recommend.recommend(runs or [], json, optimizer, given or [])
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import Any
 
 from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.differences import Difference
-from gradwatch.analysis.recommend import Agreement, Recommendation
+from gradwatch.analysis.recommend import Agreement, ChangedAdvice, Recommendation
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.record import Event
 from gradwatch.script.tune import Tuning
@@ -139,13 +139,17 @@ def report(summary: RunSummary) -> dict[str, Any]:
     return contract | more | {name: None if part is None else asdict(part) for name, part in parts.items()}
 
 
-def recommendation(advice: Recommendation) -> dict[str, Any]:
-    """`gradwatch recommend --json`: the keys of the contract first, in its order, then the rest."""
+def recommendation(advice: Recommendation, after: ChangedAdvice | None = None) -> dict[str, Any]:
+    """`gradwatch recommend --json`: the keys of the contract first, in its order, then the rest.
+
+    With ``--if`` the key ``after`` holds the threshold after the changes, its range and its reasons.
+    """
     return (
         {name: getattr(advice, name) for name in _CONTRACT_OF_A_RECOMMENDATION + _MORE_OF_A_RECOMMENDATION}
         | {"first": advice.fix_first}
         | {"phases": [asdict(phase) for phase in advice.phases]}
         | {"what_if": [asdict(row) for row in advice.what_if]}
+        | ({} if after is None else {"after": asdict(after)})
     )
 
 

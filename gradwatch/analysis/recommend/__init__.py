@@ -5,7 +5,7 @@ benchmarks/recommendation/RESULTS.md has the rules' origin, and their quality on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,21 +16,27 @@ from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import wording
 from gradwatch.analysis.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
 from gradwatch.analysis.recommend.aggregate import aggregate
+from gradwatch.analysis.recommend.changes import ChangedAdvice, Setup, advise_after, parse_changes
+from gradwatch.analysis.recommend.entries import value_or_norm
 from gradwatch.analysis.recommend.rule import MAX_DRIFT_DOWN, MAX_DRIFT_UP, choose, decisive, step_bound
 from gradwatch.analysis.recommend.what_if import clipped_fraction, curve, mean_clip_coef, phases, table, two_digits
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
 from gradwatch.analysis.statistics.progress import drift
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.ranks import last_known, noise_scale
 from gradwatch.analysis.statistics.tail import tail_index
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import shown_optimizer
 
 __all__ = [
     "Agreement",
+    "ChangedAdvice",
     "Phase",
     "Recommendation",
     "WhatIf",
+    "parse_changes",
     "recommend",
+    "recommend_after",
     "recommend_for_all",
     "recommend_with_curve",
     "tail_index",
@@ -48,7 +54,29 @@ def recommend(reader: RunReader, optimizer: str | None = None) -> Recommendation
 
     If None, it is the one that `summarize` shows.
     """
-    return _recommend(*_history_and_findings(reader, optimizer))
+    name, history, findings = _history_and_findings(reader, optimizer)
+    return _with_entries(reader, name, history, _recommend(history, findings))
+
+
+def recommend_after(
+    reader: RunReader, changes: Mapping[str, str], optimizer: str | None = None
+) -> tuple[Recommendation, ChangedAdvice]:
+    """The advice as it is, and after changes of learning rate, batch size, weight decay or optimizer.
+
+    Args:
+        reader: the run.
+        changes: as `parse_changes` gives them.
+        optimizer: its name; as in `recommend`.
+    """
+    name, history, findings = _history_and_findings(reader, optimizer)
+    advice = _with_entries(reader, name, history, _recommend(history, findings))
+    decay = reader.settings(name).get("weight_decay")
+    noise, ranks = last_known(noise_scale(reader, name)), reader.ranks("norm", name).shape[1]
+    setup = Setup(
+        weight_decay=float(decay) if isinstance(decay, int | float) else None,
+        noise_scale=noise / ranks if noise is not None and ranks else None,
+    )
+    return advice, advise_after(history, setup, changes, advice.refused)
 
 
 def recommend_with_curve(reader: RunReader, summary: RunSummary) -> tuple[Recommendation, tuple[WhatIf, ...]]:
@@ -59,6 +87,7 @@ def recommend_with_curve(reader: RunReader, summary: RunSummary) -> tuple[Recomm
     """
     history = optimizer_history(reader, summary.optimizer)
     advice = _recommend(history, _concerning(summary.findings, summary.optimizer))
+    advice = _with_entries(reader, summary.optimizer, history, advice)
     return advice, curve(history, advice.max_norm)
 
 
@@ -67,8 +96,19 @@ def recommend_for_all(readers: Sequence[RunReader], optimizer: str | None = None
     return aggregate([recommend(reader, optimizer) for reader in readers])
 
 
-def _history_and_findings(reader: RunReader, optimizer: str | None) -> tuple[OptimizerHistory, tuple[Finding, ...]]:
-    """The history of one optimizer, and the findings that concern it."""
+def _with_entries(
+    reader: RunReader, optimizer: str, history: OptimizerHistory, advice: Recommendation
+) -> Recommendation:
+    """The advice, with a reason more: whether to clip by value or by norm."""
+    if advice.refused is not None:
+        return advice
+    return replace(advice, reasons=(*advice.reasons, value_or_norm(reader, optimizer, history)))
+
+
+def _history_and_findings(
+    reader: RunReader, optimizer: str | None
+) -> tuple[str, OptimizerHistory, tuple[Finding, ...]]:
+    """The name and the history of one optimizer, and the findings that concern it."""
     facts = read_facts(reader)
     found = find(facts)
     name = optimizer
@@ -76,7 +116,7 @@ def _history_and_findings(reader: RunReader, optimizer: str | None) -> tuple[Opt
         name = shown_optimizer(found, [one.name for one in facts.optimizers if len(one.frame)])
     name = reader.optimizer(name)
     known = next((one.history for one in facts.optimizers if one.name == name), None)
-    return optimizer_history(reader, name) if known is None else known, _concerning(found, name)
+    return name, optimizer_history(reader, name) if known is None else known, _concerning(found, name)
 
 
 def _concerning(findings: Sequence[Finding], optimizer: str) -> tuple[Finding, ...]:

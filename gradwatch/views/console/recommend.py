@@ -5,15 +5,29 @@ from __future__ import annotations
 from rich.console import Group
 from rich.text import Text
 
-from gradwatch.analysis.recommend import Agreement, Recommendation
+from gradwatch.analysis.recommend import Agreement, ChangedAdvice, Recommendation
 from gradwatch.text import number, share
 from gradwatch.views.console.draw import bar
 from gradwatch.views.console.screen import Screen
 
 
-def recommendation(advice: Recommendation, screen: Screen) -> Group:
-    """The threshold, its reasons, a what-if table and the line to paste; or why there is none."""
-    return Group(*_lines(advice, screen))
+def recommendation(advice: Recommendation, screen: Screen, after: ChangedAdvice | None = None) -> Group:
+    """The threshold, its reasons, a what-if table and the line to paste; or why there is none.
+
+    ``after`` is the threshold after changes, with its reasons, and comes last.
+    """
+    return Group(*_lines(advice, screen), *([] if after is None else _after(after, screen)))
+
+
+def _after(after: ChangedAdvice, screen: Screen) -> list[Text]:
+    changes = screen.ink.safe(", ".join(f"{key}={value}" for key, value in after.changes.items()))
+    head = Text(f"if {changes}: ", "bold")
+    if after.max_norm is None:
+        head.append("no recommendation", "yellow")
+    else:
+        head.append(f"max_norm {number(after.max_norm)}", "bold green")
+        head.append(f"   anything from {number(after.low)} to {number(after.high)} is supported", "dim")
+    return [Text(), head, *screen.items(tuple(screen.ink.safe(reason) for reason in after.reasons))]
 
 
 def agreement(found: Agreement, screen: Screen) -> Group:

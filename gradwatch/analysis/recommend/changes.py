@@ -1,0 +1,267 @@
+"""What a threshold becomes when something else changes: `gradwatch recommend --if lr=3e-4 --if batch=32:64`.
+
+The rule of `gradwatch.analysis.recommend.rule` is applied again to the history as the change would make it. Where
+the size of an effect is not known, its two ends are taken, and the reasons say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradwatch.analysis.recommend.rule import Choice, choose
+from gradwatch.analysis.recommend.what_if import two_digits
+from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
+from gradwatch.analysis.statistics.tail import tail_index
+from gradwatch.analysis.statistics.update_rule import find_update_rule
+from gradwatch.errors import BadArgument
+
+KEYS = ("lr", "batch", "weight_decay", "optimizer")
+COUPLED = ("Adam", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax")  # add weight decay to the gradient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a training was run with, beside its history; None: not known."""
+
+    weight_decay: float | None
+    noise_scale: float | None  # in batches of the whole training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedAdvice:
+    """The threshold after a change, with its reasons; None where none can be given, which they say."""
+
+    changes: Mapping[str, str]
+    max_norm: float | None
+    low: float | None
+    high: float | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """Factors by which a change multiplies the gradients' norms and the weights'; several: it lies between them."""
+
+    norms: tuple[float, ...]
+    weights: tuple[float, ...]
+    reason: str
+
+
+_NONE = (1.0,)
+
+
+def parse_changes(given: Sequence[str]) -> dict[str, str]:
+    """``["lr=3e-4"]`` as a dict.
+
+    Raises:
+        BadArgument: an entry is not KEY=VALUE with a known key and a value that can be read.
+
+    >>> parse_changes(["lr=3e-4", "batch=32:64"])
+    {'lr': '3e-4', 'batch': '32:64'}
+    """
+    found: dict[str, str] = {}
+    for entry in given:
+        key, _, value = entry.partition("=")
+        if key not in KEYS or not value or key in found:
+            raise BadArgument(f"--if is {entry!r}; expected KEY=VALUE, each key once, of {', '.join(KEYS)}.")
+        if key in ("lr", "weight_decay"):
+            _number(key, value, least=0.0, exclusive=key == "lr")
+        elif key == "batch":
+            for part in value.split(":", 1):
+                _number(key, part, least=0.0, exclusive=True)
+        found[key] = value
+    return found
+
+
+def _number(key: str, text: str, *, least: float, exclusive: bool) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < least or (exclusive and value == least):
+        raise BadArgument(f"--if {key} is {text!r}; expected a {'positive' if exclusive else 'non-negative'} number.")
+    return value
+
+
+def advise_after(
+    history: OptimizerHistory, setup: Setup, changes: Mapping[str, str], refused: str | None
+) -> ChangedAdvice:
+    """The threshold that the history supports after ``changes``; ``refused``: why it supports none as it is."""
+    if refused is not None:
+        return _without(changes, f"the run supports no threshold as it is: {refused}")
+    new, reasons = _with_optimizer(history, changes)
+    effects = [_of_batch(setup, changes), _of_decay(history, new, setup, changes)]
+    choices = [
+        _choose(new, norms, weights)
+        for norms, weights in _combined([effect for effect in effects if effect is not None])
+    ]
+    reasons += [effect.reason for effect in effects if effect is not None]
+    numbers = [choice.number for choice in choices]
+    if new.follows_gradient and new.learning_rate and "lr" in changes:
+        reasons.append(_bound_on_an_update(history, new))
+    elif new.is_adaptive and "lr" in changes:
+        reasons.append(
+            f"{new.optimizer_class} divides by the size of its gradients, so the learning rate itself does not move"
+            " the threshold"
+        )
+    return ChangedAdvice(
+        changes=dict(changes),
+        max_norm=two_digits(float(np.exp(np.mean(np.log(numbers))))),
+        low=two_digits(min(choice.low for choice in choices)),
+        high=two_digits(max(choice.high for choice in choices)),
+        reasons=tuple(reasons),
+    )
+
+
+def _without(changes: Mapping[str, str], why: str) -> ChangedAdvice:
+    return ChangedAdvice(changes=dict(changes), max_norm=None, low=None, high=None, reasons=(why,))
+
+
+def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tuple[OptimizerHistory, list[str]]:
+    """The history as if another class of optimizer or learning rate had been in use."""
+    new, reasons = history, []
+    name = changes.get("optimizer", history.optimizer_class)
+    if name != history.optimizer_class:
+        rule = find_update_rule(name, {}, history.frame.iloc[:0], history.weights.iloc[:0])
+        keeps = rule == history.update_rule
+        reasons.append(_words_of_rule(name, rule, keeps=keeps))
+        if not keeps and "lr" not in changes:
+            new = replace(new, learning_rate=None)
+            reasons.append(f"the learning rate for {name} is not known (give --if lr=...), so norms alone decide")
+        new = replace(new, optimizer_class=name, update_rule=rule, momentum=history.momentum if keeps else 0.0)
+        if not keeps:
+            new = replace(new, update_ratio=None, least_norm=0.0)
+    if "lr" in changes:
+        rate, old = float(changes["lr"]), new.learning_rate
+        ratio = new.update_ratio * rate / old if new.update_ratio is not None and old else new.update_ratio
+        new = replace(new, learning_rate=rate, update_ratio=ratio)
+    return new, reasons
+
+
+def _words_of_rule(name: str, rule: str | None, *, keeps: bool) -> str:
+    if rule is None:
+        return f"it is not known whether the update of {name} follows the size of its gradient"
+    what = "follows the size of its gradient" if rule == "follows-gradient" else "divides by the size of its gradients"
+    return f"{name} {what}" + (", as the optimizer of the run" if keeps else ", unlike the optimizer of the run")
+
+
+def _bound_on_an_update(old: OptimizerHistory, new: OptimizerHistory) -> str:
+    rates = f"{new.learning_rate:g}" + ("" if old.learning_rate is None else f" instead of {old.learning_rate:g}")
+    return (
+        f"an update of {new.optimizer_class} is the learning rate times the gradient: at {rates}, the same bound on one"
+        " update is another threshold"
+    )
+
+
+def _of_batch(setup: Setup, changes: Mapping[str, str]) -> _Effect | None:
+    """The noise of a mean over the batch: E|g|^2 = |G|^2 (1 + S / b), with the noise scale S in batches.
+
+    McCandlish et al. 2018, "An empirical model of large-batch training", https://arxiv.org/abs/1812.06162, section
+    2.2.
+    """
+    if "batch" not in changes:
+        return None
+    old, _, new = changes["batch"].rpartition(":")
+    if not old:
+        return _Effect(
+            _NONE,
+            _NONE,
+            f"the record does not hold the batch size, so the effect of batch {new} is not known: write"
+            f" --if batch=OLD:{new}",
+        )
+    times = float(new) / float(old)
+    if setup.noise_scale is None:
+        ends = sorted((1.0, 1 / math.sqrt(times)))
+        return _Effect(
+            tuple(ends),
+            _NONE,
+            f"the noise scale is not recorded (it needs attach(..., ranks=True)): {times:.3g} times the batch"
+            f" multiplies the norms by something between {ends[0]:.3g} and {ends[1]:.3g}",
+        )
+    factor = math.sqrt((1 + setup.noise_scale / times) / (1 + setup.noise_scale))
+    return _Effect(
+        (factor,),
+        _NONE,
+        f"at a noise scale of {setup.noise_scale:.3g} batches, {times:.3g} times the batch multiplies the norms by"
+        f" sqrt((1 + S / {times:.3g}) / (1 + S)) = {factor:.3g}",
+    )
+
+
+def _of_decay(old: OptimizerHistory, new: OptimizerHistory, setup: Setup, changes: Mapping[str, str]) -> _Effect | None:
+    """The steady state under weight decay: |g| / |x| = sqrt(2 lambda / lr) for weights whose scale does not matter.
+
+    Defazio 2025, "Why gradients rapidly increase near the end of training", https://arxiv.org/abs/2506.02285. There
+    |g| |x| is constant (the gradient of such weights falls as they grow). So with SGD |g| goes with the fourth root
+    of 2 lambda / lr and |x| with its inverse. An optimizer that normalises makes updates of a fixed size, so that |x|
+    goes with sqrt(lr / (2 lambda)), and |g| with its inverse.
+    """
+    if not {"weight_decay", "lr"} & set(changes):
+        return None
+    before = setup.weight_decay
+    after = float(changes["weight_decay"]) if "weight_decay" in changes else before
+    if not before and not after and "weight_decay" not in changes:
+        return None  # no weight decay, and none is asked about
+    unknown = _unknown_decay(old, new, before, after)
+    if unknown is not None:
+        return _Effect(_NONE, _NONE, unknown)
+    assert before is not None
+    assert after is not None
+    assert old.learning_rate is not None
+    assert new.learning_rate is not None
+    moved = (after / before) * (old.learning_rate / new.learning_rate)
+    power = 0.5 if new.is_adaptive else 0.25
+    norms, weights = moved**power, moved**-power
+    steps = 1 / (2 * new.learning_rate * after)
+    root = "sqrt" if new.is_adaptive else "the fourth root"
+    return _Effect(
+        (1.0, norms),
+        (1.0, weights),
+        f"under weight decay the gradient of normalised layers settles at sqrt(2 lambda / lr) of the weights' norm"
+        f" (Defazio 2025, arXiv 2506.02285), and its norm moves with {root} of lambda / lr: by {norms:.3g} after about"
+        f" {steps:.3g} steps, and not at all before; the threshold lies between",
+    )
+
+
+def _unknown_decay(
+    old: OptimizerHistory, new: OptimizerHistory, before: float | None, after: float | None
+) -> str | None:
+    """Why the effect of weight decay is not known; None where it is."""
+    if before is None:
+        return "the weight decay of the run is not known, so its effect on the norms is not either"
+    if not before or not after:
+        return "without weight decay before or after the change there is no steady state: its effect is not known"
+    if new.optimizer_class in COUPLED or old.optimizer_class in COUPLED:
+        return f"{new.optimizer_class} adds weight decay to the gradient and normalises both: its effect is not known"
+    if old.update_rule is None or new.update_rule != old.update_rule:
+        return "the steady state under weight decay is not known across a change of optimizers"
+    if old.learning_rate is None or new.learning_rate is None:
+        return "the learning rate is not known, and the steady state under weight decay depends on it"
+    return None
+
+
+def _combined(effects: Sequence[_Effect]) -> list[tuple[float, float]]:
+    """Every combination of the ends of the effects, as factors of norms and weights."""
+    pairs = [(1.0, 1.0)]
+    for effect in effects:
+        most = max(len(effect.norms), len(effect.weights))
+        ends = [
+            (effect.norms[min(i, len(effect.norms) - 1)], effect.weights[min(i, len(effect.weights) - 1)])
+            for i in range(most)
+        ]
+        pairs = [(norm * a, weight * b) for norm, weight in pairs for a, b in ends]
+    return pairs
+
+
+def _choose(history: OptimizerHistory, norms: float, weights: float) -> Choice:
+    moved = replace(
+        history,
+        norms=history.norms * norms,
+        given=history.given * norms,
+        every_norm=history.every_norm * norms,
+        weights=history.weights * weights,
+    )
+    return choose(moved, tail_index(moved.norms)[0])

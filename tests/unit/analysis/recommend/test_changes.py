@@ -1,0 +1,165 @@
+"""The threshold after a change, against runs that were recorded with it and against simulations."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gradwatch import Run
+from gradwatch.analysis.recommend import parse_changes, recommend_after
+from gradwatch.analysis.recommend.changes import Setup, advise_after
+from gradwatch.analysis.statistics.optimizer_history import optimizer_history
+from gradwatch.cli.signatures import app
+from gradwatch.errors import BadArgument
+from gradwatch.record import WeightStats
+from gradwatch.testing import steady, stream, write_run
+
+NO_SETUP = Setup(weight_decay=None, noise_scale=None)
+
+
+def recorded(path, optimizer="SGD", weight=50.0, **settings):
+    """A calm run of 1,000 steps whose weights have the norm ``weight``."""
+    settings = {"lr": 0.1, **settings}
+    half = np.full(2, weight / math.sqrt(2), np.float32)
+    records = [
+        dataclasses.replace(
+            record,
+            learning_rates=(settings["lr"],),
+            weights=WeightStats(weight_norm=half, update_norm=half * np.float32(1e-4))
+            if record.step % 10 == 0
+            else None,
+        )
+        for record in stream(steady(1000))
+    ]
+    return Run(write_run(path, records, optimizer, settings))
+
+
+@pytest.mark.parametrize(
+    "given", [["x=1"], ["lr"], ["lr="], ["lr=0"], ["lr=nan"], ["lr=-1"], ["batch=0:4"], ["batch=a"]]
+)
+def test_a_change_that_can_not_be_read_is_an_error(given):
+    with pytest.raises(BadArgument, match="--if"):
+        parse_changes(given)
+
+
+def test_a_key_may_be_given_once():
+    with pytest.raises(BadArgument, match="each key once"):
+        parse_changes(["lr=1", "lr=2"])
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.3])
+def test_another_learning_rate_gives_the_threshold_of_a_run_that_was_recorded_with_it(tmp_path, rate):
+    before, after = recommend_after(recorded(tmp_path / "a"), {"lr": str(rate)})
+    assert before.max_norm == pytest.approx(10.0, rel=0.02)
+    assert after.max_norm == pytest.approx(recorded(tmp_path / "b", lr=rate).recommend().max_norm, rel=0.02)
+    assert after.max_norm == pytest.approx(10.0 * 0.1 / rate, rel=0.03)
+    assert any("the same bound on one update" in reason for reason in after.reasons)
+
+
+def test_the_learning_rate_of_an_optimizer_that_normalises_does_not_move_the_threshold(tmp_path):
+    before, after = recommend_after(recorded(tmp_path, "AdamW", weight_decay=0.0), {"lr": "0.03"})
+    assert after.max_norm == before.max_norm
+    assert any("does not move the threshold" in reason for reason in after.reasons)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0, 20.0])
+@pytest.mark.parametrize("times", [0.25, 2.0, 16.0])
+def test_a_larger_batch_lowers_the_norms_as_simulated_gradients_do(tmp_path, noise, times):
+    """A gradient of length 1 plus independent noise whose variance is ``noise`` at one batch."""
+    rng = np.random.default_rng(0)
+    size, draws = 400, 1000
+    mean = np.zeros(size)
+    mean[0] = 1.0
+
+    def root_mean_square(batches):
+        drawn = mean + rng.standard_normal((draws, size)) * math.sqrt(noise / batches / size)
+        return math.sqrt(np.square(drawn).sum(axis=1).mean())
+
+    history = optimizer_history(recorded(tmp_path, "AdamW"))
+    setup = Setup(weight_decay=0.0, noise_scale=noise)
+    same, other = (
+        advise_after(history, setup, {"batch": f"32:{32 * factor:g}"}, None).max_norm for factor in (1.0, times)
+    )
+    assert other / same == pytest.approx(root_mean_square(times) / root_mean_square(1), rel=0.1)  # of two digits each
+
+
+def test_without_a_noise_scale_a_batch_gives_a_range_and_without_the_old_size_nothing(tmp_path):
+    run = recorded(tmp_path, "AdamW")
+    before, after = recommend_after(run, {"batch": "32:128"})
+    assert 0.5 * before.max_norm < after.max_norm < before.max_norm
+    assert any("between 0.5 and 1" in reason for reason in after.reasons)
+    before, after = recommend_after(run, {"batch": "128"})
+    assert after.max_norm == before.max_norm
+    assert any("not known: write --if batch=OLD:128" in reason for reason in after.reasons)
+
+
+def settled(optimizer, decay, rate=0.05, steps=1500):
+    """Norms of gradient and weights once a normalised layer has settled: only the direction of x counts."""
+    torch.manual_seed(0)
+    x = torch.nn.Parameter(torch.randn(64))
+    step = optimizer([x], lr=rate, weight_decay=decay)
+    norms = []
+    for _ in range(steps):
+        step.zero_grad()
+        (x / x.norm() @ torch.randn(64)).backward()
+        norms.append((float(x.grad.norm()), float(x.detach().norm())))
+        step.step()
+    return np.sqrt(np.square(norms[steps // 2 :]).mean(axis=0))
+
+
+def test_under_weight_decay_the_norms_move_as_those_of_a_trained_normalised_layer(tmp_path):
+    """|g| / |x| settles at sqrt(2 lambda / lr); |g| moves with its root under SGD and with itself under AdamW."""
+    gradient, weight = settled(torch.optim.SGD, 0.05)
+    assert gradient / weight == pytest.approx(math.sqrt(2 * 0.05 / 0.05), rel=0.1)
+    for name, power in (("SGD", 0.25), ("AdamW", 0.5)):
+        optimizer = getattr(torch.optim, name)
+        moved = settled(optimizer, 0.2)[0] / settled(optimizer, 0.05)[0]
+        assert moved == pytest.approx(4**power, rel=0.1)
+    run = recorded(tmp_path, "AdamW", weight_decay=0.05)
+    before, after = recommend_after(run, {"weight_decay": "0.2"})
+    # Between not at all, in a short training, and what settles.
+    assert after.max_norm == pytest.approx(before.max_norm * math.sqrt(2), rel=0.08)
+    assert after.high >= 2 * before.max_norm
+    assert any("2506.02285" in reason for reason in after.reasons)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "changes", "says"),
+    [
+        ("SGD", {"weight_decay": 0.0}, {"weight_decay": "0.1"}, "without weight decay before or after"),
+        ("SGD", {}, {"weight_decay": "0.1"}, "weight decay of the run is not known"),
+        ("Adam", {"weight_decay": 0.1}, {"weight_decay": "0.2"}, "adds weight decay to the gradient"),
+        ("AdamW", {}, {"optimizer": "SGD"}, "learning rate for SGD is not known"),
+        ("AdamW", {}, {"optimizer": "Unheard"}, "not known whether the update of Unheard follows"),
+        ("AdamW", {}, {"optimizer": "Lion"}, "as the optimizer of the run"),
+    ],
+)
+def test_what_is_not_known_is_said(tmp_path, optimizer, settings, changes, says):
+    _, after = recommend_after(recorded(tmp_path, optimizer, **settings), changes)
+    assert any(says in reason for reason in after.reasons), after.reasons
+    assert after.max_norm is not None
+
+
+def test_a_run_that_supports_no_threshold_supports_none_after_a_change(tmp_path):
+    run = Run(write_run(tmp_path, stream(steady(100))))
+    before, after = recommend_after(run, {"lr": "0.1"})
+    assert before.max_norm is None
+    assert after.max_norm is None
+    assert before.refused in after.reasons[0]
+
+
+def test_the_command_prints_the_change_and_refuses_several_runs(tmp_path, capsys):
+    recorded(tmp_path / "a")
+    with pytest.raises(SystemExit) as end:
+        app(["recommend", str(tmp_path / "a"), "--if", "lr=0.05", "--json"], obj=[])
+    assert end.value.code == 0
+    after = json.loads(capsys.readouterr().out)["after"]
+    assert (after["changes"], after["max_norm"]) == ({"lr": "0.05"}, pytest.approx(20.0, rel=0.02))
+    with pytest.raises(SystemExit):
+        app(["recommend", str(tmp_path / "a"), "--if", "lr=0.05"], obj=[])
+    assert "if lr=0.05: max_norm 20" in capsys.readouterr().out
+    with pytest.raises(BadArgument, match="one run"):
+        app(["recommend", str(tmp_path / "a"), str(tmp_path / "a"), "--if", "lr=1"], obj=[], standalone_mode=False)
