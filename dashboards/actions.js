@@ -8,7 +8,7 @@ import { focused, toggled, withOptimizer } from "./state/state.js";
 
 const REACH = 8; // px from an event's mark
 
-/** @typedef {Partial<Pick<State, "stat" | "order" | "depth" | "filter" | "layer" | "trial" | "pin" | "wholeAxis" | "find" | "kind">>} Look */
+/** @typedef {Partial<Pick<State, "stat" | "order" | "depth" | "filter" | "layer" | "trial" | "pin" | "wholeAxis" | "find" | "kind" | "table" | "sort">>} Look */
 /** @typedef {ReturnType<typeof actionsOf>} Actions */
 
 /**

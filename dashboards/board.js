@@ -83,8 +83,7 @@ export class Board {
     main.hidden = nothing;
     empty.hidden = !nothing;
     if (nothing) empty.replaceChildren(...emptyPage(listing.folders));
-    const { slots, focus, find, kind } = state;
-    this.#parts.runs.show({ runs: listing?.runs ?? NONE, slots, focus, find, kind, theme });
+    this.#parts.runs.show({ ...state, runs: listing?.runs ?? NONE, theme });
     problem.hidden = data.problem === null;
     problem.textContent = data.problem;
     if (nothing || data.problem !== null) return this.#hideRun(state.focus ?? "");

@@ -20,6 +20,24 @@ export interface ListedRun {
   pending?: boolean;
   running?: boolean;
   error: string | null;
+  /** Of the optimizer with the gravest finding; null before the first step. */
+  numbers?: RunNumbers | null;
+  /** The defaults that this optimizer was made with. */
+  settings?: Record<string, unknown>;
+}
+
+export interface RunNumbers {
+  /** The code of the gravest finding. */
+  fault: string | null;
+  fault_step: number | null;
+  steps: number;
+  learning_rate: JsonNumber;
+  threshold: JsonNumber;
+  clipped_fraction: JsonNumber;
+  median_norm: JsonNumber;
+  max_norm: JsonNumber;
+  nonfinite_steps: number;
+  last_loss: JsonNumber;
 }
 
 export interface Listing {
@@ -214,6 +232,10 @@ export interface State {
   find: string;
   /** The kind of runs listed: a key of `KINDS` in state/found.js. */
   kind: string;
+  /** Whether the runs are shown as a table. */
+  table: boolean;
+  /** The column that the table is sorted by, with a minus before it from the largest on; empty: the newest first. */
+  sort: string;
 }
 
 // ---------------------------------------------------------------------------- what parts hand to one another

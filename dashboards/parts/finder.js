@@ -5,7 +5,7 @@ import { KINDS } from "../state/found.js";
 
 const FEW = 8; // runs that need no search
 
-/** @typedef {{ find: string, kind: string, runs: number, matching: number }} Shown */
+/** @typedef {{ find: string, kind: string, table: boolean, runs: number, matching: number }} Shown */
 
 export class RunFinder {
   #find = h("input", {
@@ -19,18 +19,24 @@ export class RunFinder {
     { "aria-label": "kind of runs" },
     Object.entries(KINDS).map(([value, { label }]) => h("option", { value }, label)),
   );
-  #told = h("p", { class: "faint", role: "status" });
+  #told = h("span", { class: "faint", role: "status" });
+  #table = h("input", { type: "checkbox" });
+  #search = h("div", { class: "search" }, this.#find, this.#kind);
 
-  /** @param {{ look(change: { find?: string, kind?: string }): void }} on */
+  /** @param {{ look(change: { find?: string, kind?: string, table?: boolean }): void }} on */
   constructor({ look }) {
+    this.#table.onchange = () => look({ table: this.#table.checked });
     this.#find.oninput = () => look({ find: this.#find.value });
     this.#kind.onchange = () => look({ kind: this.#kind.value });
-    this.element = h("div", { class: "finder" }, this.#find, this.#kind, this.#told);
+    const asTable = h("label", {}, this.#table, " as a table");
+    this.element = h("div", { class: "finder" }, this.#search, h("div", { class: "told" }, this.#told, asTable));
   }
 
   /** @param {Shown} shown */
-  show({ find, kind, runs, matching }) {
-    this.element.hidden = runs <= FEW && !find && kind === "all";
+  show({ find, kind, table, runs, matching }) {
+    this.element.hidden = runs < 2;
+    this.#search.hidden = runs <= FEW && !find && kind === "all";
+    this.#table.checked = table;
     if (this.#find.value !== find) this.#find.value = find;
     this.#kind.value = KINDS[kind] ? kind : "all";
     this.#told.textContent = matching === runs ? count(runs, "run") : `${whole(matching)} of ${count(runs, "run")}`;

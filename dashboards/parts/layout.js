@@ -5,7 +5,7 @@ import { h } from "../draw/dom.js";
 /**
  * Puts the parts into the page.
  *
- * @param {Record<"runs" | "events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "threshold", { element: HTMLElement }> & { charts: { all: { element: HTMLElement }[] }, layers: { element: HTMLElement, chart: { element: HTMLElement } } }} parts
+ * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "threshold", { element: HTMLElement }> & { runs: { element: HTMLElement, table: { element: HTMLElement } }, charts: { all: { element: HTMLElement }[] }, layers: { element: HTMLElement, chart: { element: HTMLElement } } }} parts
  * @param {boolean} live
  */
 export function layOut({ runs, events, verdict, findings, toolbar, story, lane, charts, layers, threshold }, live) {
@@ -20,7 +20,16 @@ export function layOut({ runs, events, verdict, findings, toolbar, story, lane, 
     layers.chart.element,
     threshold.element,
   ];
-  const main = h("main", { tabIndex: -1 }, verdict.element, findings.element, problem, toolbar.element, ...tracks);
+  const main = h(
+    "main",
+    { tabIndex: -1 },
+    runs.table.element,
+    verdict.element,
+    findings.element,
+    problem,
+    toolbar.element,
+    ...tracks,
+  );
   const empty = h("section", { class: "empty", hidden: true });
   runs.element.hidden = !live;
   const lists = [h("h2", { hidden: !live }, "Runs"), runs.element, events.element];

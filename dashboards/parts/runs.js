@@ -5,6 +5,7 @@ import { h, markCurrent } from "../draw/dom.js";
 import { foundRuns } from "../state/found.js";
 import { MOST_RUNS } from "../state/state.js";
 import { RunFinder } from "./finder.js";
+import { RunTable } from "./runtable.js";
 
 const AT_FIRST = 100; // runs listed until the reader asks for more
 
@@ -15,10 +16,12 @@ const AT_FIRST = 100; // runs listed until the reader asks for more
  * @property {string | null} focus
  * @property {string} find a regular expression for names
  * @property {string} kind of runs
+ * @property {boolean} table whether to show them as a table, too
+ * @property {string} sort the column that the table is sorted by
  * @property {Theme} theme
  */
 /** @type {(keyof Shown)[]} */
-const KEYS = ["runs", "slots", "focus", "find", "kind", "theme"];
+const KEYS = ["runs", "slots", "focus", "find", "kind", "table", "sort", "theme"];
 /** @typedef {{ element: HTMLElement, tick: HTMLInputElement, key: HTMLElement, state: HTMLElement, button: HTMLElement }} Entry */
 
 export class RunList {
@@ -30,10 +33,11 @@ export class RunList {
   #list = h("ul", { class: "runs" });
   #more = h("button", { type: "button", class: "plain", onclick: () => this.#showAll() });
 
-  /** @param {{ toggleRun(name: string): void, focusRun(name: string): void, look(change: { find?: string, kind?: string }): void }} on */
+  /** @param {{ toggleRun(name: string): void, focusRun(name: string): void, look(change: { find?: string, kind?: string, table?: boolean, sort?: string }): void }} on */
   constructor(on) {
     this.#on = on;
     this.#finder = new RunFinder(on);
+    this.table = new RunTable(on);
     this.element = h("div", {}, this.#finder.element, this.#list, this.#more);
   }
 
@@ -46,9 +50,12 @@ export class RunList {
     const last = this.#shown;
     this.#shown = shown;
     if (last && KEYS.every((key) => last[key] === shown[key])) return;
-    const { runs, slots, focus, find, kind, theme } = shown;
+    const { runs, slots, focus, find, kind, table, sort, theme } = shown;
     const { listed, matching, left } = foundRuns(runs, find, kind, [...slots, focus], this.#most);
-    this.#finder.show({ find, kind, runs: runs.length, matching });
+    this.#finder.show({ find, kind, table, runs: runs.length, matching });
+    this.table.element.hidden = !table;
+    if (table)
+      this.table.show({ ...foundRuns(runs, find, kind, [...slots, focus], Infinity), slots, focus, sort, theme });
     this.#more.hidden = !left;
     this.#more.textContent = `Show ${left} more`;
     this.#entries = new Map(listed.map(({ name }) => [name, this.#entries.get(name) ?? this.#make(name)]));

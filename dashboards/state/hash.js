@@ -13,6 +13,7 @@ const PLAIN = /** @type {const} */ ([
   "pin",
   "find",
   "kind",
+  "sort",
 ]);
 
 /**
@@ -32,6 +33,7 @@ export function encoded(state) {
     const value = state[name];
     if (value !== null && value !== INITIAL[name]) query.set(name, String(value));
   }
+  if (state.table) query.set("runs", "table");
   addAxes(query, state);
   return query.toString();
 }
@@ -47,7 +49,7 @@ export function decoded(text) {
   const slots = query.getAll("run").map((name) => name || null);
   const focus = query.get("focus") ?? slots[0] ?? null;
   const optimizer = query.get("optimizer");
-  const string = (/** @type {"stat" | "order" | "filter" | "find" | "kind"} */ name) =>
+  const string = (/** @type {"stat" | "order" | "filter" | "find" | "kind" | "sort"} */ name) =>
     query.get(name) ?? INITIAL[name];
   return {
     slots,
@@ -66,6 +68,8 @@ export function decoded(text) {
     values: Object.fromEntries(query.getAll("y").flatMap(valuesOf)),
     find: string("find"),
     kind: string("kind"),
+    table: query.get("runs") === "table",
+    sort: string("sort"),
   };
 }
 

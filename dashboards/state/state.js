@@ -21,6 +21,8 @@ export const INITIAL = {
   values: {},
   find: "",
   kind: "all",
+  table: false,
+  sort: "",
 };
 
 /**

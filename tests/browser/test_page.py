@@ -474,6 +474,37 @@ def test_sixty_runs_are_searched_and_the_search_survives_a_reload(look, served, 
     assert seen.serious_findings(AXE) == []
 
 
+def test_the_table_of_runs_is_sorted_and_leads_to_a_run(page):
+    seen = page("long")
+    expect(seen.frame.get_by_role("region", name="Table of runs")).to_be_hidden()
+    seen.frame.get_by_label("as a table").check()
+    table = seen.frame.get_by_role("region", name="Table of runs")
+    rows = table.locator("tbody tr")
+    expect(rows).to_have_count(13)
+    expect(table).not_to_contain_text("being diagnosed", timeout=60_000)
+
+    def names():
+        return rows.locator("th").all_inner_texts()
+
+    table.get_by_role("button", name="max norm").click()
+    expect(table.locator("th[aria-sort=descending]")).to_contain_text("max norm")
+    assert names()[0] == "long"
+    assert names()[1] == "wide", "its thousand norms sum up to 18,271"
+    table.get_by_role("button", name="max norm").press("Enter")
+    expect(table.locator("th[aria-sort=ascending]")).to_contain_text("max norm")
+    assert names()[-1] == "long"
+    table.get_by_role("button", name="short", exact=True).click()
+    seen.settle()
+    expect(seen.frame.locator("button.run[aria-current]")).to_contain_text("short")
+    expect(table.locator("tr.focus th")).to_have_text("short")
+    assert "max_norm" in seen.page.url
+    expect(seen.frame.locator(".waiting")).to_have_count(0)
+    assert seen.serious_findings(AXE) == []
+    seen.page.reload()
+    seen.shown_run()
+    expect(table.locator("th[aria-sort=ascending]")).to_contain_text("max norm")
+
+
 def test_the_slider_and_the_line_that_it_draws_agree_after_a_reload(page):
     seen = page("sweep%2F0")
     slider = seen.frame.get_by_label("A threshold of")

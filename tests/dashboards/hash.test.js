@@ -22,6 +22,8 @@ const CHANGED = {
   values: { "total norm": [1e-7, 2.5], loss: [-3, 0] },
   find: "sweep",
   kind: "faulty",
+  table: true,
+  sort: "-max_norm",
 };
 
 test("the first state needs no address", () => {

@@ -23,6 +23,14 @@ def query(run="a", **more):
     return {"run": run, "from": "0", "to": "99", "columns": "50"} | more
 
 
+def listed(gallery):
+    """The runs once all verdicts are there: a list does not wait for them for long."""
+    until = time.monotonic() + 120
+    while any(run["pending"] for run in gallery.listing()["runs"]):
+        assert time.monotonic() < until
+    return gallery.listing()["runs"]
+
+
 def test_a_run_is_named_by_its_path_below_its_folder(logs):
     assert dict(find_stores({"": logs})) == {
         "a": logs / "a" / FILE_NAME,
@@ -42,7 +50,7 @@ def test_a_link_out_of_the_folder_is_not_followed_and_one_within_is_no_second_ru
 
 
 def test_the_listing_has_a_verdict_for_each_run(logs):
-    runs = {run["name"]: run for run in Gallery({"": logs}).listing()["runs"]}
+    runs = {run["name"]: run for run in listed(Gallery({"": logs}))}
     assert set(runs) == {"a", "deep/er/b"}
     assert runs["a"]["verdict"] in ("healthy", "warning", "critical")
     assert (runs["a"]["running"], runs["a"]["optimizers"], runs["a"]["error"]) == (False, ["0"], None)
@@ -50,7 +58,7 @@ def test_the_listing_has_a_verdict_for_each_run(logs):
 
 def test_a_verdict_is_read_again_only_when_the_run_changed(logs, monkeypatch):
     gallery = Gallery({"": logs})
-    first = gallery.listing()["runs"]
+    first = listed(gallery)
     monkeypatch.setattr("gradwatch.views.web.glances.Run", None)  # opening a run fails from here on
     assert gallery.listing()["runs"] == first
 
@@ -119,6 +127,6 @@ def test_a_run_without_a_step_has_no_verdict(tmp_path):
     write_run(tmp_path / "begun", [])
     writer = StoreWriter(tmp_path / "recording")
     writer.begin_attempt({}, {"0": ("SGD", {})})
-    runs = {run["name"]: run for run in Gallery({"": tmp_path}).listing()["runs"]}
+    runs = {run["name"]: run for run in listed(Gallery({"": tmp_path}))}
     assert [(runs[name]["verdict"], runs[name]["error"]) for name in ("begun", "recording")] == [(None, None)] * 2
     writer.end_attempt("closed")

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from gradwatch.store import FILE_NAME
+from gradwatch import Run
+from gradwatch.store import FILE_NAME, StoreWriter
 from gradwatch.testing import steady, stream, write_run
 from gradwatch.views.web import glances
 from gradwatch.views.web.glances import Glances, glance_at
@@ -23,9 +24,21 @@ def known(verdict="healthy", running=False):
     return {"verdict": verdict, "running": running, "optimizers": ["0"], "error": None}
 
 
+NOTHING = {"verdict": None, "running": False, "optimizers": [], "error": None, "numbers": None, "settings": {}}
+
+
 def test_a_glance_has_the_verdict_of_the_run(tmp_path):
     path = write_run(tmp_path / "run", stream(steady(100)))
-    assert glance_at(path / FILE_NAME) == known()
+    glance = glance_at(path / FILE_NAME)
+    assert {name: glance[name] for name in known()} == known()
+    summary = Run(path).summary()
+    numbers = glance["numbers"]
+    assert numbers["steps"] == 100
+    assert (numbers["fault"], numbers["fault_step"]) == (None, None)
+    assert numbers["median_norm"] == summary.total_norm.median
+    assert numbers["max_norm"] == summary.total_norm.max
+    assert numbers["threshold"] == summary.clipping.threshold
+    assert glance["settings"] == Run(path).settings()
     (got,) = Glances().of([path / FILE_NAME], 60).values()
     assert got["verdict"] == "healthy"
     assert got["pending"] is False
@@ -42,14 +55,7 @@ def test_a_slow_run_is_pending_at_first_and_hides_no_other(stores):
 
     several = Glances(slow)
     first = several.of(stores, 0.05)
-    assert first[stores[0]] | {"written": 0} == {
-        "verdict": None,
-        "running": False,
-        "optimizers": [],
-        "error": None,
-        "written": 0,
-        "pending": True,
-    }
+    assert first[stores[0]] | {"written": 0} == NOTHING | {"written": 0, "pending": True}
     go_on.set()
     later = several.of(stores, 30)
     assert [(glance["verdict"], glance["pending"]) for glance in later.values()] == [("healthy", False)] * 3
@@ -113,6 +119,14 @@ def test_a_run_whose_process_was_killed_is_not_recording(tmp_path):
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     glance = glance_at(tmp_path / FILE_NAME)
     assert (glance["running"], glance["verdict"]) == (False, "warning")
+    assert (glance["numbers"]["fault"], glance["numbers"]["fault_step"]) == ("killed", 59)
+
+
+def test_a_run_without_a_step_has_neither_verdict_nor_numbers(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    assert glance_at(tmp_path / FILE_NAME) == NOTHING | {"running": True, "optimizers": ["0"]}
+    writer.end_attempt("closed")
 
 
 def test_a_store_that_is_gone_or_broken_says_why(stores):
