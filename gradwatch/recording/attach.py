@@ -85,7 +85,8 @@ def attach(
         stats: which of norm, abs_max, nonfinite, zeros to record of each gradient; norm is always recorded.
         every: record each step whose number this divides.
         weights_every: sample weight_norm and update_norm at each step whose number this divides
-            (such a step holds a copy of the weights while it is made); 0 for never.
+            (such a step holds a copy of some of the weights while it is made: of 262,144 entries, or one in
+            256 of a very large model); 0 for never.
         on_event: called in the training thread with each event, some steps after it was found.
         stop_on: kinds of event that end the training, if they are more than information:
             `TrainingStopped` is raised at the step after the event was found, when everything is

@@ -1,6 +1,7 @@
 """A run as one CSV or Parquet file: every number exactly, and no text that a spreadsheet would run."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,9 @@ def run(tmp_path):
 def test_the_steps_come_back_as_they_were(run, tmp_path, ending):
     file = tmp_path / f"steps{ending}"
     assert write_table(run, file) == 60
-    back = pd.read_csv(file, index_col="step") if ending == ".csv" else pd.read_parquet(file)
+    # By itself, pandas before 3 reads some numbers one unit in the last place off.
+    read_csv = partial(pd.read_csv, index_col="step", converters={"total_norm": lambda text: float(text or "nan")})
+    back = read_csv(file) if ending == ".csv" else pd.read_parquet(file)
     np.testing.assert_array_equal(back["total_norm"], run.steps()["total_norm"])
     assert back.index.tolist() == list(range(60))
 

@@ -1,0 +1,133 @@
+"""Sampling the weights: norms of what a step changed, with little memory."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradwatch.recording.weight_sampler import COPIED, COPIED_ONE_IN, WeightSampler, entries_to_copy
+
+
+def sampled(parameters, change, step=0):
+    """The norms of the weights and of the change, as the sampler has them, and copies of the weights before."""
+    sampler = WeightSampler(every=1)
+    sample = sampler.before(step, None, parameters)
+    before = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        change()
+    weights, updates = sampler.after(sample, parameters)
+    return weights.collect()["norm"], updates.collect()["norm"], before, sample
+
+
+def test_a_small_model_is_copied_whole_and_its_norms_are_exact():
+    torch.manual_seed(0)
+    parameters = [torch.randn(30, 20), torch.randn(7), torch.randn(()), torch.randn(0, 4)]
+
+    def change():
+        for p in parameters:
+            p.mul_(0.9)
+
+    weights, updates, before, _ = sampled(parameters, change)
+
+    for weight, update, old in zip(weights, updates, before, strict=True):
+        assert weight == pytest.approx(float(old.double().norm()), rel=1e-6)
+        assert update == pytest.approx(0.1 * float(old.double().norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_large_model_keeps_a_sample_whose_norms_are_within_two_percent(dtype):
+    torch.manual_seed(0)
+    parameters = [
+        torch.randn(1500, 1024).to(dtype),
+        torch.randn(1024).to(dtype),
+        torch.randn(700, 900).to(dtype).t(),
+        torch.randn(64, 128, 3, 3).to(dtype).to(memory_format=torch.channels_last),
+    ]
+
+    def change():
+        for p in parameters:
+            p.add_(torch.randn(p.shape) * 0.1)
+
+    weights, updates, before, sample = sampled(parameters, change)
+
+    entries = sum(p.numel() for p in parameters)
+    assert sum(c.numel() for c in sample.copies) <= max(COPIED, entries / COPIED_ONE_IN) + len(parameters)
+    for weight, update, old, new in zip(weights, updates, before, parameters, strict=True):
+        assert weight == pytest.approx(float(old.double().norm()), rel=1e-3)
+        assert update == pytest.approx(float((old.double() - new.double()).norm()), rel=0.02)
+
+
+def test_over_the_turns_of_a_sample_the_squared_norm_of_the_change_is_unbiased():
+    """One row of an embedding changes, the hardest case for a sample of single entries."""
+    embedding = torch.zeros(3000, 512)
+    row = torch.zeros(3000, 512)
+    row[1234] = torch.linspace(0.5, 1.5, 512)
+
+    squared = []
+    for step in range(200):
+        _, updates, _, _ = sampled([embedding], lambda: embedding.add_(row), step)
+        squared.append(updates[0] ** 2)
+        embedding.zero_()
+
+    assert sum(squared) / len(squared) == pytest.approx(float(row.double().norm()) ** 2, rel=0.1)
+
+
+def test_an_update_of_half_precision_weights_is_scaled_without_overflow():
+    weights = torch.zeros(4096, 512, dtype=torch.float16)
+
+    _, updates, _, _ = sampled([weights], lambda: weights.fill_(60_000))
+
+    assert updates[0] == pytest.approx(float(weights.double().norm()), rel=1e-3)
+
+
+def test_a_nonfinite_weight_shows_in_the_norm_of_the_weights_wherever_it_is():
+    weights = torch.zeros(4096, 512)
+    weights[17, 5] = math.nan
+
+    norms, _, _, sample = sampled([weights], lambda: weights.fill_(math.inf))
+
+    assert math.isnan(norms[0])
+    assert sample.entries[0].stride > 1
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        torch.zeros(2048, 1024)[:, ::2],
+        torch.zeros(1, 1024).expand(2048, 1024),
+        torch.zeros(2048, 1024).to_sparse(),
+        torch.zeros(2048, 1024, dtype=torch.complex64).conj(),
+    ],
+    ids=["gaps", "one row for all", "sparse", "conjugate view"],
+)
+def test_a_parameter_that_does_not_fill_its_memory_is_copied_whole(parameter):
+    entries = entries_to_copy([parameter, torch.zeros(COPIED * 2)], 0)
+
+    assert entries[0].stride == 1
+    assert entries[1].stride > 1
+
+
+shapes = st.lists(st.lists(st.integers(0, 3000), max_size=3).filter(lambda s: math.prod(s) <= 10**7), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(shapes, st.integers(0, 10**6))
+def test_the_entries_of_any_model_stay_within_the_limit_and_within_their_parameter(model, turn):
+    # Tensors on the meta device have shapes and strides, and no memory.
+    parameters = [torch.empty(shape, device="meta") for shape in model]
+
+    entries = entries_to_copy(parameters, turn)
+
+    total = sum(p.numel() for p in parameters)
+    copied = 0
+    for chosen, parameter in zip(entries, parameters, strict=True):
+        copied += chosen.of(parameter).numel()
+        if chosen.stride > 1:
+            assert 0 <= chosen.offset < min(chosen.stride, parameter.numel())
+            last = chosen.offset + (chosen.of(parameter).numel() - 1) * chosen.stride
+            assert last < parameter.numel() <= last + chosen.stride
+            assert all(math.gcd(chosen.stride, length) == 1 for length in parameter.shape)
+    # Each sample is rounded up to a whole number of entries.
+    assert copied <= max(COPIED, total // COPIED_ONE_IN) + len(parameters)
