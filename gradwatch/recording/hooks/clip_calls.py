@@ -1,7 +1,10 @@
-"""Calls of `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_`, seen before they clip.
+"""Calls of PyTorch's clipping functions, seen before they clip.
+
+These are `torch.nn.utils.clip_grad_norm_`, `clip_grad_value_`, and `clip_grads_with_norm_`, which clips by
+a norm that it is given and which `clip_grad_norm_` calls as well.
 
 A script that says ``from torch.nn.utils import clip_grad_norm_`` before gradwatch is attached
-holds the function itself, so replacing the name in torch's module would miss it. Both functions
+holds the function itself, so replacing the name in torch's module would miss it. These functions
 are thin wrappers (they enter ``torch.no_grad``) around the function that works, which they hold
 in a closure: that is where the tap goes in, and every reference sees it. It is taken out again
 when the last listener leaves.
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CellType, GeneratorType
@@ -81,7 +85,8 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
 def _put_in() -> list[Callable[[], None]]:
     by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
     by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
-    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), _tap_fsdp1()]
+    taps = [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), _tap_fsdp1()]
+    return taps + _tap_pair()
 
 
 _listeners: HookRegistry[ClipListener] = HookRegistry(_put_in)
@@ -95,18 +100,77 @@ def _value_call(parameters: list[Tensor], clip_value: Any, *_: object, **__: obj
     return ClipCall(parameters=parameters, clip_value=float(clip_value))
 
 
-def _told(call: ClipCall, clip: Callable[[], Any]) -> Any:
-    """Clip, and tell the listeners before and after, or that it failed."""
+class _Calls(threading.local):
+    """The clip calls of this thread."""
+
+    depth = 0  # of calls within each other, of which the outermost is told of
+    norm_type = 2.0  # of the last `get_total_norm`
+
+
+_calls = _Calls()
+
+
+def _told(call: ClipCall, clip: Callable[[], Any], total_norm: Tensor | None = None) -> Any:
+    """Clip, and tell the listeners before and after, or that it failed.
+
+    They are told of ``total_norm``, or else of what the call returns.
+    """
     present = _listeners.tell(lambda listener: listener.before_clip(call))
+    _calls.depth += 1
     try:
         result = clip()
     except BaseException:
         for listener in present:
             listener.clip_failed(call)
         raise
+    finally:
+        _calls.depth -= 1
     for listener in present:
-        listener.after_clip(call, result)
+        listener.after_clip(call, result if total_norm is None else total_norm)
     return result
+
+
+def _tap_pair() -> list[Callable[[], None]]:
+    """`get_total_norm` and `clip_grads_with_norm_`, where this PyTorch has them (since 2.6)."""
+    measures: Any = getattr(clip_grad, "_get_total_norm", None)
+    clips: Any = getattr(clip_grad, "_clip_grads_with_norm_", None)
+    if measures is None or clips is None:
+        return []
+    norm_cell, clip_cell = _cell_of_the_working_function(measures), _cell_of_the_working_function(clips)
+    measure, clip = norm_cell.cell_contents, clip_cell.cell_contents
+
+    @functools.wraps(measure)
+    def measured(tensors: Any, norm_type: Any = 2.0, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling() and not _calls.depth:
+            _calls.norm_type = norm_type
+        return measure(tensors, norm_type, *args, **kwargs)
+
+    @functools.wraps(clip)
+    def clipped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or _calls.depth:
+            return clip(parameters, *args, **kwargs)
+        listed, parameters = _both(parameters)
+        args, kwargs = _overridden(args, kwargs)
+        try:
+            call, norm = _call_with_norm(listed, *args, **kwargs)
+        except Exception:
+            return clip(parameters, *args, **kwargs)  # to raise what torch raises
+        return _told(call, lambda: clip(parameters, *args, **kwargs), norm)
+
+    norm_cell.cell_contents, clip_cell.cell_contents = measured, clipped
+
+    def restore() -> None:
+        norm_cell.cell_contents, clip_cell.cell_contents = measure, clip
+
+    return [restore]
+
+
+def _call_with_norm(
+    parameters: list[Tensor], max_norm: Any, total_norm: Any, foreach: bool | None = None
+) -> tuple[ClipCall, Tensor]:
+    """The call, and the norm that it was given; of which order that is, the call before tells."""
+    call = ClipCall(parameters=parameters, max_norm=max_norm, norm_type=float(_calls.norm_type))
+    return call, torch.as_tensor(total_norm)
 
 
 def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None]:
