@@ -27,7 +27,14 @@ from gradwatch.clip import NormClip, Policy
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import is_sharded
 from gradwatch.recording.attach import open_watch
-from gradwatch.recording.hooks import ClipCall, TapError, listen_to_backward, listen_to_clip_calls, override_max_norm
+from gradwatch.recording.hooks import (
+    ClipCall,
+    TapError,
+    listen_to_backward,
+    listen_to_clip_calls,
+    out_of_graphs,
+    override_max_norm,
+)
 from gradwatch.recording.optimizer_probe import is_probing
 from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, group_in_backward_optimizers
 from gradwatch.recording.options import RecordingOptions
@@ -59,12 +66,14 @@ class Discovery:
         self._process = os.getpid(), multiprocessing.current_process()
         self._roots: list[Tensor] = []
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
-        handle = register_optimizer_step_pre_hook(lambda *_: self._attach_new())
+        handle = register_optimizer_step_pre_hook(out_of_graphs(lambda *_: self._attach_new()))
         self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
         if plan.max_norm is not None:
             self._stops.append(override_max_norm(plan.max_norm))
         if plan.steps is not None:
-            self._stops.append(register_optimizer_step_post_hook(lambda *_: self._end_after_steps()).remove)
+            self._stops.append(
+                register_optimizer_step_post_hook(out_of_graphs(lambda *_: self._end_after_steps())).remove
+            )
         with contextlib.suppress(TapError):  # the watch reports it
             self._stops.append(listen_to_clip_calls(self))
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_ as early_norm
 from torch.nn.utils import clip_grad_value_ as early_value
 
+import gradwatch
 from gradwatch.recording.hooks import listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
 
 
@@ -118,6 +119,79 @@ def test_wrong_arguments_raise_what_torch_raises(args):
     assert with_us is not None
     # Python names the innermost function in the text of a missing argument, which is the same for both.
     assert with_us[0] is without[0]
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.utils, "clip_grads_with_norm_"), reason="this PyTorch has no such pair")
+class TestThePairOfNormAndClip:
+    """`get_total_norm` and `clip_grads_with_norm_`, into which PyTorch takes `clip_grad_norm_` apart."""
+
+    def test_it_is_seen_before_it_clips_with_the_norm_that_it_is_given(self, ear):
+        p = parameter(3.0, 4.0)
+        norm = torch.nn.utils.get_total_norm([p.grad], math.inf)
+        assert torch.nn.utils.clip_grads_with_norm_([p], 1.0, 2 * norm) is None
+        assert ear.heard == [("before", 1.0, math.inf, None, [5.0]), ("after", 8.0)]
+        assert p.grad.tolist() == pytest.approx([3 / 8, 4 / 8], rel=1e-5)
+
+    def test_a_call_of_clip_grad_norm_is_told_of_once(self, ear):
+        early_norm([parameter(3.0, 4.0)], 1.0)
+        assert [heard[0] for heard in ear.heard] == ["before", "after"]
+
+    def test_what_torch_raises_is_raised(self, ear):
+        p = parameter(3.0, 4.0)
+        with pytest.raises(TypeError):
+            torch.nn.utils.clip_grads_with_norm_([p])
+        with pytest.raises((TypeError, ValueError)):
+            torch.nn.utils.clip_grads_with_norm_([p], "much", torch.tensor(1.0))
+        assert p.grad.tolist() == [3.0, 4.0]
+
+    def test_a_generator_is_clipped_whole(self, ear):
+        all_of_them = [parameter(3.0), parameter(4.0)]
+        torch.nn.utils.clip_grads_with_norm_((p for p in all_of_them), 1.0, torch.tensor(5.0))
+        assert [p.grad.item() for p in all_of_them] == pytest.approx([0.6, 0.8], rel=1e-5)
+        assert ear.heard[0][-1] == [3.0, 4.0]
+
+    def test_the_record_is_that_of_clip_grad_norm(self, tmp_path):
+        def train(run, clip):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            with gradwatch.attach(model, optimizer, run):
+                for _ in range(20):
+                    optimizer.zero_grad()
+                    model(torch.randn(8, 4)).square().mean().backward()
+                    clip(model)
+                    optimizer.step()
+            steps = gradwatch.Run(run).steps()
+            return steps[["total_norm", "max_norm", "clip_coef", "clipped", "loss"]], list(model.parameters())
+
+        def by_pair(model):
+            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), 0.1, norm)
+
+        steps, weights = train(tmp_path / "pair", by_pair)
+        expected, same = train(tmp_path / "one", lambda model: early_norm(model.parameters(), 0.1))
+        assert steps.equals(expected)
+        assert steps["clipped"].any()
+        assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
+
+
+def test_steps_within_a_compiled_function_are_heard_and_nothing_is_warned_of(recwarn):
+    heard = []
+
+    class Steps:
+        def before_step(self, optimizer, has_closure):
+            heard.append(("before", has_closure, torch.compiler.is_compiling()))
+
+        def after_step(self, optimizer):
+            heard.append(("after", torch.compiler.is_compiling()))
+
+    optimizer = torch.optim.SGD([parameter(3.0, 4.0)], lr=0.1)
+    listen_to_steps(optimizer, Steps())
+    update = torch.compile(optimizer.step, backend="eager")
+    for _ in range(3):
+        update()
+    assert heard == 3 * [("before", False, False), ("after", False)]
+    assert not [warning for warning in recwarn if "gradwatch" in str(warning.message)]
 
 
 def test_everything_is_restored_when_the_last_listener_leaves():
