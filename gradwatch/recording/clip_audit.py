@@ -53,7 +53,7 @@ class ClipAudit:
         """Write down a call that could do nothing, if it was the only one, and why it could not."""
         fault, parameters = self._fault, self._in_vain
         self._fault, self._in_vain = None, []
-        if fault is None or pending.clippings or pending.clip_fault:
+        if fault is None or pending.clippings or pending.was_clipped or pending.clip_fault:
             return
         came_later = fault == "no-gradients" and any(p.grad is not None for p in parameters)
         pending.note_fault("before-backward" if came_later else fault)

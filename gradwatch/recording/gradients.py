@@ -34,7 +34,7 @@ def _mark_of(parameter: Tensor | None) -> tuple[int, int] | None:
 class Made:
     """A gradient without which the others are gone too, and the weight that it belongs to."""
 
-    parameter: Tensor
+    parameter: weakref.ref[Tensor]
     gradient: weakref.ref[Tensor]
     gradient_version: int
     weight_version: int
@@ -43,7 +43,14 @@ class Made:
     @property
     def has_moved(self) -> bool:
         """Whether the weight has changed since."""
-        return version_of(self.parameter) != self.weight_version
+        parameter = self.parameter()
+        return parameter is not None and version_of(parameter) != self.weight_version
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its weight has no gradient any more."""
+        parameter = self.parameter()
+        return parameter is None or parameter.grad is None
 
 
 class GradientHistory:
@@ -89,7 +96,7 @@ class GradientHistory:
         for parameter in self._table.parameters:
             if parameter is not None and (gradient := parameter.grad) is not None:
                 versions = version_of(gradient), version_of(parameter)
-                return Made(parameter, weakref.ref(gradient), *versions, self.backwards)
+                return Made(weakref.ref(parameter), weakref.ref(gradient), *versions, self.backwards)
         return None
 
     def zeroed(self, ids: set[int]) -> None:
@@ -98,7 +105,7 @@ class GradientHistory:
 
     def take_dropped(self) -> bool:
         """Whether gradients that a backward made, or that were measured, were let go of since the last call."""
-        if self._last is None or not (self._zeroed or self._last.parameter.grad is None):
+        if self._last is None or not (self._zeroed or self._last.is_gone):
             return False
         self._last = None if self._zeroed else self.first()
         self._zeroed = False

@@ -51,6 +51,11 @@ class Judge:
             self._behind[optimizer] = _opened(past)
         self._detectors[optimizer] = detectors
 
+    def dismiss(self, optimizer: str) -> None:
+        """Let go of the detectors of an optimizer that makes no more steps, unless earlier ones wait for them."""
+        if optimizer not in self._behind:
+            self._detectors.pop(optimizer, None)
+
     def see(self, record: StepRecord) -> list[Event]:
         """The events of a new record; none while those before it are not judged."""
         return [] if record.optimizer in self._behind else self._update(record)

@@ -114,6 +114,10 @@ class _Probes:
         self._is_carried = not self._has_closure
 
 
+def _facts_of(name: str, probes: _Probes) -> dict[str, str]:
+    return {f"carried_steps.{name}": str(probes.carried_steps), f"changed_steps.{name}": str(probes.changed_steps)}
+
+
 class LoopCheck:
     """Listens beside the watch; it changes nothing and measures nothing."""
 
@@ -122,6 +126,7 @@ class LoopCheck:
         self._models = models
         self._probes: dict[str, _Probes] = {}
         self._by_optimizer: dict[int, _Probes] = {}
+        self._found: dict[str, str] = {}  # of optimizers that are gone
         self._with_gradient: dict[str, weakref.ref[nn.Parameter]] = {}
 
     def listen(self) -> list[Callable[[], None]]:
@@ -138,14 +143,20 @@ class LoopCheck:
         self._probes[name] = self._by_optimizer[id(optimizer)] = _Probes(optimizer)
         return listen_to_steps(optimizer, self)
 
+    def let_go(self, name: str) -> None:
+        """Keep no more of an optimizer that is gone than its facts."""
+        probes = self._probes.pop(name, None)
+        if probes is not None:
+            self._found |= _facts_of(name, probes)
+            self._by_optimizer = {key: one for key, one in self._by_optimizer.items() if one is not probes}
+
     def facts(self) -> dict[str, str]:
         """Entries for the table meta."""
         if self.failed:
             return {}
-        found = {}
+        found = dict(self._found)
         for name, probes in self._probes.items():
-            found[f"carried_steps.{name}"] = str(probes.carried_steps)
-            found[f"changed_steps.{name}"] = str(probes.changed_steps)
+            found |= _facts_of(name, probes)
         without = self._without_optimizer()
         return found | ({"parameters_without_optimizer": json.dumps(without)} if without else {})
 

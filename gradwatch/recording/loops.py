@@ -7,6 +7,7 @@ measured, made or skipped. Whether an optimizer's step has a closure shows at ea
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -40,8 +41,11 @@ class Loop:
     """
 
     tracker: StepTracker
-    optimizers: Sequence[Optimizer] = ()
     steps_within_backward: bool = False
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        return ()
 
     def before_backward(self) -> None:
         """A backward begins, in the thread that trains."""
@@ -103,12 +107,17 @@ class Stepped(Loop):
     def __init__(
         self, tracker: StepTracker, optimizers: Sequence[Optimizer], gate: UpdateGate, sampler: WeightSampler
     ) -> None:
-        self.tracker, self.optimizers = tracker, optimizers
+        self.tracker = tracker
+        self._references = [weakref.ref(one) for one in optimizers]
         self._gate, self._sampler = gate, sampler
         self._scaling, self._nesting = Scaling(), Nesting(optimizers)
         self._update: Update = PlainUpdate(tracker)
         self._sample: WeightSample | None = None
         self._before_reduction: tuple[Measurement, ...] = ()
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        return [one for one in (reference() for reference in self._references) if one is not None]
 
     def before_backward(self) -> None:
         self._notice_drop()
@@ -277,11 +286,15 @@ class WithinBackward(Loop):
     steps_within_backward = True
 
     def __init__(self, tracker: StepTracker, optimizers: Sequence[Optimizer], gate: UpdateGate) -> None:
-        self.tracker, self.optimizers = tracker, optimizers
+        self.tracker, self._members = tracker, optimizers
         self._gate = gate
         self._found: dict[int, Measurement] = {}
         self._positions: dict[int, int] = {}
         self._has_stepped = False
+
+    @property
+    def optimizers(self) -> Sequence[Optimizer]:
+        return self._members
 
     def before_step(self, optimizer: Optimizer, has_closure: bool, before_reduction: tuple[Measurement, ...]) -> None:
         """Measure the gradient that the optimizer is about to take."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,6 +84,22 @@ def listed(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def reference_to(optimizer: Optimizer) -> Callable[[], Optimizer | None]:
+    """Refer to an optimizer of the script without keeping it alive; one of this package stays."""
+    if type(optimizer).__module__.startswith("gradwatch."):
+        return lambda: optimizer
+    return weakref.ref(optimizer)
+
+
+class TrainedParameters:
+    """What a `ParameterTable` holds of the training, which is to live as long as the optimizer and no longer."""
+
+    def __init__(self, model: nn.Module, count: int) -> None:
+        self.model = model
+        self.listed: list[Tensor] = []
+        self.parameters: list[Tensor | None] = [None] * count
+
+
 class ParameterTable:
     """Which parameter stands at which position of the run's tables.
 
@@ -90,9 +107,7 @@ class ParameterTable:
     one of the same name takes it.
 
     Attributes:
-        model: gives the parameters their names.
         infos: of every position.
-        parameters: None where this process has none now.
         parts: what this process has of each.
         present: which positions have a parameter.
         ids: of the parameters.
@@ -103,35 +118,56 @@ class ParameterTable:
     def __init__(self, model: nn.Module, optimizer: Optimizer, stored: Sequence[ParameterInfo] = ()) -> None:
         """``stored`` are the parameters that the run knows already."""
         self.infos: tuple[ParameterInfo, ...] = tuple(stored)
-        self.parameters: list[Tensor | None] = [None] * len(stored)
         self.parts: list[ParameterPart | None] = [None] * len(stored)
         self.present: list[bool] = []
         self.ids: set[int] = set()
         self.is_sharded = False
         self.are_read_once = False
-        self.model = model
-        self._optimizer = optimizer
-        self._listed: list[Tensor] = []
+        trained = TrainedParameters(model, len(stored))
+        self._trained: Callable[[], TrainedParameters | None] = lambda: trained
+        self._optimizer = reference_to(optimizer)
         self.refresh()
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The one that gives the parameters their names; None after the optimizer is gone."""
+        trained = self._trained()
+        return None if trained is None else trained.model
+
+    @property
+    def parameters(self) -> list[Tensor | None]:
+        """Of each position; None where this process has none now."""
+        trained = self._trained()
+        return [] if trained is None else trained.parameters
+
+    def hand_over(self) -> TrainedParameters | None:
+        """Return what holds the parameters; from now on whoever has it keeps them alive."""
+        trained = self._trained()
+        if trained is not None:
+            self._trained = weakref.ref(trained)
+        return trained
 
     def refresh(self) -> int | None:
         """Follow the optimizer's groups; return the first position that has another parameter than before."""
-        now = listed(self._optimizer)
-        if len(now) == len(self._listed) and all(map(operator.is_, now, self._listed)):
+        optimizer, trained = self._optimizer(), self._trained()
+        if optimizer is None or trained is None:
             return None
-        self._listed = now
+        now = listed(optimizer)
+        if len(now) == len(trained.listed) and all(map(operator.is_, now, trained.listed)):
+            return None
+        trained.listed = now
         self.ids = {id(parameter) for parameter in now}
-        self.parameters = [p if p is not None and id(p) in self.ids else None for p in self.parameters]
+        trained.parameters = [p if p is not None and id(p) in self.ids else None for p in trained.parameters]
         positions = {info.name: position for position, info in enumerate(self.infos)}
-        held = {id(parameter) for parameter in self.parameters if parameter is not None}
-        flat = parts_in_fsdp1(self.model)
+        held = {id(parameter) for parameter in trained.parameters if parameter is not None}
+        flat = parts_in_fsdp1(trained.model)
         first = len(self.infos)
-        for name, parameter in self._named():
+        for name, parameter in _named(optimizer, trained.model):
             if id(parameter) not in held:
                 part = self._part_of(name, parameter, flat)
-                first = min(first, self._place(positions.get(name), parameter, part))
-        self.present = [parameter is not None for parameter in self.parameters]
-        self.are_read_once = reads_once(self.parameters)
+                first = min(first, self._place(trained, positions.get(name), parameter, part))
+        self.present = [parameter is not None for parameter in trained.parameters]
+        self.are_read_once = reads_once(trained.parameters)
         return first if first < len(self.infos) else None
 
     def gradients(self) -> list[Tensor | None]:
@@ -144,13 +180,13 @@ class ParameterTable:
             make_sums(self.parameters)
         return self.gradients()
 
-    def _place(self, position: int | None, parameter: Tensor, part: ParameterPart) -> int:
+    def _place(self, trained: TrainedParameters, position: int | None, parameter: Tensor, part: ParameterPart) -> int:
         if position is None:
             self.infos += (part.info,)
-            self.parameters.append(parameter)
+            trained.parameters.append(parameter)
             self.parts.append(part)
             return len(self.infos) - 1
-        self.parameters[position], self.parts[position] = parameter, part
+        trained.parameters[position], self.parts[position] = parameter, part
         return position
 
     def _part_of(self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]]) -> ParameterPart:
@@ -159,15 +195,14 @@ class ParameterTable:
         dtype = str(parameter.dtype).removeprefix("torch.")
         return ParameterPart(info=ParameterInfo(name=name, shape=shape, dtype=dtype), part=part)
 
-    def _named(self) -> list[tuple[str, Tensor]]:
-        """The optimizer's parameters in the model's order, then those that the model does not have."""
-        own: dict[int, tuple[str, Tensor]] = {}
-        for g, group in enumerate(self._optimizer.param_groups):
-            for i, parameter in enumerate(group["params"]):
-                own[id(parameter)] = (f"group{g}.{i}", parameter)
-        in_model = [
-            (name, parameter)
-            for name, parameter in named_parameters(self.model)
-            if own.pop(id(parameter), None) is not None
-        ]
-        return in_model + list(own.values())
+
+def _named(optimizer: Optimizer, model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The optimizer's parameters in the model's order, then those that the model does not have."""
+    own: dict[int, tuple[str, Tensor]] = {}
+    for g, group in enumerate(optimizer.param_groups):
+        for i, parameter in enumerate(group["params"]):
+            own[id(parameter)] = (f"group{g}.{i}", parameter)
+    in_model = [
+        (name, parameter) for name, parameter in named_parameters(model) if own.pop(id(parameter), None) is not None
+    ]
+    return in_model + list(own.values())

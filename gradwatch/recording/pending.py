@@ -25,6 +25,7 @@ class PendingStep:
         made: the first gradient, as it was when it was measured.
         versions: of the gradients when the loop went on; None where the loop may have changed them since.
         clippings: what clipped the gradients, in order.
+        was_clipped: clipped, and changed by the loop since, so that it was measured again.
         clip_fault: one of `gradwatch.record.CLIP_FAULTS`.
         is_clipped_scaled: clipped by calls that came before the gradients were unscaled.
         is_clipped_by_policy: whether the policy of `attach` has acted.
@@ -45,6 +46,7 @@ class PendingStep:
     backwards: int = 0  # before it was measured
     versions: list[int] | None = None
     clippings: list[Clipping] = field(default_factory=list)
+    was_clipped: bool = False
     clip_fault: str | None = None
     is_clipped_scaled: bool = False
     is_clipped_by_policy: bool = False

@@ -66,6 +66,9 @@ class RankSender:
     def note(self, facts: Mapping[str, str]) -> None:
         """Rank 0 keeps its own."""
 
+    def dismiss(self, name: str) -> None:
+        """Rank 0 notices by itself."""
+
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
         """Queue a step. One that finds no room is missed by rank 0 when the next one comes."""
         number = pending.step - tracker.first_step

@@ -151,6 +151,9 @@ class Recorder:
             )
         )
 
+    def dismiss(self, name: str) -> None:
+        self._do(functools.partial(self._judge.dismiss, name))
+
     def put_record(self, make: MakeRecord) -> None:
         """Queue a record that is yet to be made; never waits."""
         if not self._thread.put(functools.partial(self._take, make)):

@@ -7,14 +7,17 @@ recording. What ``clip=`` and ``skip_nonfinite`` promise holds on without it.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeAlias, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.errors import BadArgument, TrainingStopped
@@ -76,7 +79,8 @@ class HookRouter:
     """One recording: its loops, its sink, and the hooks that are in place for it.
 
     Attributes:
-        loops: one for each optimizer.
+        loops: one for each optimizer that the script has.
+        names: of all optimizers, those included that the script has let go of.
         state: "protecting" is what is left of a recording that has ended and still clips or skips.
         overhead_seconds: spent here by the training thread.
     """
@@ -98,11 +102,24 @@ class HookRouter:
         self._delivery = delivery
         self._reductions = reductions
         self._notices = notices
-        self._loop_check = LoopCheck(lambda: (loop.tracker.parameters.model for loop in self.loops))
+        self.names: list[str] = []
+        self._loop_check = LoopCheck(self._models)
         self._by_optimizer: dict[int, Loop] = {}
+        self._lives: dict[str, weakref.ref[Optimizer]] = {}
+        self._steps_gone = 0  # of the optimizer that made most, of those that are gone
         self._stops: list[Callable[[], None]] = []
+        self._stops_of: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)  # by optimizer
         self._losses: list[Number] = []  # on which backward is being called
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
+
+    @property
+    def furthest_step(self) -> int:
+        """The number of the next step, of the optimizer that made most."""
+        return max([self._steps_gone, *(loop.tracker.step for loop in self.loops)])
+
+    def _models(self) -> Iterator[nn.Module]:
+        models = (loop.tracker.parameters.model for loop in self.loops)
+        return (model for model in models if model is not None)
 
     # ---------------------------------------------------------------------- beginning and end
 
@@ -172,15 +189,43 @@ class HookRouter:
             loop.tracker.release()
 
     def _listen_to_steps(self, loop: Loop) -> None:
+        name = loop.tracker.name
+        self.names.append(name)
         for one in loop.optimizers:
             self._by_optimizer[id(one)] = loop
             if not loop.steps_within_backward:
-                self._stops.append(self._loop_check.listen_to(loop.tracker.name, one))  # before a policy clips
-            self._stops.append(listen_to_steps(one, self))
+                self._stops_of[name].append(self._loop_check.listen_to(name, one))  # before a policy clips
+            self._stops_of[name].append(listen_to_steps(one, self, self._live_with(loop, one)))
+
+    def _live_with(self, loop: Loop, optimizer: Optimizer) -> object:
+        """End the loop when the optimizer goes; return what the hooks of the optimizer are to keep until then.
+
+        A search or a cross-validation makes many models one after the other, and no more than one at a time
+        may stay in memory. A reference from us to the optimizer would keep them all.
+        """
+        name = loop.tracker.name
+        if loop.steps_within_backward or name in self._lives:
+            return None
+        self._lives[name] = weakref.ref(optimizer, lambda _: self._let_go(loop))
+        return loop.tracker.parameters.hand_over()
+
+    @_guarded
+    def _let_go(self, loop: Loop) -> None:
+        """The script has let go of the optimizer: its last step is recorded, and nothing else is kept."""
+        name = loop.tracker.name
+        self.loops = [one for one in self.loops if one is not loop]  # others may be going through the list
+        self._by_optimizer = {key: one for key, one in self._by_optimizer.items() if one is not loop}
+        self._stops_of.pop(name, None)
+        self._lives.pop(name, None)
+        self._loop_check.let_go(name)
+        loop.abandon()
+        loop.tracker.release()
+        self._steps_gone = max(self._steps_gone, loop.tracker.step)
+        self._sink.dismiss(name)
 
     def _detach(self) -> None:
         self.state = "closed"
-        for stop in self._stops:
+        for stop in (*self._stops, *itertools.chain.from_iterable(self._stops_of.values())):
             stop()
         self._reductions.close()
         lifecycle.closed(self._run)
@@ -208,7 +253,7 @@ class HookRouter:
 
     def _end_by(self, fault: Exception) -> None:
         """Report a fault once and let the training go on alone, but for what protects it."""
-        was_recording, step = self.state == "recording", max(loop.tracker.step for loop in self.loops)
+        was_recording, step = self.state == "recording", self.furthest_step
         sink, self._sink = self._sink, NullSink()
         protects = was_recording and self._record_nothing()
         try:

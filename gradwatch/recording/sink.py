@@ -96,6 +96,10 @@ class StepSink(Protocol):
         """Take a finished step; never waits."""
         ...
 
+    def dismiss(self, name: str) -> None:
+        """No step of this optimizer comes any more."""
+        ...
+
     def note(self, facts: Mapping[str, str]) -> None:
         """Keep facts about the training, by their key in the table meta."""
         ...
@@ -139,6 +143,9 @@ class NullSink:
         """Keep nothing."""
 
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Keep nothing."""
+
+    def dismiss(self, name: str) -> None:
         """Keep nothing."""
 
     def note(self, facts: Mapping[str, str]) -> None:

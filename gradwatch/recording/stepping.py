@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Sequence
 from types import FrameType
 
@@ -61,7 +62,7 @@ class Nesting:
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self._optimizers = optimizers
+        self._optimizers = [weakref.ref(one) for one in optimizers]
         self._depth = 0
 
     def enter(self) -> bool:
@@ -83,7 +84,7 @@ class Nesting:
         while frame is not None:
             if frame.f_code is _step_code:
                 running = frame.f_locals.get("self")
-                count += any(running is one for one in self._optimizers)
+                count += running is not None and any(running is one() for one in self._optimizers)
             frame = frame.f_back
         return count
 

@@ -30,7 +30,7 @@ from gradwatch.recording.clip_audit import ClipAudit, fault_of_change
 from gradwatch.recording.gradients import GradientHistory
 from gradwatch.recording.losses import Number, StepLosses
 from gradwatch.recording.options import RecordingOptions
-from gradwatch.recording.parameters import ParameterTable, class_of, settings_of
+from gradwatch.recording.parameters import ParameterTable, class_of, reference_to, settings_of
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.sink import Beginning, NullSink, StepSink
 
@@ -40,7 +40,6 @@ class StepTracker:
 
     Attributes:
         name: of the optimizer in the run.
-        optimizer: whose steps these are.
         step: the number of the next step.
         first_step: the number of the first step of this recording.
         pending: the step that is measured and whose update has not happened.
@@ -56,7 +55,8 @@ class StepTracker:
         sink: StepSink,
         beginning: Beginning,
     ) -> None:
-        self.name, self.optimizer = name, optimizer
+        self.name = name
+        self._optimizer = reference_to(optimizer)
         self.step = self.first_step = beginning.step
         self.pending: PendingStep | None = None
         self.held: PendingStep | None = None
@@ -66,6 +66,18 @@ class StepTracker:
         self.audit = ClipAudit()
         self._sink = sink
         self._options = options
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer whose steps these are.
+
+        Raises:
+            ReferenceError: the script has let go of it.
+        """
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise ReferenceError(f"the optimizer {self.name} is gone")
+        return optimizer
 
     # ------------------------------------------------------------------------ what a sink reads
 
@@ -121,6 +133,7 @@ class StepTracker:
             )
             self.gradients.measured()
             if before is not None:
+                self.pending.was_clipped = before.was_clipped or bool(before.clippings)
                 self.pending.clip_fault = fault_of_change(before, self.gradients, at_clip=at_clip)
         self.pending.learning_rates = learning_rates_of(self.optimizer)
         return self.pending
@@ -221,6 +234,7 @@ class StepTracker:
         """Hand on the step that is held back."""
         held, self.held = self.held, None
         if held is not None:
+            held.made = None
             held.to_host()
             self._sink.put(held, self)
 

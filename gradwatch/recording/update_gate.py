@@ -6,6 +6,7 @@ This is protection, not recording. It goes on when the recording has ended, what
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from gradwatch.clip import Policy
 from gradwatch.clip.policy import clip_parts
 from gradwatch.measure import Measurement, measure, whole
 from gradwatch.recording.notices import Notices
-from gradwatch.recording.parameters import ParameterTable
+from gradwatch.recording.parameters import ParameterTable, reference_to
 from gradwatch.recording.pending import PendingStep
 
 
@@ -33,10 +34,14 @@ class UpdateGate:
         only_unclipped: bool,
     ) -> None:
         """With ``only_unclipped`` the policy leaves steps alone that the loop has clipped by norm."""
-        self._optimizer, self._table, self._notices = optimizer, table, notices
+        self._reference, self._table, self._notices = reference_to(optimizer), table, notices
         self._policy = policy
         self._skips_nonfinite = skip_nonfinite
         self._only_unclipped = only_unclipped
+
+    @property
+    def _optimizer(self) -> Optimizer | None:
+        return self._reference()
 
     @property
     def acts(self) -> bool:
@@ -84,8 +89,9 @@ class UpdateGate:
 
     def release(self, pending: PendingStep) -> None:
         """After the update: take back what told a fused optimizer to skip it."""
-        if pending.found_inf is not None and getattr(self._optimizer, "found_inf", None) is pending.found_inf:
-            del self._optimizer.found_inf  # type: ignore[attr-defined]
+        optimizer: Any = self._optimizer
+        if pending.found_inf is not None and getattr(optimizer, "found_inf", None) is pending.found_inf:
+            del optimizer.found_inf
 
     def say_not_applied(self, why: str) -> None:
         """The loop gives no moment at which all gradients are there and not consumed yet."""
@@ -113,14 +119,15 @@ class UpdateGate:
         """Keep the update away; a device decides by itself, through an optimizer that takes ``found_inf``."""
         if skip is False:
             return
+        optimizer: Any = self._optimizer
         if isinstance(skip, bool) or skip.device.type == "cpu":
             if skip:
                 pending.skipped = True
                 for parameter in self._table.parameters:
                     if parameter is not None:
                         parameter.grad = None
-        elif not getattr(self._optimizer, "_step_supports_amp_scaling", False):
+        elif not getattr(optimizer, "_step_supports_amp_scaling", False):
             self._notices.not_skipped("this optimizer would have to wait for the device; make it with fused=True")
-        elif (known := getattr(self._optimizer, "found_inf", None)) is None or known is pending.found_inf:
+        elif (known := getattr(optimizer, "found_inf", None)) is None or known is pending.found_inf:
             found_inf = skip.float() if pending.found_inf is None else torch.maximum(pending.found_inf, skip.float())
-            self._optimizer.found_inf = pending.found_inf = found_inf  # type: ignore[attr-defined]
+            optimizer.found_inf = pending.found_inf = found_inf

@@ -39,17 +39,18 @@ class Watch:
     @property
     def steps(self) -> int:
         """The number of the next step; with several optimizers that of the furthest."""
-        return max(loop.tracker.step for loop in self._router.loops)
+        return self._router.furthest_step
 
     @property
     def optimizers(self) -> list[str]:
-        """The names under which optimizers are recorded."""
-        return [loop.tracker.name for loop in self._router.loops]
+        """The names under which optimizers are recorded, those included that the script has let go of."""
+        return list(self._router.names)
 
     @property
     def models(self) -> list[nn.Module]:
         """Those that give parameters their names, each once."""
-        return list({id(m): m for m in (loop.tracker.parameters.model for loop in self._router.loops)}.values())
+        models = (loop.tracker.parameters.model for loop in self._router.loops)
+        return list({id(m): m for m in models if m is not None}.values())
 
     @property
     def parameter_ids(self) -> set[int]:

@@ -21,6 +21,7 @@ from gradwatch.views.console.ranks import rank_lines
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 LAYERS, EVENT_GROUPS, STRIP_ROWS, FINDINGS = 12, 8, 16, 6
+MOST_NAMES = 8
 """How many layers, groups of events, rows of the heat map and findings a report shows by default."""
 
 
@@ -97,13 +98,23 @@ def _facts(summary: RunSummary) -> list[str]:
     return [fact for fact in facts if fact]
 
 
+def _named(optimizers: Sequence[str]) -> str:
+    """Their names; a search or a cross-validation has too many to read.
+
+    >>> _named(["0", "1"]), _named([str(fold) for fold in range(50)])
+    ('0, 1', '0, 1, 2, ... 49 (50 optimizers)')
+    """
+    if len(optimizers) <= MOST_NAMES:
+        return ", ".join(optimizers)
+    return f"{', '.join(optimizers[:3])}, ... {optimizers[-1]} ({len(optimizers)} optimizers)"
+
+
 def _notes(summary: RunSummary) -> list[str]:
     notes = []
     if summary.seams:
         notes.append(_resumed(summary.seams))
     if len(summary.optimizers) > 1:
-        names = ", ".join(summary.optimizers)
-        notes.append(f"optimizer {summary.optimizer} of {names}; --optimizer shows another")
+        notes.append(f"optimizer {summary.optimizer} of {_named(summary.optimizers)}; --optimizer shows another")
     if summary.dropped_steps:
         notes.append(f"{count(summary.dropped_steps, 'step')} dropped: too late to be recorded")
     if summary.skipped_steps:
