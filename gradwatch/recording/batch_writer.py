@@ -34,6 +34,7 @@ class BatchWriter:
     Attributes:
         batch: what is not written yet.
         capacity: records that may wait; beyond it the oldest give way.
+        last_id: of the last record that was written.
         lost: steps that gave way, or of which no record could be made.
     """
 
@@ -41,6 +42,7 @@ class BatchWriter:
         self.batch = Batch()
         self.capacity = capacity
         self.lost = 0
+        self.last_id = 0
         self._writer = writer
         self._dropped_written = 0
         self._pause, self._retry_at = 0.0, 0.0
@@ -62,7 +64,9 @@ class BatchWriter:
             self._make_room()
             return None
         try:
-            self._writer.append(batch.records, batch.events, dropped - self._dropped_written, batch.joined)
+            self.last_id = self._writer.append(
+                batch.records, batch.events, dropped - self._dropped_written, batch.joined
+            )
         except StoreNotWritable as error:
             self._wait(error, closing)
             return None

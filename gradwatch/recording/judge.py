@@ -41,6 +41,11 @@ class Judge:
         self._told: dict[tuple[object, ...], int] = {}
 
     @property
+    def detectors(self) -> Mapping[str, Sequence[Detector]]:
+        """The detectors of each optimizer."""
+        return self._detectors
+
+    @property
     def is_behind(self) -> bool:
         """Whether the store has records that are not judged yet."""
         return bool(self._behind)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from gradwatch.detect import Detector, detectors_for
@@ -24,6 +23,7 @@ from gradwatch.recording.mirror import GuardedMirror, Mirror
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.records import make_record
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
+from gradwatch.recording.snapshots import Snapshots, unseen_records
 from gradwatch.store import StoreReader, StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -82,6 +82,7 @@ class Recorder:
         self._mirror = GuardedMirror(mirror)
         self._judge = Judge(detectors or {}, past or {}, since=_first_unjudged(writer))
         self._disk = BatchWriter(writer, capacity)
+        self._snapshots = Snapshots(writer)
         self._at_once = at_once
         self._end = _End()
         self._refused = 0  # steps that came while the queue was full
@@ -116,8 +117,7 @@ class Recorder:
 
     def admit(self, tracker: StepSource, beginning: Beginning) -> None:
         detectors = detectors_for(tracker.optimizer_class, tracker.settings)
-        past = functools.partial(_records, self._writer.path, tracker.name) if self._writer.attempt > 0 else None
-        self._do(functools.partial(self._judge.admit, tracker.name, detectors, past))
+        self._do(functools.partial(self._admit, tracker.name, detectors))
         if self._team is None:
             known = len(beginning.stored)
             self._writer.add_parameters(tracker.name, tracker.infos[known:], known)
@@ -183,6 +183,13 @@ class Recorder:
         """Keep facts about a training by one process; of several processes each would know its own part."""
         if self._team is None:
             self._do(functools.partial(self._note, dict(facts)))
+
+    def _admit(self, optimizer: str, detectors: Sequence[Detector]) -> None:
+        self._snapshots.admit(optimizer, detectors)
+        past = None
+        if self._writer.attempt > 0:
+            past = functools.partial(unseen_records, self._writer.path, optimizer, detectors, self._judge.note)
+        self._judge.admit(optimizer, detectors, past)
 
     def _note(self, facts: Mapping[str, str]) -> None:
         try:
@@ -260,6 +267,8 @@ class Recorder:
         self._judge.tell_news(events)  # also of a batch that waits, for events are few and a stop can't wait
         if written is not None:
             self._mirror.show(written.records)
+            if not self._judge.is_behind:
+                self._snapshots.save(self._judge.detectors, self._disk.last_id, closing=closing)
 
     def _end_attempt(self) -> None:
         end = self._end
@@ -280,12 +289,6 @@ class Recorder:
         if self._team is not None:
             self._team.close()
         self._mirror.close()
-
-
-def _records(path: Path, optimizer: str) -> Iterator[StepRecord]:
-    """All records of an optimizer in the store, those too that are written meanwhile."""
-    with StoreReader(path) as reader:
-        yield from reader.records(optimizer)
 
 
 def _first_unjudged(writer: StoreWriter) -> int:

@@ -76,12 +76,13 @@ class Writer(StoreWriter):
         self.batches: list[list[int]] = []
         self.begin_attempt({}, {"0": ("SGD", {}), "1": ("SGD", {})})
 
-    def append(self, records: Iterable[StepRecord], *rest: Any, **named: Any) -> None:
+    def append(self, records: Iterable[StepRecord], *rest: Any, **named: Any) -> int:
         listed = list(records)
         if self.fault is not None:
             raise self.fault
-        super().append(listed, *rest, **named)
+        last = super().append(listed, *rest, **named)
         self.batches.append([one.step for one in listed])
+        return last
 
 
 class Gate:
