@@ -152,8 +152,11 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
     first = findings[0] if findings else None
     if first and first["severity"] == "critical" and first["code"] in hopeless and advice and advice["max_norm"]:
         found.append(f"{first['code']} is critical and recommend says {advice['max_norm']:.3g}")
-    if advice and any("nothing went wrong" in reason for reason in advice["reasons"]) and worst == "critical":
-        found.append("recommend says that nothing went wrong over a critical finding")
+    lost = {"diverged", "nonfinite-loss", "nonfinite-gradient"} & {
+        f["code"] for f in findings if f["severity"] != "info"
+    }
+    if advice and lost and any("norms and loss stayed calm" in reason for reason in advice["reasons"]):
+        found.append(f"recommend says that norms and loss stayed calm over {', '.join(sorted(lost))}")
     return found
 
 

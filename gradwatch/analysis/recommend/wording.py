@@ -179,7 +179,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
         )
     if choice.basis == "guard-p95":
         return (
-            "the 95th percentile of the healthy norms: nothing went wrong, so it is a guard that holds back the"
+            "the 95th percentile of the healthy norms: norms and loss stayed calm, so it is a guard that holds back the"
             " five largest steps of a hundred. In the benchmark a threshold that follows the norms, as ZClip's does,"
             " did better than any fixed one"
         )
@@ -195,7 +195,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
 
 
 def _explain_guard(history: OptimizerHistory, choice: Choice) -> str:
-    passed = f"{_spikes(history)} passed without harm" if history.spikes else "nothing went wrong"
+    passed = f"{_spikes(history)} passed without harm" if history.spikes else "norms and loss stayed calm"
     if choice.basis == "guard-large-updates":
         changes = "changes" if history.median_clip_coef > 1 / EQUAL_RATIO else "would change"
         without = "" if changes == "changes" else " without clipping"
@@ -213,7 +213,7 @@ def _explain_norms_alone(history: OptimizerHistory, choice: Choice) -> str:
     why = {
         "lost": "low enough to hold back what went wrong",
         "outliers": "single steps are far larger than the others, and this is below them",
-        "None": "nothing went wrong, so it is a guard that holds back the largest steps",
+        "None": "norms and loss stayed calm, so it is a guard that holds back the largest steps",
     }[str(choice.cause)]
     if history.update_rule is None and history.weight_norm is not None:
         return (
