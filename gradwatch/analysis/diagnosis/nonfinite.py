@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ NonfiniteFault: TypeAlias = Literal["entries", "norm", "loss"]
 
 HIDDEN_STEPS = 3  # steps in a row with a NaN gradient and a finite loss: the loss cannot be the one trained on
 LOSS_SCALE_SKIPS = 0.2  # share of the steps that a loss scale may leave out
+MIN_ROWS_AFTER = 3  # finite rows at the end of an imported history, after which a NaN did not reach the weights
+LEFT_OUT_SHARE = 0.01  # of the rows of an imported history: so few may be left out by a loss scale
 MIN_SCALED_STEPS = 20  # steps after which the loss scale should have found its level
 
 FIND_IT = (
@@ -48,6 +51,8 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     event = first_nonfinite(optimizer)
     if event is None or grew_before(optimizer, event.step):
         return None
+    if facts.is_imported and _was_left_out(optimizer):
+        event = replace(event, severity="info")
     fault = nonfinite_fault(event)
     if fault == "norm":
         return _norm_overflow(facts, optimizer, event)
@@ -58,6 +63,22 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if event.origin == "weights":
         return _in_the_weights(facts, optimizer, event)
     return _in_backward(facts, optimizer, event)
+
+
+def _was_left_out(optimizer: OptimizerFacts) -> bool:
+    """Whether the updates of the rows that are not finite were left out, as a loss scale does.
+
+    An imported history does not say so. But weights that a NaN went into stay NaN, so that finite rows after it tell.
+    """
+    finite = np.isfinite(optimizer.total_norm)
+    lost = optimizer.loss_logged & ~np.isfinite(optimizer.loss)
+    rows = len(finite)
+    return bool(
+        rows >= MIN_ROWS_AFTER
+        and finite[-MIN_ROWS_AFTER:].all()
+        and not lost.any()
+        and (~finite).sum() <= max(1.0, LEFT_OUT_SHARE * rows)
+    )
 
 
 def _evidence(optimizer: OptimizerFacts, event: Event) -> dict[str, Quantity]:

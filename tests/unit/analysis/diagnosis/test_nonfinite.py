@@ -109,3 +109,27 @@ def test_a_nan_from_the_first_step_on_has_nothing_before_it(tmp_path):
 )
 def test_what_is_not_finite_is_told_by_the_facts_of_the_event(facts, fault):
     assert nonfinite_fault(Event(step=3, kind="nonfinite", severity="critical", message="", **facts)) == fault
+
+
+@pytest.mark.parametrize(
+    ("start", "until", "last_losses", "severity"),
+    [
+        pytest.param(150, 151, None, "info", id="one row"),
+        pytest.param(0, 1, None, "info", id="the first row"),
+        pytest.param(150, 170, None, "critical", id="many rows"),
+        pytest.param(298, 299, None, "critical", id="too late to tell"),
+        pytest.param(150, 151, math.nan, "critical", id="the loss is lost"),
+    ],
+)
+def test_in_an_imported_history_finite_rows_after_a_nan_tell_that_its_update_was_left_out(
+    tmp_path, start, until, last_losses, severity
+):
+    """Weights that a NaN went into stay NaN. A recorded run says by itself whether a step was skipped."""
+    losses = falling(300) if last_losses is None else [*falling(250), *[last_losses] * 50]
+    records = nan_at(start, until=until, losses=losses)
+    imported = run_of(tmp_path / "a", records, meta={"source": "trainer_state.json"})
+    found = [f for f in imported.diagnosis() if f.code.startswith("nonfinite") or f.code == "loss-hides-nan"]
+    assert all((f.severity == "info") == (severity == "info") for f in found)
+    assert found or start == 0
+    recorded = [f for f in run_of(tmp_path / "b", records).diagnosis() if f.code.startswith("nonfinite")]
+    assert all(f.severity != "info" for f in recorded)
