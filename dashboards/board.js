@@ -18,7 +18,7 @@ import { VerdictPart } from "./parts/verdict.js";
 import { memo } from "./state/memo.js";
 import { StoryPart } from "./story/part.js";
 
-/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & { link(): string, pin(): void }} Actions */
+/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & { link(): string, pin(): void, save(kind: string): void }} Actions */
 
 /** @type {import("./types.d.ts").ListedRun[]} */
 const NONE = [];

@@ -2,6 +2,7 @@
 /** @import { Address, Source, Theme } from "./types.d.ts" */
 import { actionsOf } from "./actions.js";
 import { Board } from "./board.js";
+import { save as saveInView } from "./export/save.js";
 import { Session } from "./session.js";
 import { decoded, encoded } from "./state/hash.js";
 
@@ -28,7 +29,8 @@ export class Page {
     );
     const point = (/** @type {number | null} */ step) => this.#board.pointAt(step);
     const pin = () => actions.look({ pin: this.#board.pointer === null ? null : Math.round(this.#board.pointer) });
-    this.#board = new Board(root, source.live, { ...actions, point, pin, link: () => address.href() });
+    const save = (/** @type {string} */ kind) => saveInView(kind, session, root);
+    this.#board = new Board(root, source.live, { ...actions, point, pin, save, link: () => address.href() });
     address.whenChanged((text) => session.become(session.valid(decoded(text))));
     window.addEventListener("beforeprint", () => this.#print(true));
     window.addEventListener("afterprint", () => this.#print(false));

@@ -2,13 +2,14 @@
 /** @import { Range, Series, StepActions } from "../types.d.ts" */
 import { h } from "../draw/dom.js";
 import { steps, whole } from "../draw/text.js";
+import { KINDS } from "../export/save.js";
 import { wholeSteps } from "../state/range.js";
 
 export class Toolbar {
   #span = h("span", { class: "span" });
   #wholeAxis = h("input", { type: "checkbox" });
 
-  /** @param {StepActions & { look(change: { wholeAxis: boolean }): void, link(): string }} on */
+  /** @param {StepActions & { look(change: { wholeAxis: boolean }): void, link(): string, save(kind: string): void }} on */
   constructor(on) {
     /** @param {string} label @param {string} title @param {() => void} onclick */
     const button = (label, title, onclick) =>
@@ -26,6 +27,7 @@ export class Toolbar {
       this.#span,
       h("label", { title: cut }, this.#wholeAxis, " whole y axis"),
       this.#copy(on.link),
+      saver(on.save),
       h(
         "span",
         { class: "faint" },
@@ -53,6 +55,17 @@ export class Toolbar {
     const columns = joined > 1 ? `; a column is ${whole(joined)} steps, drawn from the lowest to the highest` : "";
     this.#span.textContent = `${steps(...wholeSteps(range))}${columns}`;
   }
+}
+
+/** @param {(kind: string) => void} save */
+function saver(save) {
+  const kinds = Object.entries(KINDS).map(([value, text]) => h("option", { value }, text));
+  const select = h("select", { "aria-label": "save what is in view" }, h("option", { value: "" }, "save…"), kinds);
+  select.onchange = () => {
+    save(select.value);
+    select.value = "";
+  };
+  return select;
 }
 
 /**

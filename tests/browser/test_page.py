@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
@@ -288,6 +289,33 @@ def test_a_drag_with_shift_shows_a_part_of_the_values(page):
     seen.page.keyboard.press("0")
     seen.settle()
     assert "y=" not in seen.page.url
+
+
+def test_what_is_in_view_is_saved(page):
+    seen = page("long")
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    seen.settle()
+
+    def saved(kind):
+        with seen.page.expect_download() as download:
+            seen.frame.get_by_label("save what is in view").select_option(kind)
+        return download.value
+
+    first, last = seen.range()
+    lines = pd.read_csv(saved("series").path())
+    assert lines["run"].unique().tolist() == ["long"]
+    assert (lines["first_step"].min(), lines["last_step"].max()) == (first, last)
+    by_step = lines.set_index("first_step")
+    assert by_step.loc[402, "total_norm_high"] == pytest.approx(1e9)
+    assert by_step.loc[395, "loss_high"] == 2.0
+    layers = pd.read_csv(saved("layers").path()).set_index("first_step")
+    assert layers.columns.tolist() == ["last_step", "block.0.weight", "block.1.weight", "block.2.weight"]
+    assert layers.loc[402].tolist() == [402.0, 1e9, 0.5, 0.5]
+    picture = saved("picture")
+    assert picture.suggested_filename == "gradwatch-long-picture.png"
+    size = picture.path().read_bytes()
+    assert size[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(size) > 20_000, "something is drawn"
 
 
 def test_what_is_not_finite_is_hatched(look, served, tmp_path):
