@@ -230,7 +230,9 @@ class Stepped(Loop):
 
     def protect(self) -> None:
         pending = self.tracker.pending
-        if self._gate.acts and not (pending is not None and pending.is_clipped_by_policy):
+        if pending is not None and pending.is_clipped_by_policy:
+            self._gate.skip_nonfinite(pending)
+        elif self._gate.acts:
             self._gate.protect(self.tracker.step)
 
     def record_nothing(self) -> bool:

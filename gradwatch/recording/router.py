@@ -253,9 +253,12 @@ class HookRouter:
 
     def _end_by(self, fault: Exception) -> None:
         """Report a fault once and let the training go on alone, but for what protects it."""
-        was_recording, step = self.state == "recording", self.furthest_step
+        logger.debug("a fault while %s", self.state, exc_info=fault)
+        protects = self._record_nothing()
+        if self.state != "recording":
+            return  # what protects the training begins anew with the next update
+        step = self.furthest_step
         sink, self._sink = self._sink, NullSink()
-        protects = was_recording and self._record_nothing()
         try:
             if protects:
                 self.state = "protecting"
@@ -265,18 +268,14 @@ class HookRouter:
             sink.close("fault", timeout=5.0)
         except Exception as second:
             logger.debug("while ending", exc_info=second)
-        if was_recording:
-            logger.error(
-                "gradwatch stopped recording %r at step %d; the training goes on%s. %s: %s (recording-stopped)",
-                str(self._run),
-                step,
-                ", and is clipped and skipped as before" if protects else "",
-                type(fault).__name__,
-                fault,
-            )
-        else:
-            self._notices.not_clipped(f"{type(fault).__name__}: {fault}")
-        logger.debug("the fault", exc_info=fault)
+        logger.error(
+            "gradwatch stopped recording %r at step %d; the training goes on%s. %s: %s (recording-stopped)",
+            str(self._run),
+            step,
+            ", and is clipped and skipped as before" if protects else "",
+            type(fault).__name__,
+            fault,
+        )
 
     def _record_nothing(self) -> bool:
         """Go on without a sink; return whether updates are still acted on."""
@@ -315,7 +314,11 @@ class HookRouter:
         try:
             if has_gradients:
                 loop.protect()
-        finally:
+        except Exception as second:  # the protection itself has failed, and goes on failing
+            self._end_by(fault)
+            self._notices.not_clipped(f"{type(second).__name__}: {second}")
+            self._detach()
+        else:
             self._end_by(fault)
 
     @_guarded
