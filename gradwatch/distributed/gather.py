@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -145,13 +145,19 @@ class RankGatherer:
 
         None if the step can't be known as a whole: a part did not arrive that no rank that was heard holds.
         """
-        steps = [own, *(self._wait_for(rank, own.optimizer, own.number) for rank in range(1, len(self._ranks)))]
-        heard = tuple(rank for rank, step in enumerate(steps) if step is not None)
-        layout = self._layout(own.optimizer, heard)
+        others = range(1, len(self._ranks))
+        steps = {0: own} | {
+            rank: step for rank in others if (step := self._wait_for(rank, own.optimizer, own.number)) is not None
+        }
+        layout = self._layout(own.optimizer, tuple(steps))
         if not layout.is_whole or (layout.has_parts and self._some_never_heard(steps)):
             return None
-        there = [step for step in steps if step is not None]
-        wide = [widened(step, columns) for step, columns in zip(there, layout.columns, strict=True)]
+        return self._combined(own, steps, layout)
+
+    def _combined(self, own: LocalStep, steps: Mapping[int, LocalStep], layout: RankLayout) -> GatheredStep:
+        """The step of the ranks that were heard."""
+        heard = tuple(steps)
+        wide = [widened(step, columns) for step, columns in zip(steps.values(), layout.columns, strict=True)]
         infos = tuple(self._infos[own.optimizer])
         stats = tuple(name for name in own.stats if all(name in step.stats for step in wide))
         combined = combine(layout, wide, stats, len(infos))
@@ -170,9 +176,9 @@ class RankGatherer:
             losses=[step.loss for step in wide if step.loss is not None],
         )
 
-    def _some_never_heard(self, steps: Sequence[LocalStep | None]) -> bool:
+    def _some_never_heard(self, steps: Mapping[int, LocalStep]) -> bool:
         """Whether a rank that has sent nothing yet is missing: which parts it holds is not known."""
-        return any(step is None and not self._ranks[rank].heard for rank, step in enumerate(steps))
+        return any(rank not in steps and not state.heard for rank, state in enumerate(self._ranks))
 
     def _by_rank(self, heard: Sequence[int], values: Sequence[float]) -> Floats:
         """(ranks,) float32, NaN for a rank that was not heard."""

@@ -52,15 +52,18 @@ def readable(gradients: Sequence[Tensor | None]) -> Readable:
     """
     codes = _codes(gradients)
     positions = [position for position, code in enumerate(codes) if code is not None]
-    chosen = [g for g, code in zip(gradients, codes, strict=True) if code is not None and g is not None]
+    chosen: list[Tensor] = [gradients[position] for position in positions]  # type: ignore[misc]
     addresses = [gradient.data_ptr() for gradient in chosen]
     sizes = [gradient.numel() for gradient in chosen]
-    if 0 in addresses and any(size and not address for address, size in zip(addresses, sizes, strict=True)):
-        # Zero tensors and freed storages have no memory.
-        gone = {at for at, address, size in zip(positions, addresses, sizes, strict=True) if size and not address}
+    if 0 in addresses and (gone := _without_memory(positions, addresses, sizes)):
         return readable([None if position in gone else gradient for position, gradient in enumerate(gradients)])
     types = array("b", [code for code in codes if code is not None])
     return Readable(positions, array("Q", addresses), array("q", sizes), types)
+
+
+def _without_memory(positions: Sequence[int], addresses: Sequence[int], sizes: Sequence[int]) -> set[int]:
+    """Return the positions of gradients with entries but no address: zero tensors and freed storages."""
+    return {at for at, address, size in zip(positions, addresses, sizes, strict=True) if size and not address}
 
 
 def _codes(gradients: Sequence[Tensor | None]) -> list[int | None]:

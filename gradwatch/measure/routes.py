@@ -60,6 +60,14 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
     if any_sharded(gradients):
         gradients = [None if g is None else local(g) for g in gradients]
     parts, rest = _in_one_read(gradients, wanted)
+    if rest:
+        parts += _by_device(gradients, rest, wanted)
+    return Measurement(wanted, len(gradients), tuple(parts))
+
+
+def _by_device(gradients: Sequence[Tensor | None], rest: Sequence[int], wanted: tuple[str, ...]) -> list[Part]:
+    """Measure the gradients at these positions, those of one device together."""
+    parts: list[Part] = []
     by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
     for position in rest:
         gradient = gradients[position]
@@ -77,7 +85,7 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
             parts.append(Part(positions, operators.on_cpu(tensors, wanted), None))
         else:
             parts += _on_accelerator(positions, tensors, wanted)
-    return Measurement(wanted, len(gradients), tuple(parts))
+    return parts
 
 
 @torch.no_grad()

@@ -267,34 +267,48 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
     rank, world_size = (0, 1) if options.ranks == "own" else rank_and_world_size()
     is_sharded, is_flat = sharding_of(trained.values())
     is_joint = world_size > 1 and (bool(options.ranks) or is_sharded)
-    if is_sharded and options.ranks == "own" and rank_and_world_size()[1] > 1:
-        raise ShardedParameters(
-            'ranks is "own", and there are parameters of which this process holds a part. Leave it out.'
-        )
-    if is_joint and is_flat and (policies or options.skip_nonfinite):
-        raise ShardedParameters(
-            "Parameters are sharded by FSDP1, whose parts gradwatch can record and not clip or skip."
-            " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
-        )
-    count = sum(len(listed(one)) for _, one in trained.values())
-    capacity = max(LEAST_QUEUED, min(MOST_QUEUED, QUEUE_BYTES // (max(1, count) * 4 * len(STATS))))
+    if is_sharded:
+        _check_own_ranks(options)
+    if is_joint and is_flat:
+        _check_only_recorded(options, policies)
+    capacity = _capacity(trained)
     if rank != 0:
-        mailbox = _open_mailbox(rank, is_sharded) if is_joint else None
+        mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
         return _Opened(sink=_open_sender(mailbox, capacity), world_size=world_size)
     writer = StoreWriter(run)
     try:
-        mailbox = _open_mailbox(rank, is_sharded) if is_joint else None
+        mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
         _begin_attempt(writer, trained, options, policies)
-        team = None
         if mailbox is not None:
             writer.set_meta("world_size", str(world_size))
-            team = RankGatherer(mailbox, world_size)
+        team = None if mailbox is None else RankGatherer(mailbox, world_size)
         mirror = _mirror(run, len(trained)) if options.tensorboard else None
         recorder = Recorder(writer, capacity=capacity, at_once=bool(options.stop_on), mirror=mirror, team=team)
     except BaseException:
         writer.abandon()
         raise
     return _Opened(sink=recorder, world_size=world_size, writer=writer, team=team)
+
+
+def _capacity(trained: Trained) -> int:
+    """The number of steps that may wait for the disk."""
+    count = sum(len(listed(one)) for _, one in trained.values())
+    return max(LEAST_QUEUED, min(MOST_QUEUED, QUEUE_BYTES // (max(1, count) * 4 * len(STATS))))
+
+
+def _check_own_ranks(options: RecordingOptions) -> None:
+    if options.ranks == "own" and rank_and_world_size()[1] > 1:
+        raise ShardedParameters(
+            'ranks is "own", and there are parameters of which this process holds a part. Leave it out.'
+        )
+
+
+def _check_only_recorded(options: RecordingOptions, policies: Mapping[str, Policy]) -> None:
+    if policies or options.skip_nonfinite:
+        raise ShardedParameters(
+            "Parameters are sharded by FSDP1, whose parts gradwatch can record and not clip or skip."
+            " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
+        )
 
 
 def _open_sender(mailbox: Mailbox | None, capacity: int) -> StepSink:
@@ -307,7 +321,10 @@ def _open_sender(mailbox: Mailbox | None, capacity: int) -> StepSink:
     return RankSender(mailbox, first_steps, capacity)
 
 
-def _open_mailbox(rank: int, is_sharded: bool) -> Mailbox | None:
+def _open_mailbox(rank: int, is_sharded: bool, *, is_joint: bool) -> Mailbox | None:
+    """The way to the other ranks; None if they record no run together with this one, or can't be reached."""
+    if not is_joint:
+        return None
     try:
         return Mailbox(rank)
     except Exception as error:

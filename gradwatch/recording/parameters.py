@@ -158,14 +158,7 @@ class ParameterTable:
         trained.listed = now
         self.ids = {id(parameter) for parameter in now}
         trained.parameters = [p if p is not None and id(p) in self.ids else None for p in trained.parameters]
-        positions = {info.name: position for position, info in enumerate(self.infos)}
-        held = {id(parameter) for parameter in trained.parameters if parameter is not None}
-        flat = parts_in_fsdp1(trained.model)
-        first = len(self.infos)
-        for name, parameter in _named(optimizer, trained.model):
-            if id(parameter) not in held:
-                part = self._part_of(name, parameter, flat)
-                first = min(first, self._place(trained, positions.get(name), parameter, part))
+        first = self._take_in_new(optimizer, trained)
         self.present = [parameter is not None for parameter in trained.parameters]
         self.are_read_once = reads_once(trained.parameters)
         return first if first < len(self.infos) else None
@@ -179,6 +172,18 @@ class ParameterTable:
         if self.is_sharded:
             make_sums(self.parameters)
         return self.gradients()
+
+    def _take_in_new(self, optimizer: Optimizer, trained: TrainedParameters) -> int:
+        """Give a position to each parameter that has none; return the first one given."""
+        positions = {info.name: position for position, info in enumerate(self.infos)}
+        held = {id(parameter) for parameter in trained.parameters if parameter is not None}
+        flat = parts_in_fsdp1(trained.model)
+        first = len(self.infos)
+        for name, parameter in _named(optimizer, trained.model):
+            if id(parameter) not in held:
+                part = self._part_of(name, parameter, flat)
+                first = min(first, self._place(trained, positions.get(name), parameter, part))
+        return first
 
     def _place(self, trained: TrainedParameters, position: int | None, parameter: Tensor, part: ParameterPart) -> int:
         if position is None:

@@ -131,11 +131,8 @@ class PendingStep:
 
     def to_host(self) -> None:
         """Begin to copy single numbers from a CUDA device, so that nothing waits for them there."""
-        numbers = [self.loss_scale, self.scale, self.found_inf, *self.losses, *self.backward_losses]
-        numbers += [*self.learning_rates, *(c.coefficient for c in self.clippings)]
-        numbers += [n for c in self.clippings for n in (c.max_norm, c.clip_value, *c.cut_entries)]
+        devices = {number.device for number in self._numbers() if isinstance(number, Tensor) and number.is_cuda}
         self.clippings = [replace(clipping, skip=False) for clipping in self.clippings]
-        devices = {number.device for number in numbers if isinstance(number, Tensor) and number.is_cuda}
         if not devices:
             return
         self.loss_scale, self.scale, self.found_inf = map(_pinned, (self.loss_scale, self.scale, self.found_inf))
@@ -154,6 +151,14 @@ class PendingStep:
         ]
         self.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self.ready.record(torch.cuda.current_stream(devices.pop()))
+
+    def _numbers(self) -> list[Any]:
+        """Every single number that may lie on a device."""
+        numbers = [self.loss_scale, self.scale, self.found_inf, *self.losses, *self.backward_losses]
+        numbers += self.learning_rates
+        for clipping in self.clippings:
+            numbers += (clipping.coefficient, clipping.max_norm, clipping.clip_value, *clipping.cut_entries)
+        return numbers
 
 
 def _pinned(number: Any) -> Any:

@@ -15,7 +15,7 @@ import math
 import multiprocessing
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -171,13 +171,18 @@ class Discovery:
         self._follow_fork()
         if not self._new:
             return
+        new = self._take_new(within_training)
+        is_first = self.watch is None
+        self._guard(lambda: self._attach(new))
+        if self.watch is not None and is_first and not within_training:
+            self.watch.count_earlier_backward(self._roots)
+
+    def _take_new(self, within_training: bool) -> list[Optimizer]:
+        """The new optimizers that need not wait."""
         new = [found for found in (made() for made in self._new) if found is not None]
         waiting = [one for one in new if within_training and _is_sharded(one)]
         self._new = [weakref.ref(one) for one in waiting]
-        is_first = self.watch is None
-        self._guard(lambda: self._attach([one for one in new if one not in waiting]))
-        if self.watch is not None and is_first and not within_training:
-            self.watch.count_earlier_backward(self._roots)
+        return [one for one in new if all(one is not other for other in waiting)]
 
     def _guard(self, attach: Callable[[], None]) -> None:
         if self.failed:
@@ -196,9 +201,7 @@ class Discovery:
         run = self._own_run if world == 1 else self._plan.run
         if not owned or (world == 1 and run == self._plan.run and os.environ.get("RANK", "0") != "0"):
             return  # torchrun started several processes that train alone, and the first of them records
-        policies: dict[str, Policy] = {}
-        if self._plan.max_norm is not None and math.isfinite(self._plan.max_norm):
-            policies = {name: NormClip(self._plan.max_norm) for name in owned}
+        policies = self._policies_for(owned)
         if self.watch is None:
             options = RecordingOptions(
                 clip_only_unclipped=True,
@@ -212,6 +215,13 @@ class Discovery:
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
             self.watch.add(name, model, optimizer)
+
+    def _policies_for(self, names: Iterable[str]) -> dict[str, Policy]:
+        """The policies that the plan asks for: none, or clipping by the norm for every optimizer."""
+        max_norm = self._plan.max_norm
+        if max_norm is None or not math.isfinite(max_norm):
+            return {}
+        return {name: NormClip(max_norm) for name in names}
 
 
 def _is_sharded(optimizer: Optimizer) -> bool:
@@ -238,10 +248,14 @@ def owner_of(optimizer: Optimizer) -> nn.Module:
     wanted = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     # By the type alone: `isinstance` asks proxies for their class, and they may answer with work.
     modules: list[nn.Module] = [m for m in gc.get_objects() if issubclass(type(m), nn.Module)]
-    owners = {id(m): m for m in modules if any(id(p) in wanted for p in m.parameters())}
-    within = {id(child) for m in owners.values() for child in m.modules() if child is not m}
-    roots = [m for key, m in owners.items() if key not in within]
+    roots = _outermost([m for m in modules if any(id(p) in wanted for p in m.parameters())])
     roots.sort(key=lambda m: min(wanted.get(id(p), len(wanted)) for p in m.parameters()))
     if len(roots) == 1:
         return roots[0]
     return nn.ModuleDict({f"{type(m).__name__}{i}": m for i, m in enumerate(roots)})
+
+
+def _outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Those that are no part of another, each once."""
+    within = {id(child) for m in modules for child in m.modules() if child is not m}
+    return list({id(m): m for m in modules if id(m) not in within}.values())

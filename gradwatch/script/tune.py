@@ -159,18 +159,11 @@ def judged(trials: Sequence[Trial]) -> Tuning:
     final = [trial for trial in trials if trial.steps == longest]
     kept = [trial for trial in final if trial.loss is not None]
     if not kept:
-        return Tuning(
-            trials=tuple(trials),
-            best=None,
-            low=None,
-            high=None,
-            matters=False,
-            verdict="every training was lost, with any threshold: look at the learning rate and the initialisation",
-        )
+        return _all_lost(trials)
     best = min(kept, key=lambda trial: trial.rank)
     plain = next((trial for trial in final if math.isinf(trial.max_norm)), None)
     alike = [best.max_norm, *(trial.max_norm for trial in _longest_each(trials) if _alike(trial, best, trials))]
-    matters = plain is not None and (plain.loss is None or not _within_noise(plain, best))
+    matters = plain is not None and not _is_as_good(plain, best)
     return Tuning(
         trials=tuple(trials),
         best=best.max_norm,
@@ -178,6 +171,17 @@ def judged(trials: Sequence[Trial]) -> Tuning:
         high=max(alike),
         matters=matters,
         verdict=_verdict(best, plain, matters),
+    )
+
+
+def _all_lost(trials: Sequence[Trial]) -> Tuning:
+    return Tuning(
+        trials=tuple(trials),
+        best=None,
+        low=None,
+        high=None,
+        matters=False,
+        verdict="every training diverged, with any threshold: check the learning rate and the initialisation",
     )
 
 
@@ -193,12 +197,14 @@ def _longest_each(trials: Sequence[Trial]) -> list[Trial]:
 def _alike(trial: Trial, best: Trial, trials: Sequence[Trial]) -> bool:
     """Whether a threshold did as well as the best when both had trained for as long."""
     peer = next((t for t in trials if t.max_norm == best.max_norm and t.steps == trial.steps), None)
-    return peer is not None and trial.loss is not None and _within_noise(trial, peer)
+    return peer is not None and _is_as_good(trial, peer)
 
 
-def _within_noise(one: Trial, other: Trial) -> bool:
-    assert one.loss is not None
+def _is_as_good(one: Trial, other: Trial) -> bool:
+    """Whether a trial was not lost and is within the noise of the other, which was not."""
     assert other.loss is not None
+    if one.loss is None:
+        return False
     noise = 2 * math.hypot(one.error or 0.0, other.error or 0.0)
     return one.loss - other.loss <= max(noise, LEAST_GAIN * abs(other.loss))
 

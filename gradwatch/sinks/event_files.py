@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,20 +91,23 @@ def scalars(window: list[StepRecord]) -> dict[str, float]:
     >>> scalars([StepRecord(step=0, total_norm=9.0, clip_coef=0.1), StepRecord(step=1, total_norm=1.0)])
     {'total_norm': 1.0, 'total_norm_max': 9.0, 'clip_coef': 0.1, 'clipped_fraction': 0.5, 'nonfinite': 0.0}
     """
-    norms = [record.total_norm for record in window]
     losses = [record.loss for record in window if record.loss is not None]
     finite = [loss for loss in losses if math.isfinite(loss)]
-    coefs = [record.clip_coef for record in window]
     found = {
-        "total_norm": norms[-1],
-        "total_norm_max": math.nan if any(map(math.isnan, norms)) else max(norms),
-        "clip_coef": math.nan if any(map(math.isnan, coefs)) else min(coefs),
+        "total_norm": window[-1].total_norm,
+        "total_norm_max": _unless_nan(max, [record.total_norm for record in window]),
+        "clip_coef": _unless_nan(min, [record.clip_coef for record in window]),
         "clipped_fraction": sum(record.clipped for record in window) / len(window),
         "nonfinite": float(max(record.nonfinite for record in window)),
     }
     if losses:
         found["loss"] = sum(finite) / len(finite) if finite else math.nan
     return found
+
+
+def _unless_nan(choose: Callable[[list[float]], float], values: list[float]) -> float:
+    """The chosen value; NaN if any of them is."""
+    return math.nan if any(map(math.isnan, values)) else choose(values)
 
 
 def write(records: Iterable[StepRecord], folder: Path, several: bool = False) -> int:

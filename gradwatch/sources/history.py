@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,10 +99,10 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
             return wanted
         raise CannotImport(f"{where} has no {wanted!r}; expected one of {listed}.")
     found = [name for name in available if _is_called(name, NAMES[kind])]
-    if len(found) == 1 or (found and kind != "norm"):
-        return min(found, key=len)
     if kind != "norm":
-        return None
+        return min(found, key=len, default=None)
+    if len(found) == 1:
+        return found[0]
     what = "several series that may be the gradient norm" if found else "no series with the name of a gradient norm"
     raise CannotImport(f"{where} has {what}: {', '.join(map(repr, found)) or listed}. Name it with --norm.")
 
@@ -165,14 +165,7 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
         raise CannotImport(f"{history.source} holds a step below 0 or above 2^53, where float64 has gaps.")
     every = _spacing(points)
     moment = moment or history.moment
-    notes = [*history.notes]
-    if repeated:
-        are = "step is" if repeated == 1 else "steps are"
-        notes.append(f"{repeated} {are} there more than once; the last value of a step counts")
-    if every > 1:
-        notes.append(f"a norm every {every} steps: what happened between was not recorded")
-    if moment == "unknown":
-        notes.append("not known whether the norms were taken before or after clipping; give --moment")
+    notes = (*history.notes, *_notes(repeated, every, moment))
     detectors = detectors_for(optimizer_class)
     records = [_record(point) for point in points]
     events = [event for record in records for detector in detectors for event in detector.update(record)]
@@ -180,7 +173,18 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as aside:
         _write_store(Path(aside), meta, optimizer_class, records, events)
         _put_in_place(Path(aside) / FILE_NAME, run)
-    return Imported(run, len(points), every, len({event.key for event in events}), tuple(notes))
+    return Imported(run, len(points), every, len({event.key for event in events}), notes)
+
+
+def _notes(repeated: int, every: int, moment: str) -> Iterator[str]:
+    """What a user should know of the import, a sentence each."""
+    if repeated:
+        are = "step is" if repeated == 1 else "steps are"
+        yield f"{repeated} {are} there more than once; the last value of a step counts"
+    if every > 1:
+        yield f"a norm every {every} steps: what happened between was not recorded"
+    if moment == "unknown":
+        yield "not known whether the norms were taken before or after clipping; give --moment"
 
 
 def _refuse_existing(run: Path) -> None:

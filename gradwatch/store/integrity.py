@@ -188,11 +188,11 @@ class Integrity:
         number, crc = row["id"], row[f"{table}.crc"]
         blobs = [row[f"{table}.{name}"] for name in BLOBS[table]]
         unbound = number < self._row_crc_from
-        if all(blob is None for blob in blobs) and crc is None:
+        if not any(value is not None for value in (crc, *blobs)):
             if (row["parts"] or 0) & PARTS[table]:
                 self.left_out.add((table, number))
             return True
-        if not all(blob is None or is_blob(blob) for blob in blobs):
+        if not _are_blobs(blobs):
             return False
         if crc is None:
             return unbound and bool(number < self._crc_from)
@@ -246,6 +246,11 @@ def _as_number(column: Sequence[Any]) -> NDArray[np.int64]:
 def is_blob(value: object) -> bool:
     """Whether a value is a blob of float32 numbers."""
     return type(value) is bytes and len(value) % 4 == 0
+
+
+def _are_blobs(values: Sequence[object]) -> bool:
+    """Whether each value is null or a blob of float32 numbers."""
+    return all(value is None or is_blob(value) for value in values)
 
 
 def first_time(ids: Sequence[Any]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -192,24 +192,53 @@ def find_fault(layout: Layout, entries: list[tuple[Any, ...]], pages: int) -> st
     if layout.version < 1 or (layout.has_row_crc and layout.version < SCHEMA_VERSION):
         return f"it has no tables of schema {layout.version}"
     tables = declared(layout)
-    own = dict(tables) | {f"sqlite_autoindex_{table}_1": None for table in tables if _has_text_key(table)}
+    indexes = {f"sqlite_autoindex_{table}_1" for table in tables if _has_text_key(table)}
     for kind, name, table, _, sql in entries:
-        if kind not in ("table", "index", "view") or (kind == "view" and name in own):
-            return f"it has the {kind} {name!r}, which no store has"
-        if name in tables and (kind != "table" or table != name or parse(str(sql)) != (name, tables[name])):
-            return f"table {name!r} is not that of schema {layout.version}"
-        if table == "parameter" and name != table:
-            # SQLite counts by an index whatever it is told.
-            return f"table 'parameter' has the {kind} {name!r}"
-        if name not in tables and name in own and (kind != "index" or name != f"sqlite_autoindex_{table}_1" or sql):
-            return f"index {name!r} is not that of schema {layout.version}"
-    found = [name for _, name, *_ in entries if name in own]
-    if sorted(found) != sorted(own):
-        return f"tables are missing or there twice: {', '.join(sorted({*own} ^ {*found})) or 'twice'}"
-    roots = [root for kind, _, _, root, _ in entries if kind != "view" and root != 0]
-    if not all(isinstance(root, int) and 2 <= root <= pages for root in roots) or len({*roots}) < len(roots):
-        return "two tables begin on one page, or one outside of the file"
+        fault = (
+            _kind_fault(kind, name, is_own=name in tables or name in indexes)
+            or _table_fault(layout, tables, (kind, name, table, sql))
+            or _index_fault(layout, name in indexes, (kind, name, table, sql))
+        )
+        if fault is not None:
+            return fault
+    return _count_fault({*tables} | indexes, entries) or _page_fault(entries, pages)
+
+
+def _kind_fault(kind: Any, name: Any, *, is_own: bool) -> str | None:
+    if kind in ("table", "index") or (kind == "view" and not is_own):
+        return None
+    return f"it has the {kind} {name!r}, which no store has"
+
+
+def _table_fault(layout: Layout, tables: Mapping[str, Any], entry: tuple[Any, ...]) -> str | None:
+    kind, name, table, sql = entry
+    if name in tables and (kind != "table" or table != name or parse(str(sql)) != (name, tables[name])):
+        return f"table {name!r} is not that of schema {layout.version}"
+    if table == "parameter" and name != table:
+        # SQLite counts by an index whatever it is told.
+        return f"table 'parameter' has the {kind} {name!r}"
     return None
+
+
+def _index_fault(layout: Layout, is_own: bool, entry: tuple[Any, ...]) -> str | None:
+    kind, name, table, sql = entry
+    if is_own and (kind != "index" or name != f"sqlite_autoindex_{table}_1" or sql):
+        return f"index {name!r} is not that of schema {layout.version}"
+    return None
+
+
+def _count_fault(own: set[str], entries: Sequence[tuple[Any, ...]]) -> str | None:
+    found = [name for _, name, *_ in entries if name in own]
+    if sorted(found) == sorted(own):
+        return None
+    return f"tables are missing or there twice: {', '.join(sorted(own ^ {*found})) or 'twice'}"
+
+
+def _page_fault(entries: Sequence[tuple[Any, ...]], pages: int) -> str | None:
+    roots = [root for kind, _, _, root, _ in entries if kind != "view" and root != 0]
+    if all(isinstance(root, int) and 2 <= root <= pages for root in roots) and len({*roots}) == len(roots):
+        return None
+    return "two tables begin on one page, or one outside of the file"
 
 
 def _has_text_key(table: str) -> bool:

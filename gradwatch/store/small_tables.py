@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradwatch.errors import StoreDamaged
@@ -81,13 +81,15 @@ class SmallTables:
         lengths = Counter(optimizer for optimizer, *_ in rows)
         for optimizer, position in infos:
             lengths[optimizer] = max(lengths[optimizer], position + 1)
-        # The place of a row that is damaged or lost is kept, for the blobs have it.
-        keys = [(optimizer, position) for optimizer, length in lengths.items() for position in range(length)]
-        self._integrity.left_out |= {("parameter", key) for key in keys if infos.get(key) is None}
-        return {
-            optimizer: tuple(infos.get((optimizer, at)) or damaged_parameter(at) for at in range(length))
-            for optimizer, length in lengths.items()
-        }
+        return {name: self._in_order(name, length, infos) for name, length in lengths.items()}
+
+    def _in_order(
+        self, optimizer: str, length: int, infos: Mapping[tuple[str, int], ParameterInfo | None]
+    ) -> tuple[ParameterInfo, ...]:
+        """The parameters of an optimizer; a damaged or lost row keeps its place, for the blobs have it."""
+        own = [infos.get((optimizer, at)) for at in range(length)]
+        self._integrity.left_out |= {("parameter", (optimizer, at)) for at, info in enumerate(own) if info is None}
+        return tuple(info or damaged_parameter(at) for at, info in enumerate(own))
 
     def events(self) -> list[Event]:
         """What the detectors found, in order."""

@@ -275,11 +275,9 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
     layers = _layers(layer, infos) if layer else None
     if layers is not None and not _fit_the_layers(weight, rank, layers):
         return None
-    rates = _rates(row["learning_rates"]) if row["learning_rates"] else None
-    one = () if row["learning_rate"] is None else (row["learning_rate"],)
     return StepRecord(
         **{name: row[name] for name in _OF_RECORD},
-        learning_rates=one if rates is None else tuple(rates),
+        learning_rates=_learning_rates(row),
         skipped=bool(row["skipped"]),
         layers=layers,
         weights=WeightStats(**weight) if weight else None,
@@ -288,6 +286,14 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
 
 
 _OF_RECORD = [n for n in STEP_COLUMNS if n not in {"learning_rate", "learning_rates", "skipped", "parts", "nan"}]
+
+
+def _learning_rates(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """Those of all groups; the one rate where the groups share it."""
+    rates = _rates(row["learning_rates"]) if row["learning_rates"] else None
+    if rates is not None:
+        return tuple(rates)
+    return () if row["learning_rate"] is None else (row["learning_rate"],)
 
 
 def _stats(table: str, row: Mapping[str, Any]) -> dict[str, Floats]:

@@ -64,9 +64,6 @@ def _badge(severity: str, text: str) -> str:
 
 
 def _head(summary: RunSummary) -> str:
-    clipping = summary.clipping
-    not_clipped = "not clipped" if clipping.is_known else "not known whether it was clipped"
-    clipped = not_clipped if clipping.kind is None else f"clipped_fraction {share(clipping.clipped_fraction)}"
     several = len(summary.optimizers) > 1
     facts = [
         summary.run,
@@ -75,7 +72,7 @@ def _head(summary: RunSummary) -> str:
         optimizer_label(summary.optimizer_class, summary.learning_rate),
         step_range(summary.first_step, summary.last_step),
         f"total norm: median {number(summary.total_norm.median)}, max {number(summary.total_norm.max)}",
-        clipped,
+        _clipped(summary),
     ]
     told = next((finding for finding in summary.findings if finding.severity != "info"), None)
     lines = [
@@ -89,6 +86,13 @@ def _head(summary: RunSummary) -> str:
         f"{'<br/>'.join(f'<small>{line}</small>' for line in lines)}</p>"
         f"{_findings([finding for finding in summary.findings if finding is not told])}"
     )
+
+
+def _clipped(summary: RunSummary) -> str:
+    clipping = summary.clipping
+    if clipping.kind is not None:
+        return f"clipped_fraction {share(clipping.clipped_fraction)}"
+    return "not clipped" if clipping.is_known else "not known whether it was clipped"
 
 
 def _findings(others: Sequence[Finding]) -> str:

@@ -44,8 +44,8 @@ class PlantedFault(Exception):
 class Planter:
     """Raises an exception in one of the calls between gradwatch functions, and counts these calls.
 
-    Hooks are left out, because they only pass a call on to guarded code (`guarded` and the functions around it). So are
-    generators, because they are also called to be closed, where nothing can catch an exception.
+    Hooks are left out, because they only pass a call on to guarded code (`guarded`, `harmless` and what they enter). So
+    are generators, because they are also called to be closed, where nothing can catch an exception.
     """
 
     def __init__(self, at=None, thread="MainThread"):
@@ -58,7 +58,7 @@ class Planter:
             return
         if threading.current_thread().name != self.thread or code.co_flags & CO_GENERATOR:
             return
-        if code.co_name in ("guarded", "enter", "leave") or code.co_filename.startswith(
+        if code.co_name in ("guarded", "harmless", "enter", "leave") or code.co_filename.startswith(
             str(PACKAGE / "recording" / "hooks")
         ):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -176,10 +177,13 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
             (step for step in seen if event.step - NEAR_STEPS <= step <= event.step),
             default=_begin(optimizer, event.step),
         )
-    course = loss_course(optimizer)
-    lost = _loss_is_lost(optimizer, course)
-    if lost:
+    if _loss_is_lost(optimizer, loss_course(optimizer)):
         return _begin(optimizer, None)
+    return _lasting_explosion(optimizer)
+
+
+def _lasting_explosion(optimizer: OptimizerFacts) -> int | None:
+    """The step of the first critical explosion from which the training did not come back."""
     explosions = [e for e in optimizer.events if e.kind == "explosion" and e.severity == "critical"]
     for explosion in explosions:
         if not came_back(optimizer.steps, optimizer.total_norm, optimizer.loss, explosion):
@@ -265,12 +269,16 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "spikes": Quantity(len(spikes), "steps"),
             "largest_norm": Quantity(norm, "norm"),
             "largest_ratio": Quantity(ratio, "times the median of its neighbours"),
-            "steps": Quantity(", ".join(str(s) for s, _ in spikes[:5]) + (", ..." if len(spikes) > 5 else ""), "steps"),
+            "steps": Quantity(_listed_steps([step for step, _ in spikes]), "steps"),
         },
         cause="a single batch: an outlier, a wrong label, or a sequence of unusual length",
         remedy="look at the batches of these steps; clipping limits what such a step does, it does not mend the data",
         confirm="run the same batch through an earlier checkpoint",
     )
+
+
+def _listed_steps(steps: Sequence[int], most: int = 5) -> str:
+    return ", ".join(map(str, steps[:most])) + (", ..." if len(steps) > most else "")
 
 
 def _lone_spikes(optimizer: OptimizerFacts) -> list[tuple[int, float]]:

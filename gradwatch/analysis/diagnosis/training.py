@@ -236,13 +236,11 @@ def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     share = _share_of_entries(optimizer, absent)
     kinds = _whole_kinds(optimizer.names, absent)
-    notable = share >= NOTABLE_ENTRIES or bool(kinds)
-    severity: Severity = "critical" if share >= MOST_STEPS else "warning" if notable else "info"
     whole = f"every parameter called {listed(kinds)}" if kinds else listed(absent)
     gets = "get" if len(absent) > 1 and not kinds else "gets"
     return Finding(
         code="no-gradient",
-        severity=severity,
+        severity=_severity_of_absence(share, is_notable=share >= NOTABLE_ENTRIES or bool(kinds)),
         certainty="shown",
         what=f"{whole}{facts.of(optimizer)} never {gets} a gradient: {len(absent)} of {len(optimizer.names)}"
         f" parameters, {share:.0%} of the trainable weights, are not trained",
@@ -259,6 +257,12 @@ def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " leave the parameters out of the optimizer if they are not meant to train",
         confirm="after one backward, list the names whose grad is None",
     )
+
+
+def _severity_of_absence(share: float, *, is_notable: bool) -> Severity:
+    if share >= MOST_STEPS:
+        return "critical"
+    return "warning" if is_notable else "info"
 
 
 def _whole_kinds(names: list[str], absent: list[str]) -> list[str]:

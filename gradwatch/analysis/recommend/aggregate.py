@@ -22,10 +22,18 @@ def aggregate(each: Sequence[Recommendation]) -> Agreement:
         refused = f"none of the {len(each)} runs supports one: {each[0].refused}"
         return Agreement(together=replace(each[0], run=_names(each), refused=refused), each=tuple(each), spread=None)
     numbers = [advice.max_norm for advice in given if advice.max_norm is not None]
+    spread = max(numbers) / min(numbers)
+    return Agreement(together=_together(each, given, numbers), each=tuple(each), spread=spread)
+
+
+def _together(
+    each: Sequence[Recommendation], given: Sequence[Recommendation], numbers: Sequence[float]
+) -> Recommendation:
+    """The one recommendation; ``given`` are those of ``each`` that have a threshold, ``numbers`` the thresholds."""
     middle = two_digits(float(np.exp(np.mean(np.log(numbers)))))
     low, high, agree = _common_range(given, numbers, middle)
     kinds = {advice.clip for advice in given}
-    together = Recommendation(
+    return Recommendation(
         run=_names(each),
         max_norm=middle,
         low=low,
@@ -40,7 +48,6 @@ def aggregate(each: Sequence[Recommendation]) -> Agreement:
         usable_steps=sum(advice.usable_steps for advice in given),
         worst_norm=max(advice.worst_norm or 0.0 for advice in given),
     )
-    return Agreement(together=together, each=tuple(each), spread=max(numbers) / min(numbers))
 
 
 def _common_range(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
+from gradwatch.analysis.statistics.quantiles import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,23 +34,26 @@ def clipping_summary(steps: pd.DataFrame, policy: str | None, *, is_known: bool 
         policy: the text of gradwatch's own policy, where `attach` clipped.
         is_known: whether clipping would have been recorded; an imported history does not tell.
     """
-    by_norm, by_value = steps["max_norm"].dropna(), steps["clip_value"].dropna()
+    by_norm, by_value = (steps[name].dropna().to_numpy(float) for name in ("max_norm", "clip_value"))
     kinds = [kind for kind, found in (("norm", by_norm), ("value", by_value)) if len(found)]
     if not kinds and (policy is not None or not (steps["clip_coef"] >= 1).all()):
         kinds = ["policy"]
     thresholds = by_norm if len(by_norm) else by_value
     thresholds = thresholds[np.isfinite(thresholds)]  # a policy that warms up has no threshold yet
     coefs = steps["clip_coef"].to_numpy(float)
-    coefs = coefs[np.isfinite(coefs)]
-    cut = steps["cut_fraction"].dropna()
     return ClippingSummary(
         is_known=is_known or bool(kinds),
         kind="+".join(kinds) or None,
         policy=policy,
-        threshold=float(thresholds.iloc[-1]) if len(thresholds) else None,
-        threshold_min=float(thresholds.min()) if len(thresholds) else None,
-        threshold_max=float(thresholds.max()) if len(thresholds) else None,
+        threshold=_of(thresholds[-1:], np.max),
+        threshold_min=_of(thresholds, np.min),
+        threshold_max=_of(thresholds, np.max),
         clipped_fraction=float(steps["clipped"].mean()) if kinds else None,
-        mean_clip_coef=float(coefs.mean()) if kinds and len(coefs) else None,
-        cut_fraction=float(cut.mean()) if len(cut) else None,
+        mean_clip_coef=_of(coefs[np.isfinite(coefs)], np.mean) if kinds else None,
+        cut_fraction=_of(steps["cut_fraction"].dropna().to_numpy(float), np.mean),
     )
+
+
+def _of(values: Array, reduce: Callable[[Array], float]) -> float | None:
+    """Reduce values to one; None if there are none."""
+    return float(reduce(values)) if len(values) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,13 +140,15 @@ def optimizer_history(
     warm_up = _warm_up_steps(len(norms))
     counts = finite & (np.arange(len(norms)) >= warm_up)
     losses = frame["loss"].to_numpy(float)
-    critical = [event for event in events if event.severity == "critical" and not _is_over(event, steps)]
-    critical = [e for e in critical if e.kind != "explosion" or not came_back(steps, norms, losses, e)]
+    critical = [
+        event
+        for event in events
+        if event.severity == "critical" and not _has_recovered(event, steps=steps, norms=norms, losses=losses)
+    ]
     usable = _usable(steps, counts, events, critical)
     coefs = frame["clip_coef"].to_numpy(float)
     rates = frame["learning_rate"].dropna()
     settings = reader.settings(name)
-    momentum = settings.get("momentum")
     meta = reader.meta()
     weights, updates = _total_norms(reader, name)
     class_name = reader.optimizers.get(name, "")
@@ -165,7 +167,7 @@ def optimizer_history(
         optimizer_class=class_name,
         update_rule=update_rule,
         learning_rate=float(rates.max()) if len(rates) else None,
-        momentum=float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0,
+        momentum=_momentum(settings),
         weights=weights,
         update_ratio=update_ratio,
         least_norm=_least_norm(reader, name),
@@ -207,6 +209,17 @@ def _steps_left_out(event: Event) -> tuple[int, int]:
 def _is_over(event: Event, steps: NDArray[np.int64]) -> bool:
     """Whether an explosion ended well before the record did: the training then recovered."""
     return event.kind == "explosion" and event.until is not None and event.until + STEPS_AFTER_EVENT < steps[-1]
+
+
+def _has_recovered(event: Event, *, steps: NDArray[np.int64], norms: Array, losses: Array) -> bool:
+    """Whether an event is an explosion from which the training came back."""
+    return _is_over(event, steps) or (event.kind == "explosion" and came_back(steps, norms, losses, event))
+
+
+def _momentum(settings: Mapping[str, object]) -> float:
+    """The momentum of an optimizer's settings; 0 if they hold none, or no valid one."""
+    momentum = settings.get("momentum")
+    return float(momentum) if isinstance(momentum, int | float) and 0 <= momentum < 1 else 0.0
 
 
 def _worst(norms: Array, critical: Sequence[Event]) -> float:

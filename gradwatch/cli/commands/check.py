@@ -87,13 +87,18 @@ def find_faults(
     passed = {*(ENDINGS if allow_unfinished else ()), *(() if min_steps is None else ("too-short",))}
     found = [finding for finding in summary.findings if finding.code not in passed]
     faults = [f"{f.severity} {f.code}{_at(f)}: {f.what}" for f in found if _is_fatal(f, fail_on)]
-    for event in summary.events:
-        if event.severity != "info" and event.kind in fail_on:
-            where = _of(summary, event.optimizer)
-            faults.append(f"{event.severity} {event.kind} at step {event.step}{where}: {event.message}")
+    faults += _named_events(summary, fail_on)
     if min_steps is not None and summary.steps < min_steps:
         faults.append(f"{summary.steps} steps are recorded, fewer than {min_steps}")
     return faults if max_clipped_fraction is None else faults + _clipped_too_often(run, summary, max_clipped_fraction)
+
+
+def _named_events(summary: RunSummary, kinds: Sequence[str]) -> list[str]:
+    return [
+        f"{event.severity} {event.kind} at step {event.step}{_of(summary, event.optimizer)}: {event.message}"
+        for event in summary.events
+        if event.severity != "info" and event.kind in kinds
+    ]
 
 
 def _clipped_too_often(run: Run, summary: RunSummary, limit: float) -> list[str]:
