@@ -54,7 +54,7 @@ def noise_scale(reader: RunReader, optimizer: str | None = None, smoothing: floa
     local, before = reader.ranks("norm", optimizer), reader.ranks("before_reduction", optimizer)
     ranks = local.shape[1]
     if ranks < 2:
-        return pd.Series(np.empty(0), index=local.index, name="noise_scale", dtype=float)
+        return pd.Series(np.nan, index=local.index, name="noise_scale", dtype=float)
     usable = (before.to_numpy() == 1).all(axis=1) & np.isfinite(local.to_numpy()).all(axis=1)
     small = (local.astype(float) ** 2).mean(axis=1)[usable]
     large = reader.steps(optimizer)["total_norm"].reindex(small.index) ** 2
