@@ -34,7 +34,7 @@ Mark: TypeAlias = Literal["fine", "note", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One observation, or one thing that gradwatch can't observe."""
+    """Something that gradwatch can observe, or that it can't."""
 
     mark: Mark
     about: str
@@ -54,17 +54,18 @@ class Examination:
         return any(observation.mark == "problem" for observation in self.observations)
 
 
-_NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}  # codes; the last is told with the calls
+# Codes of findings that a few steps always have; the last is reported with the clip calls.
+_NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}
 
 
 class _Enough(BaseException):
-    """Ends the script from within its optimizer step."""
+    """Stops the script from within its optimizer step."""
 
 
 def examine(program: Program, steps: int = 5) -> Examination:
-    """Run the program in this process until an optimizer has made ``steps`` steps, or it ends.
+    """Run the program in this process until an optimizer has made ``steps`` steps or the program ends.
 
-    Its output goes where it always goes.
+    The program prints as usual.
     """
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
         found: list[_Listener] = []
@@ -90,12 +91,12 @@ class _Site:
     """A line that calls a clipping function."""
 
     function: str
-    threshold: float | None  # None: a policy's own
+    threshold: float | None  # None: the policy chooses it
     calls: int = 0
 
 
 class _Listener:
-    """Listens beside the discovery, which records."""
+    """Observes the hooks, beside the discovery that records the run."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -109,14 +110,14 @@ class _Listener:
         self._backwards = 0
         self._scales: list[float] = []
         self._unscaled = self._was_unscaled = False
-        self._clock: list[tuple[float, float]] = []  # wall clock and our share of it, at each step
+        self._clock: list[tuple[float, float]] = []  # at each step: the time, and the seconds spent in gradwatch so far
         register_optimizer_step_post_hook(lambda *_: self._stop_if_enough())
         listen_to_backward(self)
         listen_to_grad_scaler(self)
-        with contextlib.suppress(TapError):  # the watch says it
+        with contextlib.suppress(TapError):  # the recording warns of it
             listen_to_clip_calls(self)
 
-    # ------------------------------------------------------------------------------ what taps call
+    # ----------------------------------------------------------------------------- called by hooks
 
     def _stop_if_enough(self) -> None:
         watch = self._discovery.watch
@@ -128,7 +129,7 @@ class _Listener:
             raise _Enough
 
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
-        # All optimizers that step within the backward have stepped by now.
+        # Optimizers that step within the previous backward have all stepped by now.
         watch = self._discovery.watch
         if watch is not None and watch.steps >= self._wanted:
             raise _Enough
@@ -147,28 +148,28 @@ class _Listener:
         self._sites.setdefault(_caller(), site).calls += 1
 
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
-        """Where there is no optimizer, a clip call is a step."""
+        """In a loop without an optimizer a clip call is a step."""
         if not self._discovery.optimizers_seen:
             self._stop_if_enough()
 
     def clip_failed(self, call: ClipCall) -> None:
-        """The script hears of it."""
+        """The exception reaches the script."""
 
     def before_unscale(self, optimizer: Optimizer) -> None:
         self._unscaled = True
 
     def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
-        """Nothing is left to see."""
+        """Nothing to observe."""
 
     def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
         self._scales.append(float(scale))
         self._was_unscaled = self._unscaled
 
     def after_scaled_step(self, optimizer: Optimizer) -> None:
-        self._unscaled = False  # a step that was not unscaled before unscales by itself
+        self._unscaled = False  # the step itself unscales if the loop did not
         self._stop_if_enough()
 
-    # -------------------------------------------------------------------------------- what is told
+    # -------------------------------------------------------------------------------- the report
 
     def observations(self) -> list[Observation]:
         watch = self._discovery.watch
@@ -204,7 +205,7 @@ class _Listener:
         infos = run.parameters(name)
         about = f"optimizer {name}"
         if steps.empty:
-            return [Observation("note", about, f"{optimizer_label(run.optimizers[name])} made no step yet")]
+            return [Observation("note", about, f"{optimizer_label(run.optimizers[name])} has made no step yet")]
         norms = run.layers("norm", name)
         present = run.layers("nonfinite", name).notna().iloc[-1]
         absent = [parameter for parameter in norms.columns if not present[parameter]]
@@ -220,11 +221,15 @@ class _Listener:
             found.append(Observation("note", about, f"no gradient at the last step: {_some(absent)}"))
         unnamed = [info.name for info in infos if info.name.startswith("group")]
         if unnamed:
-            found.append(Observation("note", about, f"parameters of no module, named by their group: {_some(unnamed)}"))
+            found.append(
+                Observation(
+                    "note", about, f"parameters that belong to no module, named by their group: {_some(unnamed)}"
+                )
+            )
         return found
 
     def _outside(self, models: Sequence[nn.Module]) -> list[Observation]:
-        """Parameters that get gradients and that no optimizer updates."""
+        """Report parameters that require gradients and that no optimizer updates."""
         assert self._discovery.watch is not None
         own = self._discovery.watch.parameter_ids
         stray = [
@@ -235,7 +240,11 @@ class _Listener:
         ]
         if not stray:
             return []
-        return [Observation("note", "optimizers", f"these require gradients and are in no optimizer: {_some(stray)}")]
+        return [
+            Observation(
+                "note", "optimizers", f"parameters that require gradients and are in no optimizer: {_some(stray)}"
+            )
+        ]
 
     def _about_clipping(self, run: Run) -> list[Observation]:
         steps = run.steps()
@@ -244,7 +253,7 @@ class _Listener:
             for where, site in self._sites.items()
         ]
         if not found:
-            return [Observation("note", "clipping", "none was called")]
+            return [Observation("note", "clipping", "no clipping function was called")]
         faults = [event for event in run.events() if event.kind == "ineffective-clipping"]
         marks: dict[str, Mark] = {"info": "note"}
         found += [Observation(marks.get(event.severity, "problem"), "clipping", event.message) for event in faults]
@@ -258,7 +267,7 @@ class _Listener:
         if not self._scales:
             return []
         skipped = int(run.steps()["skipped"].sum())
-        how = "the loop calls unscale_" if self._was_unscaled else "unscale_ is left to the step"
+        how = "the loop calls unscale_" if self._was_unscaled else "scaler.step calls unscale_"
         text = f"GradScaler at {self._scales[-1]:g}, {how}; {skipped} steps skipped. Norms are recorded unscaled"
         return [Observation("fine", "scaling", text)]
 
@@ -267,11 +276,13 @@ class _Listener:
         found = []
         if self._discovery.watch.steps_within_backward:
             found.append(
-                "optimizers step within backward: each gradient is measured as it is consumed, nothing can clip them"
-                " together"
+                "optimizers step within backward: each gradient is measured just before its update, and they can't be"
+                " clipped together"
             )
         if "NoOptimizer" in run.optimizers.values():
-            found.append("there is no optimizer: a step is recorded at each clip call, the update is not seen")
+            found.append(
+                "the loop has no optimizer: a step is recorded at each clip call, and the update is not observed"
+            )
         return [Observation("note", "unseen", text) for text in found]
 
     def _about_cost(self, route: str) -> Observation:
@@ -287,7 +298,7 @@ class _Listener:
 
 
 def _caller() -> str:
-    """File and line of the innermost frame that is neither torch's nor ours."""
+    """File and line of the innermost frame outside torch and gradwatch."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -298,7 +309,7 @@ def _caller() -> str:
 
 
 def _short(path: str) -> str:
-    """A path within the current folder from there, one of a package from the package on."""
+    """A path relative to the current folder, or to the folder from which its package is imported."""
     for base in (Path.cwd(), *(Path(entry) for entry in sys.path if entry)):
         if Path(path).is_relative_to(base):
             return str(Path(path).relative_to(base))

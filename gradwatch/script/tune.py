@@ -1,8 +1,8 @@
-"""`gradwatch tune`: the threshold by experiment, where a history can't tell it.
+"""`gradwatch tune`: find the threshold by experiment.
 
-The script is run as it is with another threshold each time, short runs first and the promising ones
-longer (successive halving: Jamieson, Talwalkar 2016), and judged by the loss that it trained on, or by
-a number that it prints, the loss on held-out data say.
+Each trial runs the unchanged script with another threshold. All candidates train for a few steps, and the best ones
+train again for longer (successive halving: Jamieson, Talwalkar 2016). A trial is judged by its training loss, or by a
+number that the script prints, for example the loss on held-out data.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from gradwatch.analysis.recommend import recommend
 from gradwatch.analysis.run import Run
 from gradwatch.errors import BadArgument, CannotTune, GradwatchError
 
-FACTOR = 4.0  # between two candidates
-LEAST_GAIN = 0.01  # of the loss; what is less does not matter
-TAIL = 0.2  # of the steps are judged
-PILOT = 0.25  # of the steps are made in the first round
-OUTPUT = "output.txt"  # what the script printed, beside its run
+FACTOR = 4.0  # from one candidate to the next
+LEAST_GAIN = 0.01  # share of the loss: a smaller difference does not matter
+TAIL = 0.2  # share of a trial's losses, the last ones, by which it is judged
+PILOT = 0.25  # share of the steps that the first round makes
+OUTPUT = "output.txt"  # holds the script's output, beside its run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,38 +38,38 @@ class Trial:
     """One run of the script with a threshold."""
 
     max_norm: float  # infinite: no clipping
-    steps: int  # wanted
-    made: int  # made
-    loss: float | None  # median over the last fifth of those that were recorded, or printed; None: lost
-    error: float | None  # its standard error, from the medians of ten blocks
+    steps: int  # asked for
+    made: int  # steps that were made
+    loss: float | None  # the median of the last fifth of the recorded or printed losses; None: the training diverged
+    error: float | None  # standard error of `loss`, from the medians of ten blocks
     clipped_fraction: float | None
     run: str = ""
 
     @property
     def rank(self) -> float:
-        """What it is judged by; lost is worst."""
+        """The number by which trials are compared, the smallest is best; infinite if the training diverged."""
         return math.inf if self.loss is None else self.loss
 
 
 class Train(Protocol):
-    """Runs the training with a threshold for so many steps."""
+    """Runs the training with a threshold for a number of steps."""
 
     def __call__(self, max_norm: float, steps: int) -> Trial: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """What the experiment showed."""
+    """The result of the experiment."""
 
     trials: tuple[Trial, ...]  # in the order in which they were made
-    best: float | None  # the threshold of the least loss; None: every training was lost
-    low: float | None  # thresholds from here
-    high: float | None  # to here did as well, as far as the noise tells
+    best: float | None  # the threshold with the smallest loss; None: every training diverged
+    low: float | None  # thresholds from `low` to `high` did as well as `best`, within the noise
+    high: float | None
     matters: bool  # whether clipping at `best` is better than not clipping
     verdict: str
 
     def final(self) -> list[Trial]:
-        """The longest trial of each threshold, by threshold."""
+        """The longest trial of each threshold, in ascending order of thresholds."""
         return _longest_each(self.trials)
 
 
@@ -77,7 +77,7 @@ class Tuning:
 
 
 def rounds(count: int, steps: int) -> list[tuple[int, int]]:
-    """How many candidates train for how many steps, round after round.
+    """The number of candidates and the number of steps of each round.
 
     >>> rounds(8, 1000)
     [(8, 250), (4, 500), (2, 1000)]
@@ -90,7 +90,7 @@ def rounds(count: int, steps: int) -> list[tuple[int, int]]:
 
 
 def cost(count: int) -> float:
-    """In runs of full length, that without clipping in the last round included.
+    """The cost of the search in runs of full length. The last run without clipping is included.
 
     >>> cost(8), cost(4)
     (7.0, 4.0)
@@ -99,10 +99,10 @@ def cost(count: int) -> float:
 
 
 def count_within(budget: float) -> int:
-    """How many candidates a budget allows.
+    """The number of candidates that a budget allows.
 
     Raises:
-        BadArgument: not even three.
+        BadArgument: the budget allows fewer than three.
 
     >>> count_within(7)
     8
@@ -114,7 +114,7 @@ def count_within(budget: float) -> int:
 
 
 def cost_in_steps(budget: float, steps: int) -> int:
-    """Of the whole search.
+    """The number of steps of the whole search.
 
     >>> cost_in_steps(7, 1000)
     7000
@@ -123,7 +123,7 @@ def cost_in_steps(budget: float, steps: int) -> int:
 
 
 def candidates(centre: float, count: int) -> list[float]:
-    """``count`` thresholds about a centre, a factor of 4 apart, one more below than above where they can't be even.
+    """``count`` thresholds around a centre, a factor of 4 apart. An even count has one more below than above it.
 
     >>> candidates(1.0, 4)
     [0.0625, 0.25, 1.0, 4.0]
@@ -132,9 +132,9 @@ def candidates(centre: float, count: int) -> list[float]:
 
 
 def search(thresholds: Sequence[float], steps: int, train: Train) -> Tuning:
-    """Successive halving over the thresholds and no clipping, which stays to the end to be compared with.
+    """Search the thresholds by successive halving. The training without clipping stays until the last round.
 
-    ``train`` may be called again for a threshold with more steps; it begins anew.
+    ``train`` is called again for a threshold with more steps, and then trains from the start.
     """
     trials: list[Trial] = []
     everyone = [*dict.fromkeys(thresholds), math.inf]
@@ -154,7 +154,7 @@ def search(thresholds: Sequence[float], steps: int, train: Train) -> Tuning:
 
 
 def judged(trials: Sequence[Trial]) -> Tuning:
-    """What trials show; of each length those are compared that reached it."""
+    """Judge the trials. Only trials of the same length are compared."""
     longest = max(trial.steps for trial in trials)
     final = [trial for trial in trials if trial.steps == longest]
     kept = [trial for trial in final if trial.loss is not None]
@@ -186,7 +186,7 @@ def _all_lost(trials: Sequence[Trial]) -> Tuning:
 
 
 def _longest_each(trials: Sequence[Trial]) -> list[Trial]:
-    """By threshold; of equally long ones the last."""
+    """The longest trial of each threshold, ascending; of equally long ones the last."""
     longest: dict[float, Trial] = {}
     for trial in trials:
         if trial.max_norm not in longest or trial.steps >= longest[trial.max_norm].steps:
@@ -195,13 +195,13 @@ def _longest_each(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _alike(trial: Trial, best: Trial, trials: Sequence[Trial]) -> bool:
-    """Whether a threshold did as well as the best when both had trained for as long."""
+    """Whether a threshold did as well as the best one in trials of the same length."""
     peer = next((t for t in trials if t.max_norm == best.max_norm and t.steps == trial.steps), None)
     return peer is not None and _is_as_good(trial, peer)
 
 
 def _is_as_good(one: Trial, other: Trial) -> bool:
-    """Whether a trial was not lost and is within the noise of the other, which was not."""
+    """Whether a trial did not diverge and its loss is within the noise of the other's."""
     assert other.loss is not None
     if one.loss is None:
         return False
@@ -213,12 +213,12 @@ def _verdict(best: Trial, plain: Trial | None, matters: bool) -> str:
     if plain is None:
         return f"clip at {best.max_norm:g}"
     if plain.loss is None:
-        return f"clip at {best.max_norm:g}: without clipping the training is lost"
+        return f"clip at {best.max_norm:g}: without clipping the training diverges"
     assert best.loss is not None
     if not matters:
         return (
-            f"it does not matter here: without clipping the loss is {plain.loss:.4g}, with the best threshold"
-            f" {best.loss:.4g}, which is within the noise or {LEAST_GAIN:.0%}"
+            f"clipping does not matter here: the loss is {plain.loss:.4g} without it and {best.loss:.4g} with the best"
+            f" threshold, a difference within the noise or {LEAST_GAIN:.0%}"
         )
     return f"clip at {best.max_norm:g}: the loss is {best.loss:.4g}, without clipping {plain.loss:.4g}"
 
@@ -228,7 +228,7 @@ def _verdict(best: Trial, plain: Trial | None, matters: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What is run, and where its runs are kept; trials that are there already are not made again."""
+    """The script and the folder of its trials. A trial that has finished before is not run again."""
 
     arguments: tuple[str, ...]
     module: bool
@@ -237,10 +237,10 @@ class Script:
     judge_by: re.Pattern[str] | None = None  # finds numbers in what the script prints
 
     def __call__(self, max_norm: float, steps: int) -> Trial:
-        """Run it, or read what an earlier call ran to its end.
+        """Run a trial, or read it if an earlier call has finished it.
 
         Raises:
-            CannotTune: the script failed before it trained, or there is no loss to judge by.
+            CannotTune: the script failed before its first step, or the trial has no loss.
         """
         self.say(max_norm, steps)
         run = self.folder / f"max_norm={max_norm:g} steps={steps}"
@@ -284,10 +284,10 @@ class Script:
 
 
 def outcome(run: Path, max_norm: float, steps: int, judge_by: re.Pattern[str] | None = None) -> Trial:
-    """What a finished run came to.
+    """Read the trial of a finished run.
 
     Raises:
-        CannotTune: it has no loss, or printed none.
+        CannotTune: no loss was recorded, or the script printed none.
     """
     recorded = Run(run)
     frame = recorded.steps(recorded.optimizer())
@@ -297,10 +297,10 @@ def outcome(run: Path, max_norm: float, steps: int, judge_by: re.Pattern[str] | 
         losses = frame["loss"].to_numpy(float)[frame["loss_logged"].to_numpy(bool)]
     if not len(losses):
         raise CannotTune(
-            "the script's loss is not known: it calls no backward, and watch.log was not used."
+            "the script's loss is not known: it does not call backward or watch.log."
             if judge_by is None
-            else f"--judge-by {judge_by.pattern!r} is nowhere in what a run of {len(frame)} steps printed"
-            f" ({str(run / OUTPUT)!r}). Give --steps of which a quarter is enough for the script to print it."
+            else f"--judge-by {judge_by.pattern!r} matches nothing in the output of a run of {len(frame)} steps"
+            f" ({str(run / OUTPUT)!r}). Raise --steps, so that the script prints it within a quarter of them."
         )
     lost = not math.isfinite(losses[-1]) or not np.isfinite(frame["total_norm"].to_numpy(float)[-1])
     tail = losses[-max(1, int(TAIL * len(losses))) :]
@@ -318,10 +318,10 @@ def outcome(run: Path, max_norm: float, steps: int, judge_by: re.Pattern[str] | 
 
 
 def printed(output: Path, pattern: re.Pattern[str]) -> NDArray[np.float64]:
-    """The numbers that a pattern finds in a file, by its first group where it has one.
+    """The numbers that a pattern finds in a file; its first group is the number if it has groups.
 
     Raises:
-        BadArgument: what it finds is no number.
+        BadArgument: a match is not a number.
     """
     found = []
     for match in pattern.finditer(output.read_text(errors="replace")):
@@ -330,14 +330,16 @@ def printed(output: Path, pattern: re.Pattern[str]) -> NDArray[np.float64]:
             found.append(float(text))
         except (TypeError, ValueError):
             raise BadArgument(
-                f"--judge-by found {text!r}, which is no number. Put the number into parentheses:"
+                f"--judge-by found {text!r}, which is not a number. Put the number into parentheses:"
                 r" 'held out (\S+)' finds the 0.25 of 'held out 0.25'."
             ) from None
     return np.array(found, float)
 
 
 def judge(losses: NDArray[np.float64]) -> tuple[float, float | None]:
-    """The median, so that single bad batches don't decide, and its standard error from the medians of ten blocks.
+    """The median of losses, and its standard error from the medians of ten blocks.
+
+    The median keeps single bad batches from deciding.
 
     >>> judge(np.array([1.0, 1.0, 1.0, 50.0]))
     (1.0, 12.25)
@@ -356,15 +358,15 @@ def tune(
     say: Callable[[float, int], None] = lambda max_norm, steps: None,
     judge_by: str | None = None,
 ) -> Tuning:
-    """Find the threshold of a script by at most ``budget`` runs of ``steps`` steps.
+    """Find the threshold of a script with at most ``budget`` runs of ``steps`` steps.
 
-    The first run, without clipping, says what `recommend` makes of it, and so where to look. Called
-    again with the same folder it goes on where it was stopped. ``judge_by`` is a regular expression
-    for numbers in the script's output that take the place of the loss trained on; least is best.
+    The first run does not clip; the candidates lie around the threshold that `recommend` gives for it. A search that
+    was stopped continues when it is called again with the same folder. ``judge_by`` is a regular expression for
+    numbers in the script's output. They replace the training loss, and the smallest is best.
 
     Raises:
         BadArgument: the budget or the steps are too small, or ``judge_by`` can't be used.
-        CannotTune: the folder belongs to something else, or the script can't be judged.
+        CannotTune: the folder holds something else, or the script gives no loss.
     """
     count = count_within(budget)
     if steps < 8:
@@ -380,15 +382,15 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise BadArgument(f"--judge-by is {text!r}, which is no regular expression: {error}.") from error
+        raise BadArgument(f"--judge-by is {text!r}, which is not a regular expression: {error}.") from error
 
 
 def _claim(folder: Path, what: dict[str, object]) -> None:
-    """One folder, one command."""
+    """Reserve the folder for this command."""
     file = folder / "tune.json"
     if not file.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise CannotTune(f"{str(folder)!r} is there and is no tuning. Give another --run.")
+            raise CannotTune(f"{str(folder)!r} exists and does not hold a tuning. Give another --run.")
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(what) + "\n")
     elif json.loads(file.read_text()) != what:
@@ -396,7 +398,7 @@ def _claim(folder: Path, what: dict[str, object]) -> None:
 
 
 def _centre(pilot: Path) -> float:
-    """What the pilot recommends, or where it refuses the median of its norms."""
+    """The threshold that is recommended for the pilot run, or the median of its norms if none is."""
     run = Run(pilot)
     try:
         advice = recommend(run)
@@ -407,5 +409,7 @@ def _centre(pilot: Path) -> float:
     norms = run.steps(run.optimizer())["total_norm"].to_numpy(float)
     norms = norms[np.isfinite(norms) & (norms > 0)]
     if not len(norms):
-        raise CannotTune("the script's first steps have no finite gradient norm: nothing to choose thresholds from.")
+        raise CannotTune(
+            "the script's first steps have no finite gradient norm, so there is no norm to choose thresholds by."
+        )
     return float(np.median(norms))

@@ -94,11 +94,11 @@ def test_what_is_lost_is_worst_and_all_lost_is_said():
     found = search(candidates(1.0, 6), 1000, train)
     assert found.best == 0.0156
     assert found.matters
-    assert "without clipping the training is lost" in found.verdict
+    assert "without clipping the training diverges" in found.verdict
     train, made = synthetic(lambda c, _: None)
     lost = search(candidates(1.0, 6), 1000, train)
     assert lost.best is None
-    assert "every training was lost" in lost.verdict
+    assert "every training diverged" in lost.verdict
     assert {length for _, length in made} == {250}, "longer ones would be lost as well"
 
 
@@ -213,13 +213,16 @@ def test_what_a_pattern_finds_in_the_output(tmp_path):
     assert printed(output, re.compile(r"held out (\S+)")).tolist() == pytest.approx([0.5, math.nan, 1e-3], nan_ok=True)
     assert printed(output, re.compile(r"(?<=epoch )\d")).tolist() == [1.0, 2.0]
     assert printed(output, re.compile("accuracy (.*)")).tolist() == []
-    with pytest.raises(BadArgument, match=r"'held out', which is no number\. Put the number into parentheses"):
+    with pytest.raises(BadArgument, match=r"'held out', which is not a number\. Put the number into parentheses"):
         printed(output, re.compile("held out"))
 
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("held out (", "is no regular expression"), ("accuracy (.*)", "is nowhere in what a run of 10 steps printed")],
+    [
+        ("held out (", "is not a regular expression"),
+        ("accuracy (.*)", "matches nothing in the output of a run of 10 steps"),
+    ],
 )
 def test_a_pattern_that_judges_nothing_is_said(tmp_path, pattern, message):
     done = gradwatch("tune", "--steps", "40", "--judge-by", pattern, script(tmp_path), cwd=tmp_path)
@@ -248,7 +251,7 @@ def test_a_script_that_does_not_train_is_said(tmp_path, text, message):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("x")
-    with pytest.raises(CannotTune, match="is no tuning"):
+    with pytest.raises(CannotTune, match="does not hold a tuning"):
         tune(["a.py"], False, tmp_path / "mine", 40, 7)
     other = tmp_path / "other"
     other.mkdir()
