@@ -28,6 +28,7 @@ def make(gradient=(3.0, 4.0), make_optimizer=lambda p: torch.optim.SGD(p, lr=0.0
     weight.grad = torch.tensor(gradient)
     model = nn.ParameterDict({"w": weight})
     optimizer = make_optimizer(model.parameters())
+    weight.optimizer = optimizer  # keeps it alive, as the script does
     table = ParameterTable(model, optimizer)
     options = {"policy": None, "skip_nonfinite": False, "only_unclipped": False} | options
     gate = UpdateGate(optimizer, table, Notices(), **options)
@@ -93,7 +94,7 @@ def test_an_update_that_is_finite_is_not(gradient):
 
 def test_a_fused_optimizer_whose_gradients_are_scaled_is_not_clipped_and_that_is_said_once(caplog):
     gate, weight, pending = make(make_optimizer=lambda p: torch.optim.Adam(p, fused=True), policy=NormClip(1.0))
-    gate._optimizer.grad_scale = torch.tensor(8.0)
+    weight.optimizer.grad_scale = torch.tensor(8.0)
     act(gate, pending)
     act(gate, pending)
     assert weight.grad.tolist() == [3.0, 4.0]
