@@ -1,7 +1,7 @@
-"""The trainings of the corpus: small, real, seconds each on one core, everything from public generator code.
+"""The trainings of the corpus. Each is small and real, takes seconds on one core and generates its own data.
 
-A `Task` has a model, its optimizers and a loss per step. `variant` adds what fools a careless detector: a schedule, a
-clipping threshold, accumulation, a batch that doubles, layers that are unfrozen, a curriculum.
+A `Task` has a model, its optimizers and a loss per step. A `Variant` adds something that misleads a careless detector,
+for example a schedule, a clipping threshold, accumulation, a batch that doubles, unfrozen layers or a curriculum.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """What is done differently from the plain training of a task."""
+    """The differences from the plain training of a task."""
 
     name: str = "plain"
     optimizer: str | None = None  # instead of the task's own
@@ -41,7 +41,7 @@ class Variant:
 
 @dataclass
 class Player:
-    """One optimizer and the loss that it follows."""
+    """One optimizer and the loss that it minimises."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -68,7 +68,7 @@ def mean(values: list[float]) -> float:
 
 
 def smooth(losses: list[float]) -> bool:
-    """No loss above three times the median of the fifty before."""
+    """Whether no loss exceeds three times the median of the fifty losses before it."""
     return all(losses[i] <= 3 * sorted(losses[i - 50 : i])[25] for i in range(50, len(losses)))
 
 
@@ -88,7 +88,7 @@ def optimizer_of(name: str, parameters: list[nn.Parameter], rate: float) -> torc
 
 
 def factor(schedule: str, done: float) -> float:
-    """The learning rate's factor when this share of the run is done."""
+    """The factor of the learning rate after this share of the run."""
     match schedule:
         case "constant":
             return 1.0
@@ -114,7 +114,7 @@ def supervised(
     size: int,
     **task: object,
 ) -> Task:
-    """A task of the usual kind: a model, a criterion and batches of ``size``."""
+    """A supervised task: a model, a criterion and batches of ``size``."""
 
     def sized(done: float) -> Batch:
         doubled = variant.double_batch_at is not None and done >= variant.double_batch_at
@@ -129,7 +129,7 @@ def supervised(
 
 
 def rows(x: Tensor, y: Tensor) -> Callable[[int], Batch]:
-    """Random batches of a table."""
+    """Draw random batches from a table."""
 
     def draw(size: int) -> Batch:
         chosen = torch.randint(len(x), (size,))
@@ -144,13 +144,13 @@ def digits() -> Batch:
 
 
 def text(module: object) -> Tensor:
-    """The source of a module of the standard library as indices of its characters."""
+    """The source code of a module of the standard library, as character codes."""
     source = inspect.getsource(module)  # type: ignore[arg-type]
     return torch.tensor([min(ord(c), 127) for c in source])
 
 
 def windows(stream: Tensor, length: int) -> Callable[[int], Batch]:
-    """Random windows of a text and the same one character on."""
+    """Draw random windows of a text, with the same windows one character later as targets."""
 
     def draw(size: int) -> Batch:
         starts = torch.randint(len(stream) - length - 1, (size, 1))
@@ -265,9 +265,9 @@ def autoencoder(v: Variant) -> Task:
 
 
 def sine(v: Variant) -> Task:
-    """All data at every step, so that the loss has no noise; solved, the gradients shrink to nothing.
+    """Full-batch regression: the loss has no noise, and the gradients shrink towards zero as it is solved.
 
-    Adam with such data has spikes of its own (Bai et al. 2026): a run with one is not healthy.
+    Full-batch Adam can spike without a fault in the data (Bai et al. 2026). A run with such a spike is not healthy.
     """
     model = mlp(1, 40, 40, 1, activation=nn.Tanh)
     x = torch.linspace(-3, 3, 128)[:, None]
@@ -278,7 +278,7 @@ def sine(v: Variant) -> Task:
 
 
 def temporal_order(v: Variant) -> Task:
-    """Pascanu, Mikolov and Bengio 2013, section 4.1.1: which of two symbols came first; clipped, as they do."""
+    """Pascanu, Mikolov and Bengio 2013, section 4.1.1: which of two symbols came first. Clipped, as in the paper."""
     return temporal_order_of(replace(v, clip=v.clip or 1.0), length=20, rate=0.05)
 
 
@@ -332,7 +332,7 @@ def cancer(v: Variant) -> Task:
 
 
 class CartPole:
-    """Barto, Sutton and Anderson 1983, many at once; a pole that falls starts anew."""
+    """The cart-pole of Barto, Sutton and Anderson 1983, several at once; a pole that falls is reset."""
 
     def __init__(self, many: int) -> None:
         self.state = torch.empty(many, 4).uniform_(-0.05, 0.05)
@@ -340,7 +340,7 @@ class CartPole:
         self.lived: list[float] = []
 
     def act(self, right: Tensor) -> tuple[Tensor, Tensor]:
-        """The reward and whether each fell."""
+        """Return the reward of each pole and whether it fell."""
         x, speed, angle, turn = self.state.unbind(1)
         force = torch.where(right.bool(), 10.0, -10.0)
         pull = (force + 0.05 * turn**2 * angle.sin()) / 1.1
@@ -357,7 +357,7 @@ class CartPole:
 
 
 def dqn(v: Variant) -> Task:
-    """Mnih et al. 2015 on CartPole: replay, a target network, epsilon-greedy; its norms are wild by nature."""
+    """DQN (Mnih et al. 2015) on CartPole: replay, a target network, epsilon-greedy. Its norms always vary widely."""
     net, target, world = mlp(4, 48, 48, 2), mlp(4, 48, 48, 2), CartPole(4)
     memory: list[tuple[Tensor, ...]] = []
     count = [0]
@@ -548,7 +548,7 @@ def circles(v: Variant) -> Task:
 
 
 def sparse_tags(v: Variant) -> Task:
-    """Bags of words with rare tags: most labels are 0 and most rows of the embedding see no word."""
+    """Bags of words with rare tags: most labels are 0, and most rows of the embedding get no gradient."""
     words, tags = 400, 40
     theme = torch.randn(tags, 400).topk(8).indices
 
@@ -588,7 +588,7 @@ def forecast(v: Variant) -> Task:
 
 
 def reverse_curriculum(v: Variant) -> Task:
-    """A transformer that repeats a sequence backwards; the sequences grow while it learns."""
+    """A transformer that reverses a sequence. The sequences get longer during training."""
     model = Transformer(nn.Embedding(12, 32), 21, 32, 12)
 
     def batch(done: float) -> Batch:
@@ -702,7 +702,7 @@ def sort_gru(v: Variant) -> Task:
 
 
 def conv_text(v: Variant) -> Task:
-    """From which module of the standard library a line of 40 characters comes."""
+    """Classify lines of 40 characters by the module of the standard library that they come from."""
     streams = [text(module) for module in (textwrap, csv, json.decoder, inspect)]
 
     class Convolutions(nn.Module):
@@ -728,7 +728,7 @@ def conv_text(v: Variant) -> Task:
 
 
 def reinforce(v: Variant) -> Task:
-    """Williams 1992 in a room of five by five: eight walkers look for a door; whole episodes, returns as they come."""
+    """REINFORCE (Williams 1992): eight walkers look for a door in a 5 x 5 room. Whole episodes, returns not scaled."""
     net = mlp(4, 32, 32, 4)
     moves = torch.tensor([[0, 1], [0, -1], [1, 0], [-1, 0]])
     lengths: list[float] = []
