@@ -30,14 +30,31 @@ class Judge:
     Attributes:
         events: news that the training thread has not taken yet. An event that lasts comes again only
             when it has become more severe.
+        is_among_own: whether catching up has come to records of this attempt.
     """
 
-    def __init__(self, detectors: Mapping[str, Sequence[Detector]], past: Mapping[str, Past], since: int = 0) -> None:
-        """``since`` is the first attempt whose events are not in the store yet."""
+    def __init__(
+        self,
+        detectors: Mapping[str, Sequence[Detector]],
+        past: Mapping[str, Past],
+        since: int = 0,
+        attempt: int | None = None,
+    ) -> None:
+        """Begin before the first record.
+
+        Args:
+            detectors: by optimizer.
+            past: of the optimizers that have earlier records.
+            since: the first attempt whose events are not in the store yet.
+            attempt: the one that is being recorded; its own records are caught up with at full speed, or
+                a fast loop would never be caught up with.
+        """
         self.events: deque[Event] = deque(maxlen=1000)
         self._detectors = dict(detectors)
         self._behind: dict[str, Generator[StepRecord, None, None]] = {name: _opened(past[name]) for name in past}
         self._since = since
+        self._attempt = attempt
+        self.is_among_own = False
         self._told: dict[tuple[object, ...], int] = {}
 
     @property
@@ -85,7 +102,8 @@ class Judge:
                 found += events
             else:
                 self.note(events)
-            if rest:
+            self.is_among_own = record.attempt == self._attempt
+            if rest and not self.is_among_own:
                 time.sleep(rest * (time.perf_counter() - began))
         return found
 

@@ -80,7 +80,7 @@ class Recorder:
         """
         self._writer, self._team = writer, team
         self._mirror = GuardedMirror(mirror)
-        self._judge = Judge(detectors or {}, past or {}, since=_first_unjudged(writer))
+        self._judge = Judge(detectors or {}, past or {}, since=_first_unjudged(writer), attempt=writer.attempt)
         self._disk = BatchWriter(writer, capacity)
         self._snapshots = Snapshots(writer)
         self._at_once = at_once
@@ -224,6 +224,8 @@ class Recorder:
             self._disk.batch.events += self._judge.catch_up(seconds, **how)
             if not self._judge.is_behind:
                 self._note({UNJUDGED: ""})
+            elif self._judge.is_among_own:
+                self._thread.wake()
 
     def _name(self, joined: JoinedParameters) -> None:
         self._disk.batch.joined.append(joined)

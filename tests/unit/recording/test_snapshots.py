@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from gradwatch.detect import detectors_for
 from gradwatch.detect.state import dump
 from gradwatch.record import Event, StepRecord
-from gradwatch.recording import snapshots
+from gradwatch.recording import judge, snapshots
 from gradwatch.recording.recorder import Recorder
 from gradwatch.recording.snapshots import Snapshots, unseen_records, version_of
 from gradwatch.store import StoreReader, StoreWriter
@@ -132,3 +133,21 @@ def test_snapshots_are_written_while_it_runs_and_take_a_small_share_of_the_time(
     assert len(saved) > 1
     assert saved == sorted(set(saved))
     assert saved[-1] == 700
+
+
+def test_a_loop_faster_than_the_share_of_catching_up_is_caught_up_with(tmp_path, monkeypatch):
+    """The rests of catching up are for the records of before; those of this attempt have to be judged anyway."""
+    attempt(tmp_path / "run", RECORDS[:20])
+    monkeypatch.setattr(judge, "SLICE", 0.02)
+    monkeypatch.setattr(judge, "REST", 50.0)
+    writer = StoreWriter(tmp_path / "run")
+    writer.begin_attempt({}, {})
+    recorder = Recorder(writer)
+    recorder.admit(Source(), recorder.begin("0", "SGD", Source.settings))
+    for record in RECORDS[20:700]:
+        recorder.put_record(lambda record=record: replace(record, attempt=1))
+    deadline = time.monotonic() + 30
+    while (recorder._judge.is_behind or "0" not in recorder._judge.detectors) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not recorder._judge.is_behind
+    assert recorder.close("closed")
