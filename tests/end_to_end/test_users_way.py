@@ -128,7 +128,10 @@ def commands_of_the_readme():
     return [line.split("#")[0].strip() for line in lines if line.startswith("gradwatch ")]
 
 
-@pytest.mark.parametrize("line", sorted(set(commands_of_the_readme()) - {"gradwatch demo"}))
+VIEW = "gradwatch view runs/first"
+
+
+@pytest.mark.parametrize("line", sorted(set(commands_of_the_readme()) - {"gradwatch demo", VIEW}))
 def test_every_command_of_the_readme_runs(tmp_path, line):
     """The demonstration and the example have tests of their own; the rest are set-up and this suite."""
     (tmp_path / "train.py").write_text(
@@ -138,6 +141,7 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
         "for _ in range(5):\n"
         "    model(torch.randn(8, 4)).square().mean().backward()\n"
         "    optimizer.step()\n"
+        "    optimizer.zero_grad()\n"
         "print('trained')\n"
     )
     norms = "\n".join(f"{step},{norm}" for step, norm in enumerate(steady(400)))
@@ -147,6 +151,20 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
     done = run_command(sys.executable, "-m", *line.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_the_readme_s_page_is_served_until_it_is_interrupted(tmp_path):
+    assert VIEW in commands_of_the_readme()
+    write_run(tmp_path / "runs" / "first", stream(steady(400)))
+    command = [sys.executable, "-m", *VIEW.split(), "--no-open"]
+    serving = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert serving.stdout is not None
+        assert "http://127.0.0.1:" in serving.stdout.readline()
+    finally:
+        serving.send_signal(signal.SIGINT)
+        _, errors = serving.communicate(timeout=60)
+    assert "Traceback" not in errors
 
 
 def python_blocks_of_the_readme():

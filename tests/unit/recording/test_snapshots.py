@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -26,7 +27,8 @@ class Source:
     """An optimizer as a sink reads it."""
 
     name, optimizer_class, settings, step, first_step = "0", "SGD", {"lr": 0.1}, 0, 0
-    infos, parts, present = RECORDS[0].layers.parameters, (), ()
+    infos, parts = RECORDS[0].layers.parameters, ()
+    present: ClassVar[list[bool]] = []
 
 
 def attempt(run: Path, records: list[StepRecord], settings: dict[str, Any] | None = None, kill: bool = False) -> None:
@@ -38,7 +40,7 @@ def attempt(run: Path, records: list[StepRecord], settings: dict[str, Any] | Non
     recorder = Recorder(writer)
     recorder.admit(source, recorder.begin("0", source.optimizer_class, source.settings))
     for record in records:
-        recorder.put_record(lambda record=record: replace(record, attempt=writer.attempt))
+        recorder.put_record(partial(replace, record, attempt=writer.attempt))
     assert recorder.flush()
     assert recorder.close("killed" if kill else "closed")
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,14 @@ def known(verdict="healthy", running=False):
     return {"verdict": verdict, "running": running, "optimizers": ["0"], "error": None}
 
 
-NOTHING = {"verdict": None, "running": False, "optimizers": [], "error": None, "numbers": None, "settings": {}}
+NOTHING: dict[str, Any] = {
+    "verdict": None,
+    "running": False,
+    "optimizers": [],
+    "error": None,
+    "numbers": None,
+    "settings": {},
+}
 
 
 def test_a_glance_has_the_verdict_of_the_run(tmp_path):
