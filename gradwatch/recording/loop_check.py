@@ -11,6 +11,7 @@ import functools
 import gc
 import json
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Concatenate, ParamSpec, cast
@@ -35,6 +36,20 @@ GRADIENTS_AT_STEP = 2  # the step, from 0, at which the parameters that have a g
 
 State = tuple[tuple[int, int] | None, ...]
 """For each probe the identity and the version of its gradient; None: it has none."""
+
+
+def _in_own_thread(method: Callable[Concatenate[LoopCheck, P], None]) -> Callable[Concatenate[LoopCheck, P], None]:
+    """Ignore the calls of another thread, which are another training's.
+
+    Looking at our gradients there would meet our own backward writing them, without Python's lock.
+    """
+
+    @functools.wraps(method)
+    def in_own_thread(self: LoopCheck, *args: P.args, **kwargs: P.kwargs) -> None:
+        if threading.get_ident() == self._thread:
+            method(self, *args, **kwargs)
+
+    return cast("Callable[Concatenate[LoopCheck, P], None]", in_own_thread)
 
 
 def _harmless(method: Callable[Concatenate[LoopCheck, P], None]) -> Callable[Concatenate[LoopCheck, P], None]:
@@ -123,6 +138,7 @@ class LoopCheck:
 
     def __init__(self, models: Callable[[], Iterable[nn.Module]]) -> None:
         self.failed = False
+        self._thread = threading.get_ident()  # that of the training
         self._models = models
         self._probes: dict[str, _Probes] = {}
         self._by_optimizer: dict[int, _Probes] = {}
@@ -186,6 +202,7 @@ class LoopCheck:
 
     @_harmless
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        self._thread = threading.get_ident()
         probes = self._by_optimizer[id(optimizer)]
         probes.before_step(has_closure)
         if probes.steps == GRADIENTS_AT_STEP:
@@ -196,21 +213,25 @@ class LoopCheck:
         self._by_optimizer[id(optimizer)].after_step()
 
     @_harmless
+    @_in_own_thread
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
         for probes in self._probes.values():
             probes.before_backward()
 
     @_harmless
+    @_in_own_thread
     def after_backward(self) -> None:
         for probes in self._probes.values():
             probes.after_backward()
 
     @_harmless
+    @_in_own_thread
     def before_clip(self, call: ClipCall) -> None:
         for probes in self._probes.values():
             probes.look()
 
     @_harmless
+    @_in_own_thread
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         for probes in self._probes.values():
             probes.accept()
@@ -220,11 +241,13 @@ class LoopCheck:
         self.after_clip(call, None)
 
     @_harmless
+    @_in_own_thread
     def before_unscale(self, optimizer: Optimizer) -> None:
         for probes in self._probes.values():
             probes.look()
 
     @_harmless
+    @_in_own_thread
     def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
         self.after_clip(cast("Any", None), None)
 

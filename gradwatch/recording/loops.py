@@ -164,6 +164,7 @@ class Stepped(Loop):
             pending.note_versions(self.tracker.parameters.gradients())
 
     def before_scaled_step(self, scale: Tensor) -> None:
+        self._notice_drop()  # what was dropped has the scale of before
         self._scaling.begin_step(scale, self.tracker.step)
 
     def after_scaled_step(self) -> None:

@@ -839,6 +839,41 @@ def test_two_trainings_in_two_threads(tmp_path):
         assert steps["clip_fault"].isna().all()
 
 
+def test_a_backward_of_another_thread_reads_no_gradient_of_the_training(tmp_path):
+    """The training's own backward may be writing it, without Python's lock: reading it then ends the process."""
+    readers = set()
+
+    class Read(nn.Parameter):
+        @property
+        def grad(self):
+            readers.add(threading.get_ident())
+            return torch.Tensor.grad.__get__(self)
+
+        @grad.setter
+        def grad(self, value):
+            torch.Tensor.grad.__set__(self, value)
+
+    def other():
+        weight = torch.ones(3, requires_grad=True)
+        for _ in range(5):
+            weight.sum().backward()
+            clip_grad_norm_([weight], 0.1)
+
+    model = nn.Linear(4, 1)
+    model.weight = Read(torch.ones(1, 4))
+    optimizer = sgd(model)
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).sum().backward()
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+            optimizer.step()
+    assert readers == {threading.get_ident()}
+    assert len(Run(tmp_path / "run").steps()) == 3
+
+
 def test_a_resumed_run_shows_its_seam(tmp_path):
     """Trap 24: steps after the checkpoint were made twice; those of the later attempt stand."""
     model = net()
