@@ -147,7 +147,8 @@ class WeightStats:
         [0.5, nan]
         """
         ratio = np.full_like(self.weight_norm, np.nan)
-        np.divide(self.update_norm, self.weight_norm, out=ratio, where=self.weight_norm != 0)
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinite weights it is NaN
+            np.divide(self.update_norm, self.weight_norm, out=ratio, where=self.weight_norm != 0)
         return ratio
 
 

@@ -257,10 +257,11 @@ class _LargeUpdates:
     def _is_small(self, weights: WeightStats) -> NDArray[np.bool_]:
         """Which updates are small beside the typical entry of a matrix: what begins near zero may move."""
         root = np.sqrt(self._shapes.sizes[: len(weights.weight_norm)])
-        entries = weights.weight_norm / root
-        known = entries[self._shapes.matrices[: len(entries)] & (entries > 0)]
-        typical = float(np.median(known)) if len(known) else 0.0
-        small: NDArray[np.bool_] = weights.update_norm / root <= LARGEST_UPDATE_RATIO * typical
+        with np.errstate(divide="ignore", invalid="ignore"):  # a parameter may have no entry, a weight may be infinite
+            entries = weights.weight_norm / root
+            known = entries[self._shapes.matrices[: len(entries)] & (entries > 0)]
+            typical = float(np.median(known)) if len(known) else 0.0
+            small: NDArray[np.bool_] = weights.update_norm / root <= LARGEST_UPDATE_RATIO * typical
         return small
 
 

@@ -823,6 +823,19 @@ def test_muons_eps_is_compared_with_the_norm_of_a_matrix():
     assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-5})), records) == [(99, "eps-starvation", "info")]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("weight", [0.0, math.inf, math.nan])
+def test_weights_that_are_zero_or_not_finite_and_parameters_without_entries_raise_no_warning(weight):
+    shapes = {"empty": (0, 4), "layer": (2, 2), "other": (2, 2)}
+    record = dataclasses.replace(
+        stream([1.0], parameters=[ParameterInfo(name=n, shape=shape) for n, shape in shapes.items()])[0],
+        weights=WeightStats(
+            weight_norm=np.array([0.0, weight, 1.0], np.float32), update_norm=np.array([0.0, weight, 1e-3], np.float32)
+        ),
+    )
+    assert Explosion().update(record) == []
+
+
 def test_a_parameter_that_begins_near_zero_does_not_explode_when_it_moves():
     record = dataclasses.replace(
         stream([1.0], parameters=[ParameterInfo(name=n, shape=(2, 2)) for n in ("layer", "token")])[0],
