@@ -148,6 +148,23 @@ def browser():
         browser.close()
 
 
+@pytest.fixture
+def look(browser):
+    """Opens pages to look at. At the end, none may have logged an error or missed a file of ours."""
+    from .looking import Look
+
+    looks = []
+
+    def make(**context):
+        looks.append(Look(browser, **context))
+        return looks[-1]
+
+    yield make
+    for one in looks:
+        assert one.faults == []
+        one.close()
+
+
 def rows(steps, first=0):
     infos = tuple(ParameterInfo(name=name, shape=(8, 8)) for name in NAMES)
     for step in range(first, steps):

@@ -14,7 +14,7 @@ from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
 
 from .conftest import CHROMIUM
-from .looking import AXE, BAD, LEFT, Look
+from .looking import AXE, BAD, LEFT
 
 if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
@@ -113,20 +113,6 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(served, runs):
     return served(runs)
-
-
-@pytest.fixture
-def look(browser):
-    looks = []
-
-    def make(**context):
-        looks.append(Look(browser, **context))
-        return looks[-1]
-
-    yield make
-    for one in looks:
-        assert one.faults == []
-        one.close()
 
 
 @pytest.fixture

@@ -9,25 +9,11 @@ import pytest
 from gradwatch.record import Event
 
 from .conftest import CHROMIUM, NAMES, SPIKE, begin, rows
-from .looking import AXE, TOP, Look
+from .looking import AXE, TOP
 
 if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
 from playwright.sync_api import expect
-
-
-@pytest.fixture
-def look(browser):
-    looks = []
-
-    def make(**context):
-        looks.append(Look(browser, **context))
-        return looks[-1]
-
-    yield make
-    for one in looks:
-        assert one.faults == []
-        one.close()
 
 
 @pytest.fixture
