@@ -145,11 +145,13 @@ def _stamps(paths: Iterable[Path]) -> tuple[dict[Path, Stamp], dict[Path, Glance
     lost: dict[Path, Glance] = {}
     for path in paths:
         try:
-            stamps[path] = written(path)
-            _newest(stamps[path])
-        except (OSError, ValueError) as error:  # the run was deleted meanwhile
-            stamps.pop(path, None)
-            lost[path] = dict(_UNKNOWN) | {"error": str(error), "written": 0.0, "pending": False}
+            stamp, reason = written(path), "the run was deleted"
+        except OSError as error:
+            stamp, reason = (), str(error)
+        if stamp:
+            stamps[path] = stamp
+        else:
+            lost[path] = dict(_UNKNOWN) | {"error": reason, "written": 0.0, "pending": False}
     return stamps, lost
 
 

@@ -160,3 +160,12 @@ def test_a_look_that_fails_leaves_the_others(stores):
     told = Glances(look).of(stores, 30)
     assert told[stores[1]]["error"] == "RuntimeError: unforeseen"
     assert [told[path]["verdict"] for path in (stores[0], stores[2])] == ["healthy", "healthy"]
+
+
+def test_a_run_that_was_deleted_meanwhile_is_told_as_such_beside_the_others(stores):
+    glances = Glances()
+    glances.of(stores)
+    stores[0].unlink()
+    found = glances.of(stores)
+    assert found[stores[0]] == NOTHING | {"error": "the run was deleted", "written": 0.0, "pending": False}
+    assert found[stores[1]]["verdict"] == "healthy"
