@@ -110,10 +110,13 @@ class Recorder:
     def begin(
         self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
     ) -> Beginning:
+        is_known = self._writer.knows(name)
         self._writer.add_optimizer(name, optimizer_class, settings)
+        if not is_known:  # reading the store costs more with every optimizer and step in it
+            return Beginning(step=first_step or 0)
         with StoreReader(self._writer.path) as reader:
             step = reader.next_step(name) if first_step is None else first_step
-            return Beginning(step=step, stored=reader.parameters(name))
+            return Beginning(step=step, stored=reader.parameters_alone(name))
 
     def admit(self, tracker: StepSource, beginning: Beginning) -> None:
         detectors = detectors_for(tracker.optimizer_class, tracker.settings)

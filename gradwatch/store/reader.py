@@ -104,6 +104,10 @@ class StoreReader:
         """The parameters of an optimizer by position; the name of a damaged one says so."""
         return self._small.parameters(optimizer)
 
+    def parameters_alone(self, optimizer: str) -> tuple[ParameterInfo, ...]:
+        """`parameters` of one optimizer without reading those of the others, for a run with very many."""
+        return self._small.parameters_alone(optimizer)
+
     def events(self) -> list[Event]:
         """What the detectors found, in order."""
         return self._small.events()

@@ -7,7 +7,9 @@ detector_state and the row "rows" of meta. They keep the number 5, because older
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS
@@ -260,6 +262,7 @@ class Layout:
 CURRENT = Layout(version=SCHEMA_VERSION, has_row_crc=True)
 
 
+@functools.lru_cache(maxsize=256)
 def parse(sql: str) -> tuple[str, frozenset[str]] | None:
     r"""The name of a table and the definitions in a CREATE TABLE statement, without comments; None for anything else.
 
@@ -290,7 +293,8 @@ TABLES = dict(found for statement in create_statements() if (found := parse(stat
 """The tables of a new store, with the definitions of their columns."""
 
 
-def declared(layout: Layout) -> dict[str, frozenset[str]]:
+@functools.cache
+def declared(layout: Layout) -> Mapping[str, frozenset[str]]:
     """The tables of a layout, with the definitions of their columns.
 
     >>> "clip_fault text" in declared(Layout(version=1, has_row_crc=False))["step"]

@@ -69,10 +69,18 @@ class SmallTables:
             self._parameters_read_at = now
         return self._parameters.get(optimizer, ())
 
+    def parameters_alone(self, optimizer: str) -> tuple[ParameterInfo, ...]:
+        """`parameters` of one optimizer without reading those of the others, for a run with very many."""
+        rows = self._rows("parameter", PARAMETER_COLUMNS, "where optimizer = ? order by position", optimizer)
+        return self._by_optimizer(rows, max(len(rows), self._integrity.count("parameter"))).get(optimizer, ())
+
     def _read_parameters(self) -> dict[str, tuple[ParameterInfo, ...]]:
         rows = self._rows("parameter", PARAMETER_COLUMNS, "order by optimizer, position")
         self._integrity.expect("parameter", len(rows))
-        most = max(len(rows), self._integrity.count("parameter"))
+        return self._by_optimizer(rows, max(len(rows), self._integrity.count("parameter")))
+
+    def _by_optimizer(self, rows: Sequence[Sequence[Any]], most: int) -> dict[str, tuple[ParameterInfo, ...]]:
+        """The parameters of each optimizer by position, of which there are ``most`` at most."""
         infos = {
             (optimizer, position): parameter_of(name, shape, dtype)
             for optimizer, position, name, shape, dtype in self._integrity.intact("parameter", rows, key=2)

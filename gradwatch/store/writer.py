@@ -59,6 +59,7 @@ class StoreWriter:
         self.path = folder / FILE_NAME
         self.attempt = 0
         self._next_id = 1
+        self._names_in_steps: set[object] | None = None
         self._lock = threading.Lock()
         _make_folder(folder)
         layout = self._existing_layout()
@@ -124,6 +125,17 @@ class StoreWriter:
                 self._put_optimizer(name, optimizer_class, settings)
             self._count_rows()
         return next_step
+
+    def knows(self, optimizer: str) -> bool:
+        """Whether the store has a row of an optimizer, in whichever table."""
+        name = text(optimizer)
+        queries = ["select 1 from optimizer where name = ?", "select 1 from parameter where optimizer = ? limit 1"]
+        with self._lock:
+            if any(self._db.execute(query, (name,)).fetchone() for query in queries):
+                return True
+            if self._names_in_steps is None:  # steps of this attempt come after a row in table optimizer
+                self._names_in_steps = {row[0] for row in self._db.execute("select distinct optimizer from step")}
+            return name in self._names_in_steps
 
     def add_optimizer(self, name: str, optimizer_class: str, settings: Mapping[str, Any]) -> None:
         """Add an optimizer, with the name of its class and its defaults."""

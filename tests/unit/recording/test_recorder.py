@@ -425,6 +425,31 @@ def test_each_optimizer_has_detectors_of_its_own(tmp_path, writer):
     assert (steps_in(tmp_path, "0"), steps_in(tmp_path, "1")) == ([0, 1], [0, 1])
 
 
+# ------------------------------------------------------------------- optimizers that are added
+
+
+def test_a_new_optimizer_begins_without_reading_the_store(writer, monkeypatch):
+    """Or each of a thousand models would read what all before it have left."""
+    recorder = Recorder(writer, {})
+    monkeypatch.setattr(recorder_module, "StoreReader", None)
+    for at in range(2, 5):
+        assert recorder.begin(f"{at}", "SGD", {}) == sink.Beginning(step=0)
+        assert recorder.begin(f"from {at}", "SGD", {}, first_step=7) == sink.Beginning(step=7)
+    recorder.close("closed")
+
+
+def test_an_optimizer_that_comes_again_goes_on_after_its_last_step(writer):
+    recorder = Recorder(writer, {})
+    beginning = recorder.begin("2", "SGD", {})
+    recorder.admit(Source(name="2"), beginning)
+    for step in range(3):
+        recorder.put_record(putting(step, optimizer="2"))
+    recorder.flush()
+    assert recorder.begin("2", "SGD", {}) == sink.Beginning(step=3, stored=(WEIGHT,))
+    assert recorder.begin("2", "SGD", {}, first_step=1) == sink.Beginning(step=1, stored=(WEIGHT,))
+    recorder.close("closed")
+
+
 # ------------------------------------------------------------------- a run that is continued
 
 

@@ -485,3 +485,43 @@ def test_parameters_that_join_again_are_named_at_their_own_positions(tmp_path):
     recorder.join(SimpleNamespace(name="0", parts=parts), 1)
     recorder.close("closed")
     assert Run(tmp_path).parameters() == tuple(infos)
+
+
+def test_the_parameters_of_one_optimizer_alone_are_those_read_with_all_others(tmp_path):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {})
+    for name in ("a", "b", "c"):
+        writer.add_optimizer(name, "SGD", {})
+        writer.add_parameters(name, [ParameterInfo(name=f"{name}.{i}", shape=(i,)) for i in range(4)])
+    writer.end_attempt("closed")
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("update parameter set shape = '[9]' where optimizer = 'b' and position = 2")
+        db.execute("update parameter set position = 4000 where optimizer = 'c' and position = 3")
+    db.close()
+    with StoreReader(tmp_path) as reader, StoreReader(tmp_path) as other:
+        for name in ("a", "b", "c", "nothing"):
+            assert reader.parameters_alone(name) == other.parameters(name)
+        assert reader.damaged_rows == other.damaged_rows > 0
+        assert [info.name for info in reader.parameters_alone("b")] == ["b.0", "b.1", "(damaged 2)", "b.3"]
+
+
+@pytest.mark.parametrize("table", ["optimizer", "parameter", "step"])
+def test_an_optimizer_is_known_by_any_row_of_it(tmp_path, table):
+    """Whichever rows a damaged disk has left."""
+    records = stream(steady(3))
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", records[0].layers.parameters)
+    writer.append(records)
+    assert writer.knows("0")
+    assert not writer.knows("1")
+    writer.end_attempt("closed")
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        for other in {"optimizer", "parameter", "step"} - {table}:
+            db.execute(f"delete from {other}")
+    db.close()
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {})
+    assert writer.knows("0")
+    assert not writer.knows("1")
+    writer.end_attempt("closed")
