@@ -122,3 +122,27 @@ class CannotServe(GradwatchError):
     """The page can't be served at the address asked for."""
 
     slug = "cannot-serve"
+
+
+class CaptureNotFound(GradwatchError):
+    """No capture is in this folder."""
+
+    slug = "capture-not-found"
+
+
+class CaptureDamaged(GradwatchError, ValueError):
+    """The files of a capture are damaged, or were not written by gradwatch."""
+
+    slug = "capture-damaged"
+
+
+class CaptureTooNew(GradwatchError):
+    """A newer version of gradwatch wrote the capture."""
+
+    slug = "capture-too-new"
+
+
+class CaptureTooLarge(GradwatchError):
+    """The capture has more bytes than may be read."""
+
+    slug = "capture-too-large"

@@ -16,6 +16,7 @@ STAGES = [
     "measure",
     "clip",
     "detect",
+    "capture",
     "store",
     "distributed",
     "sinks",
@@ -34,7 +35,7 @@ STAGES = [
     "__init__",
 ]
 HOMES = {
-    "torch": {"measure", "clip", "distributed", "recording", "integrations", "script", "demo"},
+    "torch": {"measure", "clip", "capture", "replay", "distributed", "recording", "integrations", "script", "demo"},
     "sqlite3": {"store"},
     "pandas": {"analysis", "export", "sources", "views", "cli"},
     "tensorboard": {"sources", "sinks", "plugins"},

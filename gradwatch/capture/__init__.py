@@ -1,0 +1,59 @@
+"""Captures: bad steps kept on the disk as they were before their update, to be replayed.
+
+`write` and `read` are the format, `list_captures`, `describe` and `delete` work on folders and need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gradwatch.capture.listing import CaptureInfo, capture_folders, delete, describe, list_captures
+from gradwatch.capture.record import Autocast, Capture, Forward, Group, RandomState, Unkept, Why
+from gradwatch.capture.stand_ins import MappingStandIn, Structure
+
+if TYPE_CHECKING:
+    from gradwatch.capture.files import read, write
+    from gradwatch.capture.nested import classes_in, map_tensors, tensors_in
+    from gradwatch.capture.random_state import set_random_state, take_random_state
+
+__all__ = [
+    "Autocast",
+    "Capture",
+    "CaptureInfo",
+    "Forward",
+    "Group",
+    "MappingStandIn",
+    "RandomState",
+    "Structure",
+    "Unkept",
+    "Why",
+    "capture_folders",
+    "classes_in",
+    "delete",
+    "describe",
+    "list_captures",
+    "map_tensors",
+    "read",
+    "set_random_state",
+    "take_random_state",
+    "tensors_in",
+    "write",
+]
+
+# These import torch.
+_LATE = {
+    "read": "gradwatch.capture.files",
+    "write": "gradwatch.capture.files",
+    "classes_in": "gradwatch.capture.nested",
+    "map_tensors": "gradwatch.capture.nested",
+    "tensors_in": "gradwatch.capture.nested",
+    "set_random_state": "gradwatch.capture.random_state",
+    "take_random_state": "gradwatch.capture.random_state",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)

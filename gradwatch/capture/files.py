@@ -1,0 +1,229 @@
+"""A capture as files: ``capture.json``, which describes it, and its tensors as safetensors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gradwatch.capture.decode import Classes, Decoder, list_of, number_of, object_of
+from gradwatch.capture.encode import Encoder, Node, float_text
+from gradwatch.capture.listing import DESCRIPTION, VERSION, check_file, load_description
+from gradwatch.capture.record import WHYS, Autocast, Capture, Forward, Group
+from gradwatch.errors import CaptureDamaged, CaptureTooLarge, UnsupportedVersion
+
+PARTS = ("weights", "gradients", "forwards")
+"""Each a file of tensors, named so."""
+
+_TENSORS = ("weights", "gradients")
+_APART = {"folder", "groups", *_TENSORS}
+
+
+def write(capture: Capture, folder: str | os.PathLike[str]) -> Path:
+    """Write a capture into a new folder; return it.
+
+    The folder appears when it is complete. Values that can't be written without pickle are written as their type
+    and `repr`, and the capture that is read back says that it is not replayable.
+
+    Raises:
+        FileExistsError: the folder exists.
+        OSError: it can't be written.
+        UnsupportedVersion: safetensors is not installed.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{str(folder)!r} exists")
+    save = _safetensors().save_file
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        encoders = {name: Encoder() for name in PARTS}
+        description = _description(capture, encoders)
+        for name, encoder in encoders.items():
+            save(encoder.tensors, part / f"{name}.safetensors")
+        (part / DESCRIPTION).write_text(json.dumps(description, allow_nan=False), encoding="utf-8")
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return folder
+
+
+def read(folder: str | os.PathLike[str], *, classes: Classes | None = None, most_bytes: float | None = None) -> Capture:
+    """Read a capture, with all tensors on the CPU.
+
+    Args:
+        folder: that of the capture.
+        classes: of containers in the inputs, by "module.Name", as `classes_in` gives them of another batch of the
+            same script. Stand-ins with the same attributes and keys are made for other classes.
+        most_bytes: a larger capture is refused; by default one that is larger than this machine's memory.
+
+    Raises:
+        CaptureNotFound, CaptureDamaged, CaptureTooNew, CaptureTooLarge: it can't be read.
+        UnsupportedVersion: safetensors is not installed.
+    """
+    folder = Path(folder)
+    found = load_description(folder)
+    tensors = _load_tensors(folder, _memory() if most_bytes is None else most_bytes)
+    decoders = {name: Decoder(tensors[name], classes) for name in PARTS}
+    try:
+        return _capture(folder, found, decoders)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        if isinstance(error, CaptureDamaged):
+            raise
+        raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {type(error).__name__}: {error}.") from error
+
+
+# ------------------------------------------------------------------------------------- to JSON
+
+
+def _description(capture: Capture, encoders: Mapping[str, Encoder]) -> dict[str, Any]:
+    plain = {one.name: _plain(getattr(capture, one.name)) for one in fields(capture) if one.name not in _APART}
+    described: dict[str, Any] = {"version": VERSION, **plain}
+    for name in _TENSORS:
+        described[name] = {key: encoders[name].tensor(one) for key, one in getattr(capture, name).items()}
+    inputs = encoders["forwards"]
+    described["groups"] = [[_forward(one, inputs) for one in group.forwards] for group in capture.groups]
+    unkept = {(one.type, one.text): one for encoder in encoders.values() for one in encoder.unkept}
+    if unkept:
+        described["replayable"] = False
+        described["not_kept"] += [f"a {one.type}: {one.text}" for one in unkept.values()]
+    return described
+
+
+def _forward(forward: Forward, encoder: Encoder) -> Node:
+    return {
+        "args": encoder.nested(list(forward.args)),
+        "kwargs": encoder.nested(dict(forward.kwargs)),
+        "devices": list(forward.devices),
+        "random_state": encoder.random_state(forward.random_state),
+        "buffers": {name: encoder.tensor(one) for name, one in forward.buffers.items()},
+        "autocast": {
+            kind: {"enabled": one.enabled, "dtype": one.dtype, "cache_enabled": one.cache_enabled}
+            for kind, one in forward.autocast.items()
+        },
+        "training": dict(forward.training),
+        "grad_enabled": forward.grad_enabled,
+        "output_gradients": [None if one is None else encoder.tensor(one) for one in forward.output_gradients],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return float_text(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+# ----------------------------------------------------------------------------------- from JSON
+
+
+def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder]) -> Capture:
+    if found["why"] not in WHYS:
+        raise CaptureDamaged(
+            f"The capture {str(folder)!r} can't be read: {found['why']!r} is no reason to keep a step."
+        )
+    groups = [list_of(group) for group in list_of(found["groups"])]
+    return Capture(
+        folder=folder,
+        run=str(found["run"]),
+        step=int(found["step"]),
+        optimizer=str(found["optimizer"]),
+        why=found["why"],
+        groups=tuple(Group(forwards=tuple(_to_forward(one, decoders["forwards"]) for one in each)) for each in groups),
+        weights=decoders["weights"].tensors(found["weights"]),
+        gradients=decoders["gradients"].tensors(found["gradients"]),
+        frozen=_texts(found["frozen"]),
+        model=str(found["model"]),
+        root=str(found["root"]),
+        versions={str(name): str(one) for name, one in object_of(found["versions"]).items()},
+        devices=_texts(found["devices"]),
+        settings=object_of(found["settings"]),
+        total_norm=_number(found["total_norm"]),
+        limit=_number(found["limit"]),
+        max_norm=_number(found["max_norm"]),
+        loss_scale=_number(found["loss_scale"]),
+        rank=int(found["rank"]),
+        ranks=int(found["ranks"]),
+        is_compiled=found["is_compiled"] is True,
+        kept=object_of(found["kept"]),
+        not_kept=_texts(found["not_kept"]),
+        replayable=found["replayable"] is True,
+        wall_time=_number(found["wall_time"]),
+    )
+
+
+def _to_forward(node: Any, decoder: Decoder) -> Forward:
+    args, kwargs = decoder.nested(node["args"]), decoder.nested(node["kwargs"])
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
+        raise CaptureDamaged("The capture can't be read: the inputs of a forward are not as they are described.")
+    return Forward(
+        args=tuple(args),
+        kwargs=kwargs,
+        devices=_texts(node["devices"]),
+        random_state=decoder.random_state(node["random_state"]),
+        buffers=decoder.tensors(node["buffers"]),
+        autocast={
+            kind: Autocast(
+                enabled=one["enabled"] is True,
+                dtype=str(one["dtype"]),
+                cache_enabled=one["cache_enabled"] is True,
+            )
+            for kind, one in object_of(node["autocast"]).items()
+        },
+        training={name: flag is True for name, flag in object_of(node["training"]).items()},
+        grad_enabled=node["grad_enabled"] is True,
+        output_gradients=tuple(
+            None if one is None else decoder.tensor(one) for one in list_of(node["output_gradients"])
+        ),
+    )
+
+
+def _texts(node: Any) -> tuple[str, ...]:
+    return tuple(str(one) for one in list_of(node))
+
+
+def _number(node: Any) -> float | None:
+    return None if node is None else number_of(node)
+
+
+# --------------------------------------------------------------------------------- the tensors
+
+
+def _load_tensors(folder: Path, most_bytes: float) -> dict[str, dict[str, Tensor]]:
+    paths = {name: folder / f"{name}.safetensors" for name in PARTS}
+    size = sum(check_file(path) for path in paths.values())
+    if size > most_bytes:
+        raise CaptureTooLarge(f"The capture {str(folder)!r} has {size} bytes, more than the {int(most_bytes)} allowed.")
+    load = _safetensors().load_file
+    try:
+        return {name: load(path) for name, path in paths.items()}
+    except Exception as error:  # a class of the library's own
+        raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {error}.") from error
+
+
+def _memory() -> float:
+    """Of this machine, in bytes."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise UnsupportedVersion("safetensors is not installed: `pip install 'gradwatch[capture]'`.") from None
+    return safetensors.torch

@@ -1,0 +1,175 @@
+"""Folders of captures: to find them, to describe each from its JSON alone, to delete them. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradwatch.capture.record import WHYS
+from gradwatch.errors import CaptureDamaged, CaptureNotFound, CaptureTooNew
+
+FOLDER = "captures"
+"""Within the folder of a run."""
+
+DESCRIPTION = "capture.json"
+VERSION = 1
+MAX_DESCRIPTION_BYTES = 64 * 2**20
+_NAME = re.compile(r"step-(\d{1,18})([-\w.]*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureInfo:
+    """What a capture says of itself, without its tensors.
+
+    Attributes:
+        folder: its folder.
+        step: the number of the step.
+        optimizer: the name of the optimizer.
+        why: the reason for which it was kept: "nonfinite", "spike" or "explosion".
+        bytes: on the disk.
+        total_norm: L2 norm over all gradients before clipping; NaN or infinite where they are.
+        limit: the norm above which a step was kept; None for a non-finite one.
+        replayable: whether forward and backward can be made again from it.
+        not_kept: why anything was not kept or is not exact, in words.
+        model: the class of the root module.
+        rank: the process that wrote it.
+        wall_time: seconds since the epoch.
+        has_weights: whether the weights were kept.
+    """
+
+    folder: Path
+    step: int
+    optimizer: str
+    why: str
+    bytes: int
+    total_norm: float | None
+    limit: float | None
+    replayable: bool
+    not_kept: tuple[str, ...]
+    model: str
+    rank: int
+    wall_time: float | None
+    has_weights: bool
+
+
+def list_captures(run: str | os.PathLike[str]) -> list[CaptureInfo]:
+    """The captures of a run, by step; those that are damaged are left out."""
+    found = []
+    for folder in capture_folders(run):
+        try:
+            found.append(describe(folder))
+        except (CaptureDamaged, CaptureNotFound, CaptureTooNew):
+            continue
+    return sorted(found, key=lambda one: (one.step, one.folder.name))
+
+
+def capture_folders(run: str | os.PathLike[str]) -> list[Path]:
+    """The folders of all captures of a run, damaged ones included, by step."""
+    try:
+        entries = list((Path(run) / FOLDER).iterdir())
+    except OSError:
+        return []
+    numbered = [(int(match[1]), one.name, one) for one in entries if (match := _NAME.fullmatch(one.name))]
+    return [one for _, _, one in sorted(numbered) if one.is_dir() and not one.is_symlink()]
+
+
+def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
+    """What the capture in this folder says of itself.
+
+    Raises:
+        CaptureNotFound, CaptureDamaged, CaptureTooNew: it can't be read.
+    """
+    folder = Path(folder)
+    found = load_description(folder)
+    try:
+        if found["why"] not in WHYS:
+            raise ValueError(found["why"])
+        return CaptureInfo(
+            folder=folder,
+            step=int(found["step"]),
+            optimizer=str(found["optimizer"]),
+            why=found["why"],
+            bytes=sum(one.lstat().st_size for one in folder.iterdir()),
+            total_norm=number(found["total_norm"]),
+            limit=number(found["limit"]),
+            replayable=found["replayable"] is True,
+            not_kept=tuple(str(one) for one in found["not_kept"]),
+            model=str(found["model"]),
+            rank=int(found["rank"]),
+            wall_time=number(found["wall_time"]),
+            has_weights=bool(found["weights"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: its description is not complete.") from error
+
+
+def number(node: Any) -> float | None:
+    """A float or None; NaN and infinities are written as strings."""
+    return None if node is None else float(node)
+
+
+def load_description(folder: Path) -> dict[str, Any]:
+    """The JSON of a capture.
+
+    Raises:
+        CaptureNotFound, CaptureDamaged, CaptureTooNew: it can't be read.
+    """
+    path = folder / DESCRIPTION
+    check_file(path, MAX_DESCRIPTION_BYTES)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError, OSError) as error:
+        raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {DESCRIPTION} is not valid JSON.") from error
+    if not isinstance(found, dict) or type(found.get("version")) is not int:
+        raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {DESCRIPTION} describes no capture.")
+    if found["version"] > VERSION:
+        raise CaptureTooNew(
+            f"The capture {str(folder)!r} was written by a newer gradwatch (version {found['version']} of the format,"
+            f" this one reads up to {VERSION})."
+        )
+    return found
+
+
+def check_file(path: Path, most_bytes: float = math.inf) -> int:
+    """The size of a file of a capture, which has to be a plain file.
+
+    Raises:
+        CaptureNotFound: it is not there.
+        CaptureDamaged: it is a link, a pipe or the like, or too large.
+    """
+    try:
+        found = path.lstat()
+    except (OSError, ValueError):
+        raise CaptureNotFound(f"No capture is in {str(path.parent)!r}: {path.name} is missing.") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise CaptureDamaged(f"The capture {str(path.parent)!r} can't be read: {path.name} is not a plain file.")
+    if found.st_size > most_bytes:
+        raise CaptureDamaged(
+            f"The capture {str(path.parent)!r} can't be read: {path.name} has {found.st_size} bytes, more than"
+            f" {int(most_bytes)}."
+        )
+    return found.st_size
+
+
+def delete(folder: str | os.PathLike[str]) -> None:
+    """Delete a capture with everything in its folder.
+
+    Raises:
+        CaptureNotFound: the folder is not a capture, which has a ``capture.json`` and is named like one.
+    """
+    folder = Path(folder)
+    is_one = _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
+    if not is_one or folder.parent.name != FOLDER:
+        raise CaptureNotFound(f"No capture is in {str(folder)!r}.")
+    shutil.rmtree(folder)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,78 @@
+"""Captures are found, described and deleted without torch."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gradwatch.capture import Capture, capture_folders, delete, describe, list_captures, write
+from gradwatch.errors import CaptureNotFound
+
+
+def put(run, name, **changes):
+    known = {"run": str(run), "step": 3, "optimizer": "0", "why": "nonfinite", "groups": (), "total_norm": math.nan}
+    return write(Capture(**(known | changes)), run / "captures" / name)
+
+
+def test_captures_are_listed_by_step(tmp_path):
+    put(tmp_path, "step-000200", step=200, why="spike", total_norm=9.5, limit=3.0)
+    put(tmp_path, "step-000003", weights={"w": torch.ones(1000)}, not_kept=("why not",), replayable=False)
+    put(tmp_path, "step-000003-generator", optimizer="generator")
+    (tmp_path / "captures" / "notes.txt").write_text("not a capture")
+    (tmp_path / "captures" / ".step-000004.77.part").mkdir()
+    first, other, last = list_captures(tmp_path)
+    assert (first.step, first.why, first.replayable, first.not_kept) == (3, "nonfinite", False, ("why not",))
+    assert first.has_weights
+    assert not other.has_weights
+    assert math.isnan(first.total_norm)
+    assert first.bytes == sum(one.stat().st_size for one in first.folder.iterdir()) > 4000
+    assert other.optimizer == "generator"
+    assert (last.step, last.total_norm, last.limit) == (200, 9.5, 3.0)
+    assert describe(last.folder) == last
+
+
+def test_a_run_without_captures_has_none(tmp_path):
+    assert list_captures(tmp_path) == []
+    assert list_captures(tmp_path / "missing") == []
+
+
+def test_a_damaged_capture_has_a_folder_and_no_description(tmp_path):
+    folder = put(tmp_path, "step-000003")
+    (folder / "capture.json").write_text("{")
+    assert list_captures(tmp_path) == []
+    assert capture_folders(tmp_path) == [folder]
+
+
+def test_a_capture_is_deleted_with_what_lies_in_it(tmp_path):
+    folder = put(tmp_path, "step-000003")
+    (folder / "replay.json").write_text("{}")
+    delete(folder)
+    assert not folder.exists()
+
+
+def test_only_a_capture_is_deleted(tmp_path):
+    elsewhere = tmp_path / "step-000003"
+    elsewhere.mkdir()
+    (tmp_path / "captures").mkdir()
+    other = tmp_path / "captures" / "weights"
+    other.mkdir()
+    link = tmp_path / "captures" / "step-000009"
+    link.symlink_to(elsewhere)
+    for folder in (elsewhere, other, link, tmp_path / "captures" / "step-000001"):
+        with pytest.raises(CaptureNotFound):
+            delete(folder)
+    assert elsewhere.exists()
+    assert other.exists()
+    assert list_captures(tmp_path) == []
+
+
+def test_listing_imports_no_torch(tmp_path):
+    put(tmp_path, "step-000003")
+    program = (
+        "import sys; from gradwatch.capture import list_captures;"
+        f"print(len(list_captures({str(tmp_path)!r})), 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "False", "False"]
