@@ -25,7 +25,7 @@ from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.loops import Loop, open_loop
 from gradwatch.recording.mirror import Mirror
 from gradwatch.recording.notices import Notices
-from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped
+from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped, without_wrapped
 from gradwatch.recording.options import Ranks, RecordingOptions
 from gradwatch.recording.parameters import listed, printable, sharding_of
 from gradwatch.recording.rank_sender import RANK_0_WITHIN, RankSender
@@ -122,7 +122,7 @@ def attach(
     >>> watch.steps
     3
     """
-    named = _named_optimizers(model, optimizer)
+    named = without_wrapped(_named_optimizers(model, optimizer))
     _check_trained(model, named)
     _check_stats(stats, every, weights_every, acts=clip is not None, skips=skip_nonfinite)
     _check_run_options(first_step, stop_on, total_steps, ranks)

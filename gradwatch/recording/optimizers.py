@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
@@ -42,16 +43,69 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
 def with_inner(optimizer: Optimizer) -> list[Optimizer]:
     """The optimizer and those that it holds for the same parameters, as SAM and Lookahead do.
 
+    It holds them as attributes or in lists or mappings, and they may hold others.
+
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> optimizer = torch.optim.SGD([weight], lr=0.1)
     >>> optimizer.base_optimizer, optimizer.other = torch.optim.Adam([weight]), torch.optim.Adam([torch.zeros(1)])
+    >>> optimizer.base_optimizer.parts = [torch.optim.Adagrad([weight])]
     >>> [type(one).__name__ for one in with_inner(optimizer)]
-    ['SGD', 'Adam']
+    ['SGD', 'Adam', 'Adagrad']
     """
-    ids = {id(parameter) for parameter in listed(optimizer)}
-    held = [one for one in vars(optimizer).values() if isinstance(one, Optimizer)]
-    return [optimizer, *(one for one in held if any(id(parameter) in ids for parameter in listed(one)))]
+    ids, found = {id(parameter) for parameter in listed(optimizer)}, [optimizer]
+    for one in found:  # grows meanwhile
+        for inner in _held_by(one):
+            is_new = all(inner is not other for other in found)
+            if is_new and any(id(parameter) in ids for parameter in listed(inner)):
+                found.append(inner)
+    return found
+
+
+def _held_by(optimizer: Optimizer) -> list[Optimizer]:
+    held: list[Optimizer] = []
+    for value in vars(optimizer).values():
+        many = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        held += [one for one in many if isinstance(one, Optimizer)]
+    return held
+
+
+def without_wrapped(named: Mapping[str, Optimizer], known: Sequence[Optimizer] = ()) -> dict[str, Optimizer]:
+    """The optimizers that get a loop of their own: of one and those that it holds, the one that steps.
+
+    A wrapper counts instead of those inside, whose steps are part of its own. One that has no `step` of its own
+    leaves its place to the one inside. One that is put around an optimizer that is recorded already does not count.
+
+    Args:
+        named: optimizers to record, by name.
+        known: those that are recorded already.
+
+    >>> import torch
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> outer, inner = torch.optim.SGD([weight], lr=0.1), torch.optim.Adam([weight])
+    >>> outer.base_optimizer = inner
+    >>> list(without_wrapped({"outer": outer, "inner": inner})), list(without_wrapped({"outer": outer}, [inner]))
+    (['outer'], [])
+    """
+    taken = {id(one) for one in known}
+    stepping: dict[str, Optimizer] = {}
+    wrapped: set[int] = set()
+    for name, one in named.items():
+        inner = with_inner(one)[1:]
+        if any(id(each) in taken for each in inner):
+            continue
+        if inner and not _has_step(one):
+            if not any(inner[0] is other for other in named.values()):
+                stepping[name] = inner[0]
+        else:
+            stepping[name] = one
+            wrapped.update(id(each) for each in inner)
+    return {name: one for name, one in stepping.items() if id(one) not in wrapped}
+
+
+def _has_step(optimizer: Optimizer) -> bool:
+    """Whether its class has a `step` of its own; PyTorch wraps the one that is inherited, too."""
+    return inspect.unwrap(type(optimizer).step) is not inspect.unwrap(Optimizer.step)
 
 
 def group_in_backward_optimizers(named: Mapping[str, Optimizer]) -> dict[str, Optimizer]:

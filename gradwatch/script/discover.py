@@ -36,7 +36,12 @@ from gradwatch.recording.hooks import (
     override_max_norm,
 )
 from gradwatch.recording.optimizer_probe import is_probing
-from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, group_in_backward_optimizers
+from gradwatch.recording.optimizers import (
+    NoOptimizer,
+    OptimizersInBackward,
+    group_in_backward_optimizers,
+    without_wrapped,
+)
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.watch import Watch
 from gradwatch.script.plan import RecordingPlan
@@ -65,6 +70,7 @@ class Discovery:
         self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
         self._process = os.getpid(), multiprocessing.current_process()
         self._roots: list[Tensor] = []
+        self._attached: list[weakref.ref[Optimizer]] = []
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
         handle = register_optimizer_step_pre_hook(out_of_graphs(lambda *_: self._attach_new()))
         self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
@@ -117,7 +123,7 @@ class Discovery:
         self._process = os.getpid(), multiprocessing.current_process()
         self._own_run = run_of_this_process(self._plan.run, is_bare_fork)
         self._new = _existing_optimizers()
-        self.watch, self.failed, self._roots = None, False, []
+        self.watch, self.failed, self._roots, self._attached = None, False, [], []
         # A child of multiprocessing ends without calling the handlers of atexit.
         Finalize(None, self.close, args=("exit",), exitpriority=100)
 
@@ -195,12 +201,15 @@ class Discovery:
 
     def _attach(self, optimizers: list[Optimizer]) -> None:
         known = 0 if self.watch is None else len(self.watch.optimizers)
-        named = group_in_backward_optimizers({str(known + i): one for i, one in enumerate(optimizers)})
+        alive = [one for one in (reference() for reference in self._attached) if one is not None]
+        stepping = without_wrapped({str(known + i): one for i, one in enumerate(optimizers)}, alive)
+        named = group_in_backward_optimizers(stepping)
         owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
         _, world = rank_and_world_size()
         run = self._own_run if world == 1 else self._plan.run
         if not owned or (world == 1 and run == self._plan.run and os.environ.get("RANK", "0") != "0"):
             return  # torchrun started several processes that train alone, and the first of them records
+        self._attached = [weakref.ref(one) for one in (*alive, *optimizers)]
         policies = self._policies_for(owned)
         if self.watch is None:
             options = RecordingOptions(

@@ -108,6 +108,42 @@ def test_an_optimizer_that_is_gone_before_its_first_gradient_is_no_optimizer_of_
     assert discovery.optimizers_seen == 2
 
 
+class Wrapper(Optimizer):
+    """Holds the optimizer that steps, and has no `step` of its own."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.inner = torch.optim.SGD(self.param_groups, lr=0.1)
+
+    def second_step(self) -> None:
+        self.inner.step()
+
+
+def test_a_wrapper_that_never_steps_is_no_optimizer_of_the_run(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    wrapper = Wrapper(model.parameters())
+    for _ in range(3):
+        train(model, None, steps=1)
+        wrapper.second_step()
+    discovery.close("the script ended")
+    summary = Run(tmp_path / "run").summary()
+    assert (summary.optimizer_class, summary.steps) == ("SGD", 3)
+
+
+def test_a_wrapper_around_an_optimizer_that_is_recorded_adds_no_steps(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    inner = sgd(model)
+    train(model, inner, steps=2)
+    outer = sgd(model)
+    outer.__dict__["inner"] = inner
+    train(model, inner, steps=2)
+    discovery.close("the script ended")
+    run = Run(tmp_path / "run")
+    assert (list(run.optimizers), len(run.steps())) == (["0"], 4)
+
+
 def test_a_step_without_backward_finds_its_optimizer(tmp_path, begin):
     discovery = begin()
     model = nn.Linear(3, 1)

@@ -1,0 +1,123 @@
+"""Which optimizers get a loop of their own: wrappers, those inside them, and those that never step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from gradwatch import Run, attach
+from gradwatch.recording.optimizers import unwrapped, with_inner, without_wrapped
+
+
+def weights(count: int = 1) -> list[nn.Parameter]:
+    return [nn.Parameter(torch.zeros(2)) for _ in range(count)]
+
+
+class Passive(Optimizer):
+    """Holds another optimizer, which its own methods step; it has no `step`."""
+
+    def __init__(self, parameters: list[nn.Parameter], hold: Callable[[Optimizer], Any] = lambda inner: inner) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.inner = SGD(self.param_groups, lr=0.1)
+        self.held = hold(self.inner)
+        self.param_groups = self.inner.param_groups
+
+    def second_step(self) -> None:
+        self.inner.step()
+
+
+class Active(Passive):
+    """One whose own `step` steps the one inside."""
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda one: one, lambda one: [one], lambda one: (one,), lambda one: {"a": one}, lambda one: None]
+)
+def test_those_inside_are_found_wherever_they_are_held_and_once(hold):
+    outer = Active(weights(), hold)
+    assert with_inner(outer) == [outer, outer.inner]
+
+
+def test_one_within_one_within_one_is_found():
+    (weight,) = weights()
+    outer = Active([weight])
+    outer.inner.__dict__["deeper"] = Adam([weight])
+    assert [type(one) for one in with_inner(outer)] == [Active, SGD, Adam]
+
+
+def test_two_that_hold_each_other_end():
+    outer = Active(weights())
+    outer.inner.__dict__["owner"] = outer
+    assert with_inner(outer) == [outer, outer.inner]
+
+
+def test_one_of_other_parameters_is_not_inside():
+    first, second = weights(2)
+    outer = SGD([first], lr=0.1)
+    outer.__dict__["discriminator"] = other = SGD([second], lr=0.1)
+    assert with_inner(outer) == [outer]
+    assert without_wrapped({"0": outer, "1": other}) == {"0": outer, "1": other}
+
+
+def test_one_that_has_no_step_is_no_optimizer_of_the_run():
+    outer = Passive(weights())
+    assert without_wrapped({"0": outer, "1": outer.inner}) == {"1": outer.inner}
+
+
+def test_one_that_has_no_step_leaves_its_place_to_the_one_inside():
+    outer = Passive(weights())
+    assert without_wrapped({"sam": outer}) == {"sam": outer.inner}
+
+
+def test_one_that_steps_counts_instead_of_the_one_inside():
+    outer = Active(weights())
+    assert without_wrapped({"0": outer, "1": outer.inner}) == {"0": outer}
+
+
+def test_one_put_around_a_recorded_one_does_not_count():
+    outer = Active(weights())
+    assert without_wrapped({"1": outer}, known=[outer.inner]) == {}
+
+
+def test_no_optimizer_and_unrelated_ones_stay():
+    first, second = SGD(weights(), lr=0.1), Adam(weights())
+    assert without_wrapped({}) == {}
+    assert without_wrapped({"a": first, "b": second}, known=[SGD(weights(), lr=0.1)]) == {"a": first, "b": second}
+
+
+@pytest.mark.parametrize("kind", [Passive, Active])
+@pytest.mark.parametrize("given", ["outer", "both", "inner"])
+def test_each_update_is_one_step_whichever_of_them_is_given(tmp_path, kind, given):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    outer = kind(list(model.parameters()))
+    chosen: dict[str, Any] = {"outer": outer, "both": [outer, outer.inner], "inner": outer.inner}
+    norms: list[float] = []
+    with attach(model, chosen[given], tmp_path / "run"):
+        for _ in range(3):
+            outer.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            norms.append(float(torch.nn.utils.get_total_norm(gradients(model))))
+            outer.second_step() if kind is Passive else outer.step()
+    steps = Run(tmp_path / "run").steps()
+    assert steps["total_norm"].tolist() == pytest.approx(norms, rel=1e-6)
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_wrappers_of_accelerate_and_fabric_are_taken_off():
+    inner = SGD(weights(), lr=0.1)
+    wrapper = SGD(weights(), lr=0.1)
+    wrapper.__dict__["optimizer"] = inner
+    assert unwrapped(wrapper) is inner
+    assert unwrapped(inner) is inner
