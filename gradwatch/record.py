@@ -47,6 +47,12 @@ STATS = ("norm", "abs_max", "nonfinite", "zeros")
 WEIGHT_STATS = ("weight_norm", "update_norm")
 """The sampled per-parameter statistics of the weights."""
 
+SAMPLED_STATS = ("moved", "momentum_cosine", "weight_cosine")
+"""Further statistics that are sampled with the weights. None of them has to be known."""
+
+UPDATE_STATS = ("update_norm", "weight_norm", "rms_ratio", "second_moment_norm")
+"""The per-parameter statistics of the update as the optimizer computes it, in the order in which they are stored."""
+
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the least to the gravest."""
 
@@ -132,10 +138,22 @@ class LayerStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightStats:
-    """Sampled: the L2 norm of each parameter before the step, and of the change that the step made to it."""
+    """Sampled: the L2 norm of each parameter before the step, and of the change that the step made to it.
+
+    The other statistics are None where they were not sampled, and NaN for a parameter of which they are not
+    known.
+
+    Attributes:
+        moved: share of the entries that the step changed, from 0 to 1.
+        momentum_cosine: cosine of the angle between the gradient and the optimizer's momentum after the step.
+        weight_cosine: cosine of the angle between the gradient and the weights before the step.
+    """
 
     weight_norm: Floats
     update_norm: Floats
+    moved: Floats | None = None
+    momentum_cosine: Floats | None = None
+    weight_cosine: Floats | None = None
 
     @property
     def update_ratio(self) -> Floats:
@@ -146,10 +164,46 @@ class WeightStats:
         ... ).update_ratio.tolist()
         [0.5, nan]
         """
-        ratio = np.full_like(self.weight_norm, np.nan)
-        with np.errstate(invalid="ignore", over="ignore"):  # of infinite weights it is NaN
-            np.divide(self.update_norm, self.weight_norm, out=ratio, where=self.weight_norm != 0)
-        return ratio
+        return _ratio(self.update_norm, self.weight_norm)
+
+
+def _ratio(update_norm: Floats, weight_norm: Floats) -> Floats:
+    ratio = np.full_like(weight_norm, np.nan)
+    with np.errstate(invalid="ignore", over="ignore"):  # of infinite weights it is NaN
+        np.divide(update_norm, weight_norm, out=ratio, where=weight_norm != 0)
+    return ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UpdateStats:
+    """The update of every parameter as the optimizer computes it, read from its state right after the step.
+
+    Each array is float32 with one entry for each parameter; NaN where a parameter had no gradient or its
+    update can't be computed. Where weights have little precision, the update that reaches them may be
+    smaller: `WeightStats.update_norm` is that one.
+
+    Attributes:
+        update_norm: L2 norm of the update, weight decay included.
+        weight_norm: L2 norm of the weights before the step.
+        rms_ratio: RMS_t = sqrt(mean(g^2 / max(v, eps^2))) with the optimizer's own bias-corrected second
+            moment v (Wortsman et al. 2023, arXiv:2304.13013, section 3); None where it has none.
+        second_moment_norm: L2 norm of sqrt(v); None where the optimizer has none.
+    """
+
+    update_norm: Floats
+    weight_norm: Floats
+    rms_ratio: Floats | None = None
+    second_moment_norm: Floats | None = None
+
+    @property
+    def update_ratio(self) -> Floats:
+        """update_norm / weight_norm; NaN where the weights are all zero.
+
+        >>> ones = np.ones(1, np.float32)
+        >>> UpdateStats(update_norm=ones, weight_norm=4 * ones).update_ratio.tolist()
+        [0.25]
+        """
+        return _ratio(self.update_norm, self.weight_norm)
 
 
 RANK_STATS = ("norm", "nonfinite", "differing", "differs_in", "before_reduction")
@@ -220,9 +274,12 @@ class StepRecord:
     learning_rates: tuple[float, ...] = ()
     loss_scale: float | None = None
     skipped: bool = False  # the update did not happen
+    update_norm: float | None = None  # L2 norm of the update that the optimizer computed, over all parameters
+    weight_norm: float | None = None  # of the weights before the step, over the same parameters
     clip_fault: ClipFault | None = None
     layers: LayerStats | None = field(default=None, repr=False)
     weights: WeightStats | None = field(default=None, repr=False)
+    updates: UpdateStats | None = field(default=None, repr=False)
     ranks: RankStats | None = field(default=None, repr=False)  # of a distributed training
 
     @property

@@ -20,6 +20,8 @@ _REAL_COLUMNS = [
     "loss",
     "learning_rate",
     "loss_scale",
+    "update_norm",
+    "weight_norm",
 ]
 
 
@@ -42,6 +44,7 @@ def steps_frame(columns: dict[str, list[Any]], entries: Mapping[str, int]) -> pd
     frame["clipped"] = ~(frame["clip_coef"] >= 1.0) | (cut > 0)
     frame["cut_fraction"] = cut / frame["optimizer"].map(entries).astype(float)
     frame["clipped_fraction"] = frame["cut_fraction"]
+    frame["update_ratio"] = frame["update_norm"] / frame["weight_norm"].where(frame["weight_norm"] != 0)
     for group, values in _further_rates(rates).items():
         frame[f"learning_rate_{group}"] = values
     return frame
@@ -94,4 +97,5 @@ def _ordered(columns: pd.Index[str]) -> list[str]:
         "loss_logged",
     ]
     rates = [name for name in columns if name.startswith("learning_rate")]
-    return [*first, *rates, "loss_scale", "skipped", "clip_fault", "wall_time", "attempt", "optimizer"]
+    updates = ["update_norm", "weight_norm", "update_ratio"]
+    return [*first, *rates, "loss_scale", "skipped", "clip_fault", *updates, "wall_time", "attempt", "optimizer"]

@@ -16,10 +16,23 @@ from numpy.typing import NDArray
 from gradwatch.analysis.frames import indexed_by_step, standing_rows, steps_frame
 from gradwatch.detect import replay
 from gradwatch.errors import BadArgument, RunNotFound
-from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import (
+    RANK_STATS,
+    SAMPLED_STATS,
+    STATS,
+    UPDATE_STATS,
+    WEIGHT_STATS,
+    Event,
+    Floats,
+    ParameterInfo,
+    StepRecord,
+    WeightStats,
+)
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
 
-LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio")
+LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio", *SAMPLED_STATS)
+
+RECORDED_UPDATE_STATS = (*UPDATE_STATS, "update_ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +175,9 @@ class RunReader:
 
         Columns: total_norm, max_norm, norm_type, clip_value, clip_coef, clipped, cut_fraction (share of
         entries that value clipping cut), nonfinite, loss, loss_logged, learning_rate (and learning_rate_1,
-        ... of further parameter groups), loss_scale, skipped, clip_fault, wall_time, attempt, optimizer.
+        ... of further parameter groups), loss_scale, skipped, clip_fault, update_norm (of the update that the
+        optimizer computed), weight_norm (of the same weights before the step), update_ratio (their quotient),
+        wall_time, attempt, optimizer.
         ``clipped_fraction`` is the older name of cut_fraction; elsewhere that word is a share of steps.
         Unknown values are NaN; a loss that was logged as NaN has ``loss_logged``. Where several attempts
         recorded a step, the row is the latest attempt's.
@@ -177,16 +192,31 @@ class RunReader:
         """One statistic of every parameter, (steps, parameters); NaN where a parameter had no gradient.
 
         ``stat`` is norm, abs_max, nonfinite or zeros of the gradient before clipping, or one of the
-        sampled weight_norm, update_norm and update_ratio, with one row a sample. With several optimizers
-        and none named, their columns stand side by side. ``one_of`` greater than 1 reads an even sample:
-        one of that many recorded steps.
+        sampled weight_norm, update_norm, update_ratio, moved (share of the entries that the step changed),
+        momentum_cosine and weight_cosine (of the gradient with the momentum and with the weights), with one
+        row a sample. With several optimizers and none named, their columns stand side by side. ``one_of``
+        greater than 1 reads an even sample: one of that many recorded steps.
         """
         if stat not in LAYER_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(LAYER_STATS)}.")
         names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
-        frames = [self._layers_of(stat, name, one_of) for name in names]
-        frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
-        return frame.loc[:, ~frame.columns.duplicated()]
+        return _side_by_side([self._layers_of(stat, name, one_of) for name in names])
+
+    def updates(self, stat: str = "update_ratio", optimizer: str | None = None, *, one_of: int = 1) -> pd.DataFrame:
+        """One statistic of every parameter's update as its optimizer computed it, (steps, parameters).
+
+        In contrast to the sampled statistics of `layers` there is a row for every step at which updates were
+        recorded; empty where the optimizer's update can't be read from its state. NaN where a parameter had
+        no gradient.
+
+        ``stat`` is update_norm (weight decay included), weight_norm (before the step), update_ratio (their
+        quotient), rms_ratio (the root mean square of the gradient over the square root of the second moment:
+        far above 1 the second moment lags behind) or second_moment_norm (norm of that square root).
+        """
+        if stat not in RECORDED_UPDATE_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RECORDED_UPDATE_STATS)}.")
+        names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
+        return _side_by_side([self._updates_of(stat, name, one_of) for name in names])
 
     def standing(self, optimizer: str | None = None) -> NDArray[np.int64]:
         """Id, step and attempt of one optimizer's rows that no later attempt replaced, (rows, 3), by step."""
@@ -243,10 +273,28 @@ class RunReader:
         if stat == "update_ratio":
             weight = self._layers_of("weight_norm", optimizer, one_of)
             return self._layers_of("update_norm", optimizer, one_of) / weight.where(weight != 0)
-        rows, table = self._standing_of(*self._store.layer_table(stat, optimizer, one_of), optimizer)
+        return self._by_step(*self._store.layer_table(stat, optimizer, one_of), optimizer)
+
+    def _updates_of(self, stat: str, optimizer: str, one_of: int) -> pd.DataFrame:
+        if stat == "update_ratio":
+            weight = self._updates_of("weight_norm", optimizer, one_of)
+            return self._updates_of("update_norm", optimizer, one_of) / weight.where(weight != 0)
+        return self._by_step(*self._store.update_table(stat, optimizer, one_of), optimizer)
+
+    def _by_step(self, rows: NDArray[np.int64], table: Floats, optimizer: str) -> pd.DataFrame:
+        rows, table = self._standing_of(rows, table, optimizer)
         names = [info.name for info in self._store.parameters(optimizer)]
-        frame = pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=names, copy=False)
+        index = pd.Index(rows[:, 1], name="step")
+        if not len(rows):  # a store from before this statistic
+            return pd.DataFrame(np.empty((0, len(names)), np.float32), index=index, columns=names)
+        frame = pd.DataFrame(table, index=index, columns=names, copy=False)
         return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
+
+
+def _side_by_side(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The frames of several optimizers as one; a parameter that two of them have is the first one's."""
+    frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
+    return frame.loc[:, ~frame.columns.duplicated()]
 
 
 def newest(folder: Path = Path("runs")) -> Path:

@@ -37,10 +37,14 @@ STEP_NUMBERS = (
 )
 """The numbers in a step's checksum. Every store written since schema 4 depends on this order."""
 
+LATER_STEP_NUMBERS = ("update_norm", "weight_norm")
+"""Numbers that schema 6 added. They are in the checksum of a step only where one of them is not null."""
+
 STEP_TEXTS = ("optimizer", "learning_rates", "nan", "clip_fault")
 """The texts in a step's checksum, in order."""
 
 _PACKED = struct.Struct(f"<{len(STEP_NUMBERS)}d")
+_PACKED_LATER = struct.Struct(f"<{len(LATER_STEP_NUMBERS)}d")
 _BOUND = struct.Struct("<qI")
 _MASK = 0xFFFFFFFF
 _MULTIPLIER = 2654435761
@@ -60,14 +64,24 @@ def step_crc(row: Mapping[str, Any]) -> int:
     """``crc`` of a row of table ``step``.
 
     It is over `STEP_NUMBERS` as little-endian float64 with null as NaN, then over `STEP_TEXTS` as UTF-8 with a byte 31
-    between them and null as nothing.
+    between them and null as nothing, then over `LATER_STEP_NUMBERS` as the first, unless all of them are null.
 
-    >>> row = dict.fromkeys((*STEP_NUMBERS, *STEP_TEXTS)) | {"id": 1, "step": 0, "optimizer": "0"}
+    >>> names = (*STEP_NUMBERS, *STEP_TEXTS, *LATER_STEP_NUMBERS)
+    >>> row = dict.fromkeys(names) | {"id": 1, "step": 0, "optimizer": "0"}
     >>> step_crc(row) == step_crc(row | {"loss": math.nan}) != step_crc(row | {"loss": 0.5})
     True
     """
     numbers = _PACKED.pack(*(math.nan if row[name] is None else float(row[name]) + 0.0 for name in STEP_NUMBERS))
-    return zlib.crc32(_texts(tuple(row[name] for name in STEP_TEXTS)), zlib.crc32(_with_one_nan(numbers, row)))
+    crc = zlib.crc32(_texts(tuple(row[name] for name in STEP_TEXTS)), zlib.crc32(_with_one_nan(numbers, row)))
+    return _add_later(crc, [row[name] for name in LATER_STEP_NUMBERS])
+
+
+def _add_later(crc: int, numbers: Sequence[float | None]) -> int:
+    """Let the later numbers of a step count in its checksum; one that is NaN counts as null."""
+    values = [math.nan if number is None else float(number) + 0.0 for number in numbers]
+    if all(map(math.isnan, values)):
+        return crc
+    return zlib.crc32(_PACKED_LATER.pack(*(np.nan if math.isnan(value) else value for value in values)), crc)
 
 
 def _with_one_nan(numbers: bytes, row: Mapping[str, Any]) -> bytes:
@@ -89,7 +103,11 @@ def step_crcs(columns: Mapping[str, Sequence[Any]]) -> NDArray[np.int64]:
     rows = list(zip(*(columns[name] for name in STEP_TEXTS), strict=True))
     known = {row: _texts(row) for row in set(rows)}  # few of them differ
     texts = map(known.__getitem__, rows)
-    return np.array(list(map(zlib.crc32, texts, map(zlib.crc32, _pieces(matrix.tobytes(), _PACKED.size)))), np.int64)
+    crcs = list(map(zlib.crc32, texts, map(zlib.crc32, _pieces(matrix.tobytes(), _PACKED.size))))
+    later = [columns[name] for name in LATER_STEP_NUMBERS]
+    for at in [at for at, numbers in enumerate(zip(*later, strict=True)) if numbers != (None,) * len(numbers)]:
+        crcs[at] = _add_later(crcs[at], [column[at] for column in later])
+    return np.array(crcs, np.int64)
 
 
 def _pieces(data: bytes, size: int) -> list[memoryview]:
@@ -102,7 +120,7 @@ def _texts(texts: tuple[Any, ...]) -> bytes:
 
 
 def blobs_crc(number: int, step: int, blobs: Sequence[bytes | None]) -> bytes:
-    """``crc`` of a row of table ``layer``, ``weight`` or ``rank``: a little-endian uint32 for each blob, 0 for null.
+    """``crc`` of a row of a table of blobs: a little-endian uint32 for each blob, 0 for null.
 
     Each begins with (id x 2654435761 + step) modulo 2^32, so that a blob of another step is noticed.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.store.checksums import blobs_crc, match_blobs, row_crc, row_crcs, step_crc, step_crcs, values_crc
-from gradwatch.store.schema import BLOBS, CRC_FROM, PARTS, ROW_COUNTS, ROW_CRC_FROM, Layout
+from gradwatch.store.schema import BLOBS, CRC_FROM, OLDER_WIDTHS, PARTS, ROW_COUNTS, ROW_CRC_FROM, Layout
 from gradwatch.store.values import LARGEST, is_count, valid_meta, valid_step, valid_steps
 
 MAX_MISSING = 1_000_000
@@ -196,7 +196,7 @@ class Integrity:
             return False
         if crc is None:
             return unbound and bool(number < self._crc_from)
-        right = type(crc) is bytes and crc == blobs_crc(number, row["step"], blobs)
+        right = type(crc) is bytes and crc == blobs_crc(number, row["step"], _counted(table, blobs, crc))
         return right and (unbound or self.is_bound(table, number, crc, row[f"{table}.row_crc"]))
 
     # ----------------------------------------------------------------------------------------- blobs
@@ -205,7 +205,7 @@ class Integrity:
         """Which blobs of one statistic are intact; (rows,).
 
         Args:
-            table: ``layer``, ``weight`` or ``rank``.
+            table: one of blobs, for example ``layer``.
             stat: the column of the blobs.
             columns: the ids, steps, blobs, crc and row_crc of the rows.
         """
@@ -246,6 +246,12 @@ def _as_number(column: Sequence[Any]) -> NDArray[np.int64]:
 def is_blob(value: object) -> bool:
     """Whether a value is a blob of float32 numbers."""
     return type(value) is bytes and len(value) % 4 == 0
+
+
+def _counted(table: str, blobs: Sequence[bytes | None], crc: bytes) -> Sequence[bytes | None]:
+    """The blobs of a row that its checksums count: in a row from before schema 6, those of that schema."""
+    width = OLDER_WIDTHS.get(table, len(blobs))
+    return blobs[:width] if len(crc) == 4 * width and blobs[width:] == [None] * len(blobs[width:]) else blobs
 
 
 def _are_blobs(values: Sequence[object]) -> bool:

@@ -19,7 +19,15 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
-from gradwatch.store.schema import APPLICATION_ID, FILE_NAME, SCHEMA_VERSION, TABLES, Layout, declared, parse
+from gradwatch.store.schema import (
+    APPLICATION_ID,
+    FILE_NAME,
+    SCHEMA_VERSION,
+    TABLES,
+    Layout,
+    declared,
+    parse,
+)
 
 TICK = 10_000
 """Operations of SQLite's virtual machine between two looks at the budget of a query."""
@@ -189,7 +197,7 @@ def find_fault(layout: Layout, entries: list[tuple[Any, ...]], pages: int) -> st
         entries: of sqlite_master: type, name, tbl_name, rootpage, sql.
         pages: of the file.
     """
-    if layout.version < 1 or (layout.has_row_crc and layout.version < SCHEMA_VERSION):
+    if layout.version < 1 or not layout.may_have_row_crc:
         return f"it has no tables of schema {layout.version}"
     tables = declared(layout)
     indexes = {f"sqlite_autoindex_{table}_1" for table in tables if _has_text_key(table)}

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.record import WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
+from gradwatch.record import SAMPLED_STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
 from gradwatch.store.processes import is_alive
@@ -133,16 +133,27 @@ class StoreReader:
         """Id and step of each row, (rows, 2), and one statistic of every parameter at it, (rows, parameters).
 
         Args:
-            stat: one of `STATS` or `WEIGHT_STATS`.
+            stat: one of `STATS`, `WEIGHT_STATS` or `SAMPLED_STATS`.
             optimizer: its name.
             one_of: of so many rows one is read, evenly.
             after: only rows with a larger id.
             up_to: only rows with no larger id; None: all.
             most: of rows; -1: all.
         """
-        table, length = "weight" if stat in WEIGHT_STATS else "layer", len(self.parameters(optimizer))
+        is_sampled = stat in (*WEIGHT_STATS, *SAMPLED_STATS)
+        table, length = "weight" if is_sampled else "layer", len(self.parameters(optimizer))
         part = Part(one_of=one_of, after=after, up_to=LARGEST if up_to is None else up_to, most=most)
         return self._steps.table(table, stat, optimizer, length, part)
+
+    def update_table(
+        self, stat: str, optimizer: str, one_of: int = 1, *, after: int = 0, up_to: int | None = None, most: int = -1
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of each row, (rows, 2), and one statistic of every parameter's update, (rows, parameters).
+
+        The arguments are those of `layer_table`; ``stat`` is one of `UPDATE_STATS`.
+        """
+        part = Part(one_of=one_of, after=after, up_to=LARGEST if up_to is None else up_to, most=most)
+        return self._steps.table("optimizer_update", stat, optimizer, len(self.parameters(optimizer)), part)
 
     def rank_table(
         self, stat: str, optimizer: str, *, after: int = 0, up_to: int | None = None, most: int = -1

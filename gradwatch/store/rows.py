@@ -11,7 +11,7 @@ import numpy as np
 
 from gradwatch.record import Event, ParameterInfo, StepRecord
 from gradwatch.store.checksums import blobs_crc, row_crc, step_crc, values_crc
-from gradwatch.store.schema import BLOBS, CHECKSUMS, EVENT_COLUMNS, PARTS, STEP_COLUMNS
+from gradwatch.store.schema import BLOBS, CHECKSUMS, EVENT_COLUMNS, FIELDS, PARTS, STEP_COLUMNS
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -46,7 +46,7 @@ def step_rows(records: Iterable[StepRecord], first: int) -> dict[str, list[Row]]
     for number, record in enumerate(records, first):
         rows["step"].append(_step_row(record, number))
         for table in BLOBS:
-            stats = getattr(record, f"{table}s")
+            stats = getattr(record, FIELDS[table])
             if stats is not None:
                 rows[table].append(_row_of_blobs(table, stats, number, record.step))
     return rows
@@ -80,7 +80,9 @@ def _step_row(record: StepRecord, number: int) -> Row:
         "loss_scale": record.loss_scale,
         "skipped": int(record.skipped),
         "clip_fault": record.clip_fault,
-        "parts": sum(bit for table, bit in PARTS.items() if getattr(record, f"{table}s") is not None),
+        "update_norm": record.update_norm,
+        "weight_norm": record.weight_norm,
+        "parts": sum(bit for table, bit in PARTS.items() if getattr(record, FIELDS[table]) is not None),
     }
     row["nan"] = _nan_names(row)
     crc = step_crc(row)

@@ -3,6 +3,8 @@
 Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.origin; 4 adds crc to every table;
 5 adds the table rank and event.rank. Newer stores of version 5 also have row_crc in every table, the table
 detector_state and the row "rows" of meta. They keep the number 5, because older versions of gradwatch can read them.
+6 adds the table optimizer_update, step.update_norm, step.weight_norm, and moved, momentum_cosine and weight_cosine
+of table weight.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS
+from gradwatch.record import RANK_STATS, SAMPLED_STATS, STATS, UPDATE_STATS, WEIGHT_STATS
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 CRC_SINCE = 4  # the first version with crc
 RANKS_SINCE = 5  # the first version with the table rank
+ROW_CRC_SINCE = 5  # the first version in which newer stores have row_crc
+UPDATES_SINCE = 6  # the first version with the table optimizer_update; every store of it has row_crc
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -84,7 +88,10 @@ create table step (
     skipped integer not null,    -- 1: the update did not happen
     nan text,                    -- names of the columns that are NaN in this row; SQLite stores NaN as null
     clip_fault text,             -- why clipping did not work as intended; null: no fault is known
-    parts integer,               -- sum of the tables with a row of this id: 1 layer, 2 weight, 4 rank; null: not known
+    update_norm real,            -- L2 norm of the update that the optimizer computed; null: not computed
+    weight_norm real,            -- L2 norm of the same weights before the step; null: not computed
+    parts integer,               -- sum of the tables with a row of this id; null: not known
+                                 -- 1 layer, 2 weight, 4 rank, 8 optimizer_update
     crc integer,
     row_crc integer
 );
@@ -104,7 +111,20 @@ create table weight (
     id integer primary key,
     weight_norm blob not null,   -- L2 norm before the step
     update_norm blob not null,   -- L2 norm of the change that the step made
-    crc blob,                    -- uint32 checksums of the two blobs
+    moved blob,                  -- share of the entries that the step changed
+    momentum_cosine blob,        -- cosine of the angle between the gradient and the optimizer's momentum
+    weight_cosine blob,          -- cosine of the angle between the gradient and the weights before the step
+    crc blob,                    -- uint32 checksums of the five blobs; of the first two in a row of schema 5
+    row_crc integer
+);
+create table optimizer_update (
+    -- The update of the step with the same id as the optimizer computes it, from its state after the step.
+    id integer primary key,
+    update_norm blob not null,   -- L2 norm of the update, weight decay included
+    weight_norm blob not null,   -- L2 norm of the weights before the step
+    rms_ratio blob,              -- sqrt(mean(g^2 / max(v, eps^2))) of the second moment v; null: there is none
+    second_moment_norm blob,     -- L2 norm of sqrt(v); null: there is none
+    crc blob,                    -- uint32 checksums of the four blobs
     row_crc integer
 );
 create table rank (
@@ -168,6 +188,8 @@ STEP_COLUMNS = (
     "loss_scale",
     "skipped",
     "clip_fault",
+    "update_norm",
+    "weight_norm",
     "parts",
     "nan",
 )
@@ -194,10 +216,21 @@ PARAMETER_COLUMNS = ("optimizer", "position", "name", "shape", "dtype")
 
 CHECKSUMS = ("crc", "row_crc")
 
-BLOBS = {"layer": STATS, "weight": WEIGHT_STATS, "rank": RANK_STATS}
+BLOBS = {
+    "layer": STATS,
+    "weight": (*WEIGHT_STATS, *SAMPLED_STATS),
+    "rank": RANK_STATS,
+    "optimizer_update": UPDATE_STATS,
+}
 """The tables of blobs, with the columns that are statistics."""
 
-PARTS = {"layer": 1, "weight": 2, "rank": 4}
+FIELDS = {"layer": "layers", "weight": "weights", "rank": "ranks", "optimizer_update": "updates"}
+"""The field of a `StepRecord` that each table of blobs holds."""
+
+OLDER_WIDTHS = {"weight": len(WEIGHT_STATS)}
+"""How many blobs the checksums of a table counted before version 6, where that was another number."""
+
+PARTS = {"layer": 1, "weight": 2, "rank": 4, "optimizer_update": 8}
 """The bit of step.parts that says that a table has a row of the step."""
 
 CRC_FROM = "sealed_from"
@@ -215,6 +248,9 @@ _ADDED = {
     ("event", "origin"): 3,
     ("step", "parts"): 4,
     ("event", "rank"): 5,
+    ("step", "update_norm"): 6,
+    ("step", "weight_norm"): 6,
+    **{("weight", name): 6 for name in SAMPLED_STATS},
 }
 """The version that added a column. Version 4 also added crc to the tables there were."""
 
@@ -232,6 +268,11 @@ class Layout:
 
     version: int
     has_row_crc: bool
+
+    @property
+    def may_have_row_crc(self) -> bool:
+        """Whether stores of this version have row_crc, or lack it, as this one does."""
+        return self.version >= ROW_CRC_SINCE if self.has_row_crc else self.version < UPDATES_SINCE
 
     @property
     def has_crc(self) -> bool:
@@ -256,7 +297,7 @@ class Layout:
     def has_table(self, table: str) -> bool:
         if table == "detector_state":
             return self.has_row_crc
-        return table != "rank" or self.has_ranks
+        return self.version >= {"rank": RANKS_SINCE, "optimizer_update": UPDATES_SINCE}.get(table, 1)
 
 
 CURRENT = Layout(version=SCHEMA_VERSION, has_row_crc=True)

@@ -1,4 +1,4 @@
-"""Reads the large tables of a store: step, layer, weight and rank."""
+"""Reads the large tables of a store: step, layer, weight, rank and optimizer_update."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ from gradwatch.store.values import LARGEST, is_count, record_of, valid_table
 
 MAX_PADDING = 2**30
 """Bytes that a table may take beyond 64 times those of its blobs, if they are of different lengths."""
+
+
+ALWAYS_THERE = ("norm", *WEIGHT_STATS)
+"""The columns of blobs that no row lacks, whatever table they are in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,8 @@ class StepTables:
     def _last_id(self) -> int:
         """The largest id of a step that has blobs: where the last steps are lost, these tell of them."""
         found = [0]
-        for table in BLOBS if self._db.layout.has_row_crc else ():
+        tables = [table for table in BLOBS if self._db.layout.has_table(table)]
+        for table in tables if self._db.layout.has_row_crc else ():
             selected = select(self._db, table, ("id", *CHECKSUMS))
             rows = self._db.rows(f"select {selected} from {table} not indexed order by id desc limit 1")
             found += [number for number, *checksums in rows if self._integrity.is_bound(table, number, *checksums)]
@@ -106,13 +111,13 @@ class StepTables:
         """Id and step of each intact row, (rows, 2), and one statistic at it, (rows, ``length``).
 
         Args:
-            table: ``layer``, ``weight`` or ``rank``.
+            table: one of blobs, for example ``layer``.
             stat: a column of the table.
             optimizer: its name.
             length: of a row; None: that of the longest.
             part: which rows.
         """
-        if not self._db.layout.has_table(table):
+        if not (self._db.layout.has_table(table) and self._db.layout.has_column(table, stat)):
             return np.empty((0, 2), np.int64), np.empty((0, 0), np.float32)
         columns = self._blobs(table, stat, optimizer, part)
         intact = self._integrity.intact_blobs(table, stat, columns)
@@ -135,7 +140,7 @@ class StepTables:
                 *(part.after, part.up_to, optimizer, part.one_of, part.most),
             )
             columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], [], []]
-            if stat in ("norm", *WEIGHT_STATS) and self._db.layout.has_crc:
+            if stat in ALWAYS_THERE and self._db.layout.has_crc:
                 if 0 < part.most == len(rows):
                     part = replace(part, up_to=columns[0][-1])
                 self._find_missing(table, optimizer, columns[0], part)

@@ -23,6 +23,7 @@ from gradwatch.record import (
     ParameterInfo,
     RankStats,
     StepRecord,
+    UpdateStats,
     WeightStats,
 )
 from gradwatch.store.schema import ATTEMPT_COLUMNS, BLOBS, EVENT_COLUMNS, PARTS, STEP_COLUMNS
@@ -60,12 +61,25 @@ STEP_TYPES: dict[str, set[type]] = {
     "loss_scale": _REAL | _NULL,
     "skipped": _WHOLE,
     "clip_fault": _TEXT | _NULL,
+    "update_norm": _REAL | _NULL,
+    "weight_norm": _REAL | _NULL,
     "parts": _WHOLE | _NULL,
     "nan": _TEXT | _NULL,
 }
 """The types that the columns of a step may have in Python."""
 
-NAN_IN_STEP = {"total_norm", "max_norm", "norm_type", "clip_value", "clip_coef", "loss", "learning_rate", "loss_scale"}
+NAN_IN_STEP = {
+    "total_norm",
+    "max_norm",
+    "norm_type",
+    "clip_value",
+    "clip_coef",
+    "loss",
+    "learning_rate",
+    "loss_scale",
+    "update_norm",
+    "weight_norm",
+}
 """The columns of a step that may be NaN. SQLite stores NaN as null, and column nan names them."""
 
 _LIMITS = {"skipped": 1, "parts": sum(PARTS.values()), "wall_time": LATEST}
@@ -269,11 +283,11 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         infos: the parameters of its optimizer.
     """
     row |= dict.fromkeys(row["nan"].split(",") if row["nan"] else (), math.nan)
-    layer, weight, rank = (_stats(table, row) for table in ("layer", "weight", "rank"))
-    if not all(map(_belong_together, (layer, weight, rank))):
+    layer, weight, rank, update = (_stats(table, row) for table in ("layer", "weight", "rank", "optimizer_update"))
+    if not all(map(_belong_together, (layer, weight, rank, update))):
         return None
     layers = _layers(layer, infos) if layer else None
-    if layers is not None and not _fit_the_layers(weight, rank, layers):
+    if layers is not None and not (_fit_the_layers(weight, rank, layers) and _fit_the_layers(update, {}, layers)):
         return None
     return StepRecord(
         **{name: row[name] for name in _OF_RECORD},
@@ -281,6 +295,7 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         skipped=bool(row["skipped"]),
         layers=layers,
         weights=WeightStats(**weight) if weight else None,
+        updates=UpdateStats(**update) if update else None,
         ranks=RankStats(**rank) if rank else None,
     )
 
@@ -309,7 +324,7 @@ def _belong_together(stats: Mapping[str, Floats]) -> bool:
 
 
 def _fit_the_layers(weight: Mapping[str, Floats], rank: Mapping[str, Floats], layers: LayerStats) -> bool:
-    """Whether the weights are of no more parameters, and the ranks differ in one of them."""
+    """Whether the weights or updates are of no more parameters, and the ranks differ in one of them."""
     count = len(layers.parameters)
     if weight and len(weight["weight_norm"]) > count:
         return False

@@ -30,6 +30,7 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 # Fields that hold other numbers rather than being one.
 PARTS = {
     "ranks",
+    "updates",
     "total_norm",
     "loss",
     "clipping",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradwatch.record import LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import LayerStats, ParameterInfo, StepRecord, UpdateStats, WeightStats
 
 
 @pytest.mark.parametrize("coef", [1.0, 0.5, 0.0, math.nan])
@@ -49,3 +49,10 @@ def test_update_ratio_of_zero_weights_is_not_infinite():
     ratio = WeightStats(weight_norm=np.array([0, 2], np.float32), update_norm=np.array([1, 1], np.float32)).update_ratio
     assert math.isnan(ratio[0])
     assert ratio[1] == 0.5
+
+
+def test_the_ratio_of_an_update_is_that_of_its_norms_and_unknown_without_weights():
+    norms = np.array([2, 0, 3, math.nan], np.float32)
+    weights = np.array([4, 5, 0, 1], np.float32)
+    ratio = UpdateStats(update_norm=norms, weight_norm=weights).update_ratio
+    np.testing.assert_array_equal(ratio, np.array([0.5, 0, math.nan, math.nan], np.float32))

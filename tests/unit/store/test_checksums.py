@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch.store.checksums import (
+    LATER_STEP_NUMBERS,
     STEP_NUMBERS,
     STEP_TEXTS,
     blobs_crc,
@@ -24,17 +25,25 @@ from gradwatch.store.checksums import (
 
 NUMBERS = st.none() | st.floats() | st.integers(0, 2**53)
 TEXTS = st.none() | st.text(max_size=8)
-ROWS = st.fixed_dictionaries(dict.fromkeys(STEP_NUMBERS, NUMBERS) | dict.fromkeys(STEP_TEXTS, TEXTS))
+ALL_NUMBERS = (*STEP_NUMBERS, *LATER_STEP_NUMBERS)
+ROWS = st.fixed_dictionaries(dict.fromkeys(ALL_NUMBERS, NUMBERS) | dict.fromkeys(STEP_TEXTS, TEXTS))
+
+
+def plain_numbers(row, names):
+    data = b""
+    for name in names:
+        value = math.nan if row[name] is None else float(row[name]) + 0.0
+        data += np.array(math.nan if math.isnan(value) else value, "<f8").tobytes()
+    return data
 
 
 def plain_step_crc(row):
-    """As another program would write it: float64 with one NaN, no negative zero, then the texts."""
-    data = b""
-    for name in STEP_NUMBERS:
-        value = math.nan if row[name] is None else float(row[name]) + 0.0
-        data += np.array(math.nan if math.isnan(value) else value, "<f8").tobytes()
+    """As another program would write it: float64 with one NaN, no negative zero, then texts, then later numbers."""
+    data = plain_numbers(row, STEP_NUMBERS)
     texts = [b"" if row[name] is None else row[name].encode("utf-8", "replace") for name in STEP_TEXTS]
-    return zlib.crc32(data + b"\x1f".join(texts))
+    later = plain_numbers(row, LATER_STEP_NUMBERS)
+    is_null = later == plain_numbers(dict.fromkeys(LATER_STEP_NUMBERS), LATER_STEP_NUMBERS)
+    return zlib.crc32(data + b"\x1f".join(texts) + (b"" if is_null else later))
 
 
 def without_nan(value):
@@ -50,18 +59,24 @@ def test_the_checksum_of_a_step(row):
 @given(st.lists(ROWS, max_size=4))
 def test_many_steps_have_the_checksums_of_each(rows):
     rows = [{name: without_nan(value) for name, value in row.items()} for row in rows]
-    columns = {name: [row[name] for row in rows] for name in (*STEP_NUMBERS, *STEP_TEXTS)}
+    columns = {name: [row[name] for row in rows] for name in (*ALL_NUMBERS, *STEP_TEXTS)}
     assert step_crcs(columns).tolist() == [step_crc(row) for row in rows]
 
 
-@pytest.mark.parametrize("name", [*STEP_NUMBERS, *STEP_TEXTS])
+@pytest.mark.parametrize("name", [*ALL_NUMBERS, *STEP_TEXTS])
 def test_every_column_of_a_step_counts(name):
-    row = dict.fromkeys(STEP_NUMBERS, 1.0) | dict.fromkeys(STEP_TEXTS, "a")
+    row = dict.fromkeys(ALL_NUMBERS, 1.0) | dict.fromkeys(STEP_TEXTS, "a")
     assert step_crc(row) != step_crc(row | {name: "b" if name in STEP_TEXTS else 2.0})
 
 
+def test_a_step_without_later_numbers_has_the_checksum_of_an_older_schema():
+    row = dict.fromkeys(STEP_NUMBERS, 1.0) | dict.fromkeys(STEP_TEXTS, "a") | dict.fromkeys(LATER_STEP_NUMBERS)
+    data = plain_numbers(row, STEP_NUMBERS) + b"a\x1fa\x1fa\x1fa"
+    assert step_crc(row) == zlib.crc32(data)
+
+
 def test_zero_has_one_sign_and_nan_one_payload():
-    row = dict.fromkeys(STEP_NUMBERS, 0.0) | dict.fromkeys(STEP_TEXTS)
+    row = dict.fromkeys(ALL_NUMBERS, 0.0) | dict.fromkeys(STEP_TEXTS)
     assert step_crc(row) == step_crc(row | {"loss": -0.0})
     odd = struct.unpack("<d", struct.pack("<Q", 0xFFF8000000000123))[0]
     assert step_crc(row | {"loss": odd}) == step_crc(row | {"loss": math.nan}) == step_crc(row | {"loss": None})

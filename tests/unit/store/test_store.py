@@ -18,8 +18,21 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.distributed import ParameterPart
-from gradwatch.errors import EmptyRun, GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
-from gradwatch.record import ORIGINS, STATS, Event, LayerStats, ParameterInfo, StepRecord, WeightStats, merged
+from gradwatch.errors import BadArgument, EmptyRun, GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
+from gradwatch.record import (
+    ORIGINS,
+    SAMPLED_STATS,
+    STATS,
+    UPDATE_STATS,
+    WEIGHT_STATS,
+    Event,
+    LayerStats,
+    ParameterInfo,
+    StepRecord,
+    UpdateStats,
+    WeightStats,
+    merged,
+)
 from gradwatch.recording.recorder import Recorder
 from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreReader, StoreWriter
 from gradwatch.store.creation import on_network_file_system
@@ -60,7 +73,25 @@ records = st.builds(
     loss_scale=maybe,
     skipped=st.booleans(),
     layers=st.none() | layers,
-    weights=st.none() | st.builds(lambda a, b: WeightStats(weight_norm=a, update_norm=b), float32s, float32s),
+    update_norm=maybe,
+    weight_norm=maybe,
+    weights=st.none()
+    | st.builds(
+        WeightStats,
+        weight_norm=float32s,
+        update_norm=float32s,
+        moved=st.none() | float32s,
+        momentum_cosine=st.none() | float32s,
+        weight_cosine=st.none() | float32s,
+    ),
+    updates=st.none()
+    | st.builds(
+        UpdateStats,
+        update_norm=float32s,
+        weight_norm=float32s,
+        rms_ratio=st.none() | float32s,
+        second_moment_norm=st.none() | float32s,
+    ),
 )
 events = st.builds(
     Event,
@@ -87,11 +118,10 @@ def write(folder, batch=(), found=()):
 
 def as_text(record):
     """Every value, arrays too, so that NaN equals NaN and nothing is rounded."""
-    parts = [record.layers and [getattr(record.layers, s) for s in STATS], record.weights]
-    arrays = [None if a is None else a.tobytes() for part in parts[:1] for a in part or ()]
-    if record.weights is not None:
-        arrays += [record.weights.weight_norm.tobytes(), record.weights.update_norm.tobytes()]
-    return repr(record), arrays
+    names = {"layers": STATS, "weights": (*WEIGHT_STATS, *SAMPLED_STATS), "updates": UPDATE_STATS}
+    parts = [(getattr(record, field), stats) for field, stats in names.items()]
+    values = [getattr(part, stat) for part, stats in parts if part is not None for stat in stats]
+    return repr(record), [None if value is None else value.tobytes() for value in values]
 
 
 @settings(max_examples=60, deadline=None)
@@ -349,6 +379,39 @@ def test_every_released_schema_is_read_for_ever(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     write_run(tmp_path / "copy", stream([1.0], first_step=400))
     assert len(Run(tmp_path / "copy").steps()) == 401
+
+
+def test_a_store_of_schema_5_is_continued_with_updates_and_keeps_its_samples(tmp_path):
+    """The checksums of a sample count more blobs since schema 6 than those of an older row."""
+    shutil.copytree(GOLDEN / "schema-5", tmp_path / "copy")
+    floats = np.array([1.0, math.nan], np.float32)
+    more = StepRecord(
+        step=400,
+        attempt=1,
+        update_norm=1.0,
+        weight_norm=2.0,
+        weights=WeightStats(weight_norm=floats, update_norm=floats, moved=floats),
+        updates=UpdateStats(update_norm=floats, weight_norm=floats),
+    )
+    writer = StoreWriter(tmp_path / "copy")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append([more])
+    writer.end_attempt("closed")
+    run = Run(tmp_path / "copy")
+    assert len(run.layers("weight_norm")) == 9
+    assert run.layers("moved").index.tolist() == run.updates("update_norm").index.tolist() == [400]
+    assert as_text(list(run.records())[-1]) == as_text(more)
+    assert run.steps()["update_ratio"].tolist()[-2:] == [pytest.approx(math.nan, nan_ok=True), 0.5]
+    assert run.damaged_rows == 0
+
+
+def test_a_store_without_updates_has_empty_frames_of_them():
+    run = Run(GOLDEN / "schema-5")
+    assert run.updates("rms_ratio").shape == run.layers("moved").shape == (0, 2)
+    assert run.steps()["update_norm"].isna().all()
+    assert run.damaged_rows == 0
+    with pytest.raises(BadArgument, match="expected one of update_norm, weight_norm, rms_ratio"):
+        run.updates("norm")
 
 
 def test_there_is_a_golden_store_of_this_schema():
