@@ -9,16 +9,17 @@ READY := $(VENV)/.ready
 NODE := node_modules
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast test-lowest coverage check javascript browser benchmark dashboard detection diagnosis recommendation temporal-order pictures clean
+.PHONY: demo test test-slow test-lowest coverage check javascript browser benchmark dashboard detection diagnosis recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
 
 test: $(READY) browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
-
-test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+# The tests that `make test` leaves out.
+test-slow: $(READY) browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 # Unit tests and doctests under coverage, with the floor that pyproject.toml sets (fail_under). Python 3.12 and newer count
 # lines through sys.monitoring, which costs next to nothing.
@@ -34,7 +35,7 @@ test-lowest:
 	$(LOWEST) $(PIP_INSTALL) torch -c constraints.txt
 	$(LOWEST) $(PIP_INSTALL) -e '.[parquet]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
-	$(LOWEST) -m pytest -n 2 -m "not slow" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
+	$(LOWEST) -m pytest -n 2 --dist worksteal -m "not slow" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
 	  tests/unit/distributed tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store \
 	  tests/unit/views
 

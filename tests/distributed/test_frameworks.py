@@ -13,8 +13,6 @@ from torch import nn
 
 from gradwatch import Run
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 STEPS, CLIP = 6, 0.3
 
@@ -110,8 +108,17 @@ def by_hand():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("clipping", ["call", "policy"])
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    ("name", "clipping"),
+    [
+        ("Lightning, sharded", "call"),
+        ("Accelerate, DDP", "policy"),
+        pytest.param("Lightning, sharded", "policy", marks=pytest.mark.slow),
+        pytest.param("Lightning, DDP", "call", marks=pytest.mark.slow),
+        pytest.param("Lightning, DDP", "policy", marks=pytest.mark.slow),
+        pytest.param("Accelerate, DDP", "call", marks=pytest.mark.slow),
+    ],
+)
 def test_the_norms_are_those_of_one_process(tmp_path, name, clipping):
     script, strategy = SCRIPTS[name]
     (tmp_path / "train.py").write_text(textwrap.dedent(script).replace("CLIP", str(CLIP)).replace("STEPS", str(STEPS)))

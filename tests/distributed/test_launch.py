@@ -12,8 +12,6 @@ import pytest
 
 from gradwatch import Run
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
@@ -74,7 +72,7 @@ def printed(done):
     return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("norm")]
 
 
-@pytest.mark.parametrize("kind", ["sharded", "copied"])
+@pytest.mark.parametrize("kind", ["sharded", pytest.param("copied", marks=pytest.mark.slow)])
 def test_a_killed_rank_leaves_what_was_before_and_hangs_nothing(script, kind):
     began = time.monotonic()
     done = torchrun("train.py", "kill", kind, cwd=script)
@@ -88,7 +86,7 @@ def test_a_killed_rank_leaves_what_was_before_and_hangs_nothing(script, kind):
     assert run.damaged_rows == 0
 
 
-@pytest.mark.parametrize("kind", ["sharded", "copied"])
+@pytest.mark.parametrize("kind", [pytest.param("sharded", marks=pytest.mark.slow), "copied"])
 def test_a_restart_by_torchrun_goes_on_with_the_run(script, kind):
     done = torchrun("--max-restarts=1", "train.py", "fail", kind, cwd=script)
     assert done.returncode == 0, done.stderr
@@ -135,6 +133,7 @@ def test_gradwatch_run_needs_no_option_for_a_sharded_training(tmp_path):
     assert done.stderr.count("gradwatch: recorded 10 steps") == 1
 
 
+@pytest.mark.slow
 def test_gradwatch_run_records_one_of_processes_that_train_by_themselves(tmp_path):
     (tmp_path / "train.py").write_text(
         textwrap.dedent(
@@ -154,6 +153,7 @@ def test_gradwatch_run_records_one_of_processes_that_train_by_themselves(tmp_pat
     assert "run-in-use" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), [("ddp", 232), ("fsdp2", 120)])
 def test_the_examples_are_recorded(tmp_path, name, steps):
     done = torchrun(ROOT / "examples" / f"{name}.py", cwd=tmp_path)

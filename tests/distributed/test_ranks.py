@@ -15,9 +15,7 @@ from gradwatch.record import STATS
 
 from . import training
 
-pytestmark = pytest.mark.slow
-
-WORLDS = (2, 4)
+WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
 AS_ALONE = [
     "ddp",
     "ddp_heard",

@@ -538,8 +538,15 @@ def test_a_run_that_was_removed_is_not_said_to_be_recorded(tmp_path):
     assert own_lines(done.stderr) == ["gradwatch: nothing was recorded: the run could not be written"]
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-@pytest.mark.parametrize("is_class", [False, True], ids=["a function", "a class"])
+@pytest.mark.parametrize(
+    ("method", "is_class"),
+    [
+        pytest.param("fork", False, id="a function, fork"),
+        pytest.param("spawn", True, id="a class, spawn"),
+        pytest.param("fork", True, id="a class, fork", marks=pytest.mark.slow),
+        pytest.param("spawn", False, id="a function, spawn", marks=pytest.mark.slow),
+    ],
+)
 def test_processes_that_train_have_runs_of_their_own(tmp_path, method, is_class):
     write(
         tmp_path,

@@ -131,7 +131,12 @@ def commands_of_the_readme():
 VIEW = "gradwatch view runs/first"
 
 
-@pytest.mark.parametrize("line", sorted(set(commands_of_the_readme()) - {"gradwatch demo", VIEW}))
+def marked(line):
+    """`gradwatch tune` trains many times."""
+    return pytest.param(line, marks=pytest.mark.slow) if line.startswith("gradwatch tune") else line
+
+
+@pytest.mark.parametrize("line", map(marked, sorted(set(commands_of_the_readme()) - {"gradwatch demo", VIEW})))
 def test_every_command_of_the_readme_runs(tmp_path, line):
     """The demonstration and the example have tests of their own; the rest are set-up and this suite."""
     (tmp_path / "train.py").write_text(
