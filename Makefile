@@ -14,6 +14,9 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 demo: $(READY)
 	$(BIN)/gradwatch demo
 
+# Two workers on two cores: threads of each would only wait for one another. Tests of threads ask for theirs.
+test test-slow test-lowest: export OMP_NUM_THREADS ?= 1
+
 test: $(READY) browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 

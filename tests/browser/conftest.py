@@ -31,10 +31,15 @@ import { render } from "/data/plugin/gradwatch/static/tab.js"; render();
 </script></body></html>"""
 
 
+# One look at the page is not slow; the unit tests of the scripts are in tests/dashboards.
+QUICK = "test_the_page_is_that_of_the_tab[light]"
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in Path(item.fspath).parents:
-            item.add_marker(pytest.mark.slow)
+            if item.name != QUICK:
+                item.add_marker(pytest.mark.slow)
             if CHROMIUM is None:
                 item.add_marker(pytest.mark.skip(reason="there is no Chromium; apt-get install chromium"))
 

@@ -1,5 +1,6 @@
 """`gradwatch run`: scripts as they are, each beside the same script under plain Python."""
 
+import json
 import os
 import signal
 import subprocess
@@ -238,18 +239,45 @@ def printed(output, name):
     return [float(line.split(name)[1].split()[0]) for line in output.splitlines() if name in line]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_is_recorded_as_it_is(tmp_path, name):
+EACH = """
+import contextlib, io, json, runpy, sys
+printed = {}
+for path in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        runpy.run_path(path, run_name="__main__")
+    printed[path] = out.getvalue()
+print(json.dumps(printed))
+"""
+
+
+@pytest.fixture(scope="module")
+def plain_output(tmp_path_factory):
+    """What each script prints under plain Python; one process runs them all, for torch takes longer than they do."""
+    folder = tmp_path_factory.mktemp("plain")
+    paths = {name: write(folder, text, f"{name.replace(' ', '_')}.py") for name, text in SCRIPTS.items()}
+    done = run("-c", EACH, *map(str, paths.values()), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return {name: found[str(path)] for name, path in paths.items()}
+
+
+# The unit tests of `recording` have every kind of loop; here are those whose whole way is longest.
+SAMPLED = ("a plain loop", "accumulation with a GradScaler", "a compiled model", "no optimizer", "a transformer")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SAMPLED else pytest.param(name, marks=pytest.mark.slow) for name in SCRIPTS]
+)
+def test_a_script_is_recorded_as_it_is(tmp_path, name, plain_output):
     """Its output is that of plain Python to the last digit, and the record has what it printed."""
     write(tmp_path, SCRIPTS[name])
-    plain = run("train.py", cwd=tmp_path)
-    assert plain.returncode == 0, plain.stderr
+    plain = plain_output[name]
     done = recorded("train.py", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, plain.stdout)
+    assert (done.returncode, done.stdout) == (0, plain)
     steps = Run(tmp_path / "runs" / "x").steps()
     assert own_lines(done.stderr) == [f"gradwatch: recorded {len(steps)} steps; gradwatch report runs/x"]
-    np.testing.assert_allclose(steps["total_norm"], printed(plain.stdout, "norm"), rtol=1e-5)
-    np.testing.assert_allclose(steps["loss"], printed(plain.stdout, "loss"), rtol=1e-5)
+    np.testing.assert_allclose(steps["total_norm"], printed(plain, "norm"), rtol=1e-5)
+    np.testing.assert_allclose(steps["loss"], printed(plain, "loss"), rtol=1e-5)
     assert steps["max_norm"].notna().all()
     assert not any(column.startswith("_orig_mod") for column in Run(tmp_path / "runs" / "x").layers().columns)
 
@@ -267,27 +295,32 @@ def test_the_optimizers_of_a_gan_are_told_apart(tmp_path):
     np.testing.assert_allclose(found.steps("0")["loss"], printed(done.stdout, "g "), rtol=1e-6)
 
 
-def test_each_optimizer_of_a_resumed_run_goes_on_where_it_was(tmp_path):
-    """Also one that is made when others have stepped already."""
-    late = GAN.replace("    g = torch.optim.Adam(generator.parameters(), lr=1e-3)\n", "").replace(
-        "        if step % 3 == 0:\n",
-        "        if step == 0:\n            g = torch.optim.Adam(generator.parameters(), lr=1e-3)\n"
-        "        if step % 3 == 0:\n",
-    )
-    for script, names in ((GAN, ("0", "1")), (late, ("1", "0"))):
-        write(tmp_path, script)
-        folder = f"runs/{names[0]}"
-        for _ in range(2):
-            done = run("-m", "gradwatch", "run", "--run", folder, "train.py", cwd=tmp_path)
-            assert done.returncode == 0, done.stderr
-        found = Run(tmp_path / folder)
-        generator, discriminator = names
-        assert found.steps(generator).index.tolist() == list(range(8))
-        assert found.steps(discriminator).index.tolist() == list(range(24))
-        assert [str(seam) for name in names for seam in found.seams(name)] == [
-            "resumed at step 4",
-            "resumed at step 12",
-        ]
+LATE = GAN.replace("    g = torch.optim.Adam(generator.parameters(), lr=1e-3)\n", "").replace(
+    "        if step % 3 == 0:\n",
+    "        if step == 0:\n            g = torch.optim.Adam(generator.parameters(), lr=1e-3)\n"
+    "        if step % 3 == 0:\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "generator", "discriminator"),
+    [
+        pytest.param(GAN, "0", "1", id="both made before the first step", marks=pytest.mark.slow),
+        pytest.param(LATE, "1", "0", id="one made when the other has stepped"),
+    ],
+)
+def test_each_optimizer_of_a_resumed_run_goes_on_where_it_was(tmp_path, script, generator, discriminator):
+    write(tmp_path, script)
+    for _ in range(2):
+        done = recorded("train.py", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    found = Run(tmp_path / "runs" / "x")
+    assert found.steps(generator).index.tolist() == list(range(8))
+    assert found.steps(discriminator).index.tolist() == list(range(24))
+    assert [str(seam) for name in (generator, discriminator) for seam in found.seams(name)] == [
+        "resumed at step 4",
+        "resumed at step 12",
+    ]
 
 
 def test_lbfgs_with_a_closure(tmp_path):
@@ -383,32 +416,49 @@ TRAINS = (
 )
 
 
+def slowly(*values, id):
+    return pytest.param(*values, id=id, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("end", "steps"),
+    ("end", "steps", "reason"),
     [
-        pytest.param(TRAINS + "def f():\n    raise ValueError('mine')\nf()", 1, id="an exception"),
-        pytest.param(TRAINS + "import sys; sys.exit(7)", 1, id="sys.exit with a code"),
-        pytest.param(TRAINS + "import sys; sys.exit('a message')", 1, id="sys.exit with a message"),
-        pytest.param(TRAINS + "raise SystemExit", 1, id="SystemExit"),
-        pytest.param(TRAINS + "a = w(torch.ones(1, 2)).sum()\na.backward()\na.backward()", 1, id="raised in backward"),
+        pytest.param(
+            TRAINS + "def f():\n    raise ValueError('mine')\nf()", 1, "exception ValueError", id="an exception"
+        ),
+        pytest.param(TRAINS + "import sys; sys.exit(7)", 1, "exit", id="sys.exit with a code"),
+        slowly(TRAINS + "import sys; sys.exit('a message')", 1, "exit", id="sys.exit with a message"),
+        slowly(TRAINS + "raise SystemExit", 1, "exit", id="SystemExit"),
+        slowly(
+            TRAINS + "a = w(torch.ones(1, 2)).sum()\na.backward()\na.backward()",
+            1,
+            "exception RuntimeError",
+            id="raised in backward",
+        ),
         pytest.param(
             TRAINS
             + "w.weight.grad.fill_(float('inf'))\n"
             + "nn.utils.clip_grad_norm_(w.parameters(), 1.0, error_if_nonfinite=True)",
             2,
+            "exception RuntimeError",
             id="raised in clipping",
         ),
-        pytest.param("raise RuntimeError('before the first step')", 0, id="an exception before the first step"),
-        pytest.param("x = (1,", 0, id="a syntax error"),
-        pytest.param(TRAINS + "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 1, id="SIGTERM"),
-        pytest.param(TRAINS + "raise KeyboardInterrupt", 1, id="KeyboardInterrupt"),
+        slowly("raise RuntimeError('before the first step')", 0, None, id="an exception before the first step"),
+        slowly("x = (1,", 0, None, id="a syntax error"),
         pytest.param(
-            "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('chained') from e", 0, id="chained"
+            TRAINS + "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 1, "signal SIGTERM", id="SIGTERM"
+        ),
+        pytest.param(TRAINS + "raise KeyboardInterrupt", 1, "exception KeyboardInterrupt", id="KeyboardInterrupt"),
+        pytest.param(
+            "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('chained') from e",
+            0,
+            None,
+            id="chained",
         ),
     ],
 )
-def test_it_ends_as_it_would_have_ended(tmp_path, end, steps):
-    """The same exit code, and the same text on stderr but for our one line."""
+def test_it_ends_as_it_would_have_ended(tmp_path, end, steps, reason):
+    """The same exit code, the same text on stderr but for our one line; and the run says how."""
     (tmp_path / "train.py").write_text(textwrap.dedent(PREAMBLE) + end)
     plain, done = run("train.py", cwd=tmp_path), recorded("train.py", cwd=tmp_path)
     assert done.returncode == plain.returncode
@@ -416,23 +466,9 @@ def test_it_ends_as_it_would_have_ended(tmp_path, end, steps):
     assert done.stdout == plain.stdout
     assert (tmp_path / "runs" / "x").exists() == bool(steps)
     if steps:
-        assert len(Run(tmp_path / "runs" / "x").steps()) == steps
-
-
-@pytest.mark.parametrize(
-    ("end", "reason"),
-    [
-        ("raise ValueError", "exception ValueError"),
-        ("raise SystemExit(3)", "exit"),
-        ("", "exit"),
-        ("raise KeyboardInterrupt", "exception KeyboardInterrupt"),
-        ("import os; os.kill(os.getpid(), 15)", "signal SIGTERM"),
-    ],
-)
-def test_the_run_says_how_the_script_ended(tmp_path, end, reason):
-    write(tmp_path, TRAINS + end)
-    recorded("train.py", cwd=tmp_path)
-    assert Run(tmp_path / "runs" / "x").attempts()[0].reason == reason
+        found = Run(tmp_path / "runs" / "x")
+        assert len(found.steps()) == steps
+        assert found.attempts()[0].reason == reason
 
 
 def test_a_run_being_written_by_another_process_is_left_to_it(tmp_path):
@@ -504,7 +540,9 @@ LOOP = """
 """
 
 
-@pytest.mark.parametrize("when", ["before the first step", "after the first step", "at the end"])
+@pytest.mark.parametrize(
+    "when", ["before the first step", "after the first step", pytest.param("at the end", marks=pytest.mark.slow)]
+)
 def test_a_script_that_changes_its_directory_is_recorded_where_it_was_started(tmp_path, when):
     (tmp_path / "elsewhere").mkdir()
     at = {"before the first step": 0, "after the first step": 3, "at the end": 7}[when]
@@ -643,6 +681,7 @@ def test_the_run_is_named_for_the_time_and_the_script(tmp_path):
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.endswith("-train")
     assert len(Run(folder).steps()) == 1
+    assert Run(folder).attempts()[0].reason == "exit"
 
 
 @pytest.mark.parametrize(

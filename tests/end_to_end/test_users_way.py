@@ -24,6 +24,7 @@ def run_command(*command, cwd, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=580, cwd=cwd, env=env)
 
 
+@pytest.mark.slow
 def test_the_character_lstm_is_recorded_from_the_first_step_to_the_last(tmp_path):
     done = run_command(sys.executable, ROOT / "examples" / "char_rnn.py", "--steps", "320", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

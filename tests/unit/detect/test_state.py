@@ -73,7 +73,7 @@ def judged(detectors, records):
     return [event for record in records for detector in detectors for event in detector.update(record)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 700), st.sampled_from(["SGD", "AdamW"]))
 def test_snapshot_and_continue_is_replay_from_the_start(seed, at, optimizer):
     records = eventful(700, seed)

@@ -23,7 +23,6 @@ from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
 
 
-
 def written(folder):
     names = tuple(ParameterInfo(name=f"layer{i}.weight", shape=(8, 8)) for i in range(12))
     records = stream(
