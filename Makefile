@@ -66,6 +66,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/overhead.py | tee benchmarks/overhead.txt
 	$(BIN)/python benchmarks/scaling.py | tee benchmarks/scaling.txt
 	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python benchmarks/store_fuzz.py | tee benchmarks/store_fuzz.txt
 	$(BIN)/python benchmarks/long_run.py | tee benchmarks/long_run.txt
 	$(BIN)/torchrun --nproc-per-node 4 benchmarks/ranks.py | tee benchmarks/ranks.txt
 

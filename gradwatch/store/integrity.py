@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from gradwatch.store.schema import BLOBS, CRC_FROM, OLDER_WIDTHS, PARTS, ROW_COU
 from gradwatch.store.values import LARGEST, is_count, valid_meta, valid_step, valid_steps
 
 MAX_MISSING = 1_000_000
-"""The most missing rows that are counted."""
+"""The most missing rows of a table that are counted: a store from a stranger may claim any number."""
 
 
 class Integrity:
@@ -24,16 +23,22 @@ class Integrity:
     A row that is damaged or missing is counted once, however often its table is read.
 
     Attributes:
-        left_out: the table and the key of each row that is damaged or missing.
+        left_out: the table and the key of each row that is damaged, or missing beside a row that tells of it.
+        missing: of each table, the rows that are missing as its ids or the written number of rows tell.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.left_out: set[tuple[str, object]] = set()
+        self.missing: dict[str, int] = {}
         self._has_rows_without_crc = False
         self._crc_from = 0 if layout.has_crc else LARGEST
         self._row_crc_from = 0 if layout.has_row_crc else LARGEST
         self._counts: dict[str, int] = {}
+
+    @property
+    def damaged_rows(self) -> int:
+        return len(self.left_out) + sum(self.missing.values())
 
     # ---------------------------------------------------------------------------------- small tables
 
@@ -110,15 +115,16 @@ class Integrity:
 
     def expect(self, table: str, there: int) -> None:
         """Count the rows that a small table, of which ``there`` rows were read, lacks at its end or elsewhere."""
-        lost = min(self.count(table) - there, MAX_MISSING)
-        self.left_out |= {(table, ("missing", number)) for number in range(lost)}
+        self._add_missing(table, self.count(table) - there)
+
+    def _add_missing(self, table: str, rows: int) -> None:
+        self.missing[table] = max(self.missing.get(table, 0), min(rows, MAX_MISSING))
 
     def _find_gaps(self, table: str, there: set[Any], first: int, last: int) -> None:
         """Count the ids that are not there, from ``first`` to ``last`` and to the last that was ever written."""
         last = max(last, self.count(table))
-        if last - first + 1 > len(there):
-            gaps = (number for number in range(first, last + 1) if number not in there)
-            self.left_out |= {(table, number) for number in islice(gaps, MAX_MISSING)}
+        inside = sum(1 for number in there if type(number) is int and first <= number <= last)
+        self._add_missing(table, last - first + 1 - inside)
 
     # ----------------------------------------------------------------------------------------- steps
 

@@ -63,7 +63,7 @@ class StoreReader:
     @property
     def damaged_rows(self) -> int:
         """Rows that were left out so far, because they are not as they were written or are missing."""
-        return len(self._integrity.left_out)
+        return self._integrity.damaged_rows
 
     def meta(self) -> dict[str, str]:
         """Facts about the run as a whole."""

@@ -22,6 +22,9 @@ from gradwatch.store.values import LARGEST, is_count, record_of, valid_table
 MAX_PADDING = 2**30
 """Bytes that a table may take beyond 64 times those of its blobs, if they are of different lengths."""
 
+FEW = 10
+"""Damaged steps at the end of a run that are looked at one by one."""
+
 
 ALWAYS_THERE = ("norm", *WEIGHT_STATS)
 """The columns of blobs that no row lacks, whatever table they are in."""
@@ -82,7 +85,7 @@ class StepTables:
         """The number after the last step of an optimizer, 0 if it made none."""
         names = ("id", *STEP_COLUMNS, *CHECKSUMS)
         below = LARGEST
-        while True:
+        for _ in range(FEW):
             query = "select max(step) from step not indexed where optimizer = ? and step <= ?"
             ((last,),) = self._db.rows(query, optimizer, below)
             if not is_count(last):
@@ -92,6 +95,9 @@ class StepTables:
             if any(self._integrity.is_intact_step(row) for row in rows):
                 return int(last) + 1
             below = last - 1  # a damaged row
+        columns = self.step_columns()  # so many are damaged that one look at all is faster
+        own = [step for step, name in zip(columns["step"], columns["optimizer"], strict=True) if name == optimizer]
+        return max(own, default=-1) + 1
 
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:
         """Id, step and attempt of each row of table ``step``, (rows, 3), without those known to be damaged.
@@ -179,7 +185,7 @@ class StepTables:
         while True:
             # The ids are consecutive but for lost rows, and a damaged id may be anywhere.
             ((first,),) = self._db.rows("select min(id) from step not indexed where id > ?", after)
-            if first is None or first <= after:  # damaged pages may lead in a circle
+            if not is_count(first) or first <= after:  # damaged pages may lead in a circle
                 return
             after = first - 1
             # Ids that are written after this query come with the next one.

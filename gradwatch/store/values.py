@@ -169,18 +169,25 @@ def valid_steps(columns: Mapping[str, Sequence[Any]]) -> NDArray[np.bool_]:
             numbers = np.array(column, np.float64)
             least = -LATEST if name == "wall_time" else 0.0
             valid &= np.isnan(numbers) | ((numbers >= least) & (numbers <= _LIMITS.get(name, LARGEST)))
-    valid[_with_invalid_texts(columns)] = False
+    valid[_with_invalid_texts(columns, valid)] = False
     return valid
 
 
-def _with_invalid_texts(columns: Mapping[str, Sequence[Any]]) -> list[int]:
-    """The rows whose texts are no list of learning rates, or do not explain the nulls beside them."""
+def _with_invalid_texts(columns: Mapping[str, Sequence[Any]], valid: NDArray[np.bool_]) -> list[int]:
+    """The rows whose texts are no list of learning rates, or do not explain the nulls beside them.
+
+    Those that are not ``valid`` already need not be told, for their texts may be anything.
+    """
     known = {text: text is None or _rates(text) is not None for text in set(columns["learning_rates"])}
     wrong = [at for at, text in enumerate(columns["learning_rates"]) if not known[text]]
     needed = zip(columns["nan"], columns["total_norm"], columns["clip_coef"], strict=True)
     for at, (nan, norm, coef) in enumerate(needed):
-        if (nan or norm is None or coef is None) and not _has_valid_texts(
-            {name: columns[name][at] for name in ("nan", *NAN_IN_STEP)} | {"learning_rates": None}
+        if (
+            valid[at]
+            and (nan or norm is None or coef is None)
+            and not _has_valid_texts(
+                {name: columns[name][at] for name in ("nan", *NAN_IN_STEP)} | {"learning_rates": None}
+            )
         ):
             wrong.append(at)
     return wrong
@@ -320,7 +327,8 @@ def _stats(table: str, row: Mapping[str, Any]) -> dict[str, Floats]:
 def _belong_together(stats: Mapping[str, Floats]) -> bool:
     """Whether the statistics of a step are of as many parameters or ranks, and hold values that they can have."""
     lengths = {len(values) for values in stats.values()}
-    return len(lengths) <= 1 and all(valid_table(name, values[None]).all() for name, values in stats.items())
+    counted = [name for name in _COUNTS if name in stats]
+    return len(lengths) <= 1 and all(valid_table(name, stats[name][None]).all() for name in counted)
 
 
 def _fit_the_layers(weight: Mapping[str, Floats], rank: Mapping[str, Floats], layers: LayerStats) -> bool:

@@ -1,6 +1,6 @@
 """Flips bits of a store, one at a time, and counts what a reader makes of each.
 
-`python benchmarks/store_damage.py` prints the table of store_damage.txt: every bit of page 1, which holds the schema,
+`python benchmarks/store_fuzz.py` prints the table of store_fuzz.txt: every bit of page 1, which holds the schema,
 and of the pages of the small tables, and 5,000 bits elsewhere. A flip may end in
 
 - same: all that is read is right and complete (most bits of a page are unused);
@@ -13,40 +13,56 @@ It must never end in a made-up value, in a loss that is not counted, in another 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import random
 import sqlite3
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradwatch.errors import GradwatchError
-from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, ParameterInfo, RankStats
-from gradwatch.store import FILE_NAME, StoreReader
+from gradwatch.record import RANK_STATS, STATS, WEIGHT_STATS, Event, ParameterInfo, RankStats
+from gradwatch.store import FILE_NAME, StoreReader, StoreWriter
 from gradwatch.store.schema import PAGE_SIZE
-from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.testing import replaced, steady, stream
 
 OUTCOMES = ("same", "counted", "refused", "made up", "lost", "traceback", "slow")
+VERSION = "1"
+"""Of the detectors."""
 SLOW = 1.0  # seconds of the processor
 SMALL_TABLES = ("meta", "attempt", "optimizer", "parameter", "event", "detector_state")
 
 
-def example(folder: Path) -> Path:
-    """A run with something in every table but detector_state."""
-    from dataclasses import replace
+STEPS = 16
+"""Few, for the store is read whole some 70,000 times."""
 
+
+def example(folder: Path) -> Path:
+    """A run with something in every table."""
     names = tuple(ParameterInfo(name=f"layer{i}.weight", shape=(8, 8)) for i in range(6))
-    norms = replaced(steady(60), {45: 50.0, 55: float("nan")})
-    records = stream(norms, parameters=names, shares=[0.2] * 6, max_norm=1.0, losses=[1 / (1 + i) for i in range(60)])
+    norms = replaced(steady(STEPS), {12: 50.0, 14: float("nan")})
+    losses = [1 / (1 + i) for i in range(STEPS)]
+    records = stream(norms, parameters=names, shares=[0.2] * 6, max_norm=1.0, losses=losses)
     some = np.ones(4, np.float32)
     ranks = RankStats(
         norm=some, nonfinite=0 * some, differing=0 * some, differs_in=np.nan * some, before_reduction=some
     )
-    return write_run(folder, [replace(record, ranks=ranks) for record in records])
+    spike = Event(step=12, kind="spike", severity="warning", message="a spike", observed=50.0, limit=4.0, rank=3)
+    nonfinite = Event(step=14, kind="nonfinite", severity="critical", message="NaN", observed=math.nan, until=15)
+    writer = StoreWriter(folder)
+    writer.begin_attempt({"model": "Synthetic", "every": "1"}, {"0": ("SGD", {"lr": 0.1, "momentum": 0.9})})
+    writer.add_parameters("0", names)
+    last = writer.append([replace(record, ranks=ranks) for record in records], [spike, nonfinite])
+    writer.save_detector_state("0", last, VERSION, bytes(range(64)))
+    writer.end_attempt("closed")
+    return folder
 
 
 def contents(run: Path) -> tuple[dict[str, list[Any]], int]:
@@ -60,6 +76,7 @@ def contents(run: Path) -> tuple[dict[str, list[Any]], int]:
         found["optimizer"] = [(name, kind, repr(reader.settings(name))) for name, kind in reader.optimizers().items()]
         found["parameter"] = [info for info in reader.parameters("0") if not info.name.startswith("(damaged")]
         found["event"] = list(map(repr, reader.events()))
+        found["detector_state"] = [state for state in [reader.detector_state("0", VERSION)] if state is not None]
         for stat in (*STATS, *WEIGHT_STATS):
             ids, table = reader.layer_table(stat, "0")
             found[stat] = [(*key, row.tobytes()) for key, row in zip(ids.tolist(), table, strict=True)]
@@ -80,14 +97,15 @@ def outcome(run: Path, right: dict[str, list[Any]]) -> tuple[str, str]:
     except Exception as error:
         result = "traceback", f"{type(error).__name__}: {error}"
     else:
-        result = _compare(found, right, damaged)
+        result = compare(found, right, damaged)
     return ("slow", result[0]) if time.process_time() - began > SLOW else result
 
 
-def _compare(found: dict[str, list[Any]], right: dict[str, list[Any]], damaged: int) -> tuple[str, str]:
+def compare(found: dict[str, list[Any]], right: dict[str, list[Any]], damaged: int) -> tuple[str, str]:
     short = {table for table, rows in found.items() if len(rows) < len(right[table])}
     for table, rows in found.items():
-        if not (set(rows) <= set(right[table]) or _are_beginnings(rows, right[table])):
+        more = len(rows) > len(right[table])  # a row that is there twice
+        if more or not (set(rows) <= set(right[table]) or _are_beginnings(rows, right[table])):
             return "made up", table
     if not short:
         return "same", ""
@@ -132,54 +150,53 @@ def bits(data: bytes, page: int) -> Iterator[int]:
             yield from range(8 * byte, 8 * byte + 8)
 
 
-def flip(data: bytes, bit: int) -> bytes:
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
 def run_flips(
-    file: Path, data: bytes, chosen: list[int], right: dict[str, list[Any]]
+    file: Path, data: bytes, chosen: Sequence[int], right: dict[str, list[Any]]
 ) -> tuple[Counter[str], list[str]]:
     """The number of flips by outcome, and what went wrong where."""
     counts: Counter[str] = Counter()
     faults = []
+    descriptor = os.open(file, os.O_WRONLY)
     for bit in chosen:
-        file.write_bytes(flip(data, bit))
+        byte = data[bit // 8]
+        os.pwrite(descriptor, bytes([byte ^ 1 << bit % 8]), bit // 8)
         result, detail = outcome(file.parent, right)
+        os.pwrite(descriptor, bytes([byte]), bit // 8)
         counts[result] += 1
         if result in OUTCOMES[3:]:
             faults.append(f"byte {bit // 8} bit {bit % 8}: {result} ({detail})")
-    file.write_bytes(data)
+    os.close(descriptor)
     return counts, faults
+
+
+def chosen_bits(file: Path, elsewhere: int) -> dict[str, list[int]]:
+    """The bits to flip: all of page 1 and of each small table, and some of the other pages."""
+    data, by_table = file.read_bytes(), pages(file)
+    rows = {"schema (page 1)": list(bits(data, 0))}
+    for table in SMALL_TABLES:
+        rows[table] = [bit for page in by_table[table] for bit in bits(data, page)]
+    covered = {page for table in ("schema", *SMALL_TABLES) for page in by_table[table]}
+    rest = [bit for page in range(len(data) // PAGE_SIZE) if page not in covered for bit in bits(data, page)]
+    rows["elsewhere"] = random.Random(0).sample(rest, min(elsewhere, len(rest)))
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--elsewhere", type=int, default=5000, help="bits outside of page 1 and the small tables")
-    parser.add_argument("--one-of", type=int, default=1, help="of so many bits of the small tables one is flipped")
+    parser.add_argument("--one-of", type=int, default=1, help="of so many bits of the other rows one is flipped")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = example(Path(folder) / "run")
         file = run / FILE_NAME
-        data = file.read_bytes()
         right, damaged = contents(run)
         assert not damaged
-        by_table = pages(file)
-        rows = {"schema (page 1)": list(bits(data, 0))}
-        for table in SMALL_TABLES:
-            rows[table] = [bit for page in by_table[table] for bit in bits(data, page)]
-        covered = {page for table in ("schema", *SMALL_TABLES) for page in by_table[table]}
-        rest = [page for page in range(len(data) // PAGE_SIZE) if page not in covered]
-        elsewhere = random.Random(0).sample(range(len(rest) * PAGE_SIZE * 8), options.elsewhere)
-        size = 8 * PAGE_SIZE
-        rows["elsewhere"] = [rest[bit // size] * size + bit % size for bit in elsewhere]
-        print(f"{'':18}{'bits':>9}" + "".join(f"{name:>11}" for name in OUTCOMES))
+        print(f"{'':18}{'bits':>9}" + "".join(f"{name:>11}" for name in OUTCOMES), flush=True)
         every_fault = []
-        for name, chosen in rows.items():
-            step = 1 if name == "elsewhere" else options.one_of
-            counts, faults = run_flips(file, data, chosen[::step], right)
-            print(f"{name:18}{len(chosen[::step]):9,}" + "".join(f"{counts[one]:11,}" for one in OUTCOMES), flush=True)
+        for name, chosen in chosen_bits(file, options.elsewhere).items():
+            some = chosen if name == "elsewhere" else chosen[:: options.one_of]
+            counts, faults = run_flips(file, file.read_bytes(), some, right)
+            print(f"{name:18}{len(some):9,}" + "".join(f"{counts[one]:11,}" for one in OUTCOMES), flush=True)
             every_fault += [f"{name}: {fault}" for fault in faults]
         print("\n".join(every_fault))
 
