@@ -1,0 +1,29 @@
+"""Streaming levels, compared with numpy on the window."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradwatch.detect.level import LayerLevels, Level
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=60))
+def test_the_streaming_level_is_the_median_of_the_window(norms):
+    """At every prefix, against numpy."""
+    level = Level(window=16, least=1)
+    for i, norm in enumerate(norms):
+        level.add(norm)
+        window = sorted(norms[max(0, i - 15) : i + 1])
+        assert level.value == pytest.approx(window[len(window) // 2])
+
+
+def test_a_lagged_level_does_not_see_the_last_steps():
+    level = Level(window=100, least=1, lag=60)
+    for norm in [1.0] * 40 + [99.0] * 60:
+        level.add(norm)
+    assert level.value == pytest.approx(1.0)
+
+
+def test_a_history_without_layers_names_nobody():
+    assert LayerLevels().first_to_leave() == (None, None)
+    assert LayerLevels().highest() == (None, None)
