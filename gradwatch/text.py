@@ -5,6 +5,7 @@ Standard library only, so that any stage can use it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -160,6 +161,73 @@ def shorten_all(names: Sequence[str], width: int, mark: str = "…") -> list[str
         if len(group) > 1:
             cut.update(zip(group, _around_difference(group, width, mark), strict=True))
     return [cut[name] for name in names]
+
+
+def shorten_layers(names: Sequence[str], width: int, mark: str = "…") -> tuple[str, list[str]]:
+    """Cut the names of layers to at most ``width`` characters, and return the common beginning that they lost.
+
+    They lose it only if one of them is too long. Numbers, which tell blocks apart, are cut last, and different
+    names stay different where possible.
+
+    >>> shorten_layers(["model.h.0.attn.c_attn.weight", "model.h.11.mlp.c_proj.weight"], 18)
+    ('model.h.', ['0.attn.c_…n.weight', '11.mlp.c_p….weight'])
+    >>> shorten_layers(["encoder.layers.11.self_attn.out_proj.weight", "head.weight"], 20)
+    ('', ['….11.self_a…j.weight', 'head.weight'])
+    """
+    if all(len(name) <= width for name in names):
+        return "", list(names)
+    lost = _common_folder(names)
+    rest = [name.removeprefix(lost) for name in names]
+    cut = _keeping_numbers(rest, width, mark)
+    return lost, shorten_all(rest, width, mark) if len(set(cut)) < len(set(rest)) else cut
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """The dotted beginning that all names share, up to the first number.
+
+    >>> _common_folder(["a.b.0.w", "a.b.1.w"]), _common_folder(["a.0.x", "a.0.y"]), _common_folder(["w", "w"])
+    ('a.b.', 'a.', '')
+    """
+    kept = []
+    for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+        if len(set(parts)) > 1 or parts[0].isdecimal():
+            break
+        kept.append(parts[0] + ".")
+    return "".join(kept)
+
+
+def _keeping_numbers(names: Sequence[str], width: int, mark: str) -> list[str]:
+    """Shorten names around their numbers: what is before goes first, then the middle of what is after.
+
+    >>> _keeping_numbers(["layers.11.attention.out.weight", "layers.11.attention.in.weight", "head"], 16, "…")
+    ['….11.…n.out.w…ht', '….11.…n.in.w…ht', 'head']
+    """
+    parted = [("", name) if len(name) <= width else _at_last_number(name, mark) for name in names]
+    tails: dict[str, list[str]] = {}
+    for head, tail in parted:
+        tails.setdefault(head, []).append(tail)
+    short: dict[tuple[str, str], str] = {}
+    for head, own in tails.items():
+        room = width - len(head)
+        # Of a name with many numbers, the numbers alone may be too long.
+        cut = shorten_all(own, room, mark) if room > len(mark) + 1 else own
+        short |= {(head, tail): shorten(head + one, width, mark) for tail, one in zip(own, cut, strict=True)}
+    return [short[pair] for pair in parted]
+
+
+def _at_last_number(name: str, mark: str) -> tuple[str, str]:
+    """What a name has up to its last number, with a mark for each run of words, and the rest.
+
+    >>> _at_last_number("model.layers.3.experts.7.up.weight", "…"), _at_last_number("0.weight", "…")
+    (('….3.….7.', 'up.weight'), ('0.', 'weight'))
+    """
+    parts = name.split(".")
+    numbers = [at for at, part in enumerate(parts[:-1]) if part.isdecimal()]
+    if not numbers:
+        return "", name
+    kept = [part if part.isdecimal() else mark for part in parts[: numbers[-1] + 1]]
+    joined = [part for before, part in itertools.pairwise(["", *kept]) if part != mark or before != mark]
+    return ".".join(joined) + ".", ".".join(parts[numbers[-1] + 1 :])
 
 
 def _around_difference(names: Sequence[str], width: int, mark: str) -> list[str]:

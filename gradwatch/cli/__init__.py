@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from gradwatch.cli import commands
+from gradwatch.cli.defaults import PREFIX, from_environment, options_of, read_defaults
 from gradwatch.cli.signatures import app
 from gradwatch.errors import GradwatchError
 
 if TYPE_CHECKING:
     from gradwatch.cli.commands.run import Launch
 
-__all__ = ["app", "main"]
+__all__ = ["app", "group", "main"]
+
+
+def group() -> Any:
+    """All commands, as the library under typer knows them."""
+    return typer.main.get_command(app)
+
+
+def _default_map() -> dict[str, dict[str, Any]]:
+    given = read_defaults(Path.cwd())
+    if not given.table and not any(name.startswith(PREFIX) for name in os.environ):
+        return {}
+    options = options_of(group())
+    found = given.by_command(options)
+    for command, values in from_environment(options, os.environ).items():
+        found[command] = found.get(command, {}) | values
+    return found
 
 
 def main() -> None:
@@ -26,7 +45,7 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")
     to_launch: list[Launch] = []
     try:
-        app(obj=to_launch)
+        app(obj=to_launch, default_map=_default_map())
     except SystemExit as end:
         if end.code or not to_launch:
             raise

@@ -6,9 +6,11 @@ import gc
 from pathlib import Path
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
 
 from gradwatch.analysis.history import newest
+from gradwatch.analysis.places import the_run
 from gradwatch.analysis.run import Run
 from gradwatch.views.console.screen import Screen
 from gradwatch.views.json import dumps
@@ -18,13 +20,16 @@ NOT_HEALTHY = 3
 
 
 def open_run(path: Path | None) -> Run:
-    """The run at a path, or the newest under ``runs/``.
+    """The run at a path, the only one below it, or the newest under ``runs/``.
 
     Raises:
-        RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no readable run.
+        RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no readable run, or several are below the path.
     """
     gc.freeze()  # imported modules stay: with many rows, each collection would scan all of them
-    return Run(newest() if path is None else path)
+    found = newest() if path is None else the_run(path)
+    if path is not None and found != path:
+        typer.echo(f"gradwatch: the run below {path} is {found}", err=True)
+    return Run(found)
 
 
 def console() -> Console:
@@ -38,8 +43,12 @@ def screen() -> Screen:
 
 
 def print_view(view: RenderableType) -> None:
-    """Print to standard output."""
-    console().print(view)
+    """Print to standard output; lines of a view that are too long for the terminal are folded between words."""
+    out = console()
+    if isinstance(view, Group) and all(isinstance(line, Text) for line in view.renderables):
+        on = Screen.of(out)
+        view = Group(*(part for line in view.renderables if isinstance(line, Text) for part in on.fold(line)))
+    out.print(view)
 
 
 def print_json(value: object) -> None:

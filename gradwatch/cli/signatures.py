@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from gradwatch import __version__
-from gradwatch.cli import commands
+from gradwatch.cli import commands, defaults
 
 app = typer.Typer(
     help="The flight recorder for gradients.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+RECORD, READ, JUDGE, MANY, EXCHANGE = "Record", "Read a run", "Judge", "Many runs", "Exchange and set up"
+"""The groups of commands in the help."""
+
+
+class Command(TyperCommand):
+    """A command that says on stderr which options have a default of the user's."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        used = defaults.used_defaults(ctx, os.environ)
+        if used and os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one says it
+            typer.echo(f"gradwatch: {', '.join(used)}", err=True)
+        return super().invoke(ctx)
+
 
 # Options after SCRIPT belong to the script.
 SCRIPT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -52,7 +68,7 @@ def gradwatch(
     """The flight recorder for gradients."""
 
 
-@app.command(context_settings=SCRIPT_SETTINGS)
+@app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=RECORD)
 def run(
     context: typer.Context,
     arguments: ScriptArguments,
@@ -65,14 +81,43 @@ def run(
         float | None,
         typer.Option(help="Clip by norm at this threshold instead of the script's own; inf disables clipping by norm."),
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="Clip by a policy instead of the script's own clip calls: a threshold of the norm, or NAME or"
+            " NAME:NUMBER with norm, value, layer-norm, auto, quantile, zclip, agc, adagc or skip-outliers.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop the script after this many optimizer steps.")] = None,
+    stop_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="End the script, with exit code 3, at this kind of event; may be repeated."),
+    ] = None,
+    skip_nonfinite: Annotated[
+        bool, typer.Option("--skip-nonfinite", help="Skip an update whose gradients hold a NaN or an infinity.")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Record each step whose number this divides.")] = 1,
+    ranks: Annotated[
+        bool, typer.Option("--ranks", help="Under torchrun, record every rank before gradients are reduced.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write scalars as event files.")] = False,
 ) -> None:
-    """Run a training script unchanged and record it."""
-    context.obj.append(commands.run.prepare_launch(arguments, folder, module, max_norm, steps, tensorboard))
+    """Run a training script and record it. Without an option that clips or skips, it trains as it would alone."""
+    options = commands.run.RunOptions(
+        max_norm=max_norm,
+        clip=clip,
+        steps=steps,
+        stop_on=tuple(stop_on or ()),
+        skip_nonfinite=skip_nonfinite,
+        every=every,
+        ranks=ranks,
+        tensorboard=tensorboard,
+    )
+    context.obj.append(commands.run.prepare_launch(arguments, folder, module, options))
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=READ)
 def report(
     run: RunPath = None,
     json: AsJson = False,
@@ -86,7 +131,7 @@ def report(
     commands.report.report(run, json, html, layers, optimizer)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=READ)
 def watch(
     run: RunPath = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
@@ -95,7 +140,7 @@ def watch(
     commands.watch.watch(run, every)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=READ)
 def view(
     run: Annotated[
         Path | None,
@@ -111,7 +156,7 @@ def view(
     commands.view.view(run, port, open_browser)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=READ)
 def events(
     run: RunPath = None,
     json: AsJson = False,
@@ -124,7 +169,7 @@ def events(
     commands.events.events(run, json, kind or [], severity)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=JUDGE)
 def recommend(
     runs: Annotated[
         list[Path] | None,
@@ -149,7 +194,7 @@ def recommend(
     commands.recommend.recommend(runs or [], json, optimizer, given or [])
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=MANY)
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     json: AsJson = False,
@@ -158,7 +203,7 @@ def compare(
     commands.compare.compare(runs, json)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=JUDGE)
 def check(
     run: RunPath = None,
     json: AsJson = False,
@@ -184,7 +229,7 @@ def check(
     commands.check.check(run, json, fail_on or [], max_clipped_fraction, min_steps, allow_unfinished)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=JUDGE)
 def explain(
     code: Annotated[str | None, typer.Argument(metavar="CODE", help="Code of a finding. Default: list them.")] = None,
 ) -> None:
@@ -192,7 +237,7 @@ def explain(
     commands.explain.explain(code)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=EXCHANGE)
 def export(
     paths: Annotated[
         list[str],
@@ -217,7 +262,7 @@ def export(
     commands.export.export(paths, what, tensorboard, parquet)
 
 
-@app.command(name="import")
+@app.command("import", cls=Command, rich_help_panel=EXCHANGE)
 def import_(
     files: Annotated[
         list[Path],
@@ -240,7 +285,7 @@ def import_(
     commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment)
 
 
-@app.command(context_settings=SCRIPT_SETTINGS)
+@app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=RECORD)
 def doctor(
     arguments: ScriptArguments,
     steps: Annotated[int, typer.Option(min=2, help="Stop the script after this many optimizer steps.")] = 5,
@@ -250,7 +295,7 @@ def doctor(
     commands.doctor.doctor(arguments, steps, module)
 
 
-@app.command(context_settings=SCRIPT_SETTINGS)
+@app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=RECORD)
 def tune(
     arguments: ScriptArguments,
     steps: Annotated[int, typer.Option(min=8, help="Optimizer steps of the longest runs.")] = 1000,
@@ -273,7 +318,7 @@ def tune(
     commands.tune.tune(arguments, steps, budget, folder, judge_by, module, json)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=RECORD)
 def demo(
     folder: Annotated[Path, typer.Option("--runs", help="Folder for the two runs.")] = Path("runs"),
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each training.")] = 8000,
@@ -281,3 +326,12 @@ def demo(
 ) -> None:
     """Train a small RNN until it explodes, get a threshold, train again with it."""
     commands.demo.demo(folder, steps, seed)
+
+
+@app.command(cls=Command, rich_help_panel=EXCHANGE)
+def config(
+    json: AsJson = False,
+    everything: Annotated[bool, typer.Option("--all", help="List the options with built-in defaults too.")] = False,
+) -> None:
+    """List the defaults that pyproject.toml and GRADWATCH_* variables set, and where each one stands."""
+    commands.config.config(json, everything)

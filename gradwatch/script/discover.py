@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from gradwatch import clip
 from gradwatch.clip import NormClip, Policy
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import is_sharded
@@ -74,8 +75,8 @@ class Discovery:
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
         handle = register_optimizer_step_pre_hook(out_of_graphs(lambda *_: self._attach_new()))
         self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
-        if plan.max_norm is not None:
-            self._stops.append(override_max_norm(plan.max_norm))
+        if plan.replaced_max_norm is not None:
+            self._stops.append(override_max_norm(plan.replaced_max_norm))
         if plan.steps is not None:
             self._stops.append(
                 register_optimizer_step_post_hook(out_of_graphs(lambda *_: self._end_after_steps())).remove
@@ -213,11 +214,14 @@ class Discovery:
         policies = self._policies_for(owned)
         if self.watch is None:
             options = RecordingOptions(
-                clip_only_unclipped=True,
+                every=self._plan.every,
+                stop_on=self._plan.stop_on,
+                skip_nonfinite=self._plan.skip_nonfinite,
+                clip_only_unclipped=self._plan.clip is None,
                 tensorboard=self._plan.tensorboard,
                 total_steps=self._plan.steps,
                 ranks=world > 1,
-                before_reduction=False,
+                before_reduction=self._plan.ranks,
             )
             self.watch = open_watch(owned, run, options, policies)
             return
@@ -226,8 +230,11 @@ class Discovery:
             self.watch.add(name, model, optimizer)
 
     def _policies_for(self, names: Iterable[str]) -> dict[str, Policy]:
-        """The policies that the plan asks for: none, or clipping by the norm for every optimizer."""
-        max_norm = self._plan.max_norm
+        """The policies that the plan asks for, a fresh one for every optimizer."""
+        chosen, max_norm = self._plan.clip, self._plan.max_norm
+        if chosen is not None:
+            make = getattr(clip, chosen.policy)
+            return {name: make() if chosen.number is None else make(chosen.number) for name in names}
         if max_norm is None or not math.isfinite(max_norm):
             return {}
         return {name: NormClip(max_norm) for name in names}

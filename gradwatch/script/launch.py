@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
-from gradwatch.errors import RunInUse, ScriptNotFound
+from gradwatch.errors import RunInUse, ScriptNotFound, TrainingStopped
 from gradwatch.script.closing import closing_lines
 from gradwatch.script.imports import after_import
 from gradwatch.script.plan import RecordingPlan
@@ -27,6 +27,10 @@ from gradwatch.script.processes import listen_to_processes
 
 if TYPE_CHECKING:
     from gradwatch.script.discover import Discovery
+
+
+STOPPED = 3
+"""Exit code of a script that an event of ``--stop-on`` ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +80,15 @@ def _module(name: str, arguments: Sequence[str]) -> Program:
     return Program(Path(spec.origin), (spec.origin, *arguments), spec)
 
 
-def launch(
-    program: Program, run: Path, max_norm: float | None = None, steps: int | None = None, tensorboard: bool = False
-) -> None:
+def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> None:
     """Run the program in this process, record what it trains, and end the process as the program would.
 
     Args:
         program: from `prepare`.
-        run: the folder to record into; one that is relative stays where it is if the program changes its directory.
-        max_norm: replaces the threshold of the program's clip calls, or clips where it does not.
-        steps: the program is ended after this many steps of an optimizer.
-        tensorboard: write event files as well.
+        plan: how to record it. The folder is absolute: the program may change its directory.
+        shown: the folder as the user wrote it.
     """
-    plan = RecordingPlan(run=run.absolute(), max_norm=max_norm, steps=steps, tensorboard=tensorboard)
-    ending = _Ending(shown=run, plan=plan, started=time.time())
+    ending = _Ending(shown=shown or plan.run, plan=plan, started=time.time())
     after_import("torch", lambda: ending.found.append(_discover(plan)))
     stop = listen_to_processes(plan)
     main = become_main(program)
@@ -104,6 +103,9 @@ def launch(
         ending.end("exception KeyboardInterrupt")
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
+    except TrainingStopped as stopped:
+        print(f"gradwatch: {stopped}", file=sys.stderr)  # noqa: T201
+        code, reason = STOPPED, f"exception {type(stopped).__name__}"
     except BaseException as error:
         show(error, program)
         code, reason = 1, f"exception {type(error).__name__}"

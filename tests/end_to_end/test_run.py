@@ -722,3 +722,29 @@ def test_a_run_that_can_not_be_written_does_not_stop_the_script(tmp_path):
     done = run("-m", "gradwatch", "run", "--run", "/proc/nowhere", "train.py", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "trained\n")
     assert "store-not-writable" in done.stderr
+
+
+def test_an_event_of_stop_on_ends_the_script_with_exit_code_3(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(PREAMBLE)
+        + textwrap.dedent("""
+        import time
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(500):
+            optimizer.zero_grad()
+            (model(torch.randn(16, 4)).square().mean() * (float("nan") if step == 20 else 1)).backward()
+            optimizer.step()
+            if step > 20:
+                time.sleep(0.05)
+        print("not reached")
+    """)
+    )
+    command = [sys.executable, "-m", "gradwatch", "run", "--run", "run", "--stop-on", "nonfinite", "train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "(training-stopped)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Run(tmp_path / "run").attempts()[-1].reason == "exception TrainingStopped"
+    assert Run(tmp_path / "run").steps().loc[20, "nonfinite"] > 0

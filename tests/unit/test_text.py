@@ -16,6 +16,7 @@ from gradwatch.text import (
     share,
     shorten,
     shorten_all,
+    shorten_layers,
     step_range,
 )
 
@@ -234,3 +235,40 @@ def test_no_names_are_no_names():
 
 def test_equal_names_stay_equal():
     assert len(set(shorten_all(["x" * 50] * 3, 10))) == 1
+
+
+@given(NAMES, st.integers(8, 60), st.sampled_from(["…", ".."]))
+def test_shortened_layers_fit_and_those_that_fitted_stay(names, width, mark):
+    lost, short = shorten_layers(names, width, mark)
+    assert all(name.startswith(lost) for name in names)
+    assert all(len(one) <= width for one in short)
+    if max(map(len, names)) <= width:
+        assert (lost, short) == ("", names)
+
+
+@pytest.mark.parametrize("width", [14, 18, 22, 36])
+def test_layers_keep_their_numbers_and_lose_their_common_beginning(width):
+    names = [
+        f"model.decoder.layers.{i}.self_attention.{kind}_proj.weight" for i in range(24) for kind in ("query", "value")
+    ]
+    lost, short = shorten_layers(names, width)
+    assert lost == "model.decoder.layers."
+    assert len(set(short)) == 48
+    assert [one.split(".")[0] for one in short] == [name.split(".")[3] for name in names]
+
+
+def test_layers_without_a_common_beginning_keep_every_number():
+    names = [
+        "model.layers.17.experts.3.up_projection.weight",
+        "model.layers.17.experts.30.up_projection.weight",
+        "head",
+    ]
+    lost, short = shorten_layers(names, 24)
+    assert lost == ""
+    assert short == ["….17.….3.up_pr…on.weight", "….17.….30.up_pr…n.weight", "head"]
+
+
+def test_a_common_beginning_ends_before_a_number_and_before_the_last_part():
+    names = ["m.blocks.5.attention.weight_of_the_output", "m.blocks.5.attention.bias_of_the_output"]
+    assert shorten_layers(names, 20) == ("m.blocks.", ["5.attention…e_output", "5.attention…e_output"])
+    assert shorten_layers([], 5) == ("", [])

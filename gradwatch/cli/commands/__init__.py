@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gradwatch.cli.commands import (
         check,
         compare,
+        config,
         demo,
         doctor,
         events,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check",
     "compare",
+    "config",
     "demo",
     "doctor",
     "events",

@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradwatch.cli.commands.events import check_kinds
 from gradwatch.errors import BadArgument
 from gradwatch.script import launch as launcher
+from gradwatch.script.plan import ClipPlan, RecordingPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A script to run and how to record it."""
+    """A script to run, how to record it, and the folder as the user wrote it."""
 
     program: launcher.Program
-    run: Path
-    max_norm: float | None
-    steps: int | None
-    tensorboard: bool
+    plan: RecordingPlan
+    shown: Path
 
 
-def prepare_launch(
-    arguments: list[str],
-    folder: Path | None,
-    module: bool,
-    max_norm: float | None,
-    steps: int | None,
-    tensorboard: bool,
-) -> Launch:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options of `gradwatch run` as they were given."""
+
+    max_norm: float | None = None
+    clip: str | None = None
+    steps: int | None = None
+    stop_on: tuple[str, ...] = ()
+    skip_nonfinite: bool = False
+    every: int = 1
+    ranks: bool = False
+    tensorboard: bool = False
+
+
+def prepare_launch(arguments: list[str], folder: Path | None, module: bool, options: RunOptions) -> Launch:
     """Find the script and the folder of its run.
 
     Raises:
-        BadArgument: ``max_norm`` is not above 0.
+        BadArgument: an option has an invalid value, or two exclude each other.
         ScriptNotFound: there is no such script or module.
         RunInUse: the folder is a file.
     """
-    if max_norm is not None and not max_norm > 0:
-        raise BadArgument(f"--max-norm is {max_norm!r}; expected a number above 0, or inf.")
+    clip = check_options(options)
     program, run = launcher.prepare(arguments, folder, module)
-    return Launch(program=program, run=run, max_norm=max_norm, steps=steps, tensorboard=tensorboard)
+    plan = RecordingPlan(
+        run=run.absolute(),
+        max_norm=options.max_norm,
+        clip=clip,
+        steps=options.steps,
+        stop_on=options.stop_on,
+        skip_nonfinite=options.skip_nonfinite,
+        every=options.every,
+        ranks=options.ranks,
+        tensorboard=options.tensorboard,
+    )
+    return Launch(program=program, plan=plan, shown=run)
+
+
+def check_options(options: RunOptions) -> ClipPlan | None:
+    """Check what can be checked without the script; return the policy of ``--clip``.
+
+    Raises:
+        BadArgument: an option has an invalid value, or two exclude each other.
+    """
+    if options.max_norm is not None and not options.max_norm > 0:
+        raise BadArgument(f"--max-norm is {options.max_norm!r}; expected a number above 0, or inf.")
+    if options.clip is not None and options.max_norm is not None:
+        raise BadArgument("--clip and --max-norm were both given; expected one of them.")
+    check_kinds(list(options.stop_on))
+    clip = None if options.clip is None else ClipPlan.parse(options.clip)
+    clips = clip is not None or (options.max_norm is not None and math.isfinite(options.max_norm))
+    if options.every != 1 and (clips or options.skip_nonfinite):
+        raise BadArgument(f"--every is {options.every}; clipping and --skip-nonfinite measure every step.")
+    return clip
 
 
 def launch(wanted: Launch) -> None:
     """Run the script in this process, which ends as the script ends."""
-    launcher.launch(wanted.program, wanted.run, wanted.max_norm, wanted.steps, wanted.tensorboard)
+    launcher.launch(wanted.program, wanted.plan, wanted.shown)

@@ -10,10 +10,10 @@ from pathlib import Path
 import typer
 
 from gradwatch.analysis.history import newest
+from gradwatch.analysis.places import find_stores
 from gradwatch.analysis.run import Run
 from gradwatch.errors import RunNotFound
 from gradwatch.store import FILE_NAME
-from gradwatch.views.web.gallery import find_stores
 from gradwatch.views.web.local import make_local_server
 
 

@@ -142,7 +142,7 @@ def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSumm
     """One curve of the runs in a row, on the axes of everyone."""
     axis = curve.axis_of(*(getattr(run.series, curve.name) for run in everyone))
     longest = max(run.steps for run in everyone)
-    width = screen.width // len(row) - _MARGIN
+    width = max(1, screen.width // len(row) - _MARGIN)
     names = screen.fit([run.run for run in row], width + 10 - len(f"{curve.title}: "))
     panels = []
     for run, name in zip(row, names, strict=True):

@@ -14,7 +14,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.summary import LayerSummary, RunSummary
 from gradwatch.text import number, share
 from gradwatch.views.console.draw import chart, heat, heat_legend
-from gradwatch.views.console.screen import Screen
+from gradwatch.views.console.screen import USUAL, Screen
 
 Column: TypeAlias = tuple[str, int, Callable[[LayerSummary], str]]
 """Title, width and text of a column."""
@@ -29,7 +29,7 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     if not shown:
         return [Text.assemble(("layers", "bold"), ("  ", ""), *more)]
     columns = _columns(screen.width, [summary.layers[i] for i in shown])
-    names = screen.fit([summary.layers[i].name for i in shown], 36 if screen.width >= 110 else 22, "layer")
+    lost, names = screen.fit_layers([summary.layers[i].name for i in shown], _name_width(screen), "layer")
     history = screen.width - len(names[0]) - 2 - sum(width + 1 for _, width, _ in columns)
     head = "layer".ljust(len(names[0]) + 1) + "".join(f"{title:>{width}} " for title, width, _ in columns)
     lines = [Text(f"{head} history", "bold")]
@@ -40,7 +40,13 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
         norms = summary.series.layer_norm[:, index].astype(float)
         bad = summary.series.layer_nonfinite[:, index]
         lines.append(line.append(" ").append_text(chart(norms, bad, history, 1, screen.ink)[0]))
+    if lost:
+        lines += screen.wrap("", f"names without their common {lost}", style="dim")
     return [*lines, *more]
+
+
+def _name_width(screen: Screen) -> int:
+    return 36 if screen.width >= 110 else 22 if screen.width >= USUAL else max(12, screen.width // 4)
 
 
 def _more(layers: int, shown: int) -> list[Text]:
@@ -58,6 +64,8 @@ def _columns(width: int, layers: Sequence[LayerSummary]) -> list[Column]:
         ("max", 8, lambda layer: number(layer.max)),
         ("at step", 8, lambda layer: "-" if layer.max_step is None else str(layer.max_step)),
     ]
+    if width < USUAL:
+        del columns[2 if width >= 60 else 1 :]
     if width >= 90:
         columns.insert(1, ("p99", 8, lambda layer: number(layer.p99)))
         columns.append(("last", 8, lambda layer: number(layer.last)))
@@ -74,9 +82,8 @@ def layer_strip(summary: RunSummary, screen: Screen, rows: int) -> list[Text]:
     if not summary.layers or rows < 1:
         return []
     groups = _neighbours(len(summary.layers), rows)
-    labels = screen.fit(
-        [_group_label([summary.layers[i].name for i in group]) for group in groups], 30 if screen.width >= 110 else 22
-    )
+    widest = 30 if screen.width >= 110 else _name_width(screen)
+    _, labels = screen.fit_layers([_group_label([summary.layers[i].name for i in group]) for group in groups], widest)
     width = screen.width - len(labels[0]) - 1
     lines = [Text("layer x step", "bold").append("  largest norm relative to the layer's own median", "dim")]
     for label, group in zip(labels, groups, strict=True):

@@ -58,7 +58,7 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
         layer_strip(summary, screen, strip_rows),
         next_lines(summary, screen),
     ]
-    return [section for section in sections if section]
+    return [[part for line in section for part in screen.fold(line)] for section in sections if section]
 
 
 def parted(sections: Sequence[Sequence[Text]]) -> list[Text]:

@@ -9,9 +9,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from gradwatch.text import ascii_only, printable, shorten_all
+from gradwatch.text import ascii_only, printable, shorten_all, shorten_layers
 
-NARROWEST, WIDEST = 80, 140
+NARROWEST, USUAL, WIDEST = 40, 80, 140
+"""Columns: a narrower terminal wraps, a wider one is not filled."""
 _LONGEST_INDENT = 0.45  # of the width
 _LEAST_ROOM = 12  # columns for a text behind its lead; with less it starts on the next line
 
@@ -74,12 +75,12 @@ class Ink:
 class Screen:
     """Where a view is drawn: its width in columns and its ink."""
 
-    width: int = NARROWEST
+    width: int = USUAL
     ink: Ink = field(default_factory=Ink)
 
     @classmethod
     def of(cls, console: Console) -> Screen:
-        """The width of a console, limited to 80 to 140 columns, and its ink."""
+        """The width of a console, limited to 40 to 140 columns, and its ink."""
         return cls(width=max(NARROWEST, min(console.width, WIDEST)), ink=Ink.of(console))
 
     def wrap(self, lead: str, text: str, lead_style: str = "", style: str = "") -> list[Text]:
@@ -94,9 +95,32 @@ class Screen:
         rest = [Text.assemble((indent, lead_style), (line[len(indent) :], style)) for line in lines[1:]]
         return [Text.assemble((lead, lead_style), (lines[0][len(before) :], style)), *rest]
 
+    def fold(self, line: Text) -> list[Text]:
+        """A line in as many as it takes to fit, broken at a wide gap, else at a space, and indented below itself.
+
+        >>> [part.plain for part in Screen(width=12).fold(Text("median 1.5  max 20  last 3"))]
+        ['median 1.5', '    max 20', '    last 3']
+        """
+        if line.cell_len <= self.width:
+            return [line]
+        at = _break_at(line.plain, self.width)
+        first, rest = line.divide([at])
+        first.rstrip()
+        rest = rest[len(rest.plain) - len(rest.plain.lstrip()) :]
+        indent = "    " if at > len("    ") else ""
+        return [first, *self.fold(Text(indent).append_text(rest))] if rest.plain else [first]
+
     def items(self, texts: tuple[str, ...] | list[str], style: str = "dim") -> list[Text]:
         """Texts as a list with bullets."""
         return [line for text in texts for line in self.wrap(f"  {self.ink.bullet} ", text, style)]
+
+    def fit_layers(self, names: list[str] | tuple[str, ...], widest: int, title: str = "") -> tuple[str, list[str]]:
+        """As `fit`, for names of layers: their common beginning goes first, and is returned; numbers stay."""
+        safe = [self.ink.safe(name) for name in names]
+        width = min(max([cell_len(title), *map(cell_len, safe)]), widest)
+        lost, short = shorten_layers(safe, width, self.ink.ellipsis)
+        width = max([cell_len(title), *map(cell_len, short)])
+        return lost, [set_cell_size(name, width) for name in short]
 
     def fit(self, names: list[str] | tuple[str, ...], widest: int, title: str = "") -> list[str]:
         """Names cut and padded to one width, which is at most ``widest``; different names stay different.
@@ -107,3 +131,13 @@ class Screen:
         safe = [self.ink.safe(name) for name in names]
         width = min(max([cell_len(title), *map(cell_len, safe)]), widest)
         return [set_cell_size(name, width) for name in shorten_all(safe, width, self.ink.ellipsis)]
+
+
+def _break_at(text: str, width: int) -> int:
+    """Where to break a line: behind the last wide gap that leaves a third of the width, else the last space."""
+    indent = len(text) - len(text.lstrip())
+    for gap in ("  ", " "):
+        at = text.rfind(gap, max(indent, width // 3), width + 1)
+        if at > indent:
+            return at
+    return width

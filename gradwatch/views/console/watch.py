@@ -20,7 +20,7 @@ from gradwatch.errors import EmptyRun, GradwatchError, RunNotFound
 from gradwatch.text import duration
 from gradwatch.views.console.events import newest_event
 from gradwatch.views.console.report import EVENT_GROUPS, STRIP_ROWS, parted, report, report_lines, report_sections
-from gradwatch.views.console.screen import NARROWEST, Screen
+from gradwatch.views.console.screen import USUAL, Screen
 
 _LEAST_STRIP = 4  # lines: a title, two rows and a legend
 _LEAST_TABLE = 3  # lines: a title, one layer, and how many are not shown
@@ -113,9 +113,10 @@ def _progress(summary: RunSummary) -> str:
 def _bar(summary: RunSummary, screen: Screen) -> list[Text]:
     if not summary.total_steps:
         return []
-    done = min(NARROWEST, NARROWEST * (summary.last_step + 1) // summary.total_steps)
+    width = min(USUAL, screen.width)
+    done = min(width, width * (summary.last_step + 1) // summary.total_steps)
     full, rest = screen.ink.pick("━", "="), screen.ink.pick("─", "-")
-    return [Text.assemble((full * done, "green"), (rest * (NARROWEST - done), "dim"))]
+    return [Text.assemble((full * done, "green"), (rest * (width - done), "dim"))]
 
 
 @contextlib.contextmanager

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gradwatch.analysis.places import find_stores
 from gradwatch.errors import BadArgument
-from gradwatch.store import FILE_NAME
 from gradwatch.views.web.glances import Glances
 from gradwatch.views.web.pack import pack
 from gradwatch.views.web.view import RunView
@@ -121,17 +120,6 @@ class Gallery:
 
     def _is_over_limits(self) -> bool:
         return len(self._views) > MAX_VIEWS or sum(view.nbytes for view in self._views.values()) > MAX_BYTES
-
-
-def find_stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """The name and the store of every run below the folders. Links that lead out of a folder are not followed."""
-    for prefix, folder in folders.items():
-        root = folder.resolve()
-        for parent, _, files in os.walk(root):
-            path = Path(parent, FILE_NAME)
-            if FILE_NAME in files and path.resolve().is_relative_to(root):
-                below = Path(parent).relative_to(root).as_posix()
-                yield "/".join(part for part in (prefix, below) if part not in ("", ".")) or ".", path
 
 
 def _zoom(query: Mapping[str, str]) -> tuple[float, float, int]:

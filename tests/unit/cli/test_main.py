@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import gradwatch
-from gradwatch.cli.signatures import app
+from gradwatch.cli.signatures import EXCHANGE, JUDGE, MANY, READ, RECORD, app
 from gradwatch.record import ParameterInfo
 from gradwatch.testing import replaced, steady, stream, write_run
 
+PANELS = [RECORD, READ, JUDGE, MANY, EXCHANGE]
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
@@ -83,6 +84,19 @@ def test_the_newest_run_is_meant_where_none_is_named(runs, command, monkeypatch)
     assert json.loads(command("report", "--json").out)["run"] == "bad"
 
 
+def test_a_folder_of_several_runs_names_them(runs, command):
+    done = command("report", runs)
+    assert done.code == 1
+    assert done.err.startswith(f"error: {str(runs)!r} holds 2 runs; expected one of {runs / 'bad'}, {runs / 'good'}.")
+
+
+def test_the_only_run_below_a_folder_is_read_and_said(tmp_path, command):
+    write_run(tmp_path / "out" / "gradwatch", stream(steady(10)))
+    done = command("report", tmp_path / "out", "--json")
+    assert json.loads(done.out)["run"] == "gradwatch"
+    assert done.err == f"gradwatch: the run below {tmp_path / 'out'} is {tmp_path / 'out' / 'gradwatch'}\n"
+
+
 # ---------------------------------------------------------------------------------------- terminals
 
 
@@ -115,7 +129,37 @@ def test_a_closed_pipe_is_no_error(runs):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("width", [40, 60, 79])
+def test_no_line_is_longer_than_a_narrow_terminal(tmp_path, command, monkeypatch, width):
+    names = [f"model.encoder.layers.{i}.self_attention.{kind}.weight" for i in range(6) for kind in ("output", "value")]
+    infos = [ParameterInfo(name=name, shape=(3, 3)) for name in names]
+    norms = [*steady(700, spread=0.3), 10.0, 300.0, 1e6, math.inf, math.nan]
+    losses = [1 / (1 + step) for step in range(len(norms))]
+    write_run(tmp_path / "bad", stream(norms, parameters=infos, shares=[0.2] * 12, losses=losses, max_norm=1.1))
+    write_run(tmp_path / "good", stream(steady(700), parameters=infos, shares=[0.2] * 12))
+    monkeypatch.setenv("COLUMNS", str(width))
+    for arguments in (["report", "bad"], ["events", "bad"], ["compare", "bad", "good"], ["recommend", "good"]):
+        done = command(arguments[0], *(tmp_path / name for name in arguments[1:]))
+        assert done.code == 0
+        assert [line for line in done.out.splitlines() if len(line) > width] == [], arguments
+
+
+def test_layers_keep_their_numbers_in_a_narrow_terminal(tmp_path, command, monkeypatch):
+    infos = [ParameterInfo(name=f"model.encoder.layers.{i}.attention.weight", shape=(3, 3)) for i in range(12)]
+    write_run(tmp_path, stream(steady(100), parameters=infos, shares=[0.2] * 12))
+    monkeypatch.setenv("COLUMNS", "50")
+    out = command("report", tmp_path).out
+    assert {f"{i}." for i in range(12)} <= {line[: line.find(".") + 1] for line in out.splitlines()}
+    assert "names without their common model.encoder.layers." in out.replace("\n", " ")
+
+
 # --------------------------------------------------------------------------------- help and version
+
+
+def test_the_help_groups_the_commands(command):
+    out = command("--help").out
+    assert [out.index(f" {panel} ") for panel in PANELS] == sorted(out.index(f" {panel} ") for panel in PANELS)
+    assert all(getattr(one, "rich_help_panel", None) in PANELS for one in app.registered_commands)
 
 
 def test_every_command_is_in_the_help_and_in_the_readme(command):

@@ -14,8 +14,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from gradwatch import Run
+from gradwatch.errors import TrainingStopped
 from gradwatch.script.discover import Discovery, owner_of
-from gradwatch.script.plan import RecordingPlan
+from gradwatch.script.plan import ClipPlan, RecordingPlan
 
 
 class Begin(Protocol):
@@ -272,3 +273,49 @@ def test_a_module_without_a_parameter_of_the_optimizer_is_no_owner():
     model, other = nn.Linear(2, 2), nn.Linear(2, 2)
     assert owner_of(sgd(model)) is model
     assert other is not model
+
+
+def test_a_policy_takes_the_place_of_the_scripts_own_clip_calls(tmp_path, begin):
+    discovery = begin(clip=ClipPlan(policy="NormClip", number=0.01))
+    model = nn.Linear(3, 1)
+    train(model, sgd(model), clip=0.5)
+    discovery.close("closed")
+    steps = Run(tmp_path / "run").steps()
+    assert steps["max_norm"].tolist() == [0.01] * 3
+    assert (steps["clip_coef"] < 1).all()
+    assert Run(tmp_path / "run").meta()["clip.0"] == "NormClip(0.01)"
+
+
+def test_an_event_that_was_named_ends_the_script(tmp_path, begin):
+    discovery = begin(stop_on=("nonfinite",))
+    model = nn.Linear(3, 1)
+    optimizer = sgd(model)
+    train(model, optimizer)
+    with pytest.raises(TrainingStopped, match="nonfinite"):
+        for _ in range(200):
+            model.zero_grad()
+            (model(torch.ones(1, 3)) * float("nan")).sum().backward()
+            optimizer.step()
+            discovery.watch.flush()
+
+
+def test_only_each_nth_step_is_recorded(tmp_path, begin):
+    discovery = begin(every=4)
+    model = nn.Linear(3, 1)
+    train(model, sgd(model), steps=10)
+    discovery.close("closed")
+    assert Run(tmp_path / "run").steps().index.tolist() == [0, 4, 8]
+
+
+def test_an_update_with_a_nan_is_left_out(tmp_path, begin):
+    discovery = begin(skip_nonfinite=True)
+    model = nn.Linear(3, 1)
+    optimizer = sgd(model)
+    train(model, optimizer)
+    before = model.weight.detach().clone()
+    model.zero_grad()
+    (model(torch.ones(1, 3)) * float("nan")).sum().backward()
+    optimizer.step()
+    discovery.close("closed")
+    assert torch.equal(model.weight, before)
+    assert Run(tmp_path / "run").steps()["skipped"].tolist() == [False, False, False, True]

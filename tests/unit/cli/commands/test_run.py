@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gradwatch.cli.commands.run import prepare_launch
+from gradwatch import clip
+from gradwatch.cli.commands.run import RunOptions, check_options, prepare_launch
 from gradwatch.errors import BadArgument, RunInUse, ScriptNotFound
+from gradwatch.script.plan import POLICIES, ClipPlan, RecordingPlan
 
 
 @pytest.fixture
@@ -16,33 +18,42 @@ def script(tmp_path):
 
 
 def test_a_launch_has_all_that_was_asked_for(script, tmp_path):
-    found = prepare_launch([str(script), "--lr", "1"], tmp_path / "run", False, math.inf, 7, True)
+    options = RunOptions(max_norm=math.inf, steps=7, tensorboard=True, stop_on=("spike",), every=3, ranks=True)
+    found = prepare_launch([str(script), "--lr", "1"], tmp_path / "run", False, options)
     assert found.program.argv == (str(script), "--lr", "1")
-    assert (found.run, found.max_norm, found.steps, found.tensorboard) == (tmp_path / "run", math.inf, 7, True)
+    assert found.plan == RecordingPlan(
+        run=tmp_path / "run", max_norm=math.inf, steps=7, tensorboard=True, stop_on=("spike",), every=3, ranks=True
+    )
+
+
+def test_a_folder_stays_where_it_is_and_is_shown_as_it_was_written(script, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = prepare_launch([str(script)], Path("a/run"), False, RunOptions())
+    assert (found.plan.run, found.shown) == (tmp_path / "a" / "run", Path("a/run"))
 
 
 def test_a_run_is_named_by_the_time_and_the_script(script):
-    found = prepare_launch([str(script)], None, False, None, None, False)
-    assert found.run.parent == Path("runs")
-    assert found.run.name.endswith("-train")
+    found = prepare_launch([str(script)], None, False, RunOptions())
+    assert found.shown.parent == Path("runs")
+    assert found.shown.name.endswith("-train")
 
 
 @pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan, -math.inf])
 def test_a_threshold_that_is_not_above_0_is_refused(script, max_norm):
     with pytest.raises(BadArgument, match="expected a number above 0, or inf"):
-        prepare_launch([str(script)], None, False, max_norm, None, False)
+        prepare_launch([str(script)], None, False, RunOptions(max_norm=max_norm))
 
 
 def test_a_script_or_module_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ScriptNotFound):
-        prepare_launch([str(tmp_path / "no.py")], None, False, None, None, False)
+        prepare_launch([str(tmp_path / "no.py")], None, False, RunOptions())
     with pytest.raises(ScriptNotFound):
-        prepare_launch(["no_such_module"], None, True, None, None, False)
+        prepare_launch(["no_such_module"], None, True, RunOptions())
 
 
 def test_a_file_is_no_folder_for_a_run(script):
     with pytest.raises(RunInUse):
-        prepare_launch([str(script)], script, False, None, None, False)
+        prepare_launch([str(script)], script, False, RunOptions())
 
 
 def test_options_after_the_script_are_its_own(script, command, monkeypatch):
@@ -54,3 +65,40 @@ def test_options_after_the_script_are_its_own(script, command, monkeypatch):
     assert launched[0].program.argv == (str(script), "--help", "--json")
     assert command("run", "--help", script).code == 0
     assert len(launched) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (RunOptions(clip="1", max_norm=1.0), "both given"),
+        (RunOptions(clip="frobenius"), "expected a threshold, or one of norm, value"),
+        (RunOptions(clip="frobenius:3"), "expected a threshold, or one of norm, value"),
+        (RunOptions(clip="norm"), "for example norm:1.0"),
+        (RunOptions(clip="value:"), "for example value:1.0"),
+        (RunOptions(clip="0"), "a number above 0"),
+        (RunOptions(clip="-1"), "a number above 0"),
+        (RunOptions(clip="nan"), "a number above 0"),
+        (RunOptions(clip="quantile:1"), "between 0 and 1"),
+        (RunOptions(clip="auto:250"), "between 0 and 100"),
+        (RunOptions(clip="zclip:high"), "expected zclip:NUMBER"),
+        (RunOptions(stop_on=("nonsense",)), "not a kind of event"),
+        (RunOptions(every=2, clip="1"), "measure every step"),
+        (RunOptions(every=2, max_norm=1.0), "measure every step"),
+        (RunOptions(every=2, skip_nonfinite=True), "measure every step"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_the_script_runs(options, says):
+    with pytest.raises(BadArgument, match=says):
+        check_options(options)
+
+
+def test_options_that_make_sense_are_taken():
+    assert check_options(RunOptions(clip="0.5")) == ClipPlan(policy="NormClip", number=0.5)
+    assert check_options(RunOptions(clip="zclip")) == ClipPlan(policy="ZClip")
+    assert check_options(RunOptions(every=2, max_norm=math.inf)) is None  # nothing is clipped
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_of_the_option_can_be_made(name):
+    chosen = ClipPlan.parse(f"{name}:0.5")
+    assert repr(getattr(clip, chosen.policy)(chosen.number))

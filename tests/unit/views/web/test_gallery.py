@@ -6,10 +6,11 @@ import time
 
 import pytest
 
+from gradwatch.analysis.places import find_stores
 from gradwatch.errors import BadArgument, GradwatchError
 from gradwatch.store import FILE_NAME, StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
-from gradwatch.views.web.gallery import Gallery, find_stores
+from gradwatch.views.web.gallery import Gallery
 
 
 @pytest.fixture

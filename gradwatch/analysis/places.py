@@ -1,0 +1,57 @@
+"""Where runs lie: the stores below folders, and the run that a path means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gradwatch.errors import RunNotFound
+from gradwatch.store import FILE_NAME
+
+MOST_NAMED = 8  # runs in a message
+
+
+def find_stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    """The name and the store of every run below the folders. Links that lead out of a folder are not followed."""
+    for prefix, folder in folders.items():
+        root = folder.resolve()
+        for parent, _, files in os.walk(root):
+            path = Path(parent, FILE_NAME)
+            if FILE_NAME in files and (not path.is_symlink() or path.resolve().is_relative_to(root)):
+                below = Path(parent).relative_to(root).as_posix()
+                yield "/".join(part for part in (prefix, below) if part not in ("", ".")) or ".", path
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a store, or a folder that holds one."""
+    return path.is_file() or (path / FILE_NAME).exists()
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The folders of the runs below a folder, by name; a run that is given itself is the only one.
+
+    >>> [run.name for run in runs_below(example_run)], [run.name for run in runs_below(example_run.parent)]
+    (['example'], ['example'])
+    """
+    if is_run(folder):
+        return [folder]
+    return sorted(folder / name for name, _ in find_stores({"": folder})) if folder.is_dir() else []
+
+
+def the_run(path: Path) -> Path:
+    """The run that a path means: the run itself, or the only one below it.
+
+    Raises:
+        RunNotFound: several runs lie below; the message names them.
+    """
+    if is_run(path) or not path.is_dir():
+        return path
+    found = runs_below(path)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        return path  # the reader says what is wrong
+    named = ", ".join(map(str, found[:MOST_NAMED]))
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    raise RunNotFound(f"{str(path)!r} holds {len(found)} runs; expected one of {named}{more}.")

@@ -1,0 +1,191 @@
+"""Defaults of the command line from ``[tool.gradwatch]`` in pyproject.toml and from ``GRADWATCH_*`` variables.
+
+A key of ``[tool.gradwatch.COMMAND]`` is the default of an option of that command. A key of ``[tool.gradwatch]``
+itself is the default of every command that has such an option. ``GRADWATCH_COMMAND_OPTION`` overrides both, and the
+command line overrides all.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradwatch.errors import BadArgument
+
+PREFIX = "GRADWATCH"
+FILE_NAME = "pyproject.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """An option of a command as the user writes it.
+
+    Attributes:
+        command: its command.
+        name: the name of its parameter in Python.
+        flag: as on the command line, for example ``--min-steps``.
+        variable: the environment variable that sets it.
+        default: its built-in default, as text.
+        is_list: whether it may be repeated.
+    """
+
+    command: str
+    name: str
+    flag: str
+    variable: str
+    default: str
+    is_list: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its key in pyproject.toml."""
+        return self.flag.removeprefix("--")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """The table ``[tool.gradwatch]`` of the nearest pyproject.toml; empty if there is none."""
+
+    file: Path | None = None
+    table: Mapping[str, Any] | None = None
+
+    def by_command(self, options: Sequence[Option]) -> dict[str, dict[str, Any]]:
+        """The defaults by command and name of the parameter.
+
+        Raises:
+            BadArgument: a key is no option, or no option of its command.
+
+        >>> option = Option(command="check", name="min_steps", flag="--min-steps", variable="", default="")
+        >>> Defaults(table={"check": {"min-steps": 9}}).by_command([option])
+        {'check': {'min_steps': 9}}
+        >>> Defaults(table={"min_steps": 9}).by_command([option])
+        {'check': {'min_steps': 9}}
+        """
+        found: dict[str, dict[str, Any]] = {}
+        commands = {option.command for option in options}
+        # General keys first, so that those of a command override them.
+        for key, value in sorted((self.table or {}).items(), key=lambda pair: isinstance(pair[1], dict)):
+            if isinstance(value, dict):
+                if key not in commands:
+                    raise self._unknown(key, sorted(commands))
+                for inner, setting in value.items():
+                    own = [option for option in options if option.command == key]
+                    self._put(found, inner, setting, own, f"{key}.")
+            else:
+                self._put(found, key, value, options, "")
+        return found
+
+    def _put(
+        self, found: dict[str, dict[str, Any]], key: str, value: Any, options: Sequence[Option], prefix: str
+    ) -> None:
+        matching = [option for option in options if key.replace("_", "-") == option.key]
+        if not matching:
+            raise self._unknown(f"{prefix}{key}", sorted({option.key for option in options}))
+        for option in matching:
+            found.setdefault(option.command, {})[option.name] = value
+
+    def _unknown(self, key: str, known: Sequence[str]) -> BadArgument:
+        return BadArgument(f"{str(self.file)!r} sets tool.gradwatch.{key}; expected one of {', '.join(known)}.")
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """Read the table of the pyproject.toml in a folder, or in the nearest folder above it that has one.
+
+    Raises:
+        BadArgument: the file can't be read, or ``tool.gradwatch`` is no table.
+    """
+    for file in _candidates(folder):
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("gradwatch", {})
+        except (OSError, ValueError, AttributeError) as error:
+            # It is not ours alone: only a file that mentions gradwatch can be meant for it.
+            if _mentions_gradwatch(file):
+                raise BadArgument(f"{str(file)!r} can't be read: {error}.") from error
+            return Defaults()
+        if not isinstance(table, dict):
+            raise BadArgument(f"{str(file)!r} sets tool.gradwatch to {table!r}; expected a table.")
+        return Defaults(file=file, table=table)
+    return Defaults()
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    for parent in (folder, *folder.parents):
+        file = parent / FILE_NAME
+        if file.is_file():
+            yield file
+            return
+
+
+def _mentions_gradwatch(file: Path) -> bool:
+    try:
+        return b"tool.gradwatch" in file.read_bytes()
+    except OSError:
+        return False
+
+
+def options_of(command: Any) -> list[Option]:
+    """The options of each command of a group, without --help."""
+    found = []
+    for name, sub in sorted(command.commands.items()):
+        for parameter in sub.params:
+            flag = _flag(parameter)
+            if flag is None or flag == "--help":
+                continue
+            found.append(
+                Option(
+                    command=name,
+                    name=parameter.name,
+                    flag=flag,
+                    variable=_variable(name, parameter),
+                    default="" if parameter.default is None else str(parameter.default),
+                    is_list=bool(parameter.multiple),
+                )
+            )
+    return found
+
+
+def from_environment(options: Sequence[Option], environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The defaults that ``GRADWATCH_COMMAND_OPTION`` sets; one that may be repeated is split at spaces.
+
+    >>> option = Option(
+    ...     command="run", name="stop_on", flag="--stop-on", variable="GRADWATCH_RUN_STOP_ON", default="", is_list=True
+    ... )
+    >>> from_environment([option], {"GRADWATCH_RUN_STOP_ON": "nonfinite spike"})
+    {'run': {'stop_on': ['nonfinite', 'spike']}}
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for option in options:
+        value = environment.get(option.variable)
+        if value:
+            found.setdefault(option.command, {})[option.name] = value.split() if option.is_list else value
+    return found
+
+
+def used_defaults(context: Any, environment: Mapping[str, str]) -> list[str]:
+    """The options of the current command whose value is a default of the user, with the place where it stands.
+
+    An address to notify may hold a secret, so values are not repeated here.
+    """
+    said = []
+    for parameter in context.command.params:
+        source, flag = context.get_parameter_source(parameter.name), _flag(parameter)
+        if flag is None or source is None or source.name not in ("DEFAULT_MAP", "ENVIRONMENT"):
+            continue
+        variable = _variable(context.info_name, parameter)
+        said.append(f"{flag} from {variable if environment.get(variable) else FILE_NAME}")
+    return said
+
+
+def _flag(parameter: Any) -> str | None:
+    if parameter.param_type_name != "option":
+        return None
+    return next((flag for flag in parameter.opts if flag.startswith("--")), None)
+
+
+def _variable(command: str, parameter: Any) -> str:
+    if parameter.envvar:
+        return str(parameter.envvar)
+    return f"{PREFIX}_{command}_{parameter.name}".upper().replace("-", "_")
