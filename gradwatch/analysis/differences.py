@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -70,6 +70,17 @@ class Difference:
     def bit_equal(self) -> bool:
         """Whether every number that both runs recorded is equal to the bit."""
         return self.step is None and self.common_steps > 0 and not (self.only_first or self.only_second)
+
+
+def differing_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    """The settings in which configs differ, with the value in each; None where a config lacks it.
+
+    >>> differing_settings([{"lr": 0.1, "depth": 4}, {"lr": 0.2, "depth": 4}, {}])
+    {'lr': (0.1, 0.2, None), 'depth': (4, 4, None)}
+    """
+    names = dict.fromkeys(name for config in configs for name in config)
+    values = {name: tuple(config.get(name) for config in configs) for name in names}
+    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 
 def differences(first: RunReader, second: RunReader) -> tuple[Difference, ...]:

@@ -29,6 +29,7 @@ from gradwatch.record import (
     WeightStats,
 )
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
+from gradwatch.store.values import settings_of
 
 LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio", *SAMPLED_STATS)
 
@@ -87,6 +88,10 @@ class RunReader:
         if self.path.is_file():
             self.path = self.path.parent
 
+    def close(self) -> None:
+        """Let go of the file. A reader that is not used any more does so itself."""
+        self._store.close()
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
 
@@ -116,6 +121,10 @@ class RunReader:
     def meta(self) -> dict[str, str]:
         """Facts about the whole run: versions, the model's class, the settings of the recording."""
         return self._store.meta()
+
+    def config(self) -> dict[str, Any]:
+        """The hyperparameters that were given to `gradwatch.attach`, by their dotted names; empty if none were."""
+        return settings_of(self.meta().get("config", "{}")) or {}
 
     def attempts(self) -> list[Attempt]:
         """One entry for each process that wrote to the run."""

@@ -6,14 +6,14 @@ import gc
 from pathlib import Path
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
 
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.places import the_run
 from gradwatch.analysis.run import Run
-from gradwatch.views.console.screen import Screen
-from gradwatch.views.json import dumps
+from gradwatch.cli.printing import console, print_view, screen
+from gradwatch.views.encode import dumps
+
+__all__ = ["NOT_HEALTHY", "console", "open_run", "print_json", "print_view", "screen"]
 
 NOT_HEALTHY = 3
 """Exit code of `check` and `doctor` if they find a fault."""
@@ -30,25 +30,6 @@ def open_run(path: Path | None) -> Run:
     if path is not None and found != path:
         typer.echo(f"gradwatch: the run below {path} is {found}", err=True)
     return Run(found)
-
-
-def console() -> Console:
-    """Standard output, without rich's own highlighting of numbers and paths."""
-    return Console(highlight=False, soft_wrap=False)
-
-
-def screen() -> Screen:
-    """What standard output can show."""
-    return Screen.of(console())
-
-
-def print_view(view: RenderableType) -> None:
-    """Print to standard output; lines of a view that are too long for the terminal are folded between words."""
-    out = console()
-    if isinstance(view, Group) and all(isinstance(line, Text) for line in view.renderables):
-        on = Screen.of(out)
-        view = Group(*(part for line in view.renderables if isinstance(line, Text) for part in on.fold(line)))
-    out.print(view)
 
 
 def print_json(value: object) -> None:

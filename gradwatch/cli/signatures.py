@@ -205,8 +205,17 @@ def compare(
 
 @app.command(cls=Command, rich_help_panel=JUDGE)
 def check(
-    run: RunPath = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs, or of folders that hold runs. Default: the newest under runs/."
+        ),
+    ] = None,
     json: AsJson = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="Print faults as annotations of GitHub Actions.")] = False,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -225,8 +234,80 @@ def check(
         typer.Option("--allow-unfinished", help="Pass a run that was ended by an exception, a signal or a kill."),
     ] = False,
 ) -> None:
-    """Exit with code 3 unless the run is healthy; for CI."""
-    commands.check.check(run, json, fail_on or [], max_clipped_fraction, min_steps, allow_unfinished)
+    """Exit with code 3 unless every run is healthy; for CI."""
+    limits = commands.check.Limits(
+        fail_on=tuple(fail_on or ()),
+        max_clipped_fraction=max_clipped_fraction,
+        min_steps=min_steps,
+        allow_unfinished=allow_unfinished,
+    )
+    commands.check.check(runs or [], json, limits, junit, github)
+
+
+@app.command(cls=Command, rich_help_panel=MANY)
+def ls(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that holds runs, at any depth.")] = Path(
+        "runs"
+    ),
+    json: AsJson = False,
+    sort: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Column to sort by; -NAME puts the largest first. age: the youngest first."),
+    ] = "age",
+    chosen: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="EXPR",
+            help="Show only these runs, for example 'verdict != \"healthy\" and lr > 1e-3 and config.depth == 4'.",
+        ),
+    ] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Show only the first of them.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Show what the index in the folder holds, and compute nothing.")
+    ] = False,
+) -> None:
+    """List the runs below a folder: verdict, steps, loss, first fault, settings."""
+    commands.ls.ls(folder, json, sort, chosen, most, quick)
+
+
+@app.command(cls=Command, rich_help_panel=MANY)
+def rm(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete runs. One that is being recorded stays, and so does every file that gradwatch did not write."""
+    commands.manage.rm(runs, yes)
+
+
+@app.command(cls=Command, rich_help_panel=MANY)
+def mv(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    target: Annotated[Path, typer.Argument(metavar="TO", help="New name, or a folder to move it into.")],
+) -> None:
+    """Rename or move a run. One that is being recorded stays."""
+    commands.manage.mv(run, target)
+
+
+@app.command(cls=Command, rich_help_panel=MANY)
+def note(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The note; '' removes it. Default: print it.")
+    ] = None,
+) -> None:
+    """Write a note about a run, or print it."""
+    commands.manage.note(run, text)
+
+
+@app.command(cls=Command, rich_help_panel=MANY)
+def tag(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    tags: Annotated[list[str] | None, typer.Argument(metavar="TAG...", help="Tags. Default: print them.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove these tags instead.")] = False,
+) -> None:
+    """Add tags to a run, or print them."""
+    commands.manage.tag(run, tags or [], remove)
 
 
 @app.command(cls=Command, rich_help_panel=JUDGE)

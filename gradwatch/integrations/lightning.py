@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from gradwatch.integrations import folder_for, require
 from gradwatch.recording.attach import attach
+from gradwatch.recording.hyperparameters import settings_if_any
 from gradwatch.recording.watch import Watch
 
 require({"lightning": (2, 2), "pytorch-lightning": (2, 2)})
@@ -29,8 +30,8 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
     """Records a fit, from its first optimizer step to its last.
 
     The loss of a step is the value Lightning calls `backward` on; the step is `trainer.global_step`.
-    In a distributed fit rank 0 writes the run. A fit without an optimizer is not recorded; a warning says
-    so and the fit goes on.
+    The module's ``hparams`` are the run's config. In a distributed fit rank 0 writes the run. A fit
+    without an optimizer is not recorded; a warning says so and the fit goes on.
 
     Args:
         run: the folder to record into; by default ``gradwatch`` in the logger's folder.
@@ -57,7 +58,8 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
         total = trainer.estimated_stepping_batches  # infinite without a limit on steps or epochs
         length = {"total_steps": int(total)} if first and 1 <= total < math.inf else {}
         model = wrapped if isinstance(wrapped, nn.Module) else pl_module
-        self.watch = attach(model, trainer.optimizers, folder, **(first | length | self._options))
+        config = {"config": settings_if_any(getattr(pl_module, "hparams", None))}
+        self.watch = attach(model, trainer.optimizers, folder, **(config | first | length | self._options))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Measure. Lightning calls this within the step's closure, before it clips; gradients are unscaled by then."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from gradwatch.integrations import folder_for, require
 from gradwatch.recording.attach import attach
+from gradwatch.recording.hyperparameters import settings_if_any
 from gradwatch.recording.watch import Watch
 
 require({"transformers": (4, 46)})
@@ -23,7 +24,7 @@ class GradWatchCallback(TrainerCallback):
 
     A Trainer calls its callbacks after clipping. The recorded norms are those before clipping all the same,
     because they are measured at the clip call. The loss of a step is the value `backward` was called on.
-    In a distributed training rank 0 writes the run.
+    The training arguments are the run's config. In a distributed training rank 0 writes the run.
 
     Args:
         run: the folder to record into; by default ``gradwatch`` in the output folder.
@@ -43,7 +44,11 @@ class GradWatchCallback(TrainerCallback):
         model: nn.Module = kwargs["model"]
         optimizer: Optimizer = kwargs["optimizer"]
         folder = folder_for(self._run, Path(str(args.output_dir)), state.global_step)
-        known = {"first_step": state.global_step, "total_steps": state.max_steps if state.max_steps > 0 else None}
+        known: dict[str, Any] = {
+            "first_step": state.global_step,
+            "total_steps": state.max_steps if state.max_steps > 0 else None,
+            "config": settings_if_any(args),
+        }
         self.watch = attach(model, optimizer, folder, **(known | self._options))
 
     def on_train_end(

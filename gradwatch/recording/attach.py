@@ -22,6 +22,7 @@ from gradwatch.record import KINDS, STATS, Event
 from gradwatch.recording import lifecycle
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
+from gradwatch.recording.hyperparameters import Config, settings_text
 from gradwatch.recording.loops import Loop, open_loop
 from gradwatch.recording.mirror import Mirror
 from gradwatch.recording.notices import Notices
@@ -62,6 +63,7 @@ def attach(
     tensorboard: bool = False,
     total_steps: int | None = None,
     ranks: Ranks = False,
+    config: Config | None = None,
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -103,6 +105,9 @@ def attach(
             the copies that ranks hold. Needed too where ranks have parameters of their own, for example the
             stages of a pipeline, to record them all. "own": this process records by itself,
             whatever its rank, where processes train models of their own.
+        config: the hyperparameters: a mapping, a dataclass, an `argparse.Namespace`, or a config of Hydra, Lightning
+            or Transformers. They stand in reports and in `gradwatch ls`, and `gradwatch compare` says which differ.
+            Nested ones get dotted names; those whose name tells a secret are hidden.
 
     Raises:
         BadArgument, NoParameters: an argument has an invalid value.
@@ -137,6 +142,7 @@ def attach(
         skip_nonfinite=skip_nonfinite,
         tensorboard=tensorboard,
         ranks=ranks,
+        config=settings_text(config),
     )
     trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
     return open_watch(trained, Path(run), options, policies, on_event)
@@ -356,6 +362,8 @@ def _begin_attempt(
     )
     if options.total_steps is not None:
         writer.set_meta("total_steps", str(options.total_steps))
+    if options.config is not None:
+        writer.set_meta("config", options.config)
 
 
 def _mirror(run: Path, optimizers: int) -> Mirror | None:

@@ -17,6 +17,7 @@ class RecordingOptions:
     Attributes:
         clip_only_unclipped: a policy leaves a step alone that the loop has clipped by norm.
         before_reduction: with ``ranks``, measure what each rank has before DistributedDataParallel reduces it.
+        config: the hyperparameters as JSON, for the store.
         is_measured: False where the numbers of this process go nowhere and nothing acts on them.
     """
 
@@ -32,6 +33,7 @@ class RecordingOptions:
     ranks: Ranks = False
     before_reduction: bool = True
     is_measured: bool = True
+    config: str | None = None
 
     def for_later_optimizer(self) -> Self:
         """The options of an optimizer that joins the recording, which begins where the run has it."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +13,9 @@ from gradwatch.analysis.summary import RunSummary
 from gradwatch.record import Event
 from gradwatch.script.tune import Tuning
 from gradwatch.text import NO_OPTIMIZER_CLASSES
+from gradwatch.views.encode import dumps
+
+__all__ = ["agreement", "check", "comparison", "dumps", "events", "findings", "recommendation", "report", "tuning"]
 
 _MORE_OF_A_REPORT = (
     "reason",
@@ -27,6 +28,9 @@ _MORE_OF_A_REPORT = (
     "first_step",
     "last_step",
     "attempts",
+    "config",
+    "note",
+    "tags",
     "seconds",
     "total_steps",
     "seconds_left",
@@ -59,32 +63,6 @@ _MORE_OF_A_RECOMMENDATION = (
     "tail_low",
     "tail_high",
 )
-
-
-def dumps(value: object, indent: int | None = 2) -> str:
-    """Encode dicts, lists, numbers, strings and None as valid JSON.
-
-    >>> print(dumps({"x": float("nan"), "y": [float("-inf"), 1.5]}))
-    {
-      "x": "NaN",
-      "y": [
-        "-Infinity",
-        1.5
-      ]
-    }
-    """
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: object) -> object:
-    """The same with strings for the numbers that JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return value
 
 
 def events(found: Iterable[Event]) -> list[dict[str, Any]]:

@@ -746,5 +746,5 @@ def test_an_event_of_stop_on_ends_the_script_with_exit_code_3(tmp_path):
     assert (done.returncode, done.stdout) == (3, "")
     assert "(training-stopped)" in done.stderr
     assert "Traceback" not in done.stderr
-    assert Run(tmp_path / "run").attempts()[-1].reason == "exception TrainingStopped"
+    assert Run(tmp_path / "run").attempts()[-1].reason == "stopped on nonfinite"
     assert Run(tmp_path / "run").steps().loc[20, "nonfinite"] > 0

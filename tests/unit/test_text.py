@@ -265,10 +265,10 @@ def test_layers_without_a_common_beginning_keep_every_number():
     ]
     lost, short = shorten_layers(names, 24)
     assert lost == ""
-    assert short == ["….17.….3.up_pr…on.weight", "….17.….30.up_pr…n.weight", "head"]
+    assert short == ["….17.….3.up_proj….weight", "….17.….30.up_pro….weight", "head"]
 
 
 def test_a_common_beginning_ends_before_a_number_and_before_the_last_part():
     names = ["m.blocks.5.attention.weight_of_the_output", "m.blocks.5.attention.bias_of_the_output"]
-    assert shorten_layers(names, 20) == ("m.blocks.", ["5.attention…e_output", "5.attention…e_output"])
+    assert shorten_layers(names, 20) == ("m.blocks.", ["5.…ion.weight_of…put", "5.…ion.bias_of…put"])
     assert shorten_layers([], 5) == ("", [])

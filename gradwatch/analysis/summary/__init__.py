@@ -7,7 +7,9 @@ so two views of one run cannot disagree.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +17,7 @@ from gradwatch.analysis.diagnosis import Finding, find
 from gradwatch.analysis.diagnosis.facts import Facts, read_facts
 from gradwatch.analysis.display import as_html
 from gradwatch.analysis.history import ResumePoint, RunReader
+from gradwatch.analysis.notes import read_notes
 from gradwatch.analysis.statistics.clipping import ClippingSummary, clipping_summary
 from gradwatch.analysis.statistics.layers import LayerSummary, layer_summaries, most_relevant
 from gradwatch.analysis.statistics.losses import LossSummary, loss_summary
@@ -56,6 +59,9 @@ class RunSummary:
     last_step: int
     attempts: int
     resume_points: tuple[ResumePoint, ...]
+    config: Mapping[str, Any]  # the hyperparameters that were given to `attach`
+    note: str  # as `gradwatch note` wrote it
+    tags: tuple[str, ...]
     seconds: float
     total_steps: int | None  # of the whole training, where that was given
     seconds_left: float | None  # until total_steps, at the pace of the latest steps
@@ -118,7 +124,7 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
     each = layer_summaries(reader, name, series, update_ratios) if layers else ()
     attempts = reader.attempts()
     verdict, reason = judge(findings, len(steps), len(events))
-    meta = reader.meta()
+    meta, notes = reader.meta(), read_notes(reader.path)
     clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not facts.is_imported)
     total = int(meta["total_steps"]) if "total_steps" in meta else None
     return RunSummary(
@@ -132,6 +138,9 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         last_step=int(steps.index[-1]),
         attempts=len(attempts),
         resume_points=tuple(reader.resume_points(name)),
+        config=reader.config(),
+        note=notes.note,
+        tags=notes.tags,
         seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
         total_steps=total,
         seconds_left=None if total is None else _seconds_left(steps, total),

@@ -3,52 +3,154 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import typer
 
 from gradwatch.analysis.diagnosis import PAGES, Finding
+from gradwatch.analysis.places import runs_below
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import ENDINGS
 from gradwatch.cli.output import NOT_HEALTHY, open_run, print_json, screen
-from gradwatch.errors import BadArgument
+from gradwatch.errors import BadArgument, CannotExport, GradwatchError
 from gradwatch.record import KINDS
-from gradwatch.text import share
+from gradwatch.text import printable, share
 from gradwatch.views.json import check as check_json
 
 _FATAL = {"warning": ("warning", "critical"), "critical": ("critical",)}
 """The severities that each option value of ``--fail-on`` stands for."""
 
 
-def check(
-    path: Path | None,
-    json: bool,
-    fail_on: list[str],
-    max_clipped_fraction: float | None,
-    min_steps: int | None,
-    allow_unfinished: bool,
-) -> None:
-    """Print each fault of a run and exit with code 3, or print that it is healthy."""
-    check_names(fail_on)
-    run = open_run(path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a run has to keep to; see `find_faults`."""
+
+    fail_on: tuple[str, ...] = ()
+    max_clipped_fraction: float | None = None
+    min_steps: int | None = None
+    allow_unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A run with its faults. A run that can't be read has no summary, and the reason is its fault."""
+
+    run: Path
+    faults: tuple[str, ...]
+    summary: RunSummary | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as in the JSON of one run, with its path."""
+        if self.summary is None:
+            found = {
+                "run": self.run.name,
+                "healthy": False,
+                "verdict": None,
+                "faults": list(self.faults),
+                "findings": [],
+            }
+        else:
+            found = check_json(self.summary, self.faults)
+        return found | {"path": str(self.run)}
+
+
+def check(paths: Sequence[Path], json: bool, limits: Limits, junit: Path | None, github: bool) -> None:
+    """Print each fault of one run or of many and exit with code 3, or print that all are healthy."""
+    check_names(limits.fail_on)
+    if json and github:
+        raise BadArgument("--json and --github were both given; expected one of them.")
+    runs = [run for path in paths for run in runs_below(path) or [path]]
+    if len(runs) > 1:
+        checked = [_checked_or_unreadable(run, limits) for run in runs]
+    else:
+        checked = [_checked(open_run(runs[0] if runs else None), limits)]
+    if junit is not None:
+        _write(junit, junit_xml(checked))
+    if json:
+        each = [one.as_dict() for one in checked]
+        print_json(each[0] if len(runs) <= 1 else {"healthy": not _count_faulty(checked), "runs": each})
+    else:
+        _print(checked, github)
+    if _count_faulty(checked):
+        raise typer.Exit(NOT_HEALTHY)
+
+
+def _checked(run: Run, limits: Limits) -> Checked:
     summary = run.summary()
     faults = find_faults(
         run,
         summary,
-        fail_on,
-        max_clipped_fraction=max_clipped_fraction,
-        min_steps=min_steps,
-        allow_unfinished=allow_unfinished,
+        limits.fail_on,
+        max_clipped_fraction=limits.max_clipped_fraction,
+        min_steps=limits.min_steps,
+        allow_unfinished=limits.allow_unfinished,
     )
-    if json:
-        print_json(check_json(summary, faults))
-    else:
-        ink = screen().ink
-        for line in faults or ["healthy"]:
-            typer.echo(ink.safe(line))
-    if faults:
-        raise typer.Exit(NOT_HEALTHY)
+    return Checked(run=run.path, faults=tuple(faults), summary=summary)
+
+
+def _checked_or_unreadable(path: Path, limits: Limits) -> Checked:
+    """One of many: what is wrong with it must not hide the others."""
+    try:
+        return _checked(Run(path), limits)
+    except GradwatchError as error:
+        return Checked(run=path, faults=(str(error),), summary=None)
+
+
+def _count_faulty(checked: Sequence[Checked]) -> int:
+    return sum(bool(one.faults) for one in checked)
+
+
+def _print(checked: Sequence[Checked], github: bool) -> None:
+    ink = screen().ink
+    for one in checked:
+        for fault in one.faults:
+            if github:
+                typer.echo(github_annotation(str(one.run), fault))
+            else:
+                typer.echo(ink.safe(fault if len(checked) == 1 else f"{one.run}: {fault}"))
+    if not _count_faulty(checked):
+        typer.echo("healthy" if len(checked) == 1 else f"healthy: {len(checked)} runs")
+    elif len(checked) > 1:
+        typer.echo(f"{_count_faulty(checked)} of {len(checked)} runs are not healthy")
+
+
+def github_annotation(run: str, fault: str) -> str:
+    r"""A fault as a workflow command of GitHub Actions, escaped as @actions/core does.
+
+    >>> github_annotation("runs/a,b", "100% lost\nhere")
+    '::error title=gradwatch runs/a%2Cb::100%25 lost%0Ahere'
+    """
+    message = fault.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    title = run.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A").replace(":", "%3A").replace(",", "%2C")
+    return f"::error title=gradwatch {title}::{message}"
+
+
+def junit_xml(checked: Sequence[Checked]) -> str:
+    """The result as JUnit XML: a suite with a test case for each run, which fails with its faults."""
+    suite = ElementTree.Element(
+        "testsuite", name="gradwatch", tests=str(len(checked)), failures=str(_count_faulty(checked)), errors="0"
+    )
+    for one in checked:
+        case = ElementTree.SubElement(suite, "testcase", classname="gradwatch", name=printable(str(one.run)))
+        if one.faults:
+            text = printable(one.faults[0])
+            failure = ElementTree.SubElement(case, "failure", message=text, type="gradwatch")
+            failure.text = "\n".join(map(printable, one.faults))
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
 
 
 def check_names(names: Sequence[str]) -> None:

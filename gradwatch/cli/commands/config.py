@@ -10,7 +10,8 @@ from typing import Any
 import typer
 
 from gradwatch.cli.defaults import FILE_NAME, PREFIX, Defaults, Option, options_of, read_defaults
-from gradwatch.cli.output import print_json, screen
+from gradwatch.cli.printing import screen
+from gradwatch.views.encode import dumps
 
 SECRETS = ("notify",)
 """Options whose value may hold a password or a token, and is not shown."""
@@ -24,7 +25,7 @@ def config(json: bool, everything: bool) -> None:
     found = settings(options_of(group()), given, os.environ)
     shown = [one for one in found if everything or one["from"] != "built in"]
     if json:
-        print_json({"file": None if given.file is None else str(given.file), "settings": shown})
+        typer.echo(dumps({"file": None if given.file is None else str(given.file), "settings": shown}))
         return
     ink = screen().ink
     if not shown:

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from gradwatch.analysis.diagnosis.finding import listed
-from gradwatch.analysis.differences import Difference
+from gradwatch.analysis.differences import Difference, differing_settings
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.text import number, share
 from gradwatch.views.console.draw import Axis, axis_of, beside, chart, loss_axis_of, with_axis
@@ -78,9 +78,22 @@ def comparison(summaries: Sequence[RunSummary], screen: Screen, partings: Sequen
             lines += _panels(curve, summaries, row, screen)
         lines.append(Text())
     lines += _table(summaries, screen)
+    lines += _settings(summaries, screen)
     for other, found in zip(summaries[1:], partings, strict=bool(partings)):
         lines += [Text(), *_parting(summaries[0].run, other.run, found, screen)]
     return Group(*lines)
+
+
+def _settings(summaries: Sequence[RunSummary], screen: Screen) -> list[Text]:
+    """The settings of the configs in which the runs differ, a line for each."""
+    differing = differing_settings([summary.config for summary in summaries])
+    if not differing:
+        return []
+    lines = [Text(), Text("settings that differ", "bold")]
+    for name, values in differing.items():
+        each = ", ".join(f"{run.run} {value}" for run, value in zip(summaries, values, strict=True))
+        lines += screen.wrap(f"  {name}  ", each, "dim")
+    return lines
 
 
 def _parting(first: str, second: str, found: Sequence[Difference], screen: Screen) -> list[Text]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.summary import LayerSummary, RunSummary
-from gradwatch.text import number, share
+from gradwatch.text import number, share, shorten
 from gradwatch.views.console.draw import chart, heat, heat_legend
 from gradwatch.views.console.screen import USUAL, Screen
 
@@ -32,7 +32,7 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     lost, names = screen.fit_layers([summary.layers[i].name for i in shown], _name_width(screen), "layer")
     history = screen.width - len(names[0]) - 2 - sum(width + 1 for _, width, _ in columns)
     head = "layer".ljust(len(names[0]) + 1) + "".join(f"{title:>{width}} " for title, width, _ in columns)
-    lines = [Text(f"{head} history", "bold")]
+    lines = [Text(f"{head} history", "bold").append(_beginning(lost, history, screen), "dim")]
     for index, name in zip(shown, names, strict=True):
         line = Text(f"{name} ")
         for _, width, text in columns:
@@ -40,9 +40,14 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
         norms = summary.series.layer_norm[:, index].astype(float)
         bad = summary.series.layer_nonfinite[:, index]
         lines.append(line.append(" ").append_text(chart(norms, bad, history, 1, screen.ink)[0]))
-    if lost:
-        lines += screen.wrap("", f"names without their common {lost}", style="dim")
     return [*lines, *more]
+
+
+def _beginning(lost: str, room: int, screen: Screen) -> str:
+    """The beginning that all names lack, behind the title of the last column."""
+    room -= len("history")
+    text = f"  all in {lost.rstrip('.')}" if lost else ""
+    return text if len(text) <= room else shorten(text, room, screen.ink.ellipsis)
 
 
 def _name_width(screen: Screen) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from gradwatch.views.console.ranks import rank_lines
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 LAYERS, EVENT_GROUPS, STRIP_ROWS, FINDINGS = 12, 8, 16, 6
-MOST_NAMES = 8
+MOST_NAMES, MOST_SETTINGS = 8, 12
 """How many layers, groups of events, rows of the heat map and findings a report shows by default."""
 
 
@@ -77,12 +77,27 @@ def headline(summary: RunSummary, screen: Screen) -> list[Text]:
     lines = screen.wrap(lead, summary.reason, style, style)
     lines += cause_lines(summary, screen)
     lines += screen.wrap("  ", screen.ink.pick(" · ", " | ").join(_facts(summary)), style="dim")
+    if summary.config:
+        lines += screen.wrap("  config  ", config_text(summary.config), "dim", "dim")
+    if summary.note or summary.tags:
+        lines += screen.wrap("  note  ", " ".join([summary.note, *(f"#{tag}" for tag in summary.tags)]).strip(), "dim")
     for note in _notes(summary):
         lines += screen.wrap("  ", note)
     if summary.damaged_rows:
         damaged = f"{count(summary.damaged_rows, 'row')} of the store damaged and left out"
         lines += screen.wrap("  ", damaged, style="red")
     return lines
+
+
+def config_text(config: Mapping[str, object], most: int = MOST_SETTINGS) -> str:
+    """The first settings of a config, and how many there are besides.
+
+    >>> config_text({"lr": 0.1, "depth": 4}, most=1)
+    'lr=0.1, and 1 more setting; --json has all'
+    """
+    shown = [f"{name}={value}" for name, value in list(config.items())[:most]]
+    more = len(config) - len(shown)
+    return ", ".join([*shown, *([f"and {count(more, 'more setting')}; --json has all"] if more else [])])
 
 
 def _facts(summary: RunSummary) -> list[str]:

@@ -283,7 +283,7 @@ def test_a_policy_takes_the_place_of_the_scripts_own_clip_calls(tmp_path, begin)
     steps = Run(tmp_path / "run").steps()
     assert steps["max_norm"].tolist() == [0.01] * 3
     assert (steps["clip_coef"] < 1).all()
-    assert Run(tmp_path / "run").meta()["clip.0"] == "NormClip(0.01)"
+    assert Run(tmp_path / "run").meta()["clip.0"] == "NormClip(max_norm=0.01)"
 
 
 def test_an_event_that_was_named_ends_the_script(tmp_path, begin):

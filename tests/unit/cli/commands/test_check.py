@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -91,3 +92,64 @@ def test_a_run_without_a_step_is_not_healthy(tmp_path, command):
     done = command("check", tmp_path)
     assert done.code == 1
     assert "(empty-run)" in done.err
+
+
+# ---------------------------------------------------------------------------------------- many runs
+
+
+def test_many_runs_are_checked_and_each_fault_names_its_run(runs, command):
+    done = command("check", runs)
+    assert (done.code, done.err) == (3, "")
+    assert done.out.splitlines()[0].startswith(f"{runs / 'bad'}: critical diverged at step 70")
+    assert done.out.splitlines()[-1] == "1 of 2 runs are not healthy"
+    found = json.loads(command("check", runs, "--json").out)
+    assert found["healthy"] is False
+    assert [(one["run"], one["healthy"], one["path"]) for one in found["runs"]] == [
+        ("bad", False, str(runs / "bad")),
+        ("good", True, str(runs / "good")),
+    ]
+    one = json.loads(command("check", runs / "bad", "--json").out)
+    assert found["runs"][0] == one
+
+
+def test_many_healthy_runs_are_healthy(runs, command):
+    done = command("check", runs / "good", runs / "good")
+    assert (done.code, done.out) == (0, "healthy: 2 runs\n")
+    assert json.loads(command("check", runs / "good", runs / "good", "--json").out)["healthy"] is True
+
+
+def test_a_run_that_can_not_be_read_is_a_fault_of_its_own(runs, command, tmp_path):
+    data = (runs / "good" / "gradwatch.db").read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "gradwatch.db").write_bytes(data[: len(data) // 2])
+    done = command("check", runs / "good", tmp_path, tmp_path / "gone", "--json")
+    assert done.code == 3
+    found = json.loads(done.out)["runs"]
+    assert [one["healthy"] for one in found] == [True, False, False]
+    assert "store-damaged" in found[1]["faults"][0]
+    assert "run-not-found" in found[2]["faults"][0]
+
+
+def test_junit_has_a_case_for_each_run(runs, command, tmp_path):
+    file = tmp_path / "result.xml"
+    assert command("check", runs, "--junit", file).code == 3
+    suite = ElementTree.parse(file).getroot().find("testsuite")
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    cases = {case.get("name"): case.find("failure") for case in suite}
+    assert cases[str(runs / "good")] is None
+    faults = json.loads(command("check", runs / "bad", "--json").out)["faults"]
+    assert cases[str(runs / "bad")].text.splitlines() == faults
+
+
+def test_github_gets_an_annotation_for_each_fault(runs, command):
+    done = command("check", runs / "bad", "--github")
+    faults = json.loads(command("check", runs / "bad", "--json").out)["faults"]
+    assert done.code == 3
+    assert [line.partition("::")[2].partition("::")[0] for line in done.out.splitlines()] == [
+        f"error title=gradwatch {runs / 'bad'}"
+    ] * len(faults)
+
+
+def test_a_file_that_can_not_be_written_and_options_that_exclude_each_other(runs, command, tmp_path):
+    assert "(cannot-export)" in command("check", runs / "good", "--junit", tmp_path / "no" / "x.xml").err
+    assert "(bad-argument)" in command("check", runs / "good", "--json", "--github").err

@@ -41,7 +41,9 @@ def test_a_text_from_outside_can_not_drive_the_terminal(text):
     assert Ink(ascii=True).safe(text).isascii()
 
 
-@pytest.mark.parametrize(("width", "used"), [(20, 80), (80, 80), (100, 100), (140, 140), (400, 140)])
+@pytest.mark.parametrize(
+    ("width", "used"), [(20, 40), (40, 40), (60, 60), (80, 80), (100, 100), (140, 140), (400, 140)]
+)
 def test_the_width_is_the_terminals_within_limits(width, used):
     assert Screen.of(console(width)).width == used
 

@@ -1,0 +1,115 @@
+"""`gradwatch rm`, `mv`, `note` and `tag`: what is done to a run as a whole. A run that is being recorded stays."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from gradwatch.analysis.notes import FILE_NAME as NOTES_NAME
+from gradwatch.analysis.notes import Notes, read_notes, with_tags, write_notes
+from gradwatch.analysis.places import is_run, the_run
+from gradwatch.errors import BadArgument, NotARun, RunInUse, RunNotFound, StoreDamaged, StoreNotWritable, StoreTooNew
+from gradwatch.store import FILE_NAME, StoreReader
+
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
+
+
+def rm(paths: Sequence[Path], yes: bool) -> None:
+    """Delete the stores of runs, and their folders if nothing else is in them.
+
+    Raises:
+        BadArgument: nobody confirmed it.
+        RunNotFound, RunInUse: one of them is no run, or is being recorded; then all stay.
+        StoreNotWritable: a file can't be deleted.
+    """
+    runs = [_ended_run(path) for path in paths]
+    if not yes:
+        if not sys.stdin.isatty():
+            raise BadArgument(f"{len(runs)} runs are to be deleted and this is no terminal to ask; expected --yes.")
+        if not typer.confirm(f"Delete {', '.join(map(str, runs))}?"):
+            return
+    for run in runs:
+        left = _delete(run)
+        typer.echo(f"deleted {run}" + (f"; {left} other files stay there" if left else ""))
+
+
+def mv(path: Path, target: Path) -> None:
+    """Rename the folder of a run, or move it into a folder that is there.
+
+    Raises:
+        RunNotFound, RunInUse: there is no run to move, or it is being recorded.
+        BadArgument: something stands at the target.
+        StoreNotWritable: the folder can't be moved.
+    """
+    run = _ended_run(path)
+    if target.is_dir() and not is_run(target):
+        target /= run.resolve().name
+    if target.exists():
+        raise BadArgument(f"{str(target)!r} exists already; expected a new name, or a folder that is not a run.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(run, target)
+    except (OSError, shutil.Error) as error:
+        raise StoreNotWritable(f"{str(run)!r} can't be moved to {str(target)!r}: {error}.") from error
+    typer.echo(f"{run} is now {target}")
+
+
+def note(path: Path, text: str | None) -> None:
+    """Write the note of a run, or print it; an empty text removes it."""
+    run = _run(path)
+    before = read_notes(run)
+    if text is None:
+        typer.echo(before.note)
+    else:
+        write_notes(run, Notes(note=text, tags=before.tags))
+
+
+def tag(path: Path, tags: Sequence[str], remove: bool) -> None:
+    """Add tags to a run or remove them, and print those that it has."""
+    run = _run(path)
+    found = with_tags(read_notes(run), **{"remove" if remove else "add": tags})
+    if tags:
+        write_notes(run, found)
+    typer.echo(" ".join(found.tags))
+
+
+def _run(path: Path) -> Path:
+    """The folder of a run.
+
+    Raises:
+        RunNotFound: there is none, or several below.
+    """
+    run = the_run(path)
+    run = run.parent if run.is_file() else run
+    if not (run / FILE_NAME).is_file():
+        raise RunNotFound(f"There is no run at {str(path)!r}. Give the folder of a recorded run.")
+    return run
+
+
+def _ended_run(path: Path) -> Path:
+    """The folder of a run that no process writes to. A damaged one has to be deletable too."""
+    if not (path / FILE_NAME).is_file():
+        raise RunNotFound(f"There is no run at {str(path)!r}. Give the folder of a recorded run itself.")
+    with contextlib.suppress(StoreDamaged, StoreTooNew, NotARun), StoreReader(path) as reader:
+        if reader.is_being_written():
+            raise RunInUse(f"{str(path)!r} is being recorded. End its training first.")
+    return path
+
+
+def _delete(run: Path) -> int:
+    """Delete what gradwatch wrote there; return how many other files stay."""
+    try:
+        for suffix in _SUFFIXES:
+            (run / (FILE_NAME + suffix)).unlink(missing_ok=True)
+        (run / NOTES_NAME).unlink(missing_ok=True)
+        left = sum(1 for _ in run.iterdir())
+        if not left and not run.is_symlink():
+            run.rmdir()
+    except OSError as error:
+        raise StoreNotWritable(f"{str(run)!r} can't be deleted: {error}.") from error
+    return left

@@ -1,0 +1,27 @@
+"""Printing views, apart from `output` so that a command that opens no run starts without pandas."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from gradwatch.views.console.screen import Screen
+
+
+def console() -> Console:
+    """Standard output, without rich's own highlighting of numbers and paths."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def screen() -> Screen:
+    """What standard output can show."""
+    return Screen.of(console())
+
+
+def print_view(view: RenderableType) -> None:
+    """Print to standard output; lines of a view that are too long for the terminal are folded between words."""
+    out = console()
+    if isinstance(view, Group) and all(isinstance(line, Text) for line in view.renderables):
+        on = Screen.of(out)
+        view = Group(*(part for line in view.renderables if isinstance(line, Text) for part in on.fold(line)))
+    out.print(view)
