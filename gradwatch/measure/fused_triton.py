@@ -1,8 +1,15 @@
 """The statistics of many gradients on a CUDA device: one read, one launch for each dtype.
 
-A launch walks a table of addresses. Each program reads one chunk of one gradient, adds its squares in
-float64 and counts the rest. A second, small launch adds the chunks of each gradient in their order, so
-that the result is the same each time. Nothing waits for the device, and no gradient is copied.
+A launch walks a table of addresses. Each program reads one chunk of one gradient. It adds the squares in
+float32, at most 17 of them in a row, and the sums of these in float64. A chunk whose squares float32 can't
+hold is read again in float64; it is still in the cache. A second, small launch adds the chunks of each
+gradient in their order, so that the result is the same each time. Nothing waits for the device, and no
+gradient is copied.
+
+Each dtype has a launch of its own: most models have one or two, and one kernel for all three would need the
+registers of the largest at every chunk. The second launch is not replaced by "the last program adds the
+chunks": the order of two launches is guaranteed, while that needs atomic counters and fences, and saves one
+launch of a few microseconds. `benchmarks/gpu_code.py` prints the machine code's widths, registers and limits.
 """
 
 from __future__ import annotations
@@ -21,6 +28,8 @@ from gradwatch.measure.fused import COLUMNS, is_dense
 
 CHUNK, BLOCK, PARTS = 16_384, 1024, 128
 """Entries that a program reads; entries of one iteration; chunks that the second launch adds at a time."""
+WARPS = 4
+"""128 threads: each has 8 entries of an iteration, one 16-byte load of half precision or two of float32."""
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _SUMS = 5  # squares, largest finite or infinite magnitude, non-finite, zeros, NaN
@@ -30,33 +39,72 @@ _SUMS = 5  # squares, largest finite or infinite magnitude, non-finite, zeros, N
 def _read(  # type: ignore[no-untyped-def]
     entries, sizes, tensor_of, offset_of, sums, DTYPE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """Read one chunk: squares in float32, and once more in float64 where float32 can't hold them."""
     chunk = tl.program_id(0)
     tensor = tl.load(tensor_of + chunk)
     start = tl.load(offset_of + chunk)
-    size = tl.load(sizes + tensor)
-    first = tl.load(entries + tensor).to(tl.pointer_type(DTYPE))
+    count = tl.minimum(tl.load(sizes + tensor) - start, CHUNK).to(tl.int32)
+    address = tl.load(entries + tensor) + start * (DTYPE.primitive_bitwidth // 8)
+    first = address.to(tl.pointer_type(DTYPE))
+    whole = count // BLOCK * BLOCK
+    squares = tl.zeros([BLOCK], tl.float32)
+    largest = tl.zeros([BLOCK], tl.float32)
+    zeros = tl.zeros([BLOCK], tl.float32)  # exact: at most 17 a lane; float32 adds with fewer instructions than int32
+    # The branches differ in what the compiler knows of the address: a multiple of 16 lets it load 16 bytes at a time.
+    # The multiple is computed anew, since a promise about `first` (tl.multiple_of) would hold in the other branch too.
+    if address % 16 == 0:
+        aligned = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
+        for at in range(0, whole, BLOCK):
+            magnitude = tl.abs(tl.load(aligned + at + tl.arange(0, BLOCK)).to(tl.float32))
+            squares += magnitude * magnitude
+            largest = tl.maximum(largest, magnitude)
+            zeros += tl.where(magnitude == 0.0, 1.0, 0.0)
+    else:
+        for at in range(0, whole, BLOCK):
+            magnitude = tl.abs(tl.load(first + at + tl.arange(0, BLOCK)).to(tl.float32))
+            squares += magnitude * magnitude
+            largest = tl.maximum(largest, magnitude)
+            zeros += tl.where(magnitude == 0.0, 1.0, 0.0)
+    where = whole + tl.arange(0, BLOCK)
+    inside = where < count
+    magnitude = tl.abs(tl.load(first + where, mask=inside, other=0.0).to(tl.float32))
+    squares += magnitude * magnitude
+    largest = tl.maximum(largest, magnitude)
+    zeros += tl.where(inside & (magnitude == 0.0), 1.0, 0.0)
+
+    total = tl.sum(squares.to(tl.float64), axis=0)
+    top = tl.max(largest, axis=0)
+    out = sums + chunk * 5
+    tl.store(out + 3, tl.sum(zeros, axis=0).to(tl.float64))
+    # Squares of a sum below 2**-80 may have been rounded to zero. NaN, infinity, and squares that overflow fail the
+    # first test.
+    if (total <= 3.4028234663852886e38) & ((total >= 8.271806125530277e-25) | (top == 0.0)):
+        tl.store(out, total)
+        tl.store(out + 1, top.to(tl.float64))
+        tl.store(out + 2, 0.0)
+        tl.store(out + 4, 0.0)
+    else:
+        _read_in_float64(first, count, out, BLOCK)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _read_in_float64(first, count, out, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Read a chunk that is not finite, or whose squares float32 can't hold."""
     squares = tl.zeros([BLOCK], tl.float64)
     largest = tl.zeros([BLOCK], tl.float32)
     nonfinite = tl.zeros([BLOCK], tl.int32)
-    zeros = tl.zeros([BLOCK], tl.int32)
     nans = tl.zeros([BLOCK], tl.int32)
-    end = tl.minimum(start + CHUNK, size)
-    for at in range(start, end, BLOCK):
+    for at in range(0, count, BLOCK):
         where = at + tl.arange(0, BLOCK)
-        inside = where < end
-        x = tl.load(first + where, mask=inside, other=1.0).to(tl.float32)
-        magnitude = tl.where(inside, tl.abs(x), 0.0)
+        magnitude = tl.abs(tl.load(first + where, mask=where < count, other=0.0).to(tl.float32))
         wide = magnitude.to(tl.float64)
         squares += wide * wide
         largest = tl.where(magnitude > largest, magnitude, largest)
         nonfinite += tl.where(magnitude <= 3.4028234663852886e38, 0, 1)
-        zeros += tl.where(x == 0.0, 1, 0)
         nans += tl.where(magnitude != magnitude, 1, 0)  # noqa: PLR0124
-    out = sums + chunk * 5
     tl.store(out, tl.sum(squares, axis=0))
     tl.store(out + 1, tl.max(largest, axis=0).to(tl.float64))
     tl.store(out + 2, tl.sum(nonfinite, axis=0).to(tl.float64))
-    tl.store(out + 3, tl.sum(zeros, axis=0).to(tl.float64))
     tl.store(out + 4, tl.sum(nans, axis=0).to(tl.float64))
 
 
@@ -110,7 +158,15 @@ def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
             sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
             if plan.chunks:
                 _read[(plan.chunks,)](
-                    addresses, plan.sizes, plan.tensor_of, plan.offset_of, sums, DTYPE=kind, CHUNK=CHUNK, BLOCK=BLOCK
+                    addresses,
+                    plan.sizes,
+                    plan.tensor_of,
+                    plan.offset_of,
+                    sums,
+                    DTYPE=kind,
+                    CHUNK=CHUNK,
+                    BLOCK=BLOCK,
+                    num_warps=WARPS,
                 )
             _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=PARTS)
     return table

@@ -1,0 +1,165 @@
+"""Read the machine code of the CUDA kernel, for cards that are not here.
+
+    python benchmarks/gpu_code.py > benchmarks/gpu_code.txt
+
+Triton compiles for any architecture without a device, and its wheel brings NVIDIA's assembler and disassembler. The
+first table has, for each architecture and dtype: of the loop that reads whole aligned blocks, the width of its loads,
+its float64 instructions, and its instructions per entry; of the kernel, registers, bytes spilled, and the share of the
+threads of a multiprocessor that these registers allow. The second table says what data sheets allow for a gradient of
+1 G entries: the time by memory bandwidth, and the time by instructions issued. The longer of the two binds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from gradwatch.measure import fused_triton
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100)
+DTYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+REGISTERS, WARP = 65_536, 32
+MOST_THREADS = {75: 1024, 80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048}
+"""Threads that a multiprocessor holds (CUDA C++ Programming Guide, table of technical specifications)."""
+ISSUED = {75: 64, 80: 64, 86: 128, 89: 128, 90: 128, 100: 128}
+"""Float32 instructions that a multiprocessor does in a clock (same guide, table of arithmetic throughput)."""
+FLOAT64 = re.compile(r"\bD(?:FMA|ADD|MUL|SETP|MNMX)\b|F2F\.F64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Figures of a data sheet: bytes a second, multiprocessors, clocks a second."""
+
+    name: str
+    architecture: int
+    bandwidth: float
+    multiprocessors: int
+    clock: float
+
+
+CARDS = (
+    Card(name="T4", architecture=75, bandwidth=320e9, multiprocessors=40, clock=1.59e9),
+    Card(name="A100 80 GB", architecture=80, bandwidth=2039e9, multiprocessors=108, clock=1.41e9),
+    Card(name="A10", architecture=86, bandwidth=600e9, multiprocessors=72, clock=1.70e9),
+    Card(name="L4", architecture=89, bandwidth=300e9, multiprocessors=58, clock=2.04e9),
+    Card(name="RTX 4090", architecture=89, bandwidth=1008e9, multiprocessors=128, clock=2.52e9),
+    Card(name="H100 SXM", architecture=90, bandwidth=3350e9, multiprocessors=132, clock=1.83e9),
+    Card(name="B200", architecture=100, bandwidth=8000e9, multiprocessors=148, clock=1.85e9),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What the machine code of one kernel shows."""
+
+    bytes_a_load: int
+    """Of the loop over whole aligned blocks."""
+    float64_in_loop: int
+    instructions_an_entry: float
+    narrow_loops: int
+    """Loops for addresses that are no multiple of 16."""
+    registers: int
+    spilled: int
+
+
+def read_code(architecture: int, dtype: str) -> Code:
+    """Compile `_read` for an architecture such as 90 and disassemble it."""
+    names = ("entries", "sizes", "tensor_of", "offset_of")
+    source = ASTSource(
+        fn=fused_triton._read,
+        signature=dict.fromkeys(names, "*i64")
+        | {"sums": "*fp64"}
+        | dict.fromkeys(("DTYPE", "CHUNK", "BLOCK"), "constexpr"),
+        constexprs={(5,): DTYPES[dtype], (6,): fused_triton.CHUNK, (7,): fused_triton.BLOCK},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = triton.compile(
+            source, target=GPUTarget("cuda", architecture, WARP), options={"num_warps": fused_triton.WARPS}
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(compiled.asm["cubin"])
+        assembly = _tool("nvdisasm", "-c", str(file))
+        usage = _tool("cuobjdump", "-res-usage", str(file))
+    loops = _loops(assembly)
+    wide = max((loop for loop in loops if _widest(loop) == 16), key=len, default=[])
+    loads = sum("LDG" in line for line in wide)
+    item = 4 if dtype == "fp32" else 2
+    ptx_loops = [block for block in re.split(r"(?m)^\$\w+:", compiled.asm["ptx"]) if "ld.global" in block]
+    return Code(
+        bytes_a_load=_widest(wide),
+        float64_in_loop=sum(bool(FLOAT64.search(line)) for line in wide),
+        instructions_an_entry=len(wide) / (loads * 16 / item) if loads else float("nan"),
+        narrow_loops=sum("ld.global.v4" not in block and ".f64" not in block for block in ptx_loops[1:]),
+        registers=int(_found(r"REG:(\d+)", usage)),
+        spilled=int(_found(r"LOCAL:(\d+)", usage)) + int(_found(r"STACK:(\d+)", usage)),
+    )
+
+
+def occupancy(architecture: int, registers: int) -> float:
+    """Return the share of a multiprocessor's threads that the registers allow."""
+    block = fused_triton.WARPS * WARP
+    in_steps_of_8 = -(-registers // 8) * 8
+    blocks = min(REGISTERS // (in_steps_of_8 * block), MOST_THREADS[architecture] // block)
+    return blocks * block / MOST_THREADS[architecture]
+
+
+def _tool(name: str, *arguments: str) -> str:
+    return subprocess.run([str(TOOLS / name), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _loops(assembly: str) -> list[list[str]]:
+    """Return the instructions of each stretch between two labels."""
+    stretches = re.split(r"(?m)^\.L_x_\d+:", assembly)
+    return [re.findall(r"/\*[0-9a-f]{4}\*/\s+(.*?);", stretch) for stretch in stretches]
+
+
+def _widest(instructions: list[str]) -> int:
+    widths = [re.search(r"LDG\.E(?:\.(\d+))?", line) for line in instructions]
+    return max((int(width[1] or 32) // 8 for width in widths if width), default=0)
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match is not None, text
+    return match[1]
+
+
+def main() -> None:
+    codes = {(arch, dtype): read_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
+    print(f"Triton {triton.__version__}, {fused_triton.WARPS} warps, {fused_triton.CHUNK} entries a program")
+    print()
+    print("sm    dtype  bytes a load  float64 in loop  instructions an entry  registers  spilled  occupancy")
+    for (arch, dtype), code in codes.items():
+        loop = f"{code.bytes_a_load:>12} {code.float64_in_loop:>16} {code.instructions_an_entry:>22.1f}"
+        kernel = f"{code.registers:>10} {code.spilled:>8} {occupancy(arch, code.registers):>10.0%}"
+        print(f"{arch:<5} {dtype:<6} {loop} {kernel}")
+    print()
+    print("1 G entries   dtype  by bandwidth  by instructions  bound by")
+    for card in CARDS:
+        for dtype in DTYPES:
+            by_bandwidth = 2**30 * (4 if dtype == "fp32" else 2) / card.bandwidth
+            a_second = card.multiprocessors * ISSUED[card.architecture] * card.clock
+            by_instructions = 2**30 * codes[card.architecture, dtype].instructions_an_entry / a_second
+            bound = "memory" if by_instructions < by_bandwidth else "instructions"
+            print(
+                f"{card.name:<13} {dtype:<6} {by_bandwidth * 1e3:>9.2f} ms {by_instructions * 1e3:>13.2f} ms  {bound}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The machine code of the CUDA kernel, compiled here for cards that are not here."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu_code.py"
+
+
+@pytest.fixture(scope="module")
+def gpu_code():
+    spec = importlib.util.spec_from_file_location("gpu_code", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("architecture", [75, 90])
+def test_whole_blocks_are_read_16_bytes_at_a_time_without_float64_and_spills(gpu_code, architecture, dtype):
+    code = gpu_code.read_code(architecture, dtype)
+    assert code.bytes_a_load == 16
+    assert code.float64_in_loop == 0
+    assert code.spilled == 0
+    assert gpu_code.occupancy(architecture, code.registers) >= 0.4
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_an_address_that_is_no_multiple_of_16_has_a_loop_of_its_own(gpu_code, dtype):
+    """A 16-byte load from such an address ends the process of a training."""
+    assert gpu_code.read_code(90, dtype).narrow_loops == 1
+
+
+def test_float64_is_found_where_it_is(gpu_code):
+    assert gpu_code.FLOAT64.search("DFMA R2, R4, R4, R2")
+    assert gpu_code.FLOAT64.search("F2F.F64.F32 R2, R4")
+    assert not gpu_code.FLOAT64.search("FFMA R2, R4, R4, R2")
+
+
+@pytest.mark.parametrize(("registers", "share"), [(32, 1.0), (64, 0.5), (65, 0.4375), (255, 0.125)])
+def test_occupancy_is_that_of_nvidias_calculator(gpu_code, registers, share):
+    assert gpu_code.occupancy(90, registers) == share
