@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradwatch.clip.scale import coefficient_of, scale, total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, is_sharded, local, make_sums, measure, over_ranks, total, whole
+from gradwatch.measure import Measurement, is_on_host, is_sharded, local, make_sums, measure, over_ranks, total, whole
 
 NonFinite: TypeAlias = Literal["keep", "zero", "skip", "raise"]
 _CHOICES = ("keep", "zero", "skip", "raise")
@@ -115,7 +115,7 @@ def _norm(parameters: Sequence[Tensor], norm_type: float, measured: Measurement 
     gradients = [p.grad for p in parameters if p.grad is not None]
     if any(is_sharded(gradient) for gradient in gradients):
         return _norm_over_ranks(parameters, norm_type)
-    on_host = all(gradient.device.type == "cpu" for gradient in gradients)
+    on_host = all(map(is_on_host, gradients))
     if norm_type not in (2.0, math.inf) or not on_host:
         return _norm_by_torch(gradients, norm_type)
     stat = "norm" if norm_type == 2.0 else "abs_max"
@@ -130,7 +130,7 @@ def _norm_by_torch(gradients: Sequence[Tensor], norm_type: float) -> float | Ten
     if norm_type in (2.0, math.inf):
         gradients = [g.float() if g.element_size() < 4 else g for g in gradients]
     norm = torch.nn.utils.get_total_norm(gradients, norm_type)
-    return norm if norm.device.type != "cpu" else float(norm)
+    return float(norm) if is_on_host(norm) else norm
 
 
 def _norm_over_ranks(parameters: Sequence[Tensor], norm_type: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradwatch.clip.policy import Clipping, InLoop, above_zero
 from gradwatch.clip.scale import coefficient_of, shrunk
-from gradwatch.measure import Measurement
+from gradwatch.measure import Measurement, is_on_host
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def scale_each(parameters: Sequence[Tensor | None], positions: Sequence[int], co
 
     Coefficients on the host that are 1 are skipped, so that such gradients are not written to.
     """
-    on_host = coefficients.device.type == "cpu"
+    on_host = is_on_host(coefficients)
     numbers: Sequence[float | Tensor] = coefficients.tolist() if on_host else coefficients.unbind()
     gradients, factors = [], []
     for position, factor in zip(positions, numbers, strict=True):

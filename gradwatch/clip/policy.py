@@ -23,7 +23,7 @@ class Clipping:
     norm_type: float | None = None  # None means 2
     clip_value: float | Tensor | None = None
     coefficient: float | Tensor | None = 1.0  # None: to be computed from max_norm and the whole gradient's norm
-    cut_entries: tuple[Tensor, ...] = ()  # of each gradient, by value clipping
+    cut_entries: tuple[Tensor, ...] = ()  # by value clipping, a count for each device
     skip: bool | Tensor = False  # leave this update out
 
 

@@ -1,7 +1,8 @@
 """From gradients to statistics: norm, largest magnitude, non-finite entries and zeros of each, in one read."""
 
+from gradwatch.measure.devices import Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.measure.measurement import Measurement, total
-from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, pinned_copy, reads_once, whole
+from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, whole
 from gradwatch.measure.sharded import (
     any_sharded,
     counts_here,
@@ -18,18 +19,21 @@ from gradwatch.measure.sharded import (
 __all__ = [
     "ZEROS_EVERY",
     "Measurement",
+    "Ready",
     "any_sharded",
+    "begin_copy",
     "count_above",
     "counts_here",
+    "is_on_host",
     "is_sharded",
     "local",
     "make_sums",
+    "mark_copies",
     "measure",
     "norms",
     "over_ranks",
     "part_of",
     "parts_in_fsdp1",
-    "pinned_copy",
     "reads_once",
     "splits_units",
     "stands_in",

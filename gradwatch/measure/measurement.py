@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradwatch.measure.devices import Ready, is_on_host
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -18,7 +20,7 @@ class Part:
 
     positions: list[int]
     values: Tensor  # on the host; complete once ``ready`` says so
-    ready: torch.cuda.Event | None
+    ready: Ready | None
     on_device: Tensor | None = None  # the same, where it was computed
 
 
@@ -61,7 +63,7 @@ class Measurement:
     @property
     def is_here(self) -> bool:
         """Whether `collect` has no device to wait for."""
-        return all(part.ready is None and part.values.device.type == "cpu" for part in self.parts)
+        return all(part.ready is None and is_on_host(part.values) for part in self.parts)
 
     def has_nonfinite(self) -> bool:
         """Whether an entry is NaN or infinite. Call it where `is_here`."""

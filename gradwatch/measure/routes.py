@@ -15,7 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from gradwatch.measure import operators
+from gradwatch.measure import devices, operators
 from gradwatch.measure.entries import ask_operators, entries_of
 from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, readable
 from gradwatch.measure.measurement import Measurement, Part
@@ -78,10 +78,10 @@ def _by_device(gradients: Sequence[Tensor | None], rest: Sequence[int], wanted: 
             by_device[entries.device].append((position, entries))
         elif (answers := ask_operators(gradient, wanted)) is not None:
             parts.append(Part([position], answers.unsqueeze(1), None))
-    for device, group in by_device.items():
+    for group in by_device.values():
         positions = [position for position, _ in group]
         tensors = [tensor for _, tensor in group]
-        if device.type == "cpu":
+        if devices.is_on_host(tensors[0]):
             parts.append(Part(positions, operators.on_cpu(tensors, wanted), None))
         else:
             parts += _on_accelerator(positions, tensors, wanted)
@@ -100,12 +100,18 @@ def norms(tensors: Sequence[Tensor]) -> Measurement:
 
 @torch.no_grad()
 def count_above(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
-    """Count, for each gradient, the entries whose magnitude is over ``limit``; the counts stay on its device.
+    """Count the entries whose magnitude is over ``limit``: one count for each device, where it stays.
 
-    >>> [int(count) for count in count_above([torch.tensor([1.0, -3.0, 2.0])], 1.5)]
-    [2]
+    One count, since each is copied to the host on its own.
+
+    >>> [int(count) for count in count_above([torch.tensor([1.0, -3.0, 2.0]), torch.tensor([-2.0])], 1.5)]
+    [3]
     """
-    return [_count_above(local(gradient), limit) for gradient in gradients]
+    counts: dict[torch.device, list[Tensor]] = defaultdict(list)
+    for gradient in gradients:
+        count = _count_above(local(gradient), limit)
+        counts[count.device].append(count)
+    return [torch.stack(of_device).sum() for of_device in counts.values()]
 
 
 def _count_above(gradient: Tensor, limit: float) -> Tensor:
@@ -214,17 +220,8 @@ def _by_triton(tensors: list[Tensor], stats: Sequence[str]) -> Tensor:
     return table[:, [COLUMNS.index(stat) for stat in stats]].T
 
 
-def pinned_copy(values: Tensor) -> Tensor:
-    """Begin to copy a CUDA tensor to the host and return the copy, which may not be complete yet."""
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    return host.copy_(values.detach(), non_blocking=True)
-
-
 def _copied(positions: list[int], values: Tensor) -> Part:
-    """Copy results from a CUDA device into pinned memory, with an event that says when they are there."""
-    if values.device.type != "cuda":
-        return Part(positions, values, None)
-    host = pinned_copy(values)
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(values.device))
-    return Part(positions, host, event, values)
+    """Begin to copy results to the host, with an event that says when they are there."""
+    host = devices.begin_copy(values)
+    ready = devices.mark_copies([values.device])
+    return Part(positions, host, ready[0], values) if ready else Part(positions, host, None)

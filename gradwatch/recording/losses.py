@@ -8,13 +8,14 @@ from typing import TypeAlias
 from torch import Tensor
 
 from gradwatch.errors import BadArgument
+from gradwatch.measure import is_on_host
 
 Number: TypeAlias = float | Tensor
 
 
 def without_waiting(value: Tensor) -> Number:
     """A number from the host; what lies on a device is copied there, and not waited for."""
-    return float(value.detach()) if value.device.type == "cpu" else value.detach().clone()
+    return float(value.detach()) if is_on_host(value) else value.detach().clone()
 
 
 def loss_value(loss: object) -> Number:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.clip import Clipping
-from gradwatch.measure import Measurement, pinned_copy
+from gradwatch.measure import Measurement, Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.recording.gradients import Made, versions_of
 from gradwatch.recording.losses import Number, without_waiting
 
@@ -62,7 +61,7 @@ class PendingStep:
     weights: tuple[Measurement, Measurement] | None = None  # their norms, and those of the update
     before_reduction: tuple[Measurement, ...] = ()
     whole: Measurement | None = None
-    ready: torch.cuda.Event | None = None
+    ready: tuple[Ready, ...] = ()
 
     def is_of(self, gradients: Sequence[Tensor | None]) -> bool:
         """Whether these are the gradients that were measured, unchanged but for what clipped them."""
@@ -130,8 +129,8 @@ class PendingStep:
         ]
 
     def to_host(self) -> None:
-        """Begin to copy single numbers from a CUDA device, so that nothing waits for them there."""
-        devices = {number.device for number in self._numbers() if isinstance(number, Tensor) and number.is_cuda}
+        """Begin to copy single numbers from a device, so that nothing waits for them there."""
+        devices = {number.device for number in self._numbers() if _is_on_device(number)}
         self.clippings = [replace(clipping, skip=False) for clipping in self.clippings]
         if not devices:
             return
@@ -149,8 +148,7 @@ class PendingStep:
             )
             for clipping in self.clippings
         ]
-        self.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self.ready.record(torch.cuda.current_stream(devices.pop()))
+        self.ready = mark_copies(devices)
 
     def _numbers(self) -> list[Any]:
         """Every single number that may lie on a device."""
@@ -163,9 +161,11 @@ class PendingStep:
 
 def _pinned(number: Any) -> Any:
     """A copy in pinned memory that is begun now; what lies on the host as it is."""
-    if not isinstance(number, Tensor) or not number.is_cuda:
-        return number
-    return pinned_copy(number)
+    return begin_copy(number) if _is_on_device(number) else number
+
+
+def _is_on_device(number: Any) -> bool:
+    return isinstance(number, Tensor) and not is_on_host(number)
 
 
 def learning_rates_of(optimizer: Optimizer) -> tuple[Number, ...]:

@@ -117,8 +117,8 @@ def _own_totals(pending: PendingStep, found: dict[str, NDArray[np.float64]], the
 
 
 def _wait(pending: PendingStep) -> None:
-    if pending.ready is not None:
-        pending.ready.synchronize()
+    for ready in pending.ready:
+        ready.synchronize()
 
 
 def _collected(pending: PendingStep) -> dict[str, NDArray[np.float64]]:

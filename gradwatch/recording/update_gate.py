@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import clip_parts
-from gradwatch.measure import Measurement, measure, whole
+from gradwatch.measure import Measurement, is_on_host, measure, whole
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.parameters import ParameterTable, reference_to
 from gradwatch.recording.pending import PendingStep
@@ -120,7 +120,7 @@ class UpdateGate:
         if skip is False:
             return
         optimizer: Any = self._optimizer
-        if isinstance(skip, bool) or skip.device.type == "cpu":
+        if isinstance(skip, bool) or is_on_host(skip):
             if skip:
                 pending.skipped = True
                 for parameter in self._table.parameters:

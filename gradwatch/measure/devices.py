@@ -1,0 +1,73 @@
+"""Tensors on an accelerator: which lie there, and copies to the host that nothing waits for.
+
+Whatever depends on where a tensor lies asks here. That is how a test can run the whole training thread on
+tensors without values (the meta device) and show that it reads none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Ready(Protocol):
+    """Something that says when a copy is complete, such as `torch.cuda.Event`."""
+
+    def synchronize(self) -> None:
+        """Wait until everything before it on its stream is done."""
+
+
+def is_on_host(tensor: Tensor) -> bool:
+    """Whether the values can be read without waiting for a device.
+
+    >>> is_on_host(torch.ones(2)), is_on_host(torch.ones(2, device="meta"))
+    (True, False)
+    """
+    return tensor.device.type == "cpu"
+
+
+def begin_copy(values: Tensor) -> Tensor:
+    """Begin to copy to the host and return the copy, which is complete once an event of `mark_copies` says so.
+
+    The copy is in pinned memory, which PyTorch's caching allocator takes from a pool and gives to no one else
+    before the copy is complete. A device without pinned memory or events keeps its values; whoever collects
+    them later waits then.
+    """
+    return _copy_behind(values.detach()) if copies_behind(values.device) else values.detach()
+
+
+def mark_copies(devices: Iterable[torch.device]) -> tuple[Ready, ...]:
+    """Return one event for each device, behind the copies that were begun there."""
+    return tuple(_mark(device) for device in sorted(set(devices), key=str) if copies_behind(device))
+
+
+def copies_behind(device: torch.device) -> bool:
+    """Whether a copy from this device can be begun now and waited for later.
+
+    PyTorch offers pinned memory and events for one kind of accelerator at a time, `torch.accelerator`.
+    Apple's MPS shares its memory with the host and has no use for pinned memory.
+    """
+    if device.type in ("cpu", "meta", "mps"):
+        return False
+    if device.type == "cuda":
+        return True
+    accelerator = torch.accelerator.current_accelerator()
+    return accelerator is not None and accelerator.type == device.type
+
+
+def _copy_behind(values: Tensor) -> Tensor:
+    host = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
+    return host.copy_(values, non_blocking=True)
+
+
+def _mark(device: torch.device) -> Ready:
+    if device.type == "cuda":
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        return event
+    other = torch.Event(device)
+    other.record(torch.accelerator.current_stream(device))
+    return other

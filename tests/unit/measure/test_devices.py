@@ -1,0 +1,53 @@
+"""What lies on a device, and copies that nothing waits for."""
+
+import pytest
+import torch
+
+from gradwatch.measure import begin_copy, devices, is_on_host, mark_copies
+
+
+@pytest.mark.parametrize(
+    ("tensor", "on_host"),
+    [
+        (torch.ones(2), True),
+        (torch.zeros(0), True),
+        (torch.ones(2, device="meta"), False),
+        (torch.nn.Parameter(torch.ones(())), True),
+    ],
+    ids=["plain", "empty", "meta", "parameter"],
+)
+def test_only_the_cpu_is_the_host(tensor, on_host):
+    assert is_on_host(tensor) is on_host
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta", "mps"])
+def test_these_have_no_copy_to_wait_for(device):
+    assert not devices.copies_behind(torch.device(device))
+    assert mark_copies([torch.device(device)]) == ()
+
+
+def test_cuda_has(monkeypatch):
+    assert devices.copies_behind(torch.device("cuda", 1))
+
+
+def test_another_accelerator_has_where_pytorch_knows_it(monkeypatch):
+    xpu = torch.device("xpu", 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    assert devices.copies_behind(xpu)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    assert not devices.copies_behind(xpu)
+
+
+def test_what_can_not_be_copied_behind_stays_without_its_graph():
+    values = torch.ones(3, requires_grad=True) * 2
+    copy = begin_copy(values)
+    assert copy.tolist() == [2, 2, 2]
+    assert not copy.requires_grad
+
+
+def test_each_device_has_one_event(monkeypatch):
+    marked = []
+    monkeypatch.setattr(devices, "_mark", lambda device: marked.append(device) or device)
+    of = [torch.device("cuda", 1), torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")]
+    assert len(mark_copies(of)) == 2
+    assert marked == [torch.device("cuda", 0), torch.device("cuda", 1)]
