@@ -137,8 +137,26 @@ def _add(sums, first_chunk, positions, table, PARTS: tl.constexpr):  # type: ign
 
 
 def can_read(gradient: Tensor) -> bool:
-    """Whether the kernel can read a plain tensor: a dtype of `DTYPES`, no gaps between the entries."""
-    return gradient.dtype in DTYPES and (gradient.is_contiguous() or is_dense(gradient))
+    """Whether the kernel can read a plain tensor: a dtype of `DTYPES`, no gaps between the entries, and an address."""
+    return (
+        gradient.dtype in DTYPES
+        and gradient.layout is torch.strided
+        and (gradient.is_contiguous() or is_dense(gradient))
+        and (gradient.data_ptr() != 0 or gradient.numel() == 0)
+    )
+
+
+def readable(positions: Sequence[int], gradients: Sequence[Any]) -> list[int]:
+    """Return the positions of the gradients that `can_read` accepts; a loop for itself, since it runs at every step."""
+    dtypes, strided = DTYPES, torch.strided
+    return [
+        at
+        for at in positions
+        if (g := gradients[at]).dtype in dtypes
+        and g.layout is strided
+        and (g.is_contiguous() or is_dense(g))
+        and (g.data_ptr() or not g.numel())
+    ]
 
 
 def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
@@ -149,26 +167,27 @@ def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
     """
     device = gradients[0].device
     table = torch.empty(len(gradients), len(COLUMNS), dtype=torch.float64, device=device)
-    for dtype, kind in DTYPES.items():
-        positions = tuple(i for i, gradient in enumerate(gradients) if gradient.dtype == dtype)
-        if positions:
-            sizes = tuple(gradients[i].numel() for i in positions)
-            plan = _plan(positions, sizes, device)
-            addresses = _to_device([gradients[i].data_ptr() for i in positions], device)
-            sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
-            if plan.chunks:
-                _read[(plan.chunks,)](
-                    addresses,
-                    plan.sizes,
-                    plan.tensor_of,
-                    plan.offset_of,
-                    sums,
-                    DTYPE=kind,
-                    CHUNK=CHUNK,
-                    BLOCK=BLOCK,
-                    num_warps=WARPS,
-                )
-            _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=PARTS)
+    of_dtype: dict[torch.dtype, list[int]] = {}
+    for position, gradient in enumerate(gradients):
+        of_dtype.setdefault(gradient.dtype, []).append(position)
+    for dtype, positions in of_dtype.items():
+        chosen = [gradients[position] for position in positions]
+        plan = _plan(tuple(positions), tuple([gradient.numel() for gradient in chosen]), device)
+        addresses = plan.addresses([gradient.data_ptr() for gradient in chosen])
+        sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
+        if plan.chunks:
+            _read[(plan.chunks,)](
+                addresses,
+                plan.sizes,
+                plan.tensor_of,
+                plan.offset_of,
+                sums,
+                DTYPE=DTYPES[dtype],
+                CHUNK=CHUNK,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+            )
+        _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=PARTS)
     return table
 
 
@@ -181,11 +200,20 @@ class _Plan:
         tensor_of = np.repeat(np.arange(len(sizes)), counts)
         offsets = (np.arange(int(first[-1])) - first[tensor_of]) * CHUNK
         self.chunks = int(first[-1])
+        self._device = device
+        self._read: list[int] = []
+        self._on_device: Tensor | None = None
         self.sizes = _to_device(sizes, device)
         self.positions = _to_device(positions, device)
         self.first_chunk = _to_device(first, device)
         self.tensor_of = _to_device(tensor_of, device)
         self.offset_of = _to_device(offsets, device)
+
+    def addresses(self, now: list[int]) -> Tensor:
+        """Return the addresses on the device; they are copied there when they have changed."""
+        if self._on_device is None or now != self._read:
+            self._read, self._on_device = now, _to_device(now, self._device)
+        return self._on_device
 
 
 @functools.lru_cache(maxsize=32)

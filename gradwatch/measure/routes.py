@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradwatch.measure import devices, operators
-from gradwatch.measure.entries import ask_operators, entries_of
+from gradwatch.measure.entries import PLAIN, ask_operators, entries_of
 from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, readable
 from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.sharded import any_sharded, is_sharded, local, over_ranks
@@ -60,6 +60,9 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
     if any_sharded(gradients):
         gradients = [None if g is None else local(g) for g in gradients]
     parts, rest = _in_one_read(gradients, wanted)
+    if rest:
+        of_kernel, rest = _in_one_launch(gradients, rest, wanted)
+        parts += of_kernel
     if rest:
         parts += _by_device(gradients, rest, wanted)
     return Measurement(wanted, len(gradients), tuple(parts))
@@ -177,6 +180,30 @@ def _in_one_read(gradients: Sequence[Tensor | None], stats: tuple[str, ...]) -> 
     return [Part(found.positions, values, None)], [position for position in everything if position not in done]
 
 
+def _in_one_launch(
+    gradients: Sequence[Tensor | None], rest: Sequence[int], stats: tuple[str, ...]
+) -> tuple[list[Part], Sequence[int]]:
+    """Measure plain gradients on CUDA devices by the Triton kernel; return the result and what is left.
+
+    A quick look for the usual case: `entries_of`, which the others go through, costs the host several times as much.
+    """
+    plain = PLAIN
+    devices_of = {at: g.device for at in rest if (g := gradients[at]) is not None and type(g) in plain}
+    on_cuda = {device for device in set(devices_of.values()) if device.type in _TRITON_DEVICES}
+    kernel = _kernel() if on_cuda else None
+    if kernel is None:
+        return [], rest
+    parts = []
+    done: set[int] = set()
+    for device in on_cuda:
+        positions = kernel.readable([at for at, of in devices_of.items() if of == device], gradients)
+        if positions:
+            values = _by_triton([gradients[position] for position in positions], stats)
+            parts.append(_copied(positions, values))
+            done.update(positions)
+    return parts, [] if len(done) == len(rest) else [position for position in rest if position not in done]
+
+
 def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...]) -> list[Part]:
     """Use Triton where it can read a tensor and PyTorch's operators elsewhere, without waiting for the device."""
     kernel = _kernel() if tensors[0].device.type in _TRITON_DEVICES else None
@@ -217,7 +244,10 @@ def _by_triton(tensors: list[Tensor], stats: Sequence[str]) -> Tensor:
         _triton = None
         logger.warning("Triton can't read gradients here; PyTorch's operators do it: %s (triton-not-used)", error)
         return operators.on_device(tensors, stats)
-    return table[:, [COLUMNS.index(stat) for stat in stats]].T
+    if len(stats) == len(COLUMNS):
+        return table.T
+    # By slices: an index would be copied to the device from memory that is not pinned, and that copy waits.
+    return torch.stack([table[:, COLUMNS.index(stat)] for stat in stats])
 
 
 def _copied(positions: list[int], values: Tensor) -> Part:

@@ -195,4 +195,11 @@ def test_total_is_the_root_of_the_sum_of_squares(values):
 
 
 def test_count_above():
-    assert [int(c) for c in count_above([torch.tensor([1.0, -2.0, math.inf, math.nan]), torch.zeros(0)], 1.5)] == [2, 0]
+    gradients = [torch.tensor([1.0, -2.0, math.inf, math.nan]), torch.zeros(0), torch.tensor(-3.0)]
+    assert [int(count) for count in count_above(gradients, 1.5)] == [3]
+    assert count_above([], 1.5) == []
+
+
+def test_each_device_has_one_count_above():
+    gradients = [torch.ones(2), torch.ones(2, device="meta"), torch.ones(1)]
+    assert [str(count.device) for count in count_above(gradients, 0.5)] == ["cpu", "meta"]
