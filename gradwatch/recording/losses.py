@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -12,10 +14,24 @@ from gradwatch.measure import is_on_host
 
 Number: TypeAlias = float | Tensor
 
+MOST_SHOWN = 200  # characters of a value in a message
+
 
 def without_waiting(value: Tensor) -> Number:
     """A number from the host; what lies on a device is copied there, and not waited for."""
     return float(value.detach()) if is_on_host(value) else value.detach().clone()
+
+
+def number_or_nan(value: object) -> Number:
+    """A number as the script gives it; NaN if it is none. What lies on a device is not waited for.
+
+    >>> number_or_nan(1), number_or_nan(None), number_or_nan("1"), number_or_nan(10**400)
+    (1.0, nan, nan, nan)
+    """
+    try:
+        return loss_value(value)
+    except BadArgument:
+        return math.nan
 
 
 def loss_value(loss: object) -> Number:
@@ -31,15 +47,32 @@ def loss_value(loss: object) -> Number:
             )
         if loss.is_complex():
             raise BadArgument("loss is complex; expected a real number. Not recorded.")
-        return without_waiting(loss)
-    if isinstance(loss, str | bytes) or not hasattr(loss, "__float__"):
-        raise BadArgument(f"loss is {loss!r}, a {type(loss).__name__}; expected a number or a tensor. Not recorded.")
-    return float(loss)
+        if loss.is_meta:
+            raise BadArgument("loss is on the meta device, where no tensor has a value. Not recorded.")
+    elif isinstance(loss, str | bytes) or not hasattr(loss, "__float__"):
+        raise BadArgument(f"loss is {_shown(loss)}; expected a number or a tensor. Not recorded.")
+    try:
+        return without_waiting(loss) if isinstance(loss, Tensor) else float(loss)
+    except Exception as error:  # whatever the type of the script does
+        raise BadArgument(f"loss is {_shown(loss)}, which is no float: {error}. Not recorded.") from error
+
+
+def _shown(value: object) -> str:
+    kind = type(value).__name__
+    try:
+        text = repr(value)
+    except Exception:  # a type of the script, or a number of very many digits
+        return f"a {kind}"
+    return f"{text if len(text) <= MOST_SHOWN else f'{text[:MOST_SHOWN]}...'}, a {kind}"
 
 
 def losses_among(roots: Sequence[Tensor]) -> list[Number]:
     """What backward is called on may be no loss."""
-    return [loss_value(root) for root in roots if root.numel() == 1 and not root.is_complex()]
+    losses = []
+    for root in roots:
+        with contextlib.suppress(BadArgument):
+            losses.append(loss_value(root))
+    return losses
 
 
 class StepLosses:

@@ -14,6 +14,7 @@ from gradwatch.distributed import ParameterPart
 from gradwatch.measure import is_sharded, make_sums, part_of, parts_in_fsdp1, reads_once
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.optimizer_probe import probed_settings
+from gradwatch.store import LARGEST
 
 # What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
 _WRAPPERS = ("DistributedDataParallel", "DataParallel")
@@ -62,9 +63,17 @@ def class_of(optimizer: Optimizer) -> str:
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
     """The defaults of an optimizer that can be written down, and what a trial of its class has shown."""
-    plain = (bool, int, float, str, tuple, list, type(None))
-    defaults = {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
+    defaults = {name: value for name, value in optimizer.defaults.items() if isinstance(name, str) and _is_plain(value)}
     return defaults | probed_settings(optimizer)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a store can hold the value as JSON."""
+    if isinstance(value, int):
+        return abs(value) <= LARGEST
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, float | str)
 
 
 def sharding_of(trained: Iterable[tuple[nn.Module, Optimizer]]) -> tuple[bool, bool]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gradwatch.clip import Clipping
 from gradwatch.measure import Measurement, Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.recording.gradients import Made, versions_of
-from gradwatch.recording.losses import Number, without_waiting
+from gradwatch.recording.losses import Number, number_or_nan
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,6 +169,5 @@ def _is_on_device(number: Any) -> bool:
 
 
 def learning_rates_of(optimizer: Optimizer) -> tuple[Number, ...]:
-    """The rate of each parameter group; one that lies on a device is not waited for."""
-    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
-    return tuple(without_waiting(rate) if isinstance(rate, Tensor) else float(rate) for rate in rates)
+    """The rate of each parameter group, NaN if it is no number; one that lies on a device is not waited for."""
+    return tuple(number_or_nan(group["lr"]) for group in optimizer.param_groups if "lr" in group)

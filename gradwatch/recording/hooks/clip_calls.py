@@ -93,7 +93,12 @@ _listeners: HookRegistry[ClipListener] = HookRegistry(_put_in)
 
 
 def _norm_call(parameters: list[Tensor], max_norm: Any, norm_type: float = 2.0, *_: object, **__: object) -> ClipCall:
-    return ClipCall(parameters=parameters, max_norm=max_norm, norm_type=float(norm_type))
+    return ClipCall(parameters=parameters, max_norm=_threshold(max_norm), norm_type=float(norm_type))
+
+
+def _threshold(max_norm: Any) -> float | Tensor:
+    """The threshold as PyTorch takes it, which makes a float of whatever it is given."""
+    return max_norm if isinstance(max_norm, Tensor) else float(max_norm)
 
 
 def _value_call(parameters: list[Tensor], clip_value: Any, *_: object, **__: object) -> ClipCall:
@@ -169,7 +174,7 @@ def _call_with_norm(
     parameters: list[Tensor], max_norm: Any, total_norm: Any, foreach: bool | None = None
 ) -> tuple[ClipCall, Tensor]:
     """The call, and the norm that it was given; of which order that is, the call before tells."""
-    call = ClipCall(parameters=parameters, max_norm=max_norm, norm_type=float(_calls.norm_type))
+    call = ClipCall(parameters=parameters, max_norm=_threshold(max_norm), norm_type=float(_calls.norm_type))
     return call, torch.as_tensor(total_norm)
 
 
