@@ -8,7 +8,9 @@ import { focused, toggled, withOptimizer } from "./state/state.js";
 
 const REACH = 8; // px from an event's mark
 
-/** @typedef {Partial<Pick<State, "stat" | "order" | "depth" | "filter" | "layer" | "trial" | "pin" | "wholeAxis" | "find" | "kind" | "table" | "sort">>} Look */
+/** @typedef {"stat" | "order" | "depth" | "filter" | "layer" | "trial" | "pin" | "wholeAxis"} LookOfCharts */
+/** @typedef {"find" | "kind" | "table" | "sort"} LookOfRuns */
+/** @typedef {Partial<Pick<State, LookOfCharts | LookOfRuns>>} Look */
 /** @typedef {ReturnType<typeof actionsOf>} Actions */
 
 /**

@@ -18,7 +18,8 @@ import { VerdictPart } from "./parts/verdict.js";
 import { memo } from "./state/memo.js";
 import { StoryPart } from "./story/part.js";
 
-/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & { link(): string, pin(): void, save(kind: string): void }} Actions */
+/** @typedef {{ link(): string, pin(): void, save(kind: string): void }} PageActions */
+/** @typedef {import("./actions.js").Actions & Pick<StepActions, "point"> & PageActions} Actions */
 
 /** @type {import("./types.d.ts").ListedRun[]} */
 const NONE = [];
@@ -91,7 +92,7 @@ export class Board {
     this.#showRun(session, theme);
   }
 
-  /** Hides what is known of runs, so that nothing moves when it arrives. @param {string} [name] of a run to show alone */
+  /** @param {string} [name] of a run to show alone; all else is hidden, so that nothing moves when it arrives */
   #hideRun(name = "") {
     const { verdict, findings, events, story, lane, toolbar, charts, layers, threshold } = this.#parts;
     verdict.showName(name);

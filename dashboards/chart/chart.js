@@ -1,4 +1,5 @@
-// One chart of lines over steps. A band from the lowest to the highest of each column keeps every step visible at every zoom.
+// One chart of lines over steps. A band from the lowest to the highest of each column keeps every step visible at every
+// zoom.
 /** @import { BadSpan, Line, Range, RunEvent, StepActions, Theme } from "../types.d.ts" */
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";

@@ -63,7 +63,14 @@ export function optionsOf({ width, height, lines, log, share: isShare, values, c
   };
 }
 
-/** @param {Range | null} chosen @param {number | null} low @param {number | null} high @param {boolean} log @param {boolean} isShare @returns {Range} */
+/**
+ * @param {Range | null} chosen
+ * @param {number | null} low
+ * @param {number | null} high
+ * @param {boolean} log
+ * @param {boolean} isShare
+ * @returns {Range}
+ */
 function yEnds(chosen, low, high, log, isShare) {
   if (chosen) return log ? [Math.log10(chosen[0]), Math.log10(chosen[1])] : chosen;
   return isShare ? [0, 1] : yRange(low, high, log);

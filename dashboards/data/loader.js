@@ -37,7 +37,8 @@ export class Loader {
 
   /**
    * @param {Source} source
-   * @param {(news: Partial<Data>) => void} arrived is given each piece as it arrives; a later `load` silences earlier ones
+   * @param {(news: Partial<Data>) => void} arrived is given each piece as it arrives; a later `load` silences earlier
+   *   ones
    */
   constructor(source, arrived) {
     this.#source = source;
@@ -102,7 +103,13 @@ export class Loader {
     tell({ advice: await this.#kept.ask("advice", query, () => this.#source.advice(query)) });
   }
 
-  /** @param {Query} query @param {RunEvent} event @param {boolean} layers @param {number} columns @returns {Promise<Story>} */
+  /**
+   * @param {Query} query
+   * @param {RunEvent} event
+   * @param {boolean} layers
+   * @param {number} columns
+   * @returns {Promise<Story>}
+   */
   async #story(query, { step }, layers, columns) {
     const [from, to] = [step - AROUND - 0.5, step + AROUND + 0.5];
     const key = { ...query, from, to };

@@ -42,7 +42,14 @@ async function reason(response) {
   }
 }
 
-/** @typedef {{ overview: Overview, layers: Layers, advice: Advice, series: string, tiles: Record<string, string> }} Carried */
+/**
+ * @typedef {object} Carried
+ * @property {Overview} overview
+ * @property {Layers} layers
+ * @property {Advice} advice
+ * @property {string} series
+ * @property {Record<string, string>} tiles
+ */
 
 /**
  * Answers from the data of an HTML report: one run at one resolution, with one or more of its optimizers.

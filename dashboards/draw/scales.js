@@ -33,7 +33,8 @@ export function colourScale(low, high, log) {
 }
 
 /**
- * At most about six ticks of a logarithmic axis, as powers of ten: decades if there are two of them, else digits between.
+ * At most about six ticks of a logarithmic axis, as powers of ten: decades if there are two of them, else digits
+ * between.
  *
  * @param {number} low a power of ten, not necessarily whole
  * @param {number} high likewise

@@ -49,7 +49,12 @@ export function layersCsv({ tile, stat, layers, state, range }) {
   return csv([["first_step", "last_step", ...rows.map(({ name }) => name)], ...lines]);
 }
 
-/** The columns that hold a step in view. @param {{ first: ArrayLike<number>, last: ArrayLike<number> }} columns @param {Range} range */
+/**
+ * The columns that hold a step in view.
+ *
+ * @param {{ first: ArrayLike<number>, last: ArrayLike<number> }} columns
+ * @param {Range} range
+ */
 function inView({ first, last }, [from, to]) {
   return Array.from(first, (_, i) => i).filter((i) => last[i] >= from && first[i] <= to);
 }

@@ -43,7 +43,12 @@ function isShown(element) {
   return width > 0 && height > 0 && !element.closest(LEFT_OUT);
 }
 
-/** Paints a field of the legend: one colour, or a ramp of colours from left to right. @param {CanvasRenderingContext2D} ctx @param {HTMLElement} element */
+/**
+ * Paints a field of the legend: one colour, or a ramp of colours from left to right.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {HTMLElement} element
+ */
 function paint(ctx, element) {
   const { left, top, width, height } = element.getBoundingClientRect();
   const { backgroundColor, backgroundImage } = getComputedStyle(element);
@@ -56,7 +61,12 @@ function paint(ctx, element) {
   ctx.restore();
 }
 
-/** Writes a text where it stands, squeezed into a line. @param {CanvasRenderingContext2D} ctx @param {HTMLElement} element */
+/**
+ * Writes a text where it stands, squeezed into a line.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {HTMLElement} element
+ */
 function write(ctx, element) {
   const { left: begin, right, top } = element.getBoundingClientRect();
   const swatch = element.querySelector(".swatch"); // painted before the text

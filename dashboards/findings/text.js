@@ -47,7 +47,11 @@ export function evidenceOf({ evidence }) {
   });
 }
 
-/** @param {number | string} value whole numbers, such as steps, keep all their digits */
+/**
+ * Counts, such as steps, keep all their digits. A float above 2^53 is an integer as well, but no count.
+ *
+ * @param {number | string} value
+ */
 function valueText(value) {
-  return Number.isInteger(value) ? whole(Number(value)) : number(value, 4);
+  return Number.isSafeInteger(value) ? whole(Number(value)) : number(value, 4);
 }

@@ -8,7 +8,19 @@ import { Chart } from "../chart/chart.js";
 import { memo } from "../state/memo.js";
 import { coefLines, lossLines, normLines, rateLines, shareLines, spansDecades } from "./lines.js";
 
-/** @type {{ title: string, hint?: string, height: number, share?: boolean, robust?: boolean, bad?: "nonfinite" | "loss.bad", lines: (given: Given) => Line[], log: (lines: Line[]) => boolean }[]} */
+/**
+ * @typedef {object} Described
+ * @property {string} title
+ * @property {string} [hint]
+ * @property {number} height
+ * @property {boolean} [share]
+ * @property {boolean} [robust]
+ * @property {"nonfinite" | "loss.bad"} [bad]
+ * @property {(given: Given) => Line[]} lines
+ * @property {(lines: Line[]) => boolean} log
+ */
+
+/** @type {Described[]} */
 const CHARTS = [
   {
     title: "total norm",

@@ -71,7 +71,12 @@ export class EventLane {
     ctx.strokeRect(this.#x(chosen.step) - 6.5, rowOf(chosen) * ROW + 0.5, 13, ROW - 1);
   }
 
-  /** @param {CanvasRenderingContext2D} ctx @param {number} row @param {RunEvent["severity"]} severity @param {number} width */
+  /**
+   * @param {CanvasRenderingContext2D} ctx
+   * @param {number} row
+   * @param {RunEvent["severity"]} severity
+   * @param {number} width
+   */
   #drawRow(ctx, row, severity, width) {
     const { events, theme } = /** @type {Shown} */ (this.#shown);
     const colours = ink(theme);

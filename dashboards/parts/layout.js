@@ -2,10 +2,16 @@
 import { GUTTER } from "../chart/layout.js";
 import { h } from "../draw/dom.js";
 
+/** @typedef {{ element: HTMLElement }} Part */
+
 /**
  * Puts the parts into the page.
  *
- * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "threshold", { element: HTMLElement }> & { runs: { element: HTMLElement, table: { element: HTMLElement } }, charts: { all: { element: HTMLElement }[] }, layers: { element: HTMLElement, chart: { element: HTMLElement } } }} parts
+ * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "threshold", Part> & {
+ *   runs: Part & { table: Part },
+ *   charts: { all: Part[] },
+ *   layers: Part & { chart: Part },
+ * }} parts
  * @param {boolean} live
  */
 export function layOut({ runs, events, verdict, findings, toolbar, story, lane, charts, layers, threshold }, live) {

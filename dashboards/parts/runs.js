@@ -22,7 +22,14 @@ const AT_FIRST = 100; // runs listed until the reader asks for more
  */
 /** @type {(keyof Shown)[]} */
 const KEYS = ["runs", "slots", "focus", "find", "kind", "table", "sort", "theme"];
-/** @typedef {{ element: HTMLElement, tick: HTMLInputElement, key: HTMLElement, state: HTMLElement, button: HTMLElement }} Entry */
+/**
+ * @typedef {object} Entry
+ * @property {HTMLElement} element
+ * @property {HTMLInputElement} tick
+ * @property {HTMLElement} key
+ * @property {HTMLElement} state
+ * @property {HTMLElement} button
+ */
 
 export class RunList {
   /** @type {{ toggleRun(name: string): void, focusRun(name: string): void }} */ #on;
@@ -33,7 +40,13 @@ export class RunList {
   #list = h("ul", { class: "runs" });
   #more = h("button", { type: "button", class: "plain", onclick: () => this.#showAll() });
 
-  /** @param {{ toggleRun(name: string): void, focusRun(name: string): void, look(change: { find?: string, kind?: string, table?: boolean, sort?: string }): void }} on */
+  /**
+   * @param {{
+   *   toggleRun(name: string): void,
+   *   focusRun(name: string): void,
+   *   look(change: { find?: string, kind?: string, table?: boolean, sort?: string }): void,
+   * }} on
+   */
   constructor(on) {
     this.#on = on;
     this.#finder = new RunFinder(on);

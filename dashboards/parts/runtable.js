@@ -8,7 +8,14 @@ import { columnsOf, nextSort, sorted } from "../state/runtable.js";
 
 const MOST_ROWS = 200; // more are counted
 
-/** @typedef {{ listed: ListedRun[], slots: (string | null)[], focus: string | null, sort: string, theme: Theme }} Shown */
+/**
+ * @typedef {object} Shown
+ * @property {ListedRun[]} listed
+ * @property {(string | null)[]} slots
+ * @property {string | null} focus
+ * @property {string} sort
+ * @property {Theme} theme
+ */
 
 export class RunTable {
   /** @type {{ focusRun(name: string): void, look(change: { sort: string }): void }} */ #on;

@@ -54,8 +54,8 @@ export class ThresholdPart {
 function consequences(point) {
   const label = point.label ? ` (${point.label})` : "";
   return (
-    `${number(point.threshold)}${label} would have clipped ${share(point.clipped_fraction)} of the steps the advice is` +
-    ` based on, mean clip_coef ${number(point.mean_clip_coef)}, at the worst norm ${number(point.worst_clip_coef)}`
+    `${number(point.threshold)}${label} would have clipped ${share(point.clipped_fraction)} of the steps the advice` +
+    ` is based on, mean clip_coef ${number(point.mean_clip_coef)}, at the worst norm ${number(point.worst_clip_coef)}`
   );
 }
 

@@ -9,7 +9,13 @@ export class Toolbar {
   #span = h("span", { class: "span" });
   #wholeAxis = h("input", { type: "checkbox" });
 
-  /** @param {StepActions & { look(change: { wholeAxis: boolean }): void, link(): string, save(kind: string): void }} on */
+  /**
+   * @param {StepActions & {
+   *   look(change: { wholeAxis: boolean }): void,
+   *   link(): string,
+   *   save(kind: string): void,
+   * }} on
+   */
   constructor(on) {
     /** @param {string} label @param {string} title @param {() => void} onclick */
     const button = (label, title, onclick) =>

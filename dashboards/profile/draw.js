@@ -94,7 +94,8 @@ export function drawProfile(ctx, { bands, now, ghost, chosen, frame, place, widt
   drawValues(ctx, byLine(now, lines, most), { ...marks, colour: colours.text, filled: true });
 }
 
-/** @typedef {{ frame: Frame, place: (value: number) => number, width: number, colour: string, bad: string, filled: boolean }} Look */
+/** @typedef {{ colour: string, bad: string, filled: boolean }} Paint */
+/** @typedef {Paint & { frame: Frame, place: (value: number) => number, width: number }} Look */
 
 /** @param {CanvasRenderingContext2D} ctx @param {number[]} values one for each line @param {Look} look */
 function drawValues(ctx, values, look) {

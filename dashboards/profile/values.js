@@ -66,8 +66,8 @@ export function profileAt(rows, values, column) {
  *
  * @param {number[]} profile from the first row, next to the input, to the last
  * @returns {{ ratio: number, total: number, fit: number } | null} `ratio` from a row to the one before it, towards the
- *   input; `total` from the last row to the first; `fit` the share of the variance explained. Null with fewer than three
- *   values.
+ *   input; `total` from the last row to the first; `fit` the share of the variance explained. Null with fewer than
+ *   three values.
  */
 export function slopeOf(profile) {
   const points = [...profile.entries()].filter(([, value]) => value > 0 && value < Infinity);

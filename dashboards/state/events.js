@@ -58,8 +58,8 @@ export function gravest(events) {
 
 /**
  * The events to mark on an axis, the mildest first, so that a graver mark is drawn over a milder one. An event has no
- * mark of its own if a graver one, or an earlier one of the same severity, lies within `gap`. The chosen event always has
- * one, and so has the headline: the first of the gravest, which the verdict is about.
+ * mark of its own if a graver one, or an earlier one of the same severity, lies within `gap`. The chosen event always
+ * has one, and so has the headline: the first of the gravest, which the verdict is about.
  *
  * @param {RunEvent[]} events
  * @param {(step: number) => number} x where a step is

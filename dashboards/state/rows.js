@@ -1,7 +1,11 @@
 // The rows of the heat map: layers filtered, grouped and ordered.
 /** @import { Layers } from "../types.d.ts" */
 
-/** @typedef {{ name: string, members: number[] }} Row a row shows the largest value of its members, which index layers */
+/**
+ * A row shows the largest value of its members, which index layers.
+ *
+ * @typedef {{ name: string, members: number[] }} Row
+ */
 /** @typedef {{ filter: string, depth: number, order: string }} Arrangement */
 
 /**

@@ -64,7 +64,11 @@ function gravityOf(verdict) {
   return verdict === null ? null : GRAVITY.indexOf(verdict);
 }
 
-/** @param {(run: ListedRun) => unknown} value @param {(value: any) => string} text @returns {(run: ListedRun) => string} */
+/**
+ * @param {(run: ListedRun) => unknown} value
+ * @param {(value: any) => string} text
+ * @returns {(run: ListedRun) => string}
+ */
 function textOf(value, text) {
   return (run) => (value(run) === null ? "–" : text(value(run)));
 }

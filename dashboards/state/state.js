@@ -65,7 +65,8 @@ export function afterListing(state, { runs }) {
 }
 
 /**
- * Draws a run or stops drawing it; the others keep their colours. The last one stays, and so do all if `MOST_RUNS` are drawn.
+ * Draws a run or stops drawing it; the others keep their colours. The last one stays, and so do all if `MOST_RUNS` are
+ * drawn.
  *
  * @param {State} state
  * @param {string} name

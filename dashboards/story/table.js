@@ -47,7 +47,12 @@ function offset({ first, last }, { step }) {
   return by > 0 ? `+${by}` : `−${-by}`;
 }
 
-/** @param {StoryRow} row @param {boolean} named by the event @param {(name: string) => void} choose @param {Theme} theme */
+/**
+ * @param {StoryRow} row
+ * @param {boolean} named by the event
+ * @param {(name: string) => void} choose
+ * @param {Theme} theme
+ */
 function layerRow({ name, ratios, order }, named, choose, theme) {
   const shades = palette("around", theme);
   const scaled = colourScale(0.01, 100, true);

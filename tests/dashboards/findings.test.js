@@ -32,12 +32,14 @@ test("evidence keeps steps whole, has its unit, and says what is not known", () 
   const evidence = {
     last_step: { value: 123456, unit: "step" },
     norm_before: { value: 0.00123456, unit: "norm" },
+    loss_last: { value: 3.250809e34, unit: "loss" },
     loss: { value: "NaN", unit: "loss" },
     fault: { value: null, unit: "cause" },
   };
   assert.deepEqual(evidenceOf(finding({ evidence })), [
     ["last step", "123,456 (step)"],
     ["norm before", "0.001235 (norm)"],
+    ["loss last", "3.251e34 (loss)"],
     ["loss", "NaN (loss)"],
     ["fault", "not known (cause)"],
   ]);

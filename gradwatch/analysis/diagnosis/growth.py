@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.statistics.losses import loss_summary
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, robust_deviation
 from gradwatch.record import Event
+from gradwatch.text import number
 
 MIN_LOSSES = 15  # losses without which the course of the loss is not judged
 GROWTH_BEFORE_NAN = 10.0  # times: the rise of norm or loss within the steps before a NaN that makes it growth
@@ -94,20 +96,20 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     first_norm = float(np.median(norms[: max(3, len(norms) // 20)])) if len(norms) else None
     last_norm = float(np.median(norms[-max(3, len(norms) // 20) :])) if len(norms) else None
     ends_in_nan = bool(len(optimizer.total_norm)) and not math.isfinite(optimizer.total_norm[-1])
-    if course is not None:
-        course = replace(course, last=max(course.last, _last_loss(optimizer)))
+    ends = None if course is None else _ends(optimizer, course)
+    how = _course_text(course, ends, ends_in_nan)
     return Finding(
         code="diverged",
         severity="critical",
         certainty="shown" if course is not None or ends_in_nan else "likely",
-        what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {_course_text(course, ends_in_nan)}",
+        what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {how}",
         optimizer=optimizer.name,
         parameters=_where(optimizer, onset),
         steps=(onset, int(optimizer.steps[-1])),
         evidence={
-            "loss_first": Quantity(None if course is None else course.first, "loss"),
+            "loss_first": Quantity(None if ends is None else ends[0], "loss"),
             "loss_best": Quantity(None if course is None else course.best, "loss"),
-            "loss_last": Quantity(None if course is None else course.last, "loss"),
+            "loss_last": Quantity(None if ends is None else ends[1], "loss"),
             "total_norm_first": Quantity(first_norm, "norm"),
             "total_norm_last": Quantity(last_norm, "norm"),
         },
@@ -117,16 +119,27 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-def _last_loss(optimizer: OptimizerFacts) -> float:
-    """The median of the last three finite losses: a tenth of a long run hides an end of a few steps."""
-    return float(np.median(optimizer.loss[optimizer.loss_logged & np.isfinite(optimizer.loss)][-3:]))
+def _ends(optimizer: OptimizerFacts, course: Loss) -> tuple[float, float]:
+    """Return the first and the last loss as the report shows them (`LossSummary`).
+
+    If growth of a few steps does not show in the report's last loss, take the median of the last three losses.
+    """
+    summary = loss_summary(optimizer.frame)
+    assert summary is not None, "there are losses, for they have a course"
+    assert summary.first is not None
+    assert summary.last is not None
+    if summary.last > LARGE_LOSS_RATIO * max(summary.first, course.best, 0.0):
+        return summary.first, summary.last
+    finite = optimizer.loss[optimizer.loss_logged & np.isfinite(optimizer.loss)]
+    return summary.first, max(course.last, float(np.median(finite[-3:])))
 
 
-def _course_text(course: Loss | None, ends_in_nan: bool) -> str:
+def _course_text(course: Loss | None, ends: tuple[float, float] | None, ends_in_nan: bool) -> str:
     end = ", and ended in NaN" if ends_in_nan else ""
-    if course is None:
+    if course is None or ends is None:
         return f"the norms left their level and did not return{end}"
-    return f"its loss went from {course.first:.3g} (best {course.best:.3g}) to {course.last:.3g}{end}"
+    first, last = map(number, ends)
+    return f"its loss went from {first} (best {number(course.best)}) to {last}{end}"
 
 
 def _cause(optimizer: OptimizerFacts, onset: int) -> str:

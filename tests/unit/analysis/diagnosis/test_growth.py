@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gradwatch.testing import replaced, steady, stream
+from gradwatch.text import number
 
 from .made import calm, codes, falling, run_of, the
 
@@ -35,6 +36,19 @@ def test_a_loss_that_does_not_come_back_is_lost(tmp_path):
     found = the(run_of(tmp_path, stream(norms, losses=losses), "AdamW"), "diverged")
     assert abs(found.steps[0] - 300) < 20
     assert found.evidence["loss_last"].value == pytest.approx(6.9)
+
+
+@pytest.mark.parametrize("grown", [pytest.param(40, id="for long"), pytest.param(4, id="in a few steps")])
+def test_the_headline_has_the_losses_of_the_report(tmp_path, grown):
+    """Growth of a few steps does not show in the report's last loss, a median of 20; then the last three count."""
+    losses = falling(2000) + [10.0**i for i in range(1, grown + 1)]
+    run = run_of(tmp_path, stream(steady(2000) + [5.0**i for i in range(1, grown + 1)], losses=losses), "SGD")
+    found, loss = the(run, "diverged"), run.summary().loss
+    last = loss.last if grown == 40 else 10.0 ** (grown - 1)
+    assert found.evidence["loss_first"].value == loss.first
+    assert found.evidence["loss_last"].value == pytest.approx(last)
+    assert f"its loss went from {number(loss.first)} (best " in found.what
+    assert found.what.endswith(f") to {number(last)}")
 
 
 @pytest.mark.parametrize(
