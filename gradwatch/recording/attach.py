@@ -31,6 +31,7 @@ from gradwatch.recording.options import Ranks, RecordingOptions
 from gradwatch.recording.parameters import listed, printable, sharding_of
 from gradwatch.recording.rank_sender import RANK_0_WITHIN, RankSender
 from gradwatch.recording.recorder import Recorder
+from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
 from gradwatch.recording.sink import NullSink, StepSink
 from gradwatch.recording.watch import Watch
@@ -175,9 +176,10 @@ def open_watch(
         hears_reductions = bool(options.ranks) and options.before_reduction and opened.world_size > 1
         reductions = Reductions(dict.fromkeys(model for model, _ in trained.values()) if hears_reductions else ())
         delivery = EventDelivery(on_event, options.stop_on)
-        router = HookRouter(run, loops, opened.sink, delivery, reductions, notices)
-        router.open()
-        return Watch(run, router, options, policies)
+        recording = Recording(run, opened.sink, delivery, reductions, notices)
+        router = HookRouter(recording)
+        recording.open(loops, router)
+        return Watch(recording, router, options, policies)
 
 
 # ------------------------------------------------------------------------------------ the arguments

@@ -23,8 +23,8 @@ from gradwatch.errors import RunInUse
 END_WITHIN = 30.0  # seconds that a process ending by SIGTERM waits for its records to be written
 
 
-class Recording(Protocol):
-    """What of a recording this module ends."""
+class Endable(Protocol):
+    """A recording, as this module ends it."""
 
     def close(self, reason: str) -> None: ...
     def ask_to_end(self, reason: str) -> None:
@@ -40,7 +40,7 @@ class Recording(Protocol):
         ...
 
 
-_open: dict[Path, Recording] = {}
+_open: dict[Path, Endable] = {}
 _main_thread = threading.main_thread().ident
 
 
@@ -85,7 +85,7 @@ def check_not_open(run: Path) -> None:
         raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
 
 
-def opened(run: Path, recording: Recording) -> None:
+def opened(run: Path, recording: Endable) -> None:
     """A recording begins; it is ended when the process ends."""
     if not _open:
         atexit.register(_close_at_exit)

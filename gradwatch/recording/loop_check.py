@@ -11,22 +11,12 @@ import functools
 import gc
 import json
 import logging
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Concatenate, ParamSpec, cast
+from collections.abc import Callable, Iterable
+from typing import Concatenate, ParamSpec, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-
-from gradwatch.recording.hooks import (
-    ClipCall,
-    TapError,
-    listen_to_backward,
-    listen_to_clip_calls,
-    listen_to_grad_scaler,
-    listen_to_steps,
-)
 
 logger = logging.getLogger("gradwatch")
 
@@ -36,20 +26,6 @@ GRADIENTS_AT_STEP = 2  # the step, from 0, at which the parameters that have a g
 
 State = tuple[tuple[int, int] | None, ...]
 """For each probe the identity and the version of its gradient; None: it has none."""
-
-
-def _in_own_thread(method: Callable[Concatenate[LoopCheck, P], None]) -> Callable[Concatenate[LoopCheck, P], None]:
-    """Ignore the calls of another thread, which are another training's.
-
-    Looking at our gradients there would meet our own backward writing them, without Python's lock.
-    """
-
-    @functools.wraps(method)
-    def in_own_thread(self: LoopCheck, *args: P.args, **kwargs: P.kwargs) -> None:
-        if threading.get_ident() == self._thread:
-            method(self, *args, **kwargs)
-
-    return cast("Callable[Concatenate[LoopCheck, P], None]", in_own_thread)
 
 
 def _harmless(method: Callable[Concatenate[LoopCheck, P], None]) -> Callable[Concatenate[LoopCheck, P], None]:
@@ -134,30 +110,30 @@ def _facts_of(name: str, probes: _Probes) -> dict[str, str]:
 
 
 class LoopCheck:
-    """Listens beside the watch; it changes nothing and measures nothing."""
+    """Looks at the gradients around each call of the loop; it changes nothing and measures nothing.
+
+    Whoever calls it passes on only the calls of the thread that trains. To look at gradients in another thread
+    would meet a backward writing them, without Python's lock.
+
+    Attributes:
+        failed: the checks have ended, because they raised or could not see clip calls.
+    """
 
     def __init__(self, models: Callable[[], Iterable[nn.Module]]) -> None:
         self.failed = False
-        self._thread = threading.get_ident()  # that of the training
         self._models = models
         self._probes: dict[str, _Probes] = {}
         self._by_optimizer: dict[int, _Probes] = {}
         self._found: dict[str, str] = {}  # of optimizers that are gone
         self._with_gradient: dict[str, weakref.ref[nn.Parameter]] = {}
 
-    def listen(self) -> list[Callable[[], None]]:
-        """Listen to backward, clip calls and scalers; return what ends that."""
-        stops = [listen_to_backward(self), listen_to_grad_scaler(self)]
-        try:
-            return [*stops, listen_to_clip_calls(self)]
-        except TapError:  # clip calls would be taken for changes
-            self.failed = True
-            return stops
-
-    def listen_to(self, name: str, optimizer: Optimizer) -> Callable[[], None]:
-        """Listen to the steps of one more optimizer; return what ends that."""
+    def follow(self, name: str, optimizer: Optimizer) -> None:
+        """Check the steps of one more optimizer."""
         self._probes[name] = self._by_optimizer[id(optimizer)] = _Probes(optimizer)
-        return listen_to_steps(optimizer, self)
+
+    def give_up(self) -> None:
+        """Check no more: clip calls can't be seen, and would be taken for changes."""
+        self.failed = True
 
     def let_go(self, name: str) -> None:
         """Keep no more of an optimizer that is gone than its facts."""
@@ -198,11 +174,10 @@ class LoopCheck:
                 if parameter.grad is not None and id(parameter) not in held:
                     self._with_gradient[name] = weakref.ref(parameter)
 
-    # ------------------------------------------------------------------------------- what hooks call
+    # ------------------------------------------------------------------------- what the loop does
 
     @_harmless
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
-        self._thread = threading.get_ident()
         probes = self._by_optimizer[id(optimizer)]
         probes.before_step(has_closure)
         if probes.steps == GRADIENTS_AT_STEP:
@@ -213,48 +188,23 @@ class LoopCheck:
         self._by_optimizer[id(optimizer)].after_step()
 
     @_harmless
-    @_in_own_thread
-    def before_backward(self, tensors: Sequence[Tensor]) -> None:
+    def before_backward(self) -> None:
         for probes in self._probes.values():
             probes.before_backward()
 
     @_harmless
-    @_in_own_thread
     def after_backward(self) -> None:
         for probes in self._probes.values():
             probes.after_backward()
 
     @_harmless
-    @_in_own_thread
-    def before_clip(self, call: ClipCall) -> None:
+    def before_change(self) -> None:
+        """A clip call or a GradScaler is about to change gradients."""
         for probes in self._probes.values():
             probes.look()
 
     @_harmless
-    @_in_own_thread
-    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
+    def after_change(self) -> None:
+        """A clip call or a GradScaler has changed gradients, and not the script."""
         for probes in self._probes.values():
             probes.accept()
-
-    @_harmless
-    def clip_failed(self, call: ClipCall) -> None:
-        self.after_clip(call, None)
-
-    @_harmless
-    @_in_own_thread
-    def before_unscale(self, optimizer: Optimizer) -> None:
-        for probes in self._probes.values():
-            probes.look()
-
-    @_harmless
-    @_in_own_thread
-    def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
-        self.after_clip(cast("Any", None), None)
-
-    @_harmless
-    def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
-        """The scaler reads gradients here; it changes them in `unscale_` alone."""
-
-    @_harmless
-    def after_scaled_step(self, optimizer: Optimizer) -> None:
-        """The next step begins like any other."""

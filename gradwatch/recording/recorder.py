@@ -48,6 +48,15 @@ class _End:
     hurry: bool = False
 
 
+@dataclass(slots=True)
+class _Counts:
+    """Steps on their way through the queue."""
+
+    queued: int = 0
+    taken: int = 0  # out of the queue
+    refused: int = 0  # because the queue was full
+
+
 class Recorder:
     """Makes the records of one run in order, judges and writes them.
 
@@ -85,8 +94,7 @@ class Recorder:
         self._snapshots = Snapshots(writer)
         self._at_once = at_once
         self._end = _End()
-        self._refused = 0  # steps that came while the queue was full
-        self._queued = self._taken = 0  # steps that were put into the queue, and taken out of it
+        self._counts = _Counts()
         self._has_failed = False  # to make a record
         self._thread: QueueThread[Job] = QueueThread(self._work, capacity)
         self.events = self._judge.events
@@ -102,8 +110,8 @@ class Recorder:
 
         A thread that ended by a fault also lost the steps that were still queued.
         """
-        left_behind = self._queued - self._taken if self.fault is not None else 0
-        return self._refused + self._disk.lost + left_behind
+        left_behind = self._counts.queued - self._counts.taken if self.fault is not None else 0
+        return self._counts.refused + self._disk.lost + left_behind
 
     # ------------------------------------------------------------------------ in the training thread
 
@@ -160,9 +168,9 @@ class Recorder:
     def put_record(self, make: MakeRecord) -> None:
         """Queue a record that is yet to be made; never waits."""
         if not self._thread.put(functools.partial(self._take, make)):
-            self._refused += 1
+            self._counts.refused += 1
             return
-        self._queued += 1
+        self._counts.queued += 1
         if self._at_once:
             self._thread.wake()
 
@@ -239,7 +247,7 @@ class Recorder:
 
     def _take(self, make: MakeRecord) -> None:
         """Make a record and judge it; one that can't be made takes no other with it."""
-        self._taken += 1
+        self._counts.taken += 1
         try:
             record = make()
         except Exception as fault:
@@ -268,7 +276,7 @@ class Recorder:
 
     def _commit(self, closing: bool = False) -> None:
         events = self._disk.batch.events
-        written = self._disk.commit(self._refused, closing=closing)
+        written = self._disk.commit(self._counts.refused, closing=closing)
         self._judge.tell_news(events)  # also of a batch that waits, for events are few and a stop can't wait
         if written is not None:
             self._mirror.show(written.records)

@@ -16,6 +16,7 @@ from gradwatch.measure import ZEROS_EVERY, reads_once
 from gradwatch.recording.loops import open_loop
 from gradwatch.recording.optimizers import unwrapped
 from gradwatch.recording.options import RecordingOptions
+from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
 
 
@@ -28,51 +29,51 @@ class Watch:
     """
 
     def __init__(
-        self, run: Path, router: HookRouter, options: RecordingOptions, policies: Mapping[str, Policy]
+        self, recording: Recording, router: HookRouter, options: RecordingOptions, policies: Mapping[str, Policy]
     ) -> None:
-        """Hold a recording that is open; use `attach`, which checks what it is given and opens one."""
-        self.run = run
+        """Hold a recording that is open; use `attach`, which checks its arguments and opens one."""
+        self.run: Path = recording.run
         self.policies = dict(policies)
+        self._recording = recording
         self._router = router
         self._options = options
 
     @property
     def steps(self) -> int:
         """The number of the next step; with several optimizers that of the furthest."""
-        return self._router.furthest_step
+        return self._recording.loops.furthest_step
 
     @property
     def optimizers(self) -> list[str]:
         """The names under which optimizers are recorded, those included that the script has let go of."""
-        return list(self._router.names)
+        return list(self._recording.loops.names)
 
     @property
     def models(self) -> list[nn.Module]:
         """Those that give parameters their names, each once."""
-        models = (loop.tracker.parameters.model for loop in self._router.loops)
-        return list({id(m): m for m in models if m is not None}.values())
+        return list({id(model): model for model in self._recording.loops.models()}.values())
 
     @property
     def parameter_ids(self) -> set[int]:
         """The `id` of every parameter that an optimizer has."""
-        return set().union(*(loop.tracker.parameters.ids for loop in self._router.loops))
+        return set().union(*(loop.tracker.parameters.ids for loop in self._recording.loops))
 
     @property
     def route(self) -> str:
         """How gradients are read, in words."""
-        if reads_once([p for loop in self._router.loops for p in loop.tracker.parameters.parameters]):
+        if reads_once([p for loop in self._recording.loops for p in loop.tracker.parameters.parameters]):
             return "the compiled pass, all four statistics in one read"
         return f"PyTorch's operators; zeros are counted every {ZEROS_EVERY} steps"
 
     @property
     def steps_within_backward(self) -> bool:
         """Whether optimizers step while gradients are still being made."""
-        return any(loop.steps_within_backward for loop in self._router.loops)
+        return any(loop.steps_within_backward for loop in self._recording.loops)
 
     @property
     def overhead_seconds(self) -> float:
         """The time that the training thread has spent within gradwatch."""
-        return self._router.overhead_seconds
+        return self._recording.overhead_seconds
 
     def log(self, *, loss: float | Tensor | None = None, optimizer: str | None = None) -> None:
         """Add the loss to the step: the last one made, or the next one if the first call came before its step.
@@ -104,11 +105,11 @@ class Watch:
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything recorded so far is on the disk, at most ``timeout`` seconds."""
-        return self._router.flush(timeout)
+        return self._recording.flush(timeout)
 
     def close(self, reason: str = "closed") -> None:
         """End the recording and detach. Calling it again does nothing."""
-        self._router.close(reason)
+        self._recording.close(reason)
 
     def __enter__(self) -> Self:
         return self

@@ -110,7 +110,7 @@ def test_what_there_is_no_room_for_is_counted_and_shown(small_disk, caplog):
     folder, fill = small_disk
     training = Training()
     with gradwatch.attach(training.model, training.optimizer, folder / "run") as watch:
-        watch._router._sink._disk.capacity = 60
+        watch._recording._sink._disk.capacity = 60
         training.run(50)
         assert watch.flush()
         fill()
@@ -205,7 +205,7 @@ def test_a_quota_or_a_disk_that_fails_is_waited_for(tmp_path, error):
 def test_a_store_that_another_process_holds_is_waited_for(tmp_path, caplog):
     training = Training()
     with gradwatch.attach(training.model, training.optimizer, tmp_path / "run") as watch:
-        watch._router._sink._writer._db.execute("pragma busy_timeout = 50")
+        watch._recording._sink._writer._db.execute("pragma busy_timeout = 50")
         training.run(20)
         assert watch.flush()
         other = sqlite3.connect(tmp_path / "run" / "gradwatch.db", isolation_level=None)

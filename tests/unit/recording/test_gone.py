@@ -99,8 +99,8 @@ def test_the_recording_of_the_others_goes_on(tmp_path):
             optimizer.zero_grad()
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
-        assert len(watch._router.loops) == 1
-        assert len(watch._router.names) == 5
+        assert len(watch._recording.loops) == 1
+        assert len(watch._recording.loops.names) == 5
     run = Run(tmp_path / "run")
     assert len(run.steps(optimizer="0")) == 4
     assert [len(run.steps(optimizer=f"fold {fold}")) for fold in range(4)] == [3] * 4

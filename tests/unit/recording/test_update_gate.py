@@ -230,8 +230,8 @@ def test_a_policy_with_a_history_goes_on_with_it(tmp_path, monkeypatch):
                     patched.setattr("gradwatch.store.writer.StoreWriter.append", broken)
                 training.step()
                 if fails and step == 21:  # the step before has reached the thread that writes
-                    wait_for(lambda: watch._router._sink.fault is not None)
-            assert watch._router.state == ("protecting" if fails else "recording")
+                    wait_for(lambda: watch._recording._sink.fault is not None)
+            assert watch._recording.state == ("protecting" if fails else "recording")
         return training.model.weight.detach()
 
     assert torch.equal(weights(True), weights(False))

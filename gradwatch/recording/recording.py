@@ -1,0 +1,224 @@
+"""The life of a recording: how it begins, what a fault leaves of it, and how it ends.
+
+Everything that gradwatch does in the training thread runs through `Recording.guarded`. A fault of gradwatch is
+reported once and ends the recording. What ``clip=`` and ``skip_nonfinite`` promise holds on without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, ParamSpec, Protocol, TypeAlias
+
+from gradwatch.errors import TrainingStopped
+from gradwatch.recording import lifecycle
+from gradwatch.recording.delivery import EventDelivery
+from gradwatch.recording.hooks import Reductions
+from gradwatch.recording.loop_check import LoopCheck
+from gradwatch.recording.loop_table import LoopTable
+from gradwatch.recording.loops import Loop
+from gradwatch.recording.notices import Notices
+from gradwatch.recording.placed_hooks import HookListener, PlacedHooks
+from gradwatch.recording.sink import NullSink, StepSink
+
+logger = logging.getLogger("gradwatch")
+
+P = ParamSpec("P")
+State: TypeAlias = Literal["recording", "protecting", "closed"]
+
+
+class OpenLoop(Protocol):
+    """Begins to record an optimizer into a sink."""
+
+    def __call__(self, *, sink: StepSink, notices: Notices) -> Loop: ...
+
+
+class Recording:
+    """One recording: its loops, the sink that takes their steps, and its hooks.
+
+    Attributes:
+        run: the folder of the run.
+        loops: one for each optimizer of the script.
+        check: the checks of the training loop.
+        reductions: what DistributedDataParallel is about to reduce.
+        notices: the warnings that are given once.
+        state: "protecting" is what is left of a recording that has ended and still clips or skips.
+        overhead_seconds: the time that the training thread spent here.
+    """
+
+    def __init__(
+        self, run: Path, sink: StepSink, delivery: EventDelivery, reductions: Reductions, notices: Notices
+    ) -> None:
+        self.run = run
+        self.loops = LoopTable()
+        self.check = LoopCheck(self.loops.models)
+        self.reductions = reductions
+        self.notices = notices
+        self.state: State = "recording"
+        self.overhead_seconds = 0.0
+        self._sink = sink
+        self._delivery = delivery
+        self._hooks = PlacedHooks()
+
+    def guarded(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the method with its faults kept away from the training, and with SIGTERM held back meanwhile."""
+        if self.state == "closed":
+            return
+        lifecycle.enter()
+        began = time.perf_counter()
+        try:
+            method(*args, **kwargs)
+        except TrainingStopped:
+            raise
+        except Exception as fault:
+            self.end_by(fault)
+        finally:
+            self.overhead_seconds += time.perf_counter() - began
+            lifecycle.leave()
+
+    # ---------------------------------------------------------------------- beginning and end
+
+    def open(self, loops: Iterable[Loop], listener: HookListener) -> None:
+        """Take in the loops and put in the hooks, which call the listener."""
+        for loop in loops:
+            self._take_in(loop, listener)
+        self._hooks.put_in(listener)
+        lifecycle.opened(self.run, self)
+
+    def add(self, open_loop: OpenLoop, listener: HookListener) -> None:
+        """Record one more optimizer from here on."""
+        self._sink.flush()
+        self._take_in(open_loop(sink=self._sink, notices=self.notices), listener)
+
+    def flush(self, timeout: float) -> bool:
+        self.guarded(self.loops.release)
+        return self._sink.flush(timeout)
+
+    def close(self, reason: str) -> None:
+        """End the recording and take the hooks out."""
+        with lifecycle.inside():
+            self._delivery.stop_no_more()
+            self.guarded(self._end_loops)
+            if self.state != "closed":
+                self._detach()
+                _end(self._sink, reason, str(self.run))
+                self._delivery.deliver(self._sink.events)
+
+    def ask_to_end(self, reason: str) -> None:
+        """Begin to end, from a signal handler."""
+        self.loops.release()
+        self._sink.ask_to_end(reason, hurry=True)
+
+    def wait_for_end(self, timeout: float) -> None:
+        self._sink.wait_for_end(timeout)
+
+    def go_on_in_child(self) -> None:
+        """A forked child writes nothing, and is protected like its parent."""
+        self._sink = NullSink()
+        self.state = "protecting" if self.loops.record_nothing() else "closed"
+
+    def look_at_sink(self) -> None:
+        """Take note of the end of the sink, and of events.
+
+        Raises:
+            TrainingStopped: an event is of a kind that is to stop the training.
+        """
+        if isinstance(self._sink.fault, Exception):
+            self.end_by(self._sink.fault)
+        event = self._delivery.deliver(self._sink.events)
+        if event is not None:
+            self.close(f"stopped on {event.kind}")
+            raise TrainingStopped(
+                f"{event.kind} at step {event.step}: {event.message}. `gradwatch report {self.run}` shows what"
+                " happened."
+            )
+
+    def _take_in(self, loop: Loop, listener: HookListener) -> None:
+        name = loop.tracker.name
+        self.loops.add(loop)
+        for optimizer in loop.optimizers:
+            if not loop.steps_within_backward:
+                self.check.follow(name, optimizer)
+            kept = self.loops.live_with(loop, optimizer, functools.partial(self.guarded, self._let_go))
+            self._hooks.listen_to(optimizer, listener, name=name, kept=kept)
+
+    def _let_go(self, loop: Loop) -> None:
+        """The script has let go of the optimizer: its last step is recorded, and nothing else is kept."""
+        name = loop.tracker.name
+        self._hooks.let_go(name)
+        self.check.let_go(name)
+        self.loops.let_go(loop)
+        self._sink.dismiss(name)
+
+    def _end_loops(self) -> None:
+        if self.state == "recording":
+            self._sink.note(self.check.facts())
+        self.loops.abandon()
+
+    def _detach(self) -> None:
+        self.state = "closed"
+        self._hooks.take_out()
+        self.reductions.close()
+        lifecycle.closed(self.run)
+
+    # --------------------------------------------------------------------------------- faults
+
+    def end_by(self, fault: Exception) -> None:
+        """Report a fault once and let the training go on alone, but for what protects it."""
+        logger.debug("a fault while %s", self.state, exc_info=fault)
+        protects = self.loops.record_nothing()
+        if self.state != "recording":
+            return  # what protects the training begins anew with the next update
+        step = self.loops.furthest_step
+        sink, self._sink = self._sink, NullSink()
+        try:
+            if protects:
+                self.state = "protecting"
+                lifecycle.closed(self.run)
+            else:
+                self._detach()
+            sink.close("fault", timeout=5.0)
+        except Exception as second:
+            logger.debug("while ending", exc_info=second)
+        logger.error(
+            "gradwatch stopped recording %r at step %d; the training goes on%s. %s: %s (recording-stopped)",
+            str(self.run),
+            step,
+            ", and is clipped and skipped as before" if protects else "",
+            type(fault).__name__,
+            fault,
+        )
+
+    def protect(self, loop: Loop, fault: Exception, *, has_gradients: bool) -> None:
+        """A fault came between the gradients and the update: this update is protected all the same."""
+        try:
+            if has_gradients:
+                loop.protect()
+        except Exception as second:  # the protection itself has failed, and goes on failing
+            self.end_by(fault)
+            self.notices.not_clipped(f"{type(second).__name__}: {second}")
+            self._detach()
+        else:
+            self.end_by(fault)
+
+
+def _end(sink: StepSink, reason: str, run: str) -> None:
+    """End the sink and report the steps that did not reach the disk."""
+    if not sink.close(reason):
+        logger.error(
+            "gradwatch is still writing %r; what is not on the disk when the process ends is lost"
+            " (recording-unfinished)",
+            run,
+        )
+    if sink.fault is not None:
+        logger.error("gradwatch could not write all of %r: %s (recording-stopped)", run, sink.fault)
+    if sink.dropped:
+        logger.warning(
+            "gradwatch dropped %d steps of %r: the disk did not take them in time, a rank was not heard, or"
+            " their records could not be made (steps-dropped)",
+            sink.dropped,
+            run,
+        )
