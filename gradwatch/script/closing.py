@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from gradwatch.errors import GradwatchError
+from gradwatch.script.plan import PROCESS
 from gradwatch.store import StoreReader
 
 MOST_LINES = 4  # for processes that the script started; a line counts the others
-PROCESS = "-process-"  # between the name of the run and the number of the process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,7 @@ from gradwatch.recording.optimizers import (
 )
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.watch import Watch
-from gradwatch.script.plan import RecordingPlan
-from gradwatch.script.processes import run_of_this_process
+from gradwatch.script.plan import RecordingPlan, run_of_this_process
 
 logger = logging.getLogger("gradwatch")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from gradwatch.errors import BadArgument
+
+PROCESS = "-process-"  # between the name of the run and the number of the process
 
 POLICIES = {
     "norm": ("NormClip", 0, math.inf),
@@ -101,3 +105,13 @@ class RecordingPlan:
     def replaced_max_norm(self) -> float | None:
         """The threshold that the script's own clip calls get; a policy takes their place, so that they do nothing."""
         return math.inf if self.clip is not None else self.max_norm
+
+
+def run_of_this_process(run: Path, is_bare_fork: bool = False) -> Path:
+    """Return the run folder of a child process: the script's, with a number behind it.
+
+    The number is the one that multiprocessing gives the process, or its id after `os.fork`.
+    """
+    process: Any = multiprocessing.current_process()
+    number = str(os.getpid()) if is_bare_fork else "-".join(map(str, process._identity))
+    return run.with_name(f"{run.name}{PROCESS}{number}")

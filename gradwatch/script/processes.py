@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradwatch.script.closing import PROCESS
 from gradwatch.script.imports import after_import
 from gradwatch.script.plan import RecordingPlan
 
@@ -24,16 +21,6 @@ if TYPE_CHECKING:
     from gradwatch.script.discover import Discovery
 
 _LOADS_DATA = "torch.utils.data"  # its workers train nothing
-
-
-def run_of_this_process(run: Path, is_bare_fork: bool = False) -> Path:
-    """The folder of a run for a child process: the script's with a number behind it.
-
-    That is the number that multiprocessing gives the process, or its id after `os.fork`.
-    """
-    process: Any = multiprocessing.current_process()
-    number = str(os.getpid()) if is_bare_fork else "-".join(map(str, process._identity))
-    return run.with_name(f"{run.name}{PROCESS}{number}")
 
 
 def listen_to_processes(plan: RecordingPlan) -> Callable[[], None]:

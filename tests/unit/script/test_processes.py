@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from gradwatch.script.plan import RecordingPlan
-from gradwatch.script.processes import RecordedRun, listen_to_processes, run_of_this_process
+from gradwatch.script.plan import RecordingPlan, run_of_this_process
+from gradwatch.script.processes import RecordedRun, listen_to_processes
 
 PLAN = RecordingPlan(run=Path("/nowhere/x"), max_norm=1.0, steps=3)
 
