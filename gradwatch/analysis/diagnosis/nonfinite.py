@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -53,16 +54,20 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     if facts.is_imported and _was_left_out(optimizer):
         event = replace(event, severity="info")
+    return _finder(optimizer, event)(facts, optimizer, event)
+
+
+def _finder(optimizer: OptimizerFacts, event: Event) -> Callable[[Facts, OptimizerFacts, Event], Finding]:
+    """Choose the finding by where the NaN or infinity came from."""
     fault = nonfinite_fault(event)
     if fault == "norm":
-        return _norm_overflow(facts, optimizer, event)
-    if fault == "entries" and event.origin != "loss" and _is_hidden(optimizer, event.step):
-        return _hidden(facts, optimizer, event)
-    if fault == "loss" or event.origin == "loss" or _loss_is_nonfinite(optimizer, event.step):
-        return _in_the_loss(facts, optimizer, event)
-    if event.origin == "weights":
-        return _in_the_weights(facts, optimizer, event)
-    return _in_backward(facts, optimizer, event)
+        return _norm_overflow
+    from_loss = fault == "loss" or event.origin == "loss"
+    if not from_loss and _is_hidden(optimizer, event.step):
+        return _hidden
+    if from_loss or _loss_is_nonfinite(optimizer, event.step):
+        return _in_the_loss
+    return _in_the_weights if event.origin == "weights" else _in_backward
 
 
 def _was_left_out(optimizer: OptimizerFacts) -> bool:

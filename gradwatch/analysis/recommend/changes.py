@@ -94,20 +94,12 @@ def advise_after(
     if refused is not None:
         return _without(changes, f"the run supports no threshold as it is: {refused}")
     new, reasons = _with_optimizer(history, changes)
-    effects = [_of_batch(setup, changes), _of_decay(history, new, setup, changes)]
-    choices = [
-        _choose(new, norms, weights)
-        for norms, weights in _combined([effect for effect in effects if effect is not None])
-    ]
-    reasons += [effect.reason for effect in effects if effect is not None]
+    effects = [e for e in (_of_batch(setup, changes), _of_decay(history, new, setup, changes)) if e is not None]
+    choices = [_choose(new, norms, weights) for norms, weights in _combined(effects)]
     numbers = [choice.number for choice in choices]
-    if new.follows_gradient and new.learning_rate and "lr" in changes:
-        reasons.append(_bound_on_an_update(history, new))
-    elif new.is_adaptive and "lr" in changes:
-        reasons.append(
-            f"{new.optimizer_class} divides by the size of its gradients, so the learning rate itself does not move"
-            " the threshold"
-        )
+    reasons += [effect.reason for effect in effects]
+    if "lr" in changes:
+        reasons += _reasons_of_rate(history, new)
     return ChangedAdvice(
         changes=dict(changes),
         max_norm=two_digits(float(np.exp(np.mean(np.log(numbers))))),
@@ -147,6 +139,18 @@ def _words_of_rule(name: str, rule: str | None, *, keeps: bool) -> str:
         return f"it is not known whether the update of {name} follows the size of its gradient"
     what = "follows the size of its gradient" if rule == "follows-gradient" else "divides by the size of its gradients"
     return f"{name} {what}" + (", as the optimizer of the run" if keeps else ", unlike the optimizer of the run")
+
+
+def _reasons_of_rate(old: OptimizerHistory, new: OptimizerHistory) -> list[str]:
+    """Say how another learning rate moves the threshold."""
+    if new.follows_gradient and new.learning_rate:
+        return [_bound_on_an_update(old, new)]
+    if new.is_adaptive:
+        return [
+            f"{new.optimizer_class} divides by the size of its gradients, so the learning rate itself does not move"
+            " the threshold"
+        ]
+    return []
 
 
 def _bound_on_an_update(old: OptimizerHistory, new: OptimizerHistory) -> str:
@@ -205,17 +209,12 @@ def _of_decay(old: OptimizerHistory, new: OptimizerHistory, setup: Setup, change
     after = float(changes["weight_decay"]) if "weight_decay" in changes else before
     if not before and not after and "weight_decay" not in changes:
         return None  # no weight decay, and none is asked about
-    unknown = _unknown_decay(old, new, before, after)
-    if unknown is not None:
-        return _Effect(_NONE, _NONE, unknown)
-    assert before is not None
-    assert after is not None
-    assert old.learning_rate is not None
-    assert new.learning_rate is not None
-    moved = (after / before) * (old.learning_rate / new.learning_rate)
+    known = _known_decay(old, new, before, after)
+    if isinstance(known, str):
+        return _Effect(_NONE, _NONE, known)
+    moved, steps = known
     power = 0.5 if new.is_adaptive else 0.25
     norms, weights = moved**power, moved**-power
-    steps = 1 / (2 * new.learning_rate * after)
     root = "sqrt" if new.is_adaptive else "the fourth root"
     return _Effect(
         (1.0, norms),
@@ -226,10 +225,10 @@ def _of_decay(old: OptimizerHistory, new: OptimizerHistory, setup: Setup, change
     )
 
 
-def _unknown_decay(
+def _known_decay(
     old: OptimizerHistory, new: OptimizerHistory, before: float | None, after: float | None
-) -> str | None:
-    """Why the effect of weight decay is not known; None where it is."""
+) -> tuple[float, float] | str:
+    """Return the factor of lambda / lr and the steps until the new steady state; text: why they are not known."""
     if before is None:
         return "the weight decay of the run is not known, so its effect on the norms is not either"
     if not before or not after:
@@ -240,7 +239,7 @@ def _unknown_decay(
         return "the steady state under weight decay is not known across a change of optimizers"
     if old.learning_rate is None or new.learning_rate is None:
         return "the learning rate is not known, and the steady state under weight decay depends on it"
-    return None
+    return (after / before) * (old.learning_rate / new.learning_rate), 1 / (2 * new.learning_rate * after)
 
 
 def _combined(effects: Sequence[_Effect]) -> list[tuple[float, float]]:
