@@ -41,40 +41,37 @@ LOSING = (4.0, 0.3)
 
 
 class Explosion:
-    """Five of the last ten norms far above the level, or one that no training survives unclipped.
+    """Finds norms that explode: five of the last ten far above the level, or one that no training survives unclipped.
 
     The level is the median of a window that ends 100 steps ago, so that growth can't move it. Until that
-    window is filled it is the median of the steps so far, and in the first 32 steps that of the first five,
-    which a training that explodes from the start leaves behind. High and non-finite steps never enter it.
+    window is full, the level is the median of the steps so far. In the first 32 steps it is the median of the first
+    five steps, which a training that explodes from the start leaves behind. High and non-finite steps never enter it.
 
-    The loss decides how grave it is, where it is known. Norms that grow while the loss does not are a
-    training that gets going: information. With a loss that left its own level they are a warning, and critical
-    at 10 times the level. So they are where no loss is known, but not within 100 steps of a changed learning
-    rate. One unclipped step at 100 times the level is critical for an optimizer whose update follows the
-    gradient, and so is a non-finite step right after a rise. A rise that clipping brings back under the limit
-    is information.
+    A known loss decides the severity. If norms grow while the loss does not, the training is getting going: the
+    event is information. If the loss left its own level, the event is a warning, and critical at 10 times the level
+    of the norm. The same holds if no loss is known, except within 100 steps of a changed learning rate. One
+    unclipped step at 100 times the level is critical for an optimizer whose update follows the gradient. So is a
+    non-finite step right after a rise. A rise that clipping brings back under the limit is information.
 
     An explosion from which norms and loss come back is lowered to a warning when it is over, however high it
     went: it had no lasting consequence.
 
-    A loss that stays out of its level for 20 steps after a rise, of the norm or of the learning rate, is
-    critical, wherever the norms went since.
-    And an update that changes a matrix by more than 0.7 of its norm is a warning at once: where the learning
-    rate is too high from the first step on there is no level to leave.
+    A loss that stays out of its level for 20 steps after a rise of the norm or of the learning rate is critical,
+    wherever the norms went since.
+
+    An update that changes a matrix by more than 0.7 of its norm is a warning at once: if the learning rate is too
+    high from the first step on, there is no level to leave.
     """
 
     def __init__(self, update_rule: UpdateRule | None = None) -> None:
         self._update_rule = update_rule
         self._levels = _Levels()
-        self._loss = LossLevel(window=500, lag=100)
-        self._early_loss = LossLevel(window=500, least=5)
-        self._losses: deque[float] = deque(maxlen=OF_LAST_STEPS)
+        self._losses = _Losses()
         self._layers = LayerLevels()
         self._changes = PresenceChanges()
         self._rates = RateChanges()
         self._updates = _LargeUpdates()
         self._steps_since_rise = AFTER_RISE_STEPS
-        self._lost_steps = 0
         self._grades: deque[int] = deque(maxlen=OF_LAST_STEPS)
         self._episode = Episode()
         self._high_in_a_row = 0
@@ -84,8 +81,7 @@ class Explosion:
         if record.skipped:
             return []
         self._rates.update(record)
-        if record.loss is not None:
-            self._losses.append(record.loss)
+        self._losses.see(record.loss)
         if not is_usable(record):
             return self._nonfinite(record)
         self._layers.see(record)
@@ -95,7 +91,7 @@ class Explosion:
         grade = _grade(record.total_norm, level)
         self._grades.append(grade)
         self._steps_since_rise = 0 if grade >= 0 else self._steps_since_rise + 1
-        self._lost_steps = self._lost_steps + 1 if self._losing() else 0
+        self._losses.count()
         events = self._alarm_or_calm(record, level)
         if grade < 0:
             self._learn(record)
@@ -108,7 +104,9 @@ class Explosion:
     def _alarm_or_calm(self, record: StepRecord, level: Level | None) -> list[Event]:
         large_update = self._updates.event(record)
         if level is not None:
-            if self._lost_steps >= LOST_STEPS and (self._steps_since_rise < AFTER_RISE_STEPS or self._rates.raised):
+            if self._losses.steps_out >= LOST_STEPS and (
+                self._steps_since_rise < AFTER_RISE_STEPS or self._rates.raised
+            ):
                 return self._episode.alarm(self._event(record, "critical", level))
             worst = self._worst_grade(record, level)
             if worst >= 0:
@@ -120,15 +118,13 @@ class Explosion:
 
     def _came_back(self, level: Level | None) -> str | None:
         """What shows that a rise had no lasting consequence; None where the level or the loss stayed."""
-        if level is None or self._stayed or self._losing():
+        if level is None or self._stayed or self._losses.are_out():
             return None
-        return "norms came back" if self._losing() is None else "loss and norms came back"
+        return "norms came back" if self._losses.are_out() is None else "loss and norms came back"
 
     def _learn(self, record: StepRecord) -> None:
         self._levels.add(record.total_norm)
-        if not self._lost_steps:
-            self._loss.add(record.loss)
-            self._early_loss.add(record.loss)
+        self._losses.learn(record.loss)
         self._layers.learn(record)
         self._high_in_a_row = 0
 
@@ -141,7 +137,7 @@ class Explosion:
         return sorted(high)[-HIGH_STEPS] if has_lasted else -1
 
     def _severity(self, record: StepRecord, level: Level, worst: int) -> Severity:
-        losing = self._losing()
+        losing = self._losses.are_out()
         if record.clipped and record.total_norm * record.clip_coef <= level.limit(*HIGH):
             return "info"
         if worst == 2 and self._update_rule == "follows-gradient":
@@ -149,14 +145,6 @@ class Explosion:
         if losing is False or (losing is None and self._rates.changed):
             return "info"
         return "warning" if worst == 0 else "critical"
-
-    def _losing(self) -> bool | None:
-        """Whether the loss has left its level; None where it is not known."""
-        if not self._losses:
-            return None
-        level = self._loss if self._loss.ready else self._early_loss
-        recent = sorted(self._losses)[len(self._losses) // 2 :]
-        return level.is_out(recent[0], *LOSING) or not all(map(math.isfinite, recent))
 
     def _nonfinite(self, record: StepRecord) -> list[Event]:
         rising = any(grade >= 0 for grade in self._grades)
@@ -182,7 +170,9 @@ class Explosion:
             if math.isfinite(norm)
             else "the norm grew until it was no longer finite"
         )
-        loss = {True: "; the loss left its level too", False: "; the loss has not risen", None: ""}[self._losing()]
+        loss = {True: "; the loss left its level too", False: "; the loss has not risen", None: ""}[
+            self._losses.are_out()
+        ]
         rate = f"; the learning rate was changed to {record.learning_rates[0]:.3g}" if self._rates.changed else ""
         clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
         return event_at(
@@ -224,6 +214,42 @@ class _Levels:
     def restart(self) -> None:
         for level in (self._lagged, self._early, self._start):
             level.restart()
+
+
+class _Losses:
+    """The last losses, beside the level that they had before.
+
+    Attributes:
+        steps_out: the steps in a row whose loss was out of its level.
+    """
+
+    def __init__(self) -> None:
+        self.steps_out = 0
+        self._lagged = LossLevel(window=500, lag=100)
+        self._early = LossLevel(window=500, least=5)
+        self._last: deque[float] = deque(maxlen=OF_LAST_STEPS)
+
+    def see(self, loss: float | None) -> None:
+        if loss is not None:
+            self._last.append(loss)
+
+    def count(self) -> None:
+        """Count a step whose norm is finite."""
+        self.steps_out = self.steps_out + 1 if self.are_out() else 0
+
+    def learn(self, loss: float | None) -> None:
+        """Take a loss into the level, unless the last ones are out of it."""
+        if not self.steps_out:
+            self._lagged.add(loss)
+            self._early.add(loss)
+
+    def are_out(self) -> bool | None:
+        """Whether the loss has left its level; None if no loss is known."""
+        if not self._last:
+            return None
+        level = self._lagged if self._lagged.ready else self._early
+        recent = sorted(self._last)[len(self._last) // 2 :]
+        return level.is_out(recent[0], *LOSING) or not all(map(math.isfinite, recent))
 
 
 class _LargeUpdates:

@@ -6,7 +6,6 @@ reported once and ends the recording. What ``clip=`` and ``skip_nonfinite`` prom
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -142,7 +141,7 @@ class Recording:
         for optimizer in loop.optimizers:
             if not loop.steps_within_backward:
                 self.check.follow(name, optimizer)
-            kept = self.loops.live_with(loop, optimizer, functools.partial(self.guarded, self._let_go))
+            kept = self.loops.live_with(loop, optimizer, lambda gone: self.guarded(self._let_go, gone))
             self._hooks.listen_to(optimizer, listener, name=name, kept=kept)
 
     def _let_go(self, loop: Loop) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +31,42 @@ MAX_EVENTS = 1000  # given to a page; of more, the most severe
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """One optimizer of the run, as the last `RunView.refresh` read it."""
+
+    run: Run
+    summary: RunSummary  # without layers
+    standing: NDArray[np.int64]
+    names: tuple[str, ...]  # of the parameters
+    identity: tuple[object, ...]
+
+    @classmethod
+    def of(cls, path: Path, optimizer: str | None) -> _Read:
+        run = Run(path)
+        summary = summarize(run, optimizer, layers=False)
+        name = summary.optimizer
+        return cls(
+            run=run,
+            summary=summary,
+            standing=run.standing(name),
+            names=tuple(info.name for info in run.parameters(name)),
+            identity=_identity(run, name),
+        )
+
+    @property
+    def optimizer(self) -> str:
+        return self.summary.optimizer
+
+    def first_row(self, stat: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The id of the first row with this statistic, and its values, (1, parameters); (0, parameters) if none."""
+        return self.run.layer_rows(stat, self.optimizer, most=1)
+
+    def has_ended(self) -> bool:
+        """Whether the process of a run that was being written is gone. A killed process writes no sign of it."""
+        return self.summary.running and not self.run.is_being_written()
+
+
 class RunView:
     """One optimizer's part of a run, as of the last `refresh`. Threads may share a view.
 
@@ -47,40 +83,28 @@ class RunView:
         self.path = path
         self._optimizer = optimizer
         self._lock = threading.RLock()
-        self._stamp: tuple[tuple[int, int], ...] | None = None
-        self._identity: tuple[object, ...] = ()
-        self._names: tuple[str, ...] = ()
+        self._stamp = written(path)
+        self._read = _Read.of(path, optimizer)
+        self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
         self._histories: dict[str, LayerHistory] = {}
-        self.refresh()
+        self._up_to_date: set[str] = set()
 
     def refresh(self) -> None:
         """Read what was written since. An unchanged store is not opened; another store is read from its start."""
         with self._lock:
             stamp = written(self.path)
-            if stamp == self._stamp and not self._has_ended():
+            if stamp == self._stamp and not self._read.has_ended():
                 return
-            run = Run(self.path)
-            self._summary = summarize(run, self._optimizer, layers=False)
-            name = self._summary.optimizer
-            self._standing = run.standing(name)
-            identity = _identity(run, name)
-            if self._identity != identity:
+            read = _Read.of(self.path, self._optimizer)
+            if self._read.identity != read.identity:
                 self._histories = {}
-            self._identity = identity
-            self._names = tuple(info.name for info in run.parameters(name))
-            self._run, self._name = run, name
-            self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
-            self._up_to_date: set[str] = set()
+            self._read, self._advice, self._up_to_date = read, None, set()
             self._stamp = stamp
-
-    def _has_ended(self) -> bool:
-        """Whether the process of a run that was being written is gone. A killed one writes nothing to say so."""
-        return self._summary.running and not self._run.is_being_written()
 
     @property
     def summary(self) -> RunSummary:
         """The summary of the run without its layers."""
-        return self._summary
+        return self._read.summary
 
     @property
     def nbytes(self) -> int:
@@ -89,25 +113,25 @@ class RunView:
 
     def overview(self) -> dict[str, Any]:
         """As `gradwatch report --json`, without layers; of very many events only the most severe."""
-        summary = self._summary
+        summary = self._read.summary
         events, hidden = _most_severe(summary.events)
         return report(summary) | {
             "seams": [str(seam) for seam in summary.seams],
             "events": [event.as_dict() for event in events],
             "events_hidden": hidden,
-            "parameters": len(self._names),
+            "parameters": len(self._read.names),
         }
 
     def series(self, first: float, last: float, columns: int) -> Arrays:
         """The steps from ``first`` to ``last`` in at most twice as many columns as asked for (`at_zoom`)."""
-        return at_zoom(self._summary.series, first, last, columns)
+        return at_zoom(self._read.summary.series, first, last, columns)
 
     def layers(self) -> dict[str, Any]:
         """Every parameter with its median and its largest norm, and the indices of the most relevant first."""
         with self._lock:
             history = self._history("norm")
             level = history.level()
-            infos = self._run.parameters(self._name)
+            infos = self._read.run.parameters(self._read.optimizer)
             layers = [
                 LayerSummary(
                     name=info.name,
@@ -128,8 +152,8 @@ class RunView:
             keys = ("name", "numel", "median", "max", "max_step", "nonfinite_steps")
             return {
                 "layers": [{key: getattr(layer, key) for key in keys} for layer in layers],
-                "ranks": self._run.layer_rows("rank_norm", self._name, most=1)[1].shape[1],
-                "telling": most_relevant(layers, self._summary.events),
+                "ranks": self._read.first_row("rank_norm")[1].shape[1],
+                "telling": most_relevant(layers, self._read.summary.events),
                 "sampled": history.sampled,
                 "stats": [stat for stat in HEAT_STATS if self._has(stat)],
             }
@@ -143,28 +167,28 @@ class RunView:
         if stat not in HEAT_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(HEAT_STATS)}.")
         with self._lock:
-            firsts, lasts, values, joined = self._history(stat).tile(self._run, first, last, columns)
+            firsts, lasts, values, joined = self._history(stat).tile(self._read.run, first, last, columns)
         return {"stat": stat, "joined": joined}, {"first": firsts, "last": lasts, "values": values}
 
     def advice(self) -> dict[str, Any]:
         """The recommendation, and what every threshold would have done (`recommend_with_curve`)."""
         with self._lock:
             if self._advice is None:
-                self._advice = recommend_with_curve(self._run, self._summary)
+                self._advice = recommend_with_curve(self._read.run, self._read.summary)
             advice, curve = self._advice
         return recommendation(advice) | {"curve": [asdict(point) for point in curve]}
 
     def _has(self, stat: str) -> bool:
-        return bool(len(self._run.layer_rows(stat, self._name, most=1)[0]))
+        return bool(len(self._read.first_row(stat)[0]))
 
     def _history(self, stat: str) -> LayerHistory:
         history = self._histories.get(stat)
         if history is None:
-            first = self._run.layer_rows(stat, self._name, most=1)[1] if stat.startswith("rank_") else None
-            rows = len(self._names) if first is None else first.shape[1]
-            history = self._histories[stat] = LayerHistory(stat, self._name, rows)
+            first = self._read.first_row(stat)[1] if stat.startswith("rank_") else None
+            rows = len(self._read.names) if first is None else first.shape[1]
+            history = self._histories[stat] = LayerHistory(stat, self._read.optimizer, rows)
         if stat not in self._up_to_date:
-            history.update(self._run, self._standing)
+            history.update(self._read.run, self._read.standing)
             self._up_to_date.add(stat)
         return history
 
