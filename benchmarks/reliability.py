@@ -119,7 +119,7 @@ def main() -> None:
     print(f"the store opens: {sum(one.opened for one in found)} of {len(found)}")
     print(f"a beginning without a gap: {sum(one.whole for one in found)} of {len(found)}")
     print(f"every number right: {sum(one.right for one in found)} of {len(found)}")
-    print(f"missing: {np.median(missing):.2f} s in the middle, {max(missing):.2f} s at most")
+    print(f"missing: {np.median(missing):.2f} s in the median, {max(missing):.2f} s at most")
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def chosen_bits(file: Path, elsewhere: int) -> dict[str, list[int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--elsewhere", type=int, default=5000, help="bits outside of page 1 and the small tables")
-    parser.add_argument("--one-of", type=int, default=1, help="of so many bits of the other rows one is flipped")
+    parser.add_argument("--one-of", type=int, default=1, help="flip one of this many bits of the other rows")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = example(Path(folder) / "run")

@@ -1,4 +1,4 @@
-// The entry of `gradwatch view`: the page by itself, which follows the runs that are being recorded.
+// The entry of `gradwatch view`: the page on its own, which follows the runs that are being recorded.
 import { addressOf } from "./data/address.js";
 import { follow } from "./data/follow.js";
 import { served } from "./data/sources.js";

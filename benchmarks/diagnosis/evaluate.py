@@ -80,7 +80,7 @@ class Outcome:
 
     @property
     def first(self) -> str | None:
-        """The code that is told first; a finding that only informs counts where it is what is expected."""
+        """Return the code of the first finding. One of severity info counts only if it is the expected one."""
         told = [f["code"] for f in self.alarming] or [f["code"] for f in self.findings if f["code"] == self.case.code]
         return told[0] if told else None
 

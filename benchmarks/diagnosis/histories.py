@@ -1,4 +1,4 @@
-"""What is said of public histories that nobody made for a test.
+"""The findings in public histories, which were not made for a test.
 
     python benchmarks/diagnosis/histories.py FOLDER            # prints the table for both halves
 
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 def main(folder: Path) -> None:
     listed = json.loads((HERE / "histories.json").read_text())
     present = [entry for entry in listed if (folder / f"{entry['id']}.json").exists()]
-    print(f"# Public histories: {len(present)} of {len(listed)} at hand\n")
+    print(f"# Public histories: {len(present)} of {len(listed)} present\n")
     print("| half | histories | rows | false warnings | per 10,000 rows | spikes | told | short | said to be |")
     print("|---|---|---|---|---|---|---|---|---|")
     lines = []

@@ -82,9 +82,9 @@ class History:
     losses: NDArray[np.float64]  # of the batches
     layers: dict[str, NDArray[np.float64]]  # (steps, trainings) norms by parameter
     weights: dict[str, NDArray[np.float64]]  # (steps, trainings) weight norms, every `SAMPLED` steps, else NaN
-    updates: dict[str, NDArray[np.float64]]  # likewise of what the step changed
+    updates: dict[str, NDArray[np.float64]]  # the same of the change by the step
     looks: NDArray[np.float64]  # (LOOKS, trainings), held out
-    checks: NDArray[np.float64]  # likewise of the validation
+    checks: NDArray[np.float64]  # the same of the validation
     before: NDArray[np.float64]  # held out, of the untrained network
 
     def score(self) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ class Seed:
     advice: float
     features: Array
     thresholds: Array  # logarithms, ascending
-    losses: Array  # likewise, over the best of the cell
+    losses: Array  # the same, over the best of the cell
 
 
 def seeds_of(task: Task, best: Mapping[float, float], first: int) -> list[Seed]:

@@ -795,7 +795,7 @@ def _pairs(pairs: int, count: int) -> Callable[[np.random.Generator], Batch]:
 def _doubted(
     batch: Callable[[np.random.Generator], Batch], share: float, classes: int
 ) -> Callable[[np.random.Generator], Batch]:
-    """A share of the labels is drawn anew, also where it is held out, so that no loss comes near nothing."""
+    """Draw a share of the labels anew, also of the held-out ones, so that no loss gets near 0."""
 
     def doubted(generator: np.random.Generator) -> Batch:
         *inputs, labels = batch(generator)

@@ -37,7 +37,7 @@ export function colourScale(low, high, log) {
  * between.
  *
  * @param {number} low a power of ten, not necessarily whole
- * @param {number} high likewise
+ * @param {number} high in the same unit
  */
 export function decades(low, high) {
   const [begin, end] = [Math.ceil(low - 1e-9), Math.floor(high + 1e-9)];

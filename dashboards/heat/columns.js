@@ -26,7 +26,7 @@ export function pixelColumns({ first, last }, [from, to], width, heldUntil = nul
 }
 
 /**
- * The rows that a line of pixels shows, where there are more rows than lines.
+ * The rows that a line of pixels shows, if there are more rows than lines.
  *
  * @param {number} line
  * @param {number} rows

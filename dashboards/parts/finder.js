@@ -1,4 +1,4 @@
-// The search for runs, above their list: it is there where there are many.
+// The search for runs, above their list: it appears if there are many.
 import { h } from "../draw/dom.js";
 import { count, whole } from "../draw/text.js";
 import { KINDS } from "../state/found.js";

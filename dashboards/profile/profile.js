@@ -67,7 +67,7 @@ export class DepthProfile {
 
   #bands = memo(bandsOf);
 
-  /** Draws again, at the width that there is now; nothing where there is no room beside the heat map. */
+  /** Draws again, at the present width; draws nothing if there is no room beside the heat map. */
   draw() {
     const shown = this.#shown;
     const ctx = this.#canvas.getContext("2d");

@@ -1,4 +1,4 @@
-// Events: their order, their identity, and which of them get a mark where there is room for a few.
+// Events: their order, their identity, and which of them get a mark if there is room for only a few.
 /** @import { Overview, RunEvent, Severity } from "../types.d.ts" */
 
 /** @type {Severity[]} from the mildest to the gravest */

@@ -36,7 +36,7 @@ def draw(name: str, command: str, *views: RenderableType) -> None:
         for view in views:
             console.print(view)
         svg = console.export_svg(title="gradwatch", theme=MONOKAI, unique_id=name)
-    # rich refers to fonts on a server; a picture of ours loads nothing from anywhere
+    # rich refers to fonts on a server; gradwatch's pictures load nothing from anywhere
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     (HERE / f"{name}.svg").write_text(re.sub(r"[ \t]+\n", "\n", svg))
     print(HERE / f"{name}.svg")

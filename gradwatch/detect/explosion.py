@@ -31,7 +31,7 @@ PATIENCE_STEPS = 100
 """High steps in a row after which the new level is believed."""
 
 LOST_STEPS, AFTER_RISE_STEPS = 20, 200
-"""A training is lost when its loss stays out of its level for so many steps, within so many after a rise."""
+"""Steps that a loss must stay out of its level to be lost, and steps after a rise within which this counts."""
 
 LARGEST_UPDATE_RATIO = 0.7
 """An update out of proportion changes a matrix by more than this fraction of its norm."""

@@ -27,7 +27,7 @@ USUAL_TAIL_FACTOR = 2.0
 """A norm below this many times the 99th percentile is usual for this training."""
 
 HABIT_SPIKES, HABIT_STEPS, HABIT_FACTOR = 3, 1000, 2.0
-"""After this many spikes in so many steps, the next must be this many times the largest of them."""
+"""After so many spikes within this many steps, the next must be this many times the largest of them."""
 
 PATIENCE_STEPS = 100
 """Steps above the level in a row after which the new level is believed."""

@@ -86,7 +86,7 @@ class _Encoder:
 
     Attributes:
         arrays: the bytes of each array.
-        parameters: the lists of parameters, of which there are few and many references.
+        parameters: the lists of parameters; there are few lists and many references to them.
     """
 
     def __init__(self) -> None:

@@ -96,7 +96,7 @@ class RankGatherer:
         self._mailbox.announce("open", first_steps)
 
     def close(self) -> None:
-        """Tell the other ranks that their messages are not read any more."""
+        """Tell the other ranks that their messages are no longer read."""
         try:
             self._mailbox.announce("closed", True)
         except Exception as error:

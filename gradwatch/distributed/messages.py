@@ -60,7 +60,7 @@ class LocalStep:
 class JoinedParts:
     """Parts of parameters that a rank has from here on, in columns ``first``, ``first`` + 1, ... of its tables.
 
-    None stands for a parameter of which the rank has nothing.
+    None stands for a parameter that the rank has no part of.
     """
 
     optimizer: str

@@ -28,7 +28,7 @@ def attach(
     Args:
         accelerator: rank 0 of its processes writes the run.
         model: as passed to `accelerator.prepare` or as returned by it.
-        optimizer: likewise; one or several.
+        optimizer: one or several, prepared or not.
         run: the folder to record into.
         options: those of `gradwatch.attach`.
     """

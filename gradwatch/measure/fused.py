@@ -1,6 +1,6 @@
 """The compiled pass over gradients on the CPU: four statistics in one read (fused.c).
 
-It is built with the wheel where a compiler is installed. Where it is missing, or ``GRADWATCH_FUSED=0``
+It is built with the wheel where a compiler is installed. If it is missing, or ``GRADWATCH_FUSED=0``
 is set, PyTorch's operators measure the same numbers more slowly.
 """
 

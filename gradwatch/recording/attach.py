@@ -225,7 +225,7 @@ def _check_run_options(first_step: int | None, stop_on: Sequence[str], total_ste
     if ranks not in (True, False, "own"):
         raise BadArgument(f"ranks is {ranks!r}; expected True, False or 'own'.")
     if total_steps is not None and total_steps < 1:
-        raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None where it is not known.")
+        raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None if it is not known.")
 
 
 def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:
@@ -306,9 +306,7 @@ def _capacity(trained: Trained) -> int:
 
 def _check_own_ranks(options: RecordingOptions) -> None:
     if options.ranks == "own" and rank_and_world_size()[1] > 1:
-        raise ShardedParameters(
-            'ranks is "own", and there are parameters of which this process holds a part. Leave it out.'
-        )
+        raise ShardedParameters('ranks is "own", and this process holds only a part of some parameters. Leave it out.')
 
 
 def _check_only_recorded(options: RecordingOptions, policies: Mapping[str, Policy]) -> None:

@@ -89,7 +89,7 @@ class BatchWriter:
         self._make_room()
 
     def give_up(self) -> None:
-        """Nothing is written any more: the steps that wait are lost."""
+        """Write nothing from now on: the steps that wait are lost."""
         self.lost += len(self.batch.records)
         self.batch = Batch()
 

@@ -60,7 +60,7 @@ class ClipAudit:
 
 
 def fault_of_change(before: PendingStep, gradients: GradientHistory, *, at_clip: bool) -> str | None:
-    """What a change of the gradients after clipping means; what the script changed by itself is its own."""
+    """Return the fault that a change of the gradients after clipping shows; the script's own changes are none."""
     if not before.clippings or before.backwards == gradients.backwards:
         return before.clip_fault
     return "micro-batch" if at_clip else "before-backward"
@@ -91,7 +91,7 @@ def _covers(call: ClipCall, ids: set[int], gradients: Sequence[Tensor | None]) -
 
 
 def add_clipping(pending: PendingStep | None, call: ClipCall, total_norm: Tensor | None) -> None:
-    """Write down what a call by norm, or by a policy of ours, did."""
+    """Add the clipping that a call by norm, or a policy of gradwatch, did."""
     if pending is not None and call.made:
         pending.add_clipping(*call.made)
     elif pending is not None and total_norm is not None and call.max_norm is not None:

@@ -361,7 +361,7 @@ class WithoutOptimizer(Loop):
         self._is_further_call = tracker.gradients.are_consumed()
         if self._is_further_call:
             return
-        self._gate.say_not_applied("there is no optimizer, the loop clips and updates by itself")
+        self._gate.say_not_applied("there is no optimizer: the loop itself clips and updates the weights")
         tracker.release()
         if tracker.is_due and not tracker.audit.begin(call, tracker.gradients, tracker.held):
             gradients = tracker.parameters.gradients()

@@ -135,7 +135,7 @@ class StepLosses:
         self._logged = logged + self._logged
 
     def use_logged(self) -> None:
-        """The user logs losses: from this step on only those count, also where there is none."""
+        """The user logs losses: from this step on only those count, even for a step that has none."""
         self._is_logged = True
 
     def note_step(self, *, is_made: bool) -> None:

@@ -31,7 +31,7 @@ class GuardedMirror:
             for record in records:
                 self._mirror.add(record)
         except Exception as error:
-            logger.warning("gradwatch writes no event files any more: %s (mirror-stopped)", error)
+            logger.warning("gradwatch no longer writes event files: %s (mirror-stopped)", error)
             self._mirror = None
 
     def close(self) -> None:

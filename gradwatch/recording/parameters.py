@@ -173,7 +173,7 @@ class ParameterTable:
         return first if first < len(self.infos) else None
 
     def gradients(self) -> list[Tensor | None]:
-        """Each parameter's ``grad``; None where there is none."""
+        """Each parameter's ``grad``; None for a parameter without one."""
         return [None if parameter is None else parameter.grad for parameter in self.parameters]
 
     def gradients_to_act_on(self) -> list[Tensor | None]:

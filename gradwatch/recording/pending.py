@@ -33,7 +33,7 @@ class PendingStep:
         backward_losses: on which backward was called.
         scale: the gradients were measured times this.
         loss_scale: the GradScaler's at the step.
-        found_inf: of a fused optimizer, which skips by itself; above 0 where it does.
+        found_inf: of a fused optimizer, which skips the update itself if this is above 0.
         before_reduction: what this process had before the reduction over ranks.
         whole: of sharded gradients, where their norms over all processes were needed at the step.
         ready: when the numbers that `to_host` copies are there.

@@ -67,7 +67,7 @@ class RankSender:
         """Rank 0 keeps its own."""
 
     def dismiss(self, name: str) -> None:
-        """Rank 0 notices by itself."""
+        """Do nothing: rank 0 notices it."""
 
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
         """Queue a step. One that finds no room is missed by rank 0 when the next one comes."""

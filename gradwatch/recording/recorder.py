@@ -37,7 +37,7 @@ Job: TypeAlias = Callable[[], object]
 AT_ONCE = 256  # records in one commit
 JUDGED_AT_END, IN_A_HURRY = 10.0, 1.0  # seconds for which a recording that ends may still look for events
 UNJUDGED = "unjudged_since"
-"""The first attempt with steps that no detector has seen, in the table meta; empty where there is none."""
+"""The first attempt with steps that no detector has seen, in the table meta; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class HookRouter:
 
     @_guarded
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
-        """Note what it is called on, which is a loss of the next step if it reaches gradients of ours."""
+        """Note the tensors it is called on: a loss of the next step if it reaches recorded gradients."""
         if not self._is_in_training_thread():
             return
         self._check.before_backward()

@@ -97,7 +97,7 @@ class StepSink(Protocol):
         ...
 
     def dismiss(self, name: str) -> None:
-        """No step of this optimizer comes any more."""
+        """The optimizer of this name makes no more steps."""
         ...
 
     def note(self, facts: Mapping[str, str]) -> None:
@@ -208,7 +208,7 @@ class QueueThread(Generic[Item]):
         self._thread.start()
 
     def put(self, item: Item) -> bool:
-        """Queue an item; False where there is no room for it, or no thread any more."""
+        """Queue an item; False if the queue is full or the thread has ended."""
         if self.ended or len(self._queue) >= self.capacity:
             return False
         self._queue.append(item)
@@ -243,7 +243,7 @@ class QueueThread(Generic[Item]):
         self._wake.ring()
 
     def end(self, timeout: float) -> bool:
-        """Ask the thread to end and wait for it; False where it is still at work."""
+        """Ask the thread to end and wait for it; False if it is still at work."""
         self.ask_to_end()
         self._thread.join(timeout)
         return not self._thread.is_alive()

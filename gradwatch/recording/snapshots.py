@@ -1,6 +1,6 @@
 """Keeps the state of detectors in the store, so that a resumed run need not show them every earlier step.
 
-A snapshot says of which detectors it is and which record they had seen last. Without one that fits, the
+A snapshot names its detectors and the last record that they had seen. Without one that fits, the
 detectors see all records of the store again.
 """
 

@@ -116,7 +116,7 @@ class UpdateGate:
         return pending.whole
 
     def _skip(self, pending: PendingStep, skip: bool | Tensor) -> None:
-        """Keep the update away; a device decides by itself, through an optimizer that takes ``found_inf``."""
+        """Skip the update; on a device, an optimizer that takes ``found_inf`` decides without a wait."""
         if skip is False:
             return
         optimizer: Any = self._optimizer

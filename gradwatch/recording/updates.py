@@ -34,7 +34,7 @@ class Update(Protocol):
         ...
 
     def interrupted(self, loss_scale: Tensor | None) -> None:
-        """The update has not ended, and another begins or none comes any more."""
+        """The update has not ended, and another begins or the loop has ended."""
         ...
 
 

@@ -18,8 +18,8 @@ def read(paths: Sequence[Path], norm: str | None = None, step: str | None = None
     Args:
         paths: event files or their folder, a ``trainer_state.json``, or a CSV or Parquet file.
         norm: column or tag of the gradient norm; needed only if its name does not tell.
-        step: column of the step, likewise.
-        loss: column or tag of the loss, likewise.
+        step: column of the step.
+        loss: column or tag of the loss.
 
     Raises:
         CannotImport: a file is missing, is of no known kind, or lacks what is needed.

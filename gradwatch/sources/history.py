@@ -46,7 +46,7 @@ class History:
 
     Attributes:
         points: in any order.
-        source: which part of which file was read, in words.
+        source: the file, and the part of it that was read, in words.
         moment: when norms were taken: "before clipping", "after clipping" or "unknown".
         notes: sentences for the user.
     """

@@ -135,7 +135,7 @@ class StoreReader:
         Args:
             stat: one of `STATS`, `WEIGHT_STATS` or `SAMPLED_STATS`.
             optimizer: its name.
-            one_of: of so many rows one is read, evenly.
+            one_of: read one of this many rows, evenly.
             after: only rows with a larger id.
             up_to: only rows with no larger id; None: all.
             most: of rows; -1: all.

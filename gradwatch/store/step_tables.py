@@ -35,7 +35,7 @@ class Part:
     """Which rows of a table to read.
 
     Attributes:
-        one_of: of so many rows one is read, evenly.
+        one_of: read one of this many rows, evenly.
         after: only rows with a larger id.
         up_to: only rows with no larger id.
         most: of rows; -1: all.
@@ -95,7 +95,7 @@ class StepTables:
             if any(self._integrity.is_intact_step(row) for row in rows):
                 return int(last) + 1
             below = last - 1  # a damaged row
-        columns = self.step_columns()  # so many are damaged that one look at all is faster
+        columns = self.step_columns()  # with this many damaged rows, reading all is faster
         own = [step for step, name in zip(columns["step"], columns["optimizer"], strict=True) if name == optimizer]
         return max(own, default=-1) + 1
 

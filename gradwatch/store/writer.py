@@ -195,7 +195,7 @@ class StoreWriter:
 
         Raises:
             StoreNotWritable: the disk does not take them now; nothing was written, and they may be given again.
-            StoreRemoved: the file is not in its place any more, so that what is written would never be read.
+            StoreRemoved: the file is no longer in its place, so that nothing written to it would ever be read.
         """
         rows = step_rows(records, self._next_id)
         if _identity(self.path) != self._file:
@@ -267,7 +267,7 @@ class StoreWriter:
         self._db.close()
 
     def abandon(self) -> None:
-        """Close without an end, for a file that can't be written any more."""
+        """Close without an end, for a file that can no longer be written."""
         self._db.close()
 
     def _update_attempt(self, assignments: str, *values: object) -> None:

@@ -537,7 +537,7 @@ def test_a_loop_without_optimizer_is_not_clipped_by_a_policy_and_that_is_said(tm
     model = net()
     with gradwatch.attach(model, None, tmp_path / "run", clip=NormClip(1.0)):
         train_by_hand(model, steps=2)
-    assert "there is no optimizer, the loop clips and updates by itself (clip-not-applied)" in caplog.text
+    assert "there is no optimizer: the loop itself clips and updates the weights (clip-not-applied)" in caplog.text
 
 
 # --------------------------------------------------------------------------- optimizer in backward

@@ -1,4 +1,4 @@
-"""Clipping that harms, that does nothing, or that nobody sees."""
+"""Clipping that harms, that does nothing, or that is not seen."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
-NOTED_SPIKE_RATIO = 8.0  # times its neighbours: a lone step that is worth a word
+NOTED_SPIKE_RATIO = 8.0  # times its neighbours: a lone step that is reported
 SPIKE_WINDOW = 33  # steps
 
 
@@ -338,7 +338,7 @@ def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         steps=(first.step, int(optimizer.steps[-1])),
         evidence={
             "observed": Quantity(first.observed, "share of the strongest layer, or of its own level"),
-            "limit": Quantity(first.limit, "likewise"),
+            "limit": Quantity(first.limit, "share of the strongest layer, or of its own level"),
         },
         cause="each layer's backward shrinks the gradient: saturating activations, small initial weights, a deep stack"
         " without residual connections or normalisation",
@@ -381,7 +381,10 @@ def desync(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         parameters=(worst.parameter,) if worst.parameter else (),
         rank=worst.rank,
         steps=(worst.step, int(optimizer.steps[-1])),
-        evidence={"observed": Quantity(worst.observed, "see the event"), "limit": Quantity(worst.limit, "likewise")},
+        evidence={
+            "observed": Quantity(worst.observed, "see the event"),
+            "limit": Quantity(worst.limit, "see the event"),
+        },
         cause="this rank has other data than it should, other weights, or a gradient that is not reduced",
         remedy=f"look at what {rank} alone does or is given: its sampler's seed, its buffers, parameters outside the"
         " wrapped module",

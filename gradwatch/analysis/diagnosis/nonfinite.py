@@ -100,7 +100,7 @@ def _evidence(optimizer: OptimizerFacts, event: Event) -> dict[str, Quantity]:
 
 def _before(optimizer: OptimizerFacts, event: Event, what: str) -> str:
     before = np.isfinite(optimizer.total_norm[optimizer.steps < event.step])
-    return f", while {what} before it were as ever" if before.any() else ", and at no step before it was finite"
+    return f", while {what} before it were normal" if before.any() else ", and no step before it was finite"
 
 
 def _steps(optimizer: OptimizerFacts, event: Event) -> tuple[int, int]:
@@ -191,7 +191,7 @@ def _loss_is_nonfinite(optimizer: OptimizerFacts, step: int) -> bool:
 
 
 def _is_hidden(optimizer: OptimizerFacts, step: int) -> bool:
-    """Whether the loss stays finite for steps on end after a NaN gradient was applied to all weights."""
+    """Whether the loss stays finite over several steps after a NaN gradient was applied to all weights."""
     after = (optimizer.steps >= step) & ~optimizer.skipped
     bad, finite = ~np.isfinite(optimizer.total_norm), optimizer.loss_logged & np.isfinite(optimizer.loss)
     return int((after & bad).sum()) >= HIDDEN_STEPS and bool(finite[after & bad].all())
@@ -217,7 +217,7 @@ def _hidden(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
 
 
 def loss_scale(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """GradScaler leaves out steps on and on: by overflow, or because the loss itself is not finite."""
+    """Report a GradScaler that keeps skipping steps, because of overflow or because the loss itself is not finite."""
     scaled = optimizer.frame["loss_scale"].notna().to_numpy()
     skipped = scaled & optimizer.skipped
     late = skipped & (np.arange(len(skipped)) >= MIN_SCALED_STEPS)

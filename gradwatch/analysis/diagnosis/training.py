@@ -169,7 +169,7 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 
 def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The optimizer holds parameters that are in no module any more and get no gradient."""
+    """Report an optimizer that holds parameters which no module has any longer and which get no gradient."""
     if not len(optimizer.present) and not _only_unnamed(optimizer):
         return None
     absent = _never_present(optimizer)

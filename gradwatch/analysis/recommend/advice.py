@@ -40,7 +40,7 @@ class Recommendation:
     low: float | None
     high: float | None
     clipped_fraction: float | None  # predicted for max_norm, over the steps that the advice is based on
-    mean_clip_coef: float | None  # likewise
+    mean_clip_coef: float | None  # over the same steps
     confidence: Confidence
     refused: str | None
     reasons: tuple[str, ...]

@@ -39,12 +39,14 @@ HEAVY_TAIL_INDEX = 2.5  # below it single steps dominate
 UNEVEN_P99_RATIO = 8.0  # 99th percentile over the median of the norms
 RISING_DRIFT = 2.0  # times: above it the last third of the norms decides
 MAX_DRIFT_UP, MAX_DRIFT_DOWN = 10.0, 30.0  # times: further than one threshold can cover
-SPIKES_TO_CLIP_ALL = 6  # spikes: so many in `STEPS_OF_SPIKES` make an adaptive optimizer's advice to clip every step
+SPIKES_TO_CLIP_ALL = (
+    6  # spikes: with this many in `STEPS_OF_SPIKES`, the advice for an adaptive optimizer is to clip every step
+)
 STEPS_OF_SPIKES = 2000  # steps
 MIN_NORMS_OF_TAIL = 300  # norms
-FACTOR_OF_A_SPIKE = 1.6  # times: the most that one spike, among so many steps, lowers the threshold
+FACTOR_OF_A_SPIKE = 1.6  # times: the most that one spike in `STEPS_OF_SPIKES` lowers the threshold
 TAIL_RAMP = 2.3, 2.7  # tail indices about `HEAVY_TAIL_INDEX`: between them the advice goes over
-UNEVEN_RAMP = 6.5, 9.5  # times, likewise about `UNEVEN_P99_RATIO`
+UNEVEN_RAMP = 6.5, 9.5  # times, the same about `UNEVEN_P99_RATIO`
 EQUAL_RATIO = 1.1  # times: numbers closer than that are not told apart
 TRAVEL_NORMS = 1.5  # times the weights' norm: how far clipped updates may carry the weights within the record
 
@@ -55,7 +57,7 @@ Basis: TypeAlias = Literal[
     "clip-every-step",  # an adaptive optimizer, a tenth of the 10th percentile
     "towards-every-step",  # an adaptive optimizer, between that and its 95th percentile: a few spikes
     "guard-p95",  # an adaptive optimizer
-    "guard-p95-near-eps",  # likewise, because lower thresholds would bring gradients near eps
+    "guard-p95-near-eps",  # the same, because lower thresholds would bring gradients near eps
     "twice-p99",
     "update-bound",
     "p75",

@@ -142,7 +142,7 @@ def _fault(history: OptimizerHistory, choice: Choice) -> str:
     if choice.cause == "large-updates":
         return f"the median update changes the weights by {history.update_ratio:.1%}"
     return {
-        "lost": "the training was lost, or its loss did not stay down",
+        "lost": "the training was lost, or its loss rose again",
         "heavy-tail": "single steps are far larger than the others",
         "outliers": f"more than one step in a hundred is at least {UNEVEN_P99_RATIO:g} times its neighbours",
     }[str(choice.cause)]
@@ -181,7 +181,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
         return (
             "the 95th percentile of the healthy norms: norms and loss stayed calm, so it is a guard that holds back the"
             " five largest steps of a hundred. In the benchmark a threshold that follows the norms, as ZClip's does,"
-            " did better than any fixed one"
+            " did better than every fixed one"
         )
     cause = "something went wrong" if choice.cause == "lost" else "norms differ much from step to step"
     text = (
@@ -201,7 +201,7 @@ def _explain_guard(history: OptimizerHistory, choice: Choice) -> str:
         without = "" if changes == "changes" else " without clipping"
         return (
             f"{passed}, but the median update {changes} the weights by {unclipped_update_ratio(history):.1%}{without},"
-            f" which is much: {_bound(history)}"
+            f" which is a lot: {_bound(history)}"
         )
     if choice.basis == "guard-given-p90":
         return f"{passed}, so it is a guard: the 90th percentile of the norms that the optimizer was given"
@@ -218,7 +218,7 @@ def _explain_norms_alone(history: OptimizerHistory, choice: Choice) -> str:
     if history.update_rule is None and history.weight_norm is not None:
         return (
             f"the {choice.percentile}th percentile of the healthy norms, {why}. For an optimizer whose rule is not"
-            " known, the norms alone are what advice can be based on"
+            " known, advice can only be based on the norms"
         )
     return (
         f"the {choice.percentile}th percentile of the healthy norms, {why}. The right threshold depends on the"

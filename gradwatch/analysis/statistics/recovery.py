@@ -11,7 +11,7 @@ from gradwatch.record import Event
 MIN_STEPS_AFTER = 20  # steps: what begins so late cannot be seen to recover
 RAISED_NORM_RATIO = 100.0  # times the norm before: a training that stays so far above it did not come back
 LOSS_DEVIATIONS = 6.0  # robust deviations of the loss before: how far above it a loss that came back may lie
-LOSS_SHARE = 0.1  # of the loss before, likewise
+LOSS_SHARE = 0.1  # of the loss before
 
 
 def robust_deviation(values: Array) -> float:

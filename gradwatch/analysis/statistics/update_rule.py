@@ -14,7 +14,7 @@ from gradwatch.detect.optimizers import UpdateRule
 NORMALISING_FAMILIES = ("adam", "rmsprop", "adagrad", "adadelta", "adafactor", "lion", "muon", "rprop", "lamb")
 
 MIN_SAMPLES = 12  # samples of updates from which a rule can be read
-MIN_NORM_SPREAD = 0.25  # standard deviation of the logarithm of the gradient's norm, likewise
+MIN_NORM_SPREAD = 0.25  # standard deviation of the logarithm of the gradient's norm
 FOLLOWS_SLOPE, NORMALISES_SLOPE = 0.7, 0.3  # of log update over log gradient
 
 

@@ -38,7 +38,7 @@ def folders(path: Path | None) -> dict[str, Path]:
         RunNotFound, NotARun, StoreTooNew, StoreDamaged: there is no readable run.
     """
     if path is None:
-        newest()  # raises where there is none
+        newest()  # raises if there is none
         return {"": Path("runs")}
     if path.is_file() or (path / FILE_NAME).exists():
         run = Run(path)

@@ -60,7 +60,7 @@ class BeforeReduction:
                 self._last = tuple(self._measured)
         except Exception as error:
             self.close()
-            logger.warning("gradwatch does not measure before the reduction any more: %s (ranks-not-heard)", error)
+            logger.warning("gradwatch no longer measures before the reduction: %s (ranks-not-heard)", error)
 
 
 class Reductions:

@@ -9,7 +9,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.summary import Series
 
 BANDS = ("total_norm", "left_norm", "max_norm", "clip_coef", "loss", "learning_rate")
-"""The series of which a column holds the smallest and the largest value."""
+"""The series whose columns hold the smallest and the largest value."""
 
 _CLIPPED_WINDOWS = 100  # the share of clipped steps is taken over a hundredth of the steps shown
 

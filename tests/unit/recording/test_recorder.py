@@ -612,7 +612,7 @@ def test_a_mirror_is_shown_each_record_in_order_and_closed(writer):
 @pytest.mark.parametrize(
     ("mirror", "says"),
     [
-        (Shown(fails_at=1), "writes no event files any more: a planted fault (mirror-stopped)"),
+        (Shown(fails_at=1), "no longer writes event files: a planted fault (mirror-stopped)"),
         (Shown(fails_to_close=True), "could not write all event files: a planted fault (mirror-stopped)"),
     ],
     ids=["at a record", "at the end"],
