@@ -2,7 +2,7 @@
 
 from gradwatch.measure.devices import Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.measure.measurement import Measurement, total
-from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, whole
+from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, to_host, whole
 from gradwatch.measure.sharded import (
     any_sharded,
     counts_here,
@@ -15,6 +15,7 @@ from gradwatch.measure.sharded import (
     splits_units,
     stands_in,
 )
+from gradwatch.measure.updates import closed_form_of, measure_updates
 
 __all__ = [
     "ZEROS_EVERY",
@@ -22,6 +23,7 @@ __all__ = [
     "Ready",
     "any_sharded",
     "begin_copy",
+    "closed_form_of",
     "count_above",
     "counts_here",
     "is_on_host",
@@ -30,6 +32,7 @@ __all__ = [
     "make_sums",
     "mark_copies",
     "measure",
+    "measure_updates",
     "norms",
     "over_ranks",
     "part_of",
@@ -37,6 +40,7 @@ __all__ = [
     "reads_once",
     "splits_units",
     "stands_in",
+    "to_host",
     "total",
     "whole",
 ]

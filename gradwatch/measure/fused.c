@@ -266,3 +266,177 @@ int gradwatch_measure(const void *const *entries, const int64_t *sizes, const in
     restore_mode(before);
     return failed;
 }
+
+/* The update of an optimizer as its state says right after the step, in one read of gradient, moments and weights.
+ *
+ * Adam:  d = m / (sqrt(v) * root_scale + eps), with the largest v so far where amsgrad keeps one
+ * SGD:   d = of_gradient * g + of_moment * m, where g has the sign of the objective
+ * Both:  w_before = (w + rate * d) / (1 - rate * decay), and the update is rate * (d + decay * w_before)
+ *
+ * `decay` is the weight decay that is added to the step itself. `coupled` is the one that is added to the gradient
+ * before the moments, which contain it.
+ */
+enum { UPDATE_NORM, WEIGHT_NORM, RMS_RATIO, SECOND_MOMENT, UPDATE_STATS };
+
+typedef struct {
+    const void *weight, *gradient, *moment, *square, *largest; /* the last three: null where there is none */
+    int64_t type, runs, length, stride; /* reads `runs` times `length` entries that begin `stride` apart */
+    int64_t size;                       /* entries of the whole, of which the last run may be cut off */
+    double rate, decay, coupled, sign, of_gradient, of_moment, root_scale, square_scale, eps;
+} Update;
+
+typedef struct {
+    double update, weight, ratio, square;
+} Sums;
+
+#define SMALLEST 1.2e-38 /* the smallest normal float32 */
+#define LOAD_FLOAT32(p) (p)
+#define LOAD_BFLOAT16(p) float_of((uint32_t)(p) << 16)
+
+/* Sums over one run in the precision of REAL. */
+#define DEFINE_RUN(NAME, TYPE, LOAD, REAL, ROOT)                                                                       \
+    EVERY_PROCESSOR static void NAME(const Update *u, int64_t at, int32_t n, Sums *sums) {                            \
+        const TYPE *restrict w = (const TYPE *)u->weight + at, *restrict g = (const TYPE *)u->gradient + at;          \
+        const REAL rate = (REAL)u->rate, decay = (REAL)u->decay, sign = (REAL)u->sign;                                \
+        const REAL inverse = (REAL)(1.0 / (1.0 - u->rate * u->decay));                                                \
+        REAL update = 0, weight = 0, ratio = 0, square = 0;                                                           \
+        if (u->square != NULL) {                                                                                      \
+            const TYPE *restrict m = (const TYPE *)u->moment + at, *restrict v = (const TYPE *)u->square + at;        \
+            const TYPE *restrict l = (const TYPE *)(u->largest != NULL ? u->largest : u->square) + at;                \
+            const REAL root_scale = (REAL)u->root_scale, eps = (REAL)u->eps, coupled = (REAL)u->coupled;              \
+            const REAL scale = (REAL)u->square_scale;                                                                 \
+            const REAL floor = (REAL)(u->eps * u->eps > SMALLEST ? u->eps * u->eps : SMALLEST);                       \
+            for (int32_t i = 0; i < n; i++) {                                                                         \
+                const REAL d = (REAL)LOAD(m[i]) / (ROOT((REAL)LOAD(l[i])) * root_scale + eps);                        \
+                const REAL before = ((REAL)LOAD(w[i]) + rate * d) * inverse, step = d + decay * before;               \
+                const REAL x = sign * (REAL)LOAD(g[i]) + coupled * before, s = (REAL)LOAD(v[i]) * scale;              \
+                update += step * step;                                                                                \
+                weight += before * before;                                                                            \
+                ratio += x * x / (s <= floor ? floor : s);                                                            \
+                square += s;                                                                                          \
+            }                                                                                                         \
+        } else {                                                                                                      \
+            const TYPE *restrict m = (const TYPE *)(u->moment != NULL ? u->moment : u->gradient) + at;                \
+            const REAL of_gradient = (REAL)(u->of_gradient * u->sign), of_moment = (REAL)u->of_moment;                \
+            for (int32_t i = 0; i < n; i++) {                                                                         \
+                const REAL d = of_gradient * (REAL)LOAD(g[i]) + of_moment * (REAL)LOAD(m[i]);                         \
+                const REAL before = ((REAL)LOAD(w[i]) + rate * d) * inverse, step = d + decay * before;               \
+                update += step * step;                                                                                \
+                weight += before * before;                                                                            \
+            }                                                                                                         \
+        }                                                                                                             \
+        sums->update += update;                                                                                       \
+        sums->weight += weight;                                                                                       \
+        sums->ratio += ratio;                                                                                         \
+        sums->square += square;                                                                                       \
+    }
+
+DEFINE_RUN(run_float32, float, LOAD_FLOAT32, float, sqrtf)
+DEFINE_RUN(careful_float32, float, LOAD_FLOAT32, double, sqrt)
+DEFINE_RUN(run_bfloat16, uint16_t, LOAD_BFLOAT16, float, sqrtf)
+DEFINE_RUN(careful_bfloat16, uint16_t, LOAD_BFLOAT16, double, sqrt)
+
+static int is_doubtful(double sum) { return !isfinite(sum) || (sum > 0 && sum < 1e-25); }
+
+static void sum_run(const Update *u, int64_t at, int32_t n, Sums *sums) {
+    Sums own = {0, 0, 0, 0};
+    (u->type == BFLOAT16 ? run_bfloat16 : run_float32)(u, at, n, &own);
+    /* Squares that overflow or lose digits in float32 are summed again. */
+    if (is_doubtful(own.update) || is_doubtful(own.weight) || is_doubtful(own.ratio) || is_doubtful(own.square)) {
+        own = (Sums){0, 0, 0, 0};
+        (u->type == BFLOAT16 ? careful_bfloat16 : careful_float32)(u, at, n, &own);
+    }
+    sums->update += own.update;
+    sums->weight += own.weight;
+    sums->ratio += own.ratio;
+    sums->square += own.square;
+}
+
+typedef struct {
+    int64_t tensor, first, runs;
+    Sums sums;
+} Share;
+
+typedef struct {
+    const Update *updates;
+    Share *shares;
+    int64_t count;
+    atomic_llong next;
+} UpdateWork;
+
+APART static void take_shares(UpdateWork *w) {
+    for (;;) {
+        const int64_t i = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
+        if (i >= w->count) return;
+        Share *share = &w->shares[i];
+        const Update *u = &w->updates[share->tensor];
+        for (int64_t run = share->first; run < share->first + share->runs; run++) {
+            const int64_t at = run * u->stride, left = u->size - at;
+            sum_run(u, at, (int32_t)(left < u->length ? left : u->length), &share->sums);
+        }
+    }
+}
+
+static void update_work(void *data) {
+    const __typeof__(keep_denormals()) before = keep_denormals();
+    take_shares(data);
+    restore_mode(before);
+}
+
+APART static int measure_updates(const Update *updates, int64_t tensors, Parallel parallel, unsigned threads,
+                                 double *out) {
+    int64_t count = 0, total = 0;
+    for (int64_t t = 0; t < tensors; t++) {
+        const int64_t runs = CHUNK / updates[t].length / 4;
+        count += (updates[t].runs + runs - 1) / runs;
+        total += updates[t].runs * updates[t].length;
+    }
+    Share *shares = calloc((size_t)(count ? count : 1), sizeof *shares);
+    if (shares == NULL) return -1;
+    int64_t s = 0;
+    for (int64_t t = 0; t < tensors; t++) {
+        const int64_t runs = CHUNK / updates[t].length / 4;
+        for (int64_t first = 0; first < updates[t].runs; first += runs, s++) {
+            shares[s].tensor = t;
+            shares[s].first = first;
+            shares[s].runs = updates[t].runs - first < runs ? updates[t].runs - first : runs;
+        }
+    }
+    UpdateWork w = {.updates = updates, .shares = shares, .count = count};
+    atomic_init(&w.next, 0);
+    if (parallel != NULL && threads > 1 && total > CHUNK / 2 && count > 1)
+        parallel(update_work, &w, threads, 0);
+    else
+        update_work(&w);
+    for (int64_t i = 0; i < UPDATE_STATS * tensors; i++) out[i] = 0.0;
+    for (s = 0; s < count; s++) {
+        double *sum = out + UPDATE_STATS * shares[s].tensor;
+        sum[UPDATE_NORM] += shares[s].sums.update;
+        sum[WEIGHT_NORM] += shares[s].sums.weight;
+        sum[RMS_RATIO] += shares[s].sums.ratio;
+        sum[SECOND_MOMENT] += shares[s].sums.square;
+    }
+    for (int64_t t = 0; t < tensors; t++) {
+        const Update *u = &updates[t];
+        double *sum = out + UPDATE_STATS * t;
+        const int64_t last = u->size - (u->runs - 1) * u->stride;
+        const double read = (double)((u->runs - 1) * u->length + (last < u->length ? last : u->length));
+        const double whole = u->runs ? (double)u->size / read : 0.0;
+        sum[UPDATE_NORM] = fabs(u->rate) * sqrt(sum[UPDATE_NORM] * whole);
+        sum[WEIGHT_NORM] = sqrt(sum[WEIGHT_NORM] * whole);
+        sum[RMS_RATIO] = u->square == NULL || !u->runs ? (double)NAN : sqrt(sum[RMS_RATIO] / read);
+        sum[SECOND_MOMENT] = u->square == NULL ? (double)NAN : sqrt(sum[SECOND_MOMENT] * whole);
+    }
+    free(shares);
+    return 0;
+}
+
+/* Measure the updates of `tensors` parameters into `out`, UPDATE_STATS doubles each. Returns 0, or -1 where there is
+ * no memory. */
+int gradwatch_measure_updates(const Update *updates, int64_t tensors, Parallel parallel, unsigned threads,
+                              double *out) {
+    const __typeof__(keep_denormals()) before = keep_denormals();
+    const int failed = measure_updates(updates, tensors, parallel, threads, out);
+    restore_mode(before);
+    return failed;
+}

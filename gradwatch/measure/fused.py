@@ -128,6 +128,35 @@ def _function() -> ctypes._NamedFuncPointer | None:
     return function
 
 
+def reads_updates() -> bool:
+    """Whether the compiled pass over updates can be used in this process."""
+    return _update_function() is not None
+
+
+def measure_updates_fused(address: int, length: int, stats: int) -> NDArray[np.float64]:
+    """Return the statistics of updates as a (length, stats) table; ``address`` is that of the array of ``Update``."""
+    function = _update_function()
+    assert function is not None
+    table = np.empty((length, stats))
+    if function(address, length, _parallel(), torch.get_num_threads(), table.ctypes.data):
+        raise MemoryError("not enough memory to measure the updates")
+    return table
+
+
+@functools.cache
+def _update_function() -> ctypes._NamedFuncPointer | None:
+    if os.environ.get("GRADWATCH_FUSED") == "0" or not _LIBRARY.exists():
+        return None
+    try:
+        function = ctypes.CDLL(str(_LIBRARY)).gradwatch_measure_updates
+    except (OSError, AttributeError):
+        return None
+    pointer = ctypes.c_void_p
+    function.argtypes = [pointer, ctypes.c_int64, pointer, ctypes.c_uint, pointer]
+    function.restype = ctypes.c_int
+    return function
+
+
 @functools.cache
 def _parallel() -> int | None:
     """Return the address at which torch's own OpenMP library starts threads; None means one thread."""

@@ -199,7 +199,7 @@ def _in_one_launch(
         positions = kernel.readable([at for at, of in devices_of.items() if of == device], gradients)
         if positions:
             values = _by_triton([gradients[position] for position in positions], stats)
-            parts.append(_copied(positions, values))
+            parts.append(to_host(positions, values))
             done.update(positions)
     return parts, [] if len(done) == len(rest) else [position for position in rest if position not in done]
 
@@ -215,7 +215,7 @@ def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[st
     for indices, measured_by in ((by_triton, _by_triton), (by_operators, operators.on_device)):
         if indices:
             values = measured_by([tensors[i] for i in indices], stats)
-            parts.append(_copied([positions[i] for i in indices], values))
+            parts.append(to_host([positions[i] for i in indices], values))
     return parts
 
 
@@ -250,7 +250,7 @@ def _by_triton(tensors: list[Tensor], stats: Sequence[str]) -> Tensor:
     return torch.stack([table[:, COLUMNS.index(stat)] for stat in stats])
 
 
-def _copied(positions: list[int], values: Tensor) -> Part:
+def to_host(positions: list[int], values: Tensor) -> Part:
     """Begin to copy results to the host, with an event that says when they are there."""
     host = devices.begin_copy(values)
     ready = devices.mark_copies([values.device])

@@ -58,6 +58,7 @@ def attach(
     stats: Sequence[str] = STATS,
     every: int = 1,
     weights_every: int = 50,
+    updates_every: int | None = None,
     on_event: Callable[[Event], None] | None = None,
     stop_on: Sequence[str] = (),
     skip_nonfinite: bool = False,
@@ -90,6 +91,12 @@ def attach(
         weights_every: sample weight_norm and update_norm at each step whose number this divides
             (such a step holds a copy of some of the weights while it is made: of 262,144 entries, or one in
             256 of a very large model); 0 for never.
+        updates_every: at each step whose number this divides, record for every parameter the update that the
+            optimizer computed, read from its state without a copy of the weights: update_norm, weight_norm
+            and, where there is a second moment, rms_ratio and second_moment_norm. Adam, AdamW and SGD have
+            such a form; the updates of others are sampled by difference, with the weights. Of a model with
+            more than 1,048,576 entries, long parameters are estimated from an even sample. None: at every step
+            up to 50 parameters, every 3 steps at 150, and so on; 0 for never. Not where ranks are combined.
         on_event: called in the training thread with each event, some steps after it was found.
         stop_on: kinds of event that end the training, if they are more than information:
             `TrainingStopped` is raised at the step after the event was found, when everything is
@@ -130,13 +137,14 @@ def attach(
     """
     named = without_wrapped(_named_optimizers(model, optimizer))
     _check_trained(model, named)
-    _check_stats(stats, every, weights_every, acts=clip is not None, skips=skip_nonfinite)
+    _check_stats(stats, every, (weights_every, updates_every), acts=clip is not None, skips=skip_nonfinite)
     _check_run_options(first_step, stop_on, total_steps, ranks)
     policies = _policies_for(list(named), clip)
     options = RecordingOptions(
         stats=("norm", *(name for name in STATS[1:] if name in stats)),
         every=every,
         weights_every=weights_every,
+        updates_every=updates_every,
         first_step=first_step,
         total_steps=total_steps,
         stop_on=tuple(stop_on),
@@ -204,12 +212,13 @@ def _check_trained(model: nn.Module, named: Mapping[str, Optimizer]) -> None:
         raise NoParameters("There is nothing to watch: no optimizer with a parameter was given.")
 
 
-def _check_stats(stats: Sequence[str], every: int, weights_every: int, *, acts: bool, skips: bool) -> None:
+def _check_stats(stats: Sequence[str], every: int, sampled: tuple[int, int | None], *, acts: bool, skips: bool) -> None:
     if isinstance(stats, str) or set(stats) - set(STATS):
         raise BadArgument(f"stats is {stats!r}; expected some of {', '.join(STATS)}.")
-    if every < 1 or weights_every < 0:
+    if every < 1 or sampled[0] < 0 or (sampled[1] or 0) < 0:
         raise BadArgument(
-            f"every is {every!r} and weights_every {weights_every!r}; expected at least 1 and at least 0."
+            f"every is {every!r}, weights_every {sampled[0]!r} and updates_every {sampled[1]!r}; expected at least 1,"
+            " and 0 or more for the others."
         )
     if skips and every != 1:
         raise BadArgument(f"every is {every!r}; skip_nonfinite looks at every step.")

@@ -208,8 +208,10 @@ class Stepped(Loop):
             if not pending.is_clipped_by_policy and self._update.makes_gradients:
                 self._gate.say_not_clipped("a step with a closure makes its gradients within")
             self._gate.release(pending)
-            weights = self._sampler.after(self._sample, tracker.parameters.parameters)
-            rates = learning_rates_of(tracker.optimizer)
+            optimizer, parameters = tracker.optimizer, tracker.parameters.parameters
+            weights = self._sampler.after(self._sample, parameters, optimizer)
+            pending.updates = self._sampler.updates(tracker.step, optimizer, parameters)
+            rates = learning_rates_of(optimizer)
             pending.updated(rates, weights, self._scaling.scale, self._before_reduction)
             tracker.finish(pending)
         else:
@@ -418,4 +420,4 @@ def open_loop(
         return WithoutOptimizer(tracker, gate)
     if isinstance(optimizer, OptimizersInBackward):
         return WithinBackward(tracker, optimizer.members, gate)
-    return Stepped(tracker, with_inner(optimizer), gate, WeightSampler(options.weights_every))
+    return Stepped(tracker, with_inner(optimizer), gate, WeightSampler(options.weights_every, options.updates_every))

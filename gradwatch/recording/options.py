@@ -24,6 +24,7 @@ class RecordingOptions:
     stats: tuple[str, ...] = STATS
     every: int = 1
     weights_every: int = 50
+    updates_every: int | None = None
     first_step: int | None = None
     total_steps: int | None = None
     stop_on: tuple[str, ...] = ()
@@ -41,4 +42,4 @@ class RecordingOptions:
 
     def unrecorded(self, *, is_measured: bool) -> Self:
         """The options where the numbers go nowhere; they may be measured all the same, to clip by them."""
-        return replace(self, is_measured=is_measured, every=1, weights_every=0)
+        return replace(self, is_measured=is_measured, every=1, weights_every=0, updates_every=0)

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.detect.optimizers import UPDATE_ROUTE
 from gradwatch.distributed import ParameterPart
-from gradwatch.measure import is_sharded, make_sums, part_of, parts_in_fsdp1, reads_once
+from gradwatch.measure import closed_form_of, is_sharded, make_sums, part_of, parts_in_fsdp1, reads_once
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.optimizer_probe import probed_settings
 from gradwatch.store import LARGEST
@@ -64,7 +65,8 @@ def class_of(optimizer: Optimizer) -> str:
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
     """The defaults of an optimizer that can be written down, and what a trial of its class has shown."""
     defaults = {name: value for name, value in optimizer.defaults.items() if isinstance(name, str) and _is_plain(value)}
-    return defaults | probed_settings(optimizer)
+    route = "difference" if closed_form_of(optimizer) is None else "closed-form"
+    return defaults | probed_settings(optimizer) | {UPDATE_ROUTE: route}
 
 
 def _is_plain(value: object) -> bool:

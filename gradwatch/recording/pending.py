@@ -13,6 +13,7 @@ from gradwatch.clip import Clipping
 from gradwatch.measure import Measurement, Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.recording.gradients import Made, versions_of
 from gradwatch.recording.losses import Number, number_or_nan
+from gradwatch.recording.weight_sampler import WeightChange
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class PendingStep:
         loss_scale: the GradScaler's at the step.
         found_inf: of a fused optimizer, which skips the update itself if this is above 0.
         before_reduction: what this process had before the reduction over ranks.
+        weights: what the step did to them, where they were sampled.
+        updates: as the optimizer computed them, where they were read.
         whole: of sharded gradients, where their norms over all processes were needed at the step.
         ready: when the numbers that `to_host` copies are there.
     """
@@ -58,7 +61,8 @@ class PendingStep:
     scale: Tensor | None = None
     loss_scale: Tensor | None = None
     found_inf: Tensor | None = None
-    weights: tuple[Measurement, Measurement] | None = None  # their norms, and those of the update
+    weights: WeightChange | None = None
+    updates: Measurement | None = None
     before_reduction: tuple[Measurement, ...] = ()
     whole: Measurement | None = None
     ready: tuple[Ready, ...] = ()
@@ -107,7 +111,7 @@ class PendingStep:
     def updated(
         self,
         learning_rates: tuple[Number, ...],
-        weights: tuple[Measurement, Measurement] | None,
+        weights: WeightChange | None,
         loss_scale: Tensor | None,
         before_reduction: tuple[Measurement, ...],
     ) -> None:

@@ -13,7 +13,16 @@ from gradwatch.clip import Clipping
 from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.measure import total
-from gradwatch.record import ClipFault, Floats, LayerStats, ParameterInfo, RankStats, StepRecord, WeightStats
+from gradwatch.record import (
+    ClipFault,
+    Floats,
+    LayerStats,
+    ParameterInfo,
+    RankStats,
+    StepRecord,
+    UpdateStats,
+    WeightStats,
+)
 from gradwatch.recording.clip_audit import torchs_coefficient
 from gradwatch.recording.pending import PendingStep
 
@@ -65,6 +74,7 @@ def _record(
     norm = found["norm"][there]
     nonfinite = np.nansum(found["nonfinite"]) if "nonfinite" in found else np.count_nonzero(~np.isfinite(norm))
     total_norm = total(norm)
+    skipped = pending.skipped or (pending.found_inf is not None and float(pending.found_inf) > 0)
     return StepRecord(
         step=pending.step,
         optimizer=optimizer,
@@ -75,11 +85,12 @@ def _record(
         loss=loss,
         learning_rates=tuple(float(rate) for rate in pending.learning_rates),
         loss_scale=None if pending.loss_scale is None else float(pending.loss_scale),
-        skipped=pending.skipped or (pending.found_inf is not None and float(pending.found_inf) > 0),
+        skipped=skipped,
         clip_fault=_clip_fault(pending),
         layers=LayerStats(parameters=infos[: len(found["norm"])], **columns),
         weights=weights,
         ranks=ranks,
+        **(_updates(pending, skipped=skipped) if ranks is None else {}),
         **_clipping_columns(pending.clippings, total_norm),
     )
 
@@ -144,8 +155,24 @@ def _over(number: float, scale: Any) -> float:
 def _weights(pending: PendingStep, present: list[bool]) -> WeightStats | None:
     if pending.weights is None:
         return None
-    weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in pending.weights)
-    return WeightStats(weight_norm=weight_norm, update_norm=update_norm)
+    change = pending.weights
+    weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in (change.weights, change.changes))
+    further = {} if change.alignment is None else change.alignment.collect()
+    columns = {name: _spread(values, present) for name, values in further.items()}
+    return WeightStats(weight_norm=weight_norm, update_norm=update_norm, **columns)
+
+
+def _updates(pending: PendingStep, *, skipped: bool) -> dict[str, Any]:
+    """The fields of a record that tell of the update which the optimizer computed."""
+    if pending.updates is None or not pending.updates.parts or skipped:
+        return {}
+    found, there = pending.updates.collect(), pending.updates.present
+    columns: dict[str, Any] = {name: _float32(column) for name, column in found.items()}
+    for name in ("rms_ratio", "second_moment_norm"):
+        if np.isnan(columns[name]).all() and not np.isnan(columns["update_norm"]).all():
+            columns[name] = None
+    update_norm, weight_norm = (total(found[name][there]) for name in ("update_norm", "weight_norm"))
+    return {"updates": UpdateStats(**columns), "update_norm": update_norm, "weight_norm": weight_norm}
 
 
 def _loss(pending: PendingStep) -> float | None:

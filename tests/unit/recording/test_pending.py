@@ -21,6 +21,7 @@ from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import loss_value
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.records import make_record
+from gradwatch.recording.weight_sampler import WeightChange
 
 INF, NAN = math.inf, math.nan
 
@@ -93,7 +94,7 @@ def test_parameters_that_join_after_the_step_was_measured_are_not_in_it():
 
 def test_sampled_weights_stand_at_the_positions_that_this_process_has():
     step = pending([1.0], None, [1.0])
-    step.weights = (measure(gradients([3.0, 4.0], [0.0, 2.0])), measure(gradients([0.3], [0.4])))
+    step.weights = WeightChange(measure(gradients([3.0, 4.0], [0.0, 2.0])), measure(gradients([0.3], [0.4])), None)
     infos = tuple(ParameterInfo(name=f"p{i}", shape=(2,)) for i in range(3))
     record = make_record(step, "0", 0, infos, [True, False, True])
     assert record.weights.weight_norm.tolist() == pytest.approx([5.0, NAN, 2.0], nan_ok=True)

@@ -17,7 +17,8 @@ def sampled(parameters, change, step=0):
     before = [p.detach().clone() for p in parameters]
     with torch.no_grad():
         change()
-    weights, updates = sampler.after(sample, parameters)
+    change_made = sampler.after(sample, parameters, torch.optim.SGD(parameters, lr=0.1))
+    weights, updates = change_made.weights, change_made.changes
     return weights.collect()["norm"], updates.collect()["norm"], before, sample
 
 
@@ -131,3 +132,76 @@ def test_the_entries_of_any_model_stay_within_the_limit_and_within_their_paramet
             assert all(math.gcd(chosen.stride, length) == 1 for length in parameter.shape)
     # Each sample is rounded up to a whole number of entries.
     assert copied <= max(COPIED, total // COPIED_ONE_IN) + len(parameters)
+
+
+def trained(optimizer, parameters, gradients):
+    """What is sampled of one step."""
+    sampler = WeightSampler(every=1)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    sample = sampler.before(0, None, parameters)
+    optimizer.step()
+    return sampler.after(sample, parameters, optimizer).alignment.collect()
+
+
+def cosine(first, second):
+    return float(torch.nn.functional.cosine_similarity(first.double().flatten(), second.double().flatten(), dim=0))
+
+
+@pytest.mark.parametrize("length", [12, 300_000])
+def test_gradient_momentum_and_weights_are_compared(length):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(length))
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    optimizer.state[weight] = {
+        "step": torch.tensor(1.0),
+        "exp_avg": torch.randn(length),
+        "exp_avg_sq": torch.rand(length),
+    }
+    before, gradient = weight.detach().clone(), torch.randn(length) + 0.5 * weight.detach()
+    found = trained(optimizer, [weight], [gradient])
+    tolerance = {"abs": 1e-6 if length < 100 else 0.01}
+    assert found["momentum_cosine"][0] == pytest.approx(
+        cosine(gradient, optimizer.state[weight]["exp_avg"]), **tolerance
+    )
+    assert found["weight_cosine"][0] == pytest.approx(cosine(gradient, before), **tolerance)
+    assert found["moved"][0] == 1.0
+
+
+def test_in_bfloat16_small_updates_move_few_entries():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.ones(1000, dtype=torch.bfloat16))
+    weight.data[:250] = 1e-3
+    before = weight.detach().clone()
+    found = trained(torch.optim.SGD([weight], lr=1e-4), [weight], [torch.ones_like(weight)])
+    assert found["moved"][0] == (weight != before).double().mean() == 0.25
+
+
+def test_what_is_not_known_of_a_parameter_is_nan():
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    found = trained(torch.optim.SGD(weights, lr=0.1), weights, [torch.ones(3), None])
+    assert [math.isnan(value) for value in found["momentum_cosine"]] == [True, True]
+    assert [math.isnan(value) for value in found["weight_cosine"]] == [False, True]
+    assert found["moved"].tolist() == [1.0, 0.0]
+
+
+def test_a_state_that_can_not_be_read_is_said_once_and_left_out_from_then_on(caplog):
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    optimizer = torch.optim.Adam([weight])
+    optimizer.step()
+    optimizer.state[weight]["step"] = "three"
+    sampler = WeightSampler(every=0, updates_every=1)
+    assert [sampler.updates(step, optimizer, [weight]) for step in (1, 2)] == [None, None]
+    assert [record.getMessage() for record in caplog.records if "(updates-not-read)" in record.getMessage()] != []
+    assert len(caplog.records) == 1
+
+
+def test_updates_are_read_at_the_steps_that_are_asked_for():
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    optimizer.step()
+    for every, expected in ((0, []), (1, [0, 1, 2, 3, 4, 5]), (3, [0, 3])):
+        sampler = WeightSampler(every=0, updates_every=every)
+        assert [step for step in range(6) if sampler.updates(step, optimizer, [weight]) is not None] == expected

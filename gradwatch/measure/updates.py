@@ -1,0 +1,426 @@
+"""The update of an optimizer in closed form, read from its state right after the step.
+
+Adam, AdamW and SGD leave in their state all that the update was made of: the moments, the number of steps and the
+settings of the group. So the norms of the update and of the weights before it can be computed from gradient, moments
+and weights, without a copy of the weights. On the CPU the compiled pass (``fused.c``) reads them once; PyTorch's
+operators do so elsewhere and for other dtypes.
+
+A large model is sampled: of each long parameter evenly spaced runs of neighbouring entries are read, always the same
+ones. Squared norms that are estimated from them are unbiased as far as the runs are like the rest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradwatch.measure.entries import PLAIN
+from gradwatch.measure.fused import is_dense, measure_updates_fused, reads_updates
+from gradwatch.measure.measurement import Measurement, Part
+from gradwatch.measure.routes import to_host
+from gradwatch.measure.sharded import local
+from gradwatch.record import UPDATE_STATS
+
+UpdateRoute: TypeAlias = Literal["adam", "sgd"]
+
+RUN = 64
+"""Neighbouring entries that are read together, of parameters that are sampled."""
+
+READ_FUSED = 2**20
+"""Entries that the compiled pass reads of all parameters together. A model that has no more is read whole."""
+
+READ_OPERATORS = 2**18
+"""The same of PyTorch's operators, which need memory for what they read."""
+
+BATCH = 2**16
+"""Entries that PyTorch's operators read at a time."""
+
+SMALLEST = 1.2e-38
+"""The least that a squared gradient is divided by: the smallest normal float32."""
+
+_FUSED_TYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+def closed_form_of(optimizer: Optimizer) -> UpdateRoute | None:
+    """Return by which formula the update of an optimizer can be computed from its state; None if by none.
+
+    Only the classes of PyTorch itself are known. A subclass may step otherwise.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> closed_form_of(torch.optim.AdamW([weight])), closed_form_of(torch.optim.Adagrad([weight]))
+    ('adam', None)
+    """
+    kind = type(optimizer)
+    if kind in (torch.optim.Adam, torch.optim.AdamW):
+        return "adam"
+    return "sgd" if kind is torch.optim.SGD else None
+
+
+COEFFICIENTS = (
+    "rate",
+    "decay",
+    "coupled",
+    "sign",
+    "of_gradient",
+    "of_moment",
+    "root_scale",
+    "square_scale",
+    "eps",
+)
+"""The numbers of the formula in fused.c, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which entries of a parameter are read: ``runs`` times ``length`` neighbours that begin ``stride`` apart."""
+
+    runs: int
+    length: int
+    stride: int
+
+
+@dataclass(slots=True)
+class Moved:
+    """One parameter after its step, and what moved it. Settings may be tensors on its device."""
+
+    position: int
+    weight: Tensor
+    gradient: Tensor
+    moment: Tensor | None
+    square: Tensor | None
+    largest: Tensor | None
+    step: Any
+    group: Mapping[str, Any]
+
+    def moments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return self.moment, self.square, self.largest
+
+    def tensors(self) -> list[Tensor]:
+        """Those of the parameter's size."""
+        found = (self.weight, self.gradient, self.moment, self.square, self.largest)
+        return [tensor for tensor in found if tensor is not None]
+
+
+@torch.no_grad()
+def measure_updates(optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
+    """Measure the update that an optimizer has just made of every parameter. Call it right after the step.
+
+    Args:
+        optimizer: that has stepped.
+        parameters: by position; those that it does not have, and those without a gradient, are left out.
+
+    Returns:
+        `gradwatch.record.UPDATE_STATS` of each; None where the optimizer has no closed form.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> weight.grad = torch.tensor([0.6, 0.8])
+    >>> optimizer = torch.optim.SGD([weight], lr=0.5)
+    >>> optimizer.step()
+    >>> found = measure_updates(optimizer, [weight]).collect()
+    >>> round(float(found["update_norm"][0]), 6), round(float(found["weight_norm"][0]), 6)
+    (0.5, 5.0)
+    """
+    route = closed_form_of(optimizer)
+    if route is None:
+        return None
+    positions = {id(parameter): at for at, parameter in enumerate(parameters) if parameter is not None}
+    found = list(_moved(optimizer, route, positions))
+    pointers = [_pointers(one) for one in found] if reads_updates() else [None] * len(found)
+    fused = [(one, addresses) for one, addresses in zip(found, pointers, strict=True) if addresses is not None]
+    parts = [_by_fused([one for one, _ in fused], [addresses for _, addresses in fused])] if fused else []
+    left = [one for one, addresses in zip(found, pointers, strict=True) if addresses is None]
+    for device in dict.fromkeys(one.weight.device for one in left):
+        parts += _by_operators([one for one in left if one.weight.device == device])
+    return Measurement(UPDATE_STATS, len(parameters), tuple(parts))
+
+
+def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int]) -> Iterable[Moved]:
+    """What the optimizer has moved; a parameter whose state does not fit is left out."""
+    for group in optimizer.param_groups:
+        names = _moments_of(route, group)
+        for parameter in group["params"]:
+            gradient, at = parameter.grad, positions.get(id(parameter))
+            if gradient is None or at is None or gradient.layout is not torch.strided or gradient.is_complex():
+                continue
+            state = optimizer.state.get(parameter, {})
+            moments = [state.get(name) if name else None for name in names]
+            if any(name and moment is None for name, moment in zip(names, moments, strict=True)):
+                continue
+            tensors = [parameter, gradient, *moments]
+            if type(parameter) not in PLAIN:
+                tensors = [None if tensor is None else local(tensor) for tensor in tensors]
+            if tensors[0].numel():
+                weight, gradient, moment, square, largest = tensors
+                yield Moved(at, weight, gradient, moment, square, largest, state.get("step"), group)
+
+
+def _moments_of(route: UpdateRoute, group: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The names in the state of moment, second moment and the largest second moment; empty where there is none."""
+    if route == "sgd":
+        return ("momentum_buffer" if group["momentum"] != 0 else "", "", "")
+    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq" if group["amsgrad"] else "")
+
+
+# ------------------------------------------------------------------------------------- what is read
+
+
+@lru_cache(maxsize=4096)
+def sampling_of(shape: tuple[int, ...], most: int) -> Sampling:
+    """Choose the entries of a parameter that are read, about ``most`` of a longer one.
+
+    The distance of two runs has no factor in common with a dimension, so that the runs begin in all columns alike.
+
+    >>> sampling_of((3, 5), 100)
+    Sampling(runs=1, length=15, stride=15)
+    >>> sampling_of((1024, 1024), 1024)
+    Sampling(runs=16, length=64, stride=65533)
+    """
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= max(most, 2 * RUN):
+        length = min(size, 1024)
+        return Sampling(runs=-(-size // max(1, length)), length=max(1, length), stride=max(1, length))
+    stride = max(RUN, size // max(1, most // RUN) - 1)
+    while stride > RUN and any(gcd(stride, side) != 1 for side in shape):
+        stride -= 1
+    return Sampling(runs=(size - RUN) // stride + 1, length=RUN, stride=stride)
+
+
+@lru_cache(maxsize=64)
+def even_share(sizes: tuple[int, ...], limit: int) -> int:
+    """The largest number to which all sizes can be cut so that they add up to ``limit`` at most.
+
+    >>> even_share((10, 20, 1000), 100), even_share((1, 2), 100)
+    (70, 100)
+    """
+    left, remaining = limit, len(sizes)
+    for size in sorted(sizes):
+        if size * remaining > left:
+            return max(1, left // remaining)
+        left, remaining = left - size, remaining - 1
+    return limit
+
+
+def _samplings(found: Sequence[Moved], limit: int) -> list[Sampling]:
+    shapes = [tuple(one.weight.shape) for one in found]
+    share = even_share(tuple(one.weight.numel() for one in found), limit)
+    return [sampling_of(shape, share) for shape in shapes]
+
+
+# ------------------------------------------------------------------------------------ compiled pass
+
+
+_POINTERS = ("weight", "gradient", "moment", "square", "largest")
+_TABLE = np.dtype(
+    [
+        *((name, np.uint64) for name in _POINTERS),
+        *((name, np.int64) for name in ("type", "runs", "length", "stride", "size")),
+        *((name, np.float64) for name in COEFFICIENTS),
+    ]
+)
+"""``Update`` of fused.c."""
+
+
+def _pointers(one: Moved) -> tuple[int, ...] | None:
+    """The addresses of a parameter's tensors, 0 where there is none, in the order of `_TABLE`.
+
+    None where the compiled pass can't read them: they have to be alike, and in the host's memory.
+    """
+    weight = one.weight
+    dtype, size, is_contiguous = weight.dtype, weight.numel(), weight.is_contiguous()
+    if dtype not in _FUSED_TYPES or not weight.is_cpu or any(map(_is_remote, _settings(one))):
+        return None
+    found = []
+    for tensor in (weight, one.gradient, *one.moments()):
+        if tensor is None:
+            found.append(0)
+            continue
+        if type(tensor) not in PLAIN or tensor.dtype is not dtype or not tensor.is_cpu or tensor.numel() != size:
+            return None
+        if not (tensor.is_contiguous() if is_contiguous else _are_laid_out_alike(tensor, weight)):
+            return None
+        found.append(tensor.data_ptr())
+    return tuple(found) if found[0] and found[1] else None
+
+
+def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
+    return tensor.stride() == weight.stride() and is_dense(weight)
+
+
+def _by_fused(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]]) -> Part:
+    table = np.zeros(len(found), _TABLE)
+    for name, column in zip(_POINTERS, zip(*pointers, strict=True), strict=True):
+        table[name] = column
+    samplings = _samplings(found, READ_FUSED)
+    for name in ("runs", "length", "stride"):
+        table[name] = [getattr(sampling, name) for sampling in samplings]
+    table["type"] = [_FUSED_TYPES[one.weight.dtype] for one in found]
+    table["size"] = [one.weight.numel() for one in found]
+    of = _Coefficients().of
+    rows = np.array([of(one) for one in found])
+    for at, name in enumerate(COEFFICIENTS):
+        table[name] = rows[:, at]
+    values = measure_updates_fused(table.ctypes.data, len(found), len(UPDATE_STATS))
+    return Part([one.position for one in found], torch.from_numpy(np.ascontiguousarray(values.T)), None)
+
+
+class _Coefficients:
+    """The numbers of the formula in fused.c, of one group and step after the other."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, float | None], tuple[Any, ...]] = {}
+
+    def of(self, one: Moved) -> tuple[Any, ...]:
+        step = None if one.step is None else float(one.step)
+        key = (id(one.group), step)
+        if key not in self._known:
+            self._known[key] = coefficients(one.group, step, is_adam=one.square is not None, number=float)
+        return self._known[key]
+
+
+def coefficients(
+    group: Mapping[str, Any], step: Any, *, is_adam: bool, number: Callable[[Any], Any]
+) -> tuple[Any, ...]:
+    """The numbers of the formula in fused.c, from ``rate`` to ``eps``.
+
+    Args:
+        group: the settings of a parameter's group.
+        step: how many steps its state has made.
+        is_adam: whether it has a second moment.
+        number: what makes a number of a setting: float, or a tensor on a device.
+    """
+    rate, decay = number(group["lr"]), number(group["weight_decay"])
+    sign = -1.0 if group.get("maximize") else 1.0
+    if not is_adam:
+        momentum = number(group["momentum"])
+        takes_gradient = group["momentum"] == 0 or bool(group["nesterov"])
+        of_moment = momentum if group["momentum"] != 0 and group["nesterov"] else float(group["momentum"] != 0)
+        return rate, decay if takes_gradient else 0.0, 0.0, sign, float(takes_gradient), of_moment, 1.0, 1.0, 0.0
+    beta1, beta2 = map(number, group["betas"])
+    first, second = 1.0 - beta1**step, 1.0 - beta2**step
+    is_decoupled = group.get("decoupled_weight_decay", False)
+    return (
+        rate / first,
+        decay * first if is_decoupled else 0.0,
+        0.0 if is_decoupled else decay,
+        sign,
+        0.0,
+        0.0,
+        second**-0.5,
+        1.0 / second,
+        number(group["eps"]),
+    )
+
+
+# -------------------------------------------------------------------------------- PyTorch's operators
+
+
+def _by_operators(found: Sequence[Moved]) -> list[Part]:
+    """Measure parameters of one device in batches of alike ones; nothing waits for it."""
+    alike: defaultdict[tuple[Any, ...], list[tuple[Moved, Sampling]]] = defaultdict(list)
+    for one, sampling in zip(found, _samplings(found, READ_OPERATORS), strict=True):
+        key = tuple(None if t is None else t.dtype for t in (one.weight, one.gradient, *one.moments()))
+        alike[key].append((one, sampling))
+    return [_measured_batch(batch) for same in alike.values() for batch in _batches(same)]
+
+
+def _batches(pairs: Sequence[tuple[Moved, Sampling]]) -> Iterable[list[tuple[Moved, Sampling]]]:
+    batch: list[tuple[Moved, Sampling]] = []
+    entries = 0
+    for one, sampling in pairs:
+        batch.append((one, sampling))
+        entries += sampling.runs * sampling.length
+        if entries >= BATCH:
+            yield batch
+            batch, entries = [], 0
+    if batch:
+        yield batch
+
+
+def _measured_batch(batch: Sequence[tuple[Moved, Sampling]]) -> Part:
+    """`UPDATE_STATS` of parameters whose tensors are of the same dtypes, read one after the other."""
+    first = batch[0][0]
+    device = first.weight.device
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+
+    def read(name: str) -> Tensor:
+        return torch.cat([_read(getattr(one, name), sampling) for one, sampling in batch]).to(dtype)
+
+    weight, gradient = read("weight"), read("gradient")
+    lengths = [min(s.runs * s.length, one.weight.numel()) for one, s in batch]
+    columns = _columns([one for one, _ in batch], dtype).to(device, non_blocking=True)
+    counts = torch.tensor(lengths)
+    spread = columns.repeat_interleave(
+        counts if device.type == "cpu" else counts.to(device, non_blocking=True), dim=1, output_size=sum(lengths)
+    )
+    rate, decay, coupled, sign, of_gradient, of_moment, root_scale, square_scale, eps = spread
+    moment = None if first.moment is None else read("moment")
+    square = None if first.square is None else read("square")
+    if square is not None and moment is not None:
+        root = square if first.largest is None else read("largest")
+        direction = moment / (root.sqrt() * root_scale + eps)
+    else:
+        direction = gradient * (sign * of_gradient)
+        if moment is not None:
+            direction = direction + moment * of_moment
+    before = (weight + rate * direction) / (1.0 - rate * decay)
+    terms = [(direction + decay * before) * rate, before]
+    if square is not None:
+        scaled = square * square_scale
+        # Of NaN the larger is NaN, as it has to be.
+        floor = scaled.clamp(min=SMALLEST).maximum(eps.square())
+        terms += [(sign * gradient + coupled * before) / floor.sqrt(), scaled.sqrt()]
+    norms = [torch.stack(list(torch._foreach_norm(list(term.split(lengths))))) for term in terms]
+    shares = torch.tensor([[one.weight.numel(), n] for (one, _), n in zip(batch, lengths, strict=True)], dtype=dtype)
+    size, read_of = shares.T.to(device, non_blocking=True)
+    scale = (size / read_of).sqrt()
+    found = [norms[0] * scale, norms[1] * scale]
+    if square is None:
+        found += [torch.full_like(scale, torch.nan)] * 2
+    else:
+        found += [norms[2] / read_of.sqrt(), norms[3] * scale]
+    return to_host([one.position for one, _ in batch], torch.stack(found))
+
+
+def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
+    """The numbers of the formula for each parameter, (9, parameters); on a device where a setting is."""
+    if not any(_is_remote(value) for one in found for value in _settings(one)):
+        of = _Coefficients().of
+        return torch.tensor([of(one) for one in found], dtype=dtype).T.contiguous()
+    columns = []
+    for one in found:
+
+        def number(value: Any, device: torch.device = one.weight.device) -> Tensor:
+            if isinstance(value, Tensor):
+                return value.reshape(()).to(device, dtype, non_blocking=True)
+            return torch.full((), float(value), dtype=dtype, device=device)
+
+        step = None if one.step is None else number(one.step)
+        numbers = coefficients(one.group, step, is_adam=one.square is not None, number=number)
+        columns.append(torch.stack([number(value) for value in numbers]))
+    return torch.stack(columns, dim=1)
+
+
+def _settings(one: Moved) -> tuple[Any, ...]:
+    return (one.step, one.group["lr"], *one.group.get("betas", ()), one.group.get("eps", 0.0))
+
+
+def _is_remote(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_cpu
+
+
+def _read(tensor: Tensor, sampling: Sampling) -> Tensor:
+    """The entries of a tensor that are read, one-dimensional; the same of all tensors of one parameter."""
+    if sampling.stride == sampling.length:
+        return tensor.reshape(-1)
+    flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.contiguous().reshape(-1)
+    start = flat.storage_offset()
+    return flat.as_strided((sampling.runs, sampling.length), (sampling.stride, 1), start).reshape(-1)

@@ -1,0 +1,318 @@
+"""The update in closed form, compared with float64 copies of the weights and a second moment kept apart."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradwatch.measure import updates as module
+from gradwatch.measure.updates import closed_form_of, even_share, measure_updates, sampling_of
+
+SHAPES = ((7, 5), (11,), (3, 4, 2), ())
+
+
+def parameters(dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter((0.3 * torch.randn(shape, generator=generator)).to(dtype)) for shape in SHAPES]
+
+
+def give_gradients(weights, step, scale=1.0):
+    generator = torch.Generator().manual_seed(100 + step)
+    for weight in weights:
+        gradient = scale * torch.randn(weight.shape, generator=generator)
+        weight.grad = gradient.to(weight.dtype)
+
+
+ADAM: list[dict] = [
+    {},
+    {"foreach": True},
+    {"foreach": False},
+    {"fused": True},
+    {"amsgrad": True},
+    {"amsgrad": True, "fused": True},
+    {"maximize": True},
+    {"maximize": True, "fused": True, "weight_decay": 0.1},
+    {"weight_decay": 0.1},
+    {"weight_decay": 0.1, "foreach": True, "amsgrad": True},
+    {"lr": torch.tensor(0.02), "fused": True},
+    {"lr": torch.tensor(0.02), "weight_decay": 0.1, "foreach": False},
+    {"betas": (0.0, 0.5), "eps": 1e-3},
+    {"betas": (0.95, 0.999), "eps": 1e-15},
+    {"weight_decay": 0.1, "maximize": True},
+    {"decoupled_weight_decay": True, "weight_decay": 0.1},
+    {"differentiable": False, "weight_decay": 0.5, "fused": True},
+]
+SGD: list[dict] = [
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0.5},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    {"weight_decay": 0.1},
+    {"maximize": True},
+    {"maximize": True, "momentum": 0.9, "weight_decay": 0.1},
+    {"momentum": 0.9, "nesterov": True, "maximize": True, "fused": True, "weight_decay": 0.1},
+    {"momentum": 0.9, "foreach": True, "dampening": 0.1},
+    {"lr": torch.tensor(0.02), "momentum": 0.9, "weight_decay": 0.1},
+]
+CASES = [
+    *((torch.optim.Adam, options) for options in ADAM),
+    *((torch.optim.AdamW, options) for options in ADAM if "decoupled_weight_decay" not in options),
+    *((torch.optim.SGD, options) for options in SGD),
+]
+
+
+def name_of(value):
+    return value.__name__ if isinstance(value, type) else ",".join(f"{k}={v}" for k, v in value.items()) or "plain"
+
+
+class SecondMoments:
+    """Kept in float64 from the gradients alone, by the definition in the paper."""
+
+    def __init__(self, weights):
+        self.values = [torch.zeros(w.shape, dtype=torch.float64) for w in weights]
+        self.step = 0
+
+    def take(self, weights, group):
+        """The RMS ratio and the norm of the root of each, after the gradients of one step."""
+        self.step += 1
+        beta = float(group["betas"][1])
+        decoupled = group.get("decoupled_weight_decay", False)
+        found = []
+        for value, weight in zip(self.values, weights, strict=True):
+            gradient = weight.grad.double() * (-1 if group["maximize"] else 1)
+            if not decoupled:
+                gradient = gradient + group["weight_decay"] * weight.detach().double()
+            value.mul_(beta).add_(gradient.square(), alpha=1 - beta)
+            corrected = value / (1 - beta**self.step)
+            ratio = (gradient.square() / corrected.clamp(min=group["eps"] ** 2)).mean().sqrt()
+            found.append((float(ratio), float(corrected.sqrt().norm())))
+        return found
+
+
+def check_steps(kind, options, *, dtype=torch.float32, tolerance=2e-4, groups=None, steps=3):
+    weights = parameters(dtype)
+    optimizer = kind(weights if groups is None else groups(weights), **({"lr": 0.05} | options))
+    moments = SecondMoments(weights)
+    for step in range(steps):
+        give_gradients(weights, step)
+        before = [w.detach().double().clone() for w in weights]
+        by_group = groups is not None or kind is torch.optim.SGD
+        expected = None if by_group else moments.take(weights, optimizer.param_groups[0])
+        optimizer.step()
+        found = measure_updates(optimizer, [None, *weights]).collect()
+        changes = [float((w.detach().double() - b).norm()) for w, b in zip(weights, before, strict=True)]
+        assert all(math.isnan(values[0]) for values in found.values())
+        np.testing.assert_allclose(found["update_norm"][1:], changes, rtol=tolerance, atol=1e-7)
+        np.testing.assert_allclose(found["weight_norm"][1:], [float(b.norm()) for b in before], rtol=tolerance)
+        if expected is not None:
+            np.testing.assert_allclose(found["rms_ratio"][1:], [e[0] for e in expected], rtol=tolerance)
+            np.testing.assert_allclose(found["second_moment_norm"][1:], [e[1] for e in expected], rtol=tolerance)
+        elif kind is torch.optim.SGD:
+            assert np.isnan(found["rms_ratio"]).all()
+            assert np.isnan(found["second_moment_norm"]).all()
+
+
+@pytest.fixture(params=["compiled", "operators"])
+def route(request, monkeypatch):
+    """Both routes give the same numbers."""
+    if request.param == "operators":
+        monkeypatch.setattr(module, "reads_updates", lambda: False)
+    elif not module.reads_updates():
+        pytest.skip("the compiled part was not built")
+    return request.param
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=name_of)
+def test_the_update_is_the_change_of_the_weights(kind, options, route):
+    check_steps(kind, options)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_each_group_has_its_own_settings(kind, route):
+    def groups(weights):
+        return [
+            {"params": weights[:2], "lr": 0.01, "weight_decay": 0.3},
+            {"params": weights[2:3], "lr": 0.2},
+            {"params": weights[3:], "weight_decay": 0.0},
+        ]
+
+    check_steps(kind, {"weight_decay": 0.1}, groups=groups)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_float64_weights(kind, route):
+    check_steps(kind, {"weight_decay": 0.1}, dtype=torch.float64, tolerance=1e-9)
+
+
+def test_in_bfloat16_the_update_is_the_one_that_is_meant(route):
+    """What arrives is rounded to the weights; the meant one is that of the state as it is stored."""
+    weights = parameters(torch.bfloat16)
+    optimizer = torch.optim.AdamW(weights, lr=1e-5, weight_decay=0.0)
+    for step in range(3):
+        give_gradients(weights, step)
+        before = [w.detach().clone() for w in weights]
+        optimizer.step()
+    found = measure_updates(optimizer, weights).collect()
+    assert all(torch.equal(w, b) for w, b in zip(weights[:1], before, strict=False))
+    for at, weight in enumerate(weights):
+        state = optimizer.state[weight]
+        first, second = (state[name].double() for name in ("exp_avg", "exp_avg_sq"))
+        meant = 1e-5 * (first / (1 - 0.9**3)) / ((second / (1 - 0.999**3)).sqrt() + 1e-8)
+        assert found["update_norm"][at] == pytest.approx(float(meant.norm()), rel=1e-4)
+
+
+def test_parameters_without_a_gradient_are_left_out(route):
+    weights = parameters()
+    optimizer = torch.optim.Adam(weights)
+    give_gradients(weights, 0)
+    weights[1].grad = None
+    optimizer.step()
+    found = measure_updates(optimizer, weights).collect()
+    assert np.isnan(found["update_norm"]).tolist() == [False, True, False, False]
+
+
+def test_a_nan_stays_in_its_parameter(route):
+    weights = parameters()
+    optimizer = torch.optim.Adam(weights)
+    give_gradients(weights, 0)
+    weights[0].grad[0, 0] = math.nan
+    optimizer.step()
+    found = measure_updates(optimizer, weights).collect()
+    for values in found.values():
+        assert np.isnan(values).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
+def test_sizes_of_gradients_that_float32_squares_lose(scale, route):
+    weights = parameters()
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    give_gradients(weights, 0, scale)
+    optimizer.step()
+    found = measure_updates(optimizer, weights).collect()
+    np.testing.assert_allclose(found["update_norm"], [float(w.grad.double().norm()) for w in weights], rtol=1e-4)
+
+
+def test_a_rate_of_zero_moves_nothing(route):
+    weights = parameters()
+    optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=0.1)
+    give_gradients(weights, 0)
+    optimizer.step()
+    assert measure_updates(optimizer, weights).collect()["update_norm"].tolist() == [0.0] * 4
+
+
+def test_empty_parameters_are_left_out(route):
+    weights = [nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.ones(2))]
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert np.isnan(measure_updates(optimizer, weights).collect()["update_norm"]).tolist() == [True, False]
+
+
+def test_layouts_other_than_row_by_row(route):
+    weight = nn.Parameter(torch.randn(4, 3, 5, 6).to(memory_format=torch.channels_last))
+    odd = nn.Parameter(torch.randn(6, 5).T)
+    optimizer = torch.optim.Adam([weight, odd], lr=0.05)
+    before = [w.detach().double().clone() for w in (weight, odd)]
+    for one in (weight, odd):
+        one.grad = torch.randn(one.shape)  # contiguous, in contrast to the weights
+    optimizer.step()
+    found = measure_updates(optimizer, [weight, odd]).collect()
+    changes = [float((w.detach().double() - b).norm()) for w, b in zip((weight, odd), before, strict=True)]
+    np.testing.assert_allclose(found["update_norm"], changes, rtol=1e-4)
+
+
+def test_a_large_model_is_sampled_without_bias(route, monkeypatch):
+    """Over many draws of the weights the squared estimate is right on average, and each is near."""
+    monkeypatch.setattr(module, "READ_FUSED", 4096)
+    monkeypatch.setattr(module, "READ_OPERATORS", 4096)
+    quotients = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        weight = nn.Parameter(torch.randn(300, 200))
+        weight.grad = torch.randn(300, 200) * torch.rand(300, 1)
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        before = weight.detach().clone()
+        optimizer.step()
+        found = measure_updates(optimizer, [weight]).collect()
+        quotients.append(found["update_norm"][0] / float((weight.detach() - before).norm()))
+    assert np.mean(np.square(quotients)) == pytest.approx(1.0, abs=0.03)
+    assert np.ptp(quotients) < 0.25
+
+
+def test_the_weights_the_state_and_the_random_state_stay_as_they_are(route):
+    weights = parameters()
+    optimizer = torch.optim.AdamW(weights)
+    give_gradients(weights, 0)
+    optimizer.step()
+    state = [value.clone() for one in optimizer.state.values() for value in one.values()]
+    copies, random = [w.detach().clone() for w in weights], torch.get_rng_state()
+    measure_updates(optimizer, weights)
+    assert all(map(torch.equal, state, [v for one in optimizer.state.values() for v in one.values()]))
+    assert all(map(torch.equal, copies, weights))
+    assert torch.equal(random, torch.get_rng_state())
+
+
+class OwnAdam(torch.optim.Adam):
+    """Steps otherwise."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        OwnAdam,
+        torch.optim.Adagrad,
+        torch.optim.RMSprop,
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+        torch.optim.Adamax,
+        torch.optim.Adadelta,
+        torch.optim.ASGD,
+        torch.optim.Rprop,
+        torch.optim.SparseAdam,
+        torch.optim.LBFGS,
+    ],
+)
+def test_of_other_optimizers_nothing_is_guessed(make):
+    weights = [nn.Parameter(torch.ones(2))]
+    optimizer = make(weights)
+    assert closed_form_of(optimizer) is None
+    assert measure_updates(optimizer, weights) is None
+
+
+def test_a_state_that_was_replaced_is_read_anew(route):
+    weights = parameters()
+    optimizer = torch.optim.Adam(weights, lr=0.05)
+    for step in range(2):
+        give_gradients(weights, step)
+        optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    for weight in weights:
+        weight.data = weight.data.clone()
+    give_gradients(weights, 2)
+    before = [w.detach().double().clone() for w in weights]
+    optimizer.step()
+    found = measure_updates(optimizer, weights).collect()
+    changes = [float((w.detach().double() - b).norm()) for w, b in zip(weights, before, strict=True)]
+    np.testing.assert_allclose(found["update_norm"], changes, rtol=2e-4)
+
+
+@pytest.mark.parametrize("shape", [(1,), (64,), (1000, 1000), (50257, 768), (3, 3, 512, 512), (2**21,)])
+@pytest.mark.parametrize("most", [1, 64, 1000, 10**5])
+def test_what_is_read_lies_within_the_parameter(shape, most):
+    size = math.prod(shape)
+    sampling = sampling_of(shape, most)
+    last = (sampling.runs - 1) * sampling.stride
+    assert last < size
+    if sampling.stride != sampling.length:
+        assert last + sampling.length <= size
+        assert sampling.runs * sampling.length <= 1.2 * max(most, 2 * sampling.length)
+        assert last + 2 * sampling.stride >= size - sampling.length  # it reaches to the end
+
+
+def test_short_parameters_leave_their_share_to_long_ones():
+    assert even_share((10, 10**6, 10**6), 1010) == 500
+    assert even_share((), 10) == 10

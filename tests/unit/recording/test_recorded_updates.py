@@ -1,0 +1,185 @@
+"""What a run has of its updates, compared with float64 copies of the weights around every step."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradwatch
+
+
+def make_model(seed=0, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).to(dtype)
+
+
+class Oracle:
+    """The norm of the change of every parameter over each call of ``step``."""
+
+    def __init__(self, model):
+        self.parameters, self.rows = list(model.parameters()), []
+
+    def __call__(self, step):
+        before = [p.detach().double().clone() for p in self.parameters]
+        step()
+        self.rows.append(
+            [float((p.detach().double() - b).norm()) for p, b in zip(self.parameters, before, strict=True)]
+        )
+
+
+def train(model, optimizer, run, *, steps=4, micro_batches=1, step=None, **options):
+    oracle = Oracle(model)
+    with gradwatch.attach(model, optimizer, run, **options):
+        for number in range(steps):
+            optimizer.zero_grad()
+            for part in range(micro_batches):
+                torch.manual_seed(10 * number + part)
+                model(torch.randn(5, 4, dtype=next(model.parameters()).dtype)).square().mean().backward()
+            oracle(step or optimizer.step)
+    return gradwatch.Run(run), np.array(oracle.rows)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_each_step_has_its_update_with_and_without_accumulation(tmp_path, micro_batches):
+    model = make_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
+    run, expected = train(model, optimizer, tmp_path, micro_batches=micro_batches)
+    np.testing.assert_allclose(run.updates("update_norm"), expected, rtol=1e-4)
+    steps = run.steps()
+    np.testing.assert_allclose(steps["update_norm"], np.linalg.norm(expected, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(steps["update_ratio"], steps["update_norm"] / steps["weight_norm"])
+    assert (run.updates("rms_ratio").iloc[0] == pytest.approx(1.0, abs=1e-3)) is not False
+    assert run.settings()["update_route"] == "closed-form"
+
+
+def test_clipping_changes_the_update_that_is_recorded(tmp_path):
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    run, expected = train(model, optimizer, tmp_path, clip=gradwatch.clip.NormClip(1e-3))
+    np.testing.assert_allclose(run.updates("update_norm"), expected, rtol=1e-3)
+    assert run.steps()["update_norm"].to_numpy() == pytest.approx(np.full(4, 1e-3), rel=1e-3)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (0, []), (None, [0, 1, 2, 3])])
+def test_updates_are_recorded_as_often_as_asked(tmp_path, every, expected):
+    model = make_model()
+    run, _ = train(model, torch.optim.Adam(model.parameters()), tmp_path, updates_every=every)
+    assert run.updates("rms_ratio").index.tolist() == expected
+    assert run.steps()["update_norm"].dropna().index.tolist() == expected
+
+
+def test_a_step_with_a_closure_has_its_update(tmp_path):
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 4)).square().mean()
+        loss.backward()
+        return loss
+
+    run, expected = train(model, optimizer, tmp_path, step=lambda: optimizer.step(closure))
+    np.testing.assert_allclose(run.updates("update_norm"), expected, rtol=1e-4)
+
+
+def test_a_step_that_a_scaler_skips_has_no_update(tmp_path):
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    oracle = Oracle(model)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for number in range(4):
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 4)).square().mean() * (float("inf") if number == 2 else 1.0)
+            scaler.scale(loss).backward()
+            oracle(lambda: scaler.step(optimizer))
+            scaler.update()
+    run = gradwatch.Run(tmp_path)
+    assert run.steps()["skipped"].tolist() == [False, False, True, False]
+    np.testing.assert_allclose(run.updates("update_norm"), np.array(oracle.rows)[[0, 1, 3]], rtol=1e-4)
+
+
+def test_a_fused_optimizer_that_skips_by_itself_has_no_update(tmp_path):
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05, fused=True)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for found in (0.0, 1.0, 0.0):
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).square().mean().backward()
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(found)
+            optimizer.step()
+    run = gradwatch.Run(tmp_path)
+    assert run.updates("update_norm").index.tolist() == [0, 2]
+
+
+def test_skip_nonfinite_leaves_no_update(tmp_path):
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters())
+    with gradwatch.attach(model, optimizer, tmp_path, skip_nonfinite=True):
+        for number in range(3):
+            optimizer.zero_grad()
+            (model(torch.ones(2, 4)).mean() * (float("nan") if number == 1 else 1.0)).backward()
+            optimizer.step()
+    assert gradwatch.Run(tmp_path).updates("update_norm").index.tolist() == [0, 2]
+
+
+BY_DIFFERENCE: list[tuple[type, dict]] = [
+    (torch.optim.Adagrad, {}),
+    (torch.optim.RMSprop, {}),
+    (torch.optim.NAdam, {}),
+    (torch.optim.RAdam, {}),
+    (torch.optim.Adamax, {}),
+    (torch.optim.Adadelta, {}),
+    (torch.optim.Rprop, {}),
+    (torch.optim.ASGD, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), BY_DIFFERENCE)
+def test_other_optimizers_are_sampled_by_difference(tmp_path, kind, options):
+    model = make_model()
+    run, expected = train(model, kind(model.parameters(), **options), tmp_path, weights_every=1)
+    np.testing.assert_allclose(run.layers("update_norm"), expected, rtol=1e-3, atol=1e-6)
+    assert run.updates("update_norm").empty
+    assert run.steps()["update_norm"].isna().all()
+    assert run.settings()["update_route"] == "difference"
+
+
+def test_a_sparse_gradient_is_sampled_by_difference(tmp_path):
+    model = nn.Embedding(20, 3, sparse=True)
+    optimizer = torch.optim.SparseAdam(list(model.parameters()), lr=0.1)
+    oracle = Oracle(model)
+    with gradwatch.attach(model, optimizer, tmp_path, weights_every=1):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.tensor([1, 5])).square().sum().backward()
+            oracle(optimizer.step)
+    run = gradwatch.Run(tmp_path)
+    np.testing.assert_allclose(run.layers("update_norm"), oracle.rows, rtol=1e-4)
+    assert run.layers("moved").iloc[0, 0] == pytest.approx(6 / 60)
+    assert run.updates().empty
+
+
+def test_in_bfloat16_the_update_that_is_meant_and_the_one_that_arrives_differ(tmp_path):
+    model = make_model(dtype=torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
+    run, arrived = train(model, optimizer, tmp_path, weights_every=1)
+    meant = run.updates("update_norm")
+    assert (meant.to_numpy() > 0).all()
+    assert np.array(arrived).max() < 0.5 * meant.to_numpy().max()
+    assert (run.layers("moved").to_numpy() < 0.2).all()
+
+
+def test_the_training_is_the_same_with_and_without(tmp_path):
+    finals = []
+    for every in (0, 1):
+        model = make_model()
+        train(model, torch.optim.AdamW(model.parameters()), tmp_path / str(every), updates_every=every)
+        finals.append([p.detach().clone() for p in model.parameters()])
+    assert all(map(torch.equal, *finals))
+
+
+def test_a_negative_period_is_refused(tmp_path):
+    model = make_model()
+    with pytest.raises(gradwatch.errors.BadArgument, match="updates_every -1"):
+        gradwatch.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path, updates_every=-1)
