@@ -135,8 +135,9 @@ def attach(
     >>> watch.steps
     3
     """
-    named = without_wrapped(_named_optimizers(model, optimizer))
+    named = _named_optimizers(model, optimizer)
     _check_trained(model, named)
+    named = without_wrapped(named)
     _check_stats(stats, every, (weights_every, updates_every), acts=clip is not None, skips=skip_nonfinite)
     _check_run_options(first_step, stop_on, total_steps, ranks)
     policies = _policies_for(list(named), clip)
