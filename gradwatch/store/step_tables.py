@@ -146,7 +146,7 @@ class StepTables:
                 *(part.after, part.up_to, optimizer, part.one_of, part.most),
             )
             columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], [], []]
-            if stat in ALWAYS_THERE and self._db.layout.has_crc:
+            if part.most and stat in ALWAYS_THERE and self._db.layout.has_crc:
                 if 0 < part.most == len(rows):
                     part = replace(part, up_to=columns[0][-1])
                 self._find_missing(table, optimizer, columns[0], part)

@@ -166,10 +166,18 @@ def valid_steps(columns: Mapping[str, Sequence[Any]]) -> NDArray[np.bool_]:
             column = (
                 columns[name] if valid.all() else [v if ok else 0 for v, ok in zip(columns[name], valid, strict=True)]
             )
-            numbers = np.array(column, np.float64)
-            least = -LATEST if name == "wall_time" else 0.0
-            valid &= np.isnan(numbers) | ((numbers >= least) & (numbers <= _LIMITS.get(name, LARGEST)))
+            valid &= _in_range(column, -LATEST if name == "wall_time" else 0.0, _LIMITS.get(name, LARGEST))
     valid[_with_invalid_texts(columns, valid)] = False
+    return valid
+
+
+def _in_range(column: Sequence[Any], least: float, most: float) -> NDArray[np.bool_]:
+    """Which numbers of a column are in range, or null; (rows,)."""
+    numbers = np.array(column, np.float64)
+    valid: NDArray[np.bool_] = np.isnan(numbers) | ((numbers >= least) & (numbers <= most))
+    if most == LARGEST:  # float64 rounds the next whole number down to it
+        at_most = np.flatnonzero(numbers == most).tolist()
+        valid[at_most] = [column[at] <= most for at in at_most]
     return valid
 
 

@@ -24,6 +24,7 @@ KEYS = {
     "layer": ("id",),
     "weight": ("id",),
     "rank": ("id",),
+    "optimizer_update": ("id",),
     "event": ("id",),
 }
 VALUES = {
