@@ -247,8 +247,25 @@ def own_isinstance(modules: list[Source], of: Callable[[Source], bool]) -> list[
 
 
 def defines(module: Source) -> bool:
-    """Whether a module defines a function or a class, rather than only re-exporting names."""
-    return any(isinstance(node, (*FUNCTIONS, ast.ClassDef)) for node in module.tree.body)
+    """Whether a module has behaviour to test: a function, or a class with a method that does something.
+
+    Names that are re-exported, also by the module's `__getattr__`, records of fields alone and protocols have none.
+    """
+    return any(
+        node.name not in ("__getattr__", "__dir__") and acts(node)
+        if isinstance(node, FUNCTIONS)
+        else isinstance(node, ast.ClassDef) and any(isinstance(part, FUNCTIONS) and acts(part) for part in node.body)
+        for node in module.tree.body
+    )
+
+
+def acts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether the body of a function is more than a docstring and `...` or `pass`."""
+    return not all(
+        isinstance(statement, ast.Pass)
+        or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
+        for statement in function.body
+    )
 
 
 def without_tests(root: Path, modules: list[Source]) -> list[str]:

@@ -1,5 +1,6 @@
 """The script that measures the code base counts what it says, on a package small enough to count by hand."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,24 @@ def test_circles_are_sets_of_modules_that_reach_one_another(house, arrows, expec
 
 def test_an_import_that_only_a_type_checker_sees_makes_no_circle(house, checkout):
     assert house.graph(house.sources(checkout, "gradwatch"))["gradwatch.watch"] == {"gradwatch.low"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("LIMIT = 3", False),
+        ("from gradwatch.low import Kind", False),
+        ("def __getattr__(name):\n    return name", False),
+        ("class Record:\n    field: int = 3", False),
+        ("class Told(Protocol):\n    def hear(self): ...\n    def ask(self):\n        'What it asks.'", False),
+        ("class Record:\n    field: int = 3\n    def double(self):\n        return 2 * self.field", True),
+        ("def f():\n    return 3", True),
+        ("async def f():\n    return 3", True),
+    ],
+)
+def test_a_module_without_behaviour_needs_no_test_file(house, text, expected):
+    module = house.Source(name="m", path=ROOT / "m.py", text=text, tree=ast.parse(text))
+    assert house.defines(module) is expected
 
 
 def test_the_script_prints_its_table_for_this_checkout():
