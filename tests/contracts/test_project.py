@@ -40,8 +40,7 @@ def test_the_matrix_runs_what_continuous_integration_runs():
 
 
 def test_the_lowest_versions_are_the_floors():
-    extras = PROJECT["optional-dependencies"]
-    stated = [*PROJECT["dependencies"], *extras["parquet"], *extras["capture"]]
+    stated = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["parquet"]]
     floors = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", one).groups() for one in stated)
     lowest = pins("constraints-lowest.txt")
     assert set(lowest) == set(floors) - {"torch"}

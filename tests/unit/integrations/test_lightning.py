@@ -1,6 +1,5 @@
 """PyTorch Lightning itself, against the same training written by hand."""
 
-import importlib.metadata
 import logging
 import os
 import subprocess
@@ -17,8 +16,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradwatch import Run
 from gradwatch.clip import NormClip
-from gradwatch.errors import UnsupportedVersion
-from gradwatch.integrations import require
 
 warnings.filterwarnings("ignore", module="lightning")
 import lightning.pytorch as pl  # noqa: E402
@@ -208,17 +205,6 @@ def test_a_fit_without_an_optimizer_goes_on_unrecorded(tmp_path, caplog):
     assert [r.getMessage() for r in caplog.records if "nothing-to-record" in r.getMessage()]
     fit(make(pl), tmp_path, [callback])
     assert len(Run(tmp_path / "run").steps()) == BATCHES, "the same callback records the next fit"
-
-
-def test_an_old_version_is_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.9.5")
-    with pytest.raises(
-        UnsupportedVersion, match=r"lightning 1.9.5 is installed; gradwatch needs 2.2 or newer. Upgrade"
-    ):
-        require({"lightning": (2, 2)})
-    with pytest.raises(UnsupportedVersion, match="nothing-like-it is not installed: `pip install nothing-like-it`"):
-        monkeypatch.undo()
-        require({"nothing-like-it": (1, 0)})
 
 
 @pytest.mark.slow

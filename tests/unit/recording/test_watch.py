@@ -2,81 +2,27 @@
 
 import copy
 import itertools
-import logging
 import math
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import gradwatch
 from gradwatch import Run
 from gradwatch.clip import NormClip, ValueClip
-from gradwatch.errors import BadArgument, GradwatchError, NoParameters, RunInUse, StoreNotWritable
-from gradwatch.measure import ZEROS_EVERY, fused
+from gradwatch.errors import RunInUse
 from gradwatch.store import StoreReader
 from gradwatch.testing import steady
 
-OPTIMIZERS = {
-    "SGD": lambda p: torch.optim.SGD(p, lr=0.05),
-    "SGD momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
-    "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "AdamW fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
-}
-CLIPS = {
-    "plain": lambda p: None,
-    "clipped by norm": lambda p: clip_grad_norm_(p, 0.5),
-    "clipped by value": lambda p: clip_grad_value_(p, 0.05),
-    "a generator clipped by norm": lambda p: clip_grad_norm_((q for q in p), 0.5),
-}
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.RNN(3, 5, batch_first=True)
-        self.dropout = nn.Dropout(0.2)
-        self.out = nn.Linear(5, 1)
-
-    def forward(self, x):
-        return self.out(self.dropout(self.rnn(x)[0][:, -1]))
-
-
-def make(optimizer="SGD"):
-    torch.manual_seed(0)
-    model = Net()
-    return model, OPTIMIZERS[optimizer](model.parameters())
-
-
-def backward(model, optimizer):
-    optimizer.zero_grad()
-    loss = model(torch.randn(8, 4, 3)).square().mean()
-    loss.backward()
-    return loss
-
-
-def train(model, optimizer, steps, clip="plain", watch=None, each=None):
-    for step in range(steps):
-        loss = backward(model, optimizer)
-        if each is not None:
-            each(step)
-        CLIPS[clip](list(model.parameters()))
-        optimizer.step()
-        if watch is not None:
-            watch.log(loss=loss)
-
-
-# ------------------------------------------------------------------------------- training untouched
+from .nets import CLIPS, OPTIMIZERS, backward, make, train, train_scaled
 
 
 @pytest.mark.parametrize("clip", CLIPS)
@@ -101,114 +47,6 @@ def test_training_is_equal_bit_for_bit(tmp_path, optimizer, clip):
     assert len(Run(tmp_path / "run").steps()) == 50
 
 
-FAULTS = [
-    "gradwatch.recording.tracker.measure",
-    "gradwatch.recording.weight_sampler.norms",
-    "gradwatch.recording.clip_audit.norm_clipping",
-]
-
-
-@pytest.mark.parametrize("where", [*FAULTS, "gradwatch.store.writer.StoreWriter.append"])
-def test_a_fault_of_ours_leaves_training_untouched_and_is_reported_once(tmp_path, monkeypatch, caplog, where):
-    model, optimizer = make()
-    train(model, optimizer, 30, "clipped by norm")
-    expected = copy.deepcopy(model.state_dict())
-
-    def broken(*args, **kwargs):
-        raise RuntimeError("a planted fault")
-
-    model, optimizer = make()
-    with (
-        caplog.at_level(logging.WARNING, "gradwatch"),
-        gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=10) as watch,
-    ):
-        train(model, optimizer, 3, "clipped by norm", watch)
-        monkeypatch.setattr(where, broken)
-        for _ in range(27):
-            train(model, optimizer, 1, "clipped by norm", watch)
-            time.sleep(0.01)
-    assert all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
-    messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 1
-    assert "a planted fault" in messages[0]
-    assert "(recording-stopped)" in messages[0]
-    assert not optimizer._optimizer_step_pre_hooks, "nothing of ours stays behind"
-
-
-def test_an_exception_of_the_loop_passes_and_ends_the_recording(tmp_path):
-    model, optimizer = make()
-    with pytest.raises(ZeroDivisionError), gradwatch.attach(model, optimizer, tmp_path / "run"):
-        train(model, optimizer, 3)
-        backward(model, optimizer)
-        clip_grad_norm_(model.parameters(), 0.5)
-        _ = 1 / 0
-    run = Run(tmp_path / "run")
-    assert run.attempts()[0].reason == "exception ZeroDivisionError"
-    # what was measured for the step that did not happen is kept, and said to be skipped
-    assert run.steps()["skipped"].tolist() == [False, False, False, True]
-
-
-def test_detaching_takes_everything_out(tmp_path):
-    model, optimizer = make()
-    cells = [cell.cell_contents for cell in clip_grad_norm_.__closure__]
-    handler = signal.getsignal(signal.SIGTERM)
-    watch = gradwatch.attach(model, optimizer, tmp_path / "run")
-    train(model, optimizer, 2)
-    watch.close()
-    watch.close()
-    train(model, optimizer, 2)
-    assert not optimizer._optimizer_step_pre_hooks
-    assert not optimizer._optimizer_step_post_hooks
-    assert [cell.cell_contents for cell in clip_grad_norm_.__closure__] == cells
-    assert signal.getsignal(signal.SIGTERM) is handler
-    assert len(Run(tmp_path / "run").steps()) == 2
-
-
-# --------------------------------------------------------------------------------- the right numbers
-
-
-@pytest.mark.parametrize("clip", CLIPS)
-def test_every_number_is_that_of_the_gradient_before_clipping(tmp_path, clip):
-    model, optimizer = make()
-    names = [name for name, _ in model.named_parameters()]
-    expected = []
-
-    def keep(step):
-        grads = [p.grad.double().numpy().ravel() for p in model.parameters()]
-        row = {"total_norm": np.linalg.norm(np.concatenate(grads)), "entries": np.concatenate(grads)}
-        row["norm"] = [np.linalg.norm(g) for g in grads]
-        row["abs_max"] = [np.abs(g).max() for g in grads]
-        row["zeros"] = [(g == 0).sum() for g in grads]
-        expected.append(row)
-
-    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
-        train(model, optimizer, 20, clip, watch, keep)
-
-    run = Run(tmp_path / "run")
-    steps = run.steps()
-    assert steps.index.tolist() == list(range(20))
-    np.testing.assert_allclose(steps["total_norm"], [row["total_norm"] for row in expected], rtol=1e-6)
-    for stat in ("norm", "abs_max", "zeros"):
-        frame = run.layers(stat)
-        assert frame.columns.tolist() == names
-        every = 1 if stat != "zeros" or fused.is_available() else ZEROS_EVERY
-        assert frame.index.tolist() == list(range(0, 20, every))
-        np.testing.assert_allclose(frame, [row[stat] for row in expected[::every]], rtol=1e-6, err_msg=stat)
-    assert (run.layers("nonfinite") == 0).all(axis=None)
-    if "norm" in clip:
-        coefs = [min(1.0, 0.5 / (row["total_norm"] + 1e-6)) for row in expected]
-        np.testing.assert_allclose(steps["clip_coef"], coefs, rtol=1e-6)
-        assert (steps["max_norm"] == 0.5).all()
-        assert steps["clipped"].tolist() == [coef < 1 for coef in coefs]
-    elif "value" in clip:
-        cut = [np.mean(np.abs(row["entries"]) > 0.05) for row in expected]
-        np.testing.assert_allclose(steps["clipped_fraction"], cut, rtol=1e-12)
-        assert (steps["clip_value"] == 0.05).all()
-    else:
-        assert steps["max_norm"].isna().all()
-        assert (steps["clip_coef"] == 1).all()
-
-
 def test_weights_and_updates_are_sampled(tmp_path):
     model, optimizer = make()
     before, after = [], []
@@ -225,27 +63,6 @@ def test_weights_and_updates_are_sampled(tmp_path):
         np.testing.assert_allclose(run.layers("weight_norm").loc[step], norms, rtol=1e-6)
         np.testing.assert_allclose(run.layers("update_norm").loc[step], updates, rtol=1e-6)
         np.testing.assert_allclose(run.layers("update_ratio").loc[step], np.divide(updates, norms), rtol=1e-6)
-
-
-def test_sampling_can_be_turned_off(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=0):
-        train(model, optimizer, 2)
-    assert Run(tmp_path / "run").layers("update_ratio").empty
-
-
-def test_learning_rates_of_every_group_at_the_step_that_used_them(tmp_path):
-    model = Net()
-    groups = [{"params": model.rnn.parameters(), "lr": 0.1}, {"params": model.out.parameters(), "lr": 0.2}]
-    optimizer = torch.optim.SGD(groups)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        for _ in range(3):
-            train(model, optimizer, 1)
-            scheduler.step()
-    steps = Run(tmp_path / "run").steps()
-    assert steps["learning_rate"].tolist() == pytest.approx([0.1, 0.05, 0.025])
-    assert steps["learning_rate_1"].tolist() == pytest.approx([0.2, 0.1, 0.05])
 
 
 @pytest.mark.parametrize("order", ["after the step", "before the step"])
@@ -266,16 +83,6 @@ def test_the_loss_belongs_to_its_step(tmp_path, order):
     steps = Run(tmp_path / "run").steps()
     assert steps["loss_logged"].tolist() == [True, True, True, True, False, True]
     np.testing.assert_allclose(steps["loss"].drop(4), [x for i, x in enumerate(losses) if i != 4])
-
-
-def test_the_losses_of_micro_batches_are_averaged(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
-        for value in (1.0, 3.0):
-            backward(model, optimizer)
-            watch.log(loss=value)
-        optimizer.step()
-    assert Run(tmp_path / "run").steps()["loss"].tolist() == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -307,9 +114,6 @@ def test_any_number_is_a_loss(tmp_path, value):
     assert Run(tmp_path / "run").steps()["loss"].tolist() == [float(value)]
 
 
-# ------------------------------------------------------------------------------------ NaN and infinity
-
-
 def test_the_parameter_with_the_nan_is_found_although_clipping_spreads_it(tmp_path):
     model, optimizer = make()
 
@@ -327,58 +131,6 @@ def test_the_parameter_with_the_nan_is_found_although_clipping_spreads_it(tmp_pa
     assert math.isnan(run.steps().loc[5, "clip_coef"])
 
 
-def test_an_overflow_of_torchs_norm_is_told_from_an_infinite_entry(tmp_path):
-    """Finite gradients of 1e30: torch's norm is infinite, and it sets every gradient to 0."""
-    model, optimizer = make()
-
-    def blow_up(step):
-        if step == 3:
-            model.out.weight.grad.fill_(1e30)
-
-    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
-        train(model, optimizer, 4, "clipped by norm", watch, blow_up)
-    run = Run(tmp_path / "run")
-    row = run.steps().loc[3]
-    assert row["total_norm"] == pytest.approx(1e30 * math.sqrt(5), rel=1e-6)
-    assert row["nonfinite"] == 0
-    assert row["clip_coef"] == 0
-    event = next(e for e in run.events() if e.kind == "nonfinite")
-    assert "norm overflow: every entry is finite (the largest is 1e+30)" in event.message
-
-
-def test_a_step_refused_by_error_if_nonfinite_is_kept(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        for step in range(4):
-            backward(model, optimizer)
-            if step == 2:
-                model.out.bias.grad.fill_(math.inf)
-            try:
-                clip_grad_norm_(model.parameters(), 0.5, error_if_nonfinite=True)
-            except RuntimeError:
-                continue
-            optimizer.step()
-    steps = Run(tmp_path / "run").steps()
-    assert steps["skipped"].tolist() == [False, False, True, False]
-    assert steps["total_norm"].isin([math.inf]).tolist() == [False, False, True, False]
-
-
-def test_a_loop_that_steps_only_where_the_norm_is_finite_keeps_the_step_it_skipped(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        for step in range(5):
-            backward(model, optimizer)
-            if step == 2:
-                model.rnn.bias_hh_l0.grad[1] = math.nan
-            if torch.isfinite(clip_grad_norm_(model.parameters(), 0.5)):
-                optimizer.step()
-    run = Run(tmp_path / "run")
-    assert run.steps()["skipped"].tolist() == [False, False, True, False, False]
-    assert run.steps()["nonfinite"].tolist() == [0, 0, 1, 0, 0]
-    (event,) = run.events()
-    assert (event.step, event.severity, event.parameter) == (2, "warning", "rnn.bias_hh_l0")
-
-
 SCALED = [
     (optimizer, clip, unscale)
     for optimizer in ("SGD", "AdamW fused")
@@ -386,31 +138,6 @@ SCALED = [
     for unscale in (False, True)
     if unscale or clip != "after unscaling"
 ]
-
-
-def train_scaled(model, optimizer, clip, unscale, watch=None):
-    """Eight steps with a GradScaler, an infinity in the fourth; the true norm before clipping of each."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    norms, scales = [], []
-    for step in range(8):
-        optimizer.zero_grad()
-        loss = model(torch.randn(8, 4, 3)).square().mean()
-        scaler.scale(loss).backward()
-        if step == 3:
-            model.out.weight.grad[0, 0] = math.inf
-        scales.append(scaler.get_scale())
-        norms.append(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item() / scales[-1])
-        if clip == "before unscaling":
-            clip_grad_norm_(model.parameters(), 0.25)
-        if unscale:
-            scaler.unscale_(optimizer)
-        if clip == "after unscaling":
-            clip_grad_norm_(model.parameters(), 0.25)
-        scaler.step(optimizer)
-        scaler.update()
-        if watch is not None:
-            watch.log(loss=float(step))
-    return norms, scales
 
 
 @pytest.mark.parametrize(("optimizer", "clip", "unscale"), SCALED)
@@ -463,168 +190,6 @@ def test_a_disabled_scaler_changes_nothing(tmp_path):
     assert steps["loss_scale"].isna().all()
 
 
-def test_a_scaler_may_step_an_optimizer_that_nobody_watches(tmp_path):
-    model, optimizer = make()
-    other, stranger = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        train_scaled(other, stranger, "after unscaling", True)
-        train(model, optimizer, 2)
-    assert len(Run(tmp_path / "run").steps()) == 2
-
-
-def test_a_torch_that_clips_in_an_unknown_way_is_said_and_recorded_all_the_same(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("torch.nn.utils.clip_grad.clip_grad_norm_", lambda parameters, max_norm: None)
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        train(model, optimizer, 2)
-    assert "clip-calls-unseen" in caplog.text
-    assert len(Run(tmp_path / "run").steps()) == 2
-
-
-# ------------------------------------------------------------------------------------------- other loops
-
-
-def test_absent_gradients_are_not_zero(tmp_path):
-    model, optimizer = make()
-    model.out.bias.requires_grad_(False)
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        train(model, optimizer, 60)
-    run = Run(tmp_path / "run")
-    assert run.layers("norm")["out.bias"].isna().all()
-    assert run.layers("zeros")["out.bias"].isna().all()
-    assert run.summary().layers[-1].absent_steps == 60
-    (event,) = run.events()
-    assert (event.kind, event.severity, event.parameter) == ("dead", "info", "out.bias")
-
-
-def test_clipping_by_value_and_then_by_norm_is_one_step(tmp_path):
-    model, optimizer = make()
-    norms = []
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        for _ in range(3):
-            backward(model, optimizer)
-            norms.append(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
-            clip_grad_value_(model.parameters(), 0.05)
-            clip_grad_norm_(model.parameters(), 0.01)
-            optimizer.step()
-    steps = Run(tmp_path / "run").steps()
-    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-6)
-    assert (steps["clip_value"] == 0.05).all()
-    assert (steps["max_norm"] == 0.01).all()
-
-
-def test_groups_clipped_one_after_the_other_are_measured_before_either(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        backward(model, optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
-        clip_grad_norm_(model.rnn.parameters(), 0.01)
-        clip_grad_norm_(model.out.parameters(), 0.02)
-        optimizer.step()
-    assert Run(tmp_path / "run").steps()["total_norm"].item() == pytest.approx(norm, rel=1e-6)
-
-
-def test_clipping_at_every_micro_batch_records_what_the_optimizer_consumes(tmp_path):
-    """Trap 5: the gradient accumulates after the first clip; the last measurement counts."""
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        optimizer.zero_grad()
-        for _ in range(3):
-            model(torch.randn(8, 4, 3)).square().mean().backward()
-            last = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
-            clip_grad_norm_(model.parameters(), 0.1)
-        optimizer.step()
-    steps = Run(tmp_path / "run").steps()
-    assert len(steps) == 1
-    assert steps["total_norm"].item() == pytest.approx(last, rel=1e-6)
-
-
-def test_a_gradient_changed_after_clipping_is_measured_again(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        backward(model, optimizer)
-        clip_grad_norm_(model.parameters(), 0.1)
-        model.out.bias.grad.fill_(100.0)
-        optimizer.step()
-    steps = Run(tmp_path / "run").steps()
-    assert steps["total_norm"].item() == pytest.approx(100.0, rel=1e-4)
-    assert steps["max_norm"].isna().all(), "the clipping did not reach what the optimizer consumed"
-
-
-def test_several_optimizers_are_told_apart(tmp_path):
-    model = Net()
-    optimizers = {
-        "body": torch.optim.SGD(model.rnn.parameters(), 0.1),
-        "head": torch.optim.Adam(model.out.parameters()),
-    }
-    with gradwatch.attach(model, optimizers, tmp_path / "run"):
-        for step in range(6):
-            model(torch.randn(8, 4, 3)).square().mean().backward()
-            optimizers["body"].step()
-            if step % 2:
-                optimizers["head"].step()
-            model.zero_grad()
-    run = Run(tmp_path / "run")
-    assert run.optimizers == {"body": "SGD", "head": "Adam"}
-    assert run.steps("body").index.tolist() == list(range(6))
-    assert run.steps("head").index.tolist() == list(range(3))
-    assert run.layers("norm", "head").columns.tolist() == ["out.weight", "out.bias"]
-    assert run.layers("norm").shape == (6, 6)
-    assert run.summary("head").optimizer_class == "Adam"
-    with pytest.raises(BadArgument, match="this run has body, head"):
-        run.summary("tail")
-
-
-def test_parameters_that_join_later_are_recorded(tmp_path):
-    model = Net()
-    optimizer = torch.optim.SGD(model.rnn.parameters(), 0.1)
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        for step in range(6):
-            if step == 3:
-                optimizer.add_param_group({"params": list(model.out.parameters())})
-            model.zero_grad()
-            model(torch.randn(8, 4, 3)).square().mean().backward()
-            optimizer.step()
-    frame = Run(tmp_path / "run").layers("norm")
-    assert frame.columns.tolist()[-2:] == ["out.weight", "out.bias"]
-    assert frame["out.weight"].isna().tolist() == [True] * 3 + [False] * 3
-
-
-def test_a_closure_is_one_step_with_its_last_gradient(tmp_path):
-    """Trap 3: at the start of the step the gradients are those of before, or None."""
-    torch.manual_seed(0)
-    model = nn.Linear(3, 1)
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
-    x, seen = torch.randn(20, 3), []
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (model(x) - 1).square().mean()
-        loss.backward()
-        seen.append(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
-        return loss
-
-    last = []
-    with gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=1):
-        for _ in range(3):
-            optimizer.step(closure)
-            last.append(seen[-1])
-    run = Run(tmp_path / "run")
-    np.testing.assert_allclose(run.steps()["total_norm"], last, rtol=1e-6)
-    assert (run.layers("update_norm") > 0).all(axis=None)
-
-
-def test_every_records_each_nth_step(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run", every=4, stats=("norm",), weights_every=0):
-        train(model, optimizer, 10, "clipped by norm")
-    run = Run(tmp_path / "run")
-    assert run.steps().index.tolist() == [0, 4, 8]
-    assert (run.steps()["max_norm"] == 0.5).all()
-    assert run.layers("zeros").empty
-    assert run.summary().steps == 3
-
-
 def test_clip_gives_the_weights_that_torchs_function_gives(tmp_path):
     model, optimizer = make()
     train(model, optimizer, 30, "clipped by norm")
@@ -653,23 +218,6 @@ def test_a_policy_under_a_scaler_clips_unscaled_gradients_or_says_that_it_does_n
     assert ("clip-not-applied" in caplog.text) is not unscale
 
 
-def test_a_policy_that_can_not_act_on_a_closure_says_so(tmp_path, caplog):
-    model = nn.Linear(2, 1)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = model(torch.ones(1, 2)).square().sum()
-        loss.backward()
-        return loss
-
-    with gradwatch.attach(model, optimizer, tmp_path / "run", clip=NormClip(0.25)):
-        optimizer.step(closure)
-        optimizer.step(closure)
-    assert caplog.text.count("clip-not-applied") == 1
-    assert Run(tmp_path / "run").steps()["max_norm"].isna().all()
-
-
 def test_value_clip_policy_is_recorded(tmp_path):
     model, optimizer = make()
     with gradwatch.attach(model, optimizer, tmp_path / "run", clip=ValueClip(1e-3)):
@@ -689,30 +237,6 @@ def test_a_compiled_models_names_have_no_prefix(tmp_path):
     assert Run(tmp_path / "run").layers("norm").columns[0] == "rnn.weight_ih_l0"
 
 
-def test_tied_weights_count_once(tmp_path):
-    """Trap 12."""
-    model = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
-    model["b"].weight = model["a"].weight
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        model["b"](model["a"](torch.ones(2, 3))).sum().backward()
-        expected = model["a"].weight.grad.norm().item()
-        optimizer.step()
-    run = Run(tmp_path / "run")
-    assert run.layers("norm").columns.tolist() == ["a.weight"]
-    assert run.steps()["total_norm"].item() == pytest.approx(expected)
-
-
-def test_two_runs_at_once(tmp_path):
-    first, second = make(), make()
-    with gradwatch.attach(*first, tmp_path / "a"), gradwatch.attach(*second, tmp_path / "b"):
-        train(*first, 3, "clipped by norm")
-        train(*second, 5)
-    assert len(Run(tmp_path / "a").steps()) == 3
-    assert len(Run(tmp_path / "b").steps()) == 5
-    assert Run(tmp_path / "b").steps()["max_norm"].isna().all()
-
-
 def test_a_model_copied_while_attached_carries_nothing_of_ours(tmp_path):
     """Trap 30."""
     model, optimizer = make()
@@ -723,9 +247,6 @@ def test_a_model_copied_while_attached_carries_nothing_of_ours(tmp_path):
         train(twin, torch.optim.SGD(twin.parameters(), 0.1), 3)
         assert not other._optimizer_step_pre_hooks
     assert len(Run(tmp_path / "run").steps()) == 2
-
-
-# --------------------------------------------------------------------------------------- events and resume
 
 
 def test_on_event_is_called_in_the_training_thread(tmp_path):
@@ -757,121 +278,6 @@ def test_a_callback_that_raises_is_said_and_not_called_again(tmp_path, caplog):
     assert len(calls) == 1
     assert ["on-event" in record.getMessage() for record in caplog.records] == [True]
 
-
-def test_attaching_again_continues_after_the_last_step(tmp_path):
-    model, optimizer = make()
-    for _ in range(2):
-        with gradwatch.attach(model, optimizer, tmp_path / "run"):
-            train(model, optimizer, 5)
-    run = Run(tmp_path / "run")
-    assert run.steps().index.tolist() == list(range(10))
-    assert run.steps()["attempt"].tolist() == [0] * 5 + [1] * 5
-    assert [(e.kind, e.step) for e in run.events()] == [("resumed", 5)]
-
-
-def test_of_two_records_of_one_step_the_later_attempt_stands(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        train(model, optimizer, 6)
-    first = Run(tmp_path / "run").steps()["total_norm"]
-    with gradwatch.attach(model, optimizer, tmp_path / "run", first_step=4):
-        train(model, optimizer, 1)
-    run = Run(tmp_path / "run")
-    assert run.steps().index.tolist() == list(range(6))
-    assert run.steps()["attempt"].tolist() == [0, 0, 0, 0, 1, 0]
-    assert run.steps().loc[4, "total_norm"] != first[4]
-    assert np.linalg.norm(run.layers("norm").loc[4]) == pytest.approx(run.steps().loc[4, "total_norm"])
-    assert len(run.layers("norm")) == 6
-
-
-def test_a_model_whose_parameters_changed_between_attempts_keeps_its_columns(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        train(model, optimizer, 2)
-    torch.manual_seed(0)
-    model = nn.ModuleDict({"extra": nn.Linear(5, 1), "out": nn.Linear(5, 1)})
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        (model["extra"](torch.ones(1, 5)) + model["out"](torch.ones(1, 5))).sum().backward()
-        norm = model["out"].weight.grad.norm().item()
-        optimizer.step()
-    frame = Run(tmp_path / "run").layers("norm")
-    assert frame.loc[2, "out.weight"] == pytest.approx(norm)
-    assert math.isnan(frame.loc[2, "rnn.weight_hh_l0"])
-    assert math.isnan(frame.loc[0, "extra.weight"])
-
-
-def test_how_long_the_training_is_can_be_said_anew(tmp_path):
-    for total in (10, 20):
-        model, optimizer = make()
-        with gradwatch.attach(model, optimizer, tmp_path / "run", total_steps=total):
-            pass
-        assert Run(tmp_path / "run").meta()["total_steps"] == str(total)
-
-
-# -------------------------------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        pytest.param({"model": "net"}, "model is a str", id="a model that is none"),
-        pytest.param(
-            {"optimizer": "SGD"}, "is a str; expected a torch.optim.Optimizer", id="an optimizer that is none"
-        ),
-        pytest.param({"stats": ("norm", "mean")}, "expected some of norm, abs_max", id="an unknown statistic"),
-        pytest.param({"stats": "norm"}, "expected some of", id="statistics as one string"),
-        pytest.param({"every": 0}, "every is 0", id="never"),
-        pytest.param({"weights_every": -1}, "weights_every -1", id="a negative period"),
-        pytest.param({"first_step": -1}, "first_step is -1", id="a negative step"),
-        pytest.param({"total_steps": 0}, "total_steps is 0", id="a training of no step"),
-    ],
-)
-def test_wrong_arguments_are_said_before_training(tmp_path, arguments, says):
-    model, optimizer = make()
-    given = {"model": model, "optimizer": optimizer, "run": tmp_path / "run"} | arguments
-    with pytest.raises(BadArgument, match=says):
-        gradwatch.attach(**given)
-    assert not (tmp_path / "run").exists()
-
-
-def test_nothing_to_watch(tmp_path):
-    with pytest.raises(NoParameters, match="no optimizer with a parameter"):
-        gradwatch.attach(nn.Identity(), [], tmp_path / "run")
-
-
-def test_a_file_in_the_way_of_the_run(tmp_path):
-    (tmp_path / "run").write_text("mine")
-    model, optimizer = make()
-    with pytest.raises(StoreNotWritable, match="can't be made"):
-        gradwatch.attach(model, optimizer, tmp_path / "run")
-    assert (tmp_path / "run").read_text() == "mine"
-
-
-def test_a_folder_that_can_not_be_written():
-    model, optimizer = make()
-    with pytest.raises(StoreNotWritable, match="store-not-writable"):
-        gradwatch.attach(model, optimizer, "/proc/gradwatch/run")
-
-
-def test_a_foreign_file_is_not_written_to(tmp_path):
-    (tmp_path / "gradwatch.db").write_text("not a database, but somebody's")
-    model, optimizer = make()
-    with pytest.raises(GradwatchError, match="not-a-run"):
-        gradwatch.attach(model, optimizer, tmp_path)
-    assert (tmp_path / "gradwatch.db").read_text() == "not a database, but somebody's"
-
-
-def test_a_run_is_written_by_one(tmp_path):
-    model, optimizer = make()
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
-        with pytest.raises(RunInUse, match="another watch of this process"):
-            gradwatch.attach(model, optimizer, tmp_path / "run")
-        train(model, optimizer, 2)
-    assert len(Run(tmp_path / "run").steps()) == 2
-
-
-# --------------------------------------------------------------------------------------------- processes
 
 SCRIPT = """
     import os, sys, time
@@ -1039,9 +445,6 @@ def test_a_full_queue_drops_and_says_so(tmp_path, caplog, monkeypatch):
     assert "steps-dropped" in caplog.text
     with StoreReader(tmp_path / "run") as reader:
         assert reader.attempts()[0].reason == "closed"
-
-
-# ---------------------------------------------------------------------------- events across attempts, and their origin
 
 
 def record_norms(folder, norms, cuts=()):

@@ -1,51 +1,12 @@
 """The registry: every code has a page, an order and a place in the docs, and views agree."""
 
-import json
-import re
-from pathlib import Path
-
 import pytest
 
-from gradwatch.analysis import diagnosis
-from gradwatch.analysis.diagnosis import PAGES, Finding, find
+from gradwatch.analysis.diagnosis import find
 from gradwatch.analysis.diagnosis.facts import read_facts
-from gradwatch.analysis.diagnosis.finding import FINDING_KEYS, Quantity
-from gradwatch.analysis.diagnosis.pages import as_markdown, as_text
 from gradwatch.testing import replaced, steady, stream
 
 from .made import calm, codes, run_of
-
-ROOT = Path(__file__).parents[4]
-PACKAGE = Path(diagnosis.__file__).parent
-RAISED = set(re.findall(r'code="([\w-]+)"', "".join(path.read_text() for path in PACKAGE.glob("*.py"))))
-TESTS = "".join(
-    path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path.name != Path(__file__).name
-)
-
-
-def test_every_code_has_a_page_and_every_page_its_code():
-    assert set(PAGES) == RAISED
-
-
-@pytest.mark.parametrize("code", sorted(PAGES))
-def test_every_page_is_whole(code):
-    page = PAGES[code]
-    assert all((page.title, page.meaning, page.example, page.confirm, page.fix))
-    assert page.title in as_text(code)
-
-
-@pytest.mark.parametrize("code", sorted(PAGES))
-def test_every_code_is_found_in_some_test(code):
-    assert f'"{code}"' in TESTS
-
-
-def test_the_docs_are_made_of_the_pages():
-    assert (ROOT / "docs" / "findings.md").read_text() == as_markdown()
-
-
-def test_an_unknown_code_has_no_page():
-    with pytest.raises(KeyError):
-        as_text("no-such-code")
 
 
 def test_findings_are_ordered_by_severity_then_by_kind(tmp_path):
@@ -61,25 +22,6 @@ def test_findings_are_ordered_by_severity_then_by_kind(tmp_path):
 def test_the_rules_are_pure(tmp_path):
     facts = read_facts(run_of(tmp_path, calm()))
     assert find(facts) == find(facts)
-
-
-def test_a_finding_as_json():
-    finding = Finding(
-        code="spike",
-        severity="info",
-        certainty="shown",
-        what="w",
-        steps=(3, 4),
-        evidence={"largest_norm": Quantity(2.5, "norm")},
-        cause="c",
-        remedy="r",
-        confirm="f",
-    )
-    made = finding.as_dict()
-    assert list(made) == FINDING_KEYS
-    assert made["steps"] == [3, 4]
-    assert made["evidence"] == {"largest_norm": {"value": 2.5, "unit": "norm"}}
-    assert json.loads(json.dumps(made)) == made
 
 
 @pytest.mark.parametrize("faulty", [False, True])

@@ -3,7 +3,6 @@
 import pytest
 
 from gradwatch.record import Event
-from gradwatch.sources.history import History, Point, write
 from gradwatch.store import StoreWriter
 from gradwatch.testing import PARAMETERS, steady, stream
 
@@ -47,28 +46,6 @@ def test_large_first_norms_and_a_warm_up_only_where_there_is_none(tmp_path, rate
 def test_norms_that_fall_to_nothing_began_at_no_fault(tmp_path):
     norms = [4.0 * 0.97**i for i in range(600)]
     assert "large-initial-norms" not in codes(run_of(tmp_path, stream(norms, losses=[n**2 for n in norms])))
-
-
-def test_a_history_does_not_know_what_it_does_not_hold(tmp_path):
-    write(History([Point(10 * i, n) for i, n in enumerate(steady(500))], "a file"), tmp_path / "run")
-    from gradwatch import Run
-
-    run = Run(tmp_path / "run")
-    assert codes(run) == []
-    clipping = run.summary().clipping
-    assert (clipping.kind, clipping.is_known) == (None, False)
-    assert run_of(tmp_path / "own", calm()).summary().clipping.is_known
-
-
-def test_norms_after_clipping_are_called_so(tmp_path):
-    from gradwatch import Run
-
-    points = [Point(i, min(n, 1.0)) for i, n in enumerate(steady(300))]
-    write(History(points, "a file"), tmp_path / "after", moment="after clipping")
-    assert the(Run(tmp_path / "after"), "norms-after-clipping").severity == "info"
-    assert Run(tmp_path / "after").summary().moment == "after clipping"
-    write(History(points, "a file"), tmp_path / "before", moment="before clipping")
-    assert "norms-after-clipping" not in codes(Run(tmp_path / "before"))
 
 
 def test_ranks_that_part_are_told_by_rank(tmp_path):

@@ -11,7 +11,9 @@ from torch.nn.utils import clip_grad_norm_ as early_norm
 from torch.nn.utils import clip_grad_value_ as early_value
 
 import gradwatch
-from gradwatch.recording.hooks import listen_to_clip_calls, listen_to_grad_scaler, listen_to_steps
+from gradwatch.recording.hooks import listen_to_clip_calls
+
+from .gradients import parameter
 
 
 class Ear:
@@ -35,12 +37,6 @@ def ear():
     stop = listen_to_clip_calls(ear)
     yield ear
     stop()
-
-
-def parameter(*values):
-    p = nn.Parameter(torch.zeros(len(values)))
-    p.grad = torch.tensor(values)
-    return p
 
 
 def variants():
@@ -175,25 +171,6 @@ class TestThePairOfNormAndClip:
         assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
 
 
-def test_steps_within_a_compiled_function_are_heard_and_nothing_is_warned_of(recwarn):
-    heard = []
-
-    class Steps:
-        def before_step(self, optimizer, has_closure):
-            heard.append(("before", has_closure, torch.compiler.is_compiling()))
-
-        def after_step(self, optimizer):
-            heard.append(("after", torch.compiler.is_compiling()))
-
-    optimizer = torch.optim.SGD([parameter(3.0, 4.0)], lr=0.1)
-    listen_to_steps(optimizer, Steps())
-    update = torch.compile(optimizer.step, backend="eager")
-    for _ in range(3):
-        update()
-    assert heard == 3 * [("before", False, False), ("after", False)]
-    assert not [warning for warning in recwarn if "gradwatch" in str(warning.message)]
-
-
 def test_everything_is_restored_when_the_last_listener_leaves():
     before = [cell.cell_contents for cell in early_norm.__closure__]
     first, second = listen_to_clip_calls(Ear()), listen_to_clip_calls(Ear())
@@ -212,33 +189,3 @@ def test_the_public_function_keeps_its_face(ear):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         early_norm([parameter(1.0)], 1.0)
-
-
-def test_the_scaler_is_restored_when_the_last_listener_leaves():
-    before = torch.amp.GradScaler.step, torch.amp.GradScaler.unscale_
-    first, second = listen_to_grad_scaler(object()), listen_to_grad_scaler(object())
-    assert torch.amp.GradScaler.step is not before[0]
-    first()
-    second()
-    assert (torch.amp.GradScaler.step, torch.amp.GradScaler.unscale_) == before
-
-
-def test_steps_are_heard_before_and_after():
-    heard = []
-
-    class Steps:
-        def before_step(self, optimizer, has_closure):
-            heard.append(("before", has_closure, w.item()))
-
-        def after_step(self, optimizer):
-            heard.append(("after", w.item()))
-
-    w = nn.Parameter(torch.tensor(1.0))
-    w.grad = torch.tensor(1.0)
-    optimizer = torch.optim.SGD([w], lr=0.5)
-    stop = listen_to_steps(optimizer, Steps())
-    optimizer.step()
-    optimizer.step(lambda: torch.tensor(0.0))
-    stop()
-    optimizer.step()
-    assert heard == [("before", False, 1.0), ("after", 0.5), ("before", True, 0.5), ("after", 0.0)]

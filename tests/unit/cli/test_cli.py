@@ -11,21 +11,14 @@ from pathlib import Path
 import pytest
 
 import gradwatch
-from gradwatch.cli.signatures import EXCHANGE, JUDGE, MANY, READ, RECORD, app
 from gradwatch.record import ParameterInfo
 from gradwatch.testing import replaced, steady, stream, write_run
-
-PANELS = [RECORD, READ, JUDGE, MANY, EXCHANGE]
-COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 def in_a_process(*arguments, **environment):
     command = [sys.executable, "-m", "gradwatch", *map(str, arguments)]
     env = os.environ | {"COLUMNS": "100"} | environment
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
-
-
-# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +90,6 @@ def test_the_only_run_below_a_folder_is_read_and_said(tmp_path, command):
     assert done.err == f"gradwatch: the run below {tmp_path / 'out'} is {tmp_path / 'out' / 'gradwatch'}\n"
 
 
-# ---------------------------------------------------------------------------------------- terminals
-
-
 def test_no_colour_means_plain_ascii(runs, command, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     for name in ("report", "events", "recommend", "compare"):
@@ -152,37 +142,6 @@ def test_layers_keep_their_numbers_in_a_narrow_terminal(tmp_path, command, monke
     assert {f"{i}." for i in range(12)} <= {line[: line.find(".") + 1] for line in out.splitlines()}
     monkeypatch.setenv("COLUMNS", "109")
     assert "all in model.encoder.layers\n" in command("report", tmp_path).out
-
-
-# --------------------------------------------------------------------------------- help and version
-
-
-def test_the_help_groups_the_commands(command):
-    out = command("--help").out
-    assert [out.index(f" {panel} ") for panel in PANELS] == sorted(out.index(f" {panel} ") for panel in PANELS)
-    assert all(getattr(one, "rich_help_panel", None) in PANELS for one in app.registered_commands)
-
-
-def test_every_command_is_in_the_help_and_in_the_readme(command):
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    top = command("--help")
-    assert len(COMMANDS) >= 12
-    for name in COMMANDS:
-        assert f" {name} " in top.out
-        assert f"gradwatch {name}" in readme
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(command, name):
-    done = command(name, "-h")
-    assert done.code == 0
-    assert f"gradwatch {name}" in done.out
-    assert command(name, "--help").out == done.out
-
-
-def test_the_version_is_that_of_the_package(command):
-    done = command("--version")
-    assert (done.code, done.out) == (0, f"gradwatch {gradwatch.__version__}\n")
 
 
 def test_the_installed_command_is_the_same():

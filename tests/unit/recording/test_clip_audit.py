@@ -1,0 +1,37 @@
+"""Which clip calls count for an update, and by how much they clipped."""
+
+import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+import gradwatch
+from gradwatch import Run
+
+from .nets import backward, make
+
+
+def test_clipping_at_every_micro_batch_records_what_the_optimizer_consumes(tmp_path):
+    """Trap 5: the gradient accumulates after the first clip; the last measurement counts."""
+    model, optimizer = make()
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        optimizer.zero_grad()
+        for _ in range(3):
+            model(torch.randn(8, 4, 3)).square().mean().backward()
+            last = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+            clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+    steps = Run(tmp_path / "run").steps()
+    assert len(steps) == 1
+    assert steps["total_norm"].item() == pytest.approx(last, rel=1e-6)
+
+
+def test_a_gradient_changed_after_clipping_is_measured_again(tmp_path):
+    model, optimizer = make()
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        backward(model, optimizer)
+        clip_grad_norm_(model.parameters(), 0.1)
+        model.out.bias.grad.fill_(100.0)
+        optimizer.step()
+    steps = Run(tmp_path / "run").steps()
+    assert steps["total_norm"].item() == pytest.approx(100.0, rel=1e-4)
+    assert steps["max_norm"].isna().all(), "the clipping did not reach what the optimizer consumed"

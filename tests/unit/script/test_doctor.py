@@ -1,0 +1,83 @@
+"""What is observed in a few steps of a script; each examination is a process, for its hooks stay."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from gradwatch.script.doctor import Examination, Observation
+
+EXAMINE = """
+import json, sys
+from pathlib import Path
+from gradwatch.script.doctor import examine
+from gradwatch.script.launch import Program
+path = Path(sys.argv[1])
+found = examine(Program(path, (str(path),)), steps=int(sys.argv[2]))
+print(json.dumps([found.failed, found.has_problem, [(o.mark, o.about, o.text) for o in found.observations]]))
+"""
+
+
+def examined(tmp_path: Path, script: str, steps: int = 3):
+    """Whether the script failed, whether there is a problem, and the observations; then what it printed."""
+    path = tmp_path / "train.py"
+    path.write_text(textwrap.dedent(script))
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMINE, str(path), str(steps)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    *printed, last = done.stdout.splitlines()
+    failed, has_problem, observations = json.loads(last)
+    return failed, has_problem, [tuple(one) for one in observations], printed
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"), [([], False), (["fine", "note"], False), (["fine", "problem"], True), (["problem"], True)]
+)
+def test_an_examination_has_a_problem_if_one_observation_is_one(marks, expected):
+    found = Examination("train.py", tuple(Observation(mark, "steps", "text") for mark in marks), False)
+    assert found.has_problem is expected
+
+
+def test_a_script_is_stopped_after_the_steps_and_its_clip_calls_are_told(tmp_path):
+    failed, _, observations, printed = examined(
+        tmp_path,
+        """
+        import torch
+        model = torch.nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+        for step in range(100):
+            print("step", step)
+            optimizer.zero_grad()
+            for _ in range(2):
+                model(torch.randn(8, 4)).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+        """,
+    )
+    assert printed == ["step 0", "step 1", "step 2"]
+    assert not failed
+    told = {about: text for _, about, text in reversed(observations)}
+    assert told["steps"].startswith("3 recorded, 6 calls of backward, about 2 for each step")
+    assert told["optimizer 0"].startswith("SGD, 2 parameters with 5 entries, lr 0.25; 3 steps")
+    assert told["clipping"] == "clip_grad_norm_ at train.py:10, threshold 0.5, 3 calls"
+    assert "ms a step in the training thread" in told["cost"]
+
+
+@pytest.mark.parametrize(
+    ("script", "has_failed", "says"),
+    [
+        ("print('no torch')", False, "did not import torch"),
+        ("import sys; sys.exit(3)", False, "did not import torch"),
+        ("raise ValueError('mine')", True, "did not import torch"),
+    ],
+)
+def test_a_script_that_makes_no_step_is_a_problem(tmp_path, script, has_failed, says):
+    failed, has_problem, observations, _ = examined(tmp_path, script)
+    assert (failed, has_problem) == (has_failed, True)
+    ((mark, about, text),) = observations
+    assert (mark, about) == ("problem", "steps")
+    assert says in text

@@ -1,0 +1,126 @@
+"""What a writer puts into a store, alone and after others."""
+
+import dataclasses
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gradwatch import Run
+from gradwatch.distributed import ParameterPart
+from gradwatch.record import STATS, Event, LayerStats, ParameterInfo, StepRecord
+from gradwatch.recording.recorder import Recorder
+from gradwatch.store import FILE_NAME, StoreWriter
+from gradwatch.testing import steady, stream, write_run
+
+
+def size_of(folder, steps, count):
+    many = tuple(ParameterInfo(name=f"layer.{i}.weight", shape=(64, 64)) for i in range(1000))
+    rng = np.random.default_rng(0)
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", many)
+    for step in range(steps):
+        columns = {name: rng.random(1000).astype(np.float32) for name in STATS[:count]}
+        rest = {"total_norm": rng.random(), "max_norm": 1.1, "clip_coef": rng.random(), "loss": rng.random()}
+        stats = LayerStats(parameters=many, **columns)
+        rest |= {"wall_time": 1.7e9 + rng.random(), "learning_rates": (1.1e-3,)}
+        writer.append([StepRecord(step=step, layers=stats, **rest)])
+    writer.end_attempt("closed")
+    return writer.path.stat().st_size
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1, 4200), (4, 17000)])
+def test_the_file_grows_as_little_as_promised(tmp_path, count, limit):
+    """1,000 parameters: at most 4.2 KB a step with one statistic and 17 KB with four."""
+    growth = size_of(tmp_path / "b", 1300, count) - size_of(tmp_path / "a", 300, count)
+    assert 4000 * count < growth / 1000 <= limit
+
+
+def test_an_event_that_lasts_is_one_row_brought_up_to_date(tmp_path):
+    found = Event(step=5, kind="explosion", severity="warning", message="a rise", parameter="w")
+    worse = dataclasses.replace(found, severity="critical", message="lost")
+    over = dataclasses.replace(worse, until=9)
+    other = Event(step=5, kind="explosion", severity="info", message="elsewhere", parameter=None)
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    for events in ([found, other], [worse], [over]):
+        writer.append([], events)
+    writer.end_attempt("closed")
+    assert Run(tmp_path).events() == [over, other]
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        assert db.execute("select count(*) from event").fetchone() == (2,)
+
+
+def test_steps_beyond_32_bits_and_clocks_that_jump_back(tmp_path):
+    first = 2**31 - 5
+    records = [
+        dataclasses.replace(record, step=first + index, wall_time=1e9 + (index if index < 200 else index - 100_000))
+        for index, record in enumerate(stream(steady(400), losses=[1.0] * 400))
+    ]
+    run = Run(write_run(tmp_path / "run", records))
+    assert run.steps().index.tolist() == list(range(first, first + 400))
+    assert run.layers("norm").index[-1] == first + 399
+    assert run.records().__next__().step == first
+    summary = run.summary()
+    assert (summary.first_step, summary.last_step, summary.damaged_rows) == (first, first + 399, 0)
+    assert run.recommend().refused is None
+
+
+def test_a_run_that_is_resumed_ten_times_is_whole(tmp_path):
+    """Each attempt goes back twenty steps before the last one."""
+    records, begin = [], 0
+    for attempt in range(11):
+        own = stream(steady(100), first_step=begin)
+        records += [dataclasses.replace(record, attempt=attempt, total_norm=1.0 + attempt) for record in own]
+        begin += 80
+    run = Run(write_run(tmp_path / "run", records))
+    steps = run.steps()
+    assert steps.index.tolist() == list(range(900))
+    assert steps["total_norm"].tolist() == [1.0 + min(10, step // 80) for step in range(900)]
+    assert len(run.seams()) == 10
+    assert run.layers("norm").shape[0] == 900
+    assert run.summary().attempts == 11
+
+
+def test_of_processes_that_come_to_a_run_at_once_one_writes_and_the_others_are_told(tmp_path):
+    code = """
+        import sys, time
+        from pathlib import Path
+        from gradwatch.errors import RunInUse
+        from gradwatch.store import StoreWriter
+        run, ready = Path(sys.argv[1]), float(sys.argv[2])
+        time.sleep(max(0.0, ready - time.time()))
+        try:
+            writer = StoreWriter(run)
+            writer.begin_attempt({}, {"0": ("SGD", {})})
+        except RunInUse:
+            print("refused")
+        else:
+            time.sleep(1.5)
+            writer.end_attempt("closed")
+            print("wrote")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run"), str(time.time() + 2.5)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=60) for process in processes]
+    assert sorted(out.strip() for out, _ in said) == ["refused"] * 3 + ["wrote"], said
+    assert len(Run(tmp_path / "run").attempts()) == 1
+
+
+def test_parameters_that_join_again_are_named_at_their_own_positions(tmp_path):
+    """Of a run that was resumed, some are not there yet."""
+    infos = [ParameterInfo(name=name, shape=(1,)) for name in "abcd"]
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.add_parameters("0", infos)
+    recorder = Recorder(writer, {"0": []})
+    parts = [ParameterPart(info=infos[0]), ParameterPart(info=infos[1]), None, ParameterPart(info=infos[3])]
+    recorder.join(SimpleNamespace(name="0", parts=parts), 1)
+    recorder.close("closed")
+    assert Run(tmp_path).parameters() == tuple(infos)
