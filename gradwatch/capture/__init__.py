@@ -9,18 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.capture.listing import CaptureInfo, capture_folders, delete, describe, list_captures
+from gradwatch.capture.options import CaptureOptions
 from gradwatch.capture.record import Autocast, Capture, Forward, Group, RandomState, Unkept, Why
 from gradwatch.capture.stand_ins import MappingStandIn, Structure
 
 if TYPE_CHECKING:
     from gradwatch.capture.files import read, write
-    from gradwatch.capture.nested import classes_in, map_tensors, tensors_in
+    from gradwatch.capture.nested import classes_in, differentiable, map_tensors, tensors_in
     from gradwatch.capture.random_state import set_random_state, take_random_state
 
 __all__ = [
     "Autocast",
     "Capture",
     "CaptureInfo",
+    "CaptureOptions",
     "Forward",
     "Group",
     "MappingStandIn",
@@ -32,6 +34,7 @@ __all__ = [
     "classes_in",
     "delete",
     "describe",
+    "differentiable",
     "list_captures",
     "map_tensors",
     "read",
@@ -46,6 +49,7 @@ _LATE = {
     "read": "gradwatch.capture.files",
     "write": "gradwatch.capture.files",
     "classes_in": "gradwatch.capture.nested",
+    "differentiable": "gradwatch.capture.nested",
     "map_tensors": "gradwatch.capture.nested",
     "tensors_in": "gradwatch.capture.nested",
     "set_random_state": "gradwatch.capture.random_state",

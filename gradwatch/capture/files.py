@@ -81,6 +81,15 @@ def read(folder: str | os.PathLike[str], *, classes: Classes | None = None, most
         raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {type(error).__name__}: {error}.") from error
 
 
+def check_can_write() -> None:
+    """Check that captures can be written and read.
+
+    Raises:
+        UnsupportedVersion: safetensors is not installed.
+    """
+    _safetensors()
+
+
 # ------------------------------------------------------------------------------------- to JSON
 
 
@@ -100,6 +109,7 @@ def _description(capture: Capture, encoders: Mapping[str, Encoder]) -> dict[str,
 
 def _forward(forward: Forward, encoder: Encoder) -> Node:
     return {
+        "module": forward.module,
         "args": encoder.nested(list(forward.args)),
         "kwargs": encoder.nested(dict(forward.kwargs)),
         "devices": list(forward.devices),
@@ -169,6 +179,7 @@ def _to_forward(node: Any, decoder: Decoder) -> Forward:
     if not isinstance(args, list) or not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
         raise CaptureDamaged("The capture can't be read: the inputs of a forward are not as they are described.")
     return Forward(
+        module=str(node["module"]),
         args=tuple(args),
         kwargs=kwargs,
         devices=_texts(node["devices"]),

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -34,6 +35,24 @@ def tensors_in(value: object) -> list[Tensor]:
 
     map_tensors(note, value)
     return found
+
+
+def differentiable(output: object) -> list[Tensor]:
+    """Each tensor of a module's output that a backward can begin at, once; `Forward.output_gradients` are of these.
+
+    >>> import torch
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> y = x * 2
+    >>> [tensor is y for tensor in differentiable({"y": y, "again": y, "x": x, "no": torch.ones(1)})]
+    [True]
+    """
+    found = [tensor for tensor in tensors_in(output) if is_differentiable(tensor)]
+    return list({id(tensor): tensor for tensor in found}.values())
+
+
+def is_differentiable(tensor: Tensor) -> bool:
+    """Whether a module made it, and a gradient can reach it."""
+    return tensor.requires_grad and not tensor.is_leaf and tensor.layout == torch.strided
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -66,17 +66,18 @@ class Forward:
     """One call of the root module's forward.
 
     Attributes:
+        module: the name of the module that was called, within the model that was captured; "" if it is that model.
         args: positional arguments, nested. Tensors are on the CPU when they were read back.
         kwargs: keyword arguments, nested.
         devices: the device on which each tensor of ``args`` and ``kwargs`` was, in the order of
             `gradwatch.capture.tensors_in`.
         random_state: before this forward.
-        buffers: as they were before this forward, by name.
-        autocast: by type of device, for example "cpu".
+        buffers: those of the module as they were before this forward, by name within the model.
+        autocast: by type of device, for example "cpu", where it was on.
         training: the flag of the root module as ``""``, and of each module whose flag differs from it.
         grad_enabled: whether gradients were recorded.
         output_gradients: the gradient that reached each differentiable tensor of the output from outside, in the
-            order of `gradwatch.capture.tensors_in`; None where none did.
+            order of `gradwatch.capture.differentiable`; None where none did.
     """
 
     args: tuple[object, ...]
@@ -88,6 +89,7 @@ class Forward:
     grad_enabled: bool = True
     output_gradients: tuple[Tensor | None, ...] = ()
     devices: tuple[str, ...] = ()
+    module: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +110,11 @@ class Capture:
         optimizer: the name of the optimizer.
         why: the reason for which it was kept.
         groups: what made the gradients, in the order of the backward calls.
-        weights: the parameters of the root module before the update, by name; empty where they were not kept.
+        weights: the parameters of the model before the update, by name; empty where they were not kept.
         gradients: the gradients of the optimizer's parameters before clipping, unscaled, by name.
         frozen: names of parameters that took no gradient.
-        model: the class of the root module.
-        root: the name of the root module within the model that was attached; "" if it is that model.
+        model: the class of the model that was attached, without wrappers (DistributedDataParallel, compile).
+        root: the name within it of the module that was called, if that was always the same; see `Forward.module`.
         versions: of Python, torch, gradwatch and whatever else bears on the numbers.
         devices: the devices of the parameters.
         settings: what else bears on the numbers: the number of threads, deterministic algorithms, TF32.
@@ -121,7 +123,7 @@ class Capture:
         max_norm: the clipping threshold, if it was known by then.
         loss_scale: by which a GradScaler had multiplied ``output_gradients``; None without one.
         rank, ranks: the process that wrote this, and how many there were.
-        is_compiled: whether the root module was compiled by `torch.compile`.
+        is_compiled: whether the model was compiled by `torch.compile`.
         kept: what was kept, by its name, for example "weights".
         not_kept: why anything was not kept or is not exact, in words.
         replayable: whether forward and backward can be made again from it.

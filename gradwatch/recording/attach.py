@@ -14,12 +14,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gradwatch.capture import CaptureOptions
+from gradwatch.capture.files import check_can_write
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
 from gradwatch.distributed import Mailbox, RankGatherer, rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, ShardedParameters
 from gradwatch.record import KINDS, STATS, Event
 from gradwatch.recording import lifecycle
+from gradwatch.recording.capture.recorder import StepCapture
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.hyperparameters import Config, settings_text
@@ -66,6 +69,7 @@ def attach(
     total_steps: int | None = None,
     ranks: Ranks = False,
     config: Config | None = None,
+    capture: bool | CaptureOptions = False,
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -116,11 +120,16 @@ def attach(
         config: the hyperparameters: a mapping, a dataclass, an `argparse.Namespace`, or a config of Hydra, Lightning
             or Transformers. They stand in reports and in `gradwatch ls`, and `gradwatch compare` says which differ.
             Nested ones get dotted names; those whose name tells a secret are hidden.
+        capture: keep bad steps in the folder ``captures`` of the run, to be replayed: inputs, random state, weights
+            and gradients, as they were before the update. True for the first three steps that are not finite or
+            far above the recent level, or a `gradwatch.capture.CaptureOptions`. Needs safetensors. On an accelerator
+            it waits for the norm at each step.
 
     Raises:
         BadArgument, NoParameters: an argument has an invalid value.
         ShardedParameters: parts of parameters can't be combined here.
         TrainingStopped: by the optimizer's ``step``, for an event of ``stop_on``.
+        UnsupportedVersion: safetensors is not installed, and ``capture`` needs it.
         StoreNotWritable, RunInUse, NotARun, StoreTooNew, StoreDamaged: ``run`` can't be written.
 
     >>> model = nn.Linear(2, 1)
@@ -153,6 +162,7 @@ def attach(
         tensorboard=tensorboard,
         ranks=ranks,
         config=settings_text(config),
+        capture=_capture_options(capture),
     )
     trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
     return open_watch(trained, Path(run), options, policies, on_event)
@@ -185,7 +195,8 @@ def open_watch(
         hears_reductions = bool(options.ranks) and options.before_reduction and opened.world_size > 1
         reductions = Reductions(dict.fromkeys(model for model, _ in trained.values()) if hears_reductions else ())
         delivery = EventDelivery(on_event, options.stop_on)
-        recording = Recording(run, opened.sink, delivery, reductions, notices)
+        capture = None if options.capture is None else StepCapture(run, options.capture)
+        recording = Recording(run, opened.sink, delivery, reductions, notices, capture)
         router = HookRouter(recording)
         recording.open(loops, router)
         return Watch(recording, router, options, policies)
@@ -236,6 +247,15 @@ def _check_run_options(first_step: int | None, stop_on: Sequence[str], total_ste
         raise BadArgument(f"ranks is {ranks!r}; expected True, False or 'own'.")
     if total_steps is not None and total_steps < 1:
         raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None if it is not known.")
+
+
+def _capture_options(capture: bool | CaptureOptions) -> CaptureOptions | None:
+    if not isinstance(capture, (bool, CaptureOptions)):
+        raise BadArgument(f"capture is {capture!r}; expected True, False or a gradwatch.capture.CaptureOptions.")
+    options = CaptureOptions() if capture is True else capture or None
+    if options is not None:
+        check_can_write()
+    return options
 
 
 def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:

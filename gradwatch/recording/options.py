@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, Self, TypeAlias
 
+from gradwatch.capture import CaptureOptions
 from gradwatch.record import STATS
 
 Ranks: TypeAlias = bool | Literal["own"]
@@ -18,6 +19,7 @@ class RecordingOptions:
         clip_only_unclipped: a policy leaves a step alone that the loop has clipped by norm.
         before_reduction: with ``ranks``, measure what each rank has before DistributedDataParallel reduces it.
         config: the hyperparameters as JSON, for the store.
+        capture: which bad steps to keep; None for none.
         is_measured: False where the numbers of this process go nowhere and nothing acts on them.
     """
 
@@ -35,6 +37,7 @@ class RecordingOptions:
     before_reduction: bool = True
     is_measured: bool = True
     config: str | None = None
+    capture: CaptureOptions | None = None
 
     def for_later_optimizer(self) -> Self:
         """The options of an optimizer that joins the recording, which begins where the run has it."""

@@ -14,6 +14,7 @@ from typing import Literal, ParamSpec, Protocol, TypeAlias
 
 from gradwatch.errors import TrainingStopped
 from gradwatch.recording import lifecycle
+from gradwatch.recording.capture.recorder import StepCapture
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.loop_check import LoopCheck
@@ -49,7 +50,13 @@ class Recording:
     """
 
     def __init__(
-        self, run: Path, sink: StepSink, delivery: EventDelivery, reductions: Reductions, notices: Notices
+        self,
+        run: Path,
+        sink: StepSink,
+        delivery: EventDelivery,
+        reductions: Reductions,
+        notices: Notices,
+        capture: StepCapture | None = None,
     ) -> None:
         self.run = run
         self.loops = LoopTable()
@@ -60,6 +67,7 @@ class Recording:
         self.overhead_seconds = 0.0
         self._sink = sink
         self._delivery = delivery
+        self._capture = capture
         self._hooks = PlacedHooks()
 
     def guarded(self, method: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -85,12 +93,17 @@ class Recording:
         for loop in loops:
             self._take_in(loop, listener)
         self._hooks.put_in(listener)
+        if self._capture is not None:
+            self._capture.open(self.loops)
         lifecycle.opened(self.run, self)
 
     def add(self, open_loop: OpenLoop, listener: HookListener) -> None:
         """Record one more optimizer from here on."""
         self._sink.flush()
-        self._take_in(open_loop(sink=self._sink, notices=self.notices), listener)
+        loop = open_loop(sink=self._sink, notices=self.notices)
+        self._take_in(loop, listener)
+        if self._capture is not None:
+            self._capture.add(loop)
 
     def flush(self, timeout: float) -> bool:
         self.guarded(self.loops.release)
@@ -116,6 +129,7 @@ class Recording:
 
     def go_on_in_child(self) -> None:
         """A forked child writes nothing, and is protected like its parent."""
+        self._capture_no_more()
         self._sink = NullSink()
         self.state = "protecting" if self.loops.record_nothing() else "closed"
 
@@ -149,6 +163,8 @@ class Recording:
         name = loop.tracker.name
         self._hooks.let_go(name)
         self.check.let_go(name)
+        if self._capture is not None:
+            self._capture.let_go(loop)
         self.loops.let_go(loop)
         self._sink.dismiss(name)
 
@@ -157,8 +173,13 @@ class Recording:
             self._sink.note(self.check.facts())
         self.loops.abandon()
 
+    def _capture_no_more(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+
     def _detach(self) -> None:
         self.state = "closed"
+        self._capture_no_more()
         self._hooks.take_out()
         self.reductions.close()
         lifecycle.closed(self.run)
@@ -168,6 +189,7 @@ class Recording:
     def end_by(self, fault: Exception) -> None:
         """Report a fault once and let the training go on alone, but for what protects it."""
         logger.debug("a fault while %s", self.state, exc_info=fault)
+        self._capture_no_more()
         protects = self.loops.record_nothing()
         if self.state != "recording":
             return  # what protects the training begins anew with the next update

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.distributed import ParameterPart
-from gradwatch.measure import ZEROS_EVERY, measure
+from gradwatch.measure import ZEROS_EVERY, Measurement, measure
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.clip_audit import ClipAudit, fault_of_change
 from gradwatch.recording.gradients import GradientHistory
@@ -33,6 +33,12 @@ from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import ParameterTable, class_of, reference_to, settings_of
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.sink import Beginning, NullSink, StepSink
+
+
+class OnMeasured(Protocol):
+    """Is told of the gradients of the next update."""
+
+    def __call__(self, tracker: StepTracker, measured: Measurement, gradients: Sequence[Tensor | None]) -> None: ...
 
 
 class StepTracker:
@@ -44,6 +50,7 @@ class StepTracker:
         first_step: the number of the first step of this recording.
         pending: the step that is measured and whose update has not happened.
         held: the step made last, until the next one begins.
+        on_measured: told of gradients that were measured, if their update has not happened.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class StepTracker:
         self.gradients = GradientHistory(self.parameters)
         self.losses = StepLosses()
         self.audit = ClipAudit()
+        self.on_measured: OnMeasured | None = None
         self._sink = sink
         self._options = options
 
@@ -121,8 +129,13 @@ class StepTracker:
         if first is not None:
             self._sink.join(self, first)
 
-    def settle(self, gradients: Sequence[Tensor | None], *, at_clip: bool = False) -> PendingStep:
-        """The pending step of these gradients, which are measured again where they changed since they were."""
+    def settle(
+        self, gradients: Sequence[Tensor | None], *, at_clip: bool = False, is_updated: bool = False
+    ) -> PendingStep:
+        """The pending step of these gradients, which are measured again where they changed since they were.
+
+        With ``is_updated`` their update has happened.
+        """
         if self.pending is None or not self.pending.is_of(gradients):
             before = self.pending
             self.pending = PendingStep(
@@ -132,6 +145,8 @@ class StepTracker:
                 backwards=self.gradients.backwards,
             )
             self.gradients.measured()
+            if self.on_measured is not None and not is_updated:
+                self.on_measured(self, self.pending.measured, gradients)
             if before is not None:
                 self.pending.was_clipped = before.was_clipped or bool(before.clippings)
                 self.pending.clip_fault = fault_of_change(before, self.gradients, at_clip=at_clip)

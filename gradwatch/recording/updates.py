@@ -55,7 +55,7 @@ class PlainUpdate:
         self._tracker.resolve_dropped()
 
     def end(self, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
-        return self._tracker.pending or self._tracker.settle(gradients())
+        return self._tracker.pending or self._tracker.settle(gradients(), is_updated=True)
 
     def interrupted(self, loss_scale: Tensor | None) -> None:
         """What is pending may still be updated."""
@@ -88,7 +88,7 @@ class ClosureUpdate:
         self.gradients_made()
         if self._tracker.pending is not None:
             return self._tracker.pending
-        pending = self._tracker.settle(gradients())
+        pending = self._tracker.settle(gradients(), is_updated=True)
         if self._before is not None and self._before.clippings:
             pending.note_fault("before-backward")
         return pending

@@ -1,0 +1,95 @@
+"""An edge on each differentiable output of a module: a view through which the gradient from outside passes.
+
+A hook on the output itself would see the gradient of uses within the module too, for example of a loss that a model
+computes from the logits it also returns. The view is PyTorch's own, so that everything that can be done with the
+output can be done with it: changing it in place, a second derivative, functorch.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from gradwatch.capture.nested import MAX_DEPTH, is_differentiable, is_namedtuple, parts_of
+
+Arrived = Callable[[int, Tensor], None]
+"""Takes the position of an output and the gradient that reached it."""
+
+
+class CannotReplace(Exception):
+    """A container of the output can't be made again with other tensors."""
+
+
+def put_edges(output: Any, arrived: Arrived) -> tuple[Any, list[Tensor]]:
+    """Return the output with an edge on each differentiable tensor, and these tensors.
+
+    A tensor that comes twice gets one edge, because the order in which its gradients are added is to stay.
+
+    Raises:
+        CannotReplace: it can't be done; the output is as it was.
+    """
+    edges: dict[int, tuple[Tensor, Tensor]] = {}  # with the output, so that its id stays its own
+
+    def edge(tensor: Tensor) -> Tensor:
+        if not is_differentiable(tensor):
+            return tensor
+        known = edges.get(id(tensor))
+        if known is None:
+            known = edges[id(tensor)] = (tensor, _edge(tensor, len(edges), arrived))
+        return known[1]
+
+    replaced = _replace(output, edge, MAX_DEPTH)
+    return replaced, [one for _, one in edges.values()]
+
+
+def _edge(tensor: Tensor, index: int, arrived: Arrived) -> Tensor:
+    made = tensor.view_as(tensor)
+
+    def hook(gradients: tuple[Tensor | None, ...]) -> None:
+        if gradients[0] is not None:
+            arrived(index, gradients[0])
+
+    made.grad_fn.register_prehook(hook)  # type: ignore[union-attr, arg-type, unused-ignore]
+    return made
+
+
+def _replace(value: Any, edge: Callable[[Tensor], Tensor], depth: int) -> Any:
+    if isinstance(value, Tensor):
+        return edge(value)
+    parts = parts_of(value)
+    if parts is None:
+        return value
+    if depth == 0:
+        raise CannotReplace(f"its output is nested deeper than {MAX_DEPTH} levels")
+    changed = {}
+    for key, part in parts.items():
+        new = _replace(part, edge, depth - 1)
+        if new is not part:
+            changed[key] = new
+    return _with(value, parts, changed) if changed else value
+
+
+def _with(value: Any, parts: dict[Any, Any], changed: dict[Any, Any]) -> Any:
+    """A copy of the container with other parts; whatever else it holds stays."""
+    kind: Any = type(value)
+    if is_namedtuple(value):
+        return tuple.__new__(kind, (parts | changed).values())
+    if kind in {list, tuple}:
+        return kind((parts | changed).values())
+    try:
+        made = copy.copy(value)
+        if isinstance(value, (list, Mapping)):
+            for key, part in changed.items():
+                made[key] = part
+        elif dataclasses.is_dataclass(value):
+            for key, part in changed.items():
+                object.__setattr__(made, key, part)
+        else:
+            raise TypeError("a tuple of a class of its own")
+    except Exception as error:
+        raise CannotReplace(f"its output holds a {kind.__name__}, which can't be made again") from error
+    return made

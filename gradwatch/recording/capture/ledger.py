@@ -1,0 +1,69 @@
+"""Which backward passes made the gradients that one optimizer has now."""
+
+from __future__ import annotations
+
+from gradwatch.recording.capture.forwards import ForwardTap
+from gradwatch.recording.capture.passes import HeldBackward
+from gradwatch.recording.capture.rule import CaptureRule
+from gradwatch.recording.tracker import StepTracker
+
+
+class Ledger:
+    """The backward passes since the gradients of one optimizer were none or zero.
+
+    Attributes:
+        tracker: the steps of the optimizer.
+        tap: hears the forwards of its model.
+        rule: judges its steps.
+        passes: each call of backward that reached a gradient, with the forwards it consumed.
+        faults: why a replay of them would not be exact.
+    """
+
+    def __init__(self, tracker: StepTracker, tap: ForwardTap, max_bytes: int) -> None:
+        self.tracker, self.tap = tracker, tap
+        self.rule = CaptureRule()
+        self.passes: list[HeldBackward] = []
+        self.faults: list[str] = []
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+        self._is_stepped = False
+        self._backwards = 0
+
+    def before_backward(self) -> None:
+        self._backwards = self.tracker.gradients.backwards
+        if self.tracker.gradients.first() is None:
+            self.clear()
+        elif self._is_stepped:
+            self.clear()
+            self.faults.append(
+                "gradients were not set to zero after the step before, and it is not known how they were"
+            )
+
+    def after_backward(self, made: HeldBackward) -> None:
+        """Take a backward, if it reached these gradients; `StepTracker.gradients` has heard of it before."""
+        if self.tracker.gradients.backwards == self._backwards:
+            return
+        own = HeldBackward(reached={key: one for key, one in made.reached.items() if one[0].tap is self.tap})
+        if not own.reached:
+            self.faults.append("a backward reached the gradients through no output of the model that was seen")
+            self.tap.look_for_compiled()
+            return
+        self._held_bytes += own.held_bytes
+        if self._held_bytes > self._max_bytes:
+            self.passes.clear()
+            self.faults.append(f"inputs and output gradients have more than max_held_bytes={self._max_bytes}")
+        else:
+            self.passes.append(own)
+
+    def zeroed(self, ids: set[int]) -> None:
+        """The gradients of these parameters were set to zero in place."""
+        if self.tracker.parameters.ids <= ids:
+            self.clear()
+
+    def after_step(self) -> None:
+        """The gradients are consumed: hold nothing more of them."""
+        self.clear()
+        self._is_stepped = True
+
+    def clear(self) -> None:
+        self.passes, self.faults, self._held_bytes, self._is_stepped = [], [], 0, False

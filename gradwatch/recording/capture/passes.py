@@ -1,0 +1,124 @@
+"""What is held of each forward and backward until a step is judged: references, and what would change."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from gradwatch.capture import Autocast, Forward, RandomState, tensors_in
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A tensor by reference, and PyTorch's count of its changes in place when it was taken."""
+
+    tensor: Tensor
+    version: int | None
+
+    @staticmethod
+    def of(tensor: Tensor) -> Held:
+        return Held(tensor, version_of(tensor))
+
+    @property
+    def is_changed(self) -> bool:
+        return version_of(self.tensor) != self.version
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class HeldForward:
+    """One call of a module, as it was before.
+
+    Attributes:
+        tap: what heard of it.
+        module: its name within the model.
+        args, kwargs: as they were given.
+        inputs: the tensors among them.
+        buffers: by name within the model; copies of those that forwards change.
+        outputs: the differentiable tensors of the output, and their versions.
+        fault: why a backward from its output gradients does not give its part of the gradients, if that is so.
+    """
+
+    tap: object
+    module: str
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    inputs: list[Held]
+    random_state: RandomState
+    buffers: dict[str, Held]
+    autocast: Mapping[str, Autocast]
+    training: Mapping[str, bool]
+    outputs: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)
+    fault: str | None = None
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(bytes_of(held.tensor) for held in self.inputs)
+
+    def faults(self) -> list[str]:
+        """Why a replay of it would not be exact."""
+        found = [self.fault] if self.fault else []
+        where = f" of {self.module}" if self.module else ""
+        if any(held.is_changed for held in self.inputs):
+            found.append(f"an input{where} was changed in place after the forward")
+        if changed := [name for name, held in self.buffers.items() if held.is_changed]:
+            found.append(f"the buffers {', '.join(changed[:5])} were changed and not copied before")
+        for reference, version in self.outputs:
+            output = reference()
+            if output is not None and version_of(output) != version:
+                found.append(f"an output{where} was changed in place, which hides its gradient")
+        return found
+
+    def record(self, output_gradients: Sequence[Tensor | None]) -> Forward:
+        """The record of it, with the gradients of one backward."""
+        return Forward(
+            module=self.module,
+            args=self.args,
+            kwargs=self.kwargs,
+            devices=tuple(str(tensor.device) for tensor in tensors_in([list(self.args), self.kwargs])),
+            random_state=self.random_state,
+            buffers={name: held.tensor for name, held in self.buffers.items()},
+            autocast=self.autocast,
+            training=self.training,
+            grad_enabled=True,
+            output_gradients=tuple(output_gradients),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class HeldBackward:
+    """One call of backward: the gradients that reached the outputs of forwards, in the order of the forwards.
+
+    Attributes:
+        reached: for each forward, by its `id`, the forward and a gradient for each of its outputs.
+    """
+
+    reached: dict[int, tuple[HeldForward, list[Held | None]]] = field(default_factory=dict)
+
+    def note(self, forward: HeldForward, index: int, gradient: Tensor) -> None:
+        entry = self.reached.get(id(forward))
+        if entry is None:
+            entry = self.reached[id(forward)] = (forward, [None] * len(forward.outputs))
+        entry[1][index] = Held.of(gradient)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the inputs and the gradients."""
+        gradients = (held for _, each in self.reached.values() for held in each if held is not None)
+        return sum(forward.input_bytes for forward, _ in self.reached.values()) + sum(
+            bytes_of(held.tensor) for held in gradients
+        )
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """The count of changes in place; None for a tensor of inference mode, which has none."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """The size of the entries that a tensor has."""
+    if tensor.is_sparse:
+        return bytes_of(tensor._indices()) + bytes_of(tensor._values())
+    return tensor.numel() * tensor.element_size()

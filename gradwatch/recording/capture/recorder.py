@@ -1,0 +1,271 @@
+"""The black box of one recording: holds what made the gradients, judges each step, keeps a bad one.
+
+Whatever goes wrong in here is said in one line and ends the capturing, neither the recording nor the training.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Concatenate, ParamSpec, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.capture import CaptureOptions, Why, capture_folders
+from gradwatch.measure import Measurement, is_sharded
+from gradwatch.measure.measurement import total
+from gradwatch.recording.capture.forwards import ForwardTap
+from gradwatch.recording.capture.keeping import NoRoom, keep, make_capture
+from gradwatch.recording.capture.ledger import Ledger
+from gradwatch.recording.capture.passes import HeldBackward, HeldForward
+from gradwatch.recording.hooks import listen_to_backward, listen_to_grad_scaler, listen_to_steps, listen_to_zeroing
+from gradwatch.recording.loops import Loop
+from gradwatch.recording.tracker import StepTracker
+
+logger = logging.getLogger("gradwatch")
+
+P = ParamSpec("P")
+Method = Callable[Concatenate["StepCapture", P], None]
+
+
+def _harmless(method: Method[P]) -> Method[P]:
+    """End the capturing by a fault; the training and the recording go on."""
+
+    @functools.wraps(method)
+    def harmless(self: StepCapture, *args: P.args, **kwargs: P.kwargs) -> None:
+        if not self.is_closed:
+            try:
+                method(self, *args, **kwargs)
+            except Exception as error:
+                self.fail(error)
+
+    return cast("Method[P]", harmless)
+
+
+class StepCapture:
+    """Listens beside the router of a recording, which has heard of every backward before.
+
+    Attributes:
+        is_closed: nothing is held or kept any more.
+    """
+
+    def __init__(self, run: Path, options: CaptureOptions) -> None:
+        self.is_closed = False
+        self._run, self._options = run, options
+        self._process = os.getpid()
+        self._thread = threading.get_ident()  # that trains
+        self._taps: dict[int, ForwardTap] = {}
+        self._ledgers: dict[int, Ledger] = {}  # by tracker
+        self._by_optimizer: dict[int, Ledger] = {}
+        self._scales: dict[int, tuple[Tensor, bool]] = {}  # by ledger: the scale, and whether gradients are unscaled
+        self._current: HeldBackward | None = None
+        self._losses: list[Tensor] = []
+        self._stops: list[Callable[[], None]] = []
+
+    # ---------------------------------------------------------------------------- beginning and end
+
+    @_harmless
+    def open(self, loops: Iterable[Loop]) -> None:
+        """Listen. The router must listen already."""
+        self._stops += [listen_to_backward(self), listen_to_zeroing(self), listen_to_grad_scaler(self)]
+        for loop in loops:
+            self.add(loop)
+
+    @_harmless
+    def add(self, loop: Loop) -> None:
+        """Capture the steps of one more optimizer."""
+        model = loop.tracker.parameters.model
+        if loop.steps_within_backward:
+            self._say("optimizers that step within the backward leave no gradient to keep")
+        elif model is None or any(p is not None and is_sharded(p) for p in loop.tracker.parameters.parameters):
+            self._say("the parameters are sharded, and captures of parts of parameters are not made yet")
+        else:
+            self._add(loop, model)
+
+    def _add(self, loop: Loop, model: nn.Module) -> None:
+        tap = self._taps.get(id(model))
+        if tap is None:
+            tap = self._taps[id(model)] = ForwardTap(model, self.arrived, self.fail)
+        ledger = self._ledgers[id(loop.tracker)] = Ledger(loop.tracker, tap, self._options.max_held_bytes)
+        loop.tracker.on_measured = self.measured
+        for optimizer in loop.optimizers:
+            self._by_optimizer[id(optimizer)] = ledger
+            self._stops.append(listen_to_steps(optimizer, self))
+
+    @_harmless
+    def let_go(self, loop: Loop) -> None:
+        """The optimizer is gone: hold nothing of it, nor of its model if no other optimizer has it."""
+        ledger = self._ledgers.pop(id(loop.tracker), None)
+        if ledger is None:
+            return
+        loop.tracker.on_measured = None
+        self._by_optimizer = {key: one for key, one in self._by_optimizer.items() if one is not ledger}
+        self._scales.pop(id(ledger), None)
+        if all(one.tap is not ledger.tap for one in self._ledgers.values()):
+            ledger.tap.close()
+            self._taps = {key: one for key, one in self._taps.items() if one is not ledger.tap}
+
+    def close(self) -> None:
+        """Take the hooks out and hold nothing more."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for stop in self._stops:
+            stop()
+        for tap in self._taps.values():
+            tap.close()
+        for ledger in self._ledgers.values():
+            ledger.tracker.on_measured = None
+            ledger.clear()
+        self._taps, self._ledgers, self._by_optimizer, self._current = {}, {}, {}, None
+
+    def fail(self, error: Exception) -> None:
+        """Something went wrong in here."""
+        logger.debug("while capturing", exc_info=error)
+        if not self.is_closed:
+            self._say(f"{type(error).__name__}: {error}")
+            self.close()
+
+    def _say(self, why: str) -> None:
+        logger.warning("gradwatch captures no step of %r: %s (not-captured)", str(self._run), why)
+
+    # ------------------------------------------------------------------------------ what hooks call
+
+    def arrived(self, forward: HeldForward, index: int, gradient: Tensor) -> None:
+        """A gradient has reached an output of a forward, perhaps in a thread of the autograd engine."""
+        if self.is_closed:
+            return
+        if gradient.requires_grad:  # also by autograd.grad, which adds to no gradient by itself
+            forward.fault = "gradients of gradients were made (create_graph)"
+        if self._current is not None:
+            self._current.note(forward, index, gradient.detach())
+
+    @_harmless
+    def before_backward(self, tensors: Sequence[Tensor]) -> None:
+        if threading.get_ident() == self._thread:
+            self._current = HeldBackward()
+            self._losses = [tensor.detach() for tensor in tensors if tensor.numel() == 1]
+            for ledger in self._ledgers.values():
+                ledger.before_backward()
+
+    @_harmless
+    def after_backward(self) -> None:
+        made, self._current = self._current, None
+        if made is not None and threading.get_ident() == self._thread:
+            for ledger in self._ledgers.values():
+                ledger.after_backward(made)
+
+    @_harmless
+    def after_zeroing(self, ids: set[int]) -> None:
+        for ledger in self._ledgers.values():
+            ledger.zeroed(ids)
+
+    @_harmless
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        self._thread = threading.get_ident()
+
+    @_harmless
+    def after_step(self, optimizer: Optimizer) -> None:
+        ledger = self._by_optimizer[id(optimizer)]
+        self._scales.pop(id(ledger), None)
+        ledger.after_step()
+        ledger.tap.reset(self._thread)
+
+    @_harmless
+    def before_unscale(self, optimizer: Optimizer) -> None:
+        """Nothing is known before."""
+
+    @_harmless
+    def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
+        ledger = self._by_optimizer.get(id(optimizer))
+        if ledger is not None:
+            self._scales[id(ledger)] = scale.detach().clone(), True
+
+    @_harmless
+    def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
+        ledger = self._by_optimizer.get(id(optimizer))
+        if ledger is not None and id(ledger) not in self._scales:
+            self._scales[id(ledger)] = (
+                scale.detach().clone(),
+                not getattr(optimizer, "_step_supports_amp_scaling", False),
+            )
+
+    @_harmless
+    def after_scaled_step(self, optimizer: Optimizer) -> None:
+        ledger = self._by_optimizer.get(id(optimizer))
+        if ledger is not None:
+            self._scales.pop(id(ledger), None)
+
+    # --------------------------------------------------------------------------------- the decision
+
+    @_harmless
+    def measured(self, tracker: StepTracker, measured: Measurement, gradients: Sequence[Tensor | None]) -> None:
+        """The gradients of the next update were measured; they and the weights are as they were."""
+        ledger = self._ledgers.get(id(tracker))
+        if ledger is None or not measured.parts or os.getpid() != self._process:
+            return
+        scale, is_unscaled = self._scales.get(id(ledger), (None, True))
+        norm = _total_norm(measured)
+        if scale is not None and not is_unscaled:
+            norm /= float(scale)
+        if scale is not None and not math.isfinite(norm) and self._is_scalers(scale):
+            return
+        limit = ledger.rule.limit
+        why = ledger.rule.judge(norm)
+        if why is not None and why in self._options.on and self._has_place(why):
+            self._keep(ledger, gradients, why, norm, limit, None if scale is None else float(scale), is_unscaled)
+
+    def _is_scalers(self, scale: Tensor) -> bool:
+        """Whether a gradient that is not finite is the affair of a GradScaler, which skips it and lowers its scale."""
+        return float(scale) > 1 and all(bool(torch.isfinite(loss).all()) for loss in self._losses)
+
+    def _has_place(self, why: Why) -> bool:
+        """Whether a step may still be kept; the last place is for one that is not finite."""
+        reserved = why != "nonfinite" and "nonfinite" in self._options.on and self._options.most > 1
+        return len(capture_folders(self._run)) < self._options.most - reserved
+
+    def _keep(
+        self,
+        ledger: Ledger,
+        gradients: Sequence[Tensor | None],
+        why: Why,
+        norm: float,
+        limit: float | None,
+        scale: float | None,
+        is_unscaled: bool,
+    ) -> None:
+        step = ledger.tracker.step
+        try:
+            capture = make_capture(
+                ledger,
+                gradients,
+                self._options,
+                run=self._run,
+                why=why,
+                total_norm=norm,
+                limit=limit,
+                loss_scale=scale,
+                is_unscaled=is_unscaled,
+            )
+            folder = keep(capture, self._run, self._options)
+        except (NoRoom, OSError) as error:
+            logger.warning("gradwatch did not capture step %d (%s): %s (not-captured)", step, why, error)
+            return
+        but = "" if capture.replayable else f"; it can't be replayed: {'; '.join(capture.not_kept)}"
+        logger.warning(
+            "gradwatch kept step %d (%s, total norm %.3g) in %r%s (captured)", step, why, norm, str(folder), but
+        )
+
+
+def _total_norm(measured: Measurement) -> float:
+    """The L2 norm of all gradients. Waits for the device, if they are on one."""
+    norms = [part.double().cpu().numpy() for _, part in measured.norms()]
+    return total(np.concatenate(norms))
