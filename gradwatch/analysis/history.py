@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.frames import indexed_by_step, standing_rows, steps_frame
+from gradwatch.capture import CaptureInfo, list_captures
 from gradwatch.detect import replay
 from gradwatch.errors import BadArgument, RunNotFound
 from gradwatch.record import (
@@ -153,6 +154,10 @@ class RunReader:
     def parameters(self, optimizer: str | None = None) -> tuple[ParameterInfo, ...]:
         """The parameters of one optimizer (the first if None), in the model's order."""
         return self._store.parameters(self.optimizer(optimizer))
+
+    def captures(self) -> list[CaptureInfo]:
+        """The bad steps that were kept to be replayed (``attach(..., capture=True)``), by step."""
+        return list_captures(self.path)
 
     def events(self) -> list[Event]:
         """The events that the detectors found while the run was recorded, in order."""

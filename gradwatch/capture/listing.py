@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class CaptureInfo:
     rank: int
     wall_time: float | None
     has_weights: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `gradwatch captures --json` prints."""
+        return {**asdict(self), "folder": str(self.folder)}
 
 
 def list_captures(run: str | os.PathLike[str]) -> list[CaptureInfo]:

@@ -102,6 +102,12 @@ def run(
         bool, typer.Option("--ranks", help="Under torchrun, record every rank before gradients are reduced.")
     ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write scalars as event files.")] = False,
+    capture: Annotated[
+        bool, typer.Option("--capture", help="Keep the first bad steps with inputs and weights, to be replayed.")
+    ] = False,
+    capture_without_weights: Annotated[
+        bool, typer.Option("--capture-without-weights", help="The same with inputs and without weights and gradients.")
+    ] = False,
 ) -> None:
     """Run a training script and record it. Without an option that clips or skips, it trains as it would alone."""
     options = commands.run.RunOptions(
@@ -113,6 +119,8 @@ def run(
         every=every,
         ranks=ranks,
         tensorboard=tensorboard,
+        capture=capture,
+        capture_without_weights=capture_without_weights,
     )
     context.obj.append(commands.run.prepare_launch(arguments, folder, module, options))
 
@@ -167,6 +175,18 @@ def events(
 ) -> None:
     """List the events of a run."""
     commands.events.events(run, json, kind or [], severity)
+
+
+@app.command(cls=Command, rich_help_panel=READ)
+def captures(
+    run: RunPath = None,
+    json: AsJson = False,
+    delete: Annotated[
+        list[int] | None, typer.Option("--delete", metavar="STEP", help="Delete the captures of this step; repeatable.")
+    ] = None,
+) -> None:
+    """List the bad steps that a run has kept to be replayed (`gradwatch run --capture`), or delete some."""
+    commands.captures.captures(run, json, delete or [])
 
 
 @app.command(cls=Command, rich_help_panel=JUDGE)

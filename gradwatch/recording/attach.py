@@ -195,7 +195,7 @@ def open_watch(
         hears_reductions = bool(options.ranks) and options.before_reduction and opened.world_size > 1
         reductions = Reductions(dict.fromkeys(model for model, _ in trained.values()) if hears_reductions else ())
         delivery = EventDelivery(on_event, options.stop_on)
-        capture = None if options.capture is None else StepCapture(run, options.capture)
+        capture = _step_capture(run, options)
         recording = Recording(run, opened.sink, delivery, reductions, notices, capture)
         router = HookRouter(recording)
         recording.open(loops, router)
@@ -274,6 +274,12 @@ def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:
         if isinstance(policy, type) or not callable(getattr(policy, "clip", None)):
             raise BadArgument(f"clip is {policy!r}; expected a policy of gradwatch.clip, for example NormClip(1.0).")
     return dict(clip)
+
+
+def _step_capture(run: Path, options: RecordingOptions) -> StepCapture | None:
+    """What keeps bad steps; rank 0 does."""
+    is_first = options.ranks == "own" or rank_and_world_size()[0] == 0
+    return StepCapture(run, options.capture) if options.capture is not None and is_first else None
 
 
 # ------------------------------------------------------------------------------------- the sink

@@ -221,6 +221,7 @@ class Discovery:
                 total_steps=self._plan.steps,
                 ranks=world > 1,
                 before_reduction=self._plan.ranks,
+                capture=self._plan.capture,
             )
             self.watch = open_watch(owned, run, options, policies)
             return

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from gradwatch.capture import CaptureOptions
 from gradwatch.errors import BadArgument
 
 PROCESS = "-process-"  # between the name of the run and the number of the process
@@ -89,6 +90,7 @@ class RecordingPlan:
         skip_nonfinite: leave out an update whose gradients hold a NaN or an infinity.
         every: record each step whose number this divides.
         ranks: record every rank of a training by several processes before its gradients are reduced.
+        capture: which bad steps to keep; None for none.
     """
 
     run: Path
@@ -100,6 +102,7 @@ class RecordingPlan:
     skip_nonfinite: bool = False
     every: int = 1
     ranks: bool = False
+    capture: CaptureOptions | None = None
 
     @property
     def replaced_max_norm(self) -> float | None:

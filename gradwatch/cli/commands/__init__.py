@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradwatch.cli.commands import (
+        captures,
         check,
         compare,
         config,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "captures",
     "check",
     "compare",
     "config",

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradwatch.capture import CaptureOptions
 from gradwatch.cli.commands.events import check_kinds
 from gradwatch.errors import BadArgument
 from gradwatch.script import launch as launcher
@@ -33,6 +34,8 @@ class RunOptions:
     every: int = 1
     ranks: bool = False
     tensorboard: bool = False
+    capture: bool = False
+    capture_without_weights: bool = False
 
 
 def prepare_launch(arguments: list[str], folder: Path | None, module: bool, options: RunOptions) -> Launch:
@@ -55,6 +58,7 @@ def prepare_launch(arguments: list[str], folder: Path | None, module: bool, opti
         every=options.every,
         ranks=options.ranks,
         tensorboard=options.tensorboard,
+        capture=_capture_options(options),
     )
     return Launch(program=program, plan=plan, shown=run)
 
@@ -75,6 +79,11 @@ def check_options(options: RunOptions) -> ClipPlan | None:
     if options.every != 1 and (clips or options.skip_nonfinite):
         raise BadArgument(f"--every is {options.every}; clipping and --skip-nonfinite measure every step.")
     return clip
+
+
+def _capture_options(options: RunOptions) -> CaptureOptions | None:
+    wanted = options.capture or options.capture_without_weights
+    return CaptureOptions(weights=not options.capture_without_weights) if wanted else None
 
 
 def launch(wanted: Launch) -> None:

@@ -57,6 +57,9 @@ def make_capture(
         ]
     if not is_unscaled:
         faults.append("the gradients were measured before they were divided by the scale")
+    notes = []
+    if _world_size() > 1:
+        notes.append("the inputs of the other processes; the gradients are those after the reduction over all")
     modules = {forward.module for group in groups for forward in group.forwards}
     return Capture(
         run=str(run),
@@ -83,7 +86,7 @@ def make_capture(
             "gradients": options.weights,
             "optimizer_state": False,
         },
-        not_kept=tuple(dict.fromkeys(faults)),
+        not_kept=tuple(dict.fromkeys([*faults, *notes])),
         replayable=not faults,
         wall_time=time.time(),
     )

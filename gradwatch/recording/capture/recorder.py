@@ -261,7 +261,7 @@ class StepCapture:
             return
         but = "" if capture.replayable else f"; it can't be replayed: {'; '.join(capture.not_kept)}"
         logger.warning(
-            "gradwatch kept step %d (%s, total norm %.3g) in %r%s (captured)", step, why, norm, str(folder), but
+            "gradwatch kept step %d (%s, total norm %.3g) in %r%s (step-captured)", step, why, norm, str(folder), but
         )
 
 

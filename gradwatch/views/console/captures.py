@@ -1,0 +1,28 @@
+"""`gradwatch captures`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.text import Text
+
+from gradwatch.capture import CaptureInfo
+from gradwatch.text import number
+from gradwatch.views.console.screen import Screen
+
+
+def capture_list(captures: Sequence[CaptureInfo], screen: Screen) -> Group:
+    """Each capture with why it was kept, its size and its folder, and why it can't be replayed if so."""
+    if not captures:
+        return Group(Text("No captures. `gradwatch run --capture` keeps the first bad steps.", "dim"))
+    lines = []
+    for info in captures:
+        norm = "" if info.total_norm is None else f"total norm {number(info.total_norm)}, "
+        limit = "" if info.limit is None else f"limit {number(info.limit)}, "
+        weights = "" if info.has_weights else "no weights, "
+        about = f"{norm}{limit}{weights}{info.bytes / 2**20:.1f} MiB, {info.folder}"
+        lines += screen.wrap(f"step {info.step:<8}{info.why:<11}", about)
+        if not info.replayable:
+            lines += screen.wrap(" " * 13, f"can't be replayed: {'; '.join(info.not_kept)}", "yellow")
+    return Group(*lines)
