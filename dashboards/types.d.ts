@@ -59,6 +59,8 @@ export interface RunEvent {
   message: string;
   observed?: JsonNumber;
   limit?: JsonNumber;
+  /** What the replay of the captured step found. */
+  replay?: { step: number; answers: [label: string, text: string][] };
 }
 
 /** What is wrong with the training (gradwatch.analysis.diagnosis.Finding). */

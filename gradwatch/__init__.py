@@ -1,8 +1,9 @@
 """The flight recorder for gradients.
 
 >>> import gradwatch
->>> sorted(gradwatch.__all__)
-['Event', 'GradwatchError', 'Recommendation', 'Run', 'RunSummary', 'StepRecord', 'Watch', 'attach', 'clip']
+>>> sorted(gradwatch.__all__)  # doctest: +NORMALIZE_WHITESPACE
+['Event', 'GradwatchError', 'Recommendation', 'Replay', 'Run', 'RunSummary', 'StepRecord', 'Watch', 'attach',
+ 'clip', 'replay']
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from gradwatch.analysis.display import show_in_notebooks_with
 if TYPE_CHECKING:
     from gradwatch import clip as clip
     from gradwatch.analysis.recommend import Recommendation as Recommendation
+    from gradwatch.analysis.replays.result import Replay as Replay
     from gradwatch.analysis.run import Run as Run
     from gradwatch.analysis.summary import RunSummary as RunSummary
     from gradwatch.errors import GradwatchError as GradwatchError
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     from gradwatch.record import StepRecord as StepRecord
     from gradwatch.recording.attach import attach as attach
     from gradwatch.recording.watch import Watch as Watch
+    from gradwatch.replaying.replay import replay as replay
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "attach": "recording.attach",
     "Watch": "recording.watch",
+    "replay": "replaying.replay",
+    "Replay": "analysis.replays.result",
     "Run": "analysis.run",
     "RunSummary": "analysis.summary",
     "Recommendation": "analysis.recommend",
@@ -40,12 +45,14 @@ __all__ = [
     "Event",
     "GradwatchError",
     "Recommendation",
+    "Replay",
     "Run",
     "RunSummary",
     "StepRecord",
     "Watch",
     "attach",
     "clip",
+    "replay",
 ]
 
 

@@ -146,3 +146,9 @@ class CaptureTooLarge(GradwatchError):
     """The capture has more bytes than may be read."""
 
     slug = "capture-too-large"
+
+
+class CannotReplay(GradwatchError):
+    """The capture and the model do not fit, or the script never calls the model."""
+
+    slug = "cannot-replay"

@@ -2,7 +2,7 @@
 /** @import { Layers, RunEvent, Theme } from "../types.d.ts" */
 /** @import { Story } from "../data/loader.js" */
 import { h } from "../draw/dom.js";
-import { number, steps } from "../draw/text.js";
+import { number, steps, whole } from "../draw/text.js";
 import { columnsAround, storyRows, storyScalars } from "./story.js";
 import { storyTable } from "./table.js";
 
@@ -14,6 +14,7 @@ export class StoryPart {
   /** @type {Shown | null} */ #shown = null;
   #heading = h("h2");
   #message = h("p", { "aria-live": "polite" });
+  #replay = h("div", { class: "story-replay" });
   #table = h("div", { class: "story-scroll", tabIndex: 0, role: "group", "aria-label": "steps around the event" });
 
   /** @param {Actions} on */
@@ -29,7 +30,7 @@ export class StoryPart {
       button("close", "close (Escape)", () => on.closeEvent()),
     );
     const head = h("div", { class: "story-head" }, this.#heading, buttons);
-    this.element = h("section", { class: "story", "aria-label": "What happened" }, head, this.#message, this.#table);
+    this.element = h("section", { class: "story", "aria-label": "What happened" }, head, this.#message, this.#replay, this.#table);
     this.element.hidden = true;
   }
 
@@ -44,6 +45,7 @@ export class StoryPart {
     if (event === null || same) return;
     this.#heading.textContent = `${event.severity} ${event.kind}, ${steps(event.step, event.until ?? event.step)}`;
     this.#message.textContent = [event.message, evidence(event)].filter(Boolean).join(" · ");
+    this.#replay.replaceChildren(...replayed(event));
     this.#table.replaceChildren(...(story && layers ? [this.#tableOf(event, story, layers, theme)] : []));
   }
 
@@ -55,6 +57,16 @@ export class StoryPart {
     const chooseLayer = (/** @type {string} */ layer) => this.#on.look({ layer });
     return storyTable({ event, columns, rows, scalars, chooseLayer }, theme);
   }
+}
+
+/** What the replay of the captured step found, as questions and answers. @param {RunEvent} event */
+function replayed({ replay }) {
+  if (!replay) return [];
+  const pairs = replay.answers.flatMap(([label, text]) => [
+    h("dt", {}, label),
+    h("dd", {}, text.startsWith("> ") ? h("code", {}, text.slice(2)) : text),
+  ]);
+  return [h("h3", {}, `Step ${whole(replay.step)}, replayed`), h("dl", {}, ...pairs)];
 }
 
 /** What the detector saw. @param {RunEvent} event */

@@ -419,6 +419,34 @@ def tune(
     commands.tune.tune(arguments, steps, budget, folder, judge_by, module, json)
 
 
+@app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=JUDGE)
+def replay(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [SCRIPT [ARGS]...]",
+            help="Folder of a run, of a capture, or a bundle; then the training script with its own arguments."
+            " Without a script, the last result is printed.",
+        ),
+    ],
+    step: Annotated[int | None, typer.Option(min=0, help="Step of the capture. Default: the first.")] = None,
+    optimizer: Annotated[str | None, typer.Option("--optimizer", help="Optimizer of the capture.")] = None,
+    module: AsModule = False,
+    json: AsJson = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="FILE", help="Pack the capture and its replay into a ZIP file."),
+    ] = None,
+) -> None:
+    """Replay a captured step: does it happen again, where does it begin, which rows did it.
+
+    The script runs as it is until it calls its model, and is ended there. Options may stand before or after RUN;
+    those after SCRIPT belong to the script.
+    """
+    options = commands.replay.Options(step=step, optimizer=optimizer, module=module, json=json, bundle=bundle)
+    commands.replay.replay(arguments, options)
+
+
 @app.command(cls=Command, rich_help_panel=RECORD)
 def demo(
     folder: Annotated[Path, typer.Option("--runs", help="Folder for the two runs.")] = Path("runs"),

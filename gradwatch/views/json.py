@@ -9,6 +9,8 @@ from typing import Any
 from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.differences import Difference
 from gradwatch.analysis.recommend import Agreement, ChangedAdvice, Recommendation
+from gradwatch.analysis.replays.result import Replay
+from gradwatch.analysis.replays.wording import answers, headline
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.record import Event
 from gradwatch.script.tune import Tuning
@@ -94,6 +96,14 @@ def comparison(summaries: Sequence[RunSummary], partings: Sequence[Sequence[Diff
     return each
 
 
+def replays(found: Iterable[Replay]) -> list[dict[str, Any]]:
+    """Each replay with its sentences: ``headline``, and ``answers`` as pairs of a label and a text."""
+    return [
+        one.as_dict() | {"headline": headline(one), "answers": [[each.label, each.text] for each in answers(one)]}
+        for one in found
+    ]
+
+
 def report(summary: RunSummary) -> dict[str, Any]:
     """`gradwatch report --json`: the keys of the contract first, in its order, then the rest."""
     contract = {
@@ -112,6 +122,7 @@ def report(summary: RunSummary) -> dict[str, Any]:
     if summary.optimizer_class in NO_OPTIMIZER_CLASSES:
         more["optimizer_class"] = "no optimizer"
     more["seams"] = [asdict(seam) for seam in summary.seams]
+    more["replays"] = replays(summary.replays)
     more["ranks"] = [asdict(rank) for rank in summary.ranks]
     parts = {name: getattr(summary, name) for name in ("loss", "weights")}
     return contract | more | {name: None if part is None else asdict(part) for name, part in parts.items()}

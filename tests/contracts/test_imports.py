@@ -24,6 +24,7 @@ STAGES = [
     "integrations",
     "sources",
     "analysis",
+    "replaying",
     "export",
     "script",
     "views",
@@ -35,7 +36,7 @@ STAGES = [
     "__init__",
 ]
 HOMES = {
-    "torch": {"measure", "clip", "capture", "replay", "distributed", "recording", "integrations", "script", "demo"},
+    "torch": {"measure", "clip", "capture", "replaying", "distributed", "recording", "integrations", "script", "demo"},
     "sqlite3": {"store"},
     "pandas": {"analysis", "export", "sources", "views", "cli"},
     "tensorboard": {"sources", "sinks", "plugins"},

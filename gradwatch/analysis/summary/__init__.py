@@ -18,6 +18,7 @@ from gradwatch.analysis.diagnosis.facts import Facts, read_facts
 from gradwatch.analysis.display import as_html
 from gradwatch.analysis.history import ResumePoint, RunReader
 from gradwatch.analysis.notes import read_notes
+from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.clipping import ClippingSummary, clipping_summary
 from gradwatch.analysis.statistics.layers import LayerSummary, layer_summaries, most_relevant
 from gradwatch.analysis.statistics.losses import LossSummary, loss_summary
@@ -84,6 +85,7 @@ class RunSummary:
     damaged_rows: int  # of the store, left out because they do not match their checksum
     events: tuple[Event, ...]
     findings: tuple[Finding, ...]  # of the whole run, ordered by consequence
+    replays: tuple[Replay, ...] = ()  # of captured steps, by step
     layers: tuple[LayerSummary, ...]
     telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
     series: Series = field(repr=False)
@@ -163,6 +165,7 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         damaged_rows=reader.damaged_rows,
         events=events,
         findings=findings,
+        replays=read_replays(reader.path),
         layers=each,
         telling=most_relevant(each, events),
         series=series,

@@ -18,6 +18,7 @@ from gradwatch.views.console.events import event_groups
 from gradwatch.views.console.findings import cause_lines, finding_lines, next_lines
 from gradwatch.views.console.layers import layer_strip, layer_table
 from gradwatch.views.console.ranks import rank_lines
+from gradwatch.views.console.replay import replayed_lines
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 LAYERS, EVENT_GROUPS, STRIP_ROWS, FINDINGS = 12, 8, 16, 6
@@ -54,6 +55,7 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
             *rank_lines(summary, screen),
         ],
         event_groups(summary.events, screen, groups, len(summary.optimizers) > 1),
+        replayed_lines(summary.replays, screen),
         layer_table(summary, screen, layers),
         layer_strip(summary, screen, strip_rows),
         next_lines(summary, screen),

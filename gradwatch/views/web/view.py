@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
+from gradwatch.analysis.replays.result import Replay, of_event
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.layers import most_relevant
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
 from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.store import FILE_NAME
-from gradwatch.views.json import recommendation, report
+from gradwatch.views.json import recommendation, replays, report
 from gradwatch.views.web.layers import LayerHistory
 from gradwatch.views.web.series import at_zoom
 
@@ -117,7 +118,7 @@ class RunView:
         events, hidden = _most_severe(summary.events)
         return report(summary) | {
             "seams": [str(seam) for seam in summary.seams],
-            "events": [event.as_dict() for event in events],
+            "events": [_with_replay(event, summary.replays) for event in events],
             "events_hidden": hidden,
             "parameters": len(self._read.names),
         }
@@ -191,6 +192,15 @@ class RunView:
             history.update(self._read.run, self._read.standing)
             self._up_to_date.add(stat)
         return history
+
+
+def _with_replay(event: Event, found: tuple[Replay, ...]) -> dict[str, Any]:
+    """An event, with what the replay of its step found if it was captured and replayed."""
+    replay = of_event(found, event.step, event.optimizer, event.until)
+    if replay is None:
+        return event.as_dict()
+    (told,) = replays([replay])
+    return event.as_dict() | {"replay": {"step": replay.step, "answers": told["answers"]}}
 
 
 def written(path: Path) -> tuple[tuple[int, int], ...]:

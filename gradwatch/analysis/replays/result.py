@@ -1,0 +1,282 @@
+"""What the replay of a captured step found, as data and as the JSON of `gradwatch replay --json`.
+
+A result is written as ``replay.json`` beside its capture. Reading it needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+Recurrence: TypeAlias = Literal["bitwise", "close", "norm", "no"]
+"""How much of the captured gradient a replay gives again."""
+
+Direction: TypeAlias = Literal["forward", "backward", "weights", "input", "loss"]
+"""Where a fault begins; "loss": in the gradient that reaches the model's output from outside."""
+
+FILE_NAME = "replay.json"
+CAPTURES = "captures"
+LARGEST_FILE = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The place where a fault begins.
+
+    Attributes:
+        direction: in the forward pass, in the backward pass, or before both: in weights, an input or the loss.
+        module: the module's name; "" is the model itself, None is not known. Of weights, the parameter; of an
+            input, the argument.
+        class_name: the module's class.
+        operation: the operator, for example "aten.sqrt"; in the backward pass the one whose gradient it is.
+        file, line, code: the line that called it.
+        observed, control: largest magnitude there, and in a healthy batch; None where not known.
+        control_is: what the control is, in words.
+    """
+
+    direction: Direction
+    module: str | None = None
+    class_name: str | None = None
+    operation: str | None = None
+    file: str | None = None
+    line: int | None = None
+    code: str | None = None
+    observed: float | None = None
+    control: float | None = None
+    control_is: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFinding:
+    """One row of a micro-batch.
+
+    Attributes:
+        row: its index along the batch dimension, counted from 0.
+        micro_batch: the forward that it is of, counted from 0.
+        norm: L2 norm of its part of the gradient; NaN or infinite if that part is.
+        share: its part of the squared norm, ``<g_row, g> / |g|^2``; None if the gradient is not finite.
+        norm_without: the total norm without this row, or without all rows that stand out if it is one of several
+            non-finite ones; None where not known.
+        stands_out: whether its part is far larger than that of the other rows.
+        odd: what its inputs have that those of other rows do not.
+    """
+
+    row: int
+    micro_batch: int = 0
+    norm: float
+    share: float | None = None
+    norm_without: float | None = None
+    stands_out: bool = False
+    odd: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Help:
+    """A change, and the total norm of the step with it."""
+
+    change: str
+    total_norm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What the replay of one captured step found.
+
+    Attributes:
+        run, step, optimizer, why: of the capture.
+        kept, not_kept: of the capture.
+        captured_norm: L2 norm over the gradients of the training, before clipping.
+        replayed_norm: L2 norm over the gradients of the replay.
+        recurs: None if it can't be told.
+        max_ulp: largest difference, in units in the last place of its parameter's largest entry.
+        unexplained: ``|captured - replayed| / |captured|``; None if the gradients are not finite.
+        differing: the parameters whose gradients differ most.
+        origin: None if it is not known.
+        batch_dimension, batch_size: of the first micro-batch; None if the model's inputs have none.
+        rows: the largest first.
+        rows_mix: the module in which rows come to depend on each other; None if they do not.
+        rows_spread: whether no row stands out.
+        helps: changes, and the total norm that each leads to.
+        unknown: why something could not be told.
+        notes: what else is worth knowing.
+        environment: versions and devices of the replay.
+    """
+
+    run: str
+    step: int
+    optimizer: str
+    why: str
+    kept: Mapping[str, object] = field(default_factory=dict)
+    not_kept: tuple[str, ...] = ()
+    captured_norm: float | None = None
+    replayed_norm: float | None = None
+    recurs: Recurrence | None = None
+    max_ulp: float | None = None
+    unexplained: float | None = None
+    differing: tuple[str, ...] = ()
+    origin: Origin | None = None
+    batch_dimension: int | None = None
+    batch_size: int | None = None
+    micro_batches: int = 1
+    rows: tuple[RowFinding, ...] = ()
+    rows_mix: str | None = None
+    rows_spread: bool = False
+    helps: tuple[Help, ...] = ()
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def suspects(self) -> tuple[RowFinding, ...]:
+        """The rows that stand out."""
+        return tuple(row for row in self.rows if row.stands_out)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON contract of `gradwatch replay --json`. NaN and infinities stay numbers here."""
+        found = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        if self.origin is not None:
+            found["origin"]["class"] = found["origin"].pop("class_name")
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if isinstance(value, Origin | RowFinding | Help):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    return value
+
+
+# ----------------------------------------------------------------------------------------- reading
+
+
+def replay_from(data: Mapping[str, Any]) -> Replay:
+    """Make a result of its JSON. Unknown keys are passed over.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such JSON.
+
+    >>> replay_from({"run": "runs/a", "step": 3, "optimizer": "0", "why": "nonfinite", "recurs": "bitwise"}).recurs
+    'bitwise'
+    """
+    given = dict(data)
+    origin = given.get("origin")
+    rows, helps = given.get("rows") or [], given.get("helps") or []
+    made: dict[str, Any] = {
+        "run": str(given["run"]),
+        "step": int(given["step"]),
+        "optimizer": str(given["optimizer"]),
+        "why": str(given["why"]),
+        "kept": _mapping(given.get("kept")),
+        "environment": {key: str(one) for key, one in _mapping(given.get("environment")).items()},
+        "origin": None if origin is None else _origin(origin),
+        "rows": tuple(_row(one) for one in rows),
+        "helps": tuple(Help(change=str(one["change"]), total_norm=_number(one["total_norm"]) or 0.0) for one in helps),
+        "recurs": given.get("recurs") if given.get("recurs") in get_args(Recurrence) else None,
+        "rows_mix": _text(given.get("rows_mix")),
+        "rows_spread": bool(given.get("rows_spread")),
+        "micro_batches": int(given.get("micro_batches") or 1),
+    }
+    made |= {name: _number(given.get(name)) for name in ("captured_norm", "replayed_norm", "max_ulp", "unexplained")}
+    made |= {name: _whole(given.get(name)) for name in ("batch_dimension", "batch_size")}
+    made |= {name: _texts(given.get(name)) for name in ("not_kept", "differing", "unknown", "notes")}
+    return Replay(**made)
+
+
+def _origin(data: Mapping[str, Any]) -> Origin:
+    if data["direction"] not in get_args(Direction):
+        raise ValueError(f"no direction: {data['direction']!r}")
+    names = ("module", "operation", "file", "code", "control_is")
+    return Origin(
+        direction=data["direction"],
+        class_name=_text(data.get("class")),
+        line=_whole(data.get("line")),
+        observed=_number(data.get("observed")),
+        control=_number(data.get("control")),
+        **{name: _text(data.get(name)) for name in names},
+    )
+
+
+def _row(data: Mapping[str, Any]) -> RowFinding:
+    return RowFinding(
+        row=int(data["row"]),
+        micro_batch=int(data.get("micro_batch") or 0),
+        norm=_number(data["norm"]) or 0.0,
+        share=_number(data.get("share")),
+        norm_without=_number(data.get("norm_without")),
+        stands_out=bool(data.get("stands_out")),
+        odd=_texts(data.get("odd")),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)  # the strings "NaN" and "Infinity" are numbers too
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(str(one) for one in value or ())
+
+
+def read_replay(folder: Path) -> Replay | None:
+    """The result beside a capture; None if there is none, or if the file is damaged."""
+    path = folder / FILE_NAME
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            return None
+        return replay_from(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def read_replays(run: Path) -> tuple[Replay, ...]:
+    """Every result of a run, by step. ``run`` is the run's folder, or its store."""
+    folder = (run.parent if run.is_file() else run) / CAPTURES
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return ()
+    found = [one for one in (read_replay(entry) for entry in entries if entry.is_dir()) if one is not None]
+    return tuple(sorted(found, key=lambda one: one.step))
+
+
+def write_replay(replay: Replay, folder: Path) -> Path:
+    """Write the result beside its capture, in one move, and return the file."""
+    path, new = folder / FILE_NAME, folder / f".{FILE_NAME}.new"
+    new.write_text(json.dumps(_json(replay.as_dict()), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    new.replace(path)
+    return path
+
+
+def _json(value: Any) -> Any:
+    """The same with strings for the numbers that JSON lacks, and for values that it can't hold."""
+    if isinstance(value, dict):
+        return {key: _json(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def of_event(replays: Sequence[Replay], step: int, optimizer: str, until: int | None = None) -> Replay | None:
+    """The result that belongs to an event: the first of the same optimizer at one of its steps."""
+    last = step if until is None else until
+    return next((one for one in replays if one.optimizer == optimizer and step <= one.step <= last), None)

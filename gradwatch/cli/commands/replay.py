@@ -1,0 +1,162 @@
+"""`gradwatch replay`: options, script, replay, and what is printed of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+
+from gradwatch.analysis.history import newest
+from gradwatch.analysis.replays.result import Replay, read_replay, write_replay
+from gradwatch.capture import capture_folders, describe
+from gradwatch.cli.output import print_json, print_view, screen
+from gradwatch.errors import BadArgument, CannotReplay, GradwatchError
+from gradwatch.script.launch import prepare
+from gradwatch.views.console.replay import replay_view
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of the command, which stand before RUN or between RUN and SCRIPT."""
+
+    step: int | None = None
+    optimizer: str | None = None
+    module: bool = False
+    json: bool = False
+    bundle: Path | None = None
+
+
+def replay(arguments: Sequence[str], options: Options) -> None:
+    """Replay a captured step of a run, or print what its last replay found where no script is given."""
+    run, *rest = arguments
+    script, options = split(rest, options)
+    with _folders(Path(run) if run else newest(), options) as folders:
+        folder = folders[0]
+        found = _stored(folder) if not script else _replayed(folder, script, options)
+        if options.bundle is not None:
+            _bundle(found, folder, options)
+        if options.json:
+            print_json(found.as_dict())
+        else:
+            print_view(replay_view(found, screen(), 1, len(folders)))
+
+
+def split(arguments: Sequence[str], options: Options) -> tuple[list[str], Options]:
+    """Take the options that stand before the script.
+
+    >>> split(["--step", "5", "train.py", "--step", "7"], Options())
+    (['train.py', '--step', '7'], Options(step=5, optimizer=None, module=False, json=False, bundle=None))
+    """
+    rest = list(arguments)
+    while rest and rest[0].startswith("-"):
+        name, _, value = rest.pop(0).partition("=")
+        if name == "-m":
+            options = replace(options, module=True)
+        elif name == "--json":
+            options = replace(options, json=True)
+        elif name in ("--step", "--optimizer", "--bundle"):
+            if not value and not rest:
+                raise BadArgument(f"{name} needs a value.")
+            options = _with(options, name, value or rest.pop(0))
+        else:
+            raise BadArgument(f"gradwatch replay has no option {name!r}; those of the script stand behind it.")
+    return rest, options
+
+
+def _with(options: Options, name: str, value: str) -> Options:
+    if name == "--optimizer":
+        return replace(options, optimizer=value)
+    if name == "--bundle":
+        return replace(options, bundle=Path(value))
+    if not value.isdigit():
+        raise BadArgument(f"--step is {value!r}; expected a step's number.")
+    return replace(options, step=int(value))
+
+
+# --------------------------------------------------------------------------------- which capture
+
+
+@contextmanager
+def _folders(run: Path, options: Options) -> Iterator[list[Path]]:
+    """The captures of a run that are wanted, the first to be replayed first; the one of a capture or of a bundle."""
+    if run.is_file() and run.suffix == ".zip":
+        from gradwatch.replaying.bundle import unpack
+
+        with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
+            yield [unpack(run, Path(folder))]
+        return
+    if (run / "capture.json").is_file():
+        yield [run]
+        return
+    found = capture_folders(run)
+    if not found:
+        raise CannotReplay(
+            f"{str(run)!r} holds no captures. `gradwatch run --capture` and attach(capture=True) keep bad steps."
+        )
+    wanted = [folder for folder in found if _is_wanted(folder, options)]
+    if not wanted:
+        steps = ", ".join(sorted({str(describe(folder).step) for folder in found}, key=int))
+        raise CannotReplay(f"{str(run)!r} holds no capture of that step; it has those of steps {steps}.")
+    yield wanted
+
+
+def _is_wanted(folder: Path, options: Options) -> bool:
+    if options.step is None and options.optimizer is None:
+        return True
+    about = describe(folder)
+    return options.step in (None, about.step) and options.optimizer in (None, about.optimizer)
+
+
+# ---------------------------------------------------------------------------------- what is done
+
+
+def _stored(folder: Path) -> Replay:
+    found = read_replay(folder) or read_replay(folder.parent)
+    if found is None:
+        raise CannotReplay(
+            f"{str(folder)!r} has not been replayed. Give the script of the training:"
+            " gradwatch replay RUN SCRIPT [ARGS]..."
+        )
+    return found
+
+
+def _replayed(folder: Path, script: list[str], options: Options) -> Replay:
+    from gradwatch.capture import classes_in, read
+    from gradwatch.replaying.replay import replay as replay_capture
+    from gradwatch.script.capture_model import find_model
+
+    program, _ = prepare(script, None, options.module)
+    about = read(folder)
+    names = about.weights or about.gradients
+    called = find_model(program, {name: tuple(one.shape) for name, one in names.items()}, quiet=options.json)
+    capture = read(folder, classes=classes_in((called.args, called.kwargs)))
+    found = replay_capture(
+        capture, called.model, (called.args, called.kwargs), write=False, threshold=_threshold(folder)
+    )
+    try:
+        write_replay(found, folder)
+    except OSError as error:
+        typer.echo(f"gradwatch: the result is not kept beside the capture: {error}", err=True)
+    return found
+
+
+def _threshold(folder: Path) -> float | None:
+    """The clipping threshold advised for the run; None if there is none."""
+    from gradwatch.analysis.run import Run
+
+    try:
+        return Run(folder.parents[1]).recommend().max_norm
+    except (GradwatchError, OSError):
+        return None
+
+
+def _bundle(found: Replay, folder: Path, options: Options) -> None:
+    from gradwatch.replaying.bundle import write_bundle
+
+    assert options.bundle is not None
+    size = write_bundle(found, folder, options.bundle)
+    typer.echo(f"wrote {options.bundle}, {size / 1e6:.1f} MB; it holds the batch and the weights", err=True)

@@ -1,0 +1,223 @@
+"""What the inputs of a row have that those of the other rows do not."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gradwatch.capture.nested import tensors_in
+from gradwatch.capture.record import Forward
+from gradwatch.replaying.batch import Batch, Padded
+from gradwatch.text import count, number
+
+TIMES = 10.0
+MOST_IDS = 3
+
+
+def oddities(forward: Forward, batch: Batch, row: int, model: nn.Module, *, of_loss: bool = True) -> tuple[str, ...]:
+    """Sentences on the row's inputs beside those of the other rows; empty if nothing is odd.
+
+    With ``of_loss`` also on the gradient that the loss sends to the row.
+    """
+    found: list[str] = []
+    dimensions = iter(batch.inputs)
+    for name, value in _named(forward):
+        for tensor in tensors_in(value):
+            dimension = next(dimensions)
+            if dimension is None or batch.size < 2:
+                continue
+            label = "lengths" if isinstance(value, Padded) and tensor.dim() == 1 else name
+            rows = [tensor.select(dimension, at).detach().cpu() for at in range(batch.size)]
+            found += _odd(label, rows, row, model)
+    if of_loss:
+        found += _odd_gradient(forward, batch, row)
+    return tuple(dict.fromkeys(found))
+
+
+def _named(forward: Forward) -> list[tuple[str, object]]:
+    return [(f"argument {at}", one) for at, one in enumerate(forward.args)] + [
+        pair
+        for name, value in forward.kwargs.items()
+        for pair in ([(str(key), one) for key, one in value.items()] if isinstance(value, Mapping) else [(name, value)])
+    ]
+
+
+def _odd(name: str, rows: Sequence[Tensor], row: int, model: nn.Module) -> list[str]:
+    others = [one for at, one in enumerate(rows) if at != row]
+    own = rows[row]
+    if own.dim() == 0:
+        return _odd_scalar(name, float(own), [float(one) for one in others])
+    if own.numel() == 0:
+        return []
+    if _is_mask(rows):
+        return _odd_mask(name, own, others)
+    if own.is_floating_point():
+        return _odd_values(name, own, others)
+    return _odd_ids(name, own, others, model)
+
+
+def _odd_scalar(name: str, own: float, others: Sequence[float]) -> list[str]:
+    """A length, a label or a weight: one number a row."""
+    if not math.isfinite(own):
+        return [f"{name} is {number(own)}"] if all(math.isfinite(one) for one in others) else []
+    known = [one for one in others if math.isfinite(one)]
+    if not known or min(known) <= own <= max(known):
+        return []
+    usual = statistics.median(abs(one) for one in known)
+    if own == 0 or abs(own) > TIMES * usual or (usual and abs(own) < usual / TIMES) or own < 0 <= min(known):
+        return [f"{name} is {number(own)}, in other rows {number(min(known))} to {number(max(known))}"]
+    if "len" in name:
+        return [f"{name} is {number(own)}, in other rows {number(min(known))} to {number(max(known))}"]
+    return []
+
+
+# -------------------------------------------------------------------------------------------- masks
+
+
+def _is_mask(rows: Sequence[Tensor]) -> bool:
+    if rows[0].dtype == torch.bool:
+        return True
+    values = torch.unique(torch.stack([one.float() for one in rows]))
+    if values.numel() > 2:
+        return False
+    allowed = {0.0, 1.0} if values.max() > 0 else {0.0}
+    return all(float(one) in allowed or float(one) < -1e3 for one in values) and values.numel() == 2
+
+
+def _odd_mask(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
+    first = own.reshape(-1)[0]
+    if not bool((own == first).all()) or any(torch.equal(own, one) for one in others):
+        return []
+    size = own.numel()
+    hides = float(first) < 0 or (bool(first) == ("padding" in name or "pad" in name.split("_")))
+    if hides:
+        return [f"{name}: all {size} keys are masked"]
+    shown = "True" if bool(first) else "False"
+    return [f"{name} is {shown if own.dtype == torch.bool else number(float(first))} at all {size} positions"]
+
+
+# ------------------------------------------------------------------------------------------ numbers
+
+
+def _odd_values(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
+    found = []
+    for what, test in (("NaN", torch.isnan), ("infinite", torch.isinf)):
+        bad = int(test(own).sum())
+        if bad and not any(bool(test(one).any()) for one in others):
+            entries = count(bad, "entry", "entries")
+            found.append(f"{name}: {entries} of {own.numel()} {'is' if bad == 1 else 'are'} {what}")
+    if found:
+        return found
+    own = own.double()
+    largest = float(own.abs().max())
+    usual = statistics.median(float(one.double().abs().nan_to_num(posinf=0.0).max()) for one in others)
+    if own.numel() > 1 and float(own.max()) == float(own.min()) and not any(_is_constant(one) for one in others):
+        value = number(float(own.max()))
+        return [f"{name}: all {own.numel()} entries are {value}, in no other row are they alike"]
+    if usual and largest > TIMES * usual:
+        return [f"{name}: largest magnitude {number(largest)}, in other rows about {number(usual)}"]
+    if usual and largest < usual / TIMES:
+        return [f"{name}: largest magnitude only {number(largest)}, in other rows about {number(usual)}"]
+    zero, most = int((own == 0).sum()), max(int((one == 0).sum()) for one in others)
+    if zero and not most:
+        return [f"{name}: {count(zero, 'entry', 'entries')} of {own.numel()} exactly 0, none in other rows"]
+    parts = _odd_slices(name, own, others)
+    return parts or _odd_entry(name, own, others)
+
+
+def _odd_slices(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
+    """Of a row of vectors: one that is constant where those of other rows are not."""
+    if own.dim() < 2 or own.shape[-1] < 2:
+        return []
+    flat = own.reshape(-1, own.shape[-1])
+    alike = (flat.amax(1) == flat.amin(1)).nonzero().reshape(-1)
+    if not alike.numel():
+        return []
+    for one in others:
+        each = one.double().reshape(-1, one.shape[-1])
+        if bool((each.amax(1) == each.amin(1)).any()):
+            return []
+    return [f"{name}: the entries of vector {int(alike[0])} are all {number(float(flat[alike[0], 0]))}"]
+
+
+def _odd_entry(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
+    """A value outside the range of all other rows by several times that range."""
+    everything = torch.stack([one.double().nan_to_num(posinf=0.0, neginf=0.0) for one in others])
+    low, high = float(everything.min()), float(everything.max())
+    margin = high - low
+    if float(own.max()) > high + margin or float(own.min()) < low - margin:
+        return [
+            f"{name}: values from {number(float(own.min()))} to {number(float(own.max()))}, in other rows from"
+            f" {number(low)} to {number(high)}"
+        ]
+    return []
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return bool((tensor == tensor.reshape(-1)[0]).all())
+
+
+# ---------------------------------------------------------------------------------------------- ids
+
+
+def _odd_ids(name: str, own: Tensor, others: Sequence[Tensor], model: nn.Module) -> list[str]:
+    found = []
+    ids = torch.unique(own)
+    seen = torch.unique(torch.cat([one.reshape(-1) for one in others]))
+    new = ids[~torch.isin(ids, seen)]
+    if own.numel() > 1 and ids.numel() == 1 and not any(_is_constant(one) for one in others):
+        found.append(f"{name}: all {own.numel()} ids are {int(ids[0])}")
+    found += _odd_embedding(name, own, new, model)
+    if not found and 0 < new.numel() <= MOST_IDS and others:
+        alone = [
+            int((~torch.isin(torch.unique(one), torch.unique(torch.cat([o.reshape(-1) for o in rest])))).sum())
+            for one, rest in _each_with_rest(others, own)
+        ]
+        if alone and statistics.median(alone) == 0:
+            told = ", ".join(str(int(one)) for one in new)
+            found.append(f"{name}: {count(int(new.numel()), 'id')} in no other row: {told}")
+    return found
+
+
+def _each_with_rest(others: Sequence[Tensor], own: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+    return [(one, [own, *(o for at, o in enumerate(others) if at != index)]) for index, one in enumerate(others[:16])]
+
+
+def _odd_embedding(name: str, own: Tensor, new: Tensor, model: nn.Module) -> list[str]:
+    """An id whose embedding is far larger than the others."""
+    for module in model.modules():
+        if not isinstance(module, nn.Embedding) or not new.numel():
+            continue
+        if int(own.min()) < 0 or int(own.max()) >= module.num_embeddings:
+            continue
+        norms = module.weight.detach().double().norm(dim=1).cpu()
+        usual = float(norms.median())
+        large = [int(one) for one in new if not float(norms[int(one)]) <= TIMES * usual]
+        if large:
+            told = ", ".join(str(one) for one in large[:MOST_IDS])
+            return [
+                f"{name}: the embedding of id {told} has norm {number(float(norms[large[0]]))},"
+                f" the median has {number(usual)}"
+            ]
+    return []
+
+
+# --------------------------------------------------------------------------------- the loss's gradient
+
+
+def _odd_gradient(forward: Forward, batch: Batch, row: int) -> list[str]:
+    for gradient, dimension in zip(forward.output_gradients, batch.outputs, strict=True):
+        if gradient is None or dimension is None or batch.size < 2:
+            continue
+        norms = gradient.detach().double().movedim(dimension, 0).reshape(batch.size, -1).norm(dim=1).tolist()
+        others = [one for at, one in enumerate(norms) if at != row and math.isfinite(one)]
+        usual = statistics.median(others) if others else 0.0
+        if not math.isfinite(norms[row]) and len(others) == batch.size - 1:
+            return ["the gradient that the loss sends to this row is not finite"]
+        if usual and norms[row] > TIMES * usual:
+            return [f"the loss sends this row a gradient {number(norms[row] / usual)} times that of other rows"]
+    return []

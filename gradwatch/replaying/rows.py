@@ -1,0 +1,375 @@
+"""Which rows of the batch a bad gradient comes from.
+
+A finite gradient is taken apart exactly: one row's part is the backward of the outputs' gradients with those of all
+other rows set to zero. If the loss is computed inside the model, each row is replayed as a batch of its own. A
+gradient that is not finite can't be taken apart so (zero times infinity is NaN): each row is replayed alone, and the
+rows that are bad alone are replaced by good ones to see whether the step then is normal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gradwatch.capture.record import Forward, Group
+from gradwatch.replaying.batch import Batch, find_batch, only, padded, replace_rows, take
+from gradwatch.replaying.passes import Gradients, Played, Player, dot, with_gradients
+
+ONE_BY_ONE = 64
+"""Up to as many rows are measured each; of more, in parts, and then those within the parts that stand out."""
+
+PARTS = 16
+MOST_NAMED = 16
+TIMES_THE_OTHERS = 4.0
+LEAST_SHARE = 0.25
+LEAST_RISE = 1.3
+"""A row stands out if its norm is several times that of the others, and it has a share of the gradient or raises its
+norm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One row's part of the gradient."""
+
+    micro_batch: int
+    row: int
+    norm: float
+    share: float | None
+    norm_without: float | None
+    stands_out: bool = False
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.micro_batch, self.row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What is known of the rows.
+
+    Attributes:
+        forwards: of all groups, in order; packed sequences are padded.
+        batches: of each forward; None where no batch dimension was found.
+        parts: of the rows, the largest first.
+        spread: whether no row stands out.
+        norm_without: the total norm with other rows in the place of those that stand out; None where not known.
+        unknown, notes: why something could not be told, and what is only roughly right.
+    """
+
+    forwards: tuple[Forward, ...]
+    batches: tuple[Batch | None, ...]
+    parts: tuple[Part, ...] = ()
+    spread: bool = False
+    norm_without: float | None = None
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def suspects(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.stands_out)
+
+
+@dataclass(slots=True)
+class _Search:
+    """The rows of one replay, and what was said on the way."""
+
+    player: Player
+    groups: Sequence[Group]
+    forwards: list[Forward]
+    batches: list[Batch | None]
+    unknown: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_rows(player: Player, played: Played) -> Rows:
+    """Find the rows from which the gradient of a replay comes."""
+    groups = player.capture.groups
+    forwards = [padded(forward) for group in groups for forward in group.forwards]
+    batches = [find_batch(player, forward) if forward.grad_enabled else None for forward in forwards]
+    search = _Search(player, groups, forwards, batches)
+    for at, outputs in enumerate(played.outputs):
+        search.forwards[at] = _with_finite_gradients(forwards[at], outputs)
+    if not any(batches):
+        search.unknown.append("rows: no batch dimension was found in the model's inputs")
+        return _result(search, [])
+    if math.isfinite(played.total_norm):
+        return _finite_rows(search, played)
+    return _nonfinite_rows(search)
+
+
+def _with_finite_gradients(forward: Forward, outputs: Sequence[Tensor]) -> Forward:
+    """The forward with a usual value for each NaN that the loss sent back because the output was not finite.
+
+    Where rows mix, one bad row makes every output bad, and so the gradient of every row.
+    """
+    if len(outputs) != len(forward.output_gradients):
+        return forward
+    pairs = zip(forward.output_gradients, outputs, strict=True)
+    return with_gradients(
+        forward,
+        [
+            gradient if gradient is None or bool(output.isfinite().all()) else _with_usual_values(gradient)
+            for gradient, output in pairs
+        ],
+    )
+
+
+def _with_usual_values(gradient: Tensor) -> Tensor:
+    """The median magnitude of the finite entries in the place of the others."""
+    finite = gradient[gradient.isfinite()].double()
+    usual = float(finite.abs().median()) if finite.numel() else 1.0 / max(1, gradient.numel())
+    return torch.where(gradient.isfinite(), gradient, usual)
+
+
+def _result(search: _Search, parts: Sequence[Part], norm_without: float | None = None) -> Rows:
+    return Rows(
+        forwards=tuple(search.forwards),
+        batches=tuple(search.batches),
+        parts=tuple(parts),
+        spread=bool(parts) and len(parts) > 1 and not any(part.stands_out for part in parts),
+        norm_without=norm_without,
+        unknown=tuple(dict.fromkeys(search.unknown)),
+        notes=tuple(dict.fromkeys(search.notes)),
+    )
+
+
+# --------------------------------------------------------------------------------- finite gradients
+
+
+def _finite_rows(search: _Search, played: Played) -> Rows:
+    total, found = played.total_norm, []
+    for micro_batch, (forward, batch) in enumerate(zip(search.forwards, search.batches, strict=True)):
+        if batch is None:
+            continue
+        try:
+            measured = _measure(search, forward, batch, played.gradients)
+        except Exception as error:  # a model may refuse single rows in any way
+            search.unknown.append(f"rows: the model can't be replayed on single rows: {_told(error)}")
+            continue
+        found += [(micro_batch, row, square, along) for row, square, along in measured]
+    parts = [
+        Part(
+            micro_batch=micro_batch,
+            row=row,
+            norm=math.sqrt(square),
+            share=along / total**2 if total else None,
+            norm_without=math.sqrt(max(0.0, total**2 - 2 * along + square)),
+        )
+        for micro_batch, row, square, along in found
+    ]
+    parts = _marked(sorted(parts, key=lambda part: part.share or 0.0, reverse=True), total)
+    suspects = [part.place for part in parts if part.stands_out]
+    without = _norm_with_others(search, suspects) if suspects else None
+    return _result(search, parts[:MOST_NAMED], without)
+
+
+def _measure(search: _Search, forward: Forward, batch: Batch, total: Gradients) -> list[tuple[int, float, float]]:
+    """Of each row: its index, the square of its norm, and its product with the whole gradient."""
+    apart = all(
+        dimension is not None
+        for gradient, dimension in zip(forward.output_gradients, batch.outputs, strict=True)
+        if gradient is not None
+    )
+    player = search.player
+
+    def gradients(rows: Sequence[int]) -> Gradients:
+        if apart:
+            return player.play([Group(forwards=(only(forward, batch, rows),))]).gradients
+        return player.play([Group(forwards=(take(forward, batch, rows),))]).gradients
+
+    def measure(rows: Sequence[int]) -> tuple[float, float]:
+        weight = 1.0 if apart else len(rows) / batch.size
+        own = gradients(rows)
+        square = sum(dot(one, one) for one in own.values()) * weight**2
+        along = sum(dot(one, total[name]) for name, one in own.items() if name in total) * weight
+        return square, along
+
+    if not apart:
+        search.notes.append("the loss is computed inside the model: each row was replayed alone, shares are rough")
+    everything = sum(dot(one, one) for one in total.values())
+    found = _each(measure, list(range(batch.size)), everything)
+    if len(found) < batch.size:
+        search.notes.append(f"of {batch.size} rows, {len(found)} were measured each and the others in parts")
+    scale = 1.0
+    if not apart and len(search.forwards) == 1 and len(found) == batch.size:
+        along = sum(one[2] for one in found)  # what the rows give together must be the whole
+        scale = everything / along if along > 0 else 1.0
+    return [(row, square * scale**2, along * scale) for row, square, along in found]
+
+
+def _each(
+    measure: Callable[[Sequence[int]], tuple[float, float]], rows: list[int], everything: float
+) -> list[tuple[int, float, float]]:
+    if len(rows) <= ONE_BY_ONE:
+        return [(row, *measure([row])) for row in rows]
+    size = math.ceil(len(rows) / PARTS)
+    chunks = [rows[at : at + size] for at in range(0, len(rows), size)]
+    measured = [(chunk, *measure(chunk)) for chunk in chunks]
+    usual = statistics.median(math.sqrt(square) for _, square, _ in measured)
+    chosen = [
+        chunk for chunk, square, along in measured if math.sqrt(square) > 2 * usual or along > LEAST_SHARE * everything
+    ]
+    if not chosen:
+        chosen = [max(measured, key=lambda one: one[1])[0]]
+    return [found for chunk in chosen for found in _each(measure, chunk, everything)]
+
+
+def _marked(parts: Sequence[Part], total: float) -> list[Part]:
+    found = []
+    for at, part in enumerate(parts):
+        others = [other.norm for index, other in enumerate(parts) if index != at]
+        usual = statistics.median(others) if others else math.inf
+        rises = part.norm_without is not None and total >= LEAST_RISE * part.norm_without
+        has_share = part.share is not None and part.share >= LEAST_SHARE
+        out = part.norm >= TIMES_THE_OTHERS * usual and (rises or has_share)
+        found.append(dataclasses.replace(part, stands_out=out))
+    return found
+
+
+# ----------------------------------------------------------------------------- gradients with NaN or inf
+
+
+def _nonfinite_rows(search: _Search) -> Rows:
+    parts: list[Part] = []
+    for micro_batch, (forward, batch) in enumerate(zip(search.forwards, search.batches, strict=True)):
+        if batch is None or _is_fine(search, [forward]):
+            continue
+        try:
+            norms = _alone(search, forward, batch)
+        except Exception:  # a model may refuse single rows in any way: BatchNorm wants two
+            norms = {}
+        if norms and any(not math.isfinite(norm) for norm in norms.values()):
+            bad = [row for row, norm in norms.items() if not math.isfinite(norm)]
+        else:
+            bad = _by_replacing(search, micro_batch)
+        all_bad = len(bad) == batch.size > 1
+        for row in bad:
+            norm = norms.get(row, math.nan)
+            parts.append(
+                Part(
+                    micro_batch=micro_batch,
+                    row=row,
+                    norm=norm if not math.isfinite(norm) else math.nan,
+                    share=None,
+                    norm_without=None,
+                    stands_out=not all_bad and len(bad) <= max(1, batch.size // 2),
+                )
+            )
+        good = [(row, norm) for row, norm in norms.items() if row not in bad]
+        for row, norm in sorted(good, key=lambda one: -one[1])[:3]:
+            part = norm / batch.size if len(search.forwards) == 1 and not _is_apart(forward, batch) else norm
+            parts.append(Part(micro_batch=micro_batch, row=row, norm=part, share=None, norm_without=None))
+    parts.sort(key=lambda part: not part.stands_out)
+    suspects = [part.place for part in parts if part.stands_out]
+    without = _norm_with_others(search, suspects) if suspects else None
+    if without is not None and not math.isfinite(without):
+        search.unknown.append("rows: the gradient is not finite either with other rows in their place")
+    if without is not None:
+        parts = [dataclasses.replace(part, norm_without=without) if part.stands_out else part for part in parts]
+    if not parts:
+        search.unknown.append("rows: no row is bad alone, and no single row makes the step normal if it is replaced")
+    return _result(search, parts[:MOST_NAMED], without)
+
+
+def _is_apart(forward: Forward, batch: Batch) -> bool:
+    pairs = zip(forward.output_gradients, batch.outputs, strict=True)
+    return all(dimension is not None for gradient, dimension in pairs if gradient is not None)
+
+
+def _is_fine(search: _Search, forwards: Sequence[Forward]) -> bool:
+    return math.isfinite(search.player.play([Group(forwards=tuple(forwards))]).total_norm)
+
+
+def _alone(search: _Search, forward: Forward, batch: Batch) -> dict[int, float]:
+    """The norm of each row as a batch of its own; of many rows, only of those in parts that are bad."""
+
+    def norm(rows: Sequence[int]) -> float:
+        return search.player.play([Group(forwards=(take(forward, batch, rows),))]).total_norm
+
+    def each(rows: list[int]) -> dict[int, float]:
+        if len(rows) <= ONE_BY_ONE:
+            return {row: norm([row]) for row in rows}
+        size = math.ceil(len(rows) / PARTS)
+        chunks = [rows[at : at + size] for at in range(0, len(rows), size)]
+        return {row: one for chunk in chunks if not math.isfinite(norm(chunk)) for row, one in each(chunk).items()}
+
+    return each(list(range(batch.size)))
+
+
+def _by_replacing(search: _Search, micro_batch: int) -> list[int]:
+    """The fewest neighbouring rows that make the forward normal if others stand in their place; empty if none do."""
+    forward, batch = search.forwards[micro_batch], search.batches[micro_batch]
+    assert batch is not None
+
+    def is_mended(rows: Sequence[int]) -> bool:
+        donors = [row for row in range(batch.size) if row not in rows]
+        return bool(donors) and _is_fine(search, [replace_rows(forward, batch, rows, donors)])
+
+    try:
+        halves = _halves(list(range(batch.size)))
+        rows = next((half for half in halves if is_mended(half)), [])
+        while len(rows) > 1:
+            smaller = next((half for half in _halves(rows) if is_mended(half)), None)
+            if smaller is None:
+                break
+            rows = smaller
+    except Exception as error:
+        search.unknown.append(f"rows: the model can't be replayed with other rows: {_told(error)}")
+        return []
+    return rows
+
+
+def _halves(rows: list[int]) -> list[list[int]]:
+    middle = len(rows) // 2
+    return [half for half in (rows[:middle], rows[middle:]) if half]
+
+
+# ------------------------------------------------------------------------------------ without them
+
+
+def groups_with_others(rows: Rows, groups: Sequence[Group]) -> tuple[Group, ...] | None:
+    """The groups with other rows in the place of those that stand out; None if there are no others."""
+    return _replaced(groups, rows.forwards, rows.batches, [part.place for part in rows.suspects])
+
+
+def _replaced(
+    groups: Sequence[Group],
+    forwards: Sequence[Forward],
+    batches: Sequence[Batch | None],
+    places: Sequence[tuple[int, int]],
+) -> tuple[Group, ...] | None:
+    new = list(forwards)
+    for micro_batch in dict.fromkeys(at for at, _ in places):
+        batch = batches[micro_batch]
+        rows = [row for at, row in places if at == micro_batch]
+        if batch is None:
+            return None
+        donors = [row for row in range(batch.size) if row not in rows]
+        if not donors:
+            return None
+        new[micro_batch] = replace_rows(forwards[micro_batch], batch, rows, donors)
+    each = iter(new)
+    return tuple(Group(forwards=tuple(next(each) for _ in group.forwards)) for group in groups)
+
+
+def _norm_with_others(search: _Search, places: Sequence[tuple[int, int]]) -> float | None:
+    groups = _replaced(search.groups, search.forwards, search.batches, places)
+    if groups is None:
+        return None
+    try:
+        return search.player.play(groups).total_norm
+    except Exception as error:
+        search.unknown.append(f"rows: the model can't be replayed with other rows: {_told(error)}")
+        return None
+
+
+def _told(error: Exception) -> str:
+    """The first line of an exception's message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -1,0 +1,158 @@
+"""Run a script until it calls the model of a capture, and end it there: `gradwatch replay`.
+
+The script has the side effects that it always has until then. A recording that it opens goes into a temporary
+folder, because the run that is replayed is only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradwatch.errors import CannotReplay
+from gradwatch.script.imports import after_import
+from gradwatch.script.launch import Program, become_main, code_of, show
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+MOST_TIMES = 3
+"""How often a script that catches everything is interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Called:
+    """A model as a script called it."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Enough(BaseException):
+    """Ends the script from within a call of its model."""
+
+
+class _Finder:
+    """Listens to the calls of all modules."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = dict(shapes)
+        self._checked: dict[int, tuple[nn.Module, bool]] = {}  # with the module, so that its id stays its own
+        self._times = 0
+        self.called: Called | None = None
+        self.is_found = False
+        self.stop: Callable[[], None] = lambda: None  # nothing is listened to before torch is imported
+
+    def listen(self) -> None:
+        from torch import nn
+
+        original, finder = nn.Module.__call__, self
+
+        @functools.wraps(original)
+        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if finder._is_wanted(self):
+                finder._take(self, args, kwargs)
+            return original(self, *args, **kwargs)
+
+        def stop() -> None:
+            nn.Module.__call__ = original  # type: ignore[method-assign]
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        self.stop = stop
+
+    def _is_wanted(self, module: nn.Module) -> bool:
+        known = self._checked.get(id(module))
+        if known is None:
+            wanted = {name: tuple(one.shape) for name, one in module.named_parameters()} == self._shapes
+            known = self._checked[id(module)] = (module, wanted)
+        return known[1]
+
+    def _take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """End the script at the first call that records gradients; one that does not is kept in case none comes."""
+        import torch
+
+        if self.called is None or (torch.is_grad_enabled() and not self.is_found):
+            self.called = Called(model=module, args=args, kwargs=kwargs)
+        if torch.is_grad_enabled():
+            self.is_found = True
+            self._times += 1
+            if self._times <= MOST_TIMES:
+                raise _Enough
+
+
+def find_model(program: Program, shapes: Shapes, *, quiet: bool = False) -> Called:
+    """Run the program in this process until it calls a model with parameters of these names and shapes.
+
+    Args:
+        program: from `launch.prepare`.
+        shapes: of the captured parameters, by name.
+        quiet: what the script prints goes to stderr.
+
+    Raises:
+        CannotReplay: it ends or fails without a call of such a model.
+    """
+    finder = _Finder(shapes)
+    after_import("torch", finder.listen)
+    output = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
+    main = become_main(program)
+    failed = ""
+    with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder, _recordings_in(Path(folder)), output:
+        try:
+            exec(code_of(program), main.__dict__)
+        except (_Enough, SystemExit):
+            pass
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if not finder.is_found:
+                show(error, program)
+            failed = f" It ended with {type(error).__name__}."
+        finally:
+            finder.stop()
+    if finder.called is None:
+        raise CannotReplay(
+            f"{program.argv[0]!r} never called a model whose parameters have the captured names and shapes"
+            f" ({len(shapes)} parameters).{failed}"
+        )
+    return finder.called
+
+
+@contextmanager
+def _recordings_in(folder: Path) -> Iterator[None]:
+    """What the script attaches records there, and is closed at the end."""
+    opened: list[Any] = []
+    restore: list[Any] = []
+
+    def redirect() -> None:
+        from gradwatch.recording import attach as module
+
+        original = module.open_watch
+
+        @functools.wraps(original)
+        def open_watch(trained: Any, run: Path, *args: Any, **kwargs: Any) -> Any:
+            watch = original(trained, folder / str(len(opened)), *args, **kwargs)
+            opened.append(watch)
+            return watch
+
+        module.open_watch = open_watch
+        restore.append(lambda: setattr(module, "open_watch", original))
+
+    after_import("gradwatch.recording.attach", redirect)
+    try:
+        yield
+    finally:
+        for watch in opened:
+            with contextlib.suppress(Exception):  # a recording that fails is no reason not to replay
+                watch.close("exit")
+        for undo in restore:
+            undo()

@@ -1,0 +1,139 @@
+"""`gradwatch replay`: options, script, what is printed and kept, bundles."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradwatch.analysis.replays.result import Replay, write_replay
+from gradwatch.cli.commands.replay import Options, split
+from gradwatch.errors import BadArgument
+
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        size = torch.sqrt(hidden.sum(1) * 0 + x.pow(2).sum(1))
+        scaled = hidden / size[:, None]
+        return self.last(scaled)
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = Net()
+print("training")
+for step in range(int(sys.argv[1])):
+    model(torch.randn(6, 4)).mean().backward()
+"""
+
+MAKE = """
+import sys
+sys.path.append({blackbox!r})
+sys.argv = ["x", "0"]
+import dataclasses, torch
+exec(open("train.py").read())
+from planted_steps import capture_step
+from gradwatch.capture import write
+x = torch.randn(6, 4)
+x[4] = 0
+capture = capture_step(model, [lambda: model(x).mean()])
+for step in (3, 20):
+    write(dataclasses.replace(capture, step=step, run="runs/a", max_norm=0.4), f"runs/a/captures/step-{{step:06}}")
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replay")
+    (folder / "train.py").write_text(SCRIPT)
+    blackbox = str(Path(__file__).parents[4] / "benchmarks" / "blackbox")
+    subprocess.run([sys.executable, "-c", MAKE.format(blackbox=blackbox)], cwd=folder, check=True)
+    return folder
+
+
+def gradwatch(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "gradwatch", "replay", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_line_the_row_and_what_is_odd(work):
+    done = gradwatch(work, "runs/a", "train.py", "5")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(done.stdout.split())
+    assert text.startswith("training ")
+    assert "STEP 3" in text
+    assert "yes, bit for bit" in text
+    assert "train.py:14" in text
+    assert "> scaled = hidden / size[:, None]" in text
+    assert "row 4 of 6" in text
+    assert "argument 0: all 4 entries are 0" in text
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    again = gradwatch(work, "runs/a")
+    assert again.stdout == done.stdout.removeprefix("training\n")
+
+
+def test_json_and_a_bundle(work):
+    done = gradwatch(work, "--json", "runs/a", "--step", "20", "--bundle", "case.zip", "train.py", "5")
+    found = json.loads(done.stdout)
+    assert (found["step"], found["recurs"], found["origin"]["operation"]) == (20, "bitwise", "aten.div")
+    assert found["rows"][0]["norm"] == "NaN"
+    assert "training" in done.stderr
+    assert "wrote case.zip" in done.stderr
+    other = gradwatch(work, "case.zip", "--json", "train.py", "5")
+    assert json.loads(other.stdout)["rows"][0]["row"] == 4
+    assert json.loads(gradwatch(work, "case.zip", "--json").stdout) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runs/none"], "holds no captures"),
+        (["runs/a", "--step", "4", "train.py"], "it has those of steps 3, 20"),
+        (["runs/a", "nothing.py"], "There is no script at 'nothing.py'"),
+        (["runs/a", "train.py", "0"], "never called a model"),
+        (["train.py"], "holds no captures"),
+        (["runs/a", "--step"], "--step needs a value"),
+        (["runs/a", "--what"], "has no option '--what'"),
+    ],
+)
+def test_errors_are_one_line(work, arguments, said):
+    done = gradwatch(work, *arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_options_stand_before_the_script():
+    rest, options = split(["--step=5", "-m", "--json", "package.train", "-m", "x"], Options(optimizer="a"))
+    assert rest == ["package.train", "-m", "x"]
+    assert options == Options(step=5, optimizer="a", module=True, json=True)
+    with pytest.raises(BadArgument, match="expected a step"):
+        split(["--step", "five"], Options())
+
+
+def test_a_report_names_what_was_replayed(runs, command, tmp_path):
+    import shutil
+
+    shutil.copytree(runs / "bad", tmp_path / "bad")
+    folder = tmp_path / "bad" / "captures" / "step-000704"
+    folder.mkdir(parents=True)
+    write_replay(Replay(run="bad", step=704, optimizer="0", why="nonfinite", recurs="bitwise"), folder)
+    done = command("report", tmp_path / "bad")
+    assert "replayed" in done.out
+    assert "happens again bit for bit" in done.out
+    (found,) = json.loads(command("report", tmp_path / "bad", "--json").out)["replays"]
+    assert (found["step"], found["headline"]) == (704, "happens again bit for bit")
