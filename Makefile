@@ -9,16 +9,16 @@ READY := $(VENV)/.ready
 NODE := node_modules
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest coverage check javascript browser benchmark dashboard detection diagnosis recommendation temporal-order pictures clean
+.PHONY: demo test test-slow test-lowest peers coverage check javascript browser benchmark dashboard detection diagnosis recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
 
 # Two workers on two cores: threads of each would only wait for one another. Tests of threads ask for theirs.
-test test-slow test-lowest: export OMP_NUM_THREADS ?= 1
+test test-slow test-lowest peers: export OMP_NUM_THREADS ?= 1
 
 test: $(READY) browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not peers" $(ARGS)
 
 # The tests that `make test` leaves out.
 test-slow: $(READY) browser
@@ -30,6 +30,10 @@ coverage: export COVERAGE_CORE = $(shell $(PYTHON) -c "import sys; print('sysmon
 coverage: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term tests/unit gradwatch $(ARGS)
 
+# Tests that other projects ship, with and without the recording. It downloads their source distributions.
+peers: $(READY)
+	$(BIN)/python -m pytest -s -rs -m peers tests/peers $(ARGS)
+
 # Reading, reports, the command line, TensorBoard and a short training with the oldest versions that pyproject.toml allows;
 # torch is the newest.
 test-lowest: LOWEST := .venv-lowest/$(notdir $(BIN))/python
@@ -38,7 +42,7 @@ test-lowest:
 	$(LOWEST) $(PIP_INSTALL) torch -c constraints.txt
 	$(LOWEST) $(PIP_INSTALL) -e '.[parquet]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
-	$(LOWEST) -m pytest -n 2 --dist worksteal -m "not slow" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
+	$(LOWEST) -m pytest -n 2 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
 	  tests/unit/distributed tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store \
 	  tests/unit/views
 

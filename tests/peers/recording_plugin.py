@@ -1,0 +1,47 @@
+"""A pytest plugin for the tests of peers: it writes down how each test ended, and may record what each test trains.
+
+The environment has GRADWATCH_PEERS_REPORT, the file to write, and, if trainings are to be recorded,
+GRADWATCH_PEERS_RUNS, the folder to record into.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPORT = Path(os.environ["GRADWATCH_PEERS_REPORT"])
+RUNS = os.environ.get("GRADWATCH_PEERS_RUNS")
+
+_outcomes: dict[str, str] = {}
+_steps: dict[str, int] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    if RUNS is None:
+        return (yield)
+    from gradwatch.script.discover import Discovery
+    from gradwatch.script.plan import RecordingPlan
+
+    discovery = Discovery(RecordingPlan(run=Path(RUNS) / str(len(_steps))))
+    try:
+        return (yield)
+    finally:
+        _steps[item.nodeid] = discovery.steps
+        discovery.close("the test ended")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":
+        crash = getattr(report.longrepr, "reprcrash", None)
+        kind = "" if crash is None else f" {crash.message.split(':')[0].splitlines()[0]}"
+        _outcomes[report.nodeid] = f"{report.outcome}{kind}"
+
+
+def pytest_sessionfinish() -> None:
+    REPORT.write_text(json.dumps({"outcomes": _outcomes, "steps": sum(_steps.values())}))
