@@ -12,8 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.analysis.display import show_in_notebooks_with
+from gradwatch.sinks.closing import close_with
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gradwatch import clip as clip
     from gradwatch.analysis.recommend import Recommendation as Recommendation
     from gradwatch.analysis.replays.result import Replay as Replay
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from gradwatch.recording.attach import attach as attach
     from gradwatch.recording.watch import Watch as Watch
     from gradwatch.replaying.replay import replay as replay
+    from gradwatch.sinks.tracker import Closing
 
 __version__ = "0.1.0"
 
@@ -62,7 +66,15 @@ def _notebook_html(summary: RunSummary) -> str:
     return render(summary)
 
 
+def _closing(run: Path) -> Closing:
+    from gradwatch.analysis.run import Run
+    from gradwatch.export.trackers import closing_of_run
+
+    return closing_of_run(Run(run))
+
+
 show_in_notebooks_with(_notebook_html)
+close_with(_closing)
 
 
 def __getattr__(name: str) -> Any:

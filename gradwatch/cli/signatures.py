@@ -101,6 +101,22 @@ def run(
     ranks: Annotated[
         bool, typer.Option("--ranks", help="Under torchrun, record every rank before gradients are reduced.")
     ] = False,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Also send series, events and the verdict to wandb, mlflow, trackio, tensorboard or openmetrics:FILE;"
+            " a project or an address may follow a colon; may be repeated.",
+        ),
+    ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Send a message for each fault, and when the training stands still, by apprise: slack://..., mailto://...,"
+            " json://host; may be repeated. Better set GRADWATCH_RUN_NOTIFY: other users see a command line.",
+        ),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write scalars as event files.")] = False,
     capture: Annotated[
         bool, typer.Option("--capture", help="Keep the first bad steps with inputs and weights, to be replayed.")
@@ -118,6 +134,8 @@ def run(
         skip_nonfinite=skip_nonfinite,
         every=every,
         ranks=ranks,
+        to=tuple(to or ()),
+        notify=tuple(notify or ()),
         tensorboard=tensorboard,
         capture=capture,
         capture_without_weights=capture_without_weights,
@@ -355,12 +373,20 @@ def export(
     tensorboard: Annotated[
         Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write scalars as event files to this folder.")
     ] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER",
+            help="Send series, events and the verdict to wandb, mlflow, trackio, tensorboard or openmetrics:FILE; may"
+            " be repeated.",
+        ),
+    ] = None,
     parquet: Annotated[
         bool, typer.Option("--parquet", help="Write whole runs as a Parquet data set, partitioned by run and attempt.")
     ] = False,
 ) -> None:
     """Write steps, events or layer statistics as CSV or Parquet, or scalars for TensorBoard."""
-    commands.export.export(paths, what, tensorboard, parquet)
+    commands.export.export(paths, what, tensorboard, parquet, to or [])
 
 
 @app.command("import", cls=Command, rich_help_panel=EXCHANGE)

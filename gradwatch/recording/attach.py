@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -20,7 +21,7 @@ from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
 from gradwatch.distributed import Mailbox, RankGatherer, rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, ShardedParameters
-from gradwatch.record import KINDS, STATS, Event
+from gradwatch.record import KINDS, STATS, Event, StepRecord
 from gradwatch.recording import lifecycle
 from gradwatch.recording.capture.recorder import StepCapture
 from gradwatch.recording.delivery import EventDelivery
@@ -38,6 +39,9 @@ from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
 from gradwatch.recording.sink import NullSink, StepSink
 from gradwatch.recording.watch import Watch
+from gradwatch.sinks.feed import Feeds
+from gradwatch.sinks.targets import Target, own_trackers, trackers
+from gradwatch.sinks.tracker import RunFacts
 from gradwatch.store import StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -70,6 +74,9 @@ def attach(
     ranks: Ranks = False,
     config: Config | None = None,
     capture: bool | CaptureOptions = False,
+    to: Target | Sequence[Target] = (),
+    on_record: Callable[[StepRecord], object] | None = None,
+    notify: str | Sequence[str] = (),
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -124,9 +131,17 @@ def attach(
             and gradients, as they were before the update. True for the first three steps that are not finite or
             far above the recent level, or a `gradwatch.capture.CaptureOptions`. Needs safetensors. On an accelerator
             it waits for the norm at each step.
+        to: where a few series, the events and the verdict go beside the run: "wandb", "mlflow", "trackio",
+            "tensorboard" or "openmetrics:FILE", with a project, an address or a folder behind a colon, or an object
+            with the methods of `gradwatch.sinks.tracker.Tracker`. Each is fed in a thread of its own. One that
+            fails or is too slow is dropped with a warning.
+        notify: addresses of apprise (``slack://...``, ``mailto://...``, ``json://host``) that get a message for each
+            fault and when the training stands still. They are kept nowhere.
+        on_record: called with each `StepRecord` once it is on the disk, in a thread of its own.
 
     Raises:
         BadArgument, NoParameters: an argument has an invalid value.
+        UnsupportedVersion: the package of a tracker is not installed.
         ShardedParameters: parts of parameters can't be combined here.
         TrainingStopped: by the optimizer's ``step``, for an event of ``stop_on``.
         UnsupportedVersion: safetensors is not installed, and ``capture`` needs it.
@@ -163,6 +178,7 @@ def attach(
         ranks=ranks,
         config=settings_text(config),
         capture=_capture_options(capture),
+        to=(*trackers(to), *own_trackers(on_record, notify)),
     )
     trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
     return open_watch(trained, Path(run), options, policies, on_event)
@@ -327,7 +343,14 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
             writer.set_meta("world_size", str(world_size))
         team = None if mailbox is None else RankGatherer(mailbox, world_size)
         mirror = _mirror(run, len(trained)) if options.tensorboard else None
-        recorder = Recorder(writer, capacity=capacity, at_once=bool(options.stop_on), mirror=mirror, team=team)
+        recorder = Recorder(
+            writer,
+            capacity=capacity,
+            at_once=bool(options.stop_on),
+            mirror=mirror,
+            team=team,
+            feeds=Feeds(options.to, _facts(run, trained, options)),
+        )
     except BaseException:
         writer.abandon()
         raise
@@ -400,6 +423,11 @@ def _begin_attempt(
         writer.set_meta("total_steps", str(options.total_steps))
     if options.config is not None:
         writer.set_meta("config", options.config)
+
+
+def _facts(run: Path, trained: Trained, options: RecordingOptions) -> RunFacts:
+    config = {} if options.config is None else json.loads(options.config)
+    return RunFacts(path=run, config=config, several=len(trained) > 1)
 
 
 def _mirror(run: Path, optimizers: int) -> Mirror | None:

@@ -7,6 +7,7 @@ from typing import Literal, Self, TypeAlias
 
 from gradwatch.capture import CaptureOptions
 from gradwatch.record import STATS
+from gradwatch.sinks.tracker import Tracker
 
 Ranks: TypeAlias = bool | Literal["own"]
 
@@ -20,6 +21,7 @@ class RecordingOptions:
         before_reduction: with ``ranks``, measure what each rank has before DistributedDataParallel reduces it.
         config: the hyperparameters as JSON, for the store.
         capture: which bad steps to keep; None for none.
+        to: trackers that are fed beside the run.
         is_measured: False where the numbers of this process go nowhere and nothing acts on them.
     """
 
@@ -38,6 +40,7 @@ class RecordingOptions:
     is_measured: bool = True
     config: str | None = None
     capture: CaptureOptions | None = None
+    to: tuple[Tracker, ...] = ()
 
     def for_later_optimizer(self) -> Self:
         """The options of an optimizer that joins the recording, which begins where the run has it."""

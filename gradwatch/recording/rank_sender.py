@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from gradwatch.distributed import JoinedParts, LocalStep, Mailbox
 from gradwatch.distributed.messages import Ended, Item, pack
-from gradwatch.record import Event
+from gradwatch.record import Event, StepRecord
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.records import make_local
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
@@ -28,6 +28,7 @@ class RankSender:
     """Sends the steps of this process, from a thread of its own."""
 
     takes_late_losses = False  # losses are logged in rank 0
+    last: StepRecord | None = None  # records are made in rank 0
 
     def __init__(self, mailbox: Mailbox, first_steps: Mapping[str, int], capacity: int) -> None:
         """Start the thread; ``first_steps`` is what rank 0 announced of each optimizer."""

@@ -24,6 +24,10 @@ from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.records import make_record
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
 from gradwatch.recording.snapshots import Snapshots, unseen_records
+from gradwatch.sinks.closing import closing_of
+from gradwatch.sinks.feed import IN_A_HURRY as IN_A_HURRY_FOR_TRACKERS
+from gradwatch.sinks.feed import PATIENCE, Feeds, small
+from gradwatch.sinks.tracker import Closing
 from gradwatch.store import StoreReader, StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -75,6 +79,7 @@ class Recorder:
         past: Mapping[str, Past] | None = None,
         mirror: Mirror | None = None,
         team: RankGatherer | None = None,
+        feeds: Feeds | None = None,
     ) -> None:
         """Start the thread.
 
@@ -86,9 +91,11 @@ class Recorder:
             past: the records of the store by optimizer, for the detectors of a run that is continued.
             mirror: is shown each record that was written.
             team: brings together what the ranks of a training by several processes have.
+            feeds: are given each record and event that was written, for trackers outside the run.
         """
         self._writer, self._team = writer, team
         self._mirror = GuardedMirror(mirror)
+        self._feeds = feeds or Feeds()
         self._judge = Judge(detectors or {}, past or {}, since=_first_unjudged(writer), attempt=writer.attempt)
         self._disk = BatchWriter(writer, capacity)
         self._snapshots = Snapshots(writer)
@@ -112,6 +119,10 @@ class Recorder:
         """
         left_behind = self._counts.queued - self._counts.taken if self.fault is not None else 0
         return self._counts.refused + self._disk.lost + left_behind
+
+    @property
+    def last(self) -> StepRecord | None:
+        return self._feeds.last
 
     # ------------------------------------------------------------------------ in the training thread
 
@@ -227,6 +238,7 @@ class Recorder:
             self._disk.give_up()
             self._let_go()
             self._writer.abandon()
+            self._feeds.close(dict, IN_A_HURRY_FOR_TRACKERS)
             raise
 
     def _catch_up(self, seconds: float, **how: float) -> None:
@@ -260,6 +272,7 @@ class Recorder:
             return
         found = self._judge.see(record)
         self._disk.batch.records.append(record)
+        self._feeds.last = small(record)
         self._disk.batch.events += found
         if len(self._disk.batch.records) >= AT_ONCE or any(event.severity == "critical" for event in found):
             self._commit()
@@ -280,6 +293,7 @@ class Recorder:
         self._judge.tell_news(events)  # also of a batch that waits, for events are few and a stop can't wait
         if written is not None:
             self._mirror.show(written.records)
+            self._feeds.put(written.records, written.events)
             if not self._judge.is_behind:
                 self._snapshots.save(self._judge.detectors, self._disk.last_id, closing=closing)
 
@@ -295,6 +309,10 @@ class Recorder:
             )
         self._let_go()
         self._writer.end_attempt(end.reason)
+        self._feeds.close(self._sum_up, IN_A_HURRY_FOR_TRACKERS if end.hurry else PATIENCE)
+
+    def _sum_up(self) -> Closing:
+        return closing_of(self._writer.path.parent)
 
     def _let_go(self) -> None:
         """Let go of everything but the writer."""

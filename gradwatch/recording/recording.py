@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, ParamSpec, Protocol, TypeAlias
 
 from gradwatch.errors import TrainingStopped
+from gradwatch.record import StepRecord
 from gradwatch.recording import lifecycle
 from gradwatch.recording.capture.recorder import StepCapture
 from gradwatch.recording.delivery import EventDelivery
@@ -85,6 +86,11 @@ class Recording:
         finally:
             self.overhead_seconds += time.perf_counter() - began
             lifecycle.leave()
+
+    @property
+    def last(self) -> StepRecord | None:
+        """The latest record that was made; None before the first, and after a fault."""
+        return self._sink.last
 
     # ---------------------------------------------------------------------- beginning and end
 

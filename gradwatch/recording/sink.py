@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from gradwatch.distributed import ParameterPart
-from gradwatch.record import Event, ParameterInfo
+from gradwatch.record import Event, ParameterInfo, StepRecord
 from gradwatch.recording.pending import PendingStep
 
 Item = TypeVar("Item")
@@ -77,6 +77,10 @@ class StepSink(Protocol):
     def fault(self) -> BaseException | None: ...
     @property
     def dropped(self) -> int: ...
+    @property
+    def last(self) -> StepRecord | None:
+        """The latest record that was made, without the statistics of parameters; None before the first."""
+        ...
 
     def begin(
         self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
@@ -126,6 +130,7 @@ class NullSink:
 
     fault: BaseException | None = None
     dropped = 0
+    last: StepRecord | None = None
     takes_late_losses = False
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
 from gradwatch.measure import ZEROS_EVERY, reads_once
+from gradwatch.record import StepRecord
 from gradwatch.recording.loops import open_loop
 from gradwatch.recording.optimizers import unwrapped
 from gradwatch.recording.options import RecordingOptions
@@ -42,6 +43,15 @@ class Watch:
     def steps(self) -> int:
         """The number of the next step; with several optimizers that of the furthest."""
         return self._recording.loops.furthest_step
+
+    @property
+    def last(self) -> StepRecord | None:
+        """The latest record that was made, some steps ago: its ``step`` says which. It is never waited for.
+
+        It has the total norm, the threshold, the coefficient and the loss, and no statistics of parameters. None before
+        the first one, and on ranks that write no run.
+        """
+        return self._recording.last
 
     @property
     def optimizers(self) -> list[str]:

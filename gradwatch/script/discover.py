@@ -46,6 +46,8 @@ from gradwatch.recording.optimizers import (
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.watch import Watch
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
+from gradwatch.sinks.targets import own_trackers, trackers
+from gradwatch.sinks.tracker import Tracker
 
 logger = logging.getLogger("gradwatch")
 
@@ -218,6 +220,8 @@ class Discovery:
                 skip_nonfinite=self._plan.skip_nonfinite,
                 clip_only_unclipped=self._plan.clip is None,
                 tensorboard=self._plan.tensorboard,
+                # A process that the script started has a run of its own, and would write to the same places.
+                to=self._trackers() if run == self._plan.run else (),
                 total_steps=self._plan.steps,
                 ranks=world > 1,
                 before_reduction=self._plan.ranks,
@@ -228,6 +232,9 @@ class Discovery:
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
             self.watch.add(name, model, optimizer)
+
+    def _trackers(self) -> tuple[Tracker, ...]:
+        return (*trackers(self._plan.to), *own_trackers(None, self._plan.notify))
 
     def _policies_for(self, names: Iterable[str]) -> dict[str, Policy]:
         """The policies that the plan asks for, a fresh one for every optimizer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,6 +89,8 @@ class RecordingPlan:
         stop_on: kinds of event that end the script.
         skip_nonfinite: leave out an update whose gradients hold a NaN or an infinity.
         every: record each step whose number this divides.
+        notify: addresses of apprise, which may hold passwords.
+        to: trackers, as `gradwatch.sinks.targets` parses them.
         ranks: record every rank of a training by several processes before its gradients are reduced.
         capture: which bad steps to keep; None for none.
     """
@@ -103,6 +105,8 @@ class RecordingPlan:
     every: int = 1
     ranks: bool = False
     capture: CaptureOptions | None = None
+    to: tuple[str, ...] = ()
+    notify: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def replaced_max_norm(self) -> float | None:

@@ -11,17 +11,20 @@ from gradwatch.errors import BadArgument
 from gradwatch.export.dataset import write_dataset
 from gradwatch.export.scalars import write_scalars
 from gradwatch.export.table import write_table
+from gradwatch.export.trackers import send_run
+from gradwatch.sinks.targets import trackers
 from gradwatch.text import count
 
 
-def export(paths: list[str], what: str, tensorboard: Path | None, parquet: bool) -> None:
+def export(paths: list[str], what: str, tensorboard: Path | None, parquet: bool, to: list[str]) -> None:
     """Write a run as a table or as event files, or several runs as a data set."""
     if parquet:
         _export_dataset(paths)
         return
     path, *files = paths
-    if not files and tensorboard is None:
-        raise BadArgument("no target was given; expected a file, or --tensorboard and a folder.")
+    targets = trackers(to)
+    if not files and tensorboard is None and not to:
+        raise BadArgument("no target was given; expected a file, --to and a tracker, or --tensorboard and a folder.")
     if len(files) > 1:
         raise BadArgument(f"{len(paths)} paths were given; expected a run and a file, or --parquet for several runs.")
     for file in files:
@@ -30,6 +33,10 @@ def export(paths: list[str], what: str, tensorboard: Path | None, parquet: bool)
     if tensorboard is not None:
         steps = write_scalars(open_run(Path(path)), tensorboard)
         typer.echo(f"wrote the scalars of {count(steps, 'step')} to {tensorboard}")
+
+    for tracker in targets:
+        steps = send_run(open_run(Path(path)), tracker)
+        typer.echo(f"sent {count(steps, 'step')} to {tracker.label}")
 
 
 def _export_dataset(paths: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradwatch.capture import CaptureOptions
@@ -11,6 +11,7 @@ from gradwatch.cli.commands.events import check_kinds
 from gradwatch.errors import BadArgument
 from gradwatch.script import launch as launcher
 from gradwatch.script.plan import ClipPlan, RecordingPlan
+from gradwatch.sinks.targets import own_trackers, trackers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class RunOptions:
     skip_nonfinite: bool = False
     every: int = 1
     ranks: bool = False
+    to: tuple[str, ...] = ()
+    notify: tuple[str, ...] = field(default=(), repr=False)
     tensorboard: bool = False
     capture: bool = False
     capture_without_weights: bool = False
@@ -57,6 +60,8 @@ def prepare_launch(arguments: list[str], folder: Path | None, module: bool, opti
         skip_nonfinite=options.skip_nonfinite,
         every=options.every,
         ranks=options.ranks,
+        to=options.to,
+        notify=options.notify,
         tensorboard=options.tensorboard,
         capture=_capture_options(options),
     )
@@ -68,12 +73,15 @@ def check_options(options: RunOptions) -> ClipPlan | None:
 
     Raises:
         BadArgument: an option has an invalid value, or two exclude each other.
+        UnsupportedVersion: the package of a tracker is not installed.
     """
     if options.max_norm is not None and not options.max_norm > 0:
         raise BadArgument(f"--max-norm is {options.max_norm!r}; expected a number above 0, or inf.")
     if options.clip is not None and options.max_norm is not None:
         raise BadArgument("--clip and --max-norm were both given; expected one of them.")
     check_kinds(list(options.stop_on))
+    trackers(options.to)
+    own_trackers(None, options.notify)
     clip = None if options.clip is None else ClipPlan.parse(options.clip)
     clips = clip is not None or (options.max_norm is not None and math.isfinite(options.max_norm))
     if options.every != 1 and (clips or options.skip_nonfinite):

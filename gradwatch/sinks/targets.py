@@ -1,0 +1,85 @@
+"""The places that records are sent to, as the user writes them: ``wandb``, ``mlflow:URI``, ``openmetrics:FILE``, ..."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from gradwatch.errors import BadArgument, UnsupportedVersion
+from gradwatch.record import StepRecord
+from gradwatch.sinks.callback import RecordCallback
+from gradwatch.sinks.mlflow_run import MlflowRun
+from gradwatch.sinks.notify import Notifications
+from gradwatch.sinks.openmetrics import OpenMetricsFile
+from gradwatch.sinks.tensorboard import TensorBoardFiles
+from gradwatch.sinks.tracker import Tracker
+from gradwatch.sinks.trackio_run import TrackioRun
+from gradwatch.sinks.wandb_run import WandbRun
+
+Target: TypeAlias = str | Tracker
+
+KINDS = ("wandb", "mlflow", "trackio", "tensorboard", "openmetrics")
+_PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+
+
+def parse_target(text: str) -> Tracker:
+    """Make the tracker of ``KIND`` or ``KIND:WHERE``.
+
+    ``WHERE`` is a project of wandb or trackio, MLflow's tracking URI, a folder for event files, or the file of
+    OpenMetrics.
+
+    Raises:
+        BadArgument: there is no such kind, or ``openmetrics`` has no file.
+        UnsupportedVersion: its package is not installed.
+
+    >>> parse_target("tensorboard:logs").label
+    'tensorboard'
+    """
+    kind, _, where = text.partition(":")
+    if kind not in KINDS:
+        raise BadArgument(f"to is {text!r}; expected one of {', '.join(KINDS)}, or KIND:WHERE.")
+    package = _PACKAGES.get(kind)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise UnsupportedVersion(f"{package} is not installed: `pip install gradwatch[{kind}]`.")
+    if kind == "openmetrics" and not where:
+        raise BadArgument(f"to is {text!r}; expected a file, for example openmetrics:/var/lib/node_exporter/run.prom.")
+    make: dict[str, Callable[[], Tracker]] = {
+        "wandb": lambda: WandbRun(where or None),
+        "mlflow": lambda: MlflowRun(where or None),
+        "trackio": lambda: TrackioRun(where or None),
+        "tensorboard": lambda: TensorBoardFiles(Path(where) if where else None),
+        "openmetrics": lambda: OpenMetricsFile(Path(where)),
+    }
+    return make[kind]()
+
+
+def trackers(to: Target | Sequence[Target]) -> list[Tracker]:
+    """The trackers of ``attach(to=...)``; one may stand alone.
+
+    Raises:
+        BadArgument, UnsupportedVersion: one of them is none.
+    """
+    targets = [to] if isinstance(to, str) or not isinstance(to, Sequence) else list(to)
+    return [parse_target(target) if isinstance(target, str) else _checked(target) for target in targets]
+
+
+def own_trackers(on_record: Callable[[StepRecord], object] | None, notify: str | Sequence[str]) -> list[Tracker]:
+    """The trackers of ``attach(on_record=..., notify=...)``.
+
+    Raises:
+        BadArgument: an address is none that apprise knows.
+        UnsupportedVersion: apprise is not installed.
+    """
+    addresses = [notify] if isinstance(notify, str) else list(notify)
+    found: list[Tracker] = [] if on_record is None else [RecordCallback(on_record)]
+    return [*found, Notifications(addresses)] if addresses else found
+
+
+def _checked(target: Tracker) -> Tracker:
+    if not all(callable(getattr(target, name, None)) for name in ("open", "show", "tell", "rest", "close")):
+        raise BadArgument(
+            f"to has a {type(target).__name__}; expected a name or an object with the methods of Tracker."
+        )
+    return target

@@ -1,0 +1,65 @@
+"""What every place outside the run is: an experiment tracker, a metrics file, a function, a service that notifies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from gradwatch.record import Event, StepRecord
+
+Closing: TypeAlias = Mapping[str, str | int | float | None]
+"""What is known of a run at its end: verdict, reason, fault, steps and a few numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What a tracker is told of a run before its first step.
+
+    Attributes:
+        path: its folder.
+        config: its hyperparameters.
+        several: whether it has several optimizers, whose names then stand in the series.
+    """
+
+    path: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+    several: bool = False
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.resolve().name
+
+
+class Tracker(Protocol):
+    """Is fed in a thread of its own. Whatever it raises ends it, and nothing else.
+
+    Attributes:
+        label: its name in messages, without a secret.
+        wants_layers: whether records come with the statistics of their parameters.
+    """
+
+    label: str
+    wants_layers: bool
+
+    def open(self, facts: RunFacts) -> None:
+        """Begin; called once, before everything else."""
+        ...
+
+    def show(self, record: StepRecord) -> None:
+        """Take a record that is on the disk."""
+        ...
+
+    def tell(self, event: Event) -> None:
+        """Take an event, again if it has changed."""
+        ...
+
+    def rest(self) -> None:
+        """Nothing waits now; called about once a second, and after each batch."""
+        ...
+
+    def close(self, closing: Closing) -> None:
+        """End; called once."""
+        ...

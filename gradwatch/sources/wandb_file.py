@@ -1,0 +1,80 @@
+"""Reads the offline files of Weights & Biases (``run-ID.wandb``), where the package wandb is installed.
+
+The file is a log in blocks of 32 KiB, as LevelDB has: 7 bytes at its head, then chunks with checksum, length and kind
+(whole, first, middle, last). Joined chunks are messages ``Record`` of ``wandb_internal.proto``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gradwatch.errors import CannotImport
+
+BLOCK, HEADER = 32_768, 7
+_WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+MAX_BYTES = 2**31
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """The history, a dict for each logged step. A file that is cut off ends where it is cut.
+
+    Raises:
+        CannotImport: it is no such file, or the package wandb is missing.
+    """
+    try:
+        from wandb.proto import wandb_internal_pb2
+    except ImportError as error:
+        raise CannotImport(f"{file.name!r} needs the package wandb: `pip install wandb`.") from error
+    protocol: Any = wandb_internal_pb2
+    found = []
+    for message in _messages(file):
+        record = protocol.Record()
+        try:
+            record.ParseFromString(message)
+        except Exception as error:  # protobuf's own type has moved between its versions
+            raise CannotImport(f"{str(file)!r} can't be read as a file of W&B: a record is damaged.") from error
+        if record.WhichOneof("record_type") == "history":
+            found.append(dict(_items(record.history)))
+    return found
+
+
+def _items(history: Any) -> Iterator[tuple[str, Any]]:
+    for item in history.item:
+        try:
+            yield "/".join(item.nested_key) or item.key, json.loads(item.value_json)
+        except ValueError:
+            continue
+    if history.HasField("step"):
+        yield "_step", history.step.num
+
+
+def _messages(file: Path) -> Iterator[bytes]:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise CannotImport(f"{str(file)!r} has more than {MAX_BYTES} bytes.")
+        data = file.read_bytes()
+    except OSError as error:
+        raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
+    if data[:4] != b":W&B":
+        raise CannotImport(f"{str(file)!r} can't be read as a file of W&B: it begins with something else.")
+    at = HEADER
+    parts: list[bytes] = []
+    while at + 7 <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        chunk = data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind not in (_WHOLE, _FIRST, _MIDDLE, _LAST) or len(chunk) < length:
+            return  # cut off, or the rest of the file is empty
+        if kind in (_WHOLE, _FIRST):
+            parts = []
+        parts.append(chunk)
+        if kind in (_WHOLE, _LAST):
+            yield b"".join(parts)
