@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy.ma  # noqa: F401 - np.median imports it when it is first called, when no file descriptor may be left
+
 from gradwatch.detect import Detector, detectors_for
 from gradwatch.distributed import JoinedParts, RankGatherer
 from gradwatch.errors import StoreNotWritable

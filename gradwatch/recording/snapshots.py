@@ -6,6 +6,7 @@ detectors see all records of the store again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import zlib
@@ -58,9 +59,15 @@ def _restore(reader: StoreReader, optimizer: str, detectors: Sequence[Detector])
 
 
 class Snapshots:
-    """Writes the state of all detectors now and then, and at the end."""
+    """Writes the state of all detectors now and then, and at the end.
+
+    It is made in the training thread before the first step, and reads the code of the detectors there: later there
+    may be no file descriptor left to do so.
+    """
 
     def __init__(self, writer: StoreWriter) -> None:
+        with contextlib.suppress(OSError):
+            fingerprint()
         self._writer = writer
         self._versions: dict[str, str] = {}
         self._next = time.monotonic() + EVERY
@@ -70,7 +77,7 @@ class Snapshots:
         """Remember of what version the detectors of one more optimizer are."""
         try:
             self._versions[optimizer] = version_of(fresh)
-        except TypeError as error:
+        except (TypeError, OSError) as error:
             logger.debug("no snapshots of these detectors: %s", error)
 
     def save(self, detectors: Mapping[str, Sequence[Detector]], last_id: int, *, closing: bool = False) -> None:

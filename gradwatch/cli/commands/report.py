@@ -43,12 +43,13 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
     """
     first = RunView(run.path, optimizer)
     others = _next_worst(run, first.summary)[: MOST_OPTIMIZERS - 1] if optimizer is None else []
-    page = html_view.render(first, *(RunView(run.path, name) for name in others)).encode()
+    page = html_view.render(first, *(RunView(run.path, name) for name in others))
+    encoded = page.encode("utf-8", "backslashreplace")  # the name of a folder need not be UTF-8
     try:
-        file.write_bytes(page)
+        file.write_bytes(encoded)
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
-    return len(page)
+    return len(encoded)
 
 
 def _next_worst(run: Run, shown: RunSummary) -> list[str]:

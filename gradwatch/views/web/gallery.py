@@ -58,7 +58,7 @@ class Gallery:
     def _scan(self) -> None:
         began = time.monotonic()
         try:
-            self._found = dict(sorted(find_stores(self._folders)))
+            self._found = {as_utf8(name): path for name, path in sorted(find_stores(self._folders))}
         finally:
             took = time.monotonic() - began
             self._next_scan = time.monotonic() + max(MIN_INTERVAL, took / SCAN_SHARE)
@@ -120,6 +120,15 @@ class Gallery:
 
     def _is_over_limits(self) -> bool:
         return len(self._views) > MAX_VIEWS or sum(view.nbytes for view in self._views.values()) > MAX_BYTES
+
+
+def as_utf8(name: str) -> str:
+    r"""A name that a query can hold: the name of a folder need not be UTF-8.
+
+    >>> as_utf8("run"), as_utf8("r\udcffn")
+    ('run', 'r\\udcffn')
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _zoom(query: Mapping[str, str]) -> tuple[float, float, int]:

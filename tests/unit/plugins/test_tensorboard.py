@@ -260,3 +260,13 @@ def test_the_entry_point_needs_only_tensorboard_and_the_standard_library():
     env = os.environ | {"PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "['gradwatch.views.web.answers']"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 elsewhere")
+def test_a_run_whose_name_is_not_utf_8_is_listed_and_shown(logs):
+    write_run(logs / os.fsdecode(b"caf\xe9"), stream(steady(30)))
+    plugin = plugin_of(logs)
+    (name,) = [run["name"] for run in ask(plugin, "/runs").json["runs"] if run["name"].startswith("caf")]
+    name.encode("utf-8")
+    overview = Client(plugin.get_plugin_apps()["/overview"]).get(f"{BASE}/overview", query_string={"run": name})
+    assert (overview.status_code, overview.json["steps"]) == (200, 30)

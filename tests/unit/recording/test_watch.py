@@ -264,6 +264,30 @@ def test_on_event_is_called_in_the_training_thread(tmp_path):
         assert [(event.kind, event.step) for event in got] == [("nonfinite", 2)]
 
 
+def test_a_callback_may_add_an_optimizer(tmp_path):
+    """It is called within a step, and adding changes what the step goes through."""
+    model, optimizer = make()
+    later_model, later = make()
+    added = []
+
+    def add(event):
+        if not added:
+            added.append(event.kind)
+            watch.add("later", later_model, later)
+
+    with gradwatch.attach(model, optimizer, tmp_path / "run", on_event=add) as watch:
+        train(model, optimizer, 3)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, math.nan)
+        optimizer.step()
+        watch.flush()
+        train(model, optimizer, 2)
+        train(later_model, later, 4)
+    run = Run(tmp_path / "run")
+    assert added
+    assert {name: len(run.steps(optimizer=name)) for name in run.optimizers} == {"0": 6, "later": 4}
+
+
 def test_a_callback_that_raises_is_said_and_not_called_again(tmp_path, caplog):
     model, optimizer = make()
     calls = []

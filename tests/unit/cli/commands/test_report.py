@@ -1,14 +1,18 @@
 """`gradwatch report`: the terminal, the JSON contract and the page."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from gradwatch import Run
+from gradwatch.cli.commands.report import write_html
 from gradwatch.record import ParameterInfo
 from gradwatch.store import StoreWriter
-from gradwatch.testing import steady, stream
+from gradwatch.testing import steady, stream, write_run
 
 
 def test_it_tells_the_story(runs, command):
@@ -119,3 +123,12 @@ def test_the_page_of_150_layers_and_10000_steps_has_less_than_2_megabytes(tmp_pa
     writer.end_attempt("closed")
     assert command("report", tmp_path / "run", "--html", tmp_path / "x.html").code == 0
     assert (tmp_path / "x.html").stat().st_size < 2e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 elsewhere")
+def test_a_run_whose_name_is_not_utf_8_has_a_page(tmp_path):
+    run = Run(write_run(tmp_path / os.fsdecode(b"caf\xe9"), stream([1.0] * 30)))
+    size = write_html(run, tmp_path / "page.html", None)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert len(page.encode()) == size
+    assert r"caf\udce9" in page
