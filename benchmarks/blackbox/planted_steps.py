@@ -72,7 +72,7 @@ class Keeper:
         gradients = self.forwards[-1][1]
 
         def edge(tensor: Tensor) -> Tensor:
-            if not tensor.requires_grad:
+            if not tensor.requires_grad or tensor.is_leaf:
                 return tensor
             gradients.append(None)
             return Edge.apply(tensor, gradients, len(gradients) - 1)

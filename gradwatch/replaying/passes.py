@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gradwatch.capture.nested import map_tensors, tensors_in
+from gradwatch.capture.nested import differentiable, map_tensors, tensors_in
 from gradwatch.capture.random_state import set_random_state, take_random_state
 from gradwatch.capture.record import Capture, Forward, Group
 from gradwatch.errors import CannotReplay
@@ -153,8 +153,8 @@ class Player:
             stack.enter_context(torch.set_grad_enabled(grad))
             for context in self._autocast(forward, autocast):
                 stack.enter_context(context)
-            output = self.model(*args, **kwargs)
-        return [one for one in tensors_in(output) if one.requires_grad] if grad else tensors_in(output)
+            output = self.model.get_submodule(forward.module)(*args, **kwargs)
+        return differentiable(output) if grad else tensors_in(output)
 
     def arguments(self, forward: Forward) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Fresh copies of a forward's arguments, each on its device."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.analysis.replays.result import Origin, Replay, RowFinding, write_replay
-from gradwatch.capture.record import Capture, Forward, Group
+from gradwatch.capture.record import Capture, Group
 from gradwatch.errors import CannotReplay, GradwatchError
 from gradwatch.replaying.helps import find_helps
 from gradwatch.replaying.oddities import oddities
@@ -62,7 +62,7 @@ def replay(
     """
     if not isinstance(capture, Capture):
         capture = read_capture(Path(fspath(capture)))
-    model = captured_module(model, capture)
+    model, capture = captured_module(model, capture)
     with prepared(model, capture) as player:
         found = _found(player, control, threshold)
     if write and capture.folder is not None:
@@ -86,19 +86,52 @@ def read_capture(folder: Path) -> Capture:
         raise CannotReplay(f"{str(folder)!r} holds no capture that can be read: {error}") from error
 
 
-def captured_module(model: nn.Module, capture: Capture) -> nn.Module:
-    """The module that was captured: the model, what a wrapper holds, or the captured part of it."""
-    wanted = set(capture.weights) or set(capture.gradients)
+def captured_module(model: nn.Module, capture: Capture) -> tuple[nn.Module, Capture]:
+    """The module that was called, and the capture with the names that it uses.
+
+    It is the model, what a wrapper holds, or the captured part of it. If several modules of the model were called,
+    it is the model.
+    """
     candidates = [model]
     for candidate in candidates:
         candidates += [inner for name in WRAPPERS if isinstance(inner := getattr(candidate, name, None), nn.Module)]
-    if capture.root:
-        parts = dict(model.named_modules())
-        candidates += [parts[capture.root]] if capture.root in parts else []
+    called = {forward.module for group in capture.groups for forward in group.forwards}
+    root = called.pop() if len(called) == 1 else ""
+    part = part_of(capture, root)
+    wanted = {name: tuple(one.shape) for name, one in (part.weights or part.gradients).items()}
     for candidate in candidates:
-        if {name for name, _ in candidate.named_parameters()} >= wanted:
-            return candidate
-    return model
+        for one in (candidate, dict(candidate.named_modules()).get(root)):
+            own = {} if one is None else {name: tuple(each.shape) for name, each in one.named_parameters()}
+            if one is not None and wanted.items() <= own.items() and (not capture.weights or len(own) == len(wanted)):
+                return one, part
+    return model, part
+
+
+def part_of(capture: Capture, root: str) -> Capture:
+    """The capture as one of this module of the model alone; a gradient of another keeps its name."""
+    if not root:
+        return capture
+    prefix = f"{root}."
+
+    def within(named: Mapping[str, Any]) -> dict[str, Any]:
+        return {name.removeprefix(prefix): one for name, one in named.items() if name.startswith(prefix)}
+
+    groups = tuple(
+        Group(
+            forwards=tuple(
+                dataclasses.replace(
+                    forward,
+                    module="",
+                    buffers=within(forward.buffers),
+                    training={"": forward.training.get("", True)} | within(forward.training),
+                )
+                for forward in group.forwards
+            )
+        )
+        for group in capture.groups
+    )
+    gradients = {name.removeprefix(prefix): one for name, one in capture.gradients.items()}
+    return dataclasses.replace(capture, groups=groups, weights=within(capture.weights), gradients=gradients, root="")
 
 
 # ------------------------------------------------------------------------------------- the questions
@@ -115,7 +148,7 @@ def _found(player: Player, control: ControlBatch, threshold: float | None) -> Re
         raise
     except Exception as error:  # of the model
         return dataclasses.replace(base, unknown=(f"everything: the replay failed: {_told(error)}",))
-    compared = compare(_captured_gradients(capture), played.gradients)
+    compared = compare(capture.gradients, played.gradients)
     base = _with_recurrence(base, capture, played, compared)
     if compared.recurs == "no":
         return dataclasses.replace(base, unknown=_why_not_again(capture, compared))
@@ -170,12 +203,6 @@ def environment() -> dict[str, str]:
         "platform": platform.platform(),
         "cuda": str(torch.version.cuda),
     }
-
-
-def _captured_gradients(capture: Capture) -> dict[str, Tensor]:
-    """By the names of the root module."""
-    prefix = f"{capture.root}." if capture.root else ""
-    return {name.removeprefix(prefix) if prefix else name: one for name, one in capture.gradients.items()}
 
 
 def _with_recurrence(base: Replay, capture: Capture, played: Played, compared: Comparison) -> Replay:
@@ -328,8 +355,3 @@ def _row_findings(player: Player, rows: Rows, *, of_loss: bool) -> tuple[RowFind
 def _told(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-
-
-def forward_of(capture: Capture) -> Forward:
-    """The first forward of a capture."""
-    return capture.groups[0].forwards[0]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradwatch.errors import CannotReplay
 from gradwatch.script.imports import after_import
@@ -23,7 +24,8 @@ from gradwatch.script.launch import Program, become_main, code_of, show
 if TYPE_CHECKING:
     from torch import nn
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shape of each parameter of a module, by name."""
 
 MOST_TIMES = 3
 """How often a script that catches everything is interrupted."""
@@ -45,8 +47,8 @@ class _Enough(BaseException):
 class _Finder:
     """Listens to the calls of all modules."""
 
-    def __init__(self, shapes: Shapes) -> None:
-        self._shapes = dict(shapes)
+    def __init__(self, wanted: Sequence[Shapes]) -> None:
+        self._wanted = [dict(shapes) for shapes in wanted]
         self._checked: dict[int, tuple[nn.Module, bool]] = {}  # with the module, so that its id stays its own
         self._times = 0
         self.called: Called | None = None
@@ -73,8 +75,7 @@ class _Finder:
     def _is_wanted(self, module: nn.Module) -> bool:
         known = self._checked.get(id(module))
         if known is None:
-            wanted = {name: tuple(one.shape) for name, one in module.named_parameters()} == self._shapes
-            known = self._checked[id(module)] = (module, wanted)
+            known = self._checked[id(module)] = (module, shapes_of(module) in self._wanted)
         return known[1]
 
     def _take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -90,18 +91,23 @@ class _Finder:
                 raise _Enough
 
 
-def find_model(program: Program, shapes: Shapes, *, quiet: bool = False) -> Called:
-    """Run the program in this process until it calls a model with parameters of these names and shapes.
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter, by name."""
+    return {name: tuple(one.shape) for name, one in module.named_parameters()}
+
+
+def find_model(program: Program, wanted: Sequence[Shapes], *, quiet: bool = False) -> Called:
+    """Run the program in this process until it calls a module with parameters of these names and shapes.
 
     Args:
         program: from `launch.prepare`.
-        shapes: of the captured parameters, by name.
+        wanted: the shapes of each module that was captured.
         quiet: what the script prints goes to stderr.
 
     Raises:
         CannotReplay: it ends or fails without a call of such a model.
     """
-    finder = _Finder(shapes)
+    finder = _Finder(wanted)
     after_import("torch", finder.listen)
     output = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
     main = become_main(program)
@@ -122,9 +128,34 @@ def find_model(program: Program, shapes: Shapes, *, quiet: bool = False) -> Call
     if finder.called is None:
         raise CannotReplay(
             f"{program.argv[0]!r} never called a model whose parameters have the captured names and shapes"
-            f" ({len(shapes)} parameters).{failed}"
+            f" ({' or '.join(str(len(shapes)) for shapes in wanted)} parameters).{failed}"
         )
     return finder.called
+
+
+def assembled(parts: Mapping[str, Shapes]) -> nn.Module:
+    """A module that holds modules of these shapes, which the script has made, under these names.
+
+    Raises:
+        CannotReplay: the script has made none, or several, of some shapes.
+    """
+    from torch import nn
+
+    # By the type alone: `isinstance` asks proxies for their class, and they may answer with work.
+    made = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
+    model = nn.Module()
+    for name, shapes in parts.items():
+        fitting = [one for one in made if shapes_of(one) == shapes]
+        if len(fitting) != 1:
+            raise CannotReplay(f"The script has made {len(fitting)} modules with the parameters of {name!r}.")
+        *folders, last = name.split(".")
+        at = model
+        for folder in folders:
+            if not hasattr(at, folder):
+                at.add_module(folder, nn.Module())
+            at = at.get_submodule(folder)
+        at.add_module(last, fitting[0])
+    return model
 
 
 @contextmanager

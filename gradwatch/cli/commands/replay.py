@@ -12,7 +12,7 @@ import typer
 
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.replays.result import Replay, read_replay, write_replay
-from gradwatch.capture import capture_folders, describe
+from gradwatch.capture import Capture, capture_folders, describe
 from gradwatch.cli.output import print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotReplay, GradwatchError
 from gradwatch.script.launch import prepare
@@ -127,20 +127,31 @@ def _stored(folder: Path) -> Replay:
 def _replayed(folder: Path, script: list[str], options: Options) -> Replay:
     from gradwatch.capture import classes_in, read
     from gradwatch.replaying.replay import replay as replay_capture
-    from gradwatch.script.capture_model import find_model
+    from gradwatch.script.capture_model import assembled, find_model
 
     program, _ = prepare(script, None, options.module)
     about = read(folder)
-    names = about.weights or about.gradients
-    called = find_model(program, {name: tuple(one.shape) for name, one in names.items()}, quiet=options.json)
+    parts = _parts(about)
+    called = find_model(program, list(parts.values()), quiet=options.json)
+    model = called.model if len(parts) == 1 else assembled(parts)
     capture = read(folder, classes=classes_in((called.args, called.kwargs)))
-    found = replay_capture(
-        capture, called.model, (called.args, called.kwargs), write=False, threshold=_threshold(folder)
-    )
+    found = replay_capture(capture, model, (called.args, called.kwargs), write=False, threshold=_threshold(folder))
     try:
         write_replay(found, folder)
     except OSError as error:
         typer.echo(f"gradwatch: the result is not kept beside the capture: {error}", err=True)
+    return found
+
+
+def _parts(capture: Capture) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of the parameters of each module that was called, by the module's name."""
+    from gradwatch.replaying.replay import part_of
+
+    names = {forward.module for group in capture.groups for forward in group.forwards} or {""}
+    found = {}
+    for name in sorted(names):
+        part = part_of(capture, name)
+        found[name] = {key: tuple(one.shape) for key, one in (part.weights or part.gradients).items()}
     return found
 
 

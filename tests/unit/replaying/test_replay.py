@@ -12,7 +12,7 @@ from torch import nn
 
 import gradwatch
 from gradwatch.analysis.replays.result import read_replay, replay_from
-from gradwatch.capture import write
+from gradwatch.capture import Group, write
 from gradwatch.errors import CannotReplay
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,8 +86,23 @@ def test_wrappers_are_taken_off():
 
 def test_a_part_of_the_model():
     model, x = nn.Sequential(nn.Linear(2, 12), MLP()), torch.randn(4, 12)
-    capture = capture_step(model[1], [lambda: model[1](x).mean()])
-    assert gradwatch.replay(dataclasses.replace(capture, root="1"), model).recurs == "bitwise"
+    capture = within(capture_step(model[1], [lambda: model[1](x).mean()]), "1")
+    assert gradwatch.replay(capture, model).recurs == "bitwise"
+    assert gradwatch.replay(capture, model[1]).recurs == "bitwise"
+
+
+def within(capture, name):
+    """The capture as one of a model that has the captured one under this name."""
+    rename = lambda named: {f"{name}.{key}": one for key, one in named.items()}  # noqa: E731
+    (group,) = capture.groups
+    forwards = tuple(dataclasses.replace(one, module=name, buffers=rename(one.buffers)) for one in group.forwards)
+    return dataclasses.replace(
+        capture,
+        root=name,
+        groups=(Group(forwards=forwards),),
+        weights=rename(capture.weights),
+        gradients=rename(capture.gradients),
+    )
 
 
 def test_what_is_not_known_is_said():

@@ -24,7 +24,7 @@ from gradwatch.script.capture_model import find_model
 from gradwatch.script.launch import prepare
 program, _ = prepare(["train.py", "--lr", "3"], None, False)
 try:
-    called = find_model(program, {"0.weight": (2, 3), "0.bias": (2,)}, quiet="quiet" in sys.argv)
+    called = find_model(program, [{"0.weight": (2, 3), "0.bias": (2,)}], quiet="quiet" in sys.argv)
     print("found", type(called.model).__name__, len(called.args), sorted(called.kwargs))
 except CannotReplay as error:
     print("error", error)
