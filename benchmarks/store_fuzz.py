@@ -37,6 +37,7 @@ OUTCOMES = ("same", "counted", "refused", "made up", "lost", "traceback", "slow"
 VERSION = "1"
 """Of the detectors."""
 SLOW = 1.0  # seconds of the processor
+SCHEMA_PAGE = "schema (page 1)"
 SMALL_TABLES = ("meta", "attempt", "optimizer", "parameter", "event", "detector_state")
 
 
@@ -172,7 +173,7 @@ def run_flips(
 def chosen_bits(file: Path, elsewhere: int) -> dict[str, list[int]]:
     """The bits to flip: all of page 1 and of each small table, and some of the other pages."""
     data, by_table = file.read_bytes(), pages(file)
-    rows = {"schema (page 1)": list(bits(data, 0))}
+    rows = {SCHEMA_PAGE: list(bits(data, 0))}
     for table in SMALL_TABLES:
         rows[table] = [bit for page in by_table[table] for bit in bits(data, page)]
     covered = {page for table in ("schema", *SMALL_TABLES) for page in by_table[table]}
@@ -194,7 +195,7 @@ def main() -> None:
         print(f"{'':18}{'bits':>9}" + "".join(f"{name:>11}" for name in OUTCOMES), flush=True)
         every_fault = []
         for name, chosen in chosen_bits(file, options.elsewhere).items():
-            some = chosen if name == "elsewhere" else chosen[:: options.one_of]
+            some = chosen[:: options.one_of] if name == SCHEMA_PAGE else chosen
             counts, faults = run_flips(file, file.read_bytes(), some, right)
             print(f"{name:18}{len(some):9,}" + "".join(f"{counts[one]:11,}" for one in OUTCOMES), flush=True)
             every_fault += [f"{name}: {fault}" for fault in faults]

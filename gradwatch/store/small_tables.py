@@ -113,6 +113,8 @@ class SmallTables:
             return None
         columns = ("optimizer", "last_id", "version", "state")
         rows = self._rows("detector_state", columns, "where optimizer = ?", optimizer)
+        if not rows:
+            self._find_lost_states()
         summed = [
             (*values, zlib.crc32(state), crc, bound) for *values, state, crc, bound in rows if isinstance(state, bytes)
         ]
@@ -121,6 +123,13 @@ class SmallTables:
             if name == optimizer and written_by == version:
                 return last, state
         return None
+
+    def _find_lost_states(self) -> None:
+        """Count the states that are missing, and those of no optimizer: damage to its name hides a state."""
+        keys = self._db.rows("select optimizer from detector_state not indexed")
+        names = self.optimizers()
+        self._integrity.expect("detector_state", len(keys))
+        self._integrity.left_out |= {("detector_state", key) for (key,) in keys if key not in names}
 
     def _rows(self, table: str, columns: Sequence[str], rest: str = "", *values: object) -> list[tuple[Any, ...]]:
         selected = select(self._db, table, (*columns, *CHECKSUMS))

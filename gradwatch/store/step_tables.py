@@ -83,21 +83,28 @@ class StepTables:
 
     def next_step(self, optimizer: str) -> int:
         """The number after the last step of an optimizer, 0 if it made none."""
-        names = ("id", *STEP_COLUMNS, *CHECKSUMS)
         below = LARGEST
         for _ in range(FEW):
             query = "select max(step) from step not indexed where optimizer = ? and step <= ?"
             ((last,),) = self._db.rows(query, optimizer, below)
             if not is_count(last):
                 return 0
-            query = f"select {select(self._db, 'step', names)} from step not indexed where optimizer = ? and step = ?"
-            rows = [dict(zip(names, row, strict=True)) for row in self._db.rows(query, optimizer, last)]
-            if any(self._integrity.is_intact_step(row) for row in rows):
+            if self._has_step(optimizer, last):
                 return int(last) + 1
             below = last - 1  # a damaged row
         columns = self.step_columns()  # with this many damaged rows, reading all is faster
         own = [step for step, name in zip(columns["step"], columns["optimizer"], strict=True) if name == optimizer]
         return max(own, default=-1) + 1
+
+    def _has_step(self, optimizer: str, step: int) -> bool:
+        """Whether an intact row has this step; it is looked for among the newest first."""
+        names = ("id", *STEP_COLUMNS, *CHECKSUMS)
+        query = f"select {select(self._db, 'step', names)} from step not indexed where optimizer = ? and step = ?"
+        for which in ("and id > (select max(id) from step not indexed) - 1000", ""):
+            rows = [dict(zip(names, row, strict=True)) for row in self._db.rows(f"{query} {which}", optimizer, step)]
+            if any(self._integrity.is_intact_step(row) for row in rows):
+                return True
+        return False
 
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:
         """Id, step and attempt of each row of table ``step``, (rows, 3), without those known to be damaged.

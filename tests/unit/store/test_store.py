@@ -144,3 +144,33 @@ def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
     writer.append(stream([1.0]))
     assert len(Run(tmp_path).steps()) == 1
     writer.end_attempt("closed")
+
+
+@pytest.mark.parametrize("damage", ["update detector_state set optimizer = '1'", "delete from detector_state"])
+def test_a_state_of_detectors_that_is_lost_is_counted(tmp_path, damage):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.save_detector_state("0", 0, "1", b"state")
+    writer.end_attempt("closed")
+    with StoreReader(tmp_path) as reader:
+        assert (reader.detector_state("0", "1"), reader.detector_state("new", "1")) == ((0, b"state"), None)
+        assert reader.damaged_rows == 0
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute(damage)
+    db.close()
+    with StoreReader(tmp_path) as reader:
+        assert reader.detector_state("0", "1") is None
+        assert reader.damaged_rows == 1
+
+
+def test_the_next_step_is_found_however_long_ago_the_largest_was_made(tmp_path):
+    """A run that went back to a checkpoint has its largest step among its first rows."""
+    records = [*stream(steady(5), first_step=5000), *stream(steady(1500))]
+    write(tmp_path, records)
+    with StoreReader(tmp_path) as reader:
+        assert reader.next_step("0") == 5005
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("update step set loss = 7.0 where step = 5004")
+    db.close()
+    with StoreReader(tmp_path) as reader:
+        assert reader.next_step("0") == 5004
