@@ -28,6 +28,9 @@ Kind: TypeAlias = Literal[
     "ineffective-clipping",
     "loss-scale",
     "desync",
+    "update-spike",
+    "stale-second-moment",
+    "nothing-moves",
     "resumed",
 ]
 ClipFault: TypeAlias = Literal[

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from gradwatch.analysis.diagnosis import Finding, diagnose
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import Recommendation, recommend
+from gradwatch.analysis.statistics.owners import GROUPINGS, Grouping, group_of, grouped, shares_of
 from gradwatch.analysis.statistics.ranks import noise_scale
 from gradwatch.analysis.summary import RunSummary, summarize
-from gradwatch.errors import EmptyRun
+from gradwatch.errors import BadArgument, EmptyRun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,37 @@ class Run(RunReader):
     def recommend(self, optimizer: str | None = None) -> Recommendation:
         """The clipping threshold that the run should have had, or the reason why it supports none."""
         return recommend(self, optimizer)
+
+    def norm_shares(
+        self, step: int | None = None, optimizer: str | None = None, *, by: Grouping = "parameter"
+    ) -> pd.DataFrame:
+        """Who owns the norm: the share of the squared total norm, (steps, groups); the shares of a step add up to 1.
+
+        NaN where the norm of a step is 0 or not finite.
+
+        Args:
+            step: only this one; None: all.
+            optimizer: its name; None: the first one.
+            by: "parameter"; "kind", the parameters of the same place in every layer together ("attn.c_proj");
+                or "depth", those of one layer together ("h.11"). Both go by the names of the parameters.
+
+        Raises:
+            BadArgument: there is no such group or step.
+
+        >>> Run(example_run).norm_shares(step=0).round(2).to_dict("index")
+        {0: {'rnn.weight': 0.64, 'out.weight': 0.36}}
+        """
+        if by not in GROUPINGS:
+            raise BadArgument(f"by is {by!r}; expected one of {', '.join(GROUPINGS)}.")
+        name = self.optimizer(optimizer)
+        norms = self.layers("norm", name)
+        if step is not None:
+            if step not in norms.index:
+                raise BadArgument(f"step is {step!r}; the run has no norms of it.")
+            norms = norms.loc[[step]]
+        infos = {info.name: info for info in self.parameters(name)}
+        shares = shares_of(norms)
+        return grouped(shares, [group_of(infos[column], by) for column in shares.columns])
 
     def noise_scale(self, optimizer: str | None = None, smoothing: float = 0.99) -> pd.Series[float]:
         """The gradient noise scale at each step, in batches of one rank; NaN where it is not known.

@@ -23,6 +23,7 @@ from gradwatch.detect.optimizers import OptimizerTraits, traits_of
 from gradwatch.detect.overclipping import OverClipping
 from gradwatch.detect.spike import Spike
 from gradwatch.detect.starvation import EpsStarvation
+from gradwatch.detect.updates import NothingMoves, StaleSecondMoment, UpdateSpike
 from gradwatch.detect.vanishing import Vanishing
 from gradwatch.record import Event, StepRecord, merged
 
@@ -37,9 +38,12 @@ __all__ = [
     "IneffectiveClipping",
     "LossScale",
     "NonFinite",
+    "NothingMoves",
     "OptimizerTraits",
     "OverClipping",
     "Spike",
+    "StaleSecondMoment",
+    "UpdateSpike",
     "Vanishing",
     "detectors_for",
     "eps_of",
@@ -63,7 +67,7 @@ def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] |
 
     >>> [type(detector).__name__ for detector in detectors_for()]
     ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Drift', 'Vanishing', 'Dead', 'EpsStarvation', 'OverClipping',
-     'IdleClipping', 'IneffectiveClipping', 'Desync']
+     'IdleClipping', 'IneffectiveClipping', 'Desync', 'UpdateSpike', 'StaleSecondMoment', 'NothingMoves']
     """
     traits = traits_of(optimizer_class, settings)
     return [
@@ -79,6 +83,9 @@ def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] |
         IdleClipping(),
         IneffectiveClipping(),
         Desync(),
+        UpdateSpike(),
+        StaleSecondMoment(),
+        NothingMoves(),
     ]
 
 

@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.record import LayerStats, ParameterInfo, StepRecord
+from gradwatch.record import Floats, LayerStats, ParameterInfo, StepRecord
 
 LEFT_LEVEL_FACTOR = 3.0
 """A parameter has left its level when its norm is this many times its median."""
@@ -204,6 +204,20 @@ class LayerLevels:
             rise[:known] = np.log(layers.norm[:known].astype(float)) - self._median[:known]
         rise[~np.isfinite(rise)] = np.nan
         return rise
+
+    def excess(self, values: Floats, factor: float, sigmas: float) -> NDArray[np.float64]:
+        """The logarithm of each value over its limit; -inf where its level is not known.
+
+        The limit is ``factor`` times the level or ``sigmas`` robust deviations above it, whichever is higher.
+        """
+        excess = np.full(len(values), -np.inf)
+        if self._known:
+            known = min(len(values), len(self._median))
+            limit = self._median + np.maximum(math.log(factor), sigmas * self._deviation)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                excess[:known] = np.log(values[:known].astype(float)) - limit[:known]
+        excess[np.isnan(excess)] = -np.inf
+        return excess
 
     def one_jumped(self, factor: float, sigmas: float) -> bool:
         """Whether some parameter jumped ``factor`` above its level at the last step and the others did not.

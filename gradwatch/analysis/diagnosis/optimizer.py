@@ -7,11 +7,15 @@ import numpy as np
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.statistics.progress import has_risen
+from gradwatch.analysis.statistics.steady_state import expected_rise
 from gradwatch.detect import traits_of
+from gradwatch.text import count
 
 LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
 INITIAL_STEPS, LARGE_INITIAL_RATIO = 10, 20.0  # steps, and times the norms that follow
 SETTLED_STEPS = 40  # steps after the warm-up
+FALLEN_RATE = 0.5  # of the highest learning rate
+NEAR_STEPS = 20  # between an update and a second moment that explains it
 LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
 
 
@@ -40,6 +44,71 @@ def eps_starvation(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " learning rate says, and shrinks with the gradient from there",
         remedy="a smaller eps, or a loss that is multiplied by a constant",
         confirm="train a few hundred steps with a hundredth of eps and compare the update ratios",
+    )
+
+
+def update_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Updates far above their level, the learning rate left out; the loss often follows."""
+    events = [e for e in optimizer.events if e.kind == "update-spike"]
+    if not events:
+        return None
+    largest = max(events, key=lambda event: event.observed or 0.0)
+    stale = [e for e in optimizer.events if e.kind == "stale-second-moment"]
+    near = [e for e in stale if any(abs(e.step - event.step) <= NEAR_STEPS for event in events)]
+    return Finding(
+        code="update-spike",
+        severity="info",
+        certainty="shown",
+        what=f"{count(len(events), 'update')}{facts.of(optimizer)} far above the level of those before, the first at"
+        f" step {events[0].step}",
+        optimizer=optimizer.name,
+        parameters=(largest.parameter,) if largest.parameter else (),
+        steps=(events[0].step, events[-1].until or events[-1].step),
+        evidence={
+            "update_norm": Quantity(largest.observed, "weight"),
+            "limit": Quantity(largest.limit, "weight"),
+            "stale_second_moments": Quantity(float(len(near)), "events"),
+        },
+        cause="the gradients have outgrown the optimizer's second moment, which follows slowly"
+        if near
+        else "the optimizer makes steps that the loss does not support: a learning rate at the edge, or an odd batch",
+        remedy="a lower learning rate, a longer warm-up, or a smaller beta2, which lets the second moment"
+        " follow faster",
+        confirm='compare `Run.updates("rms_ratio")` and the loss around these steps',
+    )
+
+
+def norm_rises_as_rate_falls(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """A drift of the norm at the end of a schedule, which weight decay explains."""
+    decay = _number(optimizer.settings.get("weight_decay"))
+    rates = optimizer.frame["learning_rate"].dropna()
+    drifts = [e for e in optimizer.events if e.kind == "drift" and e.step in rates.index]
+    if not decay or rates.empty or not drifts:
+        return None
+    last, highest = drifts[-1], float(rates.max())
+    rate = float(rates.loc[[last.step]].iloc[0])
+    at_highest = int(rates.index[int(np.argmax(rates.to_numpy()))])
+    if last.step <= at_highest or not 0 < rate <= FALLEN_RATE * highest:
+        return None
+    rise = expected_rise(highest, rate)
+    return Finding(
+        code="norm-rises-as-rate-falls",
+        severity="info",
+        certainty="likely",
+        what=f"the norms{facts.of(optimizer)} have drifted up while the learning rate fell to {rate:.3g}; weight decay"
+        f" alone lets them rise {rise:.2g}x",
+        optimizer=optimizer.name,
+        parameters=(),
+        steps=(drifts[0].step, last.until or last.step),
+        evidence={
+            "expected_rise": Quantity(rise, "times"),
+            "learning_rate": Quantity(rate, "weight per update"),
+            "learning_rate_max": Quantity(highest, "weight per update"),
+        },
+        cause="with weight decay, gradient over weight norm tends to sqrt(2 decay / rate), which grows while the rate"
+        " falls",
+        remedy="none is needed; a decay that falls with the rate keeps the norms level",
+        confirm="compare the norms with 1 / sqrt(learning_rate)",
     )
 
 
@@ -114,4 +183,4 @@ def _has_warm_up(optimizer: OptimizerFacts) -> bool:
     return len(rates) > 2 and float(rates.max()) > LASTING_RAMP * float(rates[0])
 
 
-RULES = (learning_rate_too_high, eps_starvation, large_initial_norms)
+RULES = (learning_rate_too_high, eps_starvation, large_initial_norms, update_spike, norm_rises_as_rate_falls)

@@ -325,6 +325,26 @@ PAGES: dict[str, Page] = {
         fix="A smaller eps, or a loss that is multiplied by a constant.",
         sources=("Wortsman et al. 2023, 'Small-scale proxies', section 3.4, https://arxiv.org/abs/2309.14322",),
     ),
+    "norm-rises-as-rate-falls": Page(
+        title="The norms rise as the learning rate falls",
+        cure="none",
+        meaning="Weight decay keeps gradient over weight norm near sqrt(2 decay / rate), so a schedule that lowers the"
+        " rate lets the gradients grow.",
+        example="AdamW with a cosine schedule: the norms double in the last tenth of the training.",
+        confirm="Compare the norms with 1 / sqrt(learning_rate).",
+        fix="Nothing is wrong. A decay that falls with the rate keeps the norms level.",
+        sources=("Defazio 2025, https://arxiv.org/abs/2506.02285",),
+    ),
+    "update-spike": Page(
+        title="Updates jumped",
+        cure="rate",
+        meaning="The update, the learning rate left out, was twice its recent level or more. Such updates often lead"
+        " spikes of the loss, because the weights have to move before the loss can rise.",
+        example="Adam with beta2 = 0.999 and a learning rate at the edge, late in a training on all data at each step.",
+        confirm='Look at `Run.updates("update_ratio")` and `Run.updates("rms_ratio")` around these steps.',
+        fix="A lower learning rate, a longer warm-up, or a smaller beta2.",
+        sources=("Wortsman et al. 2023, section 3, https://arxiv.org/abs/2304.13013",),
+    ),
     "large-initial-norms": Page(
         title="The first gradients are very large",
         cure="architecture",

@@ -1,8 +1,12 @@
 """Optimizers known by what they do, eps, learning rate and initialisation."""
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from gradwatch.record import Event
+from gradwatch.record import Event, UpdateStats
 from gradwatch.store import StoreWriter
 from gradwatch.testing import PARAMETERS, steady, stream
 
@@ -59,3 +63,36 @@ def test_ranks_that_part_are_told_by_rank(tmp_path):
 
     found = the(Run(tmp_path), "desync")
     assert (found.rank, found.parameters, found.steps[0]) == (1, ("rnn.weight",), 100)
+
+
+def test_an_update_that_jumps_is_information_and_named(tmp_path):
+    records = []
+    for step, record in enumerate(stream(steady(300, spread=0.05), losses=falling(300, 2.0, 1.0))):
+        size = 1e-2 if step == 200 else 1e-3
+        norms = np.array([0.8 * size, 0.6 * size], np.float32)
+        ratios = np.array([4.0 if step == 198 else 1.0, 1.0], np.float32)
+        updates = UpdateStats(update_norm=norms, weight_norm=np.ones(2, np.float32), rms_ratio=ratios)
+        records.append(replace(record, updates=updates, update_norm=size, weight_norm=1.0))
+    finding = the(run_of(tmp_path, records, "Adam"), "update-spike")
+    assert (finding.severity, finding.parameters, finding.steps[0]) == ("info", ("rnn.weight",), 200)
+    assert "second moment" in finding.cause
+    assert finding.evidence["update_norm"].value == pytest.approx(1e-2)
+
+
+def drifting(rates, decay, folder):
+    """Norms that rise threefold in the second half."""
+    norms = [value * (1.0 if step < 1000 else 3.0) for step, value in enumerate(steady(2000, spread=0.05))]
+    losses = falling(2000, 2.0, 1.0)
+    records = [
+        replace(record, learning_rates=(rate,))
+        for record, rate in zip(stream(norms, losses=losses), rates, strict=True)
+    ]
+    return run_of(folder, records, "AdamW", {"lr": 0.1, "weight_decay": decay})
+
+
+def test_norms_that_rise_while_the_rate_falls_are_explained_by_weight_decay(tmp_path):
+    falling_rate = [0.1 if step < 990 else 0.01 for step in range(2000)]
+    finding = the(drifting(falling_rate, 0.1, tmp_path / "falls"), "norm-rises-as-rate-falls")
+    assert finding.evidence["expected_rise"].value == pytest.approx(math.sqrt(10))
+    assert "norm-rises-as-rate-falls" not in codes(drifting([0.1] * 2000, 0.1, tmp_path / "level"))
+    assert "norm-rises-as-rate-falls" not in codes(drifting(falling_rate, 0.0, tmp_path / "no decay"))

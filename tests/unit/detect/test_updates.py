@@ -1,0 +1,146 @@
+"""Updates that jump, second moments that lag, and updates that move nothing: on streams with known answers."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from gradwatch.detect import NothingMoves, StaleSecondMoment, UpdateSpike
+from gradwatch.record import ParameterInfo, UpdateStats, WeightStats
+from gradwatch.testing import check_detector, steady, stream
+
+PARAMETERS = (
+    ParameterInfo(name="embedding.weight", shape=(50, 8)),
+    ParameterInfo(name="head.bias", shape=(50,)),
+)
+
+
+def updated(updates, ratios=None, *, rates=None, seed=1):
+    """A calm stream of gradients whose updates have these norms, at a rate of 0.1 unless others are given."""
+    records = []
+    calm = steady(len(updates), spread=0.05, seed=seed)
+    for step, record in enumerate(stream(calm, parameters=PARAMETERS)):
+        norm = updates[step]
+        rms = [1.0, 1.0] if ratios is None else ratios[step]
+        stats = UpdateStats(
+            update_norm=np.array([0.8 * norm, 0.6 * norm], np.float32),
+            weight_norm=np.ones(2, np.float32),
+            rms_ratio=np.array(rms, np.float32),
+            second_moment_norm=np.ones(2, np.float32),
+        )
+        rate = 0.1 if rates is None else rates[step]
+        records.append(
+            dataclasses.replace(
+                record, updates=stats, update_norm=norm, weight_norm=math.sqrt(2.0), learning_rates=(rate,)
+            )
+        )
+    return records
+
+
+def found(make, records):
+    return [(event.step, event.severity, event.parameter) for event in check_detector(make, records)]
+
+
+CALM = steady(300, level=1e-3, spread=0.05)
+
+
+def test_an_update_far_above_those_before_it_is_found():
+    updates = list(CALM)
+    updates[200] *= 10
+    assert found(UpdateSpike, updated(updates))[0] == (200, "info", "embedding.weight")
+
+
+def test_a_fault_that_lasts_is_one_event_with_an_end():
+    updates = [value * (10 if 200 <= step < 205 else 1) for step, value in enumerate(CALM)]
+    events = UpdateSpike()
+    raised = [event for record in updated(updates) for event in events.update(record)]
+    assert [(event.step, event.until) for event in raised] == [(200, None), (200, 204)]
+
+
+def test_a_schedule_of_the_rate_is_no_jump():
+    rates = [0.1 if step < 150 else 1.0 for step in range(300)]
+    updates = [value * rate / 0.1 for value, rate in zip(CALM, rates, strict=True)]
+    assert found(UpdateSpike, updated(updates, rates=rates)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_calm_updates_raise_nothing(seed):
+    updates = steady(2000, level=1e-3, spread=0.1, seed=seed)
+    assert found(UpdateSpike, updated(updates)) == []
+
+
+def test_a_new_level_is_believed_in_the_end():
+    updates = [value * (1 if step < 150 else 5) for step, value in enumerate(steady(800, spread=0.05))]
+    detector = UpdateSpike()
+    raised = [event.step for record in updated(updates) for event in detector.update(record) if event.until is None]
+    assert raised == [150]
+
+
+@pytest.mark.parametrize("value", [None, 0.0, math.nan, math.inf])
+def test_updates_that_are_not_known_are_left_out(value):
+    records = updated(CALM)
+    records[200] = dataclasses.replace(records[200], update_norm=value)
+    assert found(UpdateSpike, records) == []
+
+
+def test_gradients_that_outgrow_the_second_moment_of_a_matrix_are_found():
+    ratios = [[1.0, 1.0] if step != 200 else [4.0, 1.0] for step in range(300)]
+    assert found(StaleSecondMoment, updated(CALM, ratios))[0] == (200, "info", "embedding.weight")
+
+
+def test_a_ratio_that_is_always_high_is_no_news():
+    """Of rare tokens it is."""
+    rng = np.random.default_rng(0)
+    ratios = [[3.0 * math.exp(0.05 * rng.standard_normal()), 1.0] for _ in range(300)]
+    assert found(StaleSecondMoment, updated(CALM, ratios)) == []
+
+
+def test_a_bias_does_not_count():
+    ratios = [[1.0, 1.0] if step != 200 else [1.0, 9.0] for step in range(300)]
+    assert found(StaleSecondMoment, updated(CALM, ratios)) == []
+
+
+def test_optimizers_without_a_second_moment_raise_nothing():
+    records = [
+        dataclasses.replace(record, updates=dataclasses.replace(record.updates, rms_ratio=None))
+        for record in updated(CALM)
+    ]
+    assert found(StaleSecondMoment, records) == []
+    assert found(StaleSecondMoment, stream(CALM)) == []
+
+
+def test_updates_of_zero_are_a_warning_that_names_the_rate():
+    records = updated([0.0] * 150, rates=[0.0] * 150)
+    (event,) = check_detector(NothingMoves, records)
+    assert (event.step, event.severity) == (99, "warning")
+    assert "the learning rate is 0" in event.message
+
+
+def test_a_warm_up_from_zero_is_no_warning():
+    assert check_detector(NothingMoves, updated([0.0] * 50 + [1e-3] * 200)) == []
+
+
+def sampled(shares, dtype):
+    parameters = (ParameterInfo(name="w", shape=(100, 10), dtype=dtype), ParameterInfo(name="b", shape=(10,)))
+    ones = np.ones(2, np.float32)
+    return [
+        dataclasses.replace(
+            record,
+            weights=WeightStats(weight_norm=ones, update_norm=ones, moved=np.array([share, 1.0], np.float32)),
+        )
+        for record, share in zip(stream([1.0] * len(shares), parameters=parameters), shares, strict=True)
+    ]
+
+
+def test_weights_of_low_precision_that_keep_their_entries_are_information():
+    (event,) = check_detector(NothingMoves, sampled([0.5, 0.001, 0.002, 0.003, 0.001], "bfloat16"))
+    assert (event.step, event.severity, event.observed) == (3, "info", pytest.approx(0.003))
+
+
+@pytest.mark.parametrize(
+    ("shares", "dtype"),
+    [([0.001, 0.5] * 5, "bfloat16"), ([0.001] * 10, "float32"), ([math.nan] * 10, "bfloat16")],
+)
+def test_two_low_samples_float32_and_unknown_shares_are_no_news(shares, dtype):
+    assert check_detector(NothingMoves, sampled(shares, dtype)) == []
