@@ -395,7 +395,8 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="FILE... RUN",
-            help="Event files or their folder, trainer_state.json, CSV or Parquet; then the folder of the new run.",
+            help="Event files or their folder, trainer_state.json, JSON lines or lists, CSV, Parquet, an offline .wandb"
+            " file, or printed text (.log, .txt, .out); then the folder of the new run.",
         ),
     ],
     norm: Annotated[str | None, typer.Option(help="Column or tag of the gradient norm.")] = None,
@@ -404,12 +405,20 @@ def import_(
     optimizer_class: Annotated[
         str, typer.Option("--optimizer", help="Class of the optimizer, for example AdamW.")
     ] = "",
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help=r"Lines of printed text, with the groups norm and, if there, step, loss and lr, for example"
+            r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'.",
+        ),
+    ] = None,
     moment: Annotated[
         str | None, typer.Option(help="When the norms were measured: 'before clipping' or 'after clipping'.")
     ] = None,
 ) -> None:
     """Make a run from a history that another tool recorded."""
-    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment)
+    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment, pattern)
 
 
 @app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=RECORD)

@@ -19,10 +19,18 @@ from gradwatch.record import Event, StepRecord
 from gradwatch.store import FILE_NAME, LARGEST, LATEST, StoreWriter
 
 NAMES = {
-    "norm": ("grad_norm", "gradnorm", "gradient_norm", "total_norm", "grad_2.0_norm_total", "global_norm"),
-    "loss": ("loss", "train_loss", "training_loss"),
+    "norm": (
+        "grad_norm",
+        "gradnorm",
+        "gradient_norm",
+        "total_norm",
+        "grad_2.0_norm_total",
+        "global_norm",
+        "gnorm",
+    ),
+    "loss": ("loss", "train_loss", "training_loss", "train_loss_step", "loss_step"),
     "learning_rate": ("learning_rate", "lr"),
-    "step": ("step", "global_step", "iteration", "iter"),
+    "step": ("step", "global_step", "iteration", "iter", "_step", "current_steps", "num_updates"),
 }
 """The usual names of each series. They are compared without case, with the last part of a path."""
 

@@ -15,7 +15,13 @@ _MOMENTS = ("before clipping", "after clipping")
 
 
 def import_history(
-    paths: list[Path], norm: str | None, step: str | None, loss: str | None, optimizer_class: str, moment: str | None
+    paths: list[Path],
+    norm: str | None,
+    step: str | None,
+    loss: str | None,
+    optimizer_class: str,
+    moment: str | None,
+    pattern: str | None = None,
 ) -> None:
     """Make a run from the files of another tool; the last path is the folder of the run."""
     if len(paths) < 2:
@@ -23,7 +29,7 @@ def import_history(
     if moment is not None and moment not in _MOMENTS:
         raise BadArgument(f"--moment is {moment!r}; expected 'before clipping' or 'after clipping'.")
     *files, folder = paths
-    history = read(files, norm, step, loss)
+    history = read(files, norm, step, loss, pattern)
     made = write(history, folder, optimizer_class, moment)
     ink = screen().ink
     steps, events = count(made.steps, "step"), count(made.events, "event")

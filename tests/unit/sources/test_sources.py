@@ -34,11 +34,11 @@ def test_any_norms_come_back_as_they_were(tmp_path_factory, norms):
 
 
 def test_wrong_paths_are_said(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.md").write_text("x")
     (tmp_path / "empty").mkdir()
     for paths, message in (
         ([tmp_path / "nowhere"], "does not exist"),
-        ([tmp_path / "notes.txt"], "no known kind"),
+        ([tmp_path / "notes.md"], "no known kind"),
         ([tmp_path / "empty"], "no event file"),
     ):
         with pytest.raises(CannotImport, match=message):

@@ -1,0 +1,88 @@
+"""Rows of named values, as JSON lines and offline files of trackers hold them, made into a history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradwatch.errors import CannotImport
+from gradwatch.sources.history import History, Point, as_float, is_step, pick
+
+MOST_NAMED = 12  # columns that a note lists
+
+
+def read(
+    rows: Sequence[Mapping[str, Any]],
+    file: Path,
+    norm: str | None = None,
+    step: str | None = None,
+    loss: str | None = None,
+) -> History:
+    """Pick the series and join the rows of a step, for a tool may log the loss and the norm apart.
+
+    Raises:
+        CannotImport: there is no series of norms, or a value of one that was picked is no number.
+
+    >>> rows = [{"step": 1, "loss": 2.0}, {"step": 1, "grad_norm": 0.5}]
+    >>> read(rows, Path("a.jsonl")).points
+    [Point(step=1, norm=0.5, loss=2.0, learning_rate=None, wall_time=0.0)]
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    where = repr(file.name)
+    names = {
+        "norm": pick("norm", columns, norm, where),
+        "step": pick("step", columns, step, where),
+        "loss": pick("loss", columns, loss, where),
+        "learning_rate": pick("learning_rate", columns, None, where),
+    }
+    joined: dict[int, dict[str, float]] = {}
+    for number, row in enumerate(rows):
+        at = number if names["step"] is None else row.get(names["step"])
+        if at is None:
+            continue
+        whole = _step(at, file, number)
+        for kind in ("norm", "loss", "learning_rate"):
+            name = names[kind]
+            value = None if name is None else row.get(name)
+            if value is not None and value != "":
+                joined.setdefault(whole, {})[kind] = _number(value, file, number, str(name))
+    points = [
+        Point(step=at, norm=each["norm"], loss=each.get("loss"), learning_rate=each.get("learning_rate"))
+        for at, each in joined.items()
+        if "norm" in each
+    ]
+    return History(points, f"{names['norm']!r} of {file.name}", notes=tuple(notes(columns, names)))
+
+
+def notes(columns: Sequence[str], names: Mapping[str, str | None]) -> list[str]:
+    """What was taken, what was not found and what was left out, a sentence each."""
+    words = {"norm": "the gradient norm", "step": "the step", "loss": "the loss", "learning_rate": "the learning rate"}
+    taken = [f"{name!r} as {words[kind]}" for kind, name in names.items() if name is not None]
+    missing = [words[kind] for kind, name in names.items() if name is None]
+    others = [name for name in columns if name not in names.values()]
+    said = [f"taken: {', '.join(taken)}; --norm, --step and --loss choose others"]
+    if names["step"] is None:
+        said.append("there is no column of steps, so the rows are counted")
+    if missing:
+        said.append(f"not found: {', '.join(missing)}")
+    if others:
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        said.append(f"left out: {', '.join(map(repr, others[:MOST_NAMED]))}{more}")
+    return said
+
+
+def _step(value: Any, file: Path, row: int) -> int:
+    number = as_float(value)
+    if number is None or number != number // 1 or not is_step(int(number)):
+        raise CannotImport(
+            f"{str(file)!r} holds {str(value)[:40]!r} as the step of row {row + 1}; expected a whole number."
+        )
+    return int(number)
+
+
+def _number(value: Any, file: Path, row: int, name: str) -> float:
+    number = None if isinstance(value, bool) else as_float(value)
+    if number is None:
+        raise CannotImport(f"{str(file)!r} holds {str(value)[:40]!r} in row {row + 1} of {name!r}; expected a number.")
+    return number
