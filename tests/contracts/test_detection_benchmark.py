@@ -44,6 +44,7 @@ def test_there_are_as_many_healthy_trainings_as_promised(corpus):
         assert sum(job.fault is None for job in corpus.jobs(split)) >= 60
 
 
+@pytest.mark.slow
 def test_trainings_are_recorded_judged_and_counted(corpus, evaluate):
     plain = corpus.Variant()
     jobs = [corpus.Job("tune", "mlp-digits", plain)]

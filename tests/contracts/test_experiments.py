@@ -243,6 +243,7 @@ def test_no_problem_is_both_tuned_on_and_reported_on():
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_a_pilot_to_the_table(tmp_path, monkeypatch):
     import dataclasses
 

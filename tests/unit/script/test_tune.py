@@ -119,8 +119,15 @@ def gradwatch(*arguments, cwd, **options):
     )
 
 
-@pytest.mark.parametrize("clip", ["", CLIP])
-@pytest.mark.parametrize("max_norm", ["0.05", "inf"])
+@pytest.mark.parametrize(
+    ("clip", "max_norm"),
+    [
+        ("", "0.05"),
+        (CLIP, "inf"),
+        pytest.param("", "inf", marks=pytest.mark.slow),
+        pytest.param(CLIP, "0.05", marks=pytest.mark.slow),
+    ],
+)
 def test_run_overrides_the_threshold_whether_or_not_the_script_clips(tmp_path, clip, max_norm):
     file = script(tmp_path, clip=clip)
     done = gradwatch("run", "--run", "a", "--max-norm", max_norm, "--steps", "20", file, cwd=tmp_path)

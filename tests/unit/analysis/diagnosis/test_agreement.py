@@ -81,7 +81,9 @@ def agree(run, capsys):
     assert all(any(first.startswith(what) for what in told) for first in advice["first"])
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "Unheard"])
+@pytest.mark.parametrize(
+    "optimizer", ["SGD", pytest.param("AdamW", marks=pytest.mark.slow), pytest.param("Unheard", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", RUNS)
 def test_of_a_made_run_all_say_the_same(tmp_path, capsys, name, optimizer):
     agree(run_of(tmp_path / "run", RUNS[name](), optimizer), capsys)
