@@ -30,7 +30,14 @@ export class StoryPart {
       button("close", "close (Escape)", () => on.closeEvent()),
     );
     const head = h("div", { class: "story-head" }, this.#heading, buttons);
-    this.element = h("section", { class: "story", "aria-label": "What happened" }, head, this.#message, this.#replay, this.#table);
+    this.element = h(
+      "section",
+      { class: "story", "aria-label": "What happened" },
+      head,
+      this.#message,
+      this.#replay,
+      this.#table,
+    );
     this.element.hidden = true;
   }
 
