@@ -25,6 +25,12 @@ import gradwatch
 from gradwatch.analysis.replays.result import Replay
 
 HERE = Path(__file__).parent
+HEAD = """# Replays of planted faults
+
+`python benchmarks/blackbox/planted.py all`, one thread of a CPU. Each step has one planted fault, or none. A place
+is right if its direction, its module and its line are the planted ones. Faults that raise the norm less than twofold
+are no bad steps, and are not counted.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = results(judged)
     print("\n" + table)
     if chosen.half == "all" and not chosen.only:
-        (HERE / "RESULTS.md").write_text(table + "\n")
+        (HERE / "RESULTS.md").write_text(f"{HEAD}\n{table}\n")
     return 0
 
 

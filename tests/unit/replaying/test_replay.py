@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SAMPLE = [
     "mlp: row weighted 1000 times in the second micro-batch",
     "mlp: hidden_sqrt",
-    "lstm-packed: wrong",
     "mlp: float16 overflow",
     "mlp: changed from outside",
     "mlp: healthy",
