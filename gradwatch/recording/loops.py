@@ -111,7 +111,7 @@ class Stepped(Loop):
         self._references = [weakref.ref(one) for one in optimizers]
         self._gate, self._sampler = gate, sampler
         self._scaling, self._nesting = Scaling(), Nesting(optimizers)
-        self._update: Update = PlainUpdate(tracker)
+        self._update: Update = PlainUpdate()
         self._sample: WeightSample | None = None
         self._before_reduction: tuple[Measurement, ...] = ()
 
@@ -125,7 +125,7 @@ class Stepped(Loop):
 
     def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
         if is_ours and self.tracker.gradients.after_backward():
-            self._update.gradients_made()
+            self._update.gradients_made(self.tracker)
             self.tracker.losses.add(losses)
 
     def zeroed(self, ids: set[int]) -> None:
@@ -185,15 +185,16 @@ class Stepped(Loop):
         tracker.release()
         tracker.follow_parameters()
         self._notice_drop()
-        self._update.interrupted(self._scaling.scale)
-        self._update, self._before_reduction = PlainUpdate(tracker), before_reduction
+        self._update.interrupted(self.tracker, self._scaling.scale)
+        self._update, self._before_reduction = PlainUpdate(), before_reduction
         if not tracker.is_due:
             tracker.set_pending(None)
             return
         measured = None
         if has_closure:
             tracker.resolve_dropped()
-            self._update = ClosureUpdate(tracker)
+            self._update = ClosureUpdate(tracker.take_pending(), tracker.gradients.backwards)
+            tracker.losses.begin_closure()
         else:
             measured = self._take_gradients().measured
         self._sample = self._sampler.before(tracker.step, measured, tracker.parameters.parameters)
@@ -203,7 +204,7 @@ class Stepped(Loop):
             return
         tracker = self.tracker
         if tracker.is_due:
-            pending = self._update.end(self._gate.gradients)
+            pending = self._update.end(tracker, self._gate.gradients)
             tracker.audit.judge(pending)
             if not pending.is_clipped_by_policy and self._update.makes_gradients:
                 self._gate.say_not_clipped("a step with a closure makes its gradients within")
@@ -216,7 +217,7 @@ class Stepped(Loop):
             tracker.finish(pending)
         else:
             tracker.finish_unrecorded()
-        self._update, self._sample, self._before_reduction = PlainUpdate(tracker), None, ()
+        self._update, self._sample, self._before_reduction = PlainUpdate(), None, ()
         self._scaling.forget()
 
     def gradients_ready(self) -> None:
@@ -227,7 +228,7 @@ class Stepped(Loop):
 
     def abandon(self) -> None:
         self._notice_drop()
-        self._update.interrupted(self._scaling.scale)
+        self._update.interrupted(self.tracker, self._scaling.scale)
         self.tracker.forget_partial()
         self.tracker.skip(self._scaling.scale)
 
@@ -240,14 +241,14 @@ class Stepped(Loop):
 
     def record_nothing(self) -> bool:
         self.tracker.record_nothing(is_measured=self._gate.acts)
-        self._update, self._sample = PlainUpdate(self.tracker), None
+        self._update, self._sample = PlainUpdate(), None
         return self._gate.acts
 
     def _settle(self, *, at_clip: bool = False) -> tuple[PendingStep, list[Tensor | None]]:
         """The pending step of the gradients as they are now, and these."""
         self._notice_drop()
         gradients = self._gate.gradients()
-        self._update.gradients_made()
+        self._update.gradients_made(self.tracker)
         return self.tracker.settle(gradients, at_clip=at_clip), gradients
 
     def _take_gradients(self) -> PendingStep:
@@ -257,7 +258,7 @@ class Stepped(Loop):
         if pending is not None and pending.has_lost(gradients, tracker.gradients.backwards):
             pending.take_as_skipped(learning_rates_of(tracker.optimizer))
         else:
-            self._update.gradients_made()
+            self._update.gradients_made(self.tracker)
             pending = tracker.settle(gradients)
         pending.take_scaling(*scaling_of(tracker.optimizer))
         self._act_on(pending, gradients)
@@ -271,7 +272,7 @@ class Stepped(Loop):
     def _notice_drop(self) -> None:
         """Gradients that were let go of take their losses along, and what was measured of them."""
         if self.tracker.gradients.take_dropped():
-            self._update.gradients_dropped(self.tracker.losses.drop(), self._scaling.scale)
+            self._update.gradients_dropped(self.tracker, self.tracker.losses.drop(), self._scaling.scale)
 
     def _skip_step(self) -> None:
         """The update of this step does not happen."""

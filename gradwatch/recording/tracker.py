@@ -167,6 +167,11 @@ class StepTracker:
         if pending is not None and not pending.is_dropped and pending.backwards != self.gradients.backwards:
             self.pending = None
 
+    def take_pending(self) -> PendingStep | None:
+        """Return the pending step, and go on without one."""
+        pending, self.pending = self.pending, None
+        return pending
+
     def set_pending(self, pending: PendingStep | None) -> None:
         """Go on with another pending step."""
         self.pending = pending

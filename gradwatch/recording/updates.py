@@ -13,7 +13,7 @@ from gradwatch.recording.tracker import StepTracker
 
 
 class Update(Protocol):
-    """How the gradients of one update come to be.
+    """How the gradients of one update come to be. It is passed the tracker, which alone keeps the pending step.
 
     Attributes:
         makes_gradients: whether the step makes them, after it has begun.
@@ -21,19 +21,19 @@ class Update(Protocol):
 
     makes_gradients: bool
 
-    def gradients_dropped(self, losses: list[Number], loss_scale: Tensor | None) -> None:
+    def gradients_dropped(self, tracker: StepTracker, losses: list[Number], loss_scale: Tensor | None) -> None:
         """The gradients were let go of; these losses had made them."""
         ...
 
-    def gradients_made(self) -> None:
+    def gradients_made(self, tracker: StepTracker) -> None:
         """New gradients are there, or are about to be measured."""
         ...
 
-    def end(self, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
+    def end(self, tracker: StepTracker, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
         """The update has happened; return its step, measured of the gradients as they are now if it was not before."""
         ...
 
-    def interrupted(self, loss_scale: Tensor | None) -> None:
+    def interrupted(self, tracker: StepTracker, loss_scale: Tensor | None) -> None:
         """The update has not ended, and another begins or the loop has ended."""
         ...
 
@@ -43,21 +43,18 @@ class PlainUpdate:
 
     makes_gradients = False
 
-    def __init__(self, tracker: StepTracker) -> None:
-        self._tracker = tracker
+    def gradients_dropped(self, tracker: StepTracker, losses: list[Number], loss_scale: Tensor | None) -> None:
+        tracker.forget_partial()
+        if tracker.pending is not None:
+            tracker.pending.drop(tracker.losses.take_logged(), losses, loss_scale)
 
-    def gradients_dropped(self, losses: list[Number], loss_scale: Tensor | None) -> None:
-        self._tracker.forget_partial()
-        if self._tracker.pending is not None:
-            self._tracker.pending.drop(self._tracker.losses.take_logged(), losses, loss_scale)
+    def gradients_made(self, tracker: StepTracker) -> None:
+        tracker.resolve_dropped()
 
-    def gradients_made(self) -> None:
-        self._tracker.resolve_dropped()
+    def end(self, tracker: StepTracker, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
+        return tracker.pending or tracker.settle(gradients(), is_updated=True)
 
-    def end(self, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
-        return self._tracker.pending or self._tracker.settle(gradients(), is_updated=True)
-
-    def interrupted(self, loss_scale: Tensor | None) -> None:
+    def interrupted(self, tracker: StepTracker, loss_scale: Tensor | None) -> None:
         """What is pending may still be updated."""
 
 
@@ -70,30 +67,33 @@ class ClosureUpdate:
 
     makes_gradients = True
 
-    def __init__(self, tracker: StepTracker) -> None:
-        self._tracker = tracker
-        self._before, self._backwards = tracker.pending, tracker.gradients.backwards
+    def __init__(self, before: PendingStep | None, backwards: int) -> None:
+        """Begin.
+
+        Args:
+            before: what was measured before the step began.
+            backwards: the backward passes so far.
+        """
+        self._before, self._backwards = before, backwards
+
+    def gradients_dropped(self, tracker: StepTracker, losses: list[Number], loss_scale: Tensor | None) -> None:
         tracker.set_pending(None)
-        tracker.losses.begin_closure()
 
-    def gradients_dropped(self, losses: list[Number], loss_scale: Tensor | None) -> None:
-        self._tracker.set_pending(None)
-
-    def gradients_made(self) -> None:
-        if self._before is not None and self._tracker.gradients.backwards == self._backwards:
-            self._tracker.set_pending(self._before)
+    def gradients_made(self, tracker: StepTracker) -> None:
+        if self._before is not None and tracker.gradients.backwards == self._backwards:
+            tracker.set_pending(self._before)
             self._before = None
 
-    def end(self, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
-        self.gradients_made()
-        if self._tracker.pending is not None:
-            return self._tracker.pending
-        pending = self._tracker.settle(gradients(), is_updated=True)
+    def end(self, tracker: StepTracker, gradients: Callable[[], Sequence[Tensor | None]]) -> PendingStep:
+        self.gradients_made(tracker)
+        if tracker.pending is not None:
+            return tracker.pending
+        pending = tracker.settle(gradients(), is_updated=True)
         if self._before is not None and self._before.clippings:
             pending.note_fault("before-backward")
         return pending
 
-    def interrupted(self, loss_scale: Tensor | None) -> None:
+    def interrupted(self, tracker: StepTracker, loss_scale: Tensor | None) -> None:
         """The closure raised: what it clipped was an attempt."""
-        self._tracker.losses.end_closure()
-        self._tracker.skip(loss_scale)
+        tracker.losses.end_closure()
+        tracker.skip(loss_scale)
