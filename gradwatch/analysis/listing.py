@@ -111,9 +111,7 @@ def list_runs(
     stores = dict(sorted(find_stores({"": folder})))
     stamps = {name: stamp for name, path in stores.items() if (stamp := _stamp(path))}
     index = _read_index(folder)
-    rows = {
-        name: row for name, (stamp, row) in index.items() if stamps.get(name) == stamp and _still(row, stores[name])
-    }
+    rows = _rows_that_hold(index, stores, stamps)
     missing = [name for name in stamps if name not in rows]
     if compute and missing:
         for done, row in enumerate(_computed({name: stores[name] for name in missing}), 1):
@@ -189,6 +187,15 @@ def batch_size(config: Mapping[str, Any]) -> float | None:
 
 
 # ------------------------------------------------------------------------------------ computing
+
+
+def _rows_that_hold(
+    index: Mapping[str, tuple[Stamp, RunRow]], stores: Mapping[str, Path], stamps: Mapping[str, Stamp]
+) -> dict[str, RunRow]:
+    """The rows of the index whose stores have not changed."""
+    return {
+        name: row for name, (stamp, row) in index.items() if stamps.get(name) == stamp and _still(row, stores[name])
+    }
 
 
 def _computed(stores: Mapping[str, Path]) -> Iterator[RunRow]:

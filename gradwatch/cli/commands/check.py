@@ -63,20 +63,24 @@ def check(paths: Sequence[Path], json: bool, limits: Limits, junit: Path | None,
     check_names(limits.fail_on)
     if json and github:
         raise BadArgument("--json and --github were both given; expected one of them.")
-    runs = [run for path in paths for run in runs_below(path) or [path]]
-    if len(runs) > 1:
-        checked = [_checked_or_unreadable(run, limits) for run in runs]
-    else:
-        checked = [_checked(open_run(runs[0] if runs else None), limits)]
+    checked = _check_all(paths, limits)
     if junit is not None:
         _write(junit, junit_xml(checked))
     if json:
         each = [one.as_dict() for one in checked]
-        print_json(each[0] if len(runs) <= 1 else {"healthy": not _count_faulty(checked), "runs": each})
+        print_json(each[0] if len(each) == 1 else {"healthy": not _count_faulty(checked), "runs": each})
     else:
         _print(checked, github)
     if _count_faulty(checked):
         raise typer.Exit(NOT_HEALTHY)
+
+
+def _check_all(paths: Sequence[Path], limits: Limits) -> list[Checked]:
+    """Check every run below the paths, or the only run if no path is given."""
+    runs = [run for path in paths for run in runs_below(path) or [path]]
+    if len(runs) > 1:
+        return [_checked_or_unreadable(run, limits) for run in runs]
+    return [_checked(open_run(runs[0] if runs else None), limits)]
 
 
 def _checked(run: Run, limits: Limits) -> Checked:

@@ -50,13 +50,7 @@ def make_capture(
     base = None if model is None else unwrapped(model)
     named = {} if model is None else dict(named_parameters(model))
     groups = [_group(one) for one in ledger.passes]
-    faults = [*ledger.faults, *_faults_of(ledger.passes)]
-    if not groups:
-        faults += sorted(ledger.tap.faults) or [
-            "no forward of the model was seen: it is compiled in place, or not called"
-        ]
-    if not is_unscaled:
-        faults.append("the gradients were measured before they were divided by the scale")
+    faults = _why_not_replayable(ledger, is_unscaled=is_unscaled)
     notes = []
     if _world_size() > 1:
         notes.append("the inputs of the other processes; the gradients are those after the reduction over all")
@@ -140,6 +134,17 @@ def _group(held: HeldBackward) -> Group:
         for forward, gradients in held.reached.values()
     ]
     return Group(forwards=tuple(records))
+
+
+def _why_not_replayable(ledger: Ledger, *, is_unscaled: bool) -> list[str]:
+    faults = [*ledger.faults, *_faults_of(ledger.passes)]
+    if not ledger.passes:
+        faults += sorted(ledger.tap.faults) or [
+            "no forward of the model was seen: it is compiled in place, or not called"
+        ]
+    if not is_unscaled:
+        faults.append("the gradients were measured before they were divided by the scale")
+    return faults
 
 
 def _faults_of(passes: Sequence[HeldBackward]) -> list[str]:

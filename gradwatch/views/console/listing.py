@@ -85,6 +85,13 @@ def run_list(rows: Sequence[RunRow], screen: Screen, now: float) -> Group:
         if column.title not in _ONLY_IF_ANY or any(column.text(row) not in ("", "-") for row in rows)
     ]
     shown = _fitting(every, screen.width - len(names[0]))
+    titles = {column.title for column, _ in shown}
+    hidden = [column.title for column, _ in every if column.title not in titles]
+    return Group(*_table(rows, names, shown), *_notes(rows, hidden, screen))
+
+
+def _table(rows: Sequence[RunRow], names: Sequence[str], shown: Sequence[tuple[_Column, list[str]]]) -> list[Text]:
+    """The head and a line for each row."""
     head = Text("run".ljust(len(names[0])), "bold")
     for column, texts in shown:
         head.append(" " * _GAP + _placed(column, column.title, _width(column, texts)))
@@ -96,13 +103,18 @@ def run_list(rows: Sequence[RunRow], screen: Screen, now: float) -> Group:
             line.append(" " * _GAP).append(_placed(column, texts[at], _width(column, texts)), style)
         line.rstrip()
         lines.append(line)
-    hidden = [column.title for column, _ in every if column.title not in {kept.title for kept, _ in shown}]
+    return lines
+
+
+def _notes(rows: Sequence[RunRow], hidden: Sequence[str], screen: Screen) -> list[Text]:
+    """What the table does not show: columns without room, and runs that are not computed yet."""
+    lines: list[Text] = []
     if hidden:
         lines += screen.wrap("", f"no room for {', '.join(hidden)}; a wider terminal or --json shows them", style="dim")
     waiting = sum(row.state == "not computed" for row in rows)
     if waiting:
         lines += screen.wrap("", f"{count(waiting, 'run')} not computed yet; without --quick they are", style="dim")
-    return Group(*lines)
+    return lines
 
 
 def _verdict(row: RunRow) -> str:
