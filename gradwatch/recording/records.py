@@ -90,7 +90,7 @@ def _record(
         layers=LayerStats(parameters=infos[: len(found["norm"])], **columns),
         weights=weights,
         ranks=ranks,
-        **(_updates(pending, skipped=skipped) if ranks is None else {}),
+        **(_updates(pending, len(found["norm"]), skipped=skipped) if ranks is None else {}),
         **_clipping_columns(pending.clippings, total_norm),
     )
 
@@ -162,11 +162,16 @@ def _weights(pending: PendingStep, present: list[bool]) -> WeightStats | None:
     return WeightStats(weight_norm=weight_norm, update_norm=update_norm, **columns)
 
 
-def _updates(pending: PendingStep, *, skipped: bool) -> dict[str, Any]:
-    """The fields of a record that tell of the update which the optimizer computed."""
+def _updates(pending: PendingStep, parameters: int, *, skipped: bool) -> dict[str, Any]:
+    """The fields of a record about the update that the optimizer computed.
+
+    Parameters that joined between the measurement of the gradients and the step are left out: the record has none of
+    them.
+    """
     if pending.updates is None or not pending.updates.parts or skipped:
         return {}
-    found, there = pending.updates.collect(), pending.updates.present
+    found = {name: column[:parameters] for name, column in pending.updates.collect().items()}
+    there = [position for position in pending.updates.present if position < parameters]
     columns: dict[str, Any] = {name: _float32(column) for name, column in found.items()}
     for name in ("rms_ratio", "second_moment_norm"):
         if np.isnan(columns[name]).all() and not np.isnan(columns["update_norm"]).all():
