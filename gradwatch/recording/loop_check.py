@@ -1,8 +1,8 @@
 """Checks of the training loop that no gradient shows: is zero_grad called, and does the script change gradients itself?
 
-Both are read from the identity and the version of a few gradients (`Tensor._version` counts changes in place), so
-that nothing is computed and nothing waits for a device. What was seen becomes entries of the table meta when the
-run is closed.
+Both are read from the identity and the version of a few gradients (`Tensor._version` counts changes in place), and
+on the host from some entries of one, so that nothing is computed and nothing waits for a device. What was seen
+becomes entries of the table meta when the run is closed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, cast
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 from torch.optim import Optimizer
 
 logger = logging.getLogger("gradwatch")
@@ -23,6 +23,11 @@ logger = logging.getLogger("gradwatch")
 P = ParamSpec("P")
 PROBES = 3  # parameters of each optimizer that are looked at
 GRADIENTS_AT_STEP = 2  # the step, from 0, at which the parameters that have a gradient are noted
+
+ENTRIES = 4  # of one gradient, about, that are read
+
+Entries = tuple[int, list[complex]] | None
+"""Which gradient, and some of its entries."""
 
 State = tuple[tuple[int, int] | None, ...]
 """For each probe the identity and the version of its gradient; None: it has none."""
@@ -50,6 +55,7 @@ class _Probes:
         self._optimizer = weakref.ref(optimizer)
         self._chosen: tuple[weakref.ref[Tensor], ...] = ()
         self._known: State | None = None
+        self._entries: Entries = None
         self._backwards = 0
         self._is_carried = self._is_changed = False
         self._has_closure = False
@@ -62,6 +68,32 @@ class _Probes:
         parameters = [p for group in groups for p in group["params"] if p.requires_grad]
         every = max(1, len(parameters) // PROBES)
         self._chosen = tuple(weakref.ref(parameter) for parameter in parameters[::every][:PROBES])
+
+    def _note(self) -> None:
+        """Take the gradients as they are now as known."""
+        self._known, self._entries = self._state(), self._some_entries()
+
+    def _some_entries(self) -> Entries:
+        """Some entries of one gradient, where reading them waits for nothing.
+
+        `Tensor._version` does not count what is written through ``.data``, as clipping by hand often is.
+        """
+        for reference in reversed(self._chosen):  # the first is often an embedding, mostly zeros
+            gradient = None if (parameter := reference()) is None else parameter.grad
+            if type(gradient) is Tensor and gradient.layout is strided and gradient.is_contiguous():
+                on_host = gradient.device.type == "cpu" and not gradient.is_neg()
+                return (
+                    (id(gradient), gradient.view(-1)[:: max(1, gradient.numel() // ENTRIES)].tolist())
+                    if on_host
+                    else None
+                )
+        return None
+
+    def _are_entries_changed(self) -> bool:
+        now, before = self._some_entries(), self._entries
+        if now is None or before is None or now[0] != before[0]:
+            return False
+        return now[1] != before[1] and str(now[1]) != str(before[1])  # a NaN does not equal itself
 
     def _state(self) -> State:
         gradients = (None if (p := reference()) is None else p.grad for reference in self._chosen)
@@ -78,18 +110,18 @@ class _Probes:
 
     def after_backward(self) -> None:
         self._backwards += 1
-        self._known = self._state()
+        self._note()
 
     def accept(self) -> None:
         """Take the change that was just made to the gradients as known: a clip call or a scaler made it."""
         if self._backwards:
-            self._known = self._state()
+            self._note()
 
     def look(self) -> None:
         """Note whether the gradients changed since they were looked at last; one that became None was zeroed."""
         if self._backwards and self._known is not None:
             pairs = zip(self._state(), self._known, strict=False)
-            self._is_changed |= any(new != old for new, old in pairs if new is not None)
+            self._is_changed |= any(new != old for new, old in pairs if new is not None) or self._are_entries_changed()
 
     def before_step(self, has_closure: bool) -> None:
         self._has_closure = has_closure

@@ -43,6 +43,17 @@ def scale(model):
         p.grad.mul_(0.5)
 
 
+def scale_data(model):
+    """As clipping by hand often does; PyTorch does not count it as a change."""
+    for p in model.parameters():
+        p.grad.data.mul_(0.5)
+
+
+def poison(model):
+    for p in model.parameters():
+        p.grad.data.fill_(float("nan"))
+
+
 def replace(model):
     for p in model.parameters():
         p.grad = p.grad * 0.5
@@ -64,6 +75,12 @@ def read(model):
         pytest.param({"accumulate": 3}, 0, 0, id="accumulation that is meant"),
         pytest.param({"accumulate": 3, "zero": None}, 4, 0, id="accumulation that is not"),
         pytest.param({"change": scale}, 0, 5, id="scaled in place"),
+        pytest.param({"change": scale_data}, 0, 5, id="scaled through .data"),
+        pytest.param({"change": scale_data, "accumulate": 2}, 0, 5, id="accumulated and scaled through .data"),
+        pytest.param({"change": poison}, 0, 1, id="made NaN through .data, and NaN from then on"),
+        pytest.param(
+            {"change": scale_data, "clip": nn.utils.clip_grad_norm_}, 0, 5, id="scaled through .data and clipped"
+        ),
         pytest.param({"change": replace}, 0, 5, id="replaced"),
         pytest.param({"change": read}, 0, 0, id="only read"),
         pytest.param({"clip": nn.utils.clip_grad_norm_}, 0, 0, id="clipped by norm"),
