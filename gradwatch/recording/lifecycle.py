@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -31,8 +31,8 @@ class Endable(Protocol):
         """Begin to end; takes no lock."""
         ...
 
-    def wait_for_end(self, timeout: float) -> None:
-        """Wait until all is written; takes no lock."""
+    def wait_for_end(self, timeout: float) -> bool:
+        """Wait until all is written, without taking a lock; False where that took longer."""
         ...
 
     def go_on_in_child(self) -> None:
@@ -131,13 +131,21 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _end_process(number: int) -> None:
     """Let all that was recorded be written, then end as the signal would have without us."""
-    recordings = list(_open.values())
-    for recording in recordings:
+    recordings = dict(_open)
+    for recording in recordings.values():
         recording.ask_to_end(f"signal {signal.Signals(number).name}")
-    for recording in recordings:
-        recording.wait_for_end(END_WITHIN)
+    for run, recording in recordings.items():
+        if not recording.wait_for_end(END_WITHIN):
+            _say_unfinished(run)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _say_unfinished(run: Path) -> None:
+    """Say it on stderr itself: logging takes locks, which the interrupted code may hold."""
+    text = f"gradwatch could not write all of {str(run)!r} before the process ended (recording-unfinished)\n"
+    with suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
 def _after_fork_in_child() -> None:

@@ -130,8 +130,8 @@ class Recording:
         self.loops.release()
         self._sink.ask_to_end(reason, hurry=True)
 
-    def wait_for_end(self, timeout: float) -> None:
-        self._sink.wait_for_end(timeout)
+    def wait_for_end(self, timeout: float) -> bool:
+        return self._sink.wait_for_end(timeout)
 
     def go_on_in_child(self) -> None:
         """A forked child writes nothing, and is protected like its parent."""
@@ -207,7 +207,8 @@ class Recording:
                 lifecycle.closed(self.run)
             else:
                 self._detach()
-            sink.close("fault", timeout=5.0)
+            if not sink.close("fault", timeout=5.0):
+                _say_unfinished(str(self.run))
         except Exception as second:
             logger.debug("while ending", exc_info=second)
         logger.error(
@@ -235,11 +236,7 @@ class Recording:
 def _end(sink: StepSink, reason: str, run: str) -> None:
     """End the sink and report the steps that did not reach the disk."""
     if not sink.close(reason):
-        logger.error(
-            "gradwatch is still writing %r; what is not on the disk when the process ends is lost"
-            " (recording-unfinished)",
-            run,
-        )
+        _say_unfinished(run)
     if sink.fault is not None:
         logger.error("gradwatch could not write all of %r: %s (recording-stopped)", run, sink.fault)
     if sink.dropped:
@@ -249,3 +246,10 @@ def _end(sink: StepSink, reason: str, run: str) -> None:
             sink.dropped,
             run,
         )
+
+
+def _say_unfinished(run: str) -> None:
+    logger.error(
+        "gradwatch is still writing %r; what is not on the disk when the process ends is lost (recording-unfinished)",
+        run,
+    )
