@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.summary import LayerSummary, RunSummary
-from gradwatch.text import number, share, shorten
+from gradwatch.text import number, share
 from gradwatch.views.console.draw import chart, heat, heat_legend
 from gradwatch.views.console.screen import USUAL, Screen
 
@@ -44,10 +44,13 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
 
 
 def _beginning(lost: str, room: int, screen: Screen) -> str:
-    """The beginning that all names lack, behind the title of the last column."""
-    room -= len("history")
-    text = f"  all in {lost.rstrip('.')}" if lost else ""
-    return text if len(text) <= room else shorten(text, room, screen.ink.ellipsis)
+    """The beginning that all names lack, behind the title of the last column; its end says most."""
+    said, name = "  all in ", lost.rstrip(".")
+    room -= len("history") + len(said)
+    if not name or room < len(screen.ink.ellipsis):
+        return ""
+    mark = screen.ink.ellipsis
+    return said + (name if len(name) <= room else mark + name[len(name) - room + len(mark) :])
 
 
 def _name_width(screen: Screen) -> int:

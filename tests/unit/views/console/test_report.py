@@ -40,7 +40,8 @@ def test_every_line_fits(run, drawn, name, width, ascii_only):
     lines = drawn(VIEWS[name](run, Screen(width=width, ink=Ink(ascii=ascii_only, colour=not ascii_only))))
     assert max(len(line) for line in lines) <= width
     text = "\n".join(lines)
-    assert all(line.index("…") < 36 for line in lines if "…" in line), "a name may be cut, a number never"
+    cut = [line for line in lines if "…" in line and not line.startswith("layer ")]  # a title has a name at its end
+    assert all(line.index("…") < 36 for line in cut), "a name may be cut, a number never"
     assert not ascii_only or text.isascii()
 
 
