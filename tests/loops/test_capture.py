@@ -299,6 +299,27 @@ def without_optimizer(t):
                 parameter.sub_(parameter.grad, alpha=1e-3)
 
 
+def closure(t, clips=False):
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    t.attach(model, optimizer)
+    for step, x in enumerate(batches()):
+
+        def evaluate(x=x, step=step):
+            optimizer.zero_grad()
+            loss = model(x).square().mean() * weight(step)
+            loss.backward()
+            if clips:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            return loss
+
+        optimizer.step(evaluate)
+
+
+def closure_that_clips(t):
+    closure(t, clips=True)
+
+
 def part_of_the_model(t):
     """The loop calls a module of the model and never the model."""
     model = nn.ModuleDict({"net": Net(), "loss": nn.MSELoss()})
@@ -355,6 +376,7 @@ def checkpointed_reentrant(t):
 TRAININGS = [
     plain, policy, accumulation, autocast, scaled, scaled_without_unscaling, checkpointed, checkpointed_reentrant,
     siamese, gan, lstm, loss_inside, retained, gpt2, frozen_part, without_optimizer, part_of_the_model, lightning,
+    closure, closure_that_clips,
 ]  # fmt: skip
 
 
@@ -392,6 +414,30 @@ def test_a_nan_is_kept_before_it_reaches_the_weights(tmp_path):
     capture = read(info.folder)
     assert all(bool(torch.isfinite(one).all()) for one in capture.weights.values())
     assert capture.groups[0].forwards[0].args[0].isnan().nonzero().tolist() == [[5, 2]]
+    again = replay(capture, model)
+    assert all(equal(again[name], gradient) for name, gradient in capture.gradients.items())
+
+
+def test_lbfgs_is_kept_at_the_evaluation_that_is_not_finite_and_once(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", capture=True):
+        for step, x in enumerate(batches(6)):
+            if step == 3:
+                x[5, 2] = float("nan")
+
+            def evaluate(x=x):
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                return loss
+
+            optimizer.step(evaluate)
+    (info,) = list_captures(tmp_path / "run")
+    assert (info.step, info.why) == (3, "nonfinite")
+    capture = read(info.folder)
+    assert all(bool(torch.isfinite(one).all()) for one in capture.weights.values())
     again = replay(capture, model)
     assert all(equal(again[name], gradient) for name, gradient in capture.gradients.items())
 

@@ -20,13 +20,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.capture import CaptureOptions, Why, capture_folders
-from gradwatch.measure import Measurement, is_sharded
+from gradwatch.measure import Measurement, is_sharded, measure
 from gradwatch.measure.measurement import total
 from gradwatch.recording.capture.forwards import ForwardTap
 from gradwatch.recording.capture.keeping import NoRoom, keep, make_capture
 from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.passes import HeldBackward, HeldForward
-from gradwatch.recording.hooks import listen_to_backward, listen_to_grad_scaler, listen_to_steps, listen_to_zeroing
+from gradwatch.recording.hooks import (
+    listen_to_backward,
+    listen_to_closures,
+    listen_to_grad_scaler,
+    listen_to_steps,
+    listen_to_zeroing,
+)
 from gradwatch.recording.loops import Loop
 from gradwatch.recording.tracker import StepTracker
 
@@ -99,6 +105,7 @@ class StepCapture:
         for optimizer in loop.optimizers:
             self._by_optimizer[id(optimizer)] = ledger
             self._stops.append(listen_to_steps(optimizer, self))
+            self._stops.append(listen_to_closures(optimizer, self.closure_evaluated))
 
     @_harmless
     def let_go(self, loop: Loop) -> None:
@@ -171,6 +178,17 @@ class StepCapture:
     @_harmless
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         self._thread = threading.get_ident()
+
+    @_harmless
+    def closure_evaluated(self, optimizer: Optimizer) -> None:
+        """A closure has made the gradients of an update; measured they would only be after it."""
+        ledger = self._by_optimizer.get(id(optimizer))
+        if ledger is None:
+            return
+        tracker = ledger.tracker
+        gradients = tracker.parameters.gradients()
+        if tracker.pending is None or not tracker.pending.is_of(gradients):  # else it was clipped, and judged then
+            self.measured(tracker, measure(gradients, ("norm",)), gradients)
 
     @_harmless
     def after_step(self, optimizer: Optimizer) -> None:

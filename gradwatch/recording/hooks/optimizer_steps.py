@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ class StepListener(Protocol):
     def after_step(self, optimizer: Optimizer) -> None: ...
 
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Hook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 
 
@@ -63,3 +65,30 @@ def listen_to_steps(optimizer: Optimizer, listener: StepListener, kept: object =
             handle.remove()
 
     return stop
+
+
+def listen_to_closures(optimizer: Optimizer, heard: Callable[[Optimizer], None]) -> Callable[[], None]:
+    """Call ``heard`` each time that a step's closure has made the gradients, before the update takes them.
+
+    Return what ends it. The step gets the script's closure in a function that returns what it returns.
+    """
+
+    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        # torch passes the optimizer itself as the first positional argument
+        if kwargs.get("closure") is not None:
+            return args, kwargs | {"closure": told(kwargs["closure"])}
+        if len(args) > 1 and args[1] is not None:
+            return (args[0], told(args[1]), *args[2:]), kwargs
+        return None
+
+    def told(closure: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(closure, updated=())
+        def evaluated() -> Any:
+            loss = closure()
+            heard(optimizer)
+            return loss
+
+        return evaluated
+
+    before._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return optimizer.register_step_pre_hook(before).remove

@@ -1,9 +1,10 @@
 """Steps of an optimizer are heard, within compiled functions too."""
 
+import pytest
 import torch
 from torch import nn
 
-from gradwatch.recording.hooks import listen_to_steps
+from gradwatch.recording.hooks import listen_to_closures, listen_to_steps
 
 from .gradients import parameter
 
@@ -46,3 +47,38 @@ def test_steps_are_heard_before_and_after():
     stop()
     optimizer.step()
     assert heard == [("before", False, 1.0), ("after", 0.5), ("before", True, 0.5), ("after", 0.0)]
+
+
+def test_each_evaluation_of_a_closure_is_heard_before_the_update():
+    heard = []
+    w = nn.Parameter(torch.tensor(1.0))
+    optimizer = torch.optim.LBFGS([w], lr=0.5, max_iter=3)
+    values = []
+
+    def closure(scale=1.0):
+        optimizer.zero_grad()
+        loss = (w * scale).square()
+        loss.backward()
+        values.append((w.item(), w.grad.item()))
+        return loss
+
+    stop = listen_to_closures(optimizer, lambda stepped: heard.append((w.item(), w.grad.item())))
+    assert optimizer.step(closure).item() == 1.0
+    optimizer.step(closure=closure)
+    stop()
+    count = len(heard)
+    optimizer.step(closure)
+    assert heard == values[:count]
+    assert 4 <= count < len(values)
+
+
+def test_what_a_closure_returns_or_raises_reaches_the_step():
+    optimizer = torch.optim.SGD([parameter(1.0)], lr=0.1)
+    heard = []
+    listen_to_closures(optimizer, heard.append)
+    assert optimizer.step(lambda: "a loss") == "a loss"
+    assert optimizer.step(closure=lambda: None) is None
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    assert optimizer.step() is None
+    assert heard == [optimizer, optimizer]
