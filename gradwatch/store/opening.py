@@ -44,6 +44,9 @@ MAX_STATEMENT = 100_000
 MAX_LOG = 2**30
 """Bytes of the largest log or journal that is read in a copy."""
 
+RETRIES = 20
+"""How often a file is opened whose log or journal a writer makes or takes away between our look and SQLite's."""
+
 MAX_SPARSENESS = 64
 """How many times larger a file may be than the disk space it takes, which a file system that compresses makes less."""
 
@@ -64,13 +67,13 @@ class Database:
         self._file = path.resolve()  # SQLite looks for a log beside the file that a link leads to
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._ticks_left = 0
-        try:
-            self._db = self._connect()
-            self._restrict()
-            self.layout = self._read_layout()
-            self._db.set_authorizer(_authorize)
-        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-            raise damaged(path, error) from error
+        for left in reversed(range(RETRIES)):
+            try:
+                self._open()
+                return
+            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                if not (left and _has_changed(error)):
+                    raise damaged(path, error) from error
 
     def close(self) -> None:
         self._db.close()
@@ -105,6 +108,12 @@ class Database:
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("rollback")
+
+    def _open(self) -> None:
+        self._db = self._connect()
+        self._restrict()
+        self.layout = self._read_layout()
+        self._db.set_authorizer(_authorize)
 
     def _connect(self) -> sqlite3.Connection:
         """A connection that leaves the folder as it is.
@@ -286,6 +295,11 @@ def damaged(path: Path, error: Exception) -> GradwatchError:
         f"{str(path)!r} can't be read: {reason}. It may be cut off or overwritten; restore it from a copy, or"
         " see what `sqlite3 FILE .recover` can save."
     )
+
+
+def _has_changed(error: Exception) -> bool:
+    """Whether a log or journal went away after we had looked, or a journal came."""
+    return isinstance(error, FileNotFoundError) or "readonly" in str(error)
 
 
 def _authorize(action: int, name: str | None, function: str | None, database: str | None, source: str | None) -> int:

@@ -178,7 +178,7 @@ def test_tune_finds_that_clipping_helps_against_corrupted_batches(tmp_path):
 
 def test_after_ctrl_c_the_same_command_goes_on(tmp_path):
     file = script(tmp_path)
-    command = [sys.executable, "-m", "gradwatch", "tune", "--steps", "40", "--budget", "3", str(file)]
+    command = [sys.executable, "-m", "gradwatch", "tune", "--steps", "40", "--budget", "4", str(file)]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     folder = tmp_path / "runs" / "tune-train"
     deadline = time.monotonic() + 60

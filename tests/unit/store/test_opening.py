@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import threading
 
 import pytest
 
@@ -220,3 +221,22 @@ def test_what_is_read_in_one_moment_does_not_see_a_writer(run):
     assert database.rows(query) == [("after",)]
     writer.close()
     database.close()
+
+
+def test_a_journal_that_a_writer_takes_away_meanwhile_is_no_damage(run):
+    journal = run / f"{FILE_NAME}-journal"
+    ended = threading.Event()
+
+    def come_and_go():
+        while not ended.is_set():
+            journal.write_bytes(b"none of a journal")
+            journal.unlink()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(100):
+            Database(run / FILE_NAME).close()
+    finally:
+        ended.set()
+        thread.join()

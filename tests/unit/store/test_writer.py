@@ -109,7 +109,8 @@ def test_of_processes_that_come_to_a_run_at_once_one_writes_and_the_others_are_t
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run"), str(time.time() + 2.5)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     said = [process.communicate(timeout=60) for process in processes]
-    assert sorted(out.strip() for out, _ in said) == ["refused"] * 3 + ["wrote"], said
+    errors = "\n".join(error for _, error in said)
+    assert sorted(out.strip() for out, _ in said) == ["refused"] * 3 + ["wrote"], errors
     assert len(Run(tmp_path / "run").attempts()) == 1
 
 
