@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradwatch.record import Event, StepRecord
-from gradwatch.sinks.tracker import Closing, RunFacts, Tracker
+from gradwatch.sinks.tracker import HINTS, Closing, RunFacts, Tracker
 
 logger = logging.getLogger("gradwatch")
 
@@ -71,9 +71,10 @@ class Feed:
         if not self._was_said:
             self._was_said = True
             logger.warning(
-                "gradwatch sends nothing to %s any more: %s. The run itself is complete (sink-stopped)",
+                "gradwatch sends nothing to %s any more: %s. The run itself is complete%s (sink-stopped)",
                 self._tracker.label,
                 why,
+                f". {HINTS[self._tracker.label]}" if self._tracker.label in HINTS else "",
             )
 
     def _run(self) -> None:

@@ -13,6 +13,10 @@ Closing: TypeAlias = Mapping[str, str | int | float | None]
 """What is known of a run at its end: verdict, reason, fault, steps and a few numbers."""
 
 
+HINTS = {"wandb": "`wandb login` signs in; WANDB_MODE=offline writes files without an account."}
+"""By a tracker's label: what usually helps where it fails. Its own message may hold a key, and is not shown."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What a tracker is told of a run before its first step.

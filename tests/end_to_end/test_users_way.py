@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def run_command(*command, cwd, **environment):
-    env = os.environ | {"COLUMNS": "80"} | environment
+    env = os.environ | {"COLUMNS": "80", "WANDB_MODE": "offline"} | environment  # no account, no network
     return subprocess.run(command, capture_output=True, text=True, timeout=580, cwd=cwd, env=env)
 
 
@@ -137,7 +137,9 @@ def marked(line):
     return pytest.param(line, marks=pytest.mark.slow) if line.startswith("gradwatch tune") else line
 
 
-@pytest.mark.parametrize("line", map(marked, sorted(set(commands_of_the_readme()) - {"gradwatch demo", VIEW})))
+@pytest.mark.parametrize(
+    "line", [marked(line) for line in sorted(set(commands_of_the_readme()) - {"gradwatch demo", VIEW})]
+)
 def test_every_command_of_the_readme_runs(tmp_path, line):
     """The demonstration and the example have tests of their own; the rest are set-up and this suite."""
     (tmp_path / "train.py").write_text(
