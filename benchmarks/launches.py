@@ -52,10 +52,11 @@ class Counts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in WAITS:
-            self.waits.append(name)
-        elif name not in VIEWS and any(_is_meta(arg) for arg in args):
-            self.operators += 1
+        if any(_is_meta(arg) for arg in args):
+            if name in WAITS:
+                self.waits.append(name)
+            elif name not in VIEWS:
+                self.operators += 1
         return func(*args, **(kwargs or {}))
 
     def copy(self, values: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ def shorten_layers(names: Sequence[str], width: int, mark: str = "…") -> tuple
     >>> shorten_layers(["model.h.0.attn.c_attn.weight", "model.h.11.mlp.c_proj.weight"], 18)
     ('model.h.', ['0.attn.c_…n.weight', '11.mlp.c_p….weight'])
     >>> shorten_layers(["encoder.layers.11.self_attn.out_proj.weight", "head.weight"], 20)
-    ('', ['….11.self_a…j.weight', 'head.weight'])
+    ('', ['….11.self_at….weight', 'head.weight'])
     """
     if all(len(name) <= width for name in names):
         return "", list(names)

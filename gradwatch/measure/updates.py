@@ -182,7 +182,7 @@ def sampling_of(shape: tuple[int, ...], most: int) -> Sampling:
     >>> sampling_of((3, 5), 100)
     Sampling(runs=1, length=15, stride=15)
     >>> sampling_of((1024, 1024), 1024)
-    Sampling(runs=16, length=64, stride=65533)
+    Sampling(runs=16, length=64, stride=65535)
     """
     size = int(np.prod(shape, dtype=np.int64))
     if size <= max(most, 2 * RUN):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
     (tmp_path / "history.csv").write_text(f"step,grad_norm\n{norms}\n")
     for name in ("first", "second", "char-rnn"):
         write_run(tmp_path / "runs" / name, stream(steady(400)))
-    done = run_command(sys.executable, "-m", *line.split(), cwd=tmp_path)
+    done = run_command(sys.executable, "-m", *shlex.split(line), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

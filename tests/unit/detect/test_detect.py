@@ -18,8 +18,11 @@ from gradwatch.detect import (
     IneffectiveClipping,
     LossScale,
     NonFinite,
+    NothingMoves,
     OverClipping,
     Spike,
+    StaleSecondMoment,
+    UpdateSpike,
     Vanishing,
     detectors_for,
     replay,
@@ -36,8 +39,11 @@ DETECTORS = [
     IneffectiveClipping,
     LossScale,
     NonFinite,
+    NothingMoves,
     OverClipping,
     Spike,
+    StaleSecondMoment,
+    UpdateSpike,
     Vanishing,
 ]
 
@@ -80,7 +86,14 @@ def test_replayed_events_are_those_that_were_raised_live(tmp_path, name):
 
 
 def test_there_is_one_of_each_detector():
-    assert {type(d) for d in detectors_for()} == {*DETECTORS, EpsStarvation, Desync}
+    assert {type(d) for d in detectors_for()} == {
+        *DETECTORS,
+        EpsStarvation,
+        Desync,
+        UpdateSpike,
+        StaleSecondMoment,
+        NothingMoves,
+    }
 
 
 def test_thawed_layers_are_another_total_and_no_event():

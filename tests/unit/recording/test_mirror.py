@@ -47,7 +47,7 @@ def test_a_mirror_that_fails_is_shown_nothing_more_and_that_is_said_once(caplog)
     mirror.close()
     assert (shown.steps, shown.closed) == ([0], 0)
     (said,) = caplog.records
-    assert said.getMessage() == "gradwatch writes no event files any more: no space (mirror-stopped)"
+    assert said.getMessage() == "gradwatch no longer writes event files: no space (mirror-stopped)"
 
 
 def test_a_mirror_that_can_not_be_closed_is_said(caplog):

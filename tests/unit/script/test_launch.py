@@ -130,7 +130,8 @@ def failing(folder: Path, text: str) -> tuple[Program, BaseException]:
     return program, caught.value
 
 
-def test_the_traceback_of_a_script_begins_in_the_script(folder, interpreter, capsys):
+def test_the_traceback_of_a_script_begins_in_the_script(folder, interpreter, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)  # torch.distributed names the rank, if a test began it
     program, error = failing(folder, "def f():\n    raise ValueError('mine')\nf()\n")
     show(error, program)
     shown = capsys.readouterr().err

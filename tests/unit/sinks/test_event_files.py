@@ -136,7 +136,7 @@ def test_a_recorded_run_is_exported(tmp_path):
 def test_an_export_that_can_not_be_written_is_an_error(tmp_path):
     write_run(tmp_path / "run", stream(steady(10)))
     (tmp_path / "file").write_text("x")
-    assert "expected a file, or --tensorboard" in command("export", "run", cwd=tmp_path).stderr
+    assert "expected a file, --to and a tracker, or --tensorboard" in command("export", "run", cwd=tmp_path).stderr
     assert "can't be written" in command("export", "run", "--tensorboard", "file", cwd=tmp_path).stderr
 
 

@@ -17,7 +17,7 @@ from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged
 from gradwatch.record import ParameterInfo
 from gradwatch.sources import read, write
 from gradwatch.store import FILE_NAME, StoreWriter
-from gradwatch.store.checksums import STEP_NUMBERS, STEP_TEXTS, step_crc, step_crcs
+from gradwatch.store.checksums import LATER_STEP_NUMBERS, STEP_NUMBERS, STEP_TEXTS, step_crc, step_crcs
 from gradwatch.testing import replaced, steady, stream, write_run
 from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
@@ -217,13 +217,14 @@ def test_what_is_written_meanwhile_is_not_missing(tmp_path):
 
 def test_a_row_has_the_same_checksum_alone_and_among_many():
     rng = np.random.default_rng(0)
+    names = (*STEP_NUMBERS, *STEP_TEXTS, *LATER_STEP_NUMBERS)
     rows = []
     for number in range(50):
-        row = dict.fromkeys((*STEP_NUMBERS, *STEP_TEXTS)) | {"id": number, "step": 2**40 + number, "optimizer": "0é"}
-        for name in STEP_NUMBERS[3:]:
+        row = dict.fromkeys(names) | {"id": number, "step": 2**40 + number, "optimizer": "0é"}
+        for name in (*STEP_NUMBERS[3:], *LATER_STEP_NUMBERS):
             row[name] = [None, float("nan"), float("inf"), 0.0, -0.0, 7, float(rng.normal())][rng.integers(7)]
         rows.append(row)
-    sums = step_crcs({name: [row[name] for row in rows] for name in (*STEP_NUMBERS, *STEP_TEXTS)})
+    sums = step_crcs({name: [row[name] for row in rows] for name in names})
     assert sums.tolist() == [step_crc(row) for row in rows]
 
 

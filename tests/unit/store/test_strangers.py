@@ -15,7 +15,7 @@ from gradwatch.errors import GradwatchError
 from gradwatch.record import RANK_STATS, SEVERITIES, STATS, WEIGHT_STATS, Event
 from gradwatch.store import FILE_NAME, StoreReader
 from gradwatch.store.integrity import MAX_MISSING
-from gradwatch.store.schema import TABLES
+from gradwatch.store.schema import SCHEMA_VERSION, TABLES
 from gradwatch.store.values import LARGEST, LATEST
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -170,7 +170,7 @@ def test_what_lies_beside_the_tables_is_not_read(run, own, statement):
 @pytest.mark.parametrize(
     ("pragma", "slug"),
     [
-        ("user_version = 6", "store-too-new"),
+        (f"user_version = {SCHEMA_VERSION + 1}", "store-too-new"),
         ("user_version = 2147483647", "store-too-new"),
         ("user_version = 0", "store-damaged"),
         ("user_version = -1", "store-damaged"),
