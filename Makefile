@@ -40,7 +40,7 @@ test-lowest: LOWEST := .venv-lowest/$(notdir $(BIN))/python
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	$(LOWEST) $(PIP_INSTALL) torch -c constraints.txt
-	$(LOWEST) $(PIP_INSTALL) -e '.[parquet]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
+	$(LOWEST) $(PIP_INSTALL) -e '.[parquet,capture]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
 	$(LOWEST) -m pytest -n 2 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
 	  tests/unit/distributed tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store \
