@@ -307,6 +307,8 @@ class RunReader:
 
 def _side_by_side(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """The frames of several optimizers as one; a parameter that two of them have is the first one's."""
+    if not frames:  # no row of any optimizer is intact
+        return pd.DataFrame(index=pd.Index([], dtype=np.int64, name="step"), dtype=np.float32)
     frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
     return frame.loc[:, ~frame.columns.duplicated()]
 

@@ -71,7 +71,7 @@ class Database:
             try:
                 self._open()
                 return
-            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            except (sqlite3.Error, OSError, UnicodeDecodeError, MemoryError) as error:
                 if not (left and _has_changed(error)):
                     raise damaged(path, error) from error
 
@@ -88,7 +88,11 @@ class Database:
         except sqlite3.OperationalError as error:
             if "decode" not in str(error) or self._db.text_factory is _decode:
                 raise damaged(self.path, error) from error
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's own message may have a damaged name in it
+        except (
+            sqlite3.Error,
+            UnicodeDecodeError,
+            MemoryError,
+        ) as error:  # SQLite's own message may have a damaged name in it
             raise damaged(self.path, error) from error
         # A damaged text fails its checksum, and should not hide the rows beside it.
         self._db.text_factory = _decode
@@ -289,6 +293,8 @@ def damaged(path: Path, error: Exception) -> GradwatchError:
     reason = str(error)
     if "locked" in reason:
         return StoreDamaged(f"{str(path)!r} can't be read now: another program has locked it ({reason}).")
+    if isinstance(error, MemoryError):
+        reason = "a row asks for more memory than there is"
     if "interrupted" in reason:
         reason = "its pages lead in a circle"
     return StoreDamaged(

@@ -1,10 +1,13 @@
 """The reader of a run: attempts, resume points, and names."""
 
+import sqlite3
+
 import pytest
 
 from gradwatch import Run
 from gradwatch.analysis.history import ResumePoint, RunReader, newest
 from gradwatch.errors import BadArgument, RunNotFound
+from gradwatch.store import FILE_NAME
 from gradwatch.testing import steady, stream, write_run
 
 
@@ -48,3 +51,15 @@ def test_the_newest_run_is_the_one_written_last(tmp_path):
         newest(tmp_path)
     write_run(tmp_path / "a", stream(steady(3)))
     assert newest(tmp_path) == tmp_path / "a"
+
+
+def test_a_run_without_an_intact_optimizer_has_empty_tables(tmp_path):
+    write_run(tmp_path, stream(steady(10)))
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    for table in ("optimizer", "step", "layer"):
+        db.execute(f"delete from {table}")
+    db.commit()
+    db.close()
+    run = Run(tmp_path)
+    assert run.layers("norm").empty
+    assert run.layers("norm").index.name == "step"

@@ -240,3 +240,10 @@ def test_a_journal_that_a_writer_takes_away_meanwhile_is_no_damage(run):
     finally:
         ended.set()
         thread.join()
+
+
+def test_more_memory_than_there_is_means_damage(tmp_path):
+    """A flipped bit in the length of a blob makes SQLite ask for it."""
+    error = damaged(tmp_path / FILE_NAME, MemoryError())
+    assert isinstance(error, StoreDamaged)
+    assert "more memory than there is" in str(error)
