@@ -1,11 +1,15 @@
 """Defaults from pyproject.toml and GRADWATCH_* variables: which counts, which is refused, and where it is said."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from gradwatch.cli import group, main
+from gradwatch.cli import group
 from gradwatch.cli.defaults import Defaults, from_environment, options_of, read_defaults
 
 
@@ -115,15 +119,10 @@ def test_config_says_how_to_set_one_if_none_is(command, monkeypatch, tmp_path):
     assert "[tool.gradwatch.COMMAND]" in command("config").out
 
 
-def test_completion_completes_commands(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["gradwatch"])
-    for name, value in {"COMPLETE": "complete_bash"}.items():
-        monkeypatch.setenv(f"_GRADWATCH_{name}", value)
-    monkeypatch.setenv("COMP_WORDS", "gradwatch re")
-    monkeypatch.setenv("COMP_CWORD", "1")
-    monkeypatch.setattr("typer._click.utils._detect_program_name", lambda *_: "gradwatch", raising=False)
-    monkeypatch.setattr("typer.core._click.utils._detect_program_name", lambda *_: "gradwatch", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code in (0, None)
-    assert {"report", "recommend"} <= set(capsys.readouterr().out.split())
+def test_completion_completes_commands():
+    program = shutil.which("gradwatch", path=str(Path(sys.executable).parent))
+    assert program is not None
+    asked = {"_GRADWATCH_COMPLETE": "complete_bash", "COMP_WORDS": "gradwatch re", "COMP_CWORD": "1"}
+    done = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"report", "recommend"} <= set(done.stdout.split())

@@ -18,7 +18,7 @@ def names(command, runs):
 
 def test_every_run_has_a_line_and_an_entry(command, runs):
     done = command("ls", runs)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err.strip()) == (0, "")  # older versions of rich end a progress bar with an empty line
     lines = done.out.splitlines()
     assert {line.split()[0]: line.split()[1] for line in lines[1:3]} == {"bad": "critical", "good": "healthy"}
     assert "diverged at 70" in done.out
