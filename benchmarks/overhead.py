@@ -316,14 +316,15 @@ def measured(model: Model, variants: dict[str, tuple[Variant, bool]], rounds: in
 
 def show(times: Times, names: list[str]) -> None:
     for name in names:
-        cells = [_ratios(times[name], times[base]) for base in BASES]
+        cells = [ratios(times[name], times[base]) for base in BASES]
         print(f"  {name:<40}{cells[0]:>24}{cells[1]:>26}", flush=True)
 
 
-def _ratios(times: list[float], base: list[float]) -> str:
-    ratios = sorted(a / b for a, b in zip(times, base, strict=True))
-    quarter = len(ratios) // 4
-    return f"{statistics.median(ratios):.3f} ({ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f})"
+def ratios(times: list[float], base: list[float]) -> str:
+    """The median and the quarters of the ratios of two series of times."""
+    found = sorted(a / b for a, b in zip(times, base, strict=True))
+    quarter = len(found) // 4
+    return f"{statistics.median(found):.3f} ({found[quarter]:.3f} to {found[-1 - quarter]:.3f})"
 
 
 def main() -> None:

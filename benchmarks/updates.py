@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from overhead import MODELS, Between, Model, Times, Training, Variant, bare, training
+from overhead import MODELS, Between, Model, Times, Training, Variant, bare, ratios, training
 
 import gradwatch
 from gradwatch.measure import fused, measure_updates
@@ -97,12 +96,6 @@ def one_read(model: Model, *, compiled: bool) -> tuple[float, float, list[float]
     return min(reads), min(steps), np.abs(sampled[known] / exact[known] - 1).tolist()
 
 
-def ratio(times: list[float], base: list[float]) -> str:
-    ratios = sorted(a / b for a, b in zip(times, base, strict=True))
-    quarter = len(ratios) // 4
-    return f"{statistics.median(ratios):.3f} ({ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=21)
@@ -127,7 +120,7 @@ def main() -> None:
             times, sizes = rounds_of(model, options.rounds)
             print(f"  {'':<32}{'to the bare step':>26}{'to updates_every=0':>26}{'bytes a step':>14}")
             for variant in list(VARIANTS)[1:]:
-                cells = [ratio(times[variant], times[base]) for base in list(VARIANTS)[:2]]
+                cells = [ratios(times[variant], times[base]) for base in list(VARIANTS)[:2]]
                 print(f"  {variant:<32}{cells[0]:>26}{cells[1]:>26}{sizes[variant]:>14.0f}", flush=True)
 
 

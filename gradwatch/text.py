@@ -100,6 +100,19 @@ def duration(seconds: float | None) -> str:
     return f"{days} d {hours} h"
 
 
+def file_size(size: float) -> str:
+    """Bytes for people.
+
+    >>> file_size(512), file_size(20_480), file_size(3.2e6), file_size(7e9)
+    ('512 B', '20 kB', '3.2 MB', '7.0 GB')
+    """
+    if size < 1000:
+        return f"{size:.0f} B"
+    if size < 999_500:
+        return f"{size / 1e3:.0f} kB"
+    return f"{size / 1e6:.1f} MB" if size < 999.5e6 else f"{size / 1e9:.1f} GB"
+
+
 def optimizer_label(class_name: str, learning_rate: float | None = None) -> str:
     """Name an optimizer with its learning rate. A loop without an optimizer has neither.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, measure_updates, norms, to_host
+from gradwatch.measure.updates import even_share
 from gradwatch.record import SAMPLED_STATS
 
 logger = logging.getLogger("gradwatch")
@@ -170,18 +171,8 @@ def entries_to_copy(parameters: Sequence[Tensor], turn: int) -> list[Entries]:
     [Entries(stride=9, offset=0), Entries(stride=1, offset=0)]
     """
     sizes = [p.numel() for p in parameters]
-    share = _even_share(sizes, max(COPIED, sum(sizes) // COPIED_ONE_IN))
+    share = even_share(tuple(sizes), max(COPIED, sum(sizes) // COPIED_ONE_IN))
     return [_entries_of(p, share, turn) for p in parameters]
-
-
-def _even_share(sizes: Sequence[int], limit: int) -> int:
-    """The largest number to which all sizes can be cut so that they add up to ``limit`` at most."""
-    left, remaining = limit, len(sizes)
-    for size in sorted(sizes):
-        if size * remaining > left:
-            return max(1, left // remaining)
-        left, remaining = left - size, remaining - 1
-    return limit
 
 
 def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:

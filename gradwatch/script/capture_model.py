@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradwatch.errors import CannotReplay
 from gradwatch.script.imports import after_import
-from gradwatch.script.launch import Program, become_main, code_of, show
+from gradwatch.script.launch import Program, run_until, show
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,21 +110,16 @@ def find_model(program: Program, wanted: Sequence[Shapes], *, quiet: bool = Fals
     finder = _Finder(wanted)
     after_import("torch", finder.listen)
     output = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
-    main = become_main(program)
     failed = ""
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder, _recordings_in(Path(folder)), output:
         try:
-            exec(code_of(program), main.__dict__)
-        except (_Enough, SystemExit):
-            pass
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            if not finder.is_found:
-                show(error, program)
-            failed = f" It ended with {type(error).__name__}."
+            error = run_until(program, _Enough)
         finally:
             finder.stop()
+        if error is not None:
+            failed = f" It ended with {type(error).__name__}."
+            if not finder.is_found:
+                show(error, program)
     if finder.called is None:
         raise CannotReplay(
             f"{program.argv[0]!r} never called a model whose parameters have the captured names and shapes"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradwatch.analysis.run import Run
 from gradwatch.script.imports import after_import
-from gradwatch.script.launch import Program, become_main, code_of, show, why_nothing
+from gradwatch.script.launch import Program, run_until, show, why_nothing
 from gradwatch.script.plan import RecordingPlan
 from gradwatch.text import optimizer_label
 
@@ -70,20 +70,12 @@ def examine(program: Program, steps: int = 5) -> Examination:
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
         found: list[_Listener] = []
         after_import("torch", lambda: found.append(_Listener(Path(folder), steps)))
-        main = become_main(program)
-        failed = False
-        try:
-            exec(code_of(program), main.__dict__)
-        except (_Enough, SystemExit):
-            pass
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+        error = run_until(program, _Enough)
+        if error is not None:
             show(error, program)
-            failed = True
         nothing = [Observation("problem", "steps", f"none: {why_nothing([])}")]
         observations = found[0].observations() if found else nothing
-        return Examination(program.argv[0], tuple(observations), failed)
+        return Examination(program.argv[0], tuple(observations), error is not None)
 
 
 @dataclass(slots=True)

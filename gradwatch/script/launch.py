@@ -161,6 +161,24 @@ def code_of(program: Program) -> CodeType:
     return compile(program.path.read_bytes(), str(program.path), "exec", dont_inherit=True)
 
 
+def run_until(program: Program, enough: type[BaseException]) -> BaseException | None:
+    """Run the program as `__main__` until it ends or ``enough`` is raised; return the exception that ended it, if any.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C.
+    """
+    main = become_main(program)
+    try:
+        exec(code_of(program), main.__dict__)
+    except (enough, SystemExit):
+        pass
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
 def show(error: BaseException, program: Program) -> None:
     """Print the traceback of the script's own exception without gradwatch's frames."""
     own = error.__traceback__

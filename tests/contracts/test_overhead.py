@@ -59,14 +59,6 @@ def ratio(folder, extra=0):
     return statistics.median(ratios)
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.timing
 @pytest.mark.usefixtures("one_thread")
 def test_a_recorded_step_takes_about_as_long_as_a_bare_one(tmp_path):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group
-from rich.filesize import decimal
 from rich.text import Text
 
 from gradwatch.capture import CaptureInfo
-from gradwatch.text import number
+from gradwatch.text import file_size, number
 from gradwatch.views.console.screen import Screen
 
 
@@ -22,7 +21,7 @@ def capture_list(captures: Sequence[CaptureInfo], screen: Screen) -> Group:
         norm = "" if info.total_norm is None else f"total norm {number(info.total_norm)}, "
         limit = "" if info.limit is None else f"limit {number(info.limit)}, "
         weights = "" if info.has_weights else "no weights, "
-        about = f"{norm}{limit}{weights}{decimal(info.bytes)}, {info.folder}"
+        about = f"{norm}{limit}{weights}{file_size(info.bytes)}, {info.folder}"
         lines += screen.wrap(f"step {info.step:<8}{info.why:<11}", about)
         if not info.replayable:
             lines += screen.wrap(" " * 13, f"can't be replayed: {'; '.join(info.not_kept)}", "yellow")

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from gradwatch.analysis.listing import RunRow
-from gradwatch.text import count, duration, number, optimizer_label, share
+from gradwatch.text import count, duration, file_size, number, optimizer_label, share
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 _WIDEST_NAME, _NARROWEST_NAME = 40, 14
@@ -148,16 +148,3 @@ def _fitting(columns: Sequence[tuple[_Column, list[str]]], room: int) -> list[tu
                 kept.add(title)
                 room -= needed
     return [(column, texts) for column, texts in columns if column.title in kept]
-
-
-def file_size(size: float) -> str:
-    """Bytes for people.
-
-    >>> file_size(512), file_size(20_480), file_size(3.2e6), file_size(7e9)
-    ('512 B', '20 kB', '3.2 MB', '7.0 GB')
-    """
-    if size < 1000:
-        return f"{size:.0f} B"
-    if size < 999_500:
-        return f"{size / 1e3:.0f} kB"
-    return f"{size / 1e6:.1f} MB" if size < 999.5e6 else f"{size / 1e9:.1f} GB"

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from gradwatch.analysis.listing import RunRow
-from gradwatch.views.console.listing import file_size, run_list
+from gradwatch.text import file_size
+from gradwatch.views.console.listing import run_list
 from gradwatch.views.console.screen import Ink, Screen
 
 NOW = 1.7e9
