@@ -134,7 +134,7 @@ def measure_updates(optimizer: Optimizer, parameters: Sequence[Tensor | None]) -
         return None
     positions = {id(parameter): at for at, parameter in enumerate(parameters) if parameter is not None}
     found = list(_moved(optimizer, route, positions))
-    pointers = [_pointers(one) for one in found] if reads_updates() else [None] * len(found)
+    pointers = _all_pointers(found) if reads_updates() else [None] * len(found)
     fused = [(one, addresses) for one, addresses in zip(found, pointers, strict=True) if addresses is not None]
     parts = [_by_fused([one for one, _ in fused], [addresses for _, addresses in fused])] if fused else []
     left = [one for one, addresses in zip(found, pointers, strict=True) if addresses is None]
@@ -145,15 +145,17 @@ def measure_updates(optimizer: Optimizer, parameters: Sequence[Tensor | None]) -
 
 def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int]) -> Iterable[Moved]:
     """What the optimizer has moved; a parameter whose state does not fit is left out."""
+    states = optimizer.state
     for group in optimizer.param_groups:
         names = _moments_of(route, group)
+        needed = [name for name in names if name]
         for parameter in group["params"]:
             gradient, at = parameter.grad, positions.get(id(parameter))
             if gradient is None or at is None or gradient.layout is not torch.strided or gradient.is_complex():
                 continue
-            state = optimizer.state.get(parameter, {})
-            moments = [state.get(name) if name else None for name in names]
-            if any(name and moment is None for name, moment in zip(names, moments, strict=True)):
+            state = states.get(parameter, {})
+            moments = [state.get(name) for name in names]
+            if any(state.get(name) is None for name in needed):
                 continue
             tensors = [parameter, gradient, *moments]
             if type(parameter) not in PLAIN:
@@ -229,6 +231,18 @@ _TABLE = np.dtype(
 """``Update`` of fused.c."""
 
 
+def _all_pointers(found: Sequence[Moved]) -> list[tuple[int, ...] | None]:
+    """`_pointers` of each parameter; the settings of a group are looked at once."""
+    remote: dict[int, bool] = {}
+    pointers = []
+    for one in found:
+        key = id(one.group)
+        if key not in remote:
+            remote[key] = any(map(_is_remote, _settings(one.group)))
+        pointers.append(None if remote[key] or _is_remote(one.step) else _pointers(one))
+    return pointers
+
+
 def _pointers(one: Moved) -> tuple[int, ...] | None:
     """The addresses of a parameter's tensors, 0 where there is none, in the order of `_TABLE`.
 
@@ -236,10 +250,10 @@ def _pointers(one: Moved) -> tuple[int, ...] | None:
     """
     weight = one.weight
     dtype, size, is_contiguous = weight.dtype, weight.numel(), weight.is_contiguous()
-    if dtype not in _FUSED_TYPES or not weight.is_cpu or any(map(_is_remote, _settings(one))):
+    if dtype not in _FUSED_TYPES or not weight.is_cpu:
         return None
     found = []
-    for tensor in (weight, one.gradient, *one.moments()):
+    for tensor in (weight, one.gradient, one.moment, one.square, one.largest):
         if tensor is None:
             found.append(0)
             continue
@@ -392,7 +406,7 @@ def _measured_batch(batch: Sequence[tuple[Moved, Sampling]]) -> Part:
 
 def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
     """The numbers of the formula for each parameter, (9, parameters); on a device where a setting is."""
-    if not any(_is_remote(value) for one in found for value in _settings(one)):
+    if not any(_is_remote(value) for one in found for value in (one.step, *_settings(one.group))):
         of = _Coefficients().of
         return torch.tensor([of(one) for one in found], dtype=dtype).T.contiguous()
     columns = []
@@ -409,8 +423,9 @@ def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def _settings(one: Moved) -> tuple[Any, ...]:
-    return (one.step, one.group["lr"], *one.group.get("betas", ()), one.group.get("eps", 0.0))
+def _settings(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Those of a group that may lie on a device."""
+    return (group["lr"], *group.get("betas", ()), group.get("eps", 0.0))
 
 
 def _is_remote(value: Any) -> bool:

@@ -107,7 +107,7 @@ def attach(
             and, where there is a second moment, rms_ratio and second_moment_norm. Adam, AdamW and SGD have
             such a form; the updates of others are sampled by difference, with the weights. Of a model with
             more than 1,048,576 entries, long parameters are estimated from an even sample. None: at every step
-            up to 50 parameters, every 3 steps at 150, and so on; 0 for never. Not where ranks are combined.
+            up to 16 parameters, every 10 steps at 150, and so on; 0 for never. Not where ranks are combined.
         on_event: called in the training thread with each event, some steps after it was found.
         stop_on: kinds of event that end the training, if they are more than information:
             `TrainingStopped` is raised at the step after the event was found, when everything is
