@@ -29,7 +29,6 @@ from gradwatch.recording.snapshots import Snapshots, unseen_records
 from gradwatch.sinks.closing import closing_of
 from gradwatch.sinks.feed import IN_A_HURRY as IN_A_HURRY_FOR_TRACKERS
 from gradwatch.sinks.feed import PATIENCE, Feeds, small
-from gradwatch.sinks.tracker import Closing
 from gradwatch.store import StoreReader, StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -61,6 +60,7 @@ class _Counts:
     queued: int = 0
     taken: int = 0  # out of the queue
     refused: int = 0  # because the queue was full
+    unmade: int = 0  # because making the record failed
 
 
 class Recorder:
@@ -104,7 +104,6 @@ class Recorder:
         self._at_once = at_once
         self._end = _End()
         self._counts = _Counts()
-        self._has_failed = False  # to make a record
         self._thread: QueueThread[Job] = QueueThread(self._work, capacity)
         self.events = self._judge.events
         self._thread.start()
@@ -266,7 +265,9 @@ class Recorder:
             record = make()
         except Exception as fault:
             record = None
-            self._say_failed(fault)
+            if self._counts.unmade == 0:  # the others have the same cause
+                _say_unmade(fault)
+            self._counts.unmade += 1
         if self._team is not None:
             self._disk.batch.joined += self._team.take_joined()
         if record is None:
@@ -278,16 +279,6 @@ class Recorder:
         self._disk.batch.events += found
         if len(self._disk.batch.records) >= AT_ONCE or any(event.severity == "critical" for event in found):
             self._commit()
-
-    def _say_failed(self, fault: Exception) -> None:
-        if not self._has_failed:
-            logger.error(
-                "gradwatch could not make the record of a step, which is left out. %s: %s (record-not-made)",
-                type(fault).__name__,
-                fault,
-            )
-            logger.debug("the fault", exc_info=fault)
-        self._has_failed = True
 
     def _commit(self, closing: bool = False) -> None:
         events = self._disk.batch.events
@@ -311,10 +302,8 @@ class Recorder:
             )
         self._let_go()
         self._writer.end_attempt(end.reason)
-        self._feeds.close(self._sum_up, IN_A_HURRY_FOR_TRACKERS if end.hurry else PATIENCE)
-
-    def _sum_up(self) -> Closing:
-        return closing_of(self._writer.path.parent)
+        sum_up = functools.partial(closing_of, self._writer.path.parent)
+        self._feeds.close(sum_up, IN_A_HURRY_FOR_TRACKERS if end.hurry else PATIENCE)
 
     def _let_go(self) -> None:
         """Let go of everything but the writer."""
@@ -322,6 +311,15 @@ class Recorder:
         if self._team is not None:
             self._team.close()
         self._mirror.close()
+
+
+def _say_unmade(fault: Exception) -> None:
+    logger.error(
+        "gradwatch could not make the record of a step, which is left out. %s: %s (record-not-made)",
+        type(fault).__name__,
+        fault,
+    )
+    logger.debug("the fault", exc_info=fault)
 
 
 def _first_unjudged(writer: StoreWriter) -> int:
