@@ -2,12 +2,16 @@
 
 Nothing blocks the training. Each rank measures the gradients it holds and leaves the numbers in the key-value store
 that torch.distributed already runs (`Mailbox`). The recorder's thread in rank 0 reads them and makes one record of each
-step (`RankGatherer`). No collective is used, so a rank that is slow, finished or dead delays no other rank.
+step (`RankGatherer`). In a large world the first rank of each node combines what its neighbours sent (`SubtreeRelay`),
+and the nodes reach rank 0 by a tree (`RankTree`). No collective is used, so a rank that is slow, finished or dead
+delays no other rank.
 """
 
 from gradwatch.distributed.gather import RankGatherer
 from gradwatch.distributed.mailbox import Mailbox, rank_and_world_size
 from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
+from gradwatch.distributed.relay import SubtreeRelay
+from gradwatch.distributed.tree import RankTree
 
 __all__ = [
     "JoinedParts",
@@ -15,5 +19,7 @@ __all__ = [
     "Mailbox",
     "ParameterPart",
     "RankGatherer",
+    "RankTree",
+    "SubtreeRelay",
     "rank_and_world_size",
 ]

@@ -1,4 +1,4 @@
-"""Messages from every rank to rank 0, through the key-value store of torch.distributed.
+"""Messages between ranks, through the key-value store of torch.distributed. Each rank has a box, which one rank reads.
 
 Neither side blocks: a sender writes a key and goes on, and a receiver that finds no message goes on too.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -36,6 +37,9 @@ class Mailbox:
     Every rank starts its recordings in the same order, which is how they find the same mailbox; a rank that missed some
     skips the mailboxes that are closed. One thread at a time may use it. It has a connection of its own, so that a slow
     message can't delay a collective of the training.
+
+    Attributes:
+        rank: of this process.
     """
 
     def __init__(self, rank: int) -> None:
@@ -51,7 +55,7 @@ class Mailbox:
             self._store: Any = dist.distributed_c10d.PrefixStore(prefix, store)
             if rank == 0 or self.announced("closed") is None:
                 break
-        self._rank = rank
+        self.rank = rank
         self._sent = 0
         self._received: dict[int, int] = {}  # by rank
 
@@ -72,19 +76,36 @@ class Mailbox:
 
     def is_full(self) -> bool:
         """Whether `MAX_UNREAD` messages of this rank are unread, so that the next one has to wait."""
-        return self._sent >= MAX_UNREAD and bool(self._store.check([f"{self._rank}/{self._sent - MAX_UNREAD}"]))
+        return self._sent >= MAX_UNREAD and bool(self._store.check([f"{self.rank}/{self._sent - MAX_UNREAD}"]))
 
     def send(self, message: bytes) -> None:
-        """Leave a message for rank 0."""
-        self._store.set(f"{self._rank}/{self._sent}", message)
+        """Leave a message in the box of this rank."""
+        self._store.set(f"{self.rank}/{self._sent}", message)
         self._sent += 1
 
+    def read_from(self, rank: int, letter: int) -> None:
+        """Go on with this letter of a rank, after all before it were read elsewhere."""
+        self._received[rank] = letter
+
+    def letters_read(self, rank: int) -> int:
+        """The number of letters of a rank that were read, here or elsewhere."""
+        return self._received.get(rank, 0)
+
     def receive(self, rank: int) -> bytes | None:
-        """Take the next message of a rank out of the mailbox; None if there is none yet."""
-        key = f"{rank}/{self._received.get(rank, 0)}"
-        if not self._store.check([key]):
+        """Take the next message out of the box of a rank; None if there is none yet."""
+        found = self.receive_from_all([rank])
+        return None if found is None else found[0]
+
+    def receive_from_all(self, ranks: Sequence[int]) -> list[bytes] | None:
+        """Take the next message out of the box of each rank; None, and nothing is taken, unless all have one.
+
+        Many ranks are asked at once in two requests to the store, and one more for each to delete what was read.
+        """
+        keys = [f"{rank}/{self.letters_read(rank)}" for rank in ranks]
+        if not self._store.check(keys):
             return None
-        message: bytes = self._store.get(key)
-        self._store.delete_key(key)
-        self._received[rank] = self._received.get(rank, 0) + 1
-        return message
+        messages: list[bytes] = self._store.multi_get(keys)
+        for rank, key in zip(ranks, keys, strict=True):
+            self._store.delete_key(key)
+            self._received[rank] = self.letters_read(rank) + 1
+        return messages

@@ -1,4 +1,4 @@
-"""What one rank has of a step, and its encoding."""
+"""What one rank, or a subtree of ranks, has of a step, and the encoding of both."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradwatch.record import Floats, ParameterInfo
+from gradwatch.record import RANK_STATS, Floats, ParameterInfo
 
 ABSENT = -1.0
 """The norm that stands for a missing gradient. A NaN norm is that of a gradient with a NaN in it."""
+
+UNKNOWN = -3.0
+"""The norm that stands for a gradient of which the subtree lacks a part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +71,105 @@ class JoinedParts:
     parts: Sequence[ParameterPart | None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubtreeParts:
+    """What the ranks of a subtree hold together from here on; replaces what was said before.
+
+    Attributes:
+        optimizer: its name.
+        infos: the parameters in the columns of the subtree's tables.
+        parts: the distinct sets of parts that the subtree holds of some parameter.
+        held: which of these sets it holds of each parameter.
+    """
+
+    optimizer: str
+    infos: tuple[ParameterInfo, ...]
+    parts: tuple[frozenset[str], ...]
+    held: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SubtreeStep:
+    """Statistics of one step, combined over the ranks of a subtree that were heard.
+
+    Attributes:
+        optimizer, number, stats: as in `LocalStep`.
+        table: (stats, parameters of the subtree); the norm is `ABSENT` where the gradient is missing on every rank, and
+            `UNKNOWN` where a part of it did not arrive.
+        weights: (2, parameters of the subtree); None unless every rank sampled them.
+        first_rank: of the subtree.
+        ranks: (statistics of `RANK_STATS`, ranks of the subtree), NaN where a rank was not heard; ``differs_in`` is
+            a column of ``table``.
+        loss_sum: over the ranks that know their loss.
+        losses: number of these ranks.
+    """
+
+    optimizer: str
+    number: int
+    stats: tuple[str, ...]
+    table: Floats
+    weights: Floats | None = None
+    first_rank: int
+    ranks: Floats
+    loss_sum: float = 0.0
+    losses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Ranks of a subtree that were heard since the recording began."""
+
+    ranks: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The last item that a rank sends."""
 
 
-Item: TypeAlias = JoinedParts | LocalStep | Ended
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOver:
+    """The sender reads the letters of this rank no longer; whoever reads the sender's has to.
+
+    Attributes:
+        rank: whose letters they are.
+        read: letters of the rank that were read.
+        next_steps: the first step of each optimizer that is not yet combined.
+        items: what was read and is not yet combined: what the rank holds, and its later steps.
+        silent: whether the sender had stopped waiting for the rank.
+    """
+
+    rank: int
+    read: int
+    next_steps: dict[str, int]
+    items: tuple[Item, ...]
+    silent: bool = False
+
+
+Item: TypeAlias = "JoinedParts | LocalStep | SubtreeParts | SubtreeStep | Heard | Ended | HandedOver"
+
+
+def of_one_rank(rank: int, step: LocalStep) -> SubtreeStep:
+    """The step of a subtree that is this rank alone.
+
+    >>> step = LocalStep(optimizer="0", number=7, stats=("norm",), table=np.ones((1, 2), np.float32), norm=1.5)
+    >>> of_one_rank(3, step).ranks[0].tolist()
+    [1.5]
+    """
+    known = [[step.norm], [step.nonfinite], [0.0], [math.nan], [float(step.before_reduction)]]
+    with np.errstate(over="ignore"):
+        ranks = np.array(known, np.float64).astype(np.float32)
+    return SubtreeStep(
+        optimizer=step.optimizer,
+        number=step.number,
+        stats=step.stats,
+        table=step.table,
+        weights=step.weights,
+        first_rank=rank,
+        ranks=ranks,
+        loss_sum=0.0 if step.loss is None else step.loss,
+        losses=int(step.loss is not None),
+    )
 
 
 def pack(items: Sequence[Item]) -> bytes:
@@ -84,28 +180,63 @@ def pack(items: Sequence[Item]) -> bytes:
     >>> [type(item).__name__ for item in unpack(pack([JoinedParts("0", 0, [part, None]), step, Ended()]))]
     ['JoinedParts', 'LocalStep', 'Ended']
     """
-    heads = [_head(item) for item in items]
-    tables = [table for item in items if isinstance(item, LocalStep) for table in (item.table, item.weights)]
-    data = b"".join(np.ascontiguousarray(table, "<f4").tobytes() for table in tables if table is not None)
+    tables: list[Floats] = []
+    heads = [_head(item, tables) for item in items]
+    data = b"".join(np.ascontiguousarray(table, "<f4").tobytes() for table in tables)
     return json.dumps(heads).encode() + b"\n" + data
 
 
-def _head(item: Item) -> dict[str, Any]:
-    """Everything of an item but its tables."""
+def _head(item: Item, tables: list[Floats]) -> dict[str, Any]:
+    """Everything of an item but its tables, which are appended to ``tables``."""
+    if isinstance(item, LocalStep):
+        numbers = [item.norm, item.nonfinite, item.loss]
+        return _head_of_step(item, tables) | {"before": item.before_reduction, "numbers": numbers}
+    if isinstance(item, SubtreeStep):
+        head = _head_of_step(item, tables)
+        same = [_same(row) for row in item.ranks]
+        tables += [row for row, value in zip(item.ranks, same, strict=True) if value is None]
+        return head | {"rank": item.first_rank, "ranks": item.ranks.shape[1], "same": same, "loss": _loss(item)}
     if isinstance(item, JoinedParts):
         parts = [None if p is None else [p.info.name, p.info.shape, p.info.dtype, p.part] for p in item.parts]
         return {"optimizer": item.optimizer, "first": item.first, "parts": parts}
-    if isinstance(item, LocalStep):
+    if isinstance(item, SubtreeParts):
+        infos = [[info.name, info.shape, info.dtype] for info in item.infos]
+        sets = [sorted(parts) for parts in item.parts]
+        return {"optimizer": item.optimizer, "infos": infos, "sets": sets, "held": item.held}
+    if isinstance(item, Heard):
+        return {"heard": item.ranks}
+    if isinstance(item, HandedOver):
         return {
-            "optimizer": item.optimizer,
-            "number": item.number,
-            "stats": item.stats,
-            "columns": item.table.shape[1],
-            "weights": item.weights is not None,
-            "before": item.before_reduction,
-            "numbers": [item.norm, item.nonfinite, item.loss],
+            "handed_over": item.rank,
+            "read": item.read,
+            "next_steps": item.next_steps,
+            "items": [_head(one, tables) for one in item.items],
+            "silent": item.silent,
         }
     return {}
+
+
+def _head_of_step(item: LocalStep | SubtreeStep, tables: list[Floats]) -> dict[str, Any]:
+    tables.append(item.table)
+    if item.weights is not None:
+        tables.append(item.weights)
+    return {
+        "optimizer": item.optimizer,
+        "number": item.number,
+        "stats": item.stats,
+        "columns": item.table.shape[1],
+        "weights": item.weights is not None,
+    }
+
+
+def _same(row: Floats) -> float | None:
+    """The value of all ranks; None where they differ."""
+    is_same = len(row) > 0 and (bool((row == row[0]).all()) or bool(np.isnan(row).all()))
+    return float(row[0]) if is_same else None
+
+
+def _loss(item: SubtreeStep) -> tuple[float, int]:
+    return item.loss_sum, item.losses
 
 
 def unpack(message: bytes) -> list[Item]:
@@ -127,10 +258,31 @@ class _Tables:
 
 
 def _item(head: dict[str, Any], tables: _Tables) -> Item:
+    if "number" in head:
+        return _subtree_step(head, tables) if "rank" in head else _local_step(head, tables)
+    if "handed_over" in head:
+        return HandedOver(
+            rank=head["handed_over"],
+            read=head["read"],
+            next_steps=head["next_steps"],
+            items=tuple(_item(one, tables) for one in head["items"]),
+            silent=head["silent"],
+        )
     if "parts" in head:
         return JoinedParts(head["optimizer"], head["first"], [None if p is None else _part(*p) for p in head["parts"]])
-    if "number" not in head:
-        return Ended()
+    if "sets" in head:
+        return SubtreeParts(
+            optimizer=head["optimizer"],
+            infos=tuple(_info(*info) for info in head["infos"]),
+            parts=tuple(map(frozenset, head["sets"])),
+            held=tuple(head["held"]),
+        )
+    if "heard" in head:
+        return Heard(tuple(head["heard"]))
+    return Ended()
+
+
+def _local_step(head: dict[str, Any], tables: _Tables) -> LocalStep:
     norm, nonfinite, loss = head["numbers"]
     return LocalStep(
         optimizer=head["optimizer"],
@@ -145,5 +297,29 @@ def _item(head: dict[str, Any], tables: _Tables) -> Item:
     )
 
 
+def _subtree_step(head: dict[str, Any], tables: _Tables) -> SubtreeStep:
+    stats, columns, count = tuple(head["stats"]), head["columns"], head["ranks"]
+    table = tables.take(len(stats), columns)
+    weights = tables.take(2, columns) if head["weights"] else None
+    ranks = np.empty((len(RANK_STATS), count), np.float32)
+    for row, value in zip(ranks, head["same"], strict=True):
+        row[:] = tables.take(1, count)[0] if value is None else value
+    return SubtreeStep(
+        optimizer=head["optimizer"],
+        number=head["number"],
+        stats=stats,
+        table=table,
+        weights=weights,
+        first_rank=head["rank"],
+        ranks=ranks,
+        loss_sum=head["loss"][0],
+        losses=head["loss"][1],
+    )
+
+
 def _part(name: str, shape: Sequence[int], dtype: str, part: str) -> ParameterPart:
-    return ParameterPart(info=ParameterInfo(name=name, shape=tuple(shape), dtype=dtype), part=part)
+    return ParameterPart(info=_info(name, shape, dtype), part=part)
+
+
+def _info(name: str, shape: Sequence[int], dtype: str) -> ParameterInfo:
+    return ParameterInfo(name=name, shape=tuple(shape), dtype=dtype)

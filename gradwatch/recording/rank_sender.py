@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from gradwatch.distributed import JoinedParts, LocalStep, Mailbox
-from gradwatch.distributed.messages import Ended, Item, pack
+from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, RankTree, SubtreeRelay
+from gradwatch.distributed.gather import PAUSE
+from gradwatch.distributed.messages import Ended, Item, SubtreeStep, pack
 from gradwatch.record import Event, StepRecord
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.records import make_local
@@ -25,7 +27,7 @@ Make: TypeAlias = Callable[[], Item]
 
 
 class RankSender:
-    """Sends the steps of this process, from a thread of its own."""
+    """Sends the steps of this process, from a thread of its own, with those of the ranks that send to this one."""
 
     takes_late_losses = False  # losses are logged in rank 0
     last: StepRecord | None = None  # records are made in rank 0
@@ -36,6 +38,8 @@ class RankSender:
         self._mailbox = mailbox
         self._first_steps = dict(first_steps)
         self._unsent: list[Item] = []
+        self._unsent_bytes = 0
+        self._relay = _relay(mailbox)
         self._thread: QueueThread[Make] = QueueThread(self._work, capacity)
         self._thread.start()
 
@@ -104,19 +108,52 @@ class RankSender:
         self._unsent = []
 
     def _send(self, closing: bool) -> None:
-        size = 0
         for make in self._thread.take():
-            item = make()
-            self._unsent.append(item)
-            size += item.table.nbytes if isinstance(item, LocalStep) else 0
-            if size > LETTER_BYTES:
-                self._send_unsent()
-                size = 0
+            self._take(make())
+        if self._relay is not None and self._relay.is_open:
+            self._put(self._relay.collect())
         if closing:
-            self._unsent.append(Ended())
+            self._end()
         self._send_unsent()
+
+    def _take(self, item: Item) -> None:
+        """Take an item of this process."""
+        if self._relay is not None and self._relay.is_open:
+            self._relay.add(item)
+        else:
+            self._put([item])
+
+    def _put(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self._unsent.append(item)
+            self._unsent_bytes += item.table.nbytes if isinstance(item, LocalStep | SubtreeStep) else 0
+            if self._unsent_bytes > LETTER_BYTES:
+                self._send_unsent()
+
+    def _end(self) -> None:
+        """Wait for the last letters of the ranks that send to this one; whoever reads this one reads the rest."""
+        self._take(Ended())
+        if self._relay is None or not self._relay.is_open:
+            return
+        self._relay.hurry()
+        while not self._relay.is_done() and self._mailbox.announced("closed") is None:
+            self._put(self._relay.collect())
+            self._send_unsent()
+            time.sleep(PAUSE)
+        if self._relay.is_open and not self._relay.have_ended():
+            self._put(self._relay.hand_over())
+        self._put([Ended()])
 
     def _send_unsent(self) -> None:
         if self._unsent:
             self._mailbox.send(pack(self._unsent))
-            self._unsent = []
+            self._unsent, self._unsent_bytes = [], 0
+
+
+def _relay(mailbox: Mailbox) -> SubtreeRelay | None:
+    """Where the steps of other ranks are combined with those of this one; None if no rank sends to this one."""
+    shape = mailbox.announced("tree")
+    tree = None if shape is None else RankTree(**shape)
+    if tree is None or not tree.children(mailbox.rank):
+        return None
+    return SubtreeRelay(mailbox, tree, mailbox.rank)

@@ -52,8 +52,8 @@ def make_record(
         return None
     loss = mine.loss
     # Of rank 0 where it has one and all others are finite: what a loop logs there may be the mean already.
-    if whole.losses and (loss is None or not all(map(math.isfinite, whole.losses))):
-        loss = sum(whole.losses) / len(whole.losses)
+    if whole.loss is not None and (loss is None or not math.isfinite(whole.loss)):
+        loss = whole.loss
     there = np.flatnonzero(whole.present).tolist()
     return _record(pending, optimizer, attempt, whole.infos, whole.stats, there, whole.weights, whole.ranks, loss)
 

@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gradwatch
 from gradwatch.clip import AdaGC, LayerNormClip, NormClip, Policy, SkipOutliers, ValueClip, ZClip, clip_grad_norm_
+from gradwatch.distributed import tree
 
 STEPS, BATCH = 12, 24  # a batch that 2, 3 and 4 ranks divide evenly
 CLIP = 0.05
@@ -487,6 +488,18 @@ def in_a_group(run: Path) -> None:
         train(network, lambda step: loss_of(network, *batch(step)).backward(), optimizer)
 
 
+def leaves_early(run: Path) -> None:
+    """A rank that combines others' steps has less data than they do, and stops listening when it has none."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+    steps = STEPS // 2 if dist.get_rank() == dist.get_world_size() // 2 else STEPS
+    with network.join(), gradwatch.attach(network, optimizer, run, ranks=True):
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss_of(network, *map(mine, batch(step))).backward()
+            optimizer.step()
+
+
 def silent_rank(run: Path) -> None:
     """The last rank does not attach, though its part is needed."""
     from gradwatch.distributed import gather
@@ -535,6 +548,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         rank_0_only,
         own,
         in_a_group,
+        leaves_early,
         silent_rank,
     )
 } | {f"policy_{name}": functools.partial(with_policy, make=make) for name, make in POLICIES.items()}
@@ -553,6 +567,9 @@ def told(path: Path) -> Iterator[None]:
 def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(SCENARIOS)
     torch.set_num_threads(1)
+    if "RANKS_OF_A_NODE" in os.environ:  # then the ranks reach rank 0 by a tree, as in a large world
+        tree.FLAT, tree.WIDTH = 1, 2
+        os.environ["LOCAL_WORLD_SIZE"] = os.environ["RANKS_OF_A_NODE"]
     dist.init_process_group("gloo")
     for name in names:
         with told(folder / f"{name}.{os.environ['RANK']}.error"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradwatch.distributed.combine import RankLayout, RankParts, combine, combine_weights, widened
-from gradwatch.distributed.messages import ABSENT, LocalStep
+from gradwatch.distributed.combine import Cover, HeldParts, Layout, combine, widened
+from gradwatch.distributed.messages import ABSENT, LocalStep, of_one_rank
 from gradwatch.record import STATS
 
 
@@ -24,11 +24,20 @@ def local(tensors, number=0):
     """What a rank with these parts sends; None is a part without a gradient."""
     with np.errstate(invalid="ignore"):
         table = np.array([statistics_of(values) for values in tensors], np.float32).T.reshape(4, len(tensors))
-    return LocalStep(optimizer="0", number=number, stats=STATS, table=table)
+    return of_one_rank(0, LocalStep(optimizer="0", number=number, stats=STATS, table=table))
 
 
 def held(positions, parts):
-    return RankParts(list(range(len(positions))), list(positions), list(parts))
+    return HeldParts(tuple(range(len(positions))), tuple(positions), tuple(frozenset([part]) for part in parts))
+
+
+def layout_of(all_held, heard, parameters=None):
+    """The layout of the ranks that were heard, where all ranks hold this."""
+    heard = list(heard)
+    missing = [one for rank, one in enumerate(all_held) if rank not in heard]
+    positions = [position for one in all_held for position in one.positions]
+    count = max(positions, default=-1) + 1 if parameters is None else parameters
+    return Layout.of([all_held[rank] for rank in heard], missing, count)
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,9 +56,9 @@ def test_parts_combine_to_the_whole_however_they_are_cut_and_copied(seed, shards
         order = random.permutation(parameters)
         steps.append(local([cut[p][shard] for p in order]))
         all_held.append(held(order, [f"-,{shard}"] * parameters))
-    layout = RankLayout.of(all_held, range(shards * copies))
+    layout = layout_of(all_held, range(shards * copies))
     assert layout.is_whole
-    found = combine(layout, steps, STATS, parameters)
+    found = combine(layout, steps)
     assert found.present.tolist() == [values is not None for values in whole]
     for row, name in enumerate(STATS):
         expected = [np.nan if values is None else statistics_of(values)[row] for values in whole]
@@ -58,49 +67,49 @@ def test_parts_combine_to_the_whole_however_they_are_cut_and_copied(seed, shards
 
 
 def test_a_nan_in_one_part_makes_the_norm_of_the_whole_nan():
-    layout = RankLayout.of([held([0], ["0"]), held([0], ["1"])], [0, 1])
-    found = combine(layout, [local([np.array([3.0, np.nan])]), local([np.array([4.0])])], STATS, 1)
+    layout = layout_of([held([0], ["0"]), held([0], ["1"])], [0, 1])
+    found = combine(layout, [local([np.array([3.0, np.nan])]), local([np.array([4.0])])])
     assert math.isnan(found.stats["norm"][0])
     assert found.stats["nonfinite"].tolist() == [1.0]
 
 
 def test_a_layout_without_a_part_that_only_a_silent_rank_holds_is_not_whole():
     all_held = [held([0], ["0"]), held([0], ["1"]), held([0], ["1"])]
-    assert RankLayout.of(all_held, [0, 1]).is_whole
-    assert not RankLayout.of(all_held, [0]).is_whole
+    assert layout_of(all_held, [0, 1]).is_whole
+    assert not layout_of(all_held, [0]).is_whole
 
 
 def test_of_three_copies_the_odd_one_is_named_and_of_two_the_second():
     same, other = np.ones(3), np.ones(3) * 1.001
-    three = RankLayout.of([held([0, 1], ["", ""])] * 3, range(3))
+    three = layout_of([held([0, 1], ["", ""])] * 3, range(3))
     steps = [local([other, same]), local([same, same]), local([same, same])]
-    found = combine(three, steps, STATS, 2)
+    found = combine(three, steps)
     assert found.differing == [1.0, 0.0, 0.0]
     assert found.differs_in[0] == 0
-    two = RankLayout.of([held([0], [""])] * 2, range(2))
-    found = combine(two, [local([same]), local([other])], STATS, 1)
+    two = layout_of([held([0], [""])] * 2, range(2))
+    found = combine(two, [local([same]), local([other])])
     assert found.differing == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(np.nan, 1.0), (np.inf, 1.0), (None, 1.0)])
 def test_a_gradient_that_is_not_finite_or_missing_on_one_rank_differs(ours, theirs):
-    layout = RankLayout.of([held([0], [""])] * 3, range(3))
+    layout = layout_of([held([0], [""])] * 3, range(3))
     tensors = [None if v is None else np.array([v, 1.0]) for v in (theirs, theirs, ours)]
-    found = combine(layout, [local([t]) for t in tensors], STATS, 1)
+    found = combine(layout, [local([t]) for t in tensors])
     assert found.differing == [0.0, 0.0, 1.0]
 
 
 def test_a_huge_finite_gradient_has_a_finite_norm():
     """float32 squares of 1e30 overflow; the sum is made in float64."""
-    layout = RankLayout.of([held([0], ["0"]), held([0], ["1"])], [0, 1])
-    found = combine(layout, [local([np.array([3e30])]), local([np.array([4e30])])], STATS, 1)
+    layout = layout_of([held([0], ["0"]), held([0], ["1"])], [0, 1])
+    found = combine(layout, [local([np.array([3e30])]), local([np.array([4e30])])])
     assert found.stats["norm"][0] == pytest.approx(5e30, rel=1e-6)
 
 
 def test_zeros_and_empty_parts_count_as_present():
-    layout = RankLayout.of([held([0, 1], ["0", "0"]), held([0, 1], ["1", "1"])], [0, 1])
+    layout = layout_of([held([0, 1], ["0", "0"]), held([0, 1], ["1", "1"])], [0, 1], parameters=3)
     steps = [local([np.zeros(3), np.zeros(0)]), local([np.zeros(2), np.zeros(0)])]
-    found = combine(layout, steps, STATS, 3)
+    found = combine(layout, steps)
     assert found.present.tolist() == [True, True, False]
     assert found.stats["norm"][:2].tolist() == [0.0, 0.0]
     assert found.stats["zeros"][:2].tolist() == [5.0, 0.0]
@@ -108,8 +117,8 @@ def test_zeros_and_empty_parts_count_as_present():
 
 
 def test_ranks_that_hold_nothing_combine_to_nothing():
-    layout = RankLayout.of([RankParts(), RankParts()], [0, 1])
-    found = combine(layout, [local([]), local([])], STATS, 0)
+    layout = layout_of([HeldParts(), HeldParts()], [0, 1])
+    found = combine(layout, [local([]), local([])])
     assert layout.is_whole
     assert not layout.has_parts
     assert found.present.size == 0
@@ -117,8 +126,8 @@ def test_ranks_that_hold_nothing_combine_to_nothing():
 
 
 def test_a_layout_says_whether_some_rank_holds_less_than_a_parameter():
-    assert RankLayout.of([held([0], ["0"]), held([0], ["1"])], [0, 1]).has_parts
-    assert not RankLayout.of([held([0], ["-,-"]), held([1], [""])], [0, 1]).has_parts
+    assert layout_of([held([0], ["0"]), held([0], ["1"])], [0, 1]).has_parts
+    assert not layout_of([held([0], ["-,-"]), held([1], [""])], [0, 1]).has_parts
 
 
 def with_weights(step, weight_norms, update_norms):
@@ -126,35 +135,69 @@ def with_weights(step, weight_norms, update_norms):
 
 
 def test_weight_norms_of_parts_are_added_as_squares_and_copies_count_once():
-    layout = RankLayout.of([held([0, 1], ["0", ""]), held([0, 1], ["1", ""])], [0, 1])
+    layout = layout_of([held([0, 1], ["0", ""]), held([0, 1], ["1", ""])], [0, 1])
     nothing = np.zeros(1)
     steps = [
         with_weights(local([nothing, nothing]), [3.0, 7.0], [0.3, 0.7]),
         with_weights(local([nothing, nothing]), [4.0, 7.0], [0.4, 0.7]),
     ]
-    found = combine_weights(layout, steps, 2)
+    found = combine(layout, steps).weights
     np.testing.assert_allclose(found.weight_norm, [5.0, 7.0], rtol=1e-6)
     np.testing.assert_allclose(found.update_norm, [0.5, 0.7], rtol=1e-6)
 
 
 def test_a_part_whose_weights_are_nan_makes_the_whole_nan():
-    layout = RankLayout.of([held([0], ["0"]), held([0], ["1"])], [0, 1])
+    layout = layout_of([held([0], ["0"]), held([0], ["1"])], [0, 1])
     steps = [with_weights(local([np.zeros(1)]), [w], [1.0]) for w in (np.nan, 4.0)]
-    found = combine_weights(layout, steps, 1)
+    found = combine(layout, steps).weights
     assert math.isnan(found.weight_norm[0])
     assert found.update_norm[0] == pytest.approx(math.sqrt(2))
 
 
 def test_weights_are_not_known_unless_every_rank_sampled_them():
-    layout = RankLayout.of([held([0], ["0"]), held([0], ["1"])], [0, 1])
+    layout = layout_of([held([0], ["0"]), held([0], ["1"])], [0, 1])
     step = local([np.zeros(1)])
-    assert combine_weights(layout, [with_weights(step, [1.0], [1.0]), step], 1) is None
+    assert combine(layout, [with_weights(step, [1.0], [1.0]), step]).weights is None
 
 
 def test_a_step_from_before_a_parameter_joined_has_nothing_in_its_column():
     step = with_weights(local([np.ones(4)]), [1.0], [0.1])
-    wide = widened(step, [0, 1])
+    wide = widened(step, 2)
     assert wide.table[0].tolist() == [2.0, ABSENT]
     assert np.isnan(wide.table[1:, 1]).all()
     assert np.isnan(wide.weights[:, 1]).all()
-    assert widened(step, [0]) is step
+    assert widened(step, 1) is step
+
+
+sets = st.lists(st.frozensets(st.sampled_from("abcdef"), min_size=1), max_size=6)
+
+
+@given(sets, sets)
+def test_a_cover_counts_no_part_twice_and_says_if_one_is_missing(arrived, missing):
+    cover = Cover.of(arrived, missing)
+    counted = [parts for parts, counts in zip(arrived, cover.counted, strict=True) if counts]
+    assert sum(map(len, counted)) == len(frozenset().union(*counted)), "no part is counted twice"
+    assert cover.is_whole == (frozenset().union(*counted) == frozenset().union(*arrived, *missing))
+    for parts, first in zip(arrived, cover.copy_of, strict=True):
+        assert arrived[first] == parts
+        assert arrived.index(parts) == first
+    nested = all(a <= b or b <= a or not a & b for a in arrived for b in arrived)
+    if nested:
+        assert not cover.overlaps
+        assert frozenset().union(*counted) == frozenset().union(*arrived), "of nested sets nothing is left out"
+
+
+def test_a_subtree_that_lacks_a_part_is_left_out_and_a_whole_one_counts():
+    whole, half = frozenset("01"), frozenset("0")
+    held_parts = [HeldParts((0,), (0,), (whole,)), HeldParts((0,), (0,), (half,))]
+    layout = Layout.of(held_parts, [], 1)
+    found = combine(layout, [local([np.array([5.0])]), local([np.array([3.0])])])
+    assert found.stats["norm"].tolist() == [5.0]
+    assert layout.is_whole
+    assert not Layout.of(held_parts[1:], held_parts[:1], 1).is_whole
+
+
+def test_columns_in_another_order_than_positions_are_sorted_out():
+    layout = Layout.of([HeldParts((0, 2), (1, 0), (frozenset("a"), frozenset("b")))], [], 2)
+    found = combine(layout, [local([np.array([1.0]), None, np.array([2.0])])])
+    assert found.stats["norm"].tolist() == [2.0, 1.0]

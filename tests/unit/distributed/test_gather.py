@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, ParameterPart, RankGatherer, gather, mailbox
+from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, ParameterPart, RankGatherer, gather, inbox, mailbox
 from gradwatch.distributed.messages import Ended, pack
 from gradwatch.record import ParameterInfo
 
@@ -53,7 +53,7 @@ def test_parts_of_all_ranks_make_the_whole_step(ranks):
     assert found.stats["norm"].tolist() == [7.0]
     assert found.present.tolist() == [True]
     assert [info.name for info in found.infos] == ["w"]
-    assert found.losses == [1.0, 3.0]
+    assert found.loss == 2.0
     assert found.ranks.norm.tolist() == [3.0, 2.0, 6.0]
     assert found.weights is None
 
@@ -129,7 +129,7 @@ def test_parameters_join_the_run_in_the_order_in_which_they_are_heard(ranks):
     found = gatherer.gather(step([2.0, 1.0]))
     assert [info.name for info in found.infos] == ["a", "b", "c"]
     assert found.stats["norm"].tolist() == [1.0, 2.0, 4.0]
-    assert [(j.first, [info.name for info in j.infos]) for j in gatherer.take_joined()] == [(1, ["b"]), (2, ["c"])]
+    assert [(j.first, [info.name for info in j.infos]) for j in gatherer.take_joined()] == [(1, ["b", "c"])]
     assert gatherer.take_joined() == []
 
 
@@ -144,7 +144,7 @@ def test_only_statistics_that_every_rank_has_are_combined(ranks):
 
 
 def test_steps_of_an_optimizer_that_rank_0_does_not_have_are_not_kept_without_end(ranks, monkeypatch):
-    monkeypatch.setattr(gather, "MAX_WAITING_STEPS", 5)
+    monkeypatch.setattr(inbox, "MAX_WAITING_STEPS", 5)
     gatherer, first, second = ranks
     gatherer.join(0, parts(("w", "")))
     other = [
@@ -153,7 +153,7 @@ def test_steps_of_an_optimizer_that_rank_0_does_not_have_are_not_kept_without_en
     first.send(pack([*other, Ended()]))
     second.send(pack([Ended()]))
     assert gatherer.gather(step([1.0])) is not None
-    assert len(gatherer._ranks[1].steps) == 5
+    assert len(gatherer._inbox.senders[1].steps) == 5
 
 
 def test_the_other_ranks_are_told_how_the_run_begins_and_that_it_is_closed(ranks):

@@ -42,6 +42,25 @@ def test_messages_of_each_rank_arrive_once_and_in_order(open_mailbox):
     assert [receiver.receive(2), receiver.receive(2), receiver.receive(3)] == [b"x", None, None]
 
 
+def test_letters_of_several_ranks_are_taken_together_or_not_at_all(open_mailbox):
+    receiver, first, second = open_mailbox(0), open_mailbox(1), open_mailbox(2)
+    first.send(b"a")
+    assert receiver.receive_from_all([1, 2]) is None
+    second.send(b"")
+    assert receiver.receive_from_all([2, 1]) == [b"", b"a"]
+    assert receiver.receive_from_all([1]) is None
+    assert (receiver.letters_read(1), receiver.letters_read(2), receiver.letters_read(3)) == (1, 1, 0)
+
+
+def test_another_rank_can_go_on_reading_where_one_stopped(open_mailbox):
+    reader, sender, next_reader = open_mailbox(2), open_mailbox(1), open_mailbox(0)
+    for message in (b"a", b"b", b"c"):
+        sender.send(message)
+    assert [reader.receive(1), reader.receive(1)] == [b"a", b"b"]
+    next_reader.read_from(1, reader.letters_read(1))
+    assert [next_reader.receive(1), next_reader.receive(1)] == [b"c", None]
+
+
 def test_any_bytes_arrive_as_they_were_sent(open_mailbox):
     receiver, sender = open_mailbox(0), open_mailbox(1)
     for message in (b"\0", bytes(range(256)), b"x" * 5_000_000):

@@ -4,7 +4,20 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradwatch.distributed.messages import ABSENT, Ended, JoinedParts, LocalStep, ParameterPart, pack, unpack
+from gradwatch.distributed.messages import (
+    ABSENT,
+    Ended,
+    HandedOver,
+    Heard,
+    JoinedParts,
+    LocalStep,
+    ParameterPart,
+    SubtreeParts,
+    SubtreeStep,
+    of_one_rank,
+    pack,
+    unpack,
+)
 from gradwatch.record import STATS, ParameterInfo
 
 names = st.text(max_size=20)
@@ -39,6 +52,24 @@ def local_steps(draw):
     )
 
 
+@st.composite
+def subtree_steps(draw):
+    step, count = draw(local_steps()), draw(st.integers(0, 4))
+    same = draw(floats)
+    rows = [[same] * count if draw(st.booleans()) else [draw(floats) for _ in range(count)] for _ in range(5)]
+    return SubtreeStep(
+        optimizer=step.optimizer,
+        number=step.number,
+        stats=step.stats,
+        table=step.table,
+        weights=step.weights,
+        first_rank=draw(st.integers(0, 2**31)),
+        ranks=np.array(rows, np.float32).reshape(5, count),
+        loss_sum=draw(st.floats()),
+        losses=draw(st.integers(0, 99)),
+    )
+
+
 joined = st.builds(JoinedParts, names, st.integers(0, 9), st.lists(parts, max_size=3))
 
 
@@ -62,6 +93,62 @@ def test_letters_arrive_as_they_were_sent(items):
         assert (ours.weights is None) == (theirs.weights is None)
         if ours.weights is not None:
             np.testing.assert_array_equal(ours.weights, theirs.weights)
+
+
+def assert_same(found, sent):
+    assert type(found) is type(sent)
+    for name in type(sent).__dataclass_fields__:
+        ours, theirs = getattr(found, name), getattr(sent, name)
+        if name == "items":
+            for one, other in zip(ours, theirs, strict=True):
+                assert_same(one, other)
+        else:
+            np.testing.assert_equal(
+                list(ours) if name == "parts" else ours, list(theirs) if name == "parts" else theirs
+            )
+
+
+subtree_parts = st.builds(
+    lambda infos, sets: SubtreeParts(
+        optimizer="0",
+        infos=tuple(ParameterInfo(name=name, shape=(2,)) for name in infos),
+        parts=tuple(sets),
+        held=tuple(range(len(sets))),
+    ),
+    st.lists(names, max_size=3),
+    st.lists(st.frozensets(names, max_size=3), max_size=3),
+)
+simple = subtree_steps() | local_steps() | subtree_parts | joined | st.builds(Heard, st.just((3, 9))) | st.just(Ended())
+handed_over = st.builds(
+    lambda items, silent: HandedOver(rank=7, read=3, next_steps={"0": 5}, items=tuple(items), silent=silent),
+    st.lists(simple, max_size=3),
+    st.booleans(),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(simple | handed_over, max_size=4))
+def test_messages_of_subtrees_arrive_as_they_were_sent(items):
+    for found, sent in zip(unpack(pack(items)), items, strict=True):
+        assert_same(found, sent)
+
+
+def test_a_step_of_one_rank_is_that_of_a_subtree_with_this_rank_alone():
+    table = np.ones((1, 2), np.float32)
+    step = LocalStep(optimizer="0", number=3, stats=("norm",), table=table, norm=2.0, nonfinite=1.0, loss=0.5)
+    found = of_one_rank(6, step)
+    assert (found.first_rank, found.number, found.loss_sum, found.losses) == (6, 3, 0.5, 1)
+    assert found.table is table
+    np.testing.assert_array_equal(found.ranks[:, 0], np.array([2.0, 1.0, 0.0, np.nan, 0.0], np.float32))
+    assert of_one_rank(6, LocalStep(optimizer="0", number=3, stats=("norm",), table=table)).losses == 0
+
+
+def test_ranks_that_are_alike_take_no_room():
+    table = np.ones((1, 2), np.float32)
+    alike = SubtreeStep(
+        optimizer="0", number=0, stats=("norm",), table=table, first_rank=0, ranks=np.ones((5, 1000), np.float32)
+    )
+    assert len(pack([alike])) < 500
 
 
 def test_nothing_is_packed_into_a_message_without_items():

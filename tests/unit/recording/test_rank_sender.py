@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gradwatch.distributed import LocalStep, Mailbox
+from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, ParameterPart, gather
 from gradwatch.distributed import mailbox as module
-from gradwatch.distributed.messages import Ended, unpack
+from gradwatch.distributed.messages import Ended, HandedOver, SubtreeStep, pack, unpack
 from gradwatch.measure import measure
+from gradwatch.record import ParameterInfo
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.rank_sender import RankSender
 
@@ -101,4 +102,84 @@ def test_what_is_of_rank_0_is_no_matter_here(mailboxes):
     sender.note({"model": "Net"})
     sender.dismiss("0")
     assert (sender.fault, sender.dropped, list(sender.events)) == (None, 0, [])
+    assert sender.close("closed")
+
+
+@pytest.fixture
+def tree_of_boxes(monkeypatch):
+    """The mailboxes of ranks 0 to 3, where rank 2 sends for rank 3."""
+    monkeypatch.setattr(gather, "LAST_PATIENCE", 0.3)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    opened = []
+    for rank in range(4):
+        monkeypatch.setattr(module, "_recording_numbers", itertools.count())
+        opened.append(Mailbox(rank))
+    opened[0].announce("tree", {"world_size": 4, "node": 2, "width": 2})
+    yield opened
+    dist.destroy_process_group()
+
+
+def of_rank_2(mailbox):
+    found = []
+    while (letter := mailbox.receive(2)) is not None:
+        found += unpack(letter)
+    return found
+
+
+def other_step(norm):
+    return LocalStep(
+        optimizer="0", number=0, stats=("norm", "nonfinite"), table=np.array([[norm], [0.0]], np.float32), norm=norm
+    )
+
+
+def joined(part):
+    return JoinedParts("0", 0, [ParameterPart(info=ParameterInfo(name="w", shape=(2,)), part=part)])
+
+
+class Joining(Source):
+    parts = (ParameterPart(info=ParameterInfo(name="w", shape=(2,)), part="2"),)
+
+
+def test_a_rank_that_others_send_to_makes_one_step_of_theirs_and_its_own(tree_of_boxes):
+    sender = RankSender(tree_of_boxes[2], {"0": 10}, capacity=100)
+    sender.join(Joining(), 0)
+    sender.put(pending(10, 3.0), Joining())
+    tree_of_boxes[3].send(pack([joined("3"), other_step(4.0), Ended()]))
+    assert sender.close("closed")
+    parts, heard, step, end = of_rank_2(tree_of_boxes[0])
+    assert parts.parts == (frozenset("23"),)
+    assert heard.ranks == (2, 3)
+    assert isinstance(step, SubtreeStep)
+    assert step.table[0].tolist() == [5.0]
+    assert step.ranks[0].tolist() == [3.0, 4.0]
+    assert isinstance(end, Ended)
+
+
+def test_a_rank_that_ends_hands_over_the_ranks_that_go_on(tree_of_boxes):
+    sender = RankSender(tree_of_boxes[2], {"0": 10}, capacity=100)
+    sender.join(Joining(), 0)
+    tree_of_boxes[3].send(pack([joined("3")]))
+    assert sender.close("closed")
+    handed_over, own, end = of_rank_2(tree_of_boxes[0])
+    assert isinstance(handed_over, HandedOver)
+    assert (handed_over.rank, handed_over.read) == (3, 1)
+    assert handed_over.items == (JoinedParts("0", 0, list(joined("3").parts)),)
+    assert isinstance(own, JoinedParts)
+    assert isinstance(end, Ended)
+
+
+def test_after_rank_0_says_so_every_rank_sends_for_itself(tree_of_boxes):
+    sender = RankSender(tree_of_boxes[2], {"0": 10}, capacity=100)
+    sender.join(Joining(), 0)
+    tree_of_boxes[0].announce("flat", True)
+    assert sender.flush()
+    sender.put(pending(10, 3.0), Joining())
+    assert sender.close("closed")
+    assert [type(item) for item in of_rank_2(tree_of_boxes[0])] == [HandedOver, JoinedParts, LocalStep, Ended]
+
+
+def test_no_rank_is_waited_for_once_rank_0_reads_no_more(tree_of_boxes, monkeypatch):
+    monkeypatch.setattr(gather, "LAST_PATIENCE", 3600.0)
+    sender = RankSender(tree_of_boxes[2], {"0": 10}, capacity=100)
+    tree_of_boxes[0].announce("closed", True)
     assert sender.close("closed")

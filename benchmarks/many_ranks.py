@@ -1,0 +1,355 @@
+"""What gathering thousands of ranks costs: `python benchmarks/many_ranks.py > benchmarks/many_ranks.txt`.
+
+Two real processes share a TCPStore: one is rank 0 with the real mailbox and the real gatherer. The other plays all
+other ranks, one step at a time: it leaves their real letters in the store, and runs the real relay of each rank that
+combines others, once in `INTERVAL` seconds as the sender's thread does. A step has 300 parameters with four statistics.
+Every rank holds a part of its own of each (as `fully_shard` cuts them), or a copy (as under DDP).
+
+Processor time is that of the one thread, which shares the interpreter with the training. The store itself is served by
+the other process. Bytes are those of the letters that are read. A step is recorded after the seconds between the last
+letter of a rank and the end of gathering; many relays in one process make it longer than it would be on machines of
+their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import heapq
+import itertools
+import multiprocessing
+import os
+import resource
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch.distributed as dist
+
+from gradwatch.distributed import (
+    JoinedParts,
+    LocalStep,
+    Mailbox,
+    ParameterPart,
+    RankGatherer,
+    RankTree,
+    SubtreeRelay,
+    gather,
+    mailbox,
+)
+from gradwatch.distributed.messages import SubtreeStep, pack
+from gradwatch.record import STATS, ParameterInfo
+from gradwatch.recording.sink import INTERVAL
+
+PARAMETERS = 300
+SLOW_SHARE, SLOW_SECONDS = 0.05, 1.0
+DEAD_PATIENCE = 3.0  # seconds, in the cases with a dead node
+NODE = 8  # ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One simulated training.
+
+    Attributes:
+        ranks: of the training.
+        steps: to gather after the first.
+        slow: whether one rank in twenty sends its letters a second after the others.
+        dead: whether the last node of eight ranks sends nothing after the first step.
+        copies: whether all ranks hold copies of whole parameters (DDP) instead of parts.
+        attempt: number of the elastic restart.
+    """
+
+    ranks: int
+    steps: int = 8
+    slow: bool = False
+    dead: bool = False
+    copies: bool = False
+    attempt: int = 0
+
+    @property
+    def tree(self) -> RankTree:
+        return RankTree.of_environment(self.ranks, {"LOCAL_WORLD_SIZE": str(NODE)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayCost:
+    """What one step cost the busiest rank that combines others, and the one in the middle of all."""
+
+    most: float = 0.0
+    median: float = 0.0
+    most_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one case cost; processor seconds, bytes, seconds and MB. All but ``relay`` and ``relay_first`` of rank 0."""
+
+    first: float
+    first_bytes: int
+    each: float
+    bytes: float
+    delay: float
+    longest: float
+    memory: float
+    unknown: int
+    missing: int
+    relay_first: RelayCost
+    relay: RelayCost
+
+
+class CountingMailbox(Mailbox):
+    """Counts the bytes that it reads."""
+
+    read = 0
+
+    def receive_from_all(self, ranks: Sequence[int]) -> list[bytes] | None:
+        messages = super().receive_from_all(ranks)
+        self.read += sum(map(len, messages or ()))
+        return messages
+
+
+def parts(part: str) -> JoinedParts:
+    infos = [ParameterInfo(name=f"layers.{at}.attention.weight", shape=(4096, 4096)) for at in range(PARAMETERS)]
+    return JoinedParts("0", 0, [ParameterPart(info=info, part=part) for info in infos])
+
+
+def local_step(number: int, copies: bool) -> LocalStep:
+    table = np.ones((len(STATS), PARAMETERS), np.float32)
+    norm = float(np.sqrt(PARAMETERS))
+    return LocalStep(
+        optimizer="0",
+        number=number,
+        stats=STATS,
+        table=table,
+        norm=norm,
+        nonfinite=0.0,
+        before_reduction=copies,
+        loss=1.0,
+    )
+
+
+def open_mailbox(rank: int, case: Case) -> CountingMailbox:
+    """The mailbox of a played rank, as that rank would open it in a process of its own."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(case.attempt)
+    mailbox._recording_numbers = itertools.count(case.ranks)  # cases share the store
+    return CountingMailbox(rank)
+
+
+def as_rank(rank: int, box: CountingMailbox) -> CountingMailbox:
+    """The mailbox of another rank over the same connection."""
+    other = copy.copy(box)
+    other.rank, other._received, other.read = rank, {}, 0
+    return other
+
+
+class Relay:
+    """A rank that combines others, and what that cost it since it was last asked."""
+
+    def __init__(self, rank: int, box: CountingMailbox, case: Case) -> None:
+        self.rank, self.box = rank, box
+        self.sent = -1  # the last step that it has sent
+        self._relay = SubtreeRelay(box, case.tree, rank)
+        self._seconds = 0.0
+
+    def add(self, *items: JoinedParts | LocalStep) -> None:
+        for item in items:
+            self._relay.add(item)
+
+    def round(self) -> None:
+        """What the sender's thread does every `INTERVAL` seconds."""
+        began = time.thread_time()
+        items = self._relay.collect()
+        if items:
+            self.box.send(pack(items))
+            self.sent = max(item.number for item in items if isinstance(item, SubtreeStep))
+        self._seconds += time.thread_time() - began
+
+    def cost(self) -> tuple[float, int]:
+        found = self._seconds, self.box.read
+        self._seconds, self.box.read = 0.0, 0
+        return found
+
+
+class Players:
+    """All ranks but 0."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        box = open_mailbox(1, case)
+        ranks = range(1, case.ranks)
+        self._relays = [Relay(rank, as_rank(rank, box), case) for rank in ranks if case.tree.children(rank)]
+        relays = {relay.rank for relay in self._relays}
+        self._boxes = {rank: as_rank(rank, box) for rank in ranks if rank not in relays}
+        random = np.random.default_rng(0)
+        self._slow = set(random.permutation(list(self._boxes))[: int(SLOW_SHARE * case.ranks)].tolist())
+        self._join = pack([parts("" if case.copies else "RANK")])
+        self._dead = set(range(case.ranks - NODE, case.ranks)) if case.dead else set()
+
+    def play(self, number: int) -> float:
+        """Do everything that the ranks do in one step. Returns the time of the last letter of a rank."""
+        step = local_step(number, self._case.copies)
+        letter, slow = pack([step]), self._case.slow and number
+        for relay in self._relays:
+            if number == 0:
+                relay.add(parts("" if self._case.copies else str(relay.rank)))
+            relay.add(step)
+        late = []
+        for rank, box in self._boxes.items():
+            if number and rank in self._dead:
+                continue
+            if slow and rank in self._slow:
+                late.append(box)
+                continue
+            if number == 0:
+                box.send(self._join.replace(b"RANK", str(rank).encode()))
+            box.send(letter)
+        if late:
+            self._relay(number, SLOW_SECONDS)
+            for box in late:
+                box.send(letter)
+        sent = time.time()
+        self._relay(number, float("inf"))
+        return sent
+
+    def _relay(self, number: int, seconds: float) -> None:
+        """Run the rounds of all relays, each at a time of its own, until they have sent the step."""
+        random = np.random.default_rng(1)
+        began = time.monotonic()
+        alive = [relay for relay in self._relays if not (number and relay.rank in self._dead)]
+        rounds = [(began + INTERVAL * random.random(), relay.rank, relay) for relay in alive if relay.sent < number]
+        heapq.heapify(rounds)
+        while rounds and rounds[0][0] < began + seconds:
+            due, rank, relay = heapq.heappop(rounds)
+            time.sleep(max(0.0, due - time.monotonic()))
+            relay.round()
+            if relay.sent < number:
+                heapq.heappush(rounds, (time.monotonic() + INTERVAL, rank, relay))
+
+    def cost(self) -> RelayCost:
+        """What was asked of the relays since it was last asked."""
+        if not self._relays:
+            return RelayCost()
+        seconds, read = zip(*(relay.cost() for relay in self._relays), strict=True)
+        return RelayCost(most=max(seconds), median=statistics.median(seconds), most_bytes=max(read))
+
+
+def begin(rank: int, port: int) -> None:
+    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 1)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+
+
+def play(port: int, pipe: Connection) -> None:
+    """The other process: plays what the pipe asks for."""
+    begin(1, port)
+    players = None
+    while (asked := pipe.recv()) is not None:
+        if isinstance(asked, Case):
+            gather.PATIENCE = DEAD_PATIENCE if asked.dead else 30.0
+            players = Players(asked)
+            pipe.send(None)
+        elif players is not None:
+            pipe.send(players.play(asked))
+            pipe.send(players.cost())
+    dist.destroy_process_group()
+
+
+def measure(case: Case, pipe: Connection) -> Cost:
+    """Gather one case in this process, which is rank 0."""
+    gather.PATIENCE = DEAD_PATIENCE if case.dead else 30.0
+    pipe.send(case)
+    pipe.recv()
+    box = open_mailbox(0, case)
+    gatherer = RankGatherer(box, case.ranks, case.tree)
+    gatherer.join(0, parts("" if case.copies else "0"))
+    took, read, delays, relays = [], [], [], []
+    unknown = missing = 0
+    for number in range(case.steps + 1):
+        pipe.send(number)
+        before, began = box.read, time.thread_time()
+        found = gatherer.gather(local_step(number, case.copies))
+        took.append(time.thread_time() - began)
+        read.append(box.read - before)
+        done = time.time()
+        delays.append(done - pipe.recv())
+        relays.append(pipe.recv())
+        unknown += found is None
+        missing = 0 if found is None else int(np.isnan(found.ranks.before_reduction).sum())
+    gatherer.close()
+    each = [relay.most for relay in relays[1:]]
+    return Cost(
+        first=took[0],
+        first_bytes=read[0],
+        each=statistics.median(took[1:]),
+        bytes=statistics.median(read[1:]),
+        delay=statistics.median(delays[1:]),
+        longest=max(delays[1:]),
+        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        unknown=unknown,
+        missing=missing,
+        relay_first=relays[0],
+        relay=RelayCost(
+            most=statistics.median(each),
+            median=statistics.median(relay.median for relay in relays[1:]),
+            most_bytes=max(relay.most_bytes for relay in relays[1:]),
+        ),
+    )
+
+
+def line(what: str, cost: Cost) -> str:
+    return (
+        f"{what:<36}{cost.first_bytes / 1e6:>7.2f}{1e3 * cost.first:>7.0f}{cost.bytes / 1e3:>8.0f}"
+        f"{1e3 * cost.each:>8.2f}{1e3 * cost.relay_first.most:>8.0f}{cost.relay.most_bytes / 1e3:>7.0f}"
+        f"{1e3 * cost.relay.most:>7.2f}{1e3 * cost.relay.median:>8.2f}"
+        f"{cost.delay:>8.2f}{cost.longest:>7.2f}{cost.memory:>6.0f}{cost.unknown:>9}{cost.missing:>8}"
+    )
+
+
+HEAD = (
+    f"{'':<36}{'rank 0, first':>14}{'rank 0, each':>16}{'relay: 1st':>10}{'each, busiest':>14}{'median':>6}"
+    f"{'recorded after':>15}{'':>6}{'steps':>9}{'ranks':>8}\n"
+    f"{'':<36}{'MB':>7}{'ms':>7}{'KB':>8}{'ms':>8}{'ms':>8}{'KB':>7}{'ms':>7}{'ms':>8}"
+    f"{'s':>8}{'worst':>7}{'MB':>6}{'unknown':>9}{'missing':>8}"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 256, 1024, 4096, 16384])
+    parser.add_argument("--faults-at", type=int, default=256, help="ranks of the cases with a fault; 0 for none")
+    options = parser.parse_args()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipe, other = multiprocessing.Pipe()
+    player = multiprocessing.get_context("spawn").Process(target=play, args=(port, other))
+    player.start()
+    begin(0, port)
+    print(f"{PARAMETERS} parameters, {len(STATS)} statistics, every step; {os.cpu_count()} processors")
+    print(HEAD)
+    for ranks in options.ranks:
+        steps = 8 if ranks < 2000 else 3
+        print(line(f"{ranks} ranks, sharded", measure(Case(ranks=ranks, steps=steps), pipe)), flush=True)
+    if ranks := options.faults_at:
+        faults = {
+            f"{ranks} ranks, copies": Case(ranks=ranks, copies=True, attempt=1),
+            f"{ranks} ranks, 1 in 20 slow by 1 s": Case(ranks=ranks, steps=3, slow=True, attempt=2),
+            f"{ranks} ranks, copies, a dead node": Case(ranks=ranks, copies=True, steps=3, dead=True, attempt=3),
+            f"{ranks} ranks, sharded, a dead node": Case(ranks=ranks, steps=3, dead=True, attempt=4),
+            f"{ranks * 3 // 4} ranks after a restart": Case(ranks=ranks * 3 // 4, attempt=5),
+        }
+        for what, case in faults.items():
+            print(line(what, measure(case, pipe)), flush=True)
+    pipe.send(None)
+    player.join()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
