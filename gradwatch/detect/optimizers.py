@@ -43,6 +43,11 @@ _EPS_UNDER_THE_ROOT = frozenset({"Adadelta"})
 """Their denominator is sqrt(v + eps): entries are small below sqrt(eps)."""
 
 
+_RAISED_BY_MUON = 100.0
+"""Times: five Newton-Schulz iterations multiply small singular values by 3.4445 each, 485 together, so a matrix whose
+norm is under eps still gets a whole update unless it is far under it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerTraits:
     """What is known of an optimizer.
@@ -71,6 +76,8 @@ def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None
     """
     known = settings or {}
     eps, eps_rule = _eps(known), _eps_rule(optimizer_class, known)
+    if eps is not None and optimizer_class == "Muon":
+        eps /= _RAISED_BY_MUON
     if eps is not None and optimizer_class in _EPS_UNDER_THE_ROOT:
         eps = math.sqrt(eps)
     return OptimizerTraits(

@@ -20,7 +20,8 @@ class EpsStarvation:
     Adam divides by sqrt(v) + eps. With gradients as small as eps its updates are half of what the learning
     rate says, and from there they shrink with the gradient (Wortsman et al. 2023, "Small-scale proxies",
     section 3.4). What is compared with eps is what the optimizer adds it to: the root mean square of a
-    parameter's entries for Adam and its relatives, the norm of a matrix for Muon.
+    parameter's entries for Adam and its relatives, the norm of a matrix for Muon, whose iteration makes up for a norm
+    down to a hundredth of its eps.
 
     >>> EpsStarvation(OptimizerTraits()).update(StepRecord(step=0))
     []
@@ -51,8 +52,8 @@ class EpsStarvation:
                 record,
                 kind="eps-starvation",
                 severity="info",
-                message=f"{fraction:.0%} of the weights had gradients smaller than eps = {eps:g} for {LASTING_STEPS}"
-                " steps: the optimizer's updates shrink with them",
+                message=f"{fraction:.0%} of the weights had gradients smaller than {eps:g} for {LASTING_STEPS} steps:"
+                " there the optimizer's eps makes its updates shrink with them",
                 parameter=record.layers.parameters[smallest].name,
                 observed=fraction,
                 limit=STARVED_FRACTION,

@@ -173,11 +173,7 @@ class _Listener:
         for name in run.optimizers:
             found += self._about_optimizer(run, name)
         found += self._outside(watch.models)
-        found += [
-            Observation("problem", "diagnosis", f"{finding.what}: {finding.remedy}")
-            for finding in run.diagnosis()
-            if finding.severity != "info" and finding.code not in _NOT_OF_A_FEW_STEPS
-        ]
+        found += told_by_findings(run)
         found += self._about_clipping(run)
         found += self._about_scaling(run)
         found += self._unseen(run)
@@ -246,9 +242,7 @@ class _Listener:
         ]
         if not found:
             return [Observation("note", "clipping", "no clipping function was called")]
-        faults = [event for event in run.events() if event.kind == "ineffective-clipping"]
-        marks: dict[str, Mark] = {"info": "note"}
-        found += [Observation(marks.get(event.severity, "problem"), "clipping", event.message) for event in faults]
+        found += told_by_clip_faults(run)
         in_force = int((steps["max_norm"].notna() | steps["clip_value"].notna()).sum())
         text = (
             f"reached the gradient at {in_force} of {len(steps)} steps and changed it at {int(steps['clipped'].sum())}"
@@ -287,6 +281,23 @@ class _Listener:
             f" ({ours / wall:.1%}) over {each} steps; gradients are read by {route}"
         )
         return Observation("fine", "cost", text)
+
+
+def told_by_findings(run: Run) -> list[Observation]:
+    """The findings of warning or worse, but for those that a few steps always have."""
+    return [
+        Observation("problem", "diagnosis", f"{finding.what}: {finding.remedy}")
+        for finding in run.diagnosis()
+        if finding.severity != "info" and finding.code not in _NOT_OF_A_FEW_STEPS
+    ]
+
+
+def told_by_clip_faults(run: Run) -> list[Observation]:
+    """Clip calls that do not do what they are meant to do."""
+    faults = [event for event in run.events() if event.kind == "ineffective-clipping"]
+    return [
+        Observation("note" if event.severity == "info" else "problem", "clipping", event.message) for event in faults
+    ]
 
 
 def _caller() -> str:

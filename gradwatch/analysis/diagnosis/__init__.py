@@ -33,7 +33,7 @@ _REPEATED_BY = {
     "stale-optimizer": {"no-gradient", "zero-gradients", "constant-loss", "parameters-without-optimizer"},
     "clipped-to-nothing": {"threshold-too-low", "zero-gradients", "clip-starves", "learning-rate-too-high"},
     "learning-rate-zero": {"updates-below-precision", "learning-rate-too-high"},
-    "zero-gradients": {"dead-parameters", "vanishing", "learning-rate-too-high", "constant-loss"},
+    "zero-gradients": {"dead-parameters", "vanishing", "learning-rate-too-high", "constant-loss", "threshold-idle"},
     "constant-loss": {"learning-rate-too-high", "vanishing"},
     "all-steps-skipped": {"loss-scale", "learning-rate-too-high"},
     "clip-starves": {"threshold-too-low", "one-parameter-dominates", "eps-starvation"},

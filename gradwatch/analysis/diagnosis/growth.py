@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.losses import loss_summary
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, robust_deviation
@@ -114,7 +115,7 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "total_norm_last": Quantity(last_norm, "norm"),
         },
         cause=_cause(optimizer, onset),
-        remedy=_remedy(optimizer, onset),
+        remedy=_remedy(optimizer, onset) + _best_checkpoint(course, onset),
         confirm="train again from the same seed with a tenth of the learning rate: the growth should be gone or later",
     )
 
@@ -143,6 +144,13 @@ def _course_text(course: Loss | None, ends: tuple[float, float] | None, ends_in_
 
 
 def _cause(optimizer: OptimizerFacts, onset: int) -> str:
+    peak = end_of_warm_up(optimizer)
+    if peak is not None and _is_of_warm_up(optimizer, onset, peak):
+        rate = float(optimizer.frame["learning_rate"].max())
+        return (
+            f"the learning rate: its warm-up reaches {rate:g} at step {peak}, near which the growth begins, so its peak"
+            " is too high for this training or the warm-up too short"
+        )
     clipped = bool(optimizer.frame["clipped"].mean() > 0.5) if len(optimizer.frame) else False
     if _is_early(optimizer, onset):
         return (
@@ -156,14 +164,28 @@ def _cause(optimizer: OptimizerFacts, onset: int) -> str:
 
 def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
     known = optimizer.frame["clip_coef"].notna().any() and optimizer.frame["max_norm"].notna().any()
+    peak = end_of_warm_up(optimizer)
+    if peak is not None and _is_of_warm_up(optimizer, onset, peak):
+        return "lower the peak of the learning rate, or lengthen the warm-up"
     if _is_early(optimizer, onset):
-        return (
-            "lower the learning rate or warm it up; if the target comes from the model itself, use a target network or"
-            " a smaller discount"
-        )
+        rate = "lower the learning rate" + ("" if peak is not None else " or warm it up")
+        return f"{rate}; if the target comes from the model itself, use a target network or a smaller discount"
     if known:
         return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
     return "clip (`gradwatch recommend` gives a threshold), or lower the learning rate"
+
+
+def _best_checkpoint(course: Loss | None, onset: int) -> str:
+    """Name the step that early stopping would have kept, where the loss had made progress."""
+    if course is None or course.first - course.best <= LOST_RISE_DEVIATIONS * course.deviation:
+        return ""
+    return f"; keep a checkpoint from before step {onset}: early stopping would have ended the training there"
+
+
+def _is_of_warm_up(optimizer: OptimizerFacts, onset: int, peak: int) -> bool:
+    """Whether growth began in the second half of the warm-up, or as long after it at most."""
+    first = int(optimizer.steps[0])
+    return first + (peak - first) / 2 <= onset <= peak + (peak - first) / 2
 
 
 def _is_early(optimizer: OptimizerFacts, onset: int) -> bool:

@@ -108,12 +108,23 @@ def _steps(optimizer: OptimizerFacts, event: Event) -> tuple[int, int]:
     return event.step, max(event.step, int(bad[-1]) if len(bad) else event.step)
 
 
+def _when(optimizer: OptimizerFacts, event: Event) -> str:
+    """At one step, at several, or from a step to the end."""
+    lost = ~np.isfinite(optimizer.total_norm) | (optimizer.loss_logged & ~np.isfinite(optimizer.loss))
+    after = lost[optimizer.steps >= event.step]
+    if after.sum() <= 1 < len(after):
+        return f"at step {event.step}"
+    if after.all():
+        return f"from step {event.step} on"
+    return f"at {int(after.sum())} steps from step {event.step} on"
+
+
 def _in_the_loss(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
     return Finding(
         code="nonfinite-loss",
         severity=event.severity,
         certainty="shown" if event.origin == "loss" or nonfinite_fault(event) == "loss" else "likely",
-        what=f"the loss{facts.of(optimizer)} is NaN or infinite from step {event.step}"
+        what=f"the loss{facts.of(optimizer)} is NaN or infinite {_when(optimizer, event)}"
         f"{_before(optimizer, event, 'the norms')}",
         optimizer=optimizer.name,
         rank=event.rank,

@@ -6,6 +6,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.progress import has_risen
 from gradwatch.analysis.statistics.steady_state import expected_rise
 from gradwatch.detect import traits_of
@@ -16,7 +17,6 @@ INITIAL_STEPS, LARGE_INITIAL_RATIO = 10, 20.0  # steps, and times the norms that
 SETTLED_STEPS = 40  # steps after the warm-up
 FALLEN_RATE = 0.5  # of the highest learning rate
 NEAR_STEPS = 20  # between an update and a second moment that explains it
-LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
 
 
 def divides_each_entry(optimizer: OptimizerFacts) -> bool:
@@ -159,7 +159,7 @@ def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | No
     if ratio < LARGE_INITIAL_RATIO:
         return None
     remedy = "smaller initial weights or normalisation fix the cause"
-    if not _has_warm_up(optimizer):
+    if end_of_warm_up(optimizer) is None:
         remedy = "smaller initial weights, normalisation or a warm-up of the learning rate fix the cause"
     return Finding(
         code="large-initial-norms",
@@ -174,13 +174,6 @@ def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | No
         remedy=remedy,
         confirm="print the loss of the untrained model beside that of a constant guess",
     )
-
-
-def _has_warm_up(optimizer: OptimizerFacts) -> bool:
-    """Whether the learning rate rises over the first steps."""
-    rates = optimizer.frame["learning_rate"].to_numpy(float)
-    rates = rates[np.isfinite(rates)]
-    return len(rates) > 2 and float(rates.max()) > LASTING_RAMP * float(rates[0])
 
 
 RULES = (learning_rate_too_high, eps_starvation, large_initial_norms, update_spike, norm_rises_as_rate_falls)

@@ -185,8 +185,9 @@ PAGES: dict[str, Page] = {
         " ends in NaN counts as well: there the growth is the fault, not the NaN.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
-        fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend`). Where the target comes from the"
-        " model itself, use a target network.",
+        fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend`). If growth begins as a warm-up"
+        " reaches its peak, lower the peak or lengthen the warm-up. Keep the checkpoint from before the growth, as"
+        " early stopping would have. Where the target comes from the model itself, use a target network.",
         sources=("Pascanu et al. 2013, 'On the difficulty of training RNNs', https://arxiv.org/abs/1211.5063",),
     ),
     "loss-scale": Page(
@@ -259,7 +260,8 @@ PAGES: dict[str, Page] = {
     "dead-parameters": Page(
         title="Parameters whose gradient is exactly 0",
         cure="signal",
-        meaning="The gradient exists and is 0 for good: the units are off for every input.",
+        meaning="The gradient exists and is 0 for good: the units are off for every input. Dropout is not the cause: it"
+        " switches other units off at each step, so their gradients are 0 at some steps alone (unless p is 1).",
         example="ReLU units whose bias fell far below 0.",
         confirm="Look at the activations that these parameters feed.",
         fix="A smaller learning rate or initial bias, normalisation, or an activation with a slope below 0.",

@@ -50,7 +50,7 @@ def test_what_a_trial_has_shown_counts():
     [
         ("Adam", {"eps": 1e-8}, 1e-8, "per-entry"),
         ("Adadelta", {"eps": 1e-6}, pytest.approx(1e-3), "per-entry"),
-        ("Muon", {"eps": 1e-7}, 1e-7, "per-matrix"),
+        ("Muon", {"eps": 1e-7}, pytest.approx(1e-9), "per-matrix"),
         ("Adafactor", {"eps": (None, 1e-3)}, None, None),
         ("Adam", {"eps": 0.0}, None, None),
         ("Adam", {}, None, None),
@@ -61,3 +61,18 @@ def test_eps_as_each_optimizer_uses_it(name, settings, eps, rule):
     traits = traits_of(name, settings)
     assert (traits.eps, traits.eps_rule) == (eps, rule)
     assert (rule == "per-entry") == (name in DIVIDING_BY_ENTRY and eps is not None)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with PyTorch 2.9")
+def test_muons_updates_shrink_only_far_below_its_eps():
+    limit = traits_of("Muon", {"eps": 1e-7}).eps
+
+    def moved(norm):
+        weight = torch.nn.Parameter(torch.zeros(32, 32))
+        gradient = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+        weight.grad = gradient * (norm / gradient.norm())
+        torch.optim.Muon([weight], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False, eps=1e-7).step()
+        return weight.detach().norm().item()
+
+    assert moved(2 * limit) > 0.8 * moved(1.0)
+    assert moved(limit / 10) < 0.2 * moved(1.0)

@@ -30,4 +30,5 @@ def test_muons_eps_is_compared_with_the_norm_of_a_matrix():
     records = stream(steady(300, level=1e-6), parameters=parameters)
     assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-7})), records) == []
     assert found(EpsStarvation(traits_of("Adam", {"eps": 1e-7})), records) == [(99, "eps-starvation", "info")]
-    assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-5})), records) == [(99, "eps-starvation", "info")]
+    assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-5})), records) == []
+    assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-3})), records) == [(99, "eps-starvation", "info")]

@@ -1,4 +1,4 @@
-"""Report, check, recommend and the diagnosis say the same of one run: over made faults and every older store."""
+"""Report, check, doctor, recommend and diagnosis say the same of one run: over made faults and every older store."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ from gradwatch import Run
 from gradwatch.analysis.diagnosis import PAGES, worst_severity
 from gradwatch.cli.signatures import app
 from gradwatch.errors import EmptyRun
+from gradwatch.script.doctor import told_by_clip_faults, told_by_findings
 from gradwatch.testing import replaced, steady, stream
 
 from .made import calm, changed, falling, parameters, run_of, with_layers, with_weights
@@ -77,6 +78,9 @@ def agree(run, capsys):
     if findings and findings[0].severity == "critical" and PAGES[codes[0]].cure in ("operation", "signal", "script"):
         assert advice["max_norm"] is None
         assert findings[0].remedy in advice["refused"]
+    of_any_few_steps = {"too-short", "died", "killed"}
+    problems = [o for o in (*told_by_findings(run), *told_by_clip_faults(run)) if o.mark == "problem"]
+    assert bool(problems) == bool({finding.code for finding in alarming} - of_any_few_steps)
     told = {finding.what for finding in findings}
     assert all(any(first.startswith(what) for what in told) for first in advice["first"])
 

@@ -6,7 +6,7 @@ import pytest
 from gradwatch.testing import replaced, steady, stream
 from gradwatch.text import number
 
-from .made import calm, codes, falling, run_of, the
+from .made import calm, changed, codes, falling, run_of, the
 
 
 def test_growth_from_the_first_step_on(tmp_path):
@@ -103,3 +103,41 @@ def test_deep_layers_whose_gradient_vanishes(tmp_path):
     assert found.severity == "warning"
     alike = with_weights(with_layers(calm(400), [0.1, 0.4, 1.0], names), [1, 1, 1], [1e-3, 1e-3, 1e-3])
     assert "vanishing" not in codes(run_of(tmp_path / "near", alike))
+
+
+def ramp_then(steps, warm_up, peak=0.1):
+    """A linear warm-up, then a constant learning rate."""
+    return [peak * min(1.0, (i + 1) / warm_up) for i in range(steps)]
+
+
+def grown_from(onset, steps=400):
+    """Norms and losses that fall until ``onset`` and grow from there on."""
+    norms = [n * 1.05 ** max(0, i - onset) for i, n in enumerate(steady(steps))]
+    losses = [x * 1.05 ** max(0, i - onset) for i, x in enumerate(falling(steps, start=5.0, end=0.5, noise=0.01))]
+    return norms, losses
+
+
+@pytest.mark.parametrize(
+    ("onset", "warm_up", "says", "never"),
+    [
+        pytest.param(200, 200, "lengthen the warm-up", "warm it up", id="at the peak"),
+        pytest.param(280, 50, "clip", "warm-up", id="long after the warm-up"),
+        pytest.param(300, 1, "clip", "lengthen the warm-up", id="no warm-up"),
+    ],
+)
+def test_growth_near_the_end_of_a_warm_up_is_explained_by_it(tmp_path, onset, warm_up, says, never):
+    norms, losses = grown_from(onset)
+    rates = ramp_then(400, warm_up)
+    records = changed(stream(norms, losses=losses), learning_rates=lambda i: (rates[i],))
+    found = the(run_of(tmp_path, records), "diverged")
+    assert says in found.remedy
+    assert never not in found.remedy
+    assert ("warm-up" in found.cause) == (says == "lengthen the warm-up")
+
+
+def test_early_stopping_is_named_only_where_there_was_progress_to_keep(tmp_path):
+    norms, losses = grown_from(250)
+    kept = the(run_of(tmp_path / "late", stream(norms, losses=losses)), "diverged")
+    assert f"before step {kept.steps[0]}: early stopping" in kept.remedy
+    growing = [1.02**i for i in range(400)]
+    assert "early stopping" not in the(run_of(tmp_path / "first", stream(growing, losses=growing)), "diverged").remedy

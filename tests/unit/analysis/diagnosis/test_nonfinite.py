@@ -133,3 +133,19 @@ def test_in_an_imported_history_finite_rows_after_a_nan_tell_that_its_update_was
     assert found or start == 0
     recorded = [f for f in run_of(tmp_path / "b", records).diagnosis() if f.code.startswith("nonfinite")]
     assert all(f.severity != "info" for f in recorded)
+
+
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [
+        ([50], "at step 50,"),
+        (range(50, 100), "from step 50 on,"),
+        ([50, 60, 70], "at 3 steps from step 50 on,"),
+        ([99], "from step 99 on,"),
+    ],
+)
+def test_how_long_a_loss_was_not_finite_is_said(tmp_path, lost, says):
+    norms, losses = steady(100), falling(100)
+    for step in lost:
+        norms[step] = losses[step] = math.nan
+    assert says in the(run_of(tmp_path, stream(norms, losses=losses)), "nonfinite-loss").what

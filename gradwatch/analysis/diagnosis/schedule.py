@@ -1,0 +1,22 @@
+"""What the schedule of the learning rate explains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradwatch.analysis.diagnosis.facts import OptimizerFacts
+
+LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
+AT_THE_PEAK = 0.99  # of the largest learning rate
+
+
+def end_of_warm_up(optimizer: OptimizerFacts) -> int | None:
+    """The step at which the learning rate reaches its peak; None: it does not rise over the first steps."""
+    rates = optimizer.frame["learning_rate"].to_numpy(float)
+    known = np.isfinite(rates)
+    if known.sum() <= 2:
+        return None
+    values, steps = rates[known], optimizer.steps[known]
+    if not values.max() > LASTING_RAMP * values[0]:
+        return None
+    return int(steps[np.flatnonzero(values >= AT_THE_PEAK * values.max())[0]])
