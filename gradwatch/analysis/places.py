@@ -17,9 +17,11 @@ def find_stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     for prefix, folder in folders.items():
         root = folder.resolve()
         for parent, _, files in os.walk(root):
+            if FILE_NAME not in files:
+                continue
             path = Path(parent, FILE_NAME)
-            if FILE_NAME in files and (not path.is_symlink() or path.resolve().is_relative_to(root)):
-                below = Path(parent).relative_to(root).as_posix()
+            if not os.path.islink(path) or path.resolve().is_relative_to(root):  # noqa: PTH114 - of a thousand, faster
+                below = parent[len(os.fspath(root)) :].replace(os.sep, "/").strip("/")
                 yield "/".join(part for part in (prefix, below) if part not in ("", ".")) or ".", path
 
 

@@ -150,20 +150,39 @@ def report(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page for the browser, in one file.")
     ] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Write the report as an SVG picture.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Write the report as a PNG picture (gradwatch[png]).")
+    ] = None,
     layers: Annotated[int, typer.Option(min=0, help="Number of layers to list.")] = 12,
     optimizer: OptimizerName = None,
 ) -> None:
     """Show how a run's gradients behaved."""
-    commands.report.report(run, json, html, layers, optimizer)
+    commands.report.report(run, json, html, layers, optimizer, svg, png)
 
 
 @app.command(cls=Command, rich_help_panel=READ)
 def watch(
     run: RunPath = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Send a message for each new fault, if the training stands still and if it dies, to an address of"
+            " apprise, for example slack://... or mailto://...; may be repeated. Without a terminal it then follows"
+            " the run to its end.",
+        ),
+    ] = None,
+    stalled_after: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Seconds without a step that count as standing still; 0: never."),
+    ] = 600.0,
 ) -> None:
     """Show a run's report and update it while training writes; q or Ctrl-C quits."""
-    commands.watch.watch(run, every)
+    commands.watch.watch(run, every, notify or [], stalled_after)
 
 
 @app.command(cls=Command, rich_help_panel=READ)
@@ -328,6 +347,14 @@ def mv(
 
 
 @app.command(cls=Command, rich_help_panel=MANY)
+def compact(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+) -> None:
+    """Make runs smaller without a change to any row. One that is being recorded stays as it is."""
+    commands.manage.compact(runs)
+
+
+@app.command(cls=Command, rich_help_panel=MANY)
 def note(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     text: Annotated[
@@ -351,9 +378,10 @@ def tag(
 @app.command(cls=Command, rich_help_panel=JUDGE)
 def explain(
     code: Annotated[str | None, typer.Argument(metavar="CODE", help="Code of a finding. Default: list them.")] = None,
+    json: AsJson = False,
 ) -> None:
     """Print what a finding means, how to confirm it and how to fix it."""
-    commands.explain.explain(code)
+    commands.explain.explain(code, json)
 
 
 @app.command(cls=Command, rich_help_panel=EXCHANGE)
@@ -421,14 +449,25 @@ def import_(
     commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment, pattern)
 
 
+@app.command(cls=Command, rich_help_panel=EXCHANGE)
+def mcp(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder that holds runs; nothing outside of it is read.")
+    ] = Path("runs"),
+) -> None:
+    """Answer the questions of a coding agent about runs, over the Model Context Protocol; read-only."""
+    commands.mcp.mcp(folder)
+
+
 @app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=RECORD)
 def doctor(
     arguments: ScriptArguments,
     steps: Annotated[int, typer.Option(min=2, help="Stop the script after this many optimizer steps.")] = 5,
     module: AsModule = False,
+    json: AsJson = False,
 ) -> None:
     """Run a training script for a few steps and report what gradwatch can observe."""
-    commands.doctor.doctor(arguments, steps, module)
+    commands.doctor.doctor(arguments, steps, module, json)
 
 
 @app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=RECORD)

@@ -89,6 +89,10 @@ class Notifications:
             self._is_stalled = True
             self._send("stands still", f"No step for {silent:.0f} s, the last was step {self._last[1]}.", "warning")
 
+    def lost(self, what: str, text: str) -> None:
+        """Say that the training ended as it should not have: only another process can tell."""
+        self._send(what, text, "critical")
+
     def close(self, closing: Closing) -> None:
         """Send nothing: an end is no fault."""
 

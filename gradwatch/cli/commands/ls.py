@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -34,11 +36,23 @@ def ls(folder: Path, json: bool, sort: str, chosen: str | None, most: int | None
     rows = sorted_rows(rows, by, descending=descending)
     shown = rows[:most]
     if json:
-        typer.echo(dumps([row.as_dict() | {"age": now - row.written} for row in shown]))
+        typer.echo(_as_json([row.as_dict() | {"age": now - row.written} for row in shown]))
         return
     print_view(run_list(shown, Screen.of(Console(highlight=False)), now))
     if len(rows) > len(shown):
         typer.echo(f"{len(rows) - len(shown)} more; without --most all are shown")
+
+
+def _as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A JSON list with a line for each row: indented, a thousand take five times as long.
+
+    >>> print(_as_json([{"name": "a"}, {"name": "b"}]))
+    [
+    {"name": "a"},
+    {"name": "b"}
+    ]
+    """
+    return "[\n" + ",\n".join(dumps(row, indent=None) for row in rows) + "\n]" if rows else "[]"
 
 
 def order(sort: str) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""`gradwatch rm`, `mv`, `note` and `tag`: what is done to a run as a whole. A run that is being recorded stays."""
+"""`gradwatch rm`, `mv`, `compact`, `note` and `tag`: what is done to a whole run. One that is being recorded stays."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from gradwatch.analysis.notes import Notes, read_notes, with_tags, write_notes
 from gradwatch.analysis.places import is_run, the_run
 from gradwatch.errors import BadArgument, NotARun, RunInUse, RunNotFound, StoreDamaged, StoreNotWritable, StoreTooNew
 from gradwatch.store import FILE_NAME, StoreReader
+from gradwatch.store.compacting import SUFFIX as COMPACTED
+from gradwatch.store.compacting import compact as compact_store
+from gradwatch.text import count, file_size
 
-_SUFFIXES = ("", "-wal", "-shm", "-journal")
+_SUFFIXES = ("", "-wal", "-shm", "-journal", COMPACTED)
 
 
 def rm(paths: Sequence[Path], yes: bool) -> None:
@@ -57,6 +60,19 @@ def mv(path: Path, target: Path) -> None:
     except (OSError, shutil.Error) as error:
         raise StoreNotWritable(f"{str(run)!r} can't be moved to {str(target)!r}: {error}.") from error
     typer.echo(f"{run} is now {target}")
+
+
+def compact(paths: Sequence[Path]) -> None:
+    """Make the stores of runs smaller, with every row in them as it was.
+
+    Raises:
+        RunNotFound, RunInUse: one of them is no run, or is being recorded; then all stay.
+        StoreDamaged, StoreNotWritable: a store can't be compacted, and stays as it is.
+    """
+    for run in [_ended_run(path) for path in paths]:
+        done = compact_store(run)
+        sizes = f"{file_size(done.before)} -> {file_size(done.after)}"
+        typer.echo(f"{run}: {sizes}, {count(done.rows, 'row')} compared")
 
 
 def note(path: Path, text: str | None) -> None:

@@ -11,6 +11,7 @@ from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import order_of_optimizers
 from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotExport
+from gradwatch.text import file_size
 from gradwatch.views import html as html_view
 from gradwatch.views import json as json_view
 from gradwatch.views.console import report as console_view
@@ -19,20 +20,56 @@ from gradwatch.views.web.view import RunView
 MOST_OPTIMIZERS = 4  # in one page; each adds the size of a page
 
 
-def report(path: Path | None, json: bool, html: Path | None, layers: int, optimizer: str | None) -> None:
-    """Print the summary of a run, or write it as a page."""
-    if json and html is not None:
-        raise BadArgument("--json and --html were both given; expected one of them.")
+def report(
+    path: Path | None,
+    json: bool,
+    html: Path | None,
+    layers: int,
+    optimizer: str | None,
+    svg: Path | None = None,
+    png: Path | None = None,
+) -> None:
+    """Print the summary of a run, or write it as a page or a picture."""
+    wanted = {"--json": json, "--html": html, "--svg": svg, "--png": png}
+    given = [name for name, value in wanted.items() if value]
+    if len(given) > 1:
+        raise BadArgument(f"{' and '.join(given)} were both given; expected one of them.")
     run = open_run(path)
     if html is not None:
         size = write_html(run, html, optimizer)
         typer.echo(f"wrote {html}, {size / 1e6:.1f} MB")
         return
     summary = run.summary(optimizer)
-    if json:
+    if svg is not None or png is not None:
+        write_picture(summary, layers, svg, png)
+    elif json:
         print_json(json_view.report(summary))
     else:
         print_view(console_view.report(summary, screen(), layers))
+
+
+def write_picture(summary: RunSummary, layers: int, svg: Path | None, png: Path | None) -> None:
+    """Write what a terminal would show as a picture.
+
+    Raises:
+        CannotExport: the file can't be written, or no font is installed.
+        UnsupportedVersion: the package that makes PNG is not installed.
+    """
+    from gradwatch.views import picture
+
+    drawn = picture.svg(console_view.report(summary, picture.SCREEN, layers))
+    if svg is not None:
+        _write(svg, drawn.encode("utf-8", "backslashreplace"))
+    if png is not None:
+        _write(png, picture.png(drawn))
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
+    typer.echo(f"wrote {file}, {file_size(len(content))}")
 
 
 def write_html(run: Run, file: Path, optimizer: str | None) -> int:

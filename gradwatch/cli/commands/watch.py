@@ -1,13 +1,103 @@
-"""`gradwatch watch`."""
+"""`gradwatch watch`, and the messages that it sends from outside of the training."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
+from gradwatch.analysis.history import newest
+from gradwatch.analysis.run import Run
+from gradwatch.analysis.summary import RunSummary
+from gradwatch.analysis.summary.verdict import ENDINGS
 from gradwatch.cli.output import console
+from gradwatch.errors import EmptyRun, RunNotFound
+from gradwatch.record import StepRecord
+from gradwatch.sinks.notify import Notifications
+from gradwatch.sinks.tracker import RunFacts
 from gradwatch.views.console.watch import follow
 
 
-def watch(path: Path | None, every: float) -> None:
-    """Draw the report of a run again and again."""
-    follow(path, console(), every)
+class Alerts:
+    """Messages about one run after another, from the summaries that `see` gets.
+
+    A fault that was there at the first look is not told: whoever starts to watch sees it.
+
+    Args:
+        addresses: of apprise.
+        stalled_after: seconds without a step that count as standing still; 0 turns that off.
+    """
+
+    def __init__(self, addresses: Sequence[str], stalled_after: float) -> None:
+        self._addresses, self._stalled_after = addresses, stalled_after
+        self._notifications = self._fresh()  # raises now if an address makes no sense
+        self._run: str | None = None
+        self._known: set[tuple[object, ...]] = set()
+        self._step: int | None = None
+        self._was_running = False
+
+    def see(self, summary: RunSummary) -> None:
+        """Send what is new since the last summary."""
+        if summary.run != self._run:
+            self._begin(summary)
+        for event in summary.events:
+            if (*event.key, event.severity) not in self._known:
+                self._known.add((*event.key, event.severity))
+                self._notifications.tell(event)
+        if summary.last_step != self._step:
+            self._step = summary.last_step
+            self._notifications.show(StepRecord(step=summary.last_step, optimizer=summary.optimizer))
+        if summary.running:
+            self._notifications.rest()
+        elif self._was_running:
+            ending = next((finding for finding in summary.findings if finding.code in ENDINGS), None)
+            if ending is not None:
+                self._notifications.lost(ending.code, ending.what)
+        self._was_running = summary.running
+
+    def _begin(self, summary: RunSummary) -> None:
+        self._notifications = self._fresh()
+        self._notifications.open(RunFacts(path=Path(summary.run)))
+        self._run, self._step = summary.run, None
+        self._known = {(*event.key, event.severity) for event in summary.events}
+        self._was_running = summary.running
+
+    def _fresh(self) -> Notifications:
+        return Notifications(self._addresses, stalled_after=self._stalled_after)
+
+
+def watch(path: Path | None, every: float, notify: Sequence[str] = (), stalled_after: float = 600.0) -> None:
+    """Draw the report of a run again and again.
+
+    Raises:
+        BadArgument: an address of ``notify`` makes no sense.
+        UnsupportedVersion: apprise is not installed.
+    """
+    if not notify:
+        follow(path, console(), every)
+        return
+    alerts = Alerts(notify, stalled_after)
+    if not console().is_terminal:
+        _wait_for_the_end(path, every, alerts)
+        return
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # a slow server must not hold up the drawing
+        follow(path, console(), every, lambda summary: pool.submit(alerts.see, summary))
+
+
+def _wait_for_the_end(path: Path | None, every: float, alerts: Alerts) -> None:
+    """Follow a run without drawing it, until its training ends; a run that is not there yet is waited for."""
+    while True:
+        try:
+            run = newest() if path is None else path
+            summary = Run(run).summary()
+        except (RunNotFound, EmptyRun):
+            time.sleep(every)
+            continue
+        alerts.see(summary)
+        if not summary.running:
+            typer.echo(f"{run} ended: {summary.ended or 'killed'}, {summary.verdict}")
+            return
+        time.sleep(every)

@@ -26,14 +26,25 @@ _LEAST_STRIP = 4  # lines: a title, two rows and a legend
 _LEAST_TABLE = 3  # lines: a title, one layer, and how many are not shown
 
 
-def follow(path: Path | None, console: Console, every: float = 1.0) -> None:
+def follow(
+    path: Path | None, console: Console, every: float = 1.0, seen: Callable[[RunSummary], object] | None = None
+) -> None:
     """Draw the report again and again until q is pressed; draw it once if the output is no terminal.
 
     A run that does not exist yet is waited for. Without a path, the run is the newest under ``runs/``,
     looked up each time. Drawing takes at most a third of a processor: a long run is read less often.
+
+    Args:
+        path: folder of the run.
+        console: to draw on.
+        every: seconds between two looks.
+        seen: called with each summary.
     """
     if not console.is_terminal:
-        console.print(report(Run(newest() if path is None else path).summary(), Screen.of(console)))
+        summary = Run(newest() if path is None else path).summary()
+        if seen is not None:
+            seen(summary)
+        console.print(report(summary, Screen.of(console)))
         return
     with (
         _key_presses() as pressed,
@@ -41,12 +52,12 @@ def follow(path: Path | None, console: Console, every: float = 1.0) -> None:
     ):
         while True:
             began = time.monotonic()
-            live.update(view(path, console), refresh=True)
+            live.update(view(path, console, seen), refresh=True)
             if pressed(max(every, 2 * (time.monotonic() - began))) in ("q", "Q"):
                 return
 
 
-def view(path: Path | None, console: Console) -> Group:
+def view(path: Path | None, console: Console, seen: Callable[[RunSummary], object] | None = None) -> Group:
     """The run as it is now: its progress, its newest event and as much of its report as fits."""
     quits = Text("q quits", "dim")
     screen = Screen.of(console)
@@ -57,6 +68,8 @@ def view(path: Path | None, console: Console) -> Group:
         return Group(Text(screen.ink.safe(waiting), "bold"), quits)
     except GradwatchError as error:  # the run was deleted or replaced at this very moment
         return Group(Text(screen.ink.safe(str(error)), "bold red"), quits)
+    if seen is not None:
+        seen(summary)
     head = [
         _status(summary),
         *_bar(summary, screen),

@@ -159,3 +159,10 @@ def test_rows_are_sorted_with_those_that_lack_the_value_last():
     assert [row.name for row in sorted_rows(made, "last_loss")] == ["a", "d", "b", "c"]
     assert [row.name for row in sorted_rows(made, "last_loss", descending=True)] == ["d", "a", "b", "c"]
     assert [row.name for row in sorted_rows(made, "name", descending=True)] == ["d", "c", "b", "a"]
+
+
+def test_without_an_index_the_folder_stays_as_it_is(tmp_path):
+    write_run(tmp_path / "a", stream(steady(300)))
+    before = sorted(tmp_path.rglob("*"))
+    assert [row.verdict for row in list_runs(tmp_path, keep_index=False)] == ["healthy"]
+    assert sorted(tmp_path.rglob("*")) == before

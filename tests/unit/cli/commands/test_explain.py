@@ -1,5 +1,7 @@
 """`gradwatch explain`: the page of a code."""
 
+import json
+
 from gradwatch.analysis.diagnosis import PAGES
 
 
@@ -18,3 +20,11 @@ def test_an_unknown_code_is_refused(command):
     done = command("explain", "no-such-code")
     assert (done.code, done.out) == (1, "")
     assert "`gradwatch explain` lists them" in done.err
+
+
+def test_json_has_the_page_or_the_list(command):
+    page = json.loads(command("explain", "diverged", "--json").out)
+    assert page["code"] == "diverged"
+    assert page["fix"] == PAGES["diverged"].fix
+    assert [one["code"] for one in json.loads(command("explain", "--json").out)] == list(PAGES)
+    assert "(bad-argument)" in command("explain", "no-such-code", "--json").err

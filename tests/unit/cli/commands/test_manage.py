@@ -1,11 +1,13 @@
-"""`gradwatch rm`, `mv`, `note` and `tag`: what they change, and what they refuse."""
+"""`gradwatch rm`, `mv`, `compact`, `note` and `tag`: what they change, and what they refuse."""
+
+import re
 
 import pytest
 
 from gradwatch import Run
 from gradwatch.analysis.notes import Notes, read_notes
 from gradwatch.store import StoreWriter
-from gradwatch.testing import stream, write_run
+from gradwatch.testing import steady, stream, write_run
 
 
 @pytest.fixture
@@ -108,3 +110,25 @@ def test_what_makes_no_sense_is_one_clear_error_and_changes_nothing(
 
 def test_a_live_run_may_be_tagged(live, command):
     assert command("tag", live, "now").out == "now\n"
+
+
+def test_compact_tells_the_sizes_and_refuses_what_is_no_run(tmp_path, command):
+    write_run(tmp_path / "run", stream(steady(900)))
+    done = command("compact", tmp_path / "run")
+    assert done.code == 0
+    assert re.search(r"run: [\d.]+ [kM]B -> [\d.]+ [kM]B, [\d,]+ rows compared", done.out)
+    done = command("compact", tmp_path / "none")
+    assert (done.code, done.out) == (1, "")
+    assert "(run-not-found)" in done.err
+
+
+def test_compact_refuses_a_live_run_and_leaves_all(tmp_path, command):
+    write_run(tmp_path / "run", stream(steady(900)))
+    before = (tmp_path / "run/gradwatch.db").read_bytes()
+    writer = StoreWriter(tmp_path / "live")
+    writer.begin_attempt({}, {})
+    done = command("compact", tmp_path / "run", tmp_path / "live")
+    writer.end_attempt("closed")
+    assert done.code == 1
+    assert "(run-in-use)" in done.err
+    assert (tmp_path / "run/gradwatch.db").read_bytes() == before

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -132,3 +134,56 @@ def test_a_run_whose_name_is_not_utf_8_has_a_page(tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert len(page.encode()) == size
     assert r"caf\udce9" in page
+
+
+def test_svg_holds_the_words_of_the_report_and_loads_nothing(runs, command, tmp_path):
+    done = command("report", runs / "bad", "--svg", tmp_path / "a.svg")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"wrote {tmp_path / 'a.svg'}, ")
+    text = (tmp_path / "a.svg").read_text()
+    root = ElementTree.fromstring(text)
+    words = "".join(root.itertext()).replace("\xa0", " ")
+    assert "CRITICAL  the training diverged from step 70" in words
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_png_is_the_same_picture(runs, command, tmp_path):
+    pytest.importorskip("resvg_py")
+    done = command("report", runs / "bad", "--png", tmp_path / "a.png")
+    assert (done.code, done.err) == (0, "")
+    from PIL import Image
+
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 800
+        # The verdict is drawn in red: text there is, and its colours.
+        colours = {pixel[:3] for _, pixel in image.convert("RGBA").getcolors(2**24)}
+    assert any(red > 180 and green < 110 and blue < 110 for red, green, blue in colours)
+
+
+def test_png_without_its_package_says_what_to_install(runs, command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    done = command("report", runs / "bad", "--png", tmp_path / "a.png")
+    assert (done.code, done.out) == (1, "")
+    assert "pip install gradwatch[png]" in done.err
+    assert "(unsupported-version)" in done.err
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_png_without_a_font_is_refused(runs, command, tmp_path, monkeypatch):
+    resvg_py = pytest.importorskip("resvg_py")
+    drawn = resvg_py.svg_to_bytes
+    monkeypatch.setattr(resvg_py, "svg_to_bytes", lambda **options: drawn(**options, skip_system_fonts=True))
+    done = command("report", runs / "bad", "--png", tmp_path / "a.png")
+    assert done.code == 1
+    assert "(cannot-export)" in done.err
+
+
+@pytest.mark.parametrize("kind", ["--svg", "--png"])
+def test_a_picture_that_can_not_be_written_is_said(runs, command, tmp_path, kind):
+    done = command("report", runs / "bad", kind, tmp_path / "none" / "a")
+    assert done.code == 1
+    assert "(cannot-export)" in done.err
+    done = command("report", runs / "bad", kind, tmp_path / "a", "--json")
+    assert (done.code, list(tmp_path.iterdir())) == (1, [])
+    assert f"--json and {kind} were both given" in done.err

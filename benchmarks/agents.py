@@ -1,0 +1,93 @@
+"""Whether the calls of an agent name the cause of a planted fault, and how much of its context they take.
+
+    python benchmarks/agents.py > benchmarks/agents.txt
+
+Each of twenty faults of benchmarks/diagnosis, one of each code and then more of those that are most common, is trained
+and recorded. Then the calls are made that an agent would make, by the functions behind `gradwatch mcp`: `list_runs`
+over all runs, and `check_run`, `read_events` and `read_report` of each. The cause is named if the first finding of
+warning or worse in the answer of `check_run` has a code that is right for the case and comes with a cause and a remedy.
+
+Tokens are an estimate: characters / 3, rounded up. Tokenizers make a token of about four characters of English and of
+fewer in JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradwatch.plugins.answers import CHARACTERS_PER_TOKEN, MOST_TOKENS, Answers, tokens
+
+FAULTS = 20
+
+
+def chosen(cases: list[Any]) -> list[Any]:
+    """The first case of each code, then the others in their order, until there are enough."""
+    broken = [case for case in cases if case.code is not None]
+    first = list({case.code: case for case in reversed(broken)}.values())
+    return [*first, *(case for case in broken if case not in first)][:FAULTS]
+
+
+def main() -> None:
+    sys.path.insert(0, str(Path(__file__).parent / "diagnosis"))
+    lab = importlib.import_module("lab")
+    torch.set_num_threads(1)
+    cases = chosen(importlib.import_module("held_out").case.all)
+    with tempfile.TemporaryDirectory() as name:
+        for case in cases:
+            place = lab.Place(Path(name) / case.name, seed=zlib.crc32(case.name.encode()))
+            torch.manual_seed(place.seed)
+            with contextlib.redirect_stdout(io.StringIO()):
+                case.train(place, True)
+        runs = {case.name: found(Path(name), case.name) for case in cases}
+        answers = Answers(Path(name))
+        listed = answers.list_runs(most=FAULTS)
+        print(f"{len(cases)} planted faults; {CHARACTERS_PER_TOKEN} characters count as a token")
+        print(f"list_runs of all: {tokens(listed)} tokens\n")
+        print(f"{'fault':58}  {'code':28}  {'named':>5}  {'check':>5}  {'events':>6}  {'report':>6}")
+        rows = [row(answers, case, runs[case.name]) for case in cases]
+    named = sum(one for one, _ in rows)
+    most = max([tokens(listed), *(size for _, sizes in rows for size in sizes)])
+    print(f"\ncause named by check_run: {named} of {len(rows)}; largest answer: {most} tokens (limit {MOST_TOKENS})")
+
+
+def found(folder: Path, case: str) -> str:
+    """The name of the run of a case, wherever its loop recorded it."""
+    (store,) = (folder / case).rglob("gradwatch.db")
+    return store.parent.relative_to(folder).as_posix()
+
+
+def row(answers: Answers, case: Any, run: str) -> tuple[bool, list[int]]:
+    """Print what the answers of one run hold; whether the cause is named, and the tokens of each answer."""
+    each = [ask(answers.check_run, run), ask(answers.read_events, run), ask(answers.read_report, run)]
+    alarming = [f for f in json.loads(each[0]).get("findings", []) if f["severity"] != "info"]
+    first = alarming[0] if alarming else {}
+    named = first.get("code") in (case.code, *case.also) and bool(first["cause"] and first["remedy"])
+    sizes = [tokens(text) for text in each]
+    print(
+        f"{case.name[:58]:58}  {case.code:28}  {'yes' if named else 'no':>5}  {sizes[0]:5}  {sizes[1]:6}  {sizes[2]:6}"
+    )
+    return named, sizes
+
+
+def ask(tool: Any, run: str) -> str:
+    """The answer, or as JSON the error, which an agent gets in its place."""
+    from gradwatch.errors import GradwatchError
+
+    try:
+        return str(tool(run))
+    except GradwatchError as error:
+        return json.dumps({"error": str(error)})
+
+
+if __name__ == "__main__":
+    main()
