@@ -15,14 +15,16 @@ import { h } from "../draw/dom.js";
  * @param {boolean} live
  */
 export function layOut({ runs, events, verdict, findings, toolbar, story, lane, charts, layers, threshold }, live) {
+  const [first, ...others] = charts.all;
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const ruler = h("div"); // as wide as a chart, whatever is hidden
   const tracks = [
     h("div", { class: "track" }, h("div"), ruler),
-    story.element,
     lane.element,
-    ...charts.all.map(({ element }) => element),
-    layers.element,
+    first.element,
+    layers.element, // so high up that it is in view below an open finding
+    story.element,
+    ...others.map(({ element }) => element),
     layers.chart.element,
     threshold.element,
   ];

@@ -99,3 +99,29 @@ export function storyScalars(series, event) {
   }));
   return rows.filter(({ values }) => values.some(({ value, bad }) => bad || !Number.isNaN(value)));
 }
+
+/**
+ * The values of a scalar as cells below the columns of a table: one value may span several columns, or a column join
+ * several values, of which it shows the largest.
+ *
+ * @param {{ first: number, last: number, value: number, bad: boolean }[]} values
+ * @param {{ first: number, last: number }[]} columns
+ * @returns {{ value: number, bad: boolean, span: number }[]}
+ */
+export function cellsBelow(values, columns) {
+  /** @type {{ value: number, bad: boolean, span: number, of: string }[]} */
+  const cells = [];
+  for (const { first, last } of columns) {
+    const within = values.filter((one) => one.last >= first && one.first <= last);
+    const of = within.map((one) => one.first).join();
+    const before = cells.at(-1);
+    if (before && within.length === 1 && before.of === of) {
+      before.span++;
+      continue;
+    }
+    const known = within.map(({ value }) => value).filter((value) => !Number.isNaN(value));
+    const value = known.length ? Math.max(...known) : Number.NaN;
+    cells.push({ value, bad: within.some(({ bad }) => bad), span: 1, of });
+  }
+  return cells.map(({ value, bad, span }) => ({ value, bad, span }));
+}

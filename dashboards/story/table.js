@@ -6,6 +6,7 @@ import { h } from "../draw/dom.js";
 import { colourScale } from "../draw/scales.js";
 import { fit, number, steps, whole } from "../draw/text.js";
 import { ABSENT } from "../heat/values.js";
+import { cellsBelow } from "./story.js";
 
 const NAME = 34; // characters
 const NOT_FINITE = "∞/NaN"; // of a step it is recorded that there was one of them
@@ -30,7 +31,7 @@ export function storyTable({ event, columns, rows, scalars, chooseLayer }, theme
     caption,
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "layer"), ...heads)),
     h("tbody", {}, ...rows.map((row) => layerRow(row, row.name === event.parameter, chooseLayer, theme))),
-    h("tbody", {}, ...scalars.map(({ name, values }) => scalarRow(name, values))),
+    h("tbody", {}, ...scalars.map(({ name, values }) => scalarRow(name, cellsBelow(values, columns.length ? columns : values)))),
   );
 }
 
@@ -76,10 +77,12 @@ function layerRow({ name, ratios, order }, named, choose, theme) {
 /** @type {Record<number, string>} */
 const ORDINALS = { 1: "first", 2: "second", 3: "third" };
 
-/** @param {string} name @param {ReturnType<typeof storyScalars>[number]["values"]} values */
+/** @param {string} name @param {ReturnType<typeof cellsBelow>} values */
 function scalarRow(name, values) {
-  const cells = values.map(({ value, bad }) =>
-    bad ? h("td", { class: "bad", ...LOST }, NOT_FINITE) : h("td", {}, Number.isNaN(value) ? "–" : number(value)),
-  );
+  const cells = values.map(({ value, bad, span }) => {
+    const wide = { colSpan: span, ...(span > 1 ? { class: "joined", title: `the largest of ${span} steps` } : {}) };
+    if (bad) return h("td", { ...wide, ...LOST, class: "bad" }, NOT_FINITE);
+    return h("td", wide, Number.isNaN(value) ? "–" : number(value));
+  });
   return h("tr", {}, h("th", { scope: "row" }, name), ...cells);
 }

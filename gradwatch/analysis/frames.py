@@ -10,39 +10,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-_REAL_COLUMNS = [
-    "total_norm",
-    "max_norm",
-    "norm_type",
-    "clip_value",
-    "clip_coef",
-    "cut_entries",
-    "loss",
-    "learning_rate",
-    "loss_scale",
-    "update_norm",
-    "weight_norm",
-]
 
-
-def steps_frame(columns: dict[str, list[Any]], entries: Mapping[str, int]) -> pd.DataFrame:
+def steps_frame(columns: Mapping[str, NDArray[Any]], entries: Mapping[str, int]) -> pd.DataFrame:
     """The frame of `RunReader.steps`, still with ``id`` as a column and with the rows that were replaced.
 
     Args:
-        columns: table ``step`` by column, as `StoreReader.step_columns` gives it.
+        columns: table ``step`` by column, as `StoreReader.step_arrays` gives it.
         entries: number of entries over all parameters of each optimizer, for the share that was cut.
     """
     columns = dict(columns)
     rates = columns.pop("learning_rates")
-    del columns["parts"]
-    frame = pd.DataFrame(columns)
-    frame["loss_logged"] = [loss is not None for loss in columns["loss"]]
-    for name in _REAL_COLUMNS:
-        frame[name] = frame[name].astype(float)
+    texts = {name: columns.pop(name) for name in ("optimizer", "clip_fault")}
+    frame = pd.DataFrame(columns, copy=False)
+    for name, column in texts.items():
+        frame[name] = pd.Series(column, dtype=object if set(column) <= {None} else "str")
     frame["skipped"] = frame["skipped"].astype(bool)
     cut = frame.pop("cut_entries")
     frame["clipped"] = ~(frame["clip_coef"] >= 1.0) | (cut > 0)
-    frame["cut_fraction"] = cut / frame["optimizer"].map(entries).astype(float)
+    frame["cut_fraction"] = cut / _of_each(frame["optimizer"], entries)
     frame["clipped_fraction"] = frame["cut_fraction"]
     frame["update_ratio"] = frame["update_norm"] / frame["weight_norm"].where(frame["weight_norm"] != 0)
     for group, values in _further_rates(rates).items():
@@ -73,9 +58,17 @@ def standing_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return standing
 
 
-def _further_rates(rates: list[str | None]) -> dict[int, list[float]]:
+def _of_each(optimizers: pd.Series[str], entries: Mapping[str, int]) -> NDArray[np.float64]:
+    """The number of entries of the optimizer of each row; NaN where it is not known."""
+    found = np.full(len(optimizers), np.nan)
+    for name, number in entries.items():
+        found[(optimizers == name).to_numpy()] = number
+    return found
+
+
+def _further_rates(rates: NDArray[Any]) -> dict[int, list[float]]:
     """The learning rates of every parameter group after the first, by group."""
-    if not any(rates):
+    if not any(set(rates.tolist())):
         return {}
     parsed = [json.loads(text) if text else [] for text in rates]
     groups = max((len(row) for row in parsed), default=0)

@@ -30,6 +30,7 @@ from gradwatch.record import (
     WeightStats,
 )
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
+from gradwatch.store.digests import LayerDigest
 from gradwatch.store.values import settings_of
 
 LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio", *SAMPLED_STATS)
@@ -197,7 +198,7 @@ class RunReader:
         recorded a step, the row is the latest attempt's.
         """
         # Replaced rows are found from these very rows: a run that is being written may have more by now.
-        frame = steps_frame(self._store.step_columns(), self._entries())
+        frame = steps_frame(self._store.step_arrays(), self._entries())
         if optimizer is not None:
             frame = frame[frame["optimizer"] == self.optimizer(optimizer)]
         return indexed_by_step(frame)
@@ -236,6 +237,14 @@ class RunReader:
         """Id, step and attempt of one optimizer's rows that no later attempt replaced, (rows, 3), by step."""
         rows = standing_rows(self._store.step_ids(self.optimizer(optimizer)))
         return rows[np.argsort(rows[:, 1], kind="stable")]
+
+    def row_ids(self, optimizer: str | None = None) -> NDArray[np.int64]:
+        """The ids of one optimizer's rows, replaced ones included, in order."""
+        return self._store.step_ids(self.optimizer(optimizer))[:, 0]
+
+    def layer_digests(self, optimizer: str | None = None) -> dict[int, LayerDigest]:
+        """What the store holds of many rows in short, by the id of the last of them; see `analysis.long_runs`."""
+        return self._store.digested_layers(self.optimizer(optimizer))
 
     def layer_rows(
         self, stat: str, optimizer: str | None = None, *, after: int = 0, up_to: int | None = None, most: int = -1

@@ -136,6 +136,17 @@ class Integrity:
             last: an id that is known to have been written, 0 if none is.
         """
         ids = columns["id"]
+        intact = self.intact_chunk(columns)
+        if self.layout.has_crc:
+            # Rows without crc are older than the promise that ids are consecutive.
+            first = next((number for number, crc in zip(ids, columns["crc"], strict=True) if crc is not None), 1)
+            right = np.flatnonzero(intact)
+            self._find_gaps("step", set(ids), first, max(last, ids[right[-1]] if len(right) else 0))
+        return intact
+
+    def intact_chunk(self, columns: Mapping[str, Sequence[Any]]) -> NDArray[np.bool_]:
+        """`intact_steps` of some rows, without looking for rows that are missing beside them."""
+        ids = columns["id"]
         intact = valid_steps(columns)
         chosen = np.flatnonzero(intact).tolist()
         intact[chosen] = self._match_steps(
@@ -143,12 +154,18 @@ class Integrity:
         )
         intact &= first_time(ids)
         self.left_out |= {("step", ids[i]) for i in np.flatnonzero(~intact).tolist()}
-        if self.layout.has_crc:
-            # Rows without crc are older than the promise that ids are consecutive.
-            first = next((number for number, crc in zip(ids, columns["crc"], strict=True) if crc is not None), 1)
-            right = np.flatnonzero(intact)
-            self._find_gaps("step", set(ids), first, max(last, ids[right[-1]] if len(right) else 0))
         return intact
+
+    def find_missing_steps(self, ids: NDArray[np.int64], first: int, last: int) -> None:
+        """Count the ids of steps, from ``first`` to ``last``, that are neither there nor known to be damaged."""
+        last = max(last, self.count("step"))
+        damaged = sum(1 for table, number in self.left_out if table == "step" and number not in (None, ""))
+        self._add_missing("step", last - first + 1 - len(ids) - damaged)
+
+    def is_intact_digest(self, number: Any, values: Sequence[Any], crc: object, bound: object) -> bool:
+        """Whether a row of table ``digest`` is intact, of whose blobs ``values`` has the checksums."""
+        whole = is_count(number) and isinstance(values[1], str)
+        return whole and self._is_intact("digest", number, values, crc, bound)
 
     def _match_steps(self, columns: Mapping[str, Sequence[Any]]) -> NDArray[np.bool_]:
         """Which rows of valid values have the checksums that they should have."""

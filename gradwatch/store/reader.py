@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.record import SAMPLED_STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
+from gradwatch.store.digests import Columns, LayerDigest
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
 from gradwatch.store.processes import is_alive
@@ -119,6 +120,22 @@ class StoreReader:
     def step_columns(self) -> dict[str, list[Any]]:
         """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
         return self._steps.step_columns()
+
+    def step_arrays(self) -> Columns:
+        """Table ``step`` by column as arrays, ``id`` first: what `analysis.frames` makes a frame of.
+
+        Null is NaN, ``loss_logged`` tells a loss that is NaN from none, and texts are objects. A long run is read from
+        its digests.
+        """
+        return self._steps.step_arrays()
+
+    def digested_steps(self, optimizer: str) -> list[tuple[int, Columns]]:
+        """The last id and the columns of each digest of an optimizer, in order."""
+        return self._steps.digested_steps(optimizer)
+
+    def digested_layers(self, optimizer: str) -> dict[int, LayerDigest]:
+        """What the digests of an optimizer tell of its parameters, by the last id of each."""
+        return self._steps.digested_layers(optimizer)
 
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:
         """Id, step and attempt of each row of table ``step``, (rows, 3), without those known to be damaged.

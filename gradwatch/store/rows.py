@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from gradwatch.record import Event, ParameterInfo, StepRecord
 from gradwatch.store.checksums import blobs_crc, row_crc, step_crc, values_crc
+from gradwatch.store.digests import Digest
 from gradwatch.store.schema import BLOBS, CHECKSUMS, EVENT_COLUMNS, FIELDS, PARTS, STEP_COLUMNS
 
 Row: TypeAlias = tuple[Any, ...]
@@ -94,6 +96,13 @@ def _row_of_blobs(table: str, stats: object, number: int, step: int) -> Row:
     blobs = [None if column is None else np.ascontiguousarray(column, "<f4").tobytes() for column in columns]
     crc = blobs_crc(number, step, blobs)
     return (number, *blobs, crc, row_crc(table, number, crc))
+
+
+def digest_row(digest: Digest) -> Row:
+    """The row of a digest: `DIGEST_COLUMNS`, crc and row_crc."""
+    crcs = zlib.crc32(digest.steps), None if digest.layers is None else zlib.crc32(digest.layers)
+    *_, crc, bound = with_checksums("digest", (digest.last_id, digest.optimizer, *crcs), digest.last_id)
+    return (digest.last_id, digest.optimizer, digest.steps, crcs[0], digest.layers, crcs[1], crc, bound)
 
 
 def event_row(event: Event, number: int) -> Row:

@@ -4,7 +4,7 @@ Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.ori
 5 adds the table rank and event.rank. Newer stores of version 5 also have row_crc in every table, the table
 detector_state and the row "rows" of meta. They keep the number 5, because older versions of gradwatch can read them.
 6 adds the table optimizer_update, step.update_norm, step.weight_norm, and moved, momentum_cosine and weight_cosine
-of table weight.
+of table weight. 7 adds the table digest.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from gradwatch.record import RANK_STATS, SAMPLED_STATS, STATS, UPDATE_STATS, WEIGHT_STATS
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 CRC_SINCE = 4  # the first version with crc
 RANKS_SINCE = 5  # the first version with the table rank
 ROW_CRC_SINCE = 5  # the first version in which newer stores have row_crc
 UPDATES_SINCE = 6  # the first version with the table optimizer_update; every store of it has row_crc
+DIGESTS_SINCE = 7  # the first version with the table digest
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -139,6 +140,18 @@ create table rank (
     crc blob,                    -- uint32 checksums of the five blobs
     row_crc integer
 );
+create table digest (
+    -- Some thousand rows of one optimizer in short, so that a long run is read fast. It is written with the last of
+    -- them. It can be made again from the rows, which not all have one; a reader may ignore it.
+    last_id integer primary key, -- of the last row
+    optimizer text not null,
+    steps  blob not null,        -- columns of table step: a line of JSON, then the arrays in it as bytes
+    steps_crc integer not null,  -- CRC-32 of steps
+    layers blob,                 -- of table layer the largest values, and a sketch of norms; null: none, or not alike
+    layers_crc integer,          -- CRC-32 of layers
+    crc    integer,              -- the blobs count in it by their own CRC-32
+    row_crc integer
+);
 create table event (
     -- What the detectors found, in order; ids are 1, 2, 3, ... An event that lasts is one row, which is updated.
     id integer primary key,
@@ -195,6 +208,7 @@ STEP_COLUMNS = (
 )
 """All columns of a step but its id and checksums; so below."""
 
+DIGEST_COLUMNS = ("last_id", "optimizer", "steps", "steps_crc", "layers", "layers_crc")
 ATTEMPT_COLUMNS = ("attempt", "first_step", "started", "ended", "reason", "pid", "host", "process", "dropped")
 EVENT_COLUMNS = (
     "step",
@@ -297,7 +311,8 @@ class Layout:
     def has_table(self, table: str) -> bool:
         if table == "detector_state":
             return self.has_row_crc
-        return self.version >= {"rank": RANKS_SINCE, "optimizer_update": UPDATES_SINCE}.get(table, 1)
+        since = {"rank": RANKS_SINCE, "optimizer_update": UPDATES_SINCE, "digest": DIGESTS_SINCE}
+        return self.version >= since.get(table, 1)
 
 
 CURRENT = Layout(version=SCHEMA_VERSION, has_row_crc=True)

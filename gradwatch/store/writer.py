@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -9,7 +10,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,24 @@ from gradwatch.store.creation import (
     refuse_if_in_use,
     upgrade,
 )
+from gradwatch.store.digests import Digest, RecordDigester
 from gradwatch.store.opening import Database
 from gradwatch.store.processes import process_start
-from gradwatch.store.rows import STEP_ROW_COLUMNS, Row, event_row, parameter_rows, step_rows, text, with_checksums
+from gradwatch.store.rows import (
+    STEP_ROW_COLUMNS,
+    Row,
+    digest_row,
+    event_row,
+    parameter_rows,
+    step_rows,
+    text,
+    with_checksums,
+)
 from gradwatch.store.schema import (
     ATTEMPT_COLUMNS,
     CHECKSUMS,
     CURRENT,
+    DIGEST_COLUMNS,
     EVENT_COLUMNS,
     FILE_NAME,
     OPTIMIZER_COLUMNS,
@@ -60,6 +72,7 @@ class StoreWriter:
         self.attempt = 0
         self._next_id = 1
         self._names_in_steps: set[object] | None = None
+        self._digesters: dict[str, RecordDigester] = {}
         self._lock = threading.Lock()
         _make_folder(folder)
         layout = self._existing_layout()
@@ -198,6 +211,7 @@ class StoreWriter:
             StoreRemoved: the file is no longer in its place, so that nothing written to it would ever be read.
         """
         rows = step_rows(records, self._next_id)
+        digests = self._digest(records, rows["step"])
         if _identity(self.path) != self._file:
             raise StoreRemoved(f"{str(self.path)!r} was removed or replaced while it was written.")
         try:
@@ -206,16 +220,32 @@ class StoreWriter:
                     self._put_parameters(parameters.optimizer, parameters.infos, parameters.first)
                 for table, columns in STEP_ROW_COLUMNS.items():
                     self._insert(table, columns, rows[table])
+                self._insert("digest", (*DIGEST_COLUMNS, *CHECKSUMS), [digest_row(digest) for digest in digests])
                 for event in merged(events):
                     self._put_event(event)
                 if dropped:
                     self._update_attempt("dropped = dropped + ?", dropped)
                 if events or joined:
                     self._count_rows(len(records))
-        except sqlite3.OperationalError as error:
-            raise _not_writable(self.path, error) from error
+        except BaseException as error:
+            self._digesters.clear()  # they have seen rows that are not there
+            if isinstance(error, sqlite3.OperationalError):
+                raise _not_writable(self.path, error) from error
+            raise
         self._next_id += len(records)
         return self._next_id - 1
+
+    def _digest(self, records: Iterable[StepRecord], rows: Iterable[Row]) -> list[Digest]:
+        """The digests that become complete with these records, given with their rows of table ``step``."""
+        complete = []
+        for record, row in zip(records, rows, strict=True):
+            digester = self._digesters.setdefault(record.optimizer, RecordDigester())
+            digester.add(row, record)
+            if digester.is_full:
+                del self._digesters[record.optimizer]
+                with contextlib.suppress(ValueError):  # without one, readers read the rows
+                    complete.append(digester.finish())
+        return complete
 
     def _put_event(self, event: Event) -> None:
         """Write an event over the row of the same one, or after all others."""

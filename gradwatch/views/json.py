@@ -42,6 +42,7 @@ _MORE_OF_A_REPORT = (
     "damaged_rows",
     "learning_rate",
     "noise_scale",
+    "quantile_error",
 )
 _CONTRACT_OF_A_RECOMMENDATION = (
     "max_norm",

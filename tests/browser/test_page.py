@@ -412,6 +412,34 @@ def test_an_event_tells_its_story_step_by_step(page):
     expect(seen.frame.locator("button.event[aria-current]")).to_have_count(0)
 
 
+def test_the_heat_map_is_in_view_below_findings_and_beside_an_open_story(look, url):
+    seen = look(height=900)
+    seen.open_page(url, "run=long").shown_run()
+    heat = seen.frame.locator("canvas.heat")
+    expect(seen.frame.locator(".findings")).to_be_visible()
+    assert heat.bounding_box()["y"] < 800
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    expect(seen.frame.locator(".story-table")).to_be_visible()
+    seen.settle()
+    assert 0 <= heat.bounding_box()["y"] < 800
+    story, foot = seen.frame.locator(".story"), seen.frame.locator(".foot")
+    assert story.bounding_box()["y"] < foot.bounding_box()["y"] - 100
+
+
+def test_the_story_in_a_file_of_joined_steps_tells_each_value_below_its_own_steps(look, tmp_path):
+    records = [record(step, [1.0, 1.0], loss=float(step)) for step in range(4000)]
+    write(tmp_path / "joined", records, [event(2000)]).end_attempt("closed")
+    file = tmp_path / "joined.html"
+    file.write_text(render(RunView(tmp_path / "joined")))
+    seen = look(offline=True)
+    seen.open_file(file).shown_run()
+    seen.frame.locator("button.event").click()
+    row = seen.frame.locator(".story-table tr").filter(has_text="loss").locator("td")
+    expect(row.first).to_be_visible()
+    assert sum(int(cell.get_attribute("colspan") or 1) for cell in row.all()) == 21
+    assert row.nth(5).inner_text() == "2001"  # of steps 2000 and 2001
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_story_can_be_read_by_everybody(look, runs, tmp_path, theme):
     file = tmp_path / "long.html"

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { cellColours, palette } from "../../dashboards/draw/colours.js";
 import { ABSENT } from "../../dashboards/heat/values.js";
 import { neighbour } from "../../dashboards/state/events.js";
-import { columnsAround, orderOfRise, storyRows, storyScalars } from "../../dashboards/story/story.js";
+import { cellsBelow, columnsAround, orderOfRise, storyRows, storyScalars } from "../../dashboards/story/story.js";
 import { event, series, tile } from "./support.js";
 
 const steps = (/** @type {number[]} */ ...values) => Float64Array.from(values);
@@ -131,4 +131,26 @@ test("events follow each other by steps, whatever their order in the list", () =
   assert.deepEqual([neighbour(events, early, 1), neighbour(events, early, -1)], [middle, null]);
   assert.deepEqual([neighbour(events, null, 1), neighbour(events, null, -1)], [early, late]);
   assert.equal(neighbour([], null, 1), null);
+});
+
+test("a scalar stands below its own steps, whichever of the two has more columns", () => {
+  const one = (/** @type {number} */ first, /** @type {number} */ last, /** @type {number} */ value) => ({
+    first,
+    last,
+    value,
+    bad: false,
+  });
+  const heads = [4, 5, 6, 7].map((step) => ({ first: step, last: step }));
+  assert.deepEqual(cellsBelow([one(3, 4, 1), one(5, 6, 2), one(7, 8, 3)], heads), [
+    { value: 1, bad: false, span: 1 },
+    { value: 2, bad: false, span: 2 },
+    { value: 3, bad: false, span: 1 },
+  ]);
+  assert.deepEqual(cellsBelow([one(4, 4, 1), { ...one(5, 5, Number.NaN), bad: true }, one(6, 6, 9)], [
+    { first: 4, last: 7 },
+  ]), [{ value: 9, bad: true, span: 1 }]);
+  assert.deepEqual(cellsBelow([one(5, 5, 2)], heads.slice(0, 2)), [
+    { value: Number.NaN, bad: false, span: 1 },
+    { value: 2, bad: false, span: 1 },
+  ]);
 });

@@ -325,19 +325,29 @@ def _lone_spikes(optimizer: OptimizerFacts) -> list[tuple[int, float]]:
     values, steps = norms[usable], optimizer.steps[usable]
     told = {e.step for e in optimizer.events if e.kind in ("spike", "explosion") and e.severity != "info"}
     limit = np.where(np.isin(steps, list(told)), 2.0, NOTED_SPIKE_RATIO)
-    ratio = values / _neighbours(values)
     # The first steps settle: a large norm there is the initialisation's.
     late = np.arange(len(values)) >= SPIKE_WINDOW // 2
-    found = np.flatnonzero((ratio >= limit) & late)
-    return [(int(steps[i]), float(ratio[i])) for i in found]
+    # No median is below the least of its window: most steps of a long run need none.
+    possible = np.flatnonzero(late & (values / limit >= _least_neighbours(values)))
+    ratio = values[possible] / _neighbours(values, possible)
+    found = ratio >= limit[possible]
+    return [(int(steps[i]), float(r)) for i, r in zip(possible[found], ratio[found], strict=True)]
 
 
-def _neighbours(values: Array) -> Array:
-    """The median of the steps around each one, (steps,)."""
-    half = SPIKE_WINDOW // 2
-    padded = np.pad(values, half, mode="reflect")
+def _least_neighbours(values: Array) -> Array:
+    """The least of the steps around each one, (steps,)."""
+    padded = np.pad(values, SPIKE_WINDOW // 2, mode="reflect")
+    least = padded
+    for shift in range(1, SPIKE_WINDOW):
+        least = np.minimum(least[: len(values)], padded[shift : shift + len(values)])
+    return least
+
+
+def _neighbours(values: Array, chosen: NDArray[np.intp]) -> Array:
+    """The median of the steps around each chosen one, (chosen,)."""
+    padded = np.pad(values, SPIKE_WINDOW // 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, SPIKE_WINDOW)
-    medians: Array = np.median(windows, axis=1)
+    medians: Array = np.median(windows[chosen], axis=1)
     return medians
 
 

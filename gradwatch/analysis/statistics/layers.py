@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.long_runs import LongLayers
 from gradwatch.analysis.statistics.norms import norm_summary
 from gradwatch.analysis.statistics.quantiles import quantile
 from gradwatch.analysis.statistics.series import Series
@@ -39,6 +40,8 @@ def layer_summaries(
     reader: RunReader, optimizer: str, series: Series, ratios: pd.DataFrame
 ) -> tuple[LayerSummary, ...]:
     """Summarize each parameter, in the model's order; ``ratios`` are the sampled update ratios."""
+    if series.long_layers is not None:
+        return _long_summaries(reader, optimizer, series.long_layers, ratios)
     infos = reader.parameters(optimizer)
     zeros = _zero_fractions(reader, optimizer, len(series.step))
     weights = _weights(ratios, reader.layers("weight_norm", optimizer))
@@ -66,6 +69,52 @@ def layer_summaries(
             )
         )
     return tuple(summaries)
+
+
+def _long_summaries(
+    reader: RunReader, optimizer: str, long: LongLayers, ratios: pd.DataFrame
+) -> tuple[LayerSummary, ...]:
+    """As `layer_summaries`, of a long run: medians and 99th percentiles to `ACCURACY`, all else exact."""
+    infos = reader.parameters(optimizer)
+    weights = _weights(ratios, reader.layers("weight_norm", optimizer))
+    median, p99 = long.quantile(0.5), long.quantile(0.99)
+    last = _last_norms(reader, optimizer, int(long.ids[-1]), len(infos))
+    summaries = []
+    for index, info in enumerate(infos):
+        ratio, growth = weights.get(info.name, (None, None))
+        there = long.high_at[index] >= 0
+        summaries.append(
+            LayerSummary(
+                name=info.name,
+                numel=info.numel,
+                median=_known(median[index]),
+                p99=_known(p99[index]),
+                max=float(long.high[index]) if there else None,
+                max_step=int(long.high_at[index]) if there else None,
+                last=last[index],
+                zero_fraction=_known(long.zeros[index] / max(info.numel, 1)),
+                nonfinite_steps=int(long.bad[index]),
+                absent_steps=int(long.absent[index]),
+                update_ratio=ratio,
+                weight_growth=growth,
+            )
+        )
+    return tuple(summaries)
+
+
+def _last_norms(reader: RunReader, optimizer: str, row: int, parameters: int) -> list[float | None]:
+    """The norm of each parameter in a row; NaN where the gradient is not finite, None where there is none."""
+    found, norms = reader.layer_rows("norm", optimizer, after=row - 1, up_to=row)
+    if not len(found):
+        return [None] * parameters
+    counted, counts = reader.layer_rows("nonfinite", optimizer, after=row - 1, up_to=row)
+    bad = counts[0] > 0 if len(counted) else np.zeros(norms.shape[1], bool)
+    own = [None if np.isnan(norm) and not is_bad else float(norm) for norm, is_bad in zip(norms[0], bad, strict=True)]
+    return own + [None] * (parameters - len(own))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def most_relevant(layers: Sequence[LayerSummary], events: Sequence[Event]) -> tuple[int, ...]:

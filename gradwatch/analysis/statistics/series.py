@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.long_runs import ABSENT, LongLayers, long_layers
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Floats
 
@@ -31,12 +32,17 @@ class Series:
     nonfinite: NDArray[np.bool_]
     layer_norm: Floats  # (steps, parameters); (steps, 0) where the layers were left out
     layer_nonfinite: NDArray[np.bool_]  # as layer_norm
+    long_layers: LongLayers | None = None  # of a long run; layer_norm then has the largest of every 64 steps
 
 
 def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layers: bool) -> Series:
     """The series of one optimizer from its frame of `RunReader.steps`; without ``layers`` no layer is read."""
     none = np.empty((len(steps), 0), np.float32)
-    table, bad = _layer_norms(reader, optimizer, steps) if layers else (none, none.astype(bool))
+    long = long_layers(reader, optimizer) if layers else None
+    if long is not None:
+        table, bad = _largest_norms(long)
+    else:
+        table, bad = _layer_norms(reader, optimizer, steps) if layers else (none, none.astype(bool))
     total = steps["total_norm"].to_numpy(float)
     coef = steps["clip_coef"].to_numpy(float)
     by_value = steps["clip_value"].notna().to_numpy()
@@ -55,7 +61,15 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
         nonfinite=(steps["nonfinite"].to_numpy() > 0) | ~np.isfinite(total),
         layer_norm=table,
         layer_nonfinite=bad,
+        long_layers=long,
     )
+
+
+def _largest_norms(long: LongLayers) -> tuple[Floats, NDArray[np.bool_]]:
+    """The largest norm of each group of steps and whether a gradient in it was non-finite, (groups, parameters)."""
+    table = long.maxima["norm"]
+    bad = long.maxima["nonfinite"] > 0 if "nonfinite" in long.maxima else np.zeros(table.shape, bool)
+    return np.where((table == ABSENT) | bad, np.float32(np.nan), table), bad
 
 
 def _layer_norms(reader: RunReader, optimizer: str, steps: pd.DataFrame) -> tuple[Floats, NDArray[np.bool_]]:

@@ -17,6 +17,7 @@ from gradwatch.analysis.diagnosis import Finding, find
 from gradwatch.analysis.diagnosis.facts import Facts, read_facts
 from gradwatch.analysis.display import as_html
 from gradwatch.analysis.history import ResumePoint, RunReader
+from gradwatch.analysis.long_runs import ACCURACY
 from gradwatch.analysis.notes import read_notes
 from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.clipping import ClippingSummary, clipping_summary
@@ -87,6 +88,7 @@ class RunSummary:
     findings: tuple[Finding, ...]  # of the whole run, ordered by consequence
     replays: tuple[Replay, ...] = ()  # of captured steps, by step
     layers: tuple[LayerSummary, ...]
+    quantile_error: float | None = None  # largest relative error of medians and p99 of layers; None: they are exact
     telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
     series: Series = field(repr=False)
 
@@ -167,6 +169,7 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         findings=findings,
         replays=read_replays(reader.path),
         layers=each,
+        quantile_error=None if series.long_layers is None else ACCURACY,
         telling=most_relevant(each, events),
         series=series,
     )

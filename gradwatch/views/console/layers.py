@@ -40,6 +40,8 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
         norms = summary.series.layer_norm[:, index].astype(float)
         bad = summary.series.layer_nonfinite[:, index]
         lines.append(line.append(" ").append_text(chart(norms, bad, history, 1, screen.ink)[0]))
+    if summary.quantile_error is not None:
+        more = [Text(f"medians and p99 of layers within {share(summary.quantile_error)} of exact", "dim"), *more]
     return [*lines, *more]
 
 

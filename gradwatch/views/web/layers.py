@@ -8,9 +8,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.analysis.long_runs import LongLayers
 from gradwatch.analysis.run import Run
 from gradwatch.record import Floats
-from gradwatch.views.web.pyramid import ABSENT, FACTOR, NOT_FINITE, Pyramid, encode
+from gradwatch.store.digests import GROUP
+from gradwatch.views.web.pyramid import ABSENT, FACTOR, NOT_FINITE, Pyramid, block_maxima, encode
 
 MAX_ENTRIES_READ = 2_000_000  # from the store at a time
 MIN_ROWS_READ = 64
@@ -93,6 +95,27 @@ class LayerHistory:
         self.pyramid.extend(values)
         self.ids, self.steps = np.concatenate([self.ids, ids]), np.concatenate([self.steps, steps])
 
+    def exact(self, run: Run, ids: Ids, steps: Ids) -> tuple[Ids, Ids, Floats, int]:
+        """Every row of these, read from the run, as `tile` returns them."""
+        if not len(ids):
+            return steps, steps, np.empty((0, self.parameters), np.float32), 1
+        read = [self._read(run, ids[a:b], steps[a:b]) for a, b in _stretches(ids, len(ids))]
+        shown = np.concatenate([steps for _, steps, _ in read])
+        return shown, shown, np.concatenate([values for _, _, values in read]), 1
+
+    def maxima(self, run: Run, ids: Ids, steps: Ids) -> Floats:
+        """The largest value of every `FACTOR` rows, read from the run; a row that is not there is `ABSENT`."""
+        table = np.full((len(ids), self.parameters), np.float32(ABSENT))
+        for first, last in _stretches(ids, max(MIN_ROWS_READ, MAX_ENTRIES_READ // max(1, self.parameters))):
+            found, _, values = self._read(run, ids[first:last], steps[first:last])
+            table[first + np.searchsorted(ids[first:last], found)] = values
+        return block_maxima(table, FACTOR)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return self.pyramid.nbytes
+
     @property
     def sampled(self) -> int:
         """`level` is taken over every this many rows."""
@@ -117,14 +140,81 @@ class LayerHistory:
             return self.steps[:0], self.steps[:0], np.empty((0, self.parameters), np.float32), 1
         block = self.pyramid.block(end - begin, columns)
         if block == 1:
-            ids, steps = self.ids[begin:end], self.steps[begin:end]
-            read = [self._read(run, ids[a:b], steps[a:b]) for a, b in _stretches(ids, len(ids))]
-            shown = np.concatenate([steps for _, steps, _ in read])
-            return shown, shown, np.concatenate([values for _, _, values in read]), 1
+            return self.exact(run, self.ids[begin:end], self.steps[begin:end])
         start, values = self.pyramid.read(block, begin, end)
         starts = np.arange(start, start + len(values)) * block
         ends = np.minimum(starts + block, len(self.steps)) - 1
         return self.steps[starts], self.steps[ends], values, block
+
+
+class LongHistory:
+    """As `LayerHistory`, of a long run: from the digests in its store.
+
+    Wide zooms join groups of rows; narrow ones are read row by row. Those between are read from the run when they are
+    first shown, and kept as maxima of `FACTOR` rows.
+    """
+
+    sampled = 1
+
+    def __init__(self, stat: str, optimizer: str, long: LongLayers) -> None:
+        self.stat, self.optimizer = stat, optimizer
+        self._rows = LayerHistory(stat, optimizer, len(long.high))
+        self._fine: dict[int, Floats] = {}  # maxima of `FACTOR` rows, by number of the chunk
+        self.become(long)
+
+    def become(self, long: LongLayers) -> None:
+        """Show the digests of a run that has grown."""
+        self.long, self._fine = long, {}
+        self.ids, self.steps = long.ids, long.steps
+        self.high, self.high_at, self.bad = long.high, long.high_at, long.bad
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return sum(table.nbytes for table in (*self.long.maxima.values(), *self._fine.values()))
+
+    def level(self) -> Floats:
+        """Each parameter's median over its finite values, to `ACCURACY`; NaN if it has none."""
+        return self.long.quantile(0.5).astype(np.float32)
+
+    def tile(self, run: Run, first: float, last: float, columns: int) -> tuple[Ids, Ids, Floats, int]:
+        """The steps from ``first`` to ``last``, as `LayerHistory.tile`; a column joins a whole number of groups."""
+        begin = int(np.searchsorted(self.steps, first))
+        end = int(np.searchsorted(self.steps, last, side="right"))
+        block = Pyramid(0).block(end - begin, columns)
+        if begin >= end or block == 1:
+            return self._rows.exact(run, self.ids[begin:end], self.steps[begin:end])
+        if block < GROUP:
+            return self._between(run, begin, end, block)
+        starts, values = self.long.starts, self.long.maxima[self.stat]
+        low = max(0, int(np.searchsorted(starts, begin, side="right")) - 1)
+        high = int(np.searchsorted(starts, end))
+        chosen = np.arange(low, high, max(1, block // GROUP))
+        joined = np.maximum.reduceat(values[:high], chosen, axis=0)
+        begins = starts[chosen]
+        ends = np.append(begins[1:], starts[high] if high < len(starts) else len(self.steps)) - 1
+        return self.steps[begins], self.steps[ends], joined, block
+
+    def _between(self, run: Run, begin: int, end: int, block: int) -> tuple[Ids, Ids, Floats, int]:
+        chunks = range(begin // _CHUNK, -(-end // _CHUNK))
+        for chunk in chunks:
+            if chunk not in self._fine:
+                part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+                self._fine[chunk] = self._rows.maxima(run, self.ids[part], self.steps[part])
+        while len(self._fine) > max(_MOST_CHUNKS, len(chunks)):
+            del self._fine[next(iter(self._fine))]
+        table = np.concatenate([self._fine[chunk] for chunk in chunks])
+        offset = chunks[0] * _CHUNK
+        first = (begin - offset) // block
+        last = -(-(end - offset) // block)
+        values = block_maxima(table, block // FACTOR)[first:last]
+        starts = offset + np.arange(first, first + len(values)) * block
+        ends = np.minimum(starts + block, len(self.steps)) - 1
+        return self.steps[starts], self.steps[ends], values, block
+
+
+_CHUNK = 4096  # rows that are read together; a multiple of every block
+_MOST_CHUNKS = 32  # kept
 
 
 class _Sample:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gradwatch.record import Floats
+from gradwatch.store.digests import ABSENT, NOT_FINITE, encode
 
-ABSENT = -1.0
-"""Code of a value that is not known, for example of a parameter without a gradient. Statistics are never negative."""
-
-NOT_FINITE = np.inf
-"""Code of a gradient that holds NaN or infinity. It is larger than every value, so it shows at every zoom."""
+__all__ = ["ABSENT", "FACTOR", "NOT_FINITE", "Pyramid", "block_maxima", "encode"]
 
 FACTOR = 4  # rows of a level that one row of the next level joins
 TOP_LEVEL_ROWS = 256  # a level with more rows has a level above it
@@ -126,20 +123,3 @@ def block_maxima(rows: Floats, size: int) -> Floats:
     if whole == len(rows):
         return maxima
     return np.concatenate([maxima, rows[whole:].max(axis=0)[None]])
-
-
-def encode(values: Floats, nonfinite: Floats | None) -> Floats:
-    """Replace NaN by `NOT_FINITE` or `ABSENT`, so that maxima can be taken.
-
-    Args:
-        values: of a statistic, NaN where a gradient was absent or not finite.
-        nonfinite: the gradient's entries that are not finite, NaN where there was no gradient. If it is
-            None, the count is not known and NaN is taken for an absent gradient.
-
-    >>> encode(np.array([1, np.nan, np.nan], np.float32), np.array([0, 2, np.nan], np.float32)).tolist()
-    [1.0, inf, -1.0]
-    """
-    codes: Floats = np.where(np.isnan(values), np.float32(ABSENT), values)
-    if nonfinite is not None:
-        codes[nonfinite > 0] = NOT_FINITE
-    return codes

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.analysis.long_runs import ACCURACY, LongLayers, long_layers
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
 from gradwatch.analysis.replays.result import Replay, of_event
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.layers import most_relevant
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
 from gradwatch.errors import BadArgument
-from gradwatch.record import SEVERITIES, Event
+from gradwatch.record import SEVERITIES, STATS, Event
 from gradwatch.store import FILE_NAME
 from gradwatch.views.json import recommendation, replays, report
-from gradwatch.views.web.layers import LayerHistory
+from gradwatch.views.web.layers import LayerHistory, LongHistory
 from gradwatch.views.web.series import at_zoom
 
 HEAT_STATS = ("norm", "abs_max", "zeros", "nonfinite", "update_ratio", "rank_norm", "rank_nonfinite", "rank_differing")
@@ -41,6 +42,7 @@ class _Read:
     standing: NDArray[np.int64]
     names: tuple[str, ...]  # of the parameters
     identity: tuple[object, ...]
+    kept: dict[str, LongLayers | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: Path, optimizer: str | None) -> _Read:
@@ -58,6 +60,12 @@ class _Read:
     @property
     def optimizer(self) -> str:
         return self.summary.optimizer
+
+    def long(self) -> LongLayers | None:
+        """What the digests of a long run tell of its layers, read when it is first asked for."""
+        if "long" not in self.kept:
+            self.kept["long"] = long_layers(self.run, self.optimizer, self.standing)
+        return self.kept["long"]
 
     def first_row(self, stat: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The id of the first row with this statistic, and its values, (1, parameters); (0, parameters) if none."""
@@ -87,7 +95,7 @@ class RunView:
         self._stamp = written(path)
         self._read = _Read.of(path, optimizer)
         self._advice: tuple[Recommendation, tuple[WhatIf, ...]] | None = None
-        self._histories: dict[str, LayerHistory] = {}
+        self._histories: dict[str, LayerHistory | LongHistory] = {}
         self._up_to_date: set[str] = set()
 
     def refresh(self) -> None:
@@ -110,7 +118,7 @@ class RunView:
     @property
     def nbytes(self) -> int:
         """Bytes that are kept of the layers."""
-        return sum(history.pyramid.nbytes for history in self._histories.values())
+        return sum(history.nbytes for history in self._histories.values())
 
     def overview(self) -> dict[str, Any]:
         """As `gradwatch report --json`, without layers; of very many events only the most severe."""
@@ -156,6 +164,7 @@ class RunView:
                 "ranks": self._read.first_row("rank_norm")[1].shape[1],
                 "telling": most_relevant(layers, self._read.summary.events),
                 "sampled": history.sampled,
+                "quantile_error": ACCURACY if isinstance(history, LongHistory) else None,
                 "stats": [stat for stat in HEAT_STATS if self._has(stat)],
             }
 
@@ -182,8 +191,13 @@ class RunView:
     def _has(self, stat: str) -> bool:
         return bool(len(self._read.first_row(stat)[0]))
 
-    def _history(self, stat: str) -> LayerHistory:
+    def _history(self, stat: str) -> LayerHistory | LongHistory:
+        long = self._read.long() if stat in STATS else None
+        if long is not None and stat in long.maxima:
+            return self._long_history(stat, long)
         history = self._histories.get(stat)
+        if isinstance(history, LongHistory):
+            history = None
         if history is None:
             first = self._read.first_row(stat)[1] if stat.startswith("rank_") else None
             rows = len(self._read.names) if first is None else first.shape[1]
@@ -191,6 +205,14 @@ class RunView:
         if stat not in self._up_to_date:
             history.update(self._read.run, self._read.standing)
             self._up_to_date.add(stat)
+        return history
+
+    def _long_history(self, stat: str, long: LongLayers) -> LongHistory:
+        history = self._histories.get(stat)
+        if not isinstance(history, LongHistory):
+            history = self._histories[stat] = LongHistory(stat, self._read.optimizer, long)
+        elif history.long is not long:
+            history.become(long)
         return history
 
 

@@ -1,0 +1,503 @@
+"""Digests of many rows, which let a reader see a long run without reading every row of it.
+
+A digest is of consecutive rows of one optimizer. Its first blob has the columns of table ``step``. The second tells of
+table ``layer``, for each parameter: the largest values of every `GROUP` rows, where and how large the largest norm was,
+and a sketch of all norms. Each is a line of JSON, then the arrays in it as bytes.
+
+The sketch is a DDSketch (Masson, Rim and Lee 2019, "DDSketch: a fast and fully-mergeable quantile sketch with
+relative-error guarantees", section 2): norms are counted in bins whose ends are powers of ``(1 + a) / (1 - a)``, so
+the middle of a bin is within the share ``a`` of each norm in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.record import STATS, Floats, StepRecord
+from gradwatch.store.schema import STEP_COLUMNS
+
+ROWS = 4096
+"""Rows of a digest."""
+
+GROUP = 64
+"""Rows that share one largest value."""
+
+ACCURACY = 0.01
+"""The largest error of a quantile, as a share of it."""
+
+ABSENT = -1.0
+"""Code of a value that is not known, for example of a parameter without a gradient. Statistics are never negative."""
+
+NOT_FINITE = np.inf
+"""Code of a gradient that holds NaN or infinity. It is larger than every value."""
+
+_LOG_GAMMA = math.log1p(ACCURACY) - math.log1p(-ACCURACY)
+_ZERO = -(2**15)
+"""The bin of norms that are 0."""
+
+MAX_KEYS = 1_000_000
+"""Norms that wait to be counted in bins."""
+
+WHOLE = ("id", "step", "attempt", "nonfinite", "skipped")
+REAL = (
+    "wall_time",
+    "total_norm",
+    "max_norm",
+    "norm_type",
+    "clip_value",
+    "clip_coef",
+    "cut_entries",
+    "loss",
+    "learning_rate",
+    "loss_scale",
+    "update_norm",
+    "weight_norm",
+)
+TEXTS = ("optimizer", "learning_rates", "clip_fault")
+LOGGED = "loss_logged"
+"""Whether a loss was logged. Here NaN stands for null, and this tells a loss that is NaN from none."""
+
+Columns: TypeAlias = dict[str, NDArray[Any]]
+
+
+def encode(values: Floats, nonfinite: Floats | None) -> Floats:
+    """Replace NaN by `NOT_FINITE` or `ABSENT`, so that maxima can be taken.
+
+    Args:
+        values: of a statistic, NaN where a gradient was absent or not finite.
+        nonfinite: the gradient's entries that are not finite, NaN where there was no gradient. If it is
+            None, the count is not known and NaN is taken for an absent gradient.
+
+    >>> encode(np.array([1, np.nan, np.nan], np.float32), np.array([0, 2, np.nan], np.float32)).tolist()
+    [1.0, inf, -1.0]
+    """
+    codes: Floats = np.where(np.isnan(values), np.float32(ABSENT), values)
+    if nonfinite is not None:
+        codes[nonfinite > 0] = NOT_FINITE
+    return codes
+
+
+# --------------------------------------------------------------------------------------- the sketch
+
+
+def bins_of(norms: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """The bin of each norm, which must be finite and not negative.
+
+    >>> bins_of(np.array([1.0, 1.01, 0.0])).tolist()
+    [0, 1, -32768]
+    """
+    with np.errstate(divide="ignore"):
+        places = np.ceil(np.log(norms.astype(np.float64)) / _LOG_GAMMA)
+    bins: NDArray[np.int64] = np.where(norms > 0, places, _ZERO).astype(np.int64)
+    return bins
+
+
+def middles(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The value that stands for the norms of each bin.
+
+    >>> middles(bins_of(np.array([3.0]))).round(1).tolist()
+    [3.0]
+    """
+    gamma = math.exp(_LOG_GAMMA)
+    values: NDArray[np.float64] = np.where(bins == _ZERO, 0.0, 2 * np.exp(bins * _LOG_GAMMA) / (gamma + 1))
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sketch:
+    """How many norms of each parameter lie in each bin, sorted by parameter and bin; arrays of one entry a count."""
+
+    parameter: NDArray[np.int64]
+    bin: NDArray[np.int64]
+    count: NDArray[np.int64]
+
+    @classmethod
+    def merged(cls, sketches: Sequence[Sketch]) -> Sketch:
+        """The sketch of all norms of several sketches.
+
+        >>> one = Sketch.of_keys(_keys(np.float32([[1.0, 2.0]])))
+        >>> Sketch.merged([one, one]).count.tolist()
+        [2, 2]
+        """
+        keys = np.concatenate([np.empty(0, np.int64), *((s.parameter << 16) + (s.bin - _ZERO) for s in sketches)])
+        counts = np.concatenate([np.empty(0, np.int64), *(s.count for s in sketches)])
+        found, at = np.unique(keys, return_inverse=True)
+        return cls._of(found, np.bincount(at, counts, len(found)).astype(np.int64))
+
+    @classmethod
+    def of_keys(cls, keys: NDArray[np.int64]) -> Sketch:
+        return cls._of(*np.unique(keys, return_counts=True))
+
+    @classmethod
+    def _of(cls, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> Sketch:
+        return cls(parameter=keys >> 16, bin=(keys & 0xFFFF) + _ZERO, count=counts)
+
+    def quantile(self, share: float, parameters: int) -> NDArray[np.float64]:
+        """A quantile of the norms of each parameter, (parameters,), within `ACCURACY` of it; NaN of no norm."""
+        totals = np.bincount(self.parameter, self.count, parameters)[:parameters]
+        found = np.full(parameters, np.nan)
+        if not len(self.count):
+            return found
+        # Between the two norms beside its place, as `numpy.quantile`: what lies between two values that are each within
+        # a share of theirs is within that share of what lies between those.
+        before = np.concatenate([[0.0], np.cumsum(totals)])[:-1]
+        places = share * np.maximum(totals - 1, 0)
+        ends = np.cumsum(self.count)
+        last = len(ends) - 1
+        low, high = (
+            middles(self.bin[np.minimum(np.searchsorted(ends, before + rank + 1), last)])
+            for rank in (np.floor(places), np.ceil(places))
+        )
+        there = totals > 0
+        found[there] = (low + (high - low) * (places - np.floor(places)))[there]
+        return found
+
+
+def _keys(codes: Floats) -> NDArray[np.int64]:
+    """Parameter and bin of each finite norm as one number, of coded norms (rows, parameters)."""
+    counted = (codes >= 0) & (codes != NOT_FINITE)
+    parameters = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)[counted]
+    return (parameters << 16) + (bins_of(codes[counted]) - _ZERO)
+
+
+# ------------------------------------------------------------------------------ digests of layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDigest:
+    """The gradients of rows in table ``layer``, coded as by `encode`.
+
+    Attributes:
+        rows: how many.
+        maxima: by statistic, the largest of every `GROUP` rows, (groups, parameters).
+        high: the largest finite norm of each parameter, (parameters,), `ABSENT` if it has none.
+        high_row: the row of it, counted from 0; -1.
+        bad: rows whose gradient is not finite, (parameters,).
+        absent: rows without a gradient, (parameters,).
+        zeros: the sum of entries that are exactly 0, (parameters,).
+        zeros_known: rows with such a number, (parameters,).
+        sketch: of the finite norms.
+    """
+
+    rows: int
+    maxima: Mapping[str, Floats]
+    high: Floats
+    high_row: NDArray[np.int64]
+    bad: NDArray[np.int64]
+    absent: NDArray[np.int64]
+    zeros: NDArray[np.float64]
+    zeros_known: NDArray[np.int64]
+    sketch: Sketch
+
+
+class LayerDigester:
+    """Makes a `LayerDigest` of rows that come a few at a time; holds no more than `GROUP` of them."""
+
+    def __init__(self, parameters: int, stats: Sequence[str]) -> None:
+        self.parameters, self.stats = parameters, tuple(stats)
+        self.rows = 0
+        self._waiting: list[Sequence[Floats]] = []
+        self._maxima: dict[str, list[Floats]] = {stat: [] for stat in self.stats}
+        self._high = np.full(parameters, ABSENT, np.float32)
+        self._high_row = np.full(parameters, -1, np.int64)
+        self._counts = np.zeros((3, parameters), np.int64)
+        self._zeros = np.zeros(parameters)
+        self._keys: list[NDArray[np.int64]] = []
+        self._sketch = Sketch.of_keys(np.empty(0, np.int64))
+
+    def add(self, row: Sequence[Floats]) -> None:
+        """Add a row: each of the statistics, (parameters,)."""
+        self._waiting.append(row)
+        if len(self._waiting) == GROUP:
+            self._take()
+
+    def extend(self, tables: Mapping[str, Floats]) -> None:
+        """Add rows by statistic, (rows, parameters)."""
+        for row in zip(*(tables[stat] for stat in self.stats), strict=True):
+            self.add(row)
+
+    def finish(self) -> LayerDigest:
+        """The digest of all rows."""
+        if self._waiting:
+            self._take()
+        self._count()
+        none = np.empty((0, self.parameters), np.float32)
+        return LayerDigest(
+            rows=self.rows,
+            maxima={stat: np.stack(rows) if rows else none for stat, rows in self._maxima.items()},
+            high=self._high,
+            high_row=self._high_row,
+            bad=self._counts[0],
+            absent=self._counts[1],
+            zeros=self._zeros,
+            zeros_known=self._counts[2],
+            sketch=self._sketch,
+        )
+
+    def _take(self) -> None:
+        tables = {stat: np.stack([row[at] for row in self._waiting]) for at, stat in enumerate(self.stats)}
+        nonfinite = tables.get("nonfinite")
+        codes = {
+            stat: encode(table, nonfinite if stat in ("norm", "abs_max") else None) for stat, table in tables.items()
+        }
+        for stat, table in codes.items():
+            self._maxima[stat].append(table.max(axis=0))
+        norms = codes["norm"]
+        finite = np.where(norms == NOT_FINITE, np.float32(ABSENT), norms)
+        at = finite.argmax(axis=0)
+        highest = finite[at, np.arange(self.parameters)]
+        higher = highest > self._high
+        self._high[higher], self._high_row[higher] = highest[higher], self.rows + at[higher]
+        bad = nonfinite > 0 if nonfinite is not None else np.zeros(norms.shape, bool)
+        self._counts[0] += bad.sum(axis=0)
+        self._counts[1] += ((norms == ABSENT) & ~bad).sum(axis=0)
+        if "zeros" in tables:
+            self._counts[2] += (~np.isnan(tables["zeros"])).sum(axis=0)
+            self._zeros += np.nansum(tables["zeros"].astype(np.float64), axis=0)
+        self._keys.append(_keys(norms))
+        self.rows += len(self._waiting)
+        self._waiting = []
+        if sum(map(len, self._keys)) > MAX_KEYS:
+            self._count()
+
+    def _count(self) -> None:
+        if self._keys:
+            self._sketch = Sketch.merged([self._sketch, Sketch.of_keys(np.concatenate(self._keys))])
+            self._keys = []
+
+
+# ----------------------------------------------------------------------------- digests as bytes
+
+
+def pack(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """A line of JSON, then the arrays in it as bytes. An array of one value throughout is kept as that value."""
+    kept: dict[str, Any] = {}
+    pieces = []
+    for name, array in arrays.items():
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        data = little.tobytes()
+        size = little.dtype.itemsize
+        if little.size > 1 and data == data[:size] * little.size:
+            data = data[:size]
+        kept[name] = [little.dtype.str, list(array.shape), len(data)]
+        pieces.append(data)
+    return b"\n".join([json.dumps({**about, "arrays": kept}).encode(), b"".join(pieces)])
+
+
+MAX_BYTES = 2**31
+"""Bytes of the largest array that is unpacked: a store from a stranger may claim any size."""
+
+_TYPES = {"<f4", "<f8", "<i8", "<i4", "<i2", "<u2", "|u1"}
+
+
+def unpack(blob: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What `pack` packed.
+
+    Raises:
+        ValueError: the bytes are something else.
+
+    >>> about, arrays = unpack(pack({"rows": 3}, {"a": np.array([2.0, 2.0, 2.0])}))
+    >>> about["rows"], arrays["a"].tolist()
+    (3, [2.0, 2.0, 2.0])
+    """
+    head, _, rest = blob.partition(b"\n")
+    try:
+        about = json.loads(head)
+        kept = about.pop("arrays")
+        arrays, at = {}, 0
+        for name, (kind, shape, length) in kept.items():
+            if kind not in _TYPES or not all(type(n) is int and 0 <= n < 2**31 for n in (*shape, length)):
+                raise ValueError("no array of a digest is of that kind")
+            size = math.prod(shape) * np.dtype(kind).itemsize
+            if size > MAX_BYTES or length not in (size, np.dtype(kind).itemsize) or at + length > len(rest):
+                raise ValueError("an array is cut off")
+            flat = np.frombuffer(rest, kind, length // np.dtype(kind).itemsize, at)
+            arrays[name] = flat.reshape(shape) if length == size else np.broadcast_to(flat[0], shape)
+            at += length
+    except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError("this is no digest") from error
+    return about, arrays
+
+
+def step_arrays(columns: Mapping[str, Sequence[Any]]) -> Columns:
+    """The columns of table ``step``, with NaN where the row says so, as arrays: null is NaN, texts are objects."""
+    arrays: Columns = {name: np.array(columns[name], np.int64) for name in WHOLE}
+    arrays |= {name: np.array(columns[name], np.float64) for name in REAL}
+    arrays[LOGGED] = np.array([loss is not None for loss in columns["loss"]], bool)
+    for name in TEXTS:
+        arrays[name] = np.empty(len(columns[name]), object)
+        arrays[name][:] = columns[name]
+    return arrays
+
+
+def pack_steps(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """The columns of rows of table ``step``, by name as they are stored, with NaN where the row says so."""
+    arrays = step_arrays(columns)
+    arrays[LOGGED] = arrays[LOGGED].astype(np.uint8)
+    texts = {}
+    for name in TEXTS:
+        distinct = list(dict.fromkeys(columns[name]))
+        if len(distinct) > 2**16:
+            raise ValueError("too many texts to be told by number")
+        codes = {text: code for code, text in enumerate(distinct)}
+        arrays[name] = np.array([codes[text] for text in columns[name]], np.uint16)
+        texts[name] = distinct
+    for name in ("id", "step"):  # mostly one after the other
+        if len(arrays[name]):
+            arrays[name] = np.diff(arrays[name], prepend=arrays[name][0] - 1)
+    first = {name: int(columns[name][0]) if len(columns[name]) else 0 for name in ("id", "step")}
+    return pack({"texts": texts, "first": first}, arrays)
+
+
+def unpack_steps(blob: bytes) -> Columns:
+    """The columns that `pack_steps` packed, as arrays of one length; texts as objects.
+
+    Raises:
+        ValueError: the bytes are something else.
+    """
+    about, arrays = unpack(blob)
+    if set(arrays) != {*WHOLE, *REAL, LOGGED, *TEXTS} or len({array.shape for array in arrays.values()}) != 1:
+        raise ValueError("this is no digest of steps")
+    columns: Columns = dict(arrays)
+    try:
+        for name in ("id", "step"):
+            columns[name] = np.cumsum(arrays[name]) + (about["first"][name] - 1)
+        for name in TEXTS:
+            distinct = np.empty(len(about["texts"][name]), object)
+            distinct[:] = about["texts"][name]
+            columns[name] = distinct[arrays[name]]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError("this is no digest of steps") from error
+    columns[LOGGED] = arrays[LOGGED].astype(bool)
+    return columns
+
+
+def pack_layers(digest: LayerDigest) -> bytes:
+    """A digest of layers as bytes."""
+    sketch = digest.sketch
+    arrays: dict[str, NDArray[Any]] = {f"maxima.{stat}": table for stat, table in digest.maxima.items()}
+    arrays |= {
+        "high": digest.high,
+        "high_row": digest.high_row.astype(np.int32),
+        "bad": digest.bad.astype(np.int32),
+        "absent": digest.absent.astype(np.int32),
+        "zeros": digest.zeros,
+        "zeros_known": digest.zeros_known.astype(np.int32),
+        "sketch.bins": np.bincount(sketch.parameter, minlength=len(digest.high)).astype(np.int32),
+        "sketch.bin": sketch.bin.astype(np.int16),
+        "sketch.count": sketch.count.astype(np.uint16),
+    }
+    return pack({"rows": digest.rows}, arrays)
+
+
+def unpack_layers(blob: bytes) -> LayerDigest:
+    """The digest that `pack_layers` packed.
+
+    Raises:
+        ValueError: the bytes are something else.
+    """
+    about, arrays = unpack(blob)
+    try:
+        parameters = len(arrays["high"])
+        maxima = {stat: arrays[f"maxima.{stat}"] for stat in STATS if f"maxima.{stat}" in arrays}
+        groups = -(-int(about["rows"]) // GROUP)
+        sizes = {name: len(arrays[name]) for name in ("high_row", "bad", "absent", "zeros", "zeros_known")}
+        held = int(arrays["sketch.bins"].sum())
+        if (
+            any(table.shape != (groups, parameters) for table in maxima.values())
+            or set(sizes.values()) != {parameters}
+            or not len(arrays["sketch.bin"]) == len(arrays["sketch.count"]) == held
+            or len(arrays["sketch.bins"]) != parameters
+        ):
+            raise ValueError("this is no digest of layers")
+        return LayerDigest(
+            rows=int(about["rows"]),
+            maxima=maxima,
+            high=arrays["high"],
+            high_row=arrays["high_row"].astype(np.int64),
+            bad=arrays["bad"].astype(np.int64),
+            absent=arrays["absent"].astype(np.int64),
+            zeros=arrays["zeros"],
+            zeros_known=arrays["zeros_known"].astype(np.int64),
+            sketch=Sketch(
+                parameter=np.repeat(np.arange(parameters), arrays["sketch.bins"]),
+                bin=arrays["sketch.bin"].astype(np.int64),
+                count=arrays["sketch.count"].astype(np.int64),
+            ),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError("this is no digest of layers") from error
+
+
+# ------------------------------------------------------------------------------ of records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """A row of table ``digest``; ``layers`` is None where some row has none, or others than the rest."""
+
+    last_id: int
+    optimizer: str
+    steps: bytes
+    layers: bytes | None
+
+
+class RecordDigester:
+    """Digests the records of one optimizer as they are written."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Any, ...]] = []
+        self._layers: LayerDigester | None = None
+        self._is_uniform = True  # every row so far has layers with the same statistics
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._rows) >= ROWS
+
+    def add(self, row: tuple[Any, ...], record: StepRecord) -> None:
+        """Add a record with its row of table ``step``."""
+        self._rows.append(row)
+        layers = record.layers
+        if layers is None or not self._is_uniform:
+            self._is_uniform, self._layers = False, None
+            return
+        stats = tuple(stat for stat in STATS if getattr(layers, stat) is not None)
+        if self._layers is None:
+            self._layers = LayerDigester(len(layers.parameters), stats)
+        if (self._layers.parameters, self._layers.stats) != (len(layers.parameters), stats):
+            self._is_uniform, self._layers = False, None
+            return
+        self._layers.add([np.asarray(getattr(layers, stat), np.float32) for stat in stats])
+
+    def finish(self) -> Digest:
+        """The digest of the rows so far, of which there must be one.
+
+        Raises:
+            ValueError: they can't be digested, for example as every row has a text of its own.
+        """
+        columns: dict[str, Sequence[Any]] = dict(zip(_NAMES, zip(*self._rows, strict=True), strict=False))
+        return Digest(
+            last_id=int(columns["id"][-1]),
+            optimizer=columns["optimizer"][0],
+            steps=pack_steps(with_nan(columns)),
+            layers=None if self._layers is None else pack_layers(self._layers.finish()),
+        )
+
+
+_NAMES = ("id", *STEP_COLUMNS)
+
+
+def with_nan(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The columns of table ``step`` with NaN for null where the row says so."""
+    filled: dict[str, Any] = {name: list(column) for name, column in columns.items()}
+    for at, names in enumerate(columns["nan"]):
+        for name in names.split(",") if names else ():
+            filled[name][at] = math.nan
+    return filled

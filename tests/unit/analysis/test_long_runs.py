@@ -1,0 +1,146 @@
+"""What the digests of a long run tell is what its rows do: exactly, but for quantiles."""
+
+import numpy as np
+import pytest
+
+from gradwatch import Run
+from gradwatch.analysis import long_runs
+from gradwatch.analysis.long_runs import ACCURACY, long_layers
+from gradwatch.record import LayerStats, ParameterInfo, StepRecord
+from gradwatch.store import StoreWriter, digests, step_tables
+from gradwatch.views.web.layers import LayerHistory, LongHistory
+from gradwatch.views.web.view import RunView
+
+STEPS, PARAMETERS = 3000, 4
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(digests, "ROWS", 512)
+    monkeypatch.setattr(step_tables, "MANY_ROWS", 1)
+    monkeypatch.setattr(long_runs, "LONG", 100)
+
+
+def records(first, last, attempt=0):
+    infos = tuple(ParameterInfo(name=f"p{i}.weight", shape=(5,)) for i in range(PARAMETERS))
+    rng = np.random.default_rng(attempt)
+    for step in range(first, last):
+        norm = np.exp(rng.normal(size=PARAMETERS)).astype(np.float32)
+        counts = np.zeros(PARAMETERS, np.float32)
+        zeros = rng.integers(0, 6, PARAMETERS).astype(np.float32)
+        if step == 1234:
+            norm[2] = 5000
+        if step % 500 == 77:
+            norm[1], counts[1] = np.nan, 3
+        norm[3] = counts[3] = zeros[3] = np.nan  # never a gradient
+        total = float(np.sqrt(np.nansum(norm.astype(float) ** 2)))
+        yield StepRecord(
+            step=step,
+            attempt=attempt,
+            wall_time=float(step),
+            total_norm=total,
+            nonfinite=int(np.nansum(counts)),
+            loss=1.0,
+            layers=LayerStats(parameters=infos, norm=norm, abs_max=norm / 2, nonfinite=counts, zeros=zeros),
+        )
+
+
+def attempt_at(folder, found):
+    writer = StoreWriter(folder)
+    number = writer.attempt if not (folder / "gradwatch.db").exists() else 0
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    found = list(found)
+    if number == 0:
+        writer.add_parameters("0", found[0].layers.parameters)
+    for at in range(0, len(found), 100):
+        writer.append(found[at : at + 100])
+    writer.end_attempt("closed")
+
+
+@pytest.fixture
+def run(tmp_path):
+    attempt_at(tmp_path, records(0, STEPS))
+    return tmp_path
+
+
+def exactly(folder, monkeypatch, ask):
+    with monkeypatch.context() as patch:
+        patch.setattr(long_runs, "LONG", 10**9)
+        return ask(folder)
+
+
+def test_a_summary_from_digests_is_the_exact_one_but_for_quantiles(run, monkeypatch):
+    found = Run(run).summary()
+    exact = exactly(run, monkeypatch, lambda folder: Run(folder).summary())
+    assert (found.quantile_error, exact.quantile_error) == (ACCURACY, None)
+    assert found.total_norm == exact.total_norm
+    for one, other in zip(found.layers[:3], exact.layers[:3], strict=True):
+        for name in ("name", "numel", "max", "max_step", "last", "nonfinite_steps", "absent_steps", "update_ratio"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), nan_ok=True), name
+        for name in ("median", "p99"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=ACCURACY + 1e-6), name
+        assert one.zero_fraction == pytest.approx(other.zero_fraction)
+    assert found.layers[3] == exact.layers[3]  # never a gradient
+    assert found.telling == exact.telling
+    assert np.nanmax(found.series.layer_norm[:, 2]) == 5000
+    assert found.series.layer_nonfinite[:, 1].sum() == 6
+    assert found.layers[3].median is None
+    assert found.layers[3].absent_steps == STEPS
+
+
+def test_rows_that_a_later_attempt_replaced_do_not_count(tmp_path, monkeypatch):
+    attempt_at(tmp_path, records(0, 2000))
+    attempt_at(tmp_path, records(1700, STEPS, attempt=1))
+    long = long_layers(Run(tmp_path), "0")
+    assert long is not None
+    assert long.steps.tolist() == list(range(STEPS))
+    found = Run(tmp_path).summary().layers
+    exact = exactly(tmp_path, monkeypatch, lambda folder: Run(folder).summary()).layers
+    assert [layer.max for layer in found] == [layer.max for layer in exact]
+    assert [layer.max_step for layer in found] == [layer.max_step for layer in exact]
+    assert [layer.nonfinite_steps for layer in found] == [layer.nonfinite_steps for layer in exact]
+
+
+def test_a_short_run_and_one_without_digests_are_read_as_they_are(run, monkeypatch):
+    assert exactly(run, monkeypatch, lambda folder: long_layers(Run(folder), "0")) is None
+    monkeypatch.setattr(Run, "layer_digests", lambda *_: {})
+    assert long_layers(Run(run), "0") is None
+
+
+# ------------------------------------------------------------------------------------ in the page
+
+
+@pytest.mark.parametrize("stat", ["norm", "abs_max", "nonfinite", "zeros"])
+@pytest.mark.parametrize(("first", "last", "columns"), [(0, 2999, 20), (0, 2999, 100), (100, 900, 60), (5, 40, 100)])
+def test_a_tile_of_digests_has_the_largest_of_the_rows_in_each_column(run, stat, first, last, columns):
+    reader = Run(run)
+    standing = reader.standing("0")
+    whole = LayerHistory(stat, "0", PARAMETERS)
+    whole.update(reader, standing)
+    _, _, rows, _ = whole.exact(reader, standing[:, 0], standing[:, 1])
+    found = LongHistory(stat, "0", long_layers(reader, "0"))
+    firsts, lasts, values, joined = found.tile(reader, first, last, columns)
+    assert firsts[0] <= first
+    assert lasts[-1] >= last
+    assert (firsts[1:] == lasts[:-1] + 1).all()
+    assert len(firsts) <= 2 * columns + 2
+    assert joined >= 1
+    for begin, end, value in zip(firsts, lasts, values, strict=True):
+        assert np.array_equal(value, rows[begin : end + 1].max(axis=0))
+
+
+def test_the_page_tells_how_exact_its_medians_are(run):
+    layers = RunView(run).layers()
+    assert layers["quantile_error"] == ACCURACY
+    assert layers["layers"][2]["max"] == 5000
+    assert layers["layers"][2]["max_step"] == 1234
+
+
+def test_a_view_follows_a_run_that_grows(run):
+    view = RunView(run)
+    view.layers()
+    attempt_at(run, records(STEPS, STEPS + 700, attempt=1))
+    view.refresh()
+    about, arrays = view.tile("norm", 0, STEPS + 699, 20)
+    assert arrays["last"][-1] == STEPS + 699
+    assert about["joined"] == 256

@@ -1,0 +1,268 @@
+"""Digests tell of their rows what a reader would find in them, exactly but for quantiles."""
+
+import math
+import sqlite3
+import zlib
+
+import numpy as np
+import pytest
+
+from gradwatch.record import LayerStats, ParameterInfo, StepRecord
+from gradwatch.store import FILE_NAME, StoreReader, StoreWriter, digests, step_tables
+from gradwatch.store.digests import (
+    ABSENT,
+    ACCURACY,
+    NOT_FINITE,
+    LayerDigester,
+    Sketch,
+    bins_of,
+    middles,
+    pack,
+    pack_layers,
+    unpack,
+    unpack_layers,
+    unpack_steps,
+)
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Digests of 128 rows, used from the first row on."""
+    monkeypatch.setattr(digests, "ROWS", 128)
+    monkeypatch.setattr(step_tables, "MANY_ROWS", 1)
+
+
+def infos(count=3):
+    return tuple(ParameterInfo(name=name, shape=(4,)) for name in NAMES[:count])
+
+
+def record(step, optimizer="0", **more):
+    rng = np.random.default_rng(step)
+    norms = np.exp(rng.normal(size=3)).astype(np.float32)
+    counts = np.zeros(3, np.float32)
+    if step % 7 == 3:
+        norms[1], counts[1] = np.nan, 2
+    if step % 5 == 1:
+        norms[2] = counts[2] = np.nan
+    layers = LayerStats(parameters=infos(), norm=norms, abs_max=norms / 2, nonfinite=counts, zeros=counts)
+    known = {"loss": None if step % 11 == 0 else math.nan if step % 13 == 0 else 1.0 / (step + 1), "layers": layers}
+    return StepRecord(
+        **{"step": step, "optimizer": optimizer, "wall_time": float(step), "total_norm": 2.0, "clip_coef": 1.0}
+        | known
+        | more
+    )
+
+
+def write(folder, batches, optimizers=("0",), end=True):
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {name: ("SGD", {}) for name in optimizers})
+    for name in optimizers:
+        writer.add_parameters(name, infos())
+    for batch in batches:
+        writer.append(batch)
+    if end:
+        writer.end_attempt("closed")
+    return writer
+
+
+def batches(steps, size=50, **more):
+    records = [record(step, **more) for step in range(steps)]
+    return [records[at : at + size] for at in range(0, steps, size)]
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        a, b = left[name], right[name]
+        if a.dtype == object:
+            assert a.tolist() == b.tolist(), name
+        else:
+            assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), name
+
+
+def from_rows(folder, monkeypatch):
+    with monkeypatch.context() as patch, StoreReader(folder) as reader:
+        patch.setattr(step_tables, "MANY_ROWS", 10**9)
+        return reader.step_arrays()
+
+
+# ------------------------------------------------------------------------------------- the sketch
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-3, 1.0, 1e30])
+def test_a_quantile_of_a_sketch_is_within_its_accuracy_of_the_true_one(scale):
+    rng = np.random.default_rng(0)
+    norms = (scale * np.exp(rng.normal(size=(5000, 3)))).astype(np.float32)
+    digester = LayerDigester(3, ("norm",))
+    digester.extend({"norm": norms})
+    sketch = digester.finish().sketch
+    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
+        exact = np.quantile(norms.astype(float), share, axis=0)
+        tolerance = ACCURACY if scale > 1e-37 else 0.02  # denormal numbers have fewer digits
+        assert np.allclose(sketch.quantile(share, 3), exact, rtol=tolerance + 1e-6, atol=0)
+
+
+def test_bins_hold_zero_the_least_and_the_largest_norm():
+    norms = np.array([0.0, np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max], np.float32)
+    bins = bins_of(norms)
+    assert ((bins >= -(2**15)) & (bins < 2**15)).all()
+    assert np.allclose(middles(bins), norms.astype(float), rtol=ACCURACY + 1e-9, atol=0)
+
+
+def test_the_quantile_of_no_norm_is_not_known():
+    none = Sketch.of_keys(np.empty(0, np.int64))
+    assert np.isnan(none.quantile(0.5, 2)).all()
+    assert np.isnan(Sketch.merged([none, none]).quantile(0.5, 1)).all()
+
+
+# ------------------------------------------------------------------------------- digests of layers
+
+
+def test_a_digest_of_layers_tells_what_its_rows_hold_and_survives_packing():
+    norm = np.float32([[1, np.nan, np.nan], [9, 2, np.nan], [3, 2, 5]])
+    nonfinite = np.float32([[0, 4, np.nan], [0, 0, np.nan], [0, 0, 0]])
+    zeros = np.float32([[1, 0, np.nan], [2, 0, np.nan], [3, 0, 4]])
+    digester = LayerDigester(3, ("norm", "nonfinite", "zeros"))
+    digester.extend({"norm": norm, "nonfinite": nonfinite, "zeros": zeros})
+    found = unpack_layers(pack_layers(digester.finish()))
+    assert found.rows == 3
+    assert found.maxima["norm"].tolist() == [[9.0, NOT_FINITE, 5.0]]
+    assert found.maxima["nonfinite"].tolist() == [[0.0, 4.0, 0.0]]
+    assert found.high.tolist() == [9.0, 2.0, 5.0]
+    assert found.high_row.tolist() == [1, 1, 2]
+    assert found.bad.tolist() == [0, 1, 0]
+    assert found.absent.tolist() == [0, 0, 2]
+    assert found.zeros.tolist() == [6.0, 0.0, 4.0]
+    assert found.zeros_known.tolist() == [3, 3, 1]
+    assert found.sketch.count.sum() == 6
+
+
+def test_a_parameter_without_any_gradient_has_no_largest_norm():
+    digester = LayerDigester(1, ("norm",))
+    digester.extend({"norm": np.full((3, 1), np.nan, np.float32)})
+    found = digester.finish()
+    assert (found.high.tolist(), found.high_row.tolist(), found.absent.tolist()) == ([ABSENT], [-1], [3])
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"",
+        b"{}",
+        b'{"arrays": 3}\n',
+        b'{"arrays": {"a": ["<f4", [4], 16]}}\n1234',
+        b'{"arrays": {"a": ["<f4", [1000000000, 8], 4]}}\n1234',
+        b'{"arrays": {"a": ["O", [1], 8]}}\n12345678',
+        b'{"arrays": {"a": ["<f4", [-1], 4]}}\n1234',
+        pack({"rows": 1}, {"high": np.zeros(2, np.float32)}),
+    ],
+)
+def test_bytes_that_are_no_digest_are_refused(blob):
+    with pytest.raises(ValueError, match=r"\w"):
+        unpack_layers(blob)
+    with pytest.raises(ValueError, match=r"\w"):
+        unpack_steps(blob)
+
+
+def test_packing_keeps_arrays_of_every_shape():
+    arrays = {"none": np.empty((0, 3), np.float32), "one": np.array([2.5]), "same": np.full((4, 2), 7, np.int32)}
+    _, found = unpack(pack({}, arrays))
+    for name, array in arrays.items():
+        assert np.array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+# ----------------------------------------------------------------------------------- in the store
+
+
+def test_steps_from_digests_are_those_of_the_rows(tmp_path, monkeypatch):
+    write(tmp_path, batches(300, learning_rates=(0.1, 0.2), clip_fault="x"))
+    with StoreReader(tmp_path) as reader:
+        assert [number for number, _ in reader.digested_steps("0")] == [128, 256]
+        found = reader.step_arrays()
+        assert reader.damaged_rows == 0
+    same(found, from_rows(tmp_path, monkeypatch))
+
+
+def test_optimizers_that_take_turns_have_digests_of_their_own(tmp_path, monkeypatch):
+    turns = [record(step, name) for step in range(200) for name in ("g", "d")]
+    write(tmp_path, [turns[at : at + 33] for at in range(0, 400, 33)], ("g", "d"))
+    with StoreReader(tmp_path) as reader:
+        assert [number for number, _ in reader.digested_steps("d")] == [256]
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+        assert reader.step_ids("d")[:, 0].tolist() == list(range(2, 401, 2))
+
+
+def test_a_later_attempt_begins_with_a_digest_of_its_own(tmp_path, monkeypatch):
+    write(tmp_path, batches(200))
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append([record(step, attempt=1) for step in range(150, 300)])
+    writer.end_attempt("closed")
+    with StoreReader(tmp_path) as reader:
+        assert [number for number, _ in reader.digested_steps("0")] == [128, 328]
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+
+
+def test_rows_that_the_disk_did_not_take_are_in_no_digest(tmp_path, monkeypatch):
+    from gradwatch.errors import StoreNotWritable
+
+    writer = write(tmp_path, batches(100), end=False)
+    real = writer._insert
+
+    def full(*_arguments, **_more):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    writer._insert = full
+    with pytest.raises(StoreNotWritable):
+        writer.append([record(step) for step in range(100, 150)])
+    writer._insert = real
+    writer.append([record(step) for step in range(100, 300)])
+    writer.end_attempt("closed")
+    with StoreReader(tmp_path) as reader:
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+
+
+@pytest.mark.parametrize("column", ["steps", "layers", "steps_crc", "crc", "row_crc", "optimizer"])
+def test_a_damaged_digest_is_not_used_and_the_rows_are_read(tmp_path, monkeypatch, column):
+    write(tmp_path, batches(300))
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    ((value,),) = db.execute(f"select {column} from digest where last_id = 128")
+    other = {bytes: lambda b: b[:-1] + b"\x99", int: lambda n: n ^ 1, str: lambda s: s + "x"}[type(value)](value)
+    db.execute(f"update digest set {column} = ? where last_id = 128", (other,))
+    db.commit()
+    db.close()
+    with StoreReader(tmp_path) as reader:
+        both = {number for number, _ in reader.digested_steps("0")}, set(reader.digested_layers("0"))
+        assert both == ({256} if column != "layers" else {128, 256}, {256} if column != "steps" else {128, 256})
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+
+
+def test_a_row_lost_beside_digests_is_counted(tmp_path):
+    write(tmp_path, batches(300))
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    db.execute("delete from step where id in (280, 281)")
+    db.execute("update step set total_norm = 3 where id = 290")
+    db.commit()
+    db.close()
+    with StoreReader(tmp_path) as reader:
+        assert len(reader.step_arrays()["id"]) == 297
+        assert reader.damaged_rows == 3
+
+
+def test_rows_without_layers_or_with_others_leave_a_digest_without_layers(tmp_path):
+    rows = [record(step, **({"layers": None} if step == 60 else {})) for step in range(256)]
+    write(tmp_path, [rows])
+    with StoreReader(tmp_path) as reader:
+        assert [number for number, _ in reader.digested_steps("0")] == [128, 256]
+        assert list(reader.digested_layers("0")) == [256]
+
+
+def test_the_checksum_of_a_digest_is_that_of_its_blobs(tmp_path):
+    write(tmp_path, batches(128))
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    ((steps, steps_crc, layers, layers_crc),) = db.execute("select steps, steps_crc, layers, layers_crc from digest")
+    db.close()
+    assert (zlib.crc32(steps), zlib.crc32(layers)) == (steps_crc, layers_crc)
