@@ -6,7 +6,16 @@
 import { badSpans } from "../chart/bad.js";
 import { Chart } from "../chart/chart.js";
 import { memo } from "../state/memo.js";
-import { coefLines, lossLines, normLines, rateLines, shareLines, spansDecades } from "./lines.js";
+import {
+  coefLines,
+  lossLines,
+  normLines,
+  rateLines,
+  shareLines,
+  spansDecades,
+  updateNormLines,
+  updateRatioLines,
+} from "./lines.js";
 
 /**
  * @typedef {object} Described
@@ -45,6 +54,22 @@ const CHARTS = [
     hint: "the factor the gradients were multiplied by",
     height: 96,
     lines: coefLines,
+    log: () => true,
+  },
+  {
+    title: "update_ratio",
+    hint: "norm of the optimizer's update over that of the weights",
+    height: 96,
+    robust: true,
+    lines: updateRatioLines,
+    log: () => true,
+  },
+  {
+    title: "update_norm",
+    hint: "norm of the optimizer's update",
+    height: 84,
+    robust: true,
+    lines: updateNormLines,
     log: () => true,
   },
 ];

@@ -69,6 +69,28 @@ export function rateLines({ runs, theme }) {
 }
 
 /**
+ * The norm of the update over that of the weights, where updates were recorded.
+ *
+ * @param {Given} given
+ * @returns {Line[]}
+ */
+export function updateRatioLines({ runs, theme }) {
+  const recorded = runs.filter(({ series }) => known(series, "update_ratio"));
+  return recorded.map((run) => band(run, "update_ratio", theme, runs));
+}
+
+/**
+ * The norm of the update, where updates were recorded.
+ *
+ * @param {Given} given
+ * @returns {Line[]}
+ */
+export function updateNormLines({ runs, theme }) {
+  const recorded = runs.filter(({ series }) => known(series, "update_norm"));
+  return recorded.map((run) => band(run, "update_norm", theme, runs));
+}
+
+/**
  * The share of steps clipped, of runs that clip.
  *
  * @param {Given} given
@@ -110,7 +132,7 @@ export function spansDecades(lines) {
 
 /** @param {Series} series @param {string} name */
 function known(series, name) {
-  return series[`${name}.high`].some(Number.isFinite);
+  return series[`${name}.high`]?.some(Number.isFinite) ?? false;
 }
 
 /** @param {DrawnRun} run */

@@ -11,6 +11,7 @@ the middle of a bin is within the share ``a`` of each norm in it.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,9 @@ NOT_FINITE = np.inf
 _LOG_GAMMA = math.log1p(ACCURACY) - math.log1p(-ACCURACY)
 _ZERO = -(2**15)
 """The bin of norms that are 0."""
+
+_AT_ONCE = 16
+"""Sketches that are merged at once."""
 
 MAX_KEYS = 1_000_000
 """Norms that wait to be counted in bins."""
@@ -126,6 +130,10 @@ class Sketch:
         >>> Sketch.merged([one, one]).count.tolist()
         [2, 2]
         """
+        if len(sketches) > _AT_ONCE:  # so that little memory is taken
+            few = _AT_ONCE - 1
+            parts = [sketches[at : at + few] for at in range(0, len(sketches), few)]
+            return functools.reduce(lambda sofar, part: cls.merged([sofar, *part]), parts[1:], cls.merged(parts[0]))
         keys = np.concatenate([np.empty(0, np.int64), *((s.parameter << 16) + (s.bin - _ZERO) for s in sketches)])
         counts = np.concatenate([np.empty(0, np.int64), *(s.count for s in sketches)])
         found, at = np.unique(keys, return_inverse=True)

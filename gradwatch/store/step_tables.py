@@ -28,7 +28,7 @@ MAX_PADDING = 2**30
 MANY_ROWS = 50_000
 """Rows from which on digests are looked for, and rows are read a part at a time."""
 
-MAX_SPAN = 2**31
+MAX_SPAN = 10**8
 """The largest id of a store that is read by digests: a store from a stranger may claim any."""
 
 SPARSE = 16
@@ -70,6 +70,7 @@ class StepTables:
 
     def __init__(self, db: Database, integrity: Integrity) -> None:
         self._db, self._integrity = db, integrity
+        self._ids: tuple[int, Columns] | None = None  # of a long run, with the last id when they were read
         self._looked: set[tuple[str, str, Part, int]] = set()  # for missing rows, in vain
 
     def step_columns(self) -> dict[str, list[Any]]:
@@ -99,12 +100,15 @@ class StepTables:
         if not is_count(last) or last < MANY_ROWS or last > MAX_SPAN:
             return step_arrays(self.step_columns())
         with self._db.one_moment():
-            known = [unpacked for _, unpacked in self.digested_steps()]
+            known = [unpacked for number, unpacked in self.digested_steps() if number <= last]
             covered = np.zeros(last + 1, bool)
             for columns in known:
                 covered[columns["id"]] = True
             parts = [*known, *self._uncovered(covered)]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if not parts:
+            return step_arrays(self.step_columns())
+        # One column after the other, so that only one is held twice.
+        joined = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
         ids = joined["id"]
         if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
             order = np.argsort(ids, kind="stable")
@@ -112,6 +116,7 @@ class StepTables:
         if self._db.layout.has_crc:
             first = int(joined["id"][0]) if not self._db.layout.has_row_crc else 1
             self._integrity.find_missing_steps(joined["id"], first, max(int(last), self._last_id()))
+        self._ids = int(last), {name: joined[name] for name in ("id", "step", "attempt", "optimizer")}
         return joined
 
     def digested_steps(self, optimizer: str | None = None) -> list[tuple[int, Columns]]:
@@ -229,7 +234,10 @@ class StepTables:
             return None
         if not self._db.rows("select last_id from digest not indexed limit 1"):
             return None
-        columns = self.step_arrays()
+        if self._ids is None or self._ids[0] != last:
+            self.step_arrays()
+        assert self._ids is not None
+        columns = self._ids[1]
         own = columns["optimizer"] == optimizer
         return np.stack([columns[name][own] for name in ("id", "step", "attempt")], axis=1)
 

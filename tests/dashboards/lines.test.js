@@ -5,7 +5,16 @@ import { describe, stepsAt, valuesAt } from "../../dashboards/chart/readout.js";
 import { above, capOf, isolated, tableOf, yRange } from "../../dashboards/chart/table.js";
 
 import { drawnRuns } from "../../dashboards/parts/drawn.js";
-import { coefLines, lossLines, normLines, rateLines, shareLines, spansDecades } from "../../dashboards/parts/lines.js";
+import {
+  coefLines,
+  lossLines,
+  normLines,
+  rateLines,
+  shareLines,
+  spansDecades,
+  updateNormLines,
+  updateRatioLines,
+} from "../../dashboards/parts/lines.js";
 import { factsOf } from "../../dashboards/parts/verdict.js";
 import { overview, series } from "./support.js";
 
@@ -30,6 +39,13 @@ test("a run that never clips has its norm and no lines of clipping", () => {
     ["total_norm"],
   );
   assert.deepEqual([shareLines(only(plain)), coefLines(only(plain)), rateLines(only(plain))], [[], [], []]);
+});
+
+test("updates have lines in a run that recorded them, and none in another", () => {
+  assert.deepEqual([updateNormLines(only(plain)), updateRatioLines(only(plain))], [[], []]);
+  const updated = series(2, { ...band("update_norm", [2, 3]), ...band("update_ratio", [0.01, 0.02]) });
+  assert.deepEqual(updateNormLines(only(updated))[0].high, Float64Array.from([2, 3]));
+  assert.deepEqual(updateRatioLines(only(updated))[0].low, Float64Array.from([0.01, 0.02]));
 });
 
 test("a run that clips has its threshold, what was left, and a threshold that is tried", () => {

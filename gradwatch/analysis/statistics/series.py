@@ -30,6 +30,8 @@ class Series:
     loss_nonfinite: NDArray[np.bool_]  # a loss was logged, and it is NaN or infinite
     learning_rate: Array
     nonfinite: NDArray[np.bool_]
+    update_norm: Array  # of the update as the optimizer computed it
+    update_ratio: Array  # that over the norm of the weights before the step
     layer_norm: Floats  # (steps, parameters); (steps, 0) where the layers were left out
     layer_nonfinite: NDArray[np.bool_]  # as layer_norm
     long_layers: LongLayers | None = None  # of a long run; layer_norm then has the largest of every 64 steps
@@ -59,6 +61,8 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
         loss_nonfinite=steps["loss_logged"].to_numpy(bool) & ~np.isfinite(steps["loss"].to_numpy(float)),
         learning_rate=steps["learning_rate"].to_numpy(float),
         nonfinite=(steps["nonfinite"].to_numpy() > 0) | ~np.isfinite(total),
+        update_norm=steps["update_norm"].to_numpy(float),
+        update_ratio=steps["update_ratio"].to_numpy(float),
         layer_norm=table,
         layer_nonfinite=bad,
         long_layers=long,

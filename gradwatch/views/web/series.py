@@ -11,6 +11,9 @@ from gradwatch.analysis.summary import Series
 BANDS = ("total_norm", "left_norm", "max_norm", "clip_coef", "loss", "learning_rate")
 """The series whose columns hold the smallest and the largest value."""
 
+UPDATE_BANDS = ("update_norm", "update_ratio")
+"""Such series of a run that recorded its updates; those of another run are left out."""
+
 _CLIPPED_WINDOWS = 100  # the share of clipped steps is taken over a hundredth of the steps shown
 
 
@@ -24,7 +27,8 @@ def at_zoom(series: Series, first: float, last: float, columns: int) -> dict[str
         Arrays with one entry a column:
 
         - ``first``, ``last``: the steps that it joins.
-        - of each of `BANDS`, ``.low`` and ``.high``: the smallest and the largest finite value, or NaN.
+        - of each of `BANDS` and `UPDATE_BANDS`, ``.low`` and ``.high``: the smallest and the largest finite
+          value, or NaN.
         - ``total_norm.at``: the step of the largest total norm.
         - ``nonfinite``, ``infinite``, ``loss.bad``: at how many steps the gradient was not finite, the
           total norm was infinite, the loss was not finite.
@@ -46,7 +50,8 @@ def at_zoom(series: Series, first: float, last: float, columns: int) -> dict[str
     starts = np.arange(begin, end, size)
     ends = np.minimum(starts + size, end)
     shown: dict[str, NDArray[np.generic]] = {"first": series.step[starts], "last": series.step[ends - 1]}
-    for name in BANDS:
+    recorded = [name for name in UPDATE_BANDS if not np.isnan(getattr(series, name)).all()]
+    for name in (*BANDS, *recorded):
         shown[f"{name}.low"], shown[f"{name}.high"] = _extremes(_blocks(getattr(series, name)[begin:end], size))
     norms = _blocks(series.total_norm[begin:end], size)
     largest = np.where(np.isfinite(norms), norms, -1.0).argmax(axis=1) if len(starts) else starts

@@ -266,3 +266,17 @@ def test_the_checksum_of_a_digest_is_that_of_its_blobs(tmp_path):
     ((steps, steps_crc, layers, layers_crc),) = db.execute("select steps, steps_crc, layers, layers_crc from digest")
     db.close()
     assert (zlib.crc32(steps), zlib.crc32(layers)) == (steps_crc, layers_crc)
+
+
+def test_many_sketches_merge_as_one():
+    rng = np.random.default_rng(0)
+    tables = [np.exp(rng.normal(size=(50, 2))).astype(np.float32) for _ in range(100)]
+    sketches = []
+    for table in tables:
+        digester = LayerDigester(2, ("norm",))
+        digester.extend({"norm": table})
+        sketches.append(digester.finish().sketch)
+    merged = Sketch.merged(sketches)
+    assert merged.count.sum() == 100 * 50 * 2
+    exact = np.quantile(np.concatenate(tables).astype(float), 0.9, axis=0)
+    assert np.allclose(merged.quantile(0.9, 2), exact, rtol=ACCURACY, atol=0)

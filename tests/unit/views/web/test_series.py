@@ -52,6 +52,8 @@ def series_of(norms):
         loss_nonfinite=np.zeros(length, bool),
         learning_rate=none,
         nonfinite=~np.isfinite(norms),
+        update_norm=none,
+        update_ratio=none,
         layer_norm=np.empty((length, 0), np.float32),
         layer_nonfinite=np.empty((length, 0), bool),
     )
@@ -66,6 +68,15 @@ def test_the_series_of_a_run_tell_clipping_and_the_loss(tmp_path):
     assert shown["left_norm.high"][-1] == 0.5
     assert shown["max_norm.low"][0] == 1.0
     assert shown["loss.bad"].sum() == 1
+
+
+def test_updates_are_told_of_a_run_that_recorded_them(tmp_path):
+    records = [StepRecord(step=s, total_norm=1.0, update_norm=float(s), weight_norm=2.0) for s in range(40)]
+    shown = at_zoom(Run(write_run(tmp_path / "with", records)).summary().series, 0, 39, 10)
+    assert (shown["update_norm.low"][1], shown["update_norm.high"][1]) == (2.0, 3.0)
+    assert shown["update_ratio.high"][-1] == 19.5
+    without = at_zoom(Run(write_run(tmp_path / "without", stream([1.0] * 40))).summary().series, 0, 39, 10)
+    assert "update_norm.low" not in without
 
 
 def test_the_share_clipped_is_of_a_window_however_near_one_looks(tmp_path):
