@@ -155,7 +155,8 @@ def read_facts(reader: RunReader) -> Facts:
 def _optimizer_facts(
     reader: RunReader, name: str, frame: pd.DataFrame, events: tuple[Event, ...], meta: Mapping[str, str]
 ) -> OptimizerFacts:
-    own = frame[frame["optimizer"] == name]
+    mine = frame["optimizer"] == name
+    own = frame if mine.all() else frame[mine]  # a copy of a long run takes memory
     parameters = reader.parameters(name)
     norms, present = _sampled_norms(reader, name, len(own), len(parameters))
     return OptimizerFacts(
