@@ -46,6 +46,9 @@ _ZERO = -(2**15)
 _AT_ONCE = 16
 """Sketches that are merged at once."""
 
+MAX_PARAMETERS = 4096
+"""Of a model whose layers are digested: those of a larger one would take the recorder's thread milliseconds a step."""
+
 MAX_KEYS = 1_000_000
 """Norms that wait to be counted in bins."""
 
@@ -172,7 +175,8 @@ def _keys(codes: Floats) -> NDArray[np.int64]:
     """Parameter and bin of each finite norm as one number, of coded norms (rows, parameters)."""
     counted = (codes >= 0) & (codes != NOT_FINITE)
     parameters = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)[counted]
-    return (parameters << 16) + (bins_of(codes[counted]) - _ZERO)
+    keys: NDArray[np.int64] = (parameters << 16) + (bins_of(codes[counted]) - _ZERO)
+    return keys
 
 
 # ------------------------------------------------------------------------------ digests of layers
@@ -473,7 +477,7 @@ class RecordDigester:
         """Add a record with its row of table ``step``."""
         self._rows.append(row)
         layers = record.layers
-        if layers is None or not self._is_uniform:
+        if layers is None or not self._is_uniform or len(layers.parameters) > MAX_PARAMETERS:
             self._is_uniform, self._layers = False, None
             return
         stats = tuple(stat for stat in STATS if getattr(layers, stat) is not None)

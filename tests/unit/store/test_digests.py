@@ -260,6 +260,14 @@ def test_rows_without_layers_or_with_others_leave_a_digest_without_layers(tmp_pa
         assert list(reader.digested_layers("0")) == [256]
 
 
+def test_layers_of_a_very_large_model_are_not_digested(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "MAX_PARAMETERS", 2)
+    write(tmp_path, batches(128))
+    with StoreReader(tmp_path) as reader:
+        assert [number for number, _ in reader.digested_steps("0")] == [128]
+        assert reader.digested_layers("0") == {}
+
+
 def test_the_checksum_of_a_digest_is_that_of_its_blobs(tmp_path):
     write(tmp_path, batches(128))
     db = sqlite3.connect(tmp_path / FILE_NAME)
