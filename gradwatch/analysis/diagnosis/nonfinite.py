@@ -18,7 +18,7 @@ NonfiniteFault: TypeAlias = Literal["entries", "norm", "loss"]
 
 HIDDEN_STEPS = 3  # steps in a row with a NaN gradient and a finite loss: the loss cannot be the one trained on
 LOSS_SCALE_SKIPS = 0.2  # share of the steps that a loss scale may leave out
-MIN_ROWS_AFTER = 3  # finite rows at the end of an imported history, after which a NaN did not reach the weights
+MIN_ROWS_AFTER = 1  # finite rows at the end of an imported history, after which a NaN did not reach the weights
 LEFT_OUT_SHARE = 0.01  # of the rows of an imported history: so few may be left out by a loss scale
 MIN_SCALED_STEPS = 20  # steps after which the loss scale should have found its level
 
@@ -79,7 +79,7 @@ def _was_left_out(optimizer: OptimizerFacts) -> bool:
     lost = optimizer.loss_logged & ~np.isfinite(optimizer.loss)
     rows = len(finite)
     return bool(
-        rows >= MIN_ROWS_AFTER
+        rows > MIN_ROWS_AFTER
         and finite[-MIN_ROWS_AFTER:].all()
         and not lost.any()
         and (~finite).sum() <= max(1.0, LEFT_OUT_SHARE * rows)

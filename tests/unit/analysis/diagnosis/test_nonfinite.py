@@ -117,7 +117,8 @@ def test_what_is_not_finite_is_told_by_the_facts_of_the_event(facts, fault):
         pytest.param(150, 151, None, "info", id="one row"),
         pytest.param(0, 1, None, "info", id="the first row"),
         pytest.param(150, 170, None, "critical", id="many rows"),
-        pytest.param(298, 299, None, "critical", id="too late to tell"),
+        pytest.param(298, 299, None, "info", id="the last row but one"),
+        pytest.param(299, 300, None, "critical", id="the last row"),
         pytest.param(150, 151, math.nan, "critical", id="the loss is lost"),
     ],
 )
@@ -149,3 +150,9 @@ def test_how_long_a_loss_was_not_finite_is_said(tmp_path, lost, says):
     for step in lost:
         norms[step] = losses[step] = math.nan
     assert says in the(run_of(tmp_path, stream(norms, losses=losses)), "nonfinite-loss").what
+
+
+@pytest.mark.parametrize(("norms", "severity"), [([math.nan, 4.0], "info"), ([4.0, math.nan], "critical")])
+def test_of_two_imported_rows_a_finite_last_one_tells_that_the_weights_are_finite(tmp_path, norms, severity):
+    run = run_of(tmp_path, stream(norms, losses=[1.9, 0.9]), meta={"source": "trainer_state.json"})
+    assert the(run, "nonfinite-gradient").severity == severity
