@@ -8,7 +8,8 @@ The files are other people's and are not kept here: FOLDER holds each as `<id>.j
 missing is said to be. Half of them, by the first digit of their id, were left alone until the rule
 was committed.
 
-A false warning is a finding of warning or worse over a history labelled healthy. A lone spike is told when an
+A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
+warning or worse, other than that the history is short, stands over it. A lone spike is told when an
 event of any severity, or a finding, begins within two rows of it.
 """
 
@@ -31,11 +32,14 @@ def main(folder: Path) -> None:
     listed = json.loads((HERE / "histories.json").read_text())
     present = [entry for entry in listed if (folder / f"{entry['id']}.json").exists()]
     print(f"# Public histories: {len(present)} of {len(listed)} present\n")
-    print("| half | histories | rows | false warnings | per 10,000 rows | spikes | told | short | said to be |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    lines = []
+    print(
+        "| half | histories | rows | false warnings | per 10,000 rows | bad ends | told | spikes | told | short"
+        " | said to be |"
+    )
+    print("|" + "---|" * 11)
+    lines, missed = [], []
     for half in ("tuning", "held_out"):
-        rows = false = spikes = told = short = said = 0
+        rows = false = spikes = told = short = said = bad = bad_told = 0
         entries = [entry for entry in present if entry["half"] == half]
         for entry in entries:
             with tempfile.TemporaryDirectory() as place:
@@ -45,6 +49,12 @@ def main(folder: Path) -> None:
                 run = Run(path)
                 findings, events = run.diagnosis(), run.events()
             alarms = [f for f in findings if f.severity != "info"]
+            if entry["label"] == "bad":
+                bad += 1
+                named = [f for f in alarms if f.code != "too-short"]
+                bad_told += bool(named)
+                missed += [] if named else [f"- {entry['id']} ({entry['rows']} rows): {entry['note']}"]
+                continue
             if entry["label"] == "short":
                 short += 1
                 said += any(f.code == "too-short" for f in findings)
@@ -56,9 +66,14 @@ def main(folder: Path) -> None:
             told += sum(any(abs(at - step) <= 2 * entry["every"] for at in starts) for step in entry["spikes"])
             lines += [f"- {entry['id']} ({entry['rows']} rows): {f.code}, {f.severity}: {f.what}" for f in alarms]
         per = 1e4 * false / max(1, rows)
-        print(f"| {half} | {len(entries)} | {rows} | {false} | {per:.1f} | {spikes} | {told} | {short} | {said} |")
+        print(
+            f"| {half} | {len(entries)} | {rows} | {false} | {per:.1f} | {bad} | {bad_told} | {spikes} | {told} |"
+            f" {short} | {said} |"
+        )
     print("\nEvery warning:\n")
     print("\n".join(lines) or "none")
+    print("\nBad ends that are not told:\n")
+    print("\n".join(missed) or "none")
 
 
 if __name__ == "__main__":

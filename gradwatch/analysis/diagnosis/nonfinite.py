@@ -52,8 +52,8 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     event = first_nonfinite(optimizer)
     if event is None or grew_before(optimizer, event.step):
         return None
-    if facts.is_imported and _was_left_out(optimizer):
-        event = replace(event, severity="info")
+    if facts.is_imported and _came_back(optimizer):
+        event = replace(event, severity="info" if _is_rare(optimizer) else "warning")
     return _finder(optimizer, event)(facts, optimizer, event)
 
 
@@ -70,20 +70,20 @@ def _finder(optimizer: OptimizerFacts, event: Event) -> Callable[[Facts, Optimiz
     return _in_the_weights if event.origin == "weights" else _in_backward
 
 
-def _was_left_out(optimizer: OptimizerFacts) -> bool:
+def _came_back(optimizer: OptimizerFacts) -> bool:
     """Whether the updates of the rows that are not finite were left out, as a loss scale does.
 
     An imported history does not say so. But weights that a NaN went into stay NaN, so that finite rows after it tell.
     """
     finite = np.isfinite(optimizer.total_norm)
     lost = optimizer.loss_logged & ~np.isfinite(optimizer.loss)
-    rows = len(finite)
-    return bool(
-        rows > MIN_ROWS_AFTER
-        and finite[-MIN_ROWS_AFTER:].all()
-        and not lost.any()
-        and (~finite).sum() <= max(1.0, LEFT_OUT_SHARE * rows)
-    )
+    return bool(len(finite) > MIN_ROWS_AFTER and finite[-MIN_ROWS_AFTER:].all() and not lost.any())
+
+
+def _is_rare(optimizer: OptimizerFacts) -> bool:
+    """Whether so few rows are not finite that a loss scale at its level leaves out as many."""
+    finite = np.isfinite(optimizer.total_norm)
+    return bool((~finite).sum() <= max(1.0, LEFT_OUT_SHARE * len(finite)))
 
 
 def _evidence(optimizer: OptimizerFacts, event: Event) -> dict[str, Quantity]:
