@@ -144,9 +144,13 @@ class RankGatherer:
         def is_late(rank: int) -> bool:
             return time.monotonic() > self._deadline(began, rank)
 
-        while missing := self._inbox.missing(
-            optimizer, number, one_by_one=time.monotonic() > began + ALL_AT_ONCE or self._closing_since is not None
-        ):
+        looks_again = began + ALL_AT_ONCE
+        while True:
+            looks = time.monotonic() > looks_again or self._closing_since is not None
+            looks_again = time.monotonic() + ALL_AT_ONCE if looks else looks_again
+            missing = self._inbox.missing(optimizer, number, one_by_one=looks)
+            if not missing:
+                return
             if any(map(is_late, missing)):
                 say_silent(self._tree, self._inbox.give_up(optimizer, number, is_late), number, own=0)
             else:

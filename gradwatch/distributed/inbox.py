@@ -27,7 +27,7 @@ MAX_WAITING_STEPS = 10_000
 """Steps of one rank to keep for later."""
 
 ALL_AT_ONCE = 1.0
-"""Seconds after which letters are read from those that have sent one, without waiting for all."""
+"""Seconds after which, and then again and again, each rank is asked for letters without waiting for all to have one."""
 
 KNOWN_LAYOUTS = 16
 """Layouts to keep. There are several where parts are missing now and then."""

@@ -46,6 +46,7 @@ class SubtreeRelay:
         self._next: dict[str, int] = {}  # the first step that is not combined yet, by optimizer
         self._said: dict[str, int] = {}  # `Inbox.changes` when what is held was last sent, by optimizer
         self._progress = time.monotonic()  # when a step was last complete
+        self._looked = 0.0  # when each rank was last asked for letters
         self._closing_since: float | None = None
 
     def add(self, item: Item) -> None:
@@ -56,6 +57,7 @@ class SubtreeRelay:
         """What can be sent now: steps that are complete, or whose missing ranks are no longer waited for."""
         senders = self._inbox.senders
         if not any(sender.steps for sender in senders.values()) and (self._is_idle() or senders[self._rank].ended):
+            self._looked = time.monotonic()
             for rank in list(senders):
                 self._inbox.read(rank)
         optimizers = {optimizer for sender in senders.values() for optimizer, _ in sender.steps}
@@ -135,8 +137,9 @@ class SubtreeRelay:
         def is_late(rank: int) -> bool:
             return time.monotonic() > self._deadline(since, rank)
 
-        slow = now > since + ALL_AT_ONCE or self._closing_since is not None
-        missing = self._inbox.missing(optimizer, number, one_by_one=slow)
+        looks = now > max(since, self._looked) + ALL_AT_ONCE or self._closing_since is not None
+        self._looked = now if looks else self._looked
+        missing = self._inbox.missing(optimizer, number, one_by_one=looks)
         if any(map(is_late, missing)):
             late = self._inbox.give_up(optimizer, number, is_late)
             gather.say_silent(self._tree, late, number, own=self._rank)
@@ -146,7 +149,7 @@ class SubtreeRelay:
 
     def _is_idle(self) -> bool:
         """Whether no step was complete for a while: this rank may be the one that makes none."""
-        return time.monotonic() > self._progress + ALL_AT_ONCE
+        return time.monotonic() > max(self._progress, self._looked) + ALL_AT_ONCE
 
     def _deadline(self, since: float, rank: int) -> float:
         seconds = gather.PATIENCE if self._inbox.senders[rank].heard else gather.FIRST_PATIENCE
