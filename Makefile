@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 NODE := node_modules
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest peers coverage check javascript browser benchmark dashboard detection diagnosis recommendation temporal-order pictures clean
+.PHONY: demo test test-slow test-lowest peers coverage check javascript browser benchmark gpu dashboard detection diagnosis recommendation temporal-order pictures clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -73,6 +73,10 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/store_fuzz.py | tee benchmarks/store_fuzz.txt
 	$(BIN)/python benchmarks/long_run.py | tee benchmarks/long_run.txt
 	$(BIN)/torchrun --nproc-per-node 4 benchmarks/ranks.py | tee benchmarks/ranks.txt
+
+# Where a GPU is: the tests that need one, and every figure that only it can give.
+gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py | tee benchmarks/gpu.txt
 
 dashboard: $(READY) browser
 	$(BIN)/python benchmarks/dashboard.py | tee benchmarks/dashboard.txt

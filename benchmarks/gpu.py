@@ -1,0 +1,403 @@
+"""Everything that needs a GPU, in one command and under ten minutes.
+
+    python benchmarks/gpu.py [--quick] > benchmarks/gpu.txt      (make gpu)
+
+1. The tests that only run with a CUDA device (tests/gpu).
+2. The kernel: bytes a second beside the card's peak by data sheet, for 1 M to 1 G entries in 1 to 10,000 tensors. Once
+   as gradwatch calls it, Python included, and once as the replay of a CUDA graph, which is the device's part alone.
+   Beside it, PyTorch's own norm of one tensor and of many.
+3. What waits: PyTorch warns of each synchronisation (torch.cuda.set_sync_debug_mode).
+4. Memory: the peak of each variant above what was held before.
+5. A step of GPT-2-medium with AdamW (fused): bare, PyTorch's clipping, gradwatch observing beside it, and `clip=`; with
+   large batches, where the device is busy, with a small one, where launching is what takes time, and compiled.
+   Interleaved rounds; ratios to PyTorch's clipping are medians over the rounds.
+
+What can't run on this machine is said. `--device cpu --quick` goes through the same code without a GPU, for a test of
+this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+import gradwatch
+from gradwatch.clip import NormClip
+from gradwatch.measure import measure
+
+ROOT = Path(__file__).parents[1]
+GOAL_BANDWIDTH, GOAL_OBSERVING, GOAL_CLIP = 0.85, 1.01, 1.00
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PEAKS = {
+    "H100": 3350e9,
+    "H200": 4800e9,
+    "A100": 2039e9,
+    "B200": 8000e9,
+    "L40": 864e9,
+    "L4": 300e9,
+    "A10": 600e9,
+    "T4": 320e9,
+    "4090": 1008e9,
+}
+"""Bytes a second by data sheet, of the first name that the card's name holds."""
+
+
+class Gpt(nn.Module):
+    """The decoder of GPT-2: medium is 24 layers of width 1,024 with 16 heads, 355 million parameters."""
+
+    def __init__(self, width: int, layers: int, heads: int, vocabulary: int, length: int) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Parameter(torch.randn(length, width) / 50)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.positions
+        for block in self.blocks:
+            x = block(x, src_mask=self.mask, is_causal=True)
+        logits = nn.functional.linear(self.norm(x), self.tokens.weight)
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+def finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_of(name: str) -> float | None:
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+PARTS = ("tests", "kernel", "waits", "memory", "step")
+
+
+def tests(device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "", "tests/gpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print("Tests:", done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:], flush=True)
+
+
+# ------------------------------------------------------------------------------------------- the kernel
+
+
+def bandwidth(device: torch.device, quick: bool) -> None:
+    """Print gigabytes a second, read from memory: the cache is overwritten before each."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    peak = peak_of(name)
+    print()
+    print(f"The kernel on {name}, peak {'not known' if peak is None else f'{peak / 1e9:.0f} GB/s'} by data sheet,")
+    print(f"goal {GOAL_BANDWIDTH:.0%}: GB/s and share of the peak, on the device alone; then as called")
+    print("   entries  tensors  dtype   device alone     as called    PyTorch's norm")
+    for entries in (2**18,) if quick else (2**20, 2**24, 2**27, 2**30):
+        for tensors in (1, 100) if quick else (1, 150, 1_000, 10_000):
+            for dtype_name, dtype in DTYPES.items():
+                if entries // tensors < 1000 or (dtype_name == "fp16" and tensors > 1):
+                    continue  # fp16 takes the same way as bf16
+                gradients = [torch.randn(entries // tensors, device=device).to(dtype) for _ in range(tensors)]
+                columns = [_speed(action, gradients, device, peak, quick) for action in _actions(gradients, device)]
+                print(f"{entries:>10} {tensors:>8}  {dtype_name:<5}" + "".join(columns), flush=True)
+                del gradients
+
+
+def _actions(gradients: list[Tensor], device: torch.device) -> list[Callable[[], object] | None]:
+    called = functools.partial(measure, gradients)
+    norm = functools.partial(torch._foreach_norm, gradients)
+    return [_graph_of(gradients) if device.type == "cuda" else None, called, norm]
+
+
+def _graph_of(gradients: list[Tensor]) -> Callable[[], object] | None:
+    """Return the replay of the launches that measure, without the Python that prepares them."""
+    try:
+        from gradwatch.measure.fused_triton import measure_triton
+    except ImportError:
+        return None
+    measure_triton(gradients)  # compiles, and makes the plan
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        measure_triton(gradients)
+    return graph.replay
+
+
+def _speed(
+    action: Callable[[], object] | None,
+    gradients: list[Tensor],
+    device: torch.device,
+    peak: float | None,
+    quick: bool,
+) -> str:
+    if action is None:
+        return f"{'-':>15}"
+    seconds = _seconds(action, device, rounds=3 if quick else 15)
+    speed = sum(gradient.nbytes for gradient in gradients) / seconds
+    return f"{speed / 1e9:>8.0f} {'' if peak is None else f'{speed / peak:>5.0%}':>6}"
+
+
+def _seconds(action: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Return the median time of an action, on the device where there is one."""
+    if device.type != "cuda":
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+    over_cache = torch.empty(2**28, dtype=torch.int8, device=device)
+    pairs = []
+    for _ in range(rounds + 3):
+        over_cache.zero_()
+        start_event, end_event = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start_event.record()
+        action()
+        end_event.record()
+        torch.cuda.synchronize()
+        pairs.append((start_event, end_event))
+    return statistics.median(start.elapsed_time(end) for start, end in pairs[3:]) / 1e3
+
+
+# --------------------------------------------------------------------------------------------- a step
+
+Step = Callable[[], None]
+TIMED = 10
+"""Steps of a block, which follow two that are not timed."""
+OBSERVING = "observing"
+VARIANTS = ("bare", "clip_grad_norm_", OBSERVING, "observing, no weights", "observing, capture", "clip=")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A model and a batch."""
+
+    title: str
+    batch: int
+    length: int
+    compiled: bool = False
+    small: bool = False
+
+
+SETTINGS = (
+    Setting(title="GPT-2-medium, batch 8 x 1024 tokens", batch=8, length=1024),
+    Setting(title="GPT-2-medium, batch 1 x 128 tokens", batch=1, length=128),
+    Setting(title="GPT-2-medium, batch 8 x 1024 tokens, compiled", batch=8, length=1024, compiled=True),
+)
+QUICK = Setting(title="a small GPT, batch 2 x 32 tokens", batch=2, length=32, small=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A model, its optimizer and a batch, which all variants train in turn."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ids: Tensor
+
+    @staticmethod
+    def of(setting: Setting, device: torch.device) -> Training:
+        width, layers, heads, vocabulary = (64, 2, 4, 512) if setting.small else (1024, 24, 16, 50_257)
+        torch.manual_seed(0)
+        with torch.device(device):
+            model = Gpt(width, layers, heads, vocabulary, setting.length)
+        ids = torch.randint(0, vocabulary, (setting.batch, setting.length), device=device)
+        if setting.compiled:
+            model.compile()
+        return Training(model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True), ids=ids)
+
+    @contextlib.contextmanager
+    def variant(self, name: str, **more: Any) -> Iterator[Step]:
+        """Give one step of a variant; what records has a run of its own, which ends with the block."""
+        with contextlib.ExitStack() as stack:
+            if name.startswith(OBSERVING) or name == "clip=":
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                clip = NormClip(1.0) if name == "clip=" else None
+                options = {"clip": clip, "capture": name.endswith("capture"), **more}
+                if name.endswith("no weights"):
+                    options |= {"weights_every": 0, "updates_every": 0}
+                watch = gradwatch.attach(self.model, self.optimizer, Path(folder) / "run", **options)
+                stack.enter_context(watch)
+            yield _step(self.model, self.optimizer, self.ids, own_clip=name not in ("bare", "clip="))
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, ids: Tensor, *, own_clip: bool) -> Step:
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            loss = model(ids)
+        loss.backward()
+        if own_clip:
+            clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def all_ratios(settings: Sequence[Setting], device: torch.device, quick: bool) -> None:
+    for setting in settings:
+        ratios(setting, device, quick)
+
+
+def ratios(setting: Setting, device: torch.device, quick: bool) -> None:
+    """Print each variant's step beside the step with PyTorch's clipping."""
+    training = Training.of(setting, device)
+    # Hooks on modules make the compiler begin anew.
+    variants = tuple(name for name in VARIANTS if not (setting.compiled and name.endswith("capture")))
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(3 if quick else 9):
+        first = turn % len(variants)
+        for name in variants[first:] + variants[:first]:
+            with training.variant(name, weights_every=TIMED) as step:
+                _block(step, device, 2)
+                times[name].append(_block(step, device, TIMED))
+        if turn == 0:
+            times = {name: [] for name in variants}  # kernels were compiled, memory was taken
+    del training, step
+    base = times["clip_grad_norm_"]
+    print()
+    print(f"A step of {setting.title}, AdamW fused, beside PyTorch's clipping")
+    print(
+        f"(goals: observing {GOAL_OBSERVING}, clip= {GOAL_CLIP:.2f}; weights sampled every {TIMED} steps, not every 50)"
+    )
+    for name, own in times.items():
+        quarters = statistics.quantiles([a / b for a, b in zip(own, base, strict=True)], n=4)
+        print(
+            f"  {name:<24} {statistics.median(own) * 1e3:>9.2f} ms  x{quarters[1]:.3f}"
+            f"  (quarters {quarters[0]:.3f} to {quarters[2]:.3f})",
+            flush=True,
+        )
+    _let_go(device)
+
+
+def _block(step: Step, device: torch.device, count: int) -> float:
+    finish(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        step()
+    finish(device)
+    return (time.perf_counter() - start) / count
+
+
+def _let_go(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def synchronisations(setting: Setting, device: torch.device) -> None:
+    """Count what PyTorch warns of in 60 steps of each variant, by thread."""
+    print()
+    if device.type != "cuda":
+        print("Synchronisations: not counted, there is no CUDA device")
+        return
+    training = Training.of(setting, device)
+    for name in VARIANTS:
+        counts = {"training": 0, "recorder": 0}
+        with training.variant(name) as step, warnings.catch_warnings():
+            _block(step, device, 5)
+            warnings.simplefilter("always")
+            warnings.showwarning = functools.partial(_count, counts)  # type: ignore[assignment]
+            torch.cuda.set_sync_debug_mode("warn")
+            for _ in range(60):
+                step()
+            torch.cuda.set_sync_debug_mode("default")
+        print(f"Synchronisations in 60 steps, {name}: {counts['training']} in the training thread", flush=True)
+
+
+def _count(counts: dict[str, int], message: Warning, *_: object, **__: object) -> None:
+    if "synchroniz" in str(message):
+        counts["training" if threading.current_thread() is threading.main_thread() else "recorder"] += 1
+
+
+def memory(setting: Setting, device: torch.device) -> None:
+    """Print the peak of each variant alone."""
+    if device.type != "cuda":
+        print("Memory: not measured, there is no CUDA device")
+        return
+    print()
+    training = Training.of(setting, device)
+    for name in VARIANTS:
+        with training.variant(name) as step:
+            _block(step, device, 1)
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            _block(step, device, 60)
+            peak = torch.cuda.max_memory_allocated() - before
+        print(f"Memory, {name}: {peak / 2**20:.1f} MiB above what was held before", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be repeated")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("There is no CUDA device: nothing was measured.")
+        sys.exit(1)
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    if device.type == "cuda":
+        print(f"{torch.cuda.get_device_name()}, driver {_driver()}, CUDA {torch.version.cuda}, Python", end=" ")
+        print(f"{sys.version.split()[0]}, PyTorch {torch.__version__}, Triton {_triton()}", flush=True)
+    else:
+        print(f"PyTorch {torch.__version__} on {device}: no figure below is of a GPU")
+    settings = (QUICK,) if options.quick else SETTINGS
+    parts: dict[str, Callable[[], None]] = {
+        "tests": functools.partial(tests, device),
+        "kernel": functools.partial(bandwidth, device, options.quick),
+        "waits": functools.partial(synchronisations, settings[-2:][0], device),
+        "memory": functools.partial(memory, settings[-2:][0], device),
+        "step": functools.partial(all_ratios, settings, device, options.quick),
+    }
+    for name, part in parts.items():
+        if options.only is None or name in options.only:
+            part()
+    if device.type == "cuda" and torch.cuda.device_count() < 2:
+        print("\nNCCL (DistributedDataParallel, fully_shard): not run, there is one GPU")
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0].strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not known"
+
+
+def _triton() -> str:
+    try:
+        import triton
+    except ImportError:
+        return "not installed"
+    return str(triton.__version__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The statistics of gradients on a CUDA device, against float64 numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gradwatch.measure import count_above, measure, measure_updates, norms
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+SIZES = (0, 1, 7, 1023, 1024, 1025, 16_383, 16_384, 16_385, 70_001, 3_000_001)
+
+
+def oracle(tensor):
+    values = tensor.detach().cpu().double().numpy().ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        magnitude = np.abs(values)
+        largest = float(magnitude.max(initial=0.0))
+        return {
+            "norm": float(np.sqrt(np.square(values).sum())),
+            "abs_max": math.nan if np.isnan(values).any() else largest,
+            "nonfinite": float((~np.isfinite(values)).sum()),
+            "zeros": float((values == 0).sum()),
+        }
+
+
+def agrees(tensors, rtol=1e-6):
+    found = measure(tensors).collect()
+    for stat, column in found.items():
+        expected = [math.nan if t is None else oracle(t)[stat] for t in tensors]
+        np.testing.assert_allclose(column, expected, rtol=rtol, err_msg=stat)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_size_and_dtype(dtype):
+    torch.manual_seed(0)
+    tensors = [torch.randn(size, device="cuda").to(dtype) for size in SIZES]
+    tensors[5][3], tensors[9][5] = math.nan, 0.0
+    tensors[8][-1] = -math.inf
+    before = [t.clone() for t in tensors]
+    agrees([None, *tensors])
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e4, 1e30])
+def test_squares_that_float32_can_not_hold(dtype, scale):
+    torch.manual_seed(0)
+    tensors = [(torch.randn(size, device="cuda") * scale).to(dtype) for size in (1, 1025, 70_001)]
+    agrees(tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_single_subnormal_entry(dtype):
+    tensor = torch.zeros(2049, device="cuda", dtype=dtype)
+    tensor[2048] = torch.finfo(dtype).smallest_normal / 4
+    agrees([tensor])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shift", range(1, 9))
+def test_addresses_that_are_no_multiple_of_sixteen(dtype, shift):
+    torch.manual_seed(shift)
+    agrees([torch.randn(size + shift, device="cuda").to(dtype)[shift:] for size in (1, 100, 1024, 40_003)])
+
+
+def test_layouts_of_every_kind():
+    torch.manual_seed(0)
+    dense = torch.randn(64, 48, device="cuda")
+    tensors = [
+        dense.T,
+        dense[::2],
+        dense[:, 1:],
+        torch.ones(1, 5, device="cuda").expand(4, 5),
+        torch.randn(3, 4, 5, 6, device="cuda").to(memory_format=torch.channels_last),
+        torch.tensor(-2.0, device="cuda"),
+    ]
+    agrees(tensors)
+    values = torch.tensor([3.0, 4.0], device="cuda")
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0, 5]], device="cuda"), values, (9,))
+    assert norms([sparse]).collect()["norm"].tolist() == [5.0]
+    assert norms([torch.tensor([3 + 4j], device="cuda")]).collect()["norm"].tolist() == [5.0]
+
+
+def test_ten_thousand_tensors_of_three_dtypes():
+    torch.manual_seed(0)
+    tensors = [torch.randn(1 + i % 700, device="cuda").to(DTYPES[i % 3]) for i in range(10_000)]
+    agrees(tensors)
+    agrees([t.clone() for t in tensors])  # the same plan, other addresses
+
+
+def test_tensors_of_the_host_and_of_the_device_together():
+    torch.manual_seed(0)
+    agrees([torch.randn(100), torch.randn(2000, device="cuda"), None, torch.randn(3000)])
+
+
+def test_the_same_numbers_every_time():
+    torch.manual_seed(0)
+    tensors = [torch.randn(n, device="cuda") for n in (17, 16_385, 1_000_003)]
+    first = measure(tensors).collect()["norm"].tolist()
+    assert all(measure(tensors).collect()["norm"].tolist() == first for _ in range(20))
+
+
+def test_measured_on_a_stream_of_its_own():
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        gradient = torch.full((1000,), 2.0, device="cuda")
+        found = measure([gradient])
+    assert found.collect()["abs_max"].tolist() == [2.0]
+    assert found.collect()["norm"][0] == pytest.approx(2 * 1000**0.5)
+
+
+def test_a_measurement_within_a_graph_follows_the_values():
+    gradients = [torch.ones(2000, device="cuda"), torch.ones(30, device="cuda", dtype=torch.bfloat16)]
+    measure(gradients).collect()  # the plan and the kernels are made outside
+    from gradwatch.measure.fused_triton import measure_triton
+
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        table = measure_triton(gradients)
+    gradients[0].fill_(3.0)
+    graph.replay()
+    torch.cuda.synchronize()
+    np.testing.assert_allclose(table[:, 0].cpu().numpy(), [3 * 2000**0.5, 30**0.5], rtol=1e-12)
+
+
+def test_entries_over_a_limit_are_counted():
+    gradients = [torch.tensor([1.0, -3.0, 2.0], device="cuda"), torch.tensor([-2.0])]
+    assert sorted(int(count) for count in count_above(gradients, 1.5)) == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"amsgrad": True}, {"capturable": True}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_updates_in_closed_form(options, dtype):
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(n, device="cuda").to(dtype)) for n in (500, 4000)]
+    optimizer = torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.1, **options)
+    for _ in range(3):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        before = [weight.detach().double().clone() for weight in weights]
+        optimizer.step()
+    found = measure_updates(optimizer, weights).collect()
+    moved = [(w.detach().double() - old).norm().item() for w, old in zip(weights, before, strict=True)]
+    rtol = 1e-4 if dtype == torch.float32 else 0.1  # what was meant; bfloat16 rounds what arrives
+    np.testing.assert_allclose(found["update_norm"], moved, rtol=rtol)
+    np.testing.assert_allclose(found["weight_norm"], [old.norm().item() for old in before], rtol=rtol / 10)

@@ -1,0 +1,98 @@
+"""The training thread never waits for the device: PyTorch raises where it would."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import gradwatch
+from gradwatch import Run
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "launches.py"
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("launches", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+launches = load()
+STEPS = 20
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device(monkeypatch):
+    monkeypatch.setattr(launches, "DEVICE", "cuda")
+
+
+def train(folder, option, name, **more):
+    """Train a few steps first, in which Triton compiles and plans are made."""
+    loop, options = launches.OPTIONS[option]
+    net = launches.model()
+    optimizer = launches.OPTIMIZERS[name](net)
+    with gradwatch.attach(net, optimizer, folder / "run", **(options | more)) as watch:
+        for step in range(STEPS):
+            if step == 3:
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+            loop(net, optimizer, watch, step)
+        torch.cuda.set_sync_debug_mode("default")
+    steps = Run(folder / "run").steps()
+    assert len(steps) == STEPS
+    assert steps["total_norm"].notna().all()
+    return steps
+
+
+@pytest.fixture(autouse=True)
+def _default_again():
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("option", launches.OPTIONS)
+def test_no_option_waits(tmp_path, option):
+    train(tmp_path, option, "AdamW")
+
+
+@pytest.mark.parametrize("name", launches.OPTIMIZERS)
+def test_no_optimizer_waits(tmp_path, name):
+    train(tmp_path, "observing", name)
+
+
+def test_reading_updates_at_every_step_does_not_wait(tmp_path):
+    train(tmp_path, "observing", "AdamW", updates_every=1, weights_every=1)
+
+
+def test_a_wait_would_be_found(no_waits):
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        torch.ones(1, device="cuda").item()
+
+
+def test_a_fused_optimizer_under_a_grad_scaler_does_not_wait(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).cuda()
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, fused=True)
+    scaler = torch.amp.GradScaler("cuda", init_scale=2.0**10)
+    data = torch.randn(STEPS, 4, 8, device="cuda")
+    with gradwatch.attach(net, optimizer, tmp_path / "run") as watch:
+        for step in range(STEPS):
+            if step == 3:
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+            optimizer.zero_grad()
+            with torch.autocast("cuda", torch.float16):
+                loss = net(data[step]).square().mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            watch.log(loss=loss)
+        torch.cuda.set_sync_debug_mode("default")
+    steps = Run(tmp_path / "run").steps()
+    assert len(steps) == STEPS
+    assert (steps["total_norm"] < 100).all()  # not multiplied by the scale
