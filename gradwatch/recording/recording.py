@@ -220,6 +220,13 @@ class Recording:
             fault,
         )
 
+    def say_not_seen_in_graph(self) -> None:
+        """The script records a CUDA graph, which later runs without calling any hook."""
+        self.notices.warn_once(
+            "gradwatch does not see the steps inside a CUDA graph: it neither records them nor clips or skips them"
+            " (cuda-graph-not-seen)"
+        )
+
     def protect(self, loop: Loop, fault: Exception, *, has_gradients: bool) -> None:
         """A fault came between the gradients and the update: this update is protected all the same."""
         try:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.errors import BadArgument
+from gradwatch.measure import is_capturing_graph
 from gradwatch.recording.clip_audit import clips_nothing
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.loops import Loop
@@ -26,6 +27,9 @@ def _guarded(method: Method[P]) -> Method[P]:
 
     @functools.wraps(method)
     def guarded(self: HookRouter, *args: P.args, **kwargs: P.kwargs) -> None:
+        if is_capturing_graph():
+            self._recording.say_not_seen_in_graph()
+            return
         self._recording.guarded(method, self, *args, **kwargs)
 
     return cast("Method[P]", guarded)
