@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Sequence
-from types import FrameType
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradwatch.recording.hooks import steps_on_stack
 from gradwatch.recording.pending import PendingStep
 
 
@@ -68,7 +67,7 @@ class Nesting:
     def enter(self) -> bool:
         """A step begins; return whether it is no part of another."""
         if self._depth:
-            self._depth = min(self._depth, max(1, self._steps_on_stack()) - 1)
+            self._depth = min(self._depth, max(1, steps_on_stack(one() for one in self._optimizers)) - 1)
         self._depth += 1
         return self._depth == 1
 
@@ -76,18 +75,3 @@ class Nesting:
         """A step ends; return whether it was no part of another."""
         self._depth = max(0, self._depth - 1)
         return self._depth == 0
-
-    def _steps_on_stack(self) -> int:
-        """The calls of `step` that are running, of these optimizers and in this thread."""
-        count = 0
-        frame: FrameType | None = sys._getframe()
-        while frame is not None:
-            if frame.f_code is _step_code:
-                running = frame.f_locals.get("self")
-                count += running is not None and any(running is one() for one in self._optimizers)
-            frame = frame.f_back
-        return count
-
-
-_step_code = Optimizer.profile_hook_step(lambda *_: None).__code__
-"""What PyTorch wraps around every `step`."""

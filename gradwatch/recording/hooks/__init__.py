@@ -3,7 +3,12 @@
 from gradwatch.recording.hooks.backward import listen_to_backward
 from gradwatch.recording.hooks.clip_calls import ClipCall, TapError, listen_to_clip_calls, override_max_norm
 from gradwatch.recording.hooks.grad_scaler import listen_to_grad_scaler
-from gradwatch.recording.hooks.optimizer_steps import listen_to_closures, listen_to_steps, out_of_graphs
+from gradwatch.recording.hooks.optimizer_steps import (
+    listen_to_closures,
+    listen_to_steps,
+    out_of_graphs,
+    steps_on_stack,
+)
 from gradwatch.recording.hooks.reduction import Reductions
 from gradwatch.recording.hooks.zero_grad import listen_to_zeroing
 
@@ -19,4 +24,5 @@ __all__ = [
     "listen_to_zeroing",
     "out_of_graphs",
     "override_max_norm",
+    "steps_on_stack",
 ]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 
 class StepListener(Protocol):
@@ -41,28 +44,77 @@ def out_of_graphs(hook: Hook) -> Hook:
     return hooked
 
 
+def steps_on_stack(optimizers: Iterable[Optimizer | None]) -> int:
+    """Count the calls of `step` that are running, of these optimizers and in this thread."""
+    wanted = {id(one) for one in optimizers if one is not None}
+    count = 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is _step_code:
+            count += id(frame.f_locals.get("self")) in wanted
+        frame = frame.f_back
+    return count
+
+
+_step_code = Optimizer.profile_hook_step(lambda *_: None).__code__
+"""What PyTorch wraps around every `step`, and calls the hooks in."""
+
+
+def _remover(optimizer: Optimizer, handles: Sequence[RemovableHandle]) -> Callable[[], None]:
+    """Return what removes hooks, unless PyTorch may be going through them at this moment.
+
+    To remove one then would raise in the training, when PyTorch asks for the next hook. Such hooks stay.
+    """
+    reference = weakref.ref(optimizer)
+
+    def remove() -> None:
+        if not steps_on_stack([reference()]):
+            for handle in handles:
+                handle.remove()
+
+    return remove
+
+
 def listen_to_steps(optimizer: Optimizer, listener: StepListener, kept: object = None) -> Callable[[], None]:
     """Tell the listener before and after each step of the optimizer; return what ends it.
 
     The object ``kept`` stays alive until then, or until the optimizer goes.
     """
+    hearing = _Hearing(listener, kept)
 
-    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any], kept: object = kept) -> None:
-        # torch passes the optimizer itself as the first positional argument
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        listener.before_step(optimizer, closure is not None)
+    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if hearing.listener is not None:
+            # torch passes the optimizer itself as the first positional argument
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+            hearing.listener.before_step(optimizer, closure is not None)
 
     def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        listener.after_step(optimizer)
+        if hearing.listener is not None:
+            hearing.listener.after_step(optimizer)
 
-    handles = [
+    hooks = (
         optimizer.register_step_pre_hook(out_of_graphs(before)),
         optimizer.register_step_post_hook(out_of_graphs(after)),
-    ]
+    )
+    return _end_of(hearing, _remover(optimizer, hooks))
+
+
+class _Hearing:
+    """What the hooks of an optimizer keep alive."""
+
+    def __init__(self, listener: StepListener, kept: object) -> None:
+        self.listener: StepListener | None = listener
+        self.kept = kept
+
+
+def _end_of(hearing: _Hearing, remove: Callable[[], None]) -> Callable[[], None]:
+    """Return what ends it. That holds neither the listener nor what is kept: only the optimizer's hooks do."""
+    reference = weakref.ref(hearing)
 
     def stop() -> None:
-        for handle in handles:
-            handle.remove()
+        if (still := reference()) is not None:
+            still.listener = still.kept = None
+        remove()
 
     return stop
 
@@ -81,14 +133,23 @@ def listen_to_closures(optimizer: Optimizer, heard: Callable[[Optimizer], None])
             return (args[0], told(args[1]), *args[2:]), kwargs
         return None
 
+    hears = [True]
+
     def told(closure: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(closure, updated=())
         def evaluated() -> Any:
             loss = closure()
-            heard(optimizer)
+            if hears:
+                heard(optimizer)
             return loss
 
         return evaluated
 
     before._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return optimizer.register_step_pre_hook(before).remove
+    remove = _remover(optimizer, [optimizer.register_step_pre_hook(before)])
+
+    def stop() -> None:
+        hears.clear()
+        remove()
+
+    return stop

@@ -82,3 +82,39 @@ def test_what_a_closure_returns_or_raises_reaches_the_step():
         optimizer.step(lambda: 1 / 0)
     assert optimizer.step() is None
     assert heard == [optimizer, optimizer]
+
+
+@pytest.mark.parametrize("closure", [None, lambda: torch.zeros(())], ids=["plain", "closure"])
+@pytest.mark.parametrize("moment", ["before_step", "after_step"])
+def test_listening_may_end_within_a_step_that_has_more_hooks(moment, closure):
+    heard = []
+
+    class Ends:
+        def before_step(self, optimizer, has_closure):
+            self.hear("before_step")
+
+        def after_step(self, optimizer):
+            self.hear("after_step")
+
+        def hear(self, now):
+            heard.append(now)
+            if now == moment:
+                stop()
+                stop_closures()
+
+    weight = parameter(3.0)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    stop = listen_to_steps(optimizer, Ends())
+    stop_closures = listen_to_closures(optimizer, lambda _: heard.append("closure"))
+    later = []  # the user's own hooks, which come after ours
+    optimizer.register_step_pre_hook(lambda *_: later.append("before"))
+    optimizer.register_step_post_hook(lambda *_: later.append("after"))
+    for _ in range(3):
+        weight.grad = torch.ones(1)
+        optimizer.step(closure)
+    assert later == 3 * ["before", "after"]
+    assert heard.count("before_step") == 1
+    assert heard.count("after_step") == (moment == "after_step")
+    stop()
+    stop_closures()
+    assert len(optimizer._optimizer_step_pre_hooks) == len(optimizer._optimizer_step_post_hooks) == 1
