@@ -35,6 +35,7 @@ WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "item", "uniqu
 VIEWS = ("detach", "view", "unbind", "select", "slice", "reshape", "alias", "t", "transpose", "expand", "as_strided")
 """Operators that only describe memory."""
 STEPS, WARM_UP = 12, 6
+DEVICE = "meta"  # tests/gpu trains the same on a real one
 
 Train = Callable[[nn.Module, torch.optim.Optimizer, "gradwatch.Watch | None", int], None]
 
@@ -52,7 +53,9 @@ class Counts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if any(_is_meta(arg) for arg in args):
+        if _waits_to_copy(name, args, kwargs or {}):
+            self.waits.append(name)
+        elif any(_is_meta(arg) for arg in args):
             if name in WAITS:
                 self.waits.append(name)
             elif name not in VIEWS:
@@ -63,6 +66,16 @@ class Counts(TorchDispatchMode):
         """Stand in for a copy to the host that is begun."""
         self.copies += 1
         return torch.zeros(values.shape, dtype=values.dtype)
+
+
+def _waits_to_copy(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether an operator copies from the host with a wait: unless told otherwise, and always for an index."""
+    if name in ("index", "index_put", "index_put_"):
+        return _is_meta(args[0]) and any(each is not None and not each.is_meta for each in args[1])
+    if name == "_to_copy":
+        to_device = str(kwargs.get("device")) == DEVICE and not args[0].is_meta
+        return to_device and not kwargs.get("non_blocking")
+    return name == "copy_" and _is_meta(args[0]) and not args[1].is_meta and not (args[2:] and args[2])
 
 
 class _Complete:
@@ -85,6 +98,7 @@ def counting() -> Iterator[Counts]:
     with (
         mock.patch.object(devices, "copies_behind", lambda device: device.type == "meta"),
         mock.patch.object(devices, "_copy_behind", counts.copy),
+        mock.patch.object(devices, "_pinned", lambda values: values),
         mock.patch.object(devices, "_mark", return_value=_Complete()),
     ):
         yield counts
@@ -92,7 +106,7 @@ def counting() -> Iterator[Counts]:
 
 def model() -> nn.Module:
     return nn.Sequential(nn.Embedding(64, 16), nn.Linear(16, 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, 64)).to(
-        "meta"
+        DEVICE
     )
 
 
@@ -103,7 +117,7 @@ def plain(net: nn.Module, optimizer: torch.optim.Optimizer, watch: gradwatch.Wat
 
 
 def backward(net: nn.Module) -> Tensor:
-    loss = net(torch.zeros(4, 8, dtype=torch.long, device="meta")).square().mean()
+    loss = net(torch.zeros(4, 8, dtype=torch.long, device=DEVICE)).square().mean()
     loss.backward()
     return loss
 

@@ -1,6 +1,6 @@
 """From gradients to statistics: norm, largest magnitude, non-finite entries and zeros of each, in one read."""
 
-from gradwatch.measure.devices import Ready, begin_copy, is_on_host, mark_copies
+from gradwatch.measure.devices import Ready, begin_copy, is_capturing_graph, is_on_host, mark_copies, to_device
 from gradwatch.measure.measurement import Measurement, total
 from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, to_host, whole
 from gradwatch.measure.sharded import (
@@ -26,6 +26,7 @@ __all__ = [
     "closed_form_of",
     "count_above",
     "counts_here",
+    "is_capturing_graph",
     "is_on_host",
     "is_sharded",
     "local",
@@ -40,6 +41,7 @@ __all__ = [
     "reads_once",
     "splits_units",
     "stands_in",
+    "to_device",
     "to_host",
     "total",
     "whole",

@@ -29,6 +29,18 @@ def is_on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def is_capturing_graph() -> bool:
+    """Whether the current stream records a CUDA graph.
+
+    Nothing can be waited for then, pinned memory can't be taken from the system, and whatever is launched becomes part
+    of the graph.
+
+    >>> is_capturing_graph()
+    False
+    """
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def begin_copy(values: Tensor) -> Tensor:
     """Begin to copy to the host and return the copy, which is complete once an event of `mark_copies` says so.
 
@@ -37,6 +49,17 @@ def begin_copy(values: Tensor) -> Tensor:
     them later waits then.
     """
     return _copy_behind(values.detach()) if copies_behind(values.device) else values.detach()
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return a copy on the device of values on the host, begun without waiting; on the host the values themselves.
+
+    From pinned memory: a copy from other memory may wait for what was launched before.
+
+    >>> to_device(torch.tensor([1, 2]), torch.device("cpu"))
+    tensor([1, 2])
+    """
+    return (_pinned(values) if copies_behind(device) else values).to(device, non_blocking=True)
 
 
 def mark_copies(devices: Iterable[torch.device]) -> tuple[Ready, ...]:
@@ -61,6 +84,10 @@ def copies_behind(device: torch.device) -> bool:
 def _copy_behind(values: Tensor) -> Tensor:
     host = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
     return host.copy_(values, non_blocking=True)
+
+
+def _pinned(values: Tensor) -> Tensor:
+    return values.pin_memory()
 
 
 def _mark(device: torch.device) -> Ready:

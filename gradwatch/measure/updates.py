@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from math import gcd
 from typing import Any, Literal, TypeAlias
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradwatch.measure.devices import is_on_host, to_device
 from gradwatch.measure.entries import PLAIN
 from gradwatch.measure.fused import is_dense, measure_updates_fused, reads_updates
 from gradwatch.measure.measurement import Measurement, Part
@@ -341,7 +343,8 @@ def _by_operators(found: Sequence[Moved]) -> list[Part]:
     """Measure parameters of one device in batches of alike ones; nothing waits for it."""
     alike: defaultdict[tuple[Any, ...], list[tuple[Moved, Sampling]]] = defaultdict(list)
     for one, sampling in zip(found, _samplings(found, READ_OPERATORS), strict=True):
-        key = tuple(None if t is None else t.dtype for t in (one.weight, one.gradient, *one.moments()))
+        dtypes = tuple(None if t is None else t.dtype for t in (one.weight, one.gradient, *one.moments()))
+        key = (_is_whole(sampling), *dtypes)
         alike[key].append((one, sampling))
     return [_measured_batch(batch) for same in alike.values() for batch in _batches(same)]
 
@@ -366,15 +369,14 @@ def _measured_batch(batch: Sequence[tuple[Moved, Sampling]]) -> Part:
     dtype = torch.float64 if device.type == "cpu" else torch.float32
 
     def read(name: str) -> Tensor:
-        return torch.cat([_read(getattr(one, name), sampling) for one, sampling in batch]).to(dtype)
+        return torch.cat([_read(getattr(one, name), sampling) for one, sampling in batch]).reshape(-1).to(dtype)
 
     weight, gradient = read("weight"), read("gradient")
     lengths = [min(s.runs * s.length, one.weight.numel()) for one, s in batch]
-    columns = _columns([one for one, _ in batch], dtype).to(device, non_blocking=True)
-    counts = torch.tensor(lengths)
-    spread = columns.repeat_interleave(
-        counts if device.type == "cpu" else counts.to(device, non_blocking=True), dim=1, output_size=sum(lengths)
-    )
+    columns = _columns([one for one, _ in batch], dtype)
+    columns = to_device(columns, device) if is_on_host(columns) else columns
+    counts = to_device(torch.tensor(lengths), device)
+    spread = columns.repeat_interleave(counts, dim=1, output_size=sum(lengths))
     rate, decay, coupled, sign, of_gradient, of_moment, root_scale, square_scale, eps = spread
     moment = None if first.moment is None else read("moment")
     square = None if first.square is None else read("square")
@@ -394,7 +396,7 @@ def _measured_batch(batch: Sequence[tuple[Moved, Sampling]]) -> Part:
         terms += [(sign * gradient + coupled * before) / floor.sqrt(), scaled.sqrt()]
     norms = [torch.stack(list(torch._foreach_norm(list(term.split(lengths))))) for term in terms]
     shares = torch.tensor([[one.weight.numel(), n] for (one, _), n in zip(batch, lengths, strict=True)], dtype=dtype)
-    size, read_of = shares.T.to(device, non_blocking=True)
+    size, read_of = to_device(shares.T.contiguous(), device)
     scale = (size / read_of).sqrt()
     found = [norms[0] * scale, norms[1] * scale]
     if square is None:
@@ -409,18 +411,33 @@ def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
     if not any(_is_remote(value) for one in found for value in (one.step, *_settings(one.group))):
         of = _Coefficients().of
         return torch.tensor([of(one) for one in found], dtype=dtype).T.contiguous()
+    device = found[0].weight.device
+
+    def number(value: Any) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.reshape(()).to(device, dtype, non_blocking=True)
+        return torch.full((), float(value), dtype=dtype, device=device)
+
     columns = []
-    for one in found:
+    # Neighbours of one group have the same settings: each question is asked of all of them at once.
+    for _, neighbours in groupby(found, key=lambda one: id(one.group)):
+        alike = list(neighbours)
+        steps = None if alike[0].step is None else _steps(alike, dtype, device)
+        numbers = coefficients(alike[0].group, steps, is_adam=alike[0].square is not None, number=number)
+        columns.append(torch.stack([_one_each(value, alike, dtype, device) for value in numbers]))
+    return torch.cat(columns, dim=1)
 
-        def number(value: Any, device: torch.device = one.weight.device) -> Tensor:
-            if isinstance(value, Tensor):
-                return value.reshape(()).to(device, dtype, non_blocking=True)
-            return torch.full((), float(value), dtype=dtype, device=device)
 
-        step = None if one.step is None else number(one.step)
-        numbers = coefficients(one.group, step, is_adam=one.square is not None, number=number)
-        columns.append(torch.stack([number(value) for value in numbers]))
-    return torch.stack(columns, dim=1)
+def _steps(rows: Sequence[Moved], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if any(_is_remote(row.step) for row in rows):
+        return torch.stack([torch.as_tensor(row.step).to(device, dtype, non_blocking=True) for row in rows])
+    return to_device(torch.tensor([float(row.step) for row in rows], dtype=dtype), device)
+
+
+def _one_each(value: Any, rows: Sequence[Moved], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.expand(len(rows))
+    return torch.full((len(rows),), float(value), dtype=dtype, device=device)
 
 
 def _settings(group: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -432,10 +449,16 @@ def _is_remote(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_cpu
 
 
+def _is_whole(sampling: Sampling) -> bool:
+    return sampling.stride == sampling.length
+
+
 def _read(tensor: Tensor, sampling: Sampling) -> Tensor:
-    """The entries of a tensor that are read, one-dimensional; the same of all tensors of one parameter."""
-    if sampling.stride == sampling.length:
+    """The entries of a tensor that are read, the same of all tensors of one parameter.
+
+    All of them in one dimension, or the runs of a sample: (runs, length), a view that is not copied for itself.
+    """
+    if _is_whole(sampling):
         return tensor.reshape(-1)
     flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.contiguous().reshape(-1)
-    start = flat.storage_offset()
-    return flat.as_strided((sampling.runs, sampling.length), (sampling.stride, 1), start).reshape(-1)
+    return flat.as_strided((sampling.runs, sampling.length), (sampling.stride, 1), flat.storage_offset())
