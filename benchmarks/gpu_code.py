@@ -96,15 +96,16 @@ def read_code(architecture: int, dtype: str) -> Code:
         assembly = _tool("nvdisasm", "-c", str(file))
         usage = _tool("cuobjdump", "-res-usage", str(file))
     loops = _loops(assembly)
-    wide = max((loop for loop in loops if _widest(loop) == 16), key=len, default=[])
+    wide = max(loops, key=lambda loop: (_widest(loop), len(loop)))
     loads = sum("LDG" in line for line in wide)
     item = 4 if dtype == "fp32" else 2
-    ptx_loops = [block for block in re.split(r"(?m)^\$\w+:", compiled.asm["ptx"]) if "ld.global" in block]
+    blocks = re.findall(r"(?ms)^\$(\w+):(.*?)(?=^\$\w+:|\Z)", compiled.asm["ptx"])
+    ptx_loops = [block for label, block in blocks if "ld.global" in block and re.search(rf"bra\s+\${label};", block)]
     return Code(
         bytes_a_load=_widest(wide),
         float64_in_loop=sum(bool(FLOAT64.search(line)) for line in wide),
-        instructions_an_entry=len(wide) / (loads * 16 / item) if loads else float("nan"),
-        narrow_loops=sum("ld.global.v4" not in block and ".f64" not in block for block in ptx_loops[1:]),
+        instructions_an_entry=len(wide) / (loads * _widest(wide) / item) if loads else float("nan"),
+        narrow_loops=sum(not re.search(r"ld\.global\.v[24]", block) and ".f64" not in block for block in ptx_loops),
         registers=int(_found(r"REG:(\d+)", usage)),
         spilled=int(_found(r"LOCAL:(\d+)", usage)) + int(_found(r"STACK:(\d+)", usage)),
     )
@@ -141,7 +142,7 @@ def _found(pattern: str, text: str) -> str:
 
 def main() -> None:
     codes = {(arch, dtype): read_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
-    print(f"Triton {triton.__version__}, {fused_triton.WARPS} warps, {fused_triton.CHUNK} entries a program")
+    print(f"Triton {triton.__version__}, {fused_triton.WARPS} warps, {fused_triton.BLOCK} entries an iteration")
     print()
     print("sm    dtype  bytes a load  float64 in loop  instructions an entry  registers  spilled  occupancy")
     for (arch, dtype), code in codes.items():

@@ -1,7 +1,7 @@
 """The statistics of many gradients on a CUDA device: one read, one launch for each dtype.
 
 A launch walks a table of addresses. Each program reads one chunk of one gradient. It adds the squares in
-float32, at most 17 of them in a row, and the sums of these in float64. A chunk whose squares float32 can't
+float32, at most 33 of them in a row, and the sums of these in float64. A chunk whose squares float32 can't
 hold is read again in float64; it is still in the cache. A second, small launch adds the chunks of each
 gradient in their order, so that the result is the same each time. Nothing waits for the device, and no
 gradient is copied.
@@ -24,12 +24,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gradwatch.measure.devices import to_device
 from gradwatch.measure.fused import COLUMNS, is_dense
 
-CHUNK, BLOCK, PARTS = 16_384, 1024, 128
-"""Entries that a program reads; entries of one iteration; chunks that the second launch adds at a time."""
+CHUNK, BLOCK = 16_384, 512
+"""Entries that a program reads; entries of one iteration."""
+FEW_PARTS, MANY_PARTS = 128, 1024
+"""Chunks that the second launch adds at a time: many of them where a gradient has more than four times the few."""
 WARPS = 4
-"""128 threads: each has 8 entries of an iteration, one 16-byte load of half precision or two of float32."""
+"""128 threads: each has 4 entries of an iteration, one 16-byte load of float32 or one of 8 bytes of half precision.
+
+With 8 entries a thread needs 64 registers, and half as many threads wait for memory at a time: an H200 read bfloat16 at
+3.4 TB/s so, and at 4.4 TB/s with 4."""
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _SUMS = 5  # squares, largest finite or infinite magnitude, non-finite, zeros, NaN
@@ -49,7 +55,7 @@ def _read(  # type: ignore[no-untyped-def]
     whole = count // BLOCK * BLOCK
     squares = tl.zeros([BLOCK], tl.float32)
     largest = tl.zeros([BLOCK], tl.float32)
-    zeros = tl.zeros([BLOCK], tl.float32)  # exact: at most 17 a lane; float32 adds with fewer instructions than int32
+    zeros = tl.zeros([BLOCK], tl.float32)  # exact; float32 adds with fewer instructions than int32
     # The branches differ in what the compiler knows of the address: a multiple of 16 lets it load 16 bytes at a time.
     # The multiple is computed anew, since a promise about `first` (tl.multiple_of) would hold in the other branch too.
     if address % 16 == 0:
@@ -65,12 +71,13 @@ def _read(  # type: ignore[no-untyped-def]
             squares += magnitude * magnitude
             largest = tl.maximum(largest, magnitude)
             zeros += tl.where(magnitude == 0.0, 1.0, 0.0)
-    where = whole + tl.arange(0, BLOCK)
-    inside = where < count
-    magnitude = tl.abs(tl.load(first + where, mask=inside, other=0.0).to(tl.float32))
-    squares += magnitude * magnitude
-    largest = tl.maximum(largest, magnitude)
-    zeros += tl.where(inside & (magnitude == 0.0), 1.0, 0.0)
+    if whole < count:
+        where = whole + tl.arange(0, BLOCK)
+        inside = where < count
+        magnitude = tl.abs(tl.load(first + where, mask=inside, other=0.0).to(tl.float32))
+        squares += magnitude * magnitude
+        largest = tl.maximum(largest, magnitude)
+        zeros += tl.where(inside & (magnitude == 0.0), 1.0, 0.0)
 
     total = tl.sum(squares.to(tl.float64), axis=0)
     top = tl.max(largest, axis=0)
@@ -187,7 +194,7 @@ def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
                 BLOCK=BLOCK,
                 num_warps=WARPS,
             )
-        _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=PARTS)
+        _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
     return table
 
 
@@ -200,6 +207,7 @@ class _Plan:
         tensor_of = np.repeat(np.arange(len(sizes)), counts)
         offsets = (np.arange(int(first[-1])) - first[tensor_of]) * CHUNK
         self.chunks = int(first[-1])
+        self.parts = FEW_PARTS if int(counts.max(initial=0)) <= 4 * FEW_PARTS else MANY_PARTS
         self._device = device
         self._read: list[int] = []
         self._on_device: Tensor | None = None
@@ -222,6 +230,4 @@ def _plan(positions: tuple[int, ...], sizes: tuple[int, ...], device: torch.devi
 
 
 def _to_device(values: Any, device: torch.device) -> Tensor:
-    """Copy from pinned memory, so that nothing waits."""
-    host = torch.as_tensor(np.asarray(values, np.int64))
-    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+    return to_device(torch.as_tensor(np.asarray(values, np.int64)), device)

@@ -14,6 +14,7 @@ import numpy as np, torch
 sys.path.insert(0, {folder!r})
 from test_routes import CASES, oracle
 from gradwatch.measure.fused_triton import COLUMNS, CHUNK, DTYPES, measure_triton
+import gradwatch.measure.fused_triton as kernel
 
 torch.manual_seed(0)
 tensors = [t.contiguous() for t in CASES.values() if t.dtype in DTYPES]
@@ -39,10 +40,13 @@ np.testing.assert_allclose(table.numpy(), expected, rtol=2e-7)
 for order in range(2):  # the plan of the first time serves the second
     np.testing.assert_array_equal(measure_triton(tensors).numpy(), table.numpy())
 assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, tensors))
+# many parts for the second launch to add
+kernel.CHUNK, kernel.FEW_PARTS, kernel.MANY_PARTS = 1024, 1, 4
+kernel._plan.cache_clear()
+np.testing.assert_allclose(measure_triton(tensors).numpy(), expected, rtol=2e-7)
 np.testing.assert_allclose(measure_triton([torch.zeros(0)]).numpy(), [[0, 0, 0, 0]])
 
 # the whole way, as for a device: what Triton can't read goes by PyTorch's operators
-import gradwatch.measure.fused_triton as kernel
 import gradwatch.measure.routes as routes
 from gradwatch.measure import Measurement, operators
 routes.is_available, routes._triton = (lambda: False), kernel
