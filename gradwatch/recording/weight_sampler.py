@@ -20,14 +20,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.measure import Measurement, local, measure_updates, norms, to_host
+from gradwatch.measure import Measurement, local, measure_updates, norms
 from gradwatch.measure.updates import even_share
-from gradwatch.record import SAMPLED_STATS
+from gradwatch.recording.alignment import Entries, alignments, is_dense
 
 logger = logging.getLogger("gradwatch")
-
-MOMENTUM = ("exp_avg", "momentum_buffer")
-"""The names under which optimizers of PyTorch, and most others, keep the momentum of a parameter."""
 
 COPIED = 2**18
 """Entries that may be copied of any model: 1 MiB in float32. A model that has no more is copied whole."""
@@ -39,21 +36,6 @@ PARAMETERS_A_STEP = 16
 """Parameters whose updates are read at a step, on average over the steps of a run.
 
 With 50, a step of 40 tensors of 4,096 entries took 1.6 times the bare one (tests/contracts/test_overhead.py)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """Which entries of a parameter are copied: every ``stride``-th, beginning with ``offset``."""
-
-    stride: int
-    offset: int
-
-    def of(self, parameter: Tensor) -> Tensor:
-        """Return a view of them: the parameter itself where the stride is 1, else of shape (k,)."""
-        if self.stride == 1:
-            return parameter
-        count = -(-(parameter.numel() - self.offset) // self.stride)
-        return parameter.as_strided((count,), (self.stride,), parameter.storage_offset() + self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +97,10 @@ class WeightSampler:
         if sample is None:
             return None
         present = [p for p in parameters if p is not None]
-        alignment = _alignments(sample, present, optimizer)
-        changes = []
-        for entries, old, parameter in zip(sample.entries, sample.copies, present, strict=True):
-            new = local(parameter.detach())
-            old.sub_(entries.of(new))
-            changes.append(old if entries.stride == 1 else _scaled(old, new.numel() / max(1, old.numel())))
-        return WeightChange(sample.norms, norms(changes), alignment)
+        new = [e.of(local(p.detach())) for e, p in zip(sample.entries, present, strict=True)]
+        alignment = alignments(sample.entries, sample.copies, new, present, optimizer)
+        torch._foreach_sub_(sample.copies, new)
+        return WeightChange(sample.norms, norms(_estimates(sample, present)), alignment)
 
     def updates(self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
         """The updates that the optimizer has computed, if it is time to read them and they can be read."""
@@ -179,7 +158,7 @@ def entries_to_copy(parameters: Sequence[Tensor], turn: int) -> list[Entries]:
 
 def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:
     size = parameter.numel()
-    if size <= share or not _is_dense(parameter):
+    if size <= share or not is_dense(parameter):
         return Entries(stride=1, offset=0)
     stride = -(-size // share)
     while any(gcd(stride, length) != 1 for length in parameter.shape):
@@ -188,74 +167,15 @@ def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:
     return Entries(stride=stride, offset=int(turn * 0.6180339887498949 % 1 * min(stride, size)))
 
 
-def _is_dense(parameter: Tensor) -> bool:
-    """Whether the parameter fills a stretch of memory once, in any order, so that its entries can be counted off."""
-    if type(parameter) not in (Tensor, torch.nn.Parameter) or parameter.layout != torch.strided:
-        return False
-    if parameter.is_conj() or parameter.is_neg():
-        return False
-    filled = 1
-    for stride, length in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
-        if length != 1 and stride != filled:
-            return False
-        filled *= length
-    return True
-
-
-def _alignments(sample: WeightSample, parameters: Sequence[Tensor], optimizer: Optimizer) -> Measurement | None:
-    """`SAMPLED_STATS` of the parameters, before the copies are used up."""
-    try:
-        together = zip(sample.entries, sample.copies, parameters, strict=True)
-        return _together([_alignment(entries, old, parameter, optimizer) for entries, old, parameter in together])
-    except Exception as error:  # a class of tensor or a state of an optimizer that is like no other
-        logger.debug("no alignment of gradient, momentum and weights", exc_info=error)
-        return None
-
-
-def _alignment(entries: Entries, old: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
-    """`SAMPLED_STATS` of one parameter, of the entries that were copied; NaN where they are not known."""
-    new = entries.of(local(parameter.detach()))
-    moved = torch.count_nonzero(old != new).double() / max(1, old.numel())
-    state = optimizer.state.get(parameter, {})
-    momentum = next((state[name] for name in MOMENTUM if isinstance(state.get(name), Tensor)), None)
-    of_gradient = _entries_like(entries, parameter.grad, old)
-    of_momentum = _entries_like(entries, momentum, old)
-    return torch.stack([moved, _cosine(of_gradient, of_momentum, old), _cosine(of_gradient, old, old)])
-
-
-def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tensor | None:
-    """The same entries of another tensor of the parameter; None where it is not laid out alike."""
-    if tensor is None or tensor.layout != torch.strided or old.is_complex():
-        return None
-    whole = local(tensor.detach())
-    if entries.stride == 1:
-        return whole if whole.shape == old.shape else None
-    return entries.of(whole) if _is_dense(whole) and whole.is_contiguous() else None
-
-
-def _cosine(first: Tensor | None, second: Tensor | None, like: Tensor) -> Tensor:
-    """The cosine of the angle between two tensors in float64; NaN where one is zero or not known."""
-    if first is None or second is None:
-        return torch.full((), torch.nan, dtype=torch.float64, device=like.device)
-    # Cast before the product: half precision has not the range for sums of squares.
-    one, other = (t.reshape(-1).to(torch.float32 if t.element_size() < 8 else t.dtype) for t in (first, second))
-    norms_of = torch.linalg.vector_norm(one).double() * torch.linalg.vector_norm(other).double()
-    cosine: Tensor = torch.dot(one, other.to(one.dtype)).double() / norms_of
-    return cosine
-
-
-def _together(columns: Sequence[Tensor]) -> Measurement:
-    """The statistics of parameters as one measurement, by device; positions count those that are there."""
-    devices = dict.fromkeys(column.device for column in columns)
-    parts = []
-    for device in devices:
-        positions = [at for at, column in enumerate(columns) if column.device == device]
-        parts.append(to_host(positions, torch.stack([columns[at] for at in positions]).T.contiguous()))
-    return Measurement(SAMPLED_STATS, len(columns), tuple(parts))
-
-
-def _scaled(change: Tensor, share: float) -> Tensor:
-    """Scale a sample of a change so that its squared norm is that of the whole, on average."""
-    # Half precision has not the range for it.
-    wide = change.float() if change.dtype in (torch.float16, torch.bfloat16) else change
-    return wide.mul_(sqrt(share))
+def _estimates(sample: WeightSample, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Scale the changes of samples so that their squared norms are those of whole parameters, on average."""
+    changes, shares = [], []
+    for entries, change, parameter in zip(sample.entries, sample.copies, parameters, strict=True):
+        is_sample = entries.stride != 1
+        # Half precision has not the range for it.
+        narrow = is_sample and change.dtype in (torch.float16, torch.bfloat16)
+        changes.append(change.float() if narrow else change)
+        shares.append(sqrt(local(parameter).numel() / max(1, change.numel())) if is_sample else 1.0)
+    if any(share != 1.0 for share in shares):
+        torch._foreach_mul_(changes, shares)
+    return changes

@@ -1,0 +1,172 @@
+"""What a sampled step did to the entries of each parameter: how many moved, and along which directions.
+
+A model has hundreds of parameters, and a launch costs as much for ten entries as for a million. So the entries of
+many parameters are joined first, and each question is asked of all of them at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradwatch.measure import Measurement, local, to_device, to_host
+from gradwatch.record import SAMPLED_STATS
+
+logger = logging.getLogger("gradwatch")
+
+MOMENTUM = ("exp_avg", "momentum_buffer")
+"""The names under which optimizers of PyTorch, and most others, keep the momentum of a parameter."""
+
+BATCH = 2**17
+"""Entries that are joined: 1 MiB in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Which entries of a parameter are copied: every ``stride``-th, beginning with ``offset``."""
+
+    stride: int
+    offset: int
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """Return a view of them: the parameter itself where the stride is 1, else of shape (k,)."""
+        if self.stride == 1:
+            return parameter
+        count = -(-(parameter.numel() - self.offset) // self.stride)
+        return parameter.as_strided((count,), (self.stride,), parameter.storage_offset() + self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The entries of one parameter, flat. The gradient and the momentum are None where they are not laid out alike."""
+
+    position: int
+    old: Tensor
+    new: Tensor
+    gradient: Tensor | None
+    momentum: Tensor | None
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What the rows that are joined have in common."""
+        return self.old.device, *(None if t is None else t.dtype for t in (self.old, self.gradient, self.momentum))
+
+
+def alignments(
+    entries: Sequence[Entries],
+    old: Sequence[Tensor],
+    new: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    optimizer: Optimizer,
+) -> Measurement | None:
+    """Return `SAMPLED_STATS` of each parameter, from the entries that were copied; NaN where they are not known.
+
+    Args:
+        entries: which they are, of each parameter.
+        old: their values before the step.
+        new: their values after it, in the same shapes.
+        parameters: with their gradients.
+        optimizer: that has stepped.
+
+    Returns:
+        None where a class of tensor or a state of an optimizer is like no other.
+    """
+    try:
+        rows: defaultdict[tuple[Any, ...], list[_Row]] = defaultdict(list)
+        for position, (one, before, after, parameter) in enumerate(zip(entries, old, new, parameters, strict=True)):
+            row = _row(position, one, before, after, parameter, optimizer)
+            if row.old.numel():
+                rows[row.kind].append(row)
+        parts = [
+            to_host([row.position for row in batch], _aligned(batch))
+            for alike in rows.values()
+            for batch in _batches(alike)
+        ]
+    except Exception as error:
+        logger.debug("no alignment of gradient, momentum and weights", exc_info=error)
+        return None
+    return Measurement(SAMPLED_STATS, len(entries), tuple(parts))
+
+
+def _row(position: int, entries: Entries, old: Tensor, new: Tensor, parameter: Tensor, optimizer: Optimizer) -> _Row:
+    state = optimizer.state.get(parameter, {})
+    momentum = next((state[name] for name in MOMENTUM if isinstance(state.get(name), Tensor)), None)
+    gradient = _entries_like(entries, parameter.grad, old)
+    return _Row(position, old.reshape(-1), new.reshape(-1), gradient, _entries_like(entries, momentum, old))
+
+
+def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tensor | None:
+    """The same entries of another tensor of the parameter, flat; None where it is not laid out alike."""
+    if tensor is None or tensor.layout != torch.strided or old.is_complex():
+        return None
+    whole = local(tensor.detach())
+    if whole.device != old.device:
+        return None
+    if entries.stride == 1:
+        return whole.reshape(-1) if whole.shape == old.shape else None
+    return entries.of(whole) if is_dense(whole) and whole.is_contiguous() else None
+
+
+def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    batch: list[_Row] = []
+    count = 0
+    for row in rows:
+        if batch and count + row.old.numel() > BATCH:
+            yield batch
+            batch, count = [], 0
+        batch.append(row)
+        count += row.old.numel()
+    if batch:
+        yield batch
+
+
+def _aligned(rows: Sequence[_Row]) -> Tensor:
+    """`SAMPLED_STATS` of rows of one kind: (statistics, rows) in float64."""
+    lengths = [row.old.numel() for row in rows]
+
+    def joined(name: str) -> Tensor | None:
+        tensors = [getattr(row, name) for row in rows]
+        return None if tensors[0] is None else torch.cat(tensors).double()
+
+    changed = torch.cat([row.old for row in rows]) != torch.cat([row.new for row in rows])
+    counts = _norms(changed.double(), lengths, order=1)
+    moved = counts / to_device(torch.tensor(lengths, dtype=torch.float64), counts.device)
+    gradient, momentum = joined("gradient"), joined("momentum")
+    old = None if gradient is None else joined("old")
+    return torch.stack([moved, *(_cosines(gradient, other, lengths, moved) for other in (momentum, old))])
+
+
+def _cosines(first: Tensor | None, second: Tensor | None, lengths: Sequence[int], like: Tensor) -> Tensor:
+    """The cosine of the angle between stretches of two tensors; NaN where one is zero or not known."""
+    if first is None or second is None:
+        return torch.full_like(like, torch.nan)
+    products = first * second
+    # The sums of the stretches: PyTorch takes the norms of many tensors at once, but not their sums.
+    dots = _norms(products.clamp(min=0), lengths, order=1) - _norms(products.clamp(max=0), lengths, order=1)
+    return dots / (_norms(first, lengths, order=2) * _norms(second, lengths, order=2))
+
+
+def _norms(values: Tensor, lengths: Sequence[int], *, order: int) -> Tensor:
+    """The norms of stretches of these lengths."""
+    return torch.stack(list(torch._foreach_norm(list(torch.split(values, list(lengths))), order)))
+
+
+def is_dense(parameter: Tensor) -> bool:
+    """Whether the parameter fills a stretch of memory once, in any order, so that its entries can be counted off."""
+    if type(parameter) not in (Tensor, torch.nn.Parameter) or parameter.layout != torch.strided:
+        return False
+    if parameter.is_conj() or parameter.is_neg():
+        return False
+    filled = 1
+    for stride, length in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
+        if length != 1 and stride != filled:
+            return False
+        filled *= length
+    return True
