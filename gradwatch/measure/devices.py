@@ -38,7 +38,7 @@ def is_capturing_graph() -> bool:
     >>> is_capturing_graph()
     False
     """
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def begin_copy(values: Tensor) -> Tensor:
