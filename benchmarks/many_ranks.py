@@ -8,7 +8,7 @@ Every rank holds a part of its own of each (as `fully_shard` cuts them), or a co
 Processor time is that of the one thread, which shares the interpreter with the training. The store itself is served by
 the other process. Bytes are those of the letters that are read. A step is recorded after the seconds between the last
 letter of a rank and the end of gathering; many relays in one process make it longer than it would be on machines of
-their own.
+their own. In the lines of rank 0 alone, only the ranks that it reads are played, each with the letter of its subtree.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from gradwatch.distributed import (
     gather,
     mailbox,
 )
-from gradwatch.distributed.messages import SubtreeStep, pack
-from gradwatch.record import STATS, ParameterInfo
+from gradwatch.distributed.messages import Heard, Item, SubtreeParts, SubtreeStep, pack
+from gradwatch.record import RANK_STATS, STATS, ParameterInfo
 from gradwatch.recording.sink import INTERVAL
 
 PARAMETERS = 300
@@ -63,6 +63,7 @@ class Case:
         dead: whether the last node of eight ranks sends nothing after the first step.
         copies: whether all ranks hold copies of whole parameters (DDP) instead of parts.
         attempt: number of the elastic restart.
+        only_readers: whether only the ranks that rank 0 reads are played, each with the letter of a whole subtree.
     """
 
     ranks: int
@@ -71,6 +72,7 @@ class Case:
     dead: bool = False
     copies: bool = False
     attempt: int = 0
+    only_readers: bool = False
 
     @property
     def tree(self) -> RankTree:
@@ -134,6 +136,22 @@ def local_step(number: int, copies: bool) -> LocalStep:
     )
 
 
+def subtree_items(ranks: range, number: int) -> list[Item]:
+    """What a relay sends for a subtree of ranks that each hold a part of their own."""
+    step = local_step(number, copies=False)
+    table = np.zeros((len(RANK_STATS), len(ranks)), np.float32)
+    table[0] = np.random.default_rng(number).random(len(ranks))
+    whole = SubtreeStep(
+        optimizer="0", number=number, stats=STATS, table=step.table, first_rank=ranks[0], ranks=table, losses=len(ranks)
+    )
+    if number:
+        return [whole]
+    infos = tuple(part.info for part in parts("").parts if part is not None)
+    held = frozenset(map(str, ranks))
+    joined = SubtreeParts(optimizer="0", infos=infos, parts=(held,), held=(0,) * len(infos))
+    return [joined, Heard(tuple(ranks)), whole]
+
+
 def open_mailbox(rank: int, case: Case) -> CountingMailbox:
     """The mailbox of a played rank, as that rank would open it in a process of its own."""
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(case.attempt)
@@ -182,7 +200,8 @@ class Players:
     def __init__(self, case: Case) -> None:
         self._case = case
         box = open_mailbox(1, case)
-        ranks = range(1, case.ranks)
+        self._top = [as_rank(rank, box) for rank in case.tree.children(0)] if case.only_readers else []
+        ranks = range(1, 0 if case.only_readers else case.ranks)
         self._relays = [Relay(rank, as_rank(rank, box), case) for rank in ranks if case.tree.children(rank)]
         relays = {relay.rank for relay in self._relays}
         self._boxes = {rank: as_rank(rank, box) for rank in ranks if rank not in relays}
@@ -191,8 +210,11 @@ class Players:
         self._join = pack([parts("" if case.copies else "RANK")])
         self._dead = set(range(case.ranks - NODE, case.ranks)) if case.dead else set()
 
-    def play(self, number: int) -> float:
-        """Do everything that the ranks do in one step. Returns the time of the last letter of a rank."""
+    def play(self, number: int, pipe: Connection) -> float:
+        """Do everything that the ranks do in one step, and say when rank 0 is to gather.
+
+        Returns the time of the last letter of a rank.
+        """
         step = local_step(number, self._case.copies)
         letter, slow = pack([step]), self._case.slow and number
         for relay in self._relays:
@@ -209,11 +231,15 @@ class Players:
             if number == 0:
                 box.send(self._join.replace(b"RANK", str(rank).encode()))
             box.send(letter)
+        for top in self._top:
+            top.send(pack(subtree_items(self._case.tree.subtree(top.rank), number)))
+        sent = time.time()
+        pipe.send("gather")
         if late:
             self._relay(number, SLOW_SECONDS)
             for box in late:
                 box.send(letter)
-        sent = time.time()
+            sent = time.time()
         self._relay(number, float("inf"))
         return sent
 
@@ -254,7 +280,7 @@ def play(port: int, pipe: Connection) -> None:
             players = Players(asked)
             pipe.send(None)
         elif players is not None:
-            pipe.send(players.play(asked))
+            pipe.send(players.play(asked, pipe))
             pipe.send(players.cost())
     dist.destroy_process_group()
 
@@ -271,6 +297,7 @@ def measure(case: Case, pipe: Connection) -> Cost:
     unknown = missing = 0
     for number in range(case.steps + 1):
         pipe.send(number)
+        pipe.recv()
         before, began = box.read, time.thread_time()
         found = gatherer.gather(local_step(number, case.copies))
         took.append(time.thread_time() - began)
@@ -321,7 +348,13 @@ HEAD = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 256, 1024, 4096, 16384])
-    parser.add_argument("--faults-at", type=int, default=256, help="ranks of the cases with a fault; 0 for none")
+    parser.add_argument(
+        "--faults-at",
+        type=int,
+        default=256,
+        help="ranks of the cases with a fault; 0 for none",
+    )
+    parser.add_argument("--rank-0-at", type=int, nargs="*", default=[1024, 16384, 100_000], help="see the last lines")
     options = parser.parse_args()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -334,7 +367,10 @@ def main() -> None:
     print(HEAD)
     for ranks in options.ranks:
         steps = 8 if ranks < 2000 else 3
-        print(line(f"{ranks} ranks, sharded", measure(Case(ranks=ranks, steps=steps), pipe)), flush=True)
+        print(
+            line(f"{ranks} ranks, sharded", measure(Case(ranks=ranks, steps=steps), pipe)),
+            flush=True,
+        )
     if ranks := options.faults_at:
         faults = {
             f"{ranks} ranks, copies": Case(ranks=ranks, copies=True, attempt=1),
@@ -345,6 +381,9 @@ def main() -> None:
         }
         for what, case in faults.items():
             print(line(what, measure(case, pipe)), flush=True)
+    for ranks in options.rank_0_at:
+        cost = measure(Case(ranks=ranks, only_readers=True, attempt=6), pipe)
+        print(line(f"{ranks} ranks, rank 0 alone", cost), flush=True)
     pipe.send(None)
     player.join()
     dist.destroy_process_group()
