@@ -132,6 +132,8 @@ export interface Layers {
   /** Indices of layers, the one that tells most of a fault first. */
   telling: number[];
   stats: string[];
+  /** Largest relative error of the medians; null or absent: they are exact. */
+  quantile_error?: number | null;
 }
 
 /** A typed array of two dimensions, row by row. */

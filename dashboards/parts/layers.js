@@ -3,6 +3,7 @@
 /** @import { Row } from "../state/rows.js" */
 import { Chart } from "../chart/chart.js";
 import { h } from "../draw/dom.js";
+import { share } from "../draw/text.js";
 import { HeatMap } from "../heat/heatmap.js";
 import { offered, sourceOf, statistic } from "../heat/statistics.js";
 import { valuesOf } from "../heat/values.js";
@@ -33,6 +34,7 @@ const CHOSEN = "chosen layer"; // its chart
 
 export class LayersPart {
   /** @type {LayerControls} */ #controls;
+  #accuracy = h("span", { class: "faint" });
   /** @type {HeatMap} */ #heat;
   /** @type {DepthProfile} */ #profile;
   /** The chosen row as a line; stays in view at the foot of the page. @type {Chart} */ chart;
@@ -50,7 +52,7 @@ export class LayersPart {
     this.element = h(
       "section",
       { class: "layers", "aria-label": label },
-      h("h2", {}, "Layers × steps"),
+      h("h2", {}, "Layers × steps ", this.#accuracy),
       this.#controls.element,
       this.#heat.element,
     );
@@ -65,6 +67,9 @@ export class LayersPart {
     }
     this.element.hidden = false;
     this.element.classList.toggle("waiting", !tile);
+    this.#accuracy.textContent = layers.quantile_error
+      ? `a long run: medians of layers within ${share(layers.quantile_error)} of exact`
+      : "";
     const look = statistic(stat);
     const subjects = this.#subjects(look.ranks ?? false, layers);
     this.#rows = this.#controls.valid(state.filter)

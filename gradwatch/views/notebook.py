@@ -174,7 +174,7 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def _heat_map(summary: RunSummary) -> str:
     """The largest norm of each column relative to the layer's median, as a picture."""
     rows = min(MAX_ROWS, len(summary.layers))
-    codes = np.zeros((rows, min(MAX_COLUMNS, summary.steps)), np.uint8)
+    codes = np.zeros((rows, min(MAX_COLUMNS, len(summary.series.layer_norm))), np.uint8)
     for index, layer in enumerate(summary.layers):
         row = codes[index * rows // len(summary.layers)]
         np.maximum(row, _codes(summary, index, layer.median), out=row)
@@ -230,7 +230,9 @@ def _layers(summary: RunSummary) -> str:
     head = "".join(f"<th>{title}</th>" for title in ("layer", "median", "p99", "max", "at step", "last", "not finite"))
     rows = "".join(_row(layer, name) for layer, name in zip(shown, names, strict=True))
     more = _more(len(summary.layers) - len(shown), "more layer", ".layers()")
-    return f"<table style='font-size:12px'><tr>{head}</tr>{rows}</table>{more}"
+    error = summary.quantile_error
+    note = "" if error is None else f"<small>medians and p99 within {share(error)} of exact</small> "
+    return f"<table style='font-size:12px'><tr>{head}</tr>{rows}</table>{note}{more}"
 
 
 def _row(layer: LayerSummary, name: str) -> str:

@@ -8,6 +8,9 @@ from gradwatch.analysis import long_runs
 from gradwatch.analysis.long_runs import ACCURACY, long_layers
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter, digests, step_tables
+from gradwatch.views.console.layers import layer_table
+from gradwatch.views.console.screen import Screen
+from gradwatch.views.notebook import render
 from gradwatch.views.web.layers import LayerHistory, LongHistory
 from gradwatch.views.web.view import RunView
 
@@ -105,6 +108,15 @@ def test_a_short_run_and_one_without_digests_are_read_as_they_are(run, monkeypat
     assert exactly(run, monkeypatch, lambda folder: long_layers(Run(folder), "0")) is None
     monkeypatch.setattr(Run, "layer_digests", lambda *_: {})
     assert long_layers(Run(run), "0") is None
+
+
+def test_report_and_notebook_say_how_exact_the_quantiles_are(run, monkeypatch):
+    summary = Run(run).summary()
+    lines = "\n".join(line.plain for line in layer_table(summary, Screen(width=120), 3))
+    assert "medians and p99 of layers within 1% of exact" in lines
+    assert "medians and p99 within 1% of exact" in render(summary)
+    exact = exactly(run, monkeypatch, lambda folder: Run(folder).summary())
+    assert "of exact" not in render(exact)
 
 
 # ------------------------------------------------------------------------------------ in the page
