@@ -70,6 +70,12 @@ class StoreRemoved(GradwatchError):
     slug = "store-removed"
 
 
+class RecorderProcessFailed(GradwatchError):
+    """The recorder's process could not be started, or ended before the training."""
+
+    slug = "recorder-process"
+
+
 class ScriptNotFound(GradwatchError):
     """The script or module to run does not exist."""
 

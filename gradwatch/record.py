@@ -382,3 +382,17 @@ def merged(events: Iterable[Event]) -> list[Event]:
     for event in events:
         latest[event.key] = event
     return list(latest.values())
+
+
+def total(norms: NDArray[np.float64]) -> float:
+    """Return the L2 norm of all gradients from the norm of each; NaN where one of them is NaN.
+
+    The norms are divided by the largest first, so that it overflows only where the result itself does.
+
+    >>> f"{total(np.array([3e200, 4e200])):.6g}"
+    '5e+200'
+    """
+    largest = float(np.max(norms, initial=0.0))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return float(largest * np.sqrt(np.sum(np.square(norms / largest))))

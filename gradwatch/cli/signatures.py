@@ -118,6 +118,14 @@ def run(
         ),
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write scalars as event files.")] = False,
+    recorder: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="Write the run in a thread of the script, or in a process of its own: thread or process. With process,"
+            " a script that is killed loses no step.",
+        ),
+    ] = "thread",
     capture: Annotated[
         bool, typer.Option("--capture", help="Keep the first bad steps with inputs and weights, to be replayed.")
     ] = False,
@@ -137,6 +145,7 @@ def run(
         to=tuple(to or ()),
         notify=tuple(notify or ()),
         tensorboard=tensorboard,
+        recorder=recorder,
         capture=capture,
         capture_without_weights=capture_without_weights,
     )

@@ -1,7 +1,15 @@
 """From gradients to statistics: norm, largest magnitude, non-finite entries and zeros of each, in one read."""
 
-from gradwatch.measure.devices import Ready, begin_copy, is_capturing_graph, is_on_host, mark_copies, to_device
-from gradwatch.measure.measurement import Measurement, total
+from gradwatch.measure.devices import (
+    Ready,
+    begin_copy,
+    copies_behind,
+    is_capturing_graph,
+    is_on_host,
+    mark_copies,
+    to_device,
+)
+from gradwatch.measure.measurement import Measurement
 from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, to_host, whole
 from gradwatch.measure.sharded import (
     any_sharded,
@@ -16,6 +24,7 @@ from gradwatch.measure.sharded import (
     stands_in,
 )
 from gradwatch.measure.updates import closed_form_of, measure_updates
+from gradwatch.record import total
 
 __all__ = [
     "ZEROS_EVERY",
@@ -24,6 +33,7 @@ __all__ = [
     "any_sharded",
     "begin_copy",
     "closed_form_of",
+    "copies_behind",
     "count_above",
     "counts_here",
     "is_capturing_graph",

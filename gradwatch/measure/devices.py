@@ -19,6 +19,9 @@ class Ready(Protocol):
     def synchronize(self) -> None:
         """Wait until everything before it on its stream is done."""
 
+    def query(self) -> bool:
+        """Whether that is done; waits for nothing."""
+
 
 def is_on_host(tensor: Tensor) -> bool:
     """Whether the values can be read without waiting for a device.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -65,6 +64,11 @@ class Measurement:
         """Whether `collect` has no device to wait for."""
         return all(part.ready is None and is_on_host(part.values) for part in self.parts)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every gradient is there and was measured on one device, in order."""
+        return len(self.parts) == 1 and len(self.parts[0].positions) == self.length
+
     def has_nonfinite(self) -> bool:
         """Whether an entry is NaN or infinite. Call it where `is_here`."""
         row = self.stats.index("norm")
@@ -90,18 +94,6 @@ class Measurement:
     @property
     def present(self) -> list[int]:
         """The positions that have a gradient."""
+        if len(self.parts) == 1:  # as nearly always, and there may be thousands
+            return self.parts[0].positions
         return [position for part in self.parts for position in part.positions]
-
-
-def total(norms: NDArray[np.float64]) -> float:
-    """Return the L2 norm of all gradients from the norm of each; NaN where one of them is NaN.
-
-    The norms are divided by the largest first, so that it overflows only where the result itself does.
-
-    >>> f"{total(np.array([3e200, 4e200])):.6g}"
-    '5e+200'
-    """
-    largest = float(np.max(norms, initial=0.0))
-    if largest == 0.0 or not math.isfinite(largest):
-        return largest
-    return float(largest * np.sqrt(np.sum(np.square(norms / largest))))

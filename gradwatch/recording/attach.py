@@ -21,6 +21,7 @@ from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
 from gradwatch.distributed import Mailbox, RankGatherer, rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, ShardedParameters
+from gradwatch.measure import copies_behind, is_on_host
 from gradwatch.record import KINDS, STATS, Event, StepRecord
 from gradwatch.recording import lifecycle
 from gradwatch.recording.capture.recorder import StepCapture
@@ -28,11 +29,13 @@ from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.hyperparameters import Config, settings_text
 from gradwatch.recording.loops import Loop, open_loop
-from gradwatch.recording.mirror import Mirror
+from gradwatch.recording.mirror import event_files
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped, without_wrapped
-from gradwatch.recording.options import Ranks, RecordingOptions
+from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.parameters import listed, printable, sharding_of
+from gradwatch.recording.process.link import RecorderLink
+from gradwatch.recording.process.sink import ProcessSink
 from gradwatch.recording.rank_sender import RANK_0_WITHIN, RankSender
 from gradwatch.recording.recorder import Recorder
 from gradwatch.recording.recording import Recording
@@ -53,6 +56,8 @@ Trained: TypeAlias = Mapping[str, tuple[nn.Module, Optimizer]]
 
 QUEUE_BYTES = 64 * 2**20  # of steps that wait to be written
 MOST_QUEUED, LEAST_QUEUED = 10_000, 64
+RING_BYTES, RING_STEPS = 16 * 2**20, 16  # room for steps that the recorder's process has not taken yet, at least
+STEP_BYTES = 12 * 8  # of one parameter at a step that has every statistic
 
 
 def attach(
@@ -77,6 +82,7 @@ def attach(
     to: Target | Sequence[Target] = (),
     on_record: Callable[[StepRecord], object] | None = None,
     notify: str | Sequence[str] = (),
+    recorder: RecorderKind = "thread",
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
@@ -138,8 +144,14 @@ def attach(
         notify: addresses of apprise (``slack://...``, ``mailto://...``, ``json://host``) that get a message for each
             fault and when the training stands still. They are kept nowhere.
         on_record: called with each `StepRecord` once it is on the disk, in a thread of its own.
+        recorder: "thread" makes the records, runs the detectors and writes the run in a thread of this process.
+            "process" does it in a process of its own, which takes next to none of this interpreter's time, and writes
+            every step that was made even if this process is killed. It needs Linux or macOS, and takes no ``to``,
+            ``on_record`` and ``notify``. It can't combine the parts of several ranks (``ranks=True``, sharded
+            parameters).
 
     Raises:
+        RecorderProcessFailed: the recorder's process can't be started.
         BadArgument, NoParameters: an argument has an invalid value.
         UnsupportedVersion: the package of a tracker is not installed.
         ShardedParameters: parts of parameters can't be combined here.
@@ -164,6 +176,8 @@ def attach(
     named = without_wrapped(named)
     _check_stats(stats, every, (weights_every, updates_every), acts=clip is not None, skips=skip_nonfinite)
     _check_run_options(first_step, stop_on, total_steps, ranks)
+    if recorder not in ("thread", "process"):
+        raise BadArgument(f'recorder is {recorder!r}; expected "thread" or "process".')
     policies = _policies_for(list(named), clip)
     options = RecordingOptions(
         stats=("norm", *(name for name in STATS[1:] if name in stats)),
@@ -178,6 +192,7 @@ def attach(
         ranks=ranks,
         config=settings_text(config),
         capture=_capture_options(capture),
+        recorder=recorder,
         to=(*trackers(to), *own_trackers(on_record, notify)),
     )
     trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
@@ -309,11 +324,16 @@ class _Opened:
     world_size: int
     writer: StoreWriter | None = None
     team: RankGatherer | None = None
+    process: ProcessSink | None = None
 
     def begin(self, loops: Sequence[Loop], options: RecordingOptions) -> None:
         """All optimizers are in: tell the ranks, and write down where the attempt begins."""
         if self.team is not None:
             self.team.open({loop.tracker.name: loop.tracker.step for loop in loops})
+        if self.process is not None:
+            attempt = self.process.link.attempt
+            resumed = _resumed(loops[0].tracker.step, attempt) if attempt > 0 else None
+            self.process.opened(options.first_step, resumed)
         if self.writer is None:
             return
         if options.first_step is not None:
@@ -332,6 +352,11 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
     if is_joint and is_flat:
         _check_only_recorded(options, policies)
     capacity = _capacity(trained)
+    if options.recorder == "process":
+        _check_process(trained, options, is_joint=is_joint)
+        if rank == 0:
+            sink = _open_process(trained, run, options, policies, capacity)
+            return _Opened(sink=sink, world_size=world_size, process=sink)
     if rank != 0:
         mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
         return _Opened(sink=_open_sender(mailbox, capacity), world_size=world_size)
@@ -342,7 +367,7 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
         if mailbox is not None:
             writer.set_meta("world_size", str(world_size))
         team = None if mailbox is None else RankGatherer(mailbox, world_size)
-        mirror = _mirror(run, len(trained)) if options.tensorboard else None
+        mirror = event_files(run, len(trained) > 1) if options.tensorboard else None
         recorder = Recorder(
             writer,
             capacity=capacity,
@@ -355,6 +380,41 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
         writer.abandon()
         raise
     return _Opened(sink=recorder, world_size=world_size, writer=writer, team=team)
+
+
+def _check_process(trained: Trained, options: RecordingOptions, *, is_joint: bool) -> None:
+    """See that a process can record all of this.
+
+    Raises:
+        BadArgument: it can't.
+    """
+    parameters = [parameter for _, one in trained.values() for parameter in listed(one)]
+    for is_so, why in (
+        (os.name != "posix", "needs Linux or macOS"),
+        (is_joint, "can't combine the parts of several ranks"),
+        (bool(options.to), "takes no to, on_record and notify, which are fed in the training's process"),
+        (not all(is_on_host(p) or copies_behind(p.device) for p in parameters), "can't read this device in time"),
+    ):
+        if is_so:
+            raise BadArgument(f'recorder is "process", which {why}. Leave it out: the default is a thread.')
+
+
+def _open_process(
+    trained: Trained, run: Path, options: RecordingOptions, policies: Mapping[str, Policy], capacity: int
+) -> ProcessSink:
+    count = sum(len(listed(one)) for _, one in trained.values())
+    facts = {
+        "run": str(run),
+        "meta": _meta(trained, options, policies),
+        "settings": _settings(options),
+        "capacity": capacity,
+        "at_once": bool(options.stop_on),
+        "tensorboard": options.tensorboard,
+        "several": len(trained) > 1,
+        "level": logger.getEffectiveLevel(),
+    }
+    room = max(RING_BYTES, RING_STEPS * count * STEP_BYTES)
+    return ProcessSink(RecorderLink(run, room, facts), run, at_once=bool(options.stop_on))
 
 
 def _capacity(trained: Trained) -> int:
@@ -405,40 +465,33 @@ def _open_mailbox(rank: int, is_sharded: bool, *, is_joint: bool) -> Mailbox | N
 def _begin_attempt(
     writer: StoreWriter, trained: Trained, options: RecordingOptions, policies: Mapping[str, Policy]
 ) -> None:
-    writer.begin_attempt(
-        {
-            "gradwatch": _version(),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-            "model": ", ".join(dict.fromkeys(_class_of_model(model) for model, _ in trained.values())),
-            "moment": "before clipping",
-            "stats": ",".join(options.stats),
-            "every": str(options.every),
-            "journal_mode": writer.journal_mode,
-        }
-        | {f"clip.{name}": repr(policy) for name, policy in policies.items()},
-        {},
-    )
-    if options.total_steps is not None:
-        writer.set_meta("total_steps", str(options.total_steps))
-    if options.config is not None:
-        writer.set_meta("config", options.config)
+    writer.begin_attempt(_meta(trained, options, policies) | {"journal_mode": writer.journal_mode}, {})
+    for key, value in _settings(options).items():
+        writer.set_meta(key, value)
+
+
+def _meta(trained: Trained, options: RecordingOptions, policies: Mapping[str, Policy]) -> dict[str, str]:
+    """Facts about the run; one that it knows already stays as it is."""
+    return {
+        "gradwatch": _version(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "model": ", ".join(dict.fromkeys(_class_of_model(model) for model, _ in trained.values())),
+        "moment": "before clipping",
+        "stats": ",".join(options.stats),
+        "every": str(options.every),
+    } | {f"clip.{name}": repr(policy) for name, policy in policies.items()}
+
+
+def _settings(options: RecordingOptions) -> dict[str, str]:
+    """Facts about the attempt, in place of those of earlier ones."""
+    found = {"total_steps": None if options.total_steps is None else str(options.total_steps), "config": options.config}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _facts(run: Path, trained: Trained, options: RecordingOptions) -> RunFacts:
     config = {} if options.config is None else json.loads(options.config)
     return RunFacts(path=run, config=config, several=len(trained) > 1)
-
-
-def _mirror(run: Path, optimizers: int) -> Mirror | None:
-    """Event files beside the store; without them the run is recorded all the same."""
-    from gradwatch.sinks.event_files import EventFiles
-
-    try:
-        return EventFiles(run, optimizers > 1)
-    except (ImportError, OSError) as error:
-        logger.warning("gradwatch writes no event files: %s (mirror-stopped)", error)
-        return None
 
 
 def _class_of_model(model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import without_waiting
 from gradwatch.recording.parameters import ParameterTable
 from gradwatch.recording.pending import PendingStep
+from gradwatch.recording.records import torchs_coefficient
 
 
 class ClipAudit:
@@ -121,16 +122,6 @@ def _zero_unless_finite(norm: float | Tensor) -> float | Tensor:
     if isinstance(norm, Tensor):
         return torch.where(torch.isfinite(norm), norm, torch.zeros_like(norm))
     return norm if math.isfinite(norm) else 0.0
-
-
-def torchs_coefficient(max_norm: float, norm: float) -> float:
-    """The factor of `torch.nn.utils.clip_grad_norm_`.
-
-    >>> torchs_coefficient(1.0, 4.0 - 1e-6), torchs_coefficient(5.0, 4.0)
-    (0.25, 1.0)
-    """
-    quotient = max_norm / (norm + 1e-6)
-    return quotient if math.isnan(quotient) else min(quotient, 1.0)
 
 
 def value_clipping(parameters: Sequence[Tensor | None], pending: PendingStep, call: ClipCall) -> Clipping:

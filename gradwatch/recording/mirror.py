@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 from gradwatch.record import StepRecord
@@ -42,3 +43,14 @@ class GuardedMirror:
         except Exception as error:
             logger.warning("gradwatch could not write all event files: %s (mirror-stopped)", error)
         self._mirror = None
+
+
+def event_files(run: Path, several: bool) -> Mirror | None:
+    """Event files beside the store, of one or several optimizers; without them the run is recorded all the same."""
+    from gradwatch.sinks.event_files import EventFiles
+
+    try:
+        return EventFiles(run, several)
+    except (ImportError, OSError) as error:
+        logger.warning("gradwatch writes no event files: %s (mirror-stopped)", error)
+        return None

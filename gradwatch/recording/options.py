@@ -10,6 +10,7 @@ from gradwatch.record import STATS
 from gradwatch.sinks.tracker import Tracker
 
 Ranks: TypeAlias = bool | Literal["own"]
+RecorderKind: TypeAlias = Literal["thread", "process"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class RecordingOptions:
         before_reduction: with ``ranks``, measure what each rank has before DistributedDataParallel reduces it.
         config: the hyperparameters as JSON, for the store.
         capture: which bad steps to keep; None for none.
+        recorder: "process" makes the records and writes the run in a process of its own.
         to: trackers that are fed beside the run.
         is_measured: False where the numbers of this process go nowhere and nothing acts on them.
     """
@@ -40,6 +42,7 @@ class RecordingOptions:
     is_measured: bool = True
     config: str | None = None
     capture: CaptureOptions | None = None
+    recorder: RecorderKind = "thread"
     to: tuple[Tracker, ...] = ()
 
     def for_later_optimizer(self) -> Self:

@@ -132,6 +132,21 @@ class PendingStep:
             for clipping in self.clippings
         ]
 
+    @property
+    def is_here(self) -> bool:
+        """Whether every number lies on the host already."""
+        return (
+            not self.ready
+            and all(map(_is_all_here, self._measurements()))
+            and not any(map(_is_on_device, self._numbers()))
+        )
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether nothing has to be waited for, after `to_host`. Asks the devices, and waits for none."""
+        parts = (part.ready for measured in self._measurements() for part in measured.parts)
+        return all(ready is None or ready.query() for ready in (*self.ready, *parts))
+
     def to_host(self) -> None:
         """Begin to copy single numbers from a device, so that nothing waits for them there."""
         devices = {number.device for number in self._numbers() if _is_on_device(number)}
@@ -154,6 +169,10 @@ class PendingStep:
         ]
         self.ready = mark_copies(devices)
 
+    def _measurements(self) -> list[Measurement]:
+        weights = () if self.weights is None else (self.weights.weights, self.weights.changes, self.weights.alignment)
+        return [one for one in (self.measured, self.updates, *weights) if one is not None]
+
     def _numbers(self) -> list[Any]:
         """Every single number that may lie on a device."""
         numbers = [self.loss_scale, self.scale, self.found_inf, *self.losses, *self.backward_losses]
@@ -161,6 +180,10 @@ class PendingStep:
         for clipping in self.clippings:
             numbers += (clipping.coefficient, clipping.max_norm, clipping.clip_value, *clipping.cut_entries)
         return numbers
+
+
+def _is_all_here(measured: Measurement) -> bool:
+    return measured.is_here
 
 
 def _pinned(number: Any) -> Any:

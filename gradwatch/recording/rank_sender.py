@@ -74,6 +74,9 @@ class RankSender:
     def dismiss(self, name: str) -> None:
         """Do nothing: rank 0 notices it."""
 
+    def hold(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Do nothing: losses are logged in rank 0."""
+
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
         """Queue a step. One that finds no room is missed by rank 0 when the next one comes."""
         number = pending.step - tracker.first_step

@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.ma  # noqa: F401 - np.median imports it when it is first called, when no file descriptor may be left
 
@@ -22,7 +22,6 @@ from gradwatch.record import JoinedParameters, StepRecord
 from gradwatch.recording.batch_writer import BatchWriter
 from gradwatch.recording.judge import SLICE, Judge, Past
 from gradwatch.recording.mirror import GuardedMirror, Mirror
-from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.records import make_record
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
 from gradwatch.recording.snapshots import Snapshots, unseen_records
@@ -30,6 +29,9 @@ from gradwatch.sinks.closing import closing_of
 from gradwatch.sinks.feed import IN_A_HURRY as IN_A_HURRY_FOR_TRACKERS
 from gradwatch.sinks.feed import PATIENCE, Feeds, small
 from gradwatch.store import StoreReader, StoreWriter
+
+if TYPE_CHECKING:
+    from gradwatch.recording.pending import PendingStep  # it needs torch
 
 logger = logging.getLogger("gradwatch")
 
@@ -159,6 +161,9 @@ class Recorder:
             if part is not None:
                 named = JoinedParameters(optimizer=tracker.name, first=position, infos=(part.info,))
                 self._do(functools.partial(self._name, named))
+
+    def hold(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Do nothing: the tracker keeps it, and a process that is killed loses what is queued, too."""
 
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
         self.put_record(

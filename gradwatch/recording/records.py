@@ -1,18 +1,21 @@
-"""From a pending step to its record, in the thread of the sink; this is where devices are waited for."""
+"""From a pending step to its record, outside the training thread.
+
+`collect` waits for the devices and returns plain numbers. Everything after it needs no torch, so a process without
+torch can make the record (`gradwatch.recording.process`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.clip import Clipping
 from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
-from gradwatch.measure import total
 from gradwatch.record import (
     ClipFault,
     Floats,
@@ -22,9 +25,72 @@ from gradwatch.record import (
     StepRecord,
     UpdateStats,
     WeightStats,
+    total,
 )
-from gradwatch.recording.clip_audit import torchs_coefficient
-from gradwatch.recording.pending import PendingStep
+
+if TYPE_CHECKING:  # they need torch
+    from gradwatch.clip import Clipping
+    from gradwatch.recording.pending import PendingStep
+
+Columns: TypeAlias = dict[str, NDArray[np.float64]]
+"""Statistics by name, each with one entry for each parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClippingNumbers:
+    """How the gradients of one step were clipped: `gradwatch.clip.Clipping` in plain numbers.
+
+    Attributes:
+        coefficient: None if it follows from ``max_norm`` and the total norm.
+        cut_entries: by value clipping.
+    """
+
+    max_norm: float | None = None
+    norm_type: float | None = None
+    clip_value: float | None = None
+    coefficient: float | None = 1.0
+    cut_entries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateNumbers:
+    """The numbers of a step that may still change after its update, until the next step begins.
+
+    Attributes:
+        loss: the mean of the logged losses, or else the sum of what `backward` was called on, unscaled.
+        clip_fault: one of `gradwatch.record.CLIP_FAULTS`.
+        clippings: by what the gradients were clipped, in order.
+    """
+
+    loss: float | None
+    clip_fault: ClipFault | None
+    clippings: tuple[ClippingNumbers, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepNumbers:
+    """The numbers of one step, on the host and without torch.
+
+    Attributes:
+        wall_time: seconds since the epoch.
+        stats: norm, abs_max, nonfinite, zeros of each gradient, unscaled; NaN where there was none.
+        with_gradient: the positions that had a gradient; None if all had, in order.
+        weights: of the parameters that are present, in their order; None if this step was not sampled.
+        updates: of each parameter; None if they were not read.
+        with_update: the positions whose update was read.
+    """
+
+    step: int
+    wall_time: float
+    stats: Columns
+    with_gradient: list[int] | None
+    learning_rates: tuple[float, ...]
+    loss_scale: float | None
+    skipped: bool
+    late: LateNumbers
+    weights: Columns | None = None
+    updates: Columns | None = None
+    with_update: list[int] | None = None
 
 
 def make_record(
@@ -40,13 +106,10 @@ def make_record(
 
     With a team, the record is of what all ranks have of the step; None where that can't be known.
     """
+    numbers = collect(pending)
     if team is None:
-        _wait(pending)
-        found, there = _collected(pending), pending.measured.present
-        return _record(
-            pending, optimizer, attempt, infos, found, there, _weights(pending, present), None, _loss(pending)
-        )
-    mine = make_local(pending, optimizer, present, number)
+        return record_of(numbers, optimizer, attempt, infos, present)
+    mine = _local(numbers, pending, optimizer, present, number)
     whole = team.gather(mine)
     if whole is None:
         return None
@@ -55,50 +118,88 @@ def make_record(
     if whole.loss is not None and (loss is None or not math.isfinite(whole.loss)):
         loss = whole.loss
     there = np.flatnonzero(whole.present).tolist()
-    return _record(pending, optimizer, attempt, whole.infos, whole.stats, there, whole.weights, whole.ranks, loss)
+    late = replace(numbers.late, loss=loss)
+    of_all = replace(numbers, stats=whole.stats, with_gradient=there, updates=None, late=late)
+    return _record(of_all, optimizer, attempt, whole.infos, whole.weights, whole.ranks)
+
+
+def record_of(
+    numbers: StepNumbers, optimizer: str, attempt: int, infos: tuple[ParameterInfo, ...], present: list[bool]
+) -> StepRecord:
+    """The record of a step of one process."""
+    return _record(numbers, optimizer, attempt, infos, _weights(numbers, present), None)
+
+
+def collect(pending: PendingStep) -> StepNumbers:
+    """The numbers of a step. Waits for the devices where they lie."""
+    for ready in pending.ready:
+        ready.synchronize()
+    updates = pending.updates if pending.updates is not None and pending.updates.parts else None
+    return StepNumbers(
+        step=pending.step,
+        wall_time=pending.wall_time,
+        stats=_collected(pending),
+        with_gradient=None if pending.measured.is_whole else pending.measured.present,
+        learning_rates=tuple(float(rate) for rate in pending.learning_rates),
+        loss_scale=None if pending.loss_scale is None else float(pending.loss_scale),
+        skipped=pending.skipped or (pending.found_inf is not None and float(pending.found_inf) > 0),
+        late=collect_late(pending),
+        weights=_sampled(pending),
+        updates=None if updates is None else updates.collect(),
+        with_update=None if updates is None else updates.present,
+    )
+
+
+def collect_late(pending: PendingStep) -> LateNumbers:
+    """The numbers that may change once more; what lies on a device must have been waited for."""
+    return LateNumbers(
+        loss=_loss(pending),
+        clip_fault=_clip_fault(pending),
+        clippings=tuple(_clipping_numbers(clipping) for clipping in pending.clippings),
+    )
 
 
 def _record(
-    pending: PendingStep,
+    numbers: StepNumbers,
     optimizer: str,
     attempt: int,
     infos: tuple[ParameterInfo, ...],
-    found: dict[str, NDArray[np.float64]],
-    there: list[int],
     weights: WeightStats | None,
     ranks: RankStats | None,
-    loss: float | None,
 ) -> StepRecord:
+    found = numbers.stats
     columns: dict[str, Floats] = {name: _float32(column) for name, column in found.items()}
     # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
-    norm = found["norm"][there]
+    norm = found["norm"] if numbers.with_gradient is None else found["norm"][numbers.with_gradient]
     nonfinite = np.nansum(found["nonfinite"]) if "nonfinite" in found else np.count_nonzero(~np.isfinite(norm))
     total_norm = total(norm)
-    skipped = pending.skipped or (pending.found_inf is not None and float(pending.found_inf) > 0)
     return StepRecord(
-        step=pending.step,
+        step=numbers.step,
         optimizer=optimizer,
         attempt=attempt,
-        wall_time=pending.wall_time,
+        wall_time=numbers.wall_time,
         total_norm=total_norm,
         nonfinite=int(nonfinite),
-        loss=loss,
-        learning_rates=tuple(float(rate) for rate in pending.learning_rates),
-        loss_scale=None if pending.loss_scale is None else float(pending.loss_scale),
-        skipped=skipped,
-        clip_fault=_clip_fault(pending),
+        loss=numbers.late.loss,
+        learning_rates=numbers.learning_rates,
+        loss_scale=numbers.loss_scale,
+        skipped=numbers.skipped,
+        clip_fault=numbers.late.clip_fault,
         layers=LayerStats(parameters=infos[: len(found["norm"])], **columns),
         weights=weights,
         ranks=ranks,
-        **(_updates(pending, len(found["norm"]), skipped=skipped) if ranks is None else {}),
-        **_clipping_columns(pending.clippings, total_norm),
+        **_updates(numbers, len(found["norm"])),
+        **_clipping_columns(numbers.late.clippings, total_norm),
     )
 
 
 def make_local(pending: PendingStep, optimizer: str, present: list[bool], number: int) -> LocalStep:
     """What this process has of a step, for rank 0 to combine with what others have."""
-    _wait(pending)
-    found, weights = _collected(pending), _weights(pending, present)
+    return _local(collect(pending), pending, optimizer, present, number)
+
+
+def _local(numbers: StepNumbers, pending: PendingStep, optimizer: str, present: list[bool], number: int) -> LocalStep:
+    found, weights = numbers.stats, _weights(numbers, present)
     table = np.stack([_float32(column) for column in found.values()])
     there = pending.measured.present
     norm, nonfinite = _own_totals(pending, found, there)
@@ -114,11 +215,11 @@ def make_local(pending: PendingStep, optimizer: str, present: list[bool], number
         norm=norm,
         nonfinite=nonfinite,
         before_reduction=bool(pending.before_reduction),
-        loss=_loss(pending),
+        loss=numbers.late.loss,
     )
 
 
-def _own_totals(pending: PendingStep, found: dict[str, NDArray[np.float64]], there: list[int]) -> tuple[float, float]:
+def _own_totals(pending: PendingStep, found: Columns, there: list[int]) -> tuple[float, float]:
     """Total norm and non-finite entries of this process, before the reduction where that was measured."""
     if pending.before_reduction:
         parts = [measured.collect() for measured in pending.before_reduction]
@@ -127,12 +228,7 @@ def _own_totals(pending: PendingStep, found: dict[str, NDArray[np.float64]], the
     return total(found["norm"][there]), float(np.nansum(found["nonfinite"])) if "nonfinite" in found else math.nan
 
 
-def _wait(pending: PendingStep) -> None:
-    for ready in pending.ready:
-        ready.synchronize()
-
-
-def _collected(pending: PendingStep) -> dict[str, NDArray[np.float64]]:
+def _collected(pending: PendingStep) -> Columns:
     found = pending.measured.collect()
     if pending.scale is not None:
         for name in {"norm", "abs_max"} & found.keys():
@@ -152,26 +248,30 @@ def _over(number: float, scale: Any) -> float:
     return number / float(scale) if float(scale) != 0 else math.nan
 
 
-def _weights(pending: PendingStep, present: list[bool]) -> WeightStats | None:
+def _sampled(pending: PendingStep) -> Columns | None:
     if pending.weights is None:
         return None
     change = pending.weights
-    weight_norm, update_norm = (_spread(m.collect()["norm"], present) for m in (change.weights, change.changes))
-    further = {} if change.alignment is None else change.alignment.collect()
-    columns = {name: _spread(values, present) for name, values in further.items()}
-    return WeightStats(weight_norm=weight_norm, update_norm=update_norm, **columns)
+    found = {"weight_norm": change.weights.collect()["norm"], "update_norm": change.changes.collect()["norm"]}
+    return found | ({} if change.alignment is None else change.alignment.collect())
 
 
-def _updates(pending: PendingStep, parameters: int, *, skipped: bool) -> dict[str, Any]:
+def _weights(numbers: StepNumbers, present: list[bool]) -> WeightStats | None:
+    if numbers.weights is None:
+        return None
+    return WeightStats(**{name: _spread(values, present) for name, values in numbers.weights.items()})
+
+
+def _updates(numbers: StepNumbers, parameters: int) -> dict[str, Any]:
     """The fields of a record about the update that the optimizer computed.
 
     Parameters that joined between the measurement of the gradients and the step are left out: the record has none of
     them.
     """
-    if pending.updates is None or not pending.updates.parts or skipped:
+    if numbers.updates is None or numbers.skipped:
         return {}
-    found = {name: column[:parameters] for name, column in pending.updates.collect().items()}
-    there = [position for position in pending.updates.present if position < parameters]
+    found = {name: column[:parameters] for name, column in numbers.updates.items()}
+    there = [position for position in numbers.with_update or () if position < parameters]
     columns: dict[str, Any] = {name: _float32(column) for name, column in found.items()}
     for name in ("rms_ratio", "second_moment_norm"):
         if np.isnan(columns[name]).all() and not np.isnan(columns["update_norm"]).all():
@@ -211,32 +311,51 @@ def _spread(values: NDArray[np.float64], present: list[bool]) -> Floats:
     return column
 
 
-def _clipping_columns(clippings: Sequence[Clipping], total_norm: float) -> dict[str, Any]:
+def _clipping_numbers(clipping: Clipping) -> ClippingNumbers:
+    return ClippingNumbers(
+        max_norm=None if clipping.max_norm is None else float(clipping.max_norm),
+        norm_type=clipping.norm_type,
+        clip_value=None if clipping.clip_value is None else float(clipping.clip_value),
+        coefficient=None if clipping.coefficient is None else float(clipping.coefficient),
+        cut_entries=sum(int(count) for count in clipping.cut_entries),
+    )
+
+
+def _clipping_columns(clippings: Sequence[ClippingNumbers], total_norm: float) -> dict[str, Any]:
     """The columns for the clip calls of one step: the strongest coefficient with its threshold."""
     by_norm = [(_coefficient(c, total_norm), c) for c in clippings if c.max_norm is not None]
     otherwise = [_coefficient(c, total_norm) for c in clippings if c.max_norm is None and c.clip_value is None]
     columns = _value_columns([c for c in clippings if c.clip_value is not None])
     if by_norm:
         coef, strongest = min(by_norm, key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])
-        assert strongest.max_norm is not None
-        columns |= {"clip_coef": coef, "max_norm": float(strongest.max_norm), "norm_type": strongest.norm_type}
+        columns |= {"clip_coef": coef, "max_norm": strongest.max_norm, "norm_type": strongest.norm_type}
     elif otherwise:
         columns |= {"clip_coef": min(otherwise)}
     return columns
 
 
-def _value_columns(by_value: Sequence[Clipping]) -> dict[str, Any]:
+def _value_columns(by_value: Sequence[ClippingNumbers]) -> dict[str, Any]:
     if not by_value:
         return {}
     return {
-        "clip_value": min(float(c.clip_value) for c in by_value if c.clip_value is not None),
-        "cut_entries": sum(int(count) for c in by_value for count in c.cut_entries),
+        "clip_value": min(c.clip_value for c in by_value if c.clip_value is not None),
+        "cut_entries": sum(c.cut_entries for c in by_value),
     }
 
 
-def _coefficient(clipping: Clipping, total_norm: float) -> float:
+def _coefficient(clipping: ClippingNumbers, total_norm: float) -> float:
     """The coefficient that clipped; torch's own where the norm was not known when it clipped."""
     if clipping.coefficient is not None:
-        return float(clipping.coefficient)
+        return clipping.coefficient
     assert clipping.max_norm is not None
-    return torchs_coefficient(float(clipping.max_norm), total_norm)
+    return torchs_coefficient(clipping.max_norm, total_norm)
+
+
+def torchs_coefficient(max_norm: float, norm: float) -> float:
+    """The factor of `torch.nn.utils.clip_grad_norm_`.
+
+    >>> torchs_coefficient(1.0, 4.0 - 1e-6), torchs_coefficient(5.0, 4.0)
+    (0.25, 1.0)
+    """
+    quotient = max_norm / (norm + 1e-6)
+    return quotient if math.isnan(quotient) else min(quotient, 1.0)

@@ -12,11 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from gradwatch.distributed import ParameterPart
 from gradwatch.record import Event, ParameterInfo, StepRecord
-from gradwatch.recording.pending import PendingStep
+
+if TYPE_CHECKING:
+    from gradwatch.recording.pending import PendingStep  # it needs torch
 
 Item = TypeVar("Item")
 
@@ -70,9 +72,10 @@ class StepSink(Protocol):
         takes_late_losses: whether a step is worth holding back, for a loss that is logged after it.
     """
 
-    events: deque[Event]
     takes_late_losses: bool
 
+    @property
+    def events(self) -> deque[Event]: ...
     @property
     def fault(self) -> BaseException | None: ...
     @property
@@ -94,6 +97,10 @@ class StepSink(Protocol):
 
     def join(self, tracker: StepSource, first: int) -> None:
         """Name the parameters of an optimizer from position ``first`` on, before the steps that have them."""
+        ...
+
+    def hold(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Take note of a step that was made and is `put` later, and again of one that was given a loss meanwhile."""
         ...
 
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
@@ -135,6 +142,9 @@ class NullSink:
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque()
+
+    def hold(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Keep nothing."""
 
     def begin(
         self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None

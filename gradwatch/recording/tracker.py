@@ -230,6 +230,8 @@ class StepTracker:
             self.gradients.consume()
         if self.losses.logs_before_step or not self._sink.takes_late_losses:
             self.release()
+        else:
+            self._sink.hold(pending, self)
 
     # ------------------------------------------------------------------------- what is held back
 
@@ -242,6 +244,7 @@ class StepTracker:
             self.losses.log(loss)
         elif held is not None:
             held.losses.append(loss)
+            self._sink.hold(held, self)
 
     def use_logged_losses(self) -> None:
         """The user logs a loss: only those count from the last step on, which is held back or was dropped."""

@@ -17,7 +17,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.util import Finalize
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -43,7 +43,7 @@ from gradwatch.recording.optimizers import (
     group_in_backward_optimizers,
     without_wrapped,
 )
-from gradwatch.recording.options import RecordingOptions
+from gradwatch.recording.options import RecorderKind, RecordingOptions
 from gradwatch.recording.watch import Watch
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
 from gradwatch.sinks.targets import own_trackers, trackers
@@ -223,7 +223,9 @@ class Discovery:
                 # A process that the script started has a run of its own, and would write to the same places.
                 to=self._trackers() if run == self._plan.run else (),
                 total_steps=self._plan.steps,
-                ranks=world > 1,
+                recorder=cast("RecorderKind", self._plan.recorder),
+                # The recorder's process has no way to the other ranks; rank 0 records what it has, as under DDP.
+                ranks=world > 1 and self._plan.recorder == "thread",
                 before_reduction=self._plan.ranks,
                 capture=self._plan.capture,
             )

@@ -85,6 +85,7 @@ class RecordingPlan:
             turns clipping off; None leaves the script as it is.
         steps: how many steps an optimizer may make before the script is ended; None is without limit.
         tensorboard: whether to write event files as well.
+        recorder: "thread" or "process", which writes the run.
         clip: a policy that clips instead of the script's own clip calls; None leaves these as they are.
         stop_on: kinds of event that end the script.
         skip_nonfinite: leave out an update whose gradients hold a NaN or an infinity.
@@ -99,6 +100,7 @@ class RecordingPlan:
     max_norm: float | None = None
     steps: int | None = None
     tensorboard: bool = False
+    recorder: str = "thread"
     clip: ClipPlan | None = None
     stop_on: tuple[str, ...] = ()
     skip_nonfinite: bool = False

@@ -201,7 +201,8 @@ def _ending(reader: RunReader, meta: Mapping[str, str]) -> Ending:
     if not attempts or attempts[-1].ended is None:
         return Ending(state="running" if reader.is_being_written() else "killed")
     first, _, detail = (attempts[-1].reason or "").partition(" ")
-    states: dict[str, State] = {"exception": "exception", "signal": "signal", "fault": "fault", "exit": "exit"}
+    known: tuple[State, ...] = ("exception", "signal", "fault", "exit", "killed")
+    states: dict[str, State] = {state: state for state in known}
     if first == "stopped":
         return Ending(state="stopped", detail=detail.removeprefix("on "))
     return Ending(state=states.get(first, "closed"), detail=detail)

@@ -37,6 +37,7 @@ class RunOptions:
     to: tuple[str, ...] = ()
     notify: tuple[str, ...] = field(default=(), repr=False)
     tensorboard: bool = False
+    recorder: str = "thread"
     capture: bool = False
     capture_without_weights: bool = False
 
@@ -63,6 +64,7 @@ def prepare_launch(arguments: list[str], folder: Path | None, module: bool, opti
         to=options.to,
         notify=options.notify,
         tensorboard=options.tensorboard,
+        recorder=options.recorder,
         capture=_capture_options(options),
     )
     return Launch(program=program, plan=plan, shown=run)
@@ -79,6 +81,10 @@ def check_options(options: RunOptions) -> ClipPlan | None:
         raise BadArgument(f"--max-norm is {options.max_norm!r}; expected a number above 0, or inf.")
     if options.clip is not None and options.max_norm is not None:
         raise BadArgument("--clip and --max-norm were both given; expected one of them.")
+    if options.recorder not in ("thread", "process"):
+        raise BadArgument(f"--recorder is {options.recorder!r}; expected thread or process.")
+    if options.recorder == "process" and (options.to or options.notify or options.ranks):
+        raise BadArgument("--recorder process takes no --to, --notify and --ranks: they need the thread.")
     check_kinds(list(options.stop_on))
     trackers(options.to)
     own_trackers(None, options.notify)

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from gradwatch.capture import CaptureOptions, Why, capture_folders
 from gradwatch.measure import Measurement, is_sharded, measure
-from gradwatch.measure.measurement import total
+from gradwatch.record import total
 from gradwatch.recording.capture.forwards import ForwardTap
 from gradwatch.recording.capture.keeping import NoRoom, keep, make_capture
 from gradwatch.recording.capture.ledger import Ledger

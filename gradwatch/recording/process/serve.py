@@ -1,0 +1,279 @@
+"""The recorder's process: takes messages out of the ring, makes the records, judges them and writes the store.
+
+It ends when the training process says so, or is dead: by the end of the pipe, or because this process has another
+parent. Whatever the ring holds then is still written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from gradwatch.distributed import ParameterPart
+from gradwatch.errors import GradwatchError
+from gradwatch.record import Event, ParameterInfo, StepRecord
+from gradwatch.recording.mirror import event_files
+from gradwatch.recording.process.channel import Channel
+from gradwatch.recording.process.messages import (
+    decode,
+    decode_step,
+    infos_of,
+    late_of,
+    plain_event,
+    plain_record,
+)
+from gradwatch.recording.process.ring import Ring
+from gradwatch.recording.recorder import Recorder
+from gradwatch.recording.records import StepNumbers, record_of
+from gradwatch.recording.sink import INTERVAL
+from gradwatch.store import StoreWriter
+
+logger = logging.getLogger("gradwatch")
+
+FLUSH_WITHIN = 2.0  # seconds for what is to be judged at once
+END_WITHIN = 120.0  # seconds for the last steps, on a disk that is slow
+LAST_WORDS_WITHIN = 5.0  # seconds until the training process has read how it ended
+
+
+@dataclass(slots=True)
+class Source:
+    """An optimizer as the training process tells of it: what a recorder reads of a tracker."""
+
+    name: str
+    optimizer_class: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    first_step: int = 0
+    infos: tuple[ParameterInfo, ...] = ()
+    parts: Sequence[ParameterPart | None] = ()
+    present: list[bool] = field(default_factory=list)
+
+
+class Session:
+    """One recording in the recorder's process.
+
+    Attributes:
+        recorder: as in the training process, with a thread of its own.
+    """
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        """Open the store, and begin the attempt.
+
+        Raises:
+            GradwatchError: the store can't be written.
+        """
+        run = Path(facts["run"])
+        self._writer = StoreWriter(run)
+        try:
+            self._writer.begin_attempt(facts["meta"] | {"journal_mode": self._writer.journal_mode}, {})
+            for key, value in facts["settings"].items():
+                self._writer.set_meta(key, value)
+            self.recorder = Recorder(
+                self._writer,
+                capacity=facts["capacity"],
+                at_once=facts["at_once"],
+                mirror=event_files(run, facts["several"]) if facts["tensorboard"] else None,
+            )
+        except BaseException:
+            self._writer.abandon()
+            raise
+        self.attempt = self._writer.attempt
+        self._sources: dict[str, Source] = {}
+        self._held: dict[str, StepNumbers] = {}
+        self.flushes: list[int] = []
+
+    def take(self, message: bytes) -> None:
+        """Do what a message says."""
+        kind, values, data = decode(message)
+        if kind in ("put", "held"):
+            optimizer, numbers = decode_step(values, data)
+            if kind == "held":
+                self._held[optimizer] = numbers
+            else:
+                self._put(optimizer, numbers)
+        elif kind == "settle":
+            self._settle(*values)
+        elif kind == "flush":
+            self.flushes.append(values[0])
+        else:
+            getattr(self, f"_{kind}")(*values)
+
+    def take_held(self) -> None:
+        """The training process is dead: what it held back gets no more losses."""
+        for optimizer in list(self._held):
+            self._settle(optimizer, None)
+
+    def _put(self, optimizer: str, numbers: StepNumbers) -> None:
+        source = self._sources[optimizer]
+        self.recorder.put_record(
+            functools.partial(record_of, numbers, optimizer, self.attempt, source.infos, source.present)
+        )
+
+    def _settle(self, optimizer: str, late: Sequence[Any] | None) -> None:
+        numbers = self._held.pop(optimizer)
+        self._put(optimizer, numbers if late is None else replace(numbers, late=late_of(late)))
+
+    # -------------------------------------------------------------- the messages by their kind
+
+    def _late(self, optimizer: str, late: Sequence[Any]) -> None:
+        self._held[optimizer] = replace(self._held[optimizer], late=late_of(late))
+
+    def _infos(self, name: str, infos: Sequence[Any], present: str) -> None:
+        source = self._sources.setdefault(name, Source(name))
+        source.infos += tuple(cast("list[ParameterInfo]", infos_of(infos)))
+        source.present = [mark == "1" for mark in present]
+
+    def _admit(
+        self, name: str, optimizer_class: str, settings: dict[str, Any], step: int, asked: int | None, known: int
+    ) -> None:
+        source = self._sources.setdefault(name, Source(name))
+        source.optimizer_class, source.settings = optimizer_class, settings
+        source.step = source.first_step = step
+        beginning = self.recorder.begin(name, optimizer_class, settings, asked)
+        self.recorder.admit(source, replace(beginning, step=step, stored=source.infos[:known]))
+
+    def _join(self, name: str, first: int, parts: Sequence[Any]) -> None:
+        source = self._sources[name]
+        joined = [None if info is None else ParameterPart(info=info) for info in infos_of(parts)]
+        source.parts = [*([None] * first), *joined]
+        self.recorder.join(source, first)
+
+    def _dismiss(self, name: str) -> None:
+        self.recorder.dismiss(name)
+
+    def _note(self, facts: Mapping[str, str]) -> None:
+        self.recorder.note(facts)
+
+    def _opened(self, first_step: int | None, resumed: Mapping[str, Any] | None) -> None:
+        if first_step is not None:
+            self._writer.set_first_step(first_step)
+        if resumed is not None:
+            self._writer.append([], [Event(**resumed)])
+
+
+class _ToTraining(logging.Handler):
+    """Hands what is logged here to the training process, whose log it belongs to."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._channel.is_ended:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(f"{record.getMessage()}\n")
+        else:
+            self._channel.send("log", record.levelno, record.getMessage())
+
+
+class Server:
+    """The loop of the process, between the ring, the recorder and the training process."""
+
+    def __init__(self, session: Session, ring: Ring, channel: Channel, *, training: int, at_once: bool) -> None:
+        self._session, self._ring, self._channel = session, ring, channel
+        self._training, self._at_once = training, at_once
+        self._last_told: StepRecord | None = None
+
+    def run(self) -> tuple[str, bool]:
+        """Serve until the end; return its reason, and whether there is little time."""
+        while True:
+            # Before the ring is read: what was written before the end, or before the death, is read then.
+            lines = self._channel.receive(INTERVAL)
+            is_dead = self._channel.is_ended or os.getppid() != self._training
+            end = next((line for line in lines if line[0] == "end"), None)
+            self._pump()
+            if isinstance(self._session.recorder.fault, BaseException):
+                return "fault", True
+            if end is not None:
+                return str(end[1]), bool(end[2])
+            if is_dead:
+                self._session.take_held()
+                return "killed", False
+            self._tell()
+
+    def _pump(self) -> None:
+        """Take everything out of the ring."""
+        taken = 0
+        while (message := self._ring.read()) is not None:
+            taken += 1
+            try:
+                self._session.take(message)
+            except Exception as fault:  # one message takes no other with it
+                logger.error(
+                    "gradwatch could not read a message of the training process: %s: %s (record-not-made)",
+                    type(fault).__name__,
+                    fault,
+                )
+        if taken and self._at_once:
+            self._session.recorder.flush(FLUSH_WITHIN)
+
+    def _tell(self) -> None:
+        """Tell the training process what was found and written."""
+        recorder = self._session.recorder
+        for number in self._session.flushes:
+            self._channel.send("flushed", number, recorder.flush(END_WITHIN))
+        self._session.flushes = []
+        while recorder.events:
+            self._channel.send("event", plain_event(recorder.events.popleft()))
+        last = recorder.last
+        if last is not None and last is not self._last_told:
+            self._last_told = last
+            self._channel.send("last", plain_record(last))
+        self._channel.push()
+
+    def end(self, reason: str, hurry: bool) -> bool:
+        """Write everything, and say how it ended; return whether it has ended."""
+        recorder = self._session.recorder
+        recorder.ask_to_end(reason, hurry=hurry)
+        has_ended = recorder.wait_for_end(END_WITHIN)
+        self._tell()
+        fault = recorder.fault
+        if fault is not None:
+            self._channel.send("fault", type(fault).__name__, str(fault.args[0]) if fault.args else "")
+        self._channel.send("ended", recorder.dropped)
+        self._channel.push_all(LAST_WORDS_WITHIN)
+        return has_ended
+
+
+def serve(fd: int) -> None:
+    """Record until the training process ends; ``fd`` is the memory of the ring."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with the training process, and not before
+    with contextlib.suppress(OSError):
+        writes_to = os.dup(1)
+        os.dup2(2, 1)  # what a library prints is no line of the channel
+    channel = Channel(0, writes_to)
+    facts = _facts(channel)
+    if facts is None:
+        return
+    logger.setLevel(facts["level"])
+    logger.addHandler(_ToTraining(channel))
+    logger.propagate = False
+    try:
+        session = Session(facts)
+    except GradwatchError as error:
+        channel.send("fault", type(error).__name__, str(error.args[0]))
+        channel.push_all(LAST_WORDS_WITHIN)
+        return
+    channel.send("ready", session.attempt)
+    server = Server(session, Ring(fd), channel, training=facts["training"], at_once=facts["at_once"])
+    os.close(fd)
+    has_ended = server.end(*server.run())
+    if not has_ended:
+        os._exit(1)  # the disk holds up the recorder's thread
+
+
+def _facts(channel: Channel) -> dict[str, Any] | None:
+    """The first line; None if the training process is gone before it."""
+    while not channel.is_ended:
+        for line in channel.receive(INTERVAL):
+            return cast("dict[str, Any]", line[0])
+    return None

@@ -1,0 +1,337 @@
+"""The sink that writes each step into memory which another process reads: what is measured outlives this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradwatch.record import Event, StepRecord
+from gradwatch.recording.pending import PendingStep
+from gradwatch.recording.process.link import RecorderLink, error_of
+from gradwatch.recording.process.messages import (
+    Part,
+    encode,
+    encode_step,
+    plain_event,
+    plain_infos,
+    plain_late,
+    record_of_plain,
+)
+from gradwatch.recording.records import LateNumbers, collect, collect_late
+from gradwatch.recording.sink import POLL, Beginning, StepSource
+from gradwatch.store import StoreReader
+
+logger = logging.getLogger("gradwatch")
+
+LOCK_WITHIN = 0.5  # seconds; another thread of the training writes for microseconds
+ROOM_WITHIN = 5.0  # seconds until there is room for the last messages
+SLICE = 20_000  # parameters in one message
+POLL_EVERY = 0.02  # seconds between two looks for what the process says
+
+
+class ProcessSink:
+    """Hands the steps of one recording to the recorder's process.
+
+    Attributes:
+        link: the process.
+    """
+
+    takes_late_losses = True
+
+    def __init__(self, link: RecorderLink, run: Path, *, at_once: bool = False) -> None:
+        """``at_once``: the process looks at each step as it comes."""
+        self.link = link
+        self._run, self._at_once = run, at_once
+        self._lock = threading.Lock()
+        self._outgoing = Outgoing(link)
+        self._answers = Answers(link)
+        self._held: dict[str, tuple[PendingStep, LateNumbers]] = {}
+        self._arriving: deque[tuple[PendingStep, str, LateNumbers | None]] = deque()
+        self._known: dict[str, tuple[Any, Any]] = {}
+        self._asked: dict[str, int | None] = {}
+
+    # ------------------------------------------------------------------------- what comes back
+
+    @property
+    def events(self) -> deque[Event]:
+        self._answers.look(every=0.0 if self._at_once else POLL_EVERY)
+        return self._answers.events
+
+    @property
+    def fault(self) -> BaseException | None:
+        return self._answers.fault
+
+    @property
+    def dropped(self) -> int:
+        return self._outgoing.refused + self._answers.dropped
+
+    @property
+    def last(self) -> StepRecord | None:
+        self._answers.look()
+        return self._answers.last
+
+    # ------------------------------------------------------------------------- the optimizers
+
+    def begin(
+        self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
+    ) -> Beginning:
+        self._asked[name] = first_step
+        if self.link.attempt == 0 and name not in self._known:
+            return Beginning(step=first_step or 0)
+        with StoreReader(self._run) as reader:
+            step = reader.next_step(name) if first_step is None else first_step
+            return Beginning(step=step, stored=reader.parameters_alone(name))
+
+    def admit(self, tracker: StepSource, beginning: Beginning) -> None:
+        with self._writing():
+            self._follow(tracker)
+            known, asked = len(beginning.stored), self._asked.pop(tracker.name, None)
+            self._outgoing.tell(
+                encode("admit", tracker.name, tracker.optimizer_class, tracker.settings, beginning.step, asked, known)
+            )
+
+    def join(self, tracker: StepSource, first: int) -> None:
+        with self._writing():
+            self._follow(tracker)
+            for begin in range(first, len(tracker.parts), SLICE):
+                infos = [None if part is None else part.info for part in tracker.parts[begin : begin + SLICE]]
+                self._outgoing.tell(encode("join", tracker.name, begin, plain_infos(infos)))
+
+    def opened(self, first_step: int | None, resumed: Event | None) -> None:
+        """All optimizers are in: say where the attempt begins."""
+        with self._writing():
+            self._outgoing.tell(encode("opened", first_step, None if resumed is None else plain_event(resumed)))
+
+    def _follow(self, tracker: StepSource) -> None:
+        """Tell what the process does not know of an optimizer's parameters: new ones, and which are present."""
+        infos, present = self._known.get(tracker.name, ((), None))
+        if infos is tracker.infos and present is tracker.present:
+            return
+        marks = "".join("1" if there else "0" for there in tracker.present)
+        count = len(tracker.infos)
+        for begin in range(len(infos), max(count, len(infos) + 1), SLICE):
+            self._outgoing.tell(encode("infos", tracker.name, plain_infos(tracker.infos[begin : begin + SLICE]), marks))
+        self._known[tracker.name] = (tracker.infos, tracker.present)
+
+    def dismiss(self, name: str) -> None:
+        with self._writing():
+            if not self._arriving:  # else its last step comes later, and its detectors stay to the end
+                self._outgoing.tell(encode("dismiss", name))
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        with self._writing():
+            self._outgoing.tell(encode("note", dict(facts)))
+
+    # ------------------------------------------------------------------------- the steps
+
+    def hold(self, pending: PendingStep, tracker: StepSource) -> None:
+        with self._writing() as is_free:
+            if not is_free:
+                return
+            self._take_arrived()
+            if self._arriving or not pending.is_here:
+                return
+            if self._held.get(tracker.name, (None,))[0] is pending:
+                late = collect_late(pending)
+                self._outgoing.tell(encode("late", tracker.name, plain_late(late)))
+                self._held[tracker.name] = (pending, late)
+                return
+            self._follow(tracker)
+            numbers = collect(pending)
+            if self._outgoing.put(encode_step("held", tracker.name, numbers)):
+                self._held[tracker.name] = (pending, numbers.late)
+
+    def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        with self._writing() as is_free:
+            held, late = self._held.pop(tracker.name, (None, None))
+            if held is not pending:
+                self._follow(tracker)
+            self._arriving.append((pending, tracker.name, late))
+            if is_free:
+                self._take_arrived()
+        if self._at_once or self.link.is_filling:
+            self.link.channel.wake()
+
+    def _take_arrived(self, seconds: float = 0.0) -> None:
+        """Write the steps whose numbers have come from their device, in order, after waiting this long for them."""
+        deadline = time.monotonic() + seconds
+        while self._arriving:
+            pending, name, held = self._arriving[0]
+            try:
+                while not pending.has_arrived:
+                    if time.monotonic() >= deadline:
+                        return
+                    time.sleep(POLL)
+                self._hand_over(pending, name, held)
+            except Exception as fault:  # of the device, for example: one step takes no other with it
+                self._answers.say_failed(fault)
+                self._outgoing.refused += 1
+            self._arriving.popleft()
+
+    def _hand_over(self, pending: PendingStep, name: str, held: LateNumbers | None) -> None:
+        """Write a step that is complete, or what has changed since it was ``held``."""
+        if held is None:
+            message = encode_step("put", name, collect(pending))
+            self._outgoing.refused += not self._outgoing.put(message)
+        else:
+            late = collect_late(pending)
+            self._outgoing.tell(encode("settle", name, None if late == held else plain_late(late)))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[bool]:
+        """Write alone; False if another thread writes, or this one does and was interrupted by a signal.
+
+        Then what is told waits until the next time. To wait for this thread itself would last for ever.
+        """
+        is_free = self._lock.acquire(timeout=LOCK_WITHIN)
+        try:
+            yield is_free
+            if is_free:
+                self._outgoing.push()
+        finally:
+            if is_free:
+                self._lock.release()
+
+    # ------------------------------------------------------------------------- the end
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        if self._answers.has_ended:
+            return self.fault is None
+        deadline = time.monotonic() + timeout
+        with self._writing() as is_free:
+            if is_free:
+                self._take_arrived(timeout)
+            number = self._answers.next_flush()
+            self._outgoing.tell(encode("flush", number))
+        while (left := deadline - time.monotonic()) > 0 and not self._answers.has_ended:
+            with self._writing():
+                self.link.channel.wake()
+            self._answers.look(timeout=min(left, 0.05))
+            if number in self._answers.flushed:
+                return self._answers.flushed.pop(number)
+        return False
+
+    def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
+        deadline = time.monotonic() + ROOM_WITHIN
+        with self._writing() as is_free:
+            if is_free:
+                self._take_arrived(ROOM_WITHIN)
+                self._outgoing.refused += len(self._arriving)
+            while is_free and not self._outgoing.push() and self.fault is None and time.monotonic() < deadline:
+                self.link.channel.wake()
+                self._answers.look(timeout=POLL)
+        if not self._answers.has_ended:
+            self.link.channel.send("end", reason, hurry)
+
+    def wait_for_end(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while not self._answers.has_ended and time.monotonic() < deadline:
+            self._answers.look(timeout=POLL)
+        return self._answers.has_ended
+
+    def close(self, reason: str, timeout: float = 30.0) -> bool:
+        self.ask_to_end(reason)
+        has_ended = self.wait_for_end(timeout)
+        if has_ended:
+            self.link.close()
+        return has_ended
+
+
+class Outgoing:
+    """Messages into the ring, in order. What must come waits in front of it where there is no room; a step does not.
+
+    Attributes:
+        refused: steps for which there was no room.
+    """
+
+    def __init__(self, link: RecorderLink) -> None:
+        self.refused = 0
+        self._link = link
+        self._waiting: deque[list[Part]] = deque()
+
+    def tell(self, message: list[Part]) -> None:
+        """Queue a message that must come, for the next `push`."""
+        self._waiting.append(message)
+
+    def put(self, message: list[Part]) -> bool:
+        """Write a step behind everything that waits; False if there is no room for it."""
+        return self.push() and self._link.write(message)
+
+    def push(self) -> bool:
+        """Write what waits, as far as there is room; return whether nothing waits any more."""
+        while self._waiting and self._link.write(self._waiting[0]):
+            self._waiting.popleft()
+        return not self._waiting
+
+
+class Answers:
+    """What the recorder's process said.
+
+    Attributes:
+        events: what the detectors found and the training thread has not taken yet.
+        last: the latest record, without the statistics of its parameters.
+        dropped: steps that were lost on its side.
+        fault: what ended it before its time.
+        has_ended: it has written all it ever will.
+        flushed: by the number that was asked with, whether everything was written.
+    """
+
+    def __init__(self, link: RecorderLink) -> None:
+        self.events: deque[Event] = deque(maxlen=1000)
+        self.last: StepRecord | None = None
+        self.dropped = 0
+        self.fault: BaseException | None = None
+        self.has_ended = False
+        self.flushed: dict[int, bool] = {}
+        self._link = link
+        self._flushes = 0
+        self._looked = 0.0
+        self._has_failed = False
+
+    def say_failed(self, fault: Exception) -> None:
+        """A step could not be handed over; the first time, say so."""
+        if not self._has_failed:
+            logger.error(
+                "gradwatch could not make the record of a step, which is left out. %s: %s (record-not-made)",
+                type(fault).__name__,
+                fault,
+            )
+            logger.debug("the fault", exc_info=fault)
+        self._has_failed = True
+
+    def next_flush(self) -> int:
+        self._flushes += 1
+        return self._flushes
+
+    def look(self, *, timeout: float = 0.0, every: float = 0.0) -> None:
+        """Read what has come, after waiting for it this long; not if that was done less than ``every`` seconds ago."""
+        now = time.monotonic()
+        if self.has_ended or now - self._looked < every:
+            return
+        self._looked = now
+        for line in self._link.channel.receive(timeout):
+            self._take(line)
+        if self._link.channel.is_ended and not self.has_ended:
+            self.has_ended = True
+            self.fault = self.fault or self._link.end_of_process()
+
+    def _take(self, line: Sequence[Any]) -> None:
+        kind, *values = line
+        if kind == "event":
+            self.events.append(Event(**values[0]))
+        elif kind == "last":
+            self.last = record_of_plain(values[0])
+        elif kind == "log":
+            logger.log(values[0], "%s", values[1])
+        elif kind == "flushed":
+            self.flushed[values[0]] = values[1]
+        elif kind == "fault":
+            self.fault = error_of(*values)
+        elif kind == "ended":
+            self.dropped, self.has_ended = values[0], True

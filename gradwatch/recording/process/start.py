@@ -1,0 +1,24 @@
+"""The file that the recorder's process runs. It finds the package that started it, and nothing else of its folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[3])
+
+
+def main() -> None:
+    """Import the package that this file belongs to, whatever else is called so, and serve."""
+    found = importlib.util.find_spec("gradwatch")
+    if found is None or found.origin is None or not str(Path(found.origin).resolve()).startswith(ROOT):
+        sys.path.insert(0, ROOT)
+
+    from gradwatch.recording.process.serve import serve
+
+    serve(int(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Steps, parameters, events and records as bytes, and back."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gradwatch.record import Event, ParameterInfo, StepRecord
+from gradwatch.recording.process.messages import (
+    decode,
+    decode_step,
+    encode,
+    encode_step,
+    infos_of,
+    late_of,
+    plain_event,
+    plain_infos,
+    plain_late,
+    plain_record,
+    record_of_plain,
+)
+from gradwatch.recording.records import ClippingNumbers, LateNumbers, StepNumbers
+
+VALUES = np.array([[1.5, math.nan, math.inf], [0.0, -0.0, 5e-324], [1e308, 1 / 3, 2.0]])
+LATE = LateNumbers(
+    loss=math.inf,
+    clip_fault="after-step",
+    clippings=(
+        ClippingNumbers(max_norm=0.1, norm_type=math.inf, coefficient=None),
+        ClippingNumbers(clip_value=1 / 3, cut_entries=2**60),
+    ),
+)
+
+
+def numbers(**changes):
+    given = {
+        "step": 2**40,
+        "wall_time": 1e9 + 1 / 3,
+        "stats": dict(zip(("norm", "abs_max", "zeros"), VALUES, strict=True)),
+        "with_gradient": None,
+        "learning_rates": (0.1, math.nan),
+        "loss_scale": 65536.0,
+        "skipped": True,
+        "late": LATE,
+    }
+    return StepNumbers(**(given | changes))
+
+
+def back(given):
+    kind, values, data = decode(b"".join(encode_step("held", "the optimizer", given)))
+    assert kind == "held"
+    optimizer, found = decode_step(values, data)
+    assert optimizer == "the optimizer"
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"with_gradient": [2, 0]},
+        {"with_gradient": []},
+        {"stats": {"norm": VALUES[0].copy(), "zeros": VALUES[1, ::-1]}},
+        {"stats": {"norm": np.zeros(0)}},
+        {"weights": {"weight_norm": VALUES[2, :2], "update_norm": VALUES[1, :2]}},
+        {"updates": {"update_norm": VALUES[0]}, "with_update": [1]},
+        {"updates": {"update_norm": VALUES[0]}, "with_update": [], "with_gradient": [1]},
+        {"learning_rates": (), "loss_scale": None, "late": LateNumbers(loss=None, clip_fault=None, clippings=())},
+    ],
+)
+def test_a_step_comes_back_bit_for_bit(changes):
+    given = numbers(**changes)
+    found = back(given)
+    for name in ("step", "wall_time", "with_gradient", "loss_scale", "skipped", "late", "with_update"):
+        assert getattr(found, name) == getattr(given, name), name
+    assert repr(found.learning_rates) == repr(given.learning_rates)
+    for name in ("stats", "weights", "updates"):
+        one, other = getattr(found, name), getattr(given, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert list(one) == list(other)
+            for column in one:
+                assert one[column].tobytes() == np.ascontiguousarray(other[column]).tobytes(), (name, column)
+
+
+def test_a_table_with_its_rows_in_order_is_sent_in_one_piece():
+    table = VALUES.copy()
+    whole = encode_step("put", "0", numbers(stats=dict(zip(("norm", "abs_max", "zeros"), table, strict=True))))
+    assert len(whole) == 2
+    swapped = numbers(stats={"norm": table[1], "abs_max": table[0], "zeros": table[2]})
+    found = back(swapped)
+    assert found.stats["norm"].tobytes() == table[1].tobytes(), "and only then"
+
+
+def test_late_numbers_come_back():
+    assert late_of(plain_late(LATE)) == LATE
+
+
+def test_parameters_come_back():
+    infos = [ParameterInfo(name='a "weight"\n', shape=(2, 3), dtype="bfloat16"), None, ParameterInfo(name="", shape=())]
+    kind, (plain,), data = decode(b"".join(encode("infos", plain_infos(infos))))
+    assert (kind, bytes(data)) == ("infos", b"")
+    assert infos_of(plain) == infos
+
+
+def test_events_and_records_come_back():
+    event = Event(step=3, kind="spike", severity="warning", message="é", observed=1 / 3, until=5, origin="loss", rank=2)
+    assert Event(**plain_event(event)) == event
+    record = StepRecord(step=3, total_norm=0.5, learning_rates=(0.1, 0.2), loss=1.0)
+    assert record_of_plain(plain_record(record)) == record
