@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -170,17 +171,19 @@ def _candidates(leaves: Sequence[Tensor]) -> Iterator[tuple[int, int, tuple[int 
     if main is None:
         return
     seen = set()
-    for dimension in range(min(2, main.dim())):
-        size = main.shape[dimension]
-        if size < 1:
-            continue
-        inputs = tuple(_dimension_in(leaf, dimension, size) for leaf in leaves)
-        square = [leaf.dim() == 2 and leaf.shape[0] == leaf.shape[1] for leaf in leaves]
-        without = tuple(None if is_square else one for one, is_square in zip(inputs, square, strict=True))
-        for layout in (inputs, without):
-            if any(one is not None for one in layout) and layout not in seen:
+    for dimension, size in enumerate(main.shape[:2]):
+        for layout in _layouts(leaves, dimension, size) if size else ():
+            if layout not in seen:
                 seen.add(layout)
                 yield dimension, size, layout
+
+
+def _layouts(leaves: Sequence[Tensor], dimension: int, size: int) -> list[tuple[int | None, ...]]:
+    """The dimension of rows in each tensor: with square matrices, which may be a batch, and without them."""
+    inputs = tuple(_dimension_in(leaf, dimension, size) for leaf in leaves)
+    square = [leaf.dim() == 2 and leaf.shape[0] == leaf.shape[1] for leaf in leaves]
+    without = tuple(None if is_square else one for one, is_square in zip(inputs, square, strict=True))
+    return [layout for layout in (inputs, without) if any(one is not None for one in layout)]
 
 
 def _dimension_in(leaf: Tensor, dimension: int, size: int) -> int | None:
@@ -193,39 +196,37 @@ def _dimension_in(leaf: Tensor, dimension: int, size: int) -> int | None:
 
 def _tried(player: Player, forward: Forward, batch: Batch) -> tuple[int, Batch] | None:
     """How much speaks for this layout, and the dimensions of rows in the outputs; None if rows change nothing."""
-    wanted = [gradient is not None for gradient in forward.output_gradients]
     if batch.size == 1:
         sizes = [_of_size_one(one, batch.dimension) for one in player.forward(forward)]
         return 3, dataclasses.replace(batch, outputs=tuple(sizes))
-    plain = _look(player, forward, batch.size)
-    fitting = [set(profile) for profile in plain.outputs]
-    isolated: dict[str, bool] = {}
-    changes, moved = 0, not any(fitting)
+    trials = _trials(player, forward, batch)
+    if not trials.count or not trials.is_moved:
+        return None
+    wanted = [gradient is not None for gradient in forward.output_gradients]
+    if all(compress(trials.fitting, wanted)):
+        return 3, _with_outputs(batch, trials.fitting)
+    mixed_in = trials.mixed_in
+    if all(compress(trials.plain.outputs, wanted)):
+        outputs = [kept or set(every) for kept, every in zip(trials.fitting, trials.plain.outputs, strict=True)]
+        return 2, _with_outputs(batch, outputs, mixed_in or "")
+    return int(mixed_in is None and bool(trials.isolated)), _with_outputs(batch, trials.fitting, mixed_in)
+
+
+def _trials(player: Player, forward: Forward, batch: Batch) -> _Trials:
+    """Change the first and the last row, each into another one."""
+    trials = _Trials(_look(player, forward, batch.size))
     for row in (0, batch.size - 1):
         other = _other_row(forward, batch, row)
-        if other is None:
-            continue
-        changes += 1
-        index = list(range(batch.size))
-        index[row] = other
-        changed = _look(player, take(forward, batch, index), batch.size)
-        pairs = list(zip(plain.outputs, changed.outputs, strict=True))
-        fitting = [kept & _dimensions_that_fit(*pair, row) for kept, pair in zip(fitting, pairs, strict=True)]
-        moved = moved or any(_differing(was[at], now[at]) for was, now in pairs for at in was.keys() & now.keys())
-        for (name, was), (_, now) in zip(plain.modules, changed.modules, strict=True):
-            if was:
-                isolated[name] = isolated.get(name, True) and bool(_dimensions_that_fit(was, now, row))
-    if not changes or not moved:
-        return None
-    has_place = [bool(profile) for profile, need in zip(plain.outputs, wanted, strict=True) if need]
-    fits = [bool(kept) for kept, need in zip(fitting, wanted, strict=True) if need]
-    mixed_in = None if all(fits) else next((name for name, apart in isolated.items() if not apart), None)
-    if all(has_place) and not all(fits):
-        mixed_in = mixed_in or ""
-        fitting = [kept or set(profile) for kept, profile in zip(fitting, plain.outputs, strict=True)]
-    outputs = tuple(_preferred(kept, batch.dimension) for kept in fitting)
-    speaks = 3 if all(fits) else 2 if all(has_place) else 1 if mixed_in is None and isolated else 0
-    return speaks, dataclasses.replace(batch, outputs=outputs, mixed_in=mixed_in)
+        if other is not None:
+            index = list(range(batch.size))
+            index[row] = other
+            trials.note(_look(player, take(forward, batch, index), batch.size), row)
+    return trials
+
+
+def _with_outputs(batch: Batch, dimensions: Sequence[set[int]], mixed_in: str | None = None) -> Batch:
+    outputs = tuple(_preferred(one, batch.dimension) for one in dimensions)
+    return dataclasses.replace(batch, outputs=outputs, mixed_in=mixed_in)
 
 
 def _preferred(dimensions: set[int], dimension: int) -> int | None:
@@ -252,6 +253,46 @@ class _Looked:
 
     outputs: list[dict[int, Tensor]]
     modules: list[tuple[str, dict[int, Tensor]]]
+
+
+@dataclass(slots=True)
+class _Trials:
+    """How a forward changes when single rows of its inputs do.
+
+    Attributes:
+        plain: the forward with no row changed.
+        fitting: the dimensions of each output in which no slice but that of the changed row has changed.
+        isolated: whether the output of a module has such a dimension.
+        count: how many rows were changed.
+        is_moved: whether an output changed; also true if none has as many slices as there are rows.
+        mixed_in: the first module whose output has no such dimension.
+    """
+
+    plain: _Looked
+    fitting: list[set[int]] = field(init=False)
+    isolated: dict[str, bool] = field(default_factory=dict)
+    count: int = 0
+    is_moved: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fitting = [set(profile) for profile in self.plain.outputs]
+        self.is_moved = not any(self.fitting)
+
+    @property
+    def mixed_in(self) -> str | None:
+        return next((name for name, is_apart in self.isolated.items() if not is_apart), None)
+
+    def note(self, changed: _Looked, row: int) -> None:
+        """Take in the forward with this row changed."""
+        self.count += 1
+        pairs = list(zip(self.plain.outputs, changed.outputs, strict=True))
+        self.fitting = [kept & _dimensions_that_fit(*pair, row) for kept, pair in zip(self.fitting, pairs, strict=True)]
+        self.is_moved = self.is_moved or any(
+            _differing(was[at], now[at]) for was, now in pairs for at in was.keys() & now.keys()
+        )
+        for (name, was), (_, now) in zip(self.plain.modules, changed.modules, strict=True):
+            if was:
+                self.isolated[name] = self.isolated.get(name, True) and bool(_dimensions_that_fit(was, now, row))
 
 
 def _look(player: Player, forward: Forward, size: int) -> _Looked:

@@ -62,17 +62,19 @@ def _odd(name: str, rows: Sequence[Tensor], row: int, model: nn.Module) -> list[
 
 def _odd_scalar(name: str, own: float, others: Sequence[float]) -> list[str]:
     """A length, a label or a weight: one number a row."""
-    if not math.isfinite(own):
-        return [f"{name} is {number(own)}"] if all(math.isfinite(one) for one in others) else []
     known = [one for one in others if math.isfinite(one)]
-    if not known or min(known) <= own <= max(known):
+    if not math.isfinite(own):
+        return [f"{name} is {number(own)}"] if len(known) == len(others) else []
+    if not known or min(known) <= own <= max(known) or not ("len" in name or _is_far(own, known)):
         return []
-    usual = statistics.median(abs(one) for one in known)
-    if own == 0 or abs(own) > TIMES * usual or (usual and abs(own) < usual / TIMES) or own < 0 <= min(known):
-        return [f"{name} is {number(own)}, in other rows {number(min(known))} to {number(max(known))}"]
-    if "len" in name:
-        return [f"{name} is {number(own)}, in other rows {number(min(known))} to {number(max(known))}"]
-    return []
+    return [f"{name} is {number(own)}, in other rows {number(min(known))} to {number(max(known))}"]
+
+
+def _is_far(own: float, others: Sequence[float]) -> bool:
+    """Whether a number is zero, of another sign or of another magnitude than all others."""
+    usual = statistics.median(abs(one) for one in others)
+    is_small = usual > 0 and abs(own) < usual / TIMES
+    return own == 0 or abs(own) > TIMES * usual or is_small or own < 0 <= min(others)
 
 
 # -------------------------------------------------------------------------------------------- masks
@@ -104,29 +106,40 @@ def _odd_mask(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
 
 
 def _odd_values(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
+    found = _odd_nonfinite(name, own, others)
+    if found:
+        return found
+    own = own.double()
+    if own.numel() > 1 and _is_constant(own) and not any(_is_constant(one) for one in others):
+        value = number(float(own.max()))
+        return [f"{name}: all {own.numel()} entries are {value}, in no other row are they alike"]
+    found = _odd_magnitude(name, own, others)
+    if found:
+        return found
+    zero, most = int((own == 0).sum()), max(int((one == 0).sum()) for one in others)
+    if zero and not most:
+        return [f"{name}: {count(zero, 'entry', 'entries')} of {own.numel()} exactly 0, none in other rows"]
+    return _odd_slices(name, own, others) or _odd_entry(name, own, others)
+
+
+def _odd_nonfinite(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
     found = []
     for what, test in (("NaN", torch.isnan), ("infinite", torch.isinf)):
         bad = int(test(own).sum())
         if bad and not any(bool(test(one).any()) for one in others):
             entries = count(bad, "entry", "entries")
             found.append(f"{name}: {entries} of {own.numel()} {'is' if bad == 1 else 'are'} {what}")
-    if found:
-        return found
-    own = own.double()
+    return found
+
+
+def _odd_magnitude(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
     largest = float(own.abs().max())
     usual = statistics.median(float(one.double().abs().nan_to_num(posinf=0.0).max()) for one in others)
-    if own.numel() > 1 and float(own.max()) == float(own.min()) and not any(_is_constant(one) for one in others):
-        value = number(float(own.max()))
-        return [f"{name}: all {own.numel()} entries are {value}, in no other row are they alike"]
     if usual and largest > TIMES * usual:
         return [f"{name}: largest magnitude {number(largest)}, in other rows about {number(usual)}"]
     if usual and largest < usual / TIMES:
         return [f"{name}: largest magnitude only {number(largest)}, in other rows about {number(usual)}"]
-    zero, most = int((own == 0).sum()), max(int((one == 0).sum()) for one in others)
-    if zero and not most:
-        return [f"{name}: {count(zero, 'entry', 'entries')} of {own.numel()} exactly 0, none in other rows"]
-    parts = _odd_slices(name, own, others)
-    return parts or _odd_entry(name, own, others)
+    return []
 
 
 def _odd_slices(name: str, own: Tensor, others: Sequence[Tensor]) -> list[str]:
@@ -172,15 +185,19 @@ def _odd_ids(name: str, own: Tensor, others: Sequence[Tensor], model: nn.Module)
     if own.numel() > 1 and ids.numel() == 1 and not any(_is_constant(one) for one in others):
         found.append(f"{name}: all {own.numel()} ids are {int(ids[0])}")
     found += _odd_embedding(name, own, new, model)
-    if not found and 0 < new.numel() <= MOST_IDS and others:
-        alone = [
-            int((~torch.isin(torch.unique(one), torch.unique(torch.cat([o.reshape(-1) for o in rest])))).sum())
-            for one, rest in _each_with_rest(others, own)
-        ]
-        if alone and statistics.median(alone) == 0:
-            told = ", ".join(str(int(one)) for one in new)
-            found.append(f"{name}: {count(int(new.numel()), 'id')} in no other row: {told}")
+    if not found and 0 < new.numel() <= MOST_IDS and _share_their_ids(others, own):
+        told = ", ".join(str(int(one)) for one in new)
+        found.append(f"{name}: {count(int(new.numel()), 'id')} in no other row: {told}")
     return found
+
+
+def _share_their_ids(others: Sequence[Tensor], own: Tensor) -> bool:
+    """Whether most of the other rows have no id of their own."""
+    alone = [
+        int((~torch.isin(torch.unique(one), torch.unique(torch.cat([o.reshape(-1) for o in rest])))).sum())
+        for one, rest in _each_with_rest(others, own)
+    ]
+    return bool(alone) and statistics.median(alone) == 0
 
 
 def _each_with_rest(others: Sequence[Tensor], own: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
@@ -214,10 +231,11 @@ def _odd_gradient(forward: Forward, batch: Batch, row: int) -> list[str]:
         if gradient is None or dimension is None or batch.size < 2:
             continue
         norms = gradient.detach().double().movedim(dimension, 0).reshape(batch.size, -1).norm(dim=1).tolist()
-        others = [one for at, one in enumerate(norms) if at != row and math.isfinite(one)]
+        own = norms.pop(row)
+        others = [one for one in norms if math.isfinite(one)]
         usual = statistics.median(others) if others else 0.0
-        if not math.isfinite(norms[row]) and len(others) == batch.size - 1:
+        if not math.isfinite(own) and len(others) == len(norms):
             return ["the gradient that the loss sends to this row is not finite"]
-        if usual and norms[row] > TIMES * usual:
-            return [f"the loss sends this row a gradient {number(norms[row] / usual)} times that of other rows"]
+        if usual and own > TIMES * usual:
+            return [f"the loss sends this row a gradient {number(own / usual)} times that of other rows"]
     return []

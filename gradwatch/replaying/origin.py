@@ -43,13 +43,9 @@ def find_origin(trace: Trace, control: Control | None, *, nonfinite: bool) -> Or
         control: of a healthy one; without it only what is not finite can be found.
         nonfinite: whether the step's gradients are not finite.
     """
-    magnitudes = {} if control is None else _magnitudes(control.trace)
-    usual = {index: magnitudes.get(key) for index, key in _keys(trace).items()}
-    if control is not None and not control.has_loss:
-        usual |= {index: None for index, leaf in trace.leaves.items() if leaf.kind == "loss"}
+    usual = _usual(trace, control)
     unknown = set() if nonfinite else {index for index, magnitude in usual.items() if magnitude is None}
-    far = {index for index, magnitude in _every_magnitude(trace) if _is_bad(magnitude, usual[index], nonfinite, FAR)}
-    bad = {index for index, magnitude in _every_magnitude(trace) if _is_bad(magnitude, usual[index], nonfinite, HIGH)}
+    far, bad = (_bad(trace, usual, nonfinite, times) for times in (FAR, HIGH))
     if control is None:
         bad -= {at for at, one in enumerate(trace.operations) if one.is_written}
     reached = _reached(trace, _reached(trace, trace.ends, bad | unknown) & far, bad | unknown)
@@ -58,6 +54,19 @@ def find_origin(trace: Trace, control: Control | None, *, nonfinite: bool) -> Or
         return None
     first = min(roots, key=lambda at: at if at >= 0 else _first_use(trace, at, reached))
     return _origin(trace, first, usual[first], control)
+
+
+def _usual(trace: Trace, control: Control | None) -> dict[int, float | None]:
+    """The control's magnitude of each operation and leaf; None where it has none to compare with."""
+    magnitudes = {} if control is None else _magnitudes(control.trace)
+    usual = {index: magnitudes.get(key) for index, key in _keys(trace).items()}
+    if control is not None and not control.has_loss:
+        usual |= {index: None for index, leaf in trace.leaves.items() if leaf.kind == "loss"}
+    return usual
+
+
+def _bad(trace: Trace, usual: Mapping[int, float | None], nonfinite: bool, times: float) -> set[int]:
+    return {index for index, magnitude in _every_magnitude(trace) if _is_bad(magnitude, usual[index], nonfinite, times)}
 
 
 def _is_bad(magnitude: float, usual: float | None, nonfinite: bool, times: float) -> bool:
@@ -140,8 +149,7 @@ def _origin(trace: Trace, index: int, usual: float | None, control: Control | No
     name = None if control is None or usual is None else control.name
     known = usual if name is not None else None
     if isinstance(found, Leaf):
-        module = None if found.kind == "loss" else _argument(found.name) if found.kind == "input" else found.name
-        return Origin(direction=found.kind, module=module, observed=found.magnitude, control=known, control_is=name)
+        return _origin_in(found, known, name)
     return Origin(
         direction=found.phase,
         module=found.module,
@@ -154,6 +162,11 @@ def _origin(trace: Trace, index: int, usual: float | None, control: Control | No
         control=known,
         control_is=name,
     )
+
+
+def _origin_in(leaf: Leaf, known: float | None, control: str | None) -> Origin:
+    module = None if leaf.kind == "loss" else _argument(leaf.name) if leaf.kind == "input" else leaf.name
+    return Origin(direction=leaf.kind, module=module, observed=leaf.magnitude, control=known, control_is=control)
 
 
 def _argument(name: str) -> str:

@@ -48,21 +48,36 @@ def compare(captured: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> C
     >>> compare({"w": torch.tensor([1.0, float("nan")])}, g).recurs
     'no'
     """
-    names = [name for name in captured if name in replayed]
-    if not names:
+    pairs = _pairs(captured, replayed)
+    if not pairs:
         return Comparison(recurs=None if not captured else "no")
-    pairs = {name: (captured[name].detach().cpu(), replayed[name].detach().cpu()) for name in names}
     if any(a.shape != b.shape for a, b in pairs.values()):
         return Comparison(recurs=None)
-    missing = [name for name in captured if name not in replayed and bool(captured[name].count_nonzero())]
+    missing = _missing(captured, replayed)
     if not missing and all(_equal(a, b) for a, b in pairs.values()):
         return Comparison(recurs="bitwise", max_ulp=0.0, unexplained=0.0 if _finite(captured) else None)
-    differing = _differing(pairs)
     if not _finite(captured) or not _finite(replayed):
-        return Comparison(recurs=_nonfinite(pairs, bool(missing)), differing=differing)
+        return Comparison(recurs=_nonfinite(pairs, bool(missing)), differing=_differing(pairs))
+    return _compare_finite(pairs, missing, total_norm(captured.values()), total_norm(replayed.values()))
+
+
+def _pairs(captured: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    names = [name for name in captured if name in replayed]
+    return {name: (captured[name].detach().cpu(), replayed[name].detach().cpu()) for name in names}
+
+
+def _missing(captured: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The captured gradients that are not zero and that the replay does not have."""
+    names = [name for name in captured if name not in replayed]
+    return {name: captured[name].detach().cpu() for name in names if bool(captured[name].count_nonzero())}
+
+
+def _compare_finite(
+    pairs: Mapping[str, tuple[Tensor, Tensor]], missing: Mapping[str, Tensor], norm: float, other: float
+) -> Comparison:
+    """Compare finite gradients of the total norms ``norm`` (captured) and ``other`` (replayed) that are not equal."""
     ulp = max(_ulp(a, b) for a, b in pairs.values())
-    norm, other = total_norm(captured.values()), total_norm(replayed.values())
-    left = [a.double() - b.double() for a, b in pairs.values()] + [captured[name].detach().cpu() for name in missing]
+    left = [a.double() - b.double() for a, b in pairs.values()] + list(missing.values())
     unexplained = total_norm(left) / norm if norm else math.inf
     close = ulp <= CLOSE_ULP and not missing
     same = abs(norm - other) <= SAME_NORM * norm
@@ -70,7 +85,7 @@ def compare(captured: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> C
         recurs="close" if close else "norm" if same else "no",
         max_ulp=ulp,
         unexplained=unexplained,
-        differing=() if close else (*missing, *differing)[:MOST_DIFFERING],
+        differing=() if close else (*missing, *_differing(pairs))[:MOST_DIFFERING],
     )
 
 

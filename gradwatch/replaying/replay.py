@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -92,19 +92,29 @@ def captured_module(model: nn.Module, capture: Capture) -> tuple[nn.Module, Capt
     It is the model, what a wrapper holds, or the captured part of it. If several modules of the model were called,
     it is the model.
     """
-    candidates = [model]
-    for candidate in candidates:
-        candidates += [inner for name in WRAPPERS if isinstance(inner := getattr(candidate, name, None), nn.Module)]
     called = {forward.module for group in capture.groups for forward in group.forwards}
     root = called.pop() if len(called) == 1 else ""
     part = part_of(capture, root)
-    wanted = {name: tuple(one.shape) for name, one in (part.weights or part.gradients).items()}
-    for candidate in candidates:
+    wanted = _shapes((part.weights or part.gradients).items())
+    for candidate in _unwrapped(model):
         for one in (candidate, dict(candidate.named_modules()).get(root)):
-            own = {} if one is None else {name: tuple(each.shape) for name, each in one.named_parameters()}
-            if one is not None and wanted.items() <= own.items() and (not capture.weights or len(own) == len(wanted)):
-                return one, part
+            if one is not None:
+                own = _shapes(one.named_parameters())
+                if wanted.items() <= own.items() and (not capture.weights or len(own) == len(wanted)):
+                    return one, part
     return model, part
+
+
+def _unwrapped(model: nn.Module) -> list[nn.Module]:
+    """The model, and what wrappers hold, the outermost first."""
+    found = [model]
+    for wrapper in found:
+        found += [inner for name in WRAPPERS if isinstance(inner := getattr(wrapper, name, None), nn.Module)]
+    return found
+
+
+def _shapes(named: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(one.shape) for name, one in named}
 
 
 def part_of(capture: Capture, root: str) -> Capture:

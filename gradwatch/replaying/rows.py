@@ -164,18 +164,12 @@ def _finite_rows(search: _Search, played: Played) -> Rows:
         for micro_batch, row, square, along in found
     ]
     parts = _marked(sorted(parts, key=lambda part: part.share or 0.0, reverse=True), total)
-    suspects = [part.place for part in parts if part.stands_out]
-    without = _norm_with_others(search, suspects) if suspects else None
-    return _result(search, parts[:MOST_NAMED], without)
+    return _result(search, parts[:MOST_NAMED], _norm_without_suspects(search, parts))
 
 
 def _measure(search: _Search, forward: Forward, batch: Batch, total: Gradients) -> list[tuple[int, float, float]]:
     """Of each row: its index, the square of its norm, and its product with the whole gradient."""
-    apart = all(
-        dimension is not None
-        for gradient, dimension in zip(forward.output_gradients, batch.outputs, strict=True)
-        if gradient is not None
-    )
+    apart = _is_apart(forward, batch)
     player = search.player
 
     def gradients(rows: Sequence[int]) -> Gradients:
@@ -238,43 +232,45 @@ def _marked(parts: Sequence[Part], total: float) -> list[Part]:
 def _nonfinite_rows(search: _Search) -> Rows:
     parts: list[Part] = []
     for micro_batch, (forward, batch) in enumerate(zip(search.forwards, search.batches, strict=True)):
-        if batch is None or _is_fine(search, [forward]):
-            continue
-        try:
-            norms = _alone(search, forward, batch)
-        except Exception:  # a model may refuse single rows in any way: BatchNorm wants two
-            norms = {}
-        if norms and any(not math.isfinite(norm) for norm in norms.values()):
-            bad = [row for row, norm in norms.items() if not math.isfinite(norm)]
-        else:
-            bad = _by_replacing(search, micro_batch)
-        all_bad = len(bad) == batch.size > 1
-        for row in bad:
-            norm = norms.get(row, math.nan)
-            parts.append(
-                Part(
-                    micro_batch=micro_batch,
-                    row=row,
-                    norm=norm if not math.isfinite(norm) else math.nan,
-                    share=None,
-                    norm_without=None,
-                    stands_out=not all_bad and len(bad) <= max(1, batch.size // 2),
-                )
-            )
-        good = [(row, norm) for row, norm in norms.items() if row not in bad]
-        for row, norm in sorted(good, key=lambda one: -one[1])[:3]:
-            part = norm / batch.size if len(search.forwards) == 1 and not _is_apart(forward, batch) else norm
-            parts.append(Part(micro_batch=micro_batch, row=row, norm=part, share=None, norm_without=None))
+        if batch is not None and not _is_fine(search, [forward]):
+            parts += _nonfinite_parts(search, micro_batch, forward, batch)
     parts.sort(key=lambda part: not part.stands_out)
-    suspects = [part.place for part in parts if part.stands_out]
-    without = _norm_with_others(search, suspects) if suspects else None
-    if without is not None and not math.isfinite(without):
-        search.unknown.append("rows: the gradient is not finite either with other rows in their place")
+    without = _norm_without_suspects(search, parts)
     if without is not None:
+        if not math.isfinite(without):
+            search.unknown.append("rows: the gradient is not finite either with other rows in their place")
         parts = [dataclasses.replace(part, norm_without=without) if part.stands_out else part for part in parts]
     if not parts:
         search.unknown.append("rows: no row is bad alone, and no single row makes the step normal if it is replaced")
     return _result(search, parts[:MOST_NAMED], without)
+
+
+def _nonfinite_parts(search: _Search, micro_batch: int, forward: Forward, batch: Batch) -> list[Part]:
+    """The bad rows of a bad micro-batch, and the largest of its good ones."""
+    try:
+        norms = _alone(search, forward, batch)
+    except Exception:  # a model may refuse single rows in any way: BatchNorm wants two
+        norms = {}
+    bad_alone = {row: norm for row, norm in norms.items() if not math.isfinite(norm)}
+    bad = list(bad_alone) or _by_replacing(search, micro_batch)
+    is_all = len(bad) == batch.size > 1
+    parts = [
+        Part(
+            micro_batch=micro_batch,
+            row=row,
+            norm=bad_alone.get(row, math.nan),
+            share=None,
+            norm_without=None,
+            stands_out=not is_all and len(bad) <= max(1, batch.size // 2),
+        )
+        for row in bad
+    ]
+    of_mean = len(search.forwards) == 1 and not _is_apart(forward, batch)
+    good = sorted((-norm, row) for row, norm in norms.items() if row not in bad)
+    for negative, row in good[:3]:
+        norm = -negative / batch.size if of_mean else -negative
+        parts.append(Part(micro_batch=micro_batch, row=row, norm=norm, share=None, norm_without=None))
+    return parts
 
 
 def _is_apart(forward: Forward, batch: Batch) -> bool:
@@ -356,6 +352,12 @@ def _replaced(
         new[micro_batch] = replace_rows(forwards[micro_batch], batch, rows, donors)
     each = iter(new)
     return tuple(Group(forwards=tuple(next(each) for _ in group.forwards)) for group in groups)
+
+
+def _norm_without_suspects(search: _Search, parts: Sequence[Part]) -> float | None:
+    """The total norm with other rows in the place of those that stand out; None if none does or it is not known."""
+    suspects = [part.place for part in parts if part.stands_out]
+    return _norm_with_others(search, suspects) if suspects else None
 
 
 def _norm_with_others(search: _Search, places: Sequence[tuple[int, int]]) -> float | None:
