@@ -62,13 +62,10 @@ class Decoder:
         if kind in {"tensor", "sparse"}:
             return self.tensor(node)
         if kind in _SCALARS:
-            try:
-                return _SCALARS[kind](node[kind], node)
-            except (ValueError, TypeError, RuntimeError, OverflowError, KeyError, AttributeError):
-                damaged(f"no {kind} is described by {str(node)[:80]}")
-        make = getattr(self, f"_{kind}", None) if kind in _CONTAINERS else None
-        if make is None:
+            return _scalar(kind, node)
+        if kind not in _CONTAINERS:
             damaged(f"{kind!r} is no kind of value")
+        make = getattr(self, f"_{kind}")
         try:
             return make(node, depth - 1)
         except CaptureDamaged:
@@ -209,6 +206,13 @@ class Decoder:
 def _as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """These bytes as numbers of another type."""
     return torch.empty(0, dtype=dtype) if tensor.numel() == 0 else tensor.clone().view(dtype)
+
+
+def _scalar(kind: str, node: Mapping[str, Any]) -> Any:
+    try:
+        return _SCALARS[kind](node[kind], node)
+    except (ValueError, TypeError, RuntimeError, OverflowError, KeyError, AttributeError):
+        damaged(f"no {kind} is described by {str(node)[:80]}")
 
 
 _SCALARS: dict[str, Callable[[Any, Any], Any]] = {

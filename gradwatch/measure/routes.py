@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 
 import torch
@@ -174,10 +174,7 @@ def _in_one_read(gradients: Sequence[Tensor | None], stats: tuple[str, ...]) -> 
         return [], everything
     table = measure_fused(found).T
     values = torch.from_numpy(table if len(stats) == len(COLUMNS) else table[[COLUMNS.index(s) for s in stats]])
-    if len(found.positions) == len(gradients):
-        return [Part(found.positions, values, None)], ()
-    done = set(found.positions)
-    return [Part(found.positions, values, None)], [position for position in everything if position not in done]
+    return [Part(found.positions, values, None)], _left_of(everything, found.positions)
 
 
 def _in_one_launch(
@@ -187,8 +184,7 @@ def _in_one_launch(
 
     A quick look for the usual case: `entries_of`, which the others go through, costs the host several times as much.
     """
-    plain = PLAIN
-    devices_of = {at: g.device for at in rest if (g := gradients[at]) is not None and type(g) in plain}
+    devices_of = _devices_of_plain(gradients, rest)
     on_cuda = {device for device in set(devices_of.values()) if device.type in _TRITON_DEVICES}
     kernel = _kernel() if on_cuda else None
     if kernel is None:
@@ -201,7 +197,19 @@ def _in_one_launch(
             values = _by_triton([gradients[position] for position in positions], stats)
             parts.append(to_host(positions, values))
             done.update(positions)
-    return parts, [] if len(done) == len(rest) else [position for position in rest if position not in done]
+    return parts, _left_of(rest, done)
+
+
+def _devices_of_plain(gradients: Sequence[Tensor | None], positions: Sequence[int]) -> dict[int, torch.device]:
+    plain = PLAIN
+    return {at: g.device for at in positions if (g := gradients[at]) is not None and type(g) in plain}
+
+
+def _left_of(positions: Sequence[int], done: Collection[int]) -> Sequence[int]:
+    if len(done) == len(positions):  # as usual
+        return ()
+    done = set(done)
+    return [position for position in positions if position not in done]
 
 
 def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...]) -> list[Part]:

@@ -136,10 +136,7 @@ def measure_updates(optimizer: Optimizer, parameters: Sequence[Tensor | None]) -
         return None
     positions = {id(parameter): at for at, parameter in enumerate(parameters) if parameter is not None}
     found = list(_moved(optimizer, route, positions))
-    pointers = _all_pointers(found) if reads_updates() else [None] * len(found)
-    fused = [(one, addresses) for one, addresses in zip(found, pointers, strict=True) if addresses is not None]
-    parts = [_by_fused([one for one, _ in fused], [addresses for _, addresses in fused])] if fused else []
-    left = [one for one, addresses in zip(found, pointers, strict=True) if addresses is None]
+    parts, left = _in_one_read(found) if reads_updates() else ([], found)
     for device in dict.fromkeys(one.weight.device for one in left):
         parts += _by_operators([one for one in left if one.weight.device == device])
     return Measurement(UPDATE_STATS, len(parameters), tuple(parts))
@@ -150,21 +147,25 @@ def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int
     states = optimizer.state
     for group in optimizer.param_groups:
         names = _moments_of(route, group)
-        needed = [name for name in names if name]
+        needed = list(filter(None, names))
         for parameter in group["params"]:
             gradient, at = parameter.grad, positions.get(id(parameter))
             if gradient is None or at is None or gradient.layout is not torch.strided or gradient.is_complex():
                 continue
             state = states.get(parameter, {})
-            moments = [state.get(name) for name in names]
+            moments = map(state.get, names)
             if any(state.get(name) is None for name in needed):
                 continue
             tensors = [parameter, gradient, *moments]
             if type(parameter) not in PLAIN:
-                tensors = [None if tensor is None else local(tensor) for tensor in tensors]
+                tensors = _local_parts(tensors)
             if tensors[0].numel():
                 weight, gradient, moment, square, largest = tensors
                 yield Moved(at, weight, gradient, moment, square, largest, state.get("step"), group)
+
+
+def _local_parts(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
+    return [None if tensor is None else local(tensor) for tensor in tensors]
 
 
 def _moments_of(route: UpdateRoute, group: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -233,6 +234,14 @@ _TABLE = np.dtype(
 """``Update`` of fused.c."""
 
 
+def _in_one_read(found: Sequence[Moved]) -> tuple[list[Part], list[Moved]]:
+    """Measure by the compiled pass; return the result and what it can't read."""
+    pairs = list(zip(found, _all_pointers(found), strict=True))
+    fused = [(one, addresses) for one, addresses in pairs if addresses is not None]
+    parts = [_by_fused([one for one, _ in fused], [addresses for _, addresses in fused])] if fused else []
+    return parts, [one for one, addresses in pairs if addresses is None]
+
+
 def _all_pointers(found: Sequence[Moved]) -> list[tuple[int, ...] | None]:
     """`_pointers` of each parameter; the settings of a group are looked at once."""
     remote: dict[int, bool] = {}
@@ -264,7 +273,7 @@ def _pointers(one: Moved) -> tuple[int, ...] | None:
         if not (tensor.is_contiguous() if is_contiguous else _are_laid_out_alike(tensor, weight)):
             return None
         found.append(tensor.data_ptr())
-    return tuple(found) if found[0] and found[1] else None
+    return tuple(found) if all(found[:2]) else None
 
 
 def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
@@ -377,11 +386,37 @@ def _measured_batch(batch: Sequence[tuple[Moved, Sampling]]) -> Part:
     columns = to_device(columns, device) if is_on_host(columns) else columns
     counts = to_device(torch.tensor(lengths), device)
     spread = columns.repeat_interleave(counts, dim=1, output_size=sum(lengths))
-    rate, decay, coupled, sign, of_gradient, of_moment, root_scale, square_scale, eps = spread
     moment = None if first.moment is None else read("moment")
     square = None if first.square is None else read("square")
+    largest = None if first.largest is None else read("largest")
+    terms = _terms(spread, weight, gradient, moment, square, largest)
+    norms = [torch.stack(list(torch._foreach_norm(list(torch.split(term, lengths))))) for term in terms]
+    shares = torch.tensor([[one.weight.numel(), n] for (one, _), n in zip(batch, lengths, strict=True)], dtype=dtype)
+    size, read_of = to_device(shares.T.contiguous(), device)
+    scale = (size / read_of).sqrt()
+    found = [norms[0] * scale, norms[1] * scale]
+    if square is None:
+        found += [torch.full_like(scale, torch.nan)] * 2
+    else:
+        found += [norms[2] / read_of.sqrt(), norms[3] * scale]
+    return to_host([one.position for one, _ in batch], torch.stack(found))
+
+
+def _terms(
+    coefficients: Tensor,
+    weight: Tensor,
+    gradient: Tensor,
+    moment: Tensor | None,
+    square: Tensor | None,
+    largest: Tensor | None,
+) -> list[Tensor]:
+    """The entries whose norms `UPDATE_STATS` are made of: update, weight before, and of Adam ratio and root.
+
+    ``coefficients`` are `COEFFICIENTS` of each entry, (9, entries).
+    """
+    rate, decay, coupled, sign, of_gradient, of_moment, root_scale, square_scale, eps = coefficients
     if square is not None and moment is not None:
-        root = square if first.largest is None else read("largest")
+        root = square if largest is None else largest
         direction = moment / (root.sqrt() * root_scale + eps)
     else:
         direction = gradient * (sign * of_gradient)
@@ -394,16 +429,7 @@ def _measured_batch(batch: Sequence[tuple[Moved, Sampling]]) -> Part:
         # Of NaN the larger is NaN, as it has to be.
         floor = scaled.clamp(min=SMALLEST).maximum(eps.square())
         terms += [(sign * gradient + coupled * before) / floor.sqrt(), scaled.sqrt()]
-    norms = [torch.stack(list(torch._foreach_norm(list(term.split(lengths))))) for term in terms]
-    shares = torch.tensor([[one.weight.numel(), n] for (one, _), n in zip(batch, lengths, strict=True)], dtype=dtype)
-    size, read_of = to_device(shares.T.contiguous(), device)
-    scale = (size / read_of).sqrt()
-    found = [norms[0] * scale, norms[1] * scale]
-    if square is None:
-        found += [torch.full_like(scale, torch.nan)] * 2
-    else:
-        found += [norms[2] / read_of.sqrt(), norms[3] * scale]
-    return to_host([one.position for one, _ in batch], torch.stack(found))
+    return terms
 
 
 def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:

@@ -140,6 +140,11 @@ class ParameterTable:
         self.refresh()
 
     @property
+    def optimizer(self) -> Optimizer | None:
+        """None after the script has let go of it."""
+        return self._optimizer()
+
+    @property
     def model(self) -> nn.Module | None:
         """The one that gives the parameters their names; None after the optimizer is gone."""
         trained = self._trained()

@@ -30,7 +30,7 @@ from gradwatch.recording.clip_audit import ClipAudit, fault_of_change
 from gradwatch.recording.gradients import GradientHistory
 from gradwatch.recording.losses import Number, StepLosses
 from gradwatch.recording.options import RecordingOptions
-from gradwatch.recording.parameters import ParameterTable, class_of, reference_to, settings_of
+from gradwatch.recording.parameters import ParameterTable, class_of, settings_of
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.sink import Beginning, NullSink, StepSink
 
@@ -63,7 +63,6 @@ class StepTracker:
         beginning: Beginning,
     ) -> None:
         self.name = name
-        self._optimizer = reference_to(optimizer)
         self.step = self.first_step = beginning.step
         self.pending: PendingStep | None = None
         self.held: PendingStep | None = None
@@ -82,7 +81,7 @@ class StepTracker:
         Raises:
             ReferenceError: the script has let go of it.
         """
-        optimizer = self._optimizer()
+        optimizer = self.parameters.optimizer
         if optimizer is None:
             raise ReferenceError(f"the optimizer {self.name} is gone")
         return optimizer

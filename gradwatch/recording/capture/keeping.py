@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,6 @@ def make_capture(
     notes = []
     if _world_size() > 1:
         notes.append("the inputs of the other processes; the gradients are those after the reduction over all")
-    modules = {forward.module for group in groups for forward in group.forwards}
     return Capture(
         run=str(run),
         step=tracker.step,
@@ -63,11 +62,11 @@ def make_capture(
         groups=tuple(groups),
         weights={name: one.detach() for name, one in named.items()} if options.weights else {},
         gradients=_by_name(tracker, gradients) if options.weights else {},
-        frozen=tuple(name for name, one in named.items() if not one.requires_grad),
+        frozen=_frozen(named),
         model="" if base is None else type(base).__name__,
-        root=modules.pop() if len(modules) == 1 else "",
+        root=_root_of(groups),
         versions=_versions(),
-        devices=tuple(sorted({str(one.device) for one in named.values()})),
+        devices=_devices_of(named),
         settings=_settings(),
         total_norm=total_norm,
         limit=limit if why != "nonfinite" else None,
@@ -155,6 +154,20 @@ def _faults_of(passes: Sequence[HeldBackward]) -> list[str]:
             if any(one is not None and one.is_changed for one in gradients):
                 found.append("the gradient of an output was changed in place after the backward")
     return found
+
+
+def _root_of(groups: Sequence[Group]) -> str:
+    """The module that was called, if it was one alone; "" is the model itself."""
+    modules = {forward.module for group in groups for forward in group.forwards}
+    return modules.pop() if len(modules) == 1 else ""
+
+
+def _frozen(named: Mapping[str, Tensor]) -> tuple[str, ...]:
+    return tuple(name for name, one in named.items() if not one.requires_grad)
+
+
+def _devices_of(named: Mapping[str, Tensor]) -> tuple[str, ...]:
+    return tuple(sorted({str(one.device) for one in named.values()}))
 
 
 def _by_name(tracker: StepTracker, gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:

@@ -238,15 +238,17 @@ class StepCapture:
             return
         limit = ledger.rule.limit
         why = ledger.rule.judge(norm)
-        if why is not None and why in self._options.on and self._has_place(why):
+        if why is not None and self._may_keep(why):
             self._keep(ledger, gradients, why, norm, limit, None if scale is None else float(scale), is_unscaled)
 
     def _is_scalers(self, scale: Tensor) -> bool:
         """Whether a gradient that is not finite is the affair of a GradScaler, which skips it and lowers its scale."""
         return float(scale) > 1 and all(bool(torch.isfinite(loss).all()) for loss in self._losses)
 
-    def _has_place(self, why: Why) -> bool:
-        """Whether a step may still be kept; the last place is for one that is not finite."""
+    def _may_keep(self, why: Why) -> bool:
+        """Whether such a step is wanted and may still be kept; the last place is for one that is not finite."""
+        if why not in self._options.on:
+            return False
         reserved = why != "nonfinite" and "nonfinite" in self._options.on and self._options.most > 1
         return len(capture_folders(self._run)) < self._options.most - reserved
 
