@@ -108,7 +108,7 @@ def _value(node: ast.AST, row: Mapping[str, Any], names: Mapping[str, str]) -> A
         return not operand if isinstance(node.op, ast.Not) else -operand
     operands = [_value(each, row, names) for each in _operands(node)]
     if isinstance(node, ast.Compare):
-        return all(_compare(op, left, right) for op, left, right in zip(node.ops, operands, operands[1:], strict=False))
+        return all(map(_compare, node.ops, operands, operands[1:]))
     return operands
 
 

@@ -118,21 +118,27 @@ def list_runs(
     [('example', 'healthy', 400)]
     """
     stores = dict(sorted(find_stores({"": folder})))
-    stamps = {name: stamp for name, path in stores.items() if (stamp := _stamp(path))}
+    stamps = _stamps(stores)
     index = _read_index(folder)
     rows = _rows_that_hold(index, stores, stamps)
-    missing = [name for name in stamps if name not in rows]
-    if compute and missing:
-        for done, row in enumerate(_computed({name: stores[name] for name in missing}), 1):
-            rows[row.name] = row
-            if progress is not None:
-                progress(done, len(missing))
-            if keep_index and done % SAVE_EVERY == 0:
-                _write_index(folder, rows, stamps)
-    if keep_index and ((compute and missing) or index.keys() - stamps.keys()):
+    missing = {name: stores[name] for name in stamps if compute and name not in rows}
+    for done, row in enumerate(_computed(missing), 1):
+        rows[row.name] = row
+        if progress is not None:
+            progress(done, len(missing))
+        if keep_index and done % SAVE_EVERY == 0:
+            _write_index(folder, rows, stamps)
+    if keep_index and (missing or index.keys() - stamps.keys()):
         _write_index(folder, rows, stamps)
-    found = [rows.get(name) or RunRow(name=name, state="not computed") for name in stamps]
-    return [_with_the_file(row, stores[row.name], stamps[row.name]) for row in found]
+    return [
+        _with_the_file(rows.get(name, RunRow(name=name, state="not computed")), stores[name], stamp)
+        for name, stamp in stamps.items()
+    ]
+
+
+def _stamps(stores: Mapping[str, Path]) -> dict[str, Stamp]:
+    """The stamps of the stores that are still there."""
+    return {name: stamp for name, path in stores.items() if (stamp := _stamp(path))}
 
 
 def sorted_rows(rows: Sequence[RunRow], by: str, *, descending: bool = False) -> list[RunRow]:

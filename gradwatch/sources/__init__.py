@@ -44,6 +44,12 @@ def read(
     if len(files) > 1:
         raise CannotImport(f"{len(files)} files were given; expected one {kind} file for a run.")
     (file,) = files
+    return _read_one(file, kind, norm, step, loss, pattern)
+
+
+def _read_one(
+    file: Path, kind: str, norm: str | None, step: str | None, loss: str | None, pattern: str | None
+) -> History:
     if pattern is not None or kind == "text":
         found, what = text_log.rows(file, pattern)
         history = rows.read(found, file, step="step" if "step" in found[0] else None)

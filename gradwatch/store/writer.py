@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +166,9 @@ class StoreWriter:
         Raises:
             StoreNotWritable: the disk does not take it now.
         """
-        try:
-            with self._transaction():
-                self._insert("meta", _META, [_meta_row(key, value)], "insert or replace")
-                self._count_rows()
-        except sqlite3.OperationalError as error:
-            raise _not_writable(self.path, error) from error
+        with _reporting(self.path), self._transaction():
+            self._insert("meta", _META, [_meta_row(key, value)], "insert or replace")
+            self._count_rows()
 
     def set_first_step(self, step: int) -> None:
         """Say that the attempt begins with another step than the one after the last."""
@@ -215,7 +212,7 @@ class StoreWriter:
         if _identity(self.path) != self._file:
             raise StoreRemoved(f"{str(self.path)!r} was removed or replaced while it was written.")
         try:
-            with self._transaction():
+            with _reporting(self.path), self._transaction():
                 for parameters in joined:
                     self._put_parameters(parameters.optimizer, parameters.infos, parameters.first)
                 for table, columns in STEP_ROW_COLUMNS.items():
@@ -227,10 +224,8 @@ class StoreWriter:
                     self._update_attempt("dropped = dropped + ?", dropped)
                 if events or joined:
                     self._count_rows(len(records))
-        except BaseException as error:
+        except BaseException:
             self._digesters.clear()  # they have seen rows that are not there
-            if isinstance(error, sqlite3.OperationalError):
-                raise _not_writable(self.path, error) from error
             raise
         self._next_id += len(records)
         return self._next_id - 1
@@ -271,13 +266,10 @@ class StoreWriter:
         """
         *values, crc, bound = with_checksums("detector_state", (text(optimizer), last_id, version, zlib.crc32(state)))
         row = (*values[:3], state, crc, bound)
-        try:
-            with self._transaction():
-                columns = ("optimizer", "last_id", "version", "state", *CHECKSUMS)
-                self._insert("detector_state", columns, [row], "insert or replace")
-                self._count_rows()
-        except sqlite3.OperationalError as error:
-            raise _not_writable(self.path, error) from error
+        with _reporting(self.path), self._transaction():
+            columns = ("optimizer", "last_id", "version", "state", *CHECKSUMS)
+            self._insert("detector_state", columns, [row], "insert or replace")
+            self._count_rows()
 
     def end_attempt(self, reason: str) -> None:
         """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""
@@ -358,6 +350,15 @@ class _Transaction:
                     self._db.execute("rollback")
             finally:
                 self._lock.release()
+
+
+@contextlib.contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Raise StoreNotWritable for what the disk does not take now."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise _not_writable(path, error) from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
@@ -10,6 +12,7 @@ from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.progress import has_risen
 from gradwatch.analysis.statistics.steady_state import expected_rise
 from gradwatch.detect import traits_of
+from gradwatch.record import Event
 from gradwatch.text import count
 
 LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
@@ -53,8 +56,7 @@ def update_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if not events:
         return None
     largest = max(events, key=lambda event: event.observed or 0.0)
-    stale = [e for e in optimizer.events if e.kind == "stale-second-moment"]
-    near = [e for e in stale if any(abs(e.step - event.step) <= NEAR_STEPS for event in events)]
+    near = _stale_near(optimizer, events)
     return Finding(
         code="update-spike",
         severity="info",
@@ -76,6 +78,12 @@ def update_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " follow faster",
         confirm='compare `Run.updates("rms_ratio")` and the loss around these steps',
     )
+
+
+def _stale_near(optimizer: OptimizerFacts, events: Sequence[Event]) -> list[Event]:
+    """The stale second moments close to any of these events."""
+    stale = [e for e in optimizer.events if e.kind == "stale-second-moment"]
+    return [e for e in stale if any(abs(e.step - event.step) <= NEAR_STEPS for event in events)]
 
 
 def norm_rises_as_rate_falls(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

@@ -178,7 +178,7 @@ def replay_from(data: Mapping[str, Any]) -> Replay:
         "origin": None if origin is None else _origin(origin),
         "rows": tuple(_row(one) for one in rows),
         "helps": tuple(Help(change=str(one["change"]), total_norm=_number(one["total_norm"]) or 0.0) for one in helps),
-        "recurs": given.get("recurs") if given.get("recurs") in get_args(Recurrence) else None,
+        "recurs": _recurrence(given.get("recurs")),
         "rows_mix": _text(given.get("rows_mix")),
         "rows_spread": bool(given.get("rows_spread")),
         "micro_batches": int(given.get("micro_batches") or 1),
@@ -213,6 +213,10 @@ def _row(data: Mapping[str, Any]) -> RowFinding:
         stands_out=bool(data.get("stands_out")),
         odd=_texts(data.get("odd")),
     )
+
+
+def _recurrence(value: Any) -> Recurrence | None:
+    return value if value in get_args(Recurrence) else None
 
 
 def _mapping(value: Any) -> dict[str, Any]:
