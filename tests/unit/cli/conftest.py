@@ -1,24 +1,11 @@
-"""The command line in this process, and runs for it to read."""
+"""Runs for the command line to read."""
 
-import gc
 import math
-import sys
-from dataclasses import dataclass
 
 import pytest
 
-from gradwatch.cli import main
 from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream, write_run
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="session")
@@ -41,19 +28,3 @@ def ended_runs(tmp_path_factory):
     writer.begin_attempt({}, {})
     writer.end_attempt("exception ValueError")
     return folder
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `gradwatch` with some arguments, 100 columns wide."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gradwatch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Done(int(ended.value.code or 0), out, err)
-
-    yield run
-    gc.unfreeze()  # what `open_run` froze, so that libraries can free it at the end

@@ -1,33 +1,18 @@
-"""The command line in this process."""
+"""A run to send."""
 
-import gc
-import sys
-from dataclasses import dataclass
+import math
 
 import pytest
 
-from gradwatch.cli import main
+from gradwatch import Run
+from gradwatch.testing import replaced, steady, stream, write_run
 
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
+from .support import STEPS
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """Run `gradwatch` with some arguments."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gradwatch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Done(int(ended.value.code or 0), out, err)
-
-    yield run
-    gc.unfreeze()
+def run(tmp_path):
+    """A run with a spike, an infinity and a NaN at its end."""
+    norms = replaced(steady(STEPS), {150: 60.0, STEPS - 2: math.inf, STEPS - 1: math.nan})
+    losses = [1.0 / (1 + step) for step in range(STEPS)]
+    return Run(write_run(tmp_path / "the-run", stream(norms, losses=losses, max_norm=1.5), "AdamW", {"lr": 0.1}))

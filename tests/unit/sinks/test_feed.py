@@ -12,16 +12,9 @@ from torch import nn
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.errors import BadArgument, UnsupportedVersion
-from gradwatch.record import Event
-from gradwatch.sinks import targets
-from gradwatch.sinks.closing import closing_of
 from gradwatch.sinks.feed import Feed, Feeds
-from gradwatch.sinks.series import WindowTracker
-from gradwatch.sinks.targets import parse_target, trackers
 from gradwatch.sinks.tracker import RunFacts
-from gradwatch.sinks.windows import Windows
-from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.testing import steady, stream
 
 
 class Listener:
@@ -141,20 +134,6 @@ def test_the_verdict_is_asked_for_once_and_only_if_there_is_a_tracker():
     assert [one.closing for one in pair] == [{"verdict": "healthy"}] * 2
 
 
-def test_a_run_that_can_not_be_summed_up_has_an_empty_closing(tmp_path):
-    assert closing_of(tmp_path) == {}
-    assert closing_of(write_run(tmp_path, []))["steps"] == 0
-
-
-def test_on_record_gets_whole_records_in_order(tmp_path):
-    found = []
-    watch = train(tmp_path, on_record=found.append)
-    assert [record.step for record in found] == list(range(20))
-    assert found[3].layers.norm.tolist() == Run(tmp_path).layers("norm").loc[3].tolist()
-    assert threading.current_thread().name == "MainThread"
-    assert watch.last.step == 19
-
-
 def test_last_is_a_small_record_and_nothing_before_the_first(tmp_path):
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -169,69 +148,3 @@ def test_last_is_a_small_record_and_nothing_before_the_first(tmp_path):
         assert last.total_norm == pytest.approx(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()))
         with pytest.raises(dataclasses.FrozenInstanceError):
             last.loss = 1.0
-
-
-# ------------------------------------------------------------------------------------------ windows
-
-
-def test_windows_lose_no_spike_and_make_few_points():
-    windows, points = Windows(), []
-    for record in stream(replaced(steady(20_000), {12_345: 77.0})):
-        points += windows.add(record)
-    points += windows.rest()
-    assert len(points) < 900
-    peak = max(points, key=lambda point: point.values["total_norm_max"])
-    assert (peak.peak.step, peak.values["total_norm_max"]) == (12_345, 77.0)
-    assert points[-1].last.step == 19_999
-    assert list(windows.rest()) == []
-
-
-def test_an_event_is_sent_once_and_an_information_never():
-    sent = []
-
-    class Sends(WindowTracker):
-        def send(self, point):
-            sent.append(point.last.step)
-
-        def alert(self, event):
-            sent.append(event.kind)
-
-    tracker = Sends()
-    tracker.open(RunFacts(path=None))
-    spike = Event(step=3, kind="spike", severity="warning", message="")
-    for event in (spike, dataclasses.replace(spike, until=5), Event(step=4, kind="dead", severity="info", message="")):
-        tracker.tell(event)
-    for record in stream([1.0, 2.0], max_norm=1.0):
-        tracker.show(record)
-    tracker.close({})
-    assert sent == ["spike", 0, 1]
-
-
-# ------------------------------------------------------------------------------------------ targets
-
-
-@pytest.mark.parametrize("text", ["", "tensorflow", "wand", "openmetrics", "openmetrics:", ":x"])
-def test_a_target_that_makes_no_sense_is_refused(text, tmp_path):
-    with pytest.raises(BadArgument, match="to is"):
-        parse_target(text)
-    with pytest.raises(BadArgument, match="to is"):
-        train(tmp_path / "run", to=text)
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_object_that_is_no_tracker_is_refused():
-    with pytest.raises(BadArgument, match="a function"):
-        trackers([lambda record: None])
-
-
-@pytest.mark.parametrize("kind", ["wandb", "mlflow", "trackio"])
-def test_a_package_that_is_missing_is_said_before_the_training(kind, monkeypatch):
-    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnsupportedVersion, match=rf"pip install gradwatch\[{kind}\]"):
-        parse_target(kind)
-
-
-def test_one_target_may_stand_alone():
-    listener = Listener()
-    assert trackers(listener) == trackers([listener]) == [listener]
-    assert [one.label for one in trackers("tensorboard:logs")] == ["tensorboard"]

@@ -129,6 +129,7 @@ def test_slow_steps_are_no_standstill(server):
 def test_a_training_sends_its_fault_and_keeps_no_secret(server, tmp_path, caplog):
     bodies, address = server
     caplog.set_level(logging.DEBUG)
+    torch.manual_seed(0)
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradwatch.attach(model, optimizer, tmp_path / "run", notify=[address, f"{address}/refuse"]):

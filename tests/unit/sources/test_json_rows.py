@@ -1,0 +1,78 @@
+"""JSON lines and JSON lists, whole or cut off, nested or not."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradwatch.errors import CannotImport
+from gradwatch.sources import json_rows, read
+from gradwatch.sources.json_rows import rows
+
+from .support import EXPECTED, ROWS, values, write_text
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.ndjson", "log.json"])
+def test_lines_and_lists_of_objects_are_read(tmp_path, name):
+    text = json.dumps(ROWS) if name == "log.json" else "\n".join(map(json.dumps, ROWS)) + "\n\n"
+    history = read([write_text(tmp_path, name, text)])
+    assert values(history) == EXPECTED
+    assert history.notes[0].startswith("taken: 'grad_norm' as the gradient norm, 'step' as the step, 'loss'")
+    assert "left out: 'epoch'" in history.notes
+
+
+def test_nested_objects_have_names_with_slashes_and_columns_can_be_named(tmp_path):
+    text = "\n".join(json.dumps({"train": {"g": 1.0 + n, "loss": 0.5}, "s": n}) for n in range(3))
+    history = read([write_text(tmp_path, "a.jsonl", text)], norm="train/g", step="s")
+    assert values(history) == [(n, 1.0 + n, 0.5, None) for n in range(3)]
+    assert "not found: the learning rate" in history.notes
+
+
+def test_a_last_line_that_is_cut_off_is_left_out(tmp_path):
+    text = "\n".join(map(json.dumps, ROWS)) + '\n{"step": 60, "gra'
+    assert values(read([write_text(tmp_path, "a.jsonl", text)])) == EXPECTED
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.dictionaries(st.text(max_size=5), JSON, max_size=4), min_size=1, max_size=5))
+def test_what_json_writes_is_read_back_from_a_list_and_from_lines(tmp_path_factory, objects):
+    folder = tmp_path_factory.mktemp("json")
+    assert rows(write_text(folder, "a.json", json.dumps(objects))) == objects
+    assert rows(write_text(folder, "a.jsonl", "\n".join(map(json.dumps, objects)))) == objects
+
+
+def test_numbers_that_are_not_finite_are_read_in_the_way_of_python(tmp_path):
+    (found,) = rows(write_text(tmp_path, "a.jsonl", '{"a": NaN, "b": Infinity, "c": -Infinity, "d": 1e999}'))
+    assert math.isnan(found["a"])
+    assert (found["b"], found["c"], found["d"]) == (math.inf, -math.inf, math.inf)
+
+
+def test_objects_are_flattened_six_deep(tmp_path):
+    (found,) = rows(write_text(tmp_path, "a.json", '[{"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}]'))
+    assert found == {"a/b/c/d/e/f": {"g": 1}}
+    assert rows(write_text(tmp_path, "b.json", '[{"a": {}, "b": 1}, 3, null]')) == [{"b": 1}]
+
+
+def test_only_the_last_line_may_be_cut_off(tmp_path):
+    with pytest.raises(CannotImport, match="line 2"):
+        rows(write_text(tmp_path, "a.jsonl", '{"a": 1}\n{"a": \n{"a": 3}\n'))
+
+
+def test_a_file_that_is_no_text_or_missing_or_too_large_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_bytes(b"[\xff\xfe]")
+    with pytest.raises(CannotImport, match="can't be read"):
+        rows(tmp_path / "a.json")
+    with pytest.raises(CannotImport, match="can't be read"):
+        rows(tmp_path / "missing.json")
+    monkeypatch.setattr(json_rows, "MAX_BYTES", 3)
+    with pytest.raises(CannotImport, match="more than 3 bytes"):
+        rows(tmp_path / "a.json")

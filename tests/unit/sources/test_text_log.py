@@ -1,0 +1,92 @@
+"""Printed text, by the patterns of well-known tools and by a pattern of the user's."""
+
+import math
+
+import pytest
+
+from gradwatch.errors import BadArgument, CannotImport
+from gradwatch.sources import read, text_log
+from gradwatch.sources.text_log import rows
+
+from .support import EXPECTED, ROWS, values, write_text
+
+LOGS = {
+    "llm.c": "step   {step}/19560 | loss {loss:.6f} (+1.25z)| norm {norm:.4f} (-0.3z)| lr {lr:.2e} | 230.1 ms",
+    "build-nanogpt": "step {step:5d} | loss: {loss:.6f} | lr {lr:.4e} | norm: {norm:.4f} | dt: 338.9ms | tok/sec: 1547",
+    "Megatron-LM": " [2026-01-01 10:00:00] iteration {step:8d}/  500000 | consumed samples: 1024 | elapsed time per"
+    " iteration (ms): 901.2 | learning rate: {lr:.6E} | global batch size: 64 | lm loss: {loss:.6E} | loss scale: 1.0 |"
+    " grad norm: {norm:.3f} | number of skipped iterations: 0 | number of nan iterations: 0 |",
+    "torchtitan": "\x1b[31mstep: {step:2d}  \x1b[32mloss:  {loss:.5f}  \x1b[38;2;180;60;0mgrad_norm: {norm:8.4f}"
+    "  \x1b[36mmemory:  0.8GiB",
+    "fairseq": '2026-01-01 10:00:00 | INFO | train_inner | {{"epoch": 1, "update": 0.1, "loss": "{loss:.3f}",'
+    ' "ppl": "9", "num_updates": "{step}", "lr": "{lr:.6g}", "gnorm": "{norm:.3f}", "clip": "0"}}',
+}
+
+
+@pytest.mark.parametrize("tool", LOGS)
+def test_the_lines_of_well_known_tools_are_read(tmp_path, tool):
+    lines = [LOGS[tool].format(step=row["step"], loss=row["loss"], norm=row["grad_norm"], lr=row["lr"]) for row in ROWS]
+    file = write_text(tmp_path, "train.log", "starting\n" + "\n\nsomething else: step 3\n".join(lines))
+    history = read([file])
+    assert history.source == f"train.log by the pattern of {tool}"
+    for found, wanted in zip(values(history), EXPECTED, strict=True):
+        assert found[:2] == wanted[:2]
+        assert found[2] == pytest.approx(wanted[2], abs=1e-3)
+        assert found[3] == (None if tool == "torchtitan" else pytest.approx(wanted[3]))
+
+
+def test_a_pattern_of_ones_own(tmp_path):
+    file = write_text(tmp_path, "x.anything", "it 5: |g|=2.5,\nit 6: |g|=nan\nit 7: |g|=inf;\n")
+    history = read([write_text(tmp_path, "x.txt", file.read_text())], pattern=r"it (?P<step>\d+): \|g\|=(?P<norm>\S+)")
+    assert [point.step for point in history.points] == [5, 6, 7]
+    assert [history.points[0].norm, history.points[2].norm] == [2.5, math.inf]
+    assert math.isnan(history.points[1].norm)
+
+
+@pytest.mark.parametrize("pattern", ["(", r"(?P<step>\d+)", r"(?P<norm>\S+)(?P<colour>x)", ""])
+def test_a_pattern_that_makes_no_sense_is_refused(pattern):
+    with pytest.raises(BadArgument, match="--pattern"):
+        text_log.compiled(pattern)
+
+
+def test_a_pattern_that_matches_nothing_is_said(tmp_path):
+    with pytest.raises(CannotImport, match="no line that matches --pattern"):
+        read([write_text(tmp_path, "x.log", "a\n")], pattern=r"(?P<norm>\d+)")
+
+
+@pytest.mark.parametrize("number", ["0", "-1.5e-30", "+3.", "nan", "NaN", "inf", "-inf", "1e400"])
+def test_numbers_are_taken_as_they_are_printed(tmp_path, number):
+    file = write_text(tmp_path, "a.log", f"step: 7 loss: {number} grad_norm: {number}\n")
+    (found,), told = rows(file)
+    assert told == "the pattern of torchtitan"
+    expected = float(number)
+    assert float(found["grad_norm"]) == expected or (math.isnan(expected) and math.isnan(float(found["grad_norm"])))
+    assert found["step"] == "7"
+
+
+def test_of_several_tools_the_one_with_most_lines_is_taken(tmp_path):
+    lines = [LOGS["llm.c"].format(step=1, loss=1.0, norm=2.0, lr=0.1)]
+    lines += [LOGS["torchtitan"].format(step=step, loss=1.0, norm=3.0) for step in (1, 2)]
+    found, told = rows(write_text(tmp_path, "a.log", "\n".join(lines)))
+    assert told == "the pattern of torchtitan"
+    assert [float(row["grad_norm"]) for row in found] == [3.0, 3.0]
+
+
+def test_progress_bars_that_return_to_the_start_of_their_line_are_lines(tmp_path):
+    text = "\r".join(f"n {step} norm {step}.5" for step in range(3))
+    found, _ = rows(write_text(tmp_path, "a.log", text), r"n (?P<step>\d+) norm (?P<norm>\S+)")
+    assert [row["grad_norm"] for row in found] == ["0.5", "1.5", "2.5"]
+
+
+def test_a_line_without_end_is_cut_and_bytes_that_are_no_text_are_passed_over(tmp_path):
+    (tmp_path / "a.log").write_bytes(b"\xff\xfe norm 2.0 " + b"x" * 100_000 + b" norm 3.0\nnorm 4.0\n")
+    found, _ = rows(tmp_path / "a.log", r"norm (?P<norm>\S+)(?!.*norm)")
+    assert [row["grad_norm"] for row in found] == ["2.0", "4.0"]
+
+
+def test_a_file_that_is_missing_or_too_large_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(CannotImport, match="can't be read"):
+        rows(tmp_path / "missing.log")
+    monkeypatch.setattr(text_log, "MAX_BYTES", 3)
+    with pytest.raises(CannotImport, match="more than 3 bytes"):
+        rows(write_text(tmp_path, "a.log", "norm 1.0"))
