@@ -12,24 +12,11 @@ from gradwatch.record import RankStats
 from gradwatch.testing import steady, stream, write_run
 
 from .conftest import CHROMIUM, EVENTS, NAMES, NAN, SPIKE, STEPS, begin, rows
-from .looking import ABSENT, AXE, BAD, TOP, Look
+from .looking import ABSENT, AXE, BAD, TOP
 
 if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
 from playwright.sync_api import expect
-
-
-@pytest.fixture
-def look(browser):
-    looks = []
-
-    def make(**context):
-        looks.append(Look(browser, **context))
-        return looks[-1]
-
-    yield make
-    for one in looks:
-        one.close()
 
 
 @pytest.fixture
@@ -214,6 +201,7 @@ def test_a_broken_store_is_told_and_the_others_stay(tab):
     tab.frame.locator("button.run").filter(has_text="known").click()
     tab.shown_run()
     expect(tab.frame.get_by_role("alert")).to_be_hidden()
+    tab.faults[:] = [fault for fault in tab.faults if not fault.startswith("400 ")]  # the broken store was refused
 
 
 def test_names_from_a_store_are_shown_as_text(tab):

@@ -2,30 +2,22 @@
 
 import dataclasses
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
+from ..scripts import load
+
 pytest.importorskip("sklearn")
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "detection"
 
 
 @pytest.fixture(scope="module")
 def corpus():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import corpus
-
-        yield corpus
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load("detection/corpus")
 
 
 @pytest.fixture
 def evaluate(corpus, tmp_path, monkeypatch):
-    import evaluate
-
+    evaluate = load("detection/evaluate")
     monkeypatch.setattr(corpus, "CACHE", tmp_path)
     monkeypatch.setattr(corpus, "HEALTHY_STEPS", 300)
     monkeypatch.setattr(corpus, "FAULTY_STEPS", 500)

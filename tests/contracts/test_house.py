@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ..scripts import load
+
 pytest.importorskip("radon")
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -41,11 +43,8 @@ class Watch:
 
 
 @pytest.fixture
-def house(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import house
-
-    return house
+def house():
+    return load("house")
 
 
 @pytest.fixture

@@ -1,26 +1,13 @@
 """The training thread reads nothing from a device, shown on tensors that have no values to read."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from gradwatch import clip
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "launches.py"
+from ..scripts import load
 
-
-def load():
-    spec = importlib.util.spec_from_file_location("launches", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-launches = load()
+launches = load("launches")
 
 
 @pytest.mark.parametrize("option", launches.OPTIONS)

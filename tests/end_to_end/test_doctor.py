@@ -9,6 +9,8 @@ import pytest
 
 from gradwatch.measure import fused
 
+from ..prepared import prepared
+
 PREAMBLE = """
     import torch
     from torch import nn
@@ -27,24 +29,36 @@ LOOP = """
 """
 
 
-def doctor(tmp_path, script, *options):
-    """Exit code, what it found as one line, what the script printed, and stderr."""
-    (tmp_path / "train.py").write_text(textwrap.dedent(PREAMBLE) + textwrap.dedent(script))
-    done = subprocess.run(
-        [sys.executable, "-m", "gradwatch", "doctor", *options, "train.py"],
+def started(command, folder, **environment):
+    """A process that has imported nothing before."""
+    return subprocess.run(
+        [sys.executable, *command],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         timeout=120,
-        env=os.environ | {"COLUMNS": "200"},
+        env=os.environ | environment,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """Runs a command in a process that has PyTorch already."""
+    with prepared("gradwatch.script.doctor", "gradwatch.cli.commands.doctor") as found:
+        yield found.run
+
+
+def doctor(run, tmp_path, script, *options):
+    """Exit code, what it found as one line, what the script printed, and stderr."""
+    (tmp_path / "train.py").write_text(textwrap.dedent(PREAMBLE) + textwrap.dedent(script))
+    done = run(["-m", "gradwatch", "doctor", *options, "train.py"], tmp_path, COLUMNS="200")
     printed, _, found = done.stdout.partition("\ntrain.py")
     return done.returncode, " ".join(found.split()), printed, done.stderr
 
 
 def test_a_sound_script_is_stopped_after_a_few_steps_and_leaves_nothing_behind(tmp_path):
-    code, found, printed, _ = doctor(tmp_path, LOOP)
+    code, found, printed, _ = doctor(started, tmp_path, LOOP)
     assert code == 0
     assert printed.count("step") == 4, "stopped within the fifth step"
     assert "5 recorded, 5 calls of backward" in found
@@ -65,33 +79,39 @@ def test_a_sound_script_is_stopped_after_a_few_steps_and_leaves_nothing_behind(t
 
 def test_without_the_compiled_part_the_route_and_what_it_leaves_out_are_said(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADWATCH_FUSED", "0")
-    assert "gradients are read by PyTorch's operators; zeros are counted every 16 steps" in doctor(tmp_path, LOOP)[1]
+    assert (
+        "gradients are read by PyTorch's operators; zeros are counted every 16 steps"
+        in doctor(started, tmp_path, LOOP)[1]
+    )
 
 
-def test_the_number_of_steps_can_be_given(tmp_path):
-    assert "9 recorded" in doctor(tmp_path, LOOP, "--steps", "9")[1]
+def test_the_number_of_steps_can_be_given(forked, tmp_path):
+    assert "9 recorded" in doctor(forked, tmp_path, LOOP, "--steps", "9")[1]
 
 
-def test_a_policy_that_the_script_calls_is_seen(tmp_path):
+def test_a_policy_that_the_script_calls_is_seen(forked, tmp_path):
     loop = LOOP.replace("nn.utils.clip_grad_norm_(model.parameters(), 0.001)", "clip(model.parameters())")
-    code, found, _, _ = doctor(tmp_path, "\n    import gradwatch\n    clip = gradwatch.clip.AutoClip(10)\n" + loop)
+    code, found, _, _ = doctor(
+        forked, tmp_path, "\n    import gradwatch\n    clip = gradwatch.clip.AutoClip(10)\n" + loop
+    )
     assert code == 0
     assert "AutoClip(percentile=10, window=1000) at train.py:" in found
     assert "reached the gradient at 5 of 5 steps" in found
 
 
-def test_clipping_without_effect_is_a_problem_with_its_cause(tmp_path):
+def test_clipping_without_effect_is_a_problem_with_its_cause(forked, tmp_path):
     script = LOOP.replace("        loss.backward()\n", "").replace(
         "        optimizer.step()\n", "        loss.backward()\n        optimizer.step()\n"
     )
-    code, found, _, _ = doctor(tmp_path, script)
+    code, found, _, _ = doctor(forked, tmp_path, script)
     assert code == 3
     assert "✗ clipping clipping was called before backward" in found
     assert "reached the gradient at 0 of 5 steps" in found
 
 
-def test_scaling_and_accumulation_are_seen(tmp_path):
+def test_scaling_and_accumulation_are_seen(forked, tmp_path):
     code, found, _, _ = doctor(
+        forked,
         tmp_path,
         """
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -111,7 +131,7 @@ def test_scaling_and_accumulation_are_seen(tmp_path):
     assert "clipping no clipping function was called" in found
 
 
-def test_a_scaler_that_unscales_by_itself(tmp_path):
+def test_a_scaler_that_unscales_by_itself(forked, tmp_path):
     script = """
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -121,11 +141,12 @@ def test_a_scaler_that_unscales_by_itself(tmp_path):
             scaler.step(optimizer)
             scaler.update()
     """
-    assert "GradScaler at 1024, scaler.step calls unscale_" in doctor(tmp_path, script)[1]
+    assert "GradScaler at 1024, scaler.step calls unscale_" in doctor(forked, tmp_path, script)[1]
 
 
-def test_parameters_without_gradient_and_without_optimizer_are_named(tmp_path):
+def test_parameters_without_gradient_and_without_optimizer_are_named(forked, tmp_path):
     code, found, _, _ = doctor(
+        forked,
         tmp_path,
         """
         model.unused = nn.Linear(3, 3)
@@ -141,8 +162,9 @@ def test_parameters_without_gradient_and_without_optimizer_are_named(tmp_path):
     assert "2.weight and 2.bias get gradients and no optimizer holds them" in found
 
 
-def test_several_optimizers(tmp_path):
+def test_several_optimizers(forked, tmp_path):
     _, found, _, _ = doctor(
+        forked,
         tmp_path,
         """
         a = torch.optim.SGD(model[0].parameters(), lr=0.1)
@@ -189,8 +211,8 @@ def test_several_optimizers(tmp_path):
         ),
     ],
 )
-def test_what_can_not_be_seen_is_said(tmp_path, script, says):
-    code, found, _, _ = doctor(tmp_path, script)
+def test_what_can_not_be_seen_is_said(forked, tmp_path, script, says):
+    code, found, _, _ = doctor(forked, tmp_path, script)
     assert code == 0
     assert "5 recorded" in found
     assert says in found
@@ -207,8 +229,8 @@ def test_what_can_not_be_seen_is_said(tmp_path, script, says):
         ("def f(:", 1, "ended by an exception of its own"),
     ],
 )
-def test_scripts_that_end_by_themselves(tmp_path, script, code, says):
-    found_code, found, _, errors = doctor(tmp_path, script)
+def test_scripts_that_end_by_themselves(forked, tmp_path, script, code, says):
+    found_code, found, _, errors = doctor(forked, tmp_path, script)
     assert found_code == code
     assert says in found
     assert "gradwatch/" not in errors

@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from ..scripts import load
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SAMPLE = range(28)
 
 
 @pytest.fixture(scope="module")
 def random_loops():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import random_loops
-
-        yield random_loops
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return load("random_loops")
 
 
 @pytest.fixture

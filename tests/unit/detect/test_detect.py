@@ -1,6 +1,7 @@
 """All detectors together: their contract, and streams with planted faults."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -48,10 +49,15 @@ DETECTORS = [
 ]
 
 
+@functools.cache
+def records_of(stream_name):
+    return tuple(stream(STREAMS[stream_name]))
+
+
 @pytest.mark.parametrize("stream_name", STREAMS)
 @pytest.mark.parametrize("make", DETECTORS, ids=lambda d: d.__name__)
 def test_the_contract_of_detectors(make, stream_name):
-    check_detector(make, stream(STREAMS[stream_name]))
+    check_detector(make, records_of(stream_name))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,24 +1,15 @@
 """The machine code of the CUDA kernel, compiled here for cards that are not here."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
-pytest.importorskip("triton", reason="Triton is not installed")
+from ...scripts import load
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu_code.py"
+pytest.importorskip("triton", reason="Triton is not installed")
 
 
 @pytest.fixture(scope="module")
 def gpu_code():
-    spec = importlib.util.spec_from_file_location("gpu_code", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load("gpu_code")
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("fp32", 16), ("bf16", 8), ("fp16", 8)])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from gradwatch import Run
 from gradwatch.clip import NormClip
 from gradwatch.errors import RunInUse
 from gradwatch.recording import lifecycle
+
+from ...prepared import Prepared, prepared
 
 PREPARED = """
     import os, signal, sys, threading, time
@@ -49,11 +52,19 @@ PREPARED = """
 """
 
 
-def run_script(tmp_path: Path, code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run_script(tmp_path: Path, code: str, forked: Prepared | None = None) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(PREPARED) + textwrap.dedent(code))
-    command = [sys.executable, str(script), str(tmp_path / "run")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    command = [str(script), str(tmp_path / "run")]
+    if forked is not None:
+        return forked.run(command, tmp_path)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Prepared]:
+    with prepared("gradwatch.recording.attach") as found:
+        yield found
 
 
 # --------------------------------------------------------------------------------------- signals
@@ -79,8 +90,8 @@ def run_script(tmp_path: Path, code: str, timeout: float = 60) -> subprocess.Com
             " time.sleep(9)", 5, id="in a sleep"),
     ],
 )  # fmt: skip
-def test_sigterm_at_any_moment_ends_the_process_with_its_steps_written(tmp_path, code, least):
-    done = run_script(tmp_path, code)
+def test_sigterm_at_any_moment_ends_the_process_with_its_steps_written(forked, tmp_path, code, least):
+    done = run_script(tmp_path, code, forked)
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert "(recording-unfinished)" not in done.stderr, "it waited for its own thread in vain"
     assert len(Run(tmp_path / "run").steps()) >= least

@@ -1,22 +1,17 @@
 """A sample of benchmarks/store_fuzz.py, which flips every bit of the pages that matter most."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from gradwatch.store import FILE_NAME, StoreReader
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "store_fuzz.py"
+from ...scripts import load
+
 ONE_OF = {"schema (page 1)": 400, "elsewhere": 50}
 
 
 @pytest.fixture(scope="module")
 def fuzz():
-    spec = importlib.util.spec_from_file_location("store_fuzz", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("store_fuzz")
 
 
 def test_no_flipped_bit_makes_up_a_value_or_ends_in_a_traceback(fuzz, tmp_path):
