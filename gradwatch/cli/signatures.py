@@ -433,7 +433,8 @@ def import_(
         typer.Argument(
             metavar="FILE... RUN",
             help="Event files or their folder, trainer_state.json, JSON lines or lists, CSV, Parquet, an offline .wandb"
-            " file, or printed text (.log, .txt, .out); then the folder of the new run.",
+            " file, MLflow's mlruns folder or database, trackio's database, or printed text (.log, .txt, .out); then"
+            " the folder of the new run.",
         ),
     ],
     norm: Annotated[str | None, typer.Option(help="Column or tag of the gradient norm.")] = None,
@@ -450,12 +451,18 @@ def import_(
             r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'.",
         ),
     ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--of", metavar="RUN", help="Name or id of the run, where MLflow's or trackio's files have several."
+        ),
+    ] = None,
     moment: Annotated[
         str | None, typer.Option(help="When the norms were measured: 'before clipping' or 'after clipping'.")
     ] = None,
 ) -> None:
     """Make a run from a history that another tool recorded."""
-    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment, pattern)
+    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment, pattern, of)
 
 
 @app.command(cls=Command, rich_help_panel=EXCHANGE)

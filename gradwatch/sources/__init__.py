@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources import event_files, json_rows, rows, table, text_log, trainer_state, wandb_file
+from gradwatch.sources import (
+    event_files,
+    json_rows,
+    mlflow_store,
+    rows,
+    table,
+    text_log,
+    trackio_store,
+    trainer_state,
+    wandb_file,
+)
+from gradwatch.sources.databases import Database
 from gradwatch.sources.history import History, Imported, write
+from gradwatch.sources.logged import LoggedRun, optimizer_of
 
 __all__ = ["History", "Imported", "read", "write"]
+
+DATABASES = (".db", ".sqlite", ".sqlite3")
+"""How the names of databases end."""
 
 
 def read(
@@ -19,21 +35,30 @@ def read(
     step: str | None = None,
     loss: str | None = None,
     pattern: str | None = None,
+    of: str | None = None,
 ) -> History:
-    """Read the history in one file, or in several event files of one run.
+    """Read the history in one file, in several event files of one run, or in what a tracker keeps.
 
     Args:
         paths: event files or their folder, a ``trainer_state.json``, JSON lines, a JSON list, CSV, Parquet, an offline
-            file of W&B, or printed text.
+            file of W&B, a folder ``mlruns`` or a database of MLflow, a database of trackio, or printed text.
         norm: column or tag of the gradient norm; needed only if its name does not tell.
         step: column of the step.
         loss: column or tag of the loss.
         pattern: a regular expression for printed text (`text_log`).
+        of: id or name of the tracker's run, where a folder or a database has several.
 
     Raises:
         BadArgument: the pattern makes no sense.
         CannotImport: a file is missing, is of no known kind, or lacks what is needed.
     """
+    tracked = _tracked(paths, of)
+    if tracked is not None:
+        found, run = tracked
+        history = rows.read(found, paths[0], norm, step or "step", loss)
+        return replace(history, source=f"{history.source}, run {run.label}", optimizer=optimizer_of(run.settings))
+    if of is not None:
+        raise CannotImport(f"--of names a run of MLflow or trackio; {', '.join(map(str, paths))} is of neither.")
     files = [file for path in paths for file in _files(path)]
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1:
@@ -61,6 +86,23 @@ def _read_one(
     if kind == "wandb":
         return rows.read(wandb_file.rows(file), file, norm, step, loss)
     return table.read(file, norm, step, loss)
+
+
+def _tracked(paths: Sequence[Path], of: str | None) -> tuple[list[dict[str, Any]], LoggedRun] | None:
+    """The rows of a run that MLflow or trackio keeps; None if the path is neither's."""
+    if len(paths) != 1:
+        return None
+    (path,) = paths
+    if mlflow_store.is_folder(path):
+        return mlflow_store.read_folder(path, of)
+    if path.suffix not in DATABASES or not path.is_file():
+        return None
+    with Database(path) as db:
+        if db.has("metrics", "run_uuid", "key", "value", "step", "timestamp", "is_nan") and db.has("runs", "run_uuid"):
+            return mlflow_store.read_database(db, of)
+        if db.has("metrics", "run_name", "step", "metrics"):
+            return trackio_store.read(db, of)
+    raise CannotImport(f"{path.name!r} is a database, but neither MLflow's nor trackio's.")
 
 
 def _is_list(file: Path) -> bool:
@@ -104,6 +146,6 @@ def _kind(file: Path) -> str:
     if file.suffix not in kinds:
         raise CannotImport(
             f"{file.name!r} is of no known kind; expected an event file (*tfevents*), trainer_state.json, .json,"
-            " .jsonl, .csv, .parquet, .wandb, .log, .txt or .out."
+            " .jsonl, .csv, .parquet, .wandb, .db, .log, .txt or .out, or a folder of MLflow."
         )
     return kinds[file.suffix]

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradwatch.detect import detectors_for
 from gradwatch.errors import CannotImport, StoreNotWritable
-from gradwatch.record import Event, StepRecord
+from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import FILE_NAME, LARGEST, LATEST, StoreWriter
 
 NAMES = {
@@ -46,6 +46,7 @@ class Point:
     loss: float | None = None
     learning_rate: float | None = None
     wall_time: float = 0.0  # seconds since the epoch; 0: not known
+    layers: tuple[float | None, ...] = ()  # norms of `History.layers`; None was not logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,16 @@ class History:
         source: the file, and the part of it that was read, in words.
         moment: when norms were taken: "before clipping", "after clipping" or "unknown".
         notes: sentences for the user.
+        optimizer: class of the optimizer, as a config beside the history tells; empty: not known.
+        layers: the names of the parameters whose norms the points have.
     """
 
     points: Sequence[Point]
     source: str
     moment: str = "unknown"
     notes: Sequence[str] = field(default_factory=tuple)
+    optimizer: str = ""
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     Args:
         history: to write.
         run: folder of the new run.
-        optimizer_class: name of the optimizer's class; empty: not known.
+        optimizer_class: name of the optimizer's class, instead of the history's own; empty: that one.
         moment: as in `History`, instead of the history's own.
 
     Raises:
@@ -174,8 +179,10 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     every = _spacing(points)
     moment = moment or history.moment
     notes = (*history.notes, *_notes(repeated, every, moment))
+    optimizer_class = optimizer_class or history.optimizer
     detectors = detectors_for(optimizer_class)
-    records = [_record(point) for point in points]
+    parameters = tuple(ParameterInfo(name=name, shape=()) for name in history.layers)
+    records = [_record(point, parameters) for point in points]
     events = [event for record in records for detector in detectors for event in detector.update(record)]
     meta = {"model": "", "moment": moment, "every": str(every), "source": history.source}
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as aside:
@@ -207,6 +214,8 @@ def _write_store(
     try:
         writer.begin_attempt(meta, {"0": (optimizer_class, {})})
         writer.set_first_step(records[0].step)
+        if records[0].layers is not None:
+            writer.add_parameters("0", records[0].layers.parameters)
         for start in range(0, len(records), BATCH):
             writer.append(records[start : start + BATCH])
         writer.append([], events)
@@ -246,7 +255,7 @@ def _spacing(points: Sequence[Point]) -> int:
     return max(1, int(np.median(np.diff([point.step for point in points]))))
 
 
-def _record(point: Point) -> StepRecord:
+def _record(point: Point, parameters: tuple[ParameterInfo, ...]) -> StepRecord:
     return StepRecord(
         step=point.step,
         wall_time=point.wall_time if abs(point.wall_time) <= LATEST else 0.0,
@@ -254,4 +263,14 @@ def _record(point: Point) -> StepRecord:
         nonfinite=0 if math.isfinite(point.norm) else 1,
         loss=point.loss,
         learning_rates=() if point.learning_rate is None else (point.learning_rate,),
+        layers=_layers(point, parameters) if parameters else None,
     )
+
+
+def _layers(point: Point, parameters: tuple[ParameterInfo, ...]) -> LayerStats:
+    """The norms of the parameters. How many entries a parameter has is not known, so its shape is empty."""
+    norms = point.layers or (None,) * len(parameters)
+    with np.errstate(over="ignore"):
+        norm = np.array([math.nan if value is None else value for value in norms]).astype(np.float32)
+    bad = [math.nan if value is None else float(not math.isfinite(value)) for value in norms]
+    return LayerStats(parameters=parameters, norm=norm, nonfinite=np.array(bad, np.float32))

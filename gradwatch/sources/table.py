@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from gradwatch.errors import CannotImport
+from gradwatch.sources import layers
 from gradwatch.sources.history import History, Point, as_float, first_line, is_step, pick
 
 
@@ -21,8 +22,10 @@ def read(file: Path, norm: str | None = None, step: str | None = None, loss: str
     columns = [str(column) for column in frame.columns]
     frame.columns = pd.Index(columns)
     where = repr(file.name)
-    norm_name = pick("norm", columns, norm, where)
-    assert norm_name is not None
+    of_layers = layers.find([name for name in columns if name != norm])
+    norm_name, of_total = layers.pick_total(
+        [name for name in columns if name not in of_layers.columns], norm, of_layers, where
+    )
     names = {
         "norm": norm_name,
         "step": pick("step", columns, step, where),
@@ -31,8 +34,11 @@ def read(file: Path, norm: str | None = None, step: str | None = None, loss: str
     }
     series = {kind: _numbers(frame, name, file) for kind, name in names.items() if name is not None}
     steps = series.get("step", list(range(len(frame))))
+    each_layer = [_numbers(frame, name, file) for name in of_layers.columns]
     points = []
-    for row, value in enumerate(series["norm"]):
+    for row in range(len(frame)):
+        norms = tuple(column[row] for column in each_layer)
+        value = layers.total(norms) if norm_name is None else series["norm"][row]
         if value is None:
             continue
         points.append(
@@ -41,10 +47,13 @@ def read(file: Path, norm: str | None = None, step: str | None = None, loss: str
                 norm=value,
                 loss=series["loss"][row] if "loss" in series else None,
                 learning_rate=series["learning_rate"][row] if "learning_rate" in series else None,
+                layers=norms,
             )
         )
-    notes = () if names["step"] else ("there is no column of steps, so the rows are counted",)
-    return History(points, f"column {norm_name!r} of {file.name}", notes=notes)
+    notes: tuple[str, ...] = () if names["step"] else ("there is no column of steps, so the rows are counted",)
+    notes += ((of_layers.note,) if of_layers.layers else ()) + of_total
+    taken = "the norms of layers" if norm_name is None else f"column {norm_name!r}"
+    return History(points, f"{taken} of {file.name}", notes=notes, layers=of_layers.layers)
 
 
 def _frame(file: Path) -> pd.DataFrame:

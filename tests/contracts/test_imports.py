@@ -37,7 +37,7 @@ STAGES = [
 ]
 HOMES = {
     "torch": {"measure", "clip", "capture", "replaying", "distributed", "recording", "integrations", "script", "demo"},
-    "sqlite3": {"store"},
+    "sqlite3": {"store", "sources"},
     "pandas": {"analysis", "export", "sources", "views", "cli"},
     "tensorboard": {"sources", "sinks", "plugins"},
     "rich": {"views", "cli"},

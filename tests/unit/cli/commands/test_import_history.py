@@ -46,3 +46,18 @@ def test_what_is_wrong_is_said_and_nothing_is_left(table, command, tmp_path, mon
     assert (done.code, done.out) == (1, "")
     assert says in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_tracker_is_named_with_of(tmp_path, command):
+    for key, name in (("1f", "first"), ("2e", "second")):
+        run = tmp_path / "mlruns" / "0" / key
+        (run / "metrics").mkdir(parents=True)
+        (run / "metrics" / "grad_norm").write_text("1000 0.5 0\n1001 0.7 1\n")
+        (run / "meta.yaml").write_text(f"run_name: {name}\n")
+    done = command("import", tmp_path / "mlruns", tmp_path / "run")
+    assert (done.code, done.out) == (1, "")
+    assert "name one with --of: first (1f), second (2e). (cannot-import)" in " ".join(done.err.split())
+    done = command("import", tmp_path / "mlruns", tmp_path / "run", "--of", "second")
+    assert done.code == 0
+    assert done.out.startswith("2 steps of ")
+    assert "run second (2e)" in " ".join(done.out.split())

@@ -1,0 +1,90 @@
+"""Norms of single layers in a history: which series they are, and the total norm that follows from them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradwatch.errors import CannotImport
+from gradwatch.sources.history import pick
+
+_LAYER = re.compile(
+    r"(?:.*/)?(?:grad_2(?:\.0)?_norm/|grad_norms?/|gradient_norms?/|gradients?/norms?/|grad/norms?/)(?P<layer>[^/].*)"
+)
+"""Lightning's ``grad_2.0_norm/NAME``, Levanter's ``grad/norm/NAME``, and what scripts log beside them."""
+
+TOTALS = ("total", "global", "all", "total_norm", "overall")
+"""Last parts of a name that are not those of a layer."""
+
+LINEAR_TOTAL = "grad/norm/total"
+"""Levanter's: it adds the norms of the layers instead of taking the root of the sum of their squares."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSeries:
+    """The columns that hold norms of layers, and the layers' names in the same order."""
+
+    columns: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """A sentence for the user."""
+        return f"taken: the norms of {len(self.layers)} layers, {self.columns[0]!r} and so on"
+
+
+def find(columns: Sequence[str]) -> LayerSeries:
+    """The series of layers among columns; none if fewer than two look like it.
+
+    >>> find(["loss", "grad_2.0_norm/fc.weight", "grad_2.0_norm/fc.bias", "grad_2.0_norm_total"]).layers
+    ('fc.weight', 'fc.bias')
+    """
+    found = [(name, match["layer"]) for name in columns if (match := _LAYER.fullmatch(name))]
+    kept = {layer: name for name, layer in reversed(found) if layer.lower() not in TOTALS}
+    if len(kept) < 2:
+        return LayerSeries()
+    ordered = [(name, layer) for name, layer in found if kept.get(layer) == name]
+    return LayerSeries(columns=tuple(name for name, _ in ordered), layers=tuple(layer for _, layer in ordered))
+
+
+def total(norms: Sequence[float | None]) -> float | None:
+    """The norm over all layers; None if one of them is not known.
+
+    >>> total([3.0, 4.0]), total([3.0, None])
+    (5.0, None)
+    """
+    known = [norm for norm in norms if norm is not None]
+    if len(known) < len(norms) or not known:
+        return None
+    return math.hypot(*known) if not any(map(math.isnan, known)) else math.nan
+
+
+def pick_total(
+    columns: Sequence[str], wanted: str | None, series: LayerSeries, where: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """The column of the total norm, and sentences about it; None if it has to be computed from the layers.
+
+    Args:
+        columns: all but those of layers.
+        wanted: the name that the user gave, if any.
+        series: of the layers.
+        where: the file, for messages.
+
+    Raises:
+        CannotImport: there is no total norm, and there are no layers to compute it from.
+    """
+    try:
+        name = pick("norm", columns, wanted, where)
+    except CannotImport:
+        if not series.layers or wanted is not None:
+            if LINEAR_TOTAL in columns and wanted is None:
+                raise CannotImport(
+                    f"{where} has {LINEAR_TOTAL!r}, which adds the norms of layers and is no norm, and no layers to"
+                    " compute it from."
+                ) from None
+            raise
+        linear = f"; {LINEAR_TOTAL!r} adds the norms of layers, which is no norm" if LINEAR_TOTAL in columns else ""
+        return None, (f"the total norm was computed from the norms of {len(series.layers)} layers{linear}",)
+    return name, ()
