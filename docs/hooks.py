@@ -15,13 +15,13 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/gradwatch/gradwatch/blob/main"
 log = logging.getLogger("mkdocs.hooks")
-_LINK = re.compile(r"\]\((\.\./[^)#\s]+)(#[^)\s]*)?\)")
-_OUTSIDE = re.compile(r"\]\(((?:[\w.-]+/)*[\w.-]+\.(?:txt|py|json)|schemas/)(#[^)\s]*)?\)")
+# Out of docs/, or to a file in it that is no page.
+_LINK = re.compile(r"\]\((\.\./[^)#\s]+|(?:\w[\w.-]*/)*\w[\w.-]*\.(?:txt|py|json)|schemas/)(#[^)\s]*)?\)")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn links to files that are no page into links to the repository."""
-    return _OUTSIDE.sub(lambda found: _linked(found, page), _LINK.sub(lambda found: _linked(found, page), markdown))
+    return _LINK.sub(lambda found: _linked(found, page), markdown)
 
 
 def _linked(found: re.Match[str], page: Any) -> str:
