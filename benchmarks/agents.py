@@ -6,6 +6,7 @@ Each of twenty faults of benchmarks/diagnosis, one of each code and then more of
 and recorded. Then the calls are made that an agent would make, by the functions behind `gradwatch mcp`: `list_runs`
 over all runs, and `check_run`, `read_events` and `read_report` of each. The cause is named if the first finding of
 warning or worse in the answer of `check_run` has a code that is right for the case and comes with a cause and a remedy.
+"info": there is no such finding, and one of severity info has the code, as benchmarks/diagnosis counts it.
 
 Tokens are an estimate: characters / 3, rounded up. Tokenizers make a token of about four characters of English and of
 fewer in JSON.
@@ -13,6 +14,7 @@ fewer in JSON.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import importlib
 import io
@@ -55,9 +57,10 @@ def main() -> None:
         print(f"list_runs of all: {tokens(listed)} tokens\n")
         print(f"{'fault':58}  {'code':28}  {'named':>5}  {'check':>5}  {'events':>6}  {'report':>6}")
         rows = [row(answers, case, runs[case.name]) for case in cases]
-    named = sum(one for one, _ in rows)
+    told = collections.Counter(one for one, _ in rows)
     most = max([tokens(listed), *(size for _, sizes in rows for size in sizes)])
-    print(f"\ncause named by check_run: {named} of {len(rows)}; largest answer: {most} tokens (limit {MOST_TOKENS})")
+    print(f"\ncause named by check_run: {told['yes']} of {len(rows)}, and {told['info']} as information")
+    print(f"largest answer: {most} tokens (limit {MOST_TOKENS})")
 
 
 def found(folder: Path, case: str) -> str:
@@ -66,17 +69,22 @@ def found(folder: Path, case: str) -> str:
     return store.parent.relative_to(folder).as_posix()
 
 
-def row(answers: Answers, case: Any, run: str) -> tuple[bool, list[int]]:
+def row(answers: Answers, case: Any, run: str) -> tuple[str, list[int]]:
     """Print what the answers of one run hold; whether the cause is named, and the tokens of each answer."""
     each = [ask(answers.check_run, run), ask(answers.read_events, run), ask(answers.read_report, run)]
-    alarming = [f for f in json.loads(each[0]).get("findings", []) if f["severity"] != "info"]
-    first = alarming[0] if alarming else {}
-    named = first.get("code") in (case.code, *case.also) and bool(first["cause"] and first["remedy"])
+    named = told_by(json.loads(each[0]).get("findings", []), {case.code, *case.also})
     sizes = [tokens(text) for text in each]
-    print(
-        f"{case.name[:58]:58}  {case.code:28}  {'yes' if named else 'no':>5}  {sizes[0]:5}  {sizes[1]:6}  {sizes[2]:6}"
-    )
+    print(f"{case.name[:58]:58}  {case.code:28}  {named:>5}  {sizes[0]:5}  {sizes[1]:6}  {sizes[2]:6}")
     return named, sizes
+
+
+def told_by(findings: list[dict[str, Any]], right: set[str]) -> str:
+    """Whether findings name the cause: yes, info or no."""
+    alarming = [f for f in findings if f["severity"] != "info"]
+    first = next(iter(alarming or [f for f in findings if f["code"] in right]), None)
+    if first is None or first["code"] not in right or not (first["cause"] and first["remedy"]):
+        return "no"
+    return "yes" if alarming else "info"
 
 
 def ask(tool: Any, run: str) -> str:
