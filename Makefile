@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 NODE := node_modules
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest peers coverage check javascript browser benchmark gpu dashboard detection diagnosis recommendation temporal-order pictures clean
+.PHONY: demo test test-slow test-lowest peers coverage check javascript browser benchmark gpu dashboard detection diagnosis recommendation temporal-order pictures docs clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
@@ -102,6 +102,11 @@ temporal-order: $(READY)
 
 pictures: $(READY) browser
 	$(BIN)/python docs/pictures/make.py
+
+# The documentation as a site in build/site. Broken links, and pages that the navigation forgets, fail it.
+docs: $(READY)
+	$(BIN)/python $(PIP_INSTALL) -e '.[docs]' -c $(VENV)/constraints.txt
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 clean:
 	rm -rf $(VENV) $(NODE) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
