@@ -129,21 +129,7 @@ class Layout:
     @classmethod
     def of(cls, heard: Sequence[HeldParts], missing: Sequence[HeldParts], parameters: int) -> Self:
         """The layout for what the senders that were heard hold; ``missing`` is what did not arrive."""
-        arrived: list[list[frozenset[str]]] = [[] for _ in range(parameters)]
-        entries: list[list[int]] = [[] for _ in range(parameters)]
-        rest: list[list[frozenset[str]]] = [[] for _ in range(parameters)]
-        number = 0
-        for one in heard:
-            for position, parts in zip(one.positions, one.parts, strict=True):
-                arrived[position].append(parts)
-                entries[position].append(number)
-                number += 1
-        for one in missing:
-            for position, parts in zip(one.positions, one.parts, strict=True):
-                rest[position].append(parts)
-        found = _Covers(number, parameters)
-        for position in range(parameters):
-            found.add(position, arrived[position], entries[position], rest[position])
+        found = _covers_of(heard, missing, parameters)
         positions = np.array([p for one in heard for p in one.positions], np.int64)
         order = np.argsort(found.copy_of, kind="stable")
         picked = np.array(found.picked, np.int64)
@@ -167,6 +153,25 @@ class Layout:
     def is_whole(self) -> bool:
         """Whether this is so of every parameter."""
         return bool(self.whole.all())
+
+
+def _covers_of(heard: Sequence[HeldParts], missing: Sequence[HeldParts], parameters: int) -> _Covers:
+    arrived: list[list[frozenset[str]]] = [[] for _ in range(parameters)]
+    entries: list[list[int]] = [[] for _ in range(parameters)]
+    rest: list[list[frozenset[str]]] = [[] for _ in range(parameters)]
+    number = 0
+    for one in heard:
+        for position, parts in zip(one.positions, one.parts, strict=True):
+            arrived[position].append(parts)
+            entries[position].append(number)
+            number += 1
+    for one in missing:
+        for position, parts in zip(one.positions, one.parts, strict=True):
+            rest[position].append(parts)
+    found = _Covers(number, parameters)
+    for position in range(parameters):
+        found.add(position, arrived[position], entries[position], rest[position])
+    return found
 
 
 class _Covers:

@@ -196,13 +196,8 @@ def _head(item: Item, tables: list[Floats]) -> dict[str, Any]:
         same = [_same(row) for row in item.ranks]
         tables += [row for row, value in zip(item.ranks, same, strict=True) if value is None]
         return head | {"rank": item.first_rank, "ranks": item.ranks.shape[1], "same": same, "loss": _loss(item)}
-    if isinstance(item, JoinedParts):
-        parts = [None if p is None else [p.info.name, p.info.shape, p.info.dtype, p.part] for p in item.parts]
-        return {"optimizer": item.optimizer, "first": item.first, "parts": parts}
-    if isinstance(item, SubtreeParts):
-        infos = [[info.name, info.shape, info.dtype] for info in item.infos]
-        sets = [sorted(parts) for parts in item.parts]
-        return {"optimizer": item.optimizer, "infos": infos, "sets": sets, "held": item.held}
+    if isinstance(item, JoinedParts | SubtreeParts):
+        return _head_of_parts(item)
     if isinstance(item, Heard):
         return {"heard": item.ranks}
     if isinstance(item, HandedOver):
@@ -227,6 +222,15 @@ def _head_of_step(item: LocalStep | SubtreeStep, tables: list[Floats]) -> dict[s
         "columns": item.table.shape[1],
         "weights": item.weights is not None,
     }
+
+
+def _head_of_parts(item: JoinedParts | SubtreeParts) -> dict[str, Any]:
+    if isinstance(item, JoinedParts):
+        parts = [None if p is None else [p.info.name, p.info.shape, p.info.dtype, p.part] for p in item.parts]
+        return {"optimizer": item.optimizer, "first": item.first, "parts": parts}
+    infos = [[info.name, info.shape, info.dtype] for info in item.infos]
+    sets = [sorted(parts) for parts in item.parts]
+    return {"optimizer": item.optimizer, "infos": infos, "sets": sets, "held": item.held}
 
 
 def _same(row: Floats) -> float | None:
