@@ -31,7 +31,11 @@ export function storyTable({ event, columns, rows, scalars, chooseLayer }, theme
     caption,
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "layer"), ...heads)),
     h("tbody", {}, ...rows.map((row) => layerRow(row, row.name === event.parameter, chooseLayer, theme))),
-    h("tbody", {}, ...scalars.map(({ name, values }) => scalarRow(name, cellsBelow(values, columns.length ? columns : values)))),
+    h(
+      "tbody",
+      {},
+      ...scalars.map(({ name, values }) => scalarRow(name, cellsBelow(values, columns.length ? columns : values))),
+    ),
   );
 }
 

@@ -146,9 +146,10 @@ test("a scalar stands below its own steps, whichever of the two has more columns
     { value: 2, bad: false, span: 2 },
     { value: 3, bad: false, span: 1 },
   ]);
-  assert.deepEqual(cellsBelow([one(4, 4, 1), { ...one(5, 5, Number.NaN), bad: true }, one(6, 6, 9)], [
-    { first: 4, last: 7 },
-  ]), [{ value: 9, bad: true, span: 1 }]);
+  assert.deepEqual(
+    cellsBelow([one(4, 4, 1), { ...one(5, 5, Number.NaN), bad: true }, one(6, 6, 9)], [{ first: 4, last: 7 }]),
+    [{ value: 9, bad: true, span: 1 }],
+  );
   assert.deepEqual(cellsBelow([one(5, 5, 2)], heads.slice(0, 2)), [
     { value: Number.NaN, bad: false, span: 1 },
     { value: 2, bad: false, span: 1 },
