@@ -160,11 +160,13 @@ def look(run: Path, expected: np.ndarray, kind: Kind) -> tuple[int, bool, bool]:
     """The steps that every optimizer has, whether each has a beginning of them, and whether all norms are right."""
     found = gradwatch.Run(run)
     lengths, whole, right = [], found.damaged_rows == 0, True
+    # The expected training clips by PyTorch's float32 norm, whose rounding its weights and norms add up.
+    rtol = 1e-5 if kind.clipped else 1e-6
     for at, name in enumerate(found.optimizers):
         steps = found.steps(optimizer=name)
         lengths.append(len(steps))
         whole &= steps.index.tolist() == list(range(len(steps)))
-        right &= bool(np.allclose(steps["total_norm"], expected[: len(steps), at], rtol=1e-6, atol=0))
+        right &= bool(np.allclose(steps["total_norm"], expected[: len(steps), at], rtol=rtol, atol=0))
         if kind.clipped:
             right &= bool(np.allclose(steps["clip_coef"], np.minimum(1, MAX_NORM / steps["total_norm"]), rtol=1e-4))
     return min(lengths, default=0), whole and max(lengths, default=0) - min(lengths, default=0) <= 1, right
