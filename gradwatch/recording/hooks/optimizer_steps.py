@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -60,19 +61,50 @@ _step_code = Optimizer.profile_hook_step(lambda *_: None).__code__
 """What PyTorch wraps around every `step`, and calls the hooks in."""
 
 
-def _remover(optimizer: Optimizer, handles: Sequence[RemovableHandle]) -> Callable[[], None]:
-    """Return what removes hooks, unless PyTorch may be going through them at this moment.
+class _Hearing:
+    """What the hooks of an optimizer keep alive.
+
+    Attributes:
+        running: the hook that PyTorch has called and that has not returned.
+    """
+
+    def __init__(self, listener: StepListener | None = None, kept: object = None) -> None:
+        self.listener = listener
+        self.kept = kept
+        self.running: RemovableHandle | None = None
+
+    @contextlib.contextmanager
+    def within(self, hook: RemovableHandle) -> Iterator[None]:
+        self.running = hook
+        try:
+            yield
+        finally:
+            self.running = None
+
+
+def _remover(
+    optimizer: Optimizer, handles: Sequence[RemovableHandle], hearing: _Hearing | None = None
+) -> Callable[[], None]:
+    """Return what removes hooks, unless PyTorch has to go on from them to another at this moment.
 
     To remove one then would raise in the training, when PyTorch asks for the next hook. Such hooks stay.
     """
-    reference = weakref.ref(optimizer)
+    reference, of_hearing = weakref.ref(optimizer), weakref.ref(hearing) if hearing is not None else lambda: None
 
     def remove() -> None:
-        if not steps_on_stack([reference()]):
+        steps = steps_on_stack([reference()])
+        running = getattr(of_hearing(), "running", None)
+        if steps == 0 or (steps == 1 and running is not None and _is_last(running)):
             for handle in handles:
                 handle.remove()
 
     return remove
+
+
+def _is_last(hook: RemovableHandle) -> bool:
+    """Whether PyTorch calls no other hook after this one."""
+    hooks = hook.hooks_dict_ref()
+    return hooks is not None and next(reversed(hooks), None) == hook.id
 
 
 def listen_to_steps(optimizer: Optimizer, listener: StepListener, kept: object = None) -> Callable[[], None]:
@@ -86,25 +118,19 @@ def listen_to_steps(optimizer: Optimizer, listener: StepListener, kept: object =
         if hearing.listener is not None:
             # torch passes the optimizer itself as the first positional argument
             closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-            hearing.listener.before_step(optimizer, closure is not None)
+            with hearing.within(hooks[0]):
+                hearing.listener.before_step(optimizer, closure is not None)
 
     def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if hearing.listener is not None:
-            hearing.listener.after_step(optimizer)
+            with hearing.within(hooks[1]):
+                hearing.listener.after_step(optimizer)
 
     hooks = (
         optimizer.register_step_pre_hook(out_of_graphs(before)),
         optimizer.register_step_post_hook(out_of_graphs(after)),
     )
-    return _end_of(hearing, _remover(optimizer, hooks))
-
-
-class _Hearing:
-    """What the hooks of an optimizer keep alive."""
-
-    def __init__(self, listener: StepListener, kept: object) -> None:
-        self.listener: StepListener | None = listener
-        self.kept = kept
+    return _end_of(hearing, _remover(optimizer, hooks, hearing))
 
 
 def _end_of(hearing: _Hearing, remove: Callable[[], None]) -> Callable[[], None]:
