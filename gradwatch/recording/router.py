@@ -27,10 +27,13 @@ def _guarded(method: Method[P]) -> Method[P]:
 
     @functools.wraps(method)
     def guarded(self: HookRouter, *args: P.args, **kwargs: P.kwargs) -> None:
+        self._recording.guarded(outside_graphs, self, *args, **kwargs)
+
+    def outside_graphs(self: HookRouter, *args: P.args, **kwargs: P.kwargs) -> None:
         if is_capturing_graph():
             self._recording.say_not_seen_in_graph()
-            return
-        self._recording.guarded(method, self, *args, **kwargs)
+        else:
+            method(self, *args, **kwargs)
 
     return cast("Method[P]", guarded)
 

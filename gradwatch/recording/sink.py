@@ -284,4 +284,5 @@ class QueueThread(Generic[Item]):
             self._queue.clear()
         finally:
             self.ended = True
-            self._round_done.ring()
+            with contextlib.suppress(Exception):  # whoever waits looks at `ended` too
+                self._round_done.ring()
