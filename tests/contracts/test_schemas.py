@@ -86,7 +86,7 @@ CALLS = [
     ("captures", "runs/c"),
     ("replay", "--json", "runs/c", "train.py"),
     ("doctor", "--json", "--steps", "3", "train.py"),
-    ("tune", "--json", "--steps", "40", "--run", "runs/tune", "train.py"),
+    ("tune", "--json", "--steps", "8", "--budget", "4", "--run", "runs/tune", "train.py"),
     ("config",),
     ("config", "--all"),
 ]
