@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, to_device, to_host
+from gradwatch.measure.fused import is_dense
 from gradwatch.record import SAMPLED_STATS
 
 logger = logging.getLogger("gradwatch")
@@ -111,7 +112,7 @@ def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tenso
         return None
     if entries.stride == 1:
         return whole.reshape(-1) if whole.shape == old.shape else None
-    return entries.of(whole) if is_dense(whole) and whole.is_contiguous() else None
+    return entries.of(whole) if can_count_off(whole) and whole.is_contiguous() else None
 
 
 def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
@@ -158,15 +159,8 @@ def _norms(values: Tensor, lengths: Sequence[int], *, order: int) -> Tensor:
     return torch.stack(list(torch._foreach_norm(list(torch.split(values, list(lengths))), order)))
 
 
-def is_dense(parameter: Tensor) -> bool:
+def can_count_off(parameter: Tensor) -> bool:
     """Whether the parameter fills a stretch of memory once, in any order, so that its entries can be counted off."""
     if type(parameter) not in (Tensor, torch.nn.Parameter) or parameter.layout != torch.strided:
         return False
-    if parameter.is_conj() or parameter.is_neg():
-        return False
-    filled = 1
-    for stride, length in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
-        if length != 1 and stride != filled:
-            return False
-        filled *= length
-    return True
+    return not parameter.is_conj() and not parameter.is_neg() and is_dense(parameter)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, measure_updates, norms
 from gradwatch.measure.updates import even_share
-from gradwatch.recording.alignment import Entries, alignments, is_dense
+from gradwatch.recording.alignment import Entries, alignments, can_count_off
 
 logger = logging.getLogger("gradwatch")
 
@@ -158,7 +158,7 @@ def entries_to_copy(parameters: Sequence[Tensor], turn: int) -> list[Entries]:
 
 def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:
     size = parameter.numel()
-    if size <= share or not is_dense(parameter):
+    if size <= share or not can_count_off(parameter):
         return Entries(stride=1, offset=0)
     stride = -(-size // share)
     while any(gcd(stride, length) != 1 for length in parameter.shape):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradwatch.recording import alignment
-from gradwatch.recording.alignment import Entries, alignments, is_dense
+from gradwatch.recording.alignment import Entries, alignments, can_count_off
 
 
 def parameter(size, dtype=torch.float32, scale=1.0, seed=0):
@@ -119,8 +119,8 @@ def test_a_state_like_no_other_gives_nothing(caplog):
 
 
 def test_what_fills_its_memory_once():
-    assert is_dense(torch.zeros(3, 4))
-    assert is_dense(torch.zeros(3, 4).T)
-    assert not is_dense(torch.zeros(3, 4)[:, ::2])
-    assert not is_dense(torch.zeros(1, 4).expand(3, 4))
-    assert not is_dense(torch.zeros(3).to_sparse())
+    assert can_count_off(torch.zeros(3, 4))
+    assert can_count_off(torch.zeros(3, 4).T)
+    assert not can_count_off(torch.zeros(3, 4)[:, ::2])
+    assert not can_count_off(torch.zeros(1, 4).expand(3, 4))
+    assert not can_count_off(torch.zeros(3).to_sparse())
