@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -68,18 +67,10 @@ class _Hearing:
         running: the hook that PyTorch has called and that has not returned.
     """
 
-    def __init__(self, listener: StepListener | None = None, kept: object = None) -> None:
-        self.listener = listener
+    def __init__(self, listener: StepListener, kept: object) -> None:
+        self.listener: StepListener | None = listener
         self.kept = kept
         self.running: RemovableHandle | None = None
-
-    @contextlib.contextmanager
-    def within(self, hook: RemovableHandle) -> Iterator[None]:
-        self.running = hook
-        try:
-            yield
-        finally:
-            self.running = None
 
 
 def _remover(
@@ -118,13 +109,19 @@ def listen_to_steps(optimizer: Optimizer, listener: StepListener, kept: object =
         if hearing.listener is not None:
             # torch passes the optimizer itself as the first positional argument
             closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-            with hearing.within(hooks[0]):
+            hearing.running = hooks[0]
+            try:
                 hearing.listener.before_step(optimizer, closure is not None)
+            finally:
+                hearing.running = None
 
     def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if hearing.listener is not None:
-            with hearing.within(hooks[1]):
+            hearing.running = hooks[1]
+            try:
                 hearing.listener.after_step(optimizer)
+            finally:
+                hearing.running = None
 
     hooks = (
         optimizer.register_step_pre_hook(out_of_graphs(before)),
