@@ -1,9 +1,5 @@
 """The training thread never waits for the device: PyTorch raises where it would."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,18 +7,9 @@ from torch import nn
 import gradwatch
 from gradwatch import Run
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "launches.py"
+from ..scripts import load
 
-
-def load():
-    spec = importlib.util.spec_from_file_location("launches", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-launches = load()
+launches = load("launches")
 STEPS = 20
 
 
