@@ -1,7 +1,10 @@
-"""The command line in this process."""
+"""The command line in this process, and a server that takes messages."""
 
 import gc
+import http.server
+import json
 import sys
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -32,3 +35,25 @@ def command(monkeypatch, capsys):
 
     yield run
     gc.unfreeze()  # what `open_run` froze, so that libraries can free it at the end
+
+
+@pytest.fixture
+def server():
+    """A server that keeps the bodies of what is posted, and its address for apprise."""
+    pytest.importorskip("apprise")
+    bodies = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500 if "refuse" in self.path else 200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield bodies, f"json://user:hunter2@127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()

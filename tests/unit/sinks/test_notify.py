@@ -1,11 +1,8 @@
 """Messages: to a real server on loopback, one for each fault, not too many, and no secret in the log or the store."""
 
-import http.server
-import json
 import logging
 import math
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,27 +17,6 @@ from gradwatch.sinks.notify import MOST_MESSAGES, WITHIN, Notifications
 from gradwatch.sinks.tracker import RunFacts
 
 pytest.importorskip("apprise")
-
-
-@pytest.fixture
-def server():
-    """A server that keeps the bodies of what is posted, and its address for apprise."""
-    bodies = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500 if "refuse" in self.path else 200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield bodies, f"json://user:hunter2@127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    httpd.server_close()
 
 
 class Clock:

@@ -1,10 +1,7 @@
 """`gradwatch watch`, off a terminal, and its messages. In a terminal: tests/end_to_end/test_live.py."""
 
-import http.server
-import json
 import os
 import signal
-import threading
 
 import pytest
 
@@ -26,26 +23,8 @@ def test_updates_can_not_be_too_close(runs, command):
     assert command("watch", runs / "good", "--every", "0").code == 2
 
 
-@pytest.fixture
-def server():
-    """A server that keeps the titles of what is posted, and its address for apprise."""
-    pytest.importorskip("apprise")
-    titles = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            titles.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["title"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield titles, f"json://user:hunter2@127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    httpd.server_close()
+def titles_of(bodies):
+    return [body["title"] for body in bodies]
 
 
 class Training:
@@ -74,20 +53,20 @@ def event(step, kind="spike", severity="warning"):
 
 
 def test_new_faults_are_told_once_and_old_ones_not(server, training):
-    titles, address = server
+    bodies, address = server
     alerts = Alerts([address], 600.0)
     alerts.see(training.step(100, event(50)))
     alerts.see(training.step(10))
-    assert titles == []
+    assert titles_of(bodies) == []
     alerts.see(training.step(100, event(150, "explosion", "critical")))
     alerts.see(training.step(10))
-    assert len(titles) == 1
-    assert titles[0].startswith("run: ")
-    assert "explosion" in titles[0]
+    assert len(bodies) == 1
+    assert titles_of(bodies)[0].startswith("run: ")
+    assert "explosion" in titles_of(bodies)[0]
 
 
 def test_a_training_that_stands_still_is_told_once_and_that_it_goes_on(server, training, monkeypatch):
-    titles, address = server
+    bodies, address = server
     now = [0.0]
     monkeypatch.setattr("gradwatch.sinks.notify.time.monotonic", lambda: now[0])
     alerts = Alerts([address], 600.0)
@@ -97,13 +76,13 @@ def test_a_training_that_stands_still_is_told_once_and_that_it_goes_on(server, t
     for seconds in (300, 599, 601, 5000):
         now[0] = seconds
         alerts.see(still)
-    assert titles == ["run: stands still"]
+    assert titles_of(bodies) == ["run: stands still"]
     alerts.see(training.step(1))
-    assert titles == ["run: stands still", "run: goes on"]
+    assert titles_of(bodies) == ["run: stands still", "run: goes on"]
 
 
 def test_a_run_that_ended_well_does_not_stand_still(server, training):
-    titles, address = server
+    bodies, address = server
     alerts = Alerts([address], 1e-9)
     alerts._stalled_after = 1e-9
     training.step(100)
@@ -111,12 +90,12 @@ def test_a_run_that_ended_well_does_not_stand_still(server, training):
     summary = Run(training.folder).summary()
     alerts.see(summary)
     alerts.see(summary)
-    assert titles == []
+    assert titles_of(bodies) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_training_that_is_killed_is_told(server, tmp_path):
-    titles, address = server
+    bodies, address = server
     ready, started = os.pipe()
     child = os.fork()
     if not child:
@@ -130,7 +109,7 @@ def test_a_training_that_is_killed_is_told(server, tmp_path):
     os.waitpid(child, 0)
     alerts.see(Run(tmp_path / "run").summary())
     alerts.see(Run(tmp_path / "run").summary())
-    assert titles == ["run: killed"]
+    assert titles_of(bodies) == ["run: killed"]
 
 
 def test_without_a_terminal_it_follows_to_the_end(server, runs, command):
@@ -152,8 +131,8 @@ def test_an_address_that_makes_no_sense_is_refused_without_being_shown(runs, com
 
 
 def test_of_another_run_the_faults_of_that_run_are_told(server, training, tmp_path):
-    titles, address = server
+    bodies, address = server
     alerts = Alerts([address], 600.0)
     alerts.see(training.step(100))
     alerts.see(Run(write_run(tmp_path / "other", stream([*steady(200), float("nan")]))).summary())
-    assert titles == []
+    assert titles_of(bodies) == []
