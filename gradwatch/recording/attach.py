@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -351,28 +352,39 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
         _check_own_ranks(options)
     if is_joint and is_flat:
         _check_only_recorded(options, policies)
-    capacity = _capacity(trained)
     if options.recorder == "process":
         _check_process(trained, options, is_joint=is_joint)
         if rank == 0:
-            sink = _open_process(trained, run, options, policies, capacity)
+            sink = _open_process(trained, run, options, policies)
             return _Opened(sink=sink, world_size=world_size, process=sink)
-    if rank != 0:
-        mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
-        return _Opened(sink=_open_sender(mailbox, capacity), world_size=world_size)
+    if rank == 0:
+        join = partial(_open_mailbox, rank, is_sharded, is_joint=is_joint)
+        return _open_recorder(trained, run, options, policies, join, world_size)
+    mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
+    return _Opened(sink=_open_sender(mailbox, _capacity(trained)), world_size=world_size)
+
+
+def _open_recorder(
+    trained: Trained,
+    run: Path,
+    options: RecordingOptions,
+    policies: Mapping[str, Policy],
+    join: Callable[[], Mailbox | None],
+    world_size: int,
+) -> _Opened:
+    """The recorder of rank 0 and the store behind it; ``join`` opens the way to the other ranks, if there are any."""
     writer = StoreWriter(run)
     try:
-        mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
+        mailbox = join()
         _begin_attempt(writer, trained, options, policies)
         if mailbox is not None:
             writer.set_meta("world_size", str(world_size))
         team = None if mailbox is None else RankGatherer(mailbox, world_size)
-        mirror = event_files(run, len(trained) > 1) if options.tensorboard else None
         recorder = Recorder(
             writer,
-            capacity=capacity,
+            capacity=_capacity(trained),
             at_once=bool(options.stop_on),
-            mirror=mirror,
+            mirror=event_files(run, len(trained) > 1) if options.tensorboard else None,
             team=team,
             feeds=Feeds(options.to, _facts(run, trained, options)),
         )
@@ -400,14 +412,14 @@ def _check_process(trained: Trained, options: RecordingOptions, *, is_joint: boo
 
 
 def _open_process(
-    trained: Trained, run: Path, options: RecordingOptions, policies: Mapping[str, Policy], capacity: int
+    trained: Trained, run: Path, options: RecordingOptions, policies: Mapping[str, Policy]
 ) -> ProcessSink:
     count = sum(len(listed(one)) for _, one in trained.values())
     facts = {
         "run": str(run),
         "meta": _meta(trained, options, policies),
         "settings": _settings(options),
-        "capacity": capacity,
+        "capacity": _capacity(trained),
         "at_once": bool(options.stop_on),
         "tensorboard": options.tensorboard,
         "several": len(trained) > 1,

@@ -17,6 +17,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.util import Finalize
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -207,33 +208,45 @@ class Discovery:
         stepping = without_wrapped({str(known + i): one for i, one in enumerate(optimizers)}, alive)
         named = group_in_backward_optimizers(stepping)
         owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
-        _, world = rank_and_world_size()
-        run = self._own_run if world == 1 else self._plan.run
-        if not owned or (world == 1 and run == self._plan.run and os.environ.get("RANK", "0") != "0"):
-            return  # torchrun started several processes that train alone, and the first of them records
+        run = self._run_to_record()
+        if not owned or run is None:
+            return
         self._attached = [weakref.ref(one) for one in (*alive, *optimizers)]
         policies = self._policies_for(owned)
         if self.watch is None:
-            options = RecordingOptions(
-                every=self._plan.every,
-                stop_on=self._plan.stop_on,
-                skip_nonfinite=self._plan.skip_nonfinite,
-                clip_only_unclipped=self._plan.clip is None,
-                tensorboard=self._plan.tensorboard,
-                # A process that the script started has a run of its own, and would write to the same places.
-                to=self._trackers() if run == self._plan.run else (),
-                total_steps=self._plan.steps,
-                recorder=cast("RecorderKind", self._plan.recorder),
-                # The recorder's process has no way to the other ranks; rank 0 records what it has, as under DDP.
-                ranks=world > 1 and self._plan.recorder == "thread",
-                before_reduction=self._plan.ranks,
-                capture=self._plan.capture,
-            )
-            self.watch = open_watch(owned, run, options, policies)
+            self.watch = open_watch(owned, run, self._options(run), policies)
             return
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
             self.watch.add(name, model, optimizer)
+
+    def _run_to_record(self) -> Path | None:
+        """The folder that this process records into; None if another one records.
+
+        If torchrun started several processes that train alone, the first of them records.
+        """
+        if rank_and_world_size()[1] > 1:
+            return self._plan.run
+        is_shared = self._own_run == self._plan.run
+        return None if is_shared and os.environ.get("RANK", "0") != "0" else self._own_run
+
+    def _options(self, run: Path) -> RecordingOptions:
+        plan = self._plan
+        return RecordingOptions(
+            every=plan.every,
+            stop_on=plan.stop_on,
+            skip_nonfinite=plan.skip_nonfinite,
+            clip_only_unclipped=plan.clip is None,
+            tensorboard=plan.tensorboard,
+            # A process that the script started has a run of its own, and would write to the same places.
+            to=self._trackers() if run == plan.run else (),
+            total_steps=plan.steps,
+            recorder=cast("RecorderKind", plan.recorder),
+            # The recorder's process has no way to the other ranks; rank 0 records what it has, as under DDP.
+            ranks=rank_and_world_size()[1] > 1 and plan.recorder == "thread",
+            before_reduction=plan.ranks,
+            capture=plan.capture,
+        )
 
     def _trackers(self) -> tuple[Tracker, ...]:
         return (*trackers(self._plan.to), *own_trackers(None, self._plan.notify))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.history import History, Point, as_float, is_step, pick
+from gradwatch.sources.columns import ROWS_COUNTED, Columns, choose
+from gradwatch.sources.history import History, Point, as_float, is_step
 
 MOST_NAMED = 12  # columns that a note lists
+WORDS = {"norm": "the gradient norm", "step": "the step", "loss": "the loss", "learning_rate": "the learning rate"}
+"""How a note names the column of each kind."""
 
 
 def read(
@@ -29,60 +32,59 @@ def read(
     >>> [(point.step, point.norm, point.loss) for point in read(rows, Path("a.jsonl")).points]
     [(1, 0.5, 2.0)]
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    where = repr(file.name)
-    series = layers.find([name for name in columns if name != norm])
-    norm_name, of_total = layers.pick_total(
-        [name for name in columns if name not in series.columns], norm, series, where
+    available = list(dict.fromkeys(name for row in rows for name in row))
+    columns = choose(available, repr(file.name), norm, step, loss)
+    points = [
+        point for at, each in _joined(rows, columns, file).items() if (point := _point(at, each, columns)) is not None
+    ]
+    taken = "the norms of layers" if columns.norm is None else repr(columns.norm)
+    return History(
+        points, f"{taken} of {file.name}", notes=tuple(notes(available, columns)), layers=columns.series.layers
     )
-    names = {
-        "norm": norm_name,
-        "step": pick("step", columns, step, where),
-        "loss": pick("loss", columns, loss, where),
-        "learning_rate": pick("learning_rate", columns, None, where),
-    }
+
+
+def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> dict[int, dict[str, float]]:
+    """The values of each step, from all its rows: by kind, and those of layers by column. The last of a kind counts."""
+    wanted = {kind: name for kind, name in columns.by_kind.items() if name is not None and kind != "step"}
+    wanted |= {name: name for name in columns.series.columns}
     joined: dict[int, dict[str, float]] = {}
-    wanted = {kind: name for kind, name in names.items() if name is not None and kind != "step"}
-    wanted |= {name: name for name in series.columns}
     for number, row in enumerate(rows):
-        at = number if names["step"] is None else row.get(names["step"])
+        at = number if columns.step is None else row.get(columns.step)
         if at is None:
             continue
-        whole = _step(at, file, number)
+        step = _step(at, file, number)
         for kind, name in wanted.items():
             value = row.get(name)
             if value is not None and value != "":
-                joined.setdefault(whole, {})[kind] = _number(value, file, number, name)
-    points = [point for at, each in joined.items() if (point := _point(at, each, series, norm_name)) is not None]
-    taken = "the norms of layers" if norm_name is None else repr(norm_name)
-    said = [*notes(columns, names, series.columns), *([series.note] if series.layers else []), *of_total]
-    return History(points, f"{taken} of {file.name}", notes=tuple(said), layers=series.layers)
+                joined.setdefault(step, {})[kind] = _number(value, file, number, name)
+    return joined
 
 
-def _point(at: int, each: Mapping[str, float], series: layers.LayerSeries, norm_name: str | None) -> Point | None:
+def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None:
     """What is known of a step; None if that is no norm."""
-    of_layers = tuple(each.get(name) for name in series.columns)
-    norm = layers.total(of_layers) if norm_name is None else each.get("norm")
+    of_layers = tuple(each.get(name) for name in columns.series.columns)
+    norm = layers.total(of_layers) if columns.norm is None else each.get("norm")
     if norm is None:
         return None
     return Point(step=at, norm=norm, loss=each.get("loss"), learning_rate=each.get("learning_rate"), layers=of_layers)
 
 
-def notes(columns: Sequence[str], names: Mapping[str, str | None], also: Sequence[str] = ()) -> list[str]:
+def notes(available: Sequence[str], columns: Columns) -> Iterator[str]:
     """What was taken, what was not found and what was left out, a sentence each."""
-    words = {"norm": "the gradient norm", "step": "the step", "loss": "the loss", "learning_rate": "the learning rate"}
-    taken = [f"{name!r} as {words[kind]}" for kind, name in names.items() if name is not None]
-    missing = [words[kind] for kind, name in names.items() if name is None]
-    others = [name for name in columns if name not in names.values() and name not in also]
-    said = [f"taken: {', '.join(taken)}; --norm, --step and --loss choose others"]
-    if names["step"] is None:
-        said.append("there is no column of steps, so the rows are counted")
+    names = columns.by_kind
+    taken = [f"{name!r} as {WORDS[kind]}" for kind, name in names.items() if name is not None]
+    yield f"taken: {', '.join(taken)}; --norm, --step and --loss choose others"
+    if columns.step is None:
+        yield ROWS_COUNTED
+    missing = [WORDS[kind] for kind, name in names.items() if name is None]
     if missing:
-        said.append(f"not found: {', '.join(missing)}")
+        yield f"not found: {', '.join(missing)}"
+    read_ones = {*names.values(), *columns.series.columns}
+    others = [repr(name) for name in available if name not in read_ones]
     if others:
         more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
-        said.append(f"left out: {', '.join(map(repr, others[:MOST_NAMED]))}{more}")
-    return said
+        yield f"left out: {', '.join(others[:MOST_NAMED])}{more}"
+    yield from columns.layer_notes
 
 
 def _step(value: Any, file: Path, row: int) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.history import History, Point, as_float, first_line, is_step, pick
+from gradwatch.sources.columns import ROWS_COUNTED, Columns, choose
+from gradwatch.sources.history import History, Point, as_float, first_line, is_step
 
 
 def read(file: Path, norm: str | None = None, step: str | None = None, loss: str | None = None) -> History:
@@ -19,41 +21,29 @@ def read(file: Path, norm: str | None = None, step: str | None = None, loss: str
         CannotImport: the file can't be read, a column is missing, or a cell is no number.
     """
     frame = _frame(file)
-    columns = [str(column) for column in frame.columns]
-    frame.columns = pd.Index(columns)
-    where = repr(file.name)
-    of_layers = layers.find([name for name in columns if name != norm])
-    norm_name, of_total = layers.pick_total(
-        [name for name in columns if name not in of_layers.columns], norm, of_layers, where
+    frame.columns = pd.Index([str(column) for column in frame.columns])
+    columns = choose(list(frame.columns), repr(file.name), norm, step, loss)
+    taken = "the norms of layers" if columns.norm is None else f"column {columns.norm!r}"
+    return History(
+        list(_points(frame, columns, file)),
+        f"{taken} of {file.name}",
+        notes=(*(() if columns.step else (ROWS_COUNTED,)), *columns.layer_notes),
+        layers=columns.series.layers,
     )
-    names = {
-        "norm": norm_name,
-        "step": pick("step", columns, step, where),
-        "loss": pick("loss", columns, loss, where),
-        "learning_rate": pick("learning_rate", columns, None, where),
-    }
-    series = {kind: _numbers(frame, name, file) for kind, name in names.items() if name is not None}
-    steps = series.get("step", list(range(len(frame))))
-    each_layer = [_numbers(frame, name, file) for name in of_layers.columns]
-    points = []
-    for row in range(len(frame)):
-        norms = tuple(column[row] for column in each_layer)
-        value = layers.total(norms) if norm_name is None else series["norm"][row]
-        if value is None:
-            continue
-        points.append(
-            Point(
-                step=_step(steps[row], file, row),
-                norm=value,
-                loss=series["loss"][row] if "loss" in series else None,
-                learning_rate=series["learning_rate"][row] if "learning_rate" in series else None,
-                layers=norms,
-            )
-        )
-    notes: tuple[str, ...] = () if names["step"] else ("there is no column of steps, so the rows are counted",)
-    notes += ((of_layers.note,) if of_layers.layers else ()) + of_total
-    taken = "the norms of layers" if norm_name is None else f"column {norm_name!r}"
-    return History(points, f"{taken} of {file.name}", notes=notes, layers=of_layers.layers)
+
+
+def _points(frame: pd.DataFrame, columns: Columns, file: Path) -> Iterator[Point]:
+    """A point for each row that has a norm."""
+    of = {kind: _numbers(frame, name, file) for kind, name in columns.by_kind.items() if name is not None}
+    nothing: list[float | None] = [None] * len(frame)
+    steps = of.get("step", list(range(len(frame))))
+    losses, rates = of.get("loss", nothing), of.get("learning_rate", nothing)
+    each_layer = [_numbers(frame, name, file) for name in columns.series.columns]
+    layer_norms = list(zip(*each_layer, strict=True)) or [()] * len(frame)
+    totals = of["norm"] if columns.norm is not None else [layers.total(norms) for norms in layer_norms]
+    for row, (step, norm, loss, rate, norms) in enumerate(zip(steps, totals, losses, rates, layer_norms, strict=True)):
+        if norm is not None:
+            yield Point(step=_step(step, file, row), norm=norm, loss=loss, learning_rate=rate, layers=norms)
 
 
 def _frame(file: Path) -> pd.DataFrame:

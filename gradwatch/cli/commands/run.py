@@ -77,14 +77,8 @@ def check_options(options: RunOptions) -> ClipPlan | None:
         BadArgument: an option has an invalid value, or two exclude each other.
         UnsupportedVersion: the package of a tracker is not installed.
     """
-    if options.max_norm is not None and not options.max_norm > 0:
-        raise BadArgument(f"--max-norm is {options.max_norm!r}; expected a number above 0, or inf.")
-    if options.clip is not None and options.max_norm is not None:
-        raise BadArgument("--clip and --max-norm were both given; expected one of them.")
-    if options.recorder not in ("thread", "process"):
-        raise BadArgument(f"--recorder is {options.recorder!r}; expected thread or process.")
-    if options.recorder == "process" and (options.to or options.notify or options.ranks):
-        raise BadArgument("--recorder process takes no --to, --notify and --ranks: they need the thread.")
+    _check_max_norm(options)
+    _check_recorder(options)
     check_kinds(list(options.stop_on))
     trackers(options.to)
     own_trackers(None, options.notify)
@@ -93,6 +87,22 @@ def check_options(options: RunOptions) -> ClipPlan | None:
     if options.every != 1 and (clips or options.skip_nonfinite):
         raise BadArgument(f"--every is {options.every}; clipping and --skip-nonfinite measure every step.")
     return clip
+
+
+def _check_max_norm(options: RunOptions) -> None:
+    if options.max_norm is None:
+        return
+    if not options.max_norm > 0:
+        raise BadArgument(f"--max-norm is {options.max_norm!r}; expected a number above 0, or inf.")
+    if options.clip is not None:
+        raise BadArgument("--clip and --max-norm were both given; expected one of them.")
+
+
+def _check_recorder(options: RunOptions) -> None:
+    if options.recorder not in ("thread", "process"):
+        raise BadArgument(f"--recorder is {options.recorder!r}; expected thread or process.")
+    if options.recorder == "process" and (options.to or options.notify or options.ranks):
+        raise BadArgument("--recorder process takes no --to, --notify and --ranks: they need the thread.")
 
 
 def _capture_options(options: RunOptions) -> CaptureOptions | None:

@@ -1,0 +1,73 @@
+"""Which columns of a table hold the norm, the step, the loss, the learning rate and the norms of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradwatch.sources import layers
+from gradwatch.sources.history import pick
+
+ROWS_COUNTED = "there is no column of steps, so the rows are counted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """The name of each column that is read; None where there is none.
+
+    Attributes:
+        norm: of the total norm; None if it is computed from those of the layers.
+        step: of the steps; None if the rows are counted.
+        loss: of the loss.
+        learning_rate: of the learning rate.
+        series: of the layers.
+        total_notes: sentences about a computed total norm.
+    """
+
+    norm: str | None
+    step: str | None
+    loss: str | None
+    learning_rate: str | None
+    series: layers.LayerSeries
+    total_notes: tuple[str, ...]
+
+    @property
+    def by_kind(self) -> dict[str, str | None]:
+        """The four single columns by the kind of what they hold."""
+        return {"norm": self.norm, "step": self.step, "loss": self.loss, "learning_rate": self.learning_rate}
+
+    @property
+    def layer_notes(self) -> tuple[str, ...]:
+        """Sentences about the norms of layers and the total norm that was computed from them."""
+        return (*((self.series.note,) if self.series.layers else ()), *self.total_notes)
+
+
+def choose(
+    available: Sequence[str], where: str, norm: str | None = None, step: str | None = None, loss: str | None = None
+) -> Columns:
+    """The columns by their usual names, or by those that the user gave.
+
+    Args:
+        available: the names of all columns.
+        where: the file, for messages.
+        norm: name of the total norm, as the user gave it.
+        step: name of the steps, as the user gave it.
+        loss: name of the loss, as the user gave it.
+
+    Raises:
+        CannotImport: there is no column of a given name, or no total norm and nothing to compute it from.
+
+    >>> choose(["iter", "train/grad_norm", "lr"], "a.csv").by_kind
+    {'norm': 'train/grad_norm', 'step': 'iter', 'loss': None, 'learning_rate': 'lr'}
+    """
+    series = layers.find([name for name in available if name != norm])
+    others = [name for name in available if name not in series.columns]
+    total, total_notes = layers.pick_total(others, norm, series, where)
+    return Columns(
+        norm=total,
+        step=pick("step", available, step, where),
+        loss=pick("loss", available, loss, where),
+        learning_rate=pick("learning_rate", available, None, where),
+        series=series,
+        total_notes=total_notes,
+    )
