@@ -460,9 +460,16 @@ def import_(
     moment: Annotated[
         str | None, typer.Option(help="When the norms were measured: 'before clipping' or 'after clipping'.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with the training's settings (JSON, YAML, TOML, Python), not the usual one beside the log.",
+        ),
+    ] = None,
 ) -> None:
     """Make a run from a history that another tool recorded."""
-    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment, pattern, of)
+    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment, pattern, of, config)
 
 
 @app.command(cls=Command, rich_help_panel=EXCHANGE)

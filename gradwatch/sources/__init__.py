@@ -9,6 +9,7 @@ from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import (
+    configs,
     event_files,
     json_rows,
     mlflow_store,
@@ -19,9 +20,10 @@ from gradwatch.sources import (
     trainer_state,
     wandb_file,
 )
+from gradwatch.sources.configs import Settings
 from gradwatch.sources.databases import Database
 from gradwatch.sources.history import History, Imported, write
-from gradwatch.sources.logged import LoggedRun, optimizer_of
+from gradwatch.sources.logged import LoggedRun
 
 __all__ = ["History", "Imported", "read", "write"]
 
@@ -36,6 +38,7 @@ def read(
     loss: str | None = None,
     pattern: str | None = None,
     of: str | None = None,
+    config: Path | None = None,
 ) -> History:
     """Read the history in one file, in several event files of one run, or in what a tracker keeps.
 
@@ -47,6 +50,7 @@ def read(
         loss: column or tag of the loss.
         pattern: a regular expression for printed text (`text_log`).
         of: id or name of the tracker's run, where a folder or a database has several.
+        config: the file with the training's settings, instead of the usual ones beside the log (`configs.NAMES`).
 
     Raises:
         BadArgument: the pattern makes no sense.
@@ -56,7 +60,8 @@ def read(
     if tracked is not None:
         found, run = tracked
         history = rows.read(found, paths[0], norm, step or "step", loss)
-        return replace(history, source=f"{history.source}, run {run.label}", optimizer=optimizer_of(run.settings))
+        settings = configs.read(paths[0], config) if config else configs.of_tracker(run.settings, run.label)
+        return _with(replace(history, source=f"{history.source}, run {run.label}"), settings)
     if of is not None:
         raise CannotImport(f"--of names a run of MLflow or trackio; {', '.join(map(str, paths))} is of neither.")
     files = [file for path in paths for file in _files(path)]
@@ -64,12 +69,34 @@ def read(
     if len(kinds) != 1:
         raise CannotImport(f"{len(kinds)} kinds of files were given; expected one kind, of one run.")
     (kind,) = kinds
-    if kind == "events":
-        return event_files.read(files, norm, loss)
-    if len(files) > 1:
+    if kind != "events" and len(files) > 1:
         raise CannotImport(f"{len(files)} files were given; expected one {kind} file for a run.")
-    (file,) = files
-    return _read_one(file, kind, norm, step, loss, pattern)
+    if kind == "wandb":
+        found, told = wandb_file.read(files[0])
+        history = rows.read(found, files[0], norm, step, loss)
+        settings = configs.of_tracker(told, files[0].name)
+        return _with(history, settings if settings.optimizer and not config else configs.read(files[0], config))
+    if kind == "events":
+        history = event_files.read(files, norm, loss)
+    else:
+        history = _read_one(files[0], kind, norm, step, loss, pattern)
+    return _with(history, configs.read(files[0], config))
+
+
+def _with(history: History, settings: Settings) -> History:
+    """The history with what configs tell of its training. A learning rate that was logged counts more."""
+    notes = list(settings.notes)
+    rate = None if any(point.learning_rate is not None for point in history.points) else settings.learning_rate
+    if rate is not None:
+        notes.append(f"learning rate {rate:g} taken from {settings.rate_from}; the log does not tell it for each step")
+    return replace(
+        history,
+        optimizer=settings.optimizer,
+        optimizer_from=settings.optimizer_from,
+        learning_rate=rate,
+        config=settings.config,
+        notes=(*history.notes, *notes),
+    )
 
 
 def _read_one(
@@ -83,8 +110,6 @@ def _read_one(
         return trainer_state.read(file)
     if kind in ("json", "lines"):
         return rows.read(json_rows.rows(file), file, norm, step, loss)
-    if kind == "wandb":
-        return rows.read(wandb_file.rows(file), file, norm, step, loss)
     return table.read(file, norm, step, loss)
 
 

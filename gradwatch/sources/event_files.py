@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
+from gradwatch.sources import layers
 from gradwatch.sources.history import History, Point, first_line, pick
 
 Scalars = dict[int, tuple[float, float]]
@@ -27,10 +28,12 @@ def read(files: list[Path], norm: str | None = None, loss: str | None = None) ->
             by_tag[name][step] = (value, wall_time)
     where = repr(files[0].name) if len(files) == 1 else f"{len(files)} event files"
     tags = sorted(by_tag)
-    tag = pick("norm", tags, norm, where)
-    assert tag is not None
+    series = layers.find([tag for tag in tags if tag != norm])
+    tag, of_total = layers.pick_total([each for each in tags if each not in series.columns], norm, series, where)
     losses = by_tag.get(pick("loss", tags, loss, where) or "", {})
     rates = by_tag.get(pick("learning_rate", tags, None, where) or "", {})
+    of_layers = [by_tag[each] for each in series.columns]
+    norms = _totals(of_layers) if tag is None else by_tag[tag]
     points = [
         Point(
             step=step,
@@ -38,11 +41,25 @@ def read(files: list[Path], norm: str | None = None, loss: str | None = None) ->
             loss=losses[step][0] if step in losses else None,
             learning_rate=rates[step][0] if step in rates else None,
             wall_time=wall_time,
+            layers=tuple(each[step][0] if step in each else None for each in of_layers),
         )
-        for step, (value, wall_time) in by_tag[tag].items()
+        for step, (value, wall_time) in norms.items()
         if step >= 0
     ]
-    return History(points, f"tag {tag!r} of {where.strip(chr(39))}")
+    taken = "norms of layers" if tag is None else f"tag {tag!r}"
+    notes = (*([series.note] if series.layers else []), *of_total)
+    return History(points, f"{taken} of {where.strip(chr(39))}", notes=notes, layers=series.layers)
+
+
+def _totals(of_layers: list[Scalars]) -> Scalars:
+    """The norm over all layers, at steps where all of them are."""
+    steps = set.intersection(*(set(each) for each in of_layers)) if of_layers else set()
+    found: Scalars = {}
+    for step in sorted(steps):
+        norm = layers.total([each[step][0] for each in of_layers])
+        if norm is not None:
+            found[step] = (norm, of_layers[0][step][1])
+    return found
 
 
 def _scalars(file: Path) -> list[tuple[str, int, float, float]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +61,9 @@ class History:
         moment: when norms were taken: "before clipping", "after clipping" or "unknown".
         notes: sentences for the user.
         optimizer: class of the optimizer, as a config beside the history tells; empty: not known.
+        optimizer_from: what tells it, in words.
+        learning_rate: that the optimizer began with, as a config tells; None: not known, or the points have it.
+        config: the settings of the training by their dotted names.
         layers: the names of the parameters whose norms the points have.
     """
 
@@ -67,7 +72,10 @@ class History:
     moment: str = "unknown"
     notes: Sequence[str] = field(default_factory=tuple)
     optimizer: str = ""
+    optimizer_from: str = ""
     layers: tuple[str, ...] = ()
+    learning_rate: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +187,22 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     every = _spacing(points)
     moment = moment or history.moment
     notes = (*history.notes, *_notes(repeated, every, moment))
+    if history.optimizer and not optimizer_class:
+        notes = (
+            *notes,
+            f"optimizer {history.optimizer} taken from {history.optimizer_from}; --optimizer tells another",
+        )
     optimizer_class = optimizer_class or history.optimizer
     detectors = detectors_for(optimizer_class)
     parameters = tuple(ParameterInfo(name=name, shape=()) for name in history.layers)
     records = [_record(point, parameters) for point in points]
     events = [event for record in records for detector in detectors for event in detector.update(record)]
     meta = {"model": "", "moment": moment, "every": str(every), "source": history.source}
+    if history.config:
+        meta["config"] = json.dumps(history.config)
+    known = {} if history.learning_rate is None else {"lr": history.learning_rate}
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as aside:
-        _write_store(Path(aside), meta, optimizer_class, records, events)
+        _write_store(Path(aside), meta, (optimizer_class, known), records, events)
         _put_in_place(Path(aside) / FILE_NAME, run)
     return Imported(run, len(points), every, len({event.key for event in events}), notes)
 
@@ -208,11 +224,15 @@ def _refuse_existing(run: Path) -> None:
 
 
 def _write_store(
-    folder: Path, meta: dict[str, str], optimizer_class: str, records: Sequence[StepRecord], events: Sequence[Event]
+    folder: Path,
+    meta: dict[str, str],
+    optimizer: tuple[str, dict[str, Any]],
+    records: Sequence[StepRecord],
+    events: Sequence[Event],
 ) -> None:
     writer = StoreWriter(folder)
     try:
-        writer.begin_attempt(meta, {"0": (optimizer_class, {})})
+        writer.begin_attempt(meta, {"0": optimizer})
         writer.set_first_step(records[0].step)
         if records[0].layers is not None:
             writer.add_parameters("0", records[0].layers.parameters)

@@ -87,4 +87,5 @@ def pick_total(
             raise
         linear = f"; {LINEAR_TOTAL!r} adds the norms of layers, which is no norm" if LINEAR_TOTAL in columns else ""
         return None, (f"the total norm was computed from the norms of {len(series.layers)} layers{linear}",)
-    return name, ()
+    said = f"{name!r} adds the norms of layers, as Levanter does, and is no norm of the whole gradient"
+    return name, (said,) if name is not None and name.endswith(LINEAR_TOTAL) else ()

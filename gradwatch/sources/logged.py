@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradwatch.detect.optimizers import FOLLOWING, NORMALISING
 from gradwatch.errors import CannotImport
 
 MOST_NAMED = 12  # runs in a message
 OPTIMIZER_KEYS = ("optimizer", "optim", "optimizer_name", "optimizer_class", "opt")
 """Settings that tell the optimizer; the last part of a dotted or slashed name counts."""
+_CLASSES = {name.lower(): name for name in (*FOLLOWING, *NORMALISING)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +81,17 @@ def of_values(values: Iterable[Value]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def optimizer_of(settings: Mapping[str, Any]) -> str:
-    """The class of the optimizer, if a setting with a usual name holds what can be one; else "".
+def optimizer_class(value: Any) -> str:
+    """The class of an optimizer as a setting names it; empty if the value names none.
 
-    >>> optimizer_of({"train/optimizer": "AdamW", "lr": "0.1"}), optimizer_of({"optimizer": "torch.optim, fused"})
-    ('AdamW', '')
+    PyTorch's classes are known in any case, and by the names of the Transformers Trainer. Another name stays as it is:
+    ``adamw_bnb_8bit`` is not PyTorch's AdamW.
+
+    >>> [optimizer_class(name) for name in ("torch.optim.AdamW", "adamw_torch_fused", "sgd", "adamw_bnb_8bit", "a, b")]
+    ['AdamW', 'AdamW', 'SGD', 'adamw_bnb_8bit', '']
     """
-    for key in OPTIMIZER_KEYS:
-        for name, value in settings.items():
-            if re.split(r"[./]", name)[-1].lower() == key and re.fullmatch(r"[A-Za-z_]\w{0,60}", str(value)):
-                return str(value)
-    return ""
+    name = str(value).rsplit(".", 1)[-1]
+    if value is None or isinstance(value, bool) or not re.fullmatch(r"[A-Za-z_]\w{0,60}", name):
+        return ""
+    plain = re.sub(r"_(torch|torch_fused|hf)$", "", name.lower())
+    return _CLASSES.get(plain, name)

@@ -19,8 +19,8 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 MAX_BYTES = 2**31
 
 
-def rows(file: Path) -> list[dict[str, Any]]:
-    """The history, a dict for each logged step. A file that is cut off ends where it is cut.
+def read(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The history, a dict for each logged step, and the config. A file that is cut off ends where it is cut.
 
     Raises:
         CannotImport: it is no such file, or the package wandb is missing.
@@ -30,26 +30,32 @@ def rows(file: Path) -> list[dict[str, Any]]:
     except ImportError as error:
         raise CannotImport(f"{file.name!r} needs the package wandb: `pip install wandb`.") from error
     protocol: Any = wandb_internal_pb2
-    found = []
+    history, config = [], {}
     for message in _messages(file):
         record = protocol.Record()
         try:
             record.ParseFromString(message)
         except Exception as error:  # protobuf's own type has moved between its versions
             raise CannotImport(f"{str(file)!r} can't be read as a file of W&B: a record is damaged.") from error
-        if record.WhichOneof("record_type") == "history":
-            found.append(dict(_items(record.history)))
-    return found
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            row = dict(_items(record.history.item, "/"))
+            if record.history.HasField("step"):
+                row["_step"] = record.history.step.num
+            history.append(row)
+        elif kind in ("config", "run"):
+            told = record.config if kind == "config" else record.run.config
+            config.update(_items(told.update, "."))
+    return history, config
 
 
-def _items(history: Any) -> Iterator[tuple[str, Any]]:
-    for item in history.item:
+def _items(items: Any, between: str) -> Iterator[tuple[str, Any]]:
+    """The names and values of logged items; one that can't be read as JSON is left out."""
+    for item in items:
         try:
-            yield "/".join(item.nested_key) or item.key, json.loads(item.value_json)
+            yield between.join(item.nested_key) or item.key, json.loads(item.value_json)
         except ValueError:
             continue
-    if history.HasField("step"):
-        yield "_step", history.step.num
 
 
 def _messages(file: Path) -> Iterator[bytes]:

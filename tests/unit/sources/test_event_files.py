@@ -67,3 +67,39 @@ def test_what_is_no_event_file_is_refused(tmp_path, content):
     file.write_bytes(content)
     with pytest.raises(CannotImport):
         read([file])
+
+
+def write_layers(folder, total=None):
+    """Norms 3 and 4 of two layers at four steps, the second layer missing at the last; None: no total."""
+    with SummaryWriter(str(folder)) as writer:
+        for step in range(4):
+            writer.add_scalar("grad_2.0_norm/fc.weight", 3.0, step)
+            if step < 3:
+                writer.add_scalar("grad_2.0_norm/fc.bias", 4.0, step)
+            if total is not None:
+                writer.add_scalar("grad_2.0_norm_total", total, step)
+
+
+def test_norms_of_layers_are_taken_beside_a_total(tmp_path):
+    write_layers(tmp_path / "logs", total=6.0)
+    run = imported([tmp_path / "logs"], tmp_path)
+    assert run.steps()["total_norm"].tolist() == [6.0] * 4
+    assert run.layers("norm")["fc.weight"].tolist() == [3.0] * 4
+    assert run.layers("norm")["fc.bias"].fillna(-1).tolist() == [4.0, 4.0, 4.0, -1.0]
+
+
+def test_without_a_total_it_is_computed_where_all_layers_are(tmp_path):
+    write_layers(tmp_path / "logs")
+    history = read([tmp_path / "logs"])
+    assert [(point.step, point.norm) for point in history.points] == [(0, 5.0), (1, 5.0), (2, 5.0)]
+    assert "the total norm was computed from the norms of 2 layers" in history.notes
+
+
+def test_a_total_that_adds_norms_is_taken_only_by_name_and_then_said(tmp_path):
+    with SummaryWriter(str(tmp_path / "logs")) as writer:
+        for tag, value in {"grad/norm/a": 3.0, "grad/norm/b": 4.0, "grad/norm/total": 7.0}.items():
+            writer.add_scalar(tag, value, 0)
+    assert [point.norm for point in read([tmp_path / "logs"]).points] == [5.0]
+    named = read([tmp_path / "logs"], norm="grad/norm/total")
+    assert [point.norm for point in named.points] == [7.0]
+    assert any("adds the norms of layers" in note for note in named.notes)

@@ -8,12 +8,16 @@ import pytest
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import read, wandb_file
-from gradwatch.sources.wandb_file import BLOCK, HEADER, rows
+from gradwatch.sources.wandb_file import BLOCK, HEADER
 
 from .support import EXPECTED, ROWS, values
 
 pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2
+
+
+def rows(file):
+    return wandb_file.read(file)[0]
 
 
 def message(step, **values):
@@ -50,13 +54,22 @@ def test_an_offline_file_of_wandb_is_read(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    own = wandb.init(project="p", settings=wandb.Settings(silent=True, console="off"), reinit="create_new")
+    own = wandb.init(
+        project="p",
+        config={"optim": "adamw_torch", "learning_rate": 0.5},
+        settings=wandb.Settings(silent=True, console="off"),
+        reinit="create_new",
+    )
     for row in ROWS:
         own.log({"train/loss": row["loss"], "train/grad_norm": row["grad_norm"], "lr": row["lr"]}, step=row["step"])
     own.finish()
     wandb.teardown()  # the process that writes the file may lag behind `finish`
     file = Path(own.settings.sync_file)  # wandb may have read WANDB_DIR before this test
-    assert values(read([file])) == EXPECTED
+    history = read([file])
+    assert values(history) == EXPECTED
+    assert (history.optimizer, history.optimizer_from) == ("AdamW", f"the settings of run {file.name} (optim)")
+    assert history.learning_rate is None, "the log tells it for each step"
+    assert history.config == {"optim": "adamw_torch", "learning_rate": 0.5}
     file.write_bytes(file.read_bytes()[:-40])  # cut off
     assert len(read([file]).points) >= 1
 
