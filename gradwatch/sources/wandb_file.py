@@ -30,7 +30,8 @@ def read(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     except ImportError as error:
         raise CannotImport(f"{file.name!r} needs the package wandb: `pip install wandb`.") from error
     protocol: Any = wandb_internal_pb2
-    history, config = [], {}
+    history: list[dict[str, Any]] = []
+    config: dict[str, Any] = {}
     for message in _messages(file):
         record = protocol.Record()
         try:
