@@ -48,16 +48,21 @@ class Dead:
         zero[self._layers.biases] &= ~(layers.norm[self._layers.weights] > 0)
         self._zero_steps = in_a_row(self._zero_steps, zero)
         self._absent_steps = in_a_row(self._absent_steps, ~present)
-        is_time = self._steps_seen == LASTING_STEPS
-        never = self._absent_steps == LASTING_STEPS if is_time else np.zeros(len(present), bool)
         return [
             *self._over(record, zero),
             *self._event(record, layers, self._zero_steps == LASTING_STEPS, "warning"),
-            *self._event(record, layers, never, "info"),
+            *self._never(record, layers),
             *self._units.events(record, layers),
         ]
 
+    def _never(self, record: StepRecord, layers: LayerStats) -> list[Event]:
+        if self._steps_seen != LASTING_STEPS:
+            return []
+        return self._event(record, layers, self._absent_steps == LASTING_STEPS, "info")
+
     def _over(self, record: StepRecord, zero: NDArray[np.bool_]) -> list[Event]:
+        if not self._open:
+            return []
         over = [(event, index) for event, index in self._open if not zero[index]]
         self._open = [pair for pair in self._open if pair not in over]
         return [replace(event, until=record.step - 1) for event, _ in over]
@@ -65,6 +70,8 @@ class Dead:
     def _event(
         self, record: StepRecord, layers: LayerStats, reached: NDArray[np.bool_], severity: Severity
     ) -> list[Event]:
+        if not reached.any():
+            return []
         indices = [int(i) for i in np.flatnonzero(reached) if layers.parameters[i].name not in self._reported]
         names = [layers.parameters[i].name for i in indices]
         if not names:
@@ -106,6 +113,8 @@ class _DeadUnits:
         self._steps = in_a_row(self._steps, fraction >= DEAD_UNITS_FRACTION)
         least = np.concatenate([self._least, np.ones(len(fraction) - len(self._least))])
         self._least = np.where(self._steps > 0, np.fmin(least, fraction), 1.0)
+        if not (self._steps == UNITS_LASTING_STEPS).any():
+            return []
         reached = [int(index) for index in np.flatnonzero(self._steps == UNITS_LASTING_STEPS)]
         return [event for index in reached for event in self._event(record, layers, index)]
 

@@ -117,8 +117,8 @@ class Explosion:
         return self._episode.calm(self._came_back(level))
 
     def _came_back(self, level: Level | None) -> str | None:
-        """What shows that a rise had no lasting consequence; None where the level or the loss stayed."""
-        if level is None or self._stayed or self._losses.are_out():
+        """What shows that a rise had no lasting consequence; None where there was none, or the level or loss stayed."""
+        if self._episode.event is None or level is None or self._stayed or self._losses.are_out():
             return None
         return "norms came back" if self._losses.are_out() is None else "loss and norms came back"
 
@@ -297,4 +297,6 @@ def _grade(norm: float, level: Level | None) -> int:
         return -1
     if len(level) < MIN_NORMS:  # too early for any but the widest limit
         return 2 if norm > level.limit(*EXTREME) else -1
-    return sum(norm > level.limit(*limit) for limit in (HIGH, VERY_HIGH, EXTREME)) - 1
+    if not norm > level.limit(*HIGH):
+        return -1
+    return sum(norm > level.limit(*limit) for limit in (VERY_HIGH, EXTREME))

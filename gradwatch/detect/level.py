@@ -61,7 +61,8 @@ class Window:
         return len(self._sorted)
 
     def quantile(self, fraction: float) -> float:
-        return self._sorted[min(int(fraction * len(self._sorted)), len(self._sorted) - 1)]
+        values = self._sorted
+        return values[min(int(fraction * len(values)), len(values) - 1)]
 
     @property
     def median(self) -> float:
@@ -92,11 +93,13 @@ class Level:
     def restart(self) -> None:
         self._waiting: deque[float] = deque()
         self._logs = Window(self.window)
+        self._known: tuple[float, float] | None = None  # value and spread, until another norm enters
 
     def add(self, norm: float) -> None:
         self._waiting.append(math.log(norm))
         if len(self._waiting) > self.lag:
             self._logs.add(self._waiting.popleft())
+            self._known = None
 
     def __len__(self) -> int:
         """How many norms the level rests on."""
@@ -109,7 +112,7 @@ class Level:
     @property
     def value(self) -> float:
         """The median norm. Call it only when `ready`."""
-        return math.exp(self._logs.median)
+        return self._value_and_spread()[0]
 
     def quantile(self, fraction: float) -> float:
         return math.exp(self._logs.quantile(fraction))
@@ -117,18 +120,25 @@ class Level:
     @property
     def spread(self) -> float:
         """The robust deviation of the logarithm above the median."""
-        return self._logs.deviation
+        return self._value_and_spread()[1]
 
     def limit(self, factor: float, sigmas: float) -> float:
         """The norm ``factor`` times the level or ``sigmas`` robust deviations above it, whichever is higher.
 
         A run whose healthy norms scatter over decades is not held to a factor that suits a calm one.
         """
-        return self.value * max(factor, math.exp(min(sigmas * self.spread, MAX_LOG_SPREAD)))
+        value, spread = self._value_and_spread()
+        return value * max(factor, math.exp(min(sigmas * spread, MAX_LOG_SPREAD)))
 
     def limit_beyond(self, factor: float, sigmas: float) -> float:
         """The norm ``factor`` times the one that lies ``sigmas`` robust deviations above the level."""
-        return self.value * factor * math.exp(min(sigmas * self.spread, MAX_LOG_SPREAD))
+        value, spread = self._value_and_spread()
+        return value * factor * math.exp(min(sigmas * spread, MAX_LOG_SPREAD))
+
+    def _value_and_spread(self) -> tuple[float, float]:
+        if self._known is None:
+            self._known = math.exp(self._logs.median), self._logs.deviation
+        return self._known
 
 
 class LayerLevels:
@@ -198,10 +208,11 @@ class LayerLevels:
 
     def rise(self, layers: LayerStats) -> NDArray[np.float64]:
         """The logarithm of each norm over its level; NaN where either is not known."""
-        rise = np.full(len(layers.norm), np.nan)
-        known = min(len(rise), len(self._median))
+        known = min(len(layers.norm), len(self._median))
         with np.errstate(divide="ignore", invalid="ignore"):
-            rise[:known] = np.log(layers.norm[:known].astype(float)) - self._median[:known]
+            rise: NDArray[np.float64] = np.log(layers.norm.astype(float))
+            rise[:known] -= self._median[:known]
+        rise[known:] = np.nan
         rise[~np.isfinite(rise)] = np.nan
         return rise
 
@@ -235,15 +246,15 @@ class LayerLevels:
         if len(limit) < len(rise):
             limit = np.pad(limit, (0, len(rise) - len(limit)), constant_values=np.inf)
         above = rise > limit
-        if not np.any(above):
+        if not above.any():
             return False
         alone = above & (rise > np.nanmedian(rise) + math.log(ALONE_FACTOR))
-        if not np.any(alone):
+        if not alone.any():
             return False
         for layers in list(self._recent)[-SUDDEN_STEPS - 1 : -1]:
             before = self.rise(layers)
             alone[: len(before)] &= ~(rise[: len(before)] <= before + math.log(SUDDEN_FACTOR))
-        return bool(np.any(alone))
+        return bool(alone.any())
 
     def highest(self) -> tuple[str | None, float | None]:
         """The parameter furthest above its own level at the last step, and by which factor.
@@ -265,7 +276,7 @@ class LayerLevels:
             return None, None
         newest = self._recent[-1]
         rise = np.nan_to_num(self.rise(newest), nan=-np.inf)
-        if not np.any(np.isfinite(rise)):
+        if not np.isfinite(rise).any():
             return None, None
         above = np.ones(len(rise), bool)
         steps_above = np.zeros(len(rise), int)
@@ -309,8 +320,9 @@ def in_a_row(counts: NDArray[np.int_], now: NDArray[np.bool_]) -> NDArray[np.int
     >>> in_a_row(np.array([3, 3]), np.array([True, False, True])).tolist()
     [4, 0, 1]
     """
-    grown = np.concatenate([counts, np.zeros(len(now) - len(counts), int)])
-    return np.where(now, grown + 1, 0)
+    if len(now) > len(counts):
+        counts = np.concatenate([counts, np.zeros(len(now) - len(counts), int)])
+    return (counts + 1) * now
 
 
 def is_usable(record: StepRecord) -> bool:

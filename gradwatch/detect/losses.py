@@ -25,6 +25,7 @@ class LossLevel:
         self._least, self._lag = least, lag
         self._waiting: deque[float] = deque()
         self._losses = Window(window)
+        self._known: tuple[float, float] | None = None  # median and deviation, until another loss enters
         self._first = Window(least)
 
     def add(self, loss: float | None) -> None:
@@ -35,6 +36,7 @@ class LossLevel:
         self._waiting.append(loss)
         if len(self._waiting) > self._lag:
             self._losses.add(self._waiting.popleft())
+            self._known = None
 
     @property
     def ready(self) -> bool:
@@ -54,5 +56,7 @@ class LossLevel:
         """
         if loss is None or not self.ready or self.is_small(loss):
             return False
-        distance = max(sigmas * self._losses.deviation, fraction * abs(self._losses.median))
-        return not loss <= self._losses.median + distance
+        if self._known is None:
+            self._known = self._losses.median, self._losses.deviation
+        median, deviation = self._known
+        return not loss <= median + max(sigmas * deviation, fraction * abs(median))

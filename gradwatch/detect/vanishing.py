@@ -163,23 +163,25 @@ class _VanishingLayers:
         if record.weights is not None:
             self._weight_norm = record.weights.weight_norm
         self._shapes.see(layers.parameters)
-        strength = self._strength(layers.norm)
-        strongest = float(np.nanmax(strength)) if np.any(strength > 0) else math.nan
+        norm = layers.norm.astype(float)
+        strength = self._strength(norm)
+        strongest = float(np.fmax.reduce(strength)) if len(strength) else math.nan
+        strongest = strongest if strongest > 0 else math.nan
         self._weak_steps = in_a_row(self._weak_steps, strength < WEAK_LAYER_FRACTION * strongest)
-        fall = self._see_fall(layers.norm)
-        with np.errstate(invalid="ignore"):
-            fraction = strength / strongest
+        fall = self._see_fall(norm)
         return [
-            *self._weak(record, layers, fraction),
+            *self._weak(record, layers, strength, strongest),
             *self._faded(record, layers, fall),
         ]
 
-    def _weak(self, record: StepRecord, layers: LayerStats, fraction: NDArray[np.float64]) -> list[Event]:
+    def _weak(
+        self, record: StepRecord, layers: LayerStats, strength: NDArray[np.float64], strongest: float
+    ) -> list[Event]:
         reached = self._new(layers, self._weak_steps == LASTING_STEPS)
         if not reached:
             return []
-        weakest = min(reached, key=lambda i: fraction[i])
-        name, observed = layers.parameters[weakest].name, float(fraction[weakest])
+        weakest = min(reached, key=lambda i: strength[i])
+        name, observed = layers.parameters[weakest].name, float(strength[weakest] / strongest)
         message = (
             f"gradient of {name}{_others(reached)} is {observed:.1g} of the strongest layer's,"
             f" relative to the weights, for {LASTING_STEPS} steps"
@@ -198,30 +200,34 @@ class _VanishingLayers:
 
     def _new(self, layers: LayerStats, reached: NDArray[np.bool_]) -> list[int]:
         """Positions of parameters that have not been reported yet; they count as reported from now on."""
+        if not reached.any():
+            return []
         names = layers.parameters
         new = [int(i) for i in np.flatnonzero(reached) if names[i].name not in self._reported]
         self._reported.update(names[i].name for i in new)
         return new
 
-    def _see_fall(self, norm: Floats) -> NDArray[np.float64]:
+    def _see_fall(self, norm: NDArray[np.float64]) -> NDArray[np.float64]:
         """The logarithm of each norm over its level, a moving average that a faded layer does not enter."""
         with np.errstate(divide="ignore"):
-            logs = np.log(norm.astype(float))
-        known = np.isfinite(logs)
-        level = np.concatenate([self._log_level, np.full(len(logs) - len(self._log_level), np.nan)])
-        level = np.where(np.isnan(level) & known, logs, level)
-        fall = np.where(known, logs - level, np.nan)
+            logs = np.log(norm)
+        logs[~np.isfinite(logs)] = np.nan
+        level = self._log_level
+        if len(level) < len(logs):
+            level = np.concatenate([level, np.full(len(logs) - len(level), np.nan)])
+        level = np.where(np.isnan(level), logs, level)
+        fall = logs - level
         limit = math.log(FADED_LAYER_FRACTION)
-        faded = fall < limit
-        if np.any(faded) and np.median(fall[known]) < limit:
-            faded[:] = False
+        is_low = faded = fall < limit
+        if faded.any() and np.nanmedian(fall) < limit:
+            faded = np.zeros(len(fall), bool)
         self._faded_steps = in_a_row(self._faded_steps, faded)
         self._steps_seen += 1
         decay = max(LEVEL_DECAY, 1 / self._steps_seen)
-        self._log_level = np.where(known & ~(fall < limit), level + decay * fall, level)
+        self._log_level = np.where(is_low | np.isnan(fall), level, level + decay * fall)
         return fall
 
-    def _strength(self, norm: Floats) -> NDArray[np.float64]:
+    def _strength(self, norm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Gradient norm over weight norm, or per entry where no weight norm is known; NaN: not compared."""
         if self._weight_norm is not None and len(self._weight_norm) == len(norm):
             scale = self._weight_norm.astype(float)
@@ -229,7 +235,7 @@ class _VanishingLayers:
             scale = np.sqrt(self._shapes.sizes)
         counts = self._shapes.matrices & (norm > 0) & (scale > 0)
         strength = np.full(len(norm), np.nan)
-        np.divide(norm.astype(float), scale, out=strength, where=counts)
+        np.divide(norm, scale, out=strength, where=counts)
         return strength
 
 
