@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.ma  # noqa: F401 - np.median imports it when it is first called, when no file descriptor may be left
@@ -300,11 +301,7 @@ class Recorder:
         self._catch_up(IN_A_HURRY if end.hurry else JUDGED_AT_END, rest=0.0)
         self._commit(closing=True)
         if self._judge.is_behind:
-            logger.warning(
-                "gradwatch did not look for events in all steps of %r: that takes longer than the attempt did."
-                " The next attempt goes on with it (steps-not-judged)",
-                str(self._writer.path.parent),
-            )
+            _say_unjudged(self._writer.path.parent)
         self._let_go()
         self._writer.end_attempt(end.reason)
         sum_up = functools.partial(closing_of, self._writer.path.parent)
@@ -325,6 +322,14 @@ def _say_unmade(fault: Exception) -> None:
         fault,
     )
     logger.debug("the fault", exc_info=fault)
+
+
+def _say_unjudged(run: Path) -> None:
+    logger.warning(
+        "gradwatch did not look for events in all steps of %r: that takes longer than the attempt did."
+        " The next attempt goes on with it (steps-not-judged)",
+        str(run),
+    )
 
 
 def _first_unjudged(writer: StoreWriter) -> int:

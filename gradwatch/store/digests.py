@@ -11,10 +11,11 @@ the middle of a bin is within the share ``a`` of each norm in it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -501,6 +502,29 @@ class RecordDigester:
             steps=pack_steps(with_nan(columns)),
             layers=None if self._layers is None else pack_layers(self._layers.finish()),
         )
+
+
+class RecordDigesters:
+    """A digester for each optimizer, begun anew whenever a digest is complete."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, RecordDigester] = {}
+
+    def add(self, records: Iterable[StepRecord], rows: Iterable[tuple[Any, ...]]) -> list[Digest]:
+        """Add records with their rows of table ``step``; return the digests that are complete with them."""
+        complete = []
+        for record, row in zip(records, rows, strict=True):
+            digester = self._of.setdefault(record.optimizer, RecordDigester())
+            digester.add(row, record)
+            if digester.is_full:
+                del self._of[record.optimizer]
+                with contextlib.suppress(ValueError):  # without one, readers read the rows
+                    complete.append(digester.finish())
+        return complete
+
+    def clear(self) -> None:
+        """Forget all rows so far: they were not written."""
+        self._of.clear()
 
 
 _NAMES = ("id", *STEP_COLUMNS)

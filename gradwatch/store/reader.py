@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.record import SAMPLED_STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
+from gradwatch.store.blob_tables import BlobTables, Part
+from gradwatch.store.digest_table import digested_layers, digested_steps
 from gradwatch.store.digests import Columns, LayerDigest
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
 from gradwatch.store.processes import is_alive
 from gradwatch.store.schema import FILE_NAME
 from gradwatch.store.small_tables import SmallTables
-from gradwatch.store.step_tables import Part, StepTables
+from gradwatch.store.step_records import records
+from gradwatch.store.step_table import StepTable
 from gradwatch.store.values import LARGEST, Attempt
 
 FRESH_SECONDS = 900.0  # a store that changed within them may still be written
@@ -45,7 +48,8 @@ class StoreReader:
         self._db = Database(self.path)
         self._integrity = Integrity(self._db.layout)
         self._small = SmallTables(self._db, self._integrity)
-        self._steps = StepTables(self._db, self._integrity)
+        self._steps = StepTable(self._db, self._integrity)
+        self._blobs = BlobTables(self._db, self._integrity)
         try:
             self._small.meta()  # tells which checksums there are
         except BaseException:
@@ -119,7 +123,7 @@ class StoreReader:
 
     def step_columns(self) -> dict[str, list[Any]]:
         """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
-        return self._steps.step_columns()
+        return self._steps.columns()
 
     def step_arrays(self) -> Columns:
         """Table ``step`` by column as arrays, ``id`` first: what `analysis.frames` makes a frame of.
@@ -127,22 +131,22 @@ class StoreReader:
         Null is NaN, ``loss_logged`` tells a loss that is NaN from none, and texts are objects. A long run is read from
         its digests.
         """
-        return self._steps.step_arrays()
+        return self._steps.arrays()
 
     def digested_steps(self, optimizer: str) -> list[tuple[int, Columns]]:
         """The last id and the columns of each digest of an optimizer, in order."""
-        return self._steps.digested_steps(optimizer)
+        return digested_steps(self._db, self._integrity, optimizer)
 
     def digested_layers(self, optimizer: str) -> dict[int, LayerDigest]:
         """What the digests of an optimizer tell of its parameters, by the last id of each."""
-        return self._steps.digested_layers(optimizer)
+        return digested_layers(self._db, self._integrity, optimizer)
 
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:
         """Id, step and attempt of each row of table ``step``, (rows, 3), without those known to be damaged.
 
         `step_columns` finds out which are.
         """
-        return self._steps.step_ids(optimizer)
+        return self._steps.ids(optimizer)
 
     def layer_table(
         self, stat: str, optimizer: str, one_of: int = 1, *, after: int = 0, up_to: int | None = None, most: int = -1
@@ -160,7 +164,7 @@ class StoreReader:
         is_sampled = stat in (*WEIGHT_STATS, *SAMPLED_STATS)
         table, length = "weight" if is_sampled else "layer", len(self.parameters(optimizer))
         part = Part(one_of=one_of, after=after, up_to=LARGEST if up_to is None else up_to, most=most)
-        return self._steps.table(table, stat, optimizer, length, part)
+        return self._blobs.table(table, stat, optimizer, length, part)
 
     def update_table(
         self, stat: str, optimizer: str, one_of: int = 1, *, after: int = 0, up_to: int | None = None, most: int = -1
@@ -170,7 +174,7 @@ class StoreReader:
         The arguments are those of `layer_table`; ``stat`` is one of `UPDATE_STATS`.
         """
         part = Part(one_of=one_of, after=after, up_to=LARGEST if up_to is None else up_to, most=most)
-        return self._steps.table("optimizer_update", stat, optimizer, len(self.parameters(optimizer)), part)
+        return self._blobs.table("optimizer_update", stat, optimizer, len(self.parameters(optimizer)), part)
 
     def rank_table(
         self, stat: str, optimizer: str, *, after: int = 0, up_to: int | None = None, most: int = -1
@@ -180,14 +184,14 @@ class StoreReader:
         The arguments are those of `layer_table`; ``stat`` is one of `RANK_STATS`.
         """
         part = Part(after=after, up_to=LARGEST if up_to is None else up_to, most=most)
-        return self._steps.table("rank", stat, optimizer, None, part)
+        return self._blobs.table("rank", stat, optimizer, None, part)
 
     def records(self, optimizer: str, chunk: int = 500, *, after: int = 0) -> Iterator[StepRecord]:
         """The records of an optimizer in the order in which they were written, from the first id after ``after``.
 
         They are read ``chunk`` by chunk, so that a writer without a write-ahead log is not kept waiting.
         """
-        return self._steps.records(optimizer, self.parameters(optimizer), after, chunk)
+        return records(self._db, self._integrity, optimizer, self.parameters(optimizer), after, chunk)
 
     def detector_state(self, optimizer: str, version: str) -> tuple[int, bytes] | None:
         """The id of the last step that an optimizer's detectors had seen, and their state then.

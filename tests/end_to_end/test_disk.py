@@ -16,6 +16,7 @@ from gradwatch import Run
 from gradwatch.errors import StoreRemoved
 from gradwatch.recording import batch_writer
 from gradwatch.store import StoreWriter
+from gradwatch.store.connection import WritingConnection
 from gradwatch.testing import steady, stream
 
 
@@ -205,7 +206,7 @@ def test_a_quota_or_a_disk_that_fails_is_waited_for(tmp_path, error):
 def test_a_store_that_another_process_holds_is_waited_for(tmp_path, caplog):
     training = Training()
     with gradwatch.attach(training.model, training.optimizer, tmp_path / "run") as watch:
-        watch._recording._sink._writer._db.execute("pragma busy_timeout = 50")
+        watch._recording._sink._writer._file.db.execute("pragma busy_timeout = 50")
         training.run(20)
         assert watch.flush()
         other = sqlite3.connect(tmp_path / "run" / "gradwatch.db", isolation_level=None)
@@ -250,7 +251,7 @@ def test_a_slow_disk_does_not_slow_the_training_down(tmp_path, monkeypatch):
         if records and not go_on.is_set():
             stalled.set()
             go_on.wait(60)
-        append(self, records, *rest)
+        return append(self, records, *rest)
 
     monkeypatch.setattr(StoreWriter, "append", stall)
     training = Training()
@@ -344,14 +345,14 @@ def test_an_append_that_failed_can_be_given_again(tmp_path, monkeypatch):
     writer.begin_attempt({}, {"0": ("SGD", {})})
     records = stream(steady(20))
     writer.add_parameters("0", records[0].layers.parameters)
-    insert, failures = StoreWriter._insert, iter(range(2))
+    insert, failures = WritingConnection.insert, iter(range(2))
 
     def fail(self, table, columns, rows):
         insert(self, table, columns, rows)
         if table == "layer" and next(failures, None) is not None:
             raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(StoreWriter, "_insert", fail)
+    monkeypatch.setattr(WritingConnection, "insert", fail)
     for _ in range(2):
         with pytest.raises(gradwatch.errors.StoreNotWritable, match="disk I/O error"):
             writer.append(records)

@@ -7,7 +7,7 @@ from gradwatch import Run
 from gradwatch.analysis import long_runs
 from gradwatch.analysis.long_runs import ACCURACY, long_layers
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
-from gradwatch.store import StoreWriter, digests, step_tables
+from gradwatch.store import StoreWriter, digests, step_table
 from gradwatch.views.console.layers import layer_table
 from gradwatch.views.console.screen import Screen
 from gradwatch.views.notebook import render
@@ -20,7 +20,7 @@ STEPS, PARAMETERS = 3000, 4
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(digests, "ROWS", 512)
-    monkeypatch.setattr(step_tables, "MANY_ROWS", 1)
+    monkeypatch.setattr(step_table, "MANY_ROWS", 1)
     monkeypatch.setattr(long_runs, "LONG", 100)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
-from gradwatch.store import FILE_NAME, StoreReader, StoreWriter, digests, step_tables
+from gradwatch.store import FILE_NAME, StoreReader, StoreWriter, digests, step_table
 from gradwatch.store.digests import (
     ABSENT,
     ACCURACY,
@@ -31,7 +31,7 @@ NAMES = ("a", "b", "c")
 def small(monkeypatch):
     """Digests of 128 rows, used from the first row on."""
     monkeypatch.setattr(digests, "ROWS", 128)
-    monkeypatch.setattr(step_tables, "MANY_ROWS", 1)
+    monkeypatch.setattr(step_table, "MANY_ROWS", 1)
 
 
 def infos(count=3):
@@ -84,7 +84,7 @@ def same(left, right):
 
 def from_rows(folder, monkeypatch):
     with monkeypatch.context() as patch, StoreReader(folder) as reader:
-        patch.setattr(step_tables, "MANY_ROWS", 10**9)
+        patch.setattr(step_table, "MANY_ROWS", 10**9)
         return reader.step_arrays()
 
 
@@ -210,15 +210,15 @@ def test_rows_that_the_disk_did_not_take_are_in_no_digest(tmp_path, monkeypatch)
     from gradwatch.errors import StoreNotWritable
 
     writer = write(tmp_path, batches(100), end=False)
-    real = writer._insert
+    real = writer._file.insert
 
     def full(*_arguments, **_more):
         raise sqlite3.OperationalError("database or disk is full")
 
-    writer._insert = full
+    writer._file.insert = full
     with pytest.raises(StoreNotWritable):
         writer.append([record(step) for step in range(100, 150)])
-    writer._insert = real
+    writer._file.insert = real
     writer.append([record(step) for step in range(100, 300)])
     writer.end_attempt("closed")
     with StoreReader(tmp_path) as reader:

@@ -65,13 +65,13 @@ def test_a_crashed_run_is_read_whole_and_left_as_it_was(tmp_path):
 def test_a_journal_left_by_a_killed_writer_is_rolled_back_in_a_copy(tmp_path):
     """As on a network file system, where there is no write-ahead log."""
     code = (
-        "import os, sys; from pathlib import Path; import gradwatch.store.writer as w, gradwatch.store.rows as rows;"
-        "from gradwatch.testing import stream; w.on_network_file_system = lambda folder: True;"
-        "s = w.StoreWriter(Path(sys.argv[1])); s.begin_attempt({}, {'0': ('SGD', {})});"
+        "import os, sys; from pathlib import Path; from gradwatch.store import StoreWriter, connection, rows;"
+        "from gradwatch.testing import stream; connection.on_network_file_system = lambda folder: True;"
+        "s = StoreWriter(Path(sys.argv[1])); s.begin_attempt({}, {'0': ('SGD', {})});"
         "r = stream([1.0] * 2000); s.add_parameters('0', r[0].layers.parameters); s.append(r[:20]);"
-        "s._db.execute('pragma cache_size = 1'); s._transaction().__enter__();"
+        "s._file.db.execute('pragma cache_size = 1'); s._file.transaction().__enter__();"
         "made = rows.step_rows(r[20:], 100)['step'];"
-        "s._insert('step', rows.STEP_ROW_COLUMNS['step'], made); os._exit(9)"
+        "s._file.insert('step', rows.STEP_ROW_COLUMNS['step'], made); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert (tmp_path / f"{FILE_NAME}-journal").stat().st_size > 0

@@ -137,7 +137,7 @@ def test_a_store_before_its_first_attempt_is_empty_not_broken(tmp_path):
 def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
     """WAL needs shared memory between the processes, which a network file system does not give."""
     assert on_network_file_system(Path("/proc")) is False
-    monkeypatch.setattr("gradwatch.store.writer.on_network_file_system", lambda folder: True)
+    monkeypatch.setattr("gradwatch.store.connection.on_network_file_system", lambda folder: True)
     writer = StoreWriter(tmp_path)
     assert writer.journal_mode == "truncate"
     writer.begin_attempt({}, {"0": ("SGD", {})})

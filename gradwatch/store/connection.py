@@ -1,0 +1,168 @@
+"""The connection that writes to a store: how the file is opened, and what is written in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradwatch.errors import RunInUse, StoreNotWritable
+from gradwatch.store.creation import create, on_network_file_system, refuse_if_in_use, upgrade
+from gradwatch.store.opening import Database
+from gradwatch.store.rows import Row
+from gradwatch.store.schema import CURRENT, Layout
+
+
+class WritingConnection:
+    """One connection, used by one thread at a time, whichever asks.
+
+    Attributes:
+        path: of the file.
+        db: SQLite's connection, for statements within a transaction.
+        journal_mode: SQLite's, "wal" or "truncate".
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create the store, or open an existing one to continue it.
+
+        Raises:
+            StoreNotWritable: the folder can't be made or written.
+            NotARun, StoreTooNew, StoreDamaged: a file stands there that can't be continued.
+            RunInUse: another process writes to it.
+        """
+        self.path = path
+        self.lock = threading.Lock()
+        _make_folder(path.parent)
+        layout = _existing_layout(path)
+        try:
+            if layout is None and not create(path):
+                layout = _existing_layout(path)
+            self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._file = _identity(path)
+            self.journal_mode = self._choose_journal()
+            self.db.execute("pragma synchronous = normal")
+            if layout is not None:
+                self._continue(layout)
+        except RunInUse:
+            self.db.close()
+            raise
+        except (sqlite3.Error, OSError) as error:
+            raise not_writable(path, error) from error
+
+    def _choose_journal(self) -> str:
+        wanted = "truncate" if on_network_file_system(self.path.parent) else "wal"
+        (mode,) = self.db.execute(f"pragma journal_mode = {wanted}").fetchone()
+        return str(mode)
+
+    def _continue(self, layout: Layout) -> None:
+        refuse_if_in_use(self.db, self.path)
+        if layout != CURRENT:
+            with self.transaction():
+                upgrade(self.db, layout)
+
+    def is_in_place(self) -> bool:
+        """Whether the file still stands where it was opened: what is written to another would never be read."""
+        return _identity(self.path) == self._file
+
+    def transaction(self) -> _Transaction:
+        """Write all that follows, or nothing of it."""
+        return _Transaction(self.db, self.lock)
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Raise StoreNotWritable for what the disk does not take now."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise not_writable(self.path, error) from error
+
+    def execute(self, query: str, *values: object) -> sqlite3.Cursor:
+        """Run one statement."""
+        return self.db.execute(query, values)
+
+    def row(self, query: str, *values: object) -> Any:
+        """The first row of a query; None if there is none."""
+        return self.execute(query, *values).fetchone()
+
+    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row], verb: str = "insert") -> None:
+        """Put rows into a table, within a transaction."""
+        names = ", ".join(f'"{name}"' for name in columns)
+        marks = ", ".join("?" * len(columns))
+        self.db.executemany(f"{verb} into {table} ({names}) values ({marks})", rows)
+
+    def close_alone(self) -> None:
+        """Close the file so that it stands alone, without a log beside it."""
+        if self.journal_mode == "wal":
+            try:
+                self.db.execute("pragma busy_timeout = 0")
+                self.db.execute("pragma journal_mode = delete")
+            except sqlite3.OperationalError:
+                pass  # a reader has it open; the log beside the file belongs to it and is read with it
+        self.db.close()
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self.db.close()
+
+
+class _Transaction:
+    """One at a time, whichever thread asks."""
+
+    def __init__(self, db: sqlite3.Connection, lock: threading.Lock) -> None:
+        self._db, self._lock = db, lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            self._db.execute("begin immediate")
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("commit")
+        finally:
+            try:
+                if self._db.in_transaction:  # it failed, or the commit did
+                    self._db.execute("rollback")
+            finally:
+                self._lock.release()
+
+
+def _existing_layout(path: Path) -> Layout | None:
+    """The layout of the store that is there already; None if there is none."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return None
+    db = Database(path)  # raises if anything is wrong with it
+    db.close()
+    return db.layout
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise StoreNotWritable(
+            f"The folder {str(folder)!r} can't be made: {error}. Give a folder that can be written."
+        ) from error
+
+
+def not_writable(path: Path, error: Exception) -> StoreNotWritable:
+    """The error for a disk that does not take what is written."""
+    return StoreNotWritable(
+        f"{str(path)!r} can't be written: {error}. Give a folder that can be written, with space on its disk."
+    )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file stands at a path; None if there is none that can be seen."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino

@@ -1,0 +1,55 @@
+"""Reads table digest: thousands of steps in short, where they are intact."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+
+from gradwatch.store.digests import Columns, LayerDigest, unpack_layers, unpack_steps
+from gradwatch.store.integrity import Integrity
+from gradwatch.store.opening import Database
+
+
+def digested_steps(db: Database, integrity: Integrity, optimizer: str | None = None) -> list[tuple[int, Columns]]:
+    """The last id and the columns of each intact digest, of one optimizer or all, in order of their ids."""
+    found = []
+    for number, owner, blob in _digests(db, integrity, "steps", optimizer):
+        try:
+            columns = unpack_steps(blob)
+        except ValueError:
+            continue
+        ids = columns["id"]
+        right = len(ids) and ids[0] > 0 and ids[-1] == number and (ids[1:] > ids[:-1]).all()
+        if right and (columns["optimizer"] == owner).all():
+            found.append((number, columns))
+    return found
+
+
+def digested_layers(db: Database, integrity: Integrity, optimizer: str) -> dict[int, LayerDigest]:
+    """Of each intact digest of an optimizer that has layers, by its last id."""
+    found = {}
+    for number, _, blob in _digests(db, integrity, "layers", optimizer):
+        with contextlib.suppress(ValueError):
+            found[number] = unpack_layers(blob)
+    return found
+
+
+def _digests(db: Database, integrity: Integrity, part: str, optimizer: str | None) -> Iterator[tuple[int, str, bytes]]:
+    """Id, optimizer and one blob of each intact row of table ``digest``; one that is not is left out uncounted.
+
+    They are read one by one, for together they may be large.
+    """
+    if not db.layout.has_table("digest"):
+        return
+    which = "" if optimizer is None else "where optimizer = ?"
+    names = () if optimizer is None else (optimizer,)
+    heads = "last_id, optimizer, steps_crc, layers_crc, crc, row_crc"
+    for number, owner, steps_crc, layers_crc, crc, bound in db.rows(
+        f"select {heads} from digest not indexed {which} order by last_id", *names
+    ):
+        if not integrity.is_intact_digest(number, (number, owner, steps_crc, layers_crc), crc, bound):
+            continue
+        ((blob,),) = db.rows(f"select {part} from digest not indexed where last_id = ?", number)
+        if type(blob) is bytes and zlib.crc32(blob) == (steps_crc if part == "steps" else layers_crc):
+            yield number, owner, blob

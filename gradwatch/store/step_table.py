@@ -1,0 +1,194 @@
+"""Reads table step: every number that a step has once, by column. A long run is read from its digests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwatch.store.digest_table import digested_steps
+from gradwatch.store.digests import Columns, step_arrays, with_nan
+from gradwatch.store.integrity import Integrity
+from gradwatch.store.opening import Database
+from gradwatch.store.schema import BLOBS, CHECKSUMS, STEP_COLUMNS
+from gradwatch.store.small_tables import select
+from gradwatch.store.values import LARGEST, is_count
+
+MANY_ROWS = 50_000
+"""Rows from which on digests are looked for, and rows are read a part at a time."""
+
+MAX_SPAN = 10**8
+"""The largest id of a store that is read by digests: a store from a stranger may claim any."""
+
+CHUNK = 20_000
+"""Rows of table ``step`` that are read at a time."""
+
+FEW = 10
+"""Damaged steps at the end of a run that are looked at one by one."""
+
+NAMES = ("id", *STEP_COLUMNS, *CHECKSUMS)
+"""The columns of a row."""
+
+
+class StepTable:
+    """The steps of one store."""
+
+    def __init__(self, db: Database, integrity: Integrity) -> None:
+        self._db, self._integrity = db, integrity
+        self._ids: tuple[int, Columns] | None = None  # of a long run, with the last id when they were read
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
+        with self._db.one_moment():
+            rows = self._db.rows(f"select {select(self._db, 'step', NAMES)} from step not indexed order by id")
+            last = self._last_id()
+        columns = _by_name(rows)
+        columns = _those(columns, self._integrity.intact_steps(columns, last))
+        for index, nan in enumerate(columns.pop("nan")):
+            for name in nan.split(",") if nan else ():
+                columns[name][index] = math.nan
+        return columns
+
+    def arrays(self) -> Columns:
+        """Table ``step`` by column as `digests.step_arrays` makes it, ordered by id: from digests where there are any.
+
+        What a digest holds is as it was written, whether or not the rows below it still are.
+        """
+        ((last,),) = self._db.rows("select max(id) from step not indexed")
+        parts = self._parts(last) if is_long(last) else []
+        if not parts:
+            return step_arrays(self.columns())
+        joined = _joined(parts)
+        if self._db.layout.has_crc:
+            first = int(joined["id"][0]) if not self._db.layout.has_row_crc else 1
+            self._integrity.find_missing_steps(joined["id"], first, max(int(last), self._last_id()))
+        self._ids = int(last), {name: joined[name] for name in ("id", "step", "attempt", "optimizer")}
+        return joined
+
+    def _parts(self, last: int) -> list[Columns]:
+        """The columns of each digest, and of the rows up to the last id that no digest covers."""
+        with self._db.one_moment():
+            digested = digested_steps(self._db, self._integrity)
+            known = [columns for number, columns in digested if number <= last]
+            covered = np.zeros(last + 1, bool)
+            for columns in known:
+                covered[columns["id"]] = True
+            return [*known, *self._uncovered(covered)]
+
+    def _uncovered(self, covered: NDArray[np.bool_]) -> Iterator[Columns]:
+        """The intact rows of table ``step`` whose ids no digest covers, some thousand at a time."""
+        query = f"select {select(self._db, 'step', NAMES)} from step not indexed where id > ? and id <= ? order by id"
+        for first, end in stretches_of(np.flatnonzero(~covered[1:]) + 1):
+            for begin in range(first, end + 1, CHUNK):
+                rows = self._db.rows(query, begin - 1, min(begin + CHUNK - 1, end))
+                if rows:
+                    columns = _by_name(rows)
+                    yield step_arrays(with_nan(_those(columns, self._integrity.intact_chunk(columns))))
+
+    def _last_id(self) -> int:
+        """The largest id of a step that has blobs: where the last steps are lost, these tell of them."""
+        found = [0]
+        tables = [table for table in BLOBS if self._db.layout.has_table(table)]
+        for table in tables if self._db.layout.has_row_crc else ():
+            selected = select(self._db, table, ("id", *CHECKSUMS))
+            rows = self._db.rows(f"select {selected} from {table} not indexed order by id desc limit 1")
+            found += [number for number, *checksums in rows if self._integrity.is_bound(table, number, *checksums)]
+        return max(found)
+
+    def next_step(self, optimizer: str) -> int:
+        """The number after the last step of an optimizer, 0 if it made none."""
+        below = LARGEST
+        for _ in range(FEW):
+            query = "select max(step) from step not indexed where optimizer = ? and step <= ?"
+            ((last,),) = self._db.rows(query, optimizer, below)
+            if not is_count(last):
+                return 0
+            if self._has_step(optimizer, last):
+                return int(last) + 1
+            below = last - 1  # a damaged row
+        columns = self.columns()  # with this many damaged rows, reading all is faster
+        own = [step for step, name in zip(columns["step"], columns["optimizer"], strict=True) if name == optimizer]
+        return max(own, default=-1) + 1
+
+    def _has_step(self, optimizer: str, step: int) -> bool:
+        """Whether an intact row has this step; it is looked for among the newest first."""
+        query = f"select {select(self._db, 'step', NAMES)} from step not indexed where optimizer = ? and step = ?"
+        for which in ("and id > (select max(id) from step not indexed) - 1000", ""):
+            rows = [dict(zip(NAMES, row, strict=True)) for row in self._db.rows(f"{query} {which}", optimizer, step)]
+            if any(self._integrity.is_intact_step(row) for row in rows):
+                return True
+        return False
+
+    def ids(self, optimizer: str) -> NDArray[np.int64]:
+        """Id, step and attempt of each row of table ``step``, (rows, 3), without those known to be damaged.
+
+        `columns` finds out which are.
+        """
+        known = self._digested_ids(optimizer)
+        if known is not None:
+            return known
+        query = "select id, step, attempt from step not indexed where optimizer = ? order by id"
+        rows = self._db.rows(query, optimizer)
+        left_out = self._integrity.left_out
+        if left_out or not {int}.issuperset(map(type, chain.from_iterable(rows))):
+            rows = [row for row in rows if all(map(is_count, row)) and ("step", row[0]) not in left_out]
+        return np.array(rows, np.int64).reshape(len(rows), 3)
+
+    def _digested_ids(self, optimizer: str) -> NDArray[np.int64] | None:
+        """`ids` of a long run, as `arrays` reads it; None of a run without digests."""
+        ((last,),) = self._db.rows("select max(id) from step not indexed")
+        if not is_long(last) or not self._db.layout.has_table("digest"):
+            return None
+        if not self._db.rows("select last_id from digest not indexed limit 1"):
+            return None
+        if self._ids is None or self._ids[0] != last:
+            self.arrays()
+        assert self._ids is not None
+        columns = self._ids[1]
+        own = columns["optimizer"] == optimizer
+        return np.stack([columns[name][own] for name in ("id", "step", "attempt")], axis=1)
+
+
+def is_long(last: Any) -> bool:
+    """Whether a run whose largest id is ``last`` is read from its digests."""
+    return is_count(last) and MANY_ROWS <= last <= MAX_SPAN
+
+
+def _by_name(rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Rows of `NAMES` by column."""
+    return dict(zip(NAMES, map(list, zip(*rows, strict=True)), strict=True)) if rows else {name: [] for name in NAMES}
+
+
+def _those(columns: Mapping[str, list[Any]], intact: NDArray[np.bool_]) -> dict[str, list[Any]]:
+    """The rows that are intact, without their checksums."""
+    kept = {name: column for name, column in columns.items() if name not in CHECKSUMS}
+    if intact.all():
+        return kept
+    return {name: [v for v, ok in zip(column, intact, strict=True) if ok] for name, column in kept.items()}
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    """One table of all parts, ordered by id; the parts are emptied."""
+    # One column after the other, so that only one is held twice.
+    joined = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    ids = joined["id"]
+    if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
+        order = np.argsort(ids, kind="stable")
+        joined = {name: column[order] for name, column in joined.items()}
+    return joined
+
+
+def stretches_of(ids: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """The first and the last number of each stretch of consecutive ones.
+
+    >>> stretches_of(np.array([1, 2, 5]))
+    [(1, 2), (5, 5)]
+    """
+    if not len(ids):
+        return []
+    cuts = np.flatnonzero(np.diff(ids) > 1) + 1
+    return [(int(part[0]), int(part[-1])) for part in np.split(ids, cuts)]
