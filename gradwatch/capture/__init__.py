@@ -8,15 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradwatch.capture.listing import CaptureInfo, capture_folders, delete, describe, list_captures
+from gradwatch.capture.listing import CaptureInfo, capture_folders, delete, describe, list_captures, part_folders
 from gradwatch.capture.options import CaptureOptions
-from gradwatch.capture.record import Autocast, Capture, Forward, Group, RandomState, Unkept, Why
+from gradwatch.capture.record import Autocast, Capture, Forward, Group, RandomState, Shard, Unkept, Why
 from gradwatch.capture.stand_ins import MappingStandIn, Structure
 
 if TYPE_CHECKING:
     from gradwatch.capture.files import read, write
     from gradwatch.capture.nested import classes_in, differentiable, map_tensors, tensors_in
     from gradwatch.capture.random_state import set_random_state, take_random_state
+    from gradwatch.capture.ranks import read_all
 
 __all__ = [
     "Autocast",
@@ -27,6 +28,7 @@ __all__ = [
     "Group",
     "MappingStandIn",
     "RandomState",
+    "Shard",
     "Structure",
     "Unkept",
     "Why",
@@ -37,7 +39,9 @@ __all__ = [
     "differentiable",
     "list_captures",
     "map_tensors",
+    "part_folders",
     "read",
+    "read_all",
     "set_random_state",
     "take_random_state",
     "tensors_in",
@@ -47,6 +51,7 @@ __all__ = [
 # These import torch.
 _LATE = {
     "read": "gradwatch.capture.files",
+    "read_all": "gradwatch.capture.ranks",
     "write": "gradwatch.capture.files",
     "classes_in": "gradwatch.capture.nested",
     "differentiable": "gradwatch.capture.nested",

@@ -13,17 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from gradwatch.capture.decode import Classes, Decoder, list_of, number_of, object_of
+from gradwatch.capture.decode import Classes, Decoder, list_of, number_of, object_of, sizes
 from gradwatch.capture.encode import Encoder, Node, float_text
 from gradwatch.capture.listing import DESCRIPTION, VERSION, check_file, load_description
-from gradwatch.capture.record import WHYS, Autocast, Capture, Forward, Group
+from gradwatch.capture.record import WHYS, Autocast, Capture, Forward, Group, Shard
 from gradwatch.errors import CaptureDamaged, CaptureTooLarge, UnsupportedVersion
 
 PARTS = ("weights", "gradients", "forwards")
 """Each a file of tensors, named so."""
 
 _TENSORS = ("weights", "gradients")
-_APART = {"folder", "groups", *_TENSORS}
+_APART = {"folder", "groups", "parts", "shards", *_TENSORS}
 
 
 def write(capture: Capture, folder: str | os.PathLike[str]) -> Path:
@@ -71,7 +71,7 @@ def read(folder: str | os.PathLike[str], *, classes: Classes | None = None, most
     """
     folder = Path(folder)
     found = load_description(folder)
-    tensors = _load_tensors(folder, _memory() if most_bytes is None else most_bytes)
+    tensors = _load_tensors(folder, memory() if most_bytes is None else most_bytes)
     decoders = {name: Decoder(tensors[name], classes) for name in PARTS}
     try:
         return _capture(folder, found, decoders)
@@ -98,6 +98,9 @@ def _description(capture: Capture, encoders: Mapping[str, Encoder]) -> dict[str,
     described: dict[str, Any] = {"version": VERSION, **plain}
     for name in _TENSORS:
         described[name] = {key: encoders[name].tensor(one) for key, one in getattr(capture, name).items()}
+    described["shards"] = {
+        name: {"shape": list(one.shape), "offset": list(one.offset)} for name, one in capture.shards.items()
+    }
     inputs = encoders["forwards"]
     described["groups"] = [[_forward(one, inputs) for one in group.forwards] for group in capture.groups]
     unkept = {(one.type, one.text): one for encoder in encoders.values() for one in encoder.unkept}
@@ -166,12 +169,22 @@ def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder
         loss_scale=_number(found["loss_scale"]),
         rank=int(found["rank"]),
         ranks=int(found["ranks"]),
+        parts=(int(found["rank"]),),
+        reduction=None if found.get("reduction") is None else str(found["reduction"]),
+        shards={name: _to_shard(one) for name, one in object_of(found.get("shards", {})).items()},
         is_compiled=found["is_compiled"] is True,
         kept=object_of(found["kept"]),
         not_kept=_texts(found["not_kept"]),
         replayable=found["replayable"] is True,
         wall_time=_number(found["wall_time"]),
     )
+
+
+def _to_shard(node: Any) -> Shard:
+    shape, offset = sizes(node["shape"]), sizes(node["offset"])
+    if len(shape) != len(offset):
+        raise CaptureDamaged("The capture can't be read: a part of a parameter is not as it is described.")
+    return Shard(shape=tuple(shape), offset=tuple(offset))
 
 
 def _to_forward(node: Any, decoder: Decoder) -> Forward:
@@ -213,8 +226,8 @@ def _number(node: Any) -> float | None:
 
 
 def _load_tensors(folder: Path, most_bytes: float) -> dict[str, dict[str, Tensor]]:
-    paths = {name: folder / f"{name}.safetensors" for name in PARTS}
-    size = sum(check_file(path) for path in paths.values())
+    paths = _paths(folder)
+    size = size_of_files(folder)
     if size > most_bytes:
         raise CaptureTooLarge(f"The capture {str(folder)!r} has {size} bytes, more than the {int(most_bytes)} allowed.")
     load = _safetensors().load_file
@@ -224,7 +237,20 @@ def _load_tensors(folder: Path, most_bytes: float) -> dict[str, dict[str, Tensor
         raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {error}.") from error
 
 
-def _memory() -> float:
+def _paths(folder: Path) -> dict[str, Path]:
+    return {name: folder / f"{name}.safetensors" for name in PARTS}
+
+
+def size_of_files(folder: Path) -> int:
+    """The size of the tensors of a capture, in bytes.
+
+    Raises:
+        CaptureNotFound, CaptureDamaged: a file is missing, or is no plain file.
+    """
+    return sum(check_file(path) for path in _paths(folder).values())
+
+
+def memory() -> float:
     """Of this machine, in bytes."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

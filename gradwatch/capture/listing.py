@@ -22,6 +22,7 @@ DESCRIPTION = "capture.json"
 VERSION = 1
 MAX_DESCRIPTION_BYTES = 64 * 2**20
 _NAME = re.compile(r"step-(\d{1,18})([-\w.]*)")
+_PART = re.compile(r"(.+)-rank(\d{1,6})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class CaptureInfo:
         rank: the process that wrote it.
         wall_time: seconds since the epoch.
         has_weights: whether the weights were kept.
+        ranks: how many processes trained.
+        parts: the processes whose captures are there; the folders of others lie beside it.
     """
 
     folder: Path
@@ -57,6 +60,8 @@ class CaptureInfo:
     rank: int
     wall_time: float | None
     has_weights: bool
+    ranks: int = 1
+    parts: tuple[int, ...] = (0,)
 
     def as_dict(self) -> dict[str, Any]:
         """What `gradwatch captures --json` prints."""
@@ -75,13 +80,58 @@ def list_captures(run: str | os.PathLike[str]) -> list[CaptureInfo]:
 
 
 def capture_folders(run: str | os.PathLike[str]) -> list[Path]:
-    """The folders of all captures of a run, damaged ones included, by step."""
+    """The folders of all captures of a run, damaged ones included, by step.
+
+    Of a capture that several processes wrote, the folder of the first of them.
+    """
     try:
         entries = list((Path(run) / FOLDER).iterdir())
     except OSError:
         return []
     numbered = [(int(match[1]), one.name, one) for one in entries if (match := _NAME.fullmatch(one.name))]
-    return [one for _, _, one in sorted(numbered) if one.is_dir() and not one.is_symlink()]
+    found = [one for _, _, one in sorted(numbered) if one.is_dir() and not one.is_symlink()]
+    names = {one.name for one in found}
+    return [one for one in found if not _is_beside(one.name, names)]
+
+
+def _is_beside(name: str, names: set[str]) -> bool:
+    """Whether it is one process's part of a capture whose first part is there too."""
+    match = _PART.fullmatch(name)
+    if match is None:
+        return False
+    first = min((one for one in names if _base(one) == match[1]), key=_rank_in, default=name)
+    return first != name
+
+
+def _base(name: str) -> str:
+    match = _PART.fullmatch(name)
+    return name if match is None else match[1]
+
+
+def _rank_in(name: str) -> int:
+    match = _PART.fullmatch(name)
+    return 0 if match is None else int(match[2])
+
+
+def part_folder(folder: Path, rank: int) -> Path:
+    """The folder of one process's part of a capture.
+
+    >>> part_folder(Path("captures/step-000137"), 1).as_posix()
+    'captures/step-000137-rank1'
+    """
+    return folder if rank == 0 else folder.with_name(f"{folder.name}-rank{rank}")
+
+
+def part_folders(folder: str | os.PathLike[str]) -> dict[int, Path]:
+    """The folders of all processes' parts of a capture, by rank; ``folder`` is that of any of them."""
+    folder = Path(folder)
+    base = _base(folder.name)
+    try:
+        entries = [one for one in folder.absolute().parent.iterdir() if _base(one.name) == base]
+    except OSError:
+        return {_rank_in(folder.name): folder}
+    found = {_rank_in(one.name): folder.with_name(one.name) for one in entries if one.is_dir() and not one.is_symlink()}
+    return dict(sorted(found.items())) or {_rank_in(folder.name): folder}
 
 
 def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
@@ -92,6 +142,7 @@ def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
     """
     folder = Path(folder)
     found = load_description(folder)
+    parts = part_folders(folder)
     try:
         if found["why"] not in WHYS:
             raise ValueError(found["why"])
@@ -100,7 +151,7 @@ def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
             step=int(found["step"]),
             optimizer=str(found["optimizer"]),
             why=found["why"],
-            bytes=sum(one.lstat().st_size for one in folder.iterdir()),
+            bytes=sum(one.lstat().st_size for part in parts.values() for one in part.iterdir()),
             total_norm=number(found["total_norm"]),
             limit=number(found["limit"]),
             replayable=found["replayable"] is True,
@@ -109,6 +160,8 @@ def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
             rank=int(found["rank"]),
             wall_time=number(found["wall_time"]),
             has_weights=bool(found["weights"]),
+            ranks=int(found["ranks"]),
+            parts=tuple(parts) if int(found["ranks"]) > 1 else (int(found["rank"]),),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: its description is not complete.") from error
@@ -163,7 +216,7 @@ def check_file(path: Path, most_bytes: float = math.inf) -> int:
 
 
 def delete(folder: str | os.PathLike[str]) -> None:
-    """Delete a capture with everything in its folder.
+    """Delete a capture with everything in its folder, and with the parts of other processes.
 
     Raises:
         CaptureNotFound: the folder is not a capture, which has a ``capture.json`` and is named like one.
@@ -172,7 +225,8 @@ def delete(folder: str | os.PathLike[str]) -> None:
     is_one = _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
     if not is_one or folder.parent.name != FOLDER:
         raise CaptureNotFound(f"No capture is in {str(folder)!r}.")
-    shutil.rmtree(folder)
+    for part in part_folders(folder).values():
+        shutil.rmtree(part)
 
 
 def _refuse(constant: str) -> None:

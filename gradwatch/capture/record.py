@@ -61,6 +61,19 @@ class Autocast:
     cache_enabled: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The part of a parameter that one process holds.
+
+    Attributes:
+        shape: of the whole parameter.
+        offset: where the part begins in the whole, along each dimension.
+    """
+
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forward:
     """One call of the root module's forward.
@@ -94,9 +107,14 @@ class Forward:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The forwards that one call of backward consumed; they are replayed in one backward."""
+    """The forwards that one call of backward consumed; they are replayed in one backward.
+
+    Attributes:
+        rank: the process that made them.
+    """
 
     forwards: tuple[Forward, ...]
+    rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +141,10 @@ class Capture:
         max_norm: the clipping threshold, if it was known by then.
         loss_scale: by which a GradScaler had multiplied ``output_gradients``; None without one.
         rank, ranks: the process that wrote this, and how many there were.
+        parts: the processes whose captures were put together in this one; see `gradwatch.capture.read_all`.
+        reduction: "mean" if the gradients are the mean over the processes, by DistributedDataParallel or
+            `fully_shard`; None if there is one process, or if it is not known.
+        shards: the parameters of which ``weights`` and ``gradients`` hold one process's part, by name.
         is_compiled: whether the model was compiled by `torch.compile`.
         kept: what was kept, by its name, for example "weights".
         not_kept: why anything was not kept or is not exact, in words.
@@ -150,6 +172,9 @@ class Capture:
     loss_scale: float | None = None
     rank: int = 0
     ranks: int = 1
+    parts: tuple[int, ...] = ()
+    reduction: str | None = None
+    shards: Mapping[str, Shard] = field(default_factory=dict)
     is_compiled: bool = False
     kept: Mapping[str, object] = field(default_factory=dict)
     not_kept: tuple[str, ...] = ()

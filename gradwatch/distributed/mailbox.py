@@ -74,6 +74,18 @@ class Mailbox:
             return None
         return json.loads(self._store.get(name))
 
+    def all_announced(self, names: Sequence[str], seconds: float) -> list[Any] | None:
+        """The values announced under all these names, after waiting up to ``seconds``; None if one is missing."""
+        try:
+            self._store.wait(list(names), timedelta(seconds=seconds))
+        except Exception:  # the type of a timeout differs from store to store
+            return None
+        return [json.loads(one) for one in self._store.multi_get(list(names))]
+
+    def withdraw(self, name: str) -> None:
+        """Announce a value no more."""
+        self._store.delete_key(name)
+
     def is_full(self) -> bool:
         """Whether `MAX_UNREAD` messages of this rank are unread, so that the next one has to wait."""
         return self._sent >= MAX_UNREAD and bool(self._store.check([f"{self.rank}/{self._sent - MAX_UNREAD}"]))

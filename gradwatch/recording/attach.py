@@ -25,7 +25,7 @@ from gradwatch.errors import BadArgument, NoParameters, ShardedParameters
 from gradwatch.measure import copies_behind, is_on_host
 from gradwatch.record import KINDS, STATS, Event, StepRecord
 from gradwatch.recording import lifecycle
-from gradwatch.recording.capture.recorder import StepCapture
+from gradwatch.recording.capture.recorder import StepCapture, capture_team
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.hyperparameters import Config, settings_text
@@ -309,9 +309,13 @@ def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:
 
 
 def _step_capture(run: Path, options: RecordingOptions) -> StepCapture | None:
-    """What keeps bad steps; rank 0 does."""
-    is_first = options.ranks == "own" or rank_and_world_size()[0] == 0
-    return StepCapture(run, options.capture) if options.capture is not None and is_first else None
+    """What keeps bad steps, in every rank."""
+    if options.capture is None:
+        return None
+    rank, ranks = (0, 1) if options.ranks == "own" else rank_and_world_size()
+    # With every > 1 a rank may measure other steps than rank 0, which then keeps its part alone.
+    team = capture_team(rank, ranks) if options.every == 1 else None
+    return StepCapture(run, options.capture, team) if rank == 0 or team is not None else None
 
 
 # ------------------------------------------------------------------------------------- the sink

@@ -406,7 +406,8 @@ def open_loop(
     """Begin to record an optimizer into the sink."""
     beginning = sink.begin(name, class_of(optimizer), settings_of(optimizer), options.first_step)
     if not beginning.is_recorded:
-        options = options.unrecorded(is_measured=policy is not None or options.skip_nonfinite)
+        acts = policy is not None or options.skip_nonfinite or options.capture is not None
+        options = options.unrecorded(is_measured=acts)
     tracker = StepTracker(name, model, optimizer, options, sink, beginning)
     gate = UpdateGate(
         optimizer,

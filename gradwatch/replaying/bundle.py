@@ -1,6 +1,7 @@
 """A capture with its replay in one file that can be attached to an issue.
 
-The file is a ZIP archive with the folder ``capture/``, ``replay.json`` and ``versions.json``. Unpacking takes files of
+The file is a ZIP archive with the folder ``capture/``, those of other ranks (``capture-rank1/``), ``replay.json`` and
+``versions.json``. Unpacking takes files of
 these names only, writes them below the folder it is given, and stops at a size.
 """
 
@@ -12,12 +13,16 @@ import zipfile
 from pathlib import Path
 
 from gradwatch.analysis.replays.result import FILE_NAME, Replay
+from gradwatch.capture import part_folders
 from gradwatch.errors import CannotReplay
 
 MOST_BYTES = 64 * 2**30
-MOST_FILES = 64
+MOST_FILES = 4096
 _CHUNK = 2**20
-_NAME = re.compile(r"capture/([A-Za-z0-9][A-Za-z0-9_-]{0,63}\.(?:json|safetensors))|(replay\.json|versions\.json)")
+_NAME = re.compile(
+    r"capture(?:-rank[1-9][0-9]{0,5})?/([A-Za-z0-9][A-Za-z0-9_-]{0,63}\.(?:json|safetensors))"
+    r"|(replay\.json|versions\.json)"
+)
 
 
 def write_bundle(replay: Replay, capture: Path, file: Path) -> int:
@@ -29,8 +34,8 @@ def write_bundle(replay: Replay, capture: Path, file: Path) -> int:
     new = file.with_name(f".{file.name}.new")
     try:
         with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for path in sorted(capture.iterdir()):
-                name = f"capture/{path.name}"
+            for path in [one for part in part_folders(capture).values() for one in sorted(part.iterdir())]:
+                name = f"{_place(path.parent, capture)}/{path.name}"
                 if _NAME.fullmatch(name) and path.name != FILE_NAME and path.is_file() and not path.is_symlink():
                     archive.write(path, name)
             if (capture / FILE_NAME).is_file():
@@ -41,6 +46,11 @@ def write_bundle(replay: Replay, capture: Path, file: Path) -> int:
         new.unlink(missing_ok=True)
         raise CannotReplay(f"{str(file)!r} can't be written: {error}.") from error
     return file.stat().st_size
+
+
+def _place(part: Path, capture: Path) -> str:
+    """The folder of one rank's part in the file; the part that was named is the first of them."""
+    return "capture" if part == capture else f"capture-rank{part.name.rpartition('-rank')[2]}"
 
 
 def unpack(file: Path, folder: Path, most_bytes: int = MOST_BYTES) -> Path:

@@ -17,6 +17,7 @@ from gradwatch.capture.nested import differentiable, map_tensors, tensors_in
 from gradwatch.capture.random_state import set_random_state, take_random_state
 from gradwatch.capture.record import Capture, Forward, Group
 from gradwatch.errors import CannotReplay
+from gradwatch.measure import is_sharded
 from gradwatch.replaying.batch import repacked
 from gradwatch.replaying.trace import Trace, Tracer, tracing
 
@@ -67,6 +68,8 @@ class Player:
         self.model = model
         self.capture = capture
         self.scale = 1.0 if capture.loss_scale is None else 1.0 / capture.loss_scale
+        if capture.reduction == "mean":
+            self.scale /= capture.ranks
         self._captured_on = {device.split(":")[0] for device in capture.devices}
         self._parameters = dict(model.named_parameters())
         self._device = next((one.device for one in self._parameters.values()), torch.device("cpu"))
@@ -218,6 +221,11 @@ def prepared(model: nn.Module, capture: Capture) -> Iterator[Player]:
     Raises:
         CannotReplay: the model has other parameters than the captured one.
     """
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        raise CannotReplay(
+            "The model's parameters are sharded over processes. Give the model as it is before fully_shard:"
+            " a replay is made by one process, with whole parameters."
+        )
     if capture.weights:
         check_same(model, capture)
     before = take_random_state({parameter.device for parameter in model.parameters() if parameter.is_cuda})

@@ -76,10 +76,10 @@ def read_capture(folder: Path) -> Capture:
     Raises:
         CannotReplay: there is none that can be read.
     """
-    from gradwatch.capture import read
+    from gradwatch.capture import read_all
 
     try:
-        return read(folder)
+        return read_all(folder)
     except GradwatchError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -136,7 +136,8 @@ def part_of(capture: Capture, root: str) -> Capture:
                     training={"": forward.training.get("", True)} | within(forward.training),
                 )
                 for forward in group.forwards
-            )
+            ),
+            rank=group.rank,
         )
         for group in capture.groups
     )
@@ -196,6 +197,8 @@ def _base(capture: Capture) -> Replay:
         why=capture.why,
         kept=dict(capture.kept),
         not_kept=capture.not_kept,
+        ranks=capture.ranks,
+        parts=capture.parts or (capture.rank,),
         captured_norm=total_norm(capture.gradients.values()) if capture.gradients else capture.total_norm,
         environment=environment(),
         unknown=() if capture.weights else ("the weights were not kept: the model's own were used",),
@@ -218,7 +221,7 @@ def environment() -> dict[str, str]:
 def _with_recurrence(base: Replay, capture: Capture, played: Played, compared: Comparison) -> Replay:
     unknown = base.unknown
     if compared.recurs is None:
-        unknown = (*unknown, "whether it happens again: the gradients were not kept")
+        unknown = (*unknown, f"whether it happens again: {_why_not_compared(capture)}")
     notes: tuple[str, ...] = ()
     versions = [
         f"{name} {capture.versions[name]} then, {now} now"
@@ -236,6 +239,16 @@ def _with_recurrence(base: Replay, capture: Capture, played: Played, compared: C
         replayed_norm=played.total_norm,
         unknown=unknown,
         notes=notes,
+    )
+
+
+def _why_not_compared(capture: Capture) -> str:
+    missing = sorted(set(range(capture.ranks)) - set(capture.parts))
+    if capture.reduction is None or not missing or not capture.parts:
+        return "the gradients were not kept"
+    return (
+        f"the gradients are the mean over {capture.ranks} ranks, and of rank {', '.join(map(str, missing))} no capture"
+        " is here; what follows is of the others"
     )
 
 
@@ -342,6 +355,7 @@ def _like(output: Tensor, kept: Tensor | None) -> Tensor | None:
 def _row_findings(player: Player, rows: Rows, *, of_loss: bool) -> tuple[RowFinding, ...]:
     found = []
     described = 0
+    ranks = [group.rank for group in player.capture.groups for _ in group.forwards]
     for part in rows.parts:
         batch = rows.batches[part.micro_batch]
         odd: tuple[str, ...] = ()
@@ -351,7 +365,8 @@ def _row_findings(player: Player, rows: Rows, *, of_loss: bool) -> tuple[RowFind
         found.append(
             RowFinding(
                 row=part.row,
-                micro_batch=part.micro_batch,
+                micro_batch=part.micro_batch - ranks.index(ranks[part.micro_batch]),
+                rank=ranks[part.micro_batch],
                 norm=part.norm,
                 share=part.share,
                 norm_without=part.norm_without,

@@ -351,7 +351,7 @@ def _replaced(
             return None
         new[micro_batch] = replace_rows(forwards[micro_batch], batch, rows, donors)
     each = iter(new)
-    return tuple(Group(forwards=tuple(next(each) for _ in group.forwards)) for group in groups)
+    return tuple(Group(forwards=tuple(next(each) for _ in group.forwards), rank=group.rank) for group in groups)
 
 
 def _norm_without_suspects(search: _Search, parts: Sequence[Part]) -> float | None:

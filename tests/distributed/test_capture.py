@@ -1,5 +1,7 @@
-"""Captures under torchrun: training stays equal bit for bit, and the first rank keeps its own part."""
+"""Captures under torchrun: training stays equal bit for bit, each rank keeps its part, one process replays all."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -7,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradwatch.capture import differentiable, list_captures, read, set_random_state
+import gradwatch
+from gradwatch.capture import list_captures, part_folders, read, read_all
 
 SCRIPT = """
 import sys
@@ -22,26 +25,28 @@ folder, kind, capture = sys.argv[1], sys.argv[2], sys.argv[3] == "capture"
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2))
+model = nn.Sequential(nn.Linear(3, 7), nn.BatchNorm1d(7), nn.Dropout(0.2), nn.Linear(7, 2))
 if kind == "ddp":
     model = DistributedDataParallel(model)
-elif kind == "sharded":
-    model = fully_shard(nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)))
+elif kind == "fully_shard":
+    model = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Dropout(0.2), nn.Linear(7, 2))
+    fully_shard(model[0])
+    model = fully_shard(model)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 torch.manual_seed(rank)
 with gradwatch.attach(model, optimizer, folder + "/run", capture=capture):
-    for step in range(5):
+    for step in range(40):
         optimizer.zero_grad()
-        x = torch.randn(8, 3)
-        loss = model(x).square().mean()
-        if step == 4:
-            loss = loss * float("inf")
-        loss.backward()
+        for micro_batch in range(2):
+            weight = torch.ones(8, 1)
+            if step == 39 and rank == 1 and micro_batch == 1:
+                weight[5] = 1e4
+            (model(torch.randn(8, 3)).square() * weight).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if step == 4:
+        if step == 39:
             break  # measured at the clip call; the update is left out, so that the weights can be compared
         optimizer.step()
-state = {name: one.full_tensor() if kind == "sharded" else one for name, one in model.state_dict().items()}
+state = {name: one.full_tensor() if kind == "fully_shard" else one for name, one in model.state_dict().items()}
 if rank == 0:
     torch.save(state, folder + "/weights.pt")
 dist.destroy_process_group()
@@ -59,25 +64,47 @@ def trained(folder, kind, capture):
     return torch.load(folder / "weights.pt"), done.stderr
 
 
+def model_of(kind):
+    if kind == "ddp":
+        return nn.Sequential(nn.Linear(3, 7), nn.BatchNorm1d(7), nn.Dropout(0.2), nn.Linear(7, 2))
+    return nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Dropout(0.2), nn.Linear(7, 2))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "sharded"])
-def test_a_training_of_two_processes_stays_as_it_is(kind, tmp_path):
+@pytest.mark.parametrize("kind", ["ddp", "fully_shard"])
+def test_each_rank_keeps_its_part_and_one_process_replays_all(kind, tmp_path):
     bare, _ = trained(tmp_path / "bare", kind, "not")
     kept, said = trained(tmp_path / "kept", kind, "capture")
     assert all(torch.equal(bare[name], kept[name]) for name in bare)
-    captures = list_captures(tmp_path / "kept" / "run")
-    if kind == "sharded":
-        assert captures == []
-        assert said.count("not-captured") == 1
-        return
-    (info,) = captures
-    capture = read(info.folder)
-    assert (info.step, info.why, capture.ranks, capture.model) == (4, "nonfinite", 2, "Sequential")
-    assert "other processes" in capture.not_kept[0]
-    (forward,) = capture.groups[0].forwards
-    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2))
-    model.load_state_dict({**capture.weights, **forward.buffers})
-    set_random_state(forward.random_state)
-    (output,) = differentiable(model(*forward.args, **forward.kwargs))
-    output.backward(forward.output_gradients[0])
-    assert not torch.isfinite(model[0].weight.grad).all()
+    assert said.count("step-captured") == 1
+    (info,) = list_captures(tmp_path / "kept" / "run")
+    assert (info.step, info.ranks, info.parts) == (39, 2, (0, 1))
+    assert [path.name for path in part_folders(info.folder).values()] == ["step-000039", "step-000039-rank1"]
+    whole = read_all(info.folder)
+    assert (whole.parts, whole.not_kept, [group.rank for group in whole.groups]) == ((0, 1), (), [0, 0, 1, 1])
+    stored = {name.removeprefix("module."): one for name, one in kept.items()}
+    assert all(torch.equal(whole.weights[name], stored[name]) for name in whole.weights)
+
+    found = gradwatch.replay(info.folder, model_of(kind))
+    assert found.recurs in ("bitwise", "close")
+    assert [(row.row, row.micro_batch, row.rank) for row in found.suspects] == [(5, 1, 1)]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gradwatch", "replay", "run", "--json", "train.py", ".", kind, "capture"],
+        cwd=tmp_path / "kept",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["recurs"], told["ranks"], told["parts"]) == (found.recurs, 2, [0, 1])
+    assert told["rows"][0]["rank"] == 1
+
+    shutil.rmtree(part_folders(info.folder)[1])
+    alone = gradwatch.replay(info.folder, model_of(kind))
+    assert alone.recurs is None
+    assert alone.parts == (0,)
+    assert any("of rank 1 no capture" in one or "can't be replayed" in one for one in alone.unknown)
+    assert read(info.folder).replayable
+    assert read_all(info.folder).replayable == (kind == "ddp")

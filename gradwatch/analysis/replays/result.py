@@ -56,7 +56,8 @@ class RowFinding:
 
     Attributes:
         row: its index along the batch dimension, counted from 0.
-        micro_batch: the forward that it is of, counted from 0.
+        micro_batch: the forward of its process that it is of, counted from 0.
+        rank: the process whose micro-batch it is in.
         norm: L2 norm of its part of the gradient; NaN or infinite if that part is.
         share: its part of the squared norm, ``<g_row, g> / |g|^2``; None if the gradient is not finite.
         norm_without: the total norm without this row, or without all rows that stand out if it is one of several
@@ -67,6 +68,7 @@ class RowFinding:
 
     row: int
     micro_batch: int = 0
+    rank: int = 0
     norm: float
     share: float | None = None
     norm_without: float | None = None
@@ -89,6 +91,8 @@ class Replay:
     Attributes:
         run, step, optimizer, why: of the capture.
         kept, not_kept: of the capture.
+        ranks: how many processes trained.
+        parts: those of them whose captures were replayed.
         captured_norm: L2 norm over the gradients of the training, before clipping.
         replayed_norm: L2 norm over the gradients of the replay.
         recurs: None if it can't be told.
@@ -112,6 +116,8 @@ class Replay:
     why: str
     kept: Mapping[str, object] = field(default_factory=dict)
     not_kept: tuple[str, ...] = ()
+    ranks: int = 1
+    parts: tuple[int, ...] = (0,)
     captured_norm: float | None = None
     replayed_norm: float | None = None
     recurs: Recurrence | None = None
@@ -182,6 +188,8 @@ def replay_from(data: Mapping[str, Any]) -> Replay:
         "rows_mix": _text(given.get("rows_mix")),
         "rows_spread": bool(given.get("rows_spread")),
         "micro_batches": int(given.get("micro_batches") or 1),
+        "ranks": int(given.get("ranks") or 1),
+        "parts": tuple(int(one) for one in given.get("parts") or (0,)),
     }
     made |= {name: _number(given.get(name)) for name in ("captured_norm", "replayed_norm", "max_ulp", "unexplained")}
     made |= {name: _whole(given.get(name)) for name in ("batch_dimension", "batch_size")}
@@ -207,6 +215,7 @@ def _row(data: Mapping[str, Any]) -> RowFinding:
     return RowFinding(
         row=int(data["row"]),
         micro_batch=int(data.get("micro_batch") or 0),
+        rank=int(data.get("rank") or 0),
         norm=_number(data["norm"]) or 0.0,
         share=_number(data.get("share")),
         norm_without=_number(data.get("norm_without")),

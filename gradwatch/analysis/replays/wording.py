@@ -21,6 +21,8 @@ class Answer:
 def answers(replay: Replay) -> tuple[Answer, ...]:
     """Every answer, in the order in which they are asked."""
     found = [_again(replay), *_began(replay), *_which_rows(replay)]
+    if replay.ranks > 1:
+        found.insert(1, _whose(replay))
     found += [Answer(f"row {row.row}", "; ".join(row.odd)) for row in replay.suspects if row.odd]
     if replay.helps:
         told = [f"{one.change}: {_norm(one.total_norm)}" for one in replay.helps]
@@ -77,6 +79,15 @@ def _again(replay: Replay) -> Answer:
     return Answer("happens again", text, replay.recurs is not None)
 
 
+def _whose(replay: Replay) -> Answer:
+    missing = [str(rank) for rank in range(replay.ranks) if rank not in replay.parts]
+    if not missing:
+        return Answer("ranks", f"the captures of all {replay.ranks} ranks were replayed in one process")
+    there = ", ".join(map(str, replay.parts))
+    told = f"of {replay.ranks}, the captures of {there} were replayed; of {', '.join(missing)} there is none"
+    return Answer("ranks", told, False)
+
+
 def _began(replay: Replay) -> list[Answer]:
     if replay.origin is None:
         return [Answer("began in", "not known", False)]
@@ -119,7 +130,7 @@ def _which_rows(replay: Replay) -> list[Answer]:
     if not replay.rows and not replay.rows_spread:
         return []
     found = [Answer("rows", _row_names(replay) if replay.suspects else _spread(replay))]
-    found += [Answer("", _row_line(row, replay.micro_batches)) for row in replay.rows[:MOST_ROWS]]
+    found += [Answer("", _row_line(row, replay)) for row in replay.rows[:MOST_ROWS]]
     if replay.rows_mix is not None:
         found.append(Answer("", f"rows depend on each other from {replay.rows_mix or 'the model itself'} on"))
     return found
@@ -136,7 +147,9 @@ def _row_names(replay: Replay) -> str:
     rows = replay.suspects
     named = ", ".join(str(row.row) for row in rows)
     text = f"row{'s' if len(rows) > 1 else ''} {named} of {replay.batch_size}"
-    if replay.micro_batches > 1:
+    if replay.ranks > 1:
+        text += f" of rank {', '.join(dict.fromkeys(str(row.rank) for row in rows))}"
+    if replay.micro_batches > len(replay.parts):
         text += f" in micro-batch {', '.join(dict.fromkeys(str(row.micro_batch) for row in rows))}"
     shares = [row.share for row in rows if row.share is not None]
     if len(shares) == len(rows):
@@ -145,8 +158,12 @@ def _row_names(replay: Replay) -> str:
     return text
 
 
-def _row_line(row: RowFinding, micro_batches: int) -> str:
-    where = f"row {row.row}" + (f" of micro-batch {row.micro_batch}" if micro_batches > 1 else "")
+def _row_line(row: RowFinding, replay: Replay) -> str:
+    where = f"row {row.row}"
+    if replay.micro_batches > len(replay.parts):
+        where += f" of micro-batch {row.micro_batch}"
+    if replay.ranks > 1:
+        where += f" of rank {row.rank}"
     text = f"{where}: norm {_norm(row.norm)}"
     if row.share is not None:
         text += f", share {share(row.share)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,16 +125,18 @@ def _stored(folder: Path) -> Replay:
 
 
 def _replayed(folder: Path, script: list[str], options: Options) -> Replay:
-    from gradwatch.capture import classes_in, read
+    from gradwatch.capture import classes_in, read_all
     from gradwatch.replaying.replay import replay as replay_capture
     from gradwatch.script.capture_model import assembled, find_model
+    from gradwatch.script.one_process import alone
 
     program, _ = prepare(script, None, options.module)
-    about = read(folder)
+    about = read_all(folder)
     parts = _parts(about)
-    called = find_model(program, list(parts.values()), quiet=options.json)
+    with alone() if about.ranks > 1 else nullcontext():
+        called = find_model(program, list(parts.values()), quiet=options.json)
     model = called.model if len(parts) == 1 else assembled(parts)
-    capture = read(folder, classes=classes_in((called.args, called.kwargs)))
+    capture = read_all(folder, classes=classes_in((called.args, called.kwargs)))
     found = replay_capture(capture, model, (called.args, called.kwargs), write=False, threshold=_threshold(folder))
     try:
         write_replay(found, folder)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 import gradwatch
-from gradwatch.capture import Capture, CaptureOptions, Group, Why, capture_folders, tensors_in, write
+from gradwatch.capture import Capture, CaptureOptions, Group, Why, capture_folders, part_folders, tensors_in
 from gradwatch.capture.listing import FOLDER
+from gradwatch.distributed import rank_and_world_size
+from gradwatch.measure import local
 from gradwatch.recording.capture.forwards import unwrapped
 from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.passes import HeldBackward, bytes_of
+from gradwatch.recording.capture.team import Parallel, computing_type, shard_of
 from gradwatch.recording.parameters import named_parameters
 
 if TYPE_CHECKING:
@@ -32,17 +36,32 @@ class NoRoom(Exception):
     """The capture would exceed a budget."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What was known of a bad step before its update.
+
+    Attributes:
+        why: the reason to keep it.
+        total_norm: L2 norm over all gradients, unscaled.
+        limit: the norm above which it is bad; None if too few are known.
+        loss_scale: of a GradScaler; None without one.
+        is_unscaled: whether the gradients were divided by the scale.
+    """
+
+    why: Why
+    total_norm: float
+    limit: float | None
+    loss_scale: float | None = None
+    is_unscaled: bool = True
+
+
 def make_capture(
     ledger: Ledger,
     gradients: Sequence[Tensor | None],
     options: CaptureOptions,
     *,
     run: Path,
-    why: Why,
-    total_norm: float,
-    limit: float | None,
-    loss_scale: float | None,
-    is_unscaled: bool,
+    judged: Judged,
 ) -> Capture:
     """Everything that is held of the step that is pending, and what is to be kept beside it."""
     tracker = ledger.tracker
@@ -50,33 +69,37 @@ def make_capture(
     base = None if model is None else unwrapped(model)
     named = {} if model is None else dict(named_parameters(model))
     groups = [_group(one) for one in ledger.passes]
-    faults = _why_not_replayable(ledger, is_unscaled=is_unscaled)
-    notes = []
-    if _world_size() > 1:
-        notes.append("the inputs of the other processes; the gradients are those after the reduction over all")
+    faults = _why_not_replayable(ledger, is_unscaled=judged.is_unscaled)
+    rank, ranks = rank_and_world_size()
+    parallel = ledger.parallel
+    has_tensors = options.weights and (rank == 0 or parallel != "ddp")  # the weights of all copies are equal
+    notes = [] if model is None else _of_several(model, ranks, parallel)
     return Capture(
         run=str(run),
         step=tracker.step,
         optimizer=tracker.name,
-        why=why,
+        why=judged.why,
         groups=tuple(groups),
-        weights={name: one.detach() for name, one in named.items()} if options.weights else {},
-        gradients=_by_name(tracker, gradients) if options.weights else {},
+        weights={name: local(one.detach()) for name, one in named.items()} if has_tensors else {},
+        gradients=_by_name(tracker, gradients) if has_tensors else {},
         frozen=_frozen(named),
         model="" if base is None else type(base).__name__,
         root=_root_of(groups),
         versions=_versions(),
         devices=_devices_of(named),
         settings=_settings(),
-        total_norm=total_norm,
-        limit=limit if why != "nonfinite" else None,
-        loss_scale=loss_scale,
-        ranks=_world_size(),
+        total_norm=judged.total_norm,
+        limit=judged.limit if judged.why != "nonfinite" else None,
+        loss_scale=judged.loss_scale,
+        rank=rank,
+        ranks=ranks,
+        reduction=None if parallel is None else "mean",
+        shards={name: shard for name, one in named.items() if (shard := shard_of(one)) is not None},
         is_compiled=_is_compiled(model),
         kept={
             "forwards": sum(len(group.forwards) for group in groups),
-            "weights": options.weights,
-            "gradients": options.weights,
+            "weights": has_tensors,
+            "gradients": has_tensors,
             "optimizer_state": False,
         },
         not_kept=tuple(dict.fromkeys([*faults, *notes])),
@@ -85,34 +108,61 @@ def make_capture(
     )
 
 
-def keep(capture: Capture, run: Path, options: CaptureOptions) -> Path:
-    """Write a capture into the run; return its folder.
+def place_for(capture: Capture, run: Path, options: CaptureOptions) -> Path:
+    """The folder for a capture, which does not exist yet, if there is room for the parts of all ranks.
 
     Raises:
         NoRoom: a budget does not allow it.
-        OSError: it can't be written.
+        OSError: the disk can't be asked.
     """
     folders = capture_folders(run)
     if len(folders) >= options.most:
         raise NoRoom(f"the run has {len(folders)} captures already")
-    size = size_of(capture)
-    there = sum(one.stat().st_size for folder in folders for one in folder.iterdir() if one.is_file())
+    size = size_of(capture) * capture.ranks if capture.shards else size_of(capture)
+    if capture.reduction is not None and not capture.shards:
+        size += (capture.ranks - 1) * size_of_forwards(capture)
+    parts = [part for folder in folders for part in part_folders(folder).values()]
+    there = sum(one.stat().st_size for part in parts for one in part.iterdir() if one.is_file())
     if there + size > options.max_bytes:
         raise NoRoom(f"it takes {size:,} bytes, and of max_bytes={options.max_bytes:,} {there:,} are taken")
-    free = shutil.disk_usage(run).free
+    check_disk(capture, run, options)
+    return _folder(run, capture)
+
+
+def check_disk(capture: Capture, run: Path, options: CaptureOptions) -> None:
+    """See that the disk has room for this process's part.
+
+    Raises:
+        NoRoom: it has not.
+        OSError: the disk can't be asked.
+    """
+    size, there = size_of(capture), next(one for one in (run, *run.absolute().parents) if one.exists())
+    free = shutil.disk_usage(there).free
     if free - size < options.min_free_bytes:
         raise NoRoom(f"it takes {size:,} bytes, and of the {free:,} that are free {options.min_free_bytes:,} are left")
-    return write(capture, _folder(run, capture))
 
 
 def size_of(capture: Capture) -> int:
     """The tensors of a capture in bytes, about as the files will have them."""
-    parts = [*capture.weights.values(), *capture.gradients.values()]
+    return _bytes_of_all([*capture.weights.values(), *capture.gradients.values(), *_tensors_of_forwards(capture)])
+
+
+def size_of_forwards(capture: Capture) -> int:
+    """The tensors of a capture in bytes without weights and gradients."""
+    return _bytes_of_all(_tensors_of_forwards(capture))
+
+
+def _bytes_of_all(tensors: Sequence[Tensor]) -> int:
+    return sum(bytes_of(one) for one in {id(one): one for one in tensors}.values())
+
+
+def _tensors_of_forwards(capture: Capture) -> list[Tensor]:
+    parts: list[Tensor] = []
     for group in capture.groups:
         for forward in group.forwards:
             parts += [*forward.buffers.values(), *(one for one in forward.output_gradients if one is not None)]
             parts += tensors_in([list(forward.args), dict(forward.kwargs)])
-    return sum(bytes_of(one) for one in {id(one): one for one in parts}.values())
+    return parts
 
 
 def _folder(run: Path, capture: Capture) -> Path:
@@ -172,7 +222,7 @@ def _devices_of(named: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 def _by_name(tracker: StepTracker, gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
     infos = tracker.infos
-    return {infos[at].name: one.detach() for at, one in enumerate(gradients) if one is not None}
+    return {infos[at].name: local(one.detach()) for at, one in enumerate(gradients) if one is not None}
 
 
 def _is_compiled(model: nn.Module | None) -> bool:
@@ -181,9 +231,17 @@ def _is_compiled(model: nn.Module | None) -> bool:
     )
 
 
-def _world_size() -> int:
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+def _of_several(model: nn.Module, ranks: int, parallel: Parallel | None) -> list[str]:
+    """What can't be the same in a replay by one process."""
+    if ranks < 2:
+        return []
+    if parallel is None:
+        return ["the inputs of the other processes, of which it is not known how their gradients were put together"]
+    kind = computing_type(model)
+    found = [] if kind is None else [f"fully_shard computed in {kind}, and a replay in the type of the weights"]
+    if any(isinstance(one, nn.SyncBatchNorm) for one in model.modules()):
+        found.append("SyncBatchNorm took its statistics over all ranks, and a replay takes them of each rank")
+    return found
 
 
 def _versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradwatch.recording.capture.forwards import ForwardTap
 from gradwatch.recording.capture.passes import HeldBackward
 from gradwatch.recording.capture.rule import CaptureRule
+from gradwatch.recording.capture.team import Parallel
 from gradwatch.recording.tracker import StepTracker
 
 
@@ -17,10 +18,14 @@ class Ledger:
         rule: judges its steps.
         passes: each call of backward that reached a gradient, with the forwards it consumed.
         faults: why a replay of them would not be exact.
+        parallel: how several processes train the model; None if one does, or in a way that is not known.
+        judged: how many steps were judged.
     """
 
-    def __init__(self, tracker: StepTracker, tap: ForwardTap, max_bytes: int) -> None:
+    def __init__(self, tracker: StepTracker, tap: ForwardTap, max_bytes: int, parallel: Parallel | None = None) -> None:
         self.tracker, self.tap = tracker, tap
+        self.parallel = parallel
+        self.judged = 0
         self.rule = CaptureRule()
         self.passes: list[HeldBackward] = []
         self.faults: list[str] = []
@@ -28,6 +33,11 @@ class Ledger:
         self._held_bytes = 0
         self._is_stepped = False
         self._backwards = 0
+
+    @property
+    def moment(self) -> str:
+        """A name of the step that is judged; the same in every process."""
+        return f"{self.tracker.name}/{self.judged}"
 
     def before_backward(self) -> None:
         self._backwards = self.tracker.gradients.backwards

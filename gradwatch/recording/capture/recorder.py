@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.capture import CaptureOptions, Why, capture_folders
+from gradwatch.capture import CaptureOptions
 from gradwatch.measure import Measurement, is_sharded, measure
 from gradwatch.record import total
 from gradwatch.recording.capture.forwards import ForwardTap
-from gradwatch.recording.capture.keeping import NoRoom, keep, make_capture
+from gradwatch.recording.capture.keeper import Keeper
+from gradwatch.recording.capture.keeping import Judged
 from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.passes import HeldBackward, HeldForward
+from gradwatch.recording.capture.team import CaptureTeam, Parallel, copies_of, parallel_kind
 from gradwatch.recording.hooks import (
     listen_to_backward,
     listen_to_closures,
@@ -63,9 +65,10 @@ class StepCapture:
         is_closed: nothing is held or kept any more.
     """
 
-    def __init__(self, run: Path, options: CaptureOptions) -> None:
+    def __init__(self, run: Path, options: CaptureOptions, team: CaptureTeam | None = None) -> None:
         self.is_closed = False
-        self._run, self._options = run, options
+        self._run, self._options, self._team = run, options, team
+        self._keeper = Keeper(run, options, team)
         self._process = os.getpid()
         self._thread = threading.get_ident()  # that trains
         self._taps: dict[int, ForwardTap] = {}
@@ -89,18 +92,23 @@ class StepCapture:
     def add(self, loop: Loop) -> None:
         """Capture the steps of one more optimizer."""
         model = loop.tracker.parameters.model
+        parallel = None if self._team is None or model is None else parallel_kind(model)
         if loop.steps_within_backward:
             self._say("optimizers that step within the backward leave no gradient to keep")
-        elif model is None or any(p is not None and is_sharded(p) for p in loop.tracker.parameters.parameters):
-            self._say("the parameters are sharded, and captures of parts of parameters are not made yet")
-        else:
-            self._add(loop, model)
+        elif model is None or (parallel is None and _holds_parts(loop.tracker)):
+            self._say("the parameters are sharded by something else than fully_shard alone over all ranks")
+        elif self._rank == 0 or parallel is not None:
+            self._add(loop, model, parallel)
 
-    def _add(self, loop: Loop, model: nn.Module) -> None:
+    @property
+    def _rank(self) -> int:
+        return 0 if self._team is None else self._team.rank
+
+    def _add(self, loop: Loop, model: nn.Module, parallel: Parallel | None) -> None:
         tap = self._taps.get(id(model))
         if tap is None:
             tap = self._taps[id(model)] = ForwardTap(model, self.arrived, self.fail)
-        ledger = self._ledgers[id(loop.tracker)] = Ledger(loop.tracker, tap, self._options.max_held_bytes)
+        ledger = self._ledgers[id(loop.tracker)] = Ledger(loop.tracker, tap, self._options.max_held_bytes, parallel)
         loop.tracker.on_measured = self.measured
         for optimizer in loop.optimizers:
             self._by_optimizer[id(optimizer)] = ledger
@@ -138,10 +146,14 @@ class StepCapture:
         """Something went wrong in here."""
         logger.debug("while capturing", exc_info=error)
         if not self.is_closed:
-            self._say(f"{type(error).__name__}: {error}")
+            self._warn(f"{type(error).__name__}: {error}")
             self.close()
 
     def _say(self, why: str) -> None:
+        if self._rank == 0:  # one line, not one for each rank
+            self._warn(why)
+
+    def _warn(self, why: str) -> None:
         logger.warning("gradwatch captures no step of %r: %s (not-captured)", str(self._run), why)
 
     # ------------------------------------------------------------------------------ what hooks call
@@ -230,59 +242,55 @@ class StepCapture:
         ledger = self._ledgers.get(id(tracker))
         if ledger is None or not measured.parts or os.getpid() != self._process:
             return
+        ledger.judged += 1
         scale, is_unscaled = self._scales.get(id(ledger), (None, True))
-        norm = _total_norm(measured)
+        norm = self._norm_over_ranks(ledger, _total_norm(measured))
         if scale is not None and not is_unscaled:
             norm /= float(scale)
-        if scale is not None and not math.isfinite(norm) and self._is_scalers(scale):
+        if scale is not None and not math.isfinite(norm) and self._is_scalers(ledger, scale):
             return
         limit = ledger.rule.limit
         why = ledger.rule.judge(norm)
-        if why is not None and self._may_keep(why):
-            self._keep(ledger, gradients, why, norm, limit, None if scale is None else float(scale), is_unscaled)
-
-    def _is_scalers(self, scale: Tensor) -> bool:
-        """Whether a gradient that is not finite is the affair of a GradScaler, which skips it and lowers its scale."""
-        return float(scale) > 1 and all(bool(torch.isfinite(loss).all()) for loss in self._losses)
-
-    def _may_keep(self, why: Why) -> bool:
-        """Whether such a step is wanted and may still be kept; the last place is for one that is not finite."""
-        if why not in self._options.on:
-            return False
-        reserved = why != "nonfinite" and "nonfinite" in self._options.on and self._options.most > 1
-        return len(capture_folders(self._run)) < self._options.most - reserved
-
-    def _keep(
-        self,
-        ledger: Ledger,
-        gradients: Sequence[Tensor | None],
-        why: Why,
-        norm: float,
-        limit: float | None,
-        scale: float | None,
-        is_unscaled: bool,
-    ) -> None:
-        step = ledger.tracker.step
-        try:
-            capture = make_capture(
-                ledger,
-                gradients,
-                self._options,
-                run=self._run,
-                why=why,
-                total_norm=norm,
-                limit=limit,
-                loss_scale=scale,
-                is_unscaled=is_unscaled,
-            )
-            folder = keep(capture, self._run, self._options)
-        except (NoRoom, OSError) as error:
-            logger.warning("gradwatch did not capture step %d (%s): %s (not-captured)", step, why, error)
+        if why is None or why not in self._options.on:
             return
-        but = "" if capture.replayable else f"; it can't be replayed: {'; '.join(capture.not_kept)}"
-        logger.warning(
-            "gradwatch kept step %d (%s, total norm %.3g) in %r%s (step-captured)", step, why, norm, str(folder), but
+        judged = Judged(
+            why=why,
+            total_norm=norm,
+            limit=limit,
+            loss_scale=None if scale is None else float(scale),
+            is_unscaled=is_unscaled,
         )
+        self._keeper.keep(ledger, gradients, judged)
+
+    def _norm_over_ranks(self, ledger: Ledger, norm: float) -> float:
+        """The norm of the whole gradient, of which this process may hold a part."""
+        if self._team is None or ledger.parallel != "fully_shard":
+            return norm
+        return self._team.total(ledger.moment, norm, copies_of(ledger.tracker.parameters.parameters))
+
+    def _is_scalers(self, ledger: Ledger, scale: Tensor) -> bool:
+        """Whether a gradient that is not finite is the affair of a GradScaler, which skips it and lowers its scale."""
+        if float(scale) <= 1:
+            return False
+        is_finite = all(bool(torch.isfinite(loss).all()) for loss in self._losses)
+        if self._team is None or ledger.parallel is None:
+            return is_finite
+        return all(self._team.exchange("finite", ledger.moment, float(is_finite)))
+
+
+def capture_team(rank: int, ranks: int) -> CaptureTeam | None:
+    """The processes that train together; None if there is one, or if they can't hear each other."""
+    if ranks < 2:
+        return None
+    try:
+        return CaptureTeam(rank, ranks)
+    except Exception as error:
+        logger.debug("no store for captures of several ranks", exc_info=error)
+        return None
+
+
+def _holds_parts(tracker: StepTracker) -> bool:
+    return any(one is not None and is_sharded(one) for one in tracker.parameters.parameters)
 
 
 def _total_norm(measured: Measurement) -> float:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradwatch.capture import CaptureOptions, list_captures, read
-from gradwatch.recording.capture.keeping import NoRoom, keep, make_capture, size_of
+from gradwatch.capture import CaptureOptions, list_captures, read, write
+from gradwatch.recording.capture.keeping import Judged, NoRoom, make_capture, place_for, size_of
 
 from .support import Heard
 
@@ -18,7 +18,11 @@ OPTIONS = CaptureOptions(min_free_bytes=0)
 def capture_of(heard, tmp_path, options=OPTIONS, **changed):
     gradients = [parameter.grad for parameter in heard.model.parameters()]
     known = {"why": "spike", "total_norm": 3.0, "limit": 2.0, "loss_scale": None, "is_unscaled": True} | changed
-    return make_capture(heard.ledger, gradients, options, run=tmp_path, **known)
+    return make_capture(heard.ledger, gradients, options, run=tmp_path, judged=Judged(**known))
+
+
+def keep(capture, run, options):
+    return write(capture, place_for(capture, run, options))
 
 
 def heard_once(value=1.0, model=None):
