@@ -57,7 +57,7 @@ class Database:
 
     def has(self, table: str, *columns: str) -> bool:
         """Whether a table is there with these columns."""
-        return set(columns) <= self.tables.get(table, set())
+        return table in self.tables and set(columns) <= self.tables[table]
 
     def _columns_of_each(self) -> dict[str, set[str]]:
         names = [name for (name,) in self._db.execute("select name from sqlite_master where type = 'table'")]
