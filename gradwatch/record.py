@@ -56,6 +56,9 @@ SAMPLED_STATS = ("moved", "momentum_cosine", "weight_cosine")
 UPDATE_STATS = ("update_norm", "weight_norm", "rms_ratio", "second_moment_norm")
 """The per-parameter statistics of the update as the optimizer computes it, in the order in which they are stored."""
 
+ACCUMULATION_STATS = ("micro_batches", "norm")
+"""The statistics of a gradient while it is accumulated, in the order in which they are stored."""
+
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the least to the gravest."""
 
@@ -254,6 +257,19 @@ class RankStats:
         return np.flatnonzero((self.nonfinite > 0) & (self.before_reduction == 1)).tolist()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AccumulationStats:
+    """The gradient of a step while it was accumulated over micro-batches: float32, one entry for each time it was read.
+
+    Attributes:
+        micro_batches: how many micro-batches the gradient held then.
+        norm: its total norm then, of the unscaled gradient before clipping.
+    """
+
+    micro_batches: Floats
+    norm: Floats
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
     """One attempt of one optimizer to update its weights.
@@ -284,6 +300,7 @@ class StepRecord:
     weights: WeightStats | None = field(default=None, repr=False)
     updates: UpdateStats | None = field(default=None, repr=False)
     ranks: RankStats | None = field(default=None, repr=False)  # of a distributed training
+    accumulation: AccumulationStats | None = field(default=None, repr=False)  # of several micro-batches
 
     @property
     def clipped(self) -> bool:

@@ -186,6 +186,10 @@ class StoreReader:
         part = Part(after=after, up_to=LARGEST if up_to is None else up_to, most=most)
         return self._blobs.table("rank", stat, optimizer, None, part)
 
+    def accumulation_table(self, stat: str, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of each row, (rows, 2), and one of `ACCUMULATION_STATS` each time it was read, (rows, times)."""
+        return self._steps.table("accumulation", stat, optimizer, None, Part())
+
     def records(self, optimizer: str, chunk: int = 500, *, after: int = 0) -> Iterator[StepRecord]:
         """The records of an optimizer in the order in which they were written, from the first id after ``after``.
 

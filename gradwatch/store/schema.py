@@ -4,7 +4,7 @@ Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.ori
 5 adds the table rank and event.rank. Newer stores of version 5 also have row_crc in every table, the table
 detector_state and the row "rows" of meta. They keep the number 5, because older versions of gradwatch can read them.
 6 adds the table optimizer_update, step.update_norm, step.weight_norm, and moved, momentum_cosine and weight_cosine
-of table weight. 7 adds the table digest.
+of table weight. 7 adds the table digest, 8 the table accumulation.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradwatch.record import RANK_STATS, SAMPLED_STATS, STATS, UPDATE_STATS, WEIGHT_STATS
+from gradwatch.record import ACCUMULATION_STATS, RANK_STATS, SAMPLED_STATS, STATS, UPDATE_STATS, WEIGHT_STATS
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 CRC_SINCE = 4  # the first version with crc
 RANKS_SINCE = 5  # the first version with the table rank
 ROW_CRC_SINCE = 5  # the first version in which newer stores have row_crc
 UPDATES_SINCE = 6  # the first version with the table optimizer_update; every store of it has row_crc
 DIGESTS_SINCE = 7  # the first version with the table digest
+ACCUMULATION_SINCE = 8  # the first version with the table accumulation
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -92,7 +93,7 @@ create table step (
     update_norm real,            -- L2 norm of the update that the optimizer computed; null: not computed
     weight_norm real,            -- L2 norm of the same weights before the step; null: not computed
     parts integer,               -- sum of the tables with a row of this id; null: not known
-                                 -- 1 layer, 2 weight, 4 rank, 8 optimizer_update
+                                 -- 1 layer, 2 weight, 4 rank, 8 optimizer_update, 16 accumulation
     crc integer,
     row_crc integer
 );
@@ -138,6 +139,15 @@ create table rank (
     differs_in blob not null,    -- position of the first of them
     before_reduction blob not null, -- 1: norm was taken before the reduction, 0: of the part the rank held
     crc blob,                    -- uint32 checksums of the five blobs
+    row_crc integer
+);
+create table accumulation (
+    -- The gradient of the step with the same id while it was accumulated over micro-batches. Blobs have a float32 for
+    -- each time it was read.
+    id integer primary key,
+    micro_batches blob not null, -- how many micro-batches the gradient held
+    norm blob not null,          -- its L2 norm then, unscaled and before clipping
+    crc blob,                    -- uint32 checksums of the two blobs
     row_crc integer
 );
 create table digest (
@@ -235,16 +245,23 @@ BLOBS = {
     "weight": (*WEIGHT_STATS, *SAMPLED_STATS),
     "rank": RANK_STATS,
     "optimizer_update": UPDATE_STATS,
+    "accumulation": ACCUMULATION_STATS,
 }
 """The tables of blobs, with the columns that are statistics."""
 
-FIELDS = {"layer": "layers", "weight": "weights", "rank": "ranks", "optimizer_update": "updates"}
+FIELDS = {
+    "layer": "layers",
+    "weight": "weights",
+    "rank": "ranks",
+    "optimizer_update": "updates",
+    "accumulation": "accumulation",
+}
 """The field of a `StepRecord` that each table of blobs holds."""
 
 OLDER_WIDTHS = {"weight": len(WEIGHT_STATS)}
 """How many blobs the checksums of a table counted before version 6, where that was another number."""
 
-PARTS = {"layer": 1, "weight": 2, "rank": 4, "optimizer_update": 8}
+PARTS = {"layer": 1, "weight": 2, "rank": 4, "optimizer_update": 8, "accumulation": 16}
 """The bit of step.parts that says that a table has a row of the step."""
 
 CRC_FROM = "sealed_from"
@@ -267,6 +284,14 @@ _ADDED = {
     **{("weight", name): 6 for name in SAMPLED_STATS},
 }
 """The version that added a column. Version 4 also added crc to the tables there were."""
+
+_TABLES_SINCE = {
+    "rank": RANKS_SINCE,
+    "optimizer_update": UPDATES_SINCE,
+    "digest": DIGESTS_SINCE,
+    "accumulation": ACCUMULATION_SINCE,
+}
+"""The version that added a table."""
 
 _DEFINITION = re.compile(r"create table (\w+) ?\((.*)\) ?(without rowid)?")
 
@@ -311,8 +336,7 @@ class Layout:
     def has_table(self, table: str) -> bool:
         if table == "detector_state":
             return self.has_row_crc
-        since = {"rank": RANKS_SINCE, "optimizer_update": UPDATES_SINCE, "digest": DIGESTS_SINCE}
-        return self.version >= since.get(table, 1)
+        return self.version >= _TABLES_SINCE.get(table, 1)
 
 
 CURRENT = Layout(version=SCHEMA_VERSION, has_row_crc=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gradwatch.record import (
     SEVERITIES,
+    AccumulationStats,
     Event,
     Floats,
     LayerStats,
@@ -287,7 +288,7 @@ def valid_table(stat: str, table: Floats) -> NDArray[np.bool_]:
     return valid
 
 
-_COUNTS = ("nonfinite", "zeros", "differing", "differs_in", "before_reduction")
+_COUNTS = ("nonfinite", "zeros", "differing", "differs_in", "before_reduction", "micro_batches")
 
 
 def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord | None:
@@ -298,9 +299,10 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         infos: the parameters of its optimizer.
     """
     row |= dict.fromkeys(row["nan"].split(",") if row["nan"] else (), math.nan)
-    layer, weight, rank, update = (_stats(table, row) for table in ("layer", "weight", "rank", "optimizer_update"))
-    if not all(map(_belong_together, (layer, weight, rank, update))):
+    found = {table: _stats(table, row) for table in BLOBS}
+    if not all(map(_belong_together, found.values())):
         return None
+    layer, weight, rank, update, accumulation = found.values()
     layers = _layers(layer, infos) if layer else None
     if layers is not None and not (_fit_the_layers(weight, rank, layers) and _fit_the_layers(update, {}, layers)):
         return None
@@ -312,6 +314,7 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         weights=WeightStats(**weight) if weight else None,
         updates=UpdateStats(**update) if update else None,
         ranks=RankStats(**rank) if rank else None,
+        accumulation=AccumulationStats(**accumulation) if accumulation else None,
     )
 
 

@@ -23,7 +23,7 @@ Part: TypeAlias = bytes | memoryview
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode  # faster than `json.dumps`, which makes one each time
 
-WHOLE_ARRAYS = ("layers", "weights", "updates", "ranks")
+WHOLE_ARRAYS = ("layers", "weights", "updates", "ranks", "accumulation")
 """The fields of a record that `plain_record` leaves out."""
 
 

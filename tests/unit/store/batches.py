@@ -6,11 +6,13 @@ import numpy as np
 from hypothesis import strategies as st
 
 from gradwatch.record import (
+    ACCUMULATION_STATS,
     ORIGINS,
     SAMPLED_STATS,
     STATS,
     UPDATE_STATS,
     WEIGHT_STATS,
+    AccumulationStats,
     Event,
     LayerStats,
     ParameterInfo,
@@ -77,6 +79,7 @@ records = st.builds(
         rms_ratio=st.none() | float32s,
         second_moment_norm=st.none() | float32s,
     ),
+    accumulation=st.none() | st.builds(AccumulationStats, micro_batches=counts, norm=float32s),
 )
 
 events = st.builds(
@@ -96,6 +99,7 @@ events = st.builds(
 def as_text(record):
     """Every value, arrays too, so that NaN equals NaN and nothing is rounded."""
     names = {"layers": STATS, "weights": (*WEIGHT_STATS, *SAMPLED_STATS), "updates": UPDATE_STATS}
+    names["accumulation"] = ACCUMULATION_STATS
     parts = [(getattr(record, field), stats) for field, stats in names.items()]
     values = [getattr(part, stat) for part, stats in parts if part is not None for stat in stats]
     return repr(record), [None if value is None else value.tobytes() for value in values]

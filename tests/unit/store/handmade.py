@@ -25,6 +25,7 @@ KEYS = {
     "weight": ("id",),
     "rank": ("id",),
     "optimizer_update": ("id",),
+    "accumulation": ("id",),
     "event": ("id",),
 }
 VALUES = {

@@ -10,7 +10,7 @@ import pytest
 
 from gradwatch import Run
 from gradwatch.errors import BadArgument, StoreTooNew
-from gradwatch.record import StepRecord, UpdateStats, WeightStats
+from gradwatch.record import AccumulationStats, StepRecord, UpdateStats, WeightStats
 from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreWriter
 from gradwatch.testing import steady, stream, write_run
 
@@ -79,6 +79,19 @@ def test_a_store_without_updates_has_empty_frames_of_them():
     assert run.damaged_rows == 0
     with pytest.raises(BadArgument, match="expected one of update_norm, weight_norm, rms_ratio"):
         run.updates("norm")
+
+
+def test_a_store_of_schema_7_is_continued_with_accumulated_gradients(tmp_path):
+    shutil.copytree(GOLDEN / "schema-7", tmp_path / "copy")
+    counts, norms = np.array([1, 4], np.float32), np.array([0.5, math.nan], np.float32)
+    more = StepRecord(step=400, attempt=1, accumulation=AccumulationStats(micro_batches=counts, norm=norms))
+    writer = StoreWriter(tmp_path / "copy")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append([more])
+    writer.end_attempt("closed")
+    run = Run(tmp_path / "copy")
+    assert as_text(list(run.records())[-1]) == as_text(more)
+    assert run.damaged_rows == 0
 
 
 def test_there_is_a_golden_store_of_this_schema():
