@@ -116,6 +116,8 @@ export interface Overview {
   events: RunEvent[];
   /** How many milder events were left out. */
   events_hidden: number;
+  /** Parts of the model that own most of the squared norm. */
+  dominant: { by: "parameter" | "kind" | "depth"; name: string; share: JsonNumber; entries: JsonNumber }[];
 }
 
 export interface Layer {

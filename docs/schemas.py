@@ -98,7 +98,7 @@ CONTRACT_OF_A_REPORT = (
 )
 REPORT = fields(
     RunSummary,
-    (*CONTRACT_OF_A_REPORT, *_MORE_OF_A_REPORT, "ranks", "loss", "weights"),
+    (*CONTRACT_OF_A_REPORT, *_MORE_OF_A_REPORT, "ranks", "norm_owners", "loss", "weights", "updates", "noise"),
     events=array(EVENT),
     findings=array(FINDING),
     replays=array(TOLD_REPLAY),

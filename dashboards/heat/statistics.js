@@ -34,6 +34,12 @@ const STATISTICS = {
     sampled: true,
     absent: "not sampled, or weights are zero",
   },
+  rms_ratio: {
+    label: "rms_ratio (gradient / root of second moment)",
+    log: true,
+    sampled: true,
+    absent: "not read, or no second moment",
+  },
   rank_norm: { label: "norm of each rank", log: true, ranks: true, absent: "no gradient" },
   rank_nonfinite: { label: "NaN or infinite entries of each rank", log: true, ranks: true, absent: "no gradient" },
   rank_differing: { label: "gradients that differ from other ranks", log: true, ranks: true, absent: "no gradient" },

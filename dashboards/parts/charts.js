@@ -9,8 +9,10 @@ import { memo } from "../state/memo.js";
 import {
   coefLines,
   lossLines,
+  noiseLines,
   normLines,
   rateLines,
+  rmsRatioLines,
   shareLines,
   spansDecades,
   updateNormLines,
@@ -70,6 +72,22 @@ const CHARTS = [
     height: 84,
     robust: true,
     lines: updateNormLines,
+    log: () => true,
+  },
+  {
+    title: "rms_ratio",
+    hint: "gradient over the root of the second moment, the largest of all parameters",
+    height: 84,
+    robust: true,
+    lines: rmsRatioLines,
+    log: () => true,
+  },
+  {
+    title: "noise_scale",
+    hint: "in micro-batches or batches of a rank; its trend says more than its value",
+    height: 84,
+    robust: true,
+    lines: noiseLines,
     log: () => true,
   },
 ];

@@ -91,6 +91,28 @@ export function updateNormLines({ runs, theme }) {
 }
 
 /**
+ * How far gradients outgrew the second moment, where updates were recorded.
+ *
+ * @param {Given} given
+ * @returns {Line[]}
+ */
+export function rmsRatioLines({ runs, theme }) {
+  const recorded = runs.filter(({ series }) => known(series, "rms_ratio"));
+  return recorded.map((run) => band(run, "rms_ratio", theme, runs));
+}
+
+/**
+ * The gradient noise scale, where micro-batches or ranks were recorded.
+ *
+ * @param {Given} given
+ * @returns {Line[]}
+ */
+export function noiseLines({ runs, theme }) {
+  const recorded = runs.filter(({ series }) => known(series, "noise_scale"));
+  return recorded.map((run) => band(run, "noise_scale", theme, runs));
+}
+
+/**
  * The share of steps clipped, of runs that clip.
  *
  * @param {Given} given

@@ -66,6 +66,7 @@ export function factsOf(run) {
     endOf(run),
     `total norm: median ${number(norm.median)}, p99 ${number(norm.p99)}, max ${number(norm.max)} at step ${at}`,
     clippingText(run.clipping),
+    ...run.dominant.map(ownerText),
     run.nonfinite_steps && `NaN or infinite at ${count(run.nonfinite_steps, "step")}`,
     run.skipped_steps && `${count(run.skipped_steps, "step")} skipped`,
     run.damaged_rows && `${count(run.damaged_rows, "damaged row")} of the store left out`,
@@ -79,6 +80,13 @@ export function factsOf(run) {
 function endOf({ running, ended }) {
   if (running) return "still running";
   return ended === null ? "its process is gone" : `ended: ${ended}`;
+}
+
+const OF_GROUPING = { parameter: "", kind: "all layers of kind ", depth: "the layer " };
+
+/** @param {Overview["dominant"][number]} owner */
+function ownerText({ by, name, share: part, entries }) {
+  return `${OF_GROUPING[by]}${name}: ${share(part)} of the squared norm, ${share(entries)} of the entries`;
 }
 
 /** @param {Clipping} clipping */

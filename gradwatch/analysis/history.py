@@ -18,6 +18,7 @@ from gradwatch.capture import CaptureInfo, list_captures
 from gradwatch.detect import replay
 from gradwatch.errors import BadArgument, RunNotFound
 from gradwatch.record import (
+    ACCUMULATION_STATS,
     RANK_STATS,
     SAMPLED_STATS,
     STATS,
@@ -252,12 +253,15 @@ class RunReader:
         """A slice of one statistic as it was written, replaced rows included: ids (rows,), values (rows, parameters).
 
         At ``most`` that many rows with ``after < id <= up_to``. ``stat`` is a statistic of the gradient,
-        update_ratio, or one of `ranks` with the prefix ``rank_``; the latter has values (rows, ranks).
+        update_ratio, rms_ratio, or one of `ranks` with the prefix ``rank_``; the latter has values (rows, ranks).
         """
         name = self.optimizer(optimizer)
         if stat.startswith("rank_"):
             of_rank = stat.removeprefix("rank_")
             keys, table = self._store.rank_table(of_rank, name, after=after, up_to=up_to, most=most)
+            return keys[:, 0], table
+        if stat == "rms_ratio":
+            keys, table = self._store.update_table(stat, name, after=after, up_to=up_to, most=most)
             return keys[:, 0], table
         if stat == "update_ratio":
             keys, weight = self._store.layer_table("weight_norm", name, after=after, up_to=up_to, most=most)
@@ -280,6 +284,19 @@ class RunReader:
         name = self.optimizer(optimizer)
         rows, table = self._store.rank_table(stat, name)
         rows, table = self._standing_of(rows, table, name)
+        return pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=range(table.shape[1]))
+
+    def accumulation(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
+        """One statistic of each gradient while it was accumulated over micro-batches, (steps, times it was read).
+
+        ``stat`` is norm (the total norm then, unscaled and before clipping) or micro_batches (how many the gradient
+        held): after the first micro-batch and after the last. Empty where a step has one backward pass, or where
+        several processes train together.
+        """
+        if stat not in ACCUMULATION_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(ACCUMULATION_STATS)}.")
+        name = self.optimizer(optimizer)
+        rows, table = self._standing_of(*self._store.accumulation_table(stat, name), name)
         return pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=range(table.shape[1]))
 
     def _standing_of(self, rows: NDArray[np.int64], table: Floats, optimizer: str) -> tuple[NDArray[np.int64], Floats]:

@@ -78,14 +78,21 @@ class Run(RunReader):
         return grouped(shares, [group_of(infos[column], by) for column in shares.columns])
 
     def noise_scale(self, optimizer: str | None = None, smoothing: float = 0.99) -> pd.Series[float]:
-        """The gradient noise scale at each step, in batches of one rank; NaN where it is not known.
+        """The gradient noise scale at each step, in micro-batches, or in batches of one rank; NaN where not known.
 
-        McCandlish, Kaplan, Amodei et al. 2018, "An empirical model of large-batch training", appendix A.1: let ``s``
-        be the mean square of the norms of the ranks' own gradients, ``b`` the norm of their mean, and ``n`` the
-        number of ranks. Then ``|G|^2 = (n b^2 - s) / (n - 1)`` and ``S = (s - b^2) n / (n - 1)``, both averaged over
-        steps with weights that fall by ``smoothing`` a step; the noise scale is ``S / |G|^2``. Times the batch of a
-        rank it is the batch size above which more data a step helps little. It needs recorded ranks
-        (``attach(..., ranks=True)`` with DistributedDataParallel, which takes the mean).
+        McCandlish, Kaplan, Amodei et al. 2018, "An empirical model of large-batch training" (arXiv:1812.06162),
+        appendix A.1: let ``s`` be the squared norm of the gradient of one batch, ``b`` that of the mean over ``n``
+        such batches. Then ``|G|^2 = (n b - s) / (n - 1)`` and ``S = (s - b) n / (n - 1)``, both averaged over steps
+        with weights that fall by ``smoothing`` a step; the noise scale is ``S / |G|^2``. Times the size of one batch it
+        estimates the batch size above which more data a step helps little.
+
+        In one process the batches are the micro-batches of a step: the first one is compared with all of them
+        (`accumulation`). Where ranks are recorded (``attach(..., ranks=True)`` with DistributedDataParallel, which
+        takes the mean) they are the ranks' own, and ``s`` is the mean over ranks. Without either nothing is known.
+
+        The estimate takes micro-batches of equal size, independent of each other, as losses that are means. Whether it
+        tells the critical batch size of a training is another question: that needs strong assumptions (Merrill et al.
+        2025, "Critical batch size revisited", arXiv:2505.23971), so read its trend rather than its value.
         """
         return noise_scale(self, optimizer, smoothing)
 

@@ -99,6 +99,11 @@ class GradientHistory:
                 return Made(weakref.ref(parameter), weakref.ref(gradient), *versions, self.backwards)
         return None
 
+    @property
+    def are_none_or_zero(self) -> bool:
+        """Whether a backward has no gradient that it could add to: none is there, or all were set to zero in place."""
+        return self._zeroed or self.first() is None
+
     def zeroed(self, ids: set[int]) -> None:
         """These parameters' gradients were set to zero in place."""
         self._zeroed |= self._table.ids <= ids

@@ -18,6 +18,7 @@ from gradwatch.measure import Measurement, measure
 from gradwatch.recording.clip_audit import add_clipping, drops_update, see_call
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import Number
+from gradwatch.recording.micro_batches import MicroBatches
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, with_inner
 from gradwatch.recording.options import RecordingOptions
@@ -47,8 +48,8 @@ class Loop:
     def optimizers(self) -> Sequence[Optimizer]:
         return ()
 
-    def before_backward(self) -> None:
-        """A backward begins, in the thread that trains."""
+    def before_backward(self, roots: Sequence[Tensor]) -> None:
+        """A backward on these tensors begins, in the thread that trains."""
 
     def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
         """A backward that was called on these losses has ended, in the thread that trains or in another."""
@@ -111,6 +112,7 @@ class Stepped(Loop):
         self._references = [weakref.ref(one) for one in optimizers]
         self._gate, self._sampler = gate, sampler
         self._scaling, self._nesting = Scaling(), Nesting(optimizers)
+        self._micro_batches = MicroBatches()
         self._update: Update = PlainUpdate()
         self._sample: WeightSample | None = None
         self._before_reduction: tuple[Measurement, ...] = ()
@@ -119,14 +121,16 @@ class Stepped(Loop):
     def optimizers(self) -> Sequence[Optimizer]:
         return [one for one in (reference() for reference in self._references) if one is not None]
 
-    def before_backward(self) -> None:
+    def before_backward(self, roots: Sequence[Tensor]) -> None:
         self._notice_drop()
+        self._micro_batches.before_backward(roots, is_first=self.tracker.gradients.are_none_or_zero)
         self.tracker.gradients.before_backward()
 
     def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
         if is_ours and self.tracker.gradients.after_backward():
             self._update.gradients_made(self.tracker)
             self.tracker.losses.add(losses)
+            self._micro_batches.after_backward(self.tracker.parameters.gradients(), is_read=self.tracker.is_due)
 
     def zeroed(self, ids: set[int]) -> None:
         self.tracker.gradients.zeroed(ids)
@@ -212,10 +216,12 @@ class Stepped(Loop):
             optimizer, parameters = tracker.optimizer, tracker.parameters.parameters
             weights = self._sampler.after(self._sample, parameters, optimizer)
             pending.updates = self._sampler.updates(tracker.step, optimizer, parameters)
+            pending.accumulation = self._micro_batches.take()
             rates = learning_rates_of(optimizer)
             pending.updated(rates, weights, self._scaling.scale, self._before_reduction)
             tracker.finish(pending)
         else:
+            self._micro_batches.take()
             tracker.finish_unrecorded()
         self._update, self._sample, self._before_reduction = PlainUpdate(), None, ()
         self._scaling.forget()
@@ -347,7 +353,7 @@ class WithoutOptimizer(Loop):
         self._gate = gate
         self._is_further_call = False
 
-    def before_backward(self) -> None:
+    def before_backward(self, roots: Sequence[Tensor]) -> None:
         self._notice_drop()
         self.tracker.gradients.before_backward()
 

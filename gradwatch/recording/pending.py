@@ -13,6 +13,7 @@ from gradwatch.clip import Clipping
 from gradwatch.measure import Measurement, Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.recording.gradients import Made, versions_of
 from gradwatch.recording.losses import Number, number_or_nan
+from gradwatch.recording.micro_batches import Accumulation
 from gradwatch.recording.weight_sampler import WeightChange
 
 
@@ -35,6 +36,7 @@ class PendingStep:
         scale: the gradients were measured times this.
         loss_scale: the GradScaler's at the step.
         found_inf: of a fused optimizer, which skips the update itself if this is above 0.
+        accumulation: how the gradient was accumulated, where that was read.
         before_reduction: what this process had before the reduction over ranks.
         weights: what the step did to them, where they were sampled.
         updates: as the optimizer computed them, where they were read.
@@ -63,6 +65,7 @@ class PendingStep:
     found_inf: Tensor | None = None
     weights: WeightChange | None = None
     updates: Measurement | None = None
+    accumulation: Accumulation | None = None
     before_reduction: tuple[Measurement, ...] = ()
     whole: Measurement | None = None
     ready: tuple[Ready, ...] = ()
@@ -171,7 +174,8 @@ class PendingStep:
 
     def _measurements(self) -> list[Measurement]:
         weights = () if self.weights is None else (self.weights.weights, self.weights.changes, self.weights.alignment)
-        return [one for one in (self.measured, self.updates, *weights) if one is not None]
+        first = None if self.accumulation is None else self.accumulation.first
+        return [one for one in (self.measured, self.updates, first, *weights) if one is not None]
 
     def _numbers(self) -> list[Any]:
         """Every single number that may lie on a device."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.record import (
+    AccumulationStats,
     ClipFault,
     Floats,
     LayerStats,
@@ -30,6 +31,7 @@ from gradwatch.record import (
 
 if TYPE_CHECKING:  # they need torch
     from gradwatch.clip import Clipping
+    from gradwatch.recording.micro_batches import Accumulation
     from gradwatch.recording.pending import PendingStep
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
@@ -78,6 +80,8 @@ class StepNumbers:
         weights: of the parameters that are present, in their order; None if this step was not sampled.
         updates: of each parameter; None if they were not read.
         with_update: the positions whose update was read.
+        micro_batches: how many made the gradient; None if that was not read.
+        first_norm: total norm of the gradient, unscaled, after the first of them.
     """
 
     step: int
@@ -91,6 +95,8 @@ class StepNumbers:
     weights: Columns | None = None
     updates: Columns | None = None
     with_update: list[int] | None = None
+    micro_batches: int | None = None
+    first_norm: float = math.nan
 
 
 def make_record(
@@ -135,6 +141,7 @@ def collect(pending: PendingStep) -> StepNumbers:
     for ready in pending.ready:
         ready.synchronize()
     updates = pending.updates if pending.updates is not None and pending.updates.parts else None
+    accumulation = None if pending.clip_fault is not None else pending.accumulation
     return StepNumbers(
         step=pending.step,
         wall_time=pending.wall_time,
@@ -147,6 +154,8 @@ def collect(pending: PendingStep) -> StepNumbers:
         weights=_sampled(pending),
         updates=None if updates is None else updates.collect(),
         with_update=None if updates is None else updates.present,
+        micro_batches=None if accumulation is None else accumulation.micro_batches,
+        first_norm=math.nan if accumulation is None else _first_norm(accumulation, pending.loss_scale),
     )
 
 
@@ -188,6 +197,7 @@ def _record(
         layers=LayerStats(parameters=infos[: len(found["norm"])], **columns),
         weights=weights,
         ranks=ranks,
+        accumulation=_accumulation(numbers, total_norm),
         **_updates(numbers, len(found["norm"])),
         **_clipping_columns(numbers.late.clippings, total_norm),
     )
@@ -296,6 +306,19 @@ def _clip_fault(pending: PendingStep) -> ClipFault | None:
     """Of two faults the one that changes the threshold; a scale of 1 changes nothing."""
     was_scaled = pending.is_clipped_scaled and pending.scale is not None and float(pending.scale) != 1
     return "before-unscale" if was_scaled else cast("ClipFault | None", pending.clip_fault)
+
+
+def _first_norm(accumulation: Accumulation, loss_scale: Any) -> float:
+    """The total norm of the gradient after the first micro-batch, which was scaled then."""
+    return _over(total(accumulation.first.collect()["norm"][accumulation.first.present]), loss_scale)
+
+
+def _accumulation(numbers: StepNumbers, total_norm: float) -> AccumulationStats | None:
+    """The gradient after the first micro-batch and after the last."""
+    if numbers.micro_batches is None or numbers.skipped:
+        return None
+    counts, norms = np.array([1, numbers.micro_batches], np.float64), np.array([numbers.first_norm, total_norm])
+    return AccumulationStats(micro_batches=_float32(counts), norm=_float32(norms))
 
 
 def _float32(column: NDArray[np.float64]) -> Floats:

@@ -134,7 +134,7 @@ class HookRouter:
             return
         self._check.before_backward()
         for loop in self._loops:
-            loop.before_backward()
+            loop.before_backward(tensors)
         self._losses = losses_among(tensors)
 
     @_guarded

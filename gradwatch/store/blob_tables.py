@@ -1,4 +1,4 @@
-"""Reads the tables of blobs, layer, weight, rank and optimizer_update: one statistic of every part at each step."""
+"""Reads the tables of blobs, such as layer, weight and rank: one statistic of every part at each step."""
 
 from __future__ import annotations
 

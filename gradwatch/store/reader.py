@@ -188,7 +188,7 @@ class StoreReader:
 
     def accumulation_table(self, stat: str, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
         """Id and step of each row, (rows, 2), and one of `ACCUMULATION_STATS` each time it was read, (rows, times)."""
-        return self._steps.table("accumulation", stat, optimizer, None, Part())
+        return self._blobs.table("accumulation", stat, optimizer, None, Part())
 
     def records(self, optimizer: str, chunk: int = 500, *, after: int = 0) -> Iterator[StepRecord]:
         """The records of an optimizer in the order in which they were written, from the first id after ``after``.

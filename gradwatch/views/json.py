@@ -125,7 +125,8 @@ def report(summary: RunSummary) -> dict[str, Any]:
     more["seams"] = [asdict(seam) for seam in summary.seams]
     more["replays"] = replays(summary.replays)
     more["ranks"] = [asdict(rank) for rank in summary.ranks]
-    parts = {name: getattr(summary, name) for name in ("loss", "weights")}
+    more["norm_owners"] = [asdict(owner) for owner in summary.norm_owners]
+    parts = {name: getattr(summary, name) for name in ("loss", "weights", "updates", "noise")}
     return contract | more | {name: None if part is None else asdict(part) for name, part in parts.items()}
 
 

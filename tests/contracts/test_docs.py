@@ -14,9 +14,12 @@ from gradwatch.analysis.summary import (
     ClippingSummary,
     LayerSummary,
     LossSummary,
+    NoiseSummary,
+    NormOwner,
     NormSummary,
     RankSummary,
     RunSummary,
+    UpdateSummary,
     WeightSummary,
 )
 from gradwatch.cli import app
@@ -62,6 +65,9 @@ def entries():
         LayerSummary,
         WeightSummary,
         RankSummary,
+        UpdateSummary,
+        NormOwner,
+        NoiseSummary,
         RunSummary,
         Recommendation,
         WhatIf,

@@ -70,6 +70,7 @@ export function overview(more = {}) {
     findings: [],
     events: [],
     events_hidden: 0,
+    dominant: [],
     ...more,
   };
 }

@@ -24,9 +24,17 @@ from gradwatch.analysis.statistics.clipping import ClippingSummary, clipping_sum
 from gradwatch.analysis.statistics.layers import LayerSummary, layer_summaries, most_relevant
 from gradwatch.analysis.statistics.losses import LossSummary, loss_summary
 from gradwatch.analysis.statistics.norms import NormSummary, norm_summary
+from gradwatch.analysis.statistics.owners import NormOwner, norm_owners
 from gradwatch.analysis.statistics.quantiles import Array
-from gradwatch.analysis.statistics.ranks import RankSummary, last_known, noise_scale, rank_summaries
+from gradwatch.analysis.statistics.ranks import (
+    NoiseSummary,
+    RankSummary,
+    last_known,
+    noise_summary,
+    rank_summaries,
+)
 from gradwatch.analysis.statistics.series import Series, step_series
+from gradwatch.analysis.statistics.updates import UpdateSummary, update_summary
 from gradwatch.analysis.statistics.weights import WeightSummary, weight_summary
 from gradwatch.analysis.summary.verdict import Verdict, judge, next_action, shown_optimizer
 from gradwatch.errors import EmptyRun
@@ -36,10 +44,13 @@ __all__ = [
     "ClippingSummary",
     "LayerSummary",
     "LossSummary",
+    "NoiseSummary",
+    "NormOwner",
     "NormSummary",
     "RankSummary",
     "RunSummary",
     "Series",
+    "UpdateSummary",
     "WeightSummary",
     "summarize",
 ]
@@ -78,8 +89,11 @@ class RunSummary:
     learning_rate: float | None
     clipping: ClippingSummary
     weights: WeightSummary | None
+    updates: UpdateSummary | None = None  # as the optimizer computed them; None where they were not recorded
+    norm_owners: tuple[NormOwner, ...] = ()  # the parts with the largest shares of the squared norm
     ranks: tuple[RankSummary, ...]  # empty where the ranks were not recorded
-    noise_scale: float | None  # the last, in batches of one rank
+    noise_scale: float | None  # the last, in batches of one rank or in micro-batches
+    noise: NoiseSummary | None = None  # how it went over the run
     nonfinite_steps: int
     skipped_steps: int
     dropped_steps: int
@@ -129,6 +143,7 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
     attempts = reader.attempts()
     verdict, reason = judge(findings, len(steps), len(events))
     meta, notes = reader.meta(), read_notes(reader.path)
+    noise, scales = noise_summary(reader, name)
     clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not facts.is_imported)
     total = int(meta["total_steps"]) if "total_steps" in meta else None
     return RunSummary(
@@ -159,8 +174,11 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         learning_rate=_last(steps["learning_rate"].to_numpy()),
         clipping=clipping,
         weights=weight_summary(update_ratios, each),
+        updates=update_summary(reader, name, steps) if layers else None,
+        norm_owners=norm_owners(reader, name) if layers else (),
         ranks=rank_summaries(reader, name),
-        noise_scale=last_known(noise_scale(reader, name)),
+        noise_scale=last_known(scales),
+        noise=noise,
         nonfinite_steps=int(series.nonfinite.sum()),
         skipped_steps=int(steps["skipped"].sum()),
         dropped_steps=sum(attempt.dropped for attempt in attempts),

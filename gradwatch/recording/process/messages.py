@@ -56,6 +56,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers) -> list[Part]:
             numbers.with_gradient is None,
             None if numbers.weights is None else list(numbers.weights),
             None if numbers.updates is None else list(numbers.updates),
+            [numbers.micro_batches, numbers.first_norm],
             [len(array) for array in arrays],
         ]
     )
@@ -85,7 +86,8 @@ def decode(message: bytes) -> tuple[str, list[Any], memoryview]:
 
 def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbers]:
     """Return the optimizer and the numbers of the step that `encode_step` wrote."""
-    optimizer, step, wall_time, rates, loss_scale, skipped, late, stats, has_all, weights, updates, lengths = values
+    optimizer, step, wall_time, rates, loss_scale, skipped, late, stats, has_all, weights, updates, *values = values
+    (micro_batches, first_norm), lengths = values
     every = np.frombuffer(data, np.float64)
     arrays = iter(np.split(every, np.cumsum(lengths)[:-1]) if lengths else ())
 
@@ -107,6 +109,8 @@ def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbe
         weights=sampled,
         updates=read,
         with_update=None if read is None else next(arrays).astype(int).tolist(),
+        micro_batches=micro_batches,
+        first_norm=first_norm,
     )
 
 

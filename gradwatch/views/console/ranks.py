@@ -21,8 +21,6 @@ def rank_lines(summary: RunSummary, screen: Screen, most: int = 8) -> list[Text]
     text = f"{count(len(summary.ranks), 'rank')} reported"
     if len(known):
         text += f", median norm of each from {number(float(known.min()))} to {number(float(known.max()))}"
-    if summary.noise_scale is not None:
-        text += f"; noise scale {number(summary.noise_scale)} batches of a rank"
     lines = screen.wrap("ranks  ", text, "bold")
     usual = float(np.median(known)) if len(known) else 1.0
     ranked = sorted(summary.ranks, key=lambda rank: _deviation(rank, usual, summary.steps), reverse=True)

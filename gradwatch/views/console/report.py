@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from gradwatch.analysis.history import ResumePoint
+from gradwatch.analysis.statistics.owners import dominant
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.summary import ClippingSummary, RunSummary
 from gradwatch.text import count, duration, number, optimizer_label, share, step_range
@@ -51,8 +52,11 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
             *norm_lines(summary, screen),
             *loss_lines(summary, screen),
             clipping_line(summary.clipping, screen),
+            *owner_lines(summary, screen),
             *weight_lines(summary, screen),
+            *update_lines(summary, screen),
             *rank_lines(summary, screen),
+            *noise_lines(summary, screen),
         ],
         event_groups(summary.events, screen, groups, len(summary.optimizers) > 1),
         replayed_lines(summary.replays, screen),
@@ -225,3 +229,53 @@ def weight_lines(summary: RunSummary, screen: Screen) -> list[Text]:
     if weights.max_growth is not None:
         text += f"; grown most x {number(weights.max_growth)} in {weights.max_growth_parameter}"
     return screen.wrap("weights  ", f"{text} ({count(weights.samples, 'sample')})", "bold")
+
+
+def update_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    """The updates as the optimizer computed them, and how far its second moment lagged behind the gradient."""
+    updates = summary.updates
+    if updates is None:
+        return []
+    parts = []
+    if updates.max_update_ratio is not None:
+        parts.append(
+            f"update_ratio of all weights median {number(updates.median_update_ratio)},"
+            f" largest {number(updates.max_update_ratio)} at step {updates.max_update_step}"
+        )
+    if updates.max_rms_ratio is not None:
+        where = "" if updates.max_rms_parameter is None else f" in {updates.max_rms_parameter}"
+        parts.append(
+            f"rms_ratio of a parameter median {number(updates.median_rms_ratio)},"
+            f" largest {number(updates.max_rms_ratio)}{where} at step {updates.max_rms_step}"
+        )
+    recorded = f"({count(updates.steps, 'step')})"
+    return screen.wrap("updates  ", f"{'; '.join(parts)} {recorded}".strip(), "bold")
+
+
+def noise_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    """The gradient noise scale and its trend, or why it is not known."""
+    noise = summary.noise
+    if noise is None:
+        return []
+    if noise.of is None:
+        return screen.wrap("noise scale  ", f"not known: {noise.why}", "dim", "dim")
+    unit = "micro-batches" if noise.of == "micro-batch" else "batches of a rank"
+    text = f"{number(noise.last)} {unit} at the end, {number(noise.first)} at the start, at most {number(noise.max)}"
+    return screen.wrap("noise scale  ", f"{text}; its trend says more than its value", "bold")
+
+
+_OF_GROUPING = {"parameter": "", "kind": "all layers of kind ", "depth": "the layer "}
+
+
+def owner_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    """Who owns the norm, where one part of the model has most of it."""
+    return [
+        line
+        for owner in dominant(summary.norm_owners)
+        for line in screen.wrap(
+            "owner  ",
+            f"{_OF_GROUPING[owner.by]}{owner.name}: {share(owner.share)} of the squared norm,"
+            f" {share(owner.entries)} of the entries",
+            "bold",
+        )
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +19,13 @@ UPDATE_BANDS = ("update_norm", "update_ratio")
 _CLIPPED_WINDOWS = 100  # the share of clipped steps is taken over a hundredth of the steps shown
 
 
-def at_zoom(series: Series, first: float, last: float, columns: int) -> dict[str, NDArray[np.generic]]:
+def at_zoom(
+    series: Series, first: float, last: float, columns: int, more: Mapping[str, Array] | None = None
+) -> dict[str, NDArray[np.generic]]:
     """The steps from ``first`` to ``last`` in one to two times as many columns as asked for.
 
     Every column joins the same number of steps, a power of two. If there are fewer steps than columns,
-    each has its own.
+    each has its own. ``more`` are further series of the same steps; one without a value is left out.
 
     Returns:
         Arrays with one entry a column:
@@ -50,9 +54,10 @@ def at_zoom(series: Series, first: float, last: float, columns: int) -> dict[str
     starts = np.arange(begin, end, size)
     ends = np.minimum(starts + size, end)
     shown: dict[str, NDArray[np.generic]] = {"first": series.step[starts], "last": series.step[ends - 1]}
-    recorded = [name for name in UPDATE_BANDS if not np.isnan(getattr(series, name)).all()]
-    for name in (*BANDS, *recorded):
-        shown[f"{name}.low"], shown[f"{name}.high"] = _extremes(_blocks(getattr(series, name)[begin:end], size))
+    optional = {name: getattr(series, name) for name in UPDATE_BANDS} | dict(more or {})
+    recorded = {name: values for name, values in optional.items() if not np.isnan(values).all()}
+    for name, values in ({name: getattr(series, name) for name in BANDS} | recorded).items():
+        shown[f"{name}.low"], shown[f"{name}.high"] = _extremes(_blocks(values[begin:end], size))
     norms = _blocks(series.total_norm[begin:end], size)
     largest = np.where(np.isfinite(norms), norms, -1.0).argmax(axis=1) if len(starts) else starts
     shown["total_norm.at"] = series.step[np.minimum(starts + largest, end - 1)]

@@ -19,6 +19,10 @@ from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_
 from gradwatch.analysis.replays.result import Replay, of_event
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.layers import most_relevant
+from gradwatch.analysis.statistics.owners import NormOwner, dominant, norm_owners
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.ranks import noise_scale
+from gradwatch.analysis.statistics.updates import largest_rms_ratios
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
 from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, STATS, Event
@@ -27,7 +31,17 @@ from gradwatch.views.json import recommendation, replays, report
 from gradwatch.views.web.layers import LayerHistory, LongHistory
 from gradwatch.views.web.series import at_zoom
 
-HEAT_STATS = ("norm", "abs_max", "zeros", "nonfinite", "update_ratio", "rank_norm", "rank_nonfinite", "rank_differing")
+HEAT_STATS = (
+    "norm",
+    "abs_max",
+    "zeros",
+    "nonfinite",
+    "update_ratio",
+    "rms_ratio",
+    "rank_norm",
+    "rank_nonfinite",
+    "rank_differing",
+)
 MAX_EVENTS = 1000  # given to a page; of more, the most severe
 
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
@@ -43,6 +57,7 @@ class _Read:
     names: tuple[str, ...]  # of the parameters
     identity: tuple[object, ...]
     kept: dict[str, LongLayers | None] = field(default_factory=dict)
+    derived: dict[str, Any] = field(default_factory=dict)  # computed when it is first asked for
 
     @classmethod
     def of(cls, path: Path, optimizer: str | None) -> _Read:
@@ -66,6 +81,25 @@ class _Read:
         if "long" not in self.kept:
             self.kept["long"] = long_layers(self.run, self.optimizer, self.standing)
         return self.kept["long"]
+
+    def owners(self) -> tuple[NormOwner, ...]:
+        """Who owns the norm."""
+        if "owners" not in self.derived:
+            self.derived["owners"] = norm_owners(self.run, self.optimizer)
+        found: tuple[NormOwner, ...] = self.derived["owners"]
+        return found
+
+    def more_series(self) -> dict[str, Array]:
+        """Series that the summary leaves out because they are read from statistics of parameters."""
+        if "series" not in self.derived:
+            steps = self.summary.series.step
+            scales = noise_scale(self.run, self.optimizer)
+            self.derived["series"] = {
+                "rms_ratio": largest_rms_ratios(self.run, self.optimizer, steps)[0],
+                "noise_scale": scales[~scales.index.duplicated()].reindex(steps).to_numpy(float),
+            }
+        found: dict[str, Array] = self.derived["series"]
+        return found
 
     def first_row(self, stat: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The id of the first row with this statistic, and its values, (1, parameters); (0, parameters) if none."""
@@ -128,12 +162,16 @@ class RunView:
             "seams": [str(seam) for seam in summary.seams],
             "events": [_with_replay(event, summary.replays) for event in events],
             "events_hidden": hidden,
+            "norm_owners": [asdict(owner) for owner in self._read.owners()],
+            "dominant": [asdict(owner) for owner in dominant(self._read.owners())],
             "parameters": len(self._read.names),
         }
 
     def series(self, first: float, last: float, columns: int) -> Arrays:
         """The steps from ``first`` to ``last`` in at most twice as many columns as asked for (`at_zoom`)."""
-        return at_zoom(self._read.summary.series, first, last, columns)
+        with self._lock:
+            more = self._read.more_series()
+        return at_zoom(self._read.summary.series, first, last, columns, more)
 
     def layers(self) -> dict[str, Any]:
         """Every parameter with its median and its largest norm, and the indices of the most relevant first."""

@@ -8,10 +8,14 @@ import pandas as pd
 import pytest
 
 from gradwatch import Run
-from gradwatch.analysis.statistics.owners import group_of, grouped, shares_of
+from gradwatch.analysis.statistics.owners import dominant, group_of, grouped, norm_owners, shares_of
 from gradwatch.errors import BadArgument
 from gradwatch.record import LayerStats, ParameterInfo
 from gradwatch.testing import stream, write_run
+from gradwatch.views.console.report import report_lines
+from gradwatch.views.console.screen import Screen
+from gradwatch.views.json import report
+from gradwatch.views.web.view import RunView
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
@@ -75,3 +79,49 @@ def test_a_run_tells_who_owns_the_norm(tmp_path):
 def test_a_group_or_a_step_that_is_none_is_refused(tmp_path, options):
     with pytest.raises(BadArgument):
         run_of(tmp_path).norm_shares(**options)
+
+
+def owned_run(folder, steps, head=19.0):
+    """Four parameters of which the head has most of the norm."""
+    infos = tuple(
+        ParameterInfo(name=f"{name}.weight", shape=(size,))
+        for name, size in [("h.0.fc", 40), ("h.1.fc", 40), ("embedding", 10), ("head", 10)]
+    )
+    norms = np.array([1.0, 2.0, math.sqrt(14.0), head], np.float32)
+    records = stream([float(np.linalg.norm(norms))] * steps)
+    layers = LayerStats(parameters=infos, norm=norms, nonfinite=np.zeros(4, np.float32))
+    return Run(write_run(folder, [dataclasses.replace(record, layers=layers) for record in records]))
+
+
+@pytest.mark.parametrize("steps", [1, 40, 700])
+def test_the_owner_of_most_of_the_norm_is_named_with_its_share_of_the_entries(tmp_path, steps):
+    owners = norm_owners(owned_run(tmp_path, steps), "0")
+    assert [(one.by, one.name) for one in owners[:2]] == [
+        ("parameter", "head.weight"),
+        ("parameter", "embedding.weight"),
+    ]
+    assert owners[0].share == pytest.approx(361 / 380, rel=1e-5)
+    assert owners[0].last == pytest.approx(361 / 380, rel=1e-5)
+    assert (owners[0].entries, owners[0].groups) == (pytest.approx(0.1), 4)
+    of_kind = {one.name: one for one in owners if one.by == "kind"}
+    assert of_kind["fc"].share == pytest.approx(5 / 380, rel=1e-5)
+    assert of_kind["fc"].entries == pytest.approx(0.8)
+    assert [one.name for one in dominant(owners)] == ["head.weight"]
+
+
+def test_nobody_owns_most_of_a_norm_that_is_shared(tmp_path):
+    assert dominant(norm_owners(owned_run(tmp_path, 10, head=4.0), "0")) == ()
+
+
+def test_a_run_whose_norms_are_not_finite_has_no_owner(tmp_path):
+    assert norm_owners(owned_run(tmp_path, 10, head=math.nan), "0")[0].share <= 1
+    assert norm_owners(owned_run(tmp_path / "inf", 10, head=math.inf), "0") == ()
+
+
+def test_the_report_its_json_and_the_page_tell_who_owns_the_norm(tmp_path):
+    summary = owned_run(tmp_path, 40).summary()
+    said = "owner  head.weight: 95% of the squared norm, 10% of the entries"
+    assert said in [line.plain for line in report_lines(summary, Screen(width=140))]
+    assert report(summary)["norm_owners"][0]["name"] == "head.weight"
+    (shown,) = RunView(tmp_path).overview()["dominant"]
+    assert (shown["by"], shown["name"]) == ("parameter", "head.weight")

@@ -27,6 +27,9 @@ class Ranks:
     def ranks(self, stat, optimizer=None):
         return pd.DataFrame(self._tables[stat], index=self._index)
 
+    def accumulation(self, stat, optimizer=None):
+        return pd.DataFrame()
+
     def steps(self, optimizer=None):
         return pd.DataFrame({"total_norm": np.broadcast_to(self._total, len(self._index))}, index=self._index)
 

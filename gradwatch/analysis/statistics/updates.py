@@ -1,0 +1,95 @@
+"""The updates as the optimizer computed them, over all parameters, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.statistics.quantiles import Array, quantile
+
+MAX_RATIOS_PER_READ = 2_000_000  # read from the store in one query
+LONG_RUN = 50_000
+"""Steps from which on `largest_rms_ratios` reads nothing: it would have to read every row of a long run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateSummary:
+    """The updates of a run; None where nothing is known."""
+
+    steps: int  # at which updates were recorded
+    median_update_ratio: float | None  # of all weights together
+    max_update_ratio: float | None
+    max_update_step: int | None
+    median_rms_ratio: float | None  # of the largest of each step
+    max_rms_ratio: float | None
+    max_rms_step: int | None
+    max_rms_parameter: str | None
+
+
+def largest_rms_ratios(reader: RunReader, optimizer: str, steps: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+    """The largest ``rms_ratio`` of any parameter at each of the steps, and the position of that parameter.
+
+    NaN and -1 where it was not recorded, and throughout in a run of `LONG_RUN` steps or more.
+    """
+    largest, at = np.full(len(steps), np.nan), np.full(len(steps), -1, np.int64)
+    standing = reader.standing(optimizer) if len(steps) < LONG_RUN else np.empty((0, 3), np.int64)
+    standing = standing[np.argsort(standing[:, 0])]
+    rows = max(64, MAX_RATIOS_PER_READ // max(1, len(reader.parameters(optimizer))))
+    for begin in range(0, len(standing), rows):
+        part = standing[begin : begin + rows]
+        ids, ratios = reader.layer_rows("rms_ratio", optimizer, after=int(part[0, 0]) - 1, up_to=int(part[-1, 0]))
+        kept = np.isin(ids, part[:, 0]) & np.isfinite(ratios).any(axis=1)
+        if not kept.any():
+            continue
+        found = np.where(np.isfinite(ratios[kept]), ratios[kept], -np.inf)
+        place = np.searchsorted(steps, part[np.searchsorted(part[:, 0], ids[kept]), 1])
+        there = (place < len(steps)) & (
+            steps[np.minimum(place, len(steps) - 1)] == part[np.searchsorted(part[:, 0], ids[kept]), 1]
+        )
+        largest[place[there]] = found.max(axis=1)[there]
+        at[place[there]] = found.argmax(axis=1)[there]
+    return largest, at
+
+
+def update_summary(reader: RunReader, optimizer: str, frame: pd.DataFrame) -> UpdateSummary | None:
+    """Summarize the recorded updates of one optimizer, whose rows of `RunReader.steps` are given; None if it has none.
+
+    >>> from gradwatch.analysis.history import RunReader
+    >>> reader = RunReader(example_run)
+    >>> update_summary(reader, "0", reader.steps("0")) is None
+    True
+    """
+    ratios = frame["update_ratio"].to_numpy(float)
+    norms = frame["update_norm"].to_numpy(float)
+    recorded = int((~np.isnan(norms)).sum())
+    if not recorded:
+        return None
+    steps = frame.index.to_numpy(np.int64)
+    largest, at = largest_rms_ratios(reader, optimizer, steps)
+    median, most, step = _median_and_largest(ratios, steps)
+    rms_median, rms_most, rms_step = _median_and_largest(largest, steps)
+    names = [info.name for info in reader.parameters(optimizer)]
+    owner = int(at[np.nanargmax(largest)]) if rms_most is not None else -1
+    return UpdateSummary(
+        steps=recorded,
+        median_update_ratio=median,
+        max_update_ratio=most,
+        max_update_step=step,
+        median_rms_ratio=rms_median,
+        max_rms_ratio=rms_most,
+        max_rms_step=rms_step,
+        max_rms_parameter=names[owner] if 0 <= owner < len(names) else None,
+    )
+
+
+def _median_and_largest(values: Array, steps: NDArray[np.int64]) -> tuple[float | None, float | None, int | None]:
+    """The median and the largest finite value with its step."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None, None, None
+    at = int(np.argmax(np.where(finite, values, -np.inf)))
+    return quantile(np.sort(values[finite]), 0.5), float(values[at]), int(steps[at])
