@@ -138,7 +138,7 @@ class Recorder:
         if not is_known:  # reading the store costs more with every optimizer and step in it
             return Beginning(step=first_step or 0)
         with StoreReader(self._writer.path) as reader:
-            step = reader.next_step(name) if first_step is None else first_step
+            step = self._writer.next_step(name) if first_step is None else first_step
             return Beginning(step=step, stored=reader.parameters_alone(name))
 
     def admit(self, tracker: StepSource, beginning: Beginning) -> None:

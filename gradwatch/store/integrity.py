@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.store.checksums import blobs_crc, match_blobs, row_crc, row_crcs, step_crc, step_crcs, values_crc
-from gradwatch.store.schema import BLOBS, CRC_FROM, OLDER_WIDTHS, PARTS, ROW_COUNTS, ROW_CRC_FROM, Layout
+from gradwatch.store.next_steps import NextSteps
+from gradwatch.store.schema import (
+    BLOBS,
+    CRC_FROM,
+    NEXT_STEPS,
+    OLDER_WIDTHS,
+    PARTS,
+    ROW_COUNTS,
+    ROW_CRC_FROM,
+    Layout,
+)
 from gradwatch.store.values import LARGEST, is_count, valid_meta, valid_step, valid_steps
 
 MAX_MISSING = 1_000_000
@@ -25,12 +35,14 @@ class Integrity:
     Attributes:
         left_out: the table and the key of each row that is damaged, or missing beside a row that tells of it.
         missing: of each table, the rows that are missing as its ids or the written number of rows tell.
+        next_steps: as table ``meta`` tells them.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.left_out: set[tuple[str, object]] = set()
         self.missing: dict[str, int] = {}
+        self.next_steps = NextSteps()
         self._has_rows_without_crc = False
         self._crc_from = 0 if layout.has_crc else LARGEST
         self._row_crc_from = 0 if layout.has_row_crc else LARGEST
@@ -61,6 +73,7 @@ class Integrity:
         if self.layout.has_row_crc:
             self._row_crc_from = _number(meta.get(ROW_CRC_FROM))
             self._counts = _counts(meta.get(ROW_COUNTS))
+            self.next_steps = NextSteps.parse(meta.get(NEXT_STEPS))
             self.expect("meta", len(rows))
         return meta
 

@@ -121,6 +121,10 @@ class StoreReader:
         """The number after the last step of an optimizer, 0 if it made none."""
         return self._steps.next_step(optimizer)
 
+    def next_steps(self) -> dict[str, int]:
+        """`next_step` of every optimizer that has a step."""
+        return self._steps.next_steps()
+
     def step_columns(self) -> dict[str, list[Any]]:
         """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
         return self._steps.columns()

@@ -41,7 +41,7 @@ create table attempt (
     first_step integer not null, -- the step it began with
     started real not null,       -- seconds since the epoch
     ended   real,                -- null: still running, or killed
-    reason  text,                -- how it ended: closed, exception, exit, signal, fault
+    reason  text,                -- how it ended: closed, exception, exit, signal, killed, fault
     pid     integer not null,    -- of the writing process
     host    text not null,
     process text,                -- when that process started, in its system's own units
@@ -272,6 +272,9 @@ ROW_CRC_FROM = "row_crc_from"
 
 ROW_COUNTS = "rows"
 """The key in meta of a JSON object: how many rows the small tables and step had when it was last updated."""
+
+NEXT_STEPS = "next_steps"
+"""The key in meta of a JSON object: by optimizer the number after its last step, of all rows of step up to an id."""
 
 _ADDED = {
     ("step", "clip_fault"): 2,

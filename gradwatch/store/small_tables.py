@@ -15,12 +15,16 @@ from gradwatch.store.schema import (
     ATTEMPT_COLUMNS,
     CHECKSUMS,
     EVENT_COLUMNS,
+    NEXT_STEPS,
     OPTIMIZER_COLUMNS,
     PARAMETER_COLUMNS,
     ROW_COUNTS,
     ROW_CRC_FROM,
 )
 from gradwatch.store.values import Attempt, attempt_of, damaged_parameter, event_of, is_count, parameter_of, settings_of
+
+_OF_THE_STORE = (NEXT_STEPS, ROW_COUNTS, ROW_CRC_FROM)
+"""Keys of meta that say something of the store and not of the run."""
 
 MAX_OPTIMIZERS = 20_000
 """More optimizers than that no training has, and no view could show them."""
@@ -37,7 +41,7 @@ class SmallTables:
     def meta(self) -> dict[str, str]:
         """Facts about the run as a whole; has to be read before any other table."""
         meta = self._integrity.read_meta(self._rows("meta", ("key", "value")))
-        return {key: value for key, value in meta.items() if key not in (ROW_COUNTS, ROW_CRC_FROM)}
+        return {key: value for key, value in meta.items() if key not in _OF_THE_STORE}
 
     def attempts(self) -> list[Attempt]:
         """The attempts in order."""

@@ -17,7 +17,9 @@ from gradwatch.record import Event, JoinedParameters, ParameterInfo, StepRecord,
 from gradwatch.store.connection import WritingConnection, not_writable
 from gradwatch.store.creation import count_rows, next_id, refuse_if_in_use
 from gradwatch.store.digests import RecordDigesters
+from gradwatch.store.next_steps import EVERY, NextSteps
 from gradwatch.store.processes import process_start
+from gradwatch.store.reader import StoreReader
 from gradwatch.store.rows import (
     STEP_ROW_COLUMNS,
     Row,
@@ -34,6 +36,7 @@ from gradwatch.store.schema import (
     DIGEST_COLUMNS,
     EVENT_COLUMNS,
     FILE_NAME,
+    NEXT_STEPS,
     OPTIMIZER_COLUMNS,
     PARAMETER_COLUMNS,
     ROW_COUNTS,
@@ -58,7 +61,8 @@ class StoreWriter:
         self._file = WritingConnection(folder / FILE_NAME)
         self.attempt = 0
         self._next_id = 1
-        self._names_in_steps: set[object] | None = None
+        self._next_steps = NextSteps()
+        self._kept_up_to = 0  # the last id of what the store has of them
         self._digesters = RecordDigesters()
 
     @property
@@ -82,13 +86,16 @@ class StoreWriter:
             RunInUse: another process was faster.
         """
         pid = os.getpid()
+        earlier = self._read_next_steps()
         with self._file.transaction():
             refuse_if_in_use(self._file.db, self.path)
             (last,) = self._file.row("select max(attempt) from attempt")
-            (step,) = self._file.row("select max(step) from step")
             self.attempt = 0 if last is None else last + 1
             self._next_id = next_id(self._file.db)
-            next_step = 0 if step is None else step + 1
+            if earlier.last_id != self._next_id - 1:  # another process made an attempt in the meantime
+                earlier = self._read_next_steps()
+            self._next_steps = earlier
+            next_step = max(earlier.steps.values(), default=0)
             self._file.execute(
                 "insert into attempt (attempt, first_step, started, pid, host, process) values (?, ?, ?, ?, ?, ?)",
                 *(self.attempt, next_step, time.time(), pid, text(socket.gethostname()), process_start(pid)),
@@ -97,8 +104,24 @@ class StoreWriter:
             self._file.insert("meta", _META, [_meta_row(*pair) for pair in meta.items()], "insert or ignore")
             for name, (optimizer_class, settings) in optimizers.items():
                 self._put_optimizer(name, optimizer_class, settings)
+            self._put_next_steps(earlier)
             self._count_rows()
         return next_step
+
+    def _read_next_steps(self) -> NextSteps:
+        last_id = next_id(self._file.db) - 1
+        if not last_id:
+            return NextSteps()
+        with StoreReader(self.path) as reader:
+            return NextSteps(last_id=last_id, steps=reader.next_steps())
+
+    def _put_next_steps(self, known: NextSteps) -> None:
+        self._file.insert("meta", _META, [_meta_row(NEXT_STEPS, known.format())], "insert or replace")
+        self._kept_up_to = known.last_id
+
+    def next_step(self, optimizer: str) -> int:
+        """The number after the last step of an optimizer in the store, 0 if it made none."""
+        return self._next_steps.steps.get(text(optimizer), 0)
 
     def knows(self, optimizer: str) -> bool:
         """Whether the store has a row of an optimizer, in whichever table."""
@@ -107,9 +130,7 @@ class StoreWriter:
         with self._file.lock:
             if any(self._file.row(query, name) for query in queries):
                 return True
-            if self._names_in_steps is None:  # steps of this attempt come after a row in table optimizer
-                self._names_in_steps = {row[0] for row in self._file.execute("select distinct optimizer from step")}
-            return name in self._names_in_steps
+            return name in self._next_steps.steps
 
     def add_optimizer(self, name: str, optimizer_class: str, settings: Mapping[str, Any]) -> None:
         """Add an optimizer, with the name of its class and its defaults."""
@@ -183,12 +204,16 @@ class StoreWriter:
                     self._put_event(event)
                 if dropped:
                     self._update_attempt("dropped = dropped + ?", dropped)
+                next_steps = self._next_steps.after(records, self._next_id - 1 + len(records))
+                if next_steps.last_id >= self._kept_up_to + EVERY:
+                    self._put_next_steps(next_steps)
                 if events or joined:
                     self._count_rows(len(records))
         except BaseException:
             self._digesters.clear()  # they have seen rows that are not there
             raise
         self._next_id += len(records)
+        self._next_steps = next_steps
         return self._next_id - 1
 
     def _put_event(self, event: Event) -> None:
@@ -225,6 +250,7 @@ class StoreWriter:
         try:
             with self._file.transaction():
                 self._update_attempt("ended = ?, reason = ?", time.time(), text(reason))
+                self._put_next_steps(self._next_steps)
                 self._count_rows()
         except sqlite3.OperationalError as error:
             self._file.close()

@@ -49,8 +49,9 @@ def test_a_damaged_step_is_left_out_of_every_column(read):
     ],
 )
 def test_the_next_step_follows_the_last_that_is_intact(read, statements, expected):
-    table, _ = read(*statements)
+    table, _ = read("delete from meta where key = 'next_steps'", *statements)
     assert tuple(table.next_step(name) for name in ("0", "1", "nobody")) == expected
+    assert table.next_steps() == {name: step for name, step in zip(("0", "1"), expected, strict=False) if step}
 
 
 def test_ids_are_those_of_one_optimizer(read):
