@@ -339,10 +339,10 @@ def test_blobs_of_another_length(run, size):
     assert slug_of(run) in (None, "store-damaged")
 
 
-KEYS = ["rows", "next_steps", "sealed_from", "row_crc_from", "every", "total_steps", "world_size"]
+STEERING = ["rows", "next_steps", "sealed_from", "row_crc_from", "every", "total_steps", "world_size"]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", STEERING)
 @pytest.mark.parametrize("value", ["9007199254740992", "0", "x", "", '{"step": 9007199254740992, "event": 1000000000}'])
 def test_facts_that_steer_the_reading(run, key, value):
     forge(run, "insert or replace into meta (key, value) values (?, ?)", key, value)
