@@ -29,6 +29,7 @@ Kind: TypeAlias = Literal[
     "loss-scale",
     "desync",
     "update-spike",
+    "held-spike",
     "stale-second-moment",
     "nothing-moves",
     "resumed",

@@ -23,7 +23,7 @@ from gradwatch.detect.optimizers import OptimizerTraits, traits_of
 from gradwatch.detect.overclipping import OverClipping
 from gradwatch.detect.spike import Spike
 from gradwatch.detect.starvation import EpsStarvation
-from gradwatch.detect.updates import NothingMoves, StaleSecondMoment, UpdateSpike
+from gradwatch.detect.updates import HeldSpike, NothingMoves, StaleSecondMoment, UpdateSpike
 from gradwatch.detect.vanishing import Vanishing
 from gradwatch.record import Event, StepRecord, merged
 
@@ -34,6 +34,7 @@ __all__ = [
     "Drift",
     "EpsStarvation",
     "Explosion",
+    "HeldSpike",
     "IdleClipping",
     "IneffectiveClipping",
     "LossScale",
@@ -67,7 +68,8 @@ def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] |
 
     >>> [type(detector).__name__ for detector in detectors_for()]
     ['NonFinite', 'LossScale', 'Explosion', 'Spike', 'Drift', 'Vanishing', 'Dead', 'EpsStarvation', 'OverClipping',
-     'IdleClipping', 'IneffectiveClipping', 'Desync', 'UpdateSpike', 'StaleSecondMoment', 'NothingMoves']
+     'IdleClipping', 'IneffectiveClipping', 'Desync', 'UpdateSpike', 'HeldSpike', 'StaleSecondMoment',
+     'NothingMoves']
     """
     traits = traits_of(optimizer_class, settings)
     return [
@@ -84,6 +86,7 @@ def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] |
         IneffectiveClipping(),
         Desync(),
         UpdateSpike(),
+        HeldSpike(),
         StaleSecondMoment(),
         NothingMoves(),
     ]

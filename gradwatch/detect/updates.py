@@ -26,6 +26,12 @@ deviations above it."""
 FEW_MOVED, FEW_SAMPLES = 0.01, 3
 """Share of the entries below which next to nothing moves, and the samples in a row at which it is reported."""
 
+SPIKE_FACTOR = 3.0
+"""A gradient is a spike that momentum may hold at this many times its level."""
+
+FORGOTTEN_STEPS = 3
+"""Steps with a usual update after which the momentum has forgotten a spike."""
+
 STILL_STEPS = 100
 """Recorded steps in a row with an update of zero, from which on it is reported."""
 
@@ -96,6 +102,70 @@ def _largest(record: StepRecord) -> str | None:
     if record.updates is None or record.layers is None:
         return None
     return record.layers.parameters[int(np.argmax(np.nan_to_num(record.updates.update_norm, nan=-1.0)))].name
+
+
+class HeldSpike:
+    """Momentum still holds a spike of the gradient after the gradient itself is back: information.
+
+    A part of a spike stays in the optimizer's momentum and moves the weights at the steps after it, by a factor
+    that falls with each step. The event begins at the first step whose gradient is usual again while the update is
+    not, and ends with the last such update, so it tells how many steps it took to forget the spike. The gradient is
+    taken as clipping left it: what was clipped never reached the momentum.
+
+    >>> HeldSpike().update(StepRecord(step=0))
+    []
+    """
+
+    def __init__(self) -> None:
+        self._gradients, self._updates = Level(), Level()
+        self._changes = PresenceChanges()
+        self._episode = Episode(quiet_steps=FORGOTTEN_STEPS)
+        self._spiked_at: int | None = None
+        self._times = 1.0  # how far the spike stood above the level
+
+    def update(self, record: StepRecord) -> list[Event]:
+        size, gradient = _per_rate(record), _consumed(record)
+        if size is None or gradient is None or not is_usable(record):
+            return self._episode.calm()
+        if self._changes.update(record):
+            self._gradients.restart()
+            self._updates.restart()
+            self._spiked_at = None
+        if not (self._gradients.ready and self._updates.ready):
+            self._gradients.add(gradient)
+            self._updates.add(size)
+            return self._episode.calm()
+        if gradient > self._gradients.limit(SPIKE_FACTOR, UPDATE_SIGMAS):
+            self._spiked_at, self._times = record.step, gradient / self._gradients.value
+            return self._episode.calm()
+        self._gradients.add(gradient)
+        limit = self._updates.limit(UPDATE_FACTOR, UPDATE_SIGMAS)
+        if size <= limit:
+            self._spiked_at = None
+            self._updates.add(size)
+            return self._episode.calm()
+        if self._spiked_at is None or record.step - self._spiked_at > PATIENCE_STEPS:
+            self._updates.add(size)  # it is large for another reason, or this is the new level
+            return self._episode.calm()
+        return self._episode.alarm(self._event(record, size, limit))
+
+    def _event(self, record: StepRecord, size: float, limit: float) -> Event:
+        assert record.update_norm is not None
+        return event_at(
+            record,
+            kind="held-spike",
+            severity="info",
+            message=f"the gradient of step {self._spiked_at} was {factor_text(self._times)} its level; it is back,"
+            f" and the momentum holds it: the update is {factor_text(size / self._updates.value)} its level",
+            observed=record.update_norm,
+            limit=limit * record.update_norm / size,
+        )
+
+
+def _consumed(record: StepRecord) -> float | None:
+    """The norm of the gradient after clipping; None where it is not known or 0."""
+    left = record.total_norm * min(record.clip_coef, 1.0)
+    return left if 0 < left < math.inf else None
 
 
 class StaleSecondMoment:

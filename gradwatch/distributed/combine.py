@@ -209,6 +209,7 @@ class Combined:
         stats: each statistic by name, (parameters,) float64; NaN where no part of the parameter had a gradient.
         present: (parameters,) which parameters had a gradient on any rank.
         weights: None unless every sender sampled them.
+        updates: as in `SubtreeStep`; None unless every sender has them.
         differing: (senders,) how many gradients of the sender are not those that most of the others hold.
         differs_in: (senders,) position of the first of these parameters; NaN if there is none.
     """
@@ -216,6 +217,7 @@ class Combined:
     stats: dict[str, NDArray[np.float64]]
     present: NDArray[np.bool_]
     weights: WeightStats | None
+    updates: Floats | None
     differing: list[float]
     differs_in: list[float]
 
@@ -235,10 +237,11 @@ def widened(step: SubtreeStep, width: int) -> SubtreeStep:
         return step
     more = np.full((len(step.stats), missing), np.nan, np.float32)
     more[0] = ABSENT
-    weights = step.weights
-    if weights is not None:
-        weights = np.concatenate([weights, np.full((2, missing), np.nan, np.float32)], axis=1)
-    return replace(step, table=np.concatenate([step.table, more], axis=1), weights=weights)
+    weights, updates = (
+        None if table is None else np.pad(table, ((0, 0), (0, missing)), constant_values=np.nan)
+        for table in (step.weights, step.updates)
+    )
+    return replace(step, table=np.concatenate([step.table, more], axis=1), weights=weights, updates=updates)
 
 
 def combine(layout: Layout, steps: Sequence[SubtreeStep], *, by_majority: bool = False) -> Combined:
@@ -259,6 +262,7 @@ def combine(layout: Layout, steps: Sequence[SubtreeStep], *, by_majority: bool =
         stats=dict(zip(stats, whole, strict=True)),
         present=present,
         weights=_weights(layout, steps, picked),
+        updates=_norms_of_wholes(layout, [step.updates for step in steps], picked),
         differing=differences.counts,
         differs_in=differences.first,
     )
@@ -294,16 +298,21 @@ def _add_up(
 
 def _weights(layout: Layout, steps: Sequence[SubtreeStep], picked: NDArray[np.int64]) -> WeightStats | None:
     """Weight and update norms of whole parameters; None unless every sender that was heard sampled them."""
-    tables = [step.weights for step in steps if step.weights is not None]
-    if len(tables) < len(steps):
+    norms = _norms_of_wholes(layout, [step.weights for step in steps], picked)
+    return None if norms is None else WeightStats(weight_norm=norms[0], update_norm=norms[1])
+
+
+def _norms_of_wholes(layout: Layout, tables: Sequence[Floats | None], picked: NDArray[np.int64]) -> Floats | None:
+    """Norms of whole parameters from those of their parts, (norms, parameters); None unless every sender has them."""
+    there = [table for table in tables if table is not None]
+    if len(there) < len(tables) or not there:
         return None
-    whole = np.full((2, len(layout.whole)), np.nan)
+    whole = np.full((len(there[0]), len(layout.whole)), np.nan)
     if layout.filled.size:
-        squares = _side_by_side(tables, layout)[:, picked] ** 2
+        squares = _side_by_side(there, layout)[:, picked] ** 2
         whole[:, layout.filled] = np.sqrt(np.add.reduceat(squares, layout.starts, axis=1))
     with np.errstate(over="ignore"):
-        norms = whole.astype(np.float32)
-    return WeightStats(weight_norm=norms[0], update_norm=norms[1])
+        return whole.astype(np.float32)
 
 
 @dataclass(slots=True)

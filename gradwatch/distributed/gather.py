@@ -15,7 +15,7 @@ from gradwatch.distributed.inbox import ALL_AT_ONCE, Inbox, TakenStep, ranks_in
 from gradwatch.distributed.mailbox import Mailbox
 from gradwatch.distributed.messages import JoinedParts, LocalStep
 from gradwatch.distributed.tree import RankTree
-from gradwatch.record import RANK_STATS, JoinedParameters, ParameterInfo, RankStats, WeightStats
+from gradwatch.record import RANK_STATS, UPDATE_STATS, Floats, JoinedParameters, ParameterInfo, RankStats, WeightStats
 
 logger = logging.getLogger("gradwatch")
 
@@ -35,6 +35,7 @@ class GatheredStep:
         stats: each statistic by name, (parameters,) float64.
         present: (parameters,) which parameters had a gradient on any rank.
         weights: None unless every rank sampled them.
+        updates: `UPDATE_STATS` by name, (parameters,) float64; None unless every rank read them.
         ranks: what is known of each rank.
         loss: mean over the ranks that know one; not finite if one of them is not. None if no rank does.
     """
@@ -43,6 +44,7 @@ class GatheredStep:
     stats: dict[str, NDArray[np.float64]]
     present: NDArray[np.bool_]
     weights: WeightStats | None
+    updates: dict[str, NDArray[np.float64]] | None
     ranks: RankStats
     loss: float | None
 
@@ -119,11 +121,13 @@ class RankGatherer:
         combined = taken.combined
         ranks = combine_ranks(taken.steps, taken.held, combined, range(self._tree.world_size))
         losses = sum(step.losses for step in taken.steps)
+        infos = tuple(self._inbox.names_of(optimizer).infos)
         return GatheredStep(
-            infos=tuple(self._inbox.names_of(optimizer).infos),
+            infos=infos,
             stats=combined.stats,
             present=combined.present,
             weights=combined.weights,
+            updates=None if combined.updates is None else _updates_of(combined.updates, infos),
             ranks=RankStats(**dict(zip(RANK_STATS, ranks, strict=True))),
             loss=sum(step.loss_sum for step in taken.steps) / losses if losses else None,
         )
@@ -159,6 +163,13 @@ class RankGatherer:
     def _deadline(self, began: float, rank: int) -> float:
         deadline = began + (PATIENCE if self._inbox.senders[rank].heard else FIRST_PATIENCE)
         return deadline if self._closing_since is None else min(deadline, self._closing_since + LAST_PATIENCE)
+
+
+def _updates_of(norms: Floats, infos: Sequence[ParameterInfo]) -> dict[str, NDArray[np.float64]]:
+    """`UPDATE_STATS` of whole parameters; rms_ratio comes as a norm, and is the root of a mean over all entries."""
+    found = {name: row.astype(np.float64) for name, row in zip(UPDATE_STATS, norms, strict=True)}
+    sizes = np.array([max(info.numel, 1) for info in infos[: norms.shape[1]]], np.float64)
+    return found | {"rms_ratio": found["rms_ratio"] / np.sqrt(sizes)}
 
 
 def say_silent(tree: RankTree, late: Sequence[int], number: int, *, own: int) -> None:

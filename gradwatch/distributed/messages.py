@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradwatch.record import RANK_STATS, Floats, ParameterInfo
+from gradwatch.record import RANK_STATS, UPDATE_STATS, Floats, ParameterInfo
 
 ABSENT = -1.0
 """The norm that stands for a missing gradient. A NaN norm is that of a gradient with a NaN in it."""
@@ -42,6 +42,9 @@ class LocalStep:
         stats: the statistics in the rows of ``table``; the norm is first.
         table: (stats, parameters of this rank); the norm is `ABSENT` where the gradient is missing.
         weights: weight_norm and update_norm, (2, parameters of this rank); None if this step was not sampled.
+        updates: `UPDATE_STATS`, (4, parameters of this rank), each as a norm whose squares add up over parts:
+            rms_ratio is times the root of the entries of the part. NaN where nothing is known, None if the updates were
+            not read.
         norm: total norm of this rank's gradient before the reduction over ranks, or else of the part it holds.
         nonfinite: NaN and infinite entries of the same gradient.
         before_reduction: whether ``norm`` and ``nonfinite`` were taken before the reduction.
@@ -53,6 +56,7 @@ class LocalStep:
     stats: tuple[str, ...]
     table: Floats
     weights: Floats | None = None
+    updates: Floats | None = None
     norm: float = math.nan
     nonfinite: float = math.nan
     before_reduction: bool = False
@@ -96,7 +100,7 @@ class SubtreeStep:
         optimizer, number, stats: as in `LocalStep`.
         table: (stats, parameters of the subtree); the norm is `ABSENT` where the gradient is missing on every rank, and
             `UNKNOWN` where a part of it did not arrive.
-        weights: (2, parameters of the subtree); None unless every rank sampled them.
+        weights, updates: as in `LocalStep`, of the parameters of the subtree; None unless every rank has them.
         first_rank: of the subtree.
         ranks: (statistics of `RANK_STATS`, ranks of the subtree), NaN where a rank was not heard; ``differs_in`` is
             a column of ``table``.
@@ -109,6 +113,7 @@ class SubtreeStep:
     stats: tuple[str, ...]
     table: Floats
     weights: Floats | None = None
+    updates: Floats | None = None
     first_rank: int
     ranks: Floats
     loss_sum: float = 0.0
@@ -165,6 +170,7 @@ def of_one_rank(rank: int, step: LocalStep) -> SubtreeStep:
         stats=step.stats,
         table=step.table,
         weights=step.weights,
+        updates=step.updates,
         first_rank=rank,
         ranks=ranks,
         loss_sum=0.0 if step.loss is None else step.loss,
@@ -213,14 +219,14 @@ def _head(item: Item, tables: list[Floats]) -> dict[str, Any]:
 
 def _head_of_step(item: LocalStep | SubtreeStep, tables: list[Floats]) -> dict[str, Any]:
     tables.append(item.table)
-    if item.weights is not None:
-        tables.append(item.weights)
+    tables += [table for table in (item.weights, item.updates) if table is not None]
     return {
         "optimizer": item.optimizer,
         "number": item.number,
         "stats": item.stats,
         "columns": item.table.shape[1],
         "weights": item.weights is not None,
+        "updates": item.updates is not None,
     }
 
 
@@ -294,6 +300,7 @@ def _local_step(head: dict[str, Any], tables: _Tables) -> LocalStep:
         stats=tuple(head["stats"]),
         table=tables.take(len(head["stats"]), head["columns"]),
         weights=tables.take(2, head["columns"]) if head["weights"] else None,
+        updates=tables.take(len(UPDATE_STATS), head["columns"]) if head["updates"] else None,
         norm=norm,
         nonfinite=nonfinite,
         before_reduction=head["before"],
@@ -305,6 +312,7 @@ def _subtree_step(head: dict[str, Any], tables: _Tables) -> SubtreeStep:
     stats, columns, count = tuple(head["stats"]), head["columns"], head["ranks"]
     table = tables.take(len(stats), columns)
     weights = tables.take(2, columns) if head["weights"] else None
+    updates = tables.take(len(UPDATE_STATS), columns) if head["updates"] else None
     ranks = np.empty((len(RANK_STATS), count), np.float32)
     for row, value in zip(ranks, head["same"], strict=True):
         row[:] = tables.take(1, count)[0] if value is None else value
@@ -314,6 +322,7 @@ def _subtree_step(head: dict[str, Any], tables: _Tables) -> SubtreeStep:
         stats=stats,
         table=table,
         weights=weights,
+        updates=updates,
         first_rank=head["rank"],
         ranks=ranks,
         loss_sum=head["loss"][0],

@@ -60,7 +60,7 @@ class MicroBatches:
             self._is_known = self._is_known and kind == self._kind
             return
         self._kind = kind
-        if self._expected and self._is_known and is_read and not _is_one_of_many():
+        if self._expected and self._is_known and is_read and not is_one_of_many():
             self._first = measure(gradients, ("norm",))
 
     def take(self) -> Accumulation | None:
@@ -71,7 +71,7 @@ class MicroBatches:
         return Accumulation(count, first) if first is not None and count > 1 and is_known else None
 
 
-def _is_one_of_many() -> bool:
+def is_one_of_many() -> bool:
     """Whether this process trains together with others."""
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

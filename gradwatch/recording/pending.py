@@ -36,6 +36,7 @@ class PendingStep:
         scale: the gradients were measured times this.
         loss_scale: the GradScaler's at the step.
         found_inf: of a fused optimizer, which skips the update itself if this is above 0.
+        part_sizes: entries of the part that this process has of each parameter, where other processes train too.
         accumulation: how the gradient was accumulated, where that was read.
         before_reduction: what this process had before the reduction over ranks.
         weights: what the step did to them, where they were sampled.
@@ -65,6 +66,7 @@ class PendingStep:
     found_inf: Tensor | None = None
     weights: WeightChange | None = None
     updates: Measurement | None = None
+    part_sizes: tuple[int, ...] = ()
     accumulation: Accumulation | None = None
     before_reduction: tuple[Measurement, ...] = ()
     whole: Measurement | None = None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.record import (
+    UPDATE_STATS,
     AccumulationStats,
     ClipFault,
     Floats,
@@ -125,7 +126,17 @@ def make_record(
         loss = whole.loss
     there = np.flatnonzero(whole.present).tolist()
     late = replace(numbers.late, loss=loss)
-    of_all = replace(numbers, stats=whole.stats, with_gradient=there, updates=None, late=late)
+    updated = None if whole.updates is None else np.flatnonzero(~np.isnan(whole.updates["update_norm"])).tolist()
+    read = whole.updates if updated else None
+    of_all = replace(
+        numbers,
+        stats=whole.stats,
+        with_gradient=there,
+        updates=read,
+        with_update=updated,
+        late=late,
+        micro_batches=None,
+    )
     return _record(of_all, optimizer, attempt, whole.infos, whole.weights, whole.ranks)
 
 
@@ -222,11 +233,25 @@ def _local(numbers: StepNumbers, pending: PendingStep, optimizer: str, present: 
         stats=tuple(found),
         table=table,
         weights=None if weights is None else np.stack([weights.weight_norm, weights.update_norm]),
+        updates=_updates_of_parts(numbers, pending.part_sizes, table.shape[1]),
         norm=norm,
         nonfinite=nonfinite,
         before_reduction=bool(pending.before_reduction),
         loss=numbers.late.loss,
     )
+
+
+def _updates_of_parts(numbers: StepNumbers, sizes: Sequence[int], parameters: int) -> Floats | None:
+    """The updates of this process's parts as norms whose squares add up, see `LocalStep.updates`."""
+    if numbers.updates is None or numbers.skipped or len(sizes) < parameters:
+        return None
+    entries = np.array(sizes[:parameters], np.float64)
+    found = {name: column[:parameters].copy() for name, column in numbers.updates.items()}
+    found["rms_ratio"] *= np.sqrt(entries)
+    table = np.stack([found[name] for name in UPDATE_STATS])
+    # A part without entries has no update to read, and takes nothing from the whole.
+    table[:, entries == 0] = 0.0
+    return _float32(table)
 
 
 def _own_totals(pending: PendingStep, found: Columns, there: list[int]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import gradwatch
-from gradwatch.record import STATS
+from gradwatch.record import STATS, UPDATE_STATS
 
 from . import training
 
@@ -106,6 +106,38 @@ def test_weights_are_sampled_as_a_whole(runs, alone, name):
     for stat in ("weight_norm", "update_norm"):
         assert run.layers(stat).index.tolist() == [0, 4, 8]
         np.testing.assert_allclose(run.layers(stat), other.layers(stat), rtol=1e-3, atol=1e-6)
+
+
+def updates_in_float64(clip):
+    """The same training in one process and float64: what each step did to the weights, and RMS_t from its moments."""
+    network = training.model().double()
+    optimizer = training.adam(network)
+    rows = []
+    for step in range(training.STEPS):
+        optimizer.zero_grad()
+        x, y = training.batch(step)
+        training.loss_of(network, x.double(), y.double()).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), training.CLIP)
+        before = [p.detach().clone() for p in network.parameters()]
+        optimizer.step()
+        for p, old in zip(network.parameters(), before, strict=True):
+            second = optimizer.state[p]["exp_avg_sq"] / (1 - 0.999 ** (step + 1))
+            ratio = (p.grad**2 / second.clamp_min(1e-16)).mean().sqrt()
+            rows.append([(p.detach() - old).norm(), old.norm(), ratio, second.sqrt().norm()])
+    return torch.tensor(rows).view(training.STEPS, -1, 4).numpy()
+
+
+@pytest.mark.parametrize("name", ["ddp", "ddp_heard", "fsdp2_plain", "fsdp2_clipped", "hsdp", "tp"])
+def test_updates_are_those_of_one_process_in_float64(runs, name):
+    """Copies are counted once, and the squares of shards add up."""
+    run, expected = run_of(runs, name), updates_in_float64(name not in NOT_CLIPPED)
+    for at, stat in enumerate(UPDATE_STATS):
+        found = run.updates(stat)
+        assert found.index.tolist() == list(range(training.STEPS))
+        np.testing.assert_allclose(found, expected[:, :, at], rtol=5e-3, atol=1e-5, err_msg=stat)
+    totals = np.sqrt((expected[:, :, :2] ** 2).sum(axis=1))
+    np.testing.assert_allclose(run.steps()[["update_norm", "weight_norm"]], totals, rtol=2e-3)
 
 
 @pytest.mark.parametrize("name", list(training.POLICIES))

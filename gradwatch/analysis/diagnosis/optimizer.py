@@ -50,6 +50,34 @@ def eps_starvation(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
+def held_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Spikes that stayed in the momentum after the gradient was back."""
+    events = [e for e in optimizer.events if e.kind == "held-spike"]
+    if not events:
+        return None
+    over = [e for e in events if e.until is not None]
+    longest = max((e.until or e.step) - e.step + 1 for e in events)
+    return Finding(
+        code="held-spike",
+        severity="info",
+        certainty="shown",
+        what=f"the momentum{facts.of(optimizer)} held {count(len(events), 'spike')} of the gradient after the gradient"
+        f" was back, the first at step {events[0].step}"
+        + (f"; it took up to {count(longest, 'step')} to forget one" if over else ""),
+        optimizer=optimizer.name,
+        steps=(events[0].step, events[-1].until or events[-1].step),
+        evidence={
+            "steps_to_forget": Quantity(float(longest) if over else None, "steps"),
+            "update_norm": Quantity(events[0].observed, "weight"),
+            "limit": Quantity(events[0].limit, "weight"),
+        },
+        cause="a part of the spike stays in the optimizer's momentum and moves the weights at the steps after it, too",
+        remedy="a threshold of clipping below the spike, which `gradwatch recommend` tells: what is clipped never"
+        " reaches the momentum",
+        confirm="train from before the spike with that threshold, and compare the update norms after it",
+    )
+
+
 def update_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Updates far above their level, the learning rate left out; the loss often follows."""
     events = [e for e in optimizer.events if e.kind == "update-spike"]
@@ -184,4 +212,11 @@ def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | No
     )
 
 
-RULES = (learning_rate_too_high, eps_starvation, large_initial_norms, update_spike, norm_rises_as_rate_falls)
+RULES = (
+    learning_rate_too_high,
+    eps_starvation,
+    large_initial_norms,
+    update_spike,
+    held_spike,
+    norm_rises_as_rate_falls,
+)

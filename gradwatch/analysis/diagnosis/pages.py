@@ -347,6 +347,15 @@ PAGES: dict[str, Page] = {
         fix="A lower learning rate, a longer warm-up, or a smaller beta2.",
         sources=("Wortsman et al. 2023, section 3, https://arxiv.org/abs/2304.13013",),
     ),
+    "held-spike": Page(
+        title="The momentum held a spike",
+        cure="threshold",
+        meaning="After a spike of the gradient the gradient was back, and updates stayed at twice their level or more:"
+        " the momentum still held the spike. Clipping takes it away before the momentum sees it.",
+        example="SGD with a momentum of 0.98, and one batch whose loss is multiplied by 100.",
+        confirm="Compare `total_norm` and `update_norm` in `Run.steps()` after the spike.",
+        fix="A threshold of clipping below the spike.",
+    ),
     "large-initial-norms": Page(
         title="The first gradients are very large",
         cure="architecture",

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from gradwatch.detect import NothingMoves, StaleSecondMoment, UpdateSpike
-from gradwatch.record import ParameterInfo, UpdateStats, WeightStats
+from gradwatch.detect import HeldSpike, NothingMoves, StaleSecondMoment, UpdateSpike
+from gradwatch.record import ParameterInfo, UpdateStats, WeightStats, merged
 from gradwatch.testing import check_detector, steady, stream
 
 PARAMETERS = (
@@ -82,6 +82,51 @@ def test_updates_that_are_not_known_are_left_out(value):
     records = updated(CALM)
     records[200] = dataclasses.replace(records[200], update_norm=value)
     assert found(UpdateSpike, records) == []
+
+
+def with_momentum(gradients, momentum=0.9, clip=math.inf):
+    """Records of SGD with momentum whose gradients all point along one direction, clipped at a norm."""
+    buffer, updates, records = 0.0, [], []
+    for gradient in gradients:
+        buffer = momentum * buffer + min(gradient, clip)
+        updates.append(0.1 * buffer)
+    for record, gradient in zip(updated(updates), gradients, strict=True):
+        coefficient = min(1.0, clip / gradient)
+        records.append(dataclasses.replace(record, total_norm=gradient, clip_coef=coefficient))
+    return records
+
+
+def spiked(times, at=250):
+    gradients = steady(400, spread=0.02, seed=3)
+    return [value * (times if step == at else 1.0) for step, value in enumerate(gradients)]
+
+
+@pytest.mark.parametrize(("times", "momentum"), [(100.0, 0.9), (1000.0, 0.9), (300.0, 0.98)])
+def test_momentum_that_holds_a_spike_is_found_and_how_long_it_holds_it(times, momentum):
+    """A part times * momentum**t of the spike is left, beside updates of 1 / (1 - momentum)."""
+    (event,) = merged(check_detector(HeldSpike, with_momentum(spiked(times), momentum)))
+    assert (event.step, event.severity) == (251, "info")
+    expected = math.log(times * (1 - momentum)) / -math.log(momentum)
+    assert event.until - 250 == pytest.approx(expected, abs=3)
+
+
+def test_a_spike_that_was_clipped_never_reached_the_momentum():
+    assert check_detector(HeldSpike, with_momentum(spiked(1000.0), clip=2.0)) == []
+
+
+def test_a_small_spike_and_an_optimizer_without_momentum_hold_nothing():
+    assert check_detector(HeldSpike, with_momentum(spiked(6.0))) == []
+    assert check_detector(HeldSpike, with_momentum(spiked(1000.0), momentum=0.0)) == []
+
+
+def test_an_update_that_is_large_for_another_reason_is_not_held():
+    updates = [value * (10 if 200 <= step < 230 else 1) for step, value in enumerate(CALM)]
+    assert check_detector(HeldSpike, updated(updates)) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_calm_training_holds_nothing(seed):
+    assert check_detector(HeldSpike, with_momentum(steady(2000, spread=0.3, seed=seed))) == []
 
 
 def test_gradients_that_outgrow_the_second_moment_of_a_matrix_are_found():

@@ -79,6 +79,27 @@ def test_an_update_that_jumps_is_information_and_named(tmp_path):
     assert finding.evidence["update_norm"].value == pytest.approx(1e-2)
 
 
+def held(folder, momentum, clip=math.inf):
+    buffer, records = 0.0, []
+    losses = falling(400, 2.0, 1.0)
+    for step, record in enumerate(stream(steady(400, spread=0.05), losses=losses)):
+        norm = record.total_norm * (300.0 if step == 250 else 1.0)
+        buffer = momentum * buffer + min(norm, clip)
+        coefficient = min(1.0, clip / norm)
+        records.append(
+            replace(record, total_norm=norm, clip_coef=coefficient, update_norm=0.1 * buffer, weight_norm=1.0)
+        )
+    return run_of(folder, records, "SGD")
+
+
+def test_momentum_that_holds_a_spike_is_named_with_the_steps_it_took_to_forget_it(tmp_path):
+    finding = the(held(tmp_path / "held", 0.9), "held-spike")
+    assert (finding.severity, finding.steps[0]) == ("info", 251)
+    assert finding.evidence["steps_to_forget"].value == pytest.approx(math.log(30) / -math.log(0.9), abs=4)
+    assert "held-spike" not in codes(held(tmp_path / "clipped", 0.9, clip=2.0))
+    assert "held-spike" not in codes(held(tmp_path / "no momentum", 0.0))
+
+
 def drifting(rates, decay, folder):
     """Norms that rise threefold in the second half."""
     norms = [value * (1.0 if step < 1000 else 3.0) for step, value in enumerate(steady(2000, spread=0.05))]
