@@ -101,8 +101,8 @@ class GradientHistory:
 
     @property
     def are_none_or_zero(self) -> bool:
-        """Whether a backward has no gradient that it could add to: none is there, or all were set to zero in place."""
-        return self._zeroed or self.first() is None
+        """Whether the backward that began adds to nothing: no gradient is there, or all were set to zero in place."""
+        return self._zeroed or not any(self._before)
 
     def zeroed(self, ids: set[int]) -> None:
         """These parameters' gradients were set to zero in place."""

@@ -123,14 +123,14 @@ class Stepped(Loop):
 
     def before_backward(self, roots: Sequence[Tensor]) -> None:
         self._notice_drop()
-        self._micro_batches.before_backward(roots, is_first=self.tracker.gradients.are_none_or_zero)
         self.tracker.gradients.before_backward()
+        self._micro_batches.before_backward(roots, is_first=self.tracker.gradients.are_none_or_zero)
 
     def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
         if is_ours and self.tracker.gradients.after_backward():
             self._update.gradients_made(self.tracker)
             self.tracker.losses.add(losses)
-            self._micro_batches.after_backward(self.tracker.parameters.gradients(), is_read=self.tracker.is_due)
+            self._micro_batches.after_backward(self.tracker.parameters.gradients, is_read=self.tracker.is_due)
 
     def zeroed(self, ids: set[int]) -> None:
         self.tracker.gradients.zeroed(ids)

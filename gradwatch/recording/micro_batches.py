@@ -11,13 +11,16 @@ train together: between two passes the gradient may be this process's own or the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gradwatch.measure import Measurement, measure
+
+WAIT_UPDATES = 100
+"""Updates without a look after one whose passes were not micro-batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,10 @@ class MicroBatches:
 
     def __init__(self) -> None:
         self._expected = False
+        self._wait = 0
         self._count = 0
         self._is_known = False
-        self._kind: tuple[object, ...] = ()
+        self._kind: tuple[object, ...] | None = None
         self._next_kind: tuple[object, ...] = ()
         self._first: Measurement | None = None
 
@@ -52,22 +56,32 @@ class MicroBatches:
             self._is_known = False  # it adds to what an earlier update has left
         self._next_kind = tuple(type(loss.grad_fn) for loss in losses)
 
-    def after_backward(self, gradients: Sequence[Tensor | None], *, is_read: bool) -> None:
-        """It has added to these gradients; ``is_read``: of this step something is recorded."""
-        kind = (self._next_kind, tuple(gradient is None for gradient in gradients))
+    def after_backward(self, gradients: Callable[[], Sequence[Tensor | None]], *, is_read: bool) -> None:
+        """It has added to these gradients; ``is_read``: of this step something is recorded.
+
+        They are asked for only where the update before had several micro-batches: of ten thousand parameters even the
+        list takes a millisecond.
+        """
         self._count += 1
+        if not self._expected:
+            return
+        now = gradients()
+        kind = (self._next_kind, tuple(gradient is None for gradient in now))
         if self._count > 1:
             self._is_known = self._is_known and kind == self._kind
             return
         self._kind = kind
-        if self._expected and self._is_known and is_read and not is_one_of_many():
-            self._first = measure(gradients, ("norm",))
+        if self._is_known and is_read and not is_one_of_many():
+            self._first = measure(now, ("norm",))
 
     def take(self) -> Accumulation | None:
         """What is known of the gradient that an update has just taken."""
         count, first, is_known = self._count, self._first, self._is_known
-        self._expected = count > 1 and is_known
-        self._count, self._first, self._is_known = 0, None, False
+        if self._expected and count > 1 and not is_known:
+            self._wait = WAIT_UPDATES
+        self._wait = max(self._wait - 1, 0)
+        self._expected = count > 1 and is_known and not self._wait
+        self._count, self._first, self._is_known, self._kind = 0, None, False, None
         return Accumulation(count, first) if first is not None and count > 1 and is_known else None
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import gradwatch
+from gradwatch.recording.micro_batches import WAIT_UPDATES, MicroBatches
 
 SIZE, NUMBER = 4, 8
 
@@ -171,3 +172,28 @@ def test_the_training_is_the_same_bit_for_bit(tmp_path, recorder):
         optimizer.step()
         optimizer.zero_grad()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_gradients_are_asked_for_only_where_micro_batches_are_expected():
+    batches, asked = MicroBatches(), []
+    parameter = torch.ones(2, requires_grad=True)
+
+    def update(losses):
+        for number, loss in enumerate(losses):
+            batches.before_backward([loss], is_first=number == 0)
+            batches.after_backward(lambda: asked.append(len(losses)) or [parameter], is_read=True)
+        return batches.take()
+
+    one, other = parameter.sum(), parameter.prod()
+    assert [update([one]) for _ in range(3)] == [None] * 3
+    assert asked == []
+    assert update([one, one]) is None  # known to accumulate from here on
+    assert asked == []
+    known = update([one, one])
+    assert known is not None
+    assert known.micro_batches == 2
+    assert asked == [2, 2]
+    assert update([one, other]) is None
+    del asked[:]
+    assert [update([one, other]) for _ in range(WAIT_UPDATES - 1)] == [None] * (WAIT_UPDATES - 1)
+    assert asked == []
