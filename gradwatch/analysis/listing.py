@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from gradwatch import __version__
 from gradwatch.analysis.notes import read_notes
 from gradwatch.analysis.places import find_stores
-from gradwatch.errors import GradwatchError
+from gradwatch.errors import EmptyRun, GradwatchError
 from gradwatch.store import StoreReader
 
 INDEX_NAME = ".gradwatch-index.json"
@@ -158,7 +159,6 @@ def row_of(name: str, path: Path) -> RunRow:
     """The row of the store at a path; of one that can't be read, the reason why."""
     from gradwatch.analysis.history import RunReader
     from gradwatch.analysis.summary import summarize
-    from gradwatch.errors import EmptyRun
 
     try:
         reader = RunReader(path)
@@ -333,6 +333,4 @@ def _stored(row: RunRow) -> dict[str, Any]:
 
 
 def _version() -> list[object]:
-    from gradwatch import __version__
-
     return [INDEX_VERSION, __version__]

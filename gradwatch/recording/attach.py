@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gradwatch import __version__
 from gradwatch.capture import CaptureOptions
 from gradwatch.capture.files import check_can_write
 from gradwatch.clip import Policy
@@ -489,7 +490,7 @@ def _begin_attempt(
 def _meta(trained: Trained, options: RecordingOptions, policies: Mapping[str, Policy]) -> dict[str, str]:
     """Facts about the run; one that it knows already stays as it is."""
     return {
-        "gradwatch": _version(),
+        "gradwatch": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "model": ", ".join(dict.fromkeys(_class_of_model(model) for model, _ in trained.values())),
@@ -523,9 +524,3 @@ def _class_of_model(model: nn.Module) -> str:
 def _resumed(step: int, attempt: int) -> Event:
     message = f"training was resumed at step {step} (attempt {attempt})"
     return Event(step=step, kind="resumed", severity="info", message=message, attempt=attempt)
-
-
-def _version() -> str:
-    from gradwatch import __version__
-
-    return __version__

@@ -3,14 +3,19 @@
 A step goes through these states. `StepTracker.pending` has it up to the update, `StepTracker.held`
 from there until the next step begins, so that its loss can still be logged.
 
-    none ──settle──▶ measured ──after_clip──▶ clipped ──after_step──▶ updated ──▶ held ──release──▶ put
-                        │  ▲                     │  │                              ▲
-                        │  └──── settle, where ──┘  └─ gradients dropped, an error, ─┐
-                        │     the gradients changed    a scaler that backs off       ▼
-                        └──────────────────────────────────────────────────────▶ skipped
+    none ──settle──▶ measured ──after_clip──▶ clipped
+                       ▲ │                      │
+                       │ ├──────── settle ◀─────┤      the gradients changed: they are measured again
+                       └─┘                      │
+                         ├──────── finish ──────┼──▶ updated ─┐
+                         ├──────── skip ────────┼──▶ skipped ─┴──▶ held ──release──▶ put
+                         │                      │       ▲
+                         └─ gradients dropped ──┴──▶ dropped
+                                                        └──▶ none, if it was the first of two passes of one update
 
 `settle` measures the gradients unless they are those measured before. `finish` holds a step back and
-`skip` makes an attempt of it whose update did not happen. How a loop steps, and so which of these calls
+`skip` makes an attempt of it whose update did not happen; `resolve_dropped` decides what dropped gradients were,
+once new ones come. How a loop steps, and so which of these calls
 comes when, is the business of `gradwatch.recording.loops`.
 """
 

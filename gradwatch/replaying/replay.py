@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from gradwatch import __version__
 from gradwatch.analysis.replays.result import Origin, Replay, RowFinding, write_replay
+from gradwatch.capture import read_all
 from gradwatch.capture.record import Capture, Group
 from gradwatch.errors import CannotReplay, GradwatchError
 from gradwatch.replaying.helps import find_helps
@@ -76,8 +78,6 @@ def read_capture(folder: Path) -> Capture:
     Raises:
         CannotReplay: there is none that can be read.
     """
-    from gradwatch.capture import read_all
-
     try:
         return read_all(folder)
     except GradwatchError:
@@ -207,8 +207,6 @@ def _base(capture: Capture) -> Replay:
 
 def environment() -> dict[str, str]:
     """What bears on the numbers of a replay, by name."""
-    from gradwatch import __version__
-
     return {
         "gradwatch": __version__,
         "torch": str(torch.__version__),

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from gradwatch.cli import group
 from gradwatch.cli.defaults import FILE_NAME, PREFIX, Defaults, Option, options_of, read_defaults
 from gradwatch.cli.printing import screen
 from gradwatch.views.encode import dumps
@@ -19,8 +20,6 @@ SECRETS = ("notify",)
 
 def config(json: bool, everything: bool) -> None:
     """Print each option with its value and the place where it is set."""
-    from gradwatch.cli import group
-
     given = read_defaults(Path.cwd())
     found = settings(options_of(group()), given, os.environ)
     shown = [one for one in found if everything or one["from"] != "built in"]

@@ -15,6 +15,7 @@ from gradwatch.analysis.replays.result import Replay, read_replay, write_replay
 from gradwatch.capture import Capture, capture_folders, describe
 from gradwatch.cli.output import print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotReplay, GradwatchError
+from gradwatch.replaying.bundle import unpack, write_bundle
 from gradwatch.script.launch import prepare
 from gradwatch.views.console.replay import replay_view
 
@@ -84,8 +85,6 @@ def _with(options: Options, name: str, value: str) -> Options:
 def _folders(run: Path, options: Options) -> Iterator[list[Path]]:
     """The captures of a run that are wanted, the first to be replayed first; the one of a capture or of a bundle."""
     if run.is_file() and run.suffix == ".zip":
-        from gradwatch.replaying.bundle import unpack
-
         with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
             yield [unpack(run, Path(folder))]
         return
@@ -168,8 +167,6 @@ def _threshold(folder: Path) -> float | None:
 
 
 def _bundle(found: Replay, folder: Path, options: Options) -> None:
-    from gradwatch.replaying.bundle import write_bundle
-
     assert options.bundle is not None
     size = write_bundle(found, folder, options.bundle)
     typer.echo(f"wrote {options.bundle}, {size / 1e6:.1f} MB; it holds the batch and the weights", err=True)

@@ -14,6 +14,7 @@ from gradwatch.errors import BadArgument, CannotExport
 from gradwatch.text import file_size
 from gradwatch.views import html as html_view
 from gradwatch.views import json as json_view
+from gradwatch.views import picture
 from gradwatch.views.console import report as console_view
 from gradwatch.views.web.view import RunView
 
@@ -55,8 +56,6 @@ def write_picture(summary: RunSummary, layers: int, svg: Path | None, png: Path 
         CannotExport: the file can't be written, or no font is installed.
         UnsupportedVersion: the package that makes PNG is not installed.
     """
-    from gradwatch.views import picture
-
     drawn = picture.svg(console_view.report(summary, picture.SCREEN, layers))
     if svg is not None:
         _write(svg, drawn.encode("utf-8", "backslashreplace"))
