@@ -96,6 +96,51 @@ class History:
         return np.where(np.isfinite(self.looks), np.minimum(self.looks, self.before), self.before)
 
 
+class AnyTrial(Protocol):
+    """A training of a seed at a learning rate, whatever else it has."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Trainings of one task at the beginning; those of one seed have the same weights and see the same batches."""
+
+    weights: Weights  # (trainings, ...)
+    rates: Tensor  # (trainings,)
+    of_seed: Tensor  # (trainings,): which stream each sees
+    streams: Sequence[np.random.Generator]  # one for each seed
+
+    @classmethod
+    def begin(cls, task: Task, trials: Sequence[AnyTrial]) -> SideBySide:
+        seeds = sorted({trial.seed for trial in trials})
+        of_seed = torch.tensor([seeds.index(trial.seed) for trial in trials])
+        started = [task.initial(np.random.default_rng([seed, 1])) for seed in seeds]
+        weights = {
+            name: torch.stack([torch.tensor(one[name], dtype=torch.float32) for one in started])[of_seed]
+            .clone()
+            .requires_grad_()
+            for name in started[0]
+        }
+        streams = [np.random.default_rng([seed, 2]) for seed in seeds]
+        return cls(weights, torch.tensor([trial.rate for trial in trials]), of_seed, streams)
+
+    def each(self, data: Batch) -> Batch:
+        """The same data for every training."""
+        return tuple(part.expand(len(self.rates), *part.shape) for part in data)
+
+    def step(self, task: Task) -> tuple[Tensor, Weights]:
+        """The loss of each training on its next batch, and the gradients."""
+        drawn = [task.batch(stream) for stream in self.streams]
+        batch = tuple(torch.stack(parts)[self.of_seed] for parts in zip(*drawn, strict=True))
+        loss = task.loss(self.weights, batch)
+        gradients = torch.autograd.grad(loss.sum(), list(self.weights.values()))
+        return loss, dict(zip(self.weights, gradients, strict=True))
+
+
 def train(
     task: Task,
     trials: Sequence[Trial],
@@ -105,28 +150,17 @@ def train(
 ) -> History:
     """Train all. A training whose gradient is not finite stops and counts as lost."""
     steps = steps or task.steps
-    seeds = sorted({trial.seed for trial in trials})
-    of_seed = torch.tensor([seeds.index(trial.seed) for trial in trials])
-    rates = torch.tensor([trial.rate for trial in trials])
+    side = SideBySide.begin(task, trials)
+    weights, rates = side.weights, side.rates
     fixed = torch.tensor([trial.max_norm for trial in trials], dtype=torch.float64)
     choices: list[tuple[Threshold, Tensor]] = [
         (make(), torch.tensor([i for i, trial in enumerate(trials) if trial.policy == name]))
         for name, make in (policies or {}).items()
         if any(trial.policy == name for trial in trials)
     ]
-    started = [task.initial(np.random.default_rng([seed, 1])) for seed in seeds]
-    weights = {
-        name: torch.stack([torch.tensor(one[name], dtype=torch.float32) for one in started])[of_seed]
-        .clone()
-        .requires_grad_()
-        for name in started[0]
-    }
     rules: dict[str, Sgd | Adam] = {"SGD": Sgd(0.0), "Momentum": Sgd(0.9), "Adam": Adam()}
     update = rules[task.optimizer]
-    streams = [np.random.default_rng([seed, 2]) for seed in seeds]
-    held_out, validation = (
-        tuple(part.expand(len(trials), *part.shape) for part in data) for data in (task.held_out(), task.validation())
-    )
+    held_out, validation = side.each(task.held_out()), side.each(task.validation())
     alive = torch.ones(len(trials), dtype=torch.bool)
     norms, losses = np.full((steps, len(trials)), np.nan), np.full((steps, len(trials)), np.nan)
     looks: list[NDArray[np.float64]] = []
@@ -137,10 +171,7 @@ def train(
     with torch.no_grad():
         before = task.loss(weights, held_out).double().numpy()
     for step in range(steps):
-        drawn = [task.batch(stream) for stream in streams]
-        batch = tuple(torch.stack(parts)[of_seed] for parts in zip(*drawn, strict=True))
-        loss = task.loss(weights, batch)
-        gradients = dict(zip(weights, torch.autograd.grad(loss.sum(), list(weights.values())), strict=True))
+        loss, gradients = side.step(task)
         with torch.no_grad():
             own = {name: gradient.flatten(1).double().norm(dim=1) for name, gradient in gradients.items()}
             norm = torch.stack(list(own.values())).norm(dim=0)

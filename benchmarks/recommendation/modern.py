@@ -21,7 +21,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
-from lab import LAST, LOOKS, SAMPLED, Task, Threshold, Weights
+from lab import LAST, LOOKS, SAMPLED, SideBySide, Task, Threshold, Weights
 from numpy.typing import NDArray
 from problems import EVERY
 from torch import Tensor
@@ -295,19 +295,10 @@ class Clipper:
 
 def train(task: Task, optimizer: Optimizer, trials: Sequence[Trial], *, keep: bool = False) -> History:
     """Train all; a training whose gradient is not finite stops there and counts as lost."""
-    seeds = sorted({trial.seed for trial in trials})
-    of_seed = torch.tensor([seeds.index(trial.seed) for trial in trials])
-    rates = torch.tensor([trial.rate for trial in trials])
-    started = [task.initial(np.random.default_rng([seed, 1])) for seed in seeds]
-    weights = {
-        name: torch.stack([torch.tensor(one[name], dtype=torch.float32) for one in started])[of_seed]
-        .clone()
-        .requires_grad_()
-        for name in started[0]
-    }
+    side = SideBySide.begin(task, trials)
+    weights, rates = side.weights, side.rates
     update, clip = optimizer.make(), Clipper(trials)
-    streams = [np.random.default_rng([seed, 2]) for seed in seeds]
-    held_out = tuple(part.expand(len(trials), *part.shape) for part in task.held_out())
+    held_out = side.each(task.held_out())
     alive = torch.ones(len(trials), dtype=torch.bool)
     shape = (STEPS, len(trials), len(weights))
     norms, losses = np.full(shape[:2], np.nan), np.full(shape[:2], np.nan)
@@ -317,10 +308,7 @@ def train(task: Task, optimizer: Optimizer, trials: Sequence[Trial], *, keep: bo
     with torch.no_grad():
         before = task.loss(weights, held_out).double().numpy()
     for step in range(STEPS):
-        drawn = [task.batch(stream) for stream in streams]
-        batch = tuple(torch.stack(parts)[of_seed] for parts in zip(*drawn, strict=True))
-        loss = task.loss(weights, batch)
-        gradients = dict(zip(weights, torch.autograd.grad(loss.sum(), list(weights.values())), strict=True))
+        loss, gradients = side.step(task)
         with torch.no_grad():
             own = torch.stack([g.flatten(1).double().norm(dim=1) for g in gradients.values()], 1)
             norm = own.norm(dim=1)

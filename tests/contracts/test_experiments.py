@@ -2,25 +2,19 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ..scripts import BENCHMARKS, load
+
 pytest.importorskip("sklearn")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def folders():
-    added = [str(BENCHMARKS / name) for name in ("temporal_order", "recommendation")]
-    sys.path[:0] = added
-    yield
-    for folder in added:
-        sys.path.remove(folder)
+network, experiment = load("temporal_order/network"), load("temporal_order/experiment")
+lab, problems, regret = (load(f"recommendation/{name}") for name in ("lab", "problems", "regret"))
 
 
 # -------------------------------------------------------------------------------- temporal order
@@ -29,8 +23,6 @@ def folders():
 @pytest.fixture
 def networks():
     """Four networks of the paper with larger weights, and a batch."""
-    import network
-
     started = [network.initial(seed, "basic_tanh") for seed in range(4)]
     weights = {name: torch.stack([one[name] for one in started]) * 3 for name in network.NAMES}
     symbols, labels = network.sequences(np.random.default_rng(0), 13, 20 * 4)
@@ -59,8 +51,6 @@ def never():
 
 
 def test_the_gradients_written_out_are_autograds(networks):
-    import network
-
     own, losses, _, _ = by_autograd(*networks)
     made = network.step(*networks, never(), torch.zeros(4))
     torch.testing.assert_close(made.loss, losses)
@@ -69,8 +59,6 @@ def test_the_gradients_written_out_are_autograds(networks):
 
 
 def test_the_regulariser_is_the_immediate_derivative_of_the_papers_omega(networks):
-    import network
-
     _, _, states, before = by_autograd(*networks)
     weight = networks[0]["W"][1].clone().requires_grad_()
     omega = 0
@@ -87,8 +75,6 @@ def test_the_regulariser_is_the_immediate_derivative_of_the_papers_omega(network
 
 def test_the_truncation_is_hidden_state_clip(networks):
     """The error of each example is limited; autograd sees that of the mean, a twentieth."""
-    import network
-
     from gradwatch.clip import HiddenStateClip
 
     weights, symbols, labels = networks
@@ -106,8 +92,6 @@ def test_the_truncation_is_hidden_state_clip(networks):
 
 
 def test_the_sequences_are_those_of_the_paper():
-    import network
-
     symbols, labels = network.sequences(np.random.default_rng(0), 50, 4000)
     marks = symbols < 2
     assert (marks.sum(1) == 2).all()
@@ -120,8 +104,6 @@ def test_the_sequences_are_those_of_the_paper():
 
 
 def test_the_initialisations_are_those_of_the_authors():
-    import network
-
     smart = network.initial(3, "smart_tanh")
     assert (smart["W"] != 0).sum(1).tolist() == [15] * 50
     assert torch.linalg.eigvals(smart["W"]).abs().max().item() == pytest.approx(0.95, rel=1e-4)
@@ -129,17 +111,14 @@ def test_the_initialisations_are_those_of_the_authors():
 
 
 def test_wilsons_interval_is_scipys():
-    from experiment import wilson
     from scipy.stats import binomtest
 
     for hits, count in ((0, 10), (7, 10), (10, 10), (3, 40)):
         theirs = binomtest(hits, count).proportion_ci(method="wilson")
-        assert wilson(hits, count) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
+        assert experiment.wilson(hits, count) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
 
 
 def test_a_short_experiment_runs_and_prints_its_table(tmp_path, monkeypatch):
-    import experiment
-
     monkeypatch.setattr(experiment, "EVERY", 20)
     outcomes = experiment.train(10, 40, 2)
     assert len(outcomes) == 2 * len(experiment.METHODS)
@@ -156,8 +135,6 @@ def test_a_short_experiment_runs_and_prints_its_table(tmp_path, monkeypatch):
 
 
 def problem(name):
-    import problems
-
     return next(task for task in problems.EVERY if task.name == name)
 
 
@@ -185,8 +162,6 @@ def by_pytorch(task, trial, steps, optimizer):
 def test_trainings_side_by_side_are_each_what_pytorch_makes_of_it(kind):
     import dataclasses
 
-    import lab
-
     task = dataclasses.replace(problem("mlp-digits-momentum"), optimizer=kind)
     trials = [lab.Trial(seed, rate, limit) for seed in (0, 3) for rate in (0.01, 0.05) for limit in (0.3, 1e9)]
     history = lab.train(task, trials, steps=40)
@@ -202,8 +177,6 @@ def test_trainings_side_by_side_are_each_what_pytorch_makes_of_it(kind):
 
 
 def test_a_policy_sees_each_training_by_itself():
-    import lab
-
     from gradwatch.clip import AutoClip
 
     task = problem("mlp-digits-momentum")
@@ -214,8 +187,6 @@ def test_a_policy_sees_each_training_by_itself():
 
 
 def test_a_lost_training_stays_lost_and_does_not_touch_the_others():
-    import lab
-
     task = problem("regression-t12-sgd")
     history = lab.train(task, [lab.Trial(0, 0.01), lab.Trial(0, 100.0)], steps=80)
     alone = lab.train(task, [lab.Trial(0, 0.01)], steps=80)
@@ -227,9 +198,6 @@ def test_a_lost_training_stays_lost_and_does_not_touch_the_others():
 
 @pytest.mark.parametrize("split", ["TUNE", "FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "REPORT"])
 def test_every_problem_trains(split):
-    import lab
-    import problems
-
     for task in getattr(problems, split):
         history = lab.train(task, [lab.Trial(0, task.rates[0], 1.0)], steps=3)
         assert np.isfinite(history.losses).all(), task.name
@@ -237,8 +205,6 @@ def test_every_problem_trains(split):
 
 
 def test_no_problem_is_both_tuned_on_and_reported_on():
-    import problems
-
     names = [task.name for task in problems.EVERY]
     assert len(names) == len(set(names))
 
@@ -246,8 +212,6 @@ def test_no_problem_is_both_tuned_on_and_reported_on():
 @pytest.mark.slow
 def test_the_whole_way_from_a_pilot_to_the_table(tmp_path, monkeypatch):
     import dataclasses
-
-    import regret
 
     task = dataclasses.replace(problem("softmax-mislabelled-sgd"), steps=1400, rates=(0.05,))
     monkeypatch.setattr(regret, "CACHE", tmp_path)
@@ -262,13 +226,9 @@ def test_the_whole_way_from_a_pilot_to_the_table(tmp_path, monkeypatch):
 
 
 def test_the_committed_tables_are_of_these_problems():
-    import problems
-
     text = (BENCHMARKS / "recommendation" / "RESULTS.md").read_text()
     for task in problems.EVERY:
         for rate in task.rates:
             assert f"| {task.name} | {rate:g} |" in text
-    import experiment
-
     table = (BENCHMARKS / "temporal_order" / "RESULTS.md").read_text()
     assert experiment.table(json.loads((BENCHMARKS / "temporal_order" / "results.json").read_text())) in table

@@ -1,25 +1,20 @@
 """The batched optimizers and clippings of benchmarks/recommendation/modern.py do what PyTorch's own do."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from ..scripts import load
+
 pytest.importorskip("sklearn")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "recommendation"
 RATES = (0.01, 0.1, 0.03)
 SHAPES = {"tall": (6, 3), "wide": (3, 5), "bias": (4,)}
 
 
 @pytest.fixture(scope="module")
 def modern():
-    sys.path.insert(0, str(BENCHMARKS))
-    import modern
-
-    yield modern
-    sys.path.remove(str(BENCHMARKS))
+    return load("recommendation/modern")
 
 
 def stacked(generator, dtype=torch.float32):

@@ -12,6 +12,8 @@ from torch import nn
 import gradwatch
 from gradwatch.capture import list_captures, part_folders, read, read_all
 
+from .launching import torchrun
+
 SCRIPT = """
 import sys
 import torch
@@ -56,10 +58,7 @@ dist.destroy_process_group()
 def trained(folder, kind, capture):
     folder.mkdir()
     (folder / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "train.py", str(folder), kind, capture], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    done = torchrun("train.py", folder, kind, capture, cwd=folder)
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "weights.pt"), done.stderr
 

@@ -1,10 +1,6 @@
 """Lightning's own strategies and Accelerate over two processes, against the same training by hand in one."""
 
-import os
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +9,8 @@ from torch import nn
 
 from gradwatch import Run
 
-ROOT = Path(__file__).parents[2]
+from .launching import torchrun
+
 STEPS, CLIP = 6, 0.3
 
 LIGHTNING = """
@@ -122,16 +119,7 @@ def by_hand():
 def test_the_norms_are_those_of_one_process(tmp_path, name, clipping):
     script, strategy = SCRIPTS[name]
     (tmp_path / "train.py").write_text(textwrap.dedent(script).replace("CLIP", str(CLIP)).replace("STEPS", str(STEPS)))
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", strategy]
-        + [clipping],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = torchrun("train.py", strategy, clipping, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     run, expected = Run(tmp_path / "run"), by_hand()
     steps = run.steps()

@@ -4,10 +4,6 @@ Nodes of two ranks, and groups of two nodes, make a tree of three levels.
 """
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +11,7 @@ import pytest
 import gradwatch
 from gradwatch.record import STATS
 
-from . import training
+from . import launching, training
 
 pytestmark = pytest.mark.slow
 
@@ -29,28 +25,7 @@ OTHERS = ["poisoned", "parted", "joined", "leaves_early", "silent_rank"]
 def runs(tmp_path_factory):
     """All scenarios, one after the other, by eight processes."""
     folder = tmp_path_factory.mktemp("world8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), training.__file__]
-    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "RANKS_OF_A_NODE": str(NODE)}
-    done = subprocess.run(
-        [*command, str(folder), *PLAIN, *CLIPPED, *OTHERS],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env=os.environ | more,
-        check=False,
-    )
-    (folder / "stderr").write_text(done.stderr)
-    said = [f"{path.name}: {path.read_text()}" for path in folder.glob("*.error")]
-    assert done.returncode == 0, "\n".join([*said, done.stderr[-3000:]])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    training.alone(folder / "plain")
-    training.alone(folder / "clipped", training.CLIP)
-    return {name: gradwatch.Run(folder / name) for name in ("plain", "clipped")}
+    return launching.train(folder, RANKS, [*PLAIN, *CLIPPED, *OTHERS], 900, RANKS_OF_A_NODE=str(NODE))
 
 
 @pytest.mark.parametrize("name", PLAIN + CLIPPED)

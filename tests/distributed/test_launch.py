@@ -1,18 +1,14 @@
 """Trainings by several processes as a user starts them, and what is left when a process dies."""
 
-import os
-import subprocess
-import sys
 import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gradwatch import Run
 
-ROOT = Path(__file__).parents[2]
+from .launching import ROOT, torchrun
 
 SCRIPT = """
     import os, signal, sys, time, torch, torch.distributed as dist
@@ -47,19 +43,6 @@ SCRIPT = """
                 print("norm", float(norm), flush=True)
     dist.destroy_process_group()
 """
-
-
-def torchrun(*arguments, cwd, nproc=2, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
 
 
 @pytest.fixture

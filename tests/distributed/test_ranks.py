@@ -1,10 +1,6 @@
 """Trainings by several processes have the numbers of the same training in one."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +9,7 @@ import torch
 import gradwatch
 from gradwatch.record import STATS, UPDATE_STATS
 
-from . import training
+from . import launching, training
 
 WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
 AS_ALONE = [
@@ -42,29 +38,7 @@ NOT_CLIPPED = {"ddp", "fsdp2_plain", "tp", "tp_and_fsdp2", "pipeline", "accumula
 def runs(request, tmp_path_factory):
     """All scenarios, one after the other, by so many processes."""
     folder = tmp_path_factory.mktemp(f"world{request.param}")
-    names = list(training.SCENARIOS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(request.param)]
-    done = subprocess.run(
-        [*command, training.__file__, str(folder), *names],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        check=False,
-    )
-    (folder / "stderr").write_text(done.stderr)
-    said = [f"{path.name}: {path.read_text()}" for path in folder.glob("*.error")]
-    assert done.returncode == 0, "\n".join([*said, done.stderr[-3000:]])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The same trainings in one process: without clipping, and clipped by torch."""
-    folder = tmp_path_factory.mktemp("alone")
-    training.alone(folder / "plain")
-    training.alone(folder / "clipped", training.CLIP)
-    return {name: gradwatch.Run(folder / name) for name in ("plain", "clipped")}
+    return launching.train(folder, request.param, list(training.SCENARIOS), 500)
 
 
 def run_of(runs, name):

@@ -1,7 +1,6 @@
 """Whatever of ours fails, and wherever: the training is the one without us, and one message says it."""
 
 import contextlib
-import importlib.util
 import logging
 import random
 import sys
@@ -15,17 +14,11 @@ import torch
 import gradwatch
 from gradwatch.recording import lifecycle
 
+from . import test_loops as loops
+
 PACKAGE = Path(gradwatch.__file__).parent
 
 
-def _loops():
-    spec = importlib.util.spec_from_file_location("loops_under_test", Path(__file__).with_name("test_loops.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-loops = _loops()
 LOOPS = [
     *loops.INEFFECTIVE,
     loops.clip_between,
