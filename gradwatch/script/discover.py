@@ -37,6 +37,7 @@ from gradwatch.recording.hooks import (
     out_of_graphs,
     override_max_norm,
 )
+from gradwatch.recording.hyperparameters import settings_text
 from gradwatch.recording.optimizer_probe import is_probing
 from gradwatch.recording.optimizers import (
     NoOptimizer,
@@ -46,6 +47,7 @@ from gradwatch.recording.optimizers import (
 )
 from gradwatch.recording.options import RecorderKind, RecordingOptions
 from gradwatch.recording.watch import Watch
+from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
 from gradwatch.sinks.targets import own_trackers, trackers
 from gradwatch.sinks.tracker import Tracker
@@ -63,13 +65,14 @@ class Discovery:
         failed: nothing more is attached, because that raised.
     """
 
-    def __init__(self, plan: RecordingPlan, is_child: bool = False) -> None:
+    def __init__(self, plan: RecordingPlan, is_child: bool = False, configs: ConfigListener | None = None) -> None:
         """Begin to listen. A child process that the script started has a run of its own if it trains alone."""
         self.watch: Watch | None = None
         self.optimizers_seen = 0
         self.backwards = 0
         self.failed = False
         self._plan = plan
+        self._configs = configs
         self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
         self._process = os.getpid(), multiprocessing.current_process()
         self._roots: list[Tensor] = []
@@ -214,7 +217,8 @@ class Discovery:
         self._attached = [weakref.ref(one) for one in (*alive, *optimizers)]
         policies = self._policies_for(owned)
         if self.watch is None:
-            self.watch = open_watch(owned, run, self._options(run), policies)
+            config = {} if self._configs is None else self._configs.settings(model for model, _ in owned.values())
+            self.watch = open_watch(owned, run, self._options(run, settings_text(config)), policies)
             return
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
@@ -230,9 +234,10 @@ class Discovery:
         is_shared = self._own_run == self._plan.run
         return None if is_shared and os.environ.get("RANK", "0") != "0" else self._own_run
 
-    def _options(self, run: Path) -> RecordingOptions:
+    def _options(self, run: Path, config: str | None) -> RecordingOptions:
         plan = self._plan
         return RecordingOptions(
+            config=config,
             every=plan.every,
             stop_on=plan.stop_on,
             skip_nonfinite=plan.skip_nonfinite,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from gradwatch.errors import RunInUse, ScriptNotFound, TrainingStopped
 from gradwatch.script.closing import closing_lines
+from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.imports import after_import
 from gradwatch.script.plan import RecordingPlan
 from gradwatch.script.processes import listen_to_processes
@@ -89,7 +90,8 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
         shown: the folder as the user wrote it.
     """
     ending = _Ending(shown=shown or plan.run, plan=plan, started=time.time())
-    after_import("torch", lambda: ending.found.append(_discover(plan)))
+    configs = ConfigListener()
+    after_import("torch", lambda: ending.found.append(_discover(plan, configs)))
     stop = listen_to_processes(plan)
     main = become_main(program)
     code, reason = 0, "exit"
@@ -111,14 +113,15 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
         code, reason = 1, f"exception {type(error).__name__}"
     finally:
         stop()
+        configs.stop()
     ending.end(reason)
     sys.exit(code)
 
 
-def _discover(plan: RecordingPlan) -> Discovery:
+def _discover(plan: RecordingPlan, configs: ConfigListener) -> Discovery:
     from gradwatch.script.discover import Discovery
 
-    return Discovery(plan)
+    return Discovery(plan, configs=configs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

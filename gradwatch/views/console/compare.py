@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 _PANEL = 38  # columns that a panel needs at least
 _MARGIN = 12  # columns of a panel that are not curve: the axis with its labels and the gap
 _HEIGHT = 6
+_MOST_CHARTS = 6  # runs whose curves are drawn
 _WIDEST_NAME, _NARROWEST_NAME = 30, 12
 
 _STATISTICS = {
@@ -51,6 +53,21 @@ _NUMBERS: tuple[tuple[str, Callable[[RunSummary], str]], ...] = (
     ("loss last", lambda run: number(None if run.loss is None else run.loss.last)),
 )
 
+_MOST_TELLING = (
+    "verdict",
+    "loss last",
+    "median norm",
+    "max norm",
+    "threshold",
+    "clipped",
+    "steps",
+    "at step",
+    "p99 norm",
+    "not finite",
+    "loss first",
+)
+"""The columns in the order in which they get room."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
@@ -66,13 +83,14 @@ _CURVES = (_Curve("total norm", "total_norm", axis_of, "cyan"), _Curve("loss", "
 
 
 def comparison(summaries: Sequence[RunSummary], screen: Screen, partings: Sequence[Sequence[Difference]] = ()) -> Group:
-    """Norm and loss of each run on shared axes, then the numbers of all.
+    """Norm and loss of each run on shared axes, if they are few, then the numbers of all.
 
     Where ``partings`` holds the differences of each further run from the first, where they part comes last.
     """
     across = max(1, min(len(summaries), screen.width // _PANEL))
     lines: list[Text] = []
-    for begin in range(0, len(summaries), across):
+    drawn = summaries if len(summaries) <= _MOST_CHARTS else ()
+    for begin in range(0, len(drawn), across):
         row = summaries[begin : begin + across]
         for curve in _CURVES:
             lines += _panels(curve, summaries, row, screen)
@@ -137,7 +155,7 @@ def sentences(found: Difference, first: str, second: str, *, several: bool = Fal
             " steps",
         ]
     apart = "" if found.relative is None else f", a relative difference of {found.relative:.2g}"
-    values = f"{found.first:.9g} against {found.second:.9g}{apart}"
+    values = f"{_value(found, found.first)} against {_value(found, found.second)}{apart}"
     where = f"the runs first differ{of} at step {found.step}, in "
     if found.parameters:
         others = "" if len(found.parameters) == 1 else f"; {len(found.parameters) - 1} other parameters differ as well"
@@ -149,6 +167,13 @@ def sentences(found: Difference, first: str, second: str, *, several: bool = Fal
         said.append(f"up to and including this step the runs have equal {listed(list(found.alike), 4)}")
     said.append(_PLACES[str(found.source)])
     return said
+
+
+def _value(found: Difference, value: float | None) -> str:
+    """A recorded number. A setting that is NaN was not there, such as the threshold of a run that is not clipped."""
+    if value is None or (found.source == "settings" and math.isnan(value)):
+        return "none"
+    return f"{value:.9g}"
 
 
 def _panels(curve: _Curve, everyone: Sequence[RunSummary], row: Sequence[RunSummary], screen: Screen) -> list[Text]:
@@ -181,24 +206,36 @@ class _Column:
 
 
 def _table(summaries: Sequence[RunSummary], screen: Screen) -> list[Text]:
-    """A line of numbers for each run, in as many blocks as the width asks for."""
-    names = screen.fit([run.run for run in summaries], _WIDEST_NAME, "run".ljust(_NARROWEST_NAME))
-    columns = [_Column(title, tuple(text(run) for run in summaries)) for title, text in _NUMBERS]
-    blocks = _packed(columns, screen.width - len(names[0]))
-    return [line for block in blocks for line in _block(block, summaries, names)]
+    """One table with a line for each run, the lowest last loss first; below it the columns that find no room."""
+    ordered = sorted(summaries, key=_rank)
+    names = screen.fit([run.run for run in ordered], _WIDEST_NAME, "run".ljust(_NARROWEST_NAME))
+    columns = [_Column(title, tuple(text(run) for run in ordered)) for title, text in _NUMBERS]
+    shown = _fitting(columns, screen.width - len(names[0]))
+    lines = _lines(shown, ordered, names)
+    left_out = [column.title for column in columns if column not in shown]
+    if left_out:
+        told = f"no room for {', '.join(left_out)}; a wider terminal or --json shows them"
+        lines += screen.wrap("", told, "dim")
+    return lines
 
 
-def _packed(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
-    """The columns in order, in blocks that fit into the room."""
-    blocks: list[list[_Column]] = [[]]
-    for column in columns:
-        if blocks[-1] and sum(each.width for each in blocks[-1]) + column.width > room:
-            blocks.append([])
-        blocks[-1].append(column)
-    return blocks
+def _rank(summary: RunSummary) -> float:
+    """The last loss; infinity where it is not known or NaN."""
+    loss = None if summary.loss is None else summary.loss.last
+    return math.inf if loss is None or math.isnan(loss) else loss
 
 
-def _block(columns: Sequence[_Column], summaries: Sequence[RunSummary], names: Sequence[str]) -> list[Text]:
+def _fitting(columns: Sequence[_Column], room: int) -> list[_Column]:
+    """The columns that fit into the room, the most telling first, in the order of the table."""
+    chosen: list[_Column] = []
+    for title in _MOST_TELLING:
+        column = next(one for one in columns if one.title == title)
+        if sum(one.width for one in chosen) + column.width <= room:
+            chosen.append(column)
+    return [column for column in columns if column in chosen]
+
+
+def _lines(columns: Sequence[_Column], summaries: Sequence[RunSummary], names: Sequence[str]) -> list[Text]:
     head = "run".ljust(len(names[0])) + "".join(f"{column.title:>{column.width}}" for column in columns)
     lines = [Text(head, "bold")]
     for at, (run, name) in enumerate(zip(summaries, names, strict=True)):

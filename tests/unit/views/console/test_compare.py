@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from gradwatch import Run
+from gradwatch.analysis.differences import differences
+from gradwatch.analysis.history import RunReader
 from gradwatch.testing import replaced, steady, stream, write_run
-from gradwatch.views.console.compare import comparison
+from gradwatch.views.console.compare import comparison, sentences
 from gradwatch.views.console.screen import Ink, Screen
 
 
@@ -49,7 +51,30 @@ def test_the_table_has_every_number_of_every_run(summaries, drawn):
 def test_any_number_of_runs_fits(summaries, drawn, width, amount):
     lines = drawn(comparison((summaries * 3)[:amount], Screen(width=width, ink=Ink(ascii=True, colour=False))))
     assert max(map(len, lines)) <= width
-    assert sum(line.startswith("run ") for line in lines) in (1, 2)
+    assert sum(line.startswith("run ") for line in lines) == 1, "the table is one piece"
+
+
+def test_the_table_is_sorted_by_the_last_loss_and_names_what_it_leaves_out(tmp_path, drawn):
+    losses = {"a": 0.5, "b": math.nan, "c": 0.1, "d": 0.3}
+    runs = [Run(write_run(tmp_path / name, stream(steady(50), losses=[loss] * 50))) for name, loss in losses.items()]
+    lines = drawn(comparison([run.summary() for run in runs], Screen(width=60)), 60)
+    begin = next(at for at, line in enumerate(lines) if line.startswith("run "))
+    assert [line.split()[0] for line in lines[begin + 1 : begin + 5]] == ["c", "d", "a", "b"]
+    assert "loss last" in lines[begin]
+    told = " ".join(lines[begin + 5 :])
+    assert "no room for" in told
+    assert "loss first" in told
+
+
+def test_curves_are_drawn_for_few_runs_only(summaries, drawn):
+    assert any("┤" in line for line in drawn(comparison(summaries * 3, Screen())))
+    assert not any("┤" in line for line in drawn(comparison(summaries * 4, Screen())))
+
+
+def test_a_threshold_that_one_run_lacks_is_none(tmp_path):
+    runs = [write_run(tmp_path / "a", stream(steady(50))), write_run(tmp_path / "b", stream(steady(50), max_norm=2.0))]
+    (found,) = differences(*map(RunReader, runs))
+    assert "(none against 2)" in " ".join(sentences(found, "a", "b"))
 
 
 def test_names_that_differ_in_the_middle_are_told_apart(summaries, drawn):
