@@ -1,6 +1,9 @@
 """Measure what recording every step adds to training, beside other tools: median ratios over interleaved rounds.
 
-    python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 9] [--peers 0]
+    python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 19] [--peers 0]
+
+By default the updates of all parameters are read at every so many steps (16 parameters a step on average);
+`updates_every=0` leaves them out. Both stand in the table.
 
 Other tools that are not installed are left out (lightning, tensorboard, wandb, trackio, mlflow). Every variant trains
 its own model, in one process. A round gives each of them a few steps in turn, so that a slow moment of the machine
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
@@ -32,7 +36,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 import gradwatch
 from gradwatch.clip import NormClip
-from gradwatch.measure import fused, routes
+from gradwatch.measure import fused, routes, updates
 
 LEARNING_RATE = 0.0  # the optimizer does the same work, but the weights and so the norms stay
 
@@ -136,14 +140,20 @@ def torch_clip(t: Training) -> tuple[Between, After]:
     return lambda: clip_grad_norm_(t.model.parameters(), t.max_norm), nothing
 
 
-def ours_clipping(t: Training) -> tuple[Between, After]:
-    watch = t.stack.enter_context(gradwatch.attach(t.model, t.optimizer, t.folder, clip=NormClip(t.max_norm)))
+def ours_clipping(t: Training, updates_every: int | None = None) -> tuple[Between, After]:
+    policy = NormClip(t.max_norm)
+    watch = gradwatch.attach(t.model, t.optimizer, t.folder, clip=policy, updates_every=updates_every)
+    t.stack.enter_context(watch)
     return nothing, watch.flush
 
 
-def ours_observing(t: Training) -> tuple[Between, After]:
-    watch = t.stack.enter_context(gradwatch.attach(t.model, t.optimizer, t.folder))
+def ours_observing(t: Training, updates_every: int | None = None) -> tuple[Between, After]:
+    watch = t.stack.enter_context(gradwatch.attach(t.model, t.optimizer, t.folder, updates_every=updates_every))
     return lambda: clip_grad_norm_(t.model.parameters(), t.max_norm), watch.flush
+
+
+def without_updates(variant: Callable[..., tuple[Between, After]]) -> Variant:
+    return functools.partial(variant, updates_every=0)
 
 
 def lightning_norms(t: Training) -> tuple[Between, After]:
@@ -229,6 +239,8 @@ BASES: dict[str, tuple[Variant, bool]] = {"torch alone": (bare, True), "clip_gra
 OURS: dict[str, tuple[Variant, bool]] = {  # and whether the compiled part is used
     "gradwatch, clip=": (ours_clipping, True),
     "gradwatch, observing": (ours_observing, True),
+    "gradwatch, clip=, updates_every=0": (without_updates(ours_clipping), True),
+    "gradwatch, observing, updates_every=0": (without_updates(ours_observing), True),
     "gradwatch, clip=, no compiled part": (ours_clipping, False),
     "gradwatch, observing, no compiled part": (ours_observing, False),
 }
@@ -268,7 +280,9 @@ def training(model: Model, variant: Variant, folder: Path, max_norm: float, comp
 @contextlib.contextmanager
 def route(compiled: bool) -> Iterator[None]:
     """Read gradients with the compiled part or with PyTorch's operators."""
-    with mock.patch.object(routes, "is_available", fused.is_available if compiled else lambda: False):
+    available = fused.is_available if compiled else lambda: False
+    reads = fused.reads_updates if compiled else lambda: False
+    with mock.patch.object(routes, "is_available", available), mock.patch.object(updates, "reads_updates", reads):
         yield
 
 

@@ -143,6 +143,37 @@ def test_each_group_has_its_own_settings(kind, route):
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"maximize": True, "weight_decay": 0.1}])
+def test_a_differentiable_step(kind, options, route):
+    """Its weights are no leaves, and the step is part of the graph."""
+    leaves = parameters()
+    weights = [leaf.clone() for leaf in leaves]
+    optimizer = kind(weights, lr=0.05, differentiable=True, **({} if kind is torch.optim.SGD else options))
+    for step in range(3):
+        give_gradients(weights, step)
+        before = [w.detach().double().clone() for w in weights]
+        optimizer.step()
+        found = measure_updates(optimizer, weights).collect()
+        changes = [float((w.detach().double() - b).norm()) for w, b in zip(weights, before, strict=True)]
+        np.testing.assert_allclose(found["update_norm"], changes, rtol=2e-4, atol=1e-7)
+
+
+def test_a_capturable_state(route):
+    """On the CPU no step may be capturable; what is read are the settings that it leaves, as tensors."""
+    weights = parameters()
+    optimizer = torch.optim.AdamW(weights, lr=torch.tensor(0.05), weight_decay=0.1)
+    for step in range(3):
+        give_gradients(weights, step)
+        before = [w.detach().double().clone() for w in weights]
+        optimizer.step()
+        optimizer.param_groups[0]["capturable"] = True
+        found = measure_updates(optimizer, weights).collect()
+        optimizer.param_groups[0]["capturable"] = False
+        changes = [float((w.detach().double() - b).norm()) for w, b in zip(weights, before, strict=True)]
+        np.testing.assert_allclose(found["update_norm"], changes, rtol=2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
 def test_float64_weights(kind, route):
     check_steps(kind, {"weight_decay": 0.1}, dtype=torch.float64, tolerance=1e-9)
 

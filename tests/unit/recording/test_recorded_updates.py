@@ -123,7 +123,25 @@ def test_skip_nonfinite_leaves_no_update(tmp_path):
     assert gradwatch.Run(tmp_path).updates("update_norm").index.tolist() == [0, 2]
 
 
+class Lion(torch.optim.Optimizer):
+    """Steps by the sign of a momentum: Chen et al. 2023, arXiv:2302.06675, algorithm 2."""
+
+    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.99)):
+        super().__init__(parameters, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for weight in group["params"]:
+                moment = self.state[weight].setdefault("exp_avg", torch.zeros_like(weight))
+                weight.add_((first * moment + (1 - first) * weight.grad).sign(), alpha=-group["lr"])
+                moment.lerp_(weight.grad, 1 - second)
+
+
 BY_DIFFERENCE: list[tuple[type, dict]] = [
+    (Lion, {}),
+    (torch.optim.Adafactor, {}),
     (torch.optim.Adagrad, {}),
     (torch.optim.RMSprop, {}),
     (torch.optim.NAdam, {}),
@@ -142,6 +160,15 @@ def test_other_optimizers_are_sampled_by_difference(tmp_path, kind, options):
     np.testing.assert_allclose(run.layers("update_norm"), expected, rtol=1e-3, atol=1e-6)
     assert run.updates("update_norm").empty
     assert run.steps()["update_norm"].isna().all()
+    assert run.settings()["update_route"] == "difference"
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
+def test_muon_is_sampled_by_difference(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Tanh(), nn.Linear(6, 2, bias=False))
+    run, expected = train(model, torch.optim.Muon(model.parameters(), lr=0.02), tmp_path, weights_every=1)
+    np.testing.assert_allclose(run.layers("update_norm"), expected, rtol=1e-3, atol=1e-6)
+    assert run.updates("update_norm").empty
     assert run.settings()["update_route"] == "difference"
 
 
