@@ -64,13 +64,7 @@ def read(
         return _with(replace(history, source=f"{history.source}, run {run.label}"), settings)
     if of is not None:
         raise CannotImport(f"--of names a run of MLflow or trackio; {', '.join(map(str, paths))} is of neither.")
-    files = [file for path in paths for file in _files(path)]
-    kinds = {_kind(file) for file in files}
-    if len(kinds) != 1:
-        raise CannotImport(f"{len(kinds)} kinds of files were given; expected one kind, of one run.")
-    (kind,) = kinds
-    if kind != "events" and len(files) > 1:
-        raise CannotImport(f"{len(files)} files were given; expected one {kind} file for a run.")
+    files, kind = _files_of_one_kind(paths)
     if kind == "wandb":
         found, told = wandb_file.read(files[0])
         history = rows.read(found, files[0], norm, step, loss)
@@ -81,6 +75,18 @@ def read(
     else:
         history = _read_one(files[0], kind, norm, step, loss, pattern)
     return _with(history, configs.read(files[0], config))
+
+
+def _files_of_one_kind(paths: Sequence[Path]) -> tuple[list[Path], str]:
+    """The files, of which only event files may be several, and their kind."""
+    files = [file for path in paths for file in _files(path)]
+    kinds = {_kind(file) for file in files}
+    if len(kinds) != 1:
+        raise CannotImport(f"{len(kinds)} kinds of files were given; expected one kind, of one run.")
+    (kind,) = kinds
+    if kind != "events" and len(files) > 1:
+        raise CannotImport(f"{len(files)} files were given; expected one {kind} file for a run.")
+    return files, kind
 
 
 def _with(history: History, settings: Settings) -> History:

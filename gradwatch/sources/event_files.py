@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.history import History, Point, first_line, pick
+from gradwatch.sources.columns import Columns, choose
+from gradwatch.sources.history import History, Point, first_line
 
 Scalars = dict[int, tuple[float, float]]
 """Value and wall time by step."""
@@ -27,28 +29,36 @@ def read(files: list[Path], norm: str | None = None, loss: str | None = None) ->
         for name, step, value, wall_time in _scalars(file):
             by_tag[name][step] = (value, wall_time)
     where = repr(files[0].name) if len(files) == 1 else f"{len(files)} event files"
-    tags = sorted(by_tag)
-    series = layers.find([tag for tag in tags if tag != norm])
-    tag, of_total = layers.pick_total([each for each in tags if each not in series.columns], norm, series, where)
-    losses = by_tag.get(pick("loss", tags, loss, where) or "", {})
-    rates = by_tag.get(pick("learning_rate", tags, None, where) or "", {})
-    of_layers = [by_tag[each] for each in series.columns]
-    norms = _totals(of_layers) if tag is None else by_tag[tag]
-    points = [
-        Point(
-            step=step,
-            norm=value,
-            loss=losses[step][0] if step in losses else None,
-            learning_rate=rates[step][0] if step in rates else None,
-            wall_time=wall_time,
-            layers=tuple(each[step][0] if step in each else None for each in of_layers),
-        )
-        for step, (value, wall_time) in norms.items()
-        if step >= 0
-    ]
-    taken = "norms of layers" if tag is None else f"tag {tag!r}"
-    notes = (*([series.note] if series.layers else []), *of_total)
-    return History(points, f"{taken} of {where.strip(chr(39))}", notes=notes, layers=series.layers)
+    tags = choose(sorted(by_tag), where, norm, None, loss)
+    taken = "norms of layers" if tags.norm is None else f"tag {tags.norm!r}"
+    return History(
+        list(_points(by_tag, tags)),
+        f"{taken} of {where.strip(chr(39))}",
+        notes=tags.layer_notes,
+        layers=tags.series.layers,
+    )
+
+
+def _points(by_tag: Mapping[str, Scalars], tags: Columns) -> Iterator[Point]:
+    """A point for each step that has a norm."""
+    nothing: Scalars = {}
+    losses, rates = by_tag.get(tags.loss or "", nothing), by_tag.get(tags.learning_rate or "", nothing)
+    of_layers = [by_tag[tag] for tag in tags.series.columns]
+    norms = _totals(of_layers) if tags.norm is None else by_tag[tags.norm]
+    for step, (value, wall_time) in norms.items():
+        if step >= 0:
+            yield Point(
+                step=step,
+                norm=value,
+                loss=_value(losses, step),
+                learning_rate=_value(rates, step),
+                wall_time=wall_time,
+                layers=tuple(_value(each, step) for each in of_layers),
+            )
+
+
+def _value(scalars: Scalars, step: int) -> float | None:
+    return scalars[step][0] if step in scalars else None
 
 
 def _totals(of_layers: list[Scalars]) -> Scalars:

@@ -180,18 +180,12 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     """
     _refuse_existing(run)
     points, repeated = _in_order(history.points)
-    if not points:
-        raise CannotImport(f"{history.source} holds no step with a gradient norm.")
-    if not is_step(points[-1].step) or not is_step(points[0].step):
-        raise CannotImport(f"{history.source} holds a step below 0 or above 2^53, where float64 has gaps.")
+    _check_steps(points, history.source)
     every = _spacing(points)
     moment = moment or history.moment
     notes = (*history.notes, *_notes(repeated, every, moment))
-    if history.optimizer and not optimizer_class:
-        notes = (
-            *notes,
-            f"optimizer {history.optimizer} taken from {history.optimizer_from}; --optimizer tells another",
-        )
+    if not optimizer_class:
+        notes += _optimizer_notes(history)
     optimizer_class = optimizer_class or history.optimizer
     detectors = detectors_for(optimizer_class)
     parameters = tuple(ParameterInfo(name=name, shape=()) for name in history.layers)
@@ -205,6 +199,19 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
         _write_store(Path(aside), meta, (optimizer_class, known), records, events)
         _put_in_place(Path(aside) / FILE_NAME, run)
     return Imported(run, len(points), every, len({event.key for event in events}), notes)
+
+
+def _check_steps(points: Sequence[Point], source: str) -> None:
+    if not points:
+        raise CannotImport(f"{source} holds no step with a gradient norm.")
+    if not is_step(points[-1].step) or not is_step(points[0].step):
+        raise CannotImport(f"{source} holds a step below 0 or above 2^53, where float64 has gaps.")
+
+
+def _optimizer_notes(history: History) -> tuple[str, ...]:
+    if not history.optimizer:
+        return ()
+    return (f"optimizer {history.optimizer} taken from {history.optimizer_from}; --optimizer tells another",)
 
 
 def _notes(repeated: int, every: int, moment: str) -> Iterator[str]:
