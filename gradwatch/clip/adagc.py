@@ -13,7 +13,7 @@ from gradwatch.clip.layer_norm import scale_each
 from gradwatch.clip.policy import Clipping, Stateful, above_zero, between
 from gradwatch.clip.scale import coefficient_of, shrunk, total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, to_device
+from gradwatch.measure import Measurement, move, to_device
 
 
 @dataclass
@@ -68,7 +68,7 @@ class AdaGC(Stateful):
         before, after = [], []
         for positions, found in measured.norms():
             at = to_device(torch.tensor(positions), of_all.device)
-            norms = found.double().to(of_all.device, non_blocking=True)
+            norms = move(found.double(), of_all.device)
             average = averages[at]
             own = torch.as_tensor(coefficient_of(norms, self.relative * average, eps=0.0))
             factors = torch.where(starting, common, own)
@@ -79,7 +79,7 @@ class AdaGC(Stateful):
                 self.beta * average + (1 - self.beta) * left,
             )
             averages[at] = torch.where(torch.isfinite(of_all) & (norms > 0), moved, average)
-            scale_each(parameters, positions, factors.to(found.device, non_blocking=True))
+            scale_each(parameters, positions, move(factors, found.device))
             before.append(norms)
             after.append(left)
         state["average"] = averages

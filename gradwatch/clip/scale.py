@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gradwatch.measure import Measurement, total
+from gradwatch.measure import Measurement, first_accelerator, move, total
 
 TORCH_EPS = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to the norm before it divides. It is an absolute number: at a norm of
@@ -78,7 +78,7 @@ def scale(gradients: Iterable[Tensor], coefficient: float | Tensor) -> None:
     for (device, dtype), group in alike.items():
         # One launch for all of them takes a factor of their dtype. Half precision would round the factor too.
         kept = dtype if dtype in (torch.float32, torch.float64) else coefficient.dtype
-        torch._foreach_mul_(group, coefficient.to(device, kept, non_blocking=True))
+        torch._foreach_mul_(group, move(coefficient, device).to(kept))
 
 
 def shrunk(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
@@ -90,9 +90,9 @@ def shrunk(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
         before: norms before clipping, in tensors of any shape.
         after: the norms of the same parts after clipping, in the same shapes.
     """
-    device = before[0].device
-    old = torch.cat([norms.flatten().double().to(device, non_blocking=True) for norms in before])
-    new = torch.cat([norms.flatten().double().to(device, non_blocking=True) for norms in after])
+    device = first_accelerator(before)
+    old = torch.cat([move(norms.flatten().double(), device) for norms in before])
+    new = torch.cat([move(norms.flatten().double(), device) for norms in after])
     finite = torch.isfinite(old)
     zero = torch.zeros_like(old)
     old, new = torch.where(finite, old, zero), torch.where(finite, new, zero)

@@ -4,9 +4,11 @@ from gradwatch.measure.devices import (
     Ready,
     begin_copy,
     copies_behind,
+    first_accelerator,
     is_capturing_graph,
     is_on_host,
     mark_copies,
+    move,
     to_device,
 )
 from gradwatch.measure.measurement import Measurement
@@ -36,6 +38,7 @@ __all__ = [
     "copies_behind",
     "count_above",
     "counts_here",
+    "first_accelerator",
     "is_capturing_graph",
     "is_on_host",
     "is_sharded",
@@ -44,6 +47,7 @@ __all__ = [
     "mark_copies",
     "measure",
     "measure_updates",
+    "move",
     "norms",
     "over_ranks",
     "part_of",

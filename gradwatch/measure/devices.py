@@ -6,7 +6,7 @@ tensors without values (the meta device) and show that it reads none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -30,6 +30,15 @@ def is_on_host(tensor: Tensor) -> bool:
     (True, False)
     """
     return tensor.device.type == "cpu"
+
+
+def first_accelerator(tensors: Sequence[Tensor]) -> torch.device:
+    """Return the device of the first tensor that is not on the host; the host if all are.
+
+    >>> first_accelerator([torch.ones(1), torch.ones(1, device="meta")])
+    device(type='meta')
+    """
+    return next((tensor.device for tensor in tensors if not is_on_host(tensor)), torch.device("cpu"))
 
 
 def is_capturing_graph() -> bool:
@@ -63,6 +72,22 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     tensor([1, 2])
     """
     return (_pinned(values) if copies_behind(device) else values).to(device, non_blocking=True)
+
+
+def move(values: Tensor, device: torch.device) -> Tensor:
+    """Return values on a device, whose next operator may read them.
+
+    A copy from a device to the host waits, since the host reads at once: without a wait, PyTorch returns memory that
+    the copy has yet to fill. Nothing else waits. A model that lies on devices alone has no such copy.
+
+    >>> move(torch.tensor([1, 2]), torch.device("cpu"))
+    tensor([1, 2])
+    """
+    if values.device == device:
+        return values
+    if is_on_host(values):
+        return to_device(values, device)
+    return values.to(device, non_blocking=device.type != "cpu")
 
 
 def mark_copies(devices: Iterable[torch.device]) -> tuple[Ready, ...]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradwatch.measure.devices import Ready, is_on_host
+from gradwatch.measure.devices import Ready, first_accelerator, is_on_host, move
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,13 @@ class Measurement:
         return not np.isfinite(found["norm"][self.present]).all()
 
     def total_on_device(self) -> Tensor:
-        """Return the L2 norm of all gradients in float64 on the device of the first, without waiting for it."""
+        """Return the L2 norm of all gradients in float64, without waiting.
+
+        It is computed on the first accelerator that has gradients. The host would have to wait for the others.
+        """
         columns = [norms.double() for _, norms in self.norms()]
-        moved: list[Tensor] = [column.to(columns[0].device, non_blocking=True) for column in columns]
-        norm: Tensor = torch.linalg.vector_norm(torch.cat(moved))
+        device = first_accelerator(columns)
+        norm: Tensor = torch.linalg.vector_norm(torch.cat([move(column, device) for column in columns]))
         return norm
 
     def norms(self) -> list[tuple[list[int], Tensor]]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.measure.devices import is_on_host, to_device
+from gradwatch.measure.devices import is_on_host, move, to_device
 from gradwatch.measure.entries import PLAIN
 from gradwatch.measure.fused import is_dense, measure_updates_fused, reads_updates
 from gradwatch.measure.measurement import Measurement, Part
@@ -441,7 +441,7 @@ def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
 
     def number(value: Any) -> Tensor:
         if isinstance(value, Tensor):
-            return value.reshape(()).to(device, dtype, non_blocking=True)
+            return move(value.reshape(()), device).to(dtype)
         return torch.full((), float(value), dtype=dtype, device=device)
 
     columns = []
@@ -456,7 +456,7 @@ def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
 
 def _steps(rows: Sequence[Moved], dtype: torch.dtype, device: torch.device) -> Tensor:
     if any(_is_remote(row.step) for row in rows):
-        return torch.stack([torch.as_tensor(row.step).to(device, dtype, non_blocking=True) for row in rows])
+        return torch.stack([move(torch.as_tensor(row.step), device).to(dtype) for row in rows])
     return to_device(torch.tensor([float(row.step) for row in rows], dtype=dtype), device)
 
 

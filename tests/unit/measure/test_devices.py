@@ -51,3 +51,18 @@ def test_each_device_has_one_event(monkeypatch):
     of = [torch.device("cuda", 1), torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")]
     assert len(mark_copies(of)) == 2
     assert marked == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+def test_what_has_to_be_on_the_host_is_waited_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **how: asked.append((device.type, how)) or self)
+    devices.move(torch.ones(1, device="meta"), torch.device("cpu"))
+    devices.move(torch.ones(1), torch.device("meta"))
+    devices.move(torch.ones(1), torch.device("cpu"))
+    assert asked == [("cpu", {"non_blocking": False}), ("meta", {"non_blocking": True})]
+
+
+def test_the_first_accelerator_goes_before_the_host():
+    host, meta = torch.ones(1), torch.ones(1, device="meta")
+    assert devices.first_accelerator([host, meta]) == torch.device("meta")
+    assert devices.first_accelerator([host]) == devices.first_accelerator([]) == torch.device("cpu")

@@ -1,0 +1,325 @@
+"""Trainings on the device: never waited for, recorded as their twins on the CPU are, and not changed."""
+
+import copy
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradwatch
+from gradwatch import Run, clip
+from gradwatch.capture import list_captures, read
+
+from ...scripts import load
+
+launches = load("launches")
+STEPS, WARM_UP = 12, 4
+
+
+@dataclass
+class Trained:
+    """The weights, whatever waited for the device on a thread that is not the recorder's, and the run."""
+
+    weights: list[torch.Tensor]
+    waits: list[str]
+    run: Run | None
+
+
+def train(late, device, folder, option, name="AdamW", **more):
+    """Train with an option of the launches' table, or without gradwatch where there is no folder."""
+    launches.DEVICE = device
+    torch.manual_seed(0)
+    loop, options = launches.OPTIONS[option]
+    net = launches.model()
+    optimizer = launches.OPTIMIZERS[name](net)
+    options = copy.deepcopy(options) | more
+    watch = None if folder is None else gradwatch.attach(net, optimizer, folder, **options)
+    recorders = {thread.native_id for thread in threading.enumerate() if thread.name == "gradwatch"}
+    for step in range(STEPS):
+        if step == WARM_UP:
+            late.waits()
+        loop(net, optimizer, watch, step)
+    waits = [what for thread, what in late.waits() if thread not in recorders]
+    if watch is not None:
+        watch.close()
+    weights = [parameter.detach().cpu() for parameter in net.parameters()]
+    return Trained(weights, waits, None if folder is None else Run(folder))
+
+
+def same_numbers(one, other):
+    """Compare all that both runs have read; zeros are counted at fewer steps on a device."""
+    assert len(one.steps()) == len(other.steps()) == STEPS
+    left, right = one.steps(), other.steps()
+    assert list(left.columns) == list(right.columns)
+    for column in left.columns:
+        if column in ("wall_time", "attempt") or left[column].dtype == object:
+            continue
+        mine, theirs = left[column].to_numpy(float), right[column].to_numpy(float)
+        if column == "zeros":
+            both = ~np.isnan(mine) & ~np.isnan(theirs)
+            mine, theirs = mine[both], theirs[both]
+        np.testing.assert_allclose(mine, theirs, rtol=2e-4, atol=1e-9, err_msg=column)
+    for stat in ("norm", "abs_max", "nonfinite"):
+        np.testing.assert_allclose(one.layers(stat), other.layers(stat), rtol=2e-4, atol=1e-9, err_msg=stat)
+
+
+@pytest.mark.parametrize("option", launches.OPTIONS)
+def test_each_option(late, tmp_path, option):
+    bare = train(late, "late", None, option, "SGD")
+    recorded = train(late, "late", tmp_path / "late", option, "SGD")
+    twin = train(late, "cpu", tmp_path / "cpu", option, "SGD")
+    assert sorted(recorded.waits) == sorted(bare.waits)
+    same_numbers(recorded.run, twin.run)
+    for mine, theirs, on_cpu in zip(recorded.weights, bare.weights, twin.weights, strict=True):
+        torch.testing.assert_close(mine, on_cpu, rtol=2e-4, atol=1e-6)
+        if "clip=" not in option:
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", launches.OPTIMIZERS)
+def test_each_optimizer_with_weights_and_updates(late, tmp_path, name):
+    options = {"weights_every": 1, "updates_every": 1}
+    bare = train(late, "late", None, "observing", name)
+    recorded = train(late, "late", tmp_path / "late", "observing", name, **options)
+    twin = train(late, "cpu", tmp_path / "cpu", "observing", name, **options)
+    assert sorted(recorded.waits) == sorted(bare.waits)
+    same_numbers(recorded.run, twin.run)
+    assert all(map(torch.equal, recorded.weights, bare.weights))
+
+
+def small(device):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).to(device)
+
+
+def batches(device, steps=STEPS):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(5, 6, generator=generator).to(device) for _ in range(steps)]
+
+
+def plain(net, optimizer, x):
+    optimizer.zero_grad()
+    loss = net(x).square().mean()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def norms_of_cpu(steps=STEPS):
+    """The norms that the recording of `small` under SGD at 0.1 has to find."""
+    net = small("cpu")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    norms, losses = [], []
+    for x in batches("cpu", steps):
+        losses.append(plain(net, optimizer, x).item())
+        norms.append(float(torch.cat([p.grad.flatten().double() for p in net.parameters()]).norm()))
+    return norms, losses
+
+
+def test_the_loop_runs_on_while_no_copy_completes(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    data = batches("late")
+    watch = gradwatch.attach(net, optimizer, tmp_path / "run", weights_every=1, updates_every=1)
+    with late.held():
+        for x in data:
+            watch.log(loss=plain(net, optimizer, x))
+        assert late.queued > STEPS
+    watch.close()
+    steps = Run(tmp_path / "run").steps()
+    norms, losses = norms_of_cpu()
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
+    np.testing.assert_allclose(steps["loss"], losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["late:0", "late:1"])
+@pytest.mark.parametrize("policy", [None, clip.NormClip(1e9), clip.ZClip()], ids=["none", "norm", "zclip"])
+def test_a_loop_on_a_stream_of_its_own(late, tmp_path, device, policy):
+    net = small(device)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    data = batches(device)
+    late.set_delay(0.02)
+    with torch.Stream(device=device), gradwatch.attach(net, optimizer, tmp_path / "run", clip=policy) as watch:
+        for x in data:
+            watch.log(loss=plain(net, optimizer, x))
+    steps = Run(tmp_path / "run").steps()
+    norms, losses = norms_of_cpu()
+    if not isinstance(policy, clip.ZClip):
+        np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
+    np.testing.assert_allclose(steps["loss"][:3], losses[:3], rtol=1e-5)
+    assert steps["total_norm"].notna().all()
+
+
+def test_another_device_than_the_current_one(late, tmp_path):
+    net = small("late:1")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    late.set_delay(0.02)
+    assert torch.accelerator.current_device_index() == 0
+    with gradwatch.attach(net, optimizer, tmp_path / "run", weights_every=1) as watch:
+        for x in batches("late:1"):
+            watch.log(loss=plain(net, optimizer, x))
+    steps = Run(tmp_path / "run").steps()
+    norms, losses = norms_of_cpu()
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
+    np.testing.assert_allclose(steps["loss"], losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        None,
+        clip.NormClip(0.05),
+        clip.ValueClip(0.01),
+        clip.LayerNormClip(0.05),
+        clip.AGC(),
+        clip.ZClip(),
+        clip.AutoClip(),
+    ],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_a_model_in_parts_on_host_and_two_devices(late, tmp_path, policy):
+    def run(folder, first, second, third):
+        torch.manual_seed(0)
+        parts = [nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(4, 1)]
+        places = [first, second, third]
+        net = nn.ModuleList(part.to(place) for part, place in zip(parts, places, strict=True))
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        with gradwatch.attach(net, optimizer, folder, clip=copy.deepcopy(policy), weights_every=1) as watch:
+            for batch in batches("cpu"):
+                x = batch
+                optimizer.zero_grad()
+                for part, place in zip(net, places, strict=True):
+                    x = torch.tanh(part(x.to(place)))
+                loss = x.square().mean()
+                loss.backward()
+                optimizer.step()
+                watch.log(loss=loss)
+        return Run(folder), [parameter.detach().cpu() for parameter in net.parameters()]
+
+    late.set_delay(0.01)
+    spread = run(tmp_path / "spread", "cpu", "late:0", "late:1")
+    twin = run(tmp_path / "twin", "cpu", "cpu", "cpu")
+    same_numbers(spread[0], twin[0])
+    for mine, theirs in zip(spread[1], twin[1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def scaled(late, device, folder, scaler):
+    net = small(device)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    data = batches(device)
+    watch = None if folder is None else gradwatch.attach(net, optimizer, folder, weights_every=1)
+    recorders = {thread.native_id for thread in threading.enumerate() if thread.name == "gradwatch"}
+    late.waits()
+    for step, x in enumerate(data):
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        scaler.scale(loss * (float("inf") if step == 5 else 1)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    waits = [what for thread, what in late.waits() if thread not in recorders]
+    if watch is not None:
+        watch.close()
+    return [parameter.detach().cpu() for parameter in net.parameters()], waits
+
+
+def test_a_grad_scaler_skips_an_overflow(late, tmp_path):
+    def of(device):
+        return torch.amp.GradScaler(device, init_scale=2.0**10, growth_interval=1000)
+
+    late.set_delay(0.01)
+    bare, waits_of_bare = scaled(late, "late", None, of("late"))
+    mine, waits = scaled(late, "late", tmp_path / "late", of("late"))
+    assert sorted(waits) == sorted(waits_of_bare)
+    assert all(map(torch.equal, mine, bare))
+    scaled(late, "cpu", tmp_path / "cpu", of("cpu"))
+    same_numbers(Run(tmp_path / "late"), Run(tmp_path / "cpu"))
+    assert Run(tmp_path / "late").steps()["skipped"].tolist() == [step == 5 for step in range(STEPS)]
+
+
+def test_another_thread_closes_the_recording(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    data = batches("late")
+    late.set_delay(0.05)
+    watch = gradwatch.attach(net, optimizer, tmp_path / "run")
+    with torch.Stream(device="late"):
+        for x in data:
+            watch.log(loss=plain(net, optimizer, x))
+        closer = threading.Thread(target=watch.close)
+        closer.start()
+        closer.join()
+    steps = Run(tmp_path / "run").steps()
+    norms, losses = norms_of_cpu()
+    np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
+    np.testing.assert_allclose(steps["loss"], losses, rtol=1e-5)
+
+
+def test_the_loop_runs_in_another_thread_than_attach(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    late.set_delay(0.02)
+    data = batches("late")
+
+    def loop():
+        with torch.Stream(device="late"):
+            for x in data:
+                watch.log(loss=plain(net, optimizer, x))
+
+    with gradwatch.attach(net, optimizer, tmp_path / "run") as watch:
+        thread = threading.Thread(target=loop)
+        thread.start()
+        thread.join()
+    np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], norms_of_cpu()[0], rtol=1e-5)
+
+
+def test_a_rate_in_a_tensor_on_the_device(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.SGD(net.parameters(), torch.tensor(0.1, device="late"))
+    late.set_delay(0.02)
+    with gradwatch.attach(net, optimizer, tmp_path / "run"):
+        for x in batches("late"):
+            plain(net, optimizer, x)
+    steps = Run(tmp_path / "run").steps()
+    np.testing.assert_allclose(steps["learning_rate"], [0.1] * STEPS, rtol=1e-6)
+    np.testing.assert_allclose(steps["total_norm"], norms_of_cpu()[0], rtol=1e-5)
+
+
+def test_an_update_that_is_not_finite_is_skipped(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2, fused=True)
+    with gradwatch.attach(net, optimizer, tmp_path / "run", skip_nonfinite=True):
+        for step, x in enumerate(batches("late")):
+            plain(net, optimizer, x * (float("nan") if step == 5 else 1))
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+    assert Run(tmp_path / "run").steps()["skipped"].tolist() == [step == 5 for step in range(STEPS)]
+
+
+def test_an_optimizer_that_would_have_to_wait_does_not_skip_and_says_so(late, tmp_path, caplog):
+    net = small("late")
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    with gradwatch.attach(net, optimizer, tmp_path / "run", skip_nonfinite=True):
+        for step, x in enumerate(batches("late")):
+            plain(net, optimizer, x * (float("nan") if step == 5 else 1))
+    assert not Run(tmp_path / "run").steps()["skipped"].any()
+    assert "(skip-not-applied)" in caplog.text
+
+
+def test_a_bad_step_is_captured_with_the_values_of_its_batch(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    data = batches("late", 8)
+    data[6][2] = float("nan")
+    late.set_delay(0.02)
+    with gradwatch.attach(net, optimizer, tmp_path / "run", capture=True):
+        for x in data:
+            plain(net, optimizer, x)
+    (found,) = list_captures(tmp_path / "run")
+    assert (found.step, found.why, found.replayable) == (6, "nonfinite", True)
+    kept = read(found.folder)
+    ((args, devices),) = [(one.args, one.devices) for group in kept.groups for one in group.forwards]
+    assert devices == ("late:0",)
+    torch.testing.assert_close(args[0].cpu(), data[6].cpu(), rtol=0, atol=0, equal_nan=True)
