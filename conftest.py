@@ -1,5 +1,6 @@
 """Names for the doctests, and one thread per process, because several processes run side by side."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from gradwatch.testing import stream, write_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Its import tells the user to install Keras, which the development set does not hold.
+collect_ignore = [] if importlib.util.find_spec("keras") else ["gradwatch/integrations/keras.py"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Callbacks for training frameworks. Each translates a framework's hooks into calls of a watch.
 
-Import the module of your framework: `gradwatch.integrations.lightning`, `.transformers` or
-`.accelerate`.
+Import the module of your framework: `gradwatch.integrations.lightning`, `.transformers`,
+`.accelerate` or `.keras`.
 """
 
 from __future__ import annotations

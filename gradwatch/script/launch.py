@@ -205,6 +205,17 @@ def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None
     return TracebackType(following, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
 
 
+WITH_OPTIMIZERS_OF_THEIR_OWN = {
+    "keras": "Keras has optimizers of its own; record them by gradwatch.integrations.keras.GradWatchCallback",
+    "fastai": "fastai has optimizers of its own; give it PyTorch's by OptimWrapper",
+}
+
+
+def _own_optimizers() -> str:
+    """Name the framework whose optimizers PyTorch's hooks do not see."""
+    return "".join(f" by PyTorch. {why}" for name, why in WITH_OPTIMIZERS_OF_THEIR_OWN.items() if name in sys.modules)
+
+
 def why_nothing(found: Sequence[Discovery]) -> str:
     """The reason why a script left no step to record."""
     if not found:
@@ -215,5 +226,5 @@ def why_nothing(found: Sequence[Discovery]) -> str:
     if not discovery.backwards:
         return "the script imported torch and never called backward"
     if not discovery.optimizers_seen:
-        return "the script has no optimizer and clips no gradient"
+        return f"the script has no optimizer and clips no gradient{_own_optimizers()}"
     return "no optimizer made a step"
