@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -156,7 +157,8 @@ class Player:
             stack.enter_context(torch.set_grad_enabled(grad))
             for context in self._autocast(forward, autocast):
                 stack.enter_context(context)
-            output = self.model.get_submodule(forward.module)(*args, **kwargs)
+            call = self.calls.get(forward.module) or self.model.get_submodule(forward.module)
+            output = call(*args, **kwargs)
         return differentiable(output) if grad else tensors_in(output)
 
     def arguments(self, forward: Forward) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -174,6 +176,9 @@ class Player:
             for tensor in tensors_in(value):
                 self._observe("input", name, tensor)
         return repacked(args), {name: repacked((one,))[0] for name, one in kwargs.items()}
+
+    calls: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+    """What is called in the place of a module, by its name."""
 
     floats: torch.dtype | None = None
     """The type that floating inputs are cast to; None leaves them."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch import __version__
-from gradwatch.analysis.replays.result import Origin, Replay, RowFinding, write_replay
+from gradwatch.analysis.replays.result import CompiledReplay, Origin, Replay, RowFinding, write_replay
 from gradwatch.capture import read_all
 from gradwatch.capture.record import Capture, Group
 from gradwatch.errors import CannotReplay, GradwatchError
+from gradwatch.replaying.compiled import replay_compiled
 from gradwatch.replaying.helps import find_helps
 from gradwatch.replaying.oddities import oddities
 from gradwatch.replaying.origin import Control, find_origin
@@ -161,8 +162,10 @@ def _found(player: Player, control: ControlBatch, threshold: float | None) -> Re
         return dataclasses.replace(base, unknown=(f"everything: the replay failed: {_told(error)}",))
     compared = compare(capture.gradients, played.gradients)
     base = _with_recurrence(base, capture, played, compared)
+    if capture.is_compiled:
+        base = _with_compiled(player, played, base)
     if compared.recurs == "no":
-        return dataclasses.replace(base, unknown=_why_not_again(capture, compared))
+        return dataclasses.replace(base, unknown=(*base.unknown, *_why_not_again(capture, compared, base.compiled)))
     return _explained(player, played, base, control, threshold)
 
 
@@ -250,7 +253,22 @@ def _why_not_compared(capture: Capture) -> str:
     )
 
 
-def _why_not_again(capture: Capture, compared: Comparison) -> tuple[str, ...]:
+def _with_compiled(player: Player, played: Played, base: Replay) -> Replay:
+    try:
+        return dataclasses.replace(base, compiled=replay_compiled(player, played))
+    except Exception as error:  # of the compiler, or of the model
+        return dataclasses.replace(
+            base, unknown=(*base.unknown, f"compiled: it can't be compiled here: {_told(error)}")
+        )
+
+
+def _why_not_again(capture: Capture, compared: Comparison, compiled: CompiledReplay | None) -> tuple[str, ...]:
+    if compiled is not None and compiled.recurs in ("bitwise", "close"):
+        reason = (
+            "where it began and in which rows: only the compiled model gives this gradient, and operations of compiled"
+            " code can't be followed"
+        )
+        return (reason, *capture.not_kept)
     where = f", most in {compared.differing[0]}" if compared.differing else ""
     reason = (
         f"where it began and in which rows: the model, its inputs and the gradients of its outputs do not give this"

@@ -10,13 +10,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradwatch.analysis.diagnosis import clipping, ending, growth, histories, nonfinite, optimizer, training
+from gradwatch.analysis.diagnosis.captured import with_captures
 from gradwatch.analysis.diagnosis.facts import Facts, read_facts
-from gradwatch.analysis.diagnosis.finding import Certainty, Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import CapturedStep, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.pages import PAGES, Page
 from gradwatch.analysis.history import RunReader
 from gradwatch.record import SEVERITIES, Severity
 
-__all__ = ["PAGES", "Certainty", "Facts", "Finding", "Page", "Quantity", "diagnose", "find", "worst_severity"]
+__all__ = [
+    "PAGES",
+    "CapturedStep",
+    "Certainty",
+    "Facts",
+    "Finding",
+    "Page",
+    "Quantity",
+    "diagnose",
+    "find",
+    "worst_severity",
+]
 
 RUN_RULES = ending.RULES
 OPTIMIZER_RULES = (
@@ -62,7 +74,8 @@ def find(facts: Facts) -> tuple[Finding, ...]:
     for one in facts.optimizers:
         own = [finding for rule in OPTIMIZER_RULES if (finding := rule(facts, one)) is not None]
         found += _with_causes_first(own)
-    return tuple(sorted(found, key=lambda finding: _consequence(facts, finding)))
+    ordered = sorted(found, key=lambda finding: _consequence(facts, finding))
+    return with_captures(ordered, facts.captures, facts.replays, facts.run)
 
 
 def worst_severity(findings: Sequence[Finding]) -> Severity:

@@ -13,8 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.capture import CaptureInfo
 from gradwatch.record import Event, ParameterInfo
 
 MAX_SAMPLED_NORMS = 1_000_000  # norms of parameters read for the diagnosis of one optimizer
@@ -109,6 +111,9 @@ class Facts:
     ending: Ending
     is_imported: bool
     without_optimizer: tuple[str, ...]  # parameters that got gradients and that no optimizer holds
+    captures: tuple[CaptureInfo, ...] = ()  # bad steps that were kept
+    replays: tuple[Replay, ...] = ()  # of those that were replayed
+    run: str = ""  # as a command names it
 
     @property
     def several(self) -> bool:
@@ -149,6 +154,9 @@ def read_facts(reader: RunReader) -> Facts:
         ending=_ending(reader, meta),
         is_imported="source" in meta,
         without_optimizer=tuple(json.loads(meta.get("parameters_without_optimizer", "[]"))),
+        captures=tuple(reader.captures()),
+        replays=read_replays(reader.path),
+        run=str(reader.path),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from gradwatch.record import Severity
@@ -23,6 +23,7 @@ FINDING_KEYS = [
     "cause",
     "remedy",
     "confirm",
+    "capture",
 ]
 """The keys of a finding in the JSON contract, in its order."""
 
@@ -45,6 +46,23 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedStep:
+    """A captured step that a finding is about.
+
+    Attributes:
+        step: its number.
+        folder: of the capture.
+        replayable: whether it can be replayed.
+        replayed: what its replay found, in one sentence; None if it was not replayed.
+    """
+
+    step: int
+    folder: str
+    replayable: bool
+    replayed: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One fault of a training: what is wrong, where, how that is known, why, and what to do about it.
 
@@ -61,6 +79,7 @@ class Finding:
         cause: why it happens, as far as that is known.
         remedy: what to change.
         confirm: how to make sure.
+        capture: the captured step that it is about; None if there is none.
     """
 
     code: str
@@ -75,6 +94,7 @@ class Finding:
     cause: str
     remedy: str
     confirm: str
+    capture: CapturedStep | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The finding in the order of the JSON contract."""
@@ -82,6 +102,7 @@ class Finding:
         found["parameters"] = list(self.parameters)
         found["steps"] = None if self.steps is None else list(self.steps)
         found["evidence"] = {name: {"value": q.value, "unit": q.unit} for name, q in self.evidence.items()}
+        found["capture"] = None if self.capture is None else asdict(self.capture)
         return found
 
 

@@ -85,6 +85,26 @@ class Help:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledReplay:
+    """What a compiled model gave, beside the eager replay.
+
+    Attributes:
+        recurs: how much of the captured gradient it gives again; None if there is nothing to compare.
+        max_ulp: largest difference from the captured gradient, in units in the last place of its parameter's largest
+            entry.
+        total_norm: L2 norm over its gradients.
+        differs: whether it is not equal bit for bit to the eager replay.
+        max_ulp_from_eager: largest difference from the eager replay, in the same units; None if not finite.
+    """
+
+    recurs: Recurrence | None = None
+    max_ulp: float | None = None
+    total_norm: float | None = None
+    differs: bool = False
+    max_ulp_from_eager: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """What the replay of one captured step found.
 
@@ -99,6 +119,7 @@ class Replay:
         max_ulp: largest difference, in units in the last place of its parameter's largest entry.
         unexplained: ``|captured - replayed| / |captured|``; None if the gradients are not finite.
         differing: the parameters whose gradients differ most.
+        compiled: of a model that was compiled, what it gives compiled; None if it was not, or can't be here.
         origin: None if it is not known.
         batch_dimension, batch_size: of the first micro-batch; None if the model's inputs have none.
         rows: the largest first.
@@ -124,6 +145,7 @@ class Replay:
     max_ulp: float | None = None
     unexplained: float | None = None
     differing: tuple[str, ...] = ()
+    compiled: CompiledReplay | None = None
     origin: Origin | None = None
     batch_dimension: int | None = None
     batch_size: int | None = None
@@ -154,7 +176,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
-    if isinstance(value, Origin | RowFinding | Help):
+    if isinstance(value, Origin | RowFinding | Help | CompiledReplay):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     return value
 
@@ -182,6 +204,7 @@ def replay_from(data: Mapping[str, Any]) -> Replay:
         "kept": _mapping(given.get("kept")),
         "environment": {key: str(one) for key, one in _mapping(given.get("environment")).items()},
         "origin": None if origin is None else _origin(origin),
+        "compiled": None if given.get("compiled") is None else _compiled(given["compiled"]),
         "rows": tuple(_row(one) for one in rows),
         "helps": tuple(Help(change=str(one["change"]), total_norm=_number(one["total_norm"]) or 0.0) for one in helps),
         "recurs": _recurrence(given.get("recurs")),
@@ -208,6 +231,14 @@ def _origin(data: Mapping[str, Any]) -> Origin:
         observed=_number(data.get("observed")),
         control=_number(data.get("control")),
         **{name: _text(data.get(name)) for name in names},
+    )
+
+
+def _compiled(data: Mapping[str, Any]) -> CompiledReplay:
+    return CompiledReplay(
+        recurs=_recurrence(data.get("recurs")),
+        differs=bool(data.get("differs")),
+        **{name: _number(data.get(name)) for name in ("max_ulp", "total_norm", "max_ulp_from_eager")},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gradwatch.analysis.replays.result import Origin, Replay, RowFinding
+from gradwatch.analysis.replays.result import CompiledReplay, Origin, Replay, RowFinding
 from gradwatch.text import count, number, printable, share
 
 
@@ -21,6 +21,8 @@ class Answer:
 def answers(replay: Replay) -> tuple[Answer, ...]:
     """Every answer, in the order in which they are asked."""
     found = [_again(replay), *_began(replay), *_which_rows(replay)]
+    if replay.compiled is not None:
+        found.insert(1, _compiled(replay.compiled))
     if replay.ranks > 1:
         found.insert(1, _whose(replay))
     found += [Answer(f"row {row.row}", "; ".join(row.odd)) for row in replay.suspects if row.odd]
@@ -77,6 +79,23 @@ def _again(replay: Replay) -> Answer:
         None: "not known",
     }[replay.recurs]
     return Answer("happens again", text, replay.recurs is not None)
+
+
+def _compiled(compiled: CompiledReplay) -> Answer:
+    again = {
+        "bitwise": "it gives the training's gradient bit for bit",
+        "close": f"within {number(compiled.max_ulp)} ULP of the training's gradient",
+        "norm": "about the norm of the training",
+        "no": "it does not give the training's gradient",
+        None: "",
+    }[compiled.recurs]
+    if not compiled.differs:
+        beside = "equal to the eager replay bit for bit"
+    else:
+        ulp = compiled.max_ulp_from_eager
+        by = f" by {number(ulp)} ULP" if ulp is not None else ""
+        beside = f"differs from the eager replay{by}, total norm {_norm(compiled.total_norm)}"
+    return Answer("compiled", "; ".join(one for one in (beside, again) if one))
 
 
 def _whose(replay: Replay) -> Answer:

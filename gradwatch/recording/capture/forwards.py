@@ -87,7 +87,7 @@ class ForwardTap:
         if self.seen or self._looked_for_compiled or model is None:
             return
         self._looked_for_compiled = True
-        for name, module in _compiled_around(unwrapped(model)).items():
+        for name, module in compiled_around(unwrapped(model)).items():
             self._listen(module, name, key=f"compiled {name}")
 
     # --------------------------------------------------------------------------------------- hooks
@@ -192,7 +192,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if model is not base:
         yield "", model  # compiled: what lies within is compiled with it
         return
-    compiled = _compiled_around(base)
+    compiled = compiled_around(base)
     yield from compiled.items()
     for name, module in base.named_modules():
         is_within = any(name == one or name.startswith(f"{one}." if one else "") for one in compiled)
@@ -200,7 +200,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _compiled_around(model: nn.Module) -> dict[str, nn.Module]:
+def compiled_around(model: nn.Module) -> dict[str, nn.Module]:
     """What `torch.compile` made of the model or of its modules, by their names within it."""
     if "torch._dynamo" not in sys.modules:
         return {}

@@ -20,7 +20,7 @@ from gradwatch.capture import Capture, CaptureOptions, Group, Why, capture_folde
 from gradwatch.capture.listing import FOLDER
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import local
-from gradwatch.recording.capture.forwards import unwrapped
+from gradwatch.recording.capture.forwards import compiled_around, unwrapped
 from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.passes import HeldBackward, bytes_of
 from gradwatch.recording.capture.team import Parallel, computing_type, shard_of
@@ -226,9 +226,10 @@ def _by_name(tracker: StepTracker, gradients: Sequence[Tensor | None]) -> dict[s
 
 
 def _is_compiled(model: nn.Module | None) -> bool:
-    return model is not None and any(
-        "_orig_mod" in one._modules or one._compiled_call_impl is not None for one in model.modules()
-    )
+    if model is None:
+        return False
+    held = any("_orig_mod" in one._modules or one._compiled_call_impl is not None for one in model.modules())
+    return held or bool(compiled_around(unwrapped(model)))
 
 
 def _of_several(model: nn.Module, ranks: int, parallel: Parallel | None) -> list[str]:

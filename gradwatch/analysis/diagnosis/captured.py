@@ -1,0 +1,89 @@
+"""Findings about a step that was captured: the replay's answer as their cause, or the command that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gradwatch.analysis.diagnosis.finding import CapturedStep, Finding
+from gradwatch.analysis.replays.result import Replay
+from gradwatch.analysis.replays.wording import headline
+from gradwatch.capture import CaptureInfo
+
+OF_A_STEP = frozenset(
+    {
+        "nonfinite-loss",
+        "nonfinite-gradient",
+        "nonfinite-weights",
+        "norm-overflow",
+        "loss-hides-nan",
+        "diverged",
+        "spike",
+    }
+)
+"""The codes of findings that begin with a single step."""
+
+BEFORE_STEPS = 1
+"""A finding may begin this many steps after the bad step: its gradients are fine, and its update is not."""
+
+
+def with_captures(
+    findings: Sequence[Finding], captures: Sequence[CaptureInfo], replays: Sequence[Replay], run: str
+) -> tuple[Finding, ...]:
+    """The findings, each of one captured step with what its replay found, or with how to replay it.
+
+    Args:
+        findings: in any order, which stays.
+        captures: of the run.
+        replays: of the run.
+        run: the run as a command names it.
+    """
+    return tuple(_told(finding, captures, replays, run) for finding in findings)
+
+
+def _told(finding: Finding, captures: Sequence[CaptureInfo], replays: Sequence[Replay], run: str) -> Finding:
+    if finding.steps is None or finding.code not in OF_A_STEP:
+        return finding
+    first, last = finding.steps
+    own = [one for one in captures if one.optimizer == finding.optimizer and first - BEFORE_STEPS <= one.step <= last]
+    if not own:
+        return finding
+    answers = {(one.step, one.optimizer): one for one in replays}
+    capture = next((one for one in own if (one.step, one.optimizer) in answers), own[0])
+    found = answers.get((capture.step, capture.optimizer))
+    kept = CapturedStep(
+        step=capture.step,
+        folder=str(capture.folder),
+        replayable=capture.replayable,
+        replayed=None if found is None else headline(found),
+    )
+    if found is not None:
+        return _with_replay(replace(finding, capture=kept), found, run)
+    return _to_be_replayed(replace(finding, capture=kept), capture, run)
+
+
+def _with_replay(finding: Finding, found: Replay, run: str) -> Finding:
+    """The cause is what the replay found; where it found no place, the usual causes stay beside it."""
+    odd = "".join(f"; row {row.row}: {row.odd[0]}" for row in found.suspects[:1] if row.odd)
+    told = f"by the replay of step {found.step}: {headline(found)}{odd}"
+    cause = told if found.origin is not None else f"{finding.cause}; {told}"
+    return replace(
+        finding,
+        cause=cause,
+        confirm=f"`gradwatch replay {run} --step {found.step}` prints every answer of the replay",
+    )
+
+
+def _to_be_replayed(finding: Finding, capture: CaptureInfo, run: str) -> Finding:
+    if not capture.replayable:
+        why = "; ".join(capture.not_kept)
+        return replace(
+            finding, confirm=f"{finding.confirm}; step {capture.step} was captured, and can't be replayed: {why}"
+        )
+    command = f"`gradwatch replay {run} --step {capture.step} SCRIPT`"
+    return replace(
+        finding,
+        remedy=f"{command} names the operation, the line and the rows of step {capture.step}, which was captured;"
+        f" then {finding.remedy}",
+        confirm=f"{command}, with the training's script and its arguments",
+    )
