@@ -3,12 +3,14 @@
     python benchmarks/blackbox/cost.py [--models gpt,lstm] [--steps 200]
 
 The models are those of overhead.py. Two trainings, with and without capture, take steps in turn, so that a slow moment
-of the machine hits both; which one goes first alternates. The ratio is the median over pairs of steps.
+of the machine hits both; which one goes first alternates. The ratio is the median over pairs of steps. The memory is
+the peak of what PyTorch allocates within a step, as its profiler counts it. cost.txt is the printed text.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
@@ -18,12 +20,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from overhead import LEARNING_RATE, MODELS, Model
 
 import gradwatch
+from gradwatch.analysis.replays.wording import headline
 from gradwatch.capture import list_captures, read
 
 WARM_UP = 10
@@ -67,6 +71,22 @@ def ratios(model: Model, steps: int, folder: Path) -> tuple[list[float], list[fl
     return wall, cpu, statistics.median(pair[False][0] for pair in pairs), folder / "True"
 
 
+def peak(model: Model, folder: Path, capture: bool) -> int:
+    """The most bytes that PyTorch allocates within one step beyond what it had before."""
+    run = training(model, folder, capture)
+    next(run)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        for _ in range(3):  # the allocator knows the sizes of what it has allocated since the profiler began
+            run.send(False)
+        with record_function("the last step"):
+            run.send(False)
+    run.close()
+    events = sorted(recorded.profiler.kineto_results.events(), key=lambda one: one.start_ns())
+    begin = next(one.start_ns() for one in events if one.name() == "the last step")
+    sizes = [one.nbytes() for one in events if one.name() == "[memory]" and one.start_ns() >= begin]
+    return max(itertools.accumulate(sizes))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default="gpt,lstm")
@@ -78,17 +98,24 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             wall, cpu, seconds, run = ratios(model, options.steps, Path(folder))
             (info,) = list_captures(run)
+            peaks = {capture: peak(model, Path(folder) / f"peak {capture}", capture) for capture in (False, True)}
             began = time.perf_counter()
             read(info.folder)
             read_in = time.perf_counter() - began
             began = time.perf_counter()
             gradwatch.capture.write(read(info.folder), run / "again")
             written_in = time.perf_counter() - began - read_in
+            began = time.perf_counter()
+            replayed = gradwatch.replay(info.folder, model.make(), write=False)
+            replayed_in = time.perf_counter() - began
         print(f"{model.about}: {1e3 * seconds:.1f} ms a step, {options.steps} pairs of steps")
         for what, each in (("the clock", wall), ("the processor", cpu)):
             low, middle, high = statistics.quantiles(each, n=4)
             print(f"  a step with capture=True, by {what:<14}{middle:.4f} ({low:.4f} to {high:.4f})")
-        print(f"  a capture of {info.bytes / 2**20:.0f} MiB: written in {written_in:.2f} s, read in {read_in:.2f} s\n")
+        print(f"  a capture of {info.bytes / 2**20:.0f} MiB: written in {written_in:.2f} s, read in {read_in:.2f} s")
+        print(f"  replayed with all answers in {replayed_in:.1f} s; {headline(replayed)}")
+        print(f"  the most memory within a step: {peaks[False]:,} bytes, with capture=True {peaks[True]:,}")
+        print(f"  which is {peaks[True] - peaks[False]:+,} bytes\n", flush=True)
 
 
 if __name__ == "__main__":
