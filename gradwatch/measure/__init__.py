@@ -12,7 +12,7 @@ from gradwatch.measure.devices import (
     to_device,
 )
 from gradwatch.measure.measurement import Measurement
-from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, to_host, whole
+from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, route_of, to_host, whole
 from gradwatch.measure.sharded import (
     any_sharded,
     counts_here,
@@ -53,6 +53,7 @@ __all__ = [
     "part_of",
     "parts_in_fsdp1",
     "reads_once",
+    "route_of",
     "splits_units",
     "stands_in",
     "to_device",

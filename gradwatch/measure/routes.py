@@ -127,6 +127,41 @@ def reads_once(parameters: Sequence[Tensor | None]) -> bool:
     return is_available() and all(p is None or p.is_cpu for p in parameters)
 
 
+def route_of(parameters: Sequence[Tensor | None]) -> str:
+    """Return in words how the gradients of these parameters are read, for each kind of device where they lie.
+
+    Asks no device. A single gradient of a kind that its route can't read is read by PyTorch's operators.
+
+    >>> route_of([torch.ones(2, device="meta")])
+    "PyTorch's operators on meta, whose results the recorder's thread waits for; zeros are counted every 16 steps"
+    """
+    kinds = sorted(
+        {parameter.device.type: parameter.device for parameter in parameters if parameter is not None}.items()
+    )
+    if not kinds:
+        kinds = [("cpu", torch.device("cpu"))]
+    if reads_once(parameters):
+        return _COMPILED
+    return "; ".join(_route_on(device) for _, device in kinds)
+
+
+_COMPILED = "the compiled pass, all four statistics in one read"
+
+
+def _route_on(device: torch.device) -> str:
+    zeros = f"zeros are counted every {ZEROS_EVERY} steps"
+    if device.type == "cpu":
+        return f"{_COMPILED}, on the CPU" if is_available() else f"PyTorch's operators; {zeros}"
+    how = (
+        "whose results are copied behind the training"
+        if devices.copies_behind(device)
+        else "whose results the recorder's thread waits for"
+    )
+    if device.type in _TRITON_DEVICES and _kernel() is not None:
+        return f"the Triton kernel on {device.type}, all four statistics in one read, {how}"
+    return f"PyTorch's operators on {device.type}, {how}; {zeros}"
+
+
 @torch.no_grad()
 def whole(measured: Measurement, parameters: Sequence[Tensor | None]) -> Measurement:
     """Return norms and non-finite entries of whole gradients, where some are sharded over processes.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
-from gradwatch.measure import ZEROS_EVERY, reads_once
+from gradwatch.measure import route_of
 from gradwatch.record import StepRecord
 from gradwatch.recording.loops import open_loop
 from gradwatch.recording.optimizers import unwrapped
@@ -70,10 +70,8 @@ class Watch:
 
     @property
     def route(self) -> str:
-        """How gradients are read, in words."""
-        if reads_once([p for loop in self._recording.loops for p in loop.tracker.parameters.parameters]):
-            return "the compiled pass, all four statistics in one read"
-        return f"PyTorch's operators; zeros are counted every {ZEROS_EVERY} steps"
+        """How gradients are read on each kind of device, in words."""
+        return route_of([p for loop in self._recording.loops for p in loop.tracker.parameters.parameters])
 
     @property
     def steps_within_backward(self) -> bool:

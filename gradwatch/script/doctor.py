@@ -165,6 +165,7 @@ class _Listener:
 
     def observations(self) -> list[Observation]:
         watch = self._discovery.watch
+        route = "" if watch is None else watch.route  # asked now: a recording that has ended keeps no parameters
         self._discovery.close("doctor")
         if watch is None or not watch.steps:
             return [Observation("problem", "steps", f"none: {why_nothing([self._discovery])}")]
@@ -177,7 +178,7 @@ class _Listener:
         found += self._about_clipping(run)
         found += self._about_scaling(run)
         found += self._unseen(run)
-        return [*found, self._about_cost(watch.route)]
+        return [*found, self._about_cost(route)]
 
     def _about_steps(self, run: Run) -> Observation:
         made = len(run.steps())

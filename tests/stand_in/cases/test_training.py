@@ -240,6 +240,17 @@ def test_a_grad_scaler_skips_an_overflow(late, tmp_path):
     assert Run(tmp_path / "late").steps()["skipped"].tolist() == [step == 5 for step in range(STEPS)]
 
 
+def test_the_route_is_told_for_each_kind_of_device(late, tmp_path):
+    net = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2).to("late:0"), nn.Linear(2, 2).to("late:1")])
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with gradwatch.attach(net, optimizer, tmp_path / "run") as watch:
+        route = watch.route
+    assert route.startswith(("the compiled pass", "PyTorch's operators; "))
+    assert route.endswith(
+        "; PyTorch's operators on late, whose results are copied behind the training; zeros are counted every 16 steps"
+    )
+
+
 def test_another_thread_closes_the_recording(late, tmp_path):
     net = small("late")
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
