@@ -1,7 +1,7 @@
 """Draw the pictures of the README from a real run: `make pictures`.
 
-The demonstration is trained, what the commands print of it is exported by rich as SVG, and TensorBoard's tab is
-photographed in Chromium.
+A NaN of `train.py` is kept and replayed, and the demonstration is trained. What the commands print of them is exported
+by rich as SVG, and TensorBoard's tab is photographed in Chromium.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -19,9 +20,12 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from gradwatch import Run
+from gradwatch.analysis.replays.result import Replay, read_replay
+from gradwatch.capture import capture_folders
 from gradwatch.demo import train
 from gradwatch.views.console.compare import comparison
 from gradwatch.views.console.recommend import recommendation
+from gradwatch.views.console.replay import replay_view
 from gradwatch.views.console.report import report
 from gradwatch.views.console.screen import Screen
 
@@ -40,6 +44,17 @@ def draw(name: str, command: str, *views: RenderableType) -> None:
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     (HERE / f"{name}.svg").write_text(re.sub(r"[ \t]+\n", "\n", svg))
     print(HERE / f"{name}.svg")
+
+
+def replayed(folder: Path) -> Replay:
+    """The NaN of `train.py`, kept by one command and replayed by another, as a user would."""
+    shutil.copy(HERE / "train.py", folder)
+    for command in ("run --run runs/digits --capture train.py", "replay runs/digits train.py"):
+        call = [sys.executable, "-m", "gradwatch", *command.split()]
+        subprocess.run(call, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    found = read_replay(capture_folders(folder / "runs" / "digits")[0])
+    assert found is not None
+    return replace(found, run="runs/digits")
 
 
 def photograph_tab(folder: Path) -> None:
@@ -76,6 +91,8 @@ def photograph_tab(folder: Path) -> None:
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
     screen = Screen(width=WIDTH)
+    with tempfile.TemporaryDirectory() as own:
+        draw("replay", "gradwatch replay runs/digits train.py", replay_view(replayed(Path(own)), screen))
     if not (folder / "demo").exists():
         train(folder / "demo")
     plain = Run(folder / "demo")
