@@ -347,8 +347,8 @@ def test_an_append_that_failed_can_be_given_again(tmp_path, monkeypatch):
     writer.add_parameters("0", records[0].layers.parameters)
     insert, failures = WritingConnection.insert, iter(range(2))
 
-    def fail(self, table, columns, rows):
-        insert(self, table, columns, rows)
+    def fail(self, table, columns, rows, verb="insert"):
+        insert(self, table, columns, rows, verb)
         if table == "layer" and next(failures, None) is not None:
             raise sqlite3.OperationalError("disk I/O error")
 

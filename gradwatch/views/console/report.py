@@ -12,6 +12,7 @@ from rich.text import Text
 from gradwatch.analysis.history import ResumePoint
 from gradwatch.analysis.statistics.owners import dominant
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.ranks import NO_PARTS
 from gradwatch.analysis.summary import ClippingSummary, RunSummary
 from gradwatch.text import count, duration, number, optimizer_label, share, step_range
 from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
@@ -253,9 +254,9 @@ def update_lines(summary: RunSummary, screen: Screen) -> list[Text]:
 
 
 def noise_lines(summary: RunSummary, screen: Screen) -> list[Text]:
-    """The gradient noise scale and its trend, or why it is not known."""
+    """The gradient noise scale and its trend, or why it is not known; nothing of a training with one batch a step."""
     noise = summary.noise
-    if noise is None:
+    if noise is None or noise.why == NO_PARTS:
         return []
     if noise.of is None:
         return screen.wrap("noise scale  ", f"not known: {noise.why}", "dim", "dim")

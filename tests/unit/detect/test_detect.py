@@ -15,6 +15,7 @@ from gradwatch.detect import (
     Drift,
     EpsStarvation,
     Explosion,
+    HeldSpike,
     IdleClipping,
     IneffectiveClipping,
     LossScale,
@@ -99,6 +100,7 @@ def test_there_is_one_of_each_detector():
         UpdateSpike,
         StaleSecondMoment,
         NothingMoves,
+        HeldSpike,
     }
 
 

@@ -44,7 +44,7 @@ def test_the_json_is_the_contract(runs, command):
     event = ["step", "kind", "severity", "parameter", "observed", "limit", "message"]
     assert all(list(row)[:7] == event for row in found["events"])
     finding = ["code", "severity", "certainty", "what", "optimizer", "parameters", "rank", "steps", "evidence"]
-    finding += ["cause", "remedy", "confirm"]
+    finding += ["cause", "remedy", "confirm", "capture"]
     assert [list(row) for row in found["findings"]] == [finding] * len(found["findings"])
     assert found["findings"][0]["code"] == "diverged"
     assert len(found["findings"][0]["steps"]) == 2

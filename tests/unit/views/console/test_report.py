@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 
 from gradwatch import Run
+from gradwatch.analysis.statistics.ranks import NO_PARTS, NoiseSummary
 from gradwatch.record import ParameterInfo
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 from gradwatch.views.console.compare import comparison
 from gradwatch.views.console.events import event_list
 from gradwatch.views.console.recommend import recommendation
-from gradwatch.views.console.report import report, report_lines
+from gradwatch.views.console.report import noise_lines, report, report_lines
 from gradwatch.views.console.screen import Ink, Screen
 
 HOSTILE = (
@@ -171,3 +172,14 @@ def test_a_run_without_layers_says_so(tmp_path, drawn):
     text = "\n".join(drawn(report(Run(tmp_path).summary(), Screen()), 80))
     assert "layers  not recorded" in text
     assert "layer x step" not in text
+
+
+def test_the_noise_scale_is_told_where_steps_have_parts(run):
+    summary, screen = run.summary(), Screen(width=140)
+    assert summary.noise.why == NO_PARTS
+    assert noise_lines(summary, screen) == []
+    hidden = NoiseSummary(of=None, why="the mean gradient does not stand out from the noise")
+    assert "not known: the mean gradient" in noise_lines(replace(summary, noise=hidden), screen)[0].plain
+    known = NoiseSummary(of="micro-batch", first=3.0, last=12.0, max=14.0)
+    (line,) = noise_lines(replace(summary, noise=known), screen)
+    assert line.plain.startswith("noise scale  12 micro-batches at the end, 3 at the start, at most 14")
