@@ -1,4 +1,4 @@
-"""Loads the scripts of benchmarks/, which are no package, as modules."""
+"""Loads scripts of benchmarks/ and docs/, which are no packages, as modules."""
 
 import importlib.util
 import sys
@@ -9,11 +9,15 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def load(name: str) -> ModuleType:
-    """Load benchmarks/NAME.py; a script beside it, which it imports, is found as when it runs.
+    """Load benchmarks/NAME.py."""
+    return load_file(BENCHMARKS / f"{name}.py")
+
+
+def load_file(file: Path) -> ModuleType:
+    """Load a script; a script beside it, which it imports, is found as when it runs.
 
     Its folder comes last on the path, so that no script stands in for a library of the same name.
     """
-    file = BENCHMARKS / f"{name}.py"
     loaded = sys.modules.get(file.stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(file):
         return loaded

@@ -3,16 +3,15 @@
 The blocks of the README are run by tests/end_to_end/test_users_way.py, those of tutorials by test_tutorials.py.
 """
 
-import importlib.util
 import json
 import sqlite3
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from ..prepared import prepared
+from ..scripts import load_file
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if not path.name.startswith("tutorial-"))
@@ -35,15 +34,7 @@ run, args, queue = "runs/new", {"lr": 0.1}, queues.Queue()
 """
 
 
-def load_tutorials():
-    spec = importlib.util.spec_from_file_location("tutorials", ROOT / "docs" / "tutorials.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tutorials = load_tutorials()
+tutorials = load_file(ROOT / "docs" / "tutorials.py")
 
 
 def blocks_of(page):

@@ -1,12 +1,11 @@
 """The tutorials of the documentation: their files and commands run in order, and print what the page shows."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
 from ..prepared import prepared
+from ..scripts import load_file
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("tutorial-*.md"))
@@ -18,15 +17,7 @@ def python():
         yield found
 
 
-def load_tutorials():
-    spec = importlib.util.spec_from_file_location("tutorials", ROOT / "docs" / "tutorials.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tutorials = load_tutorials()
+tutorials = load_file(ROOT / "docs" / "tutorials.py")
 
 
 @pytest.mark.parametrize("page", TUTORIALS)

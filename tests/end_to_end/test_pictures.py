@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ..scripts import load
+from ..scripts import load_file
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
-make = load("../docs/pictures/make")
+make = load_file(PICTURES / "make.py")
 
 
 @pytest.mark.slow

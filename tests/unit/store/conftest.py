@@ -25,16 +25,22 @@ def two_optimizers(tmp_path):
 
 
 @pytest.fixture
-def opened(two_optimizers):
+def folder(two_optimizers):
+    """Of the store that `opened` opens; a test file with another store has a fixture of this name."""
+    return two_optimizers
+
+
+@pytest.fixture
+def opened(folder):
     """Run statements on the store, then open it: the database, and which of its rows are intact."""
     databases = []
 
     def change(*statements):
-        db = sqlite3.connect(two_optimizers / FILE_NAME, isolation_level=None)
+        db = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
         for statement in statements:
             db.execute(statement)
         db.close()
-        databases.append(Database(two_optimizers / FILE_NAME))
+        databases.append(Database(folder / FILE_NAME))
         return databases[-1], Integrity(databases[-1].layout)
 
     yield change

@@ -1,23 +1,20 @@
 """Table digest: what is intact is read, and nothing else."""
 
 import dataclasses
-import sqlite3
 
 import numpy as np
 import pytest
 
-from gradwatch.store import FILE_NAME, StoreWriter, digests
+from gradwatch.store import StoreWriter, digests
 from gradwatch.store.digest_table import digested_layers, digested_steps
-from gradwatch.store.integrity import Integrity
-from gradwatch.store.opening import Database
 from gradwatch.testing import PARAMETERS, steady, stream
 
 ROWS = 128
 
 
 @pytest.fixture
-def opened(tmp_path, monkeypatch):
-    """Three digests of a run of one optimizer; statements are run on the store before it is opened."""
+def folder(tmp_path, monkeypatch):
+    """Of three digests of a run of one optimizer."""
     monkeypatch.setattr(digests, "ROWS", ROWS)
     writer = StoreWriter(tmp_path)
     writer.begin_attempt({}, {"0": ("SGD", {})})
@@ -26,19 +23,7 @@ def opened(tmp_path, monkeypatch):
     for start in range(0, len(records), 50):
         writer.append(records[start : start + 50])
     writer.end_attempt("closed")
-    databases = []
-
-    def change(*statements):
-        with sqlite3.connect(tmp_path / FILE_NAME) as db:
-            for statement in statements:
-                db.execute(statement)
-        db.close()
-        databases.append(Database(tmp_path / FILE_NAME))
-        return databases[-1], Integrity(databases[-1].layout)
-
-    yield change
-    for one in databases:
-        one.close()
+    return tmp_path
 
 
 def ends(found):
