@@ -6,18 +6,7 @@
 import { badSpans } from "../chart/bad.js";
 import { Chart } from "../chart/chart.js";
 import { memo } from "../state/memo.js";
-import {
-  coefLines,
-  lossLines,
-  noiseLines,
-  normLines,
-  rateLines,
-  rmsRatioLines,
-  shareLines,
-  spansDecades,
-  updateNormLines,
-  updateRatioLines,
-} from "./lines.js";
+import { coefLines, lossLines, normLines, recordedLines, shareLines, spansDecades } from "./lines.js";
 
 /**
  * @typedef {object} Described
@@ -42,7 +31,7 @@ const CHARTS = [
     log: () => true,
   },
   { title: "loss", height: 120, robust: true, bad: "loss.bad", lines: lossLines, log: spansDecades },
-  { title: "learning rate", height: 84, lines: rateLines, log: () => false },
+  { title: "learning rate", height: 84, lines: recordedLines("learning_rate"), log: () => false },
   {
     title: "clipped_fraction",
     hint: "share of the steps clipped, over a hundredth of the steps shown",
@@ -63,7 +52,7 @@ const CHARTS = [
     hint: "norm of the optimizer's update over that of the weights",
     height: 96,
     robust: true,
-    lines: updateRatioLines,
+    lines: recordedLines("update_ratio"),
     log: () => true,
   },
   {
@@ -71,7 +60,7 @@ const CHARTS = [
     hint: "norm of the optimizer's update",
     height: 84,
     robust: true,
-    lines: updateNormLines,
+    lines: recordedLines("update_norm"),
     log: () => true,
   },
   {
@@ -79,7 +68,7 @@ const CHARTS = [
     hint: "gradient over the root of the second moment, the largest of all parameters",
     height: 84,
     robust: true,
-    lines: rmsRatioLines,
+    lines: recordedLines("rms_ratio"),
     log: () => true,
   },
   {
@@ -87,7 +76,7 @@ const CHARTS = [
     hint: "in micro-batches or batches of a rank; its trend says more than its value",
     height: 84,
     robust: true,
-    lines: noiseLines,
+    lines: recordedLines("noise_scale"),
     log: () => true,
   },
 ];

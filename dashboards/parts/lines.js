@@ -58,58 +58,14 @@ export function lossLines({ runs, theme }) {
 }
 
 /**
- * The learning rate where it was recorded.
+ * The lines of a series, of the runs that recorded it.
  *
- * @param {Given} given
- * @returns {Line[]}
+ * @param {string} name
+ * @returns {(given: Given) => Line[]}
  */
-export function rateLines({ runs, theme }) {
-  const recorded = runs.filter(({ series }) => known(series, "learning_rate"));
-  return recorded.map((run) => band(run, "learning_rate", theme, runs));
-}
-
-/**
- * The norm of the update over that of the weights, where updates were recorded.
- *
- * @param {Given} given
- * @returns {Line[]}
- */
-export function updateRatioLines({ runs, theme }) {
-  const recorded = runs.filter(({ series }) => known(series, "update_ratio"));
-  return recorded.map((run) => band(run, "update_ratio", theme, runs));
-}
-
-/**
- * The norm of the update, where updates were recorded.
- *
- * @param {Given} given
- * @returns {Line[]}
- */
-export function updateNormLines({ runs, theme }) {
-  const recorded = runs.filter(({ series }) => known(series, "update_norm"));
-  return recorded.map((run) => band(run, "update_norm", theme, runs));
-}
-
-/**
- * How far gradients outgrew the second moment, where updates were recorded.
- *
- * @param {Given} given
- * @returns {Line[]}
- */
-export function rmsRatioLines({ runs, theme }) {
-  const recorded = runs.filter(({ series }) => known(series, "rms_ratio"));
-  return recorded.map((run) => band(run, "rms_ratio", theme, runs));
-}
-
-/**
- * The gradient noise scale, where micro-batches or ranks were recorded.
- *
- * @param {Given} given
- * @returns {Line[]}
- */
-export function noiseLines({ runs, theme }) {
-  const recorded = runs.filter(({ series }) => known(series, "noise_scale"));
-  return recorded.map((run) => band(run, "noise_scale", theme, runs));
+export function recordedLines(name) {
+  return ({ runs, theme }) =>
+    runs.filter(({ series }) => known(series, name)).map((run) => band(run, name, theme, runs));
 }
 
 /**

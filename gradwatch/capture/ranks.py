@@ -77,10 +77,7 @@ def joined(parts: Mapping[int, Capture], faults: Sequence[str] = ()) -> Capture:
     """
     first = next(iter(parts.values()))
     missing = [rank for rank in range(first.ranks) if rank not in parts]
-    notes = list(faults)
-    if missing and not faults:
-        named = ", ".join(map(str, missing))
-        notes.append(f"the captures of the ranks {named}" if len(missing) > 1 else f"the capture of rank {named}")
+    notes = list(faults) or _named_captures(missing)
     weights, lost = _whole(parts, "weights")
     gradients, _ = _whole(parts, "gradients")
     unkept = [text for part in parts.values() for text in part.not_kept]
@@ -88,9 +85,7 @@ def joined(parts: Mapping[int, Capture], faults: Sequence[str] = ()) -> Capture:
         notes.append(f"the parts of {len(lost)} parameters that other ranks hold, for example of {lost[0]}")
     return dataclasses.replace(
         first,
-        groups=tuple(
-            Group(forwards=group.forwards, rank=rank) for rank, part in parts.items() for group in part.groups
-        ),
+        groups=_groups_by_rank(parts),
         weights=weights,
         gradients={} if missing else gradients,
         parts=tuple(parts),
@@ -98,6 +93,17 @@ def joined(parts: Mapping[int, Capture], faults: Sequence[str] = ()) -> Capture:
         not_kept=tuple(dict.fromkeys([*unkept, *notes])),
         replayable=all(part.replayable for part in parts.values()) and not lost,
     )
+
+
+def _named_captures(ranks: Sequence[int]) -> list[str]:
+    if not ranks:
+        return []
+    named = ", ".join(map(str, ranks))
+    return [f"the captures of the ranks {named}" if len(ranks) > 1 else f"the capture of rank {named}"]
+
+
+def _groups_by_rank(parts: Mapping[int, Capture]) -> tuple[Group, ...]:
+    return tuple(Group(forwards=group.forwards, rank=rank) for rank, part in parts.items() for group in part.groups)
 
 
 def _whole(parts: Mapping[int, Capture], which: str) -> tuple[dict[str, Tensor], list[str]]:

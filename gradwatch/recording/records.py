@@ -32,7 +32,6 @@ from gradwatch.record import (
 
 if TYPE_CHECKING:  # they need torch
     from gradwatch.clip import Clipping
-    from gradwatch.recording.micro_batches import Accumulation
     from gradwatch.recording.pending import PendingStep
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
@@ -151,8 +150,8 @@ def collect(pending: PendingStep) -> StepNumbers:
     """The numbers of a step. Waits for the devices where they lie."""
     for ready in pending.ready:
         ready.synchronize()
-    updates = pending.updates if pending.updates is not None and pending.updates.parts else None
-    accumulation = None if pending.clip_fault is not None else pending.accumulation
+    updates, with_update = _read_updates(pending)
+    micro_batches, first_norm = _read_accumulation(pending)
     return StepNumbers(
         step=pending.step,
         wall_time=pending.wall_time,
@@ -163,10 +162,10 @@ def collect(pending: PendingStep) -> StepNumbers:
         skipped=pending.skipped or (pending.found_inf is not None and float(pending.found_inf) > 0),
         late=collect_late(pending),
         weights=_sampled(pending),
-        updates=None if updates is None else updates.collect(),
-        with_update=None if updates is None else updates.present,
-        micro_batches=None if accumulation is None else accumulation.micro_batches,
-        first_norm=math.nan if accumulation is None else _first_norm(accumulation, pending.loss_scale),
+        updates=updates,
+        with_update=with_update,
+        micro_batches=micro_batches,
+        first_norm=first_norm,
     )
 
 
@@ -333,9 +332,21 @@ def _clip_fault(pending: PendingStep) -> ClipFault | None:
     return "before-unscale" if was_scaled else cast("ClipFault | None", pending.clip_fault)
 
 
-def _first_norm(accumulation: Accumulation, loss_scale: Any) -> float:
-    """The total norm of the gradient after the first micro-batch, which was scaled then."""
-    return _over(total(accumulation.first.collect()["norm"][accumulation.first.present]), loss_scale)
+def _read_updates(pending: PendingStep) -> tuple[Columns | None, list[int] | None]:
+    """The update of each parameter, and the positions whose update was read; None if none was."""
+    if pending.updates is None or not pending.updates.parts:
+        return None, None
+    return pending.updates.collect(), pending.updates.present
+
+
+def _read_accumulation(pending: PendingStep) -> tuple[int | None, float]:
+    """How many micro-batches made the gradient, and its total norm after the first of them, which was scaled then."""
+    accumulation = pending.accumulation
+    # A gradient that was clipped between its micro-batches is not their sum.
+    if accumulation is None or pending.clip_fault is not None:
+        return None, math.nan
+    first = accumulation.first
+    return accumulation.micro_batches, _over(total(first.collect()["norm"][first.present]), pending.loss_scale)
 
 
 def _accumulation(numbers: StepNumbers, total_norm: float) -> AccumulationStats | None:

@@ -233,37 +233,60 @@ def prepared(model: nn.Module, capture: Capture) -> Iterator[Player]:
         )
     if capture.weights:
         check_same(model, capture)
-    before = take_random_state({parameter.device for parameter in model.parameters() if parameter.is_cuda})
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    data = {name: one.data for name, one in [*parameters.items(), *buffers.items()]}
-    gradients = {name: one.grad for name, one in parameters.items()}
-    flags = {name: module.training for name, module in model.named_modules()}
-    threads = torch.get_num_threads()
-    try:
+    with _own_random_state(model), _own_tensors(model), _own_flags(model), _captured_threads(capture), _eager():
         with torch.no_grad():
-            for name, one in parameters.items():
+            for name, one in model.named_parameters():
                 one.data = torch.empty_like(one.data).copy_(capture.weights.get(name, one.data))
-            for buffer in buffers.values():
+            for buffer in model.buffers():
                 buffer.data = buffer.data.clone()
-        _set_threads(capture)
-        with _eager():
-            yield Player(model, capture)
+        yield Player(model, capture)
+
+
+@contextmanager
+def _own_random_state(model: nn.Module) -> Iterator[None]:
+    """Restore the states of the random number generators afterwards, with those of the model's devices."""
+    before = take_random_state({parameter.device for parameter in model.parameters() if parameter.is_cuda})
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
-        for name, tensor in [*parameters.items(), *buffers.items()]:
-            tensor.data = data[name]
-        for name, one in parameters.items():
-            one.grad = gradients[name]
-        for name, module in model.named_modules():
-            module.training = flags[name]
         set_random_state(before)
 
 
-def _set_threads(capture: Capture) -> None:
-    """With another number of threads sums are added up in another order."""
-    threads = capture.settings.get("threads")
-    if isinstance(threads, int) and 0 < threads <= 1024 and threads != torch.get_num_threads():
+@contextmanager
+def _own_tensors(model: nn.Module) -> Iterator[None]:
+    """Give the model's parameters, their gradients and its buffers back afterwards."""
+    data = [(one, one.data) for one in (*model.parameters(), *model.buffers())]
+    gradients = [(one, one.grad) for one in model.parameters()]
+    try:
+        yield
+    finally:
+        for tensor, before in data:
+            tensor.data = before
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextmanager
+def _own_flags(model: nn.Module) -> Iterator[None]:
+    """Restore the training flag of each module afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def _captured_threads(capture: Capture) -> Iterator[None]:
+    """Compute with the captured number of threads: with another one sums are added up in another order."""
+    before, threads = torch.get_num_threads(), capture.settings.get("threads")
+    if isinstance(threads, int) and 0 < threads <= 1024 and threads != before:
         torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _eager() -> AbstractContextManager[Any]:

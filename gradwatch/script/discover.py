@@ -15,7 +15,7 @@ import math
 import multiprocessing
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, cast
@@ -191,7 +191,7 @@ class Discovery:
 
     def _take_new(self, within_training: bool) -> list[Optimizer]:
         """The new optimizers that need not wait."""
-        new = [found for found in (made() for made in self._new) if found is not None]
+        new = _alive(self._new)
         waiting = [one for one in new if within_training and _is_sharded(one)]
         self._new = [weakref.ref(one) for one in waiting]
         return [one for one in new if all(one is not other for other in waiting)]
@@ -206,23 +206,31 @@ class Discovery:
             logger.error("gradwatch does not record this run, the script goes on. %s", error)
 
     def _attach(self, optimizers: list[Optimizer]) -> None:
-        known = 0 if self.watch is None else len(self.watch.optimizers)
-        alive = [one for one in (reference() for reference in self._attached) if one is not None]
-        stepping = without_wrapped({str(known + i): one for i, one in enumerate(optimizers)}, alive)
-        named = group_in_backward_optimizers(stepping)
-        owned = {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
+        alive = _alive(self._attached)
+        owned = self._owned(optimizers, alive)
         run = self._run_to_record()
         if not owned or run is None:
             return
         self._attached = [weakref.ref(one) for one in (*alive, *optimizers)]
         policies = self._policies_for(owned)
         if self.watch is None:
-            config = {} if self._configs is None else self._configs.settings(model for model, _ in owned.values())
-            self.watch = open_watch(owned, run, self._options(run, settings_text(config)), policies)
+            config = settings_text(self._config_of(owned))
+            self.watch = open_watch(owned, run, self._options(run, config), policies)
             return
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
             self.watch.add(name, model, optimizer)
+
+    def _owned(self, optimizers: list[Optimizer], alive: list[Optimizer]) -> dict[str, tuple[nn.Module, Optimizer]]:
+        """The optimizers to record with their models, by the names that they get beside those recorded already."""
+        known = 0 if self.watch is None else len(self.watch.optimizers)
+        stepping = without_wrapped({str(known + i): one for i, one in enumerate(optimizers)}, alive)
+        named = group_in_backward_optimizers(stepping)
+        return {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
+
+    def _config_of(self, owned: Mapping[str, tuple[nn.Module, Optimizer]]) -> Mapping[str, Any]:
+        """The hyperparameters that the script gave to its models."""
+        return {} if self._configs is None else self._configs.settings(model for model, _ in owned.values())
 
     def _run_to_record(self) -> Path | None:
         """The folder that this process records into; None if another one records.
@@ -265,6 +273,10 @@ class Discovery:
         if max_norm is None or not math.isfinite(max_norm):
             return {}
         return {name: NormClip(max_norm) for name in names}
+
+
+def _alive(references: Iterable[weakref.ref[Optimizer]]) -> list[Optimizer]:
+    return [one for one in (reference() for reference in references) if one is not None]
 
 
 def _is_sharded(optimizer: Optimizer) -> bool:

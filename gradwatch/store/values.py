@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from gradwatch.record import (
     WeightStats,
 )
 from gradwatch.store.schema import ATTEMPT_COLUMNS, BLOBS, EVENT_COLUMNS, PARTS, STEP_COLUMNS
+
+StatsT = TypeVar("StatsT")
 
 LARGEST = 2**53
 """The largest whole number: beyond it float64, in which frames and checksums hold numbers, has gaps."""
@@ -311,10 +313,10 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         learning_rates=_learning_rates(row),
         skipped=bool(row["skipped"]),
         layers=layers,
-        weights=WeightStats(**weight) if weight else None,
-        updates=UpdateStats(**update) if update else None,
-        ranks=RankStats(**rank) if rank else None,
-        accumulation=AccumulationStats(**accumulation) if accumulation else None,
+        weights=_made(WeightStats, weight),
+        updates=_made(UpdateStats, update),
+        ranks=_made(RankStats, rank),
+        accumulation=_made(AccumulationStats, accumulation),
     )
 
 
@@ -333,6 +335,10 @@ def _stats(table: str, row: Mapping[str, Any]) -> dict[str, Floats]:
     """The statistics of a step in one table, by name; empty if it has no row there."""
     blobs = {name: row[f"{table}.{name}"] for name in BLOBS[table]}
     return {name: np.frombuffer(blob, "<f4") for name, blob in blobs.items() if blob is not None}
+
+
+def _made(kind: Callable[..., StatsT], stats: Mapping[str, Floats]) -> StatsT | None:
+    return kind(**stats) if stats else None
 
 
 def _belong_together(stats: Mapping[str, Floats]) -> bool:

@@ -9,11 +9,9 @@ import {
   coefLines,
   lossLines,
   normLines,
-  rateLines,
+  recordedLines,
   shareLines,
   spansDecades,
-  updateNormLines,
-  updateRatioLines,
 } from "../../dashboards/parts/lines.js";
 import { factsOf } from "../../dashboards/parts/verdict.js";
 import { overview, series } from "./support.js";
@@ -38,14 +36,18 @@ test("a run that never clips has its norm and no lines of clipping", () => {
     normLines(only(plain)).map((line) => line.label),
     ["total_norm"],
   );
-  assert.deepEqual([shareLines(only(plain)), coefLines(only(plain)), rateLines(only(plain))], [[], [], []]);
+  assert.deepEqual(
+    [shareLines(only(plain)), coefLines(only(plain)), recordedLines("learning_rate")(only(plain))],
+    [[], [], []],
+  );
 });
 
 test("updates have lines in a run that recorded them, and none in another", () => {
-  assert.deepEqual([updateNormLines(only(plain)), updateRatioLines(only(plain))], [[], []]);
+  const [norms, ratios] = [recordedLines("update_norm"), recordedLines("update_ratio")];
+  assert.deepEqual([norms(only(plain)), ratios(only(plain))], [[], []]);
   const updated = series(2, { ...band("update_norm", [2, 3]), ...band("update_ratio", [0.01, 0.02]) });
-  assert.deepEqual(updateNormLines(only(updated))[0].high, Float64Array.from([2, 3]));
-  assert.deepEqual(updateRatioLines(only(updated))[0].low, Float64Array.from([0.01, 0.02]));
+  assert.deepEqual(norms(only(updated))[0].high, Float64Array.from([2, 3]));
+  assert.deepEqual(ratios(only(updated))[0].low, Float64Array.from([0.01, 0.02]));
 });
 
 test("a run that clips has its threshold, what was left, and a threshold that is tried", () => {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -194,33 +194,13 @@ def replay_from(data: Mapping[str, Any]) -> Replay:
     'bitwise'
     """
     given = dict(data)
-    origin = given.get("origin")
-    rows, helps = given.get("rows") or [], given.get("helps") or []
-    made: dict[str, Any] = {
-        "run": str(given["run"]),
-        "step": int(given["step"]),
-        "optimizer": str(given["optimizer"]),
-        "why": str(given["why"]),
-        "kept": _mapping(given.get("kept")),
-        "environment": {key: str(one) for key, one in _mapping(given.get("environment")).items()},
-        "origin": None if origin is None else _origin(origin),
-        "compiled": None if given.get("compiled") is None else _compiled(given["compiled"]),
-        "rows": tuple(_row(one) for one in rows),
-        "helps": tuple(Help(change=str(one["change"]), total_norm=_number(one["total_norm"]) or 0.0) for one in helps),
-        "recurs": _recurrence(given.get("recurs")),
-        "rows_mix": _text(given.get("rows_mix")),
-        "rows_spread": bool(given.get("rows_spread")),
-        "micro_batches": int(given.get("micro_batches") or 1),
-        "ranks": int(given.get("ranks") or 1),
-        "parts": tuple(int(one) for one in given.get("parts") or (0,)),
-    }
-    made |= {name: _number(given.get(name)) for name in ("captured_norm", "replayed_norm", "max_ulp", "unexplained")}
-    made |= {name: _whole(given.get(name)) for name in ("batch_dimension", "batch_size")}
-    made |= {name: _texts(given.get(name)) for name in ("not_kept", "differing", "unknown", "notes")}
-    return Replay(**made)
+    needed = {name: read(given[name]) for name, read in _NEEDED.items()}
+    return Replay(**needed, **{name: read(given.get(name)) for name, read in _OPTIONAL.items()})
 
 
-def _origin(data: Mapping[str, Any]) -> Origin:
+def _origin(data: Mapping[str, Any] | None) -> Origin | None:
+    if data is None:
+        return None
     if data["direction"] not in get_args(Direction):
         raise ValueError(f"no direction: {data['direction']!r}")
     names = ("module", "operation", "file", "code", "control_is")
@@ -234,7 +214,9 @@ def _origin(data: Mapping[str, Any]) -> Origin:
     )
 
 
-def _compiled(data: Mapping[str, Any]) -> CompiledReplay:
+def _compiled(data: Mapping[str, Any] | None) -> CompiledReplay | None:
+    if data is None:
+        return None
     return CompiledReplay(
         recurs=_recurrence(data.get("recurs")),
         differs=bool(data.get("differs")),
@@ -255,12 +237,24 @@ def _row(data: Mapping[str, Any]) -> RowFinding:
     )
 
 
+def _rows(data: Sequence[Mapping[str, Any]] | None) -> tuple[RowFinding, ...]:
+    return tuple(map(_row, data or ()))
+
+
+def _helps(data: Sequence[Mapping[str, Any]] | None) -> tuple[Help, ...]:
+    return tuple(Help(change=str(one["change"]), total_norm=_number(one["total_norm"]) or 0.0) for one in data or ())
+
+
 def _recurrence(value: Any) -> Recurrence | None:
     return value if value in get_args(Recurrence) else None
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _facts(value: Any) -> dict[str, str]:
+    return {key: str(one) for key, one in _mapping(value).items()}
 
 
 def _number(value: Any) -> float | None:
@@ -277,6 +271,44 @@ def _text(value: Any) -> str | None:
 
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(one) for one in value or ())
+
+
+def _at_least_one(value: Any) -> int:
+    return int(value or 1)
+
+
+def _parts(value: Any) -> tuple[int, ...]:
+    return tuple(int(one) for one in value or (0,))
+
+
+_NEEDED: dict[str, Callable[[Any], Any]] = {"run": str, "step": int, "optimizer": str, "why": str}
+"""How a field of `Replay` is read from its JSON, where each result has it."""
+
+_OPTIONAL: dict[str, Callable[[Any], Any]] = {
+    "kept": _mapping,
+    "not_kept": _texts,
+    "ranks": _at_least_one,
+    "parts": _parts,
+    "captured_norm": _number,
+    "replayed_norm": _number,
+    "recurs": _recurrence,
+    "max_ulp": _number,
+    "unexplained": _number,
+    "differing": _texts,
+    "compiled": _compiled,
+    "origin": _origin,
+    "batch_dimension": _whole,
+    "batch_size": _whole,
+    "micro_batches": _at_least_one,
+    "rows": _rows,
+    "rows_mix": _text,
+    "rows_spread": bool,
+    "helps": _helps,
+    "unknown": _texts,
+    "notes": _texts,
+    "environment": _facts,
+}
+"""How the other fields are read; each reader gets None if the JSON lacks the field."""
 
 
 def read_replay(folder: Path) -> Replay | None:
