@@ -60,6 +60,7 @@ _REPEATED_BY = {
 _EXPLAINS = {
     "gradients-accumulate": {"diverged", "nonfinite-loss", "nonfinite-gradient"},
     "desync": {"diverged"},
+    "updates-out-of-proportion": {"learning-rate-too-high"},
 }
 
 

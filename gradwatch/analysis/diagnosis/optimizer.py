@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
-from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.progress import has_risen
 from gradwatch.analysis.statistics.steady_state import expected_rise
@@ -16,6 +17,8 @@ from gradwatch.record import Event
 from gradwatch.text import count
 
 LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
+OUT_OF_PROPORTION, FEW_SAMPLES = 10.0, 5  # times the median of the other matrices; samples needed
+NEXT_TO_NOTHING = 1e-3  # of the other matrices' root mean square: the share of so little is not compared
 INITIAL_STEPS, LARGE_INITIAL_RATIO = 10, 20.0  # steps, and times the norms that follow
 SETTLED_STEPS = 40  # steps after the warm-up
 FALLEN_RATE = 0.5  # of the highest learning rate
@@ -156,13 +159,7 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
     """The loss did not stay down, and the median update is a large part of a parameter."""
     if facts.is_imported or not has_risen(optimizer.history):
         return None
-    common = optimizer.updates.index.intersection(optimizer.weights.index)
-    if not len(common):
-        return None
-    weights, updates = optimizer.weights.loc[common], optimizer.updates.loc[common]
-    matrices = [info.name for info in optimizer.parameters if len(info.shape) > 1 and info.name in weights.columns]
-    # Biases and gains begin at 0 or so: a large share of nothing is nothing.
-    ratios = (updates / weights.where(weights > 0))[matrices].replace([np.inf, -np.inf], np.nan).median()
+    ratios = _update_ratios(optimizer).median()
     large = ratios[ratios > LARGE_UPDATE_RATIO]
     if large.empty:
         return None
@@ -181,6 +178,60 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
         remedy="lower the learning rate first; clipping would only mask it",
         confirm="train with a third of the learning rate and compare the loss",
     )
+
+
+def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Matrices that every update changes a lot, while the others hardly change."""
+    ratios = _update_ratios(optimizer)
+    ratios = ratios.iloc[len(ratios) // 2 :]  # weights that begin at 0 change a lot at first
+    if len(ratios) < FEW_SAMPLES:
+        return None
+    medians = ratios.median().dropna()
+    large = medians[medians > LARGE_UPDATE_RATIO].sort_values(ascending=False)
+    others = medians.drop(large.index)
+    if large.empty or len(others) < len(large):
+        return None
+    usual, sizes = float(others.median()), _root_mean_squares(optimizer)
+    at_least = NEXT_TO_NOTHING * sizes[others.index].median()
+    large = large[(large >= OUT_OF_PROPORTION * usual) & (sizes[large.index] >= at_least)]
+    if large.empty:
+        return None
+    names = tuple(str(name) for name in large.index)
+    return Finding(
+        code="updates-out-of-proportion",
+        severity="info",
+        certainty="shown",
+        what=f"the median update{facts.of(optimizer)} changes {listed(names)} by {float(large.max()):.1%} of"
+        f" its norm, and the other matrices by {usual:.2%} of theirs",
+        optimizer=optimizer.name,
+        parameters=names,
+        steps=(int(ratios.index[0]), int(ratios.index[-1])),
+        evidence={
+            "update_ratio_median": Quantity(float(large.max()), "share of the parameter's norm"),
+            "update_ratio_others": Quantity(usual, "share of the parameter's norm, median of the other matrices"),
+        },
+        cause="the learning rate of these parameters is too high for their size: a parameter group with a rate of its"
+        " own, weights that began very small, or a rate that was tuned for other layers",
+        remedy="put them into a parameter group with a lower learning rate, or begin with larger weights",
+        confirm="train with a tenth of the learning rate for these parameters alone, and compare the loss",
+    )
+
+
+def _update_ratios(optimizer: OptimizerFacts) -> pd.DataFrame:
+    """Update norm over weight norm of each matrix, (samples, matrices); NaN where a matrix is 0 or not finite.
+
+    Biases and gains begin at 0 or so: a large share of nothing is nothing.
+    """
+    common = optimizer.updates.index.intersection(optimizer.weights.index)
+    weights, updates = optimizer.weights.loc[common], optimizer.updates.loc[common]
+    matrices = [info.name for info in optimizer.parameters if len(info.shape) > 1 and info.name in weights.columns]
+    return (updates / weights.where(weights > 0))[matrices].replace([np.inf, -np.inf], np.nan)
+
+
+def _root_mean_squares(optimizer: OptimizerFacts) -> pd.Series[float]:
+    """Root mean square of the entries of each parameter, median over the samples, (parameters,)."""
+    entries = pd.Series({info.name: float(info.numel) for info in optimizer.parameters})
+    return optimizer.weights.median() / np.sqrt(entries)
 
 
 def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
@@ -214,6 +265,7 @@ def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | No
 
 RULES = (
     learning_rate_too_high,
+    updates_out_of_proportion,
     eps_starvation,
     large_initial_norms,
     update_spike,

@@ -347,6 +347,17 @@ PAGES: dict[str, Page] = {
         fix="A lower learning rate, a longer warm-up, or a smaller beta2.",
         sources=("Wortsman et al. 2023, section 3, https://arxiv.org/abs/2304.13013",),
     ),
+    "updates-out-of-proportion": Page(
+        title="Updates are out of proportion",
+        cure="rate",
+        meaning="In the second half of the run, the median update changed one or a few matrices by more than 2 % of"
+        " their norm, at least ten times as much as the other matrices. These parameters are trained at a much higher"
+        " rate than the rest, in effect. That can be meant, for example for a new head on a pretrained network.",
+        example="A parameter group for the embedding with `lr=1e-1`, beside `lr=1e-4` for everything else.",
+        confirm='Compare `Run.layers("update_ratio")` of these parameters with that of the others.',
+        fix="A lower learning rate in a parameter group of their own, or larger initial weights.",
+        sources=("You, Gitman and Ginsburg 2017 (LARS), section 4, https://arxiv.org/abs/1708.03888",),
+    ),
     "held-spike": Page(
         title="The momentum held a spike",
         cure="threshold",

@@ -31,6 +31,33 @@ def test_a_learning_rate_that_is_too_high(tmp_path):
     assert "learning-rate-too-high" not in codes(run_of(tmp_path / "down", down))
 
 
+def test_updates_out_of_proportion_name_the_matrices(tmp_path):
+    down = stream(steady(600), losses=falling(600))
+    found = the(run_of(tmp_path / "one", with_weights(down, [1.0, 1.0], [1e-3, 0.1])), "updates-out-of-proportion")
+    assert (found.severity, found.parameters) == ("info", ("out.weight",))
+    assert "changes out.weight by 10.0% of its norm, and the other matrices by 0.10% of theirs" in found.what
+    assert found.steps[0] >= 250, "the first half is left out"
+    for name, sizes, updates in [
+        ("alike", [1.0, 1.0], [0.1, 0.1]),
+        ("near", [1.0, 1.0], [1e-2, 0.09]),
+        ("small", [1.0, 1.0], [1e-4, 1e-2]),
+        ("next to nothing", [1.0, 1e-6], [1e-3, 1e-5]),
+        ("frozen to 0", [1.0, 0.0], [1e-3, 0.0]),
+        ("not finite", [1.0, math.nan], [1e-3, math.inf]),
+    ]:
+        assert "updates-out-of-proportion" not in codes(run_of(tmp_path / name, with_weights(down, sizes, updates)))
+    few = with_weights(down[:80], [1.0, 1.0], [1e-3, 0.1])
+    assert "updates-out-of-proportion" not in codes(run_of(tmp_path / "few samples", few))
+
+
+def test_updates_out_of_proportion_explain_a_loss_that_rises(tmp_path):
+    losses = falling(500, 2.0, 0.5) + falling(500, 0.5, 1.8)
+    records = with_weights(stream(steady(1000), losses=losses), [1.0, 1.0], [1e-3, 0.3])
+    found = run_of(tmp_path, records).diagnosis()
+    mine = [finding for finding in found if finding.code in ("updates-out-of-proportion", "learning-rate-too-high")]
+    assert {finding.severity for finding in mine} == {"warning"}
+
+
 def test_a_parameter_that_begins_near_zero_is_no_fault(tmp_path):
     """A class token of 1e-6 moves by many times itself at first."""
     records = with_weights(
