@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gradwatch.capture import Capture, CaptureOptions, Why, capture_folders, write
 from gradwatch.capture.listing import part_folder
-from gradwatch.recording.capture.keeping import Judged, NoRoom, check_disk, make_capture, place_for
+from gradwatch.recording.capture.judging import Judged
+from gradwatch.recording.capture.keeping import NoRoom, check_disk, make_capture, place_for
 from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.team import CaptureTeam, Place
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import gradwatch
-from gradwatch.capture import Capture, CaptureOptions, Group, Why, capture_folders, part_folders, tensors_in
+from gradwatch.capture import Capture, CaptureOptions, Group, Shard, capture_folders, part_folders, tensors_in
 from gradwatch.capture.listing import FOLDER
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import local
 from gradwatch.recording.capture.forwards import compiled_around, unwrapped
+from gradwatch.recording.capture.judging import Judged
 from gradwatch.recording.capture.ledger import Ledger
 from gradwatch.recording.capture.passes import HeldBackward, bytes_of
 from gradwatch.recording.capture.team import Parallel, computing_type, shard_of
@@ -37,22 +38,20 @@ class NoRoom(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What was known of a bad step before its update.
+class SeenModel:
+    """What a capture says of the model; nothing, if the script has let go of it.
 
     Attributes:
-        why: the reason to keep it.
-        total_norm: L2 norm over all gradients, unscaled.
-        limit: the norm above which it is bad; None if too few are known.
-        loss_scale: of a GradScaler; None without one.
-        is_unscaled: whether the gradients were divided by the scale.
+        class_name: of the model itself, not of what wraps it.
+        named: its parameters by name.
+        is_compiled: whether `torch.compile` compiled it or a part of it.
+        notes: what can't be the same in a replay by one process.
     """
 
-    why: Why
-    total_norm: float
-    limit: float | None
-    loss_scale: float | None = None
-    is_unscaled: bool = True
+    class_name: str = ""
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+    is_compiled: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def make_capture(
@@ -64,29 +63,25 @@ def make_capture(
     judged: Judged,
 ) -> Capture:
     """Everything that is held of the step that is pending, and what is to be kept beside it."""
-    tracker = ledger.tracker
-    model = tracker.parameters.model
-    base = None if model is None else unwrapped(model)
-    named = {} if model is None else dict(named_parameters(model))
-    groups = [_group(one) for one in ledger.passes]
-    faults = _why_not_replayable(ledger, is_unscaled=judged.is_unscaled)
+    tracker, parallel = ledger.tracker, ledger.parallel
     rank, ranks = rank_and_world_size()
-    parallel = ledger.parallel
+    model = _seen(tracker.parameters.model, ranks, parallel)
+    groups = tuple(map(_group, ledger.passes))
+    faults = _why_not_replayable(ledger, is_unscaled=judged.is_unscaled)
     has_tensors = options.weights and (rank == 0 or parallel != "ddp")  # the weights of all copies are equal
-    notes = [] if model is None else _of_several(model, ranks, parallel)
     return Capture(
         run=str(run),
         step=tracker.step,
         optimizer=tracker.name,
         why=judged.why,
-        groups=tuple(groups),
-        weights={name: local(one.detach()) for name, one in named.items()} if has_tensors else {},
+        groups=groups,
+        weights=_own_parts(model.named) if has_tensors else {},
         gradients=_by_name(tracker, gradients) if has_tensors else {},
-        frozen=_frozen(named),
-        model="" if base is None else type(base).__name__,
+        frozen=_frozen(model.named),
+        model=model.class_name,
         root=_root_of(groups),
         versions=_versions(),
-        devices=_devices_of(named),
+        devices=_devices_of(model.named),
         settings=_settings(),
         total_norm=judged.total_norm,
         limit=judged.limit if judged.why != "nonfinite" else None,
@@ -94,17 +89,28 @@ def make_capture(
         rank=rank,
         ranks=ranks,
         reduction=None if parallel is None else "mean",
-        shards={name: shard for name, one in named.items() if (shard := shard_of(one)) is not None},
-        is_compiled=_is_compiled(model),
+        shards=_shards_of(model.named),
+        is_compiled=model.is_compiled,
         kept={
             "forwards": sum(len(group.forwards) for group in groups),
             "weights": has_tensors,
             "gradients": has_tensors,
             "optimizer_state": False,
         },
-        not_kept=tuple(dict.fromkeys([*faults, *notes])),
+        not_kept=tuple(dict.fromkeys([*faults, *model.notes])),
         replayable=not faults,
         wall_time=time.time(),
+    )
+
+
+def _seen(model: nn.Module | None, ranks: int, parallel: Parallel | None) -> SeenModel:
+    if model is None:
+        return SeenModel()
+    return SeenModel(
+        class_name=type(unwrapped(model)).__name__,
+        named=dict(named_parameters(model)),
+        is_compiled=_is_compiled(model),
+        notes=tuple(_of_several(model, ranks, parallel)),
     )
 
 
@@ -212,6 +218,16 @@ def _root_of(groups: Sequence[Group]) -> str:
     return modules.pop() if len(modules) == 1 else ""
 
 
+def _own_parts(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What this process holds of each parameter."""
+    return {name: local(one.detach()) for name, one in named.items()}
+
+
+def _shards_of(named: Mapping[str, Tensor]) -> dict[str, Shard]:
+    """Where that lies in the whole, for each parameter of which it is a part."""
+    return {name: shard for name, one in named.items() if (shard := shard_of(one)) is not None}
+
+
 def _frozen(named: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(name for name, one in named.items() if not one.requires_grad)
 
@@ -225,9 +241,7 @@ def _by_name(tracker: StepTracker, gradients: Sequence[Tensor | None]) -> dict[s
     return {infos[at].name: local(one.detach()) for at, one in enumerate(gradients) if one is not None}
 
 
-def _is_compiled(model: nn.Module | None) -> bool:
-    if model is None:
-        return False
+def _is_compiled(model: nn.Module) -> bool:
     held = any("_orig_mod" in one._modules or one._compiled_call_impl is not None for one in model.modules())
     return held or bool(compiled_around(unwrapped(model)))
 

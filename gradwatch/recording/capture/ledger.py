@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
+from torch import nn
+from torch.optim import Optimizer
+
 from gradwatch.recording.capture.forwards import ForwardTap
 from gradwatch.recording.capture.passes import HeldBackward
 from gradwatch.recording.capture.rule import CaptureRule
@@ -77,3 +82,54 @@ class Ledger:
 
     def clear(self) -> None:
         self.passes, self.faults, self._held_bytes, self._is_stepped = [], [], 0, False
+
+
+class Ledgers:
+    """The ledgers of one recording, by tracker and by optimizer, and one tap for each of their models.
+
+    Args:
+        make_tap: begins to hear the forwards of a model.
+        max_bytes: what a ledger may hold.
+    """
+
+    def __init__(self, make_tap: Callable[[nn.Module], ForwardTap], max_bytes: int) -> None:
+        self._make_tap, self._max_bytes = make_tap, max_bytes
+        self._by_tracker: dict[int, Ledger] = {}
+        self._by_optimizer: dict[int, Ledger] = {}
+        self._taps: dict[int, ForwardTap] = {}
+
+    def __iter__(self) -> Iterator[Ledger]:
+        return iter(self._by_tracker.values())
+
+    def add(
+        self, tracker: StepTracker, optimizers: Iterable[Optimizer], model: nn.Module, parallel: Parallel | None
+    ) -> None:
+        """Begin a ledger for the steps of these optimizers, which have one tracker."""
+        if id(model) not in self._taps:
+            self._taps[id(model)] = self._make_tap(model)
+        ledger = self._by_tracker[id(tracker)] = Ledger(tracker, self._taps[id(model)], self._max_bytes, parallel)
+        self._by_optimizer |= {id(optimizer): ledger for optimizer in optimizers}
+
+    def of_tracker(self, tracker: StepTracker) -> Ledger | None:
+        """Return its ledger; None if its steps are not captured."""
+        return self._by_tracker.get(id(tracker))
+
+    def of(self, optimizer: Optimizer) -> Ledger | None:
+        """Return the ledger of an optimizer; None if its steps are not captured."""
+        return self._by_optimizer.get(id(optimizer))
+
+    def remove(self, ledger: Ledger) -> None:
+        """Forget a ledger, and hear its model no more if no other ledger has that."""
+        del self._by_tracker[id(ledger.tracker)]
+        self._by_optimizer = {key: one for key, one in self._by_optimizer.items() if one is not ledger}
+        if all(one.tap is not ledger.tap for one in self):
+            ledger.tap.close()
+            self._taps = {key: one for key, one in self._taps.items() if one is not ledger.tap}
+
+    def clear(self) -> None:
+        """Forget all ledgers, and hear no model."""
+        for tap in self._taps.values():
+            tap.close()
+        for ledger in self:
+            ledger.clear()
+        self._taps, self._by_tracker, self._by_optimizer = {}, {}, {}

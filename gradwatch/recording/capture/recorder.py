@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, cast
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.capture import CaptureOptions
 from gradwatch.measure import Measurement, is_sharded, measure
-from gradwatch.record import total
 from gradwatch.recording.capture.forwards import ForwardTap
+from gradwatch.recording.capture.judging import StepJudge
 from gradwatch.recording.capture.keeper import Keeper
-from gradwatch.recording.capture.keeping import Judged
-from gradwatch.recording.capture.ledger import Ledger
+from gradwatch.recording.capture.ledger import Ledgers
 from gradwatch.recording.capture.passes import HeldBackward, HeldForward
-from gradwatch.recording.capture.team import CaptureTeam, Parallel, copies_of, parallel_kind
+from gradwatch.recording.capture.team import CaptureTeam, Parallel, parallel_kind
 from gradwatch.recording.hooks import (
     listen_to_backward,
     listen_to_closures,
@@ -67,16 +63,13 @@ class StepCapture:
 
     def __init__(self, run: Path, options: CaptureOptions, team: CaptureTeam | None = None) -> None:
         self.is_closed = False
-        self._run, self._options, self._team = run, options, team
+        self._run, self._team = run, team
+        self._judge = StepJudge(options.on, team)
         self._keeper = Keeper(run, options, team)
+        self._ledgers = Ledgers(lambda model: ForwardTap(model, self.arrived, self.fail), options.max_held_bytes)
         self._process = os.getpid()
         self._thread = threading.get_ident()  # that trains
-        self._taps: dict[int, ForwardTap] = {}
-        self._ledgers: dict[int, Ledger] = {}  # by tracker
-        self._by_optimizer: dict[int, Ledger] = {}
-        self._scales: dict[int, tuple[Tensor, bool]] = {}  # by ledger: the scale, and whether gradients are unscaled
         self._current: HeldBackward | None = None
-        self._losses: list[Tensor] = []
         self._stops: list[Callable[[], None]] = []
 
     # ---------------------------------------------------------------------------- beginning and end
@@ -105,28 +98,20 @@ class StepCapture:
         return 0 if self._team is None else self._team.rank
 
     def _add(self, loop: Loop, model: nn.Module, parallel: Parallel | None) -> None:
-        tap = self._taps.get(id(model))
-        if tap is None:
-            tap = self._taps[id(model)] = ForwardTap(model, self.arrived, self.fail)
-        ledger = self._ledgers[id(loop.tracker)] = Ledger(loop.tracker, tap, self._options.max_held_bytes, parallel)
+        self._ledgers.add(loop.tracker, loop.optimizers, model, parallel)
         loop.tracker.on_measured = self.measured
         for optimizer in loop.optimizers:
-            self._by_optimizer[id(optimizer)] = ledger
             self._stops.append(listen_to_steps(optimizer, self))
             self._stops.append(listen_to_closures(optimizer, self.closure_evaluated))
 
     @_harmless
     def let_go(self, loop: Loop) -> None:
         """The optimizer is gone: hold nothing of it, nor of its model if no other optimizer has it."""
-        ledger = self._ledgers.pop(id(loop.tracker), None)
-        if ledger is None:
-            return
-        loop.tracker.on_measured = None
-        self._by_optimizer = {key: one for key, one in self._by_optimizer.items() if one is not ledger}
-        self._scales.pop(id(ledger), None)
-        if all(one.tap is not ledger.tap for one in self._ledgers.values()):
-            ledger.tap.close()
-            self._taps = {key: one for key, one in self._taps.items() if one is not ledger.tap}
+        ledger = self._ledgers.of_tracker(loop.tracker)
+        if ledger is not None:
+            loop.tracker.on_measured = None
+            self._judge.forget_scale(ledger)
+            self._ledgers.remove(ledger)
 
     def close(self) -> None:
         """Take the hooks out and hold nothing more."""
@@ -135,12 +120,10 @@ class StepCapture:
         self.is_closed = True
         for stop in self._stops:
             stop()
-        for tap in self._taps.values():
-            tap.close()
-        for ledger in self._ledgers.values():
+        for ledger in self._ledgers:
             ledger.tracker.on_measured = None
-            ledger.clear()
-        self._taps, self._ledgers, self._by_optimizer, self._current = {}, {}, {}, None
+        self._ledgers.clear()
+        self._current = None
 
     def fail(self, error: Exception) -> None:
         """Something went wrong in here."""
@@ -171,20 +154,20 @@ class StepCapture:
     def before_backward(self, tensors: Sequence[Tensor]) -> None:
         if threading.get_ident() == self._thread:
             self._current = HeldBackward()
-            self._losses = [tensor.detach() for tensor in tensors if tensor.numel() == 1]
-            for ledger in self._ledgers.values():
+            self._judge.note_roots(tensors)
+            for ledger in self._ledgers:
                 ledger.before_backward()
 
     @_harmless
     def after_backward(self) -> None:
         made, self._current = self._current, None
         if made is not None and threading.get_ident() == self._thread:
-            for ledger in self._ledgers.values():
+            for ledger in self._ledgers:
                 ledger.after_backward(made)
 
     @_harmless
     def after_zeroing(self, ids: set[int]) -> None:
-        for ledger in self._ledgers.values():
+        for ledger in self._ledgers:
             ledger.zeroed(ids)
 
     @_harmless
@@ -194,7 +177,7 @@ class StepCapture:
     @_harmless
     def closure_evaluated(self, optimizer: Optimizer) -> None:
         """A closure has made the gradients of an update; measured they would only be after it."""
-        ledger = self._by_optimizer.get(id(optimizer))
+        ledger = self._ledgers.of(optimizer)
         if ledger is None:
             return
         tracker = ledger.tracker
@@ -204,10 +187,11 @@ class StepCapture:
 
     @_harmless
     def after_step(self, optimizer: Optimizer) -> None:
-        ledger = self._by_optimizer[id(optimizer)]
-        self._scales.pop(id(ledger), None)
-        ledger.after_step()
-        ledger.tap.reset(self._thread)
+        ledger = self._ledgers.of(optimizer)
+        if ledger is not None:
+            self._judge.forget_scale(ledger)
+            ledger.after_step()
+            ledger.tap.reset(self._thread)
 
     @_harmless
     def before_unscale(self, optimizer: Optimizer) -> None:
@@ -215,67 +199,33 @@ class StepCapture:
 
     @_harmless
     def after_unscale(self, optimizer: Optimizer, scale: Tensor) -> None:
-        ledger = self._by_optimizer.get(id(optimizer))
+        ledger = self._ledgers.of(optimizer)
         if ledger is not None:
-            self._scales[id(ledger)] = scale.detach().clone(), True
+            self._judge.note_unscaled(ledger, scale)
 
     @_harmless
     def before_scaled_step(self, optimizer: Optimizer, scale: Tensor) -> None:
-        ledger = self._by_optimizer.get(id(optimizer))
-        if ledger is not None and id(ledger) not in self._scales:
-            self._scales[id(ledger)] = (
-                scale.detach().clone(),
-                not getattr(optimizer, "_step_supports_amp_scaling", False),
-            )
+        ledger = self._ledgers.of(optimizer)
+        if ledger is not None:
+            self._judge.note_scaled_step(ledger, optimizer, scale)
 
     @_harmless
     def after_scaled_step(self, optimizer: Optimizer) -> None:
-        ledger = self._by_optimizer.get(id(optimizer))
+        ledger = self._ledgers.of(optimizer)
         if ledger is not None:
-            self._scales.pop(id(ledger), None)
+            self._judge.forget_scale(ledger)
 
     # --------------------------------------------------------------------------------- the decision
 
     @_harmless
     def measured(self, tracker: StepTracker, measured: Measurement, gradients: Sequence[Tensor | None]) -> None:
         """The gradients of the next update were measured; they and the weights are as they were."""
-        ledger = self._ledgers.get(id(tracker))
+        ledger = self._ledgers.of_tracker(tracker)
         if ledger is None or not measured.parts or os.getpid() != self._process:
             return
-        ledger.judged += 1
-        scale, is_unscaled = self._scales.get(id(ledger), (None, True))
-        norm = self._norm_over_ranks(ledger, _total_norm(measured))
-        if scale is not None and not is_unscaled:
-            norm /= float(scale)
-        if scale is not None and not math.isfinite(norm) and self._is_scalers(ledger, scale):
-            return
-        limit = ledger.rule.limit
-        why = ledger.rule.judge(norm)
-        if why is None or why not in self._options.on:
-            return
-        judged = Judged(
-            why=why,
-            total_norm=norm,
-            limit=limit,
-            loss_scale=None if scale is None else float(scale),
-            is_unscaled=is_unscaled,
-        )
-        self._keeper.keep(ledger, gradients, judged)
-
-    def _norm_over_ranks(self, ledger: Ledger, norm: float) -> float:
-        """The norm of the whole gradient, of which this process may hold a part."""
-        if self._team is None or ledger.parallel != "fully_shard":
-            return norm
-        return self._team.total(ledger.moment, norm, copies_of(ledger.tracker.parameters.parameters))
-
-    def _is_scalers(self, ledger: Ledger, scale: Tensor) -> bool:
-        """Whether a gradient that is not finite is the affair of a GradScaler, which skips it and lowers its scale."""
-        if float(scale) <= 1:
-            return False
-        is_finite = all(bool(torch.isfinite(loss).all()) for loss in self._losses)
-        if self._team is None or ledger.parallel is None:
-            return is_finite
-        return all(self._team.exchange("finite", ledger.moment, float(is_finite)))
+        judged = self._judge.judge(ledger, measured)
+        if judged is not None:
+            self._keeper.keep(ledger, gradients, judged)
 
 
 def capture_team(rank: int, ranks: int) -> CaptureTeam | None:
@@ -291,9 +241,3 @@ def capture_team(rank: int, ranks: int) -> CaptureTeam | None:
 
 def _holds_parts(tracker: StepTracker) -> bool:
     return any(one is not None and is_sharded(one) for one in tracker.parameters.parameters)
-
-
-def _total_norm(measured: Measurement) -> float:
-    """The L2 norm of all gradients. Waits for the device, if they are on one."""
-    norms = [part.double().cpu().numpy() for _, part in measured.norms()]
-    return total(np.concatenate(norms))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gradwatch.capture import CaptureOptions, list_captures, part_folders
+from gradwatch.recording.capture.judging import Judged
 from gradwatch.recording.capture.keeper import Keeper
-from gradwatch.recording.capture.keeping import Judged
 
 from .support import Heard
 

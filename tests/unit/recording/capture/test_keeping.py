@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from gradwatch.capture import CaptureOptions, list_captures, read, write
-from gradwatch.recording.capture.keeping import Judged, NoRoom, make_capture, place_for, size_of
+from gradwatch.recording.capture.judging import Judged
+from gradwatch.recording.capture.keeping import NoRoom, make_capture, place_for, size_of
 
 from .support import Heard
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from gradwatch.recording.capture.ledger import Ledgers
+
 from .support import Heard
 
 
@@ -79,3 +81,49 @@ def test_forwards_of_another_model_are_left_out():
     heard.backward(loss(heard) + nn.functional.mse_loss(inner, torch.zeros(3, 1)))
     (held,) = heard.ledger.passes
     assert [forward.tap for forward, _ in held.reached.values()] == [heard.tap]
+
+
+def ledgers(models):
+    """The ledgers of an optimizer for each of these models, the optimizers, and the taps that were made."""
+    made, heard = [], [Heard(model) for model in models]
+
+    def tap(model):
+        made.append(Heard(model).tap)
+        return made[-1]
+
+    table = Ledgers(tap, 2**20)
+    for one in heard:
+        table.add(one.tracker, [one.optimizer], one.model, None)
+    return table, heard, made
+
+
+def test_each_optimizer_has_its_ledger_and_each_model_one_tap():
+    shared, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    table, heard, taps = ledgers([shared, shared, other])
+    assert len(list(table)) == 3
+    assert len(taps) == 2
+    for one in heard:
+        assert table.of(one.optimizer).tracker is one.tracker
+        assert table.of_tracker(one.tracker) is table.of(one.optimizer)
+    assert [one.tap for one in table] == [taps[0], taps[0], taps[1]]
+
+
+def test_a_model_is_heard_until_its_last_ledger_is_gone():
+    model = nn.Linear(2, 1)
+    table, (first, second), _ = ledgers([model, model])
+    table.remove(table.of(first.optimizer))
+    assert table.of(first.optimizer) is None
+    assert table.of_tracker(first.tracker) is None
+    hooks = len(model._forward_hooks)
+    table.remove(table.of(second.optimizer))
+    assert len(model._forward_hooks) < hooks
+    assert list(table) == []
+
+
+def test_after_the_end_nothing_is_held_and_nothing_heard():
+    table, (one,), _ = ledgers([nn.Linear(2, 1)])
+    one.tap.close()
+    ledger = table.of(one.optimizer)
+    ledger.faults.append("planted")
+    table.clear()
+    assert (list(table), table.of(one.optimizer), ledger.faults) == ([], None, [])
