@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.frames import indexed_by_step, standing_rows, steps_frame
+from gradwatch.analysis.tables import numbered_frame, parameter_frame, side_by_side, slice_of
 from gradwatch.capture import CaptureInfo, list_captures
 from gradwatch.detect import replay
 from gradwatch.errors import BadArgument, RunNotFound
@@ -28,7 +29,6 @@ from gradwatch.record import (
     Floats,
     ParameterInfo,
     StepRecord,
-    WeightStats,
 )
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
 from gradwatch.store.digests import LayerDigest
@@ -216,7 +216,8 @@ class RunReader:
         if stat not in LAYER_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(LAYER_STATS)}.")
         names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
-        return _side_by_side([self._layers_of(stat, name, one_of) for name in names])
+        read = self._store.layer_table
+        return side_by_side([parameter_frame(self._store, read, stat, name, one_of) for name in names])
 
     def updates(self, stat: str = "update_ratio", optimizer: str | None = None, *, one_of: int = 1) -> pd.DataFrame:
         """One statistic of every parameter's update as its optimizer computed it, (steps, parameters).
@@ -232,7 +233,8 @@ class RunReader:
         if stat not in RECORDED_UPDATE_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RECORDED_UPDATE_STATS)}.")
         names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
-        return _side_by_side([self._updates_of(stat, name, one_of) for name in names])
+        read = self._store.update_table
+        return side_by_side([parameter_frame(self._store, read, stat, name, one_of) for name in names])
 
     def standing(self, optimizer: str | None = None) -> NDArray[np.int64]:
         """Id, step and attempt of one optimizer's rows that no later attempt replaced, (rows, 3), by step."""
@@ -255,21 +257,7 @@ class RunReader:
         At ``most`` that many rows with ``after < id <= up_to``. ``stat`` is a statistic of the gradient,
         update_ratio, rms_ratio, or one of `ranks` with the prefix ``rank_``; the latter has values (rows, ranks).
         """
-        name = self.optimizer(optimizer)
-        if stat.startswith("rank_"):
-            of_rank = stat.removeprefix("rank_")
-            keys, table = self._store.rank_table(of_rank, name, after=after, up_to=up_to, most=most)
-            return keys[:, 0], table
-        if stat == "rms_ratio":
-            keys, table = self._store.update_table(stat, name, after=after, up_to=up_to, most=most)
-            return keys[:, 0], table
-        if stat == "update_ratio":
-            keys, weight = self._store.layer_table("weight_norm", name, after=after, up_to=up_to, most=most)
-            others, update = self._store.layer_table("update_norm", name, after=after, up_to=up_to, most=most)
-            ids, left, right = np.intersect1d(keys[:, 0], others[:, 0], assume_unique=True, return_indices=True)
-            return ids, WeightStats(weight_norm=weight[left], update_norm=update[right]).update_ratio
-        keys, table = self._store.layer_table(stat, name, after=after, up_to=up_to, most=most)
-        return keys[:, 0], table
+        return slice_of(self._store, stat, self.optimizer(optimizer), after=after, up_to=up_to, most=most)
 
     def ranks(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
         """One statistic of every process, (steps, ranks); empty where the ranks were not recorded.
@@ -282,9 +270,7 @@ class RunReader:
         if stat not in RANK_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RANK_STATS)}.")
         name = self.optimizer(optimizer)
-        rows, table = self._store.rank_table(stat, name)
-        rows, table = self._standing_of(rows, table, name)
-        return pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=range(table.shape[1]))
+        return numbered_frame(self._store, *self._store.rank_table(stat, name), name)
 
     def accumulation(self, stat: str = "norm", optimizer: str | None = None) -> pd.DataFrame:
         """One statistic of each gradient while it was accumulated over micro-batches, (steps, times it was read).
@@ -296,47 +282,10 @@ class RunReader:
         if stat not in ACCUMULATION_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(ACCUMULATION_STATS)}.")
         name = self.optimizer(optimizer)
-        rows, table = self._standing_of(*self._store.accumulation_table(stat, name), name)
-        return pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=range(table.shape[1]))
-
-    def _standing_of(self, rows: NDArray[np.int64], table: Floats, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
-        """Leave out the rows that a later attempt replaced."""
-        if self._store.last_attempt():
-            stands = np.isin(rows[:, 0], standing_rows(self._store.step_ids(optimizer))[:, 0])
-            rows, table = rows[stands], table[stands]
-        return rows, table
+        return numbered_frame(self._store, *self._store.accumulation_table(stat, name), name)
 
     def _entries(self) -> dict[str, int]:
         return {name: sum(p.numel for p in self._store.parameters(name)) for name in self.optimizers}
-
-    def _layers_of(self, stat: str, optimizer: str, one_of: int) -> pd.DataFrame:
-        if stat == "update_ratio":
-            weight = self._layers_of("weight_norm", optimizer, one_of)
-            return self._layers_of("update_norm", optimizer, one_of) / weight.where(weight != 0)
-        return self._by_step(*self._store.layer_table(stat, optimizer, one_of), optimizer)
-
-    def _updates_of(self, stat: str, optimizer: str, one_of: int) -> pd.DataFrame:
-        if stat == "update_ratio":
-            weight = self._updates_of("weight_norm", optimizer, one_of)
-            return self._updates_of("update_norm", optimizer, one_of) / weight.where(weight != 0)
-        return self._by_step(*self._store.update_table(stat, optimizer, one_of), optimizer)
-
-    def _by_step(self, rows: NDArray[np.int64], table: Floats, optimizer: str) -> pd.DataFrame:
-        rows, table = self._standing_of(rows, table, optimizer)
-        names = [info.name for info in self._store.parameters(optimizer)]
-        index = pd.Index(rows[:, 1], name="step")
-        if not len(rows):  # a store from before this statistic
-            return pd.DataFrame(np.empty((0, len(names)), np.float32), index=index, columns=names)
-        frame = pd.DataFrame(table, index=index, columns=names, copy=False)
-        return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
-
-
-def _side_by_side(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """The frames of several optimizers as one; a parameter that two of them have is the first one's."""
-    if not frames:  # no row of any optimizer is intact
-        return pd.DataFrame(index=pd.Index([], dtype=np.int64, name="step"), dtype=np.float32)
-    frame = pd.concat(frames, axis=1) if len(frames) > 1 else frames[0]
-    return frame.loc[:, ~frame.columns.duplicated()]
 
 
 def newest(folder: Path = Path("runs")) -> Path:
