@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradwatch.errors import CannotReplay
-from gradwatch.script.imports import after_import
+from gradwatch.script.imports import replace_after_import
 from gradwatch.script.launch import Program, run_until, show
 
 if TYPE_CHECKING:
@@ -53,24 +53,17 @@ class _Finder:
         self._times = 0
         self.called: Called | None = None
         self.is_found = False
-        self.stop: Callable[[], None] = lambda: None  # nothing is listened to before torch is imported
 
-    def listen(self) -> None:
-        from torch import nn
-
-        original, finder = nn.Module.__call__, self
+    def listening(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a method of `nn.Module` out of this one that is heard before."""
 
         @functools.wraps(original)
-        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if finder._is_wanted(self):
-                finder._take(self, args, kwargs)
-            return original(self, *args, **kwargs)
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if self._is_wanted(module):
+                self._take(module, args, kwargs)
+            return original(module, *args, **kwargs)
 
-        def stop() -> None:
-            nn.Module.__call__ = original  # type: ignore[method-assign]
-
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        self.stop = stop
+        return call
 
     def _is_wanted(self, module: nn.Module) -> bool:
         known = self._checked.get(id(module))
@@ -108,14 +101,14 @@ def find_model(program: Program, wanted: Sequence[Shapes], *, quiet: bool = Fals
         CannotReplay: it ends or fails without a call of such a model.
     """
     finder = _Finder(wanted)
-    after_import("torch", finder.listen)
+    stop = replace_after_import("torch", "nn.Module.__call__", finder.listening)
     output = contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext()
     failed = ""
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder, _recordings_in(Path(folder)), output:
         try:
             error = run_until(program, _Enough)
         finally:
-            finder.stop()
+            stop()
         if error is not None:
             failed = f" It ended with {type(error).__name__}."
             if not finder.is_found:
@@ -157,28 +150,21 @@ def assembled(parts: Mapping[str, Shapes]) -> nn.Module:
 def _recordings_in(folder: Path) -> Iterator[None]:
     """What the script attaches records there, and is closed at the end."""
     opened: list[Any] = []
-    restore: list[Any] = []
 
-    def redirect() -> None:
-        from gradwatch.recording import attach as module
-
-        original = module.open_watch
-
+    def redirected(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def open_watch(trained: Any, run: Path, *args: Any, **kwargs: Any) -> Any:
             watch = original(trained, folder / str(len(opened)), *args, **kwargs)
             opened.append(watch)
             return watch
 
-        module.open_watch = open_watch
-        restore.append(lambda: setattr(module, "open_watch", original))
+        return open_watch
 
-    after_import("gradwatch.recording.attach", redirect)
+    stop = replace_after_import("gradwatch.recording.attach", "open_watch", redirected)
     try:
         yield
     finally:
         for watch in opened:
             with contextlib.suppress(Exception):  # a recording that fails is no reason not to replay
                 watch.close("exit")
-        for undo in restore:
-            undo()
+        stop()

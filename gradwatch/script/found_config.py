@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.recording.hyperparameters import Setting, settings_if_any
-from gradwatch.script.imports import after_import
+from gradwatch.script.imports import replace_after_import
 
 Settings = dict[str, Setting | list[Setting]]
 
@@ -26,8 +26,10 @@ class ConfigListener:
 
     def __init__(self) -> None:
         self._heard: Settings = {}
-        self._stops: list[Callable[[], None]] = [self._listen_to_argparse()]
-        after_import(_TRAINING_ARGUMENTS, self._listen_to_training_arguments)
+        self._stops: list[Callable[[], None]] = [
+            self._listen_to_argparse(),
+            replace_after_import(_TRAINING_ARGUMENTS, "TrainingArguments.__post_init__", self._heard_after),
+        ]
 
     def settings(self, models: Iterable[object]) -> Settings:
         """All settings known when a recording of these models begins; empty if there are none.
@@ -71,20 +73,15 @@ class ConfigListener:
         argparse.ArgumentParser.parse_known_args = parse_known_args  # type: ignore[method-assign]
         return stop
 
-    def _listen_to_training_arguments(self) -> None:
-        arguments: Any = getattr(sys.modules.get(_TRAINING_ARGUMENTS), "TrainingArguments", None)
-        original = getattr(arguments, "__post_init__", None)
-        if original is None:
-            return
-        listener = self
+    def _heard_after(self, original: Callable[..., None]) -> Callable[..., None]:
+        """A `TrainingArguments.__post_init__` after which their values are heard."""
 
         @functools.wraps(original)
-        def post_init(self: Any, *args: Any, **kwargs: Any) -> None:
-            original(self, *args, **kwargs)
-            listener._heard |= settings_if_any(self)
+        def post_init(arguments: Any, *args: Any, **kwargs: Any) -> None:
+            original(arguments, *args, **kwargs)
+            self._heard |= settings_if_any(arguments)
 
-        arguments.__post_init__ = post_init
-        self._stops.append(lambda: setattr(arguments, "__post_init__", original))
+        return post_init
 
 
 def _of_hydra() -> Settings:

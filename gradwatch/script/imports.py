@@ -1,4 +1,4 @@
-"""Calls something once a module has been imported, without importing it."""
+"""Calls something, or replaces something, once a module has been imported, without importing it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 
 def after_import(name: str, call: Callable[[], object]) -> None:
@@ -16,6 +17,47 @@ def after_import(name: str, call: Callable[[], object]) -> None:
         call()
     else:
         sys.meta_path.insert(0, _AfterImport(name, call))
+
+
+def replace_after_import(module: str, path: str, make: Callable[[Any], Any]) -> Callable[[], None]:
+    """Replace something in a module once that has been imported; return what puts the original back.
+
+    After that, or if the module does not have it, nothing is replaced.
+
+    Args:
+        module: its name.
+        path: the name of what is replaced, within the module: "function" or "Class.method".
+        make: makes the replacement of the original.
+
+    >>> stop = replace_after_import("json", "dumps", lambda original: lambda value: f"<{original(value)}>")
+    >>> import json
+    >>> json.dumps(1)
+    '<1>'
+    >>> stop()
+    >>> json.dumps(1)
+    '1'
+    """
+    *owners, name = path.split(".")
+    restore: list[Callable[[], None]] = []
+    is_over = False
+
+    def replace() -> None:
+        owner: Any = sys.modules.get(module)
+        for one in owners:
+            owner = getattr(owner, one, None)
+        original = getattr(owner, name, None)
+        if original is not None and not is_over:
+            setattr(owner, name, make(original))
+            restore.append(lambda: setattr(owner, name, original))
+
+    def stop() -> None:
+        nonlocal is_over
+        is_over = True
+        while restore:
+            restore.pop()()
+
+    after_import(module, replace)
+    return stop
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gradwatch.script.imports import after_import
+from gradwatch.script.imports import replace_after_import
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,21 +22,11 @@ def alone() -> Iterator[None]:
     """
     missing = {} if "RANK" in os.environ else _environment()
     os.environ.update(missing)
-    undo: list[Any] = []
-
-    def patch() -> None:
-        from torch.distributed import fsdp
-
-        original = fsdp.fully_shard
-        fsdp.fully_shard = leave_whole
-        undo.append(lambda: setattr(fsdp, "fully_shard", original))
-
-    after_import("torch.distributed.fsdp", patch)
+    stop = replace_after_import("torch.distributed.fsdp", "fully_shard", lambda _: leave_whole)
     try:
         yield
     finally:
-        for one in undo:
-            one()
+        stop()
         for name in missing:
             os.environ.pop(name, None)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gradwatch.script.imports import after_import
+from gradwatch.script.imports import after_import, replace_after_import
 
 
 @pytest.fixture
@@ -65,3 +65,45 @@ def test_two_can_wait_for_one_module(module):
     after_import(module, lambda: calls.append("second"))
     importlib.import_module(module)
     assert sorted(calls) == ["first", "second"]
+
+
+def doubled(original):
+    return lambda *args: 2 * original(*args)
+
+
+@pytest.mark.parametrize("is_imported", [True, False], ids=["before the import", "after it"])
+def test_what_is_replaced_is_the_original_again_afterwards(module, is_imported, tmp_path):
+    (tmp_path / "not_yet_imported.py").write_text(
+        "def f(x):\n    return x\nclass C:\n    def f(self):\n        return 3\n"
+    )
+    if is_imported:
+        importlib.import_module(module)
+    stops = [replace_after_import(module, "f", doubled), replace_after_import(module, "C.f", doubled)]
+    found = importlib.import_module(module)
+    assert (found.f(5), found.C().f()) == (10, 6)
+    for stop in (*stops, *stops):
+        stop()
+    assert (found.f(5), found.C().f()) == (5, 3)
+
+
+def test_nothing_is_replaced_in_a_module_that_is_imported_after_the_end(module):
+    replace_after_import(module, "VALUE", lambda original: original + 1)()
+    assert importlib.import_module(module).VALUE == 3
+
+
+@pytest.mark.parametrize("path", ["nothing", "Nothing.at.all"])
+def test_what_a_module_does_not_have_is_not_made(module, path):
+    stop = replace_after_import(module, path, doubled)
+    found = importlib.import_module(module)
+    stop()
+    assert not hasattr(found, path.split(".")[0])
+
+
+def test_two_replacements_of_one_thing_are_undone_the_last_first(module):
+    first, second = (replace_after_import(module, "VALUE", lambda original: original + 1) for _ in range(2))
+    found = importlib.import_module(module)
+    assert found.VALUE == 5
+    second()
+    assert found.VALUE == 4
+    first()
+    assert found.VALUE == 3
