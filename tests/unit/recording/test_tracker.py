@@ -183,6 +183,43 @@ def test_clipping_that_does_not_reach_the_optimizer(row):
 # ------------------------------------------------------------------------------ batches left out
 
 
+def step_if_finite(gradient: float) -> list[Operation]:
+    """A batch whose update is left out if the norm that the clip call returns is not finite."""
+
+    def call(loop: Loop) -> None:
+        if torch.isfinite(nn.utils.clip_grad_norm_(loop.weights(""), 1)):
+            loop.optimizer.step()
+
+    return [backward(gradient), call, zero_grad()]
+
+
+def zero_grad_unless_finite() -> Operation:
+    def call(loop: Loop) -> None:
+        if not all(torch.isfinite(w.grad) for w in loop.weights("") if w.grad is not None):
+            loop.optimizer.zero_grad()
+
+    return call
+
+
+def clip_norm_if_there(max_norm: float) -> Operation:
+    """A clip call, unless the gradients were let go of."""
+
+    def call(loop: Loop) -> None:
+        if loop.model["w"].grad is not None:
+            clip_norm(max_norm)(loop)
+
+    return call
+
+
+def backward_if_finite(gradient: float) -> Operation:
+    def call(loop: Loop) -> None:
+        loss = loss_of(loop, {"w": gradient}, 10 * gradient)
+        if torch.isfinite(loss):
+            loss.backward()
+
+    return call
+
+
 @rows(
     Row("after clipping", [backward(30), clip_norm(1), zero_grad(), backward(3), clip_norm(1), step()],
         [clipped(30, 1, 300, skipped=True), clipped(3, 1, 30)]),
@@ -214,6 +251,17 @@ def test_clipping_that_does_not_reach_the_optimizer(row):
     Row("torch refuses its norm", [backward(INF, 7), clip_norm_or_raise(1), zero_grad(), backward(3),
         clip_norm_or_raise(1), step()],
         [rec(INF, 7, skipped=True), clipped(3, 1, 30)]),
+    Row("by a finite check of the norm, NaN", [*step_if_finite(NAN), *step_if_finite(3)],
+        [rec(NAN, NAN, max_norm=1, clip_coef=NAN, skipped=True), clipped(3, 1, 30)]),
+    Row("by a finite check of the norm, an infinity at every second", [*step_if_finite(INF), *step_if_finite(3)] * 2,
+        [rec(INF, INF, max_norm=1, clip_coef=0, skipped=True), clipped(3, 1, 30)] * 2),
+    Row("by a finite check of the norm, at the end", [*step_if_finite(3), *step_if_finite(NAN)],
+        [clipped(3, 1, 30), rec(NAN, NAN, max_norm=1, clip_coef=NAN, skipped=True)]),
+    Row("by a finite check of the gradients, before clipping", [backward(INF, 7), zero_grad_unless_finite(),
+        clip_norm_if_there(1), backward(3), clip_norm_if_there(1), step()], [clipped(3, 1, 30)]),
+    Row("by a finite check of the loss, before its backward", [backward_if_finite(NAN), backward_if_finite(3),
+        clip_norm(1), step(), zero_grad(), backward_if_finite(INF), backward_if_finite(4), clip_norm(1), step()],
+        [clipped(3, 1, 30), clipped(4, 1, 40)]),
     Row("by an exception in the backward", [backward_that_raises(30), zero_grad(), backward(3), step()], [rec(3, 30)]),
     Row("by an exception before clipping", [backward(30), expect_error(Stop, stop()), zero_grad(), backward(3),
         clip_norm(1), step()],
