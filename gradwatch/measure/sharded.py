@@ -62,6 +62,19 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def local_sizes(tensors: Sequence[Tensor | None]) -> tuple[int, ...]:
+    """The entries of each tensor that this process holds; 0 for None.
+
+    They are asked for again at each step: FullyShardedDataParallel gives one parameter now its whole, now a part.
+
+    >>> local_sizes([torch.zeros(2, 3), None, torch.zeros(0)])
+    (6, 0, 0)
+    """
+    # To ask each tensor whether it is sharded takes twice as long as to ask for its size.
+    own = [None if t is None else local(t) for t in tensors] if any_sharded(tensors) else tensors
+    return tuple(0 if t is None else t.numel() for t in own)
+
+
 def make_sums(parameters: Iterable[Tensor | None]) -> None:
     """Make the sums over processes that gradients still lack, and store them in ``grad``.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
-from gradwatch.measure import Measurement, local, measure
+from gradwatch.measure import Measurement, local_sizes, measure
 from gradwatch.recording.clip_audit import add_clipping, drops_update, see_call
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import Number
@@ -217,7 +217,7 @@ class Stepped(Loop):
             weights = self._sampler.after(self._sample, parameters, optimizer)
             pending.updates = self._sampler.updates(tracker.step, optimizer, parameters)
             if pending.updates is not None and is_one_of_many():
-                pending.part_sizes = tuple(0 if p is None else local(p).numel() for p in parameters)
+                pending.part_sizes = local_sizes(parameters)
             pending.accumulation = self._micro_batches.take()
             rates = learning_rates_of(optimizer)
             pending.updated(rates, weights, self._scaling.scale, self._before_reduction)

@@ -10,6 +10,7 @@ from gradwatch.measure import (
     counts_here,
     is_sharded,
     local,
+    local_sizes,
     make_sums,
     measure,
     over_ranks,
@@ -47,6 +48,14 @@ def test_one_sharded_tensor_among_many_is_found():
     assert not any_sharded([torch.ones(1), None])
     assert any_sharded([torch.ones(1), None, torch.ones(1).as_subclass(HasAMesh)])
     assert not any_sharded([])
+
+
+def test_sizes_are_those_of_now():
+    flat = nn.Parameter(torch.ones(6))
+    assert local_sizes([flat, None, torch.ones(0), torch.ones(2, 3, 4)]) == (6, 0, 0, 24)
+    flat.data = flat.data[:2]  # as FullyShardedDataParallel does between forward and step
+    assert local_sizes([flat]) == (2,)
+    assert local_sizes([]) == ()
 
 
 def test_without_sharded_parameters_there_is_nothing_to_add_up():
