@@ -29,7 +29,7 @@ from gradwatch.recording import lifecycle
 from gradwatch.recording.capture.recorder import StepCapture, capture_team
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
-from gradwatch.recording.hyperparameters import Config, settings_text
+from gradwatch.recording.hyperparameters import Config, found_settings, settings_text
 from gradwatch.recording.loops import Loop, open_loop
 from gradwatch.recording.mirror import event_files
 from gradwatch.recording.notices import Notices
@@ -134,7 +134,9 @@ def attach(
             whatever its rank, where processes train models of their own.
         config: the hyperparameters: a mapping, a dataclass, an `argparse.Namespace`, or a config of Hydra, Lightning
             or Transformers. They stand in reports and in `gradwatch ls`, and `gradwatch compare` says which differ.
-            Nested ones get dotted names; those whose name tells a secret are hidden.
+            Nested ones get dotted names; those whose name tells a secret are hidden. None: those of Hydra, of a Lightning
+            module's ``hparams``, and of the only `argparse.Namespace` among the global variables of the script;
+            ``{}`` records none.
         capture: keep bad steps in the folder ``captures`` of the run, to be replayed: inputs, random state, weights
             and gradients, as they were before the update. True for the first three steps that are not finite or
             far above the recent level, or a `gradwatch.capture.CaptureOptions`. Needs safetensors. On an accelerator
@@ -192,7 +194,7 @@ def attach(
         skip_nonfinite=skip_nonfinite,
         tensorboard=tensorboard,
         ranks=ranks,
-        config=settings_text(config),
+        config=settings_text(found_settings(model) if config is None else config),
         capture=_capture_options(capture),
         recorder=recorder,
         to=(*trackers(to), *own_trackers(on_record, notify)),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from gradwatch.errors import BadArgument
@@ -17,6 +20,8 @@ Setting: TypeAlias = str | int | float | bool | None
 MOST_SETTINGS = 1000
 LONGEST_TEXT = 1000  # characters of one setting
 HIDDEN = "(hidden)"
+_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+"""The user and the password of an address."""
 _SECRET = re.compile(r"(^|[._-])(token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE)
 
 
@@ -58,6 +63,41 @@ def settings_text(config: Config | None) -> str | None:
     return json.dumps(found) if found else None
 
 
+def found_settings(model: object) -> dict[str, Setting | list[Setting]]:
+    """The settings of a training that passes none: of its script's namespace, Lightning's ``hparams`` and Hydra.
+
+    The namespace is the only `argparse.Namespace` among the global variables of ``__main__``. Local variables of
+    functions are not read: up to Python 3.12 that would keep the tensors alive that they hold.
+
+    >>> found_settings(argparse.Namespace(hparams={"lr": 0.1}))
+    {'lr': 0.1}
+    """
+    try:
+        hparams = getattr(model, "hparams", None)
+    except Exception:  # a property of the user's
+        hparams = None
+    return settings_if_any(settings_if_any(_namespace_of_the_script()) | settings_if_any(hparams) | of_hydra())
+
+
+def _namespace_of_the_script() -> argparse.Namespace | None:
+    """The only namespace among the script's global variables; None if there are several."""
+    values = list(vars(sys.modules.get("__main__", object)).values())
+    # By type(), because isinstance makes lazy objects load what they stand for.
+    found = {id(value): value for value in values if issubclass(type(value), argparse.Namespace)}
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def of_hydra() -> dict[str, Setting | list[Setting]]:
+    """The config that Hydra composed, from the file that it writes into the folder of its job; empty without Hydra."""
+    hydra: Any = sys.modules.get("hydra.core.hydra_config")
+    omegaconf: Any = sys.modules.get("omegaconf")
+    try:
+        folder = Path(hydra.HydraConfig.get().runtime.output_dir)
+        return settings_if_any(omegaconf.OmegaConf.load(folder / ".hydra" / "config.yaml"))
+    except Exception:  # there is no Hydra, or it has not begun, or it writes no file
+        return {}
+
+
 def _mapping(config: Any) -> Mapping[str, Any]:
     for name in ("to_sanitized_dict", "to_dict"):  # of TrainingArguments; of configs of transformers
         method = getattr(config, name, None)
@@ -92,6 +132,8 @@ def _flat(mapping: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Settin
             yield from _flat(value, f"{name}.")
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from _flat(_mapping(value), f"{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+            yield from _flat(dict(enumerate(value)), f"{name}.")
         elif isinstance(value, list | tuple | set) and len(value) <= MOST_SETTINGS:
             yield name, [_plain(each) for each in value]
         else:
@@ -108,6 +150,6 @@ def _plain(value: Any) -> Setting:
     if callable(item) and getattr(value, "shape", None) == ():
         return _plain(item())
     try:
-        return str(value)[:LONGEST_TEXT]
+        return _PASSWORD.sub(HIDDEN, str(value)[:LONGEST_TEXT])
     except Exception:  # of an object of the user's
         return f"<{type(value).__name__}>"

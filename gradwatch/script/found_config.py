@@ -10,10 +10,9 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-from gradwatch.recording.hyperparameters import Setting, settings_if_any
+from gradwatch.recording.hyperparameters import Setting, of_hydra, settings_if_any
 from gradwatch.script.imports import replace_after_import
 
 Settings = dict[str, Setting | list[Setting]]
@@ -42,7 +41,7 @@ class ConfigListener:
         found = dict(self._heard)
         for model in models:
             found |= settings_if_any(getattr(model, "hparams", None))
-        return settings_if_any(found | _of_hydra())
+        return settings_if_any(found | of_hydra())
 
     def stop(self) -> None:
         """Stop listening."""
@@ -82,14 +81,3 @@ class ConfigListener:
             self._heard |= settings_if_any(arguments)
 
         return post_init
-
-
-def _of_hydra() -> Settings:
-    """The config that Hydra composed, from the file that it writes into the folder of its job."""
-    hydra: Any = sys.modules.get("hydra.core.hydra_config")
-    omegaconf: Any = sys.modules.get("omegaconf")
-    try:
-        folder = Path(hydra.HydraConfig.get().runtime.output_dir)
-        return settings_if_any(omegaconf.OmegaConf.load(folder / ".hydra" / "config.yaml"))
-    except Exception:  # there is no Hydra, or it has not begun, or it writes no file
-        return {}

@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 import gradwatch
 from gradwatch import Run
 from gradwatch.errors import BadArgument
-from gradwatch.recording.hyperparameters import HIDDEN, as_settings, settings_if_any
+from gradwatch.recording.hyperparameters import HIDDEN, as_settings, found_settings, settings_if_any
 
 
 @dataclasses.dataclass
@@ -86,3 +88,73 @@ def test_a_run_without_a_config_has_none(tmp_path):
     gradwatch.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path).close()
     assert "config" not in Run(tmp_path).meta()
     assert Run(tmp_path).config() == {}
+
+
+# ------------------------------------------------------------------------------------ found by attach alone
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The module ``__main__`` of a script; set its global variables."""
+    module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    return module
+
+
+def attached(folder, model=None, **options):
+    model = model or nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, optimizer, folder, **options):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    return Run(folder).config()
+
+
+def test_attach_alone_takes_the_namespace_of_the_script(tmp_path, script):
+    script.args = script.also = argparse.Namespace(lr=0.5, hub_token="12345")
+    assert attached(tmp_path / "run") == {"lr": 0.5, "hub_token": HIDDEN}
+
+
+def test_what_is_given_counts_alone(tmp_path, script):
+    script.args = argparse.Namespace(lr=0.5)
+    assert attached(tmp_path / "given", config={"width": 3}) == {"width": 3}
+    assert attached(tmp_path / "none", config={}) == {}
+
+
+def test_of_several_namespaces_none_is_guessed(tmp_path, script):
+    script.a, script.b = argparse.Namespace(lr=0.5), argparse.Namespace(lr=0.5)
+    assert attached(tmp_path / "run") == {}
+
+
+def test_attach_alone_takes_hparams_and_they_count_more_than_the_namespace(tmp_path, script):
+    script.args = argparse.Namespace(lr=0.5, seed=1)
+    model = nn.Linear(2, 1)
+    model.hparams = {"lr": 0.25}
+    assert attached(tmp_path / "run", model) == {"lr": 0.25, "seed": 1}
+
+
+def test_what_cannot_be_read_ends_no_training(tmp_path, script):
+    class Model(nn.Linear):
+        @property
+        def hparams(self):
+            raise RuntimeError
+
+    class Lazy:
+        @property
+        def __class__(self):
+            raise RuntimeError
+
+    script.lazy = Lazy()
+    script.args = argparse.Namespace(**{str(number): number for number in range(1001)})
+    assert attached(tmp_path / "run", Model(2, 1)) == {}
+    assert found_settings(None) == {}
+
+
+def test_passwords_in_addresses_and_secrets_in_lists_are_hidden():
+    config = {"db": "postgres://ada:pass:word@host/runs", "plain": "http://host:80/a@b", "sinks": [{"token": "x"}, 3]}
+    assert as_settings(config) == {
+        "db": f"postgres://{HIDDEN}@host/runs",
+        "plain": "http://host:80/a@b",
+        "sinks.0.token": HIDDEN,
+        "sinks.1": 3,
+    }
