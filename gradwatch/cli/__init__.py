@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gradwatch.cli import commands
-from gradwatch.cli.defaults import PREFIX, from_environment, options_of, read_defaults
+from gradwatch.cli.defaults import PREFIX, from_environment, options_of, read_defaults, unknown_variables
 from gradwatch.cli.signatures import app
 from gradwatch.errors import GradwatchError
 
@@ -31,7 +31,12 @@ def _default_map() -> dict[str, dict[str, Any]]:
     if not given.table and not any(name.startswith(PREFIX) for name in os.environ):
         return {}
     options = options_of(group())
-    found = given.by_command(options)
+    unknown = unknown_variables(options, os.environ)
+    # A training is not refused for the name of a setting; a check of CI with a misspelled bound is.
+    found = given.by_command(options, unknown if sys.argv[1:2] == ["run"] else None)
+    if os.environ.get("RANK", "0") == "0" and "_GRADWATCH_COMPLETE" not in os.environ:
+        for one in unknown:
+            typer.echo(f"gradwatch: {one} (unknown-setting)", err=True)
     for command, values in from_environment(options, os.environ).items():
         found[command] = found.get(command, {}) | values
     return found

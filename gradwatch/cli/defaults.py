@@ -7,8 +7,9 @@ command line overrides all.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from gradwatch.errors import BadArgument
 
 PREFIX = "GRADWATCH"
 FILE_NAME = "pyproject.toml"
+OTHER_VARIABLES = ("GRADWATCH_FUSED",)
+"""Variables that are read elsewhere and are no options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,12 @@ class Defaults:
     file: Path | None = None
     table: Mapping[str, Any] | None = None
 
-    def by_command(self, options: Sequence[Option]) -> dict[str, dict[str, Any]]:
+    def by_command(self, options: Sequence[Option], unknown: list[str] | None = None) -> dict[str, dict[str, Any]]:
         """The defaults by command and name of the parameter.
+
+        Args:
+            options: of all commands.
+            unknown: gets a sentence for each key that is no option, instead of an error.
 
         Raises:
             BadArgument: a key is no option, or no option of its command.
@@ -68,27 +75,37 @@ class Defaults:
         commands = {option.command for option in options}
         # General keys first, so that those of a command override them.
         for key, value in sorted((self.table or {}).items(), key=lambda pair: isinstance(pair[1], dict)):
-            if isinstance(value, dict):
-                if key not in commands:
-                    raise self._unknown(key, sorted(commands))
-                for inner, setting in value.items():
-                    own = [option for option in options if option.command == key]
-                    self._put(found, inner, setting, own, f"{key}.")
+            if not isinstance(value, dict):
+                self._put(found, key, value, options, "", unknown)
+            elif key not in commands:
+                self._refuse(key, sorted(commands), unknown)
             else:
-                self._put(found, key, value, options, "")
+                own = [option for option in options if option.command == key]
+                for inner, setting in value.items():
+                    self._put(found, inner, setting, own, f"{key}.", unknown)
         return found
 
     def _put(
-        self, found: dict[str, dict[str, Any]], key: str, value: Any, options: Sequence[Option], prefix: str
+        self,
+        found: dict[str, dict[str, Any]],
+        key: str,
+        value: Any,
+        options: Sequence[Option],
+        prefix: str,
+        unknown: list[str] | None,
     ) -> None:
         matching = [option for option in options if key.replace("_", "-") == option.key]
         if not matching:
-            raise self._unknown(f"{prefix}{key}", sorted({option.key for option in options}))
+            self._refuse(f"{prefix}{key}", sorted({f"{prefix}{option.key}" for option in options}), unknown)
         for option in matching:
             found.setdefault(option.command, {})[option.name] = value
 
-    def _unknown(self, key: str, known: Sequence[str]) -> BadArgument:
-        return BadArgument(f"{str(self.file)!r} sets tool.gradwatch.{key}; expected one of {', '.join(known)}.")
+    def _refuse(self, key: str, known: Sequence[str], unknown: list[str] | None) -> None:
+        hint = suggestion(key, known)
+        if unknown is None:
+            expected = hint or f"expected one of {', '.join(known)}"
+            raise BadArgument(f"{str(self.file)!r} sets tool.gradwatch.{key}; {expected}.")
+        unknown.append(f"tool.gradwatch.{key} in {str(self.file)!r} is no setting{hint and f'; {hint}'}")
 
 
 def read_defaults(folder: Path) -> Defaults:
@@ -162,6 +179,33 @@ def from_environment(options: Sequence[Option], environment: Mapping[str, str]) 
         if value:
             found.setdefault(option.command, {})[option.name] = value.split() if option.is_list else value
     return found
+
+
+def unknown_variables(options: Sequence[Option], names: Iterable[str]) -> list[str]:
+    """A sentence for each variable that begins with `PREFIX` and sets nothing.
+
+    >>> unknown_variables([], ["GRADWATCH_FUSED", "HOME", "GRADWATCH_RUN"])
+    ['GRADWATCH_RUN is no setting']
+    """
+    known = sorted({option.variable for option in options} | set(OTHER_VARIABLES))
+    unknown = sorted(name for name in names if name.startswith(f"{PREFIX}_") and name not in known)
+    return [f"{name} is no setting{(hint := _nearest_variable(name, known)) and f'; {hint}'}" for name in unknown]
+
+
+def _nearest_variable(name: str, known: Sequence[str]) -> str:
+    """`suggestion` by what follows the beginning that all share."""
+    hint = suggestion(name.removeprefix(f"{PREFIX}_"), [each.removeprefix(f"{PREFIX}_") for each in known])
+    return hint.replace("'", f"'{PREFIX}_", 1)
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The nearest known name as a question; empty if none is near.
+
+    >>> suggestion("layer", ["json", "layers"]), suggestion("x", ["json"])
+    ("did you mean 'layers'?", '')
+    """
+    near = difflib.get_close_matches(name, known, 1, 0.75)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def used_defaults(context: Any, environment: Mapping[str, str]) -> list[str]:

@@ -440,6 +440,13 @@ def import_(
     norm: Annotated[str | None, typer.Option(help="Column or tag of the gradient norm.")] = None,
     step: Annotated[str | None, typer.Option(help="Column of the step.")] = None,
     loss: Annotated[str | None, typer.Option(help="Column or tag of the loss.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Columns or tags that begin so are norms of layers, for example gradients/. Default: the usual names.",
+        ),
+    ] = None,
     optimizer_class: Annotated[
         str, typer.Option("--optimizer", help="Class of the optimizer, for example AdamW.")
     ] = "",
@@ -469,7 +476,9 @@ def import_(
     ] = None,
 ) -> None:
     """Make a run from a history that another tool recorded."""
-    commands.import_history.import_history(files, norm, step, loss, optimizer_class, moment, pattern, of, config)
+    commands.import_history.import_history(
+        files, norm, step, loss, optimizer_class, moment, pattern, of, config, layers
+    )
 
 
 @app.command(cls=Command, rich_help_panel=EXCHANGE)

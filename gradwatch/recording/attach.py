@@ -134,9 +134,9 @@ def attach(
             whatever its rank, where processes train models of their own.
         config: the hyperparameters: a mapping, a dataclass, an `argparse.Namespace`, or a config of Hydra, Lightning
             or Transformers. They stand in reports and in `gradwatch ls`, and `gradwatch compare` says which differ.
-            Nested ones get dotted names; those whose name tells a secret are hidden. None: those of Hydra, of a Lightning
-            module's ``hparams``, and of the only `argparse.Namespace` among the global variables of the script;
-            ``{}`` records none.
+            Nested ones get dotted names; those whose name tells a secret are hidden. None: those of Hydra, of a
+            Lightning module's ``hparams``, and of the only `argparse.Namespace` among the global variables of the
+            script; ``{}`` records none.
         capture: keep bad steps in the folder ``captures`` of the run, to be replayed: inputs, random state, weights
             and gradients, as they were before the update. True for the first three steps that are not finite or
             far above the recent level, or a `gradwatch.capture.CaptureOptions`. Needs safetensors. On an accelerator

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradwatch.errors import CannotImport
+from gradwatch.errors import BadArgument, CannotImport
 from gradwatch.sources import (
     configs,
     event_files,
@@ -39,6 +39,7 @@ def read(
     pattern: str | None = None,
     of: str | None = None,
     config: Path | None = None,
+    layers: str | None = None,
 ) -> History:
     """Read the history in one file, in several event files of one run, or in what a tracker keeps.
 
@@ -51,15 +52,16 @@ def read(
         pattern: a regular expression for printed text (`text_log`).
         of: id or name of the tracker's run, where a folder or a database has several.
         config: the file with the training's settings, instead of the usual ones beside the log (`configs.NAMES`).
+        layers: how the names of the layers' norms begin, where these names are not the usual ones.
 
     Raises:
-        BadArgument: the pattern makes no sense.
+        BadArgument: the pattern makes no sense, or ``layers`` is given for a format without names of layers.
         CannotImport: a file is missing, is of no known kind, or lacks what is needed.
     """
     tracked = _tracked(paths, of)
     if tracked is not None:
         found, run = tracked
-        history = rows.read(found, paths[0], norm, step or "step", loss)
+        history = rows.read(found, paths[0], norm, step or "step", loss, layers)
         settings = configs.read(paths[0], config) if config else configs.of_tracker(run.settings, run.label)
         return _with(replace(history, source=f"{history.source}, run {run.label}"), settings)
     if of is not None:
@@ -67,13 +69,13 @@ def read(
     files, kind = _files_of_one_kind(paths)
     if kind == "wandb":
         found, told = wandb_file.read(files[0])
-        history = rows.read(found, files[0], norm, step, loss)
+        history = rows.read(found, files[0], norm, step, loss, layers)
         settings = configs.of_tracker(told, files[0].name)
         return _with(history, settings if settings.optimizer and not config else configs.read(files[0], config))
     if kind == "events":
-        history = event_files.read(files, norm, loss)
+        history = event_files.read(files, norm, loss, layers)
     else:
-        history = _read_one(files[0], kind, norm, step, loss, pattern)
+        history = _read_one(files[0], kind, norm, step, loss, pattern, layers)
     return _with(history, configs.read(files[0], config))
 
 
@@ -106,17 +108,26 @@ def _with(history: History, settings: Settings) -> History:
 
 
 def _read_one(
-    file: Path, kind: str, norm: str | None, step: str | None, loss: str | None, pattern: str | None
+    file: Path,
+    kind: str,
+    norm: str | None,
+    step: str | None,
+    loss: str | None,
+    pattern: str | None,
+    layers: str | None,
 ) -> History:
+    is_state = kind == "json" and pattern is None and not _is_list(file)
+    if layers is not None and (is_state or pattern is not None or kind == "text"):
+        raise BadArgument(f"--layers is given, but {file.name!r} is read without the names of layers.")
     if pattern is not None or kind == "text":
         found, what = text_log.rows(file, pattern)
         history = rows.read(found, file, step="step" if "step" in found[0] else None)
         return replace(history, source=f"{file.name} by {what}")
-    if kind == "json" and not _is_list(file):
+    if is_state:
         return trainer_state.read(file)
     if kind in ("json", "lines"):
-        return rows.read(json_rows.rows(file), file, norm, step, loss)
-    return table.read(file, norm, step, loss)
+        return rows.read(json_rows.rows(file), file, norm, step, loss, layers)
+    return table.read(file, norm, step, loss, layers)
 
 
 def _tracked(paths: Sequence[Path], of: str | None) -> tuple[list[dict[str, Any]], LoggedRun] | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradwatch.sources import layers
 from gradwatch.sources.history import pick
 
+MOST_NAMED = 12  # columns that a note lists
+WORDS = {"norm": "the gradient norm", "step": "the step", "loss": "the loss", "learning_rate": "the learning rate"}
+"""How a note names the column of each kind."""
 ROWS_COUNTED = "there is no column of steps, so the rows are counted"
 
 
@@ -43,7 +46,12 @@ class Columns:
 
 
 def choose(
-    available: Sequence[str], where: str, norm: str | None = None, step: str | None = None, loss: str | None = None
+    available: Sequence[str],
+    where: str,
+    norm: str | None = None,
+    step: str | None = None,
+    loss: str | None = None,
+    layers_prefix: str | None = None,
 ) -> Columns:
     """The columns by their usual names, or by those that the user gave.
 
@@ -53,14 +61,15 @@ def choose(
         norm: name of the total norm, as the user gave it.
         step: name of the steps, as the user gave it.
         loss: name of the loss, as the user gave it.
+        layers_prefix: how the names of the layers' norms begin, as the user gave it.
 
     Raises:
-        CannotImport: there is no column of a given name, or no total norm and nothing to compute it from.
+        CannotImport: there is no column of a given name or beginning, or no total norm and nothing to compute it from.
 
     >>> choose(["iter", "train/grad_norm", "lr"], "a.csv").by_kind
     {'norm': 'train/grad_norm', 'step': 'iter', 'loss': None, 'learning_rate': 'lr'}
     """
-    series = layers.find([name for name in available if name != norm])
+    series = layers.find([name for name in available if name != norm], layers_prefix)
     others = [name for name in available if name not in series.columns]
     total, total_notes = layers.pick_total(others, norm, series, where)
     return Columns(
@@ -71,3 +80,33 @@ def choose(
         series=series,
         total_notes=total_notes,
     )
+
+
+def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False) -> Iterator[str]:
+    """What was taken, what was not found and what was left out, a sentence each.
+
+    Args:
+        available: the names of all columns.
+        columns: that were chosen.
+        has_steps: the format itself tells the steps, without a column.
+
+    >>> names = ["step", "grad_norm", "loss", "lr", "epoch"]
+    >>> list(told(names, choose(names, "a.csv")))[1]
+    "left out, because a run has no place for them: 'epoch'"
+    """
+    names = {kind: name for kind, name in columns.by_kind.items() if not (has_steps and kind == "step")}
+    taken = [f"{name!r} as {WORDS[kind]}" for kind, name in names.items() if name is not None]
+    options = "--norm and --loss" if has_steps else "--norm, --step and --loss"
+    if taken:
+        yield f"taken: {', '.join(taken)}; {options} choose others"
+    if columns.step is None and not has_steps:
+        yield ROWS_COUNTED
+    missing = [WORDS[kind] for kind, name in names.items() if name is None]
+    if missing:
+        yield f"not found: {', '.join(missing)}"
+    read_ones = {*names.values(), *columns.series.columns}
+    others = [repr(name) for name in available if name not in read_ones]
+    if others:
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        yield f"left out, because a run has no place for them: {', '.join(others[:MOST_NAMED])}{more}"
+    yield from columns.layer_notes

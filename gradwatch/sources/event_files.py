@@ -11,14 +11,16 @@ from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.columns import Columns, choose
+from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point, first_line
 
 Scalars = dict[int, tuple[float, float]]
 """Value and wall time by step."""
 
 
-def read(files: list[Path], norm: str | None = None, loss: str | None = None) -> History:
+def read(
+    files: list[Path], norm: str | None = None, loss: str | None = None, layers_prefix: str | None = None
+) -> History:
     """Read the scalars in the event files of one run; of two values of one step the later file's counts.
 
     Raises:
@@ -29,12 +31,12 @@ def read(files: list[Path], norm: str | None = None, loss: str | None = None) ->
         for name, step, value, wall_time in _scalars(file):
             by_tag[name][step] = (value, wall_time)
     where = repr(files[0].name) if len(files) == 1 else f"{len(files)} event files"
-    tags = choose(sorted(by_tag), where, norm, None, loss)
+    tags = choose(sorted(by_tag), where, norm, None, loss, layers_prefix)
     taken = "norms of layers" if tags.norm is None else f"tag {tags.norm!r}"
     return History(
         list(_points(by_tag, tags)),
         f"{taken} of {where.strip(chr(39))}",
-        notes=tags.layer_notes,
+        notes=tuple(told(sorted(by_tag), tags, has_steps=True)),
         layers=tags.series.layers,
     )
 

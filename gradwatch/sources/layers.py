@@ -32,21 +32,46 @@ class LayerSeries:
     @property
     def note(self) -> str:
         """A sentence for the user."""
+        if len(self.layers) == 1:
+            return f"taken: the norm of the layer {self.layers[0]!r}"
         return f"taken: the norms of {len(self.layers)} layers, {self.columns[0]!r} and so on"
 
 
-def find(columns: Sequence[str]) -> LayerSeries:
+def find(columns: Sequence[str], prefix: str | None = None) -> LayerSeries:
     """The series of layers among columns; none if fewer than two look like it.
+
+    Args:
+        columns: the names of all series.
+        prefix: the series of layers are those whose names begin so, instead of those with usual names.
+
+    Raises:
+        CannotImport: no name begins with the prefix.
 
     >>> find(["loss", "grad_2.0_norm/fc.weight", "grad_2.0_norm/fc.bias", "grad_2.0_norm_total"]).layers
     ('fc.weight', 'fc.bias')
+    >>> find(["loss", "gradients/fc.weight"], "gradients/").layers
+    ('fc.weight',)
     """
+    if prefix is not None:
+        return _with_prefix(columns, prefix)
     found = [(name, match["layer"]) for name in columns if (match := _LAYER.fullmatch(name))]
     kept = {layer: name for name, layer in reversed(found) if layer.lower() not in TOTALS}
     if len(kept) < 2:
         return LayerSeries()
     ordered = [(name, layer) for name, layer in found if kept.get(layer) == name]
     return LayerSeries(columns=tuple(name for name, _ in ordered), layers=tuple(layer for _, layer in ordered))
+
+
+def _with_prefix(columns: Sequence[str], prefix: str) -> LayerSeries:
+    found: dict[str, str] = {}
+    for name in columns:
+        if name.startswith(prefix):
+            found.setdefault(name.removeprefix(prefix).lstrip("/."), name)
+    kept = [(name, layer) for layer, name in found.items() if layer and layer.lower() not in TOTALS]
+    if not kept:
+        listed = ", ".join(map(repr, columns[:30])) or "nothing"
+        raise CannotImport(f"no series of a layer begins with {prefix!r}; expected the beginning of one of {listed}.")
+    return LayerSeries(columns=tuple(name for name, _ in kept), layers=tuple(layer for _, layer in kept))
 
 
 def total(norms: Sequence[float | None]) -> float | None:

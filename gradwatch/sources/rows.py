@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.columns import ROWS_COUNTED, Columns, choose
+from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point, as_float, is_step
-
-MOST_NAMED = 12  # columns that a note lists
-WORDS = {"norm": "the gradient norm", "step": "the step", "loss": "the loss", "learning_rate": "the learning rate"}
-"""How a note names the column of each kind."""
 
 
 def read(
@@ -22,6 +18,7 @@ def read(
     norm: str | None = None,
     step: str | None = None,
     loss: str | None = None,
+    layers_prefix: str | None = None,
 ) -> History:
     """Pick the series and join the rows of a step, for a tool may log the loss and the norm apart.
 
@@ -33,13 +30,13 @@ def read(
     [(1, 0.5, 2.0)]
     """
     available = list(dict.fromkeys(name for row in rows for name in row))
-    columns = choose(available, repr(file.name), norm, step, loss)
+    columns = choose(available, repr(file.name), norm, step, loss, layers_prefix)
     points = [
         point for at, each in _joined(rows, columns, file).items() if (point := _point(at, each, columns)) is not None
     ]
     taken = "the norms of layers" if columns.norm is None else repr(columns.norm)
     return History(
-        points, f"{taken} of {file.name}", notes=tuple(notes(available, columns)), layers=columns.series.layers
+        points, f"{taken} of {file.name}", notes=tuple(told(available, columns)), layers=columns.series.layers
     )
 
 
@@ -67,24 +64,6 @@ def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None
     if norm is None:
         return None
     return Point(step=at, norm=norm, loss=each.get("loss"), learning_rate=each.get("learning_rate"), layers=of_layers)
-
-
-def notes(available: Sequence[str], columns: Columns) -> Iterator[str]:
-    """What was taken, what was not found and what was left out, a sentence each."""
-    names = columns.by_kind
-    taken = [f"{name!r} as {WORDS[kind]}" for kind, name in names.items() if name is not None]
-    yield f"taken: {', '.join(taken)}; --norm, --step and --loss choose others"
-    if columns.step is None:
-        yield ROWS_COUNTED
-    missing = [WORDS[kind] for kind, name in names.items() if name is None]
-    if missing:
-        yield f"not found: {', '.join(missing)}"
-    read_ones = {*names.values(), *columns.series.columns}
-    others = [repr(name) for name in available if name not in read_ones]
-    if others:
-        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
-        yield f"left out: {', '.join(others[:MOST_NAMED])}{more}"
-    yield from columns.layer_notes
 
 
 def _step(value: Any, file: Path, row: int) -> int:

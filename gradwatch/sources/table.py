@@ -10,11 +10,17 @@ import pandas as pd
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
-from gradwatch.sources.columns import ROWS_COUNTED, Columns, choose
+from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point, as_float, first_line, is_step
 
 
-def read(file: Path, norm: str | None = None, step: str | None = None, loss: str | None = None) -> History:
+def read(
+    file: Path,
+    norm: str | None = None,
+    step: str | None = None,
+    loss: str | None = None,
+    layers_prefix: str | None = None,
+) -> History:
     """Read a table with a row for each step. An empty cell was not logged. Without a column of steps, rows are counted.
 
     Raises:
@@ -22,12 +28,12 @@ def read(file: Path, norm: str | None = None, step: str | None = None, loss: str
     """
     frame = _frame(file)
     frame.columns = pd.Index([str(column) for column in frame.columns])
-    columns = choose(list(frame.columns), repr(file.name), norm, step, loss)
+    columns = choose(list(frame.columns), repr(file.name), norm, step, loss, layers_prefix)
     taken = "the norms of layers" if columns.norm is None else f"column {columns.norm!r}"
     return History(
         list(_points(frame, columns, file)),
         f"{taken} of {file.name}",
-        notes=(*(() if columns.step else (ROWS_COUNTED,)), *columns.layer_notes),
+        notes=tuple(told(list(frame.columns), columns)),
         layers=columns.series.layers,
     )
 

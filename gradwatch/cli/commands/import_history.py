@@ -24,6 +24,7 @@ def import_history(
     pattern: str | None = None,
     of: str | None = None,
     config: Path | None = None,
+    layers: str | None = None,
 ) -> None:
     """Make a run from the files of another tool; the last path is the folder of the run."""
     if len(paths) < 2:
@@ -31,7 +32,7 @@ def import_history(
     if moment is not None and moment not in _MOMENTS:
         raise BadArgument(f"--moment is {moment!r}; expected 'before clipping' or 'after clipping'.")
     *files, folder = paths
-    history = read(files, norm, step, loss, pattern, of, config)
+    history = read(files, norm, step, loss, pattern, of, config, layers)
     made = write(history, folder, optimizer_class, moment)
     ink = screen().ink
     steps, events = count(made.steps, "step"), count(made.events, "event")

@@ -66,6 +66,8 @@ _IMPORTANCE = (
     "note",
 )
 _ONLY_IF_ANY = ("tags", "note", "batch")
+_SETTINGS = ("optimizer", "lr", "batch", "threshold", "steps")
+"""Columns that many runs often have in common."""
 
 
 def run_list(rows: Sequence[RunRow], screen: Screen, now: float) -> Group:
@@ -84,10 +86,12 @@ def run_list(rows: Sequence[RunRow], screen: Screen, now: float) -> Group:
         for column in _columns(now)
         if column.title not in _ONLY_IF_ANY or any(column.text(row) not in ("", "-") for row in rows)
     ]
-    shown = _fitting(every, screen.width - len(names[0]))
+    room = screen.width - len(names[0])
+    differing, shared = (every, []) if _needed(every) <= room else _without_shared(every)
+    shown = _fitting(differing, room)
     titles = {column.title for column, _ in shown}
-    hidden = [column.title for column, _ in every if column.title not in titles]
-    return Group(*_table(rows, names, shown), *_notes(rows, hidden, screen))
+    hidden = [column.title for column, _ in differing if column.title not in titles]
+    return Group(*_table(rows, names, shown), *_notes(rows, hidden, shared, screen))
 
 
 def _table(rows: Sequence[RunRow], names: Sequence[str], shown: Sequence[tuple[_Column, list[str]]]) -> list[Text]:
@@ -106,9 +110,11 @@ def _table(rows: Sequence[RunRow], names: Sequence[str], shown: Sequence[tuple[_
     return lines
 
 
-def _notes(rows: Sequence[RunRow], hidden: Sequence[str], screen: Screen) -> list[Text]:
-    """What the table does not show: columns without room, and runs that are not computed yet."""
+def _notes(rows: Sequence[RunRow], hidden: Sequence[str], shared: Sequence[str], screen: Screen) -> list[Text]:
+    """What the table does not show: values of all runs, columns without room, and runs that are not computed yet."""
     lines: list[Text] = []
+    if shared:
+        lines += screen.wrap("", f"all {len(rows)} runs: {', '.join(shared)}", style="dim")
     if hidden:
         lines += screen.wrap("", f"no room for {', '.join(hidden)}; a wider terminal or --json shows them", style="dim")
     waiting = sum(row.state == "not computed" for row in rows)
@@ -136,6 +142,23 @@ def _width(column: _Column, texts: Sequence[str]) -> int:
 
 def _placed(column: _Column, text: str, width: int) -> str:
     return text.ljust(width) if column.left else text.rjust(width)
+
+
+def _needed(columns: Sequence[tuple[_Column, list[str]]]) -> int:
+    return sum(_GAP + _width(column, texts) for column, texts in columns)
+
+
+def _without_shared(
+    columns: Sequence[tuple[_Column, list[str]]],
+) -> tuple[list[tuple[_Column, list[str]]], list[str]]:
+    """The columns in which runs differ, and the others in words: a value that all runs have needs no column."""
+    differing, shared = [], []
+    for column, texts in columns:
+        if len(texts) > 1 and len(set(texts)) == 1 and column.title in _SETTINGS and texts[0] not in ("", "-"):
+            shared.append(f"{column.title} {texts[0]}")
+        else:
+            differing.append((column, texts))
+    return differing, shared
 
 
 def _fitting(columns: Sequence[tuple[_Column, list[str]]], room: int) -> list[tuple[_Column, list[str]]]:

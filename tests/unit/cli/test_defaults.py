@@ -65,6 +65,38 @@ def test_a_file_with_a_fault_is_one_clear_error(project, command, runs, text, sa
     assert done.err.count("\n") == 1
 
 
+def test_a_wrong_key_stops_no_training_and_is_said_once(project, tmp_path):
+    folder = project(
+        "[tool.gradwatch]\nlayer = 3\n[tool.gradwatch.run]\nevrey = 2\nsteps = 1\n[tool.gradwatch.x]\ny = 1\n"
+    )
+    (folder / "train.py").write_text("print('trained')\n")
+    command = [sys.executable, "-m", "gradwatch", "run", "train.py"]
+    env = os.environ | {"GRADWATCH_RUN_EVREY": "2", "GRADWATCH_FUSED": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
+    said = [line for line in done.stderr.splitlines() if line.endswith("(unknown-setting)")]
+    assert (
+        said[0] == "gradwatch: GRADWATCH_RUN_EVREY is no setting; did you mean 'GRADWATCH_RUN_EVERY'? (unknown-setting)"
+    )
+    assert [line.split()[1] for line in said[1:]] == [
+        "tool.gradwatch.layer",
+        "tool.gradwatch.run.evrey",
+        "tool.gradwatch.x",
+    ]
+    assert "did you mean 'run.every'?" in said[2]
+
+
+def test_an_unknown_variable_is_said_by_every_command_and_changes_nothing(command, runs, monkeypatch):
+    monkeypatch.setenv("GRADWATCH_CHECK_MIN_STEP", "9000")
+    monkeypatch.setenv("GRADWATCH_FUSED", "1")
+    done = command("check", runs / "good")
+    assert done.code == 0
+    assert done.err.startswith("gradwatch: GRADWATCH_CHECK_MIN_STEP is no setting; did you mean 'GRADWATCH_CHECK_MIN")
+    assert done.err.count("\n") == 1
+    monkeypatch.setenv("RANK", "1")
+    assert command("check", runs / "good").err == ""
+
+
 def test_a_broken_file_of_another_tool_is_left_alone(project, command, runs):
     project("[tool.other\n")
     assert command("check", runs / "good").code == 0

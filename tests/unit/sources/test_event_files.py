@@ -103,3 +103,16 @@ def test_a_total_that_adds_norms_is_taken_only_by_name_and_then_said(tmp_path):
     named = read([tmp_path / "logs"], norm="grad/norm/total")
     assert [point.norm for point in named.points] == [7.0]
     assert any("adds the norms of layers" in note for note in named.notes)
+
+
+def test_norms_of_layers_are_taken_by_the_beginning_of_their_tags_and_it_is_said(tmp_path):
+    with SummaryWriter(str(tmp_path / "logs")) as writer:
+        for step in range(6):
+            writer.add_scalar("gradients/a", 3.0 * step, step)
+            writer.add_scalar("gradients/b", 4.0 * step, step)
+            writer.add_scalar("accuracy", 0.5, step)
+    history = read([tmp_path / "logs"], layers="gradients/")
+    assert history.layers == ("a", "b")
+    assert [point.norm for point in history.points] == [5.0 * step for step in range(6)]
+    assert any("left out" in note and "'accuracy'" in note for note in history.notes)
+    assert not any("rows are counted" in note for note in history.notes)

@@ -91,3 +91,15 @@ def test_a_sum_of_norms_is_no_norm():
 def test_a_name_that_was_given_and_is_not_there_is_no_reason_to_compute():
     with pytest.raises(CannotImport, match="has no 'mine'"):
         pick_total(["loss"], "mine", SERIES, "a")
+
+
+def test_a_given_beginning_stands_above_the_usual_ones():
+    columns = ["loss", "grad_norm/a", "grad_norm/b", "gradients/a", "gradients.b", "gradients/total", "gradients//a"]
+    assert find(columns, "gradients") == LayerSeries(columns=("gradients/a", "gradients.b"), layers=("a", "b"))
+    assert find(columns, "grad_norm/").layers == ("a", "b")
+
+
+@pytest.mark.parametrize("prefix", ["other/", "loss"])
+def test_a_beginning_that_no_series_has_is_an_error(prefix):
+    with pytest.raises(CannotImport, match="expected the beginning of one of 'loss'"):
+        find(["loss", "gradients/a"], prefix)

@@ -1,6 +1,7 @@
 """What can be read is told from what cannot, whatever the bytes are."""
 
 import contextlib
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch import Run
-from gradwatch.errors import CannotImport
+from gradwatch.errors import BadArgument, CannotImport
 from gradwatch.sources import read, write
 
 
@@ -43,3 +44,43 @@ def test_wrong_paths_are_said(tmp_path):
     ):
         with pytest.raises(CannotImport, match=message):
             read(paths)
+
+
+# ------------------------------------------------------------------------------------ --layers
+
+
+LAYER_ROWS = [{"step": step, "gradients/fc.weight": 3.0 * step, "gradients/fc.bias": 4.0 * step} for step in range(6)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".json"])
+def test_norms_of_layers_are_taken_by_the_beginning_of_their_names(tmp_path, suffix):
+    file = tmp_path / f"log{suffix}"
+    if suffix == ".csv":
+        pd.DataFrame(LAYER_ROWS).to_csv(file, index=False)
+    else:
+        rows = [json.dumps(row) for row in LAYER_ROWS]
+        file.write_text("\n".join(rows) if suffix == ".jsonl" else f"[{', '.join(rows)}]")
+    with pytest.raises(CannotImport, match="Name it with --norm"):
+        read([file])
+    history = read([file], layers="gradients/")
+    assert history.layers == ("fc.weight", "fc.bias")
+    assert [point.norm for point in history.points] == [5.0 * step for step in range(6)]
+    layers = Run(write(history, tmp_path / "run").run).layers("norm")
+    assert list(layers["fc.bias"]) == [4.0 * step for step in range(6)]
+
+
+def test_layers_of_a_format_that_has_none_are_refused(tmp_path):
+    (tmp_path / "a.log").write_text("it 1: norm 2.0\n")
+    (tmp_path / "trainer_state.json").write_text("{}")
+    with pytest.raises(BadArgument, match="--layers"):
+        read([tmp_path / "a.log"], pattern=r"it (?P<step>\d+): norm (?P<norm>\S+)", layers="x")
+    with pytest.raises(BadArgument, match="--layers"):
+        read([tmp_path / "trainer_state.json"], layers="x")
+
+
+def test_every_table_says_what_was_taken_and_left_out(tmp_path):
+    pd.DataFrame({"step": [0, 1], "grad_norm": [1.0, 2.0], "accuracy": [0.1, 0.2]}).to_csv(tmp_path / "a.csv")
+    notes = read([tmp_path / "a.csv"]).notes
+    assert notes[0].startswith("taken: 'grad_norm' as the gradient norm, 'step' as the step; --norm,")
+    assert notes[1] == "not found: the loss, the learning rate"
+    assert notes[2].endswith("'accuracy'")

@@ -45,7 +45,7 @@ def test_of_several_runs_in_one_table_one_is_named(tmp_path):
 def test_without_a_column_of_steps_rows_are_counted_and_it_is_said(tmp_path):
     pd.DataFrame({"total_norm": NORMS}).to_csv(tmp_path / "n.csv", index=False, na_rep="nan")
     history = read([tmp_path / "n.csv"])
-    assert "rows are counted" in history.notes[0]
+    assert "rows are counted" in history.notes[1]
     write(history, tmp_path / "run")
     assert_norms(Run(tmp_path / "run"))
 

@@ -46,7 +46,7 @@ def test_each_run_is_a_line_under_the_titles():
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_columns_without_room_are_named(width):
-    found = lines(row("a" * 30), row("b"), width=width)
+    found = lines(row("a" * 30), row("b", steps=401, optimizer="AdamW", learning_rate=0.2, threshold=None), width=width)
     assert all(len(line) <= width for line in found)
     text = " ".join(" ".join(found[3:]).split())
     if width < 120:
@@ -54,6 +54,16 @@ def test_columns_without_room_are_named(width):
         assert "--json shows them" in text
     shown = found[0].split()
     assert "verdict" in shown
+
+
+def test_settings_that_all_runs_share_stand_below_the_table_where_room_is_scarce():
+    runs = [row("a"), row("b", learning_rate=0.2)]
+    head, _, _, *below = lines(*runs, width=78)
+    assert "lr" in head
+    assert "optimizer" not in head
+    assert below[0] == "all 2 runs: steps 400, optimizer SGD, threshold 1"
+    assert lines(*runs, width=140)[0].split()[-6:] == ["age", "optimizer", "lr", "threshold", "clipped", "size"]
+    assert "all" not in " ".join(lines(runs[0], width=40)), "a single run shares nothing"
 
 
 @pytest.mark.parametrize(
