@@ -140,8 +140,8 @@ def test_what_cannot_be_read_ends_no_training(tmp_path, script):
             raise RuntimeError
 
     class Lazy:
-        @property
-        def __class__(self):
+        @property  # type: ignore[misc]
+        def __class__(self):  # type: ignore[misc]
             raise RuntimeError
 
     script.lazy = Lazy()
