@@ -118,10 +118,10 @@ class Answers:
         return fitted({"count": len(events), "events": json_view.events(events[: max(1, most)])})
 
     def read_report(self, run: str, optimizer: str = "", layers: int = 8) -> str:
-        """Read the numbers of a training: gradient norm, clipping, loss, learning rate, the most telling layers."""
+        """Read the numbers of a training: gradient norm, clipping, loss, learning rate, the most relevant layers."""
         summary = self._open(run).summary(optimizer or None)
         report = json_view.report(summary)
-        told = [report["layers"][at] for at in summary.telling[: max(0, layers)]]
+        told = [report["layers"][at] for at in summary.most_relevant[: max(0, layers)]]
         several = {name: report.pop(name) for name in ("findings", "events", "seams", "replays", "ranks")}
         counts = {f"{name}_count": len(value) for name, value in several.items() if value}
         return fitted(report | {"layers": told, "layer_count": len(summary.layers)} | counts)

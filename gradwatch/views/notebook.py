@@ -225,7 +225,7 @@ def _events(summary: RunSummary) -> str:
 
 
 def _layers(summary: RunSummary) -> str:
-    shown = [summary.layers[i] for i in summary.telling[:MAX_LAYERS]]
+    shown = [summary.layers[i] for i in summary.most_relevant[:MAX_LAYERS]]
     names = shorten_all([printable(layer.name) for layer in shown], NAME_WIDTH)
     head = "".join(f"<th>{title}</th>" for title in ("layer", "median", "p99", "max", "at step", "last", "not finite"))
     rows = "".join(_row(layer, name) for layer, name in zip(shown, names, strict=True))

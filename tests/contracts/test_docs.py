@@ -39,7 +39,7 @@ PARTS = {
     "clipping",
     "events",
     "layers",
-    "telling",
+    "most_relevant",
     "series",
     "weights",
     "learning_rates",

@@ -72,7 +72,7 @@ class Finding:
         certainty: shown (by the record itself), likely or possible.
         what: one sentence.
         optimizer: the optimizer's name; None: the whole run.
-        parameters: names, the most telling first; empty: not a matter of single parameters.
+        parameters: names, the most relevant first; empty: not a matter of single parameters.
         rank: of a distributed training, the process in which it began; None: not known, or not a matter of ranks.
         steps: the first and the last step of the optimizer's own counter; None: not a matter of steps.
         evidence: numbers by name, with their units.

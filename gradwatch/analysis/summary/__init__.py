@@ -103,13 +103,18 @@ class RunSummary:
     replays: tuple[Replay, ...] = ()  # of captured steps, by step
     layers: tuple[LayerSummary, ...]
     quantile_error: float | None = None  # largest relative error of medians and p99 of layers; None: they are exact
-    telling: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
+    most_relevant: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
     series: Series = field(repr=False)
 
     @property
     def seams(self) -> tuple[ResumePoint, ...]:
         """The older name of ``resume_points``."""
         return self.resume_points
+
+    @property
+    def telling(self) -> tuple[int, ...]:
+        """The older name of ``most_relevant``."""
+        return self.most_relevant
 
     def _repr_html_(self) -> str | None:
         """How a notebook shows the summary."""
@@ -188,7 +193,7 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         replays=read_replays(reader.path),
         layers=each,
         quantile_error=None if series.long_layers is None else ACCURACY,
-        telling=most_relevant(each, events),
+        most_relevant=most_relevant(each, events),
         series=series,
     )
 

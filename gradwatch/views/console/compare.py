@@ -226,7 +226,7 @@ def _rank(summary: RunSummary) -> float:
 
 
 def _fitting(columns: Sequence[_Column], room: int) -> list[_Column]:
-    """The columns that fit into the room, the most telling first, in the order of the table."""
+    """The columns that fit into the room, the most relevant first, in the order of the table."""
     chosen: list[_Column] = []
     for title in _MOST_TELLING:
         column = next(one for one in columns if one.title == title)

@@ -24,7 +24,7 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     """The most relevant layers: numbers of their gradient norms, and each norm over the steps."""
     if not summary.layers:
         return [Text.assemble(("layers", "bold"), ("  not recorded", "dim"))]
-    shown = summary.telling[:most]
+    shown = summary.most_relevant[:most]
     more = _more(len(summary.layers), len(shown))
     if not shown:
         return [Text.assemble(("layers", "bold"), ("  ", ""), *more)]

@@ -84,7 +84,7 @@ def test_a_summary_from_digests_is_the_exact_one_but_for_quantiles(run, monkeypa
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=ACCURACY + 1e-6), name
         assert one.zero_fraction == pytest.approx(other.zero_fraction)
     assert found.layers[3] == exact.layers[3]  # never a gradient
-    assert found.telling == exact.telling
+    assert found.most_relevant == exact.most_relevant
     assert np.nanmax(found.series.layer_norm[:, 2]) == 5000
     assert found.series.layer_nonfinite[:, 1].sum() == 6
     assert found.layers[3].median is None

@@ -104,7 +104,8 @@ def test_a_run_that_is_all_nan_has_no_median(tmp_path):
     assert summary.nonfinite_steps == 40
 
 
-def test_the_most_telling_layers_come_first(run):
+def test_the_most_relevant_layers_come_first(run):
     summary = run.summary()
-    assert summary.layers[summary.telling[0]].name == "out.weight"
-    assert sorted(summary.telling) == [0, 1]
+    assert summary.layers[summary.most_relevant[0]].name == "out.weight"
+    assert sorted(summary.most_relevant) == [0, 1]
+    assert summary.telling == summary.most_relevant  # the older name

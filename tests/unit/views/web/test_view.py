@@ -28,7 +28,7 @@ def test_a_view_shows_the_numbers_of_the_summary(tmp_path):
     layers = view.layers()
     assert [layer["median"] for layer in layers["layers"]] == pytest.approx([one.median for one in summary.layers])
     assert [layer["max"] for layer in layers["layers"]] == pytest.approx([one.max for one in summary.layers])
-    assert list(layers["telling"]) == list(summary.telling)
+    assert list(layers["telling"]) == list(summary.most_relevant)
     assert layers["stats"] == ["norm", "abs_max", "zeros", "nonfinite", "update_ratio"]
     assert summarize(run, layers=False).series.layer_norm.shape == (600, 0)
 
