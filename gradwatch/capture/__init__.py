@@ -8,7 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradwatch.capture.listing import CaptureInfo, capture_folders, delete, describe, list_captures, part_folders
+from gradwatch.capture.listing import (
+    CaptureInfo,
+    UnreadableCapture,
+    capture_folders,
+    delete,
+    describe,
+    list_captures,
+    part_folders,
+    unreadable_captures,
+)
 from gradwatch.capture.options import CaptureOptions
 from gradwatch.capture.record import Autocast, Capture, Forward, Group, RandomState, Shard, Unkept, Why
 from gradwatch.capture.stand_ins import MappingStandIn, Structure
@@ -31,6 +40,7 @@ __all__ = [
     "Shard",
     "Structure",
     "Unkept",
+    "UnreadableCapture",
     "Why",
     "capture_folders",
     "classes_in",
@@ -45,6 +55,7 @@ __all__ = [
     "set_random_state",
     "take_random_state",
     "tensors_in",
+    "unreadable_captures",
     "write",
 ]
 

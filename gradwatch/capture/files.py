@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradwatch.capture.decode import Classes, Decoder, list_of, number_of, object_of, sizes
 from gradwatch.capture.encode import Encoder, Node, float_text
-from gradwatch.capture.listing import DESCRIPTION, VERSION, check_file, load_description
+from gradwatch.capture.listing import DESCRIPTION, VERSION, check_file, load_description, unfinished_name
 from gradwatch.capture.record import WHYS, Autocast, Capture, Forward, Group, Shard
 from gradwatch.errors import CaptureDamaged, CaptureTooLarge, UnsupportedVersion
 
@@ -23,6 +23,8 @@ PARTS = ("weights", "gradients", "forwards")
 """Each a file of tensors, named so."""
 
 _TENSORS = ("weights", "gradients")
+MOST_RANKS = 2**20
+
 _APART = {"folder", "groups", "parts", "shards", *_TENSORS}
 
 
@@ -41,19 +43,29 @@ def write(capture: Capture, folder: str | os.PathLike[str]) -> Path:
     if folder.exists():
         raise FileExistsError(f"{str(folder)!r} exists")
     save = _safetensors().save_file
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(unfinished_name(folder.name))
+    shutil.rmtree(part, ignore_errors=True)  # of a process that had the same number, and was ended meanwhile
     part.mkdir(parents=True)
     try:
         encoders = {name: Encoder() for name in PARTS}
         description = _description(capture, encoders)
         for name, encoder in encoders.items():
-            save(encoder.tensors, part / f"{name}.safetensors")
+            _save(save, encoder.tensors, part / f"{name}.safetensors")
         (part / DESCRIPTION).write_text(json.dumps(description, allow_nan=False), encoding="utf-8")
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     return folder
+
+
+def _save(save: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save(tensors, path)
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise OSError(f"{str(path)!r} can't be written: {error}") from error  # safetensors hides the OSError
 
 
 def read(folder: str | os.PathLike[str], *, classes: Classes | None = None, most_bytes: float | None = None) -> Capture:
@@ -148,6 +160,7 @@ def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder
             f"The capture {str(folder)!r} can't be read: {found['why']!r} is no reason to keep a step."
         )
     groups = [list_of(group) for group in list_of(found["groups"])]
+    rank, ranks = _rank_of(found)
     return Capture(
         folder=folder,
         run=str(found["run"]),
@@ -166,10 +179,10 @@ def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder
         total_norm=_number(found["total_norm"]),
         limit=_number(found["limit"]),
         max_norm=_number(found["max_norm"]),
-        loss_scale=_number(found["loss_scale"]),
-        rank=int(found["rank"]),
-        ranks=int(found["ranks"]),
-        parts=(int(found["rank"]),),
+        loss_scale=_loss_scale(found["loss_scale"]),
+        rank=rank,
+        ranks=ranks,
+        parts=(rank,),
         reduction=None if found.get("reduction") is None else str(found["reduction"]),
         shards={name: _to_shard(one) for name, one in object_of(found.get("shards", {})).items()},
         is_compiled=found["is_compiled"] is True,
@@ -180,9 +193,24 @@ def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder
     )
 
 
+def _rank_of(found: Mapping[str, Any]) -> tuple[int, int]:
+    """The process that wrote it, and how many there were."""
+    rank, ranks = int(found["rank"]), int(found["ranks"])
+    if not 0 <= rank < ranks <= MOST_RANKS:
+        raise CaptureDamaged(f"The capture can't be read: there is no rank {rank} of {ranks}.")
+    return rank, ranks
+
+
+def _loss_scale(node: Any) -> float | None:
+    scale = _number(node)
+    if scale is not None and not 0 < scale < math.inf:
+        raise CaptureDamaged(f"The capture can't be read: {scale} is no scale of a loss.")
+    return scale
+
+
 def _to_shard(node: Any) -> Shard:
     shape, offset = sizes(node["shape"]), sizes(node["offset"])
-    if len(shape) != len(offset):
+    if len(shape) != len(offset) or math.prod(max(1, one) for one in shape) >= 2**62:
         raise CaptureDamaged("The capture can't be read: a part of a parameter is not as it is described.")
     return Shard(shape=tuple(shape), offset=tuple(offset))
 

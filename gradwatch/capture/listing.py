@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.capture.record import WHYS
-from gradwatch.errors import CaptureDamaged, CaptureNotFound, CaptureTooNew
+from gradwatch.errors import CaptureDamaged, CaptureNotFound, CaptureTooNew, StoreNotWritable
 
 FOLDER = "captures"
 """Within the folder of a run."""
@@ -23,6 +23,7 @@ VERSION = 1
 MAX_DESCRIPTION_BYTES = 64 * 2**20
 _NAME = re.compile(r"step-(\d{1,18})([-\w.]*)")
 _PART = re.compile(r"(.+)-rank(\d{1,6})")
+_UNFINISHED = re.compile(r"\.(step-(\d{1,18})[-\w.]*)\.(\d{1,10})\.part")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +69,25 @@ class CaptureInfo:
         return {**asdict(self), "folder": str(self.folder)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableCapture:
+    """A folder of a capture that can't be read.
+
+    Attributes:
+        folder: its folder.
+        step: the number of the step, from the folder's name.
+        bytes: on the disk.
+        why: what is wrong with it, in words.
+    """
+
+    folder: Path
+    step: int
+    bytes: int
+    why: str
+
+
 def list_captures(run: str | os.PathLike[str]) -> list[CaptureInfo]:
-    """The captures of a run, by step; those that are damaged are left out."""
+    """The captures of a run, by step; those that can't be read are left out, see `unreadable_captures`."""
     found = []
     for folder in capture_folders(run):
         try:
@@ -77,6 +95,58 @@ def list_captures(run: str | os.PathLike[str]) -> list[CaptureInfo]:
         except (CaptureDamaged, CaptureNotFound, CaptureTooNew):
             continue
     return sorted(found, key=lambda one: (one.step, one.folder.name))
+
+
+def unreadable_captures(run: str | os.PathLike[str]) -> list[UnreadableCapture]:
+    """The captures of a run that are damaged, or whose process has not finished writing them, by step."""
+    found = []
+    for folder in capture_folders(run):
+        try:
+            describe(folder)
+        except (CaptureDamaged, CaptureNotFound, CaptureTooNew) as error:
+            found.append(_unreadable(folder, int(folder.name.split("-")[1]), error.args[0]))
+    for folder in unfinished_folders(run):
+        why = "It is not complete: it is being written, or the process that wrote it was ended meanwhile."
+        found.append(_unreadable(folder, int(folder.name.split(".")[1].split("-")[1]), why))
+    return sorted(found, key=lambda one: (one.step, one.folder.name))
+
+
+def _unreadable(folder: Path, step: int, why: str) -> UnreadableCapture:
+    return UnreadableCapture(folder=folder, step=step, bytes=size_on_disk(folder), why=why)
+
+
+def unfinished_folders(run: str | os.PathLike[str]) -> list[Path]:
+    """The folders of captures that are not complete."""
+    try:
+        entries = sorted((Path(run) / FOLDER).iterdir())
+    except OSError:
+        return []
+    return [one for one in entries if _UNFINISHED.fullmatch(one.name) and one.is_dir() and not one.is_symlink()]
+
+
+def unfinished_name(name: str) -> str:
+    """What the folder of a capture is called as long as this process writes it.
+
+    >>> unfinished_name("step-000137").startswith(".step-000137.")
+    True
+    """
+    return f".{name}.{os.getpid()}.part"
+
+
+def size_of_captures(run: str | os.PathLike[str]) -> int:
+    """The size of all captures of a run in bytes, those that are not complete included."""
+    try:
+        return sum(size_on_disk(one) for one in (Path(run) / FOLDER).iterdir())
+    except OSError:
+        return 0
+
+
+def size_on_disk(folder: Path) -> int:
+    """The size of the files in a folder, in bytes; 0 if it is gone."""
+    try:
+        return sum(one.lstat().st_size for one in folder.iterdir())
+    except OSError:
+        return 0
 
 
 def capture_folders(run: str | os.PathLike[str]) -> list[Path]:
@@ -151,7 +221,7 @@ def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
             step=int(found["step"]),
             optimizer=str(found["optimizer"]),
             why=found["why"],
-            bytes=sum(one.lstat().st_size for part in parts.values() for one in part.iterdir()),
+            bytes=sum(size_on_disk(part) for part in parts.values()),
             total_norm=number(found["total_norm"]),
             limit=number(found["limit"]),
             replayable=found["replayable"] is True,
@@ -219,14 +289,19 @@ def delete(folder: str | os.PathLike[str]) -> None:
     """Delete a capture with everything in its folder, and with the parts of other processes.
 
     Raises:
-        CaptureNotFound: the folder is not a capture, which has a ``capture.json`` and is named like one.
+        CaptureNotFound: the folder is not one of a capture, by its name and place.
+        StoreNotWritable: it can't be deleted.
     """
     folder = Path(folder)
-    is_one = _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
-    if not is_one or folder.parent.name != FOLDER:
+    is_unfinished = _UNFINISHED.fullmatch(folder.name)
+    is_one = (_NAME.fullmatch(folder.name) or is_unfinished) and folder.is_dir() and not folder.is_symlink()
+    if not is_one or folder.absolute().parent.name != FOLDER:
         raise CaptureNotFound(f"No capture is in {str(folder)!r}.")
-    for part in part_folders(folder).values():
-        shutil.rmtree(part)
+    try:
+        for part in [folder] if is_unfinished else part_folders(folder).values():
+            shutil.rmtree(part)
+    except OSError as error:
+        raise StoreNotWritable(f"The capture in {str(folder)!r} can't be deleted: {error}.") from error
 
 
 def _refuse(constant: str) -> None:

@@ -61,7 +61,8 @@ def read_all(
 
 
 def _is_of(part: Capture, first: Capture, rank: int) -> bool:
-    return (part.rank, part.ranks, part.optimizer, part.why) == (rank, first.ranks, first.optimizer, first.why)
+    same = (part.ranks, part.step, part.optimizer, part.why) == (first.ranks, first.step, first.optimizer, first.why)
+    return same and part.rank == rank
 
 
 def joined(parts: Mapping[int, Capture], faults: Sequence[str] = ()) -> Capture:

@@ -138,7 +138,7 @@ class Capture:
         settings: what else bears on the numbers: the number of threads, deterministic algorithms, TF32.
         total_norm: L2 norm over all gradients before clipping; NaN or infinite where they are.
         limit: the norm above which a step was kept; None for a non-finite one.
-        max_norm: the clipping threshold, if it was known by then.
+        max_norm: the clipping threshold of the step before, which was in force; None if nothing was clipped.
         loss_scale: by which a GradScaler had multiplied ``output_gradients``; None without one.
         rank, ranks: the process that wrote this, and how many there were.
         parts: the processes whose captures were put together in this one; see `gradwatch.capture.read_all`.

@@ -1,14 +1,15 @@
 """A capture with its replay in one file that can be attached to an issue.
 
 The file is a ZIP archive with the folder ``capture/``, those of other ranks (``capture-rank1/``), ``replay.json`` and
-``versions.json``. Unpacking takes files of
-these names only, writes them below the folder it is given, and stops at a size.
+``versions.json``. Unpacking takes files of these names only, writes them below the folder it is given, and stops at a
+size and where the disk is full.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -60,14 +61,17 @@ def unpack(file: Path, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
         CannotReplay: it is no bundle, it holds a file of another name, or it is larger than ``most_bytes``.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            _check(entries, most_bytes)
+            _check(entries, min(most_bytes, shutil.disk_usage(folder).free))
             for entry in entries:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(archive, entry, target)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except CannotReplay:
+        raise
+    except Exception as error:  # each way to compress has errors of its own
         raise CannotReplay(f"{str(file)!r} is no bundle that can be read: {error}.") from error
     capture = folder / "capture"
     if not (capture / "capture.json").is_file():

@@ -62,14 +62,27 @@ def compare(captured: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> C
 
 
 def _pairs(captured: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    names = [name for name in captured if name in replayed]
-    return {name: (captured[name].detach().cpu(), replayed[name].detach().cpu()) for name in names}
+    return {name: _pair(one, replayed[name]) for name, one in captured.items() if name in replayed}
+
+
+def _pair(captured: Tensor, replayed: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as they can be compared: of sparse ones with the same indices the values, else dense."""
+    a, b = (one.detach().cpu() for one in (captured, replayed))
+    if a.is_sparse and b.is_sparse and a.shape == b.shape:
+        a, b = a.coalesce(), b.coalesce()
+        if torch.equal(a.indices(), b.indices()):
+            return a.values(), b.values()
+    return _dense(a), _dense(b)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def _missing(captured: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The captured gradients that are not zero and that the replay does not have."""
-    names = [name for name in captured if name not in replayed]
-    return {name: captured[name].detach().cpu() for name in names if bool(captured[name].count_nonzero())}
+    missing = {name: _dense(one.detach().cpu()) for name, one in captured.items() if name not in replayed}
+    return {name: one for name, one in missing.items() if bool(one.count_nonzero())}
 
 
 def _compare_finite(
@@ -94,7 +107,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _finite(gradients: Mapping[str, Tensor]) -> bool:
-    return all(bool(one.isfinite().all()) for one in gradients.values())
+    entries = (one._values() if one.is_sparse else one for one in gradients.values())
+    return all(bool(one.isfinite().all()) for one in entries)
 
 
 def _ulp(a: Tensor, b: Tensor) -> float:

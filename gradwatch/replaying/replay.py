@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import platform
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,8 @@ from gradwatch.replaying.origin import Control, find_origin
 from gradwatch.replaying.passes import Played, Player, prepared, total_norm
 from gradwatch.replaying.recurrence import Comparison, compare
 from gradwatch.replaying.rows import Rows, find_rows, groups_with_others
+
+logger = logging.getLogger("gradwatch")
 
 ControlBatch: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any] | Capture | None
 """A healthy batch: the model's positional arguments, its keyword arguments, or one tensor; or a capture of one."""
@@ -65,11 +68,20 @@ def replay(
     """
     if not isinstance(capture, Capture):
         capture = read_capture(Path(fspath(capture)))
-    model, capture = captured_module(model, capture)
-    with prepared(model, capture) as player:
-        found = _found(player, control, threshold)
+    try:
+        model, capture = captured_module(model, capture)
+        with prepared(model, capture) as player:
+            found = _found(player, control, threshold)
+    except GradwatchError:
+        raise
+    except Exception as error:  # a capture from elsewhere may hold anything
+        logger.debug("while replaying", exc_info=error)
+        raise CannotReplay(f"The capture can't be replayed on this model: {_told(error)}.") from error
     if write and capture.folder is not None:
-        write_replay(found, capture.folder)
+        try:
+            write_replay(found, capture.folder)
+        except OSError as error:
+            logger.warning("gradwatch: the result is not kept beside the capture: %s", error)
     return found
 
 
@@ -161,7 +173,7 @@ def _found(player: Player, control: ControlBatch, threshold: float | None) -> Re
     except Exception as error:  # of the model
         return dataclasses.replace(base, unknown=(f"everything: the replay failed: {_told(error)}",))
     compared = compare(capture.gradients, played.gradients)
-    base = _with_recurrence(base, capture, played, compared)
+    base = _with_recurrence(base, player, played, compared)
     if capture.is_compiled:
         base = _with_compiled(player, played, base)
     if compared.recurs == "no":
@@ -219,18 +231,11 @@ def environment() -> dict[str, str]:
     }
 
 
-def _with_recurrence(base: Replay, capture: Capture, played: Played, compared: Comparison) -> Replay:
+def _with_recurrence(base: Replay, player: Player, played: Played, compared: Comparison) -> Replay:
     unknown = base.unknown
     if compared.recurs is None:
-        unknown = (*unknown, f"whether it happens again: {_why_not_compared(capture)}")
-    notes: tuple[str, ...] = ()
-    versions = [
-        f"{name} {capture.versions[name]} then, {now} now"
-        for name, now in base.environment.items()
-        if name in ("torch", "cuda") and name in capture.versions and capture.versions[name] != now
-    ]
-    if versions and compared.recurs != "bitwise":
-        notes = ("other versions: " + "; ".join(versions),)
+        unknown = (*unknown, f"whether it happens again: {_why_not_compared(player.capture)}")
+    notes = () if compared.recurs == "bitwise" else (*_other_versions(base, player.capture), *_other_model(player))
     return dataclasses.replace(
         base,
         recurs=compared.recurs,
@@ -243,14 +248,46 @@ def _with_recurrence(base: Replay, capture: Capture, played: Played, compared: C
     )
 
 
+def _other_versions(base: Replay, capture: Capture) -> tuple[str, ...]:
+    versions = [
+        f"{name} {capture.versions[name]} then, {now} now"
+        for name, now in base.environment.items()
+        if name in ("torch", "cuda") and name in capture.versions and capture.versions[name] != now
+    ]
+    return ("other versions: " + "; ".join(versions),) if versions else ()
+
+
+def _other_model(player: Player) -> tuple[str, ...]:
+    """In what the model differs from the captured one: the type of its weights, and the kind of its devices."""
+    notes = []
+    for name, parameter in player.model.named_parameters():
+        kept = player.capture.weights.get(name)
+        if kept is not None and kept.dtype != parameter.dtype:
+            was, now = (str(one.dtype).removeprefix("torch.") for one in (kept, parameter))
+            notes.append(f"other types: {name} was {was} then, and is {now} now")
+            break
+    was_on = {device.partition(":")[0] for device in player.capture.devices}
+    now_on = {parameter.device.type for parameter in player.model.parameters()}
+    if was_on and was_on != now_on:
+        notes.append(f"other devices: {', '.join(sorted(was_on))} then, {', '.join(sorted(now_on))} now")
+    return tuple(notes)
+
+
 def _why_not_compared(capture: Capture) -> str:
-    missing = sorted(set(range(capture.ranks)) - set(capture.parts))
+    if capture.gradients and not _missing_ranks(capture):
+        return "the gradients have other shapes"
+    missing = _missing_ranks(capture)
     if capture.reduction is None or not missing or not capture.parts:
         return "the gradients were not kept"
     return (
         f"the gradients are the mean over {capture.ranks} ranks, and of rank {', '.join(map(str, missing))} no capture"
         " is here; what follows is of the others"
     )
+
+
+def _missing_ranks(capture: Capture) -> list[int]:
+    """The processes whose captures are not here."""
+    return sorted(set(range(capture.ranks)) - set(capture.parts))
 
 
 def _with_compiled(player: Player, played: Played, base: Replay) -> Replay:
@@ -272,8 +309,8 @@ def _why_not_again(capture: Capture, compared: Comparison, compiled: CompiledRep
     where = f", most in {compared.differing[0]}" if compared.differing else ""
     reason = (
         f"where it began and in which rows: the model, its inputs and the gradients of its outputs do not give this"
-        f" gradient{where}. Something else changed it: a term of the loss beside the model, a hook, an operation that"
-        " is not deterministic, or the hardware"
+        f" gradient{where}. Something else changed it: a term of the loss beside the model, a hook, weights that"
+        " changed between forward and step, an operation that is not deterministic, or the hardware"
     )
     return (reason, *capture.not_kept)
 

@@ -21,6 +21,7 @@ Direction: TypeAlias = Literal["forward", "backward", "weights", "input", "loss"
 FILE_NAME = "replay.json"
 CAPTURES = "captures"
 LARGEST_FILE = 16 * 2**20
+MOST_RANKS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +246,13 @@ def _helps(data: Sequence[Mapping[str, Any]] | None) -> tuple[Help, ...]:
     return tuple(Help(change=str(one["change"]), total_norm=_number(one["total_norm"]) or 0.0) for one in data or ())
 
 
+def _ranks(value: Any) -> int:
+    ranks = int(value or 1)
+    if not 1 <= ranks <= MOST_RANKS:
+        raise ValueError(f"no number of processes: {ranks}")
+    return ranks
+
+
 def _recurrence(value: Any) -> Recurrence | None:
     return value if value in get_args(Recurrence) else None
 
@@ -287,7 +295,7 @@ _NEEDED: dict[str, Callable[[Any], Any]] = {"run": str, "step": int, "optimizer"
 _OPTIONAL: dict[str, Callable[[Any], Any]] = {
     "kept": _mapping,
     "not_kept": _texts,
-    "ranks": _at_least_one,
+    "ranks": _ranks,
     "parts": _parts,
     "captured_norm": _number,
     "replayed_norm": _number,

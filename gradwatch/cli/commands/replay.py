@@ -12,7 +12,8 @@ import typer
 
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.replays.result import Replay, read_replay, write_replay
-from gradwatch.capture import Capture, capture_folders, describe
+from gradwatch.capture import Capture, CaptureInfo, list_captures, unreadable_captures
+from gradwatch.capture.listing import FOLDER
 from gradwatch.cli.output import print_json, print_view, screen
 from gradwatch.errors import BadArgument, CannotReplay, GradwatchError
 from gradwatch.replaying.bundle import unpack, write_bundle
@@ -72,7 +73,7 @@ def _with(options: Options, name: str, value: str) -> Options:
     if name == "--optimizer":
         return replace(options, optimizer=value)
     if name == "--bundle":
-        return replace(options, bundle=Path(value))
+        return replace(options, bundle=Path(value).absolute())  # the script may change the working directory
     if not value.isdigit():
         raise BadArgument(f"--step is {value!r}; expected a step's number.")
     return replace(options, step=int(value))
@@ -88,25 +89,24 @@ def _folders(run: Path, options: Options) -> Iterator[list[Path]]:
         with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
             yield [unpack(run, Path(folder))]
         return
+    run = run.absolute()
     if (run / "capture.json").is_file():
         yield [run]
         return
-    found = capture_folders(run)
+    found, unreadable = list_captures(run), unreadable_captures(run)
     if not found:
-        raise CannotReplay(
-            f"{str(run)!r} holds no captures. `gradwatch run --capture` and attach(capture=True) keep bad steps."
-        )
-    wanted = [folder for folder in found if _is_wanted(folder, options)]
+        reason = "`gradwatch run --capture` and attach(capture=True) keep bad steps."
+        if unreadable:
+            reason = f"{unreadable[0].folder.name} can't be read: {unreadable[0].why}"
+        raise CannotReplay(f"{str(run)!r} holds no captures that can be read. {reason}")
+    wanted = [info.folder for info in found if _is_wanted(info, options)]
     if not wanted:
-        steps = ", ".join(sorted({str(describe(folder).step) for folder in found}, key=int))
+        steps = ", ".join(dict.fromkeys(str(info.step) for info in found))
         raise CannotReplay(f"{str(run)!r} holds no capture of that step; it has those of steps {steps}.")
     yield wanted
 
 
-def _is_wanted(folder: Path, options: Options) -> bool:
-    if options.step is None and options.optimizer is None:
-        return True
-    about = describe(folder)
+def _is_wanted(about: CaptureInfo, options: Options) -> bool:
     return options.step in (None, about.step) and options.optimizer in (None, about.optimizer)
 
 
@@ -160,6 +160,8 @@ def _threshold(folder: Path) -> float | None:
     """The clipping threshold advised for the run; None if there is none."""
     from gradwatch.analysis.run import Run
 
+    if folder.parent.name != FOLDER:  # of a bundle
+        return None
     try:
         return Run(folder.parents[1]).recommend().max_norm
     except (GradwatchError, OSError):
@@ -169,4 +171,4 @@ def _threshold(folder: Path) -> float | None:
 def _bundle(found: Replay, folder: Path, options: Options) -> None:
     assert options.bundle is not None
     size = write_bundle(found, folder, options.bundle)
-    typer.echo(f"wrote {options.bundle}, {size / 1e6:.1f} MB; it holds the batch and the weights", err=True)
+    typer.echo(f"wrote {options.bundle.name}, {size / 1e6:.1f} MB; it holds the batch and the weights", err=True)

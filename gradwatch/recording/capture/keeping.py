@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import gradwatch
-from gradwatch.capture import Capture, CaptureOptions, Group, Shard, capture_folders, part_folders, tensors_in
-from gradwatch.capture.listing import FOLDER
+from gradwatch.capture import Capture, CaptureOptions, Group, Shard, capture_folders, tensors_in
+from gradwatch.capture.listing import FOLDER, size_of_captures
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.measure import local
 from gradwatch.recording.capture.forwards import compiled_around, unwrapped
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from gradwatch.recording.tracker import StepTracker
 
 _PACKAGES = ("numpy", "transformers", "lightning", "pytorch_lightning", "accelerate", "triton")
+
+
+_LIKE_A_RANK = re.compile(r"rank\d+")
+"""So are the parts of several processes named."""
 
 
 class NoRoom(Exception):
@@ -85,6 +89,7 @@ def make_capture(
         settings=_settings(),
         total_norm=judged.total_norm,
         limit=judged.limit if judged.why != "nonfinite" else None,
+        max_norm=ledger.max_norm,
         loss_scale=judged.loss_scale,
         rank=rank,
         ranks=ranks,
@@ -118,17 +123,18 @@ def place_for(capture: Capture, run: Path, options: CaptureOptions) -> Path:
     """The folder for a capture, which does not exist yet, if there is room for the parts of all ranks.
 
     Raises:
-        NoRoom: a budget does not allow it.
+        NoRoom: a budget does not allow it, or the run is gone.
         OSError: the disk can't be asked.
     """
+    if not run.is_dir():
+        raise NoRoom(f"the folder of the run, {str(run)!r}, is not there any more")
     folders = capture_folders(run)
     if len(folders) >= options.most:
         raise NoRoom(f"the run has {len(folders)} captures already")
     size = size_of(capture) * capture.ranks if capture.shards else size_of(capture)
     if capture.reduction is not None and not capture.shards:
         size += (capture.ranks - 1) * size_of_forwards(capture)
-    parts = [part for folder in folders for part in part_folders(folder).values()]
-    there = sum(one.stat().st_size for part in parts for one in part.iterdir() if one.is_file())
+    there = size_of_captures(run)
     if there + size > options.max_bytes:
         raise NoRoom(f"it takes {size:,} bytes, and of max_bytes={options.max_bytes:,} {there:,} are taken")
     check_disk(capture, run, options)
@@ -175,7 +181,8 @@ def _folder(run: Path, capture: Capture) -> Path:
     """A folder that does not exist, named by the step."""
     name = f"step-{capture.step:06d}"
     if capture.optimizer != "0":
-        name += "-" + (re.sub(r"[^\w]+", "_", capture.optimizer, flags=re.ASCII) or "optimizer")
+        own = re.sub(r"[^\w]+", "_", capture.optimizer, flags=re.ASCII) or "optimizer"
+        name += f"-{own}_" if _LIKE_A_RANK.fullmatch(own) else f"-{own}"
     folder, number = run / FOLDER / name, 1
     while folder.exists():
         number += 1

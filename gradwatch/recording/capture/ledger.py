@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.recording.capture.forwards import ForwardTap
 from gradwatch.recording.capture.passes import HeldBackward
 from gradwatch.recording.capture.rule import CaptureRule
 from gradwatch.recording.capture.team import Parallel
+from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.tracker import StepTracker
 
 
@@ -34,6 +35,7 @@ class Ledger:
         self.rule = CaptureRule()
         self.passes: list[HeldBackward] = []
         self.faults: list[str] = []
+        self._threshold: float | Tensor | None = None
         self._max_bytes = max_bytes
         self._held_bytes = 0
         self._is_stepped = False
@@ -43,6 +45,11 @@ class Ledger:
     def moment(self) -> str:
         """A name of the step that is judged; the same in every process."""
         return f"{self.tracker.name}/{self.judged}"
+
+    @property
+    def max_norm(self) -> float | None:
+        """The clipping threshold of the last step, which is the one in force; None if none is known."""
+        return None if self._threshold is None else float(self._threshold)
 
     def before_backward(self) -> None:
         self._backwards = self.tracker.gradients.backwards
@@ -75,10 +82,19 @@ class Ledger:
         if self.tracker.parameters.ids <= ids:
             self.clear()
 
+    def before_step(self) -> None:
+        """The gradients are clipped, unless a closure is yet to make them."""
+        self._note_threshold(self.tracker.pending)
+
     def after_step(self) -> None:
         """The gradients are consumed: hold nothing more of them."""
+        self._note_threshold(self.tracker.held)
         self.clear()
         self._is_stepped = True
+
+    def _note_threshold(self, step: PendingStep | None) -> None:
+        if step is not None and step.clippings:
+            self._threshold = step.clippings[-1].max_norm
 
     def clear(self) -> None:
         self.passes, self.faults, self._held_bytes, self._is_stepped = [], [], 0, False

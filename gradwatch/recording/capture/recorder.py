@@ -173,6 +173,9 @@ class StepCapture:
     @_harmless
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         self._thread = threading.get_ident()
+        ledger = self._ledgers.of(optimizer)
+        if ledger is not None:
+            ledger.before_step()
 
     @_harmless
     def closure_evaluated(self, optimizer: Optimizer) -> None:

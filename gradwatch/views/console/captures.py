@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
-from gradwatch.capture import CaptureInfo
+from gradwatch.capture import CaptureInfo, UnreadableCapture
 from gradwatch.text import file_size, number
 from gradwatch.views.console.screen import Screen
 
 
-def capture_list(captures: Sequence[CaptureInfo], screen: Screen) -> Group:
-    """Each capture with why it was kept, its size and its folder, and why it can't be replayed if so."""
-    if not captures:
+def capture_list(
+    captures: Sequence[CaptureInfo], screen: Screen, unreadable: Sequence[UnreadableCapture] = ()
+) -> Group:
+    """Each capture with why it was kept, its size and its folder, and why it can't be replayed or read if so."""
+    if not captures and not unreadable:
         return Group(Text("No captures. `gradwatch run --capture` keeps the first bad steps.", "dim"))
     lines = []
     for info in captures:
@@ -25,4 +27,7 @@ def capture_list(captures: Sequence[CaptureInfo], screen: Screen) -> Group:
         lines += screen.wrap(f"step {info.step:<8}{info.why:<11}", about)
         if not info.replayable:
             lines += screen.wrap(" " * 13, f"can't be replayed: {'; '.join(info.not_kept)}", "yellow")
+    for one in unreadable:
+        lines += screen.wrap(f"step {one.step:<8}{'unreadable':<11}", f"{file_size(one.bytes)}, {one.folder}", "yellow")
+        lines += screen.wrap(" " * 13, one.why, style="yellow")
     return Group(*lines)

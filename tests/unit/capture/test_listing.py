@@ -7,7 +7,16 @@ import sys
 import pytest
 import torch
 
-from gradwatch.capture import Capture, capture_folders, delete, describe, list_captures, write
+from gradwatch.capture import (
+    Capture,
+    capture_folders,
+    delete,
+    describe,
+    list_captures,
+    unreadable_captures,
+    write,
+)
+from gradwatch.capture.listing import size_of_captures
 from gradwatch.errors import CaptureNotFound
 
 
@@ -76,3 +85,24 @@ def test_listing_imports_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "False", "False"]
+
+
+def test_what_can_not_be_read_is_named_and_can_be_deleted(tmp_path):
+    put(tmp_path, "step-000003")
+    damaged = put(tmp_path, "step-000004", step=4)
+    (damaged / "capture.json").write_text("{")
+    cut = put(tmp_path, "step-000005", step=5).rename(tmp_path / "captures" / ".step-000005.77.part")
+    found = unreadable_captures(tmp_path)
+    assert [(one.step, one.folder) for one in found] == [(4, damaged), (5, cut)]
+    assert "not valid JSON" in found[0].why
+    assert "not complete" in found[1].why
+    assert found[1].bytes == sum(one.stat().st_size for one in cut.iterdir()) > 0
+    for one in found:
+        delete(one.folder)
+    assert unreadable_captures(tmp_path) == []
+    assert [info.step for info in list_captures(tmp_path)] == [3]
+
+
+def test_a_run_without_captures_has_none_that_can_not_be_read(tmp_path):
+    assert unreadable_captures(tmp_path / "nowhere") == []
+    assert size_of_captures(tmp_path / "nowhere") == 0

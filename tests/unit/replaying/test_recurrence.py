@@ -64,3 +64,17 @@ def test_infinities():
     inf = torch.where(torch.arange(100) == 5, math.inf, W)
     assert compare({"w": inf}, {"w": inf.clone()}).recurs == "bitwise"
     assert compare({"w": inf}, {"w": -inf}).recurs == "norm"
+
+
+def test_sparse_gradients():
+    def sparse(values, indices=(0, 2)):
+        return torch.sparse_coo_tensor([list(indices)], values, (4,), check_invariants=True)
+
+    g = {"w": sparse([1.0, 2.0])}
+    assert compare(g, {"w": sparse([1.0, 2.0])}).recurs == "bitwise"
+    assert compare(g, {"w": sparse([0.5, 2.0, 0.5], (0, 2, 0))}).recurs == "bitwise"
+    assert compare(g, {"w": torch.tensor([1.0, 0.0, 2.0, 0.0])}).recurs == "bitwise"
+    assert compare(g, {"w": sparse([5.0, 9.0], (1, 3))}).recurs == "no"
+    assert compare(g, {}).recurs == "no"
+    assert compare({"w": sparse([float("nan"), 2.0])}, {"w": sparse([float("nan"), 2.0])}).recurs == "bitwise"
+    assert compare({"w": sparse([float("nan"), 2.0])}, g).recurs == "no"

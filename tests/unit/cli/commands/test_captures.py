@@ -61,3 +61,16 @@ def test_a_step_that_has_no_capture_is_an_error_and_deletes_none(run, command):
 def test_a_run_without_captures_says_how_to_keep_some(runs, command):
     assert "gradwatch run --capture" in command("captures", runs / "good").out
     assert json.loads(command("captures", runs / "good", "--json").out) == []
+
+
+def test_what_can_not_be_read_is_listed_and_deleted_by_step(run, command):
+    (run / "captures" / "step-000009").rename(run / "captures" / ".step-000009.77.part")
+    (run / "captures" / "step-000012").mkdir()
+    told = command("captures", run)
+    assert "step 9 unreadable" in " ".join(told.out.split())
+    assert "step 12 unreadable" in " ".join(told.out.split())
+    done = command("captures", run, "--json")
+    assert [one["step"] for one in json.loads(done.out)] == [7]
+    assert "is left out: It is not complete" in done.err
+    assert command("captures", run, "--delete", "9", "--delete", "12").code == 0
+    assert [one.name for one in (run / "captures").iterdir()] == ["step-000007"]

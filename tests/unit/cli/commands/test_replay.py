@@ -117,6 +117,22 @@ def test_errors_are_one_line(work, arguments, said):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_script_that_changes_its_folder_and_a_damaged_capture_beside(work):
+    moving = SCRIPT.replace("import sys", "import os, sys\nos.chdir('/')", 1)
+    (work / "moves.py").write_text(moving)
+    damaged = work / "runs" / "a" / "captures" / "step-000001"
+    damaged.mkdir()
+    try:
+        done = gradwatch(work, "runs/a", "--bundle", "moved.zip", "moves.py", "5")
+        assert done.returncode == 0, done.stderr
+        assert "STEP 3" in done.stdout
+        assert (work / "moved.zip").is_file()
+        inside = gradwatch(work / "runs" / "a" / "captures", "step-000003")
+        assert "yes, bit for bit" in " ".join(inside.stdout.split())
+    finally:
+        damaged.rmdir()
+
+
 def test_options_stand_before_the_script():
     rest, options = split(["--step=5", "-m", "--json", "package.train", "-m", "x"], Options(optimizer="a"))
     assert rest == ["package.train", "-m", "x"]

@@ -75,6 +75,33 @@ def test_other_ranks_hear_that_there_is_no_room_and_one_line_says_so(tmp_path, o
     assert list_captures(tmp_path) == []
 
 
-def test_a_folder_that_is_not_there_is_made(tmp_path):
+def test_a_run_that_is_gone_is_not_made_again(tmp_path, caplog):
     keep(Keeper(tmp_path / "run", OPTIONS, None), heard())
-    assert len(list_captures(tmp_path / "run")) == 1
+    assert not (tmp_path / "run").exists()
+    assert "is not there any more (not-captured)" in caplog.text
+
+
+def test_a_full_disk_ends_one_capture_and_no_more(tmp_path, monkeypatch, caplog):
+    import safetensors
+    from safetensors import torch as tensors
+
+    def full(*_):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    keeper = Keeper(tmp_path, OPTIONS, None)
+    with monkeypatch.context() as patched:
+        patched.setattr(tensors, "save_file", full)
+        keep(keeper, heard())
+    assert "No space left on device" in caplog.text
+    assert list((tmp_path / "captures").iterdir()) == []
+    keep(keeper, heard())
+    assert len(list_captures(tmp_path)) == 1
+
+
+def test_an_optimizer_that_is_called_like_a_rank_is_not_one(tmp_path):
+    keeper = Keeper(tmp_path, OPTIONS, None)
+    for name in ("0", "rank1"):
+        one = heard()
+        one.tracker.name = name
+        keep(keeper, one)
+    assert [info.optimizer for info in list_captures(tmp_path)] == ["0", "rank1"]
