@@ -61,10 +61,10 @@ def unpack(file: Path, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
         CannotReplay: it is no bundle, it holds a file of another name, or it is larger than ``most_bytes``.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        there = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            _check(entries, min(most_bytes, shutil.disk_usage(folder).free))
+            _check(entries, min(most_bytes, shutil.disk_usage(there).free))
             for entry in entries:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
