@@ -3,7 +3,7 @@
 /** @import { Story } from "../data/loader.js" */
 import { h } from "../draw/dom.js";
 import { number, steps, whole } from "../draw/text.js";
-import { columnsAround, storyRows, storyScalars } from "./story.js";
+import { columnsAround, replayTold, storyRows, storyScalars } from "./story.js";
 import { storyTable } from "./table.js";
 
 /** @typedef {{ event: RunEvent | null, story: Story | null, layers: Layers | null, theme: Theme }} Shown */
@@ -66,14 +66,15 @@ export class StoryPart {
   }
 }
 
-/** What the replay of the captured step found, as questions and answers. @param {RunEvent} event */
-function replayed({ replay }) {
-  if (!replay) return [];
-  const pairs = replay.answers.flatMap(([label, text]) => [
+/** What the replay of the captured step found. @param {RunEvent} event */
+function replayed(event) {
+  const told = replayTold(event);
+  if (!told) return [];
+  const pairs = told.answers.flatMap(({ label, text, isCode }) => [
     h("dt", {}, label),
-    h("dd", {}, text.startsWith("> ") ? h("code", {}, text.slice(2)) : text),
+    h("dd", {}, isCode ? h("code", {}, text) : text),
   ]);
-  return [h("h3", {}, `Step ${whole(replay.step)}, replayed`), h("dl", {}, ...pairs)];
+  return [h("h3", {}, `Step ${whole(told.step)}, replayed`), h("dl", {}, ...pairs)];
 }
 
 /** What the detector saw. @param {RunEvent} event */

@@ -125,3 +125,18 @@ export function cellsBelow(values, columns) {
   }
   return cells.map(({ value, bad, span }) => ({ value, bad, span }));
 }
+
+/**
+ * What the replay of the captured step found, as questions and answers; null if the event has none.
+ *
+ * @param {RunEvent} event
+ * @returns {{ step: number, answers: { label: string, text: string, isCode: boolean }[] } | null}
+ */
+export function replayTold({ replay }) {
+  if (!replay) return null;
+  const answers = replay.answers.map(([label, text]) => {
+    const isCode = label === "" && text.startsWith("> ");
+    return { label, text: isCode ? text.slice(2) : text, isCode };
+  });
+  return { step: replay.step, answers };
+}

@@ -171,7 +171,9 @@ def _found(player: Player, control: ControlBatch, threshold: float | None) -> Re
     except CannotReplay:
         raise
     except Exception as error:  # of the model
-        return dataclasses.replace(base, unknown=(f"everything: the replay failed: {_told(error)}",))
+        return dataclasses.replace(
+            base, unknown=(f"everything: the replay failed: {_told(error)}",), notes=_other_model(player)
+        )
     compared = compare(capture.gradients, played.gradients)
     base = _with_recurrence(base, player, played, compared)
     if capture.is_compiled:

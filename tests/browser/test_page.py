@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gradwatch.analysis.replays.result import Help, Origin, Replay, RowFinding, write_replay
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import StoreWriter
 from gradwatch.views.html import render
@@ -438,6 +439,69 @@ def test_the_story_in_a_file_of_joined_steps_tells_each_value_below_its_own_step
     expect(row.first).to_be_visible()
     assert sum(int(cell.get_attribute("colspan") or 1) for cell in row.all()) == 21
     assert row.nth(5).inner_text() == "2001"  # of steps 2000 and 2001
+
+
+@pytest.fixture
+def replayed(tmp_path):
+    """A folder with one run, of whose exploding step a replay was written."""
+    folder = tmp_path / "replayed"
+    records = [record(step, [1e9 if step == 40 else 1.0, 1.0]) for step in range(80)]
+    events = [event(20), event(39, "critical", "explosion", parameter="block.0.weight", until=41)]
+    write(folder, records, events).end_attempt("closed")
+    capture = folder / "captures" / "step-000040"
+    capture.mkdir(parents=True)
+    odd = ("mask: all 12 keys are masked", "<img src=x onerror=window.broken=1> \x1b[31m")
+    found = Replay(
+        run=str(folder),
+        step=40,
+        optimizer="0",
+        why="explosion",
+        recurs="bitwise",
+        captured_norm=1e9,
+        replayed_norm=1e9,
+        origin=Origin(
+            direction="forward", module="att", operation="aten._softmax", file="/a/model.py", line=41, code="x"
+        ),
+        batch_dimension=0,
+        batch_size=8,
+        rows=(RowFinding(row=3, norm=1e9, share=0.97, norm_without=0.41, stands_out=True, odd=odd),),
+        helps=(Help(change="without row 3", total_norm=0.41),),
+        unknown=("float64: the model refuses it",),
+    )
+    write_replay(found, capture)
+    return tmp_path
+
+
+@pytest.mark.parametrize("where", ["tab", "file"])
+def test_the_story_tells_what_the_replay_of_its_step_found(look, served, replayed, where):
+    seen = look(color_scheme="dark" if where == "file" else "light")
+    if where == "tab":
+        seen.open_page(served(replayed), "run=replayed").shown_run()
+    else:
+        file = replayed / "replayed.html"
+        file.write_text(render(RunView(replayed / "replayed")))
+        seen.open_file(file).shown_run()
+    story = seen.frame.get_by_role("region", name="What happened")
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    block = story.locator(".story-replay")
+    expect(block.get_by_role("heading")).to_have_text("Step 40, replayed")
+    expect(block.locator("dt").first).to_have_text("happens again")
+    expect(block.locator("dd").first).to_contain_text("yes, bit for bit")
+    expect(block.locator("code")).to_have_text("x")
+    for part in (
+        "att (aten._softmax, model.py:41)",
+        "row 3 of 8 carries 97",
+        "without it 0.41",
+        "all 12 keys are masked; <img src=x onerror=window.broken=1> \\x1b[31m",
+        "without row 3: 0.41",
+        "float64: the model refuses it",
+    ):
+        expect(block).to_contain_text(part)
+    assert seen.page.evaluate("() => window.broken") is None
+    assert seen.serious_findings(AXE) == []
+    seen.frame.locator("button.event").filter(has_text="spike").click()
+    expect(story.get_by_role("heading").first).to_contain_text("warning spike, step 20")
+    expect(block).to_be_empty()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

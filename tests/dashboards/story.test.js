@@ -3,7 +3,14 @@ import { test } from "node:test";
 import { cellColours, palette } from "../../dashboards/draw/colours.js";
 import { ABSENT } from "../../dashboards/heat/values.js";
 import { neighbour } from "../../dashboards/state/events.js";
-import { cellsBelow, columnsAround, orderOfRise, storyRows, storyScalars } from "../../dashboards/story/story.js";
+import {
+  cellsBelow,
+  columnsAround,
+  orderOfRise,
+  replayTold,
+  storyRows,
+  storyScalars,
+} from "../../dashboards/story/story.js";
 import { event, series, tile } from "./support.js";
 
 const steps = (/** @type {number[]} */ ...values) => Float64Array.from(values);
@@ -154,4 +161,22 @@ test("a scalar stands below its own steps, whichever of the two has more columns
     { value: Number.NaN, bad: false, span: 1 },
     { value: 2, bad: false, span: 1 },
   ]);
+});
+
+test("a replay is told as questions and answers, and a line of code without its mark", () => {
+  const answers = /** @type {[string, string][]} */ ([
+    ["began in", "att (aten._softmax, model.py:41)"],
+    ["", "> return x.softmax(-1)"],
+    ["note", "> 3 rows"],
+  ]);
+  assert.equal(replayTold(event(3)), null);
+  assert.deepEqual(replayTold(event(3, { replay: { step: 3, answers: [] } })), { step: 3, answers: [] });
+  assert.deepEqual(replayTold(event(3, { replay: { step: 4, answers } })), {
+    step: 4,
+    answers: [
+      { label: "began in", text: "att (aten._softmax, model.py:41)", isCode: false },
+      { label: "", text: "return x.softmax(-1)", isCode: true },
+      { label: "note", text: "> 3 rows", isCode: false },
+    ],
+  });
 });

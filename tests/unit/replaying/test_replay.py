@@ -1,5 +1,6 @@
 """`gradwatch.replay` on planted faults, a sample of benchmarks/blackbox, and what it says where it knows nothing."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -13,7 +14,8 @@ from torch import nn
 import gradwatch
 from gradwatch.analysis.replays.result import read_replay, replay_from
 from gradwatch.capture import Group, write
-from gradwatch.errors import CannotReplay
+from gradwatch.errors import CannotReplay, CaptureDamaged
+from gradwatch.replaying.example import example_capture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SAMPLE = [
@@ -134,3 +136,70 @@ def test_another_model_is_refused(tmp_path):
     capture = capture_step(model, [lambda: model(x).mean()])
     with pytest.raises(CannotReplay, match="not the captured ones"):
         gradwatch.replay(capture, nn.Linear(2, 2))
+
+
+def _scale(found):
+    found["loss_scale"] = 0
+
+
+def _ranks(found):
+    found["ranks"], found["reduction"] = 10**18, "mean"
+
+
+def _no_rank(found):
+    found["rank"] = 7
+
+
+def _shards(found):
+    found["ranks"], found["reduction"] = 2, "mean"
+    found["shards"] = {"weight": {"shape": [0, 2**61, 2**61], "offset": [0, 0, 0]}}
+
+
+def _gradients(found):
+    found["gradients"]["weight"] = {"tensor": "t1", "shape": [1], "dtype": "float32"}
+
+
+def _module(found):
+    found["groups"][0][0]["module"] = "../../nowhere"
+
+
+def _autocast(found):
+    found["groups"][0][0]["autocast"] = {"cpu": {"enabled": True, "dtype": "nn", "cache_enabled": True}}
+
+
+def _random_state(found):
+    found["groups"][0][0]["random_state"]["cpu"] = found["groups"][0][0]["random_state"]["python"][1]
+
+
+@pytest.mark.parametrize("change", [_scale, _ranks, _no_rank, _shards, _gradients, _module, _autocast, _random_state])
+def test_a_capture_of_a_stranger_is_refused_or_told_and_leaves_the_model(tmp_path, change):
+    model = nn.Linear(3, 1)
+    before = [one.detach().clone() for one in model.parameters()]
+    folder = write(example_capture(nn.Linear(3, 1), bad_row=2), tmp_path / "captures" / "step-000007")
+    described = json.loads((folder / "capture.json").read_text())
+    change(described)
+    (folder / "capture.json").write_text(json.dumps(described))
+    found = None
+    with contextlib.suppress(CannotReplay, CaptureDamaged):
+        found = gradwatch.replay(folder, model)
+    assert found is None or found.unknown
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
+
+
+def test_a_model_of_another_type_is_named(tmp_path):
+    folder = write(example_capture(nn.Linear(3, 1), bad_row=2), tmp_path / "captures" / "step-000007")
+    found = gradwatch.replay(folder, nn.Linear(3, 1).double())
+    assert found.recurs != "bitwise"
+    assert "other types: weight was float32 then, and is float64 now" in found.notes
+
+
+def test_a_folder_that_can_not_be_written_costs_a_line(tmp_path, monkeypatch, caplog):
+    from gradwatch.replaying import replay as module
+
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(module, "write_replay", refuse)
+    folder = write(example_capture(nn.Linear(3, 1), bad_row=2), tmp_path / "captures" / "step-000007")
+    assert gradwatch.replay(folder, nn.Linear(3, 1)).recurs == "bitwise"
+    assert "not kept beside the capture: read-only" in caplog.text

@@ -54,6 +54,23 @@ def test_a_spike_is_kept_with_its_norm_and_its_limit(tmp_path):
     assert stored[39] < found.limit < stored[40]
 
 
+@pytest.mark.parametrize(
+    ("clips", "policy", "threshold"), [(2.5, None, 2.5), (None, gradwatch.clip.NormClip(0.5), 0.5), (None, None, None)]
+)
+def test_the_threshold_in_force_is_kept(tmp_path, clips, policy, threshold):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    with gradwatch.attach(model, optimizer, tmp_path, capture=True, clip=policy) as watch:
+        for scale in [*CALM, 50.0]:
+            optimizer.zero_grad()
+            (model(torch.ones(2, 3)).sum() * scale).backward()
+            watch.log(scale)
+            if clips is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clips)
+            optimizer.step()
+    assert read(list_captures(tmp_path)[0].folder).max_norm == threshold
+
+
 @pytest.mark.parametrize(("why", "step"), [("spike", 40), ("explosion", 42), ("nonfinite", 44)])
 def test_only_what_is_asked_for_is_kept(tmp_path, why, step):
     train(tmp_path, [*CALM, 50.0, 1.0, 1e4, 1.0, math.nan], CaptureOptions(on=(why,)))
