@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.capture import CaptureOptions
-from gradwatch.measure import Measurement, is_sharded, measure
+from gradwatch.measure import Measurement, is_sharded, measure, parts_in_fsdp1
 from gradwatch.recording.capture.forwards import ForwardTap
 from gradwatch.recording.capture.judging import StepJudge
 from gradwatch.recording.capture.keeper import Keeper
@@ -88,7 +88,7 @@ class StepCapture:
         parallel = None if self._team is None or model is None else parallel_kind(model)
         if loop.steps_within_backward:
             self._say("optimizers that step within the backward leave no gradient to keep")
-        elif model is None or (parallel is None and _holds_parts(loop.tracker)):
+        elif model is None or parts_in_fsdp1(model) or (parallel is None and _holds_parts(loop.tracker)):
             self._say("the parameters are sharded by something else than fully_shard alone over all ranks")
         elif self._rank == 0 or parallel is not None:
             self._add(loop, model, parallel)

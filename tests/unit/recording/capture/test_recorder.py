@@ -64,7 +64,7 @@ def test_the_threshold_in_force_is_kept(tmp_path, clips, policy, threshold):
         for scale in [*CALM, 50.0]:
             optimizer.zero_grad()
             (model(torch.ones(2, 3)).sum() * scale).backward()
-            watch.log(scale)
+            watch.log(loss=scale)
             if clips is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clips)
             optimizer.step()
