@@ -251,7 +251,7 @@ class RankStats:
             return None
         return int(np.flatnonzero(self.norm == ordered[-1])[0])
 
-    loudest = dominant_rank  # its name before 0.2
+    loudest = dominant_rank  # the older name
 
     def not_finite(self) -> list[int]:
         """The ranks whose own gradient had a NaN or infinite entry before the reduction spread it."""

@@ -331,7 +331,7 @@ def judged(
     losses, norms = history.losses[:steps, column].astype(float), history.norms[:steps, column]
     if by_validation:
         losses = history.checks[: steps // (task.steps // LOOKS), column]
-    tail = losses[-max(1, int(experiment.TAIL * len(losses))) :]
+    tail = losses[-max(1, int(experiment.JUDGED_SHARE * len(losses))) :]
     lost = not (np.isfinite(tail).all() and np.isfinite(norms[-1]))
     middle, error = (None, None) if lost else experiment.judge(tail)
     return experiment.Trial(

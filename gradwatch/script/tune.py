@@ -28,7 +28,7 @@ from gradwatch.errors import BadArgument, CannotTune, GradwatchError
 
 FACTOR = 4.0  # from one candidate to the next
 LEAST_GAIN = 0.01  # share of the loss: a smaller difference does not matter
-TAIL = 0.2  # share of a trial's losses, the last ones, by which it is judged
+JUDGED_SHARE = 0.2  # share of a trial's losses, the last ones, by which it is judged
 PILOT = 0.25  # share of the steps that the first round makes
 OUTPUT = "output.txt"  # holds the script's output, beside its run
 
@@ -303,7 +303,7 @@ def outcome(run: Path, max_norm: float, steps: int, judge_by: re.Pattern[str] | 
             f" ({str(run / OUTPUT)!r}). Raise --steps, so that the script prints it within a quarter of them."
         )
     lost = not math.isfinite(losses[-1]) or not np.isfinite(frame["total_norm"].to_numpy(float)[-1])
-    tail = losses[-max(1, int(TAIL * len(losses))) :]
+    tail = losses[-max(1, int(JUDGED_SHARE * len(losses))) :]
     lost = lost or not np.isfinite(tail).all()
     middle, error = (None, None) if lost else judge(tail)
     return Trial(

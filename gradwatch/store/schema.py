@@ -320,10 +320,6 @@ class Layout:
     def has_crc(self) -> bool:
         return self.version >= CRC_SINCE
 
-    @property
-    def has_ranks(self) -> bool:
-        return self.version >= RANKS_SINCE
-
     def has_column(self, table: str, column: str) -> bool:
         """Whether a table, which this layout has, has a column that the newest one has.
 

@@ -27,7 +27,7 @@ MAX_SPAN = 10**8
 CHUNK = 20_000
 """Rows of table ``step`` that are read at a time."""
 
-FEW = 10
+CHECKED_STEPS = 10
 """Damaged steps at the end of a run that are looked at one by one."""
 
 NAMES = ("id", *STEP_COLUMNS, *CHECKSUMS)
@@ -127,7 +127,7 @@ class StepTable:
     def _next_in_rows(self, optimizer: str) -> int:
         """`next_step` of the rows that table ``meta`` does not tell of."""
         after, below = self._integrity.next_steps.last_id, LARGEST
-        for _ in range(FEW):
+        for _ in range(CHECKED_STEPS):
             query = "select max(step) from step not indexed where id > ? and optimizer = ? and step <= ?"
             ((last,),) = self._db.rows(query, after, optimizer, below)
             if not is_count(last):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from gradwatch.analysis.replays.result import CompiledReplay, Origin, Replay, RowFinding
-from gradwatch.text import count, number, printable, share
+from gradwatch.text import number, printable, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +195,3 @@ def _norm(value: float | None) -> str:
     if value is None:
         return "not known"
     return "not finite" if not math.isfinite(value) else number(value)
-
-
-def summary_of(replays: tuple[Replay, ...]) -> str:
-    """How many steps were replayed."""
-    return f"{count(len(replays), 'step')} replayed"
