@@ -9,13 +9,13 @@ READY := $(VENV)/.ready
 NODE := node_modules
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest peers coverage check javascript browser benchmark gpu dashboard detection diagnosis recommendation temporal-order pictures docs clean
+.PHONY: demo test test-slow test-lowest trackers peers coverage check javascript browser benchmark gpu dashboard detection diagnosis recommendation temporal-order pictures docs clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
 
 # Two workers on two cores: threads of each would only wait for one another. Tests of threads ask for theirs.
-test test-slow test-lowest peers: export OMP_NUM_THREADS ?= 1
+test test-slow test-lowest trackers peers: export OMP_NUM_THREADS ?= 1
 
 test: $(READY) browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not peers" $(ARGS)
@@ -45,6 +45,18 @@ test-lowest:
 	$(LOWEST) -m pytest -n 2 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
 	  tests/unit/distributed tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store \
 	  tests/unit/views
+
+# Trackers with the packages themselves. MLflow and trackio need older versions of some packages than those that
+# constraints.txt has, so they have an environment of their own.
+trackers: TRACKERS := .venv-trackers/$(notdir $(BIN))/python
+trackers:
+	$(PYTHON) -m venv .venv-trackers
+	grep -vE '^(importlib_metadata|pillow)==' constraints.txt > .venv-trackers/constraints.txt
+	cat constraints-trackers.txt >> .venv-trackers/constraints.txt
+	$(TRACKERS) $(PIP_INSTALL) torch -c .venv-trackers/constraints.txt
+	$(TRACKERS) $(PIP_INSTALL) -e '.[wandb,mlflow,trackio,notify,parquet]' alembic hypothesis pytest pytest-xdist -c .venv-trackers/constraints.txt
+	$(TRACKERS) -c "import alembic, mlflow, trackio, wandb"
+	$(TRACKERS) -m pytest -rs tests/unit/sinks tests/unit/sources/test_tracker_stores.py tests/unit/sources/test_wandb_file.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -109,7 +121,7 @@ docs: $(READY)
 	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 clean:
-	rm -rf $(VENV) $(NODE) .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NODE) .venv-lowest .venv-trackers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Chromium for tests/browser. Without it those tests are skipped and say so.
 browser:

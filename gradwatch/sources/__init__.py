@@ -161,6 +161,9 @@ def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise CannotImport(f"{str(path)!r} does not exist.")
     if not path.is_dir():
+        # A pipe would be waited for, perhaps for ever, and is read only once.
+        if not path.is_file():
+            raise CannotImport(f"{str(path)!r} is no regular file; write what it gives into one first.")
         return [path]
     found = sorted(path.glob("*tfevents*"))
     if not found:

@@ -216,13 +216,22 @@ def _optimizer_notes(history: History) -> tuple[str, ...]:
 
 def _notes(repeated: int, every: int, moment: str) -> Iterator[str]:
     """What a user should know of the import, a sentence each."""
-    if repeated:
-        are = "step is" if repeated == 1 else "steps are"
-        yield f"{repeated} {are} there more than once; the last value of a step counts"
+    yield from repeated_notes(repeated)
     if every > 1:
         yield f"a norm every {every} steps: what happened between was not recorded"
     if moment == "unknown":
         yield "not known whether the norms were taken before or after clipping; give --moment"
+
+
+def repeated_notes(repeated: int) -> Iterator[str]:
+    """A sentence if some steps are there more than once.
+
+    >>> list(repeated_notes(0)), list(repeated_notes(1))
+    ([], ['1 step is there more than once; the last value of a step counts'])
+    """
+    if repeated:
+        are = "step is" if repeated == 1 else "steps are"
+        yield f"{repeated} {are} there more than once; the last value of a step counts"
 
 
 def _refuse_existing(run: Path) -> None:

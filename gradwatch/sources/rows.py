@@ -9,7 +9,7 @@ from typing import Any
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, as_float, is_step
+from gradwatch.sources.history import History, Point, as_float, is_step, repeated_notes
 
 
 def read(
@@ -31,17 +31,23 @@ def read(
     """
     available = list(dict.fromkeys(name for row in rows for name in row))
     columns = choose(available, repr(file.name), norm, step, loss, layers_prefix)
-    points = [
-        point for at, each in _joined(rows, columns, file).items() if (point := _point(at, each, columns)) is not None
-    ]
+    joined, repeated = _joined(rows, columns, file)
+    points = [point for at, each in joined.items() if (point := _point(at, each, columns)) is not None]
     taken = "the norms of layers" if columns.norm is None else repr(columns.norm)
     return History(
-        points, f"{taken} of {file.name}", notes=tuple(told(available, columns)), layers=columns.series.layers
+        points,
+        f"{taken} of {file.name}",
+        notes=(*told(available, columns), *repeated_notes(repeated)),
+        layers=columns.series.layers,
     )
 
 
-def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> dict[int, dict[str, float]]:
-    """The values of each step, from all its rows: by kind, and those of layers by column. The last of a kind counts."""
+def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> tuple[dict[int, dict[str, float]], int]:
+    """The values of each step, from all its rows: by kind, and those of layers by column. The last of a kind counts.
+
+    The number tells how many steps have a kind more than once.
+    """
+    repeated = set()
     wanted = {kind: name for kind, name in columns.by_kind.items() if name is not None and kind != "step"}
     wanted |= {name: name for name in columns.series.columns}
     joined: dict[int, dict[str, float]] = {}
@@ -53,8 +59,11 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
         for kind, name in wanted.items():
             value = row.get(name)
             if value is not None and value != "":
-                joined.setdefault(step, {})[kind] = _number(value, file, number, name)
-    return joined
+                found = joined.setdefault(step, {})
+                if kind in found:
+                    repeated.add(step)
+                found[kind] = _number(value, file, number, name)
+    return joined, len(repeated)
 
 
 def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,12 +57,23 @@ def _frame(file: Path) -> pd.DataFrame:
     try:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
-        # As text, because pandas would read an empty cell and one that says NaN alike.
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
+        return _csv(file)
     except ImportError as error:
         raise CannotImport("Parquet needs the package pyarrow: `pip install gradwatch[parquet]`.") from error
+    except pd.errors.ParserWarning as error:
+        raise CannotImport(
+            f"{str(file)!r} has a row that is longer than its first line, which names the columns."
+        ) from error
     except Exception as error:  # parsers raise many types
         raise CannotImport(f"{str(file)!r} can't be read as a table: {first_line(error)}.") from error
+
+
+def _csv(file: Path) -> pd.DataFrame:
+    # As text, because pandas would read an empty cell and one that says NaN alike. Without `index_col`, pandas takes
+    # the first column for an index where rows are longer than the head, and each column gets its neighbour's values.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
 
 
 def _numbers(frame: pd.DataFrame, name: str, file: Path) -> list[float | None]:

@@ -18,6 +18,7 @@ PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if n
 
 PYTHON_NOT_RUN = {
     'notify=["slack://': "the addresses stand for the reader's own; tests/unit/sinks/test_notify.py sends to a server",
+    "import duckdb": "needs a data set; tests/unit/export/test_dataset.py",
     "list_captures": "needs a captured run; tests/unit/capture/test_listing.py",
     "gradwatch.replay(": "needs a captured run; tests/unit/replaying/test_replay.py",
 }

@@ -44,7 +44,7 @@ def test_everything_that_make_names_is_there(unpacked):
     assert [name for name in sorted(named) if not (unpacked / name).exists()] == []
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "test-lowest", "coverage"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "test-lowest", "trackers", "coverage"])
 def test_make_knows_how_to_reach_the_target(unpacked, target):
     done = subprocess.run(["make", "-n", target], cwd=unpacked, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

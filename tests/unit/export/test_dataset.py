@@ -1,5 +1,7 @@
 """Runs as a Parquet data set."""
 
+import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -90,6 +92,26 @@ def test_the_command(runs, tmp_path, capsys, monkeypatch):
         main()
     assert not ended.value.code
     assert "wrote 2 runs" in capsys.readouterr().out
+
+
+def test_the_question_of_the_documentation_is_answered_by_duckdb(tmp_path, monkeypatch):
+    pytest.importorskip("duckdb")
+    for name, norms in (("good", steady(400)), ("bad", [*steady(300), *[math.nan] * 100]), ("7", [*steady(399), 1e9])):
+        write_run(tmp_path / "runs" / name, stream(norms, max_norm=1.5))
+    write_dataset([tmp_path / "runs"], str(tmp_path / "data"))
+    (block,) = re.findall(
+        r"```python\n(import duckdb\n.*?)```", (ROOT / "docs" / "many-runs.md").read_text(), re.DOTALL
+    )
+    monkeypatch.chdir(tmp_path)
+    printed = []
+    exec(block, {"print": printed.append})
+    events = [(name, event) for name in ("good", "bad", "7") for event in Run(tmp_path / "runs" / name).events()]
+    critical = {}
+    for name, event in sorted(events, key=lambda pair: pair[1].step):
+        if event.severity == "critical":
+            critical.setdefault(name, event.parameter)
+    assert critical
+    assert sorted(printed[0].fetchall()) == sorted((name, layer, 1.5) for name, layer in critical.items())
 
 
 @pytest.mark.slow

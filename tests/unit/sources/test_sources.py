@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -84,3 +85,34 @@ def test_every_table_says_what_was_taken_and_left_out(tmp_path):
     assert notes[0].startswith("taken: 'grad_norm' as the gradient norm, 'step' as the step; --norm,")
     assert notes[1] == "not found: the loss, the learning rate"
     assert notes[2].endswith("'accuracy'")
+
+
+# ------------------------------------------------------------------------------------ what is no history
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.log", "a.wandb", "events.out.tfevents.1"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CannotImport, match="no regular file"):
+        read([tmp_path / name])
+
+
+@pytest.mark.parametrize("text", ["step,grad_norm\n1,1,3\n2\n", "step,grad_norm\n1,1,3\n2,2,4\n"])
+def test_a_row_longer_than_the_head_is_refused(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(CannotImport, match="longer than its first line"):
+        read([tmp_path / "a.csv"])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_steps_that_repeat_or_go_back_are_sorted_and_said(tmp_path, suffix):
+    pairs = [(2, 1.0), (2, 3.0), (1, 2.0), (7, 0.5)]
+    if suffix == ".csv":
+        text = "step,grad_norm\n" + "".join(f"{step},{norm}\n" for step, norm in pairs)
+    else:
+        text = "".join(json.dumps({"step": step, "grad_norm": norm}) + "\n" for step, norm in pairs)
+    (tmp_path / f"a{suffix}").write_text(text)
+    made = write(read([tmp_path / f"a{suffix}"]), tmp_path / "run")
+    assert dict(Run(made.run).steps()["total_norm"]) == {1: 2.0, 2: 3.0, 7: 0.5}
+    assert sum("1 step is there more than once" in note for note in made.notes) == 1
