@@ -95,6 +95,11 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
         pytest.param("import gradwatch; gradwatch.Run", {"torch", "rich"}, id="reading needs no torch"),
         pytest.param("import gradwatch.cli", {"torch", "pandas", "numpy"}, id="the command line starts light"),
         pytest.param(
+            "import gradwatch.cli.commands.run",
+            {"torch", "pandas", "pyarrow", "rich"},
+            id="a script is started without pandas",
+        ),
+        pytest.param(
             "import gradwatch.recording.recorder", {"torch", "pandas", "rich"}, id="records are made without torch"
         ),
         pytest.param(

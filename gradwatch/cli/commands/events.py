@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gradwatch.cli.arguments import check_kinds
 from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.errors import BadArgument
-from gradwatch.record import KINDS, SEVERITIES, Event
+from gradwatch.record import SEVERITIES, Event
 from gradwatch.views import json as json_view
 from gradwatch.views.console.events import event_list
 
@@ -22,15 +23,6 @@ def events(path: Path | None, json: bool, kinds: list[str], severity: str) -> No
         print_json(json_view.events(found))
     else:
         print_view(event_list(found, screen(), name_optimizers=len(run.optimizers) > 1))
-
-
-def check_kinds(kinds: list[str]) -> None:
-    """Raises:
-    BadArgument: one of them is not a kind of event.
-    """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise BadArgument(f"{kind!r} is not a kind of event; expected one of {', '.join(KINDS)}.")
 
 
 def _is_wanted(event: Event, kinds: list[str], severity: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradwatch.capture import CaptureOptions
-from gradwatch.cli.commands.events import check_kinds
+from gradwatch.cli.arguments import check_kinds
 from gradwatch.errors import BadArgument
 from gradwatch.script import launch as launcher
 from gradwatch.script.plan import ClipPlan, RecordingPlan
@@ -79,7 +79,7 @@ def check_options(options: RunOptions) -> ClipPlan | None:
     """
     _check_max_norm(options)
     _check_recorder(options)
-    check_kinds(list(options.stop_on))
+    check_kinds(options.stop_on)
     trackers(options.to)
     own_trackers(None, options.notify)
     clip = None if options.clip is None else ClipPlan.parse(options.clip)
