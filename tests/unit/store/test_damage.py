@@ -23,22 +23,22 @@ from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
 
 
-def written(folder):
+def written(folder, steps=300):
     names = tuple(ParameterInfo(name=f"layer{i}.weight", shape=(8, 8)) for i in range(12))
     records = stream(
-        replaced(steady(300), {200: 50.0, 250: float("nan")}),
+        replaced(steady(steps), {steps * 2 // 3: 50.0, steps * 5 // 6: float("nan")}),
         parameters=names,
         shares=[0.2] * 12,
         max_norm=1.0,
-        losses=[1.0 / (1 + i) for i in range(300)],
+        losses=[1.0 / (1 + i) for i in range(steps)],
     )
     return write_run(folder, records)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run, and all that it holds."""
-    folder = written(tmp_path_factory.mktemp("whole"))
+    """A run, and all that it holds. It is short, because it is read hundreds of times."""
+    folder = written(tmp_path_factory.mktemp("whole"), 120)
     run = Run(folder)
     stats = ("norm", "abs_max", "nonfinite", "zeros", "weight_norm", "update_norm")
     return (
@@ -83,7 +83,7 @@ def look(folder, whole, thoroughly):
         run.recommend()
         run.replay()
         view = RunView(folder)
-        view.overview(), view.layers(), view.advice(), view.series(0, 300, 50), view.tile("norm", 0, 300, 50)
+        view.overview(), view.layers(), view.advice(), view.series(0, 120, 50), view.tile("norm", 0, 120, 50)
         render(view)
     return complete, run.damaged_rows
 
@@ -101,9 +101,10 @@ def attempt(folder, data, whole, thoroughly=False):
 
 
 @pytest.mark.parametrize(
-    ("seed", "flips"), [(0, 60), *(pytest.param(seed, 500, marks=pytest.mark.slow) for seed in range(1, 5))]
+    ("seed", "flips"), [(0, 60), *(pytest.param(seed, 400, marks=pytest.mark.slow) for seed in (1, 2))]
 )
 def test_flipped_bits_never_give_a_wrong_number(whole, tmp_path, seed, flips):
+    """`benchmarks/store_fuzz.py` flips every bit of the small tables; here more is read of each damaged run."""
     rng = random.Random(seed)
     outcomes = {}
     for number in range(flips):
