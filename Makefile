@@ -35,7 +35,11 @@ peers: $(READY)
 	$(BIN)/python -m pytest -s -rs -m peers tests/peers $(ARGS)
 
 # Reading, reports, the command line, TensorBoard and a short training with the oldest versions that pyproject.toml allows;
-# torch is the newest.
+# torch is the newest. Tests of arithmetic and of SQLite are left out: they hold many cases of code that other tests here
+# run with these versions as well.
+test-lowest: ONCE := analysis/recommend/test_rule.py analysis/recommend/test_wording.py analysis/recommend/test_changes.py \
+  analysis/recommend/test_aggregate.py analysis/diagnosis/test_agreement.py analysis/diagnosis/test_growth.py \
+  store/test_strangers.py store/test_hostile.py
 test-lowest: LOWEST := .venv-lowest/$(notdir $(BIN))/python
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
@@ -43,8 +47,8 @@ test-lowest:
 	$(LOWEST) $(PIP_INSTALL) -e '.[parquet,capture]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
 	$(LOWEST) -m pytest -n 2 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
-	  tests/unit/distributed tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store \
-	  tests/unit/views
+	  tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store tests/unit/views \
+	  $(ONCE:%=--ignore=tests/unit/%)
 
 # Trackers with the packages themselves. MLflow and trackio need older versions of some packages than those that
 # constraints.txt has, so they have an environment of their own.
