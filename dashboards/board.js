@@ -126,7 +126,7 @@ export class Board {
     const marks = { range, events: this.#ownEvents(overview), chosen: event, theme };
     toolbar.element.hidden = false;
     toolbar.show({ range, series: focused.series, wholeAxis: state.wholeAxis });
-    charts.show({ ...state, runs, ...marks });
+    charts.show({ ...state, ...data, runs, ...marks });
     const { tile, whole } = data;
     const colour = runColour(focused.slot, theme);
     const own = { state, tile, whole, colour, lastStep: overview.last_step };

@@ -153,6 +153,12 @@ export interface Tile {
   arrays: { first: Float64Array; last: Float64Array; values: Matrix };
 }
 
+/** How many steps of each span have which total norm (gradwatch.analysis.statistics.distribution). */
+export interface Distribution {
+  about: { accuracy: number };
+  arrays: Record<"first" | "last" | "unknown" | "zeros" | "norms", Float64Array> & { counts: Matrix };
+}
+
 /** What one threshold would have done. */
 export interface WhatIf {
   threshold: number;
@@ -191,6 +197,8 @@ export interface Source {
   layers(query: Query): Promise<Layers>;
   advice(query: Query): Promise<Advice>;
   series(query: Query, from: number, to: number, columns: number): Promise<Series>;
+  /** In at most as many spans of steps as columns. */
+  distribution(query: Query, from: number, to: number, columns: number): Promise<Distribution>;
   tile(query: Query, stat: string, from: number, to: number, columns: number): Promise<Tile>;
 }
 

@@ -4,6 +4,7 @@
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
+import { axisOf } from "./axis.js";
 import { listen, takeSelection } from "./gestures.js";
 import { drawMarks } from "./marks.js";
 import { optionsOf } from "./options.js";
@@ -35,6 +36,7 @@ export class Chart {
   /** @type {uPlot | null} */ #plot = null;
   /** @type {{ title: string, height: number, share: boolean }} */ #look;
   /** @type {{ step: number, colour: string }[]} */ #above = [];
+  /** Is called after each drawing. @type {() => void} */ whenDrawn = () => {};
 
   /**
    * @param {{ title: string, hint?: string, height: number, share?: boolean }} look `share`: values are shares
@@ -46,11 +48,12 @@ export class Chart {
     this.readout = h("p", { class: "readout" });
     this.heading = h("h3", { title: hint }, title);
     this.canvas = h("div", { class: "plot", role: "img", "aria-label": title });
+    this.box = h("div", { class: "plot-box" }, this.canvas);
     this.element = h(
       "section",
       { class: "track", "aria-label": title },
       h("div", { class: "gutter" }, this.heading, this.readout),
-      this.canvas,
+      this.box,
     );
   }
 
@@ -71,6 +74,11 @@ export class Chart {
       return this.#plot.setScale("x", { min: shown.range[0], max: shown.range[1] });
     if (last.events !== shown.events || last.chosen !== shown.chosen || last.bad !== shown.bad)
       this.#plot.redraw(false);
+  }
+
+  /** Its y axis; null if nothing is drawn. */
+  get axis() {
+    return this.#plot && this.#shown?.lines.length ? axisOf(this.#plot, this.#shown.log ?? false) : null;
   }
 
   /** Takes the width that there is now. */
@@ -117,7 +125,7 @@ export class Chart {
       colours: ink(theme),
       range: () => /** @type {Shown} */ (this.#shown).range,
       hooks: {
-        draw: [(u) => drawMarks(u, /** @type {Shown} */ (this.#shown), this.#above)],
+        draw: [(u) => drawMarks(u, /** @type {Shown} */ (this.#shown), this.#above), () => this.whenDrawn()],
         ready: [(u) => listen(u, this.#on)],
         setSelect: [(u) => this.#selected(u, log)],
       },

@@ -7,7 +7,7 @@ import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { AXIS, RIGHT } from "./layout.js";
 import { isolated, yRange } from "./table.js";
 
-const FONT = "11px system-ui";
+export const FONT = "11px system-ui";
 
 /** The y axis of a chart whose values are powers of ten. @type {Partial<uPlot.Axis>} */
 export const LOGARITHMIC = {

@@ -1,5 +1,5 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Layers, Overview, Query, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Overview, Query, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
 
 import { offered, sourceOf } from "../heat/statistics.js";
 import { findEvent } from "../state/events.js";
@@ -21,6 +21,7 @@ import { Kept } from "./kept.js";
  * @property {Record<string, Series>} series by run
  * @property {Layers | null} layers of the run in the focus, as are the rest
  * @property {Tile | null} tile the statistic shown, of the steps shown
+ * @property {Distribution | null} distribution of the total norm in the steps shown
  * @property {Tile | null} whole the statistic shown, of all steps
  * @property {Story | null} story of the chosen event
  * @property {Advice | null} advice
@@ -98,6 +99,7 @@ export class Loader {
         tile: state.zoom ? await this.#tile("part", query, sourceOf(stat), [from, to], columns) : all,
       });
     }
+    tell({ distribution: await this.#distribution(query, from, to) });
     const event = findEvent(overviews[state.focus].overview, state.event);
     if (event) tell({ story: await this.#story(query, event, layers.stats.includes("norm"), columns) });
     tell({ advice: await this.#kept.ask("advice", query, () => this.#source.advice(query)) });
@@ -137,6 +139,12 @@ export class Loader {
   #series(query, from, to, columns) {
     const key = { ...query, from, to, columns };
     return this.#kept.ask(`series of ${query.run}`, key, () => this.#source.series(query, from, to, columns));
+  }
+
+  /** @param {Query} query @param {number} from @param {number} to */
+  #distribution(query, from, to) {
+    const key = { ...query, from, to };
+    return this.#kept.ask("distribution", key, () => this.#source.distribution(query, from, to, 1));
   }
 
   /** @param {string} kind @param {Query} query @param {string} stat @param {number[]} range @param {number} columns */

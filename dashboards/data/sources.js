@@ -1,5 +1,5 @@
 // The two places the page gets its runs from: a server, or the file it is in. Both answer the same questions.
-/** @import { Advice, Layers, Listing, Overview, Query, Source, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Listing, Overview, Query, Source, Tile } from "../types.d.ts" */
 import { unpack, unpackEmbedded, widened } from "./unpack.js";
 
 /**
@@ -28,6 +28,8 @@ export function served(base) {
     layers: (query) => json("layers", query),
     advice: (query) => json("advice", query),
     series: async (query, from, to, columns) => (await packed("series", { ...query, from, to, columns })).arrays,
+    distribution: async (query, from, to, columns) =>
+      /** @type {Distribution} */ (await packed("distribution", { ...query, from, to, columns })),
     tile: async (query, stat, from, to, columns) =>
       /** @type {Tile} */ (await packed("tile", { ...query, stat, from, to, columns })),
   };
@@ -48,6 +50,7 @@ async function reason(response) {
  * @property {Layers} layers
  * @property {Advice} advice
  * @property {string} series
+ * @property {string} distribution
  * @property {Record<string, string>} tiles
  */
 
@@ -64,6 +67,7 @@ export function carried({ list, optimizers }) {
   /** @param {Query} query */
   const part = (query) => optimizers[name(query)];
   const series = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].series));
+  const distribution = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].distribution));
   const tile = kept(async (/** @type {string} */ key, /** @type {string} */ stat) => {
     const { about, arrays } = await unpackEmbedded(optimizers[key].tiles[stat]);
     return { about, arrays: { first: arrays.first, last: arrays.last, values: widened(arrays.values) } };
@@ -75,6 +79,7 @@ export function carried({ list, optimizers }) {
     layers: async (query) => part(query).layers,
     advice: async (query) => part(query).advice,
     series: async (query) => (await series(name(query))).arrays,
+    distribution: async (query) => /** @type {Distribution} */ (await distribution(name(query))),
     tile: (query, stat) => tile(name(query), stat),
   };
 }

@@ -1,5 +1,5 @@
 // Finding a threshold among those whose consequences are known.
-/** @import { WhatIf } from "../types.d.ts" */
+/** @import { Range, Series, WhatIf } from "../types.d.ts" */
 
 /**
  * The point whose threshold is nearest by ratio.
@@ -12,6 +12,18 @@ export function nearestPoint(curve, threshold) {
   let best = 0;
   for (let i = 1; i < curve.length; i++) if (distance(i) < distance(best)) best = i;
   return best;
+}
+
+/**
+ * The last threshold in force in a range of steps; null if the run did not clip there.
+ *
+ * @param {Series} series
+ * @param {Range} range
+ */
+export function inForceIn({ first, "max_norm.high": thresholds }, [, to]) {
+  for (let i = first.length - 1; i >= 0; i--)
+    if (first[i] <= to && Number.isFinite(thresholds[i])) return thresholds[i];
+  return null;
 }
 
 /**

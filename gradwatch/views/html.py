@@ -20,6 +20,7 @@ from gradwatch.views.web.view import RunView
 STEP_COLUMNS = 1500  # a long run has this many columns, at most twice as many
 LAYER_VALUES = 300_000  # of each statistic, at most twice as many
 MIN_LAYER_COLUMNS = 100
+NORM_SPANS = 64  # of steps, each with the distribution of its norms
 
 STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 
@@ -85,6 +86,7 @@ def _optimizer(view: RunView) -> dict[str, Any]:
         "layers": layers,
         "advice": view.advice(),
         "series": embed(pack({}, series)),
+        "distribution": embed(pack(*view.distribution(first, last, NORM_SPANS))),
         "tiles": tiles,
         "columns": len(series["first"]),
         "joined": joined_steps,

@@ -94,7 +94,7 @@ class Look:
 
     def line_pixels(self, chart, x, part):
         """How many pixels around x, in the upper part of a chart, are neither background nor grid."""
-        return self.frame.locator(f"section[aria-label='{chart}'] canvas").evaluate(
+        return self.frame.locator(f"section[aria-label='{chart}'] .plot canvas").evaluate(
             """(canvas, [x, part]) => {
                 const left = (x - 150 - 2) * devicePixelRatio;
                 const data = canvas.getContext("2d").getImageData(left, 0, 5, canvas.height * part).data;
@@ -119,7 +119,7 @@ class Look:
         first, last = self.range()
         return {
             tuple(pixel)
-            for pixel in self.frame.locator(f"section[aria-label='{chart}'] canvas").evaluate(
+            for pixel in self.frame.locator(f"section[aria-label='{chart}'] .plot canvas").evaluate(
                 """(canvas, [part, top, bottom, unit]) => {
                     const left = 56 * unit, width = canvas.width - (56 + 14) * unit;
                     const height = Math.round(canvas.height * (bottom - top));

@@ -234,7 +234,7 @@ def test_a_run_of_one_step_is_drawn(page):
 
 def test_one_explosion_does_not_flatten_the_rest_and_its_height_is_told(page):
     seen = page("long")
-    plot = seen.frame.locator("section[aria-label='total norm'] canvas")
+    plot = seen.frame.locator("section[aria-label='total norm'] .plot canvas")
     cut = plot.screenshot()
     assert (*RUN_BLUE, 255) in seen.chart_colours("total norm", 402, 0.0, 0.1), "a triangle at the top"
     assert "total_norm 1e9" in seen.point("total norm", 402)
@@ -624,6 +624,85 @@ def test_the_slider_and_the_line_that_it_draws_agree_after_a_reload(page):
     assert slider.input_value() == "3"
     assert seen.frame.locator("output").inner_text() == told
     assert f"threshold tried {tried}" in seen.point("total norm", 100)
+
+
+def test_a_threshold_is_dragged_beside_the_distribution_of_norms_or_moved_by_keys(look, served, tmp_path):
+    norms = np.exp(np.random.default_rng(0).normal(0, 0.5, 600))
+    norms[:100] *= 20
+    folder = tmp_path / "runs" / "run"
+    write(folder, [record(s, [n], max_norm=3.0) for s, n in enumerate(norms)]).end_attempt("closed")
+    seen = look().open_page(served(tmp_path / "runs"), "run=run")
+    seen.shown_run()
+    grip = seen.frame.get_by_role("slider", name="threshold to try")
+    picture = seen.frame.locator("canvas.distribution")
+    expect(grip).to_have_attribute("aria-valuetext", re.compile(r"^3 \(in force\) clips .* of 600 steps"))
+
+    def tried():
+        """The threshold and the share that it clips, as told."""
+        text = grip.get_attribute("aria-valuetext")
+        share, unit = re.search(r"clips ([\d.]+) (%)", text).groups()
+        assert unit == "%"
+        return float(grip.get_attribute("aria-valuenow")), float(share) / 100, text
+
+    def is_right(own):
+        threshold, share, _ = tried()
+        low, high = ((own > threshold * by).mean() for by in (1.01, 0.99))
+        return low - 0.001 <= share <= high + 0.001
+
+    assert is_right(norms)
+    grip.focus()
+    seen.page.keyboard.press("ArrowUp")
+    seen.page.keyboard.press("PageUp")
+    assert tried()[0] == pytest.approx(3 * 1.02**11, rel=1e-3)
+    assert seen.range() == (0, 599), "the arrows of the slider do not move the steps"
+    assert is_right(norms)
+    expect(grip).to_be_focused()
+    assert f"threshold tried {tried()[0]:.3g}" in seen.point("total norm", 300)
+    expect(seen.frame.locator(".threshold-handle .tag")).to_be_visible()
+    seen.settle()
+    assert f"trial={tried()[0]:.3g}"[:8] in seen.page.url
+
+    box = grip.bounding_box()
+    x, y = box["x"] + 12, box["y"] + 12
+    seen.page.mouse.move(x, y)
+    seen.page.mouse.down()
+    seen.page.mouse.move(x, y + 30)
+    live = tried()
+    assert live[0] < 3, "it is told while it moves"
+    assert is_right(norms)
+    before = picture.screenshot()
+    seen.page.mouse.move(x, y + 50)
+    assert picture.screenshot() != before
+    seen.page.mouse.up()
+    seen.settle()
+    assert tried()[0] < live[0]
+    assert is_right(norms)
+    box = picture.bounding_box()
+    seen.page.mouse.click(box["x"] + 60, box["y"] + 40)
+    assert tried()[0] > 10
+    assert is_right(norms)
+
+    seen.drag(200, 400)
+    first, last = seen.range()
+    expect(grip).to_have_attribute("aria-valuetext", re.compile(f"steps {first} to {last}"))
+    assert is_right(norms[first : last + 1])
+    assert seen.serious_findings(AXE) == []
+    grip.focus()
+    seen.page.keyboard.press("Escape")
+    expect(grip).to_have_attribute("aria-valuetext", re.compile(r"^3 \(in force\)"))
+
+    file = tmp_path / "run.html"
+    file.write_text(render(RunView(folder)))
+    report = look(offline=True, color_scheme="dark").open_file(file)
+    report.shown_run()
+    grip = report.frame.get_by_role("slider", name="threshold to try")
+    assert is_right(norms)
+    table = report.frame.locator("table.unseen tr")
+    assert table.locator("th").all_inner_texts() == ["least", "p5", "p25", "p50", "p75", "p95", "p99", "largest"]
+    largest = float(table.locator("td").last.inner_text())
+    assert largest == pytest.approx(norms.max(), rel=0.02)
+    report.page.keyboard.press("Tab")
+    assert report.serious_findings(AXE) == []
 
 
 def test_a_link_and_a_reload_lead_back_to_what_was_shown(page, look):

@@ -22,11 +22,11 @@ test("what a reader looks at first is asked for first, and nothing twice", async
   await loader.load(STATE, 100);
   assert.deepEqual(
     asked.map((question) => question.split(" ")[0]),
-    ["overview", "series", "layers", "tile", "advice"],
+    ["overview", "series", "layers", "tile", "distribution", "advice"],
   );
   assert.deepEqual(
     news.map((piece) => Object.keys(piece)[0]),
-    ["overviews", "series", "layers", "whole", "advice"],
+    ["overviews", "series", "layers", "whole", "distribution", "advice"],
   );
 });
 
@@ -35,11 +35,11 @@ test("the same state is answered from what is kept, and asked for again after `f
   const { loader, news } = listening(source);
   await loader.load(STATE, 100);
   await loader.load(STATE, 100);
-  assert.equal(asked.length, 5);
-  assert.equal(news.length, 10);
+  assert.equal(asked.length, 6);
+  assert.equal(news.length, 12);
   loader.forget();
   await loader.load(STATE, 100);
-  assert.equal(asked.length, 10);
+  assert.equal(asked.length, 12);
 });
 
 test("a zoom asks for its steps only", async () => {
@@ -48,7 +48,7 @@ test("a zoom asks for its steps only", async () => {
   await loader.load(STATE, 100);
   asked.length = 0;
   await loader.load({ ...STATE, zoom: [10, 20] }, 100);
-  assert.deepEqual(asked, ["series a 10 20 100", "tile a norm 10 20 100"]);
+  assert.deepEqual(asked, ["series a 10 20 100", "tile a norm 10 20 100", "distribution a 10 20 1"]);
 });
 
 test("an answer that is no longer wanted is dropped", async () => {
@@ -114,7 +114,7 @@ test("a run without layers has no tile and still has advice", async () => {
   await loader.load(STATE, 100);
   assert.deepEqual(
     asked.map((question) => question.split(" ")[0]),
-    ["overview", "series", "layers", "advice"],
+    ["overview", "series", "layers", "distribution", "advice"],
   );
 });
 

@@ -33,7 +33,7 @@ test("moving shows itself at once, and asks when it is over", async () => {
   assert.deepEqual(session.range, [40, 60]);
   assert.deepEqual([changes() - before, asked.length], [3, 0]);
   await settled();
-  assert.deepEqual(asked, ["series a 40 60 100", "tile a norm 40 60 100"]);
+  assert.deepEqual(asked, ["series a 40 60 100", "tile a norm 40 60 100", "distribution a 40 60 1"]);
   on.showAll();
   assert.equal(session.state.zoom, null);
   await settled();

@@ -105,6 +105,29 @@ export function tile(stat, table) {
   return { about: { stat, joined: 1 }, arrays: { first: steps, last: steps, values: matrix(table) } };
 }
 
+/**
+ * The distribution of norms in one span, or in several.
+ *
+ * @param {...number[]} spans the norms of each; NaN is unknown
+ * @returns {import("../../dashboards/types.d.ts").Distribution}
+ */
+export function distribution(...spans) {
+  const norms = [...new Set(spans.flat().filter((norm) => norm > 0 && norm < Infinity))].sort((a, b) => a - b);
+  const ends = spans.map((_, i) => spans.slice(0, i + 1).flat().length);
+  const numbers = (/** @type {(span: number[], i: number) => number} */ of) => Float64Array.from(spans, of);
+  return {
+    about: { accuracy: 0.01 },
+    arrays: {
+      first: numbers((span, i) => ends[i] - span.length),
+      last: numbers((_, i) => ends[i] - 1),
+      unknown: numbers((span) => span.filter((norm) => !Number.isFinite(norm)).length),
+      zeros: numbers((span) => span.filter((norm) => norm === 0).length),
+      norms: Float64Array.from(norms),
+      counts: matrix(spans.map((span) => norms.map((norm) => span.filter((one) => one === norm).length))),
+    },
+  };
+}
+
 /** @param {number[][]} table @returns {Matrix} */
 export function matrix(table) {
   /** @type {[number, number]} */
@@ -160,6 +183,7 @@ export function memory(runs, more = {}) {
     layers: async () => LAYERS,
     advice: async () => ADVICE,
     series: async () => series(3),
+    distribution: async () => distribution([1, 2, 3]),
     tile: async (_, stat) => tile(stat, [[1, 2, 3]]),
     ...more,
   };

@@ -93,6 +93,10 @@ class Gallery:
         """`RunView.series`, packed. The query has from, to and columns."""
         return pack({}, self._view(query).series(*_zoom(query)))
 
+    def distribution(self, query: Mapping[str, str]) -> bytes:
+        """`RunView.distribution`, packed, in at most ``columns`` spans. The query has from, to and columns."""
+        return pack(*self._view(query).distribution(*_zoom(query)))
+
     def tile(self, query: Mapping[str, str]) -> bytes:
         """`RunView.tile`, packed. The query has stat, from, to and columns."""
         return pack(*self._view(query).tile(query.get("stat", "norm"), *_zoom(query)))

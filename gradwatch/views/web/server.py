@@ -41,7 +41,11 @@ class Server:
         """
         if route == "/static/*":
             return page_file(query["PATH_INFO"].partition(_STATIC)[2])
-        packed: dict[str, Callable[[Query], bytes]] = {"/series": self.gallery.series, "/tile": self.gallery.tile}
+        packed: dict[str, Callable[[Query], bytes]] = {
+            "/series": self.gallery.series,
+            "/distribution": self.gallery.distribution,
+            "/tile": self.gallery.tile,
+        }
         if route in packed:
             return packed[route](query), BINARY
         described: dict[str, Callable[[Query], dict[str, Any]]] = {

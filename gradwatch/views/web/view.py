@@ -18,6 +18,7 @@ from gradwatch.analysis.long_runs import ACCURACY, LongLayers, long_layers
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
 from gradwatch.analysis.replays.result import Replay, of_event
 from gradwatch.analysis.run import Run
+from gradwatch.analysis.statistics.distribution import distribution
 from gradwatch.analysis.statistics.layers import most_relevant
 from gradwatch.analysis.statistics.owners import NormOwner, dominant, norm_owners
 from gradwatch.analysis.statistics.quantiles import Array
@@ -172,6 +173,13 @@ class RunView:
         with self._lock:
             more = self._read.more_series()
         return at_zoom(self._read.summary.series, first, last, columns, more)
+
+    def distribution(self, first: float, last: float, spans: int) -> tuple[dict[str, Any], Arrays]:
+        """How the total norms of the steps from ``first`` to ``last`` are distributed (`Distribution`)."""
+        series = self._read.summary.series
+        found = distribution(series.step, series.total_norm, first, last, spans)
+        arrays = {name: getattr(found, name) for name in ("first", "last", "unknown", "zeros", "norms")}
+        return {"accuracy": ACCURACY}, arrays | {"counts": found.counts.astype(np.float32)}
 
     def layers(self) -> dict[str, Any]:
         """Every parameter with its median and its largest norm, and the indices of the most relevant first."""

@@ -25,7 +25,7 @@ def test_data_without_arrays_is_json(server, route, key):
     assert key in json.loads(body)
 
 
-@pytest.mark.parametrize("route", ["/series", "/tile"])
+@pytest.mark.parametrize("route", ["/series", "/distribution", "/tile"])
 def test_arrays_are_packed(server, route):
     body, content_type = server.respond(route, QUERY)
     assert content_type == BINARY

@@ -57,6 +57,16 @@ def test_a_run_that_nobody_wrote_to_is_not_read_again(tmp_path, monkeypatch):
     assert view.overview()["steps"] == 50
 
 
+def test_the_distribution_is_of_the_steps_asked_for_in_spans(tmp_path):
+    run = Run(write_run(tmp_path, stream(replaced(steady(600), {400: 80.0}))))
+    about, arrays = RunView(tmp_path).distribution(300, 499, 4)
+    assert arrays["first"].tolist() == [300, 350, 400, 450]
+    assert arrays["counts"].sum() == 200
+    largest = run.steps("0").loc[400, "total_norm"]
+    assert arrays["norms"][-1] == pytest.approx(largest, rel=about["accuracy"])
+    assert arrays["counts"][:, -1].tolist() == [0, 0, 1, 0]
+
+
 def test_the_curve_has_the_recommended_threshold_and_falls(tmp_path):
     write_run(tmp_path, stream(steady(800), max_norm=3.0))
     advice = RunView(tmp_path).advice()
