@@ -4,6 +4,7 @@
 import { columnsIn } from "./chart/layout.js";
 import { ink, runColour } from "./draw/colours.js";
 import { FindingsPart } from "./findings/part.js";
+import { InspectorPart } from "./inspector/part.js";
 import { Charts } from "./parts/charts.js";
 import { drawnRuns } from "./parts/drawn.js";
 import { emptyPage } from "./parts/empty.js";
@@ -47,6 +48,7 @@ export class Board {
       lane: new EventLane(on),
       charts: new Charts(on),
       layers: new LayersPart(on),
+      inspector: new InspectorPart(on),
       threshold: new ThresholdPart(on),
     };
     this.#boxes = layOut(this.#parts, live);
@@ -72,6 +74,7 @@ export class Board {
     this.pointer = step;
     this.#parts.charts.pointAt(step);
     this.#parts.layers.pointAt(step);
+    this.#parts.inspector.pointAt(step);
   }
 
   /** Gives every part what it shows; a part draws only what changed. @param {Session} session @param {Theme} theme */
@@ -94,10 +97,10 @@ export class Board {
 
   /** @param {string} [name] of a run to show alone; all else is hidden, so that nothing moves when it arrives */
   #hideRun(name = "") {
-    const { verdict, findings, events, story, lane, toolbar, charts, layers, threshold } = this.#parts;
+    const { verdict, findings, events, story, lane, toolbar, charts, layers, inspector, threshold } = this.#parts;
     verdict.showName(name);
     events.show();
-    for (const part of [findings, story, lane, toolbar, ...charts.all, layers, layers.chart, threshold])
+    for (const part of [findings, story, lane, toolbar, ...charts.all, layers, layers.chart, inspector, threshold])
       part.element.hidden = true;
   }
 
@@ -131,6 +134,7 @@ export class Board {
     const colour = runColour(focused.slot, theme);
     const own = { state, tile, whole, colour, lastStep: overview.last_step };
     if (data.layers) layers.show({ layers: data.layers, ...own, ...marks });
+    this.#parts.inspector.show({ layers: data.layers, rows: data.rows, ...own, ...marks });
   }
 
   #range = memo((/** @type {number} */ from, /** @type {number} */ to) => /** @type {Range} */ ([from, to]));
@@ -145,5 +149,6 @@ export class Board {
     this.#parts.lane.draw();
     this.#parts.charts.resize();
     this.#parts.layers.resize();
+    this.#parts.inspector.resize();
   }
 }

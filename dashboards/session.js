@@ -9,7 +9,7 @@ import { afterListing, drawn, INITIAL, withOptimizer } from "./state/state.js";
 const AGAIN = 1500; // ms until runs are listed again whose verdicts are still being computed
 const SETTLED = 90; // ms without a move, before finer columns are asked for
 
-const OF_A_RUN = { layers: null, tile: null, whole: null, distribution: null, story: null, advice: null };
+const OF_A_RUN = { layers: null, tile: null, whole: null, distribution: null, rows: null, story: null, advice: null };
 /** @type {Data} */
 const NOTHING = { overviews: {}, series: {}, problem: null, ...OF_A_RUN };
 
@@ -107,6 +107,7 @@ export class Session {
   async become(state) {
     const other = state.focus !== this.state.focus || state.optimizers !== this.state.optimizers;
     if (state.event !== this.state.event) this.data = { ...this.data, story: null };
+    if (state.inspected !== this.state.inspected) this.data = { ...this.data, rows: null };
     this.state = state;
     if (other) this.data = { ...this.data, ...OF_A_RUN };
     this.#changed();

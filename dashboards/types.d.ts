@@ -153,6 +153,9 @@ export interface Tile {
   arrays: { first: Float64Array; last: Float64Array; values: Matrix };
 }
 
+/** By statistic, the values of a few layers: (columns, these layers). */
+export type Rows = Record<string, Tile>;
+
 /** How many steps of each span have which total norm (gradwatch.analysis.statistics.distribution). */
 export interface Distribution {
   about: { accuracy: number };
@@ -199,6 +202,8 @@ export interface Source {
   series(query: Query, from: number, to: number, columns: number): Promise<Series>;
   /** In at most as many spans of steps as columns. */
   distribution(query: Query, from: number, to: number, columns: number): Promise<Distribution>;
+  /** Every statistic of some layers, given as positions in `Layers.layers`. */
+  rows(query: Query, layers: number[], from: number, to: number, columns: number): Promise<Rows>;
   tile(query: Query, stat: string, from: number, to: number, columns: number): Promise<Tile>;
 }
 
@@ -232,6 +237,8 @@ export interface State {
   filter: string;
   /** A row, or a layer within a row. */
   layer: string | null;
+  /** The layers shown with all statistics, by name. */
+  inspected: string[];
   /** The key of the chosen event. */
   event: string | null;
   /** A threshold to try. */

@@ -1,7 +1,8 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Distribution, Layers, Overview, Query, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Overview, Query, Range, Rows, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
 
 import { offered, sourceOf } from "../heat/statistics.js";
+import { positionsOf } from "../inspector/values.js";
 import { findEvent } from "../state/events.js";
 import { memo } from "../state/memo.js";
 import { wholeRange } from "../state/range.js";
@@ -21,6 +22,7 @@ import { Kept } from "./kept.js";
  * @property {Record<string, Series>} series by run
  * @property {Layers | null} layers of the run in the focus, as are the rest
  * @property {Tile | null} tile the statistic shown, of the steps shown
+ * @property {Rows | null} rows of the layers that are inspected
  * @property {Distribution | null} distribution of the total norm in the steps shown
  * @property {Tile | null} whole the statistic shown, of all steps
  * @property {Story | null} story of the chosen event
@@ -99,6 +101,7 @@ export class Loader {
         tile: state.zoom ? await this.#tile("part", query, sourceOf(stat), [from, to], columns) : all,
       });
     }
+    if (state.inspected.length) tell({ rows: await this.#rows(state.inspected, layers, query, [from, to], columns) });
     tell({ distribution: await this.#distribution(query, from, to) });
     const event = findEvent(overviews[state.focus].overview, state.event);
     if (event) tell({ story: await this.#story(query, event, layers.stats.includes("norm"), columns) });
@@ -145,6 +148,14 @@ export class Loader {
   #distribution(query, from, to) {
     const key = { ...query, from, to };
     return this.#kept.ask("distribution", key, () => this.#source.distribution(query, from, to, 1));
+  }
+
+  /** @param {string[]} names @param {Layers} all @param {Query} query @param {Range} range @param {number} columns */
+  #rows(names, { layers }, query, [from, to], columns) {
+    const chosen = positionsOf(names, layers);
+    if (!chosen.length) return null;
+    const key = { ...query, chosen, from, to, columns };
+    return this.#kept.ask("rows", key, () => this.#source.rows(query, chosen, from, to, columns));
   }
 
   /** @param {string} kind @param {Query} query @param {string} stat @param {number[]} range @param {number} columns */

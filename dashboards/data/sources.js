@@ -1,5 +1,6 @@
 // The two places the page gets its runs from: a server, or the file it is in. Both answer the same questions.
 /** @import { Advice, Distribution, Layers, Listing, Overview, Query, Source, Tile } from "../types.d.ts" */
+import { narrowed, rowsOf } from "./rows.js";
 import { unpack, unpackEmbedded, widened } from "./unpack.js";
 
 /**
@@ -30,6 +31,8 @@ export function served(base) {
     series: async (query, from, to, columns) => (await packed("series", { ...query, from, to, columns })).arrays,
     distribution: async (query, from, to, columns) =>
       /** @type {Distribution} */ (await packed("distribution", { ...query, from, to, columns })),
+    rows: async (query, layers, from, to, columns) =>
+      rowsOf(await packed("rows", { ...query, layers: layers.join(), from, to, columns })),
     tile: async (query, stat, from, to, columns) =>
       /** @type {Tile} */ (await packed("tile", { ...query, stat, from, to, columns })),
   };
@@ -80,6 +83,11 @@ export function carried({ list, optimizers }) {
     advice: async (query) => part(query).advice,
     series: async (query) => (await series(name(query))).arrays,
     distribution: async (query) => /** @type {Distribution} */ (await distribution(name(query))),
+    rows: async (query, layers) => {
+      const stats = part(query).layers.stats.filter((stat) => !stat.startsWith("rank_"));
+      const tiles = await Promise.all(stats.map((stat) => tile(name(query), stat)));
+      return narrowed(Object.fromEntries(stats.map((stat, i) => [stat, tiles[i]])), layers);
+    },
     tile: (query, stat) => tile(name(query), stat),
   };
 }

@@ -37,6 +37,19 @@ export function span(low, high) {
 }
 
 /**
+ * All digits of a float32: as few as it takes to read the same number again.
+ *
+ * @param {number} value
+ */
+export function allDigits(value) {
+  for (let digits = 6; digits < 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === Math.fround(value)) return String(short);
+  }
+  return String(Number(value.toPrecision(9)));
+}
+
+/**
  * A share as a percentage.
  *
  * @param {JsonNumber | undefined} value

@@ -3,10 +3,11 @@
 /** @import { Row } from "../state/rows.js" */
 import { h } from "../draw/dom.js";
 import { choices, statistic } from "../heat/statistics.js";
+import { withNames } from "../inspector/values.js";
 import { memo } from "../state/memo.js";
 import { depths } from "../state/rows.js";
 
-/** @typedef {{ stat: string, order: string, depth: number, filter: string }} Look */
+/** @typedef {{ stat: string, order: string, depth: number, filter: string, inspected: string[] }} Look */
 
 export class LayerControls {
   #stat = h("select");
@@ -14,7 +15,9 @@ export class LayerControls {
   #depth = h("select");
   #filter = h("input", { type: "search", placeholder: "regular expression", spellcheck: false });
   #row = h("select");
+  #inspect = h("button", { type: "button", title: "all statistics of the layer, beside those of others" }, "inspect");
   /** @type {Row[]} */ #rows = [];
+  /** The layers inspected after a click. @type {string[]} */ #next = [];
 
   /** @param {{ look(change: Partial<Look & { layer: string | null }>): void }} on */
   constructor({ look }) {
@@ -22,6 +25,7 @@ export class LayerControls {
     this.#order.onchange = () => look({ order: this.#order.value });
     this.#depth.onchange = () => look({ depth: Number(this.#depth.value) });
     this.#filter.oninput = () => look({ filter: this.#filter.value });
+    this.#inspect.onclick = () => look({ inspected: this.#next });
     this.#row.onchange = () => look({ layer: this.#rows[this.#row.selectedIndex - 1]?.name ?? null });
     this.element = h(
       "div",
@@ -31,6 +35,7 @@ export class LayerControls {
       labelled("group", this.#depth),
       labelled("filter", this.#filter),
       labelled("layer", this.#row),
+      this.#inspect,
     );
   }
 
@@ -60,6 +65,9 @@ export class LayerControls {
     this.#order.value = look.order;
     this.#depth.value = String(look.depth);
     if (this.#filter.value !== look.filter) this.#filter.value = look.filter;
+    const own = statistic(stat).ranks ? [] : (row?.members ?? []).map((i) => layers.layers[i].name);
+    this.#next = withNames(look.inspected, own);
+    this.#inspect.disabled = this.#next.length === look.inspected.length;
     this.#row.selectedIndex = row ? rows.indexOf(row) + 1 : 0;
   }
 

@@ -7,14 +7,17 @@ import { h } from "../draw/dom.js";
 /**
  * Puts the parts into the page.
  *
- * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "threshold", Part> & {
+ * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "inspector" | "threshold", Part> & {
  *   runs: Part & { table: Part },
  *   charts: { all: Part[] },
  *   layers: Part & { chart: Part },
  * }} parts
  * @param {boolean} live
  */
-export function layOut({ runs, events, verdict, findings, toolbar, story, lane, charts, layers, threshold }, live) {
+export function layOut(
+  { runs, events, verdict, findings, toolbar, story, lane, charts, layers, inspector, threshold },
+  live,
+) {
   const [first, ...others] = charts.all;
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const ruler = h("div"); // as wide as a chart, whatever is hidden
@@ -24,6 +27,7 @@ export function layOut({ runs, events, verdict, findings, toolbar, story, lane, 
     first.element,
     layers.element, // so high up that it is in view below an open finding
     story.element,
+    inspector.element,
     ...others.map(({ element }) => element),
     layers.chart.element,
     threshold.element,

@@ -34,7 +34,7 @@ export function encoded(state) {
     if (value !== null && value !== INITIAL[name]) query.set(name, String(value));
   }
   if (state.table) query.set("runs", "table");
-  addAxes(query, state);
+  addLists(query, state);
   return query.toString();
 }
 
@@ -61,6 +61,7 @@ export function decoded(text) {
     depth: positive(query.get("depth")) ?? 0,
     filter: string("filter"),
     layer: query.get("layer"),
+    inspected: query.getAll("inspect"),
     event: query.get("event"),
     trial: positive(query.get("trial")),
     pin: query.has("pin") ? (positive(query.get("pin")) ?? 0) : null,
@@ -74,7 +75,8 @@ export function decoded(text) {
 }
 
 /** @param {URLSearchParams} query @param {State} state */
-function addAxes(query, { wholeAxis, values }) {
+function addLists(query, { inspected, wholeAxis, values }) {
+  for (const name of inspected) query.append("inspect", name);
   if (wholeAxis) query.set("axis", "whole");
   for (const [chart, ends] of Object.entries(values)) query.append("y", [chart, ...ends.map(shortest)].join("_"));
 }

@@ -14,6 +14,7 @@ export const INITIAL = {
   depth: 0,
   filter: "",
   layer: null,
+  inspected: [],
   event: null,
   trial: null,
   pin: null,

@@ -386,6 +386,83 @@ def test_the_profile_plays_and_stops(page):
     expect(play).to_be_visible()
 
 
+def test_layers_are_inspected_with_all_statistics_and_all_digits(look, served, tmp_path):
+    norms = np.random.default_rng(0).lognormal(0, 1, (200, 3)).astype(np.float32)
+    weights = WeightStats(weight_norm=np.float32([2, 3, 4]), update_norm=np.float32([0.02, 0.03, 0.08]))
+    records = [record(s, norms[s], weights=weights if s in (0, 150) else None) for s in range(200)]
+    folder = tmp_path / "runs" / "run"
+    write(folder, records, [event(120)]).end_attempt("closed")
+    seen = look(permissions=["clipboard-read", "clipboard-write"])
+    seen.open_page(served(tmp_path / "runs"), "run=run").shown_run()
+    inspector = seen.frame.get_by_role("region", name="Layers in detail")
+    expect(inspector).to_be_hidden()
+    inspect = seen.frame.get_by_role("button", name="inspect", exact=True)
+    expect(inspect).to_be_disabled()
+    for layer in ("block.2.weight", "block.0.weight"):
+        rows_of(seen).select_option(layer)
+        inspect.click()
+    expect(inspector.locator("ul.inspected li")).to_have_text([re.compile("block.2.weight"), re.compile("block.0")])
+    table = inspector.get_by_role("region", name="values at a step")
+
+    def cells(one, row):
+        line = one.frame.locator(".inspector-table tbody tr").filter(has=one.frame.get_by_text(row, exact=True))
+        return line.locator("td").all_inner_texts()
+
+    def is_of(step, when, values):
+        assert when == f"step {step}"
+        assert [np.float32(value) for value in values] == [norms[step, 2], norms[step, 0]]
+
+    expect(table).to_contain_text("values at step 199")
+    is_of(199, *(lambda when, *values: (when, values))(*cells(seen, "norm")))
+    assert cells(seen, "weight_norm") == ["step 150", "4", "2"]
+    assert cells(seen, "update_ratio")[0] == "step 150"
+    shares = [float(value) for value in cells(seen, "norm_share")[1:]]
+    squares = norms[199].astype(float) ** 2
+    assert shares == pytest.approx([squares[2] / squares.sum(), squares[0] / squares.sum()], rel=1e-6)
+    assert "block.2.weight" in seen.point("norm_share by layer", 40)
+    expect(table).to_contain_text("values at step 40")
+    left = [
+        seen.frame.locator(f"section[aria-label='{chart}'] .u-over").bounding_box()["x"]
+        for chart in ("total norm", "norm by layer")
+    ]
+    assert left[0] == left[1], "all charts share their steps"
+    assert inspector.locator("section[aria-label='nonfinite by layer']").is_hidden()
+
+    seen.page.mouse.move(5, 5)
+    seen.frame.locator("button.event").click()
+    expect(table).to_contain_text("values at step 120")
+    table.focus()
+    seen.page.keyboard.press("ArrowRight")
+    seen.page.keyboard.press("ArrowRight")
+    expect(table).to_contain_text("values at step 122")
+    expect(table).to_be_focused()
+    inspector.get_by_role("button", name="copy values").click()
+    copied = seen.page.evaluate("() => navigator.clipboard.readText()").split("\n")
+    assert copied[0] == "statistic\tsteps\tblock.2.weight\tblock.0.weight"
+    is_of(122, copied[1].split("\t")[1], copied[1].split("\t")[2:])
+    assert seen.serious_findings(AXE) == []
+    seen.settle()
+    seen.page.reload()
+    seen.shown_run()
+    expect(table).to_contain_text("values at step 122")
+    inspector.get_by_role("button", name="take block.2.weight away").click()
+    expect(inspector.locator("ul.inspected li")).to_have_count(1)
+    expect(inspector.locator(".inspector-table tbody tr").first.locator("td")).to_have_count(2)
+    inspector.get_by_role("button", name="close").click()
+    expect(inspector).to_be_hidden()
+
+    file = tmp_path / "run.html"
+    file.write_text(render(RunView(folder)))
+    report = look(offline=True, color_scheme="dark").open_file(file)
+    report.shown_run()
+    rows_of(report).select_option("block.1.weight")
+    report.frame.get_by_role("button", name="inspect", exact=True).click()
+    when, value = cells(report, "norm")
+    assert (when, float(value)) == ("step 199", pytest.approx(float(norms[199, 1]), rel=0.005))
+    assert float(cells(report, "norm_share")[1]) == pytest.approx(squares[1] / squares.sum(), rel=0.01)
+    assert report.serious_findings(AXE) == []
+
+
 def test_an_event_tells_its_story_step_by_step(page):
     seen = page("long")
     story = seen.frame.get_by_role("region", name="What happened")

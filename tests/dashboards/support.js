@@ -184,6 +184,7 @@ export function memory(runs, more = {}) {
     advice: async () => ADVICE,
     series: async () => series(3),
     distribution: async () => distribution([1, 2, 3]),
+    rows: async (_, layers) => ({ norm: tile("norm", [layers]) }),
     tile: async (_, stat) => tile(stat, [[1, 2, 3]]),
     ...more,
   };

@@ -49,8 +49,8 @@ def distribution(steps: Counts, norms: Array, first: float, last: float, spans: 
     >>> found.norms.round(1).tolist(), found.counts.tolist(), found.zeros.tolist(), found.unknown.tolist()
     ([1.0], [[2]], [1], [1])
     """
-    begin, end = (int(np.searchsorted(steps, at, side=side)) for at, side in ((first, "left"), (last, "right")))
-    size = max(0, end - begin)
+    begin = int(np.searchsorted(steps, first))
+    size = max(0, int(np.searchsorted(steps, last, side="right")) - begin)
     spans = min(spans, size)
     cuts = begin + np.arange(spans + 1) * size // max(1, spans)
     values = norms[begin : begin + size]

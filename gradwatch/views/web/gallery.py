@@ -101,6 +101,15 @@ class Gallery:
         """`RunView.tile`, packed. The query has stat, from, to and columns."""
         return pack(*self._view(query).tile(query.get("stat", "norm"), *_zoom(query)))
 
+    def rows(self, query: Mapping[str, str]) -> bytes:
+        """`RunView.rows`, packed. The query has layers (positions of parameters), from, to and columns."""
+        text = query.get("layers", "")
+        try:
+            parameters = [int(part) for part in text.split(",") if part]
+        except ValueError as error:
+            raise BadArgument(f"layers is {text!r}; expected whole numbers with commas between.") from error
+        return pack(*self._view(query).rows(parameters, *_zoom(query)))
+
     # --------------------------------------------------------------------------------------- views
 
     def _view(self, query: Mapping[str, str], refresh: bool = False) -> RunView:

@@ -213,6 +213,21 @@ class LongHistory:
         return self.steps[starts], self.steps[ends], values, block
 
 
+def squared_shares(norms: Floats) -> Floats:
+    """The share of each parameter in the sum of all squared norms of its step, (steps, parameters).
+
+    `ABSENT` where a parameter has no gradient, and at steps of which a norm is not finite.
+
+    >>> squared_shares(np.array([[3, 4, ABSENT], [1, NOT_FINITE, 1]], np.float32)).round(2).tolist()
+    [[0.36, 0.64, -1.0], [-1.0, -1.0, -1.0]]
+    """
+    squares = np.where(norms == ABSENT, 0.0, norms.astype(np.float64)) ** 2
+    totals = squares.sum(axis=1, keepdims=True)
+    known = (norms != ABSENT) & np.isfinite(totals) & (totals > 0)
+    shares: Floats = np.where(known, squares / np.where(known, totals, 1.0), ABSENT).astype(np.float32)
+    return shares
+
+
 _CHUNK = 4096  # rows that are read together; a multiple of every block
 _MOST_CHUNKS = 32  # kept
 

@@ -45,6 +45,7 @@ class Server:
             "/series": self.gallery.series,
             "/distribution": self.gallery.distribution,
             "/tile": self.gallery.tile,
+            "/rows": self.gallery.rows,
         }
         if route in packed:
             return packed[route](query), BINARY

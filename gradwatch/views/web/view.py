@@ -6,7 +6,7 @@ Every number comes from the summary, the events and the recommendation.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,7 +29,7 @@ from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, STATS, Event
 from gradwatch.store import FILE_NAME
 from gradwatch.views.json import recommendation, replays, report
-from gradwatch.views.web.layers import LayerHistory, LongHistory
+from gradwatch.views.web.layers import LayerHistory, LongHistory, squared_shares
 from gradwatch.views.web.series import at_zoom
 
 HEAT_STATS = (
@@ -38,11 +38,13 @@ HEAT_STATS = (
     "zeros",
     "nonfinite",
     "update_ratio",
+    "weight_norm",
     "rms_ratio",
     "rank_norm",
     "rank_nonfinite",
     "rank_differing",
 )
+MOST_INSPECTED = 6  # parameters whose rows are given at once
 MAX_EVENTS = 1000  # given to a page; of more, the most severe
 
 Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
@@ -225,6 +227,33 @@ class RunView:
         with self._lock:
             firsts, lasts, values, joined = self._history(stat).tile(self._read.run, first, last, columns)
         return {"stat": stat, "joined": joined}, {"first": firsts, "last": lasts, "values": values}
+
+    def rows(self, parameters: Sequence[int], first: float, last: float, columns: int) -> tuple[dict[str, Any], Arrays]:
+        """Every statistic of a few parameters from ``first`` to ``last``: `tile`, of these parameters alone.
+
+        Where each column is one step, ``norm_share`` is the share that each has of the squared norm of all.
+
+        Raises:
+            BadArgument: there is no such parameter, or there are too many.
+        """
+        if len(parameters) > MOST_INSPECTED or not all(0 <= one < len(self._read.names) for one in parameters):
+            raise BadArgument(
+                f"layers is {list(parameters)}; expected at most {MOST_INSPECTED} of {len(self._read.names)}."
+            )
+        joined: dict[str, int] = {}
+        arrays: dict[str, NDArray[np.generic]] = {}
+        with self._lock:
+            for stat in HEAT_STATS:
+                if stat.startswith("rank_") or not self._has(stat):
+                    continue
+                firsts, lasts, values, joined[stat] = self._history(stat).tile(self._read.run, first, last, columns)
+                tables = {stat: values}
+                if stat == "norm" and joined[stat] == 1:
+                    joined["norm_share"], tables["norm_share"] = 1, squared_shares(values)
+                for name, table in tables.items():
+                    own: Arrays = {"first": firsts, "last": lasts, "values": table[:, list(parameters)]}
+                    arrays |= {f"{name}.{key}": array for key, array in own.items()}
+        return {"joined": joined}, arrays
 
     def advice(self) -> dict[str, Any]:
         """The recommendation, and what every threshold would have done (`recommend_with_curve`)."""

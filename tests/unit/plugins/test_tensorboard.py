@@ -55,8 +55,8 @@ def test_it_answers_all_that_the_page_asks(logs):
     assert (overview["steps"], overview["run"]) == (500, "a")
     assert [layer["name"] for layer in ask(plugin, "/layers?run=a").json["layers"]] == ["rnn.weight", "out.weight"]
     assert "curve" in ask(plugin, "/advice?run=a").json
-    for route in ("series", "distribution", "tile"):
-        answer = ask(plugin, f"/{route}?run=a&stat=norm&from=0&to=499&columns=100")
+    for route in ("series", "distribution", "tile", "rows"):
+        answer = ask(plugin, f"/{route}?run=a&stat=norm&layers=1,0&from=0&to=499&columns=100")
         assert (answer.status_code, answer.content_type) == (200, "application/octet-stream")
         length = int.from_bytes(answer.data[:4], "little")
         assert json.loads(answer.data[4 : 4 + length])["arrays"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gradwatch.errors import BadArgument
 from gradwatch.testing import steady, stream, write_run
 from gradwatch.views.web.server import BINARY, JSON, Server, page_file
 
@@ -23,6 +24,11 @@ def test_data_without_arrays_is_json(server, route, key):
     body, content_type = server.respond(f"/{route}", QUERY)
     assert content_type == JSON
     assert key in json.loads(body)
+
+
+def test_the_layers_asked_for_are_whole_numbers(server):
+    with pytest.raises(BadArgument, match="expected whole numbers"):
+        server.respond("/rows", QUERY | {"layers": "1,x"})
 
 
 @pytest.mark.parametrize("route", ["/series", "/distribution", "/tile"])

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from gradwatch import Run
@@ -29,7 +30,7 @@ def test_a_view_shows_the_numbers_of_the_summary(tmp_path):
     assert [layer["median"] for layer in layers["layers"]] == pytest.approx([one.median for one in summary.layers])
     assert [layer["max"] for layer in layers["layers"]] == pytest.approx([one.max for one in summary.layers])
     assert list(layers["telling"]) == list(summary.most_relevant)
-    assert layers["stats"] == ["norm", "abs_max", "zeros", "nonfinite", "update_ratio"]
+    assert layers["stats"] == ["norm", "abs_max", "zeros", "nonfinite", "update_ratio", "weight_norm"]
     assert summarize(run, layers=False).series.layer_norm.shape == (600, 0)
 
 
@@ -65,6 +66,29 @@ def test_the_distribution_is_of_the_steps_asked_for_in_spans(tmp_path):
     largest = run.steps("0").loc[400, "total_norm"]
     assert arrays["norms"][-1] == pytest.approx(largest, rel=about["accuracy"])
     assert arrays["counts"][:, -1].tolist() == [0, 0, 1, 0]
+
+
+def test_the_rows_of_a_few_parameters_are_those_of_the_tiles(tmp_path):
+    write_run(tmp_path, stream(replaced(steady(600), {400: 80.0})))
+    view = RunView(tmp_path)
+    for columns in (100, 1000):
+        about, arrays = view.rows([1], 100, 499, columns)
+        for stat in view.layers()["stats"]:
+            told, tile = view.tile(stat, 100, 499, columns)
+            assert about["joined"][stat] == told["joined"]
+            assert arrays[f"{stat}.first"].tolist() == tile["first"].tolist()
+            assert arrays[f"{stat}.values"].tolist() == tile["values"][:, [1]].tolist()
+        assert ("norm_share" in about["joined"]) == (columns == 1000), "of single steps alone"
+    both = view.rows([1, 0], 100, 499, 1000)[1]
+    assert both["norm_share.values"].sum(axis=1) == pytest.approx(np.ones(400), rel=1e-5)
+    assert both["norm_share.values"][:, 0].tolist() == arrays["norm_share.values"][:, 0].tolist()
+
+
+@pytest.mark.parametrize("parameters", [[2], [-1], [0] * 7])
+def test_parameters_that_do_not_exist_have_no_rows(tmp_path, parameters):
+    write_run(tmp_path, stream(steady(60)))
+    with pytest.raises(BadArgument, match="expected at most 6 of 2"):
+        RunView(tmp_path).rows(parameters, 0, 59, 100)
 
 
 def test_the_curve_has_the_recommended_threshold_and_falls(tmp_path):
