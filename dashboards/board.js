@@ -130,9 +130,9 @@ export class Board {
     toolbar.element.hidden = false;
     toolbar.show({ range, series: focused.series, wholeAxis: state.wholeAxis });
     charts.show({ ...state, ...data, runs, ...marks });
-    const { tile, whole } = data;
+    const { tile, whole, other } = data;
     const colour = runColour(focused.slot, theme);
-    const own = { state, tile, whole, colour, lastStep: overview.last_step };
+    const own = { state, tile, whole, other, colour, lastStep: overview.last_step };
     if (data.layers) layers.show({ layers: data.layers, ...own, ...marks });
     this.#parts.inspector.show({ layers: data.layers, rows: data.rows, ...own, ...marks });
   }

@@ -9,7 +9,16 @@ import { afterListing, drawn, INITIAL, withOptimizer } from "./state/state.js";
 const AGAIN = 1500; // ms until runs are listed again whose verdicts are still being computed
 const SETTLED = 90; // ms without a move, before finer columns are asked for
 
-const OF_A_RUN = { layers: null, tile: null, whole: null, distribution: null, rows: null, story: null, advice: null };
+const OF_A_RUN = {
+  layers: null,
+  tile: null,
+  whole: null,
+  distribution: null,
+  rows: null,
+  other: null,
+  story: null,
+  advice: null,
+};
 /** @type {Data} */
 const NOTHING = { overviews: {}, series: {}, problem: null, ...OF_A_RUN };
 

@@ -134,6 +134,8 @@ export interface Layers {
   /** Indices of layers, the one that tells most of a fault first. */
   telling: number[];
   stats: string[];
+  /** Whether another run is drawn that it can be compared with. */
+  other?: boolean;
   /** Largest relative error of the medians; null or absent: they are exact. */
   quantile_error?: number | null;
 }
@@ -160,6 +162,23 @@ export type Rows = Record<string, Tile>;
 export interface Distribution {
   about: { accuracy: number };
   arrays: Record<"first" | "last" | "unknown" | "zeros" | "norms", Float64Array> & { counts: Matrix };
+}
+
+/** Where a run and another first differ (gradwatch.analysis.differences). */
+export interface Parting {
+  /** Null: nowhere, or nothing can be compared. */
+  step: number | null;
+  parameter: string | null;
+  said: string[];
+  /** Those in which the runs' configs differ, in words. */
+  settings: string[];
+}
+
+/** Another run of the same training, to compare with. */
+export interface Other {
+  name: string;
+  layers: Layers;
+  parting: Parting;
 }
 
 /** What one threshold would have done. */
@@ -199,6 +218,7 @@ export interface Source {
   overview(query: Query): Promise<Overview>;
   layers(query: Query): Promise<Layers>;
   advice(query: Query): Promise<Advice>;
+  parting(query: Query, other: string): Promise<Parting>;
   series(query: Query, from: number, to: number, columns: number): Promise<Series>;
   /** In at most as many spans of steps as columns. */
   distribution(query: Query, from: number, to: number, columns: number): Promise<Distribution>;
@@ -237,6 +257,8 @@ export interface State {
   filter: string;
   /** A row, or a layer within a row. */
   layer: string | null;
+  /** The run that the one in the focus is compared with; the first other one drawn if null. */
+  against: string | null;
   /** The layers shown with all statistics, by name. */
   inspected: string[];
   /** The key of the chosen event. */

@@ -1,7 +1,7 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Distribution, Layers, Overview, Query, Range, Rows, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Other, Overview, Query, Range, Rows, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
 
-import { offered, sourceOf } from "../heat/statistics.js";
+import { offered, statistic } from "../heat/statistics.js";
 import { positionsOf } from "../inspector/values.js";
 import { findEvent } from "../state/events.js";
 import { memo } from "../state/memo.js";
@@ -9,6 +9,7 @@ import { wholeRange } from "../state/range.js";
 import { drawn, queryOf } from "../state/state.js";
 import { AROUND } from "../story/story.js";
 import { Kept } from "./kept.js";
+import { comparable, Tiles } from "./tiles.js";
 
 /** @typedef {{ overview: Overview, error: null } | { overview: null, error: string }} Found */
 
@@ -25,6 +26,7 @@ import { Kept } from "./kept.js";
  * @property {Rows | null} rows of the layers that are inspected
  * @property {Distribution | null} distribution of the total norm in the steps shown
  * @property {Tile | null} whole the statistic shown, of all steps
+ * @property {Other | null} other the run compared with
  * @property {Story | null} story of the chosen event
  * @property {Advice | null} advice
  * @property {string | null} problem
@@ -37,6 +39,7 @@ export class Loader {
   /** @type {(news: Partial<Data>) => void} */ #arrived;
   #kept = new Kept();
   #turn = 0;
+  /** @type {Tiles} */ #tiles;
 
   /**
    * @param {Source} source
@@ -45,6 +48,7 @@ export class Loader {
    */
   constructor(source, arrived) {
     this.#source = source;
+    this.#tiles = new Tiles(source, this.#kept);
     this.#arrived = arrived;
   }
 
@@ -91,16 +95,15 @@ export class Loader {
     const series = await Promise.all(readable.map((name) => this.#series(queryOf(state, name), from, to, columns)));
     tell({ series: Object.fromEntries(readable.map((name, i) => [name, series[i]])) });
 
-    const layers = await this.#kept.ask("layers", query, () => this.#source.layers(query));
+    const other = comparable(state, overviews);
+    const known = await this.#kept.ask("layers", query, () => this.#source.layers(query));
+    const layers = this.#tiles.offered(known, other !== null);
     tell({ layers });
     const stat = offered(state.stat, layers);
-    if (stat !== null) {
-      const all = await this.#tile("whole", query, sourceOf(stat), whole, columns);
-      tell({
-        whole: all,
-        tile: state.zoom ? await this.#tile("part", query, sourceOf(stat), [from, to], columns) : all,
-      });
-    }
+    const ends = { whole, part: state.zoom && /** @type {Range} */ ([from, to]) };
+    if (stat !== null && statistic(stat).against && other !== null)
+      await this.#compare(query, layers, other, ends, columns, tell);
+    else if (stat !== null) tell(await this.#tiles.of(query, stat, ends, columns));
     if (state.inspected.length) tell({ rows: await this.#rows(state.inspected, layers, query, [from, to], columns) });
     tell({ distribution: await this.#distribution(query, from, to) });
     const event = findEvent(overviews[state.focus].overview, state.event);
@@ -144,6 +147,20 @@ export class Loader {
     return this.#kept.ask(`series of ${query.run}`, key, () => this.#source.series(query, from, to, columns));
   }
 
+  /**
+   * @param {Query} query
+   * @param {Layers} layers
+   * @param {Query} theirs
+   * @param {import("./tiles.js").Ends} ends
+   * @param {number} columns
+   * @param {(news: Partial<Data>) => void} tell
+   */
+  async #compare(query, layers, theirs, ends, columns, tell) {
+    const other = await this.#tiles.other(query, theirs);
+    tell({ other });
+    tell(await this.#tiles.ratios(query, layers, other, theirs, ends, columns));
+  }
+
   /** @param {Query} query @param {number} from @param {number} to */
   #distribution(query, from, to) {
     const key = { ...query, from, to };
@@ -156,11 +173,5 @@ export class Loader {
     if (!chosen.length) return null;
     const key = { ...query, chosen, from, to, columns };
     return this.#kept.ask("rows", key, () => this.#source.rows(query, chosen, from, to, columns));
-  }
-
-  /** @param {string} kind @param {Query} query @param {string} stat @param {number[]} range @param {number} columns */
-  #tile(kind, query, stat, [from, to], columns) {
-    const key = { ...query, stat, from, to, columns };
-    return this.#kept.ask(kind, key, () => this.#source.tile(query, stat, from, to, columns));
   }
 }

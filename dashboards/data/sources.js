@@ -28,6 +28,7 @@ export function served(base) {
     overview: (query) => json("overview", query),
     layers: (query) => json("layers", query),
     advice: (query) => json("advice", query),
+    parting: (query, other) => json("parting", { ...query, other }),
     series: async (query, from, to, columns) => (await packed("series", { ...query, from, to, columns })).arrays,
     distribution: async (query, from, to, columns) =>
       /** @type {Distribution} */ (await packed("distribution", { ...query, from, to, columns })),
@@ -81,6 +82,7 @@ export function carried({ list, optimizers }) {
     overview: async (query) => ({ ...part(query).overview, optimizers: names }),
     layers: async (query) => part(query).layers,
     advice: async (query) => part(query).advice,
+    parting: () => Promise.reject(new Error("a file holds one run")),
     series: async (query) => (await series(name(query))).arrays,
     distribution: async (query) => /** @type {Distribution} */ (await distribution(name(query))),
     rows: async (query, layers) => {

@@ -91,3 +91,32 @@ export function drawPin(ctx, frame, range, pin, theme) {
   ctx.fillStyle = ink(theme).chosen;
   ctx.fillRect(x - 0.5, 0, 1, frame.height + 4);
 }
+
+/**
+ * Draws a line at the step at which two runs part, and says so below.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {Frame} frame
+ * @param {Range} range
+ * @param {number | null} step
+ * @param {Theme} theme
+ */
+export function drawParting(ctx, frame, range, step, theme) {
+  const x = step === null ? -1 : xOf(frame, range, step - 0.5);
+  if (!holds(frame, x)) return;
+  const { chosen } = ink(theme);
+  ctx.strokeStyle = ctx.fillStyle = chosen;
+  ctx.lineWidth = 1.5;
+  ctx.setLineDash([6, 3]);
+  ctx.beginPath();
+  ctx.moveTo(x, 0);
+  ctx.lineTo(x, frame.height + 3);
+  ctx.stroke();
+  ctx.setLineDash([]);
+  ctx.lineWidth = 1;
+  ctx.font = "10px system-ui, sans-serif";
+  ctx.textBaseline = "top";
+  const right = x < frame.left + frame.width / 2;
+  ctx.textAlign = right ? "left" : "right";
+  ctx.fillText("they part here", x + (right ? 7 : -7), frame.height + 1);
+}

@@ -16,7 +16,8 @@ export function legend(statistic, [low, high], theme) {
   const { bad, absent, hatch } = ink(theme);
   const stripes = `repeating-linear-gradient(135deg, ${bad} 0 2.5px, ${hatch} 2.5px 4px)`;
   const swatch = (/** @type {string} */ colour) => h("span", { class: "swatch", style: `background:${colour}` });
-  const end = (/** @type {number} */ value) => h("span", {}, statistic.share ? share(value) : number(value));
+  const text = (/** @type {number} */ value) => (statistic.share ? share(value) : number(value));
+  const end = (/** @type {number} */ value) => h("span", {}, statistic.against ? power(value) : text(value));
   return [
     end(low),
     h("span", { class: "ramp", style: `background:${gradient(statistic.colours, theme)}` }),
@@ -24,6 +25,12 @@ export function legend(statistic, [low, high], theme) {
     h("span", {}, swatch(stripes), "not finite"),
     h("span", {}, swatch(absent), statistic.absent),
   ];
+}
+
+/** The power of two that a ratio is, with its sign. @param {number} ratio */
+function power(ratio) {
+  const log = Math.log2(ratio);
+  return `${log > 0 ? "+" : ""}${number(log)}`;
 }
 
 /**
@@ -36,5 +43,6 @@ export function valueText(value, statistic) {
   if (value === Infinity) return "not finite";
   if (value === ABSENT) return statistic.absent;
   if (statistic.share) return share(value);
+  if (statistic.against) return `${power(value)} (× ${number(value)})`;
   return `${statistic.colours === "around" ? "× " : ""}${number(value)}`;
 }

@@ -8,6 +8,7 @@
  * @property {[low: number, high: number]} [ends] of the colour scale; from the data if left out
  * @property {"around"} [colours] around a level rather than from low to high
  * @property {string} [of] the statistic it is computed from
+ * @property {boolean} [against] another run that is drawn; told as powers of two
  * @property {boolean} [share] of a layer's entries
  * @property {boolean} [ranks] of processes rather than layers
  * @property {boolean} [sampled] not at every step: a value holds until the next one
@@ -24,6 +25,15 @@ const STATISTICS = {
     colours: "around",
     of: "norm",
     absent: "no gradient",
+  },
+  against: {
+    label: "norm / that of another run, log2",
+    log: true,
+    ends: [1 / 16, 16],
+    colours: "around",
+    of: "norm",
+    against: true,
+    absent: "not in both runs",
   },
   abs_max: { label: "largest entry (abs_max)", log: true, absent: "no gradient" },
   zeros: { label: "share of zero entries (zeros)", ends: [0, 1], share: true, absent: "no gradient" },
@@ -70,8 +80,9 @@ export function sourceOf(stat) {
  *
  * @param {Layers} layers
  */
-export function choices({ stats }) {
-  return Object.keys(STATISTICS).filter((stat) => stats.includes(sourceOf(stat)));
+export function choices({ stats, other }) {
+  const held = (/** @type {string} */ stat) => stats.includes(sourceOf(stat));
+  return Object.keys(STATISTICS).filter((stat) => held(stat) && (other || !STATISTICS[stat].against));
 }
 
 /**

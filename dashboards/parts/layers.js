@@ -1,5 +1,5 @@
 // Layers by steps: the controls, the heat map, and the chosen row as a line.
-/** @import { Layers, Range, RunEvent, State, StepActions, Theme, Tile } from "../types.d.ts" */
+/** @import { Layers, Other, Range, RunEvent, State, StepActions, Theme, Tile } from "../types.d.ts" */
 /** @import { Row } from "../state/rows.js" */
 import { Chart } from "../chart/chart.js";
 import { h } from "../draw/dom.js";
@@ -11,10 +11,12 @@ import { DepthProfile } from "../profile/profile.js";
 import { memo } from "../state/memo.js";
 import { rowNamed, rowSubjects, rowsOf } from "../state/rows.js";
 import { LayerControls } from "./controls.js";
+import { PartingNote } from "./parting.js";
 import { badOf, rowLines } from "./rowline.js";
 
 /** @typedef {import("./controls.js").Look} Look */
-/** @typedef {StepActions & { look(change: Partial<Look & { layer: string | null }>): void }} Actions */
+/** @typedef {Look & Pick<State, "layer" | "against" | "pin">} Changes */
+/** @typedef {StepActions & { look(change: Partial<Changes>): void }} Actions */
 
 /**
  * @typedef {object} Shown
@@ -22,6 +24,7 @@ import { badOf, rowLines } from "./rowline.js";
  * @property {Layers} layers
  * @property {Tile | null} tile
  * @property {Tile | null} whole
+ * @property {Other | null} other the run compared with
  * @property {string} colour of the run
  * @property {Range} range
  * @property {number} lastStep of the run
@@ -35,6 +38,7 @@ const CHOSEN = "chosen layer"; // its chart
 export class LayersPart {
   /** @type {LayerControls} */ #controls;
   #accuracy = h("span", { class: "faint" });
+  /** @type {PartingNote} */ #parting;
   /** @type {HeatMap} */ #heat;
   /** @type {DepthProfile} */ #profile;
   /** The chosen row as a line; stays in view at the foot of the page. @type {Chart} */ chart;
@@ -43,6 +47,7 @@ export class LayersPart {
   /** @param {Actions} on */
   constructor(on) {
     this.#controls = new LayerControls({ look: on.look });
+    this.#parting = new PartingNote(on);
     const choosing = { ...on, chooseRow: (/** @type {Row} */ row) => on.look({ layer: row.name }) };
     this.#profile = new DepthProfile(choosing);
     this.#heat = new HeatMap(choosing, this.#profile.element);
@@ -54,12 +59,13 @@ export class LayersPart {
       { class: "layers", "aria-label": label },
       h("h2", {}, "Layers × steps ", this.#accuracy),
       this.#controls.element,
+      this.#parting.element,
       this.#heat.element,
     );
   }
 
   /** @param {Shown} shown */
-  show({ state, layers, tile, whole, colour, range, lastStep, events, chosen, theme }) {
+  show({ state, layers, tile, whole, other, colour, range, lastStep, events, chosen, theme }) {
     const stat = offered(state.stat, layers);
     if (stat === null || (!tile && this.element.hidden)) {
       this.element.hidden = this.chart.element.hidden = true;
@@ -77,11 +83,12 @@ export class LayersPart {
       : this.#rows;
     const row = rowNamed(this.#rows, subjects.layers, state.layer);
     this.#controls.show({ layers, stat, look: state, rows: this.#rows, row });
+    const parting = this.#parting.show(state, look, other);
     if (!tile || !whole || tile.about.stat !== sourceOf(stat)) return; // what is shown stays until the tile arrives
     const values = this.#values(tile, stat, subjects.layers);
     const { pin } = state;
     const shared = { stat, tile, whole, values, rows: this.#rows, chosenRow: row, range, lastStep, pin, theme };
-    this.#heat.show({ ...shared, events, chosen });
+    this.#heat.show({ ...shared, events, chosen, parting });
     const usual = this.#wholeValues(whole, stat, subjects.layers);
     const inDepth = state.order === "model" && !look.ranks;
     const { frame } = this.#heat;

@@ -3,6 +3,7 @@
 /** @import { rowSubjects, Row } from "../state/rows.js" */
 import { spansOf } from "../chart/bad.js";
 import { ink } from "../draw/colours.js";
+import { statistic } from "../heat/statistics.js";
 import { lineOf, valuesOf } from "../heat/values.js";
 
 /**
@@ -30,7 +31,7 @@ export function badOf([line]) {
 export function rowLines(row, tile, stat, layers, colour, theme) {
   if (!row) return [];
   const line = lineOf(valuesOf(tile, stat, layers), row, tile.arrays);
-  const lines = [{ ...line, label: stat, colour }];
+  const lines = [{ ...line, label: statistic(stat).against ? "ratio" : stat, colour }];
   const median = row.members.length === 1 && stat === "norm" ? layers[row.members[0]].median : null;
   if (!median) return lines;
   const { first, last } = line;

@@ -15,6 +15,7 @@ export const INITIAL = {
   filter: "",
   layer: null,
   inspected: [],
+  against: null,
   event: null,
   trial: null,
   pin: null,
@@ -46,6 +47,17 @@ export function drawn(state) {
 export function queryOf(state, run) {
   const optimizer = state.optimizers[run];
   return optimizer === undefined ? { run } : { run, optimizer };
+}
+
+/**
+ * The run that the one in the focus is compared with: the one chosen if it is drawn, else the first other one.
+ *
+ * @param {State} state
+ * @returns {string | null}
+ */
+export function otherOf(state) {
+  const others = drawn(state).filter((name) => name !== state.focus);
+  return state.against !== null && others.includes(state.against) ? state.against : (others[0] ?? null);
 }
 
 /**

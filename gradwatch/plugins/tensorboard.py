@@ -18,7 +18,18 @@ from gradwatch.views.web.answers import Application, Query, application
 if TYPE_CHECKING:
     from gradwatch.views.web.server import Server
 
-ROUTES = ("/static/*", "/runs", "/overview", "/series", "/distribution", "/layers", "/tile", "/rows", "/advice")
+ROUTES = (
+    "/static/*",
+    "/runs",
+    "/overview",
+    "/series",
+    "/distribution",
+    "/layers",
+    "/tile",
+    "/rows",
+    "/advice",
+    "/parting",
+)
 """Below /data/plugin/gradwatch."""
 
 

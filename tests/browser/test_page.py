@@ -463,6 +463,54 @@ def test_layers_are_inspected_with_all_statistics_and_all_digits(look, served, t
     assert report.serious_findings(AXE) == []
 
 
+def test_two_runs_are_divided_layer_by_layer_and_where_they_part_is_told(look, served, tmp_path):
+    norms = np.random.default_rng(1).lognormal(0, 0.3, (400, 3))
+    grown = norms.copy()
+    grown[200:, 1] *= 4
+    for name, table in (("calm", norms), ("grown", grown), ("other", norms[::-1])):
+        write(tmp_path / name, [record(s, own) for s, own in enumerate(table)]).end_attempt("closed")
+    seen = look().open_page(served(tmp_path), "run=grown")
+    seen.shown_run()
+    statistic = seen.frame.get_by_label("statistic")
+    expect(statistic.locator("option").filter(has_text="another run")).to_have_count(0)
+    for name in ("calm", "other"):
+        seen.frame.get_by_label(f"draw {name}").check()
+    statistic.select_option("against")
+    note = seen.frame.get_by_role("group", name="Difference of two runs")
+    expect(note).to_contain_text("the runs first differ at step 200, in the gradient norm of block.1.weight")
+    expect(note).to_contain_text("a relative difference of 0.75")
+    expect(seen.frame.locator(".legend")).to_contain_text("-4")
+    seen.settle()
+    canvas = seen.frame.locator("canvas.heat")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    tall = (box["height"] - 12) / 3
+    for step, row, told in ((300, 1, "+2 (× 4)"), (100, 1, "0 (× 1)"), (300, 0, "0 (× 1)")):
+        seen.page.mouse.move(box["x"] + seen.x_of(step), box["y"] + (row + 0.5) * tall)
+        expect(seen.frame.locator(".heat-head .readout")).to_have_text(f"block.{row}.weight · step {step} · {told}")
+    alike, larger = seen.colours(seen.x_of(100), 1, 3), seen.colours(seen.x_of(300), 1, 3)
+    assert len(alike) == len(larger) == 1
+    assert alike != larger
+    assert seen.colours(seen.x_of(300), 2, 3) == alike
+    note.get_by_role("button", name="to step 200").click()
+    seen.settle()
+    first, last = seen.range()
+    assert 100 < first < 200 < last < 300
+    expect(rows_of(seen)).to_have_value("block.1.weight")
+    assert seen.colours(seen.x_of(199), 1, 3) == alike
+    note.get_by_label("run to compare with").select_option("other")
+    expect(note).to_contain_text("the runs first differ at step 0")
+    seen.settle()
+    seen.page.reload()
+    seen.shown_run()
+    expect(note.get_by_label("run to compare with")).to_have_value("other")
+    assert seen.serious_findings(AXE) == []
+    for name in ("calm", "other"):
+        seen.frame.get_by_label(f"draw {name}").uncheck()
+    expect(note).to_be_hidden()
+    expect(statistic).to_have_value("norm")
+
+
 def test_an_event_tells_its_story_step_by_step(page):
     seen = page("long")
     story = seen.frame.get_by_role("region", name="What happened")

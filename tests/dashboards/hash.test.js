@@ -14,6 +14,7 @@ const CHANGED = {
   order: "trouble",
   depth: 2,
   filter: "^block\\.[0-9]+\\.(weight|bias)$",
+  against: "a&b=c#d",
   inspected: ["a", "b & c"],
   layer: "<img src=x>",
   event: "500 explosion 0 block.8.weight",

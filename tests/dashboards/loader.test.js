@@ -142,3 +142,25 @@ test("the story of a run without layers has no tile", async () => {
     [null],
   );
 });
+
+test("a comparison asks for the layers of the other run, where they part, and its tiles", async () => {
+  const { source, asked } = memory({ a: {}, b: {}, gan: { optimizer: "g", optimizers: ["g", "d"] } });
+  const { loader, news } = listening(source);
+  const state = { ...STATE, slots: ["a", "b"], stat: "against" };
+  await loader.load(state, 100);
+  assert(asked.includes("parting a b"));
+  assert(asked.includes("layers b"));
+  assert.deepEqual(
+    asked.filter((question) => question.startsWith("tile")).map((question) => question.split(" ").slice(0, 3)),
+    [
+      ["tile", "a", "norm"],
+      ["tile", "b", "norm"],
+    ],
+  );
+  assert.equal(news.find((piece) => piece.other)?.other?.parting.step, 1);
+  const whole = news.find((piece) => piece.whole)?.whole;
+  assert.deepEqual([...(whole?.arrays.values ?? [])], [1, 1, 1], "the runs are alike");
+  asked.length = 0;
+  await loader.load({ ...state, slots: ["a", "gan"] }, 100);
+  assert(!asked.some((question) => question.startsWith("parting")), "they have no optimizer in common");
+});

@@ -182,6 +182,7 @@ export function memory(runs, more = {}) {
     overview: async ({ run, optimizer = "0" }) => overview({ run, optimizer, ...runs[run] }),
     layers: async () => LAYERS,
     advice: async () => ADVICE,
+    parting: async () => ({ step: 1, parameter: null, said: ["the runs first differ at step 1"], settings: [] }),
     series: async () => series(3),
     distribution: async () => distribution([1, 2, 3]),
     rows: async (_, layers) => ({ norm: tile("norm", [layers]) }),

@@ -89,6 +89,11 @@ class Gallery:
         """`RunView.advice`."""
         return self._view(query).advice()
 
+    def parting(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """`RunView.parting` from the run that ``other`` names."""
+        other = {"run": query.get("other", "")}
+        return self._view(query).parting(self._view(other), (query["run"], other["run"]))
+
     def series(self, query: Mapping[str, str]) -> bytes:
         """`RunView.series`, packed. The query has from, to and columns."""
         return pack({}, self._view(query).series(*_zoom(query)))

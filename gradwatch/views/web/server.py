@@ -54,6 +54,7 @@ class Server:
             "/overview": self.gallery.overview,
             "/layers": self.gallery.layers,
             "/advice": self.gallery.advice,
+            "/parting": self.gallery.parting,
         }
         if route not in described:
             raise LookupError(f"there is no route {route!r}")

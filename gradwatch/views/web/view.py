@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.analysis.differences import difference, differing_settings
 from gradwatch.analysis.long_runs import ACCURACY, LongLayers, long_layers
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
 from gradwatch.analysis.replays.result import Replay, of_event
@@ -29,6 +30,7 @@ from gradwatch.errors import BadArgument
 from gradwatch.record import SEVERITIES, STATS, Event
 from gradwatch.store import FILE_NAME
 from gradwatch.views.json import recommendation, replays, report
+from gradwatch.views.parting import sentences
 from gradwatch.views.web.layers import LayerHistory, LongHistory, squared_shares
 from gradwatch.views.web.series import at_zoom
 
@@ -254,6 +256,24 @@ class RunView:
                     own: Arrays = {"first": firsts, "last": lasts, "values": table[:, list(parameters)]}
                     arrays |= {f"{name}.{key}": array for key, array in own.items()}
         return {"joined": joined}, arrays
+
+    def parting(self, other: RunView, names: tuple[str, str]) -> dict[str, Any]:
+        """Where this run and another first differ (`difference`), in numbers and in sentences; ``names`` are theirs.
+
+        Both are read as they are now. ``step`` is None where they are alike, or have nothing in common.
+        """
+        first, second = Run(self.path), Run(other.path)
+        optimizer = self._read.optimizer
+        settings = [
+            f"{name}: {' against '.join(map(str, values))}"
+            for name, values in differing_settings([first.config(), second.config()]).items()
+        ]
+        if optimizer not in second.optimizers:
+            said = [f"{names[1]} has no optimizer {optimizer}: nothing to compare"]
+            return {"step": None, "parameter": None, "said": said, "settings": settings}
+        found = difference(first, second, optimizer)
+        parameter = found.parameters[0] if found.parameters else None
+        return {"step": found.step, "parameter": parameter, "said": sentences(found, *names), "settings": settings}
 
     def advice(self) -> dict[str, Any]:
         """The recommendation, and what every threshold would have done (`recommend_with_curve`)."""

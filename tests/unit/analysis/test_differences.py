@@ -14,7 +14,7 @@ from gradwatch.analysis.differences import difference, differences, relative_dif
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord, WeightStats
 from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream, write_run
-from gradwatch.views.console.compare import sentences
+from gradwatch.views.parting import sentences
 
 NAMES = ("a", "b", "c")
 

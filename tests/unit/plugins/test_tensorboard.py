@@ -54,6 +54,7 @@ def test_it_answers_all_that_the_page_asks(logs):
     overview = ask(plugin, "/overview?run=a").json
     assert (overview["steps"], overview["run"]) == (500, "a")
     assert [layer["name"] for layer in ask(plugin, "/layers?run=a").json["layers"]] == ["rnn.weight", "out.weight"]
+    assert ask(plugin, "/parting?run=a&other=deep/er/b").json["said"]
     assert "curve" in ask(plugin, "/advice?run=a").json
     for route in ("series", "distribution", "tile", "rows"):
         answer = ask(plugin, f"/{route}?run=a&stat=norm&layers=1,0&from=0&to=499&columns=100")

@@ -10,8 +10,9 @@ from gradwatch import Run
 from gradwatch.analysis.differences import differences
 from gradwatch.analysis.history import RunReader
 from gradwatch.testing import replaced, steady, stream, write_run
-from gradwatch.views.console.compare import comparison, sentences
+from gradwatch.views.console.compare import comparison
 from gradwatch.views.console.screen import Ink, Screen
+from gradwatch.views.parting import sentences
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from gradwatch.errors import BadArgument
 from gradwatch.testing import steady, stream, write_run
 from gradwatch.views.web.server import BINARY, JSON, Server, page_file
 
-QUERY = {"run": "a", "from": "0", "to": "59", "columns": "50"}
+QUERY = {"run": "a", "other": "a", "from": "0", "to": "59", "columns": "50"}
 
 
 @pytest.fixture
@@ -18,7 +18,8 @@ def server(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("route", "key"), [("runs", "runs"), ("overview", "verdict"), ("layers", "layers"), ("advice", "curve")]
+    ("route", "key"),
+    [("runs", "runs"), ("overview", "verdict"), ("layers", "layers"), ("advice", "curve"), ("parting", "said")],
 )
 def test_data_without_arrays_is_json(server, route, key):
     body, content_type = server.respond(f"/{route}", QUERY)

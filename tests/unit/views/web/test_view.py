@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
+from gradwatch.analysis.differences import differences
 from gradwatch.analysis.summary import summarize
 from gradwatch.errors import BadArgument, EmptyRun
 from gradwatch.record import Event
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
+from gradwatch.views.parting import sentences
 from gradwatch.views.web.view import MAX_EVENTS, RunView
 
 from .makers import record, written
@@ -82,6 +84,20 @@ def test_the_rows_of_a_few_parameters_are_those_of_the_tiles(tmp_path):
     both = view.rows([1, 0], 100, 499, 1000)[1]
     assert both["norm_share.values"].sum(axis=1) == pytest.approx(np.ones(400), rel=1e-5)
     assert both["norm_share.values"][:, 0].tolist() == arrays["norm_share.values"][:, 0].tolist()
+
+
+def test_where_two_runs_part_is_what_compare_says(tmp_path):
+    write_run(tmp_path / "a", stream(steady(200)))
+    write_run(tmp_path / "b", stream(replaced(steady(200), {120: 80.0})))
+    first, second = RunView(tmp_path / "a"), RunView(tmp_path / "b")
+    (found,) = differences(Run(tmp_path / "a"), Run(tmp_path / "b"))
+    told = first.parting(second, ("x/a", "x/b"))
+    assert (told["step"], told["parameter"]) == (120, found.parameters[0])
+    assert told["said"] == sentences(found, "x/a", "x/b")
+    assert first.parting(first, ("a", "a"))["step"] is None
+    written(tmp_path / "c", [record(0, [1.0] * 3, optimizer="g")], optimizers=("g",))
+    other = first.parting(RunView(tmp_path / "c"), ("a", "c"))
+    assert (other["step"], other["said"]) == (None, ["c has no optimizer 0: nothing to compare"])
 
 
 @pytest.mark.parametrize("parameters", [[2], [-1], [0] * 7])

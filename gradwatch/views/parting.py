@@ -1,0 +1,62 @@
+"""Where two runs part, in sentences, for the terminal and the page."""
+
+from __future__ import annotations
+
+import math
+
+from gradwatch.analysis.diagnosis.finding import listed
+from gradwatch.analysis.differences import Difference
+
+_STATISTICS = {
+    "norm": "the gradient norm",
+    "abs_max": "the largest gradient entry",
+    "nonfinite": "the number of NaN and infinite gradient entries",
+    "zeros": "the number of gradient entries that are 0",
+    "weight_norm": "the weights before the step",
+    "update_norm": "the update",
+}
+_PLACES = {
+    "settings": "look at the settings: the schedule or the clipping is not the same",
+    "weights": "look at what writes weights before this step: initialisation, loading, or the update before",
+    "loss": "look at the data, the random state and the forward pass of this step, and at the update before it",
+    "gradient": "look at backward and what follows it: nondeterministic kernels, precision, hooks, clipping",
+    "update": "look at the optimizer: its settings, its state, or another writer of weights",
+}
+
+
+def sentences(found: Difference, first: str, second: str, *, several: bool = False) -> list[str]:
+    """Where the records of one optimizer in two runs part, in words."""
+    of = f" of optimizer {found.optimizer}" if several else ""
+    said = [
+        f"only {run} has {listed(names)}{of}"
+        for run, names in ((first, found.only_first), (second, found.only_second))
+        if names
+    ]
+    if not found.common_steps:
+        return [*said, f"the runs have no step{of} in common"]
+    if found.step is None:
+        return [
+            *said,
+            f"the runs are equal to the bit in every number that both recorded{of}, at all {found.common_steps} common"
+            " steps",
+        ]
+    apart = "" if found.relative is None else f", a relative difference of {found.relative:.2g}"
+    values = f"{_value(found, found.first)} against {_value(found, found.second)}{apart}"
+    where = f"the runs first differ{of} at step {found.step}, in "
+    if found.parameters:
+        others = "" if len(found.parameters) == 1 else f"; {len(found.parameters) - 1} other parameters differ as well"
+        where += f"{_STATISTICS[str(found.name)]} of {found.parameters[0]} ({values}){others}"
+    else:
+        where += f"{str(found.name).replace('_', ' ')} ({values})"
+    said.append(where)
+    if found.alike:
+        said.append(f"up to and including this step the runs have equal {listed(list(found.alike), 4)}")
+    said.append(_PLACES[str(found.source)])
+    return said
+
+
+def _value(found: Difference, value: float | None) -> str:
+    """A recorded number. A setting that is NaN was not there, such as the threshold of a run that is not clipped."""
+    if value is None or (found.source == "settings" and math.isnan(value)):
+        return "none"
+    return f"{value:.9g}"
