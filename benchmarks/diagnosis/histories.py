@@ -10,7 +10,7 @@ was committed.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
-event of any severity, or a finding, begins within two rows of it.
+event of any severity, or a finding, begins within two rows of it, or a finding lists it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ import io
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradwatch import Run
+from gradwatch.analysis.diagnosis import Finding
 from gradwatch.cli.signatures import app
 
 HERE = Path(__file__).parent
+
+
+def told_spikes(findings: Sequence[Finding]) -> list[int]:
+    """The steps that findings about spikes list as evidence: they name five at most."""
+    texts = [str(f.evidence["steps"].value) for f in findings if f.code in ("spike", "repeated-spikes")]
+    return [int(step) for text in texts for step in text.split(", ") if step.isdecimal()]
 
 
 def main(folder: Path) -> None:
@@ -62,7 +70,7 @@ def main(folder: Path) -> None:
             rows += entry["rows"]
             false += len(alarms)
             spikes += len(entry["spikes"])
-            starts = [e.step for e in events] + [f.steps[0] for f in findings if f.steps]
+            starts = [e.step for e in events] + [f.steps[0] for f in findings if f.steps] + told_spikes(findings)
             told += sum(any(abs(at - step) <= 2 * entry["every"] for at in starts) for step in entry["spikes"])
             lines += [f"- {entry['id']} ({entry['rows']} rows): {f.code}, {f.severity}: {f.what}" for f in alarms]
         per = 1e4 * false / max(1, rows)

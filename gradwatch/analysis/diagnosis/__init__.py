@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradwatch.analysis.diagnosis import clipping, ending, growth, histories, nonfinite, optimizer, training
+from gradwatch.analysis.diagnosis import (
+    clipping,
+    ending,
+    growth,
+    histories,
+    nonfinite,
+    optimizer,
+    recreated,
+    setbacks,
+    training,
+)
 from gradwatch.analysis.diagnosis.captured import with_captures
 from gradwatch.analysis.diagnosis.facts import Facts, read_facts
 from gradwatch.analysis.diagnosis.finding import CapturedStep, Certainty, Finding, Quantity
@@ -30,11 +40,12 @@ __all__ = [
     "worst_severity",
 ]
 
-RUN_RULES = ending.RULES
+RUN_RULES = (*ending.RULES, *recreated.RULES)
 OPTIMIZER_RULES = (
     *training.RULES,
     *nonfinite.RULES,
     *growth.RULES,
+    *setbacks.RULES,
     *clipping.RULES,
     *optimizer.RULES,
     *histories.RULES,
@@ -55,6 +66,7 @@ _REPEATED_BY = {
     "nonfinite-weights": {"learning-rate-too-high"},
     "loss-hides-nan": {"learning-rate-too-high"},
     "gradients-accumulate": {"learning-rate-too-high"},
+    "repeated-spikes": {"spike"},
 }
 # A fault and the consequences it explains: it is as severe as the worst of them, and told before them.
 _EXPLAINS = {

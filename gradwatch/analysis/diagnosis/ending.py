@@ -6,6 +6,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.recreated import turns
 
 MIN_STEPS_TO_JUDGE = 10  # steps: with fewer nothing has a level
 FEW_STEPS = 40  # steps: below that most detectors have no level yet
@@ -72,7 +73,9 @@ def stopped(facts: Facts) -> Finding | None:
 
 def too_short(facts: Facts) -> Finding | None:
     """There are too few steps for any verdict."""
+    in_turn = sum(len(optimizer.frame) for optimizer in turns(facts))
     steps = max((len(optimizer.frame) for optimizer in facts.optimizers), default=0)
+    steps = max(steps, in_turn)
     if facts.ending.state == "running" or steps == 0 or steps >= FEW_STEPS:
         return None
     jump = _largest_jump(facts)

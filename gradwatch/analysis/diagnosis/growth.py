@@ -19,6 +19,8 @@ from gradwatch.record import Event
 from gradwatch.text import number
 
 MIN_LOSSES = 15  # losses without which the course of the loss is not judged
+MIN_FEW_LOSSES = 6  # losses: of so few a fall and a rise are judged by their size alone
+MIN_FEW_RISEN = 3  # losses after the best one
 GROWTH_BEFORE_NAN = 10.0  # times: the rise of norm or loss within the steps before a NaN that makes it growth
 STEPS_BEFORE_NAN = 20  # steps
 LOST_RISE_DEVIATIONS = 6.0  # robust deviations of the best losses: how far a loss that is lost lies above them
@@ -28,7 +30,7 @@ LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
-NOTED_SPIKE_RATIO = 8.0  # times its neighbours: a lone step that is reported
+NOTED_SPIKE_RATIO = 7.0  # times its neighbours: a lone step that is reported
 SPIKE_WINDOW = 33  # steps
 
 
@@ -200,6 +202,18 @@ def _where(optimizer: OptimizerFacts, onset: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(e.parameter) for e in near[:1]))
 
 
+def is_diverging(optimizer: OptimizerFacts) -> bool:
+    """Whether growth began that did not end."""
+    if not (np.nan_to_num(optimizer.total_norm) > 0).any():
+        return False
+    return (
+        _nan_after_growth(optimizer) is not None
+        or _loss_is_lost(optimizer, loss_course(optimizer))
+        or _few_losses_are_lost(optimizer)
+        or _lasting_explosion(optimizer) is not None
+    )
+
+
 def _onset(optimizer: OptimizerFacts) -> int | None:
     """The step at which growth began that did not end; None: there was none."""
     if not len(optimizer.steps) or not (np.nan_to_num(optimizer.total_norm) > 0).any():
@@ -212,7 +226,7 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
             (step for step in seen if event.step - NEAR_STEPS <= step <= event.step),
             default=_begin(optimizer, event.step),
         )
-    if _loss_is_lost(optimizer, loss_course(optimizer)):
+    if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
         return _begin(optimizer, None)
     return _lasting_explosion(optimizer)
 
@@ -244,6 +258,21 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     progress = max(course.first - course.best, 0.0)
     required = LOST_RISE_SHARE * (progress if progress > LOST_RISE_DEVIATIONS * noise else size)
     return course.rise > required and _norms_are_raised(optimizer, course)
+
+
+def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
+    """Whether a loss of few rows fell to less than half and rose again, by more than half of that, with the norm."""
+    there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
+    losses, norms = optimizer.loss[there], optimizer.total_norm[there]
+    if not MIN_FEW_LOSSES <= len(losses) < MIN_LOSSES or losses.min() <= 0:
+        return False
+    best, first = int(np.argmin(losses)), float(losses[0])
+    after = losses[best + 1 :]
+    if len(after) < MIN_FEW_RISEN or float(losses[best]) > 0.5 * first:
+        return False
+    risen = bool((after[-MIN_FEW_RISEN:] > losses[best] + LOST_RISE_SHARE * (first - losses[best]) / 2).all())
+    enough = float(after[-1] - losses[best]) > LOST_RISE_SHARE * float(first - losses[best])
+    return risen and enough and float(np.median(norms[best + 1 :])) > RAISED_NORM_RATIO * float(norms[best])
 
 
 def _norms_are_raised(optimizer: OptimizerFacts, course: Loss) -> bool:
@@ -283,8 +312,8 @@ def _last_calm(values: Array) -> int:
 
 def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Steps far above their neighbours from which loss and norms came back."""
-    spikes = _lone_spikes(optimizer)
-    if not spikes or _onset(optimizer) is not None:
+    spikes = lone_spikes(optimizer)
+    if not spikes or is_diverging(optimizer):
         return None
     step, ratio = max(spikes, key=lambda found: found[1])
     norm = float(optimizer.total_norm[optimizer.steps == step][0])
@@ -304,7 +333,7 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "spikes": Quantity(len(spikes), "steps"),
             "largest_norm": Quantity(norm, "norm"),
             "largest_ratio": Quantity(ratio, "times the median of its neighbours"),
-            "steps": Quantity(_listed_steps([step for step, _ in spikes]), "steps"),
+            "steps": Quantity(listed_steps([step for step, _ in spikes]), "steps"),
         },
         cause="a single batch: an outlier, a wrong label, or a sequence of unusual length",
         remedy="look at the batches of these steps; clipping limits what such a step does, it does not mend the data",
@@ -312,11 +341,11 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-def _listed_steps(steps: Sequence[int], most: int = 5) -> str:
+def listed_steps(steps: Sequence[int], most: int = 5) -> str:
     return ", ".join(map(str, steps[:most])) + (", ..." if len(steps) > most else "")
 
 
-def _lone_spikes(optimizer: OptimizerFacts) -> list[tuple[int, float]]:
+def lone_spikes(optimizer: OptimizerFacts) -> list[tuple[int, float]]:
     """Step and ratio to its neighbours of each step that stands out, by an event or by its size alone."""
     norms = optimizer.total_norm
     usable = np.isfinite(norms) & (norms > 0) & ~optimizer.skipped

@@ -51,7 +51,8 @@ PAGES: dict[str, Page] = {
     "learning-rate-zero": Page(
         title="The learning rate is 0",
         cure="script",
-        meaning="All parameter groups have learning rate 0 at most steps, so that no weight moves.",
+        meaning="All parameter groups have learning rate 0 at most steps or from some step to the end, or one group has"
+        " it at every step, so that its weights do not move.",
         example="`LambdaLR(optimizer, lambda step: step // 1000)`: an integer division that gives 0 for 1,000 steps.",
         confirm="Print `scheduler.get_last_lr()` at the first and the last steps.",
         fix="Correct the schedule or its number of steps.",
@@ -190,6 +191,38 @@ PAGES: dict[str, Page] = {
         " early stopping would have. Where the target comes from the model itself, use a target network.",
         sources=("Pascanu et al. 2013, 'On the difficulty of training RNNs', https://arxiv.org/abs/1211.5063",),
     ),
+    "repeated-spikes": Page(
+        title="Spikes come back and undo progress",
+        cure="rate",
+        meaning="Steps far above their neighbours come back again and again, and three or more of them throw the loss"
+        " back: it stays above its level for some steps. It is a warning where 5 % of the steps are spent so, and"
+        " information below that. A spike that leaves the loss where it was is `spike`.",
+        example="A fine-tuning in which one batch in thirty has a picture in another unit: each such step throws the"
+        " network back, and it ends at 69 % instead of 95 %.",
+        confirm="Train again from the same seed with the threshold that `gradwatch recommend` gives, and compare the"
+        " loss after these steps.",
+        fix="Look at the batches of these steps. If they are as they should be, clip, or lower the learning rate; with"
+        " Adam a smaller beta2 helps as well.",
+        sources=("Chowdhery et al. 2022, 'PaLM', section 5.1, https://arxiv.org/abs/2204.02311",),
+    ),
+    "huge-loss": Page(
+        title="The loss stands at a level out of every usual range",
+        cure="rate",
+        meaning="Every logged loss is above a million, norms are above a thousand, and the loss does not fall.",
+        example="A log that begins at step 5,900, after the training was lost: the loss is near 4e8 in each row.",
+        confirm="Print the loss of the untrained model, and the range of the targets.",
+        fix="Go back to a checkpoint from before the loss grew and lower the learning rate. If the loss was that large"
+        " from the first step on, normalise targets and inputs.",
+    ),
+    "optimizer-recreated": Page(
+        title="The optimizer is made anew again and again",
+        cure="script",
+        meaning="Three or more optimizers of one class train the same weights one after another. Each begins without"
+        " the momentum and the second moments of the one before; without such state it is information.",
+        example="`optimizer = Adam(model.parameters())` inside the loop over epochs.",
+        confirm="Print `id(optimizer)` at the start of each epoch.",
+        fix="Create the optimizer once, before the loop. To lower its rate, use a scheduler.",
+    ),
     "loss-scale": Page(
         title="The loss scale finds no level",
         cure="precision",
@@ -301,6 +334,17 @@ PAGES: dict[str, Page] = {
         example="Updates of 30 % of a layer's weights a step.",
         confirm="Train with a third of the learning rate.",
         fix="Lower the learning rate before changing the clipping, which would only mask it.",
+    ),
+    "loss-regressed": Page(
+        title="The loss ends well above its best",
+        cure="rate",
+        meaning="The median of the last tenth of the losses lies above that of the best tenth, beyond doubt and by more"
+        " than 15 % of the progress. It is a warning where half of the progress is undone and there is one optimizer."
+        " If the norms have grown as well, it is `diverged`.",
+        example="A constant learning rate that is too high for the end of the training.",
+        confirm="Evaluate the checkpoints of the best level and of the end on the same held-out data.",
+        fix="Keep the best checkpoint. Lower the learning rate towards the end, or look at the data from where the loss"
+        " turns. With a curriculum or an adversary, such a rise can be meant.",
     ),
     "too-short": Page(
         title="Too short to judge",

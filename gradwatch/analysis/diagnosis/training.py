@@ -8,11 +8,14 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
+from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Severity
 
 MIN_STEPS = 5  # steps: with fewer, that something never happened says nothing
+MIN_ZERO_ROWS = 2  # rows of an imported history, each of several steps: all of them without a gradient
 MOST_STEPS = 0.95  # share of the steps
 HALF = 0.5
+MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END = 10, 0.05  # steps, and share of them: a schedule that ended so early
 NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
 MIN_CONSTANT_LOSSES = 20  # losses
 LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
@@ -76,28 +79,29 @@ def all_steps_skipped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
 
 
 def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Every learning rate is 0, always or for most of the run."""
-    columns = [name for name in optimizer.frame.columns if name.startswith("learning_rate")]
-    rates = optimizer.frame[columns].to_numpy(float)
+    """Every learning rate is 0: always, for most of the run, or from some step to the end."""
+    rates = _learning_rates(optimizer)
     known = np.isfinite(rates).any(axis=1)
     if known.sum() < MIN_STEPS:
         return None
     zero = (np.nan_to_num(rates[known], nan=0.0) == 0).all(axis=1)
-    if zero.mean() < HALF:
+    share = float(zero.mean())
+    at_end = len(zero) - 1 - int(np.flatnonzero(~zero)[-1]) if not zero.all() else len(zero)
+    ended_early = at_end >= max(MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END * len(zero))
+    if share < HALF and not ended_early:
         return None
-    steps = optimizer.steps[known][zero]
-    severity: Severity = "critical" if zero.mean() >= MOST_STEPS else "warning"
+    steps = optimizer.steps[known][zero] if share >= HALF else optimizer.steps[known][-at_end:]
+    from_where = f"at {int(zero.sum())} of {len(zero)} steps" if share >= HALF else f"from step {steps[0]} to the end"
     return Finding(
         code="learning-rate-zero",
-        severity=severity,
+        severity="critical" if share >= MOST_STEPS else "warning",
         certainty="shown",
-        what=f"the learning rate{facts.of(optimizer)} is 0 at {int(zero.sum())} of {len(zero)} steps:"
-        " the weights do not move",
+        what=f"the learning rate{facts.of(optimizer)} is 0 {from_where}: the weights do not move",
         optimizer=optimizer.name,
         steps=(int(steps[0]), int(steps[-1])),
         evidence={
             "learning_rate": Quantity(0.0, "per step"),
-            "steps_at_zero": Quantity(float(zero.mean()), "share of steps"),
+            "steps_at_zero": Quantity(share, "share of steps"),
         },
         cause="the schedule returns 0, for example by an integer division, a warm-up in epochs that is stepped in"
         " batches, or a total number of steps that is too small",
@@ -106,19 +110,68 @@ def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
     )
 
 
+def _learning_rates(optimizer: OptimizerFacts) -> Array:
+    """Of each parameter group, (steps, groups); NaN where a rate is not known."""
+    columns = [name for name in optimizer.frame.columns if name.startswith("learning_rate")]
+    rates: Array = optimizer.frame[columns].to_numpy(float)
+    return rates
+
+
+def group_without_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Parameters with gradients whose group has learning rate 0 at every step, while other groups have one."""
+    rates = _learning_rates(optimizer)
+    if len(rates) < MIN_STEPS or rates.shape[1] < 2:
+        return None
+    zero = (rates == 0).all(axis=0)
+    if not zero.any() or not (np.nan_to_num(rates) > 0).any(axis=0).any():
+        return None
+    names = _never_updated(optimizer)
+    if not names:
+        return None
+    share = _share_of_entries(optimizer, names)
+    return Finding(
+        code="learning-rate-zero",
+        severity="warning" if share >= NOTABLE_ENTRIES else "info",
+        certainty="shown",
+        what=f"{int(zero.sum())} of {len(zero)} parameter groups{facts.of(optimizer)} have learning rate 0 at every"
+        f" step: {listed(names)} get gradients and do not move, {share:.0%} of the trainable weights",
+        optimizer=optimizer.name,
+        parameters=tuple(names),
+        steps=optimizer.span,
+        evidence={
+            "learning_rate": Quantity(0.0, "per step"),
+            "entries": Quantity(share, "share of the optimizer's entries"),
+        },
+        cause="a group was given a learning rate of 0, or a schedule multiplies it by 0",
+        remedy="give the group a learning rate; if it is meant to be frozen, requires_grad_(False) saves its backward",
+        confirm="print the lr of each of optimizer.param_groups",
+    )
+
+
+def _never_updated(optimizer: OptimizerFacts) -> list[str]:
+    """Parameters whose sampled updates are all exactly 0 while their gradients are not."""
+    updates = optimizer.updates.to_numpy(float)
+    if len(updates) < MIN_WEIGHT_SAMPLES or not len(optimizer.norms):
+        return []
+    still = ((updates == 0) | np.isnan(updates)).all(axis=0) & (updates == 0).any(axis=0)
+    with_gradient = set(optimizer.norms.columns[(np.nan_to_num(optimizer.norms.to_numpy(float)) > 0).any(axis=0)])
+    return [str(n) for n, zero in zip(optimizer.updates.columns, still, strict=True) if zero and n in with_gradient]
+
+
 def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The total norm is exactly 0 at most steps."""
     norms = optimizer.total_norm[~optimizer.skipped]
     norms = norms[np.isfinite(norms)]
-    if len(norms) < MIN_STEPS:
+    few = len(norms) < MIN_STEPS
+    if few and not (facts.is_imported and len(norms) >= MIN_ZERO_ROWS and (norms == 0).all()):
         return None
     share = float((norms == 0).mean())
     if share < HALF or _has_no_gradient_at_all(optimizer):
         return None
     return Finding(
         code="zero-gradients",
-        severity="critical" if share >= MOST_STEPS else "warning",
-        certainty="shown",
+        severity="critical" if share >= MOST_STEPS and not few else "warning",
+        certainty="likely" if few else "shown",
         what=f"the gradient{facts.of(optimizer)} is exactly 0 at {share:.0%} of the steps: they train nothing",
         optimizer=optimizer.name,
         steps=optimizer.span,
@@ -424,6 +477,7 @@ RULES = (
     no_steps,
     all_steps_skipped,
     learning_rate_zero,
+    group_without_rate,
     zero_gradients,
     constant_loss,
     stale_optimizer,

@@ -29,6 +29,19 @@ RUNS = {
     "many spikes": lambda: stream(
         replaced(steady(STEPS), dict.fromkeys(range(100, 400, 30), 60.0)), losses=falling(STEPS)
     ),
+    "spikes that undo progress": lambda: stream(
+        replaced(steady(STEPS), dict.fromkeys((100, 150, 250, 330), 40.0)),
+        losses=[
+            x + max(0.0, 1 - (i - max((s for s in (100, 150, 250, 330) if s <= i), default=-99)) / 20)
+            for i, x in enumerate(falling(STEPS))
+        ],
+    ),
+    "progress undone": lambda: stream(steady(STEPS), losses=falling(200) + falling(200, 0.5, 1.6)),
+    "huge loss": lambda: stream(steady(STEPS, level=1e6), losses=falling(STEPS, 4e8, 4e8)),
+    "rate ends early": lambda: changed(calm(STEPS), learning_rates=lambda i: (0.1 * (i < 300),)),
+    "few rows fell and rose": lambda: stream(
+        [40.0, 14, 24, 7, 8, 16, 15, 70], losses=[15.5, 13.0, 3.8, 2.39, 1.43, 5.8, 7.0, 10.0]
+    ),
     "diverged": lambda: stream(GROWING, losses=GROWING),
     "ends in NaN": lambda: stream([*steady(STEPS - 5), math.nan, math.nan, math.nan, math.nan, math.nan]),
     "NaN loss": lambda: stream([*steady(STEPS), *[math.nan] * 5], losses=[*falling(STEPS), *[math.nan] * 5]),

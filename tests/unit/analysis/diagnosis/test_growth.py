@@ -141,3 +141,24 @@ def test_early_stopping_is_named_only_where_there_was_progress_to_keep(tmp_path)
     assert f"before step {kept.steps[0]}: early stopping" in kept.remedy
     growing = [1.02**i for i in range(400)]
     assert "early stopping" not in the(run_of(tmp_path / "first", stream(growing, losses=growing)), "diverged").remedy
+
+
+FEW = [15.5, 13.0, 3.8, 2.39, 1.43]
+
+
+def test_a_few_rows_that_fell_and_rose_again(tmp_path):
+    run = run_of(tmp_path, stream([40.0, 14, 24, 7, 8, 16, 15, 70], losses=[*FEW, 5.8, 7.0, 10.0]))
+    assert the(run, "diverged").severity == "critical"
+    assert abs(the(run, "diverged").steps[0] - 4) <= 1
+
+
+@pytest.mark.parametrize(
+    ("norms", "losses"),
+    [
+        pytest.param([40.0, 14, 24, 7, 8, 7, 6, 7], [*FEW, 5.8, 7.0, 10.0], id="norms stay"),
+        pytest.param([40.0, 14, 24, 7, 8, 16, 15, 70], [*FEW, 5.8, 1.9, 1.5], id="came back"),
+        pytest.param([3.0, 2, 2, 3, 2, 7, 6, 7], [8.3, 8.5, 7.9, 6.9, 6.6, 9.0, 8.2, 8.8], id="little progress"),
+    ],
+)
+def test_a_few_rows_that_are_no_divergence(tmp_path, norms, losses):
+    assert "diverged" not in codes(run_of(tmp_path, stream(norms, losses=losses)))

@@ -43,6 +43,30 @@ def test_a_learning_rate_of_zero(tmp_path, rate, severity):
     assert found == ([severity] if severity else [])
 
 
+@pytest.mark.parametrize(("zeros", "told"), [(0, False), (1, False), (9, False), (60, True), (149, True)])
+def test_a_schedule_that_ends_early(tmp_path, zeros, told):
+    """One that ends at 0 with the last step is usual."""
+    run = run_of(tmp_path, changed(calm(300), learning_rates=lambda i: (0.1 * (i < 300 - zeros),)))
+    assert ("learning-rate-zero" in codes(run)) == told
+    if told:
+        found = the(run, "learning-rate-zero")
+        assert (found.severity, found.steps) == ("warning", (300 - zeros, 299))
+        assert "to the end" in found.what
+
+
+@pytest.mark.parametrize(("update", "told"), [(0.0, True), (1e-9, False)])
+def test_a_group_without_a_rate(tmp_path, update, told):
+    """The record does not say which parameters a group has: their updates tell."""
+    names = parameters("body.weight", "head.weight")
+    records = with_weights(with_layers(calm(100), [1.0, 1.0], names), [1.0, 1.0], [update, 1e-3])
+    run = run_of(tmp_path, changed(records, learning_rates=(0.0, 0.1)))
+    if not told:
+        assert "learning-rate-zero" not in codes(run)
+        return
+    found = the(run, "learning-rate-zero")
+    assert (found.severity, found.parameters) == ("warning", ("body.weight",))
+
+
 def test_one_group_with_a_rate_is_enough(tmp_path):
     assert "learning-rate-zero" not in codes(run_of(tmp_path, changed(calm(), learning_rates=(0.0, 0.1))))
 
@@ -53,6 +77,13 @@ def test_gradients_that_are_zero(tmp_path, share, severity):
     run = run_of(tmp_path, stream(norms, losses=falling(300)))
     found = [finding.severity for finding in run.diagnosis() if finding.code == "zero-gradients"]
     assert found == ([severity] if severity else [])
+
+
+@pytest.mark.parametrize(("source", "told"), [({"source": "trainer"}, True), ({}, False)])
+def test_two_rows_without_a_gradient_tell_where_each_stands_for_several_steps(tmp_path, source, told):
+    run = run_of(tmp_path, stream([0.0, 0.0], losses=[0.0, 0.0]), meta=source)
+    found = [(f.severity, f.certainty) for f in run.diagnosis() if f.code == "zero-gradients"]
+    assert found == ([("warning", "likely")] if told else [])
 
 
 def test_no_threshold_is_advised_to_a_training_without_gradient(tmp_path):

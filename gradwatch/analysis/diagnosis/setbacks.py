@@ -1,0 +1,198 @@
+"""Setbacks of the loss: spikes that undo progress again and again, an end well above the best, a level out of range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps, lone_spikes
+from gradwatch.analysis.statistics.progress import first_loss, is_about_zero, medians, uncertainty
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.recovery import robust_deviation
+from gradwatch.record import Severity
+from gradwatch.text import number
+
+LOSSES_BEFORE = 16  # losses before a spike that tell its level
+SMOOTHED = 5  # losses: a median of so many tells whether the loss is back
+NOISE = 2.0  # robust deviations of single losses: three standard errors of the difference of two such medians
+RISE_SHARE = 0.1  # of the progress of the loss (without any, of its level): a smaller rise costs little
+COSTLY_STEPS = 5  # losses above the level: fewer may be chance
+REPEATED = 3  # spikes that threw the loss back
+LOST_SHARE = 0.05  # of the steps: so many above the level that the training is held up
+MIN_LOSSES = 100  # losses without which the end is not compared with the best
+REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
+UNDONE_SHARE = 0.5  # of the progress: more is a warning
+HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
+HUGE_NORM = 1e3
+MIN_HUGE_LOSSES = 10
+FALLEN = 0.7  # of the first third: a loss that falls as far is on its way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setback:
+    """What spikes close to one another cost: the level of the loss before them, its level after, and for how long."""
+
+    first: int  # step of the first spike
+    spikes: int
+    before: float
+    after: float  # the median of the losses while they were above the level
+    steps: int  # losses above the level
+
+
+def setbacks(optimizer: OptimizerFacts) -> list[Setback]:
+    """The spikes after which the loss stayed above its level for some steps, in order."""
+    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
+    losses, steps = optimizer.loss[there], optimizer.steps[there]
+    spikes = np.array([step for step, _ in lone_spikes(optimizer)], dtype=np.int64)
+    if len(losses) < LOSSES_BEFORE + SMOOTHED or not len(spikes):
+        return []
+    progress = max(0.0, first_loss(losses) - min(medians(np.array_split(losses, 10))))
+    smooth = _smoothed(losses)
+    at = np.minimum(np.searchsorted(steps, spikes), len(losses) - 1)
+    groups = np.split(at, np.flatnonzero(np.diff(at) >= LOSSES_BEFORE) + 1)
+    ends = [*(int(group[0]) for group in groups[1:]), len(losses)]
+    quiet = np.setdiff1d(np.arange(len(losses)), at)
+    found = []
+    for group, end in zip(groups, ends, strict=True):
+        before = losses[quiet[quiet < group[0]][-LOSSES_BEFORE:]]
+        if len(before) < LOSSES_BEFORE // 2:
+            continue
+        level = float(np.median(before))
+        least = RISE_SHARE * (progress or abs(level))
+        above = smooth[int(group[0]) : end] > level + max(NOISE * robust_deviation(before), least)
+        back = np.flatnonzero(~above & (np.arange(int(group[0]), end) > group[-1]))
+        above[int(back[0]) if len(back) else len(above) :] = False
+        if above.sum() >= COSTLY_STEPS:
+            after = float(np.median(losses[int(group[0]) : end][above]))
+            first = int(steps[group[0]])
+            found.append(Setback(first=first, spikes=len(group), before=level, after=after, steps=int(above.sum())))
+    return found
+
+
+def _smoothed(losses: Array) -> Array:
+    """The median of each loss and those after it, (losses,): one bad batch does not raise it."""
+    padded = np.concatenate([losses, np.full(SMOOTHED - 1, np.nan)])
+    smooth: Array = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1)
+    return smooth
+
+
+def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Spikes that come back again and again, each of which undoes progress that the loss had made."""
+    if is_diverging(optimizer):
+        return None
+    found = setbacks(optimizer)
+    losses = int((optimizer.loss_logged & np.isfinite(optimizer.loss)).sum())
+    if sum(setback.spikes for setback in found) < REPEATED or is_about_zero(optimizer.history.losses()):
+        return None
+    share = sum(setback.steps for setback in found) / losses
+    worst = max(found, key=lambda setback: setback.after - setback.before)
+    steps = [step for step, _ in lone_spikes(optimizer)]
+    times = f" {len(found)} times" if len(found) > 1 else ""
+    return Finding(
+        code="repeated-spikes",
+        severity="warning" if share >= LOST_SHARE else "info",
+        certainty="shown",
+        what=f"{len(steps)} spikes{facts.of(optimizer)} threw the training back{times}: for {share:.0%} of"
+        f" the steps the loss stood above its level before them (from step {worst.first} on near"
+        f" {number(worst.after)} instead of {number(worst.before)})",
+        optimizer=optimizer.name,
+        parameters=tuple(dict.fromkeys(e.parameter for e in optimizer.events if e.step in steps and e.parameter)),
+        steps=(found[0].first, steps[-1]),
+        evidence={
+            "spikes": Quantity(len(steps), "steps"),
+            "setbacks": Quantity(len(found), "times"),
+            "steps_above_level": Quantity(share, "share of the steps with a loss"),
+            "loss_before": Quantity(worst.before, "loss, before the worst setback"),
+            "loss_after": Quantity(worst.after, "loss, in the worst setback"),
+            "steps": Quantity(listed_steps(steps), "steps"),
+        },
+        cause="batches that are far off (another unit, wrong labels, unusual lengths) with updates that are not bounded"
+        " enough, or a learning rate at the edge of what this training stands",
+        remedy=_remedy(optimizer, steps),
+        confirm="train again from the same seed with the threshold that `gradwatch recommend` gives: the loss should"
+        " keep its level after these steps",
+    )
+
+
+def _remedy(optimizer: OptimizerFacts, steps: list[int]) -> str:
+    frame = optimizer.frame.loc[steps]
+    coefs = frame["clip_coef"].to_numpy(float)[frame[["max_norm", "clip_value"]].notna().any(axis=1)]
+    coefs = coefs[np.isfinite(coefs)]
+    look = "look at the batches of these steps, and "
+    if not len(coefs):
+        return look + "clip (`gradwatch recommend` gives a threshold) or lower the learning rate"
+    if float(np.median(coefs)) < 1:
+        return look + "lower the learning rate or the threshold: these steps were clipped, and it was not enough"
+    return look + "lower the threshold, which let these steps through (`gradwatch recommend`)"
+
+
+def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The loss ends well above its best level, beyond its noise, and nothing graver explains it."""
+    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
+    losses, steps = optimizer.loss[there], optimizer.steps[there]
+    if len(losses) < MIN_LOSSES or is_about_zero(losses) or is_diverging(optimizer):
+        return None
+    tenths, when = np.array_split(losses, 10), np.array_split(steps, 10)
+    levels = medians(tenths)
+    best = int(np.argmin(levels))
+    rise, progress = levels[-1] - levels[best], first_loss(losses) - levels[best]
+    doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
+    if progress <= doubt or rise <= max(REGRESSED_SHARE * progress, doubt):
+        return None
+    share = rise / progress
+    # Of players that train against one another, the loss of one rises as the other learns.
+    severity: Severity = "warning" if share >= UNDONE_SHARE and not facts.several else "info"
+    return Finding(
+        code="loss-regressed",
+        severity=severity,
+        certainty="shown",
+        what=f"the loss{facts.of(optimizer)} ends at {number(levels[-1])}, above its best level of"
+        f" {number(levels[best])} at steps {when[best][0]} to {when[best][-1]}: {share:.0%} of its progress is undone",
+        optimizer=optimizer.name,
+        steps=(int(when[best][-1]), int(steps[-1])),
+        evidence={
+            "loss_first": Quantity(first_loss(losses), "loss"),
+            "loss_best": Quantity(levels[best], "loss, median of a tenth"),
+            "loss_last": Quantity(levels[-1], "loss, median of the last tenth"),
+            "undone": Quantity(share, "share of the progress"),
+        },
+        cause="the learning rate is too high for the end of the training, the data changed (a harder part, another"
+        " order), or what had been learnt was lost at a step",
+        remedy="keep the checkpoint of the best level; lower the learning rate towards the end, or look at the data"
+        " from where the loss turns. With a curriculum or an adversary it can be meant",
+        confirm="evaluate the checkpoints of the best level and of the end on the same held-out data",
+    )
+
+
+def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The loss stands at a level that is out of every usual range, and does not fall."""
+    losses = optimizer.loss[optimizer.loss_logged & np.isfinite(optimizer.loss)]
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    if len(losses) < MIN_HUGE_LOSSES or not len(norms) or losses.min() < HUGE_LOSS or np.median(norms) < HUGE_NORM:
+        return None
+    first, *_, last = medians(np.array_split(losses, 3))
+    if last < FALLEN * first or is_diverging(optimizer):
+        return None
+    return Finding(
+        code="huge-loss",
+        severity="warning",
+        certainty="possible",
+        what=f"the loss{facts.of(optimizer)} stands near {number(float(np.median(losses)))} and does not fall, with"
+        f" norms near {number(float(np.median(norms)))}",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "loss_median": Quantity(float(np.median(losses)), "loss"),
+            "total_norm_median": Quantity(float(np.median(norms)), "norm"),
+        },
+        cause="the training was lost before this record begins, or targets and inputs are not normalised",
+        remedy="go back to a checkpoint from before the loss grew and lower the learning rate; if the loss was that"
+        " large from the first step on, normalise targets and inputs",
+        confirm="print the loss of the untrained model, and the range of the targets",
+    )
+
+
+RULES = (repeated_spikes, loss_regressed, huge_loss)

@@ -1,0 +1,145 @@
+"""Setbacks of the loss: spikes that undo progress are a warning, spikes that cost nothing are none."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gradwatch.analysis.diagnosis.facts import read_facts
+from gradwatch.analysis.diagnosis.setbacks import loss_regressed
+from gradwatch.testing import replaced, steady, stream
+
+from .made import calm, changed, codes, falling, run_of, the
+
+SPIKES = (100, 150, 250, 330)
+
+
+def thrown_back(steps=400, spikes=SPIKES, height=1.0, length=20):
+    """A loss that falls, and that each spike raises by ``height`` for ``length`` steps."""
+    losses = np.array(falling(steps))
+    for spike in spikes:
+        losses[spike : spike + length] += height * np.linspace(1, 0, length)[: len(losses[spike : spike + length])]
+    return losses.tolist()
+
+
+def spiky(steps=400, spikes=SPIKES, height=40.0):
+    return replaced(steady(steps), dict.fromkeys(spikes, height))
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_spikes_that_throw_the_loss_back(tmp_path, optimizer):
+    found = the(run_of(tmp_path, stream(spiky(), losses=thrown_back()), optimizer), "repeated-spikes")
+    assert found.severity == "warning"
+    assert found.steps == (100, 330)
+    assert (found.evidence["spikes"].value, found.evidence["setbacks"].value) == (4, 4)
+    assert 0.05 < found.evidence["steps_above_level"].value < 0.25
+    assert "spike" not in codes(run_of(tmp_path / "again", stream(spiky(), losses=thrown_back()), optimizer))
+
+
+@pytest.mark.parametrize(
+    ("norms", "losses"),
+    [
+        pytest.param(spiky(), falling(400), id="the loss does not follow"),
+        pytest.param(spiky(), replaced(falling(400), dict.fromkeys(SPIKES, 30.0)), id="the loss of the spike alone"),
+        pytest.param(spiky(spikes=(150, 250)), thrown_back(spikes=(150, 250)), id="two spikes"),
+        pytest.param(spiky(), thrown_back(height=0.05), id="a rise of a few percent of the progress"),
+        pytest.param(steady(400), thrown_back(), id="no spike of the norm"),
+        pytest.param(spiky(), None, id="no loss"),
+        pytest.param(spiky(), [0.1 * z for z in np.random.default_rng(0).standard_normal(400)], id="loss about zero"),
+    ],
+)
+def test_spikes_that_cost_nothing_are_no_repeated_spikes(tmp_path, norms, losses):
+    assert "repeated-spikes" not in codes(run_of(tmp_path, stream(norms, losses=losses)))
+
+
+def test_few_steps_above_the_level_are_information(tmp_path):
+    steps, spikes = 4000, (500, 1500, 2500, 3500)
+    losses = np.array(thrown_back(steps, spikes, height=3.0))
+    run = run_of(tmp_path, stream(spiky(steps, spikes), losses=losses.tolist()))
+    assert the(run, "repeated-spikes").severity == "info"
+    assert run.summary().verdict == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("clipping", "said"),
+    [
+        ({}, "clip (`gradwatch recommend`"),
+        ({"max_norm": 10.0, "clip_coef": lambda i: 0.25 if i in SPIKES else 1.0}, "these steps were clipped"),
+        ({"max_norm": 100.0, "clip_coef": 1.0}, "lower the threshold"),
+    ],
+)
+def test_the_remedy_knows_whether_the_spikes_were_clipped(tmp_path, clipping, said):
+    run = run_of(tmp_path, changed(stream(spiky(), losses=thrown_back()), **clipping))
+    assert said in the(run, "repeated-spikes").remedy
+
+
+def test_an_end_above_the_best_is_a_warning_where_half_of_the_progress_is_undone(tmp_path):
+    run = run_of(tmp_path, stream(steady(600), losses=falling(300) + falling(300, 0.5, 1.6)))
+    found = the(run, "loss-regressed")
+    assert found.severity == "warning"
+    assert found.evidence["undone"].value == pytest.approx(0.68, abs=0.1)
+    assert 200 < found.steps[0] < 400
+
+
+def test_of_several_optimizers_an_end_above_the_best_is_information(tmp_path):
+    """The loss of a discriminator rises as the generator learns."""
+    run = run_of(tmp_path, stream(steady(600), losses=falling(300) + falling(300, 0.5, 1.6)))
+    facts = read_facts(run)
+    one = facts.optimizers[0]
+    several = dataclasses.replace(facts, optimizers=(one, dataclasses.replace(one, name="g")))
+    told = [loss_regressed(of, one) for of in (facts, several)]
+    assert [found.severity for found in told if found] == ["warning", "info"]
+
+
+def test_an_end_a_little_above_the_best_is_information(tmp_path):
+    run = run_of(tmp_path, stream(steady(600), losses=falling(300) + falling(300, 0.5, 0.95)))
+    assert the(run, "loss-regressed").severity == "info"
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        pytest.param(falling(600), id="falls"),
+        pytest.param(falling(300) + falling(300, 0.5, 0.52), id="stays at its best"),
+        pytest.param(falling(40) + falling(40, 0.5, 1.6), id="too few losses"),
+        pytest.param(falling(600, noise=0.8), id="noise"),
+        pytest.param([2.0 + 0.05 * z for z in np.random.default_rng(1).standard_normal(600)], id="never moves"),
+        pytest.param([0.1 * z for z in np.random.default_rng(2).standard_normal(600)], id="about zero"),
+        pytest.param(falling(600, 0.5, 2.0), id="never fell"),
+    ],
+)
+def test_what_is_no_regress(tmp_path, losses):
+    assert "loss-regressed" not in codes(run_of(tmp_path, stream(steady(len(losses)), losses=losses)))
+
+
+def test_growth_of_loss_and_norms_is_a_divergence_and_told_once(tmp_path):
+    losses = falling(300) + falling(300, 0.5, 60.0)
+    run = run_of(tmp_path, stream(steady(300) + steady(300, level=30.0), losses=losses))
+    assert "diverged" in codes(run)
+    assert not {"loss-regressed", "repeated-spikes"} & set(codes(run))
+
+
+def huge(rows, level=4e8, end=None):
+    return falling(rows, level, end or level, noise=0.3)
+
+
+def test_a_level_of_millions_that_does_not_fall(tmp_path):
+    found = the(run_of(tmp_path, stream(steady(17, level=1e6), losses=huge(17))), "huge-loss")
+    assert (found.severity, found.certainty) == ("warning", "possible")
+
+
+@pytest.mark.parametrize(
+    ("norms", "losses"),
+    [
+        pytest.param(steady(60, level=1e6), huge(60, 4e8, 2e7), id="falls"),
+        pytest.param(steady(60, level=1.0), huge(60), id="small norms: a sum over a large batch"),
+        pytest.param(steady(60, level=1e6), huge(60, 100.0), id="a usual level"),
+        pytest.param(steady(5, level=1e6), huge(5), id="too few"),
+    ],
+)
+def test_what_is_no_huge_loss(tmp_path, norms, losses):
+    assert "huge-loss" not in codes(run_of(tmp_path, stream(norms, losses=losses)))
+
+
+def test_a_calm_training_has_no_setback(tmp_path):
+    assert not {"repeated-spikes", "loss-regressed", "huge-loss"} & set(codes(run_of(tmp_path, calm(600))))
