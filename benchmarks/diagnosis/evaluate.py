@@ -57,6 +57,10 @@ REMEDY = {
     "clip-starves": "threshold",
     "diverged": "rate",
     "spike": "rate",
+    "repeated-spikes": "rate",
+    "loss-regressed": "rate",
+    "huge-loss": "rate",
+    "optimizer-recreated": "script",
     "vanishing": "architecture",
     "nonfinite-loss": "operation",
     "nonfinite-gradient": "operation",
@@ -162,7 +166,7 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("half", choices=["tuning", "held_out"])
+    parser.add_argument("half", choices=["tuning", "held_out", "fourth"])
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
     options = parser.parse_args()
