@@ -94,7 +94,8 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     onset = _onset(optimizer)
     if onset is None:
         return None
-    course = loss_course(optimizer)
+    long = loss_course(optimizer)
+    course = long if long is not None else _short_course(optimizer)
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
     first_norm = float(np.median(norms[: max(3, len(norms) // 20)])) if len(norms) else None
     last_norm = float(np.median(norms[-max(3, len(norms) // 20) :])) if len(norms) else None
@@ -104,7 +105,7 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     return Finding(
         code="diverged",
         severity="critical",
-        certainty="shown" if course is not None or ends_in_nan else "likely",
+        certainty="shown" if long is not None or ends_in_nan else "likely",
         what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {how}",
         optimizer=optimizer.name,
         parameters=_where(optimizer, onset),
@@ -273,6 +274,22 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     risen = bool((after[-MIN_FEW_RISEN:] > losses[best] + LOST_RISE_SHARE * (first - losses[best]) / 2).all())
     enough = float(after[-1] - losses[best]) > LOST_RISE_SHARE * float(first - losses[best])
     return risen and enough and float(np.median(norms[best + 1 :])) > RAISED_NORM_RATIO * float(norms[best])
+
+
+def _short_course(optimizer: OptimizerFacts) -> Loss | None:
+    """The course of so few losses, where they were lost: single losses, for there are no levels."""
+    if not _few_losses_are_lost(optimizer):
+        return None
+    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
+    losses = optimizer.loss[there]
+    best = int(np.argmin(losses))
+    return Loss(
+        first=float(losses[0]),
+        best=float(losses[best]),
+        last=float(losses[-1]),
+        deviation=0.0,
+        best_step=int(optimizer.steps[there][best]),
+    )
 
 
 def _norms_are_raised(optimizer: OptimizerFacts, course: Loss) -> bool:

@@ -19,7 +19,7 @@ NonfiniteFault: TypeAlias = Literal["entries", "norm", "loss"]
 HIDDEN_STEPS = 3  # steps in a row with a NaN gradient and a finite loss: the loss cannot be the one trained on
 LOSS_SCALE_SKIPS = 0.2  # share of the steps that a loss scale may leave out
 MIN_ROWS_AFTER = 1  # finite rows at the end of an imported history, after which a NaN did not reach the weights
-LEFT_OUT_SHARE = 0.01  # of the rows of an imported history: so few may be left out by a loss scale
+LEFT_OUT_ROWS, LEFT_OUT_SHARE = 2, 0.01  # of an imported history, and share of them: a loss scale may leave out as many
 MIN_SCALED_STEPS = 20  # steps after which the loss scale should have found its level
 
 FIND_IT = (
@@ -81,9 +81,9 @@ def _came_back(optimizer: OptimizerFacts) -> bool:
 
 
 def _is_rare(optimizer: OptimizerFacts) -> bool:
-    """Whether so few rows are not finite that a loss scale at its level leaves out as many."""
+    """Whether so few rows are not finite that a loss scale leaves out as many, as it starts or at its level."""
     finite = np.isfinite(optimizer.total_norm)
-    return bool((~finite).sum() <= max(1.0, LEFT_OUT_SHARE * len(finite)))
+    return bool((~finite).sum() <= max(LEFT_OUT_ROWS, LEFT_OUT_SHARE * len(finite)))
 
 
 def _evidence(optimizer: OptimizerFacts, event: Event) -> dict[str, Quantity]:

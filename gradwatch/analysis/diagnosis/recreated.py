@@ -14,7 +14,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 
 MIN_OPTIMIZERS = 3  # one after another: two are a change of the optimizer, which is usual
 MIN_STEPS = 3  # of each
-CONTINUED = 0.25  # of how far an optimizer moved the norm of the weights: how far from there the next one may begin
+CONTINUED = 0.25  # of the distance from the first norm of the weights: how far from its end the next one may begin
 MOST = 0.8  # of the pairs
 
 
@@ -32,7 +32,8 @@ def _in_turn(group: Sequence[OptimizerFacts]) -> list[OptimizerFacts]:
     pairs = list(itertools.pairwise(ordered))
     if len(ordered) < MIN_OPTIMIZERS or not all(_clock(a)[-1] <= _clock(b)[0] for a, b in pairs):
         return []
-    went_on = sum(_goes_on(a, b) for a, b in pairs)
+    start = _weight_norms(ordered[0])[0]
+    went_on = sum(_goes_on(a, b, start) for a, b in pairs)
     return ordered if went_on >= MOST * len(pairs) else []
 
 
@@ -41,15 +42,18 @@ def _clock(optimizer: OptimizerFacts) -> Array:
     return times
 
 
-def _goes_on(before: OptimizerFacts, after: OptimizerFacts) -> bool:
+def _weight_norms(optimizer: OptimizerFacts) -> Array:
+    norms: Array = optimizer.frame["weight_norm"].to_numpy(float)
+    return norms
+
+
+def _goes_on(before: OptimizerFacts, after: OptimizerFacts, start: float) -> bool:
     """Whether the weights of one optimizer begin where those of the other ended, rather than anew.
 
-    A new model of the same shape, as of the next fold or the next trial, begins near the norm of the first one.
+    A new model of the same shape, as of the next fold or the next trial, begins near the norm ``start`` of the first.
     """
-    ended, begins = (optimizer.frame["weight_norm"].to_numpy(float) for optimizer in (before, after))
-    if not np.isfinite([ended[0], ended[-1], begins[0]]).all():
-        return False
-    return bool(abs(begins[0] - ended[-1]) < CONTINUED * abs(ended[-1] - ended[0]))
+    ended, begins = _weight_norms(before)[-1], _weight_norms(after)[0]
+    return bool(abs(begins - ended) < CONTINUED * abs(begins - start))  # False where one is not known
 
 
 def optimizer_recreated(facts: Facts) -> Finding | None:

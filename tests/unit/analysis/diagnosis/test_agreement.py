@@ -40,7 +40,7 @@ RUNS = {
     "huge loss": lambda: stream(steady(STEPS, level=1e6), losses=falling(STEPS, 4e8, 4e8)),
     "rate ends early": lambda: changed(calm(STEPS), learning_rates=lambda i: (0.1 * (i < 300),)),
     "few rows fell and rose": lambda: stream(
-        [40.0, 14, 24, 7, 8, 16, 15, 70], losses=[15.5, 13.0, 3.8, 2.39, 1.43, 5.8, 7.0, 10.0]
+        [40.0, 14, 24, 7, 7, 16, 15, 70], losses=[15.5, 13.0, 3.8, 2.39, 1.43, 5.8, 7.0, 10.0]
     ),
     "diverged": lambda: stream(GROWING, losses=GROWING),
     "ends in NaN": lambda: stream([*steady(STEPS - 5), math.nan, math.nan, math.nan, math.nan, math.nan]),

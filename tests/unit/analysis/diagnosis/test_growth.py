@@ -147,9 +147,11 @@ FEW = [15.5, 13.0, 3.8, 2.39, 1.43]
 
 
 def test_a_few_rows_that_fell_and_rose_again(tmp_path):
-    run = run_of(tmp_path, stream([40.0, 14, 24, 7, 8, 16, 15, 70], losses=[*FEW, 5.8, 7.0, 10.0]))
-    assert the(run, "diverged").severity == "critical"
-    assert abs(the(run, "diverged").steps[0] - 4) <= 1
+    run = run_of(tmp_path, stream([40.0, 14, 24, 7, 7, 16, 15, 70], losses=[*FEW, 5.8, 7.0, 10.0]))
+    found = the(run, "diverged")
+    assert (found.severity, found.certainty) == ("critical", "likely")
+    assert abs(found.steps[0] - 4) <= 1
+    assert "its loss went from 15.5 (best 1.43) to 10" in found.what
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def test_what_is_not_finite_is_told_by_the_facts_of_the_event(facts, fault):
     ("start", "until", "last_losses", "severity"),
     [
         pytest.param(150, 151, None, "info", id="one row"),
+        pytest.param(150, 152, None, "info", id="two rows"),
         pytest.param(0, 1, None, "info", id="the first row"),
         pytest.param(150, 170, None, "warning", id="many rows"),
         pytest.param(298, 299, None, "info", id="the last row but one"),
