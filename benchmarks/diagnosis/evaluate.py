@@ -57,6 +57,7 @@ REMEDY = {
     "clip-starves": "threshold",
     "diverged": "rate",
     "spike": "rate",
+    "learning-rate-too-high": "rate",
     "repeated-spikes": "rate",
     "loss-regressed": "rate",
     "huge-loss": "rate",
