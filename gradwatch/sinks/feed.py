@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -30,6 +31,7 @@ class Feed:
         self._queue: queue.Queue[StepRecord | Event | Callable[[], Closing]] = queue.Queue(capacity or size)
         self._is_fed = True  # until it fails or is too slow
         self._was_said = False
+        self._is_asked = False  # to end
         self._thread = threading.Thread(target=self._run, name=f"gradwatch-{tracker.label}", daemon=True)
         self._thread.start()
 
@@ -47,10 +49,20 @@ class Feed:
 
     def close(self, closing: Callable[[], Closing], patience: float = PATIENCE) -> None:
         """Let the tracker end, with what ``closing`` returns in its thread; wait for that at most so many seconds."""
-        deadline = time.monotonic() + patience
-        if self._is_fed:
+        self.ask_to_end(closing)
+        self.wait(closing, time.monotonic() + patience, patience)
+
+    def ask_to_end(self, closing: Callable[[], Closing]) -> None:
+        """Let the tracker end after what it has yet to get; one whose queue is full is asked by `wait`."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(closing)
+            self._is_asked = True
+
+    def wait(self, closing: Callable[[], Closing], deadline: float, patience: float) -> None:
+        """Wait until the tracker has ended, at most to the deadline, which was so many seconds away."""
+        if self._is_fed and not self._is_asked:
             try:
-                self._queue.put(closing, timeout=patience)
+                self._queue.put(closing, timeout=max(0.0, deadline - time.monotonic()))
             except queue.Full:
                 self._drop("it is too slow")
         self._thread.join(max(0.0, deadline - time.monotonic()))
@@ -137,5 +149,7 @@ class Feeds:
 
         deadline = time.monotonic() + patience
         for feed in self._each:
-            feed.close(shared, max(0.1, deadline - time.monotonic()))
+            feed.ask_to_end(shared)
+        for feed in self._each:
+            feed.wait(shared, deadline, patience)
         self._each = []

@@ -124,6 +124,25 @@ def test_one_that_does_not_end_is_left_behind(caplog):
     assert "did not end within" in caplog.text
 
 
+def test_one_that_ends_slowly_takes_no_time_from_the_others(caplog):
+    second_has_ended = threading.Event()
+
+    class Slow(Listener):
+        def close(self, closing):
+            second_has_ended.wait(20)
+            super().close(closing)
+
+    class Quick(Listener):
+        def close(self, closing):
+            super().close(closing)
+            second_has_ended.set()
+
+    slow, quick = Slow(), Quick()
+    Feeds([slow, quick], RunFacts(path=None)).close(lambda: {"verdict": "healthy"})
+    assert slow.closing == quick.closing == {"verdict": "healthy"}
+    assert caplog.text == ""
+
+
 def test_the_verdict_is_asked_for_once_and_only_if_there_is_a_tracker():
     asked = []
     Feeds().close(lambda: asked.append(1) or {})
