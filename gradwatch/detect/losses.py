@@ -56,7 +56,11 @@ class LossLevel:
         """
         if loss is None or not self.ready or self.is_small(loss):
             return False
+        median, deviation = self._median_and_deviation()
+        return not loss <= median + max(sigmas * deviation, fraction * abs(median))
+
+    def _median_and_deviation(self) -> tuple[float, float]:
+        """Those of the losses, computed once for each loss that enters."""
         if self._known is None:
             self._known = self._losses.median, self._losses.deviation
-        median, deviation = self._known
-        return not loss <= median + max(sigmas * deviation, fraction * abs(median))
+        return self._known

@@ -111,10 +111,10 @@ class SubtreeRelay:
 
     def _next_ready(self, optimizer: str) -> int | None:
         """The next step, if all of it has arrived that is to be waited for."""
-        if self._first_waiting(optimizer) is None or not self._is_ready(optimizer, self._next.get(optimizer, 0)):
+        if self._first_waiting(optimizer) is None or not self._look_for(optimizer, self._next.get(optimizer, 0)):
             return None
         number = self._first_waiting(optimizer)  # no rank has a step before this one, if not every step is recorded
-        return number if number is not None and self._is_ready(optimizer, number) else None
+        return number if number is not None and self._look_for(optimizer, number) else None
 
     def _first_waiting(self, optimizer: str) -> int | None:
         """The first step that any rank has sent; those that come too late are dropped."""
@@ -127,7 +127,8 @@ class SubtreeRelay:
                     first = key[1]
         return first
 
-    def _is_ready(self, optimizer: str, number: int) -> bool:
+    def _look_for(self, optimizer: str, number: int) -> bool:
+        """Look for a step of all ranks, and give up on those that are late; return whether none is waited for."""
         now = time.monotonic()
         waits_for, since = self._waiting.get(optimizer, (-1, now))
         if waits_for != number:

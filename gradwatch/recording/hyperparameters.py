@@ -128,16 +128,23 @@ def _flat(mapping: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Settin
             value = "(missing)"
         if _SECRET.search(name):
             yield name, HIDDEN
-        elif isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from _flat(_mapping(value), f"{name}.")
-        elif isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
-            yield from _flat(dict(enumerate(value)), f"{name}.")
+        elif (parts := _parts(value)) is not None:
+            yield from _flat(parts, f"{name}.")
         elif isinstance(value, list | tuple | set) and len(value) <= MOST_SETTINGS:
             yield name, [_plain(each) for each in value]
         else:
             yield name, _plain(value)
+
+
+def _parts(value: Any) -> Mapping[Any, Any] | None:
+    """What a value consists of, by name or number; None if it is one setting."""
+    if isinstance(value, Mapping):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _mapping(value)
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+        return dict(enumerate(value))
+    return None
 
 
 def _plain(value: Any) -> Setting:

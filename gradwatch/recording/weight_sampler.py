@@ -83,7 +83,7 @@ class WeightSampler:
         self, step: int, measured: Measurement | None, parameters: Sequence[Tensor | None]
     ) -> WeightSample | None:
         """Take a sample if it is time; ``measured`` are the gradients, where they are known before the step."""
-        if not self._every or not (step % self._every == 0 or self._is_first_nonfinite(measured)):
+        if not self._every or not (step % self._every == 0 or self._note_nonfinite(measured)):
             return None
         present = [local(p.detach()) for p in parameters if p is not None]
         entries = entries_to_copy(present, step // self._every)
@@ -122,8 +122,8 @@ class WeightSampler:
             )
             return None
 
-    def _is_first_nonfinite(self, measured: Measurement | None) -> bool:
-        """As far as is known without waiting for a device."""
+    def _note_nonfinite(self, measured: Measurement | None) -> bool:
+        """Return whether gradients begin to be not finite, as far as is known without waiting for a device."""
         bad = measured is not None and measured.is_here and measured.has_nonfinite()
         first, self._was_nonfinite = bad and not self._was_nonfinite, bad
         return first

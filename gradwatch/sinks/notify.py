@@ -74,7 +74,7 @@ class Notifications:
         if event.severity == "info" or self._told.get(key) in (event.severity, "critical"):
             return
         self._told[key] = event.severity
-        if not self._may_send():
+        if not self._take_turn():
             return
         more = f"\n{self._left_out} messages before this one were left out." if self._left_out else ""
         self._left_out = 0
@@ -96,7 +96,8 @@ class Notifications:
     def close(self, closing: Closing) -> None:
         """Send nothing: an end is no fault."""
 
-    def _may_send(self) -> bool:
+    def _take_turn(self) -> bool:
+        """Count a message; return whether it may be sent, or too many were sent lately."""
         now = self._clock()
         while self._sent and now - self._sent[0] > WITHIN:
             self._sent.popleft()

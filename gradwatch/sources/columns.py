@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradwatch.sources import layers
@@ -94,7 +94,9 @@ def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False)
     >>> list(told(names, choose(names, "a.csv")))[1]
     "left out, because a run has no place for them: 'epoch'"
     """
-    names = {kind: name for kind, name in columns.by_kind.items() if not (has_steps and kind == "step")}
+    names = dict(columns.by_kind)
+    if has_steps:
+        names.pop("step", None)
     taken = [f"{name!r} as {WORDS[kind]}" for kind, name in names.items() if name is not None]
     options = "--norm and --loss" if has_steps else "--norm, --step and --loss"
     if taken:
@@ -104,9 +106,12 @@ def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False)
     missing = [WORDS[kind] for kind, name in names.items() if name is None]
     if missing:
         yield f"not found: {', '.join(missing)}"
-    read_ones = {*names.values(), *columns.series.columns}
-    others = [repr(name) for name in available if name not in read_ones]
+    yield from _left_out(available, {*names.values(), *columns.series.columns})
+    yield from columns.layer_notes
+
+
+def _left_out(available: Sequence[str], taken: Collection[str | None]) -> Iterator[str]:
+    others = [repr(name) for name in available if name not in taken]
     if others:
         more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
         yield f"left out, because a run has no place for them: {', '.join(others[:MOST_NAMED])}{more}"
-    yield from columns.layer_notes

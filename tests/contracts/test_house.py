@@ -117,3 +117,37 @@ def test_the_script_prints_its_table_for_this_checkout():
 
 def test_tests_are_counted(house, checkout):
     assert house.count_tests(checkout) == "2"
+
+
+def sets_attributes(function):
+    """The attributes that a function sets, on whatever object."""
+    return sorted(
+        node.attr
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
+    )
+
+
+def queries(tree):
+    """Properties, and functions whose name asks something."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            is_property = any(isinstance(one, ast.Name) and one.id == "property" for one in node.decorator_list)
+            if is_property or node.name.lstrip("_").startswith(("is_", "has_", "are_", "can_", "may_")):
+                yield node
+
+
+def test_a_query_changes_nothing():
+    found = {
+        f"{path.relative_to(ROOT)}: {query.name}": sets_attributes(query)
+        for path in sorted((ROOT / "gradwatch").rglob("*.py"))
+        for query in queries(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert len(found) > 100
+    assert {name: attributes for name, attributes in found.items() if attributes} == {}
+
+
+def test_a_query_that_changes_something_would_be_found():
+    code = "class A:\n    def is_reached(self):\n        self.at += 1\n    def put(self):\n        self.x = 1"
+    (query,) = queries(ast.parse(code))
+    assert sets_attributes(query) == ["at"]
