@@ -189,6 +189,32 @@ def test_a_sampled_statistic_holds_to_the_end_of_the_run_and_says_what_no_value_
     expect(seen.frame.locator(".legend")).not_to_contain_text("no gradient")
 
 
+def test_a_run_trained_again_under_its_name_shows_nothing_of_the_old_one(look, served, tmp_path):
+    """Beside it, a run without a step is not called healthy, and no data is asked for twice."""
+    folder = tmp_path / "run"
+    write(folder, [record(s, [1.0, 2.0]) for s in range(100)]).end_attempt("closed")
+    empty = StoreWriter(tmp_path / "empty")
+    empty.begin_attempt({"model": "Net"}, {"0": ("Adam", {"lr": 1.25e-4})})
+    seen = look().open_page(served(tmp_path), "run=run")
+    seen.shown_run()
+    expect(seen.frame.locator("button.run").filter(has_text="empty")).to_contain_text("no step yet")
+    asked = [url for url in seen.requests if "/series?" in url or "/tile?" in url]
+    assert len(asked) == len(set(asked)) == 2
+
+    def told():
+        box = seen.frame.locator("canvas.heat").bounding_box()
+        seen.page.mouse.move(box["x"] + seen.x_of(50), box["y"] + 5)
+        return seen.frame.locator(".heat-head .readout")
+
+    expect(told()).to_have_text("block.0.weight · step 50 · 1")
+    shutil.rmtree(folder)
+    write(folder, [record(s, [7.0, 3.0]) for s in range(100)]).end_attempt("closed")
+    seen.page.reload()
+    seen.shown_run()
+    expect(told()).to_have_text("block.0.weight · step 50 · 7")
+    empty.end_attempt("closed")
+
+
 # ------------------------------------------------------------------------------------------- what is drawn
 
 
