@@ -14,6 +14,7 @@ from gradwatch.errors import RunInUse
 from gradwatch.store.checksums import row_crc, values_crc
 from gradwatch.store.integrity import MAX_MISSING
 from gradwatch.store.processes import is_alive
+from gradwatch.store.rows import with_checksums
 from gradwatch.store.schema import (
     APPLICATION_ID,
     ATTEMPT_COLUMNS,
@@ -23,6 +24,7 @@ from gradwatch.store.schema import (
     OPTIMIZER_COLUMNS,
     PAGE_SIZE,
     PARAMETER_COLUMNS,
+    ROW_COUNTS,
     ROW_CRC_FROM,
     SCHEMA_VERSION,
     Layout,
@@ -86,6 +88,7 @@ def upgrade(db: sqlite3.Connection, layout: Layout) -> None:
         began_with_crc = layout.has_crc and not db.execute("select 1 from meta where key = ?", (CRC_FROM,)).fetchone()
         for table, columns in _SMALL_TABLES.items():
             _add_checksums(db, table, columns, began_with_crc)
+        put_row_counts(db, last)
     db.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
 
@@ -129,6 +132,14 @@ def count_rows(db: sqlite3.Connection, last_step_id: int) -> str:
     tables = ("meta", "attempt", "optimizer", "parameter", "detector_state", "event")
     counts = {table: db.execute(f"select count(*) from {table}").fetchone()[0] for table in tables}
     return json.dumps(counts | {"step": last_step_id})
+
+
+def put_row_counts(db: sqlite3.Connection, last_step_id: int) -> None:
+    """Write how many rows there are now, so that rows lost later are noticed."""
+    # First the row itself, for it counts.
+    db.execute("insert or ignore into meta (key) values (?)", (ROW_COUNTS,))
+    _, value, crc, bound = with_checksums("meta", (ROW_COUNTS, count_rows(db, last_step_id)))
+    db.execute("update meta set value = ?, crc = ?, row_crc = ? where key = ?", (value, crc, bound, ROW_COUNTS))
 
 
 def next_id(db: sqlite3.Connection) -> int:

@@ -41,7 +41,13 @@ class SmallTables:
     def meta(self) -> dict[str, str]:
         """Facts about the run as a whole; has to be read before any other table."""
         meta = self._integrity.read_meta(self._rows("meta", ("key", "value")))
+        if self._db.layout.has_row_crc and ROW_COUNTS not in meta and self._has_attempt():
+            self._integrity.left_out.add(("meta", ROW_COUNTS))
         return {key: value for key, value in meta.items() if key not in _OF_THE_STORE}
+
+    def _has_attempt(self) -> bool:
+        """Whether an attempt was begun, which also writes the numbers of rows."""
+        return bool(self._db.rows("select 1 from attempt not indexed limit 1"))
 
     def attempts(self) -> list[Attempt]:
         """The attempts in order."""
@@ -119,11 +125,14 @@ class SmallTables:
         rows = self._rows("detector_state", columns, "where optimizer = ?", optimizer)
         if not rows:
             self._find_lost_states()
+        states = {zlib.crc32(row[3]): row[3] for row in rows if isinstance(row[3], bytes)}
+        # The state is a part of the checksum by its own; one that is no bytes matches none.
         summed = [
-            (*values, zlib.crc32(state), crc, bound) for *values, state, crc, bound in rows if isinstance(state, bytes)
+            (*values, zlib.crc32(state) if isinstance(state, bytes) else None, crc, bound)
+            for *values, state, crc, bound in rows
         ]
         for name, last, written_by, crc in self._integrity.intact("detector_state", summed):
-            state = next(row[3] for row in rows if isinstance(row[3], bytes) and zlib.crc32(row[3]) == crc)
+            state = states[crc]
             if name == optimizer and written_by == version:
                 return last, state
         return None

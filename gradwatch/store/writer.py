@@ -15,7 +15,7 @@ from typing import Any
 from gradwatch.errors import StoreRemoved
 from gradwatch.record import Event, JoinedParameters, ParameterInfo, StepRecord, merged
 from gradwatch.store.connection import WritingConnection, not_writable
-from gradwatch.store.creation import count_rows, next_id, refuse_if_in_use
+from gradwatch.store.creation import next_id, put_row_counts, refuse_if_in_use
 from gradwatch.store.digests import RecordDigesters
 from gradwatch.store.next_steps import EVERY, NextSteps
 from gradwatch.store.processes import process_start
@@ -39,7 +39,6 @@ from gradwatch.store.schema import (
     NEXT_STEPS,
     OPTIMIZER_COLUMNS,
     PARAMETER_COLUMNS,
-    ROW_COUNTS,
 )
 
 
@@ -272,12 +271,7 @@ class StoreWriter:
         self._file.execute("update attempt set crc = ?, row_crc = ? where attempt = ?", *checksums, self.attempt)
 
     def _count_rows(self, new_steps: int = 0) -> None:
-        """Write how many rows there are now, so that rows lost later are noticed."""
-        # First the row itself, for it counts.
-        self._file.execute("insert or ignore into meta (key) values (?)", ROW_COUNTS)
-        _, value, crc, bound = _meta_row(ROW_COUNTS, count_rows(self._file.db, self._next_id - 1 + new_steps))
-        query = "update meta set value = ?, crc = ?, row_crc = ? where key = ?"
-        self._file.execute(query, value, crc, bound, ROW_COUNTS)
+        put_row_counts(self._file.db, self._next_id - 1 + new_steps)
 
 
 _META = ("key", "value", *CHECKSUMS)

@@ -96,6 +96,32 @@ def test_what_is_damaged_or_gone_is_counted_once(read, statement, ask, expected,
     assert found.damage == damage
 
 
+@pytest.mark.parametrize("statement", ["delete from meta where key = 'rows'", "delete from meta"])
+def test_numbers_of_rows_that_are_gone_are_damage(read, statement):
+    """Without them nothing else tells of a lost row."""
+    found = read(statement)
+    assert found.damage == ({("meta", "rows")}, {})
+
+
+def test_a_store_without_an_attempt_has_no_numbers_of_rows(tmp_path):
+    StoreWriter(tmp_path).abandon()
+    found = Opened(tmp_path)
+    assert found.damage == (set(), {})
+    found.db.close()
+
+
+@pytest.mark.parametrize("state", ["'text'", "7", "x'00'"])
+def test_a_state_of_detectors_that_is_another_or_no_bytes_is_damage(folder, read, state):
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {})
+    writer.save_detector_state("0", 1, "v", b"state")
+    writer.end_attempt("closed")
+    assert read().tables.detector_state("0", "v") == (1, b"state")
+    found = read(f"update detector_state set state = {state}")
+    assert found.tables.detector_state("0", "v") is None
+    assert found.damage == ({("detector_state", "0")}, {})
+
+
 @pytest.mark.parametrize(
     ("statement", "names", "damaged"),
     [
