@@ -36,6 +36,7 @@ from gradwatch.recording.hooks import (
     listen_to_clip_calls,
     out_of_graphs,
     override_max_norm,
+    tap_libraries,
 )
 from gradwatch.recording.hyperparameters import settings_text
 from gradwatch.recording.optimizer_probe import is_probing
@@ -139,6 +140,7 @@ class Discovery:
         self._follow_fork()
         self.backwards += 1
         self._end_after_steps(within_backward=False)
+        tap_libraries()
         self._attach_new(within_training=True)
         if self.watch is None:
             self._roots = [root.detach() for root in tensors]

@@ -1,7 +1,13 @@
 """Where a training loop is listened to, without changing what it does."""
 
 from gradwatch.recording.hooks.backward import listen_to_backward
-from gradwatch.recording.hooks.clip_calls import ClipCall, TapError, listen_to_clip_calls, override_max_norm
+from gradwatch.recording.hooks.clip_calls import (
+    ClipCall,
+    TapError,
+    listen_to_clip_calls,
+    override_max_norm,
+    tap_libraries,
+)
 from gradwatch.recording.hooks.grad_scaler import listen_to_grad_scaler
 from gradwatch.recording.hooks.optimizer_steps import (
     listen_to_closures,
@@ -25,4 +31,5 @@ __all__ = [
     "out_of_graphs",
     "override_max_norm",
     "steps_on_stack",
+    "tap_libraries",
 ]

@@ -79,14 +79,15 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
     Raises:
         TapError: this version of torch can't be listened to.
     """
-    return _listeners.add(listener)
+    stop = _listeners.add(listener)
+    tap_libraries()
+    return stop
 
 
 def _put_in() -> list[Callable[[], None]]:
     by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
     by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
-    taps = [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), _tap_fsdp1()]
-    return taps + _tap_pair()
+    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), *_tap_pair()]
 
 
 _listeners: HookRegistry[ClipListener] = HookRegistry(_put_in)
@@ -224,26 +225,52 @@ def _tap_ours() -> Callable[[], None]:
     return restore
 
 
-def _tap_fsdp1() -> Callable[[], None]:
-    """The method of a model that FSDP1 wraps, which clips by the norm over all ranks without torch.nn.utils."""
-    fsdp: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
-    if fsdp is None:
-        return lambda: None
-    original = fsdp.clip_grad_norm_
+_CLIPPING_OF_LIBRARIES: tuple[tuple[str, str | None, Callable[[Any], list[Tensor]] | None], ...] = (
+    # Clips by the norm over all ranks without torch.nn.utils.
+    ("torch.distributed.fsdp", "FullyShardedDataParallel", lambda model: list(model.parameters())),
+    # The function with which the engine clips float32 gradients that ZeRO does not partition.
+    ("deepspeed.runtime.engine", None, None),
+)
+"""Where libraries that a script may import after gradwatch have a ``clip_grad_norm_`` of their own: a module, the class
+in it, and how to get the parameters from an instance of that class."""
+
+
+def tap_libraries() -> None:
+    """See the clipping functions of libraries that the script has imported since the last call."""
+    _listeners.put_in_more(_tap_libraries)
+
+
+def _tap_libraries() -> list[Callable[[], None]]:
+    taps = []
+    for module, class_name, parameters_of in _CLIPPING_OF_LIBRARIES:
+        owner = sys.modules.get(module)
+        if class_name is not None:
+            owner = getattr(owner, class_name, None)
+        clip = getattr(owner, "clip_grad_norm_", None)
+        if clip is not None and not hasattr(clip, "_is_gradwatch_tap"):
+            taps.append(_tap_library(owner, parameters_of))
+    return taps
+
+
+def _tap_library(owner: Any, parameters_of: Callable[[Any], list[Tensor]] | None) -> Callable[[], None]:
+    original = owner.clip_grad_norm_
 
     @functools.wraps(original)
-    def tapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def tapped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        """``parameters`` are a model where the original is its method."""
+        listed, parameters = _both(parameters) if parameters_of is None else (parameters_of(parameters), parameters)
         args, kwargs = _overridden(args, kwargs)
         try:
-            call = _norm_call(list(self.parameters()), *args, **kwargs)
+            call = _norm_call(listed, *args, **kwargs)
         except Exception:
-            return original(self, *args, **kwargs)  # to raise what torch raises
-        return _told(call, lambda: original(self, *args, **kwargs))
+            return original(parameters, *args, **kwargs)  # to raise what it raises
+        return _told(call, lambda: original(parameters, *args, **kwargs))
 
     def restore() -> None:
-        fsdp.clip_grad_norm_ = original
+        owner.clip_grad_norm_ = original
 
-    fsdp.clip_grad_norm_ = tapped
+    tapped._is_gradwatch_tap = True  # type: ignore[attr-defined]
+    owner.clip_grad_norm_ = tapped
     return restore
 
 

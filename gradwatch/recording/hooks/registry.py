@@ -62,3 +62,9 @@ class HookRegistry(Generic[Listener]):
                     self._take_out.pop()()
 
         return stop
+
+    def put_in_more(self, put_in: Callable[[], Sequence[Callable[[], None]]]) -> None:
+        """Add to the tap while anyone listens; it is taken out with it."""
+        with self._lock:
+            if self._present:
+                self._take_out.extend(put_in())

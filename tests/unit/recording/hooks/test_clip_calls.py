@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import sys
+import types
 import warnings
 
 import pytest
@@ -11,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_ as early_norm
 from torch.nn.utils import clip_grad_value_ as early_value
 
 import gradwatch
-from gradwatch.recording.hooks import listen_to_clip_calls
+from gradwatch.recording.hooks import listen_to_clip_calls, tap_libraries
 
 from .gradients import parameter
 
@@ -189,3 +191,44 @@ def test_the_public_function_keeps_its_face(ear):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         early_norm([parameter(1.0)], 1.0)
+
+
+def clips_like_an_engine(parameters, max_norm, norm_type=2, mpu=None):
+    """As engines do that take torch's function over and write through ``.data``."""
+    listed = list(parameters)
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.data.float().norm(norm_type) for p in listed]), norm_type)
+    for p in listed:
+        p.grad.data.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+    return norm
+
+
+def test_an_engine_that_is_imported_later_is_seen(ear, monkeypatch):
+    """`gradwatch run` listens before the script imports anything."""
+    engine = types.ModuleType("deepspeed.runtime.engine")
+    monkeypatch.setitem(sys.modules, engine.__name__, engine)
+    tap_libraries()  # while it is being imported
+    engine.clip_grad_norm_ = clips_like_an_engine
+    for _ in range(2):
+        tap_libraries()
+    p = parameter(3.0, 4.0)
+    returned = engine.clip_grad_norm_(parameters=(one for one in [p]), max_norm=1.0, mpu=None)
+    assert returned.item() == 5.0
+    assert ear.heard == [("before", 1.0, 2.0, None, [5.0]), ("after", 5.0)]
+    assert p.grad.norm().item() == pytest.approx(1.0, rel=1e-5)
+    with pytest.raises(TypeError):
+        engine.clip_grad_norm_([p])
+
+
+def test_the_method_of_fsdp1_is_seen_though_it_is_imported_later_and_restored(monkeypatch):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    original = fsdp.FullyShardedDataParallel.clip_grad_norm_
+    with monkeypatch.context() as before_the_import:
+        before_the_import.delitem(sys.modules, fsdp.__name__)
+        stop = listen_to_clip_calls(Ear())
+    assert fsdp.FullyShardedDataParallel.clip_grad_norm_ is original
+    tap_libraries()
+    assert fsdp.FullyShardedDataParallel.clip_grad_norm_ is not original
+    stop()
+    assert fsdp.FullyShardedDataParallel.clip_grad_norm_ is original
+    tap_libraries()
+    assert fsdp.FullyShardedDataParallel.clip_grad_norm_ is original
