@@ -23,7 +23,10 @@ from typing import Any
 
 CAN_FORK = sys.platform == "linux"
 
-READ_AT_IMPORT = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "TORCH", "CUDA_", "LD_", "MALLOC_", "GRADWATCH_FUSED")
+READ_AT_IMPORT = (
+    *("PYTHON", "PYTORCH_", "TORCH_", "TORCHDYNAMO_", "CUDA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "LD_", "MALLOC_"),
+    "GRADWATCH_FUSED",
+)
 """Names of variables begin with these that Python or a library reads before a script runs."""
 
 SERVER = Path(__file__).with_name("prepared_server.py")

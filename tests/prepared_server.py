@@ -101,7 +101,9 @@ def run(script: Callable[[], object]) -> NoReturn:
         traceback = error.__traceback__
         while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
             traceback = traceback.tb_next  # it begins in the script
-        sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error.with_traceback(traceback), traceback
+        vars(sys)["last_exc"] = error  # of Python 3.12 and newer
+        sys.excepthook(type(error), error, traceback)
         code, interrupted = 1, isinstance(error, KeyboardInterrupt)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

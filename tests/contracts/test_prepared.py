@@ -25,6 +25,8 @@ ENDS = {
     "os._exit": "import os; print('lost'); os._exit(3)",
     "atexit and a thread": "import atexit, threading, time\natexit.register(print, 'at exit')\n"
     "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\nprint('main')",
+    "what is kept of an exception": "import atexit, sys\n"
+    "atexit.register(lambda: print(sys.last_type, sys.last_value, sys.last_traceback.tb_lineno))\n1 / 0",
     "a hook": "import sys\nsys.excepthook = lambda kind, error, traceback: print(kind, traceback.tb_lineno)\n1 / 0",
 }
 SEES = (

@@ -4,7 +4,6 @@ import gc
 import importlib.util
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import pytest
 
 from gradwatch.cli import group, main
 from gradwatch.testing import replaced, steady, stream, write_run
+
+from ..prepared import forked
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCRIPT = """
@@ -63,8 +64,7 @@ def folder(tmp_path_factory):
 
 
 def call(folder, *words):
-    command = [sys.executable, "-m", "gradwatch", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return forked().run(["-m", "gradwatch", *words], folder)
 
 
 CALLS = [

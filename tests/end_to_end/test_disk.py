@@ -19,6 +19,8 @@ from gradwatch.store import StoreWriter
 from gradwatch.store.connection import WritingConnection
 from gradwatch.testing import steady, stream
 
+from ..prepared import forked
+
 
 @pytest.fixture
 def small_disk(tmp_path):
@@ -151,7 +153,7 @@ def test_a_disk_that_stays_full_ends_with_what_was_written_and_no_traceback(smal
     assert torch.equal(training.weights(), expected(300))
 
 
-def refused(tmp_path, refuse, allow):
+def refused(tmp_path, refuse, allow, *, bare=False):
     """A training in a process of its own, whose disk takes nothing from ``refuse`` to ``allow``, lines of Python."""
     program = f"""
 import logging, os, resource, subprocess, sys
@@ -173,7 +175,12 @@ with gradwatch.attach(model, optimizer, "run") as watch:
     run(50); print(watch.flush(timeout=20.0))
 print(len(gradwatch.Run("run").steps()))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    (tmp_path / "script.py").write_text(program)
+    if bare:  # in a process that has imported nothing
+        command = [sys.executable, "script.py"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    else:
+        done = forked().run(["script.py"], tmp_path)
     if done.returncode == 3:
         pytest.skip("a process can't be traced here")
     assert done.returncode == 0, done.stderr
@@ -200,6 +207,7 @@ def test_a_quota_or_a_disk_that_fails_is_waited_for(tmp_path, error):
         f"quota = subprocess.Popen([*{command}, str(os.getpid())], stderr=subprocess.PIPE, text=True);"
         " 'attached' in quota.stderr.readline() or sys.exit(3)",
         "quota.terminate(); quota.wait()",
+        bare=error == "EIO",
     )
 
 

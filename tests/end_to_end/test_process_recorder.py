@@ -23,6 +23,8 @@ from gradwatch.clip import NormClip
 from gradwatch.errors import BadArgument, NotARun, RecorderProcessFailed, RunInUse
 from gradwatch.recording.process import link as links
 
+from ..prepared import forked
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the recorder's process needs POSIX")
 
 PATIENCE = 60.0  # seconds, on a machine that has much else to do
@@ -122,15 +124,14 @@ if __name__ == "__main__":
 def run_script(folder, how, beside="nothing"):
     script = folder / "training.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    return subprocess.run(
-        [sys.executable, script, folder, how, beside],
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("w"),
-        start_new_session=True,
-        timeout=300,
-        env=dict(os.environ, OMP_NUM_THREADS="1"),
-        check=False,
-    ).returncode
+    command, start = [script, folder, how, beside], forked().start
+    if (how, beside) == ("SIGKILL", "nothing"):  # one that has imported nothing before
+        command, start = [sys.executable, *command], subprocess.Popen
+    with (
+        (folder / "stderr").open("w") as errors,
+        start(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True) as training,
+    ):
+        training.wait(300)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,23 @@ import gradwatch
 from gradwatch import Run
 from gradwatch.testing import steady, stream, write_run
 
+from ..prepared import forked
+
 ROOT = Path(__file__).parent.parent.parent
 
 
-def run_command(*command, cwd, **environment):
-    env = os.environ | {"COLUMNS": "80", "WANDB_MODE": "offline"} | environment  # no account, no network
+VARIABLES = {"COLUMNS": "80", "WANDB_MODE": "offline"}  # no account, no network
+
+
+def run_command(*command, cwd):
+    """In a process that has imported nothing."""
+    env = os.environ | VARIABLES
     return subprocess.run(command, capture_output=True, text=True, timeout=580, cwd=cwd, env=env)
+
+
+def run_forked(*command, cwd):
+    """Python with a command, in a process that has PyTorch already."""
+    return forked().run(command, cwd, **VARIABLES)
 
 
 @pytest.mark.slow
@@ -58,7 +69,7 @@ def test_each_framework_has_an_example(tmp_path, name, steps, threshold):
 
 def test_the_temporal_order_is_recorded_without_clipping_and_with_it(tmp_path):
     script = ROOT / "examples" / "temporal_order.py"
-    done = run_command(sys.executable, script, "--length", "10", "--steps", "300", cwd=tmp_path)
+    done = run_forked(script, "--length", "10", "--steps", "300", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("of fresh sequences wrong after 300 updates") == 2
     plain, clipped = (Run(tmp_path / "runs" / f"temporal-order-{name}").steps() for name in ("none", "1"))
@@ -93,7 +104,7 @@ def test_a_short_demonstration_refuses_to_advise(tmp_path):
     done = run_command(sys.executable, "-m", "gradwatch", "demo", "--steps", "60", cwd=tmp_path)
     assert done.returncode == 0
     assert "no recommendation" in done.stdout
-    again = run_command(sys.executable, "-m", "gradwatch", "demo", "--steps", "60", cwd=tmp_path)
+    again = run_forked("-m", "gradwatch", "demo", "--steps", "60", cwd=tmp_path)
     assert "runs/demo-4" in again.stdout, "an earlier run is not overwritten"
     assert again.returncode == 0
 
@@ -157,7 +168,11 @@ def test_every_command_of_the_readme_runs(tmp_path, line):
     (tmp_path / "history.csv").write_text(f"step,grad_norm\n{norms}\n")
     for name in ("first", "second", "char-rnn"):
         write_run(tmp_path / "runs" / name, stream(steady(400)))
-    done = run_command(sys.executable, "-m", *shlex.split(line), cwd=tmp_path)
+    command = ["-m", *shlex.split(line)]
+    if line.startswith(("gradwatch run --", "gradwatch doctor")):
+        done = run_forked(*command, cwd=tmp_path)
+    else:
+        done = run_command(sys.executable, *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

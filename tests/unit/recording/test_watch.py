@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from gradwatch.errors import RunInUse
 from gradwatch.store import StoreReader
 from gradwatch.testing import steady
 
+from ...prepared import forked
 from .nets import CLIPS, OPTIMIZERS, backward, make, train, train_scaled
 
 
@@ -319,11 +321,13 @@ SCRIPT = """
 """
 
 
-def start(tmp_path: Path, end: str) -> subprocess.Popen:
+def start(tmp_path: Path, end: str, *, bare: bool = False) -> subprocess.Popen:
+    """Start the script; ``bare`` in a process that has imported nothing."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT) + textwrap.dedent(end))
-    command = [sys.executable, str(script), str(tmp_path / "run")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [str(script), str(tmp_path / "run")]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], **pipes) if bare else forked().start(command, **pipes)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +343,7 @@ def start(tmp_path: Path, end: str) -> subprocess.Popen:
     ],
 )
 def test_however_a_script_ends_its_last_step_is_recorded(tmp_path, end, code, reason):
-    process = start(tmp_path, end)
+    process = start(tmp_path, end, bare=reason in ("exit", "signal SIGTERM") and code != 7)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "gradwatch" not in errors.replace(str(tmp_path), "")

@@ -1,10 +1,10 @@
 """A script runs until it calls the captured model. Whole commands: cli/commands/test_replay.py."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from ...prepared import forked
 
 SCRIPT = """
 import sys, torch
@@ -33,9 +33,9 @@ except CannotReplay as error:
 
 def run(folder: Path, body: str, *arguments: str):
     (folder / "train.py").write_text(SCRIPT.format(body=body))
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=True
-    )
+    done = forked().run(["-c", PROGRAM, *arguments], folder)
+    done.check_returncode()
+    return done
 
 
 @pytest.mark.parametrize(

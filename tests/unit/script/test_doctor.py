@@ -10,6 +10,8 @@ import pytest
 
 from gradwatch.script.doctor import Examination, Observation
 
+from ...prepared import forked
+
 EXAMINE = """
 import json, sys
 from pathlib import Path
@@ -25,9 +27,11 @@ def examined(tmp_path: Path, script: str, steps: int = 3):
     """Whether the script failed, whether there is a problem, and the observations; then what it printed."""
     path = tmp_path / "train.py"
     path.write_text(textwrap.dedent(script))
-    done = subprocess.run(
-        [sys.executable, "-c", EXAMINE, str(path), str(steps)], capture_output=True, text=True, cwd=tmp_path
-    )
+    command = ["-c", EXAMINE, str(path), str(steps)]
+    if "torch" in script.replace("no torch", ""):
+        done = forked().run(command, tmp_path)
+    else:  # nothing imports PyTorch
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *printed, last = done.stdout.splitlines()
     failed, has_problem, observations = json.loads(last)

@@ -1,5 +1,6 @@
 """The search for a threshold by experiment: what is tried, what is said, what is kept."""
 
+import functools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,10 @@ from hypothesis import strategies as st
 
 from gradwatch import Run
 from gradwatch.errors import BadArgument, CannotTune
+from gradwatch.script import tune as tune_module
 from gradwatch.script.tune import Trial, candidates, cost, count_within, printed, rounds, search, tune
+
+from ...prepared import forked
 
 SCRIPT = """
 import sys, torch
@@ -113,10 +118,22 @@ def test_a_budget_that_is_too_small_is_said(tmp_path):
 # ---------------------------------------------------------------------------------- with a script
 
 
-def gradwatch(*arguments, cwd, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "gradwatch", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, **options
-    )
+def gradwatch(*arguments, cwd):
+    """The command line in a process that has PyTorch already."""
+    return forked().run(["-m", "gradwatch", *map(str, arguments)], cwd)
+
+
+@pytest.fixture
+def tuned(monkeypatch, tmp_path, command):
+    """`gradwatch tune` in this process, and its trials in processes that have PyTorch already."""
+
+    def start(command, **options):
+        assert command[0] == sys.executable
+        return forked().start(command[1:], **options)
+
+    monkeypatch.setattr(tune_module, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": start}))
+    monkeypatch.chdir(tmp_path)
+    return functools.partial(command, "tune")
 
 
 @pytest.mark.parametrize(
@@ -158,19 +175,17 @@ def test_a_threshold_that_can_not_be_meant_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_tune_finds_that_clipping_helps_against_corrupted_batches(tmp_path):
+def test_tune_finds_that_clipping_helps_against_corrupted_batches(tuned, tmp_path):
     file = script(tmp_path, rate=0.1, corrupt=1000)
-    done = gradwatch("tune", "--steps", "200", "--budget", "5", file, "its", "--own", "arguments", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "clip at" in done.stdout
-    assert "clip_grad_norm_" in done.stdout
+    done = tuned("--steps", "200", "--budget", "5", file, "its", "--own", "arguments")
+    assert done.code == 0, done.err
+    assert "clip at" in done.out
+    assert "clip_grad_norm_" in done.out
     folder = tmp_path / "runs" / "tune-train"
     outputs = [file.read_text() for file in folder.rglob("output.txt")]
     assert all("['" in text and "'its', '--own', 'arguments']" in text for text in outputs)
-    again = gradwatch(
-        "tune", "--steps", "200", "--budget", "5", "--json", file, "its", "--own", "arguments", cwd=tmp_path
-    )
-    found = json.loads(again.stdout)
+    again = tuned("--steps", "200", "--budget", "5", "--json", file, "its", "--own", "arguments")
+    found = json.loads(again.out)
     assert found["matters"]
     assert found["best"] < 1000
     assert {trial["max_norm"] for trial in found["trials"]} >= {"Infinity"}
@@ -195,23 +210,23 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_tune_judges_by_what_the_script_prints_and_judges_the_same_runs_again(tmp_path):
+def test_tune_judges_by_what_the_script_prints_and_judges_the_same_runs_again(tuned, tmp_path):
     file = script(tmp_path, rate=0.1, clip=f"print('step', step, 'weights', model.weight.norm().item()); {CLIP}")
-    command = ["tune", "--steps", "40", "--budget", "4", "--json"]
+    command = ["--steps", "40", "--budget", "4", "--json"]
     found = {}
     for pattern in ("weights (.*)", "step ([0-9]+)"):
-        done = gradwatch(*command, "--judge-by", pattern, file, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        found[pattern] = json.loads(done.stdout)
+        done = tuned(*command, "--judge-by", pattern, file)
+        assert done.code == 0, done.err
+        found[pattern] = json.loads(done.out)
         outputs = [(Path(trial["run"]), trial) for trial in found[pattern]["trials"]]
         for run, trial in outputs:
             numbers = [float(n) for n in re.findall(pattern, (tmp_path / run / "output.txt").read_text())]
             assert trial["loss"] == statistics.median(numbers[-len(numbers) // 5 :])
     marks = {mark: mark.stat().st_mtime_ns for mark in (tmp_path / "runs").rglob("finished")}
     assert not found["step ([0-9]+)"]["matters"], "every run printed the same numbers of steps"
-    plain = gradwatch(*command, file, cwd=tmp_path)
+    plain = tuned(*command, file)
     assert {mark: mark.stat().st_mtime_ns for mark in marks} == marks
-    assert json.loads(plain.stdout)["trials"][0]["loss"] not in {trial["loss"] for _, trial in outputs}
+    assert json.loads(plain.out)["trials"][0]["loss"] not in {trial["loss"] for _, trial in outputs}
 
 
 def test_what_a_pattern_finds_in_the_output(tmp_path):
@@ -231,11 +246,11 @@ def test_what_a_pattern_finds_in_the_output(tmp_path):
         ("accuracy (.*)", "matches nothing in the output of a run of 10 steps"),
     ],
 )
-def test_a_pattern_that_judges_nothing_is_said(tmp_path, pattern, message):
-    done = gradwatch("tune", "--steps", "40", "--judge-by", pattern, script(tmp_path), cwd=tmp_path)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_pattern_that_judges_nothing_is_said(tuned, tmp_path, pattern, message):
+    done = tuned("--steps", "40", "--judge-by", pattern, script(tmp_path))
+    assert done.code == 1
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -246,13 +261,13 @@ def test_a_pattern_that_judges_nothing_is_said(tmp_path, pattern, message):
         ("def broken(:", "exit code 1"),
     ],
 )
-def test_a_script_that_does_not_train_is_said(tmp_path, text, message):
+def test_a_script_that_does_not_train_is_said(tuned, tmp_path, text, message):
     (tmp_path / "train.py").write_text(text)
-    done = gradwatch("tune", "--steps", "40", "train.py", cwd=tmp_path)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "output.txt" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = tuned("--steps", "40", "train.py")
+    assert done.code == 1
+    assert message in done.err
+    assert "output.txt" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -11,6 +11,8 @@ from gradwatch.analysis.replays.result import Replay, write_replay
 from gradwatch.cli.commands.replay import Options, split
 from gradwatch.errors import BadArgument
 
+from ....prepared import forked
+
 SCRIPT = """
 import sys
 import torch
@@ -56,22 +58,20 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replay")
     (folder / "train.py").write_text(SCRIPT)
     blackbox = str(Path(__file__).parents[4] / "benchmarks" / "blackbox")
-    subprocess.run([sys.executable, "-c", MAKE.format(blackbox=blackbox)], cwd=folder, check=True)
+    forked().run(["-c", MAKE.format(blackbox=blackbox)], folder).check_returncode()
     return folder
 
 
-def gradwatch(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "gradwatch", "replay", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def gradwatch(folder, *arguments, bare=False):
+    """Run the command; ``bare`` in a process that has imported nothing."""
+    command = ["-m", "gradwatch", "replay", *map(str, arguments)]
+    if not bare:
+        return forked().run(command, folder)
+    return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_the_line_the_row_and_what_is_odd(work):
-    done = gradwatch(work, "runs/a", "train.py", "5")
+    done = gradwatch(work, "runs/a", "train.py", "5", bare=True)
     assert (done.returncode, done.stderr) == (0, "")
     text = " ".join(done.stdout.split())
     assert text.startswith("training ")
