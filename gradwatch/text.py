@@ -43,16 +43,16 @@ def number(value: float | None) -> str:
 def share(value: float | None) -> str:
     """Format a fraction as a percentage. Only nothing reads 0%, and only everything reads 100%.
 
-    >>> [share(v) for v in (0.3333, 0.0004, 1e-6, 0.0, 0.99999, 1.0, None)]
-    ['33.3%', '0.04%', '<0.01%', '0%', '>99.9%', '100%', '-']
+    >>> [share(v) for v in (0.3333, 0.0004, 1e-6, 0.0, -1e-6, 0.99999, 1.0, None)]
+    ['33.3%', '0.04%', '<0.01%', '0%', '>-0.01%', '>99.9%', '100%', '-']
     """
     if value is None:
         return "-"
     if not math.isfinite(value):
         return number(value)
     percent = 100 * value
-    if 0 < percent < 0.01:
-        return "<0.01%"
+    if 0 < abs(percent) < 0.01:
+        return "<0.01%" if percent > 0 else ">-0.01%"
     if 0.01 <= percent < 0.095:
         return f"{percent:.2f}%"
     if 99.95 <= percent < 100:

@@ -34,6 +34,10 @@ ControlBatch: TypeAlias = Tensor | tuple[Any, ...] | Mapping[str, Any] | Capture
 
 WRAPPERS = ("_orig_mod", "module")
 MOST_ODD = 4
+OUTSIDE = (
+    "where in the loss: it was computed outside of the model, so that the capture holds neither its operations nor its"
+    " targets"
+)
 
 
 def replay(
@@ -188,6 +192,8 @@ def _explained(player: Player, played: Played, base: Replay, control: ControlBat
     unknown, notes = list(base.unknown), list(base.notes)
     rows = find_rows(player, played)
     origin = _origin_of(player, played, rows, control, unknown)
+    if origin is not None and origin.direction == "loss":
+        unknown.append(OUTSIDE)
     threshold = capture.max_norm if threshold is None else threshold
     helps, untried = find_helps(player, rows, played.total_norm, threshold)
     first = next((batch for batch in rows.batches if batch is not None), None)

@@ -203,3 +203,13 @@ def test_a_folder_that_can_not_be_written_costs_a_line(tmp_path, monkeypatch, ca
     folder = write(example_capture(nn.Linear(3, 1), bad_row=2), tmp_path / "captures" / "step-000007")
     assert gradwatch.replay(folder, nn.Linear(3, 1)).recurs == "bitwise"
     assert "not kept beside the capture: read-only" in caplog.text
+
+
+def test_a_loss_outside_of_the_model_gives_the_row_and_not_its_operation():
+    model, x = MLP(), torch.randn(8, 12)
+    weight = torch.ones(8)
+    weight[3] = 1e6
+    capture = capture_step(model, [lambda: (model(x).square().mean(1) * weight).mean()])
+    found = gradwatch.replay(capture, model)
+    assert (found.recurs, found.origin.direction, found.suspects[0].row) == ("bitwise", "loss", 3)
+    assert any(reason.startswith("where in the loss: ") for reason in found.unknown)
