@@ -200,6 +200,19 @@ def gan(t):
         of_g.step()
 
 
+def episode(t):
+    """A model is called many times, and one backward reaches all of its outputs."""
+    model = Net()
+    model.norm = nn.Identity()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    t.attach(model, optimizer)
+    for step, x in enumerate(batches()):
+        optimizer.zero_grad()
+        outs = torch.stack([model(x[at : at + 1]) for at in range(7)])
+        (outs.square().mean() * weight(step) + outs.log_softmax(-1).mean()).backward()
+        optimizer.step()
+
+
 class Packed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -375,8 +388,8 @@ def checkpointed_reentrant(t):
 
 TRAININGS = [
     plain, policy, accumulation, autocast, scaled, scaled_without_unscaling, checkpointed, checkpointed_reentrant,
-    siamese, gan, lstm, loss_inside, retained, gpt2, frozen_part, without_optimizer, part_of_the_model, lightning,
-    closure, closure_that_clips,
+    siamese, episode, gan, lstm, loss_inside, retained, gpt2, frozen_part, without_optimizer, part_of_the_model,
+    lightning, closure, closure_that_clips,
 ]  # fmt: skip
 
 
@@ -739,3 +752,15 @@ def test_an_exception_in_a_forward_leaves_the_next_ones_seen(tmp_path):
     capture = one_bad_step(tmp_path, loop, Raising())
     assert capture.replayable
     assert len(capture.groups) == 1
+
+
+def test_forwards_are_kept_in_the_order_of_their_calls(tmp_path):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", capture=True):
+        outs = [model(torch.full((1, 2), value)) for value in (1.0, 2.0, float("nan"), 4.0)]
+        torch.stack(outs).sum().backward()
+        optimizer.step()
+    (info,) = list_captures(tmp_path / "run")
+    (group,) = read(info.folder).groups
+    assert [forward.args[0][0, 0].nan_to_num(3.0).item() for forward in group.forwards] == [1.0, 2.0, 3.0, 4.0]

@@ -193,7 +193,7 @@ def _folder(run: Path, capture: Capture) -> Path:
 def _group(held: HeldBackward) -> Group:
     records = [
         forward.record([None if one is None else one.tensor for one in gradients])
-        for forward, gradients in held.reached.values()
+        for forward, gradients in held.in_order()
     ]
     return Group(forwards=tuple(records))
 

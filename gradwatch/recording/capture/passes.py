@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class HeldForward:
         buffers: by name within the model; copies of those that forwards change.
         outputs: the differentiable tensors of the output, and their versions.
         fault: why a backward from its output gradients does not give its part of the gradients, if that is so.
+        number: forwards that began later have higher ones.
     """
 
     tap: object
@@ -52,6 +54,7 @@ class HeldForward:
     training: Mapping[str, bool]
     outputs: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)
     fault: str | None = None
+    number: int = field(default_factory=itertools.count().__next__)
 
     @property
     def input_bytes(self) -> int:
@@ -89,10 +92,11 @@ class HeldForward:
 
 @dataclass(slots=True, eq=False)
 class HeldBackward:
-    """One call of backward: the gradients that reached the outputs of forwards, in the order of the forwards.
+    """One call of backward: the gradients that reached the outputs of forwards.
 
     Attributes:
-        reached: for each forward, by its `id`, the forward and a gradient for each of its outputs.
+        reached: for each forward, by its `id`, the forward and a gradient for each of its outputs; the last forward
+            mostly comes first, as backward reaches them.
     """
 
     reached: dict[int, tuple[HeldForward, list[Held | None]]] = field(default_factory=dict)
@@ -102,6 +106,10 @@ class HeldBackward:
         if entry is None:
             entry = self.reached[id(forward)] = (forward, [None] * len(forward.outputs))
         entry[1][index] = Held.of(gradient)
+
+    def in_order(self) -> list[tuple[HeldForward, list[Held | None]]]:
+        """What was reached in the order of the forwards: a replay in another adds the gradients in another."""
+        return sorted(self.reached.values(), key=lambda one: one[0].number)
 
     @property
     def held_bytes(self) -> int:
