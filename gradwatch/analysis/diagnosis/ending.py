@@ -73,9 +73,7 @@ def stopped(facts: Facts) -> Finding | None:
 
 def too_short(facts: Facts) -> Finding | None:
     """There are too few steps for any verdict."""
-    in_turn = sum(len(optimizer.frame) for optimizer in turns(facts))
-    steps = max((len(optimizer.frame) for optimizer in facts.optimizers), default=0)
-    steps = max(steps, in_turn)
+    steps = _most_steps(facts)
     if facts.ending.state == "running" or steps == 0 or steps >= FEW_STEPS:
         return None
     jump = _largest_jump(facts)
@@ -93,6 +91,12 @@ def too_short(facts: Facts) -> Finding | None:
         remedy="record more steps before drawing a conclusion",
         confirm=f"record at least {FEW_STEPS} {unit}, better a few hundred",
     )
+
+
+def _most_steps(facts: Facts) -> int:
+    """The recorded steps of the optimizer that has most, or of those that took over from one another."""
+    in_turn = sum(len(optimizer.frame) for optimizer in turns(facts))
+    return max([in_turn, *(len(optimizer.frame) for optimizer in facts.optimizers)])
 
 
 def _largest_jump(facts: Facts) -> float:
