@@ -5,8 +5,8 @@
     gradwatch report runs/ddp
 
 Each process trains on its own part of a batch. `ranks=True` keeps the norm of each rank's own gradient, before
-DistributedDataParallel averages them. The norms tell a bad part of the data from a bad model, and give the
-gradient noise scale. It takes a few seconds.
+DistributedDataParallel averages them. They show whether the data of one rank or the model is at fault, and give
+the gradient noise scale. The script takes a few seconds.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Every command with its arguments, options and help. The work is done in `gradwatch.cli.commands`."""
+"""Every command with its arguments, options and help. `gradwatch.cli.commands` does the work."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ RECORD, READ, JUDGE, MANY, EXCHANGE = "Record", "Read a run", "Judge", "Many run
 
 
 class Command(TyperCommand):
-    """A command that says on stderr which options have a default of the user's."""
+    """A command that prints on stderr the defaults that it takes from the user's configuration."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         used = defaults.used_defaults(ctx, os.environ)
-        if used and os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one says it
+        if used and os.environ.get("RANK", "0") == "0":  # under torchrun only one process prints them
             typer.echo(f"gradwatch: {', '.join(used)}", err=True)
         return super().invoke(ctx)
 
 
-# Options after SCRIPT belong to the script.
+# Options after SCRIPT are passed to the script.
 SCRIPT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
 RunPath = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="Folder of a run. Default: the newest under runs/.")
 ]
 ScriptArguments = Annotated[
-    list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script with its own arguments.")
+    list[str], typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script and its arguments.")
 ]
-AsModule = Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")]
+AsModule = Annotated[bool, typer.Option("-m", help="SCRIPT is a module name, as in `python -m`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 OptimizerName = Annotated[
     str | None,
     typer.Option(
-        "--optimizer", help="Name of an optimizer. Default: the one with the gravest finding, else the first."
+        "--optimizer", help="Name of an optimizer. Default: the one with the most serious finding, else the first."
     ),
 ]
 
@@ -79,25 +79,27 @@ def run(
     module: AsModule = False,
     max_norm: Annotated[
         float | None,
-        typer.Option(help="Clip by norm at this threshold instead of the script's own; inf disables clipping by norm."),
+        typer.Option(
+            help="Clip by norm at this threshold instead of the script's own; inf turns clipping by norm off."
+        ),
     ] = None,
     clip: Annotated[
         str | None,
         typer.Option(
             metavar="POLICY",
-            help="Clip by a policy instead of the script's own clip calls: a threshold of the norm, or NAME or"
-            " NAME:NUMBER with norm, value, layer-norm, auto, quantile, zclip, agc, adagc or skip-outliers.",
+            help="Clip by a policy instead of the script's own clip calls: a norm threshold, NAME or NAME:NUMBER."
+            " Names: norm, value, layer-norm, auto, quantile, zclip, agc, adagc, skip-outliers.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop the script after this many optimizer steps.")] = None,
     stop_on: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="End the script, with exit code 3, at this kind of event; may be repeated."),
+        typer.Option(metavar="KIND", help="End the script with exit code 3 at this kind of event; may be repeated."),
     ] = None,
     skip_nonfinite: Annotated[
-        bool, typer.Option("--skip-nonfinite", help="Skip an update whose gradients hold a NaN or an infinity.")
+        bool, typer.Option("--skip-nonfinite", help="Skip an update whose gradients contain a NaN or an infinity.")
     ] = False,
-    every: Annotated[int, typer.Option(min=1, help="Record each step whose number this divides.")] = 1,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Record only every N-th step.")] = 1,
     ranks: Annotated[
         bool, typer.Option("--ranks", help="Under torchrun, record every rank before gradients are reduced.")
     ] = False,
@@ -113,8 +115,9 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Send a message for each fault, and when the training stands still, by apprise: slack://..., mailto://...,"
-            " json://host; may be repeated. Better set GRADWATCH_RUN_NOTIFY: other users see a command line.",
+            help="Send a message for each fault, and when the training stalls, to an apprise address: slack://...,"
+            " mailto://..., json://host; may be repeated. Other users can see the command line, so prefer"
+            " GRADWATCH_RUN_NOTIFY.",
         ),
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write scalars as event files.")] = False,
@@ -122,18 +125,21 @@ def run(
         str,
         typer.Option(
             metavar="KIND",
-            help="Write the run in a thread of the script, or in a process of its own: thread or process. With process,"
-            " a script that is killed loses no step.",
+            help="Write the run from a thread of the script (thread) or from a separate process (process). With"
+            " process, a killed script loses no step.",
         ),
     ] = "thread",
     capture: Annotated[
-        bool, typer.Option("--capture", help="Keep the first bad steps with inputs and weights, to be replayed.")
+        bool,
+        typer.Option(
+            "--capture", help="Keep the first bad steps with their inputs and weights, for `gradwatch replay`."
+        ),
     ] = False,
     capture_without_weights: Annotated[
-        bool, typer.Option("--capture-without-weights", help="The same with inputs and without weights and gradients.")
+        bool, typer.Option("--capture-without-weights", help="Like --capture, but without weights and gradients.")
     ] = False,
 ) -> None:
-    """Run a training script and record it. Without an option that clips or skips, it trains as it would alone."""
+    """Run a training script and record it. The training does not change unless an option clips or skips."""
     options = commands.run.RunOptions(
         max_norm=max_norm,
         clip=clip,
@@ -157,7 +163,7 @@ def report(
     run: RunPath = None,
     json: AsJson = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page for the browser, in one file.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one interactive HTML file.")
     ] = None,
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Write the report as an SVG picture.")
@@ -180,17 +186,20 @@ def watch(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Send a message for each new fault, if the training stands still and if it dies, to an address of"
-            " apprise, for example slack://... or mailto://...; may be repeated. Without a terminal it then follows"
-            " the run to its end.",
+            help="Send a message for each new fault, and if the training stalls or dies, to an apprise address such as"
+            " slack://... or mailto://...; may be repeated. Without a terminal, watch then follows the run to its end.",
         ),
     ] = None,
     stalled_after: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="Seconds without a step that count as standing still; 0: never."),
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Seconds without a step after which the training counts as stalled; 0: never.",
+        ),
     ] = 600.0,
 ) -> None:
-    """Show a run's report and update it while training writes; q or Ctrl-C quits."""
+    """Show a run's report and update it live during training; q or Ctrl-C quits."""
     commands.watch.watch(run, every, notify or [], stalled_after)
 
 
@@ -198,14 +207,14 @@ def watch(
 def view(
     run: Annotated[
         Path | None,
-        typer.Argument(metavar="RUN", help="Folder of a run, or of several. Default: all under runs/."),
+        typer.Argument(metavar="RUN", help="Folder of a run or of several runs. Default: all under runs/."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Show runs in a browser, live, without TensorBoard; Ctrl-C ends it.
+    """Show runs live in a browser, without TensorBoard; Ctrl-C ends it.
 
-    The page is served to this machine only, at an address with a random part.
+    Only this machine can open the page, at an address with a random part.
     """
     commands.view.view(run, port, open_browser)
 
@@ -228,10 +237,11 @@ def captures(
     run: RunPath = None,
     json: AsJson = False,
     delete: Annotated[
-        list[int] | None, typer.Option("--delete", metavar="STEP", help="Delete the captures of this step; repeatable.")
+        list[int] | None,
+        typer.Option("--delete", metavar="STEP", help="Delete the captures of this step; may be repeated."),
     ] = None,
 ) -> None:
-    """List the bad steps that a run has kept to be replayed (`gradwatch run --capture`), or delete some."""
+    """List the bad steps that `gradwatch run --capture` kept for a replay, or delete some."""
     commands.captures.captures(run, json, delete or [])
 
 
@@ -248,14 +258,14 @@ def recommend(
         typer.Option(
             "--if",
             metavar="KEY=VALUE",
-            help="The threshold after a change, with its reason: lr=3e-4, batch=OLD:NEW, weight_decay=0.1 or"
-            " optimizer=AdamW; may be repeated.",
+            help="Recommend for a changed setting: lr=3e-4, batch=OLD:NEW, weight_decay=0.1 or optimizer=AdamW; may be"
+            " repeated.",
         ),
     ] = None,
 ) -> None:
     """Recommend a clipping threshold, with reasons and a what-if table.
 
-    Several runs of one training, for example with other seeds, get one recommendation for all.
+    For several runs of one training, for example with different seeds, it gives one recommendation for all.
     """
     commands.recommend.recommend(runs or [], json, optimizer, given or [])
 
@@ -265,7 +275,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     json: AsJson = False,
 ) -> None:
-    """Show runs side by side, and the step and the parameter in which each first differs from the first run."""
+    """Show runs side by side, and where each first differs from the first run."""
     commands.compare.compare(runs, json)
 
 
@@ -274,7 +284,7 @@ def check(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUN...", help="Folders of runs, or of folders that hold runs. Default: the newest under runs/."
+            metavar="RUN...", help="Folders of runs, or folders that contain runs. Default: the newest under runs/."
         ),
     ] = None,
     json: AsJson = False,
@@ -285,19 +295,19 @@ def check(
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
-            help="Fail only on this finding or kind of event, or from this severity (warning, critical); may be"
+            help="Fail only on this finding, this kind of event, or this severity and above (warning, critical); may be"
             " repeated."
         ),
     ] = None,
     max_clipped_fraction: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Fail if a larger share of the steps was clipped.")
+        float | None, typer.Option(min=0, max=1, help="Fail if more than this share of the steps was clipped.")
     ] = None,
     min_steps: Annotated[
-        int | None, typer.Option(min=0, help="Fail if fewer steps are recorded. Default: too few to judge.")
+        int | None, typer.Option(min=0, help="Fail if the run has fewer steps. Default: the fewest that can be judged.")
     ] = None,
     allow_unfinished: Annotated[
         bool,
-        typer.Option("--allow-unfinished", help="Pass a run that was ended by an exception, a signal or a kill."),
+        typer.Option("--allow-unfinished", help="Accept a run that an exception, a signal or a kill ended."),
     ] = False,
 ) -> None:
     """Exit with code 3 unless every run is healthy; for CI."""
@@ -312,13 +322,13 @@ def check(
 
 @app.command(cls=Command, rich_help_panel=MANY)
 def ls(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that holds runs, at any depth.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that contains runs, at any depth.")] = Path(
         "runs"
     ),
     json: AsJson = False,
     sort: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Column to sort by; -NAME puts the largest first. age: the youngest first."),
+        typer.Option(metavar="NAME", help="Column to sort by; -NAME reverses the order. age: newest first."),
     ] = "age",
     chosen: Annotated[
         str | None,
@@ -328,9 +338,9 @@ def ls(
             help="Show only these runs, for example 'verdict != \"healthy\" and lr > 1e-3 and config.depth == 4'.",
         ),
     ] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Show only the first of them.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Show at most this many runs.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Show what the index in the folder holds, and compute nothing.")
+        bool, typer.Option("--quick", help="Show only what the folder's index holds; compute nothing.")
     ] = False,
 ) -> None:
     """List the runs below a folder: verdict, steps, loss, first fault, settings."""
@@ -340,9 +350,9 @@ def ls(
 @app.command(cls=Command, rich_help_panel=MANY)
 def rm(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Delete runs. One that is being recorded stays, and so does every file that gradwatch did not write."""
+    """Delete runs, except files that gradwatch did not write and runs that are being recorded."""
     commands.manage.rm(runs, yes)
 
 
@@ -351,7 +361,7 @@ def mv(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     target: Annotated[Path, typer.Argument(metavar="TO", help="New name, or a folder to move it into.")],
 ) -> None:
-    """Rename or move a run. One that is being recorded stays."""
+    """Rename or move a run that is not being recorded."""
     commands.manage.mv(run, target)
 
 
@@ -359,7 +369,7 @@ def mv(
 def compact(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
 ) -> None:
-    """Make runs smaller without a change to any row. One that is being recorded stays as it is."""
+    """Make the stores of runs smaller without changing a row. Runs that are being recorded stay as they are."""
     commands.manage.compact(runs)
 
 
@@ -386,7 +396,9 @@ def tag(
 
 @app.command(cls=Command, rich_help_panel=JUDGE)
 def explain(
-    code: Annotated[str | None, typer.Argument(metavar="CODE", help="Code of a finding. Default: list them.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE", help="Code of a finding. Default: list all codes.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Print what a finding means, how to confirm it and how to fix it."""
@@ -405,7 +417,7 @@ def export(
     ],
     what: Annotated[
         str,
-        typer.Option(help="steps, events, or a statistic of every layer: norm, abs_max, nonfinite, zeros, ..."),
+        typer.Option(help="steps, events, or a statistic of each layer: norm, abs_max, nonfinite, zeros, ..."),
     ] = "steps",
     tensorboard: Annotated[
         Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write scalars as event files to this folder.")
@@ -432,9 +444,9 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="FILE... RUN",
-            help="Event files or their folder, trainer_state.json, JSON lines or lists, CSV, Parquet, an offline .wandb"
-            " file, MLflow's mlruns folder or database, trackio's database, or printed text (.log, .txt, .out); then"
-            " the folder of the new run.",
+            help="The history, then the folder of the new run. Histories: event files or their folder,"
+            " trainer_state.json, JSON lines or lists, CSV, Parquet, an offline .wandb file, MLflow's mlruns folder"
+            " or database, trackio's database, or printed text (.log, .txt, .out).",
         ),
     ],
     norm: Annotated[str | None, typer.Option(help="Column or tag of the gradient norm.")] = None,
@@ -454,15 +466,13 @@ def import_(
         str | None,
         typer.Option(
             metavar="REGEX",
-            help=r"Lines of printed text, with the groups norm and, if there, step, loss and lr, for example"
-            r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'.",
+            help=r"Regular expression for lines of printed text, with the group norm and optionally step, loss and lr,"
+            r" for example 'step (?P<step>\d+).*norm (?P<norm>\S+)'.",
         ),
     ] = None,
     of: Annotated[
         str | None,
-        typer.Option(
-            "--of", metavar="RUN", help="Name or id of the run, where MLflow's or trackio's files have several."
-        ),
+        typer.Option("--of", metavar="RUN", help="Name or id of the run, if MLflow's or trackio's files hold several."),
     ] = None,
     moment: Annotated[
         str | None, typer.Option(help="When the norms were measured: 'before clipping' or 'after clipping'.")
@@ -471,7 +481,7 @@ def import_(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File with the training's settings (JSON, YAML, TOML, Python), not the usual one beside the log.",
+            help="File with the training's settings (JSON, YAML, TOML, Python). Default: the usual one beside the log.",
         ),
     ] = None,
 ) -> None:
@@ -484,10 +494,10 @@ def import_(
 @app.command(cls=Command, rich_help_panel=EXCHANGE)
 def mcp(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder that holds runs; nothing outside of it is read.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder that contains runs. The server reads nothing outside it.")
     ] = Path("runs"),
 ) -> None:
-    """Answer the questions of a coding agent about runs, over the Model Context Protocol; read-only."""
+    """Serve runs to a coding agent over the Model Context Protocol, read-only."""
     commands.mcp.mcp(folder)
 
 
@@ -514,8 +524,8 @@ def tune(
         str | None,
         typer.Option(
             metavar="REGEX",
-            help=r"Judge by the numbers that this pattern matches in the script's output, for example"
-            r" 'held out (\S+)', instead of the training loss. Lower is better.",
+            help=r"Instead of the training loss, judge by the numbers that this pattern matches in the script's output,"
+            r" for example 'held out (\S+)'. Lower is better.",
         ),
     ] = None,
     module: AsModule = False,
@@ -531,8 +541,8 @@ def replay(
         list[str],
         typer.Argument(
             metavar="RUN [SCRIPT [ARGS]...]",
-            help="Folder of a run, of a capture, or a bundle; then the training script with its own arguments."
-            " Without a script, the last result is printed.",
+            help="Folder of a run or of a capture, or a bundle; then the training script and its arguments. Without a"
+            " script, print the last result.",
         ),
     ],
     step: Annotated[int | None, typer.Option(min=0, help="Step of the capture. Default: the first.")] = None,
@@ -544,10 +554,10 @@ def replay(
         typer.Option("--bundle", metavar="FILE", help="Pack the capture and its replay into a ZIP file."),
     ] = None,
 ) -> None:
-    """Replay a captured step: does it happen again, where does it begin, which rows did it.
+    """Replay a captured step: whether it happens again, where it begins, and which rows of the batch caused it.
 
-    The script runs as it is until it calls its model, and is ended there. Options may stand before or after RUN;
-    those after SCRIPT belong to the script.
+    gradwatch runs the script until it calls its model, and ends it there. Options may come before or after RUN;
+    those after SCRIPT are passed to the script.
     """
     options = commands.replay.Options(step=step, optimizer=optimizer, module=module, json=json, bundle=bundle)
     commands.replay.replay(arguments, options)
@@ -559,14 +569,16 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each training.")] = 8000,
     seed: Annotated[int, typer.Option(help="Seed of the weights and the data.")] = 0,
 ) -> None:
-    """Train a small RNN until it explodes, get a threshold, train again with it."""
+    """Train a small RNN until it explodes, get a threshold, and train again with it."""
     commands.demo.demo(folder, steps, seed)
 
 
 @app.command(cls=Command, rich_help_panel=EXCHANGE)
 def config(
     json: AsJson = False,
-    everything: Annotated[bool, typer.Option("--all", help="List the options with built-in defaults too.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also list the options that have only a built-in default.")
+    ] = False,
 ) -> None:
-    """List the defaults that pyproject.toml and GRADWATCH_* variables set, and where each one stands."""
+    """List the defaults set in pyproject.toml and GRADWATCH_* variables, and where each one is set."""
     commands.config.config(json, everything)
