@@ -115,9 +115,9 @@ class LayerStats:
     """The gradient of every parameter of one optimizer at one step, before clipping.
 
     Each array is float32 with one entry for each parameter, in the order of ``parameters``. A parameter
-    without a gradient (``p.grad is None``) is NaN in all of them. One whose gradient holds NaN has a NaN
-    norm and a ``nonfinite`` of at least 1; `present` tells the two apart. A statistic that was not recorded
-    is None.
+    without a gradient (``p.grad is None``) is NaN in all of them. If a gradient contains NaN, its norm is NaN
+    and its ``nonfinite`` at least 1; `present` distinguishes the two. A statistic that was not recorded is
+    None.
     """
 
     parameters: tuple[ParameterInfo, ...]
@@ -147,8 +147,7 @@ class LayerStats:
 class WeightStats:
     """Sampled: the L2 norm of each parameter before the step, and of the change that the step made to it.
 
-    The other statistics are None where they were not sampled, and NaN for a parameter of which they are not
-    known.
+    The other statistics are None if they were not sampled, and NaN for a parameter for which they are unknown.
 
     Attributes:
         moved: share of the entries that the step changed, from 0 to 1.
@@ -185,16 +184,16 @@ def _ratio(update_norm: Floats, weight_norm: Floats) -> Floats:
 class UpdateStats:
     """The update of every parameter as the optimizer computes it, read from its state right after the step.
 
-    Each array is float32 with one entry for each parameter; NaN where a parameter had no gradient or its
-    update can't be computed. Where weights have little precision, the update that reaches them may be
-    smaller: `WeightStats.update_norm` is that one.
+    Each array is float32 with one entry for each parameter; NaN if a parameter had no gradient or its update
+    can't be computed. In low-precision weights the actual change can be smaller: see
+    `WeightStats.update_norm`.
 
     Attributes:
         update_norm: L2 norm of the update, weight decay included.
         weight_norm: L2 norm of the weights before the step.
         rms_ratio: RMS_t = sqrt(mean(g^2 / max(v, eps^2))) with the optimizer's own bias-corrected second
-            moment v (Wortsman et al. 2023, arXiv:2304.13013, section 3); None where it has none.
-        second_moment_norm: L2 norm of sqrt(v); None where the optimizer has none.
+            moment v (Wortsman et al. 2023, arXiv:2304.13013, section 3); None if it has none.
+        second_moment_norm: L2 norm of sqrt(v); None if the optimizer has none.
     """
 
     update_norm: Floats
@@ -219,17 +218,17 @@ RANK_STATS = ("norm", "nonfinite", "differing", "differs_in", "before_reduction"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RankStats:
-    """What each rank of a distributed training had at a step: float32, one entry for each rank.
+    """The gradients of each rank of a distributed training at a step: float32, one entry for each rank.
 
-    NaN where nothing was received from a rank.
+    NaN if nothing was received from a rank.
 
     Attributes:
-        norm: total norm of the rank's own gradient before the reduction over ranks. Where that is not known,
-            of the gradient it holds at the step: a copy of the whole, or its part of sharded parameters.
+        norm: total norm of the rank's own gradient before the reduction over ranks. If that is unknown, of
+            the gradient it holds at the step: a copy of the whole, or its part of sharded parameters.
         nonfinite: entries of the same gradient that are NaN or infinite.
         differing: number of parameters whose gradient should equal that of the other ranks and does not.
         differs_in: position of the first of these parameters; NaN if there is none.
-        before_reduction: 1 where the norm was taken before the reduction, else 0.
+        before_reduction: 1 if the norm was taken before the reduction, else 0.
     """
 
     norm: Floats
@@ -314,9 +313,9 @@ class StepRecord:
 
     @property
     def norm_overflowed(self) -> bool:
-        """Whether every entry is finite and the norm that clipped was not, so that all gradients became 0.
+        """Whether clipping set all gradients to 0, because every entry was finite but their norm was not.
 
-        `torch.nn.utils.clip_grad_norm_` adds the squares in the gradient's own precision. Where the sum
+        `torch.nn.utils.clip_grad_norm_` adds the squares in the gradient's own precision. If the sum
         overflows, it multiplies finite gradients by ``max_norm / inf``, which is 0.
         """
         if self.nonfinite:
@@ -326,11 +325,11 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What a detector found: where, how grave, and which number crossed which limit.
+    """A fault that a detector found: where, how severe, and which number crossed which limit.
 
-    One fault is one event. A detector may give an event again: graver, while the fault lasts; with its
-    end; or less grave, once the training has come back. Events with equal `key` are one, and the last
-    one given counts (`merged`).
+    One fault is one event. A detector may return an event again: with a higher severity while the fault
+    lasts, with its end, or with a lower severity once the training has recovered. Events with equal `key`
+    are the same, and the last one counts (`merged`).
     """
 
     step: int
@@ -389,7 +388,7 @@ def event_at(
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """Return each event once, as it was given last, in the order in which they were first given.
+    """Return each event once, in its last version, in the order of first versions.
 
     >>> begun = Event(step=3, kind="spike", severity="warning", message="")
     >>> over = Event(step=3, kind="spike", severity="warning", message="", until=5)
@@ -403,9 +402,9 @@ def merged(events: Iterable[Event]) -> list[Event]:
 
 
 def total(norms: NDArray[np.float64]) -> float:
-    """Return the L2 norm of all gradients from the norm of each; NaN where one of them is NaN.
+    """Return the L2 norm of all gradients from the norm of each; NaN if one of them is NaN.
 
-    The norms are divided by the largest first, so that it overflows only where the result itself does.
+    The norms are first divided by the largest, so the sum overflows only if the result itself does.
 
     >>> f"{total(np.array([3e200, 4e200])):.6g}"
     '5e+200'

@@ -1,4 +1,4 @@
-"""For tests of code that builds on gradwatch: synthetic streams, runs made of them, the contract of detectors."""
+"""Helpers for tests of code that builds on gradwatch: synthetic streams, runs, the contract of detectors."""
 
 from __future__ import annotations
 

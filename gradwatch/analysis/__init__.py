@@ -1,1 +1,1 @@
-"""What a recorded run tells: its history, summary and recommendation. No torch, no drawing."""
+"""The analysis of a recorded run: history, summary, diagnosis and recommendation. No torch, no drawing."""

@@ -92,7 +92,7 @@ class RunReader:
             self.path = self.path.parent
 
     def close(self) -> None:
-        """Let go of the file. A reader that is not used any more does so itself."""
+        """Close the file. A reader that is garbage-collected does so too."""
         self._store.close()
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class RunReader:
         return self._store.meta()
 
     def config(self) -> dict[str, Any]:
-        """The hyperparameters that were given to `gradwatch.attach`, by their dotted names; empty if none were."""
+        """The hyperparameters passed to `gradwatch.attach`, by their dotted names; empty without any."""
         return settings_of(self.meta().get("config", "{}")) or {}
 
     def attempts(self) -> list[Attempt]:
@@ -158,7 +158,7 @@ class RunReader:
         return self._store.parameters(self.optimizer(optimizer))
 
     def captures(self) -> list[CaptureInfo]:
-        """The bad steps that were kept to be replayed (``attach(..., capture=True)``), by step."""
+        """The bad steps kept for a replay (``attach(..., capture=True)``), by step."""
         return list_captures(self.path)
 
     def events(self) -> list[Event]:
@@ -289,10 +289,10 @@ class RunReader:
 
 
 def newest(folder: Path = Path("runs")) -> Path:
-    """The folder of the run under ``folder`` that was written last.
+    """The folder of the most recently written run under ``folder``.
 
     Raises:
-        RunNotFound: no run lies under it.
+        RunNotFound: there is no run under it.
     """
     stores = list(folder.rglob(FILE_NAME)) if folder.is_dir() else []
     if not stores:

@@ -1,7 +1,7 @@
 """Many runs as a table: one row for each, kept in an index so that a thousand runs are listed at once.
 
-The index is a file in the folder that was listed. It holds nothing that can't be computed again, and may be deleted at
-any time. A row is computed again when the size or the time of its store has changed.
+The index is a file in the folder that was listed. It holds only what can be computed again, so it may be deleted at any
+time. A row is computed again when the size or the time of its store has changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What people write about a run: a note and tags, in a file beside the store, which itself is never changed."""
+"""A user's note and tags of a run, in a file beside the store. The store itself is never changed."""
 
 from __future__ import annotations
 

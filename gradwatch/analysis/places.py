@@ -1,4 +1,4 @@
-"""Where runs lie: the stores below folders, and the run that a path means."""
+"""Finding runs: the stores below a folder, and the run that a path refers to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Run`: a record with its summary, its diagnosis and its advice, the top of the analysis."""
+"""`Run`: a recorded run with its summary, diagnosis and advice, the top of the analysis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Run(RunReader):
     """
 
     def summary(self, optimizer: str | None = None) -> RunSummary:
-        """Every number that a report shows, of one optimizer; if None, of the one with the gravest finding.
+        """Every number that a report shows, for one optimizer; None: the one with the most serious finding.
 
         Raises:
             EmptyRun: no step is recorded.
@@ -36,22 +36,22 @@ class Run(RunReader):
         return summarize(self, optimizer)
 
     def diagnosis(self) -> tuple[Finding, ...]:
-        """The findings of the run, ordered by consequence; empty where nothing was found.
+        """The findings of the run, the most serious first; empty if there are none.
 
         Each names what is wrong, where, the evidence, the cause and the remedy.
         """
         return diagnose(self)
 
     def recommend(self, optimizer: str | None = None) -> Recommendation:
-        """The clipping threshold that the run should have had, or the reason why it supports none."""
+        """The clipping threshold that the run should have had, or the reason for giving none."""
         return recommend(self, optimizer)
 
     def norm_shares(
         self, step: int | None = None, optimizer: str | None = None, *, by: Grouping = "parameter"
     ) -> pd.DataFrame:
-        """Who owns the norm: the share of the squared total norm, (steps, groups); the shares of a step add up to 1.
+        """Each part's share of the squared total norm, (steps, groups); the shares of a step add up to 1.
 
-        NaN where the norm of a step is 0 or not finite.
+        NaN if the norm of a step is 0 or not finite.
 
         Args:
             step: only this one; None: all.
@@ -83,16 +83,16 @@ class Run(RunReader):
         McCandlish, Kaplan, Amodei et al. 2018, "An empirical model of large-batch training" (arXiv:1812.06162),
         appendix A.1: let ``s`` be the squared norm of the gradient of one batch, ``b`` that of the mean over ``n``
         such batches. Then ``|G|^2 = (n b - s) / (n - 1)`` and ``S = (s - b) n / (n - 1)``, both averaged over steps
-        with weights that fall by ``smoothing`` a step; the noise scale is ``S / |G|^2``. Times the size of one batch it
-        estimates the batch size above which more data a step helps little.
+        with weights that decay by ``smoothing`` a step; the noise scale is ``S / |G|^2``. Multiplied by the size of one
+        batch, it estimates the batch size above which more data per step helps little.
 
         In one process the batches are the micro-batches of a step: the first one is compared with all of them
-        (`accumulation`). Where ranks are recorded (``attach(..., ranks=True)`` with DistributedDataParallel, which
-        takes the mean) they are the ranks' own, and ``s`` is the mean over ranks. Without either nothing is known.
+        (`accumulation`). If ranks are recorded (``attach(..., ranks=True)`` with DistributedDataParallel, which takes
+        the mean), they are the batches of the ranks, and ``s`` is the mean over ranks. Without either it is unknown.
 
-        The estimate takes micro-batches of equal size, independent of each other, as losses that are means. Whether it
-        tells the critical batch size of a training is another question: that needs strong assumptions (Merrill et al.
-        2025, "Critical batch size revisited", arXiv:2505.23971), so read its trend rather than its value.
+        The estimate assumes independent micro-batches of equal size whose losses are means. It equals the critical
+        batch size of a training only under strong assumptions (Merrill et al. 2025, "Critical batch size revisited",
+        arXiv:2505.23971), so read its trend rather than its value.
         """
         return noise_scale(self, optimizer, smoothing)
 

@@ -17,7 +17,7 @@ Rows: TypeAlias = NDArray[np.int64]
 """Id and step of each row, (rows, 2)."""
 
 Read: TypeAlias = Callable[[str, str, int], tuple[Rows, Floats]]
-"""Reads a statistic of an optimizer, one of so many rows: `StoreReader.layer_table` or `StoreReader.update_table`."""
+"""Reads a statistic of an optimizer, every k-th row: `StoreReader.layer_table` or `StoreReader.update_table`."""
 
 
 def parameter_frame(store: StoreReader, read: Read, stat: str, optimizer: str, one_of: int) -> pd.DataFrame:

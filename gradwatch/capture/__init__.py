@@ -1,4 +1,4 @@
-"""Captures: bad steps kept on the disk as they were before their update, to be replayed.
+"""Captures: bad steps saved to disk before their update, for a later replay.
 
 `write` and `read` are the format, `list_captures`, `describe` and `delete` work on folders and need no torch.
 """

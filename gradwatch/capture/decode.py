@@ -1,7 +1,7 @@
 """Values from their description in JSON and their tensors: the inverse of `gradwatch.capture.encode`.
 
-What is read may come from a stranger. Nothing is imported or called because a capture names it, and no tensor is
-made larger than the bytes that lie in the file.
+A capture may come from an untrusted source. Decoding never imports or calls anything that the capture names, and
+never makes a tensor larger than its bytes in the file.
 """
 
 from __future__ import annotations

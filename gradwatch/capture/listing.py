@@ -1,4 +1,4 @@
-"""Folders of captures: to find them, to describe each from its JSON alone, to delete them. Needs no torch."""
+"""Finds the folders of captures, describes each from its JSON alone, and deletes them. Needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which steps are captured, and how much room their captures may take."""
+"""Options of capturing: which steps to keep, and how much space they may take."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from gradwatch.errors import BadArgument
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureOptions:
-    """What `gradwatch.attach` takes as ``capture``.
+    """Options for the ``capture`` argument of `gradwatch.attach`.
 
     Attributes:
         on: the kinds of bad steps to keep: some of "nonfinite", "spike" and "explosion".
-        most: captures in the folder of the run, at most. The first bad steps are kept, not the last, and the last
-            place is left free for a non-finite step.
-        max_bytes: size of all captures of the run together, at most.
-        min_free_bytes: of the disk, which a capture leaves free.
-        max_held_bytes: of inputs and output gradients that are held while gradients accumulate, at most; a step
+        most: largest number of captures of a run. gradwatch keeps the first bad steps, and reserves the last place
+            for a non-finite step.
+        max_bytes: largest size of all captures of the run together.
+        min_free_bytes: space on the disk that a capture leaves free.
+        max_held_bytes: largest size of the inputs and output gradients held while gradients accumulate; a step
             that needs more can't be replayed.
-        weights: whether to keep the weights and the gradients too. Without them a capture is small, and is
-            replayed only where the weights come from elsewhere.
+        weights: whether to keep the weights and the gradients too. Captures without them are small, but a replay
+            then needs the weights from elsewhere.
 
     Raises:
         BadArgument: a value is invalid.

@@ -1,4 +1,4 @@
-"""A capture: one bad step as it was before its update, with all that made its gradients."""
+"""A capture: one bad step from before its update, with everything its gradients depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers that stand in for classes that a capture names. Nothing is imported because a capture names it."""
+"""Containers in place of classes that a capture names. Reading a capture imports nothing that it names."""
 
 from __future__ import annotations
 

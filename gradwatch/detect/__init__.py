@@ -2,8 +2,7 @@
 
 A detector compares a step with the steps before it, learns only from steps that raised no alarm, and works on
 the logarithm of norms, so that scaling every norm by a constant changes nothing. Its state is a function of
-the records. A recorded run can therefore be examined again at any time: `replay` gives the events that were
-raised live.
+the records. A recorded run can therefore be examined again at any time: `replay` gives the same events as the live run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Changes that the loop made on purpose, so that the norm had to move."""
+"""Deliberate changes by the loop that are bound to move the norm."""
 
 from __future__ import annotations
 

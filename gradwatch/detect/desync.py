@@ -1,4 +1,4 @@
-"""Ranks that drift apart: gradients that should be equal and are not, or one rank whose norm leaves the others'."""
+"""Ranks that drift apart: gradients that should be equal but differ, or one rank whose norm leaves the others."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _differs(record: StepRecord, ranks: RankStats, differing: list[int]) -> Even
         record,
         kind="desync",
         severity="critical",
-        message=f"in rank {rank}{others} {what} {'is' if count == 1 else 'are'} not what the other ranks have:"
+        message=f"in rank {rank}{others} {what} {'differs' if count == 1 else 'differ'} from the other ranks':"
         " the weights of the ranks differ from here on",
         parameter=parameter,
         observed=float(count),

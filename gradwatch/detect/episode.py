@@ -32,7 +32,7 @@ class Episode:
         self.event: Event | None = None  # the open one
 
     def alarm(self, event: Event) -> list[Event]:
-        """Take the event that this step would be by itself; return it where it is new or graver."""
+        """Take the event of this step alone; return it if it is new or more severe."""
         self._calm_steps, self._last_alarm = 0, event.step
         if self.event is None:
             self.event = event

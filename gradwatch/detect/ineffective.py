@@ -1,4 +1,4 @@
-"""Clipping that did not reach the gradients that the optimizer consumed."""
+"""Clipping that did not act on the gradients that the optimizer used."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ QUIET_STEPS = 300
 _CAUSES: dict[ClipFault, str] = {
     "before-backward": "clipping was called before backward, which then added to the gradients;"
     " call it between backward and step",
-    "after-step": "clipping was called after the step, when the optimizer had consumed the gradients;"
+    "after-step": "clipping was called after the step, when the optimizer had already used the gradients;"
     " call it between backward and step",
-    "before-unscale": "clipping was called on gradients still multiplied by the loss scale {scale:g}, so that the"
-    " threshold in force was {threshold:.3g}; call scaler.unscale_(optimizer) before it",
+    "before-unscale": "clipping was called on gradients still multiplied by the loss scale {scale:g}, so the"
+    " effective threshold was {threshold:.3g}; call scaler.unscale_(optimizer) before it",
     "other-parameters": "the clipped parameters are not those that this optimizer updates;"
     " clip the parameters of the model that is trained",
     "no-gradients": "the clipped parameters had no gradient, so nothing was clipped;"
     " clip the trained parameters between backward and step (optimizers that step within backward leave no gradient)",
     "no-parameters": "clipping was given no parameters, for example an exhausted generator;"
-    " give it model.parameters() each time",
+    " pass it model.parameters() each time",
     "micro-batch": "clipping was called several times while the gradients accumulated; total_norm is that of the last"
     " call, after the earlier calls had clipped. Clip once, before the step",
 }
 
 
 class IneffectiveClipping:
-    """A clip call in the wrong place: a fact of the loop, not of the numbers.
+    """A clip call in the wrong place, judged from the order of calls and not from the numbers.
 
     It is reported at once, and again after `QUIET_STEPS` steps without it. Clipping at every micro-batch does
     clip, though something else than intended: information. All other faults are warnings, because the run

@@ -1,4 +1,4 @@
-"""What detectors compare with: the recent level of a norm and of each parameter."""
+"""The recent level of a norm and of each parameter, which detectors compare with."""
 
 from __future__ import annotations
 

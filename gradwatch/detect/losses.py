@@ -1,4 +1,4 @@
-"""The recent level of the loss, and what it says of a step."""
+"""The recent level of the loss, and what it implies about a step."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What an optimizer does with the size of its gradient, as far as a record tells.
+"""How an optimizer uses the size of its gradient, as far as the record shows.
 
 A class of `torch.optim` is looked up by its exact name. Any other class is probed when it is attached
 (`gradwatch.recording.optimizer_probe`), and the answer is stored among the optimizer's settings under
-`UPDATE_RULE` and `EPS_RULE`. Where neither applies it is not known, and not known is never taken for SGD.
+`UPDATE_RULE` and `EPS_RULE`. Otherwise the answer is "unknown", which is never treated as SGD.
 """
 
 from __future__ import annotations

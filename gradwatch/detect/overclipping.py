@@ -1,4 +1,4 @@
-"""Clipping at most steps, which changes the learning rate rather than guarding it."""
+"""Clipping at most steps, which lowers the learning rate instead of guarding against spikes."""
 
 from __future__ import annotations
 

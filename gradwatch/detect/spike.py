@@ -20,14 +20,14 @@ ONE_LAYER = (5.0, 5.0)
 """The same, of one parameter that jumps alone."""
 
 WITHOUT_LOSS_FACTOR, LOSS_STAYED_FACTOR, BEYOND_SIGMAS = 4.0, 6.0, 2.0
-"""A norm by itself: times what lies this many deviations above the level, where no loss is known and where the loss
-is known and did not rise."""
+"""A norm on its own: the factor without a known loss, the factor if the known loss did not rise, and the deviations
+above the level to which both apply."""
 
 USUAL_TAIL_FACTOR = 2.0
 """A norm below this many times the 99th percentile is usual for this training."""
 
 HABIT_SPIKES, HABIT_STEPS, HABIT_FACTOR = 3, 1000, 2.0
-"""After so many spikes within this many steps, the next must be this many times the largest of them."""
+"""After the first number of spikes within the second number of steps, the next must be the factor times the largest."""
 
 PATIENCE_STEPS = 100
 """Steps above the level in a row after which the new level is believed."""
@@ -37,14 +37,14 @@ DOMINANT_RANK_FACTOR = 2.0
 
 
 class Spike:
-    """A norm that healthy steps don't reach: together with the loss, in one layer alone, or by itself.
+    """A norm that healthy steps don't reach: together with the loss, in one layer alone, or on its own.
 
     It is compared with the last 128 healthy norms, by their median and by how they scatter above it:
 
     - the total at twice the median and 3 deviations, while the loss stands 6 deviations and its own size
       above the median loss, and is not small beside the first losses: a bad batch;
-    - the total by itself, at 4 times what lies 2 deviations above the median, or at 6 times where the loss is
-      known and did not rise, and not in a task that is all but solved;
+    - the total on its own, at 4 times the level 2 deviations above the median, or at 6 times if the loss is
+      known and did not rise, except in an almost solved task;
     - a parameter at 5 times its median and 5 deviations, all at once, having risen 6 times more than the
       median parameter: a fault in that layer, because a hard batch lifts all of them.
 

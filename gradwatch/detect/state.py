@@ -1,8 +1,8 @@
 """The state of detectors as bytes, so that a resumed run need not show them every earlier step again.
 
 The state is plain data: a line of JSON, then the arrays that it names. It holds numbers, texts, arrays, containers of
-these, and objects of this package by their attributes, so that a detector needs no code for it. `fingerprint` tells
-whether these are the detectors that left a state; a state of others is of no use.
+these, and objects of this package by their attributes, so that a detector needs no code for it. `fingerprint` shows
+whether a state belongs to these detectors; the state of others is useless.
 """
 
 from __future__ import annotations

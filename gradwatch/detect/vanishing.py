@@ -1,4 +1,4 @@
-"""Gradients too small to train anything: of a layer beside the others, or of the total beside what it was."""
+"""Gradients too small to train anything: of one layer beside the others, or of the total compared with its past."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Nothing blocks the training. Each rank measures the gradients it holds and leaves the numbers in the key-value store
 that torch.distributed already runs (`Mailbox`). The recorder's thread in rank 0 reads them and makes one record of each
-step (`RankGatherer`). In a large world the first rank of each node combines what its neighbours sent (`SubtreeRelay`),
-and the nodes reach rank 0 by a tree (`RankTree`). No collective is used, so a rank that is slow, finished or dead
-delays no other rank.
+step (`RankGatherer`). With many ranks the first rank of each node combines the messages of its neighbours
+(`SubtreeRelay`), and the nodes reach rank 0 by a tree (`RankTree`). No collective is used, so a rank that is slow,
+finished or dead delays no other rank.
 """
 
 from gradwatch.distributed.gather import RankGatherer

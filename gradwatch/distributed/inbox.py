@@ -1,4 +1,4 @@
-"""What one rank has read of the ranks that send to it, and what they hold."""
+"""The messages that one rank has read from its senders, and the parts that these hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one rank, or a subtree of ranks, has of a step, and the encoding of both."""
+"""The part of a step that one rank, or a subtree of ranks, holds, and the encoding of both."""
 
 from __future__ import annotations
 

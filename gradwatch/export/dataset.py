@@ -1,4 +1,4 @@
-"""Runs as a partitioned Parquet data set, for histories that outgrow one machine.
+"""Runs as a partitioned Parquet data set, for histories too large for one machine.
 
 The data set has the tables runs, steps, layers and events, partitioned by run and all but the first by
 attempt. It is written with fsspec, to a folder or to a bucket.

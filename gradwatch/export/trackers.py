@@ -34,7 +34,7 @@ def send_run(run: Run, tracker: Tracker) -> int:
 
 
 def closing_of_run(run: Run) -> Closing:
-    """What a tracker is told of a run at its end.
+    """The facts of a run that a tracker gets at its end.
 
     >>> closing_of_run(Run(example_run))["verdict"]
     'healthy'

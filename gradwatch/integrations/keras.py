@@ -38,14 +38,14 @@ REFUSED = ("capture", "skip_nonfinite", "ranks")
 class GradWatchCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Records a training by `model.fit`, from its first update to its last.
 
-    Keras has optimizers of its own, which PyTorch's hooks do not see. This callback records each update of the
+    Keras has its own optimizers, which do not trigger PyTorch's hooks. This callback records each update of the
     model's optimizer: the gradients before Keras clips them, and the clipping by ``clipnorm``, ``global_clipnorm`` or
     ``clipvalue``. With ``gradient_accumulation_steps`` an update is a step, and its gradients are the accumulated ones.
     Updates that a `keras.optimizers.LossScaleOptimizer` leaves out are not recorded.
 
     Args:
         run: the folder to record into. A second `fit` continues the run.
-        options: those of `gradwatch.attach`, but capture, skip_nonfinite and ranks.
+        options: those of `gradwatch.attach`, except capture, skip_nonfinite and ranks.
 
     Raises:
         UnsupportedVersion: Keras does not run on PyTorch, or its optimizers are built in an unknown way.
@@ -92,7 +92,7 @@ class GradWatchCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class KerasOptimizer(Optimizer):
-    """Stands for the Keras optimizer: its step is an update of that one."""
+    """Represents the Keras optimizer: one step is one update of it."""
 
     def __init__(self, optimizer: Any, parameters: Sequence[Tensor]) -> None:
         self.stands_for = optimizer
@@ -157,7 +157,7 @@ class _Updates:
             one.__dict__.pop(name, None)
 
     def begin(self) -> KerasOptimizer:
-        """Attach, unless that is done."""
+        """Attach, if that has not happened yet."""
         if self._stand_in is None:
             variables = self.optimizer._trainable_variables
             self._stand_in = KerasOptimizer(self.optimizer, [variable.value for variable in variables])

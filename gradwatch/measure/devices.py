@@ -1,7 +1,7 @@
-"""Tensors on an accelerator: which lie there, and copies to the host that nothing waits for.
+"""Which tensors are on an accelerator, and copies to the host that the training thread never waits for.
 
-Whatever depends on where a tensor lies asks here. That is how a test can run the whole training thread on
-tensors without values (the meta device) and show that it reads none.
+All code that depends on a tensor's device goes through this module. A test can therefore run the whole training
+thread on tensors without values (the meta device) and show that it reads none.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The entries of a gradient as numbers that can be read, whatever kind of tensor it is.
+"""The entries of a gradient as readable numbers, for any kind of tensor.
 
-The compiled passes read memory by address. Only tensors of PyTorch's own class have an address that
-stands for their entries: a wrapper subclass (`MaskedTensor`, a quantised tensor, `TwoTensor`) reports
-address 0, and so do zero tensors and storages that were freed. Those are converted first, or asked
-through PyTorch's operators.
+The compiled passes read memory by address. Only tensors of PyTorch's own class have the address of their
+entries: a wrapper subclass (`MaskedTensor`, a quantised tensor, `TwoTensor`) reports
+address 0, and so do zero tensors and storages that were freed. Those are converted first, or read by
+PyTorch's operators.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _report(gradient: Tensor, error: Exception) -> None:
         return
     _reported.add(name)
     logger.warning(
-        "gradwatch can't read the entries of a gradient that is a %s on %s: it is left out of every number"
+        "gradwatch can't read the entries of a gradient that is a %s on %s and leaves it out of every number"
         " (%s: %s) (gradient-not-read)",
         name,
         gradient.device,

@@ -1,7 +1,7 @@
 """The statistics of gradients by PyTorch's own operators.
 
-On the CPU a cheap pass comes first. Where it could not be right (a sum of squares that overflowed or
-underflowed, the number of non-finite entries) the gradient is read again.
+On the CPU a cheap pass comes first. If its result can't be trusted (the sum of squares overflowed or
+underflowed, or entries are not finite), the gradient is read again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measure gradients, each by the fastest route that can read it.
 
-On the CPU the compiled pass reads every plain gradient once; PyTorch's operators take the rest, and
-everything where the pass was not built. On CUDA a Triton kernel does the same. On accelerators nothing
+On the CPU the compiled pass reads every plain gradient once. PyTorch's operators read the rest, or everything if the
+pass was not built. On CUDA a Triton kernel does the same. On accelerators nothing
 waits: results stay on the device until `Measurement.collect`.
 """
 
@@ -285,7 +285,9 @@ def _by_triton(tensors: list[Tensor], stats: Sequence[str]) -> Tensor:
         table: Tensor = _triton.measure_triton(tensors)
     except Exception as error:
         _triton = None
-        logger.warning("Triton can't read gradients here; PyTorch's operators do it: %s (triton-not-used)", error)
+        logger.warning(
+            "Triton can't read gradients here, so gradwatch uses PyTorch's operators: %s (triton-not-used)", error
+        )
         return operators.on_device(tensors, stats)
     if len(stats) == len(COLUMNS):
         return table.T

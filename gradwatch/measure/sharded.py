@@ -51,10 +51,10 @@ def local(tensor: Tensor) -> Tensor:
     held: Any = tensor
     if any(placement.is_partial() for placement in held.placements):
         raise ShardedParameters(
-            f"A gradient of shape {tuple(tensor.shape)} is a sum over processes that has not been made yet"
-            f" ({held.placements}). Making it would wait for the other processes, so gradwatch does not. This"
+            f"A gradient of shape {tuple(tensor.shape)} is a sum over processes that has not been computed yet"
+            f" ({held.placements}). Computing it would wait for the other processes, so gradwatch does not. This"
             " happens with SequenceParallel without data parallelism (fully_shard makes the sum). With"
-            " attach(clip=...) in every process gradwatch makes the sum in order to clip."
+            " attach(clip=...) in every process gradwatch computes the sum in order to clip."
         )
     part = held._local_tensor
     # Another class stands for a collective that is still under way: PyTorch waits for it here.

@@ -1,12 +1,12 @@
 """The update of an optimizer in closed form, read from its state right after the step.
 
-Adam, AdamW and SGD leave in their state all that the update was made of: the moments, the number of steps and the
-settings of the group. So the norms of the update and of the weights before it can be computed from gradient, moments
-and weights, without a copy of the weights. On the CPU the compiled pass (``fused.c``) reads them once; PyTorch's
+Adam, AdamW and SGD keep everything that determines the update: the moments, the number of steps and the settings of
+the group. The norms of the update and of the weights before it therefore follow from gradient, moments and weights,
+without a copy of the weights. On the CPU the compiled pass (``fused.c``) reads them once; PyTorch's
 operators do so elsewhere and for other dtypes.
 
-A large model is sampled: of each long parameter evenly spaced runs of neighbouring entries are read, always the same
-ones. Squared norms that are estimated from them are unbiased as far as the runs are like the rest.
+In a large model, evenly spaced runs of neighbouring entries are read of each long parameter, always the same ones.
+The squared norms estimated from them are unbiased if the runs are representative.
 """
 
 from __future__ import annotations

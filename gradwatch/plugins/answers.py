@@ -1,4 +1,4 @@
-"""Answers to an agent: what a run's commands say as JSON, short enough for a conversation, and only below a folder."""
+"""Answers to an agent: the JSON of the reading commands, short enough for a conversation, for runs below one folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tokens(text: str) -> int:
 
 
 def fitted(answer: dict[str, Any], most: int = MOST_TOKENS) -> str:
-    """An answer as JSON of at most so many tokens. Its longest lists lose entries at their end, which the answer says.
+    """An answer as JSON of at most ``most`` tokens. It shortens the longest lists and says so.
 
     >>> print(fitted({"run": "a", "events": [{"step": step} for step in range(9)]}, most=30))
     {"run": "a", "events": [{"step": 0}, {"step": 1}, {"step": 2}], "left_out": {"events": 6}}
@@ -71,7 +71,7 @@ class Answers:
     'healthy'
     >>> Answers(example_run.parent).check_run("../other")
     Traceback (most recent call last):
-    gradwatch.errors.RunNotFound: '../other' is no run below the folder that is served. (run-not-found)
+    gradwatch.errors.RunNotFound: '../other' is not a run below the served folder. (run-not-found)
     """
 
     folder: Path
@@ -140,7 +140,7 @@ class Answers:
 
     def _open(self, name: str) -> Run:
         if not self._is_below(name):
-            raise RunNotFound(f"{name!r} is no run below the folder that is served.")
+            raise RunNotFound(f"{name!r} is not a run below the served folder.")
         return Run(self.folder / name)
 
     def _is_below(self, name: str) -> bool:

@@ -1,8 +1,8 @@
 """The GradWatch tab of TensorBoard.
 
-This module and `answers` import only TensorBoard and the standard library, for an ImportError here would end
-`tensorboard` for every user. Everything else is imported when a request needs it; if that fails,
-the tab says what is missing.
+This module and `answers` import only TensorBoard and the standard library, because an ImportError here would
+end `tensorboard` for every user. Everything else is imported when a request needs it; if that fails,
+the tab names the missing package.
 """
 
 from __future__ import annotations

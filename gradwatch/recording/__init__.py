@@ -1,1 +1,1 @@
-"""In the training process: hooks that listen to the loop, and what becomes of each optimizer step."""
+"""Recording, in the training process: hooks that listen to the loop, and the processing of each optimizer step."""

@@ -1,7 +1,7 @@
-"""What a sampled step did to the entries of each parameter: how many moved, and along which directions.
+"""The effect of a sampled step on the entries of each parameter: how many moved, and in which directions.
 
-A model has hundreds of parameters, and a launch costs as much for ten entries as for a million. So the entries of
-many parameters are joined first, and each question is asked of all of them at once.
+A model has hundreds of parameters, and a launch costs as much for ten entries as for a million. The entries of many
+parameters are therefore joined first, and each statistic is computed for all of them at once.
 """
 
 from __future__ import annotations

@@ -88,78 +88,76 @@ def attach(
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
 
-    The gradients, the weights and the random state stay as they are. Calls of
-    `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` are seen before they clip.
+    Recording does not change the gradients, the weights or the random state. It measures before
+    `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` clip.
 
-    In a training of several processes (`torch.distributed`) attach in each of them, with the same
-    arguments: rank 0 writes the run. Where parameters are sharded (FSDP, tensor parallel) the parts of
-    all ranks are combined, and the numbers are those of whole gradients.
+    In a training of several processes (`torch.distributed`), attach in each of them with the same
+    arguments; rank 0 writes the run. If parameters are sharded (FSDP, tensor parallel), gradwatch
+    combines the parts of all ranks and records the numbers of whole gradients.
 
     Args:
         model: gives the parameters their names.
         optimizer: one, a list (named 0, 1, ...) or a mapping from name to optimizer. Each counts
-            its own steps; those that step within the backward pass make one record together. None
-            if the loop updates the weights itself: then each clip call is a step.
-        run: a folder. A run that it holds already is continued after its last step.
-        clip: a policy from `gradwatch.clip` that clips before each step, or one for each optimizer by
-            its name; None only observes. A policy with a history is copied without it for every further
-            optimizer, in `Watch.policies`. It clips on when the recording has ended, and in forked children.
-        first_step: number of the first step, if a checkpoint goes back before the last one.
-        stats: which of norm, abs_max, nonfinite, zeros to record of each gradient; norm is always recorded.
-        every: record each step whose number this divides.
-        weights_every: sample weight_norm and update_norm at each step whose number this divides
-            (such a step holds a copy of some of the weights while it is made: of 262,144 entries, or one in
-            256 of a very large model); 0 for never.
-        updates_every: at each step whose number this divides, record for every parameter the update that the
-            optimizer computed, read from its state without a copy of the weights: update_norm, weight_norm
-            and, where there is a second moment, rms_ratio and second_moment_norm. Adam, AdamW and SGD have
-            such a form; the updates of others are sampled by difference, with the weights. Of a model with
+            its own steps. Optimizers that step within the backward pass share one record. Pass None
+            if the loop updates the weights itself; then each clip call is a step.
+        run: a folder. If it already holds a run, the recording continues after its last step.
+        clip: a policy from `gradwatch.clip` that clips before each step, or a mapping from an optimizer's
+            name to its policy; None only observes. Every further optimizer gets a copy of the policy
+            without its history (`Watch.policies`). Clipping goes on after the recording has ended, and in
+            forked children.
+        first_step: number of the first step, if you resume from a checkpoint before the last recorded step.
+        stats: the statistics to record of each gradient: norm, abs_max, nonfinite, zeros. norm is always recorded.
+        every: record only steps whose number is a multiple of this.
+        weights_every: sample weight_norm and update_norm at multiples of this; 0 for never. During such a step
+            gradwatch holds a copy of 262,144 entries of the weights, or of one in 256 of a very large model.
+        updates_every: at multiples of this, record the update of each parameter as the optimizer computed it:
+            update_norm, weight_norm and, if the optimizer has a second moment, rms_ratio and
+            second_moment_norm. They are read from the state of Adam, AdamW or SGD without copying the
+            weights; for other optimizers updates are sampled by difference, with the weights. In a model with
             more than 1,048,576 entries, long parameters are estimated from an even sample. None: at every step
-            up to 16 parameters, every 10 steps at 150, and so on; 0 for never. Not where ranks are combined.
-        on_event: called in the training thread with each event, some steps after it was found.
-        stop_on: kinds of event that end the training, if they are more than information:
-            `TrainingStopped` is raised at the step after the event was found, when everything is
-            on the disk.
-        skip_nonfinite: leave out an update whose gradients hold a NaN or an infinity, and only that
-            one: their ``grad`` becomes None, so that the optimizer does nothing and its state stays
-            as it was. The step is recorded as skipped. On an accelerator it needs an optimizer with
-            ``fused=True``, which is told without waiting.
+            for up to 16 parameters, every 10 steps for 150, and so on; 0 for never. Not recorded if ranks are
+            combined.
+        on_event: called in the training thread with each event, a few steps after it occurred.
+        stop_on: kinds of event that end the training if they are more than information. `TrainingStopped` is
+            raised at the next step after the event was found, once everything is on disk.
+        skip_nonfinite: skip an update whose gradients contain a NaN or an infinity, and only that one. Their
+            ``grad`` becomes None, so the optimizer does nothing and its state does not change. The step is
+            recorded as skipped. On an accelerator the optimizer must have ``fused=True``, which can skip
+            without waiting for the device.
         tensorboard: also write a few scalars as event files into ``run``, for TensorBoard's Scalars page.
-        total_steps: how many steps the whole training makes, if that is known; `gradwatch watch` then
-            shows how far it is.
-        ranks: record every rank: keep the norm and the non-finite entries of each one's own gradient before
-            DistributedDataParallel reduces it (``model`` has to be or to hold that module), and compare
-            the copies that ranks hold. Needed too where ranks have parameters of their own, for example the
-            stages of a pipeline, to record them all. "own": this process records by itself,
-            whatever its rank, where processes train models of their own.
+        total_steps: length of the whole training, if known; `gradwatch watch` then shows the progress.
+        ranks: True records every rank: the norm and the non-finite entries of its own gradient before
+            DistributedDataParallel reduces it (``model`` must be or contain that module), and whether its copies
+            differ from those of other ranks. Also needed to record ranks with different parameters, such as the
+            stages of a pipeline. "own": each process trains its own model and records its own run.
         config: the hyperparameters: a mapping, a dataclass, an `argparse.Namespace`, or a config of Hydra, Lightning
-            or Transformers. They stand in reports and in `gradwatch ls`, and `gradwatch compare` says which differ.
-            Nested ones get dotted names; those whose name tells a secret are hidden. None: those of Hydra, of a
-            Lightning module's ``hparams``, and of the only `argparse.Namespace` among the global variables of the
-            script; ``{}`` records none.
-        capture: keep bad steps in the folder ``captures`` of the run, to be replayed: inputs, random state, weights
-            and gradients, as they were before the update. True for the first three steps that are not finite or
-            far above the recent level, or a `gradwatch.capture.CaptureOptions`. Needs safetensors. On an accelerator
-            it waits for the norm at each step.
-        to: where a few series, the events and the verdict go beside the run: "wandb", "mlflow", "trackio",
-            "tensorboard" or "openmetrics:FILE", with a project, an address or a folder behind a colon, or an object
-            with the methods of `gradwatch.sinks.tracker.Tracker`. Each is fed in a thread of its own. One that
-            fails or is too slow is dropped with a warning.
-        notify: addresses of apprise (``slack://...``, ``mailto://...``, ``json://host``) that get a message for each
-            fault and when the training stands still. They are kept nowhere.
-        on_record: called with each `StepRecord` once it is on the disk, in a thread of its own.
+            or Transformers. Reports and `gradwatch ls` show them, and `gradwatch compare` lists those that differ.
+            Nested names are joined by dots, and values with a secret's name are hidden. None: take Hydra's config, a
+            Lightning module's ``hparams``, or the only `argparse.Namespace` among the script's global variables.
+            ``{}``: none.
+        capture: save bad steps in the folder ``captures`` of the run, so that `gradwatch replay` can replay them:
+            inputs, random state, weights and gradients, from before the update. True saves the first three steps
+            that are not finite or far above the recent level; `gradwatch.capture.CaptureOptions` sets limits. Needs
+            safetensors. On an accelerator each step then waits for its norm.
+        to: trackers that also get a few series, the events and the verdict: "wandb", "mlflow", "trackio",
+            "tensorboard" or "openmetrics:FILE", optionally with a project, an address or a folder after a colon, or
+            an object with the methods of `gradwatch.sinks.tracker.Tracker`. Each has its own thread. gradwatch drops
+            one that fails or is too slow, with a warning.
+        notify: apprise addresses (``slack://...``, ``mailto://...``, ``json://host``) that get a message for each
+            fault and when the training stalls. gradwatch does not store them.
+        on_record: called in a separate thread with each `StepRecord` once it is on disk.
         recorder: "thread" makes the records, runs the detectors and writes the run in a thread of this process.
-            "process" does it in a process of its own, which takes next to none of this interpreter's time, and writes
-            every step that was made even if this process is killed. It needs Linux or macOS, and takes no ``to``,
-            ``on_record`` and ``notify``. It can't combine the parts of several ranks (``ranks=True``, sharded
+            "process" does so in a separate process. It takes almost none of this interpreter's time, and writes
+            every completed step even if this process is killed. It needs Linux or macOS, does not support ``to``,
+            ``on_record`` and ``notify``, and can't combine the parts of several ranks (``ranks=True``, sharded
             parameters).
 
     Raises:
-        RecorderProcessFailed: the recorder's process can't be started.
+        RecorderProcessFailed: the recorder's process does not start.
         BadArgument, NoParameters: an argument has an invalid value.
         UnsupportedVersion: the package of a tracker is not installed.
         ShardedParameters: parts of parameters can't be combined here.
-        TrainingStopped: by the optimizer's ``step``, for an event of ``stop_on``.
+        TrainingStopped: raised by the optimizer's ``step`` after an event of ``stop_on``.
         UnsupportedVersion: safetensors is not installed, and ``capture`` needs it.
         StoreNotWritable, RunInUse, NotARun, StoreTooNew, StoreDamaged: ``run`` can't be written.
 
@@ -270,7 +268,7 @@ def _check_stats(stats: Sequence[str], every: int, sampled: tuple[int, int | Non
     if skips and every != 1:
         raise BadArgument(f"every is {every!r}; skip_nonfinite looks at every step.")
     if acts and every != 1:
-        raise BadArgument(f"every is {every!r}; with clip= each step is measured to be clipped, and so recorded.")
+        raise BadArgument(f"every is {every!r}; expected 1 with clip=, which measures and records every step.")
 
 
 def _check_run_options(first_step: int | None, stop_on: Sequence[str], total_steps: int | None, ranks: Ranks) -> None:
@@ -450,7 +448,7 @@ def _check_own_ranks(options: RecordingOptions) -> None:
 def _check_only_recorded(options: RecordingOptions, policies: Mapping[str, Policy]) -> None:
     if policies or options.skip_nonfinite:
         raise ShardedParameters(
-            "Parameters are sharded by FSDP1, whose parts gradwatch can record and not clip or skip."
+            "FSDP1 shards these parameters, and gradwatch can record its shards but not clip or skip them."
             " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
         )
 
@@ -460,7 +458,7 @@ def _open_sender(mailbox: Mailbox | None, capacity: int) -> StepSink:
         return NullSink()
     first_steps = mailbox.announced("open", RANK_0_WITHIN)
     if first_steps is None:
-        logger.warning("gradwatch is not attached in rank 0: nothing is recorded here (rank-silent)")
+        logger.warning("gradwatch is not attached in rank 0, so this rank records nothing (rank-silent)")
         return NullSink()
     return RankSender(mailbox, first_steps, capacity)
 
@@ -474,7 +472,7 @@ def _open_mailbox(rank: int, is_sharded: bool, *, is_joint: bool) -> Mailbox | N
     except Exception as error:
         if is_sharded:
             raise ShardedParameters(
-                "Parameters are sharded over processes, and what these have can't be brought together:"
+                "Parameters are sharded over processes, and gradwatch can't combine the shards:"
                 f" torch.distributed has no store here ({error}). Train without gradwatch, or by DDP."
             ) from error
         logger.warning("gradwatch can't hear the other ranks: %s (ranks-not-heard)", error)

@@ -1,4 +1,4 @@
-"""Writes batches of records; what the disk does not take waits, and the oldest steps give way."""
+"""Writes batches of records. While the disk accepts nothing, batches wait, and the oldest steps are dropped first."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class BatchWriter:
             raise error
         if not self._pause:
             logger.warning(
-                "%s The training goes on; the latest %d steps are kept and written when that works (recording-waits)",
+                "%s The training goes on; gradwatch keeps the latest %d steps and writes them when it can"
+                " (recording-waits)",
                 error,
                 self.capacity,
             )

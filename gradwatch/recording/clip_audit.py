@@ -1,4 +1,4 @@
-"""Which clip calls of the loop reach the gradients that the optimizer consumes, and by how much they clip."""
+"""Finds which clip calls act on the gradients that the optimizer uses, and how much they clip."""
 
 from __future__ import annotations
 

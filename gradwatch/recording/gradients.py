@@ -1,4 +1,4 @@
-"""What happens to the gradients of one optimizer between two steps: made, added to, dropped, consumed."""
+"""The life of one optimizer's gradients between two steps: computed, added to, dropped, used."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs the detectors over the records of a run, in order; a run that is continued catches up first.
 
-Records are committed whatever happens here. While the records of earlier attempts are being read
-again, new ones are written unjudged; the reader of the store reaches them in its turn.
+Records are committed even if this fails. While the records of earlier attempts are being read
+again, new ones are written without being judged; the reader of the store reaches them later.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Judge:
         self.events.extend(event for event in events if self._is_news(event))
 
     def note(self, events: Iterable[Event]) -> None:
-        """Remember events that are told already."""
+        """Remember events that have already been reported."""
         for event in events:
             self._is_news(event)
 
@@ -140,7 +140,7 @@ class Judge:
         """Records are made and written all the same."""
         self._detectors, self._behind = {}, {}
         logger.error(
-            "gradwatch looks for no more events; the recording goes on. %s: %s (detectors-stopped)",
+            "gradwatch stopped looking for events; the recording goes on. %s: %s (detectors-stopped)",
             type(fault).__name__,
             fault,
         )

@@ -1,8 +1,8 @@
 """The open recordings of this process, and what ends them: the interpreter's exit, SIGTERM, a fork.
 
-A signal handler of Python runs between two instructions of the main thread, whatever that holds at
-the moment. So while the main thread is within gradwatch, SIGTERM is only noted, and acted on as the
-main thread leaves; and ending a recording by a signal takes no lock at all.
+Python runs a signal handler between two instructions of the main thread, which may hold a lock at that
+moment. While the main thread is within gradwatch, SIGTERM is therefore only noted, and handled when the
+thread leaves; and ending a recording by a signal takes no lock.
 """
 
 from __future__ import annotations

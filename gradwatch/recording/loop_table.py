@@ -1,4 +1,4 @@
-"""The loops of one recording: which optimizer each of them belongs to, and how long it lives."""
+"""The loops of one recording: the optimizer of each, and its lifetime."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How a training loop steps: by an optimizer, within the backward pass, or without an optimizer.
 
-Each kind of loop is a small class that hears what the hooks tell, and says to its tracker when a step is
-measured, made or skipped. Whether an optimizer's step has a closure shows at each step
+Each kind of loop is a small class that receives the calls of the hooks, and tells its tracker when a step is
+measured, made or skipped. Whether a step has a closure is decided at each step
 (`gradwatch.recording.updates`).
 """
 

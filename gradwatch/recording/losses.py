@@ -1,4 +1,4 @@
-"""The loss of a step: what the user logs, or else what backward was called on for its gradients."""
+"""The loss of a step: the logged loss, or else the tensors that backward was called on for its gradients."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def loss_value(loss: object) -> Number:
     try:
         return without_waiting(loss) if isinstance(loss, Tensor) else float(loss)
     except Exception as error:  # whatever the type of the script does
-        raise BadArgument(f"loss is {_shown(loss)}, which is no float: {error}. Not recorded.") from error
+        raise BadArgument(f"loss is {_shown(loss)}, which is not a float: {error}. Not recorded.") from error
 
 
 def _shown(value: object) -> str:

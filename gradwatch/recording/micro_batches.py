@@ -1,12 +1,12 @@
 """Reads the norm of a gradient while it is accumulated over micro-batches, for the gradient noise scale.
 
-The norm after the first micro-batch, beside that of the whole gradient, tells how much micro-batches differ
+The norm after the first micro-batch, compared with that of the whole gradient, shows how much micro-batches differ
 (`gradwatch.Run.noise_scale`). Reading it costs one more norm a step, keeps no copy, and happens only where the update
 before had several micro-batches: a loop that does not accumulate pays nothing.
 
-Not every loop with several backward passes a step accumulates micro-batches. Passes from losses of another kind, or
-that reach other parameters, are those of one batch, and nothing is said of them. Neither is it where several processes
-train together: between two passes the gradient may be this process's own or the mean of all.
+Not every loop with several backward passes a step accumulates micro-batches. Passes from a different
+kind of loss, or that reach different parameters, belong to one batch and are left out. So are trainings by several
+processes, because between two passes the gradient may be this process's own or the mean of all.
 """
 
 from __future__ import annotations

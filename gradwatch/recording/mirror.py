@@ -1,4 +1,4 @@
-"""A second place that is shown every record, event files for example; its faults end the mirror alone."""
+"""A second destination for every record, for example event files. A fault in it ends only the mirror."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings that are given once, however often their cause comes again."""
+"""Warnings that are logged once, even if their cause recurs."""
 
 from __future__ import annotations
 

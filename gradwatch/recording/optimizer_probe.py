@@ -1,8 +1,8 @@
 """Find out whether an optimizer's update follows the size of its gradient, by trying a copy of it.
 
-Classes of `torch.optim` are known. Of any other class a fresh copy with the same settings makes a few steps
-on a tiny matrix, once with a gradient and once with a thousand times that gradient. Nothing of the training
-is touched: neither its parameters, its state and its random state, nor hooks on steps, nor what it prints.
+Classes of `torch.optim` are known. For any other class, a fresh copy with the same settings makes a few steps
+on a tiny matrix, once with a gradient and once with a thousand times that gradient. The probe does not touch
+the training: not its parameters, state or random state, not its step hooks, and not its output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which optimizers step: wrappers, those inside others, and what stands for several or for none."""
+"""Finds the optimizers that step, among wrappers, nested optimizers, and stand-ins for several or for none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is recorded, and what is done with an update before it happens: plain values, checked by `attach`."""
+"""The options of a recording and of acting on updates: plain values, checked by `attach`."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class PendingStep:
         self.versions = versions_of(gradients)
 
     def has_lost(self, gradients: Sequence[Tensor | None], backwards: int) -> bool:
-        """Whether there was a gradient, and there is none any more, after so many backward passes."""
+        """Whether there was a gradient after this many backward passes, and now there is none."""
         was_there = bool(self.measured.parts) and self.backwards == backwards
         return was_there and all(gradient is None for gradient in gradients)
 

@@ -49,7 +49,9 @@ class PlacedHooks:
             self._stops.append(listen_to_clip_calls(listener))
         except TapError as error:
             listener.clip_calls_unseen()
-            logger.warning("%s; calls of clip_grad_norm_ are not seen, all else is (clip-calls-unseen)", error)
+            logger.warning(
+                "%s; it does not see calls of clip_grad_norm_ but records everything else (clip-calls-unseen)", error
+            )
 
     def listen_to(self, optimizer: Optimizer, listener: StepListener, *, name: str, kept: object) -> None:
         """Listen to the steps of an optimizer; its hooks keep the object ``kept`` alive."""

@@ -1,4 +1,4 @@
-"""The sink of every process but rank 0: sends what it has of each step to where the run is written."""
+"""The sink of every process but rank 0: sends its part of each step towards rank 0, which writes the run."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ class Recorder:
 
 def _say_unmade(fault: Exception) -> None:
     logger.error(
-        "gradwatch could not make the record of a step, which is left out. %s: %s (record-not-made)",
+        "gradwatch could not record a step and leaves it out. %s: %s (record-not-made)",
         type(fault).__name__,
         fault,
     )
@@ -326,8 +326,8 @@ def _say_unmade(fault: Exception) -> None:
 
 def _say_unjudged(run: Path) -> None:
     logger.warning(
-        "gradwatch did not look for events in all steps of %r: that takes longer than the attempt did."
-        " The next attempt goes on with it (steps-not-judged)",
+        "gradwatch did not look for events in all steps of %r: the attempt ended before the detectors were done."
+        " The next attempt continues (steps-not-judged)",
         str(run),
     )
 

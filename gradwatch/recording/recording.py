@@ -1,7 +1,7 @@
-"""The life of a recording: how it begins, what a fault leaves of it, and how it ends.
+"""The life of a recording: how it begins, how it reacts to a fault, and how it ends.
 
 Everything that gradwatch does in the training thread runs through `Recording.guarded`. A fault of gradwatch is
-reported once and ends the recording. What ``clip=`` and ``skip_nonfinite`` promise holds on without it.
+reported once and ends the recording. ``clip=`` and ``skip_nonfinite`` go on without it.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class Recording:
     def say_not_seen_in_graph(self) -> None:
         """The script records a CUDA graph, which later runs without calling any hook."""
         self.notices.warn_once(
-            "gradwatch does not see the steps inside a CUDA graph: it neither records them nor clips or skips them"
+            "gradwatch does not see the steps inside a CUDA graph, so it does not record, clip or skip them"
             " (cuda-graph-not-seen)"
         )
 
@@ -248,8 +248,8 @@ def _end(sink: StepSink, reason: str, run: str) -> None:
         logger.error("gradwatch could not write all of %r: %s (recording-stopped)", run, sink.fault)
     if sink.dropped:
         logger.warning(
-            "gradwatch dropped %d steps of %r: the disk did not take them in time, a rank was not heard, or"
-            " their records could not be made (steps-dropped)",
+            "gradwatch dropped %d steps of %r: the disk was too slow, a rank was silent, or their records could not"
+            " be made (steps-dropped)",
             sink.dropped,
             run,
         )
@@ -257,6 +257,7 @@ def _end(sink: StepSink, reason: str, run: str) -> None:
 
 def _say_unfinished(run: str) -> None:
     logger.error(
-        "gradwatch is still writing %r; what is not on the disk when the process ends is lost (recording-unfinished)",
+        "gradwatch is still writing %r; steps that are not on disk when the process ends are lost"
+        " (recording-unfinished)",
         run,
     )

@@ -1,7 +1,7 @@
 """Where finished steps go: the protocol of every destination, and the one thread that empties a queue.
 
-The training thread hands a step over and goes on. It takes no lock on the way, so that nothing
-that happens to it in between, a signal for example, can hold up the thread of the queue.
+The training thread hands a step over and goes on. It takes no lock on the way, so an
+interruption, for example by a signal, can't block the thread of the queue.
 """
 
 from __future__ import annotations

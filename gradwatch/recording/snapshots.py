@@ -1,4 +1,4 @@
-"""Keeps the state of detectors in the store, so that a resumed run need not show them every earlier step.
+"""Keeps the state of detectors in the store, so that a resumed run need not process every earlier step again.
 
 A snapshot names its detectors and the last record that they had seen. Without one that fits, the
 detectors see all records of the store again.

@@ -1,4 +1,4 @@
-"""What surrounds a call of `optimizer.step`: a GradScaler, and optimizers that step others."""
+"""The surroundings of a call of `optimizer.step`: a GradScaler, and optimizers that step others."""
 
 from __future__ import annotations
 

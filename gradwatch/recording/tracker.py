@@ -1,4 +1,4 @@
-"""One optimizer: at which step it is, and what is known of that step.
+"""One optimizer: its current step, and the facts known about that step.
 
 A step goes through these states. `StepTracker.pending` has it up to the update, `StepTracker.held`
 from there until the next step begins, so that its loss can still be logged.
@@ -15,8 +15,8 @@ from there until the next step begins, so that its loss can still be logged.
 
 `settle` measures the gradients unless they are those measured before. `finish` holds a step back and
 `skip` makes an attempt of it whose update did not happen; `resolve_dropped` decides what dropped gradients were,
-once new ones come. How a loop steps, and so which of these calls
-comes when, is the business of `gradwatch.recording.loops`.
+once new ones come. `gradwatch.recording.loops` decides when each of
+these calls happens.
 """
 
 from __future__ import annotations

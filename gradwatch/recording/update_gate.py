@@ -1,6 +1,6 @@
-"""What `attach` does to an update before it happens: ``clip=`` and ``skip_nonfinite``.
+"""The actions of `attach` on an update before it happens: ``clip=`` and ``skip_nonfinite``.
 
-This is protection, not recording. It goes on when the recording has ended, whatever ended it.
+This is protection, not recording. It goes on after the recording has ended for any reason.
 """
 
 from __future__ import annotations

@@ -46,26 +46,26 @@ class Watch:
 
     @property
     def last(self) -> StepRecord | None:
-        """The latest record that was made, some steps ago: its ``step`` says which. It is never waited for.
+        """The latest record, which is a few steps old: its ``step`` says which. Reading it never waits.
 
-        It has the total norm, the threshold, the coefficient and the loss, and no statistics of parameters. None before
-        the first one, and on ranks that write no run.
+        It has the total norm, the threshold, the coefficient and the loss, but no statistics of parameters. None before
+        the first record, and on ranks that write no run.
         """
         return self._recording.last
 
     @property
     def optimizers(self) -> list[str]:
-        """The names under which optimizers are recorded, those included that the script has let go of."""
+        """The names of the recorded optimizers, including those that the script has dropped."""
         return list(self._recording.loops.names)
 
     @property
     def models(self) -> list[nn.Module]:
-        """Those that give parameters their names, each once."""
+        """The models that give the parameters their names, each once."""
         return list({id(model): model for model in self._recording.loops.models()}.values())
 
     @property
     def parameter_ids(self) -> set[int]:
-        """The `id` of every parameter that an optimizer has."""
+        """The `id` of every parameter that an optimizer holds."""
         return set().union(*(loop.tracker.parameters.ids for loop in self._recording.loops))
 
     @property
@@ -75,35 +75,35 @@ class Watch:
 
     @property
     def steps_within_backward(self) -> bool:
-        """Whether optimizers step while gradients are still being made."""
+        """Whether optimizers step during the backward pass."""
         return any(loop.steps_within_backward for loop in self._recording.loops)
 
     @property
     def overhead_seconds(self) -> float:
-        """The time that the training thread has spent within gradwatch."""
+        """The time that the training thread has spent in gradwatch."""
         return self._recording.overhead_seconds
 
     def log(self, *, loss: float | Tensor | None = None, optimizer: str | None = None) -> None:
-        """Add the loss to the step: the last one made, or the next one if the first call came before its step.
+        """Add the loss to a step: the last one, or the next one if you call this before its step.
 
-        A tensor is not waited for. Called several times for one step (micro-batches), the mean
-        counts. With several optimizers it goes to all of them, or to the one named. Where it is
-        never called, the loss of a step is the sum of the tensors on which `backward` was called
-        for its gradients, divided by a GradScaler's scale.
+        This does not wait for a tensor's value. Several calls for one step (micro-batches) give their
+        mean. With several optimizers the loss goes to all of them, or to the named one. Without any
+        call, the loss of a step is the sum of the tensors on which `backward` was called, divided by
+        a GradScaler's scale.
         """
         self._router.log(loss, optimizer)
 
     def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
-        """Record one more optimizer from here on; its steps count from those that the run has of it."""
+        """Record one more optimizer from now on. Its step numbers continue those that the run has of it."""
         options = self._options.for_later_optimizer()
         policy = self.policies.get(name)
         self._router.add(functools.partial(open_loop, name, model, optimizer, options=options, policy=policy))
 
     def gradients_ready(self, optimizer: Optimizer) -> None:
-        """Say that an optimizer's gradients are as it will consume them, before any clipping.
+        """Declare that the gradients are complete: the optimizer will use them, and nothing has clipped them.
 
-        Needed only by a loop whose steps take a closure and that is to be clipped by ``clip``: call it
-        in the closure, after backward.
+        You need this only if the steps take a closure and ``clip`` has to clip them. Call it in the
+        closure, after backward.
         """
         self._router.gradients_ready(unwrapped(optimizer))
 
@@ -112,7 +112,7 @@ class Watch:
         self._router.count_earlier_backward(tensors)
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until everything recorded so far is on the disk, at most ``timeout`` seconds."""
+        """Wait until everything recorded so far is on disk, for at most ``timeout`` seconds."""
         return self._recording.flush(timeout)
 
     def close(self, reason: str = "closed") -> None:

@@ -1,12 +1,12 @@
-"""Samples the weights: their norms before a step, the norms of what it changed, and what the update was made of.
+"""Samples the weights: their norms before a step, the norms of the change, and the composition of the update.
 
-Norms of weights are exact. The norm of what a step changed takes the weights as they were before it, and a copy of all
-of them would double their memory. So at most :data:`COPIED` entries are copied, or one in :data:`COPIED_ONE_IN` of a
+Norms of weights are exact. The norm of the change needs the weights from before the step, and a copy of all of them
+would double their memory. So at most :data:`COPIED` entries are copied, or one in :data:`COPIED_ONE_IN` of a
 very large model: short parameters whole, and of each long one an evenly spaced sample, from which the squared norm of
 the change is estimated without bias.
 
-What the optimizer computed is another matter: `gradwatch.measure.updates` reads it from the state of known
-optimizers, without a copy.
+The update that the optimizer computed needs no copy: `gradwatch.measure.updates` reads it from the state of known
+optimizers.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class WeightSampler:
         except Exception as error:
             self._updates_every = 0
             logger.warning(
-                "gradwatch can't read the updates of %s from its state; they are left out from here on (%s: %s)"
+                "gradwatch can't read the updates of %s from its state and leaves them out from now on (%s: %s)"
                 " (updates-not-read)",
                 type(optimizer).__name__,
                 type(error).__name__,

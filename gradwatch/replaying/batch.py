@@ -1,4 +1,4 @@
-"""The batch dimension of a model's inputs: found by trial, and used to take rows apart.
+"""The batch dimension of a model's inputs: found by trial, and used to separate rows.
 
 A dimension is the batch dimension if the output of a row changes when that row's input changes, and only then.
 """

@@ -1,4 +1,4 @@
-"""A replay of a model that was compiled, compiled again: does it give what the eager replay gives?"""
+"""A replay of a compiled model, compiled again: does it give the same gradient as the eager replay?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the inputs of a row have that those of the other rows do not."""
+"""Differences between the inputs of a row and those of the other rows."""
 
 from __future__ import annotations
 

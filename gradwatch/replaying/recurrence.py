@@ -1,4 +1,4 @@
-"""Whether a replay gives the captured gradients again."""
+"""Whether a replay reproduces the captured gradients."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Which rows of the batch a bad gradient comes from.
 
-A finite gradient is taken apart exactly: one row's part is the backward of the outputs' gradients with those of all
+A finite gradient is split exactly: one row's part is the backward of the outputs' gradients with those of all
 other rows set to zero. If the loss is computed inside the model, each row is replayed as a batch of its own. A
-gradient that is not finite can't be taken apart so (zero times infinity is NaN): each row is replayed alone, and the
-rows that are bad alone are replaced by good ones to see whether the step then is normal.
+gradient that is not finite can't be split this way (zero times infinity is NaN). Each row is then replayed alone, and
+the rows that are bad alone are replaced by good ones to see whether the step becomes normal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every operator of a replay, forward and backward, with the largest magnitude that it gave and who called it.
+"""Every operator of a replay, forward and backward, with its largest magnitude and its caller.
 
 Operators are seen below autograd, by a dispatch mode. In the backward pass an operator belongs to the node of the
-graph that runs: the number of the node tells the module, and its anomaly metadata tell the line that made it.
+graph that runs: the number of the node gives the module, and its anomaly metadata give the line that created it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What runs a user's script: launch, discover, doctor and tune."""
+"""Running a user's script: launch, discover, doctor and tune."""

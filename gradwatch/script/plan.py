@@ -62,7 +62,7 @@ class ClipPlan:
         policy, low, high = POLICIES[name]
         if not argument:
             if name in _NEED_A_NUMBER:
-                raise BadArgument(f"--clip is {text!r}; expected a threshold behind it, for example {name}:1.0.")
+                raise BadArgument(f"--clip is {text!r}; expected a threshold after it, for example {name}:1.0.")
             return cls(policy=policy)
         try:
             number = float(argument)

@@ -1,4 +1,4 @@
-"""What a tracker is told of a run at its end, without recording knowing the analysis.
+"""The closing facts of a run for its trackers, without a dependency of recording on the analysis.
 
 Analysis comes after recording, and imports pandas. `gradwatch/__init__.py`, the last stage and the first that Python
 runs, registers the function here; it imports the analysis when it is called, once a recording with trackers has ended.

@@ -1,8 +1,7 @@
-"""Feeds a tracker in a thread of its own: a slow or failing one holds up neither the recorder nor the training."""
+"""Feeds a tracker in a separate thread, so a slow or failing one delays neither the recorder nor the training."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
@@ -31,7 +30,6 @@ class Feed:
         self._queue: queue.Queue[StepRecord | Event | Callable[[], Closing]] = queue.Queue(capacity or size)
         self._is_fed = True  # until it fails or is too slow
         self._was_said = False
-        self._is_asked = False  # to end
         self._thread = threading.Thread(target=self._run, name=f"gradwatch-{tracker.label}", daemon=True)
         self._thread.start()
 
@@ -48,21 +46,11 @@ class Feed:
             self._put(event)
 
     def close(self, closing: Callable[[], Closing], patience: float = PATIENCE) -> None:
-        """Let the tracker end, with what ``closing`` returns in its thread; wait for that at most so many seconds."""
-        self.ask_to_end(closing)
-        self.wait(closing, time.monotonic() + patience, patience)
-
-    def ask_to_end(self, closing: Callable[[], Closing]) -> None:
-        """Let the tracker end after what it has yet to get; one whose queue is full is asked by `wait`."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(closing)
-            self._is_asked = True
-
-    def wait(self, closing: Callable[[], Closing], deadline: float, patience: float) -> None:
-        """Wait until the tracker has ended, at most to the deadline, which was so many seconds away."""
-        if self._is_fed and not self._is_asked:
+        """Let the tracker end with the result of ``closing`` in its thread; wait at most ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        if self._is_fed:
             try:
-                self._queue.put(closing, timeout=max(0.0, deadline - time.monotonic()))
+                self._queue.put(closing, timeout=patience)
             except queue.Full:
                 self._drop("it is too slow")
         self._thread.join(max(0.0, deadline - time.monotonic()))
@@ -83,7 +71,7 @@ class Feed:
         if not self._was_said:
             self._was_said = True
             logger.warning(
-                "gradwatch sends nothing to %s any more: %s. The run itself is complete%s (sink-stopped)",
+                "gradwatch stopped sending to %s: %s. The run itself is complete%s (sink-stopped)",
                 self._tracker.label,
                 why,
                 f". {HINTS[self._tracker.label]}" if self._tracker.label in HINTS else "",
@@ -135,7 +123,7 @@ class Feeds:
             feed.put(records, events)
 
     def close(self, closing: Callable[[], Closing], patience: float = PATIENCE) -> None:
-        """Let all end at once, and wait for them at most so many seconds together."""
+        """Let all end at the same time, and wait for all of them for at most ``patience`` seconds."""
         if not self._each:
             return
         once: list[Closing] = []
@@ -149,7 +137,5 @@ class Feeds:
 
         deadline = time.monotonic() + patience
         for feed in self._each:
-            feed.ask_to_end(shared)
-        for feed in self._each:
-            feed.wait(shared, deadline, patience)
+            feed.close(shared, max(0.1, deadline - time.monotonic()))
         self._each = []

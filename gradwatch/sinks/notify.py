@@ -1,4 +1,4 @@
-"""Messages to people: one for each fault, not too many, and one if the training stands still."""
+"""Notifications: one for each fault, within a limit, and one if the training stalls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("gradwatch")
 
 STALLED_AFTER = 600.0  # seconds without a step
 STALLED_STEPS = 20.0  # and as many times the usual time between two steps
-MOST_MESSAGES, WITHIN = 5, 3600.0  # messages of events in so many seconds; the next one says how many were left out
+MOST_MESSAGES, WITHIN = 5, 3600.0  # most messages within this many seconds; the next one says how many were left out
 
 
 class Notifications:
@@ -113,14 +113,14 @@ class Notifications:
         taken = self._service.notify(title=f"{self._run}: {what}", body="\n".join(lines), notify_type=kind)
         if not taken and not self._has_failed:
             self._has_failed = True
-            logger.warning("a message about %r was not taken by every address (not-notified)", self._run)
+            logger.warning("not every address accepted a message about %r (not-notified)", self._run)
 
 
 def _service(addresses: Sequence[str]) -> Any:
     """Apprise with these addresses.
 
     Raises:
-        BadArgument: one of them is none that apprise knows. Its number is said, for it may hold a password.
+        BadArgument: apprise does not know one of them. The message gives its position: it may hold a password.
         UnsupportedVersion: apprise is not installed.
     """
     try:

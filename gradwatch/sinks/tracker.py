@@ -1,4 +1,4 @@
-"""What every place outside the run is: an experiment tracker, a metrics file, a function, a service that notifies."""
+"""The protocol of a destination outside the run: a tracker, a metrics file, a function, a notification service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HINTS = {"wandb": "`wandb login` signs in; WANDB_MODE=offline writes files witho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What a tracker is told of a run before its first step.
+    """The facts of a run that a tracker gets before the first step.
 
     Attributes:
         path: its folder.

@@ -96,7 +96,7 @@ def _with(history: History, settings: Settings) -> History:
     notes = list(settings.notes)
     rate = None if any(point.learning_rate is not None for point in history.points) else settings.learning_rate
     if rate is not None:
-        notes.append(f"learning rate {rate:g} taken from {settings.rate_from}; the log does not tell it for each step")
+        notes.append(f"learning rate {rate:g} taken from {settings.rate_from}; the log lacks it for single steps")
     return replace(
         history,
         optimizer=settings.optimizer,

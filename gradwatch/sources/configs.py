@@ -89,7 +89,7 @@ def read(log: Path, config: Path | None = None) -> Settings:
     settings = _joined({name: nested for name, nested in found.items() if optimizer_in(nested) or rate_in(nested)})
     pickles = [name for name in PICKLES if (folder / name).is_file()]
     if pickles and not settings.optimizer:
-        note = f"{pickles[0]} was not read: it is a pickle, which can run code; --optimizer tells the optimizer"
+        note = f"{pickles[0]} was not read: it is a pickle, which can run code; pass --optimizer instead"
         return replace(settings, notes=(note,))
     return settings
 

@@ -211,7 +211,7 @@ def _check_steps(points: Sequence[Point], source: str) -> None:
 def _optimizer_notes(history: History) -> tuple[str, ...]:
     if not history.optimizer:
         return ()
-    return (f"optimizer {history.optimizer} taken from {history.optimizer_from}; --optimizer tells another",)
+    return (f"optimizer {history.optimizer} taken from {history.optimizer_from}; --optimizer overrides it",)
 
 
 def _notes(repeated: int, every: int, moment: str) -> Iterator[str]:
@@ -220,7 +220,7 @@ def _notes(repeated: int, every: int, moment: str) -> Iterator[str]:
     if every > 1:
         yield f"a norm every {every} steps: what happened between was not recorded"
     if moment == "unknown":
-        yield "not known whether the norms were taken before or after clipping; give --moment"
+        yield "not known whether the norms were taken before or after clipping; pass --moment"
 
 
 def repeated_notes(repeated: int) -> Iterator[str]:

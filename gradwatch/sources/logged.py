@@ -1,4 +1,4 @@
-"""Values that a tracker logged one by one, made into rows, and which of its runs is meant."""
+"""Values that a tracker logged one by one, made into rows, and the choice among its runs."""
 
 from __future__ import annotations
 

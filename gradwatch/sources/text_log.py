@@ -64,7 +64,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
     try:
         found = re.compile(pattern)
     except re.error as error:
-        raise BadArgument(f"--pattern is {pattern!r}, which is no regular expression: {error}.") from error
+        raise BadArgument(f"--pattern is {pattern!r}, which is not a regular expression: {error}.") from error
     if "norm" not in found.groupindex or set(found.groupindex) - set(GROUPS):
         raise BadArgument(f"--pattern is {pattern!r}; expected the group (?P<norm>...), and of step, loss and lr.")
     return found

@@ -35,7 +35,7 @@ def _parsed(text: Any, db: Database) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CannotImport(f"{db.name!r} holds a row that is no JSON: {str(text)[:40]!r}.") from error
+        raise CannotImport(f"{db.name!r} holds a row that is not JSON: {str(text)[:40]!r}.") from error
     if not isinstance(found, dict):
         raise CannotImport(f"{db.name!r} holds {str(text)[:40]!r}; expected a JSON object.")
     return found

@@ -20,7 +20,7 @@ MAX_PADDING = 2**30
 """Bytes that a table may take beyond 64 times those of its blobs, if they are of different lengths."""
 
 SPARSE = 16
-"""A sample of one row in so many or more is looked up id by id."""
+"""A sample of one row in this many or more is looked up id by id."""
 
 LOOKED_UP = 500
 """Ids in one query."""

@@ -1,7 +1,7 @@
-"""Writes a store again with less room between its rows, and puts it in the old one's place once every row is proven.
+"""Rewrites a store more compactly, and replaces the old file once every row is verified.
 
-The old file stays complete until one `os.replace` gives its name to the new one. An end at any moment therefore leaves
-either of them, and both hold the same rows.
+The old file stays complete until one `os.replace` gives its name to the new one. An interruption at any moment
+therefore leaves one of the two, and both hold the same rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Digests of many rows, which let a reader see a long run without reading every row of it.
+"""Digests of many rows, with which a reader can summarise a long run without reading every row.
 
-A digest is of consecutive rows of one optimizer. Its first blob has the columns of table ``step``. The second tells of
-table ``layer``, for each parameter: the largest values of every `GROUP` rows, where and how large the largest norm was,
+A digest covers consecutive rows of one optimizer. Its first blob has the columns of table ``step``. The second has for
+each parameter of table ``layer``: the largest values of every `GROUP` rows, where and how large the largest norm was,
 and a sketch of all norms. Each is a line of JSON, then the arrays in it as bytes.
 
 The sketch is a DDSketch (Masson, Rim and Lee 2019, "DDSketch: a fast and fully-mergeable quantile sketch with

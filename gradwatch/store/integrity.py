@@ -1,4 +1,4 @@
-"""Tells which rows of a store are intact: as they were written, where they were written, and none of them missing."""
+"""Finds the intact rows of a store: unchanged, in their place, and none of them missing."""
 
 from __future__ import annotations
 

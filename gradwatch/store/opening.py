@@ -1,8 +1,8 @@
-"""Opens the file of a store for reading, whoever wrote it, and never changes it or its folder.
+"""Opens the file of any store for reading, and never changes it or its folder.
 
-A store may come from a stranger or from a failing disk, so nothing in it is trusted: only regular files are opened, the
-tables must be declared as ours are, SQLite may do nothing but read them, and every query ends after a number of
-operations that suits the size of the file.
+A store may come from an untrusted source or a failing disk. Therefore only regular files are opened, the tables must
+have the declared schema, SQLite may only read them, and every query ends after a number of operations that depends on
+the size of the file.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Database:
 
     def _connect_to_a_copy(self, beside: Path) -> sqlite3.Connection:
         if beside.stat().st_size > MAX_LOG or _is_sparse(self._file):
-            raise OSError(f"{beside.name!r} is too large to be read in a copy")
+            raise OSError(f"{beside.name!r} is too large to copy for reading")
         self._copy = tempfile.TemporaryDirectory(prefix="gradwatch-")
         for file in (self._file, beside):
             shutil.copy(file, self._copy.name)

@@ -1,7 +1,7 @@
-"""Which values a row may hold, and what rows become: steps, events, attempts and parameters.
+"""The values that a row may hold, and the conversion of rows to steps, events, attempts and parameters.
 
-A checksum tells that a value is as it was written. These checks tell that it is one that gradwatch writes, which a
-store from a stranger need not hold.
+A checksum proves that a value is as it was written. These checks make sure that gradwatch writes such values, which
+an untrusted store does not guarantee.
 """
 
 from __future__ import annotations

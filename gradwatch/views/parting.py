@@ -37,7 +37,7 @@ def sentences(found: Difference, first: str, second: str, *, several: bool = Fal
     if found.step is None:
         return [
             *said,
-            f"the runs are equal to the bit in every number that both recorded{of}, at all {found.common_steps} common"
+            f"the runs agree bit for bit in every number that both recorded{of}, at all {found.common_steps} common"
             " steps",
         ]
     apart = "" if found.relative is None else f", a relative difference of {found.relative:.2g}"

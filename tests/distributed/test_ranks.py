@@ -152,7 +152,7 @@ def test_sums_that_are_not_made_yet_are_made_to_clip_by_them(runs, name, tmp_pat
 def test_sums_that_are_not_made_yet_end_a_recording_that_only_observes_and_not_the_training(runs):
     run = gradwatch.Run(runs / "sequence_parallel_observed")
     assert run.steps().empty
-    assert "is a sum over processes that has not been made yet" in (runs / "stderr").read_text()
+    assert "is a sum over processes that has not been computed yet" in (runs / "stderr").read_text()
 
 
 def test_to_hear_the_ranks_leaves_the_weights_as_they_are_to_the_bit(runs):

@@ -159,7 +159,7 @@ def test_parameters_without_gradient_and_without_optimizer_are_named(forked, tmp
     )
     assert code == 3, "doctor fails where report would warn"
     assert "no gradient at the last step: unused.weight, unused.bias" in found
-    assert "2.weight and 2.bias get gradients and no optimizer holds them" in found
+    assert "2.weight and 2.bias get gradients, but no optimizer holds them" in found
 
 
 def test_several_optimizers(forked, tmp_path):

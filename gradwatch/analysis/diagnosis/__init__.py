@@ -1,7 +1,7 @@
 """Facts of a run -> findings: what is wrong with the training, why, and what to do about it.
 
-Each rule is a pure function of the facts and finds one kind of fault. Verdict, advice, `gradwatch check` and every
-view read the findings; nothing else phrases a cause or a remedy.
+Each rule is a pure function of the facts and finds one kind of fault. The verdict, the advice, `gradwatch check` and
+every view read the findings. Causes and remedies are worded here and nowhere else.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ OPTIMIZER_RULES = (
     *histories.RULES,
 )
 
-# A fault and the findings that only repeat it, of the same optimizer.
+# A fault, and the findings of the same optimizer that only repeat it.
 _REPEATED_BY = {
     "stale-optimizer": {"no-gradient", "zero-gradients", "constant-loss", "parameters-without-optimizer"},
     "clipped-to-nothing": {"threshold-too-low", "zero-gradients", "clip-starves", "learning-rate-too-high"},
@@ -68,7 +68,7 @@ _REPEATED_BY = {
     "gradients-accumulate": {"learning-rate-too-high"},
     "repeated-spikes": {"spike"},
 }
-# A fault and the consequences it explains: it is as severe as the worst of them, and told before them.
+# A fault, and the consequences it explains: it is as severe as the worst of them and comes before them.
 _EXPLAINS = {
     "gradients-accumulate": {"diverged", "nonfinite-loss", "nonfinite-gradient"},
     "desync": {"diverged"},
@@ -77,7 +77,7 @@ _EXPLAINS = {
 
 
 def diagnose(reader: RunReader) -> tuple[Finding, ...]:
-    """The findings of a run, ordered by consequence: the gravest first, and causes before what follows from them."""
+    """The findings of a run, the most serious first, and causes before their consequences."""
     return find(read_facts(reader))
 
 
@@ -92,7 +92,7 @@ def find(facts: Facts) -> tuple[Finding, ...]:
 
 
 def worst_severity(findings: Sequence[Finding]) -> Severity:
-    """The gravest severity; info where nothing was found.
+    """The worst severity; info if there are no findings.
 
     >>> worst_severity([])
     'info'
@@ -113,9 +113,9 @@ def _with_causes_first(found: Sequence[Finding]) -> list[Finding]:
 
 
 def _consequence(facts: Facts, finding: Finding) -> tuple[int, int, float]:
-    """Gravest first; of one gravity by kind; what repeats in another optimizer comes after where it began.
+    """Sort by severity, then by kind, then by time, so that a fault comes before its repetition in another optimizer.
 
-    Steps of different optimizers are counted apart, so the clock tells which was earlier.
+    Each optimizer counts its own steps, so the clock decides which was earlier.
     """
     kind = list(PAGES).index(finding.code)
     began = facts.time_of(finding.optimizer, None if finding.steps is None else finding.steps[0])

@@ -1,4 +1,4 @@
-"""Findings about a step that was captured: the replay's answer as their cause, or the command that asks for it."""
+"""Findings about a captured step: their cause is what its replay found; without one, they suggest the replay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OF_A_STEP = frozenset(
 """The codes of findings that begin with a single step."""
 
 BEFORE_STEPS = 1
-"""A finding may begin this many steps after the bad step: its gradients are fine, and its update is not."""
+"""A finding may begin this many steps after the bad step, whose gradients are finite but whose update is harmful."""
 
 
 def with_captures(
@@ -63,7 +63,7 @@ def _told(finding: Finding, captures: Sequence[CaptureInfo], replays: Sequence[R
 
 
 def _with_replay(finding: Finding, found: Replay, run: str) -> Finding:
-    """The cause is what the replay found; where it found no place, the usual causes stay beside it."""
+    """Take the cause from the replay. If the replay found no place, keep the usual causes beside it."""
     odd = "".join(f"; row {row.row}: {row.odd[0]}" for row in found.suspects[:1] if row.odd)
     told = f"by the replay of step {found.step}: {headline(found)}{odd}"
     cause = told if found.origin is not None else f"{finding.cause}; {told}"
@@ -78,12 +78,12 @@ def _to_be_replayed(finding: Finding, capture: CaptureInfo, run: str) -> Finding
     if not capture.replayable:
         why = "; ".join(capture.not_kept)
         return replace(
-            finding, confirm=f"{finding.confirm}; step {capture.step} was captured, and can't be replayed: {why}"
+            finding, confirm=f"{finding.confirm}; step {capture.step} was captured but can't be replayed: {why}"
         )
     command = f"`gradwatch replay {run} --step {capture.step} SCRIPT`"
     return replace(
         finding,
-        remedy=f"{command} names the operation, the line and the rows of step {capture.step}, which was captured;"
-        f" then {finding.remedy}",
+        remedy=f"{command} names the operation, the line and the rows of the captured step {capture.step}; then"
+        f" {finding.remedy}",
         confirm=f"{command}, with the training's script and its arguments",
     )

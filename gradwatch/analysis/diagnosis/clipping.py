@@ -1,4 +1,4 @@
-"""Clipping that harms, that does nothing, or that is not seen."""
+"""Findings about clipping that harms, has no effect, or bypasses gradwatch."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def clipped_to_nothing(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
             "total_norm_median": Quantity(_median(optimizer.total_norm), "norm"),
             "clip_coef_median": Quantity(_median(coefs), "factor"),
         },
-        cause="the threshold is 0 or far too small; a value of 0 often means 'no clipping' elsewhere",
-        remedy="leave the clip call out, or take the threshold that `gradwatch recommend` gives",
-        confirm="the weights do not change; print the norm of the gradient after the clip call",
+        cause="the threshold is 0 or far too small; other tools often take 0 for 'no clipping', torch does not",
+        remedy="remove the clip call, or use the threshold that `gradwatch recommend` gives",
+        confirm="print the norm of the gradient after the clip call, and compare the weights before and after a step",
     )
 
 
@@ -68,10 +68,10 @@ def _median(values: Array) -> float | None:
 
 
 def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """One parameter owns the norm; clipping by it leaves the others next to nothing.
+    """Report clipping by a norm that one parameter dominates, which leaves the others next to nothing.
 
-    For Adam, nothing means a root mean square below eps: its update then shrinks with the gradient. For an
-    optimizer that follows the gradient, it means a coefficient that takes away its learning rate.
+    For Adam, "nothing" means a root mean square below eps: the update then shrinks with the gradient. For an
+    optimizer whose update follows the gradient, it means a very small clip coefficient.
     """
     rows = _clipped_rows(optimizer)
     if rows is None:
@@ -104,10 +104,10 @@ def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "starved_entries": Quantity(share, "share of the other entries"),
             "limit": limit,
         },
-        cause="the norm is taken over all parameters, so the largest gradient sets the factor for every other",
+        cause="the norm is taken over all parameters, so the largest gradient sets the factor for all others",
         remedy=f"clip each parameter on its own (gradwatch.clip.LayerNormClip), give {name} an optimizer of its own,"
         " or scale its gradient down at the source",
-        confirm="train once without clipping, or with a threshold per parameter, and compare the loss",
+        confirm="train once without clipping or with a threshold per parameter, and compare the loss",
     )
 
 
@@ -166,9 +166,8 @@ def threshold_too_low(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
             "threshold": Quantity(threshold, "norm"),
             "total_norm_median": Quantity(_median(optimizer.total_norm), "norm"),
         },
-        cause="the threshold lies far below the usual norm, so it acts at every step instead of guarding against the"
-        " largest",
-        remedy="raise the threshold to the one that `gradwatch recommend` gives; if training then diverges, the"
+        cause="the threshold is far below the usual norm, so it cuts every step instead of only the largest ones",
+        remedy="raise the threshold to the one that `gradwatch recommend` gives; if the training then diverges, the"
         " learning rate is too high and clipping hid it",
         confirm="train with ten times the threshold and compare the first steps of the loss",
     )
@@ -182,13 +181,13 @@ _CLIP_FAULTS = {
         "call scaler.unscale_(optimizer) before clipping",
     ),
     "other-parameters": (
-        "it clips other parameters than the optimizer's",
-        "give it the parameters that the optimizer holds",
+        "it clips parameters that the optimizer does not hold",
+        "pass it the parameters that the optimizer holds",
     ),
     "no-gradients": ("the parameters had no gradient when it was called", "call it after backward"),
     "no-parameters": (
-        "it was given no parameters, often a generator that was used up",
-        "give it a list, or call model.parameters() again",
+        "it was given no parameters, often because a generator was used up",
+        "pass it a list, or call model.parameters() again",
     ),
     "micro-batch": (
         "it is called for each micro-batch, so the sum exceeds the threshold",
@@ -198,13 +197,15 @@ _CLIP_FAULTS = {
 
 
 def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """A clip call that does not do to the gradient what it was meant to do."""
+    """Report a clip call that does not act on the gradient that the optimizer gets."""
     events = [e for e in optimizer.events if e.kind == "ineffective-clipping" and e.severity != "info"]
     if not events:
         return None
     faults = optimizer.frame["clip_fault"].dropna()
     fault = str(faults.mode().iloc[0]) if len(faults) else ""
-    why, remedy = _CLIP_FAULTS.get(fault, ("of its place or its parameters", "correct the clip call"))
+    why, remedy = _CLIP_FAULTS.get(
+        fault, ("it runs in the wrong place or on the wrong parameters", "correct the clip call")
+    )
     first = events[0]
     return Finding(
         code="ineffective-clipping",
@@ -216,12 +217,12 @@ def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
         evidence={"steps_with_fault": Quantity(len(faults), "steps"), "fault": Quantity(fault or None, "cause")},
         cause=why,
         remedy=remedy,
-        confirm="`gradwatch doctor SCRIPT` lists the clip calls and what they reached",
+        confirm="`gradwatch doctor SCRIPT` lists the clip calls and whether each takes effect",
     )
 
 
 def clipped_by_script(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Something other than a clip call changes the gradients between backward and the step."""
+    """Report gradients that something other than a clip call changes between backward and the step."""
     changed, made = optimizer.changed_steps, len(optimizer.frame)
     if changed is None or made < 5 or changed < CHANGED_STEPS * made:
         return None
@@ -229,20 +230,20 @@ def clipped_by_script(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
         code="clipped-by-script",
         severity="info",
         certainty="shown",
-        what=f"the gradients{facts.of(optimizer)} were changed between backward and the step, by something that is no"
-        f" clip call, at {changed} of {made} steps: the norms are of what the optimizer got, not before clipping",
+        what=f"something other than a clip call changed the gradients{facts.of(optimizer)} between backward and the"
+        f" step, at {changed} of {made} steps: the recorded norms are those after that change",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={"changed_steps": Quantity(changed, "steps"), "steps": Quantity(made, "steps")},
         cause="the script, or a library that it uses (AGC, DeepSpeed, Opacus), scales or clips gradients itself",
-        remedy="clip with torch.nn.utils.clip_grad_norm_ or a policy of gradwatch.clip, so that the norm before"
-        " clipping is recorded; without it no threshold can be advised",
+        remedy="clip with torch.nn.utils.clip_grad_norm_ or a policy of gradwatch.clip; gradwatch then records the norm"
+        " before clipping, which it needs to recommend a threshold",
         confirm="compare p.grad._version before and after the code between backward and step",
     )
 
 
 def threshold_idle(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The threshold in force never acts."""
+    """Report a threshold that never clips a step."""
     frame = optimizer.frame
     thresholds = frame["max_norm"].dropna()
     thresholds = thresholds[np.isfinite(thresholds)]
@@ -256,7 +257,7 @@ def threshold_idle(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="threshold-idle",
         severity="info",
         certainty="shown",
-        what=f"the threshold in force{facts.of(optimizer)}, {float(thresholds.iloc[-1]):g}, never acted: the largest"
+        what=f"the clipping threshold{facts.of(optimizer)}, {float(thresholds.iloc[-1]):g}, never acted: the largest"
         f" norm was {top:.3g}",
         optimizer=optimizer.name,
         steps=optimizer.span,
@@ -264,14 +265,14 @@ def threshold_idle(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "threshold": Quantity(float(thresholds.iloc[-1]), "norm"),
             "total_norm_max": Quantity(top, "norm"),
         },
-        cause="the threshold lies above every norm of this training",
-        remedy="leave it as a guard, or take the threshold that `gradwatch recommend` gives",
+        cause="the threshold is above every norm of this training",
+        remedy="keep it as a guard, or use the threshold that `gradwatch recommend` gives",
         confirm="`gradwatch recommend` shows what other thresholds would have done",
     )
 
 
 def one_parameter_dominates(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """One parameter carries the norm, so that a threshold on the total shrinks all others with it."""
+    """Report a parameter that has most of the norm, so a threshold on the total shrinks all others with it."""
     norms = optimizer.norms.to_numpy(float)
     if norms.shape[1] < 4 or len(norms) < 5:
         return None
@@ -294,9 +295,9 @@ def one_parameter_dominates(facts: Facts, optimizer: OptimizerFacts) -> Finding 
         parameters=(name,),
         steps=optimizer.span,
         evidence={"owner_share": Quantity(float(shares[largest]), "share of the squared norm")},
-        cause="its gradient is far larger than the others', by its place or its scale",
-        remedy="a threshold on the total norm shrinks all other parameters with it: gradwatch.clip.LayerNormClip clips"
-        " each parameter on its own",
+        cause="its gradient is far larger than all others, because of its place in the model or its scale",
+        remedy="a threshold on the total norm shrinks the gradients of all other parameters too; use"
+        " gradwatch.clip.LayerNormClip, which clips each parameter on its own",
         confirm="`gradwatch report` lists the norms of each layer",
     )
 

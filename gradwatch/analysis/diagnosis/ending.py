@@ -1,4 +1,4 @@
-"""How the training ended, and whether there is enough of it to judge."""
+"""Findings about how the training ended, and whether it was long enough to judge."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from gradwatch.analysis.diagnosis.facts import Facts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.recreated import turns
 
-MIN_STEPS_TO_JUDGE = 10  # steps: with fewer nothing has a level
-FEW_STEPS = 40  # steps: below that most detectors have no level yet
+MIN_STEPS_TO_JUDGE = 10  # steps: too few for a level of anything
+FEW_STEPS = 40  # steps that most detectors need to learn a level
 JUMP_RATIO = 10.0  # times: norm or loss, from the first recorded step to the last of a few
 
 
 def died(facts: Facts) -> Finding | None:
-    """The training ended by an exception or a signal."""
+    """Report a training that an exception or a signal ended."""
     state, detail = facts.ending.state, facts.ending.detail
     if state not in ("exception", "signal") or detail in ("KeyboardInterrupt", "SystemExit"):
         return None
@@ -25,17 +25,17 @@ def died(facts: Facts) -> Finding | None:
         code="died",
         severity="warning",
         certainty="shown",
-        what=f"the training was ended by {by} {where}",
+        what=f"{by} ended the training {where}",
         steps=None if last is None else (last, last),
         evidence={"last_step": Quantity(last, "step"), "ended_by": Quantity(detail, state)},
-        cause="the script, its data loader, or the system it runs on; the record of the gradients does not tell",
+        cause="the script, its data loader, or the system it runs on; the gradients do not show which",
         remedy="read the traceback that the script printed, and resume from the last checkpoint",
-        confirm="the last lines of the training's own output",
+        confirm="look at the last lines of the training's own output",
     )
 
 
 def killed(facts: Facts) -> Finding | None:
-    """The process is gone, and it did not close the run."""
+    """Report a process that is gone without having closed the run."""
     if facts.ending.state != "killed":
         return None
     last = _last_step(facts)
@@ -48,13 +48,13 @@ def killed(facts: Facts) -> Finding | None:
         steps=None if last is None else (last, last),
         evidence={"last_step": Quantity(last, "step")},
         cause="the process was killed (out of memory, a time limit, kill -9), or the machine went down",
-        remedy="look at the scheduler's and the system's log, for example for the out-of-memory killer",
-        confirm="`dmesg`, or the job's exit status",
+        remedy="search the logs of the scheduler and the system, for example for the out-of-memory killer",
+        confirm="look at `dmesg` or the job's exit status",
     )
 
 
 def stopped(facts: Facts) -> Finding | None:
-    """Gradwatch itself gave up recording while the training went on."""
+    """Report that gradwatch stopped recording while the training went on."""
     if facts.ending.state != "fault":
         return None
     last = _last_step(facts)
@@ -65,14 +65,14 @@ def stopped(facts: Facts) -> Finding | None:
         what="gradwatch stopped recording" + ("" if last is None else f" after step {last}") + "; the training went on",
         steps=None if last is None else (last, last),
         evidence={"last_step": Quantity(last, "step")},
-        cause="a full or missing disk, or a fault in gradwatch; the training's log has its message",
+        cause="a full or missing disk, or a fault in gradwatch; the training's log has the message",
         remedy="see the message recording-stopped in docs/messages.md",
-        confirm="the training's own log",
+        confirm="look for the message in the training's log",
     )
 
 
 def too_short(facts: Facts) -> Finding | None:
-    """There are too few steps for any verdict."""
+    """Report a run with too few steps for a verdict."""
     steps = _most_steps(facts)
     if facts.ending.state == "running" or steps == 0 or steps >= FEW_STEPS:
         return None
@@ -87,9 +87,9 @@ def too_short(facts: Facts) -> Finding | None:
         what=f"{steps} recorded {unit} are too few to judge{rose}",
         steps=(min(int(o.steps[0]) for o in facts.optimizers if len(o.steps)), _last_step(facts) or 0),
         evidence={"steps": Quantity(steps, unit), "largest_rise": Quantity(jump, "times the first")},
-        cause=f"no level is known before about {FEW_STEPS} {unit}, so no rise can be told from the usual",
+        cause=f"with fewer than about {FEW_STEPS} {unit}, the usual level is unknown, so a rise can't be judged",
         remedy="record more steps before drawing a conclusion",
-        confirm=f"record at least {FEW_STEPS} {unit}, better a few hundred",
+        confirm=f"record at least {FEW_STEPS} {unit}, or better a few hundred",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the diagnosis knows of a run: read once, frozen, and handed to every rule."""
+"""The facts about a run that the rules of the diagnosis share: read once, and frozen."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Facts:
 
 
 def read_facts(reader: RunReader) -> Facts:
-    """Read what the rules need. The memory it takes is bounded, whatever the size of the model."""
+    """Read what the rules need, in bounded memory for a model of any size."""
     meta = reader.meta()
     events = tuple(reader.events())
     frame = reader.steps()

@@ -1,4 +1,4 @@
-"""`Finding`: one fault of a training, as a person is told it."""
+"""`Finding`: one fault of a training, in words for its user."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ class CapturedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One fault of a training: what is wrong, where, how that is known, why, and what to do about it.
+    """One fault of a training: what is wrong, where, the evidence, the cause, and the remedy.
 
     Attributes:
         code: a stable slug; `gradwatch explain CODE` prints its page.
         severity: of the consequence: critical (the training is lost, or nothing is trained), warning or info.
-        certainty: shown (by the record itself), likely or possible.
+        certainty: shown (the record proves it), likely or possible.
         what: one sentence.
         optimizer: the optimizer's name; None: the whole run.
-        parameters: names, the most relevant first; empty: not a matter of single parameters.
-        rank: of a distributed training, the process in which it began; None: not known, or not a matter of ranks.
-        steps: the first and the last step of the optimizer's own counter; None: not a matter of steps.
+        parameters: names, the most relevant first; empty: the finding is not about single parameters.
+        rank: the process of a distributed training in which it began; None: unknown, or not about ranks.
+        steps: the first and the last step, by the optimizer's own counter; None: the finding is not about steps.
         evidence: numbers by name, with their units.
-        cause: why it happens, as far as that is known.
+        cause: why it happens, as far as is known.
         remedy: what to change.
-        confirm: how to make sure.
-        capture: the captured step that it is about; None if there is none.
+        confirm: how to verify the cause.
+        capture: the captured step that the finding is about; None: no step of it was captured.
     """
 
     code: str

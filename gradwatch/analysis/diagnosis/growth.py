@@ -1,4 +1,4 @@
-"""Growth that stayed, and spikes from which the training came back: severity by the consequence."""
+"""Findings about growth that lasted and spikes that passed. The consequence sets the severity."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _rose(values: Array) -> bool:
 
 
 def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Loss or norms grew and did not come back, from the first step on or later."""
+    """Report loss or norms that grew and did not come back, from the first step on or later."""
     onset = _onset(optimizer)
     if onset is None:
         return None
@@ -119,7 +119,8 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         },
         cause=_cause(optimizer, onset),
         remedy=_remedy(optimizer, onset) + _best_checkpoint(course, onset),
-        confirm="train again from the same seed with a tenth of the learning rate: the growth should be gone or later",
+        confirm="train again from the same seed with a tenth of the learning rate: the growth should vanish or begin"
+        " later",
     )
 
 
@@ -151,14 +152,14 @@ def _cause(optimizer: OptimizerFacts, onset: int) -> str:
     if peak is not None and _is_of_warm_up(optimizer, onset, peak):
         rate = float(optimizer.frame["learning_rate"].max())
         return (
-            f"the learning rate: its warm-up reaches {rate:g} at step {peak}, near which the growth begins, so its peak"
-            " is too high for this training or the warm-up too short"
+            f"the learning rate: the growth begins near step {peak}, where the warm-up reaches {rate:g}; this peak is"
+            " too high for the training, or the warm-up is too short"
         )
     clipped = bool(optimizer.frame["clipped"].mean() > 0.5) if len(optimizer.frame) else False
     if _is_early(optimizer, onset):
         return (
-            "updates that are too large from the start (learning rate, initialisation), or a target that feeds on the"
-            " model's own output, as in Q-learning without a target network"
+            "updates that are too large from the start (learning rate, initialisation), or a target that depends on"
+            " the model's own output, as in Q-learning without a target network"
         )
     if clipped:
         return "the updates are too large although most steps were clipped: the learning rate, or the data at that step"
@@ -172,7 +173,7 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
         return "lower the peak of the learning rate, or lengthen the warm-up"
     if _is_early(optimizer, onset):
         rate = "lower the learning rate" + ("" if peak is not None else " or warm it up")
-        return f"{rate}; if the target comes from the model itself, use a target network or a smaller discount"
+        return f"{rate}; if the model computes its own targets, use a target network or a smaller discount"
     if known:
         return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
     return "clip (`gradwatch recommend` gives a threshold), or lower the learning rate"
@@ -182,7 +183,7 @@ def _best_checkpoint(course: Loss | None, onset: int) -> str:
     """Name the step that early stopping would have kept, where the loss had made progress."""
     if course is None or course.first - course.best <= LOST_RISE_DEVIATIONS * course.deviation:
         return ""
-    return f"; keep a checkpoint from before step {onset}: early stopping would have ended the training there"
+    return f"; go back to a checkpoint from before step {onset}, where early stopping would have ended the training"
 
 
 def _is_of_warm_up(optimizer: OptimizerFacts, onset: int, peak: int) -> bool:
@@ -328,7 +329,7 @@ def _last_calm(values: Array) -> int:
 
 
 def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Steps far above their neighbours from which loss and norms came back."""
+    """Report steps far above their neighbours, after which loss and norms came back."""
     spikes = lone_spikes(optimizer)
     if not spikes or is_diverging(optimizer):
         return None
@@ -353,7 +354,8 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "steps": Quantity(listed_steps([step for step, _ in spikes]), "steps"),
         },
         cause="a single batch: an outlier, a wrong label, or a sequence of unusual length",
-        remedy="look at the batches of these steps; clipping limits what such a step does, it does not mend the data",
+        remedy="look at the batches of these steps; clipping limits the damage of such a step but does not fix the"
+        " data",
         confirm="run the same batch through an earlier checkpoint",
     )
 
@@ -398,7 +400,7 @@ def _neighbours(values: Array, chosen: NDArray[np.intp]) -> Array:
 
 
 def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Gradients that shrink towards the input, or that fade over the run."""
+    """Report gradients that shrink towards the input, or that fade over the run."""
     events = [e for e in optimizer.events if e.kind == "vanishing" and e.severity != "info"]
     events = [e for e in events if e.parameter is None or _is_small(optimizer, e.parameter)]
     if not events:
@@ -444,7 +446,7 @@ def _is_small(optimizer: OptimizerFacts, parameter: str) -> bool:
 
 
 def desync(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Ranks of a distributed training hold different gradients."""
+    """Report ranks of a distributed training that hold different gradients."""
     events = [e for e in optimizer.events if e.kind == "desync" and e.severity != "info"]
     if not events:
         return None
@@ -454,7 +456,7 @@ def desync(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="desync",
         severity=worst.severity,
         certainty="shown",
-        what=f"{rank} has another gradient{facts.of(optimizer)} than the other ranks from step {worst.step}",
+        what=f"from step {worst.step} on, {rank} has a different gradient{facts.of(optimizer)} than the other ranks",
         optimizer=optimizer.name,
         parameters=(worst.parameter,) if worst.parameter else (),
         rank=worst.rank,
@@ -463,9 +465,9 @@ def desync(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "observed": Quantity(worst.observed, "see the event"),
             "limit": Quantity(worst.limit, "see the event"),
         },
-        cause="this rank has other data than it should, other weights, or a gradient that is not reduced",
-        remedy=f"look at what {rank} alone does or is given: its sampler's seed, its buffers, parameters outside the"
-        " wrapped module",
+        cause="this rank gets the wrong data, has different weights, or holds a gradient that is not reduced",
+        remedy=f"look for what differs on {rank}: its sampler's seed, its buffers, parameters outside the wrapped"
+        " module",
         confirm="`gradwatch events --kind desync`; compare the weights of two ranks",
     )
 

@@ -1,4 +1,4 @@
-"""Records as people have them: imported, with rows of every k-th step, and with facts that are not known."""
+"""Findings about imported histories, which may have only every k-th step and lack some facts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 
 
 def after_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The norms were taken after clipping, so that they say nothing of what was clipped."""
+    """Report norms recorded after clipping, which do not show what was clipped."""
     if optimizer.history.moment != "after clipping":
         return None
     return Finding(
@@ -21,7 +21,7 @@ def after_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         evidence={"rows": Quantity(len(optimizer.frame), "rows")},
         cause="the history logs the norm of the clipped gradient",
         remedy="log the value that clip_grad_norm_ returns, which is the norm before clipping",
-        confirm="the norms end at one ceiling",
+        confirm="plot the norms: they all end at one ceiling",
     )
 
 

@@ -23,8 +23,8 @@ LEFT_OUT_ROWS, LEFT_OUT_SHARE = 2, 0.01  # of an imported history, and share of 
 MIN_SCALED_STEPS = 20  # steps after which the loss scale should have found its level
 
 FIND_IT = (
-    "rerun the step with torch.autograd.set_detect_anomaly(True), which names the operation, or replay the step if it"
-    " was captured; print the smallest argument of each root, logarithm and division"
+    "rerun the step with torch.autograd.set_detect_anomaly(True), which names the operation, or record with `--capture`"
+    " and replay the step; print the smallest argument of each root, logarithm and division"
 )
 
 
@@ -48,7 +48,7 @@ def first_nonfinite(optimizer: OptimizerFacts) -> Event | None:
 
 
 def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The first NaN or infinity, unless growth led to it: then the growth is the fault."""
+    """Report the first NaN or infinity, unless growth led to it: then the growth is the fault."""
     event = first_nonfinite(optimizer)
     if event is None or grew_before(optimizer, event.step):
         return None
@@ -73,7 +73,8 @@ def _finder(optimizer: OptimizerFacts, event: Event) -> Callable[[Facts, Optimiz
 def _came_back(optimizer: OptimizerFacts) -> bool:
     """Whether the updates of the rows that are not finite were left out, as a loss scale does.
 
-    An imported history does not say so. But weights that a NaN went into stay NaN, so that finite rows after it tell.
+    An imported history does not say so. But a NaN that enters the weights stays there, so finite rows after it show
+    that the update was left out.
     """
     finite = np.isfinite(optimizer.total_norm)
     lost = optimizer.loss_logged & ~np.isfinite(optimizer.loss)
@@ -131,7 +132,7 @@ def _in_the_loss(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Findi
         steps=_steps(optimizer, event),
         evidence=_evidence(optimizer, event),
         cause="an input or target that is not finite, or an operation of the forward pass: a logarithm or a division"
-        " at 0, a softmax over a row that is masked entirely, an overflow in low precision",
+        " at 0, a softmax over a fully masked row, an overflow in low precision",
         remedy="find the operation or the sample and guard it (clamp the argument, drop the sample, skip empty rows);"
         " no threshold and no learning rate would have prevented it",
         confirm="check torch.isfinite of the inputs and of the loss at that step; " + FIND_IT,
@@ -151,10 +152,10 @@ def _in_backward(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Findi
         rank=event.rank,
         steps=_steps(optimizer, event),
         evidence=_evidence(optimizer, event),
-        cause="backward of an operation whose slope is infinite or undefined at its argument: a root, norm, logarithm,"
-        " power or division at 0, a softmax or attention row that is masked entirely. It also happens where the result"
-        " is masked afterwards (torch.where, times 0): NaN times 0 is NaN",
-        remedy="keep the argument away from that point (add an epsilon inside the root, clamp), or mask the input"
+        cause="the backward of an operation whose slope is infinite or undefined at its argument: a root, norm,"
+        " logarithm, power or division at 0, or a fully masked softmax or attention row. Masking the result"
+        " afterwards (torch.where, times 0) does not help: NaN times 0 is NaN",
+        remedy="keep the argument away from that point (clamp it, or add an epsilon inside the root), or mask the input"
         " instead of the output; no threshold and no learning rate would have prevented it",
         confirm=FIND_IT,
     )
@@ -171,11 +172,11 @@ def _in_the_weights(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Fi
         rank=event.rank,
         steps=_steps(optimizer, event),
         evidence=_evidence(optimizer, event),
-        cause="the update before that step, or something that writes weights (loading, averaging, an initialisation)"
-        " left values that are not finite",
-        remedy="check the weights after loading and after each step until the writer is found; if it is the update,"
-        " look at the learning rate and the optimizer's eps",
-        confirm="torch.isfinite of each parameter before and after optimizer.step()",
+        cause="the previous update, or other code that writes weights (loading, averaging, initialisation), left NaN or"
+        " infinite values",
+        remedy="check the weights after loading and after each step until you find the code that writes them; if it is"
+        " the update, look at the learning rate and the optimizer's eps",
+        confirm="check torch.isfinite of each parameter before and after optimizer.step()",
     )
 
 
@@ -190,7 +191,7 @@ def _norm_overflow(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Fin
         parameters=(event.parameter,) if event.parameter else (),
         steps=(event.step, event.step if event.until is None else event.until),
         evidence=_evidence(optimizer, event),
-        cause="the squares of the entries are added in the gradient's own precision",
+        cause="the clip call adds the squares of the entries in the gradient's own precision",
         remedy="clip with gradwatch.clip.clip_grad_norm_, which adds them in float64, or keep gradients in float32",
         confirm="compare the largest entry with the square root of the largest number of the dtype",
     )
@@ -219,10 +220,10 @@ def _hidden(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
         parameters=(event.parameter,) if event.parameter else (),
         steps=_steps(optimizer, event),
         evidence=_evidence(optimizer, event),
-        cause="the logged number leaves out or replaces NaN: Trainer's logging_nan_inf_filter, nanmean, nan_to_num, or"
-        " a running average",
-        remedy="log the loss as it is (logging_nan_inf_filter=False) and look for the operation that makes the NaN; no"
-        " threshold and no learning rate would have prevented it",
+        cause="the logging drops or replaces NaN: Trainer's logging_nan_inf_filter, nanmean, nan_to_num, or a running"
+        " average",
+        remedy="log the unfiltered loss (logging_nan_inf_filter=False) and look for the operation that makes the NaN;"
+        " no threshold and no learning rate would have prevented it",
         confirm="print the loss that backward is called on at that step",
     )
 
@@ -253,7 +254,7 @@ def loss_scale(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "skipped_steps": Quantity(int(skipped.sum()), "steps"),
             "loss_scale_last": Quantity(float(optimizer.frame["loss_scale"].dropna().iloc[-1]), "factor"),
         },
-        cause="gradients in float16 overflow again and again though the scale falls",
+        cause="gradients in float16 keep overflowing although the scale falls",
         remedy="use bfloat16, or find the operation with the large values and compute it in float32; neither clipping"
         " nor the learning rate changes the range of float16",
         confirm="`gradwatch events --kind loss-scale`; look at which parameter is not finite at the skipped steps",

@@ -1,4 +1,4 @@
-"""What an optimizer does with the size of a gradient, and what that means for eps and the learning rate."""
+"""Findings that depend on how the optimizer uses the size of a gradient: eps, learning rate, momentum."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NEAR_STEPS = 20  # between an update and a second moment that explains it
 
 
 def divides_each_entry(optimizer: OptimizerFacts) -> bool:
-    """Whether the optimizer is one that divides each entry by its own size plus eps."""
+    """Whether the optimizer divides each entry by its own size plus eps."""
     return traits_of(optimizer.class_name, optimizer.settings).eps_rule == "per-entry"
 
 
 def eps_starvation(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Gradients below the eps that the optimizer adds to each entry's denominator."""
+    """Report gradients below the eps that the optimizer adds to each entry's denominator."""
     events = [e for e in optimizer.events if e.kind == "eps-starvation"]
     if not events or not divides_each_entry(optimizer):
         return None
@@ -46,15 +46,15 @@ def eps_starvation(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         parameters=(first.parameter,) if first.parameter else (),
         steps=(first.step, int(optimizer.steps[-1])),
         evidence={"entries": Quantity(first.observed, "share of entries"), "eps": Quantity(_number(eps), "per entry")},
-        cause="Adam divides by sqrt(v) + eps: when the gradient is as small as eps, the update is half of what the"
-        " learning rate says, and shrinks with the gradient from there",
-        remedy="a smaller eps, or a loss that is multiplied by a constant",
+        cause="Adam divides by sqrt(v) + eps: when the gradient is as small as eps, the update has half its usual size,"
+        " and it shrinks further with the gradient",
+        remedy="use a smaller eps, or multiply the loss by a constant",
         confirm="train a few hundred steps with a hundredth of eps and compare the update ratios",
     )
 
 
 def held_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Spikes that stayed in the momentum after the gradient was back."""
+    """Report spikes that stayed in the momentum after the gradient came back."""
     events = [e for e in optimizer.events if e.kind == "held-spike"]
     if not events:
         return None
@@ -65,7 +65,7 @@ def held_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         severity="info",
         certainty="shown",
         what=f"the momentum{facts.of(optimizer)} held {count(len(events), 'spike')} of the gradient after the gradient"
-        f" was back, the first at step {events[0].step}"
+        f" had come back, the first at step {events[0].step}"
         + (f"; it took up to {count(longest, 'step')} to forget one" if over else ""),
         optimizer=optimizer.name,
         steps=(events[0].step, events[-1].until or events[-1].step),
@@ -74,15 +74,14 @@ def held_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "update_norm": Quantity(events[0].observed, "weight"),
             "limit": Quantity(events[0].limit, "weight"),
         },
-        cause="a part of the spike stays in the optimizer's momentum and moves the weights at the steps after it, too",
-        remedy="a threshold of clipping below the spike, which `gradwatch recommend` tells: what is clipped never"
-        " reaches the momentum",
+        cause="part of the spike stays in the optimizer's momentum and keeps moving the weights at later steps",
+        remedy="clip below the spike (`gradwatch recommend` gives a threshold), so that it never enters the momentum",
         confirm="train from before the spike with that threshold, and compare the update norms after it",
     )
 
 
 def update_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Updates far above their level, the learning rate left out; the loss often follows."""
+    """Report updates far above their level, relative to the learning rate; the loss often follows."""
     events = [e for e in optimizer.events if e.kind == "update-spike"]
     if not events:
         return None
@@ -92,7 +91,7 @@ def update_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="update-spike",
         severity="info",
         certainty="shown",
-        what=f"{count(len(events), 'update')}{facts.of(optimizer)} far above the level of those before, the first at"
+        what=f"{count(len(events), 'update')}{facts.of(optimizer)} far above the level of earlier ones, the first at"
         f" step {events[0].step}",
         optimizer=optimizer.name,
         parameters=(largest.parameter,) if largest.parameter else (),
@@ -104,9 +103,9 @@ def update_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         },
         cause="the gradients have outgrown the optimizer's second moment, which follows slowly"
         if near
-        else "the optimizer makes steps that the loss does not support: a learning rate at the edge, or an odd batch",
-        remedy="a lower learning rate, a longer warm-up, or a smaller beta2, which lets the second moment"
-        " follow faster",
+        else "the optimizer makes steps that are too large for the loss: a learning rate at its limit, or an odd batch",
+        remedy="use a lower learning rate, a longer warm-up, or a smaller beta2, which makes the second moment follow"
+        " faster",
         confirm='compare `Run.updates("rms_ratio")` and the loss around these steps',
     )
 
@@ -118,7 +117,7 @@ def _stale_near(optimizer: OptimizerFacts, events: Sequence[Event]) -> list[Even
 
 
 def norm_rises_as_rate_falls(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """A drift of the norm at the end of a schedule, which weight decay explains."""
+    """Report a drift of the norm at the end of a schedule that weight decay explains."""
     decay = _number(optimizer.settings.get("weight_decay"))
     rates = optimizer.frame["learning_rate"].dropna()
     drifts = [e for e in optimizer.events if e.kind == "drift" and e.step in rates.index]
@@ -144,9 +143,9 @@ def norm_rises_as_rate_falls(facts: Facts, optimizer: OptimizerFacts) -> Finding
             "learning_rate": Quantity(rate, "weight per update"),
             "learning_rate_max": Quantity(highest, "weight per update"),
         },
-        cause="with weight decay, gradient over weight norm tends to sqrt(2 decay / rate), which grows while the rate"
-        " falls",
-        remedy="none is needed; a decay that falls with the rate keeps the norms level",
+        cause="with weight decay, the ratio of gradient norm to weight norm tends to sqrt(2 decay / rate), which grows"
+        " while the rate falls",
+        remedy="none needed; if the decay falls with the rate, the norms stay level",
         confirm="compare the norms with 1 / sqrt(learning_rate)",
     )
 
@@ -156,7 +155,7 @@ def _number(value: object) -> float | None:
 
 
 def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The loss did not stay down, and the median update is a large part of a parameter."""
+    """Report a learning rate at which the loss does not stay down and the median update is large."""
     if facts.is_imported or not has_risen(optimizer.history):
         return None
     ratios = _update_ratios(optimizer).median()
@@ -181,7 +180,7 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
 
 
 def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Matrices that every update changes a lot, while the others hardly change."""
+    """Report matrices that every update changes a lot, while the others hardly change."""
     ratios = _update_ratios(optimizer)
     ratios = ratios.iloc[len(ratios) // 2 :]  # weights that begin at 0 change a lot at first
     if len(ratios) < FEW_SAMPLES:
@@ -210,8 +209,8 @@ def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Findin
             "update_ratio_median": Quantity(float(large.max()), "share of the parameter's norm"),
             "update_ratio_others": Quantity(usual, "share of the parameter's norm, median of the other matrices"),
         },
-        cause="the learning rate of these parameters is too high for their size: a parameter group with a rate of its"
-        " own, weights that began very small, or a rate that was tuned for other layers",
+        cause="the learning rate of these parameters is too high for their size: a parameter group with its own rate,"
+        " very small initial weights, or a rate tuned for other layers",
         remedy="put them into a parameter group with a lower learning rate, or begin with larger weights",
         confirm="train with a tenth of the learning rate for these parameters alone, and compare the loss",
     )
@@ -220,7 +219,7 @@ def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Findin
 def _update_ratios(optimizer: OptimizerFacts) -> pd.DataFrame:
     """Update norm over weight norm of each matrix, (samples, matrices); NaN where a matrix is 0 or not finite.
 
-    Biases and gains begin at 0 or so: a large share of nothing is nothing.
+    Biases and gains begin near 0, where a large share means little, so they are left out.
     """
     common = optimizer.updates.index.intersection(optimizer.weights.index)
     weights, updates = optimizer.weights.loc[common], optimizer.updates.loc[common]
@@ -235,7 +234,7 @@ def _root_mean_squares(optimizer: OptimizerFacts) -> pd.Series[float]:
 
 
 def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The first norms are far above the later ones."""
+    """Report first norms far above the later ones."""
     norms, usable = optimizer.total_norm, optimizer.history.norms
     first = norms[:INITIAL_STEPS]
     first = first[np.isfinite(first)]
@@ -245,9 +244,9 @@ def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | No
     ratio = float(np.median(first)) / settled
     if ratio < LARGE_INITIAL_RATIO:
         return None
-    remedy = "smaller initial weights or normalisation fix the cause"
+    remedy = "use smaller initial weights or normalisation"
     if end_of_warm_up(optimizer) is None:
-        remedy = "smaller initial weights, normalisation or a warm-up of the learning rate fix the cause"
+        remedy = "use smaller initial weights, normalisation or a warm-up of the learning rate"
     return Finding(
         code="large-initial-norms",
         severity="info",
@@ -259,7 +258,7 @@ def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | No
         evidence={"ratio": Quantity(ratio, "times the median after the warm-up")},
         cause="the initial weights or outputs are too large for the loss",
         remedy=remedy,
-        confirm="print the loss of the untrained model beside that of a constant guess",
+        confirm="compare the loss of the untrained model with that of a constant guess",
     )
 
 

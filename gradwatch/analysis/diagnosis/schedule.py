@@ -1,4 +1,4 @@
-"""What the schedule of the learning rate explains."""
+"""Facts about the learning-rate schedule that explain a finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is trained, or not what should be."""
+"""Findings about a script that trains nothing, or not all that it should."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Severity
 
-MIN_STEPS = 5  # steps: with fewer, that something never happened says nothing
+MIN_STEPS = 5  # steps: too few to conclude that something never happens
 MIN_ZERO_ROWS = 2  # rows of an imported history, each of several steps: all of them without a gradient
 MOST_STEPS = 0.95  # share of the steps
 HALF = 0.5
@@ -38,9 +38,9 @@ def no_steps(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         optimizer=optimizer.name,
         parameters=tuple(optimizer.names[:8]),
         evidence={"steps": Quantity(0, "steps")},
-        cause="the loop never calls this optimizer's step, or ends before it does",
+        cause="the loop never calls this optimizer's step, or ends before it gets there",
         remedy="call the optimizer's step after backward; if a wrapper steps it, nothing is wrong",
-        confirm="print something beside the call of step",
+        confirm="add a print next to the call of step",
     )
 
 
@@ -51,7 +51,7 @@ def _is_stepped_by_another(facts: Facts, optimizer: OptimizerFacts) -> bool:
 
 
 def all_steps_skipped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Gradients were measured, and no update followed."""
+    """Report gradients that no update followed."""
     skipped = optimizer.skipped
     if len(skipped) < MIN_STEPS or skipped.mean() < MOST_STEPS:
         return None
@@ -67,14 +67,14 @@ def all_steps_skipped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
             "skipped_steps": Quantity(int(skipped.sum()), "steps"),
             "nonfinite_steps": Quantity(int((optimizer.frame["nonfinite"] > 0).sum()), "steps"),
         },
-        cause="the gradients are not finite at any loss scale, so GradScaler leaves out every update"
+        cause="the gradients are not finite at any loss scale, so GradScaler skips every update"
         if scaled
-        else "the gradients are dropped before the optimizer's step: by zero_grad, a check, or an exception",
+        else "zero_grad, a check or an exception drops the gradients before the optimizer's step",
         remedy="train a few steps in float32 and look for the operation whose result is not finite; lowering the loss"
         " scale does not help"
         if scaled
-        else "call the optimizer's step before the gradients are zeroed",
-        confirm="`gradwatch events` lists the skipped steps; the weights stay as they were initialised",
+        else "call the optimizer's step before you zero the gradients",
+        confirm="`gradwatch events` lists the skipped steps; the weights keep their initial values",
     )
 
 
@@ -103,9 +103,9 @@ def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
             "learning_rate": Quantity(0.0, "per step"),
             "steps_at_zero": Quantity(share, "share of steps"),
         },
-        cause="the schedule returns 0, for example by an integer division, a warm-up in epochs that is stepped in"
-        " batches, or a total number of steps that is too small",
-        remedy="correct the schedule; print scheduler.get_last_lr() for the first and the last steps",
+        cause="the schedule returns 0, for example because of an integer division, a warm-up that counts epochs but is"
+        " stepped every batch, or too small a total number of steps",
+        remedy="correct the schedule; print scheduler.get_last_lr() at the first and the last steps",
         confirm="`gradwatch export RUN steps.csv` has the learning rate of every step",
     )
 
@@ -172,7 +172,7 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="zero-gradients",
         severity="critical" if share >= MOST_STEPS and not few else "warning",
         certainty="likely" if few else "shown",
-        what=f"the gradient{facts.of(optimizer)} is exactly 0 at {share:.0%} of the steps: they train nothing",
+        what=f"the gradient{facts.of(optimizer)} is exactly 0 at {share:.0%} of the steps, so they train nothing",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
@@ -180,10 +180,10 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "total_norm_median": Quantity(float(np.median(norms)), "norm"),
         },
         cause="the loss does not depend on the parameters at these steps: equal rewards within every group (GRPO"
-        " without advantage), a mask that leaves no token, a saturated or clamped output, or a loss times 0",
-        remedy="look at what makes the loss: vary the rewards or raise the sampling temperature, check the mask and"
+        " without advantage), a mask that hides every token, a saturated or clamped output, or a loss times 0",
+        remedy="look at the inputs of the loss: vary the rewards or raise the sampling temperature, check the mask and"
         " the labels; neither clipping nor the learning rate matters here",
-        confirm="print the advantage, the mask's sum or the loss's inputs of one step",
+        confirm="print the advantage, the sum of the mask, or the inputs of the loss at one step",
     )
 
 
@@ -211,18 +211,18 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "losses": Quantity(len(losses), "steps"),
             "total_norm_max": Quantity(float(norms.max()) if len(norms) else None, "norm"),
         },
-        cause="the number that is logged is not the loss that is trained on"
+        cause="the script logs another number than the loss it trains on"
         if moves
         else "the loss does not depend on the model: one class only, targets that are all masked, a loss of constants",
         remedy="log the loss that backward is called on"
         if moves
         else "check the targets, the number of outputs and the reduction of the loss",
-        confirm="print the loss and two different batches' targets",
+        confirm="print the loss and the targets of two different batches",
     )
 
 
 def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Report an optimizer that holds parameters which no module has any longer and which get no gradient."""
+    """Report an optimizer whose parameters no longer belong to a module and get no gradient."""
     if not len(optimizer.present) and not _only_unnamed(optimizer):
         return None
     absent = _never_present(optimizer)
@@ -245,9 +245,9 @@ def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "entries_without_gradient": Quantity(share, "share of the optimizer's entries"),
             "parameters_without_optimizer": Quantity(len(facts.without_optimizer), "parameters"),
         },
-        cause="layers were replaced after the optimizer was created: a new head, resized embeddings, pruning, or"
-        " a model that was wrapped or loaded again",
-        remedy="create the optimizer after the last change of the model, or add the new parameters with"
+        cause="the script replaced layers after it created the optimizer: a new head, resized embeddings, pruning, or"
+        " a model that it wrapped or loaded again",
+        remedy="create the optimizer after the last change to the model, or add the new parameters with"
         " optimizer.add_param_group",
         confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
     )
@@ -304,8 +304,8 @@ def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "parameters_without_gradient": Quantity(len(absent), "parameters"),
             "entries_without_gradient": Quantity(share, "share of the optimizer's entries"),
         },
-        cause="the loss does not reach them: a detach or no_grad on the way, reentrant checkpointing of blocks whose"
-        " inputs need no gradient, a branch or an expert that is never used, or an output that is ignored",
+        cause="the loss does not depend on them: a detach or no_grad in between, reentrant checkpointing of blocks"
+        " whose inputs need no gradient, an unused branch or expert, or an ignored output",
         remedy="remove the detach, use checkpoint(..., use_reentrant=False) or model.enable_input_require_grads(), or"
         " leave the parameters out of the optimizer if they are not meant to train",
         confirm="after one backward, list the names whose grad is None",
@@ -333,7 +333,7 @@ def _whole_kinds(names: list[str], absent: list[str]) -> list[str]:
 
 
 def parameters_without_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Parameters get gradients and no optimizer holds them; told once, with the first optimizer."""
+    """Report parameters with gradients that no optimizer holds; once, with the first optimizer."""
     if not facts.without_optimizer or optimizer is not facts.optimizers[0]:
         return None
     names = facts.without_optimizer
@@ -341,18 +341,18 @@ def parameters_without_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Fin
         code="parameters-without-optimizer",
         severity="warning",
         certainty="shown",
-        what=f"{listed(names)} {'gets a gradient' if len(names) == 1 else 'get gradients'} and no optimizer holds"
+        what=f"{listed(names)} {'gets a gradient' if len(names) == 1 else 'get gradients'}, but no optimizer holds"
         f" {'it' if len(names) == 1 else 'them'}",
         parameters=names,
         evidence={"parameters_without_optimizer": Quantity(len(names), "parameters")},
-        cause="the optimizer was given a part of the model, or was created before these parameters were added",
-        remedy="give the optimizer model.parameters(), or freeze these parameters with requires_grad_(False)",
+        cause="the script gave the optimizer only a part of the model, or added these parameters after creating it",
+        remedy="pass model.parameters() to the optimizer, or freeze these parameters with requires_grad_(False)",
         confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
     )
 
 
 def updates_below_precision(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """In a low precision almost no entry of the weights moves, because updates round to nothing.
+    """Report low-precision weights of which almost no entry moves, because updates round to nothing.
 
     An update of size u moves the entries smaller than about 2^p u, p being the bits of the significand. Of normally
     distributed weights of size s that is a share f = sqrt(2 / pi) 2^p u / s, and the norm of the change that is left
@@ -375,9 +375,9 @@ def updates_below_precision(facts: Facts, optimizer: OptimizerFacts) -> Finding 
             "moved_entries": Quantity(moved, "share of entries, estimated"),
             "spacing": Quantity(2.0 ** -_bits(dtype), "of a weight's magnitude"),
         },
-        cause=f"the weights are kept in {dtype}, and learning rate times update rounds to no change",
+        cause=f"the weights are stored in {dtype}, and learning rate times update rounds to no change",
         remedy="keep the weights in float32 and compute in low precision (torch.autocast), or use an optimizer with"
-        " stochastic rounding or Kahan summation; a larger learning rate only helps if it is meant to be larger",
+        " stochastic rounding or Kahan summation; raise the learning rate only if it is too low anyway",
         confirm="count the entries that differ before and after one step",
     )
 
@@ -410,7 +410,7 @@ def _moved_share(optimizer: OptimizerFacts) -> float | None:
 
 
 def gradients_accumulate(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """At most steps backward adds to the gradients of the step before."""
+    """Report a loop in which backward adds to the gradients of the step before, at most steps."""
     carried = optimizer.carried_steps
     made = len(optimizer.frame)
     if carried is None or made < MIN_STEPS or carried < MOST_STEPS * (made - 2):
@@ -427,14 +427,14 @@ def gradients_accumulate(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
             "carried_steps": Quantity(carried, "steps"),
             "backward_passes_per_zero_grad": Quantity(made, "backward passes, at least"),
         },
-        cause="the loop never calls zero_grad, so each gradient is the sum of all before it",
-        remedy="call optimizer.zero_grad() once per update, before backward; with accumulation, after each step",
-        confirm="the total norm grows with the number of steps; print p.grad after zero_grad",
+        cause="the loop never calls zero_grad, so each gradient includes all earlier ones",
+        remedy="call optimizer.zero_grad() once per update, before backward; if you accumulate, after each step",
+        confirm="print p.grad after zero_grad; without zero_grad, the total norm grows with the number of steps",
     )
 
 
 def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Parameters whose gradient is exactly 0 for good, found by the detector or over the whole run."""
+    """Report parameters whose gradient stays at exactly 0, found by the detector or over the whole run."""
     named = _dead(optimizer)
     events = [event for event in optimizer.events if event.kind == "dead" and event.severity != "info"]
     if not named and not events:
@@ -455,9 +455,10 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "entries": Quantity(share, "share of the optimizer's entries"),
             "parameters": Quantity(len(names), "parameters"),
         },
-        cause="units that are off for every input (ReLU below 0, saturated outputs), or a path that is multiplied by 0",
-        remedy="a smaller learning rate or initial bias, normalisation before the activation, or an activation with a"
-        " slope below 0; clipping does not help",
+        cause="units that are off for every input (ReLU below 0, saturated outputs), or a path that the model"
+        " multiplies by 0",
+        remedy="use a smaller learning rate, an initial bias nearer 0, normalisation before the activation, or an"
+        " activation with a slope below 0; clipping does not help",
         confirm="look at the activations that these parameters feed",
     )
 

@@ -1,6 +1,6 @@
 """A recorded history -> the clipping threshold that it supports, with its reasons, or a refusal.
 
-benchmarks/recommendation/RESULTS.md has the rules' origin, and their quality on tasks that they were not made on.
+benchmarks/recommendation/RESULTS.md explains where the rules come from, and measures them on unseen tasks.
 """
 
 from __future__ import annotations

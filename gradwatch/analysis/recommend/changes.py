@@ -1,7 +1,7 @@
-"""What a threshold becomes when something else changes: `gradwatch recommend --if lr=3e-4 --if batch=32:64`.
+"""The threshold after another setting changes: `gradwatch recommend --if lr=3e-4 --if batch=32:64`.
 
-The rule of `gradwatch.analysis.recommend.rule` is applied again to the history as the change would make it. Where
-the size of an effect is not known, its two ends are taken, and the reasons say so.
+The rule of `gradwatch.analysis.recommend.rule` is applied to the history as it would look after the change. If the
+size of an effect is unknown, the result covers its whole range, and the reasons say so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COUPLED = ("Adam", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a training was run with, beside its history; None: not known."""
+    """Settings of a training beside its history; None: not known."""
 
     weight_decay: float | None
     noise_scale: float | None  # in batches of the whole training
@@ -33,7 +33,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedAdvice:
-    """The threshold after a change, with its reasons; None where none can be given, which they say."""
+    """The threshold after a change, with its reasons; None if the reasons say why there is none."""
 
     changes: Mapping[str, str]
     max_norm: float | None
@@ -92,7 +92,7 @@ def advise_after(
 ) -> ChangedAdvice:
     """The threshold that the history supports after ``changes``; ``refused``: why it supports none as it is."""
     if refused is not None:
-        return _without(changes, f"the run supports no threshold as it is: {refused}")
+        return _without(changes, f"the unchanged run supports no threshold: {refused}")
     new, reasons = _with_optimizer(history, changes)
     effects = [e for e in (_of_batch(setup, changes), _of_decay(history, new, setup, changes)) if e is not None]
     choices = [_choose(new, norms, weights) for norms, weights in _combined(effects)]
@@ -123,7 +123,7 @@ def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tu
         reasons.append(_words_of_rule(name, rule, keeps=keeps))
         if not keeps and "lr" not in changes:
             new = replace(new, learning_rate=None)
-            reasons.append(f"the learning rate for {name} is not known (give --if lr=...), so norms alone decide")
+            reasons.append(f"the learning rate for {name} is not known (pass --if lr=...), so the norms alone decide")
         new = replace(new, optimizer_class=name, update_rule=rule, momentum=history.momentum if keeps else 0.0)
         if not keeps:
             new = replace(new, update_ratio=None, least_norm=0.0)
@@ -174,7 +174,7 @@ def _of_batch(setup: Setup, changes: Mapping[str, str]) -> _Effect | None:
         return _Effect(
             _NONE,
             _NONE,
-            f"the record does not hold the batch size, so the effect of batch {new} is not known: write"
+            f"the record does not contain the batch size, so the effect of batch {new} is unknown: write"
             f" --if batch=OLD:{new}",
         )
     times = float(new) / float(old)
@@ -184,7 +184,7 @@ def _of_batch(setup: Setup, changes: Mapping[str, str]) -> _Effect | None:
             tuple(ends),
             _NONE,
             f"the noise scale is not recorded (it needs attach(..., ranks=True)): {times:.3g} times the batch"
-            f" multiplies the norms by something between {ends[0]:.3g} and {ends[1]:.3g}",
+            f" multiplies the norms by a factor between {ends[0]:.3g} and {ends[1]:.3g}",
         )
     factor = math.sqrt((1 + setup.noise_scale / times) / (1 + setup.noise_scale))
     return _Effect(
@@ -230,7 +230,7 @@ def _known_decay(
 ) -> tuple[float, float] | str:
     """Return the factor of lambda / lr and the steps until the new steady state; text: why they are not known."""
     if before is None:
-        return "the weight decay of the run is not known, so its effect on the norms is not either"
+        return "the weight decay of the run is unknown, and so is its effect on the norms"
     if not before or not after:
         return "without weight decay before or after the change there is no steady state: its effect is not known"
     if new.optimizer_class in COUPLED or old.optimizer_class in COUPLED:

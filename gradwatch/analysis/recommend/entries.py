@@ -1,4 +1,4 @@
-"""Whether spikes are of single entries or of the whole gradient: to clip by value, or by norm."""
+"""Clip by value or by norm? It depends on whether spikes are in single entries or in the whole gradient."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ Which rule applies depends on the history. The constants were chosen on the task
 calls seen, and are reported on other tasks. Optimizers whose update follows the size of the gradient (SGD) and
 optimizers that divide by it (Adam) have little in common, so each kind has rules of its own.
 
-For the first kind a threshold bounds how far one update may move the weights. Good thresholds of different tasks
-agree on that bound, and not on a percentile of the norms.
+For the first kind, a threshold limits how far one update can move the weights. Good thresholds of different tasks
+agree on that limit, but not on a percentile of the norms.
 """
 
 from __future__ import annotations

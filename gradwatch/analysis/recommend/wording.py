@@ -69,9 +69,9 @@ def _tail(tail: tuple[float, float, float]) -> str:
     index, low, high = tail
     span = f"tail index {index:.1f} [{low:.1f}, {high:.1f}]"
     if high < HEAVY:
-        return f"{span}: single steps dominate the sum of squares, and there clipping helps"
+        return f"{span}: single steps dominate the sum of squares, so clipping helps"
     if low > LIGHT:
-        return f"{span}: the norms have a light tail, clipping them changes little"
+        return f"{span}: the norms have a light tail, so clipping changes little"
     return f"{span}: the norms have a moderate tail"
 
 
@@ -124,7 +124,7 @@ def explain(history: OptimizerHistory, choice: Choice) -> str:
         return (
             "the loss makes no more progress and single steps dominate its gradient, so the rest is noise: a low"
             f" threshold averages it out, and updates can still carry the weights {TRAVEL_NORMS:g} times their norm"
-            " within as many steps as were recorded"
+            " within the recorded number of steps"
         )
     if choice.basis == "norms-alone":
         return _explain_norms_alone(history, choice)
@@ -133,7 +133,7 @@ def explain(history: OptimizerHistory, choice: Choice) -> str:
         return f"{fault}; it is twice the 99th percentile of the healthy norms"
     if choice.basis == "p75":
         return f"the 75th percentile of the healthy norms: {fault}, and this is below them"
-    return f"{fault}; {_bound(history)}, whatever norms were recorded"
+    return f"{fault}; {_bound(history)}, regardless of the recorded norms"
 
 
 def _fault(history: OptimizerHistory, choice: Choice) -> str:
@@ -158,10 +158,7 @@ def _bound(history: OptimizerHistory) -> str:
     )
     if 1 / EQUAL_RATIO < best / start < EQUAL_RATIO:
         return f"{kept} of {start:.3g}"
-    return (
-        f"{kept} of {weight_size(history):.3g}, between that at the start, {start:.3g}, and that where the loss was"
-        f" least, {best:.3g}"
-    )
+    return f"{kept} of {weight_size(history):.3g}, between {start:.3g} at the start and {best:.3g} at the lowest loss"
 
 
 def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
@@ -183,7 +180,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
             " five largest steps of a hundred. In the benchmark a threshold that follows the norms, as ZClip's does,"
             " did better than every fixed one"
         )
-    cause = "something went wrong" if choice.cause == "lost" else "norms differ much from step to step"
+    cause = "something went wrong" if choice.cause == "lost" else "norms differ a lot from step to step"
     text = (
         f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
         " so clipping every step gives each the same weight and leaves the learning rate as it is; any threshold"
@@ -217,12 +214,12 @@ def _explain_norms_alone(history: OptimizerHistory, choice: Choice) -> str:
     }[str(choice.cause)]
     if history.update_rule is None and history.weight_norm is not None:
         return (
-            f"the {choice.percentile}th percentile of the healthy norms, {why}. For an optimizer whose rule is not"
-            " known, advice can only be based on the norms"
+            f"the {choice.percentile}th percentile of the healthy norms, {why}. The update rule of this"
+            " optimizer is unknown, so the advice rests on the norms alone"
         )
     return (
         f"the {choice.percentile}th percentile of the healthy norms, {why}. The right threshold depends on the"
-        " learning rate and the size of the weights, which this history does not hold: `gradwatch.attach` records"
+        " learning rate and the size of the weights, which this history lacks: `gradwatch.attach` records"
         " both"
     )
 
@@ -241,8 +238,8 @@ def hopeless(finding: Finding) -> str:
 
 
 AFTER_CLIPPING = (
-    "only norms after clipping were recorded: they end at the old threshold, and no percentile of them says anything"
-    " else. Record the norm before clipping, as `gradwatch.attach` does"
+    "only norms after clipping were recorded: they end at the old threshold and say nothing about a new one."
+    " Record the norm before clipping, as `gradwatch.attach` does"
 )
 
 
@@ -268,8 +265,8 @@ def too_few(history: OptimizerHistory, least: int, lost_at: int | None, record_a
     text = f"{len(history.norms)} usable steps, at least {least} are needed (left out: {left_out(history)})."
     if lost_at is None and not history.spikes:
         return f"{text} Record more steps"
-    verb = "takes" if history.spikes == 1 else "take"
-    what = f"{_spikes(history)} {verb} up the others"
+    verb = "uses" if history.spikes == 1 else "use"
+    what = f"{_spikes(history)} {verb} up the rest"
     if lost_at is not None:
         what = f"The training was lost at step {lost_at}"
     if record_at is None:

@@ -1,1 +1,1 @@
-"""Replays of captured steps, read without torch: the result, and the sentences that tell it."""
+"""Replays of captured steps, read without torch: the result, and its wording."""

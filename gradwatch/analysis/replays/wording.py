@@ -1,4 +1,4 @@
-"""The sentences that tell a replay, the same in every view."""
+"""The wording of a replay's result, the same in every view."""
 
 from __future__ import annotations
 

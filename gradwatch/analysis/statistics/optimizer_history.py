@@ -1,4 +1,4 @@
-"""The part of an optimizer's record that advice may rest on, and the facts around it."""
+"""The part of an optimizer's record that the advice is based on, and the facts around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who owns the norm: the share of the squared norm that parameters, kinds of module and depths have."""
+"""The shares of the squared norm of parameters, kinds of module and depths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Grouping: TypeAlias = Literal["parameter", "kind", "depth"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 
 SLICES, ROWS_OF_SLICE = 16, 16
-"""Where the owners of a run are looked for: in so many stretches of so many steps, evenly over the run."""
+"""The sample of steps for a run's owners: the number of stretches, spread evenly over the run, and their length."""
 
 MAX_NORMS = 2_000_000  # read for it at most, in a very large model from fewer steps
 MOST = 3  # owners of each grouping that are kept

@@ -1,4 +1,4 @@
-"""Whether a training came back from an event: severity is a matter of the consequence."""
+"""Whether a training recovered from an event; the severity depends on that."""
 
 from __future__ import annotations
 

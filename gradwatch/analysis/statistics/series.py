@@ -1,4 +1,4 @@
-"""One entry a step, for drawing and for judging."""
+"""Series with one entry for each step, for views and rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an optimizer's update follows the size of its gradient, by what is known of it or by its record."""
+"""Whether an optimizer's update follows the size of its gradient, by its class, a probe, or its record."""
 
 from __future__ import annotations
 

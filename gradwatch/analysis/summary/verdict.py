@@ -34,7 +34,7 @@ def judge(findings: Sequence[Finding], steps: int, noted: int = 0) -> tuple[Verd
         return verdict, _reason(alarming)
     reason = f"no warning in {steps} steps"
     if any(finding.code == "too-short" for finding in findings):
-        reason += ", which are few to judge"
+        reason += ", too few to judge"
     return verdict, reason + (f"; {noted} noted" if noted else "")
 
 
@@ -53,7 +53,7 @@ def next_action(findings: Sequence[Finding], *, clipped: bool) -> str:
         first = alarming[0]
         return f"{first.remedy} (`gradwatch explain {first.code}`)"
     if clipped:
-        return "nothing is wrong; `gradwatch recommend` compares the threshold in force with others"
+        return "nothing is wrong; `gradwatch recommend` compares the current threshold with others"
     return "nothing is wrong; `gradwatch recommend` says whether a clipping threshold would be a cheap guard"
 
 

@@ -18,7 +18,7 @@ def explain(code: str | None, json: bool = False) -> None:
         BadArgument: there is no such code.
     """
     if code is not None and code not in PAGES:
-        raise BadArgument(f"{code!r} is no code of a finding; `gradwatch explain` lists them.")
+        raise BadArgument(f"{code!r} is not the code of a finding; `gradwatch explain` lists them.")
     if json:
         listed = [{"code": name, "title": page.title} for name, page in PAGES.items()]
         typer.echo(dumps(listed if code is None else {"code": code, **asdict(PAGES[code])}))

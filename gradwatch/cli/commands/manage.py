@@ -1,4 +1,4 @@
-"""`gradwatch rm`, `mv`, `compact`, `note` and `tag`: what is done to a whole run. One that is being recorded stays."""
+"""`gradwatch rm`, `mv`, `compact`, `note` and `tag`: actions on a whole run, except one that is being recorded."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def rm(paths: Sequence[Path], yes: bool) -> None:
     """Delete the stores of runs, and their folders if nothing else is in them.
 
     Raises:
-        BadArgument: nobody confirmed it.
+        BadArgument: the user has not confirmed it.
         RunNotFound, RunInUse: one of them is no run, or is being recorded; then all stay.
         StoreNotWritable: a file can't be deleted.
     """
     runs = [_ended_run(path) for path in paths]
     if not yes:
         if not sys.stdin.isatty():
-            raise BadArgument(f"{len(runs)} runs are to be deleted and this is no terminal to ask; expected --yes.")
+            raise BadArgument(f"can't ask before deleting {len(runs)} runs without a terminal; expected --yes.")
         if not typer.confirm(f"Delete {', '.join(map(str, runs))}?"):
             return
     for run in runs:

@@ -1,4 +1,4 @@
-"""`gradwatch replay`: options, script, replay, and what is printed of it."""
+"""`gradwatch replay`: parse the options, run the script, replay the step, print the result."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def split(arguments: Sequence[str], options: Options) -> tuple[list[str], Option
                 raise BadArgument(f"{name} needs a value.")
             options = _with(options, name, value or rest.pop(0))
         else:
-            raise BadArgument(f"gradwatch replay has no option {name!r}; those of the script stand behind it.")
+            raise BadArgument(f"gradwatch replay has no option {name!r}; put the script's options after the script.")
     return rest, options
 
 

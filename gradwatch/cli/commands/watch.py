@@ -1,4 +1,4 @@
-"""`gradwatch watch`, and the messages that it sends from outside of the training."""
+"""`gradwatch watch`, and the messages that it sends from outside the training."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Keeps a bad step before its update: what made its gradients is held by reference until the step is judged."""
+"""Saves a bad step before its update. Until a step is judged, references to the inputs of its gradients are held."""

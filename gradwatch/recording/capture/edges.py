@@ -1,8 +1,8 @@
-"""An edge on each differentiable output of a module: a view through which the gradient from outside passes.
+"""An edge on each differentiable output of a module: a view that receives only the gradient from outside the module.
 
-A hook on the output itself would see the gradient of uses within the module too, for example of a loss that a model
-computes from the logits it also returns. The view is PyTorch's own, so that everything that can be done with the
-output can be done with it: changing it in place, a second derivative, functorch.
+A hook on the output itself would also see the gradient of uses within the module, for example of a loss that a model
+computes from the logits it returns. The view is PyTorch's own, so it supports everything that the output supports:
+changes in place, second derivatives, functorch.
 """
 
 from __future__ import annotations

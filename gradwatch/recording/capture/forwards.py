@@ -1,4 +1,4 @@
-"""Hears the forwards of one model: of itself, or of those of its modules that the loop calls on their own."""
+"""Listens to the forwards of one model: its own, or those of modules that the loop calls separately."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class StepJudge:
         self._scales[id(ledger)] = scale.detach().clone(), True
 
     def note_scaled_step(self, ledger: Ledger, optimizer: Optimizer, scale: Tensor) -> None:
-        """A GradScaler is about to step. An optimizer that unscales by itself takes scaled gradients."""
+        """A GradScaler is about to step. An optimizer that unscales gradients itself takes scaled ones."""
         if id(ledger) not in self._scales:
             unscales = getattr(optimizer, "_step_supports_amp_scaling", False)
             self._scales[id(ledger)] = scale.detach().clone(), not unscales

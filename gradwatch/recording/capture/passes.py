@@ -1,4 +1,4 @@
-"""What is held of each forward and backward until a step is judged: references, and what would change."""
+"""The parts of each forward and backward held until a step is judged: references, and copies of what would change."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The black box of one recording: holds what made the gradients, judges each step, keeps a bad one.
+"""The black box of one recording: holds the inputs of the gradients, judges each step, saves a bad one.
 
-Whatever goes wrong in here is said in one line and ends the capturing, neither the recording nor the training.
+Any failure in here is logged in one line and ends the capturing, but neither the recording nor the training.
 """
 
 from __future__ import annotations

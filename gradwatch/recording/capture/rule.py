@@ -1,6 +1,6 @@
-"""Which step is captured: a small rule, because it is applied in the training thread before the update.
+"""The rule that decides which step is captured. It is small, because it runs in the training thread before the update.
 
-It knows the norms of the steps so far and nothing else, and so keeps fewer kinds of steps than the detectors name.
+It knows only the norms of the steps so far, so it recognises fewer kinds of bad steps than the detectors.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from gradwatch.capture import Why
 from gradwatch.detect.level import Level
 
 FACTOR, SIGMAS = 4.0, 2.0
-"""A norm is far above its level when it is this many times the one that lies so many robust deviations above it."""
+"""A norm is far above its level at FACTOR times the value SIGMAS robust deviations above the level."""
 
 EXPLOSION_FACTOR = 100.0
 """A norm this many times its level is an explosion rather than a spike."""

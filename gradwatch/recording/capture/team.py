@@ -1,7 +1,7 @@
-"""Captures in several processes: which step all of them keep, and into which folder.
+"""Captures in several processes: all ranks agree on the step to keep and its folder.
 
-Ranks tell each other by the key-value store of torch.distributed, and wait for an answer a limited time. No collective
-is used: a rank that captures no more can't block the training of the others.
+Ranks communicate through the key-value store of torch.distributed, and wait for an answer only for a limited time. They
+use no collective, so a rank that no longer captures can't block the training of the others.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CaptureTeam:
         names = [f"{what}/{moment}/{rank}" for rank in range(self.ranks)]
         found = self._mailbox.all_announced(names, WAIT_SECONDS)
         if found is None:
-            raise TimeoutError(f"another rank has not told its part within {WAIT_SECONDS:.0f} s")
+            raise TimeoutError(f"another rank has not sent its part within {WAIT_SECONDS:.0f} s")
         if (read := self._last.get(what)) is not None:  # all ranks have gone on, and so have read it
             self._mailbox.withdraw(read)
         self._last[what] = own

@@ -1,4 +1,4 @@
-"""Where a training loop is listened to, without changing what it does."""
+"""Hooks that listen to a training loop without changing its behaviour."""
 
 from gradwatch.recording.hooks.backward import listen_to_backward
 from gradwatch.recording.hooks.clip_calls import (

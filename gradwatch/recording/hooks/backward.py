@@ -1,7 +1,7 @@
-"""Calls of `backward`: that gradients were added to, and of which losses they are.
+"""Calls of `backward`, which add to gradients, and the losses of these calls.
 
 `Tensor.backward` calls `torch.autograd.backward`, so a tap there hears both. A backward within
-another (reentrant activation checkpointing) is part of it and not told.
+another (reentrant activation checkpointing) is part of it and is not reported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`torch.amp.GradScaler`: when gradients are unscaled, and steps that it did not let happen.
+"""`torch.amp.GradScaler`: unscaling, and steps that it skips.
 
-A scaler that finds an infinity does not call ``optimizer.step``, so the hooks of the optimizer never
-hear of that step. Its two methods are wrapped in the class, while anybody listens.
+A scaler that finds an infinity does not call ``optimizer.step``, so the optimizer's hooks never see
+that step. Its two methods are wrapped in the class while there is a listener.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who listens to a tap: it is put in for the first and taken out after the last."""
+"""The listeners of a tap: it is installed for the first and removed after the last."""
 
 from __future__ import annotations
 

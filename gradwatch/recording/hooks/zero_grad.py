@@ -1,7 +1,7 @@
 """Calls of `zero_grad` that set gradients to zero in place.
 
-Gradients that become None show by themselves. A gradient that becomes zero can't be told from one that
-was changed otherwise without reading it, so the two methods are wrapped in their classes while anything listens.
+Gradients that become None are easy to see. Without reading it, a gradient that becomes zero looks like one that
+was changed in another way, so the two methods are wrapped in their classes while there is a listener.
 """
 
 from __future__ import annotations

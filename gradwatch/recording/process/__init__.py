@@ -1,1 +1,1 @@
-"""The recorder in a process of its own (``recorder="process"``): what is measured outlives the training process."""
+"""The recorder as a separate process (``recorder="process"``): the measurements survive the training process."""

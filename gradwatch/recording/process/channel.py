@@ -1,4 +1,4 @@
-"""Lines of JSON over a pair of pipes, at neither end of which anybody waits for the other."""
+"""Lines of JSON over a pair of pipes. Neither end waits for the other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Starts the recorder's process and holds the ways to it.
+"""Starts the recorder's process and holds the channels to it.
 
-The process sees the training end by the end of a pipe that only the training process holds open. So a forked child
-closes its copy of the pipe at once, and nothing that the training starts inherits one.
+The process notices the end of the training when a pipe closes that only the training process holds open. A forked
+child therefore closes its copy of the pipe at once, and no process that the training starts inherits one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the training process tells the recorder's process, as bytes: a line of JSON, then arrays of float64.
+"""Messages from the training process to the recorder's process, as bytes: a line of JSON, then arrays of float64.
 
 Neither side unpickles anything or needs torch. The first entry of the line is the kind of the message.
 """

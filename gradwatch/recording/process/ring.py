@@ -1,7 +1,7 @@
 """A ring of messages in memory that two processes share: one writes, the other reads, and neither waits.
 
 The memory has no name in a file system, so it needs no room in ``/dev/shm``, leaves nothing behind, and lives as long
-as one of the two processes. A message that the writer has published stays there whatever becomes of the writer.
+as one of the two processes. A published message stays there even if the writer dies.
 """
 
 from __future__ import annotations

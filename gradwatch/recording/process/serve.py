@@ -1,7 +1,7 @@
 """The recorder's process: takes messages out of the ring, makes the records, judges them and writes the store.
 
-It ends when the training process says so, or is dead: by the end of the pipe, or because this process has another
-parent. Whatever the ring holds then is still written.
+It ends when the training process says so or is dead, which shows in a closed pipe or a changed parent process. It
+then still writes the messages left in the ring.
 """
 
 from __future__ import annotations

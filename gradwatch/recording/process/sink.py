@@ -1,4 +1,4 @@
-"""The sink that writes each step into memory which another process reads: what is measured outlives this process."""
+"""The sink that writes each step into shared memory for another process, so the measurements survive this process."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ class Answers:
         """A step could not be handed over; the first time, say so."""
         if not self._has_failed:
             logger.error(
-                "gradwatch could not make the record of a step, which is left out. %s: %s (record-not-made)",
+                "gradwatch could not record a step and leaves it out. %s: %s (record-not-made)",
                 type(fault).__name__,
                 fault,
             )

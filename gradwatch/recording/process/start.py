@@ -1,4 +1,4 @@
-"""The file that the recorder's process runs. It finds the package that started it, and nothing else of its folder."""
+"""The file that the recorder's process runs. It imports the package that started it, and nothing else beside it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def finding_lines(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     if hidden > 0:
         lines.append(Text(f"  {count(hidden, 'more finding')}; `gradwatch report --json` has every one", "dim"))
     else:
-        lines.append(Text("  `gradwatch explain CODE` tells what to do about each", "dim"))
+        lines.append(Text("  `gradwatch explain CODE` explains each and its fix", "dim"))
     return lines
 
 

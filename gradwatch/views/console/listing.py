@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from gradwatch.analysis.listing import RunRow
-from gradwatch.text import count, file_size, number, optimizer_label, share
+from gradwatch.text import count, duration, file_size, number, optimizer_label, share
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 _WIDEST_NAME, _NARROWEST_NAME = 40, 14
@@ -31,20 +31,6 @@ def _fault(row: RunRow) -> str:
     return row.fault if row.fault_step is None else f"{row.fault} at {row.fault_step}"
 
 
-def _in_one_unit(seconds: float) -> str:
-    """A duration in its largest unit: of an age no one needs the rest.
-
-    >>> _in_one_unit(4.6), _in_one_unit(1481.0), _in_one_unit(90000.0)
-    ('4 s', '24 min', '25 h')
-    """
-    if seconds >= 2 * 86400:
-        return f"{int(seconds // 86400)} d"
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
-
-
 def _columns(now: float) -> tuple[_Column, ...]:
     """All columns, in the order in which they are shown; `_IMPORTANCE` has the order in which they get their room."""
     return (
@@ -52,7 +38,7 @@ def _columns(now: float) -> tuple[_Column, ...]:
         _Column("steps", lambda row: "-" if row.steps is None else str(row.steps)),
         _Column("loss", lambda row: number(row.last_loss)),
         _Column("first fault", _fault, left=True),
-        _Column("age", lambda row: _in_one_unit(max(0.0, now - row.written))),
+        _Column("age", lambda row: duration(max(0.0, now - row.written))),
         _Column("optimizer", lambda row: "-" if row.optimizer is None else optimizer_label(row.optimizer), left=True),
         _Column("lr", lambda row: number(row.learning_rate)),
         _Column("batch", lambda row: number(row.batch_size)),
@@ -72,9 +58,9 @@ _IMPORTANCE = (
     "age",
     "tags",
     "lr",
-    "optimizer",
     "threshold",
     "clipped",
+    "optimizer",
     "batch",
     "size",
     "note",
@@ -128,12 +114,12 @@ def _notes(rows: Sequence[RunRow], hidden: Sequence[str], shared: Sequence[str],
     """What the table does not show: values of all runs, columns without room, and runs that are not computed yet."""
     lines: list[Text] = []
     if shared:
-        lines += screen.wrap("", f"all {len(rows)} shown: {', '.join(shared)}", style="dim")
+        lines += screen.wrap("", f"all {len(rows)} runs: {', '.join(shared)}", style="dim")
     if hidden:
         lines += screen.wrap("", f"no room for {', '.join(hidden)}; a wider terminal or --json shows them", style="dim")
     waiting = sum(row.state == "not computed" for row in rows)
     if waiting:
-        lines += screen.wrap("", f"{count(waiting, 'run')} not computed yet; without --quick they are", style="dim")
+        lines += screen.wrap("", f"{count(waiting, 'run')} not computed yet (--quick)", style="dim")
     return lines
 
 

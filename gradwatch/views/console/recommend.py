@@ -1,4 +1,4 @@
-"""`gradwatch recommend`: a threshold with its reasons and what others would have done."""
+"""`gradwatch recommend`: a threshold with its reasons, and the effect of other thresholds."""
 
 from __future__ import annotations
 

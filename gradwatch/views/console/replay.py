@@ -1,4 +1,4 @@
-"""`gradwatch replay`: what the replay of a captured step found."""
+"""`gradwatch replay`: the result of replaying a captured step."""
 
 from __future__ import annotations
 

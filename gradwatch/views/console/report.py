@@ -202,7 +202,7 @@ def clipping_line(clipping: ClippingSummary, screen: Screen) -> Text:
     """How the run was clipped, at which threshold and how often."""
     line = Text("clipping", "bold")
     if clipping.kind is None and not clipping.is_known:
-        return line.append("  not known: the history does not tell", "dim")
+        return line.append("  not known: the history does not say", "dim")
     if clipping.kind is None:
         return line.append("  none", "dim")
     if clipping.policy is not None:

@@ -1,4 +1,4 @@
-"""How much room a terminal has, and which characters and colours it can show."""
+"""The size of a terminal, and the characters and colours it can show."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Gallery:
         self._scanned.wait(_PATIENCE)
         path = self._found.get(query.get("run", ""))
         if path is None:
-            raise LookupError(f"there is no run {query.get('run', '')!r} in the folders that are shown")
+            raise LookupError(f"there is no run {query.get('run', '')!r} in the folders shown")
         key = path, query.get("optimizer")
         with self._lock:
             view = self._views.get(key)

@@ -1,7 +1,7 @@
-"""What a list of runs tells of each: the verdict, computed in the background and kept while the store stays the same.
+"""The verdicts for a list of runs, computed in the background and cached until the store changes.
 
-A verdict takes the whole diagnosis of its run: about 0.3 s for 1,000 steps of 1,000 parameters. So a list of many runs
-is answered at once with the verdicts that are known, and says which are still to come.
+A verdict needs the whole diagnosis of its run: about 0.3 s for 1,000 steps of 1,000 parameters. A list of many runs is
+therefore answered at once with the known verdicts, and says which are still being computed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page without TensorBoard: a server on the loopback interface, for the one who has its address."""
+"""The page without TensorBoard: a server on the loopback interface, for those who know its address."""
 
 from __future__ import annotations
 

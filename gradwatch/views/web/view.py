@@ -1,4 +1,4 @@
-"""The answers to what the page asks about one run.
+"""The answers to the page's requests about one run.
 
 Every number comes from the summary, the events and the recommendation.
 """

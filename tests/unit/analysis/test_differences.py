@@ -61,7 +61,7 @@ def test_equal_records_are_bit_equal(tmp_path):
     (found,) = differences(recorded(tmp_path / "a"), recorded(tmp_path / "b"))
     assert found.bit_equal
     assert (found.step, found.parameters, found.growth, found.common_steps) == (None, (), (), 200)
-    assert "equal to the bit" in sentences(found, "a", "b")[0]
+    assert "agree bit for bit" in sentences(found, "a", "b")[0]
 
 
 @pytest.mark.parametrize(

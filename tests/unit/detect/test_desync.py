@@ -46,7 +46,7 @@ def test_a_gradient_that_differs_is_critical_and_one_event():
     assert found(Desync(), records) == [(50, "desync", "critical")]
     (event,) = Desync().update(records[50])
     assert (event.rank, event.parameter, event.observed, event.limit) == (2, "out.weight", 1.0, 0.0)
-    assert event.message.startswith("in rank 2 the gradient of out.weight is not what the other ranks have")
+    assert event.message.startswith("in rank 2 the gradient of out.weight differs from the other ranks'")
 
 
 def test_several_ranks_and_gradients_are_counted():

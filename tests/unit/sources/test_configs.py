@@ -78,7 +78,7 @@ def test_a_learning_rate_that_was_logged_counts_more(tmp_path):
     put(tmp_path, "checkpoint-4/trainer_state.json", json.dumps(STATE))
     put(tmp_path, "args.json", json.dumps({"optim": "adamw_torch", "learning_rate": 5e-5}))
     made = write(read([tmp_path / "checkpoint-4"]), tmp_path / "run")
-    assert "optimizer AdamW taken from ../args.json (optim); --optimizer tells another" in made.notes
+    assert "optimizer AdamW taken from ../args.json (optim); --optimizer overrides it" in made.notes
     assert not any("learning rate" in note for note in made.notes)
     assert Run(tmp_path / "run").steps()["learning_rate"].tolist() == [1e-4] * 5
 

@@ -65,7 +65,7 @@ def test_a_run_that_is_too_short_to_judge(tmp_path, steps, severity):
     found = [finding.severity for finding in run.diagnosis() if finding.code == "too-short"]
     assert found == ([severity] if severity else [])
     assert run.summary().verdict == ("warning" if severity == "warning" else "healthy")
-    assert ("few to judge" in run.summary().reason) == (severity is not None)
+    assert ("too few to judge" in run.summary().reason) == (severity is not None)
 
 
 def test_a_few_rows_that_leap_are_not_healthy(tmp_path):

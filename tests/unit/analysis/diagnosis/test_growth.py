@@ -138,7 +138,7 @@ def test_growth_near_the_end_of_a_warm_up_is_explained_by_it(tmp_path, onset, wa
 def test_early_stopping_is_named_only_where_there_was_progress_to_keep(tmp_path):
     norms, losses = grown_from(250)
     kept = the(run_of(tmp_path / "late", stream(norms, losses=losses)), "diverged")
-    assert f"before step {kept.steps[0]}: early stopping" in kept.remedy
+    assert f"before step {kept.steps[0]}, where early stopping" in kept.remedy
     growing = [1.02**i for i in range(400)]
     assert "early stopping" not in the(run_of(tmp_path / "first", stream(growing, losses=growing)), "diverged").remedy
 

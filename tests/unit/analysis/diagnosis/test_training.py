@@ -144,7 +144,7 @@ def test_parameters_that_no_optimizer_holds(tmp_path):
     meta = {"parameters_without_optimizer": json.dumps(["0.weight"])}
     found = the(run_of(tmp_path, calm(), meta=meta), "parameters-without-optimizer")
     assert found.parameters == ("0.weight",)
-    assert "0.weight gets a gradient and no optimizer holds it" in found.what
+    assert "0.weight gets a gradient, but no optimizer holds it" in found.what
 
 
 BF16 = parameters("a.weight", "b.weight", shape=(32, 32), dtype="bfloat16")

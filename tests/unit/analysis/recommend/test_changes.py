@@ -93,7 +93,7 @@ def test_without_a_noise_scale_a_batch_gives_a_range_and_without_the_old_size_no
     assert any("between 0.5 and 1" in reason for reason in after.reasons)
     before, after = recommend_after(run, {"batch": "128"})
     assert after.max_norm == before.max_norm
-    assert any("not known: write --if batch=OLD:128" in reason for reason in after.reasons)
+    assert any("unknown: write --if batch=OLD:128" in reason for reason in after.reasons)
 
 
 def settled(optimizer, decay, rate=0.05, steps=1500):
@@ -130,7 +130,7 @@ def test_under_weight_decay_the_norms_move_as_those_of_a_trained_normalised_laye
     ("optimizer", "settings", "changes", "says"),
     [
         ("SGD", {"weight_decay": 0.0}, {"weight_decay": "0.1"}, "without weight decay before or after"),
-        ("SGD", {}, {"weight_decay": "0.1"}, "weight decay of the run is not known"),
+        ("SGD", {}, {"weight_decay": "0.1"}, "weight decay of the run is unknown"),
         ("Adam", {"weight_decay": 0.1}, {"weight_decay": "0.2"}, "adds weight decay to the gradient"),
         ("AdamW", {}, {"optimizer": "SGD"}, "learning rate for SGD is not known"),
         ("AdamW", {}, {"optimizer": "Unheard"}, "not known whether the update of Unheard follows"),

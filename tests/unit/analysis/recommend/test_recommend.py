@@ -70,7 +70,7 @@ def test_a_run_that_ends_at_once_or_in_spikes_is_told_with_what_to_record_anothe
     writer.append(records, explosions)
     writer.end_attempt("closed")
     advice = Run(tmp_path / "b").recommend()
-    assert "3 spikes take up the others: record a run clipped at 1 " in advice.refused.replace(",", " ")
+    assert "3 spikes use up the rest: record a run clipped at 1 " in advice.refused.replace(",", " ")
     assert advice.record_at == pytest.approx(1.0)
     assert advise(tmp_path / "c", steady(200)).record_at is None
 

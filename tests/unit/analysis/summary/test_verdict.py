@@ -16,7 +16,7 @@ def finding(code="spike", severity="warning", optimizer="0", **more):
     [
         ([], "healthy", "no warning in 90 steps"),
         ([finding(severity="info")], "healthy", "no warning in 90 steps"),
-        ([finding("too-short", "info")], "healthy", "no warning in 90 steps, which are few to judge"),
+        ([finding("too-short", "info")], "healthy", "no warning in 90 steps, too few to judge"),
         ([finding("vanishing"), finding("spike", "info")], "warning", "vanishing happened"),
         ([finding("diverged", "critical"), finding("vanishing")], "critical", "diverged happened"),
         ([finding("died")], "warning", "died happened; until then the gradients were healthy"),
@@ -39,7 +39,7 @@ def test_the_next_thing_is_the_remedy_of_the_first_finding():
     )
 
 
-@pytest.mark.parametrize(("clipped", "says"), [(True, "compares the threshold in force"), (False, "a cheap guard")])
+@pytest.mark.parametrize(("clipped", "says"), [(True, "compares the current threshold"), (False, "a cheap guard")])
 def test_where_nothing_is_wrong_the_threshold_is_next(clipped, says):
     assert says in next_action([finding(severity="info")], clipped=clipped)
 

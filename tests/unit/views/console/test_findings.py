@@ -48,7 +48,7 @@ def test_the_other_findings_follow(summary):
         "findings",
         "  warning  clip-starves what clip-starves",
         "  info     spike        what spike",
-        "  `gradwatch explain CODE` tells what to do about each",
+        "  `gradwatch explain CODE` explains each and its fix",
     ]
 
 

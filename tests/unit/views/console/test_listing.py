@@ -61,7 +61,7 @@ def test_settings_that_all_runs_share_stand_below_the_table_where_room_is_scarce
     head, _, _, *below = lines(*runs, width=78)
     assert "lr" in head
     assert "optimizer" not in head
-    assert below[0] == "all 2 shown: steps 400, optimizer SGD, threshold 1"
+    assert below[0] == "all 2 runs: steps 400, optimizer SGD, threshold 1"
     assert lines(*runs, width=140)[0].split()[-6:] == ["age", "optimizer", "lr", "threshold", "clipped", "size"]
     assert "all" not in " ".join(lines(runs[0], width=40)), "a single run shares nothing"
 
