@@ -5,16 +5,22 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+logger = logging.getLogger("gradwatch")
+
 
 def after_import(name: str, call: Callable[[], object]) -> None:
-    """Call once the module has been imported, no matter who imports it; at once if it already is."""
+    """Call once the module has been imported, no matter who imports it; at once if it already is.
+
+    A call that fails is reported, and never breaks the import.
+    """
     if name in sys.modules:
-        call()
+        _call_safely(name, call)
     else:
         sys.meta_path.insert(0, _AfterImport(name, call))
 
@@ -60,6 +66,20 @@ def replace_after_import(module: str, path: str, make: Callable[[Any], Any]) -> 
     return stop
 
 
+def _call_safely(name: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception as fault:
+        logger.error(
+            "gradwatch failed after the import of %s and observes nothing of it; the script goes on. %s: %s"
+            " (after-import-failed)",
+            name,
+            type(fault).__name__,
+            fault,
+        )
+        logger.debug("the fault after an import", exc_info=fault)
+
+
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Finds nothing itself; makes the loader of one module call back when it is done."""
 
@@ -82,6 +102,6 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             load(module)
-            self._call()
+            _call_safely(self._name, self._call)
 
         loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -218,6 +218,8 @@ def _own_optimizers() -> str:
 
 def why_nothing(found: Sequence[Discovery]) -> str:
     """The reason why a script left no step to record."""
+    if not found and "torch" in sys.modules:
+        return "gradwatch could not start, as the message above says"
     if not found:
         return "the script did not import torch"
     (discovery,) = found

@@ -37,9 +37,14 @@ def finding_lines(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     return lines
 
 
+def step_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    """The next thing to do."""
+    return screen.wrap("next: ", summary.next, "bold")
+
+
 def next_lines(summary: RunSummary, screen: Screen) -> list[Text]:
     """The next thing to do, and how to confirm the finding that it is for."""
-    lines = screen.wrap("next: ", summary.next, "bold")
+    lines = step_lines(summary, screen)
     told = headline_finding(summary.findings)
     return lines if told is None else [*lines, *screen.wrap("confirm: ", told.confirm, "bold")]
 

@@ -17,7 +17,7 @@ from gradwatch.analysis.summary import ClippingSummary, RunSummary
 from gradwatch.text import count, duration, number, optimizer_label, share, step_range
 from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
 from gradwatch.views.console.events import event_groups
-from gradwatch.views.console.findings import cause_lines, finding_lines, next_lines
+from gradwatch.views.console.findings import cause_lines, finding_lines, next_lines, step_lines
 from gradwatch.views.console.layers import layer_strip, layer_table
 from gradwatch.views.console.ranks import rank_lines
 from gradwatch.views.console.replay import replayed_lines
@@ -68,6 +68,17 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
     return [[part for line in section for part in screen.fold(line)] for section in sections if section]
 
 
+def brief_sections(summary: RunSummary, screen: Screen, layers: int) -> list[list[Text]]:
+    """The report for a small screen: the verdict, its curves, the layers that matter most, and the next step."""
+    sections = [
+        [*_verdict_lines(summary, screen), *_fact_lines(summary, screen)],
+        [*norm_lines(summary, screen), *loss_lines(summary, screen), clipping_line(summary.clipping, screen)],
+        layer_table(summary, screen, layers),
+        step_lines(summary, screen),
+    ]
+    return [[part for line in section for part in screen.fold(line)] for section in sections if section]
+
+
 def parted(sections: Sequence[Sequence[Text]]) -> list[Text]:
     """The lines of all sections with an empty line between two sections."""
     lines = [line for section in sections for line in (Text(), *section)]
@@ -79,11 +90,9 @@ def parted(sections: Sequence[Sequence[Text]]) -> list[Text]:
 
 def headline(summary: RunSummary, screen: Screen) -> list[Text]:
     """The verdict with its reason, facts about the run, and notes about what it lacks."""
-    style = SEVERITY_STYLES[summary.verdict]
-    lead = f"{screen.ink.pick('●', '*')} {summary.verdict.upper()}  "
-    lines = screen.wrap(lead, summary.reason, style, style)
+    lines = _verdict_lines(summary, screen)
     lines += cause_lines(summary, screen)
-    lines += screen.wrap("  ", screen.ink.pick(" · ", " | ").join(_facts(summary)), style="dim")
+    lines += _fact_lines(summary, screen)
     if summary.config:
         lines += screen.wrap("  config  ", config_text(summary.config), "dim", "dim")
     if summary.note or summary.tags:
@@ -94,6 +103,15 @@ def headline(summary: RunSummary, screen: Screen) -> list[Text]:
         damaged = f"{count(summary.damaged_rows, 'row')} of the store damaged and left out"
         lines += screen.wrap("  ", damaged, style="red")
     return lines
+
+
+def _verdict_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    style = SEVERITY_STYLES[summary.verdict]
+    return screen.wrap(f"{screen.ink.pick('●', '*')} {summary.verdict.upper()}  ", summary.reason, style, style)
+
+
+def _fact_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    return screen.wrap("  ", screen.ink.pick(" · ", " | ").join(_facts(summary)), style="dim")
 
 
 def config_text(config: Mapping[str, object], most: int = MOST_SETTINGS) -> str:

@@ -19,7 +19,7 @@ from gradwatch.analysis.summary import RunSummary
 from gradwatch.errors import EmptyRun, GradwatchError, RunNotFound
 from gradwatch.text import duration
 from gradwatch.views.console.events import newest_event
-from gradwatch.views.console.report import EVENT_GROUPS, STRIP_ROWS, parted, report, report_lines, report_sections
+from gradwatch.views.console.report import EVENT_GROUPS, STRIP_ROWS, brief_sections, parted, report, report_lines
 from gradwatch.views.console.screen import USUAL, Screen
 
 _LEAST_STRIP = 4  # lines: a title, two rows and a legend
@@ -82,19 +82,28 @@ def fitted(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
     """A report in at most ``height`` lines.
 
     Layers and the heat map share the lines that the rest leaves. If nothing is left, fewer groups of
-    events are shown, and at last whole sections are left out, but never the next step.
+    events are shown, then the brief report, and at last whole sections are left out, but never the next step.
     """
     for groups in (EVENT_GROUPS, 3, 1):
         free = height - len(report_lines(summary, screen, layers=0, strip_rows=0, groups=groups))
         if free >= 0:
             break
     else:
-        return _least(report_sections(summary, screen, layers=0, strip_rows=0, groups=1), height)
+        return _brief(summary, screen, height)
     # The strip adds an empty line, a title and a legend; the table's title replaces its placeholder.
     rows = min(STRIP_ROWS, len(summary.layers), (free - 3) // 2)
     strip = rows + 3 if rows > 0 and free >= _LEAST_STRIP + 1 + _LEAST_TABLE else 0
     layers = free - strip - 1
     return report_lines(summary, screen, max(0, layers), rows if strip else 0, groups)
+
+
+def _brief(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
+    """The brief report, with as many layers as fit."""
+    least = brief_sections(summary, screen, layers=0)
+    free = height - len(parted(least))
+    if free < 0:
+        return _least(least, height)
+    return parted(brief_sections(summary, screen, layers=max(0, free - 1)))  # a title replaces the placeholder
 
 
 def _least(sections: Sequence[Sequence[Text]], height: int) -> list[Text]:

@@ -45,6 +45,20 @@ def test_it_is_called_at_once_where_the_module_is_there(module):
     assert calls == [1]
 
 
+@pytest.mark.parametrize("is_imported", [False, True])
+def test_a_call_that_fails_is_reported_and_breaks_no_import(module, is_imported, caplog):
+    if is_imported:
+        importlib.import_module(module)
+
+    def fail():
+        raise RuntimeError("planted")
+
+    after_import(module, fail)
+    assert importlib.import_module(module).VALUE == 3
+    (said,) = caplog.messages
+    assert "RuntimeError: planted (after-import-failed)" in said
+
+
 def test_other_imports_are_left_alone(module):
     calls = []
     after_import(module, lambda: calls.append(1))
