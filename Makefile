@@ -36,7 +36,7 @@ peers: $(READY)
 
 # Reading, reports, the command line, TensorBoard and a short training with the oldest versions that pyproject.toml allows;
 # torch is the newest. Tests of arithmetic and of SQLite are left out: they hold many cases of code that other tests here
-# run with these versions as well.
+# run with these versions as well. So are those of several processes, which depend on torch alone.
 test-lowest: ONCE := analysis/recommend/test_rule.py analysis/recommend/test_wording.py analysis/recommend/test_changes.py \
   analysis/recommend/test_aggregate.py analysis/diagnosis/test_agreement.py analysis/diagnosis/test_growth.py \
   store/test_strangers.py store/test_hostile.py

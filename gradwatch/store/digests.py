@@ -113,8 +113,8 @@ def middles(bins: NDArray[np.int64]) -> NDArray[np.float64]:
     >>> middles(bins_of(np.array([3.0]))).round(1).tolist()
     [3.0]
     """
-    gamma = math.exp(_LOG_GAMMA)
-    values: NDArray[np.float64] = np.where(bins == _ZERO, 0.0, 2 * np.exp(bins * _LOG_GAMMA) / (gamma + 1))
+    to_middle = math.log(2 / (math.exp(_LOG_GAMMA) + 1))  # in the exponent, where the largest norms do not overflow
+    values: NDArray[np.float64] = np.where(bins == _ZERO, 0.0, np.exp(bins * _LOG_GAMMA + to_middle))
     return values
 
 

@@ -41,6 +41,7 @@ from gradwatch.errors import EmptyRun
 from gradwatch.record import Event
 
 __all__ = [
+    "AS_THE_OPTIMIZER_GOT_THEM",
     "ClippingSummary",
     "LayerSummary",
     "LossSummary",
@@ -54,6 +55,9 @@ __all__ = [
     "WeightSummary",
     "summarize",
 ]
+
+AS_THE_OPTIMIZER_GOT_THEM = "as the optimizer got them"
+"""The `RunSummary.moment` of a script that changes its gradients without a clip call."""
 
 PACE_STEPS = 200  # steps whose mean duration predicts the time left
 
@@ -149,7 +153,8 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
     verdict, reason = judge(findings, len(steps), len(events))
     meta, notes = reader.meta(), read_notes(reader.path)
     noise, scales = noise_summary(reader, name)
-    clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not facts.is_imported)
+    is_changed = _is_changed_by_script(findings, name)
+    clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not (facts.is_imported or is_changed))
     total = int(meta["total_steps"]) if "total_steps" in meta else None
     return RunSummary(
         run=reader.name,
@@ -173,7 +178,7 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         verdict=verdict,
         reason=reason,
         next=next_action(findings, clipped=clipping.kind is not None),
-        moment=_moment(meta.get("moment", "unknown"), findings, name),
+        moment=AS_THE_OPTIMIZER_GOT_THEM if is_changed else meta.get("moment", "unknown"),
         total_norm=norm_summary(series.total_norm, series.step),
         loss=loss_summary(steps),
         learning_rate=_last(steps["learning_rate"].to_numpy()),
@@ -205,9 +210,9 @@ def _optimizer(reader: RunReader, optimizer: str | None, facts: Facts, findings:
     return shown_optimizer(findings, with_steps) or reader.optimizer()
 
 
-def _moment(recorded: str, findings: tuple[Finding, ...], optimizer: str) -> str:
-    changed = any(f.code == "clipped-by-script" and f.optimizer == optimizer for f in findings)
-    return "as the optimizer got them" if changed else recorded
+def _is_changed_by_script(findings: tuple[Finding, ...], optimizer: str) -> bool:
+    """Whether the script changed the gradients itself, with no clip call that gradwatch sees."""
+    return any(finding.code == "clipped-by-script" and finding.optimizer == optimizer for finding in findings)
 
 
 def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:

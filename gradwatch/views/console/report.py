@@ -13,7 +13,7 @@ from gradwatch.analysis.history import ResumePoint
 from gradwatch.analysis.statistics.owners import dominant
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import NO_PARTS
-from gradwatch.analysis.summary import ClippingSummary, RunSummary
+from gradwatch.analysis.summary import AS_THE_OPTIMIZER_GOT_THEM, RunSummary
 from gradwatch.text import count, duration, number, optimizer_label, share, step_range
 from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
 from gradwatch.views.console.events import event_groups
@@ -52,7 +52,7 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
         [
             *norm_lines(summary, screen),
             *loss_lines(summary, screen),
-            clipping_line(summary.clipping, screen),
+            clipping_line(summary, screen),
             *owner_lines(summary, screen),
             *weight_lines(summary, screen),
             *update_lines(summary, screen),
@@ -72,7 +72,7 @@ def brief_sections(summary: RunSummary, screen: Screen, layers: int) -> list[lis
     """The report for a small screen: the verdict, its curves, the layers that matter most, and the next step."""
     sections = [
         [*_verdict_lines(summary, screen), *_fact_lines(summary, screen)],
-        [*norm_lines(summary, screen), *loss_lines(summary, screen), clipping_line(summary.clipping, screen)],
+        [*norm_lines(summary, screen), *loss_lines(summary, screen), clipping_line(summary, screen)],
         layer_table(summary, screen, layers),
         step_lines(summary, screen),
     ]
@@ -216,9 +216,11 @@ def _curve(
 # ------------------------------------------------------------------------------ clipping and weights
 
 
-def clipping_line(clipping: ClippingSummary, screen: Screen) -> Text:
+def clipping_line(summary: RunSummary, screen: Screen) -> Text:
     """How the run was clipped, at which threshold and how often."""
-    line = Text("clipping", "bold")
+    line, clipping = Text("clipping", "bold"), summary.clipping
+    if clipping.kind is None and summary.moment == AS_THE_OPTIMIZER_GOT_THEM:
+        return line.append("  not known: the script changes the gradients without a clip call", "dim")
     if clipping.kind is None and not clipping.is_known:
         return line.append("  not known: the history does not say", "dim")
     if clipping.kind is None:

@@ -111,6 +111,12 @@ def test_bins_hold_zero_the_least_and_the_largest_norm():
     assert np.allclose(middles(bins), norms.astype(float), rtol=ACCURACY + 1e-9, atol=0)
 
 
+def test_the_middle_of_the_largest_totals_is_finite():
+    """Total norms are float64."""
+    totals = np.array([1e300, 1e308, 1.7e308])
+    assert np.allclose(middles(bins_of(totals)), totals, rtol=ACCURACY + 1e-9, atol=0)
+
+
 def test_the_quantile_of_no_norm_is_not_known():
     none = Sketch.of_keys(np.empty(0, np.int64))
     assert np.isnan(none.quantile(0.5, 2)).all()

@@ -14,7 +14,7 @@ def said(several=False, **known):
 
 def test_equal_runs_are_equal_to_the_bit():
     (text,) = said()
-    assert "equal to the bit" in text
+    assert "agree bit for bit" in text
     assert "all 10 common steps" in text
 
 

@@ -183,3 +183,16 @@ def test_the_noise_scale_is_told_where_steps_have_parts(run):
     known = NoiseSummary(of="micro-batch", first=3.0, last=12.0, max=14.0)
     (line,) = noise_lines(replace(summary, noise=known), screen)
     assert line.plain.startswith("noise scale  12 micro-batches at the end, 3 at the start, at most 14")
+
+
+def test_clipping_by_the_script_itself_is_not_told_as_none(tmp_path):
+    write_run(tmp_path, stream(steady(300)))
+    assert "clipping  none" in [line.plain for line in report_lines(Run(tmp_path).summary(), Screen())]
+    writer = StoreWriter(tmp_path)
+    writer.set_meta("changed_steps.0", "300")
+    writer.abandon()
+    summary = Run(tmp_path).summary()
+    assert (summary.clipping.kind, summary.clipping.is_known) == (None, False)
+    assert summary.moment == "as the optimizer got them"
+    lines = [line.plain for line in report_lines(summary, Screen())]
+    assert "clipping  not known: the script changes the gradients without a clip call" in lines
