@@ -17,7 +17,7 @@ ADVICE = Recommendation(
     mean_clip_coef=0.9,
     confidence="medium",
     refused=None,
-    reasons=("the healthy level is 0.2", "one spike got through"),
+    reasons=("the healthy level is 0.2", "one spike raised an event"),
     phases=(Phase(first_step=0, last_step=99, clipped_fraction=0.0004, mean_clip_coef=1.0),),
     what_if=tuple(
         WhatIf(threshold=t, label=label, clipped_fraction=f, mean_clip_coef=0.5, worst_clip_coef=1e-30)
