@@ -218,7 +218,7 @@ def squared_shares(norms: Floats) -> Floats:
 
     `ABSENT` where a parameter has no gradient, and at steps of which a norm is not finite.
 
-    >>> squared_shares(np.array([[3, 4, ABSENT], [1, NOT_FINITE, 1]], np.float32)).round(2).tolist()
+    >>> squared_shares(np.array([[3, 4, ABSENT], [1, NOT_FINITE, 1]], np.float32)).astype(float).round(2).tolist()
     [[0.36, 0.64, -1.0], [-1.0, -1.0, -1.0]]
     """
     squares = np.where(norms == ABSENT, 0.0, norms.astype(np.float64)) ** 2

@@ -146,13 +146,13 @@ def test_frames_of_gradwatch_within_the_scripts_are_left_out(folder, interpreter
     """As where torch raises within a hook of ours."""
     program, error = failing(
         folder,
-        "from gradwatch.script.imports import after_import\n"
-        "def f():\n    raise ValueError('mine')\n"
-        "after_import('sys', f)\n",
+        "from gradwatch.text import count\n"
+        "class Number:\n    def __format__(self, spec):\n        raise ValueError('mine')\n"
+        "count(Number(), 'step')\n",
     )
     show(error, program)
     shown = capsys.readouterr().err
-    assert "imports.py" not in shown
+    assert "text.py" not in shown
     assert shown.count("File ") == 2
 
 
@@ -199,5 +199,12 @@ class Seen:
         ([Seen(backwards=3, optimizers_seen=1, steps=5)], "the run could not be written"),
     ],
 )
-def test_the_reason_for_an_empty_run(found, why):
+def test_the_reason_for_an_empty_run(found, why, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert why_nothing(found) == why
+
+
+def test_a_recording_that_could_not_start_is_not_blamed_on_the_script():
+    import torch  # noqa: F401
+
+    assert why_nothing([]) == "gradwatch could not start, as the message above says"

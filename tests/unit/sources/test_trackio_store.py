@@ -86,5 +86,5 @@ def test_a_row_that_is_no_json_object_is_refused(project, text):
 
 
 def test_a_config_that_is_no_json_is_refused(project):
-    with project(("a", 0, {"x": 1}), config="{") as db, pytest.raises(CannotImport, match="no JSON"):
+    with project(("a", 0, {"x": 1}), config="{") as db, pytest.raises(CannotImport, match="not JSON"):
         read(db, None)

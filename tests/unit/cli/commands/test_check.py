@@ -23,7 +23,7 @@ from gradwatch.testing import replaced, steady, stream, write_run
         ("bad", ["--fail-on", "zero-gradients"], 0, "healthy"),
         ("good", ["--min-steps", "800"], 0, "healthy"),
         ("good", ["--min-steps", "801"], 3, "800 steps are recorded, fewer than 801"),
-        ("died", [], 3, "ended by an exception (ValueError) after step 99"),
+        ("died", [], 3, "an exception (ValueError) ended the training after step 99"),
         ("died", ["--allow-unfinished"], 0, "healthy"),
         ("short", [], 3, "too few to judge"),
         ("short", ["--min-steps", "3"], 0, "healthy"),
