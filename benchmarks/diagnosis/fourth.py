@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Any
 
 import torch
 from lab import STEPS, Cases, Gpt, Lstm, Place, classify, digits, mlp, next_byte, plane, squared, text, train
@@ -41,7 +42,7 @@ class Headed(nn.Module):
 @case("nothing is trained", "learning-rate-zero", parameter="encoder")
 def an_encoder_whose_group_has_no_rate(place: Place, broken: bool) -> None:
     model = Headed()
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": model.encoder.parameters(), "lr": 0.0 if broken else 1e-3},
         {"params": model.head.parameters()},
     ]
@@ -240,7 +241,8 @@ def one_adapter_with_a_rate_of_another_size(place: Place, broken: bool) -> None:
     model = Adapted()
     fast = [model.down[1].get_parameter("weight"), model.up[1].get_parameter("weight")]
     rest = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in fast)]
-    optimizer = torch.optim.SGD([{"params": rest}, {"params": fast, "lr": 30.0 if broken else 0.05}], lr=0.05)
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": fast, "lr": 30.0 if broken else 0.05}]
+    optimizer = torch.optim.SGD(groups, lr=0.05)
     train(place, model, optimizer, digits(211), classify)
 
 

@@ -1,5 +1,6 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Distribution, Layers, Other, Overview, Query, Range, Rows, RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Other, Overview, Query, Range, Rows } from "../types.d.ts" */
+/** @import { RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
 
 import { offered, statistic } from "../heat/statistics.js";
 import { positionsOf } from "../inspector/values.js";

@@ -93,7 +93,12 @@ export class DistributionPart {
     drawDistribution(ctx, { norms, axis, threshold, width, colour: shown.colour, theme: shown.theme });
   }
 
-  /** Where the threshold is: dragged, tried, or else one that means something. @param {Shown} shown @param {Norms} norms */
+  /**
+   * Where the threshold is: dragged, tried, or else one that means something.
+   *
+   * @param {Shown} shown
+   * @param {Norms} norms
+   */
   #threshold({ trial, series, range, recommended }, norms) {
     const tried = this.#dragged ?? trial;
     if (tried !== null) return { threshold: tried, label: "" };
