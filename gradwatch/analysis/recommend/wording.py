@@ -57,13 +57,17 @@ def _instability(history: OptimizerHistory) -> str | None:
         return f"the training was lost at step {history.lost_at.step} ({kind})"
     if history.spikes:
         largest = history.largest_spike
-        return _spikes(history) + ("" if largest is None else f", the largest with a norm of {largest:.3g}")
+        return _raised(history) + ("" if largest is None else f", the largest with a norm of {largest:.3g}")
     return None
 
 
 def _spikes(history: OptimizerHistory) -> str:
-    """The spikes with an event of their own; a finding may list more, which the live detectors let pass."""
-    return "1 spike raised an event" if history.spikes == 1 else f"{history.spikes} spikes raised an event each"
+    return "1 spike" if history.spikes == 1 else f"{history.spikes} spikes"
+
+
+def _raised(history: OptimizerHistory) -> str:
+    """The spikes with an event of their own. A finding may list more, which the live detectors let pass."""
+    return f"{_spikes(history)} raised an event" + ("" if history.spikes == 1 else " each")
 
 
 def _tail(tail: tuple[float, float, float]) -> str:
@@ -169,7 +173,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
             " would bring gradients near eps"
         )
     if choice.basis == "towards-every-step":
-        passed = f"{_spikes(history)}, and the training came back" if history.spikes else ""
+        passed = f"{_raised(history)}, and the training came back" if history.spikes else ""
         uneven = "norms differ from step to step" if choice.cause == "uneven" else ""
         return (
             "between the 95th percentile of the healthy norms, a guard, and a tenth of the 10th, which clips every"
