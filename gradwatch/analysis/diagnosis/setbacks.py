@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +43,9 @@ class Setback:
     steps: int  # losses above the level
 
 
-def setbacks(optimizer: OptimizerFacts) -> list[Setback]:
-    """The spikes after which the loss stayed above its level for some steps, in order."""
-    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
-    losses, steps = optimizer.loss[there], optimizer.steps[there]
-    spikes = np.array([step for step, _ in lone_spikes(optimizer)], dtype=np.int64)
+def setbacks(optimizer: OptimizerFacts, spikes: Sequence[int]) -> list[Setback]:
+    """Of the spikes at these steps, those after which the loss stayed above its level for some steps, in order."""
+    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
     if len(losses) < LOSSES_BEFORE + SMOOTHED or not len(spikes):
         return []
     progress = max(0.0, first_loss(losses) - min(medians(np.array_split(losses, 10))))
@@ -83,13 +82,12 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Spikes that come back again and again, each of which undoes progress that the loss had made."""
     if is_diverging(optimizer):
         return None
-    found = setbacks(optimizer)
-    losses = int((optimizer.loss_logged & np.isfinite(optimizer.loss)).sum())
-    if sum(setback.spikes for setback in found) < REPEATED or is_about_zero(optimizer.history.losses()):
+    steps, losses = [step for step, _ in lone_spikes(optimizer)], optimizer.history.losses()
+    found = setbacks(optimizer, steps)
+    if sum(setback.spikes for setback in found) < REPEATED or is_about_zero(losses):
         return None
-    share = sum(setback.steps for setback in found) / losses
+    share = sum(setback.steps for setback in found) / len(losses)
     worst = max(found, key=lambda setback: setback.after - setback.before)
-    steps = [step for step, _ in lone_spikes(optimizer)]
     times = f" {len(found)} times" if len(found) > 1 else ""
     return Finding(
         code="repeated-spikes",
@@ -117,8 +115,8 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-def _remedy(optimizer: OptimizerFacts, steps: list[int]) -> str:
-    frame = optimizer.frame.loc[steps]
+def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
+    frame = optimizer.frame.loc[list(steps)]
     coefs = frame["clip_coef"].to_numpy(float)[frame[["max_norm", "clip_value"]].notna().any(axis=1)]
     coefs = coefs[np.isfinite(coefs)]
     look = "look at the batches of these steps, and "
@@ -131,8 +129,7 @@ def _remedy(optimizer: OptimizerFacts, steps: list[int]) -> str:
 
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss ends well above its best level, beyond its noise, and nothing graver explains it."""
-    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
-    losses, steps = optimizer.loss[there], optimizer.steps[there]
+    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
     if len(losses) < MIN_LOSSES or is_about_zero(losses) or is_diverging(optimizer):
         return None
     tenths, when = np.array_split(losses, 10), np.array_split(steps, 10)
@@ -169,7 +166,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss stands at a level that is out of every usual range, and does not fall."""
-    losses = optimizer.loss[optimizer.loss_logged & np.isfinite(optimizer.loss)]
+    losses = optimizer.history.losses()
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     if len(losses) < MIN_HUGE_LOSSES or not len(norms) or losses.min() < HUGE_LOSS or np.median(norms) < HUGE_NORM:
         return None
