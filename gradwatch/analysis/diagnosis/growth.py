@@ -52,8 +52,7 @@ class Loss:
 
 def loss_course(optimizer: OptimizerFacts) -> Loss | None:
     """The course of the finite losses, from medians over tenths; None: too few of them."""
-    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
-    losses, steps = optimizer.loss[there], optimizer.steps[there]
+    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
     if len(losses) < MIN_LOSSES:
         return None
     parts = np.array_split(losses, 10)
@@ -135,8 +134,7 @@ def _ends(optimizer: OptimizerFacts, course: Loss) -> tuple[float, float]:
     assert summary.last is not None
     if summary.last > LARGE_LOSS_RATIO * max(summary.first, course.best, 0.0):
         return summary.first, summary.last
-    finite = optimizer.loss[optimizer.loss_logged & np.isfinite(optimizer.loss)]
-    return summary.first, max(course.last, float(np.median(finite[-3:])))
+    return summary.first, max(course.last, float(np.median(optimizer.history.losses()[-3:])))
 
 
 def _course_text(course: Loss | None, ends: tuple[float, float] | None, ends_in_nan: bool) -> str:
@@ -281,15 +279,14 @@ def _short_course(optimizer: OptimizerFacts) -> Loss | None:
     """The course of so few losses, where they were lost: single losses, for there are no levels."""
     if not _few_losses_are_lost(optimizer):
         return None
-    there = optimizer.loss_logged & np.isfinite(optimizer.loss)
-    losses = optimizer.loss[there]
+    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
     best = int(np.argmin(losses))
     return Loss(
         first=float(losses[0]),
         best=float(losses[best]),
         last=float(losses[-1]),
         deviation=0.0,
-        best_step=int(optimizer.steps[there][best]),
+        best_step=int(steps[best]),
     )
 
 
