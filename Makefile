@@ -14,15 +14,16 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 demo: $(READY)
 	$(BIN)/gradwatch demo
 
-# Two workers on two cores: threads of each would only wait for one another. Tests of threads ask for theirs.
+# Three workers on two cores: many tests wait, for a process or a browser. Threads of each worker would only wait for one
+# another; tests of threads ask for theirs.
 test test-slow test-lowest trackers peers: export OMP_NUM_THREADS ?= 1
 
 test: $(READY) browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not peers" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow and not peers" $(ARGS)
 
 # The tests that `make test` leaves out.
 test-slow: $(READY) browser
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow $(ARGS)
 
 # Unit tests and doctests under coverage, with the floor that pyproject.toml sets (fail_under). Python 3.12 and newer count
 # lines through sys.monitoring, which costs next to nothing.
@@ -46,7 +47,7 @@ test-lowest:
 	$(LOWEST) $(PIP_INSTALL) torch -c constraints.txt
 	$(LOWEST) $(PIP_INSTALL) -e '.[parquet,capture]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
-	$(LOWEST) -m pytest -n 2 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
+	$(LOWEST) -m pytest -n 3 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
 	  tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store tests/unit/views \
 	  $(ONCE:%=--ignore=tests/unit/%)
 

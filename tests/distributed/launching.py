@@ -1,13 +1,19 @@
-"""Starts trainings by several processes, as a user does with torchrun."""
+"""Starts trainings by several processes: as a user does with torchrun, or as forks, which need not import PyTorch."""
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
+from ..prepared import prepared
 from . import training
 
 ROOT = Path(__file__).parents[2]
+IMPORTED = ("pytest", "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.pipelining")
 
 
 def torchrun(*arguments, cwd=None, ranks=2, timeout=300, **environment):
@@ -24,10 +30,52 @@ def torchrun(*arguments, cwd=None, ranks=2, timeout=300, **environment):
     )
 
 
+def forks(script, *arguments, ranks, timeout, **environment):
+    """Run a script by several processes with torchrun's variables; return their exit codes and all stderr.
+
+    One that fails ends the others, as torchrun would: they wait for it.
+    """
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)} | environment
+    until = time.monotonic() + timeout
+    with prepared(*IMPORTED) as server, contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
+        processes = [
+            server.start(
+                [script, *arguments],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+            for rank, log in enumerate(logs)
+        ]
+        try:
+            while any(one.poll() is None for one in processes):
+                if time.monotonic() > until or any(one.poll() for one in processes):
+                    break
+                time.sleep(0.05)
+        finally:
+            for one in processes:
+                if one.poll() is None:
+                    one.kill()
+                one.wait()
+        said = []
+        for log in logs:
+            log.seek(0)
+            said.append(log.read())
+    return [one.returncode for one in processes], "".join(said)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
 def train(folder, ranks, names, timeout, **environment):
     """Train scenarios of `training`, one after the other, each into a run of its name in the folder."""
-    done = torchrun(training.__file__, folder, *names, ranks=ranks, timeout=timeout, **environment)
-    (folder / "stderr").write_text(done.stderr)
+    codes, stderr = forks(Path(training.__file__), str(folder), *names, ranks=ranks, timeout=timeout, **environment)
+    (folder / "stderr").write_text(stderr)
     said = [f"{path.name}: {path.read_text()}" for path in folder.glob("*.error")]
-    assert done.returncode == 0, "\n".join([*said, done.stderr[-3000:]])
+    assert codes == [0] * ranks, "\n".join([str(codes), *said, stderr[-3000:]])
     return folder

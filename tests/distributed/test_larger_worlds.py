@@ -11,6 +11,7 @@ import pytest
 import gradwatch
 from gradwatch.record import STATS
 
+from ..once import once
 from . import launching, training
 
 pytestmark = pytest.mark.slow
@@ -24,8 +25,11 @@ OTHERS = ["poisoned", "parted", "joined", "leaves_early", "silent_rank"]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """All scenarios, one after the other, by eight processes."""
-    folder = tmp_path_factory.mktemp("world8")
-    return launching.train(folder, RANKS, [*PLAIN, *CLIPPED, *OTHERS], 900, RANKS_OF_A_NODE=str(NODE))
+
+    def make(folder):
+        launching.train(folder, RANKS, [*PLAIN, *CLIPPED, *OTHERS], 900, RANKS_OF_A_NODE=str(NODE))
+
+    return once(tmp_path_factory, "world8", make)
 
 
 @pytest.mark.parametrize("name", PLAIN + CLIPPED)

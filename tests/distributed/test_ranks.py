@@ -9,6 +9,7 @@ import torch
 import gradwatch
 from gradwatch.record import STATS, UPDATE_STATS
 
+from ..once import once
 from . import launching, training
 
 WORLDS = (2, pytest.param(4, marks=pytest.mark.slow))
@@ -37,8 +38,11 @@ NOT_CLIPPED = {"ddp", "fsdp2_plain", "tp", "tp_and_fsdp2", "pipeline", "accumula
 @pytest.fixture(scope="module", params=WORLDS)
 def runs(request, tmp_path_factory):
     """All scenarios, one after the other, by so many processes."""
-    folder = tmp_path_factory.mktemp(f"world{request.param}")
-    return launching.train(folder, request.param, list(training.SCENARIOS), 500)
+
+    def make(folder):
+        launching.train(folder, request.param, list(training.SCENARIOS), 500)
+
+    return once(tmp_path_factory, f"world{request.param}", make)
 
 
 def run_of(runs, name):

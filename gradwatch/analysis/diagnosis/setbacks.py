@@ -29,6 +29,7 @@ UNDONE_SHARE = 0.5  # of the progress: more is a warning
 HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
 HUGE_NORM = 1e3
 MIN_HUGE_LOSSES = 10
+AT_ONCE = 1000  # losses
 FALLEN = 0.7  # of the first third: a loss that falls as far is on its way
 
 
@@ -49,33 +50,46 @@ def setbacks(optimizer: OptimizerFacts, spikes: Sequence[int]) -> list[Setback]:
     if len(losses) < LOSSES_BEFORE + SMOOTHED or not len(spikes):
         return []
     progress = max(0.0, first_loss(losses) - min(medians(np.array_split(losses, 10))))
-    smooth = _smoothed(losses)
     at = np.minimum(np.searchsorted(steps, spikes), len(losses) - 1)
     groups = np.split(at, np.flatnonzero(np.diff(at) >= LOSSES_BEFORE) + 1)
     ends = [*(int(group[0]) for group in groups[1:]), len(losses)]
-    quiet = np.setdiff1d(np.arange(len(losses)), at)
+    is_quiet = np.ones(len(losses), bool)
+    is_quiet[at] = False
+    quiet = np.flatnonzero(is_quiet)
     found = []
     for group, end in zip(groups, ends, strict=True):
-        before = losses[quiet[quiet < group[0]][-LOSSES_BEFORE:]]
+        first, last = int(group[0]), int(group[-1])
+        before = losses[quiet[: np.searchsorted(quiet, first)][-LOSSES_BEFORE:]]
         if len(before) < LOSSES_BEFORE // 2:
             continue
         level = float(np.median(before))
         least = RISE_SHARE * (progress or abs(level))
-        above = smooth[int(group[0]) : end] > level + max(NOISE * robust_deviation(before), least)
-        back = np.flatnonzero(~above & (np.arange(int(group[0]), end) > group[-1]))
-        above[int(back[0]) if len(back) else len(above) :] = False
-        if above.sum() >= COSTLY_STEPS:
-            after = float(np.median(losses[int(group[0]) : end][above]))
-            first = int(steps[group[0]])
-            found.append(Setback(first=first, spikes=len(group), before=level, after=after, steps=int(above.sum())))
+        limit = level + max(NOISE * robust_deviation(before), least)
+        above = np.array(_above(losses, first, last, end, limit))
+        if len(above) >= COSTLY_STEPS:
+            after, step = float(np.median(losses[above])), int(steps[first])
+            found.append(Setback(first=step, spikes=len(group), before=level, after=after, steps=len(above)))
     return found
 
 
-def _smoothed(losses: Array) -> Array:
-    """The median of each loss and those after it, (losses,): one bad batch does not raise it."""
-    padded = np.concatenate([losses, np.full(SMOOTHED - 1, np.nan)])
-    smooth: Array = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1)
-    return smooth
+def _above(losses: Array, first: int, last: int, end: int, limit: float) -> list[int]:
+    """The places from ``first`` to ``end`` where the loss is above a limit, until it is below one after ``last``.
+
+    One bad batch does not raise it: each loss counts as the median of itself and those after it. Of a long run most
+    losses are not looked at: the loss comes back soon.
+    """
+    above: list[int] = []
+    for begin in range(first, end, AT_ONCE):
+        block = losses[begin : min(begin + AT_ONCE, end) + SMOOTHED - 1]
+        padded = np.append(block, [np.nan] * (min(begin + AT_ONCE, end) - begin + SMOOTHED - 1 - len(block)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED)
+        is_above = np.nanmedian(windows, axis=1) > limit
+        back = np.flatnonzero(~is_above[max(0, last + 1 - begin) :])
+        stop = int(back[0]) + max(0, last + 1 - begin) if len(back) else len(is_above)
+        above += (begin + np.flatnonzero(is_above[:stop])).tolist()
+        if len(back):
+            break
+    return above
 
 
 def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
