@@ -9,8 +9,9 @@ import { focused, toggled, withOptimizer } from "./state/state.js";
 const REACH = 8; // px from an event's mark
 
 /** @typedef {"stat" | "order" | "depth" | "filter" | "layer" | "inspected" | "against" | "trial" | "pin" | "wholeAxis"} LookOfCharts */
+/** @typedef {"plot" | "tint" | "brush"} LookOfPlot */
 /** @typedef {"find" | "kind" | "table" | "sort"} LookOfRuns */
-/** @typedef {Partial<Pick<State, LookOfCharts | LookOfRuns>>} Look */
+/** @typedef {Partial<Pick<State, LookOfCharts | LookOfPlot | LookOfRuns>>} Look */
 /** @typedef {ReturnType<typeof actionsOf>} Actions */
 
 /**

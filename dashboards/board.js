@@ -6,7 +6,7 @@ import { ink, runColour } from "./draw/colours.js";
 import { FindingsPart } from "./findings/part.js";
 import { InspectorPart } from "./inspector/part.js";
 import { Charts } from "./parts/charts.js";
-import { drawnRuns } from "./parts/drawn.js";
+import { drawnRuns, sampledRuns } from "./parts/drawn.js";
 import { emptyPage } from "./parts/empty.js";
 import { EventList } from "./parts/events.js";
 import { EventLane } from "./parts/lane.js";
@@ -16,6 +16,7 @@ import { RunList } from "./parts/runs.js";
 import { ThresholdPart } from "./parts/threshold.js";
 import { handleKey, Toolbar } from "./parts/toolbar.js";
 import { VerdictPart } from "./parts/verdict.js";
+import { ScatterPart } from "./scatter/part.js";
 import { memo } from "./state/memo.js";
 import { StoryPart } from "./story/part.js";
 
@@ -46,6 +47,7 @@ export class Board {
       toolbar: new Toolbar(on),
       story: new StoryPart(on),
       lane: new EventLane(on),
+      scatter: new ScatterPart(on),
       charts: new Charts(on),
       layers: new LayersPart(on),
       inspector: new InspectorPart(on),
@@ -72,9 +74,8 @@ export class Board {
   /** @param {number | null} step where the pointer is */
   pointAt(step) {
     this.pointer = step;
-    this.#parts.charts.pointAt(step);
-    this.#parts.layers.pointAt(step);
-    this.#parts.inspector.pointAt(step);
+    const { charts, layers, inspector } = this.#parts;
+    for (const part of [charts, layers, inspector]) part.pointAt(step);
   }
 
   /** Gives every part what it shows; a part draws only what changed. @param {Session} session @param {Theme} theme */
@@ -97,11 +98,10 @@ export class Board {
 
   /** @param {string} [name] of a run to show alone; all else is hidden, so that nothing moves when it arrives */
   #hideRun(name = "") {
-    const { verdict, findings, events, story, lane, toolbar, charts, layers, inspector, threshold } = this.#parts;
+    const { runs: _, events, verdict, charts, layers, ...others } = this.#parts;
     verdict.showName(name);
     events.show();
-    for (const part of [findings, story, lane, toolbar, ...charts.all, layers, layers.chart, inspector, threshold])
-      part.element.hidden = true;
+    for (const part of [...Object.values(others), ...charts.all, layers, layers.chart]) part.element.hidden = true;
   }
 
   /** @param {Session} session @param {Theme} theme */
@@ -121,24 +121,26 @@ export class Board {
 
   /** @param {Session} session @param {Theme} theme @param {Range} range */
   #showSteps({ state, data, overview, event }, theme, range) {
-    const { charts, toolbar, layers } = this.#parts;
+    const { charts, toolbar, scatter, layers } = this.#parts;
     const runs = this.#drawn(state.slots, state.focus, data.series);
     const focused = runs.find((run) => run.focused);
     if (!focused || !overview) return;
     this.#parts.lane.show({ events: overview.events, chosen: event, range, theme });
-    const marks = { range, events: this.#ownEvents(overview), chosen: event, theme };
     toolbar.element.hidden = false;
-    toolbar.show({ range, series: focused.series, wholeAxis: state.wholeAxis });
+    toolbar.show({ ...state, range, series: focused.series });
+    scatter.show({ state, runs: this.#sampled(runs, data.scatter), range, theme });
+    const marks = { range, events: this.#ownEvents(overview), chosen: event, theme, selected: scatter.selected.all };
     charts.show({ ...state, ...data, runs, ...marks });
     const { tile, whole, other } = data;
     const colour = runColour(focused.slot, theme);
     const own = { state, tile, whole, other, colour, lastStep: overview.last_step };
-    if (data.layers) layers.show({ layers: data.layers, ...own, ...marks });
+    if (data.layers) layers.show({ layers: data.layers, ...own, ...marks, selectedHere: scatter.selected.focused });
     this.#parts.inspector.show({ layers: data.layers, rows: data.rows, ...own, ...marks });
   }
 
   #range = memo((/** @type {number} */ from, /** @type {number} */ to) => /** @type {Range} */ ([from, to]));
   #drawn = memo(drawnRuns);
+  #sampled = memo(sampledRuns);
 
   /** Those of the optimizer shown: another one's have no place on its charts. */
   #ownEvents = memo((/** @type {Overview} */ { events, optimizer }) =>
@@ -146,9 +148,7 @@ export class Board {
   );
 
   #resize() {
-    this.#parts.lane.draw();
-    this.#parts.charts.resize();
-    this.#parts.layers.resize();
-    this.#parts.inspector.resize();
+    const { lane, scatter, charts, layers, inspector } = this.#parts;
+    for (const part of [lane, scatter, charts, layers, inspector]) part.resize();
   }
 }

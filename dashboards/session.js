@@ -20,7 +20,7 @@ const OF_A_RUN = {
   advice: null,
 };
 /** @type {Data} */
-const NOTHING = { overviews: {}, series: {}, problem: null, ...OF_A_RUN };
+const NOTHING = { overviews: {}, series: {}, scatter: {}, problem: null, ...OF_A_RUN };
 
 export class Session {
   /** @type {State} */ state;

@@ -164,6 +164,16 @@ export interface Distribution {
   arrays: Record<"first" | "last" | "unknown" | "zeros" | "norms", Float64Array> & { counts: Matrix };
 }
 
+/** Steps with several quantities each, and what can't be drawn of each span (gradwatch.analysis.statistics.scatter). */
+export interface Scatter {
+  about: { quantities: string[] };
+  arrays: Record<"step" | "values" | "first" | "last" | "steps", Float64Array> &
+    Record<"nan" | "infinite" | "unknown" | "left_out", Float64Array>;
+}
+
+/** A rectangle in the values of a scatter plot. */
+export type Brush = [left: number, right: number, low: number, high: number];
+
 /** Where a run and another first differ (gradwatch.analysis.differences). */
 export interface Parting {
   /** Null: nowhere, or nothing can be compared. */
@@ -222,6 +232,8 @@ export interface Source {
   series(query: Query, from: number, to: number, columns: number): Promise<Series>;
   /** In at most as many spans of steps as columns. */
   distribution(query: Query, from: number, to: number, columns: number): Promise<Distribution>;
+  /** At most `points` of the steps; a file may give more steps than asked for. */
+  scatter(query: Query, from: number, to: number, points: number): Promise<Scatter>;
   /** Every statistic of some layers, given as positions in `Layers.layers`. */
   rows(query: Query, layers: number[], from: number, to: number, columns: number): Promise<Rows>;
   tile(query: Query, stat: string, from: number, to: number, columns: number): Promise<Tile>;
@@ -271,6 +283,12 @@ export interface State {
   wholeAxis: boolean;
   /** The ends of the y axes that the reader chose, by chart. */
   values: Record<string, Range>;
+  /** The two quantities of the scatter plot, "x y"; empty while it is closed. */
+  plot: string;
+  /** What the colours of its points tell: "step" or "run". */
+  tint: string;
+  /** What is selected there. */
+  brush: Brush | null;
   /** A regular expression for names of runs. */
   find: string;
   /** The kind of runs listed: a key of `KINDS` in state/found.js. */

@@ -24,11 +24,14 @@ const LEAST_WIDTH = 240;
  * @property {BadSpan[]} bad
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
+ * @property {number[]} selected steps, ascending
  * @property {Theme} theme
  */
 
 /** @type {(keyof Shown)[]} what a plot is built from */
 const BUILT = ["lines", "theme", "log", "robust", "values"];
+/** @type {(keyof Shown)[]} what is drawn over it */
+const MARKED = ["events", "chosen", "bad", "selected"];
 
 export class Chart {
   /** @type {StepActions} */ #on;
@@ -72,8 +75,7 @@ export class Chart {
     if (!same || !this.#plot) return this.#rebuild(shown);
     if (last.range[0] !== shown.range[0] || last.range[1] !== shown.range[1])
       return this.#plot.setScale("x", { min: shown.range[0], max: shown.range[1] });
-    if (last.events !== shown.events || last.chosen !== shown.chosen || last.bad !== shown.bad)
-      this.#plot.redraw(false);
+    if (MARKED.some((key) => last[key] !== shown[key])) this.#plot.redraw(false);
   }
 
   /** Its y axis; null if nothing is drawn. */

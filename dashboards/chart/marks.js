@@ -19,10 +19,10 @@ const GAP = 3; // px between the marks of two events
  * Draws all marks of a chart.
  *
  * @param {uPlot} u
- * @param {{ bad: BadSpan[], events: RunEvent[], chosen: RunEvent | null, theme: Theme }} shown
+ * @param {{ bad: BadSpan[], events: RunEvent[], chosen: RunEvent | null, selected: number[], theme: Theme }} shown
  * @param {{ step: number, colour: string }[]} above columns that rise above the axis
  */
-export function drawMarks(u, { bad, events, chosen, theme }, above) {
+export function drawMarks(u, { bad, events, chosen, selected, theme }, above) {
   const x = (/** @type {number} */ step) => u.valToPos(step, "x", true);
   const canvas = { ctx: u.ctx, box: u.bbox, unit: devicePixelRatio, colours: ink(theme), x };
   u.ctx.save();
@@ -30,6 +30,7 @@ export function drawMarks(u, { bad, events, chosen, theme }, above) {
   u.ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
   u.ctx.clip();
   drawBad(canvas, bad);
+  drawSelected(canvas, selected);
   drawEvents(canvas, events, chosen);
   drawAbove(canvas, above);
   u.ctx.restore();
@@ -51,6 +52,42 @@ function drawBad({ ctx, box, x, unit, colours }, spans) {
     ctx.fillRect(begin, box.top, width, 4 * unit);
     if (infinite) shape(ctx, begin + width / 2, box.top + 9 * unit, "critical", 4 * unit);
   }
+}
+
+/**
+ * Shades the steps that are selected in the scatter plot, with a bar below.
+ *
+ * @param {Canvas} canvas
+ * @param {number[]} steps
+ */
+function drawSelected({ ctx, box, x, unit, colours }, steps) {
+  for (const [begin, end] of stretches(steps, x, unit)) {
+    ctx.fillStyle = faded(colours.chosen, 0.12);
+    ctx.fillRect(begin, box.top, end - begin, box.height);
+    ctx.fillStyle = colours.chosen;
+    ctx.fillRect(begin, box.top + box.height - 3 * unit, end - begin, 3 * unit);
+  }
+}
+
+/**
+ * Where steps lie on an axis, those that touch each other as one; each at least 2 px wide.
+ *
+ * @param {number[]} steps ascending
+ * @param {(step: number) => number} x
+ * @param {number} unit px
+ * @returns {[begin: number, end: number][]}
+ */
+export function stretches(steps, x, unit) {
+  /** @type {[begin: number, end: number][]} */
+  const found = [];
+  for (const step of steps) {
+    const begin = x(step - 0.5);
+    const end = Math.max(begin + 2 * unit, x(step + 0.5));
+    const before = found.at(-1);
+    if (before && begin <= before[1] + 0.5 * unit) before[1] = Math.max(before[1], end);
+    else found.push([begin, end]);
+  }
+  return found;
 }
 
 /**

@@ -1,20 +1,16 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Distribution, Layers, Other, Overview, Query, Range, Rows } from "../types.d.ts" */
-/** @import { RunEvent, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Other, Query, Range, Rows } from "../types.d.ts" */
+/** @import { Scatter, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Found, Story } from "./pieces.js" */
 
 import { offered, statistic } from "../heat/statistics.js";
-import { positionsOf } from "../inspector/values.js";
 import { findEvent } from "../state/events.js";
-import { memo } from "../state/memo.js";
+import { steady } from "../state/memo.js";
 import { wholeRange } from "../state/range.js";
 import { drawn, queryOf } from "../state/state.js";
-import { AROUND } from "../story/story.js";
 import { Kept } from "./kept.js";
+import { Pieces } from "./pieces.js";
 import { comparable, Tiles } from "./tiles.js";
-
-/** @typedef {{ overview: Overview, error: null } | { overview: null, error: string }} Found */
-
-/** @typedef {{ tile: Tile | null, series: Series }} Story every step around an event; no tile without layers */
 
 /**
  * What has arrived so far. Each piece is there only once it has arrived.
@@ -22,6 +18,7 @@ import { comparable, Tiles } from "./tiles.js";
  * @typedef {object} Data
  * @property {Record<string, Found>} overviews by run
  * @property {Record<string, Series>} series by run
+ * @property {Record<string, Scatter>} scatter by run, once the plot was open
  * @property {Layers | null} layers of the run in the focus, as are the rest
  * @property {Tile | null} tile the statistic shown, of the steps shown
  * @property {Rows | null} rows of the layers that are inspected
@@ -36,7 +33,7 @@ import { comparable, Tiles } from "./tiles.js";
 class Superseded extends Error {}
 
 export class Loader {
-  /** @type {Source} */ #source;
+  /** @type {Pieces} */ #pieces;
   /** @type {(news: Partial<Data>) => void} */ #arrived;
   #kept = new Kept();
   #turn = 0;
@@ -48,7 +45,7 @@ export class Loader {
    *   ones
    */
   constructor(source, arrived) {
-    this.#source = source;
+    this.#pieces = new Pieces(source, this.#kept);
     this.#tiles = new Tiles(source, this.#kept);
     this.#arrived = arrived;
   }
@@ -80,12 +77,15 @@ export class Loader {
     }
   }
 
+  /** @type {(series: Record<string, Series>) => Record<string, Series>} */ #series = steady();
+  /** @type {(scatter: Record<string, Scatter>) => Record<string, Scatter>} */ #scatter = steady();
+
   /** @param {State} state @param {number} columns @param {(news: Partial<Data>) => void} tell */
   async #inOrder(state, columns, tell) {
     if (state.focus === null) return;
     const names = drawn(state);
     const query = queryOf(state, state.focus);
-    const found = await Promise.all(names.map((name) => this.#overview(queryOf(state, name))));
+    const found = await Promise.all(names.map((name) => this.#pieces.overview(queryOf(state, name))));
     const overviews = Object.fromEntries(names.map((name, i) => [name, found[i]]));
     tell({ overviews, problem: overviews[state.focus].error });
     if (overviews[state.focus].error !== null) return;
@@ -93,59 +93,25 @@ export class Loader {
     const whole = wholeRange(found.flatMap(({ overview }) => overview ?? []));
     const [from, to] = state.zoom ?? whole;
     const readable = names.filter((name) => overviews[name].error === null);
-    const series = await Promise.all(readable.map((name) => this.#series(queryOf(state, name), from, to, columns)));
-    tell({ series: Object.fromEntries(readable.map((name, i) => [name, series[i]])) });
+    const queries = Object.fromEntries(readable.map((name) => [name, queryOf(state, name)]));
+    tell({ series: this.#series(await ofEach(queries, (one) => this.#pieces.series(one, from, to, columns))) });
+    if (state.plot)
+      tell({ scatter: this.#scatter(await ofEach(queries, (one) => this.#pieces.scatter(one, from, to))) });
 
     const other = comparable(state, overviews);
-    const known = await this.#kept.ask("layers", query, () => this.#source.layers(query));
-    const layers = this.#tiles.offered(known, other !== null);
+    const layers = this.#tiles.offered(await this.#pieces.layers(query), other !== null);
     tell({ layers });
     const stat = offered(state.stat, layers);
     const ends = { whole, part: state.zoom && /** @type {Range} */ ([from, to]) };
     if (stat !== null && statistic(stat).against && other !== null)
       await this.#compare(query, layers, other, ends, columns, tell);
     else if (stat !== null) tell(await this.#tiles.of(query, stat, ends, columns));
-    if (state.inspected.length) tell({ rows: await this.#rows(state.inspected, layers, query, [from, to], columns) });
-    tell({ distribution: await this.#distribution(query, from, to) });
+    if (state.inspected.length)
+      tell({ rows: await this.#pieces.rows(state.inspected, layers, query, [from, to], columns) });
+    tell({ distribution: await this.#pieces.distribution(query, from, to) });
     const event = findEvent(overviews[state.focus].overview, state.event);
-    if (event) tell({ story: await this.#story(query, event, layers.stats.includes("norm"), columns) });
-    tell({ advice: await this.#kept.ask("advice", query, () => this.#source.advice(query)) });
-  }
-
-  /**
-   * @param {Query} query
-   * @param {RunEvent} event
-   * @param {boolean} layers
-   * @param {number} columns
-   * @returns {Promise<Story>}
-   */
-  async #story(query, { step }, layers, columns) {
-    const [from, to] = [step - AROUND - 0.5, step + AROUND + 0.5];
-    const key = { ...query, from, to };
-    const { series: ask, tile } = this.#source;
-    const [series, norms] = await Promise.all([
-      this.#kept.ask("story", key, () => ask(query, from, to, columns)),
-      layers ? this.#kept.ask("story of layers", key, () => tile(query, "norm", from, to, columns)) : null,
-    ]);
-    return this.#told(series, norms);
-  }
-
-  #told = memo((/** @type {Series} */ series, /** @type {Tile | null} */ tile) => ({ series, tile }));
-
-  /** @param {Query} query @returns {Promise<Found>} */
-  async #overview(query) {
-    try {
-      const overview = await this.#kept.ask(`overview of ${query.run}`, query, () => this.#source.overview(query));
-      return { overview, error: null };
-    } catch (error) {
-      return { overview: null, error: /** @type {Error} */ (error).message };
-    }
-  }
-
-  /** @param {Query} query @param {number} from @param {number} to @param {number} columns */
-  #series(query, from, to, columns) {
-    const key = { ...query, from, to, columns };
-    return this.#kept.ask(`series of ${query.run}`, key, () => this.#source.series(query, from, to, columns));
+    if (event) tell({ story: await this.#pieces.story(query, event, layers.stats.includes("norm"), columns) });
+    tell({ advice: await this.#pieces.advice(query) });
   }
 
   /**
@@ -161,18 +127,17 @@ export class Loader {
     tell({ other });
     tell(await this.#tiles.ratios(query, layers, other, theirs, ends, columns));
   }
+}
 
-  /** @param {Query} query @param {number} from @param {number} to */
-  #distribution(query, from, to) {
-    const key = { ...query, from, to };
-    return this.#kept.ask("distribution", key, () => this.#source.distribution(query, from, to, 1));
-  }
-
-  /** @param {string[]} names @param {Layers} all @param {Query} query @param {Range} range @param {number} columns */
-  #rows(names, { layers }, query, [from, to], columns) {
-    const chosen = positionsOf(names, layers);
-    if (!chosen.length) return null;
-    const key = { ...query, chosen, from, to, columns };
-    return this.#kept.ask("rows", key, () => this.#source.rows(query, chosen, from, to, columns));
-  }
+/**
+ * An answer for each run, asked for at once.
+ *
+ * @template Answer
+ * @param {Record<string, Query>} queries by run
+ * @param {(query: Query) => Promise<Answer>} ask
+ * @returns {Promise<Record<string, Answer>>}
+ */
+async function ofEach(queries, ask) {
+  const answers = await Promise.all(Object.entries(queries).map(async ([name, query]) => [name, await ask(query)]));
+  return Object.fromEntries(answers);
 }

@@ -1,5 +1,5 @@
 // The two places the page gets its runs from: a server, or the file it is in. Both answer the same questions.
-/** @import { Advice, Distribution, Layers, Listing, Overview, Query, Source, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Listing, Overview, Query, Scatter, Source, Tile } from "../types.d.ts" */
 import { narrowed, rowsOf } from "./rows.js";
 import { unpack, unpackEmbedded, widened } from "./unpack.js";
 
@@ -32,6 +32,8 @@ export function served(base) {
     series: async (query, from, to, columns) => (await packed("series", { ...query, from, to, columns })).arrays,
     distribution: async (query, from, to, columns) =>
       /** @type {Distribution} */ (await packed("distribution", { ...query, from, to, columns })),
+    scatter: async (query, from, to, points) =>
+      /** @type {Scatter} */ (await packed("scatter", { ...query, from, to, columns: points })),
     rows: async (query, layers, from, to, columns) =>
       rowsOf(await packed("rows", { ...query, layers: layers.join(), from, to, columns })),
     tile: async (query, stat, from, to, columns) =>
@@ -55,6 +57,7 @@ async function reason(response) {
  * @property {Advice} advice
  * @property {string} series
  * @property {string} distribution
+ * @property {string} scatter
  * @property {Record<string, string>} tiles
  */
 
@@ -72,6 +75,7 @@ export function carried({ list, optimizers }) {
   const part = (query) => optimizers[name(query)];
   const series = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].series));
   const distribution = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].distribution));
+  const scatter = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].scatter));
   const tile = kept(async (/** @type {string} */ key, /** @type {string} */ stat) => {
     const { about, arrays } = await unpackEmbedded(optimizers[key].tiles[stat]);
     return { about, arrays: { first: arrays.first, last: arrays.last, values: widened(arrays.values) } };
@@ -85,6 +89,7 @@ export function carried({ list, optimizers }) {
     parting: () => Promise.reject(new Error("a file holds one run")),
     series: async (query) => (await series(name(query))).arrays,
     distribution: async (query) => /** @type {Distribution} */ (await distribution(name(query))),
+    scatter: async (query) => /** @type {Scatter} */ (await scatter(name(query))),
     rows: async (query, layers) => {
       const stats = part(query).layers.stats.filter((stat) => !stat.startsWith("rank_"));
       const tiles = await Promise.all(stats.map((stat) => tile(name(query), stat)));

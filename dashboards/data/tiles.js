@@ -1,7 +1,7 @@
 // The tiles that a state needs: of the run in the focus, or its norms divided by those of another run.
 /** @import { Layers, Other, Query, Range, Source, State, Tile } from "../types.d.ts" */
 /** @import { Kept } from "./kept.js" */
-/** @import { Found } from "./loader.js" */
+/** @import { Found } from "./pieces.js" */
 import { ratioOf } from "../heat/ratio.js";
 import { sourceOf } from "../heat/statistics.js";
 import { memo } from "../state/memo.js";

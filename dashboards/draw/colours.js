@@ -46,6 +46,13 @@ const AROUND = {
   dark: ["#9ecae1", "#6baed6", "#3182bd", "#1b4f7a", "#2c2e31", "#7a4310", "#c2610c", "#fd8d3c", "#fee6ce"],
 };
 
+// Plasma (van der Walt and Smith 2015), the part that stands out from the background (3 to 1 at least).
+const STEPS = {
+  light: ["#0d0887", "#5302a3", "#8b0aa5", "#b83289", "#d3526a"],
+  dark: ["#c549a0", "#db5c68", "#f48849", "#febd2a", "#f0f921"],
+};
+const SHADES = 64; // of steps
+
 /** @typedef {"around" | undefined} Scale which colours: around a level, or from low to high */
 
 /**
@@ -85,6 +92,21 @@ export function palette(scale, theme) {
 }
 
 /**
+ * Colours for points, from the first step to the last.
+ *
+ * @param {Theme} theme
+ * @returns {string[]}
+ */
+export function stepColours(theme) {
+  const points = STEPS[theme].map(parts);
+  return Array.from({ length: SHADES }, (_, i) => {
+    const at = (i / (SHADES - 1)) * (points.length - 1);
+    const low = Math.min(points.length - 2, Math.floor(at));
+    return `rgb(${points[low].map((value, k) => Math.round(value + (points[low + 1][k] - value) * (at - low))).join(",")})`;
+  });
+}
+
+/**
  * A colour as a pixel of an ImageData: ABGR, as all current machines are little-endian.
  *
  * @param {string} hex
@@ -100,7 +122,16 @@ export function pixel(hex) {
  * @param {Theme} theme
  */
 export function gradient(scale, theme) {
-  return `linear-gradient(to right, ${stops(scale, theme).join(", ")})`;
+  return gradientOf(stops(scale, theme));
+}
+
+/**
+ * Colours as a CSS background from left to right.
+ *
+ * @param {string[]} colours
+ */
+export function gradientOf(colours) {
+  return `linear-gradient(to right, ${colours.join(", ")})`;
 }
 
 /**

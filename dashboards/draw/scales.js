@@ -51,6 +51,23 @@ export function decades(low, high) {
 }
 
 /**
+ * Round numbers between two ends, at most `most` of them.
+ *
+ * @param {number} low
+ * @param {number} high above `low`
+ * @param {number} most
+ * @returns {number[]}
+ */
+export function evenTicks(low, high, most) {
+  const least = (high - low) / most;
+  const power = 10 ** Math.floor(Math.log10(least));
+  const by = [1, 2, 5, 10].map((digit) => digit * power).find((step) => step >= least) ?? 10 * power;
+  const begin = Math.ceil(low / by);
+  const amount = Math.max(0, Math.floor(high / by) - begin + 1);
+  return Array.from({ length: Math.min(amount, most) }, (_, i) => Number(((begin + i) * by).toPrecision(12)));
+}
+
+/**
  * The smallest positive value; 1 if there is none.
  *
  * @param {ArrayLike<number>} values

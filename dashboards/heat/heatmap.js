@@ -8,7 +8,7 @@ import { h } from "../draw/dom.js";
 import { extent } from "../draw/scales.js";
 import { pixelColumns } from "./columns.js";
 import { FOOT, frameOf, holds, xOf } from "./frame.js";
-import { drawEventMarks, drawNames, drawParting, drawPin } from "./labels.js";
+import { drawEventMarks, drawNames, drawParting, drawPin, drawSelected } from "./labels.js";
 import { legend } from "./legend.js";
 import { hatch, paint } from "./paint.js";
 import { followPointer } from "./pointer.js";
@@ -27,6 +27,7 @@ import { statistic } from "./statistics.js";
  * @property {number} lastStep of the run
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
+ * @property {number[]} selected steps, ascending
  * @property {number | null} pin a step
  * @property {number | null} parting the step at which two runs part
  * @property {Theme} theme
@@ -90,6 +91,7 @@ export class HeatMap {
     ctx.drawImage(picture, frame.left, 0, frame.width, frame.height);
     if (mask) hatch(ctx, mask, frame, ink(theme).hatch);
     drawNames(ctx, frame, rows, shown.chosenRow, theme);
+    drawSelected(ctx, frame, range, shown.selected, theme);
     drawEventMarks(ctx, frame, range, shown.events, shown.chosen, theme);
     drawParting(ctx, frame, range, shown.parting, theme);
     drawPin(ctx, frame, range, shown.pin, theme);

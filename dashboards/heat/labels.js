@@ -2,7 +2,7 @@
 /** @import { Range, RunEvent, Theme } from "../types.d.ts" */
 /** @import { Row } from "../state/rows.js" */
 /** @import { Frame } from "./frame.js" */
-import { shape } from "../chart/marks.js";
+import { shape, stretches } from "../chart/marks.js";
 import { faded, ink } from "../draw/colours.js";
 import { fit } from "../draw/text.js";
 import { marked } from "../state/events.js";
@@ -74,6 +74,26 @@ export function drawEventMarks(ctx, frame, range, events, chosen, theme) {
   ctx.lineTo(x(chosen.step), frame.height);
   ctx.stroke();
   ctx.setLineDash([]);
+}
+
+/**
+ * Draws a bar below and above the steps that are selected in the scatter plot.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {Frame} frame
+ * @param {Range} range
+ * @param {number[]} steps ascending
+ * @param {Theme} theme
+ */
+export function drawSelected(ctx, frame, range, steps, theme) {
+  ctx.fillStyle = ink(theme).chosen;
+  const x = (/** @type {number} */ step) =>
+    Math.max(frame.left, Math.min(frame.left + frame.width, xOf(frame, range, step)));
+  const visible = steps.filter((step) => holds(frame, xOf(frame, range, step)));
+  for (const [begin, end] of stretches(visible, x, 1)) {
+    ctx.fillRect(begin, frame.height, end - begin, 3);
+    ctx.fillRect(begin, 0, end - begin, 2);
+  }
 }
 
 /**

@@ -20,6 +20,7 @@ const SHARE = "The share of the squared norm is shown where a column is one step
  * @property {number} lastStep of the run
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
+ * @property {number[]} selected steps
  * @property {Theme} theme
  */
 /** @typedef {StepActions & { look(change: Partial<Pick<State, "inspected" | "pin">>): void }} Actions */
@@ -60,7 +61,8 @@ export class InspectorPart {
   /** @param {Shown} shown */
   show(shown) {
     this.#shown = shown;
-    const { state, layers, rows, range, events, chosen, theme } = shown;
+    const { state, layers, rows, range, events, chosen, selected, theme } = shown;
+    const marks = { range, bad: NONE, events, chosen, selected, theme };
     const all = layers ? this.#chosen(state.inspected, layers) : [];
     this.element.hidden = !all.length;
     if (!all.length) return;
@@ -72,7 +74,7 @@ export class InspectorPart {
       const title = `${stat} by layer`;
       const { log = false, share = false } = statistic(stat);
       const axis = { log: log && !share, robust: !state.wholeAxis, values: state.values[title] ?? null };
-      chart.show({ title, lines: lines(rows, stat, all, theme), ...axis, range, bad: NONE, events, chosen, theme });
+      chart.show({ title, lines: lines(rows, stat, all, theme), ...axis, ...marks });
     }
     this.#tell();
   }

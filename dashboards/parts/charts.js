@@ -15,6 +15,7 @@ import { CHARTS } from "./described.js";
  * @property {Range} range
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
+ * @property {number[]} selected steps
  * @property {number | null} trial
  * @property {boolean} wholeAxis whether no axis is cut
  * @property {Record<string, Range>} values the ends of y axes, by chart
@@ -45,10 +46,10 @@ export class Charts {
   }
 
   /** @param {Shown} shown */
-  show({ runs, theme, trial, wholeAxis, values, range, events, chosen, distribution, advice }) {
+  show({ runs, theme, trial, wholeAxis, values, range, events, chosen, selected, distribution, advice }) {
     const focused = runs.find((run) => run.focused);
     if (!focused) return;
-    const shared = { range, events, chosen, theme };
+    const shared = { range, events, chosen, selected, theme };
     for (const { title, chart, lines, log, robust, bad } of this.#charts) {
       const given = lines(runs, theme, title === "total norm" ? trial : null);
       const axis = { log: log(given), robust: robust && !wholeAxis, values: values[title] ?? null };

@@ -1,5 +1,5 @@
 // The runs drawn over one another, and their series as lines.
-/** @import { Line, Series, Theme } from "../types.d.ts" */
+/** @import { Line, Scatter, Series, Theme } from "../types.d.ts" */
 import { runColour } from "../draw/colours.js";
 
 /** @typedef {{ name: string, slot: number, focused: boolean, series: Series }} DrawnRun */
@@ -14,6 +14,18 @@ import { runColour } from "../draw/colours.js";
 export function drawnRuns(slots, focus, series) {
   return slots.flatMap((name, slot) =>
     name !== null && series[name] ? [{ name, slot, focused: name === focus, series: series[name] }] : [],
+  );
+}
+
+/**
+ * The runs drawn whose points have arrived.
+ *
+ * @param {DrawnRun[]} runs
+ * @param {Record<string, Scatter>} scatter
+ */
+export function sampledRuns(runs, scatter) {
+  return runs.flatMap(({ name, slot, focused }) =>
+    scatter[name] ? [{ name, slot, focused, scatter: scatter[name] }] : [],
   );
 }
 

@@ -50,11 +50,11 @@ export class EventLane {
       return `${whole(amount)} ${severity}`;
     });
     this.#canvas.setAttribute("aria-label", `${count(shown.events.length, "event")} over steps: ${numbers.join(", ")}`);
-    this.draw();
+    this.resize();
   }
 
   /** Draws again, at the width that there is now. */
-  draw() {
+  resize() {
     const ctx = this.#canvas.getContext("2d");
     const width = this.#canvas.parentElement?.clientWidth ?? 0;
     if (!ctx || !this.#shown || !width) return;

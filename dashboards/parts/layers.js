@@ -30,6 +30,8 @@ import { badOf, rowLines } from "./rowline.js";
  * @property {number} lastStep of the run
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
+ * @property {number[]} selected steps of all runs
+ * @property {number[]} selectedHere those of this run
  * @property {Theme} theme
  */
 
@@ -65,7 +67,7 @@ export class LayersPart {
   }
 
   /** @param {Shown} shown */
-  show({ state, layers, tile, whole, other, colour, range, lastStep, events, chosen, theme }) {
+  show({ state, layers, tile, whole, other, colour, range, lastStep, events, chosen, selected, selectedHere, theme }) {
     const stat = offered(state.stat, layers);
     if (stat === null || (!tile && this.element.hidden)) {
       this.element.hidden = this.chart.element.hidden = true;
@@ -88,7 +90,7 @@ export class LayersPart {
     const values = this.#values(tile, stat, subjects.layers);
     const { pin } = state;
     const shared = { stat, tile, whole, values, rows: this.#rows, chosenRow: row, range, lastStep, pin, theme };
-    this.#heat.show({ ...shared, events, chosen, parting });
+    this.#heat.show({ ...shared, events, chosen, parting, selected: selectedHere });
     const usual = this.#wholeValues(whole, stat, subjects.layers);
     const inDepth = state.order === "model" && !look.ranks;
     const { frame } = this.#heat;
@@ -96,7 +98,7 @@ export class LayersPart {
     const lines = this.#lines(row, tile, stat, subjects.layers, colour, theme);
     const title = row?.name ?? CHOSEN;
     const cut = { log: !look.share, robust: !state.wholeAxis, values: state.values[CHOSEN] ?? null };
-    this.chart.show({ title, lines, ...cut, range, bad: this.#bad(lines), events, chosen, theme });
+    this.chart.show({ title, lines, ...cut, range, bad: this.#bad(lines), events, chosen, selected, theme });
   }
 
   #subjects = memo(rowSubjects);

@@ -7,7 +7,7 @@ import { h } from "../draw/dom.js";
 /**
  * Puts the parts into the page.
  *
- * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "inspector" | "threshold", Part> & {
+ * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "scatter" | "inspector" | "threshold", Part> & {
  *   runs: Part & { table: Part },
  *   charts: { all: Part[] },
  *   layers: Part & { chart: Part },
@@ -15,7 +15,7 @@ import { h } from "../draw/dom.js";
  * @param {boolean} live
  */
 export function layOut(
-  { runs, events, verdict, findings, toolbar, story, lane, charts, layers, inspector, threshold },
+  { runs, events, verdict, findings, toolbar, story, lane, scatter, charts, layers, inspector, threshold },
   live,
 ) {
   const [first, ...others] = charts.all;
@@ -25,6 +25,7 @@ export function layOut(
     h("div", { class: "track" }, h("div"), ruler),
     lane.element,
     first.element,
+    scatter.element,
     layers.element, // so high up that it is in view below an open finding
     story.element,
     inspector.element,

@@ -3,15 +3,17 @@
 import { h } from "../draw/dom.js";
 import { steps, whole } from "../draw/text.js";
 import { KINDS } from "../export/save.js";
+import { FIRST } from "../scatter/values.js";
 import { wholeSteps } from "../state/range.js";
 
 export class Toolbar {
   #span = h("span", { class: "span" });
   #wholeAxis = h("input", { type: "checkbox" });
+  #scatter = h("button", { type: "button", title: "norm against loss, learning rate or update ratio" }, "scatter");
 
   /**
    * @param {StepActions & {
-   *   look(change: { wholeAxis: boolean }): void,
+   *   look(change: { wholeAxis: boolean } | { plot: string, brush: null }): void,
    *   link(): string,
    *   save(kind: string): void,
    * }} on
@@ -21,6 +23,8 @@ export class Toolbar {
     const button = (label, title, onclick) =>
       h("button", { type: "button", "aria-label": title, title, onclick }, label);
     this.#wholeAxis.onchange = () => on.look({ wholeAxis: this.#wholeAxis.checked });
+    const plot = () => on.look({ plot: this.#scatter.ariaPressed === "true" ? "" : FIRST, brush: null });
+    this.#scatter.onclick = plot;
     const cut = "An axis ends at 100 times the median; ▲ marks what rises above it.";
     this.element = h(
       "div",
@@ -32,6 +36,7 @@ export class Toolbar {
       button("all", "the whole run (0)", () => on.showAll()),
       this.#span,
       h("label", { title: cut }, this.#wholeAxis, " whole y axis"),
+      this.#scatter,
       this.#copy(on.link),
       saver(on.save),
       h(
@@ -54,9 +59,10 @@ export class Toolbar {
     return button;
   }
 
-  /** @param {{ range: Range, series: Series, wholeAxis: boolean }} shown */
-  show({ range, series, wholeAxis }) {
+  /** @param {{ range: Range, series: Series, wholeAxis: boolean, plot: string }} shown */
+  show({ range, series, wholeAxis, plot }) {
     this.#wholeAxis.checked = wholeAxis;
+    this.#scatter.ariaPressed = String(plot !== "");
     const joined = series.first.length > 2 ? series.last[1] - series.first[1] + 1 : 1;
     const columns = joined > 1 ? `; a column is ${whole(joined)} steps, drawn from the lowest to the highest` : "";
     this.#span.textContent = `${steps(...wholeSteps(range))}${columns}`;

@@ -1,5 +1,5 @@
 // The state as the fragment of an address, so that a link or a reload leads back to what was shown.
-/** @import { Range, State } from "../types.d.ts" */
+/** @import { Brush, Range, State } from "../types.d.ts" */
 import { INITIAL } from "./state.js";
 
 const PLAIN = /** @type {const} */ ([
@@ -12,6 +12,8 @@ const PLAIN = /** @type {const} */ ([
   "trial",
   "pin",
   "against",
+  "plot",
+  "tint",
   "find",
   "kind",
   "sort",
@@ -50,7 +52,7 @@ export function decoded(text) {
   const slots = query.getAll("run").map((name) => name || null);
   const focus = query.get("focus") ?? slots[0] ?? null;
   const optimizer = query.get("optimizer");
-  const string = (/** @type {"stat" | "order" | "filter" | "find" | "kind" | "sort"} */ name) =>
+  const string = (/** @type {"stat" | "order" | "filter" | "plot" | "tint" | "find" | "kind" | "sort"} */ name) =>
     query.get(name) ?? INITIAL[name];
   return {
     slots,
@@ -69,6 +71,9 @@ export function decoded(text) {
     pin: query.has("pin") ? (positive(query.get("pin")) ?? 0) : null,
     wholeAxis: query.get("axis") === "whole",
     values: Object.fromEntries(query.getAll("y").flatMap(valuesOf)),
+    plot: string("plot"),
+    tint: string("tint"),
+    brush: brushOf(query.get("brush")),
     find: string("find"),
     kind: string("kind"),
     table: query.get("runs") === "table",
@@ -77,7 +82,8 @@ export function decoded(text) {
 }
 
 /** @param {URLSearchParams} query @param {State} state */
-function addLists(query, { inspected, wholeAxis, values }) {
+function addLists(query, { inspected, wholeAxis, values, brush }) {
+  if (brush) query.set("brush", brush.join("_"));
   for (const name of inspected) query.append("inspect", name);
   if (wholeAxis) query.set("axis", "whole");
   for (const [chart, ends] of Object.entries(values)) query.append("y", [chart, ...ends.map(shortest)].join("_"));
@@ -93,6 +99,14 @@ function valuesOf(text) {
   const [chart, ...ends] = text.split("_");
   const range = rangeOf(ends.join("_"));
   return range ? [[chart, range]] : [];
+}
+
+/** @param {string | null} text @returns {Brush | null} */
+function brushOf(text) {
+  const [left, right, low, high, more] = (text ?? "").split("_").map(Number);
+  const sides = [left, right, low, high];
+  const valid = more === undefined && sides.every(Number.isFinite) && left <= right && low <= high;
+  return valid ? [left, right, low, high] : null;
 }
 
 /** @param {string | null} text @returns {Range | null} */

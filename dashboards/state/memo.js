@@ -21,3 +21,20 @@ export function memo(compute) {
     return result;
   };
 }
+
+/**
+ * A function that gives back the last record as long as the next ones hold the same.
+ *
+ * @template Entry
+ * @returns {(record: Record<string, Entry>) => Record<string, Entry>}
+ */
+export function steady() {
+  /** @type {Record<string, Entry>} */
+  let last = {};
+  return (record) => {
+    const names = Object.keys(record);
+    const same = names.length === Object.keys(last).length && names.every((name) => last[name] === record[name]);
+    if (!same) last = record;
+    return last;
+  };
+}

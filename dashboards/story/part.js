@@ -1,6 +1,6 @@
 // The story of the chosen event, where the reader looks first.
 /** @import { Layers, RunEvent, Theme } from "../types.d.ts" */
-/** @import { Story } from "../data/loader.js" */
+/** @import { Story } from "../data/pieces.js" */
 import { h } from "../draw/dom.js";
 import { number, steps, whole } from "../draw/text.js";
 import { columnsAround, replayTold, storyRows, storyScalars } from "./story.js";

@@ -24,6 +24,7 @@ ROUTES = (
     "/overview",
     "/series",
     "/distribution",
+    "/scatter",
     "/layers",
     "/tile",
     "/rows",

@@ -21,6 +21,7 @@ STEP_COLUMNS = 1500  # a long run has this many columns, at most twice as many
 LAYER_VALUES = 300_000  # of each statistic, at most twice as many
 MIN_LAYER_COLUMNS = 100
 NORM_SPANS = 64  # of steps, each with the distribution of its norms
+POINTS = 2000  # steps sampled for the scatter plot, at most
 
 STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 
@@ -87,6 +88,7 @@ def _optimizer(view: RunView) -> dict[str, Any]:
         "advice": view.advice(),
         "series": embed(pack({}, series)),
         "distribution": embed(pack(*view.distribution(first, last, NORM_SPANS))),
+        "scatter": embed(pack(*view.scatter(first, last, POINTS, NORM_SPANS))),
         "tiles": tiles,
         "columns": len(series["first"]),
         "joined": joined_steps,

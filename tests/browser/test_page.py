@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -854,6 +855,125 @@ def test_a_threshold_is_dragged_beside_the_distribution_of_norms_or_moved_by_key
     assert largest == pytest.approx(norms.max(), rel=0.02)
     report.page.keyboard.press("Tab")
     assert report.serious_findings(AXE) == []
+
+
+# -------------------------------------------------------------------------------------------- the scatter plot
+
+
+def scatter_of(seen):
+    return seen.frame.get_by_role("region", name="Scatter")
+
+
+def test_points_are_selected_and_marked_in_the_charts_and_the_layers(page):
+    seen = page("long")
+    button = seen.frame.get_by_role("button", name="scatter")
+    button.click()
+    plot = scatter_of(seen)
+    expect(plot).to_contain_text("780 points of 800 steps (steps 0 to 799). 20 steps can't be drawn: loss NaN at 20.")
+    assert button.evaluate("(button) => document.activeElement === button")
+    canvas = plot.locator("canvas")
+    box = canvas.bounding_box()
+    chosen = (31, 35, 40, 255)
+    assert chosen not in seen.chart_colours("total norm", 401, 0.5, 0.9)
+
+    seen.page.mouse.move(box["x"] + 60, box["y"] + 12)  # the explosion is above, all else far below
+    seen.page.mouse.down()
+    seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    seen.page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 100)
+    seen.page.mouse.up()
+    expect(plot).to_contain_text("4 points of 780 selected, between steps 400 to 403")
+    seen.settle()
+    for chart in ("total norm", "loss"):
+        assert chosen in seen.chart_colours(chart, 401, 0.5, 0.9), chart
+        assert chosen not in seen.chart_colours(chart, 300, 0.5, 0.9), chart
+    marked = seen.frame.locator("canvas.heat").evaluate(
+        "(canvas, xs) => xs.map((x) => [...canvas.getContext('2d').getImageData(x, canvas.height - 11, 1, 1).data])",
+        [seen.x_of(401), seen.x_of(300)],
+    )
+    assert [tuple(one) == chosen for one in marked] == [True, False]
+    cells = plot.locator("table td").all_inner_texts()
+    assert cells[:4] == ["long", "400", "2", "1000000000"]
+
+    seen.page.reload()
+    seen.shown_run()
+    expect(scatter_of(seen)).to_contain_text("4 points of 780 selected, between steps 400 to 403")
+    scatter_of(seen).get_by_role("button", name="zoom to its steps").click()
+    seen.settle()
+    assert seen.range() == (400, 403)
+    scatter_of(seen).get_by_role("button", name="clear the selection").click()
+    seen.settle()
+    assert "brush" not in seen.page.url
+    scatter_of(seen).get_by_role("button", name="close").click()
+    expect(scatter_of(seen)).to_be_hidden()
+
+
+def test_the_keys_move_from_point_to_point_and_select(page):
+    seen = page("long", "&plot=loss+total_norm")
+    plot = scatter_of(seen)
+    plot.locator("canvas").focus()
+    told = plot.get_by_role("status")
+    seen.page.keyboard.press("End")
+    expect(told).to_have_text("step 403, loss 2, total norm 1e9")
+    seen.page.keyboard.press("ArrowDown")
+    expect(told).to_have_text("step 402, loss 2, total norm 1e9")
+    assert seen.range() == (0, 799), "the page's own keys wait"
+    assert "1e9" in seen.frame.locator("section[aria-label='total norm'] .readout").inner_text()
+    seen.page.keyboard.press("Enter")
+    seen.page.wait_for_url(re.compile("pin=402"))
+    for _ in range(3):
+        seen.page.keyboard.press("Shift+ArrowDown")
+    expect(told).to_contain_text("total norm 1.22")
+    expect(plot).to_contain_text("780 points of 780 selected")
+    seen.page.keyboard.press("Escape")
+    expect(plot.get_by_role("button", name="clear the selection")).to_be_hidden()
+    seen.page.keyboard.press("Home")
+    expect(told).to_have_text("step 0, loss 2, total norm 1.225")
+
+
+def test_the_axes_of_the_scatter_are_chosen_and_several_runs_have_their_colours(page):
+    seen = page("long", "&run=short&plot=loss+total_norm&tint=run")
+    plot = scatter_of(seen)
+    expect(plot).to_contain_text("short: 100 points of 100 steps")
+    expect(plot.locator(".legend")).to_contain_text("short")
+    options = plot.get_by_label("x", exact=True).locator("option")
+    assert options.all_inner_texts() == ["loss", "learning rate", "clip_coef"], "what was recorded, but for the y axis"
+    plot.get_by_label("x", exact=True).select_option("learning_rate")
+    expect(plot).to_contain_text("long: 800 points of 800 steps (steps 0 to 799).")
+    seen.settle()
+    assert "plot=learning_rate+total_norm" in seen.page.url
+    colours = plot.locator("canvas").evaluate(
+        """(canvas) => {
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            const found = new Set();
+            for (let i = 0; i < data.length; i += 4) found.add([...data.slice(i, i + 3)].join());
+            return [...found];
+        }"""
+    )
+    assert {"0,114,178", "179,89,0"} <= set(colours)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_scatter_is_in_a_file_too_and_can_be_read_by_everybody(look, runs, tmp_path, theme):
+    file = tmp_path / "long.html"
+    file.write_text(render(RunView(runs / "long")))
+    seen = look(offline=True, color_scheme=theme)
+    seen.open_file(file).shown_run()
+    seen.frame.get_by_role("button", name="scatter").click()
+    expect(scatter_of(seen)).to_contain_text("780 points of 800 steps (steps 0 to 799). 20 steps can't be drawn")
+    assert seen.serious_findings(AXE) == []
+    seen.page.reload()
+    seen.shown_run()
+    expect(scatter_of(seen)).to_be_visible()
+
+
+def test_a_run_of_one_step_has_one_point_and_one_without_two_quantities_says_so(page, look, served, tmp_path):
+    expect(scatter_of(page("one", "&plot=loss+total_norm"))).to_contain_text("1 point of 1 step (step 0).")
+    bare = [record(s, [1.0, np.nan], loss=None) for s in range(3)]
+    bare = [replace(one, learning_rates=(), clip_coef=math.nan) for one in bare]
+    write(tmp_path / "bare", bare).end_attempt("closed")
+    seen = look().open_page(served(tmp_path), "run=bare&plot=loss+total_norm")
+    seen.shown_run()
+    expect(scatter_of(seen)).to_contain_text("Fewer than two quantities")
 
 
 def test_a_link_and_a_reload_lead_back_to_what_was_shown(page, look):

@@ -22,6 +22,9 @@ const CHANGED = {
   pin: 0,
   wholeAxis: true,
   values: { "total norm": [1e-7, 2.5], loss: [-3, 0] },
+  plot: "learning_rate total_norm",
+  tint: "run",
+  brush: [-1e-7, 1 / 3, 0, 1e21],
   find: "sweep",
   kind: "faulty",
   table: true,
@@ -59,6 +62,10 @@ test("what makes no sense in an address is as at first", () => {
     "y=loss",
     "y=loss_2_1",
     "y=_",
+    "brush=1_2_3",
+    "brush=1_0_0_1",
+    "brush=0_1_x_1",
+    "brush=0_1_0_1_2",
     "gone=1",
   ])
     assert.deepEqual(decoded(text), INITIAL, text);

@@ -51,6 +51,24 @@ test("a zoom asks for its steps only", async () => {
   assert.deepEqual(asked, ["series a 10 20 100", "tile a norm 10 20 100", "distribution a 10 20 1"]);
 });
 
+test("points are asked for only while the plot is open, and stay the same object while they hold the same", async () => {
+  const { source, asked } = memory({ a: {}, b: {} });
+  const { loader, news } = listening(source);
+  const open = { ...STATE, slots: ["a", "b"], plot: "loss total_norm" };
+  await loader.load(STATE, 100);
+  assert(!asked.some((question) => question.startsWith("scatter")));
+  await loader.load(open, 100);
+  await loader.load({ ...open, brush: [0, 1, 0, 1] }, 100);
+  assert.deepEqual(
+    asked.filter((question) => question.startsWith("scatter")),
+    ["scatter a -0.5 99.5 4000", "scatter b -0.5 99.5 4000"],
+  );
+  const [first, second, ...more] = news.flatMap((piece) => (piece.scatter ? [piece.scatter] : []));
+  assert.deepEqual(Object.keys(first), ["a", "b"]);
+  assert.equal(first, second);
+  assert.equal(more.length, 0);
+});
+
 test("an answer that is no longer wanted is dropped", async () => {
   /** @type {(() => void)[]} */
   const waiting = [];

@@ -128,6 +128,39 @@ export function distribution(...spans) {
   };
 }
 
+/**
+ * Every step of a run as a point, counted in one span.
+ *
+ * @param {Record<string, number[]>} given by quantity
+ * @param {number} [every] of how many steps one is in the sample
+ * @returns {import("../../dashboards/types.d.ts").Scatter}
+ */
+export function scatter(given, every = 1) {
+  const quantities = Object.keys(given);
+  const size = given[quantities[0]].length;
+  const all = [...Array(size).keys()];
+  const kept = all.filter((i) => i % every === 0);
+  const sums = (/** @type {(value: number) => boolean} */ of) =>
+    Float64Array.from(quantities, (name) => given[name].filter(of).length);
+  const bad = (/** @type {string} */ name, /** @type {number} */ i) => !Number.isFinite(given[name][i]);
+  return {
+    about: { quantities },
+    arrays: {
+      step: Float64Array.from(kept),
+      values: Float64Array.from(kept.flatMap((i) => quantities.map((name) => given[name][i]))),
+      first: Float64Array.of(0),
+      last: Float64Array.of(size - 1),
+      steps: Float64Array.of(size),
+      nan: sums(Number.isNaN),
+      infinite: sums((value) => Math.abs(value) === Infinity),
+      unknown: sums(() => false),
+      left_out: Float64Array.from(
+        quantities.flatMap((a) => quantities.map((b) => all.filter((i) => bad(a, i) || bad(b, i)).length)),
+      ),
+    },
+  };
+}
+
 /** @param {number[][]} table @returns {Matrix} */
 export function matrix(table) {
   /** @type {[number, number]} */
@@ -185,6 +218,7 @@ export function memory(runs, more = {}) {
     parting: async () => ({ step: 1, parameter: null, said: ["the runs first differ at step 1"], settings: [] }),
     series: async () => series(3),
     distribution: async () => distribution([1, 2, 3]),
+    scatter: async () => scatter({ total_norm: [1, 2, 3], loss: [3, 2, 1] }),
     rows: async (_, layers) => ({ norm: tile("norm", [layers]) }),
     tile: async (_, stat) => tile(stat, [[1, 2, 3]]),
     ...more,

@@ -102,6 +102,10 @@ class Gallery:
         """`RunView.distribution`, packed, in at most ``columns`` spans. The query has from, to and columns."""
         return pack(*self._view(query).distribution(*_zoom(query)))
 
+    def scatter(self, query: Mapping[str, str]) -> bytes:
+        """`RunView.scatter`, packed, with at most ``columns`` points. The query has from, to and columns."""
+        return pack(*self._view(query).scatter(*_zoom(query), 1))
+
     def tile(self, query: Mapping[str, str]) -> bytes:
         """`RunView.tile`, packed. The query has stat, from, to and columns."""
         return pack(*self._view(query).tile(query.get("stat", "norm"), *_zoom(query)))

@@ -44,6 +44,7 @@ class Server:
         packed: dict[str, Callable[[Query], bytes]] = {
             "/series": self.gallery.series,
             "/distribution": self.gallery.distribution,
+            "/scatter": self.gallery.scatter,
             "/tile": self.gallery.tile,
             "/rows": self.gallery.rows,
         }

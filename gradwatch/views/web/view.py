@@ -24,6 +24,7 @@ from gradwatch.analysis.statistics.layers import most_relevant
 from gradwatch.analysis.statistics.owners import NormOwner, dominant, norm_owners
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import noise_scale
+from gradwatch.analysis.statistics.scatter import QUANTITIES, scatter
 from gradwatch.analysis.statistics.updates import largest_rms_ratios
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
 from gradwatch.errors import BadArgument
@@ -184,6 +185,14 @@ class RunView:
         found = distribution(series.step, series.total_norm, first, last, spans)
         arrays = {name: getattr(found, name) for name in ("first", "last", "unknown", "zeros", "norms")}
         return {"accuracy": ACCURACY}, arrays | {"counts": found.counts.astype(np.float32)}
+
+    def scatter(self, first: float, last: float, points: int, spans: int) -> tuple[dict[str, Any], Arrays]:
+        """A sample of the steps from ``first`` to ``last`` with several quantities each (`Scatter`)."""
+        found = scatter(self._read.summary.series, first, last, points, spans)
+        counted = ("first", "last", "steps", "nan", "infinite", "unknown", "left_out")
+        return {"quantities": QUANTITIES}, {"step": found.step, "values": found.values} | {
+            name: getattr(found, name) for name in counted
+        }
 
     def layers(self) -> dict[str, Any]:
         """Every parameter with its median and its largest norm, and the indices of the most relevant first."""

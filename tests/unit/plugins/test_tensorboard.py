@@ -56,7 +56,7 @@ def test_it_answers_all_that_the_page_asks(logs):
     assert [layer["name"] for layer in ask(plugin, "/layers?run=a").json["layers"]] == ["rnn.weight", "out.weight"]
     assert ask(plugin, "/parting?run=a&other=deep/er/b").json["said"]
     assert "curve" in ask(plugin, "/advice?run=a").json
-    for route in ("series", "distribution", "tile", "rows"):
+    for route in ("series", "distribution", "scatter", "tile", "rows"):
         answer = ask(plugin, f"/{route}?run=a&stat=norm&layers=1,0&from=0&to=499&columns=100")
         assert (answer.status_code, answer.content_type) == (200, "application/octet-stream")
         length = int.from_bytes(answer.data[:4], "little")

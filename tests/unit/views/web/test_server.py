@@ -32,7 +32,7 @@ def test_the_layers_asked_for_are_whole_numbers(server):
         server.respond("/rows", QUERY | {"layers": "1,x"})
 
 
-@pytest.mark.parametrize("route", ["/series", "/distribution", "/tile"])
+@pytest.mark.parametrize("route", ["/series", "/distribution", "/scatter", "/tile"])
 def test_arrays_are_packed(server, route):
     body, content_type = server.respond(route, QUERY)
     assert content_type == BINARY

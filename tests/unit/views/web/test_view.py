@@ -70,6 +70,17 @@ def test_the_distribution_is_of_the_steps_asked_for_in_spans(tmp_path):
     assert arrays["counts"][:, -1].tolist() == [0, 0, 1, 0]
 
 
+def test_the_scatter_is_of_the_steps_asked_for(tmp_path):
+    run = Run(write_run(tmp_path, stream(replaced(steady(6000), {4321: 80.0}), max_norm=1.0)))
+    about, arrays = RunView(tmp_path).scatter(1000, 4999, 300, 1)
+    assert arrays["steps"].tolist() == [4000]
+    assert 200 < len(arrays["step"]) <= 300
+    assert (arrays["step"].min(), arrays["step"].max()) == (1000, 4999)
+    norms = arrays["values"][:, about["quantities"].index("total_norm")]
+    assert norms.tolist() == run.steps("0").loc[arrays["step"], "total_norm"].tolist()
+    assert arrays["step"][norms.argmax()] == 4321
+
+
 def test_the_rows_of_a_few_parameters_are_those_of_the_tiles(tmp_path):
     write_run(tmp_path, stream(replaced(steady(600), {400: 80.0})))
     view = RunView(tmp_path)
