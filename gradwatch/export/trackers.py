@@ -7,7 +7,7 @@ import heapq
 from gradwatch.analysis.run import Run
 from gradwatch.errors import CannotExport, EmptyRun
 from gradwatch.sinks.feed import small
-from gradwatch.sinks.tracker import HINTS, Closing, RunFacts, Tracker
+from gradwatch.sinks.tracker import Closing, RunFacts, Tracker, hint
 
 
 def send_run(run: Run, tracker: Tracker) -> int:
@@ -28,8 +28,9 @@ def send_run(run: Run, tracker: Tracker) -> int:
             tracker.tell(event)
         tracker.close(closing_of_run(run))
     except Exception as error:  # trackers raise many types, and their messages may hold a key
-        hint = f" {HINTS[tracker.label]}" if tracker.label in HINTS else ""
-        raise CannotExport(f"{tracker.label} failed with {type(error).__name__} after {count} steps.{hint}") from error
+        raise CannotExport(
+            f"{tracker.label} failed with {type(error).__name__} after {count} steps.{hint(tracker.label)}"
+        ) from error
     return count
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -67,6 +67,7 @@ class Tuning:
     high: float | None
     matters: bool  # whether clipping at `best` is better than not clipping
     verdict: str
+    clip_fault: str | None = None  # why the script's own clip call has no effect; None: it has one, or there is none
 
     def final(self) -> list[Trial]:
         """The longest trial of each threshold, in ascending order of thresholds."""
@@ -375,7 +376,14 @@ def tune(
     _claim(folder, {"arguments": list(arguments), "module": module})
     train = Script(tuple(arguments), module, folder, say, pattern)
     pilot = train(math.inf, rounds(count, steps)[0][1])
-    return search(candidates(_centre(Path(pilot.run)), count - 1), steps, train)
+    found = search(candidates(_centre(Path(pilot.run)), count - 1), steps, train)
+    return replace(found, clip_fault=_clip_fault(Run(pilot.run)))
+
+
+def _clip_fault(pilot: Run) -> str | None:
+    """Why the script's own clip call has no effect; the trials clip without it."""
+    faults = (event for event in pilot.events() if event.kind == "ineffective-clipping" and event.severity != "info")
+    return next((event.message for event in faults), None)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradwatch.record import Event, StepRecord
-from gradwatch.sinks.tracker import HINTS, Closing, RunFacts, Tracker
+from gradwatch.sinks.tracker import Closing, RunFacts, Tracker, hint
 
 logger = logging.getLogger("gradwatch")
 
@@ -71,10 +71,10 @@ class Feed:
         if not self._was_said:
             self._was_said = True
             logger.warning(
-                "gradwatch stopped sending to %s: %s. The run itself is complete%s (sink-stopped)",
+                "gradwatch stopped sending to %s: %s. The run itself is complete.%s (sink-stopped)",
                 self._tracker.label,
                 why,
-                f". {HINTS[self._tracker.label]}" if self._tracker.label in HINTS else "",
+                hint(self._tracker.label),
             )
 
     def _run(self) -> None:

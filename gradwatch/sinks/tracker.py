@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,22 @@ Closing: TypeAlias = Mapping[str, str | int | float | None]
 """What is known of a run at its end: verdict, reason, fault, steps and a few numbers."""
 
 
-HINTS = {"wandb": "`wandb login` signs in; WANDB_MODE=offline writes files without an account."}
-"""By a tracker's label: what usually helps where it fails. Its own message may hold a key, and is not shown."""
+_HINTS = {"wandb": "`wandb login` signs in; WANDB_MODE=offline writes files without an account."}
+_OFFLINE = ("offline", "dryrun", "disabled")
+"""Values of ``WANDB_MODE`` that need no account."""
+
+
+def hint(label: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The usual remedy if a tracker of this label fails, behind a space; empty if there is none.
+
+    The tracker's own message may hold a key, and is not shown.
+
+    >>> hint("wandb", {}), hint("wandb", {"WANDB_MODE": "offline"}), hint("mlflow", {})
+    (' `wandb login` signs in; WANDB_MODE=offline writes files without an account.', '', '')
+    """
+    if environment.get("WANDB_MODE", "").lower() in _OFFLINE or label not in _HINTS:
+        return ""
+    return f" {_HINTS[label]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

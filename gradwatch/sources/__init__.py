@@ -116,7 +116,7 @@ def _read_one(
     pattern: str | None,
     layers: str | None,
 ) -> History:
-    is_state = kind == "json" and pattern is None and not _is_list(file)
+    is_state = kind == "json" and pattern is None and not json_rows.is_list(file)
     if layers is not None and (is_state or pattern is not None or kind == "text"):
         raise BadArgument(f"--layers is given, but {file.name!r} is read without the names of layers.")
     if pattern is not None or kind == "text":
@@ -145,15 +145,6 @@ def _tracked(paths: Sequence[Path], of: str | None) -> tuple[list[dict[str, Any]
         if db.has("metrics", "run_name", "step", "metrics"):
             return trackio_store.read(db, of)
     raise CannotImport(f"{path.name!r} is a database, but neither MLflow's nor trackio's.")
-
-
-def _is_list(file: Path) -> bool:
-    """Whether a JSON file holds a list at its top."""
-    try:
-        with file.open("rb") as stream:
-            return stream.read(4096).lstrip().startswith(b"[")
-    except OSError:
-        return False
 
 
 def _files(path: Path) -> list[Path]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
+from gradwatch.sources.lines import beginning, lines, whole_text
 
-MAX_BYTES = 2**31
+MAX_LIST_BYTES = 2**28
+"""Of a JSON list, which is in memory as a whole; JSON lines may be of any length."""
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -17,19 +20,23 @@ def rows(file: Path) -> list[dict[str, Any]]:
     Raises:
         CannotImport: it can't be read, or holds something else.
     """
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise CannotImport(f"{str(file)!r} has more than {MAX_BYTES} bytes.")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
-    found = _list(text, file) if text.lstrip().startswith("[") else _lines(text, file)
+    found = _list(file) if is_list(file) else list(_objects(file))
     if not found:
         raise CannotImport(f"{str(file)!r} holds no object.")
     return found
 
 
-def _list(text: str, file: Path) -> list[dict[str, Any]]:
+def is_list(file: Path) -> bool:
+    """Whether a file holds a JSON list at its top.
+
+    Raises:
+        CannotImport: it can't be read.
+    """
+    return beginning(file).lstrip().startswith(b"[")
+
+
+def _list(file: Path) -> list[dict[str, Any]]:
+    text = whole_text(file, MAX_LIST_BYTES)
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -37,18 +44,19 @@ def _list(text: str, file: Path) -> list[dict[str, Any]]:
     return [_flat(item) for item in whole if isinstance(item, dict)]
 
 
-def _lines(text: str, file: Path) -> list[dict[str, Any]]:
-    found, lines = [], [line for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines):
+def _objects(file: Path) -> Iterator[dict[str, Any]]:
+    numbered = ((number, line) for number, line in enumerate(lines(file), 1) if line.strip())
+    is_first = True
+    for number, line in numbered:
         try:
-            item = json.loads(line)
+            item = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
-            if number and number == len(lines) - 1:
-                break  # it is being written, or its writer was killed
-            raise CannotImport(f"{str(file)!r} can't be read as JSON lines: line {number + 1}: {error}.") from error
+            if not is_first and next(numbered, None) is None:
+                return  # it is being written, or its writer was killed
+            raise CannotImport(f"{str(file)!r} can't be read as JSON lines: line {number}: {error}.") from error
+        is_first = False
         if isinstance(item, dict):
-            found.append(_flat(item))
-    return found
+            yield _flat(item)
 
 
 def _flat(item: dict[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:

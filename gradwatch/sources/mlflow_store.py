@@ -15,10 +15,12 @@ from typing import Any
 from gradwatch.errors import CannotImport
 from gradwatch.sources.databases import Database
 from gradwatch.sources.history import as_float
+from gradwatch.sources.lines import beginnings
 from gradwatch.sources.logged import LoggedRun, Value, chosen, of_values
 
 LARGEST = 1.7976931348623157e308  # stands for infinity in a database
-MAX_FILE = 2**30
+MAX_FILE = 2**20  # bytes of a parameter or of a run's meta.yaml
+LONGEST_LINE = 200  # bytes of a metric's value
 
 
 def is_folder(path: Path) -> bool:
@@ -83,7 +85,8 @@ def _values(folder: Path) -> Iterator[Value]:
         if not file.is_file():
             continue
         name = file.relative_to(folder).as_posix()
-        for number, line in enumerate(_text(file).splitlines(), 1):
+        for number, whole in enumerate(beginnings(file, LONGEST_LINE), 1):
+            line = whole.decode(errors="replace")
             parts = line.split()
             if not parts:
                 continue

@@ -13,6 +13,7 @@ from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point, as_float, first_line, is_step
+from gradwatch.sources.lines import refuse_long_lines
 
 
 def read(
@@ -58,6 +59,8 @@ def _frame(file: Path) -> pd.DataFrame:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
         return _csv(file)
+    except CannotImport:
+        raise
     except ImportError as error:
         raise CannotImport("Parquet needs the package pyarrow: `pip install gradwatch[parquet]`.") from error
     except pd.errors.ParserWarning as error:
@@ -69,6 +72,7 @@ def _frame(file: Path) -> pd.DataFrame:
 
 
 def _csv(file: Path) -> pd.DataFrame:
+    refuse_long_lines(file)
     # As text, because pandas would read an empty cell and one that says NaN alike. Without `index_col`, pandas takes
     # the first column for an index where rows are longer than the head, and each column gets its neighbour's values.
     with warnings.catch_warnings():

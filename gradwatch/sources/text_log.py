@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import BadArgument, CannotImport
+from gradwatch.sources.lines import beginnings
 
-MAX_BYTES = 2**30
-LONGEST_LINE = 10_000  # characters
+LONGEST_LINE = 10_000  # bytes; the rest of a line is left out
 GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr"}
-_N = r"[-+]?(?:\d[\d.]*(?:[eE][-+]?\d+)?|nan|inf)"
+_N = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
 
+# Atomic groups, (?>...), keep a hostile line from taking more than quadratic time.
 PATTERNS = {
-    "llm.c": rf"step\s+(?P<step>\d+)/\d+ \| (?:train )?loss (?P<loss>{_N}).*?\| norm (?P<norm>{_N})"
-    rf".*?\| lr (?P<lr>{_N})",
+    "llm.c": rf"step\s+(?P<step>\d+)/\d+ \| (?:train )?loss (?P<loss>{_N})(?>.*?\| norm (?P<norm>{_N}))"
+    rf"(?>.*?\| lr (?P<lr>{_N}))",
     "build-nanogpt": rf"step\s+(?P<step>\d+) \| loss: (?P<loss>{_N}) \| lr:? (?P<lr>{_N}) \| norm:? (?P<norm>{_N})",
-    "Megatron-LM": rf"iteration\s+(?P<step>\d+)/\s*\d+ \|.*?(?:learning rate:\s*(?P<lr>{_N}) \|.*?)?"
-    rf"(?:lm loss:\s*(?P<loss>{_N}) \|.*?)?grad norm:\s*(?P<norm>{_N})",
+    "Megatron-LM": rf"iteration\s+(?P<step>\d+)/\s*\d+ \|(?>.*?learning rate:\s*(?P<lr>{_N}) \|)?"
+    rf"(?>.*?lm loss:\s*(?P<loss>{_N}) \|)?(?>.*?grad norm:\s*(?P<norm>{_N}))",
     "torchtitan": rf"step:\s*(?P<step>\d+)\s+loss:\s*(?P<loss>{_N})\s+grad_norm:\s*(?P<norm>{_N})",
-    "fairseq": rf'"loss": "(?P<loss>{_N})".*"num_updates": "(?P<step>\d+)".*"lr": "(?P<lr>{_N})"'
-    rf'.*"gnorm": "(?P<norm>{_N})"',
+    "fairseq": rf'"loss": "(?P<loss>{_N})"(?>.*?"num_updates": "(?P<step>\d+)")(?>.*?"lr": "(?P<lr>{_N})")'
+    rf'(?>.*?"gnorm": "(?P<norm>{_N})")',
+    "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)"
+    rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?",
 }
 """By the tool that prints such lines. A step is counted as the tool counts it."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_DEEPSPEED = re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")
 
 
 def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -39,17 +44,19 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
         BadArgument: the pattern can't be read, or lacks a group.
         CannotImport: the file can't be read, or no line of it matches.
     """
-    lines = _lines(file)
     if pattern is not None:
-        found = _matches(lines, compiled(pattern))
+        found = _matches(file, {"--pattern": compiled(pattern)})["--pattern"]
         if not found:
             raise CannotImport(f"{str(file)!r} has no line that matches --pattern.")
         return found, "--pattern"
-    each = {name: _matches(lines, re.compile(text, re.IGNORECASE)) for name, text in PATTERNS.items()}
+    known = {name: re.compile(text, re.IGNORECASE) for name, text in PATTERNS.items()}
+    each = _matches(file, known | {"DeepSpeed": _DEEPSPEED})
+    is_deepspeed = bool(each.pop("DeepSpeed"))
     best = max(each, key=lambda name: len(each[name]))
     if not each[best]:
+        deepspeed = " DeepSpeed's own lines contain no gradient norm." if is_deepspeed else ""
         raise CannotImport(
-            f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}. Give --pattern, for example"
+            f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}.{deepspeed} Give --pattern, for example"
             r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'."
         )
     return each[best], f"the pattern of {best}"
@@ -70,20 +77,17 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return found
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise CannotImport(f"{str(file)!r} has more than {MAX_BYTES} bytes.")
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
-    return [_COLOURS.sub("", line[:LONGEST_LINE]) for line in re.split(r"[\r\n]+", text)]
+def _matches(file: Path, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, list[dict[str, Any]]]:
+    """The groups of each line that matches, by the name of the pattern."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in patterns}
+    for line in beginnings(file, LONGEST_LINE):
+        text = _COLOURS.sub("", line.decode(errors="replace"))
+        for name, pattern in patterns.items():
+            match = pattern.search(text)
+            if match is not None:
+                found[name].append(_row(match))
+    return found
 
 
-def _matches(lines: list[str], pattern: re.Pattern[str]) -> list[dict[str, Any]]:
-    found = (pattern.search(line) for line in lines)
-    return [
-        {GROUPS[name]: value.rstrip(".,;") for name, value in match.groupdict().items() if value is not None}
-        for match in found
-        if match is not None
-    ]
+def _row(match: re.Match[str]) -> dict[str, Any]:
+    return {GROUPS[name]: value.rstrip(".,;") for name, value in match.groupdict().items() if value is not None}

@@ -9,6 +9,9 @@ from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources.history import History, Point, as_float, is_step
+from gradwatch.sources.lines import whole_text
+
+MAX_BYTES = 2**28
 
 
 def read(file: Path) -> History:
@@ -17,9 +20,10 @@ def read(file: Path) -> History:
     Raises:
         CannotImport: it is no such file, or it logs no norm.
     """
+    text = whole_text(file, MAX_BYTES)
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        state = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CannotImport(f"{str(file)!r} can't be read as JSON: {error}.") from error
     log = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(log, list):

@@ -25,7 +25,17 @@ def tuning(found: Tuning, screen: Screen) -> Group:
     for trial, length in zip(trials, lengths, strict=True):
         lines.append(_trial(trial, longest, length, trial.max_norm == found.best, screen))
     caption = "loss: median of the last fifth recorded, or printed; bars start at the lowest loss"
-    return Group(*_verdict(found, screen), Text(), *lines, Text(caption, "dim"))
+    return Group(
+        *_verdict(found, screen), *_clip_fault(found, screen), Text(), *lines, *screen.wrap("", caption, style="dim")
+    )
+
+
+def _clip_fault(found: Tuning, screen: Screen) -> list[Text]:
+    """A warning if the threshold would change nothing where the script clips now."""
+    if found.clip_fault is None:
+        return []
+    text = f"the script's own clip call has no effect: {found.clip_fault}. gradwatch clipped in its place here"
+    return screen.wrap("  ", text, style="yellow")
 
 
 def _verdict(found: Tuning, screen: Screen) -> list[Text]:

@@ -92,7 +92,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_line_and_no_secret(tmp_path, c
     train(tmp_path, to=[listener, other])
     lines = [record.getMessage() for record in caplog.records if "sink-stopped" in record.getMessage()]
     assert lines == [
-        "gradwatch stopped sending to listener: it failed with RuntimeError. The run itself is complete (sink-stopped)"
+        "gradwatch stopped sending to listener: it failed with RuntimeError. The run itself is complete. (sink-stopped)"
     ]
     assert "secret" not in "".join(lines)
     assert len(Run(tmp_path).steps()) == len(other.records) == 20

@@ -50,6 +50,18 @@ def test_what_json_writes_is_read_back_from_a_list_and_from_lines(tmp_path_facto
     assert rows(write_text(folder, "a.jsonl", "\n".join(map(json.dumps, objects)))) == objects
 
 
+def test_a_mark_at_the_beginning_and_separators_within_a_text_are_no_end_of_a_line(tmp_path):
+    text = json.dumps({"note": "a\u2028b\x85", "grad_norm": 1.0}, ensure_ascii=False)
+    for name, whole in (("a.jsonl", f"{text}\r\n\n{text}\n"), ("a.json", f"[{text},\n{text}]")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + whole.encode())
+        assert [row["grad_norm"] for row in rows(tmp_path / name)] == [1.0, 1.0]
+
+
+def test_a_broken_line_is_named_by_its_number(tmp_path):
+    with pytest.raises(CannotImport, match="line 3: "):
+        rows(write_text(tmp_path, "a.jsonl", '{"a": 1}\n\n{"a"\n{"a": 2}\n'))
+
+
 def test_numbers_that_are_not_finite_are_read_in_the_way_of_python(tmp_path):
     (found,) = rows(write_text(tmp_path, "a.jsonl", '{"a": NaN, "b": Infinity, "c": -Infinity, "d": 1e999}'))
     assert math.isnan(found["a"])
@@ -73,6 +85,6 @@ def test_a_file_that_is_no_text_or_missing_or_too_large_is_refused(tmp_path, mon
         rows(tmp_path / "a.json")
     with pytest.raises(CannotImport, match="can't be read"):
         rows(tmp_path / "missing.json")
-    monkeypatch.setattr(json_rows, "MAX_BYTES", 3)
-    with pytest.raises(CannotImport, match="more than 3 bytes"):
+    monkeypatch.setattr(json_rows, "MAX_LIST_BYTES", 3)
+    with pytest.raises(CannotImport, match="more than 0 MiB"):
         rows(tmp_path / "a.json")

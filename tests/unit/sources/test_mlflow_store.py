@@ -70,10 +70,13 @@ def test_settings_are_the_files_of_params(run):
     assert read_folder(run, None)[1].settings == {"lr": "0.1", "model/name": "gpt"}
 
 
-def test_a_file_that_is_too_large_is_refused(run, monkeypatch):
+def test_a_parameter_that_is_too_large_is_refused(run, monkeypatch):
     monkeypatch.setattr(module, "MAX_FILE", 30)
     (run / "meta.yaml").write_text("run_name: a\n")
     metric(run, *["1000 1.0 0"] * 10)
+    assert len(read_folder(run, None)[0]) == 1
+    (run / "params").mkdir(exist_ok=True)
+    (run / "params" / "lr").write_text("1" * 31)
     with pytest.raises(CannotImport, match="more than 30 bytes"):
         read_folder(run, None)
 

@@ -1,6 +1,8 @@
 """Printed text, by the patterns of well-known tools and by a pattern of the user's."""
 
 import math
+import re
+import time
 
 import pytest
 
@@ -84,9 +86,55 @@ def test_a_line_without_end_is_cut_and_bytes_that_are_no_text_are_passed_over(tm
     assert [row["grad_norm"] for row in found] == ["2.0", "4.0"]
 
 
-def test_a_file_that_is_missing_or_too_large_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_is_missing_is_refused(tmp_path):
     with pytest.raises(CannotImport, match="can't be read"):
         rows(tmp_path / "missing.log")
-    monkeypatch.setattr(text_log, "MAX_BYTES", 3)
-    with pytest.raises(CannotImport, match="more than 3 bytes"):
-        rows(write_text(tmp_path, "a.log", "norm 1.0"))
+
+
+def test_lines_of_deepspeed_have_no_norm_and_that_is_said(tmp_path):
+    line = (
+        "[2026-01-01 10:00:00,000] [INFO] [logging.py:96:log_dist] [Rank 0] step=10, skipped=0, lr=[0.001], mom=[0.9]\n"
+    )
+    with pytest.raises(CannotImport, match="DeepSpeed's own lines contain no gradient norm"):
+        rows(write_text(tmp_path, "a.log", line))
+
+
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_the_dicts_that_a_trainer_prints_are_read_between_progress_bars(tmp_path, quote):
+    text = "".join(
+        f" {10 * n}%|#   | {n}/5 [00:01<00:09, 1.0s/it]\r{{'loss': {quote}{row['loss']}{quote}, 'grad_norm':"
+        f" {quote}{row['grad_norm']}{quote}, 'learning_rate': {quote}{row['lr']}{quote}, 'epoch': {quote}0.1{quote}}}\n"
+        "{'eval_loss': 1.0, 'epoch': 0.1}\n"
+        for n, row in enumerate(ROWS)
+    )
+    history = read([write_text(tmp_path, "nohup.out", text)])
+    assert [point[1:] for point in values(history)] == [wanted[1:] for wanted in EXPECTED]
+    assert [point.step for point in history.points] == [0, 1, 2, 3, 4]
+    assert "there is no column of steps, so the rows are counted" in history.notes
+
+
+HOSTILE = (
+    "iteration 1/ 1 |" + "learning rate: 1 |lm loss: 1 |" * 330,
+    "step 1/1 | loss " + "1." * 5000,
+    '"loss": "1""num_updates": "1""lr": "1"' * 250,
+    "'loss': 1, 'grad_norm': 1," * 350,
+)
+
+
+@pytest.mark.parametrize("line", HOSTILE, ids=["Megatron-LM", "llm.c", "fairseq", "Transformers"])
+def test_a_hostile_line_takes_quadratic_time_at_most(line):
+    """Four times the length takes about 16 times as long; with cubic patterns it took 64 and 256 times."""
+    pattern = max(
+        (re.compile(text, re.IGNORECASE) for text in text_log.PATTERNS.values()), key=lambda p: taken(p, line)
+    )
+    assert taken(pattern, line) < 40 * taken(pattern, line[: len(line) // 4]) + 0.01
+
+
+def taken(pattern, line):
+    """The least processor time of three searches."""
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        pattern.search(line)
+        times.append(time.process_time() - began)
+    return min(times)

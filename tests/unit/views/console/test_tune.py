@@ -38,6 +38,22 @@ def test_the_verdict_comes_first_then_the_range_and_the_line_to_paste(drawn):
     ]
 
 
+def test_a_clip_call_of_the_script_that_has_no_effect_is_said(drawn):
+    made = found(trial(1.0, 0.5), clip_fault="clipping was called before backward")
+    lines = drawn(tuning(made, Screen()), 80)
+    text = " ".join(" ".join(lines).split())
+    assert "the script's own clip call has no effect: clipping was called before backward." in text
+    assert max(map(len, lines)) <= 80
+    assert "no effect" not in "\n".join(drawn(tuning(found(trial(1.0, 0.5)), Screen())))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_bars_say_where_they_begin(drawn, width):
+    lines = drawn(tuning(found(trial(1.0, 0.5), trial(4.0, 1.0)), Screen(width=width)), width)
+    assert "bars start at the lowest loss" in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= width
+
+
 def test_where_clipping_does_not_matter_nothing_is_pasted(drawn):
     text = "\n".join(drawn(tuning(found(trial(1.0, 0.5), matters=False, verdict="it does not matter"), Screen())))
     assert "clip_grad_norm_" not in text

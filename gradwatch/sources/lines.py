@@ -1,0 +1,102 @@
+"""Reads text line by line, so that neither a large file nor a line without an end fills the memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gradwatch.errors import CannotImport
+
+CHUNK = 2**20  # bytes read at once
+LONGEST = 2**24  # bytes of a line
+_MARK = b"\xef\xbb\xbf"  # some programs on Windows begin a UTF-8 file with it
+_ENDS = re.compile(rb"[\r\n]+")
+
+
+def beginning(file: Path) -> bytes:
+    """The first `CHUNK` bytes of a file.
+
+    Raises:
+        CannotImport: the file can't be read.
+    """
+    return next(_chunks(file))
+
+
+def lines(file: Path) -> Iterator[bytes]:
+    """The lines of a file without their ends.
+
+    Raises:
+        CannotImport: the file can't be read, or a line has more than `LONGEST` bytes.
+    """
+    pending = bytearray()
+    for chunk in _chunks(file):
+        first, *others = chunk.split(b"\n")
+        pending += first
+        for line in others:
+            _check(len(pending), file)
+            yield bytes(pending)
+            pending = bytearray(line)
+        _check(len(pending), file)
+    if pending:
+        yield bytes(pending)
+
+
+def beginnings(file: Path, most: int) -> Iterator[bytes]:
+    """The first ``most`` bytes of each line. A progress bar that returns to the start of its line begins a new one.
+
+    Raises:
+        CannotImport: the file can't be read.
+    """
+    pending = bytearray()
+    for chunk in _chunks(file):
+        first, *others = _ENDS.split(chunk)
+        pending += first[: most - len(pending)]
+        for line in others:
+            yield bytes(pending)
+            pending = bytearray(line[:most])
+    if pending:
+        yield bytes(pending)
+
+
+def refuse_long_lines(file: Path) -> None:
+    """Check the lines of a file that another reader will hold in memory.
+
+    Raises:
+        CannotImport: the file can't be read, or a line has more than `LONGEST` bytes.
+    """
+    length = 0
+    for chunk in _chunks(file):
+        ends = [at for end in (b"\n", b"\r") for at in (chunk.find(end), chunk.rfind(end)) if at >= 0]
+        _check(length + min(ends, default=len(chunk)), file)
+        length = len(chunk) - max(ends) - 1 if ends else length + len(chunk)
+
+
+def whole_text(file: Path, most: int) -> str:
+    """The text of a file that can only be read as a whole, such as a JSON object.
+
+    Raises:
+        CannotImport: the file can't be read, is not UTF-8, or has more than ``most`` bytes.
+    """
+    try:
+        if file.stat().st_size > most:
+            raise CannotImport(f"{str(file)!r} has more than {most // 2**20} MiB, too much to read as one JSON value.")
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    try:
+        with file.open("rb") as stream:
+            first = stream.read(CHUNK)
+            yield first.removeprefix(_MARK)
+            while chunk := stream.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
+
+
+def _check(length: int, file: Path) -> None:
+    if length > LONGEST:
+        raise CannotImport(f"{str(file)!r} has a line of more than {LONGEST // 2**20} MiB.")
