@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
@@ -16,6 +17,17 @@ def console() -> Console:
 def screen() -> Screen:
     """What standard output can show."""
     return Screen.of(console())
+
+
+def print_lines(text: str) -> None:
+    """Print lines, folded between words on a terminal; elsewhere each stays whole, for programs that read it."""
+    out = console()
+    for line in text.splitlines():
+        if out.is_terminal:
+            for part in Screen.of(out).fold(Text(line)):
+                out.print(part)
+        else:
+            typer.echo(line)
 
 
 def print_view(view: RenderableType) -> None:

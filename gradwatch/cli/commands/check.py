@@ -16,6 +16,7 @@ from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import ENDINGS
 from gradwatch.cli.output import NOT_HEALTHY, open_run, print_json, screen
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotExport, GradwatchError
 from gradwatch.record import KINDS
 from gradwatch.text import printable, share
@@ -115,7 +116,7 @@ def _print(checked: Sequence[Checked], github: bool) -> None:
             if github:
                 typer.echo(github_annotation(str(one.run), fault))
             else:
-                typer.echo(ink.safe(fault if len(checked) == 1 else f"{one.run}: {fault}"))
+                print_lines(ink.safe(fault if len(checked) == 1 else f"{one.run}: {fault}"))
     if not _count_faulty(checked):
         typer.echo("healthy" if len(checked) == 1 else f"healthy: {len(checked)} runs")
     elif len(checked) > 1:

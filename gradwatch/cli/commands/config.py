@@ -11,7 +11,7 @@ import typer
 
 from gradwatch.cli import group
 from gradwatch.cli.defaults import FILE_NAME, PREFIX, Defaults, Option, options_of, read_defaults
-from gradwatch.cli.printing import screen
+from gradwatch.cli.printing import print_lines, screen
 from gradwatch.views.encode import dumps
 
 SECRETS = ("notify",)
@@ -30,7 +30,7 @@ def config(json: bool, everything: bool) -> None:
     if not shown:
         typer.echo(f"no default is set; expected [tool.gradwatch.COMMAND] in {FILE_NAME}, or {PREFIX}_COMMAND_OPTION")
     for one in shown:
-        typer.echo(ink.safe(f"{one['command']} {one['option']} = {one['value']}  ({one['from']})"))
+        print_lines(ink.safe(f"{one['command']} {one['option']} = {one['value']}  ({one['from']})"))
 
 
 def settings(options: list[Option], given: Defaults, environment: Mapping[str, str]) -> list[dict[str, Any]]:

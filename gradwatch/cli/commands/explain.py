@@ -7,6 +7,7 @@ from dataclasses import asdict
 import typer
 
 from gradwatch.analysis.diagnosis.pages import PAGES, as_text
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument
 from gradwatch.views.encode import dumps
 
@@ -25,6 +26,6 @@ def explain(code: str | None, json: bool = False) -> None:
     elif code is None:
         width = max(map(len, PAGES))
         for name, page in PAGES.items():
-            typer.echo(f"{name:<{width}}  {page.title}")
+            print_lines(f"{name:<{width}}  {page.title}")
     else:
-        typer.echo(as_text(code), nl=False)
+        print_lines(as_text(code))

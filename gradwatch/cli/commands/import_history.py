@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from gradwatch.cli.output import screen
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument
 from gradwatch.sources import read, write
 from gradwatch.text import count
@@ -36,6 +35,6 @@ def import_history(
     made = write(history, folder, optimizer_class, moment)
     ink = screen().ink
     steps, events = count(made.steps, "step"), count(made.events, "event")
-    typer.echo(ink.safe(f"{steps} of {history.source} -> {made.run}, {events}"))
+    print_lines(ink.safe(f"{steps} of {history.source} -> {made.run}, {events}"))
     for note in made.notes:
-        typer.echo(ink.safe(f"note: {note}"))
+        print_lines(ink.safe(f"note: {note}"))

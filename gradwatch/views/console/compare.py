@@ -92,8 +92,9 @@ def _settings(summaries: Sequence[RunSummary], screen: Screen) -> list[Text]:
     if not differing:
         return []
     lines = [Text(), Text("settings that differ", "bold")]
-    for name, values in differing.items():
-        each = ", ".join(f"{run.run} {value}" for run, value in zip(summaries, values, strict=True))
+    for name in differing:
+        # "-": the run's config lacks it; None may be the value itself.
+        each = ", ".join(f"{run.run} {run.config.get(name, '-')}" for run in summaries)
         lines += screen.wrap(f"  {name}  ", each, "dim")
     return lines
 

@@ -122,7 +122,10 @@ def axis_of(*series: Array) -> Axis:
     if not highs:
         return Axis(1.0, 10.0)
     low, high = min(lows), max(highs)
-    return Axis(low, high) if high > 10 * low else Axis(max(high / 10, math.ulp(0.0)), high)
+    if high > 10 * low:
+        return Axis(low, high)
+    low = max(high / 10, math.ulp(0.0))
+    return Axis(low, high if high > low else 10 * low)
 
 
 def loss_axis_of(*series: Array) -> Axis:

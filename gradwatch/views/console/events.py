@@ -45,13 +45,18 @@ def event_groups(events: Sequence[Event], screen: Screen, most: int = 8, name_op
 
 
 def newest_event(events: Sequence[Event], screen: Screen, name_optimizers: bool = False, most: int = 2) -> list[Text]:
-    """The newest event in at most two lines; nothing if there is none."""
+    """The newest event in at most ``most`` lines, the last of which shows that it was cut; nothing if there is none."""
     if not events:
         return []
     newest = events[-1]
     where = f" of optimizer {newest.optimizer}" if name_optimizers else ""
     lead = f"newest event  {newest.severity} {newest.kind} at step {newest.step}{where}: "
-    return screen.wrap(lead, newest.message, SEVERITY_STYLES[newest.severity])[:most]
+    lines = screen.wrap(lead, newest.message, SEVERITY_STYLES[newest.severity])
+    if len(lines) > most:
+        mark = screen.ink.ellipsis
+        lines[most - 1].right_crop(max(0, lines[most - 1].cell_len + len(mark) - screen.width))
+        lines[most - 1].append(mark, SEVERITY_STYLES[newest.severity])
+    return lines[:most]
 
 
 def grouped(events: Sequence[Event]) -> list[list[Event]]:

@@ -68,11 +68,15 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
     return [[part for line in section for part in screen.fold(line)] for section in sections if section]
 
 
-def brief_sections(summary: RunSummary, screen: Screen, layers: int) -> list[list[Text]]:
-    """The report for a small screen: the verdict, its curves, the layers that matter most, and the next step."""
+def brief_sections(summary: RunSummary, screen: Screen, layers: int, height: int = 4) -> list[list[Text]]:
+    """The report for a small screen: the verdict, its curves, the layers that matter most, and the next step.
+
+    The curve of the norm has ``height`` lines, that of the loss half as many.
+    """
+    curves = [*norm_lines(summary, screen, height), *loss_lines(summary, screen, height // 2)]
     sections = [
-        [*_verdict_lines(summary, screen), *_fact_lines(summary, screen)],
-        [*norm_lines(summary, screen), *loss_lines(summary, screen), clipping_line(summary, screen)],
+        [*_verdict_lines(summary, screen), *_fact_lines(summary, screen), *_optimizer_lines(summary, screen)],
+        [*curves, clipping_line(summary, screen)],
         layer_table(summary, screen, layers),
         step_lines(summary, screen),
     ]
@@ -149,12 +153,23 @@ def _named(optimizers: Sequence[str]) -> str:
     return f"{', '.join(optimizers[:3])}, ... {optimizers[-1]} ({len(optimizers)} optimizers)"
 
 
+def _which_optimizer(summary: RunSummary) -> str:
+    """Which of several optimizers is shown; empty if there is only one."""
+    several = len(summary.optimizers) > 1
+    return f"optimizer {summary.optimizer} of {_named(summary.optimizers)}" if several else ""
+
+
+def _optimizer_lines(summary: RunSummary, screen: Screen) -> list[Text]:
+    """The first line of `_which_optimizer`."""
+    return screen.wrap("  ", _which_optimizer(summary))[:1] if len(summary.optimizers) > 1 else []
+
+
 def _notes(summary: RunSummary) -> list[str]:
     notes = []
     if summary.seams:
         notes.append(_resumed(summary.seams))
     if len(summary.optimizers) > 1:
-        notes.append(f"optimizer {summary.optimizer} of {_named(summary.optimizers)}; --optimizer shows another")
+        notes.append(f"{_which_optimizer(summary)}; --optimizer shows another")
     if summary.dropped_steps:
         notes.append(f"{count(summary.dropped_steps, 'step')} dropped: too late to be recorded")
     if summary.skipped_steps:

@@ -24,6 +24,8 @@ from gradwatch.views.console.screen import USUAL, Screen
 
 _LEAST_STRIP = 4  # lines: a title, two rows and a legend
 _LEAST_TABLE = 3  # lines: a title, one layer, and how many are not shown
+_CURVES = (4, 3, 2)  # lines of the curve of the norm in the brief report
+_LEAST_LAYERS = 2
 
 
 def follow(
@@ -73,9 +75,22 @@ def view(path: Path | None, console: Console, seen: Callable[[RunSummary], objec
     head = [
         _status(summary),
         *_bar(summary, screen),
-        *newest_event(summary.events, screen, len(summary.optimizers) > 1),
+        *(
+            []
+            if _tells_the_newest_event(summary)
+            else newest_event(summary.events, screen, len(summary.optimizers) > 1)
+        ),
     ]
     return Group(*head, *fitted(summary, screen, console.height - len(head)))
+
+
+def _tells_the_newest_event(summary: RunSummary) -> bool:
+    """Whether the verdict is about the newest event, which then needs no lines of its own."""
+    worst = next((finding for finding in summary.findings if finding.severity == summary.verdict), None)
+    newest = summary.events[-1] if summary.events else None
+    return bool(
+        worst and newest and worst.steps and worst.steps[0] == newest.step and newest.severity == worst.severity
+    )
 
 
 def fitted(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
@@ -98,12 +113,16 @@ def fitted(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
 
 
 def _brief(summary: RunSummary, screen: Screen, height: int) -> list[Text]:
-    """The brief report, with as many layers as fit."""
-    least = brief_sections(summary, screen, layers=0)
-    free = height - len(parted(least))
+    """The brief report, with as many layers as fit; its curves are lower where that gives room to some."""
+    for curve in _CURVES:
+        least = brief_sections(summary, screen, layers=0, height=curve)
+        free = height - len(parted(least))
+        if free > min(_LEAST_LAYERS, len(summary.layers)):
+            break
     if free < 0:
         return _least(least, height)
-    return parted(brief_sections(summary, screen, layers=max(0, free - 1)))  # a title replaces the placeholder
+    layers = max(0, free - 1)  # a title replaces the placeholder
+    return parted(brief_sections(summary, screen, layers=layers, height=curve))
 
 
 def _least(sections: Sequence[Sequence[Text]], height: int) -> list[Text]:

@@ -5,7 +5,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gradwatch.cli.printing import print_view, screen
+from gradwatch.cli.printing import print_lines, print_view, screen
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,16 @@ def test_brackets_are_no_markup(capsys):
 
 def test_the_screen_is_that_of_the_terminal():
     assert screen().width == 40
+
+
+def test_lines_stay_whole_for_programs_and_are_folded_on_a_terminal(capsys, monkeypatch):
+    text = " ".join(f"word{i}" for i in range(30))
+    print_lines(f"{text}\n\nshort")
+    assert capsys.readouterr().out == f"{text}\n\nshort\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR")
+    print_lines(f"{text}\n\n[bold]")
+    *folded, empty, last = capsys.readouterr().out.splitlines()
+    assert (empty, last) == ("", "[bold]")
+    assert all(len(line) <= 40 for line in folded)
+    assert " ".join(" ".join(folded).split()) == text, "no word is lost or cut"

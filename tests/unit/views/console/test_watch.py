@@ -65,7 +65,7 @@ def test_a_long_cause_leaves_room_for_the_curves_on_a_usual_terminal(tmp_path):
     bad = [math.nan] * 50
     write_run(tmp_path, stream([*steady(250), *bad], losses=[*steady(250), *bad]))
     lines = plain(fitted(Run(tmp_path).summary(), Screen(), 21))
-    for beginning in ("● CRITICAL", "total norm ", "loss ", "layers ", "next: "):
+    for beginning in ("● CRITICAL", "total norm ", "loss ", "layer ", "next: "):
         assert any(line.startswith(beginning) for line in lines), beginning
     assert len(lines) <= 21
 
