@@ -79,12 +79,13 @@ def too_short(facts: Facts) -> Finding | None:
     jump = _largest_jump(facts)
     is_few = steps < MIN_STEPS_TO_JUDGE or jump >= JUMP_RATIO
     unit = "rows" if facts.is_imported else "steps"
+    recorded = f"{steps} recorded {unit} are" if steps != 1 else f"1 recorded {unit[:-1]} is"
     rose = f"; from the first to the last, loss or norm rose {jump:.3g} times" if jump >= JUMP_RATIO else ""
     return Finding(
         code="too-short",
         severity="warning" if is_few else "info",
         certainty="shown",
-        what=f"{steps} recorded {unit} are too few to judge{rose}",
+        what=f"{recorded} too few to judge{rose}",
         steps=(min(int(o.steps[0]) for o in facts.optimizers if len(o.steps)), _last_step(facts) or 0),
         evidence={"steps": Quantity(steps, unit), "largest_rise": Quantity(jump, "times the first")},
         cause=f"with fewer than about {FEW_STEPS} {unit}, the usual level is unknown, so a rise can't be judged",

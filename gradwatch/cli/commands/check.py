@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import typer
 
 from gradwatch.analysis.diagnosis import PAGES, Finding
-from gradwatch.analysis.places import runs_below
+from gradwatch.analysis.places import is_run, runs_below
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import ENDINGS
@@ -69,7 +69,12 @@ def check(paths: Sequence[Path], json: bool, limits: Limits, junit: Path | None,
         _write(junit, junit_xml(checked))
     if json:
         each = [one.as_dict() for one in checked]
-        print_json(each[0] if len(each) == 1 else {"healthy": not _count_faulty(checked), "runs": each})
+        if len(each) > 1:
+            print_json({"healthy": not _count_faulty(checked), "runs": each})
+        elif all(map(is_run, paths)):
+            print_json(each[0])
+        else:  # of a folder there are always runs, however few it holds
+            print_json(each[0] | {"runs": each})
     else:
         _print(checked, github)
     if _count_faulty(checked):

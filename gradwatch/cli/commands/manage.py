@@ -13,6 +13,9 @@ import typer
 from gradwatch.analysis.notes import FILE_NAME as NOTES_NAME
 from gradwatch.analysis.notes import Notes, read_notes, with_tags, write_notes
 from gradwatch.analysis.places import is_run, the_run
+from gradwatch.capture import delete as delete_capture
+from gradwatch.capture import list_captures, unreadable_captures
+from gradwatch.capture.listing import FOLDER as CAPTURES
 from gradwatch.errors import BadArgument, NotARun, RunInUse, RunNotFound, StoreDamaged, StoreNotWritable, StoreTooNew
 from gradwatch.store import FILE_NAME, StoreReader
 from gradwatch.store.compacting import SUFFIX as COMPACTED
@@ -23,22 +26,26 @@ _SUFFIXES = ("", "-wal", "-shm", "-journal", COMPACTED)
 
 
 def rm(paths: Sequence[Path], yes: bool) -> None:
-    """Delete the stores of runs, and their folders if nothing else is in them.
+    """Delete the stores and captures of runs, and their folders if nothing else is in them.
 
     Raises:
-        BadArgument: the user has not confirmed it.
+        BadArgument: the user has not confirmed it, or a path is a link, so that the run lies elsewhere.
         RunNotFound, RunInUse: one of them is no run, or is being recorded; then all stay.
         StoreNotWritable: a file can't be deleted.
     """
-    runs = [_ended_run(path) for path in paths]
+    runs = list({path.resolve(): _ended_run(path) for path in paths}.values())
+    links = [run for run in runs if run.is_symlink()]
+    if links:
+        raise BadArgument(f"{str(links[0])!r} is a link to {str(links[0].resolve())!r}; expected the run itself.")
     if not yes:
         if not sys.stdin.isatty():
-            raise BadArgument(f"can't ask before deleting {len(runs)} runs without a terminal; expected --yes.")
+            asked = f"can't ask before deleting {count(len(runs), 'run')} without a terminal"
+            raise BadArgument(f"{asked}; expected --yes.")
         if not typer.confirm(f"Delete {', '.join(map(str, runs))}?"):
             return
     for run in runs:
         left = _delete(run)
-        typer.echo(f"deleted {run}" + (f"; {left} other files stay there" if left else ""))
+        typer.echo(f"deleted {run}" + (f"; {count(left, 'other file')} in it kept" if left else ""))
 
 
 def mv(path: Path, target: Path) -> None:
@@ -46,17 +53,23 @@ def mv(path: Path, target: Path) -> None:
 
     Raises:
         RunNotFound, RunInUse: there is no run to move, or it is being recorded.
-        BadArgument: something stands at the target.
+        BadArgument: something stands at the target, or the target lies in the run.
         StoreNotWritable: the folder can't be moved.
     """
     run = _ended_run(path)
+    # Absolute, because the current folder can't be moved as ".". A link is moved as a link.
+    source = run.resolve() if run.name in ("", "..") else run.parent.resolve() / run.name
     if target.is_dir() and not is_run(target):
-        target /= run.resolve().name
-    if target.exists():
+        target /= source.name
+    if target.exists() or target.is_symlink():
         raise BadArgument(f"{str(target)!r} exists already; expected a new name, or a folder that is not a run.")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise BadArgument(
+            f"{str(target)!r} lies in {str(run)!r}, which can't be moved into itself; expected a new name."
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(run, target)
+        shutil.move(source, target)
     except (OSError, shutil.Error) as error:
         raise StoreNotWritable(f"{str(run)!r} can't be moved to {str(target)!r}: {error}.") from error
     typer.echo(f"{run} is now {target}")
@@ -123,8 +136,13 @@ def _delete(run: Path) -> int:
         for suffix in _SUFFIXES:
             (run / (FILE_NAME + suffix)).unlink(missing_ok=True)
         (run / NOTES_NAME).unlink(missing_ok=True)
+        if not (run / CAPTURES).is_symlink():
+            for capture in (*list_captures(run), *unreadable_captures(run)):
+                delete_capture(capture.folder)
+        with contextlib.suppress(OSError):  # it is not there, or holds something else
+            (run / CAPTURES).rmdir()
         left = sum(1 for _ in run.iterdir())
-        if not left and not run.is_symlink():
+        if not left:
             run.rmdir()
     except OSError as error:
         raise StoreNotWritable(f"{str(run)!r} can't be deleted: {error}.") from error

@@ -112,6 +112,13 @@ def test_many_runs_are_checked_and_each_fault_names_its_run(runs, command):
     assert found["runs"][0] == one
 
 
+def test_a_folder_has_runs_in_its_json_even_if_it_is_only_one(command, tmp_path):
+    run = write_run(tmp_path / "all" / "a", stream(steady(300)))
+    one = json.loads(command("check", run, "--json").out)
+    assert "runs" not in one
+    assert json.loads(command("check", tmp_path / "all", "--json").out) == one | {"runs": [one]}
+
+
 def test_many_healthy_runs_are_healthy(runs, command):
     done = command("check", runs / "good", runs / "good")
     assert (done.code, done.out) == (0, "healthy: 2 runs\n")

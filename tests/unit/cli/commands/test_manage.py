@@ -67,9 +67,49 @@ def test_deleted_runs_are_gone_and_other_files_stay(run, command, tmp_path):
     second = write_run(tmp_path / "runs" / "b", stream([1.0]))
     (second / "model.pt").write_text("weights")
     done = command("rm", run, second, "--yes")
-    assert done.out.splitlines() == [f"deleted {run}", f"deleted {second}; 1 other files stay there"]
+    assert done.out.splitlines() == [f"deleted {run}", f"deleted {second}; 1 other file in it kept"]
     assert not run.exists()
     assert [file.name for file in second.iterdir()] == ["model.pt"]
+
+
+def test_captures_go_with_their_run_but_not_those_behind_a_link(run, command, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "step-000009"
+    for folder in (run / "captures" / "step-000003", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "capture.json").write_text("{}")
+    other = write_run(tmp_path / "runs" / "b", stream([1.0]))
+    (other / "captures").symlink_to(elsewhere.parent)
+    done = command("rm", run, other, run, "--yes")
+    assert done.out.splitlines() == [f"deleted {run}", f"deleted {other}; 1 other file in it kept"]
+    assert not run.exists()
+    assert (elsewhere / "capture.json").exists()
+
+
+def test_a_link_to_a_run_is_not_followed_to_delete_it_and_is_moved_as_a_link(run, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(run)
+    done = command("rm", "link", "--yes")
+    assert (done.code, done.err) == (
+        1,
+        f"error: 'link' is a link to {str(run)!r}; expected the run itself. (bad-argument)\n",
+    )
+    assert command("mv", "link", "other").out == "link is now other\n"
+    assert (tmp_path / "other").is_symlink()
+    assert len(Run(run).steps()) == 20
+
+
+def test_the_current_folder_is_moved_whole(run, command, monkeypatch):
+    monkeypatch.chdir(run)
+    assert command("mv", ".", "../b").code == 0
+    assert not run.exists()
+    assert len(Run(run.with_name("b")).steps()) == 20
+
+
+def test_a_run_is_not_moved_into_itself(run, command):
+    done = command("mv", run, run / "below")
+    assert (done.code, done.out) == (1, "")
+    assert "can't be moved into itself; expected a new name. (bad-argument)" in done.err
+    assert len(Run(run).steps()) == 20
 
 
 def test_a_damaged_run_can_be_deleted(run, command):
