@@ -137,8 +137,9 @@ def _delete(run: Path) -> int:
             (run / (FILE_NAME + suffix)).unlink(missing_ok=True)
         (run / NOTES_NAME).unlink(missing_ok=True)
         if not (run / CAPTURES).is_symlink():
-            for capture in (*list_captures(run), *unreadable_captures(run)):
-                delete_capture(capture.folder)
+            folders = [one.folder for one in list_captures(run)] + [one.folder for one in unreadable_captures(run)]
+            for folder in folders:
+                delete_capture(folder)
         with contextlib.suppress(OSError):  # it is not there, or holds something else
             (run / CAPTURES).rmdir()
         left = sum(1 for _ in run.iterdir())
