@@ -1,6 +1,7 @@
 // One chart of lines over steps. A band from the lowest to the highest of each column keeps every step visible at every
 // zoom.
 /** @import { BadSpan, Line, Range, RunEvent, StepActions, Theme } from "../types.d.ts" */
+import { keepPainter } from "../draw/canvas.js";
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
@@ -10,6 +11,7 @@ import { drawMarks } from "./marks.js";
 import { optionsOf } from "./options.js";
 import { describe, stepsAt, valuesAt } from "./readout.js";
 import { above, capOf, tableOf } from "./table.js";
+import { drawPlot } from "./vector.js";
 
 const LEAST_WIDTH = 240;
 
@@ -127,13 +129,22 @@ export class Chart {
       colours: ink(theme),
       range: () => /** @type {Shown} */ (this.#shown).range,
       hooks: {
-        draw: [(u) => drawMarks(u, /** @type {Shown} */ (this.#shown), this.#above), () => this.whenDrawn()],
+        draw: [(u) => drawMarks(u.ctx, u, /** @type {Shown} */ (this.#shown), this.#above), () => this.whenDrawn()],
         ready: [(u) => listen(u, this.#on)],
         setSelect: [(u) => this.#selected(u, log)],
       },
     });
     this.#plot = new uPlot(options, tableOf(lines, log, cap), this.canvas);
+    keepPainter(this.#plot.ctx.canvas, (ctx) => this.#paint(ctx));
     this.canvas.setAttribute("aria-label", `${title}: ${lines.map(describe).join("; ")}`);
+  }
+
+  /** Draws the chart again, elsewhere. @param {CanvasRenderingContext2D} ctx */
+  #paint(ctx) {
+    if (!this.#plot || !this.#shown) return;
+    ctx.scale(1 / devicePixelRatio, 1 / devicePixelRatio);
+    drawPlot(ctx, this.#plot, this.#shown.lines, ink(this.#shown.theme));
+    drawMarks(ctx, this.#plot, this.#shown, this.#above);
   }
 
   /** A drag ended: show what it selected. @param {uPlot} u @param {boolean} log */

@@ -18,22 +18,23 @@ const GAP = 3; // px between the marks of two events
 /**
  * Draws all marks of a chart.
  *
+ * @param {CanvasRenderingContext2D} ctx
  * @param {uPlot} u
  * @param {{ bad: BadSpan[], events: RunEvent[], chosen: RunEvent | null, selected: number[], theme: Theme }} shown
  * @param {{ step: number, colour: string }[]} above columns that rise above the axis
  */
-export function drawMarks(u, { bad, events, chosen, selected, theme }, above) {
+export function drawMarks(ctx, u, { bad, events, chosen, selected, theme }, above) {
   const x = (/** @type {number} */ step) => u.valToPos(step, "x", true);
-  const canvas = { ctx: u.ctx, box: u.bbox, unit: devicePixelRatio, colours: ink(theme), x };
-  u.ctx.save();
-  u.ctx.beginPath();
-  u.ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
-  u.ctx.clip();
+  const canvas = { ctx, box: u.bbox, unit: devicePixelRatio, colours: ink(theme), x };
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
+  ctx.clip();
   drawBad(canvas, bad);
   drawSelected(canvas, selected);
   drawEvents(canvas, events, chosen);
   drawAbove(canvas, above);
-  u.ctx.restore();
+  ctx.restore();
 }
 
 /**

@@ -2,6 +2,7 @@
 /** @import { Distribution, Range, Series, Theme } from "../types.d.ts" */
 /** @import { Chart } from "../chart/chart.js" */
 /** @import { Norms } from "./values.js" */
+import { paintOn } from "../draw/canvas.js";
 import { h } from "../draw/dom.js";
 import { count, span } from "../draw/text.js";
 import { memo } from "../state/memo.js";
@@ -82,15 +83,11 @@ export class DistributionPart {
     this.#canvas.hidden = false;
     this.#describe(norms, longEffectText(norms, threshold, label));
     const width = this.#canvas.parentElement?.clientWidth ?? 0;
-    const ctx = this.#canvas.getContext("2d");
-    if (!width || !ctx) return;
-    const height = this.#chart.canvas.clientHeight;
-    const unit = devicePixelRatio;
-    this.#canvas.width = width * unit;
-    this.#canvas.height = height * unit;
-    this.#canvas.style.height = `${height}px`;
-    ctx.scale(unit, unit);
-    drawDistribution(ctx, { norms, axis, threshold, width, colour: shown.colour, theme: shown.theme });
+    if (!width) return;
+    const { colour, theme } = shown;
+    paintOn(this.#canvas, width, this.#chart.canvas.clientHeight, (ctx) =>
+      drawDistribution(ctx, { norms, axis, threshold, width, colour, theme }),
+    );
   }
 
   /**

@@ -1,5 +1,5 @@
 // What is in view as CSV: the series of the runs drawn, or the rows of the heat map.
-/** @import { Layers, Range, Series, State, Tile } from "../types.d.ts" */
+/** @import { Layers, Range, Scatter, Series, State, Tile } from "../types.d.ts" */
 
 import { statistic } from "../heat/statistics.js";
 import { ABSENT, largest, valuesOf } from "../heat/values.js";
@@ -22,6 +22,27 @@ export function seriesCsv(runs, range) {
         run,
         ...[series.first, series.last, ...names.map((name) => series[name])].map((all) => cell(all?.[i])),
       ]);
+  return csv(lines);
+}
+
+/**
+ * A line for each point of the scatter plot: a step of a run with all quantities; without a value a cell is empty.
+ *
+ * @param {Record<string, Scatter>} runs by name
+ * @param {Range} range
+ */
+export function pointsCsv(runs, [from, to]) {
+  const names = [...new Set(Object.values(runs).flatMap(({ about }) => about.quantities))];
+  const lines = [["run", "step", ...names]];
+  for (const [run, { about, arrays }] of Object.entries(runs))
+    for (const [i, step] of arrays.step.entries()) {
+      if (step < from || step > to) continue;
+      const value = (/** @type {string} */ name) => {
+        const at = about.quantities.indexOf(name);
+        return at < 0 ? undefined : arrays.values[i * about.quantities.length + at];
+      };
+      lines.push([run, cell(step), ...names.map((name) => cell(value(name)))]);
+    }
   return csv(lines);
 }
 

@@ -3,6 +3,7 @@
 /** @import { Row } from "../state/rows.js" */
 /** @import { Frame } from "./frame.js" */
 /** @import { Values } from "./values.js" */
+import { paintOn } from "../draw/canvas.js";
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import { extent } from "../draw/scales.js";
@@ -76,25 +77,20 @@ export class HeatMap {
 
   /** Draws again, at the width that there is now. */
   draw() {
-    const shown = this.#shown;
-    const ctx = this.#canvas.getContext("2d");
-    if (!shown || !ctx || !this.#box.clientWidth) return;
-    const { rows, range, theme } = shown;
+    if (!this.#shown || !this.#box.clientWidth) return;
+    const { rows, range, theme, chosenRow, selected, events, chosen, parting, pin } = this.#shown;
     const frame = this.frame;
-    const unit = devicePixelRatio;
-    this.#canvas.width = this.#box.clientWidth * unit;
-    this.#canvas.height = (frame.height + FOOT) * unit;
-    this.#canvas.style.height = `${frame.height + FOOT}px`;
-    ctx.scale(unit, unit);
-    ctx.imageSmoothingEnabled = false;
-    const { picture, mask } = this.#picture(shown, frame, unit);
-    ctx.drawImage(picture, frame.left, 0, frame.width, frame.height);
-    if (mask) hatch(ctx, mask, frame, ink(theme).hatch);
-    drawNames(ctx, frame, rows, shown.chosenRow, theme);
-    drawSelected(ctx, frame, range, shown.selected, theme);
-    drawEventMarks(ctx, frame, range, shown.events, shown.chosen, theme);
-    drawParting(ctx, frame, range, shown.parting, theme);
-    drawPin(ctx, frame, range, shown.pin, theme);
+    const { picture, mask } = this.#picture(this.#shown, frame, devicePixelRatio);
+    paintOn(this.#canvas, this.#box.clientWidth, frame.height + FOOT, (ctx) => {
+      ctx.imageSmoothingEnabled = false;
+      ctx.drawImage(picture, frame.left, 0, frame.width, frame.height);
+      if (mask) hatch(ctx, mask, frame, ink(theme).hatch);
+      drawNames(ctx, frame, rows, chosenRow, theme);
+      drawSelected(ctx, frame, range, selected, theme);
+      drawEventMarks(ctx, frame, range, events, chosen, theme);
+      drawParting(ctx, frame, range, parting, theme);
+      drawPin(ctx, frame, range, pin, theme);
+    });
   }
 
   /** @param {Shown} shown @param {Frame} frame @param {number} unit */

@@ -2,6 +2,7 @@
 /** @import { Range, RunEvent, StepActions, Theme } from "../types.d.ts" */
 import { AXIS, RIGHT } from "../chart/layout.js";
 import { shape } from "../chart/marks.js";
+import { paintOn } from "../draw/canvas.js";
 import { faded, ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import { count, whole } from "../draw/text.js";
@@ -55,19 +56,16 @@ export class EventLane {
 
   /** Draws again, at the width that there is now. */
   resize() {
-    const ctx = this.#canvas.getContext("2d");
     const width = this.#canvas.parentElement?.clientWidth ?? 0;
-    if (!ctx || !this.#shown || !width) return;
-    const unit = devicePixelRatio;
-    this.#canvas.width = width * unit;
-    this.#canvas.height = HEIGHT * unit;
-    this.#canvas.style.height = `${HEIGHT}px`;
-    ctx.scale(unit, unit);
-    const { events, chosen, theme } = this.#shown;
-    const colours = ink(theme);
+    if (this.#shown && width) paintOn(this.#canvas, width, HEIGHT, (ctx) => this.#paint(ctx, width));
+  }
+
+  /** @param {CanvasRenderingContext2D} ctx @param {number} width */
+  #paint(ctx, width) {
+    const { events, chosen, theme } = /** @type {Shown} */ (this.#shown);
     for (const [row, severity] of SEVERITIES.toReversed().entries()) this.#drawRow(ctx, row, severity, width);
     if (!chosen || !events.includes(chosen)) return;
-    ctx.strokeStyle = colours.chosen;
+    ctx.strokeStyle = ink(theme).chosen;
     ctx.strokeRect(this.#x(chosen.step) - 6.5, rowOf(chosen) * ROW + 0.5, 13, ROW - 1);
   }
 

@@ -9,6 +9,7 @@ import { wholeSteps } from "../state/range.js";
 export class Toolbar {
   #span = h("span", { class: "span" });
   #wholeAxis = h("input", { type: "checkbox" });
+  /** @type {HTMLSelectElement} */ #saver;
   #scatter = h("button", { type: "button", title: "norm against loss, learning rate or update ratio" }, "scatter");
 
   /**
@@ -25,6 +26,7 @@ export class Toolbar {
     this.#wholeAxis.onchange = () => on.look({ wholeAxis: this.#wholeAxis.checked });
     const plot = () => on.look({ plot: this.#scatter.ariaPressed === "true" ? "" : FIRST, brush: null });
     this.#scatter.onclick = plot;
+    this.#saver = saver(on.save);
     const cut = "An axis ends at 100 times the median; ▲ marks what rises above it.";
     this.element = h(
       "div",
@@ -38,7 +40,7 @@ export class Toolbar {
       h("label", { title: cut }, this.#wholeAxis, " whole y axis"),
       this.#scatter,
       this.#copy(on.link),
-      saver(on.save),
+      this.#saver,
       h(
         "span",
         { class: "faint" },
@@ -63,6 +65,7 @@ export class Toolbar {
   show({ range, series, wholeAxis, plot }) {
     this.#wholeAxis.checked = wholeAxis;
     this.#scatter.ariaPressed = String(plot !== "");
+    for (const option of this.#saver.options) option.disabled = option.value === "points" && plot === "";
     const joined = series.first.length > 2 ? series.last[1] - series.first[1] + 1 : 1;
     const columns = joined > 1 ? `; a column is ${whole(joined)} steps, drawn from the lowest to the highest` : "";
     this.#span.textContent = `${steps(...wholeSteps(range))}${columns}`;
@@ -71,7 +74,7 @@ export class Toolbar {
 
 /** @param {(kind: string) => void} save */
 function saver(save) {
-  const kinds = Object.entries(KINDS).map(([value, text]) => h("option", { value }, text));
+  const kinds = Object.entries(KINDS).map(([value, { label }]) => h("option", { value }, label));
   const select = h("select", { "aria-label": "save what is in view" }, h("option", { value: "" }, "save…"), kinds);
   select.onchange = () => {
     save(select.value);

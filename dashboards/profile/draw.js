@@ -131,7 +131,7 @@ function drawDots(ctx, values, { frame: { tall }, place, filled }) {
  * Writes the ends of the axis below the rows.
  *
  * @param {CanvasRenderingContext2D} ctx
- * @param {string[]} texts of the lower and of the upper end
+ * @param {[low: string, high: string]} texts of the lower and of the upper end
  * @param {number} top
  * @param {number} width
  * @param {Theme} theme

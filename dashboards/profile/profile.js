@@ -3,6 +3,7 @@
 /** @import { Row } from "../state/rows.js" */
 /** @import { Frame } from "../heat/frame.js" */
 /** @import { Values } from "../heat/values.js" */
+import { paintOn } from "../draw/canvas.js";
 import { h } from "../draw/dom.js";
 import { number, share, span, whole as wholeText } from "../draw/text.js";
 import { FOOT, rowsAt } from "../heat/frame.js";
@@ -70,33 +71,29 @@ export class DepthProfile {
   /** Draws again, at the present width; draws nothing if there is no room beside the heat map. */
   draw() {
     const shown = this.#shown;
-    const ctx = this.#canvas.getContext("2d");
     const width = this.element.clientWidth;
-    if (!shown || !ctx || !width) return;
+    if (!shown || !width) return;
     const { frame, rows, values, theme, stat } = shown;
-    const unit = devicePixelRatio;
-    this.#canvas.width = width * unit;
-    this.#canvas.height = (frame.height + FOOT) * unit;
-    this.#canvas.style.height = `${frame.height + FOOT}px`;
-    ctx.scale(unit, unit);
     const column = columnOf(shown, this.#step(shown));
     const ghost = shown.ghost === null ? column - 1 : columnOf(shown, shown.ghost);
     const now = profileAt(rows, values, column);
     const look = statistic(stat);
     const bands = this.#bands(rows, shown.wholeValues, shown.whole);
     const ends = axisOf(bands, look);
-    drawProfile(ctx, {
-      bands,
-      now,
-      ghost: ghost >= 0 && ghost !== column ? profileAt(rows, values, ghost) : null,
-      chosen: shown.chosenRow ? rows.indexOf(shown.chosenRow) : null,
-      place: placeOf(ends, look.log ?? false, width),
-      frame,
-      width,
-      theme,
+    const [low, high] = ends.map((end) => (look.share ? share(end) : number(end)));
+    paintOn(this.#canvas, width, frame.height + FOOT, (ctx) => {
+      drawProfile(ctx, {
+        bands,
+        now,
+        ghost: ghost >= 0 && ghost !== column ? profileAt(rows, values, ghost) : null,
+        chosen: shown.chosenRow ? rows.indexOf(shown.chosenRow) : null,
+        place: placeOf(ends, look.log ?? false, width),
+        frame,
+        width,
+        theme,
+      });
+      drawEnds(ctx, [low, high], frame.height + 2, width, theme);
     });
-    const texts = ends.map((end) => (look.share ? share(end) : number(end)));
-    drawEnds(ctx, texts, frame.height + 2, width, theme);
     this.#describe(shown, now, column);
   }
 

@@ -11,7 +11,7 @@ export class ScatterControls {
   #x = h("select");
   #y = h("select");
   #tint = h("select");
-  #legend = h("div", { class: "legend" });
+  #legend = h("div", { class: "shades" });
 
   /** @param {(change: Partial<Pick<State, "plot" | "tint" | "brush">>) => void} look */
   constructor(look) {

@@ -2,6 +2,7 @@
 /** @import { Range, State, StepActions, Theme } from "../types.d.ts" */
 /** @import { Cloud, Sampled } from "./values.js" */
 /** @import { Drawn } from "./words.js" */
+import { paintOn } from "../draw/canvas.js";
 import { h } from "../draw/dom.js";
 import { memo } from "../state/memo.js";
 import { ScatterControls } from "./controls.js";
@@ -101,18 +102,15 @@ export class ScatterPart {
 
   /** Draws again, at the width that there is now. */
   resize() {
-    const ctx = this.#canvas.getContext("2d");
     const width = this.#canvas.parentElement?.clientWidth ?? 0;
-    if (!ctx || !this.#drawn || !this.#shown || !width) return;
-    const unit = devicePixelRatio;
-    this.#canvas.width = width * unit;
-    this.#canvas.height = HEIGHT * unit;
-    this.#canvas.style.height = `${HEIGHT}px`;
-    ctx.scale(unit, unit);
+    if (!this.#drawn || !this.#shown || !width) return;
     const { cloud, axes, selected } = this.#drawn;
     const { state, theme } = this.#shown;
     const [x, y] = axes.map((name) => QUANTITIES[name].label);
-    drawScatter(ctx, { cloud, labels: [x, y], selected, brush: state.brush, tint: state.tint, width, theme });
+    const { brush, tint } = state;
+    paintOn(this.#canvas, width, HEIGHT, (ctx) =>
+      drawScatter(ctx, { cloud, labels: [x, y], selected, brush, tint, width, theme }),
+    );
   }
 
   #showNothing() {

@@ -1,9 +1,11 @@
 """The page in a browser, with runs that are hard to show: each test is a fault that a reader once saw."""
 
+import base64
 import math
 import re
 import shutil
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -330,6 +332,82 @@ def test_what_is_in_view_is_saved(page):
     size = picture.path().read_bytes()
     assert size[:8] == b"\x89PNG\r\n\x1a\n"
     assert len(size) > 20_000, "something is drawn"
+
+
+COMPARE = """async ([png, svg]) => {
+    const pixels = async (url) => {
+        const image = new Image();
+        image.src = url;
+        await image.decode();
+        const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+        canvas.getContext("2d").drawImage(image, 0, 0);
+        return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    };
+    const [one, other] = [await pixels(png), await pixels(svg)];
+    let far = 0, coloured = 0, missing = 0;
+    for (let i = 0; i < one.data.length; i += 4) {
+        const by = Math.max(...[0, 1, 2].map((k) => Math.abs(one.data[i + k] - other.data[i + k])));
+        far += by > 60;
+        const saturated = Math.max(...one.data.slice(i, i + 3)) - Math.min(...one.data.slice(i, i + 3)) > 100;
+        coloured += saturated;
+        missing += saturated && by > 100;
+    }
+    const size = one.data.length / 4;
+    return { sizes: [[one.width, one.height], [other.width, other.height]], far: far / size, coloured, missing };
+}"""
+
+
+def test_the_vector_picture_shows_what_the_canvases_show(look, served, tmp_path):
+    names = ("<script>&\"'.weight", "]]>&amp;.bias", "\x1b[31mred\x00.weight")
+    infos = tuple(ParameterInfo(name=name, shape=(4, 4)) for name in names)
+    records = []
+    for step in range(300):
+        norms = [np.nan if step in (20, 21) else 1.0 + step / 100, 1e6 if step == 200 else 0.5, 0.1]
+        one = record(step, norms, loss=math.inf if step == 90 else 2.0 + math.sin(step / 9), max_norm=2.0)
+        records.append(replace(one, layers=replace(one.layers, parameters=infos)))
+    events = [event(200, "critical", "explosion", parameter=names[1]), event(100, "info", "resumed")]
+    write(tmp_path / "run", records, events).end_attempt("closed")
+    seen = look().open_page(served(tmp_path), "run=run&plot=loss+total_norm&brush=0_9_0_1.7")
+    seen.shown_run()
+
+    def saved(kind):
+        with seen.page.expect_download() as download:
+            seen.frame.get_by_label("save what is in view").select_option(kind)
+        return download.value
+
+    file = saved("vector")
+    assert file.suggested_filename == "gradwatch-run-vector.svg"
+    text = file.path().read_text()
+    tree = ElementTree.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    texts = {one.text for one in tree.iter(f"{space}text")}
+    assert {names[0], names[1], "total norm", "Scatter", "loss →", "critical"} <= texts
+    assert any("red" in (one or "") and "\x1b" not in one for one in texts)
+    images = list(tree.iter(f"{space}image"))
+    assert 1 <= len(images) <= 2, "the colours of the layers and their hatching; all else is lines"
+    assert len(list(tree.iter(f"{space}path"))) > 200
+    picture = base64.b64encode(saved("picture").path().read_bytes()).decode()
+    vector = base64.b64encode(text.encode()).decode()
+    found = seen.page.evaluate(COMPARE, [f"data:image/png;base64,{picture}", f"data:image/svg+xml;base64,{vector}"])
+    assert found["sizes"][0] == found["sizes"][1]
+    assert found["far"] < 0.01, found
+    assert found["coloured"] > 5000, "something is drawn"
+    assert found["missing"] < 0.05 * found["coloured"], found
+    points = pd.read_csv(saved("points").path())
+    assert points["step"].tolist() == list(range(300))
+    assert points.loc[200, "total_norm"] == pytest.approx(1e6)
+    assert points["loss"].isna().sum() == 0, "an infinite loss is inf"
+
+
+def test_what_is_folded_away_is_not_in_a_picture(page):
+    """It has a place on the page, and was written over the charts."""
+    seen = page("long")
+    folded = seen.frame.locator(".findings details:not([open]) dd")
+    assert folded.count() > 0, "a milder finding is folded"
+    with seen.page.expect_download() as download:
+        seen.frame.get_by_label("save what is in view").select_option("vector")
+    texts = {one.text for one in ElementTree.parse(download.value.path()).iter("{http://www.w3.org/2000/svg}text")}
+    assert texts.isdisjoint({text for text in folded.all_text_contents() if text})
 
 
 def test_what_is_not_finite_is_hatched(look, served, tmp_path):
@@ -934,7 +1012,7 @@ def test_the_axes_of_the_scatter_are_chosen_and_several_runs_have_their_colours(
     seen = page("long", "&run=short&plot=loss+total_norm&tint=run")
     plot = scatter_of(seen)
     expect(plot).to_contain_text("short: 100 points of 100 steps")
-    expect(plot.locator(".legend")).to_contain_text("short")
+    expect(plot.locator(".shades")).to_contain_text("short")
     options = plot.get_by_label("x", exact=True).locator("option")
     assert options.all_inner_texts() == ["loss", "learning rate", "clip_coef"], "what was recorded, but for the y axis"
     plot.get_by_label("x", exact=True).select_option("learning_rate")
