@@ -1148,6 +1148,8 @@ def test_a_report_printed_from_a_wide_window_fits_on_paper(look, runs, tmp_path,
     file.write_text(render(RunView(runs / "long")))
     seen = look(width=1800, offline=True, color_scheme=theme)
     seen.open_file(file).shown_run()
+    seen.frame.get_by_role("button", name="scatter").click()
+    expect(scatter_of(seen)).to_be_visible()
     seen.page.evaluate(
         """() => window.addEventListener("beforeprint", () => setTimeout(() => {
             const box = (name) => document.querySelector(name).getBoundingClientRect();
@@ -1157,6 +1159,8 @@ def test_a_report_printed_from_a_wide_window_fits_on_paper(look, runs, tmp_path,
                 over: ["section[aria-label='total norm'] .u-over", "section[aria-label='loss'] .u-over"]
                     .map((name) => [box(name).left, box(name).right]),
                 heat: [box("canvas.heat").left, box("canvas.heat").right],
+                scatter: box("canvas.scatter").right,
+                threshold: document.querySelector(".try").hidden ? [] : [box(".try label").top, box("output").top],
                 theme: document.querySelector(".gradwatch").dataset.theme,
             };
         }))"""
@@ -1168,6 +1172,9 @@ def test_a_report_printed_from_a_wide_window_fits_on_paper(look, runs, tmp_path,
     paper = 718  # A4 less margins of a centimetre, at 96 dots an inch
     assert printed["theme"] == "light"
     assert printed["heat"][1] <= paper
+    assert printed["scatter"] <= paper
+    label, output = printed["threshold"]
+    assert label == pytest.approx(output, abs=2), "the sentence about a threshold begins in one line"
     for left, right in printed["over"]:
         assert right <= paper
         assert left == pytest.approx(printed["heat"][0] + LEFT, abs=1), "layers and lines share their steps"
@@ -1177,6 +1184,24 @@ def test_a_report_printed_from_a_wide_window_fits_on_paper(look, runs, tmp_path,
     seen.settle()
     expect(seen.frame.locator(".gradwatch")).to_have_attribute("data-theme", theme)
     assert seen.frame.locator("canvas.heat").bounding_box()["width"] > 1000
+
+
+def test_an_open_story_is_printed_whole(look, runs, tmp_path):
+    file = tmp_path / "long.html"
+    file.write_text(render(RunView(runs / "long")))
+    seen = look(width=1800, offline=True)
+    seen.open_file(file).shown_run()
+    seen.frame.locator("button.event").filter(has_text="explosion").click()
+    expect(seen.frame.locator(".story-table")).to_be_visible()
+    seen.frame.get_by_role("button", name="inspect").click()
+    expect(seen.frame.locator(".inspector-table table")).to_be_visible()
+    seen.page.emulate_media(media="print")
+    seen.page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    for table in (".story-table", ".inspector-table table"):
+        box = seen.frame.locator(table).bounding_box()
+        assert box["x"] + box["width"] <= 718, table
+        scroll = seen.frame.locator(table).evaluate("(table) => getComputedStyle(table.parentElement).overflowX")
+        assert scroll == "visible", table
 
 
 def test_the_browser_draws_for_paper_when_it_prints(look, runs, tmp_path):
