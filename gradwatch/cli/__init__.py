@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["app", "group", "main"]
 
 
+_ASKS_FOR_HELP = {"-h", "--help", "--version"}
+
+
 def group() -> Any:
     """All commands, as the library under typer knows them."""
     return typer.main.get_command(app)
 
 
 def _default_map() -> dict[str, dict[str, Any]]:
+    if _ASKS_FOR_HELP.intersection(sys.argv[1:2]) or {"-h", "--help"}.intersection(sys.argv[2:3]):
+        return {}  # a wrong setting must not keep the user from reading which are right
     given = read_defaults(Path.cwd())
     if not given.table and not any(name.startswith(PREFIX) for name in os.environ):
         return {}

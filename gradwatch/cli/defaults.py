@@ -63,7 +63,7 @@ class Defaults:
             unknown: gets a sentence for each key that is no option, instead of an error.
 
         Raises:
-            BadArgument: a key is no option, or no option of its command.
+            BadArgument: a key is no option, or no option of its command, or a command is no table.
 
         >>> option = Option(command="check", name="min_steps", flag="--min-steps", variable="", default="")
         >>> Defaults(table={"check": {"min-steps": 9}}).by_command([option])
@@ -76,6 +76,8 @@ class Defaults:
         # General keys first, so that those of a command override them.
         for key, value in sorted((self.table or {}).items(), key=lambda pair: isinstance(pair[1], dict)):
             if not isinstance(value, dict):
+                if key in commands and key not in {option.key for option in options}:
+                    raise BadArgument(f"{str(self.file)!r} sets tool.gradwatch.{key} to {value!r}; expected a table.")
                 self._put(found, key, value, options, "", unknown)
             elif key not in commands:
                 self._refuse(key, sorted(commands), unknown)
@@ -98,13 +100,14 @@ class Defaults:
         if not matching:
             self._refuse(f"{prefix}{key}", sorted({f"{prefix}{option.key}" for option in options}), unknown)
         for option in matching:
-            found.setdefault(option.command, {})[option.name] = value
+            is_one = option.is_list and not isinstance(value, list)
+            found.setdefault(option.command, {})[option.name] = [value] if is_one else value
 
     def _refuse(self, key: str, known: Sequence[str], unknown: list[str] | None) -> None:
         hint = suggestion(key, known)
         if unknown is None:
-            expected = hint or f"expected one of {', '.join(known)}"
-            raise BadArgument(f"{str(self.file)!r} sets tool.gradwatch.{key}; {expected}.")
+            expected = hint or f"expected one of {', '.join(known)}."
+            raise BadArgument(f"{str(self.file)!r} sets tool.gradwatch.{key}; {expected}")
         unknown.append(f"tool.gradwatch.{key} in {str(self.file)!r} is no setting{hint and f'; {hint}'}")
 
 
@@ -213,14 +216,17 @@ def used_defaults(context: Any, environment: Mapping[str, str]) -> list[str]:
 
     An address to notify may hold a secret, so values are not repeated here.
     """
-    said = []
-    for parameter in context.command.params:
-        source, flag = context.get_parameter_source(parameter.name), _flag(parameter)
-        if flag is None or source is None or source.name not in ("DEFAULT_MAP", "ENVIRONMENT"):
-            continue
-        variable = _variable(context.info_name, parameter)
-        said.append(f"{flag} from {variable if environment.get(variable) else FILE_NAME}")
-    return said
+    places = {_flag(parameter): place_of(context, parameter, environment) for parameter in context.command.params}
+    return [f"{flag} from {place}" for flag, place in places.items() if place is not None]
+
+
+def place_of(context: Any, parameter: Any, environment: Mapping[str, str]) -> str | None:
+    """Where the user set the default that an option has now; None if the value is not such a default."""
+    source = context.get_parameter_source(parameter.name)
+    if _flag(parameter) is None or source is None or source.name not in ("DEFAULT_MAP", "ENVIRONMENT"):
+        return None
+    variable = _variable(context.info_name, parameter)
+    return variable if environment.get(variable) else FILE_NAME
 
 
 def _flag(parameter: Any) -> str | None:

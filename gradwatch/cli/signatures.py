@@ -26,6 +26,16 @@ RECORD, READ, JUDGE, MANY, EXCHANGE = "Record", "Read a run", "Judge", "Many run
 class Command(TyperCommand):
     """A command that prints on stderr the defaults that it takes from the user's configuration."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; an error about a default names the place where it is set."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            place = None if error.param is None else defaults.place_of(ctx, error.param, os.environ)
+            if place is not None:
+                error.message = f"{error.message} (set in {place})"
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         used = defaults.used_defaults(ctx, os.environ)

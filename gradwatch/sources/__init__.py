@@ -120,14 +120,21 @@ def _read_one(
     if layers is not None and (is_state or pattern is not None or kind == "text"):
         raise BadArgument(f"--layers is given, but {file.name!r} is read without the names of layers.")
     if pattern is not None or kind == "text":
+        _refuse_names(file, norm, step, loss)
         found, what = text_log.rows(file, pattern)
         history = rows.read(found, file, step="step" if "step" in found[0] else None)
-        return replace(history, source=f"{file.name} by {what}")
+        return replace(history, source=f"{file.name} by {what}", notes=text_log.notes(found, history.notes))
     if is_state:
         return trainer_state.read(file)
     if kind in ("json", "lines"):
         return rows.read(json_rows.rows(file), file, norm, step, loss, layers)
     return table.read(file, norm, step, loss, layers)
+
+
+def _refuse_names(file: Path, *names: str | None) -> None:
+    given = next((name for name in names if name is not None), None)
+    if given is not None:
+        raise BadArgument(f"{file.name!r} is read as text, which has no series {given!r}; expected --pattern.")
 
 
 def _tracked(paths: Sequence[Path], of: str | None) -> tuple[list[dict[str, Any]], LoggedRun] | None:

@@ -103,7 +103,7 @@ def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False)
         yield f"taken: {', '.join(taken)}; {options} choose others"
     if columns.step is None and not has_steps:
         yield ROWS_COUNTED
-    missing = [WORDS[kind] for kind, name in names.items() if name is None]
+    missing = [WORDS[kind] for kind, name in names.items() if name is None and kind != "step"]
     if missing:
         yield f"not found: {', '.join(missing)}"
     yield from _left_out(available, {*names.values(), *columns.series.columns})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +16,7 @@ from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point, as_float, first_line, is_step
 from gradwatch.sources.lines import refuse_long_lines
+from gradwatch.text import count
 
 
 def read(
@@ -28,64 +31,105 @@ def read(
     Raises:
         CannotImport: the file can't be read, a column is missing, or a cell is no number.
     """
-    frame = _frame(file)
-    frame.columns = pd.Index([str(column) for column in frame.columns])
-    columns = choose(list(frame.columns), repr(file.name), norm, step, loss, layers_prefix)
+    table = _parquet(file) if file.suffix == ".parquet" else _csv(file)
+    columns = choose(list(table.names), repr(file.name), norm, step, loss, layers_prefix)
     taken = "the norms of layers" if columns.norm is None else f"column {columns.norm!r}"
+    points = list(_points(table, columns, file))
     return History(
-        list(_points(frame, columns, file)),
+        points,
         f"{taken} of {file.name}",
-        notes=tuple(told(list(frame.columns), columns)),
+        notes=(*told(list(table.names), columns), *_left_out(table, len(points))),
         layers=columns.series.layers,
     )
 
 
-def _points(frame: pd.DataFrame, columns: Columns, file: Path) -> Iterator[Point]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """A table whose columns become Python values when they are asked for.
+
+    Attributes:
+        names: of the columns.
+        rows: how many there are.
+        cells: the values of a column by its name; None or empty text was not logged.
+        hides_nan: whether its writer makes no difference between NaN and a value that was not logged.
+    """
+
+    names: tuple[str, ...]
+    rows: int
+    cells: Callable[[str], list[Any]]
+    hides_nan: bool = False
+
+
+def _left_out(table: _Table, taken: int) -> Iterator[str]:
+    """A sentence if rows have no norm."""
+    missing = table.rows - taken
+    if missing:
+        hidden = (
+            "; pandas writes NaN to Parquet as an empty cell, so a NaN may be among them" if table.hides_nan else ""
+        )
+        yield f"{count(missing, 'row')} without a norm left out{hidden}"
+
+
+def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
     """A point for each row that has a norm."""
-    of = {kind: _numbers(frame, name, file) for kind, name in columns.by_kind.items() if name is not None}
-    nothing: list[float | None] = [None] * len(frame)
-    steps = of.get("step", list(range(len(frame))))
+    of = {kind: _numbers(table, name, file) for kind, name in columns.by_kind.items() if name is not None}
+    nothing: list[float | None] = [None] * table.rows
+    steps = of.get("step", list(range(table.rows)))
     losses, rates = of.get("loss", nothing), of.get("learning_rate", nothing)
-    each_layer = [_numbers(frame, name, file) for name in columns.series.columns]
-    layer_norms = list(zip(*each_layer, strict=True)) or [()] * len(frame)
+    each_layer = [_numbers(table, name, file) for name in columns.series.columns]
+    layer_norms = list(zip(*each_layer, strict=True)) or [()] * table.rows
     totals = of["norm"] if columns.norm is not None else [layers.total(norms) for norms in layer_norms]
     for row, (step, norm, loss, rate, norms) in enumerate(zip(steps, totals, losses, rates, layer_norms, strict=True)):
         if norm is not None:
             yield Point(step=_step(step, file, row), norm=norm, loss=loss, learning_rate=rate, layers=norms)
 
 
-def _frame(file: Path) -> pd.DataFrame:
+def _parquet(file: Path) -> _Table:
     try:
-        if file.suffix == ".parquet":
-            return pd.read_parquet(file)
-        return _csv(file)
-    except CannotImport:
-        raise
+        from pyarrow import parquet
     except ImportError as error:
         raise CannotImport("Parquet needs the package pyarrow: `pip install gradwatch[parquet]`.") from error
+    try:
+        # Not by pandas, which would read a cell that was not logged as NaN.
+        table = parquet.ParquetFile(file).read()
+    except Exception as error:  # pyarrow raises many types
+        raise _unreadable(file, error) from error
+    names = tuple(dict.fromkeys(table.column_names))
+    return _Table(
+        names=names,
+        rows=table.num_rows,
+        cells=lambda name: table.column(table.column_names.index(name)).to_pylist(),
+        hides_nan=b"pandas" in (table.schema.metadata or {}),
+    )
+
+
+def _csv(file: Path) -> _Table:
+    refuse_long_lines(file)
+    # As text, because pandas would read an empty cell and one that says NaN alike. Without `index_col`, pandas takes
+    # the first column for an index where rows are longer than the head, and each column gets its neighbour's values.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
     except pd.errors.ParserWarning as error:
         raise CannotImport(
             f"{str(file)!r} has a row that is longer than its first line, which names the columns."
         ) from error
     except Exception as error:  # parsers raise many types
-        raise CannotImport(f"{str(file)!r} can't be read as a table: {first_line(error)}.") from error
+        raise _unreadable(file, error) from error
+    frame.columns = pd.Index([str(column) for column in frame.columns])
+    return _Table(names=tuple(frame.columns), rows=len(frame), cells=lambda name: frame[name].tolist())
 
 
-def _csv(file: Path) -> pd.DataFrame:
-    refuse_long_lines(file)
-    # As text, because pandas would read an empty cell and one that says NaN alike. Without `index_col`, pandas takes
-    # the first column for an index where rows are longer than the head, and each column gets its neighbour's values.
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+def _unreadable(file: Path, error: Exception) -> CannotImport:
+    return CannotImport(f"{str(file)!r} can't be read as a table: {first_line(error)}.")
 
 
-def _numbers(frame: pd.DataFrame, name: str, file: Path) -> list[float | None]:
+def _numbers(table: _Table, name: str, file: Path) -> list[float | None]:
     """The numbers in a column, None for an empty cell."""
     found: list[float | None] = []
-    is_text = frame[name].dtype == object or str(frame[name].dtype).startswith("str")
-    for row, cell in enumerate(frame[name].tolist()):
-        is_empty = cell is None or cell is pd.NA or (is_text and not str(cell).strip())
+    for row, cell in enumerate(table.cells(name)):
+        is_empty = cell is None or (isinstance(cell, str) and not cell.strip())
         number = None if is_empty else as_float(cell)
         if number is None and not is_empty:
             raise CannotImport(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,18 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
             r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'."
         )
     return each[best], f"the pattern of {best}"
+
+
+def notes(found: Sequence[Mapping[str, Any]], of_rows: Sequence[str]) -> tuple[str, ...]:
+    """The notes about rows of text, whose columns are groups of a pattern and can't be chosen by options.
+
+    >>> notes([{"grad_norm": "1.0", "loss": "2"}], ["taken: ...", "not found: the learning rate"])
+    ('taken: the norm and the loss', 'not found: the learning rate')
+    """
+    words = {"grad_norm": "norm", "step": "step", "loss": "loss", "lr": "learning rate"}
+    names = dict.fromkeys(name for row in found for name in row)
+    taken = " and ".join(f"the {words[name]}" for name in words if name in names)
+    return (f"taken: {taken}", *(note for note in of_rows if not note.startswith("taken: ")))
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

@@ -207,6 +207,8 @@ def norm_lines(summary: RunSummary, screen: Screen, height: int = 4) -> list[Tex
 def loss_lines(summary: RunSummary, screen: Screen, height: int = 2) -> list[Text]:
     """The loss: its numbers and its curve, or how to log it."""
     loss = summary.loss
+    if loss is None and summary.ended == "imported":
+        return [Text("loss  not known: the history has none", "dim")]
     if loss is None:
         return [Text("loss  not logged; watch.log(loss=loss) adds it", "dim")]
     head = Text("loss", "bold")

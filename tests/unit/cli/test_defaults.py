@@ -54,6 +54,8 @@ def test_the_table_of_a_command_overrides_the_general_one():
         ("[tool.gradwatch.reports]\nlayers = 3\n", "tool.gradwatch.reports"),
         ("[tool]\ngradwatch = 3\n", "expected a table"),
         ("[tool.gradwatch\n", "can't be read"),
+        ("[tool.gradwatch]\ncheck = 3\n", "sets tool.gradwatch.check to 3; expected a table."),
+        ("[tool.gradwatch.check]\nmin-step = 3\n", "did you mean 'check.min-steps'? (bad-argument)"),
     ],
 )
 def test_a_file_with_a_fault_is_one_clear_error(project, command, runs, text, says):
@@ -158,3 +160,36 @@ def test_completion_completes_commands():
     done = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {"report", "recommend"} <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "place"),
+    [
+        ('[tool.gradwatch.check]\nmin-steps = "many"\n', "", "pyproject.toml"),
+        ("[tool.gradwatch.check]\nmin-steps = 3\n", "many", "GRADWATCH_CHECK_MIN_STEPS"),
+    ],
+)
+def test_a_value_of_the_wrong_type_names_its_place(project, command, runs, monkeypatch, text, variable, place):
+    project(text)
+    monkeypatch.setenv("GRADWATCH_CHECK_MIN_STEPS", variable)
+    monkeypatch.setenv("COLUMNS", "200")
+    done = command("check", runs / "good")
+    assert (done.code, done.out) == (2, "")
+    assert "Invalid value for '--min-steps'" in done.err
+    assert f"(set in {place})" in done.err
+    done = command("check", runs / "good", "--min-steps", "x")
+    assert done.code == 2
+    assert "set in" not in done.err
+
+
+def test_one_value_of_an_option_that_may_be_repeated_needs_no_list(project, command, runs):
+    project('[tool.gradwatch.check]\nfail-on = "drift"\n')
+    assert command("check", runs / "bad").out == "healthy\n"
+
+
+def test_help_and_version_are_printed_beside_a_wrong_setting(project, command):
+    project("[tool.gradwatch]\nlayer = 3\n")
+    assert command("--version").out.startswith("gradwatch ")
+    for arguments in (["-h"], ["check", "--help"]):
+        assert command(*arguments).code == 0
+    assert command("config").code == 1

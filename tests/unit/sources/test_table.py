@@ -3,7 +3,9 @@
 import math
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from gradwatch import Run
 from gradwatch.errors import CannotImport
@@ -16,10 +18,36 @@ from .support import NORMS, assert_norms, imported
 def test_a_table_with_a_step_and_a_norm(tmp_path, ending):
     frame = pd.DataFrame({"step": range(500), "Grad-Norm": NORMS, "loss": 0.5, "lr": 0.01})
     file = tmp_path / f"history.{ending}"
-    frame.to_csv(file, index=False, na_rep="NaN") if ending == "csv" else frame.to_parquet(file)
+    if ending == "csv":
+        frame.to_csv(file, index=False, na_rep="NaN")
+    else:
+        parquet.write_table(pa.table({name: frame[name].tolist() for name in frame}), file)
     steps = assert_norms(imported([file], tmp_path))
     assert (steps["loss"] == 0.5).all()
     assert (steps["learning_rate"] == 0.01).all()
+
+
+def test_a_gap_in_parquet_is_no_nan(tmp_path):
+    """pandas writes both as an empty cell, so that neither a NaN nor a number may be made of it."""
+    norms = [1.0, None, 3.0, math.nan]
+    parquet.write_table(pa.table({"step": [0, 1, 2, 3], "grad_norm": norms, "loss": [0.5] * 4}), tmp_path / "a.parquet")
+    history = read([tmp_path / "a.parquet"])
+    assert [point.step for point in history.points] == [0, 2, 3]
+    assert math.isnan(history.points[-1].norm)
+    assert "1 row without a norm left out" in history.notes
+    pd.DataFrame({"step": range(4), "grad_norm": norms}).to_parquet(tmp_path / "b.parquet")
+    history = read([tmp_path / "b.parquet"])
+    assert [point.step for point in history.points] == [0, 2]
+    (note,) = [note for note in history.notes if "left out" in note]
+    assert note == (
+        "2 rows without a norm left out; pandas writes NaN to Parquet as an empty cell, so a NaN may be among them"
+    )
+
+
+def test_a_step_that_pandas_keeps_as_the_index_is_found(tmp_path):
+    frame = pd.DataFrame({"grad_norm": [1.0, 2.0]}, index=pd.Index([10, 20], name="step"))
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert [point.step for point in read([tmp_path / "a.parquet"]).points] == [10, 20]
 
 
 def test_what_weights_and_biases_exports(tmp_path):
