@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -153,38 +154,65 @@ def can_read(gradient: Tensor) -> bool:
     )
 
 
-def readable(positions: Sequence[int], gradients: Sequence[Any]) -> list[int]:
-    """Return the positions of the gradients that `can_read` accepts; a loop for itself, since it runs at every step."""
-    dtypes, strided = DTYPES, torch.strided
-    return [
-        at
-        for at in positions
-        if (g := gradients[at]).dtype in dtypes
-        and g.layout is strided
-        and (g.is_contiguous() or is_dense(g))
-        and (g.data_ptr() or not g.numel())
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readable:
+    """Gradients of one device that the kernel can read, and what it asks of each."""
+
+    positions: list[int]
+    gradients: list[Tensor]
+    dtypes: list[torch.dtype]
+    addresses: list[int]
+    sizes: list[int]
 
 
-def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
+def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
+    """Return those of the plain gradients at these positions that `can_read` accepts.
+
+    It runs at every step. Asking all of them one thing after another takes the host half as long as asking each for
+    everything.
+    """
+    chosen = list(gradients) if len(positions) == len(gradients) else [gradients[at] for at in positions]
+    dtypes = [gradient.dtype for gradient in chosen]
+    if (
+        DTYPES.keys() >= set(dtypes)
+        and {gradient.layout for gradient in chosen} <= {torch.strided}
+        and all(map(Tensor.is_contiguous, chosen))
+    ):
+        addresses = list(map(Tensor.data_ptr, chosen))
+        sizes = list(map(Tensor.numel, chosen))
+        if all(addresses) or all(map(can_read, chosen)):
+            return Readable(
+                positions=list(positions), gradients=chosen, dtypes=dtypes, addresses=addresses, sizes=sizes
+            )
+    positions = [at for at in positions if can_read(gradients[at])]
+    chosen = [gradients[at] for at in positions]
+    return Readable(
+        positions=positions,
+        gradients=chosen,
+        dtypes=[gradient.dtype for gradient in chosen],
+        addresses=[gradient.data_ptr() for gradient in chosen],
+        sizes=[gradient.numel() for gradient in chosen],
+    )
+
+
+def measure_triton(gradients: Sequence[Tensor], found: Readable | None = None) -> Tensor:
     """Return the statistics as a (gradients, 4) float64 tensor on the device, in the order of `COLUMNS`.
 
     Args:
         gradients: plain tensors of one device that `can_read` accepts.
+        found: what `readable` found of them, if it was asked.
     """
+    if found is None:
+        found = readable(range(len(gradients)), gradients)
     device = gradients[0].device
     table = torch.empty(len(gradients), len(COLUMNS), dtype=torch.float64, device=device)
-    of_dtype: dict[torch.dtype, list[int]] = {}
-    for position, gradient in enumerate(gradients):
-        of_dtype.setdefault(gradient.dtype, []).append(position)
-    for dtype, positions in of_dtype.items():
-        chosen = [gradients[position] for position in positions]
-        plan = _plan(tuple(positions), tuple([gradient.numel() for gradient in chosen]), device)
-        addresses = plan.addresses([gradient.data_ptr() for gradient in chosen])
+    for dtype in dict.fromkeys(found.dtypes):
+        positions, addresses, sizes = _of_dtype(dtype, found)
+        plan = _plan(tuple(positions), tuple(sizes), device)
         sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
         if plan.chunks:
             _read[(plan.chunks,)](
-                addresses,
+                plan.addresses(addresses),
                 plan.sizes,
                 plan.tensor_of,
                 plan.offset_of,
@@ -196,6 +224,15 @@ def measure_triton(gradients: Sequence[Tensor]) -> Tensor:
             )
         _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
     return table
+
+
+def _of_dtype(dtype: torch.dtype, found: Readable) -> tuple[Sequence[int], list[int], list[int]]:
+    """Places in the table, addresses and sizes of the gradients of one dtype."""
+    everything = range(len(found.dtypes))
+    if len(set(found.dtypes)) == 1:
+        return everything, found.addresses, found.sizes
+    places = [at for at in everything if found.dtypes[at] == dtype]
+    return places, [found.addresses[at] for at in places], [found.sizes[at] for at in places]
 
 
 class _Plan:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,10 +60,15 @@ def measure(gradients: Sequence[Tensor | None], stats: Sequence[str] = STATS) ->
     wanted = tuple(name for name in STATS if name in stats)
     if any_sharded(gradients):
         gradients = [None if g is None else local(g) for g in gradients]
-    parts, rest = _in_one_read(gradients, wanted)
-    if rest:
-        of_kernel, rest = _in_one_launch(gradients, rest, wanted)
-        parts += of_kernel
+    first = next((g for g in gradients if g is not None), None)
+    is_of_host = first is None or devices.is_on_host(first)
+    parts: list[Part] = []
+    rest: Sequence[int] = range(len(gradients))
+    # The likelier first: each looks at every gradient that is left.
+    for way in (_in_one_read, _in_one_launch) if is_of_host else (_in_one_launch, _in_one_read):
+        if rest:
+            found, rest = way(gradients, rest, wanted)
+            parts += found
     if rest:
         parts += _by_device(gradients, rest, wanted)
     return Measurement(wanted, len(gradients), tuple(parts))
@@ -199,17 +205,18 @@ def _table_of(measured: Measurement, stats: Sequence[str], device: torch.device)
     return table
 
 
-def _in_one_read(gradients: Sequence[Tensor | None], stats: tuple[str, ...]) -> tuple[list[Part], Sequence[int]]:
-    """Measure by the compiled pass; return the result and the positions that it can't read."""
-    everything = range(len(gradients))
+def _in_one_read(
+    gradients: Sequence[Tensor | None], rest: Sequence[int], stats: tuple[str, ...]
+) -> tuple[list[Part], Sequence[int]]:
+    """Measure by the compiled pass, which reads the CPU alone; return the result and the positions that are left."""
     if not is_available():
-        return [], everything
+        return [], rest
     found = readable(gradients)
     if not found.positions:
-        return [], everything
+        return [], rest
     table = measure_fused(found).T
     values = torch.from_numpy(table if len(stats) == len(COLUMNS) else table[[COLUMNS.index(s) for s in stats]])
-    return [Part(found.positions, values, None)], _left_of(everything, found.positions)
+    return [Part(found.positions, values, None)], _left_of(rest, found.positions)
 
 
 def _in_one_launch(
@@ -219,32 +226,40 @@ def _in_one_launch(
 
     A quick look for the usual case: `entries_of`, which the others go through, costs the host several times as much.
     """
-    devices_of = _devices_of_plain(gradients, rest)
-    on_cuda = {device for device in set(devices_of.values()) if device.type in _TRITON_DEVICES}
+    of_device = _plain_by_device(gradients, rest)
+    on_cuda = [device for device in of_device if device.type in _TRITON_DEVICES]
     kernel = _kernel() if on_cuda else None
     if kernel is None:
         return [], rest
-    parts = []
-    done: set[int] = set()
+    parts: list[Part] = []
+    done: list[int] = []
     for device in on_cuda:
-        positions = kernel.readable([at for at, of in devices_of.items() if of == device], gradients)
-        if positions:
-            values = _by_triton([gradients[position] for position in positions], stats)
-            parts.append(to_host(positions, values))
-            done.update(positions)
+        found = kernel.readable(of_device[device], gradients)
+        if found.positions:
+            parts.append(to_host(found.positions, _by_triton(found.gradients, stats, found)))
+            done += found.positions
     return parts, _left_of(rest, done)
 
 
-def _devices_of_plain(gradients: Sequence[Tensor | None], positions: Sequence[int]) -> dict[int, torch.device]:
-    plain = PLAIN
-    return {at: g.device for at in positions if (g := gradients[at]) is not None and type(g) in plain}
+def _plain_by_device(gradients: Sequence[Tensor | None], rest: Sequence[int]) -> Mapping[torch.device, Sequence[int]]:
+    """The positions of the plain gradients among these, of each device."""
+    if len(rest) == len(gradients) and PLAIN.issuperset(map(type, gradients)):
+        found = {gradient.device for gradient in gradients}  # type: ignore[union-attr]
+        if len(found) == 1:  # as usual
+            return {found.pop(): rest}
+    of_device: dict[torch.device, list[int]] = defaultdict(list)
+    for at in rest:
+        gradient = gradients[at]
+        if gradient is not None and type(gradient) in PLAIN:
+            of_device[gradient.device].append(at)
+    return of_device
 
 
-def _left_of(positions: Sequence[int], done: Collection[int]) -> Sequence[int]:
+def _left_of(positions: Sequence[int], done: Sequence[int]) -> Sequence[int]:
     if len(done) == len(positions):  # as usual
         return ()
-    done = set(done)
-    return [position for position in positions if position not in done]
+    found = set(done)
+    return [position for position in positions if position not in found]
 
 
 def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...]) -> list[Part]:
@@ -278,11 +293,12 @@ def _kernel() -> ModuleType | None:
     return _triton
 
 
-def _by_triton(tensors: list[Tensor], stats: Sequence[str]) -> Tensor:
+def _by_triton(tensors: list[Tensor], stats: Sequence[str], found: Any = None) -> Tensor:
+    """Measure by the kernel, or by PyTorch's operators if it fails; ``found`` is what it knows of the tensors."""
     global _triton  # noqa: PLW0603
     assert _triton is not None
     try:
-        table: Tensor = _triton.measure_triton(tensors)
+        table: Tensor = _triton.measure_triton(tensors, found)
     except Exception as error:
         _triton = None
         logger.warning(

@@ -50,7 +50,6 @@ np.testing.assert_allclose(measure_triton([torch.zeros(0)]).numpy(), [[0, 0, 0, 
 import gradwatch.measure.routes as routes
 from gradwatch.measure import Measurement, operators
 routes.is_available, routes._triton = (lambda: False), kernel
-every = [None, *CASES.values(), None]
 parts = routes._on_accelerator
 operators.on_cpu = None  # not to be called
 routes._TRITON_DEVICES.add("cpu")
@@ -61,8 +60,22 @@ assert len(small) > 20 and len(small) < len(gradients)
 for stat, column in found.collect().items():
     np.testing.assert_allclose(column[small], [oracle(gradients[i])[stat] for i in small], rtol=1e-6, err_msg=stat)
 
+# asked of all at once, the kernel reads the same ones as one by one
+assert kernel.readable(range(len(gradients)), gradients).positions == small
+chosen = [gradients[i] for i in small]
+at_once = kernel.readable(range(len(chosen)), chosen)
+assert at_once.positions == list(range(len(chosen)))
+assert at_once.addresses == [t.data_ptr() for t in chosen] and at_once.sizes == [t.numel() for t in chosen]
+
+# and all of a step in one launch for each dtype, whether some have no gradient or not
+for spaced in (chosen, [None, *chosen, None]):
+    found = routes.measure(spaced).collect()
+    for stat, column in found.items():
+        expected = [np.nan if t is None else oracle(t)[stat] for t in spaced]
+        np.testing.assert_allclose(column, expected, rtol=1e-6, err_msg=stat)
+
 # a kernel that fails is left for good, and the numbers stay
-def broken(tensors):
+def broken(*arguments):
     raise RuntimeError("a planted fault")
 kernel.measure_triton = broken
 ones = [torch.ones(4), torch.ones(9)]
