@@ -45,7 +45,6 @@ class Arch:
     dimension: int = 0  # of its rows
     weighted: bool = True  # whether a row's loss can be weighted, and its label changed
     marked: str | None = "x"  # the input that has the mark
-    argument: str = "argument 0"
     step: str | None = "step"  # the module that has the operation
 
 

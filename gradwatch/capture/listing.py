@@ -87,14 +87,22 @@ class UnreadableCapture:
 
 
 def list_captures(run: str | os.PathLike[str]) -> list[CaptureInfo]:
-    """The captures of a run, by step; those that can't be read are left out, see `unreadable_captures`."""
+    """The captures of a run, by step, those of one step by time: what one optimizer has spoilt, others meet later.
+
+    Those that can't be read are left out, see `unreadable_captures`.
+    """
     found = []
     for folder in capture_folders(run):
         try:
             found.append(describe(folder))
         except (CaptureDamaged, CaptureNotFound, CaptureTooNew):
             continue
-    return sorted(found, key=lambda one: (one.step, one.folder.name))
+    return sorted(found, key=_moment)
+
+
+def _moment(info: CaptureInfo) -> tuple[int, float, str]:
+    when = math.inf if info.wall_time is None or math.isnan(info.wall_time) else info.wall_time
+    return info.step, when, info.folder.name
 
 
 def unreadable_captures(run: str | os.PathLike[str]) -> list[UnreadableCapture]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gradwatch.capture.nested import tensors_in
 from gradwatch.capture.record import Forward
+from gradwatch.replaying.arguments import named_parts
 from gradwatch.replaying.batch import Batch, Padded
 from gradwatch.text import count, number
 
@@ -25,7 +26,7 @@ def oddities(forward: Forward, batch: Batch, row: int, model: nn.Module, *, of_l
     """
     found: list[str] = []
     dimensions = iter(batch.inputs)
-    for name, value in _named(forward):
+    for name, value in named_parts(forward, model):
         for tensor in tensors_in(value):
             dimension = next(dimensions)
             if dimension is None or batch.size < 2:
@@ -36,14 +37,6 @@ def oddities(forward: Forward, batch: Batch, row: int, model: nn.Module, *, of_l
     if of_loss:
         found += _odd_gradient(forward, batch, row)
     return tuple(dict.fromkeys(found))
-
-
-def _named(forward: Forward) -> list[tuple[str, object]]:
-    return [(f"argument {at}", one) for at, one in enumerate(forward.args)] + [
-        pair
-        for name, value in forward.kwargs.items()
-        for pair in ([(str(key), one) for key, one in value.items()] if isinstance(value, Mapping) else [(name, value)])
-    ]
 
 
 def _odd(name: str, rows: Sequence[Tensor], row: int, model: nn.Module) -> list[str]:

@@ -165,14 +165,5 @@ def _origin(trace: Trace, index: int, usual: float | None, control: Control | No
 
 
 def _origin_in(leaf: Leaf, known: float | None, control: str | None) -> Origin:
-    module = None if leaf.kind == "loss" else _argument(leaf.name) if leaf.kind == "input" else leaf.name
+    module = None if leaf.kind == "loss" else leaf.name
     return Origin(direction=leaf.kind, module=module, observed=leaf.magnitude, control=known, control_is=control)
-
-
-def _argument(name: str) -> str:
-    """An argument's name; a positional one is counted from 0.
-
-    >>> _argument("0"), _argument("input_ids")
-    ('argument 0', 'input_ids')
-    """
-    return f"argument {name}" if name.isdigit() else name

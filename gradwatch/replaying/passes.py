@@ -19,6 +19,7 @@ from gradwatch.capture.random_state import set_random_state, take_random_state
 from gradwatch.capture.record import Capture, Forward, Group
 from gradwatch.errors import CannotReplay
 from gradwatch.measure import is_sharded
+from gradwatch.replaying.arguments import named_arguments
 from gradwatch.replaying.batch import repacked
 from gradwatch.replaying.trace import Trace, Tracer, tracing
 
@@ -157,8 +158,8 @@ class Player:
             stack.enter_context(torch.set_grad_enabled(grad))
             for context in self._autocast(forward, autocast):
                 stack.enter_context(context)
-            call = self.calls.get(forward.module) or self.model.get_submodule(forward.module)
-            output = call(*args, **kwargs)
+            call = self.calls.get(forward.module)  # whose truth may be its length
+            output = (self.model.get_submodule(forward.module) if call is None else call)(*args, **kwargs)
         return differentiable(output) if grad else tensors_in(output)
 
     def arguments(self, forward: Forward) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -172,9 +173,10 @@ class Player:
             return copy.requires_grad_(tensor.requires_grad)
 
         args, kwargs = map_tensors(fresh, (tuple(forward.args), dict(forward.kwargs)))
-        for name, value in [*((str(at), one) for at, one in enumerate(args)), *kwargs.items()]:
-            for tensor in tensors_in(value):
-                self._observe("input", name, tensor)
+        if self.observer is not None:
+            for name, value in named_arguments(dataclasses.replace(forward, args=args, kwargs=kwargs), self.model):
+                for tensor in tensors_in(value):
+                    self._observe("input", name, tensor)
         return repacked(args), {name: repacked((one,))[0] for name, one in kwargs.items()}
 
     calls: Mapping[str, Callable[..., Any]] = MappingProxyType({})

@@ -53,13 +53,14 @@ class _Finder:
         self._times = 0
         self.called: Called | None = None
         self.is_found = False
+        self.is_over = False
 
     def listening(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Make a method of `nn.Module` out of this one that is heard before."""
 
         @functools.wraps(original)
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if self._is_wanted(module):
+            if not self.is_over and self._is_wanted(module):
                 self._take(module, args, kwargs)
             return original(module, *args, **kwargs)
 
@@ -109,6 +110,7 @@ def find_model(program: Program, wanted: Sequence[Shapes], *, quiet: bool = Fals
             error = run_until(program, _Enough)
         finally:
             stop()
+            finder.is_over = True  # what `torch.compile` made meanwhile calls the method that was there
         if error is not None:
             failed = f" It ended with {type(error).__name__}."
             if not finder.is_found:

@@ -26,6 +26,6 @@ def test_the_replay_in_the_picture_is_the_one_that_the_commands_make(tmp_path):
         f"STEP {found.step}",
         f"train.py:{line}",
         f"row {row} of 32",
-        f"row {row} argument 0: all 64 entries are 0",
+        f"row {row} pictures: all 64 entries are 0",
     ):
         assert part in words

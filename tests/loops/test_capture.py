@@ -138,6 +138,23 @@ def autocast(t):
         optimizer.step()
 
 
+def autocast_of_float16(t):
+    """With a GradScaler; the hidden layers are in float16."""
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    t.attach(model, optimizer)
+    for step, x in enumerate(batches()):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = model(x).float().square().mean() * weight(step)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+
+
 def scaled(t, unscales=True):
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -248,6 +265,75 @@ class Inside(Net):
         return Answer(F.mse_loss(logits, labels), logits)
 
 
+@dataclasses.dataclass
+class Batch:
+    x: torch.Tensor
+    rows: int
+
+
+class Unpacking(Net):
+    """Takes its input out of whatever holds it."""
+
+    def forward(self, batch):
+        return super().forward(batch.x if hasattr(batch, "x") else batch["x"] if isinstance(batch, dict) else batch[0])
+
+
+class OfSparse(Net):
+    def forward(self, x):
+        hidden = torch.sparse.mm(x, self.first.weight.t()) + self.first.bias
+        return self.last(self.drop(torch.tanh(hidden)))
+
+
+class OfIds(Net):
+    def __init__(self):
+        super().__init__()
+        self.ids = nn.Embedding(50, 6)
+
+    def forward(self, ids):
+        return super().forward(self.ids(ids).mean(dim=1))
+
+
+def given(t, make, put):
+    """A loop whose model takes its batch as ``put`` makes it."""
+    model = make()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    t.attach(model, optimizer)
+    for step, x in enumerate(batches()):
+        optimizer.zero_grad()
+        (model(put(x)).square().mean() * weight(step)).backward()
+        optimizer.step()
+
+
+def tuple_input(t):
+    given(t, Unpacking, lambda x: (x, len(x)))
+
+
+def dictionary_input(t):
+    given(t, Unpacking, lambda x: {"x": x, "lengths": torch.full((len(x),), 6)})
+
+
+def dataclass_input(t):
+    given(t, Unpacking, lambda x: Batch(x, len(x)))
+
+
+def batch_encoding(t):
+    from transformers import BatchEncoding
+
+    given(t, Unpacking, lambda x: BatchEncoding({"x": x, "attention_mask": torch.ones(len(x), 6, dtype=torch.int64)}))
+
+
+def sparse_input(t):
+    given(t, OfSparse, lambda x: x.relu().to_sparse())
+
+
+def sparse_rows(t):
+    given(t, OfSparse, lambda x: x.relu().to_sparse_csr())
+
+
+def integer_input(t):
+    given(t, OfIds, lambda x: (x.abs() * 7).long() % 50)
+
+
 def loss_inside(t):
     model = Inside()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -256,6 +342,35 @@ def loss_inside(t):
         optimizer.zero_grad()
         out = model({"x": x}, labels=x[:, 3:])
         ((out.loss + 0.1 * out.logits.abs().mean()) * weight(step)).backward()
+        optimizer.step()
+
+
+def loss_changed_in_place(t):
+    """As the Trainer of Transformers multiplies the loss of a model by the number of processes."""
+    model = Inside()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    t.attach(model, optimizer)
+    for step, x in enumerate(batches()):
+        optimizer.zero_grad()
+        loss = model({"x": x}, labels=x[:, 3:]).loss
+        loss *= weight(step)
+        loss += 1
+        (loss / 2).backward()
+        optimizer.step()
+
+
+def outputs_changed_in_place(t):
+    """Wholly and in part, in two micro-batches."""
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    t.attach(model, optimizer)
+    for step, x in enumerate(batches()):
+        optimizer.zero_grad()
+        for part in x.split(4):
+            out = model(part)
+            out.mul_(3.0)
+            out[:, 1] = 5.0
+            (out.square().mean() * weight(step)).backward()
         optimizer.step()
 
 
@@ -387,9 +502,11 @@ def checkpointed_reentrant(t):
 
 
 TRAININGS = [
-    plain, policy, accumulation, autocast, scaled, scaled_without_unscaling, checkpointed, checkpointed_reentrant,
-    siamese, episode, gan, lstm, loss_inside, retained, gpt2, frozen_part, without_optimizer, part_of_the_model,
-    lightning, closure, closure_that_clips,
+    plain, policy, accumulation, autocast, autocast_of_float16, scaled, scaled_without_unscaling, checkpointed,
+    checkpointed_reentrant, tuple_input, dictionary_input, dataclass_input, batch_encoding, sparse_input, sparse_rows,
+    integer_input, siamese, episode, gan, lstm, loss_inside, loss_changed_in_place, outputs_changed_in_place,
+    retained, gpt2, frozen_part, without_optimizer,
+    part_of_the_model, lightning, closure, closure_that_clips,
 ]  # fmt: skip
 
 
@@ -530,13 +647,31 @@ def test_an_input_changed_in_place_is_told(tmp_path):
     assert "an input was changed in place" in capture.not_kept[0]
 
 
-def test_an_output_changed_in_place_is_told(tmp_path):
+def test_an_output_that_is_a_view_and_is_changed_in_place_is_told(tmp_path):
+    class Sliced(Net):
+        def forward(self, x):
+            return super().forward(x)[:, :2]
+
     def loop(model, optimizer, x, factor):
         out = model(x)
         out.mul_(2.0)
         (out.square().mean() * factor).backward()
 
-    assert not one_bad_step(tmp_path, loop).replayable
+    assert not one_bad_step(tmp_path, loop, Sliced()).replayable
+
+
+def test_an_output_that_is_used_before_and_after_a_change_in_place_has_both_gradients(tmp_path):
+    def loop(model, optimizer, x, factor):
+        out = model(x)
+        before = (out * 3).sum()
+        out.mul_(2.0)
+        ((out.mean() + before) * factor).backward()
+
+    model = nn.Linear(6, 3)
+    capture = one_bad_step(tmp_path, loop, model)
+    assert capture.replayable
+    again = replay(capture, model)
+    assert all(equal(again[name], gradient) for name, gradient in capture.gradients.items())
 
 
 @pytest.mark.parametrize("change", ["mul", "set", "none"])

@@ -124,7 +124,7 @@ def _place(origin: Origin) -> str:
     if origin.direction == "weights":
         return f"began in the weights: {origin.module} is not finite before the step"
     if origin.direction == "input":
-        return f"began in the input {origin.module}"
+        return "began in the input" if origin.module == "input" else f"began in the input {origin.module}"
     if origin.direction == "loss":
         return "began in the loss, or between it and the model: the gradient is bad as it reaches the model's output"
     module = "the model itself" if origin.module == "" else origin.module or "an unknown module"

@@ -57,6 +57,33 @@ def _edge(tensor: Tensor, index: int, arrived: Arrived) -> Tensor:
     return made
 
 
+def follow_changes(edge: Tensor, origin: Any, arrived: Callable[[Tensor], None]) -> bool:
+    """Hear the gradient of an output that was changed in place after the forward, for example by `loss *= scale`.
+
+    Such a change gives the edge another history, and its hook is not called for what reaches the output by that. The
+    gradient passes PyTorch's `CopySlices`, one for each change. The first of them hands it to ``origin``.
+
+    Args:
+        edge: from `put_edges`.
+        origin: the node that made the output, before it had an edge.
+        arrived: takes the gradient.
+
+    Returns:
+        False if the history is of another kind, as that of an output that is a view.
+    """
+    if edge._base is None:
+        return False
+    node, first = edge._base.grad_fn, None
+    while node is not None and node is not origin:
+        if type(node).__name__ != "CopySlices":
+            return False
+        node, first = node.next_functions[0][0], node
+    if node is None or first is None:
+        return False
+    first.register_hook(lambda inputs, _: None if inputs[0] is None else arrived(inputs[0]))
+    return True
+
+
 def _replace(value: Any, edge: Callable[[Tensor], Tensor], depth: int) -> Any:
     if isinstance(value, Tensor):
         return edge(value)

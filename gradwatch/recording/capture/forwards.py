@@ -6,15 +6,15 @@ import gc
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from gradwatch.capture import take_random_state, tensors_in
-from gradwatch.recording.capture.edges import CannotReplace, put_edges
-from gradwatch.recording.capture.passes import Held, HeldForward, version_of
+from gradwatch.recording.capture.edges import CannotReplace, follow_changes, put_edges
+from gradwatch.recording.capture.passes import Held, HeldForward, HeldOutput, version_of
 from gradwatch.recording.capture.surroundings import Buffers, Flags, autocast_of, devices_of, is_plain
 
 ArrivedAt = Callable[[HeldForward, int, Tensor], None]
@@ -46,6 +46,29 @@ class _Called:
         self.kinds = {device.type for device in self.devices} | {"cpu"}
 
 
+class _OpenOutput:
+    """An output that no backward has reached, as long as the loop has it: nothing is held longer than that.
+
+    Attributes:
+        origin: the node of autograd that made it, before it had an edge.
+    """
+
+    def __init__(self, edge: Tensor, forward: HeldForward, index: int, among: dict[int, _OpenOutput]) -> None:
+        self.forward, self.index = forward, index
+        self.origin: Any = edge.grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+        key = id(edge)
+
+        def gone(reference: weakref.ref[Tensor]) -> None:
+            if key in among and among[key].edge is reference:
+                del among[key]
+
+        self.edge = weakref.ref(edge, gone)
+
+    @property
+    def output(self) -> HeldOutput:
+        return self.forward.outputs[self.index]
+
+
 class ForwardTap:
     """Hooks on the modules of one model that may be called from outside.
 
@@ -66,7 +89,9 @@ class ForwardTap:
         self._running: list[tuple[int, HeldForward | None]] = []
         self._thread = threading.get_ident()
         self._handles: dict[str, list[Any]] = {}
+        self._listened: set[int] = set()
         self._looked_for_compiled = False
+        self._open: dict[int, _OpenOutput] = {}
         for name, module in _candidates(model):
             self._listen(module, name)
 
@@ -75,11 +100,30 @@ class ForwardTap:
             for handle in handles:
                 handle.remove()
         self._handles = {}
+        self._open.clear()
 
     def reset(self, thread: int) -> None:
         """No forward is running, and this thread trains; an interrupt leaves a forward without an end."""
         self._running.clear()
+        self._open.clear()
         self._thread = thread
+
+    def before_backward(self) -> None:
+        """Hear the gradients of outputs that were changed in place since their forward."""
+        for one in list(self._open.values()):
+            output, changed = one.output, one.output.changed
+            if changed is not None and follow_changes(changed, one.origin, self._arrival(one.forward, one.index)):
+                output.version = version_of(changed)
+
+    def reached(self, forwards: Iterable[HeldForward]) -> None:
+        """A backward has reached these forwards."""
+        known = {id(forward) for forward in forwards}
+        for key in [key for key, one in self._open.items() if id(one.forward) in known]:
+            del self._open[key]
+
+    def _arrival(self, held: HeldForward, index: int) -> Callable[[Tensor], None]:
+        arrived = self._arrived
+        return lambda gradient: arrived(held, index, gradient)
 
     def look_for_compiled(self) -> None:
         """The model made gradients, and no forward of it was seen: listen to what `torch.compile` made of it."""
@@ -88,26 +132,29 @@ class ForwardTap:
             return
         self._looked_for_compiled = True
         for name, module in compiled_around(unwrapped(model)).items():
-            self._listen(module, name, key=f"compiled {name}")
+            if id(module) not in self._listened:
+                self._listen(module, name, key=f"compiled {name}")
 
     # --------------------------------------------------------------------------------------- hooks
 
     def _listen(self, module: nn.Module, name: str, key: str | None = None) -> None:
         reference = weakref.ref(self)  # a module keeps its hooks, and may outlive the recording
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if torch.compiler.is_compiling():
+        # PyTorch calls a hook that another one has just removed without the keyword arguments.
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if kwargs is None or torch.compiler.is_compiling():
                 return
             tap = reference()
             if tap is not None:
                 tap._before(module, name, args, kwargs)
 
-        def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        def after(module: nn.Module, args: tuple[Any, ...], *kwargs_and_output: Any) -> Any:
             if torch.compiler.is_compiling():
                 return None
             tap = reference()
-            return None if tap is None else tap._after(module, output)
+            return None if tap is None else tap._after(module, kwargs_and_output[-1])
 
+        self._listened.add(id(module))
         self._handles[name if key is None else key] = [
             module.register_forward_pre_hook(before, with_kwargs=True),
             module.register_forward_hook(after, with_kwargs=True, always_call=True),
@@ -173,7 +220,9 @@ class ForwardTap:
         if not edges:
             return None
         self.seen += 1
-        held.outputs = [(weakref.ref(edge), version_of(edge)) for edge in edges]
+        for index, edge in enumerate(edges):
+            held.outputs.append(HeldOutput(weakref.ref(edge), version_of(edge)))
+            self._open[id(edge)] = _OpenOutput(edge, held, index, self._open)
         return replaced
 
     def _stop_within(self, name: str) -> None:

@@ -52,6 +52,7 @@ class Ledger:
         return None if self._threshold is None else float(self._threshold)
 
     def before_backward(self) -> None:
+        self.tap.before_backward()
         self._backwards = self.tracker.gradients.backwards
         if self.tracker.gradients.first() is None:
             self.clear()
@@ -70,6 +71,7 @@ class Ledger:
             self.faults.append("a backward reached the gradients through no output of the model that was seen")
             self.tap.look_for_compiled()
             return
+        self.tap.reached(forward for forward, _ in own.reached.values())
         self._held_bytes += own.held_bytes
         if self._held_bytes > self._max_bytes:
             self.passes.clear()

@@ -28,6 +28,25 @@ class Held:
         return version_of(self.tensor) != self.version
 
 
+@dataclass(slots=True, eq=False)
+class HeldOutput:
+    """A differentiable tensor of an output, by weak reference.
+
+    Attributes:
+        edge: it, with the edge.
+        version: PyTorch's count of its changes in place.
+    """
+
+    edge: weakref.ref[Tensor]
+    version: int | None
+
+    @property
+    def changed(self) -> Tensor | None:
+        """The tensor, if it is still there and was changed in place."""
+        edge = self.edge()
+        return None if edge is None or version_of(edge) == self.version else edge
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class HeldForward:
     """One call of a module, as it was before.
@@ -38,7 +57,7 @@ class HeldForward:
         args, kwargs: as they were given.
         inputs: the tensors among them.
         buffers: by name within the model; copies of those that forwards change.
-        outputs: the differentiable tensors of the output, and their versions.
+        outputs: the differentiable tensors of the output.
         fault: why a backward from its output gradients does not give its part of the gradients, if that is so.
         number: forwards that began later have higher ones.
     """
@@ -52,7 +71,7 @@ class HeldForward:
     buffers: dict[str, Held]
     autocast: Mapping[str, Autocast]
     training: Mapping[str, bool]
-    outputs: list[tuple[weakref.ref[Tensor], int | None]] = field(default_factory=list)
+    outputs: list[HeldOutput] = field(default_factory=list)
     fault: str | None = None
     number: int = field(default_factory=itertools.count().__next__)
 
@@ -68,10 +87,8 @@ class HeldForward:
             found.append(f"an input{where} was changed in place after the forward")
         if changed := [name for name, held in self.buffers.items() if held.is_changed]:
             found.append(f"the buffers {', '.join(changed[:5])} were changed and not copied before")
-        for reference, version in self.outputs:
-            output = reference()
-            if output is not None and version_of(output) != version:
-                found.append(f"an output{where} was changed in place, which hides its gradient")
+        if any(output.changed is not None for output in self.outputs):
+            found.append(f"an output{where} was changed in place, which hides its gradient")
         return found
 
     def record(self, output_gradients: Sequence[Tensor | None]) -> Forward:
@@ -105,7 +122,8 @@ class HeldBackward:
         entry = self.reached.get(id(forward))
         if entry is None:
             entry = self.reached[id(forward)] = (forward, [None] * len(forward.outputs))
-        entry[1][index] = Held.of(gradient)
+        known = entry[1][index]  # an output that was used both before and after a change in place
+        entry[1][index] = Held.of(gradient if known is None else known.tensor + gradient)
 
     def in_order(self) -> list[tuple[HeldForward, list[Held | None]]]:
         """What was reached in the order of the forwards: a replay in another adds the gradients in another."""

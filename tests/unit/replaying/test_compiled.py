@@ -30,6 +30,17 @@ def kept(tmp_path, model, compiled, bad=1e4):
     return info.folder
 
 
+class WithoutLength(nn.Module):
+    """A compiled model asks it for its length when its truth is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("bad", [1e4, math.nan])
@@ -52,6 +63,15 @@ def test_random_numbers_of_compiled_code_are_told_apart(tmp_path):
     assert found.compiled.recurs == "bitwise"
     assert found.compiled.differs
     assert found.recurs in ("norm", "no")
+
+
+@pytest.mark.parametrize("make", [WithoutLength, nn.Sequential], ids=lambda one: one.__name__)
+def test_what_the_script_has_compiled_is_replayed_whatever_its_truth(tmp_path, make):
+    model = make(*([] if make is WithoutLength else [nn.Linear(3, 2)]))
+    compiled = torch.compile(model, backend="eager")
+    found = gradwatch.replay(kept(tmp_path, model, compiled), model)
+    assert (found.recurs, found.compiled.recurs, found.compiled.differs) == ("bitwise", "bitwise", False)
+    assert not any("compiled" in one for one in found.unknown)
 
 
 def test_a_model_that_can_not_be_compiled_is_told(tmp_path, monkeypatch):

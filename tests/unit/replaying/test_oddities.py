@@ -66,6 +66,20 @@ def test_masks():
     assert odd(changed(mask, True), "attention_mask") == ("attention_mask is True at all 12 positions",)
 
 
+class Attention(nn.Module):
+    def forward(self, x, key_padding_mask):
+        return x
+
+
+@pytest.mark.parametrize("container", ["position", "dictionary"])
+def test_a_mask_without_a_keyword_has_the_name_that_the_model_gives_it(container):
+    mask = changed(torch.rand(6, 12, generator=G) > 0.5, True)
+    args = (NORMAL, mask) if container == "position" else ({"x": NORMAL, "key_padding_mask": mask},)
+    forward = Forward(args=args, kwargs={}, random_state=take_random_state())
+    batch = Batch(size=6, dimension=0, inputs=(0, 0), outputs=())
+    assert oddities(forward, batch, ROW, Attention()) == ("key_padding_mask: all 12 keys are masked",)
+
+
 def test_lengths_and_labels():
     assert odd(torch.tensor([8, 9, 0, 7, 12, 8]), "lengths") == ("lengths is 0, in other rows 7 to 12",)
     assert odd(torch.tensor([1.0, 2.0, math.nan, 1.0, 1.0, 1.0]), "y") == ("y is NaN",)

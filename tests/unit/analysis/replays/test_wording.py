@@ -37,6 +37,8 @@ def test_whether_it_happens_again(recurs, text):
         (Origin(direction="forward", module="", operation="aten.exp", file="C:\\x\\model.py"),
          "the model itself (aten.exp, model.py)"),
         (Origin(direction="input", module="argument 0"), "the input argument 0"),
+        (Origin(direction="input", module="pictures"), "the input pictures"),
+        (Origin(direction="input", module="input"), "the input"),
         (Origin(direction="weights", module="a.weight"), "the weights: a.weight is not finite before the step"),
         (Origin(direction="loss", observed=9.0, control=0.1, control_is="the batch without row 3"),
          "the loss, or between it and the model: the gradient is bad as it reaches the model's output: largest"

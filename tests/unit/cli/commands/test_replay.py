@@ -80,7 +80,7 @@ def test_the_line_the_row_and_what_is_odd(work):
     assert "train.py:14" in text
     assert "> scaled = hidden / size[:, None]" in text
     assert "row 4 of 6" in text
-    assert "argument 0: all 4 entries are 0" in text
+    assert "x: all 4 entries are 0" in text
     assert max(map(len, done.stdout.splitlines())) <= 80
     again = gradwatch(work, "runs/a")
     assert again.stdout == done.stdout.removeprefix("training\n")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from gradwatch.recording.capture.edges import CannotReplace, put_edges
+from gradwatch.recording.capture.edges import CannotReplace, follow_changes, put_edges
 
 Pair = namedtuple("Pair", "left right")
 
@@ -139,3 +139,59 @@ def test_pieces_of_one_tensor_are_refused_in_place_as_without_edges():
     pieces, _, _ = edged(made(4).chunk(2))
     with pytest.raises(RuntimeError, match="inplace"):
         pieces[0].mul_(2)
+
+
+def changed_by(change, output, factor=2.0):
+    """The gradient that reaches an output from outside after a change in place, and what the edge's hook had heard."""
+    origin = output.grad_fn
+    edge, _, seen = edged(output)
+    change(edge)
+    heard = []
+    followed = follow_changes(edge, origin, heard.append)
+    (edge.sum() * factor).backward()
+    return followed, heard, seen
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda y: y.mul_(5), [10.0, 10.0, 10.0]),
+        (lambda y: y.mul_(5).add_(1).mul_(3), [30.0, 30.0, 30.0]),
+        (lambda y: y[1:].zero_(), [2.0, 0.0, 0.0]),
+        (lambda y: y.mul_(float("inf")), [float("inf")] * 3),
+        (lambda y: y.detach_().requires_grad_(), None),
+    ],
+    ids=["once", "several times", "in part", "by infinity", "detached"],
+)
+def test_the_gradient_of_an_output_that_was_changed_in_place_is_that_before_the_change(change, expected):
+    x = torch.ones(3, requires_grad=True)
+    try:
+        followed, heard, seen = changed_by(change, x * 1)
+    except RuntimeError:  # PyTorch detaches no view in place
+        assert expected is None
+        return
+    assert (followed, seen) == (True, {})
+    assert [one.tolist() for one in heard] == [expected]
+    assert x.grad.tolist() == expected
+
+
+def test_an_output_that_was_changed_within_the_model_is_followed_to_there():
+    x = torch.ones(3, requires_grad=True)
+    output = x * 1
+    output[0] = 7.0
+    followed, heard, _ = changed_by(lambda y: y.mul_(5), output)
+    assert followed
+    assert [one.tolist() for one in heard] == [[10.0, 10.0, 10.0]]
+    assert x.grad.tolist() == [0.0, 10.0, 10.0]
+
+
+def test_what_is_not_changed_or_a_view_of_something_else_is_not_followed():
+    output = made()
+    edge, _, _ = edged(output)
+    assert not follow_changes(edge, output.grad_fn, pytest.fail)
+    part = made(6)[:3]
+    origin = part.grad_fn
+    edge, _, _ = edged(part)
+    edge.mul_(2)
+    assert not follow_changes(edge, origin, pytest.fail)
+    assert not follow_changes(made(), None, pytest.fail)

@@ -3,6 +3,7 @@
 import copy
 import math
 import threading
+import weakref
 
 import pytest
 import torch
@@ -104,6 +105,43 @@ def test_a_closed_tap_leaves_no_hook():
     heard = Heard(deep())
     heard.tap.close()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in heard.model.modules())
+
+
+def test_what_is_listened_to_already_is_not_listened_to_twice():
+    """As `gradwatch run` finds a compiled model: in the midst of its first step."""
+    model = deep()
+    compiled = torch.compile(model, backend="eager")
+    heard = Heard(model)
+    heard.tap.look_for_compiled()
+    hooks = compiled._forward_pre_hooks
+    assert len(hooks) == 1
+    heard.backward(compiled(torch.ones(2, 3)).sum())
+    assert (heard.tap.seen, heard.failed) == (1, [])
+
+
+def test_a_hook_that_is_taken_out_while_its_module_runs_does_no_harm():
+    model = deep()
+    heard = Heard(model)
+    model.register_forward_pre_hook(lambda *_: heard.tap.close(), prepend=True)
+    expected = copy.deepcopy(deep())(torch.ones(2, 3))
+    assert torch.equal(model(torch.ones(2, 3)), expected)
+    assert heard.failed == []
+
+
+def test_an_output_changed_in_place_is_heard_and_held_no_longer_than_the_loop_has_it():
+    model = nn.Linear(3, 1)
+    heard = Heard(model)
+    output = model(torch.ones(2, 3))
+    output *= 5
+    made = heard.backward(output.sum())
+    ((_, (gradient,)),) = made.in_order()
+    assert gradient.tensor.tolist() == [[5.0], [5.0]]
+    inputs = torch.ones(2, 3)
+    gone, output = weakref.ref(inputs), model(inputs)
+    del inputs
+    assert gone() is not None
+    del output
+    assert gone() is None
 
 
 def test_wrappers_are_taken_off():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradwatch.capture import take_random_state
-from gradwatch.recording.capture.passes import Held, HeldBackward, HeldForward, bytes_of, version_of
+from gradwatch.recording.capture.passes import Held, HeldBackward, HeldForward, HeldOutput, bytes_of, version_of
 
 
 def forward_of(*inputs, module="", buffers=None, outputs=()):
@@ -21,7 +21,7 @@ def forward_of(*inputs, module="", buffers=None, outputs=()):
         buffers={name: Held.of(one) for name, one in (buffers or {}).items()},
         autocast={},
         training={"": True},
-        outputs=[(weakref.ref(one), version_of(one)) for one in outputs],
+        outputs=[HeldOutput(weakref.ref(one), version_of(one)) for one in outputs],
     )
 
 
