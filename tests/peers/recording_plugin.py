@@ -18,6 +18,7 @@ REPORT = Path(os.environ.get("GRADWATCH_PEERS_REPORT", os.devnull))  # pytest lo
 RUNS = os.environ.get("GRADWATCH_PEERS_RUNS")
 
 _outcomes: dict[str, str] = {}
+_skipped: dict[str, str] = {}
 _steps: dict[str, int] = {}
 
 
@@ -41,7 +42,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         crash = getattr(report.longrepr, "reprcrash", None)
         kind = "" if crash is None else f" {crash.message.split(':')[0].splitlines()[0]}"
         _outcomes[report.nodeid] = f"{report.outcome}{kind}"
+        if report.skipped and isinstance(report.longrepr, tuple):
+            _skipped[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ").splitlines()[0]
 
 
 def pytest_sessionfinish() -> None:
-    REPORT.write_text(json.dumps({"outcomes": _outcomes, "steps": sum(_steps.values())}))
+    REPORT.write_text(json.dumps({"outcomes": _outcomes, "skipped": _skipped, "steps": sum(_steps.values())}))
