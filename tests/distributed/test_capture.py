@@ -107,3 +107,110 @@ def test_each_rank_keeps_its_part_and_one_process_replays_all(kind, tmp_path):
     assert any("of rank 1 no capture" in one or "can't be replayed" in one for one in alone.unknown)
     assert read(info.folder).replayable
     assert read_all(info.folder).replayable == (kind == "ddp")
+
+
+DIFFERENT = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.nn.parallel import DistributedDataParallel
+import gradwatch
+from gradwatch.capture import CaptureOptions
+
+folder, kind = sys.argv[1:]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2))
+
+    def forward(self, x, about=None):
+        return self.layers(x)
+
+
+class About:
+    pass
+
+
+if kind == "fsdp1":
+    model = FullyShardedDataParallel(Net(), device_id=torch.device("cpu"))
+else:
+    model = DistributedDataParallel(Net())
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+torch.manual_seed(rank)
+has_no_room = kind == "no room on rank 1" and rank == 1
+options = CaptureOptions(min_free_bytes=2**62 if has_no_room else 0)
+with gradwatch.attach(model, optimizer, folder + "/run", capture=options, first_step=0):
+    for step in range(6):
+        optimizer.zero_grad()
+        x = torch.randn(4, 3)
+        if step == 5 and rank == 0:
+            x[2, 1] = float("nan")
+        about = About() if kind == "an object on rank 1" and rank == 1 else None
+        model(x, about).square().mean().backward()
+        optimizer.step()
+dist.destroy_process_group()
+"""
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 2))
+
+    def forward(self, x, about=None):
+        return self.layers(x)
+
+
+def different(folder, kind):
+    (folder / "train.py").write_text(DIFFERENT)
+    done = torchrun("train.py", folder, kind, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_fsdp1_is_recorded_and_not_captured_and_one_line_says_why(tmp_path):
+    said = different(tmp_path, "fsdp1")
+    lines = [line for line in said.splitlines() if "not-captured" in line]
+    assert len(lines) == 1
+    assert "the parameters are sharded by something else than fully_shard" in lines[0]
+    assert list_captures(tmp_path / "run") == []
+    assert len(gradwatch.Run(tmp_path / "run").steps()) == 6
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_the_parts_of_both_attempts(tmp_path):
+    for _ in range(2):
+        different(tmp_path, "resumed")
+    infos = list_captures(tmp_path / "run")
+    assert [(info.folder.name, info.parts) for info in infos] == [("step-000005", (0, 1)), ("step-000005-2", (0, 1))]
+    for info in infos:
+        found = gradwatch.replay(info.folder, Net())
+        assert found.recurs in ("bitwise", "close")
+        assert [(row.row, row.rank) for row in found.suspects] == [(2, 0)]
+
+
+@pytest.mark.slow
+def test_what_one_rank_could_not_keep_is_said(tmp_path):
+    for kind in ("no room on rank 1", "an object on rank 1"):
+        (tmp_path / kind).mkdir()
+        said = different(tmp_path / kind, kind)
+        assert said.count("step-captured") == 1
+        (info,) = list_captures(tmp_path / kind / "run")
+        found = gradwatch.replay(info.folder, Net())
+        assert found.recurs is None
+        if kind == "no room on rank 1":
+            assert said.count("not-captured") == 1
+            assert (info.parts, found.parts) == ((0,), (0,))
+            assert any("of rank 1 no capture is here" in one for one in found.unknown)
+            assert [(row.row, row.rank) for row in found.suspects] == [(2, 0)]
+        else:
+            assert info.parts == (0, 1)
+            assert any("About" in one for one in found.unknown)
