@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.optimizer import divides_each_entry
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.detect import traits_of
+from gradwatch.record import Event
 
 MIN_STEPS = 20  # steps
 MOST_STEPS = 0.9  # share of the steps
@@ -189,20 +191,21 @@ _CLIP_FAULTS = {
         "it was given no parameters, often because a generator was used up",
         "pass it a list, or call model.parameters() again",
     ),
-    "micro-batch": (
-        "it is called for each micro-batch, so the sum exceeds the threshold",
-        "clip once, after the last micro-batch",
-    ),
 }
 
 
 def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report a clip call that does not act on the gradient that the optimizer gets."""
-    events = [e for e in optimizer.events if e.kind == "ineffective-clipping" and e.severity != "info"]
+    events = [e for e in optimizer.events if e.kind == "ineffective-clipping"]
     if not events:
         return None
     faults = optimizer.frame["clip_fault"].dropna()
     fault = str(faults.mode().iloc[0]) if len(faults) else ""
+    if fault == "micro-batch":
+        return _clipped_while_accumulating(facts, optimizer, events, len(faults))
+    events = [e for e in events if e.severity != "info"]
+    if not events:
+        return None
     why, remedy = _CLIP_FAULTS.get(
         fault, ("it runs in the wrong place or on the wrong parameters", "correct the clip call")
     )
@@ -217,6 +220,26 @@ def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
         evidence={"steps_with_fault": Quantity(len(faults), "steps"), "fault": Quantity(fault or None, "cause")},
         cause=why,
         remedy=remedy,
+        confirm="`gradwatch doctor SCRIPT` lists the clip calls and whether each takes effect",
+    )
+
+
+def _clipped_while_accumulating(
+    facts: Facts, optimizer: OptimizerFacts, events: Sequence[Event], steps: int
+) -> Finding:
+    """Each call does clip, but not the gradient of the whole batch."""
+    return Finding(
+        code="ineffective-clipping",
+        severity="info",
+        certainty="shown",
+        what=f"the gradients{facts.of(optimizer)} are clipped several times while they accumulate, at {steps} of"
+        f" {len(optimizer.frame)} steps: each call also shrinks the micro-batches before it, so the last ones weigh the"
+        " most, and the recorded norm is that of the last call",
+        optimizer=optimizer.name,
+        steps=(events[0].step, int(optimizer.steps[-1])),
+        evidence={"steps_with_fault": Quantity(steps, "steps"), "fault": Quantity("micro-batch", "cause")},
+        cause="the clip call stands in the loop over the micro-batches",
+        remedy="clip once, after the last micro-batch and before the optimizer's step",
         confirm="`gradwatch doctor SCRIPT` lists the clip calls and whether each takes effect",
     )
 

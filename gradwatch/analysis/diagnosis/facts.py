@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.replays.result import Replay, read_replays
+from gradwatch.analysis.statistics.lone_spikes import lone_spikes
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.capture import CaptureInfo
@@ -90,6 +91,24 @@ class OptimizerFacts:
     def span(self) -> tuple[int, int] | None:
         """The first and the last step; None without a step."""
         return (int(self.steps[0]), int(self.steps[-1])) if len(self.steps) else None
+
+    @cached_property
+    def lone_spikes(self) -> list[tuple[int, float]]:
+        """Step and ratio to its neighbours of each step that stands out."""
+        usable = np.isfinite(self.total_norm) & (self.total_norm > 0) & ~self.skipped
+        told = {e.step for e in self.events if e.kind in ("spike", "explosion") and e.severity != "info"}
+        return lone_spikes(self.steps[usable], self.total_norm[usable], told)
+
+    @cached_property
+    def update_ratios(self) -> pd.DataFrame:
+        """Update norm over weight norm of each matrix, (samples, matrices); NaN where a matrix is 0 or not finite.
+
+        Biases and gains begin near 0, where a large share means little, so they are left out.
+        """
+        common = self.updates.index.intersection(self.weights.index)
+        weights, updates = self.weights.loc[common], self.updates.loc[common]
+        matrices = [info.name for info in self.parameters if len(info.shape) > 1 and info.name in weights.columns]
+        return (updates / weights.where(weights > 0))[matrices].replace([np.inf, -np.inf], np.nan)
 
     @cached_property
     def entries(self) -> Array:

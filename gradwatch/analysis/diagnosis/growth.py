@@ -30,8 +30,6 @@ LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
-NOTED_SPIKE_RATIO = 7.0  # times its neighbours: a lone step that is reported
-SPIKE_WINDOW = 33  # steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +325,7 @@ def _last_calm(values: Array) -> int:
 
 def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report steps far above their neighbours, after which loss and norms came back."""
-    spikes = lone_spikes(optimizer)
+    spikes = optimizer.lone_spikes
     if not spikes or is_diverging(optimizer):
         return None
     step, ratio = max(spikes, key=lambda found: found[1])
@@ -359,41 +357,6 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 def listed_steps(steps: Sequence[int], most: int = 5) -> str:
     return ", ".join(map(str, steps[:most])) + (", ..." if len(steps) > most else "")
-
-
-def lone_spikes(optimizer: OptimizerFacts) -> list[tuple[int, float]]:
-    """Step and ratio to its neighbours of each step that stands out, by an event or by its size alone."""
-    norms = optimizer.total_norm
-    usable = np.isfinite(norms) & (norms > 0) & ~optimizer.skipped
-    if usable.sum() < SPIKE_WINDOW:
-        return []
-    values, steps = norms[usable], optimizer.steps[usable]
-    told = {e.step for e in optimizer.events if e.kind in ("spike", "explosion") and e.severity != "info"}
-    limit = np.where(np.isin(steps, list(told)), 2.0, NOTED_SPIKE_RATIO)
-    # The first steps settle: a large norm there is the initialisation's.
-    late = np.arange(len(values)) >= SPIKE_WINDOW // 2
-    # No median is below the least of its window: most steps of a long run need none.
-    possible = np.flatnonzero(late & (values / limit >= _least_neighbours(values)))
-    ratio = values[possible] / _neighbours(values, possible)
-    found = ratio >= limit[possible]
-    return [(int(steps[i]), float(r)) for i, r in zip(possible[found], ratio[found], strict=True)]
-
-
-def _least_neighbours(values: Array) -> Array:
-    """The least of the steps around each one, (steps,)."""
-    padded = np.pad(values, SPIKE_WINDOW // 2, mode="reflect")
-    least = padded
-    for shift in range(1, SPIKE_WINDOW):
-        least = np.minimum(least[: len(values)], padded[shift : shift + len(values)])
-    return least
-
-
-def _neighbours(values: Array, chosen: NDArray[np.intp]) -> Array:
-    """The median of the steps around each chosen one, (chosen,)."""
-    padded = np.pad(values, SPIKE_WINDOW // 2, mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, SPIKE_WINDOW)
-    medians: Array = np.median(windows[chosen], axis=1)
-    return medians
 
 
 def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

@@ -52,18 +52,21 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     event = first_nonfinite(optimizer)
     if event is None or grew_before(optimizer, event.step):
         return None
-    if facts.is_imported and _came_back(optimizer):
+    came_back = facts.is_imported and _came_back(optimizer)
+    if came_back:
         event = replace(event, severity="info" if _is_rare(optimizer) else "warning")
-    return _finder(optimizer, event)(facts, optimizer, event)
+    return _finder(optimizer, event, came_back=came_back)(facts, optimizer, event)
 
 
-def _finder(optimizer: OptimizerFacts, event: Event) -> Callable[[Facts, OptimizerFacts, Event], Finding]:
+def _finder(
+    optimizer: OptimizerFacts, event: Event, *, came_back: bool
+) -> Callable[[Facts, OptimizerFacts, Event], Finding]:
     """Choose the finding by where the NaN or infinity came from."""
     fault = nonfinite_fault(event)
     if fault == "norm":
         return _norm_overflow
     from_loss = fault == "loss" or event.origin == "loss"
-    if not from_loss and _is_hidden(optimizer, event.step):
+    if not from_loss and not came_back and _is_hidden(optimizer, event.step):
         return _hidden
     if from_loss or _loss_is_nonfinite(optimizer, event.step):
         return _in_the_loss

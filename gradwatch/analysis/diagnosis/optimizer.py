@@ -158,7 +158,7 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
     """Report a learning rate at which the loss does not stay down and the median update is large."""
     if facts.is_imported or not has_risen(optimizer.history):
         return None
-    ratios = _update_ratios(optimizer).median()
+    ratios = optimizer.update_ratios.median()
     large = ratios[ratios > LARGE_UPDATE_RATIO]
     if large.empty:
         return None
@@ -181,7 +181,7 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
 
 def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report matrices that every update changes a lot, while the others hardly change."""
-    ratios = _update_ratios(optimizer)
+    ratios = optimizer.update_ratios
     ratios = ratios.iloc[len(ratios) // 2 :]  # weights that begin at 0 change a lot at first
     if len(ratios) < FEW_SAMPLES:
         return None
@@ -214,17 +214,6 @@ def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Findin
         remedy="put them into a parameter group with a lower learning rate, or begin with larger weights",
         confirm="train with a tenth of the learning rate for these parameters alone, and compare the loss",
     )
-
-
-def _update_ratios(optimizer: OptimizerFacts) -> pd.DataFrame:
-    """Update norm over weight norm of each matrix, (samples, matrices); NaN where a matrix is 0 or not finite.
-
-    Biases and gains begin near 0, where a large share means little, so they are left out.
-    """
-    common = optimizer.updates.index.intersection(optimizer.weights.index)
-    weights, updates = optimizer.weights.loc[common], optimizer.updates.loc[common]
-    matrices = [info.name for info in optimizer.parameters if len(info.shape) > 1 and info.name in weights.columns]
-    return (updates / weights.where(weights > 0))[matrices].replace([np.inf, -np.inf], np.nan)
 
 
 def _root_mean_squares(optimizer: OptimizerFacts) -> pd.Series[float]:

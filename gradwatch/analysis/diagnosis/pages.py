@@ -268,7 +268,8 @@ PAGES: dict[str, Page] = {
         title="The clip call does not do what it is meant to do",
         cure="script",
         meaning="The call runs in the wrong place or on the wrong parameters. The optimizer gets gradients that were"
-        " not clipped as intended.",
+        " not clipped as intended. If each micro-batch is clipped while gradients accumulate, the finding is"
+        " information: the call clips, but shrinks the earlier micro-batches more often than the later ones.",
         example="`clip_grad_norm_` after `optimizer.step()`, or before `scaler.unscale_(optimizer)`.",
         confirm="Run `gradwatch doctor SCRIPT`, which lists the clip calls and whether each takes effect.",
         fix="Clip between the last `backward` (and `unscale_`) and `optimizer.step()`.",

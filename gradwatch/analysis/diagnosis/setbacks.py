@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
-from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps, lone_spikes
+from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.statistics.progress import first_loss, is_about_zero, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import robust_deviation
+from gradwatch.analysis.statistics.tail import detrended
 from gradwatch.record import Severity
 from gradwatch.text import number
 
@@ -22,6 +24,8 @@ NOISE = 2.0  # robust deviations of single losses: three standard errors of the 
 RISE_SHARE = 0.1  # of the progress of the loss (without any, of its level): a smaller rise costs little
 COSTLY_STEPS = 5  # losses above the level: fewer may be chance
 REPEATED = 3  # spikes that threw the loss back
+OUTLIER_DEVIATIONS = 3.0  # robust deviations of the logarithm of a norm over that of its neighbours
+DRAWS, CHANCE = 20, 0.9  # sets of steps drawn by chance, and the quantile of what they seem to cost
 LOST_SHARE = 0.05  # of the steps: so many above the level that the training is held up
 MIN_LOSSES = 100  # losses without which the end is not compared with the best
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
@@ -96,9 +100,11 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Spikes that come back again and again, each of which undoes progress that the loss had made."""
     if is_diverging(optimizer):
         return None
-    steps, losses = [step for step, _ in lone_spikes(optimizer)], optimizer.history.losses()
+    steps, losses = _outliers(optimizer), optimizer.history.losses()
     found = setbacks(optimizer, steps)
     if sum(setback.spikes for setback in found) < REPEATED or is_about_zero(losses):
+        return None
+    if not _is_more_than_chance(optimizer, steps, found):
         return None
     share = sum(setback.steps for setback in found) / len(losses)
     worst = max(found, key=lambda setback: setback.after - setback.before)
@@ -127,6 +133,26 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         confirm="train again from the same seed with the threshold that `gradwatch recommend` gives: the loss should"
         " keep its level after these steps",
     )
+
+
+def _outliers(optimizer: OptimizerFacts) -> list[int]:
+    """The lone spikes that norms with a heavy tail do not have all the time, by their steps."""
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
+    spikes = optimizer.lone_spikes
+    least = OUTLIER_DEVIATIONS * robust_deviation(detrended(norms)) if spikes else 0.0
+    return [step for step, ratio in spikes if math.log(ratio) > least]
+
+
+def _is_more_than_chance(optimizer: OptimizerFacts, spikes: Sequence[int], found: Sequence[Setback]) -> bool:
+    """Whether the loss stands above its level after these spikes more often than after as many steps drawn by chance.
+
+    Where losses scatter, some spikes stand before high losses by chance.
+    """
+    every, rng = optimizer.history.loss_steps(), np.random.default_rng(0)
+    cost = sum(setback.steps for setback in found)
+    drawn = [np.sort(rng.choice(every, min(len(spikes), len(every)), replace=False)) for _ in range(DRAWS)]
+    by_chance = [sum(setback.steps for setback in setbacks(optimizer, steps.tolist())) for steps in drawn]
+    return cost > float(np.quantile(by_chance, CHANCE))
 
 
 def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:

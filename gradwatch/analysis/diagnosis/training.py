@@ -8,6 +8,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
+from gradwatch.analysis.statistics.progress import first_loss, is_about_zero, medians
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Severity
 
@@ -18,6 +19,7 @@ HALF = 0.5
 MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END = 10, 0.05  # steps, and share of them: a schedule that ended so early
 NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
 MIN_CONSTANT_LOSSES = 20  # losses
+MIN_LEARNT_LOSSES = 100  # losses without which a fall of the loss is not judged
 LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
 MOVED_ENTRIES = 0.02  # share of the entries: when fewer move at a step, rounding loses the updates
 MIN_WEIGHT_SAMPLES = 3  # samples
@@ -170,7 +172,7 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     return Finding(
         code="zero-gradients",
-        severity="critical" if share >= MOST_STEPS and not few else "warning",
+        severity=_severity_of_zeros(facts, optimizer, share, few=few),
         certainty="likely" if few else "shown",
         what=f"the gradient{facts.of(optimizer)} is exactly 0 at {share:.0%} of the steps, so they train nothing",
         optimizer=optimizer.name,
@@ -185,6 +187,20 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " the labels; neither clipping nor the learning rate matters here",
         confirm="print the advantage, the sum of the mask, or the inputs of the loss at one step",
     )
+
+
+def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *, few: bool) -> Severity:
+    """Information where the other steps halved the loss of an imported history.
+
+    A row of it has the norm of one step and the loss of several: with batches of one sample, those that are already
+    learnt have a gradient of 0.
+    """
+    if share >= MOST_STEPS:
+        return "warning" if few else "critical"
+    losses = optimizer.history.losses()
+    if not facts.is_imported or len(losses) < MIN_LEARNT_LOSSES or is_about_zero(losses):
+        return "warning"
+    return "info" if medians(np.array_split(losses, 10))[-1] < HALF * first_loss(losses) else "warning"
 
 
 def _has_no_gradient_at_all(optimizer: OptimizerFacts) -> bool:

@@ -16,6 +16,7 @@ from gradwatch.script.doctor import told_by_clip_faults, told_by_findings
 from gradwatch.testing import replaced, steady, stream
 
 from .made import calm, changed, falling, parameters, run_of, with_layers, with_weights
+from .test_recreated import adam, trained
 
 STORES = sorted((Path(__file__).parents[3] / "golden" / "stores").glob("schema-*"))
 STEPS = 400
@@ -57,6 +58,8 @@ RUNS = {
     "no gradient": lambda: with_layers(
         calm(STEPS), [1.0, 1.0, 1.0], parameters("a.weight", "b.weight", "c.weight"), [True, False, False]
     ),
+    "clipped while accumulating": lambda: changed(calm(STEPS), clip_fault="micro-batch"),
+    "clipped after the step": lambda: changed(calm(STEPS), clip_fault="after-step"),
     "large updates": lambda: with_weights(stream(steady(STEPS), losses=GROWING), [1.0, 1.0], [0.5, 0.5]),
 }
 
@@ -104,6 +107,12 @@ def agree(run, capsys):
 @pytest.mark.parametrize("name", RUNS)
 def test_of_a_made_run_all_say_the_same(tmp_path, capsys, name, optimizer):
     agree(run_of(tmp_path / "run", RUNS[name](), optimizer), capsys)
+
+
+def test_of_an_optimizer_for_each_epoch_all_say_the_same(tmp_path, capsys):
+    run = trained(tmp_path / "run", adam)
+    assert "optimizer-recreated" in {finding.code for finding in run.diagnosis()}
+    agree(run, capsys)
 
 
 @pytest.mark.parametrize("reason", ["exception RuntimeError", "signal SIGTERM", "stopped on nonfinite", "fault"])

@@ -99,3 +99,10 @@ def test_one_parameter_carries_the_norm(tmp_path, largest, found):
     names = parameters("a", "b", "c", "d")
     run = run_of(tmp_path, with_layers(calm(300), [largest, 0.1, 0.3, 0.05], names))
     assert ("one-parameter-dominates" in codes(run)) == found
+
+
+def test_clipping_each_micro_batch_is_information(tmp_path):
+    found = the(run_of(tmp_path, changed(calm(300), clip_fault="micro-batch")), "ineffective-clipping")
+    assert (found.severity, found.evidence["steps_with_fault"].value) == ("info", 300)
+    assert "while they accumulate" in found.what
+    assert "after the last micro-batch" in found.remedy

@@ -157,3 +157,11 @@ def test_how_long_a_loss_was_not_finite_is_said(tmp_path, lost, says):
 def test_of_two_imported_rows_a_finite_last_one_tells_that_the_weights_are_finite(tmp_path, norms, severity):
     run = run_of(tmp_path, stream(norms, losses=[1.9, 0.9]), meta={"source": "trainer_state.json"})
     assert the(run, "nonfinite-gradient").severity == severity
+
+
+def test_a_few_rows_of_a_long_imported_history_hide_no_nan(tmp_path):
+    """Finite rows after them show that the weights are finite, so the finite loss beside them is the real one."""
+    norms = replaced(steady(1000), dict.fromkeys((300, 500, 650, 900), math.nan))
+    run = run_of(tmp_path, stream(norms, losses=falling(1000)), meta={"source": "trainer_state.json"})
+    found = [f for f in run.diagnosis() if f.code.startswith("nonfinite") or f.code == "loss-hides-nan"]
+    assert [(f.code, f.severity) for f in found] == [("nonfinite-gradient", "info")]

@@ -143,3 +143,13 @@ def test_what_is_no_huge_loss(tmp_path, norms, losses):
 
 def test_a_calm_training_has_no_setback(tmp_path):
     assert not {"repeated-spikes", "loss-regressed", "huge-loss"} & set(codes(run_of(tmp_path, calm(600))))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_norms_with_a_heavy_tail_beside_a_noisy_loss_are_no_repeated_spikes(tmp_path, seed):
+    """Such norms have lone large steps all the time, and some stand before a few high losses by chance."""
+    rng = np.random.default_rng(seed)
+    norms = np.exp(1.5 * rng.standard_normal(300))
+    losses = 0.35 * np.exp(0.35 * rng.standard_normal(300))
+    run = run_of(tmp_path, stream([float(n) for n in norms], losses=[float(x) for x in losses]))
+    assert "repeated-spikes" not in [f.code for f in run.diagnosis() if f.severity != "info"]

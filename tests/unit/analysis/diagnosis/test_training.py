@@ -229,3 +229,16 @@ def test_an_optimizer_that_never_stepped(tmp_path):
 
 def test_nothing_is_said_of_steps_that_were_too_few(tmp_path):
     assert codes(run_of(tmp_path, changed(calm(4), skipped=True))) == ["too-short"]
+
+
+@pytest.mark.parametrize(
+    ("end", "source", "severity"),
+    [(0.2, {"source": "trainer"}, "info"), (1.7, {"source": "trainer"}, "warning"), (0.2, {}, "warning")],
+)
+def test_zero_gradients_in_half_of_imported_rows_are_information_where_the_loss_is_halved(
+    tmp_path, end, source, severity
+):
+    """A batch of one sample that is already learnt has a gradient of exactly 0."""
+    norms = [norm * (i % 5 > 2) for i, norm in enumerate(steady(300))]
+    run = run_of(tmp_path, stream(norms, losses=falling(300, 2.0, end)), meta=source)
+    assert the(run, "zero-gradients").severity == severity
