@@ -447,10 +447,12 @@ def _short(advice: Recommendation) -> str:
 
 
 def _value_or_norm(advice: Recommendation) -> str:
-    """What the reasons say about clipping by value: "value", "norm" or "can't tell"."""
+    """What the reasons say about clipping: by "value", "norm" or "parameter", or "can't tell"."""
     line = next((reason for reason in advice.reasons if reason.startswith("by value or by norm")), "")
     if not line or "can't tell" in line:
         return "can't tell"
+    if ": per parameter" in line:
+        return "parameter"
     return "norm" if ": by norm" in line else "value"
 
 

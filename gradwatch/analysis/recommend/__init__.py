@@ -125,7 +125,8 @@ def _concerning(findings: Sequence[Finding], optimizer: str) -> tuple[Finding, .
 
 
 def _recommend(history: OptimizerHistory, findings: Sequence[Finding]) -> Recommendation:
-    fix_first = tuple(wording.fix_first(finding) for finding in findings if finding.code not in NO_FAULT_OF_THE_MODEL)
+    faults = [f for f in findings if f.severity != "info" and f.code not in NO_FAULT_OF_THE_MODEL]
+    fix_first = tuple(wording.fix_first(finding) for finding in faults)
     refusal = _hopeless(findings) or _unseen(findings) or _refusal(history)
     if refusal is not None:
         return replace(_refused(history, *refusal), fix_first=fix_first)

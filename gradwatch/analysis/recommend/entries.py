@@ -1,4 +1,4 @@
-"""Clip by value or by norm? It depends on whether spikes are in single entries or in the whole gradient."""
+"""Clip by value, per parameter or by norm? It depends on whether spikes are in an entry, a parameter or all of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.recommend.what_if import two_digits
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
 
 MOST_SPIKES = 20  # spikes that are read
+MOST_SAMPLES = 400  # steps whose largest entries and norms of parameters are read
+GUARD = 0.99  # quantile of the largest entries of usual steps
+OWN_RISE, REST_RISE = 4.0, 2.0  # times its usual norm: of the parameter that stands out, at least, and of all others
 CARRIED = 0.5  # of the squared norm: an entry with as much carries the step
 
 
@@ -27,6 +31,13 @@ def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory) 
         return (
             f"by value or by norm: one entry carries {share:.0%} of the squared norm of the steps that stood out, so a"
             " clip by value would cut it and leave the others, where one by norm shrinks all"
+            + _value(reader, optimizer, history)
+        )
+    alone = _alone(reader, optimizer, history)
+    if alone is not None:
+        return (
+            f"by value or by norm: per parameter, for {alone} alone stood out at these steps, and a clip by the total"
+            " norm shrinks all others with it (gradwatch.clip.LayerNormClip)"
         )
     return (
         "by value or by norm: by norm, for the steps that stood out are large in many entries (the largest has"
@@ -36,16 +47,56 @@ def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory) 
 
 def _largest_entries(reader: RunReader, optimizer: str, history: OptimizerHistory) -> Array:
     """The share of the squared norm that the largest entry has, at steps of spikes where both are known, (spikes,)."""
-    spikes = [e.step for e in history.events if e.severity != "info" and e.kind in ("spike", "explosion")]
-    rows = reader.standing(optimizer)
-    rows = rows[np.isin(rows[:, 1], spikes[:MOST_SPIKES])]
     norms = history.frame["total_norm"]
-    found = [_share(_row(reader, optimizer, int(row[0])), float(norms.loc[int(row[1])])) for row in rows]
+    rows = _rows_of_spikes(reader, optimizer, history)
+    found = [_share(_row(reader, optimizer, int(row[0]), "abs_max"), float(norms.loc[int(row[1])])) for row in rows]
     return np.array([share for share in found if share is not None])
 
 
-def _row(reader: RunReader, optimizer: str, row: int) -> Array:
-    _, table = reader.layer_rows("abs_max", optimizer, after=row - 1, up_to=row)
+def _rows_of_spikes(reader: RunReader, optimizer: str, history: OptimizerHistory) -> NDArray[np.int64]:
+    """Row of the store and step of the spikes that are read, (spikes, 2)."""
+    spikes = [e.step for e in history.events if e.severity != "info" and e.kind in ("spike", "explosion")]
+    rows: NDArray[np.int64] = reader.standing(optimizer)
+    return rows[np.isin(rows[:, 1], spikes[:MOST_SPIKES])]
+
+
+def _value(reader: RunReader, optimizer: str, history: OptimizerHistory) -> str:
+    """The entry threshold that passes nearly all usual steps, as the end of a sentence."""
+    entries = _sampled(reader, optimizer, history, "abs_max")
+    usual = np.nanmax(entries, axis=1) if entries.size else np.empty(0)
+    usual = usual[np.isfinite(usual)]
+    if not len(usual):
+        return ""
+    threshold = two_digits(float(np.quantile(usual, GUARD)))
+    return f": `clip_grad_value_` at {threshold:g} cuts no entry at {GUARD:.0%} of the steps"
+
+
+def _alone(reader: RunReader, optimizer: str, history: OptimizerHistory) -> str | None:
+    """The parameter that stood out at most spikes while all others together had about their usual norm."""
+    usual = np.square(_sampled(reader, optimizer, history, "norm"))
+    if not usual.size or usual.shape[1] < 2:
+        return None
+    names, found = [info.name for info in reader.parameters(optimizer)], []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for row in _rows_of_spikes(reader, optimizer, history):
+            squares = np.square(_row(reader, optimizer, int(row[0]), "norm"))
+            if squares.shape != (usual.shape[1],):
+                return None
+            largest = int(np.argmax(squares))
+            rest = (squares.sum() - squares[largest]) / np.median(usual.sum(axis=1) - usual[:, largest])
+            own = squares[largest] / np.median(usual[:, largest])
+            found.append(names[largest] if own > OWN_RISE**2 and rest < REST_RISE**2 else None)
+    return found[0] if found and found[0] is not None and found.count(found[0]) > len(found) / 2 else None
+
+
+def _sampled(reader: RunReader, optimizer: str, history: OptimizerHistory, stat: str) -> Array:
+    """A statistic of each parameter at an even sample of the steps, (samples, parameters)."""
+    table: Array = reader.layers(stat, optimizer, one_of=max(1, history.steps // MOST_SAMPLES) | 1).to_numpy(float)
+    return table[np.isfinite(table).all(axis=1)]
+
+
+def _row(reader: RunReader, optimizer: str, row: int, stat: str) -> Array:
+    _, table = reader.layer_rows(stat, optimizer, after=row - 1, up_to=row)
     values: NDArray[np.float64] = table.astype(float).ravel()
     return values[np.isfinite(values)]
 

@@ -45,6 +45,7 @@ SPIKES_TO_CLIP_ALL = (
 STEPS_OF_SPIKES = 2000  # steps
 MIN_NORMS_OF_TAIL = 300  # norms
 FACTOR_OF_A_SPIKE = 1.6  # times: the most that one spike in `STEPS_OF_SPIKES` lowers the threshold
+EQUAL_WEIGHT_SHARE = 0.3  # of the median norm: of the grid in benchmarks/recommendation/MODERN.md the best for most
 TAIL_RAMP = 2.3, 2.7  # tail indices about `HEAVY_TAIL_INDEX`: between them the advice goes over
 UNEVEN_RAMP = 6.5, 9.5  # times, the same about `UNEVEN_P99_RATIO`
 EQUAL_RATIO = 1.1  # times: numbers closer than that are not told apart
@@ -57,6 +58,7 @@ Basis: TypeAlias = Literal[
     "clip-every-step",  # an adaptive optimizer, a tenth of the 10th percentile
     "towards-every-step",  # an adaptive optimizer, between that and its 95th percentile: a few spikes
     "guard-p95",  # an adaptive optimizer
+    "equal-weight",  # an optimizer whose updates have a fixed size, below nearly every norm
     "guard-p95-near-eps",  # the same, because lower thresholds would bring gradients near eps
     "twice-p99",
     "update-bound",
@@ -179,6 +181,8 @@ def _for_adaptive(history: OptimizerHistory, tail: float) -> Choice:
     """Adam: clipping every step does not change the learning rate, it gives each step the same weight."""
     norms = decisive(history.norms)
     level, top = float(np.median(norms)), float(np.quantile(norms, 0.99))
+    if history.has_fixed_size:
+        return Choice(EQUAL_WEIGHT_SHARE * level, 0.1 * EQUAL_WEIGHT_SHARE * level, level, "equal-weight")
     lost = history.lost_at is not None or _went_wrong(history)
     upper, low = float(np.quantile(norms, 0.95)), 0.1 * float(np.quantile(norms, 0.1))
     uneven = max(1 - _ramp(tail, *TAIL_RAMP), _unevenness(top / level))

@@ -7,6 +7,7 @@ import numpy as np
 from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.recommend.rule import (
     EQUAL_RATIO,
+    EQUAL_WEIGHT_SHARE,
     MAX_UPDATE_RATIO,
     RISING_DRIFT,
     TRAVEL_NORMS,
@@ -82,6 +83,11 @@ def _tail(tail: tuple[float, float, float]) -> str:
 
 def _optimizer(history: OptimizerHistory, number: float) -> str:
     name = history.optimizer_class or "the optimizer"
+    if history.has_fixed_size:
+        return (
+            f"{name} makes updates of the same size for a gradient of any size: a threshold does not bound an update,"
+            " it bounds how much one step turns the direction of the next ones"
+        )
     if history.is_adaptive:
         return (
             f"{name} divides by the size of its gradients: a threshold that acts at most steps normalises them,"
@@ -121,6 +127,11 @@ def _threshold_in_force(history: OptimizerHistory) -> str | None:
 
 def explain(history: OptimizerHistory, choice: Choice) -> str:
     """What the threshold is, and why that."""
+    if choice.basis == "equal-weight":
+        return (
+            f"{EQUAL_WEIGHT_SHARE:g} of the healthy level, below nearly every norm: the momentum then gives each step"
+            " the same weight. In the benchmark fixed thresholds did better here than policies that follow the norms"
+        )
     if choice.basis in ("clip-every-step", "towards-every-step", "guard-p95", "guard-p95-near-eps"):
         return _explain_adaptive(history, choice)
     if choice.basis.startswith("guard"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back
-from gradwatch.analysis.statistics.update_rule import find_update_rule
+from gradwatch.analysis.statistics.update_rule import find_update_rule, is_of_fixed_size
 from gradwatch.detect import eps_of
 from gradwatch.detect.optimizers import UpdateRule
 from gradwatch.record import WEIGHT_STATS, Event
@@ -101,6 +101,11 @@ class OptimizerHistory:
     def is_adaptive(self) -> bool:
         """Whether the optimizer is known to divide by the size of its gradients, as Adam does."""
         return self.update_rule == "normalises"
+
+    @property
+    def has_fixed_size(self) -> bool:
+        """Whether the update is the sign of the momentum or a matrix of equal singular values, as Lion's and Muon's."""
+        return self.is_adaptive and is_of_fixed_size(self.optimizer_class)
 
     @property
     def follows_gradient(self) -> bool:

@@ -13,6 +13,7 @@ from gradwatch.detect.optimizers import UpdateRule
 # Families whose members all normalise, whatever a library calls them (AdamW8bit, adamw_torch, FusedLAMB, ...).
 NORMALISING_FAMILIES = ("adam", "rmsprop", "adagrad", "adadelta", "adafactor", "lion", "muon", "rprop", "lamb")
 
+FIXED_SIZE_FAMILIES = ("lion", "signum", "signsgd", "muon", "shampoo")
 MIN_SAMPLES = 12  # samples of updates from which a rule can be read
 MIN_NORM_SPREAD = 0.25  # standard deviation of the logarithm of the gradient's norm
 FOLLOWS_SLOPE, NORMALISES_SLOPE = 0.7, 0.3  # of log update over log gradient
@@ -36,6 +37,20 @@ def find_update_rule(
     if known is None and any(family in class_name.lower() for family in NORMALISING_FAMILIES):
         return "normalises"
     return known
+
+
+def is_of_fixed_size(class_name: str) -> bool:
+    """Whether an optimizer's class is of a family that replaces the momentum by its sign, or by its nearest matrix of
+    equal singular values.
+
+    Lion: Chen et al. 2023, https://arxiv.org/abs/2302.06675. Shampoo: Gupta et al. 2018,
+    https://arxiv.org/abs/1802.09568; it is of the second kind if its sums hold only the last gradient. Unlike them,
+    Adam, Adafactor and SOAP divide each entry by an average of its squares.
+
+    >>> is_of_fixed_size("Lion"), is_of_fixed_size("Muon"), is_of_fixed_size("SOAP"), is_of_fixed_size("AdamW")
+    (True, True, False, False)
+    """
+    return any(family in class_name.lower() for family in FIXED_SIZE_FAMILIES)
 
 
 def _by_record(steps: pd.DataFrame, update_norms: pd.Series[float]) -> UpdateRule | None:

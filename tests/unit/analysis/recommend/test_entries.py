@@ -8,6 +8,7 @@ import pytest
 from gradwatch import Run
 from gradwatch.analysis.recommend.entries import value_or_norm
 from gradwatch.analysis.statistics.optimizer_history import optimizer_history
+from gradwatch.record import LayerStats, ParameterInfo
 from gradwatch.testing import replaced, steady, stream, write_run
 
 SPIKES = dict.fromkeys((400, 500, 600), 60.0)
@@ -34,3 +35,30 @@ def said(path, norms, share):
 )
 def test_who_carries_the_spikes_decides(tmp_path, norms, share, says):
     assert says in said(tmp_path, norms, share)
+
+
+def of_two(path, spike):
+    """What is said of a run of two parameters with these norms at three spikes, each spread over 100 entries."""
+    parameters = tuple(ParameterInfo(name=name, shape=(10, 10), dtype="float32") for name in ("a.weight", "b.weight"))
+    rng, records = np.random.default_rng(0), []
+    for record in stream(steady(800)):
+        norm = np.asarray(spike if record.step in SPIKES else np.exp(0.05 * rng.standard_normal(2)), np.float32)
+        zero = np.zeros(2, np.float32)
+        layers = LayerStats(parameters=parameters, norm=norm, abs_max=norm / 10, nonfinite=zero, zeros=zero)
+        total = float(np.linalg.norm(norm.astype(float)))
+        records.append(dataclasses.replace(record, layers=layers, weights=None, total_norm=total))
+    run = Run(write_run(path, records))
+    return value_or_norm(run, "0", optimizer_history(run))
+
+
+def test_where_one_parameter_alone_stands_out_it_is_to_be_clipped_alone(tmp_path):
+    assert "per parameter, for b.weight alone stood out" in of_two(tmp_path / "alone", (1.0, 60.0))
+    assert "by norm, for the steps" in of_two(tmp_path / "both", (60.0, 60.0))
+
+
+def test_a_threshold_by_value_passes_the_entries_of_usual_steps(tmp_path):
+    """An independent look at the same entries: the 99th percentile of the largest of each step."""
+    norms = replaced(steady(800), SPIKES)
+    text = said(tmp_path, norms, 0.99)
+    threshold = float(text.rpartition("`clip_grad_value_` at ")[2].split()[0])
+    assert threshold == pytest.approx(np.quantile(np.array(norms) * 0.99**0.5, 0.99), rel=0.1)

@@ -1,5 +1,6 @@
 """When a threshold is advised, when that is refused, and what is said with either."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from gradwatch import Run
 from gradwatch.record import Event, StepRecord
 from gradwatch.sources.history import History, Point, write
 from gradwatch.store import StoreWriter
-from gradwatch.testing import steady, stream
+from gradwatch.testing import replaced, steady, stream, write_run
 
 from .advised import advise, weighing
 
@@ -103,3 +104,14 @@ def test_the_lines_to_paste_hold_the_number(tmp_path):
     advice = advise(tmp_path, steady(1000))
     assert set(advice.apply) == {"torch", "lightning", "transformers"}
     assert all(f"{advice.max_norm:g}" in line for line in advice.apply.values())
+
+
+def test_only_warnings_are_to_be_looked_at_first(tmp_path):
+    """A lone spike is information; a learning rate that ends early is a warning."""
+    calm = stream(replaced(steady(800), {500: 60.0}))
+    run = Run(write_run(tmp_path / "calm", calm))
+    assert [(f.code, f.severity) for f in run.diagnosis()] == [("spike", "info")]
+    assert run.recommend().fix_first == ()
+    early = [dataclasses.replace(r, learning_rates=(0.1 * (r.step < 600),)) for r in calm]
+    (told,) = Run(write_run(tmp_path / "early", early)).recommend().fix_first
+    assert "learning rate is 0" in told

@@ -8,6 +8,7 @@ import pytest
 
 import gradwatch
 from gradwatch import Run
+from gradwatch.analysis.recommend.rule import choose
 from gradwatch.analysis.statistics.optimizer_history import optimizer_history
 from gradwatch.sources.history import History, Point, write
 from gradwatch.testing import replaced, steady, stream, write_run
@@ -344,3 +345,15 @@ def test_a_drift_that_one_threshold_can_not_cover_is_no_matter_where_every_step_
     norms = [float(0.99**i) for i in range(2000)]
     assert "the norm drifts" in advise(tmp_path / "a", norms).refused
     assert advise(tmp_path / "b", norms, "Adam").refused is None
+
+
+@pytest.mark.parametrize(("optimizer", "fixed"), [("Lion", True), ("Muon", True), ("Shampoo", True), ("AdamW", False)])
+@pytest.mark.parametrize("spikes", [0, 12])
+def test_an_optimizer_whose_updates_have_a_fixed_size_gets_a_fixed_threshold(tmp_path, optimizer, fixed, spikes):
+    """0.3 of the median of the usable norms, and no policy; Adam gets one."""
+    norms = replaced(steady(2000), {200 + 100 * i: 80.0 for i in range(spikes)})
+    history = optimizer_history(Run(write_run(tmp_path, stream(norms), optimizer, {"update_rule": "normalises"})))
+    advice = choose(history, 3.0)
+    assert (advice.clip is None) == fixed
+    assert (advice.number == pytest.approx(0.3 * np.median(history.norms))) == fixed
+    assert advice.low <= advice.number <= advice.high
