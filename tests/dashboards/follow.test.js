@@ -53,12 +53,37 @@ test("a page that is not seen asks for nothing until it is", async (context) => 
   assert.equal(page.looks, 1);
 });
 
-test("a run that takes long to read is looked at less often", async (context) => {
+test("a run that takes long to read is looked at less often, but for the first look, which reads all of it", async (context) => {
   context.mock.timers.enable({ apis: ["setTimeout"] });
+  const tick = async (/** @type {number} */ ms) => {
+    context.mock.timers.tick(ms);
+    for (let i = 0; i < 5; i++) await Promise.resolve();
+  };
   const { page, begin } = watched({ recording: true, takes: 3000 });
   await begin();
-  context.mock.timers.tick(14_999);
+  await tick(1999);
   assert.equal(page.looks, 1);
-  context.mock.timers.tick(1);
+  await tick(1);
+  assert.equal(page.looks, 2);
+  await tick(14_999);
+  assert.equal(page.looks, 2);
+  await tick(1);
+  assert.equal(page.looks, 3);
+});
+
+test("the first look is the first one at a page that is seen", async (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  const tick = async (/** @type {number} */ ms) => {
+    context.mock.timers.tick(ms);
+    for (let i = 0; i < 5; i++) await Promise.resolve();
+  };
+  const { page, begin } = watched({ recording: true, seen: false, takes: 3000 });
+  await begin();
+  page.seen = true;
+  await tick(2000);
+  assert.equal(page.looks, 1);
+  await tick(2000);
+  assert.equal(page.looks, 2);
+  await tick(2000);
   assert.equal(page.looks, 2);
 });
