@@ -11,6 +11,22 @@ test("the scale ends at percentiles, so that one explosion does not flatten the 
   assert.ok(Math.abs(Math.log10(high) - 9.95) < 0.002, String(high));
 });
 
+test("the scale of a large table costs little more than sorting it as numbers", () => {
+  const next = random(1);
+  const values = Float32Array.from({ length: 300_000 }, () => 10 ** (6 * next() - 3));
+  /** @param {() => unknown} work the shortest of three times */
+  const cost = (work) => {
+    const times = [1, 2, 3].map(() => {
+      const began = process.cpuUsage().user;
+      work();
+      return process.cpuUsage().user - began;
+    });
+    return Math.min(...times);
+  };
+  const sorting = cost(() => Float32Array.from(values).sort());
+  assert(cost(() => extent(values)) < 5 * sorting, "boxed numbers take ten times as long");
+});
+
 test("values that lie close together still get two decades", () => {
   const [low, high] = extent(Float32Array.of(2, 2, 2));
   assert.deepEqual([low.toPrecision(3), high.toPrecision(3)], ["0.200", "20.0"]);

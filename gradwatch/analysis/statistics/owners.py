@@ -132,9 +132,12 @@ def shares_of(norms: pd.DataFrame) -> pd.DataFrame:
 
 def grouped(shares: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
     """The shares of groups of columns, named in ``groups`` for each column, in the order in which they come."""
-    names = list(dict.fromkeys(groups))
-    columns = {name: shares.loc[:, [group == name for group in groups]].sum(axis=1, skipna=False) for name in names}
-    return pd.DataFrame(columns, index=shares.index)
+    places = {name: at for at, name in enumerate(dict.fromkeys(groups))}
+    codes = np.array([places[name] for name in groups], np.int64)
+    order = np.argsort(codes, kind="stable")  # the columns of a group side by side
+    starts = np.searchsorted(codes[order], np.arange(len(places)))
+    sums = np.add.reduceat(shares.to_numpy(float)[:, order], starts, axis=1) if places else np.empty((len(shares), 0))
+    return pd.DataFrame(sums, index=shares.index, columns=list(places))
 
 
 def group_of(info: ParameterInfo, grouping: Grouping) -> str:

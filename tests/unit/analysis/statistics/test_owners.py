@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,24 @@ def test_no_steps_have_no_shares():
 def test_names_say_kind_and_depth(name, kind, depth):
     info = ParameterInfo(name=name, shape=(1,))
     assert (group_of(info, "kind"), group_of(info, "depth"), group_of(info, "parameter")) == (kind, depth, name)
+
+
+def test_many_groups_are_those_of_pandas_and_cost_no_more():
+    """Of 10,000 parameters, the shares once took two minutes."""
+    random = np.random.default_rng(2)
+    table = random.random((20, 8000))
+    table[3] = np.nan
+    shares = pd.DataFrame(table)
+    groups = [f"group {number}" for number in random.integers(0, 6000, 8000)]
+    began = time.process_time()
+    expected = shares.T.groupby(groups, sort=False).agg(lambda column: column.sum(skipna=False))
+    between = time.process_time()
+    found = grouped(shares, groups)
+    took = time.process_time() - between
+    assert found.columns.tolist() == expected.index.tolist()
+    np.testing.assert_allclose(found.to_numpy(), expected.T.to_numpy())
+    assert took < between - began
+    assert grouped(pd.DataFrame(np.empty((4, 0))), []).shape == (4, 0)
 
 
 def test_groups_add_up_in_the_order_in_which_they_come():
