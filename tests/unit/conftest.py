@@ -2,6 +2,7 @@
 
 import gc
 import http.server
+import importlib.util
 import json
 import sys
 import threading
@@ -57,3 +58,14 @@ def server():
     yield bodies, f"json://user:hunter2@127.0.0.1:{httpd.server_port}"
     httpd.shutdown()
     httpd.server_close()
+
+
+@pytest.fixture
+def trackio_folder(tmp_path, monkeypatch):
+    """Where trackio keeps its projects. It reads that once, so it is imported anew."""
+    if importlib.util.find_spec("trackio") is None:
+        pytest.skip("trackio is not installed")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    return tmp_path / "trackio"

@@ -22,7 +22,7 @@ from gradwatch.store.compacting import SUFFIX as COMPACTED
 from gradwatch.store.compacting import compact as compact_store
 from gradwatch.text import count, file_size
 
-_SUFFIXES = ("", "-wal", "-shm", "-journal", COMPACTED)
+_SUFFIXES = ("", "-wal", "-shm", "-journal", COMPACTED, f"{COMPACTED}-journal", f"{COMPACTED}.best")
 
 
 def rm(paths: Sequence[Path], yes: bool) -> None:

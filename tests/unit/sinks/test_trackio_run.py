@@ -1,16 +1,12 @@
 """trackio's storage gives back what the store holds."""
 
-import pytest
-
 from gradwatch.export.trackers import send_run
 from gradwatch.sinks.targets import parse_target
 
 from .support import STEPS, assert_equal, expected
 
 
-def test_trackio_holds_the_series_and_the_verdict(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read at import
-    pytest.importorskip("trackio")
+def test_trackio_holds_the_series_and_the_verdict(run, trackio_folder):
     from trackio.sqlite_storage import SQLiteStorage
 
     assert send_run(run, parse_target("trackio:p")) == STEPS

@@ -273,17 +273,13 @@ def test_what_mlflow_itself_writes_is_read(tmp_path, monkeypatch, kind):
     assert Run(made.run).optimizers == {"0": "AdamW"}
 
 
-def test_what_trackio_itself_writes_is_read(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read at import
-    pytest.importorskip("trackio")
+def test_what_trackio_itself_writes_is_read(tmp_path, trackio_folder):
     import trackio
-    import trackio.utils
 
-    folder = trackio.utils.TRACKIO_DIR
     run = trackio.init(project="import", name="first", config={"optimizer": "AdamW"}, embed=False, auto_log_gpu=False)
     for step, (loss, norm) in enumerate(zip(LOSSES, NORMS, strict=True)):
         run.log({"loss": loss, "train/grad_norm": norm}, step=step)
     run.finish()
-    made = write(read([folder / "import.db"]), tmp_path / "run")
+    made = write(read([trackio_folder / "import.db"]), tmp_path / "run")
     np.testing.assert_array_equal(Run(made.run).steps()["total_norm"], NORMS)
     assert Run(made.run).optimizers == {"0": "AdamW"}
