@@ -139,7 +139,11 @@ class StoreWriter:
 
     def _put_optimizer(self, name: str, optimizer_class: str, settings: Mapping[str, Any]) -> None:
         row = with_checksums("optimizer", (text(name), text(optimizer_class), json.dumps(settings, default=str)))
-        self._file.insert("optimizer", (*OPTIMIZER_COLUMNS, *CHECKSUMS), [row], "insert or replace")
+        columns = (*OPTIMIZER_COLUMNS, *CHECKSUMS)
+        self._file.insert("optimizer", columns, [row], "insert or ignore")
+        # "insert or replace" would put it behind the others, and the first one is what every view shows.
+        assignments = ", ".join(f"{column} = ?" for column in columns[1:])
+        self._file.execute(f"update optimizer set {assignments} where name = ?", *row[1:], row[0])
 
     def set_meta(self, key: str, value: str) -> None:
         """Set a fact about the run, whether or not it was known.

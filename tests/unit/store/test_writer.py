@@ -125,3 +125,37 @@ def test_parameters_that_join_again_are_named_at_their_own_positions(tmp_path):
     recorder.join(SimpleNamespace(name="0", parts=parts), 1)
     recorder.close("closed")
     assert Run(tmp_path).parameters() == tuple(infos)
+
+
+def resumed(folder, *optimizers):
+    """An attempt with these optimizers, which joins them one after another and is killed."""
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {})
+    for name, kind in optimizers:
+        writer.add_optimizer(name, kind, {"lr": len(kind)})
+    writer.abandon()
+    with sqlite3.connect(folder / FILE_NAME) as db:  # the process is gone
+        db.execute("update attempt set pid = 0")
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        [],
+        [("first", "SGD")],
+        [("second", "AdamW")],
+        [("first", "SGD"), ("second", "Adam")],
+        [("third", "SGD"), ("second", "Adam"), ("first", "SGD")],
+        [("fourth", "SGD"), ("first", "AdamW")],
+    ],
+)
+def test_an_attempt_keeps_the_order_of_the_optimizers_wherever_it_is_killed(tmp_path, again):
+    """The first optimizer is the one that every view shows."""
+    before = [("first", "SGD"), ("second", "Adam"), ("third", "RMSprop")]
+    resumed(tmp_path, *before)
+    resumed(tmp_path, *again)
+    expected = dict(before) | dict(again)
+    run = Run(tmp_path)
+    assert list(run.optimizers.items()) == list(expected.items())
+    assert {name: run.settings(name) for name in expected} == {n: {"lr": len(kind)} for n, kind in expected.items()}
+    assert run.damaged_rows == 0
