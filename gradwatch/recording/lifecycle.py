@@ -75,13 +75,18 @@ def inside() -> Iterator[None]:
         leave()
 
 
+def _place(run: Path) -> Path:
+    """Where a run lies, whichever links lead there; a link to itself leads nowhere and is no error here."""
+    return Path(os.path.realpath(run))
+
+
 def check_not_open(run: Path) -> None:
     """See that this process does not record the run already.
 
     Raises:
         RunInUse: it does.
     """
-    if run.resolve() in _open:
+    if _place(run) in _open:
         raise RunInUse(f"{str(run)!r} is being recorded by another watch of this process. Close that one first.")
 
 
@@ -89,7 +94,7 @@ def opened(run: Path, recording: Endable) -> None:
     """A recording begins; it is ended when the process ends."""
     if not _open:
         atexit.register(_close_at_exit)
-    _open[run.resolve()] = recording
+    _open[_place(run)] = recording
     on_main = threading.get_ident() == _main_thread
     if on_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _on_signal)
@@ -97,7 +102,7 @@ def opened(run: Path, recording: Endable) -> None:
 
 def closed(run: Path) -> None:
     """A recording has ended."""
-    _open.pop(run.resolve(), None)
+    _open.pop(_place(run), None)
     if not _open:
         atexit.unregister(_close_at_exit)
         _leave_signal_alone()

@@ -67,13 +67,19 @@ class WritingConnection:
         """Whether the file still stands where it was opened: what is written to another would never be read."""
         return _identity(self.path) == self._file
 
-    def transaction(self) -> _Transaction:
-        """Write all that follows, or nothing of it."""
-        return _Transaction(self.db, self.lock)
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write all that follows, or nothing of it.
+
+        Raises:
+            StoreNotWritable: the disk does not take it now.
+        """
+        with self.reporting(), _Transaction(self.db, self.lock):
+            yield
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """Raise StoreNotWritable for what the disk does not take now."""
+        """Raise StoreNotWritable for what the disk does not take now; even a read may have to write beside the file."""
         try:
             yield
         except sqlite3.OperationalError as error:

@@ -52,8 +52,11 @@ def create(path: Path) -> bool:
         db.execute(f"pragma application_id = {APPLICATION_ID}")
         db.execute(f"pragma user_version = {SCHEMA_VERSION}")
         db.execute("commit")
-    finally:
+    except BaseException:
         db.close()
+        aside.unlink(missing_ok=True)
+        raise
+    db.close()
     return _put_in_place(aside, path)
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sqlite3
 import time
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradwatch.errors import StoreRemoved
+from gradwatch.errors import StoreNotWritable, StoreRemoved
 from gradwatch.record import Event, JoinedParameters, ParameterInfo, StepRecord, merged
-from gradwatch.store.connection import WritingConnection, not_writable
+from gradwatch.store.connection import WritingConnection
 from gradwatch.store.creation import next_id, put_row_counts, refuse_if_in_use
 from gradwatch.store.digests import RecordDigesters
 from gradwatch.store.next_steps import EVERY, NextSteps
@@ -83,6 +82,7 @@ class StoreWriter:
 
         Raises:
             RunInUse: another process was faster.
+            StoreNotWritable: the disk does not take it now.
         """
         pid = os.getpid()
         earlier = self._read_next_steps()
@@ -108,7 +108,8 @@ class StoreWriter:
         return next_step
 
     def _read_next_steps(self) -> NextSteps:
-        last_id = next_id(self._file.db) - 1
+        with self._file.reporting():
+            last_id = next_id(self._file.db) - 1
         if not last_id:
             return NextSteps()
         with StoreReader(self.path) as reader:
@@ -126,7 +127,7 @@ class StoreWriter:
         """Whether the store has a row of an optimizer, in whichever table."""
         name = text(optimizer)
         queries = ["select 1 from optimizer where name = ?", "select 1 from parameter where optimizer = ? limit 1"]
-        with self._file.lock:
+        with self._file.reporting(), self._file.lock:
             if any(self._file.row(query, name) for query in queries):
                 return True
             return name in self._next_steps.steps
@@ -151,7 +152,7 @@ class StoreWriter:
         Raises:
             StoreNotWritable: the disk does not take it now.
         """
-        with self._file.reporting(), self._file.transaction():
+        with self._file.transaction():
             self._file.insert("meta", _META, [_meta_row(key, value)], "insert or replace")
             self._count_rows()
 
@@ -197,7 +198,7 @@ class StoreWriter:
         if not self._file.is_in_place():
             raise StoreRemoved(f"{str(self.path)!r} was removed or replaced while it was written.")
         try:
-            with self._file.reporting(), self._file.transaction():
+            with self._file.transaction():
                 for parameters in joined:
                     self._put_parameters(parameters.optimizer, parameters.infos, parameters.first)
                 for table, columns in STEP_ROW_COLUMNS.items():
@@ -243,21 +244,25 @@ class StoreWriter:
         """
         *values, crc, bound = with_checksums("detector_state", (text(optimizer), last_id, version, zlib.crc32(state)))
         row = (*values[:3], state, crc, bound)
-        with self._file.reporting(), self._file.transaction():
+        with self._file.transaction():
             columns = ("optimizer", "last_id", "version", "state", *CHECKSUMS)
             self._file.insert("detector_state", columns, [row], "insert or replace")
             self._count_rows()
 
     def end_attempt(self, reason: str) -> None:
-        """Write how the attempt ended and close the file; it then stands alone, without a log beside it."""
+        """Write how the attempt ended and close the file; it then stands alone, without a log beside it.
+
+        Raises:
+            StoreNotWritable: the disk does not take it now; the file is closed as it is.
+        """
         try:
             with self._file.transaction():
                 self._update_attempt("ended = ?, reason = ?", time.time(), text(reason))
                 self._put_next_steps(self._next_steps)
                 self._count_rows()
-        except sqlite3.OperationalError as error:
+        except StoreNotWritable:
             self._file.close()
-            raise not_writable(self.path, error) from error
+            raise
         self._file.close_alone()
 
     def abandon(self) -> None:
