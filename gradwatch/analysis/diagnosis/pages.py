@@ -51,8 +51,8 @@ PAGES: dict[str, Page] = {
     "learning-rate-zero": Page(
         title="The learning rate is 0",
         cure="script",
-        meaning="All parameter groups have learning rate 0 at most steps or from some step to the end, or one group has"
-        " it at every step. The weights do not move then.",
+        meaning="All parameter groups have learning rate 0, or one below a millionth of the highest, at most steps or"
+        " from some step to the end; or one group has 0 at every step. The weights do not move then, or hardly.",
         example="`LambdaLR(optimizer, lambda step: step // 1000)`: the integer division gives 0 for 1,000 steps.",
         confirm="Print `scheduler.get_last_lr()` at the first and the last steps.",
         fix="Correct the schedule or the number of steps it is built for.",

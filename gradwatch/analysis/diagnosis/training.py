@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.statistics.progress import first_loss, is_about_zero, medians
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Severity
+from gradwatch.text import number
 
 MIN_STEPS = 5  # steps: too few to conclude that something never happens
 MIN_ZERO_ROWS = 2  # rows of an imported history, each of several steps: all of them without a gradient
 MOST_STEPS = 0.95  # share of the steps
 HALF = 0.5
+NEXT_TO_NO_RATE = 1e-6  # of the highest learning rate: with it no update is seen beside the ones before
 MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END = 10, 0.05  # steps, and share of them: a schedule that ended so early
 NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
 MIN_CONSTANT_LOSSES = 20  # losses
@@ -81,12 +84,14 @@ def all_steps_skipped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
 
 
 def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Every learning rate is 0: always, for most of the run, or from some step to the end."""
+    """Every learning rate is 0 or next to it: always, for most of the run, or from some step to the end."""
     rates = _learning_rates(optimizer)
     known = np.isfinite(rates).any(axis=1)
     if known.sum() < MIN_STEPS:
         return None
-    zero = (np.nan_to_num(rates[known], nan=0.0) == 0).all(axis=1)
+    rates = np.nan_to_num(rates[known], nan=0.0)
+    highest = float(rates.max())
+    zero: NDArray[np.bool_] = rates.max(axis=1) <= NEXT_TO_NO_RATE * highest
     share = float(zero.mean())
     at_end = len(zero) - 1 - int(np.flatnonzero(~zero)[-1]) if not zero.all() else len(zero)
     ended_early = at_end >= max(MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END * len(zero))
@@ -94,19 +99,22 @@ def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
         return None
     steps = optimizer.steps[known][zero] if share >= HALF else optimizer.steps[known][-at_end:]
     from_where = f"at {int(zero.sum())} of {len(zero)} steps" if share >= HALF else f"from step {steps[0]} to the end"
+    left = float(rates[zero].max())
+    what = "0" if left == 0 else f"below a millionth of its highest, {number(highest)},"
+    effect = "do not" if left == 0 else "hardly"
     return Finding(
         code="learning-rate-zero",
         severity="critical" if share >= MOST_STEPS else "warning",
         certainty="shown",
-        what=f"the learning rate{facts.of(optimizer)} is 0 {from_where}: the weights do not move",
+        what=f"the learning rate{facts.of(optimizer)} is {what} {from_where}: the weights {effect} move",
         optimizer=optimizer.name,
         steps=(int(steps[0]), int(steps[-1])),
         evidence={
-            "learning_rate": Quantity(0.0, "per step"),
+            "learning_rate": Quantity(left, "per step"),
             "steps_at_zero": Quantity(share, "share of steps"),
         },
-        cause="the schedule returns 0, for example because of an integer division, a warm-up that counts epochs but is"
-        " stepped every batch, or too small a total number of steps",
+        cause="the schedule returns 0 or falls too fast, for example because of an integer division, a schedule that"
+        " counts epochs but is stepped every batch, or too small a total number of steps",
         remedy="correct the schedule; print scheduler.get_last_lr() at the first and the last steps",
         confirm="`gradwatch export RUN steps.csv` has the learning rate of every step",
     )

@@ -43,6 +43,25 @@ def test_a_learning_rate_of_zero(tmp_path, rate, severity):
     assert found == ([severity] if severity else [])
 
 
+@pytest.mark.parametrize(
+    ("factor", "steps"),
+    [
+        pytest.param(0.5, (20, 299), id="halved every batch instead of every epoch"),
+        pytest.param(0.9, (132, 299), id="a tenth less every batch"),
+        pytest.param(0.98, None, id="falls to a four-hundredth"),
+    ],
+)
+def test_a_rate_that_falls_to_next_to_nothing(tmp_path, factor, steps):
+    """``factor ** i`` is below a millionth from i on: log(1e-6) / log(factor)."""
+    run = run_of(tmp_path, changed(calm(300), learning_rates=lambda i: (0.1 * factor**i,)))
+    assert ("learning-rate-zero" in codes(run)) == (steps is not None)
+    if steps is not None:
+        found = the(run, "learning-rate-zero")
+        assert found.steps == steps
+        assert "below a millionth of its highest, 0.1," in found.what
+        assert "hardly move" in found.what
+
+
 @pytest.mark.parametrize(("zeros", "told"), [(0, False), (1, False), (9, False), (60, True), (149, True)])
 def test_a_schedule_that_ends_early(tmp_path, zeros, told):
     """One that ends at 0 with the last step is usual."""
