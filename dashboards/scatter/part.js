@@ -67,8 +67,9 @@ export class ScatterPart {
     const last = this.#shown;
     this.#shown = shown;
     const { state, runs, range, theme } = shown;
-    this.element.hidden = !state.plot || !runs.length;
-    if (this.element.hidden) return;
+    this.element.hidden = !state.plot;
+    this.element.classList.toggle("waiting", !runs.length);
+    if (this.element.hidden || !runs.length) return; // its room is kept until the points arrive
     const names = this.#offered(runs);
     const axes = this.#axes(state.plot, names);
     if (!axes) return this.#showNothing();

@@ -1,7 +1,8 @@
 // The scatter plot in words: each point, what is drawn, and what can't be.
-/** @import { Range, Scatter } from "../types.d.ts" */
-/** @import { Cloud, Sampled } from "./values.js" */
+/** @import { Range } from "../types.d.ts" */
+/** @import { Cloud } from "./values.js" */
 import { allDigits, count, number, steps, whole } from "../draw/text.js";
+import { counted } from "./counts.js";
 import { QUANTITIES } from "./values.js";
 
 const MOST_ROWS = 50; // of the table
@@ -29,46 +30,13 @@ export function pointText(cloud, point, [x, y]) {
 export function coverage(cloud, axes, range) {
   return cloud.runs.map((run, i) => {
     const drawn = cloud.run.reduce((sum, one) => sum + (one === i ? 1 : 0), 0);
-    const { amount, sampled, left, why } = counted(run, axes, range);
+    const { all, first, last, sampled, left, why } = counted(run.scatter, axes, range);
+    const amount = `${count(all, "step")}${all ? ` (${steps(first, last)})` : ""}`;
     const name = cloud.runs.length > 1 ? `${run.name}: ` : "";
     const sample = sampled ? ", a sample that keeps the least and the largest of each quantity" : "";
     const missing = left ? ` ${count(left, "step")} can't be drawn: ${why.join(", ")}.` : "";
     return `${name}${count(drawn, "point")} of ${amount}${sample}.${missing}`;
   });
-}
-
-/** @param {Sampled} run @param {[x: string, y: string]} axes @param {Range} range */
-function counted({ scatter }, axes, [from, to]) {
-  const { about, arrays } = scatter;
-  const spans = [...arrays.first.keys()].filter((i) => arrays.last[i] >= from && arrays.first[i] <= to);
-  const size = about.quantities.length;
-  /** @param {"nan" | "infinite" | "unknown" | "left_out"} name @param {number} width @param {number} at */
-  const sum = (name, width, at) => spans.reduce((total, span) => total + arrays[name][span * width + at], 0);
-  const [x, y] = axes.map((name) => about.quantities.indexOf(name));
-  const why = axes.flatMap((name, i) => reasons(QUANTITIES[name].label, (kind) => sum(kind, size, [x, y][i])));
-  const all = spans.reduce((total, span) => total + arrays.steps[span], 0);
-  const where = spans.length ? ` (${steps(arrays.first[spans[0]], arrays.last[spans[spans.length - 1]])})` : "";
-  return {
-    amount: `${count(all, "step")}${where}`,
-    sampled: arrays.step.length < totalOf(scatter),
-    left: sum("left_out", size * size, x * size + y),
-    why,
-  };
-}
-
-/** @param {Scatter} scatter */
-function totalOf({ arrays: { steps: amounts } }) {
-  return amounts.reduce((total, amount) => total + amount, 0);
-}
-
-/** @param {string} label @param {(kind: "nan" | "infinite" | "unknown") => number} sum */
-function reasons(label, sum) {
-  const kinds = /** @type {const} */ ([
-    ["nan", "NaN"],
-    ["infinite", "infinite"],
-    ["unknown", "unknown"],
-  ]);
-  return kinds.flatMap(([kind, word]) => (sum(kind) ? [`${label} ${word} at ${whole(sum(kind))}`] : []));
 }
 
 /**

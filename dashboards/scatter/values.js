@@ -61,8 +61,8 @@ export function axesOf(plot, names) {
   return [others.includes(x) ? x : others[0], up];
 }
 
-/** @param {Scatter} scatter @param {string} name */
-function columnOf({ about: { quantities }, arrays: { values, step } }, name) {
+/** The values of a quantity, NaN throughout if it is not known. @param {Scatter} scatter @param {string} name */
+export function columnOf({ about: { quantities }, arrays: { values, step } }, name) {
   const at = quantities.indexOf(name);
   return Float64Array.from(step, (_, i) => (at < 0 ? NaN : values[i * quantities.length + at]));
 }

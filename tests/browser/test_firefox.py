@@ -111,3 +111,16 @@ def test_firefox_draws_the_report_and_follows_a_click(firefox, tmp_path):
     firefox.wait_for("return document.querySelector('.story-table') !== null")
     assert firefox.run("return document.querySelector('.span').textContent") != before
     assert firefox.run("return document.querySelector('.problem').hidden") is True
+    firefox.run(
+        "[...document.querySelectorAll('.toolbar button')].find((one) => one.textContent === 'scatter').click()"
+    )
+    told = "document.querySelector('section.scatter').textContent"
+    firefox.wait_for(f"return {told}.includes('81 points of 81 steps (steps 160 to 240).')")
+    drawn = firefox.run(
+        """const canvas = document.querySelector("canvas.scatter");
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let dark = 0;
+        for (let i = 0; i < data.length; i += 4) dark += data[i + 3] > 200 && data[i] < 220 && data[i + 1] < 90;
+        return dark;"""
+    )
+    assert drawn > 50, "points"

@@ -1132,7 +1132,7 @@ SLOW = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["long", "gan", "wide"])
+@pytest.mark.parametrize("name", ["long", "gan", "wide", "long&plot=loss+total_norm&inspect=block.0.weight"])
 def test_nothing_jumps_while_the_page_fills(look, url, name):
     seen = look()
     seen.page.add_init_script(f"({SLOW})()")

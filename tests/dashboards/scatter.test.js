@@ -63,6 +63,21 @@ test("a sample says that it is one, and a range without a bad step says nothing 
   assert.deepEqual(coverage(cloudOf([runOf(given)], AXES, [50, 60]), AXES, [50, 60]), ["0 points of 0 steps."]);
 });
 
+test("a part of a file's span is counted by its points if it holds every step, and says so if it is a sample", () => {
+  const given = { total_norm: [1, NaN, Infinity, 4, 5, 6], loss: [1, 1, 1, 1, NaN, 1] };
+  const told = (/** @type {number} */ every, /** @type {[number, number]} */ range) =>
+    coverage(cloudOf([runOf(given, "run", every)], AXES, range), AXES, range)[0];
+  assert.equal(
+    told(1, [2.5, 4.5]),
+    "1 point of 2 steps (steps 3 to 4). 1 step can't be drawn: loss NaN or unknown at 1.",
+  );
+  assert.equal(
+    told(1, [1.5, 3.5]),
+    "1 point of 2 steps (steps 2 to 3). 1 step can't be drawn: total norm infinite at 1.",
+  );
+  assert.match(told(2, [1.5, 3.5]), /^0 points of 6 steps \(steps 0 to 5\), a sample that/);
+});
+
 test("points are those of the steps in view, of all runs", () => {
   const runs = [runOf({ total_norm: [1, 2, 3], loss: [4, 5, 6] }), runOf({ total_norm: [7], loss: [8] }, "other")];
   const cloud = cloudOf(runs, AXES, [-0.5, 1.5]);
