@@ -43,7 +43,8 @@ class RateChanges:
         self._rates: deque[float] = deque(maxlen=APART_STEPS)
 
     def update(self, record: StepRecord) -> None:
-        self._rates.append(record.learning_rates[0] if record.learning_rates else 0.0)
+        if record.learning_rates:  # an imported history may lack it at some steps, where it is not 0
+            self._rates.append(record.learning_rates[0])
 
     @property
     def changed(self) -> bool:

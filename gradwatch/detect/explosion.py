@@ -173,7 +173,8 @@ class Explosion:
         loss = {True: "; the loss left its level too", False: "; the loss has not risen", None: ""}[
             self._losses.are_out()
         ]
-        rate = f"; the learning rate was changed to {record.learning_rates[0]:.3g}" if self._rates.changed else ""
+        is_changed = self._rates.changed and bool(record.learning_rates)
+        rate = f"; the learning rate was changed to {record.learning_rates[0]:.3g}" if is_changed else ""
         clipped = f"; clipped to {norm * record.clip_coef:.3g}" if record.clipped else ""
         return event_at(
             record,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ class Notifications:
         self._link = link
         self._stalled_after = stalled_after
         self._clock = clock
-        self._run = ""
+        self._run = self._path = ""
         self._told: dict[tuple[str, str], str] = {}  # the severity, by kind and optimizer
         self._sent: deque[float] = deque()  # when
         self._left_out = 0
@@ -55,8 +56,8 @@ class Notifications:
         self._is_stalled = self._has_failed = False
 
     def open(self, facts: RunFacts) -> None:
-        """Keep the name of the run."""
-        self._run = facts.name
+        """Keep the name of the run, and its path for the command to look at it."""
+        self._run, self._path = facts.name, str(facts.path)
 
     def show(self, record: StepRecord) -> None:
         """Note that the training goes on; say so if it stood still."""
@@ -108,7 +109,7 @@ class Notifications:
         return True
 
     def _send(self, what: str, text: str, severity: str) -> None:
-        lines = [text, f"Next: gradwatch report {self._run}", *([self._link] if self._link else [])]
+        lines = [text, f"Next: gradwatch report {shlex.quote(self._path)}", *([self._link] if self._link else [])]
         kind = {"critical": "failure", "warning": "warning"}.get(severity, "info")
         taken = self._service.notify(title=f"{self._run}: {what}", body="\n".join(lines), notify_type=kind)
         if not taken and not self._has_failed:

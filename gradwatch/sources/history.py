@@ -129,8 +129,8 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a parser's message."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The first line of a parser's message, without the period at its end."""
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
 def _is_called(name: str, usual: Sequence[str]) -> bool:

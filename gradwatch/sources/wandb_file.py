@@ -10,7 +10,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gradwatch.errors import CannotImport
 
@@ -63,23 +63,36 @@ def _messages(file: Path) -> Iterator[bytes]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CannotImport(f"{str(file)!r} has more than {MAX_BYTES} bytes.")
-        data = file.read_bytes()
+        with file.open("rb") as stream:
+            if stream.read(HEADER)[:4] != b":W&B":
+                raise CannotImport(f"{str(file)!r} can't be read as a file of W&B: it begins with something else.")
+            yield from _joined(_chunks(stream))
     except OSError as error:
         raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
-    if data[:4] != b":W&B":
-        raise CannotImport(f"{str(file)!r} can't be read as a file of W&B: it begins with something else.")
+
+
+def _chunks(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The kind and the bytes of each chunk, up to one that is cut off or of no known kind."""
     at = HEADER
-    parts: list[bytes] = []
-    while at + 7 <= len(data):
+    while True:
         left = BLOCK - at % BLOCK
-        if left < 7:
+        if left < HEADER:  # too little for a chunk, so that it begins with the next block
+            stream.read(left)
             at += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        chunk = data[at + 7 : at + 7 + length]
-        at += 7 + length
+        head = stream.read(HEADER)
+        if len(head) < HEADER:
+            return
+        _, length, kind = struct.unpack("<IHB", head)
+        chunk = stream.read(length)
+        at += HEADER + length
         if kind not in (_WHOLE, _FIRST, _MIDDLE, _LAST) or len(chunk) < length:
             return  # cut off, or the rest of the file is empty
+        yield kind, chunk
+
+
+def _joined(chunks: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    for kind, chunk in chunks:
         if kind in (_WHOLE, _FIRST):
             parts = []
         parts.append(chunk)

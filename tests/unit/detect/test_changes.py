@@ -66,6 +66,8 @@ def rates(*learning_rates):
         pytest.param([0.0, 1e-9], (True, True), id="from zero"),
         pytest.param([0.0, 0.0], (False, False), id="zero"),
         pytest.param([None, None], (False, False), id="no rate is known"),
+        pytest.param([0.1, None, 0.1], (False, False), id="unknown is not zero"),
+        pytest.param([0.1, None, 0.3, None], (True, True), id="a rise between unknown rates"),
         pytest.param([0.1, 0.3, 0.12], (True, False), id="raised and taken back"),
         pytest.param([0.1, 0.3] + [0.3] * (APART_STEPS - 1), (False, False), id="long ago"),
         pytest.param([0.1, 0.3] + [0.3] * (APART_STEPS - 2), (True, True), id="just within reach"),

@@ -108,6 +108,20 @@ def test_one_huge_unclipped_step_from_which_the_loss_came_back_is_no_more_than_a
     assert found(Explosion(traits_of(optimizer).update_rule), records) == [(300, "explosion", severity)]
 
 
+def test_an_explosion_where_the_learning_rate_is_not_known_is_told_without_it():
+    """An imported history may lack it at some steps."""
+    rates = [(0.1,)] * 299 + [(0.5,)] + [()] * 60
+    records = stream([*steady(300), *growing(1.0, 1.3, 60)])
+    detector = Explosion()
+    events = [
+        event
+        for record, rate in zip(records, rates, strict=True)
+        for event in detector.update(dataclasses.replace(record, learning_rates=rate))
+    ]
+    assert events
+    assert not any("learning rate" in event.message for event in events)
+
+
 def test_norms_that_move_with_a_changed_learning_rate_are_explained():
     records = stream(steady(500) + steady(60, level=5.0, seed=7))
     changed = [dataclasses.replace(r, learning_rates=(0.1 if r.step < 495 else 1.0,)) for r in records]

@@ -45,7 +45,7 @@ def test_a_message_says_what_where_and_what_to_do_next(server):
     assert body["title"] == "the-run: nonfinite at step 7 in out.weight"
     assert body["message"].splitlines() == [
         "1 NaN entry",
-        "Next: gradwatch report the-run",
+        "Next: gradwatch report runs/the-run",
         "https://example.org/board",
     ]
     assert body["type"] == "failure"
