@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
+from gradwatch.errors import BadArgument
 from gradwatch.measure import route_of
 from gradwatch.record import StepRecord
 from gradwatch.recording.loops import open_loop
@@ -94,7 +95,16 @@ class Watch:
         self._router.log(loss, optimizer)
 
     def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
-        """Record one more optimizer from now on. Its step numbers continue those that the run has of it."""
+        """Record one more optimizer from now on. Its step numbers continue those that the run has of it.
+
+        Raises:
+            BadArgument: ``model`` is no module or ``optimizer`` no optimizer. The recording goes on.
+        """
+        optimizer = unwrapped(optimizer)
+        if not isinstance(model, nn.Module):
+            raise BadArgument(f"model is a {type(model).__name__}; expected a torch.nn.Module.")
+        if not isinstance(optimizer, Optimizer):
+            raise BadArgument(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer.")
         options = self._options.for_later_optimizer()
         policy = self.policies.get(name)
         self._router.add(functools.partial(open_loop, name, model, optimizer, options=options, policy=policy))

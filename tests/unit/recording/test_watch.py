@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import nn
 import gradwatch
 from gradwatch import Run
 from gradwatch.clip import NormClip, ValueClip
-from gradwatch.errors import RunInUse
+from gradwatch.errors import BadArgument, RunInUse
 from gradwatch.store import StoreReader
 from gradwatch.testing import steady
 
@@ -288,6 +289,31 @@ def test_a_callback_may_add_an_optimizer(tmp_path):
     run = Run(tmp_path / "run")
     assert added
     assert {name: len(run.steps(optimizer=name)) for name in run.optimizers} == {"0": 6, "later": 4}
+
+
+@pytest.mark.parametrize("swap", ["model", "optimizer"])
+def test_adding_what_is_no_optimizer_is_an_error_and_the_recording_goes_on(tmp_path, swap):
+    model, optimizer = make()
+    later_model, later = make()
+    wrong = (later, later) if swap == "model" else (later_model, later_model)
+    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
+        train(model, optimizer, 2)
+        with pytest.raises(BadArgument, match=f"^{swap} is a "):
+            watch.add("later", *wrong)
+        train(model, optimizer, 2)
+    assert list(Run(tmp_path / "run").optimizers) == ["0"]
+    assert len(Run(tmp_path / "run").steps()) == 4
+
+
+def test_the_optimizer_inside_a_wrapper_is_the_one_that_is_added(tmp_path):
+    """`attach` unwraps those of Accelerate and Fabric too."""
+    model, optimizer = make()
+    later_model, later = make()
+    wrapper = SimpleNamespace(optimizer=later)
+    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
+        watch.add("later", later_model, wrapper)
+        train(later_model, later, 3)
+    assert len(Run(tmp_path / "run").steps(optimizer="later")) == 3
 
 
 def test_a_callback_that_raises_is_said_and_not_called_again(tmp_path, caplog):
