@@ -13,7 +13,7 @@ import { describe, stepsAt, valuesAt } from "./readout.js";
 import { above, capOf, tableOf } from "./table.js";
 import { drawPlot } from "./vector.js";
 
-const LEAST_WIDTH = 240;
+const LEAST_WIDTH = 160; // px
 
 /**
  * @typedef {object} Shown

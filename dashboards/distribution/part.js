@@ -29,7 +29,7 @@ export class DistributionPart {
   /** A threshold that is being dragged. @type {number | null} */ #dragged = null;
   /** @type {ThresholdHandle} */ #handle;
   #canvas = h("canvas", { class: "distribution", role: "img" });
-  #table = h("table", { class: "unseen" });
+  #table = h("table");
 
   /**
    * @param {Chart} chart of the total norm
@@ -46,7 +46,7 @@ export class DistributionPart {
       () => tryOut(null),
     );
     chart.box.append(this.#handle.element);
-    chart.box.append(this.#table);
+    chart.box.append(h("div", { class: "unseen" }, this.#table));
     chart.element.append(h("div", { class: "beside" }, this.#canvas));
     chart.whenDrawn = () => this.draw();
     this.#canvas.addEventListener("pointerdown", (press) => this.#handle.drag(press, this.#canvas));

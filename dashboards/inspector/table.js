@@ -33,7 +33,8 @@ export class InspectorTable {
   show(shown) {
     this.#shown = shown;
     const { rows, layers, step, lastStep } = shown;
-    const heads = ["", "at", ...layers.map(({ name }) => name)].map((text) => h("th", { scope: "col" }, text));
+    const names = ["statistic", "at", ...layers.map(({ name }) => name)];
+    const heads = names.map((text) => h("th", { scope: "col" }, text));
     const lines = valuesAtStep(rows, layers, step, lastStep).map(({ stat, when, cells }) =>
       h(
         "tr",

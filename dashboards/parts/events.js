@@ -29,7 +29,7 @@ export class EventList {
   /** @param {{ chooseEvent(event: RunEvent): void }} on */
   constructor(on) {
     this.#choose = on.chooseEvent;
-    this.element = h("section", { "aria-label": "Events" }, this.#heading, this.#list, this.#more);
+    this.element = h("section", { "aria-label": "List of events" }, this.#heading, this.#list, this.#more);
   }
 
   /**

@@ -13,7 +13,8 @@ export class ScatterWords {
   #clear;
   #zoom;
   told = h("div", { class: "faint" });
-  table = h("table", { class: "unseen" });
+  #table = h("table");
+  table = h("div", { class: "unseen" }, this.#table);
 
   /** @param {() => void} clear @param {() => void} zoom */
   constructor(clear, zoom) {
@@ -25,7 +26,7 @@ export class ScatterWords {
   /** There are no two quantities. */
   showNothing() {
     this.told.textContent = "Fewer than two quantities were recorded: there is nothing to draw.";
-    this.table.replaceChildren();
+    this.#table.replaceChildren();
     this.#selection.textContent = "";
     this.#clear.hidden = this.#zoom.hidden = true;
   }
@@ -46,7 +47,7 @@ export class ScatterWords {
     const [heads, ...lines] = rows.map((cells, i) =>
       h("tr", {}, ...cells.map((cell) => (i ? h("td", {}, cell) : h("th", { scope: "col" }, cell)))),
     );
-    this.table.replaceChildren(h("caption", {}, caption), h("thead", {}, heads), h("tbody", {}, ...lines));
+    this.#table.replaceChildren(h("caption", {}, caption), h("thead", {}, heads), h("tbody", {}, ...lines));
     return sentences.join(" ");
   }
 }

@@ -792,7 +792,7 @@ def test_sixty_runs_are_searched_and_the_search_survives_a_reload(look, served, 
     seen.shown_run()
     runs = seen.frame.locator("button.run")
     expect(runs).to_have_count(60)
-    events = seen.frame.get_by_role("region", name="Events").bounding_box()
+    events = seen.frame.get_by_role("region", name="List of events").bounding_box()
     assert events["y"] < 800, "the events stay in view"
     shown = seen.frame.locator("button.run[aria-current]").inner_text().partition("\n")[0]
     seen.frame.get_by_label("find runs").fill("run 5.$")
@@ -927,7 +927,7 @@ def test_a_threshold_is_dragged_beside_the_distribution_of_norms_or_moved_by_key
     report.shown_run()
     grip = report.frame.get_by_role("slider", name="threshold to try")
     assert is_right(norms)
-    table = report.frame.locator("table.unseen tr")
+    table = report.frame.locator(".unseen table tr")
     assert table.locator("th").all_inner_texts() == ["least", "p5", "p25", "p50", "p75", "p95", "p99", "largest"]
     largest = float(table.locator("td").last.inner_text())
     assert largest == pytest.approx(norms.max(), rel=0.02)
@@ -1130,6 +1130,21 @@ SLOW = """() => {
         for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
     }).observe({ type: "layout-shift", buffered: true });
 }"""
+
+
+def test_a_narrow_window_scrolls_down_only_and_cuts_no_chart(look, url):
+    """On a telephone the table for screen readers made the page twice as wide, and charts lost their last steps."""
+    seen = look(width=390, height=900)
+    state = "long&run=short&plot=loss+total_norm&inspect=block.0.weight&event=400+explosion+0+block.0.weight"
+    seen.open_page(url, f"run={state}")
+    seen.shown_run()
+    expect(seen.frame.locator(".story-table td").first).to_be_visible()
+    assert seen.frame.locator("main").evaluate("(main) => main.scrollWidth - main.clientWidth") == 0
+    for over in seen.frame.locator(".u-over").all():
+        box = over.bounding_box()
+        if box:
+            assert box["x"] + box["width"] <= 390 - 14
+    assert seen.page.evaluate("() => document.documentElement.scrollWidth") == 390
 
 
 @pytest.mark.parametrize("name", ["long", "gan", "wide", "long&plot=loss+total_norm&inspect=block.0.weight"])
