@@ -20,20 +20,39 @@ RUNS = os.environ.get("GRADWATCH_PEERS_RUNS")
 _outcomes: dict[str, str] = {}
 _skipped: dict[str, str] = {}
 _steps: dict[str, int] = {}
+_recording = pytest.StashKey[Any]()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Record a test from its fixtures on."""
     if RUNS is None:
         return (yield)
     from gradwatch.script.discover import Discovery
     from gradwatch.script.plan import RecordingPlan
 
     discovery = Discovery(RecordingPlan(run=Path(RUNS) / str(len(_steps))))
+    item.stash[_recording] = discovery
     try:
         return (yield)
     finally:
+        _end(item)
         _steps[item.nodeid] = discovery.steps
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """End the recording with the test: a fixture of Lightning fails a test that leaves a thread."""
+    try:
+        return (yield)
+    finally:
+        _end(item)
+
+
+def _end(item: pytest.Item) -> None:
+    discovery = item.stash.get(_recording, None)
+    if discovery is not None:
+        item.stash[_recording] = None
         discovery.close("the test ended")
 
 
