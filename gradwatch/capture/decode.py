@@ -21,6 +21,7 @@ from gradwatch.capture.stand_ins import MappingStandIn, Structure, namedtuple_st
 from gradwatch.errors import CaptureDamaged
 
 MAX_SPARSE_SIZE = 2**62
+MOST_STAND_INS = 200
 TYPES = {str(one).removeprefix("torch."): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
 SPARSE: dict[str, tuple[str, ...]] = {
     "coo": ("indices", "values"),
@@ -47,6 +48,7 @@ class Decoder:
     def __init__(self, tensors: Mapping[str, Tensor], classes: Classes | None = None) -> None:
         self._tensors, self._classes = tensors, dict(classes or {})
         self._made: dict[str, Tensor] = {}
+        self._stand_ins: dict[tuple[str, tuple[str, ...]], Any] = {}
 
     def nested(self, node: Any, depth: int = MAX_DEPTH + 2) -> Any:
         """The value that a node describes.
@@ -144,8 +146,17 @@ class Decoder:
         fields = {name: self.nested(one, depth) for name, one in object_of(node["fields"]).items()}
         kind: Any = self._classes.get(node["namedtuple"])
         if kind is None or not issubclass(kind, tuple) or getattr(kind, "_fields", None) != tuple(fields):
-            kind = namedtuple_stand_in(str(node["namedtuple"]), list(fields))
+            kind = self._stand_in(str(node["namedtuple"]), tuple(fields))
         return tuple.__new__(kind, fields.values())
+
+    def _stand_in(self, name: str, fields: tuple[str, ...]) -> Any:
+        """A class for a named tuple. Python compiles code for each, which takes long for many or for large ones."""
+        known = self._stand_ins.get((name, fields))
+        if known is None:
+            if len(self._stand_ins) >= MOST_STAND_INS or len(fields) > MOST_STAND_INS:
+                damaged("it has more kinds of named tuples, or larger ones, than any batch has")
+            known = self._stand_ins[name, fields] = namedtuple_stand_in(name, fields)
+        return known
 
     def _dataclass(self, node: Any, depth: int) -> Any:
         fields = {name: self.nested(one, depth) for name, one in object_of(node["fields"]).items()}

@@ -1,8 +1,8 @@
 """A capture with its replay in one file that can be attached to an issue.
 
 The file is a ZIP archive with the folder ``capture/``, those of other ranks (``capture-rank1/``), ``replay.json`` and
-``versions.json``. Unpacking takes files of these names only, writes them below the folder it is given, and stops at a
-size and where the disk is full.
+``versions.json``. Unpacking takes files of these names only, writes them below the folder it is given, and refuses more
+than this machine's memory or its disk has room for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 from gradwatch.analysis.replays.result import FILE_NAME, Replay
 from gradwatch.capture import part_folders
+from gradwatch.capture.files import memory
+from gradwatch.capture.listing import MAX_DESCRIPTION_BYTES
 from gradwatch.errors import CannotReplay
 
 MOST_BYTES = 64 * 2**30
@@ -64,7 +66,7 @@ def unpack(file: Path, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
         there = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            _check(entries, min(most_bytes, shutil.disk_usage(there).free))
+            _check(entries, int(min(most_bytes, shutil.disk_usage(there).free, memory())))
             for entry in entries:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,12 +81,22 @@ def unpack(file: Path, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
     return capture
 
 
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Python unpacks others by whole chunks, and one chunk of bzip2 or LZMA may become gigabytes."""
+
+
 def _check(entries: list[zipfile.ZipInfo], most_bytes: int) -> None:
     if len(entries) > MOST_FILES:
         raise CannotReplay(f"The bundle holds {len(entries)} files; at most {MOST_FILES} are read.")
     for entry in entries:
         if not _NAME.fullmatch(entry.filename):
             raise CannotReplay(f"The bundle holds {entry.filename[:100]!r}, which no bundle of gradwatch does.")
+        if entry.compress_type not in _COMPRESSIONS:
+            raise CannotReplay(
+                f"The bundle holds {entry.filename!r} compressed in a way that no bundle of gradwatch is."
+            )
+        if entry.filename.endswith(".json") and entry.file_size > MAX_DESCRIPTION_BYTES:
+            raise CannotReplay(f"The bundle's {entry.filename!r} has {entry.file_size} bytes unpacked, which none has.")
     if len({entry.filename for entry in entries}) < len(entries):
         raise CannotReplay("The bundle holds a file twice.")
     size = sum(entry.file_size for entry in entries)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -323,7 +324,8 @@ def read_replay(folder: Path) -> Replay | None:
     """The result beside a capture; None if there is none, or if the file is damaged."""
     path = folder / FILE_NAME
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST_FILE:  # a pipe would be waited for
             return None
         return replay_from(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradwatch.analysis.replays.result import CompiledReplay, Origin, Replay, RowFinding
@@ -25,13 +26,35 @@ def answers(replay: Replay) -> tuple[Answer, ...]:
         found.insert(1, _compiled(replay.compiled))
     if replay.ranks > 1:
         found.insert(1, _whose(replay))
-    found += [Answer(f"row {row.row}", "; ".join(row.odd)) for row in replay.suspects if row.odd]
+    odd = [Answer(f"row {row.row}", "; ".join(row.odd[:MOST_LISTED])) for row in replay.suspects if row.odd]
+    found += odd[:MOST_LISTED]
     if replay.helps:
         told = [f"{one.change}: {_norm(one.total_norm)}" for one in replay.helps]
         found.append(Answer("norm with", " · ".join(told)))
-    found += [Answer("note", note) for note in replay.notes]
-    found += [Answer("not known", reason, False) for reason in replay.unknown]
-    return tuple(Answer(one.label, printable(one.text), one.is_known) for one in found)
+    found += [Answer("note", note) for note in replay.notes[:MOST_LISTED]]
+    found += [Answer("not known", reason, False) for reason in replay.unknown[:MOST_LISTED]]
+    if len(replay.unknown) > MOST_LISTED:
+        found.append(Answer("not known", f"and {len(replay.unknown) - MOST_LISTED} more reasons", False))
+    return tuple(Answer(one.label, printable(_shortened(one.text)), one.is_known) for one in found)
+
+
+MOST_LISTED = 20
+LONGEST_TEXT = 4000
+
+
+def _shortened(text: str) -> str:
+    """A text of a stranger's file may be of any length."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text)} characters)"
+
+
+def _listed(names: Sequence[object]) -> str:
+    """The first names, and how many more there are.
+
+    >>> _listed([1, 2]), _listed(range(22))[-14:]
+    ('1, 2', ' 19 and 2 more')
+    """
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(str(one) for one in names[:MOST_LISTED]) + more
 
 
 def headline(replay: Replay) -> str:
@@ -99,11 +122,13 @@ def _compiled(compiled: CompiledReplay) -> Answer:
 
 
 def _whose(replay: Replay) -> Answer:
-    missing = [str(rank) for rank in range(replay.ranks) if rank not in replay.parts]
+    there = set(replay.parts)
+    missing = [rank for rank in range(replay.ranks) if rank not in there]
     if not missing:
         return Answer("ranks", f"the captures of all {replay.ranks} ranks were replayed in one process")
-    there = ", ".join(map(str, replay.parts))
-    told = f"of {replay.ranks}, the captures of {there} were replayed; of {', '.join(missing)} there is none"
+    told = (
+        f"of {replay.ranks}, the captures of {_listed(replay.parts)} were replayed; of {_listed(missing)} there is none"
+    )
     return Answer("ranks", told, False)
 
 
@@ -164,12 +189,12 @@ def _spread(replay: Replay) -> str:
 
 def _row_names(replay: Replay) -> str:
     rows = replay.suspects
-    named = ", ".join(str(row.row) for row in rows)
+    named = _listed([row.row for row in rows])
     text = f"row{'s' if len(rows) > 1 else ''} {named} of {replay.batch_size}"
     if replay.ranks > 1:
-        text += f" of rank {', '.join(dict.fromkeys(str(row.rank) for row in rows))}"
+        text += f" of rank {_listed([*dict.fromkeys(row.rank for row in rows)])}"
     if replay.micro_batches > len(replay.parts):
-        text += f" in micro-batch {', '.join(dict.fromkeys(str(row.micro_batch) for row in rows))}"
+        text += f" in micro-batch {_listed([*dict.fromkeys(row.micro_batch for row in rows)])}"
     shares = [row.share for row in rows if row.share is not None]
     if len(shares) == len(rows):
         carry = "carries" if len(rows) == 1 else "carry"

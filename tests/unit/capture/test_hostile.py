@@ -158,6 +158,20 @@ def test_a_class_named_by_a_capture_is_not_imported(folder):
     assert read(folder).groups[0].forwards[0].args[0].args == "false"
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [{"namedtuple": f"m.C{at}", "fields": {f"f{at}": 1}} for at in range(1000)],
+        [{"namedtuple": "m.C", "fields": {f"f{at}": 1 for at in range(1000)}}],
+    ],
+    ids=["many", "large"],
+)
+def test_no_more_classes_are_made_than_a_batch_may_have(folder, nodes):
+    change(folder, put_arg({"list": nodes}))
+    with pytest.raises(CaptureDamaged, match="named tuples"):
+        read(folder)
+
+
 def test_deep_nesting_is_refused(folder):
     text = (folder / "capture.json").read_text()
     deep = '{"list":[' * 5000 + "1" + "]}" * 5000

@@ -12,6 +12,7 @@ from planted_steps import capture_step
 
 import gradwatch
 from gradwatch.capture import write
+from gradwatch.capture.listing import MAX_DESCRIPTION_BYTES
 from gradwatch.errors import CannotReplay
 from gradwatch.replaying.bundle import unpack, write_bundle
 
@@ -63,6 +64,22 @@ def test_sizes_are_bounded(tmp_path):
         archive.writestr("capture/capture.json", b"0" * 10_000_000)
     with pytest.raises(CannotReplay, match="10000000 bytes unpacked; at most 1000000"):
         unpack(tmp_path / "bomb.zip", tmp_path / "there", most_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "LZMA"])
+def test_a_compression_that_unpacks_in_large_pieces_is_refused(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", compression) as archive:
+        archive.writestr("capture/capture.json", b"0" * 10_000_000)
+    with pytest.raises(CannotReplay, match="compressed in a way"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_description_that_is_too_large_to_be_one_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("replay.json", b" " * (MAX_DESCRIPTION_BYTES + 1))
+    with pytest.raises(CannotReplay, match="which none has"):
+        unpack(tmp_path / "bomb.zip", tmp_path / "there")
 
 
 def test_a_file_that_is_longer_than_it_says(tmp_path):

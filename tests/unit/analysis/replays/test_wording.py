@@ -77,3 +77,13 @@ def test_a_name_can_not_write_to_the_terminal():
     origin = Origin(direction="forward", module="a\x1b[31m", code="x = '\x07'")
     assert "\x1b" not in "".join(answer.text for answer in answers(Replay(**BASE, origin=origin)))
     assert "\x1b" not in headline(Replay(**BASE, origin=origin))
+
+
+def test_a_result_of_a_stranger_is_told_in_few_lines():
+    rows = tuple(RowFinding(row=at, norm=1.0, stands_out=True, odd=("x",) * 50) for at in range(500))
+    huge = Replay(**BASE, ranks=2**20, parts=(0,), rows=rows, unknown=("a" * 10**6,) * 500, notes=("n",) * 500)
+    told = answers(huge)
+    assert len(told) < 100
+    assert max(len(one.text) for one in told) < 5000
+    assert any("and 480 more reasons" in one.text for one in told)
+    assert any("1, 2, 3" in one.text and "more there is none" in one.text for one in told)
