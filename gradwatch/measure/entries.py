@@ -24,6 +24,12 @@ _HAVE_ADDRESSES = frozenset({"cpu", "cuda"})
 _reported: set[str] = set()
 
 
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether the entries lie in other tensors, so that what operators make of it is no plain tensor either."""
+    kind = type(tensor)
+    return kind not in PLAIN and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
 def entries_of(gradient: Tensor) -> Tensor | None:
     """Return the stored entries of a gradient as a real strided tensor, a view wherever possible.
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.measure.devices import is_on_host, move, to_device
-from gradwatch.measure.entries import PLAIN
+from gradwatch.measure.entries import PLAIN, is_wrapper
 from gradwatch.measure.fused import is_dense, measure_updates_fused, reads_updates
 from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.routes import to_host
@@ -118,7 +118,8 @@ def measure_updates(optimizer: Optimizer, parameters: Sequence[Tensor | None]) -
 
     Args:
         optimizer: that has stepped.
-        parameters: by position; those that it does not have, and those without a gradient, are left out.
+        parameters: by position; those that it does not have, those without a gradient, and wrapper subclasses of
+            `Tensor` are left out.
 
     Returns:
         `gradwatch.record.UPDATE_STATS` of each; None where the optimizer has no closed form.
@@ -159,7 +160,7 @@ def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int
             tensors = [parameter, gradient, *moments]
             if type(parameter) not in PLAIN:
                 tensors = _local_parts(tensors)
-            if tensors[0].numel():
+            if tensors[0].numel() and not any(map(is_wrapper, tensors[:2])):
                 weight, gradient, moment, square, largest = tensors
                 yield Moved(at, weight, gradient, moment, square, largest, state.get("step"), group)
 

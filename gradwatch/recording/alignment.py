@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, to_device, to_host
+from gradwatch.measure.entries import is_wrapper
 from gradwatch.measure.fused import is_dense
 from gradwatch.record import SAMPLED_STATS
 
@@ -83,7 +84,7 @@ def alignments(
         rows: defaultdict[tuple[Any, ...], list[_Row]] = defaultdict(list)
         for position, (one, before, after, parameter) in enumerate(zip(entries, old, new, parameters, strict=True)):
             row = _row(position, one, before, after, parameter, optimizer)
-            if row.old.numel():
+            if row.old.numel() and not is_wrapper(row.old):
                 rows[row.kind].append(row)
         parts = [
             to_host([row.position for row in batch], _aligned(batch))
@@ -108,7 +109,7 @@ def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tenso
     if tensor is None or tensor.layout != torch.strided or old.is_complex():
         return None
     whole = local(tensor.detach())
-    if whole.device != old.device:
+    if whole.device != old.device or is_wrapper(whole):
         return None
     if entries.stride == 1:
         return whole.reshape(-1) if whole.shape == old.shape else None

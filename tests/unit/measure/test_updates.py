@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from gradwatch.measure import updates as module
 from gradwatch.measure.updates import closed_form_of, even_share, measure_updates, sampling_of
@@ -241,6 +242,19 @@ def test_empty_parameters_are_left_out(route):
         weight.grad = torch.ones_like(weight)
     optimizer.step()
     assert np.isnan(measure_updates(optimizer, weights).collect()["update_norm"]).tolist() == [True, False]
+
+
+def test_wrapper_subclasses_are_left_out_and_hide_no_other(route):
+    """What operators make of them is no plain tensor: read as one, it took the whole step with it."""
+    wrapped = nn.Parameter(TwoTensor(torch.ones(5), torch.ones(5)))
+    plain = nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = torch.optim.SGD([wrapped, plain], lr=0.5)
+    wrapped.sum().backward()
+    plain.sum().backward()
+    optimizer.step()
+    found = measure_updates(optimizer, [wrapped, plain]).collect()
+    assert np.isnan(found["update_norm"][0])
+    assert found["update_norm"][1] == pytest.approx(0.5 * math.sqrt(2))
 
 
 def test_layouts_other_than_row_by_row(route):

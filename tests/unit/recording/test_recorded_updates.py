@@ -1,9 +1,12 @@
 """What a run has of its updates, compared with float64 copies of the weights around every step."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import gradwatch
 
@@ -210,3 +213,22 @@ def test_a_negative_period_is_refused(tmp_path):
     model = make_model()
     with pytest.raises(gradwatch.errors.BadArgument, match="updates_every -1"):
         gradwatch.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path, updates_every=-1)
+
+
+def test_a_parameter_that_is_a_wrapper_takes_no_step_with_it(tmp_path):
+    """What operators make of it is no plain tensor, and its sampled weights and updates are left out."""
+    model = nn.ParameterDict(
+        {"wrapped": nn.Parameter(TwoTensor(torch.ones(50), torch.ones(50))), "plain": torch.ones(4)}
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=1, updates_every=1):
+        for _ in range(3):
+            optimizer.zero_grad()
+            (3 * model["wrapped"]).sum().backward()
+            (2 * model["plain"]).sum().backward()
+            optimizer.step()
+    run = gradwatch.Run(tmp_path / "run")
+    assert run.layers()["wrapped"].tolist() == pytest.approx([3 * math.sqrt(50)] * 3)
+    assert run.layers()["plain"].tolist() == [4.0] * 3
+    assert run.updates("update_norm")["plain"].tolist() == pytest.approx([0.4] * 3)
+    assert run.summary().dropped_steps == 0
