@@ -22,6 +22,7 @@ from gradwatch.errors import CaptureDamaged
 
 MAX_SPARSE_SIZE = 2**62
 MOST_STAND_INS = 200
+MT19937_WORDS = 624
 TYPES = {str(one).removeprefix("torch."): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
 SPARSE: dict[str, tuple[str, ...]] = {
     "coo": ("indices", "values"),
@@ -112,6 +113,8 @@ class Decoder:
         import numpy as np
 
         words = self._vector(keys).numpy().astype(np.uint32)
+        if not 0 <= int(position) <= len(words) == MT19937_WORDS:  # numpy reads its memory there without a check
+            raise ValueError("no state of MT19937")
         return str(kind), words, int(position), int(has_gauss), float(cached)
 
     # --------------------------------------------------------------------------------- containers

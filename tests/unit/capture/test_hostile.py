@@ -6,6 +6,7 @@ import os
 import struct
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,7 @@ from gradwatch.errors import CaptureDamaged, CaptureNotFound, CaptureTooLarge, C
 
 
 def make(folder):
+    np.random.get_state()  # imported, so that its state is kept
     forward = Forward(
         args=(torch.randn(2, 3), {"n": [1, None]}, torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.cfloat)),
         kwargs={"mask": torch.ones(2, dtype=torch.bool)},
@@ -156,6 +158,14 @@ def test_a_class_named_by_a_capture_is_not_imported(folder):
     assert name not in sys.modules
     change(folder, put_arg({"mapping": "subprocess.Popen", "items": [["args", "false"]]}))
     assert read(folder).groups[0].forwards[0].args[0].args == "false"
+
+
+@pytest.mark.parametrize("position", [-1, 625, 10**6, 2**31, "x", None])
+def test_a_position_beyond_the_state_of_numpy_is_refused(folder, position):
+    """numpy itself takes any, and reads beyond its memory."""
+    change(folder, lambda found: first(found)["random_state"]["numpy"].__setitem__(2, position))
+    with pytest.raises(CaptureDamaged, match="random numbers"):
+        read(folder)
 
 
 @pytest.mark.parametrize(
