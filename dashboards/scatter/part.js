@@ -68,7 +68,7 @@ export class ScatterPart {
     this.#shown = shown;
     const { state, runs, range, theme } = shown;
     this.element.hidden = !state.plot;
-    this.element.classList.toggle("waiting", !runs.length);
+    this.element.classList.toggle("waiting", state.plot !== "" && !runs.length);
     if (this.element.hidden || !runs.length) return; // its room is kept until the points arrive
     const names = this.#offered(runs);
     const axes = this.#axes(state.plot, names);
