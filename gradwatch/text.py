@@ -40,6 +40,19 @@ def number(value: float | None) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def threshold_text(threshold: float | None, how: str | None) -> str:
+    """Format a clipping threshold, or say that there is none; "-" is not known.
+
+    Args:
+        threshold: the last one in force.
+        how: the run was clipped: by norm, value, norm+value, policy or none; None is not known.
+
+    >>> [threshold_text(None, how) for how in ("policy", "none", None)], threshold_text(1.0, "norm")
+    (['policy', 'none', '-'], '1')
+    """
+    return how if threshold is None and how in ("none", "policy") else number(threshold)
+
+
 def share(value: float | None) -> str:
     """Format a fraction as a percentage. Only nothing reads 0%, and only everything reads 100%.
 

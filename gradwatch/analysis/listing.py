@@ -24,7 +24,7 @@ from gradwatch.errors import EmptyRun, GradwatchError
 from gradwatch.store import StoreReader
 
 INDEX_NAME = ".gradwatch-index.json"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 MAX_INDEX_BYTES = 256 * 2**20
 SAVE_EVERY = 50  # rows, while many are computed
 LEAST_FOR_PROCESSES = 16  # runs; fewer are computed in this process
@@ -50,6 +50,7 @@ class RunRow:
         optimizer: the class of the optimizer.
         learning_rate: the last one.
         batch_size: as the run's config tells it.
+        clipping: by norm, value, norm+value or policy; none: it was not clipped.
         threshold: of clipping, the last one in force.
         clipped_fraction: the share of clipped steps.
         fault: the code of the first finding that is more than information.
@@ -70,6 +71,7 @@ class RunRow:
     optimizer: str | None = None
     learning_rate: float | None = None
     batch_size: float | None = None
+    clipping: str | None = None
     threshold: float | None = None
     clipped_fraction: float | None = None
     fault: str | None = None
@@ -181,6 +183,7 @@ def row_of(name: str, path: Path) -> RunRow:
         last_loss=None if summary.loss is None else summary.loss.last,
         optimizer=summary.optimizer_class,
         learning_rate=summary.learning_rate,
+        clipping=summary.clipping.how,
         threshold=summary.clipping.threshold,
         clipped_fraction=summary.clipping.clipped_fraction,
         fault=None if fault is None else fault.code,
@@ -296,7 +299,7 @@ def _kept(name: str, entry: Any) -> tuple[Stamp, RunRow] | None:
 
 def _is_valid(row: RunRow) -> bool:
     """Whether each field holds what it may: the index may come from a stranger."""
-    texts = (row.verdict, row.optimizer, row.fault, row.error)
+    texts = (row.verdict, row.optimizer, row.clipping, row.fault, row.error)
     numbers = (
         row.steps,
         row.last_loss,

@@ -25,6 +25,11 @@ class ClippingSummary:
     mean_clip_coef: float | None  # over all steps with a finite coefficient
     cut_fraction: float | None  # value clipping: mean share of entries cut
 
+    @property
+    def how(self) -> str | None:
+        """The kind in words: none of a run that is known not to be clipped; None where that is not known."""
+        return self.kind or ("none" if self.is_known else None)
+
 
 def clipping_summary(steps: pd.DataFrame, policy: str | None, *, is_known: bool = True) -> ClippingSummary:
     """Summarize the clipping columns of `RunReader.steps`.

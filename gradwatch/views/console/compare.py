@@ -12,7 +12,7 @@ from rich.text import Text
 
 from gradwatch.analysis.differences import Difference, differing_settings
 from gradwatch.analysis.summary import RunSummary
-from gradwatch.text import number, share
+from gradwatch.text import number, share, threshold_text
 from gradwatch.views.console.draw import Axis, axis_of, beside, chart, loss_axis_of, with_axis
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 from gradwatch.views.parting import sentences
@@ -30,7 +30,7 @@ _NUMBERS: tuple[tuple[str, Callable[[RunSummary], str]], ...] = (
     ("p99 norm", lambda run: number(run.total_norm.p99)),
     ("max norm", lambda run: number(run.total_norm.max)),
     ("at step", lambda run: "-" if run.total_norm.max_step is None else str(run.total_norm.max_step)),
-    ("threshold", lambda run: number(run.clipping.threshold)),
+    ("threshold", lambda run: threshold_text(run.clipping.threshold, run.clipping.how)),
     ("clipped", lambda run: share(run.clipping.clipped_fraction)),
     ("not finite", lambda run: str(run.nonfinite_steps)),
     ("loss first", lambda run: number(None if run.loss is None else run.loss.first)),

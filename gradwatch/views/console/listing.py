@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from gradwatch.analysis.listing import RunRow
-from gradwatch.text import count, duration, file_size, number, optimizer_label, share
+from gradwatch.text import count, duration, file_size, number, optimizer_label, share, threshold_text
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 _WIDEST_NAME, _NARROWEST_NAME = 40, 14
@@ -42,7 +42,7 @@ def _columns(now: float) -> tuple[_Column, ...]:
         _Column("optimizer", lambda row: "-" if row.optimizer is None else optimizer_label(row.optimizer), left=True),
         _Column("lr", lambda row: number(row.learning_rate)),
         _Column("batch", lambda row: number(row.batch_size)),
-        _Column("threshold", lambda row: number(row.threshold)),
+        _Column("threshold", lambda row: threshold_text(row.threshold, row.clipping)),
         _Column("clipped", lambda row: share(row.clipped_fraction)),
         _Column("size", lambda row: file_size(row.size)),
         _Column("tags", lambda row: " ".join(row.tags), left=True),

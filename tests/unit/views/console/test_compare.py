@@ -9,6 +9,7 @@ import pytest
 from gradwatch import Run
 from gradwatch.analysis.differences import differences
 from gradwatch.analysis.history import RunReader
+from gradwatch.sources.history import History, Point, write
 from gradwatch.testing import replaced, steady, stream, write_run
 from gradwatch.views.console.compare import comparison
 from gradwatch.views.console.screen import Ink, Screen
@@ -44,7 +45,7 @@ def test_the_table_has_every_number_of_every_run(summaries, drawn):
     assert good[1:3] == ["healthy", "800"]
     assert good[7] == "1.1"
     assert bad[1:3] == ["critical", "400"]
-    assert bad[5:8] == ["1e6", "300", "-"]
+    assert bad[5:8] == ["1e6", "300", "none"]
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -76,6 +77,14 @@ def test_a_threshold_that_one_run_lacks_is_none(tmp_path):
     runs = [write_run(tmp_path / "a", stream(steady(50))), write_run(tmp_path / "b", stream(steady(50), max_norm=2.0))]
     (found,) = differences(*map(RunReader, runs))
     assert "(none against 2)" in " ".join(sentences(found, "a", "b"))
+
+
+def test_no_clipping_and_clipping_that_is_not_known_are_told_apart(tmp_path, drawn):
+    write(History([Point(step, norm) for step, norm in enumerate(steady(60))], "a file"), tmp_path / "imported")
+    free = Run(write_run(tmp_path / "free", stream(steady(60)))).summary()
+    text = "\n".join(drawn(comparison([free, Run(tmp_path / "imported").summary()], Screen(width=140)), 140))
+    thresholds = [line.split()[7] for line in text.splitlines() if line.startswith(("free ", "imported "))]
+    assert thresholds == ["none", "-"]
 
 
 def test_names_that_differ_in_the_middle_are_told_apart(summaries, drawn):
