@@ -56,7 +56,7 @@ def test_leaves_and_magnitudes():
     model, x = Net(), torch.full((4, 3), 5.0)
     trace = traced(model, x)
     leaves = {(leaf.kind, leaf.name): leaf.magnitude for leaf in trace.leaves.values()}
-    assert leaves["input", "0"] == 5.0
+    assert leaves["input", "x"] == 5.0
     assert leaves["weights", "first.weight"] == pytest.approx(float(model.first.weight.abs().max()))
     assert leaves["loss", "0"] == 1.0
 

@@ -69,7 +69,7 @@ def test_a_journal_left_by_a_killed_writer_is_rolled_back_in_a_copy(tmp_path):
         "from gradwatch.testing import stream; connection.on_network_file_system = lambda folder: True;"
         "s = StoreWriter(Path(sys.argv[1])); s.begin_attempt({}, {'0': ('SGD', {})});"
         "r = stream([1.0] * 2000); s.add_parameters('0', r[0].layers.parameters); s.append(r[:20]);"
-        "s._file.db.execute('pragma cache_size = 1'); s._file.transaction().__enter__();"
+        "s._file.db.execute('pragma cache_size = 1'); written = s._file.transaction(); written.__enter__();"
         "made = rows.step_rows(r[20:], 100)['step'];"
         "s._file.insert('step', rows.STEP_ROW_COLUMNS['step'], made); os._exit(9)"
     )
