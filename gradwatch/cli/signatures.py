@@ -576,7 +576,7 @@ def replay(
 @app.command(cls=Command, rich_help_panel=RECORD)
 def demo(
     folder: Annotated[Path, typer.Option("--runs", help="Folder for the two runs.")] = Path("runs"),
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each training.")] = 6000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each training.")] = 8000,
     seed: Annotated[int, typer.Option(help="Seed of the weights and the data.")] = 0,
 ) -> None:
     """Train a small RNN until it explodes, get a threshold, and train again with it."""

@@ -90,7 +90,7 @@ def test_the_demonstration_explodes_is_advised_and_survives(tmp_path):
     # the explosion comes from the training, and the verdict from the recording
     assert plain.summary().verdict == "critical"
     assert plain.summary().reason.startswith("the training diverged from step")
-    assert len(plain.steps()) < 6000
+    assert len(plain.steps()) < 8000
     advice = plain.recommend()
     assert (clipped.steps()["max_norm"] == advice.max_norm).all()
     assert clipped.summary().verdict == "healthy"
