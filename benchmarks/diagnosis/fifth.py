@@ -41,7 +41,8 @@ def layers_added_after_the_optimizer_was_made(place: Place, broken: bool) -> Non
 
         def forward(self, x: Tensor) -> Tensor:
             hidden = self.body(x).relu()
-            return self.head(self.extra(hidden).relu() if hasattr(self, "extra") else hidden)
+            extra = getattr(self, "extra", None)
+            return self.head(hidden if extra is None else extra(hidden).relu())
 
     model = Growing()
     if not broken:
