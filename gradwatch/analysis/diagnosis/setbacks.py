@@ -84,15 +84,15 @@ def _above(losses: Array, first: int, last: int, end: int, limit: float) -> list
     """
     above: list[int] = []
     for begin in range(first, end, AT_ONCE):
-        block = losses[begin : min(begin + AT_ONCE, end) + SMOOTHED - 1]
-        padded = np.append(block, [np.nan] * (min(begin + AT_ONCE, end) - begin + SMOOTHED - 1 - len(block)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED)
-        is_above = np.nanmedian(windows, axis=1) > limit
-        back = np.flatnonzero(~is_above[max(0, last + 1 - begin) :])
-        stop = int(back[0]) + max(0, last + 1 - begin) if len(back) else len(is_above)
-        above += (begin + np.flatnonzero(is_above[:stop])).tolist()
+        stop = min(begin + AT_ONCE, end)
+        block = losses[begin : stop + SMOOTHED - 1]
+        padded = np.append(block, np.full(stop - begin + SMOOTHED - 1 - len(block), np.nan))
+        is_above = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1) > limit
+        may_be_back = max(0, last + 1 - begin)
+        back = np.flatnonzero(~is_above[may_be_back:])
         if len(back):
-            break
+            return above + (begin + np.flatnonzero(is_above[: may_be_back + int(back[0])])).tolist()
+        above += (begin + np.flatnonzero(is_above)).tolist()
     return above
 
 
