@@ -69,3 +69,20 @@ function coloursOf(element) {
   const { backgroundColor, backgroundImage } = getComputedStyle(element);
   return backgroundImage.match(/rgba?\([^)]*\)/g) ?? [backgroundColor];
 }
+
+/**
+ * Fill the picture with its background, and write its texts.
+ *
+ * @param {Pick<CanvasRenderingContext2D, "fillRect" | "fillText"> & { fillStyle: any, font: string, textBaseline: any }} ctx
+ * @param {Pick<Items, "width" | "height" | "background" | "colour" | "texts">} items
+ */
+export function drawTexts(ctx, { width, height, background, colour, texts }) {
+  ctx.fillStyle = background;
+  ctx.fillRect(0, 0, width, height);
+  ctx.fillStyle = colour;
+  ctx.textBaseline = "top";
+  for (const { text, font, left, top, room } of texts) {
+    ctx.font = font;
+    ctx.fillText(text, left, top, room);
+  }
+}

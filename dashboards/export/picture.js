@@ -1,5 +1,5 @@
 // What is drawn as one picture in pixels.
-import { itemsIn } from "./items.js";
+import { drawTexts, itemsIn } from "./items.js";
 
 /**
  * @param {HTMLElement} main
@@ -7,20 +7,14 @@ import { itemsIn } from "./items.js";
  */
 export function pictureOf(main) {
   const unit = devicePixelRatio;
-  const { width, height, background, colour, texts, fields, canvases } = itemsIn(main);
+  const items = itemsIn(main);
+  const { width, height, fields, canvases } = items;
   const picture = document.createElement("canvas");
   picture.width = width * unit;
   picture.height = height * unit;
   const ctx = /** @type {CanvasRenderingContext2D} */ (picture.getContext("2d"));
   ctx.scale(unit, unit);
-  ctx.fillStyle = background;
-  ctx.fillRect(0, 0, width, height);
-  ctx.fillStyle = colour;
-  ctx.textBaseline = "top";
-  for (const { text, font, left, top, room } of texts) {
-    ctx.font = font;
-    ctx.fillText(text, left, top, room);
-  }
+  drawTexts(ctx, items);
   for (const { left, top, width, height, colours } of fields) {
     const ramp = ctx.createLinearGradient(left, 0, left + width, 0);
     for (const [i, colour] of colours.entries()) ramp.addColorStop(i / Math.max(1, colours.length - 1), colour);

@@ -2,7 +2,7 @@
 /** @import { Items } from "./items.js" */
 /** @import { Measure } from "./pen.js" */
 import { painterOf } from "../draw/canvas.js";
-import { itemsIn } from "./items.js";
+import { drawTexts, itemsIn } from "./items.js";
 import { VectorPen } from "./pen.js";
 import { attributes } from "./xml.js";
 
@@ -19,16 +19,10 @@ export function vectorOf(main) {
  * @param {string[]} drawn the canvases as elements
  * @param {Measure} measure
  */
-export function svgOf({ width, height, background, colour, texts, fields }, drawn, measure) {
+export function svgOf(items, drawn, measure) {
+  const { width, height, fields } = items;
   const pen = new VectorPen(measure, "text");
-  pen.fillStyle = background;
-  pen.fillRect(0, 0, width, height);
-  pen.fillStyle = colour;
-  pen.textBaseline = "top";
-  for (const { text, font, left, top, room } of texts) {
-    pen.font = font;
-    pen.fillText(text, left, top, room);
-  }
+  drawTexts(pen, items);
   const size = attributes({ width, height, viewBox: `0 0 ${width} ${height}` });
   const parts = [pen.content, ...fields.map(fieldPart), ...drawn].join("\n");
   return `<?xml version="1.0" encoding="UTF-8"?>\n<svg xmlns="http://www.w3.org/2000/svg"${size}>\n${parts}\n</svg>\n`;
