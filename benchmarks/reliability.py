@@ -122,7 +122,7 @@ def watched(run: Path, counter: mmap.mmap, kind: Kind) -> None:
                 struct.pack_into("q", counter, 0, made)
 
 
-def kill_one(expected: np.ndarray, folder: Path, generator: random.Random, kind: Kind) -> Killed:
+def kill_one(expected: np.ndarray, folder: Path, generator: random.Random, kind: Kind, after: int) -> Killed:
     """Fork, train, kill, look."""
     counter = mmap.mmap(-1, 8 * (MOST + 2))
     struct.pack_into("q", counter, 0, -1)
@@ -131,7 +131,7 @@ def kill_one(expected: np.ndarray, folder: Path, generator: random.Random, kind:
     if child == 0:
         watched(run, counter, kind)
         os._exit(0)
-    wait(counter, generator, kind)
+    wait(counter, generator, kind, after)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     made = struct.unpack_from("q", counter, 0)[0]
@@ -147,12 +147,13 @@ def kill_one(expected: np.ndarray, folder: Path, generator: random.Random, kind:
     return Killed(made, recorded, float(moments[made] - last) if made >= 0 else 0.0, True, whole, right)
 
 
-def wait(counter: mmap.mmap, generator: random.Random, kind: Kind) -> None:
+def wait(counter: mmap.mmap, generator: random.Random, kind: Kind, after: int) -> None:
     """Until it is time to kill: every fourth dies in the first moments, while the store is created."""
     if generator.random() < 1 / 4:
         time.sleep(generator.uniform(0, 0.1))
         return
     first = kind.attempts * EARLIER if generator.random() < 3 / 4 else 0  # of the last attempt, or of any
+    first += after
     deadline = time.monotonic() + MOST_PATIENCE
     while struct.unpack_from("q", counter, 0)[0] < first and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -182,13 +183,13 @@ def expected_norms(kind: Kind) -> np.ndarray:
     return np.array([training.norms() for _ in range(MOST // kind.optimizers)])
 
 
-def kills(count: int, seed: int = 0, kind: Kind = KINDS["plain"]) -> list[Killed]:
-    """Kill this many trainings, each with its own run."""
+def kills(count: int, seed: int = 0, kind: Kind = KINDS["plain"], after: int = 0) -> list[Killed]:
+    """Kill this many trainings, each with its own run, and three of four no sooner than `after` steps."""
     torch.set_num_threads(1)
     expected = expected_norms(kind)
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        return [kill_one(expected, Path(folder), generator, kind) for _ in range(count)]
+        return [kill_one(expected, Path(folder), generator, kind, after) for _ in range(count)]
 
 
 def lines(name: str, found: list[Killed]) -> Iterator[str]:
