@@ -124,8 +124,8 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {
     "report": ("gradwatch report RUN --json", REPORT),
     "events": ("gradwatch events RUN --json", array(EVENT)),
     "check": (
-        "gradwatch check RUN... --json: one run as itself, several in `runs`",
-        {"anyOf": [CHECK, thing({"healthy": of(bool), "runs": array(CHECK)})]},
+        "gradwatch check RUN... --json: every run in `runs`; the keys of the only run also beside it",
+        thing({"healthy": of(bool), "runs": array(CHECK)}, CHECK["properties"]),
     ),
     "ls": ("gradwatch ls FOLDER --json", array(fields(RunRow, age=of(float)))),
     "compare": (

@@ -47,6 +47,14 @@ class Command(TyperCommand):
 # Options after SCRIPT are passed to the script.
 SCRIPT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
+NotifyLink = Annotated[
+    str | None,
+    typer.Option(
+        "--notify-link",
+        metavar="URL",
+        help="Address that stands at the end of each message of --notify, for example that of a dashboard.",
+    ),
+]
 RunPath = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="Folder of a run. Default: the newest under runs/.")
 ]
@@ -130,6 +138,7 @@ def run(
             " GRADWATCH_RUN_NOTIFY.",
         ),
     ] = None,
+    notify_link: NotifyLink = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write scalars as event files.")] = False,
     recorder: Annotated[
         str,
@@ -160,6 +169,7 @@ def run(
         ranks=ranks,
         to=tuple(to or ()),
         notify=tuple(notify or ()),
+        notify_link=notify_link,
         tensorboard=tensorboard,
         recorder=recorder,
         capture=capture,
@@ -200,6 +210,7 @@ def watch(
             " slack://... or mailto://...; may be repeated. Without a terminal, watch then follows the run to its end.",
         ),
     ] = None,
+    notify_link: NotifyLink = None,
     stalled_after: Annotated[
         float,
         typer.Option(
@@ -210,7 +221,7 @@ def watch(
     ] = 600.0,
 ) -> None:
     """Show a run's report and update it live during training; q or Ctrl-C quits."""
-    commands.watch.watch(run, every, notify or [], stalled_after)
+    commands.watch.watch(run, every, notify or [], stalled_after, notify_link)
 
 
 @app.command(cls=Command, rich_help_panel=READ)

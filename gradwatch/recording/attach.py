@@ -84,6 +84,7 @@ def attach(
     to: Target | Sequence[Target] = (),
     on_record: Callable[[StepRecord], object] | None = None,
     notify: str | Sequence[str] = (),
+    notify_link: str | None = None,
     recorder: RecorderKind = "thread",
 ) -> Watch:
     """Record every step of one or several optimizers into the folder ``run``.
@@ -145,6 +146,7 @@ def attach(
             one that fails or is too slow, with a warning.
         notify: apprise addresses (``slack://...``, ``mailto://...``, ``json://host``) that get a message for each
             fault and when the training stalls. gradwatch does not store them.
+        notify_link: a URL, for example of a dashboard, that stands at the end of each message.
         on_record: called in a separate thread with each `StepRecord` once it is on disk.
         recorder: "thread" makes the records, runs the detectors and writes the run in a thread of this process.
             "process" does so in a separate process. It takes almost none of this interpreter's time, and writes
@@ -195,7 +197,7 @@ def attach(
         config=settings_text(found_settings(model) if config is None else config),
         capture=_capture_options(capture),
         recorder=recorder,
-        to=(*trackers(to), *own_trackers(on_record, notify)),
+        to=(*trackers(to), *own_trackers(on_record, notify, notify_link)),
     )
     trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
     return open_watch(trained, Path(run), options, policies, on_event)

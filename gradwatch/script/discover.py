@@ -264,7 +264,7 @@ class Discovery:
         )
 
     def _trackers(self) -> tuple[Tracker, ...]:
-        return (*trackers(self._plan.to), *own_trackers(None, self._plan.notify))
+        return (*trackers(self._plan.to), *own_trackers(None, self._plan.notify, self._plan.notify_link))
 
     def _policies_for(self, names: Iterable[str]) -> dict[str, Policy]:
         """The policies that the plan asks for, a fresh one for every optimizer."""

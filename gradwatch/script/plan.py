@@ -91,6 +91,7 @@ class RecordingPlan:
         skip_nonfinite: leave out an update whose gradients hold a NaN or an infinity.
         every: record each step whose number this divides.
         notify: addresses of apprise, which may hold passwords.
+        notify_link: stands at the end of each message to them.
         to: trackers, as `gradwatch.sinks.targets` parses them.
         ranks: record every rank of a training by several processes before its gradients are reduced.
         capture: which bad steps to keep; None for none.
@@ -109,6 +110,7 @@ class RecordingPlan:
     capture: CaptureOptions | None = None
     to: tuple[str, ...] = ()
     notify: tuple[str, ...] = field(default=(), repr=False)
+    notify_link: str | None = None
 
     @property
     def replaced_max_norm(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import time
 from collections import deque
@@ -18,6 +19,7 @@ logger = logging.getLogger("gradwatch")
 
 STALLED_AFTER = 600.0  # seconds without a step
 STALLED_STEPS = 20.0  # and as many times the usual time between two steps
+_URL = re.compile(r"https?://[^\s/]\S*")  # a chat or a mail makes a link of it
 MOST_MESSAGES, WITHIN = 5, 3600.0  # most messages within this many seconds; the next one says how many were left out
 
 
@@ -27,9 +29,13 @@ class Notifications:
     Args:
         addresses: URLs of apprise, for example ``slack://...``, ``mailto://...`` or ``json://host``. They may hold
             passwords and never stand in a message, the log or the store.
-        link: where to look; stands at the end of each message.
+        link: the URL where to look; stands at the end of each message.
         stalled_after: seconds without a step that count as standing still; 0 turns that off.
         clock: for tests.
+
+    Raises:
+        BadArgument: apprise does not know an address, or the link is no URL.
+        UnsupportedVersion: apprise is not installed.
     """
 
     label = "notifications"
@@ -44,6 +50,7 @@ class Notifications:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = _service(addresses)
+        check_link(link)
         self._link = link
         self._stalled_after = stalled_after
         self._clock = clock
@@ -115,6 +122,16 @@ class Notifications:
         if not taken and not self._has_failed:
             self._has_failed = True
             logger.warning("not every address accepted a message about %r (not-notified)", self._run)
+
+
+def check_link(link: str | None) -> None:
+    """Check the link that messages end in.
+
+    Raises:
+        BadArgument: it is no URL. It is not repeated: the user may have confused it with an address and its password.
+    """
+    if link is not None and not _URL.fullmatch(link):
+        raise BadArgument("the link for notify is no URL; expected for example https://example.org/board.")
 
 
 def _service(addresses: Sequence[str]) -> Any:

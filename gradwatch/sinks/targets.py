@@ -11,7 +11,7 @@ from gradwatch.errors import BadArgument, UnsupportedVersion
 from gradwatch.record import StepRecord
 from gradwatch.sinks.callback import RecordCallback
 from gradwatch.sinks.mlflow_run import MlflowRun
-from gradwatch.sinks.notify import Notifications
+from gradwatch.sinks.notify import Notifications, check_link
 from gradwatch.sinks.openmetrics import OpenMetricsFile
 from gradwatch.sinks.tensorboard import TensorBoardFiles
 from gradwatch.sinks.tracker import Tracker
@@ -65,16 +65,19 @@ def trackers(to: Target | Sequence[Target]) -> list[Tracker]:
     return [parse_target(target) if isinstance(target, str) else _checked(target) for target in targets]
 
 
-def own_trackers(on_record: Callable[[StepRecord], object] | None, notify: str | Sequence[str]) -> list[Tracker]:
-    """The trackers of ``attach(on_record=..., notify=...)``.
+def own_trackers(
+    on_record: Callable[[StepRecord], object] | None, notify: str | Sequence[str], notify_link: str | None = None
+) -> list[Tracker]:
+    """The trackers of ``attach(on_record=..., notify=..., notify_link=...)``.
 
     Raises:
-        BadArgument: an address is none that apprise knows.
+        BadArgument: an address is none that apprise knows, or the link is no URL.
         UnsupportedVersion: apprise is not installed.
     """
+    check_link(notify_link)
     addresses = [notify] if isinstance(notify, str) else list(notify)
     found: list[Tracker] = [] if on_record is None else [RecordCallback(on_record)]
-    return [*found, Notifications(addresses)] if addresses else found
+    return [*found, Notifications(addresses, link=notify_link)] if addresses else found
 
 
 def _checked(target: Tracker) -> Tracker:

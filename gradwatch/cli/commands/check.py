@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import typer
 
 from gradwatch.analysis.diagnosis import PAGES, Finding
-from gradwatch.analysis.places import is_run, runs_below
+from gradwatch.analysis.places import runs_below
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import ENDINGS
@@ -68,17 +68,17 @@ def check(paths: Sequence[Path], json: bool, limits: Limits, junit: Path | None,
     if junit is not None:
         _write(junit, junit_xml(checked))
     if json:
-        each = [one.as_dict() for one in checked]
-        if len(each) > 1:
-            print_json({"healthy": not _count_faulty(checked), "runs": each})
-        elif all(map(is_run, paths)):
-            print_json(each[0])
-        else:  # of a folder there are always runs, however few it holds
-            print_json(each[0] | {"runs": each})
+        print_json(as_json(checked))
     else:
         _print(checked, github)
     if _count_faulty(checked):
         raise typer.Exit(NOT_HEALTHY)
+
+
+def as_json(checked: Sequence[Checked]) -> dict[str, Any]:
+    """``healthy`` of all and an entry for each in ``runs``; the keys of the only run also stand beside them."""
+    runs = [one.as_dict() for one in checked]
+    return (runs[0] if len(runs) == 1 else {"healthy": not _count_faulty(checked)}) | {"runs": runs}
 
 
 def _check_all(paths: Sequence[Path], limits: Limits) -> list[Checked]:

@@ -36,6 +36,7 @@ class RunOptions:
     ranks: bool = False
     to: tuple[str, ...] = ()
     notify: tuple[str, ...] = field(default=(), repr=False)
+    notify_link: str | None = None
     tensorboard: bool = False
     recorder: str = "thread"
     capture: bool = False
@@ -63,6 +64,7 @@ def prepare_launch(arguments: list[str], folder: Path | None, module: bool, opti
         ranks=options.ranks,
         to=options.to,
         notify=options.notify,
+        notify_link=options.notify_link,
         tensorboard=options.tensorboard,
         recorder=options.recorder,
         capture=_capture_options(options),
@@ -81,7 +83,7 @@ def check_options(options: RunOptions) -> ClipPlan | None:
     _check_recorder(options)
     check_kinds(options.stop_on)
     trackers(options.to)
-    own_trackers(None, options.notify)
+    own_trackers(None, options.notify, options.notify_link)
     clip = None if options.clip is None else ClipPlan.parse(options.clip)
     clips = clip is not None or (options.max_norm is not None and math.isfinite(options.max_norm))
     if options.every != 1 and (clips or options.skip_nonfinite):

@@ -16,7 +16,7 @@ from gradwatch.analysis.summary.verdict import ENDINGS
 from gradwatch.cli.output import console
 from gradwatch.errors import EmptyRun, RunNotFound
 from gradwatch.record import StepRecord
-from gradwatch.sinks.notify import Notifications
+from gradwatch.sinks.notify import Notifications, check_link
 from gradwatch.sinks.tracker import RunFacts
 from gradwatch.views.console.watch import follow
 
@@ -29,10 +29,11 @@ class Alerts:
     Args:
         addresses: of apprise.
         stalled_after: seconds without a step that count as standing still; 0 turns that off.
+        link: stands at the end of each message.
     """
 
-    def __init__(self, addresses: Sequence[str], stalled_after: float) -> None:
-        self._addresses, self._stalled_after = addresses, stalled_after
+    def __init__(self, addresses: Sequence[str], stalled_after: float, link: str | None = None) -> None:
+        self._addresses, self._stalled_after, self._link = addresses, stalled_after, link
         self._notifications = self._fresh()  # raises now if an address makes no sense
         self._run: str | None = None
         self._known: set[tuple[object, ...]] = set()
@@ -66,20 +67,27 @@ class Alerts:
         self._was_running = summary.running
 
     def _fresh(self) -> Notifications:
-        return Notifications(self._addresses, stalled_after=self._stalled_after)
+        return Notifications(self._addresses, link=self._link, stalled_after=self._stalled_after)
 
 
-def watch(path: Path | None, every: float, notify: Sequence[str] = (), stalled_after: float = 600.0) -> None:
+def watch(
+    path: Path | None,
+    every: float,
+    notify: Sequence[str] = (),
+    stalled_after: float = 600.0,
+    notify_link: str | None = None,
+) -> None:
     """Draw the report of a run again and again.
 
     Raises:
-        BadArgument: an address of ``notify`` makes no sense.
+        BadArgument: an address of ``notify`` makes no sense, or ``notify_link`` is no URL.
         UnsupportedVersion: apprise is not installed.
     """
+    check_link(notify_link)
     if not notify:
         follow(path, console(), every)
         return
-    alerts = Alerts(notify, stalled_after)
+    alerts = Alerts(notify, stalled_after, notify_link)
     if not console().is_terminal:
         _wait_for_the_end(path, every, alerts)
         return

@@ -133,6 +133,37 @@ def test_an_address_that_is_none_is_refused_without_repeating_it(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_ends_each_message_in_the_link_that_was_given(server, tmp_path):
+    bodies, address = server
+    link = "https://example.org/board?run=1"
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", notify=address, notify_link=link):
+        for step in range(30):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).square().mean().backward()
+            if step == 20:
+                model.weight.grad[0, 0] = math.nan
+            optimizer.step()
+    assert bodies
+    assert {body["message"].splitlines()[-1] for body in bodies} == {link}
+
+
+@pytest.mark.parametrize(
+    "link", ["", "hunter2", "https://", "https:///x", "slack://hunter2", "https://a b", "https://a\n"]
+)
+def test_a_link_that_is_no_url_is_refused_without_repeating_it(tmp_path, link):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for addresses in ("json://127.0.0.1", ()):
+        with pytest.raises(BadArgument, match="no URL") as error:
+            gradwatch.attach(model, optimizer, tmp_path / "run", notify=addresses, notify_link=link)
+        assert "hunter2" not in str(error.value)
+    with pytest.raises(BadArgument, match="no URL"):
+        Notifications(["json://127.0.0.1"], link=link)
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_apprise_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "apprise", None)
     with pytest.raises(UnsupportedVersion, match=r"gradwatch\[notify\]"):

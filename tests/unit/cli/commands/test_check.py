@@ -108,15 +108,17 @@ def test_many_runs_are_checked_and_each_fault_names_its_run(runs, command):
         ("bad", False, str(runs / "bad")),
         ("good", True, str(runs / "good")),
     ]
-    one = json.loads(command("check", runs / "bad", "--json").out)
-    assert found["runs"][0] == one
+    assert json.loads(command("check", runs / "bad", "--json").out)["runs"] == found["runs"][:1]
 
 
-def test_a_folder_has_runs_in_its_json_even_if_it_is_only_one(command, tmp_path):
+def test_the_json_has_healthy_and_runs_however_many_there_are_and_the_keys_of_an_only_run(command, tmp_path):
     run = write_run(tmp_path / "all" / "a", stream(steady(300)))
     one = json.loads(command("check", run, "--json").out)
-    assert "runs" not in one
-    assert json.loads(command("check", tmp_path / "all", "--json").out) == one | {"runs": [one]}
+    only = one["runs"][0]
+    assert (only["run"], only["healthy"], only["path"]) == ("a", True, str(run))
+    assert one == only | {"runs": [only]}
+    assert json.loads(command("check", tmp_path / "all", "--json").out) == one
+    assert json.loads(command("check", run, run, "--json").out) == {"healthy": True, "runs": [only, only]}
 
 
 def test_many_healthy_runs_are_healthy(runs, command):

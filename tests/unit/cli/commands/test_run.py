@@ -10,6 +10,8 @@ from gradwatch.cli.commands.run import RunOptions, check_options, prepare_launch
 from gradwatch.errors import BadArgument, RunInUse, ScriptNotFound
 from gradwatch.script.plan import POLICIES, ClipPlan, RecordingPlan
 
+from ....prepared import forked
+
 
 @pytest.fixture
 def script(tmp_path):
@@ -82,6 +84,7 @@ def test_options_after_the_script_are_its_own(script, command, monkeypatch):
         (RunOptions(clip="auto:250"), "between 0 and 100"),
         (RunOptions(clip="zclip:high"), "expected zclip:NUMBER"),
         (RunOptions(stop_on=("nonsense",)), "not a kind of event"),
+        (RunOptions(notify_link="example.org"), "the link for notify is no URL"),
         (RunOptions(every=2, clip="1"), "measure every step"),
         (RunOptions(every=2, max_norm=1.0), "measure every step"),
         (RunOptions(every=2, skip_nonfinite=True), "measure every step"),
@@ -102,3 +105,33 @@ def test_options_that_make_sense_are_taken():
 def test_every_policy_of_the_option_can_be_made(name):
     chosen = ClipPlan.parse(f"{name}:0.5")
     assert repr(getattr(clip, chosen.policy)(chosen.number))
+
+
+DIVERGES = """
+import torch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(20):
+    optimizer.zero_grad()
+    model(torch.full((2, 3), float("nan") if step == 15 else 1.0)).square().mean().backward()
+    optimizer.step()
+"""
+
+
+def test_a_script_sends_its_fault_with_the_link_from_wherever_they_are_set(server, tmp_path):
+    """The address from a variable and the link from pyproject.toml, or both from the command line."""
+    bodies, address = server
+    (tmp_path / "train.py").write_text(DIVERGES)
+    (tmp_path / "pyproject.toml").write_text('[tool.gradwatch.run]\nnotify-link = "https://example.org/project"\n')
+    run = ["-m", "gradwatch", "run"]
+    done = forked().run([*run, "--run", "a", "train.py"], tmp_path, GRADWATCH_RUN_NOTIFY=address)
+    assert done.returncode == 0, done.stderr
+    assert "--notify from GRADWATCH_RUN_NOTIFY, --notify-link from pyproject.toml" in done.stderr
+    given = ["--run", "b", "--notify", address, "--notify-link", "https://example.org/b"]
+    done = forked().run([*run, *given, "train.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    ends = [(body["title"].split(":")[0], body["message"].splitlines()[-1]) for body in bodies]
+    assert ("a", "https://example.org/project") in ends
+    assert ("b", "https://example.org/b") in ends
+    assert {run for run, _ in ends} == {"a", "b"}
+    assert {link for _, link in ends} == {"https://example.org/project", "https://example.org/b"}

@@ -65,6 +65,14 @@ def test_new_faults_are_told_once_and_old_ones_not(server, training):
     assert "explosion" in titles_of(bodies)[0]
 
 
+def test_a_message_ends_in_the_link_that_was_given(server, training):
+    bodies, address = server
+    alerts = Alerts([address], 600.0, "https://example.org/board")
+    alerts.see(training.step(100))
+    alerts.see(training.step(100, event(150, "explosion", "critical")))
+    assert [body["message"].splitlines()[-1] for body in bodies] == ["https://example.org/board"]
+
+
 def test_a_training_that_stands_still_is_told_once_and_that_it_goes_on(server, training, monkeypatch):
     bodies, address = server
     now = [0.0]
@@ -128,6 +136,14 @@ def test_an_address_that_makes_no_sense_is_refused_without_being_shown(runs, com
     assert "hunter2" not in done.err
     with pytest.raises(BadArgument):
         Alerts(["nothing-like-it"], 600.0)
+
+
+@pytest.mark.parametrize("addresses", [(), ("--notify", "json://127.0.0.1")])
+def test_a_link_that_is_no_url_is_refused(runs, command, addresses):
+    pytest.importorskip("apprise")
+    done = command("watch", runs / "good", *addresses, "--notify-link", "example.org")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.endswith("(bad-argument)\n")
 
 
 def test_of_another_run_the_faults_of_that_run_are_told(server, training, tmp_path):
