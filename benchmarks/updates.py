@@ -88,7 +88,7 @@ def one_read(model: Model, *, compiled: bool) -> tuple[float, float, list[float]
         assert found is not None
         sampled = found.collect()["update_norm"]
         everything = 2**62
-        with mock.patch.multiple(module, READ_FUSED=everything, READ_OPERATORS=everything):
+        with mock.patch.multiple(module, READ_FUSED=everything, READ_FUSED_EACH=everything, READ_OPERATORS=everything):
             whole = measure_updates(optimizer, parameters)
     assert whole is not None
     exact = whole.collect()["update_norm"]

@@ -37,11 +37,12 @@ UpdateRoute: TypeAlias = Literal["adam", "sgd"]
 RUN = 64
 """Neighbouring entries that are read together, of parameters that are sampled."""
 
-READ_FUSED = 2**20
-"""Entries that the compiled pass reads of all parameters together. A model that has no more is read whole."""
+READ_FUSED, READ_FUSED_EACH = 2**20, 2**14
+"""Entries that the compiled pass reads of all parameters together at most, and of each on average. The fewer parameters
+a model has, the more often they are read."""
 
 READ_OPERATORS = 2**18
-"""The same of PyTorch's operators, which need memory for what they read."""
+"""Entries that PyTorch's operators read, which need memory for it. A model that has no more is read whole by either."""
 
 BATCH = 2**16
 """Entries that PyTorch's operators read at a time."""
@@ -285,7 +286,7 @@ def _by_fused(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]]) -> Pa
     table = np.zeros(len(found), _TABLE)
     for name, column in zip(_POINTERS, zip(*pointers, strict=True), strict=True):
         table[name] = column
-    samplings = _samplings(found, READ_FUSED)
+    samplings = _samplings(found, min(READ_FUSED, max(READ_OPERATORS, READ_FUSED_EACH * len(found))))
     for name in ("runs", "length", "stride"):
         table[name] = [getattr(sampling, name) for sampling in samplings]
     table["type"] = [_FUSED_TYPES[one.weight.dtype] for one in found]

@@ -110,14 +110,14 @@ def attach(
         stats: the statistics to record of each gradient: norm, abs_max, nonfinite, zeros. norm is always recorded.
         every: record only steps whose number is a multiple of this.
         weights_every: sample weight_norm and update_norm at multiples of this; 0 for never. During such a step
-            gradwatch holds a copy of 262,144 entries of the weights, or of one in 256 of a very large model.
+            gradwatch holds a copy of 262,144 entries of the weights, or of one in 1,024 of a very large model.
         updates_every: at multiples of this, record the update of each parameter as the optimizer computed it:
             update_norm, weight_norm and, if the optimizer has a second moment, rms_ratio and
             second_moment_norm. They are read from the state of Adam, AdamW or SGD without copying the
             weights; for other optimizers updates are sampled by difference, with the weights. In a model with
-            more than 1,048,576 entries, long parameters are estimated from an even sample. None: at every step
-            for up to 16 parameters, every 10 steps for 150, and so on; 0 for never. Not recorded if ranks are
-            combined.
+            more than 262,144 entries, long parameters are estimated from an even sample. None: at every step
+            for up to 16 parameters, every 10 steps for 150, and so on (a quarter as often without the compiled
+            part); 0 for never. Not recorded if ranks are combined.
         on_event: called in the training thread with each event, a few steps after it occurred.
         stop_on: kinds of event that end the training if they are more than information. `TrainingStopped` is
             raised at the next step after the event was found, once everything is on disk.

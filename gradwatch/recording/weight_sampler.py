@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, measure_updates, norms
+from gradwatch.measure.fused import reads_updates
 from gradwatch.measure.updates import even_share
 from gradwatch.recording.alignment import Entries, alignments, can_count_off
 
@@ -33,8 +34,9 @@ COPIED_ONE_IN = 1024
 """A larger model copies one entry in 1,024, if that is more. With what is computed from the copies, a sampled step took
 0.7 % of the memory of 340 million weights (benchmarks/weights_memory.py)."""
 
-PARAMETERS_A_STEP = 16
-"""Parameters whose updates are read at a step, on average over the steps of a run.
+PARAMETERS_A_STEP, PARAMETERS_A_STEP_OPERATORS = 16, 4
+"""Parameters whose updates are read at a step, on average over the steps of a run: by the compiled pass, and by
+PyTorch's operators, to which a read costs many times as much.
 
 With 50, a step of 40 tensors of 4,096 entries took 1.6 times the bare one (tests/contracts/test_overhead.py)."""
 
@@ -107,7 +109,7 @@ class WeightSampler:
         """The updates that the optimizer has computed, if it is time to read them and they can be read."""
         if self._updates_every == 0:
             return None
-        if step % (self._updates_every or usual_updates_every(len(parameters))):
+        if step % (self._updates_every or usual_updates_every(len(parameters), compiled=reads_updates())):
             return None
         try:
             return measure_updates(optimizer, parameters)
@@ -129,15 +131,18 @@ class WeightSampler:
         return first
 
 
-def usual_updates_every(parameters: int) -> int:
+def usual_updates_every(parameters: int, *, compiled: bool) -> int:
     """At which steps the updates are read unless the user says: of sixteen parameters a step on average.
 
-    Reading costs some microseconds for each parameter, and 16 bytes in the store.
+    Reading costs some microseconds for each parameter, and 16 bytes in the store. Without the compiled pass it costs
+    more, so that four parameters a step are read.
 
-    >>> usual_updates_every(16), usual_updates_every(148), usual_updates_every(1000)
-    (1, 10, 63)
+    >>> [usual_updates_every(parameters, compiled=True) for parameters in (16, 148, 1000)]
+    [1, 10, 63]
+    >>> usual_updates_every(16, compiled=False)
+    4
     """
-    return max(1, -(-parameters // PARAMETERS_A_STEP))
+    return max(1, -(-parameters // (PARAMETERS_A_STEP if compiled else PARAMETERS_A_STEP_OPERATORS)))
 
 
 def entries_to_copy(parameters: Sequence[Tensor], turn: int) -> list[Entries]:
