@@ -762,20 +762,49 @@ def test_without_the_compiled_part_zeros_are_sampled_and_all_else_is_the_same(tm
 # -------------------------------------------------------------------------------- handles and threads
 
 
+class SavesAllItHas(torch.optim.SGD):
+    """Its state is all of its attributes, among them those where PyTorch keeps hooks."""
+
+    def __getstate__(self):
+        return self.__dict__
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("make", [sgd, lambda model: SavesAllItHas(model.parameters(), 0.1)], ids=["SGD", "all"])
 @pytest.mark.filterwarnings("error")
-def test_a_model_pickled_while_attached_carries_nothing_of_ours(tmp_path):
+def test_a_model_and_an_optimizer_pickled_while_attached_carry_nothing_of_ours(tmp_path, make, capture):
     """Trap 30."""
     model = net()
-    optimizer = sgd(model)
-    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+    optimizer = make(model)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", capture=capture):
         loss_of(model).backward()
         optimizer.step()
-        pickled, file = pickle.dumps(model), io.BytesIO()
+        pickled, file = pickle.dumps((model, optimizer)), io.BytesIO()
         torch.save({"model": model, "optimizer": optimizer.state_dict()}, file)
     assert b"gradwatch" not in pickled
     assert b"gradwatch" not in file.getvalue()
-    again = pickle.loads(pickled)
+    again, its_optimizer = pickle.loads(pickled)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+    for one in (model, again):
+        one.zero_grad()
+        torch.manual_seed(1)
+        loss_of(one).backward()
+    optimizer.step()
+    its_optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_a_copy_trains_beside_the_original_and_is_no_part_of_the_recording(tmp_path, caplog, capture):
+    model = net()
+    optimizer = SavesAllItHas(model.parameters(), 0.1)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", capture=capture):
+        clip_between(model, optimizer)
+        for _ in range(3):
+            clip_between(*copy.deepcopy((model, optimizer)))
+        clip_between(model, optimizer)
+    assert len(Run(tmp_path / "run").steps()) == 2
+    assert "recording-stopped" not in caplog.text
 
 
 def test_attaching_twice_to_one_run_is_refused_and_to_two_is_recorded_in_both(tmp_path):

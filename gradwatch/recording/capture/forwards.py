@@ -16,6 +16,7 @@ from gradwatch.capture import take_random_state, tensors_in
 from gradwatch.recording.capture.edges import CannotReplace, follow_changes, put_edges
 from gradwatch.recording.capture.passes import Held, HeldForward, HeldOutput, version_of
 from gradwatch.recording.capture.surroundings import Buffers, Flags, autocast_of, devices_of, is_plain
+from gradwatch.recording.hooks.carried import CarriedHook
 
 ArrivedAt = Callable[[HeldForward, int, Tensor], None]
 Failed = Callable[[Exception], None]
@@ -156,8 +157,8 @@ class ForwardTap:
 
         self._listened.add(id(module))
         self._handles[name if key is None else key] = [
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, with_kwargs=True, always_call=True),
+            module.register_forward_pre_hook(CarriedHook(before), with_kwargs=True),
+            module.register_forward_hook(CarriedHook(after), with_kwargs=True, always_call=True),
         ]
 
     def _before(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from gradwatch.recording.hooks.carried import CarriedHook
+
 
 class StepListener(Protocol):
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None: ...
@@ -40,8 +42,16 @@ def out_of_graphs(hook: Hook) -> Hook:
             disabled.append(torch.compiler.disable(hook))  # type: ignore[no-untyped-call]
         disabled[0](optimizer, args, kwargs)
 
-    hooked._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return hooked
+    return _Uncompiled(hooked)
+
+
+class _Uncompiled(CarriedHook):
+    """A hook that the compiler does not enter."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def steps_on_stack(optimizers: Iterable[Optimizer | None]) -> int:
@@ -104,6 +114,7 @@ def listen_to_steps(optimizer: Optimizer, listener: StepListener, kept: object =
     The object ``kept`` stays alive until then, or until the optimizer goes.
     """
     hearing = _Hearing(listener, kept)
+    hooks: list[RemovableHandle] = []
 
     def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if hearing.listener is not None:
@@ -123,11 +134,14 @@ def listen_to_steps(optimizer: Optimizer, listener: StepListener, kept: object =
             finally:
                 hearing.running = None
 
-    hooks = (
-        optimizer.register_step_pre_hook(out_of_graphs(before)),
-        optimizer.register_step_post_hook(out_of_graphs(after)),
-    )
-    return _end_of(hearing, _remover(optimizer, hooks, hearing))
+    remove = _remover(optimizer, hooks, hearing)
+    try:
+        hooks.append(optimizer.register_step_pre_hook(out_of_graphs(before)))
+        hooks.append(optimizer.register_step_post_hook(out_of_graphs(after)))
+    except BaseException:
+        remove()
+        raise
+    return _end_of(hearing, remove)
 
 
 def _end_of(hearing: _Hearing, remove: Callable[[], None]) -> Callable[[], None]:
@@ -168,8 +182,7 @@ def listen_to_closures(optimizer: Optimizer, heard: Callable[[Optimizer], None])
 
         return evaluated
 
-    before._torchdynamo_disable = True  # type: ignore[attr-defined]
-    remove = _remover(optimizer, [optimizer.register_step_pre_hook(before)])
+    remove = _remover(optimizer, [optimizer.register_step_pre_hook(_Uncompiled(before))])
 
     def stop() -> None:
         hears.clear()
