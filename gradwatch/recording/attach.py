@@ -215,26 +215,40 @@ def open_watch(
     with lifecycle.inside():
         lifecycle.check_not_open(run)
         opened = _open_sink(trained, run, options, policies)
-        notices = Notices()
         try:
-            loops = [
-                open_loop(
-                    name, model, one, options=options, policy=policies.get(name), sink=opened.sink, notices=notices
-                )
-                for name, (model, one) in trained.items()
-            ]
-            opened.begin(loops, options)
+            return _begin(opened, trained, run, options, policies, on_event)
         except BaseException:
-            opened.sink.close("fault", timeout=5.0)
+            opened.sink.close("fault", timeout=5.0)  # a run that no one writes must not look like one that is written
             raise
-        hears_reductions = bool(options.ranks) and options.before_reduction and opened.world_size > 1
-        reductions = Reductions(dict.fromkeys(model for model, _ in trained.values()) if hears_reductions else ())
-        delivery = EventDelivery(on_event, options.stop_on)
-        capture = _step_capture(run, options)
-        recording = Recording(run, opened.sink, delivery, reductions, notices, capture)
-        router = HookRouter(recording)
+
+
+def _begin(
+    opened: _Opened,
+    trained: Trained,
+    run: Path,
+    options: RecordingOptions,
+    policies: Mapping[str, Policy],
+    on_event: Callable[[Event], None] | None,
+) -> Watch:
+    """Record the optimizers into a sink that is open; on failure no hook is left."""
+    notices = Notices()
+    loops = [
+        open_loop(name, model, one, options=options, policy=policies.get(name), sink=opened.sink, notices=notices)
+        for name, (model, one) in trained.items()
+    ]
+    opened.begin(loops, options)
+    hears_reductions = bool(options.ranks) and options.before_reduction and opened.world_size > 1
+    reductions = Reductions(dict.fromkeys(model for model, _ in trained.values()) if hears_reductions else ())
+    delivery = EventDelivery(on_event, options.stop_on)
+    capture = _step_capture(run, options)
+    recording = Recording(run, opened.sink, delivery, reductions, notices, capture)
+    router = HookRouter(recording)
+    try:
         recording.open(loops, router)
         return Watch(recording, router, options, policies)
+    except BaseException:
+        recording.detach()
+        raise
 
 
 # ------------------------------------------------------------------------------------ the arguments
@@ -396,7 +410,7 @@ def _open_recorder(
             feeds=Feeds(options.to, _facts(run, trained, options)),
         )
     except BaseException:
-        writer.abandon()
+        writer.abort()
         raise
     return _Opened(sink=recorder, world_size=world_size, writer=writer, team=team)
 

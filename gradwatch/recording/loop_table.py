@@ -34,7 +34,8 @@ class LoopTable:
 
     def add(self, loop: Loop) -> None:
         self._loops.append(loop)
-        self.names.append(loop.tracker.name)
+        if loop.tracker.name not in self.names:  # one that is gone may have had it
+            self.names.append(loop.tracker.name)
         for optimizer in loop.optimizers:
             self._by_optimizer[id(optimizer)] = loop
 

@@ -44,7 +44,8 @@ class PlacedHooks:
 
     def put_in(self, listener: HookListener) -> None:
         """Listen to everything that belongs to no single optimizer."""
-        self._stops += [listen_to_grad_scaler(listener), listen_to_backward(listener), listen_to_zeroing(listener)]
+        for listen in (listen_to_grad_scaler, listen_to_backward, listen_to_zeroing):
+            self._stops.append(listen(listener))
         try:
             self._stops.append(listen_to_clip_calls(listener))
         except TapError as error:

@@ -107,6 +107,7 @@ class Recorder:
         self._at_once = at_once
         self._end = _End()
         self._counts = _Counts()
+        self._gone: list[str] = []  # optimizers whose last steps may still wait for the disk
         self._thread: QueueThread[Job] = QueueThread(self._work, capacity)
         self.events = self._judge.events
         self._thread.start()
@@ -181,7 +182,7 @@ class Recorder:
         )
 
     def dismiss(self, name: str) -> None:
-        self._do(functools.partial(self._judge.dismiss, name))
+        self._do(functools.partial(self._dismiss, name))
 
     def put_record(self, make: MakeRecord) -> None:
         """Queue a record that is yet to be made; never waits."""
@@ -220,6 +221,10 @@ class Recorder:
             past = functools.partial(unseen_records, self._writer.path, optimizer, detectors, self._judge.note)
         self._judge.admit(optimizer, detectors, past)
 
+    def _dismiss(self, optimizer: str) -> None:
+        self._judge.dismiss(optimizer)
+        self._gone.append(optimizer)
+
     def _note(self, facts: Mapping[str, str]) -> None:
         try:
             for key, value in facts.items():
@@ -244,7 +249,7 @@ class Recorder:
         except BaseException:
             self._disk.give_up()
             self._let_go()
-            self._writer.abandon()
+            self._writer.abort()
             self._feeds.close(dict, IN_A_HURRY_FOR_TRACKERS)
             raise
 
@@ -291,6 +296,8 @@ class Recorder:
         written = self._disk.commit(self._counts.refused, closing=closing)
         self._judge.tell_news(events)  # also of a batch that waits, for events are few and a stop can't wait
         if written is not None:
+            while self._gone:
+                self._writer.forget(self._gone.pop())
             self._mirror.show(written.records)
             self._feeds.put(written.records, written.events)
             if not self._judge.is_behind:

@@ -121,7 +121,7 @@ class Recording:
             self._delivery.stop_no_more()
             self.guarded(self._end_loops)
             if self.state != "closed":
-                self._detach()
+                self.detach()
                 _end(self._sink, reason, str(self.run))
                 self._delivery.deliver(self._sink.events)
 
@@ -183,7 +183,8 @@ class Recording:
         if self._capture is not None:
             self._capture.close()
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
+        """Take the hooks out; the sink stays as it is."""
         self.state = "closed"
         self._capture_no_more()
         self._hooks.take_out()
@@ -206,7 +207,7 @@ class Recording:
                 self.state = "protecting"
                 lifecycle.closed(self.run)
             else:
-                self._detach()
+                self.detach()
             if not sink.close("fault", timeout=5.0):
                 _say_unfinished(str(self.run))
         except Exception as second:
@@ -235,7 +236,7 @@ class Recording:
         except Exception as second:  # the protection itself has failed, and goes on failing
             self.end_by(fault)
             self.notices.not_clipped(f"{type(second).__name__}: {second}")
-            self._detach()
+            self.detach()
         else:
             self.end_by(fault)
 

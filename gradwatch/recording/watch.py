@@ -18,6 +18,7 @@ from gradwatch.record import StepRecord
 from gradwatch.recording.loops import open_loop
 from gradwatch.recording.optimizers import unwrapped
 from gradwatch.recording.options import RecordingOptions
+from gradwatch.recording.parameters import printable
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
 
@@ -97,14 +98,23 @@ class Watch:
     def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
         """Record one more optimizer from now on. Its step numbers continue those that the run has of it.
 
+        The name of an optimizer that the script has dropped may be used again.
+
         Raises:
-            BadArgument: ``model`` is no module or ``optimizer`` no optimizer. The recording goes on.
+            BadArgument: ``model`` is no module, ``optimizer`` no optimizer or recorded already, or another optimizer
+                has the name. The recording goes on.
         """
-        optimizer = unwrapped(optimizer)
+        name, optimizer = printable(str(name)), unwrapped(optimizer)
         if not isinstance(model, nn.Module):
             raise BadArgument(f"model is a {type(model).__name__}; expected a torch.nn.Module.")
         if not isinstance(optimizer, Optimizer):
             raise BadArgument(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer.")
+        loops = self._recording.loops
+        if self._recording.state == "recording":
+            if loops.named(name):
+                raise BadArgument(f"name is {name!r}, and an optimizer of this run has it; expected a new name.")
+            if (recorded := loops.of(optimizer)) is not None:
+                raise BadArgument(f"This optimizer is recorded already, as {recorded.tracker.name!r}.")
         options = self._options.for_later_optimizer()
         policy = self.policies.get(name)
         self._router.add(functools.partial(open_loop, name, model, optimizer, options=options, policy=policy))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -58,6 +59,7 @@ class StoreWriter:
         """
         self._file = WritingConnection(folder / FILE_NAME)
         self.attempt = 0
+        self._has_begun = False  # the attempt
         self._next_id = 1
         self._next_steps = NextSteps()
         self._kept_up_to = 0  # the last id of what the store has of them
@@ -105,6 +107,7 @@ class StoreWriter:
                 self._put_optimizer(name, optimizer_class, settings)
             self._put_next_steps(earlier)
             self._count_rows()
+        self._has_begun = True
         return next_step
 
     def _read_next_steps(self) -> NextSteps:
@@ -220,6 +223,10 @@ class StoreWriter:
         self._next_steps = next_steps
         return self._next_id - 1
 
+    def forget(self, optimizer: str) -> None:
+        """Hold nothing more of an optimizer that makes no more steps."""
+        self._digesters.forget(optimizer)
+
     def _put_event(self, event: Event) -> None:
         """Write an event over the row of the same one, or after all others."""
         attempt, optimizer, kind, step, parameter = event.key
@@ -267,6 +274,13 @@ class StoreWriter:
 
     def abandon(self) -> None:
         """Close without an end, for a file that can no longer be written."""
+        self._file.close()
+
+    def abort(self) -> None:
+        """End by a fault, as far as the file still takes that: without an end a run looks like one that is written."""
+        with contextlib.suppress(Exception):
+            if self._has_begun:
+                self.end_attempt("fault")
         self._file.close()
 
     def _update_attempt(self, assignments: str, *values: object) -> None:

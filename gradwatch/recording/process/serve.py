@@ -83,7 +83,7 @@ class Session:
                 mirror=event_files(run, facts["several"]) if facts["tensorboard"] else None,
             )
         except BaseException:
-            self._writer.abandon()
+            self._writer.abort()
             raise
         self.attempt = self._writer.attempt
         self._sources: dict[str, Source] = {}

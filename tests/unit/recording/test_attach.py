@@ -140,3 +140,42 @@ def test_a_run_is_written_by_one(tmp_path):
             gradwatch.attach(model, optimizer, tmp_path / "run")
         train(model, optimizer, 2)
     assert len(Run(tmp_path / "run").steps()) == 2
+
+
+class Refusing(torch.optim.SGD):
+    """It takes no hook, which `attach` notices when the attempt has begun."""
+
+    refusal: BaseException | None = None
+
+    def register_step_post_hook(self, hook):
+        if self.refusal is not None:
+            raise self.refusal
+        return super().register_step_post_hook(hook)
+
+
+@pytest.mark.parametrize(
+    "refusal", [RuntimeError("no hooks"), KeyboardInterrupt()], ids=lambda error: type(error).__name__
+)
+def test_after_an_attach_that_failed_late_nothing_is_left_and_the_next_one_works(tmp_path, refusal):
+    model, first = make()
+    optimizer = Refusing(model.parameters(), 0.1)
+    optimizer.refusal = refusal
+    backward = torch.autograd.backward
+    with pytest.raises(type(refusal)):
+        gradwatch.attach(model, [first, optimizer], tmp_path / "run")
+    assert torch.autograd.backward is backward
+    assert not first._optimizer_step_pre_hooks
+    assert [attempt.reason for attempt in Run(tmp_path / "run").attempts()] == ["fault"]
+    optimizer.refusal = None
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        train(model, optimizer, 2)
+    assert Run(tmp_path / "run").steps().index.tolist() == [0, 1]
+
+
+def test_an_attempt_that_begins_without_a_recorder_is_ended(tmp_path, monkeypatch):
+    """A run whose attempt has no end looks to other processes as if this one wrote it."""
+    model, optimizer = make()
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr("gradwatch.recording.attach.Recorder", lambda *_, **__: 1 / 0)
+        gradwatch.attach(model, optimizer, tmp_path / "run")
+    assert not Run(tmp_path / "run").is_being_written()

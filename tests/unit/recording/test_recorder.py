@@ -293,7 +293,7 @@ def test_a_fault_ends_the_recording_and_is_kept_to_be_reported(tmp_path, writer)
     assert recorder.fault is writer.fault
     assert steps_in(tmp_path) == [0]
     with StoreReader(tmp_path) as reader:
-        assert reader.attempts()[0].reason is None
+        assert reader.attempts()[0].reason == "fault"
 
 
 # --------------------------------------------------------------------------- a disk that fails

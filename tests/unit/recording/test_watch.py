@@ -1,6 +1,7 @@
 """Recording beside real training: the numbers against ones computed by hand, and training untouched."""
 
 import copy
+import gc
 import itertools
 import math
 import multiprocessing
@@ -316,6 +317,34 @@ def test_the_optimizer_inside_a_wrapper_is_the_one_that_is_added(tmp_path):
     assert len(Run(tmp_path / "run").steps(optimizer="later")) == 3
 
 
+@pytest.mark.parametrize("taken", ["name", "optimizer"])
+def test_adding_a_name_or_an_optimizer_twice_is_an_error_and_the_recording_goes_on(tmp_path, taken):
+    model, optimizer = make()
+    later_model, later = make()
+    wrong = ("0", later_model, later) if taken == "name" else ("later", model, optimizer)
+    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
+        train(model, optimizer, 2)
+        with pytest.raises(BadArgument, match="'0'"):
+            watch.add(*wrong)
+        train(model, optimizer, 2)
+        train(later_model, later, 1)
+    assert list(Run(tmp_path / "run").optimizers) == ["0"]
+    assert Run(tmp_path / "run").steps().index.tolist() == [0, 1, 2, 3]
+
+
+def test_the_name_of_an_optimizer_that_is_gone_may_be_used_again(tmp_path):
+    model, optimizer = make()
+    with gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
+        for _ in range(2):
+            later_model, later = make()
+            watch.add("fold", later_model, later)
+            train(later_model, later, 3)
+            del later_model, later
+            gc.collect()
+        assert watch.optimizers == ["0", "fold"]
+    assert Run(tmp_path / "run").steps("fold").index.tolist() == list(range(6))
+
+
 def test_a_callback_that_raises_is_said_and_not_called_again(tmp_path, caplog):
     model, optimizer = make()
     calls = []
@@ -416,14 +445,14 @@ def test_sigterm_closes_every_open_run(tmp_path):
     assert len(Run(tmp_path / "run-2").steps()) == 1
 
 
-def test_a_run_that_a_fault_left_unfinished_can_be_continued_in_the_same_process(tmp_path, monkeypatch):
+def test_a_run_that_a_fault_ended_can_be_continued_in_the_same_process(tmp_path, monkeypatch):
     model, optimizer = make()
     with monkeypatch.context() as patched, gradwatch.attach(model, optimizer, tmp_path / "run") as watch:
         train(model, optimizer, 3)
         watch.flush()
         patched.setattr("gradwatch.store.writer.StoreWriter.append", lambda *a: 1 / 0)
         train(model, optimizer, 3)
-    assert Run(tmp_path / "run").attempts()[0].ended is None
+    assert Run(tmp_path / "run").attempts()[0].reason == "fault"
     with gradwatch.attach(model, optimizer, tmp_path / "run"):
         train(model, optimizer, 2)
     assert Run(tmp_path / "run").steps().index.tolist() == list(range(5))
