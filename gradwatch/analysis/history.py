@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -199,10 +199,9 @@ class RunReader:
         recorded a step, the row is the latest attempt's.
         """
         # Replaced rows are found from these very rows: a run that is being written may have more by now.
-        frame = steps_frame(self._store.step_arrays(), self._entries())
-        if optimizer is not None:
-            frame = frame[frame["optimizer"] == self.optimizer(optimizer)]
-        return indexed_by_step(frame)
+        names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
+        arrays = self._store.step_arrays(None if optimizer is None else names[0])
+        return indexed_by_step(steps_frame(arrays, self._entries(names)))
 
     def layers(self, stat: str = "norm", optimizer: str | None = None, *, one_of: int = 1) -> pd.DataFrame:
         """One statistic of every parameter, (steps, parameters); NaN where a parameter had no gradient.
@@ -284,8 +283,9 @@ class RunReader:
         name = self.optimizer(optimizer)
         return numbered_frame(self._store, *self._store.accumulation_table(stat, name), name)
 
-    def _entries(self) -> dict[str, int]:
-        return {name: sum(p.numel for p in self._store.parameters(name)) for name in self.optimizers}
+    def _entries(self, names: Iterable[str]) -> dict[str, int]:
+        """The number of entries over all parameters of each optimizer."""
+        return {name: sum(p.numel for p in self._store.parameters(name)) for name in names}
 
 
 def newest(folder: Path = Path("runs")) -> Path:

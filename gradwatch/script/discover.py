@@ -227,8 +227,10 @@ class Discovery:
         """The optimizers to record with their models, by the names that they get beside those recorded already."""
         known = 0 if self.watch is None else len(self.watch.optimizers)
         stepping = without_wrapped({str(known + i): one for i, one in enumerate(optimizers)}, alive)
-        named = group_in_backward_optimizers(stepping)
-        return {str(known + i): (owner_of(one), one) for i, one in enumerate(named.values())}
+        named = list(group_in_backward_optimizers(stepping).values())
+        return {
+            str(known + i): (owner, one) for i, (owner, one) in enumerate(zip(owners_of(named), named, strict=True))
+        }
 
     def _config_of(self, owned: Mapping[str, tuple[nn.Module, Optimizer]]) -> Mapping[str, Any]:
         """The hyperparameters that the script gave to its models."""
@@ -302,9 +304,20 @@ def owner_of(optimizer: Optimizer) -> nn.Module:
     >>> list(owner_of(torch.optim.SGD([*first.parameters(), *second.parameters()], 0.1)).children()) == [first, second]
     True
     """
-    wanted = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    return owners_of([optimizer])[0]
+
+
+def owners_of(optimizers: Sequence[Optimizer]) -> list[nn.Module]:
+    """The owner of each one's parameters, found in one pass over all objects of the process."""
+    if not optimizers:
+        return []
     # By the type alone: `isinstance` asks proxies for their class, and they may answer with work.
-    modules: list[nn.Module] = [m for m in gc.get_objects() if issubclass(type(m), nn.Module)]
+    modules = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
+    return [_owner_among(modules, one) for one in optimizers]
+
+
+def _owner_among(modules: Sequence[nn.Module], optimizer: Optimizer) -> nn.Module:
+    wanted = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     roots = _outermost([m for m in modules if any(id(p) in wanted for p in m.parameters())])
     roots.sort(key=lambda m: min(wanted.get(id(p), len(wanted)) for p in m.parameters()))
     if len(roots) == 1:

@@ -522,6 +522,10 @@ class RecordDigesters:
                     complete.append(digester.finish())
         return complete
 
+    def forget(self, optimizer: str) -> None:
+        """Let go of the rows of an optimizer that makes no more steps; they stay without a digest."""
+        self._of.pop(optimizer, None)
+
     def clear(self) -> None:
         """Forget all rows so far: they were not written."""
         self._of.clear()

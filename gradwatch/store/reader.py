@@ -129,13 +129,15 @@ class StoreReader:
         """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
         return self._steps.columns()
 
-    def step_arrays(self) -> Columns:
+    def step_arrays(self, optimizer: str | None = None) -> Columns:
         """Table ``step`` by column as arrays, ``id`` first: what `analysis.frames` makes a frame of.
+
+        Of all optimizers, or of one.
 
         Null is NaN, ``loss_logged`` tells a loss that is NaN from none, and texts are objects. A long run is read from
         its digests.
         """
-        return self._steps.arrays()
+        return self._steps.arrays(optimizer)
 
     def digested_steps(self, optimizer: str) -> list[tuple[int, Columns]]:
         """The last id and the columns of each digest of an optimizer, in order."""

@@ -41,32 +41,43 @@ class StepTable:
         self._db, self._integrity = db, integrity
         self._ids: tuple[int, Columns] | None = None  # of a long run, with the last id when they were read
 
-    def columns(self) -> dict[str, list[Any]]:
-        """Table ``step`` by column, with NaN where the row says so, ``id`` first."""
+    def columns(self, optimizer: str | None = None) -> dict[str, list[Any]]:
+        """Table ``step`` by column, with NaN where the row says so, ``id`` first; of all optimizers, or of one."""
+        which, names = ("", ()) if optimizer is None else ("where optimizer = ?", (optimizer,))
+        query = f"select {select(self._db, 'step', NAMES)} from step not indexed {which} order by id"
         with self._db.one_moment():
-            rows = self._db.rows(f"select {select(self._db, 'step', NAMES)} from step not indexed order by id")
+            rows = self._db.rows(query, *names)
             last = self._last_id()
+            ids = None if optimizer is None else [n for (n,) in self._db.rows("select id from step not indexed")]
         columns = _by_name(rows)
-        columns = _those(columns, self._integrity.intact_steps(columns, last))
+        columns = _those(columns, self._integrity.intact_steps(columns, last, ids))
         for index, nan in enumerate(columns.pop("nan")):
             for name in nan.split(",") if nan else ():
                 columns[name][index] = math.nan
         return columns
 
-    def arrays(self) -> Columns:
+    def arrays(self, optimizer: str | None = None) -> Columns:
         """Table ``step`` by column as `digests.step_arrays` makes it, ordered by id: from digests where there are any.
 
-        What a digest holds is as it was written, whether or not the rows below it still are.
+        What a digest holds is as it was written, whether or not the rows below it still are. Of one optimizer only its
+        own rows are checked, where there are no digests.
         """
         ((last,),) = self._db.rows("select max(id) from step not indexed")
         parts = self._parts(last) if is_long(last) else []
         if not parts:
-            return step_arrays(self.columns())
+            return step_arrays(self.columns(optimizer))
+        arrays = self._digested(parts, last)
+        if optimizer is None:
+            return arrays
+        own = arrays["optimizer"] == optimizer
+        return {name: column[own] for name, column in arrays.items()}
+
+    def _digested(self, parts: list[Columns], last: int) -> Columns:
         joined = _joined(parts)
         if self._db.layout.has_crc:
             first = int(joined["id"][0]) if not self._db.layout.has_row_crc else 1
-            self._integrity.find_missing_steps(joined["id"], first, max(int(last), self._last_id()))
-        self._ids = int(last), {name: joined[name] for name in ("id", "step", "attempt", "optimizer")}
+            self._integrity.find_missing_steps(joined["id"], first, max(last, self._last_id()))
+        self._ids = last, {name: joined[name] for name in ("id", "step", "attempt", "optimizer")}
         return joined
 
     def _parts(self, last: int) -> list[Columns]:

@@ -199,6 +199,20 @@ def test_optimizers_that_take_turns_have_digests_of_their_own(tmp_path, monkeypa
         assert [number for number, _ in reader.digested_steps("d")] == [256]
         same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
         assert reader.step_ids("d")[:, 0].tolist() == list(range(2, 401, 2))
+        of_one = reader.step_arrays("d")
+        assert of_one["id"].tolist() == list(range(2, 401, 2))
+        assert set(of_one["optimizer"]) == {"d"}
+
+
+def test_the_rows_of_an_optimizer_that_is_gone_are_let_go_of_and_read_from_the_table(tmp_path, monkeypatch):
+    writer = write(tmp_path, batches(100), end=False)
+    writer.forget("0")
+    assert not writer._digesters._of
+    writer.append([record(step) for step in range(100, 300)])
+    writer.end_attempt("closed")
+    with StoreReader(tmp_path) as reader:
+        assert [number for number, _ in reader.digested_steps("0")] == [228]
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
 
 
 def test_a_later_attempt_begins_with_a_digest_of_its_own(tmp_path, monkeypatch):

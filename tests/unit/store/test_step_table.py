@@ -61,6 +61,26 @@ def test_ids_are_those_of_one_optimizer(read):
     assert table.ids("nobody").shape == (0, 3)
 
 
+@pytest.mark.parametrize("name", ["0", "1", "nobody"])
+def test_of_one_optimizer_the_columns_are_its_part_of_all(read, name):
+    table, _ = read("update step set loss = 7 where id in (4, 45)")
+    whole = table.columns()
+    own = [at for at, optimizer in enumerate(whole["optimizer"]) if optimizer == name]
+    for column, values in table.columns(name).items():
+        assert list(map(repr, values)) == [repr(whole[column][at]) for at in own]  # a NaN too
+    assert table.arrays(name)["id"].tolist() == [whole["id"][at] for at in own]
+
+
+def test_of_one_optimizer_its_own_damaged_rows_are_counted_and_all_that_are_missing(read):
+    table, integrity = read("update step set loss = 7 where id in (4, 45)", "delete from step where id = 47")
+    assert len(table.columns("0")["id"]) == 39
+    assert integrity.left_out == {("step", 4)}
+    assert integrity.missing["step"] == 1
+    assert table.columns("1")["id"] == [41, 42, 43, 44, 46, 48, 49, 50]
+    assert integrity.left_out == {("step", 4), ("step", 45)}
+    assert integrity.missing["step"] == 1
+
+
 def test_arrays_hold_what_the_columns_hold(read):
     table, _ = read("update step set loss = 7 where id = 4")
     arrays, columns = table.arrays(), table.columns()
