@@ -8,6 +8,7 @@ in the folder's README; a reader compares.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,10 @@ AFTERWARDS = {
 """The command of gradwatch whose output the case is about."""
 
 
+MOVED = {"gradwatch.tensorboard.plugin": "gradwatch.plugins.tensorboard"}
+"""Modules that the scripts know by an older name."""
+
+
 def commands(script: Path) -> Iterator[list[str]]:
     """The commands of a case, in order."""
     gradwatch_command = [*PYTHON, "-m", "gradwatch"]
@@ -67,16 +72,34 @@ def commands(script: Path) -> Iterator[list[str]]:
 def run_case(script: Path) -> Iterator[str]:
     """Run a case in a folder of its own, and tell of each command its exit code and the end of its output."""
     with tempfile.TemporaryDirectory() as folder:
-        for command in commands(script):
+        for command in commands(_up_to_date(script, Path(folder))):
             yield from _outcome(command, Path(folder))
         for run in _runs(Path(folder)):
             yield f"  {run.relative_to(folder)}: {_verdict(run)}"
 
 
+def _up_to_date(script: Path, folder: Path) -> Path:
+    """The script, or a copy of it that imports from where the modules are now."""
+    text = script.read_text()
+    if not any(old in text for old in MOVED):
+        return script
+    for old, new in MOVED.items():
+        text = text.replace(old, new)
+    copy = folder / script.name
+    copy.write_text(text)
+    return copy
+
+
 def _outcome(command: Sequence[str], folder: Path) -> Iterator[str]:
     try:
         done = subprocess.run(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT, check=False
+            command,
+            cwd=folder,
+            env=os.environ | {"RUN": RUN},  # where some of the scripts expect it
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=LIMIT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         yield f"  still running after {LIMIT} s"
