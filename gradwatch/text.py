@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 _LARGEST_PLAIN = 99_999.5
 _SMALLEST_PLAIN = 1e-3
+_NUMBERS = re.compile(r"\d+")
 _ASCII = str.maketrans({"×": "x", "…": "...", "–": "-", "—": "-", "·": "|", "≥": ">=", "≤": "<=", "→": "->"})  # noqa: RUF001
 
 NO_OPTIMIZER_CLASSES = ("NoOptimizer", "ByHand")
@@ -193,19 +196,79 @@ def shorten_layers(names: Sequence[str], width: int, mark: str = "…") -> tuple
     """Cut the names of layers to at most ``width`` characters, and return the common beginning that they lost.
 
     They lose it only if one of them is too long. Numbers, which tell blocks apart, are cut last, and different
-    names stay different where possible.
+    names stay different where possible. Where words can't be cut in their middle for that, only the beginning of
+    each is kept.
 
     >>> shorten_layers(["model.h.0.attn.c_attn.weight", "model.h.11.mlp.c_proj.weight"], 18)
     ('model.h.', ['0.attn.c_…n.weight', '11.mlp.c_p….weight'])
     >>> shorten_layers(["encoder.layers.11.self_attn.out_proj.weight", "head.weight"], 20)
     ('', ['….11.self_at….weight', 'head.weight'])
+    >>> shorten_layers(["net.block1.layer11.conv2.weight", "net.block2.layer11.conv2.weight"], 15)
+    ('net.', ['b1.l11.conv2.w', 'b2.l11.conv2.w'])
     """
     if all(len(name) <= width for name in names):
         return "", list(names)
     lost = _common_folder(names)
     rest = [name.removeprefix(lost) for name in names]
     cut = _keeping_numbers(rest, width, mark)
+    if _are_true(cut, rest):
+        return lost, cut
+    abbreviated = _abbreviated(rest, width)
+    if max(map(len, abbreviated)) <= width and _are_true(abbreviated, rest):
+        return lost, abbreviated
     return lost, shorten_all(rest, width, mark) if len(set(cut)) < len(set(rest)) else cut
+
+
+def _are_true(short: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether shortened names have all numbers, and different ones are different."""
+    same_numbers = all(_NUMBERS.findall(one) == _NUMBERS.findall(name) for one, name in zip(short, names, strict=True))
+    return same_numbers and len(set(short)) == len(set(names))
+
+
+def _abbreviated(names: Sequence[str], width: int) -> list[str]:
+    """Cut the words of names that are too long to what tells each from the others at its place.
+
+    A word that has no others at its place is left out. From the last word on, each stays whole for which there is room.
+
+    >>> _abbreviated(["h.11.attention.q_proj.weight", "h.11.attention.out_proj.weight", "h.11.mlp.weight"], 18)
+    ['11.a.q_proj.weight', 'h.11.a.o.weight', 'h.11.mlp.weight']
+    """
+    begins = _shortest_beginnings(names)
+    return [name if len(name) <= width else _with_whole_words(name, begins, width) for name in names]
+
+
+def _shortest_beginnings(names: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """How the first word of each dotted part may begin so that it can be told from the others at its place.
+
+    The key is the word after the parts before it. The beginning of the only word at a place is empty.
+    """
+    beside: dict[tuple[str, ...], set[str]] = {}
+    for name in names:
+        parts = tuple(name.split("."))
+        for at, part in enumerate(parts):
+            beside.setdefault(parts[:at], set()).add(_NUMBERS.split(part)[0])
+    begins: dict[tuple[str, ...], str] = {}
+    for folder, words in beside.items():
+        uses = Counter(word[:length] for word in words for length in range(1, len(word) + 1))
+        for word in words:
+            alone = (word[:length] for length in range(1, len(word)) if uses[word[:length]] == 1)
+            begins[*folder, word] = "" if len(words) == 1 else next(alone, word)
+    return begins
+
+
+def _with_whole_words(name: str, begins: Mapping[tuple[str, ...], str], width: int) -> str:
+    parts = name.split(".")
+    short = []
+    for at, part in enumerate(parts):
+        word = _NUMBERS.split(part)[0]
+        numbers = re.sub(r"\D{3,}", lambda text: text[0][:2], part[len(word) :])
+        begin = begins[*parts[:at], word]
+        short.append((begin or word[:1]) + numbers if numbers or part is parts[-1] else begin)
+    for at in reversed(range(len(parts))):
+        longer = [*short[:at], parts[at], *short[at + 1 :]]
+        if len(".".join(filter(None, longer))) <= width:
+            short = longer
+    return ".".join(filter(None, short))
 
 
 def _common_folder(names: Sequence[str]) -> str:

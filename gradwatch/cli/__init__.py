@@ -41,10 +41,19 @@ def _default_map() -> dict[str, dict[str, Any]]:
     found = given.by_command(options, unknown if sys.argv[1:2] == ["run"] else None)
     if os.environ.get("RANK", "0") == "0" and "_GRADWATCH_COMPLETE" not in os.environ:
         for one in unknown:
-            typer.echo(f"gradwatch: {one} (unknown-setting)", err=True)
+            _say(f"gradwatch: {one} (unknown-setting)")
     for command, values in from_environment(options, os.environ).items():
         found[command] = found.get(command, {}) | values
     return found
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, folded on a terminal."""
+    from gradwatch.cli.printing import (
+        print_lines,  # with rich, which no script under `gradwatch run` should find imported
+    )
+
+    print_lines(line, err=True)
 
 
 def main() -> None:
@@ -60,7 +69,7 @@ def main() -> None:
         if end.code or not to_launch:
             raise
     except GradwatchError as error:
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
         sys.exit(1)
     except BrokenPipeError:
         # The reader of a pipe, for example `head`, is gone: nothing more can be printed, not even at exit.

@@ -10,7 +10,7 @@ import typer
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.places import the_run
 from gradwatch.analysis.run import Run
-from gradwatch.cli.printing import console, print_view, screen
+from gradwatch.cli.printing import console, print_lines, print_view, screen
 from gradwatch.views.encode import dumps
 
 __all__ = ["NOT_HEALTHY", "console", "open_run", "print_json", "print_view", "screen"]
@@ -28,7 +28,7 @@ def open_run(path: Path | None) -> Run:
     gc.freeze()  # imported modules stay: with many rows, each collection would scan all of them
     found = newest() if path is None else the_run(path)
     if path is not None and found != path:
-        typer.echo(f"gradwatch: the run below {path} is {found}", err=True)
+        print_lines(f"gradwatch: the run below {path} is {found}", err=True)
     return Run(found)
 
 

@@ -19,15 +19,20 @@ def screen() -> Screen:
     return Screen.of(console())
 
 
-def print_lines(text: str) -> None:
-    """Print lines, folded between words on a terminal; elsewhere each stays whole, for programs that read it."""
-    out = console()
-    for line in text.splitlines():
+def print_lines(text: str, *, err: bool = False) -> None:
+    """Print lines, folded between words on a terminal; elsewhere each stays whole, for programs that read it.
+
+    Args:
+        text: the lines.
+        err: to standard error instead of standard output.
+    """
+    out = Console(highlight=False, stderr=err)
+    for line in text.splitlines() or [""]:
         if out.is_terminal:
             for part in Screen.of(out).fold(Text(line)):
                 out.print(part)
         else:
-            typer.echo(line)
+            typer.echo(line, err=err)
 
 
 def print_view(view: RenderableType) -> None:

@@ -10,8 +10,10 @@ import builtins
 import importlib.machinery
 import importlib.util
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -106,7 +108,7 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     except TrainingStopped as stopped:
-        print(f"gradwatch: {stopped}", file=sys.stderr)  # noqa: T201
+        _say(str(stopped))
         code, reason = STOPPED, f"exception {type(stopped).__name__}"
     except BaseException as error:
         show(error, program)
@@ -140,7 +142,26 @@ class _Ending:
         # Under `torchrun` rank 0 writes the run, and a forked child leaves the last word to its parent.
         if os.environ.get("RANK", "0") == "0" and os.getpid() == self.process:
             for line in closing_lines(self.shown, self.plan.run, self.started, why_nothing(self.found)):
-                print(f"gradwatch: {line}", file=sys.stderr)  # noqa: T201
+                _say(line)
+
+
+def _say(text: str) -> None:
+    """Print a line on stderr, as narrow as its terminal."""
+    line = f"gradwatch: {text}"
+    print(folded(line, shutil.get_terminal_size().columns) if sys.stderr.isatty() else line, file=sys.stderr)  # noqa: T201
+
+
+def folded(line: str, width: int) -> str:
+    """Break a line that is too long, first at its semicolons, so that a command after one stays whole if it can.
+
+    >>> print(folded("gradwatch: recorded 60 steps; gradwatch report runs/a", 40))
+    gradwatch: recorded 60 steps;
+        gradwatch report runs/a
+    """
+    if len(line) <= width:
+        return line
+    parts = [textwrap.wrap(part, max(20, width - 5), break_on_hyphens=False) for part in line.split("; ")]
+    return ";\n    ".join("\n    ".join(part) for part in parts)
 
 
 def become_main(program: Program) -> ModuleType:

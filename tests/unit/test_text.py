@@ -1,6 +1,7 @@
 """Numbers, durations and names as text: right to what they show, never longer than their column."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -266,6 +267,37 @@ def test_layers_without_a_common_beginning_keep_every_number():
     lost, short = shorten_layers(names, 24)
     assert lost == ""
     assert short == ["….17.….3.up_proj….weight", "….17.….30.up_pro….weight", "head"]
+
+
+BLOCKS = [
+    f"net.stage_{s}.block{b}.{kind}"
+    for s in range(1, 5)
+    for b in range(1, 25)
+    for kind in ("conv1.weight", "norm2.bias")
+]
+ATTENTION = [
+    f"net.stack.0.decoder_layers.{i}.attention_with_embeddings.{kind}"
+    for i in range(12)
+    for kind in ("q_proj.weight", "k_proj.weight", "out_proj.weight", "out_proj.bias")
+]
+LSTM = [
+    f"net.{kind}_{gate}_l{i}{end}"
+    for kind in ("weight", "bias")
+    for gate in ("ih", "hh")
+    for i in range(12)
+    for end in ("", "_reverse")
+]
+
+
+@pytest.mark.parametrize("width", [15, 19, 22, 36])
+@pytest.mark.parametrize("names", [BLOCKS, ATTENTION, LSTM], ids=["words with numbers", "many parts", "no parts"])
+def test_no_layer_loses_a_number_or_looks_like_another(names, width):
+    for some in (names, names[:12], names[3::5]):
+        lost, short = shorten_layers(some, width)
+        assert len(set(short)) == len(some)
+        assert all(len(one) <= width for one in short)
+        for name, one in zip(some, short, strict=True):
+            assert re.findall(r"\d+", lost + one) == re.findall(r"\d+", name)
 
 
 def test_a_common_beginning_ends_before_a_number_and_before_the_last_part():

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from gradwatch.capture import CaptureInfo, UnreadableCapture, delete, list_captures, unreadable_captures
 from gradwatch.cli.output import open_run, print_json, print_view, screen
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import CaptureNotFound
 from gradwatch.text import printable
 from gradwatch.views.console.captures import capture_list
@@ -27,7 +26,7 @@ def captures(path: Path | None, json: bool, steps: list[int]) -> None:
     elif json:
         print_json([info.as_dict() for info in found])
         for one in unreadable:
-            typer.echo(f"gradwatch: {printable(f'{one.folder} is left out: {one.why}')}", err=True)
+            print_lines(f"gradwatch: {printable(f'{one.folder} is left out: {one.why}')}", err=True)
     else:
         print_view(capture_list(found, screen(), unreadable))
 
@@ -39,4 +38,4 @@ def _delete(found: Sequence[CaptureInfo | UnreadableCapture], steps: list[int]) 
         raise CaptureNotFound(f"No capture of step {', '.join(map(str, missing))} exists.")
     for info in wanted:
         delete(info.folder)
-        typer.echo(f"deleted {info.folder}", err=True)
+        print_lines(f"deleted {info.folder}", err=True)

@@ -123,9 +123,9 @@ def _print(checked: Sequence[Checked], github: bool) -> None:
             else:
                 print_lines(ink.safe(fault if len(checked) == 1 else f"{one.run}: {fault}"))
     if not _count_faulty(checked):
-        typer.echo("healthy" if len(checked) == 1 else f"healthy: {len(checked)} runs")
+        print_lines("healthy" if len(checked) == 1 else f"healthy: {len(checked)} runs")
     elif len(checked) > 1:
-        typer.echo(f"{_count_faulty(checked)} of {len(checked)} runs are not healthy")
+        print_lines(f"{_count_faulty(checked)} of {len(checked)} runs are not healthy")
 
 
 def github_annotation(run: str, fault: str) -> str:

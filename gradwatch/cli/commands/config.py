@@ -28,7 +28,7 @@ def config(json: bool, everything: bool) -> None:
         return
     ink = screen().ink
     if not shown:
-        typer.echo(f"no default is set; expected [tool.gradwatch.COMMAND] in {FILE_NAME}, or {PREFIX}_COMMAND_OPTION")
+        print_lines(f"no default is set; expected [tool.gradwatch.COMMAND] in {FILE_NAME}, or {PREFIX}_COMMAND_OPTION")
     for one in shown:
         print_lines(ink.safe(f"{one['command']} {one['option']} = {one['value']}  ({one['from']})"))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from gradwatch.cli.output import open_run
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument
 from gradwatch.export.dataset import write_dataset
 from gradwatch.export.scalars import write_scalars
@@ -29,14 +28,14 @@ def export(paths: list[str], what: str, tensorboard: Path | None, parquet: bool,
         raise BadArgument(f"{len(paths)} paths were given; expected a run and a file, or --parquet for several runs.")
     for file in files:
         rows = write_table(open_run(Path(path)), Path(file), what)
-        typer.echo(f"wrote {count(rows, 'row')} to {file}")
+        print_lines(f"wrote {count(rows, 'row')} to {file}")
     if tensorboard is not None:
         steps = write_scalars(open_run(Path(path)), tensorboard)
-        typer.echo(f"wrote the scalars of {count(steps, 'step')} to {tensorboard}")
+        print_lines(f"wrote the scalars of {count(steps, 'step')} to {tensorboard}")
 
     for tracker in targets:
         steps = send_run(open_run(Path(path)), tracker)
-        typer.echo(f"sent {count(steps, 'step')} to {tracker.label}")
+        print_lines(f"sent {count(steps, 'step')} to {tracker.label}")
 
 
 def _export_dataset(paths: list[str]) -> None:
@@ -47,4 +46,4 @@ def _export_dataset(paths: list[str]) -> None:
         if not Path(folder).exists():
             open_run(Path(folder))  # raises the error that names the fault
     runs = write_dataset([Path(folder) for folder in folders], target)
-    typer.echo(f"wrote {count(runs, 'run')} to {target}")
+    print_lines(f"wrote {count(runs, 'run')} to {target}")

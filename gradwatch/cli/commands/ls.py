@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gradwatch.analysis.filters import parse_filter
 from gradwatch.analysis.listing import NAMES, RunRow, list_runs, sorted_rows
-from gradwatch.cli.printing import print_view
+from gradwatch.cli.printing import print_lines, print_view
 from gradwatch.errors import BadArgument, RunNotFound
 from gradwatch.views.console.listing import run_list
 from gradwatch.views.console.screen import Screen
@@ -40,7 +40,7 @@ def ls(folder: Path, json: bool, sort: str, chosen: str | None, most: int | None
         return
     print_view(run_list(shown, Screen.of(Console(highlight=False)), now))
     if len(rows) > len(shown):
-        typer.echo(f"{len(rows) - len(shown)} more; without --most all are shown")
+        print_lines(f"{len(rows) - len(shown)} more; without --most all are shown")
 
 
 def _as_json(rows: Sequence[Mapping[str, Any]]) -> str:

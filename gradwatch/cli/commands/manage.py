@@ -16,6 +16,7 @@ from gradwatch.analysis.places import is_run, the_run
 from gradwatch.capture import delete as delete_capture
 from gradwatch.capture import list_captures, unreadable_captures
 from gradwatch.capture.listing import FOLDER as CAPTURES
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, NotARun, RunInUse, RunNotFound, StoreDamaged, StoreNotWritable, StoreTooNew
 from gradwatch.store import FILE_NAME, StoreReader
 from gradwatch.store.compacting import SUFFIX as COMPACTED
@@ -45,7 +46,7 @@ def rm(paths: Sequence[Path], yes: bool) -> None:
             return
     for run in runs:
         left = _delete(run)
-        typer.echo(f"deleted {run}" + (f"; {count(left, 'other file')} in it kept" if left else ""))
+        print_lines(f"deleted {run}" + (f"; {count(left, 'other file')} in it kept" if left else ""))
 
 
 def mv(path: Path, target: Path) -> None:
@@ -72,7 +73,7 @@ def mv(path: Path, target: Path) -> None:
         shutil.move(source, target)
     except (OSError, shutil.Error) as error:
         raise StoreNotWritable(f"{str(run)!r} can't be moved to {str(target)!r}: {error}.") from error
-    typer.echo(f"{run} is now {target}")
+    print_lines(f"{run} is now {target}")
 
 
 def compact(paths: Sequence[Path]) -> None:
@@ -85,7 +86,7 @@ def compact(paths: Sequence[Path]) -> None:
     for run in [_ended_run(path) for path in paths]:
         done = compact_store(run)
         sizes = f"{file_size(done.before)} -> {file_size(done.after)}"
-        typer.echo(f"{run}: {sizes}, {count(done.rows, 'row')} compared")
+        print_lines(f"{run}: {sizes}, {count(done.rows, 'row')} compared")
 
 
 def note(path: Path, text: str | None) -> None:
@@ -93,7 +94,7 @@ def note(path: Path, text: str | None) -> None:
     run = _run(path)
     before = read_notes(run)
     if text is None:
-        typer.echo(before.note)
+        print_lines(before.note)
     else:
         write_notes(run, Notes(note=text, tags=before.tags))
 
@@ -104,7 +105,7 @@ def tag(path: Path, tags: Sequence[str], remove: bool) -> None:
     found = with_tags(read_notes(run), **{"remove" if remove else "add": tags})
     if tags:
         write_notes(run, found)
-    typer.echo(" ".join(found.tags))
+    print_lines(" ".join(found.tags))
 
 
 def _run(path: Path) -> Path:

@@ -8,13 +8,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import typer
-
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.replays.result import Replay, read_replay, write_replay
 from gradwatch.capture import Capture, CaptureInfo, list_captures, unreadable_captures
 from gradwatch.capture.listing import FOLDER
 from gradwatch.cli.output import print_json, print_view, screen
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotReplay, GradwatchError
 from gradwatch.replaying.bundle import unpack, write_bundle
 from gradwatch.script.launch import prepare
@@ -140,7 +139,7 @@ def _replayed(folder: Path, script: list[str], options: Options) -> Replay:
     try:
         write_replay(found, folder)
     except OSError as error:
-        typer.echo(f"gradwatch: the result is not kept beside the capture: {error}", err=True)
+        print_lines(f"gradwatch: the result is not kept beside the capture: {error}", err=True)
     return found
 
 
@@ -171,4 +170,4 @@ def _threshold(folder: Path) -> float | None:
 def _bundle(found: Replay, folder: Path, options: Options) -> None:
     assert options.bundle is not None
     size = write_bundle(found, folder, options.bundle)
-    typer.echo(f"wrote {options.bundle.name}, {size / 1e6:.1f} MB; it holds the batch and the weights", err=True)
+    print_lines(f"wrote {options.bundle.name}, {size / 1e6:.1f} MB; it holds the batch and the weights", err=True)

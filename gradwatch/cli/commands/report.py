@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import order_of_optimizers
 from gradwatch.cli.output import open_run, print_json, print_view, screen
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotExport
 from gradwatch.text import file_size
 from gradwatch.views import html as html_view
@@ -38,7 +37,7 @@ def report(
     run = open_run(path)
     if html is not None:
         size = write_html(run, html, optimizer)
-        typer.echo(f"wrote {html}, {size / 1e6:.1f} MB")
+        print_lines(f"wrote {html}, {size / 1e6:.1f} MB")
         return
     summary = run.summary(optimizer)
     if svg is not None or png is not None:
@@ -68,7 +67,7 @@ def _write(file: Path, content: bytes) -> None:
         file.write_bytes(content)
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
-    typer.echo(f"wrote {file}, {file_size(len(content))}")
+    print_lines(f"wrote {file}, {file_size(len(content))}")
 
 
 def write_html(run: Run, file: Path, optimizer: str | None) -> int:

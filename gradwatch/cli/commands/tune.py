@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gradwatch.cli.output import print_json, print_view, screen
+from gradwatch.cli.printing import print_lines
 from gradwatch.script.launch import prepare
 from gradwatch.script.tune import Tuning, cost_in_steps
 from gradwatch.script.tune import tune as search
@@ -32,7 +32,7 @@ def tune(
     try:
         found = _search(arguments, module, folder, steps, budget, judge_by)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command continues with the runs in {folder}", err=True)
+        print_lines(f"stopped; the same command continues with the runs in {folder}", err=True)
         raise
     if json:
         print_json(json_view.tuning(found))

@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import ENDINGS
 from gradwatch.cli.output import console
+from gradwatch.cli.printing import print_lines
 from gradwatch.errors import EmptyRun, RunNotFound
 from gradwatch.record import StepRecord
 from gradwatch.sinks.notify import Notifications, check_link
@@ -106,6 +105,6 @@ def _wait_for_the_end(path: Path | None, every: float, alerts: Alerts) -> None:
             continue
         alerts.see(summary)
         if not summary.running:
-            typer.echo(f"{run} ended: {summary.ended or 'killed'}, {summary.verdict}")
+            print_lines(f"{run} ended: {summary.ended or 'killed'}, {summary.verdict}")
             return
         time.sleep(every)

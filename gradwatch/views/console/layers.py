@@ -56,7 +56,7 @@ def _beginning(lost: str, room: int, screen: Screen) -> str:
 
 
 def _name_width(screen: Screen) -> int:
-    return 36 if screen.width >= 110 else 22 if screen.width >= USUAL else max(12, screen.width // 4)
+    return 36 if screen.width >= 110 else 22 if screen.width >= USUAL else max(15, screen.width // 4)
 
 
 def _more(layers: int, shown: int) -> list[Text]:

@@ -158,3 +158,13 @@ def test_reading_a_run_imports_no_torch(runs):
     )
     done = subprocess.run([sys.executable, "-c", code, str(runs / "good")], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_an_error_is_one_line_for_programs_and_folded_on_a_terminal(command, monkeypatch):
+    whole = command("report", "no-such-run").err
+    assert whole.count("\n") == 1
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    folded = command("report", "no-such-run").err
+    assert max(map(len, folded.splitlines())) <= 40
+    assert folded.split() == whole.split()

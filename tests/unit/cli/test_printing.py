@@ -52,3 +52,16 @@ def test_lines_stay_whole_for_programs_and_are_folded_on_a_terminal(capsys, monk
     assert (empty, last) == ("", "[bold]")
     assert all(len(line) <= 40 for line in folded)
     assert " ".join(" ".join(folded).split()) == text, "no word is lost or cut"
+
+
+def test_lines_for_standard_error_are_folded_too(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR")
+    text = " ".join(f"word{i}" for i in range(30))
+    print_lines(text, err=True)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert all(len(line) <= 40 for line in printed.err.splitlines())
+    assert printed.err.split() == text.split()
+    print_lines("")
+    assert capsys.readouterr().out == "\n"

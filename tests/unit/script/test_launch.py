@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gradwatch.errors import RunInUse, ScriptNotFound
-from gradwatch.script.launch import Program, become_main, code_of, prepare, show, why_nothing
+from gradwatch.script.launch import Program, become_main, code_of, folded, prepare, show, why_nothing
 
 
 @pytest.fixture
@@ -208,3 +208,16 @@ def test_a_recording_that_could_not_start_is_not_blamed_on_the_script():
     import torch  # noqa: F401
 
     assert why_nothing([]) == "gradwatch could not start, as the message above says"
+
+
+@pytest.mark.parametrize("width", [40, 60, 79])
+def test_a_last_line_fits_its_terminal_and_loses_nothing(width):
+    for line in (
+        "gradwatch: recorded 60 steps of 2 optimizers; gradwatch report runs/a-very-long-name/of-a-run-in-a-sweep",
+        "gradwatch: nothing was recorded: " + "a reason " * 20,
+        "gradwatch: recorded 60 steps; gradwatch report runs/" + "x" * 300,
+    ):
+        parts = folded(line.strip(), width).splitlines()
+        assert all(len(part) <= width for part in parts)
+        assert "".join("".join(parts).split()) == "".join(line.split())
+    assert folded("x" * width, width) == "x" * width
