@@ -60,6 +60,19 @@ UPDATE_STATS = ("update_norm", "weight_norm", "rms_ratio", "second_moment_norm")
 ACCUMULATION_STATS = ("micro_batches", "norm")
 """The statistics of a gradient while it is accumulated, in the order in which they are stored."""
 
+MAGNITUDE_EXPONENTS = (-126, *range(-42, 17, 2))
+"""The powers of two between the bins of entries' magnitudes. float16 has its smallest subnormal at 2^-24, its smallest
+normal number at 2^-14 and its largest below 2^16; bfloat16 and float32 have their smallest normal number at 2^-126."""
+
+MAGNITUDE_BINS = ("below", *(f"2^{exponent}" for exponent in MAGNITUDE_EXPONENTS), "zero", "inf", "nan")
+"""32 bins of magnitudes, each named by its lower end, and what has no place among them."""
+
+MAGNITUDE_STATS = ("filled", "cells")
+"""The counts of entries by magnitude as they are stored."""
+
+MOST_COUNTED = 2**16 - 1
+"""Entries of a parameter that are counted by magnitude, at most."""
+
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the least to the gravest."""
 
@@ -270,6 +283,60 @@ class AccumulationStats:
     norm: Floats
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MagnitudeStats:
+    """Sampled: how many entries of each gradient have which magnitude. Only bins that hold an entry are kept.
+
+    Attributes:
+        filled: how many bins of each parameter hold an entry; NaN if it had no gradient.
+        cells: each of these bins as its position in `MAGNITUDE_BINS` times 65536, plus the number of entries in it:
+            those of the first parameter, ascending, then those of the next.
+    """
+
+    filled: Floats
+    cells: Floats
+
+    @staticmethod
+    def of(counts: NDArray[Any]) -> MagnitudeStats:
+        """The counts of `MAGNITUDE_BINS` of each parameter, (parameters, bins); NaN where there is no gradient.
+
+        >>> counts = np.zeros((1, len(MAGNITUDE_BINS)))
+        >>> counts[0, 2] = 7
+        >>> MagnitudeStats.of(counts).cells.tolist() == [2 * 65536 + 7]
+        True
+        """
+        known = np.nan_to_num(counts)
+        filled = np.count_nonzero(known, axis=1).astype(np.float32)
+        filled[np.isnan(counts).any(axis=1)] = np.nan
+        owners, bins = np.nonzero(known)
+        return MagnitudeStats(filled=filled, cells=(bins * _CELL + known[owners, bins]).astype(np.float32))
+
+    def counts(self) -> Floats | None:
+        """The way back from `of`; None if they hold something that it does not make."""
+        present = np.nan_to_num(self.filled)
+        if not _are_whole(present, len(MAGNITUDE_BINS)) or present.sum() != len(self.cells):
+            return None
+        if not _are_whole(self.cells, _CELL * len(MAGNITUDE_BINS) - 1):
+            return None
+        cells = self.cells.astype(np.int64)
+        owners = np.repeat(np.arange(len(present)), present.astype(np.int64))
+        places = owners * len(MAGNITUDE_BINS) + cells // _CELL
+        if (np.diff(places) <= 0).any() or (cells % _CELL == 0).any():
+            return None
+        table = np.zeros((len(present), len(MAGNITUDE_BINS)), np.float32)
+        table.reshape(-1)[places] = cells % _CELL
+        table[np.isnan(self.filled)] = np.nan
+        return table
+
+
+_CELL = MOST_COUNTED + 1
+
+
+def _are_whole(values: NDArray[np.float32], most: int) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(((values >= 0) & (values <= most) & (values == np.floor(values))).all())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
     """One attempt of one optimizer to update its weights.
@@ -301,6 +368,7 @@ class StepRecord:
     updates: UpdateStats | None = field(default=None, repr=False)
     ranks: RankStats | None = field(default=None, repr=False)  # of a distributed training
     accumulation: AccumulationStats | None = field(default=None, repr=False)  # of several micro-batches
+    magnitudes: MagnitudeStats | None = field(default=None, repr=False)
 
     @property
     def clipped(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from gradwatch.detect import replay
 from gradwatch.errors import BadArgument, RunNotFound
 from gradwatch.record import (
     ACCUMULATION_STATS,
+    MAGNITUDE_BINS,
     RANK_STATS,
     SAMPLED_STATS,
     STATS,
@@ -282,6 +283,39 @@ class RunReader:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(ACCUMULATION_STATS)}.")
         name = self.optimizer(optimizer)
         return numbered_frame(self._store, *self._store.accumulation_table(stat, name), name)
+
+    def magnitudes(self, parameter: str, optimizer: str | None = None) -> pd.DataFrame:
+        """How many entries of one parameter's gradient have which magnitude, (samples, bins), indexed by step.
+
+        The columns are `gradwatch.record.MAGNITUDE_BINS`: 32 bins of log2, each named by its lower end ("below" is
+        smaller than 2^-126), then zero, inf and nan. The entries are counted before clipping, with the samples of the
+        weights; of a long parameter, an evenly spaced sample of them. NaN where the parameter had no gradient; empty
+        where nothing was counted.
+        """
+        name = self.optimizer(optimizer)
+        names = [info.name for info in self.parameters(name)]
+        if parameter not in names:
+            raise BadArgument(f"parameter is {parameter!r}; expected a name such as {', '.join(map(repr, names[:3]))}.")
+        ids = self.magnitude_ids(name)[:, 0]
+        rows, counts = self.magnitude_rows(ids, [names.index(parameter)], name)
+        return pd.DataFrame(counts[:, 0], index=pd.Index(rows[:, 1], name="step"), columns=list(MAGNITUDE_BINS))
+
+    def magnitude_ids(self, optimizer: str | None = None) -> NDArray[np.int64]:
+        """Id and step of one optimizer's rows whose entries were counted, (rows, 2), by step, without replaced ones."""
+        name = self.optimizer(optimizer)
+        ids = self._store.magnitude_ids(name)
+        if not len(ids):
+            return np.empty((0, 2), np.int64)
+        standing = self.standing(name)
+        return standing[np.isin(standing[:, 0], ids), :2]
+
+    def magnitude_rows(
+        self, ids: NDArray[np.int64], positions: Sequence[int], optimizer: str | None = None
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of these rows, (rows, 2), and their counts of entries, (rows, positions, bins), by step."""
+        rows, counts = self._store.magnitude_table(self.optimizer(optimizer), ids.tolist(), positions)
+        order = np.argsort(rows[:, 1], kind="stable")
+        return rows[order], counts[order]
 
     def _entries(self, names: Iterable[str]) -> dict[str, int]:
         """The number of entries over all parameters of each optimizer."""

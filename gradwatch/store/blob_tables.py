@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.errors import StoreDamaged
-from gradwatch.record import WEIGHT_STATS, Floats
+from gradwatch.record import MAGNITUDE_BINS, WEIGHT_STATS, Floats, MagnitudeStats
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
 from gradwatch.store.schema import CHECKSUMS, PARTS
@@ -28,7 +29,7 @@ LOOKED_UP = 500
 MOST_LOOKED_UP = 50_000
 """More ids than that are not looked up one by one."""
 
-ALWAYS_THERE = ("norm", *WEIGHT_STATS)
+ALWAYS_THERE = ("norm", *WEIGHT_STATS, "filled")
 """The columns of blobs that no row lacks, whatever table they are in."""
 
 
@@ -41,12 +42,14 @@ class Part:
         after: only rows with a larger id.
         up_to: only rows with no larger id.
         most: of rows; -1: all.
+        ids: only these; None: any.
     """
 
     one_of: int = 1
     after: int = 0
     up_to: int = LARGEST
     most: int = -1
+    ids: tuple[int, ...] | None = None
 
 
 class BlobTables:
@@ -80,6 +83,43 @@ class BlobTables:
         self._integrity.left_out |= {(table, numbers[i]) for i in np.flatnonzero(~valid)}
         return (ids, values) if valid.all() else (ids[valid], values[valid])
 
+    def magnitude_ids(self, optimizer: str) -> NDArray[np.int64]:
+        """The ids of an optimizer's steps whose entries were counted by magnitude."""
+        if not self._db.layout.has_table("magnitude"):
+            return np.empty(0, np.int64)
+        join = "from magnitude not indexed join step not indexed using (id)"
+        rows = self._db.rows(f"select magnitude.id {join} where optimizer = ? order by magnitude.id", optimizer)
+        return np.array([number for (number,) in rows if is_count(number)], np.int64)
+
+    def magnitudes(
+        self, optimizer: str, length: int, ids: Sequence[int], positions: Sequence[int]
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of each intact row, (rows, 2), and the counts of entries, (rows, positions, `MAGNITUDE_BINS`).
+
+        Args:
+            optimizer: its name.
+            length: how many parameters it has.
+            ids: of the rows to read.
+            positions: of the parameters.
+        """
+        part = Part(ids=tuple(ids))
+        keys, filled = self.table("magnitude", "filled", optimizer, None, part)
+        others, cells = self.table("magnitude", "cells", optimizer, None, part)
+        _, left, right = np.intersect1d(keys[:, 0], others[:, 0], assume_unique=True, return_indices=True)
+        kept, found = [], []
+        for at, other in zip(left.tolist(), right.tolist(), strict=True):
+            row = cells[other]
+            counts = MagnitudeStats(filled=filled[at][:length], cells=row[~np.isnan(row)]).counts()
+            if counts is None:
+                self._integrity.left_out.add(("magnitude", int(keys[at, 0])))
+                continue
+            table = np.full((length, counts.shape[1]), np.nan, np.float32)
+            table[: len(counts)] = counts
+            kept.append(at)
+            found.append(table[list(positions)])
+        shape = (0, len(positions), len(MAGNITUDE_BINS))
+        return keys[kept], np.stack(found) if found else np.empty(shape, np.float32)
+
     def _blobs(self, table: str, stat: str, optimizer: str, part: Part) -> list[list[Any]]:
         """Ids, steps, blobs and the two checksums of the rows of a table."""
         selected = select(self._db, table, (stat, *CHECKSUMS))
@@ -103,13 +143,14 @@ class BlobTables:
 
         A sparse sample is looked up id by id, for SQLite would visit every row otherwise.
         """
+        if part.ids is not None:
+            return _lookups(table, part.ids)
         if part.one_of >= SPARSE and part.most < 0:
             ((last,),) = self._db.rows("select max(id) from step not indexed")
             most = min(part.up_to, last) if is_count(last) else 0
             ids = range((part.after // part.one_of + 1) * part.one_of, most + 1, part.one_of)
             if len(ids) <= MOST_LOOKED_UP:
-                parts = [tuple(ids[at : at + LOOKED_UP]) for at in range(0, len(ids), LOOKED_UP)]
-                return [(f"{table}.id in ({', '.join('?' * len(some))})", some) for some in parts]
+                return _lookups(table, ids)
         bounds = (part.after, part.up_to, part.one_of)
         return [(f"{table}.id > ? and {table}.id <= ? and {table}.id % ? = 0", bounds)]
 
@@ -124,13 +165,19 @@ class BlobTables:
             written = f"from step not indexed where {which} and optimizer = ? and parts & ?"
             values = (*ids, optimizer, PARTS[table])
             ((expected,),) = self._db.rows(f"select count(*) {written}", *values)
-            if expected > (len(there) if part.one_of < SPARSE else 0):
+            if expected > (len(there) if part.one_of < SPARSE and part.ids is None else 0):
                 missing += [
                     number for (number,) in self._db.rows(f"select id {written}", *values) if number not in present
                 ]
         self._integrity.left_out |= {(table, number) for number in missing}
         if not missing:
             self._looked.add(looked)
+
+
+def _lookups(table: str, ids: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+    """Conditions that choose rows by their ids, not too many at a time."""
+    parts = [tuple(ids[at : at + LOOKED_UP]) for at in range(0, len(ids), LOOKED_UP)]
+    return [(f"{table}.id in ({', '.join('?' * len(some))})", some) for some in parts]
 
 
 def _stack(db: Database, blobs: list[bytes], length: int | None) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -195,6 +195,24 @@ class StoreReader:
     def accumulation_table(self, stat: str, optimizer: str) -> tuple[NDArray[np.int64], Floats]:
         """Id and step of each row, (rows, 2), and one of `ACCUMULATION_STATS` each time it was read, (rows, times)."""
         return self._blobs.table("accumulation", stat, optimizer, None, Part())
+
+    def magnitude_ids(self, optimizer: str) -> NDArray[np.int64]:
+        """The ids of an optimizer's steps whose entries were counted by magnitude, ascending."""
+        return self._blobs.magnitude_ids(optimizer)
+
+    def magnitude_table(
+        self, optimizer: str, ids: Sequence[int], positions: Sequence[int]
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Id and step of each row, (rows, 2), and how many entries are in each of `MAGNITUDE_BINS`.
+
+        The counts are (rows, positions, bins); NaN where a parameter had no gradient.
+
+        Args:
+            optimizer: its name.
+            ids: of the rows to read.
+            positions: of the parameters.
+        """
+        return self._blobs.magnitudes(optimizer, len(self.parameters(optimizer)), ids, positions)
 
     def records(self, optimizer: str, chunk: int = 500, *, after: int = 0) -> Iterator[StepRecord]:
         """The records of an optimizer in the order in which they were written, from the first id after ``after``.

@@ -4,7 +4,8 @@ Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.ori
 5 adds the table rank and event.rank. Newer stores of version 5 also have row_crc in every table, the table
 detector_state and the row "rows" of meta. They keep the number 5, because older versions of gradwatch can read them.
 6 adds the table optimizer_update, step.update_norm, step.weight_norm, and moved, momentum_cosine and weight_cosine
-of table weight. 7 adds the table digest, 8 the table accumulation.
+of table weight. 7 adds the table digest, 8 the table accumulation,
+9 the table magnitude.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradwatch.record import ACCUMULATION_STATS, RANK_STATS, SAMPLED_STATS, STATS, UPDATE_STATS, WEIGHT_STATS
+from gradwatch.record import (
+    ACCUMULATION_STATS,
+    MAGNITUDE_STATS,
+    RANK_STATS,
+    SAMPLED_STATS,
+    STATS,
+    UPDATE_STATS,
+    WEIGHT_STATS,
+)
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 CRC_SINCE = 4  # the first version with crc
 RANKS_SINCE = 5  # the first version with the table rank
 ROW_CRC_SINCE = 5  # the first version in which newer stores have row_crc
 UPDATES_SINCE = 6  # the first version with the table optimizer_update; every store of it has row_crc
 DIGESTS_SINCE = 7  # the first version with the table digest
 ACCUMULATION_SINCE = 8  # the first version with the table accumulation
+MAGNITUDES_SINCE = 9  # the first version with the table magnitude
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -93,7 +103,7 @@ create table step (
     update_norm real,            -- L2 norm of the update that the optimizer computed; null: not computed
     weight_norm real,            -- L2 norm of the same weights before the step; null: not computed
     parts integer,               -- sum of the tables with a row of this id; null: not known
-                                 -- 1 layer, 2 weight, 4 rank, 8 optimizer_update, 16 accumulation
+                                 -- 1 layer, 2 weight, 4 rank, 8 optimizer_update, 16 accumulation, 32 magnitude
     crc integer,
     row_crc integer
 );
@@ -147,6 +157,16 @@ create table accumulation (
     id integer primary key,
     micro_batches blob not null, -- how many micro-batches the gradient held
     norm blob not null,          -- its L2 norm then, unscaled and before clipping
+    crc blob,                    -- uint32 checksums of the two blobs
+    row_crc integer
+);
+create table magnitude (
+    -- How many entries of each gradient of the step with the same id have which magnitude; sampled. Bin 0 is below
+    -- 2^-126, bin 1 reaches to 2^-42, bins 2 to 30 are two powers of two wide, up to 2^16; bin 31 is above, 32 is zero,
+    -- 33 infinite, 34 NaN.
+    id integer primary key,
+    filled blob not null,        -- of each parameter: how many bins hold an entry; NaN: no gradient
+    cells blob not null,         -- each of these bins x 65536 + the entries in it, parameter by parameter
     crc blob,                    -- uint32 checksums of the two blobs
     row_crc integer
 );
@@ -246,6 +266,7 @@ BLOBS = {
     "rank": RANK_STATS,
     "optimizer_update": UPDATE_STATS,
     "accumulation": ACCUMULATION_STATS,
+    "magnitude": MAGNITUDE_STATS,
 }
 """The tables of blobs, with the columns that are statistics."""
 
@@ -255,13 +276,14 @@ FIELDS = {
     "rank": "ranks",
     "optimizer_update": "updates",
     "accumulation": "accumulation",
+    "magnitude": "magnitudes",
 }
 """The field of a `StepRecord` that each table of blobs holds."""
 
 OLDER_WIDTHS = {"weight": len(WEIGHT_STATS)}
 """How many blobs the checksums of a table counted before version 6, where that was another number."""
 
-PARTS = {"layer": 1, "weight": 2, "rank": 4, "optimizer_update": 8, "accumulation": 16}
+PARTS = {"layer": 1, "weight": 2, "rank": 4, "optimizer_update": 8, "accumulation": 16, "magnitude": 32}
 """The bit of step.parts that says that a table has a row of the step."""
 
 CRC_FROM = "sealed_from"
@@ -293,6 +315,7 @@ _TABLES_SINCE = {
     "optimizer_update": UPDATES_SINCE,
     "digest": DIGESTS_SINCE,
     "accumulation": ACCUMULATION_SINCE,
+    "magnitude": MAGNITUDES_SINCE,
 }
 """The version that added a table."""
 

@@ -21,6 +21,7 @@ from gradwatch.record import (
     Event,
     Floats,
     LayerStats,
+    MagnitudeStats,
     ParameterInfo,
     RankStats,
     StepRecord,
@@ -290,7 +291,7 @@ def valid_table(stat: str, table: Floats) -> NDArray[np.bool_]:
     return valid
 
 
-_COUNTS = ("nonfinite", "zeros", "differing", "differs_in", "before_reduction", "micro_batches")
+_COUNTS = ("nonfinite", "zeros", "differing", "differs_in", "before_reduction", "micro_batches", "filled", "cells")
 
 
 def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord | None:
@@ -302,10 +303,14 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
     """
     row |= dict.fromkeys(row["nan"].split(",") if row["nan"] else (), math.nan)
     found = {table: _stats(table, row) for table in BLOBS}
+    magnitude = found.pop("magnitude")
     if not all(map(_belong_together, found.values())):
         return None
     layer, weight, rank, update, accumulation = found.values()
     layers = _layers(layer, infos) if layer else None
+    magnitudes = _made(MagnitudeStats, magnitude)
+    if magnitudes is not None and not _are_counts(magnitudes, layers):
+        return None
     if layers is not None and not (_fit_the_layers(weight, rank, layers) and _fit_the_layers(update, {}, layers)):
         return None
     return StepRecord(
@@ -317,6 +322,7 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         updates=_made(UpdateStats, update),
         ranks=_made(RankStats, rank),
         accumulation=_made(AccumulationStats, accumulation),
+        magnitudes=magnitudes,
     )
 
 
@@ -346,6 +352,12 @@ def _belong_together(stats: Mapping[str, Floats]) -> bool:
     lengths = {len(values) for values in stats.values()}
     counted = [name for name in _COUNTS if name in stats]
     return len(lengths) <= 1 and all(valid_table(name, stats[name][None]).all() for name in counted)
+
+
+def _are_counts(magnitudes: MagnitudeStats, layers: LayerStats | None) -> bool:
+    """Whether these are counts, and of no more parameters than the step has."""
+    most = len(magnitudes.filled) if layers is None else len(layers.parameters)
+    return len(magnitudes.filled) <= most and magnitudes.counts() is not None
 
 
 def _fit_the_layers(weight: Mapping[str, Floats], rank: Mapping[str, Floats], layers: LayerStats) -> bool:

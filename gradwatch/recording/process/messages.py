@@ -23,7 +23,7 @@ Part: TypeAlias = bytes | memoryview
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode  # faster than `json.dumps`, which makes one each time
 
-WHOLE_ARRAYS = ("layers", "weights", "updates", "ranks", "accumulation")
+WHOLE_ARRAYS = ("layers", "weights", "updates", "ranks", "accumulation", "magnitudes")
 """The fields of a record that `plain_record` leaves out."""
 
 
@@ -38,7 +38,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers) -> list[Part]:
     arrays = list(numbers.stats.values())
     if numbers.with_gradient is not None:
         arrays.append(np.asarray(numbers.with_gradient, np.float64))
-    for columns in (numbers.weights, numbers.updates):
+    for columns in (numbers.weights, numbers.updates, numbers.magnitudes):
         arrays += () if columns is None else columns.values()
     if numbers.with_update is not None:
         arrays.append(np.asarray(numbers.with_update, np.float64))
@@ -56,6 +56,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers) -> list[Part]:
             numbers.with_gradient is None,
             None if numbers.weights is None else list(numbers.weights),
             None if numbers.updates is None else list(numbers.updates),
+            None if numbers.magnitudes is None else list(numbers.magnitudes),
             [numbers.micro_batches, numbers.first_norm],
             [len(array) for array in arrays],
         ]
@@ -86,8 +87,8 @@ def decode(message: bytes) -> tuple[str, list[Any], memoryview]:
 
 def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbers]:
     """Return the optimizer and the numbers of the step that `encode_step` wrote."""
-    optimizer, step, wall_time, rates, loss_scale, skipped, late, stats, has_all, weights, updates, *values = values
-    (micro_batches, first_norm), lengths = values
+    optimizer, step, wall_time, rates, loss_scale, skipped, late, stats, has_all, *values = values
+    weights, updates, magnitudes, (micro_batches, first_norm), lengths = values
     every = np.frombuffer(data, np.float64)
     arrays = iter(np.split(every, np.cumsum(lengths)[:-1]) if lengths else ())
 
@@ -96,7 +97,7 @@ def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbe
 
     found = columns(stats) or {}
     with_gradient = None if has_all else next(arrays).astype(int).tolist()
-    sampled, read = columns(weights), columns(updates)
+    sampled, read, counted = columns(weights), columns(updates), columns(magnitudes)
     return optimizer, StepNumbers(
         step=step,
         wall_time=wall_time,
@@ -108,6 +109,7 @@ def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbe
         late=late_of(late),
         weights=sampled,
         updates=read,
+        magnitudes=counted,
         with_update=None if read is None else next(arrays).astype(int).tolist(),
         micro_batches=micro_batches,
         first_norm=first_norm,

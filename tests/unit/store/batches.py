@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from gradwatch.record import (
     ACCUMULATION_STATS,
+    MAGNITUDE_BINS,
+    MAGNITUDE_STATS,
     ORIGINS,
     SAMPLED_STATS,
     STATS,
@@ -15,6 +17,7 @@ from gradwatch.record import (
     AccumulationStats,
     Event,
     LayerStats,
+    MagnitudeStats,
     ParameterInfo,
     StepRecord,
     UpdateStats,
@@ -43,6 +46,20 @@ layers = st.builds(
     counts,
     counts,
 )
+
+histograms = st.lists(
+    st.none() | st.dictionaries(st.integers(0, len(MAGNITUDE_BINS) - 1), st.integers(1, 65535), max_size=5),
+    min_size=2,
+    max_size=2,
+).map(lambda rows: MagnitudeStats.of(np.stack([_histogram(row) for row in rows])))
+
+
+def _histogram(counts):
+    row = np.full(len(MAGNITUDE_BINS), math.nan if counts is None else 0.0)
+    for at, count in (counts or {}).items():
+        row[at] = count
+    return row
+
 
 records = st.builds(
     StepRecord,
@@ -80,6 +97,7 @@ records = st.builds(
         second_moment_norm=st.none() | float32s,
     ),
     accumulation=st.none() | st.builds(AccumulationStats, micro_batches=counts, norm=float32s),
+    magnitudes=st.none() | histograms,
 )
 
 events = st.builds(
@@ -99,7 +117,7 @@ events = st.builds(
 def as_text(record):
     """Every value, arrays too, so that NaN equals NaN and nothing is rounded."""
     names = {"layers": STATS, "weights": (*WEIGHT_STATS, *SAMPLED_STATS), "updates": UPDATE_STATS}
-    names["accumulation"] = ACCUMULATION_STATS
+    names["accumulation"], names["magnitudes"] = ACCUMULATION_STATS, MAGNITUDE_STATS
     parts = [(getattr(record, field), stats) for field, stats in names.items()]
     values = [getattr(part, stat) for part, stats in parts if part is not None for stat in stats]
     return repr(record), [None if value is None else value.tobytes() for value in values]

@@ -26,6 +26,7 @@ KEYS = {
     "rank": ("id",),
     "optimizer_update": ("id",),
     "accumulation": ("id",),
+    "magnitude": ("id",),
     "event": ("id",),
 }
 VALUES = {

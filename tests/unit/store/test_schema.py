@@ -10,7 +10,14 @@ import pytest
 
 from gradwatch import Run
 from gradwatch.errors import BadArgument, StoreTooNew
-from gradwatch.record import AccumulationStats, StepRecord, UpdateStats, WeightStats
+from gradwatch.record import (
+    MAGNITUDE_BINS,
+    AccumulationStats,
+    MagnitudeStats,
+    StepRecord,
+    UpdateStats,
+    WeightStats,
+)
 from gradwatch.store import FILE_NAME, SCHEMA, SCHEMA_VERSION, StoreWriter
 from gradwatch.testing import steady, stream, write_run
 
@@ -91,6 +98,24 @@ def test_a_store_of_schema_7_is_continued_with_accumulated_gradients(tmp_path):
     writer.end_attempt("closed")
     run = Run(tmp_path / "copy")
     assert as_text(list(run.records())[-1]) == as_text(more)
+    assert run.damaged_rows == 0
+
+
+def test_a_store_of_schema_8_is_continued_with_magnitudes_of_entries(tmp_path):
+    shutil.copytree(GOLDEN / "schema-8", tmp_path / "copy")
+    before = Run(tmp_path / "copy")
+    name = before.parameters()[0].name
+    assert before.magnitudes(name).shape == (0, len(MAGNITUDE_BINS))
+    counts = np.zeros((2, len(MAGNITUDE_BINS)))
+    counts[0, 20], counts[1] = 7, math.nan
+    more = StepRecord(step=400, attempt=1, magnitudes=MagnitudeStats.of(counts))
+    writer = StoreWriter(tmp_path / "copy")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append([more])
+    writer.end_attempt("closed")
+    run = Run(tmp_path / "copy")
+    assert as_text(list(run.records())[-1]) == as_text(more)
+    assert run.magnitudes(name).loc[400].tolist() == counts[0].tolist()
     assert run.damaged_rows == 0
 
 
