@@ -67,6 +67,13 @@ export const CHARTS = [
     log: () => true,
   },
   {
+    title: "loss_scale",
+    hint: "of the GradScaler",
+    height: 84,
+    lines: recordedLines("loss_scale"),
+    log: () => true,
+  },
+  {
     title: "noise_scale",
     hint: "in micro-batches or batches of a rank; its trend says more than its value",
     height: 84,

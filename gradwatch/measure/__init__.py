@@ -11,6 +11,7 @@ from gradwatch.measure.devices import (
     move,
     to_device,
 )
+from gradwatch.measure.magnitudes import measure_magnitudes
 from gradwatch.measure.measurement import Measurement
 from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, route_of, to_host, whole
 from gradwatch.measure.sharded import (
@@ -48,6 +49,7 @@ __all__ = [
     "make_sums",
     "mark_copies",
     "measure",
+    "measure_magnitudes",
     "measure_updates",
     "move",
     "norms",

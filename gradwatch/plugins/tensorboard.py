@@ -28,6 +28,7 @@ ROUTES = (
     "/layers",
     "/tile",
     "/rows",
+    "/magnitudes",
     "/advice",
     "/parting",
 )

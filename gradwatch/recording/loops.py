@@ -257,7 +257,9 @@ class Stepped(Loop):
         self._notice_drop()
         gradients = self._gate.gradients()
         self._update.gradients_made(self.tracker)
-        return self.tracker.settle(gradients, at_clip=at_clip), gradients
+        pending = self.tracker.settle(gradients, at_clip=at_clip)
+        self._count(pending, gradients)
+        return pending, gradients
 
     def _take_gradients(self) -> PendingStep:
         """The update takes the gradients as they are now, after a policy has acted on them."""
@@ -269,8 +271,15 @@ class Stepped(Loop):
             self._update.gradients_made(self.tracker)
             pending = tracker.settle(gradients)
         pending.take_scaling(*scaling_of(tracker.optimizer))
+        self._count(pending, gradients)
         self._act_on(pending, gradients)
         return pending
+
+    def _count(self, pending: PendingStep, gradients: Sequence[Tensor | None]) -> None:
+        """Count the entries by magnitude, once, unless the gradients were changed before that."""
+        if pending.magnitudes is None and pending.is_as_made:
+            step, scale = self.tracker.step, pending.scale
+            pending.magnitudes = self._sampler.magnitudes(step, pending.measured, gradients, scale)
 
     def _act_on(self, pending: PendingStep, gradients: Sequence[Tensor | None]) -> None:
         self._gate.clip(pending, gradients)

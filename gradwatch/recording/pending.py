@@ -41,6 +41,7 @@ class PendingStep:
         before_reduction: what this process had before the reduction over ranks.
         weights: what the step did to them, where they were sampled.
         updates: as the optimizer computed them, where they were read.
+        magnitudes: how many entries of the gradients have which magnitude, where they were counted.
         whole: of sharded gradients, where their norms over all processes were needed at the step.
         ready: when the numbers that `to_host` copies are there.
     """
@@ -66,6 +67,7 @@ class PendingStep:
     found_inf: Tensor | None = None
     weights: WeightChange | None = None
     updates: Measurement | None = None
+    magnitudes: Measurement | None = None
     part_sizes: tuple[int, ...] = ()
     accumulation: Accumulation | None = None
     before_reduction: tuple[Measurement, ...] = ()
@@ -127,6 +129,7 @@ class PendingStep:
     def unscale(self, scale: Tensor) -> None:
         """Take the gradients that were measured and clipped so far for multiplied by ``scale``."""
         self.scale = scale.detach().clone()
+        self.magnitudes = None
         self.is_clipped_scaled = bool(self.clippings)
         self.clippings = [
             replace(
@@ -136,6 +139,11 @@ class PendingStep:
             )
             for clipping in self.clippings
         ]
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether nothing that is known has changed the gradients since the backward pass."""
+        return not (self.clippings or self.was_clipped or self.is_clipped_by_policy or self.skipped)
 
     @property
     def is_here(self) -> bool:
@@ -177,7 +185,7 @@ class PendingStep:
     def _measurements(self) -> list[Measurement]:
         weights = () if self.weights is None else (self.weights.weights, self.weights.changes, self.weights.alignment)
         first = None if self.accumulation is None else self.accumulation.first
-        return [one for one in (self.measured, self.updates, first, *weights) if one is not None]
+        return [one for one in (self.measured, self.updates, self.magnitudes, first, *weights) if one is not None]
 
     def _numbers(self) -> list[Any]:
         """Every single number that may lie on a device."""

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.record import (
+    MAGNITUDE_STATS,
     UPDATE_STATS,
     AccumulationStats,
     ClipFault,
     Floats,
     LayerStats,
+    MagnitudeStats,
     ParameterInfo,
     RankStats,
     StepRecord,
@@ -80,6 +82,7 @@ class StepNumbers:
         weights: of the parameters that are present, in their order; None if this step was not sampled.
         updates: of each parameter; None if they were not read.
         with_update: the positions whose update was read.
+        magnitudes: `MAGNITUDE_STATS` of the gradients; None if they were not counted.
         micro_batches: how many made the gradient; None if that was not read.
         first_norm: total norm of the gradient, unscaled, after the first of them.
     """
@@ -95,6 +98,7 @@ class StepNumbers:
     weights: Columns | None = None
     updates: Columns | None = None
     with_update: list[int] | None = None
+    magnitudes: Columns | None = None
     micro_batches: int | None = None
     first_norm: float = math.nan
 
@@ -134,6 +138,7 @@ def make_record(
         updates=read,
         with_update=updated,
         late=late,
+        magnitudes=None,  # of this process alone
         micro_batches=None,
     )
     return _record(of_all, optimizer, attempt, whole.infos, whole.weights, whole.ranks)
@@ -164,6 +169,7 @@ def collect(pending: PendingStep) -> StepNumbers:
         weights=_sampled(pending),
         updates=updates,
         with_update=with_update,
+        magnitudes=_counted(pending),
         micro_batches=micro_batches,
         first_norm=first_norm,
     )
@@ -208,6 +214,7 @@ def _record(
         weights=weights,
         ranks=ranks,
         accumulation=_accumulation(numbers, total_norm),
+        magnitudes=_magnitudes(numbers),
         **_updates(numbers, len(found["norm"])),
         **_clipping_columns(numbers.late.clippings, total_norm),
     )
@@ -347,6 +354,20 @@ def _read_accumulation(pending: PendingStep) -> tuple[int | None, float]:
         return None, math.nan
     first = accumulation.first
     return accumulation.micro_batches, _over(total(first.collect()["norm"][first.present]), pending.loss_scale)
+
+
+def _counted(pending: PendingStep) -> Columns | None:
+    """The counts of entries by magnitude as they are stored."""
+    if pending.magnitudes is None:
+        return None
+    stats = MagnitudeStats.of(np.stack(list(pending.magnitudes.collect().values()), axis=1))
+    return {name: getattr(stats, name).astype(np.float64) for name in MAGNITUDE_STATS}
+
+
+def _magnitudes(numbers: StepNumbers) -> MagnitudeStats | None:
+    if numbers.magnitudes is None:
+        return None
+    return MagnitudeStats(**{name: _float32(column) for name, column in numbers.magnitudes.items()})
 
 
 def _accumulation(numbers: StepNumbers, total_norm: float) -> AccumulationStats | None:

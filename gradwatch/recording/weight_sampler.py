@@ -1,5 +1,7 @@
 """Samples the weights: their norms before a step, the norms of the change, and the composition of the update.
 
+With each sample, the entries of the gradients are counted by magnitude.
+
 Norms of weights are exact. The norm of the change needs the weights from before the step, and a copy of all of them
 would double their memory. So at most :data:`COPIED` entries are copied, or one in :data:`COPIED_ONE_IN` of a
 very large model: short parameters whole, and of each long one an evenly spaced sample, from which the squared norm of
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.measure import Measurement, local, measure_updates, norms
+from gradwatch.measure import Measurement, local, measure_magnitudes, measure_updates, norms
 from gradwatch.measure.fused import reads_updates
 from gradwatch.measure.updates import even_share
 from gradwatch.recording.alignment import Entries, alignments, can_count_off
@@ -79,6 +81,7 @@ class WeightSampler:
         self._every = every
         self._updates_every = updates_every
         self._was_nonfinite = False
+        self._cannot_count = False
 
     @torch.no_grad()
     def before(
@@ -124,11 +127,42 @@ class WeightSampler:
             )
             return None
 
+    def magnitudes(
+        self, step: int, measured: Measurement, gradients: Sequence[Tensor | None], scale: Tensor | None
+    ) -> Measurement | None:
+        """How many entries of the gradients have which magnitude, if it is time to count them.
+
+        Args:
+            step: the number of the step.
+            measured: the statistics of the gradients.
+            gradients: as the backward pass made them.
+            scale: that they were multiplied by.
+        """
+        if not self._every or self._cannot_count:
+            return None
+        if step % self._every and (self._was_nonfinite or not _is_nonfinite(measured)):
+            return None
+        try:
+            return measure_magnitudes(gradients, scale)
+        except Exception as error:
+            self._cannot_count = True
+            logger.warning(
+                "gradwatch can't count the entries of the gradients by magnitude and leaves that out from now on"
+                " (%s: %s) (magnitudes-not-counted)",
+                type(error).__name__,
+                str(error).partition("\n")[0][:200],
+            )
+            return None
+
     def _note_nonfinite(self, measured: Measurement | None) -> bool:
         """Return whether gradients begin to be not finite, as far as is known without waiting for a device."""
-        bad = measured is not None and measured.is_here and measured.has_nonfinite()
+        bad = measured is not None and _is_nonfinite(measured)
         first, self._was_nonfinite = bad and not self._was_nonfinite, bad
         return first
+
+
+def _is_nonfinite(measured: Measurement) -> bool:
+    return measured.is_here and measured.has_nonfinite()
 
 
 def usual_updates_every(parameters: int, *, compiled: bool) -> int:

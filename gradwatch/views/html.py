@@ -21,6 +21,8 @@ STEP_COLUMNS = 1500  # a long run has this many columns, at most twice as many
 LAYER_VALUES = 300_000  # of each statistic, at most twice as many
 MIN_LAYER_COLUMNS = 100
 NORM_SPANS = 64  # of steps, each with the distribution of its norms
+MAGNITUDE_LAYERS = 32  # whose histograms of entries a file holds: the most relevant ones
+MAGNITUDE_SAMPLES = 100  # of each
 POINTS = 2000  # steps sampled for the scatter plot, at most
 
 STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
@@ -89,10 +91,18 @@ def _optimizer(view: RunView) -> dict[str, Any]:
         "series": embed(pack({}, series)),
         "distribution": embed(pack(*view.distribution(first, last, NORM_SPANS))),
         "scatter": embed(pack(*view.scatter(first, last, POINTS, NORM_SPANS))),
+        "magnitudes": _magnitudes(view, layers, first, last),
         "tiles": tiles,
         "columns": len(series["first"]),
         "joined": joined_steps,
     }
+
+
+def _magnitudes(view: RunView, layers: Mapping[str, Any], first: float, last: float) -> str | None:
+    """The histograms of the most relevant layers; None where no entries were counted."""
+    if not layers["magnitudes"]:
+        return None
+    return embed(pack(*view.magnitudes(layers["telling"][:MAGNITUDE_LAYERS], first, last, MAGNITUDE_SAMPLES)))
 
 
 def _note(view: RunView, part: Mapping[str, Any], missing: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ class Series:
     loss: Array
     loss_nonfinite: NDArray[np.bool_]  # a loss was logged, and it is NaN or infinite
     learning_rate: Array
+    loss_scale: Array  # of the GradScaler
     nonfinite: NDArray[np.bool_]
     update_norm: Array  # of the update as the optimizer computed it
     update_ratio: Array  # that over the norm of the weights before the step
@@ -60,6 +61,7 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
         loss=steps["loss"].to_numpy(float),
         loss_nonfinite=steps["loss_logged"].to_numpy(bool) & ~np.isfinite(steps["loss"].to_numpy(float)),
         learning_rate=steps["learning_rate"].to_numpy(float),
+        loss_scale=steps["loss_scale"].to_numpy(float),
         nonfinite=(steps["nonfinite"].to_numpy() > 0) | ~np.isfinite(total),
         update_norm=steps["update_norm"].to_numpy(float),
         update_ratio=steps["update_ratio"].to_numpy(float),

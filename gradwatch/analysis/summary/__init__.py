@@ -23,6 +23,7 @@ from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.clipping import ClippingSummary, clipping_summary
 from gradwatch.analysis.statistics.layers import LayerSummary, layer_summaries, most_relevant
 from gradwatch.analysis.statistics.losses import LossSummary, loss_summary
+from gradwatch.analysis.statistics.magnitudes import Magnitudes, magnitudes
 from gradwatch.analysis.statistics.norms import NormSummary, norm_summary
 from gradwatch.analysis.statistics.owners import NormOwner, norm_owners
 from gradwatch.analysis.statistics.quantiles import Array
@@ -60,6 +61,9 @@ AS_THE_OPTIMIZER_GOT_THEM = "as the optimizer got them"
 """The `RunSummary.moment` of a script that changes its gradients without a clip call."""
 
 PACE_STEPS = 200  # steps whose mean duration predicts the time left
+
+
+MAGNITUDE_SAMPLES = 100  # of the histograms that a summary holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,6 +113,7 @@ class RunSummary:
     quantile_error: float | None = None  # largest relative error of medians and p99 of layers; None: they are exact
     most_relevant: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
     series: Series = field(repr=False)
+    magnitudes: Magnitudes | None = field(default=None, repr=False)  # of the most relevant layer; None: not counted
 
     @property
     def seams(self) -> tuple[ResumePoint, ...]:
@@ -151,6 +156,7 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
     each = layer_summaries(reader, name, series, update_ratios) if layers else ()
     attempts = reader.attempts()
     verdict, reason = judge(findings, len(steps), len(events))
+    relevant = most_relevant(each, events)
     meta, notes = reader.meta(), read_notes(reader.path)
     noise, scales = noise_summary(reader, name)
     is_changed = _is_changed_by_script(findings, name)
@@ -198,8 +204,9 @@ def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool =
         replays=read_replays(reader.path),
         layers=each,
         quantile_error=None if series.long_layers is None else ACCURACY,
-        most_relevant=most_relevant(each, events),
+        most_relevant=relevant,
         series=series,
+        magnitudes=_magnitudes(reader, series, name, relevant),
     )
 
 
@@ -223,6 +230,13 @@ def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:
     if made < 1:
         return None
     return left * float(latest["wall_time"].iloc[-1] - latest["wall_time"].iloc[0]) / made
+
+
+def _magnitudes(reader: RunReader, series: Series, optimizer: str, relevant: tuple[int, ...]) -> Magnitudes | None:
+    if not relevant:
+        return None
+    found = magnitudes(reader, series, optimizer, relevant[:1], most=MAGNITUDE_SAMPLES)
+    return found if len(found.step) else None
 
 
 def _last(values: Array) -> float | None:

@@ -112,12 +112,14 @@ class Gallery:
 
     def rows(self, query: Mapping[str, str]) -> bytes:
         """`RunView.rows`, packed. The query has layers (positions of parameters), from, to and columns."""
-        text = query.get("layers", "")
-        try:
-            parameters = [int(part) for part in text.split(",") if part]
-        except ValueError as error:
-            raise BadArgument(f"layers is {text!r}; expected whole numbers with commas between.") from error
-        return pack(*self._view(query).rows(parameters, *_zoom(query)))
+        return pack(*self._view(query).rows(_positions(query), *_zoom(query)))
+
+    def magnitudes(self, query: Mapping[str, str]) -> bytes:
+        """`RunView.magnitudes` of one parameter, packed. The query has layers (its position), from, to and columns."""
+        positions = _positions(query)
+        if len(positions) != 1:
+            raise BadArgument(f"layers is {positions}; expected one position.")
+        return pack(*self._view(query).magnitudes(positions, *_zoom(query)))
 
     # --------------------------------------------------------------------------------------- views
 
@@ -151,6 +153,15 @@ def as_utf8(name: str) -> str:
     ('run', 'r\\udcffn')
     """
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _positions(query: Mapping[str, str]) -> list[int]:
+    """Positions of parameters."""
+    text = query.get("layers", "")
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError as error:
+        raise BadArgument(f"layers is {text!r}; expected whole numbers with commas between.") from error
 
 
 def _zoom(query: Mapping[str, str]) -> tuple[float, float, int]:

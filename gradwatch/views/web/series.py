@@ -13,8 +13,8 @@ from gradwatch.analysis.summary import Series
 BANDS = ("total_norm", "left_norm", "max_norm", "clip_coef", "loss", "learning_rate")
 """The series whose columns hold the smallest and the largest value."""
 
-UPDATE_BANDS = ("update_norm", "update_ratio")
-"""Such series of a run that recorded its updates; those of another run are left out."""
+RECORDED_BANDS = ("update_norm", "update_ratio", "loss_scale")
+"""Such series that not every run records; without a value they are left out."""
 
 _CLIPPED_WINDOWS = 100  # the share of clipped steps is taken over a hundredth of the steps shown
 
@@ -31,7 +31,7 @@ def at_zoom(
         Arrays with one entry a column:
 
         - ``first``, ``last``: the steps that it joins.
-        - of each of `BANDS` and `UPDATE_BANDS`, ``.low`` and ``.high``: the smallest and the largest finite
+        - of each of `BANDS` and `RECORDED_BANDS`, ``.low`` and ``.high``: the smallest and the largest finite
           value, or NaN.
         - ``total_norm.at``: the step of the largest total norm.
         - ``nonfinite``, ``infinite``, ``loss.bad``: at how many steps the gradient was not finite, the
@@ -54,7 +54,7 @@ def at_zoom(
     starts = np.arange(begin, end, size)
     ends = np.minimum(starts + size, end)
     shown: dict[str, NDArray[np.generic]] = {"first": series.step[starts], "last": series.step[ends - 1]}
-    optional = {name: getattr(series, name) for name in UPDATE_BANDS} | dict(more or {})
+    optional = {name: getattr(series, name) for name in RECORDED_BANDS} | dict(more or {})
     recorded = {name: values for name, values in optional.items() if not np.isnan(values).all()}
     for name, values in ({name: getattr(series, name) for name in BANDS} | recorded).items():
         shown[f"{name}.low"], shown[f"{name}.high"] = _extremes(_blocks(values[begin:end], size))

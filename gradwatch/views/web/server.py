@@ -47,6 +47,7 @@ class Server:
             "/scatter": self.gallery.scatter,
             "/tile": self.gallery.tile,
             "/rows": self.gallery.rows,
+            "/magnitudes": self.gallery.magnitudes,
         }
         if route in packed:
             return packed[route](query), BINARY

@@ -21,6 +21,7 @@ from gradwatch.analysis.replays.result import Replay, of_event
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.distribution import distribution
 from gradwatch.analysis.statistics.layers import most_relevant
+from gradwatch.analysis.statistics.magnitudes import magnitudes
 from gradwatch.analysis.statistics.owners import NormOwner, dominant, norm_owners
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import noise_scale
@@ -28,7 +29,7 @@ from gradwatch.analysis.statistics.scatter import QUANTITIES, scatter
 from gradwatch.analysis.statistics.updates import largest_rms_ratios
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
 from gradwatch.errors import BadArgument
-from gradwatch.record import SEVERITIES, STATS, Event
+from gradwatch.record import MAGNITUDE_BINS, SEVERITIES, STATS, Event
 from gradwatch.store import FILE_NAME
 from gradwatch.views.json import recommendation, replays, report
 from gradwatch.views.parting import sentences
@@ -105,6 +106,13 @@ class _Read:
                 "noise_scale": scales[~scales.index.duplicated()].reindex(steps).to_numpy(float),
             }
         found: dict[str, Array] = self.derived["series"]
+        return found
+
+    def magnitude_ids(self) -> NDArray[np.int64]:
+        """`RunReader.magnitude_ids`."""
+        if "magnitude_ids" not in self.derived:
+            self.derived["magnitude_ids"] = self.run.magnitude_ids(self.optimizer)
+        found: NDArray[np.int64] = self.derived["magnitude_ids"]
         return found
 
     def first_row(self, stat: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -225,6 +233,7 @@ class RunView:
                 "sampled": history.sampled,
                 "quantile_error": ACCURACY if isinstance(history, LongHistory) else None,
                 "stats": [stat for stat in HEAT_STATS if self._has(stat)],
+                "magnitudes": bool(len(self._read.magnitude_ids())),
             }
 
     def tile(self, stat: str, first: float, last: float, columns: int) -> tuple[dict[str, Any], Arrays]:
@@ -265,6 +274,30 @@ class RunView:
                     own: Arrays = {"first": firsts, "last": lasts, "values": table[:, list(parameters)]}
                     arrays |= {f"{name}.{key}": array for key, array in own.items()}
         return {"joined": joined}, arrays
+
+    def magnitudes(
+        self, parameters: Sequence[int], first: float, last: float, samples: int
+    ) -> tuple[dict[str, Any], Arrays]:
+        """How many entries of some parameters have which magnitude, at steps from ``first`` to ``last`` (`Magnitudes`).
+
+        Raises:
+            BadArgument: there is no such parameter.
+        """
+        if not all(0 <= one < len(self._read.names) for one in parameters):
+            raise BadArgument(f"layers is {list(parameters)}; expected some of {len(self._read.names)}.")
+        with self._lock:
+            found = magnitudes(
+                self._read.run,
+                self._read.summary.series,
+                self._read.optimizer,
+                parameters,
+                first,
+                last,
+                most=samples,
+                rows=self._read.magnitude_ids(),
+            )
+        about = {"bins": MAGNITUDE_BINS, "layers": list(parameters), "counted": found.counted}
+        return about, {"step": found.step, "counts": found.counts, "loss_scale": found.loss_scale}
 
     def parting(self, other: RunView, names: tuple[str, str]) -> dict[str, Any]:
         """Where this run and another first differ (`difference`), in numbers and in sentences; ``names`` are theirs.

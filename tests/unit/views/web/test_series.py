@@ -51,6 +51,7 @@ def series_of(norms):
         loss=none,
         loss_nonfinite=np.zeros(length, bool),
         learning_rate=none,
+        loss_scale=none,
         nonfinite=~np.isfinite(norms),
         update_norm=none,
         update_ratio=none,

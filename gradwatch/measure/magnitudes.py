@@ -1,0 +1,119 @@
+"""How large the entries of each gradient are: a histogram of log2 of their magnitudes, from a sample of the entries.
+
+The bin of an entry is read off the exponent in its bits, so that no logarithm is computed and nothing is rounded. All
+entries of a device are counted together, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from math import gcd
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradwatch.measure.devices import is_capturing_graph, to_device
+from gradwatch.measure.entries import entries_of
+from gradwatch.measure.fused import is_dense
+from gradwatch.measure.measurement import Measurement
+from gradwatch.measure.routes import to_host
+from gradwatch.measure.updates import even_share
+from gradwatch.record import MAGNITUDE_BINS, MAGNITUDE_EXPONENTS, MOST_COUNTED
+
+READ = 2**16
+"""Entries that are read of all gradients together. A model that has no more is read whole."""
+
+LEAST = 256
+"""Entries that are read of each gradient that has as many, however many gradients there are."""
+
+_ZERO, _INFINITE, _NAN = (MAGNITUDE_BINS.index(name) for name in ("zero", "inf", "nan"))
+
+
+@torch.no_grad()
+def measure_magnitudes(gradients: Sequence[Tensor | None], scale: Tensor | None = None) -> Measurement | None:
+    """Count the entries of each gradient by magnitude.
+
+    Args:
+        gradients: None for a parameter without one; a gradient whose entries can't be read counts as none.
+        scale: that the gradients were multiplied by.
+
+    Returns:
+        `MAGNITUDE_BINS` of each; None while a CUDA graph is recorded.
+
+    >>> found = measure_magnitudes([torch.tensor([0.0, 0.3, -0.3, torch.nan])]).collect()
+    >>> {name: int(counts[0]) for name, counts in found.items() if counts[0]}
+    {'2^-2': 2, 'zero': 1, 'nan': 1}
+    """
+    if is_capturing_graph():
+        return None
+    found = {at: entries_of(gradient) for at, gradient in enumerate(gradients) if gradient is not None}
+    there = {at: entries for at, entries in found.items() if entries is not None and entries.is_floating_point()}
+    sizes = tuple(entries.numel() for entries in there.values())
+    share = min(MOST_COUNTED, max(LEAST, even_share(sizes, READ)))
+    alike: defaultdict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
+    for at, entries in there.items():
+        wide = torch.float64 if entries.dtype == torch.float64 else torch.float32
+        alike[entries.device, wide].append((at, _sample(entries, share)))
+    parts = []
+    for (_, dtype), samples in alike.items():
+        counts = _counts([sample for _, sample in samples], dtype, scale)
+        parts.append(to_host([at for at, _ in samples], counts))
+    return Measurement(MAGNITUDE_BINS, len(gradients), tuple(parts))
+
+
+def _sample(entries: Tensor, most: int) -> Tensor:
+    """At most this many entries, flat and evenly spaced, always the same ones.
+
+    The distance has no factor in common with a dimension, so that a sample of a matrix meets all its columns alike.
+    """
+    for dimension, stride in enumerate(entries.stride()):
+        if stride == 0 and entries.shape[dimension] > 1:  # one entry, told many times
+            entries = entries.narrow(dimension, 0, 1)
+    size = entries.numel()
+    if size <= most:
+        return entries.reshape(-1)
+    distance = -(-size // most)
+    while any(gcd(distance, side) != 1 for side in entries.shape):
+        distance += 1
+    if not is_dense(entries):
+        return entries.reshape(-1)[::distance]
+    return entries.as_strided((-(-size // distance),), (distance,), entries.storage_offset())
+
+
+def _counts(samples: Sequence[Tensor], dtype: torch.dtype, scale: Tensor | None) -> Tensor:
+    """How many entries of each sample are in each bin, (bins, samples), on their device."""
+    device = samples[0].device
+    sizes = [sample.numel() for sample in samples]
+    joined = torch.cat([sample.to(dtype) for sample in samples])
+    if scale is not None:
+        joined = joined / scale.to(device=device, dtype=dtype)
+    bins = _bins_of(joined)
+    owners = torch.from_numpy(np.repeat(np.arange(len(sizes)) * len(MAGNITUDE_BINS), sizes))
+    counts = torch.zeros(len(sizes) * len(MAGNITUDE_BINS), dtype=torch.float32, device=device)
+    places = bins + to_device(owners, device)
+    counts.scatter_add_(0, places, torch.ones((), dtype=torch.float32, device=device).expand(len(places)))
+    return counts.view(len(sizes), len(MAGNITUDE_BINS)).T.contiguous()
+
+
+def _bins_of(entries: Tensor) -> Tensor:
+    """The bin of each entry, as int64."""
+    is_double = entries.dtype == torch.float64
+    whole, mantissa, bias, largest = (torch.int64, 52, 1023, 2047) if is_double else (torch.int32, 23, 127, 255)
+    sign = torch.iinfo(whole).max
+    bits = entries.view(whole) & sign
+    table = to_device(_bins_by_exponent(bias, largest), entries.device)
+    bins = table[(bits >> mantissa).long()]
+    bins = torch.where(bits == 0, _ZERO, bins)
+    return torch.where(bits > largest << mantissa, _NAN, bins)
+
+
+@lru_cache(maxsize=2)
+def _bins_by_exponent(bias: int, largest: int) -> Tensor:
+    """The bin of each exponent as it stands in the bits. Exponent 0 has no leading 1: it is below the first limit."""
+    exponents = np.arange(largest + 1) - bias
+    bins = np.searchsorted(MAGNITUDE_EXPONENTS, exponents, side="right")
+    bins[largest] = _INFINITE
+    return torch.from_numpy(bins)
