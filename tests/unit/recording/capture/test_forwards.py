@@ -1,7 +1,9 @@
 """A tap hears each forward that is called from outside, and changes none."""
 
 import copy
+import io
 import math
+import pickle
 import threading
 import weakref
 
@@ -12,6 +14,13 @@ from torch import nn
 from gradwatch.recording.capture.forwards import unwrapped
 
 from .support import Heard
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
 
 
 def deep():
@@ -154,3 +163,20 @@ def test_wrappers_are_taken_off():
     other = nn.Module()
     other.module = model  # a model's own module of that name
     assert unwrapped(other) is other
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one)), saved_and_loaded])
+def test_a_copy_of_a_model_that_is_heard_is_not_heard(copied):
+    heard = Heard(deep())
+    twin = copied(heard.model)
+    heard.backward(twin(torch.ones(2, 3)).sum())
+    assert (heard.arrivals, heard.tap.seen, heard.failed) == ([], 0, [])
+    assert all(map(torch.equal, twin.parameters(), heard.model.parameters()))
+    heard.backward(heard.model(torch.ones(2, 3)).sum())
+    assert len(heard.arrivals) == 1
+
+
+def test_a_pickle_of_a_model_that_is_heard_holds_nothing_of_ours():
+    heard = Heard(deep())
+    assert b"gradwatch" not in pickle.dumps(heard.model)
+    assert len(heard.model._forward_hooks) == 1
