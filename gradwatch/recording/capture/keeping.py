@@ -30,6 +30,7 @@ from gradwatch.recording.parameters import named_parameters
 if TYPE_CHECKING:
     from gradwatch.recording.tracker import StepTracker
 
+WORD_BYTES = 8  # of the states of Python's and numpy's random numbers, as they are written
 _PACKAGES = ("numpy", "transformers", "lightning", "pytorch_lightning", "accelerate", "triton")
 
 
@@ -156,12 +157,14 @@ def check_disk(capture: Capture, run: Path, options: CaptureOptions) -> None:
 
 def size_of(capture: Capture) -> int:
     """The tensors of a capture in bytes, about as the files will have them."""
-    return _bytes_of_all([*capture.weights.values(), *capture.gradients.values(), *_tensors_of_forwards(capture)])
+    return _bytes_of_all([*capture.weights.values(), *capture.gradients.values()]) + size_of_forwards(capture)
 
 
 def size_of_forwards(capture: Capture) -> int:
     """The tensors of a capture in bytes without weights and gradients."""
-    return _bytes_of_all(_tensors_of_forwards(capture))
+    states = [forward.random_state for group in capture.groups for forward in group.forwards]
+    words = sum(len(state.python[1]) + (0 if state.numpy is None else len(state.numpy[1])) for state in states)
+    return _bytes_of_all(_tensors_of_forwards(capture)) + WORD_BYTES * words
 
 
 def _bytes_of_all(tensors: Sequence[Tensor]) -> int:
@@ -172,6 +175,7 @@ def _tensors_of_forwards(capture: Capture) -> list[Tensor]:
     parts: list[Tensor] = []
     for group in capture.groups:
         for forward in group.forwards:
+            parts += [forward.random_state.cpu, *forward.random_state.devices.values()]
             parts += [*forward.buffers.values(), *(one for one in forward.output_gradients if one is not None)]
             parts += tensors_in([list(forward.args), dict(forward.kwargs)])
     return parts

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from gradwatch.capture import Autocast, Forward, RandomState, tensors_in
 
+RANDOM_STATE_BYTES = 40_000
+"""About what the state of Python's random numbers and of the others takes: thousands of forwards hold as many."""
+
 
 @dataclass(slots=True, eq=False)
 class Held:
@@ -77,7 +80,8 @@ class HeldForward:
 
     @property
     def input_bytes(self) -> int:
-        return sum(bytes_of(held.tensor) for held in self.inputs)
+        """Of the inputs and of the random state."""
+        return RANDOM_STATE_BYTES + sum(bytes_of(held.tensor) for held in self.inputs)
 
     def faults(self) -> list[str]:
         """Why a replay of it would not be exact."""

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from gradwatch.capture import take_random_state
-from gradwatch.recording.capture.passes import Held, HeldBackward, HeldForward, HeldOutput, bytes_of, version_of
+from gradwatch.recording.capture.passes import (
+    RANDOM_STATE_BYTES,
+    Held,
+    HeldBackward,
+    HeldForward,
+    HeldOutput,
+    bytes_of,
+    version_of,
+)
 
 
 def forward_of(*inputs, module="", buffers=None, outputs=()):
@@ -101,4 +109,4 @@ def test_gradients_lie_at_their_outputs_and_their_bytes_are_counted():
     (_, of_other), (_, of_one) = made.reached.values()
     assert [held and held.tensor.tolist() for held in of_one] == [None, [math.inf] * 3]
     assert [held.tensor.tolist() for held in of_other] == [[1.0] * 3]
-    assert made.held_bytes == 4 * (2 + 3 + 3 + 3)
+    assert made.held_bytes == 4 * (2 + 3 + 3 + 3) + 2 * RANDOM_STATE_BYTES
