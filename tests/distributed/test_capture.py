@@ -114,7 +114,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 import gradwatch
 from gradwatch.capture import CaptureOptions
@@ -140,6 +140,10 @@ class About:
 
 if kind == "fsdp1":
     model = FullyShardedDataParallel(Net(), device_id=torch.device("cpu"))
+elif kind == "fully_shard":
+    model = Net()
+    fully_shard(model.layers[0])
+    model = fully_shard(model)
 else:
     model = DistributedDataParallel(Net())
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -186,9 +190,10 @@ def test_fsdp1_is_recorded_and_not_captured_and_one_line_says_why(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_the_parts_of_both_attempts(tmp_path):
+@pytest.mark.parametrize("kind", ["ddp", "fully_shard"])
+def test_a_resumed_run_keeps_the_parts_of_both_attempts(kind, tmp_path):
     for _ in range(2):
-        different(tmp_path, "resumed")
+        different(tmp_path, kind)
     infos = list_captures(tmp_path / "run")
     assert [(info.folder.name, info.parts) for info in infos] == [("step-000005", (0, 1)), ("step-000005-2", (0, 1))]
     for info in infos:

@@ -527,6 +527,9 @@ def test_training_stays_as_it_is_and_the_bad_step_can_be_made_again(training, tm
     assert again.keys() > set()
     for name, gradient in capture.gradients.items():
         assert torch.equal(again[name], gradient), name
+    found = gradwatch.replay(info.folder, copy.deepcopy(model), write=False)
+    assert found.recurs == "bitwise"
+    assert not any("everything" in one or "operations can't" in one for one in found.unknown), found.unknown
 
 
 def test_a_nan_is_kept_before_it_reaches_the_weights(tmp_path):
