@@ -38,13 +38,13 @@ from overhead import LEARNING_RATE, MODELS, Model
 import gradwatch
 from gradwatch.analysis.replays.wording import headline
 from gradwatch.capture import list_captures, read
-from gradwatch.recording.capture import forwards, recorder
+from gradwatch.recording.capture import recorder
+from gradwatch.recording.hooks import carried
 
 WARM_UP = 40  # the rule of captures knows the level of the norms after 32 steps
 NEXT_TO_NOTHING = Model("a linear layer with one weight", lambda: torch.nn.Linear(1, 1), lambda: torch.ones(1, 1), 1, 8)
 ENTRIES: tuple[tuple[type, tuple[str, ...]], ...] = (
-    (forwards.BeforeForward, ("__call__",)),
-    (forwards.AfterForward, ("__call__",)),
+    (carried.CarriedHook, ("__call__",)),
     (
         recorder.StepCapture,
         ("arrived", "before_backward", "after_backward", "after_zeroing", "before_step", "measured", "after_step"),

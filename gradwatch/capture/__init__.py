@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from gradwatch.capture.listing import (
     CaptureInfo,
+    CaptureSurvey,
     UnreadableCapture,
     capture_folders,
     delete,
     describe,
     list_captures,
     part_folders,
+    survey,
     unreadable_captures,
 )
 from gradwatch.capture.options import CaptureOptions
@@ -33,6 +35,7 @@ __all__ = [
     "Capture",
     "CaptureInfo",
     "CaptureOptions",
+    "CaptureSurvey",
     "Forward",
     "Group",
     "MappingStandIn",
@@ -53,6 +56,7 @@ __all__ = [
     "read",
     "read_all",
     "set_random_state",
+    "survey",
     "take_random_state",
     "tensors_in",
     "unreadable_captures",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gradwatch.capture.encode import PLAIN_TYPES
+from gradwatch.capture.listing import shortened
 from gradwatch.capture.nested import MAX_DEPTH, dataclass_of, mapping_of
 from gradwatch.capture.record import RandomState, Unkept
 from gradwatch.capture.stand_ins import MappingStandIn, Structure, namedtuple_stand_in
@@ -22,7 +23,13 @@ from gradwatch.errors import CaptureDamaged
 
 MAX_SPARSE_SIZE = 2**62
 MOST_STAND_INS = 200
+MOST_PLAIN_KEYS = 10_000
+"""Keys of sets and mappings that are no text: numbers can be chosen such that Python looks long for each."""
+
+MOST_DIMENSIONS = 64
 MT19937_WORDS = 624
+PYTHON_WORDS = MT19937_WORDS + 1
+MOST_STATE_BYTES = 2**16
 TYPES = {str(one).removeprefix("torch."): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
 SPARSE: dict[str, tuple[str, ...]] = {
     "coo": ("indices", "values"),
@@ -35,7 +42,7 @@ Classes = Mapping[str, type]
 
 
 def damaged(what: str) -> NoReturn:
-    raise CaptureDamaged(f"The capture can't be read: {what}.")
+    raise CaptureDamaged(f"The capture can't be read: {shortened(what)}.")
 
 
 class Decoder:
@@ -49,6 +56,8 @@ class Decoder:
     def __init__(self, tensors: Mapping[str, Tensor], classes: Classes | None = None) -> None:
         self._tensors, self._classes = tensors, dict(classes or {})
         self._made: dict[str, Tensor] = {}
+        self._made_sparse: dict[str, Tensor] = {}
+        self._plain_keys = 0
         self._stand_ins: dict[tuple[str, tuple[str, ...]], Any] = {}
 
     def nested(self, node: Any, depth: int = MAX_DEPTH + 2) -> Any:
@@ -81,7 +90,7 @@ class Decoder:
         if not isinstance(node, dict):
             damaged(f"no tensor is described by {str(node)[:80]}")
         try:
-            tensor = self._strided(node) if "tensor" in node else self._sparse(node)
+            tensor = self._strided(node) if "tensor" in node else self._sparse_once(node)
             wanted = node.get("requires_grad") is True
             return tensor.requires_grad_() if wanted and not tensor.requires_grad else tensor
         except (RuntimeError, ValueError, TypeError, KeyError, OverflowError, IndexError) as error:
@@ -94,7 +103,8 @@ class Decoder:
     def random_state(self, node: Any) -> RandomState:
         try:
             version, internal, gauss = node["python"]
-            python = (int(version), tuple(self._vector(internal).tolist()), None if gauss is None else float(gauss))
+            words = tuple(self._vector(internal, PYTHON_WORDS).tolist())
+            python = (int(version), words, None if gauss is None else float(gauss))
             devices = {str(name): self._vector(one) for name, one in node["devices"].items()}
             numpy = None if node["numpy"] is None else self._numpy_state(*node["numpy"])
             return RandomState(python=python, numpy=numpy, cpu=self._vector(node["cpu"]), devices=devices)
@@ -103,8 +113,10 @@ class Decoder:
         except (ValueError, TypeError, KeyError, AttributeError):
             damaged("the state of the random numbers is not as it is described")
 
-    def _vector(self, node: Any) -> Tensor:
+    def _vector(self, node: Any, most: int = MOST_STATE_BYTES) -> Tensor:
         tensor = self.tensor(node)
+        if tensor.numel() > most:
+            raise ValueError("the state of a generator is smaller")
         if tensor.dim() != 1 or tensor.layout != torch.strided or tensor.dtype not in {torch.uint8, torch.int64}:
             raise ValueError("bytes or whole numbers are expected")
         return tensor
@@ -112,7 +124,7 @@ class Decoder:
     def _numpy_state(self, kind: Any, keys: Any, position: Any, has_gauss: Any, cached: Any) -> tuple[Any, ...]:
         import numpy as np
 
-        words = self._vector(keys).numpy().astype(np.uint32)
+        words = self._vector(keys, MT19937_WORDS).numpy().astype(np.uint32)
         if not 0 <= int(position) <= len(words) == MT19937_WORDS:  # numpy reads its memory there without a check
             raise ValueError("no state of MT19937")
         return str(kind), words, int(position), int(has_gauss), float(cached)
@@ -126,20 +138,27 @@ class Decoder:
         return tuple(self.nested(one, depth) for one in list_of(node["tuple"]))
 
     def _set(self, node: Any, depth: int) -> set[Any]:
-        return {self.nested(one, depth) for one in list_of(node["set"])}
+        return {self._key(one, depth) for one in list_of(node["set"])}
 
     def _frozenset(self, node: Any, depth: int) -> frozenset[Any]:
-        return frozenset(self.nested(one, depth) for one in list_of(node["frozenset"]))
+        return frozenset(self._key(one, depth) for one in list_of(node["frozenset"]))
 
     def _dict(self, node: Any, depth: int) -> dict[Any, Any]:
-        return {self.nested(key, depth): self.nested(one, depth) for key, one in list_of(node["dict"])}
+        return {self._key(key, depth): self.nested(one, depth) for key, one in list_of(node["dict"])}
+
+    def _key(self, node: Any, depth: int) -> Any:
+        if not isinstance(node, str):
+            self._plain_keys += 1
+            if self._plain_keys > MOST_PLAIN_KEYS:
+                damaged(f"sets and mappings have more than {MOST_PLAIN_KEYS} keys that are no text")
+        return self.nested(node, depth)
 
     def _slice(self, node: Any, depth: int) -> slice:
         start, stop, step = (self.nested(one, depth) for one in list_of(node["slice"]))
         return slice(start, stop, step)
 
     def _mapping(self, node: Any, depth: int) -> Any:
-        items = {self.nested(key, depth): self.nested(one, depth) for key, one in list_of(node["items"])}
+        items = {self._key(key, depth): self.nested(one, depth) for key, one in list_of(node["items"])}
         kind = self._classes.get(node["mapping"])
         if kind is None or not issubclass(kind, Mapping):
             return MappingStandIn(str(node["mapping"]), items)
@@ -201,6 +220,14 @@ class Decoder:
             raise ValueError("its type or shape is another in the file")
         back = [order.index(at) for at in range(len(order))]
         return tensor.reshape([shape[at] for at in order]).permute(back)
+
+    def _sparse_once(self, node: Mapping[str, Any]) -> Tensor:
+        """To check the indices of one takes as long as it is large."""
+        described = str(node)
+        made = self._made_sparse.get(described)
+        if made is None:
+            made = self._made_sparse[described] = self._sparse(node)
+        return made
 
     def _sparse(self, node: Mapping[str, Any]) -> Tensor:
         layout, size = node["sparse"], sizes(node["size"])
@@ -272,8 +299,12 @@ def number_of(node: Any) -> float:
 
 
 def sizes(node: Any) -> list[int]:
-    """A list of whole numbers of 0 or more."""
-    if not isinstance(node, list) or not all(type(one) is int and 0 <= one < 2**62 for one in node):
+    """A list of whole numbers of 0 or more, as many as a tensor may have dimensions."""
+    if (
+        not isinstance(node, list)
+        or len(node) > MOST_DIMENSIONS
+        or not all(type(one) is int and 0 <= one < 2**62 for one in node)
+    ):
         damaged(f"{str(node)[:80]} is no shape")
     return node
 

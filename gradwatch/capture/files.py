@@ -15,7 +15,16 @@ from torch import Tensor
 
 from gradwatch.capture.decode import Classes, Decoder, list_of, number_of, object_of, sizes
 from gradwatch.capture.encode import Encoder, Node, float_text
-from gradwatch.capture.listing import DESCRIPTION, VERSION, check_file, load_description, unfinished_name
+from gradwatch.capture.listing import (
+    DESCRIPTION,
+    MAX_DESCRIPTION_BYTES,
+    VERSION,
+    check_file,
+    few_texts,
+    load_description,
+    shortened,
+    unfinished_name,
+)
 from gradwatch.capture.record import WHYS, Autocast, Capture, Forward, Group, Shard
 from gradwatch.errors import CaptureDamaged, CaptureTooLarge, UnsupportedVersion
 
@@ -24,6 +33,9 @@ PARTS = ("weights", "gradients", "forwards")
 
 _TENSORS = ("weights", "gradients")
 MOST_RANKS = 2**20
+MOST_FORWARDS = 20_000
+"""Of one step. To replay as many takes minutes for the smallest model."""
+
 
 _APART = {"folder", "groups", "parts", "shards", *_TENSORS}
 
@@ -51,12 +63,21 @@ def write(capture: Capture, folder: str | os.PathLike[str]) -> Path:
         description = _description(capture, encoders)
         for name, encoder in encoders.items():
             _save(save, encoder.tensors, part / f"{name}.safetensors")
-        (part / DESCRIPTION).write_text(json.dumps(description, allow_nan=False), encoding="utf-8")
+        (part / DESCRIPTION).write_text(_text_of(description), encoding="utf-8")
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     return folder
+
+
+def _text_of(description: dict[str, Any]) -> str:
+    text = json.dumps(description, allow_nan=False)  # of ASCII characters
+    if len(text) > MAX_DESCRIPTION_BYTES:
+        raise OSError(
+            f"its description has {len(text):,} bytes, and none is read of more than {MAX_DESCRIPTION_BYTES:,}"
+        )
+    return text
 
 
 def _save(save: Any, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -90,7 +111,8 @@ def read(folder: str | os.PathLike[str], *, classes: Classes | None = None, most
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, CaptureDamaged):
             raise
-        raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {type(error).__name__}: {error}.") from error
+        what = shortened(f"{type(error).__name__}: {error}")
+        raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: {what}.") from error
 
 
 def check_can_write() -> None:
@@ -157,9 +179,12 @@ def _plain(value: Any) -> Any:
 def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder]) -> Capture:
     if found["why"] not in WHYS:
         raise CaptureDamaged(
-            f"The capture {str(folder)!r} can't be read: {found['why']!r} is no reason to keep a step."
+            f"The capture {str(folder)!r} can't be read: {str(found['why'])[:80]!r} is no reason to keep a step."
         )
     groups = [list_of(group) for group in list_of(found["groups"])]
+    forwards = sum(map(len, groups))
+    if max(forwards, len(groups)) > MOST_FORWARDS:
+        raise CaptureTooLarge(f"The capture {str(folder)!r} has {forwards} forwards; at most {MOST_FORWARDS} are read.")
     rank, ranks = _rank_of(found)
     return Capture(
         folder=folder,
@@ -187,7 +212,7 @@ def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder
         shards={name: _to_shard(one) for name, one in object_of(found.get("shards", {})).items()},
         is_compiled=found["is_compiled"] is True,
         kept=object_of(found["kept"]),
-        not_kept=_texts(found["not_kept"]),
+        not_kept=few_texts(found["not_kept"]),
         replayable=found["replayable"] is True,
         wall_time=_number(found["wall_time"]),
     )

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ FOLDER = "captures"
 
 DESCRIPTION = "capture.json"
 VERSION = 1
-MAX_DESCRIPTION_BYTES = 64 * 2**20
+MAX_DESCRIPTION_BYTES = 16 * 2**20
+MOST_LISTED = 1000
+MOST_LISTED_BYTES = 2 * MAX_DESCRIPTION_BYTES
+"""A list describes at most so many captures of a run, whose descriptions have at most so many bytes."""
+
+MOST_TEXTS, LONGEST_TEXT = 20, 1000
+"""What is said in a list of texts of a capture."""
+
 _NAME = re.compile(r"step-(\d{1,18})([-\w.]*)")
 _PART = re.compile(r"(.+)-rank(\d{1,6})")
 _UNFINISHED = re.compile(r"\.(step-(\d{1,18})[-\w.]*)\.(\d{1,10})\.part")
@@ -86,18 +94,50 @@ class UnreadableCapture:
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureSurvey:
+    """The captures of a run.
+
+    Attributes:
+        captures: by step, those of one step by time: what one optimizer has spoilt, others meet later.
+        unreadable: those that can't be read, by step.
+        left_out: how many more there are than a list has.
+    """
+
+    captures: tuple[CaptureInfo, ...]
+    unreadable: tuple[UnreadableCapture, ...]
+    left_out: int = 0
+
+
+def survey(run: str | os.PathLike[str]) -> CaptureSurvey:
+    """Describe the captures of a run: the first `MOST_LISTED`, and no more than `MOST_LISTED_BYTES` of descriptions."""
+    parts = _parts_by_first(run)
+    unfinished = unfinished_folders(run)
+    captures, unreadable, left = [], [], MOST_LISTED_BYTES
+    for folder, beside in list(parts.items())[:MOST_LISTED]:
+        try:
+            left -= check_file(folder / DESCRIPTION, MAX_DESCRIPTION_BYTES)
+            if left < 0:
+                raise CaptureDamaged(f"It was not read: the descriptions have more than {MOST_LISTED_BYTES} bytes.")
+            captures.append(_described(folder, beside))
+        except (CaptureDamaged, CaptureNotFound, CaptureTooNew) as error:
+            unreadable.append(_unreadable(folder, error.args[0]))
+    for folder in unfinished[: MOST_LISTED - len(captures) - len(unreadable)]:
+        why = "It is not complete: it is being written, or the process that wrote it was ended meanwhile."
+        unreadable.append(_unreadable(folder, why))
+    return CaptureSurvey(
+        captures=tuple(sorted(captures, key=_moment)),
+        unreadable=tuple(sorted(unreadable, key=lambda one: (one.step, one.folder.name))),
+        left_out=len(parts) + len(unfinished) - len(captures) - len(unreadable),
+    )
+
+
 def list_captures(run: str | os.PathLike[str]) -> list[CaptureInfo]:
-    """The captures of a run, by step, those of one step by time: what one optimizer has spoilt, others meet later.
+    """The captures of a run, by step, those of one step by time; see `survey`.
 
     Those that can't be read are left out, see `unreadable_captures`.
     """
-    found = []
-    for folder in capture_folders(run):
-        try:
-            found.append(describe(folder))
-        except (CaptureDamaged, CaptureNotFound, CaptureTooNew):
-            continue
-    return sorted(found, key=_moment)
+    return list(survey(run).captures)
 
 
 def _moment(info: CaptureInfo) -> tuple[int, float, str]:
@@ -107,20 +147,20 @@ def _moment(info: CaptureInfo) -> tuple[int, float, str]:
 
 def unreadable_captures(run: str | os.PathLike[str]) -> list[UnreadableCapture]:
     """The captures of a run that are damaged, or whose process has not finished writing them, by step."""
-    found = []
-    for folder in capture_folders(run):
-        try:
-            describe(folder)
-        except (CaptureDamaged, CaptureNotFound, CaptureTooNew) as error:
-            found.append(_unreadable(folder, int(folder.name.split("-")[1]), error.args[0]))
-    for folder in unfinished_folders(run):
-        why = "It is not complete: it is being written, or the process that wrote it was ended meanwhile."
-        found.append(_unreadable(folder, int(folder.name.split(".")[1].split("-")[1]), why))
-    return sorted(found, key=lambda one: (one.step, one.folder.name))
+    return list(survey(run).unreadable)
 
 
-def _unreadable(folder: Path, step: int, why: str) -> UnreadableCapture:
-    return UnreadableCapture(folder=folder, step=step, bytes=size_on_disk(folder), why=why)
+def _unreadable(folder: Path, why: str) -> UnreadableCapture:
+    return UnreadableCapture(folder=folder, step=step_of(folder), bytes=size_on_disk(folder), why=why)
+
+
+def step_of(folder: Path) -> int:
+    """The step that the folder of a capture is named by, also one that is not complete.
+
+    >>> step_of(Path("captures/step-000137")), step_of(Path("captures/.step-000137.99.part"))
+    (137, 137)
+    """
+    return int(re.split(r"[-.]", folder.name.removeprefix("."))[1])
 
 
 def unfinished_folders(run: str | os.PathLike[str]) -> list[Path]:
@@ -162,23 +202,22 @@ def capture_folders(run: str | os.PathLike[str]) -> list[Path]:
 
     Of a capture that several processes wrote, the folder of the first of them.
     """
+    return list(_parts_by_first(run))
+
+
+def _parts_by_first(run: str | os.PathLike[str]) -> dict[Path, dict[int, Path]]:
+    """The parts of each capture of a run by rank, by the folder of the first part that is there; by step."""
     try:
         entries = list((Path(run) / FOLDER).iterdir())
     except OSError:
-        return []
+        return {}
     numbered = [(int(match[1]), one.name, one) for one in entries if (match := _NAME.fullmatch(one.name))]
-    found = [one for _, _, one in sorted(numbered) if one.is_dir() and not one.is_symlink()]
-    names = {one.name for one in found}
-    return [one for one in found if not _is_beside(one.name, names)]
-
-
-def _is_beside(name: str, names: set[str]) -> bool:
-    """Whether it is one process's part of a capture whose first part is there too."""
-    match = _PART.fullmatch(name)
-    if match is None:
-        return False
-    first = min((one for one in names if _base(one) == match[1]), key=_rank_in, default=name)
-    return first != name
+    by_base: dict[str, dict[int, Path]] = {}
+    for _, _, one in sorted(numbered):
+        if one.is_dir() and not one.is_symlink():
+            by_base.setdefault(_base(one.name), {})[_rank_in(one.name)] = one
+    each = [dict(sorted(parts.items())) for parts in by_base.values()]
+    return {next(iter(parts.values())): parts for parts in each}
 
 
 def _base(name: str) -> str:
@@ -219,22 +258,25 @@ def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
         CaptureNotFound, CaptureDamaged, CaptureTooNew: it can't be read.
     """
     folder = Path(folder)
+    return _described(folder, part_folders(folder))
+
+
+def _described(folder: Path, parts: Mapping[int, Path]) -> CaptureInfo:
     found = load_description(folder)
-    parts = part_folders(folder)
     try:
         if found["why"] not in WHYS:
             raise ValueError(found["why"])
         return CaptureInfo(
             folder=folder,
             step=int(found["step"]),
-            optimizer=str(found["optimizer"]),
+            optimizer=shortened(str(found["optimizer"])),
             why=found["why"],
             bytes=sum(size_on_disk(part) for part in parts.values()),
             total_norm=number(found["total_norm"]),
             limit=number(found["limit"]),
             replayable=found["replayable"] is True,
-            not_kept=tuple(str(one) for one in found["not_kept"]),
-            model=str(found["model"]),
+            not_kept=few_texts(found["not_kept"]),
+            model=shortened(str(found["model"])),
             rank=int(found["rank"]),
             wall_time=number(found["wall_time"]),
             has_weights=bool(found["weights"]),
@@ -243,6 +285,27 @@ def describe(folder: str | os.PathLike[str]) -> CaptureInfo:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CaptureDamaged(f"The capture {str(folder)!r} can't be read: its description is not complete.") from error
+
+
+def shortened(text: str) -> str:
+    """A text of a stranger's file may be of any length.
+
+    >>> len(shortened("x" * 5000))
+    1001
+    """
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+def few_texts(node: Any) -> tuple[str, ...]:
+    """The first texts of a list, and how many more there are.
+
+    >>> few_texts(["x"] * 22)[-1]
+    'and 2 more'
+    """
+    if not isinstance(node, list):
+        raise TypeError("a list is expected")
+    more = (f"and {len(node) - MOST_TEXTS} more",) if len(node) > MOST_TEXTS else ()
+    return (*(shortened(str(one)) for one in node[:MOST_TEXTS]), *more)
 
 
 def number(node: Any) -> float | None:

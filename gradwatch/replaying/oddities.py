@@ -17,6 +17,8 @@ from gradwatch.text import count, number
 
 TIMES = 10.0
 MOST_IDS = 3
+MOST_COMPARED = 2048
+"""Other rows that a row is compared with; of more, some from the whole batch."""
 
 
 def oddities(forward: Forward, batch: Batch, row: int, model: nn.Module, *, of_loss: bool = True) -> tuple[str, ...]:
@@ -26,14 +28,15 @@ def oddities(forward: Forward, batch: Batch, row: int, model: nn.Module, *, of_l
     """
     found: list[str] = []
     dimensions = iter(batch.inputs)
+    compared = sorted({*range(0, batch.size, math.ceil(batch.size / MOST_COMPARED)), row})
     for name, value in named_parts(forward, model):
         for tensor in tensors_in(value):
             dimension = next(dimensions)
             if dimension is None or batch.size < 2:
                 continue
             label = "lengths" if isinstance(value, Padded) and tensor.dim() == 1 else name
-            rows = [tensor.select(dimension, at).detach().cpu() for at in range(batch.size)]
-            found += _odd(label, rows, row, model)
+            rows = [tensor.select(dimension, at).detach().cpu() for at in compared]
+            found += _odd(label, rows, compared.index(row), model)
     if of_loss:
         found += _odd_gradient(forward, batch, row)
     return tuple(dict.fromkeys(found))

@@ -8,9 +8,11 @@ the rows that are bad alone are replaced by good ones to see whether the step be
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +28,9 @@ ONE_BY_ONE = 64
 
 PARTS = 16
 MOST_NAMED = 16
+MOST_SEARCHED = 256
+"""Forwards of a step whose rows are told apart; of more, those to whose outputs the largest gradients came."""
+
 TIMES_THE_OTHERS = 4.0
 LEAST_SHARE = 0.25
 LEAST_RISE = 1.3
@@ -91,8 +96,16 @@ def find_rows(player: Player, played: Played) -> Rows:
     """Find the rows from which the gradient of a replay comes."""
     groups = player.capture.groups
     forwards = [padded(forward) for group in groups for forward in group.forwards]
-    batches = [find_batch(player, forward) if forward.grad_enabled else None for forward in forwards]
+    searched = _worth_searching(forwards)
+    batches = [
+        find_batch(player, one) if one.grad_enabled and at in searched else None for at, one in enumerate(forwards)
+    ]
     search = _Search(player, groups, forwards, batches)
+    if len(searched) < len(forwards):
+        search.notes.append(
+            f"rows were searched in {len(searched)} of {len(forwards)} forwards: those to whose outputs the largest"
+            " gradients came"
+        )
     for at, outputs in enumerate(played.outputs):
         search.forwards[at] = _with_finite_gradients(forwards[at], outputs)
     if not any(batches):
@@ -101,6 +114,17 @@ def find_rows(player: Player, played: Played) -> Rows:
     if math.isfinite(played.total_norm):
         return _finite_rows(search, played)
     return _nonfinite_rows(search)
+
+
+def _worth_searching(forwards: Sequence[Forward]) -> set[int]:
+    def size(at: int) -> float:
+        norms = [float(one.double().norm()) for one in forwards[at].output_gradients if one is not None and one.numel()]
+        largest = max(norms, key=lambda norm: norm if math.isfinite(norm) else math.inf, default=0.0)
+        return largest if math.isfinite(largest) else math.inf
+
+    if len(forwards) <= MOST_SEARCHED:
+        return set(range(len(forwards)))
+    return set(sorted(range(len(forwards)), key=size, reverse=True)[:MOST_SEARCHED])
 
 
 def _with_finite_gradients(forward: Forward, outputs: Sequence[Tensor]) -> Forward:
@@ -216,14 +240,30 @@ def _each(
 
 def _marked(parts: Sequence[Part], total: float) -> list[Part]:
     found = []
-    for at, part in enumerate(parts):
-        others = [other.norm for index, other in enumerate(parts) if index != at]
-        usual = statistics.median(others) if others else math.inf
+    norms = sorted(part.norm for part in parts)
+    for part in parts:
+        usual = _median_of_others(norms, part.norm)
         rises = part.norm_without is not None and total >= LEAST_RISE * part.norm_without
         has_share = part.share is not None and part.share >= LEAST_SHARE
         out = part.norm >= TIMES_THE_OTHERS * usual and (rises or has_share)
         found.append(dataclasses.replace(part, stands_out=out))
     return found
+
+
+def _median_of_others(norms: Sequence[float], own: float) -> float:
+    """The median of sorted numbers without one of them; infinite if there are no others.
+
+    >>> _median_of_others([1.0, 2.0, 9.0], 2.0), _median_of_others([5.0], 5.0)
+    (5.0, inf)
+    """
+    if len(norms) < 2:
+        return math.inf
+    at, middle = bisect.bisect_left(norms, own), (len(norms) - 1) // 2
+    high = norms[middle + (middle >= at)]
+    if len(norms) % 2 == 0:
+        return high
+    low = norms[middle - 1 + (middle - 1 >= at)]
+    return (low + high) / 2
 
 
 # ----------------------------------------------------------------------------- gradients with NaN or inf
@@ -266,7 +306,8 @@ def _nonfinite_parts(search: _Search, micro_batch: int, forward: Forward, batch:
         for row in bad
     ]
     of_mean = len(search.forwards) == 1 and not _is_apart(forward, batch)
-    good = sorted((-norm, row) for row, norm in norms.items() if row not in bad)
+    is_bad = set(bad)
+    good = sorted((-norm, row) for row, norm in norms.items() if row not in is_bad)
     for negative, row in good[:3]:
         norm = -negative / batch.size if of_mean else -negative
         parts.append(Part(micro_batch=micro_batch, row=row, norm=norm, share=None, norm_without=None))
@@ -304,7 +345,7 @@ def _by_replacing(search: _Search, micro_batch: int) -> list[int]:
     assert batch is not None
 
     def is_mended(rows: Sequence[int]) -> bool:
-        donors = [row for row in range(batch.size) if row not in rows]
+        donors = sorted(set(range(batch.size)) - set(rows))
         return bool(donors) and _is_fine(search, [replace_rows(forward, batch, rows, donors)])
 
     try:
@@ -341,12 +382,14 @@ def _replaced(
     places: Sequence[tuple[int, int]],
 ) -> tuple[Group, ...] | None:
     new = list(forwards)
-    for micro_batch in dict.fromkeys(at for at, _ in places):
+    rows_of: defaultdict[int, list[int]] = defaultdict(list)
+    for micro_batch, row in places:
+        rows_of[micro_batch].append(row)
+    for micro_batch, rows in rows_of.items():
         batch = batches[micro_batch]
-        rows = [row for at, row in places if at == micro_batch]
         if batch is None:
             return None
-        donors = [row for row in range(batch.size) if row not in rows]
+        donors = sorted(set(range(batch.size)) - set(rows))
         if not donors:
             return None
         new[micro_batch] = replace_rows(forwards[micro_batch], batch, rows, donors)

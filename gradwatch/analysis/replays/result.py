@@ -9,7 +9,7 @@ import json
 import math
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -21,7 +21,13 @@ Direction: TypeAlias = Literal["forward", "backward", "weights", "input", "loss"
 
 FILE_NAME = "replay.json"
 CAPTURES = "captures"
-LARGEST_FILE = 16 * 2**20
+LARGEST_FILE = 4 * 2**20
+LARGEST_FILES = 4 * LARGEST_FILE
+"""Of all results of a run together."""
+
+MOST_READ = 1000
+"""Of each list of a result; gradwatch itself writes less."""
+
 MOST_RANKS = 2**20
 
 
@@ -197,7 +203,11 @@ def replay_from(data: Mapping[str, Any]) -> Replay:
     """
     given = dict(data)
     needed = {name: read(given[name]) for name, read in _NEEDED.items()}
-    return Replay(**needed, **{name: read(given.get(name)) for name, read in _OPTIONAL.items()})
+    cut = {name: len(one) for name, one in given.items() if name in _CUT and len(one or ()) > MOST_READ}
+    given |= {name: given[name][:MOST_READ] for name in cut}
+    found = Replay(**needed, **{name: read(given.get(name)) for name, read in _OPTIONAL.items()})
+    notes = tuple(f"of {size} entries of {name}, the first {MOST_READ} were read" for name, size in cut.items())
+    return replace(found, notes=(*notes, *found.notes))
 
 
 def _origin(data: Mapping[str, Any] | None) -> Origin | None:
@@ -320,6 +330,9 @@ _OPTIONAL: dict[str, Callable[[Any], Any]] = {
 """How the other fields are read; each reader gets None if the JSON lacks the field."""
 
 
+_CUT = ("rows", "helps", "not_kept", "differing", "unknown", "notes")
+
+
 def read_replay(folder: Path) -> Replay | None:
     """The result beside a capture; None if there is none, or if the file is damaged."""
     path = folder / FILE_NAME
@@ -333,14 +346,37 @@ def read_replay(folder: Path) -> Replay | None:
 
 
 def read_replays(run: Path) -> tuple[Replay, ...]:
-    """Every result of a run, by step. ``run`` is the run's folder, or its store."""
+    """Every result of a run, by step. ``run`` is the run's folder, or its store.
+
+    Results beyond `LARGEST_FILES` bytes are left out, and the last one that was read says so.
+    """
     folder = (run.parent if run.is_file() else run) / CAPTURES
     try:
         entries = sorted(folder.iterdir())
     except OSError:
         return ()
-    found = [one for one in (read_replay(entry) for entry in entries if entry.is_dir()) if one is not None]
-    return tuple(sorted(found, key=lambda one: one.step))
+    found, left, left_out = [], LARGEST_FILES, 0
+    for entry in entries:
+        size = _size_of(entry / FILE_NAME)
+        if size > left:
+            left_out += 1
+        elif size and (one := read_replay(entry)) is not None:
+            found.append(one)
+            left -= size
+    found.sort(key=lambda one: one.step)
+    if found and left_out:
+        told = f"{left_out} more results of replays were not read: they are too large"
+        found[-1] = replace(found[-1], notes=(*found[-1].notes, told))
+    return tuple(found)
+
+
+def _size_of(path: Path) -> int:
+    """In bytes; 0 if it is no plain file."""
+    try:
+        about = path.lstat()
+    except OSError:
+        return 0
+    return about.st_size if stat.S_ISREG(about.st_mode) else 0
 
 
 def write_replay(replay: Replay, folder: Path) -> Path:

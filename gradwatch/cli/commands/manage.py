@@ -13,9 +13,10 @@ import typer
 from gradwatch.analysis.notes import FILE_NAME as NOTES_NAME
 from gradwatch.analysis.notes import Notes, read_notes, with_tags, write_notes
 from gradwatch.analysis.places import is_run, the_run
+from gradwatch.capture import capture_folders
 from gradwatch.capture import delete as delete_capture
-from gradwatch.capture import list_captures, unreadable_captures
 from gradwatch.capture.listing import FOLDER as CAPTURES
+from gradwatch.capture.listing import unfinished_folders
 from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, NotARun, RunInUse, RunNotFound, StoreDamaged, StoreNotWritable, StoreTooNew
 from gradwatch.store import FILE_NAME, StoreReader
@@ -138,8 +139,7 @@ def _delete(run: Path) -> int:
             (run / (FILE_NAME + suffix)).unlink(missing_ok=True)
         (run / NOTES_NAME).unlink(missing_ok=True)
         if not (run / CAPTURES).is_symlink():
-            folders = [one.folder for one in list_captures(run)] + [one.folder for one in unreadable_captures(run)]
-            for folder in folders:
+            for folder in [*capture_folders(run), *unfinished_folders(run)]:
                 delete_capture(folder)
         with contextlib.suppress(OSError):  # it is not there, or holds something else
             (run / CAPTURES).rmdir()

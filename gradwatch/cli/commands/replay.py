@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gradwatch.analysis.history import newest
 from gradwatch.analysis.replays.result import Replay, read_replay, write_replay
-from gradwatch.capture import Capture, CaptureInfo, list_captures, unreadable_captures
+from gradwatch.capture import Capture, CaptureInfo, survey
 from gradwatch.capture.listing import FOLDER
 from gradwatch.cli.output import print_json, print_view, screen
 from gradwatch.cli.printing import print_lines
@@ -18,6 +18,8 @@ from gradwatch.errors import BadArgument, CannotReplay, GradwatchError
 from gradwatch.replaying.bundle import unpack, write_bundle
 from gradwatch.script.launch import prepare
 from gradwatch.views.console.replay import replay_view
+
+MOST_TOLD = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,8 @@ def _folders(run: Path, options: Options) -> Iterator[list[Path]]:
     if (run / "capture.json").is_file():
         yield [run]
         return
-    found, unreadable = list_captures(run), unreadable_captures(run)
+    listed = survey(run)
+    found, unreadable = listed.captures, listed.unreadable
     if not found:
         reason = "`gradwatch run --capture` and attach(capture=True) keep bad steps."
         if unreadable:
@@ -100,7 +103,7 @@ def _folders(run: Path, options: Options) -> Iterator[list[Path]]:
         raise CannotReplay(f"{str(run)!r} holds no captures that can be read. {reason}")
     wanted = [info.folder for info in found if _is_wanted(info, options)]
     if not wanted:
-        steps = ", ".join(dict.fromkeys(str(info.step) for info in found))
+        steps = ", ".join([*dict.fromkeys(str(info.step) for info in found)][:MOST_TOLD])
         raise CannotReplay(f"{str(run)!r} holds no capture of that step; it has those of steps {steps}.")
     yield wanted
 

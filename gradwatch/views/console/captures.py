@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Group
 from rich.text import Text
 
-from gradwatch.capture import CaptureInfo, UnreadableCapture
+from gradwatch.capture import CaptureSurvey
 from gradwatch.text import file_size, number
 from gradwatch.views.console.screen import Screen
 
 
-def capture_list(
-    captures: Sequence[CaptureInfo], screen: Screen, unreadable: Sequence[UnreadableCapture] = ()
-) -> Group:
+def capture_list(found: CaptureSurvey, screen: Screen) -> Group:
     """Each capture with why it was kept, its size and its folder, and why it can't be replayed or read if so."""
-    if not captures and not unreadable:
+    if not found.captures and not found.unreadable:
         return Group(Text("No captures. `gradwatch run --capture` keeps the first bad steps.", "dim"))
     lines = []
-    for info in captures:
+    for info in found.captures:
         norm = "" if info.total_norm is None else f"total norm {number(info.total_norm)}, "
         limit = "" if info.limit is None else f"limit {number(info.limit)}, "
         weights = "" if info.has_weights else "no weights, "
@@ -27,7 +23,9 @@ def capture_list(
         lines += screen.wrap(f"step {info.step:<8}{info.why:<11}", about)
         if not info.replayable:
             lines += screen.wrap(" " * 13, f"can't be replayed: {'; '.join(info.not_kept)}", "yellow")
-    for one in unreadable:
+    for one in found.unreadable:
         lines += screen.wrap(f"step {one.step:<8}{'unreadable':<11}", f"{file_size(one.bytes)}, {one.folder}", "yellow")
         lines += screen.wrap(" " * 13, one.why, style="yellow")
+    if found.left_out:
+        lines.append(Text(f"and {found.left_out} more, which are not listed", "yellow"))
     return Group(*lines)

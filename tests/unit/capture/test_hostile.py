@@ -182,6 +182,56 @@ def test_no_more_classes_are_made_than_a_batch_may_have(folder, nodes):
         read(folder)
 
 
+def test_a_step_of_more_forwards_than_can_be_replayed_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("gradwatch.capture.files.MOST_FORWARDS", 3)
+    change(folder, lambda found: found["groups"].extend(found["groups"] * 2))
+    read(folder)
+    change(folder, lambda found: found["groups"][0].append(first(found)))
+    with pytest.raises(CaptureTooLarge, match="4 forwards"):
+        read(folder)
+
+
+@pytest.mark.parametrize("kind", ["set", "frozenset", "dict"])
+def test_numbers_that_are_long_looked_for_are_refused(folder, kind):
+    """Python looks at all of them for each, because all have one hash."""
+    numbers = [at * (2**61 - 1) for at in range(1, 200_000)]
+    change(folder, put_arg({kind: [[one, 1] for one in numbers] if kind == "dict" else numbers}))
+    with pytest.raises(CaptureDamaged, match="no text"):
+        read(folder)
+
+
+def test_the_state_of_a_generator_has_a_size(folder):
+    tensors = load_file(folder / "forwards.safetensors")
+    name = json.loads((folder / "capture.json").read_text())["groups"][0][0]["random_state"]["python"][1]["tensor"]
+    tensors[name] = torch.zeros(10**6, dtype=torch.int64)
+    save_file(tensors, folder / "forwards.safetensors")
+    change(folder, lambda found: first(found)["random_state"]["python"][1].update(shape=[10**6]))
+    with pytest.raises(CaptureDamaged, match="random numbers"):
+        read(folder)
+
+
+def test_a_sparse_tensor_that_is_named_often_is_made_once(folder):
+    change(folder, lambda found: first(found)["args"]["list"].append(first(found)["args"]["list"][2]))
+    args = read(folder).groups[0].forwards[0].args
+    assert args[2] is args[-1]
+
+
+def describe_or_refuse(folder):
+    try:
+        return str(describe(folder))
+    except GradwatchError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("key", ["not_kept", "model", "optimizer", "why", "step"])
+def test_a_long_text_is_not_told_whole(folder, key):
+    change(folder, put(key, value=["x" * 10**6] * 50 if key == "not_kept" else "x" * 10**6))
+    found = describe_or_refuse(folder)
+    assert len(found) < 25_000
+    with contextlib.suppress(GradwatchError):
+        assert max(map(len, [*read(folder).not_kept, ""])) < 2000
+
+
 def test_deep_nesting_is_refused(folder):
     text = (folder / "capture.json").read_text()
     deep = '{"list":[' * 5000 + "1" + "]}" * 5000

@@ -13,6 +13,7 @@ from gradwatch.capture import (
     delete,
     describe,
     list_captures,
+    survey,
     unreadable_captures,
     write,
 )
@@ -106,3 +107,23 @@ def test_what_can_not_be_read_is_named_and_can_be_deleted(tmp_path):
 def test_a_run_without_captures_has_none_that_can_not_be_read(tmp_path):
     assert unreadable_captures(tmp_path / "nowhere") == []
     assert size_of_captures(tmp_path / "nowhere") == 0
+
+
+def test_a_list_has_an_end_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradwatch.capture.listing.MOST_LISTED", 3)
+    for step in range(5):
+        put(tmp_path, f"step-{step:06d}", step=step)
+    found = survey(tmp_path)
+    assert [info.step for info in found.captures] == [0, 1, 2]
+    assert found.left_out == 2
+    monkeypatch.setattr("gradwatch.capture.listing.MOST_LISTED_BYTES", 10)
+    found = survey(tmp_path)
+    assert (len(found.captures), len(found.unreadable), found.left_out) == (0, 3, 2)
+    assert "was not read" in found.unreadable[0].why
+
+
+def test_a_description_that_none_would_read_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradwatch.capture.files.MAX_DESCRIPTION_BYTES", 50)
+    with pytest.raises(OSError, match="its description has"):
+        put(tmp_path, "step-000003")
+    assert list((tmp_path / "captures").iterdir()) == []

@@ -53,6 +53,12 @@ def test_values(value, said):
     assert sentence.startswith(said)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_row_of_a_huge_batch_is_compared_with_some_of_the_others(most, monkeypatch):
+    monkeypatch.setattr("gradwatch.replaying.oddities.MOST_COMPARED", most)
+    assert odd(changed(NORMAL, math.nan)) == ("x: 10 entries of 10 are NaN",)
+
+
 @pytest.mark.parametrize("value", [NORMAL, IDS, torch.ones(6, 4), torch.zeros(6, 0), NORMAL > 0, torch.arange(6)])
 def test_nothing_is_odd(value):
     assert odd(value) == ()

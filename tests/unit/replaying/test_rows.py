@@ -1,6 +1,8 @@
 """The rows that a gradient comes from."""
 
 import math
+import random
+import statistics
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from planted_steps import capture_step
 from torch import nn
 
 from gradwatch.replaying.passes import prepared
-from gradwatch.replaying.rows import find_rows, groups_with_others
+from gradwatch.replaying.rows import _median_of_others, find_rows, groups_with_others
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,3 +114,23 @@ def test_a_batch_norm_that_refuses_single_rows():
     found, _, norm = rows_of(model, lambda: model(x).pow(2).sum())
     assert [part.row for part in found.suspects] == [5]
     assert math.isfinite(norm)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 10])
+def test_the_median_of_the_others_is_that_of_statistics(size):
+    draw = random.Random(size)
+    numbers = sorted(draw.choice([0.5, 1.0, 2.0, draw.random()]) for _ in range(size))
+    for at, one in enumerate(numbers):
+        assert _median_of_others(numbers, one) == statistics.median(numbers[:at] + numbers[at + 1 :])
+
+
+def test_of_very_many_forwards_those_with_the_largest_gradients_are_searched(monkeypatch):
+    monkeypatch.setattr("gradwatch.replaying.rows.MOST_SEARCHED", 2)
+    torch.manual_seed(0)
+    model, x, weight = MLP(), torch.randn(4, 3, 12), torch.ones(3)
+    bad = weight.clone()
+    bad[1] = 1e4
+    found, _, _ = rows_of(model, *(lambda at=at: loss_of(model, x[at], bad if at == 2 else weight) for at in range(4)))
+    assert [(part.micro_batch, part.row) for part in found.suspects] == [(2, 1)]
+    assert [batch is None for batch in found.batches].count(True) == 2
+    assert any("searched in 2 of 4 forwards" in one for one in found.notes)

@@ -83,3 +83,19 @@ def test_the_event_that_it_belongs_to():
     assert of_event(found, 4, "0").step == 4
     assert of_event(found, 5, "0") is None
     assert of_event(found, 5, "0", until=9).step == 9
+
+
+def test_a_result_of_a_stranger_is_cut_and_says_so(tmp_path, monkeypatch):
+    row = {"row": 1, "norm": 2.0, "stands_out": True}
+    data = {"run": "a", "step": 1, "optimizer": "0", "why": "spike", "rows": [row] * 1001}
+    found = replay_from(data)
+    assert len(found.rows) == 1000
+    assert found.notes == ("of 1001 entries of rows, the first 1000 were read",)
+    for step in range(3):
+        folder = tmp_path / "captures" / f"step-{step}"
+        folder.mkdir(parents=True)
+        write_replay(example(step), folder)
+    size = (tmp_path / "captures" / "step-0" / "replay.json").stat().st_size
+    monkeypatch.setattr("gradwatch.analysis.replays.result.LARGEST_FILES", 2 * size)
+    first, second = read_replays(tmp_path)
+    assert (first.notes, second.notes) == ((), ("1 more results of replays were not read: they are too large",))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gradwatch.capture import CaptureInfo
+from gradwatch.capture import CaptureInfo, CaptureSurvey
 from gradwatch.text import file_size, number
 from gradwatch.views.console.captures import capture_list
 from gradwatch.views.console.screen import Screen
@@ -30,8 +30,9 @@ def info(**changed):
     return CaptureInfo(**known | changed)
 
 
-def text(drawn, *captures):
-    return " ".join(" ".join(drawn(capture_list(captures, Screen()), 200)).split())
+def text(drawn, *captures, left_out=0):
+    found = CaptureSurvey(captures=captures, unreadable=(), left_out=left_out)
+    return " ".join(" ".join(drawn(capture_list(found, Screen()), 200)).split())
 
 
 def test_a_run_without_captures_says_how_to_keep_some(drawn):
@@ -60,3 +61,8 @@ def test_why_a_capture_can_not_be_replayed_is_said(drawn):
     assert "can't be replayed: one reason; another" in found
     assert found.count("can't be replayed") == 1
     assert found.index("step 12") < found.index("step 99")
+
+
+def test_what_is_not_listed_is_counted(drawn):
+    assert "and 19 more" in text(drawn, info(), left_out=19)
+    assert "more" not in text(drawn, info())
