@@ -44,7 +44,7 @@ USES_GRADWATCH = re.compile(r"""^\s*(import|from)\b.*\bgradwatch\b|["']gradwatch
 
 AFTERWARDS = {
     "part": ["compare", "first", "second"],
-    "names": ["layers", RUN],
+    "names": ["report", RUN],
     "clip_after_step": ["doctor"],
 }
 """The command of gradwatch whose output the case is about."""

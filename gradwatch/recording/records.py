@@ -298,9 +298,11 @@ def _sampled(pending: PendingStep) -> Columns | None:
 
 
 def _weights(numbers: StepNumbers, present: list[bool]) -> WeightStats | None:
+    """The sampled weights. The record has no parameter that joined after the gradients were measured."""
     if numbers.weights is None:
         return None
-    return WeightStats(**{name: _spread(values, present) for name, values in numbers.weights.items()})
+    known = len(numbers.stats["norm"])
+    return WeightStats(**{name: _spread(values, present)[:known] for name, values in numbers.weights.items()})
 
 
 def _updates(numbers: StepNumbers, parameters: int) -> dict[str, Any]:
