@@ -128,10 +128,22 @@ def _close_at_exit() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if _Depth.value:
+    if _Depth.value and (frame is None or _is_within(frame)):
         _Depth.signal = number
     else:
         _end_process(number)
+
+
+def _is_within(frame: FrameType | None) -> bool:
+    """Whether a frame is one of gradwatch or was called from one.
+
+    An interrupt (Ctrl-C) that comes between two instructions of ours may have left without saying so.
+    """
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith("gradwatch.recording."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_process(number: int) -> None:

@@ -75,9 +75,12 @@ def forked() -> Iterator[Prepared]:
     [
         pytest.param("terminate_in(sink.Bell, 'ring', 6); watch = attach(stop_on=['explosion']); train(50)", 5,
             id="as it wakes the thread that writes"),
-        pytest.param("watch = attach(); train(5); terminate_in(gradwatch.store.StoreReader, 'parameters_alone', 1);"
-            " watch.add('0', model, torch.optim.SGD(model.parameters(), 0.1)); time.sleep(9)", 5,
-            id="while it reads the store"),
+        pytest.param("other = torch.optim.SGD(model.parameters(), 0.1); watch = attach(); watch.add('b', model, other);"
+            " watch.close(); watch = attach(); train(5);"
+            " terminate_in(gradwatch.store.StoreReader, 'parameters_alone', 1); watch.add('b', model, other);"
+            " time.sleep(9)", 5, id="while it reads the store"),
+        pytest.param("watch = attach(); train(5); lifecycle.enter();  # and an interrupt came before it could leave\n"
+            "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", 5, id="after an interrupt within gradwatch"),
         pytest.param("watch = attach(); train(5); terminate_in(gradwatch.store.StoreWriter, '_put_parameters', 1);"
             " watch.add('b', model, torch.optim.SGD(model.parameters(), 0.1)); time.sleep(9)", 5,
             id="while it holds the lock of the store"),
