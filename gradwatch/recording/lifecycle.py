@@ -58,9 +58,9 @@ def enter() -> None:
 
 
 def leave() -> None:
-    """The calling thread leaves gradwatch."""
+    """The calling thread leaves gradwatch; an interrupt (Ctrl-C) may have come before it had entered."""
     if threading.get_ident() == _main_thread:
-        _Depth.value -= 1
+        _Depth.value = max(0, _Depth.value - 1)
         if _Depth.signal is not None and _Depth.value == 0:
             _end_process(_Depth.signal)
 
@@ -68,8 +68,8 @@ def leave() -> None:
 @contextmanager
 def inside() -> Iterator[None]:
     """SIGTERM waits until this is left."""
-    enter()
     try:
+        enter()
         yield
     finally:
         leave()

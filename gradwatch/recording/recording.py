@@ -75,9 +75,9 @@ class Recording:
         """Call the method with its faults kept away from the training, and with SIGTERM held back meanwhile."""
         if self.state == "closed":
             return
-        lifecycle.enter()
         began = time.perf_counter()
         try:
+            lifecycle.enter()
             method(*args, **kwargs)
         except TrainingStopped:
             raise
