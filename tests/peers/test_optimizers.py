@@ -1,7 +1,7 @@
 """PyTorch's own table of optimizers (`torch.testing._internal.common_optimizers.optim_db`), recorded and not.
 
 Weights and optimizer state have to be equal bit for bit. `make peers` goes through the table in full: every
-optimizer, its inputs, foreach, fused and differentiable, and four dtypes. The sample takes two inputs of each.
+optimizer, its inputs for a CPU, foreach, fused and differentiable, and four dtypes. The sample takes two of each.
 """
 
 from __future__ import annotations
@@ -43,9 +43,14 @@ def cases(
     if are_sparse and not info.only_supports_sparse_grads:
         sparse_inputs, _ = info.metadata_for_sparse
         return [(f"sparse {kwargs}", kwargs, torch.float32) for kwargs in ([sparse_inputs] if sparse_inputs else [])]
+    options = [(each.desc, each.kwargs) for each in inputs]
+    if "foreach" in info.supported_impls:  # the table lists it for accelerators alone, and it runs on a CPU as well
+        options += [
+            (f"{each.desc} & foreach", each.kwargs | {"foreach": True}) for each in info.optim_inputs_func("cpu")
+        ]
     return [
-        (each.desc, each.kwargs, dtype)
-        for each in inputs
+        (description, kwargs, dtype)
+        for description, kwargs in options
         for dtype in dtypes
         if not dtype.is_complex or info.supports_complex
     ]
