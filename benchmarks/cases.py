@@ -50,6 +50,12 @@ AFTERWARDS = {
 """The command of gradwatch whose output the case is about."""
 
 
+REMARKS = {
+    "one_bit_breaks_listing": "it looks for a flipped bit that makes the reader raise, finds none and cannot print it",
+    "names": "the report ends with its layers",
+}
+"""What a reader has to know of a script to read its lines."""
+
 MOVED = {"gradwatch.tensorboard.plugin": "gradwatch.plugins.tensorboard"}
 """Modules that the scripts know by an older name."""
 
@@ -124,7 +130,9 @@ def _verdict(run: Path) -> str:
         summary = gradwatch.Run(run).summary()
     except GradwatchError as error:
         return error.slug
-    return f"{summary.steps} steps, {summary.verdict}: {summary.reason}"[:WIDTH]
+    codes = ", ".join(dict.fromkeys(finding.code for finding in summary.findings))
+    told = f"{summary.steps} steps, {summary.verdict}: {summary.reason}"[:WIDTH]
+    return f"{told} [{codes}]" if codes else told
 
 
 def main() -> None:
@@ -135,7 +143,8 @@ def main() -> None:
     scripts = sorted(options.folder.resolve().glob("*.py"))
     for script in scripts:
         if not options.names or script.stem in options.names:
-            print("\n".join([script.stem, *run_case(script)]), flush=True)
+            remark = [f"  ({REMARKS[script.stem]})"] if script.stem in REMARKS else []
+            print("\n".join([script.stem, *remark, *run_case(script)]), flush=True)
 
 
 if __name__ == "__main__":
