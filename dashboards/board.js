@@ -5,6 +5,7 @@ import { columnsIn } from "./chart/layout.js";
 import { ink, runColour } from "./draw/colours.js";
 import { FindingsPart } from "./findings/part.js";
 import { InspectorPart } from "./inspector/part.js";
+import { MagnitudesPart } from "./magnitudes/part.js";
 import { Charts } from "./parts/charts.js";
 import { drawnRuns, sampledRuns } from "./parts/drawn.js";
 import { emptyPage } from "./parts/empty.js";
@@ -50,6 +51,7 @@ export class Board {
       scatter: new ScatterPart(on),
       charts: new Charts(on),
       layers: new LayersPart(on),
+      magnitudes: new MagnitudesPart(on),
       inspector: new InspectorPart(on),
       threshold: new ThresholdPart(on),
     };
@@ -74,8 +76,8 @@ export class Board {
   /** @param {number | null} step where the pointer is */
   pointAt(step) {
     this.pointer = step;
-    const { charts, layers, inspector } = this.#parts;
-    for (const part of [charts, layers, inspector]) part.pointAt(step);
+    const { charts, layers, magnitudes, inspector } = this.#parts;
+    for (const part of [charts, layers, magnitudes, inspector]) part.pointAt(step);
   }
 
   /** Gives every part what it shows; a part draws only what changed. @param {Session} session @param {Theme} theme */
@@ -85,8 +87,7 @@ export class Board {
     body.dataset.theme = theme;
     this.#root.style.background = ink(theme).back;
     const nothing = listing !== null && !listing.runs.length;
-    main.hidden = nothing;
-    empty.hidden = !nothing;
+    [main.hidden, empty.hidden] = [nothing, !nothing];
     if (nothing) empty.replaceChildren(...emptyPage(listing.folders));
     this.#parts.runs.show({ ...state, runs: listing?.runs ?? NONE, theme });
     problem.hidden = data.problem === null;
@@ -131,11 +132,10 @@ export class Board {
     scatter.show({ state, runs: this.#sampled(runs, data.scatter), range, theme });
     const marks = { range, events: this.#ownEvents(overview), chosen: event, theme, selected: scatter.selected.all };
     charts.show({ ...state, ...data, runs, ...marks });
-    const { tile, whole, other } = data;
-    const colour = runColour(focused.slot, theme);
-    const own = { state, tile, whole, other, colour, lastStep: overview.last_step };
-    if (data.layers) layers.show({ layers: data.layers, ...own, ...marks, selectedHere: scatter.selected.focused });
-    this.#parts.inspector.show({ layers: data.layers, rows: data.rows, ...own, ...marks });
+    const own = { ...data, state, colour: runColour(focused.slot, theme), lastStep: overview.last_step, ...marks };
+    if (data.layers) layers.show({ ...own, layers: data.layers, selectedHere: scatter.selected.focused });
+    this.#parts.magnitudes.show(own);
+    this.#parts.inspector.show(own);
   }
 
   #range = memo((/** @type {number} */ from, /** @type {number} */ to) => /** @type {Range} */ ([from, to]));
@@ -148,7 +148,7 @@ export class Board {
   );
 
   #resize() {
-    const { lane, scatter, charts, layers, inspector } = this.#parts;
-    for (const part of [lane, scatter, charts, layers, inspector]) part.resize();
+    const { lane, scatter, charts, layers, magnitudes, inspector } = this.#parts;
+    for (const part of [lane, scatter, charts, layers, magnitudes, inspector]) part.resize();
   }
 }

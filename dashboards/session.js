@@ -15,6 +15,7 @@ const OF_A_RUN = {
   whole: null,
   distribution: null,
   rows: null,
+  magnitudes: null,
   other: null,
   story: null,
   advice: null,
@@ -117,6 +118,7 @@ export class Session {
     const other = state.focus !== this.state.focus || state.optimizers !== this.state.optimizers;
     if (state.event !== this.state.event) this.data = { ...this.data, story: null };
     if (state.inspected !== this.state.inspected) this.data = { ...this.data, rows: null };
+    if (state.layer !== this.state.layer) this.data = { ...this.data, magnitudes: null };
     this.state = state;
     if (other) this.data = { ...this.data, ...OF_A_RUN };
     this.#changed();

@@ -136,6 +136,8 @@ export interface Layers {
   stats: string[];
   /** Whether another run is drawn that it can be compared with. */
   other?: boolean;
+  /** Whether entries of gradients were counted by magnitude. */
+  magnitudes?: boolean;
   /** Largest relative error of the medians; null or absent: they are exact. */
   quantile_error?: number | null;
 }
@@ -169,6 +171,16 @@ export interface Scatter {
   about: { quantities: string[] };
   arrays: Record<"step" | "values" | "first" | "last" | "steps", Float64Array> &
     Record<"nan" | "infinite" | "unknown" | "left_out", Float64Array>;
+}
+
+/** The entries of one layer's gradient by magnitude, at some steps (gradwatch.analysis.statistics.magnitudes). */
+export interface Magnitudes {
+  about: { bins: string[]; layers: number[]; counted: number };
+  arrays: {
+    step: Float64Array;
+    loss_scale: Float64Array;
+    counts: Float32Array & { shape: [samples: number, layers: number, bins: number] };
+  };
 }
 
 /** A rectangle in the values of a scatter plot. */
@@ -237,6 +249,8 @@ export interface Source {
   /** Every statistic of some layers, given as positions in `Layers.layers`. */
   rows(query: Query, layers: number[], from: number, to: number, columns: number): Promise<Rows>;
   tile(query: Query, stat: string, from: number, to: number, columns: number): Promise<Tile>;
+  /** The entries of one layer's gradient, at `samples` of the steps at most. */
+  magnitudes(query: Query, layer: number, from: number, to: number, samples: number): Promise<Magnitudes>;
 }
 
 /** Where the state is kept across reloads. */
@@ -295,6 +309,8 @@ export interface State {
   kind: string;
   /** Whether the runs are shown as a table. */
   table: boolean;
+  /** Whether tables stand below the charts and the heat map. */
+  tables: boolean;
   /** The column that the table is sorted by, with a minus before it from the largest on; empty: the newest first. */
   sort: string;
 }

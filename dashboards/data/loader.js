@@ -1,9 +1,10 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
-/** @import { Advice, Distribution, Layers, Other, Query, Range, Rows } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Magnitudes, Other, Query, Range, Rows } from "../types.d.ts" */
 /** @import { Scatter, Series, Source, State, Tile } from "../types.d.ts" */
 /** @import { Found, Story } from "./pieces.js" */
 
 import { offered, statistic } from "../heat/statistics.js";
+import { layerShown } from "../magnitudes/layer.js";
 import { findEvent } from "../state/events.js";
 import { steady } from "../state/memo.js";
 import { wholeRange } from "../state/range.js";
@@ -22,6 +23,7 @@ import { comparable, Tiles } from "./tiles.js";
  * @property {Layers | null} layers of the run in the focus, as are the rest
  * @property {Tile | null} tile the statistic shown, of the steps shown
  * @property {Rows | null} rows of the layers that are inspected
+ * @property {Magnitudes | null} magnitudes of the chosen layer's entries
  * @property {Distribution | null} distribution of the total norm in the steps shown
  * @property {Tile | null} whole the statistic shown, of all steps
  * @property {Other | null} other the run compared with
@@ -108,6 +110,8 @@ export class Loader {
     else if (stat !== null) tell(await this.#tiles.of(query, stat, ends, columns));
     if (state.inspected.length)
       tell({ rows: await this.#pieces.rows(state.inspected, layers, query, [from, to], columns) });
+    const shown = layers.magnitudes ? layerShown(state.layer, layers) : null;
+    if (shown !== null) tell({ magnitudes: await this.#pieces.magnitudes(shown, query, [from, to]) });
     tell({ distribution: await this.#pieces.distribution(query, from, to) });
     const event = findEvent(overviews[state.focus].overview, state.event);
     if (event) tell({ story: await this.#pieces.story(query, event, layers.stats.includes("norm"), columns) });

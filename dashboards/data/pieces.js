@@ -5,6 +5,7 @@ import { positionsOf } from "../inspector/values.js";
 import { memo } from "../state/memo.js";
 import { AROUND } from "../story/story.js";
 
+const SAMPLES = 400; // of a histogram: more would not fit beside one another
 const POINTS = 4000; // of a scatter plot: more would only hide one another
 
 /** @typedef {{ overview: Overview, error: null } | { overview: null, error: string }} Found */
@@ -65,6 +66,12 @@ export class Pieces {
     if (!chosen.length) return null;
     const key = { ...query, chosen, from, to, columns };
     return this.#kept.ask("rows", key, () => this.#source.rows(query, chosen, from, to, columns));
+  }
+
+  /** @param {number} layer @param {Query} query @param {Range} range */
+  magnitudes(layer, query, [from, to]) {
+    const key = { ...query, layer, from, to };
+    return this.#kept.ask("magnitudes", key, () => this.#source.magnitudes(query, layer, from, to, SAMPLES));
   }
 
   /**

@@ -1,5 +1,6 @@
 // The two places the page gets its runs from: a server, or the file it is in. Both answer the same questions.
-/** @import { Advice, Distribution, Layers, Listing, Overview, Query, Scatter, Source, Tile } from "../types.d.ts" */
+/** @import { Advice, Distribution, Layers, Listing, Magnitudes, Overview, Query, Scatter, Source, Tile } from "../types.d.ts" */
+import { layerOf } from "../magnitudes/layer.js";
 import { narrowed, rowsOf } from "./rows.js";
 import { unpack, unpackEmbedded, widened } from "./unpack.js";
 
@@ -38,6 +39,8 @@ export function served(base) {
       rowsOf(await packed("rows", { ...query, layers: layers.join(), from, to, columns })),
     tile: async (query, stat, from, to, columns) =>
       /** @type {Tile} */ (await packed("tile", { ...query, stat, from, to, columns })),
+    magnitudes: async (query, layer, from, to, columns) =>
+      /** @type {Magnitudes} */ (await packed("magnitudes", { ...query, layers: layer, from, to, columns })),
   };
 }
 
@@ -58,6 +61,7 @@ async function reason(response) {
  * @property {string} series
  * @property {string} distribution
  * @property {string} scatter
+ * @property {string | null} magnitudes
  * @property {Record<string, string>} tiles
  */
 
@@ -76,6 +80,7 @@ export function carried({ list, optimizers }) {
   const series = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].series));
   const distribution = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].distribution));
   const scatter = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].scatter));
+  const magnitudes = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].magnitudes ?? ""));
   const tile = kept(async (/** @type {string} */ key, /** @type {string} */ stat) => {
     const { about, arrays } = await unpackEmbedded(optimizers[key].tiles[stat]);
     return { about, arrays: { first: arrays.first, last: arrays.last, values: widened(arrays.values) } };
@@ -96,6 +101,7 @@ export function carried({ list, optimizers }) {
       return narrowed(Object.fromEntries(stats.map((stat, i) => [stat, tiles[i]])), layers);
     },
     tile: (query, stat) => tile(name(query), stat),
+    magnitudes: async (query, layer) => layerOf(/** @type {Magnitudes} */ (await magnitudes(name(query))), layer),
   };
 }
 

@@ -7,7 +7,7 @@ import { h } from "../draw/dom.js";
 /**
  * Puts the parts into the page.
  *
- * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "scatter" | "inspector" | "threshold", Part> & {
+ * @param {Record<"events" | "verdict" | "findings" | "toolbar" | "story" | "lane" | "scatter" | "magnitudes" | "inspector" | "threshold", Part> & {
  *   runs: Part & { table: Part },
  *   charts: { all: Part[] },
  *   layers: Part & { chart: Part },
@@ -15,7 +15,7 @@ import { h } from "../draw/dom.js";
  * @param {boolean} live
  */
 export function layOut(
-  { runs, events, verdict, findings, toolbar, story, lane, scatter, charts, layers, inspector, threshold },
+  { runs, events, verdict, findings, toolbar, story, lane, scatter, charts, layers, magnitudes, inspector, threshold },
   live,
 ) {
   const [first, ...others] = charts.all;
@@ -27,6 +27,7 @@ export function layOut(
     first.element,
     scatter.element,
     layers.element, // so high up that it is in view below an open finding
+    magnitudes.element,
     story.element,
     inspector.element,
     ...others.map(({ element }) => element),

@@ -105,7 +105,8 @@ export function handleKey(event, on) {
     "]": () => on.nextEvent(1),
     Escape: () => on.closeEvent(),
   };
-  const presses = event.key === "Enter" && event.target instanceof HTMLButtonElement;
+  const presses =
+    event.key === "Enter" && event.target instanceof Element && event.target.matches("button, summary, a");
   if (!moves[event.key] || presses) return;
   event.preventDefault();
   moves[event.key]();

@@ -77,12 +77,14 @@ export function decoded(text) {
     find: string("find"),
     kind: string("kind"),
     table: query.get("runs") === "table",
+    tables: query.get("tables") === "shown",
     sort: string("sort"),
   };
 }
 
 /** @param {URLSearchParams} query @param {State} state */
-function addLists(query, { inspected, wholeAxis, values, brush }) {
+function addLists(query, { inspected, wholeAxis, values, brush, tables }) {
+  if (tables) query.set("tables", "shown");
   if (brush) query.set("brush", brush.join("_"));
   for (const name of inspected) query.append("inspect", name);
   if (wholeAxis) query.set("axis", "whole");

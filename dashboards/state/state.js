@@ -27,6 +27,7 @@ export const INITIAL = {
   find: "",
   kind: "all",
   table: false,
+  tables: false,
   sort: "",
 };
 

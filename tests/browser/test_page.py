@@ -12,13 +12,21 @@ import pandas as pd
 import pytest
 
 from gradwatch.analysis.replays.result import Help, Origin, Replay, RowFinding, write_replay
-from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord, WeightStats
+from gradwatch.record import (
+    MAGNITUDE_BINS,
+    Event,
+    LayerStats,
+    MagnitudeStats,
+    ParameterInfo,
+    StepRecord,
+    WeightStats,
+)
 from gradwatch.store import StoreWriter
 from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
 
 from .conftest import CHROMIUM
-from .looking import AXE, BAD, LEFT
+from .looking import ABSENT, AXE, BAD, LEFT, TOP
 
 if CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
@@ -1236,3 +1244,130 @@ def test_the_browser_draws_for_paper_when_it_prints(look, runs, tmp_path):
     pages = re.findall(rb"/Type\s*/Page\b", seen.page.pdf(format="A4"))
     assert 1 <= len(pages) <= 4
     assert seen.page.evaluate("() => window.wide") == 700
+
+
+# --------------------------------------------------------------------------------- entries by magnitude
+
+
+def counted(step):
+    """Of block.0: 90 entries below float16's smallest number, 6 subnormal, 3 ordinary, 1 zero; NaN at step 60."""
+    counts = np.zeros((2, len(MAGNITUDE_BINS)))
+    for name, number in (("2^-28", 90), ("2^-20", 6), ("2^-4", 3), ("zero", 1)):
+        counts[0, MAGNITUDE_BINS.index(name)] = number
+    counts[1, MAGNITUDE_BINS.index("2^-4")] = 16
+    if step == 60:
+        counts[0, MAGNITUDE_BINS.index("nan")] = 5
+    return replace(record(step, [1.0, 2.0]), magnitudes=MagnitudeStats.of(counts) if step % 20 == 0 else None)
+
+
+@pytest.fixture(scope="module")
+def with_entries(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("entries")
+    write(folder / "run", [counted(step) for step in range(100)]).end_attempt("closed")
+    return folder
+
+
+@pytest.fixture(params=["tab", "file"])
+def entries(request, look, served, with_entries, tmp_path):
+    """Opens the page with a layer chosen, from a server or as a file."""
+
+    def open_page(**context):
+        if request.param == "tab":
+            return look(**context).open_page(served(with_entries), "run=run&layer=block.0.weight")
+        file = tmp_path / "report.html"
+        file.write_text(render(RunView(with_entries / "run")))
+        seen = look(offline=True, **context)
+        seen.page.goto(f"file://{file}#layer=block.0.weight")
+        seen.frame = seen.page
+        return seen
+
+    return open_page
+
+
+def entries_colours(seen, x, top, tall):
+    """The colours of the entries' canvas in a strip, as a set of triples."""
+    return {
+        tuple(pixel)
+        for pixel in seen.frame.locator("canvas.magnitudes").evaluate(
+            """(canvas, [x, top, tall]) => {
+                const data = canvas.getContext("2d").getImageData(x, top, 1, tall).data;
+                return Array.from({ length: tall }, (_, i) => [...data.slice(4 * i, 4 * i + 3)]);
+            }""",
+            [x, top, tall],
+        )
+    }
+
+
+def test_entries_are_drawn_by_magnitude_with_the_limits_of_float16(entries):
+    seen = entries()
+    section = seen.frame.get_by_label("Entries by magnitude", exact=True)
+    readout = section.locator(".readout")
+    expect(readout).to_contain_text("step 80: 90 % below fp16's smallest number, 6 % subnormal in fp16, 1 % zero")
+    expect(section).to_contain_text("all 16 entries")
+    canvas = section.locator("canvas")
+    box = canvas.bounding_box()
+    width = box["width"] - LEFT - 14
+    at = {step: round(LEFT + (step + 0.5) / 100 * width) for step in (30, 70)}
+    assert BAD in entries_colours(seen, at[70], 2, 8)  # the row of NaN, from step 60 to 79
+    assert BAD not in entries_colours(seen, at[30], 2, 8)
+    assert TOP not in entries_colours(seen, at[30], 40, 100)
+    # 2^-28: 30 lines of two powers below 2^16, which begins at 40
+    row = entries_colours(seen, at[30], 42 + 6 * 21 + 2, 3)
+    assert row != {ABSENT}
+    assert entries_colours(seen, at[30], 42 + 6 * 24 + 2, 3) == {ABSENT}
+    seen.page.mouse.move(box["x"] + at[70], box["y"] + 5)
+    expect(readout).to_contain_text("step 60 · nan: 5 of 105 counted entries (4.8 %)")
+
+
+def test_entries_can_be_read_by_key_and_as_a_table(entries):
+    seen = entries()
+    section = seen.frame.get_by_label("Entries by magnitude", exact=True)
+    canvas = section.locator("canvas")
+    expect(section.locator(".readout")).to_contain_text("step 80:")
+    canvas.focus()
+    seen.page.keyboard.press("ArrowLeft")
+    expect(section.locator(".readout")).to_contain_text("step 60:")
+    expect(canvas).to_be_focused()
+    assert "5 NaN" in canvas.get_attribute("aria-label")
+    section.locator("summary").focus()
+    seen.page.keyboard.press("Enter")
+    expect(section.locator("caption")).to_contain_text("step 60:")
+    rows = section.locator("tbody tr").all_inner_texts()
+    assert rows[0].split("\t") == ["nan", "5", "4.8 %"]
+    assert rows[1].split("\t")[0] == "2^-4 to 2^-2"
+    assert len(rows) == 5
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_entries_pass_axe_and_fit_a_narrow_window(entries, theme):
+    seen = entries(color_scheme=theme, width=390, height=900)
+    section = seen.frame.get_by_label("Entries by magnitude", exact=True)
+    expect(section.locator(".readout")).to_contain_text("step 80:")
+    section.locator("summary").click()
+    assert seen.page.evaluate("() => document.documentElement.scrollWidth") == 390
+    assert seen.serious_findings(AXE) == []
+
+
+def test_entries_of_a_layer_that_was_not_chosen_take_no_room(look, served, with_entries):
+    seen = look().open_page(served(with_entries), "run=run")
+    seen.shown_run()
+    section = seen.frame.get_by_label("Entries by magnitude", exact=True)
+    expect(section).to_be_hidden()
+    rows_of(seen).select_option("block.1.weight")
+    expect(section).to_contain_text("block.1.weight")
+    expect(section.locator(".readout")).to_contain_text("0 % below fp16's smallest number")
+
+
+def test_entries_are_printed(look, with_entries, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(render(RunView(with_entries / "run")))
+    seen = look(offline=True, color_scheme="dark")
+    seen.page.goto(f"file://{file}#layer=block.0.weight")
+    seen.frame = seen.page
+    section = seen.frame.get_by_label("Entries by magnitude", exact=True)
+    expect(section.locator(".readout")).to_contain_text("step 80:")
+    seen.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    canvas = section.locator("canvas")
+    box = canvas.bounding_box()
+    assert box["x"] + box["width"] <= 700
+    assert ABSENT in entries_colours(seen, LEFT + 20, 60, 40)  # light, whatever the screen is

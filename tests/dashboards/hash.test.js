@@ -28,6 +28,7 @@ const CHANGED = {
   find: "sweep",
   kind: "faulty",
   table: true,
+  tables: true,
   sort: "-max_norm",
 };
 

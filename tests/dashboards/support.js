@@ -161,6 +161,41 @@ export function scatter(given, every = 1) {
   };
 }
 
+const EXPONENTS = [-126, ...Array.from({ length: 30 }, (_, i) => 2 * i - 42)];
+export const BINS = ["below", ...EXPONENTS.map((exponent) => `2^${exponent}`), "zero", "inf", "nan"];
+
+/** @param {number} log */
+function binOf(log) {
+  if (Number.isNaN(log)) return BINS.indexOf("nan");
+  if (Math.abs(log) === Infinity) return BINS.indexOf(log > 0 ? "inf" : "zero");
+  return EXPONENTS.filter((exponent) => exponent <= log).length;
+}
+
+/**
+ * One layer's entries by magnitude at steps 0, 10, 20...
+ *
+ * @param {(number[] | null)[]} samples log2 of each entry, -Infinity for zero; null: no gradient
+ * @param {{ layer?: number, scales?: number[] }} [more]
+ * @returns {import("../../dashboards/types.d.ts").Magnitudes}
+ */
+export function magnitudes(samples, { layer = 0, scales = [] } = {}) {
+  const counts = new Float32Array(samples.length * BINS.length);
+  for (const [i, logs] of samples.entries()) {
+    if (logs === null) counts.fill(NaN, i * BINS.length, (i + 1) * BINS.length);
+    for (const log of logs ?? []) counts[i * BINS.length + binOf(log)]++;
+  }
+  /** @type {[number, number, number]} */
+  const shape = [samples.length, 1, BINS.length];
+  return {
+    about: { bins: BINS, layers: [layer], counted: samples.length },
+    arrays: {
+      step: Float64Array.from(samples, (_, i) => 10 * i),
+      loss_scale: Float64Array.from(samples, (_, i) => scales[i] ?? NaN),
+      counts: Object.assign(counts, { shape }),
+    },
+  };
+}
+
 /** @param {number[][]} table @returns {Matrix} */
 export function matrix(table) {
   /** @type {[number, number]} */
@@ -221,6 +256,7 @@ export function memory(runs, more = {}) {
     scatter: async () => scatter({ total_norm: [1, 2, 3], loss: [3, 2, 1] }),
     rows: async (_, layers) => ({ norm: tile("norm", [layers]) }),
     tile: async (_, stat) => tile(stat, [[1, 2, 3]]),
+    magnitudes: async (_, layer) => magnitudes([[1, 2, 3]], { layer }),
     ...more,
   };
   const noted = Object.entries(source).map(([name, answer]) => {

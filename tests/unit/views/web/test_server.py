@@ -30,6 +30,17 @@ def test_data_without_arrays_is_json(server, route, key):
 def test_the_layers_asked_for_are_whole_numbers(server):
     with pytest.raises(BadArgument, match="expected whole numbers"):
         server.respond("/rows", QUERY | {"layers": "1,x"})
+    with pytest.raises(BadArgument, match="expected one position"):
+        server.respond("/magnitudes", QUERY | {"layers": "0,1"})
+
+
+def test_entries_by_magnitude_are_packed(server):
+    body, content_type = server.respond("/magnitudes", QUERY | {"layers": "0"})
+    assert content_type == BINARY
+    length = int.from_bytes(body[:4], "little")
+    header = json.loads(body[4 : 4 + length])
+    assert [name for name, *_ in header["arrays"]] == ["step", "counts", "loss_scale"]
+    assert header["about"]["layers"] == [0]
 
 
 @pytest.mark.parametrize("route", ["/series", "/distribution", "/scatter", "/tile"])

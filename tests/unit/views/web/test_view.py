@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from gradwatch import Run
 from gradwatch.analysis.differences import differences
 from gradwatch.analysis.summary import summarize
 from gradwatch.errors import BadArgument, EmptyRun
-from gradwatch.record import Event
+from gradwatch.record import MAGNITUDE_BINS, Event, MagnitudeStats
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 from gradwatch.views.parting import sentences
@@ -34,6 +35,32 @@ def test_a_view_shows_the_numbers_of_the_summary(tmp_path):
     assert list(layers["telling"]) == list(summary.most_relevant)
     assert layers["stats"] == ["norm", "abs_max", "zeros", "nonfinite", "update_ratio", "weight_norm"]
     assert summarize(run, layers=False).series.layer_norm.shape == (600, 0)
+
+
+def test_entries_by_magnitude_are_those_of_the_run(tmp_path):
+    counts = np.zeros((3, len(MAGNITUDE_BINS)))
+    counts[:, 20] = [1, 2, 3]
+
+    def counted(step):
+        magnitudes = MagnitudeStats.of(counts * (step + 1)) if step % 5 == 0 else None
+        return replace(record(step, [1.0, 2.0, 3.0]), loss_scale=1024.0, magnitudes=magnitudes)
+
+    run = written(tmp_path, [counted(step) for step in range(100)])
+    view = RunView(tmp_path)
+    assert view.layers()["magnitudes"] is True
+    about, arrays = view.magnitudes([1, 0], 10, 60, 400)
+    assert about == {"bins": MAGNITUDE_BINS, "layers": [1, 0], "counted": 11}
+    assert arrays["step"].tolist() == list(range(10, 61, 5))
+    assert arrays["counts"][:, :, 20].tolist() == [[2.0 * (s + 1), s + 1.0] for s in range(10, 61, 5)]
+    assert set(arrays["loss_scale"].tolist()) == {1024.0}
+    few = view.magnitudes([0], 0, 99, 3)
+    assert (few[0]["counted"], few[1]["step"].tolist()) == (20, [0, 50, 95])
+    assert len(view.magnitudes([0], 1, 4, 400)[1]["step"]) == 0
+    with pytest.raises(BadArgument, match="expected some of"):
+        view.magnitudes([99], 0, 99, 3)
+    summary = run.summary()
+    assert summary.magnitudes.names == (f"layers.{summary.most_relevant[0]}.weight",)
+    assert len(summary.magnitudes.step) == 20
 
 
 def test_a_view_is_as_of_its_last_refresh(tmp_path):
