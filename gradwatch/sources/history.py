@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,6 +98,9 @@ class Imported:
     notes: tuple[str, ...]
 
 
+_MONITORED_RATE = re.compile(r"lr-[A-Za-z]\w*(/pg1)?")  # of Lightning's LearningRateMonitor
+
+
 def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) -> str | None:
     """The name of the series that is meant; None if there is none, which is an error for the norm alone.
 
@@ -111,8 +115,10 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
 
     >>> pick("norm", ["train/loss", "train/grad_norm"], None, "a.csv")
     'train/grad_norm'
-    >>> pick("loss", ["eval/accuracy"], None, "a.csv") is None
-    True
+    >>> pick("learning_rate", ["lr-AdamW"], None, "a.csv"), pick("learning_rate", ["lr-Adam", "lr-SGD"], None, "a.csv")
+    ('lr-AdamW', None)
+    >>> pick("loss", ["eval/loss", "train/loss"], None, "a.csv"), pick("loss", ["eval/loss"], None, "a.csv")
+    ('train/loss', None)
     """
     listed = ", ".join(repr(name) for name in available[:30]) or "nothing"
     if wanted is not None:
@@ -120,6 +126,11 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
             return wanted
         raise CannotImport(f"{where} has no {wanted!r}; expected one of {listed}.")
     found = [name for name in available if _is_called(name, NAMES[kind])]
+    if kind == "loss":
+        found = [name for name in found if not _is_held_out(name)]
+    if kind == "learning_rate" and not found:
+        monitored = [name for name in available if _MONITORED_RATE.fullmatch(name)]
+        found = monitored if len(monitored) == 1 else []
     if kind != "norm":
         return min(found, key=len, default=None)
     if len(found) == 1:
@@ -131,6 +142,17 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
 def first_line(error: Exception) -> str:
     """The first line of a parser's message, without the period at its end."""
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def _is_held_out(name: str) -> bool:
+    """Whether a series is of data that is not trained on.
+
+    >>> _is_held_out("eval/loss"), _is_held_out("run 7 - valid/loss"), _is_held_out("devices/loss")
+    (True, True, False)
+    """
+    return not {"eval", "evaluation", "val", "valid", "validation", "test", "dev"}.isdisjoint(
+        re.split(r"\W|_", name.lower())
+    )
 
 
 def _is_called(name: str, usual: Sequence[str]) -> bool:

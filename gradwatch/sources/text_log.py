@@ -22,15 +22,20 @@ PATTERNS = {
     "Megatron-LM": rf"iteration\s+(?P<step>\d+)/\s*\d+ \|(?>.*?learning rate:\s*(?P<lr>{_N}) \|)?"
     rf"(?>.*?lm loss:\s*(?P<loss>{_N}) \|)?(?>.*?grad norm:\s*(?P<norm>{_N}))",
     "torchtitan": rf"step:\s*(?P<step>\d+)\s+loss:\s*(?P<loss>{_N})\s+grad_norm:\s*(?P<norm>{_N})",
-    "fairseq": rf'"loss": "(?P<loss>{_N})"(?>.*?"num_updates": "(?P<step>\d+)")(?>.*?"lr": "(?P<lr>{_N})")'
-    rf'(?>.*?"gnorm": "(?P<norm>{_N})")',
+    # As JSON, or as `loss=3.1, num_updates=100`, which is its default where the output is a file.
+    "fairseq": rf'\bloss(?:": "|=)(?P<loss>{_N})(?>.*?\bnum_updates(?:": "|=)(?P<step>\d+))'
+    rf'(?>.*?\blr(?:": "|=)(?P<lr>{_N}))(?>.*?\bgnorm(?:": "|=)(?P<norm>{_N}))',
     "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)"
     rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?",
 }
 """By the tool that prints such lines. A step is counted as the tool counts it."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_DEEPSPEED = re.compile(r"\bstep=\d+, skipped=\d+, lr=\[")
+_WITHOUT_NORM = {
+    "DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\["),
+    "nanoGPT": re.compile(r"\biter \d+: loss [\d.naif]+, time [\d.]+ms"),
+}
+"""Lines of tools that print no gradient norm."""
 
 
 def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -50,13 +55,13 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
             raise CannotImport(f"{str(file)!r} has no line that matches --pattern.")
         return found, "--pattern"
     known = {name: re.compile(text, re.IGNORECASE) for name, text in PATTERNS.items()}
-    each = _matches(file, known | {"DeepSpeed": _DEEPSPEED})
-    is_deepspeed = bool(each.pop("DeepSpeed"))
+    each = _matches(file, known | _WITHOUT_NORM)
+    without = [name for name in _WITHOUT_NORM if each.pop(name)]
     best = max(each, key=lambda name: len(each[name]))
     if not each[best]:
-        deepspeed = " DeepSpeed's own lines contain no gradient norm." if is_deepspeed else ""
+        why = f" {without[0]}'s own lines contain no gradient norm." if without else ""
         raise CannotImport(
-            f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}.{deepspeed} Give --pattern, for example"
+            f"{str(file)!r} has no line like those of {', '.join(PATTERNS)}.{why} Give --pattern, for example"
             r" 'step (?P<step>\d+).*norm (?P<norm>\S+)'."
         )
     return each[best], f"the pattern of {best}"

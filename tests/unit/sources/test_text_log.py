@@ -22,6 +22,9 @@ LOGS = {
     "  \x1b[36mmemory:  0.8GiB",
     "fairseq": '2026-01-01 10:00:00 | INFO | train_inner | {{"epoch": 1, "update": 0.1, "loss": "{loss:.3f}",'
     ' "ppl": "9", "num_updates": "{step}", "lr": "{lr:.6g}", "gnorm": "{norm:.3f}", "clip": "0"}}',
+    "fairseq, simple": "2026-01-01 10:00:00 | INFO | train_inner | epoch 001:    100 / 1000 loss={loss:.3f},"
+    " nll_loss=9.5, ppl=725.8, wps=9000, ups=2.1, wpb=4000, bsz=120, num_updates={step}, lr={lr:.6g}, gnorm={norm:.3f}, clip=0,"
+    " train_wall=40, wall=60",
 }
 
 
@@ -30,7 +33,7 @@ def test_the_lines_of_well_known_tools_are_read(tmp_path, tool):
     lines = [LOGS[tool].format(step=row["step"], loss=row["loss"], norm=row["grad_norm"], lr=row["lr"]) for row in ROWS]
     file = write_text(tmp_path, "train.log", "starting\n" + "\n\nsomething else: step 3\n".join(lines))
     history = read([file])
-    assert history.source == f"train.log by the pattern of {tool}"
+    assert history.source == f"train.log by the pattern of {tool.split(',')[0]}"
     for found, wanted in zip(values(history), EXPECTED, strict=True):
         assert found[:2] == wanted[:2]
         assert found[2] == pytest.approx(wanted[2], abs=1e-3)
@@ -91,12 +94,19 @@ def test_a_file_that_is_missing_is_refused(tmp_path):
         rows(tmp_path / "missing.log")
 
 
-def test_lines_of_deepspeed_have_no_norm_and_that_is_said(tmp_path):
-    line = (
-        "[2026-01-01 10:00:00,000] [INFO] [logging.py:96:log_dist] [Rank 0] step=10, skipped=0, lr=[0.001], mom=[0.9]\n"
-    )
-    with pytest.raises(CannotImport, match="DeepSpeed's own lines contain no gradient norm"):
-        rows(write_text(tmp_path, "a.log", line))
+@pytest.mark.parametrize(
+    ("tool", "line"),
+    [
+        (
+            "DeepSpeed",
+            "[2026-01-01 10:00:00,000] [INFO] [logging.py:96:log_dist] [Rank 0] step=10, skipped=0, lr=[0.001], mom=[]",
+        ),
+        ("nanoGPT", "iter 250: loss 3.2211, time 120.31ms, mfu 30.02%"),
+    ],
+)
+def test_lines_without_a_norm_are_known_and_that_is_said(tmp_path, tool, line):
+    with pytest.raises(CannotImport, match=f"{tool}'s own lines contain no gradient norm"):
+        rows(write_text(tmp_path, "a.log", f"{line}\n"))
 
 
 @pytest.mark.parametrize("quote", ["", "'"])
