@@ -23,8 +23,8 @@ LOGS = {
     "fairseq": '2026-01-01 10:00:00 | INFO | train_inner | {{"epoch": 1, "update": 0.1, "loss": "{loss:.3f}",'
     ' "ppl": "9", "num_updates": "{step}", "lr": "{lr:.6g}", "gnorm": "{norm:.3f}", "clip": "0"}}',
     "fairseq, simple": "2026-01-01 10:00:00 | INFO | train_inner | epoch 001:    100 / 1000 loss={loss:.3f},"
-    " nll_loss=9.5, ppl=725.8, wps=9000, ups=2.1, wpb=4000, bsz=120, num_updates={step}, lr={lr:.6g}, gnorm={norm:.3f}, clip=0,"
-    " train_wall=40, wall=60",
+    " nll_loss=9.5, ppl=725.8, wps=9000, ups=2.1, wpb=4000, bsz=120, num_updates={step},"
+    " lr={lr:.6g}, gnorm={norm:.3f}, clip=0, train_wall=40, wall=60",
 }
 
 
