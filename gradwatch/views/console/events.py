@@ -54,7 +54,7 @@ def newest_event(events: Sequence[Event], screen: Screen, name_optimizers: bool 
     lines = screen.wrap(lead, newest.message, SEVERITY_STYLES[newest.severity])
     if len(lines) > most:
         mark = screen.ink.ellipsis
-        lines[most - 1].right_crop(max(0, lines[most - 1].cell_len + len(mark) - screen.width))
+        lines[most - 1].truncate(screen.width - len(mark), overflow="crop")
         lines[most - 1].append(mark, SEVERITY_STYLES[newest.severity])
     return lines[:most]
 

@@ -1,6 +1,7 @@
 """Events in a terminal: all of them, in groups, and the newest."""
 
 import pytest
+from rich.console import Group
 
 from gradwatch.record import Event
 from gradwatch.views.console.events import event_groups, event_list, grouped, newest_event
@@ -69,6 +70,19 @@ def test_of_several_optimizers_each_event_names_its_own(drawn):
 def test_the_newest_event_takes_at_most_two_lines():
     long = Event(step=1, kind="spike", severity="info", message="word " * 200)
     assert len(newest_event([event(0), long], Screen())) == 2
+
+
+@pytest.mark.parametrize("width", [40, 60, 79, 80])
+@pytest.mark.parametrize("length", [1, 2, 5, 11, 30])
+def test_a_newest_event_that_is_cut_keeps_what_there_is_room_for(drawn, width, length):
+    """Also where its last line ends just before the edge, so that nothing has to go for the mark."""
+    whole = "newest event  info spike at step 1: " + " ".join(["x" * length] * 100)
+    long = Event(step=1, kind="spike", severity="info", message=whole.split(": ", 1)[1])
+    lines = drawn(Group(*newest_event([long], Screen(width=width))))
+    assert len(lines) == 2
+    assert all(len(line) <= width for line in lines)
+    assert len(lines[1]) > width - length - 3
+    assert " ".join(whole.split()).startswith(" ".join(" ".join(lines).removesuffix("…").split()))
 
 
 @pytest.mark.parametrize("message", ["\x1b[31mred", "a\nb"])
