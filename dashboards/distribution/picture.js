@@ -41,11 +41,12 @@ export function drawDistribution(ctx, { norms, axis, threshold, width, colour, t
   ctx.setLineDash([]);
   ctx.font = FONT;
   ctx.textAlign = "right";
-  ctx.fillStyle = colours.text;
-  ctx.fillText(`clips ${share(effectOf(norms, threshold).clipped)}`, width - MARGIN, y + (y - top > 30 ? -4 : 13));
   ctx.fillStyle = colours.faint;
   if (above) ctx.fillText(`▲ ${whole(above)} above`, width - MARGIN, top + 11);
   if (below) ctx.fillText(`▼ ${whole(below)} below`, width - MARGIN, top + axis.height - 4);
   ctx.textAlign = "left";
-  ctx.fillText(`norms of ${count(norms.finite, "step")}`, MARGIN, top + axis.height + 16);
+  // Below the bars, which a label beside the threshold would cover.
+  const told = `clips ${share(effectOf(norms, threshold).clipped)} of ${count(norms.finite, "step")}`;
+  ctx.fillStyle = colours.text;
+  ctx.fillText(told, MARGIN, top + axis.height + 16, width - 2 * MARGIN);
 }

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.statistics.quantiles import Array, any_in, spike_safe
+from gradwatch.analysis.statistics.scatter import QUANTITIES, scatter
 from gradwatch.analysis.summary import LayerSummary, RunSummary
-from gradwatch.record import SEVERITIES
+from gradwatch.record import MAGNITUDE_EXPONENTS, SEVERITIES
 from gradwatch.text import count, number, optimizer_label, printable, share, shorten_all, step_range
 from gradwatch.views import png
 
 WIDTH, HEIGHT = 640, 72  # pixels of a chart
 MAX_COLUMNS = 480  # of a chart or the heat map; a column shows the largest value of its steps
 MAX_ROWS = 64  # of the heat map; a row shows the largest value of its layers
+TALL = 160  # pixels of the scatter plot
+POINTS, MIN_POINTS = 600, 3  # steps drawn there, at most and at least
 MAX_FINDINGS, MAX_EVENTS, MAX_LAYERS = 6, 6, 6
 NAME_WIDTH = 60  # characters of a layer's name
 
@@ -34,17 +37,22 @@ _BAD = (214, 0, 108)
 _SCALE = ((8, 48, 107), (107, 174, 214), (236, 236, 236), (253, 141, 60), (127, 39, 4))
 _SCALE_ENDS = 100.0  # the last colour is for 100 times a layer's median, the first for a hundredth
 _SHADES = 33
-_UNKNOWN, _NOT_FINITE = 0, _SHADES + 1  # codes of the heat map; 1 to _SHADES are the shades
+_UNKNOWN, _NOT_FINITE, _LIMIT = 0, _SHADES + 1, _SHADES + 2  # codes of a picture; 1 to _SHADES are the shades
+_STEPS = ("#0072b2", "#7a5cd0", "#b94aa8", "#d9475f", "#d0701e")  # from the first steps to the last
+_SHARES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # viridis
+_DECADES = 4  # of shares of the entries that have different colours
+_DOT = 4  # pixels between the points and the edge
 
 
 def render(summary: RunSummary) -> str:
-    """The verdict, curves of norm and loss, a heat map of layers by steps, events, and a table of layers."""
+    """The verdict, curves, a heat map of layers by steps, a scatter plot, entries by magnitude, events and layers."""
     series = summary.series
     parts = [_head(summary), _chart("total norm", series.total_norm, series.nonfinite, summary)]
     if summary.loss is not None:
         parts.append(_chart("loss", series.loss, series.loss_nonfinite, summary))
     if summary.layers:
         parts.append(_heat_map(summary))
+    parts += [_scatter(summary), _magnitudes(summary)]
     if summary.events:
         parts.append(_events(summary))
     if summary.layers:
@@ -199,12 +207,110 @@ def _codes(summary: RunSummary, index: int, median: float | None) -> NDArray[np.
     return codes
 
 
-def _palette() -> list[tuple[int, int, int]]:
-    """A transparent colour, the shades between the colours of the scale, and the colour of NaN and infinity."""
-    places = np.linspace(0, len(_SCALE) - 1, _SHADES)
-    channels = [np.interp(places, range(len(_SCALE)), [colour[c] for colour in _SCALE]) for c in range(3)]
+def _palette(scale: Sequence[tuple[int, int, int]] = _SCALE) -> list[tuple[int, int, int]]:
+    """A transparent colour, the shades between those of a scale, the colour of NaN and infinity, and that of limits."""
+    places = np.linspace(0, len(scale) - 1, _SHADES)
+    channels = [np.interp(places, range(len(scale)), [colour[c] for colour in scale]) for c in range(3)]
     shades = [(round(r), round(g), round(b)) for r, g, b in zip(*channels, strict=True)]
-    return [(255, 255, 255), *shades, _BAD]
+    return [(255, 255, 255), *shades, _BAD, (128, 128, 128)]
+
+
+# --------------------------------------------------------------------------------- the scatter plot
+
+
+def _scatter(summary: RunSummary) -> str:
+    """Total norm against loss, or against the learning rate of a run without losses; a point is a step."""
+    name, values = ("loss", summary.series.loss)
+    if summary.loss is None:
+        name, values = "learning_rate", summary.series.learning_rate
+    found = scatter(summary.series, summary.first_step, summary.last_step, POINTS)
+    x, y = (found.values[:, QUANTITIES.index(one)] for one in ("total_norm", name))
+    known = np.isfinite(x) & np.isfinite(y)
+    if np.count_nonzero(known) < MIN_POINTS or np.ptp(values[np.isfinite(values)]) == 0:
+        return ""
+    (left, x_told), (up, y_told) = (_places(one[known]) for one in (x, y))
+    steps = found.step[known]
+    shade = np.minimum((steps - steps[0]) * len(_STEPS) // max(1, steps[-1] - steps[0]), len(_STEPS) - 1)
+    look = 'stroke-width="3" stroke-linecap="round"'
+    paths = "".join(
+        f'<path d="{_dots(left[shade == i], up[shade == i])}" stroke="{colour}" {look}/>'
+        for i, colour in enumerate(_STEPS)
+    )
+    lost = int(found.left_out[:, QUANTITIES.index("total_norm"), QUANTITIES.index(name)].sum())
+    drawn = len(steps)
+    told = [
+        f"total norm to the right, {x_told}; {name} up, {y_told}",
+        "from the first steps (blue) to the last (orange)",
+        *(
+            [f"{count(drawn, 'step')} of {summary.steps}, the extremes among them"]
+            if drawn + lost < summary.steps
+            else []
+        ),
+        *([f"{count(lost, 'step')} can't be drawn: not finite or not known"] if lost else []),
+    ]
+    label = f"total norm against {name}: {'; '.join(told)}"
+    return (
+        f'<div><small>total norm against {name} <span style="opacity:.8">{"; ".join(told)}</span></small><br/>'
+        f'<svg role="img" aria-label="{label}" width="{WIDTH}" height="{TALL}" viewBox="0 0 {WIDTH} {TALL}"'
+        f' style="border-left:1px solid #8c959f;border-bottom:1px solid #8c959f">{paths}</svg></div>'
+    )
+
+
+def _places(values: Array) -> tuple[Array, str]:
+    """Where values lie on an axis, from 0 to 1, and the axis in words. It is logarithmic if all are positive."""
+    low, high = float(values.min()), float(values.max())
+    logarithmic = low > 0
+    scaled = np.log(values) if logarithmic else values
+    place: Array = (scaled - scaled.min()) / max(float(np.ptp(scaled)), 1e-300)
+    return place, f"{number(low)} to {number(high)}, {'logarithmic' if logarithmic else 'linear'}"
+
+
+def _dots(left: Array, up: Array) -> str:
+    """Points as lines without a length, whose round ends are drawn."""
+    x, y = _DOT + left * (WIDTH - 2 * _DOT), TALL - _DOT - up * (TALL - 2 * _DOT)
+    return "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x.tolist(), y.tolist(), strict=True))
+
+
+# ------------------------------------------------------------------------------ entries by magnitude
+
+
+def _magnitudes(summary: RunSummary) -> str:
+    """The entries of the most relevant layer's gradient by magnitude, a column for each sample."""
+    found = summary.magnitudes
+    if found is None:
+        return ""
+    counts = found.counts[:, 0]
+    last = len(MAGNITUDE_EXPONENTS)  # the bin of the largest magnitudes
+    scale = found.loss_scale[-1] if found.loss_scale[-1] > 0 else 1.0
+    limits = {int(np.searchsorted(MAGNITUDE_EXPONENTS, limit - math.log2(scale))) for limit in (16, -14, -24)}
+    rows: list[NDArray[np.uint8]] = []
+    for at in (last + 3, last + 2, *range(last, -1, -1), last + 1):
+        rows.append(_shares(counts, at, is_bad=at > last + 1))
+        if at <= last and (at - 1 in limits or at == 1):  # below this bin
+            rows.append(np.full(len(counts), _LIMIT, np.uint8))
+    data = base64.b64encode(png.encode(np.stack(rows), _palette(_SHARES))).decode()
+    name = _text(found.names[0])
+    at_scale = f" at the last loss scale, {number(scale)}" if scale != 1 else ""
+    told = [
+        "from the top: NaN, infinite, above 2^16, 29 bins of two powers of two down to 2^-42, down to 2^-126, below, zero",
+        f"lines: float16's largest, smallest normal and smallest number{at_scale}, and bfloat16's smallest normal",
+        f"{count(len(found.step), 'sample')}, {step_range(int(found.step[0]), int(found.step[-1]))}",
+        "pink: not finite; from 0.01 % of the entries (dark) to all (bright)",
+    ]
+    return (
+        f'<div><small>entries by magnitude of {name} <span style="opacity:.8">{"; ".join(told)}</span></small><br/>'
+        f'<img alt="entries of {name} by magnitude" src="data:image/png;base64,{data}"'
+        f' style="width:{WIDTH}px;height:{4 * len(rows)}px;image-rendering:pixelated"/></div>'
+    )
+
+
+def _shares(counts: NDArray[np.float32], at: int, *, is_bad: bool) -> NDArray[np.uint8]:
+    """The code of each sample for its share of entries in a bin."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        place = 1 + np.log10(counts[:, at] / counts.sum(axis=1)) / _DECADES
+    shades = 1 + np.rint(np.clip(np.nan_to_num(place, neginf=0.0), 0, 1) * (_SHADES - 1))
+    codes: NDArray[np.uint8] = np.where(counts[:, at] > 0, _NOT_FINITE if is_bad else shades, _UNKNOWN).astype(np.uint8)
+    return codes
 
 
 # ------------------------------------------------------------------------------- events and layers

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gradwatch import Run
 from gradwatch.analysis.diagnosis import Finding
-from gradwatch.record import Event, ParameterInfo
+from gradwatch.record import MAGNITUDE_BINS, Event, MagnitudeStats, ParameterInfo
 from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -194,3 +194,62 @@ def test_findings_are_shown_with_the_cause_of_the_headline(tmp_path):
     assert "<b>confirm:</b> how" in page
     assert re.findall(r">([a-z-]+)</b> what &lt;([a-z-]+)&gt;", page) == [("clip-starves",) * 2, ("spike",) * 2]
     assert "cause" not in shown_summary(replace(summary, findings=()))
+
+
+def dots(page):
+    """Of the scatter plot, the places of its points by colour."""
+    return {
+        colour: re.findall(r"M([\d.]+) ([\d.]+)h0", path)
+        for path, colour in re.findall(r'<path d="([^"]*)" stroke="(#\w+)"', page)
+    }
+
+
+def test_each_step_is_a_point_of_norm_against_loss(tmp_path):
+    losses = [2.0 + step for step in range(100)]
+    norms = replaced(steady(100), {50: float("nan"), 60: float("inf")})
+    page = shown(Run(write_run(tmp_path, stream(norms, losses=losses))))
+    found = dots(page)
+    assert [len(points) for points in found.values()] == [20, 20, 19, 19, 20]
+    assert "2 steps can't be drawn: not finite or not known" in page
+    heights = [float(y) for points in found.values() for _, y in points]
+    assert heights == sorted(heights, reverse=True)  # the loss rises
+    assert (heights[0], heights[-1]) == (156.0, 4.0)
+
+
+def test_of_many_steps_a_sample_is_drawn_with_the_extremes(tmp_path):
+    norms = replaced(steady(3000), {1234: 1e6})
+    page = shown(Run(write_run(tmp_path, stream(norms, losses=[2.0 + (s % 7) for s in range(3000)]))))
+    points = [point for own in dots(page).values() for point in own]
+    assert 300 < len(points) <= 600
+    assert max(float(x) for x, _ in points) == 636.0
+    assert f"{len(points)} steps of 3000, the extremes among them" in page
+
+
+@pytest.mark.parametrize("loss", [1.0, float("nan")])
+def test_a_loss_that_never_changes_or_is_not_known_is_no_cloud(tmp_path, loss):
+    assert dots(shown(Run(write_run(tmp_path, stream(steady(50), losses=[loss] * 50))))) == {}
+
+
+def test_entries_of_the_most_relevant_layer_are_drawn_by_magnitude(tmp_path):
+    counts = np.zeros((2, len(MAGNITUDE_BINS)))
+    counts[:, MAGNITUDE_BINS.index("2^-4")] = 100
+    bad = counts.copy()
+    bad[:, MAGNITUDE_BINS.index("nan")] = 1
+    records = [
+        replace(one, magnitudes=MagnitudeStats.of(bad if one.step == 80 else counts) if one.step % 20 == 0 else None)
+        for one in stream(steady(100))
+    ]
+    run = Run(write_run(tmp_path, records))
+    page = shown(run)
+    assert f"entries by magnitude of {run.summary().magnitudes.names[0]}" in page
+    assert "5 samples, steps 0 to 80" in page
+    data = base64.b64decode(page.split("data:image/png;base64,")[-1].partition('"')[0])
+    picture = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert picture.shape[:2] == (35 + 4, 5)  # a row for each bin, and a line for each limit
+    assert [tuple(one) == (214, 0, 108) for one in picture[0]] == [False] * 4 + [True]
+    lines = [at for at, row in enumerate(picture) if (row == 128).all()]
+    below = {16: 0, -14: 15, -24: 20}  # bins of two powers of two between 2^16 and the limit
+    assert lines[:3] == [3 + bins + at for at, bins in enumerate(below.values())]
+    row = 3 + 1 + 9  # 2^-4 to 2^-2, the tenth bin below the line at 2^16
+    assert [tuple(one) for one in picture[row]] == [(253, 231, 37)] * 5
+    assert "entries by magnitude" not in shown(Run(write_run(tmp_path / "without", stream(steady(50)))))
