@@ -328,13 +328,22 @@ def newest(folder: Path = Path("runs")) -> Path:
     Raises:
         RunNotFound: there is no run under it.
     """
+    return newest_first(folder)[0]
+
+
+def newest_first(folder: Path = Path("runs")) -> list[Path]:
+    """The folders of the runs under ``folder``, at least one, the most recently written first.
+
+    Raises:
+        RunNotFound: there is no run under it.
+    """
     stores = list(folder.rglob(FILE_NAME)) if folder.is_dir() else []
     if not stores:
         raise RunNotFound(
             f"There is no run under {str(folder)!r}. Give the folder of a recorded run, or record one:"
             " `gradwatch demo`, or `gradwatch.attach(model, optimizer, 'runs/first')`."
         )
-    return max(stores, key=_last_written).parent
+    return [store.parent for store in sorted(stores, key=_last_written, reverse=True)]
 
 
 def _last_written(store: Path) -> float:

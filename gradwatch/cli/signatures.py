@@ -559,13 +559,13 @@ def tune(
 @app.command(context_settings=SCRIPT_SETTINGS, cls=Command, rich_help_panel=JUDGE)
 def replay(
     arguments: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="RUN [SCRIPT [ARGS]...]",
             help="Folder of a run or of a capture, or a bundle; then the training script and its arguments. Without a"
-            " script, print the last result.",
+            " script, print the last result. Default: the newest run with captures.",
         ),
-    ],
+    ] = None,
     step: Annotated[int | None, typer.Option(min=0, help="Step of the capture. Default: the first.")] = None,
     optimizer: Annotated[str | None, typer.Option("--optimizer", help="Optimizer of the capture.")] = None,
     module: AsModule = False,
@@ -581,7 +581,7 @@ def replay(
     those after SCRIPT are passed to the script.
     """
     options = commands.replay.Options(step=step, optimizer=optimizer, module=module, json=json, bundle=bundle)
-    commands.replay.replay(arguments, options)
+    commands.replay.replay(arguments or (), options)
 
 
 @app.command(cls=Command, rich_help_panel=RECORD)

@@ -4,6 +4,8 @@ import contextlib
 import copy
 import dataclasses
 import gc
+import os
+import shutil
 import weakref
 
 import pytest
@@ -902,3 +904,93 @@ def test_forwards_are_kept_in_the_order_of_their_calls(tmp_path):
     (info,) = list_captures(tmp_path / "run")
     (group,) = read(info.folder).groups
     assert [forward.args[0][0, 0].nan_to_num(3.0).item() for forward in group.forwards] == [1.0, 2.0, 3.0, 4.0]
+
+
+def trained_with_in_place_loss(model, optimizer, steps, bad=None, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        optimizer.zero_grad()
+        x = torch.randn(4, 6, generator=generator)
+        if step == bad:
+            x[2, 1] = float("nan")
+        loss = model(x).square().mean()
+        loss *= 3
+        loss += 1
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_trains_on_and_keeps_nothing(tmp_path):
+    """Its loss is changed in place, which capturing follows; the step in the making began in the parent."""
+
+    def begun(folder=None):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        watch = None if folder is None else gradwatch.attach(model, optimizer, folder, capture=True)
+        trained_with_in_place_loss(model, optimizer, 3)
+        optimizer.zero_grad()
+        loss = model(torch.ones(4, 6)).square().mean()
+        loss *= 2
+        return model, optimizer, loss, watch
+
+    def ended(model, optimizer, loss):
+        loss *= 5
+        loss.backward()
+        optimizer.step()
+        trained_with_in_place_loss(model, optimizer, 4)
+        found = [one.detach().clone() for one in model.parameters()]
+        trained_with_in_place_loss(model, optimizer, 4, bad=2)
+        return found
+
+    bare = ended(*begun()[:3])
+    model, optimizer, loss, watch = begun(tmp_path / "run")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if all(map(torch.equal, bare, ended(model, optimizer, loss))) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert list_captures(tmp_path / "run") == []
+    assert all(map(torch.equal, bare, ended(model, optimizer, loss)))
+    watch.close()
+    (info,) = list_captures(tmp_path / "run")
+    assert gradwatch.replay(info.folder, begun()[0]).recurs == "bitwise"
+
+
+def test_a_folder_of_captures_that_goes_while_the_training_runs_is_made_again(tmp_path, caplog):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    good = copy.deepcopy(model.state_dict())
+    captures = tmp_path / "run" / "captures"
+    with gradwatch.attach(model, optimizer, tmp_path / "run", capture=True):
+        for happens in ("nothing", "deleted", "a file in its place"):
+            if happens != "nothing":
+                shutil.rmtree(captures)
+            if happens == "a file in its place":
+                captures.write_text("")
+            model.load_state_dict(good)
+            trained_with_in_place_loss(model, optimizer, 4, bad=2)
+            kept = [info.step for info in list_captures(tmp_path / "run")]
+            assert kept == {"nothing": [2], "deleted": [6], "a file in its place": []}[happens]
+    said = [record.getMessage() for record in caplog.records]
+    assert [one.count("not-captured") for one in said if "captur" in one] == [0, 0, 1]
+    assert len(gradwatch.Run(tmp_path / "run").steps()) == 12
+
+
+def test_what_is_over_the_budget_of_a_run_costs_one_line_and_the_rest_stays(tmp_path, caplog):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    good = copy.deepcopy(model.state_dict())
+    options = CaptureOptions(max_bytes=45_000, min_free_bytes=0)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", capture=options):
+        for _ in range(3):
+            model.load_state_dict(good)
+            trained_with_in_place_loss(model, optimizer, 4, bad=2)
+    infos = list_captures(tmp_path / "run")
+    assert [info.step for info in infos] == [2, 6]
+    assert sum(info.bytes for info in infos) <= 45_000
+    assert sum("not-captured" in record.getMessage() for record in caplog.records) == 1

@@ -350,17 +350,12 @@ def read_replays(run: Path) -> tuple[Replay, ...]:
 
     Results beyond `LARGEST_FILES` bytes are left out, and the last one that was read says so.
     """
-    folder = (run.parent if run.is_file() else run) / CAPTURES
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        return ()
     found, left, left_out = [], LARGEST_FILES, 0
-    for entry in entries:
-        size = _size_of(entry / FILE_NAME)
+    for file in result_files(run.parent if run.is_file() else run):
+        size = _size_of(file)
         if size > left:
             left_out += 1
-        elif size and (one := read_replay(entry)) is not None:
+        elif size and (one := read_replay(file.parent)) is not None:
             found.append(one)
             left -= size
     found.sort(key=lambda one: one.step)
@@ -368,6 +363,14 @@ def read_replays(run: Path) -> tuple[Replay, ...]:
         told = f"{left_out} more results of replays were not read: they are too large"
         found[-1] = replace(found[-1], notes=(*found[-1].notes, told))
     return tuple(found)
+
+
+def result_files(run: Path) -> list[Path]:
+    """Where the results of replays of a run are, or would be."""
+    try:
+        return sorted(entry / FILE_NAME for entry in (run / CAPTURES).iterdir())
+    except OSError:
+        return []
 
 
 def _size_of(path: Path) -> int:

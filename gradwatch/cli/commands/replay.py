@@ -8,13 +8,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gradwatch.analysis.history import newest
+from gradwatch.analysis.history import newest_first
 from gradwatch.analysis.replays.result import Replay, read_replay, write_replay
-from gradwatch.capture import Capture, CaptureInfo, survey
+from gradwatch.capture import Capture, CaptureInfo, capture_folders, survey
 from gradwatch.capture.listing import FOLDER
 from gradwatch.cli.output import print_json, print_view, screen
 from gradwatch.cli.printing import print_lines
-from gradwatch.errors import BadArgument, CannotReplay, GradwatchError
+from gradwatch.errors import BadArgument, CannotReplay, GradwatchError, RunNotFound
 from gradwatch.replaying.bundle import unpack, write_bundle
 from gradwatch.script.launch import prepare
 from gradwatch.views.console.replay import replay_view
@@ -35,9 +35,9 @@ class Options:
 
 def replay(arguments: Sequence[str], options: Options) -> None:
     """Replay a captured step of a run, or print what its last replay found where no script is given."""
-    run, *rest = arguments
+    run, rest = run_and_rest(arguments)
     script, options = split(rest, options)
-    with _folders(Path(run) if run else newest(), options) as folders:
+    with _folders(_newest() if run is None else run, options) as folders:
         folder = folders[0]
         found = _stored(folder) if not script else _replayed(folder, script, options)
         if options.bundle is not None:
@@ -46,6 +46,27 @@ def replay(arguments: Sequence[str], options: Options) -> None:
             print_json(found.as_dict())
         else:
             print_view(replay_view(found, screen(), 1, len(folders)))
+
+
+def _newest() -> Path:
+    """The newest run that has captures; of runs without any, the newest.
+
+    Raises:
+        RunNotFound: there is no run.
+    """
+    runs = newest_first()
+    return next((run for run in runs if capture_folders(run)), runs[0])
+
+
+def run_and_rest(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The run, None if none is given, and what follows it. A Python file is no run, so that it is the script.
+
+    >>> run_and_rest(["a.zip", "train.py"])[1], run_and_rest([])
+    (['train.py'], (None, []))
+    """
+    if not arguments or (arguments[0].endswith(".py") and Path(arguments[0]).is_file()):
+        return None, list(arguments)
+    return Path(arguments[0]), list(arguments[1:])
 
 
 def split(arguments: Sequence[str], options: Options) -> tuple[list[str], Options]:
@@ -90,6 +111,8 @@ def _folders(run: Path, options: Options) -> Iterator[list[Path]]:
         with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
             yield [unpack(run, Path(folder))]
         return
+    if not run.exists():
+        raise RunNotFound(f"There is no run, capture or bundle at {str(run)!r}.")
     run = run.absolute()
     if (run / "capture.json").is_file():
         yield [run]

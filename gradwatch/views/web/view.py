@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.differences import difference, differing_settings
 from gradwatch.analysis.long_runs import ACCURACY, LongLayers, long_layers
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
-from gradwatch.analysis.replays.result import Replay, of_event
+from gradwatch.analysis.replays.result import Replay, of_event, result_files
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.distribution import distribution
 from gradwatch.analysis.statistics.layers import most_relevant
@@ -363,9 +363,9 @@ def _with_replay(event: Event, found: tuple[Replay, ...]) -> dict[str, Any]:
 
 
 def written(path: Path) -> tuple[tuple[int, int], ...]:
-    """Modification time (ns) and size of the store and of its log. They change with every commit."""
+    """Modification time (ns) and size of the store, its log and results of replays. They change with every write."""
     store = path / FILE_NAME if path.is_dir() else path
-    files = (store, Path(f"{store}-wal"))
+    files = (store, Path(f"{store}-wal"), *result_files(store.parent))
     return tuple((stat.st_mtime_ns, stat.st_size) for stat in (file.stat() for file in files if file.exists()))
 
 

@@ -1,6 +1,7 @@
 """`gradwatch replay`: options, script, what is printed and kept, bundles."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,11 +102,13 @@ def test_json_and_a_bundle(work):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["runs/none"], "holds no captures"),
+        (["runs/none"], "There is no run, capture or bundle at 'runs/none'"),
+        (["runs"], "holds no captures"),
         (["runs/a", "--step", "4", "train.py"], "it has those of steps 3, 20"),
         (["runs/a", "nothing.py"], "There is no script at 'nothing.py'"),
         (["runs/a", "train.py", "0"], "never called a model"),
-        (["train.py"], "holds no captures"),
+        (["train.py"], "There is no run under 'runs'"),
+        ([], "There is no run under 'runs'"),
         (["runs/a", "--step"], "--step needs a value"),
         (["runs/a", "--what"], "has no option '--what'"),
     ],
@@ -115,6 +118,20 @@ def test_errors_are_one_line(work, arguments, said):
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_run_the_newest_is_replayed(work):
+    later = work / "runs" / "without captures"
+    later.mkdir()
+    for folder in (work / "runs" / "a", later):
+        (folder / "gradwatch.db").touch()
+    try:
+        done = gradwatch(work, "--step", "20", "train.py", "5")
+        assert "STEP 20" in done.stdout, done.stderr
+        assert gradwatch(work, "--step", "20").stdout == done.stdout.removeprefix("training\n")
+    finally:
+        (work / "runs" / "a" / "gradwatch.db").unlink()
+        shutil.rmtree(later)
 
 
 def test_a_script_that_changes_its_folder_and_a_damaged_capture_beside(work):

@@ -10,6 +10,7 @@ import pytest
 
 from gradwatch import Run
 from gradwatch.analysis.differences import differences
+from gradwatch.analysis.replays.result import Replay, write_replay
 from gradwatch.analysis.summary import summarize
 from gradwatch.errors import BadArgument, EmptyRun
 from gradwatch.record import MAGNITUDE_BINS, Event, MagnitudeStats
@@ -77,6 +78,19 @@ def test_a_view_is_as_of_its_last_refresh(tmp_path):
     assert view.tile("norm", 0, 1000, 1000)[1]["values"].shape == (400, 2)
     assert view.overview()["events"][0]["step"] == 399
     writer.end_attempt("closed")
+
+
+def test_a_replay_made_while_the_run_is_shown_is_seen(tmp_path):
+    write_run(tmp_path, stream(replaced(steady(50), {40: 1e6})))
+    view = RunView(tmp_path)
+    assert "replay" not in view.overview()["events"][0]
+    capture = tmp_path / "captures" / "step-000040"
+    capture.mkdir(parents=True)
+    for recurs, told in (("no", "no:"), ("bitwise", "yes, bit for bit")):
+        write_replay(Replay(run="a", step=40, optimizer="0", why="spike", recurs=recurs), capture)
+        view.refresh()
+        answers = dict(view.overview()["events"][0]["replay"]["answers"])
+        assert answers["happens again"].startswith(told)
 
 
 def test_a_run_that_nobody_wrote_to_is_not_read_again(tmp_path, monkeypatch):
