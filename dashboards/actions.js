@@ -8,7 +8,7 @@ import { focused, toggled, withOptimizer } from "./state/state.js";
 
 const REACH = 8; // px from an event's mark
 
-/** @typedef {"stat" | "order" | "depth" | "filter" | "layer" | "inspected" | "against" | "trial" | "pin" | "wholeAxis"} LookOfCharts */
+/** @typedef {"stat" | "order" | "depth" | "filter" | "layer" | "inspected" | "against" | "trial" | "pin" | "wholeAxis" | "tables"} LookOfCharts */
 /** @typedef {"plot" | "tint" | "brush"} LookOfPlot */
 /** @typedef {"find" | "kind" | "table" | "sort"} LookOfRuns */
 /** @typedef {Partial<Pick<State, LookOfCharts | LookOfPlot | LookOfRuns>>} Look */

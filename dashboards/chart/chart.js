@@ -4,9 +4,11 @@
 import { keepPainter } from "../draw/canvas.js";
 import { ink } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
+import { TableView } from "../draw/tableview.js";
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { axisOf } from "./axis.js";
 import { listen, takeSelection } from "./gestures.js";
+import { listing } from "./listing.js";
 import { drawMarks } from "./marks.js";
 import { optionsOf } from "./options.js";
 import { describe, stepsAt, valuesAt } from "./readout.js";
@@ -27,6 +29,7 @@ const LEAST_WIDTH = 160; // px
  * @property {RunEvent[]} events
  * @property {RunEvent | null} chosen
  * @property {number[]} selected steps, ascending
+ * @property {boolean} tables whether a table stands below
  * @property {Theme} theme
  */
 
@@ -41,6 +44,7 @@ export class Chart {
   /** @type {uPlot | null} */ #plot = null;
   /** @type {{ title: string, height: number, share: boolean }} */ #look;
   /** @type {{ step: number, colour: string }[]} */ #above = [];
+  #table = new TableView();
   /** Is called after each drawing. @type {() => void} */ whenDrawn = () => {};
 
   /**
@@ -59,6 +63,7 @@ export class Chart {
       { class: "track", "aria-label": title },
       h("div", { class: "gutter" }, this.heading, this.readout),
       this.box,
+      this.#table.element,
     );
   }
 
@@ -73,11 +78,19 @@ export class Chart {
     this.element.hidden = !shown.lines.length;
     this.heading.textContent = shown.title;
     if (!shown.lines.length) return;
+    this.#list(shown, last);
     const same = last && BUILT.every((key) => last[key] === shown[key]);
     if (!same || !this.#plot) return this.#rebuild(shown);
     if (last.range[0] !== shown.range[0] || last.range[1] !== shown.range[1])
       return this.#plot.setScale("x", { min: shown.range[0], max: shown.range[1] });
     if (MARKED.some((key) => last[key] !== shown[key])) this.#plot.redraw(false);
+  }
+
+  /** @param {Shown} shown @param {Shown | null} last */
+  #list({ tables, title, lines, range }, last) {
+    if (!tables) return this.#table.hide();
+    if (last?.tables && last.lines === lines && last.range === range && last.title === title) return;
+    this.#table.show({ caption: title, ...listing(lines, range, this.#look.share) });
   }
 
   /** Its y axis; null if nothing is drawn. */

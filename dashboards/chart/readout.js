@@ -20,13 +20,24 @@ export function valuesAt(lines, step, isShare) {
 function valueAt(line, step, isShare) {
   const i = columnAt(line, step);
   if (i < 0) return outside(line, step);
-  const text = isShare ? shareSpan : span;
-  const [low, high] = [line.low?.[i] ?? line.high[i], line.high[i]];
-  const bad = line.bad?.[i] ?? 0;
+  const high = line.high[i];
+  return told(
+    { low: line.low?.[i] ?? high, high, bad: line.bad?.[i] ?? 0, infinite: line.infinite?.[i] ?? 0 },
+    isShare,
+  );
+}
+
+/**
+ * A value, or a span of values, and at how many steps it was not finite.
+ *
+ * @param {{ low: number, high: number, bad: number, infinite: number }} found `high` is NaN if there is none
+ * @param {boolean} isShare
+ */
+export function told({ low, high, bad, infinite }, isShare) {
   if (Number.isNaN(high)) return bad ? "not finite" : "–";
-  const infinite = line.infinite?.[i] ? ` (infinite at ${whole(line.infinite[i])})` : "";
-  const note = bad ? `, not finite at ${count(bad, "step")}${infinite}` : "";
-  return `${text(low, high)}${note}`;
+  const infinitely = infinite ? ` (infinite at ${whole(infinite)})` : "";
+  const note = bad ? `, not finite at ${count(bad, "step")}${infinitely}` : "";
+  return `${(isShare ? shareSpan : span)(low, high)}${note}`;
 }
 
 /** @param {number} low @param {number} high */

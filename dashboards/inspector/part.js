@@ -62,7 +62,7 @@ export class InspectorPart {
   show(shown) {
     this.#shown = shown;
     const { state, layers, rows, range, events, chosen, selected, theme } = shown;
-    const marks = { range, bad: NONE, events, chosen, selected, theme };
+    const marks = { range, bad: NONE, events, chosen, selected, tables: state.tables, theme };
     const all = layers ? this.#chosen(state.inspected, layers) : [];
     this.element.hidden = !all.length;
     if (!all.length) return;

@@ -21,6 +21,7 @@ import { CHARTS } from "./described.js";
  * @property {Record<string, Range>} values the ends of y axes, by chart
  * @property {Distribution | null} distribution of the norms of the run in the focus
  * @property {Advice | null} advice
+ * @property {boolean} tables
  * @property {Theme} theme
  */
 
@@ -46,10 +47,10 @@ export class Charts {
   }
 
   /** @param {Shown} shown */
-  show({ runs, theme, trial, wholeAxis, values, range, events, chosen, selected, distribution, advice }) {
+  show({ runs, theme, trial, wholeAxis, values, range, events, chosen, selected, tables, distribution, advice }) {
     const focused = runs.find((run) => run.focused);
     if (!focused) return;
-    const shared = { range, events, chosen, selected, theme };
+    const shared = { range, events, chosen, selected, tables, theme };
     for (const { title, chart, lines, log, robust, bad } of this.#charts) {
       const given = lines(runs, theme, title === "total norm" ? trial : null);
       const axis = { log: log(given), robust: robust && !wholeAxis, values: values[title] ?? null };

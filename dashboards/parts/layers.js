@@ -5,6 +5,7 @@ import { Chart } from "../chart/chart.js";
 import { h } from "../draw/dom.js";
 import { share } from "../draw/text.js";
 import { HeatMap } from "../heat/heatmap.js";
+import { HeatTable } from "../heat/listing.js";
 import { offered, sourceOf, statistic } from "../heat/statistics.js";
 import { valuesOf } from "../heat/values.js";
 import { DepthProfile } from "../profile/profile.js";
@@ -42,6 +43,7 @@ export class LayersPart {
   #accuracy = h("span", { class: "faint" });
   /** @type {PartingNote} */ #parting;
   /** @type {HeatMap} */ #heat;
+  /** @type {HeatTable} */ #table;
   /** @type {DepthProfile} */ #profile;
   /** The chosen row as a line; stays in view at the foot of the page. @type {Chart} */ chart;
   /** @type {Row[]} */ #rows = [];
@@ -53,6 +55,7 @@ export class LayersPart {
     const choosing = { ...on, chooseRow: (/** @type {Row} */ row) => on.look({ layer: row.name }) };
     this.#profile = new DepthProfile(choosing);
     this.#heat = new HeatMap(choosing, this.#profile.element);
+    this.#table = new HeatTable((pin) => on.look({ pin }));
     this.chart = new Chart({ title: CHOSEN, height: 130 }, on);
     this.chart.element.classList.add("foot");
     const label = "Layers by steps";
@@ -63,6 +66,7 @@ export class LayersPart {
       this.#controls.element,
       this.#parting.element,
       this.#heat.element,
+      this.#table.element,
     );
   }
 
@@ -90,7 +94,9 @@ export class LayersPart {
     const values = this.#values(tile, stat, subjects.layers);
     const { pin } = state;
     const shared = { stat, tile, whole, values, rows: this.#rows, chosenRow: row, range, lastStep, pin, theme };
-    this.#heat.show({ ...shared, events, chosen, parting, selected: selectedHere });
+    const picture = { ...shared, events, chosen, parting, selected: selectedHere };
+    this.#heat.show(picture);
+    this.#table.show(picture, state.tables);
     const usual = this.#wholeValues(whole, stat, subjects.layers);
     const inDepth = state.order === "model" && !look.ranks;
     const { frame } = this.#heat;
@@ -98,7 +104,8 @@ export class LayersPart {
     const lines = this.#lines(row, tile, stat, subjects.layers, colour, theme);
     const title = row?.name ?? CHOSEN;
     const cut = { log: !look.share, robust: !state.wholeAxis, values: state.values[CHOSEN] ?? null };
-    this.chart.show({ title, lines, ...cut, range, bad: this.#bad(lines), events, chosen, selected, theme });
+    const marks = { bad: this.#bad(lines), events, chosen, selected };
+    this.chart.show({ title, lines, ...cut, range, ...marks, tables: state.tables, theme });
   }
 
   #subjects = memo(rowSubjects);

@@ -10,11 +10,12 @@ export class Toolbar {
   #span = h("span", { class: "span" });
   #wholeAxis = h("input", { type: "checkbox" });
   /** @type {HTMLSelectElement} */ #saver;
+  #tables = h("button", { type: "button", title: "a table below each chart and the layers" }, "tables");
   #scatter = h("button", { type: "button", title: "norm against loss, learning rate or update ratio" }, "scatter");
 
   /**
    * @param {StepActions & {
-   *   look(change: { wholeAxis: boolean } | { plot: string, brush: null }): void,
+   *   look(change: { wholeAxis: boolean } | { tables: boolean } | { plot: string, brush: null }): void,
    *   link(): string,
    *   save(kind: string): void,
    * }} on
@@ -26,6 +27,7 @@ export class Toolbar {
     this.#wholeAxis.onchange = () => on.look({ wholeAxis: this.#wholeAxis.checked });
     const plot = () => on.look({ plot: this.#scatter.ariaPressed === "true" ? "" : FIRST, brush: null });
     this.#scatter.onclick = plot;
+    this.#tables.onclick = () => on.look({ tables: this.#tables.ariaPressed !== "true" });
     this.#saver = saver(on.save);
     const cut = "An axis ends at 100 times the median; ▲ marks what rises above it.";
     this.element = h(
@@ -39,6 +41,7 @@ export class Toolbar {
       this.#span,
       h("label", { title: cut }, this.#wholeAxis, " whole y axis"),
       this.#scatter,
+      this.#tables,
       this.#copy(on.link),
       this.#saver,
       h(
@@ -61,10 +64,11 @@ export class Toolbar {
     return button;
   }
 
-  /** @param {{ range: Range, series: Series, wholeAxis: boolean, plot: string }} shown */
-  show({ range, series, wholeAxis, plot }) {
+  /** @param {{ range: Range, series: Series, wholeAxis: boolean, plot: string, tables: boolean }} shown */
+  show({ range, series, wholeAxis, plot, tables }) {
     this.#wholeAxis.checked = wholeAxis;
     this.#scatter.ariaPressed = String(plot !== "");
+    this.#tables.ariaPressed = String(tables);
     for (const option of this.#saver.options) option.disabled = option.value === "points" && plot === "";
     const joined = series.first.length > 2 ? series.last[1] - series.first[1] + 1 : 1;
     const columns = joined > 1 ? `; a column is ${whole(joined)} steps, drawn from the lowest to the highest` : "";

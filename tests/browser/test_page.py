@@ -1371,3 +1371,57 @@ def test_entries_are_printed(look, with_entries, tmp_path):
     box = canvas.bounding_box()
     assert box["x"] + box["width"] <= 700
     assert ABSENT in entries_colours(seen, LEFT + 20, 60, 40)  # light, whatever the screen is
+
+
+# --------------------------------------------------------------------------------------------- tables
+
+
+def test_what_is_drawn_can_be_read_as_tables(page):
+    seen = page("long")
+    button = seen.frame.get_by_role("button", name="tables", exact=True)
+    assert seen.frame.locator(".table-view:visible").count() == 0
+    button.focus()
+    seen.page.keyboard.press("Enter")
+    expect(button).to_be_focused()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    norms = seen.frame.get_by_label("total norm", exact=True).get_by_role("region")
+    expect(norms).to_be_visible()
+    beside = seen.frame.locator("canvas.distribution").bounding_box()
+    assert beside["y"] < norms.bounding_box()["y"]
+    rows = norms.locator("tbody tr").all_inner_texts()
+    assert rows[0].split("\t") == ["steps 0 to 3", "1.22"]
+    assert [row.split("\t")[1] for row in rows if row.startswith("steps 400")] == ["1e9"]
+    assert len(rows) == 200
+    losses = seen.frame.get_by_label("loss", exact=True).get_by_role("region").locator("tbody").inner_text()
+    assert "not finite" in losses
+    layers = seen.frame.get_by_label("Layers by steps").get_by_role("region")
+    expect(layers.locator("caption")).to_contain_text("gradient norm, step 799")
+    assert layers.locator("tbody tr").first.locator("th, td").all_inner_texts() == ["block.0.weight", "1"]
+    layers.focus()
+    seen.page.keyboard.press("ArrowLeft")
+    expect(layers.locator("caption")).to_contain_text("gradient norm, step 798")
+    expect(layers).to_be_focused()
+    seen.page.reload()
+    seen.shown_run()
+    expect(seen.frame.locator(".table-view:visible").first).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_tables_pass_axe_and_fit_a_narrow_window(page, theme):
+    seen = page("long", "&tables=shown", color_scheme=theme, width=390, height=900)
+    expect(seen.frame.locator(".table-view:visible").first).to_be_visible()
+    assert seen.page.evaluate("() => document.documentElement.scrollWidth") == 390
+    assert seen.serious_findings(AXE) == []
+
+
+def test_tables_are_printed_whole(look, runs, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(render(RunView(runs / "long")))
+    seen = look(offline=True)
+    seen.page.goto(f"file://{file}#tables=shown")
+    seen.frame = seen.page
+    norms = seen.frame.get_by_label("total norm", exact=True).get_by_role("region")
+    expect(norms).to_be_visible()
+    seen.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    heights = norms.evaluate("view => [view.clientHeight, view.scrollHeight]")
+    assert heights[0] == heights[1]
