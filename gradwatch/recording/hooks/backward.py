@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -34,7 +34,7 @@ class _Depth(threading.local):
 _depth = _Depth()
 
 
-def _put_in() -> list[Callable[[], None]]:
+def _put_in() -> Iterator[Callable[[], None]]:
     original = torch.autograd.backward
 
     @functools.wraps(original)
@@ -55,8 +55,8 @@ def _put_in() -> list[Callable[[], None]]:
     def restore() -> None:
         torch.autograd.backward = original
 
+    yield restore
     torch.autograd.backward = backward
-    return [restore]
 
 
 _listeners: HookRegistry[BackwardListener] = HookRegistry(_put_in)

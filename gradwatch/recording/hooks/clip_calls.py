@@ -84,10 +84,14 @@ def listen_to_clip_calls(listener: ClipListener) -> Callable[[], None]:
     return stop
 
 
-def _put_in() -> list[Callable[[], None]]:
+def _put_in() -> Iterator[Callable[[], None]]:
     by_norm = _cell_of_the_working_function(clip_grad.clip_grad_norm_)
     by_value = _cell_of_the_working_function(clip_grad.clip_grad_value_)
-    return [_tap(by_norm, _norm_call), _tap(by_value, _value_call), _tap_ours(), _tap_policies(), *_tap_pair()]
+    yield from _tap(by_norm, _norm_call)
+    yield from _tap(by_value, _value_call)
+    yield from _tap_ours()
+    yield from _tap_policies()
+    yield from _tap_pair()
 
 
 _listeners: HookRegistry[ClipListener] = HookRegistry(_put_in)
@@ -136,12 +140,12 @@ def _told(call: ClipCall, clip: Callable[[], Any], total_norm: Tensor | None = N
     return result
 
 
-def _tap_pair() -> list[Callable[[], None]]:
+def _tap_pair() -> Iterator[Callable[[], None]]:
     """`get_total_norm` and `clip_grads_with_norm_`, where this PyTorch has them (since 2.6)."""
     measures: Any = getattr(clip_grad, "_get_total_norm", None)
     clips: Any = getattr(clip_grad, "_clip_grads_with_norm_", None)
     if measures is None or clips is None:
-        return []
+        return
     norm_cell, clip_cell = _cell_of_the_working_function(measures), _cell_of_the_working_function(clips)
     measure, clip = norm_cell.cell_contents, clip_cell.cell_contents
 
@@ -163,12 +167,11 @@ def _tap_pair() -> list[Callable[[], None]]:
             return clip(parameters, *args, **kwargs)  # to raise what torch raises
         return _told(call, lambda: clip(parameters, *args, **kwargs), norm)
 
-    norm_cell.cell_contents, clip_cell.cell_contents = measured, clipped
-
     def restore() -> None:
         norm_cell.cell_contents, clip_cell.cell_contents = measure, clip
 
-    return [restore]
+    yield restore
+    norm_cell.cell_contents, clip_cell.cell_contents = measured, clipped
 
 
 def _call_with_norm(
@@ -179,8 +182,8 @@ def _call_with_norm(
     return call, torch.as_tensor(total_norm)
 
 
-def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None]:
-    """Put a tap between a clipping function and its callers; return what takes it out."""
+def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Iterator[Callable[[], None]]:
+    """Put a tap between a clipping function and its callers."""
     original = cell.cell_contents
 
     @functools.wraps(original)
@@ -196,15 +199,14 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Callable[[], None
             return original(parameters, *args, **kwargs)  # to raise what torch raises
         return _told(call, lambda: original(parameters, *args, **kwargs))
 
-    cell.cell_contents = tapped
-
     def restore() -> None:
         cell.cell_contents = original
 
-    return restore
+    yield restore
+    cell.cell_contents = tapped
 
 
-def _tap_ours() -> Callable[[], None]:
+def _tap_ours() -> Iterator[Callable[[], None]]:
     """`gradwatch.clip.clip_grad_norm_` takes what a listener has measured instead of reading again."""
     original = drop_in.clip_listed
 
@@ -221,8 +223,8 @@ def _tap_ours() -> Callable[[], None]:
     def restore() -> None:
         drop_in.clip_listed = original
 
+    yield restore
     drop_in.clip_listed = tapped
-    return restore
 
 
 _CLIPPING_OF_LIBRARIES: tuple[tuple[str, str | None, Callable[[Any], list[Tensor]] | None], ...] = (
@@ -240,19 +242,17 @@ def tap_libraries() -> None:
     _listeners.put_in_more(_tap_libraries)
 
 
-def _tap_libraries() -> list[Callable[[], None]]:
-    taps = []
+def _tap_libraries() -> Iterator[Callable[[], None]]:
     for module, class_name, parameters_of in _CLIPPING_OF_LIBRARIES:
         owner = sys.modules.get(module)
         if class_name is not None:
             owner = getattr(owner, class_name, None)
         clip = getattr(owner, "clip_grad_norm_", None)
         if clip is not None and not hasattr(clip, "_is_gradwatch_tap"):
-            taps.append(_tap_library(owner, parameters_of))
-    return taps
+            yield from _tap_library(owner, parameters_of)
 
 
-def _tap_library(owner: Any, parameters_of: Callable[[Any], list[Tensor]] | None) -> Callable[[], None]:
+def _tap_library(owner: Any, parameters_of: Callable[[Any], list[Tensor]] | None) -> Iterator[Callable[[], None]]:
     original = owner.clip_grad_norm_
 
     @functools.wraps(original)
@@ -270,11 +270,11 @@ def _tap_library(owner: Any, parameters_of: Callable[[Any], list[Tensor]] | None
         owner.clip_grad_norm_ = original
 
     tapped._is_gradwatch_tap = True  # type: ignore[attr-defined]
+    yield restore
     owner.clip_grad_norm_ = tapped
-    return restore
 
 
-def _tap_policies() -> Callable[[], None]:
+def _tap_policies() -> Iterator[Callable[[], None]]:
     """A policy called in a loop says itself what it did."""
     original = policies.clip_by_policy
 
@@ -291,8 +291,8 @@ def _tap_policies() -> Callable[[], None]:
     def restore() -> None:
         policies.clip_by_policy = original
 
+    yield restore
     policies.clip_by_policy = tapped
-    return restore
 
 
 def _cell_of_the_working_function(public: Callable[..., Any]) -> CellType:

@@ -7,7 +7,7 @@ that step. Its two methods are wrapped in the class while there is a listener.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -29,14 +29,15 @@ def listen_to_grad_scaler(listener: ScalerListener) -> Callable[[], None]:
     return _listeners.add(listener)
 
 
-def _put_in() -> list[Callable[[], None]]:
-    return [_wrap("unscale_", _unscale), _wrap("step", _step)]
+def _put_in() -> Iterator[Callable[[], None]]:
+    yield from _wrap("unscale_", _unscale)
+    yield from _wrap("step", _step)
 
 
-def _wrap(name: str, wrapper: Callable[..., Callable[..., Any]]) -> Callable[[], None]:
+def _wrap(name: str, wrapper: Callable[..., Callable[..., Any]]) -> Iterator[Callable[[], None]]:
     original = getattr(GradScaler, name)
+    yield lambda: setattr(GradScaler, name, original)
     setattr(GradScaler, name, wrapper(original))
-    return lambda: setattr(GradScaler, name, original)
 
 
 _listeners: HookRegistry[ScalerListener] = HookRegistry(_put_in)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 Listener = TypeVar("Listener")
@@ -21,8 +21,11 @@ class HookRegistry(Generic[Listener]):
     (None, None, None, ['in', 'out'])
     """
 
-    def __init__(self, put_in: Callable[[], Sequence[Callable[[], None]]]) -> None:
-        """``put_in`` puts the tap in and returns what takes it out."""
+    def __init__(self, put_in: Callable[[], Iterable[Callable[[], None]]]) -> None:
+        """``put_in`` gives what takes a part of the tap out, puts that part in, and goes on to the next.
+
+        In this order no part stays in where an interrupt (Ctrl-C) comes between the two.
+        """
         self._put_in = put_in
         self._take_out: list[Callable[[], None]] = []
         self._present: list[Listener] = []
@@ -50,21 +53,32 @@ class HookRegistry(Generic[Listener]):
     def add(self, listener: Listener) -> Callable[[], None]:
         """Let one more listen; return what ends it."""
         with self._lock:
-            if not self._present:
-                self._take_out.extend(self._put_in())
-            self._present.append(listener)
+            try:
+                if not self._present:
+                    self._collect(self._put_in())
+                self._present.append(listener)
+            except BaseException:
+                self._take_out_if_unheard()
+                raise
 
         def stop() -> None:
             with self._lock:
                 if listener in self._present:
                     self._present.remove(listener)
-                while not self._present and self._take_out:
-                    self._take_out.pop()()
+                self._take_out_if_unheard()
 
         return stop
 
-    def put_in_more(self, put_in: Callable[[], Sequence[Callable[[], None]]]) -> None:
+    def _collect(self, parts: Iterable[Callable[[], None]]) -> None:
+        for take_out in parts:
+            self._take_out.append(take_out)  # the part is put in as the next one is asked for
+
+    def _take_out_if_unheard(self) -> None:
+        while not self._present and self._take_out:
+            self._take_out.pop()()
+
+    def put_in_more(self, put_in: Callable[[], Iterable[Callable[[], None]]]) -> None:
         """Add to the tap while anyone listens; it is taken out with it."""
         with self._lock:
             if self._present:
-                self._take_out.extend(put_in())
+                self._collect(put_in())

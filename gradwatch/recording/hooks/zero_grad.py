@@ -7,7 +7,7 @@ was changed in another way, so the two methods are wrapped in their classes whil
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -28,8 +28,9 @@ def listen_to_zeroing(listener: ZeroListener) -> Callable[[], None]:
     return _listeners.add(listener)
 
 
-def _put_in() -> list[Callable[[], None]]:
-    return [_wrap(Optimizer, _of_optimizer), _wrap(nn.Module, _of_module)]
+def _put_in() -> Iterator[Callable[[], None]]:
+    yield from _wrap(Optimizer, _of_optimizer)
+    yield from _wrap(nn.Module, _of_module)
 
 
 def _of_optimizer(optimizer: Any) -> set[int]:
@@ -40,7 +41,7 @@ def _of_module(module: Any) -> set[int]:
     return {id(parameter) for parameter in module.parameters()}
 
 
-def _wrap(owner: Any, ids_of: Callable[[Any], set[int]]) -> Callable[[], None]:
+def _wrap(owner: Any, ids_of: Callable[[Any], set[int]]) -> Iterator[Callable[[], None]]:
     original = owner.zero_grad
 
     @functools.wraps(original)
@@ -51,12 +52,11 @@ def _wrap(owner: Any, ids_of: Callable[[Any], set[int]]) -> Callable[[], None]:
             for listener in _listeners:
                 listener.after_zeroing(ids)
 
-    owner.zero_grad = zero_grad
-
     def restore() -> None:
         owner.zero_grad = original
 
-    return restore
+    yield restore
+    owner.zero_grad = zero_grad
 
 
 _listeners: HookRegistry[ZeroListener] = HookRegistry(_put_in)
