@@ -36,6 +36,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {
     "pair": [[RUN]],
     "part": [["first", "0"], ["second", "1"]],
     "resumed_run_writes_nothing_for_long": [["60000", "3"]],
+    "resumed_short_attempt_lost": [["60000"]],
     "segv_subclass_gradient": [["masked"], ["two"], ["zero"]],
 }
 """The arguments of each time that a script runs; without an entry it runs once, without arguments."""
@@ -53,6 +54,8 @@ AFTERWARDS = {
 REMARKS = {
     "one_bit_breaks_listing": "it looks for a flipped bit that makes the reader raise, finds none and cannot print it",
     "names": "the report ends with its layers",
+    "sigterm_deadlock": "it sends the signal from within an internal call that is gone; it ends as it should",
+    "view_store_hangs_listing": "the list of runs answers",
 }
 """What a reader has to know of a script to read its lines."""
 
