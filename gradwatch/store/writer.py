@@ -59,7 +59,7 @@ class StoreWriter:
         """
         self._file = WritingConnection(folder / FILE_NAME)
         self.attempt = 0
-        self._has_begun = False  # the attempt
+        self._has_begun = False  # the attempt; perhaps in vain
         self._next_id = 1
         self._next_steps = NextSteps()
         self._kept_up_to = 0  # the last id of what the store has of them
@@ -92,6 +92,7 @@ class StoreWriter:
             refuse_if_in_use(self._file.db, self.path)
             (last,) = self._file.row("select max(attempt) from attempt")
             self.attempt = 0 if last is None else last + 1
+            self._has_begun = True
             self._next_id = next_id(self._file.db)
             if earlier.last_id != self._next_id - 1:  # another process made an attempt in the meantime
                 earlier = self._read_next_steps()
@@ -107,7 +108,6 @@ class StoreWriter:
                 self._put_optimizer(name, optimizer_class, settings)
             self._put_next_steps(earlier)
             self._count_rows()
-        self._has_begun = True
         return next_step
 
     def _read_next_steps(self) -> NextSteps:
