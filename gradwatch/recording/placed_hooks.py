@@ -22,6 +22,7 @@ from gradwatch.recording.hooks.backward import BackwardListener
 from gradwatch.recording.hooks.clip_calls import ClipListener
 from gradwatch.recording.hooks.grad_scaler import ScalerListener
 from gradwatch.recording.hooks.optimizer_steps import StepListener
+from gradwatch.recording.hooks.registry import leave_everywhere
 from gradwatch.recording.hooks.zero_grad import ZeroListener
 
 logger = logging.getLogger("gradwatch")
@@ -44,6 +45,13 @@ class PlacedHooks:
 
     def put_in(self, listener: HookListener) -> None:
         """Listen to everything that belongs to no single optimizer."""
+        try:
+            self._listen(listener)
+        except BaseException:
+            leave_everywhere(listener)
+            raise
+
+    def _listen(self, listener: HookListener) -> None:
         for listen in (listen_to_grad_scaler, listen_to_backward, listen_to_zeroing):
             self._stops.append(listen(listener))
         try:

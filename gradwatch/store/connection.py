@@ -74,8 +74,14 @@ class WritingConnection:
         Raises:
             StoreNotWritable: the disk does not take it now.
         """
-        with self.reporting(), _Transaction(self.db, self.lock):
-            yield
+        with self.reporting(), self.lock:  # in one statement, which an interrupt can't part
+            try:
+                self.db.execute("begin immediate")
+                yield
+                self.db.execute("commit")
+            finally:
+                if self.db.in_transaction:  # it failed, or the commit did
+                    self.db.execute("rollback")
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
@@ -112,32 +118,6 @@ class WritingConnection:
     def close(self) -> None:
         """Close the file as it is."""
         self.db.close()
-
-
-class _Transaction:
-    """One at a time, whichever thread asks."""
-
-    def __init__(self, db: sqlite3.Connection, lock: threading.Lock) -> None:
-        self._db, self._lock = db, lock
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            self._db.execute("begin immediate")
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._db.execute("commit")
-        finally:
-            try:
-                if self._db.in_transaction:  # it failed, or the commit did
-                    self._db.execute("rollback")
-            finally:
-                self._lock.release()
 
 
 def _existing_layout(path: Path) -> Layout | None:

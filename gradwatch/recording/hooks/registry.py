@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Listener = TypeVar("Listener")
+
+
+_registries: list[HookRegistry[Any]] = []
+
+
+def leave_everywhere(listener: object) -> None:
+    """Tell a listener nothing more, also where an interrupt kept it from being told how to leave."""
+    for registry in _registries:
+        while listener in registry:
+            registry.leave(listener)
 
 
 class HookRegistry(Generic[Listener]):
@@ -30,6 +40,7 @@ class HookRegistry(Generic[Listener]):
         self._take_out: list[Callable[[], None]] = []
         self._present: list[Listener] = []
         self._lock = threading.Lock()
+        _registries.append(self)
 
     def __iter__(self) -> Iterator[Listener]:
         """Those that listen now; one that leaves meanwhile is still told."""
@@ -61,13 +72,14 @@ class HookRegistry(Generic[Listener]):
                 self._take_out_if_unheard()
                 raise
 
-        def stop() -> None:
-            with self._lock:
-                if listener in self._present:
-                    self._present.remove(listener)
-                self._take_out_if_unheard()
+        return lambda: self.leave(listener)
 
-        return stop
+    def leave(self, listener: Listener) -> None:
+        """Tell a listener nothing more, once for each time that it was added."""
+        with self._lock:
+            if listener in self._present:
+                self._present.remove(listener)
+            self._take_out_if_unheard()
 
     def _collect(self, parts: Iterable[Callable[[], None]]) -> None:
         for take_out in parts:
