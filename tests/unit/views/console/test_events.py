@@ -82,7 +82,7 @@ def test_a_newest_event_that_is_cut_keeps_what_there_is_room_for(drawn, width, l
     assert len(lines) == 2
     assert all(len(line) <= width for line in lines)
     assert len(lines[1]) > width - length - 3
-    assert " ".join(whole.split()).startswith(" ".join(" ".join(lines).removesuffix("…").split()))
+    assert "".join(whole.split()).startswith("".join("".join(lines).removesuffix("…").split()))
 
 
 @pytest.mark.parametrize("message", ["\x1b[31mred", "a\nb"])
