@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import weakref
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -577,13 +578,18 @@ def test_lbfgs_is_kept_at_the_evaluation_that_is_not_finite_and_once(tmp_path):
     assert all(equal(again[name], gradient) for name, gradient in capture.gradients.items())
 
 
-def compiled(inner):
+def compiled(attached):
     def training(t):
         torch._dynamo.reset()
         model = Net()
-        fast = torch.compile(model, backend="aot_eager", fullgraph=True)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        t.attach(model if inner else fast, optimizer)
+        if attached == "before it is compiled":
+            t.attach(model, optimizer)
+            model.eval()(torch.zeros(2, 6))  # called as it is before
+            model.train()
+        fast = torch.compile(model, backend="aot_eager", fullgraph=True)
+        if attached != "before it is compiled":
+            t.attach(model if attached == "the model" else fast, optimizer)
         t.model = model
         for step, x in enumerate(batches()):
             optimizer.zero_grad()
@@ -594,10 +600,10 @@ def compiled(inner):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inner", [True, False], ids=["the model attached", "the compiled one attached"])
-def test_a_compiled_model_trains_as_it_does_and_is_kept(inner, tmp_path):
-    bare = trained(compiled(inner), None, tmp_path / "bare")
-    model = trained(compiled(inner), True, tmp_path / "run")
+@pytest.mark.parametrize("attached", ["the model", "the compiled one", "before it is compiled"])
+def test_a_compiled_model_trains_as_it_does_and_is_kept(attached, tmp_path):
+    bare = trained(compiled(attached), None, tmp_path / "bare")
+    model = trained(compiled(attached), True, tmp_path / "run")
     assert all(map(torch.equal, bare.state_dict().values(), model.state_dict().values()))
     info = next(info for info in list_captures(tmp_path / "run") if info.step == BAD)
     capture = read(info.folder)
@@ -650,6 +656,28 @@ def test_an_input_changed_in_place_is_told(tmp_path):
     capture = one_bad_step(tmp_path, loop, Doubling())
     assert not capture.replayable
     assert "an input was changed in place" in capture.not_kept[0]
+
+
+@pytest.mark.parametrize(("kind", "is_kept"), [(dict, True), (OrderedDict, False)])
+@pytest.mark.parametrize("change", ["another tensor", "nothing in it"])
+def test_a_batch_that_the_loop_fills_with_others_is_kept_as_it_was_or_told(change, kind, is_kept, tmp_path):
+    def loop(model, optimizer, x, factor):
+        batch = kind(x=x)
+        loss = model(batch).mean() * factor
+        if change == "another tensor":
+            batch["x"] = torch.zeros_like(x)
+        else:
+            batch.clear()
+        loss.backward()
+
+    model = Unpacking()
+    capture = one_bad_step(tmp_path, loop, model)
+    assert capture.replayable == is_kept
+    if is_kept:
+        again = replay(capture, model)
+        assert all(equal(again[name], gradient) for name, gradient in capture.gradients.items())
+    else:
+        assert capture.not_kept == ("an input was changed in place after the forward",)
 
 
 def test_an_output_that_is_a_view_and_is_changed_in_place_is_told(tmp_path):

@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from gradwatch.capture import take_random_state, tensors_in
 from gradwatch.recording.capture.edges import CannotReplace, follow_changes, put_edges
-from gradwatch.recording.capture.passes import Held, HeldForward, HeldOutput, version_of
+from gradwatch.recording.capture.passes import Held, HeldForward, HeldOutput, own_containers, version_of
 from gradwatch.recording.capture.surroundings import Buffers, Flags, autocast_of, devices_of, is_plain
 from gradwatch.recording.hooks.carried import CarriedHook
 
 ArrivedAt = Callable[[HeldForward, int, Tensor], None]
 Failed = Callable[[Exception], None]
+
+COMPILED = "compiled "
+MOST_LOOKS = 3
+"""How often what `torch.compile` made is looked for among all objects, which takes a while."""
 
 _WRAPPERS = ("DistributedDataParallel",)
 
@@ -91,7 +95,7 @@ class ForwardTap:
         self._thread = threading.get_ident()
         self._handles: dict[str, list[Any]] = {}
         self._listened: set[int] = set()
-        self._looked_for_compiled = False
+        self._looks = 0
         self._open: dict[int, _OpenOutput] = {}
         for name, module in _candidates(model):
             self._listen(module, name)
@@ -127,14 +131,14 @@ class ForwardTap:
         return lambda gradient: arrived(held, index, gradient)
 
     def look_for_compiled(self) -> None:
-        """The model made gradients, and no forward of it was seen: listen to what `torch.compile` made of it."""
+        """The model made gradients, and this forward of it was not seen: listen to what `torch.compile` made of it."""
         model = self._model()
-        if self.seen or self._looked_for_compiled or model is None:
+        if self._looks == MOST_LOOKS or model is None:
             return
-        self._looked_for_compiled = True
+        self._looks += 1
         for name, module in compiled_around(unwrapped(model)).items():
             if id(module) not in self._listened:
-                self._listen(module, name, key=f"compiled {name}")
+                self._listen(module, name, key=COMPILED + name)
 
     # --------------------------------------------------------------------------------------- hooks
 
@@ -199,8 +203,8 @@ class ForwardTap:
         return HeldForward(
             tap=self,
             module=name,
-            args=args,
-            kwargs=dict(kwargs),
+            args=own_containers(args),
+            kwargs=own_containers(kwargs),
             inputs=[Held.of(tensor) for tensor in tensors_in([list(args), kwargs])],
             random_state=take_random_state(called.devices),
             buffers=called.buffers.take(),
@@ -229,7 +233,8 @@ class ForwardTap:
     def _stop_within(self, name: str) -> None:
         """What this module holds is called from within it."""
         for other in list(self._handles):
-            if other != name and other.startswith(f"{name}." if name else ""):
+            is_compiled = other.startswith(COMPILED)  # around a module, not within one
+            if other != name and not is_compiled and other.startswith(f"{name}." if name else ""):
                 for handle in self._handles.pop(other):
                     handle.remove()
 

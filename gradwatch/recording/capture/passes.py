@@ -6,10 +6,12 @@ import itertools
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from gradwatch.capture import Autocast, Forward, RandomState, tensors_in
+from gradwatch.capture.nested import MAX_DEPTH
 
 RANDOM_STATE_BYTES = 40_000
 """About what the state of Python's random numbers and of the others takes: thousands of forwards hold as many."""
@@ -87,7 +89,9 @@ class HeldForward:
         """Why a replay of it would not be exact."""
         found = [self.fault] if self.fault else []
         where = f" of {self.module}" if self.module else ""
-        if any(held.is_changed for held in self.inputs):
+        now = tensors_in([list(self.args), self.kwargs])
+        is_other = list(map(id, now)) != [id(held.tensor) for held in self.inputs]
+        if is_other or any(held.is_changed for held in self.inputs):
             found.append(f"an input{where} was changed in place after the forward")
         if changed := [name for name, held in self.buffers.items() if held.is_changed]:
             found.append(f"the buffers {', '.join(changed[:5])} were changed and not copied before")
@@ -140,6 +144,24 @@ class HeldBackward:
         return sum(forward.input_bytes for forward, _ in self.reached.values()) + sum(
             bytes_of(held.tensor) for held in gradients
         )
+
+
+def own_containers(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """The value with lists and dictionaries of its own: the loop may put other values into its after the forward.
+
+    >>> batch = {"x": [1, 2]}
+    >>> own = own_containers(batch)
+    >>> batch["x"].clear()
+    >>> own
+    {'x': [1, 2]}
+    """
+    if depth == 0:
+        return value
+    if type(value) is dict:
+        return {key: own_containers(one, depth - 1) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([own_containers(one, depth - 1) for one in value])
+    return value
 
 
 def version_of(tensor: Tensor) -> int | None:
