@@ -48,6 +48,7 @@ REMEDY = {
     "killed": "script",
     "zero-gradients": "signal",
     "constant-loss": "signal",
+    "no-progress": "signal",
     "dead-parameters": "signal",
     "all-steps-skipped": "precision",
     "updates-below-precision": "precision",

@@ -53,19 +53,41 @@ OPTIMIZER_RULES = (
 
 # A fault, and the findings of the same optimizer that only repeat it.
 _REPEATED_BY = {
-    "stale-optimizer": {"no-gradient", "zero-gradients", "constant-loss", "parameters-without-optimizer"},
-    "clipped-to-nothing": {"threshold-too-low", "zero-gradients", "clip-starves", "learning-rate-too-high"},
-    "learning-rate-zero": {"updates-below-precision", "learning-rate-too-high"},
-    "zero-gradients": {"dead-parameters", "vanishing", "learning-rate-too-high", "constant-loss", "threshold-idle"},
+    "stale-optimizer": {
+        "no-gradient",
+        "zero-gradients",
+        "constant-loss",
+        "no-progress",
+        "parameters-without-optimizer",
+    },
+    "clipped-to-nothing": {
+        "threshold-too-low",
+        "zero-gradients",
+        "clip-starves",
+        "learning-rate-too-high",
+        "no-progress",
+    },
+    "learning-rate-zero": {"updates-below-precision", "learning-rate-too-high", "no-progress"},
+    "updates-below-precision": {"no-progress"},
+    "zero-gradients": {
+        "dead-parameters",
+        "vanishing",
+        "learning-rate-too-high",
+        "constant-loss",
+        "no-progress",
+        "threshold-idle",
+    },
     "constant-loss": {"learning-rate-too-high", "vanishing"},
-    "all-steps-skipped": {"loss-scale", "learning-rate-too-high"},
+    "all-steps-skipped": {"loss-scale", "learning-rate-too-high", "no-progress"},
+    "learning-rate-too-high": {"no-progress"},
+    "huge-loss": {"no-progress"},
     "clip-starves": {"threshold-too-low", "one-parameter-dominates", "eps-starvation"},
     "diverged": {"learning-rate-too-high", "large-initial-norms", "one-parameter-dominates"},
     "nonfinite-loss": {"learning-rate-too-high"},
     "nonfinite-gradient": {"learning-rate-too-high"},
     "nonfinite-weights": {"learning-rate-too-high"},
     "loss-hides-nan": {"learning-rate-too-high"},
-    "gradients-accumulate": {"learning-rate-too-high"},
+    "gradients-accumulate": {"learning-rate-too-high", "no-progress"},
     "repeated-spikes": {"spike"},
 }
 # A fault, and the consequences it explains: it is as severe as the worst of them and comes before them.

@@ -350,6 +350,21 @@ PAGES: dict[str, Page] = {
         fix="Keep the best checkpoint. Lower the learning rate towards the end, or look at the data from where the"
         " loss turns. With a curriculum or an adversary, such a rise can be intended.",
     ),
+    "no-progress": Page(
+        title="The loss has not fallen since the first step",
+        cure="signal",
+        meaning="No tenth of the losses has a median that is 2 % below the first losses, and the losses scatter so"
+        " little that a fall of 5 % would show. It is information, because a model that knew its task before the run"
+        " began looks the same. It is not told of several optimizers, whose losses can stand still while they train"
+        " against one another, nor of a loss about 0.",
+        example="Ten classes with shuffled labels: the loss stays near ln(10) = 2.3.",
+        confirm="Train on a single batch for some hundred steps.",
+        fix="If the loss of a single batch does not fall either, the model, the loss or the learning rate is wrong. If"
+        " it does, look at the data and the labels.",
+        sources=(
+            "Karpathy 2019, 'A Recipe for Training Neural Networks', https://karpathy.github.io/2019/04/25/recipe/",
+        ),
+    ),
     "too-short": Page(
         title="Too short to judge",
         cure="none",

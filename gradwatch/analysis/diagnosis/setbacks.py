@@ -1,4 +1,4 @@
-"""Setbacks of the loss: spikes that undo progress again and again, an end well above the best, a level out of range."""
+"""Setbacks of the loss: spikes that undo progress, an end well above the best, no progress, a level out of range."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ LOST_SHARE = 0.05  # of the steps: so many above the level that the training is 
 MIN_LOSSES = 100  # losses without which the end is not compared with the best
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
+FELL_SHARE = 0.02  # of the first loss: a fall by less is none
+SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
 HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
 HUGE_NORM = 1e3
 MIN_HUGE_LOSSES = 10
@@ -232,4 +234,43 @@ def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-RULES = (repeated_spikes, loss_regressed, huge_loss)
+def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """No tenth of the losses is lower than the first losses.
+
+    Told of the only optimizer of a run: the losses of adversaries stand still. Not told of a loss about 0, which shows
+    no progress, nor of one that is the same number at every step.
+    """
+    losses = optimizer.history.losses()
+    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or is_about_zero(losses) or losses.min() == losses.max():
+        return None
+    tenths = np.array_split(losses, 10)
+    start, levels = float(np.median(tenths[0])), medians(tenths)
+    doubt = uncertainty(tenths[0]) + uncertainty(tenths[-1])
+    highest = max(start, first_loss(losses))
+    if highest - min(levels) > FELL_SHARE * abs(start) or doubt > SEEN_SHARE * abs(start):
+        return None
+    if max(levels) - min(levels) > SEEN_SHARE * abs(start):
+        return None  # it rose: that is told otherwise
+    return Finding(
+        code="no-progress",
+        severity="info",
+        certainty="likely",
+        what=f"the loss has not fallen: its median is {number(start)} over the first tenth of the losses and"
+        f" {number(levels[-1])} over the last",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "loss_first": Quantity(start, "loss"),
+            "loss_last": Quantity(levels[-1], "loss"),
+            "loss_lowest": Quantity(min(levels), "loss"),
+            "losses": Quantity(len(losses), "steps"),
+        },
+        cause="the model can't learn the targets from its inputs (shuffled labels, the wrong loss, inputs on a wrong"
+        " scale), the learning rate is far from a good one, or the model knew the task before the run began",
+        remedy="train on one batch: if its loss does not fall either, the model, the loss or the learning rate is"
+        " wrong; if it does, look at the data and the labels",
+        confirm="train on a single batch for some hundred steps",
+    )
+
+
+RULES = (repeated_spikes, loss_regressed, no_progress, huge_loss)

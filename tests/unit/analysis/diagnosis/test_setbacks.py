@@ -153,3 +153,38 @@ def test_norms_with_a_heavy_tail_beside_a_noisy_loss_are_no_repeated_spikes(tmp_
     losses = 0.35 * np.exp(0.35 * rng.standard_normal(300))
     run = run_of(tmp_path, stream([float(n) for n in norms], losses=[float(x) for x in losses]))
     assert "repeated-spikes" not in [f.code for f in run.diagnosis() if f.severity != "info"]
+
+
+def flat(steps=400, level=2.3, noise=0.01, seed=0):
+    return (level * np.exp(noise * np.random.default_rng(seed).standard_normal(steps))).tolist()
+
+
+def test_a_loss_that_never_falls_is_told_as_information(tmp_path):
+    losses = flat()
+    found = the(run_of(tmp_path, stream(steady(400), losses=losses)), "no-progress")
+    assert (found.severity, found.certainty, found.steps) == ("info", "likely", (0, 399))
+    assert found.evidence["loss_first"].value == pytest.approx(np.median(losses[:40]))
+    assert found.evidence["loss_last"].value == pytest.approx(np.median(losses[360:]))
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        falling(400, 2.3, 2.1, 0.01),  # slow, but it falls
+        flat(noise=0.5),  # it scatters too much to tell
+        flat(steps=99),
+        [0.1 * x for x in np.random.default_rng(0).standard_normal(400)],  # of reinforcement learning
+        [*falling(40, 2.3, 0.1), *flat(360, 0.1)],  # it was learnt at once
+        [2.3] * 400,
+    ],
+    ids=["falls", "scatters", "short", "about zero", "at once", "constant"],
+)
+def test_no_progress_is_not_told_of_other_losses(tmp_path, losses):
+    assert "no-progress" not in codes(run_of(tmp_path, stream(steady(len(losses)), losses=losses)))
+
+
+def test_a_learning_rate_of_zero_explains_that_there_is_no_progress(tmp_path):
+    records = changed(stream(steady(400), losses=flat()), learning_rates=(0.0,))
+    found = codes(run_of(tmp_path, records))
+    assert "learning-rate-zero" in found
+    assert "no-progress" not in found
