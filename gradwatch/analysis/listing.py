@@ -141,7 +141,7 @@ def list_runs(
 
 def _stamps(stores: Mapping[str, Path]) -> dict[str, Stamp]:
     """The stamps of the stores that are still there."""
-    return {name: stamp for name, path in stores.items() if (stamp := _stamp(path))}
+    return {name: stamp for name, path in stores.items() if (stamp := store_stamp(path))}
 
 
 def sorted_rows(rows: Sequence[RunRow], by: str, *, descending: bool = False) -> list[RunRow]:
@@ -252,7 +252,8 @@ def _still(row: RunRow, path: Path) -> bool:
         return False
 
 
-def _stamp(path: Path) -> Stamp:
+def store_stamp(path: Path) -> Stamp:
+    """The time of change and the size of a store's files, by which it is known whether it has changed."""
     found: list[int] = []
     for file in (path, path.with_name(path.name + "-wal")):
         with contextlib.suppress(OSError):

@@ -1,12 +1,14 @@
 """Runs as a partitioned Parquet data set, for histories too large for one machine.
 
 The data set has the tables runs, steps, layers and events, partitioned by run and all but the first by
-attempt. It is written with fsspec, to a folder or to a bucket.
+attempt. It is written with fsspec, to a folder or to a bucket. An index beside the tables tells which runs have not
+changed since they were written, so that a nightly export takes what is new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gradwatch import __version__
+from gradwatch.analysis.listing import store_stamp
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary, summarize
 from gradwatch.errors import BadArgument, CannotExport, EmptyRun
 from gradwatch.record import EVENT_KEYS, STATS
 from gradwatch.store import FILE_NAME
 
+INDEX_NAME = ".gradwatch-export.json"  # readers of Parquet ignore names that begin with a dot
 MAX_STEPS_IN_MEMORY = 20_000  # of a run's layers: 600 MB at a thousand parameters
 _REAL_COLUMNS = ("max_norm", "clipped_fraction", "median_norm", "largest_norm", "last_loss", "learning_rate")
 
@@ -42,8 +47,18 @@ def runs_in(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def write_dataset(folders: Sequence[Path], target: str) -> int:
-    """Write runs to a data set and return how many. Runs that it already holds under the same names are replaced.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How many runs `write_dataset` wrote, and how many it left as they are."""
+
+    runs: int
+    unchanged: int
+
+
+def write_dataset(folders: Sequence[Path], target: str) -> Written:
+    """Write runs to a data set. Runs that it already holds under the same names are replaced.
+
+    A run whose store has not changed since this version of gradwatch wrote it is left as it is.
 
     Args:
         folders: of runs, or folders that contain runs. Runs without a step are skipped.
@@ -53,9 +68,22 @@ def write_dataset(folders: Sequence[Path], target: str) -> int:
         BadArgument: two runs have the same name.
         CannotExport: a package is missing, or the target can't be written.
     """
+    runs = runs_in(folders)
     try:
         dataset = _Dataset.at(target)
-        return sum(_write_run(dataset, name, Run(folder)) for name, folder in runs_in(folders).items())
+        known = dataset.read_index()
+        stamps = {name: [*store_stamp(path / FILE_NAME)] for name, path in runs.items()}
+        changed = [name for name in runs if known.get(name) != stamps[name] or not dataset.holds(name)]
+        written = 0
+        try:
+            for name in changed:
+                if _write_run(dataset, name, Run(runs[name])):
+                    known[name] = stamps[name]
+                    written += 1
+        finally:
+            if written:
+                dataset.write_index(known)
+        return Written(runs=written, unchanged=len(runs) - len(changed))
     except BadArgument:
         raise
     except (OSError, ValueError, ImportError) as error:
@@ -93,6 +121,22 @@ class _Dataset:
             raise CannotExport("A data set needs pyarrow and fsspec: `pip install gradwatch[parquet]`.") from error
         plain, root = fsspec.core.url_to_fs(target)
         return cls(plain, PyFileSystem(FSSpecHandler(plain)), root)
+
+    def holds(self, run: str) -> bool:
+        """Whether the run is there, whatever the index says."""
+        return bool(self.plain.exists(f"{self.root}/runs.parquet/run={run}"))
+
+    def read_index(self) -> dict[str, Any]:
+        """The stamp of each run's store when it was written; none if the index is missing, damaged or older."""
+        try:
+            found = json.loads(self.plain.cat_file(f"{self.root}/{INDEX_NAME}"))
+            return dict(found["runs"]) if found["version"] == __version__ else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
+
+    def write_index(self, stamps: Mapping[str, Any]) -> None:
+        text = json.dumps({"version": __version__, "runs": stamps})
+        self.plain.pipe_file(f"{self.root}/{INDEX_NAME}", text.encode())
 
     def replace(self, table: str, run: str, parts: Iterator[pd.DataFrame]) -> None:
         """Write the rows of a run, in parts, in the place of those that the table has."""

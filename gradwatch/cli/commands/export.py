@@ -45,5 +45,6 @@ def _export_dataset(paths: list[str]) -> None:
     for folder in folders:
         if not Path(folder).exists():
             open_run(Path(folder))  # raises the error that names the fault
-    runs = write_dataset([Path(folder) for folder in folders], target)
-    print_lines(f"wrote {count(runs, 'run')} to {target}")
+    done = write_dataset([Path(folder) for folder in folders], target)
+    unchanged = f"; {count(done.unchanged, 'run')} unchanged" if done.unchanged else ""
+    print_lines(f"wrote {count(done.runs, 'run')} to {target}{unchanged}")

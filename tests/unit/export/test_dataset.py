@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +14,8 @@ import pytest
 
 from gradwatch import Run
 from gradwatch.cli import main
-from gradwatch.errors import BadArgument, CannotExport
-from gradwatch.export.dataset import write_dataset
+from gradwatch.errors import BadArgument, CannotExport, GradwatchError
+from gradwatch.export.dataset import INDEX_NAME, Written, write_dataset
 from gradwatch.testing import replaced, steady, stream, write_run
 
 pytest.importorskip("pyarrow")
@@ -31,7 +32,7 @@ def runs(tmp_path):
 
 
 def test_a_data_set_holds_what_the_runs_hold(runs, tmp_path):
-    assert write_dataset([runs], str(tmp_path / "set")) == 2
+    assert write_dataset([runs], str(tmp_path / "set")) == Written(runs=2, unchanged=0)
     steps = pd.read_parquet(tmp_path / "set" / "steps.parquet")
     layers = pd.read_parquet(tmp_path / "set" / "layers.parquet")
     events = pd.read_parquet(tmp_path / "set" / "events.parquet")
@@ -64,6 +65,50 @@ def test_a_run_that_is_written_again_takes_its_own_place(runs, tmp_path):
     assert steps.groupby("run", observed=True).size().to_dict() == {"bad": 80, "good": 57}
 
 
+@pytest.fixture
+def written(runs, tmp_path):
+    """A data set of both runs."""
+    write_dataset([runs], str(tmp_path / "set"))
+    return tmp_path / "set"
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*.parquet") if path.is_file()}
+
+
+def test_a_second_export_takes_what_is_new(runs, written):
+    before = contents(written)
+    write_run(runs / "new", stream(steady(5)))
+    assert write_dataset([runs], str(written)) == Written(runs=1, unchanged=2)
+    assert before.items() < contents(written).items()
+    again = [replace(record, attempt=1) for record in stream(steady(7), first_step=50)]
+    write_run(runs / "good", again)
+    assert write_dataset([runs], str(written)) == Written(runs=1, unchanged=2)
+    assert len(pd.read_parquet(written / "steps.parquet", filters=[("run", "==", "good")])) == 57
+
+
+def test_a_run_whose_files_are_gone_is_written_again(runs, written):
+    shutil.rmtree(written / "runs.parquet" / "run=good")
+    assert write_dataset([runs], str(written)) == Written(runs=1, unchanged=1)
+    assert sorted(pd.read_parquet(written / "runs.parquet")["run"]) == ["bad", "good"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"version": "0"}', '{"version": 1, "runs": []}', "[" * 100_000])
+def test_a_damaged_index_costs_a_whole_export(runs, written, text):
+    (written / INDEX_NAME).write_text(text)
+    assert write_dataset([runs], str(written)) == Written(runs=2, unchanged=0)
+
+
+def test_an_export_that_breaks_off_keeps_what_it_has_written(runs, tmp_path):
+    target = tmp_path / "set"
+    (runs / "worse").mkdir()
+    (runs / "worse" / "gradwatch.db").write_bytes(b"no database")
+    with pytest.raises(GradwatchError):
+        write_dataset([runs], str(target))
+    shutil.rmtree(runs / "worse")
+    assert write_dataset([runs], str(target)) == Written(runs=0, unchanged=2)
+
+
 def test_any_file_system_of_fsspec_will_do(runs):
     import fsspec
 
@@ -92,6 +137,10 @@ def test_the_command(runs, tmp_path, capsys, monkeypatch):
         main()
     assert not ended.value.code
     assert "wrote 2 runs" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main()
+    assert "wrote 0 runs to" in (said := capsys.readouterr().out)
+    assert "; 2 runs unchanged" in said
 
 
 def test_the_question_of_the_documentation_is_answered_by_duckdb(tmp_path, monkeypatch):
