@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 from overhead import MODELS, Between, Model, Training, training
@@ -50,19 +51,18 @@ def compared(model: Model, rounds: int) -> tuple[list[float], float, float]:
         places = {name: Path(folder) / name for name in variants}
         runs = {}
         for name, count in variants.items():
-            weight_sampler.measure_magnitudes = count
             places[name].mkdir()
             runs[name] = training(model, observing, places[name], 1.0, compiled=True)
-            next(runs[name])
+            with mock.patch.object(weight_sampler, "measure_magnitudes", count):
+                next(runs[name])
         for number in range(rounds):
             taken = {}
             for name in variants if number % 2 else reversed(variants):
-                weight_sampler.measure_magnitudes = variants[name]
-                taken[name] = next(runs[name])
+                with mock.patch.object(weight_sampler, "measure_magnitudes", variants[name]):
+                    taken[name] = next(runs[name])
             ratios.append(taken["with"] / taken["without"])
         for run in runs.values():
             run.close()
-        weight_sampler.measure_magnitudes = measure_magnitudes
         return ratios, *bytes_of(places["with"])
 
 

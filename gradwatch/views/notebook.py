@@ -292,7 +292,8 @@ def _magnitudes(summary: RunSummary) -> str:
     name = _text(found.names[0])
     at_scale = f" at the last loss scale, {number(scale)}" if scale != 1 else ""
     told = [
-        "from the top: NaN, infinite, above 2^16, 29 bins of two powers of two down to 2^-42, down to 2^-126, below, zero",
+        "from the top: NaN, infinite, above 2^16, 29 bins of two powers of two down to 2^-42, down to 2^-126, below,"
+        " zero",
         f"lines: float16's largest, smallest normal and smallest number{at_scale}, and bfloat16's smallest normal",
         f"{count(len(found.step), 'sample')}, {step_range(int(found.step[0]), int(found.step[-1]))}",
         "pink: not finite; from 0.01 % of the entries (dark) to all (bright)",
