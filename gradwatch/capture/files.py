@@ -195,6 +195,7 @@ def _capture(folder: Path, found: dict[str, Any], decoders: Mapping[str, Decoder
         groups=tuple(Group(forwards=tuple(_to_forward(one, decoders["forwards"]) for one in each)) for each in groups),
         weights=decoders["weights"].tensors(found["weights"]),
         gradients=decoders["gradients"].tensors(found["gradients"]),
+        parameters={name: tuple(sizes(one)) for name, one in object_of(found.get("parameters", {})).items()},
         frozen=_texts(found["frozen"]),
         model=str(found["model"]),
         root=str(found["root"]),

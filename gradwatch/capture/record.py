@@ -130,6 +130,7 @@ class Capture:
         groups: what made the gradients, in the order of the backward calls.
         weights: the parameters of the model before the update, by name; empty where they were not kept.
         gradients: the gradients of the optimizer's parameters before clipping, unscaled, by name.
+        parameters: the shapes of all parameters of the model, by name; also if the weights were not kept.
         frozen: names of parameters that took no gradient.
         model: the class of the model that was attached, without wrappers (DistributedDataParallel, compile).
         root: the name within it of the module that was called, if that was always the same; see `Forward.module`.
@@ -160,6 +161,7 @@ class Capture:
     groups: tuple[Group, ...]
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     model: str = ""
     root: str = ""

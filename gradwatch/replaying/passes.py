@@ -233,7 +233,7 @@ def prepared(model: nn.Module, capture: Capture) -> Iterator[Player]:
             "The model's parameters are sharded over processes. Give the model as it is before fully_shard:"
             " a replay is made by one process, with whole parameters."
         )
-    if capture.weights:
+    if capture.weights or capture.parameters:
         check_same(model, capture)
     with _own_random_state(model), _own_tensors(model), _own_flags(model), _captured_threads(capture), _eager():
         with torch.no_grad():
@@ -300,7 +300,7 @@ def _eager() -> AbstractContextManager[Any]:
 def check_same(model: nn.Module, capture: Capture) -> None:
     """Raise `CannotReplay` unless the model's parameters have the captured names and shapes."""
     own = {name: tuple(one.shape) for name, one in model.named_parameters()}
-    kept = {name: tuple(one.shape) for name, one in capture.weights.items()}
+    kept = {name: tuple(one.shape) for name, one in capture.weights.items()} or dict(capture.parameters)
     if own == kept:
         return
     missing, other = sorted(kept.keys() - own.keys()), sorted(own.keys() - kept.keys())

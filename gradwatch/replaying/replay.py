@@ -112,14 +112,19 @@ def captured_module(model: nn.Module, capture: Capture) -> tuple[nn.Module, Capt
     called = {forward.module for group in capture.groups for forward in group.forwards}
     root = called.pop() if len(called) == 1 else ""
     part = part_of(capture, root)
-    wanted = _shapes((part.weights or part.gradients).items())
+    wanted = shapes_of(part)
     for candidate in _unwrapped(model):
         for one in (candidate, dict(candidate.named_modules()).get(root)):
             if one is not None:
                 own = _shapes(one.named_parameters())
-                if wanted.items() <= own.items() and (not capture.weights or len(own) == len(wanted)):
+                if wanted.items() <= own.items() and (not (part.weights or part.parameters) or len(own) == len(wanted)):
                     return one, part
     return model, part
+
+
+def shapes_of(capture: Capture) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters that the captured model has, or of those that are known; by name."""
+    return _shapes(capture.weights.items()) or dict(capture.parameters) or _shapes(capture.gradients.items())
 
 
 def _unwrapped(model: nn.Module) -> list[nn.Module]:
@@ -159,7 +164,14 @@ def part_of(capture: Capture, root: str) -> Capture:
         for group in capture.groups
     )
     gradients = {name.removeprefix(prefix): one for name, one in capture.gradients.items()}
-    return dataclasses.replace(capture, groups=groups, weights=within(capture.weights), gradients=gradients, root="")
+    return dataclasses.replace(
+        capture,
+        groups=groups,
+        weights=within(capture.weights),
+        parameters=within(capture.parameters),
+        gradients=gradients,
+        root="",
+    )
 
 
 # ------------------------------------------------------------------------------------- the questions

@@ -780,6 +780,7 @@ def test_forwards_that_no_backward_reached_are_left_out(tmp_path):
 def test_without_weights_only_inputs_are_kept(tmp_path):
     capture = one_bad_step(tmp_path, lambda m, o, x, factor: (m(x).mean() * factor).backward(), weights=False)
     assert (capture.weights, capture.gradients) == ({}, {})
+    assert capture.parameters == {name: tuple(one.shape) for name, one in Net().named_parameters()}
     assert len(capture.groups) == 1
 
 

@@ -171,13 +171,14 @@ def _replayed(folder: Path, script: list[str], options: Options) -> Replay:
 
 def _parts(capture: Capture) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of the parameters of each module that was called, by the module's name."""
-    from gradwatch.replaying.replay import part_of
+    from gradwatch.replaying.replay import part_of, shapes_of
 
     names = {forward.module for group in capture.groups for forward in group.forwards} or {""}
     found = {}
     for name in sorted(names):
-        part = part_of(capture, name)
-        found[name] = {key: tuple(one.shape) for key, one in (part.weights or part.gradients).items()}
+        found[name] = shapes_of(part_of(capture, name))
+    if not all(found.values()):
+        raise CannotReplay("The capture does not say which parameters its model has.")
     return found
 
 

@@ -82,6 +82,7 @@ def make_capture(
         groups=groups,
         weights=_own_parts(model.named) if has_tensors else {},
         gradients=_by_name(tracker, gradients) if has_tensors else {},
+        parameters={name: tuple(one.shape) for name, one in model.named.items()},
         frozen=_frozen(model.named),
         model=model.class_name,
         root=_root_of(groups),

@@ -51,6 +51,10 @@ x[4] = 0
 capture = capture_step(model, [lambda: model(x).mean()])
 for step in (3, 20):
     write(dataclasses.replace(capture, step=step, run="runs/a", max_norm=0.4), f"runs/a/captures/step-{{step:06}}")
+shapes = {{name: tuple(one.shape) for name, one in capture.weights.items()}}
+bare = dataclasses.replace(capture, weights={{}}, gradients={{}})
+write(dataclasses.replace(bare, parameters=shapes), "runs/bare/captures/step-000007")
+write(bare, "runs/nameless/captures/step-000007")
 """
 
 
@@ -109,6 +113,7 @@ def test_json_and_a_bundle(work):
         (["runs/a", "train.py", "0"], "never called a model"),
         (["train.py"], "There is no run under 'runs'"),
         ([], "There is no run under 'runs'"),
+        (["runs/nameless", "train.py", "5"], "does not say which parameters"),
         (["runs/a", "--step"], "--step needs a value"),
         (["runs/a", "--what"], "has no option '--what'"),
     ],
@@ -118,6 +123,14 @@ def test_errors_are_one_line(work, arguments, said):
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_step_without_weights_is_replayed_with_those_of_the_script(work):
+    done = gradwatch(work, "--json", "runs/bare", "train.py", "5")
+    found = json.loads(done.stdout)
+    assert (found["recurs"], found["origin"]["operation"]) == (None, "aten.div")
+    assert [one["row"] for one in found["rows"] if one["stands_out"]] == [4]
+    assert "the weights were not kept: the model's own were used" in found["unknown"]
 
 
 def test_without_a_run_the_newest_is_replayed(work):
