@@ -258,7 +258,10 @@ class Script:
         return outcome(run, max_norm, steps, self.judge_by)
 
     def _run(self, run: Path, max_norm: float, steps: int) -> int:
-        run.mkdir(parents=True)
+        try:
+            run.mkdir(parents=True)
+        except OSError as error:
+            raise CannotTune(f"{str(run)!r} can't be made: {error}. Give another --run.") from error
         options = ["--run", str(run), "--max-norm", repr(max_norm), "--steps", str(steps)]
         command = [
             sys.executable,
@@ -394,15 +397,22 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _claim(folder: Path, what: dict[str, object]) -> None:
-    """Reserve the folder for this command."""
+    """Reserve the folder for this command.
+
+    Raises:
+        CannotTune: it holds something else, or can't be read or written.
+    """
     file = folder / "tune.json"
-    if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise CannotTune(f"{str(folder)!r} exists and does not hold a tuning. Give another --run.")
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(what) + "\n")
-    elif json.loads(file.read_text()) != what:
-        raise CannotTune(f"{str(folder)!r} holds the tuning of another command. Give another --run.")
+    try:
+        if not file.exists():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise CannotTune(f"{str(folder)!r} exists and does not hold a tuning. Give another --run.")
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(what) + "\n")
+        elif json.loads(file.read_text()) != what:
+            raise CannotTune(f"{str(folder)!r} holds the tuning of another command. Give another --run.")
+    except (OSError, ValueError) as error:  # ValueError: the file is no JSON or no text
+        raise CannotTune(f"{str(folder)!r} can't be used: {error}. Give another --run.") from error
 
 
 def _centre(pilot: Path) -> float:

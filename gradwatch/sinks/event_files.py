@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,8 @@ class EventFiles:
 
         logging.getLogger("tensorboard").setLevel(logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # raises here what would otherwise end the writer's own thread
+            pass
         self._writer = EventFileWriter(str(folder), flush_secs=5)
         self._several = several
         self._windows: dict[str, list[StepRecord]] = {}

@@ -281,3 +281,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(CannotTune, match="another command"):
         tune(["a.py"], False, other, 40, 7)
     assert [path.name for path in Path(tmp_path / "mine").iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", None], ids=["cut off", "no text", "a folder"])
+def test_a_folder_that_can_not_be_used_is_one_clear_error(tmp_path, content):
+    folder = tmp_path / "trials"
+    if content is None:
+        (folder / "tune.json").mkdir(parents=True)
+    else:
+        folder.mkdir()
+        (folder / "tune.json").write_bytes(content)
+    with pytest.raises(CannotTune, match="can't be used"):
+        tune([str(script(tmp_path))], False, folder, 100, 4)
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotTune, match="can't be used"):
+        tune([str(script(tmp_path))], False, tmp_path / "file" / "trials", 100, 4)
