@@ -58,6 +58,7 @@ class BlobTables:
     def __init__(self, db: Database, integrity: Integrity) -> None:
         self._db, self._integrity = db, integrity
         self._looked: set[tuple[str, str, Part, int]] = set()  # for missing rows, in vain
+        self._written: tuple[int, int] = (-1, 0)  # the version of the data, and every bit of step.parts in it
 
     def table(
         self, table: str, stat: str, optimizer: str, length: int | None, part: Part
@@ -157,7 +158,7 @@ class BlobTables:
     def _find_missing(self, table: str, optimizer: str, there: list[int], part: Part) -> None:
         """Count the rows that were written, as the steps say, and are not there."""
         looked = (table, optimizer, part, len(there))
-        if part.most < 0 and looked in self._looked:
+        if (part.most < 0 and looked in self._looked) or (not there and not self._bits_written() & PARTS[table]):
             return
         missing: list[int] = []
         present = set(there)
@@ -172,6 +173,16 @@ class BlobTables:
         self._integrity.left_out |= {(table, number) for number in missing}
         if not missing:
             self._looked.add(looked)
+
+    def _bits_written(self) -> int:
+        """Every bit of step.parts that any step has: a table that none has needs no pass over a million steps."""
+        version = self._db.data_version()
+        if self._written[0] != version:
+            bits = 0
+            for (parts,) in self._db.rows("select distinct parts from step not indexed"):
+                bits |= parts if is_count(parts) else 0
+            self._written = (version, bits)
+        return self._written[1]
 
 
 def _lookups(table: str, ids: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
