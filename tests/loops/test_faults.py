@@ -1,6 +1,7 @@
 """Whatever of ours fails, and wherever: the training is the one without us, and one message says it."""
 
 import contextlib
+import linecache
 import logging
 import random
 import sys
@@ -127,10 +128,12 @@ def test_a_fault_anywhere_leaves_the_training_as_it_is(tmp_path, loop, thread, f
 class Interrupt:
     """Raises KeyboardInterrupt at one of gradwatch's lines, as Ctrl-C does, and counts these lines.
 
-    Python itself looks for a signal at calls and jumps alone. So none comes just before a lock is released.
+    Python itself looks for a signal at calls and jumps alone. So none comes just before a lock is released, which is
+    where a `with` is traced for the second time.
     """
 
     def __init__(self, at=None):
+        self.within = set()
         self.at, self.lines, self.where = at, 0, None
 
     def __call__(self, frame, event, _):
@@ -138,12 +141,20 @@ class Interrupt:
         return self._line if code.co_filename.startswith(str(PACKAGE)) and code.co_name != "__exit__" else None
 
     def _line(self, frame, event, _):
-        if event == "line":
+        if event == "line" and not self._is_left(frame):
             self.lines += 1
             if self.lines == self.at:
                 self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
                 raise KeyboardInterrupt
         return self._line
+
+    def _is_left(self, frame):
+        place = id(frame), frame.f_lineno
+        if not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+            return False
+        is_left = place in self.within
+        self.within.add(place)
+        return is_left
 
     @contextlib.contextmanager
     def planted(self):
