@@ -10,11 +10,7 @@ export class MagnitudesTable {
     "details",
     {},
     h("summary", {}, "as a table"),
-    h(
-      "div",
-      { class: "inspector-table", tabIndex: 0, role: "region", "aria-label": "entries by magnitude" },
-      this.#table,
-    ),
+    h("div", { class: "table-view", tabIndex: 0, role: "region", "aria-label": "entries by magnitude" }, this.#table),
   );
 
   constructor() {
