@@ -170,12 +170,12 @@ def show_steps(model: Model, found: Sequence[dict[str, Step]]) -> None:
     for name, what in (("capture", "with capture=True"), ("plain again", "noise: twice without")):
         for clock, by in (("clock", "the clock"), ("processor", "the processor")):
             ratios = [getattr(each[name], clock) / getattr(each["plain"], clock) for each in found]
-            print(f"  {what + ', ratio by ' + by:<46}{quartiles(ratios, '.4f')}")
+            print(f"  {what + ', ratio by ' + by:<48}{quartiles(ratios, '.4f')}")
     calls = statistics.median(each["counted"].calls for each in found)
     entries = [1e6 * each["counted"].entries for each in found]
     shares = [each["counted"].entries / each["plain"].processor for each in found]
-    print(f"  {f'called for it, {calls:.0f} functions a step, in microseconds':<46}{quartiles(entries, '.0f')}")
-    print(f"  {'which is of the processor time of a step':<46}{quartiles(shares, '.2%')}")
+    print(f"  {f'called for it, {calls:.0f} functions a step, in microseconds':<48}{quartiles(entries, '.0f')}")
+    print(f"  {'which is of the processor time of a step':<48}{quartiles(shares, '.2%')}")
 
 
 def show_capture(model: Model, run: Path, folder: Path) -> None:
