@@ -73,7 +73,7 @@ def main():
     for number in range(count):
         train(folder, number)
     trained = time.monotonic()
-    written = write_dataset([folder], target)
+    written = write_dataset([folder], target).runs
     exported = time.monotonic()
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
         ready = time.monotonic()

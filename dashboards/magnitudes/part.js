@@ -61,7 +61,7 @@ export class MagnitudesPart {
     const { state, layers, magnitudes, theme } = given;
     const layer = layers?.magnitudes ? layers.layers[layerShown(state.layer, layers) ?? -1] : undefined;
     this.element.hidden = !layer;
-    this.element.classList.toggle("waiting", magnitudes === null);
+    this.element.classList.toggle("waiting", Boolean(layer) && magnitudes === null);
     this.#shown = layer && magnitudes ? { ...given, magnitudes, name: layer.name } : null;
     if (!layer || !magnitudes) return;
     this.#heading.replaceChildren("Entries by magnitude ", h("span", { class: "faint" }, layer.name));

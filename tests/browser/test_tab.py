@@ -102,7 +102,7 @@ def test_the_pointer_tells_layer_step_and_value_and_a_click_draws_the_layer(tab)
     box = tab.frame.locator("canvas.heat").bounding_box()
     tall = (box["height"] - 12) / 5
     tab.page.mouse.move(box["x"] + tab.x_of(SPIKE), box["y"] + tall / 2)
-    expect(tab.frame.locator(".heat-head .readout")).to_have_text(f"{NAMES[0]} · step 12,345 · 1000")
+    expect(tab.frame.locator(".layers .heat-head .readout")).to_have_text(f"{NAMES[0]} · step 12,345 · 1000")
     tab.page.mouse.click(box["x"] + tab.x_of(SPIKE), box["y"] + 2.5 * tall)
     expect(tab.frame.get_by_label("layer", exact=True)).to_have_value(NAMES[2])
 
