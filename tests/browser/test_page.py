@@ -35,6 +35,7 @@ from playwright.sync_api import expect
 CRITICAL, WARNING, INFO = (179, 38, 30), (154, 91, 0), (87, 96, 106)  # colours.js, on light
 RUN_BLUE = (0, 114, 178)
 LAYERS = 1000
+READOUT = ".layers .heat-head .readout"
 
 
 def parameters(count):
@@ -154,7 +155,7 @@ def test_past_the_end_of_a_shorter_run_the_pointer_tells_where_it_ended(page):
     seen.settle()
     box = seen.frame.locator("canvas.heat").bounding_box()
     seen.page.mouse.move(box["x"] + seen.x_of(500), box["y"] + 10)
-    expect(seen.frame.locator(".layers .heat-head .readout")).to_have_text("no step was recorded here")
+    expect(seen.frame.locator(READOUT)).to_have_text("no step was recorded here")
 
 
 def test_where_layers_share_a_pixel_the_pointer_tells_the_one_that_colours_it_and_all_can_be_chosen(page):
@@ -170,7 +171,7 @@ def test_where_layers_share_a_pixel_the_pointer_tells_the_one_that_colours_it_an
         line = int(part * tall)
         seen.page.mouse.move(x, box["y"] + line + 0.5)
         last = max(math.floor((line + 1) * LAYERS / tall) - 1, math.floor(line * LAYERS / tall))
-        expect(seen.frame.locator(".layers .heat-head .readout")).to_contain_text(f"block.{last}.weight · step 20 · {last + 1}")
+        expect(seen.frame.locator(READOUT)).to_contain_text(f"block.{last}.weight · step 20 · {last + 1}")
     seen.page.mouse.click(x, box["y"] + 5.5)
     first = rows_of(seen).input_value()
     seen.page.mouse.click(x, box["y"] + 5.5)
@@ -195,7 +196,7 @@ def test_a_sampled_statistic_holds_to_the_end_of_the_run_and_says_what_no_value_
     assert middle == end
     box = seen.frame.locator("canvas.heat").bounding_box()
     seen.page.mouse.move(box["x"] + seen.x_of(97), box["y"] + 5)
-    expect(seen.frame.locator(".layers .heat-head .readout")).to_have_text("block.0.weight · step 50 · 0.01")
+    expect(seen.frame.locator(READOUT)).to_have_text("block.0.weight · step 50 · 0.01")
     expect(seen.frame.locator(".layers .legend")).to_contain_text("weights are zero")
     expect(seen.frame.locator(".layers .legend")).not_to_contain_text("no gradient")
 
@@ -215,7 +216,7 @@ def test_a_run_trained_again_under_its_name_shows_nothing_of_the_old_one(look, s
     def told():
         box = seen.frame.locator("canvas.heat").bounding_box()
         seen.page.mouse.move(box["x"] + seen.x_of(50), box["y"] + 5)
-        return seen.frame.locator(".layers .heat-head .readout")
+        return seen.frame.locator(READOUT)
 
     expect(told()).to_have_text("block.0.weight · step 50 · 1")
     shutil.rmtree(folder)
@@ -604,7 +605,7 @@ def test_two_runs_are_divided_layer_by_layer_and_where_they_part_is_told(look, s
     tall = (box["height"] - 12) / 3
     for step, row, told in ((300, 1, "+2 (× 4)"), (100, 1, "0 (× 1)"), (300, 0, "0 (× 1)")):
         seen.page.mouse.move(box["x"] + seen.x_of(step), box["y"] + (row + 0.5) * tall)
-        expect(seen.frame.locator(".layers .heat-head .readout")).to_have_text(f"block.{row}.weight · step {step} · {told}")
+        expect(seen.frame.locator(READOUT)).to_have_text(f"block.{row}.weight · step {step} · {told}")
     alike, larger = seen.colours(seen.x_of(100), 1, 3), seen.colours(seen.x_of(300), 1, 3)
     assert len(alike) == len(larger) == 1
     assert alike != larger
