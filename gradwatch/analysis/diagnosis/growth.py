@@ -55,6 +55,9 @@ def loss_course(optimizer: OptimizerFacts) -> Loss | None:
         return None
     parts = np.array_split(losses, 10)
     levels = [float(np.median(part)) for part in parts]
+    if _left_at_once(losses, optimizer.total_norm):
+        first = float(losses[0])
+        return Loss(first=first, best=first, last=levels[-1], deviation=0.0, best_step=int(steps[0]))
     best, first = int(np.argmin(levels)), float(np.median(losses[:3]))
     if first < levels[best]:
         few = max(3, len(losses) // 50)
@@ -67,6 +70,14 @@ def loss_course(optimizer: OptimizerFacts) -> Loss | None:
         deviation=robust_deviation(parts[best]),
         best_step=int(np.array_split(steps, 10)[best][-1]),
     )
+
+
+def _left_at_once(losses: Array, norms: Array) -> bool:
+    """Whether the first update lifted loss and norm so far that no later loss is near the first one again."""
+    finite = norms[np.isfinite(norms)]
+    if len(finite) < MIN_LOSSES or not LARGE_LOSS_RATIO * losses[0] < losses[1:].min():
+        return False
+    return bool(losses[0] > 0 and np.median(finite[1:]) > RAISED_NORM_RATIO * finite[0])
 
 
 def grew_before(optimizer: OptimizerFacts, step: int) -> bool:

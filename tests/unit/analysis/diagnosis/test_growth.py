@@ -20,6 +20,24 @@ def test_growth_from_the_first_step_on(tmp_path):
     assert "target network" in found.remedy
 
 
+def test_a_first_update_that_lifts_the_loss_for_good(tmp_path):
+    """As Adam does at a learning rate of 30: the loss falls from then on and never comes near the first one."""
+    losses, norms = [16.0, *falling(299, 1e15, 1e5)], [10.0, *falling(299, 1e16, 1e8)]
+    found = the(run_of(tmp_path, stream(norms, losses=losses), "Adam"), "diverged")
+    assert (found.severity, found.steps[0] < 5) == ("critical", True)
+    assert found.evidence["loss_best"].value == 16.0
+    assert "learning rate" in found.cause
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(0.01, 1.0), (0.7, 0.2), (-0.05, 0.2), (0.0, 0.2)])
+def test_a_first_loss_below_the_others_is_no_divergence_by_itself(tmp_path, loss, norm):
+    """An easy first batch; others come near it, or the norms are as they were."""
+    losses = [loss, *falling(299, 1.5, 0.4)]
+    assert "diverged" not in codes(run_of(tmp_path / "near", stream([norm, *steady(299)], losses=losses)))
+    both = stream([0.2, *steady(299)], losses=[0.01, *losses[1:]])
+    assert "diverged" in codes(run_of(tmp_path / "both", both))
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "Prodigy"])
 @pytest.mark.parametrize("factor", [20.0, 500.0, 1e5])
 def test_a_spike_from_which_the_training_came_back_is_information(tmp_path, optimizer, factor):
