@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -77,8 +78,10 @@ def write_dataset(folders: Sequence[Path], target: str) -> Written:
         written = 0
         try:
             for name in changed:
-                if _write_run(dataset, name, Run(runs[name])):
-                    known[name] = stamps[name]
+                summary = _write_run(dataset, name, Run(runs[name]))
+                if summary is not None:
+                    # A live run has changed as soon as its process is gone, whether or not that still wrote.
+                    known[name] = None if summary.running else stamps[name]
                     written += 1
         finally:
             if written:
@@ -90,15 +93,15 @@ def write_dataset(folders: Sequence[Path], target: str) -> Written:
         raise CannotExport(f"{target!r} can't be written: {error}.") from error
 
 
-def _write_run(dataset: _Dataset, name: str, run: Run) -> bool:
-    """Write all tables of a run; False if it has no step."""
+def _write_run(dataset: _Dataset, name: str, run: Run) -> RunSummary | None:
+    """Write all tables of a run; None if it has no step."""
     try:
         summary = summarize(run, layers=False)
     except EmptyRun:
-        return False
+        return None
     for table, parts in _tables(run, summary).items():
         dataset.replace(table, name, parts)
-    return True
+    return summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class _Dataset:
 
     def holds(self, run: str) -> bool:
         """Whether the run is there, whatever the index says."""
-        return bool(self.plain.exists(f"{self.root}/runs.parquet/run={run}"))
+        return bool(self.plain.exists(self._place("runs", run)))
 
     def read_index(self) -> dict[str, Any]:
         """The stamp of each run's store when it was written; none if the index is missing, damaged or older."""
@@ -140,7 +143,7 @@ class _Dataset:
 
     def replace(self, table: str, run: str, parts: Iterator[pd.DataFrame]) -> None:
         """Write the rows of a run, in parts, in the place of those that the table has."""
-        place = f"{self.root}/{table}.parquet/run={run}"
+        place = self._place(table, run)
         if self.plain.exists(place):
             self.plain.rm(place, recursive=True)
         for number, frame in enumerate(parts):
@@ -148,6 +151,10 @@ class _Dataset:
                 self._write(table, run, frame, number)
             else:
                 self._write_empty(place, table, run, frame)
+
+    def _place(self, table: str, run: str) -> str:
+        """The folder of a run's rows. pyarrow percent-encodes what is no letter, digit or one of "-._~"."""
+        return f"{self.root}/{table}.parquet/run={quote(run, safe='')}"
 
     def _write(self, table: str, run: str, frame: pd.DataFrame, number: int) -> None:
         import pyarrow as pa

@@ -16,6 +16,7 @@ from gradwatch import Run
 from gradwatch.cli import main
 from gradwatch.errors import BadArgument, CannotExport, GradwatchError
 from gradwatch.export.dataset import INDEX_NAME, Written, write_dataset
+from gradwatch.store import StoreWriter
 from gradwatch.testing import replaced, steady, stream, write_run
 
 pytest.importorskip("pyarrow")
@@ -85,6 +86,32 @@ def test_a_second_export_takes_what_is_new(runs, written):
     write_run(runs / "good", again)
     assert write_dataset([runs], str(written)) == Written(runs=1, unchanged=2)
     assert len(pd.read_parquet(written / "steps.parquet", filters=[("run", "==", "good")])) == 57
+
+
+@pytest.mark.parametrize("name", ["lr=0.1 wd=0", "50%", "ü", "[ab]"])
+def test_a_run_is_found_again_by_any_name(tmp_path, name):
+    target = str(tmp_path / "set")
+    records = [*stream(steady(9)), *(replace(record, attempt=1) for record in stream(steady(5), first_step=9))]
+    write_run(tmp_path / "runs" / name, records)
+    write_dataset([tmp_path / "runs"], target)
+    assert write_dataset([tmp_path / "runs"], target) == Written(runs=0, unchanged=1)
+    shutil.rmtree(tmp_path / "runs" / name)
+    write_run(tmp_path / "runs" / name, stream(steady(7)))
+    assert write_dataset([tmp_path / "runs"], target) == Written(runs=1, unchanged=0)
+    for table in ("steps", "runs"):
+        assert set(pd.read_parquet(tmp_path / "set" / f"{table}.parquet")["run"]) == {name}
+    assert len(pd.read_parquet(tmp_path / "set" / "steps.parquet")) == 7
+
+
+def test_a_run_that_is_being_written_is_taken_each_time(tmp_path):
+    writer = StoreWriter(tmp_path / "run")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append([replace(record, layers=None) for record in stream(steady(5))])
+    for _ in range(2):  # its process may have been killed in between, which leaves no trace in the store
+        assert write_dataset([tmp_path / "run"], str(tmp_path / "set")) == Written(runs=1, unchanged=0)
+    writer.end_attempt("closed")
+    assert write_dataset([tmp_path / "run"], str(tmp_path / "set")) == Written(runs=1, unchanged=0)
+    assert write_dataset([tmp_path / "run"], str(tmp_path / "set")) == Written(runs=0, unchanged=1)
 
 
 def test_a_run_whose_files_are_gone_is_written_again(runs, written):
