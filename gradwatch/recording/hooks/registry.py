@@ -66,6 +66,7 @@ class HookRegistry(Generic[Listener]):
         with self._lock:
             try:
                 if not self._present:
+                    self._take_out_if_unheard()  # what an interrupt has left in
                     self._collect(self._put_in())
                 self._present.append(listener)
             except BaseException:
@@ -87,7 +88,8 @@ class HookRegistry(Generic[Listener]):
 
     def _take_out_if_unheard(self) -> None:
         while not self._present and self._take_out:
-            self._take_out.pop()()
+            self._take_out[-1]()
+            self._take_out.pop()
 
     def put_in_more(self, put_in: Callable[[], Iterable[Callable[[], None]]]) -> None:
         """Add to the tap while anyone listens; it is taken out with it."""

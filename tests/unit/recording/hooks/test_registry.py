@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from gradwatch.recording.hooks.registry import HookRegistry
 
 
@@ -81,3 +83,24 @@ def test_threads_put_one_tap_in():
     for end in ends:
         end()
     assert len(log) == 3
+
+
+def test_an_interrupt_while_the_tap_is_taken_out_leaves_no_second_one():
+    tapped, interrupts = [], [KeyboardInterrupt()]
+
+    def take_out():
+        if interrupts:
+            raise interrupts.pop()
+        tapped.clear()
+
+    def put_in():
+        yield take_out
+        tapped.append("tap")
+
+    listeners = HookRegistry(put_in)
+    with pytest.raises(KeyboardInterrupt):
+        listeners.add("a")()
+    stop = listeners.add("b")
+    assert tapped == ["tap"]
+    stop()
+    assert not tapped
