@@ -164,8 +164,10 @@ class Stepped(Loop):
         """What was measured and clipped before was of scaled gradients; it need not be measured again."""
         pending = self._scaling.end(scale)
         if pending is not None:
+            gradients = self.tracker.parameters.gradients()
             pending.unscale(scale)
-            pending.note_versions(self.tracker.parameters.gradients())
+            pending.note_versions(gradients)
+            self._count(pending, gradients, None)
 
     def before_scaled_step(self, scale: Tensor) -> None:
         self._notice_drop()  # what was dropped has the scale of before
@@ -209,6 +211,8 @@ class Stepped(Loop):
         tracker = self.tracker
         if tracker.is_due:
             pending = self._update.end(tracker, self._gate.gradients)
+            if self._update.makes_gradients:
+                self._count(pending, self._gate.gradients(), pending.scale)
             tracker.audit.judge(pending)
             if not pending.is_clipped_by_policy and self._update.makes_gradients:
                 self._gate.say_not_clipped("a step with a closure makes its gradients within")
@@ -258,7 +262,7 @@ class Stepped(Loop):
         gradients = self._gate.gradients()
         self._update.gradients_made(self.tracker)
         pending = self.tracker.settle(gradients, at_clip=at_clip)
-        self._count(pending, gradients)
+        self._count(pending, gradients, pending.scale)
         return pending, gradients
 
     def _take_gradients(self) -> PendingStep:
@@ -271,14 +275,17 @@ class Stepped(Loop):
             self._update.gradients_made(self.tracker)
             pending = tracker.settle(gradients)
         pending.take_scaling(*scaling_of(tracker.optimizer))
-        self._count(pending, gradients)
+        self._count(pending, gradients, pending.scale)
         self._act_on(pending, gradients)
         return pending
 
-    def _count(self, pending: PendingStep, gradients: Sequence[Tensor | None]) -> None:
-        """Count the entries by magnitude, once, unless the gradients were changed before that."""
+    def _count(self, pending: PendingStep, gradients: Sequence[Tensor | None], scale: Tensor | None) -> None:
+        """Count the entries by magnitude, once, unless the gradients were changed before that.
+
+        ``scale`` is what they are multiplied by now.
+        """
         if pending.magnitudes is None and pending.is_as_made:
-            step, scale = self.tracker.step, pending.scale
+            step = self.tracker.step
             pending.magnitudes = self._sampler.magnitudes(step, pending.measured, gradients, scale)
 
     def _act_on(self, pending: PendingStep, gradients: Sequence[Tensor | None]) -> None:

@@ -90,6 +90,37 @@ def test_they_are_unscaled_under_a_grad_scaler(tmp_path, unscales):
     assert all(told(row) == COUNTS for _, row in found.iterrows())
 
 
+def test_gradients_that_were_measured_before_they_are_unscaled_are_unscaled_once(tmp_path):
+    model = torch.nn.Linear(4, 2, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=1) as watch:
+        scaler.scale((model.weight * ENTRIES).sum()).backward()
+        watch.gradients_ready(optimizer)
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+    (row,) = Run(tmp_path / "run").magnitudes("weight").to_dict("records")
+    assert told(row) == COUNTS
+
+
+def test_those_that_a_closure_makes_are_counted(tmp_path):
+    model = torch.nn.Linear(4, 2, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def closure(factor):
+        optimizer.zero_grad()
+        loss = (model.weight * ENTRIES * factor).sum()
+        loss.backward()
+        return loss
+
+    with gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=2):
+        for step in range(4):
+            optimizer.step(lambda step=step: closure(1.0 if step % 2 == 0 else 2.0))
+    found = Run(tmp_path / "run").magnitudes("weight")
+    assert found.index.tolist() == [0, 2]
+    assert all(told(row) == COUNTS for _, row in found.iterrows())
+
+
 def test_clipping_before_the_gradients_are_unscaled_leaves_them_out(tmp_path):
     model = torch.nn.Linear(4, 2, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
