@@ -142,24 +142,24 @@ class Integrity:
     # ----------------------------------------------------------------------------------------- steps
 
     def intact_steps(
-        self, columns: Mapping[str, Sequence[Any]], last: int, there: Sequence[Any] | None = None
+        self, columns: Mapping[str, Sequence[Any]], last: int, there: Sequence[Sequence[Any]] | None = None
     ) -> NDArray[np.bool_]:
         """Which rows of table ``step``, given by column, are intact; (rows,).
 
         Args:
             columns: id, `STEP_COLUMNS`, crc and row_crc.
             last: an id that is known to have been written, 0 if none is.
-            there: the ids of all rows, of which these are some; None: these are all.
+            there: id and crc of all rows, by id, of which these are some; None: these are all.
         """
         ids = columns["id"]
         intact = self.intact_chunk(columns)
         if self.layout.has_crc:
             # Rows without crc are older than the promise that ids are consecutive.
-            first = next((number for number, crc in zip(ids, columns["crc"], strict=True) if crc is not None), 1)
+            rows = list(zip(ids, columns["crc"], strict=True)) if there is None else there
+            first = next((number for number, crc in rows if crc is not None), 1)
             right = np.flatnonzero(intact)
-            self._find_gaps(
-                "step", set(ids if there is None else there), first, max(last, ids[right[-1]] if len(right) else 0)
-            )
+            found = {number for number, _ in rows}
+            self._find_gaps("step", found, first, max(last, ids[right[-1]] if len(right) else 0))
         return intact
 
     def intact_chunk(self, columns: Mapping[str, Sequence[Any]]) -> NDArray[np.bool_]:

@@ -48,9 +48,10 @@ class StepTable:
         with self._db.one_moment():
             rows = self._db.rows(query, *names)
             last = self._last_id()
-            ids = None if optimizer is None else [n for (n,) in self._db.rows("select id from step not indexed")]
+            every = f"select {select(self._db, 'step', ('id', 'crc'))} from step not indexed order by id"
+            there = None if optimizer is None else self._db.rows(every)
         columns = _by_name(rows)
-        columns = _those(columns, self._integrity.intact_steps(columns, last, ids))
+        columns = _those(columns, self._integrity.intact_steps(columns, last, there))
         for index, nan in enumerate(columns.pop("nan")):
             for name in nan.split(",") if nan else ():
                 columns[name][index] = math.nan
