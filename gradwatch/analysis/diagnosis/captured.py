@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -57,33 +58,35 @@ def _told(finding: Finding, captures: Sequence[CaptureInfo], replays: Sequence[R
         replayable=capture.replayable,
         replayed=None if found is None else headline(found),
     )
+    command = f"gradwatch replay {run} --step {capture.step}"
+    if any(one.step == capture.step and one.optimizer != capture.optimizer for one in captures):
+        command += f" --optimizer {shlex.quote(capture.optimizer)}"  # else it replays the first of the step
     if found is not None:
-        return _with_replay(replace(finding, capture=kept), found, run)
-    return _to_be_replayed(replace(finding, capture=kept), capture, run)
+        return _with_replay(replace(finding, capture=kept), found, command)
+    return _to_be_replayed(replace(finding, capture=kept), capture, command)
 
 
-def _with_replay(finding: Finding, found: Replay, run: str) -> Finding:
+def _with_replay(finding: Finding, found: Replay, command: str) -> Finding:
     """Take the cause from the replay. If the replay found no place, keep the usual causes beside it."""
-    odd = "".join(f"; row {row.row}: {row.odd[0]}" for row in found.suspects[:1] if row.odd)
+    odd = "".join(f"; row {row.row}: {' and '.join(row.odd[:2])}" for row in found.suspects[:1] if row.odd)
     told = f"by the replay of step {found.step}: {headline(found)}{odd}"
     cause = told if found.origin is not None else f"{finding.cause}; {told}"
     return replace(
         finding,
         cause=cause,
-        confirm=f"`gradwatch replay {run} --step {found.step}` prints every answer of the replay",
+        confirm=f"`{command}` prints every answer of the replay",
     )
 
 
-def _to_be_replayed(finding: Finding, capture: CaptureInfo, run: str) -> Finding:
+def _to_be_replayed(finding: Finding, capture: CaptureInfo, command: str) -> Finding:
     if not capture.replayable:
         why = "; ".join(capture.not_kept)
         return replace(
             finding, confirm=f"{finding.confirm}; step {capture.step} was captured but can't be replayed: {why}"
         )
-    command = f"`gradwatch replay {run} --step {capture.step} SCRIPT`"
     return replace(
         finding,
-        remedy=f"{command} names the operation, the line and the rows of the captured step {capture.step}; then"
-        f" {finding.remedy}",
-        confirm=f"{command}, with the training's script and its arguments",
+        remedy=f"`{command} SCRIPT` names the operation, the line and the rows of the captured step {capture.step};"
+        f" then {finding.remedy}",
+        confirm=f"`{command} SCRIPT`, with the training's script and its arguments",
     )

@@ -1,6 +1,7 @@
 """A finding about a captured step says what its replay found, or how to replay it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ def test_the_cause_is_what_the_replay_found():
     assert found.remedy == "guard it"
     assert found.as_dict()["capture"]["replayed"].startswith("began in att")
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
+
+
+def test_two_oddities_of_the_row_are_told():
+    row = RowFinding(row=3, norm=float("nan"), stands_out=True, odd=("ids: all 0", "pad: all masked", "a third"))
+    cause = told(finding(), [capture()], [replace(REPLAY, rows=(row,))]).cause
+    assert cause.endswith("row 3: ids: all 0 and pad: all masked")
+
+
+def test_the_command_names_the_optimizer_where_several_have_a_capture_of_the_step():
+    others = [capture(optimizer="the critic"), capture()]
+    assert "`gradwatch replay runs/a --step 7 --optimizer 0` prints" in told(finding(), others, [REPLAY]).confirm
+    assert told(finding(), others).confirm.startswith("`gradwatch replay runs/a --step 7 --optimizer 0 SCRIPT`")
+    critic = told(replace(finding(), optimizer="the critic"), others)
+    assert "--optimizer 'the critic' SCRIPT`" in critic.remedy
+    apart = told(finding(), [capture(3, optimizer="the critic"), capture()])
+    assert "--optimizer" not in apart.remedy
 
 
 def test_usual_causes_stay_where_the_replay_found_no_place():
