@@ -17,6 +17,7 @@ from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotReplay, GradwatchError, RunNotFound
 from gradwatch.replaying.bundle import unpack, write_bundle
 from gradwatch.script.launch import prepare
+from gradwatch.text import file_size
 from gradwatch.views.console.replay import replay_view
 
 MOST_TOLD = 20
@@ -37,7 +38,11 @@ def replay(arguments: Sequence[str], options: Options) -> None:
     """Replay a captured step of a run, or print what its last replay found where no script is given."""
     run, rest = run_and_rest(arguments)
     script, options = split(rest, options)
-    with _folders(_newest() if run is None else run, options) as folders:
+    if run is None:
+        run = _newest()
+        if script and capture_folders(run):  # of another script, its captures fit no model of this one
+            print_lines(f"gradwatch: replaying {run}, the newest run with captures", err=True)
+    with _folders(run, options) as folders:
         folder = folders[0]
         found = _stored(folder) if not script else _replayed(folder, script, options)
         if options.bundle is not None:
@@ -126,13 +131,26 @@ def _folders(run: Path, options: Options) -> Iterator[list[Path]]:
         raise CannotReplay(f"{str(run)!r} holds no captures that can be read. {reason}")
     wanted = [info.folder for info in found if _is_wanted(info, options)]
     if not wanted:
-        steps = ", ".join([*dict.fromkeys(str(info.step) for info in found)][:MOST_TOLD])
-        raise CannotReplay(f"{str(run)!r} holds no capture of that step; it has those of steps {steps}.")
+        raise CannotReplay(f"{str(run)!r} holds no capture {_asked(options)}; it has {_had(found, options)}.")
     yield wanted
 
 
 def _is_wanted(about: CaptureInfo, options: Options) -> bool:
     return options.step in (None, about.step) and options.optimizer in (None, about.optimizer)
+
+
+def _asked(options: Options) -> str:
+    step = "" if options.step is None else f"of step {options.step}"
+    optimizer = "" if options.optimizer is None else f"of optimizer {options.optimizer}"
+    return " ".join(part for part in (step, optimizer) if part)
+
+
+def _had(found: Sequence[CaptureInfo], options: Options) -> str:
+    """The captures there are, by step; with the optimizer where one was asked for."""
+    names = (
+        f"step {info.step}" + ("" if options.optimizer is None else f" of optimizer {info.optimizer}") for info in found
+    )
+    return ", ".join([*dict.fromkeys(names)][:MOST_TOLD])
 
 
 # ---------------------------------------------------------------------------------- what is done
@@ -197,4 +215,4 @@ def _threshold(folder: Path) -> float | None:
 def _bundle(found: Replay, folder: Path, options: Options) -> None:
     assert options.bundle is not None
     size = write_bundle(found, folder, options.bundle)
-    print_lines(f"wrote {options.bundle.name}, {size / 1e6:.1f} MB; it holds the batch and the weights", err=True)
+    print_lines(f"wrote {options.bundle.name}, {file_size(size)}; it holds the batch and the weights", err=True)

@@ -11,6 +11,8 @@ import pytest
 from gradwatch.analysis.replays.result import Replay, write_replay
 from gradwatch.cli.commands.replay import Options, split
 from gradwatch.errors import BadArgument
+from gradwatch.store import StoreWriter
+from gradwatch.text import file_size
 
 from ....prepared import forked
 
@@ -97,7 +99,7 @@ def test_json_and_a_bundle(work):
     assert (found["step"], found["recurs"], found["origin"]["operation"]) == (20, "bitwise", "aten.div")
     assert found["rows"][0]["norm"] == "NaN"
     assert "training" in done.stderr
-    assert "wrote case.zip" in done.stderr
+    assert f"wrote case.zip, {file_size((work / 'case.zip').stat().st_size)}; " in done.stderr
     other = gradwatch(work, "case.zip", "--json", "train.py", "5")
     assert json.loads(other.stdout)["rows"][0]["row"] == 4
     assert json.loads(gradwatch(work, "case.zip", "--json").stdout) == found
@@ -108,7 +110,11 @@ def test_json_and_a_bundle(work):
     [
         (["runs/none"], "There is no run, capture or bundle at 'runs/none'"),
         (["runs"], "holds no captures"),
-        (["runs/a", "--step", "4", "train.py"], "it has those of steps 3, 20"),
+        (["runs/a", "--step", "4", "train.py"], "holds no capture of step 4; it has step 3, step 20."),
+        (
+            ["runs/a", "--optimizer", "7", "train.py"],
+            "no capture of optimizer 7; it has step 3 of optimizer 0, step 20",
+        ),
         (["runs/a", "nothing.py"], "There is no script at 'nothing.py'"),
         (["runs/a", "train.py", "0"], "never called a model"),
         (["train.py"], "There is no run under 'runs'"),
@@ -123,6 +129,16 @@ def test_errors_are_one_line(work, arguments, said):
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_run_it_names_the_run_that_it_chose(work, tmp_path):
+    shutil.copytree(work, tmp_path, dirs_exist_ok=True)
+    writer = StoreWriter(tmp_path / "runs" / "a")
+    writer.begin_attempt({}, {})
+    writer.end_attempt("closed")
+    assert gradwatch(tmp_path, "train.py", "0").stderr.splitlines()[0].endswith("runs/a, the newest run with captures")
+    shutil.rmtree(tmp_path / "runs" / "a" / "captures")
+    assert "newest" not in gradwatch(tmp_path, "train.py", "0").stderr
 
 
 def test_a_step_without_weights_is_replayed_with_those_of_the_script(work):

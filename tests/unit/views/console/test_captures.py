@@ -44,6 +44,12 @@ def test_a_capture_is_told_with_its_numbers(drawn):
     assert text(drawn, info()) == f"step 12 spike {norms}, {file_size(123_456)}, runs/a/captures/step-000012"
 
 
+def test_captures_of_several_optimizers_name_theirs(drawn):
+    found = text(drawn, info(), info(optimizer="1"))
+    assert [f"optimizer {one}, total norm" in found for one in "01"] == [True, True]
+    assert "optimizer" not in text(drawn, info(), info())
+
+
 @pytest.mark.parametrize("norm", [0.0, 1e300, math.inf, math.nan])
 def test_odd_norms_are_written_as_everywhere(drawn, norm):
     assert f"total norm {number(norm)}, " in text(drawn, info(total_norm=norm))
