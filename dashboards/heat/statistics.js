@@ -51,7 +51,12 @@ const STATISTICS = {
     sampled: true,
     absent: "not read, or no second moment",
   },
-  norm_share: { label: "share of the squared norm", ends: [0, 1], share: true, absent: "no gradient" },
+  norm_share: {
+    label: "share of the squared norm",
+    ends: [0, 1],
+    share: true,
+    absent: "no gradient, or a total that is not finite",
+  },
   rank_norm: { label: "norm of each rank", log: true, ranks: true, absent: "no gradient" },
   rank_nonfinite: { label: "NaN or infinite entries of each rank", log: true, ranks: true, absent: "no gradient" },
   rank_differing: { label: "gradients that differ from other ranks", log: true, ranks: true, absent: "no gradient" },

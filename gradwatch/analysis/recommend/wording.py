@@ -18,7 +18,7 @@ from gradwatch.analysis.recommend.rule import (
     weight_size,
 )
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
-from gradwatch.analysis.statistics.progress import drift
+from gradwatch.analysis.statistics.progress import drift, has_risen
 
 HEAVY, LIGHT = 2.0, 4.0  # tail indices: below the first single steps dominate, above the second clipping changes little
 
@@ -157,8 +157,11 @@ def _fault(history: OptimizerHistory, choice: Choice) -> str:
         return f"the weights grew from a norm of {history.weight_norm:.3g} to {history.last_weight_norm:.3g}"
     if choice.cause == "large-updates":
         return f"the median update changes the weights by {history.update_ratio:.1%}"
+    if choice.cause == "lost":
+        if history.lost_at is not None or history.ended_nonfinite:
+            return "the training was lost"
+        return "the loss rose again" if has_risen(history) else "the loss has not fallen"
     return {
-        "lost": "the training was lost, or its loss rose again",
         "heavy-tail": "single steps are far larger than the others",
         "outliers": f"more than one step in a hundred is at least {UNEVEN_P99_RATIO:g} times its neighbours",
     }[str(choice.cause)]

@@ -115,6 +115,20 @@ def test_every_rule_is_explained(calm, basis, cause):
         assert rest not in text
 
 
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ([2.3] * 200 + [2.29] * 200, "the loss has not fallen"),
+        (np.r_[np.linspace(2.3, 0.5, 200), np.linspace(0.5, 2.0, 200)].tolist(), "the loss rose again"),
+    ],
+    ids=["flat", "rose"],
+)
+def test_what_became_of_the_loss_is_said_as_the_findings_say_it(tmp_path, losses, says):
+    history = optimizer_history(Run(write_run(tmp_path, stream(steady(400), losses=losses))))
+    text = wording.explain(history, choice("twice-p99", cause="lost"))
+    assert text.startswith(says)
+
+
 def test_the_explanation_is_of_the_rule_that_chose(tmp_path):
     history = optimizer_history(Run(write_run(tmp_path, stream(steady(400)), "Adam", {"lr": 1e-3, "eps": 1e-8})))
     found = choose(history, tail=3.0)
