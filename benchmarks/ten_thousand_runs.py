@@ -75,7 +75,8 @@ def ask_duckdb(target: Path) -> str:
     return str(
         duckdb.sql(
             f"select {groups}, count(*) as runs, count(first.run) as exploded, mode(layer) as first_layer"
-            f" from {runs} left join ({first}) as first using (run) group by {groups} order by exploded desc, {groups} limit 10"
+            f" from {runs} left join ({first}) as first using (run)"
+            f" group by {groups} order by exploded desc, {groups} limit 10"
         )
     )
 

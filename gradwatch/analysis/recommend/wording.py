@@ -252,8 +252,8 @@ def fix_first(finding: Finding) -> str:
 
 
 def hopeless(finding: Finding) -> str:
-    """No threshold would have prevented this fault."""
-    return f"{finding.what}. No clipping threshold would have prevented that: {finding.remedy}"
+    """No threshold would have prevented this fault. Its remedy stands with the finding, beside the advice."""
+    return f"{finding.what}. No clipping threshold would have prevented that"
 
 
 AFTER_CLIPPING = (

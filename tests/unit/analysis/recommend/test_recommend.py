@@ -58,7 +58,8 @@ def test_a_refusal_says_with_what_to_record_another_run(tmp_path):
 def test_a_run_that_ends_at_once_or_in_spikes_is_told_with_what_to_record_another(tmp_path):
     """No event says that the training was lost where it ends with its first NaN."""
     ended = advise(tmp_path / "a", [*steady(200), math.nan])
-    assert "no threshold and no learning rate would have prevented it" in ended.refused
+    assert "No clipping threshold would have prevented that" in ended.refused
+    assert "no threshold and no learning rate would have prevented it" in ended.fix_first[0]
     assert ended.record_at is None
     writer = StoreWriter(tmp_path / "b")
     writer.begin_attempt({}, {"0": ("SGD", {"lr": 0.1})})
