@@ -39,6 +39,8 @@ LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio", *SAMPLED_STATS)
 
 RECORDED_UPDATE_STATS = (*UPDATE_STATS, "update_ratio")
 
+MAGNITUDES_AT_ONCE = 500  # rows, each of which has the histograms of all parameters
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
@@ -313,7 +315,12 @@ class RunReader:
         self, ids: NDArray[np.int64], positions: Sequence[int], optimizer: str | None = None
     ) -> tuple[NDArray[np.int64], Floats]:
         """Id and step of these rows, (rows, 2), and their counts of entries, (rows, positions, bins), by step."""
-        rows, counts = self._store.magnitude_table(self.optimizer(optimizer), ids.tolist(), positions)
+        name = self.optimizer(optimizer)
+        parts = [
+            self._store.magnitude_table(name, ids[begin : begin + MAGNITUDES_AT_ONCE].tolist(), positions)
+            for begin in range(0, max(1, len(ids)), MAGNITUDES_AT_ONCE)
+        ]
+        rows, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(rows[:, 1], kind="stable")
         return rows[order], counts[order]
 

@@ -245,8 +245,8 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     tenths = np.array_split(losses, 10)
     start, levels = float(np.median(tenths[0])), medians(tenths)
-    if start == 0:
-        return None  # a loss that is solved, not one that stands still
+    if start == 0 or losses[0] == losses.max():
+        return None  # a loss that is solved, or that the first updates may have lowered
     doubt = uncertainty(tenths[0]) + uncertainty(tenths[-1])
     highest = max(start, first_loss(losses))
     if highest - min(levels) > FELL_SHARE * abs(start) or doubt > SEEN_SHARE * abs(start):

@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch import Run
+from gradwatch.analysis import history
 from gradwatch.errors import BadArgument
 from gradwatch.record import MAGNITUDE_BINS, LayerStats, MagnitudeStats, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter
@@ -59,6 +61,13 @@ def test_the_counts_are_those_written_by_the_attempt_that_stands(run):
         assert found.index.tolist() == [0, 3, 6, 9]
         assert found.to_numpy().tolist() == expected
     assert reader.damaged_rows == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 5])
+def test_rows_that_are_read_in_parts_are_those_that_are_read_at_once(run, monkeypatch, at_once):
+    whole = Run(run).magnitudes("b")
+    monkeypatch.setattr(history, "MAGNITUDES_AT_ONCE", at_once)
+    pd.testing.assert_frame_equal(Run(run).magnitudes("b"), whole)
 
 
 def test_a_name_that_the_run_does_not_have_is_refused_with_some_that_it_has(run):

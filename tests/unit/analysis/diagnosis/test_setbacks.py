@@ -175,10 +175,11 @@ def test_a_loss_that_never_falls_is_told_as_information(tmp_path):
         flat(steps=99),
         [0.1 * x for x in np.random.default_rng(0).standard_normal(400)],  # of reinforcement learning
         [*falling(40, 2.3, 0.1), *flat(360, 0.1)],  # it was learnt at once
+        [10.0, *flat(399)],  # by the first update
         [2.3] * 400,
         [1.0 if step % 50 == 7 else 0.0 for step in range(400)],  # of a margin that nearly every batch keeps
     ],
-    ids=["falls", "scatters", "short", "about zero", "at once", "constant", "zero"],
+    ids=["falls", "scatters", "short", "about zero", "at once", "first update", "constant", "zero"],
 )
 def test_no_progress_is_not_told_of_other_losses(tmp_path, losses):
     assert "no-progress" not in codes(run_of(tmp_path, stream(steady(len(losses)), losses=losses)))
