@@ -35,4 +35,4 @@ def test_verdict_advice_and_diagnosis_agree(tmp_path, faulty):
     if faulty:
         assert summary.reason == summary.findings[0].what
         assert summary.findings[0].remedy in summary.next
-        assert summary.findings[0].remedy in advice.refused
+        assert summary.findings[0].remedy in advice.fix_first[0]
