@@ -174,7 +174,7 @@ def show_steps(model: Model, found: Sequence[dict[str, Step]]) -> None:
     calls = statistics.median(each["counted"].calls for each in found)
     entries = [1e6 * each["counted"].entries for each in found]
     shares = [each["counted"].entries / each["plain"].processor for each in found]
-    print(f"  {f'called for it, {calls:.0f} functions a step, in microseconds':<48}{quartiles(entries, '.0f')}")
+    print(f"  {f'called for it, {calls:.0f} functions a step, in microseconds':<48} {quartiles(entries, '.0f')}")
     print(f"  {'which is of the processor time of a step':<48}{quartiles(shares, '.2%')}")
 
 
