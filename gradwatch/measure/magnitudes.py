@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from math import gcd
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from gradwatch.measure.entries import entries_of
 from gradwatch.measure.fused import is_dense
 from gradwatch.measure.measurement import Measurement
 from gradwatch.measure.routes import to_host
-from gradwatch.measure.updates import even_share
+from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.record import MAGNITUDE_BINS, MAGNITUDE_EXPONENTS, MOST_COUNTED
 
 READ = 2**16
@@ -65,19 +64,14 @@ def measure_magnitudes(gradients: Sequence[Tensor | None], scale: Tensor | None 
 
 
 def _sample(entries: Tensor, most: int) -> Tensor:
-    """At most this many entries, flat and evenly spaced, always the same ones.
-
-    The distance has no factor in common with a dimension, so that a sample of a matrix meets all its columns alike.
-    """
+    """At most this many entries, flat and evenly spaced, always the same ones."""
     for dimension, stride in enumerate(entries.stride()):
         if stride == 0 and entries.shape[dimension] > 1:  # one entry, told many times
             entries = entries.narrow(dimension, 0, 1)
     size = entries.numel()
     if size <= most:
         return entries.reshape(-1)
-    distance = -(-size // most)
-    while any(gcd(distance, side) != 1 for side in entries.shape):
-        distance += 1
+    distance = even_stride(entries.shape, most)
     if not is_dense(entries):
         return entries.reshape(-1)[::distance]
     return entries.as_strided((-(-size // distance),), (distance,), entries.storage_offset())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from math import gcd
+from math import gcd, prod
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -214,6 +214,20 @@ def even_share(sizes: tuple[int, ...], limit: int) -> int:
             return max(1, left // remaining)
         left, remaining = left - size, remaining - 1
     return limit
+
+
+def even_stride(shape: Sequence[int], most: int) -> int:
+    """The least distance between entries at which no more than ``most`` are met.
+
+    It has no factor in common with a dimension, so that a sample of a matrix meets all its columns alike.
+
+    >>> even_stride((2048, 1024), 2**18)
+    9
+    """
+    stride = -(-prod(shape) // most)
+    while any(gcd(stride, side) != 1 for side in shape):
+        stride += 1
+    return stride
 
 
 def _samplings(found: Sequence[Moved], limit: int) -> list[Sampling]:

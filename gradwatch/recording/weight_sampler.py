@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, measure_magnitudes, measure_updates, norms
 from gradwatch.measure.fused import reads_updates
-from gradwatch.measure.updates import even_share
+from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.recording.alignment import Entries, alignments, can_count_off
 
 logger = logging.getLogger("gradwatch")
@@ -200,9 +200,7 @@ def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:
     size = parameter.numel()
     if size <= share or not can_count_off(parameter):
         return Entries(stride=1, offset=0)
-    stride = -(-size // share)
-    while any(gcd(stride, length) != 1 for length in parameter.shape):
-        stride += 1
+    stride = even_stride(parameter.shape, share)
     # A multiple of the golden ratio spreads the beginnings of successive samples evenly.
     return Entries(stride=stride, offset=int(turn * 0.6180339887498949 % 1 * min(stride, size)))
 
