@@ -241,10 +241,11 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     no progress, nor of one that is the same number at every step.
     """
     losses = optimizer.history.losses()
-    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or is_about_zero(losses) or losses.min() == losses.max():
+    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or is_about_zero(losses):
         return None
     tenths = np.array_split(losses, 10)
-    start, levels = float(np.median(tenths[0])), medians(tenths)
+    levels = medians(tenths)
+    start = levels[0]
     if start == 0 or losses[0] == losses.max():
         return None  # a loss that is solved, or that the first updates may have lowered
     doubt = uncertainty(tenths[0]) + uncertainty(tenths[-1])
