@@ -68,7 +68,7 @@ class AdaGC(Stateful):
         before, after = [], []
         for positions, found in measured.norms():
             at = to_device(torch.tensor(positions), of_all.device)
-            norms = move(found.double(), of_all.device)
+            norms = move(found.to(of_all.dtype), of_all.device)
             average = averages[at]
             own = torch.as_tensor(coefficient_of(norms, self.relative * average, eps=0.0))
             factors = torch.where(starting, common, own)

@@ -14,7 +14,18 @@ from torch import Tensor
 
 from gradwatch.clip.scale import coefficient_of, scale, total_norm
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement, is_on_host, is_sharded, local, make_sums, measure, over_ranks, total, whole
+from gradwatch.measure import (
+    Measurement,
+    is_on_host,
+    is_sharded,
+    local,
+    make_sums,
+    measure,
+    over_ranks,
+    total,
+    whole,
+    widest_float,
+)
 
 NonFinite: TypeAlias = Literal["keep", "zero", "skip", "raise"]
 _CHOICES = ("keep", "zero", "skip", "raise")
@@ -139,10 +150,11 @@ def _norm_over_ranks(parameters: Sequence[Tensor], norm_type: float) -> Tensor:
     if norm_type == 2.0:
         return total_norm(whole(measure(gradients, ("norm",)), parameters))
     is_largest = norm_type == math.inf
-    numbers = torch.zeros(1, len(parameters), dtype=torch.float64, device=parameters[0].device)
+    device = parameters[0].device
+    numbers = torch.zeros(1, len(parameters), dtype=widest_float(device), device=device)
     for at, gradient in enumerate(gradients):
         if gradient is not None and gradient.numel():
-            norm = torch.linalg.vector_norm(gradient, norm_type).double()
+            norm = torch.linalg.vector_norm(gradient, norm_type).to(numbers.dtype)
             # The largest of NaN and a number may be the number.
             numbers[0, at] = norm.nan_to_num(math.inf, math.inf) if is_largest else norm**norm_type
     found = over_ranks(parameters, numbers, is_largest)

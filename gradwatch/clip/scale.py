@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gradwatch.measure import Measurement, first_accelerator, move, total
+from gradwatch.measure import Measurement, join, move, total
 
 TORCH_EPS = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to the norm before it divides. It is an absolute number: at a norm of
@@ -28,7 +28,10 @@ def gradients_of(parameters: Sequence[Tensor | None], measured: Measurement) -> 
 
 
 def total_norm(measured: Measurement) -> Tensor:
-    """Return the L2 norm of all gradients: a zero-dimensional float64 tensor, on the device that computes it."""
+    """Return the L2 norm of all gradients: a zero-dimensional tensor, on the device that computes it.
+
+    In float64, unless the device has none.
+    """
     if not measured.is_here:
         return measured.total_on_device()
     return torch.tensor(host_total(measured), dtype=torch.float64)
@@ -90,12 +93,11 @@ def shrunk(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
         before: norms before clipping, in tensors of any shape.
         after: the norms of the same parts after clipping, in the same shapes.
     """
-    device = first_accelerator(before)
-    old = torch.cat([move(norms.flatten().double(), device) for norms in before])
-    new = torch.cat([move(norms.flatten().double(), device) for norms in after])
+    old = join([norms.flatten() for norms in before])
+    new = join([norms.flatten() for norms in after])
     finite = torch.isfinite(old)
     zero = torch.zeros_like(old)
     old, new = torch.where(finite, old, zero), torch.where(finite, new, zero)
-    largest = old.max().clamp(min=1e-300)  # dividing by it keeps the squares from overflowing
+    largest = old.max().clamp(min=torch.finfo(old.dtype).tiny)  # dividing by it keeps the squares from overflowing
     quotient = torch.linalg.vector_norm(new / largest) / torch.linalg.vector_norm(old / largest)
     return torch.where(torch.isnan(quotient), torch.ones_like(quotient), quotient)

@@ -12,7 +12,7 @@ from gradwatch.clip.policy import Clipping, Stateful, above_zero
 from gradwatch.clip.scale import total_norm
 from gradwatch.clip.window import empty_window, put_into_window
 from gradwatch.errors import BadArgument
-from gradwatch.measure import Measurement
+from gradwatch.measure import Measurement, widest_float
 
 LEAST_NORMS = 20
 """Norms that a decision needs at least, this step's included: OLMo-core's number."""
@@ -62,7 +62,7 @@ class SkipOutliers(Stateful):
 
     def skips(self, norm: Tensor) -> Tensor:
         """Return whether the update of this norm is to be skipped, then take the norm in."""
-        norm = norm.double()
+        norm = norm.to(widest_float(norm.device))
         state = self._on(norm)
         if not state:
             state.update(empty_window(self.window, norm))

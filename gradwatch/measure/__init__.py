@@ -5,11 +5,14 @@ from gradwatch.measure.devices import (
     begin_copy,
     copies_behind,
     first_accelerator,
+    has_values,
     is_capturing_graph,
     is_on_host,
+    join,
     mark_copies,
     move,
     to_device,
+    widest_float,
 )
 from gradwatch.measure.magnitudes import measure_magnitudes
 from gradwatch.measure.measurement import Measurement
@@ -41,9 +44,11 @@ __all__ = [
     "count_above",
     "counts_here",
     "first_accelerator",
+    "has_values",
     "is_capturing_graph",
     "is_on_host",
     "is_sharded",
+    "join",
     "local",
     "local_sizes",
     "make_sums",
@@ -64,4 +69,5 @@ __all__ = [
     "to_host",
     "total",
     "whole",
+    "widest_float",
 ]

@@ -7,6 +7,7 @@ thread on tensors without values (the meta device) and show that it reads none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -32,6 +33,15 @@ def is_on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether there are values at all: tensors on the meta device have only a shape.
+
+    >>> has_values(torch.ones(2)), has_values(torch.ones(2, device="meta"))
+    (True, False)
+    """
+    return not tensor.is_meta
+
+
 def first_accelerator(tensors: Sequence[Tensor]) -> torch.device:
     """Return the device of the first tensor that is not on the host; the host if all are.
 
@@ -39,6 +49,22 @@ def first_accelerator(tensors: Sequence[Tensor]) -> torch.device:
     device(type='meta')
     """
     return next((tensor.device for tensor in tensors if not is_on_host(tensor)), torch.device("cpu"))
+
+
+@lru_cache(maxsize=64)
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 for a device that has no float64: Apple's MPS, and some of Intel's.
+
+    >>> widest_float(torch.device("cpu"))
+    torch.float64
+    """
+    if device.type in ("cpu", "cuda", "meta"):
+        return torch.float64
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).add_(1)
+    except (RuntimeError, TypeError):
+        return torch.float32
+    return torch.float64
 
 
 def is_capturing_graph() -> bool:
@@ -88,6 +114,17 @@ def move(values: Tensor, device: torch.device) -> Tensor:
     if is_on_host(values):
         return to_device(values, device)
     return values.to(device, non_blocking=device.type != "cpu")
+
+
+def join(vectors: Sequence[Tensor]) -> Tensor:
+    """Return vectors one behind the other, without waiting: on the first of their devices that is not the host.
+
+    >>> join([torch.ones(1), torch.zeros(2)])
+    tensor([1., 0., 0.], dtype=torch.float64)
+    """
+    device = first_accelerator(vectors)
+    dtype = widest_float(device)
+    return torch.cat([move(vector.to(dtype), device) for vector in vectors])
 
 
 def mark_copies(devices: Iterable[torch.device]) -> tuple[Ready, ...]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradwatch.measure.devices import Ready, first_accelerator, is_on_host, move
+from gradwatch.measure.devices import Ready, is_on_host, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,11 @@ class Measurement:
         return not np.isfinite(found["norm"][self.present]).all()
 
     def total_on_device(self) -> Tensor:
-        """Return the L2 norm of all gradients in float64, without waiting.
+        """Return the L2 norm of all gradients, without waiting, in the widest type of the device.
 
         It is computed on the first accelerator that has gradients. The host would have to wait for the others.
         """
-        columns = [norms.double() for _, norms in self.norms()]
-        device = first_accelerator(columns)
-        norm: Tensor = torch.linalg.vector_norm(torch.cat([move(column, device) for column in columns]))
+        norm: Tensor = torch.linalg.vector_norm(join([norms for _, norms in self.norms()]))
         return norm
 
     def norms(self) -> list[tuple[list[int], Tensor]]:

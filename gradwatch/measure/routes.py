@@ -196,11 +196,11 @@ def whole(measured: Measurement, parameters: Sequence[Tensor | None]) -> Measure
 
 def _table_of(measured: Measurement, stats: Sequence[str], device: torch.device) -> Tensor:
     """Return a (3, gradients) table: the statistics in the first rows, and 1 in the last where one is present."""
-    table = torch.zeros(3, measured.length, dtype=torch.float64, device=device)
+    table = torch.zeros(3, measured.length, dtype=devices.widest_float(device), device=device)
     for part in measured.parts:
         values = part.values if part.on_device is None else part.on_device
         for row, name in enumerate(stats):
-            table[row, part.positions] = values[measured.stats.index(name)].double().to(device)
+            table[row, part.positions] = values[measured.stats.index(name)].to(table.dtype).to(device)
         table[2, part.positions] = 1.0
     return table
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.measure import Measurement, local, to_device, to_host
+from gradwatch.measure import Measurement, local, to_device, to_host, widest_float
 from gradwatch.measure.entries import is_wrapper
 from gradwatch.measure.fused import is_dense
 from gradwatch.record import SAMPLED_STATS
@@ -130,16 +130,18 @@ def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
 
 
 def _aligned(rows: Sequence[_Row]) -> Tensor:
-    """`SAMPLED_STATS` of rows of one kind: (statistics, rows) in float64."""
+    """`SAMPLED_STATS` of rows of one kind: (statistics, rows) in the widest type of their device."""
     lengths = [row.old.numel() for row in rows]
+    device = rows[0].old.device
+    dtype = widest_float(device)
 
     def joined(name: str) -> Tensor | None:
         tensors = [getattr(row, name) for row in rows]
-        return None if tensors[0] is None else torch.cat(tensors).double()
+        return None if tensors[0] is None else torch.cat(tensors).to(dtype)
 
     changed = torch.cat([row.old for row in rows]) != torch.cat([row.new for row in rows])
-    counts = _norms(changed.double(), lengths, order=1)
-    moved = counts / to_device(torch.tensor(lengths, dtype=torch.float64), counts.device)
+    counts = _norms(changed.to(dtype), lengths, order=1)
+    moved = counts / to_device(torch.tensor(lengths, dtype=dtype), device)
     gradient, momentum = joined("gradient"), joined("momentum")
     old = None if gradient is None else joined("old")
     return torch.stack([moved, *(_cosines(gradient, other, lengths, moved) for other in (momentum, old))])

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from gradwatch.errors import BadArgument
-from gradwatch.measure import is_on_host
+from gradwatch.measure import has_values, is_on_host
 
 Number: TypeAlias = float | Tensor
 
@@ -47,7 +47,7 @@ def loss_value(loss: object) -> Number:
             )
         if loss.is_complex():
             raise BadArgument("loss is complex; expected a real number. Not recorded.")
-        if loss.is_meta:
+        if not has_values(loss):
             raise BadArgument("loss is on the meta device, where no tensor has a value. Not recorded.")
     elif isinstance(loss, str | bytes) or not hasattr(loss, "__float__"):
         raise BadArgument(f"loss is {_shown(loss)}; expected a number or a tensor. Not recorded.")

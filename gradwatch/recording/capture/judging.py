@@ -107,5 +107,5 @@ class StepJudge:
 
 def _total_norm(measured: Measurement) -> float:
     """The L2 norm of all gradients. Waits for the device, if they are on one."""
-    norms = [part.double().cpu().numpy() for _, part in measured.norms()]
+    norms = [part.cpu().double().numpy() for _, part in measured.norms()]
     return total(np.concatenate(norms))

@@ -62,6 +62,30 @@ def test_what_has_to_be_on_the_host_is_waited_for(monkeypatch):
     assert asked == [("cpu", {"non_blocking": False}), ("meta", {"non_blocking": True})]
 
 
+def test_vectors_are_joined_on_the_device_in_its_widest_type(monkeypatch):
+    host, meta = torch.ones(2), torch.ones(3, device="meta")
+    assert devices.join([host, host.half() + 1]).tolist() == [1, 1, 2, 2]
+    joined = devices.join([host, meta])
+    assert (joined.device.type, joined.dtype, joined.shape) == ("meta", torch.float64, (5,))
+    monkeypatch.setattr(devices, "widest_float", lambda device: torch.float32)
+    assert devices.join([host.double(), meta]).dtype == torch.float32
+
+
+def test_a_device_that_cannot_make_float64_is_said_to_have_none(monkeypatch):
+    asked = []
+
+    def refuse(*size, dtype, device):
+        asked.append((dtype, device.type))
+        raise TypeError("no float64")
+
+    devices.widest_float.cache_clear()
+    monkeypatch.setattr(torch, "zeros", refuse)
+    assert devices.widest_float(torch.device("mps")) == torch.float32
+    assert devices.widest_float(torch.device("cuda", 0)) == torch.float64  # known without asking
+    assert asked == [(torch.float64, "mps")]
+    devices.widest_float.cache_clear()
+
+
 def test_the_first_accelerator_goes_before_the_host():
     host, meta = torch.ones(1), torch.ones(1, device="meta")
     assert devices.first_accelerator([host, meta]) == torch.device("meta")
