@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.measure import Measurement, local, measure_magnitudes, measure_updates, norms
+from gradwatch.measure import Measurement, is_on_host, local, measure_magnitudes, measure_updates, norms
 from gradwatch.measure.fused import reads_updates
 from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.recording.alignment import Entries, alignments, can_count_off
@@ -112,7 +112,7 @@ class WeightSampler:
         """The updates that the optimizer has computed, if it is time to read them and they can be read."""
         if self._updates_every == 0:
             return None
-        if step % (self._updates_every or usual_updates_every(len(parameters), compiled=reads_updates())):
+        if step % (self._updates_every or _usual_updates_every_of(parameters)):
             return None
         try:
             return measure_updates(optimizer, parameters)
@@ -163,6 +163,12 @@ class WeightSampler:
 
 def _is_nonfinite(measured: Measurement) -> bool:
     return measured.is_here and measured.has_nonfinite()
+
+
+def _usual_updates_every_of(parameters: Sequence[Tensor | None]) -> int:
+    first = next((parameter for parameter in parameters if parameter is not None), None)
+    compiled = reads_updates() and (first is None or is_on_host(first))  # PyTorch's operators read what a device has
+    return usual_updates_every(len(parameters), compiled=compiled)
 
 
 def usual_updates_every(parameters: int, *, compiled: bool) -> int:

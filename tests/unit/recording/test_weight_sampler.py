@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradwatch.recording import weight_sampler
 from gradwatch.recording.weight_sampler import COPIED, COPIED_ONE_IN, WeightSampler, entries_to_copy
 
 
@@ -205,3 +206,15 @@ def test_updates_are_read_at_the_steps_that_are_asked_for():
     for every, expected in ((0, []), (1, [0, 1, 2, 3, 4, 5]), (3, [0, 3])):
         sampler = WeightSampler(every=0, updates_every=every)
         assert [step for step in range(6) if sampler.updates(step, optimizer, [weight]) is not None] == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled", "expected"), [("cpu", True, [0, 1, 2, 3]), ("cpu", False, [0, 2]), ("meta", True, [0, 2])]
+)
+def test_updates_are_read_at_fewer_steps_where_pytorchs_operators_read_them(monkeypatch, device, compiled, expected):
+    monkeypatch.setattr(weight_sampler, "reads_updates", lambda: compiled)
+    monkeypatch.setattr(weight_sampler, "measure_updates", lambda optimizer, parameters: "read")
+    weights = [torch.nn.Parameter(torch.ones(3, device=device)) for _ in range(8)]
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    sampler = WeightSampler(every=0, updates_every=None)
+    assert [step for step in range(4) if sampler.updates(step, optimizer, weights)] == expected
