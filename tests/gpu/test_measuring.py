@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradwatch.measure import count_above, measure, measure_updates, norms
+from gradwatch.measure import count_above, measure, measure_magnitudes, measure_updates, norms
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SIZES = (0, 1, 7, 1023, 1024, 1025, 16_383, 16_384, 16_385, 70_001, 3_000_001)
@@ -130,6 +130,21 @@ def test_a_measurement_within_a_graph_follows_the_values():
 def test_entries_over_a_limit_are_counted():
     gradients = [torch.tensor([1.0, -3.0, 2.0], device="cuda"), torch.tensor([-2.0])]
     assert sorted(int(count) for count in count_above(gradients, 1.5)) == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [None, 2.0**10])
+def test_histograms_of_entries_are_those_of_the_host(no_waits, dtype, scale):
+    torch.manual_seed(0)
+    host = [(torch.randn(size) * 2.0 ** (at - 5)).to(dtype) for at, size in enumerate((1, 7, 70_001, 300_000))]
+    host[2][:3] = torch.tensor([math.nan, -math.inf, 0.0])
+    gradients = [tensor.pin_memory().cuda(non_blocking=True) for tensor in host]
+    factor = None if scale is None else torch.full((), scale, device="cuda")
+    found = measure_magnitudes([None, *gradients], factor)
+    expected = measure_magnitudes([None, *host], None if scale is None else torch.tensor(scale))
+    torch.cuda.set_sync_debug_mode("default")
+    for (name, mine), theirs in zip(found.collect().items(), expected.collect().values(), strict=True):
+        np.testing.assert_array_equal(mine, theirs, err_msg=name)
 
 
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"amsgrad": True}, {"capturable": True}])

@@ -242,6 +242,27 @@ def test_a_compiled_model(tmp_path, mode):
     np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("what", ["the optimizer's step", "the whole step"])
+def test_a_compiled_step(tmp_path, what):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 4)).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    expected = []
+    update = torch.compile(optimizer.step) if what != "the whole step" else optimizer.step
+
+    def step(x, y):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        update()
+
+    whole = torch.compile(step) if what == "the whole step" else step
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for x, y in batches():
+            whole(x, y)
+            expected.append(_norm(model))
+    np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("clip", [None, NormClip(0.1)])
 def test_a_step_within_a_cuda_graph_is_left_alone_and_told(tmp_path, caplog, clip):
     def run(folder):

@@ -1,5 +1,7 @@
 """The training thread never waits for the device: PyTorch raises where it would."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -19,11 +21,16 @@ def _on_the_device(monkeypatch):
 
 
 def train(folder, option, name, **more):
-    """Train a few steps first, in which Triton compiles and plans are made."""
+    """Train with an option of the launches' table."""
     loop, options = launches.OPTIONS[option]
+    return train_by(folder, loop, launches.OPTIMIZERS[name], options | more)
+
+
+def train_by(folder, loop, make, options, steps_a_turn=1):
+    """Train a few steps first, in which Triton compiles and plans are made."""
     net = launches.model()
-    optimizer = launches.OPTIMIZERS[name](net)
-    with gradwatch.attach(net, optimizer, folder / "run", **(options | more)) as watch:
+    optimizer = make(net)
+    with gradwatch.attach(net, optimizer, folder / "run", **options) as watch:
         for step in range(STEPS):
             if step == 3:
                 torch.cuda.synchronize()
@@ -31,7 +38,7 @@ def train(folder, option, name, **more):
             loop(net, optimizer, watch, step)
         torch.cuda.set_sync_debug_mode("default")
     steps = Run(folder / "run").steps()
-    assert len(steps) == STEPS
+    assert len(steps) == STEPS * steps_a_turn
     assert steps["total_norm"].notna().all()
     return steps
 
@@ -50,6 +57,29 @@ def test_no_option_waits(tmp_path, option):
 @pytest.mark.parametrize("name", launches.OPTIMIZERS)
 def test_no_optimizer_waits(tmp_path, name):
     train(tmp_path, "observing", name)
+
+
+@pytest.mark.parametrize("name", launches.LOOPS)
+def test_no_loop_waits(tmp_path, name):
+    loop, make = launches.LOOPS[name]
+    options = {"weights_every": 1, "updates_every": 1}
+    train_by(tmp_path, loop, make, options, steps_a_turn=2 if "two" in name else 1)
+
+
+def test_capture_waits_once_a_step(tmp_path):
+    net = launches.model()
+    optimizer = launches.OPTIMIZERS["AdamW"](net)
+    with gradwatch.attach(net, optimizer, tmp_path / "run", capture=True), warnings.catch_warnings(record=True) as told:
+        for _ in range(3):
+            launches.plain(net, optimizer, None, 0)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("warn")
+        told.clear()
+        warnings.simplefilter("always")
+        for _ in range(5):
+            launches.plain(net, optimizer, None, 0)
+        torch.cuda.set_sync_debug_mode("default")
+    assert sum("synchroniz" in str(warning.message) for warning in told) == 5
 
 
 def test_reading_updates_at_every_step_does_not_wait(tmp_path):

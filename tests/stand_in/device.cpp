@@ -58,7 +58,9 @@ struct Machine {
   std::map<std::pair<int64_t, int64_t>, Queue> queues;
   std::chrono::microseconds delay{2000};
   std::vector<Job> spent;  // freed by a thread of the program: freeing a tensor may need Python's lock
-  bool held = false;
+  bool held = false, narrow = false;
+  pid_t never_waits = 0;           // the thread in which a wait is an error
+  std::set<pid_t> operating;       // threads that have asked for an operator
   int64_t streams = 0, operators = 0, copies = 0, changed_early = 0;
   std::ostringstream waits;  // lines of thread id and name
   std::mutex pinned_lock;
@@ -87,7 +89,12 @@ struct Machine {
     }
   }
 
-  void note_wait(const std::string& name) { waits << syscall(SYS_gettid) << ' ' << name << '\n'; }
+  // Called with the lock.
+  void note_wait(const std::string& name) {
+    const pid_t thread = syscall(SYS_gettid);
+    waits << thread << ' ' << name << '\n';
+    TORCH_CHECK(thread != never_waits, "called a synchronizing operation: ", name);
+  }
 
   Position now(const c10::Stream& stream) {
     return {stream.device_index(), stream.id(), queues[{stream.device_index(), stream.id()}].queued};
@@ -171,7 +178,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     return event == nullptr || machine().is_done(*static_cast<Position*>(event));
   }
   void synchronizeEvent(void* event) const override {
-    if (event != nullptr) machine().wait(*static_cast<Position*>(event), "event");
+    if (!queryEvent(event)) machine().wait(*static_cast<Position*>(event), "event");
   }
   bool queryStream(const c10::Stream& stream) const override {
     std::lock_guard<std::mutex> guard(machine().lock);
@@ -253,8 +260,15 @@ at::Tensor on_host(const at::Tensor& tensor) {
   return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
 }
 
+// Apple's GPUs have no float64, nor have some of Intel's.
+void check_width(std::optional<at::ScalarType> dtype) {
+  const bool is_wide = c10::dtype_or_default(dtype) == at::kDouble;
+  TORCH_CHECK_TYPE(!is_wide || !machine().narrow, "this device has no float64");
+}
+
 at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<c10::Layout>,
                  std::optional<c10::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  check_width(dtype);
   const c10::DeviceGuard guard(device_of(device.value_or(c10::Device(kType))));
   return at::detail::empty_generic(size, &memory(), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
                                    c10::dtype_or_default(dtype), format);
@@ -262,6 +276,7 @@ at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std
 
 at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<at::ScalarType> dtype,
                          std::optional<c10::Layout>, std::optional<c10::Device> device, std::optional<bool>) {
+  check_width(dtype);
   const c10::DeviceGuard guard(device_of(device.value_or(c10::Device(kType))));
   return at::detail::empty_strided_generic(size, stride, &memory(),
                                            c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
@@ -315,6 +330,7 @@ void on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   {
     std::lock_guard<std::mutex> guard(machine().lock);
     machine().operators++;
+    machine().operating.insert(syscall(SYS_gettid));
   }
   if (kWaits.count(name) && !within) Guard::wait_for(stream_of(c10::Device(kType)), name);
   struct Within {
@@ -354,6 +370,16 @@ void stand_in_set(bool held, int64_t delay) {
   machine().held = held;
   machine().delay = std::chrono::microseconds(delay);
   machine().changed.notify_all();
+}
+void stand_in_set_narrow(bool narrow) { machine().narrow = narrow; }
+void stand_in_set_never_waits(int64_t thread) {
+  std::lock_guard<std::mutex> guard(machine().lock);
+  machine().never_waits = thread;
+}
+// Whether a thread has asked for an operator since this was asked last.
+bool stand_in_operated(int64_t thread) {
+  std::lock_guard<std::mutex> guard(machine().lock);
+  return machine().operating.erase(thread) > 0;
 }
 // Which: 0 operators, 1 copies, 2 copies that are queued, 3 sources that changed before they were copied, since the
 // last call.

@@ -10,12 +10,15 @@ import ctypes
 import hashlib
 import shutil
 import subprocess
+import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from gradwatch.measure import devices
 
 NAME = "late"
 SOURCE = Path(__file__).with_name("device.cpp")
@@ -54,6 +57,7 @@ class Device:
         self._library = ctypes.CDLL(str(library))
         self._library.stand_in_count.restype = ctypes.c_int64
         self._library.stand_in_waits.restype = ctypes.c_int64
+        self._library.stand_in_operated.restype = ctypes.c_bool
         self._library.stand_in_begin()
         torch.utils.rename_privateuse1_backend(NAME)
         torch._register_device_module(NAME, _module())
@@ -85,6 +89,30 @@ class Device:
         assert self._library.stand_in_waits(text, ctypes.c_int64(length)) <= length
         lines = text.value.decode().splitlines()
         return [(int(line.split()[0]), line.split()[1]) for line in lines]
+
+    def has_operated(self, thread: int) -> bool:
+        """Whether the thread of this native id has asked for an operator since this was asked last."""
+        return bool(self._library.stand_in_operated(ctypes.c_int64(thread)))
+
+    @contextmanager
+    def no_waits(self) -> Iterator[None]:
+        """Whatever makes this thread wait for the device raises, as under `torch.cuda.set_sync_debug_mode`."""
+        self._library.stand_in_set_never_waits(ctypes.c_int64(threading.get_native_id()))
+        try:
+            yield
+        finally:
+            self._library.stand_in_set_never_waits(ctypes.c_int64(0))
+
+    @contextmanager
+    def narrow(self) -> Iterator[None]:
+        """A tensor of float64 raises on the device meanwhile, as on Apple's MPS."""
+        self._library.stand_in_set_narrow(True)
+        devices.widest_float.cache_clear()
+        try:
+            yield
+        finally:
+            self._library.stand_in_set_narrow(False)
+            devices.widest_float.cache_clear()
 
     def set_delay(self, seconds: float) -> None:
         """Complete each copy this long after it was begun."""

@@ -1,5 +1,6 @@
 """What the device does, so that the tests on it can fail."""
 
+import threading
 import time
 
 import pytest
@@ -64,13 +65,51 @@ def test_what_waits_is_noted(late, read):
 def test_what_does_not_wait_is_not(late):
     value = torch.ones(3, device="late")
     late.waits()
+    late.set_delay(0.1)
     copy = begin_copy(value.square().sum())
     assert late.waits() == []
     ready = mark_copies([value.device])
     assert len(ready) == 1
     ready[0].synchronize()
     assert [name for _, name in late.waits()] == ["event"]
+    ready[0].synchronize()
+    assert late.waits() == []  # it is complete
     assert copy == 3
+
+
+def test_a_wait_raises_in_the_thread_that_must_not_wait(late):
+    value = torch.ones(3, device="late")
+    with late.no_waits():
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            value.sum().item()
+        answers = []
+        other = threading.Thread(target=lambda: answers.append(value.sum().item()))
+        other.start()
+        other.join()
+    assert answers == [3.0]
+    assert value.sum().item() == 3.0
+
+
+def test_a_thread_that_asks_for_an_operator_is_known(late):
+    value = torch.ones(3, device="late")
+    own = threading.get_native_id()
+    late.has_operated(own)
+    assert not late.has_operated(own)
+    value.square()
+    assert late.has_operated(own)
+    assert not late.has_operated(own)
+
+
+def test_float64_raises_where_the_device_has_none(late):
+    wide = torch.ones(3, dtype=torch.float64)
+    device = torch.device("late", 0)
+    assert devices.widest_float(device) == torch.float64
+    with late.narrow():
+        assert devices.widest_float(device) == torch.float32
+        for make in (lambda: wide.to("late"), lambda: torch.ones(3, device="late").double()):
+            with pytest.raises(TypeError, match="no float64"):
+                make()
+    assert wide.to("late").sum().item() == 3.0
 
 
 def test_a_source_that_changes_before_its_copy_is_noted(late):

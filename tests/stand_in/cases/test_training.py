@@ -12,6 +12,7 @@ from torch import nn
 import gradwatch
 from gradwatch import Run, clip
 from gradwatch.capture import list_captures, read
+from gradwatch.measure import devices
 
 from ...scripts import load
 
@@ -21,23 +22,32 @@ STEPS, WARM_UP = 12, 4
 
 @dataclass
 class Trained:
-    """The weights, whatever waited for the device on a thread that is not the recorder's, and the run."""
+    """The weights, whatever waited for the device on a thread that is not the recorder's, and the run.
+
+    ``operated``: whether the recorder's thread asked the device for anything but what was copied from it.
+    """
 
     weights: list[torch.Tensor]
     waits: list[str]
     run: Run | None
+    operated: bool
 
 
 def train(late, device, folder, option, name="AdamW", **more):
     """Train with an option of the launches' table, or without gradwatch where there is no folder."""
+    loop, options = launches.OPTIONS[option]
+    return train_by(late, device, folder, loop, launches.OPTIMIZERS[name], copy.deepcopy(options) | more)
+
+
+def train_by(late, device, folder, loop, make, options):
+    """Train with a loop of the launches' table, and with the optimizer that ``make`` gives."""
     launches.DEVICE = device
     torch.manual_seed(0)
-    loop, options = launches.OPTIONS[option]
     net = launches.model()
-    optimizer = launches.OPTIMIZERS[name](net)
-    options = copy.deepcopy(options) | more
+    optimizer = make(net)
     watch = None if folder is None else gradwatch.attach(net, optimizer, folder, **options)
-    recorders = {thread.native_id for thread in threading.enumerate() if thread.name == "gradwatch"}
+    recorders = recording_threads()
+    list(map(late.has_operated, recorders))
     for step in range(STEPS):
         if step == WARM_UP:
             late.waits()
@@ -46,12 +56,17 @@ def train(late, device, folder, option, name="AdamW", **more):
     if watch is not None:
         watch.close()
     weights = [parameter.detach().cpu() for parameter in net.parameters()]
-    return Trained(weights, waits, None if folder is None else Run(folder))
+    operated = any(list(map(late.has_operated, recorders)))
+    return Trained(weights, waits, None if folder is None else Run(folder), operated)
 
 
-def same_numbers(one, other):
+def recording_threads():
+    return {thread.native_id for thread in threading.enumerate() if thread.name == "gradwatch"}
+
+
+def same_numbers(one, other, steps=STEPS):
     """Compare all that both runs have read; zeros are counted at fewer steps on a device."""
-    assert len(one.steps()) == len(other.steps()) == STEPS
+    assert len(one.steps()) == len(other.steps()) == steps
     left, right = one.steps(), other.steps()
     assert list(left.columns) == list(right.columns)
     for column in left.columns:
@@ -68,10 +83,12 @@ def same_numbers(one, other):
 
 @pytest.mark.parametrize("option", launches.OPTIONS)
 def test_each_option(late, tmp_path, option):
+    options = {"updates_every": 1}  # by itself a device has its updates read at fewer steps
     bare = train(late, "late", None, option, "SGD")
-    recorded = train(late, "late", tmp_path / "late", option, "SGD")
-    twin = train(late, "cpu", tmp_path / "cpu", option, "SGD")
-    assert sorted(recorded.waits) == sorted(bare.waits)
+    recorded = train(late, "late", tmp_path / "late", option, "SGD", **options)
+    twin = train(late, "cpu", tmp_path / "cpu", option, "SGD", **options)
+    assert recorded.waits == bare.waits
+    assert not recorded.operated
     same_numbers(recorded.run, twin.run)
     for mine, theirs, on_cpu in zip(recorded.weights, bare.weights, twin.weights, strict=True):
         torch.testing.assert_close(mine, on_cpu, rtol=2e-4, atol=1e-6)
@@ -88,6 +105,77 @@ def test_each_optimizer_with_weights_and_updates(late, tmp_path, name):
     assert sorted(recorded.waits) == sorted(bare.waits)
     same_numbers(recorded.run, twin.run)
     assert all(map(torch.equal, recorded.weights, bare.weights))
+
+
+@pytest.mark.parametrize("name", launches.LOOPS)
+def test_each_loop(late, tmp_path, name):
+    loop, make = launches.LOOPS[name]
+    options = {"weights_every": 1, "updates_every": 1}
+    bare = train_by(late, "late", None, loop, make, options)
+    recorded = train_by(late, "late", tmp_path / "late", loop, make, options)
+    twin = train_by(late, "cpu", tmp_path / "cpu", loop, make, options)
+    assert recorded.waits == bare.waits
+    assert not recorded.operated
+    same_numbers(recorded.run, twin.run, steps=2 * STEPS if "two" in name else STEPS)
+    assert all(map(torch.equal, recorded.weights, bare.weights))
+
+
+def test_histograms_of_entries_are_those_of_the_cpu(late, tmp_path):
+    recorded = train(late, "late", tmp_path / "late", "observing", weights_every=1)
+    twin = train(late, "cpu", tmp_path / "cpu", "observing", weights_every=1)
+    assert recorded.waits == []
+    for layer in twin.run.layers():
+        mine, theirs = recorded.run.magnitudes(layer), twin.run.magnitudes(layer)
+        assert len(theirs) == STEPS
+        np.testing.assert_array_equal(mine.index, theirs.index)
+        # The last digit of an entry at the border of two bins may differ.
+        assert np.abs(mine.to_numpy() - theirs.to_numpy()).sum() <= 0.001 * theirs.to_numpy().sum()
+
+
+def test_capture_waits_once_a_step_for_the_norm_and_nothing_else_does(late, tmp_path):
+    bare = train(late, "late", None, "observing")
+    recorded = train(late, "late", tmp_path / "run", "observing", capture=True)
+    assert bare.waits == []
+    assert recorded.waits == ["copy"] * (STEPS - WARM_UP)
+
+
+def test_a_wait_in_the_training_thread_raises_where_that_is_asked(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    data = batches("late")
+    with gradwatch.attach(net, optimizer, tmp_path / "run", weights_every=1, updates_every=1) as watch, late.no_waits():
+        for x in data:
+            watch.log(loss=plain(net, optimizer, x))
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            data[0].sum().item()
+    np.testing.assert_allclose(Run(tmp_path / "run").steps()["total_norm"], norms_of_cpu()[0], rtol=1e-5)
+
+
+def test_a_device_without_copies_behind_the_training_is_recorded_rightly(late, tmp_path, monkeypatch):
+    """As Apple's MPS is: what is measured stays there until the recorder's thread fetches it."""
+    monkeypatch.setattr(devices, "copies_behind", lambda device: False)
+    options = {"weights_every": 1, "updates_every": 1}
+    with late.narrow():
+        recorded = train(late, "late", tmp_path / "late", "watch.log(loss)", **options)
+    twin = train(late, "cpu", tmp_path / "cpu", "watch.log(loss)", **options)
+    same_numbers(recorded.run, twin.run)
+
+
+@pytest.mark.parametrize("option", [name for name in launches.OPTIONS if "clip" in name])
+def test_a_device_without_float64_clips_as_the_cpu_does(late, tmp_path, option):
+    options = {"weights_every": 1, "updates_every": 1}
+    with late.narrow():
+        bare = train(late, "late", None, option, "SGD")
+        recorded = train(late, "late", tmp_path / "late", option, "SGD", **options)
+        twin = train(late, "cpu", tmp_path / "cpu", option, "SGD", **options)
+    assert sorted(recorded.waits) == sorted(bare.waits)
+    same_numbers(recorded.run, twin.run)
+    for name in ("moved", "momentum_cosine", "weight_cosine"):
+        mine, theirs = recorded.run.layers(name), twin.run.layers(name)
+        assert mine.notna().any(axis=None)
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    for mine, theirs in zip(recorded.weights, twin.weights, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2e-4, atol=1e-6)
 
 
 def small(device):
@@ -212,7 +300,7 @@ def scaled(late, device, folder, scaler):
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     data = batches(device)
     watch = None if folder is None else gradwatch.attach(net, optimizer, folder, weights_every=1)
-    recorders = {thread.native_id for thread in threading.enumerate() if thread.name == "gradwatch"}
+    recorders = recording_threads()
     late.waits()
     for step, x in enumerate(data):
         optimizer.zero_grad()
@@ -290,10 +378,19 @@ def test_the_loop_runs_in_another_thread_than_attach(late, tmp_path):
 def test_a_rate_in_a_tensor_on_the_device(late, tmp_path):
     net = small("late")
     optimizer = torch.optim.SGD(net.parameters(), torch.tensor(0.1, device="late"))
+    data = batches("late")
+    plain(net, optimizer, data[0])
+    late.waits()
+    plain(net, optimizer, data[0])
+    own_waits = len(late.waits())
+    net = small("late")
+    optimizer = torch.optim.SGD(net.parameters(), torch.tensor(0.1, device="late"))
     late.set_delay(0.02)
-    with gradwatch.attach(net, optimizer, tmp_path / "run"):
+    with gradwatch.attach(net, optimizer, tmp_path / "run", weights_every=1, updates_every=1):
         for x in batches("late"):
+            late.waits()
             plain(net, optimizer, x)
+            assert len([what for thread, what in late.waits() if thread == threading.get_native_id()]) == own_waits
     steps = Run(tmp_path / "run").steps()
     np.testing.assert_allclose(steps["learning_rate"], [0.1] * STEPS, rtol=1e-6)
     np.testing.assert_allclose(steps["total_norm"], norms_of_cpu()[0], rtol=1e-5)

@@ -1,9 +1,11 @@
 """Steps of an optimizer are heard, within compiled functions too."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import gradwatch
 from gradwatch.recording.hooks import listen_to_closures, listen_to_steps
 
 from .gradients import parameter
@@ -26,6 +28,28 @@ def test_steps_within_a_compiled_function_are_heard_and_nothing_is_warned_of(rec
         update()
     assert heard == 3 * [("before", False, False), ("after", False)]
     assert not [warning for warning in recwarn if "gradwatch" in str(warning.message)]
+
+
+def test_a_compiled_function_that_does_the_whole_step_is_recorded_as_any_other(tmp_path):
+    def trained(compiled):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+
+        def step(x):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+        run = tmp_path / str(compiled)
+        with gradwatch.attach(model, optimizer, run, weights_every=1, updates_every=1):
+            for x in torch.randn(6, 3, 4):
+                (torch.compile(step, backend="eager") if compiled else step)(x)
+        return gradwatch.Run(run).steps()[["total_norm", "update_norm"]]
+
+    expected = trained(False)
+    assert expected.shape == (6, 2)
+    np.testing.assert_allclose(trained(True), expected, rtol=1e-4)
 
 
 def test_steps_are_heard_before_and_after():
