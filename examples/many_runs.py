@@ -50,8 +50,8 @@ def ask(target):
     critical, table, largest = dd.compute(
         events[events["severity"] == "critical"], runs, layers.groupby("parameter")["norm"].max(split_out=1)
     )
-    first = critical.assign(run=critical["run"].astype(str)).sort_values("step").drop_duplicates("run")
-    table = table.assign(run=table["run"].astype(str)).merge(first, on="run", how="left")
+    first = critical.sort_values("step").drop_duplicates("run")
+    table = table.merge(first, on="run", how="left")
     table["threshold"] = table["max_norm"].map("{:g}".format).replace("nan", "none")
     exploded = table[table["step"].notna()]
     share = exploded.groupby("threshold").size().div(table.groupby("threshold").size(), fill_value=0)

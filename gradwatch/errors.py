@@ -112,6 +112,12 @@ class CannotExport(GradwatchError):
     slug = "cannot-export"
 
 
+class DataSetInUse(GradwatchError):
+    """Another process exports into the data set."""
+
+    slug = "data-set-in-use"
+
+
 class CannotImport(GradwatchError):
     """The files hold no usable history, or the run exists already."""
 

@@ -452,11 +452,16 @@ def export(
         ),
     ] = None,
     parquet: Annotated[
-        bool, typer.Option("--parquet", help="Write whole runs as a Parquet data set, partitioned by run and attempt.")
+        bool,
+        typer.Option("--parquet", help="Write whole runs as a Parquet data set. The next time, only what has changed."),
+    ] = False,
+    keep_deleted: Annotated[
+        bool,
+        typer.Option("--keep-deleted", help="With --parquet: keep the rows of runs that are no longer in the folders."),
     ] = False,
 ) -> None:
     """Write steps, events or layer statistics as CSV or Parquet, or scalars for TensorBoard."""
-    commands.export.export(paths, what, tensorboard, parquet, to or [])
+    commands.export.export(paths, what, tensorboard, parquet, to or [], keep_deleted)
 
 
 @app.command("import", cls=Command, rich_help_panel=EXCHANGE)

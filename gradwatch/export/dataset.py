@@ -1,34 +1,25 @@
-"""Runs as a partitioned Parquet data set, for histories too large for one machine.
+"""Runs as a Parquet data set, for histories too large for one machine.
 
-The data set has the tables runs, steps, layers and events, partitioned by run and all but the first by
-attempt. It is written with fsspec, to a folder or to a bucket. An index beside the tables tells which runs have not
-changed since they were written, so that a nightly export takes what is new.
+The data set has the tables runs, steps, layers and events, each in files that hold many runs. It is written with
+fsspec, to a folder or to a bucket. An index beside the tables tells which runs have not changed since they were
+written, so that a nightly export takes what is new.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
-from gradwatch import __version__
 from gradwatch.analysis.listing import store_stamp
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary import RunSummary, summarize
-from gradwatch.errors import BadArgument, CannotExport, EmptyRun
-from gradwatch.record import EVENT_KEYS, STATS
+from gradwatch.errors import BadArgument, CannotExport, EmptyRun, GradwatchError
+from gradwatch.export.dataset_files import Commit, DataSet, Entry, Index, PartWriter
+from gradwatch.export.dataset_tables import RunTables, read_tables
 from gradwatch.store import FILE_NAME
 
-INDEX_NAME = ".gradwatch-export.json"  # readers of Parquet ignore names that begin with a dot
-MAX_STEPS_IN_MEMORY = 20_000  # of a run's layers: 600 MB at a thousand parameters
-_REAL_COLUMNS = ("max_norm", "clipped_fraction", "median_norm", "largest_norm", "last_loss", "learning_rate")
+PART_BYTES = 64 * 2**20  # of a part's files; a part that has as many takes no further run
+MOST_NAMED = 3  # runs in a message
 
 
 def runs_in(paths: Sequence[Path]) -> dict[str, Path]:
@@ -41,7 +32,7 @@ def runs_in(paths: Sequence[Path]) -> dict[str, Path]:
     for path in paths:
         inside = [path] if (path / FILE_NAME).exists() else sorted(store.parent for store in path.rglob(FILE_NAME))
         for folder in inside or [path]:
-            name = folder.resolve().name
+            name = folder.resolve().name.encode("utf-8", "backslashreplace").decode()  # Arrow has UTF-8 only
             if name in found:
                 raise BadArgument(f"{str(found[name])!r} and {str(folder)!r} are both called {name!r}; rename one.")
             found[name] = folder
@@ -50,206 +41,215 @@ def runs_in(paths: Sequence[Path]) -> dict[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many runs `write_dataset` wrote, and how many it left as they are."""
+    """What `write_dataset` did.
+
+    Attributes:
+        runs: that were written.
+        unchanged: runs that were left as they are.
+        removed: runs whose rows were removed.
+        from_version_1: whether the files were of an older layout, and are of this one now.
+    """
 
     runs: int
     unchanged: int
+    removed: int = 0
+    from_version_1: bool = False
 
 
-def write_dataset(folders: Sequence[Path], target: str) -> Written:
+def write_dataset(folders: Sequence[Path], target: str, *, keep_deleted: bool = False) -> Written:
     """Write runs to a data set. Runs that it already holds under the same names are replaced.
 
-    A run whose store has not changed since this version of gradwatch wrote it is left as it is.
+    A run whose store has not changed since this version of gradwatch wrote it is left as it is. A run that was exported
+    from one of the folders, and is no longer there or has no step any more, is removed.
 
     Args:
         folders: of runs, or folders that contain runs. Runs without a step are skipped.
         target: a folder, or a URL that fsspec understands.
+        keep_deleted: keep the rows of runs that are no longer there.
 
     Raises:
         BadArgument: two runs have the same name.
+        DataSetInUse: another process writes to the data set.
         CannotExport: a package is missing, or the target can't be written.
+        GradwatchError: a run can't be read. The others are written nevertheless.
     """
     runs = runs_in(folders)
     try:
-        dataset = _Dataset.at(target)
-        known = dataset.read_index()
-        stamps = {name: [*store_stamp(path / FILE_NAME)] for name, path in runs.items()}
-        changed = [name for name in runs if known.get(name) != stamps[name] or not dataset.holds(name)]
-        written = 0
-        try:
-            for name in changed:
-                summary = _write_run(dataset, name, Run(runs[name]))
-                if summary is not None:
-                    # A live run has changed as soon as its process is gone, whether or not that still wrote.
-                    known[name] = None if summary.running else stamps[name]
-                    written += 1
-        finally:
-            if written:
-                dataset.write_index(known)
-        return Written(runs=written, unchanged=len(runs) - len(changed))
-    except BadArgument:
+        dataset = DataSet.at(target)
+        with dataset.locked():
+            export = _Export(dataset, runs, dataset.open())
+            return export.write([] if keep_deleted else [folder.resolve() for folder in folders])
+    except GradwatchError:
         raise
     except (OSError, ValueError, ImportError) as error:
         raise CannotExport(f"{target!r} can't be written: {error}.") from error
 
 
-def _write_run(dataset: _Dataset, name: str, run: Run) -> RunSummary | None:
-    """Write all tables of a run; None if it has no step."""
-    try:
-        summary = summarize(run, layers=False)
-    except EmptyRun:
-        return None
-    for table, parts in _tables(run, summary).items():
-        dataset.replace(table, name, parts)
-    return summary
+@dataclass(slots=True)
+class _Export:
+    """One export: which parts have to be written again, and how far that is."""
 
+    dataset: DataSet
+    runs: dict[str, Path]
+    index: Index
+    staged: list[PartWriter] = field(default_factory=list)
+    written: int = 0
+    unreadable: dict[str, GradwatchError] = field(default_factory=dict)
+    is_version_1: bool = False
 
-@dataclass(frozen=True, slots=True)
-class _Dataset:
-    """Where the tables are written: fsspec's file system, the same for pyarrow, and the root folder."""
-
-    plain: Any
-    files: Any
-    root: str
-
-    @classmethod
-    def at(cls, target: str) -> _Dataset:
-        """Raises:
-        CannotExport: pyarrow or fsspec is missing.
-        """
-        try:
-            import fsspec.core
-            from pyarrow.fs import FSSpecHandler, PyFileSystem
-        except ImportError as error:
-            raise CannotExport("A data set needs pyarrow and fsspec: `pip install gradwatch[parquet]`.") from error
-        plain, root = fsspec.core.url_to_fs(target)
-        return cls(plain, PyFileSystem(FSSpecHandler(plain)), root)
-
-    def holds(self, run: str) -> bool:
-        """Whether the run is there, whatever the index says."""
-        return bool(self.plain.exists(self._place("runs", run)))
-
-    def read_index(self) -> dict[str, Any]:
-        """The stamp of each run's store when it was written; none if the index is missing, damaged or older."""
-        try:
-            found = json.loads(self.plain.cat_file(f"{self.root}/{INDEX_NAME}"))
-            return dict(found["runs"]) if found["version"] == __version__ else {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return {}
-
-    def write_index(self, stamps: Mapping[str, Any]) -> None:
-        text = json.dumps({"version": __version__, "runs": stamps})
-        self.plain.pipe_file(f"{self.root}/{INDEX_NAME}", text.encode())
-
-    def replace(self, table: str, run: str, parts: Iterator[pd.DataFrame]) -> None:
-        """Write the rows of a run, in parts, in the place of those that the table has."""
-        place = self._place(table, run)
-        if self.plain.exists(place):
-            self.plain.rm(place, recursive=True)
-        for number, frame in enumerate(parts):
-            if len(frame):
-                self._write(table, run, frame, number)
-            else:
-                self._write_empty(place, table, run, frame)
-
-    def _place(self, table: str, run: str) -> str:
-        """The folder of a run's rows. pyarrow percent-encodes what is no letter, digit or one of "-._~"."""
-        return f"{self.root}/{table}.parquet/run={quote(run, safe='')}"
-
-    def _write(self, table: str, run: str, frame: pd.DataFrame, number: int) -> None:
-        import pyarrow as pa
-        import pyarrow.dataset as ds
-
-        ds.write_dataset(
-            pa.Table.from_pandas(frame.assign(run=run), preserve_index=False),
-            f"{self.root}/{table}.parquet",
-            filesystem=self.files,
-            format="parquet",
-            partitioning=_partitions(table),
-            partitioning_flavor="hive",
-            basename_template=f"part-{number}-{{i}}.parquet",
-            existing_data_behavior="overwrite_or_ignore",
+    def write(self, mirrored: Sequence[Path]) -> Written:
+        """Write what has changed, and remove the runs of the mirrored folders that are gone."""
+        self.is_version_1 = self._is_version_1()
+        sizes = self.dataset.sizes()
+        stamps = {name: store_stamp(path / FILE_NAME) for name, path in self.runs.items()}
+        changed = [name for name in self.runs if not _is_current(self.index.runs.get(name), stamps[name], sizes)]
+        moved = self._note_moved(set(changed))
+        known = self.index.runs
+        gone = {name for name, entry in known.items() if name not in self.runs and _is_gone(entry, mirrored)}
+        before = known.keys() & {*changed, *gone}
+        again = {known[name].part: list[str]() for name in before}
+        for name in changed:
+            if name in known:
+                again[known[name].part].append(name)
+        new = [name for name in changed if name not in known]
+        if new:
+            again.setdefault(self._open_part(sizes, again), []).extend(new)
+        for part in sorted(again):
+            kept = {name for name, entry in known.items() if entry.part == part} - {*changed, *gone}
+            self._write_part(part, kept, again[part], stamps)
+        if not (self.is_version_1 and self.unreadable):  # their rows would be lost
+            self._commit()
+        if moved and self.index.runs is known:
+            self.dataset.commit(self.index)
+        self.dataset.clear_aside()
+        if self.unreadable:
+            self._raise_unreadable()
+        return Written(
+            runs=self.written,
+            unchanged=len(self.runs) - len(changed),
+            removed=len(before - self.index.runs.keys()),
+            from_version_1=self.is_version_1,
         )
 
-    def _write_empty(self, place: str, table: str, run: str, frame: pd.DataFrame) -> None:
-        """Write a file without rows: `write_dataset` would write none, and readers would miss the table."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        found = pa.Table.from_pandas(frame.assign(run=run), preserve_index=False)
-        self.plain.makedirs(f"{place}/attempt=0", exist_ok=True)
-        kept = found.drop_columns(_partitions(table))
-        pq.write_table(kept, f"{place}/attempt=0/part-0.parquet", filesystem=self.files)
-
-
-def _partitions(table: str) -> list[str]:
-    return ["run"] if table == "runs" else ["run", "attempt"]
-
-
-def _tables(run: Run, summary: RunSummary) -> dict[str, Iterator[pd.DataFrame]]:
-    """The rows of each table, in parts."""
-    steps = run.steps().reset_index().astype({"clip_fault": "string", "optimizer": "string"})
-    return {
-        "runs": iter([_about(summary)]),
-        "steps": iter([steps]),
-        "layers": _layers(run),
-        "events": iter([_events(run)]),
-    }
-
-
-def _events(run: Run) -> pd.DataFrame:
-    """The events, with the same types in every run."""
-    frame = pd.DataFrame([event.as_dict() for event in run.events()], columns=EVENT_KEYS)
-    numbers = dict.fromkeys(("step", "attempt"), "int64") | dict.fromkeys(("until", "rank"), "Int64")
-    return frame.astype(dict.fromkeys(EVENT_KEYS, "string") | numbers | dict.fromkeys(("observed", "limit"), "float64"))
-
-
-def _about(summary: RunSummary) -> pd.DataFrame:
-    """The row of a run."""
-    row: dict[str, Any] = {
-        "model": summary.model,
-        "optimizer_class": summary.optimizer_class,
-        "steps": summary.steps,
-        "verdict": summary.verdict,
-        "reason": summary.reason,
-        "max_norm": summary.clipping.threshold,
-        "clipped_fraction": summary.clipping.clipped_fraction,
-        "median_norm": summary.total_norm.median,
-        "largest_norm": summary.total_norm.max,
-        "last_loss": None if summary.loss is None else summary.loss.last,
-        "learning_rate": summary.learning_rate,
-    }
-    return pd.DataFrame([row]).astype(dict.fromkeys(_REAL_COLUMNS, float))
-
-
-def _layers(run: Run) -> Iterator[pd.DataFrame]:
-    """A row for each step and parameter, some steps at a time."""
-    for optimizer in run.optimizers:
-        standing = run.standing(optimizer)
-        names = [info.name for info in run.parameters(optimizer)]
-        for begin in range(0, len(standing), MAX_STEPS_IN_MEMORY):
-            rows = standing[begin : begin + MAX_STEPS_IN_MEMORY]
-            yield _stretch(run, optimizer, rows, names)
-
-
-def _stretch(run: Run, optimizer: str, rows: NDArray[np.int64], names: Sequence[str]) -> pd.DataFrame:
-    """All statistics at the given rows of `Run.standing`; rows in which nothing is known are left out."""
-    after, up_to = int(rows[:, 0].min()) - 1, int(rows[:, 0].max())
-    columns: dict[str, Any] = {}
-    place = {int(row_id): at for at, row_id in enumerate(rows[:, 0])}
-    for stat in STATS:
-        table = np.full((len(rows), len(names)), np.nan, np.float32)
-        ids, values = run.layer_rows(stat, optimizer, after=after, up_to=up_to)
-        at = np.array([place.get(int(row_id), -1) for row_id in ids], np.int64)
-        table[at[at >= 0], : values.shape[1]] = values[at >= 0]
-        columns[stat] = table.ravel()
-    frame = pd.DataFrame(
-        {
-            "step": np.repeat(rows[:, 1], len(names)),
-            "attempt": np.repeat(rows[:, 2], len(names)),
-            "optimizer": optimizer,
-            "parameter": np.tile(np.asarray(names), len(rows)),
-            **columns,
+    def _note_moved(self, changed: set[str]) -> bool:
+        """Note where runs are now whose folders were moved; their rows are as they were."""
+        places = {name: str(path.resolve()) for name, path in self.runs.items() if name not in changed}
+        moved = {
+            name: replace(self.index.runs[name], folder=place)
+            for name, place in places.items()
+            if self.index.runs[name].folder != place
         }
-    )
-    return frame[frame[list(STATS)].notna().any(axis=1)]
+        self.index = Index({**self.index.runs, **moved})
+        return bool(moved)
+
+    def _is_version_1(self) -> bool:
+        """Whether the files are of the older layout.
+
+        Raises:
+            CannotExport: it has runs that are not exported now, so that their rows would be lost.
+        """
+        older = self.dataset.runs_of_version_1()
+        if lost := sorted(older - self.runs.keys()):
+            raise CannotExport(
+                f"{self.dataset.root!r} has the layout of an older version and holds {_named(lost)}, not among the runs"
+                " to export. Give the folders of all its runs, or another target."
+            )
+        return bool(older)
+
+    def _open_part(self, sizes: dict[int, int], again: Iterable[int]) -> int:
+        """The part that new runs are added to: one that is written anyway, or else the smallest, if it has room."""
+        room = {part: size for part, size in sizes.items() if size < PART_BYTES}
+        return min(room, key=lambda part: (part not in again, room[part])) if room else self._next_part()
+
+    def _next_part(self) -> int:
+        parts = [entry.part for entry in self.index.runs.values()]
+        return max([*parts, *self.dataset.sizes(), *(writer.number for writer in self.staged)], default=-1) + 1
+
+    def _write_part(self, part: int, kept: set[str], names: Sequence[str], stamps: dict[str, tuple[int, ...]]) -> None:
+        """Write a part again: the rows of runs to keep, and the runs of the given names as they are now.
+
+        New runs for which there is no room go to further parts. A run that has a part stays there, whatever its size:
+        while it moved, a reader could find it twice or not at all.
+        """
+        writer = self._begin(part)
+        self._keep(writer, part, kept)
+        for name in names:
+            if writer.size >= PART_BYTES and name not in self.index.runs:
+                self._end(writer)
+                writer = self._begin(self._next_part())
+            try:
+                tables = read_tables(Run(self.runs[name]), name)
+            except EmptyRun:
+                continue
+            except GradwatchError as error:
+                self.unreadable[name] = error
+                if name in self.index.runs:
+                    self._keep(writer, self.index.runs[name].part, {name})
+                continue
+            self._write_run(writer, name, tables, stamps[name])
+        self._end(writer)
+
+    def _begin(self, part: int) -> PartWriter:
+        self.staged.append(PartWriter(self.dataset, part))
+        return self.staged[-1]
+
+    def _end(self, writer: PartWriter) -> None:
+        writer.close()
+        if not self.is_version_1:  # whose folders are deleted once all runs are written
+            self._commit()
+
+    def _keep(self, writer: PartWriter, part: int, runs: set[str]) -> None:
+        self.dataset.copy_rows(part, runs, writer)
+        for name in runs:
+            entry = self.index.runs[name]
+            writer.runs[name] = Entry(writer.number, entry.stamp, entry.folder)
+
+    def _write_run(self, writer: PartWriter, name: str, tables: RunTables, stamp: tuple[int, ...]) -> None:
+        for table, rows in tables.short.items():
+            writer.add(table, rows)
+        for rows in tables.layers:
+            writer.add("layers", rows)
+        # A live run has changed as soon as its process is gone, whether or not that still wrote.
+        held = None if tables.summary.running else stamp
+        writer.runs[name] = Entry(writer.number, held, str(self.runs[name].resolve()))
+        self.written += 1
+
+    def _commit(self) -> None:
+        """Put the parts that were written in their places."""
+        if not self.staged:
+            return
+        numbers = {writer.number for writer in self.staged}
+        runs = {name: entry for name, entry in self.index.runs.items() if entry.part not in numbers}
+        for writer in self.staged:
+            runs |= writer.runs
+        new = tuple(writer.number for writer in self.staged if writer.runs)
+        dropped = tuple(writer.number for writer in self.staged if not writer.runs)
+        self.index = self.dataset.commit(Index(runs, Commit(new, dropped, self.is_version_1)))
+        self.staged.clear()
+
+    def _raise_unreadable(self) -> None:
+        first, *others = self.unreadable.values()
+        more = f" {_named([*self.unreadable][1:])} can't be read either." if others else ""
+        raise type(first)(f"{first.args[0]}{more}") from first
+
+
+def _is_current(entry: Entry | None, stamp: tuple[int, ...], sizes: dict[int, int]) -> bool:
+    """Whether the data set holds a run as it is. Its files are looked at, whatever the index says."""
+    return entry is not None and entry.stamp == stamp and entry.part in sizes
+
+
+def _is_gone(entry: Entry, folders: Sequence[Path]) -> bool:
+    """Whether a run was recorded in one of the folders and is no longer there."""
+    place = None if entry.folder is None else Path(entry.folder)
+    return place is not None and any(map(place.is_relative_to, folders)) and not (place / FILE_NAME).exists()
+
+
+def _named(runs: Sequence[str]) -> str:
+    """Runs in a message.
+
+    >>> _named(["a"]), _named(["a", "b", "c", "d", "e"])
+    ("'a'", "'a', 'b', 'c' and 2 more runs")
+    """
+    shown = ", ".join(map(repr, runs[:MOST_NAMED]))
+    more = len(runs) - MOST_NAMED
+    return f"{shown} and {more} more run{'s' * (more > 1)}" if more > 0 else shown

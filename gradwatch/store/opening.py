@@ -65,6 +65,7 @@ class Database:
         self.path = path
         check_file(path)
         self._file = path.resolve()  # SQLite looks for a log beside the file that a link leads to
+        self._log = self._file.with_name(self._file.name + "-wal")
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._ticks_left = 0
         for left in reversed(range(RETRIES)):
@@ -169,7 +170,7 @@ class Database:
             self._db.execute(f"pragma {setting}")
 
     def _set_budget(self) -> None:
-        size = sum(_size(self._file.with_name(self._file.name + suffix)) for suffix in ("", "-wal"))
+        size = _size(self._file) + _size(self._log)
         self._ticks_left = (BASE_OPERATIONS + OPERATIONS_PER_BYTE * size) // TICK
 
     def _tick(self) -> bool:

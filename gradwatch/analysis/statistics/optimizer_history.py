@@ -128,7 +128,8 @@ class OptimizerHistory:
         return self.frame.index.to_numpy(np.int64)[self._has_loss()]
 
     def _has_loss(self) -> NDArray[np.bool_]:
-        there: NDArray[np.bool_] = self.frame["loss_logged"].to_numpy(bool) & np.isfinite(self.frame["loss"])
+        logged, losses = self.frame["loss_logged"].to_numpy(bool), self.frame["loss"].to_numpy(float)
+        there: NDArray[np.bool_] = logged & np.isfinite(losses)
         return there
 
 

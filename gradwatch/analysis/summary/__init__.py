@@ -130,18 +130,20 @@ class RunSummary:
         return as_html(self)
 
 
-def summarize(reader: RunReader, optimizer: str | None = None, *, layers: bool = True) -> RunSummary:
+def summarize(
+    reader: RunReader, optimizer: str | None = None, *, layers: bool = True, facts: Facts | None = None
+) -> RunSummary:
     """Compute the summary of a run over the steps of one optimizer.
 
     If None, it is the optimizer of the gravest finding, or the first one that has steps.
 
     Without ``layers`` the summary holds nothing about single parameters, and no ``weights``; the memory needed
-    then does not grow with the model.
+    then does not grow with the model. ``facts`` are those of the run, if they were read.
 
     Raises:
         EmptyRun: no step is recorded.
     """
-    facts = read_facts(reader)
+    facts = read_facts(reader) if facts is None else facts
     findings = find(facts)
     name = _optimizer(reader, optimizer, facts, findings)
     steps = facts.frame_of(name)

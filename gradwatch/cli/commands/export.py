@@ -15,11 +15,20 @@ from gradwatch.sinks.targets import trackers
 from gradwatch.text import count
 
 
-def export(paths: list[str], what: str, tensorboard: Path | None, parquet: bool, to: list[str]) -> None:
+def export(
+    paths: list[str],
+    what: str,
+    tensorboard: Path | None,
+    parquet: bool,
+    to: list[str],
+    keep_deleted: bool = False,
+) -> None:
     """Write a run as a table or as event files, or several runs as a data set."""
     if parquet:
-        _export_dataset(paths)
+        _export_dataset(paths, keep_deleted)
         return
+    if keep_deleted:
+        raise BadArgument("--keep-deleted was given without --parquet; expected both.")
     path, *files = paths
     targets = trackers(to)
     if not files and tensorboard is None and not to:
@@ -38,13 +47,16 @@ def export(paths: list[str], what: str, tensorboard: Path | None, parquet: bool,
         print_lines(f"sent {count(steps, 'step')} to {tracker.label}")
 
 
-def _export_dataset(paths: list[str]) -> None:
+def _export_dataset(paths: list[str], keep_deleted: bool) -> None:
     *folders, target = [*paths]
     if not folders:
         raise BadArgument("only one path was given; expected runs, then the folder or URL of the data set.")
     for folder in folders:
         if not Path(folder).exists():
             open_run(Path(folder))  # raises the error that names the fault
-    done = write_dataset([Path(folder) for folder in folders], target)
+    done = write_dataset([Path(folder) for folder in folders], target, keep_deleted=keep_deleted)
+    if done.from_version_1:
+        print_lines(f"{target} had the layout of an older version, and was written again")
     unchanged = f"; {count(done.unchanged, 'run')} unchanged" if done.unchanged else ""
-    print_lines(f"wrote {count(done.runs, 'run')} to {target}{unchanged}")
+    removed = f"; removed {count(done.removed, 'run')} no longer there" if done.removed else ""
+    print_lines(f"wrote {count(done.runs, 'run')} to {target}{unchanged}{removed}")

@@ -1,5 +1,7 @@
 """`gradwatch export`: a table, event files or a data set, and what is missing to write one."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -28,7 +30,26 @@ def test_event_files_alone_or_beside_a_table(runs, command, tmp_path):
 
 
 def test_runs_as_a_data_set(runs, command, tmp_path):
-    assert command("export", runs, tmp_path / "set", "--parquet").out == f"wrote 2 runs to {tmp_path / 'set'}\n"
+    target = tmp_path / "set"
+    assert command("export", runs, target, "--parquet").out == f"wrote 2 runs to {target}\n"
+    shutil.copytree(runs, tmp_path / "mine")
+    moved = command("export", tmp_path / "mine", target, "--parquet")
+    assert moved.out == f"wrote 0 runs to {target}; 2 runs unchanged\n"
+    shutil.rmtree(tmp_path / "mine" / "bad")
+    kept = command("export", tmp_path / "mine", target, "--parquet", "--keep-deleted")
+    assert kept.out == f"wrote 0 runs to {target}; 1 run unchanged\n"
+    done = command("export", tmp_path / "mine", target, "--parquet")
+    assert done.out == f"wrote 0 runs to {target}; 1 run unchanged; removed 1 run no longer there\n"
+
+
+def test_a_data_set_of_the_old_layout(runs, command, tmp_path):
+    target = tmp_path / "set"
+    (target / "runs.parquet" / "run=good").mkdir(parents=True)
+    done = command("export", runs, target, "--parquet")
+    assert done.out.splitlines() == [
+        f"{target} had the layout of an older version, and was written again",
+        f"wrote 2 runs to {target}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +59,7 @@ def test_runs_as_a_data_set(runs, command, tmp_path):
         (["{run}", "a.csv", "b.csv"], "3 paths were given"),
         (["{run}", "--parquet"], "only one path was given"),
         (["nowhere", "set", "--parquet"], "There is no run at 'nowhere'"),
+        (["{run}", "x.csv", "--keep-deleted"], "--keep-deleted was given without --parquet"),
         (["{run}", "x.xlsx"], "ends in '.xlsx'"),
         (["{run}", "nowhere/x.csv"], "can't be written"),
         (["{run}", "x.csv", "--what", "mean"], "stat is 'mean'"),
