@@ -93,7 +93,7 @@ benchmark: $(READY)
 
 # Where a GPU is: the tests that need one, and every figure that only it can give.
 gpu: $(READY)
-	$(BIN)/python benchmarks/gpu.py | tee benchmarks/gpu.txt
+	$(BIN)/python benchmarks/gpu.py --to benchmarks/gpu.txt
 
 dashboard: $(READY) browser
 	$(BIN)/python benchmarks/dashboard.py | tee benchmarks/dashboard.txt

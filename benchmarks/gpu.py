@@ -1,8 +1,11 @@
 """Everything that needs a GPU, in one command and under ten minutes.
 
-    python benchmarks/gpu.py [--quick] > benchmarks/gpu.txt      (make gpu)
+    python benchmarks/gpu.py --to benchmarks/gpu.txt      (make gpu)
 
-1. The tests that only run with a CUDA device (tests/gpu).
+It runs from a checkout, with the PyTorch of the Python that runs it. Where there is no CUDA device it says why, writes
+nothing and ends with an error.
+
+1. The tests that only run with a CUDA device (tests/gpu), in parallel where pytest-xdist is installed.
 2. The kernel: bytes a second beside the card's peak by data sheet, for 1 M to 1 G entries in 1 to 10,000 tensors. Once
    as gradwatch calls it, Python included, and once as the replay of a CUDA graph, which is the device's part alone.
    Beside it, PyTorch's own norm of one tensor and of many.
@@ -11,9 +14,11 @@
 5. A step of GPT-2-medium with AdamW (fused): bare, PyTorch's clipping, gradwatch observing beside it, and `clip=`; with
    large batches, where the device is busy, with a small one, where launching is what takes time, and compiled.
    Interleaved rounds; ratios to PyTorch's clipping are medians over the rounds.
+6. DistributedDataParallel and fully_shard over NCCL, where there are two GPUs (benchmarks/ranks.py).
 
-What can't run on this machine is said. `--device cpu --quick` goes through the same code without a GPU, for a test of
-this script.
+Each part has a share of `--minutes`, and what is left over goes to the next. What does not fit into its time or into
+the card's memory is left out and named. `--device cpu --quick` goes through the same code without a GPU, for a test
+of this script.
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ import argparse
 import contextlib
 import functools
 import gc
+import importlib.util
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,29 +40,40 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-import gradwatch
-from gradwatch.clip import NormClip
-from gradwatch.measure import measure
-
 ROOT = Path(__file__).parents[1]
+if importlib.util.find_spec("gradwatch") is None:
+    sys.path.insert(0, str(ROOT))
+
+import gradwatch  # noqa: E402
+from gradwatch.clip import NormClip  # noqa: E402
+from gradwatch.measure import measure  # noqa: E402
+
 GOAL_BANDWIDTH, GOAL_OBSERVING, GOAL_CLIP = 0.85, 1.01, 1.00
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAKS = {
+    "H100 PCIe": 2000e9,
+    "H100 NVL": 3900e9,
     "H100": 3350e9,
     "H200": 4800e9,
+    "A100-PCIE-40GB": 1555e9,
+    "A100-SXM4-40GB": 1555e9,
+    "A100 80GB PCIe": 1935e9,
     "A100": 2039e9,
     "B200": 8000e9,
     "L40": 864e9,
     "L4": 300e9,
     "A10": 600e9,
     "T4": 320e9,
+    "V100": 900e9,
+    "5090": 1792e9,
     "4090": 1008e9,
+    "3090": 936e9,
 }
 """Bytes a second by data sheet, of the first name that the card's name holds."""
 
@@ -90,26 +108,78 @@ def peak_of(name: str) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-PARTS = ("tests", "kernel", "waits", "memory", "step")
+PARTS = {"tests": 0.35, "kernel": 0.5, "waits": 0.58, "memory": 0.65, "step": 0.92, "ranks": 1.0}
+"""By which share of the time each part has ended."""
 
 
-def tests(device: torch.device) -> None:
-    if device.type != "cuda":
-        return
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "", "tests/gpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    print("Tests:", done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:], flush=True)
+class Deadline:
+    """When a part has to end.
+
+    Attributes:
+        left_out: what there was no time or memory for.
+    """
+
+    def __init__(self, end: float) -> None:
+        self._end = end
+        self.left_out: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+    def allows(self, what: str) -> bool:
+        if self.seconds > 0:
+            return True
+        self.left_out.append(f"{what} (no time left)")
+        return False
+
+    @contextlib.contextmanager
+    def within_memory(self, what: str, device: torch.device) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            self.left_out.append(f"{what} (more than the card's memory)")
+        _let_go(device)
+
+
+def tests(device: torch.device, deadline: Deadline) -> None:
+    if device.type == "cuda":
+        files = [f"tests/gpu/test_{name}.py" for name in ("measuring", "waits", "training")]
+        print("Tests:", run_tests(files, deadline.seconds), flush=True)
+    else:
+        deadline.left_out.append("tests (no CUDA device)")
+
+
+def run_tests(files: Sequence[str], seconds: float) -> str:
+    """Run tests for this long at most; return what pytest says last."""
+    workers = ["-n", str(min(6, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider", *workers, *files]
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile("w+") as output:
+        running = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": paths}
+        )
+        stopped = ""
+        try:
+            running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            stopped = f" (stopped after {seconds:.0f} s, before their end)"
+            running.send_signal(signal.SIGINT)
+            try:
+                running.wait(30)
+            except subprocess.TimeoutExpired:
+                running.kill()
+        output.seek(0)
+        lines = [line.strip() for line in output if line.strip()]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    found = [line for line in lines if " passed" in line or " failed" in line or " skipped" in line]
+    return "\n".join([(found or lines or ["no output"])[-1].strip("= ") + stopped, *failed])
 
 
 # ------------------------------------------------------------------------------------------- the kernel
 
 
-def bandwidth(device: torch.device, quick: bool) -> None:
+def bandwidth(device: torch.device, quick: bool, deadline: Deadline) -> None:
     """Print gigabytes a second, read from memory: the cache is overwritten before each."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     peak = peak_of(name)
@@ -122,10 +192,17 @@ def bandwidth(device: torch.device, quick: bool) -> None:
             for dtype_name, dtype in DTYPES.items():
                 if entries // tensors < 1000 or (dtype_name == "fp16" and tensors > 1):
                     continue  # fp16 takes the same way as bf16
-                gradients = [torch.randn(entries // tensors, device=device).to(dtype) for _ in range(tensors)]
-                columns = [_speed(action, gradients, device, peak, quick) for action in _actions(gradients, device)]
-                print(f"{entries:>10} {tensors:>8}  {dtype_name:<5}" + "".join(columns), flush=True)
-                del gradients
+                row = f"{entries:>10} {tensors:>8}  {dtype_name:<5}"
+                if deadline.allows(f"the kernel on {row}"):
+                    with deadline.within_memory(f"the kernel on {row}", device):
+                        print(row + _speeds(entries, tensors, dtype, device, peak, quick), flush=True)
+
+
+def _speeds(
+    entries: int, tensors: int, dtype: torch.dtype, device: torch.device, peak: float | None, quick: bool
+) -> str:
+    gradients = [torch.randn(entries // tensors, device=device).to(dtype) for _ in range(tensors)]
+    return "".join(_speed(action, gradients, device, peak, quick) for action in _actions(gradients, device))
 
 
 def _actions(gradients: list[Tensor], device: torch.device) -> list[Callable[[], object] | None]:
@@ -259,18 +336,26 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, ids: Tensor, *, ow
     return step
 
 
-def all_ratios(settings: Sequence[Setting], device: torch.device, quick: bool) -> None:
-    for setting in settings:
-        ratios(setting, device, quick)
+def all_ratios(settings: Sequence[Setting], device: torch.device, quick: bool, deadline: Deadline) -> None:
+    for at, setting in enumerate(settings):
+        if deadline.allows(setting.title):
+            # An equal share of the time that is left.
+            own = Deadline(time.monotonic() + deadline.seconds / (len(settings) - at))
+            with deadline.within_memory(setting.title, device):
+                ratios(setting, device, quick, own)
+            deadline.left_out += own.left_out
 
 
-def ratios(setting: Setting, device: torch.device, quick: bool) -> None:
+def ratios(setting: Setting, device: torch.device, quick: bool, deadline: Deadline) -> None:
     """Print each variant's step beside the step with PyTorch's clipping."""
     training = Training.of(setting, device)
     # Hooks on modules make the compiler begin anew.
     variants = tuple(name for name in VARIANTS if not (setting.compiled and name.endswith("capture")))
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(3 if quick else 9):
+    turns = 3 if quick else 9
+    for turn in range(turns):
+        if turn > 2 and not deadline.allows(f"{setting.title}: {turns - turn} of {turns - 1} rounds"):
+            break
         first = turn % len(variants)
         for name in variants[first:] + variants[:first]:
             with training.variant(name, weights_every=TIMED) as step:
@@ -278,7 +363,6 @@ def ratios(setting: Setting, device: torch.device, quick: bool) -> None:
                 times[name].append(_block(step, device, TIMED))
         if turn == 0:
             times = {name: [] for name in variants}  # kernels were compiled, memory was taken
-    del training, step
     base = times["clip_grad_norm_"]
     print()
     print(f"A step of {setting.title}, AdamW fused, beside PyTorch's clipping")
@@ -292,7 +376,6 @@ def ratios(setting: Setting, device: torch.device, quick: bool) -> None:
             f"  (quarters {quarters[0]:.3f} to {quarters[2]:.3f})",
             flush=True,
         )
-    _let_go(device)
 
 
 def _block(step: Step, device: torch.device, count: int) -> float:
@@ -310,14 +393,20 @@ def _let_go(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def synchronisations(setting: Setting, device: torch.device) -> None:
+def synchronisations(setting: Setting, device: torch.device, deadline: Deadline) -> None:
     """Count what PyTorch warns of in 60 steps of each variant, by thread."""
     print()
     if device.type != "cuda":
-        print("Synchronisations: not counted, there is no CUDA device")
+        deadline.left_out.append("synchronisations (no CUDA device)")
         return
-    training = Training.of(setting, device)
+    with deadline.within_memory("synchronisations", device):
+        _count_synchronisations(Training.of(setting, device), device, deadline)
+
+
+def _count_synchronisations(training: Training, device: torch.device, deadline: Deadline) -> None:
     for name in VARIANTS:
+        if not deadline.allows(f"synchronisations of {name}"):
+            continue
         counts = {"training": 0, "recorder": 0}
         with training.variant(name) as step, warnings.catch_warnings():
             _block(step, device, 5)
@@ -327,7 +416,8 @@ def synchronisations(setting: Setting, device: torch.device) -> None:
             for _ in range(60):
                 step()
             torch.cuda.set_sync_debug_mode("default")
-        print(f"Synchronisations in 60 steps, {name}: {counts['training']} in the training thread", flush=True)
+        why = " (it reads the norm of each step)" if name.endswith("capture") else ""
+        print(f"Synchronisations in 60 steps, {name}: {counts['training']} in the training thread{why}", flush=True)
 
 
 def _count(counts: dict[str, int], message: Warning, *_: object, **__: object) -> None:
@@ -335,14 +425,20 @@ def _count(counts: dict[str, int], message: Warning, *_: object, **__: object) -
         counts["training" if threading.current_thread() is threading.main_thread() else "recorder"] += 1
 
 
-def memory(setting: Setting, device: torch.device) -> None:
+def memory(setting: Setting, device: torch.device, deadline: Deadline) -> None:
     """Print the peak of each variant alone."""
     if device.type != "cuda":
-        print("Memory: not measured, there is no CUDA device")
+        deadline.left_out.append("memory (no CUDA device)")
         return
     print()
-    training = Training.of(setting, device)
+    with deadline.within_memory("memory", device):
+        _measure_memory(Training.of(setting, device), device, deadline)
+
+
+def _measure_memory(training: Training, device: torch.device, deadline: Deadline) -> None:
     for name in VARIANTS:
+        if not deadline.allows(f"memory of {name}"):
+            continue
         with training.variant(name) as step:
             _block(step, device, 1)
             torch.cuda.reset_peak_memory_stats()
@@ -352,35 +448,99 @@ def memory(setting: Setting, device: torch.device) -> None:
         print(f"Memory, {name}: {peak / 2**20:.1f} MiB above what was held before", flush=True)
 
 
+def ranks(device: torch.device, deadline: Deadline) -> None:
+    """Train with two processes, each on a card of its own."""
+    if device.type != "cuda" or torch.cuda.device_count() < 2:
+        deadline.left_out.append("DistributedDataParallel and fully_shard over NCCL (no second GPU)")
+        return
+    print()
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "benchmarks" / "ranks.py")]
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *command, "--device", "cuda", "--rounds", "20"],
+            env=os.environ | {"PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=deadline.seconds,
+        )
+    except subprocess.TimeoutExpired:
+        deadline.left_out.append("DistributedDataParallel and fully_shard over NCCL (no time left)")
+        return
+    print(done.stdout if done.returncode == 0 else f"NCCL: failed\n{done.stderr[-2000:]}", flush=True)
+
+
+class _Both:
+    """Writes to two files."""
+
+    def __init__(self, *files: TextIO) -> None:
+        self._files = files
+
+    def write(self, text: str) -> None:
+        for file in self._files:
+            file.write(text)
+
+    def flush(self) -> None:
+        for file in self._files:
+            file.flush()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be repeated")
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all parts together (default: 9.5)")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="write what is printed to a file as well")
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("There is no CUDA device: nothing was measured.")
+        kept = "" if options.to is None else f" {options.to} is as it was."
+        print(f"There is no CUDA device that PyTorch can use: {_why_no_device()} Nothing was measured.{kept}")
+        print("`--device cpu --quick` goes through the same code on the CPU, to see that it runs.")
         sys.exit(1)
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    with contextlib.ExitStack() as stack:
+        if options.to is not None:
+            both: Any = _Both(sys.stdout, stack.enter_context(options.to.open("w")))
+            stack.enter_context(contextlib.redirect_stdout(both))
+        run_all(device, options.quick, options.only or list(PARTS), options.minutes)
+
+
+def run_all(device: torch.device, quick: bool, chosen: Sequence[str], minutes: float) -> None:
+    began = time.monotonic()
     if device.type == "cuda":
         print(f"{torch.cuda.get_device_name()}, driver {_driver()}, CUDA {torch.version.cuda}, Python", end=" ")
         print(f"{sys.version.split()[0]}, PyTorch {torch.__version__}, Triton {_triton()}", flush=True)
     else:
         print(f"PyTorch {torch.__version__} on {device}: no figure below is of a GPU")
-    settings = (QUICK,) if options.quick else SETTINGS
-    parts: dict[str, Callable[[], None]] = {
+    settings = (QUICK,) if quick else SETTINGS
+    parts: dict[str, Callable[[Deadline], None]] = {
         "tests": functools.partial(tests, device),
-        "kernel": functools.partial(bandwidth, device, options.quick),
+        "kernel": functools.partial(bandwidth, device, quick),
         "waits": functools.partial(synchronisations, settings[-2:][0], device),
         "memory": functools.partial(memory, settings[-2:][0], device),
-        "step": functools.partial(all_ratios, settings, device, options.quick),
+        "step": functools.partial(all_ratios, settings, device, quick),
+        "ranks": functools.partial(ranks, device),
     }
-    for name, part in parts.items():
-        if options.only is None or name in options.only:
-            part()
-    if device.type == "cuda" and torch.cuda.device_count() < 2:
-        print("\nNCCL (DistributedDataParallel, fully_shard): not run, there is one GPU")
+    left_out: list[str] = []
+    for name in chosen:
+        share = 1.0 if len(chosen) == 1 else PARTS[name]
+        deadline = Deadline(began + 60 * minutes * share)
+        if deadline.allows(name):
+            parts[name](deadline)
+        left_out += deadline.left_out
+    print(f"\nIn {(time.monotonic() - began) / 60:.1f} minutes.")
+    if left_out:
+        print("Not measured: " + "; ".join(left_out))
+
+
+def _why_no_device() -> str:
+    """What a person with a card can do about it."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"PyTorch {torch.__version__} is built for the CPU alone; install the build for your CUDA version."
+    return f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}, and the driver is {_driver()}."
 
 
 def _driver() -> str:

@@ -189,9 +189,11 @@ def whole(measured: Measurement, parameters: Sequence[Tensor | None]) -> Measure
     found = over_ranks(parameters, table)
     found[0] = found[0].sqrt()
     unsharded = [position for position, parameter in enumerate(parameters) if not is_sharded(parameter)]
-    found[0, unsharded] = own_norms[unsharded]
+    at = devices.places(unsharded, device)
+    found[0].index_copy_(0, at, own_norms.index_select(0, at))
     present = measured.present if device.type != "cpu" else (found[2] > 0).nonzero().flatten().tolist()
-    return Measurement(stats, len(parameters), (Part(present, found[: len(stats), present], None),))
+    values = found[: len(stats)].index_select(1, devices.places(present, device))
+    return Measurement(stats, len(parameters), (Part(present, values, None),))
 
 
 def _table_of(measured: Measurement, stats: Sequence[str], device: torch.device) -> Tensor:
@@ -199,9 +201,11 @@ def _table_of(measured: Measurement, stats: Sequence[str], device: torch.device)
     table = torch.zeros(3, measured.length, dtype=devices.widest_float(device), device=device)
     for part in measured.parts:
         values = part.values if part.on_device is None else part.on_device
+        at = devices.places(part.positions, device)
         for row, name in enumerate(stats):
-            table[row, part.positions] = values[measured.stats.index(name)].to(table.dtype).to(device)
-        table[2, part.positions] = 1.0
+            column = values[measured.stats.index(name)].to(table.dtype)
+            table[row].index_copy_(0, at, devices.move(column, device))
+        table[2].index_fill_(0, at, 1.0)
     return table
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradwatch.errors import ShardedParameters
+from gradwatch.measure.devices import places, to_device
 
 _NEVER_SHARDED = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
@@ -142,12 +143,13 @@ def over_ranks(parameters: Sequence[Tensor | None], table: Tensor, largest: bool
     for mesh, positions in _by_mesh(parameters).items():
         device = "cpu" if mesh.device_type == "cpu" else table.device
         zero = table.new_zeros(())
-        here = torch.tensor([counted[p] for p in positions], device=table.device)
-        columns = torch.where(here, table[:, positions], zero).to(device).contiguous()
+        at = places(positions, table.device)
+        here = to_device(torch.tensor([counted[p] for p in positions]), table.device)
+        columns = torch.where(here, table.index_select(1, at), zero).to(device).contiguous()
         for dimension in range(mesh.ndim):
             if mesh.size(dimension) > 1:
                 dist.all_reduce(columns, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, mesh.get_group(dimension))
-        found[:, positions] = columns.to(table.device)
+        found.index_copy_(1, at, columns.to(table.device))
     return found
 
 
