@@ -35,10 +35,10 @@ export class Board {
 
   /**
    * @param {HTMLElement} root to fill
-   * @param {boolean} live whether there can be several runs
+   * @param {boolean} several whether there can be several runs
    * @param {Actions} on
    */
-  constructor(root, live, on) {
+  constructor(root, several, on) {
     this.#root = root;
     this.#parts = {
       runs: new RunList(on),
@@ -55,7 +55,7 @@ export class Board {
       inspector: new InspectorPart(on),
       threshold: new ThresholdPart(on),
     };
-    this.#boxes = layOut(this.#parts, live);
+    this.#boxes = layOut(this.#parts, several);
     root.ownerDocument.addEventListener("keydown", (event) => handleKey(event, on));
     this.#hideRun();
     root.append(this.#boxes.body);

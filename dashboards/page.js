@@ -30,7 +30,7 @@ export class Page {
     const point = (/** @type {number | null} */ step) => this.#board.pointAt(step);
     const pin = () => actions.look({ pin: this.#board.pointer === null ? null : Math.round(this.#board.pointer) });
     const save = (/** @type {string} */ kind) => saveInView(kind, session, root);
-    this.#board = new Board(root, source.live, { ...actions, point, pin, save, link: () => address.href() });
+    this.#board = new Board(root, source.several, { ...actions, point, pin, save, link: () => address.href() });
     address.whenChanged((text) => session.become(session.valid(decoded(text))));
     window.addEventListener("beforeprint", () => this.#print(true));
     window.addEventListener("afterprint", () => this.#print(false));

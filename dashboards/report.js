@@ -6,6 +6,9 @@ import { Page } from "./page.js";
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const theme = () => (dark.matches ? "dark" : "light");
 const [root, data] = ["page", "data"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));
-const page = new Page(root, carried(JSON.parse(data.textContent ?? "")), theme(), addressOf(window));
+const source = carried(JSON.parse(data.textContent ?? ""));
+const address = addressOf(window);
+const first = source.several ? "runs=table" : ""; // of many runs the reader sees the table at first
+const page = new Page(root, source, theme(), { ...address, read: () => address.read() || first });
 dark.addEventListener("change", () => page.setTheme(theme()));
 page.reload();

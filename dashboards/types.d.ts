@@ -30,6 +30,8 @@ export interface RunNumbers {
   /** The code of the gravest finding. */
   fault: string | null;
   fault_step: number | null;
+  /** The most relevant layer of that finding. */
+  fault_layer: string | null;
   steps: number;
   learning_rate: JsonNumber;
   threshold: JsonNumber;
@@ -234,8 +236,10 @@ export interface Query {
 
 /** Where the page gets its runs from: a server, or the file it is in. */
 export interface Source {
-  /** Whether there can be several runs, and more steps later. */
+  /** Whether there can be more steps later, and finer ones of a part. */
   live: boolean;
+  /** Whether there can be several runs. */
+  several: boolean;
   list(): Promise<Listing>;
   overview(query: Query): Promise<Overview>;
   layers(query: Query): Promise<Layers>;

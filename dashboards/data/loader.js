@@ -11,7 +11,7 @@ import { wholeRange } from "../state/range.js";
 import { drawn, queryOf } from "../state/state.js";
 import { Kept } from "./kept.js";
 import { Pieces } from "./pieces.js";
-import { comparable, Tiles } from "./tiles.js";
+import { Tiles } from "./tiles.js";
 
 /**
  * What has arrived so far. Each piece is there only once it has arrived.
@@ -100,7 +100,7 @@ export class Loader {
     if (state.plot)
       tell({ scatter: this.#scatter(await ofEach(queries, (one) => this.#pieces.scatter(one, from, to))) });
 
-    const other = comparable(state, overviews);
+    const other = this.#tiles.comparable(state, overviews);
     const layers = this.#tiles.offered(await this.#pieces.layers(query), other !== null);
     tell({ layers });
     const stat = offered(state.stat, layers);

@@ -25,6 +25,7 @@ export function served(base) {
   const packed = async (route, query) => unpack(await (await ask(route, query)).arrayBuffer());
   return {
     live: true,
+    several: true,
     list: () => json("runs", {}),
     overview: (query) => json("overview", query),
     layers: (query) => json("layers", query),
@@ -66,42 +67,54 @@ async function reason(response) {
  */
 
 /**
- * Answers from the data of an HTML report: one run at one resolution, with one or more of its optimizers.
+ * Answers from the data of an HTML report: one run with one or more of its optimizers, or the worst of many runs with
+ * one each, at one resolution.
  *
- * @param {{ list: Listing, optimizers: Record<string, Carried> }} data
+ * @param {{ list: Listing, runs: Record<string, Record<string, Carried>> }} data
  * @returns {Source}
  */
-export function carried({ list, optimizers }) {
-  const names = Object.keys(optimizers);
-  /** @param {Query} query @returns {string} */
-  const name = ({ optimizer }) => (optimizer !== undefined && names.includes(optimizer) ? optimizer : names[0]);
+export function carried({ list, runs }) {
+  /** @param {Query} query @returns {string[]} */
+  const names = ({ run }) => {
+    if (run in runs) return Object.keys(runs[run]);
+    throw new Error(`Of ${run} this file has only the row in the table. \`gradwatch report\` shows the whole run.`);
+  };
+  /** @param {Query} query @returns {[run: string, optimizer: string]} */
+  const name = (query) => {
+    const known = names(query);
+    return [query.run, query.optimizer !== undefined && known.includes(query.optimizer) ? query.optimizer : known[0]];
+  };
   /** @param {Query} query */
-  const part = (query) => optimizers[name(query)];
-  const series = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].series));
-  const distribution = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].distribution));
-  const scatter = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].scatter));
-  const magnitudes = kept((/** @type {string} */ key) => unpackEmbedded(optimizers[key].magnitudes ?? ""));
-  const tile = kept(async (/** @type {string} */ key, /** @type {string} */ stat) => {
-    const { about, arrays } = await unpackEmbedded(optimizers[key].tiles[stat]);
+  const part = (query) => {
+    const [run, optimizer] = name(query);
+    return runs[run][optimizer];
+  };
+  const series = kept((run, optimizer) => unpackEmbedded(runs[run][optimizer].series));
+  const distribution = kept((run, optimizer) => unpackEmbedded(runs[run][optimizer].distribution));
+  const scatter = kept((run, optimizer) => unpackEmbedded(runs[run][optimizer].scatter));
+  const magnitudes = kept((run, optimizer) => unpackEmbedded(runs[run][optimizer].magnitudes ?? ""));
+  const tile = kept(async (run, optimizer, stat) => {
+    const { about, arrays } = await unpackEmbedded(runs[run][optimizer].tiles[stat]);
     return { about, arrays: { first: arrays.first, last: arrays.last, values: widened(arrays.values) } };
   });
   return {
     live: false,
+    several: list.runs.length > 1,
     list: async () => list,
-    overview: async (query) => ({ ...part(query).overview, optimizers: names }),
+    overview: async (query) => ({ ...part(query).overview, optimizers: names(query) }),
     layers: async (query) => part(query).layers,
     advice: async (query) => part(query).advice,
-    parting: () => Promise.reject(new Error("a file holds one run")),
-    series: async (query) => (await series(name(query))).arrays,
-    distribution: async (query) => /** @type {Distribution} */ (await distribution(name(query))),
-    scatter: async (query) => /** @type {Scatter} */ (await scatter(name(query))),
+    parting: () => Promise.reject(new Error("a file compares no runs")),
+    series: async (query) => (await series(...name(query))).arrays,
+    distribution: async (query) => /** @type {Distribution} */ (await distribution(...name(query))),
+    scatter: async (query) => /** @type {Scatter} */ (await scatter(...name(query))),
     rows: async (query, layers) => {
       const stats = part(query).layers.stats.filter((stat) => !stat.startsWith("rank_"));
-      const tiles = await Promise.all(stats.map((stat) => tile(name(query), stat)));
+      const tiles = await Promise.all(stats.map((stat) => tile(...name(query), stat)));
       return narrowed(Object.fromEntries(stats.map((stat, i) => [stat, tiles[i]])), layers);
     },
-    tile: (query, stat) => tile(name(query), stat),
-    magnitudes: async (query, layer) => layerOf(/** @type {Magnitudes} */ (await magnitudes(name(query))), layer),
+    tile: (query, stat) => tile(...name(query), stat),
+    magnitudes: async (query, layer) => layerOf(/** @type {Magnitudes} */ (await magnitudes(...name(query))), layer),
   };
 }
 

@@ -27,6 +27,22 @@ export class Tiles {
   offered = memo((layers, other) => (other ? { ...layers, other } : layers));
 
   /**
+   * Names the other run with the optimizer of the one in the focus; null if it has none of that name. A file has each run
+   * in columns of its own, which can't be compared.
+   *
+   * @param {State} state
+   * @param {Record<string, Found>} overviews
+   * @returns {Query | null}
+   */
+  comparable(state, overviews) {
+    const run = this.#source.live ? otherOf(state) : null;
+    const optimizer = overviews[state.focus ?? ""]?.overview?.optimizer;
+    const found = run === null ? null : overviews[run]?.overview;
+    if (run === null || optimizer === undefined || !found?.optimizers.includes(optimizer)) return null;
+    return found.optimizer === optimizer ? queryOf(state, run) : { run, optimizer };
+  }
+
+  /**
    * A statistic of all steps, and of those shown.
    *
    * @param {Query} query
@@ -87,19 +103,4 @@ export class Tiles {
 /** @returns {(tile: Tile, layers: Layers, other: Tile, run: Other) => Tile} */
 function ratios() {
   return memo((tile, layers, other, run) => ratioOf(tile, layers.layers, other, run.layers.layers));
-}
-
-/**
- * Names the other run with the optimizer of the one in the focus; null if it has none of that name.
- *
- * @param {State} state
- * @param {Record<string, Found>} overviews
- * @returns {Query | null}
- */
-export function comparable(state, overviews) {
-  const run = otherOf(state);
-  const optimizer = overviews[state.focus ?? ""]?.overview?.optimizer;
-  const found = run === null ? null : overviews[run]?.overview;
-  if (run === null || optimizer === undefined || !found?.optimizers.includes(optimizer)) return null;
-  return found.optimizer === optimizer ? queryOf(state, run) : { run, optimizer };
 }

@@ -12,11 +12,11 @@ import { h } from "../draw/dom.js";
  *   charts: { all: Part[] },
  *   layers: Part & { chart: Part },
  * }} parts
- * @param {boolean} live
+ * @param {boolean} several
  */
 export function layOut(
   { runs, events, verdict, findings, toolbar, story, lane, scatter, charts, layers, magnitudes, inspector, threshold },
-  live,
+  several,
 ) {
   const [first, ...others] = charts.all;
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
@@ -45,8 +45,8 @@ export function layOut(
     ...tracks,
   );
   const empty = h("section", { class: "empty", hidden: true });
-  runs.element.hidden = !live;
-  const lists = [h("h2", { hidden: !live }, "Runs"), runs.element, events.element];
+  runs.element.hidden = !several;
+  const lists = [h("h2", { hidden: !several }, "Runs"), runs.element, events.element];
   const side = h("aside", { "aria-label": "Runs and events" }, h("h1", {}, "GradWatch"), ...lists);
   return {
     body: h("div", { class: "gradwatch", style: `--gutter:${GUTTER}px` }, side, empty, main),

@@ -25,6 +25,11 @@ function faultText({ numbers }) {
   return numbers.fault_step === null ? numbers.fault : `${numbers.fault}, step ${whole(numbers.fault_step)}`;
 }
 
+/** @param {ListedRun} run */
+function layerText({ numbers }) {
+  return numbers?.fault_layer ?? "–";
+}
+
 /** @type {[key: keyof RunNumbers, label: string, text: (value: any) => string][]} */
 const NUMBERS = [
   ["steps", "steps", whole],
@@ -38,7 +43,7 @@ const NUMBERS = [
 ];
 
 /**
- * The columns: verdict, first fault, numbers, and those settings of the optimizers in which the runs differ.
+ * The columns: verdict, first fault and its layer, numbers, and those settings of the optimizers in which the runs differ.
  *
  * @param {ListedRun[]} runs
  * @returns {Column[]}
@@ -48,6 +53,7 @@ export function columnsOf(runs) {
     { key: "name", label: "run", value: (run) => run.name, text: (run) => run.name, words: true },
     { key: "verdict", label: "verdict", value: ({ verdict }) => gravityOf(verdict), text: verdictText, words: true },
     { key: "fault", label: "fault", value: faultText, text: faultText, words: true },
+    { key: "fault_layer", label: "layer", value: layerText, text: layerText, words: true },
     ...NUMBERS.map(([key, label, text]) => {
       const value = (/** @type {ListedRun} */ { numbers }) => numbers?.[key] ?? null;
       return { key, label, value, text: textOf(value, text) };

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from gradwatch import __version__
 from gradwatch.analysis.notes import read_notes
@@ -23,8 +23,11 @@ from gradwatch.analysis.places import find_stores
 from gradwatch.errors import EmptyRun, GradwatchError
 from gradwatch.store import StoreReader
 
+if TYPE_CHECKING:
+    from gradwatch.analysis.summary import RunSummary
+
 INDEX_NAME = ".gradwatch-index.json"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 MAX_INDEX_BYTES = 256 * 2**20
 SAVE_EVERY = 50  # rows, while many are computed
 LEAST_FOR_PROCESSES = 16  # runs; fewer are computed in this process
@@ -55,6 +58,10 @@ class RunRow:
         clipped_fraction: the share of clipped steps.
         fault: the code of the first finding that is more than information.
         fault_step: the step where that began.
+        fault_layer: the most relevant parameter of that finding.
+        median_norm: of the total norm.
+        max_norm: the largest total norm.
+        nonfinite_steps: steps with NaN or infinity.
         written: when the store was written last, in seconds since the epoch.
         size: bytes of the store and its log.
         note: as `gradwatch note` wrote it.
@@ -76,6 +83,10 @@ class RunRow:
     clipped_fraction: float | None = None
     fault: str | None = None
     fault_step: int | None = None
+    fault_layer: str | None = None
+    median_norm: float | None = None
+    max_norm: float | None = None
+    nonfinite_steps: int | None = None
     written: float = 0.0
     size: int = 0
     note: str = ""
@@ -175,20 +186,38 @@ def row_of(name: str, path: Path) -> RunRow:
     except Exception as error:  # one broken run must not hide the others
         text = str(error) if isinstance(error, GradwatchError | OSError) else f"{type(error).__name__}: {error}"
         return RunRow(name=name, state="unreadable", error=text)
-    fault = next((finding for finding in summary.findings if finding.severity != "info"), None)
     return replace(
         row,
         verdict=summary.verdict,
-        steps=summary.steps,
-        last_loss=None if summary.loss is None else summary.loss.last,
         optimizer=summary.optimizer_class,
-        learning_rate=summary.learning_rate,
         clipping=summary.clipping.how,
-        threshold=summary.clipping.threshold,
-        clipped_fraction=summary.clipping.clipped_fraction,
-        fault=None if fault is None else fault.code,
-        fault_step=None if fault is None or fault.steps is None else fault.steps[0],
+        **numbers_of(summary),
     )
+
+
+NUMBERS = (
+    *("fault", "fault_step", "fault_layer", "steps", "learning_rate", "threshold", "clipped_fraction"),
+    *("median_norm", "max_norm", "nonfinite_steps", "last_loss"),
+)
+"""What the page's table has of each run, by the names of `RunRow`."""
+
+
+def numbers_of(summary: RunSummary) -> dict[str, Any]:
+    """The `NUMBERS` of a run."""
+    fault = next((finding for finding in summary.findings if finding.severity != "info"), None)
+    return {
+        "fault": None if fault is None else fault.code,
+        "fault_step": None if fault is None or fault.steps is None else fault.steps[0],
+        "fault_layer": None if fault is None or not fault.parameters else fault.parameters[0],
+        "steps": summary.steps,
+        "learning_rate": summary.learning_rate,
+        "threshold": summary.clipping.threshold,
+        "clipped_fraction": summary.clipping.clipped_fraction,
+        "median_norm": summary.total_norm.median,
+        "max_norm": summary.total_norm.max,
+        "nonfinite_steps": summary.nonfinite_steps,
+        "last_loss": None if summary.loss is None else summary.loss.last,
+    }
 
 
 def batch_size(config: Mapping[str, Any]) -> float | None:
@@ -300,7 +329,7 @@ def _kept(name: str, entry: Any) -> tuple[Stamp, RunRow] | None:
 
 def _is_valid(row: RunRow) -> bool:
     """Whether each field holds what it may: the index may come from a stranger."""
-    texts = (row.verdict, row.optimizer, row.clipping, row.fault, row.error)
+    texts = (row.verdict, row.optimizer, row.clipping, row.fault, row.fault_layer, row.error)
     numbers = (
         row.steps,
         row.last_loss,
@@ -309,6 +338,9 @@ def _is_valid(row: RunRow) -> bool:
         row.threshold,
         row.clipped_fraction,
         row.fault_step,
+        row.median_norm,
+        row.max_norm,
+        row.nonfinite_steps,
     )
     return (
         row.state in get_args(State)

@@ -183,7 +183,10 @@ def report(
     run: RunPath = None,
     json: AsJson = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one interactive HTML file.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write the report as one interactive HTML file; also of a folder of runs."
+        ),
     ] = None,
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Write the report as an SVG picture.")

@@ -1,19 +1,24 @@
-"""A run as one file for the browser: the page of the TensorBoard tab with its data inside. It loads nothing."""
+"""A run, or many, as one file for the browser: the TensorBoard tab's page with its data inside. It loads nothing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradwatch import __version__
+from gradwatch.analysis.listing import NUMBERS, RunRow
+from gradwatch.errors import GradwatchError
 from gradwatch.text import count
 from gradwatch.views.json import dumps
 from gradwatch.views.web.files import files, joined
+from gradwatch.views.web.gallery import as_utf8
 from gradwatch.views.web.pack import byte_planes, embed, pack, to_bfloat16
 from gradwatch.views.web.view import RunView
 
@@ -25,6 +30,10 @@ MAGNITUDE_LAYERS = 32  # whose histograms of entries a file holds: the most rele
 MAGNITUDE_SAMPLES = 100  # of each
 POINTS = 2000  # steps sampled for the scatter plot, at most
 
+MOST_WHOLE = 20  # runs that a page of many holds whole, the worst ones
+MAX_WHOLE_BYTES = 16 * 2**20  # of their data together, if there is more than one
+GRAVITY = ("critical", "warning", "healthy", None)  # the worst first; None: not known
+
 STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 
 
@@ -33,12 +42,84 @@ def render(*views: RunView) -> str:
 
     A long run is reduced to columns that keep the smallest and the largest of their steps.
     """
-    view = views[0]
+    summary = views[0].summary
+    return _page(f"{summary.run}: {summary.verdict}", _data(views))
+
+
+def render_runs(title: str, rows: Sequence[RunRow], stores: Mapping[str, Path]) -> str:
+    """The whole file of many runs: a table of all, and the page of each of the worst.
+
+    Args:
+        title: names the runs.
+        rows: of all runs.
+        stores: of the runs, by the name in their row.
+    """
+    ordered = worst_first(rows)
+    whole: dict[str, Any] = {}
+    size = 0
+    for row in [row for row in ordered if row.verdict is not None][:MOST_WHOLE]:
+        try:
+            part = _optimizer(RunView(stores[row.name]))
+        except (GradwatchError, OSError):  # it was deleted meanwhile
+            continue
+        size += len(dumps(part, indent=None))
+        if whole and size > MAX_WHOLE_BYTES:
+            break
+        whole[as_utf8(row.name)] = {part["overview"]["optimizer"]: part}
+    note = (
+        f"In this file: {count(len(rows), 'run')} in the table, and {len(whole)} of them with steps and layers: the"
+        f" worst, one of each fault first. Made by gradwatch {__version__}."
+    )
+    listed = [_listed(row) for row in ordered]
+    return _page(f"{title}: {told(rows)}", {"list": {"runs": listed, "folders": [], "note": note}, "runs": whole})
+
+
+def told(rows: Sequence[RunRow]) -> str:
+    """How many of the runs are not healthy.
+
+    >>> told([RunRow(name="a", verdict="healthy"), RunRow(name="b", error="damaged")])
+    '1 of 2 runs not healthy'
+    """
+    faulty = sum(row.verdict in ("critical", "warning") or row.error is not None for row in rows)
+    return f"{faulty} of {count(len(rows), 'run')} not healthy"
+
+
+def worst_first(rows: Sequence[RunRow]) -> list[RunRow]:
+    """Critical runs first, then warnings; among them one run of each fault, then the second of each.
+
+    >>> faults = {"a": "diverged", "b": "diverged", "c": "killed"}
+    >>> rows = [RunRow(name=name, verdict="critical", fault=code) for name, code in faults.items()]
+    >>> rows = [RunRow(name="d", verdict="healthy"), *rows]
+    >>> [row.name for row in worst_first(rows)]
+    ['a', 'c', 'b', 'd']
+    """
+    seen: Counter[str | None] = Counter()
+    keyed = []
+    for at, row in enumerate(rows):
+        keyed.append((GRAVITY.index(row.verdict), seen[row.fault], at, row))
+        seen[row.fault] += 1
+    return [row for *_, row in sorted(keyed, key=lambda key: key[:3])]
+
+
+def _listed(row: RunRow) -> dict[str, Any]:
+    """A run as the page lists it (`Gallery.listing`)."""
+    fields = row.as_dict()
+    return {
+        "name": as_utf8(row.name),
+        "verdict": row.verdict,
+        "running": row.state == "live",
+        "error": row.error,
+        "numbers": None if row.verdict is None else {name: fields[name] for name in NUMBERS},
+        "settings": {"optimizer": row.optimizer, **row.config},
+    }
+
+
+def _page(title: str, content: Mapping[str, Any]) -> str:
     script = joined()
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{allowed}'; style-src 'unsafe-inline'"
     styles = "\n".join(files()[name].decode() for name in STYLES)
-    data = dumps(_data(views), indent=None).replace("<", "\\u003c")
+    data = dumps(content, indent=None).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -46,7 +127,7 @@ def render(*views: RunView) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{html.escape(view.summary.run)}: {view.summary.verdict}</title>
+<title>{html.escape(title)}</title>
 <style>
 {styles}
 </style>
@@ -68,7 +149,7 @@ def _data(views: Sequence[RunView]) -> dict[str, Any]:
     parts = {view.summary.optimizer: _optimizer(view) for view in views}
     missing = [name for name in summary.optimizers if name not in parts]
     note = _note(views[0], parts[summary.optimizer], missing)
-    return {"list": {"runs": [run], "folders": [], "note": note}, "optimizers": parts}
+    return {"list": {"runs": [run], "folders": [], "note": note}, "runs": {summary.run: parts}}
 
 
 def _optimizer(view: RunView) -> dict[str, Any]:

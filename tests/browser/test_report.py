@@ -2,7 +2,8 @@
 
 import pytest
 
-from gradwatch.views.html import render
+from gradwatch.analysis.listing import RunRow
+from gradwatch.views.html import render, render_runs
 from gradwatch.views.web.view import RunView
 
 from .conftest import CHROMIUM, NAMES, SPIKE, STEPS
@@ -67,3 +68,27 @@ def test_nothing_but_its_own_script_may_run(report):
     with pytest.raises(Exception, match="Content Security Policy"):
         report.page.add_script_tag(content="window.strange = 1")
     assert report.page.evaluate("() => window.strange") is None
+
+
+def test_a_page_of_many_runs_has_a_table_and_shows_the_worst(browser, logs, tmp_path):
+    rows = [RunRow(name=f"night/{number}", verdict="healthy", steps=number) for number in range(300)]
+    rows.append(
+        RunRow(name="known", verdict="critical", fault="loss-hides-nan", fault_step=16_000, fault_layer=NAMES[0])
+    )
+    (tmp_path / "nightly.html").write_text(
+        render_runs("night", rows, {row.name: logs / row.name / "gradwatch.db" for row in rows})
+    )
+    look = Look(browser, offline=True)
+    look.open_file(tmp_path / "nightly.html").shown_run()
+    table = look.frame.get_by_role("region", name="Table of runs")
+    expect(table.locator("tbody tr").first).to_contain_text("knowncriticalloss-hides-nan, step 16,000encoder.0.weight")
+    expect(look.frame.locator("header.verdict")).to_contain_text("NaN or infinite from step 16000 on")
+    table.get_by_role("button", name="steps").click()
+    expect(table.locator("tbody tr").first).to_contain_text("night/299")
+    table.get_by_role("button", name="night/299").click()
+    expect(look.frame.locator(".problem")).to_contain_text("Of night/299 this file has only the row")
+    table.get_by_role("button", name="known").click()
+    expect(look.frame.locator("header.verdict")).to_contain_text("NaN or infinite from step 16000 on")
+    assert look.faults == []
+    assert look.serious_findings(AXE) == []
+    look.close()

@@ -7,6 +7,7 @@ import { columnsOf, differing, nextSort, sorted } from "../../dashboards/state/r
 const NUMBERS = {
   fault: null,
   fault_step: null,
+  fault_layer: null,
   steps: 1000,
   learning_rate: 1.25e-4,
   threshold: null,
@@ -26,15 +27,22 @@ function run(name, numbers = {}, more = {}) {
 const names = (runs, sort) => sorted(runs, columnsOf(runs), sort).map(({ name }) => name);
 
 test("a column tells its numbers as the rest of the page does, and what is unknown", () => {
-  const one = run("a", { clipped_fraction: 0.25, fault: "diverged", fault_step: 12345, last_loss: "NaN" });
+  const one = run("a", {
+    clipped_fraction: 0.25,
+    fault: "diverged",
+    fault_step: 12345,
+    fault_layer: "head",
+    last_loss: "NaN",
+  });
   const told = Object.fromEntries(columnsOf([one]).map(({ key, text }) => [key, text(one)]));
   assert.equal(told.learning_rate, "1.25e-4");
   assert.equal(told.clipped_fraction, "25 %");
   assert.equal(told.fault, "diverged, step 12,345");
+  assert.equal(told.fault_layer, "head");
   assert.deepEqual([told.threshold, told.last_loss, told.steps], ["–", "NaN", "1,000"]);
   const broken = run("b", {}, { numbers: null, verdict: null, error: "damaged" });
   const rest = Object.fromEntries(columnsOf([broken]).map(({ key, text }) => [key, text(broken)]));
-  assert.deepEqual([rest.verdict, rest.fault, rest.max_norm], ["can't be read", "–", "–"]);
+  assert.deepEqual([rest.verdict, rest.fault, rest.fault_layer, rest.max_norm], ["can't be read", "–", "–", "–"]);
 });
 
 test("settings have a column where the runs differ in them, and only there", () => {
@@ -87,5 +95,5 @@ test("clicks on a head go through both orders and back to the first one", () => 
       assert.equal(sort, order);
     }
   }
-  assert.equal(nextSort("-name", columns[4]), "-learning_rate");
+  assert.equal(nextSort("-name", columns[5]), "-learning_rate");
 });

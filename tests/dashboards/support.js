@@ -246,6 +246,7 @@ export function memory(runs, more = {}) {
   /** @type {Source} */
   const source = {
     live: true,
+    several: true,
     list: async () => listing,
     overview: async ({ run, optimizer = "0" }) => overview({ run, optimizer, ...runs[run] }),
     layers: async () => LAYERS,

@@ -29,7 +29,7 @@ def ls(folder: Path, json: bool, sort: str, chosen: str | None, most: int | None
     if not folder.is_dir():
         raise RunNotFound(f"There is no folder {str(folder)!r}. Give one that holds runs.")
     now = time.time()
-    rows = _rows(folder, quick)
+    rows = rows_below(folder, quick)
     if chooses is not None:
         # In a filter age is in seconds; in a row it is the time of writing.
         rows = [row for row in rows if chooses(row.as_dict() | {"written": now - row.written})]
@@ -71,7 +71,8 @@ def order(sort: str) -> tuple[str, bool]:
     return NAMES[name], sort.startswith("-") != (name == "age")
 
 
-def _rows(folder: Path, quick: bool) -> list[RunRow]:
+def rows_below(folder: Path, quick: bool = False) -> list[RunRow]:
+    """The rows of all runs below a folder, with a bar on a terminal while many are computed."""
     columns = (TextColumn("reading runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

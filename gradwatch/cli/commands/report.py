@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gradwatch.analysis.places import find_stores, runs_below
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import order_of_optimizers
+from gradwatch.cli.commands.ls import rows_below
 from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotExport
@@ -34,6 +36,11 @@ def report(
     given = [name for name, value in wanted.items() if value]
     if len(given) > 1:
         raise BadArgument(f"{' and '.join(given)} were both given; expected one of them.")
+    if html is not None and path is not None and len(runs_below(path)) > 1:
+        if optimizer is not None:
+            raise BadArgument("--optimizer was given for a page of several runs; expected one run.")
+        _write_page_of_runs(path, html)
+        return
     run = open_run(path)
     if html is not None:
         size = write_html(run, html, optimizer)
@@ -78,7 +85,18 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
     """
     first = RunView(run.path, optimizer)
     others = _next_worst(run, first.summary)[: MOST_OPTIMIZERS - 1] if optimizer is None else []
-    page = html_view.render(first, *(RunView(run.path, name) for name in others))
+    return _write_page(html_view.render(first, *(RunView(run.path, name) for name in others)), file)
+
+
+def _write_page_of_runs(folder: Path, file: Path) -> None:
+    """Write the page of all runs below a folder."""
+    rows = rows_below(folder)
+    stores = dict(find_stores({"": folder}))
+    size = _write_page(html_view.render_runs(folder.resolve().name, rows, stores), file)
+    print_lines(f"wrote {file}, {size / 1e6:.1f} MB: {html_view.told(rows)}")
+
+
+def _write_page(page: str, file: Path) -> int:
     encoded = page.encode("utf-8", "backslashreplace")  # the name of a folder need not be UTF-8
     try:
         file.write_bytes(encoded)

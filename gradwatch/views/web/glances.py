@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from gradwatch.analysis.listing import numbers_of
 from gradwatch.analysis.run import Run
-from gradwatch.analysis.summary import RunSummary, summarize
+from gradwatch.analysis.summary import summarize
 from gradwatch.errors import EmptyRun, GradwatchError
 from gradwatch.views.web.view import written
 
@@ -111,27 +112,10 @@ def glance_at(path: Path) -> Glance:
             summary = summarize(run, layers=False)
         except EmptyRun:
             return glance
-        told = {"verdict": summary.verdict, "numbers": _numbers(summary)}
+        told = {"verdict": summary.verdict, "numbers": numbers_of(summary)}
         return glance | told | {"settings": run.settings(summary.optimizer)}
     except Exception as error:  # one broken run must not hide the others
         return _failed(error)
-
-
-def _numbers(summary: RunSummary) -> dict[str, Any]:
-    """What the table of runs has of each, in its order."""
-    fault = next((finding for finding in summary.findings if finding.severity != "info"), None)
-    return {
-        "fault": None if fault is None else fault.code,
-        "fault_step": None if fault is None or fault.steps is None else fault.steps[0],
-        "steps": summary.steps,
-        "learning_rate": summary.learning_rate,
-        "threshold": summary.clipping.threshold,
-        "clipped_fraction": summary.clipping.clipped_fraction,
-        "median_norm": summary.total_norm.median,
-        "max_norm": summary.total_norm.max,
-        "nonfinite_steps": summary.nonfinite_steps,
-        "last_loss": None if summary.loss is None else summary.loss.last,
-    }
 
 
 def _failed(error: Exception) -> Glance:

@@ -3,15 +3,17 @@
 import base64
 import hashlib
 import json
+import math
 import re
 from dataclasses import replace
 
 import pytest
 
+from gradwatch.analysis.listing import list_runs
 from gradwatch.record import ParameterInfo
 from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream, write_run
-from gradwatch.views.html import render
+from gradwatch.views.html import render, render_runs
 from gradwatch.views.web.view import RunView
 
 HOSTILE = "</script><script>alert(1)</script><!--"
@@ -44,7 +46,7 @@ def test_names_from_strangers_end_no_script(tmp_path):
     assert page.count("<script") == 2
     assert page.count("</script>") == 2
     assert "<title>&lt;b&gt;run: healthy</title>" in page
-    (part,) = data_of(page)["optimizers"].values()
+    (part,) = data_of(page)["runs"]["<b>run"].values()
     assert [layer["name"] for layer in part["layers"]["layers"]] == [info.name for info in names]
 
 
@@ -71,9 +73,9 @@ def test_of_several_optimizers_it_holds_those_it_is_given_and_names_the_rest(tmp
         writer.append(records)
     writer.end_attempt("closed")
     both = render(RunView(tmp_path, "critic"), RunView(tmp_path, "generator"))
-    assert list(data_of(both)["optimizers"]) == ["critic", "generator"]
+    assert list(data_of(both)["runs"][tmp_path.name]) == ["critic", "generator"]
     alone = render(RunView(tmp_path, "critic"))
-    assert list(data_of(alone)["optimizers"]) == ["critic"]
+    assert list(data_of(alone)["runs"][tmp_path.name]) == ["critic"]
     assert "generator" in note_of(alone)
     assert "generator" not in note_of(both)
 
@@ -81,3 +83,47 @@ def test_of_several_optimizers_it_holds_those_it_is_given_and_names_the_rest(tmp
 @pytest.mark.parametrize("norm", [0.0, float("nan"), float("inf"), 1e-30, 1e300])
 def test_a_run_of_one_strange_step_has_a_page(tmp_path, norm):
     assert data_of(render(RunView(write_run(tmp_path, stream([norm])))))["list"]["runs"][0]["name"] == tmp_path.name
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Four runs that ended in NaN, one whose norm grew, a healthy one and one that can't be read."""
+    for number in range(4):
+        write_run(tmp_path / f"lost{number}", stream([*steady(60), *[math.nan] * 20]))
+    write_run(tmp_path / "grown", stream([*steady(300), *(1e4 * norm for norm in steady(100))]))
+    write_run(tmp_path / f"{HOSTILE.replace('/', '|')}fine", stream(steady(80)))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "gradwatch.db").write_bytes(b"no database")
+    return tmp_path
+
+
+def page_of(folder):
+    rows = list_runs(folder, keep_index=False)
+    return render_runs("nightly", rows, {row.name: folder / row.name / "gradwatch.db" for row in rows})
+
+
+def test_a_page_of_many_runs_has_each_in_its_table_and_the_worst_whole(many, monkeypatch):
+    monkeypatch.setattr("gradwatch.views.html.MOST_WHOLE", 3)
+    page = page_of(many)
+    assert page.count("<script") == 2
+    data = data_of(page)
+    listed = {run["name"]: run for run in data["list"]["runs"]}
+    assert len(listed) == 7
+    for name in ("lost0", "grown"):
+        summary = RunView(many / name).summary
+        found = next(finding for finding in summary.findings if finding.severity != "info")
+        numbers = listed[name]["numbers"]
+        assert (listed[name]["verdict"], numbers["fault"]) == (summary.verdict, found.code)
+        assert numbers["fault_step"] == found.steps[0]
+        assert numbers["fault_layer"] == next(iter(found.parameters), None)
+    assert listed["torn"]["error"]
+    assert listed["torn"]["numbers"] is None
+    # The critical ones first, one of each fault before the second of any.
+    assert list(data["runs"]) == ["grown", "lost0", "lost1"]
+    assert "7 runs in the table, and 3 of them with steps and layers" in data["list"]["note"]
+    assert "<title>nightly: 6 of 7 runs not healthy</title>" in page
+
+
+def test_a_page_of_many_runs_holds_no_more_bytes_of_whole_runs_than_it_may(many, monkeypatch):
+    monkeypatch.setattr("gradwatch.views.html.MAX_WHOLE_BYTES", 1)
+    assert list(data_of(page_of(many))["runs"]) == ["grown"]

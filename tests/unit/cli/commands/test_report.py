@@ -92,7 +92,18 @@ def test_the_page_of_several_optimizers_begins_with_the_worst_and_leaves_out_one
     assert command("report", tmp_path / "run", "--html", tmp_path / "x.html").code == 0
     page = (tmp_path / "x.html").read_text()
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    assert list(data["optimizers"]) == ["critic", "generator"]
+    assert list(data["runs"]["run"]) == ["critic", "generator"]
+
+
+def test_a_folder_of_runs_is_one_page(runs, command, tmp_path):
+    file = tmp_path / "nightly.html"
+    done = command("report", runs, "--html", file)
+    assert re.fullmatch(rf"wrote {re.escape(str(file))}, \d\.\d MB: 1 of 2 runs not healthy\n", done.out)
+    data = json.loads(file.read_text().split('id="data">')[1].split("</script>")[0])
+    assert [run["name"] for run in data["list"]["runs"]] == ["bad", "good"]
+    assert list(data["runs"]) == ["bad", "good"]
+    refused = command("report", runs, "--html", file, "--optimizer", "0")
+    assert (refused.code, "expected one run" in refused.err) == (1, True)
 
 
 @pytest.mark.parametrize("where", ["no/such/folder/report.html", "."])
