@@ -55,6 +55,7 @@ SAMPLED_STATS = ("moved", "momentum_cosine", "weight_cosine")
 """Further statistics that are sampled with the weights. None of them has to be known."""
 
 UPDATE_STATS = ("update_norm", "weight_norm", "rms_ratio", "second_moment_norm")
+SENTINEL_STATS = ("position", *UPDATE_STATS)
 """The per-parameter statistics of the update as the optimizer computes it, in the order in which they are stored."""
 
 ACCUMULATION_STATS = ("micro_batches", "norm")
@@ -225,6 +226,34 @@ class UpdateStats:
         return _ratio(self.update_norm, self.weight_norm)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SentinelStats:
+    """The updates of a few parameters at a step at which those of the others were not read: float32, one entry each.
+
+    Attributes:
+        position: which parameters, by their position in `LayerStats.parameters`, ascending.
+        update_norm, weight_norm, rms_ratio, second_moment_norm: as in `UpdateStats`.
+    """
+
+    position: Floats
+    update_norm: Floats
+    weight_norm: Floats
+    rms_ratio: Floats | None = None
+    second_moment_norm: Floats | None = None
+
+    def spread(self, stat: str, length: int) -> Floats:
+        """One of `UPDATE_STATS` of all ``length`` parameters, NaN where it was not read.
+
+        >>> two = np.array([1, 3], np.float32)
+        >>> SentinelStats(position=two, update_norm=2 * two, weight_norm=two).spread("update_norm", 4).tolist()
+        [nan, 2.0, nan, 6.0]
+        """
+        values, table = getattr(self, stat), np.full(length, np.nan, np.float32)
+        if values is not None:
+            table[self.position.astype(int)] = values
+        return table
+
+
 RANK_STATS = ("norm", "nonfinite", "differing", "differs_in", "before_reduction")
 """The statistics of each rank at a step, in the order in which they are stored."""
 
@@ -369,6 +398,7 @@ class StepRecord:
     ranks: RankStats | None = field(default=None, repr=False)  # of a distributed training
     accumulation: AccumulationStats | None = field(default=None, repr=False)  # of several micro-batches
     magnitudes: MagnitudeStats | None = field(default=None, repr=False)
+    sentinels: SentinelStats | None = field(default=None, repr=False)
 
     @property
     def clipped(self) -> bool:

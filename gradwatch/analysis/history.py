@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.frames import indexed_by_step, standing_rows, steps_frame
-from gradwatch.analysis.tables import numbered_frame, parameter_frame, side_by_side, slice_of
+from gradwatch.analysis.tables import numbered_frame, parameter_frame, sentinel_frame, side_by_side, slice_of
 from gradwatch.capture import CaptureInfo, list_captures
 from gradwatch.detect import replay
 from gradwatch.errors import BadArgument, RunNotFound
@@ -237,6 +237,18 @@ class RunReader:
         names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
         read = self._store.update_table
         return side_by_side([parameter_frame(self._store, read, stat, name, one_of) for name in names])
+
+    def sentinels(self, stat: str = "rms_ratio", optimizer: str | None = None) -> pd.DataFrame:
+        """One statistic of the updates of the sentinels at every recorded step, (steps, sentinels).
+
+        Where a model has so many parameters that their updates are read at some steps only, those of a few are read
+        at every step: of the first and the last three matrices, and of up to four whose ``rms_ratio`` was once above
+        2. NaN where a parameter was no sentinel yet. Empty where all updates are read at every step or none are, with
+        several processes, and on devices. ``stat`` is one of those of `updates`.
+        """
+        if stat not in RECORDED_UPDATE_STATS:
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RECORDED_UPDATE_STATS)}.")
+        return sentinel_frame(self._store, stat, self.optimizer(optimizer))
 
     def standing(self, optimizer: str | None = None) -> NDArray[np.int64]:
         """Id, step and attempt of one optimizer's rows that no later attempt replaced, (rows, 3), by step."""

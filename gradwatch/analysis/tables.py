@@ -34,6 +34,21 @@ def parameter_frame(store: StoreReader, read: Read, stat: str, optimizer: str, o
     return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
 
 
+def sentinel_frame(store: StoreReader, stat: str, optimizer: str) -> pd.DataFrame:
+    """One statistic of the sentinels at every step at which they or all parameters were read, (steps, sentinels)."""
+    if stat == "update_ratio":
+        weight = sentinel_frame(store, "weight_norm", optimizer)
+        return sentinel_frame(store, "update_norm", optimizer) / weight.where(weight != 0)
+    rows, positions, table = store.sentinel_table(stat, optimizer)
+    rows, table = standing_of(store, rows, table, optimizer)
+    infos = store.parameters(optimizer)
+    few = pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=[infos[at].name for at in positions])
+    if not len(positions):
+        return few
+    every = parameter_frame(store, store.update_table, stat, optimizer, 1)
+    return pd.concat([few, every.iloc[:, positions]]).sort_index(kind="stable")
+
+
 def numbered_frame(store: StoreReader, rows: Rows, table: Floats, optimizer: str) -> pd.DataFrame:
     """A table whose columns are numbered, such as those of ranks, without rows that were replaced."""
     rows, table = standing_of(store, rows, table, optimizer)

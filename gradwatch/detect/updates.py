@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
-from gradwatch.record import Event, LayerStats, StepRecord, event_at
+from gradwatch.record import Event, Floats, LayerStats, ParameterInfo, StepRecord, event_at, total
 
 UPDATE_FACTOR, UPDATE_SIGMAS = 2.0, 5.0
 """An update has jumped at this many times its level, or these robust deviations above it; whichever is higher."""
@@ -44,64 +44,135 @@ class UpdateSpike:
     Spikes of the loss are often led by a spike of the update, because the weights have to move before the loss
     can rise. The update is that which the optimizer computed, divided by the learning rate, so that a schedule
     is no jump. It is compared with the last 128 healthy ones, by their median and by how they scatter above it.
+    Where the updates of all parameters are read at some steps only, those of the sentinels are compared with their own
+    level at every step.
 
     >>> UpdateSpike().update(StepRecord(step=0))
     []
     """
 
     def __init__(self) -> None:
-        self._level = Level()
+        self._all, self._few = _Jumps(), _Jumps()
+        self._sentinels = _SentinelUpdates()
         self._changes = PresenceChanges()
         self._episode = Episode()
-        self._above_in_a_row = 0
 
     def update(self, record: StepRecord) -> list[Event]:
-        size = _per_rate(record)
-        if size is None or not is_usable(record):
+        if self._sentinels.changed(record):
+            self._few.restart()
+        norms = (record.update_norm, self._sentinels.norm(record))
+        sizes = [_over_rate(norm, record) for norm in norms]
+        if sizes == [None, None] or not is_usable(record):
             return self._episode.calm()
         if self._changes.update(record):
-            self._level.restart()
-        limit = self._level.limit(UPDATE_FACTOR, UPDATE_SIGMAS) if self._level.ready else math.inf
-        if size <= limit:
-            self._above_in_a_row = 0
-            self._level.add(size)
-            return self._episode.calm()
-        event = self._event(record, size, limit)
-        self._above_in_a_row += 1
-        if self._above_in_a_row >= PATIENCE_STEPS:
-            self._level.restart()
-            self._above_in_a_row = 0
-        return self._episode.alarm(event)
+            self._all.restart()
+            self._few.restart()
+        events = [
+            self._event(record, whose, norm, excess)
+            for whose, norm, excess in (
+                ("the update is", norms[0], self._all.excess(sizes[0])),
+                ("the update of the first and the last layers is", norms[1], self._few.excess(sizes[1])),
+            )
+            if excess is not None
+        ]
+        return self._episode.alarm(events[0]) if events else self._episode.calm()
 
-    def _event(self, record: StepRecord, size: float, limit: float) -> Event:
-        assert record.update_norm is not None
-        scale = record.update_norm / size
+    def _event(self, record: StepRecord, whose: str, norm: float | None, excess: tuple[float, float]) -> Event:
+        assert norm is not None
+        times, times_limit = excess
         parameter = _largest(record)
         return event_at(
             record,
             kind="update-spike",
             severity="info",
-            message=f"the update is {factor_text(size / self._level.value)} its recent level"
+            message=f"{whose} {factor_text(times)} its recent level"
             + (f", most of it in {parameter}" if parameter else ""),
             parameter=parameter,
-            observed=record.update_norm,
-            limit=limit * scale,
+            observed=norm,
+            limit=norm / times_limit,
         )
 
 
-def _per_rate(record: StepRecord) -> float | None:
-    """The norm of the update over the learning rate; None where either is not known or zero."""
+class _Jumps:
+    """The level of a size, and how far above it a size jumps."""
+
+    def __init__(self) -> None:
+        self._level = Level()
+        self._above_in_a_row = 0
+
+    def restart(self) -> None:
+        self._level.restart()
+        self._above_in_a_row = 0
+
+    def excess(self, size: float | None) -> tuple[float, float] | None:
+        """How many times its level and how many times its limit a size is, if it is above that; else it is learned."""
+        if size is None:
+            return None
+        limit = self._level.limit(UPDATE_FACTOR, UPDATE_SIGMAS) if self._level.ready else math.inf
+        if size <= limit:
+            self._above_in_a_row = 0
+            self._level.add(size)
+            return None
+        found = size / self._level.value, size / limit
+        self._above_in_a_row += 1
+        if self._above_in_a_row >= PATIENCE_STEPS:
+            self.restart()
+        return found
+
+
+class _SentinelUpdates:
+    """The updates of the parameters that are read at every step, also where those of all are read.
+
+    Attributes:
+        positions: of the sentinels, ascending.
+    """
+
+    def __init__(self) -> None:
+        self.positions = np.zeros(0, np.int64)
+
+    def changed(self, record: StepRecord) -> bool:
+        """Take in a record; return whether other parameters are sentinels now."""
+        if record.sentinels is None:
+            return False
+        positions, before = record.sentinels.position.astype(np.int64), self.positions
+        self.positions = positions
+        return not np.array_equal(positions, before)
+
+    def of(self, record: StepRecord, stat: str) -> Floats | None:
+        """One of `gradwatch.record.UPDATE_STATS` of each sentinel; None if there are none or it was not read."""
+        if record.sentinels is not None:
+            found: Floats | None = getattr(record.sentinels, stat)
+            return found
+        every = None if record.updates is None else getattr(record.updates, stat)
+        if every is None or not len(self.positions) or self.positions[-1] >= len(every):
+            return None
+        return np.asarray(every[self.positions])
+
+    def norm(self, record: StepRecord) -> float | None:
+        """The norm of the update of all sentinels."""
+        norms = self.of(record, "update_norm")
+        return None if norms is None else total(norms[~np.isnan(norms)].astype(float))
+
+
+def _over_rate(norm: float | None, record: StepRecord) -> float | None:
+    """The norm of an update over the learning rate; None where either is not known or zero."""
     rate = record.learning_rates[0] if record.learning_rates else 0.0
-    if record.update_norm is None or not rate > 0 or not 0 < record.update_norm < math.inf:
+    if norm is None or not rate > 0 or not 0 < norm < math.inf:
         return None
-    return record.update_norm / rate
+    return norm / rate
 
 
 def _largest(record: StepRecord) -> str | None:
-    """The parameter with the largest update."""
-    if record.updates is None or record.layers is None:
+    """The parameter with the largest update of those that were read."""
+    if record.layers is None:
         return None
-    return record.layers.parameters[int(np.argmax(np.nan_to_num(record.updates.update_norm, nan=-1.0)))].name
+    parameters = record.layers.parameters
+    if record.updates is not None:
+        return parameters[int(np.argmax(np.nan_to_num(record.updates.update_norm, nan=-1.0)))].name
+    if record.sentinels is None:
+        return None
+    largest = int(np.argmax(np.nan_to_num(record.sentinels.update_norm, nan=-1.0)))
+    return parameters[int(record.sentinels.position[largest])].name
 
 
 class HeldSpike:
@@ -124,7 +195,7 @@ class HeldSpike:
         self._times = 1.0  # how far the spike stood above the level
 
     def update(self, record: StepRecord) -> list[Event]:
-        size, gradient = _per_rate(record), _consumed(record)
+        size, gradient = _over_rate(record.update_norm, record), _consumed(record)
         if size is None or gradient is None or not is_usable(record):
             return self._episode.calm()
         if self._changes.update(record):
@@ -174,45 +245,68 @@ class StaleSecondMoment:
     Adam divides by the square root of a slow average of squared gradients. When gradients grow faster than it
     follows, the ratio RMS_t = sqrt(mean(g^2 / v)) rises and updates become too large. It rose 1 to 8 steps
     before the loss in the runs of Wortsman et al. 2023 (arXiv:2304.13013, section 3), first in the embedding.
-    A ratio counts if it is also far above the parameter's own level: of rare tokens it is always large.
+    A ratio counts if it is also far above the parameter's own level: of rare tokens it is always large. Sentinels
+    are judged at every step, all parameters where their updates were read.
 
     >>> StaleSecondMoment().update(StepRecord(step=0))
     []
     """
 
     def __init__(self) -> None:
-        self._levels = LayerLevels()
+        self._all, self._few = LayerLevels(), LayerLevels()
+        self._sentinels = _SentinelUpdates()
         self._shapes = ParameterShapes()
         self._episode = Episode()
 
     def update(self, record: StepRecord) -> list[Event]:
-        ratios = None if record.updates is None else record.updates.rms_ratio
-        if ratios is None or record.layers is None or not is_usable(record):
+        if self._sentinels.changed(record):
+            self._few = LayerLevels()
+        if record.layers is None or not is_usable(record):
             return self._episode.calm()
-        self._shapes.see(record.layers.parameters)
-        as_layers = replace(record, layers=LayerStats(parameters=record.layers.parameters, norm=ratios))
-        self._levels.see(as_layers)
-        excess = self._levels.excess(ratios, STALE_FACTOR, STALE_SIGMAS)
-        counted = (ratios >= STALE_RATIO) & self._shapes.matrices[: len(ratios)]
-        excess = np.where(counted, excess, -np.inf)
-        if not len(excess) or not excess.max() > 0:
-            self._levels.learn(as_layers)
-            return self._episode.calm()
-        self._levels.learn(as_layers)
-        at = int(np.argmax(excess))
-        name = record.layers.parameters[at].name
-        return self._episode.alarm(
-            event_at(
-                record,
-                kind="stale-second-moment",
-                severity="info",
-                message=f"the gradients of {name} have outgrown the optimizer's second moment: they are"
-                f" {float(ratios[at]):.2g} times its root; updates are too large until it follows",
-                parameter=name,
-                observed=float(ratios[at]),
-                limit=STALE_RATIO,
-            )
+        parameters = record.layers.parameters
+        self._shapes.see(parameters)
+        every = None if record.updates is None else record.updates.rms_ratio
+        few = self._sentinels.of(record, "rms_ratio")
+        found = []
+        if every is not None:
+            found.append(_stalest(self._all, record, parameters, every, self._shapes.matrices[: len(every)]))
+        if few is not None:
+            at = self._sentinels.positions
+            chosen = tuple(parameters[position] for position in at.tolist())
+            found.append(_stalest(self._few, record, chosen, few, self._shapes.matrices[at]))
+        stale = max((one for one in found if one is not None), default=None)
+        return self._episode.calm() if stale is None else self._episode.alarm(self._event(record, *stale))
+
+    def _event(self, record: StepRecord, ratio: float, name: str) -> Event:
+        return event_at(
+            record,
+            kind="stale-second-moment",
+            severity="info",
+            message=f"the gradients of {name} have outgrown the optimizer's second moment: they are"
+            f" {ratio:.2g} times its root; updates are too large until it follows",
+            parameter=name,
+            observed=ratio,
+            limit=STALE_RATIO,
         )
+
+
+def _stalest(
+    levels: LayerLevels,
+    record: StepRecord,
+    parameters: tuple[ParameterInfo, ...],
+    ratios: Floats,
+    matrices: NDArray[np.bool_],
+) -> tuple[float, str] | None:
+    """The ratio and name of the matrix furthest above its limit, if there is one; the levels learn the ratios."""
+    as_layers = replace(record, layers=LayerStats(parameters=parameters, norm=ratios))
+    levels.see(as_layers)
+    excess = levels.excess(ratios, STALE_FACTOR, STALE_SIGMAS)
+    levels.learn(as_layers)
+    excess = np.where((ratios >= STALE_RATIO) & matrices, excess, -np.inf)
+    if not len(excess) or not excess.max() > 0:
+        return None
+    at = int(np.argmax(excess))
+    return float(ratios[at]), parameters[at].name
 
 
 class NothingMoves:

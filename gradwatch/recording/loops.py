@@ -220,7 +220,9 @@ class Stepped(Loop):
             optimizer, parameters = tracker.optimizer, tracker.parameters.parameters
             weights = self._sampler.after(self._sample, parameters, optimizer)
             pending.updates = self._sampler.updates(tracker.step, optimizer, parameters)
-            if pending.updates is not None and is_one_of_many():
+            if not is_one_of_many():
+                pending.sentinels = self._sampler.sentinels(tracker.step, optimizer, parameters)
+            elif pending.updates is not None:
                 pending.part_sizes = local_sizes(parameters)
             pending.accumulation = self._micro_batches.take()
             rates = learning_rates_of(optimizer)

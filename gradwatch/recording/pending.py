@@ -42,6 +42,7 @@ class PendingStep:
         weights: what the step did to them, where they were sampled.
         updates: as the optimizer computed them, where they were read.
         magnitudes: how many entries of the gradients have which magnitude, where they were counted.
+        sentinels: the updates of a few parameters, where those of all were not read.
         whole: of sharded gradients, where their norms over all processes were needed at the step.
         ready: when the numbers that `to_host` copies are there.
     """
@@ -68,6 +69,7 @@ class PendingStep:
     weights: WeightChange | None = None
     updates: Measurement | None = None
     magnitudes: Measurement | None = None
+    sentinels: Measurement | None = None
     part_sizes: tuple[int, ...] = ()
     accumulation: Accumulation | None = None
     before_reduction: tuple[Measurement, ...] = ()
@@ -185,7 +187,8 @@ class PendingStep:
     def _measurements(self) -> list[Measurement]:
         weights = () if self.weights is None else (self.weights.weights, self.weights.changes, self.weights.alignment)
         first = None if self.accumulation is None else self.accumulation.first
-        return [one for one in (self.measured, self.updates, self.magnitudes, first, *weights) if one is not None]
+        found = (self.measured, self.updates, self.magnitudes, self.sentinels, first, *weights)
+        return [one for one in found if one is not None]
 
     def _numbers(self) -> list[Any]:
         """Every single number that may lie on a device."""

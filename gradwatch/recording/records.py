@@ -18,6 +18,7 @@ from gradwatch.distributed import LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.record import (
     MAGNITUDE_STATS,
+    SENTINEL_STATS,
     UPDATE_STATS,
     AccumulationStats,
     ClipFault,
@@ -26,6 +27,7 @@ from gradwatch.record import (
     MagnitudeStats,
     ParameterInfo,
     RankStats,
+    SentinelStats,
     StepRecord,
     UpdateStats,
     WeightStats,
@@ -83,6 +85,7 @@ class StepNumbers:
         updates: of each parameter; None if they were not read.
         with_update: the positions whose update was read.
         magnitudes: `MAGNITUDE_STATS` of the gradients; None if they were not counted.
+        sentinels: `SENTINEL_STATS` of the few parameters whose update was read; None if none was, or all were.
         micro_batches: how many made the gradient; None if that was not read.
         first_norm: total norm of the gradient, unscaled, after the first of them.
     """
@@ -99,6 +102,7 @@ class StepNumbers:
     updates: Columns | None = None
     with_update: list[int] | None = None
     magnitudes: Columns | None = None
+    sentinels: Columns | None = None
     micro_batches: int | None = None
     first_norm: float = math.nan
 
@@ -139,6 +143,7 @@ def make_record(
         with_update=updated,
         late=late,
         magnitudes=None,  # of this process alone
+        sentinels=None,
         micro_batches=None,
     )
     return _record(of_all, optimizer, attempt, whole.infos, whole.weights, whole.ranks)
@@ -170,6 +175,7 @@ def collect(pending: PendingStep) -> StepNumbers:
         updates=updates,
         with_update=with_update,
         magnitudes=_counted(pending),
+        sentinels=_read_sentinels(pending),
         micro_batches=micro_batches,
         first_norm=first_norm,
     )
@@ -215,6 +221,7 @@ def _record(
         ranks=ranks,
         accumulation=_accumulation(numbers, total_norm),
         magnitudes=_magnitudes(numbers),
+        sentinels=_sentinels(numbers, len(found["norm"])),
         **_updates(numbers, len(found["norm"])),
         **_clipping_columns(numbers.late.clippings, total_norm),
     )
@@ -315,12 +322,28 @@ def _updates(numbers: StepNumbers, parameters: int) -> dict[str, Any]:
         return {}
     found = {name: column[:parameters] for name, column in numbers.updates.items()}
     there = [position for position in numbers.with_update or () if position < parameters]
-    columns: dict[str, Any] = {name: _float32(column) for name, column in found.items()}
-    for name in ("rms_ratio", "second_moment_norm"):
-        if np.isnan(columns[name]).all() and not np.isnan(columns["update_norm"]).all():
-            columns[name] = None
+    columns = _update_columns(found)
     update_norm, weight_norm = (total(found[name][there]) for name in ("update_norm", "weight_norm"))
     return {"updates": UpdateStats(**columns), "update_norm": update_norm, "weight_norm": weight_norm}
+
+
+def _update_columns(found: Columns) -> dict[str, Any]:
+    """Statistics of updates as a record has them: without those of a second moment where there is none."""
+    columns: dict[str, Any] = {name: _float32(column) for name, column in found.items()}
+    is_read = not np.isnan(found["update_norm"]).all()
+    for name in ("rms_ratio", "second_moment_norm"):
+        if is_read and np.isnan(found[name]).all():
+            columns[name] = None
+    return columns
+
+
+def _sentinels(numbers: StepNumbers, parameters: int) -> SentinelStats | None:
+    """The updates of a few parameters, of those that the record has."""
+    if numbers.sentinels is None or numbers.skipped:
+        return None
+    known = numbers.sentinels["position"] < parameters
+    found = _update_columns({name: column[known] for name, column in numbers.sentinels.items()})
+    return SentinelStats(**found) if known.any() else None
 
 
 def _loss(pending: PendingStep) -> float | None:
@@ -346,6 +369,14 @@ def _read_updates(pending: PendingStep) -> tuple[Columns | None, list[int] | Non
     if pending.updates is None or not pending.updates.parts:
         return None, None
     return pending.updates.collect(), pending.updates.present
+
+
+def _read_sentinels(pending: PendingStep) -> Columns | None:
+    if pending.sentinels is None or not pending.sentinels.parts:
+        return None
+    at = sorted(pending.sentinels.present)
+    found = pending.sentinels.collect() | {"position": np.arange(pending.sentinels.length, dtype=np.float64)}
+    return {name: found[name][at] for name in SENTINEL_STATS}
 
 
 def _read_accumulation(pending: PendingStep) -> tuple[int | None, float]:

@@ -26,6 +26,7 @@ from gradwatch.measure import Measurement, is_on_host, local, measure_magnitudes
 from gradwatch.measure.fused import reads_updates
 from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.recording.alignment import Entries, alignments, can_count_off
+from gradwatch.recording.sentinels import ENTRIES, Sentinels
 
 logger = logging.getLogger("gradwatch")
 
@@ -76,10 +77,12 @@ class WeightSampler:
     def __init__(self, every: int, updates_every: int | None = 0) -> None:
         """Sample the weights and read the updates at every step that these divide; 0 is never.
 
-        With None the number of parameters decides how often updates are read (`usual_updates_every`).
+        With None the number of parameters decides how often updates are read (`usual_updates_every`), and those of
+        a few are read at every step (`gradwatch.recording.sentinels`).
         """
         self._every = every
         self._updates_every = updates_every
+        self._sentinels = Sentinels() if updates_every is None and reads_updates() else None
         self._was_nonfinite = False
         self._cannot_count = False
 
@@ -110,12 +113,27 @@ class WeightSampler:
 
     def updates(self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
         """The updates that the optimizer has computed, if it is time to read them and they can be read."""
-        if self._updates_every == 0:
+        if self._updates_every == 0 or not self._reads_all(step, parameters):
             return None
-        if step % (self._updates_every or _usual_updates_every_of(parameters)):
+        measured = self._measured_updates(optimizer, parameters)
+        if measured is not None and self._sentinels is not None:
+            self._sentinels.follow(measured, parameters)
+        return measured
+
+    def sentinels(self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
+        """The updates of a few parameters, at a step at which those of all are not read."""
+        if self._updates_every == 0 or self._sentinels is None or self._reads_all(step, parameters):
             return None
+        return self._measured_updates(optimizer, self._sentinels.among(parameters), ENTRIES)
+
+    def _reads_all(self, step: int, parameters: Sequence[Tensor | None]) -> bool:
+        return step % (self._updates_every or _usual_updates_every_of(parameters)) == 0
+
+    def _measured_updates(
+        self, optimizer: Optimizer, parameters: Sequence[Tensor | None], most: int | None = None
+    ) -> Measurement | None:
         try:
-            return measure_updates(optimizer, parameters)
+            return measure_updates(optimizer, parameters, most)
         except Exception as error:
             self._updates_every = 0
             logger.warning(

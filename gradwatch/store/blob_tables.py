@@ -29,7 +29,7 @@ LOOKED_UP = 500
 MOST_LOOKED_UP = 50_000
 """More ids than that are not looked up one by one."""
 
-ALWAYS_THERE = ("norm", *WEIGHT_STATS, "filled")
+ALWAYS_THERE = ("norm", *WEIGHT_STATS, "filled", "position")
 """The columns of blobs that no row lacks, whatever table they are in."""
 
 
@@ -121,6 +121,23 @@ class BlobTables:
         shape = (0, len(positions), len(MAGNITUDE_BINS))
         return keys[kept], np.stack(found) if found else np.empty(shape, np.float32)
 
+    def sentinels(self, stat: str, optimizer: str, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        """Rows, positions and values as in `StoreReader.sentinel_table`; ``length`` is that of all parameters."""
+        keys, positions = self.table("sentinel", "position", optimizer, None, Part())
+        others, values = self.table("sentinel", stat, optimizer, None, Part())
+        _, left, right = np.intersect1d(keys[:, 0], others[:, 0], assume_unique=True, return_indices=True)
+        valid = _are_positions(positions, length)
+        self._integrity.left_out |= {("sentinel", number) for number in keys[~valid, 0].tolist()}
+        left, right = left[valid[left]], right[valid[left]]
+        keys, positions, values = keys[left], positions[left], values[right]
+        there = ~np.isnan(positions)
+        there[:, values.shape[1] :] = False
+        known = np.unique(positions[there]).astype(np.int64)
+        table = np.full((len(keys), len(known)), np.nan, np.float32)
+        rows, columns = np.nonzero(there)
+        table[rows, np.searchsorted(known, positions[rows, columns])] = values[rows, columns]
+        return keys, known, table
+
     def _blobs(self, table: str, stat: str, optimizer: str, part: Part) -> list[list[Any]]:
         """Ids, steps, blobs and the two checksums of the rows of a table."""
         selected = select(self._db, table, (stat, *CHECKSUMS))
@@ -183,6 +200,17 @@ class BlobTables:
                 bits |= parts if is_count(parts) else 0
             self._written = (version, bits)
         return self._written[1]
+
+
+def _are_positions(table: Floats, length: int) -> NDArray[np.bool_]:
+    """Which rows, filled up with NaN, hold ascending positions of parameters of which there are ``length``."""
+    if not table.shape[1]:
+        return np.zeros(len(table), bool)
+    there = ~np.isnan(table)
+    valid = there[:, 0] & ~(there & ((table >= length) | (table != np.floor(table)))).any(axis=1)
+    gaps = (there[:, 1:] & ~there[:, :-1]).any(axis=1)
+    found: NDArray[np.bool_] = valid & ~gaps & ~(np.diff(table, axis=1) <= 0).any(axis=1)
+    return found
 
 
 def _lookups(table: str, ids: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:

@@ -5,7 +5,7 @@ Versions: 1, the first; 2 adds step.clip_fault; 3 adds event.until and event.ori
 detector_state and the row "rows" of meta. They keep the number 5, because older versions of gradwatch can read them.
 6 adds the table optimizer_update, step.update_norm, step.weight_norm, and moved, momentum_cosine and weight_cosine
 of table weight. 7 adds the table digest, 8 the table accumulation,
-9 the table magnitude.
+9 the table magnitude, 10 the table sentinel.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from gradwatch.record import (
     MAGNITUDE_STATS,
     RANK_STATS,
     SAMPLED_STATS,
+    SENTINEL_STATS,
     STATS,
     UPDATE_STATS,
     WEIGHT_STATS,
 )
 
 FILE_NAME = "gradwatch.db"
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 CRC_SINCE = 4  # the first version with crc
 RANKS_SINCE = 5  # the first version with the table rank
 ROW_CRC_SINCE = 5  # the first version in which newer stores have row_crc
@@ -34,6 +35,7 @@ UPDATES_SINCE = 6  # the first version with the table optimizer_update; every st
 DIGESTS_SINCE = 7  # the first version with the table digest
 ACCUMULATION_SINCE = 8  # the first version with the table accumulation
 MAGNITUDES_SINCE = 9  # the first version with the table magnitude
+SENTINELS_SINCE = 10  # the first version with the table sentinel
 APPLICATION_ID = 0x67726164  # "grad", in the header of the file
 PAGE_SIZE = 16384
 
@@ -103,7 +105,8 @@ create table step (
     update_norm real,            -- L2 norm of the update that the optimizer computed; null: not computed
     weight_norm real,            -- L2 norm of the same weights before the step; null: not computed
     parts integer,               -- sum of the tables with a row of this id; null: not known
-                                 -- 1 layer, 2 weight, 4 rank, 8 optimizer_update, 16 accumulation, 32 magnitude
+                                 -- 1 layer, 2 weight, 4 rank, 8 optimizer_update, 16 accumulation, 32 magnitude,
+                                 -- 64 sentinel
     crc integer,
     row_crc integer
 );
@@ -137,6 +140,18 @@ create table optimizer_update (
     rms_ratio blob,              -- sqrt(mean(g^2 / max(v, eps^2))) of the second moment v; null: there is none
     second_moment_norm blob,     -- L2 norm of sqrt(v); null: there is none
     crc blob,                    -- uint32 checksums of the four blobs
+    row_crc integer
+);
+create table sentinel (
+    -- The updates of a few parameters at the step with the same id, at which those of the others were not read. Blobs
+    -- have a float32 for each of these parameters.
+    id integer primary key,
+    position blob not null,      -- of the parameter, ascending
+    update_norm blob not null,   -- as in optimizer_update
+    weight_norm blob not null,   -- as in optimizer_update
+    rms_ratio blob,              -- as in optimizer_update
+    second_moment_norm blob,     -- as in optimizer_update
+    crc blob,                    -- uint32 checksums of the five blobs
     row_crc integer
 );
 create table rank (
@@ -267,6 +282,7 @@ BLOBS = {
     "optimizer_update": UPDATE_STATS,
     "accumulation": ACCUMULATION_STATS,
     "magnitude": MAGNITUDE_STATS,
+    "sentinel": SENTINEL_STATS,
 }
 """The tables of blobs, with the columns that are statistics."""
 
@@ -277,13 +293,14 @@ FIELDS = {
     "optimizer_update": "updates",
     "accumulation": "accumulation",
     "magnitude": "magnitudes",
+    "sentinel": "sentinels",
 }
 """The field of a `StepRecord` that each table of blobs holds."""
 
 OLDER_WIDTHS = {"weight": len(WEIGHT_STATS)}
 """How many blobs the checksums of a table counted before version 6, where that was another number."""
 
-PARTS = {"layer": 1, "weight": 2, "rank": 4, "optimizer_update": 8, "accumulation": 16, "magnitude": 32}
+PARTS = {"layer": 1, "weight": 2, "rank": 4, "optimizer_update": 8, "accumulation": 16, "magnitude": 32, "sentinel": 64}
 """The bit of step.parts that says that a table has a row of the step."""
 
 CRC_FROM = "sealed_from"
@@ -316,6 +333,7 @@ _TABLES_SINCE = {
     "digest": DIGESTS_SINCE,
     "accumulation": ACCUMULATION_SINCE,
     "magnitude": MAGNITUDES_SINCE,
+    "sentinel": SENTINELS_SINCE,
 }
 """The version that added a table."""
 

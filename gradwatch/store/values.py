@@ -24,6 +24,7 @@ from gradwatch.record import (
     MagnitudeStats,
     ParameterInfo,
     RankStats,
+    SentinelStats,
     StepRecord,
     UpdateStats,
     WeightStats,
@@ -291,7 +292,17 @@ def valid_table(stat: str, table: Floats) -> NDArray[np.bool_]:
     return valid
 
 
-_COUNTS = ("nonfinite", "zeros", "differing", "differs_in", "before_reduction", "micro_batches", "filled", "cells")
+_COUNTS = (
+    "nonfinite",
+    "zeros",
+    "differing",
+    "differs_in",
+    "before_reduction",
+    "micro_batches",
+    "filled",
+    "cells",
+    "position",
+)
 
 
 def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepRecord | None:
@@ -306,12 +317,14 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
     magnitude = found.pop("magnitude")
     if not all(map(_belong_together, found.values())):
         return None
-    layer, weight, rank, update, accumulation = found.values()
+    layer, weight, rank, update, accumulation, sentinel = found.values()
     layers = _layers(layer, infos) if layer else None
     magnitudes = _made(MagnitudeStats, magnitude)
     if magnitudes is not None and not _are_counts(magnitudes, layers):
         return None
     if layers is not None and not (_fit_the_layers(weight, rank, layers) and _fit_the_layers(update, {}, layers)):
+        return None
+    if sentinel and not _are_positions(sentinel["position"], layers):
         return None
     return StepRecord(
         **{name: row[name] for name in _OF_RECORD},
@@ -323,6 +336,7 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         ranks=_made(RankStats, rank),
         accumulation=_made(AccumulationStats, accumulation),
         magnitudes=magnitudes,
+        sentinels=_made(SentinelStats, sentinel),
     )
 
 
@@ -358,6 +372,13 @@ def _are_counts(magnitudes: MagnitudeStats, layers: LayerStats | None) -> bool:
     """Whether these are counts, and of no more parameters than the step has."""
     most = len(magnitudes.filled) if layers is None else len(layers.parameters)
     return len(magnitudes.filled) <= most and magnitudes.counts() is not None
+
+
+def _are_positions(position: Floats, layers: LayerStats | None) -> bool:
+    """Whether these are positions of parameters that the step has, ascending."""
+    most = LARGEST if layers is None else len(layers.parameters)
+    whole = np.all(position == np.floor(position)) and np.all(np.diff(position) > 0)
+    return bool(whole and len(position) and position[-1] < most)
 
 
 def _fit_the_layers(weight: Mapping[str, Floats], rank: Mapping[str, Floats], layers: LayerStats) -> bool:

@@ -24,8 +24,8 @@ class UpdateSummary:
     median_update_ratio: float | None  # of all weights together
     max_update_ratio: float | None
     max_update_step: int | None
-    median_rms_ratio: float | None  # of the largest of each step
-    max_rms_ratio: float | None
+    median_rms_ratio: float | None  # of the largest of each step at which all were read
+    max_rms_ratio: float | None  # of any step, those included at which only the sentinels were read
     max_rms_step: int | None
     max_rms_parameter: str | None
 
@@ -74,6 +74,11 @@ def update_summary(reader: RunReader, optimizer: str, frame: pd.DataFrame) -> Up
     rms_median, rms_most, rms_step = _median_and_largest(largest, steps)
     names = [info.name for info in reader.parameters(optimizer)]
     owner = int(at[np.nanargmax(largest)]) if rms_most is not None else -1
+    parameter = names[owner] if 0 <= owner < len(names) else None
+    if len(steps) < LONG_RUN and (highest := _highest(reader.sentinels("rms_ratio", optimizer))) is not None:
+        value, highest_step, name = highest
+        if rms_most is None or value > rms_most:
+            rms_most, rms_step, parameter = value, highest_step, name
     return UpdateSummary(
         steps=recorded,
         median_update_ratio=median,
@@ -82,8 +87,18 @@ def update_summary(reader: RunReader, optimizer: str, frame: pd.DataFrame) -> Up
         median_rms_ratio=rms_median,
         max_rms_ratio=rms_most,
         max_rms_step=rms_step,
-        max_rms_parameter=names[owner] if 0 <= owner < len(names) else None,
+        max_rms_parameter=parameter,
     )
+
+
+def _highest(frame: pd.DataFrame) -> tuple[float, int, str] | None:
+    """The largest finite value, its step and its column; None if there is none."""
+    values = frame.to_numpy(float)
+    finite = np.where(np.isfinite(values), values, -np.inf)
+    if not finite.size or not np.isfinite(finite.max()):
+        return None
+    row, column = np.unravel_index(int(finite.argmax()), finite.shape)
+    return float(values[row, column]), int(frame.index.to_numpy()[row]), str(frame.columns[int(column)])
 
 
 def _median_and_largest(values: Array, steps: NDArray[np.int64]) -> tuple[float | None, float | None, int | None]:

@@ -23,7 +23,7 @@ Part: TypeAlias = bytes | memoryview
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode  # faster than `json.dumps`, which makes one each time
 
-WHOLE_ARRAYS = ("layers", "weights", "updates", "ranks", "accumulation", "magnitudes")
+WHOLE_ARRAYS = ("layers", "weights", "updates", "ranks", "accumulation", "magnitudes", "sentinels")
 """The fields of a record that `plain_record` leaves out."""
 
 
@@ -38,7 +38,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers) -> list[Part]:
     arrays = list(numbers.stats.values())
     if numbers.with_gradient is not None:
         arrays.append(np.asarray(numbers.with_gradient, np.float64))
-    for columns in (numbers.weights, numbers.updates, numbers.magnitudes):
+    for columns in (numbers.weights, numbers.updates, numbers.magnitudes, numbers.sentinels):
         arrays += () if columns is None else columns.values()
     if numbers.with_update is not None:
         arrays.append(np.asarray(numbers.with_update, np.float64))
@@ -57,6 +57,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers) -> list[Part]:
             None if numbers.weights is None else list(numbers.weights),
             None if numbers.updates is None else list(numbers.updates),
             None if numbers.magnitudes is None else list(numbers.magnitudes),
+            None if numbers.sentinels is None else list(numbers.sentinels),
             [numbers.micro_batches, numbers.first_norm],
             [len(array) for array in arrays],
         ]
@@ -88,7 +89,7 @@ def decode(message: bytes) -> tuple[str, list[Any], memoryview]:
 def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbers]:
     """Return the optimizer and the numbers of the step that `encode_step` wrote."""
     optimizer, step, wall_time, rates, loss_scale, skipped, late, stats, has_all, *values = values
-    weights, updates, magnitudes, (micro_batches, first_norm), lengths = values
+    weights, updates, magnitudes, sentinels, (micro_batches, first_norm), lengths = values
     every = np.frombuffer(data, np.float64)
     arrays = iter(np.split(every, np.cumsum(lengths)[:-1]) if lengths else ())
 
@@ -97,7 +98,7 @@ def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbe
 
     found = columns(stats) or {}
     with_gradient = None if has_all else next(arrays).astype(int).tolist()
-    sampled, read, counted = columns(weights), columns(updates), columns(magnitudes)
+    sampled, read, counted, few = map(columns, (weights, updates, magnitudes, sentinels))
     return optimizer, StepNumbers(
         step=step,
         wall_time=wall_time,
@@ -110,6 +111,7 @@ def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbe
         weights=sampled,
         updates=read,
         magnitudes=counted,
+        sentinels=few,
         with_update=None if read is None else next(arrays).astype(int).tolist(),
         micro_batches=micro_batches,
         first_norm=first_norm,

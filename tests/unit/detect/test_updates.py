@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradwatch.detect import HeldSpike, NothingMoves, StaleSecondMoment, UpdateSpike
-from gradwatch.record import ParameterInfo, UpdateStats, WeightStats, merged
+from gradwatch.record import ParameterInfo, SentinelStats, UpdateStats, WeightStats, merged
 from gradwatch.testing import check_detector, steady, stream
 
 PARAMETERS = (
@@ -43,6 +43,64 @@ def found(make, records):
 
 
 CALM = steady(300, level=1e-3, spread=0.05)
+
+
+def at_some_steps(records, every=10):
+    """The same stream where all updates are read at every tenth step and those of the embedding at the others."""
+    first = np.zeros(1, np.float32)
+    return [
+        record
+        if record.step % every == 0
+        else dataclasses.replace(
+            record,
+            updates=None,
+            update_norm=None,
+            weight_norm=None,
+            sentinels=SentinelStats(
+                position=first,
+                update_norm=record.updates.update_norm[:1],
+                weight_norm=record.updates.weight_norm[:1],
+                rms_ratio=record.updates.rms_ratio[:1],
+            ),
+        )
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize("step", [47, 199, 200])
+def test_an_update_of_the_sentinels_far_above_those_before_it_is_found_between_readings_of_all(step):
+    updates = list(CALM)
+    updates[step] *= 10
+    records = at_some_steps(updated(updates))
+    assert found(UpdateSpike, records)[0] == (step, "info", "embedding.weight")
+    (event,) = [e for e in merged(check_detector(UpdateSpike, records)) if e.step == step]
+    assert event.observed == pytest.approx(0.8 * updates[step], rel=1e-5)
+    assert event.limit < event.observed
+
+
+@pytest.mark.parametrize("step", [47, 199, 200])
+def test_a_second_moment_of_a_sentinel_that_lags_is_found_between_readings_of_all(step):
+    ratios = [[1.0 + 0.01 * (at % 3), 1.0] for at in range(len(CALM))]
+    ratios[step][0] = 5.0
+    records = at_some_steps(updated(CALM, ratios))
+    assert found(StaleSecondMoment, records)[0] == (step, "info", "embedding.weight")
+
+
+def test_a_calm_stream_with_sentinels_has_no_event():
+    records = at_some_steps(updated(CALM))
+    assert found(UpdateSpike, records) == found(StaleSecondMoment, records) == []
+
+
+def test_a_parameter_that_becomes_a_sentinel_is_no_jump():
+    """The update of two parameters is larger than that of one."""
+    records = at_some_steps(updated(CALM))
+    two, ones = np.array([0, 1], np.float32), np.ones(2, np.float32)
+    for step in range(150, 300):
+        if records[step].sentinels is not None:
+            norms = np.array([8e-4, 4e-3], np.float32)
+            joined = SentinelStats(position=two, update_norm=norms, weight_norm=ones, rms_ratio=ones)
+            records[step] = dataclasses.replace(records[step], sentinels=joined)
+    assert [event for event in found(UpdateSpike, records) if event[0] % 10] == []
 
 
 def test_an_update_far_above_those_before_it_is_found():

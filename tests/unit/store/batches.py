@@ -11,6 +11,7 @@ from gradwatch.record import (
     MAGNITUDE_STATS,
     ORIGINS,
     SAMPLED_STATS,
+    SENTINEL_STATS,
     STATS,
     UPDATE_STATS,
     WEIGHT_STATS,
@@ -19,6 +20,7 @@ from gradwatch.record import (
     LayerStats,
     MagnitudeStats,
     ParameterInfo,
+    SentinelStats,
     StepRecord,
     UpdateStats,
     WeightStats,
@@ -98,6 +100,15 @@ records = st.builds(
     ),
     accumulation=st.none() | st.builds(AccumulationStats, micro_batches=counts, norm=float32s),
     magnitudes=st.none() | histograms,
+    sentinels=st.none()
+    | st.builds(
+        SentinelStats,
+        position=st.just(np.array([0, 1], np.float32)),
+        update_norm=float32s,
+        weight_norm=float32s,
+        rms_ratio=st.none() | float32s,
+        second_moment_norm=st.none() | float32s,
+    ),
 )
 
 events = st.builds(
@@ -117,7 +128,7 @@ events = st.builds(
 def as_text(record):
     """Every value, arrays too, so that NaN equals NaN and nothing is rounded."""
     names = {"layers": STATS, "weights": (*WEIGHT_STATS, *SAMPLED_STATS), "updates": UPDATE_STATS}
-    names["accumulation"], names["magnitudes"] = ACCUMULATION_STATS, MAGNITUDE_STATS
+    names |= {"accumulation": ACCUMULATION_STATS, "magnitudes": MAGNITUDE_STATS, "sentinels": SENTINEL_STATS}
     parts = [(getattr(record, field), stats) for field, stats in names.items()]
     values = [getattr(part, stat) for part, stats in parts if part is not None for stat in stats]
     return repr(record), [None if value is None else value.tobytes() for value in values]

@@ -27,6 +27,7 @@ KEYS = {
     "optimizer_update": ("id",),
     "accumulation": ("id",),
     "magnitude": ("id",),
+    "sentinel": ("id",),
     "event": ("id",),
 }
 VALUES = {

@@ -14,6 +14,7 @@ from gradwatch.record import (
     MAGNITUDE_BINS,
     AccumulationStats,
     MagnitudeStats,
+    SentinelStats,
     StepRecord,
     UpdateStats,
     WeightStats,
@@ -116,6 +117,23 @@ def test_a_store_of_schema_8_is_continued_with_magnitudes_of_entries(tmp_path):
     run = Run(tmp_path / "copy")
     assert as_text(list(run.records())[-1]) == as_text(more)
     assert run.magnitudes(name).loc[400].tolist() == counts[0].tolist()
+    assert run.damaged_rows == 0
+
+
+def test_a_store_of_schema_9_is_continued_with_sentinels(tmp_path):
+    shutil.copytree(GOLDEN / "schema-9", tmp_path / "copy")
+    assert Run(tmp_path / "copy").sentinels().empty
+    number = np.array([1.0], np.float32)
+    more = StepRecord(
+        step=400, attempt=1, sentinels=SentinelStats(position=number, update_norm=2 * number, weight_norm=4 * number)
+    )
+    writer = StoreWriter(tmp_path / "copy")
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append([more])
+    writer.end_attempt("closed")
+    run = Run(tmp_path / "copy")
+    assert as_text(list(run.records())[-1]) == as_text(more)
+    assert run.sentinels("update_ratio").loc[400].to_dict() == {run.parameters()[1].name: 0.5}
     assert run.damaged_rows == 0
 
 

@@ -1,0 +1,75 @@
+"""Which few parameters' updates are read at every step, where those of all parameters are not.
+
+Trouble with updates shows first where gradients are rare or largest: in the embedding and the head, in the first and
+the last block, one to eight steps before the loss (Wortsman et al. 2023, arXiv:2304.13013, section 3). Whoever reads
+the updates at every tenth step only would often miss that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from gradwatch.measure import Measurement
+from gradwatch.measure.devices import is_on_host
+
+AT_EACH_END, LED = 3, 4
+"""The matrices at the beginning and the end of a model that are sentinels, and how many others may join them."""
+
+ENTRIES = 2**15
+"""Entries of all sentinels together that are read at a step. Of a GPT that took 0.5 ms a step."""
+
+LED_FROM = 2.0
+"""The rms_ratio from which on a matrix joins."""
+
+
+class Sentinels:
+    """The matrices at both ends of a model, and those whose second moment once lagged behind.
+
+    >>> import torch
+    >>> parameters = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(9)]
+    >>> sentinels = Sentinels()
+    >>> [at for at, chosen in enumerate(sentinels.among(parameters)) if chosen is not None]
+    [0, 1, 2, 6, 7, 8]
+    """
+
+    def __init__(self) -> None:
+        self._ends: list[int] = []
+        self._led: list[int] = []
+        self._among = -1
+
+    def among(self, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The parameters that are sentinels at their positions, and None at the others."""
+        found: list[Tensor | None] = [None] * len(parameters)
+        for at in (*self._ends_among(parameters), *self._led):
+            found[at] = parameters[at]
+        return found
+
+    def follow(self, measured: Measurement, parameters: Sequence[Tensor | None]) -> None:
+        """Let matrices join that led in a reading of all parameters, if it is on the host already."""
+        if len(self._led) >= LED or not measured.is_here:
+            return
+        ratios = np.nan_to_num(measured.collect()["rms_ratio"], nan=0.0)
+        known = (*self._ends_among(parameters), *self._led)
+        lagging = [at for at in np.flatnonzero(ratios >= LED_FROM).tolist() if _is_matrix(parameters[at])]
+        others = sorted((at for at in lagging if at not in known), key=lambda at: -ratios[at])
+        self._led += others[: LED - len(self._led)]
+
+    def _ends_among(self, parameters: Sequence[Tensor | None]) -> list[int]:
+        """The sentinels at both ends, chosen anew when parameters have joined."""
+        if len(parameters) != self._among:
+            self._among, self._ends = len(parameters), _ends_of(parameters)
+        return self._ends
+
+
+def _ends_of(parameters: Sequence[Tensor | None]) -> list[int]:
+    """The positions of the first and the last matrices; of any parameters where there is no matrix."""
+    there = [at for at, one in enumerate(parameters) if one is not None and one.requires_grad and is_on_host(one)]
+    matrices = [at for at in there if _is_matrix(parameters[at])] or there
+    return sorted({*matrices[:AT_EACH_END], *matrices[-AT_EACH_END:]})
+
+
+def _is_matrix(parameter: Tensor | None) -> bool:
+    return parameter is not None and parameter.dim() >= 2
