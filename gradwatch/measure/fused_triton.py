@@ -204,8 +204,13 @@ def measure_triton(gradients: Sequence[Tensor], found: Readable | None = None) -
     """
     if found is None:
         found = readable(range(len(gradients)), gradients)
-    device = gradients[0].device
-    table = torch.empty(len(gradients), len(COLUMNS), dtype=torch.float64, device=device)
+    # Triton launches on the current device, whose kernels can't read the memory of another.
+    with torch.cuda.device_of(gradients[0]):
+        return _launched(found, gradients[0].device)
+
+
+def _launched(found: Readable, device: torch.device) -> Tensor:
+    table = torch.empty(len(found.positions), len(COLUMNS), dtype=torch.float64, device=device)
     for dtype in dict.fromkeys(found.dtypes):
         positions, addresses, sizes = _of_dtype(dtype, found)
         plan = _plan(tuple(positions), tuple(sizes), device)

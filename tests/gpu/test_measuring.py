@@ -95,6 +95,13 @@ def test_tensors_of_the_host_and_of_the_device_together():
     agrees([torch.randn(100), torch.randn(2000, device="cuda"), None, torch.randn(3000)])
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second CUDA device")
+def test_gradients_of_another_device_than_the_current_one():
+    torch.manual_seed(0)
+    assert torch.cuda.current_device() == 0
+    agrees([torch.randn(70_001, device="cuda:1"), torch.randn(2000, device="cuda:0"), torch.randn(5, device="cuda:1")])
+
+
 def test_the_same_numbers_every_time():
     torch.manual_seed(0)
     tensors = [torch.randn(n, device="cuda") for n in (17, 16_385, 1_000_003)]

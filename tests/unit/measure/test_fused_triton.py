@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 PROGRAM = """
 import sys
@@ -100,3 +101,31 @@ def test_the_kernel_agrees_with_float64():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("agrees")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_it_launches_on_the_device_of_the_gradients_whichever_is_current(monkeypatch):
+    from gradwatch.measure import fused_triton
+
+    happened = []
+
+    class Launches:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: happened.append("launch")
+
+    class Current:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __enter__(self):
+            happened.append(self.tensor)
+
+        def __exit__(self, *exception):
+            happened.append("as before")
+
+    for name in ("_read", "_add"):
+        monkeypatch.setattr(fused_triton, name, Launches())
+    monkeypatch.setattr(torch.cuda, "device_of", Current)
+    gradient = torch.ones(4)
+    fused_triton.measure_triton([gradient])
+    assert happened == [gradient, "launch", "launch", "as before"]
