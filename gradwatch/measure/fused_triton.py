@@ -205,7 +205,7 @@ def measure_triton(gradients: Sequence[Tensor], found: Readable | None = None) -
     if found is None:
         found = readable(range(len(gradients)), gradients)
     # Triton launches on the current device, whose kernels can't read the memory of another.
-    with torch.cuda.device_of(gradients[0]):
+    with torch.cuda.device_of(gradients[0]):  # type: ignore[no-untyped-call]
         return _launched(found, gradients[0].device)
 
 

@@ -18,6 +18,8 @@ from typing import Concatenate, ParamSpec, cast
 from torch import Tensor, nn, strided
 from torch.optim import Optimizer
 
+from gradwatch.recording.hooks import take_compiled_clip
+
 logger = logging.getLogger("gradwatch")
 
 P = ParamSpec("P")
@@ -123,6 +125,10 @@ class _Probes:
             pairs = zip(self._state(), self._known, strict=False)
             self._is_changed |= any(new != old for new, old in pairs if new is not None) or self._are_entries_changed()
 
+    def note_change(self) -> None:
+        """The gradients were changed, as is known without looking at them."""
+        self._is_changed = True
+
     def before_step(self, has_closure: bool) -> None:
         self._has_closure = has_closure
         if not has_closure:
@@ -212,6 +218,8 @@ class LoopCheck:
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         probes = self._by_optimizer[id(optimizer)]
         probes.before_step(has_closure)
+        if take_compiled_clip():
+            probes.note_change()
         if probes.steps == GRADIENTS_AT_STEP:
             self._note_gradients()
 

@@ -253,14 +253,15 @@ def clipped_by_script(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
         code="clipped-by-script",
         severity="info",
         certainty="shown",
-        what=f"something other than a clip call changed the gradients{facts.of(optimizer)} between backward and the"
-        f" step, at {changed} of {made} steps: the recorded norms are those after that change",
+        what=f"something other than a clip call that gradwatch hears changed the gradients{facts.of(optimizer)} between"
+        f" backward and the step, at {changed} of {made} steps: the recorded norms are those after that change",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={"changed_steps": Quantity(changed, "steps"), "steps": Quantity(made, "steps")},
-        cause="the script, or a library that it uses (AGC, DeepSpeed, Opacus), scales or clips gradients itself",
-        remedy="clip with torch.nn.utils.clip_grad_norm_ or a policy of gradwatch.clip; gradwatch then records the norm"
-        " before clipping, which it needs to recommend a threshold",
+        cause="the script, or a library that it uses (AGC, DeepSpeed, Opacus), scales or clips gradients itself, or"
+        " clips within a compiled function",
+        remedy="clip with torch.nn.utils.clip_grad_norm_ or a policy of gradwatch.clip, outside torch.compile;"
+        " gradwatch then records the norm before clipping, which it needs to recommend a threshold",
         confirm="compare p.grad._version before and after the code between backward and step",
     )
 

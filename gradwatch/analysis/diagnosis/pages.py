@@ -289,9 +289,10 @@ PAGES: dict[str, Page] = {
         cure="script",
         meaning="Something other than a clip call changed the gradients between `backward` and `step`. The recorded"
         " norms are those that the optimizer got, after that change.",
-        example="`p.grad.mul_(min(1, 1 / norm))` in the loop, or a model library's own AGC.",
+        example="`p.grad.mul_(min(1, 1 / norm))` in the loop, a model library's own AGC, or `clip_grad_norm_` within a"
+        " function that `torch.compile` compiles.",
         confirm="Compare `p.grad._version` before and after the code between `backward` and `step`.",
-        fix="Clip with `torch.nn.utils.clip_grad_norm_` or a policy of `gradwatch.clip`.",
+        fix="Clip with `torch.nn.utils.clip_grad_norm_` or a policy of `gradwatch.clip`, outside compiled functions.",
     ),
     "dead-parameters": Page(
         title="Parameters whose gradient is exactly 0",

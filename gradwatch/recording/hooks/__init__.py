@@ -6,6 +6,7 @@ from gradwatch.recording.hooks.clip_calls import (
     TapError,
     listen_to_clip_calls,
     override_max_norm,
+    take_compiled_clip,
     tap_libraries,
 )
 from gradwatch.recording.hooks.grad_scaler import listen_to_grad_scaler
@@ -31,5 +32,6 @@ __all__ = [
     "out_of_graphs",
     "override_max_norm",
     "steps_on_stack",
+    "take_compiled_clip",
     "tap_libraries",
 ]

@@ -48,6 +48,21 @@ class ClipCall:
     made: list[Clipping] = field(default_factory=list)  # by a policy of ours that the loop called
 
 
+class _Unheard:
+    """Clip calls that the compiler has taken into its graph: it writes this attribute each time the graph runs."""
+
+    compiled = False
+
+
+_unheard = _Unheard()
+
+
+def take_compiled_clip() -> bool:
+    """Whether a compiled function has clipped, which no listener was told of, since this was asked last."""
+    found, _unheard.compiled = _unheard.compiled, False
+    return found
+
+
 _overriding: list[float] = []
 
 
@@ -157,7 +172,10 @@ def _tap_pair() -> Iterator[Callable[[], None]]:
 
     @functools.wraps(clip)
     def clipped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or _calls.depth:
+        if torch.compiler.is_compiling():
+            _unheard.compiled = True
+            return clip(parameters, *args, **kwargs)
+        if _calls.depth:
             return clip(parameters, *args, **kwargs)
         listed, parameters = _both(parameters)
         args, kwargs = _overridden(args, kwargs)
@@ -189,6 +207,7 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Iterator[Callable
     @functools.wraps(original)
     def tapped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
+            _unheard.compiled = True
             return original(parameters, *args, **kwargs)
         listed, parameters = _both(parameters)
         if describe is _norm_call:

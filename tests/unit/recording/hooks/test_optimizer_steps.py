@@ -39,17 +39,23 @@ def test_a_compiled_function_that_does_the_whole_step_is_recorded_as_any_other(t
         def step(x):
             optimizer.zero_grad()
             model(x).square().mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1e9)
             optimizer.step()
 
         run = tmp_path / str(compiled)
         with gradwatch.attach(model, optimizer, run, weights_every=1, updates_every=1):
             for x in torch.randn(6, 3, 4):
                 (torch.compile(step, backend="eager") if compiled else step)(x)
-        return gradwatch.Run(run).steps()[["total_norm", "update_norm"]]
+        recorded = gradwatch.Run(run)
+        codes = {finding.code for finding in recorded.diagnosis()}
+        return recorded.steps()[["total_norm", "update_norm"]], "clipped-by-script" in codes
 
-    expected = trained(False)
+    expected, is_unheard = trained(False)
     assert expected.shape == (6, 2)
-    np.testing.assert_allclose(trained(True), expected, rtol=1e-4)
+    assert not is_unheard
+    found, is_unheard = trained(True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert is_unheard  # the clip call is in the graph
 
 
 def test_steps_are_heard_before_and_after():
