@@ -90,7 +90,7 @@ def differences(first: RunReader, second: RunReader) -> tuple[Difference, ...]:
     [True]
     """
     names = [name for name in first.optimizers if name in second.optimizers]
-    found = [(difference(first, second, name), first.steps(name)) for name in names]
+    found = [(difference(first, second, name), first.steps_to_read(name)) for name in names]
     return tuple(one for one, _ in sorted(found, key=lambda pair: _clock(*pair)))
 
 
@@ -100,7 +100,7 @@ def _clock(found: Difference, frame: pd.DataFrame) -> float:
 
 def difference(first: RunReader, second: RunReader, optimizer: str) -> Difference:
     """Where the records of one optimizer part. The memory it takes is bounded, whatever the size of the model."""
-    frames = first.steps(optimizer), second.steps(optimizer)
+    frames = first.steps_to_read(optimizer), second.steps_to_read(optimizer)
     common = frames[0].index.intersection(frames[1].index)
     names = [[info.name for info in reader.parameters(optimizer)] for reader in (first, second)]
     only_first, only_second = (

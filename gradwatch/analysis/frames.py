@@ -10,6 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gradwatch.store.digests import each, is_of_one_value
+
+CHUNK = 4096  # texts
+
 
 def steps_frame(columns: Mapping[str, NDArray[Any]], entries: Mapping[str, int]) -> pd.DataFrame:
     """The frame of `RunReader.steps`, still with ``id`` as a column and with the rows that were replaced.
@@ -21,23 +25,42 @@ def steps_frame(columns: Mapping[str, NDArray[Any]], entries: Mapping[str, int])
     columns = dict(columns)
     rates = columns.pop("learning_rates")
     texts = {name: columns.pop(name) for name in ("optimizer", "clip_fault")}
+    cut, coef = columns.pop("cut_entries"), columns["clip_coef"]
+    columns["skipped"] = each(lambda skipped: skipped.astype(bool), columns["skipped"])
+    columns["clipped"] = each(lambda coef, cut: ~(coef >= 1.0) | (cut > 0), coef, cut)
+    columns["cut_fraction"] = each(_over_unless_0, cut, _of_each(texts["optimizer"], entries))
+    columns["clipped_fraction"] = columns["cut_fraction"]
+    columns["update_ratio"] = each(_over_unless_0, columns["update_norm"], columns["weight_norm"])
     frame = pd.DataFrame(columns, copy=False)
     for name, column in texts.items():
-        frame[name] = pd.Series(column, dtype=object if set(column) <= {None} else "str")
-    frame["skipped"] = frame["skipped"].astype(bool)
-    cut = frame.pop("cut_entries")
-    frame["clipped"] = ~(frame["clip_coef"] >= 1.0) | (cut > 0)
-    frame["cut_fraction"] = cut / _of_each(frame["optimizer"], entries)
-    frame["clipped_fraction"] = frame["cut_fraction"]
-    frame["update_ratio"] = frame["update_norm"] / frame["weight_norm"].where(frame["weight_norm"] != 0)
+        frame[name] = _texts(column)
     for group, values in _further_rates(rates).items():
         frame[f"learning_rate_{group}"] = values
     return frame
 
 
+def _over_unless_0(values: NDArray[Any], by: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(all="ignore"):
+        ratio: NDArray[np.float64] = np.divide(values, by, out=np.full(len(values), np.nan), where=by != 0)
+    return ratio
+
+
+def _texts(column: NDArray[Any]) -> pd.Series[Any]:
+    """Texts as a column of a frame, as objects where there is none."""
+    if not is_of_one_value(column):
+        return pd.Series(column, dtype=object if set(column) <= {None} else "str")
+    if column[0] is None:
+        return pd.Series(column, dtype=object, copy=False)
+    # Of chunks that are one and the same, so that they take the memory of one.
+    chunk = pd.Series(column[:CHUNK], dtype="str")
+    chunks = [chunk] * (len(column) // CHUNK)
+    return pd.concat([*chunks, chunk[: len(column) % CHUNK]], ignore_index=True)
+
+
 def indexed_by_step(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of `steps_frame` without replaced rows, indexed by step, its columns in the documented order."""
-    if frame["attempt"].nunique() > 1:
+    attempts = frame["attempt"].to_numpy()
+    if len(attempts) and attempts.min() < attempts.max():
         groups = [group[["id", "step", "attempt"]].to_numpy(np.int64) for _, group in frame.groupby("optimizer")]
         standing = np.concatenate([standing_rows(rows)[:, 0] for rows in groups])
         frame = frame[frame["id"].isin(standing)].sort_values(["step", "id"])
@@ -58,18 +81,24 @@ def standing_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return standing
 
 
-def _of_each(optimizers: pd.Series[str], entries: Mapping[str, int]) -> NDArray[np.float64]:
+def _of_each(optimizers: NDArray[Any], entries: Mapping[str, int]) -> NDArray[np.float64]:
     """The number of entries of the optimizer of each row; NaN where it is not known."""
-    found = np.full(len(optimizers), np.nan)
-    for name, number in entries.items():
-        found[(optimizers == name).to_numpy()] = number
-    return found
+
+    def numbers(names: NDArray[Any]) -> NDArray[np.float64]:
+        found = np.full(len(names), np.nan)
+        for name, number in entries.items():
+            found[np.asarray(names == name, bool)] = number
+        return found
+
+    return each(numbers, optimizers)
 
 
-def _further_rates(rates: NDArray[Any]) -> dict[int, list[float]]:
+def _further_rates(rates: NDArray[Any]) -> dict[int, Any]:
     """The learning rates of every parameter group after the first, by group."""
-    if not any(set(rates.tolist())):
+    if not any(set(rates[:1] if is_of_one_value(rates) else rates.tolist())):
         return {}
+    if is_of_one_value(rates):
+        return {g: np.broadcast_to(rate, len(rates)) for g, rate in enumerate(json.loads(rates[0])) if g}
     parsed = [json.loads(text) if text else [] for text in rates]
     groups = max((len(row) for row in parsed), default=0)
     return {g: [row[g] if len(row) > g else np.nan for row in parsed] for g in range(1, groups)}

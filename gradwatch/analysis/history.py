@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -201,6 +201,10 @@ class RunReader:
         Unknown values are NaN; a loss that was logged as NaN has ``loss_logged``. Where several attempts
         recorded a step, the row is the latest attempt's.
         """
+        return self.steps_to_read(optimizer).copy()
+
+    def steps_to_read(self, optimizer: str | None = None) -> pd.DataFrame:
+        """`steps`, which must not be changed: a column of one value takes no memory, however long the run."""
         # Replaced rows are found from these very rows: a run that is being written may have more by now.
         names = list(self.optimizers) if optimizer is None else [self.optimizer(optimizer)]
         arrays = self._store.step_arrays(None if optimizer is None else names[0])
@@ -253,15 +257,16 @@ class RunReader:
     def standing(self, optimizer: str | None = None) -> NDArray[np.int64]:
         """Id, step and attempt of one optimizer's rows that no later attempt replaced, (rows, 3), by step."""
         rows = standing_rows(self._store.step_ids(self.optimizer(optimizer)))
-        return rows[np.argsort(rows[:, 1], kind="stable")]
+        is_ordered = (rows[1:, 1] >= rows[:-1, 1]).all()
+        return rows if is_ordered else rows[np.argsort(rows[:, 1], kind="stable")]
 
     def row_ids(self, optimizer: str | None = None) -> NDArray[np.int64]:
         """The ids of one optimizer's rows, replaced ones included, in order."""
         return self._store.step_ids(self.optimizer(optimizer))[:, 0]
 
-    def layer_digests(self, optimizer: str | None = None) -> dict[int, LayerDigest]:
+    def layer_digests(self, optimizer: str | None = None, stats: Collection[str] = STATS) -> dict[int, LayerDigest]:
         """What the store holds of many rows in short, by the id of the last of them; see `analysis.long_runs`."""
-        return self._store.digested_layers(self.optimizer(optimizer))
+        return self._store.digested_layers(self.optimizer(optimizer), stats)
 
     def layer_rows(
         self, stat: str, optimizer: str | None = None, *, after: int = 0, up_to: int | None = None, most: int = -1

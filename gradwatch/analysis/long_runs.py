@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -52,37 +52,43 @@ class LongLayers:
         return self.sketch.quantile(share, len(self.high))
 
 
-def long_layers(reader: RunReader, optimizer: str, standing: NDArray[np.int64] | None = None) -> LongLayers | None:
+def long_layers(
+    reader: RunReader, optimizer: str, standing: NDArray[np.int64] | None = None, stats: Collection[str] = STATS
+) -> LongLayers | None:
     """Read the digests of an optimizer; None where the run is short, or has too few of them.
 
     Args:
         reader: the run.
         optimizer: its name.
         standing: `RunReader.standing` of it, if it was read.
+        stats: whose maxima are read, the norm at least.
     """
     rows = reader.standing(optimizer) if standing is None else standing
     ids, steps = rows[:, 0], rows[:, 1]
     if len(ids) < LONG or (np.diff(ids) <= 0).any():
         return None
-    digests = dict(_covering(reader, optimizer, ids))
+    digests = dict(_covering(reader, optimizer, ids, stats))
     if sum(last - first + 1 for first, last in digests) < (1 - MOST_ROWS_READ) * len(ids):
         return None
     parameters = len(reader.parameters(optimizer))
-    stats = [stat for stat in STATS if all(stat in digest.maxima for digest in digests.values())]
-    if "norm" not in stats:
+    known = [stat for stat in STATS if all(stat in digest.maxima for digest in digests.values())]
+    if "norm" not in known:
         return None
+    counted = [*known, *({"zeros"} - set(known) if any(d.zeros_known.any() for d in digests.values()) else ())]
     digests |= {
         (first, last): digest
         for begin, end in _gaps(list(digests), len(ids))
-        for first, last, digest in _read(reader, optimizer, ids, (begin, end), stats)
+        for first, last, digest in _read(reader, optimizer, ids, (begin, end), counted)
     }
-    return _joined(sorted(digests.items()), ids, steps, stats, parameters)
+    return _joined(sorted(digests.items()), ids, steps, known, parameters)
 
 
-def _covering(reader: RunReader, optimizer: str, ids: Ids) -> Iterator[tuple[tuple[int, int], LayerDigest]]:
+def _covering(
+    reader: RunReader, optimizer: str, ids: Ids, stats: Collection[str]
+) -> Iterator[tuple[tuple[int, int], LayerDigest]]:
     """The digests of which no row was replaced, by the positions of their first and last row in ``ids``."""
     own = reader.row_ids(optimizer)
-    for last_id, digest in reader.layer_digests(optimizer).items():
+    for last_id, digest in reader.layer_digests(optimizer, stats).items():
         end = int(np.searchsorted(own, last_id))
         begin = end - digest.rows + 1
         if begin < 0 or end >= len(own) or own[end] != last_id:
@@ -147,7 +153,7 @@ def _joined(
         ids=ids,
         steps=steps,
         starts=np.concatenate(groups),
-        maxima={stat: np.concatenate([_wide(d.maxima[stat], parameters) for _, d in parts]) for stat in stats},
+        maxima={stat: _rows([_wide(d.maxima[stat], parameters) for _, d in parts]) for stat in stats},
         high=high,
         high_at=high_at,
         bad=bad,
@@ -155,6 +161,14 @@ def _joined(
         zeros=np.divide(zeros, known, out=np.full(parameters, np.nan), where=known > 0),
         sketch=Sketch.merged([digest.sketch for _, digest in parts]),
     )
+
+
+def _rows(tables: Sequence[Floats]) -> Floats:
+    """The rows of all tables; where they have one value, such as 0 non-finite entries, it is held once."""
+    first = tables[0]
+    if first.strides == (0, 0) and all((table == first[0, 0]).all() for table in tables):
+        return np.broadcast_to(first[0, 0], (sum(map(len, tables)), first.shape[1]))
+    return np.concatenate(tables)
 
 
 def _wide(table: Floats, columns: int) -> Floats:

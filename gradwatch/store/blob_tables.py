@@ -15,6 +15,7 @@ from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
 from gradwatch.store.schema import CHECKSUMS, PARTS
 from gradwatch.store.small_tables import select
+from gradwatch.store.step_table import StepTable
 from gradwatch.store.values import LARGEST, is_count, valid_table
 
 MAX_PADDING = 2**30
@@ -55,8 +56,8 @@ class Part:
 class BlobTables:
     """The statistics of one store's parameters, weights, ranks and updates."""
 
-    def __init__(self, db: Database, integrity: Integrity) -> None:
-        self._db, self._integrity = db, integrity
+    def __init__(self, db: Database, integrity: Integrity, steps: StepTable) -> None:
+        self._db, self._integrity, self._steps = db, integrity, steps
         self._looked: set[tuple[str, str, Part, int]] = set()  # for missing rows, in vain
         self._written: tuple[int, int] = (-1, 0)  # the version of the data, and every bit of step.parts in it
 
@@ -195,10 +196,7 @@ class BlobTables:
         """Every bit of step.parts that any step has: a table that none has needs no pass over a million steps."""
         version = self._db.data_version()
         if self._written[0] != version:
-            bits = 0
-            for (parts,) in self._db.rows("select distinct parts from step not indexed"):
-                bits |= parts if is_count(parts) else 0
-            self._written = (version, bits)
+            self._written = (version, self._steps.parts_written())
         return self._written[1]
 
 

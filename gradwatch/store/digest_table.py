@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from gradwatch.store.digests import Columns, LayerDigest, unpack_layers, unpack_steps
+from gradwatch.record import STATS
+from gradwatch.store.digests import Columns, LayerDigest, equals, unpack_layers, unpack_steps
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
 
 
-def digested_steps(db: Database, integrity: Integrity, optimizer: str | None = None) -> list[tuple[int, Columns]]:
-    """The last id and the columns of each intact digest, of one optimizer or all, in order of their ids."""
-    found = []
+def digested_steps(
+    db: Database, integrity: Integrity, optimizer: str | None = None
+) -> Iterator[tuple[int, Columns, int]]:
+    """The last id, the columns and the bits of parts of each intact digest, of one optimizer or all, by id."""
     for number, owner, blob in _digests(db, integrity, "steps", optimizer):
         try:
-            columns = unpack_steps(blob)
+            columns, parts = unpack_steps(blob)
         except ValueError:
             continue
         ids = columns["id"]
         right = len(ids) and ids[0] > 0 and ids[-1] == number and (ids[1:] > ids[:-1]).all()
-        if right and (columns["optimizer"] == owner).all():
-            found.append((number, columns))
-    return found
+        if right and equals(columns["optimizer"], owner).all():
+            yield number, columns, parts
 
 
-def digested_layers(db: Database, integrity: Integrity, optimizer: str) -> dict[int, LayerDigest]:
-    """Of each intact digest of an optimizer that has layers, by its last id."""
+def digested_layers(
+    db: Database, integrity: Integrity, optimizer: str, stats: Collection[str] = STATS
+) -> dict[int, LayerDigest]:
+    """Of each intact digest of an optimizer that has layers, by its last id; the maxima of these statistics."""
     found = {}
     for number, _, blob in _digests(db, integrity, "layers", optimizer):
         with contextlib.suppress(ValueError):
-            found[number] = unpack_layers(blob)
+            found[number] = unpack_layers(blob, stats)
     return found
 
 

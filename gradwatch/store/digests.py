@@ -15,7 +15,8 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -47,6 +48,9 @@ _ZERO = -(2**15)
 _AT_ONCE = 16
 """Sketches that are merged at once."""
 
+MAX_TABLE = 1_000_000
+"""Counts of the table in which sketches are merged."""
+
 MAX_PARAMETERS = 4096
 """Of a model whose layers are digested: those of a larger one would take the recorder's thread milliseconds a step."""
 
@@ -73,6 +77,78 @@ LOGGED = "loss_logged"
 """Whether a loss was logged. Here NaN stands for null, and this tells a loss that is NaN from none."""
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
+
+
+def is_of_one_value(column: NDArray[Any]) -> bool:
+    """Whether a column is held as one value: most of a long run's are, and so take no memory.
+
+    >>> is_of_one_value(np.broadcast_to(np.array(2.0), 3)), is_of_one_value(np.array([2.0, 2.0]))
+    (True, False)
+    """
+    return column.ndim == 1 and len(column) > 1 and column.strides == (0,)
+
+
+def each(function: Callable[..., NDArray[Any]], *columns: NDArray[Any]) -> NDArray[Any]:
+    """A function of the entries of columns, computed once where each column is of one value.
+
+    >>> is_of_one_value(each(np.sqrt, np.broadcast_to(np.array(4.0), 3)))
+    True
+    """
+    if columns and all(map(is_of_one_value, columns)):
+        return np.broadcast_to(function(*(column[:1] for column in columns)), columns[0].shape)
+    return function(*columns)
+
+
+def equals(texts: NDArray[Any], text: str) -> NDArray[np.bool_]:
+    """Which entries of a column of texts are this one."""
+    return each(lambda found: np.asarray(found == text, bool), texts)
+
+
+class JoinedColumn:
+    """A column whose parts come one after the other; of one value as long as all parts have the same.
+
+    >>> column = JoinedColumn(4)
+    >>> column.extend(np.broadcast_to(np.array(1.0), 3))
+    >>> is_of_one_value(column.whole())
+    True
+    >>> column.extend(np.array([2.0, 3.0]))
+    >>> column.whole().tolist()
+    [1.0, 1.0, 1.0, 2.0, 3.0]
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room, self._rows = room, 0
+        self._value: NDArray[Any] | None = None  # of all rows so far, (1,)
+        self._table: NDArray[Any] | None = None
+
+    def extend(self, part: NDArray[Any]) -> None:
+        if not self._rows and is_of_one_value(part):
+            self._value = part[:1]
+        if self._value is None or not _holds_only(part, self._value[0]):
+            table = self._with_room(self._rows + len(part), part.dtype)
+            table[self._rows : self._rows + len(part)] = part
+        self._rows += len(part)
+
+    def whole(self) -> NDArray[Any]:
+        if self._value is not None:
+            return np.broadcast_to(self._value, self._rows)
+        assert self._table is not None
+        return self._table[: self._rows]
+
+    def _with_room(self, rows: int, kind: np.dtype[Any]) -> NDArray[Any]:
+        """The table with room for this many rows. Memory that is never written to is not taken."""
+        if self._table is None or rows > len(self._table):
+            larger = np.empty(max(rows, self._room), kind)
+            if self._rows:
+                larger[: self._rows] = self._value if self._table is None else self._table[: self._rows]
+            self._table, self._value = larger, None
+        return self._table
+
+
+def _holds_only(column: NDArray[Any], value: Any) -> bool:
+    few = column[:1] if is_of_one_value(column) else column
+    is_nan = isinstance(value, np.floating) and np.isnan(value)
+    return bool(np.isnan(few).all() if is_nan else (few == value).all())
 
 
 def encode(values: Floats, nonfinite: Floats | None) -> Floats:
@@ -107,7 +183,7 @@ def bins_of(norms: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return bins
 
 
-def middles(bins: NDArray[np.int64]) -> NDArray[np.float64]:
+def middles(bins: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """The value that stands for the norms of each bin.
 
     >>> middles(bins_of(np.array([3.0]))).round(1).tolist()
@@ -122,9 +198,9 @@ def middles(bins: NDArray[np.int64]) -> NDArray[np.float64]:
 class Sketch:
     """How many norms of each parameter lie in each bin, sorted by parameter and bin; arrays of one entry a count."""
 
-    parameter: NDArray[np.int64]
-    bin: NDArray[np.int64]
-    count: NDArray[np.int64]
+    parameter: NDArray[np.integer[Any]]
+    bin: NDArray[np.integer[Any]]
+    count: NDArray[np.integer[Any]]
 
     @classmethod
     def merged(cls, sketches: Sequence[Sketch]) -> Sketch:
@@ -134,14 +210,28 @@ class Sketch:
         >>> Sketch.merged([one, one]).count.tolist()
         [2, 2]
         """
-        if len(sketches) > _AT_ONCE:  # so that little memory is taken
+        some = [sketch for sketch in sketches if len(sketch.bin)]
+        table = _table_for(some)
+        if table is not None:
+            return cls._in_table(some, *table)
+        if len(some) > _AT_ONCE:  # so that little memory is taken
             few = _AT_ONCE - 1
-            parts = [sketches[at : at + few] for at in range(0, len(sketches), few)]
+            parts = [some[at : at + few] for at in range(0, len(some), few)]
             return functools.reduce(lambda sofar, part: cls.merged([sofar, *part]), parts[1:], cls.merged(parts[0]))
-        keys = np.concatenate([np.empty(0, np.int64), *((s.parameter << 16) + (s.bin - _ZERO) for s in sketches)])
-        counts = np.concatenate([np.empty(0, np.int64), *(s.count for s in sketches)])
+        keys = np.concatenate([np.empty(0, np.int64), *(_key(s.parameter, s.bin) for s in some)])
+        counts = np.concatenate([np.empty(0, np.int64), *(s.count for s in some)])
         found, at = np.unique(keys, return_inverse=True)
         return cls._of(found, np.bincount(at, counts, len(found)).astype(np.int64))
+
+    @classmethod
+    def _in_table(cls, sketches: Sequence[Sketch], parameters: int, low: int, high: int) -> Sketch:
+        """`merged`, counted in a table of every bin of every parameter; its first column has the norms that are 0."""
+        table = np.zeros((parameters, high - low + 2), np.int64)
+        for sketch in sketches:
+            table[sketch.parameter, np.maximum(sketch.bin.astype(np.int64) - (low - 1), 0)] += sketch.count
+        parameter, column = np.nonzero(table)
+        bins = np.where(column == 0, _ZERO, column + (low - 1))
+        return cls(parameter=parameter, bin=bins, count=table[parameter, column])
 
     @classmethod
     def of_keys(cls, keys: NDArray[np.int64]) -> Sketch:
@@ -172,12 +262,24 @@ class Sketch:
         return found
 
 
+def _table_for(sketches: Sequence[Sketch]) -> tuple[int, int, int] | None:
+    """How many parameters there are, and the least and the largest bin; None where a table of them would be large."""
+    parameters = max((int(sketch.parameter[-1]) + 1 for sketch in sketches), default=0)
+    low = min((int(sketch.bin.min(where=sketch.bin != _ZERO, initial=0)) for sketch in sketches), default=0)
+    high = max((int(sketch.bin.max(initial=0)) for sketch in sketches), default=0)
+    return (parameters, low, high) if sketches and parameters * (high - low + 2) <= MAX_TABLE else None
+
+
+def _key(parameters: NDArray[np.integer[Any]], bins: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Parameter and bin as one number."""
+    return (parameters.astype(np.int64) << 16) + (bins.astype(np.int64) - _ZERO)
+
+
 def _keys(codes: Floats) -> NDArray[np.int64]:
     """Parameter and bin of each finite norm as one number, of coded norms (rows, parameters)."""
     counted = (codes >= 0) & (codes != NOT_FINITE)
     parameters = np.broadcast_to(np.arange(codes.shape[1]), codes.shape)[counted]
-    keys: NDArray[np.int64] = (parameters << 16) + (bins_of(codes[counted]) - _ZERO)
-    return keys
+    return _key(parameters, bins_of(codes[counted]))
 
 
 # ------------------------------------------------------------------------------ digests of layers
@@ -366,11 +468,14 @@ def pack_steps(columns: Mapping[str, Sequence[Any]]) -> bytes:
         if len(arrays[name]):
             arrays[name] = np.diff(arrays[name], prepend=arrays[name][0] - 1)
     first = {name: int(columns[name][0]) if len(columns[name]) else 0 for name in ("id", "step")}
-    return pack({"texts": texts, "first": first}, arrays)
+    parts = -1 if None in columns["parts"] else functools.reduce(operator.or_, columns["parts"], 0)
+    return pack({"texts": texts, "first": first, "parts": parts}, arrays)
 
 
-def unpack_steps(blob: bytes) -> Columns:
-    """The columns that `pack_steps` packed, as arrays of one length; texts as objects.
+def unpack_steps(blob: bytes) -> tuple[Columns, int]:
+    """The columns that `pack_steps` packed, as arrays of one length, texts as objects; and every bit of their parts.
+
+    The bits are -1 where they are not known.
 
     Raises:
         ValueError: the bytes are something else.
@@ -385,11 +490,14 @@ def unpack_steps(blob: bytes) -> Columns:
         for name in TEXTS:
             distinct = np.empty(len(about["texts"][name]), object)
             distinct[:] = about["texts"][name]
-            columns[name] = distinct[arrays[name]]
+            columns[name] = each(distinct.__getitem__, arrays[name])
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError("this is no digest of steps") from error
-    columns[LOGGED] = arrays[LOGGED].astype(bool)
-    return columns
+    columns[LOGGED] = each(lambda logged: logged.astype(bool), arrays[LOGGED])
+    # Of the bytes of a digest no more is kept than what is needed of them.
+    kept = {name: column if is_of_one_value(column) else column.copy() for name, column in columns.items()}
+    parts = about.get("parts")
+    return kept, parts if type(parts) is int else -1
 
 
 def pack_layers(digest: LayerDigest) -> bytes:
@@ -410,8 +518,8 @@ def pack_layers(digest: LayerDigest) -> bytes:
     return pack({"rows": digest.rows}, arrays)
 
 
-def unpack_layers(blob: bytes) -> LayerDigest:
-    """The digest that `pack_layers` packed.
+def unpack_layers(blob: bytes, stats: Collection[str] = STATS) -> LayerDigest:
+    """The digest that `pack_layers` packed, with the maxima of these statistics.
 
     Raises:
         ValueError: the bytes are something else.
@@ -430,19 +538,20 @@ def unpack_layers(blob: bytes) -> LayerDigest:
             or len(arrays["sketch.bins"]) != parameters
         ):
             raise ValueError("this is no digest of layers")
+        # Copies, for an array that is a part of the bytes keeps all of them.
         return LayerDigest(
             rows=int(about["rows"]),
-            maxima=maxima,
-            high=arrays["high"],
+            maxima={s: t if t.strides == (0, 0) else t.copy() for s, t in maxima.items() if s in stats},
+            high=arrays["high"].copy(),
             high_row=arrays["high_row"].astype(np.int64),
             bad=arrays["bad"].astype(np.int64),
             absent=arrays["absent"].astype(np.int64),
-            zeros=arrays["zeros"],
+            zeros=arrays["zeros"].copy(),
             zeros_known=arrays["zeros_known"].astype(np.int64),
             sketch=Sketch(
-                parameter=np.repeat(np.arange(parameters), arrays["sketch.bins"]),
-                bin=arrays["sketch.bin"].astype(np.int64),
-                count=arrays["sketch.count"].astype(np.int64),
+                parameter=np.repeat(np.arange(parameters, dtype=np.int32), arrays["sketch.bins"]),
+                bin=arrays["sketch.bin"].copy(),
+                count=arrays["sketch.count"].copy(),
             ),
         )
     except (KeyError, TypeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.record import SAMPLED_STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
+from gradwatch.record import SAMPLED_STATS, STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
 from gradwatch.store.blob_tables import BlobTables, Part
 from gradwatch.store.digest_table import digested_layers, digested_steps
 from gradwatch.store.digests import Columns, LayerDigest
@@ -49,7 +49,7 @@ class StoreReader:
         self._integrity = Integrity(self._db.layout)
         self._small = SmallTables(self._db, self._integrity)
         self._steps = StepTable(self._db, self._integrity)
-        self._blobs = BlobTables(self._db, self._integrity)
+        self._blobs = BlobTables(self._db, self._integrity, self._steps)
         try:
             self._small.meta()  # tells which checksums there are
         except BaseException:
@@ -141,11 +141,11 @@ class StoreReader:
 
     def digested_steps(self, optimizer: str) -> list[tuple[int, Columns]]:
         """The last id and the columns of each digest of an optimizer, in order."""
-        return digested_steps(self._db, self._integrity, optimizer)
+        return [(last, columns) for last, columns, _ in digested_steps(self._db, self._integrity, optimizer)]
 
-    def digested_layers(self, optimizer: str) -> dict[int, LayerDigest]:
-        """What the digests of an optimizer tell of its parameters, by the last id of each."""
-        return digested_layers(self._db, self._integrity, optimizer)
+    def digested_layers(self, optimizer: str, stats: Collection[str] = STATS) -> dict[int, LayerDigest]:
+        """What the digests of an optimizer tell of its parameters, by the last id of each, of these statistics."""
+        return digested_layers(self._db, self._integrity, optimizer, stats)
 
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:
         """Id, step and attempt of each row of table ``step``, (rows, 3), without those known to be damaged.

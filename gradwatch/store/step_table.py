@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.store.digest_table import digested_steps
-from gradwatch.store.digests import Columns, step_arrays, with_nan
+from gradwatch.store.digests import Columns, JoinedColumn, equals, is_of_one_value, step_arrays, with_nan
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
 from gradwatch.store.schema import BLOBS, CHECKSUMS, STEP_COLUMNS
@@ -24,11 +26,16 @@ MANY_ROWS = 50_000
 MAX_SPAN = 10**8
 """The largest id of a store that is read by digests: a store from a stranger may claim any."""
 
+MAX_ROOM = 4_000_000
+"""Rows for which a column has room from the beginning."""
+
 CHUNK = 20_000
 """Rows of table ``step`` that are read at a time."""
 
 CHECKED_STEPS = 10
 """Damaged steps at the end of a run that are looked at one by one."""
+
+IDS = ("id", "step", "attempt")
 
 NAMES = ("id", *STEP_COLUMNS, *CHECKSUMS)
 """The columns of a row."""
@@ -39,7 +46,9 @@ class StepTable:
 
     def __init__(self, db: Database, integrity: Integrity) -> None:
         self._db, self._integrity = db, integrity
-        self._ids: tuple[int, Columns] | None = None  # of a long run, with the last id when they were read
+        # Of a long run, with the last id when they were read: id, step and attempt of each row of each optimizer.
+        self._parts_written: tuple[int, int] | None = None  # the last id, and every bit of step.parts
+        self._ids: tuple[int, dict[str, NDArray[np.int64]]] | None = None
 
     def columns(self, optimizer: str | None = None) -> dict[str, list[Any]]:
         """Table ``step`` by column, with NaN where the row says so, ``id`` first; of all optimizers, or of one."""
@@ -64,32 +73,48 @@ class StepTable:
         own rows are checked, where there are no digests.
         """
         ((last,),) = self._db.rows("select max(id) from step not indexed")
-        parts = self._parts(last) if is_long(last) else []
-        if not parts:
+        arrays = self._digested(last) if is_long(last) else None
+        if arrays is None:
             return step_arrays(self.columns(optimizer))
-        arrays = self._digested(parts, last)
-        if optimizer is None:
-            return arrays
-        own = arrays["optimizer"] == optimizer
-        return {name: column[own] for name, column in arrays.items()}
+        return arrays if optimizer is None else _of_optimizer(arrays, optimizer)
 
-    def _digested(self, parts: list[Columns], last: int) -> Columns:
-        joined = _joined(parts)
-        if self._db.layout.has_crc:
-            first = int(joined["id"][0]) if not self._db.layout.has_row_crc else 1
-            self._integrity.find_missing_steps(joined["id"], first, max(last, self._last_id()))
-        self._ids = last, {name: joined[name] for name in ("id", "step", "attempt", "optimizer")}
-        return joined
-
-    def _parts(self, last: int) -> list[Columns]:
-        """The columns of each digest, and of the rows up to the last id that no digest covers."""
+    def _digested(self, last: int) -> Columns | None:
+        """The rows up to the last id; None where there is none."""
         with self._db.one_moment():
-            digested = digested_steps(self._db, self._integrity)
-            known = [columns for number, columns in digested if number <= last]
-            covered = np.zeros(last + 1, bool)
-            for columns in known:
+            table = _joined(self._parts(last), min(last, MAX_ROOM))
+        if table is None:
+            return None
+        if self._db.layout.has_crc:
+            first = int(table["id"][0]) if not self._db.layout.has_row_crc else 1
+            self._integrity.find_missing_steps(table["id"], first, max(last, self._last_id()))
+        self._ids = last, _keep_ids(table)
+        return table
+
+    def _parts(self, last: int) -> Iterator[Columns]:
+        """The columns of each digest, and of the rows up to the last id that no digest covers."""
+        covered = np.zeros(last + 1, bool)
+        every = 0
+        for number, columns, parts in digested_steps(self._db, self._integrity):
+            if number <= last:
                 covered[columns["id"]] = True
-            return [*known, *self._uncovered(covered)]
+                every |= parts
+                yield columns
+        every |= self._bits_of(stretches_of(np.flatnonzero(~covered[1:]) + 1))
+        self._parts_written = (last, every) if every >= 0 else None
+        yield from self._uncovered(covered)
+
+    def parts_written(self) -> int:
+        """Every bit of step.parts that any step has, from the digests where they were read."""
+        ((last,),) = self._db.rows("select max(id) from step not indexed")
+        if self._parts_written is not None and self._parts_written[0] == last:
+            return self._parts_written[1]
+        return self._bits_of([(0, LARGEST)])
+
+    def _bits_of(self, spans: Iterable[tuple[int, int]]) -> int:
+        """Every bit of step.parts of the rows from one id to another."""
+        query = "select distinct parts from step not indexed where id >= ? and id <= ?"
+        found = [parts for span in spans for (parts,) in self._db.rows(query, *span) if is_count(parts)]
+        return functools.reduce(operator.or_, found, 0)
 
     def _uncovered(self, covered: NDArray[np.bool_]) -> Iterator[Columns]:
         """The intact rows of table ``step`` whose ids no digest covers, some thousand at a time."""
@@ -185,9 +210,7 @@ class StepTable:
         if self._ids is None or self._ids[0] != last:
             self.arrays()
         assert self._ids is not None
-        columns = self._ids[1]
-        own = columns["optimizer"] == optimizer
-        return np.stack([columns[name][own] for name in ("id", "step", "attempt")], axis=1)
+        return self._ids[1].get(optimizer, np.empty((0, 3), np.int64))
 
 
 def is_long(last: Any) -> bool:
@@ -208,15 +231,47 @@ def _those(columns: Mapping[str, list[Any]], intact: NDArray[np.bool_]) -> dict[
     return {name: [v for v, ok in zip(column, intact, strict=True) if ok] for name, column in kept.items()}
 
 
-def _joined(parts: list[Columns]) -> Columns:
-    """One table of all parts, ordered by id; the parts are emptied."""
-    # One column after the other, so that only one is held twice.
-    joined = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
-    ids = joined["id"]
+def _joined(parts: Iterable[Columns], most: int) -> Columns | None:
+    """One table of all parts, ordered by id; None without a part.
+
+    Args:
+        parts: which are read as they are asked for, so that few are held at a time.
+        most: rows that they have together, as far as is known.
+    """
+    columns: dict[str, JoinedColumn] = {}
+    for part in parts:
+        for name, column in part.items():
+            columns.setdefault(name, JoinedColumn(most)).extend(column)
+    if not columns:
+        return None
+    table = {name: column.whole() for name, column in columns.items()}
+    ids = table["id"]
     if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
         order = np.argsort(ids, kind="stable")
-        joined = {name: column[order] for name, column in joined.items()}
-    return joined
+        table = {name: column if is_of_one_value(column) else column[order] for name, column in table.items()}
+    return table
+
+
+def _keep_ids(table: Columns) -> dict[str, NDArray[np.int64]]:
+    """Id, step and attempt of each row, (rows, 3), by optimizer. Of a single one, the table's columns become parts."""
+    is_one = is_of_one_value(table["optimizer"])
+    found = {}
+    for name in [table["optimizer"][0]] if is_one else set(table["optimizer"].tolist()):
+        own = _of_optimizer({name: table[name] for name in (*IDS, "optimizer")}, name)
+        rows = np.empty((3, len(own["id"])), np.int64)
+        for at, column in enumerate(IDS):
+            rows[at] = own[column]
+            if is_one and not is_of_one_value(own[column]):
+                table[column] = rows[at]
+        rows.flags.writeable = False
+        found[name] = rows.T
+    return found
+
+
+def _of_optimizer(columns: Columns, optimizer: str) -> Columns:
+    """The rows of one optimizer."""
+    own = equals(columns["optimizer"], optimizer)
+    return columns if own.all() else {name: column[own] for name, column in columns.items()}
 
 
 def stretches_of(ids: NDArray[np.int64]) -> list[tuple[int, int]]:

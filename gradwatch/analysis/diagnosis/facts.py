@@ -16,7 +16,7 @@ from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.lone_spikes import lone_spikes
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
-from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.capture import CaptureInfo
 from gradwatch.record import Event, ParameterInfo
 
@@ -97,7 +97,7 @@ class OptimizerFacts:
         """Step and ratio to its neighbours of each step that stands out."""
         usable = np.isfinite(self.total_norm) & (self.total_norm > 0) & ~self.skipped
         told = {e.step for e in self.events if e.kind in ("spike", "explosion") and e.severity != "info"}
-        return lone_spikes(self.steps[usable], self.total_norm[usable], told)
+        return lone_spikes(chosen_of(self.steps, usable), chosen_of(self.total_norm, usable), told)
 
     @cached_property
     def update_ratios(self) -> pd.DataFrame:
@@ -165,7 +165,7 @@ def read_facts(reader: RunReader) -> Facts:
     """Read what the rules need, in bounded memory for a model of any size."""
     meta = reader.meta()
     events = tuple(reader.events())
-    frame = reader.steps()
+    frame = reader.steps_to_read()
     optimizers = tuple(_optimizer_facts(reader, name, frame, events, meta) for name in reader.optimizers)
     return Facts(
         optimizers=optimizers,

@@ -12,9 +12,9 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.statistics.progress import first_loss, is_about_zero, medians, uncertainty
-from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
-from gradwatch.analysis.statistics.tail import detrended
+from gradwatch.analysis.statistics.tail import detrended_sample
 from gradwatch.record import Severity
 from gradwatch.text import number
 
@@ -139,9 +139,9 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 def _outliers(optimizer: OptimizerFacts) -> list[int]:
     """The lone spikes that norms with a heavy tail do not have all the time, by their steps."""
-    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
+    norms = chosen_of(optimizer.total_norm, np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0))
     spikes = optimizer.lone_spikes
-    least = OUTLIER_DEVIATIONS * robust_deviation(detrended(norms)) if spikes else 0.0
+    least = OUTLIER_DEVIATIONS * robust_deviation(detrended_sample(norms)) if spikes else 0.0
     return [step for step, ratio in spikes if math.log(ratio) > least]
 
 

@@ -12,6 +12,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 NOTED_RATIO = 7.0  # times its neighbours: a lone step that is reported
 TOLD_RATIO = 2.0  # the same at a step of which an event tells
 WINDOW = 33  # steps
+ROUNDING = 1 - 1e-9  # lets no step pass by that is rounded to its limit
 
 
 def lone_spikes(steps: NDArray[np.int64], norms: Array, told: Collection[int] = ()) -> list[tuple[int, float]]:
@@ -29,22 +30,24 @@ def lone_spikes(steps: NDArray[np.int64], norms: Array, told: Collection[int] = 
     """
     if len(norms) < WINDOW:
         return []
-    limit = np.where(np.isin(steps, list(told)), TOLD_RATIO, NOTED_RATIO)
-    # The first steps settle: a large norm there is the initialisation's.
-    late = np.arange(len(norms)) >= WINDOW // 2
+    is_told = np.isin(steps, list(told))
     # No median is below the least of its window: most steps of a long run need none.
-    possible = np.flatnonzero(late & (norms / limit >= _least_neighbours(norms)))
+    least = _least_neighbours(norms)
+    is_possible = (norms >= ROUNDING * NOTED_RATIO * least) | (is_told & (norms >= ROUNDING * TOLD_RATIO * least))
+    is_possible[: WINDOW // 2] = False  # the first steps settle: a large norm there is the initialisation's
+    possible = np.flatnonzero(is_possible)
     ratio = norms[possible] / _neighbours(norms, possible)
-    found = ratio >= limit[possible]
+    found = ratio >= np.where(is_told[possible], TOLD_RATIO, NOTED_RATIO)
     return [(int(steps[i]), float(r)) for i, r in zip(possible[found], ratio[found], strict=True)]
 
 
 def _least_neighbours(values: Array) -> Array:
     """The least of the steps around each one, (steps,)."""
     padded = np.pad(values, WINDOW // 2, mode="reflect")
-    least = padded
-    for shift in range(1, WINDOW):
-        least = np.minimum(least[: len(values)], padded[shift : shift + len(values)])
+    least, width = padded, 1
+    while width < WINDOW:  # the least of twice as many steps, from two windows beside one another
+        more = min(width, WINDOW - width)
+        least, width = np.minimum(least[:-more], least[more:]), width + more
     return least
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.analysis.statistics.quantiles import quantile
+from gradwatch.analysis.statistics.quantiles import chosen_of, quantile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,8 @@ def norm_summary(values: NDArray[np.floating[Any]], step: NDArray[np.int64]) -> 
     NormSummary(median=3.0, p99=4.96, max=5.0, max_step=1, last=nan)
     """
     finite = np.isfinite(values)
-    ordered = np.sort(values[finite])
-    largest = int(np.argmax(np.where(finite, values, -np.inf))) if finite.any() else None
+    ordered = np.sort(chosen_of(values, finite))
+    largest = int(np.argmax(values if finite.all() else np.where(finite, values, -np.inf))) if finite.any() else None
     return NormSummary(
         median=quantile(ordered, 0.5),
         p99=quantile(ordered, 0.99),

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
-from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import came_back
 from gradwatch.analysis.statistics.update_rule import find_update_rule, is_of_fixed_size
 from gradwatch.detect import eps_of
@@ -121,11 +121,11 @@ class OptimizerHistory:
 
     def losses(self) -> Array:
         """The finite logged losses, in order."""
-        return self.frame["loss"].to_numpy(float)[self._has_loss()]
+        return chosen_of(self.frame["loss"].to_numpy(float), self._has_loss())
 
     def loss_steps(self) -> NDArray[np.int64]:
         """The steps of `losses`."""
-        return self.frame.index.to_numpy(np.int64)[self._has_loss()]
+        return chosen_of(self.frame.index.to_numpy(np.int64), self._has_loss())
 
     def _has_loss(self) -> NDArray[np.bool_]:
         logged, losses = self.frame["loss_logged"].to_numpy(bool), self.frame["loss"].to_numpy(float)
@@ -138,7 +138,7 @@ def optimizer_history(
 ) -> OptimizerHistory:
     """Read the history of one optimizer, the first if None; ``frame`` is its `RunReader.steps`, if it was read."""
     name = reader.optimizer(optimizer)
-    frame = reader.steps(name) if frame is None else frame
+    frame = reader.steps_to_read(name) if frame is None else frame
     events = tuple(event for event in reader.events() if event.optimizer == name)
     steps = frame.index.to_numpy(np.int64)
     norms = frame["total_norm"].to_numpy(float)
@@ -162,14 +162,14 @@ def optimizer_history(
     weights, update_ratio = _weights(weights, updates)
     return OptimizerHistory(
         run=reader.name,
-        norms=norms[usable],
-        given=norms[usable] * np.where(np.isfinite(coefs), coefs, 1.0)[usable],
-        every_norm=norms[counts & (steps < (critical[0].step if critical else math.inf))],
+        norms=chosen_of(norms, usable),
+        given=chosen_of(norms, usable) * chosen_of(np.where(np.isfinite(coefs), coefs, 1.0), usable),
+        every_norm=chosen_of(norms, counts & (steps < critical[0].step) if critical else counts),
         frame=frame,
         events=events,
         nonfinite=int((~np.isfinite(norms)).sum()),
         lost_at=critical[0] if critical else None,
-        worst=_worst(norms[finite], critical),
+        worst=_worst(chosen_of(norms, finite), critical),
         optimizer_class=class_name,
         update_rule=update_rule,
         learning_rate=float(rates.max()) if len(rates) else None,

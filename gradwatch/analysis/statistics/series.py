@@ -41,7 +41,7 @@ class Series:
 def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layers: bool) -> Series:
     """The series of one optimizer from its frame of `RunReader.steps`; without ``layers`` no layer is read."""
     none = np.empty((len(steps), 0), np.float32)
-    long = long_layers(reader, optimizer) if layers else None
+    long = long_layers(reader, optimizer, stats=("norm", "nonfinite")) if layers else None
     if long is not None:
         table, bad = _largest_norms(long)
     else:
@@ -50,7 +50,8 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
     coef = steps["clip_coef"].to_numpy(float)
     by_value = steps["clip_value"].notna().to_numpy()
     with np.errstate(invalid="ignore"):
-        left = np.where(by_value, np.nan, total * coef)
+        left = total * coef
+    left[by_value] = np.nan
     return Series(
         step=steps.index.to_numpy(np.int64),
         total_norm=total,
@@ -74,7 +75,9 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
 def _largest_norms(long: LongLayers) -> tuple[Floats, NDArray[np.bool_]]:
     """The largest norm of each group of steps and whether a gradient in it was non-finite, (groups, parameters)."""
     table = long.maxima["norm"]
-    bad = long.maxima["nonfinite"] > 0 if "nonfinite" in long.maxima else np.zeros(table.shape, bool)
+    counts = long.maxima.get("nonfinite")
+    none: NDArray[np.bool_] = np.broadcast_to(np.bool_(False), table.shape)
+    bad = none if counts is None or not counts.any() else counts > 0
     return np.where((table == ABSENT) | bad, np.float32(np.nan), table), bad
 
 

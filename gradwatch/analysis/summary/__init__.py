@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -38,7 +40,7 @@ from gradwatch.analysis.statistics.series import Series, step_series
 from gradwatch.analysis.statistics.updates import UpdateSummary, update_summary
 from gradwatch.analysis.statistics.weights import WeightSummary, weight_summary
 from gradwatch.analysis.summary.verdict import Verdict, judge, next_action, shown_optimizer
-from gradwatch.errors import EmptyRun
+from gradwatch.errors import EmptyRun, RunNotFound
 from gradwatch.record import Event
 
 __all__ = [
@@ -113,12 +115,25 @@ class RunSummary:
     quantile_error: float | None = None  # largest relative error of medians and p99 of layers; None: they are exact
     most_relevant: tuple[int, ...] = field(repr=False)  # indices of layers, the most relevant first
     series: Series = field(repr=False)
-    magnitudes: Magnitudes | None = field(default=None, repr=False)  # of the most relevant layer; None: not counted
+    path: Path | None = field(default=None, repr=False)  # of the run
 
     @property
     def seams(self) -> tuple[ResumePoint, ...]:
         """The older name of ``resume_points``."""
         return self.resume_points
+
+    @property
+    def magnitudes(self) -> Magnitudes | None:
+        """The histograms of the most relevant layer's entries, read when asked for; None: not counted, or run gone."""
+        if self.path is None or not self.most_relevant:
+            return None
+        try:
+            with closing(RunReader(self.path)) as reader:
+                at = self.most_relevant[:1]
+                found = magnitudes(reader, self.series, self.optimizer, at, most=MAGNITUDE_SAMPLES)
+        except RunNotFound:
+            return None
+        return found if len(found.step) else None
 
     @property
     def telling(self) -> tuple[int, ...]:
@@ -152,7 +167,8 @@ def summarize(
             f"{str(reader.path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
             " Records reach the disk within a second."
         )
-    events = facts.events
+    events, is_imported, ending = facts.events, facts.is_imported, facts.ending
+    del facts  # of a long run they take memory
     series = step_series(reader, name, steps, layers=layers)
     update_ratios = reader.layers("update_ratio", name) if layers else pd.DataFrame()
     each = layer_summaries(reader, name, series, update_ratios) if layers else ()
@@ -162,7 +178,7 @@ def summarize(
     meta, notes = reader.meta(), read_notes(reader.path)
     noise, scales = noise_summary(reader, name)
     is_changed = _is_changed_by_script(findings, name)
-    clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not (facts.is_imported or is_changed))
+    clipping = clipping_summary(steps, meta.get(f"clip.{name}"), is_known=not (is_imported or is_changed))
     total = int(meta["total_steps"]) if "total_steps" in meta else None
     return RunSummary(
         run=reader.name,
@@ -181,7 +197,7 @@ def summarize(
         seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
         total_steps=total,
         seconds_left=None if total is None else _seconds_left(steps, total),
-        running=facts.ending.state == "running",
+        running=ending.state == "running",
         ended=attempts[-1].reason if attempts else None,
         verdict=verdict,
         reason=reason,
@@ -208,7 +224,7 @@ def summarize(
         quantile_error=None if series.long_layers is None else ACCURACY,
         most_relevant=relevant,
         series=series,
-        magnitudes=_magnitudes(reader, series, name, relevant),
+        path=reader.path,
     )
 
 
@@ -232,13 +248,6 @@ def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:
     if made < 1:
         return None
     return left * float(latest["wall_time"].iloc[-1] - latest["wall_time"].iloc[0]) / made
-
-
-def _magnitudes(reader: RunReader, series: Series, optimizer: str, relevant: tuple[int, ...]) -> Magnitudes | None:
-    if not relevant:
-        return None
-    found = magnitudes(reader, series, optimizer, relevant[:1], most=MAGNITUDE_SAMPLES)
-    return found if len(found.step) else None
 
 
 def _last(values: Array) -> float | None:

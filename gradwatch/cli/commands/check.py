@@ -214,7 +214,7 @@ def _named_events(summary: RunSummary, kinds: Sequence[str]) -> list[str]:
 
 
 def _clipped_too_often(run: Run, summary: RunSummary, limit: float) -> list[str]:
-    clipped = run.steps().groupby("optimizer")["clipped"].mean()
+    clipped = run.steps_to_read().groupby("optimizer")["clipped"].mean()
     return [
         f"{share(fraction)} of the steps{_of(summary, str(name))} were clipped, more than {share(limit)}"
         for name, fraction in clipped.items()

@@ -13,11 +13,9 @@ from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotExport
 from gradwatch.text import file_size
-from gradwatch.views import html as html_view
 from gradwatch.views import json as json_view
 from gradwatch.views import picture
 from gradwatch.views.console import report as console_view
-from gradwatch.views.web.view import RunView
 
 MOST_OPTIMIZERS = 4  # in one page; each adds the size of a page
 
@@ -83,6 +81,9 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
     Raises:
         CannotExport: the file can't be written.
     """
+    from gradwatch.views import html as html_view  # which nothing else needs
+    from gradwatch.views.web.view import RunView
+
     first = RunView(run.path, optimizer)
     others = _next_worst(run, first.summary)[: MOST_OPTIMIZERS - 1] if optimizer is None else []
     return _write_page(html_view.render(first, *(RunView(run.path, name) for name in others)), file)

@@ -21,6 +21,7 @@ _HEAT = ("#2c5aa0", "#7fa8d9", "#d9d9d9", "#f9dc8a", "#ee7f2d", "#b5172b")
 _HEAT_EDGES = (0.1, 0.5, 3.0, 10.0, 100.0)  # multiples of the median at which the next shade begins
 _HEAT_LABELS = ("<1/10", "<1/2", "level", ">3x", ">10x", ">100x")
 _NAN_STYLE = "bold white on #c218d8"
+_MOST_SAMPLED = 50_000  # values, about which an axis is laid out
 _MAX_MEDIANS = 100.0  # an axis ends at this multiple of the median
 _MIN_MEDIANS = 1e-6  # and begins at this one at the lowest
 
@@ -116,7 +117,8 @@ def axis_of(*series: Array) -> Axis:
     for values in series:
         positive = values[np.isfinite(values) & (values > 0)]
         if len(positive):
-            median, p95 = (float(value) for value in np.quantile(positive, [0.5, 0.95]))
+            sample = positive[:: max(1, len(positive) // _MOST_SAMPLED)]
+            median, p95 = (float(value) for value in np.quantile(sample, [0.5, 0.95]))
             lows.append(max(float(positive.min()), median * _MIN_MEDIANS))
             highs.append(min(float(positive.max()), max(_MAX_MEDIANS * median, p95)))
     if not highs:

@@ -156,3 +156,16 @@ def test_a_view_follows_a_run_that_grows(run):
     about, arrays = view.tile("norm", 0, STEPS + 699, 20)
     assert arrays["last"][-1] == STEPS + 699
     assert about["joined"] == 256
+
+
+def test_the_frame_of_a_long_run_holds_one_value_once_and_may_be_changed(tmp_path, monkeypatch):
+    attempt_at(tmp_path, records(0, STEPS))
+    run = Run(tmp_path)
+    shared, steps = run.steps_to_read(), run.steps()
+    assert shared["loss"].to_numpy().strides == (0,)
+    with monkeypatch.context() as patch:
+        patch.setattr(step_table, "MANY_ROWS", 10**9)  # from the rows
+        assert Run(tmp_path).steps().equals(steps)
+    steps.loc[3, "loss"] = 7.0
+    assert steps["loss"].to_numpy()[2:5].tolist() == [1.0, 7.0, 1.0]
+    assert set(run.steps()["loss"]) == {1.0}

@@ -151,13 +151,16 @@ def test_the_installed_command_is_the_same():
     assert done.stdout == f"gradwatch {gradwatch.__version__}\n"
 
 
-def test_reading_a_run_imports_no_torch(runs):
+@pytest.mark.parametrize("name", ["report", "recommend"])
+def test_reading_a_run_imports_neither_torch_nor_pyarrow(runs, name):
     code = (
-        "import sys; from gradwatch.cli import app; app(['report', sys.argv[1]], standalone_mode=False);"
-        "print('torch' in sys.modules)"
+        "import atexit, sys; from gradwatch.cli import main;"
+        "atexit.register(lambda: print([sys.modules.get(name) for name in ('torch', 'pyarrow')]));"
+        "main()"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(runs / "good")], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
+    command = [sys.executable, "-c", code, name, str(runs / "good")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[None, None]"
 
 
 def test_an_error_is_one_line_for_programs_and_folded_on_a_terminal(command, monkeypatch):

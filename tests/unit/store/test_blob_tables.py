@@ -10,6 +10,7 @@ from gradwatch.store import blob_tables as module
 from gradwatch.store.blob_tables import BlobTables, Part
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.opening import Database
+from gradwatch.store.step_table import StepTable
 from gradwatch.testing import stream
 
 from .two_optimizers import RECORDS
@@ -19,7 +20,7 @@ from .two_optimizers import RECORDS
 def read(opened):
     def change(*statements):
         db, integrity = opened(*statements)
-        return BlobTables(db, integrity), integrity
+        return BlobTables(db, integrity, StepTable(db, integrity)), integrity
 
     return change
 
@@ -78,7 +79,7 @@ def test_a_shorter_row_is_filled_with_nan_and_a_longer_one_cut(tmp_path):
     writer.append(stream([2.0], parameters=infos, shares=[0.5, 0.25, 0.125], first_step=1))
     writer.end_attempt("closed")
     db = Database(tmp_path / FILE_NAME)
-    tables = BlobTables(db, Integrity(db.layout))
+    tables = BlobTables(db, Integrity(db.layout), StepTable(db, Integrity(db.layout)))
     for length in (None, 3):
         np.testing.assert_array_equal(norms(tables, length=length)[1], [[1, np.nan, np.nan], [1, 0.5, 0.25]])
     np.testing.assert_array_equal(norms(tables, length=2)[1], [[1, np.nan], [1, 0.5]])

@@ -23,6 +23,7 @@ from gradwatch.store.digests import (
     unpack_layers,
     unpack_steps,
 )
+from gradwatch.store.schema import PARTS
 
 NAMES = ("a", "b", "c")
 
@@ -308,3 +309,42 @@ def test_many_sketches_merge_as_one():
     assert merged.count.sum() == 100 * 50 * 2
     exact = np.quantile(np.concatenate(tables).astype(float), 0.9, axis=0)
     assert np.allclose(merged.quantile(0.9, 2), exact, rtol=ACCURACY, atol=0)
+
+
+def test_sketches_merge_alike_in_a_table_and_by_their_keys(monkeypatch):
+    rng = np.random.default_rng(1)
+    sketches = []
+    for at in range(40):
+        norms = np.exp(9 * rng.normal(size=(64, 3))).astype(np.float32)
+        norms[rng.random(norms.shape) < 0.2] = 0
+        norms[:, at % 3] = np.nan  # a sketch without a norm of that parameter
+        digester = LayerDigester(3, ("norm",))
+        digester.extend({"norm": norms})
+        sketches.append(unpack_layers(pack_layers(digester.finish())).sketch)
+    in_table = Sketch.merged(sketches)
+    monkeypatch.setattr(digests, "MAX_TABLE", 0)
+    by_keys = Sketch.merged(sketches)
+    for name in ("parameter", "bin", "count"):
+        assert getattr(in_table, name).tolist() == getattr(by_keys, name).tolist(), name
+    assert Sketch.merged([]).count.tolist() == []
+
+
+@pytest.mark.parametrize("parts", [[[1.0] * 3, [1.0]], [[1.0] * 3, [2.0] * 2], [[np.nan] * 2, [np.nan]], [[1.0, 2.0]]])
+def test_a_joined_column_holds_what_its_parts_hold(parts):
+    column = digests.JoinedColumn(2)
+    for part in parts:
+        values = np.array(part)
+        column.extend(np.broadcast_to(values[0], len(part)) if len(set(part)) == 1 and len(part) > 1 else values)
+    np.testing.assert_array_equal(column.whole(), np.concatenate(parts))
+    is_one = len({repr(value) for part in parts for value in part}) == 1
+    assert digests.is_of_one_value(column.whole()) == is_one
+
+
+def test_a_digest_tells_which_tables_its_steps_have_rows_of(tmp_path):
+    write(tmp_path, batches(300))
+    with StoreReader(tmp_path) as reader:
+        by_rows = reader._steps.parts_written()
+        assert reader._steps._parts_written is None
+        reader.step_arrays()
+        assert reader._steps._parts_written is not None
+        assert reader._steps.parts_written() == by_rows == PARTS["layer"]

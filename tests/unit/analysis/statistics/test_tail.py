@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradwatch.analysis.statistics.tail import detrended, tail_index
+from gradwatch.analysis.statistics.tail import LONG, detrended, detrended_sample, tail_index
 from gradwatch.testing import steady
 
 
@@ -35,3 +35,12 @@ def test_a_step_alone_is_above_its_moving_median_by_its_own_factor():
     norms[300] = 20.0
     assert detrended(norms)[300] == pytest.approx(np.log(20.0))
     assert np.abs(np.delete(detrended(norms), 300)).max() == 0
+
+
+def test_a_sample_of_a_long_run_tells_the_scatter_and_the_tail_of_the_whole():
+    rng = np.random.default_rng(2)
+    norms = np.exp(np.linspace(0, 3, 2 * LONG)) * (rng.pareto(3.0, 2 * LONG) + 1)
+    every, sample = detrended(norms), detrended_sample(norms)
+    assert len(sample) < len(every) / 4
+    assert np.quantile(sample, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(every, [0.1, 0.5, 0.9]), abs=0.02)
+    assert tail_index(norms)[0] == pytest.approx(3.0, rel=0.1)

@@ -62,6 +62,8 @@ def test_entries_by_magnitude_are_those_of_the_run(tmp_path):
     summary = run.summary()
     assert summary.magnitudes.names == (f"layers.{summary.most_relevant[0]}.weight",)
     assert len(summary.magnitudes.step) == 20
+    shutil.rmtree(tmp_path)
+    assert summary.magnitudes is None
 
 
 def test_a_view_is_as_of_its_last_refresh(tmp_path):
