@@ -92,6 +92,8 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
 def _write_page_of_runs(folder: Path, file: Path) -> None:
     """Write the page of all runs below a folder."""
     rows = rows_below(folder)
+    from gradwatch.views import html as html_view
+
     stores = dict(find_stores({"": folder}))
     size = _write_page(html_view.render_runs(folder.resolve().name, rows, stores), file)
     print_lines(f"wrote {file}, {size / 1e6:.1f} MB: {html_view.told(rows)}")
