@@ -3,9 +3,10 @@
     python benchmarks/updates.py [--models many,gpt,lstm] [--rounds 21]
 
 The models and the interleaved rounds are those of overhead.py. Every variant observes the same training; they differ in
-`updates_every` only. "one read" is the least time of a call of `measure_updates` beside the least time of a step, which
-a busy machine does not blur. The errors are those of a sampled update_norm against the whole parameter. updates.txt is
-the printed table.
+`updates_every` only. Without it, the updates of all parameters are read at every so many steps, and those of the
+sentinels at every step. "one read" is the least time of a call of `measure_updates` beside the least time of a step,
+which a busy machine does not blur. The errors are those of a sampled update_norm against the whole parameter.
+updates.txt is the printed table.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from gradwatch.measure import fused, measure_updates
 from gradwatch.measure import updates as module
 
 
-def observing(updates_every: int) -> Variant:
+def observing(updates_every: int | None) -> Variant:
     def variant(t: Training) -> tuple[Between, Callable[[], object]]:
         watch = t.stack.enter_context(gradwatch.attach(t.model, t.optimizer, t.folder, updates_every=updates_every))
         return lambda: None, watch.flush
@@ -40,6 +41,7 @@ def observing(updates_every: int) -> Variant:
 VARIANTS = {
     "torch alone": bare,
     "observing, updates_every=0": observing(0),
+    "observing": observing(None),
     "observing, updates_every=10": observing(10),
     "observing, updates_every=1": observing(1),
 }

@@ -156,8 +156,9 @@ def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int
         names = _moments_of(route, group)
         needed = list(filter(None, names))
         for parameter in group["params"]:
-            gradient, at = parameter.grad, positions.get(id(parameter))
-            if gradient is None or at is None or gradient.layout is not torch.strided or gradient.is_complex():
+            at = positions.get(id(parameter))
+            gradient = None if at is None else parameter.grad
+            if at is None or gradient is None or gradient.layout is not torch.strided or gradient.is_complex():
                 continue
             state = states.get(parameter, {})
             moments = map(state.get, names)
