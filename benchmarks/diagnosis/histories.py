@@ -1,13 +1,15 @@
 """The findings in public histories, which were not made for a test.
 
     python benchmarks/diagnosis/histories.py FOLDER            # prints the table for each half
+    python benchmarks/diagnosis/histories.py FOLDER fifth      # of the halves named
 
-`histories.json` lists `trainer_state.json` files of public repositories that have a gradient norm in
-each row, with labels that were given by eye, from tables of losses and norms, before gradwatch was asked.
-The files are other people's and are not kept here: FOLDER holds each as `<id>.json`, and a file that is
-missing is said to be. Of the first two halves, by the first digit of their id, one was left alone until the rule
-was committed; those of the fourth and the fifth round were collected and labelled after the rules of their round were
-committed.
+`histories.json` lists public histories that have a gradient norm in each row: trainer states, event files, offline
+files of W&B, logs, and tables from public threads, with labels that were given by eye, from tables of losses and
+norms, before gradwatch was asked. The files are other people's and are not kept here: FOLDER holds each by its id,
+with the ending that it had, and a file that is missing is said to be. A file that is refused tells nothing.
+Of the first two halves, and of the two of the sixth round, by the first digit of their id, one was left alone until
+the rule was committed; those of the fourth and the fifth round were collected and labelled after the rules of their
+round were committed.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
@@ -16,19 +18,21 @@ event of any severity, or a finding, begins within two rows of it, or a finding 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gradwatch import Run
 from gradwatch.analysis.diagnosis import Finding
-from gradwatch.cli.signatures import app
+from gradwatch.errors import GradwatchError
+from gradwatch.sources import read, write
 
 HERE = Path(__file__).parent
+LISTS = ("Every warning", "Bad ends that are not told", "Spikes that are not told", "Refused")
 
 
 def told_spikes(findings: Sequence[Finding]) -> list[int]:
@@ -37,53 +41,89 @@ def told_spikes(findings: Sequence[Finding]) -> list[int]:
     return [int(step) for text in texts for step in text.split(", ") if step.isdecimal()]
 
 
-def main(folder: Path) -> None:
+@dataclass
+class Table:
+    """The counts of one half."""
+
+    histories: int = 0
+    rows: int = 0
+    false: int = 0
+    bad: int = 0
+    bad_told: int = 0
+    spikes: int = 0
+    spikes_told: int = 0
+    short: int = 0
+    said: int = 0
+    lines: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in LISTS})
+
+    def add(self, entry: dict[str, Any], file: Path) -> None:
+        """Judge one history and count what is said of it."""
+        self.histories += 1
+        named = f"- {entry['id']} ({entry['rows']} rows)"
+        try:
+            findings, starts = judged(file)
+        except GradwatchError as error:
+            self.lines["Refused"].append(f"{named}: {str(error).partition('. ')[0]}")
+            findings, starts = (), []
+        alarms = [f for f in findings if f.severity != "info"]
+        if entry["label"] == "bad":
+            told = any(f.code != "too-short" for f in alarms)
+            self.bad += 1
+            self.bad_told += told
+            self.lines["Bad ends that are not told"] += [] if told else [f"{named}: {entry['note']}"]
+            return
+        if entry["label"] == "short":
+            self.short += 1
+            self.said += any(f.code == "too-short" for f in findings)
+            alarms = [f for f in alarms if f.code != "too-short"]
+        self.rows += entry["rows"]
+        self.false += len(alarms)
+        self.lines["Every warning"] += [f"{named}: {f.code}, {f.severity}: {f.what}" for f in alarms]
+        for step in entry["spikes"]:
+            told = any(abs(at - step) <= 2 * entry["every"] for at in starts)
+            self.spikes += 1
+            self.spikes_told += told
+            self.lines["Spikes that are not told"] += [] if told else [f"{named}: step {step}"]
+
+    def __str__(self) -> str:
+        per = 1e4 * self.false / max(1, self.rows)
+        return (
+            f"| {self.histories} | {self.rows} | {self.false} | {per:.1f} | {self.bad} | {self.bad_told} |"
+            f" {self.spikes} | {self.spikes_told} | {self.short} | {self.said} |"
+        )
+
+
+def judged(file: Path) -> tuple[tuple[Finding, ...], list[int]]:
+    """The findings, and the steps that events and findings name."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "run"
+        write(read([file]), path)
+        run = Run(path)
+        findings, events = run.diagnosis(), run.events()
+    starts = [event.step for event in events] + [f.steps[0] for f in findings if f.steps]
+    return findings, starts + told_spikes(findings)
+
+
+def main(folder: Path, halves: Sequence[str]) -> None:
     listed = json.loads((HERE / "histories.json").read_text())
-    present = [entry for entry in listed if (folder / f"{entry['id']}.json").exists()]
-    print(f"# Public histories: {len(present)} of {len(listed)} present\n")
+    files = {file.stem: file for file in folder.iterdir() if file.is_file()}
+    wanted = [entry for entry in listed if not halves or entry["half"] in halves]
+    present = [entry for entry in wanted if entry["id"] in files]
+    print(f"# Public histories: {len(present)} of {len(wanted)} present\n")
     print(
         "| half | histories | rows | false warnings | per 10,000 rows | bad ends | told | spikes | told | short"
         " | said to be |"
     )
     print("|" + "---|" * 11)
-    lines, missed = [], []
-    for half in dict.fromkeys(entry["half"] for entry in listed):
-        rows = false = spikes = told = short = said = bad = bad_told = 0
-        entries = [entry for entry in present if entry["half"] == half]
-        for entry in entries:
-            with tempfile.TemporaryDirectory() as place:
-                path = Path(place) / "run"
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-                    app(["import", str(folder / f"{entry['id']}.json"), str(path)], obj=[])
-                run = Run(path)
-                findings, events = run.diagnosis(), run.events()
-            alarms = [f for f in findings if f.severity != "info"]
-            if entry["label"] == "bad":
-                bad += 1
-                named = [f for f in alarms if f.code != "too-short"]
-                bad_told += bool(named)
-                missed += [] if named else [f"- {entry['id']} ({entry['rows']} rows): {entry['note']}"]
-                continue
-            if entry["label"] == "short":
-                short += 1
-                said += any(f.code == "too-short" for f in findings)
-                alarms = [f for f in alarms if f.code != "too-short"]
-            rows += entry["rows"]
-            false += len(alarms)
-            spikes += len(entry["spikes"])
-            starts = [e.step for e in events] + [f.steps[0] for f in findings if f.steps] + told_spikes(findings)
-            told += sum(any(abs(at - step) <= 2 * entry["every"] for at in starts) for step in entry["spikes"])
-            lines += [f"- {entry['id']} ({entry['rows']} rows): {f.code}, {f.severity}: {f.what}" for f in alarms]
-        per = 1e4 * false / max(1, rows)
-        print(
-            f"| {half} | {len(entries)} | {rows} | {false} | {per:.1f} | {bad} | {bad_told} | {spikes} | {told} |"
-            f" {short} | {said} |"
-        )
-    print("\nEvery warning:\n")
-    print("\n".join(lines) or "none")
-    print("\nBad ends that are not told:\n")
-    print("\n".join(missed) or "none")
+    tables = {half: Table() for half in dict.fromkeys(entry["half"] for entry in wanted)}
+    for entry in present:
+        tables[entry["half"]].add(entry, files[entry["id"]])
+    for half, table in tables.items():
+        print(f"| {half} {table}")
+    for name in LISTS:
+        print(f"\n{name}:\n")
+        print("\n".join(line for table in tables.values() for line in table.lines[name]) or "none")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
