@@ -116,7 +116,7 @@ def _read_one(
     pattern: str | None,
     layers: str | None,
 ) -> History:
-    is_state = kind == "json" and pattern is None and not json_rows.is_list(file)
+    is_state = kind == "json" and pattern is None and not json_rows.is_list(file) and not json_rows.is_lines(file)
     if layers is not None and (is_state or pattern is not None or kind == "text"):
         raise BadArgument(f"--layers is given, but {file.name!r} is read without the names of layers.")
     if pattern is not None or kind == "text":

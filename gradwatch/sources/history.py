@@ -33,7 +33,16 @@ NAMES = {
     ),
     "loss": ("loss", "train_loss", "training_loss", "train_loss_step", "loss_step"),
     "learning_rate": ("learning_rate", "lr"),
-    "step": ("step", "global_step", "iteration", "iter", "_step", "current_steps", "num_updates"),
+    "step": (
+        "step",
+        "global_step",
+        "iteration",
+        "iter",
+        "_step",
+        "current_steps",
+        "num_updates",
+        "global_step_max_steps",
+    ),
 }
 """The usual names of each series. They are compared without case, with the last part of a path."""
 

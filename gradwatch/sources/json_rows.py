@@ -35,6 +35,19 @@ def is_list(file: Path) -> bool:
     return beginning(file).lstrip().startswith(b"[")
 
 
+def is_lines(file: Path) -> bool:
+    """Whether a file holds more than one JSON object, each on its line.
+
+    Raises:
+        CannotImport: it can't be read.
+    """
+    first, second = (*beginning(file).split(b"\n", 2)[:2], b"")[:2]
+    try:
+        return isinstance(json.loads(first), dict) and bool(second.strip())
+    except (ValueError, RecursionError):
+        return False
+
+
 def _list(file: Path) -> list[dict[str, Any]]:
     text = whole_text(file, MAX_LIST_BYTES)
     try:

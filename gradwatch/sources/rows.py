@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, as_float, is_step, repeated_notes
+from gradwatch.sources.history import History, Point, as_float, is_step, pick, repeated_notes
+
+_OF_ALL = re.compile(r"\s*(\d+)\s*/\s*\d+\s*")  # a step as "10/438", as ms-swift writes it
 
 
 def read(
@@ -31,6 +36,8 @@ def read(
     """
     available = list(dict.fromkeys(name for row in rows for name in row))
     columns = choose(available, repr(file.name), norm, step, loss, layers_prefix)
+    if step is None:
+        columns = replace(columns, step=_step_of_norms(rows, columns, repr(file.name)))
     joined, repeated = _joined(rows, columns, file)
     points = [point for at, each in joined.items() if (point := _point(at, each, columns)) is not None]
     taken = "the norms of layers" if columns.norm is None else repr(columns.norm)
@@ -42,6 +49,13 @@ def read(
     )
 
 
+def _step_of_norms(rows: Sequence[Mapping[str, Any]], columns: Columns, where: str) -> str | None:
+    """The column of steps in the rows that have a norm: a last row, a summary, may name its step otherwise."""
+    norms = [columns.norm] if columns.norm is not None else list(columns.series.columns)
+    held = [row for row in rows if any(row.get(name) is not None for name in norms)]
+    return pick("step", list(dict.fromkeys(name for row in held for name in row)), None, where)
+
+
 def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> tuple[dict[int, dict[str, float]], int]:
     """The values of each step, from all its rows: by kind, and those of layers by column. The last of a kind counts.
 
@@ -51,11 +65,9 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
     wanted = {kind: name for kind, name in columns.by_kind.items() if name is not None and kind != "step"}
     wanted |= {name: name for name in columns.series.columns}
     joined: dict[int, dict[str, float]] = {}
-    for number, row in enumerate(rows):
-        at = number if columns.step is None else row.get(columns.step)
-        if at is None:
+    for number, (step, row) in enumerate(zip(_steps(rows, columns, file), rows, strict=True)):
+        if step is None:
             continue
-        step = _step(at, file, number)
         for kind, name in wanted.items():
             value = row.get(name)
             if value is not None and value != "":
@@ -64,6 +76,26 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
                     repeated.add(step)
                 found[kind] = _number(value, file, number, name)
     return joined, len(repeated)
+
+
+def _steps(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> Iterator[int | None]:
+    """The step of each row, counted on where a tool counts the steps of each epoch anew; None: the row has none."""
+    if columns.step is None:
+        yield from range(len(rows))
+        return
+    wanted = [name for name in (columns.loss, columns.norm, *columns.series.columns) if name is not None]
+    before = highest = 0  # steps of the epochs before, and of this one
+    last, last_epoch = 0, math.inf
+    for number, row in enumerate(rows):
+        if row.get(columns.step) is None:
+            yield None
+            continue
+        step, epoch = _step(row[columns.step], file, number), as_float(row.get("epoch"))
+        if epoch is not None and any(row.get(name) is not None for name in wanted):
+            if step <= last and epoch > last_epoch:
+                before, highest = before + highest, 0
+            last, last_epoch, highest = step, epoch, max(highest, step)
+        yield before + step
 
 
 def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None:
@@ -76,7 +108,8 @@ def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None
 
 
 def _step(value: Any, file: Path, row: int) -> int:
-    number = as_float(value)
+    of_all = _OF_ALL.fullmatch(value) if isinstance(value, str) else None
+    number = as_float(of_all[1] if of_all else value)
     if number is None or number != number // 1 or not is_step(int(number)):
         raise CannotImport(
             f"{str(file)!r} holds {str(value)[:40]!r} as the step of row {row + 1}; expected a whole number."

@@ -25,6 +25,16 @@ PATTERNS = {
     # As JSON, or as `loss=3.1, num_updates=100`, which is its default where the output is a file.
     "fairseq": rf'\bloss(?:": "|=)(?P<loss>{_N})(?>.*?\bnum_updates(?:": "|=)(?P<step>\d+))'
     rf'(?>.*?\blr(?:": "|=)(?P<lr>{_N}))(?>.*?\bgnorm(?:": "|=)(?P<norm>{_N}))',
+    # The means of an epoch, as JSON or as `| loss 6.3 | num_updates 100`.
+    "fairseq's epochs": rf'(?:\btrain_loss": "|\| loss )(?P<loss>{_N})'
+    rf'(?>.*?(?:train_|\| )num_updates(?:": "| )(?P<step>\d+))'
+    rf'(?>.*?(?:train_|\| )lr(?:": "| )(?P<lr>{_N}))(?>.*?(?:train_|\| )gnorm(?:": "| )(?P<norm>{_N}))',
+    "verl": rf"\bstep:(?P<step>\d+) - (?>.*?\bactor/grad_norm:(?:np\.float64\()?(?P<norm>{_N}))"
+    rf"(?>.*?\bactor/lr:(?:np\.float64\()?(?P<lr>{_N}))?",
+    # mmcv and mmengine name the loss before the norm or after it.
+    "OpenMMLab": rf"\b(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(?P<epoch>\d+)\])?\[ *(?P<step>\d+)/ *(?P<of>\d+)\]"
+    rf"(?=(?>.*?\blr: *(?P<lr>{_N})))(?=(?>.*?\bgrad_norm: *(?P<norm>{_N})))"
+    rf"(?:(?=(?>.*?(?<![\w./])loss: *(?P<loss>{_N})))|)",
     "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)"
     rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?",
 }
@@ -107,4 +117,8 @@ def _matches(file: Path, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, l
 
 
 def _row(match: re.Match[str]) -> dict[str, Any]:
-    return {GROUPS[name]: value.rstrip(".,;") for name, value in match.groupdict().items() if value is not None}
+    found = {name: value.rstrip(".,;") for name, value in match.groupdict().items() if value is not None}
+    epoch, of = found.pop("epoch", None), found.pop("of", None)
+    if epoch is not None and of is not None:  # the tool counts the steps of each epoch anew
+        found["step"] = str((int(epoch) - 1) * int(of) + int(found["step"]))
+    return {GROUPS[name]: value for name, value in found.items()}

@@ -34,6 +34,29 @@ def test_without_steps_rows_are_counted_and_it_is_said():
     assert "there is no column of steps, so the rows are counted" in history.notes
 
 
+def test_the_steps_of_ms_swift_are_read_though_its_last_row_names_its_step_otherwise(tmp_path):
+    rows = [{"loss": 2.0 / n, "grad_norm": 1.0 * n, "global_step/max_steps": f"{10 * n}/30"} for n in (1, 2, 3)]
+    text = "\n".join(json.dumps(row) for row in [*rows, {"global_step": 30, "train_runtime": 9.0, "last_loss": 0.7}])
+    history = read([write_text(tmp_path, "logging.jsonl", text)])
+    assert values(history) == [(10 * n, 1.0 * n, 2.0 / n, None) for n in (1, 2, 3)]
+
+
+def test_steps_that_begin_anew_in_each_epoch_are_counted_on(tmp_path):
+    """As mmcv logs them, in a file that ends in .json and holds lines; a resumed training counts no step twice."""
+    rows = [{"env_info": "x"}]
+    for epoch in (1, 2, 2):
+        rows += [{"mode": "train", "epoch": epoch, "iter": n, "loss": 1.0, "grad_norm": 1.0 * n} for n in (50, 100)]
+        rows.append({"mode": "val", "epoch": epoch, "iter": 700, "bbox_mAP": 0.3})
+    history = read([write_text(tmp_path, "20260101.log.json", "\n".join(map(json.dumps, rows)))])
+    assert [(point.step, point.norm) for point in history.points] == [
+        (50, 50.0),
+        (100, 100.0),
+        (150, 50.0),
+        (200, 100.0),
+    ]
+    assert any(note.startswith("2 steps are there more than once") for note in history.notes)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

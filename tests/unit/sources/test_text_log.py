@@ -18,6 +18,16 @@ LOGS = {
     "Megatron-LM": " [2026-01-01 10:00:00] iteration {step:8d}/  500000 | consumed samples: 1024 | elapsed time per"
     " iteration (ms): 901.2 | learning rate: {lr:.6E} | global batch size: 64 | lm loss: {loss:.6E} | loss scale: 1.0 |"
     " grad norm: {norm:.3f} | number of skipped iterations: 0 | number of nan iterations: 0 |",
+    "fairseq's epochs": "| epoch 027 | loss {loss:.3f} | nll_loss 4.984 | ppl 31.65 | wps 1643 | num_updates {step}"
+    " | lr {lr:.6g} | gnorm {norm:.3f} | clip 0% | oom 0 | loss_scale 0.500",
+    "fairseq's epochs, as JSON": '2026-01-01 10:00:00 | INFO | train | {{"epoch": 7, "train_loss": "{loss:.3f}",'
+    ' "train_ppl": "9", "train_num_updates": "{step}", "train_lr": "{lr:.6g}", "train_gnorm": "{norm:.3f}"}}',
+    "OpenMMLab": "2026-01-01 10:00:00,000 - mmdet - INFO - Epoch [1][{step}/900]\tlr: {lr:.3e}, eta: 4 days,"
+    " loss/object/task0: 0.3, d0.loss: 9.0, loss: {loss:.4f}, grad_norm: {norm:.4f}",
+    "OpenMMLab, mmengine": "01/01 10:00:00 - mmengine - INFO - Iter(train) [  {step}/9000]  lr: {lr:.4e}  eta: 2:45:16"
+    "  grad_norm: {norm:.4f}  loss: {loss:.4f}  loss_cls: 0.8",
+    "verl": "step:{step} - global_seqlen/min:23 - actor/pg_loss:0.03 - actor/grad_norm:np.float64({norm:.4f})"
+    " - perf/mfu:0.3 - actor/lr:np.float64({lr:.6g}) - critic/grad_norm:99",
     "torchtitan": "\x1b[31mstep: {step:2d}  \x1b[32mloss:  {loss:.5f}  \x1b[38;2;180;60;0mgrad_norm: {norm:8.4f}"
     "  \x1b[36mmemory:  0.8GiB",
     "fairseq": '2026-01-01 10:00:00 | INFO | train_inner | {{"epoch": 1, "update": 0.1, "loss": "{loss:.3f}",'
@@ -36,8 +46,17 @@ def test_the_lines_of_well_known_tools_are_read(tmp_path, tool):
     assert history.source == f"train.log by the pattern of {tool.split(',')[0]}"
     for found, wanted in zip(values(history), EXPECTED, strict=True):
         assert found[:2] == wanted[:2]
-        assert found[2] == pytest.approx(wanted[2], abs=1e-3)
+        assert found[2] == (None if tool == "verl" else pytest.approx(wanted[2], abs=1e-3))
         assert found[3] == (None if tool == "torchtitan" else pytest.approx(wanted[3]))
+
+
+def test_steps_that_a_tool_counts_anew_in_each_epoch_are_counted_on(tmp_path):
+    line = "- mmengine - INFO - Epoch(train)  [{}][ {}/300]  lr: 1.0000e-03  loss: 1.5  grad_norm: {}.0\n"
+    text = "".join(line.format(epoch, at, epoch * at) for epoch in (1, 2) for at in (100, 200, 300))
+    text += "- mmengine - INFO - Epoch(val)  [2][100/100]  lr: 1e-3  loss: 9.0  grad_norm: 9.0\n"
+    history = read([write_text(tmp_path, "a.log", text)])
+    assert [point.step for point in history.points] == [100, 200, 300, 400, 500, 600]
+    assert [point.norm for point in history.points] == [100.0, 200.0, 300.0, 200.0, 400.0, 600.0]
 
 
 def test_a_pattern_of_ones_own(tmp_path):
@@ -128,10 +147,15 @@ HOSTILE = (
     "step 1/1 | loss " + "1." * 5000,
     '"loss": "1""num_updates": "1""lr": "1"' * 250,
     "'loss': 1, 'grad_norm': 1," * 350,
+    "Epoch [1][1/9] lr: 1 loss: 1 grad_norm: " * 250,
+    "step:1 - actor/grad_norm:np.float64(" * 280,
+    "| loss 1| num_updates 1| lr 1" * 340,
 )
 
 
-@pytest.mark.parametrize("line", HOSTILE, ids=["Megatron-LM", "llm.c", "fairseq", "Transformers"])
+@pytest.mark.parametrize(
+    "line", HOSTILE, ids=["Megatron-LM", "llm.c", "fairseq", "Transformers", "OpenMMLab", "verl", "epochs"]
+)
 def test_a_hostile_line_takes_quadratic_time_at_most(line):
     """Four times the length takes about 16 times as long; with cubic patterns it took 64 and 256 times."""
     pattern = max(
