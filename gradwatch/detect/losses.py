@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gradwatch.detect.level import Window
 
 SMALL_LOSS_FRACTION = 0.05
 """A loss below this fraction of the first ones is small. A language model's never gets there."""
+
+FIRST_LOSSES, NO_LOSS = 5, 1e-6
+"""A loss begins at 0 when none of the first ones is larger: what is trained is another term, or there is none yet."""
+
+
+def begins_at_zero(losses: Sequence[float] | NDArray[np.float64]) -> bool:
+    """Whether a loss begins at 0 and can only rise, as a penalty on the distance from the first model does.
+
+    >>> begins_at_zero([0.0, 0.0, 0.0, 0.0, 0.0, 0.1]), begins_at_zero([2.3, 2.2, 2.1, 2.0, 1.9])
+    (True, False)
+    """
+    first = [abs(float(loss)) for loss in losses[:FIRST_LOSSES]]
+    return len(first) == FIRST_LOSSES and all(loss < NO_LOSS for loss in first)
 
 
 class LossLevel:

@@ -13,6 +13,7 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.losses import loss_summary
+from gradwatch.analysis.statistics.progress import is_about_zero
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, robust_deviation
 from gradwatch.record import Event
@@ -28,6 +29,8 @@ NEAR_STEPS = 200  # steps before a NaN in which an explosion or a spike is where
 LOST_RISE_SHARE = 0.5  # of the progress that the loss had made, or of its size where it made none
 LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
+FAR_RAISED_NORM_RATIO = 10.0  # the same, beside which a smaller rise of the loss counts
+FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
 
@@ -73,11 +76,18 @@ def loss_course(optimizer: OptimizerFacts) -> Loss | None:
 
 
 def _left_at_once(losses: Array, norms: Array) -> bool:
-    """Whether the first update lifted loss and norm so far that no later loss is near the first one again."""
+    """Whether the first updates lifted loss and norm so far that no later loss is near the first one again.
+
+    The less the loss rose, the more the norms must have.
+    """
     finite = norms[np.isfinite(norms)]
-    if len(finite) < MIN_LOSSES or not LARGE_LOSS_RATIO * losses[0] < losses[1:].min():
+    if len(finite) < MIN_LOSSES or not 0 < losses[0] < losses[1:].min():
         return False
-    return bool(losses[0] > 0 and np.median(finite[1:]) > RAISED_NORM_RATIO * finite[0])
+    raised = float(np.median(finite[1:])) / max(float(finite[0]), 1e-300)
+    if LARGE_LOSS_RATIO * losses[0] < losses[1:].min():
+        return raised > RAISED_NORM_RATIO
+    rise = float(np.median(losses[1:]) - losses[0])
+    return raised > FAR_RAISED_NORM_RATIO and rise > LOST_RISE_DEVIATIONS * robust_deviation(losses[1:])
 
 
 def grew_before(optimizer: OptimizerFacts, step: int) -> bool:
@@ -112,7 +122,7 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     how = _course_text(course, ends, ends_in_nan)
     return Finding(
         code="diverged",
-        severity="critical",
+        severity="critical" if optimizer.loss_logged.any() or ends_in_nan else "warning",
         certainty="shown" if long is not None or ends_in_nan else "likely",
         what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {how}",
         optimizer=optimizer.name,
@@ -256,8 +266,10 @@ def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
 
 def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     """Whether the loss ended far above its best, by its own noise, by its progress, and with larger norms."""
-    if course is None:
+    if course is None or is_about_zero(optimizer.history.losses()):
         return False
+    if _left_at_once(optimizer.history.losses(), optimizer.total_norm):
+        return True
     noise = max(course.deviation, 1e-12 + 1e-3 * abs(course.best))
     if course.rise <= LOST_RISE_DEVIATIONS * noise:
         return False
@@ -270,7 +282,10 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
 
 
 def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
-    """Whether a loss of few rows fell to less than half and rose again, by more than half of that, with the norm."""
+    """Whether a loss of few rows fell to less than half and rose again with the norm, by more than half of that.
+
+    Beside norms that rose tenfold a quarter is enough.
+    """
     there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
     losses, norms = optimizer.loss[there], optimizer.total_norm[there]
     if not MIN_FEW_LOSSES <= len(losses) < MIN_LOSSES or losses.min() <= 0:
@@ -280,8 +295,10 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     if len(after) < MIN_FEW_RISEN or float(losses[best]) > 0.5 * first:
         return False
     risen = bool((after[-MIN_FEW_RISEN:] > losses[best] + LOST_RISE_SHARE * (first - losses[best]) / 2).all())
-    enough = float(after[-1] - losses[best]) > LOST_RISE_SHARE * float(first - losses[best])
-    return risen and enough and float(np.median(norms[best + 1 :])) > RAISED_NORM_RATIO * float(norms[best])
+    raised = float(np.median(norms[best + 1 :])) / max(float(norms[best]), 1e-300)
+    share = FEW_RISE_SHARE if raised > FAR_RAISED_NORM_RATIO else LOST_RISE_SHARE
+    enough = float(after[-1] - losses[best]) > share * float(first - losses[best])
+    return risen and enough and raised > RAISED_NORM_RATIO
 
 
 def _short_course(optimizer: OptimizerFacts) -> Loss | None:
@@ -343,12 +360,16 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     norm = float(optimizer.total_norm[optimizer.steps == step][0])
     count = f"{len(spikes)} steps stand" if len(spikes) > 1 else f"step {step} stands"
     events = [e for e in optimizer.events if e.step == step and e.parameter]
+    if spikes[-1][0] == optimizer.steps[-1]:
+        after = "no step after the last one shows whether the training came back"
+    else:
+        after = f"the training came back from {'them' if len(spikes) > 1 else 'it'}"
     return Finding(
         code="spike",
         severity="info",
         certainty="shown",
         what=f"{count} out{facts.of(optimizer)}: the largest has {ratio:.3g} times the norm of its neighbours"
-        f" ({norm:.3g} at step {step}); the training came back from {'them' if len(spikes) > 1 else 'it'}",
+        f" ({norm:.3g} at step {step}); {after}",
         optimizer=optimizer.name,
         parameters=tuple(dict.fromkeys(str(e.parameter) for e in events)),
         rank=next((e.rank for e in events if e.rank is not None), None),

@@ -12,6 +12,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 NOTED_RATIO = 7.0  # times its neighbours: a lone step that is reported
 TOLD_RATIO = 2.0  # the same at a step of which an event tells
 WINDOW = 33  # steps
+LEAST_BEFORE, LEAST_AFTER = 5, 3  # norms on a side of one of the first ones that tell the level there
 ROUNDING = 1 - 1e-9  # lets no step pass by that is rounded to its limit
 
 
@@ -28,17 +29,35 @@ def lone_spikes(steps: NDArray[np.int64], norms: Array, told: Collection[int] = 
     >>> lone_spikes(np.arange(60), norms)
     [(40, 9.0)]
     """
-    if len(norms) < WINDOW:
-        return []
     is_told = np.isin(steps, list(told))
+    limit = np.where(is_told, TOLD_RATIO, NOTED_RATIO)
+    early = len(norms) if len(norms) < WINDOW else WINDOW // 2
+    ratios = {i: _ratio_to_both_sides(norms, i) for i in range(LEAST_BEFORE, early)}
+    if len(norms) >= WINDOW:
+        ratios |= _ratios_of_late(norms, is_told)
+    return [(int(steps[i]), ratio) for i, ratio in ratios.items() if ratio >= limit[i]]
+
+
+def _ratio_to_both_sides(norms: Array, place: int) -> float:
+    """A norm of the first ones, or of few, over the higher of the medians before and after it.
+
+    The first steps settle: their norms are the initialisation's, and a norm as large as theirs does not stand out.
+    """
+    before, after = norms[max(0, place - WINDOW // 2) : place], norms[place + 1 : place + 1 + WINDOW // 2]
+    level = float(np.median(before))
+    if len(after) >= LEAST_AFTER:
+        level = max(level, float(np.median(after)))
+    return float(norms[place]) / level
+
+
+def _ratios_of_late(norms: Array, is_told: NDArray[np.bool_]) -> dict[int, float]:
+    """The ratio of each step past the first ones that may stand out, by its place."""
     # No median is below the least of its window: most steps of a long run need none.
     least = _least_neighbours(norms)
     is_possible = (norms >= ROUNDING * NOTED_RATIO * least) | (is_told & (norms >= ROUNDING * TOLD_RATIO * least))
-    is_possible[: WINDOW // 2] = False  # the first steps settle: a large norm there is the initialisation's
+    is_possible[: WINDOW // 2] = False
     possible = np.flatnonzero(is_possible)
-    ratio = norms[possible] / _neighbours(norms, possible)
-    found = ratio >= np.where(is_told[possible], TOLD_RATIO, NOTED_RATIO)
-    return [(int(steps[i]), float(r)) for i, r in zip(possible[found], ratio[found], strict=True)]
+    return dict(zip(possible.tolist(), (norms[possible] / _neighbours(norms, possible)).tolist(), strict=True))
 
 
 def _least_neighbours(values: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.tail import detrended
+from gradwatch.detect.losses import begins_at_zero
 
 MIN_LOSSES = 100  # losses without which progress is not judged
 UNDONE_SHARE = 0.15  # of the progress of the loss: a rise by more than that undoes it
@@ -78,13 +79,15 @@ def is_flat(history: OptimizerHistory) -> bool:
 
 
 def is_about_zero(losses: Array) -> bool:
-    """Whether losses scatter about 0, as surrogate losses of reinforcement learning do: they show no progress.
+    """Whether losses scatter about 0 or begin there, as those of reinforcement learning do: they show no progress.
 
     >>> is_about_zero(np.array([-0.1, 0.2, -0.05, 0.1])), is_about_zero(np.array([2.0, 1.5, 1.2]))
     (True, False)
     """
     if not len(losses):
         return False
+    if begins_at_zero(losses):
+        return True
     low, high = np.quantile(losses, [0.25, 0.75])
     return bool(losses.min() < 0 < losses.max() and abs(np.median(losses)) < 2 * max(high - low, 1e-300))
 

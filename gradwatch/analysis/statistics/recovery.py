@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.detect.losses import begins_at_zero
 from gradwatch.record import Event
 
 MIN_STEPS_AFTER = 20  # steps: what begins so late cannot be seen to recover
 RAISED_NORM_RATIO = 100.0  # times the norm before: a training that stays so far above it did not come back
+RAISED_WITHOUT_LOSS = 5.0  # the same where no loss shows that the training went on
 LOSS_DEVIATIONS = 6.0  # robust deviations of the loss before: how far above it a loss that came back may lie
 LOSS_SHARE = 0.1  # of the loss before
 
@@ -41,13 +43,14 @@ def came_back(steps: NDArray[np.int64], norms: Array, losses: Array, event: Even
         return False
     if not len(before):
         return True
-    return float(np.median(after[-max(3, len(after) // 5) :])) < RAISED_NORM_RATIO * float(np.median(before))
+    ratio = RAISED_NORM_RATIO if np.isfinite(losses).any() else RAISED_WITHOUT_LOSS
+    return float(np.median(after[-max(3, len(after) // 5) :])) < ratio * float(np.median(before))
 
 
 def _loss_came_back(steps: NDArray[np.int64], losses: Array, first: int, last: int) -> bool:
     there = np.isfinite(losses)
     before, after = losses[there & (steps < first)][-100:], losses[there & (steps > last)]
-    if len(before) < 3:
+    if len(before) < 3 or begins_at_zero(losses[there]):
         return True
     if len(after) < 3:
         return False

@@ -38,6 +38,40 @@ def test_a_first_loss_below_the_others_is_no_divergence_by_itself(tmp_path, loss
     assert "diverged" in codes(run_of(tmp_path / "both", both))
 
 
+def test_a_first_loss_that_never_comes_again_beside_norms_that_grew_tenfold(tmp_path):
+    """Window means of a fine-tuning at a far too high rate: the loss goes to that of chance and stays there."""
+    rng = np.random.default_rng(0)
+    losses = [1.25, *(1.40 + 0.008 * rng.standard_normal(73))]
+    norms = [90.0, *np.exp(rng.normal(np.log(2500.0), 0.8, 73))]
+    found = the(run_of(tmp_path / "lost", stream(norms, losses=losses)), "diverged")
+    assert (found.severity, found.steps[0]) == ("critical", 0)
+    calmer = [900.0, *norms[1:]]
+    assert "diverged" not in codes(run_of(tmp_path / "norms", stream(calmer, losses=losses)))
+    among = [1.25, *losses[1:40], 1.24, *losses[41:]]
+    assert "diverged" not in codes(run_of(tmp_path / "loss", stream(norms, losses=among)))
+
+
+def test_a_penalty_that_begins_at_zero_and_grows_is_no_divergence(tmp_path):
+    """GRPO logs the divergence from its first model, which is 0 at first and rises as it learns."""
+    rng = np.random.default_rng(0)
+    losses = [0.0] * 45 + [round(0.0001 * (1 + i // 10 + abs(rng.standard_normal())), 4) for i in range(205)]
+    norms = np.exp(rng.normal(np.log(0.4), 0.3, 250)).tolist()
+    assert "diverged" not in codes(run_of(tmp_path / "grpo", stream(norms, losses=losses)))
+    shifted = [loss + 0.01 for loss in losses[:45]] + [0.01 + 100 * loss for loss in losses[45:]]
+    assert "diverged" in codes(
+        run_of(tmp_path / "lost", stream([*norms[:45], *(9 * n for n in norms[45:])], losses=shifted))
+    )
+
+
+def test_norms_that_leave_their_level_for_good_where_no_loss_is_known(tmp_path):
+    norms = [*steady(40, level=0.75), *steady(30, level=11.0, seed=1)]
+    found = the(run_of(tmp_path / "stay", stream(norms)), "diverged")
+    assert (found.severity, found.certainty) == ("warning", "likely")
+    assert "the norms left their level" in found.what
+    back = [*steady(40, level=0.75), *steady(12, level=11.0, seed=1), *steady(30, level=0.8, seed=2)]
+    assert "diverged" not in codes(run_of(tmp_path / "back", stream(back)))
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "Prodigy"])
 @pytest.mark.parametrize("factor", [20.0, 500.0, 1e5])
 def test_a_spike_from_which_the_training_came_back_is_information(tmp_path, optimizer, factor):
@@ -170,6 +204,20 @@ def test_a_few_rows_that_fell_and_rose_again(tmp_path):
     assert (found.severity, found.certainty) == ("critical", "likely")
     assert abs(found.steps[0] - 4) <= 1
     assert "its loss went from 15.5 (best 1.43) to 10" in found.what
+
+
+def test_a_few_rows_that_rose_by_less_beside_norms_that_rose_tenfold(tmp_path):
+    losses = [1.36, 0.48, 0.58, 0.70, 0.66, 1.04, 0.66, 0.68, 0.86, 0.82, 0.89]
+    norms = [0.24, 0.27, 1.4, 1.3, 17.0, 7.1, 22.0, 23.0, 3.8, 14.0, 7.4]
+    assert the(run_of(tmp_path / "lost", stream(norms, losses=losses)), "diverged").severity == "critical"
+    calmer = [0.24, 0.27, *(norm / 10 for norm in norms[2:])]
+    assert "diverged" not in codes(run_of(tmp_path / "calmer", stream(calmer, losses=losses)))
+
+
+def test_of_a_spike_at_the_last_step_no_return_is_told(tmp_path):
+    norms = [*steady(100), 50.0]
+    assert "no step after the last one" in the(run_of(tmp_path / "last", stream(norms)), "spike").what
+    assert "came back" in the(run_of(tmp_path / "before", stream([*norms, *steady(50)])), "spike").what
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradwatch.analysis.statistics.lone_spikes import NOTED_RATIO, TOLD_RATIO, WINDOW, lone_spikes
+from gradwatch.analysis.statistics.lone_spikes import LEAST_BEFORE, NOTED_RATIO, TOLD_RATIO, WINDOW, lone_spikes
 
 
 def plain(steps, norms, told):
@@ -11,27 +11,43 @@ def plain(steps, norms, told):
     padded = [*norms[half:0:-1], *norms, *norms[-2 : -half - 2 : -1]]
     for i, (step, norm) in enumerate(zip(steps, norms, strict=True)):
         ratio = norm / float(np.median(padded[i : i + WINDOW]))
-        if i >= half and ratio >= (TOLD_RATIO if step in told else NOTED_RATIO):
+        if i < half or len(norms) < WINDOW:
+            sides = [norms[max(0, i - half) : i], norms[i + 1 : i + 1 + half]]
+            known = [
+                float(np.median(side))
+                for side, least in zip(sides, (LEAST_BEFORE, 3), strict=True)
+                if len(side) >= least
+            ]
+            ratio = norm / max(known) if i >= LEAST_BEFORE else 0.0
+        if ratio >= (TOLD_RATIO if step in told else NOTED_RATIO):
             found.append((step, ratio))
     return found
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("spread", [0.1, 1.5])
-def test_as_a_plain_loop_finds_them(seed, spread):
+@pytest.mark.parametrize("count", [300, WINDOW, WINDOW - 1, 12])
+def test_as_a_plain_loop_finds_them(seed, spread, count):
     rng = np.random.default_rng(seed)
-    norms = np.exp(spread * rng.standard_normal(300))
-    norms[rng.choice(300, 6, replace=False)] *= 30
-    steps, told = 10 * np.arange(300), {10, 500, 990, 2990}
+    norms = np.exp(spread * rng.standard_normal(count))
+    norms[rng.choice(count, 6, replace=False)] *= 30
+    steps, told = 10 * np.arange(count), {10, 100, 500, 990, 2990}
     expected = plain(steps.tolist(), norms.tolist(), told)
     found = lone_spikes(steps, norms, told)
     assert [step for step, _ in found] == [step for step, _ in expected]
     assert [ratio for _, ratio in found] == pytest.approx([ratio for _, ratio in expected])
 
 
-def test_the_first_steps_and_short_records_have_none():
-    norms = np.ones(60)
-    norms[3] = 100.0
-    assert lone_spikes(np.arange(60), norms) == []
-    assert lone_spikes(np.arange(WINDOW - 1), np.linspace(1, 100, WINDOW - 1)) == []
+def test_a_norm_that_settles_is_no_spike_and_one_that_stands_out_of_both_sides_is():
+    settling = np.r_[[30.0, 28.0, 32.0, 25.0, 20.0, 9.0, 4.0], np.ones(60)]
+    assert lone_spikes(np.arange(67), settling) == []
+    assert lone_spikes(np.arange(10), settling[:10]) == []
+    settling[12] = 60.0
+    assert [step for step, _ in lone_spikes(np.arange(67), settling)] == [12]
+
+
+def test_the_last_of_a_few_norms_has_only_those_before_it():
+    assert lone_spikes(np.arange(9), np.r_[np.ones(8), 50.0]) == [(8, 50.0)]
+    assert lone_spikes(np.arange(9), np.r_[np.ones(6), 50.0, 50.0, 50.0])[:1] == [(6, 50.0)]
+    assert lone_spikes(np.arange(5), np.r_[np.ones(4), 50.0]) == []
     assert lone_spikes(np.arange(0), np.empty(0)) == []

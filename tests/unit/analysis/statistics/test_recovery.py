@@ -42,7 +42,16 @@ def test_norms_and_loss_have_to_be_back(norm_after, loss_after, expected):
 
 def test_without_losses_the_norms_decide():
     assert judge(1.0, math.nan, loss_before=math.nan)
-    assert not judge(1000.0, math.nan, loss_before=math.nan)
+    assert judge(4.0, math.nan, loss_before=math.nan)
+    assert not judge(6.0, math.nan, loss_before=math.nan), "where a loss is known this is no sign"
+
+
+def test_a_loss_that_begins_at_zero_can_only_rise():
+    """As a penalty on the distance from the first model does, which is all that GRPO logs."""
+    norms = np.array(steady(600))
+    losses = np.concatenate([np.zeros(50), np.linspace(0.0001, 0.003, 550)])
+    assert came_back(np.arange(600), norms, losses, explosion())
+    assert not came_back(np.arange(600), norms, losses + 0.01 * (np.arange(600) > 300) + 1e-5, explosion())
 
 
 def test_what_begins_at_the_end_can_not_be_seen_to_recover():
