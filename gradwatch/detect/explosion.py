@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradwatch.detect.changes import PresenceChanges, RateChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
-from gradwatch.detect.losses import FIRST_LOSSES, LossLevel, begins_at_zero
+from gradwatch.detect.losses import LossLevel, begins_at_zero
 from gradwatch.detect.optimizers import UpdateRule
 from gradwatch.record import Event, Severity, StepRecord, WeightStats, event_at
 
@@ -226,7 +226,7 @@ class _Losses:
 
     def __init__(self) -> None:
         self.steps_out = 0
-        self._first: list[float] = []
+        self._begins_at_zero = False
         self._lagged = LossLevel(window=500, lag=100)
         self._early = LossLevel(window=500, least=5)
         self._last: deque[float] = deque(maxlen=OF_LAST_STEPS)
@@ -234,9 +234,9 @@ class _Losses:
     def see(self, loss: float | None) -> None:
         if loss is None:
             return
+        if not self._last:
+            self._begins_at_zero = begins_at_zero([loss])
         self._last.append(loss)
-        if len(self._first) < FIRST_LOSSES:
-            self._first.append(loss)
 
     def count(self) -> None:
         """Count a step whose norm is finite."""
@@ -254,7 +254,7 @@ class _Losses:
             return None
         level = self._lagged if self._lagged.ready else self._early
         recent = sorted(self._last)[len(self._last) // 2 :]
-        if begins_at_zero(self._first):
+        if self._begins_at_zero:
             return not all(map(math.isfinite, recent))
         return level.is_out(recent[0], *LOSING) or not all(map(math.isfinite, recent))
 

@@ -14,18 +14,17 @@ from gradwatch.detect.level import Window
 SMALL_LOSS_FRACTION = 0.05
 """A loss below this fraction of the first ones is small. A language model's never gets there."""
 
-FIRST_LOSSES, NO_LOSS = 5, 1e-6
-"""A loss begins at 0 when none of the first ones is larger: what is trained is another term, or there is none yet."""
+NO_LOSS = 1e-6
+"""A first loss that is not larger is 0: no model knows its task before the first step."""
 
 
 def begins_at_zero(losses: Sequence[float] | NDArray[np.float64]) -> bool:
     """Whether a loss begins at 0 and can only rise, as a penalty on the distance from the first model does.
 
-    >>> begins_at_zero([0.0, 0.0, 0.0, 0.0, 0.0, 0.1]), begins_at_zero([2.3, 2.2, 2.1, 2.0, 1.9])
-    (True, False)
+    >>> begins_at_zero([0.0, 0.1, 0.2]), begins_at_zero([2.3, 0.0]), begins_at_zero([])
+    (True, False, False)
     """
-    first = [abs(float(loss)) for loss in losses[:FIRST_LOSSES]]
-    return len(first) == FIRST_LOSSES and all(loss < NO_LOSS for loss in first)
+    return bool(len(losses)) and abs(float(losses[0])) < NO_LOSS
 
 
 class LossLevel:

@@ -16,12 +16,17 @@ from gradwatch.record import Event
 
 NonfiniteFault: TypeAlias = Literal["entries", "norm", "loss"]
 
+MIN_REPLACED = 2  # steps at the end whose loss is 0 and whose norms are one number
 HIDDEN_STEPS = 3  # steps in a row with a NaN gradient and a finite loss: the loss cannot be the one trained on
 LOSS_SCALE_SKIPS = 0.2  # share of the steps that a loss scale may leave out
 MIN_ROWS_AFTER = 1  # finite rows at the end of an imported history, after which a NaN did not reach the weights
 LEFT_OUT_ROWS, LEFT_OUT_SHARE = 2, 0.01  # of an imported history, and share of them: a loss scale may leave out as many
 MIN_SCALED_STEPS = 20  # steps after which the loss scale should have found its level
 
+UNFILTERED = (
+    "log the unfiltered loss (logging_nan_inf_filter=False) and look for the operation that makes the NaN; no threshold"
+    " and no learning rate would have prevented it"
+)
 FIND_IT = (
     "rerun the step with torch.autograd.set_detect_anomaly(True), which names the operation, or record with `--capture`"
     " and replay the step; print the smallest argument of each root, logarithm and division"
@@ -50,7 +55,9 @@ def first_nonfinite(optimizer: OptimizerFacts) -> Event | None:
 def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report the first NaN or infinity, unless growth led to it: then the growth is the fault."""
     event = first_nonfinite(optimizer)
-    if event is None or grew_before(optimizer, event.step):
+    if event is None:
+        return _replaced(facts, optimizer)
+    if grew_before(optimizer, event.step):
         return None
     came_back = facts.is_imported and _came_back(optimizer)
     if came_back:
@@ -225,8 +232,36 @@ def _hidden(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Finding:
         evidence=_evidence(optimizer, event),
         cause="the logging drops or replaces NaN: Trainer's logging_nan_inf_filter, nanmean, nan_to_num, or a running"
         " average",
-        remedy="log the unfiltered loss (logging_nan_inf_filter=False) and look for the operation that makes the NaN;"
-        " no threshold and no learning rate would have prevented it",
+        remedy=UNFILTERED,
+        confirm="print the loss that backward is called on at that step",
+    )
+
+
+def _replaced(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Report a loss that is exactly 0 to the end beside norms that are all one number: both stand for a NaN."""
+    norms, losses = optimizer.total_norm, optimizer.loss
+    if len(norms) <= MIN_REPLACED or not norms[-1] > 0:
+        return None
+    constant = optimizer.loss_logged & (losses == 0) & np.isclose(norms, norms[-1], rtol=1e-6, atol=0)
+    others = np.flatnonzero(~constant)
+    first = int(others[-1]) + 1 if len(others) else 0
+    if len(norms) - first < MIN_REPLACED or not (losses[:first] > 0).any():
+        return None
+    return Finding(
+        code="loss-hides-nan",
+        severity="critical",
+        certainty="likely",
+        what=f"the loss{facts.of(optimizer)} is exactly 0 from step {optimizer.steps[first]} on and the norm"
+        f" {norms[-1]:.4g} at each of these steps: the numbers that are logged hide a NaN",
+        optimizer=optimizer.name,
+        steps=(int(optimizer.steps[first]), int(optimizer.steps[-1])),
+        evidence={
+            "loss_before": Quantity(float(losses[:first][losses[:first] > 0][-1]), "loss"),
+            "total_norm": Quantity(float(norms[-1]), "norm, at each step from there on"),
+        },
+        cause="the forward pass gives NaN after an update, and the logging replaces it: Trainer's"
+        " logging_nan_inf_filter logs 0, and DeepSpeed a norm that is no gradient's",
+        remedy=UNFILTERED,
         confirm="print the loss that backward is called on at that step",
     )
 

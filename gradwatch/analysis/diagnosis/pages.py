@@ -110,7 +110,7 @@ PAGES: dict[str, Page] = {
         title="The logged loss hides a NaN",
         cure="operation",
         meaning="The gradients are NaN step after step while the logged loss stays finite. A NaN update makes the loss"
-        " NaN, so the logged number is not the loss.",
+        " NaN, so the logged number is not the loss. Or the loss is exactly 0 to the end and the norm one number.",
         example="The Transformers Trainer with `logging_nan_inf_filter=True`, which logs the last finite average, or"
         " 0.",
         confirm="Print the loss that `backward` is called on.",

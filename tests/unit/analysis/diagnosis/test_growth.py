@@ -57,6 +57,8 @@ def test_a_penalty_that_begins_at_zero_and_grows_is_no_divergence(tmp_path):
     losses = [0.0] * 45 + [round(0.0001 * (1 + i // 10 + abs(rng.standard_normal())), 4) for i in range(205)]
     norms = np.exp(rng.normal(np.log(0.4), 0.3, 250)).tolist()
     assert "diverged" not in codes(run_of(tmp_path / "grpo", stream(norms, losses=losses)))
+    at_once = [0.0, *(0.0002 * (1 + i) for i in range(10)), *(0.025 + 0.003 * rng.standard_normal(239))]
+    assert "diverged" not in codes(run_of(tmp_path / "once", stream([9 * n for n in norms], losses=at_once)))
     shifted = [loss + 0.01 for loss in losses[:45]] + [0.01 + 100 * loss for loss in losses[45:]]
     assert "diverged" in codes(
         run_of(tmp_path / "lost", stream([*norms[:45], *(9 * n for n in norms[45:])], losses=shifted))

@@ -42,6 +42,28 @@ def test_a_loss_that_stays_finite_over_nan_hides_one(tmp_path):
     assert "nonfinite-gradient" not in codes(run)
 
 
+def test_a_loss_of_zero_beside_norms_that_are_one_number_hides_a_nan(tmp_path):
+    """As Trainer and DeepSpeed log it once the forward pass gives NaN; people ask why the loss is 0."""
+    run = run_of(tmp_path / "few", stream([2**0.5] * 3, losses=[2.76, 0.0, 0.0]))
+    found = the(run, "loss-hides-nan")
+    assert (found.severity, found.steps) == ("critical", (1, 2))
+    long = run_of(tmp_path / "long", stream([*steady(50), *[1.0] * 50], losses=[*falling(50), *[0.0] * 50]))
+    assert the(long, "loss-hides-nan").steps == (50, 99)
+
+
+@pytest.mark.parametrize(
+    ("norms", "losses"),
+    [
+        pytest.param([1.4, 0.0, 0.0], [2.76, 0.0, 0.0], id="solved"),
+        pytest.param([1.4, 1.4, 1.5], [2.76, 0.0, 0.0], id="norms move"),
+        pytest.param([1.4, 1.4, 1.4], [0.0, 0.0, 0.0], id="never another loss"),
+        pytest.param([1.4, 1.4, 1.4], [2.76, 0.0, 0.1], id="another loss at the end"),
+    ],
+)
+def test_a_loss_of_zero_that_hides_nothing(tmp_path, norms, losses):
+    assert "loss-hides-nan" not in codes(run_of(tmp_path, stream(norms, losses=losses)))
+
+
 def test_one_step_with_a_nan_hides_nothing(tmp_path):
     assert "loss-hides-nan" not in codes(run_of(tmp_path, nan_at(200, until=201)))
 
