@@ -254,9 +254,9 @@ OPTIMIZERS = {
     "SGD": Optimizer(Sgd, "SGD", {"momentum": 0.9}, (0.01, 0.05)),
     "AdamW bfloat16": Optimizer(lambda: AdamW(dtype=torch.bfloat16), "AdamW", {"eps": 1e-8}, (3e-3, 2e-2)),
     "Muon": Optimizer(Muon, "Muon", {"momentum": 0.95}, (0.01, 0.05)),
-    "Lion": Optimizer(Lion, "Lion", {"update_rule": "normalises"}, (3e-4, 3e-3)),
+    "Lion": Optimizer(Lion, "Lion", {"update_rule": "normalises", "update_size": "fixed"}, (3e-4, 3e-3)),
     "Adafactor": Optimizer(Adafactor, "Adafactor", {}, (0.01, 0.1)),
-    "Shampoo": Optimizer(Shampoo, "Shampoo", {"update_rule": "normalises"}, (0.03, 0.2)),
+    "Shampoo": Optimizer(Shampoo, "Shampoo", {"update_rule": "normalises", "update_size": "fixed"}, (0.03, 0.2)),
 }
 
 

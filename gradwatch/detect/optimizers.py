@@ -23,6 +23,10 @@ EPS_RULE = "eps_rule"
 """Setting: "per-entry" where eps is added to the size of each entry, "per-matrix" where it is a floor of a
 matrix's norm, as with Muon."""
 
+UPDATE_SIZE = "update_size"
+"""Setting: "fixed" where each update is as large as the last, whatever the gradients of both were, as with Lion;
+"varies" where it is not."""
+
 UPDATE_ROUTE = "update_route"
 """Setting: "closed-form" where the recording can compute the update from the optimizer's state; "difference" where it
 only samples the change of the weights."""

@@ -17,14 +17,14 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.detect.optimizers import EPS_RULE, UPDATE_RULE, EpsRule, UpdateRule, traits_of
+from gradwatch.detect.optimizers import EPS_RULE, UPDATE_RULE, UPDATE_SIZE, EpsRule, UpdateRule, traits_of
 
 SIDE = 8
 """Rows and columns of the matrix that is stepped."""
@@ -42,6 +42,12 @@ FACTOR = 1000.0
 FOLLOWS_FROM, NORMALISES_TO = 300.0, 3.0
 """Ratio of the two updates from which they follow the gradient, and up to which they don't. An update between
 the two does neither."""
+
+STEPS_AFTER = 24
+"""Steps after one with a larger gradient, by which the momentum has forgotten it."""
+
+FIXED_WITHIN = 1.5
+"""Ratio of the largest to the smallest of updates that are all of one size. Muon's iterations leave a scatter."""
 
 EPS_FRACTION = 1 / 4
 """A size below eps: of the gradient's entries, or of the norm of the matrix."""
@@ -62,7 +68,7 @@ def is_probing() -> bool:
 
 
 def probed_settings(optimizer: Optimizer) -> dict[str, str]:
-    """Return what to store of an optimizer beside its own settings: `UPDATE_RULE` and `EPS_RULE` where known.
+    """Return what to store of an optimizer beside its own settings: `UPDATE_RULE`, `UPDATE_SIZE`, `EPS_RULE` if known.
 
     Empty for the classes of `torch.optim`, which a reader knows by name. Empty as well where a trial is not
     possible: the class can't be constructed from its settings, needs another device, takes too long, or may
@@ -95,6 +101,8 @@ def _probe(optimizer: Optimizer) -> dict[str, str]:
         rule = _update_rule(usual, _update(make, FACTOR * GRADIENT_SIZE))
         if rule is not None:
             found[UPDATE_RULE] = rule
+        if rule == "normalises":
+            found[UPDATE_SIZE] = "fixed" if _has_one_size(make) else "varies"
         eps = optimizer.defaults.get("eps")
         if rule == "normalises" and isinstance(eps, float) and 0 < eps < GRADIENT_SIZE / FACTOR:
             eps_rule = _eps_rule(make, eps, FADED_TO * usual)
@@ -111,6 +119,17 @@ def _update_rule(small: float, large: float) -> UpdateRule | None:
     return "normalises" if 1 / NORMALISES_TO <= large / small <= NORMALISES_TO else None
 
 
+def _has_one_size(make: Callable[[Tensor], Optimizer]) -> bool:
+    """Whether a gradient among much smaller ones makes an update of their size, and none of another size later.
+
+    Adam's update grows with it, and is smaller long after it, for the average of squares is still large.
+    """
+    scales = [1.0] * BURN_IN + [1.0, FACTOR] + [1.0] * STEPS_AFTER
+    moves = [float(torch.linalg.vector_norm(move)) for move in _moves(make, [GRADIENT_SIZE * s for s in scales])]
+    usual = moves[BURN_IN:]
+    return min(usual) > 0 and max(usual) <= FIXED_WITHIN * min(usual)
+
+
 def _eps_rule(make: Callable[[Tensor], Optimizer], eps: float, faded: float) -> EpsRule | None:
     """Return of what size eps is a floor: the one that weakens the update when it falls below eps."""
     if not _update(make, 2 * SIDE * eps) > faded:
@@ -121,7 +140,13 @@ def _eps_rule(make: Callable[[Tensor], Optimizer], eps: float, faded: float) -> 
 
 
 def _update(make: Callable[[Tensor], Optimizer], size: float) -> float:
-    """Return how far a fresh copy moves a fresh matrix by random gradients whose entries have this size.
+    """Return how far a fresh copy moves a fresh matrix by random gradients whose entries have this size."""
+    moves = _moves(make, [size] * (BURN_IN + STEPS))
+    return float(torch.linalg.vector_norm(sum(moves[BURN_IN:], torch.zeros(()))))
+
+
+def _moves(make: Callable[[Tensor], Optimizer], sizes: Sequence[float]) -> list[Tensor]:
+    """Return the update of each step of a fresh copy on a fresh matrix.
 
     Raises:
         TimeoutError: the trials of this optimizer have taken too long.
@@ -133,15 +158,15 @@ def _update(make: Callable[[Tensor], Optimizer], size: float) -> float:
     if callable(getattr(optimizer, "train", None)):
         optimizer.train()  # schedule-free optimizers have modes
     step = _step_without_hooks(optimizer)
-    before = weights
-    for number in range(BURN_IN + STEPS):
-        if number == BURN_IN:
-            before = parameter.detach().clone()
+    moves = []
+    for size in sizes:
+        before = parameter.detach().clone()
         parameter.grad = size * torch.randn(SIDE, SIDE, generator=generator)
         step()
+        moves.append(parameter.detach() - before)
         if time.monotonic() > _probing.until:
             raise TimeoutError
-    return float(torch.linalg.vector_norm(parameter.detach() - before))
+    return moves
 
 
 def _maker(optimizer: Optimizer) -> Callable[[Tensor], Optimizer]:

@@ -16,7 +16,7 @@ from gradwatch.analysis.recommend.rule import Choice, choose
 from gradwatch.analysis.recommend.what_if import two_digits
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.tail import tail_index
-from gradwatch.analysis.statistics.update_rule import find_update_rule
+from gradwatch.analysis.statistics.update_rule import find_update_rule, is_of_fixed_size
 from gradwatch.errors import BadArgument
 
 KEYS = ("lr", "batch", "weight_decay", "optimizer")
@@ -124,7 +124,8 @@ def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tu
         if not keeps and "lr" not in changes:
             new = replace(new, learning_rate=None)
             reasons.append(f"the learning rate for {name} is not known (pass --if lr=...), so the norms alone decide")
-        new = replace(new, optimizer_class=name, update_rule=rule, momentum=history.momentum if keeps else 0.0)
+        new = replace(new, optimizer_class=name, update_rule=rule, fixed_size=is_of_fixed_size(name, {}))
+        new = replace(new, momentum=history.momentum if keeps else 0.0)
         if not keeps:
             new = replace(new, update_ratio=None, least_norm=0.0)
     if "lr" in changes:

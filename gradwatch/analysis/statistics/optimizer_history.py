@@ -51,6 +51,7 @@ class OptimizerHistory:
     every: int  # steps from one record to the next
     warm_up: int  # steps at the start that do not count
     update_rule: UpdateRule | None = None  # whether the update follows the gradient; None: not known
+    fixed_size: bool = False  # whether each update is known to be as large as the last
 
     @property
     def steps(self) -> int:
@@ -105,7 +106,7 @@ class OptimizerHistory:
     @property
     def has_fixed_size(self) -> bool:
         """Whether the update is the sign of the momentum or a matrix of equal singular values, as Lion's and Muon's."""
-        return self.is_adaptive and is_of_fixed_size(self.optimizer_class)
+        return self.is_adaptive and self.fixed_size
 
     @property
     def follows_gradient(self) -> bool:
@@ -172,6 +173,7 @@ def optimizer_history(
         worst=_worst(chosen_of(norms, finite), critical),
         optimizer_class=class_name,
         update_rule=update_rule,
+        fixed_size=is_of_fixed_size(class_name, settings),
         learning_rate=float(rates.max()) if len(rates) else None,
         momentum=_momentum(settings),
         weights=weights,

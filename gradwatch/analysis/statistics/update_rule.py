@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from gradwatch.detect import traits_of
-from gradwatch.detect.optimizers import UpdateRule
+from gradwatch.detect.optimizers import UPDATE_SIZE, UpdateRule
 
 # Families whose members all normalise, whatever a library calls them (AdamW8bit, adamw_torch, FusedLAMB, ...).
 NORMALISING_FAMILIES = ("adam", "rmsprop", "adagrad", "adadelta", "adafactor", "lion", "muon", "rprop", "lamb")
 
-FIXED_SIZE_FAMILIES = ("lion", "signum", "signsgd", "muon", "shampoo")
+FIXED_SIZE = frozenset({"Lion", "Muon", "SignSGD", "Signum"})  # by the exact name; others are probed
 MIN_SAMPLES = 12  # samples of updates from which a rule can be read
 MIN_NORM_SPREAD = 0.25  # standard deviation of the logarithm of the gradient's norm
 FOLLOWS_SLOPE, NORMALISES_SLOPE = 0.7, 0.3  # of log update over log gradient
@@ -39,18 +39,20 @@ def find_update_rule(
     return known
 
 
-def is_of_fixed_size(class_name: str) -> bool:
-    """Whether an optimizer's class is of a family that replaces the momentum by its sign, or by its nearest matrix of
-    equal singular values.
+def is_of_fixed_size(class_name: str, settings: Mapping[str, object]) -> bool:
+    """Whether each update is as large as the last, whatever the gradients were: by a probe, else by the class.
 
-    Lion: Chen et al. 2023, https://arxiv.org/abs/2302.06675. Shampoo: Gupta et al. 2018,
-    https://arxiv.org/abs/1802.09568; it is of the second kind if its sums hold only the last gradient. Unlike them,
-    Adam, Adafactor and SOAP divide each entry by an average of its squares.
+    Such an optimizer replaces the momentum by its sign (Lion: Chen et al. 2023, https://arxiv.org/abs/2302.06675) or by
+    its nearest matrix of equal singular values (Muon, and Shampoo if its sums hold only the last gradient: Gupta et al.
+    2018, https://arxiv.org/abs/1802.09568). Adam, Adafactor and SOAP divide each entry by an average of its squares.
 
-    >>> is_of_fixed_size("Lion"), is_of_fixed_size("Muon"), is_of_fixed_size("SOAP"), is_of_fixed_size("AdamW")
-    (True, True, False, False)
+    >>> is_of_fixed_size("Lion", {}), is_of_fixed_size("AdamW", {})
+    (True, False)
+    >>> is_of_fixed_size("Shampoo", {"update_size": "fixed"}), is_of_fixed_size("Lion", {"update_size": "varies"})
+    (True, False)
     """
-    return any(family in class_name.lower() for family in FIXED_SIZE_FAMILIES)
+    probed = settings.get(UPDATE_SIZE)
+    return class_name in FIXED_SIZE if probed is None else probed == "fixed"
 
 
 def _by_record(steps: pd.DataFrame, update_norms: pd.Series[float]) -> UpdateRule | None:

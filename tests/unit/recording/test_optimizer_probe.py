@@ -107,6 +107,38 @@ def test_the_rule_is_told_by_what_the_optimizer_does(optimizer, expected):
     assert probed_settings(optimizer).get("update_rule") == expected
 
 
+class SignOfMomentum(Sign):
+    """As Lion."""
+
+    def update(self, parameter, group):
+        state = self.state[parameter]
+        state["mean"] = 0.9 * state.get("mean", 0.0) + 0.1 * parameter.grad
+        return state["mean"].sign()
+
+
+def renamed(kind, name):
+    """A subclass, so that no name of torch.optim is looked up."""
+    return type(name, (kind,), {"__module__": "someone"})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        pytest.param(of(Sign), "fixed", id="by sign"),
+        pytest.param(of(SignOfMomentum), "fixed", id="by the sign of the momentum"),
+        pytest.param(of(renamed(torch.optim.Muon, "Orthogonal"), lr=0.01), "fixed", id="by singular values"),
+        pytest.param(of(Layerwise), "fixed", id="by layer"),
+        pytest.param(of(renamed(torch.optim.Adam, "Lion")), "varies", id="Adam by the name of Lion"),
+        pytest.param(of(renamed(torch.optim.RMSprop, "Signum")), "varies", id="RMSprop by the name of Signum"),
+        pytest.param(of(renamed(torch.optim.Adafactor, "Muon")), "varies", id="Adafactor by the name of Muon"),
+        pytest.param(of(Plain), None, id="plain"),
+        pytest.param(of(Broken), None, id="fails"),
+    ],
+)
+def test_whether_each_update_has_one_size_is_told_by_what_the_optimizer_does(optimizer, expected):
+    assert probed_settings(optimizer).get("update_size") == expected
+
+
 @pytest.mark.parametrize(("of_norm", "expected"), [(False, "per-entry"), (True, "per-matrix")])
 def test_how_eps_is_used(of_norm, expected):
     assert probed_settings(of(WithEps, of_norm=of_norm))["eps_rule"] == expected

@@ -56,7 +56,10 @@ def test_what_does_not_hold_is_not_said(calm):
         ({"every": 10}, "one of 10 steps"),
         ({"optimizer_class": "Lion", "update_rule": None}, "not known whether the update of Lion"),
         ({"update_rule": "normalises", "optimizer_class": "Adam"}, "Adam divides by the size of its gradients"),
-        ({"update_rule": "normalises", "optimizer_class": "Lion"}, "Lion makes updates of the same size"),
+        (
+            {"update_rule": "normalises", "optimizer_class": "Lion", "fixed_size": True},
+            "Lion makes updates of the same size",
+        ),
         ({"learning_rate": None, "update_rule": "follows-gradient"}, "the threshold bounds every update"),
     ],
 )
