@@ -3,9 +3,9 @@
     python benchmarks/gpu_code.py > benchmarks/gpu_code.txt
 
 Triton compiles for any architecture without a device, and its wheel brings NVIDIA's assembler and disassembler. The
-first table has, for each architecture and dtype: of the loop that reads whole aligned blocks, the width of its loads,
+first tables have, for each architecture and dtype: of the loop that reads whole aligned blocks, the width of its loads,
 its float64 instructions, and its instructions per entry; of the kernel, registers, bytes spilled, and the share of the
-threads of a multiprocessor that these registers allow. The second table says what data sheets allow for a gradient of
+threads of a multiprocessor that these registers allow. The last table says what data sheets allow for a gradient of
 1 G entries: the time by memory bandwidth, and the time by instructions issued. The longer of the two binds.
 """
 
@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
@@ -77,12 +78,19 @@ class Code:
 
 def read_code(architecture: int, dtype: str) -> Code:
     """Compile `_read` for an architecture such as 90 and disassemble it."""
+    return _code_of(fused_triton._read, {"sums": "*fp64"}, architecture, dtype)
+
+
+def scale_code(architecture: int, dtype: str) -> Code:
+    """The same of `_scale`, which multiplies in place."""
+    return _code_of(fused_triton._scale, {"factor": "*fp32"}, architecture, dtype)
+
+
+def _code_of(kernel: Any, own: dict[str, str], architecture: int, dtype: str) -> Code:
     names = ("entries", "sizes", "tensor_of", "offset_of")
     source = ASTSource(
-        fn=fused_triton._read,
-        signature=dict.fromkeys(names, "*i64")
-        | {"sums": "*fp64"}
-        | dict.fromkeys(("DTYPE", "CHUNK", "BLOCK"), "constexpr"),
+        fn=kernel,
+        signature=dict.fromkeys(names, "*i64") | own | dict.fromkeys(("DTYPE", "CHUNK", "BLOCK"), "constexpr"),
         constexprs={(5,): DTYPES[dtype], (6,): fused_triton.CHUNK, (7,): fused_triton.BLOCK},
     )
     with warnings.catch_warnings():
@@ -140,15 +148,22 @@ def _found(pattern: str, text: str) -> str:
     return match[1]
 
 
-def main() -> None:
-    codes = {(arch, dtype): read_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
-    print(f"Triton {triton.__version__}, {fused_triton.WARPS} warps, {fused_triton.BLOCK} entries an iteration")
+def _print_table(title: str, codes: dict[tuple[int, str], Code]) -> None:
     print()
+    print(title)
     print("sm    dtype  bytes a load  float64 in loop  instructions an entry  registers  spilled  occupancy")
     for (arch, dtype), code in codes.items():
         loop = f"{code.bytes_a_load:>12} {code.float64_in_loop:>16} {code.instructions_an_entry:>22.1f}"
         kernel = f"{code.registers:>10} {code.spilled:>8} {occupancy(arch, code.registers):>10.0%}"
         print(f"{arch:<5} {dtype:<6} {loop} {kernel}")
+
+
+def main() -> None:
+    codes = {(arch, dtype): read_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
+    print(f"Triton {triton.__version__}, {fused_triton.WARPS} warps, {fused_triton.BLOCK} entries an iteration")
+    _print_table("The kernel that reads", codes)
+    scaling = {(arch, dtype): scale_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
+    _print_table("The kernel that multiplies in place", scaling)
     print()
     print("1 G entries   dtype  by bandwidth  by instructions  bound by")
     for card in CARDS:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gradwatch.measure import Measurement, join, move, total
+from gradwatch.measure import Measurement, join, move, scale_in_one_launch, total
 
 TORCH_EPS = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to the norm before it divides. It is an absolute number: at a norm of
@@ -79,9 +79,12 @@ def scale(gradients: Iterable[Tensor], coefficient: float | Tensor) -> None:
     for gradient in gradients:
         alike[gradient.device, gradient.dtype].append(gradient)
     for (device, dtype), group in alike.items():
+        factor = move(coefficient, device)
+        left = list(scale_in_one_launch(group, factor))
         # One launch for all of them takes a factor of their dtype. Half precision would round the factor too.
         kept = dtype if dtype in (torch.float32, torch.float64) else coefficient.dtype
-        torch._foreach_mul_(group, move(coefficient, device).to(kept))
+        if left:
+            torch._foreach_mul_(left, factor.to(kept))
 
 
 def shrunk(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,17 @@ from gradwatch.measure.devices import (
 )
 from gradwatch.measure.magnitudes import measure_magnitudes
 from gradwatch.measure.measurement import Measurement
-from gradwatch.measure.routes import ZEROS_EVERY, count_above, measure, norms, reads_once, route_of, to_host, whole
+from gradwatch.measure.routes import (
+    ZEROS_EVERY,
+    count_above,
+    measure,
+    norms,
+    reads_once,
+    route_of,
+    scale_in_one_launch,
+    to_host,
+    whole,
+)
 from gradwatch.measure.sharded import (
     any_sharded,
     counts_here,
@@ -63,6 +73,7 @@ __all__ = [
     "parts_in_fsdp1",
     "reads_once",
     "route_of",
+    "scale_in_one_launch",
     "splits_units",
     "stands_in",
     "to_device",

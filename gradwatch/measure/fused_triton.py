@@ -9,7 +9,12 @@ gradient is copied.
 Each dtype has a launch of its own: most models have one or two, and one kernel for all three would need the
 registers of the largest at every chunk. The second launch is not replaced by "the last program adds the
 chunks": the order of two launches is guaranteed, while that needs atomic counters and fences, and saves one
-launch of a few microseconds. `benchmarks/gpu_code.py` prints the machine code's widths, registers and limits.
+launch of a few microseconds.
+
+A policy of `attach` multiplies gradients by a coefficient that the host does not know. A third kernel looks at it on
+the device, so that gradients are read and written once more only where something is clipped.
+
+`benchmarks/gpu_code.py` prints the machine code's widths, registers and limits.
 """
 
 from __future__ import annotations
@@ -144,6 +149,36 @@ def _add(sums, first_chunk, positions, table, PARTS: tl.constexpr):  # type: ign
     tl.store(row + 3, tl.sum(zeros, axis=0))
 
 
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _scale(  # type: ignore[no-untyped-def]
+    entries, sizes, tensor_of, offset_of, factor, DTYPE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Multiply one chunk in place by a factor on the device; where that is 1, touch nothing."""
+    by = tl.load(factor)
+    if by != 1.0:
+        chunk = tl.program_id(0)
+        tensor = tl.load(tensor_of + chunk)
+        start = tl.load(offset_of + chunk)
+        count = tl.minimum(tl.load(sizes + tensor) - start, CHUNK).to(tl.int32)
+        address = tl.load(entries + tensor) + start * (DTYPE.primitive_bitwidth // 8)
+        first = address.to(tl.pointer_type(DTYPE))
+        whole = count // BLOCK * BLOCK
+        if address % 16 == 0:  # as in `_read`
+            aligned = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
+            for at in range(0, whole, BLOCK):
+                place = aligned + at + tl.arange(0, BLOCK)
+                tl.store(place, (tl.load(place).to(tl.float32) * by).to(DTYPE))
+        else:
+            for at in range(0, whole, BLOCK):
+                place = first + at + tl.arange(0, BLOCK)
+                tl.store(place, (tl.load(place).to(tl.float32) * by).to(DTYPE))
+        if whole < count:
+            where = whole + tl.arange(0, BLOCK)
+            inside = where < count
+            values = tl.load(first + where, mask=inside, other=0.0).to(tl.float32)
+            tl.store(first + where, (values * by).to(DTYPE), mask=inside)
+
+
 def can_read(gradient: Tensor) -> bool:
     """Whether the kernel can read a plain tensor: a dtype of `DTYPES`, no gaps between the entries, and an address."""
     return (
@@ -229,6 +264,33 @@ def _launched(found: Readable, device: torch.device) -> Tensor:
             )
         _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
     return table
+
+
+def scale_triton(found: Readable, coefficient: Tensor) -> None:
+    """Multiply gradients of one device in place by a coefficient on it; where that is 1, they are not even read.
+
+    The product is computed in float32 and rounded once.
+    """
+    # Autograd counts changes in place, also those that it did not make. Before the launch: if it fails, none is made.
+    torch.autograd.graph.increment_version(found.gradients)
+    device = found.gradients[0].device
+    with torch.cuda.device_of(found.gradients[0]):  # type: ignore[no-untyped-call]
+        factor = coefficient.to(torch.float32)
+        for dtype in dict.fromkeys(found.dtypes):
+            positions, addresses, sizes = _of_dtype(dtype, found)
+            plan = _plan(tuple(positions), tuple(sizes), device)
+            if plan.chunks:
+                _scale[(plan.chunks,)](
+                    plan.addresses(addresses),
+                    plan.sizes,
+                    plan.tensor_of,
+                    plan.offset_of,
+                    factor,
+                    DTYPE=DTYPES[dtype],
+                    CHUNK=CHUNK,
+                    BLOCK=BLOCK,
+                    num_warps=WARPS,
+                )
 
 
 def _of_dtype(dtype: torch.dtype, found: Readable) -> tuple[Sequence[int], list[int], list[int]]:

@@ -315,6 +315,33 @@ def _by_triton(tensors: list[Tensor], stats: Sequence[str], found: Any = None) -
     return torch.stack([table[:, COLUMNS.index(stat)] for stat in stats])
 
 
+def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Sequence[Tensor]:
+    """Multiply gradients of one device and dtype by a coefficient on it, where Triton can; return those that are left.
+
+    Nothing is read or written where the coefficient is 1.
+
+    >>> gradient = torch.tensor([3.0, 4.0])
+    >>> scale_in_one_launch([gradient], torch.tensor(0.5)) == [gradient]  # on the host Triton has nothing to do
+    True
+    """
+    global _triton  # noqa: PLW0603
+    kernel = _kernel() if gradients[0].device.type in _TRITON_DEVICES else None
+    if kernel is None or coefficient.numel() != 1:
+        return gradients
+    found = kernel.readable([at for at, one in enumerate(gradients) if type(one) in PLAIN], gradients)
+    if not found.positions:
+        return gradients
+    try:
+        kernel.scale_triton(found, coefficient)
+    except Exception as error:
+        _triton = None
+        logger.warning(
+            "Triton can't scale gradients here, so gradwatch uses PyTorch's operators: %s (triton-not-used)", error
+        )
+        return gradients
+    return [gradients[at] for at in _left_of(range(len(gradients)), found.positions)]
+
+
 def to_host(positions: list[int], values: Tensor) -> Part:
     """Begin to copy results to the host, with an event that says when they are there."""
     host = devices.begin_copy(values)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradwatch.measure import count_above, measure, measure_magnitudes, measure_updates, norms
+from gradwatch.measure import count_above, measure, measure_magnitudes, measure_updates, norms, scale_in_one_launch
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SIZES = (0, 1, 7, 1023, 1024, 1025, 16_383, 16_384, 16_385, 70_001, 3_000_001)
@@ -63,6 +63,21 @@ def test_a_single_subnormal_entry(dtype):
 def test_addresses_that_are_no_multiple_of_sixteen(dtype, shift):
     torch.manual_seed(shift)
     agrees([torch.randn(size + shift, device="cuda").to(dtype)[shift:] for size in (1, 100, 1024, 40_003)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_are_multiplied_in_place_and_left_alone_by_one(dtype):
+    torch.manual_seed(0)
+    tensors = [torch.randn(size + 3, device="cuda").to(dtype)[at % 4 :] for at, size in enumerate(SIZES)]
+    strided = torch.randn(8, 8, device="cuda").to(dtype)[:, ::2]
+    tensors.append(torch.randn(64, 48, device="cuda").to(dtype).T)
+    before = [tensor.clone() for tensor in tensors]
+    one = torch.ones((), dtype=torch.float64, device="cuda")
+    assert scale_in_one_launch([*tensors, strided], one)[0] is strided
+    assert all(map(torch.equal, tensors, before))
+    scale_in_one_launch(tensors, one * 0.3)
+    expected = [(tensor.float() * torch.tensor(0.3, device="cuda")).to(dtype) for tensor in before]
+    assert all(map(torch.equal, tensors, expected))
 
 
 def test_layouts_of_every_kind():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gradwatch.clip import scale as scaling
 from gradwatch.clip.scale import TORCH_EPS, coefficient_of, scale, shrunk
 from gradwatch.measure import measure
 
@@ -46,3 +47,10 @@ def test_the_coefficient_as_a_number_and_as_a_tensor(norm, max_norm, eps):
 def test_how_far_the_total_shrank(before, after, expected):
     found = shrunk([torch.tensor(before, dtype=torch.float64)], [torch.tensor(after, dtype=torch.float64)])
     assert float(found) == pytest.approx(expected)
+
+
+def test_what_the_kernel_has_multiplied_is_not_multiplied_again(monkeypatch):
+    monkeypatch.setattr(scaling, "scale_in_one_launch", lambda gradients, factor: gradients[1:])
+    gradients = [torch.ones(2), torch.ones(3)]
+    scaling.scale(gradients, torch.tensor(0.5))
+    assert [gradient.tolist() for gradient in gradients] == [[1, 1], [0.5, 0.5, 0.5]]

@@ -75,6 +75,26 @@ for spaced in (chosen, [None, *chosen, None]):
         expected = [np.nan if t is None else oracle(t)[stat] for t in spaced]
         np.testing.assert_allclose(column, expected, rtol=1e-6, err_msg=stat)
 
+# multiplied in place, each entry once, and nothing at all by 1
+for dtype in DTYPES:
+    shapes = (0, 1, 511, 512, 513, 1023, 3 * kernel.CHUNK + 5)
+    base = [torch.randn(size + 3).to(dtype) for size in shapes]
+    group = [one[at % 4 :] for at, one in enumerate(base)] + [torch.randn(5, 6).to(dtype).t()]
+    strided = torch.randn(8, 8).to(dtype)[:, ::2]
+    before, edges = [one.clone() for one in group], [one.clone() for one in base]
+    versions = [one._version for one in group]
+    kept = torch.full((), 1.0, dtype=torch.float64)
+    assert routes.scale_in_one_launch([*group, strided], kept)[0] is strided
+    assert all(map(torch.equal, group, before))
+    assert [one._version for one in group] == [version + 1 for version in versions]
+    left = routes.scale_in_one_launch([*group, strided], torch.tensor(0.3, dtype=torch.float64))
+    assert len(left) == 1 and left[0] is strided
+    expected = [(one.float() * torch.tensor(0.3)).to(dtype) for one in before]
+    for mine, theirs in zip(group, expected):  # the interpreter cuts what a device rounds to bfloat16
+        torch.testing.assert_close(mine, theirs, rtol=2**-7 if dtype == torch.bfloat16 else 0, atol=0)
+    for at, (now, then) in enumerate(zip(base, edges)):  # what lies before a gradient in memory
+        assert torch.equal(now[: at % 4], then[: at % 4])
+
 # a kernel that fails is left for good, and the numbers stay
 def broken(*arguments):
     raise RuntimeError("a planted fault")
@@ -84,6 +104,12 @@ for _ in range(2):
     part, = parts([0, 1], ones, ("norm",))
     assert part.values.tolist() == [[2.0, 3.0]]
 assert routes._triton is None
+routes._triton = kernel
+def broken_scale(*arguments):
+    raise RuntimeError("another planted fault")
+kernel.scale_triton = broken_scale
+assert routes.scale_in_one_launch(ones, torch.tensor(0.5)) is ones
+assert routes._triton is None and ones[0].tolist() == [1.0] * 4
 print("agrees", len(tensors))
 """
 

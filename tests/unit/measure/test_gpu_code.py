@@ -22,6 +22,12 @@ def test_whole_blocks_are_read_by_wide_loads_without_float64_and_spills(gpu_code
     assert gpu_code.occupancy(architecture, code.registers) >= 0.6
 
 
+@pytest.mark.parametrize(("dtype", "width"), [("fp32", 16), ("bf16", 8)])
+def test_gradients_are_multiplied_by_wide_loads_without_float64_and_spills(gpu_code, dtype, width):
+    code = gpu_code.scale_code(90, dtype)
+    assert (code.bytes_a_load, code.float64_in_loop, code.spilled, code.narrow_loops) == (width, 0, 0, 1)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_an_address_that_is_no_multiple_of_16_has_a_loop_of_its_own(gpu_code, dtype):
     """A 16-byte load from such an address ends the process of a training."""
