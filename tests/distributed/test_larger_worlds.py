@@ -1,9 +1,10 @@
-"""Trainings by eight processes, whose steps reach rank 0 through a tree, have the numbers of the same training in one.
+"""Trainings by 8 and by 16 processes, whose steps reach rank 0 through a tree, have the numbers of one process.
 
 Nodes of two ranks, and groups of two nodes, make a tree of three levels.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ pytestmark = pytest.mark.slow
 RANKS, NODE = 8, 2
 PLAIN = ["ddp", "fsdp2_plain", "tp_and_fsdp2", "pipeline"]
 CLIPPED = ["ddp_heard", "fsdp2_clipped", "hsdp", "fsdp1_full"]
+SPREAD = {
+    "expert_parallel": partial(training.mixture_alone, experts=RANKS),
+    "context_parallel": training.attention_alone,
+}
 OTHERS = ["poisoned", "parted", "joined", "leaves_early", "silent_rank"]
 
 
@@ -27,9 +32,20 @@ def runs(tmp_path_factory):
     """All scenarios, one after the other, by eight processes."""
 
     def make(folder):
-        launching.train(folder, RANKS, [*PLAIN, *CLIPPED, *OTHERS], 900, RANKS_OF_A_NODE=str(NODE))
+        launching.train(folder, RANKS, [*PLAIN, *CLIPPED, *SPREAD, *OTHERS], 900, RANKS_OF_A_NODE=str(NODE))
 
     return once(tmp_path_factory, "world8", make)
+
+
+def test_sixteen_processes_have_the_numbers_of_one(alone, tmp_path):
+    compared = {"ddp_heard": "clipped", "fsdp2_plain": "plain", "hsdp": "clipped", "pipeline": "plain"}
+    launching.train(tmp_path, 16, compared, 600, RANKS_OF_A_NODE="4")
+    for name, other in compared.items():
+        run = gradwatch.Run(tmp_path / name)
+        np.testing.assert_allclose(run.steps()["total_norm"], alone[other].steps()["total_norm"], rtol=1e-4)
+        for stat in STATS:
+            np.testing.assert_allclose(run.layers(stat), alone[other].layers(stat), rtol=2e-3, atol=1e-7, err_msg=stat)
+        assert not [event for event in run.events() if event.severity != "info"]
 
 
 @pytest.mark.parametrize("name", PLAIN + CLIPPED)
@@ -41,6 +57,19 @@ def test_statistics_are_those_of_one_process(runs, alone, name):
     for stat in STATS:
         np.testing.assert_allclose(run.layers(stat), other.layers(stat), rtol=2e-3, atol=1e-7, err_msg=stat)
     np.testing.assert_allclose(run.layers("norm").iloc[0], other.layers("norm").iloc[0], rtol=1e-5)
+    assert not [event for event in run.events() if event.severity != "info"]
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_experts_and_sequences_that_are_spread_over_ranks_are_those_of_one_process(runs, tmp_path, name):
+    SPREAD[name](tmp_path / "alone")
+    run, other = gradwatch.Run(runs / name), gradwatch.Run(tmp_path / "alone")
+    assert run.steps().index.tolist() == list(range(training.STEPS))
+    np.testing.assert_allclose(run.steps()["total_norm"], other.steps()["total_norm"], rtol=1e-4)
+    assert {*run.parameters()} == {*other.parameters()}
+    for stat in (*STATS, "weight_norm", "update_norm"):
+        own, whole = run.layers(stat), other.layers(stat)
+        np.testing.assert_allclose(own[whole.columns], whole, rtol=2e-3, atol=1e-6, err_msg=stat)
     assert not [event for event in run.events() if event.severity != "info"]
 
 

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
+from torch.distributed.nn.functional import all_gather, all_reduce
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -33,7 +34,7 @@ import gradwatch
 from gradwatch.clip import AdaGC, LayerNormClip, NormClip, Policy, SkipOutliers, ValueClip, ZClip, clip_grad_norm_
 from gradwatch.distributed import tree
 
-STEPS, BATCH = 12, 24  # a batch that 2, 3 and 4 ranks divide evenly
+STEPS, BATCH = 12, 48  # a batch that 2, 3, 4, 8 and 16 ranks divide evenly
 CLIP = 0.05
 
 
@@ -339,6 +340,113 @@ def pipeline(run: Path) -> None:
         train(stage, step_of, optimizer)
 
 
+class Experts(nn.Module):
+    """A layer whose tokens take turns among its experts. A process has all of them, or one of each rank."""
+
+    def __init__(self, count: int, mine: int | None) -> None:
+        super().__init__()
+        experts = {str(one): nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 6)) for one in range(count)}
+        self.count = count
+        self.experts = nn.ModuleDict({name: one for name, one in experts.items() if mine in (None, int(name))})
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = torch.arange(len(x))[:, None]
+        parts = [torch.where(token % self.count == int(n), one(x), 0.0) for n, one in self.experts.items()]
+        return torch.stack(parts).sum(0)
+
+
+class Mixture(nn.Module):
+    def __init__(self, count: int, mine: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.layer, self.down = nn.Linear(3, 6), Experts(count, mine), nn.Linear(6, 1)
+
+
+def mixture_alone(run: Path, experts: int) -> None:
+    """All experts in one process."""
+    network = Mixture(experts)
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = batch(step)
+        hidden = network.up(x)
+        (network.down(hidden + network.layer(hidden)) - y).square().mean().backward()
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4):
+        train(network, step_of, optimizer)
+
+
+def expert_parallel(run: Path) -> None:
+    """Each rank has an expert, which gets its tokens from all ranks; the other layers are copies, with a part each."""
+    network = Mixture(dist.get_world_size(), dist.get_rank())
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = batch(step)
+        hidden = network.up(mine(x))
+        tokens = torch.cat(all_gather(hidden))
+        answers = mine(all_reduce(network.layer(tokens)))
+        ((network.down(hidden + answers) - mine(y)).square().sum() / BATCH).backward()
+        for part in (network.up, network.down):
+            for parameter in part.parameters():
+                assert parameter.grad is not None
+                dist.all_reduce(parameter.grad)
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4, ranks=True):
+        train(network, step_of, optimizer)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.qkv, self.down = nn.Linear(3, 8), nn.Linear(8, 24, bias=False), nn.Linear(8, 1)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of each token, (tokens, 24)."""
+        return self.qkv(self.up(x).tanh())
+
+    def answer(self, own: Tensor, everybodys: Tensor) -> Tensor:
+        """What the queries of some tokens find in the keys and values of all, with two heads."""
+        q, k, v = (part.reshape(-1, 2, 4).transpose(0, 1) for part in (own.chunk(3, 1)[0], *everybodys.chunk(3, 1)[1:]))
+        weights = torch.softmax(q @ k.transpose(1, 2) / 2, -1)
+        return self.down((weights @ v).transpose(0, 1).reshape(-1, 8))
+
+
+def attention_alone(run: Path) -> None:
+    """One sequence in one process."""
+    network = Attention()
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = batch(step)
+        inputs = network.inputs(x)
+        (network.answer(inputs, inputs) - y).square().mean().backward()
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4):
+        train(network, step_of, optimizer)
+
+
+def context_parallel(run: Path) -> None:
+    """Each rank has a part of one sequence, and its queries meet the keys and values of all ranks.
+
+    By hand: PyTorch's own `context_parallel` has no backward for attention on the CPU.
+    """
+    network = Attention()
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = batch(step)
+        inputs = network.inputs(mine(x))
+        ((network.answer(inputs, torch.cat(all_gather(inputs))) - mine(y)).square().sum() / BATCH).backward()
+        for parameter in network.parameters():
+            assert parameter.grad is not None
+            dist.all_reduce(parameter.grad)
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4, ranks=True):
+        train(network, step_of, optimizer)
+
+
 POLICIES: dict[str, Callable[[], Policy]] = {
     "norm": lambda: NormClip(CLIP),
     "layers": lambda: LayerNormClip(CLIP / 4),
@@ -538,6 +646,8 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         fsdp1_hybrid,
         fsdp1_not_sharded,
         pipeline,
+        expert_parallel,
+        context_parallel,
         poisoned,
         parted,
         joined,
