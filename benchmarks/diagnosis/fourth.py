@@ -12,7 +12,23 @@ import math
 from typing import Any
 
 import torch
-from lab import STEPS, Cases, Gpt, Lstm, Place, classify, digits, mlp, next_byte, plane, squared, text, train
+from lab import (
+    STEPS,
+    Cases,
+    Gpt,
+    Lstm,
+    Place,
+    classify,
+    clip_after_the_step,
+    clip_before_unscaling,
+    digits,
+    mlp,
+    next_byte,
+    plane,
+    squared,
+    text,
+    train,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -158,37 +174,14 @@ def bfloat16_weights_under_a_tiny_rate(place: Place, broken: bool) -> None:
 def clipped_after_the_step(place: Place, broken: bool) -> None:
     model = Lstm(32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    batches = text(207)
-    with place.watch(model, optimizer) as watch:
-        for _ in range(STEPS // 2):
-            loss = next_byte(model, next(batches))
-            optimizer.zero_grad()
-            loss.backward()
-            if not broken:
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            if broken:
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            watch.log(loss=loss)
+    clip_after_the_step(place, model, optimizer, text(207), next_byte, steps=STEPS // 2, broken=broken)
 
 
 @case("clipping that harms", "ineffective-clipping")
 def clipped_before_unscaling(place: Place, broken: bool) -> None:
     model = mlp(8, 32, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
-    batches = plane(208)
-    with place.watch(model, optimizer) as watch:
-        for _ in range(STEPS):
-            loss = squared(model, next(batches))
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            if not broken:
-                scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            watch.log(loss=loss)
+    clip_before_unscaling(place, model, optimizer, plane(208), squared, broken=broken)
 
 
 @case("clipping that harms", "ineffective-clipping")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import torch
@@ -21,6 +22,7 @@ from lab import (
     squared,
     text,
     train,
+    trainer_rows,
 )
 from torch import Tensor, nn
 from torch.nn import functional
@@ -590,12 +592,7 @@ def one_step(place: Place, broken: bool) -> None:
 # -------------------------------------------------------------------- histories as people have them
 
 
-def _trainer(losses: list[float], norms: list[float], every: int = 5) -> list[dict[str, object]]:
-    rows = zip(losses, norms, strict=True)
-    return [
-        {"step": every * (i + 1), "loss": loss, "grad_norm": norm, "learning_rate": 1e-4, "epoch": i / 20}
-        for i, (loss, norm) in enumerate(rows)
-    ]
+_trainer = functools.partial(trainer_rows, every=5, rate=1e-4, rows_an_epoch=20)
 
 
 def _noise(seed: int, count: int) -> list[float]:

@@ -245,3 +245,65 @@ def train(
             if schedule is not None:
                 schedule.step()
             watch.log(loss=loss)
+
+
+def clip_after_the_step(
+    place: Place,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    loss_of: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
+    *,
+    steps: int = STEPS,
+    broken: bool,
+) -> None:
+    """A loop that clips too late, and its twin."""
+    with place.watch(model, optimizer) as watch:
+        for _ in range(steps):
+            loss = loss_of(model, next(batches))
+            optimizer.zero_grad()
+            loss.backward()
+            if not broken:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if broken:
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            watch.log(loss=loss)
+
+
+def clip_before_unscaling(
+    place: Place,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    loss_of: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
+    *,
+    broken: bool,
+) -> None:
+    """A loop that clips gradients which are still scaled, and its twin."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
+    with place.watch(model, optimizer) as watch:
+        for _ in range(STEPS):
+            loss = loss_of(model, next(batches))
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            if not broken:
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            watch.log(loss=loss)
+
+
+# --------------------------------------------------------------------------------------- histories
+
+
+def trainer_rows(
+    losses: list[float], norms: list[float], *, every: int, rate: float, rows_an_epoch: int
+) -> list[dict[str, object]]:
+    """The log of a Hugging Face Trainer."""
+    rows = zip(losses, norms, strict=True)
+    return [
+        {"step": every * (i + 1), "loss": loss, "grad_norm": norm, "learning_rate": rate, "epoch": i / rows_an_epoch}
+        for i, (loss, norm) in enumerate(rows)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -13,6 +14,8 @@ from lab import (
     Lstm,
     Place,
     classify,
+    clip_after_the_step,
+    clip_before_unscaling,
     digits,
     mlp,
     next_byte,
@@ -20,6 +23,7 @@ from lab import (
     squared,
     text,
     train,
+    trainer_rows,
 )
 from torch import nn
 from torch.nn import functional
@@ -235,37 +239,14 @@ def scaled_by_hand(place: Place, broken: bool) -> None:
 def clipped_after_the_step(place: Place, broken: bool) -> None:
     model = mlp(64, 32, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    batches = digits(15)
-    with place.watch(model, optimizer) as watch:
-        for _ in range(STEPS):
-            loss = classify(model, next(batches))
-            optimizer.zero_grad()
-            loss.backward()
-            if not broken:
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            if broken:
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            watch.log(loss=loss)
+    clip_after_the_step(place, model, optimizer, digits(15), classify, broken=broken)
 
 
 @case("clipping that harms", "ineffective-clipping")
 def clipped_before_unscale(place: Place, broken: bool) -> None:
     model = mlp(64, 32, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
-    batches = digits(16)
-    with place.watch(model, optimizer) as watch:
-        for _ in range(STEPS):
-            loss = classify(model, next(batches))
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            if not broken:
-                scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            watch.log(loss=loss)
+    clip_before_unscaling(place, model, optimizer, digits(16), classify, broken=broken)
 
 
 # -------------------------------------------------------------------------- growth and spikes
@@ -493,12 +474,7 @@ def three_steps(place: Place, broken: bool) -> None:
 # -------------------------------------------------------------------- histories as people have them
 
 
-def _trainer(losses: list[float], norms: list[float], every: int = 10) -> list[dict[str, object]]:
-    rows = zip(losses, norms, strict=True)
-    return [
-        {"step": every * (i + 1), "loss": loss, "grad_norm": norm, "learning_rate": 2e-5, "epoch": i / 10}
-        for i, (loss, norm) in enumerate(rows)
-    ]
+_trainer = functools.partial(trainer_rows, every=10, rate=2e-5, rows_an_epoch=10)
 
 
 @case("histories", "diverged", step=1200, within=200)
