@@ -317,6 +317,22 @@ def test_peak_memory_is_hardly_higher(tmp_path):
     assert peak(tmp_path / "run") <= bare + 0.01 * 134e6 + 2**23  # what is read at a time has a size of its own
 
 
+@pytest.mark.skipif(not hasattr(torch.cuda, "host_memory_stats"), reason="this PyTorch does not count pinned memory")
+def test_pinned_memory_does_not_grow(tmp_path):
+    model = Net().cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    owned = []
+    options = {"weights_every": 1, "updates_every": 1, "clip": NormClip(1.0)}
+    with gradwatch.attach(model, optimizer, tmp_path / "run", **options) as watch:
+        for _ in range(6):
+            for x, y in batches():
+                plain(model, optimizer, x, y)
+            torch.cuda.synchronize()
+            watch.flush()
+            owned.append(torch.cuda.host_memory_stats()["allocated_bytes.current"])
+    assert owned[-1] <= owned[1] + 2**16
+
+
 SCRIPT = """
 import torch
 from torch import nn

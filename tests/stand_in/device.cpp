@@ -382,8 +382,12 @@ bool stand_in_operated(int64_t thread) {
   return machine().operating.erase(thread) > 0;
 }
 // Which: 0 operators, 1 copies, 2 copies that are queued, 3 sources that changed before they were copied, since the
-// last call.
+// last call, 4 buffers of pinned memory that are in use.
 int64_t stand_in_count(int64_t which) {
+  if (which == 4) {
+    std::lock_guard<std::mutex> guard(machine().pinned_lock);
+    return machine().pinned.size();
+  }
   std::lock_guard<std::mutex> guard(machine().lock);
   int64_t queued = 0;
   for (auto& [_, queue] : machine().queues) queued += queue.jobs.size();

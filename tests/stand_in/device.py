@@ -22,7 +22,7 @@ from gradwatch.measure import devices
 
 NAME = "late"
 SOURCE = Path(__file__).with_name("device.cpp")
-_OPERATORS, _COPIES, _QUEUED, _CHANGED_EARLY = range(4)
+_OPERATORS, _COPIES, _QUEUED, _CHANGED_EARLY, _PINNED = range(5)
 
 
 def build(folder: Path) -> Path:
@@ -77,6 +77,11 @@ class Device:
     def queued(self) -> int:
         """Copies that were begun and are not complete."""
         return int(self._library.stand_in_count(_QUEUED))
+
+    @property
+    def pinned(self) -> int:
+        """Buffers of pinned memory that are in use."""
+        return int(self._library.stand_in_count(_PINNED))
 
     def forget_changed_early(self) -> int:
         """Return how many copies to the device found their source changed since the last call."""

@@ -241,6 +241,24 @@ def test_a_loop_on_a_stream_of_its_own(late, tmp_path, device, policy):
     assert steps["total_norm"].notna().all()
 
 
+def test_pinned_memory_is_given_back(late, tmp_path):
+    net = small("late")
+    optimizer = torch.optim.AdamW(net.parameters(), 0.1)
+    data = batches("late")
+    in_use = []
+    options = {"weights_every": 1, "updates_every": 1, "clip": clip.NormClip(1.0)}
+    with gradwatch.attach(net, optimizer, tmp_path / "run", **options) as watch:
+        for _ in range(6):
+            for x in data:
+                watch.log(loss=plain(net, optimizer, x))
+            watch.flush()
+            torch.accelerator.synchronize()
+            torch.ones(1).pin_memory().to("late", non_blocking=True)  # frees what has been copied since
+            in_use.append(late.pinned)
+    assert max(in_use[1:]) <= in_use[0] + 3
+    assert in_use[0] < STEPS
+
+
 def test_another_device_than_the_current_one(late, tmp_path):
     net = small("late:1")
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
