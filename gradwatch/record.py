@@ -334,11 +334,12 @@ class MagnitudeStats:
         >>> MagnitudeStats.of(counts).cells.tolist() == [2 * 65536 + 7]
         True
         """
-        known = np.nan_to_num(counts)
-        filled = np.count_nonzero(known, axis=1).astype(np.float32)
-        filled[np.isnan(counts).any(axis=1)] = np.nan
-        owners, bins = np.nonzero(known)
-        return MagnitudeStats(filled=filled, cells=(bins * _CELL + known[owners, bins]).astype(np.float32))
+        is_absent = np.isnan(counts.sum(axis=1, dtype=np.float64))
+        places = np.flatnonzero(counts > 0)  # far quicker than `np.nonzero` of a table
+        owners, bins = np.divmod(places, counts.shape[1])
+        filled = np.bincount(owners, minlength=len(counts)).astype(np.float32)
+        filled[is_absent] = np.nan
+        return MagnitudeStats(filled=filled, cells=(bins * _CELL + counts[owners, bins]).astype(np.float32))
 
     def counts(self) -> Floats | None:
         """The way back from `of`; None if they hold something that it does not make."""

@@ -40,18 +40,22 @@ class Measurement:
     def collect(self) -> dict[str, NDArray[np.float64]]:
         """Return each statistic as a float64 array of ``length`` entries, NaN where there was no gradient.
 
-        Waits for the device. Call it outside the training thread.
+        They are the rows of `table`.
         """
+        return dict(zip(self.stats, self.table(), strict=True))
+
+    def table(self) -> NDArray[np.float64]:
+        """Return the statistics as an array (statistics, gradients), NaN where there was no gradient.
+
+        Waits for the device. Call it outside the training thread. Do not write to it: where every gradient was measured
+        in one go, it is the measurement itself.
+        """
+        if self.is_whole:
+            return _on_host(self.parts[0])
         table = np.full((len(self.stats), self.length), np.nan)
         for part in self.parts:
-            if part.ready is not None:
-                part.ready.synchronize()
-            values = part.values.cpu().double().numpy()
-            if len(part.positions) == self.length:
-                table[:] = values  # every gradient, in order
-            else:
-                table[:, part.positions] = values
-        return dict(zip(self.stats, table, strict=True))
+            table[:, part.positions] = _on_host(part)
+        return table
 
     @staticmethod
     def of_positions(found: Mapping[int, Measurement], length: int, stats: tuple[str, ...]) -> Measurement:
@@ -98,3 +102,14 @@ class Measurement:
         if len(self.parts) == 1:  # as nearly always, and there may be thousands
             return self.parts[0].positions
         return [position for part in self.parts for position in part.positions]
+
+
+def _on_host(part: Part) -> NDArray[np.float64]:
+    """The statistics of a part, after waiting for its device."""
+    if part.ready is not None:
+        part.ready.synchronize()
+    values = part.values
+    if values.dtype != torch.float64 or not is_on_host(values):
+        values = values.cpu().double()
+    table: NDArray[np.float64] = values.numpy()
+    return table

@@ -80,6 +80,7 @@ class StepNumbers:
     Attributes:
         wall_time: seconds since the epoch.
         stats: norm, abs_max, nonfinite, zeros of each gradient, unscaled; NaN where there was none.
+        table: the same in one piece, (statistics, parameters); None where they lie apart.
         with_gradient: the positions that had a gradient; None if all had, in order.
         weights: of the parameters that are present, in their order; None if this step was not sampled.
         updates: of each parameter; None if they were not read.
@@ -105,6 +106,7 @@ class StepNumbers:
     sentinels: Columns | None = None
     micro_batches: int | None = None
     first_norm: float = math.nan
+    table: NDArray[np.float64] | None = None
 
 
 def make_record(
@@ -138,6 +140,7 @@ def make_record(
     of_all = replace(
         numbers,
         stats=whole.stats,
+        table=None,
         with_gradient=there,
         updates=read,
         with_update=updated,
@@ -162,10 +165,12 @@ def collect(pending: PendingStep) -> StepNumbers:
         ready.synchronize()
     updates, with_update = _read_updates(pending)
     micro_batches, first_norm = _read_accumulation(pending)
+    table = _unscaled(pending)
     return StepNumbers(
         step=pending.step,
         wall_time=pending.wall_time,
-        stats=_collected(pending),
+        stats=dict(zip(pending.measured.stats, table, strict=True)),
+        table=table,
         with_gradient=None if pending.measured.is_whole else pending.measured.present,
         learning_rates=tuple(float(rate) for rate in pending.learning_rates),
         loss_scale=None if pending.loss_scale is None else float(pending.loss_scale),
@@ -276,13 +281,17 @@ def _own_totals(pending: PendingStep, found: Columns, there: list[int]) -> tuple
     return total(found["norm"][there]), float(np.nansum(found["nonfinite"])) if "nonfinite" in found else math.nan
 
 
-def _collected(pending: PendingStep) -> Columns:
-    found = pending.measured.collect()
-    if pending.scale is not None:
-        for name in {"norm", "abs_max"} & found.keys():
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                found[name] = found[name] / np.float64(float(pending.scale))
-    return found
+def _unscaled(pending: PendingStep) -> NDArray[np.float64]:
+    """The statistics of the gradients, (statistics, parameters), without the scale of the loss."""
+    table = pending.measured.table()
+    if pending.scale is None:
+        return table
+    table, scale = table.copy(), np.float64(float(pending.scale))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for at, name in enumerate(pending.measured.stats):
+            if name in ("norm", "abs_max"):
+                table[at] /= scale
+    return table
 
 
 def _over(number: float, scale: Any) -> float:
@@ -393,7 +402,7 @@ def _counted(pending: PendingStep) -> Columns | None:
     """The counts of entries by magnitude as they are stored."""
     if pending.magnitudes is None:
         return None
-    stats = MagnitudeStats.of(np.stack(list(pending.magnitudes.collect().values()), axis=1))
+    stats = MagnitudeStats.of(pending.magnitudes.table().T)
     return {name: getattr(stats, name).astype(np.float64) for name in MAGNITUDE_STATS}
 
 
@@ -427,7 +436,7 @@ def _spread(values: NDArray[np.float64], present: list[bool]) -> Floats:
 def _clipping_numbers(clipping: Clipping) -> ClippingNumbers:
     return ClippingNumbers(
         max_norm=None if clipping.max_norm is None else float(clipping.max_norm),
-        norm_type=clipping.norm_type,
+        norm_type=None if clipping.norm_type is None else float(clipping.norm_type),
         clip_value=None if clipping.clip_value is None else float(clipping.clip_value),
         coefficient=None if clipping.coefficient is None else float(clipping.coefficient),
         cut_entries=sum(int(count) for count in clipping.cut_entries),

@@ -94,6 +94,9 @@ class Session:
         """Do what a message says."""
         kind, values, data = decode(message)
         if kind in ("put", "held"):
+            settled, *values = values
+            for optimizer in settled:
+                self._settle(optimizer, None)
             optimizer, numbers = decode_step(values, data)
             if kind == "held":
                 self._held[optimizer] = numbers

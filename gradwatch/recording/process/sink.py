@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gradwatch.record import Event, StepRecord
 from gradwatch.recording.pending import PendingStep
@@ -17,13 +17,14 @@ from gradwatch.recording.process.link import RecorderLink, error_of
 from gradwatch.recording.process.messages import (
     Part,
     encode,
+    encode_quick,
     encode_step,
     plain_event,
     plain_infos,
     plain_late,
     record_of_plain,
 )
-from gradwatch.recording.records import LateNumbers, collect, collect_late
+from gradwatch.recording.records import LateNumbers, StepNumbers, collect, collect_late
 from gradwatch.recording.sink import POLL, Beginning, StepSource
 from gradwatch.store import StoreReader
 
@@ -55,6 +56,7 @@ class ProcessSink:
         self._arriving: deque[tuple[PendingStep, str, LateNumbers | None]] = deque()
         self._known: dict[str, tuple[Any, Any]] = {}
         self._asked: dict[str, int | None] = {}
+        self._was_filling = False
 
     # ------------------------------------------------------------------------- what comes back
 
@@ -134,17 +136,18 @@ class ProcessSink:
         with self._writing() as is_free:
             if not is_free:
                 return
-            self._take_arrived()
+            if self._arriving:
+                self._take_arrived()
             if self._arriving or not pending.is_here:
                 return
             if self._held.get(tracker.name, (None,))[0] is pending:
                 late = collect_late(pending)
-                self._outgoing.tell(encode("late", tracker.name, plain_late(late)))
+                self._outgoing.tell(encode_quick("late", tracker.name, plain_late(late)))
                 self._held[tracker.name] = (pending, late)
                 return
             self._follow(tracker)
             numbers = collect(pending)
-            if self._outgoing.put(encode_step("held", tracker.name, numbers)):
+            if self._outgoing.put_step("held", tracker.name, numbers):
                 self._held[tracker.name] = (pending, numbers.late)
 
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
@@ -155,8 +158,15 @@ class ProcessSink:
             self._arriving.append((pending, tracker.name, late))
             if is_free:
                 self._take_arrived()
-        if self._at_once or self.link.is_filling:
+            if self._at_once:
+                self._outgoing.tell_settled()
+        if self._at_once or self._fills_up():
             self.link.channel.wake()
+
+    def _fills_up(self) -> bool:
+        """Whether the ring is filling since this was last asked: once awake, the process takes all there is."""
+        was_filling, self._was_filling = self._was_filling, self.link.is_filling
+        return self._was_filling and not was_filling
 
     def _take_arrived(self, seconds: float = 0.0) -> None:
         """Write the steps whose numbers have come from their device, in order, after waiting this long for them."""
@@ -164,7 +174,7 @@ class ProcessSink:
         while self._arriving:
             pending, name, held = self._arriving[0]
             try:
-                while not pending.has_arrived:
+                while held is None and not pending.has_arrived:  # what was held was here already
                     if time.monotonic() >= deadline:
                         return
                     time.sleep(POLL)
@@ -177,11 +187,11 @@ class ProcessSink:
     def _hand_over(self, pending: PendingStep, name: str, held: LateNumbers | None) -> None:
         """Write a step that is complete, or what has changed since it was ``held``."""
         if held is None:
-            message = encode_step("put", name, collect(pending))
-            self._outgoing.refused += not self._outgoing.put(message)
+            self._outgoing.refused += not self._outgoing.put_step("put", name, collect(pending))
+        elif (late := collect_late(pending)) != held:
+            self._outgoing.tell(encode_quick("settle", name, plain_late(late)))
         else:
-            late = collect_late(pending)
-            self._outgoing.tell(encode("settle", name, None if late == held else plain_late(late)))
+            self._outgoing.settle(name)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[bool]:
@@ -223,6 +233,7 @@ class ProcessSink:
             if is_free:
                 self._take_arrived(ROOM_WITHIN)
                 self._outgoing.refused += len(self._arriving)
+                self._outgoing.tell_settled()
             while is_free and not self._outgoing.push() and self.fault is None and time.monotonic() < deadline:
                 self.link.channel.wake()
                 self._answers.look(timeout=POLL)
@@ -254,14 +265,29 @@ class Outgoing:
         self.refused = 0
         self._link = link
         self._waiting: deque[list[Part]] = deque()
+        self._settled: list[str] = []
 
     def tell(self, message: list[Part]) -> None:
         """Queue a message that must come, for the next `push`."""
+        self.tell_settled()
         self._waiting.append(message)
 
-    def put(self, message: list[Part]) -> bool:
+    def settle(self, optimizer: str) -> None:
+        """The held step of this optimizer is complete as it is; the next message says so, or comes right after it."""
+        self._settled.append(optimizer)
+
+    def tell_settled(self) -> None:
+        """Queue what was settled and not said yet as a message of its own."""
+        for optimizer in self._settled:
+            self._waiting.append(encode_quick("settle", optimizer, None))
+        self._settled = []
+
+    def put_step(self, kind: Literal["held", "put"], optimizer: str, numbers: StepNumbers) -> bool:
         """Write a step behind everything that waits; False if there is no room for it."""
-        return self.push() and self._link.write(message)
+        is_written = self.push() and self._link.write(encode_step(kind, optimizer, numbers, self._settled))
+        if is_written:
+            self._settled = []
+        return is_written
 
     def push(self) -> bool:
         """Write what waits, as far as there is room; return whether nothing waits any more."""

@@ -82,9 +82,9 @@ def told(kind, *values):
     return b"".join(bytes(part) for part in encode(kind, *values))
 
 
-def step(kind, *arguments, optimizer="0", **more):
+def step(kind, *arguments, optimizer="0", settled=(), **more):
     """A message with the numbers of a step."""
-    return b"".join(bytes(part) for part in encode_step(kind, optimizer, numbers(*arguments, **more)))
+    return b"".join(bytes(part) for part in encode_step(kind, optimizer, numbers(*arguments, **more), settled))
 
 
 def admitted(optimizer="0", first_step=0):

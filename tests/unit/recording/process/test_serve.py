@@ -61,12 +61,12 @@ def test_a_step_that_is_held_takes_the_last_loss_it_is_given(tmp_path, session):
     messages = [
         step("held", 0), told("late", "0", late(1.0)), told("late", "0", late(2.0)), told("settle", "0", None),
         step("held", 1), told("settle", "0", late(3.0)),
-        step("held", 2, loss=4.0), told("settle", "0", None),
+        step("held", 2, loss=4.0), step("held", 3, loss=5.0, settled=["0"]), told("settle", "0", None),
     ]  # fmt: skip
     for message in [*admitted(), *messages]:
         session.take(message)
     session.recorder.close("closed")
-    assert losses(Run(tmp_path / "run")) == [2.0, 3.0, 4.0]
+    assert losses(Run(tmp_path / "run")) == [2.0, 3.0, 4.0, 5.0]
 
 
 def test_what_was_held_when_the_training_died_is_written(tmp_path, session):

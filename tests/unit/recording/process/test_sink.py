@@ -14,7 +14,7 @@ from gradwatch.recording.sink import Beginning
 from gradwatch.store import StoreWriter
 from gradwatch.testing import PARAMETERS, steady, stream
 
-from .support import INFOS, RingAndChannel
+from .support import INFOS, RingAndChannel, numbers, step
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the recorder's process needs POSIX")
 
@@ -51,20 +51,43 @@ def test_messages_come_in_order(link):
 
 
 def test_a_step_is_refused_where_there_is_no_room_and_what_must_come_waits(tmp_path):
-    link = RingAndChannel(tmp_path, room=64)
+    link = RingAndChannel(tmp_path, room=len(step("put", 0)) + 100)
     outgoing = Outgoing(link)
-    large = [b"x" * 40]
-    assert outgoing.put(large)
+    assert outgoing.put_step("put", "0", numbers(0))
     outgoing.tell(encode("flush", 1))
-    outgoing.tell([b"y" * 30])
-    assert not outgoing.put([b"z"]), "it may not overtake what waits"
+    outgoing.tell([b"y" * 120])
+    assert not outgoing.put_step("put", "0", numbers(1)), "it may not overtake what waits"
     assert not outgoing.push()
     found = []
     while len(found) < 3:
         found += link.messages()
         outgoing.push()
-    assert found == [large[0], b'["flush",1]\n', b"y" * 30]
+    assert [decode(found[0])[0], *found[1:]] == ["put", b'["flush",1]\n', b"y" * 120]
     link.close()
+
+
+def test_what_was_settled_is_said_with_the_next_step_or_before_any_other_message(link, monkeypatch):
+    """A step that finds no room says nothing, so the next one does."""
+    outgoing = Outgoing(link)
+    outgoing.settle("a")
+    outgoing.settle("b")
+    assert link.messages() == []
+    with monkeypatch.context() as full:
+        full.setattr(link, "write", lambda message: False)
+        assert not outgoing.put_step("held", "a", numbers(1))
+    assert outgoing.put_step("held", "a", numbers(1))
+    assert outgoing.put_step("held", "b", numbers(1))
+    assert [(kind, values[0]) for kind, values, _ in map(decode, link.messages())] == [
+        ("held", ("a", "b")),
+        ("held", ()),
+    ]
+    outgoing.settle("a")
+    outgoing.tell(encode("flush", 1))
+    outgoing.push()
+    assert [(kind, values) for kind, values, _ in map(decode, link.messages())] == [
+        ("settle", ["a", None]),
+        ("flush", [1]),
+    ]
 
 
 def test_an_optimizer_is_told_of_before_its_first_step(link):
