@@ -341,6 +341,8 @@ export interface Line {
   infinite?: Float64Array;
   /** A line to compare with, like a threshold: it does not decide where the axis ends. */
   reference?: boolean;
+  /** It is drawn below the line after it, and told after that. */
+  under?: boolean;
 }
 
 /** Steps at which something was NaN or infinite. */

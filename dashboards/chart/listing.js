@@ -12,12 +12,15 @@ const MOST = 200; // rows: each tells the lowest and the highest of its steps, s
  * @returns {{ heads: string[], rows: string[][] }}
  */
 export function listing(lines, range, isShare) {
-  const spans = spansOf(lines, range);
+  const ordered = lines.flatMap((line, at) =>
+    line.under ? [] : lines[at - 1]?.under ? [line, lines[at - 1]] : [line],
+  );
+  const spans = spansOf(ordered, range);
   const rows = spans.map(([first, last]) => [
     steps(first, last),
-    ...lines.map((line) => cellOf(line, first, last, isShare)),
+    ...ordered.map((line) => cellOf(line, first, last, isShare)),
   ]);
-  return { heads: ["steps", ...lines.map(({ label }) => label)], rows };
+  return { heads: ["steps", ...ordered.map(({ label }) => label)], rows };
 }
 
 /**

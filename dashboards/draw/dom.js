@@ -27,6 +27,16 @@ function set(element, name, value) {
 }
 
 /**
+ * A text in which commands and names stand between backticks, with these as code.
+ *
+ * @param {string} text
+ * @returns {(Node | string)[]}
+ */
+export function prose(text) {
+  return text.split(/`([^`]+)`/).map((part, at) => (at % 2 ? h("code", {}, part) : part));
+}
+
+/**
  * Sets `aria-current` on one element of a list.
  *
  * @param {Element} element

@@ -1,6 +1,6 @@
 // The findings below the verdict: the gravest one open, the others to unfold.
 /** @import { Finding, Overview } from "../types.d.ts" */
-import { h } from "../draw/dom.js";
+import { h, prose } from "../draw/dom.js";
 import { count, steps, whole } from "../draw/text.js";
 import { evidenceOf, headline, namesOf, ownerText } from "./text.js";
 
@@ -41,7 +41,8 @@ export class FindingsPart {
       "summary",
       {},
       h("strong", { class: finding.severity }, `${finding.severity} ${finding.code}`),
-      ` ${finding.what}`,
+      " ",
+      ...prose(finding.what),
     );
     return h("details", {}, summary, this.#body(finding, several));
   }
@@ -53,9 +54,9 @@ export class FindingsPart {
     /** @type {[string, (Node | string)[]][]} */
     const entries = [
       ["where", this.#where(finding, several)],
-      [`cause (${certainty})`, [cause]],
-      ["remedy", [h("strong", {}, remedy)]],
-      ["confirm", [confirm]],
+      [`cause (${certainty})`, prose(cause)],
+      ["remedy", [h("strong", {}, ...prose(remedy))]],
+      ["confirm", prose(confirm)],
       ["evidence", evidence.length ? [h("ul", {}, ...evidence)] : []],
       ["more", [h("code", {}, `gradwatch explain ${code}`)]],
     ];

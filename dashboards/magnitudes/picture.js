@@ -8,7 +8,7 @@ import { countsAt, LIMITS, placeOf, scaleAt } from "./values.js";
 
 export const ENDS = /** @type {[low: number, high: number]} */ ([1e-4, 1]); // of the colour scale: shares of the entries
 const FONT = "11px system-ui, sans-serif";
-const LETTER = 11; // px from one label to the next
+const LETTER = 13; // px from one label to the next
 
 /**
  * @param {CanvasRenderingContext2D} ctx

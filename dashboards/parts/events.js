@@ -1,6 +1,6 @@
 // The events as a list of buttons. A click leads to the step and the parameter.
 /** @import { RunEvent } from "../types.d.ts" */
-import { h, markCurrent } from "../draw/dom.js";
+import { h, markCurrent, prose } from "../draw/dom.js";
 import { whole } from "../draw/text.js";
 
 const SHAPES = { critical: "▲", warning: "◆", info: "●" };
@@ -74,7 +74,7 @@ export class EventList {
       h("span", { class: "shape", "aria-hidden": "true" }, SHAPES[event.severity]),
       h("strong", {}, `${event.severity} ${event.kind}`),
       ` step ${whole(event.step)}${lasted}${whose}`,
-      h("span", { class: "message" }, event.message),
+      h("span", { class: "message" }, ...prose(event.message)),
     );
   }
 }

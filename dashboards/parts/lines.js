@@ -28,6 +28,7 @@ export function normLines({ runs, theme, trial }) {
       ...band(run, "left_norm", theme, runs),
       label: `${prefix(run, runs)}left by clipping`,
       colour: colours.line,
+      under: true,
     };
     return [left, total];
   });

@@ -1,6 +1,6 @@
 // The recommended threshold, and what any other would have done.
 /** @import { Advice, Theme, WhatIf } from "../types.d.ts" */
-import { h } from "../draw/dom.js";
+import { h, prose } from "../draw/dom.js";
 import { number, share } from "../draw/text.js";
 import { beginning, nearestPoint } from "../state/thresholds.js";
 import { ThresholdCurve } from "./curve.js";
@@ -62,7 +62,7 @@ function consequences(point) {
 /** @param {Advice} advice */
 function wordsOf(advice) {
   /** @param {string[]} items */
-  const list = (items) => h("ul", {}, ...items.map((item) => h("li", {}, item)));
+  const list = (items) => h("ul", {}, ...items.map((item) => h("li", {}, ...prose(item))));
   return [
     h("p", { class: "headline" }, ...headline(advice)),
     ...(advice.first.length ? [h("h3", {}, "First"), list(advice.first)] : []),
@@ -73,7 +73,7 @@ function wordsOf(advice) {
 
 /** @param {Advice} advice */
 function headline({ refused, clip, max_norm: maxNorm, low, high, confidence }) {
-  if (refused !== null) return [h("strong", {}, "No recommendation. "), refused];
+  if (refused !== null) return [h("strong", {}, "No recommendation. "), ...prose(refused)];
   return [
     ...(clip ? [h("strong", {}, clip), " or "] : []),
     h("strong", {}, `max_norm ${number(maxNorm)}`),

@@ -1,6 +1,6 @@
 // The verdict on a run, its reason, and the facts beside it.
 /** @import { Clipping, Overview } from "../types.d.ts" */
-import { h } from "../draw/dom.js";
+import { h, prose } from "../draw/dom.js";
 import { count, number, share, steps, whole } from "../draw/text.js";
 import { headline } from "../findings/text.js";
 
@@ -21,9 +21,15 @@ export class VerdictPart {
     if (overview === this.#drawn) return;
     this.#drawn = overview;
     this.element.replaceChildren(
-      h("h2", { class: overview.verdict }, h("span", { class: "badge" }, overview.verdict), ` ${overview.reason}`),
+      h(
+        "h2",
+        { class: overview.verdict },
+        h("span", { class: "badge" }, overview.verdict),
+        " ",
+        ...prose(overview.reason),
+      ),
       h("p", { class: "faint" }, factsOf(overview).join(" · ")),
-      headline(overview.findings) ? "" : h("p", {}, h("strong", {}, "next: "), overview.next),
+      headline(overview.findings) ? "" : h("p", {}, h("strong", {}, "next: "), ...prose(overview.next)),
       note ? h("p", { class: "faint" }, note) : "",
       overview.optimizers.length > 1 ? this.#optimizers(overview) : "",
     );

@@ -6,9 +6,12 @@ import shutil
 import socket
 import subprocess
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from gradwatch.record import MAGNITUDE_BINS, MagnitudeStats
 from gradwatch.testing import steady, stream, write_run
 from gradwatch.views.html import render
 from gradwatch.views.web.view import RunView
@@ -124,3 +127,40 @@ def test_firefox_draws_the_report_and_follows_a_click(firefox, tmp_path):
         return dark;"""
     )
     assert drawn > 50, "points"
+
+
+def test_firefox_draws_entries_the_distribution_the_inspector_and_tables(firefox, tmp_path):
+    counts = np.zeros((2, len(MAGNITUDE_BINS)))
+    counts[:, MAGNITUDE_BINS.index("2^-28")], counts[:, MAGNITUDE_BINS.index("nan")] = 90, 10
+    entries = MagnitudeStats.of(counts)
+    records = [
+        replace(one, magnitudes=entries if one.step % 20 == 0 else None)
+        for one in stream(steady(200), shares=[0.8, 0.6], max_norm=1.0)
+    ]
+    layer = records[0].layers.parameters[0].name
+    write_run(tmp_path / "run", records)
+    file = tmp_path / "report.html"
+    file.write_text(render(RunView(tmp_path / "run")))
+    firefox.call("WebDriver:Navigate", url=f"{file.as_uri()}#layer={layer}&tables=shown")
+    told = "document.querySelector('section.magnitudes .readout').textContent"
+    firefox.wait_for(f"return {told}.includes('90 % below fp16')")
+
+    def colours(canvas):
+        return firefox.run(
+            f"""const canvas = document.querySelector("{canvas}");
+            const {{ data }} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            const found = new Set();
+            for (let i = 0; i < data.length; i += 4) found.add(`${{data[i]}},${{data[i + 1]}},${{data[i + 2]}}`);
+            return found.size;"""
+        )
+
+    assert colours("canvas.magnitudes") > 4
+    assert colours("canvas.distribution") > 2
+    assert colours("canvas.profile") > 2
+    rows = firefox.run("return document.querySelectorAll('.table-view:not([hidden]) tbody tr').length")
+    assert rows >= 200
+    heads = "return [...document.querySelectorAll('.table-view th[scope=col]')].map((one) => one.textContent)"
+    assert firefox.run(heads)[:4] == ["steps", "total_norm", "left by clipping", "max_norm"]
+    firefox.run("[...document.querySelectorAll('button')].find((one) => one.textContent === 'inspect').click()")
+    firefox.wait_for("return document.querySelector('.inspector-table')?.textContent.includes('norm')")
+    assert firefox.run("return document.querySelector('.problem').hidden") is True

@@ -145,6 +145,14 @@ def rows_of(seen):
 # ------------------------------------------------------------------------------------------- what is told
 
 
+def test_commands_in_sentences_are_code_and_no_backticks(page):
+    seen = page("long")
+    for folded in seen.frame.locator(".findings details").all():
+        folded.evaluate("(one) => { one.open = true; }")
+    expect(seen.frame.locator(".findings dd code").first).to_be_visible()
+    assert "`" not in seen.frame.locator(".gradwatch").inner_text()
+
+
 def test_past_the_end_of_a_shorter_run_the_pointer_tells_where_it_ended(page):
     seen = page("long", "&run=short")
     assert "short: total_norm 5.2" in seen.point("total norm", 50)
@@ -1318,6 +1326,20 @@ def test_entries_are_drawn_by_magnitude_with_the_limits_of_float16(entries):
     assert entries_colours(seen, at[30], 42 + 6 * 24 + 2, 3) == {ABSENT}
     seen.page.mouse.move(box["x"] + at[70], box["y"] + 5)
     expect(readout).to_contain_text("step 60 · nan: 5 of 105 counted entries (4.8 %)")
+
+
+def test_little_room_is_empty_between_the_layers_and_what_comes_next(entries):
+    seen = entries(width=1400)
+    section = seen.frame.get_by_label("Entries by magnitude", exact=True)
+    expect(section.locator(".readout")).to_contain_text("step 80:")
+    play = seen.frame.locator(".layers .side button").bounding_box()
+    heading = section.locator("h2").bounding_box()
+    assert play["y"] + play["height"] < heading["y"] < play["y"] + play["height"] + 45
+    told = seen.frame.locator(".layers .side .readout").bounding_box()
+    legend = section.locator(".heat-head").bounding_box()
+    assert legend["x"] + legend["width"] <= told["x"]  # nothing lies over what the profile tells
+    seen.frame.locator(".layers .side button").click()
+    expect(seen.frame.locator(".layers .side button")).to_contain_text("stop")
 
 
 def test_entries_can_be_read_by_key_and_as_a_table(entries):

@@ -98,3 +98,13 @@ test("the heat map is told at the pinned step, at the event, or at the last step
   assert.equal(heatListing({ ...shown, rows: many }).rows.length, 1000);
   assert.match(heatListing({ ...shown, rows: many }).note, /500 more rows: filter or group them/);
 });
+
+test("what clipping left is told after the norm below which it is drawn", () => {
+  const left = line([1], { label: "left by clipping", under: true });
+  const norm = line([3], { label: "total_norm" });
+  const threshold = line([2], { label: "max_norm", reference: true });
+  assert.deepEqual(listing([left, norm, threshold], [-0.5, 0.5], false), {
+    heads: ["steps", "total_norm", "left by clipping", "max_norm"],
+    rows: [["step 0", "3", "1", "2"]],
+  });
+});
