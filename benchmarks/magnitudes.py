@@ -4,9 +4,9 @@
 
 The models and the interleaved rounds are those of overhead.py, on one thread. Both variants observe the same training
 and sample the weights at every step; one of them does not count. "a sampled step" is the median over rounds of the time
-with counting over the time without; by default one step in 50 is sampled, so "a recorded step" is what remains of it
-over 50. "one count" is the least processor time of a count. The bytes are those of a row with its checksums, for each
-parameter; beside them the share that it adds to what a step takes on average at one sample in 50.
+with counting over the time without; by default one step in 100 is counted, so "a recorded step" is what remains of it
+over 100. "one count" is the least processor time of a count. The bytes are those of a row with its checksums, for each
+parameter; beside them the share that it adds to what a step takes on average, with every second sample of the weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from gradwatch.measure import measure_magnitudes
 from gradwatch.recording import weight_sampler
 from gradwatch.store import FILE_NAME
 
-EVERY = 50  # steps between two samples, by default
+SAMPLES_EVERY = 50  # steps between two samples of the weights, by default
+EVERY = 2 * SAMPLES_EVERY  # steps between two counts
 HEAD = "{:<6}{:>28}{:>18}{:>12}{:>20}{:>14}{:>10}"
 
 
@@ -67,7 +68,7 @@ def compared(model: Model, rounds: int) -> tuple[list[float], float, float]:
 
 
 def bytes_of(run: Path) -> tuple[float, float]:
-    """Bytes of a row of magnitude for each parameter, and the share that it adds to a step at one sample in `EVERY`."""
+    """Bytes of a row of magnitude for each parameter, and the share that it adds to a step at one count in `EVERY`."""
     db = sqlite3.connect(run / FILE_NAME)
     (parameters,) = db.execute("select count(*) from parameter").fetchone()
 
@@ -81,7 +82,7 @@ def bytes_of(run: Path) -> tuple[float, float]:
     layer = mean("layer", "norm", "abs_max", "nonfinite", "zeros", "crc")
     weight = mean("weight", "weight_norm", "update_norm", "moved", "momentum_cosine", "weight_cosine", "crc")
     db.close()
-    return row / parameters, row / EVERY / (layer + weight / EVERY)
+    return row / parameters, row / EVERY / (layer + weight / SAMPLES_EVERY)
 
 
 def one_count(model: Model) -> tuple[float, float]:

@@ -77,7 +77,7 @@ export function noteText(magnitudes, entries) {
   const counted = Math.max(0, ...[...arrays.step.keys()].map((sample) => countsAt(magnitudes, sample)?.all ?? 0));
   const part =
     counted < entries
-      ? `an evenly spaced sample of ${whole(counted)} of ${whole(entries)} entries`
+      ? `${whole(counted)} of ${whole(entries)} entries, evenly spaced among those that the gradient stores`
       : `all ${whole(entries)} entries`;
   return `Before clipping, at ${of}; ${part}. Lines: limits of float16, moved by the loss scale where there is one, and of bfloat16.`;
 }

@@ -307,9 +307,9 @@ class RunReader:
         """How many entries of one parameter's gradient have which magnitude, (samples, bins), indexed by step.
 
         The columns are `gradwatch.record.MAGNITUDE_BINS`: 32 bins of log2, each named by its lower end ("below" is
-        smaller than 2^-126), then zero, inf and nan. The entries are counted before clipping, with the samples of the
-        weights; of a long parameter, an evenly spaced sample of them. NaN where the parameter had no gradient; empty
-        where nothing was counted.
+        smaller than 2^-126), then zero, inf and nan. The entries are counted before clipping, with every second sample
+        of the weights; of a long parameter, an evenly spaced sample of them. NaN where the parameter had no gradient;
+        empty where nothing was counted.
         """
         name = self.optimizer(optimizer)
         names = [info.name for info in self.parameters(name)]

@@ -109,9 +109,9 @@ def attach(
         first_step: number of the first step, if you resume from a checkpoint before the last recorded step.
         stats: the statistics to record of each gradient: norm, abs_max, nonfinite, zeros. norm is always recorded.
         every: record only steps whose number is a multiple of this.
-        weights_every: sample weight_norm and update_norm, and count entries of the gradients by magnitude
-            (`Run.magnitudes`), at multiples of this; 0 for never. During such a step
-            gradwatch holds a copy of 262,144 entries of the weights, or of one in 1,024 of a very large model.
+        weights_every: sample weight_norm and update_norm at multiples of this, and count entries of the gradients
+            by magnitude (`Run.magnitudes`) at every second of them; 0 for never. During such a step gradwatch holds
+            a copy of 262,144 entries of the weights, or of one in 1,024 of a very large model.
         updates_every: at multiples of this, record the update of each parameter as the optimizer computed it:
             update_norm, weight_norm and, if the optimizer has a second moment, rms_ratio and
             second_moment_norm. They are read from the state of Adam, AdamW or SGD without copying the

@@ -1,6 +1,6 @@
 """Samples the weights: their norms before a step, the norms of the change, and the composition of the update.
 
-With each sample, the entries of the gradients are counted by magnitude.
+With every second sample, the entries of the gradients are counted by magnitude.
 
 Norms of weights are exact. The norm of the change needs the weights from before the step, and a copy of all of them
 would double their memory. So at most :data:`COPIED` entries are copied, or one in :data:`COPIED_ONE_IN` of a
@@ -66,6 +66,10 @@ class WeightChange:
     weights: Measurement
     changes: Measurement
     alignment: Measurement | None
+
+
+SAMPLES_A_COUNT = 2
+"""Samples of the weights from one count of the entries to the next, so that counts and digests add 5 % to a store."""
 
 
 class WeightSampler:
@@ -158,7 +162,7 @@ class WeightSampler:
         """
         if not self._every or self._cannot_count:
             return None
-        if step % self._every and (self._was_nonfinite or not _is_nonfinite(measured)):
+        if step % (self._every * SAMPLES_A_COUNT) and (self._was_nonfinite or not _is_nonfinite(measured)):
             return None
         try:
             return measure_magnitudes(gradients, scale)

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -829,6 +830,22 @@ def test_sixty_runs_are_searched_and_the_search_survives_a_reload(look, served, 
     expect(seen.frame.get_by_label("find runs")).to_have_value("run 5.$")
     expect(runs).to_have_count(1)
     assert seen.serious_findings(AXE) == []
+
+
+def test_a_thousand_runs_are_searched(look, served, tmp_path):
+    write(tmp_path / "run 0", [record(s, [1.0, 1.0]) for s in range(50)]).end_attempt("closed")
+    for i in range(1, 1000):
+        (tmp_path / f"run {i}").mkdir()
+        os.link(tmp_path / "run 0" / "gradwatch.db", tmp_path / f"run {i}" / "gradwatch.db")
+    seen = look(height=800).open_page(served(tmp_path))
+    seen.shown_run()
+    runs = seen.frame.locator("button.run")
+    expect(runs).to_have_count(100)  # of them at first
+    seen.frame.get_by_label("find runs").fill("run 77.$")
+    expect(seen.frame.locator(".finder")).to_contain_text(re.compile(r"10 of 1,?000 runs"))
+    runs.filter(has_text=re.compile(r"^run 777")).click()
+    expect(seen.frame.locator("button.run[aria-current]")).to_have_text(re.compile(r"^run 777"))
+    seen.shown_run()
 
 
 def test_the_table_of_runs_is_sorted_and_leads_to_a_run(page):
