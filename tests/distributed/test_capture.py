@@ -51,6 +51,7 @@ with gradwatch.attach(model, optimizer, folder + "/run", capture=capture):
 state = {name: one.full_tensor() if kind == "fully_shard" else one for name, one in model.state_dict().items()}
 if rank == 0:
     torch.save(state, folder + "/weights.pt")
+del model, optimizer  # DDP holds the group; threads of gloo that outlive the interpreter may end the process by SIGABRT
 dist.destroy_process_group()
 """
 

@@ -126,7 +126,7 @@ def test_histograms_of_entries_are_those_of_the_cpu(late, tmp_path):
     assert recorded.waits == []
     for layer in twin.run.layers():
         mine, theirs = recorded.run.magnitudes(layer), twin.run.magnitudes(layer)
-        assert len(theirs) == STEPS
+        assert len(theirs) == STEPS // 2  # every second sample
         np.testing.assert_array_equal(mine.index, theirs.index)
         # The last digit of an entry at the border of two bins may differ.
         assert np.abs(mine.to_numpy() - theirs.to_numpy()).sum() <= 0.001 * theirs.to_numpy().sum()
