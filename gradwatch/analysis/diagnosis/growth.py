@@ -30,6 +30,7 @@ LOST_RISE_SHARE = 0.5  # of the progress that the loss had made, or of its size 
 LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
 FAR_RAISED_NORM_RATIO = 10.0  # the same, beside which a smaller rise of the loss counts
+HUGE_NORM_RATIO = 100.0  # times the first norms: critical also where no loss is known
 FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
@@ -118,11 +119,13 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     first_norm = float(np.median(norms[: max(3, len(norms) // 20)])) if len(norms) else None
     last_norm = float(np.median(norms[-max(3, len(norms) // 20) :])) if len(norms) else None
     ends_in_nan = bool(len(optimizer.total_norm)) and not math.isfinite(optimizer.total_norm[-1])
+    knows_loss = bool(optimizer.loss_logged.any())
+    is_huge = first_norm is not None and last_norm is not None and last_norm > HUGE_NORM_RATIO * first_norm
     ends = None if course is None else _ends(optimizer, course)
     how = _course_text(course, ends, ends_in_nan)
     return Finding(
         code="diverged",
-        severity="critical" if optimizer.loss_logged.any() or ends_in_nan else "warning",
+        severity="critical" if knows_loss or ends_in_nan or is_huge else "warning",
         certainty="shown" if long is not None or ends_in_nan else "likely",
         what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {how}",
         optimizer=optimizer.name,

@@ -56,7 +56,7 @@ def test_every_run_has_a_report(tmp_path, norms):
 def test_a_report_has_every_number_of_the_summary(run):
     summary = run.summary()
     found = report(summary)
-    drawn_only = {"most_relevant", "series", "magnitudes"}
+    drawn_only = {"most_relevant", "series", "magnitudes", "path"}
     renamed = {"resume_points": "seams"}
     names = {renamed.get(field.name, field.name) for field in fields(summary)} - drawn_only
     assert names - set(found) == set()
