@@ -250,18 +250,7 @@ def _launched(found: Readable, device: torch.device) -> Tensor:
         positions, addresses, sizes = _of_dtype(dtype, found)
         plan = _plan(tuple(positions), tuple(sizes), device)
         sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
-        if plan.chunks:
-            _read[(plan.chunks,)](
-                plan.addresses(addresses),
-                plan.sizes,
-                plan.tensor_of,
-                plan.offset_of,
-                sums,
-                DTYPE=DTYPES[dtype],
-                CHUNK=CHUNK,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-            )
+        _launch(_read, dtype, plan, addresses, sums)
         _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
     return table
 
@@ -279,18 +268,23 @@ def scale_triton(found: Readable, coefficient: Tensor) -> None:
         for dtype in dict.fromkeys(found.dtypes):
             positions, addresses, sizes = _of_dtype(dtype, found)
             plan = _plan(tuple(positions), tuple(sizes), device)
-            if plan.chunks:
-                _scale[(plan.chunks,)](
-                    plan.addresses(addresses),
-                    plan.sizes,
-                    plan.tensor_of,
-                    plan.offset_of,
-                    factor,
-                    DTYPE=DTYPES[dtype],
-                    CHUNK=CHUNK,
-                    BLOCK=BLOCK,
-                    num_warps=WARPS,
-                )
+            _launch(_scale, dtype, plan, addresses, factor)
+
+
+def _launch(kernel: Any, dtype: torch.dtype, plan: _Plan, addresses: list[int], operand: Tensor) -> None:
+    """Start a program for each chunk of the gradients of one dtype; ``operand``: where sums go, or the factor."""
+    if plan.chunks:
+        kernel[(plan.chunks,)](
+            plan.addresses(addresses),
+            plan.sizes,
+            plan.tensor_of,
+            plan.offset_of,
+            operand,
+            DTYPE=DTYPES[dtype],
+            CHUNK=CHUNK,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )
 
 
 def _of_dtype(dtype: torch.dtype, found: Readable) -> tuple[Sequence[int], list[int], list[int]]:

@@ -16,7 +16,7 @@ from gradwatch.store.opening import Database
 from gradwatch.store.schema import CHECKSUMS, PARTS
 from gradwatch.store.small_tables import select
 from gradwatch.store.step_table import StepTable
-from gradwatch.store.values import LARGEST, is_count, valid_table
+from gradwatch.store.values import LARGEST, are_positions, is_count, valid_table
 
 MAX_PADDING = 2**30
 """Bytes that a table may take beyond 64 times those of its blobs, if they are of different lengths."""
@@ -127,7 +127,7 @@ class BlobTables:
         keys, positions = self.table("sentinel", "position", optimizer, None, Part())
         others, values = self.table("sentinel", stat, optimizer, None, Part())
         _, left, right = np.intersect1d(keys[:, 0], others[:, 0], assume_unique=True, return_indices=True)
-        valid = _are_positions(positions, length)
+        valid = are_positions(positions, length)
         self._integrity.left_out |= {("sentinel", number) for number in keys[~valid, 0].tolist()}
         left, right = left[valid[left]], right[valid[left]]
         keys, positions, values = keys[left], positions[left], values[right]
@@ -198,17 +198,6 @@ class BlobTables:
         if self._written[0] != version:
             self._written = (version, self._steps.parts_written())
         return self._written[1]
-
-
-def _are_positions(table: Floats, length: int) -> NDArray[np.bool_]:
-    """Which rows, filled up with NaN, hold ascending positions of parameters of which there are ``length``."""
-    if not table.shape[1]:
-        return np.zeros(len(table), bool)
-    there = ~np.isnan(table)
-    valid = there[:, 0] & ~(there & ((table >= length) | (table != np.floor(table)))).any(axis=1)
-    gaps = (there[:, 1:] & ~there[:, :-1]).any(axis=1)
-    found: NDArray[np.bool_] = valid & ~gaps & ~(np.diff(table, axis=1) <= 0).any(axis=1)
-    return found
 
 
 def _lookups(table: str, ids: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:

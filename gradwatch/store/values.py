@@ -324,7 +324,7 @@ def record_of(row: dict[str, Any], infos: tuple[ParameterInfo, ...]) -> StepReco
         return None
     if layers is not None and not (_fit_the_layers(weight, rank, layers) and _fit_the_layers(update, {}, layers)):
         return None
-    if sentinel and not _are_positions(sentinel["position"], layers):
+    if sentinel and not _has_positions(sentinel["position"], layers):
         return None
     return StepRecord(
         **{name: row[name] for name in _OF_RECORD},
@@ -374,11 +374,21 @@ def _are_counts(magnitudes: MagnitudeStats, layers: LayerStats | None) -> bool:
     return len(magnitudes.filled) <= most and magnitudes.counts() is not None
 
 
-def _are_positions(position: Floats, layers: LayerStats | None) -> bool:
-    """Whether these are positions of parameters that the step has, ascending."""
+def _has_positions(position: Floats, layers: LayerStats | None) -> bool:
+    """Whether these are positions of parameters that the step has."""
     most = LARGEST if layers is None else len(layers.parameters)
-    whole = np.all(position == np.floor(position)) and np.all(np.diff(position) > 0)
-    return bool(whole and len(position) and position[-1] < most)
+    return not np.isnan(position).any() and bool(are_positions(position[None], most)[0])
+
+
+def are_positions(table: Floats, length: int) -> NDArray[np.bool_]:
+    """Which rows, filled up with NaN, hold ascending positions of parameters of which there are ``length``."""
+    if not table.shape[1]:
+        return np.zeros(len(table), bool)
+    there = ~np.isnan(table)
+    valid = there[:, 0] & ~(there & ((table >= length) | (table != np.floor(table)))).any(axis=1)
+    gaps = (there[:, 1:] & ~there[:, :-1]).any(axis=1)
+    found: NDArray[np.bool_] = valid & ~gaps & ~(np.diff(table, axis=1) <= 0).any(axis=1)
+    return found
 
 
 def _fit_the_layers(weight: Mapping[str, Floats], rank: Mapping[str, Floats], layers: LayerStats) -> bool:
