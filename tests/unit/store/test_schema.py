@@ -27,6 +27,15 @@ from .batches import as_text, listing
 GOLDEN = Path(__file__).parents[2] / "golden" / "stores"
 
 
+def continued(folder, record):
+    """The run after one more attempt of one step."""
+    writer = StoreWriter(folder)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append([record])
+    writer.end_attempt("closed")
+    return Run(folder)
+
+
 def test_a_newer_schema_is_refused_with_what_to_do(tmp_path):
     write_run(tmp_path, stream(steady(3)))
     db = sqlite3.connect(tmp_path / FILE_NAME)
@@ -68,11 +77,7 @@ def test_a_store_of_schema_5_is_continued_with_updates_and_keeps_its_samples(tmp
         weights=WeightStats(weight_norm=floats, update_norm=floats, moved=floats),
         updates=UpdateStats(update_norm=floats, weight_norm=floats),
     )
-    writer = StoreWriter(tmp_path / "copy")
-    writer.begin_attempt({}, {"0": ("SGD", {})})
-    writer.append([more])
-    writer.end_attempt("closed")
-    run = Run(tmp_path / "copy")
+    run = continued(tmp_path / "copy", more)
     assert len(run.layers("weight_norm")) == 9
     assert run.layers("moved").index.tolist() == run.updates("update_norm").index.tolist() == [400]
     assert as_text(list(run.records())[-1]) == as_text(more)
@@ -93,11 +98,7 @@ def test_a_store_of_schema_7_is_continued_with_accumulated_gradients(tmp_path):
     shutil.copytree(GOLDEN / "schema-7", tmp_path / "copy")
     counts, norms = np.array([1, 4], np.float32), np.array([0.5, math.nan], np.float32)
     more = StepRecord(step=400, attempt=1, accumulation=AccumulationStats(micro_batches=counts, norm=norms))
-    writer = StoreWriter(tmp_path / "copy")
-    writer.begin_attempt({}, {"0": ("SGD", {})})
-    writer.append([more])
-    writer.end_attempt("closed")
-    run = Run(tmp_path / "copy")
+    run = continued(tmp_path / "copy", more)
     assert as_text(list(run.records())[-1]) == as_text(more)
     assert run.damaged_rows == 0
 
@@ -110,11 +111,7 @@ def test_a_store_of_schema_8_is_continued_with_magnitudes_of_entries(tmp_path):
     counts = np.zeros((2, len(MAGNITUDE_BINS)))
     counts[0, 20], counts[1] = 7, math.nan
     more = StepRecord(step=400, attempt=1, magnitudes=MagnitudeStats.of(counts))
-    writer = StoreWriter(tmp_path / "copy")
-    writer.begin_attempt({}, {"0": ("SGD", {})})
-    writer.append([more])
-    writer.end_attempt("closed")
-    run = Run(tmp_path / "copy")
+    run = continued(tmp_path / "copy", more)
     assert as_text(list(run.records())[-1]) == as_text(more)
     assert run.magnitudes(name).loc[400].tolist() == counts[0].tolist()
     assert run.damaged_rows == 0
@@ -127,11 +124,7 @@ def test_a_store_of_schema_9_is_continued_with_sentinels(tmp_path):
     more = StepRecord(
         step=400, attempt=1, sentinels=SentinelStats(position=number, update_norm=2 * number, weight_norm=4 * number)
     )
-    writer = StoreWriter(tmp_path / "copy")
-    writer.begin_attempt({}, {"0": ("SGD", {})})
-    writer.append([more])
-    writer.end_attempt("closed")
-    run = Run(tmp_path / "copy")
+    run = continued(tmp_path / "copy", more)
     assert as_text(list(run.records())[-1]) == as_text(more)
     assert run.sentinels("update_ratio").loc[400].to_dict() == {run.parameters()[1].name: 0.5}
     assert run.damaged_rows == 0
