@@ -13,7 +13,7 @@ import typer
 from gradwatch.cli import commands
 from gradwatch.cli.defaults import PREFIX, from_environment, options_of, read_defaults, unknown_variables
 from gradwatch.cli.signatures import app
-from gradwatch.errors import GradwatchError
+from gradwatch.errors import BadArgument, GradwatchError
 
 if TYPE_CHECKING:
     from gradwatch.cli.commands.run import Launch
@@ -35,7 +35,7 @@ def group() -> Any:
 def _default_map() -> dict[str, dict[str, Any]]:
     if _ASKS_FOR_HELP.intersection(sys.argv[1:2]) or {"-h", "--help"}.intersection(sys.argv[2:3]):
         return {}  # a wrong setting must not keep the user from reading which are right
-    given = read_defaults(Path.cwd())
+    given = read_defaults(_current_folder())
     if not given.table and not any(name.startswith(PREFIX) for name in os.environ):
         return {}
     options = options_of(group())
@@ -48,6 +48,13 @@ def _default_map() -> dict[str, dict[str, Any]]:
     for command, values in from_environment(options, os.environ).items():
         found[command] = found.get(command, {}) | values
     return found
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise BadArgument("The current folder no longer exists. Change into one that does, with `cd`.") from error
 
 
 def _say(line: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import gradwatch
+from gradwatch.cli import main
 from gradwatch.record import ParameterInfo
 from gradwatch.testing import replaced, steady, stream, write_run
 
@@ -149,6 +150,17 @@ def test_the_installed_command_is_the_same():
     assert script is not None
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"gradwatch {gradwatch.__version__}\n"
+
+
+def test_a_current_folder_that_no_longer_exists_is_said(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(sys, "argv", ["gradwatch", "ls"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "The current folder no longer exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["report", "recommend"])
