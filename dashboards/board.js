@@ -123,7 +123,7 @@ export class Board {
   /** @param {Session} session @param {Theme} theme @param {Range} range */
   #showSteps({ state, data, overview, event }, theme, range) {
     const { charts, toolbar, scatter, layers } = this.#parts;
-    const runs = this.#drawn(state.slots, state.focus, data.series);
+    const runs = this.#drawn(state.slots, state.focus, data.series, data.overviews);
     const focused = runs.find((run) => run.focused);
     if (!focused || !overview) return;
     this.#parts.lane.show({ events: overview.events, chosen: event, range, theme });

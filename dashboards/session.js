@@ -15,6 +15,7 @@ const OF_A_RUN = {
   whole: null,
   distribution: null,
   rows: null,
+  sentinels: null,
   magnitudes: null,
   other: null,
   story: null,

@@ -118,6 +118,8 @@ export interface Overview {
   events: RunEvent[];
   /** How many milder events were left out. */
   events_hidden: number;
+  /** Steps from one reading of all updates to the next; null or absent where they were not read twice. */
+  updates_every?: number | null;
   /** Parts of the model that own most of the squared norm. */
   dominant: { by: "parameter" | "kind" | "depth"; name: string; share: JsonNumber; entries: JsonNumber }[];
 }
@@ -140,6 +142,10 @@ export interface Layers {
   other?: boolean;
   /** Whether entries of gradients were counted by magnitude. */
   magnitudes?: boolean;
+  /** The tiles of the updates of a few layers at every step, where those of all are read at some steps only. */
+  sentinels?: string[];
+  /** As in `Overview`. */
+  updates_every?: number | null;
   /** Largest relative error of the medians; null or absent: they are exact. */
   quantile_error?: number | null;
 }
@@ -153,9 +159,9 @@ export type Matrix = Float32Array & { shape: [rows: number, columns: number] };
  */
 export type Series = Record<string, Float64Array>;
 
-/** One statistic of every layer: values are (columns, layers). */
+/** One statistic of every layer: values are (columns, layers); of the sentinels' those at `positions`. */
 export interface Tile {
-  about: { stat: string; joined: number };
+  about: { stat: string; joined: number; positions?: number[] };
   arrays: { first: Float64Array; last: Float64Array; values: Matrix };
 }
 

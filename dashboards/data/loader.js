@@ -1,8 +1,10 @@
 // Asks a source for what a state needs, in the order in which a reader looks at it.
 /** @import { Advice, Distribution, Layers, Magnitudes, Other, Query, Range, Rows } from "../types.d.ts" */
 /** @import { Scatter, Series, Source, State, Tile } from "../types.d.ts" */
+/** @import { Sentinels } from "../heat/sentinels.js" */
 /** @import { Found, Story } from "./pieces.js" */
 
+import { sentinelTiles } from "../heat/sentinels.js";
 import { offered, statistic } from "../heat/statistics.js";
 import { layerShown } from "../magnitudes/layer.js";
 import { findEvent } from "../state/events.js";
@@ -23,6 +25,7 @@ import { Tiles } from "./tiles.js";
  * @property {Layers | null} layers of the run in the focus, as are the rest
  * @property {Tile | null} tile the statistic shown, of the steps shown
  * @property {Rows | null} rows of the layers that are inspected
+ * @property {Sentinels | null} sentinels updates of a few layers, once one of them may be drawn
  * @property {Magnitudes | null} magnitudes of the chosen layer's entries
  * @property {Distribution | null} distribution of the total norm in the steps shown
  * @property {Tile | null} whole the statistic shown, of all steps
@@ -108,14 +111,30 @@ export class Loader {
     if (stat !== null && statistic(stat).against && other !== null)
       await this.#compare(query, layers, other, ends, columns, tell);
     else if (stat !== null) tell(await this.#tiles.of(query, stat, ends, columns));
-    if (state.inspected.length)
-      tell({ rows: await this.#pieces.rows(state.inspected, layers, query, [from, to], columns) });
-    const shown = layers.magnitudes ? layerShown(state.layer, layers) : null;
-    if (shown !== null) tell({ magnitudes: await this.#pieces.magnitudes(shown, query, [from, to]) });
+    await this.#chosen(state, stat, layers, query, [from, to], columns, tell);
     tell({ distribution: await this.#pieces.distribution(query, from, to) });
     const event = findEvent(overviews[state.focus].overview, state.event);
     if (event) tell({ story: await this.#pieces.story(query, event, layers.stats.includes("norm"), columns) });
     tell({ advice: await this.#pieces.advice(query) });
+  }
+
+  /**
+   * What is shown of the layers that the reader has chosen.
+   *
+   * @param {State} state
+   * @param {string | null} stat
+   * @param {Layers} layers
+   * @param {Query} query
+   * @param {Range} range
+   * @param {number} columns
+   * @param {(news: Partial<Data>) => void} tell
+   */
+  async #chosen(state, stat, layers, query, range, columns, tell) {
+    if (state.inspected.length) tell({ rows: await this.#pieces.rows(state.inspected, layers, query, range, columns) });
+    const few = sentinelTiles(state, stat, layers);
+    if (few.length) tell({ sentinels: await this.#pieces.sentinels(few, query, range, columns) });
+    const shown = layers.magnitudes ? layerShown(state.layer, layers) : null;
+    if (shown !== null) tell({ magnitudes: await this.#pieces.magnitudes(shown, query, range) });
   }
 
   /**

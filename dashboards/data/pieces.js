@@ -2,7 +2,7 @@
 /** @import { Layers, Overview, Query, Range, RunEvent, Series, Source, Tile } from "../types.d.ts" */
 /** @import { Kept } from "./kept.js" */
 import { positionsOf } from "../inspector/values.js";
-import { memo } from "../state/memo.js";
+import { memo, steady } from "../state/memo.js";
 import { AROUND } from "../story/story.js";
 
 const SAMPLES = 400; // of a histogram: more would not fit beside one another
@@ -67,6 +67,24 @@ export class Pieces {
     const key = { ...query, chosen, from, to, columns };
     return this.#kept.ask("rows", key, () => this.#source.rows(query, chosen, from, to, columns));
   }
+
+  /**
+   * The tiles of the sentinels.
+   *
+   * @param {string[]} stats
+   * @param {Query} query
+   * @param {Range} range
+   * @param {number} columns
+   */
+  async sentinels(stats, query, [from, to], columns) {
+    const key = { ...query, from, to, columns };
+    const ask = (/** @type {string} */ stat) =>
+      this.#kept.ask(stat, key, () => this.#source.tile(query, stat, from, to, columns));
+    const tiles = await Promise.all(stats.map(ask));
+    return this.#few(Object.fromEntries(stats.map((stat, i) => [stat, tiles[i]])));
+  }
+
+  /** @type {(tiles: Record<string, Tile>) => Record<string, Tile>} */ #few = steady();
 
   /** @param {number} layer @param {Query} query @param {Range} range */
   magnitudes(layer, query, [from, to]) {

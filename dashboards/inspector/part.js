@@ -1,12 +1,13 @@
 // A few layers in detail: each statistic as a chart with a line for each layer, and all values at one step.
 /** @import { Layer, Layers, Range, Rows, RunEvent, State, StepActions, Theme } from "../types.d.ts" */
+/** @import { Sentinels } from "../heat/sentinels.js" */
 import { Chart } from "../chart/chart.js";
 import { runColour } from "../draw/colours.js";
 import { h } from "../draw/dom.js";
 import { statistic } from "../heat/statistics.js";
 import { memo } from "../state/memo.js";
 import { InspectorTable } from "./table.js";
-import { inspectedLines, positionsOf } from "./values.js";
+import { inspectedLines, positionsOf, sentinelsAmong } from "./values.js";
 
 const STATS = ["norm", "norm_share", "abs_max", "zeros", "nonfinite", "weight_norm", "update_ratio", "rms_ratio"];
 const SHARE = "The share of the squared norm is shown where a column is one step: zoom in.";
@@ -16,6 +17,7 @@ const SHARE = "The share of the squared norm is shown where a column is one step
  * @property {State} state
  * @property {Layers | null} layers
  * @property {Rows | null} rows
+ * @property {Sentinels | null} sentinels
  * @property {Range} range
  * @property {number} lastStep of the run
  * @property {RunEvent[]} events
@@ -65,16 +67,17 @@ export class InspectorPart {
     const marks = { range, bad: NONE, events, chosen, selected, tables: state.tables, theme };
     const all = layers ? this.#chosen(state.inspected, layers) : [];
     this.element.hidden = !all.length;
-    if (!all.length) return;
+    if (!layers || !all.length) return;
     this.#list(all, theme);
     this.element.classList.toggle("waiting", rows === null);
     if (!rows) return;
+    const few = this.#few(state.inspected, layers, shown.sentinels);
     this.#note.hidden = rows.norm_share !== undefined || rows.norm === undefined;
     for (const { stat, lines, chart } of this.#charts) {
       const title = `${stat} by layer`;
       const { log = false, share = false } = statistic(stat);
       const axis = { log: log && !share, robust: !state.wholeAxis, values: state.values[title] ?? null };
-      chart.show({ title, lines: lines(rows, stat, all, theme), ...axis, ...marks });
+      chart.show({ title, lines: lines(rows, stat, all, theme, few), ...axis, ...marks });
     }
     this.#tell();
   }
@@ -82,6 +85,8 @@ export class InspectorPart {
   #chosen = memo((/** @type {string[]} */ names, /** @type {Layers} */ { layers }) =>
     positionsOf(names, layers).map((i) => layers[i]),
   );
+
+  #few = memo(sentinelsAmong);
 
   #list = memo((/** @type {Layer[]} */ layers, /** @type {Theme} */ theme) => {
     const rest = (/** @type {string} */ name) => this.#shown?.state.inspected.filter((one) => one !== name) ?? [];
@@ -109,8 +114,9 @@ export class InspectorPart {
   #tell() {
     const shown = this.#shown;
     if (!shown?.rows || !shown.layers || this.element.hidden) return;
-    const { state, layers, rows, range, lastStep, chosen } = shown;
+    const { state, layers, rows, range, lastStep, chosen, sentinels } = shown;
     const step = this.#pointer ?? state.pin ?? chosen?.step ?? Math.min(lastStep, Math.floor(range[1]));
-    this.#table.show({ rows, layers: this.#chosen(state.inspected, layers), step, lastStep });
+    const few = this.#few(state.inspected, layers, sentinels);
+    this.#table.show({ rows, layers: this.#chosen(state.inspected, layers), step, lastStep, few });
   }
 }

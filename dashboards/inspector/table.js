@@ -4,7 +4,7 @@ import { h } from "../draw/dom.js";
 import { whole } from "../draw/text.js";
 import { copyText, neighbourStep, valuesAtStep } from "./values.js";
 
-/** @typedef {{ rows: Rows, layers: Layer[], step: number, lastStep: number }} Shown */
+/** @typedef {{ rows: Rows, layers: Layer[], step: number, lastStep: number, few: import("./values.js").Few }} Shown */
 
 export class InspectorTable {
   /** @type {Shown | null} */ #shown = null;
@@ -32,10 +32,10 @@ export class InspectorTable {
   /** @param {Shown} shown */
   show(shown) {
     this.#shown = shown;
-    const { rows, layers, step, lastStep } = shown;
+    const { rows, layers, step, lastStep, few } = shown;
     const names = ["statistic", "at", ...layers.map(({ name }) => name)];
     const heads = names.map((text) => h("th", { scope: "col" }, text));
-    const lines = valuesAtStep(rows, layers, step, lastStep).map(({ stat, when, cells }) =>
+    const lines = valuesAtStep(rows, layers, step, lastStep, few).map(({ stat, when, cells }) =>
       h(
         "tr",
         {},
@@ -53,8 +53,8 @@ export class InspectorTable {
 
   async #copy() {
     if (!this.#shown) return;
-    const { rows, layers, step, lastStep } = this.#shown;
-    await navigator.clipboard.writeText(copyText(valuesAtStep(rows, layers, step, lastStep), layers));
+    const { rows, layers, step, lastStep, few } = this.#shown;
+    await navigator.clipboard.writeText(copyText(valuesAtStep(rows, layers, step, lastStep, few), layers));
     this.copy.textContent = "copied";
     setTimeout(() => this.copy.replaceChildren("copy values"), 2000);
   }

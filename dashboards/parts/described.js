@@ -1,7 +1,7 @@
 // The charts of a run over steps, from the first to the last: what each is called, and what it draws.
 /** @import { Line } from "../types.d.ts" */
 /** @import { Given } from "./lines.js" */
-import { coefLines, lossLines, normLines, recordedLines, shareLines, spansDecades } from "./lines.js";
+import { coefLines, lossLines, normLines, recordedLines, shareLines, spansDecades, updateLines } from "./lines.js";
 
 /**
  * @typedef {object} Described
@@ -47,7 +47,7 @@ export const CHARTS = [
     hint: "norm of the optimizer's update over that of the weights",
     height: 96,
     robust: true,
-    lines: recordedLines("update_ratio"),
+    lines: updateLines("update_ratio"),
     log: () => true,
   },
   {
@@ -55,7 +55,7 @@ export const CHARTS = [
     hint: "norm of the optimizer's update",
     height: 84,
     robust: true,
-    lines: recordedLines("update_norm"),
+    lines: updateLines("update_norm"),
     log: () => true,
   },
   {
@@ -63,7 +63,7 @@ export const CHARTS = [
     hint: "gradient over the root of the second moment, the largest of all parameters",
     height: 84,
     robust: true,
-    lines: recordedLines("rms_ratio"),
+    lines: updateLines("rms_ratio"),
     log: () => true,
   },
   {

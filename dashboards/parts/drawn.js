@@ -2,7 +2,9 @@
 /** @import { Line, Scatter, Series, Theme } from "../types.d.ts" */
 import { runColour } from "../draw/colours.js";
 
-/** @typedef {{ name: string, slot: number, focused: boolean, series: Series }} DrawnRun */
+/** @import { Found } from "../data/pieces.js" */
+
+/** @typedef {{ name: string, slot: number, focused: boolean, series: Series, updatesEvery?: number | null }} DrawnRun */
 
 /**
  * The runs drawn whose series have arrived, each with its place.
@@ -10,11 +12,15 @@ import { runColour } from "../draw/colours.js";
  * @param {(string | null)[]} slots
  * @param {string | null} focus
  * @param {Record<string, Series>} series
+ * @param {Record<string, Found>} [overviews]
+ * @returns {DrawnRun[]}
  */
-export function drawnRuns(slots, focus, series) {
-  return slots.flatMap((name, slot) =>
-    name !== null && series[name] ? [{ name, slot, focused: name === focus, series: series[name] }] : [],
-  );
+export function drawnRuns(slots, focus, series, overviews = {}) {
+  return slots.flatMap((name, slot) => {
+    if (name === null || !series[name]) return [];
+    const updatesEvery = overviews[name]?.overview?.updates_every;
+    return [{ name, slot, focused: name === focus, series: series[name], updatesEvery }];
+  });
 }
 
 /**

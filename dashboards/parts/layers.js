@@ -1,5 +1,6 @@
 // Layers by steps: the controls, the heat map, and the chosen row as a line.
 /** @import { Layers, Other, Range, RunEvent, State, StepActions, Theme, Tile } from "../types.d.ts" */
+/** @import { Sentinels } from "../heat/sentinels.js" */
 /** @import { Row } from "../state/rows.js" */
 import { Chart } from "../chart/chart.js";
 import { h } from "../draw/dom.js";
@@ -25,6 +26,7 @@ import { badOf, rowLines } from "./rowline.js";
  * @property {Layers} layers
  * @property {Tile | null} tile
  * @property {Tile | null} whole
+ * @property {Sentinels | null} sentinels
  * @property {Other | null} other the run compared with
  * @property {string} colour of the run
  * @property {Range} range
@@ -71,7 +73,8 @@ export class LayersPart {
   }
 
   /** @param {Shown} shown */
-  show({ state, layers, tile, whole, other, colour, range, lastStep, events, chosen, selected, selectedHere, theme }) {
+  show(shown) {
+    const { state, layers, tile, whole, other, colour, range, lastStep, events, chosen, selected, theme } = shown;
     const stat = offered(state.stat, layers);
     if (stat === null || (!tile && this.element.hidden)) {
       this.element.hidden = this.chart.element.hidden = true;
@@ -94,14 +97,14 @@ export class LayersPart {
     const values = this.#values(tile, stat, subjects.layers);
     const { pin } = state;
     const shared = { stat, tile, whole, values, rows: this.#rows, chosenRow: row, range, lastStep, pin, theme };
-    const picture = { ...shared, events, chosen, parting, selected: selectedHere };
+    const picture = { ...shared, events, chosen, parting, selected: shown.selectedHere };
     this.#heat.show(picture);
     this.#table.show(picture, state.tables);
     const usual = this.#wholeValues(whole, stat, subjects.layers);
     const inDepth = state.order === "model" && !look.ranks;
     const { frame } = this.#heat;
     this.#profile.show({ ...shared, wholeValues: usual, inDepth, frame, ghost: chosen?.step ?? null });
-    const lines = this.#lines(row, tile, stat, subjects.layers, colour, theme);
+    const lines = this.#lines(row, tile, stat, subjects.layers, colour, theme, shown.sentinels, layers);
     const title = row?.name ?? CHOSEN;
     const cut = { log: !look.share, robust: !state.wholeAxis, values: state.values[CHOSEN] ?? null };
     const marks = { bad: this.#bad(lines), events, chosen, selected };

@@ -3,6 +3,7 @@
 /** @import { DrawnRun } from "./drawn.js" */
 import { ink, runColour } from "../draw/colours.js";
 import { ends } from "../draw/scales.js";
+import { readEvery, readings } from "../heat/sentinels.js";
 import { band, prefix } from "./drawn.js";
 
 /** @typedef {{ runs: DrawnRun[], theme: Theme, trial: number | null }} Given */
@@ -67,6 +68,27 @@ export function lossLines({ runs, theme }) {
 export function recordedLines(name) {
   return ({ runs, theme }) =>
     runs.filter(({ series }) => known(series, name)).map((run) => band(run, name, theme, runs));
+}
+
+/**
+ * A quantity of the updates, of the runs that recorded it. Where the updates of all parameters are read at some steps
+ * only, that of the sentinels is drawn below it.
+ *
+ * @param {string} name
+ * @returns {(given: Given) => Line[]}
+ */
+export function updateLines(name) {
+  const few = `sentinel_${name}`;
+  return ({ runs, theme }) =>
+    runs
+      .filter(({ series }) => known(series, name))
+      .flatMap((run) => {
+        const all = readings(band(run, name, theme, runs));
+        if (!known(run.series, few)) return [all];
+        const label = `${prefix(run, runs)}of the sentinels, each step`;
+        const each = { ...band(run, few, theme, runs), label, colour: ink(theme).line, under: true };
+        return [each, { ...all, label: `${all.label} of all, ${readEvery(run.updatesEvery)}` }];
+      });
 }
 
 /**

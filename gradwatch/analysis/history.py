@@ -242,17 +242,24 @@ class RunReader:
         read = self._store.update_table
         return side_by_side([parameter_frame(self._store, read, stat, name, one_of) for name in names])
 
-    def sentinels(self, stat: str = "rms_ratio", optimizer: str | None = None) -> pd.DataFrame:
+    def sentinels(
+        self, stat: str = "rms_ratio", optimizer: str | None = None, *, after: int = 0, up_to: int | None = None
+    ) -> pd.DataFrame:
         """One statistic of the updates of the sentinels at every recorded step, (steps, sentinels).
 
         Where a model has so many parameters that their updates are read at some steps only, those of a few are read
         at every step: of the first and the last three matrices, and of up to four whose ``rms_ratio`` was once above
         2. NaN where a parameter was no sentinel yet. Empty where all updates are read at every step or none are, with
-        several processes, and on devices. ``stat`` is one of those of `updates`.
+        several processes, and on devices. ``stat`` is one of those of `updates`. Only rows with
+        ``after < id <= up_to`` are read.
         """
         if stat not in RECORDED_UPDATE_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RECORDED_UPDATE_STATS)}.")
-        return sentinel_frame(self._store, stat, self.optimizer(optimizer))
+        return sentinel_frame(self._store, stat, self.optimizer(optimizer), after=after, up_to=up_to)
+
+    def has_sentinels(self, optimizer: str | None = None) -> bool:
+        """Whether the updates of a few parameters were read at steps at which those of all were not."""
+        return bool(len(self._store.sentinel_table("update_norm", self.optimizer(optimizer), most=1)[0]))
 
     def standing(self, optimizer: str | None = None) -> NDArray[np.int64]:
         """Id, step and attempt of one optimizer's rows that no later attempt replaced, (rows, 3), by step."""

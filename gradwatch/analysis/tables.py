@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -34,18 +35,25 @@ def parameter_frame(store: StoreReader, read: Read, stat: str, optimizer: str, o
     return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
 
 
-def sentinel_frame(store: StoreReader, stat: str, optimizer: str) -> pd.DataFrame:
-    """One statistic of the sentinels at every step at which they or all parameters were read, (steps, sentinels)."""
+def sentinel_frame(
+    store: StoreReader, stat: str, optimizer: str, *, after: int = 0, up_to: int | None = None
+) -> pd.DataFrame:
+    """One statistic of the sentinels at every step at which they or all parameters were read, (steps, sentinels).
+
+    Only of rows with ``after < id <= up_to``.
+    """
     if stat == "update_ratio":
-        weight = sentinel_frame(store, "weight_norm", optimizer)
-        return sentinel_frame(store, "update_norm", optimizer) / weight.where(weight != 0)
-    rows, positions, table = store.sentinel_table(stat, optimizer)
+        weight = sentinel_frame(store, "weight_norm", optimizer, after=after, up_to=up_to)
+        update = sentinel_frame(store, "update_norm", optimizer, after=after, up_to=up_to)
+        return update / weight.where(weight != 0)
+    rows, positions, table = store.sentinel_table(stat, optimizer, after=after, up_to=up_to)
     rows, table = standing_of(store, rows, table, optimizer)
     infos = store.parameters(optimizer)
     few = pd.DataFrame(table, index=pd.Index(rows[:, 1], name="step"), columns=[infos[at].name for at in positions])
     if not len(positions):
         return few
-    every = parameter_frame(store, store.update_table, stat, optimizer, 1)
+    read = partial(store.update_table, after=after, up_to=up_to)
+    every = parameter_frame(store, read, stat, optimizer, 1)
     return pd.concat([few, every.iloc[:, positions]]).sort_index(kind="stable")
 
 

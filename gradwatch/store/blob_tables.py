@@ -122,10 +122,12 @@ class BlobTables:
         shape = (0, len(positions), len(MAGNITUDE_BINS))
         return keys[kept], np.stack(found) if found else np.empty(shape, np.float32)
 
-    def sentinels(self, stat: str, optimizer: str, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    def sentinels(
+        self, stat: str, optimizer: str, length: int, part: Part
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """Rows, positions and values as in `StoreReader.sentinel_table`; ``length`` is that of all parameters."""
-        keys, positions = self.table("sentinel", "position", optimizer, None, Part())
-        others, values = self.table("sentinel", stat, optimizer, None, Part())
+        keys, positions = self.table("sentinel", "position", optimizer, None, part)
+        others, values = self.table("sentinel", stat, optimizer, None, part)
         _, left, right = np.intersect1d(keys[:, 0], others[:, 0], assume_unique=True, return_indices=True)
         valid = are_positions(positions, length)
         self._integrity.left_out |= {("sentinel", number) for number in keys[~valid, 0].tolist()}

@@ -182,7 +182,9 @@ class StoreReader:
         part = Part(one_of=one_of, after=after, up_to=LARGEST if up_to is None else up_to, most=most)
         return self._blobs.table("optimizer_update", stat, optimizer, len(self.parameters(optimizer)), part)
 
-    def sentinel_table(self, stat: str, optimizer: str) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    def sentinel_table(
+        self, stat: str, optimizer: str, *, after: int = 0, up_to: int | None = None, most: int = -1
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """The sentinels' updates: id and step of each row, (rows, 2), which they are, and one statistic of each.
 
         The positions of all parameters that ever were sentinels come in ascending order, (sentinels,). The values are
@@ -191,8 +193,12 @@ class StoreReader:
         Args:
             stat: one of `UPDATE_STATS`.
             optimizer: its name.
+            after: only rows with a larger id.
+            up_to: only rows with no larger id; None: all.
+            most: of rows; -1: all.
         """
-        return self._blobs.sentinels(stat, optimizer, len(self.parameters(optimizer)))
+        part = Part(after=after, up_to=LARGEST if up_to is None else up_to, most=most)
+        return self._blobs.sentinels(stat, optimizer, len(self.parameters(optimizer)), part)
 
     def rank_table(
         self, stat: str, optimizer: str, *, after: int = 0, up_to: int | None = None, most: int = -1

@@ -161,10 +161,10 @@ def _optimizer(view: RunView) -> dict[str, Any]:
     columns = max(MIN_LAYER_COLUMNS, LAYER_VALUES // max(1, len(layers["layers"])))
     tiles, joined_steps = {}, 1
     for stat in layers["stats"]:
-        about, arrays = view.tile(stat, first, last, columns)
-        values = byte_planes(to_bfloat16(np.ascontiguousarray(np.asarray(arrays["values"], np.float32).T)))
-        tiles[stat] = embed(pack(about, dict(arrays) | {"values": values}))
-        joined_steps = max(joined_steps, about["joined"])
+        tiles[stat], joined = _tile(view, stat, first, last, columns)
+        joined_steps = max(joined_steps, joined)
+    for stat in layers["sentinels"]:
+        tiles[stat], _ = _tile(view, stat, first, last, STEP_COLUMNS)
     return {
         "overview": view.overview(),
         "layers": layers,
@@ -177,6 +177,13 @@ def _optimizer(view: RunView) -> dict[str, Any]:
         "columns": len(series["first"]),
         "joined": joined_steps,
     }
+
+
+def _tile(view: RunView, stat: str, first: float, last: float, columns: int) -> tuple[str, int]:
+    """A tile for a file, and how many steps a column joins."""
+    about, arrays = view.tile(stat, first, last, columns)
+    values = byte_planes(to_bfloat16(np.ascontiguousarray(np.asarray(arrays["values"], np.float32).T)))
+    return embed(pack(about, dict(arrays) | {"values": values})), about["joined"]
 
 
 def _magnitudes(view: RunView, layers: Mapping[str, Any], first: float, last: float) -> str | None:

@@ -19,7 +19,9 @@ from gradwatch.record import (
     LayerStats,
     MagnitudeStats,
     ParameterInfo,
+    SentinelStats,
     StepRecord,
+    UpdateStats,
     WeightStats,
 )
 from gradwatch.store import StoreWriter
@@ -588,6 +590,60 @@ def test_layers_are_inspected_with_all_statistics_and_all_digits(look, served, t
     assert (when, float(value)) == ("step 199", pytest.approx(float(norms[199, 1]), rel=0.005))
     assert float(cells(report, "norm_share")[1]) == pytest.approx(squares[1] / squares.sum(), rel=0.01)
     assert report.serious_findings(AXE) == []
+
+
+def with_sentinels(step):
+    """All updates at every tenth step; at the others those of the first and the third layer. A spike between."""
+    base = record(step, [1.0, 1.0, 1.0])
+    ratio = np.float32([1.25 if step != 45 else 30.0, 1.5, 1.75])
+    update, weight = np.float32([0.01, 0.02, 0.03]), np.float32([1, 1, 1])
+    if step % 10 == 0:
+        total = {"update_norm": float(np.linalg.norm(update)), "weight_norm": float(np.linalg.norm(weight))}
+        return replace(base, updates=UpdateStats(update_norm=update, weight_norm=weight, rms_ratio=ratio), **total)
+    at = [0, 2]
+    few = SentinelStats(position=np.float32(at), update_norm=update[at], weight_norm=weight[at], rms_ratio=ratio[at])
+    return replace(base, sentinels=few)
+
+
+@pytest.mark.parametrize("where", ["tab", "file"])
+def test_updates_of_the_sentinels_are_drawn_between_the_readings_of_all(look, served, tmp_path, where):
+    write(tmp_path / "runs" / "run", [with_sentinels(step) for step in range(100)]).end_attempt("closed")
+    if where == "tab":
+        seen = look().open_page(served(tmp_path / "runs"), "run=run&stat=rms_ratio")
+    else:
+        file = tmp_path / "run.html"
+        file.write_text(render(RunView(tmp_path / "runs" / "run")))
+        seen = look(offline=True).open_file(file)
+    seen.shown_run()
+    seen.frame.locator(".layers").get_by_label("statistic").select_option("rms_ratio")
+
+    # over all parameters: a line through the readings, not a point for each, and the sentinels at each step
+    drawn = seen.chart_colours("update_norm", 44, 0, 1)
+    blue = [pixel for pixel in drawn if pixel[3] > 200 and max(map(abs, np.subtract(pixel[:3], RUN_BLUE))) < 6]
+    assert blue, "the line goes on between two readings"
+    told = seen.point("rms_ratio", 45)
+    assert "rms_ratio of all, every 10 steps" in told
+    assert "of the sentinels, each step 30" in told
+    assert "of the sentinels, each step 0.0316" in seen.point("update_norm", 43)
+
+    def of_layer(layer, step):
+        rows_of(seen).select_option(layer)
+        seen.settle()
+        return seen.point("chosen layer", step)
+
+    assert "rms_ratio, each step 30" in of_layer("block.0.weight", 45)
+    assert "rms_ratio, every 10 steps 1.5" in of_layer("block.1.weight", 45)
+
+    inspect = seen.frame.get_by_role("button", name="inspect", exact=True)
+    for layer in ("block.0.weight", "block.1.weight"):
+        rows_of(seen).select_option(layer)
+        inspect.click()
+    seen.settle()
+    assert "block.0.weight, each step 30" in seen.point("rms_ratio by layer", 45)
+    table = seen.frame.get_by_role("region", name="values at a step")
+    row = table.locator("tr").filter(has=seen.frame.get_by_text("rms_ratio, computed, each step", exact=True))
+    expect(row.locator("td")).to_have_text(["step 45", "30", "no sentinel"])
+    assert seen.serious_findings(AXE) == []
 
 
 def test_two_runs_are_divided_layer_by_layer_and_where_they_part_is_told(look, served, tmp_path):

@@ -7,6 +7,7 @@ import {
   inspectedLines,
   neighbourStep,
   positionsOf,
+  sentinelsAmong,
   valuesAtStep,
   withNames,
 } from "../../dashboards/inspector/values.js";
@@ -131,4 +132,27 @@ test("all digits are as few as give the same float32 again", () => {
     const value = Math.fround((next() - 0.5) * 10 ** (60 * next() - 30));
     assert.equal(Math.fround(Number(allDigits(value))), value);
   }
+});
+
+test("the update of a sentinel is a line at each step, and has a row of its own in the table", () => {
+  const [, , third] = layers;
+  const few = tile("sentinel_rms_ratio", [[5], [6], [7]]);
+  few.about.positions = [2];
+  const inspected = [layers[0].name, third.name];
+  const lines = sentinelsAmong(inspected, LAYERS, { sentinel_rms_ratio: few });
+  assert.deepEqual([lines.rms_ratio[0], [...(lines.rms_ratio[1]?.high ?? [])]], [null, [5, 6, 7]]);
+  assert.deepEqual(lines.update_ratio, [null, null]);
+  const all = tile("rms_ratio", [[1, 5]]);
+  const rows = { rms_ratio: all };
+  const drawn = inspectedLines(rows, "rms_ratio", [layers[0], third], "light", lines);
+  assert.deepEqual(
+    drawn.map(({ label, high }) => [label, high.length]),
+    [
+      [layers[0].name, 1],
+      [`${third.name}, each step`, 3],
+    ],
+  );
+  const told = valuesAtStep(rows, [layers[0], third], 1, 2, lines);
+  assert.deepEqual(told[1], { stat: "rms_ratio, computed, each step", when: "step 1", cells: ["no sentinel", "6"] });
+  assert.deepEqual(told[0].when, "step 0");
 });

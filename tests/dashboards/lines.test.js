@@ -12,6 +12,7 @@ import {
   recordedLines,
   shareLines,
   spansDecades,
+  updateLines,
 } from "../../dashboards/parts/lines.js";
 import { factsOf } from "../../dashboards/parts/verdict.js";
 import { overview, series } from "./support.js";
@@ -224,4 +225,32 @@ test("a value between gaps stands alone; steps of other runs are no gaps", () =>
   assert.deepEqual(isolated([1, undefined, 2, undefined]), []);
   assert.deepEqual(isolated([undefined, 1, undefined, null]), [1]);
   assert.deepEqual(isolated([null, undefined]), []);
+});
+
+test("updates that are read at every third step are one line, with that of the sentinels below it", () => {
+  const every = { ...band("rms_ratio", [1, NaN, NaN, 2, NaN, NaN, 3]) };
+  const few = band("sentinel_rms_ratio", [1, 1, 9, 1, 1, 1, 1]);
+  const drawn = (/** @type {any} */ given) => {
+    const overviews = /** @type {any} */ ({ a: { overview: { ...overview(), updates_every: 3 } } });
+    return updateLines("rms_ratio")({ runs: drawnRuns(["a"], "a", { a: given }, overviews), theme, trial: null });
+  };
+  const [alone] = drawn(series(7, every));
+  assert.deepEqual([alone.label, [...alone.first], [...alone.high]], ["rms_ratio", [0, 3, 6], [1, 2, 3]]);
+  assert.deepEqual([...(alone.low ?? [])], [1, 2, 3]);
+  const [each, all] = drawn(series(7, { ...every, ...few }));
+  assert.deepEqual([each.label, all.label], ["of the sentinels, each step", "rms_ratio of all, every 3 steps"]);
+  assert.deepEqual([each.high[2], each.first.length, [...all.first]], [9, 7, [0, 3, 6]]);
+});
+
+test("a gap that is longer than usual stays a gap, and a line that is read at each step stays as it is", () => {
+  const [gap] = updateLines("update_norm")(only(series(9, band("update_norm", [1, NaN, 2, NaN, NaN, NaN, 3, NaN, 4]))));
+  assert.deepEqual(
+    [[...gap.first], [...gap.high]],
+    [
+      [0, 2, 3, 6, 8],
+      [1, 2, NaN, 3, 4],
+    ],
+  );
+  const skipped = series(4, band("update_norm", [1, 2, NaN, 4]));
+  assert.equal(updateLines("update_norm")(only(skipped))[0].first, skipped.first);
 });

@@ -55,6 +55,31 @@ def largest_rms_ratios(reader: RunReader, optimizer: str, steps: NDArray[np.int6
     return largest, at
 
 
+def sentinel_series(reader: RunReader, optimizer: str, steps: NDArray[np.int64]) -> dict[str, Array]:
+    """Updates of the sentinels at each of the steps; NaN where they were not recorded, and throughout in a `LONG_RUN`.
+
+    Of those that were read most often, so that no line jumps where another one joins: ``sentinel_rms_ratio``, the
+    largest of them, ``sentinel_update_norm``, that of all of them together, and ``sentinel_update_ratio``, that over
+    the norm of their weights.
+    """
+    names = ("sentinel_rms_ratio", "sentinel_update_norm", "sentinel_update_ratio")
+    found = {name: np.full(len(steps), np.nan) for name in names}
+    if not 0 < len(steps) < LONG_RUN or reader.sentinels("update_norm", optimizer).empty:
+        return found
+    tables = {}
+    for stat in ("rms_ratio", "update_norm", "weight_norm"):
+        frame = reader.sentinels(stat, optimizer)
+        known = frame.notna().sum()
+        kept = frame.loc[~frame.index.duplicated(), known == known.max()]
+        tables[stat] = kept.reindex(steps).to_numpy(float)
+    update, weight = (np.sqrt((tables[stat] ** 2).sum(axis=1)) for stat in ("update_norm", "weight_norm"))
+    ratios = np.where(np.isfinite(tables["rms_ratio"]), tables["rms_ratio"], -np.inf).max(axis=1)
+    found["sentinel_rms_ratio"] = np.where(ratios >= 0, ratios, np.nan)
+    found["sentinel_update_norm"] = update
+    found["sentinel_update_ratio"] = np.divide(update, weight, out=np.full(len(steps), np.nan), where=weight > 0)
+    return found
+
+
 def update_summary(reader: RunReader, optimizer: str, frame: pd.DataFrame) -> UpdateSummary | None:
     """Summarize the recorded updates of one optimizer, whose rows of `RunReader.steps` are given; None if it has none.
 

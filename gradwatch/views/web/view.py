@@ -26,7 +26,7 @@ from gradwatch.analysis.statistics.owners import NormOwner, dominant, norm_owner
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import noise_scale
 from gradwatch.analysis.statistics.scatter import QUANTITIES, scatter
-from gradwatch.analysis.statistics.updates import largest_rms_ratios
+from gradwatch.analysis.statistics.updates import largest_rms_ratios, sentinel_series
 from gradwatch.analysis.summary import LayerSummary, RunSummary, summarize
 from gradwatch.errors import BadArgument
 from gradwatch.record import MAGNITUDE_BINS, SEVERITIES, STATS, Event
@@ -34,6 +34,8 @@ from gradwatch.store import FILE_NAME
 from gradwatch.views.json import recommendation, replays, report
 from gradwatch.views.parting import sentences
 from gradwatch.views.web.layers import LayerHistory, LongHistory, squared_shares
+from gradwatch.views.web.sentinels import STATS as SENTINEL_TILES
+from gradwatch.views.web.sentinels import sentinel_tile
 from gradwatch.views.web.series import at_zoom
 
 HEAT_STATS = (
@@ -104,6 +106,7 @@ class _Read:
             self.derived["series"] = {
                 "rms_ratio": largest_rms_ratios(self.run, self.optimizer, steps)[0],
                 "noise_scale": scales[~scales.index.duplicated()].reindex(steps).to_numpy(float),
+                **sentinel_series(self.run, self.optimizer, steps),
             }
         found: dict[str, Array] = self.derived["series"]
         return found
@@ -118,6 +121,12 @@ class _Read:
     def first_row(self, stat: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The id of the first row with this statistic, and its values, (1, parameters); (0, parameters) if none."""
         return self.run.layer_rows(stat, self.optimizer, most=1)
+
+    def updates_every(self) -> int | None:
+        """Steps from one reading of all updates to the next, as a rule; None where they were not read twice."""
+        series = self.summary.series
+        read = series.step[~np.isnan(series.update_norm)]
+        return int(np.median(np.diff(read))) if len(read) > 1 else None
 
     def has_ended(self) -> bool:
         """Whether the process of a run that was being written is gone. A killed process writes no sign of it."""
@@ -179,6 +188,7 @@ class RunView:
             "norm_owners": [asdict(owner) for owner in self._read.owners()],
             "dominant": [asdict(owner) for owner in dominant(self._read.owners())],
             "parameters": len(self._read.names),
+            "updates_every": self._read.updates_every(),
         }
 
     def series(self, first: float, last: float, columns: int) -> Arrays:
@@ -234,17 +244,28 @@ class RunView:
                 "quantile_error": ACCURACY if isinstance(history, LongHistory) else None,
                 "stats": [stat for stat in HEAT_STATS if self._has(stat)],
                 "magnitudes": bool(len(self._read.magnitude_ids())),
+                "sentinels": list(SENTINEL_TILES) if self._read.run.has_sentinels(self._read.optimizer) else [],
+                "updates_every": self._read.updates_every(),
             }
 
     def tile(self, stat: str, first: float, last: float, columns: int) -> tuple[dict[str, Any], Arrays]:
         """One statistic of every parameter from ``first`` to ``last`` (`LayerHistory.tile`).
 
+        Of the sentinels' statistics the columns of ``values`` are the parameters at ``positions`` (`sentinel_tile`).
+
         Raises:
             BadArgument: the statistic is unknown.
         """
-        if stat not in HEAT_STATS:
-            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(HEAT_STATS)}.")
+        if stat not in (*HEAT_STATS, *SENTINEL_TILES):
+            raise BadArgument(f"stat is {stat!r}; expected one of {', '.join((*HEAT_STATS, *SENTINEL_TILES))}.")
         with self._lock:
+            if stat in SENTINEL_TILES:
+                read = self._read
+                positions, firsts, lasts, values, joined = sentinel_tile(
+                    read.run, read.optimizer, read.standing, stat, first, last, columns
+                )
+                about = {"stat": stat, "joined": joined, "positions": positions}
+                return about, {"first": firsts, "last": lasts, "values": values}
             firsts, lasts, values, joined = self._history(stat).tile(self._read.run, first, last, columns)
         return {"stat": stat, "joined": joined}, {"first": firsts, "last": lasts, "values": values}
 
