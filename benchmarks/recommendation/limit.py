@@ -90,7 +90,7 @@ def records_of(task: Task, advice: Sequence[Advice], folder: Path) -> list[Run]:
 def features(run: Run, advice: Advice) -> Array:
     """In the order of `FEATURES`, as logarithms about a usual value."""
     history = optimizer_history(run)
-    losses, norms, weights = history.losses(), history.norms, history.weights.to_numpy(float)
+    losses, norms, weights = history.losses, history.norms, history.weights.to_numpy(float)
     growth = weights[-1] / weights[len(weights) * 2 // 3 - 1] - 1
     progress = np.median(np.array_split(losses, 10)[-1]) / np.median(losses[:10])
     return np.array(

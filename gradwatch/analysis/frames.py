@@ -57,6 +57,18 @@ def _texts(column: NDArray[Any]) -> pd.Series[Any]:
     return pd.concat([*chunks, chunk[: len(column) % CHUNK]], ignore_index=True)
 
 
+def known_values(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """The values of a column that are known; of one value for all steps only that.
+
+    >>> known_values(pd.DataFrame({"loss": [2.0, np.nan]}), "loss").tolist()
+    [2.0]
+    """
+    values: NDArray[np.float64] = frame[name].to_numpy(float)
+    few = values[:1] if is_of_one_value(values) else values
+    is_known = ~np.isnan(few)
+    return few if is_known.all() else few[is_known]
+
+
 def indexed_by_step(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of `steps_frame` without replaced rows, indexed by step, its columns in the documented order."""
     attempts = frame["attempt"].to_numpy()

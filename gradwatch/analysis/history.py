@@ -271,8 +271,10 @@ class RunReader:
         """The ids of one optimizer's rows, replaced ones included, in order."""
         return self._store.step_ids(self.optimizer(optimizer))[:, 0]
 
-    def layer_digests(self, optimizer: str | None = None, stats: Collection[str] = STATS) -> dict[int, LayerDigest]:
-        """What the store holds of many rows in short, by the id of the last of them; see `analysis.long_runs`."""
+    def layer_digests(
+        self, optimizer: str | None = None, stats: Collection[str] = STATS
+    ) -> Iterator[tuple[int, LayerDigest]]:
+        """What the store holds of many rows in short, with the id of the last of them; see `analysis.long_runs`."""
         return self._store.digested_layers(self.optimizer(optimizer), stats)
 
     def layer_rows(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,12 @@ LONG = 50_000  # rows of an optimizer from which on digests are used; a shorter 
 MAX_ENTRIES_READ = 2_000_000  # from the store at a time, of rows without a digest
 MOST_ROWS_READ = 0.5  # share of rows without a digest: with more, digests save little
 
+SKETCHES_AT_ONCE = 16  # that are held until they are merged
+NO_NORMS = Sketch.merged([])
+
 Ids = NDArray[np.int64]
+Span: TypeAlias = tuple[int, int]
+"""The positions of the first and the last row of a digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,9 +71,10 @@ def long_layers(
     """
     rows = reader.standing(optimizer) if standing is None else standing
     ids, steps = rows[:, 0], rows[:, 1]
-    if len(ids) < LONG or (np.diff(ids) <= 0).any():
+    if len(ids) < LONG or not (ids[1:] > ids[:-1]).all():
         return None
-    digests = dict(_covering(reader, optimizer, ids, stats))
+    sketches = _Sketches()
+    digests = dict(sketches.taken_from(_covering(reader, optimizer, ids, stats)))
     if sum(last - first + 1 for first, last in digests) < (1 - MOST_ROWS_READ) * len(ids):
         return None
     parameters = len(reader.parameters(optimizer))
@@ -75,20 +82,35 @@ def long_layers(
     if "norm" not in known:
         return None
     counted = [*known, *({"zeros"} - set(known) if any(d.zeros_known.any() for d in digests.values()) else ())]
-    digests |= {
-        (first, last): digest
-        for begin, end in _gaps(list(digests), len(ids))
-        for first, last, digest in _read(reader, optimizer, ids, (begin, end), counted)
-    }
-    return _joined(sorted(digests.items()), ids, steps, known, parameters)
+    for gap in _gaps(list(digests), len(ids)):
+        digests |= dict(sketches.taken_from(_read(reader, optimizer, ids, gap, counted)))
+    return _joined(sorted(digests.items()), ids, steps, known, parameters, sketches.merged())
+
+
+class _Sketches:
+    """The sketches of many digests, merged as they are read: together they would take more memory than all else."""
+
+    def __init__(self) -> None:
+        self._few: list[Sketch] = []
+
+    def taken_from(self, digests: Iterable[tuple[Span, LayerDigest]]) -> Iterator[tuple[Span, LayerDigest]]:
+        """The digests without their sketches."""
+        for span, digest in digests:
+            self._few.append(digest.sketch)
+            if len(self._few) == SKETCHES_AT_ONCE:
+                self._few = [self.merged()]
+            yield span, replace(digest, sketch=NO_NORMS)
+
+    def merged(self) -> Sketch:
+        return Sketch.merged(self._few)
 
 
 def _covering(
     reader: RunReader, optimizer: str, ids: Ids, stats: Collection[str]
-) -> Iterator[tuple[tuple[int, int], LayerDigest]]:
+) -> Iterator[tuple[Span, LayerDigest]]:
     """The digests of which no row was replaced, by the positions of their first and last row in ``ids``."""
     own = reader.row_ids(optimizer)
-    for last_id, digest in reader.layer_digests(optimizer, stats).items():
+    for last_id, digest in reader.layer_digests(optimizer, stats):
         end = int(np.searchsorted(own, last_id))
         begin = end - digest.rows + 1
         if begin < 0 or end >= len(own) or own[end] != last_id:
@@ -112,7 +134,7 @@ def _gaps(spans: Sequence[tuple[int, int]], length: int) -> list[tuple[int, int]
 
 def _read(
     reader: RunReader, optimizer: str, ids: Ids, between: tuple[int, int], stats: Sequence[str]
-) -> Iterator[tuple[int, int, LayerDigest]]:
+) -> Iterator[tuple[Span, LayerDigest]]:
     """Digests made here of rows that have none in the store, with the positions of their first and last row."""
     parameters = len(reader.parameters(optimizer))
     most = max(GROUP, MAX_ENTRIES_READ // max(1, parameters))
@@ -129,11 +151,16 @@ def _read(
             tables[stat] = table
         digester = LayerDigester(parameters, stats)
         digester.extend(tables)
-        yield begin, end - 1, digester.finish()
+        yield (begin, end - 1), digester.finish()
 
 
 def _joined(
-    parts: Sequence[tuple[tuple[int, int], LayerDigest]], ids: Ids, steps: Ids, stats: Sequence[str], parameters: int
+    parts: Sequence[tuple[Span, LayerDigest]],
+    ids: Ids,
+    steps: Ids,
+    stats: Sequence[str],
+    parameters: int,
+    sketch: Sketch,
 ) -> LongLayers:
     high, high_at = np.full(parameters, ABSENT, np.float32), np.full(parameters, -1, np.int64)
     bad, absent, known = (np.zeros(parameters, np.int64) for _ in range(3))
@@ -159,7 +186,7 @@ def _joined(
         bad=bad,
         absent=absent,
         zeros=np.divide(zeros, known, out=np.full(parameters, np.nan), where=known > 0),
-        sketch=Sketch.merged([digest.sketch for _, digest in parts]),
+        sketch=sketch,
     )
 
 

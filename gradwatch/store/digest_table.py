@@ -29,13 +29,11 @@ def digested_steps(
 
 def digested_layers(
     db: Database, integrity: Integrity, optimizer: str, stats: Collection[str] = STATS
-) -> dict[int, LayerDigest]:
-    """Of each intact digest of an optimizer that has layers, by its last id; the maxima of these statistics."""
-    found = {}
+) -> Iterator[tuple[int, LayerDigest]]:
+    """Each intact digest of an optimizer that has layers, with its last id, and the maxima of these statistics."""
     for number, _, blob in _digests(db, integrity, "layers", optimizer):
         with contextlib.suppress(ValueError):
-            found[number] = unpack_layers(blob, stats)
-    return found
+            yield number, unpack_layers(blob, stats)
 
 
 def _digests(db: Database, integrity: Integrity, part: str, optimizer: str | None) -> Iterator[tuple[int, str, bytes]]:

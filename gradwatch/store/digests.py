@@ -116,14 +116,14 @@ class JoinedColumn:
     [1.0, 1.0, 1.0, 2.0, 3.0]
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, table: NDArray[Any] | None = None) -> None:
         self._room, self._rows = room, 0
         self._value: NDArray[Any] | None = None  # of all rows so far, (1,)
-        self._table: NDArray[Any] | None = None
+        self._table = table
 
     def extend(self, part: NDArray[Any]) -> None:
         if not self._rows and is_of_one_value(part):
-            self._value = part[:1]
+            self._value = part[:1].copy()
         if self._value is None or not _holds_only(part, self._value[0]):
             table = self._with_room(self._rows + len(part), part.dtype)
             table[self._rows : self._rows + len(part)] = part
@@ -137,11 +137,13 @@ class JoinedColumn:
 
     def _with_room(self, rows: int, kind: np.dtype[Any]) -> NDArray[Any]:
         """The table with room for this many rows. Memory that is never written to is not taken."""
+        before = self._table if self._value is None else self._value
         if self._table is None or rows > len(self._table):
-            larger = np.empty(max(rows, self._room), kind)
-            if self._rows:
-                larger[: self._rows] = self._value if self._table is None else self._table[: self._rows]
-            self._table, self._value = larger, None
+            held = 0 if self._table is None else len(self._table)
+            self._table = np.empty(max(rows, self._room, 2 * held), kind)
+        if before is not None and before is not self._table:
+            self._table[: self._rows] = before[: self._rows]
+        self._value = None
         return self._table
 
 
@@ -430,11 +432,12 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         for name, (kind, shape, length) in kept.items():
             if kind not in _TYPES or not all(type(n) is int and 0 <= n < 2**31 for n in (*shape, length)):
                 raise ValueError("no array of a digest is of that kind")
-            size = math.prod(shape) * np.dtype(kind).itemsize
-            if size > MAX_BYTES or length not in (size, np.dtype(kind).itemsize) or at + length > len(rest):
+            one = np.dtype(kind).itemsize
+            size = math.prod(shape) * one
+            if size > MAX_BYTES or length not in (size, one) or at + length > len(rest):
                 raise ValueError("an array is cut off")
-            flat = np.frombuffer(rest, kind, length // np.dtype(kind).itemsize, at)
-            arrays[name] = flat.reshape(shape) if length == size else np.broadcast_to(flat[0], shape)
+            # `numpy.broadcast_to` would take longer than the rest of what is done for an array.
+            arrays[name] = np.ndarray(shape, kind, rest, at, None if length == size else (0,) * len(shape))
             at += length
     except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError("this is no digest") from error
@@ -475,7 +478,7 @@ def pack_steps(columns: Mapping[str, Sequence[Any]]) -> bytes:
 def unpack_steps(blob: bytes) -> tuple[Columns, int]:
     """The columns that `pack_steps` packed, as arrays of one length, texts as objects; and every bit of their parts.
 
-    The bits are -1 where they are not known.
+    The bits are -1 where they are not known. Columns are views of the bytes where they can be.
 
     Raises:
         ValueError: the bytes are something else.
@@ -494,10 +497,8 @@ def unpack_steps(blob: bytes) -> tuple[Columns, int]:
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError("this is no digest of steps") from error
     columns[LOGGED] = each(lambda logged: logged.astype(bool), arrays[LOGGED])
-    # Of the bytes of a digest no more is kept than what is needed of them.
-    kept = {name: column if is_of_one_value(column) else column.copy() for name, column in columns.items()}
     parts = about.get("parts")
-    return kept, parts if type(parts) is int else -1
+    return columns, parts if type(parts) is int else -1
 
 
 def pack_layers(digest: LayerDigest) -> bytes:

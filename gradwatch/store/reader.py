@@ -143,8 +143,8 @@ class StoreReader:
         """The last id and the columns of each digest of an optimizer, in order."""
         return [(last, columns) for last, columns, _ in digested_steps(self._db, self._integrity, optimizer)]
 
-    def digested_layers(self, optimizer: str, stats: Collection[str] = STATS) -> dict[int, LayerDigest]:
-        """What the digests of an optimizer tell of its parameters, by the last id of each, of these statistics."""
+    def digested_layers(self, optimizer: str, stats: Collection[str] = STATS) -> Iterator[tuple[int, LayerDigest]]:
+        """The last id of each digest of an optimizer and what it tells of the parameters, of these statistics."""
         return digested_layers(self._db, self._integrity, optimizer, stats)
 
     def step_ids(self, optimizer: str) -> NDArray[np.int64]:

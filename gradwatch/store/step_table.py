@@ -80,14 +80,16 @@ class StepTable:
 
     def _digested(self, last: int) -> Columns | None:
         """The rows up to the last id; None where there is none."""
+        room = min(last, MAX_ROOM)
+        ids = np.zeros((len(IDS), room), np.int64)
         with self._db.one_moment():
-            table = _joined(self._parts(last), min(last, MAX_ROOM))
+            table = _joined(self._parts(last), room, ids)
         if table is None:
             return None
         if self._db.layout.has_crc:
             first = int(table["id"][0]) if not self._db.layout.has_row_crc else 1
             self._integrity.find_missing_steps(table["id"], first, max(last, self._last_id()))
-        self._ids = last, _keep_ids(table)
+        self._ids = last, _keep_ids(table, ids)
         return table
 
     def _parts(self, last: int) -> Iterator[Columns]:
@@ -231,36 +233,43 @@ def _those(columns: Mapping[str, list[Any]], intact: NDArray[np.bool_]) -> dict[
     return {name: [v for v, ok in zip(column, intact, strict=True) if ok] for name, column in kept.items()}
 
 
-def _joined(parts: Iterable[Columns], most: int) -> Columns | None:
+def _joined(parts: Iterable[Columns], most: int, ids: NDArray[np.int64]) -> Columns | None:
     """One table of all parts, ordered by id; None without a part.
 
     Args:
         parts: which are read as they are asked for, so that few are held at a time.
         most: rows that they have together, as far as is known.
+        ids: where the columns `IDS` are put, (3, most), unless they are of one value or there are more rows.
     """
-    columns: dict[str, JoinedColumn] = {}
+    columns = {name: JoinedColumn(most, ids[at]) for at, name in enumerate(IDS)}
     for part in parts:
         for name, column in part.items():
             columns.setdefault(name, JoinedColumn(most)).extend(column)
-    if not columns:
+    if len(columns) == len(IDS):
         return None
     table = {name: column.whole() for name, column in columns.items()}
-    ids = table["id"]
-    if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
-        order = np.argsort(ids, kind="stable")
+    numbers = table["id"]
+    if len(numbers) > 1 and not (numbers[1:] > numbers[:-1]).all():
+        order = np.argsort(numbers, kind="stable")
         table = {name: column if is_of_one_value(column) else column[order] for name, column in table.items()}
     return table
 
 
-def _keep_ids(table: Columns) -> dict[str, NDArray[np.int64]]:
-    """Id, step and attempt of each row, (rows, 3), by optimizer. Of a single one, the table's columns become parts."""
+def _keep_ids(table: Columns, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Id, step and attempt of each row, (rows, 3), by optimizer.
+
+    Of a single one they are `ids`, in which `_joined` has put them already, and the table's columns are parts of that:
+    the first attempt, 0, is neither written nor takes memory.
+    """
     is_one = is_of_one_value(table["optimizer"])
     found = {}
     for name in [table["optimizer"][0]] if is_one else set(table["optimizer"].tolist()):
         own = _of_optimizer({name: table[name] for name in (*IDS, "optimizer")}, name)
-        rows = np.empty((3, len(own["id"])), np.int64)
+        length = len(own["id"])
+        rows = ids[:, :length] if is_one and length <= ids.shape[1] else np.zeros((len(IDS), length), np.int64)
         for at, column in enumerate(IDS):
-            rows[at] = own[column]
+            if not np.may_share_memory(rows[at], own[column]) and own[column].any():
+                rows[at] = own[column]
             if is_one and not is_of_one_value(own[column]):
                 table[column] = rows[at]
         rows.flags.writeable = False

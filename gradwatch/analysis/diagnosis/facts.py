@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from functools import cached_property, wraps
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from gradwatch.record import Event, ParameterInfo
 MAX_SAMPLED_NORMS = 1_000_000  # norms of parameters read for the diagnosis of one optimizer
 MAX_SAMPLED_STEPS = 400  # steps
 
+Fact = TypeVar("Fact")
 State: TypeAlias = Literal["running", "killed", "closed", "exit", "exception", "signal", "stopped", "fault", "imported"]
 
 
@@ -119,6 +120,20 @@ class OptimizerFacts:
     def names(self) -> list[str]:
         """Names of the parameters, in the model's order."""
         return [info.name for info in self.parameters]
+
+
+def computed_once(fact: Callable[[OptimizerFacts], Fact]) -> Callable[[OptimizerFacts], Fact]:
+    """A fact that several rules ask for, computed once for each optimizer: a `cached_property` outside the class."""
+
+    @wraps(fact)
+    def remembered(optimizer: OptimizerFacts) -> Fact:
+        known = vars(optimizer)
+        if fact.__qualname__ not in known:
+            known[fact.__qualname__] = fact(optimizer)
+        found: Fact = known[fact.__qualname__]
+        return found
+
+    return remembered
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

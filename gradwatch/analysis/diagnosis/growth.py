@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.losses import loss_summary
-from gradwatch.analysis.statistics.progress import is_about_zero
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, robust_deviation
 from gradwatch.record import Event
@@ -52,13 +51,14 @@ class Loss:
         return self.last - self.best
 
 
+@computed_once
 def loss_course(optimizer: OptimizerFacts) -> Loss | None:
     """The course of the finite losses, from medians over tenths; None: too few of them."""
-    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
     if len(losses) < MIN_LOSSES:
         return None
     parts = np.array_split(losses, 10)
-    levels = [float(np.median(part)) for part in parts]
+    levels = optimizer.history.loss_levels
     if _left_at_once(losses, optimizer.total_norm):
         first = float(losses[0])
         return Loss(first=first, best=first, last=levels[-1], deviation=0.0, best_step=int(steps[0]))
@@ -81,8 +81,10 @@ def _left_at_once(losses: Array, norms: Array) -> bool:
 
     The less the loss rose, the more the norms must have.
     """
+    if not 0 < losses[0] < losses[1:].min():
+        return False
     finite = norms[np.isfinite(norms)]
-    if len(finite) < MIN_LOSSES or not 0 < losses[0] < losses[1:].min():
+    if len(finite) < MIN_LOSSES:
         return False
     raised = float(np.median(finite[1:])) / max(float(finite[0]), 1e-300)
     if LARGE_LOSS_RATIO * losses[0] < losses[1:].min():
@@ -156,7 +158,7 @@ def _ends(optimizer: OptimizerFacts, course: Loss) -> tuple[float, float]:
     assert summary.last is not None
     if summary.last > LARGE_LOSS_RATIO * max(summary.first, course.best, 0.0):
         return summary.first, summary.last
-    return summary.first, max(course.last, float(np.median(optimizer.history.losses()[-3:])))
+    return summary.first, max(course.last, float(np.median(optimizer.history.losses[-3:])))
 
 
 def _course_text(course: Loss | None, ends: tuple[float, float] | None, ends_in_nan: bool) -> str:
@@ -224,9 +226,10 @@ def _where(optimizer: OptimizerFacts, onset: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(e.parameter) for e in near[:1]))
 
 
+@computed_once
 def is_diverging(optimizer: OptimizerFacts) -> bool:
     """Whether growth began that did not end."""
-    if not (np.nan_to_num(optimizer.total_norm) > 0).any():
+    if not (optimizer.total_norm > 0).any():
         return False
     return (
         _nan_after_growth(optimizer) is not None
@@ -238,7 +241,7 @@ def is_diverging(optimizer: OptimizerFacts) -> bool:
 
 def _onset(optimizer: OptimizerFacts) -> int | None:
     """The step at which growth began that did not end; None: there was none."""
-    if not len(optimizer.steps) or not (np.nan_to_num(optimizer.total_norm) > 0).any():
+    if not len(optimizer.steps) or not (optimizer.total_norm > 0).any():
         return None
     event = _nan_after_growth(optimizer)
     if event is not None:
@@ -269,9 +272,9 @@ def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
 
 def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     """Whether the loss ended far above its best, by its own noise, by its progress, and with larger norms."""
-    if course is None or is_about_zero(optimizer.history.losses()):
+    if course is None or optimizer.history.is_loss_about_zero:
         return False
-    if _left_at_once(optimizer.history.losses(), optimizer.total_norm):
+    if _left_at_once(optimizer.history.losses, optimizer.total_norm):
         return True
     noise = max(course.deviation, 1e-12 + 1e-3 * abs(course.best))
     if course.rise <= LOST_RISE_DEVIATIONS * noise:
@@ -290,8 +293,10 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     Beside norms that rose tenfold a quarter is enough.
     """
     there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
+    if not MIN_FEW_LOSSES <= np.count_nonzero(there) < MIN_LOSSES:
+        return False
     losses, norms = optimizer.loss[there], optimizer.total_norm[there]
-    if not MIN_FEW_LOSSES <= len(losses) < MIN_LOSSES or losses.min() <= 0:
+    if losses.min() <= 0:
         return False
     best, first = int(np.argmin(losses)), float(losses[0])
     after = losses[best + 1 :]
@@ -308,7 +313,7 @@ def _short_course(optimizer: OptimizerFacts) -> Loss | None:
     """The course of so few losses, where they were lost: single losses, for there are no levels."""
     if not _few_losses_are_lost(optimizer):
         return None
-    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
     best = int(np.argmin(losses))
     return Loss(
         first=float(losses[0]),

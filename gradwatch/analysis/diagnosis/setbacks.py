@@ -11,7 +11,7 @@ import numpy as np
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
-from gradwatch.analysis.statistics.progress import first_loss, is_about_zero, medians, uncertainty
+from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
 from gradwatch.analysis.statistics.tail import detrended_sample
@@ -52,10 +52,10 @@ class Setback:
 
 def setbacks(optimizer: OptimizerFacts, spikes: Sequence[int]) -> list[Setback]:
     """Of the spikes at these steps, those after which the loss stayed above its level for some steps, in order."""
-    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
     if len(losses) < LOSSES_BEFORE + SMOOTHED or not len(spikes):
         return []
-    progress = max(0.0, first_loss(losses) - min(medians(np.array_split(losses, 10))))
+    progress = max(0.0, first_loss(losses) - min(optimizer.history.loss_levels))
     at = np.minimum(np.searchsorted(steps, spikes), len(losses) - 1)
     groups = np.split(at, np.flatnonzero(np.diff(at) >= LOSSES_BEFORE) + 1)
     ends = [*(int(group[0]) for group in groups[1:]), len(losses)]
@@ -102,9 +102,9 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Spikes that come back again and again, each of which undoes progress that the loss had made."""
     if is_diverging(optimizer):
         return None
-    steps, losses = _outliers(optimizer), optimizer.history.losses()
+    steps, losses = _outliers(optimizer), optimizer.history.losses
     found = setbacks(optimizer, steps)
-    if sum(setback.spikes for setback in found) < REPEATED or is_about_zero(losses):
+    if sum(setback.spikes for setback in found) < REPEATED or optimizer.history.is_loss_about_zero:
         return None
     if not _is_more_than_chance(optimizer, steps, found):
         return None
@@ -150,7 +150,7 @@ def _is_more_than_chance(optimizer: OptimizerFacts, spikes: Sequence[int], found
 
     Where losses scatter, some spikes stand before high losses by chance.
     """
-    every, rng = optimizer.history.loss_steps(), np.random.default_rng(0)
+    every, rng = optimizer.history.loss_steps, np.random.default_rng(0)
     cost = sum(setback.steps for setback in found)
     drawn = [np.sort(rng.choice(every, min(len(spikes), len(every)), replace=False)) for _ in range(DRAWS)]
     by_chance = [sum(setback.steps for setback in setbacks(optimizer, steps.tolist())) for steps in drawn]
@@ -171,11 +171,11 @@ def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
 
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss ends well above its best level, beyond its noise, and nothing graver explains it."""
-    losses, steps = optimizer.history.losses(), optimizer.history.loss_steps()
-    if len(losses) < MIN_LOSSES or is_about_zero(losses) or is_diverging(optimizer):
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
+    if len(losses) < MIN_LOSSES or optimizer.history.is_loss_about_zero or is_diverging(optimizer):
         return None
     tenths, when = np.array_split(losses, 10), np.array_split(steps, 10)
-    levels = medians(tenths)
+    levels = optimizer.history.loss_levels
     best = int(np.argmin(levels))
     rise, progress = levels[-1] - levels[best], first_loss(losses) - levels[best]
     doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
@@ -208,7 +208,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss stands at a level that is out of every usual range, and does not fall."""
-    losses = optimizer.history.losses()
+    losses = optimizer.history.losses
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     if len(losses) < MIN_HUGE_LOSSES or not len(norms) or losses.min() < HUGE_LOSS or np.median(norms) < HUGE_NORM:
         return None
@@ -240,11 +240,11 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     Told of the only optimizer of a run: the losses of adversaries stand still. Not told of a loss about 0, which shows
     no progress, nor of one that is the same number at every step.
     """
-    losses = optimizer.history.losses()
-    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or is_about_zero(losses):
+    losses = optimizer.history.losses
+    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or optimizer.history.is_loss_about_zero:
         return None
     tenths = np.array_split(losses, 10)
-    levels = medians(tenths)
+    levels = optimizer.history.loss_levels
     start = levels[0]
     if start == 0 or losses[0] == losses.max():
         return None  # a loss that is solved, or that the first updates may have lowered

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
-from gradwatch.analysis.statistics.progress import first_loss, is_about_zero, medians
+from gradwatch.analysis.statistics.loss_levels import first_loss
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Severity
+from gradwatch.store.digests import is_of_one_value
 from gradwatch.text import number
 
 MIN_STEPS = 5  # steps: too few to conclude that something never happens
@@ -85,7 +86,10 @@ def all_steps_skipped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
 
 def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Every learning rate is 0 or next to it: always, for most of the run, or from some step to the end."""
-    rates = _learning_rates(optimizer)
+    columns = _learning_rates(optimizer)
+    if any(is_of_one_value(rates) and rates[0] > 0 for rates in columns):
+        return None
+    rates = np.column_stack(columns)
     known = np.isfinite(rates).any(axis=1)
     if known.sum() < MIN_STEPS:
         return None
@@ -120,18 +124,18 @@ def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
     )
 
 
-def _learning_rates(optimizer: OptimizerFacts) -> Array:
-    """Of each parameter group, (steps, groups); NaN where a rate is not known."""
-    columns = [name for name in optimizer.frame.columns if name.startswith("learning_rate")]
-    rates: Array = optimizer.frame[columns].to_numpy(float)
-    return rates
+def _learning_rates(optimizer: OptimizerFacts) -> list[Array]:
+    """Of each parameter group, (steps,) each; NaN where a rate is not known."""
+    frame = optimizer.frame
+    return [frame[name].to_numpy(float) for name in frame.columns if name.startswith("learning_rate")]
 
 
 def group_without_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Parameters with gradients whose group has learning rate 0 at every step, while other groups have one."""
-    rates = _learning_rates(optimizer)
-    if len(rates) < MIN_STEPS or rates.shape[1] < 2:
+    columns = _learning_rates(optimizer)
+    if len(optimizer.frame) < MIN_STEPS or len(columns) < 2:
         return None
+    rates = np.column_stack(columns)
     zero = (rates == 0).all(axis=0)
     if not zero.any() or not (np.nan_to_num(rates) > 0).any(axis=0).any():
         return None
@@ -205,10 +209,10 @@ def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *,
     """
     if share >= MOST_STEPS:
         return "warning" if few else "critical"
-    losses = optimizer.history.losses()
-    if not facts.is_imported or len(losses) < MIN_LEARNT_LOSSES or is_about_zero(losses):
+    losses = optimizer.history.losses
+    if not facts.is_imported or len(losses) < MIN_LEARNT_LOSSES or optimizer.history.is_loss_about_zero:
         return "warning"
-    return "info" if medians(np.array_split(losses, 10))[-1] < HALF * first_loss(losses) else "warning"
+    return "info" if optimizer.history.loss_levels[-1] < HALF * first_loss(losses) else "warning"
 
 
 def _has_no_gradient_at_all(optimizer: OptimizerFacts) -> bool:

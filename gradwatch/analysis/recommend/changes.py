@@ -260,7 +260,6 @@ def _choose(history: OptimizerHistory, norms: float, weights: float) -> Choice:
     moved = replace(
         history,
         norms=history.norms * norms,
-        given=history.given * norms,
         every_norm=history.every_norm * norms,
         weights=history.weights * weights,
     )

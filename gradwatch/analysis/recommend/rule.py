@@ -16,18 +16,16 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from gradwatch.analysis.statistics.loss_levels import first_loss, uncertainty
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.progress import (
     MIN_LOSSES,
     NOTABLE_UPDATE_RATIO,
     drift,
-    first_loss,
     has_risen,
     is_noise,
     is_undone,
-    medians,
     spread,
-    uncertainty,
 )
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.tail import tail_index
@@ -162,13 +160,13 @@ def weight_size(history: OptimizerHistory) -> float:
 
 def weight_norm_at_best(history: OptimizerHistory) -> float:
     """The last sampled norm of the weights in the tenth with the least losses; the first if nothing was learnt."""
-    losses, weights = history.losses(), history.weights
+    losses, weights = history.losses, history.weights
     if len(losses) >= MIN_LOSSES:
         tenths = np.array_split(losses, 10)
-        tenth_medians = medians(tenths)
+        tenth_medians = history.loss_levels
         best = int(np.argmin(tenth_medians))
         if tenth_medians[best] < first_loss(losses) - uncertainty(tenths[best]):
-            end = np.array_split(history.loss_steps(), 10)[best][-1]
+            end = np.array_split(history.loss_steps, 10)[best][-1]
             weights = weights[weights.index <= max(end, weights.index[0])]
             return float(weights.iloc[-1])
     return float(weights.iloc[0])

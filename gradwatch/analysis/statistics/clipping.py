@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from gradwatch.analysis.frames import known_values
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
-from gradwatch.store.digests import is_of_one_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ def clipping_summary(steps: pd.DataFrame, policy: str | None, *, is_known: bool 
         policy: the text of gradwatch's own policy, where `attach` clipped.
         is_known: whether clipping would have been recorded; an imported history does not tell.
     """
-    by_norm, by_value = (_known(steps, name) for name in ("max_norm", "clip_value"))
+    by_norm, by_value = (known_values(steps, name) for name in ("max_norm", "clip_value"))
     kinds = [kind for kind, found in (("norm", by_norm), ("value", by_value)) if len(found)]
     if not kinds and (policy is not None or not (steps["clip_coef"] >= 1).all()):
         kinds = ["policy"]
@@ -56,15 +56,8 @@ def clipping_summary(steps: pd.DataFrame, policy: str | None, *, is_known: bool 
         threshold_max=_of(thresholds, np.max),
         clipped_fraction=float(steps["clipped"].mean()) if kinds else None,
         mean_clip_coef=_of(chosen_of(coefs, np.isfinite(coefs)), np.mean) if kinds else None,
-        cut_fraction=_of(_known(steps, "cut_fraction"), np.mean),
+        cut_fraction=_of(known_values(steps, "cut_fraction"), np.mean),
     )
-
-
-def _known(steps: pd.DataFrame, name: str) -> Array:
-    """The values of a column that are known, of one value for all steps only that."""
-    values = steps[name].to_numpy(float)
-    few = values[:1] if is_of_one_value(values) else values
-    return chosen_of(few, ~np.isnan(few))
 
 
 def _of(values: Array, reduce: Callable[[Array], float]) -> float | None:

@@ -13,6 +13,7 @@ NOTED_RATIO = 7.0  # times its neighbours: a lone step that is reported
 TOLD_RATIO = 2.0  # the same at a step of which an event tells
 WINDOW = 33  # steps
 LEAST_BEFORE, LEAST_AFTER = 5, 3  # norms on a side of one of the first ones that tell the level there
+AT_ONCE = 16_384  # steps, which fit into a processor's cache
 ROUNDING = 1 - 1e-9  # lets no step pass by that is rounded to its limit
 
 
@@ -30,12 +31,15 @@ def lone_spikes(steps: NDArray[np.int64], norms: Array, told: Collection[int] = 
     [(40, 9.0)]
     """
     is_told = np.isin(steps, list(told))
-    limit = np.where(is_told, TOLD_RATIO, NOTED_RATIO)
     early = len(norms) if len(norms) < WINDOW else WINDOW // 2
     ratios = {i: _ratio_to_both_sides(norms, i) for i in range(LEAST_BEFORE, early)}
     if len(norms) >= WINDOW:
         ratios |= _ratios_of_late(norms, is_told)
-    return [(int(steps[i]), ratio) for i, ratio in ratios.items() if ratio >= limit[i]]
+    return [(int(steps[i]), ratio) for i, ratio in ratios.items() if ratio >= _limit(is_told[i])]
+
+
+def _limit(is_told: np.bool_) -> float:
+    return TOLD_RATIO if is_told else NOTED_RATIO
 
 
 def _ratio_to_both_sides(norms: Array, place: int) -> float:
@@ -52,27 +56,29 @@ def _ratio_to_both_sides(norms: Array, place: int) -> float:
 
 def _ratios_of_late(norms: Array, is_told: NDArray[np.bool_]) -> dict[int, float]:
     """The ratio of each step past the first ones that may stand out, by its place."""
-    # No median is below the least of its window: most steps of a long run need none.
-    least = _least_neighbours(norms)
-    is_possible = (norms >= ROUNDING * NOTED_RATIO * least) | (is_told & (norms >= ROUNDING * TOLD_RATIO * least))
-    is_possible[: WINDOW // 2] = False
-    possible = np.flatnonzero(is_possible)
-    return dict(zip(possible.tolist(), (norms[possible] / _neighbours(norms, possible)).tolist(), strict=True))
+    padded = np.pad(norms, WINDOW // 2, mode="reflect")
+    possible = np.concatenate(
+        [
+            begin + _that_may_stand_out(padded[begin:], is_told[begin : begin + AT_ONCE])
+            for begin in range(0, len(norms), AT_ONCE)
+        ]
+    )
+    possible = possible[possible >= WINDOW // 2]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
+    ratios = norms[possible] / np.median(windows[possible], axis=1)
+    return dict(zip(possible.tolist(), ratios.tolist(), strict=True))
 
 
-def _least_neighbours(values: Array) -> Array:
-    """The least of the steps around each one, (steps,)."""
-    padded = np.pad(values, WINDOW // 2, mode="reflect")
+def _that_may_stand_out(padded: Array, is_told: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Of the first steps of padded norms those that are far above the least of their window.
+
+    No median is below that: most steps of a long run need none.
+    """
+    padded = padded[: len(is_told) + WINDOW - 1]
+    norms = padded[WINDOW // 2 : WINDOW // 2 + len(is_told)]
     least, width = padded, 1
     while width < WINDOW:  # the least of twice as many steps, from two windows beside one another
         more = min(width, WINDOW - width)
         least, width = np.minimum(least[:-more], least[more:]), width + more
-    return least
-
-
-def _neighbours(values: Array, chosen: NDArray[np.intp]) -> Array:
-    """The median of the steps around each chosen one, (chosen,)."""
-    padded = np.pad(values, WINDOW // 2, mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
-    medians: Array = np.median(windows[chosen], axis=1)
-    return medians
+    is_possible = (norms >= ROUNDING * NOTED_RATIO * least) | (is_told & (norms >= ROUNDING * TOLD_RATIO * least))
+    return np.flatnonzero(is_possible)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from gradwatch.analysis.statistics.quantiles import chosen_of
+
 MAX_EDGE_LOSSES = 20  # losses: `first` and `last` are medians over at most this many
 
 
@@ -23,15 +25,17 @@ class LossSummary:
 
 def loss_summary(steps: pd.DataFrame) -> LossSummary | None:
     """Summarize the losses of `RunReader.steps`; None where no finite loss was logged."""
-    logged = steps.loc[steps["loss_logged"], "loss"]
-    finite = logged[np.isfinite(logged)]
-    if finite.empty:
+    losses, logged = steps["loss"].to_numpy(float), steps["loss_logged"].to_numpy(bool)
+    is_finite = logged & np.isfinite(losses)
+    finite = chosen_of(losses, is_finite)
+    if not len(finite):
         return None
     edge = min(MAX_EDGE_LOSSES, max(1, len(finite) // 100))
+    least = int(np.argmin(finite))
     return LossSummary(
-        first=float(finite.iloc[:edge].median()),
-        last=float(finite.iloc[-edge:].median()),
-        min=float(finite.min()),
-        min_step=int(finite.index[int(np.argmin(finite.to_numpy()))]),
-        nonfinite_steps=int(len(logged) - len(finite)),
+        first=float(np.median(finite[:edge])),
+        last=float(np.median(finite[-edge:])),
+        min=float(finite[least]),
+        min_step=int(chosen_of(steps.index.to_numpy(np.int64), is_finite)[least]),
+        nonfinite_steps=int(np.count_nonzero(logged)) - len(finite),
     )

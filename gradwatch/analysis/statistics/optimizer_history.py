@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gradwatch.analysis.frames import known_values
 from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.statistics.loss_levels import is_about_zero, medians
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import came_back
 from gradwatch.analysis.statistics.update_rule import find_update_rule, is_of_fixed_size
@@ -24,7 +27,7 @@ SHORT_EXPLOSION_STEPS = 4  # an explosion that ends by then leaves the steps aro
 MIN_CLIP_COEF = 1e-6  # keeps quotients by a coefficient finite
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerHistory:
     """The record of one optimizer of a run: which steps are usable, and what is known around them.
 
@@ -34,7 +37,7 @@ class OptimizerHistory:
 
     run: str
     norms: Array  # of the usable steps, in order; before clipping
-    given: Array  # the same norms after clipping
+    clip_coefs: Array  # of the same steps, what each norm was multiplied by; 1 where that is not known
     every_norm: Array  # all finite norms after the warm-up and before the training was lost
     frame: pd.DataFrame  # `RunReader.steps` of the optimizer
     events: tuple[Event, ...]
@@ -52,6 +55,11 @@ class OptimizerHistory:
     warm_up: int  # steps at the start that do not count
     update_rule: UpdateRule | None = None  # whether the update follows the gradient; None: not known
     fixed_size: bool = False  # whether each update is known to be as large as the last
+
+    @cached_property
+    def given(self) -> Array:
+        """The norms after clipping."""
+        return self.norms * self.clip_coefs
 
     @property
     def steps(self) -> int:
@@ -120,13 +128,25 @@ class OptimizerHistory:
         logged = bool(self.frame["loss_logged"].iloc[-1:].any())
         return bool(len(last)) and not (np.isfinite(last[0, 0]) and (np.isfinite(last[0, 1]) or not logged))
 
+    @cached_property
     def losses(self) -> Array:
         """The finite logged losses, in order."""
         return chosen_of(self.frame["loss"].to_numpy(float), self._has_loss())
 
+    @cached_property
     def loss_steps(self) -> NDArray[np.int64]:
         """The steps of `losses`."""
         return chosen_of(self.frame.index.to_numpy(np.int64), self._has_loss())
+
+    @cached_property
+    def loss_levels(self) -> list[float]:
+        """The median of each tenth of `losses`."""
+        return medians(np.array_split(self.losses, 10))
+
+    @cached_property
+    def is_loss_about_zero(self) -> bool:
+        """Whether `losses` scatter about 0 or begin there."""
+        return is_about_zero(self.losses)
 
     def _has_loss(self) -> NDArray[np.bool_]:
         logged, losses = self.frame["loss_logged"].to_numpy(bool), self.frame["loss"].to_numpy(float)
@@ -145,7 +165,8 @@ def optimizer_history(
     norms = frame["total_norm"].to_numpy(float)
     finite = np.isfinite(norms) & (norms > 0) & ~frame["skipped"].to_numpy(bool)
     warm_up = _warm_up_steps(len(norms))
-    counts = finite & (np.arange(len(norms)) >= warm_up)
+    counts = finite.copy()
+    counts[:warm_up] = False
     losses = frame["loss"].to_numpy(float)
     critical = [
         event
@@ -154,7 +175,7 @@ def optimizer_history(
     ]
     usable = _usable(steps, counts, events, critical)
     coefs = frame["clip_coef"].to_numpy(float)
-    rates = frame["learning_rate"].dropna()
+    rates = known_values(frame, "learning_rate")
     settings = reader.settings(name)
     meta = reader.meta()
     weights, updates = _total_norms(reader, name)
@@ -164,7 +185,7 @@ def optimizer_history(
     return OptimizerHistory(
         run=reader.name,
         norms=chosen_of(norms, usable),
-        given=chosen_of(norms, usable) * chosen_of(np.where(np.isfinite(coefs), coefs, 1.0), usable),
+        clip_coefs=chosen_of(coefs if np.isfinite(coefs).all() else np.where(np.isfinite(coefs), coefs, 1.0), usable),
         every_norm=chosen_of(norms, counts & (steps < critical[0].step) if critical else counts),
         frame=frame,
         events=events,

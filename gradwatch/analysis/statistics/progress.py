@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 
+from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.tail import detrended
-from gradwatch.detect.losses import begins_at_zero
 
 MIN_LOSSES = 100  # losses without which progress is not judged
 UNDONE_SHARE = 0.15  # of the progress of the loss: a rise by more than that undoes it
@@ -24,7 +21,7 @@ def is_noise(history: OptimizerHistory) -> bool:
     """Whether the loss stands still, well above 0, while the updates are large enough to scatter the weights."""
     if not is_flat(history) or history.lost_at is not None or history.ended_nonfinite:
         return False
-    losses = history.losses()
+    losses = history.losses
     return (
         history.last_weight_norm is not None
         and (history.update_ratio or 0.0) > NOTABLE_UPDATE_RATIO
@@ -42,11 +39,11 @@ def is_undone(history: OptimizerHistory) -> bool:
     """Whether the training was lost, or its loss rose again by a part of its earlier progress."""
     if history.ended_nonfinite:
         return True
-    losses = history.losses()
-    if len(losses) < MIN_LOSSES or is_about_zero(losses):
+    losses = history.losses
+    if len(losses) < MIN_LOSSES or history.is_loss_about_zero:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
-    tenth_medians = medians(tenths)
+    tenth_medians = history.loss_levels
     start, best, end = first_loss(losses), min(tenth_medians), tenth_medians[-1]
     doubt = uncertainty(tenths[-1]) + uncertainty(tenths[int(np.argmin(tenth_medians))])
     if best > start - doubt or float(np.median(tenth_medians)) > start:
@@ -56,11 +53,11 @@ def is_undone(history: OptimizerHistory) -> bool:
 
 def has_risen(history: OptimizerHistory) -> bool:
     """Whether the loss ends above its best level, by a notable part of its progress and beyond doubt."""
-    losses = history.losses()
-    if len(losses) < MIN_LOSSES or is_about_zero(losses):
+    losses = history.losses
+    if len(losses) < MIN_LOSSES or history.is_loss_about_zero:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
-    tenth_medians = medians(tenths)
+    tenth_medians = history.loss_levels
     best = int(np.argmin(tenth_medians))
     doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
     progress = max(0.0, first_loss(losses) - tenth_medians[best])
@@ -69,43 +66,13 @@ def has_risen(history: OptimizerHistory) -> bool:
 
 def is_flat(history: OptimizerHistory) -> bool:
     """Whether the last third of the losses made no progress that is notable and beyond doubt."""
-    losses = history.losses()
-    if len(losses) < MIN_LOSSES or is_about_zero(losses):
+    losses = history.losses
+    if len(losses) < MIN_LOSSES or history.is_loss_about_zero:
         return False
     thirds = np.array_split(losses, 3)
     third_medians = medians(thirds)
     progress = abs(first_loss(losses) - third_medians[2])
     return third_medians[1] - third_medians[2] < max(FLAT_SHARE * progress, uncertainty(thirds[2]))
-
-
-def is_about_zero(losses: Array) -> bool:
-    """Whether losses scatter about 0 or begin there, as those of reinforcement learning do: they show no progress.
-
-    >>> is_about_zero(np.array([-0.1, 0.2, -0.05, 0.1])), is_about_zero(np.array([2.0, 1.5, 1.2]))
-    (True, False)
-    """
-    if not len(losses):
-        return False
-    if begins_at_zero(losses):
-        return True
-    low, high = np.quantile(losses, [0.25, 0.75])
-    return bool(losses.min() < 0 < losses.max() and abs(np.median(losses)) < 2 * max(high - low, 1e-300))
-
-
-def medians(parts: Sequence[Array]) -> list[float]:
-    """The median of each part."""
-    return [float(np.median(part)) for part in parts]
-
-
-def first_loss(losses: Array) -> float:
-    """The loss at the start: the larger median of the first 3 and the first 10, for fast trainings leave it at once."""
-    return max(float(np.median(losses[:3])), float(np.median(losses[:10])))
-
-
-def uncertainty(losses: Array) -> float:
-    """Three standard errors of the median, estimated from the quartiles under a normal distribution."""
-    low, high = np.quantile(losses, [0.25, 0.75])
-    return float(3 * 1.2533 * (high - low) / 1.349 / math.sqrt(len(losses)))
 
 
 def drift(norms: Array) -> float:

@@ -37,14 +37,14 @@ def test_each_digest_covers_the_rows_since_the_one_before(opened):
     assert numbers.tolist() == list(range(1, ends(found)[-1] + 1))
     assert [columns["id"][-1] for _, columns, _ in found] == ends(found)
     assert len(found) == 3
-    assert list(digested_layers(db, integrity, "0")) == ends(found)
+    assert ends(digested_layers(db, integrity, "0")) == ends(found)
 
 
 def test_one_optimizer_or_all(opened):
     db, integrity = opened()
     assert ends(digested_steps(db, integrity, "0")) == ends(digested_steps(db, integrity))
     assert list(digested_steps(db, integrity, "nobody")) == []
-    assert digested_layers(db, integrity, "nobody") == {}
+    assert list(digested_layers(db, integrity, "nobody")) == []
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_damage_to_the_steps_leaves_the_layers(opened):
     all_of_them = ends(digested_steps(db, integrity))
     db, integrity = opened("update digest set steps = zeroblob(1)")
     assert list(digested_steps(db, integrity)) == []
-    assert list(digested_layers(db, integrity, "0")) == all_of_them
+    assert ends(digested_layers(db, integrity, "0")) == all_of_them
 
 
 def test_a_store_from_before_there_were_digests_has_none(opened):
     db, integrity = opened()
     db.layout = dataclasses.replace(db.layout, version=5)
     assert list(digested_steps(db, integrity)) == []
-    assert digested_layers(db, integrity, "0") == {}
+    assert list(digested_layers(db, integrity, "0")) == []

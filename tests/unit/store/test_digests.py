@@ -256,7 +256,10 @@ def test_a_damaged_digest_is_not_used_and_the_rows_are_read(tmp_path, monkeypatc
     db.commit()
     db.close()
     with StoreReader(tmp_path) as reader:
-        both = {number for number, _ in reader.digested_steps("0")}, set(reader.digested_layers("0"))
+        both = (
+            {number for number, _ in reader.digested_steps("0")},
+            {number for number, _ in reader.digested_layers("0")},
+        )
         assert both == ({256} if column != "layers" else {128, 256}, {256} if column != "steps" else {128, 256})
         same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
 
@@ -278,7 +281,7 @@ def test_rows_without_layers_or_with_others_leave_a_digest_without_layers(tmp_pa
     write(tmp_path, [rows])
     with StoreReader(tmp_path) as reader:
         assert [number for number, _ in reader.digested_steps("0")] == [128, 256]
-        assert list(reader.digested_layers("0")) == [256]
+        assert [number for number, _ in reader.digested_layers("0")] == [256]
 
 
 def test_layers_of_a_very_large_model_are_not_digested(tmp_path, monkeypatch):
@@ -286,7 +289,7 @@ def test_layers_of_a_very_large_model_are_not_digested(tmp_path, monkeypatch):
     write(tmp_path, batches(128))
     with StoreReader(tmp_path) as reader:
         assert [number for number, _ in reader.digested_steps("0")] == [128]
-        assert reader.digested_layers("0") == {}
+        assert list(reader.digested_layers("0")) == []
 
 
 def test_the_checksum_of_a_digest_is_that_of_its_blobs(tmp_path):
@@ -338,6 +341,24 @@ def test_a_joined_column_holds_what_its_parts_hold(parts):
     np.testing.assert_array_equal(column.whole(), np.concatenate(parts))
     is_one = len({repr(value) for part in parts for value in part}) == 1
     assert digests.is_of_one_value(column.whole()) == is_one
+
+
+def test_a_column_that_outgrows_its_room_is_seldom_copied():
+    column, copies = digests.JoinedColumn(10), set()
+    for part in range(1000):
+        column.extend(np.arange(10.0) + part)
+        copies.add(len(column.whole().base))
+    assert len(copies) <= 12
+    np.testing.assert_array_equal(column.whole(), (np.arange(1000)[:, None] + np.arange(10.0)).ravel())
+
+
+def test_a_column_is_put_where_it_is_wanted_while_it_fits():
+    room = np.zeros(4, np.int64)
+    column = digests.JoinedColumn(4, room)
+    column.extend(np.array([3, 5, 7]))
+    assert np.shares_memory(column.whole(), room)
+    column.extend(np.array([9, 11]))
+    assert column.whole().tolist() == [3, 5, 7, 9, 11]
 
 
 def test_a_digest_tells_which_tables_its_steps_have_rows_of(tmp_path):

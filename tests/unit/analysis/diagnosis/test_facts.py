@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
-from gradwatch.analysis.diagnosis.facts import MAX_SAMPLED_STEPS, Ending, read_facts
+from gradwatch.analysis.diagnosis.facts import MAX_SAMPLED_STEPS, Ending, computed_once, read_facts
 from gradwatch.record import ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter
 from gradwatch.testing import steady, stream, write_run
@@ -29,6 +29,19 @@ def test_the_facts_of_one_optimizer(tmp_path):
     assert own.weights.index.tolist() == [0, 50]
     assert not facts.is_imported
     assert not facts.several
+
+
+def test_a_fact_of_several_rules_is_computed_once_for_each_optimizer(two):
+    asked = []
+
+    @computed_once
+    def length(optimizer):
+        asked.append(optimizer.name)
+        return None if optimizer is two.optimizers[0] else len(optimizer.frame)
+
+    first, second = two.optimizers
+    assert [length(first), length(second), length(first), length(second)] == [None, len(second.frame)] * 2
+    assert asked == [first.name, second.name]
 
 
 def test_a_run_without_a_step(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gradwatch.analysis.statistics import lone_spikes as module
 from gradwatch.analysis.statistics.lone_spikes import LEAST_BEFORE, NOTED_RATIO, TOLD_RATIO, WINDOW, lone_spikes
 
 
@@ -36,6 +37,16 @@ def test_as_a_plain_loop_finds_them(seed, spread, count):
     found = lone_spikes(steps, norms, told)
     assert [step for step, _ in found] == [step for step, _ in expected]
     assert [ratio for _, ratio in found] == pytest.approx([ratio for _, ratio in expected])
+
+
+def test_many_steps_are_looked_at_a_part_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    norms = np.exp(0.2 * rng.standard_normal(300))
+    norms[[49, 50, 99, 100, 149, 299]] *= 30  # at the ends of parts
+    whole = lone_spikes(np.arange(300), norms, {10, 200})
+    monkeypatch.setattr(module, "AT_ONCE", 50)
+    assert lone_spikes(np.arange(300), norms, {10, 200}) == whole
+    assert [step for step, _ in whole] == [49, 50, 99, 100, 149, 299]
 
 
 def test_a_norm_that_settles_is_no_spike_and_one_that_stands_out_of_both_sides_is():

@@ -84,8 +84,8 @@ def test_the_last_step_tells_how_it_ended(tmp_path):
 
 def test_losses_are_the_finite_ones_with_their_steps(tmp_path):
     found = history(tmp_path, stream([1.0] * 4, losses=[3.0, NAN, None, 1.0], first_step=7))
-    assert found.losses().tolist() == [3.0, 1.0]
-    assert found.loss_steps().tolist() == [7, 10]
+    assert found.losses.tolist() == [3.0, 1.0]
+    assert found.loss_steps.tolist() == [7, 10]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Levels of the loss: at the start, over parts of a run, and how uncertain they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.detect.losses import begins_at_zero
+
+
+def is_about_zero(losses: Array) -> bool:
+    """Whether losses scatter about 0 or begin there, as those of reinforcement learning do: they show no progress.
+
+    >>> is_about_zero(np.array([-0.1, 0.2, -0.05, 0.1])), is_about_zero(np.array([2.0, 1.5, 1.2]))
+    (True, False)
+    """
+    if not len(losses):
+        return False
+    if begins_at_zero(losses):
+        return True
+    if not losses.min() < 0 < losses.max():
+        return False
+    low, high = np.quantile(losses, [0.25, 0.75])
+    return bool(abs(np.median(losses)) < 2 * max(high - low, 1e-300))
+
+
+def medians(parts: Sequence[Array]) -> list[float]:
+    """The median of each part."""
+    return [float(np.median(part)) for part in parts]
+
+
+def first_loss(losses: Array) -> float:
+    """The loss at the start: the larger median of the first 3 and the first 10, for fast trainings leave it at once."""
+    return max(float(np.median(losses[:3])), float(np.median(losses[:10])))
+
+
+def uncertainty(losses: Array) -> float:
+    """Three standard errors of the median, estimated from the quartiles under a normal distribution."""
+    low, high = np.quantile(losses, [0.25, 0.75])
+    return float(3 * 1.2533 * (high - low) / 1.349 / math.sqrt(len(losses)))
