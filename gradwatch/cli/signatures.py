@@ -121,6 +121,10 @@ def run(
     ranks: Annotated[
         bool, typer.Option("--ranks", help="Under torchrun, record every rank before gradients are reduced.")
     ] = False,
+    ranks_collective: Annotated[
+        bool,
+        typer.Option("--ranks-collective", help="Like --ranks, but the ranks add up their numbers by all-reduces."),
+    ] = False,
     to: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,6 +171,7 @@ def run(
         skip_nonfinite=skip_nonfinite,
         every=every,
         ranks=ranks,
+        ranks_collective=ranks_collective,
         to=tuple(to or ()),
         notify=tuple(notify or ()),
         notify_link=notify_link,

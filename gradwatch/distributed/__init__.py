@@ -5,21 +5,31 @@ that torch.distributed already runs (`Mailbox`). The recorder's thread in rank 0
 step (`RankGatherer`). With many ranks the first rank of each node combines the messages of its neighbours
 (`SubtreeRelay`), and the nodes reach rank 0 by a tree (`RankTree`). No collective is used, so a rank that is slow,
 finished or dead delays no other rank.
+
+With ``ranks="collective"`` the ranks add up their numbers by all-reduces (`RankCollective`) as long as all of them take
+part, and go on by messages from there.
 """
 
-from gradwatch.distributed.gather import RankGatherer
+from gradwatch.distributed.agreement import agree
+from gradwatch.distributed.collective import RankCollective
+from gradwatch.distributed.gather import GatheredStep, RankGatherer
+from gradwatch.distributed.inbox import Names
 from gradwatch.distributed.mailbox import Mailbox, rank_and_world_size
 from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
 from gradwatch.distributed.relay import SubtreeRelay
 from gradwatch.distributed.tree import RankTree
 
 __all__ = [
+    "GatheredStep",
     "JoinedParts",
     "LocalStep",
     "Mailbox",
+    "Names",
     "ParameterPart",
+    "RankCollective",
     "RankGatherer",
     "RankTree",
     "SubtreeRelay",
+    "agree",
     "rank_and_world_size",
 ]

@@ -87,6 +87,11 @@ class RankGatherer:
             self._inbox.names_of(optimizer).position(info)
         self._joined[optimizer] = len(infos)
 
+    def expect(self, optimizer: str, infos: Sequence[ParameterInfo]) -> None:
+        """Give positions to parameters that some rank holds. Those that are new to the run wait for `take_joined`."""
+        for info in infos:
+            self._inbox.names_of(optimizer).position(info)
+
     def join(self, rank: int, joined: JoinedParts) -> None:
         """Add parts that a rank holds. Parameters that are new to the run wait for `take_joined`."""
         self._inbox.add(rank, joined)
@@ -127,7 +132,7 @@ class RankGatherer:
             stats=combined.stats,
             present=combined.present,
             weights=combined.weights,
-            updates=None if combined.updates is None else _updates_of(combined.updates, infos),
+            updates=None if combined.updates is None else updates_of(combined.updates, infos),
             ranks=RankStats(**dict(zip(RANK_STATS, ranks, strict=True))),
             loss=sum(step.loss_sum for step in taken.steps) / losses if losses else None,
         )
@@ -165,7 +170,7 @@ class RankGatherer:
         return deadline if self._closing_since is None else min(deadline, self._closing_since + LAST_PATIENCE)
 
 
-def _updates_of(norms: Floats, infos: Sequence[ParameterInfo]) -> dict[str, NDArray[np.float64]]:
+def updates_of(norms: Floats, infos: Sequence[ParameterInfo]) -> dict[str, NDArray[np.float64]]:
     """`UPDATE_STATS` of whole parameters; rms_ratio comes as a norm, and is the root of a mean over all entries."""
     found = {name: row.astype(np.float64) for name, row in zip(UPDATE_STATS, norms, strict=True)}
     sizes = np.array([max(info.numel, 1) for info in infos[: norms.shape[1]]], np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -39,6 +40,14 @@ class Names:
 
     infos: list[ParameterInfo] = field(default_factory=list)
     positions: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, infos: Iterable[ParameterInfo]) -> Self:
+        """Parameters that stand at positions 0, 1, ... already."""
+        names = cls()
+        for info in infos:
+            names.position(info)
+        return names
 
     def position(self, info: ParameterInfo) -> int:
         """The position of a parameter, which gets one if it is new."""

@@ -51,13 +51,20 @@ class Mailbox:
         store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep its store across restarts
         while True:
-            prefix = f"gradwatch/{restarts}/{next(_recording_numbers)}"
-            self._store: Any = dist.distributed_c10d.PrefixStore(prefix, store)
+            self._prefix = f"gradwatch/{restarts}/{next(_recording_numbers)}"
+            self._store: Any = dist.distributed_c10d.PrefixStore(self._prefix, store)
             if rank == 0 or self.announced("closed") is None:
                 break
         self.rank = rank
         self._sent = 0
         self._received: dict[int, int] = {}  # by rank
+
+    def store_of_group(self) -> Any:
+        """The key-value store by which a process group of this recording connects, over a connection of its own."""
+        import torch.distributed as dist
+
+        store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
+        return dist.distributed_c10d.PrefixStore(f"{self._prefix}/group", store)
 
     def announce(self, name: str, value: object) -> None:
         """Publish a JSON value to all ranks, once."""

@@ -21,7 +21,15 @@ from gradwatch.capture import CaptureOptions
 from gradwatch.capture.files import check_can_write
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
-from gradwatch.distributed import Mailbox, RankGatherer, rank_and_world_size
+from gradwatch.distributed import (
+    JoinedParts,
+    Mailbox,
+    Names,
+    RankCollective,
+    RankGatherer,
+    agree,
+    rank_and_world_size,
+)
 from gradwatch.errors import BadArgument, NoParameters, ShardedParameters
 from gradwatch.measure import copies_behind, is_on_host
 from gradwatch.record import KINDS, STATS, Event, StepRecord
@@ -132,7 +140,9 @@ def attach(
         ranks: True records every rank: the norm and the non-finite entries of its own gradient before
             DistributedDataParallel reduces it (``model`` must be or contain that module), and whether its copies
             differ from those of other ranks. Also needed to record ranks with different parameters, such as the
-            stages of a pipeline. "own": each process trains its own model and records its own run.
+            stages of a pipeline. "own": each process trains its own model and records its own run. "collective":
+            as True, but the ranks add up their numbers by all-reduces, in a process group and threads of
+            gradwatch's own, as long as all of them take part. See docs/ranks.md for when that is right.
         config: the hyperparameters: a mapping, a dataclass, an `argparse.Namespace`, or a config of Hydra, Lightning
             or Transformers. Reports and `gradwatch ls` show them, and `gradwatch compare` lists those that differ.
             Nested names are joined by dots, and values with a secret's name are hidden. None: take Hydra's config, a
@@ -294,8 +304,8 @@ def _check_run_options(first_step: int | None, stop_on: Sequence[str], total_ste
         raise BadArgument(f"first_step is {first_step!r}; expected 0 or more.")
     if isinstance(stop_on, str) or set(stop_on) - set(KINDS):
         raise BadArgument(f"stop_on is {stop_on!r}; expected some of {', '.join(KINDS)}.")
-    if ranks not in (True, False, "own"):
-        raise BadArgument(f"ranks is {ranks!r}; expected True, False or 'own'.")
+    if ranks not in (True, False, "own", "collective"):
+        raise BadArgument(f"ranks is {ranks!r}; expected True, False, 'own' or 'collective'.")
     if total_steps is not None and total_steps < 1:
         raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None if it is not known.")
 
@@ -346,6 +356,7 @@ class _Opened:
 
     sink: StepSink
     world_size: int
+    mailbox: Mailbox | None = None
     writer: StoreWriter | None = None
     team: RankGatherer | None = None
     process: ProcessSink | None = None
@@ -354,6 +365,9 @@ class _Opened:
         """All optimizers are in: tell the ranks, and write down where the attempt begins."""
         if self.team is not None:
             self.team.open({loop.tracker.name: loop.tracker.step for loop in loops})
+        is_heard = not isinstance(self.sink, NullSink)
+        if self.mailbox is not None and is_heard and options.ranks == "collective":
+            self._open_collective(self.mailbox, loops, options.every)
         if self.process is not None:
             attempt = self.process.link.attempt
             resumed = _resumed(loops[0].tracker.step, attempt) if attempt > 0 else None
@@ -364,6 +378,28 @@ class _Opened:
             self.writer.set_first_step(options.first_step)
         if self.writer.attempt > 0:
             self.writer.append([], [_resumed(loops[0].tracker.step, self.writer.attempt)])
+
+    def _open_collective(self, mailbox: Mailbox, loops: Sequence[Loop], every: int) -> None:
+        """Let the ranks add up their numbers, if all of them want to."""
+        trackers = {loop.tracker.name: loop.tracker for loop in loops}
+        own = [JoinedParts(name, 0, tuple(tracker.parts)) for name, tracker in trackers.items()]
+        names = {} if mailbox.rank else {name: Names.of(tracker.infos) for name, tracker in trackers.items()}
+        why = "not every rank is attached with it"
+        plans = agree(mailbox, self.world_size, own, names)
+        try:
+            collective = None if plans is None else RankCollective(mailbox, self.world_size, plans, every)
+        except Exception as error:
+            collective, why = None, str(error)
+        if collective is None or plans is None:
+            logger.warning(
+                "The ranks do not add up their numbers by a collective: %s. The numbers go through the key-value store,"
+                " as with ranks=True (collective-ended)",
+                why,
+            )
+        elif isinstance(self.sink, Recorder):
+            self.sink.share_by(collective, {name: plan.infos for name, plan in plans.items()})
+        elif isinstance(self.sink, RankSender):
+            self.sink.share_by(collective)
 
 
 def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies: Mapping[str, Policy]) -> _Opened:
@@ -384,7 +420,7 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
         join = partial(_open_mailbox, rank, is_sharded, is_joint=is_joint)
         return _open_recorder(trained, run, options, policies, join, world_size)
     mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
-    return _Opened(sink=_open_sender(mailbox, _capacity(trained)), world_size=world_size)
+    return _Opened(sink=_open_sender(mailbox, _capacity(trained)), world_size=world_size, mailbox=mailbox)
 
 
 def _open_recorder(
@@ -414,7 +450,7 @@ def _open_recorder(
     except BaseException:
         writer.abort()
         raise
-    return _Opened(sink=recorder, world_size=world_size, writer=writer, team=team)
+    return _Opened(sink=recorder, world_size=world_size, mailbox=mailbox, writer=writer, team=team)
 
 
 def _check_process(trained: Trained, options: RecordingOptions, *, is_joint: bool) -> None:

@@ -9,7 +9,7 @@ from gradwatch.capture import CaptureOptions
 from gradwatch.record import STATS
 from gradwatch.sinks.tracker import Tracker
 
-Ranks: TypeAlias = bool | Literal["own"]
+Ranks: TypeAlias = bool | Literal["own", "collective"]
 RecorderKind: TypeAlias = Literal["thread", "process"]
 
 

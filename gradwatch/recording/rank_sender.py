@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, RankTree, SubtreeRelay
+from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, RankCollective, RankTree, SubtreeRelay
 from gradwatch.distributed.gather import PAUSE
 from gradwatch.distributed.messages import Ended, Item, SubtreeStep, pack
 from gradwatch.record import Event, StepRecord
@@ -40,6 +40,7 @@ class RankSender:
         self._unsent: list[Item] = []
         self._unsent_bytes = 0
         self._relay = _relay(mailbox)
+        self._collective: RankCollective | None = None
         self._thread: QueueThread[Make] = QueueThread(self._work, capacity)
         self._thread.start()
 
@@ -52,6 +53,10 @@ class RankSender:
     def dropped(self) -> int:
         """Always 0: rank 0 notices the steps that it misses, and counts them."""
         return 0
+
+    def share_by(self, collective: RankCollective) -> None:
+        """Bring the ranks together by this collective, from the first step on."""
+        self._collective = collective
 
     def begin(
         self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
@@ -86,12 +91,15 @@ class RankSender:
         return self._thread.flush(timeout, lambda: not self._unsent)
 
     def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
+        if self._collective is not None:
+            self._collective.hurry()
         self._thread.ask_to_end()
 
     def wait_for_end(self, timeout: float) -> bool:
         return self._thread.wait_for_end(timeout)
 
     def close(self, reason: str, timeout: float = END_WITHIN) -> bool:
+        self.ask_to_end(reason)
         return self._thread.end(min(timeout, END_WITHIN))
 
     def _work(self, closing: bool) -> None:
@@ -102,22 +110,42 @@ class RankSender:
                 self._send(closing)
         except Exception as fault:  # the key-value store is gone, and the training with it or soon
             logger.debug("rank 0 is not heard any more", exc_info=fault)
+            self._abandon()
             raise
 
     def _forget(self) -> None:
         """Rank 0 reads no more letters."""
+        self._abandon()
         for _ in self._thread.take():
             pass
         self._unsent = []
 
+    def _abandon(self) -> None:
+        if self._collective is not None:
+            self._collective.abandon()
+
     def _send(self, closing: bool) -> None:
         for make in self._thread.take():
-            self._take(make())
+            self._share(make())
+        if self._collective is not None and self._collective.is_open:
+            self._meet_other_ranks(self._collective, closing)
         if self._relay is not None and self._relay.is_open:
             self._put(self._relay.collect())
         if closing:
             self._end()
         self._send_unsent()
+
+    def _share(self, item: Item) -> None:
+        """Hand a step to the collective, and all else to rank 0."""
+        if self._collective is None or not isinstance(item, LocalStep) or not self._collective.add(item):
+            self._take(item)
+
+    def _meet_other_ranks(self, collective: RankCollective, closing: bool) -> None:
+        """Let the collective carry what it can; once it has ended, send the rest."""
+        collective.advance(leaving=closing)
+        if not collective.is_open:
+            for step in collective.left_over():
+                self._take(step)
 
     def _take(self, item: Item) -> None:
         """Take an item of this process."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy.ma  # noqa: F401 - np.median imports it when it is first called, when no file descriptor may be left
 
 from gradwatch.detect import Detector, detectors_for
-from gradwatch.distributed import JoinedParts, RankGatherer
+from gradwatch.distributed import JoinedParts, RankCollective, RankGatherer
 from gradwatch.errors import StoreNotWritable
-from gradwatch.record import JoinedParameters, StepRecord
+from gradwatch.record import JoinedParameters, ParameterInfo, StepRecord
 from gradwatch.recording.batch_writer import BatchWriter
 from gradwatch.recording.judge import SLICE, Judge, Past
 from gradwatch.recording.mirror import GuardedMirror, Mirror
-from gradwatch.recording.records import make_record
+from gradwatch.recording.records import SharedStep, make_record, record_of_all, share
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
 from gradwatch.recording.snapshots import Snapshots, unseen_records
 from gradwatch.sinks.closing import closing_of
@@ -105,6 +105,8 @@ class Recorder:
         self._disk = BatchWriter(writer, capacity)
         self._snapshots = Snapshots(writer)
         self._at_once = at_once
+        self._collective: RankCollective | None = None
+        self._waiting: dict[tuple[str, int], SharedStep] = {}  # for the other ranks, by optimizer and number
         self._end = _End()
         self._counts = _Counts()
         self._gone: list[str] = []  # optimizers whose last steps may still wait for the disk
@@ -122,7 +124,9 @@ class Recorder:
 
         A thread that ended by a fault also lost the steps that were still queued.
         """
-        left_behind = self._counts.queued - self._counts.taken if self.fault is not None else 0
+        left_behind = 0
+        if self.fault is not None:
+            left_behind = self._counts.queued - self._counts.taken + len(self._waiting)
         return self._counts.refused + self._disk.lost + left_behind
 
     @property
@@ -167,7 +171,18 @@ class Recorder:
     def hold(self, pending: PendingStep, tracker: StepSource) -> None:
         """Do nothing: the tracker keeps it, and a process that is killed loses what is queued, too."""
 
+    def share_by(self, collective: RankCollective, parameters: Mapping[str, Sequence[ParameterInfo]]) -> None:
+        """Bring the ranks together by this collective, from the first step on; ``parameters`` are those it carries."""
+        assert self._team is not None
+        for optimizer, infos in parameters.items():
+            self._do(functools.partial(self._team.expect, optimizer, infos))
+        self._collective = collective
+
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
+        number = pending.step - tracker.first_step
+        if self._collective is not None:
+            self._put(functools.partial(self._share, pending, tracker.name, tracker.present, number))
+            return
         self.put_record(
             functools.partial(
                 make_record,
@@ -177,7 +192,7 @@ class Recorder:
                 tracker.infos,
                 tracker.present,
                 self._team,
-                pending.step - tracker.first_step,
+                number,
             )
         )
 
@@ -186,7 +201,11 @@ class Recorder:
 
     def put_record(self, make: MakeRecord) -> None:
         """Queue a record that is yet to be made; never waits."""
-        if not self._thread.put(functools.partial(self._take, make)):
+        self._put(functools.partial(self._take, make))
+
+    def _put(self, job: Job) -> None:
+        """Queue what is to be done with a step."""
+        if not self._thread.put(job):
             self._counts.refused += 1
             return
         self._counts.queued += 1
@@ -194,12 +213,13 @@ class Recorder:
             self._thread.wake()
 
     def flush(self, timeout: float = 10.0) -> bool:
-        return self._thread.flush(timeout, lambda: not self._disk.batch)
+        return self._thread.flush(timeout, lambda: not (self._disk.batch or self._waiting))
 
     def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
         self._end = _End(reason, hurry)
-        if self._team is not None:
-            self._team.hurry()
+        for others in (self._team, self._collective):
+            if others is not None:
+                others.hurry()
         self._thread.ask_to_end()
 
     def wait_for_end(self, timeout: float) -> bool:
@@ -243,6 +263,7 @@ class Recorder:
             self._catch_up(SLICE)
             for job in self._thread.take():
                 job()
+            self._meet_other_ranks(closing)
             self._commit(closing)
             if closing:
                 self._end_attempt()
@@ -270,15 +291,53 @@ class Recorder:
         self._disk.batch.joined += team.take_joined()
 
     def _take(self, make: MakeRecord) -> None:
-        """Make a record and judge it; one that can't be made takes no other with it."""
         self._counts.taken += 1
+        self._record(make)
+
+    def _share(self, pending: PendingStep, optimizer: str, present: list[bool], number: int) -> None:
+        """Hand the numbers of a step to the collective, or get those of the other ranks now where it has ended."""
+        self._counts.taken += 1
+        try:
+            shared = share(pending, optimizer, present, number)
+        except Exception as fault:
+            self._note_unmade(fault)
+            self._disk.lost += 1
+            return
+        if self._collective is not None and self._collective.add(shared.mine):
+            self._waiting[optimizer, number] = shared
+        else:
+            self._record_gathered(shared)
+
+    def _meet_other_ranks(self, closing: bool) -> None:
+        """Record what all ranks have added up, and the rest as without a collective once that has ended."""
+        if self._collective is None or not self._collective.is_open:
+            return
+        for added in self._collective.advance(leaving=closing):
+            shared = self._waiting.pop((added.optimizer, added.number))
+            self._record(functools.partial(record_of_all, shared, added.whole, self._writer.attempt))
+        if not self._collective.is_open:
+            for shared in sorted(self._waiting.values(), key=lambda one: one.mine.number):
+                self._record_gathered(shared)
+            self._waiting.clear()
+            self._collective.left_over()
+
+    def _record_gathered(self, shared: SharedStep) -> None:
+        team = self._team
+        assert team is not None
+        self._record(lambda: record_of_all(shared, team.gather(shared.mine), self._writer.attempt))
+
+    def _note_unmade(self, fault: Exception) -> None:
+        if self._counts.unmade == 0:  # the others have the same cause
+            _say_unmade(fault)
+        self._counts.unmade += 1
+
+    def _record(self, make: MakeRecord) -> None:
+        """Make a record and judge it; one that can't be made takes no other with it."""
         try:
             record = make()
         except Exception as fault:
             record = None
-            if self._counts.unmade == 0:  # the others have the same cause
-                _say_unmade(fault)
-            self._counts.unmade += 1
+            self._note_unmade(fault)
         if self._team is not None:
             self._disk.batch.joined += self._team.take_joined()
         if record is None:
@@ -317,6 +376,8 @@ class Recorder:
     def _let_go(self) -> None:
         """Let go of everything but the writer."""
         self._judge.close()
+        if self._collective is not None:
+            self._collective.abandon()
         if self._team is not None:
             self._team.close()
         self._mirror.close()

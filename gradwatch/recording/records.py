@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.distributed import LocalStep, RankGatherer
+from gradwatch.distributed import GatheredStep, LocalStep, RankGatherer
 from gradwatch.distributed.messages import ABSENT
 from gradwatch.record import (
     MAGNITUDE_STATS,
@@ -122,14 +122,36 @@ def make_record(
 
     With a team, the record is of what all ranks have of the step; None where that can't be known.
     """
-    numbers = collect(pending)
     if team is None:
-        return record_of(numbers, optimizer, attempt, infos, present)
-    mine = _local(numbers, pending, optimizer, present, number)
-    whole = team.gather(mine)
+        return record_of(collect(pending), optimizer, attempt, infos, present)
+    shared = share(pending, optimizer, present, number)
+    return record_of_all(shared, team.gather(shared.mine), attempt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SharedStep:
+    """A step of rank 0 that is yet to be combined with what the other ranks have.
+
+    Attributes:
+        numbers: of rank 0.
+        mine: its part.
+    """
+
+    numbers: StepNumbers
+    mine: LocalStep
+
+
+def share(pending: PendingStep, optimizer: str, present: list[bool], number: int) -> SharedStep:
+    """Collect the numbers of a step from their devices, for all ranks to combine."""
+    numbers = collect(pending)
+    return SharedStep(numbers=numbers, mine=_local(numbers, pending, optimizer, present, number))
+
+
+def record_of_all(shared: SharedStep, whole: GatheredStep | None, attempt: int) -> StepRecord | None:
+    """The record of a step of all ranks; None where it can't be known as a whole."""
     if whole is None:
         return None
-    loss = mine.loss
+    numbers, loss = shared.numbers, shared.mine.loss
     # Of rank 0 where it has one and all others are finite: what a loop logs there may be the mean already.
     if whole.loss is not None and (loss is None or not math.isfinite(whole.loss)):
         loss = whole.loss
@@ -149,7 +171,7 @@ def make_record(
         sentinels=None,
         micro_batches=None,
     )
-    return _record(of_all, optimizer, attempt, whole.infos, whole.weights, whole.ranks)
+    return _record(of_all, shared.mine.optimizer, attempt, whole.infos, whole.weights, whole.ranks)
 
 
 def record_of(

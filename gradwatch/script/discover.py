@@ -46,7 +46,7 @@ from gradwatch.recording.optimizers import (
     group_in_backward_optimizers,
     without_wrapped,
 )
-from gradwatch.recording.options import RecorderKind, RecordingOptions
+from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.watch import Watch
 from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
@@ -260,10 +260,15 @@ class Discovery:
             total_steps=plan.steps,
             recorder=cast("RecorderKind", plan.recorder),
             # The recorder's process has no way to the other ranks; rank 0 records what it has, as under DDP.
-            ranks=rank_and_world_size()[1] > 1 and plan.recorder == "thread",
+            ranks=self._ranks(),
             before_reduction=plan.ranks,
             capture=plan.capture,
         )
+
+    def _ranks(self) -> Ranks:
+        if rank_and_world_size()[1] == 1 or self._plan.recorder != "thread":
+            return False
+        return "collective" if self._plan.ranks_collective else True
 
     def _trackers(self) -> tuple[Tracker, ...]:
         return (*trackers(self._plan.to), *own_trackers(None, self._plan.notify, self._plan.notify_link))

@@ -94,6 +94,7 @@ class RecordingPlan:
         notify_link: stands at the end of each message to them.
         to: trackers, as `gradwatch.sinks.targets` parses them.
         ranks: record every rank of a training by several processes before its gradients are reduced.
+        ranks_collective: let the ranks add up their numbers by a collective.
         capture: which bad steps to keep; None for none.
     """
 
@@ -107,6 +108,7 @@ class RecordingPlan:
     skip_nonfinite: bool = False
     every: int = 1
     ranks: bool = False
+    ranks_collective: bool = False
     capture: CaptureOptions | None = None
     to: tuple[str, ...] = ()
     notify: tuple[str, ...] = field(default=(), repr=False)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gradwatch
 from gradwatch.clip import AdaGC, LayerNormClip, NormClip, Policy, SkipOutliers, ValueClip, ZClip, clip_grad_norm_
-from gradwatch.distributed import tree
+from gradwatch.distributed import RankCollective, agreement, collective, gather, tree
+from gradwatch.distributed.collective import AddedStep
+from gradwatch.recording.options import Ranks
 
 STEPS, BATCH = 12, 48  # a batch that 2, 3, 4, 8 and 16 ranks divide evenly
 CLIP = 0.05
@@ -148,8 +151,8 @@ def ddp(run: Path) -> None:
     data_parallel(run, DistributedDataParallel(model()))
 
 
-def ddp_heard(run: Path) -> None:
-    network = data_parallel(run, DistributedDataParallel(model()), torch_clip, ranks=True)
+def ddp_heard(run: Path, ranks: Ranks = True) -> None:
+    network = data_parallel(run, DistributedDataParallel(model()), torch_clip, ranks=ranks)
     torch.save([p.detach() for p in network.parameters()], run.parent / f"{run.name}.{dist.get_rank()}.pt")
 
 
@@ -170,8 +173,8 @@ def fsdp2_plain(run: Path) -> None:
     data_parallel(run, fsdp2())
 
 
-def fsdp2_clipped(run: Path) -> None:
-    data_parallel(run, fsdp2(), torch_clip)
+def fsdp2_clipped(run: Path, ranks: Ranks = False) -> None:
+    data_parallel(run, fsdp2(), torch_clip, ranks=ranks)
 
 
 def fsdp2_drop_in(run: Path) -> None:
@@ -200,8 +203,8 @@ def fsdp2_accumulated(run: Path) -> None:
         train(network, step_of, optimizer)
 
 
-def hsdp(run: Path) -> None:
-    data_parallel(run, fsdp2(copies_of_shards()), torch_clip)
+def hsdp(run: Path, ranks: Ranks = False) -> None:
+    data_parallel(run, fsdp2(copies_of_shards()), torch_clip, ranks=ranks)
 
 
 def tp(run: Path) -> None:
@@ -305,7 +308,7 @@ def fsdp1_not_sharded(run: Path) -> None:
     data_parallel(run, network, own_clip)
 
 
-def pipeline(run: Path) -> None:
+def pipeline(run: Path, ranks: Ranks = True) -> None:
     """Two stages, each on half of the ranks, that hand activations and their gradients on by hand."""
     world, rank = dist.get_world_size(), dist.get_rank()
     whole = model()
@@ -336,7 +339,7 @@ def pipeline(run: Path) -> None:
             dist.all_reduce(parameter.grad, group=groups[not is_first])
             parameter.grad /= halves
 
-    with gradwatch.attach(stage, optimizer, run, weights_every=4, ranks=True):
+    with gradwatch.attach(stage, optimizer, run, weights_every=4, ranks=ranks):
         train(stage, step_of, optimizer)
 
 
@@ -467,7 +470,7 @@ def with_policy(run: Path, make: Callable[[], Policy]) -> None:
         torch.save(full, run.parent / f"{run.name}.pt")
 
 
-def poisoned(run: Path) -> None:
+def poisoned(run: Path, ranks: Ranks = True) -> None:
     """From step 5 on rank 1 has a NaN in its batch."""
     network = DistributedDataParallel(model())
     optimizer = adam(network)
@@ -479,11 +482,11 @@ def poisoned(run: Path) -> None:
             x[0, 0] = float("nan")
         loss_of(network, x, y).backward()
 
-    with gradwatch.attach(network, optimizer, run, ranks=True):
+    with gradwatch.attach(network, optimizer, run, ranks=ranks):
         train(network, step_of, optimizer)
 
 
-def parted(run: Path) -> None:
+def parted(run: Path, ranks: Ranks = True) -> None:
     """From step 5 on the last rank's gradient of one layer is another than that of the others."""
     network = DistributedDataParallel(model())
     optimizer = adam(network)
@@ -493,11 +496,11 @@ def parted(run: Path) -> None:
         if step >= 5 and dist.get_rank() == dist.get_world_size() - 1:
             network.module[1].up.weight.grad *= 1.01
 
-    with gradwatch.attach(network, optimizer, run, ranks=True):
+    with gradwatch.attach(network, optimizer, run, ranks=ranks):
         train(network, step_of, optimizer)
 
 
-def joined(run: Path) -> None:
+def joined(run: Path, ranks: Ranks = False) -> None:
     """From step 6 on the optimizer has the other parameters as well."""
     network = fsdp2()
     first, later = list(network.parameters())[:4], list(network.parameters())[4:]
@@ -508,7 +511,7 @@ def joined(run: Path) -> None:
             optimizer.add_param_group({"params": later})
         loss_of(network, *map(mine, batch(step))).backward()
 
-    with gradwatch.attach(network, optimizer, run, weights_every=4):
+    with gradwatch.attach(network, optimizer, run, weights_every=4, ranks=ranks):
         train(network, step_of, optimizer)
 
 
@@ -538,12 +541,12 @@ def uneven(run: Path) -> None:
             optimizer.step()
 
 
-def uneven_elsewhere(run: Path) -> None:
+def uneven_elsewhere(run: Path, ranks: Ranks = True) -> None:
     """The last rank has less data than rank 0, and stops listening when it has none."""
     network = DistributedDataParallel(model())
     optimizer = adam(network)
     steps = STEPS // 2 if dist.get_rank() == dist.get_world_size() - 1 else STEPS
-    with network.join(), gradwatch.attach(network, optimizer, run, ranks=True):
+    with network.join(), gradwatch.attach(network, optimizer, run, ranks=ranks):
         for step in range(steps):
             optimizer.zero_grad()
             loss_of(network, *map(mine, batch(step))).backward()
@@ -610,8 +613,6 @@ def leaves_early(run: Path) -> None:
 
 def silent_rank(run: Path) -> None:
     """The last rank does not attach, though its part is needed."""
-    from gradwatch.distributed import gather
-
     gather.FIRST_PATIENCE = 1.0
     network = fsdp2()
     optimizer = adam(network)
@@ -621,6 +622,82 @@ def silent_rank(run: Path) -> None:
         train(network, lambda step: loss_of(network, *map(mine, batch(step))).backward(), optimizer)
     (run.parent / f"{run.name}.{dist.get_rank()}.seconds").write_text(str(time.monotonic() - began))
 
+
+def by_collective(run: Path, train_it: Callable[..., None]) -> None:
+    """The same by a collective. Rank 0 writes down how many steps that has carried."""
+    carried = 0
+    advance = RankCollective.advance
+
+    def counted(self: RankCollective, *, leaving: bool = False) -> list[AddedStep]:
+        nonlocal carried
+        added = advance(self, leaving=leaving)
+        carried += len(added)
+        return added
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RankCollective, "advance", counted)
+        train_it(run, ranks="collective")
+    if dist.get_rank() == 0:
+        (run.parent / f"{run.name}.carried").write_text(str(carried))
+
+
+def collective_absent(run: Path) -> None:
+    """The last rank does not attach; then rank 0 may not wait for long."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "WITHIN", 1.0)
+        patch.setattr(gather, "FIRST_PATIENCE", 1.0)
+        with contextlib.nullcontext() if is_last else gradwatch.attach(network, optimizer, run, ranks="collective"):
+            train(network, lambda step: loss_of(network, *map(mine, batch(step))).backward(), optimizer)
+
+
+def collective_stalled(run: Path) -> None:
+    """From step 4 on the thread of the last rank takes no part, until the others have given up."""
+    network = fsdp2()
+    optimizer = adam(network)
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+    stalled = threading.Event()
+    advance = RankCollective.advance
+
+    def stalling(self: RankCollective, *, leaving: bool = False) -> list[AddedStep]:
+        while stalled.is_set() and self._mailbox.announced("letters") is None:
+            time.sleep(0.05)
+        return advance(self, leaving=leaving)
+
+    def step_of(step: int) -> None:
+        time.sleep(0.1)
+        if step == 4 and is_last:
+            stalled.set()
+        loss_of(network, *map(mine, batch(step))).backward()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RankCollective, "advance", stalling)
+        patch.setattr(collective, "PATIENCE", 1.0)
+        with gradwatch.attach(network, optimizer, run, weights_every=4, ranks="collective"):
+            train(network, step_of, optimizer)
+
+
+def collective_gone(run: Path) -> None:
+    """Each rank trains by itself; the last is gone after half of the steps. The world ends with this scenario."""
+    network = model()
+    optimizer = adam(network)
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+
+    def step_of(step: int) -> None:
+        time.sleep(0.1)
+        if step == STEPS // 2 and is_last:
+            os._exit(0)
+        loss_of(network, *batch(step)).backward()
+
+    with gradwatch.attach(network, optimizer, run, ranks="collective"):
+        train(network, step_of, optimizer)
+    sys.stderr.flush()
+    os._exit(0)  # rank 0 may have the store of all others
+
+
+COLLECTIVE = (ddp_heard, fsdp2_clipped, hsdp, tp_and_fsdp2, pipeline, poisoned, parted, joined, uneven_elsewhere)
 
 SCENARIOS: dict[str, Callable[..., None]] = {
     one.__name__: one
@@ -660,8 +737,13 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         in_a_group,
         leaves_early,
         silent_rank,
+        collective_absent,
+        collective_stalled,
+        collective_gone,
     )
-} | {f"policy_{name}": functools.partial(with_policy, make=make) for name, make in POLICIES.items()}
+}
+SCENARIOS |= {f"collective_{one.__name__}": functools.partial(by_collective, train_it=one) for one in COLLECTIVE}
+SCENARIOS |= {f"policy_{name}": functools.partial(with_policy, make=make) for name, make in POLICIES.items()}
 
 
 @contextlib.contextmanager

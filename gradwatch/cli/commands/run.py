@@ -34,6 +34,7 @@ class RunOptions:
     skip_nonfinite: bool = False
     every: int = 1
     ranks: bool = False
+    ranks_collective: bool = False
     to: tuple[str, ...] = ()
     notify: tuple[str, ...] = field(default=(), repr=False)
     notify_link: str | None = None
@@ -61,7 +62,8 @@ def prepare_launch(arguments: list[str], folder: Path | None, module: bool, opti
         stop_on=options.stop_on,
         skip_nonfinite=options.skip_nonfinite,
         every=options.every,
-        ranks=options.ranks,
+        ranks=options.ranks or options.ranks_collective,
+        ranks_collective=options.ranks_collective,
         to=options.to,
         notify=options.notify,
         notify_link=options.notify_link,
@@ -103,8 +105,11 @@ def _check_max_norm(options: RunOptions) -> None:
 def _check_recorder(options: RunOptions) -> None:
     if options.recorder not in ("thread", "process"):
         raise BadArgument(f"--recorder is {options.recorder!r}; expected thread or process.")
-    if options.recorder == "process" and (options.to or options.notify or options.ranks):
-        raise BadArgument("--recorder process takes no --to, --notify and --ranks: they need the thread.")
+    needs_thread = options.to or options.notify or options.ranks or options.ranks_collective
+    if options.recorder == "process" and needs_thread:
+        raise BadArgument(
+            "--recorder process takes no --to, --notify, --ranks and --ranks-collective: they need the thread."
+        )
 
 
 def _capture_options(options: RunOptions) -> CaptureOptions | None:

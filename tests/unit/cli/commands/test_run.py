@@ -28,6 +28,13 @@ def test_a_launch_has_all_that_was_asked_for(script, tmp_path):
     )
 
 
+def test_a_collective_measures_before_the_reduction_as_ranks_does(script, tmp_path):
+    plan = prepare_launch([str(script)], tmp_path / "run", False, RunOptions(ranks_collective=True)).plan
+    assert (plan.ranks, plan.ranks_collective) == (True, True)
+    with pytest.raises(BadArgument, match="--ranks-collective: they need the thread"):
+        prepare_launch([str(script)], None, False, RunOptions(ranks_collective=True, recorder="process"))
+
+
 def test_a_folder_stays_where_it_is_and_is_shown_as_it_was_written(script, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     found = prepare_launch([str(script)], Path("a/run"), False, RunOptions())
