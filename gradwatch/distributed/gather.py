@@ -72,6 +72,7 @@ class RankGatherer:
             self._mailbox.announce("closed", True)
         except Exception as error:
             logger.debug("the other ranks could not be told that the recording is closed", exc_info=error)
+        self._mailbox.close_node(forward=False)
 
     def hurry(self) -> None:
         """The training has ended: wait for the other ranks at most `LAST_PATIENCE` from now."""
@@ -153,17 +154,25 @@ class RankGatherer:
         def is_late(rank: int) -> bool:
             return time.monotonic() > self._deadline(began, rank)
 
-        looks_again = began + ALL_AT_ONCE
+        # To ask each rank for letters takes a request for each, so not while they are on their way as usual.
+        looks_again = began + max(ALL_AT_ONCE, 2 * self._usual_wait)
         while True:
             looks = time.monotonic() > looks_again or self._closing_since is not None
             looks_again = time.monotonic() + ALL_AT_ONCE if looks else looks_again
             missing = self._inbox.missing(optimizer, number, one_by_one=looks)
             if not missing:
+                self._usual_wait = (self._usual_wait + time.monotonic() - began) / 2
                 return
             if any(map(is_late, missing)):
                 say_silent(self._tree, self._inbox.give_up(optimizer, number, is_late), number, own=0)
             else:
-                time.sleep(PAUSE)
+                time.sleep(self._pause(time.monotonic() - began))
+
+    def _pause(self, waited: float) -> float:
+        """Seconds until the next look: each costs more than the wait, so most are left out that would find nothing."""
+        if self._closing_since is not None:
+            return PAUSE
+        return max(PAUSE, min(LONGEST_PAUSE, USUAL_SHARE * self._usual_wait - waited))
 
     def _deadline(self, began: float, rank: int) -> float:
         deadline = began + (PATIENCE if self._inbox.senders[rank].heard else FIRST_PATIENCE)

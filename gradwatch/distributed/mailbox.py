@@ -1,19 +1,36 @@
 """Messages between ranks, through the key-value store of torch.distributed. Each rank has a box, which one rank reads.
 
-Neither side blocks: a sender writes a key and goes on, and a receiver that finds no message goes on too.
+Neither side blocks: a sender writes a key and goes on, and a receiver that finds no message goes on too. The letters of
+ranks on the machine of their reader stay in its memory (`NodeBox`), because the store is one for the whole training.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
+import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from gradwatch.distributed.node_box import ROOM, NodeBox, Whereabouts
+
+logger = logging.getLogger("gradwatch")
+
 MAX_UNREAD = 64
 """Unread messages of one rank after which it keeps further ones to itself."""
+
+KEPT_UNASKED = 4
+"""Messages of one rank that may be in the store before it asks which of them were read."""
+
+NODE_WITHIN = 2.0
+"""Seconds in which the first messages wait for the reader on the same machine to say where it reads."""
+
+SELDOM = 1.0
+"""Seconds between two requests for an announcement that is rarely made."""
 
 _recording_numbers = itertools.count()
 
@@ -57,7 +74,12 @@ class Mailbox:
                 break
         self.rank = rank
         self._sent = 0
+        self._in_store: deque[int] = deque()  # letters of this rank that may be in the store
         self._received: dict[int, int] = {}  # by rank
+        self._asked: dict[str, float] = {}  # when, by announcement
+        self._is_closed = False
+        self._read_here: NodeBox | None = None  # the letters of other ranks of this machine
+        self._node: _NodeRoute | None = None  # the way to a reader on this machine
 
     def store_of_group(self) -> Any:
         """The key-value store by which a process group of this recording connects, over a connection of its own."""
@@ -93,14 +115,130 @@ class Mailbox:
         """Announce a value no more."""
         self._store.delete_key(name)
 
+    def seldom_announced(self, name: str) -> Any:
+        """The same, without asking the store more often than every `SELDOM` seconds; None in between."""
+        now = time.monotonic()
+        if name in self._asked and now < self._asked[name] + SELDOM:
+            return None
+        self._asked[name] = now
+        return self.announced(name)
+
+    def is_closed(self) -> bool:
+        """Whether the letters of this rank are no longer read."""
+        if self._node is not None and self._node.box is not None and self._node.box.is_open():
+            return False
+        self._is_closed = self._is_closed or self.seldom_announced("closed") is not None
+        return self._is_closed
+
+    # ------------------------------------------------------------------------------------- the machine's memory
+
+    def read_node_here(self) -> None:
+        """Read the letters of other ranks of this machine in its memory."""
+        self._read_here = NodeBox.serve()
+        self.announce(f"node/{self.rank}", "" if self._read_here is None else str(self._read_here.folder))
+
+    def close_node(self, *, forward: bool) -> None:
+        """Read nothing in the machine's memory any more; with ``forward`` the store gets what was not read."""
+        box, self._read_here = self._read_here, None
+        if box is None:
+            return
+        box.close()
+        for rank, letter in list(box.left()):
+            if forward:
+                self._forward(box, rank, letter)
+            box.delete(rank, letter)
+        box.remove()
+
+    def send_on_node(self, reader: int) -> None:
+        """The letters of this rank stay in the machine's memory, if their reader is on the same machine."""
+        self._node = _NodeRoute(reader)
+
+    def _route(self) -> NodeBox | None:
+        """Where the next letter stays in the machine's memory; None if it goes through the store."""
+        route = self._node
+        if route is None:
+            return None
+        if not route.is_known and (folder := self.announced(f"node/{route.reader}")) is not None:
+            route.is_known = True
+            route.box = NodeBox.find(folder) if folder else None
+            if route.box is None:
+                _say_apart(self.rank, route.reader)
+            elif not route.begins(self.rank, self._sent):
+                route.box = None
+        return route.box
+
+    def _leave_node(self, box: NodeBox) -> None:
+        """Send through the store from now on. What was not read goes there too, if its reader has ended."""
+        assert self._node is not None
+        self._node.box = None
+        box.withdraw(self.rank)
+        if box.is_open():
+            return
+        for rank, letter in list(box.left()):
+            if rank == self.rank:
+                self._forward(box, rank, letter)
+                box.delete(rank, letter)
+        box.remove()
+
+    def _forward(self, box: NodeBox, rank: int, letter: int) -> None:
+        message = box.read(rank, letter)
+        if message:
+            self._store.set(f"{rank}/{letter}", message)
+
+    # ------------------------------------------------------------------------------------- sending
+
     def is_full(self) -> bool:
-        """Whether `MAX_UNREAD` messages of this rank are unread, so that the next one has to wait."""
-        return self._sent >= MAX_UNREAD and bool(self._store.check([f"{self.rank}/{self._sent - MAX_UNREAD}"]))
+        """Whether the next message has to wait.
+
+        That is so while `MAX_UNREAD` of this rank are unread, and before its reader's place is known.
+        """
+        box = self._route()
+        if self._node is not None and self._node.is_waiting(NODE_WITHIN):
+            return True
+        self._forget_read(keep=KEPT_UNASKED)
+        if box is not None and self._sent >= MAX_UNREAD and box.has(self.rank, self._sent - MAX_UNREAD):
+            return True
+        return len(self._in_store) >= MAX_UNREAD
 
     def send(self, message: bytes) -> None:
-        """Leave a message in the box of this rank."""
-        self._store.set(f"{self.rank}/{self._sent}", message)
+        """Leave a message, which is not empty, in the box of this rank."""
+        box = self._route()
+        if box is None or not self._put_on_node(box, message):
+            self._put_in_store(message)
         self._sent += 1
+
+    def _put_on_node(self, box: NodeBox, message: bytes) -> bool:
+        assert self._node is not None
+        try:
+            if not self._node.has_room(box, self.rank, len(message)):
+                self._put_in_store(message)
+                box.put(self.rank, self._sent, b"")
+            else:
+                box.put(self.rank, self._sent, message)
+                self._node.unread.append((self._sent, len(message)))
+        except OSError as error:
+            logger.debug("a letter finds no room in %s", box.folder, exc_info=error)
+            self._leave_node(box)
+            return False
+        if not box.is_open():  # it ended, perhaps before it saw this letter
+            self._leave_node(box)
+        return True
+
+    def _put_in_store(self, message: bytes) -> None:
+        self._store.set(f"{self.rank}/{self._sent}", message)
+        if self._sent not in self._in_store:
+            self._in_store.append(self._sent)
+
+    def _forget_read(self, keep: int) -> None:
+        """Delete the letters of this rank that were read, but for the last few: those are rarely read yet."""
+        while len(self._in_store) > keep:
+            key = f"{self.rank}/{self._in_store[0]}"
+            if self._store.get(key):
+                return
+            self._store.delete_key(key)
+            self._in_store.popleft()
+
+    # ------------------------------------------------------------------------------------- receiving
 
     def read_from(self, rank: int, letter: int) -> None:
         """Go on with this letter of a rank, after all before it were read elsewhere."""
@@ -118,13 +256,71 @@ class Mailbox:
     def receive_from_all(self, ranks: Sequence[int]) -> list[bytes] | None:
         """Take the next message out of the box of each rank; None, and nothing is taken, unless all have one.
 
-        Many ranks are asked at once in two requests to the store, and one more for each to delete what was read.
+        However many ranks there are, they take three requests to the store. A message that was read is emptied, and its
+        sender deletes it: the store has no request that deletes several.
         """
-        keys = [f"{rank}/{self.letters_read(rank)}" for rank in ranks]
-        if not self._store.check(keys):
+        letters = {rank: self.letters_read(rank) for rank in ranks}
+        box = self._read_here
+        found = Whereabouts() if box is None else box.whereabouts(letters)
+        far = [f"{rank}/{letter}" for rank, letter in letters.items() if rank not in found.here]
+        if found.coming or (far and not self._store.check(far)):
             return None
-        messages: list[bytes] = self._store.multi_get(keys)
-        for rank, key in zip(ranks, keys, strict=True):
-            self._store.delete_key(key)
-            self._received[rank] = self.letters_read(rank) + 1
-        return messages
+        messages = {} if box is None else {rank: box.read(rank, letters[rank]) for rank in found.here}
+        keys = {rank: f"{rank}/{letter}" for rank, letter in letters.items() if not messages.get(rank)}
+        if keys:
+            messages |= dict(zip(keys, self._store.multi_get(list(keys.values())), strict=True))
+            self._store.multi_set(list(keys.values()), [""] * len(keys))
+        for rank, letter in letters.items():
+            if box is not None and rank in found.here:
+                box.delete(rank, letter)
+            self._received[rank] = letter + 1
+        return [messages[rank] or b"" for rank in ranks]
+
+
+def _say_apart(rank: int, reader: int) -> None:
+    """A rank shares no memory with its reader. torchrun may have said that both are on one machine."""
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    is_one_node = told.isdecimal() and int(told) > 1 and rank // int(told) == reader // int(told)
+    logger.log(
+        logging.WARNING if is_one_node else logging.DEBUG,
+        "Rank %d shares no memory with rank %d. Its numbers take the training's key-value store (no-shared-memory)",
+        rank,
+        reader,
+    )
+
+
+class _NodeRoute:
+    """The way to a reader that may be on this machine.
+
+    Attributes:
+        reader: its rank.
+        box: where it reads; None while that is not known, and where it is not on this machine.
+        is_known: whether the reader has said where it reads.
+        unread: number and size of the letters in the box that may be unread.
+    """
+
+    def __init__(self, reader: int) -> None:
+        self.reader = reader
+        self.box: NodeBox | None = None
+        self.is_known = False
+        self.unread: deque[tuple[int, int]] = deque()
+        self._since = time.monotonic()
+
+    def is_waiting(self, seconds: float) -> bool:
+        """Whether the reader may still say in time where it reads."""
+        return not self.is_known and time.monotonic() < self._since + seconds
+
+    def begins(self, rank: int, letter: int) -> bool:
+        """Say that the letters of this rank are here from now on; False if that can't be said."""
+        assert self.box is not None
+        try:
+            self.box.begin(rank, letter)
+        except OSError:
+            return False
+        return True
+
+    def has_room(self, box: NodeBox, rank: int, size: int) -> bool:
+        """Whether a letter of this size may be left beside those that are unread."""
+        while self.unread and not box.has(rank, self.unread[0][0]):
+            self.unread.popleft()
+        return sum(bytes_ for _, bytes_ in self.unread) + size <= ROOM

@@ -62,9 +62,14 @@ class SubtreeRelay:
                 self._inbox.read(rank)
         optimizers = {optimizer for sender in senders.values() for optimizer, _ in sender.steps}
         items = [item for optimizer in sorted(optimizers) for item in self._collect(optimizer)]
-        if self._mailbox.announced("flat") is not None:
+        if self._mailbox.seldom_announced("flat") is not None:
             items += self.hand_over()
         return items
+
+    def close(self) -> None:
+        """Combine no more, because nothing is read any more."""
+        self.is_open = False
+        self._mailbox.close_node(forward=False)
 
     def hurry(self) -> None:
         """The training has ended here: wait for the other ranks no longer than their last letters take."""
@@ -84,6 +89,7 @@ class SubtreeRelay:
     def hand_over(self) -> list[Item]:
         """Combine no more. Returns what the reader of this rank needs to read the other ranks itself."""
         self.is_open = False
+        self._mailbox.close_node(forward=True)  # what is unread there is for the reader of this rank
         others = [
             HandedOver(
                 rank=rank,

@@ -75,6 +75,14 @@ class RankTree:
             distance, size = size, size * self.width
         return found
 
+    def neighbours(self, rank: int) -> list[int]:
+        """The ranks of this rank's node whose letters it reads.
+
+        >>> RankTree(world_size=100, node=8, width=4).neighbours(96)
+        [97, 98, 99]
+        """
+        return [child for child in self.children(rank) if child - rank < self.node]
+
     def subtree(self, rank: int) -> range:
         """The rank and all ranks that reach rank 0 through it."""
         last = rank

@@ -39,7 +39,7 @@ class RankSender:
         self._first_steps = dict(first_steps)
         self._unsent: list[Item] = []
         self._unsent_bytes = 0
-        self._relay = _relay(mailbox)
+        self._relay = _place_in_tree(mailbox)
         self._collective: RankCollective | None = None
         self._thread: QueueThread[Make] = QueueThread(self._work, capacity)
         self._thread.start()
@@ -104,7 +104,7 @@ class RankSender:
 
     def _work(self, closing: bool) -> None:
         try:
-            if self._mailbox.announced("closed") is not None:
+            if self._mailbox.is_closed():
                 self._forget()
             elif closing or not self._mailbox.is_full():
                 self._send(closing)
@@ -119,6 +119,8 @@ class RankSender:
         for _ in self._thread.take():
             pass
         self._unsent = []
+        if self._relay is not None:
+            self._relay.close()
 
     def _abandon(self) -> None:
         if self._collective is not None:
@@ -173,6 +175,7 @@ class RankSender:
             time.sleep(PAUSE)
         if self._relay.is_open and not self._relay.have_ended():
             self._put(self._relay.hand_over())
+        self._relay.close()
         self._put([Ended()])
 
     def _send_unsent(self) -> None:
@@ -181,10 +184,14 @@ class RankSender:
             self._unsent, self._unsent_bytes = [], 0
 
 
-def _relay(mailbox: Mailbox) -> SubtreeRelay | None:
+def _place_in_tree(mailbox: Mailbox) -> SubtreeRelay | None:
     """Where the steps of other ranks are combined with those of this one; None if no rank sends to this one."""
     shape = mailbox.announced("tree")
-    tree = None if shape is None else RankTree(**shape)
-    if tree is None or not tree.children(mailbox.rank):
+    if shape is None:
         return None
-    return SubtreeRelay(mailbox, tree, mailbox.rank)
+    tree, rank = RankTree(**shape), mailbox.rank
+    if rank in tree.neighbours(tree.parent(rank)):
+        mailbox.send_on_node(tree.parent(rank))
+    if tree.neighbours(rank):
+        mailbox.read_node_here()
+    return SubtreeRelay(mailbox, tree, rank) if tree.children(rank) else None

@@ -1,5 +1,6 @@
 """Steps that reach rank 0 through a tree of ranks are those of all ranks; a plain sum over the ranks is the oracle."""
 
+import collections
 import copy
 import itertools
 import math
@@ -32,6 +33,7 @@ def store(monkeypatch):
     for name in ("FIRST_PATIENCE", "PATIENCE", "LAST_PATIENCE"):
         monkeypatch.setattr(gather, name, 0.05)
     monkeypatch.setattr(gather, "PAUSE", 0.001)
+    monkeypatch.setattr(mailbox, "SELDOM", 0.0)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -46,7 +48,7 @@ class World:
         box = Mailbox(0)
         self.boxes = [copy.copy(box) for _ in range(tree.world_size)]
         for rank, one in enumerate(self.boxes):
-            one.rank, one._received = rank, {}
+            one.rank, one._received, one._asked, one._in_store = rank, {}, {}, collections.deque()
         self.root = RankGatherer(self.boxes[0], tree.world_size, tree)
         inner = [rank for rank in range(1, tree.world_size) if tree.children(rank)]
         self.relays = {rank: SubtreeRelay(self.boxes[rank], tree, rank) for rank in inner}
