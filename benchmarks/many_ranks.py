@@ -14,6 +14,7 @@ their own. In the lines of rank 0 alone, only the ranks that it reads are played
 from __future__ import annotations
 
 import argparse
+import collections
 import copy
 import heapq
 import itertools
@@ -27,6 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -41,6 +43,7 @@ from gradwatch.distributed import (
     SubtreeRelay,
     gather,
     mailbox,
+    node_box,
 )
 from gradwatch.distributed.messages import Heard, Item, SubtreeParts, SubtreeStep, pack
 from gradwatch.record import RANK_STATS, STATS, ParameterInfo
@@ -64,6 +67,7 @@ class Case:
         copies: whether all ranks hold copies of whole parameters (DDP) instead of parts.
         attempt: number of the elastic restart.
         only_readers: whether only the ranks that rank 0 reads are played, each with the letter of a whole subtree.
+        on_nodes: whether letters within a node stay in the machine's memory.
     """
 
     ranks: int
@@ -73,6 +77,7 @@ class Case:
     copies: bool = False
     attempt: int = 0
     only_readers: bool = False
+    on_nodes: bool = True
 
     @property
     def tree(self) -> RankTree:
@@ -98,6 +103,8 @@ class Cost:
     bytes: float
     delay: float
     longest: float
+    store_requests: float
+    store_bytes: float
     memory: float
     unknown: int
     missing: int
@@ -105,10 +112,31 @@ class Cost:
     relay: RelayCost
 
 
+class CountingStore:
+    """Counts the requests to a store, and the bytes that are put into it."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.requests = self.bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.requests += 1
+        return getattr(self._store, name)
+
+    def set(self, key: str, value: Any) -> None:
+        self.requests += 1
+        self.bytes += len(value)
+        self._store.set(key, value)
+
+
 class CountingMailbox(Mailbox):
-    """Counts the bytes that it reads."""
+    """Counts the bytes that it reads, and what it asks of the store."""
 
     read = 0
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank)
+        self.store = self._store = CountingStore(self._store)
 
     def receive_from_all(self, ranks: Sequence[int]) -> list[bytes] | None:
         messages = super().receive_from_all(ranks)
@@ -162,7 +190,7 @@ def open_mailbox(rank: int, case: Case) -> CountingMailbox:
 def as_rank(rank: int, box: CountingMailbox) -> CountingMailbox:
     """The mailbox of another rank over the same connection."""
     other = copy.copy(box)
-    other.rank, other._received, other.read = rank, {}, 0
+    other.rank, other._received, other._in_store, other._asked, other.read = rank, {}, collections.deque(), {}, 0
     return other
 
 
@@ -205,6 +233,16 @@ class Players:
         self._relays = [Relay(rank, as_rank(rank, box), case) for rank in ranks if case.tree.children(rank)]
         relays = {relay.rank for relay in self._relays}
         self._boxes = {rank: as_rank(rank, box) for rank in ranks if rank not in relays}
+        self._store = box.store
+        if case.on_nodes:
+            for relay in self._relays:
+                if case.tree.neighbours(relay.rank):
+                    relay.box.read_node_here()
+            for rank, leaf in self._boxes.items():
+                leaf.send_on_node(case.tree.parent(rank))
+            for top in self._top:
+                if top.rank in case.tree.neighbours(0):
+                    top.send_on_node(0)
         random = np.random.default_rng(0)
         self._slow = set(random.permutation(list(self._boxes))[: int(SLOW_SHARE * case.ranks)].tolist())
         self._join = pack([parts("" if case.copies else "RANK")])
@@ -243,6 +281,16 @@ class Players:
         self._relay(number, float("inf"))
         return sent
 
+    def close(self) -> None:
+        for relay in self._relays:
+            relay.box.close_node(forward=False)
+
+    def asked(self) -> tuple[int, int]:
+        """Requests and bytes that the store of the training got since it was last asked."""
+        found = self._store.requests, self._store.bytes
+        self._store.requests = self._store.bytes = 0
+        return found
+
     def _relay(self, number: int, seconds: float) -> None:
         """Run the rounds of all relays, each at a time of its own, until they have sent the step."""
         random = np.random.default_rng(1)
@@ -273,27 +321,35 @@ def begin(rank: int, port: int) -> None:
 def play(port: int, pipe: Connection) -> None:
     """The other process: plays what the pipe asks for."""
     begin(1, port)
+    node_box.sweep = lambda place: None  # it is for one reader of a machine, not for thousands
     players = None
     while (asked := pipe.recv()) is not None:
         if isinstance(asked, Case):
             gather.PATIENCE = DEAD_PATIENCE if asked.dead else 30.0
+            if players is not None:
+                players.close()
             players = Players(asked)
             pipe.send(None)
         elif players is not None:
             pipe.send(players.play(asked, pipe))
             pipe.send(players.cost())
+            pipe.send(players.asked())
+    if players is not None:
+        players.close()
     dist.destroy_process_group()
 
 
 def measure(case: Case, pipe: Connection) -> Cost:
     """Gather one case in this process, which is rank 0."""
     gather.PATIENCE = DEAD_PATIENCE if case.dead else 30.0
+    box = open_mailbox(0, case)
+    if case.on_nodes:
+        box.read_node_here()
     pipe.send(case)
     pipe.recv()
-    box = open_mailbox(0, case)
     gatherer = RankGatherer(box, case.ranks, case.tree)
     gatherer.join(0, parts("" if case.copies else "0"))
-    took, read, delays, relays = [], [], [], []
+    took, read, delays, relays, stores = [], [], [], [], []
     unknown = missing = 0
     for number in range(case.steps + 1):
         pipe.send(number)
@@ -305,9 +361,13 @@ def measure(case: Case, pipe: Connection) -> Cost:
         done = time.time()
         delays.append(done - pipe.recv())
         relays.append(pipe.recv())
+        others = pipe.recv()
+        stores.append((others[0] + box.store.requests, others[1]))
+        box.store.requests = 0
         unknown += found is None
         missing = 0 if found is None else int(np.isnan(found.ranks.before_reduction).sum())
     gatherer.close()
+    box.close_node(forward=False)
     each = [relay.most for relay in relays[1:]]
     return Cost(
         first=took[0],
@@ -316,6 +376,8 @@ def measure(case: Case, pipe: Connection) -> Cost:
         bytes=statistics.median(read[1:]),
         delay=statistics.median(delays[1:]),
         longest=max(delays[1:]),
+        store_requests=statistics.median(requests for requests, _ in stores[1:]),
+        store_bytes=statistics.median(bytes_ for _, bytes_ in stores[1:]),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         unknown=unknown,
         missing=missing,
@@ -333,15 +395,16 @@ def line(what: str, cost: Cost) -> str:
         f"{what:<36}{cost.first_bytes / 1e6:>7.2f}{1e3 * cost.first:>7.0f}{cost.bytes / 1e3:>8.0f}"
         f"{1e3 * cost.each:>8.2f}{1e3 * cost.relay_first.most:>8.0f}{cost.relay.most_bytes / 1e3:>7.0f}"
         f"{1e3 * cost.relay.most:>7.2f}{1e3 * cost.relay.median:>8.2f}"
-        f"{cost.delay:>8.2f}{cost.longest:>7.2f}{cost.memory:>6.0f}{cost.unknown:>9}{cost.missing:>8}"
+        f"{cost.delay:>8.2f}{cost.longest:>7.2f}{cost.store_bytes / 1e6:>8.2f}{cost.store_requests:>8.0f}"
+        f"{cost.memory:>6.0f}{cost.unknown:>8}{cost.missing:>8}"
     )
 
 
 HEAD = (
     f"{'':<36}{'rank 0, first':>14}{'rank 0, each':>16}{'relay: 1st':>10}{'each, busiest':>14}{'median':>6}"
-    f"{'recorded after':>15}{'':>6}{'steps':>9}{'ranks':>8}\n"
+    f"{'recorded after':>15}{'store, each':>16}{'':>6}{'steps':>8}{'ranks':>8}\n"
     f"{'':<36}{'MB':>7}{'ms':>7}{'KB':>8}{'ms':>8}{'ms':>8}{'KB':>7}{'ms':>7}{'ms':>8}"
-    f"{'s':>8}{'worst':>7}{'MB':>6}{'unknown':>9}{'missing':>8}"
+    f"{'s':>8}{'worst':>7}{'MB':>8}{'asked':>8}{'MB':>6}{'unknown':>8}{'missing':>8}"
 )
 
 
@@ -354,8 +417,12 @@ def main() -> None:
         default=256,
         help="ranks of the cases with a fault; 0 for none",
     )
+    parser.add_argument("--store-only", action="store_true", help="leave no letters in the memory of a machine")
     parser.add_argument("--rank-0-at", type=int, nargs="*", default=[1024, 16384, 100_000], help="see the last lines")
     options = parser.parse_args()
+    on_nodes = not options.store_only
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a lock for each node
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -363,12 +430,13 @@ def main() -> None:
     player = multiprocessing.get_context("spawn").Process(target=play, args=(port, other))
     player.start()
     begin(0, port)
-    print(f"{PARAMETERS} parameters, {len(STATS)} statistics, every step; {os.cpu_count()} processors")
+    load = " ".join(f"{one:.1f}" for one in os.getloadavg())
+    print(f"{PARAMETERS} parameters, {len(STATS)} statistics, every step; {os.cpu_count()} processors, load {load}")
     print(HEAD)
     for ranks in options.ranks:
         steps = 8 if ranks < 2000 else 3
         print(
-            line(f"{ranks} ranks, sharded", measure(Case(ranks=ranks, steps=steps), pipe)),
+            line(f"{ranks} ranks, sharded", measure(Case(ranks=ranks, steps=steps, on_nodes=on_nodes), pipe)),
             flush=True,
         )
     if ranks := options.faults_at:
@@ -382,8 +450,9 @@ def main() -> None:
         for what, case in faults.items():
             print(line(what, measure(case, pipe)), flush=True)
     for ranks in options.rank_0_at:
-        cost = measure(Case(ranks=ranks, only_readers=True, attempt=6), pipe)
+        cost = measure(Case(ranks=ranks, only_readers=True, on_nodes=on_nodes, attempt=6), pipe)
         print(line(f"{ranks} ranks, rank 0 alone", cost), flush=True)
+    print("load at the end", " ".join(f"{one:.1f}" for one in os.getloadavg()))
     pipe.send(None)
     player.join()
     dist.destroy_process_group()

@@ -22,8 +22,11 @@ logger = logging.getLogger("gradwatch")
 FIRST_PATIENCE, PATIENCE, LAST_PATIENCE = 60.0, 30.0, 5.0
 """Seconds to wait for a rank's first step, for a later one, and for one after the training has ended."""
 
-PAUSE = 0.1
-"""Seconds between two looks into the mailbox."""
+PAUSE, LONGEST_PAUSE = 0.1, 0.5
+"""Seconds between two looks into the mailbox, and the most after which the end of the training is noticed."""
+
+USUAL_SHARE = 0.9
+"""The first look is made after this share of the time that the last steps took to arrive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,10 +63,13 @@ class RankGatherer:
         self._joined: dict[str, int] = {}  # number of parameters that `take_joined` has given, by optimizer
         self._closing_since: float | None = None
         self._overlaps = False
+        self._usual_wait = 0.0  # seconds until the last steps had arrived
 
     def open(self, first_steps: dict[str, int]) -> None:
         """Tell the other ranks that this one writes the run, who reads whom, and the first step of each optimizer."""
         self._mailbox.announce("tree", asdict(self._tree))
+        if self._tree.neighbours(0):
+            self._mailbox.read_node_here()
         self._mailbox.announce("open", first_steps)
 
     def close(self) -> None:
