@@ -123,7 +123,7 @@ class Mailbox:
         self._asked[name] = now
         return self.announced(name)
 
-    def is_closed(self) -> bool:
+    def look_whether_closed(self) -> bool:
         """Whether the letters of this rank are no longer read."""
         if self._node is not None and self._node.box is not None and self._node.box.is_open():
             return False
@@ -187,7 +187,7 @@ class Mailbox:
 
     # ------------------------------------------------------------------------------------- sending
 
-    def is_full(self) -> bool:
+    def look_whether_full(self) -> bool:
         """Whether the next message has to wait.
 
         That is so while `MAX_UNREAD` of this rank are unread, and before its reader's place is known.
@@ -210,7 +210,7 @@ class Mailbox:
     def _put_on_node(self, box: NodeBox, message: bytes) -> bool:
         assert self._node is not None
         try:
-            if not self._node.has_room(box, self.rank, len(message)):
+            if not self._node.find_room(box, self.rank, len(message)):
                 self._put_in_store(message)
                 box.put(self.rank, self._sent, b"")
             else:
@@ -319,7 +319,7 @@ class _NodeRoute:
             return False
         return True
 
-    def has_room(self, box: NodeBox, rank: int, size: int) -> bool:
+    def find_room(self, box: NodeBox, rank: int, size: int) -> bool:
         """Whether a letter of this size may be left beside those that are unread."""
         while self.unread and not box.has(rank, self.unread[0][0]):
             self.unread.popleft()

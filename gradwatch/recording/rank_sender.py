@@ -104,9 +104,9 @@ class RankSender:
 
     def _work(self, closing: bool) -> None:
         try:
-            if self._mailbox.is_closed():
+            if self._mailbox.look_whether_closed():
                 self._forget()
-            elif closing or not self._mailbox.is_full():
+            elif closing or not self._mailbox.look_whether_full():
                 self._send(closing)
         except Exception as fault:  # the key-value store is gone, and the training with it or soon
             logger.debug("rank 0 is not heard any more", exc_info=fault)

@@ -71,11 +71,11 @@ def test_any_bytes_arrive_as_they_were_sent(open_mailbox):
 def test_a_sender_is_full_until_its_oldest_message_is_read(open_mailbox):
     receiver, sender = open_mailbox(0), open_mailbox(1)
     for _ in range(MAX_UNREAD):
-        assert not sender.is_full()
+        assert not sender.look_whether_full()
         sender.send(b"x")
-    assert sender.is_full()
+    assert sender.look_whether_full()
     receiver.receive(1)
-    assert not sender.is_full()
+    assert not sender.look_whether_full()
 
 
 def test_announcements_are_read_by_all_and_a_missing_one_is_none(open_mailbox):

@@ -71,9 +71,9 @@ def test_letters_from_before_the_reader_was_known_are_read_first(boxes):
 def test_first_letters_wait_for_the_reader_for_a_limited_time(boxes, monkeypatch):
     monkeypatch.setattr(module, "NODE_WITHIN", 0.2)
     boxes[2].send_on_node(0)  # which never says where it reads
-    assert boxes[2].is_full()
+    assert boxes[2].look_whether_full()
     time.sleep(0.25)
-    assert not boxes[2].is_full()
+    assert not boxes[2].look_whether_full()
     boxes[2].send(b"x")
     assert boxes[0].receive(2) == b"x"
 
@@ -90,7 +90,7 @@ def test_a_reader_that_ends_leaves_what_it_has_not_read_to_the_next(boxes, unrea
     found = [boxes[0].receive(2) for _ in range(unread + 1)]
     assert found == [b"%d" % at for at in range(3 - unread, 4)]
     assert boxes[0].receive(2) is None
-    boxes[3].is_full()
+    boxes[3].look_whether_full()
     boxes[3].send(b"x")
     assert boxes[0].receive(3) == b"x"
     assert list(tmp_path.iterdir()) == []
@@ -144,11 +144,11 @@ def test_a_full_memory_ends_its_use_and_loses_no_letter(boxes, monkeypatch):
 
 def test_a_sender_is_full_until_its_oldest_message_is_read(boxes):
     for _ in range(module.MAX_UNREAD):
-        assert not boxes[2].is_full()
+        assert not boxes[2].look_whether_full()
         boxes[2].send(b"x")
-    assert boxes[2].is_full()
+    assert boxes[2].look_whether_full()
     boxes[1].receive(2)
-    assert not boxes[2].is_full()
+    assert not boxes[2].look_whether_full()
 
 
 def test_a_rank_that_shares_no_memory_with_its_node_takes_the_store_and_says_so(boxes, monkeypatch, caplog):
@@ -183,9 +183,9 @@ def test_two_readers_on_one_machine_do_not_read_each_others_letters(boxes):
 def test_a_near_sender_hears_of_the_end_although_it_does_not_ask_the_store(boxes):
     boxes[2].send(b"x")
     boxes[0].announce("closed", True)
-    assert not boxes[2].is_closed(), "it asks its reader, which is open"
+    assert not boxes[2].look_whether_closed(), "it asks its reader, which is open"
     boxes[1].close_node(forward=False)
-    assert boxes[2].is_closed()
+    assert boxes[2].look_whether_closed()
 
 
 KILLED = """
