@@ -1,12 +1,14 @@
-"""Read the machine code of the CUDA kernel, for cards that are not here.
+"""Read the machine code of the CUDA kernels, for cards that are not here.
 
     python benchmarks/gpu_code.py > benchmarks/gpu_code.txt
 
 Triton compiles for any architecture without a device, and its wheel brings NVIDIA's assembler and disassembler. The
 first tables have, for each architecture and dtype: of the loop that reads whole aligned blocks, the width of its loads,
 its float64 instructions, and its instructions per entry; of the kernel, registers, bytes spilled, and the share of the
-threads of a multiprocessor that these registers allow. The last table says what data sheets allow for a gradient of
-1 G entries: the time by memory bandwidth, and the time by instructions issued. The longer of the two binds.
+threads of a multiprocessor that these registers allow. The kernel that reads updates has one loop for all addresses,
+since its runs begin anywhere; its figures are those of Adam, for each entry of a parameter. The last table says what
+data sheets allow for a gradient of 1 G entries: the time by memory bandwidth, and the time by instructions issued. The
+longer of the two binds.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gradwatch.measure import fused_triton
+from gradwatch.measure import fused_triton, updates_triton
+from gradwatch.measure.updates import ROW_WORDS
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100)
 DTYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
@@ -78,20 +81,46 @@ class Code:
 
 def read_code(architecture: int, dtype: str) -> Code:
     """Compile `_read` for an architecture such as 90 and disassemble it."""
-    return _code_of(fused_triton._read, {"sums": "*fp64"}, architecture, dtype)
+    return _chunks_code(fused_triton._read, {"sums": "*fp64"}, architecture, dtype)
 
 
 def scale_code(architecture: int, dtype: str) -> Code:
     """The same of `_scale`, which multiplies in place."""
-    return _code_of(fused_triton._scale, {"factor": "*fp32"}, architecture, dtype)
+    return _chunks_code(fused_triton._scale, {"factor": "*fp32"}, architecture, dtype)
 
 
-def _code_of(kernel: Any, own: dict[str, str], architecture: int, dtype: str) -> Code:
-    names = ("entries", "sizes", "tensor_of", "offset_of")
+def _chunks_code(kernel: Any, own: dict[str, str], architecture: int, dtype: str) -> Code:
+    signature = dict.fromkeys(("entries", "sizes", "tensor_of", "offset_of"), "*i64") | own
+    constants = {"DTYPE": DTYPES[dtype], "CHUNK": fused_triton.CHUNK, "BLOCK": fused_triton.BLOCK}
+    return _code_of(kernel, signature, constants, architecture, dtype)
+
+
+def updates_code(architecture: int, dtype: str, *, adam: bool = True) -> Code:
+    """The same of what reads the updates of Adam, or of SGD with momentum."""
+    signature = {"rows": "*i64", "numbers": "*fp64", "tensor_of": "*i64", "first_of": "*i64", "sums": "*fp64"}
+    constants = {
+        "DTYPE": DTYPES[dtype],
+        "ADAM": adam,
+        "WORDS": ROW_WORDS,
+        "RUN": updates_triton.RUN,
+        "CHUNK": updates_triton.CHUNK,
+        "BLOCK": updates_triton.BLOCK,
+    }
+    return _code_of(updates_triton._read, signature, constants, architecture, dtype, loads_an_entry=5 if adam else 3)
+
+
+def _code_of(
+    kernel: Any,
+    signature: dict[str, str],
+    constants: dict[str, Any],
+    architecture: int,
+    dtype: str,
+    loads_an_entry: int = 1,
+) -> Code:
     source = ASTSource(
         fn=kernel,
-        signature=dict.fromkeys(names, "*i64") | own | dict.fromkeys(("DTYPE", "CHUNK", "BLOCK"), "constexpr"),
-        constexprs={(5,): DTYPES[dtype], (6,): fused_triton.CHUNK, (7,): fused_triton.BLOCK},
+        signature=signature | dict.fromkeys(constants, "constexpr"),
+        constexprs={(at,): value for at, value in enumerate(constants.values(), len(signature))},
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -112,7 +141,7 @@ def _code_of(kernel: Any, own: dict[str, str], architecture: int, dtype: str) ->
     return Code(
         bytes_a_load=_widest(wide),
         float64_in_loop=sum(bool(FLOAT64.search(line)) for line in wide),
-        instructions_an_entry=len(wide) / (loads * _widest(wide) / item) if loads else float("nan"),
+        instructions_an_entry=len(wide) * loads_an_entry / (loads * _widest(wide) / item) if loads else float("nan"),
         narrow_loops=sum(not re.search(r"ld\.global\.v[24]", block) and ".f64" not in block for block in ptx_loops),
         registers=int(_found(r"REG:(\d+)", usage)),
         spilled=int(_found(r"LOCAL:(\d+)", usage)) + int(_found(r"STACK:(\d+)", usage)),
@@ -132,13 +161,17 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def _loops(assembly: str) -> list[list[str]]:
-    """Return the instructions of each stretch between two labels."""
-    stretches = re.split(r"(?m)^\.L_x_\d+:", assembly)
-    return [re.findall(r"/\*[0-9a-f]{4}\*/\s+(.*?);", stretch) for stretch in stretches]
+    """Return the instructions of each loop without branches within: from its label to the jump back to it."""
+    found = []
+    parts = re.split(r"(?m)^(\.L_x_\d+):", assembly)
+    for label, stretch in zip(parts[1::2], parts[2::2], strict=True):
+        if back := re.search(rf"BRA[^;\n]*`\({re.escape(label)}\) ?;", stretch):
+            found.append(re.findall(r"/\*[0-9a-f]{4}\*/\s+(.*?);", stretch[: back.end()]))
+    return found
 
 
 def _widest(instructions: list[str]) -> int:
-    widths = [re.search(r"LDG\.E(?:\.(\d+))?", line) for line in instructions]
+    widths = [re.search(r"LDG\.E(?:\.U?(\d+))?", line) for line in instructions]
     return max((int(width[1] or 32) // 8 for width in widths if width), default=0)
 
 
@@ -164,6 +197,8 @@ def main() -> None:
     _print_table("The kernel that reads", codes)
     scaling = {(arch, dtype): scale_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
     _print_table("The kernel that multiplies in place", scaling)
+    updating = {(arch, dtype): updates_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
+    _print_table("The kernel that reads updates", updating)
     print()
     print("1 G entries   dtype  by bandwidth  by instructions  bound by")
     for card in CARDS:

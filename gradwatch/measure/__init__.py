@@ -40,7 +40,7 @@ from gradwatch.measure.sharded import (
     splits_units,
     stands_in,
 )
-from gradwatch.measure.updates import closed_form_of, measure_updates
+from gradwatch.measure.updates import closed_form_of, measure_updates, reads_updates_at_once, updates_route_of
 from gradwatch.record import total
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "part_of",
     "parts_in_fsdp1",
     "reads_once",
+    "reads_updates_at_once",
     "route_of",
     "scale_in_one_launch",
     "splits_units",
@@ -79,6 +80,7 @@ __all__ = [
     "to_device",
     "to_host",
     "total",
+    "updates_route_of",
     "whole",
     "widest_float",
 ]

@@ -79,6 +79,15 @@ def is_capturing_graph() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
+def stream_of(device: torch.device) -> int:
+    """Return the number of the stream on which operators of a CUDA device are launched now; 0 elsewhere.
+
+    >>> stream_of(torch.device("cpu"))
+    0
+    """
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+
 def begin_copy(values: Tensor) -> Tensor:
     """Begin to copy to the host and return the copy, which is complete once an event of `mark_copies` says so.
 

@@ -281,6 +281,15 @@ def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[st
     return parts
 
 
+def runs_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a device, as far as is known.
+
+    >>> runs_triton(torch.device("cpu"))
+    False
+    """
+    return device.type in _TRITON_DEVICES and _kernel() is not None
+
+
 def _kernel() -> ModuleType | None:
     """Return the Triton kernel; it is loaded with the first gradient on a CUDA device.
 

@@ -2,8 +2,8 @@
 
 Adam, AdamW and SGD keep everything that determines the update: the moments, the number of steps and the settings of
 the group. The norms of the update and of the weights before it therefore follow from gradient, moments and weights,
-without a copy of the weights. On the CPU the compiled pass (``fused.c``) reads them once; PyTorch's
-operators do so elsewhere and for other dtypes.
+without a copy of the weights. On the CPU the compiled pass (``fused.c``) reads them once, on CUDA a Triton kernel;
+PyTorch's operators do so elsewhere and for other dtypes.
 
 In a large model, evenly spaced runs of neighbouring entries are read of each long parameter, always the same ones.
 The squared norms estimated from them are unbiased if the runs are representative.
@@ -11,16 +11,20 @@ The squared norms estimated from them are unbiased if the runs are representativ
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from math import gcd, prod
+from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,9 +32,11 @@ from gradwatch.measure.devices import is_on_host, move, to_device
 from gradwatch.measure.entries import PLAIN, is_wrapper
 from gradwatch.measure.fused import is_dense, measure_updates_fused, reads_updates
 from gradwatch.measure.measurement import Measurement, Part
-from gradwatch.measure.routes import to_host
+from gradwatch.measure.routes import runs_triton, to_host
 from gradwatch.measure.sharded import local
 from gradwatch.record import UPDATE_STATS
+
+logger = logging.getLogger("gradwatch")
 
 UpdateRoute: TypeAlias = Literal["adam", "sgd"]
 
@@ -53,6 +59,7 @@ SMALLEST = 1.2e-38
 """The least that a squared gradient is divided by: the smallest normal float32."""
 
 _FUSED_TYPES = {torch.float32: 0, torch.bfloat16: 1}
+_kernel_failed = False
 
 
 def closed_form_of(optimizer: Optimizer) -> UpdateRoute | None:
@@ -145,8 +152,36 @@ def measure_updates(
     found = list(_moved(optimizer, route, positions))
     parts, left = _in_one_read(found, most) if reads_updates() else ([], found)
     for device in dict.fromkeys(one.weight.device for one in left):
-        parts += _by_operators([one for one in left if one.weight.device == device], most or READ_OPERATORS)
+        launched, rest = _in_one_launch([one for one in left if one.weight.device == device], device, most)
+        parts += launched
+        if rest:
+            parts += _by_operators(rest, most or READ_OPERATORS)
     return Measurement(UPDATE_STATS, len(parameters), tuple(parts))
+
+
+def reads_updates_at_once(device: torch.device) -> bool:
+    """Whether one pass reads the updates of parameters on a device, so that they can be read often.
+
+    >>> reads_updates_at_once(torch.device("meta"))
+    False
+    """
+    return reads_updates() if device.type == "cpu" else _kernel(device) is not None
+
+
+def updates_route_of(parameters: Sequence[Tensor | None]) -> str:
+    """Return in words how the updates of these parameters are read, for each kind of device where they lie.
+
+    >>> updates_route_of([torch.ones(2, device="meta")])
+    "PyTorch's operators on meta"
+    """
+    devices = {parameter.device.type: parameter.device for parameter in parameters if parameter is not None}
+    return "; ".join(_route_on(device) for _, device in sorted(devices.items())) or _route_on(torch.device("cpu"))
+
+
+def _route_on(device: torch.device) -> str:
+    if not reads_updates_at_once(device):
+        return f"PyTorch's operators on {device.type}"
+    return "the compiled pass" if device.type == "cpu" else f"the Triton kernel on {device.type}"
 
 
 def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int]) -> Iterable[Moved]:
@@ -246,13 +281,12 @@ def _samplings(found: Sequence[Moved], limit: int) -> list[Sampling]:
 
 
 _POINTERS = ("weight", "gradient", "moment", "square", "largest")
-_TABLE = np.dtype(
-    [
-        *((name, np.uint64) for name in _POINTERS),
-        *((name, np.int64) for name in ("type", "runs", "length", "stride", "size")),
-        *((name, np.float64) for name in COEFFICIENTS),
-    ]
-)
+_FIELDS = [
+    *((name, np.uint64) for name in _POINTERS),
+    *((name, np.int64) for name in ("type", "runs", "length", "stride", "size")),
+    *((name, np.float64) for name in COEFFICIENTS),
+]
+_TABLE = np.dtype(_FIELDS)
 """``Update`` of fused.c."""
 
 
@@ -272,30 +306,35 @@ def _all_pointers(found: Sequence[Moved]) -> list[tuple[int, ...] | None]:
         key = id(one.group)
         if key not in remote:
             remote[key] = any(map(_is_remote, _settings(one.group)))
-        pointers.append(None if remote[key] or _is_remote(one.step) else _pointers(one))
+        is_readable = one.weight.is_cpu and not remote[key] and not _is_remote(one.step)
+        pointers.append(_pointers(one, _FUSED_TYPES) if is_readable else None)
     return pointers
 
 
-def _pointers(one: Moved) -> tuple[int, ...] | None:
+def _pointers(one: Moved, dtypes: Mapping[torch.dtype, Any]) -> tuple[int, ...] | None:
     """The addresses of a parameter's tensors, 0 where there is none, in the order of `_TABLE`.
 
-    None where the compiled pass can't read them: they have to be alike, and in the host's memory.
+    None where a single pass can't read them: they have to be alike, in one memory, and of one of these dtypes.
     """
     weight = one.weight
     dtype, size, is_contiguous = weight.dtype, weight.numel(), weight.is_contiguous()
-    if dtype not in _FUSED_TYPES or not weight.is_cpu:
+    if dtype not in dtypes:
         return None
-    found = []
+    where, found = weight.get_device(), []
     for tensor in (weight, one.gradient, one.moment, one.square, one.largest):
         if tensor is None:
             found.append(0)
             continue
-        if type(tensor) not in PLAIN or tensor.dtype is not dtype or not tensor.is_cpu or tensor.numel() != size:
+        if type(tensor) not in PLAIN or tensor.dtype is not dtype or tensor.numel() != size:
+            return None
+        if tensor.get_device() != where or tensor.is_cpu != weight.is_cpu:
             return None
         if not (tensor.is_contiguous() if is_contiguous else _are_laid_out_alike(tensor, weight)):
             return None
         found.append(tensor.data_ptr())
-    return tuple(found) if all(found[:2]) else None
+        if not found[-1]:
+            return None
+    return tuple(found)
 
 
 def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
@@ -310,34 +349,48 @@ def _usual_read(found: Sequence[Moved]) -> int:
 
 
 def _by_fused(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], most: int | None) -> Part:
-    table = np.zeros(len(found), _TABLE)
-    for name, column in zip(_POINTERS, zip(*pointers, strict=True), strict=True):
-        table[name] = column
+    table = _table_of(found, pointers, _TABLE)
     samplings = _samplings(found, most or _usual_read(found))
     for name in ("runs", "length", "stride"):
         table[name] = [getattr(sampling, name) for sampling in samplings]
     table["type"] = [_FUSED_TYPES[one.weight.dtype] for one in found]
+    values = measure_updates_fused(table.ctypes.data, len(found), len(UPDATE_STATS))
+    return Part([one.position for one in found], torch.from_numpy(np.ascontiguousarray(values.T)), None)
+
+
+def _table_of(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], fields: np.dtype[Any]) -> NDArray[Any]:
+    """A row for each parameter, with the addresses, sizes and settings; which entries are read is left open."""
+    table = np.zeros(len(found), fields)
+    for name, column in zip(_POINTERS, zip(*pointers, strict=True), strict=True):
+        table[name] = column
     table["size"] = [one.weight.numel() for one in found]
     of = _Coefficients().of
     rows = np.array([of(one) for one in found])
     for at, name in enumerate(COEFFICIENTS):
         table[name] = rows[:, at]
-    values = measure_updates_fused(table.ctypes.data, len(found), len(UPDATE_STATS))
-    return Part([one.position for one in found], torch.from_numpy(np.ascontiguousarray(values.T)), None)
+    return table
 
 
 class _Coefficients:
-    """The numbers of the formula in fused.c, of one group and step after the other."""
+    """The numbers of the formula in fused.c, of one group and step after the other.
+
+    A rate that lies on a device counts as 1, and a number of steps that does as endless: the Triton kernel multiplies
+    by the one and corrects by the other.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, float | None], tuple[Any, ...]] = {}
 
     def of(self, one: Moved) -> tuple[Any, ...]:
-        step = None if one.step is None else float(one.step)
+        step = None if one.step is None else math.inf if _is_remote(one.step) else float(one.step)
         key = (id(one.group), step)
         if key not in self._known:
-            self._known[key] = coefficients(one.group, step, is_adam=one.square is not None, number=float)
+            self._known[key] = coefficients(one.group, step, is_adam=one.square is not None, number=_float_here)
         return self._known[key]
+
+
+def _float_here(value: Any) -> float:
+    return 1.0 if _is_remote(value) else float(value)
 
 
 def coefficients(
@@ -372,6 +425,93 @@ def coefficients(
         1.0 / second,
         number(group["eps"]),
     )
+
+
+# ------------------------------------------------------------------------------------- Triton kernel
+
+
+_ROW = np.dtype(
+    [
+        *_FIELDS,
+        *((name, np.uint64) for name in ("step_at", "rate_at")),
+        *((name, np.float64) for name in ("log_beta1", "log_beta2")),
+    ]
+)
+"""A row of the table in updates_triton.py. A number at an address lies on the device; 0: the row has it itself."""
+ROW_WORDS = _ROW.itemsize // 8
+
+
+def _kernel(device: torch.device) -> ModuleType | None:
+    """Return what reads the updates on a device by Triton; None if nothing does."""
+    if _kernel_failed or not runs_triton(device):
+        return None
+    from gradwatch.measure import updates_triton
+
+    return updates_triton
+
+
+def _in_one_launch(
+    found: Sequence[Moved], device: torch.device, most: int | None
+) -> tuple[list[Part], Sequence[Moved]]:
+    """Measure by the Triton kernel, in one launch for each dtype; return the result and what it can't read."""
+    global _kernel_failed  # noqa: PLW0603
+    kernel = _kernel(device)
+    if kernel is None:
+        return [], found
+    pairs = [(one, _row_pointers(one, kernel.DTYPES)) for one in found]
+    readable = [(one, addresses) for one, addresses in pairs if addresses is not None]
+    if not readable:
+        return [], found
+    samplings = _samplings([one for one, _ in readable], most or _usual_read([one for one, _ in readable]))
+    alike: defaultdict[torch.dtype, list[int]] = defaultdict(list)
+    for at, (one, _) in enumerate(readable):
+        alike[one.weight.dtype].append(at)
+    parts = []
+    try:
+        for group in alike.values():
+            own = [readable[at][0] for at in group]
+            table = _rows(own, [readable[at][1] for at in group], [samplings[at] for at in group])
+            values = kernel.read_updates(table, own[0].weight, is_adam=own[0].square is not None)
+            parts.append(to_host([one.position for one in own], values))
+    except Exception as error:
+        _kernel_failed = True
+        logger.warning(
+            "Triton can't read updates here, so gradwatch uses PyTorch's operators: %s (triton-not-used)", error
+        )
+        return [], found
+    return parts, [one for one, addresses in pairs if addresses is None]
+
+
+def _row_pointers(one: Moved, dtypes: Mapping[torch.dtype, Any]) -> tuple[int, ...] | None:
+    """`_pointers`, if the kernel also finds the settings: in the row, or as single float32 numbers on its device."""
+    rate, *others = _settings(one.group)
+    device = one.weight.device
+    if any(map(_is_remote, others)):
+        return None
+    for value in (rate, one.step):
+        if _is_remote(value) and (value.device != device or value.dtype != torch.float32 or value.numel() != 1):
+            return None
+    return _pointers(one, dtypes)
+
+
+def _rows(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], samplings: Sequence[Sampling]) -> NDArray[Any]:
+    table = _table_of(found, pointers, _ROW)
+    # The kernel reads every parameter in runs, one that is read whole as well.
+    is_whole = [_is_whole(sampling) for sampling in samplings]
+    table["length"] = RUN
+    table["stride"] = [RUN if whole else one.stride for one, whole in zip(samplings, is_whole, strict=True)]
+    whole_runs = -(-table["size"] // RUN)
+    table["runs"] = np.where(is_whole, whole_runs, [sampling.runs for sampling in samplings])
+    # What is not there is not used, but read.
+    table["moment"] = np.where(table["moment"] == 0, table["gradient"], table["moment"])
+    table["largest"] = np.where(table["largest"] == 0, table["square"], table["largest"])
+    table["step_at"] = [one.step.data_ptr() if _is_remote(one.step) else 0 for one in found]
+    table["rate_at"] = [one.group["lr"].data_ptr() if _is_remote(one.group["lr"]) else 0 for one in found]
+    if found[0].square is not None:
+        betas = np.array([[float(beta) for beta in one.group["betas"]] for one in found])
+        with np.errstate(divide="ignore"):
+            table["log_beta1"], table["log_beta2"] = np.log2(betas).T
+    return table
 
 
 # -------------------------------------------------------------------------------- PyTorch's operators

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gradwatch.measure import count_above, measure, measure_magnitudes, measure_updates, norms, scale_in_one_launch
+from gradwatch.measure import updates as updates_module
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SIZES = (0, 1, 7, 1023, 1024, 1025, 16_383, 16_384, 16_385, 70_001, 3_000_001)
@@ -185,3 +186,94 @@ def test_updates_in_closed_form(options, dtype):
     rtol = 1e-4 if dtype == torch.float32 else 0.1  # what was meant; bfloat16 rounds what arrives
     np.testing.assert_allclose(found["update_norm"], moved, rtol=rtol)
     np.testing.assert_allclose(found["weight_norm"], [old.norm().item() for old in before], rtol=rtol / 10)
+
+
+def on_the_host(optimizer, weights):
+    """The same weights, gradients and state on the host, which the compiled pass reads."""
+    twins = []
+    for weight in weights:
+        twin = torch.nn.Parameter(weight.detach().cpu())
+        twin.grad = weight.grad.cpu()
+        twins.append(twin)
+    options = {name: optimizer.defaults[name] for name in ("weight_decay", "maximize")}
+    other = type(optimizer)(twins, lr=float(optimizer.param_groups[0]["lr"]), **options)
+    for weight, twin in zip(weights, twins, strict=True):
+        state = optimizer.state[weight]
+        other.state[twin] = {name: value.cpu() if torch.is_tensor(value) else value for name, value in state.items()}
+    for group, theirs in zip(other.param_groups, optimizer.param_groups, strict=True):
+        group |= {name: value for name, value in theirs.items() if name not in ("params", "lr")}
+    return other, twins
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """How many parameters each launch of the kernel has read."""
+    from gradwatch.measure import updates_triton
+
+    found, read = [], updates_triton.read_updates
+
+    def counted(table, like, *, is_adam):
+        found.append(len(table))
+        return read(table, like, is_adam=is_adam)
+
+    monkeypatch.setattr(updates_triton, "read_updates", counted)
+    yield found
+    assert not updates_module._kernel_failed
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.AdamW, {"weight_decay": 0.1}),
+        (torch.optim.AdamW, {"weight_decay": 0.1, "fused": True}),
+        (torch.optim.Adam, {"weight_decay": 0.1, "foreach": True, "amsgrad": True}),
+        (torch.optim.Adam, {"capturable": True, "maximize": True}),
+        (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "fused": True}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("remote_rate", [False, True])
+def test_updates_are_those_that_the_compiled_pass_reads(no_waits, launched, kind, options, dtype, remote_rate):
+    torch.cuda.set_sync_debug_mode("default")
+    torch.manual_seed(0)
+    shapes = [(), (63,), (65,), (2049,), (300, 200), (1024, 1024), (4, 3, 5, 6)]
+    weights = [torch.nn.Parameter(torch.randn(shape, device="cuda").to(dtype)) for shape in shapes]
+    base = torch.randn(5001, device="cuda").to(dtype)
+    weights.append(torch.nn.Parameter(base[1:]))  # at an address that is no multiple of 16
+    needs_number = kind is torch.optim.SGD or not (options.get("fused") or options.get("capturable"))
+    rate = torch.tensor(0.05, device="cuda") if remote_rate and not needs_number else 0.05
+    optimizer = kind(weights, lr=rate, **options)
+    for _ in range(3):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+    measure_updates(optimizer, weights)  # compiles
+    torch.cuda.synchronize()
+    launched.clear()
+    torch.cuda.set_sync_debug_mode("error")
+    found = [measure_updates(optimizer, [None, *weights], most) for most in (None, 4096)]
+    torch.cuda.set_sync_debug_mode("default")
+    assert launched == [len(weights)] * 2
+    other, twins = on_the_host(optimizer, weights)
+    for one, most in zip(found, (None, 4096), strict=True):
+        expected = measure_updates(other, [None, *twins], most).collect()
+        for stat, values in one.collect().items():
+            np.testing.assert_allclose(values, expected[stat], rtol=1e-5, err_msg=stat)
+
+
+@pytest.mark.parametrize("spoil", [math.nan, math.inf, 1e19, 3e38])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e25])
+def test_updates_that_float32_can_not_hold(launched, spoil, scale):
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(3000, device="cuda")) for _ in range(2)]
+    optimizer = torch.optim.Adam(weights, lr=0.05, fused=True)
+    for weight in weights:
+        weight.grad = scale * torch.randn_like(weight)
+    weights[0].grad[2999] = spoil
+    optimizer.step()
+    found = measure_updates(optimizer, weights).collect()
+    assert launched == [2]
+    other, twins = on_the_host(optimizer, weights)
+    for stat, values in measure_updates(other, twins).collect().items():
+        np.testing.assert_allclose(found[stat], values, rtol=1e-5, err_msg=stat)

@@ -1,0 +1,220 @@
+"""The kernel that reads updates on CUDA, here in Triton's interpreter, against the compiled pass and float64."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+HEAD = """
+import math, sys
+import numpy as np, torch
+from torch import nn
+sys.path.insert(0, {folder!r})
+import test_updates as cases
+from gradwatch.measure import routes, updates as module, updates_triton as kernel
+from gradwatch.measure.updates import measure_updates
+
+routes._TRITON_DEVICES.add("cpu")
+by_compiled, of_host, launches, read_updates = module.reads_updates, module._is_remote, [], kernel.read_updates
+
+def counted(table, like, *, is_adam):
+    launches.append(len(table))
+    return read_updates(table, like, is_adam=is_adam)
+
+kernel.read_updates = counted
+module.reads_updates = lambda: False
+
+def is_device_number(value):
+    return isinstance(value, torch.Tensor) and value.numel() == 1 and not isinstance(value, nn.Parameter)
+
+def launched(optimizer, weights, most=None):
+    launches.clear()
+    found = measure_updates(optimizer, weights, most).collect()
+    return found, sum(launches)
+
+def compiled(optimizer, weights, most=None):
+    module.reads_updates = by_compiled
+    found = measure_updates(optimizer, weights, most).collect()
+    module.reads_updates = lambda: False
+    return found
+
+def operators(optimizer, weights, most=None):
+    routes._TRITON_DEVICES.remove("cpu")
+    found = measure_updates(optimizer, weights, most).collect()
+    routes._TRITON_DEVICES.add("cpu")
+    return found
+
+def alike(mine, theirs, rtol=1e-6, atol=0.0):
+    for stat, values in theirs.items():
+        room = atol if stat == "weight_norm" else 0.0
+        np.testing.assert_allclose(mine[stat], values, rtol=rtol, atol=room, err_msg=stat)
+
+def stepped(kind, weights, *, gradients=torch.randn, steps=2, **options):
+    optimizer = kind(weights, **({{"lr": 0.05}} | options))
+    for _ in range(steps):
+        for weight in weights:
+            weight.grad = torch.empty_like(weight).copy_(gradients(weight.shape))
+        optimizer.step()
+    return optimizer
+
+torch.manual_seed(0)
+"""
+
+FORMULAS = """
+# every optimizer and setting that the other routes are tested with, against copies of the weights in float64
+for kind, options in cases.CASES[::{every}]:
+    cases.check_steps(kind, options, steps=2)
+    # the same with the number of steps, and the rate where it is a tensor, left on the device
+    module._is_remote = is_device_number
+    cases.check_steps(kind, options, steps=2)
+    module._is_remote = of_host
+assert sum(launches) == len(cases.CASES[::{every}]) * 2 * 2 * len(cases.SHAPES)
+
+# groups of their own settings, and betas that leave nothing to correct
+def groups(weights):
+    return [
+        {{"params": weights[:2], "lr": torch.tensor(0.01), "weight_decay": 0.3}},
+        {{"params": weights[2:3], "lr": 0.2, "betas": (0.0, 0.9)}},
+        {{"params": weights[3:], "weight_decay": 0.0, "amsgrad": True}},
+    ]
+
+for remote in (of_host, is_device_number):
+    module._is_remote = remote
+    cases.check_steps(torch.optim.AdamW, {{"weight_decay": 0.1}}, groups=groups)
+module._is_remote = of_host
+print("agrees")
+"""
+
+ENTRIES = """
+# the same entries as the compiled pass reads, whole and sampled, at any address
+for dtype, kind in [(d, k) for d in (torch.float32, torch.bfloat16) for k in (torch.optim.AdamW, torch.optim.SGD)]:
+    shapes = [(), (1,), (63,), (64,), (65,), (2047,), (2048,), (2049,), (300, 200), (129, 517)]
+    data = [torch.randn(math.prod(shape) + 3).to(dtype) for shape in shapes]
+    weights = [nn.Parameter(one[at % 3 + 1 :][: math.prod(shape)].view(shape)) for at, (one, shape) in
+               enumerate(zip(data, shapes))]
+    weights.append(nn.Parameter(torch.randn(4, 3, 5, 6).to(dtype).to(memory_format=torch.channels_last)))
+    optimizer = stepped(kind, weights, weight_decay=0.1, **({{"momentum": 0.9}} if kind is torch.optim.SGD else {{}}))
+    before = [w.detach().clone() for w in weights]
+    for most in (None, 4096, 700):
+        mine, read = launched(optimizer, [None, *weights], most)
+        assert read == len(weights)
+        alike(mine, compiled(optimizer, [None, *weights], most))
+    assert all(map(torch.equal, before, weights))
+    # many programs' sums, added in turns
+    kernel.CHUNK, kernel.BLOCK, kernel.PARTS = 512, 256, 4
+    kernel._plan.cache_clear()
+    alike(launched(optimizer, weights, 4096)[0], compiled(optimizer, weights, 4096))
+    kernel.CHUNK, kernel.BLOCK, kernel.PARTS = 2048, 512, 128
+    kernel._plan.cache_clear()
+
+# float16, which the compiled pass does not read
+weights = [nn.Parameter(torch.randn(shape).half()) for shape in ((), (65,), (300, 200))]
+optimizer = stepped(torch.optim.Adam, weights, eps=1e-3)
+mine, read = launched(optimizer, weights, 4096)
+assert read == 3
+alike(mine, operators(optimizer, weights, 4096))
+
+# two dtypes: a launch each; what the kernel can't read goes by the operators, and all numbers are there
+mixed = [nn.Parameter(torch.randn(40)), nn.Parameter(torch.randn(50).bfloat16()), nn.Parameter(torch.randn(6, 5).T),
+         nn.Parameter(torch.randn(30).double()), nn.Parameter(torch.randn(0, 3)),
+         nn.Parameter(torch.randn(8, 8)[:, ::2])]
+optimizer = stepped(torch.optim.Adam, mixed)
+mixed[2].grad = mixed[2].grad.contiguous()  # unlike its weight
+mine, _ = launched(optimizer, mixed)
+assert launches == [1, 1], launches
+alike(mine, operators(optimizer, mixed))
+
+# what float32 can't hold, and what is not a number
+def spoiled(value, position):
+    def make(shape):
+        values = torch.randn(shape)
+        values.view(-1)[position] = value
+        return values
+    return make
+
+for dtype in (torch.float32, torch.bfloat16):
+    for kind in (torch.optim.Adam, torch.optim.SGD):
+        for make in (torch.zeros, lambda s: 1e-30 * torch.randn(s), lambda s: 1e-15 * torch.randn(s),
+                     lambda s: 1e15 * torch.randn(s), lambda s: 1e25 * torch.randn(s),
+                     *(spoiled(v, p) for v in (math.nan, math.inf, -math.inf, 1e19, 3e38) for p in (0, 2999))):
+            weights = [nn.Parameter(torch.randn(3000).to(dtype)), nn.Parameter(torch.randn(3000).to(dtype))]
+            optimizer = stepped(kind, weights, steps=1, gradients=make)
+            with np.errstate(all="ignore"):
+                mine, read = launched(optimizer, weights)
+                assert read == 2
+                # the weights before a huge update are a difference of huge numbers
+                after = float(torch.cat([w.detach().double() for w in weights]).norm())
+                room = 1e-6 * after if math.isfinite(after) else 0.0
+                alike(mine, compiled(optimizer, weights), rtol=1e-5, atol=room)
+
+# one entry alone, in a parameter of zeros
+weights = [nn.Parameter(torch.zeros(5000))]
+weights[0].grad = torch.zeros(5000)
+weights[0].grad[4999] = 2.0
+optimizer = torch.optim.Adam(weights, lr=0.5)
+optimizer.step()
+found, _ = launched(optimizer, weights)
+assert abs(found["update_norm"][0] - 0.5) < 1e-6 and abs(found["second_moment_norm"][0] - 2) < 1e-6
+
+# the table of a step like the last is not sent again, and another is
+sent = []
+to_device, kernel._to_device = kernel._to_device, lambda *a: sent.append(1) or to_device(*a)
+kernel._plan.cache_clear()
+launched(optimizer, weights)
+first = len(sent)
+launched(optimizer, weights)
+assert len(sent) == first
+optimizer.param_groups[0]["lr"] = 0.25
+found, _ = launched(optimizer, weights)
+assert len(sent) == first + 1 and abs(found["update_norm"][0] - 0.25) < 1e-6
+
+# settings on the device that the kernel does not read
+module._is_remote = is_device_number
+optimizer.state[weights[0]]["step"] = torch.tensor(1.0, dtype=torch.float64)
+assert launched(optimizer, weights)[1] == 0
+module._is_remote = of_host
+
+# a kernel that fails is left for good, and the numbers stay
+def broken(*arguments, **options):
+    raise RuntimeError("a planted fault")
+kernel.read_updates = broken
+for _ in range(2):
+    found, _ = launched(optimizer, weights)
+    assert abs(found["update_norm"][0] - 0.25) < 1e-6
+assert module._kernel_failed and not module.reads_updates_at_once(torch.device("cpu"))
+print("agrees")
+"""
+
+
+def run_in_interpreter(program, **values):
+    program = (HEAD + program).format(folder=str(Path(__file__).parent), **values)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("agrees")
+
+
+@needs_triton
+@pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_kernel_reads_the_change_of_the_weights(every):
+    run_in_interpreter(FORMULAS, every=every)
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_kernel_agrees_with_the_compiled_pass():
+    from gradwatch.measure.fused import reads_updates
+
+    if not reads_updates():
+        pytest.skip("the compiled part was not built")
+    run_in_interpreter(ENTRIES)
