@@ -9,6 +9,7 @@ nothing and ends with an error.
 2. The kernel: bytes a second beside the card's peak by data sheet, for 1 M to 1 G entries in 1 to 10,000 tensors. Once
    as gradwatch calls it, Python included, and once as the replay of a CUDA graph, which is the device's part alone.
    Beside it, PyTorch's own norm of one tensor and of many.
+   Beside them, what reading the updates of GPT-2-medium takes by the kernel and by PyTorch's operators.
 3. What waits: PyTorch warns of each synchronisation (torch.cuda.set_sync_debug_mode).
 4. Memory: the peak of each variant above what was held before.
 5. A step of GPT-2-medium with AdamW (fused): bare, PyTorch's clipping, gradwatch observing beside it, and `clip=`; with
@@ -52,9 +53,14 @@ if importlib.util.find_spec("gradwatch") is None:
 
 import gradwatch  # noqa: E402
 from gradwatch.clip import NormClip  # noqa: E402
-from gradwatch.measure import measure  # noqa: E402
+from gradwatch.measure import measure, measure_updates  # noqa: E402
+from gradwatch.measure import updates as updates_module  # noqa: E402
+from gradwatch.recording.sentinels import ENTRIES, Sentinels  # noqa: E402
+from gradwatch.recording.weight_sampler import usual_updates_every  # noqa: E402
 
 GOAL_BANDWIDTH, GOAL_OBSERVING, GOAL_CLIP = 0.85, 1.01, 1.00
+GOAL_UPDATES = 0.005
+"""Of a step: half of what observing may take."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PEAKS = {
     "H100 PCIe": 2000e9,
@@ -108,7 +114,7 @@ def peak_of(name: str) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-PARTS = {"tests": 0.35, "kernel": 0.5, "waits": 0.58, "memory": 0.65, "step": 0.92, "ranks": 1.0}
+PARTS = {"tests": 0.35, "kernel": 0.5, "updates": 0.53, "waits": 0.6, "memory": 0.66, "step": 0.92, "ranks": 1.0}
 """By which share of the time each part has ended."""
 
 
@@ -393,6 +399,50 @@ def _let_go(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def updates(setting: Setting, device: torch.device, quick: bool, deadline: Deadline) -> None:
+    """Print what reading the updates takes, of all parameters and of the sentinels, beside a step."""
+    print()
+    with deadline.within_memory("reading updates", device):
+        _read_updates(Training.of(setting, device), setting.title, device, 3 if quick else 15)
+
+
+def _read_updates(training: Training, title: str, device: torch.device, rounds: int) -> None:
+    optimizer, parameters = training.optimizer, list(training.model.parameters())
+    with training.variant("bare") as step:
+        _block(step, device, 2)
+        seconds = _block(step, device, TIMED)
+    every = usual_updates_every(len(parameters), at_once=True)
+    print(f"Reading updates of {title}: {len(parameters)} parameters, every {every} steps, sentinels at the others")
+    print(f"(goal: {GOAL_UPDATES:.1%} of a step of {seconds * 1e3:.1f} ms; by the host's clock, and by the device's)")
+    routes = (("one pass", False), ("PyTorch's operators", True)) if device.type == "cuda" else (("one pass", False),)
+    for route, failed in routes:
+        updates_module._kernel_failed = failed
+        calls = (
+            functools.partial(measure_updates, optimizer, parameters),
+            functools.partial(measure_updates, optimizer, Sentinels().among(parameters), ENTRIES),
+        )
+        on_device = [_seconds(call, device, rounds) for call in calls]
+        on_host = [_host_seconds(call, device, rounds) for call in calls]
+        share = max((times[0] + (every - 1) * times[1]) / every for times in (on_device, on_host)) / seconds
+        print(
+            f"  {route:<20} all {on_host[0] * 1e3:.2f} and {on_device[0] * 1e3:.2f} ms, sentinels"
+            f" {on_host[1] * 1e3:.2f} and {on_device[1] * 1e3:.2f} ms: {share:.2%} of a step at most",
+            flush=True,
+        )
+    updates_module._kernel_failed = False
+
+
+def _host_seconds(call: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Return the median time that a call takes the thread that makes it; the device is idle before."""
+    times = []
+    for _ in range(rounds):
+        finish(device)
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
 def synchronisations(setting: Setting, device: torch.device, deadline: Deadline) -> None:
     """Count what PyTorch warns of in 60 steps of each variant, by thread."""
     print()
@@ -519,6 +569,7 @@ def run_all(device: torch.device, quick: bool, chosen: Sequence[str], minutes: f
     parts: dict[str, Callable[[Deadline], None]] = {
         "tests": functools.partial(tests, device),
         "kernel": functools.partial(bandwidth, device, quick),
+        "updates": functools.partial(updates, settings[0], device, quick),
         "waits": functools.partial(synchronisations, settings[-2:][0], device),
         "memory": functools.partial(memory, settings[-2:][0], device),
         "step": functools.partial(all_ratios, settings, device, quick),

@@ -69,6 +69,11 @@ class Measurement:
         return all(part.ready is None and is_on_host(part.values) for part in self.parts)
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether `collect` would not wait now: what has a copy on its way has it on the host."""
+        return all(is_on_host(part.values) and (part.ready is None or part.ready.query()) for part in self.parts)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every gradient is there and was measured on one device, in order."""
         return len(self.parts) == 1 and len(self.parts[0].positions) == self.length
@@ -106,7 +111,7 @@ class Measurement:
 
 def _on_host(part: Part) -> NDArray[np.float64]:
     """The statistics of a part, after waiting for its device."""
-    if part.ready is not None:
+    if part.ready is not None and not part.ready.query():
         part.ready.synchronize()
     values = part.values
     if values.dtype != torch.float64 or not is_on_host(values):

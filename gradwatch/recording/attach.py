@@ -125,9 +125,9 @@ def attach(
             second_moment_norm. They are read from the state of Adam, AdamW or SGD without copying the
             weights; for other optimizers updates are sampled by difference, with the weights. In a model with
             more than 262,144 entries, long parameters are estimated from an even sample. None: at every step
-            for up to 16 parameters, every 10 steps for 150, and so on (a quarter as often without the compiled
-            part, and on an accelerator), and those of a few, the sentinels, at every step (`Run.sentinels`); 0 for
-            never. Not recorded if ranks are combined.
+            for up to 16 parameters, every 10 steps for 150, and so on (a quarter as often where PyTorch's operators
+            read them: without the compiled part, and on accelerators other than CUDA), and those of a few, the
+            sentinels, at every step (`Run.sentinels`); 0 for never. Not recorded if ranks are combined.
         on_event: called in the training thread with each event, a few steps after it occurred.
         stop_on: kinds of event that end the training if they are more than information. `TrainingStopped` is
             raised at the next step after the event was found, once everything is on disk.

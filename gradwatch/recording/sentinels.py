@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor
 
 from gradwatch.measure import Measurement
-from gradwatch.measure.devices import is_on_host
 
 AT_EACH_END, LED = 3, 4
 """The matrices at the beginning and the end of a model that are sentinels, and how many others may join them."""
@@ -40,18 +39,26 @@ class Sentinels:
         self._ends: list[int] = []
         self._led: list[int] = []
         self._among = -1
+        self._followed: Measurement | None = None
 
     def among(self, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The parameters that are sentinels at their positions, and None at the others."""
+        self._let_join(parameters)
         found: list[Tensor | None] = [None] * len(parameters)
         for at in (*self._ends_among(parameters), *self._led):
             found[at] = parameters[at]
         return found
 
-    def follow(self, measured: Measurement, parameters: Sequence[Tensor | None]) -> None:
-        """Let matrices join that led in a reading of all parameters, if it is on the host already."""
-        if len(self._led) >= LED or not measured.is_here:
+    def follow(self, measured: Measurement) -> None:
+        """Let matrices join that led in a reading of all parameters, once it has arrived on the host."""
+        if len(self._led) < LED:
+            self._followed = measured
+
+    def _let_join(self, parameters: Sequence[Tensor | None]) -> None:
+        measured = self._followed
+        if measured is None or not measured.has_arrived:
             return
+        self._followed = None
         ratios = np.nan_to_num(measured.collect()["rms_ratio"], nan=0.0)
         known = (*self._ends_among(parameters), *self._led)
         lagging = [at for at in np.flatnonzero(ratios >= LED_FROM).tolist() if _is_matrix(parameters[at])]
@@ -67,7 +74,7 @@ class Sentinels:
 
 def _ends_of(parameters: Sequence[Tensor | None]) -> list[int]:
     """The positions of the first and the last matrices; of any parameters where there is no matrix."""
-    there = [at for at, one in enumerate(parameters) if one is not None and one.requires_grad and is_on_host(one)]
+    there = [at for at, one in enumerate(parameters) if one is not None and one.requires_grad]
     matrices = [at for at in there if _is_matrix(parameters[at])] or there
     return sorted({*matrices[:AT_EACH_END], *matrices[-AT_EACH_END:]})
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
 from gradwatch.errors import BadArgument
-from gradwatch.measure import route_of
+from gradwatch.measure import closed_form_of, route_of, updates_route_of
 from gradwatch.record import StepRecord
 from gradwatch.recording.loops import open_loop
 from gradwatch.recording.optimizers import unwrapped
@@ -72,8 +72,13 @@ class Watch:
 
     @property
     def route(self) -> str:
-        """How gradients are read on each kind of device, in words."""
-        return route_of([p for loop in self._recording.loops for p in loop.tracker.parameters.parameters])
+        """How gradients, and updates where they are known in closed form, are read on each kind of device, in words."""
+        tables = [loop.tracker.parameters for loop in self._recording.loops]
+        route = route_of([parameter for table in tables for parameter in table.parameters])
+        known = [table for table in tables if table.optimizer is not None and closed_form_of(table.optimizer)]
+        if not known:
+            return route
+        return f"{route}; updates by {updates_route_of([p for table in known for p in table.parameters])}"
 
     @property
     def steps_within_backward(self) -> bool:

@@ -22,8 +22,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.measure import Measurement, is_on_host, local, measure_magnitudes, measure_updates, norms
-from gradwatch.measure.fused import reads_updates
+from gradwatch.measure import (
+    Measurement,
+    local,
+    measure_magnitudes,
+    measure_updates,
+    norms,
+    reads_updates_at_once,
+)
 from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.recording.alignment import Entries, alignments, can_count_off
 from gradwatch.recording.sentinels import ENTRIES, Sentinels
@@ -38,10 +44,16 @@ COPIED_ONE_IN = 1024
 0.7 % of the memory of 340 million weights (benchmarks/weights_memory.py)."""
 
 PARAMETERS_A_STEP, PARAMETERS_A_STEP_OPERATORS = 16, 4
-"""Parameters whose updates are read at a step, on average over the steps of a run: by the compiled pass, and by
-PyTorch's operators, to which a read costs many times as much.
+"""Parameters whose updates are read at a step, on average over the steps of a run: by the compiled pass or Triton's
+kernel, and by PyTorch's operators, to which a read costs many times as much.
 
 With 50, a step of 40 tensors of 4,096 entries took 1.6 times the bare one (tests/contracts/test_overhead.py)."""
+
+SENTINELS_BY_OPERATORS = 64
+"""Parameters of a model on an accelerator from which on PyTorch's operators read sentinels.
+
+They take 48 operators and one copy a step, whatever the model, while measuring the gradients takes nine for each
+parameter: with 64, sentinels add 8 % (tests/contracts/test_waits.py counts them)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class WeightSampler:
         """
         self._every = every
         self._updates_every = updates_every
-        self._sentinels = Sentinels() if updates_every is None and reads_updates() else None
+        self._sentinels = Sentinels() if updates_every is None else None
         self._was_nonfinite = False
         self._cannot_count = False
 
@@ -121,12 +133,14 @@ class WeightSampler:
             return None
         measured = self._measured_updates(optimizer, parameters)
         if measured is not None and self._sentinels is not None:
-            self._sentinels.follow(measured, parameters)
+            self._sentinels.follow(measured)
         return measured
 
     def sentinels(self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
         """The updates of a few parameters, at a step at which those of all are not read."""
         if self._updates_every == 0 or self._sentinels is None or self._reads_all(step, parameters):
+            return None
+        if not _has_sentinels(parameters):
             return None
         return self._measured_updates(optimizer, self._sentinels.among(parameters), ENTRIES)
 
@@ -188,23 +202,39 @@ def _is_nonfinite(measured: Measurement) -> bool:
 
 
 def _usual_updates_every_of(parameters: Sequence[Tensor | None]) -> int:
+    return usual_updates_every(len(parameters), at_once=_are_read_at_once(parameters))
+
+
+def _are_read_at_once(parameters: Sequence[Tensor | None]) -> bool:
+    """Whether one pass reads the updates of a model."""
+    return reads_updates_at_once(_device_of(parameters))
+
+
+def _has_sentinels(parameters: Sequence[Tensor | None]) -> bool:
+    """Whether those of a few are worth a read at every step. On the host PyTorch's operators would take too long."""
+    if _are_read_at_once(parameters):
+        return True
+    return _device_of(parameters).type != "cpu" and len(parameters) >= SENTINELS_BY_OPERATORS
+
+
+def _device_of(parameters: Sequence[Tensor | None]) -> torch.device:
+    """Where a model is, as far as its first parameter tells."""
     first = next((parameter for parameter in parameters if parameter is not None), None)
-    compiled = reads_updates() and (first is None or is_on_host(first))  # PyTorch's operators read what a device has
-    return usual_updates_every(len(parameters), compiled=compiled)
+    return torch.device("cpu") if first is None else first.device
 
 
-def usual_updates_every(parameters: int, *, compiled: bool) -> int:
+def usual_updates_every(parameters: int, *, at_once: bool) -> int:
     """At which steps the updates are read unless the user says: of sixteen parameters a step on average.
 
-    Reading costs some microseconds for each parameter, and 16 bytes in the store. Without the compiled pass it costs
-    more, so that four parameters a step are read.
+    Reading costs some microseconds for each parameter, and 16 bytes in the store. PyTorch's operators cost more than
+    one pass, so that four parameters a step are read by them.
 
-    >>> [usual_updates_every(parameters, compiled=True) for parameters in (16, 148, 1000)]
+    >>> [usual_updates_every(parameters, at_once=True) for parameters in (16, 148, 1000)]
     [1, 10, 63]
-    >>> usual_updates_every(16, compiled=False)
+    >>> usual_updates_every(16, at_once=False)
     4
     """
-    return max(1, -(-parameters // (PARAMETERS_A_STEP if compiled else PARAMETERS_A_STEP_OPERATORS)))
+    return max(1, -(-parameters // (PARAMETERS_A_STEP if at_once else PARAMETERS_A_STEP_OPERATORS)))
 
 
 def entries_to_copy(parameters: Sequence[Tensor], turn: int) -> list[Entries]:

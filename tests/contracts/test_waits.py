@@ -59,6 +59,33 @@ def test_a_copy_to_the_host_would_be_found():
     assert counts.waits == ["copy to the host"]
 
 
+def test_sentinels_of_a_deep_model_take_the_same_whatever_its_depth(monkeypatch):
+    """As the documentation of devices has it, beside what measuring the gradients takes for each parameter."""
+    linears = [torch.nn.Linear(8, 8, device="meta") for _ in range(48)]
+    monkeypatch.setattr(launches, "WARM_UP", 1)  # at step 0 those of all are read
+
+    def loop(net, optimizer, watch, step):
+        optimizer.zero_grad()
+        net(torch.zeros(4, 8, device="meta")).square().mean().backward()
+        optimizer.step()
+
+    def counted(depth, **options):
+        monkeypatch.setattr(launches, "model", lambda: torch.nn.Sequential(*linears[:depth]))
+        launches._bare.cache_clear()
+        row = launches.count(loop, {"weights_every": 0, **options}, launches.OPTIMIZERS["AdamW"])
+        assert row.waits == ()
+        return row
+
+    for depth in (32, 48):
+        mine, without = counted(depth), counted(depth, updates_every=0)
+        assert mine.copies - without.copies == 1.0
+        added = mine.operators - without.operators
+        if torch.__version__ in TABLE:  # operators are PyTorch's affair
+            assert round(added) == 48
+        assert added / without.operators < 0.09
+    assert "48 operators and one copy a step" in DOCS.read_text()
+
+
 def test_copies_do_not_grow_with_the_number_of_tensors(monkeypatch):
     train, options = launches.OPTIONS["clip_grad_value_ of PyTorch"]
     options = options | {"updates_every": 1}  # else the updates of more tensors are read at fewer steps

@@ -74,6 +74,7 @@ def test_a_sound_script_is_stopped_after_a_few_steps_and_leaves_nothing_behind(t
     assert "a step in the training thread" in found
     route = "the compiled pass" if fused.is_available() else "PyTorch's operators"
     assert f"gradients are read by {route}" in found
+    assert f"; updates by {route}" in found
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.py"]
 
 

@@ -86,6 +86,19 @@ def test_reading_updates_at_every_step_does_not_wait(tmp_path):
     train(tmp_path, "observing", "AdamW", updates_every=1, weights_every=1)
 
 
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"capturable": True}])
+def test_reading_the_sentinels_of_a_deep_model_does_not_wait(tmp_path, monkeypatch, options):
+    def deep():
+        return nn.Sequential(nn.Embedding(64, 16), *(nn.Linear(16, 16) for _ in range(20))).cuda()
+
+    monkeypatch.setattr(launches, "model", deep)
+    loop, recorded = launches.OPTIONS["observing"]
+    train_by(tmp_path, loop, lambda net: torch.optim.AdamW(net.parameters(), 0.1, **options), recorded)
+    run = Run(tmp_path / "run")
+    assert run.updates("update_norm").index.tolist() == [step for step in range(STEPS) if step % 3 == 0]
+    assert run.sentinels("update_norm").index.tolist() == list(range(STEPS))
+
+
 def test_a_wait_would_be_found(no_waits):
     with pytest.raises(RuntimeError, match="synchroniz"):
         torch.ones(1, device="cuda").item()

@@ -241,6 +241,44 @@ def test_a_loop_on_a_stream_of_its_own(late, tmp_path, device, policy):
     assert steps["total_norm"].notna().all()
 
 
+def train_deep(late, device, folder):
+    """Train a model of 66 parameters; return its run and what waited on a thread that is not the recorder's."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(8, 8) for _ in range(33))).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), 0.01)
+    data = [torch.randn(4, 8).to(device) for _ in range(20)]
+    waits = []
+    with gradwatch.attach(net, optimizer, folder) as watch:
+        recorders = recording_threads()
+        for step, x in enumerate(data):
+            if step == WARM_UP:
+                late.waits()
+            optimizer.zero_grad()
+            (net(x).square().sum() * (1000 if step == 17 else 1)).backward()  # the second moment lags behind then
+            optimizer.step()
+            if step >= WARM_UP:
+                waits += [what for thread, what in late.waits() if thread not in recorders]
+            if step == 17:  # let the numbers arrive
+                torch.accelerator.synchronize()
+                watch.flush()
+                late.waits()
+    return Run(folder), waits
+
+
+def test_the_updates_of_the_sentinels_of_a_deep_model(late, tmp_path):
+    run, waits = train_deep(late, "late", tmp_path / "late")
+    twin, _ = train_deep(late, "cpu", tmp_path / "cpu")
+    assert waits == []
+    assert run.updates("update_norm").index.tolist() == [0, 17]
+    for stat in ("update_norm", "rms_ratio", "second_moment_norm"):
+        mine, theirs = run.sentinels(stat), twin.sentinels(stat)
+        assert mine.index.tolist() == theirs.index.tolist() == list(range(20))
+        ends = mine.columns[mine.loc[1].notna()]
+        assert len(ends) == 6
+        np.testing.assert_allclose(mine[ends], theirs[ends], rtol=2e-4)
+    assert len(run.sentinels().loc[19].dropna()) == 10  # those that led at step 17 have joined
+
+
 def test_pinned_memory_is_given_back(late, tmp_path):
     net = small("late")
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)

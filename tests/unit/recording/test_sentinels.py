@@ -39,7 +39,7 @@ def with_ratios(*ratios):
         (parameters_of(*[(2, 2), (2,)] * 5), [0, 2, 4, 6, 8]),
         (parameters_of(*[(2, 2), (2,)] * 9), [0, 2, 4, 12, 14, 16]),
         ([*parameters_of((2, 2), requires_grad=False), None, *parameters_of((2, 2))], [2]),
-        ([nn.Parameter(torch.zeros(2, 2, device="meta"))], []),  # not on the host
+        ([nn.Parameter(torch.zeros(2, 2, device="meta"))], [0]),
     ],
 )
 def test_sentinels_are_the_matrices_at_both_ends_of_the_model(parameters, expected):
@@ -49,11 +49,34 @@ def test_sentinels_are_the_matrices_at_both_ends_of_the_model(parameters, expect
 def test_matrices_that_led_join_the_largest_first_and_stay():
     sentinels, parameters = Sentinels(), parameters_of(*[(2, 2)] * 14, (2,))
     led = [9.0, 1.0, 1.0, 2.0, 9.0, 3.0, 1.9, 4.0, 5.0, float("nan"), 1.0, 1.0, 1.0, 1.0, 9.0]
-    sentinels.follow(with_ratios(*led), parameters)
+    sentinels.follow(with_ratios(*led))
     ends = [0, 1, 2, 11, 12, 13]
     assert positions(sentinels.among(parameters)) == sorted([*ends, 4, 8, 7, 5][: 6 + LED])
-    sentinels.follow(with_ratios(*[99.0] * 15), parameters)
+    sentinels.follow(with_ratios(*[99.0] * 15))
     assert len(positions(sentinels.among(parameters))) == len(ends) + LED
+
+
+class Late:
+    """An event that is complete when it is told."""
+
+    def __init__(self):
+        self.is_complete = False
+
+    def query(self):
+        return self.is_complete
+
+    def synchronize(self):
+        assert self.is_complete, "the training thread waits"
+
+
+def test_a_reading_that_is_on_its_way_is_looked_at_when_it_has_arrived():
+    sentinels, parameters, ready = Sentinels(), parameters_of(*[(2, 2)] * 9), Late()
+    (part,) = with_ratios(*[1.0] * 4, 3.0, *[1.0] * 4).parts
+    sentinels.follow(Measurement(UPDATE_STATS, 9, (Part(part.positions, part.values, ready),)))
+    ends = [0, 1, 2, 6, 7, 8]
+    assert positions(sentinels.among(parameters)) == ends
+    ready.is_complete = True
+    assert positions(sentinels.among(parameters)) == sorted([*ends, 4])
 
 
 def test_a_model_that_grows_has_its_new_end():

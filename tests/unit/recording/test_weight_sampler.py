@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradwatch.measure import updates
 from gradwatch.recording import weight_sampler
 from gradwatch.recording.weight_sampler import COPIED, COPIED_ONE_IN, WeightSampler, entries_to_copy
 
@@ -212,10 +213,34 @@ def test_updates_are_read_at_the_steps_that_are_asked_for():
     ("device", "compiled", "expected"), [("cpu", True, [0, 1, 2, 3]), ("cpu", False, [0, 2]), ("meta", True, [0, 2])]
 )
 def test_updates_are_read_at_fewer_steps_where_pytorchs_operators_read_them(monkeypatch, device, compiled, expected):
-    monkeypatch.setattr(weight_sampler, "reads_updates", lambda: compiled)
+    monkeypatch.setattr(updates, "reads_updates", lambda: compiled)
     weights = [torch.nn.Parameter(torch.ones(3, device=device)) for _ in range(8)]
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     optimizer = torch.optim.SGD(weights, lr=0.1)
     sampler = WeightSampler(every=0, updates_every=None)
     assert [step for step in range(4) if sampler.updates(step, optimizer, weights) is not None] == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "at_once", "length", "expected"),
+    [
+        ("cpu", True, 40, [1, 2]),
+        ("cpu", False, 40, []),
+        ("cpu", False, 400, []),
+        ("meta", True, 40, [1, 2]),  # as on CUDA
+        ("meta", False, 63, []),  # as on other accelerators
+        ("meta", False, 64, [1, 2, 3]),
+    ],
+)
+def test_who_has_sentinels(monkeypatch, device, at_once, length, expected):
+    monkeypatch.setattr(weight_sampler, "reads_updates_at_once", lambda device: at_once)
+    weights = [torch.nn.Parameter(torch.ones(2, 2, device=device)) for _ in range(length)]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    sampler = WeightSampler(every=0, updates_every=None)
+    found = {step: sampler.sentinels(step, optimizer, weights) for step in range(4)}
+    assert [step for step, one in found.items() if one is not None] == expected
+    for one in filter(None, found.values()):
+        assert one.present == [0, 1, 2, length - 3, length - 2, length - 1]
