@@ -16,10 +16,12 @@ from gradwatch.distributed.gather import GatheredStep, RankGatherer
 from gradwatch.distributed.inbox import Names
 from gradwatch.distributed.mailbox import Mailbox, rank_and_world_size
 from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
+from gradwatch.distributed.office import Address, open_office, reach_office
 from gradwatch.distributed.relay import SubtreeRelay
 from gradwatch.distributed.tree import RankTree
 
 __all__ = [
+    "Address",
     "GatheredStep",
     "JoinedParts",
     "LocalStep",
@@ -31,5 +33,7 @@ __all__ = [
     "RankTree",
     "SubtreeRelay",
     "agree",
+    "open_office",
     "rank_and_world_size",
+    "reach_office",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -23,6 +24,8 @@ from gradwatch.distributed.messages import (
     unpack,
 )
 from gradwatch.record import ParameterInfo
+
+logger = logging.getLogger("gradwatch")
 
 MAX_WAITING_STEPS = 10_000
 """Steps of one rank to keep for later."""
@@ -172,6 +175,8 @@ class Inbox:
                 self._take_over(item)
             case Ended():
                 sender.ended = True
+                if item.was_killed and rank != self._own:
+                    say_killed(rank, sender)
 
     def missing(self, optimizer: str, number: int, *, one_by_one: bool) -> list[int]:
         """The ranks whose step of that number is to be waited for.
@@ -291,6 +296,16 @@ def held_together(senders: Mapping[int, Sender], optimizer: str, names: Names) -
                 unions[key] = together[position] | parts
             together[position] = unions[key]
     return together
+
+
+def say_killed(rank: int, sender: Sender) -> None:
+    """Warn that the training process of a rank is dead, as its recorder's process has told."""
+    logger.warning(
+        "Rank %d ended without closing its recording, for example by a kill or a crash, after %d of its steps."
+        " What only that rank knows is missing from here on (rank-silent)",
+        rank,
+        max(sender.latest.values(), default=-1) + 1,
+    )
 
 
 def ranks_in(numbers: Iterable[int]) -> str:

@@ -59,19 +59,11 @@ class Mailbox:
         rank: of this process.
     """
 
-    def __init__(self, rank: int) -> None:
-        """Open the mailbox; raises whatever torch.distributed raises if it has no key-value store."""
-        import torch.distributed as dist
+    def __init__(self, rank: int, store: Any = None) -> None:
+        """Open the mailbox; raises whatever torch.distributed raises if it has no key-value store.
 
-        # The store of rank 0 may be the server: holding it keeps the server alive until the last message is read.
-        self._origin: Any = dist.distributed_c10d._get_default_store()
-        store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep its store across restarts
-        while True:
-            self._prefix = f"gradwatch/{restarts}/{next(_recording_numbers)}"
-            self._store: Any = dist.distributed_c10d.PrefixStore(self._prefix, store)
-            if rank == 0 or self.announced("closed") is None:
-                break
+        ``store`` is one that no other recording uses; None takes a part of the training's own.
+        """
         self.rank = rank
         self._sent = 0
         self._in_store: deque[int] = deque()  # letters of this rank that may be in the store
@@ -80,6 +72,29 @@ class Mailbox:
         self._is_closed = False
         self._read_here: NodeBox | None = None  # the letters of other ranks of this machine
         self._node: _NodeRoute | None = None  # the way to a reader on this machine
+        self._origin: Any = store
+        self._store: Any = store
+        if store is None:
+            self._open_in_training()
+
+    def _open_in_training(self) -> None:
+        import torch.distributed as dist
+
+        # The store of rank 0 may be the server: holding it keeps the server alive until the last message is read.
+        self._origin = dist.distributed_c10d._get_default_store()
+        store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep its store across restarts
+        while True:
+            self._prefix = f"gradwatch/{restarts}/{next(_recording_numbers)}"
+            self._store = dist.distributed_c10d.PrefixStore(self._prefix, store)
+            if self.rank == 0 or self.announced("closed") is None:
+                break
+
+    @property
+    def host(self) -> str | None:
+        """The machine that has the training's key-value store, if that is a server."""
+        store = getattr(self._origin, "_underlying_non_prefix_store", self._origin)
+        return getattr(store, "host", None)
 
     def store_of_group(self) -> Any:
         """The key-value store by which a process group of this recording connects, over a connection of its own."""

@@ -129,7 +129,13 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last item that a rank sends."""
+    """The last item that a rank sends.
+
+    Attributes:
+        was_killed: its training process is dead, and its recorder's process has sent what there was.
+    """
+
+    was_killed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +220,7 @@ def _head(item: Item, tables: list[Floats]) -> dict[str, Any]:
             "items": [_head(one, tables) for one in item.items],
             "silent": item.silent,
         }
-    return {}
+    return {"killed": True} if isinstance(item, Ended) and item.was_killed else {}
 
 
 def _head_of_step(item: LocalStep | SubtreeStep, tables: list[Floats]) -> dict[str, Any]:
@@ -289,7 +295,7 @@ def _item(head: dict[str, Any], tables: _Tables) -> Item:
         )
     if "heard" in head:
         return Heard(tuple(head["heard"]))
-    return Ended()
+    return Ended(was_killed="killed" in head)
 
 
 def _local_step(head: dict[str, Any], tables: _Tables) -> LocalStep:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from gradwatch.capture.files import check_can_write
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
 from gradwatch.distributed import (
+    Address,
     JoinedParts,
     Mailbox,
     Names,
@@ -29,8 +30,9 @@ from gradwatch.distributed import (
     RankGatherer,
     agree,
     rank_and_world_size,
+    reach_office,
 )
-from gradwatch.errors import BadArgument, NoParameters, ShardedParameters
+from gradwatch.errors import BadArgument, NoParameters, RecorderProcessFailed, ShardedParameters
 from gradwatch.measure import copies_behind, is_on_host
 from gradwatch.record import KINDS, STATS, Event, StepRecord
 from gradwatch.recording import lifecycle
@@ -45,7 +47,7 @@ from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimi
 from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.parameters import listed, printable, sharding_of
 from gradwatch.recording.process.link import RecorderLink
-from gradwatch.recording.process.sink import ProcessSink
+from gradwatch.recording.process.sink import ProcessSink, SendingSink
 from gradwatch.recording.rank_sender import RANK_0_WITHIN, RankSender
 from gradwatch.recording.recorder import Recorder
 from gradwatch.recording.recording import Recording
@@ -162,9 +164,9 @@ def attach(
         on_record: called in a separate thread with each `StepRecord` once it is on disk.
         recorder: "thread" makes the records, runs the detectors and writes the run in a thread of this process.
             "process" does so in a separate process. It takes almost none of this interpreter's time, and writes
-            every completed step even if this process is killed. It needs Linux or macOS, does not support ``to``,
-            ``on_record`` and ``notify``, and can't combine the parts of several ranks (``ranks=True``, sharded
-            parameters).
+            every completed step even if this process is killed. With several ranks these processes send the parts to
+            that of rank 0, which combines them. It needs Linux or macOS and does not support ``to``, ``on_record`` and
+            ``notify``.
 
     Raises:
         RecorderProcessFailed: the recorder's process does not start.
@@ -363,15 +365,16 @@ class _Opened:
 
     def begin(self, loops: Sequence[Loop], options: RecordingOptions) -> None:
         """All optimizers are in: tell the ranks, and write down where the attempt begins."""
+        first_steps = {loop.tracker.name: loop.tracker.step for loop in loops}
         if self.team is not None:
-            self.team.open({loop.tracker.name: loop.tracker.step for loop in loops})
+            self.team.open(first_steps)
         is_heard = not isinstance(self.sink, NullSink)
         if self.mailbox is not None and is_heard and options.ranks == "collective":
             self._open_collective(self.mailbox, loops, options.every)
         if self.process is not None:
             attempt = self.process.link.attempt
             resumed = _resumed(loops[0].tracker.step, attempt) if attempt > 0 else None
-            self.process.opened(options.first_step, resumed)
+            self.process.opened(options.first_step, resumed, first_steps)
         if self.writer is None:
             return
         if options.first_step is not None:
@@ -412,15 +415,15 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
     if is_joint and is_flat:
         _check_only_recorded(options, policies)
     if options.recorder == "process":
-        _check_process(trained, options, is_joint=is_joint)
-        if rank == 0:
-            sink = _open_process(trained, run, options, policies)
-            return _Opened(sink=sink, world_size=world_size, process=sink)
+        _check_process(trained, options)
+    join = partial(_open_mailbox, rank, is_sharded, is_joint=is_joint)
+    if rank == 0 and options.recorder == "process":
+        return _open_process(trained, run, options, policies, join, world_size)
     if rank == 0:
-        join = partial(_open_mailbox, rank, is_sharded, is_joint=is_joint)
         return _open_recorder(trained, run, options, policies, join, world_size)
-    mailbox = _open_mailbox(rank, is_sharded, is_joint=is_joint)
-    return _Opened(sink=_open_sender(mailbox, _capacity(trained)), world_size=world_size, mailbox=mailbox)
+    mailbox = join()
+    sink = _open_sender(mailbox, trained, run, options.recorder)
+    return _Opened(sink=sink, world_size=world_size, mailbox=mailbox)
 
 
 def _open_recorder(
@@ -453,7 +456,7 @@ def _open_recorder(
     return _Opened(sink=recorder, world_size=world_size, mailbox=mailbox, writer=writer, team=team)
 
 
-def _check_process(trained: Trained, options: RecordingOptions, *, is_joint: bool) -> None:
+def _check_process(trained: Trained, options: RecordingOptions) -> None:
     """See that a process can record all of this.
 
     Raises:
@@ -462,7 +465,7 @@ def _check_process(trained: Trained, options: RecordingOptions, *, is_joint: boo
     parameters = [parameter for _, one in trained.values() for parameter in listed(one)]
     for is_so, why in (
         (os.name != "posix", "needs Linux or macOS"),
-        (is_joint, "can't combine the parts of several ranks"),
+        (options.ranks == "collective", "can't add up the parts of several ranks by a collective"),
         (bool(options.to), "takes no to, on_record and notify, which are fed in the training's process"),
         (not all(is_on_host(p) or copies_behind(p.device) for p in parameters), "can't read this device in time"),
     ):
@@ -471,21 +474,39 @@ def _check_process(trained: Trained, options: RecordingOptions, *, is_joint: boo
 
 
 def _open_process(
-    trained: Trained, run: Path, options: RecordingOptions, policies: Mapping[str, Policy]
-) -> ProcessSink:
-    count = sum(len(listed(one)) for _, one in trained.values())
-    facts = {
+    trained: Trained,
+    run: Path,
+    options: RecordingOptions,
+    policies: Mapping[str, Policy],
+    join: Callable[[], Mailbox | None],
+    world_size: int,
+) -> _Opened:
+    """The recorder's process of rank 0; ``join`` opens the way to the other ranks, if there are any."""
+    mailbox = join()
+    facts = _facts_of_process(trained) | {
         "run": str(run),
         "meta": _meta(trained, options, policies),
         "settings": _settings(options),
-        "capacity": _capacity(trained),
         "at_once": bool(options.stop_on),
         "tensorboard": options.tensorboard,
         "several": len(trained) > 1,
-        "level": logger.getEffectiveLevel(),
+        "world_size": 1 if mailbox is None else world_size,
+        "office": None,
     }
-    room = max(RING_BYTES, RING_STEPS * count * STEP_BYTES)
-    return ProcessSink(RecorderLink(run, room, facts), run, at_once=bool(options.stop_on))
+    link = RecorderLink(run, _room(trained), facts)
+    sink = ProcessSink(link, run, at_once=bool(options.stop_on), mailbox=mailbox)
+    return _Opened(sink=sink, world_size=world_size, process=sink)
+
+
+def _facts_of_process(trained: Trained) -> dict[str, Any]:
+    """What the recorder's process of every rank has to know."""
+    return {"capacity": _capacity(trained), "level": logger.getEffectiveLevel()}
+
+
+def _room(trained: Trained) -> int:
+    """Bytes for what the recorder's process has not taken yet."""
+    count = sum(len(listed(one)) for _, one in trained.values())
+    return max(RING_BYTES, RING_STEPS * count * STEP_BYTES)
 
 
 def _capacity(trained: Trained) -> int:
@@ -507,14 +528,32 @@ def _check_only_recorded(options: RecordingOptions, policies: Mapping[str, Polic
         )
 
 
-def _open_sender(mailbox: Mailbox | None, capacity: int) -> StepSink:
+def _open_sender(mailbox: Mailbox | None, trained: Trained, run: Path, recorder: RecorderKind) -> StepSink:
+    """What sends the steps of this process to rank 0, by the way that rank 0 has announced."""
     if mailbox is None:
         return NullSink()
     first_steps = mailbox.announced("open", RANK_0_WITHIN)
     if first_steps is None:
         logger.warning("gradwatch is not attached in rank 0, so this rank records nothing (rank-silent)")
         return NullSink()
-    return RankSender(mailbox, first_steps, capacity)
+    office = mailbox.announced("office")
+    if recorder == "process" and office is not None:
+        facts = _facts_of_process(trained) | {
+            "rank": mailbox.rank,
+            "at_once": False,
+            "office": office,
+            "store_host": mailbox.host,
+        }
+        return SendingSink(RecorderLink(run, _room(trained), facts), run, mailbox, first_steps)
+    if office is not None:
+        address = Address(*office)
+        try:
+            mailbox = Mailbox(mailbox.rank, reach_office(address, address.ways(mailbox.host)))
+        except OSError as error:
+            raise RecorderProcessFailed(f"The recorder's process of rank 0 can't be reached: {error}.") from error
+    elif recorder == "process":
+        logger.warning("The recorder of rank 0 is a thread, and so is that of this rank (recorder-process)")
+    return RankSender(mailbox, first_steps, _capacity(trained))
 
 
 def _open_mailbox(rank: int, is_sharded: bool, *, is_joint: bool) -> Mailbox | None:

@@ -187,7 +187,15 @@ class PendingStep:
     def _measurements(self) -> list[Measurement]:
         weights = () if self.weights is None else (self.weights.weights, self.weights.changes, self.weights.alignment)
         first = None if self.accumulation is None else self.accumulation.first
-        found = (self.measured, self.updates, self.magnitudes, self.sentinels, first, *weights)
+        found = (
+            self.measured,
+            self.updates,
+            self.magnitudes,
+            self.sentinels,
+            first,
+            *weights,
+            *self.before_reduction,
+        )
         return [one for one in found if one is not None]
 
     def _numbers(self) -> list[Any]:

@@ -7,21 +7,24 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, RankCollective, RankTree, SubtreeRelay
 from gradwatch.distributed.gather import PAUSE
 from gradwatch.distributed.messages import Ended, Item, SubtreeStep, pack
 from gradwatch.record import Event, StepRecord
-from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.records import make_local
 from gradwatch.recording.sink import Beginning, QueueThread, StepSource
+
+if TYPE_CHECKING:
+    from gradwatch.recording.pending import PendingStep  # it needs torch
 
 logger = logging.getLogger("gradwatch")
 
 LETTER_BYTES = 4 * 2**20  # the tables in one letter, about
 RANK_0_WITHIN = 30.0  # seconds in which rank 0 has to attach as well
 END_WITHIN = 10.0  # seconds for the last letters
+KILLED = "killed"  # why a recording ended whose training process is dead
 
 Make: TypeAlias = Callable[[], Item]
 
@@ -39,6 +42,7 @@ class RankSender:
         self._first_steps = dict(first_steps)
         self._unsent: list[Item] = []
         self._unsent_bytes = 0
+        self._ended = Ended()
         self._relay = _place_in_tree(mailbox)
         self._collective: RankCollective | None = None
         self._thread: QueueThread[Make] = QueueThread(self._work, capacity)
@@ -85,12 +89,17 @@ class RankSender:
     def put(self, pending: PendingStep, tracker: StepSource) -> None:
         """Queue a step. One that finds no room is missed by rank 0 when the next one comes."""
         number = pending.step - tracker.first_step
-        self._thread.put(functools.partial(make_local, pending, tracker.name, tracker.present, number))
+        self.put_local(functools.partial(make_local, pending, tracker.name, tracker.present, number))
+
+    def put_local(self, make: Make) -> None:
+        """Queue what is yet to be made of a step; never waits."""
+        self._thread.put(make)
 
     def flush(self, timeout: float = 10.0) -> bool:
         return self._thread.flush(timeout, lambda: not self._unsent)
 
     def ask_to_end(self, reason: str, *, hurry: bool = False) -> None:
+        self._ended = Ended(was_killed=reason == KILLED)
         if self._collective is not None:
             self._collective.hurry()
         self._thread.ask_to_end()
@@ -165,7 +174,7 @@ class RankSender:
 
     def _end(self) -> None:
         """Wait for the last letters of the ranks that send to this one; whoever reads this one reads the rest."""
-        self._take(Ended())
+        self._take(self._ended)
         if self._relay is None or not self._relay.is_open:
             return
         self._relay.hurry()
@@ -176,7 +185,7 @@ class RankSender:
         if self._relay.is_open and not self._relay.have_ended():
             self._put(self._relay.hand_over())
         self._relay.close()
-        self._put([Ended()])
+        self._put([self._ended])
 
     def _send_unsent(self) -> None:
         if self._unsent:

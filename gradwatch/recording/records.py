@@ -73,6 +73,15 @@ class LateNumbers:
     clippings: tuple[ClippingNumbers, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnTotals:
+    """What this process has of a step that several processes make: `LocalStep.norm` and the fields after it."""
+
+    norm: float
+    nonfinite: float
+    before_reduction: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepNumbers:
     """The numbers of one step, on the host and without torch.
@@ -89,6 +98,7 @@ class StepNumbers:
         sentinels: `SENTINEL_STATS` of the few parameters whose update was read; None if none was, or all were.
         micro_batches: how many made the gradient; None if that was not read.
         first_norm: total norm of the gradient, unscaled, after the first of them.
+        own: None unless the step is made by several processes.
     """
 
     step: int
@@ -107,6 +117,7 @@ class StepNumbers:
     micro_batches: int | None = None
     first_norm: float = math.nan
     table: NDArray[np.float64] | None = None
+    own: OwnTotals | None = None
 
 
 def make_record(
@@ -143,8 +154,22 @@ class SharedStep:
 
 def share(pending: PendingStep, optimizer: str, present: list[bool], number: int) -> SharedStep:
     """Collect the numbers of a step from their devices, for all ranks to combine."""
-    numbers = collect(pending)
-    return SharedStep(numbers=numbers, mine=_local(numbers, pending, optimizer, present, number))
+    numbers = collect(pending, of_several=True)
+    return SharedStep(numbers=numbers, mine=local_of(numbers, pending.part_sizes, optimizer, present, number))
+
+
+def gathered_record(
+    numbers: StepNumbers,
+    part_sizes: Sequence[int],
+    optimizer: str,
+    attempt: int,
+    present: list[bool],
+    team: RankGatherer,
+    number: int,
+) -> StepRecord | None:
+    """The record of what all ranks have of a step whose numbers were collected."""
+    shared = SharedStep(numbers=numbers, mine=local_of(numbers, part_sizes, optimizer, present, number))
+    return record_of_all(shared, team.gather(shared.mine), attempt)
 
 
 def record_of_all(shared: SharedStep, whole: GatheredStep | None, attempt: int) -> StepRecord | None:
@@ -181,17 +206,18 @@ def record_of(
     return _record(numbers, optimizer, attempt, infos, _weights(numbers, present), None)
 
 
-def collect(pending: PendingStep) -> StepNumbers:
-    """The numbers of a step. Waits for the devices where they lie."""
+def collect(pending: PendingStep, *, of_several: bool = False) -> StepNumbers:
+    """The numbers of a step, which is one ``of_several`` processes. Waits for the devices where they lie."""
     for ready in pending.ready:
         ready.synchronize()
     updates, with_update = _read_updates(pending)
     micro_batches, first_norm = _read_accumulation(pending)
     table = _unscaled(pending)
+    stats = dict(zip(pending.measured.stats, table, strict=True))
     return StepNumbers(
         step=pending.step,
         wall_time=pending.wall_time,
-        stats=dict(zip(pending.measured.stats, table, strict=True)),
+        stats=stats,
         table=table,
         with_gradient=None if pending.measured.is_whole else pending.measured.present,
         learning_rates=tuple(float(rate) for rate in pending.learning_rates),
@@ -205,6 +231,7 @@ def collect(pending: PendingStep) -> StepNumbers:
         sentinels=_read_sentinels(pending),
         micro_batches=micro_batches,
         first_norm=first_norm,
+        own=_own_totals(pending, stats) if of_several else None,
     )
 
 
@@ -256,27 +283,30 @@ def _record(
 
 def make_local(pending: PendingStep, optimizer: str, present: list[bool], number: int) -> LocalStep:
     """What this process has of a step, for rank 0 to combine with what others have."""
-    return _local(collect(pending), pending, optimizer, present, number)
+    return local_of(collect(pending, of_several=True), pending.part_sizes, optimizer, present, number)
 
 
-def _local(numbers: StepNumbers, pending: PendingStep, optimizer: str, present: list[bool], number: int) -> LocalStep:
+def local_of(
+    numbers: StepNumbers, part_sizes: Sequence[int], optimizer: str, present: list[bool], number: int
+) -> LocalStep:
+    """The same from numbers that were collected for several processes."""
+    assert numbers.own is not None
     found, weights = numbers.stats, _weights(numbers, present)
     table = np.stack([_float32(column) for column in found.values()])
-    there = pending.measured.present
-    norm, nonfinite = _own_totals(pending, found, there)
-    absent = np.ones(table.shape[1], bool)
-    absent[there] = False
-    table[0, absent] = ABSENT
+    if numbers.with_gradient is not None:
+        absent = np.ones(table.shape[1], bool)
+        absent[numbers.with_gradient] = False
+        table[0, absent] = ABSENT
     return LocalStep(
         optimizer=optimizer,
         number=number,
         stats=tuple(found),
         table=table,
         weights=None if weights is None else np.stack([weights.weight_norm, weights.update_norm]),
-        updates=_updates_of_parts(numbers, pending.part_sizes, table.shape[1]),
-        norm=norm,
-        nonfinite=nonfinite,
-        before_reduction=bool(pending.before_reduction),
+        updates=_updates_of_parts(numbers, part_sizes, table.shape[1]),
+        norm=numbers.own.norm,
+        nonfinite=numbers.own.nonfinite,
+        before_reduction=numbers.own.before_reduction,
         loss=numbers.late.loss,
     )
 
@@ -294,13 +324,17 @@ def _updates_of_parts(numbers: StepNumbers, sizes: Sequence[int], parameters: in
     return _float32(table)
 
 
-def _own_totals(pending: PendingStep, found: Columns, there: list[int]) -> tuple[float, float]:
+def _own_totals(pending: PendingStep, found: Columns) -> OwnTotals:
     """Total norm and non-finite entries of this process, before the reduction where that was measured."""
     if pending.before_reduction:
         parts = [measured.collect() for measured in pending.before_reduction]
-        norm = total(np.concatenate([part["norm"] for part in parts]))
-        return _over(norm, pending.scale), sum(float(part["nonfinite"].sum()) for part in parts)
-    return total(found["norm"][there]), float(np.nansum(found["nonfinite"])) if "nonfinite" in found else math.nan
+        norm = _over(total(np.concatenate([part["norm"] for part in parts])), pending.scale)
+        return OwnTotals(
+            norm=norm, nonfinite=sum(float(part["nonfinite"].sum()) for part in parts), before_reduction=True
+        )
+    nonfinite = float(np.nansum(found["nonfinite"])) if "nonfinite" in found else math.nan
+    norm = total(found["norm"][pending.measured.present])
+    return OwnTotals(norm=norm, nonfinite=nonfinite, before_reduction=False)
 
 
 def _unscaled(pending: PendingStep) -> NDArray[np.float64]:

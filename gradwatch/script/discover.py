@@ -259,14 +259,13 @@ class Discovery:
             to=self._trackers() if run == plan.run else (),
             total_steps=plan.steps,
             recorder=cast("RecorderKind", plan.recorder),
-            # The recorder's process has no way to the other ranks; rank 0 records what it has, as under DDP.
             ranks=self._ranks(),
             before_reduction=plan.ranks,
             capture=plan.capture,
         )
 
     def _ranks(self) -> Ranks:
-        if rank_and_world_size()[1] == 1 or self._plan.recorder != "thread":
+        if rank_and_world_size()[1] == 1:
             return False
         return "collective" if self._plan.ranks_collective else True
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -762,6 +762,8 @@ def main() -> None:
     if "RANKS_OF_A_NODE" in os.environ:  # then the ranks reach rank 0 by a tree, as in a large world
         tree.FLAT, tree.WIDTH = 1, 2
         os.environ["LOCAL_WORLD_SIZE"] = os.environ["RANKS_OF_A_NODE"]
+    if "RECORDER" in os.environ:
+        gradwatch.attach = functools.partial(gradwatch.attach, recorder=cast("Any", os.environ["RECORDER"]))
     dist.init_process_group("gloo")
     for name in names:
         with told(folder / f"{name}.{os.environ['RANK']}.error"):

@@ -105,11 +105,8 @@ def _check_max_norm(options: RunOptions) -> None:
 def _check_recorder(options: RunOptions) -> None:
     if options.recorder not in ("thread", "process"):
         raise BadArgument(f"--recorder is {options.recorder!r}; expected thread or process.")
-    needs_thread = options.to or options.notify or options.ranks or options.ranks_collective
-    if options.recorder == "process" and needs_thread:
-        raise BadArgument(
-            "--recorder process takes no --to, --notify, --ranks and --ranks-collective: they need the thread."
-        )
+    if options.recorder == "process" and (options.to or options.notify or options.ranks_collective):
+        raise BadArgument("--recorder process takes no --to, --notify and --ranks-collective: they need the thread.")
 
 
 def _capture_options(options: RunOptions) -> CaptureOptions | None:

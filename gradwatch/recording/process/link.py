@@ -34,6 +34,7 @@ class RecorderLink:
     Attributes:
         channel: lines to it and from it.
         attempt: the number of the attempt that it writes.
+        office: where it serves the letters of all ranks, as the fields of an `Address`; None if there is one rank.
     """
 
     def __init__(self, run: Path, room: int, facts: Mapping[str, Any]) -> None:
@@ -62,20 +63,20 @@ class RecorderLink:
         self._process.stdin = self._process.stdout = None
         _links.add(self)
         try:
-            self.attempt = self._introduce(facts)
+            self.attempt, self.office = self._introduce(facts)
         except BaseException:
             self._process.kill()
             self.close()
             raise
 
-    def _introduce(self, facts: Mapping[str, Any]) -> int:
+    def _introduce(self, facts: Mapping[str, Any]) -> tuple[int, list[Any] | None]:
         self.channel.send(dict(facts) | {"training": os.getpid()})
         deadline = time.monotonic() + START_WITHIN
         while (left := deadline - time.monotonic()) > 0 and not self.channel.is_ended:
             self.channel.push()
             for kind, *values in self.channel.receive(min(left, 0.05)):
                 if kind == "ready":
-                    return int(values[0])
+                    return int(values[0]), values[1]
                 if kind == "fault":
                     raise error_of(*values)
         raise _failed("did not begin" if self.channel.is_ended else f"did not begin within {START_WITHIN:.0f} seconds")

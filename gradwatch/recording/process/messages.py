@@ -16,11 +16,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.distributed import ParameterPart
 from gradwatch.record import Event, ParameterInfo, StepRecord
-from gradwatch.recording.records import ClippingNumbers, Columns, LateNumbers, StepNumbers
+from gradwatch.recording.records import ClippingNumbers, Columns, LateNumbers, OwnTotals, StepNumbers
 
 Kind: TypeAlias = Literal[
-    "admit", "dismiss", "flush", "held", "infos", "join", "late", "note", "opened", "put", "settle"
+    "admit", "dismiss", "flush", "held", "infos", "join", "late", "note", "opened", "put", "settle", "sizes"
 ]
 Part: TypeAlias = bytes | memoryview
 
@@ -57,6 +58,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers, settled: Seque
         arrays += () if columns is None else columns.values()
     if numbers.with_update is not None:
         arrays.append(np.asarray(numbers.with_update, np.float64))
+    own = numbers.own
     head = encode_quick(
         kind,
         tuple(settled),
@@ -75,6 +77,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers, settled: Seque
         None if numbers.magnitudes is None else tuple(numbers.magnitudes),
         None if numbers.sentinels is None else tuple(numbers.sentinels),
         (numbers.micro_batches, numbers.first_norm),
+        None if own is None else (own.norm, own.nonfinite, own.before_reduction),
         tuple(map(len, arrays)),
     )
     return [*head, *map(_bytes_of, arrays if table is None else (table, *arrays))]
@@ -108,7 +111,7 @@ def decode(message: bytes) -> tuple[str, Sequence[Any], memoryview]:
 def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbers]:
     """Return the optimizer and the numbers of the step that `encode_step` wrote; ``values`` begin after ``settled``."""
     optimizer, step, wall_time, rates, loss_scale, skipped, late, stats, shape, has_all, *values = values
-    weights, updates, magnitudes, sentinels, (micro_batches, first_norm), lengths = values
+    weights, updates, magnitudes, sentinels, (micro_batches, first_norm), own, lengths = values
     every = np.frombuffer(data, np.float64)
     in_table = 0 if shape is None else shape[0] * shape[1]
     arrays = iter(np.split(every[in_table:], np.cumsum(lengths)[:-1]) if lengths else ())
@@ -141,6 +144,7 @@ def decode_step(values: Sequence[Any], data: memoryview) -> tuple[str, StepNumbe
         micro_batches=micro_batches,
         first_norm=first_norm,
         table=table,
+        own=None if own is None else OwnTotals(norm=own[0], nonfinite=own[1], before_reduction=own[2]),
     )
 
 
@@ -172,16 +176,24 @@ def _clipping_of(max_norm: Any, norm_type: Any, clip_value: Any, coefficient: An
     )
 
 
-def plain_infos(infos: Iterable[ParameterInfo | None]) -> list[Any]:
-    """Parameters as JSON has them; None for a position without one."""
-    return [None if info is None else [info.name, info.shape, info.dtype] for info in infos]
+def plain_infos(infos: Iterable[ParameterInfo]) -> list[Any]:
+    """Parameters as JSON has them."""
+    return [[info.name, info.shape, info.dtype] for info in infos]
 
 
-def infos_of(plain: Iterable[Any]) -> list[ParameterInfo | None]:
+def infos_of(plain: Iterable[Any]) -> list[ParameterInfo]:
     """The way back from `plain_infos`."""
-    return [
-        None if info is None else ParameterInfo(name=info[0], shape=tuple(info[1]), dtype=info[2]) for info in plain
-    ]
+    return [ParameterInfo(name=name, shape=tuple(shape), dtype=dtype) for name, shape, dtype in plain]
+
+
+def plain_parts(parts: Iterable[ParameterPart | None]) -> list[Any]:
+    """Parts of parameters as JSON has them; None for a position without one."""
+    return [None if part is None else [*plain_infos([part.info]), part.part] for part in parts]
+
+
+def parts_of(plain: Iterable[Any]) -> list[ParameterPart | None]:
+    """The way back from `plain_parts`."""
+    return [None if one is None else ParameterPart(info=infos_of(one[:1])[0], part=one[1]) for one in plain]
 
 
 def plain_event(event: Event) -> dict[str, Any]:

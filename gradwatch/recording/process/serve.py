@@ -12,13 +12,14 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from gradwatch.distributed import ParameterPart
-from gradwatch.errors import GradwatchError
+from gradwatch.distributed import Address, Mailbox, ParameterPart, RankGatherer, open_office, reach_office
+from gradwatch.errors import GradwatchError, RecorderProcessFailed, RunInUse
 from gradwatch.record import Event, ParameterInfo, StepRecord
 from gradwatch.recording.mirror import event_files
 from gradwatch.recording.process.channel import Channel
@@ -27,13 +28,15 @@ from gradwatch.recording.process.messages import (
     decode_step,
     infos_of,
     late_of,
+    parts_of,
     plain_event,
     plain_record,
 )
 from gradwatch.recording.process.ring import Ring
-from gradwatch.recording.recorder import Recorder
-from gradwatch.recording.records import StepNumbers, record_of
-from gradwatch.recording.sink import INTERVAL
+from gradwatch.recording.rank_sender import KILLED, RANK_0_WITHIN, RankSender
+from gradwatch.recording.recorder import MakeRecord, Recorder
+from gradwatch.recording.records import StepNumbers, gathered_record, local_of, record_of
+from gradwatch.recording.sink import INTERVAL, Beginning
 from gradwatch.store import StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -41,6 +44,7 @@ logger = logging.getLogger("gradwatch")
 FLUSH_WITHIN = 2.0  # seconds for what is to be judged at once
 END_WITHIN = 120.0  # seconds for the last steps, on a disk that is slow
 LAST_WORDS_WITHIN = 5.0  # seconds until the training process has read how it ended
+PREDECESSOR_WITHIN = 20.0  # seconds until the process of the attempt before a restart has written its last steps
 
 
 @dataclass(slots=True)
@@ -52,43 +56,31 @@ class Source:
     settings: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     first_step: int = 0
+    part_sizes: tuple[int, ...] = ()
     infos: tuple[ParameterInfo, ...] = ()
     parts: Sequence[ParameterPart | None] = ()
     present: list[bool] = field(default_factory=list)
 
 
 class Session:
-    """One recording in the recorder's process.
+    """One recording in the recorder's process: what the messages of the training process ask for.
 
     Attributes:
         recorder: as in the training process, with a thread of its own.
+        attempt: the number of the attempt that it writes.
+        office: where it serves the letters of all ranks.
+        flushes: numbers of the flushes that were asked for.
     """
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        """Open the store, and begin the attempt.
+    attempt = 0
+    office: Address | None = None
+    flush_within = END_WITHIN
 
-        Raises:
-            GradwatchError: the store can't be written.
-        """
-        run = Path(facts["run"])
-        self._writer = StoreWriter(run)
-        try:
-            self._writer.begin_attempt(facts["meta"] | {"journal_mode": self._writer.journal_mode}, {})
-            for key, value in facts["settings"].items():
-                self._writer.set_meta(key, value)
-            self.recorder = Recorder(
-                self._writer,
-                capacity=facts["capacity"],
-                at_once=facts["at_once"],
-                mirror=event_files(run, facts["several"]) if facts["tensorboard"] else None,
-            )
-        except BaseException:
-            self._writer.abort()
-            raise
-        self.attempt = self._writer.attempt
+    def __init__(self, recorder: Recorder | RankSender) -> None:
+        self.recorder = recorder
+        self.flushes: list[int] = []
         self._sources: dict[str, Source] = {}
         self._held: dict[str, StepNumbers] = {}
-        self.flushes: list[int] = []
 
     def take(self, message: bytes) -> None:
         """Do what a message says."""
@@ -114,11 +106,11 @@ class Session:
         for optimizer in list(self._held):
             self._settle(optimizer, None)
 
+    def say_killed(self) -> None:
+        """The training process is dead; the store says so."""
+
     def _put(self, optimizer: str, numbers: StepNumbers) -> None:
-        source = self._sources[optimizer]
-        self.recorder.put_record(
-            functools.partial(record_of, numbers, optimizer, self.attempt, source.infos, source.present)
-        )
+        raise NotImplementedError
 
     def _settle(self, optimizer: str, late: Sequence[Any] | None) -> None:
         numbers = self._held.pop(optimizer)
@@ -131,8 +123,11 @@ class Session:
 
     def _infos(self, name: str, infos: Sequence[Any], present: str) -> None:
         source = self._sources.setdefault(name, Source(name))
-        source.infos += tuple(cast("list[ParameterInfo]", infos_of(infos)))
+        source.infos += tuple(infos_of(infos))
         source.present = [mark == "1" for mark in present]
+
+    def _sizes(self, name: str, sizes: Sequence[int]) -> None:
+        self._sources[name].part_sizes = tuple(sizes)
 
     def _admit(
         self, name: str, optimizer_class: str, settings: dict[str, Any], step: int, asked: int | None, known: int
@@ -140,13 +135,15 @@ class Session:
         source = self._sources.setdefault(name, Source(name))
         source.optimizer_class, source.settings = optimizer_class, settings
         source.step = source.first_step = step
-        beginning = self.recorder.begin(name, optimizer_class, settings, asked)
-        self.recorder.admit(source, replace(beginning, step=step, stored=source.infos[:known]))
+        self._begin(source, asked)
+        self.recorder.admit(source, Beginning(step=step, stored=source.infos[:known]))
+
+    def _begin(self, source: Source, asked: int | None) -> None:
+        """An optimizer is new here."""
 
     def _join(self, name: str, first: int, parts: Sequence[Any]) -> None:
         source = self._sources[name]
-        joined = [None if info is None else ParameterPart(info=info) for info in infos_of(parts)]
-        source.parts = [*([None] * first), *joined]
+        source.parts = [*([None] * first), *parts_of(parts)]
         self.recorder.join(source, first)
 
     def _dismiss(self, name: str) -> None:
@@ -155,11 +152,133 @@ class Session:
     def _note(self, facts: Mapping[str, str]) -> None:
         self.recorder.note(facts)
 
-    def _opened(self, first_step: int | None, resumed: Mapping[str, Any] | None) -> None:
+
+class WritingSession(Session):
+    """Writes the run: of one process, or in rank 0 of all."""
+
+    recorder: Recorder
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        """Open the store, and begin the attempt.
+
+        Raises:
+            GradwatchError: the store can't be written.
+        """
+        run = Path(facts["run"])
+        self._writer = _opened_writer(run)
+        self._team: RankGatherer | None = None
+        try:
+            self._writer.begin_attempt(facts["meta"] | {"journal_mode": self._writer.journal_mode}, {})
+            for key, value in facts["settings"].items():
+                self._writer.set_meta(key, value)
+            if facts["world_size"] > 1:
+                self._team = self._team_of(facts["world_size"])
+            recorder = Recorder(
+                self._writer,
+                capacity=facts["capacity"],
+                at_once=facts["at_once"],
+                mirror=event_files(run, facts["several"]) if facts["tensorboard"] else None,
+                team=self._team,
+            )
+        except BaseException:
+            self._writer.abort()
+            raise
+        super().__init__(recorder)
+        self.attempt = self._writer.attempt
+
+    def _begin(self, source: Source, asked: int | None) -> None:
+        self.recorder.begin(source.name, source.optimizer_class, source.settings, asked)
+
+    def _team_of(self, world_size: int) -> RankGatherer:
+        self._writer.set_meta("world_size", str(world_size))
+        try:
+            store, self.office = open_office()
+        except OSError as error:
+            raise RecorderProcessFailed(f"The recorder's process can't serve the other ranks: {error}.") from error
+        return RankGatherer(Mailbox(0, store), world_size)
+
+    def _put(self, optimizer: str, numbers: StepNumbers) -> None:
+        source = self._sources[optimizer]
+        attempt, infos, present = self.attempt, source.infos, source.present
+        make: MakeRecord
+        if self._team is None:
+            make = functools.partial(record_of, numbers, optimizer, attempt, infos, present)
+        else:
+            number, sizes = numbers.step - source.first_step, source.part_sizes
+            make = functools.partial(gathered_record, numbers, sizes, optimizer, attempt, present, self._team, number)
+        self.recorder.put_record(make)
+
+    def _opened(self, first_step: int | None, resumed: Mapping[str, Any] | None, first_steps: dict[str, int]) -> None:
+        if self._team is not None:
+            self._team.open(first_steps)
         if first_step is not None:
             self._writer.set_first_step(first_step)
         if resumed is not None:
             self._writer.append([], [Event(**resumed)])
+
+
+class SendingSession(Session):
+    """Sends the part of one rank towards rank 0."""
+
+    recorder: RankSender
+    flush_within = FLUSH_WITHIN  # rank 0 may be busy with other ranks
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        """Reach the recorder's process of rank 0.
+
+        Raises:
+            RecorderProcessFailed: it can't be reached.
+        """
+        address = Address(*facts["office"])
+        try:
+            mailbox = Mailbox(facts["rank"], reach_office(address, address.ways(facts["store_host"])))
+            first_steps = mailbox.announced("open", RANK_0_WITHIN)
+        except Exception as error:
+            raise RecorderProcessFailed(f"The recorder's process can't reach that of rank 0: {error}.") from error
+        if first_steps is None:
+            raise RecorderProcessFailed("The recorder's process of rank 0 does not answer.")
+        super().__init__(RankSender(mailbox, first_steps, facts["capacity"]))
+        self._rank = mailbox.rank
+
+    def say_killed(self) -> None:
+        logger.warning(
+            "The training process of rank %d ended without closing its recording, for example by a kill or a crash."
+            " Its last steps are sent to rank 0 (rank-silent)",
+            self._rank,
+        )
+
+    def _put(self, optimizer: str, numbers: StepNumbers) -> None:
+        source = self._sources[optimizer]
+        number = numbers.step - source.first_step
+        self.recorder.put_local(
+            functools.partial(local_of, numbers, source.part_sizes, optimizer, source.present, number)
+        )
+
+
+def open_session(facts: Mapping[str, Any]) -> Session:
+    """The session that the training process asks for.
+
+    Raises:
+        GradwatchError: it can't begin.
+    """
+    return WritingSession(facts) if facts["office"] is None else SendingSession(facts)
+
+
+def _opened_writer(run: Path) -> StoreWriter:
+    """The writer of the run.
+
+    After a restart by torchrun the process of the attempt before may still be writing what a kill has left.
+    """
+    deadline = time.monotonic() + (
+        PREDECESSOR_WITHIN if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else 0
+    )
+    while True:
+        try:
+            return StoreWriter(run)
+        except RunInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(INTERVAL)
 
 
 class _ToTraining(logging.Handler):
@@ -199,7 +318,8 @@ class Server:
                 return str(end[1]), bool(end[2])
             if is_dead:
                 self._session.take_held()
-                return "killed", False
+                self._session.say_killed()
+                return KILLED, False
             self._tell()
 
     def _pump(self) -> None:
@@ -222,7 +342,7 @@ class Server:
         """Tell the training process what was found and written."""
         recorder = self._session.recorder
         for number in self._session.flushes:
-            self._channel.send("flushed", number, recorder.flush(END_WITHIN))
+            self._channel.send("flushed", number, recorder.flush(self._session.flush_within))
         self._session.flushes = []
         while recorder.events:
             self._channel.send("event", plain_event(recorder.events.popleft()))
@@ -261,12 +381,12 @@ def serve(fd: int) -> None:
     logger.addHandler(_ToTraining(channel))
     logger.propagate = False
     try:
-        session = Session(facts)
+        session = open_session(facts)
     except GradwatchError as error:
         channel.send("fault", type(error).__name__, str(error.args[0]))
         channel.push_all(LAST_WORDS_WITHIN)
         return
-    channel.send("ready", session.attempt)
+    channel.send("ready", session.attempt, None if session.office is None else astuple(session.office))
     server = Server(session, Ring(fd), channel, training=facts["training"], at_once=facts["at_once"])
     os.close(fd)
     has_ended = server.end(*server.run())

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from gradwatch.distributed import Mailbox
 from gradwatch.record import Event, StepRecord
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.process.link import RecorderLink, error_of
@@ -22,8 +23,10 @@ from gradwatch.recording.process.messages import (
     plain_event,
     plain_infos,
     plain_late,
+    plain_parts,
     record_of_plain,
 )
+from gradwatch.recording.rank_sender import RANK_0_WITHIN
 from gradwatch.recording.records import LateNumbers, StepNumbers, collect, collect_late
 from gradwatch.recording.sink import POLL, Beginning, StepSource
 from gradwatch.store import StoreReader
@@ -45,10 +48,19 @@ class ProcessSink:
 
     takes_late_losses = True
 
-    def __init__(self, link: RecorderLink, run: Path, *, at_once: bool = False) -> None:
-        """``at_once``: the process looks at each step as it comes."""
+    def __init__(self, link: RecorderLink, run: Path, *, at_once: bool = False, mailbox: Mailbox | None = None) -> None:
+        """Take over the link.
+
+        Args:
+            link: the process.
+            run: the folder of the run.
+            at_once: the process looks at each step as it comes.
+            mailbox: of the training processes that record together; None if this one records alone.
+        """
         self.link = link
         self._run, self._at_once = run, at_once
+        self._mailbox = mailbox
+        self._of_several = mailbox is not None
         self._lock = threading.Lock()
         self._outgoing = Outgoing(link)
         self._answers = Answers(link)
@@ -56,6 +68,7 @@ class ProcessSink:
         self._arriving: deque[tuple[PendingStep, str, LateNumbers | None]] = deque()
         self._known: dict[str, tuple[Any, Any]] = {}
         self._asked: dict[str, int | None] = {}
+        self._sizes: dict[str, tuple[int, ...]] = {}
         self._was_filling = False
 
     # ------------------------------------------------------------------------- what comes back
@@ -97,18 +110,34 @@ class ProcessSink:
             self._outgoing.tell(
                 encode("admit", tracker.name, tracker.optimizer_class, tracker.settings, beginning.step, asked, known)
             )
+            if self._of_several:
+                self._tell_parts(tracker, 0)
+        self._announce_first(tracker.name, beginning.step)
+
+    def _announce_first(self, name: str, step: int) -> None:
+        """Tell the other training processes where an optimizer begins."""
+        if self._mailbox is not None:
+            self._mailbox.announce(f"first/{name}", step)
 
     def join(self, tracker: StepSource, first: int) -> None:
         with self._writing():
             self._follow(tracker)
-            for begin in range(first, len(tracker.parts), SLICE):
-                infos = [None if part is None else part.info for part in tracker.parts[begin : begin + SLICE]]
-                self._outgoing.tell(encode("join", tracker.name, begin, plain_infos(infos)))
+            self._tell_parts(tracker, first)
 
-    def opened(self, first_step: int | None, resumed: Event | None) -> None:
-        """All optimizers are in: say where the attempt begins."""
+    def _tell_parts(self, tracker: StepSource, first: int) -> None:
+        for begin in range(first, len(tracker.parts), SLICE):
+            parts = plain_parts(tracker.parts[begin : begin + SLICE])
+            self._outgoing.tell(encode("join", tracker.name, begin, parts))
+
+    def opened(self, first_step: int | None, resumed: Event | None, first_steps: Mapping[str, int]) -> None:
+        """All optimizers are in: say where the attempt begins, and tell the other ranks."""
         with self._writing():
-            self._outgoing.tell(encode("opened", first_step, None if resumed is None else plain_event(resumed)))
+            event = None if resumed is None else plain_event(resumed)
+            self._outgoing.tell(encode("opened", first_step, event, dict(first_steps)))
+        if self._mailbox is not None:
+            self.link.channel.wake()
+            self._mailbox.announce("office", self.link.office)
+            self._mailbox.announce("open", dict(first_steps))
 
     def _follow(self, tracker: StepSource) -> None:
         """Tell what the process does not know of an optimizer's parameters: new ones, and which are present."""
@@ -145,8 +174,8 @@ class ProcessSink:
                 self._outgoing.tell(encode_quick("late", tracker.name, plain_late(late)))
                 self._held[tracker.name] = (pending, late)
                 return
-            self._follow(tracker)
-            numbers = collect(pending)
+            self._prepare(pending, tracker)
+            numbers = collect(pending, of_several=self._of_several)
             if self._outgoing.put_step("held", tracker.name, numbers):
                 self._held[tracker.name] = (pending, numbers.late)
 
@@ -154,7 +183,7 @@ class ProcessSink:
         with self._writing() as is_free:
             held, late = self._held.pop(tracker.name, (None, None))
             if held is not pending:
-                self._follow(tracker)
+                self._prepare(pending, tracker)
             self._arriving.append((pending, tracker.name, late))
             if is_free:
                 self._take_arrived()
@@ -162,6 +191,13 @@ class ProcessSink:
                 self._outgoing.tell_settled()
         if self._at_once or self._fills_up():
             self.link.channel.wake()
+
+    def _prepare(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Tell what the process has to know before this step."""
+        self._follow(tracker)
+        if self._of_several and self._sizes.get(tracker.name) != pending.part_sizes:
+            self._sizes[tracker.name] = pending.part_sizes
+            self._outgoing.tell(encode("sizes", tracker.name, pending.part_sizes))
 
     def _fills_up(self) -> bool:
         """Whether the ring is filling since this was last asked: once awake, the process takes all there is."""
@@ -187,7 +223,8 @@ class ProcessSink:
     def _hand_over(self, pending: PendingStep, name: str, held: LateNumbers | None) -> None:
         """Write a step that is complete, or what has changed since it was ``held``."""
         if held is None:
-            self._outgoing.refused += not self._outgoing.put_step("put", name, collect(pending))
+            numbers = collect(pending, of_several=self._of_several)
+            self._outgoing.refused += not self._outgoing.put_step("put", name, numbers)
         elif (late := collect_late(pending)) != held:
             self._outgoing.tell(encode_quick("settle", name, plain_late(late)))
         else:
@@ -251,7 +288,53 @@ class ProcessSink:
         has_ended = self.wait_for_end(timeout)
         if has_ended:
             self.link.close()
+        self._say_closed()
         return has_ended
+
+    def _say_closed(self) -> None:
+        """Tell the other training processes that this recording is over."""
+        if self._mailbox is not None:
+            try:
+                self._mailbox.announce("closed", True)
+            except Exception as error:
+                logger.debug("the other ranks could not be told that the recording is closed", exc_info=error)
+
+
+class SendingSink(ProcessSink):
+    """Hands the steps of a rank other than 0 to its recorder's process, which sends them."""
+
+    takes_late_losses = False  # losses are logged in rank 0
+    fault = None  # where rank 0 is gone, the training is too, or soon
+    dropped = 0  # rank 0 notices the steps that it misses, and counts them
+
+    def __init__(self, link: RecorderLink, run: Path, mailbox: Mailbox, first_steps: Mapping[str, int]) -> None:
+        """``first_steps`` is what rank 0 announced of each optimizer."""
+        super().__init__(link, run, mailbox=mailbox)
+        self._first_steps = dict(first_steps)
+
+    def begin(
+        self, name: str, optimizer_class: str, settings: dict[str, Any], first_step: int | None = None
+    ) -> Beginning:
+        assert self._mailbox is not None
+        step = self._first_steps.get(name)
+        if step is None:
+            step = self._mailbox.announced(f"first/{name}", RANK_0_WITHIN)
+        return Beginning(step=step or 0)
+
+    def _announce_first(self, name: str, step: int) -> None:
+        """Do nothing: rank 0 has said it."""
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Rank 0 keeps its own."""
+
+    def dismiss(self, name: str) -> None:
+        """Do nothing: rank 0 notices it."""
+
+    def hold(self, pending: PendingStep, tracker: StepSource) -> None:
+        """Do nothing: losses are logged in rank 0."""
+
+    def _say_closed(self) -> None:
+        """Do nothing: the recording goes on in rank 0."""
 
 
 class Outgoing:

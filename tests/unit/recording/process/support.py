@@ -20,6 +20,8 @@ FACTS = {
     "tensorboard": False,
     "several": False,
     "level": 30,
+    "world_size": 1,
+    "office": None,
 }
 
 
@@ -38,6 +40,7 @@ class RingAndChannel:
         os.close(fd)
         self.channel, self.there = channels()
         self.attempt = attempt
+        self.office = None
         self.is_filling = False
 
     def write(self, message):

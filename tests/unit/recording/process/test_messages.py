@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from gradwatch.distributed import ParameterPart
 from gradwatch.record import Event, ParameterInfo, StepRecord
 from gradwatch.recording.process.messages import (
     decode,
@@ -13,13 +14,15 @@ from gradwatch.recording.process.messages import (
     encode_step,
     infos_of,
     late_of,
+    parts_of,
     plain_event,
     plain_infos,
     plain_late,
+    plain_parts,
     plain_record,
     record_of_plain,
 )
-from gradwatch.recording.records import ClippingNumbers, LateNumbers, StepNumbers
+from gradwatch.recording.records import ClippingNumbers, LateNumbers, OwnTotals, StepNumbers
 
 VALUES = np.array([[1.5, math.nan, math.inf], [0.0, -0.0, 5e-324], [1e308, 1 / 3, 2.0]])
 LATE = LateNumbers(
@@ -66,12 +69,13 @@ def back(given):
         {"updates": {"update_norm": VALUES[0]}, "with_update": [1]},
         {"updates": {"update_norm": VALUES[0]}, "with_update": [], "with_gradient": [1]},
         {"learning_rates": (), "loss_scale": None, "late": LateNumbers(loss=None, clip_fault=None, clippings=())},
+        {"own": OwnTotals(norm=math.inf, nonfinite=3.0, before_reduction=True)},
     ],
 )
 def test_a_step_comes_back_bit_for_bit(changes):
     given = numbers(**changes)
     found = back(given)
-    for name in ("step", "wall_time", "with_gradient", "loss_scale", "skipped", "late", "with_update"):
+    for name in ("step", "wall_time", "with_gradient", "loss_scale", "skipped", "late", "with_update", "own"):
         assert getattr(found, name) == getattr(given, name), name
     assert repr(found.learning_rates) == repr(given.learning_rates)
     for name in ("stats", "weights", "updates"):
@@ -98,10 +102,17 @@ def test_late_numbers_come_back():
 
 
 def test_parameters_come_back():
-    infos = [ParameterInfo(name='a "weight"\n', shape=(2, 3), dtype="bfloat16"), None, ParameterInfo(name="", shape=())]
+    infos = [ParameterInfo(name='a "weight"\n', shape=(2, 3), dtype="bfloat16"), ParameterInfo(name="", shape=())]
     kind, (plain,), data = decode(b"".join(encode("infos", plain_infos(infos))))
     assert (kind, bytes(data)) == ("infos", b"")
     assert infos_of(plain) == infos
+
+
+def test_parts_of_parameters_come_back():
+    info = ParameterInfo(name="w", shape=(2, 3))
+    parts = [ParameterPart(info=info, part="0-2,"), None, ParameterPart(info=info)]
+    _, (plain,), _ = decode(b"".join(encode("join", plain_parts(parts))))
+    assert parts_of(plain) == parts
 
 
 def test_events_and_records_come_back():

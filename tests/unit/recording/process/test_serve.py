@@ -11,7 +11,7 @@ from gradwatch import Run
 from gradwatch.errors import NotARun
 from gradwatch.record import Event
 from gradwatch.recording.process.messages import plain_event, plain_late
-from gradwatch.recording.process.serve import Server, Session
+from gradwatch.recording.process.serve import Server, WritingSession
 from gradwatch.recording.records import LateNumbers
 from gradwatch.store import FILE_NAME, StoreReader
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the recorder's 
 
 @pytest.fixture
 def session(tmp_path):
-    opened = Session(FACTS | {"run": str(tmp_path / "run")})
+    opened = WritingSession(FACTS | {"run": str(tmp_path / "run")})
     yield opened
     if opened.recorder.fault is None:
         opened.recorder.close("closed")
@@ -80,7 +80,7 @@ def test_what_was_held_when_the_training_died_is_written(tmp_path, session):
 def test_notes_the_first_step_and_the_resumption_are_written(tmp_path, session):
     resumed = Event(step=40, kind="resumed", severity="info", message="resumed", attempt=0)
     for message in [
-        told("opened", 40, plain_event(resumed)),
+        told("opened", 40, plain_event(resumed), {"0": 40}),
         *admitted(first_step=40),
         told("note", {"config": "{}"}),
         step("put", 40),
@@ -96,7 +96,7 @@ def test_notes_the_first_step_and_the_resumption_are_written(tmp_path, session):
 def test_a_store_that_can_not_be_written_is_refused(tmp_path):
     (tmp_path / FILE_NAME).write_text("something else")
     with pytest.raises(NotARun):
-        Session(FACTS | {"run": str(tmp_path)})
+        WritingSession(FACTS | {"run": str(tmp_path)})
 
 
 def test_the_training_ends_it_and_is_told_that_it_has_ended(tmp_path, server):

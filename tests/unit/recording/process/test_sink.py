@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gradwatch.distributed import ParameterPart
 from gradwatch.errors import RecorderProcessFailed, StoreNotWritable
 from gradwatch.record import Event, StepRecord
 from gradwatch.recording.process.messages import decode, encode, plain_event, plain_record
@@ -35,7 +36,7 @@ def kinds(link):
 def tracker(name="0", count=2):
     return SimpleNamespace(
         name=name, optimizer_class="SGD", settings={"lr": 0.1}, step=0, first_step=0, infos=INFOS[:count],
-        parts=[SimpleNamespace(info=info) for info in INFOS[:count]], present=[True] * count,
+        parts=[ParameterPart(info=info) for info in INFOS[:count]], present=[True] * count,
     )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_an_optimizer_is_told_of_before_its_first_step(link):
     sink.begin("0", "SGD", {"lr": 0.1}, None)
     sink.admit(one, Beginning(step=0))
     sink.join(one, 0)
-    sink.opened(7, None)
+    sink.opened(7, None, {"0": 7})
     sink.note({"config": "{}"})
     sink.dismiss("0")
     assert kinds(link) == ["infos", "admit", "join", "opened", "note", "dismiss"]
@@ -106,7 +107,7 @@ def test_parameters_are_told_once_and_again_when_they_have_changed(link):
     sink = ProcessSink(link, link)
     one = tracker(count=1)
     sink.admit(one, sink.begin("0", "SGD", {}, None))
-    one.infos, one.parts, one.present = INFOS, [*one.parts, SimpleNamespace(info=INFOS[1])], [True, False]
+    one.infos, one.parts, one.present = INFOS, [*one.parts, ParameterPart(info=INFOS[1])], [True, False]
     sink.join(one, 1)
     sink.join(one, 1)
     messages = [decode(message) for message in link.messages()]
