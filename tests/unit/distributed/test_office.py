@@ -82,7 +82,7 @@ def test_nothing_is_answered_without_the_token_and_others_are_served_on(office, 
     assert answered(address, b"0" * len(address.token) + request) == b""
     assert answered(address, address.token[:-1].encode()) == b""
     assert answered(address, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
-    for nonsense in (b"no json\n", b"[]\n", b'["set", ["a"], [2]]\n', b'["get", 7, null]\n', b'["eval", "1", 0]\n'):
+    for nonsense in (b"no json\n", b"[]\n", b'["set", ["a"], []]\n', b'["get", 7, null]\n', b'["eval", "1", 0]\n'):
         assert answered(address, address.token.encode() + struct.pack(">I", len(nonsense)) + nonsense) in (
             b"",
             module.frame(None, b""),
