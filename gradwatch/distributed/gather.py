@@ -25,6 +25,9 @@ FIRST_PATIENCE, PATIENCE, LAST_PATIENCE = 60.0, 30.0, 5.0
 PAUSE, LONGEST_PAUSE = 0.1, 0.5
 """Seconds between two looks into the mailbox, and the most after which the end of the training is noticed."""
 
+EARLIER = 0.75
+"""If all had arrived at the first look after a pause, it is taken for the usual time from here on."""
+
 USUAL_SHARE = 0.9
 """The first look is made after this share of the time that the last steps took to arrive."""
 
@@ -162,13 +165,17 @@ class RankGatherer:
 
         # To ask each rank for letters takes a request for each, so not while they are on their way as usual.
         looks_again = began + max(ALL_AT_ONCE, 2 * self._usual_wait)
+        looked = 0
         while True:
             looks = time.monotonic() > looks_again or self._closing_since is not None
             looks_again = time.monotonic() + ALL_AT_ONCE if looks else looks_again
             missing = self._inbox.missing(optimizer, number, one_by_one=looks)
             if not missing:
-                self._usual_wait = (self._usual_wait + time.monotonic() - began) / 2
+                waited = time.monotonic() - began
+                # All at the first look: perhaps it was there long before.
+                self._usual_wait = EARLIER * waited if looked < 2 else (self._usual_wait + waited) / 2
                 return
+            looked += 1
             if any(map(is_late, missing)):
                 say_silent(self._tree, self._inbox.give_up(optimizer, number, is_late), number, own=0)
             else:

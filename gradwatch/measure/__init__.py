@@ -40,6 +40,7 @@ from gradwatch.measure.sharded import (
     splits_units,
     stands_in,
 )
+from gradwatch.measure.tensor_parallel import count_unknown_parts, parts_by_attributes
 from gradwatch.measure.updates import closed_form_of, measure_updates, reads_updates_at_once, updates_route_of
 from gradwatch.record import total
 
@@ -52,6 +53,7 @@ __all__ = [
     "closed_form_of",
     "copies_behind",
     "count_above",
+    "count_unknown_parts",
     "counts_here",
     "first_accelerator",
     "has_values",
@@ -70,6 +72,7 @@ __all__ = [
     "norms",
     "over_ranks",
     "part_of",
+    "parts_by_attributes",
     "parts_in_fsdp1",
     "reads_once",
     "reads_updates_at_once",

@@ -33,7 +33,7 @@ from gradwatch.distributed import (
     reach_office,
 )
 from gradwatch.errors import BadArgument, NoParameters, RecorderProcessFailed, ShardedParameters
-from gradwatch.measure import copies_behind, is_on_host
+from gradwatch.measure import copies_behind, count_unknown_parts, is_on_host
 from gradwatch.record import KINDS, STATS, Event, StepRecord
 from gradwatch.recording import lifecycle
 from gradwatch.recording.capture.recorder import StepCapture, capture_team
@@ -410,6 +410,8 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
     rank, world_size = (0, 1) if options.ranks == "own" else rank_and_world_size()
     is_sharded, is_flat = sharding_of(trained.values())
     is_joint = world_size > 1 and (bool(options.ranks) or is_sharded)
+    if rank == 0 and world_size > 1:
+        _say_unknown_parts(trained)
     if is_sharded:
         _check_own_ranks(options)
     if is_joint and is_flat:
@@ -523,7 +525,8 @@ def _check_own_ranks(options: RecordingOptions) -> None:
 def _check_only_recorded(options: RecordingOptions, policies: Mapping[str, Policy]) -> None:
     if policies or options.skip_nonfinite:
         raise ShardedParameters(
-            "FSDP1 shards these parameters, and gradwatch can record its shards but not clip or skip them."
+            "FSDP1 or a tensor-parallel layer cuts these parameters into plain tensors, which gradwatch can record but"
+            " not clip or skip."
             " Leave clip= and skip_nonfinite= out and call the model's own clip_grad_norm_, or use fully_shard."
         )
 
@@ -554,6 +557,16 @@ def _open_sender(mailbox: Mailbox | None, trained: Trained, run: Path, recorder:
     elif recorder == "process":
         logger.warning("The recorder of rank 0 is a thread, and so is that of this rank (recorder-process)")
     return RankSender(mailbox, first_steps, _capacity(trained))
+
+
+def _say_unknown_parts(trained: Trained) -> None:
+    unknown = sum(count_unknown_parts(model) for model, _ in trained.values())
+    if unknown:
+        logger.warning(
+            "%d parameters are marked as parts, or as experts of some ranks (tensor_model_parallel, allreduce), and"
+            " gradwatch can't tell which part this is. Norms are those of rank 0's parts alone (unknown-parts)",
+            unknown,
+        )
 
 
 def _open_mailbox(rank: int, is_sharded: bool, *, is_joint: bool) -> Mailbox | None:

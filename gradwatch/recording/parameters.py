@@ -12,7 +12,15 @@ from torch.optim import Optimizer
 
 from gradwatch.detect.optimizers import UPDATE_ROUTE
 from gradwatch.distributed import ParameterPart
-from gradwatch.measure import closed_form_of, is_sharded, make_sums, part_of, parts_in_fsdp1, reads_once
+from gradwatch.measure import (
+    closed_form_of,
+    is_sharded,
+    make_sums,
+    part_of,
+    parts_by_attributes,
+    parts_in_fsdp1,
+    reads_once,
+)
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.optimizer_probe import probed_settings
 from gradwatch.store import LARGEST
@@ -79,15 +87,20 @@ def _is_plain(value: object) -> bool:
 
 
 def sharding_of(trained: Iterable[tuple[nn.Module, Optimizer]]) -> tuple[bool, bool]:
-    """Whether this process holds a part of any parameter, and whether FSDP1 made the parts."""
+    """Whether this process holds a part of any parameter, and whether some parts are plain tensors."""
     sharded = flat = False
     for model, optimizer in trained:
-        parts = parts_in_fsdp1(model)
+        parts = _plain_parts(model)
         for parameter in listed(optimizer):
             in_flat = bool(parts.get(id(parameter), ((), ""))[1]) and not is_sharded(parameter)
             sharded |= in_flat or is_sharded(parameter)
             flat |= in_flat
     return sharded, flat
+
+
+def _plain_parts(model: nn.Module) -> dict[int, tuple[tuple[int, ...], str]]:
+    """The whole shape and the part's name of each plain tensor that is a part of a parameter, by its `id`."""
+    return parts_by_attributes(model) | parts_in_fsdp1(model)
 
 
 def listed(optimizer: Optimizer) -> list[Tensor]:
@@ -193,7 +206,7 @@ class ParameterTable:
         """Give a position to each parameter that has none; return the first one given."""
         positions = {info.name: position for position, info in enumerate(self.infos)}
         held = {id(parameter) for parameter in trained.parameters if parameter is not None}
-        flat = parts_in_fsdp1(trained.model)
+        flat = _plain_parts(trained.model)
         first = len(self.infos)
         for name, parameter in _named(optimizer, trained.model):
             if id(parameter) not in held:

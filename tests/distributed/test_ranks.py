@@ -23,6 +23,7 @@ AS_ALONE = [
     "fsdp2_accumulated",
     "hsdp",
     "tp",
+    "megatron_like",
     "tp_and_fsdp2",
     "tp_and_fsdp2_policy",
     "fsdp1_full",
@@ -32,7 +33,7 @@ AS_ALONE = [
     "accumulated",
     "in_a_group",
 ]
-NOT_CLIPPED = {"ddp", "fsdp2_plain", "tp", "tp_and_fsdp2", "pipeline", "accumulated", "in_a_group"}
+NOT_CLIPPED = {"ddp", "fsdp2_plain", "tp", "megatron_like", "tp_and_fsdp2", "pipeline", "accumulated", "in_a_group"}
 
 
 @pytest.fixture(scope="module", params=WORLDS)
@@ -78,7 +79,7 @@ def test_clip_calls_are_seen_with_their_threshold(runs, alone, name):
     np.testing.assert_allclose(steps["clip_coef"], alone["clipped"].steps()["clip_coef"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["fsdp2_plain", "hsdp", "fsdp1_full", "tp", "pipeline"])
+@pytest.mark.parametrize("name", ["fsdp2_plain", "hsdp", "fsdp1_full", "tp", "megatron_like", "pipeline"])
 def test_weights_are_sampled_as_a_whole(runs, alone, name):
     run, other = run_of(runs, name), alone["plain" if name in NOT_CLIPPED else "clipped"]
     for stat in ("weight_norm", "update_norm"):
@@ -106,7 +107,7 @@ def updates_in_float64(clip):
     return torch.tensor(rows).view(training.STEPS, -1, 4).numpy()
 
 
-@pytest.mark.parametrize("name", ["ddp", "ddp_heard", "fsdp2_plain", "fsdp2_clipped", "hsdp", "tp"])
+@pytest.mark.parametrize("name", ["ddp", "ddp_heard", "fsdp2_plain", "fsdp2_clipped", "hsdp", "tp", "megatron_like"])
 def test_updates_are_those_of_one_process_in_float64(runs, name):
     """Copies are counted once, and the squares of shards add up."""
     run, expected = run_of(runs, name), updates_in_float64(name not in NOT_CLIPPED)
@@ -242,3 +243,10 @@ def test_a_rank_that_does_not_attach_ends_in_a_message_and_holds_up_nobody(runs)
     run = gradwatch.Run(runs / "silent_rank")
     assert len(run.steps()) == 0, "a part of the norm would be a wrong norm"
     assert run.attempts()[0].dropped == training.STEPS
+
+
+def test_parts_of_an_unknown_whole_are_said_to_be_parts(runs, alone):
+    """Six parameters carry Megatron's mark, and no layer says over which ranks they are cut."""
+    assert "6 parameters are marked as parts" in (runs / "stderr").read_text()
+    run, other = gradwatch.Run(runs / "megatron_like_untold"), alone["plain"]
+    assert (run.steps()["total_norm"] < 0.999 * other.steps()["total_norm"]).all()

@@ -212,6 +212,85 @@ def tp(run: Path) -> None:
     data_parallel(run, tensor_parallel(mesh), whole_batch=True)
 
 
+class _Copied(torch.autograd.Function):
+    """Megatron's f: all ranks of a group compute with the same input, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None
+
+
+class _Added(torch.autograd.Function):
+    """Megatron's g: the output is the sum over the ranks of a group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        whole = x.clone()
+        dist.all_reduce(whole, group=group)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0], None
+
+
+class MegatronBlock(nn.Module):
+    """A block whose ranks hold plain tensors as parts: columns of the one layer, rows of the other."""
+
+    def __init__(self, whole: Block, group: Any) -> None:
+        super().__init__()
+        self.up, self.down, self.group = whole.up, whole.down, group
+        for layer in (self.up, self.down):
+            layer.tp_group = group
+        cut = [(self.up, "weight", 0), (self.up, "bias", 0), (self.down, "weight", 1)]
+        for layer, name, dim in cut:
+            part: Any = nn.Parameter(getattr(layer, name).detach().chunk(group.size(), dim)[group.rank()].clone())
+            part.tensor_model_parallel, part.partition_dim, part.partition_stride = True, dim, 1
+            setattr(layer, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.up(_Copied.apply(x, self.group)))
+        return x + _Added.apply(nn.functional.linear(hidden, self.down.weight), self.group) + self.down.bias
+
+
+def megatron_like(run: Path, *, is_told: bool = True) -> None:
+    """Tensor parallel layers of plain tensors, with copies of all of them beside if there are four ranks or more."""
+    world, rank, size = dist.get_world_size(), dist.get_rank(), 2
+    cut_over = [dist.new_group(list(range(at, at + size))) for at in range(0, world, size)]
+    copied_over = [dist.new_group(list(range(at, world, size))) for at in range(size)]
+    network, copies = model(), world // size
+    for name in ("1", "2"):
+        whole: Any = network.get_submodule(name)
+        block = MegatronBlock(whole, cut_over[rank // size])
+        if not is_told:
+            del block.up.tp_group, block.down.tp_group
+        network[int(name)] = block
+    optimizer = adam(network)
+    rows, at = BATCH // copies, rank // size
+
+    def step_of(step: int) -> None:
+        loss_of(network, *(values[at * rows : (at + 1) * rows] for values in batch(step))).backward()
+        for parameter in network.parameters():
+            assert parameter.grad is not None
+            dist.all_reduce(parameter.grad, group=copied_over[rank % size])
+            parameter.grad /= copies
+
+    with gradwatch.attach(network, optimizer, run, weights_every=4):
+        train(network, step_of, optimizer)
+
+
+def megatron_like_untold(run: Path) -> None:
+    """The same, where nothing says over which ranks the layers are cut."""
+    megatron_like(run, is_told=False)
+
+
 class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -713,6 +792,8 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         fsdp2_accumulated,
         hsdp,
         tp,
+        megatron_like,
+        megatron_like_untold,
         tp_and_fsdp2,
         tp_and_fsdp2_policy,
         sequence_parallel_observed,
@@ -739,11 +820,11 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         silent_rank,
         collective_absent,
         collective_stalled,
-        collective_gone,
     )
 }
 SCENARIOS |= {f"collective_{one.__name__}": functools.partial(by_collective, train_it=one) for one in COLLECTIVE}
 SCENARIOS |= {f"policy_{name}": functools.partial(with_policy, make=make) for name, make in POLICIES.items()}
+SCENARIOS |= {"collective_gone": collective_gone}  # no other can come after it
 
 
 @contextlib.contextmanager
