@@ -34,18 +34,20 @@ def parts_by_attributes(model: nn.Module) -> dict[int, tuple[tuple[int, ...], st
     return found
 
 
-def count_unknown_parts(model: nn.Module) -> int:
-    """The parameters that are marked as parts, or as experts of some ranks, without a way to know which part."""
+def count_unknown_parts(model: nn.Module, *, experts: bool) -> int:
+    """The parameters that are marked as parts without a way to know which part.
+
+    With ``experts`` those of experts that only some ranks have count as well.
+    """
     known = parts_by_attributes(model)
     unknown = {
         id(parameter)
         for layer, parameter in _marked(model)
         if id(parameter) not in known and ((group := _group_of(layer)) is None or group.size() > 1)
     }
-    experts = {
-        id(one) for one in model.parameters() if getattr(one, "allreduce", True) is False and not is_sharded(one)
-    }
-    return len(unknown | experts - known.keys())
+    if experts:
+        unknown |= {id(one) for one in model.parameters() if getattr(one, "allreduce", True) is False}
+    return len(unknown - known.keys())
 
 
 def _marked(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:

@@ -411,7 +411,7 @@ def _open_sink(trained: Trained, run: Path, options: RecordingOptions, policies:
     is_sharded, is_flat = sharding_of(trained.values())
     is_joint = world_size > 1 and (bool(options.ranks) or is_sharded)
     if rank == 0 and world_size > 1:
-        _say_unknown_parts(trained)
+        _say_unknown_parts(trained, experts=not options.ranks)  # else each rank's are recorded by their names
     if is_sharded:
         _check_own_ranks(options)
     if is_joint and is_flat:
@@ -559,8 +559,8 @@ def _open_sender(mailbox: Mailbox | None, trained: Trained, run: Path, recorder:
     return RankSender(mailbox, first_steps, _capacity(trained))
 
 
-def _say_unknown_parts(trained: Trained) -> None:
-    unknown = sum(count_unknown_parts(model) for model, _ in trained.values())
+def _say_unknown_parts(trained: Trained, *, experts: bool) -> None:
+    unknown = sum(count_unknown_parts(model, experts=experts) for model, _ in trained.values())
     if unknown:
         logger.warning(
             "%d parameters are marked as parts, or as experts of some ranks (tensor_model_parallel, allreduce), and"

@@ -32,7 +32,7 @@ def test_the_whole_has_the_parts_of_all_ranks_of_the_group(groups, size):
     layer = column_parallel(groups[size])
     found = parts_by_attributes(nn.Sequential(nn.Linear(2, 6), layer))
     assert found == {id(layer.weight): ((3 * size, 6), "1"), id(layer.bias): ((3 * size,), "1")}
-    assert count_unknown_parts(layer) == 0
+    assert count_unknown_parts(layer, experts=True) == 0
 
 
 def test_a_row_parallel_weight_is_cut_along_its_columns(groups):
@@ -44,15 +44,16 @@ def test_a_row_parallel_weight_is_cut_along_its_columns(groups):
 
 def test_a_group_of_one_rank_holds_the_whole(groups):
     layer = column_parallel(groups[1])
-    assert (parts_by_attributes(layer), count_unknown_parts(layer)) == ({}, 0)
+    assert (parts_by_attributes(layer), count_unknown_parts(layer, experts=True)) == ({}, 0)
 
 
 def test_parts_of_an_unknown_group_and_experts_of_some_ranks_are_counted(groups):
     layer = column_parallel()
-    assert (parts_by_attributes(layer), count_unknown_parts(layer)) == ({}, 2)
+    assert (parts_by_attributes(layer), count_unknown_parts(layer, experts=True)) == ({}, 2)
     expert = nn.Linear(2, 2)
     expert.weight.allreduce, expert.bias.allreduce = False, True
-    assert count_unknown_parts(nn.Sequential(layer, expert)) == 3
+    network = nn.Sequential(layer, expert)
+    assert [count_unknown_parts(network, experts=experts) for experts in (True, False)] == [3, 2]
 
 
 def test_layers_of_older_versions_take_the_group_that_the_script_has_set_up(groups, monkeypatch):
@@ -71,4 +72,4 @@ def test_attributes_of_other_kinds_mean_nothing(groups):
     layer = column_parallel(groups[2])
     layer.weight.partition_dim, layer.bias.tensor_model_parallel = -1, "yes"
     assert parts_by_attributes(layer) == {}
-    assert count_unknown_parts(layer) == 1
+    assert count_unknown_parts(layer, experts=True) == 1
