@@ -249,8 +249,8 @@ class RunReader:
 
         Where a model has so many parameters that their updates are read at some steps only, those of a few are read
         at every step: of the first and the last three matrices, and of up to four whose ``rms_ratio`` was once above
-        2. NaN where a parameter was no sentinel yet. Empty where all updates are read at every step or none are, with
-        several processes, and on devices. ``stat`` is one of those of `updates`. Only rows with
+        2. NaN where a parameter was no sentinel yet. Empty where all updates are read at every step or none are, and on
+        devices. ``stat`` is one of those of `updates`. Only rows with
         ``after < id <= up_to`` are read.
         """
         if stat not in RECORDED_UPDATE_STATS:

@@ -34,7 +34,16 @@ from gradwatch.distributed.combine import TOLERANCE
 from gradwatch.distributed.gather import GatheredStep
 from gradwatch.distributed.mailbox import Mailbox
 from gradwatch.distributed.messages import ABSENT, LocalStep
-from gradwatch.record import RANK_STATS, STATS, UPDATE_STATS, RankStats, WeightStats
+from gradwatch.record import (
+    MAGNITUDE_BINS,
+    MOST_COUNTED,
+    RANK_STATS,
+    STATS,
+    UPDATE_STATS,
+    Floats,
+    RankStats,
+    WeightStats,
+)
 
 logger = logging.getLogger("gradwatch")
 
@@ -55,7 +64,7 @@ LOOKS = 1.0
 GLOO_AFTER = 5.0
 """Seconds after this side that gloo gives up."""
 
-_OPTIONAL = (*STATS[1:], "weights", "updates")
+_OPTIONAL = (*STATS[1:], "weights", "updates", "magnitudes", "sentinels")
 _CLOSED, _CHANGED = 1.0, 2.0  # why a rank leaves
 _LETTERS = "letters"
 
@@ -277,7 +286,8 @@ class RankCollective:
 
 def _has(step: LocalStep) -> tuple[bool, ...]:
     """Which of `_OPTIONAL` a step has."""
-    return (*(name in step.stats for name in STATS[1:]), step.weights is not None, step.updates is not None)
+    tables = (step.weights, step.updates, step.magnitudes, step.sentinels)
+    return (*(name in step.stats for name in STATS[1:]), *(table is not None for table in tables))
 
 
 def _heads(runs: Sequence[Sequence[LocalStep]], leaves: float) -> Table:
@@ -304,9 +314,23 @@ def _sums(step: LocalStep, plan: TablePlan, has: Sequence[str]) -> Table:
     for name, norms in (("weights", step.weights), ("updates", step.updates)):
         if name in has and norms is not None:
             rows += [*norms[:, columns].astype(np.float64) ** 2]
+    if "magnitudes" in has and step.magnitudes is not None:
+        rows += [*np.nan_to_num(step.magnitudes[:, columns].astype(np.float64), nan=0.0)]
+    if "sentinels" in has and step.sentinels is not None:
+        rows += [*_sentinel_rows(step.sentinels, columns)]
     table = np.zeros((len(rows), plan.parameters))
     table[:, positions] = rows
     return table
+
+
+def _sentinel_rows(sentinels: Floats, columns: NDArray[np.int64]) -> Table:
+    """Of each column whether it was not read, and else the squares of the norms, (1 + 4, columns)."""
+    rows = np.zeros((len(sentinels), len(columns)))
+    rows[0] = 1.0
+    _, here, read = np.intersect1d(columns, sentinels[0], assume_unique=True, return_indices=True)
+    known = ~np.isnan(sentinels[1, read])
+    rows[:, here[known]] = [np.zeros(known.sum()), *sentinels[1:, read[known]].astype(np.float64) ** 2]
+    return rows
 
 
 def _maxima(step: LocalStep, plan: TablePlan) -> Table:
@@ -348,12 +372,23 @@ def _gathered(
         }
         columns = ranks[:-2].reshape(len(RANK_STATS), world_size).astype(np.float32)
     weights, updates = norms.get("weights"), norms.get("updates")
+    magnitudes = few = None
+    if "magnitudes" in has:
+        counts = np.stack([next(rows) for _ in MAGNITUDE_BINS])
+        magnitudes = np.where(present, np.minimum(counts, MOST_COUNTED), np.nan).astype(np.float32)
+    if "sentinels" in has:
+        missing, *squares = (next(rows) for _ in range(1 + len(UPDATE_STATS)))
+        at = np.flatnonzero((missing == 0) & (squares[0] > 0))
+        with np.errstate(over="ignore"):
+            few = np.stack([at, *np.sqrt([row[at] for row in squares])]).astype(np.float32) if len(at) else None
     return GatheredStep(
         infos=plan.infos,
         stats=stats,
         present=present,
         weights=None if weights is None else WeightStats(weight_norm=weights[0], update_norm=weights[1]),
         updates=None if updates is None else gather.updates_of(updates, plan.infos),
+        magnitudes=magnitudes,
+        sentinels=None if few is None else gather.sentinels_of(few, plan.infos),
         ranks=RankStats(**dict(zip(RANK_STATS, _first_if_all_differ(columns), strict=True))),
         loss=float(ranks[-2] / ranks[-1]) if ranks[-1] else None,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.distributed.messages import ABSENT, UNKNOWN, SubtreeStep
-from gradwatch.record import RANK_STATS, Floats, WeightStats
+from gradwatch.record import MOST_COUNTED, RANK_STATS, UPDATE_STATS, Floats, WeightStats
 
 TOLERANCE = 1e-5
 """Largest relative difference between two ranks' norms of one gradient that rounding explains."""
@@ -209,7 +209,8 @@ class Combined:
         stats: each statistic by name, (parameters,) float64; NaN where no part of the parameter had a gradient.
         present: (parameters,) which parameters had a gradient on any rank.
         weights: None unless every sender sampled them.
-        updates: as in `SubtreeStep`; None unless every sender has them.
+        updates, magnitudes: as in `SubtreeStep`; None unless every sender has them.
+        sentinels: as in `SubtreeStep`, with positions for columns; None if there are none.
         differing: (senders,) how many gradients of the sender are not those that most of the others hold.
         differs_in: (senders,) position of the first of these parameters; NaN if there is none.
     """
@@ -218,6 +219,8 @@ class Combined:
     present: NDArray[np.bool_]
     weights: WeightStats | None
     updates: Floats | None
+    magnitudes: Floats | None
+    sentinels: Floats | None
     differing: list[float]
     differs_in: list[float]
 
@@ -237,11 +240,12 @@ def widened(step: SubtreeStep, width: int) -> SubtreeStep:
         return step
     more = np.full((len(step.stats), missing), np.nan, np.float32)
     more[0] = ABSENT
-    weights, updates = (
+    weights, updates, magnitudes = (
         None if table is None else np.pad(table, ((0, 0), (0, missing)), constant_values=np.nan)
-        for table in (step.weights, step.updates)
+        for table in (step.weights, step.updates, step.magnitudes)
     )
-    return replace(step, table=np.concatenate([step.table, more], axis=1), weights=weights, updates=updates)
+    table = np.concatenate([step.table, more], axis=1)
+    return replace(step, table=table, weights=weights, updates=updates, magnitudes=magnitudes)
 
 
 def combine(layout: Layout, steps: Sequence[SubtreeStep], *, by_majority: bool = False) -> Combined:
@@ -263,6 +267,8 @@ def combine(layout: Layout, steps: Sequence[SubtreeStep], *, by_majority: bool =
         present=present,
         weights=_weights(layout, steps, picked),
         updates=_norms_of_wholes(layout, [step.updates for step in steps], picked),
+        magnitudes=_counts_of_wholes(layout, [step.magnitudes for step in steps], picked),
+        sentinels=_sentinels(layout, steps, picked),
         differing=differences.counts,
         differs_in=differences.first,
     )
@@ -313,6 +319,46 @@ def _norms_of_wholes(layout: Layout, tables: Sequence[Floats | None], picked: ND
         whole[:, layout.filled] = np.sqrt(np.add.reduceat(squares, layout.starts, axis=1))
     with np.errstate(over="ignore"):
         return whole.astype(np.float32)
+
+
+def _counts_of_wholes(layout: Layout, tables: Sequence[Floats | None], picked: NDArray[np.int64]) -> Floats | None:
+    """Counts of whole parameters from those of their parts, (bins, parameters); None unless every sender has them."""
+    there = [table for table in tables if table is not None]
+    if len(there) < len(tables) or not there:
+        return None
+    whole = np.full((len(there[0]), len(layout.whole)), np.nan, np.float32)
+    if layout.filled.size:
+        counts = _side_by_side(there, layout)[:, picked]
+        known = np.add.reduceat(~np.isnan(counts[0]), layout.starts, dtype=np.int64) > 0
+        sums = np.add.reduceat(np.nan_to_num(counts, nan=0.0), layout.starts, axis=1)
+        sums[:, ~known] = np.nan
+        whole[:, layout.filled] = np.minimum(sums, MOST_COUNTED)  # each part may have one more than its share
+    return whole
+
+
+def _sentinels(layout: Layout, steps: Sequence[SubtreeStep], picked: NDArray[np.int64]) -> Floats | None:
+    """The updates of those few parameters of which every part was read: positions, then norms, (1 + 4, few)."""
+    values = np.full((len(UPDATE_STATS), len(layout.positions)), np.nan)
+    begin, entries = 0, []
+    for step, columns in zip(steps, layout.columns, strict=True):
+        count = columns.stop if isinstance(columns, slice) else len(columns)
+        if step.sentinels is not None:
+            own = np.arange(count) if isinstance(columns, slice) else columns
+            _, mine, theirs = np.intersect1d(own, step.sentinels[0], assume_unique=True, return_indices=True)
+            values[:, begin + mine] = step.sentinels[1:, theirs]
+            entries.append(begin + mine)
+        begin += count
+    if not entries:
+        return None
+    ends = np.append(layout.starts[1:], len(picked))
+    found = []
+    for position in np.unique(layout.positions[np.concatenate(entries)]).tolist():
+        at = int(np.searchsorted(layout.filled, position))
+        norms = np.sqrt((values[:, picked[layout.starts[at] : ends[at]]] ** 2).sum(axis=1))
+        if layout.whole[position] and not np.isnan(norms[0]):
+            found.append([position, *norms])
+    with np.errstate(over="ignore"):
+        return np.array(found, np.float64).astype(np.float32).T if found else None
 
 
 @dataclass(slots=True)

@@ -42,6 +42,9 @@ class GatheredStep:
         present: (parameters,) which parameters had a gradient on any rank.
         weights: None unless every rank sampled them.
         updates: `UPDATE_STATS` by name, (parameters,) float64; None unless every rank read them.
+        magnitudes: how many entries are in each of `MAGNITUDE_BINS`, (bins, parameters); None unless every rank
+            counted them.
+        sentinels: `SENTINEL_STATS` by name, (few,) float64; None if there are none.
         ranks: what is known of each rank.
         loss: mean over the ranks that know one; not finite if one of them is not. None if no rank does.
     """
@@ -51,6 +54,8 @@ class GatheredStep:
     present: NDArray[np.bool_]
     weights: WeightStats | None
     updates: dict[str, NDArray[np.float64]] | None
+    magnitudes: Floats | None
+    sentinels: dict[str, NDArray[np.float64]] | None
     ranks: RankStats
     loss: float | None
 
@@ -137,12 +142,15 @@ class RankGatherer:
         ranks = combine_ranks(taken.steps, taken.held, combined, range(self._tree.world_size))
         losses = sum(step.losses for step in taken.steps)
         infos = tuple(self._inbox.names_of(optimizer).infos)
+        few = combined.sentinels
         return GatheredStep(
             infos=infos,
             stats=combined.stats,
             present=combined.present,
             weights=combined.weights,
             updates=None if combined.updates is None else updates_of(combined.updates, infos),
+            magnitudes=combined.magnitudes,
+            sentinels=None if few is None else sentinels_of(few, infos),
             ranks=RankStats(**dict(zip(RANK_STATS, ranks, strict=True))),
             loss=sum(step.loss_sum for step in taken.steps) / losses if losses else None,
         )
@@ -197,6 +205,12 @@ def updates_of(norms: Floats, infos: Sequence[ParameterInfo]) -> dict[str, NDArr
     found = {name: row.astype(np.float64) for name, row in zip(UPDATE_STATS, norms, strict=True)}
     sizes = np.array([max(info.numel, 1) for info in infos[: norms.shape[1]]], np.float64)
     return found | {"rms_ratio": found["rms_ratio"] / np.sqrt(sizes)}
+
+
+def sentinels_of(table: Floats, infos: Sequence[ParameterInfo]) -> dict[str, NDArray[np.float64]]:
+    """`SENTINEL_STATS` of those few parameters."""
+    positions = table[0].astype(np.int64).tolist()
+    return {"position": table[0].astype(np.float64), **updates_of(table[1:], [infos[at] for at in positions])}
 
 
 def say_silent(tree: RankTree, late: Sequence[int], number: int, *, own: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradwatch.record import RANK_STATS, UPDATE_STATS, Floats, ParameterInfo
+from gradwatch.record import MAGNITUDE_BINS, RANK_STATS, UPDATE_STATS, Floats, ParameterInfo
 
 ABSENT = -1.0
 """The norm that stands for a missing gradient. A NaN norm is that of a gradient with a NaN in it."""
@@ -45,6 +45,9 @@ class LocalStep:
         updates: `UPDATE_STATS`, (4, parameters of this rank), each as a norm whose squares add up over parts:
             rms_ratio is times the root of the entries of the part. NaN where nothing is known, None if the updates were
             not read.
+        magnitudes: how many entries are in each of `MAGNITUDE_BINS`, (bins, parameters of this rank); NaN without a
+            gradient, None if they were not counted.
+        sentinels: the updates of a few parameters, (1 + 4, few): the column of each, then as ``updates``.
         norm: total norm of this rank's gradient before the reduction over ranks, or else of the part it holds.
         nonfinite: NaN and infinite entries of the same gradient.
         before_reduction: whether ``norm`` and ``nonfinite`` were taken before the reduction.
@@ -57,6 +60,8 @@ class LocalStep:
     table: Floats
     weights: Floats | None = None
     updates: Floats | None = None
+    magnitudes: Floats | None = None
+    sentinels: Floats | None = None
     norm: float = math.nan
     nonfinite: float = math.nan
     before_reduction: bool = False
@@ -100,7 +105,9 @@ class SubtreeStep:
         optimizer, number, stats: as in `LocalStep`.
         table: (stats, parameters of the subtree); the norm is `ABSENT` where the gradient is missing on every rank, and
             `UNKNOWN` where a part of it did not arrive.
-        weights, updates: as in `LocalStep`, of the parameters of the subtree; None unless every rank has them.
+        weights, updates, magnitudes: as in `LocalStep`, of the parameters of the subtree; None unless every rank has
+            them.
+        sentinels: as in `LocalStep`; of those of which every part was read.
         first_rank: of the subtree.
         ranks: (statistics of `RANK_STATS`, ranks of the subtree), NaN where a rank was not heard; ``differs_in`` is
             a column of ``table``.
@@ -114,6 +121,8 @@ class SubtreeStep:
     table: Floats
     weights: Floats | None = None
     updates: Floats | None = None
+    magnitudes: Floats | None = None
+    sentinels: Floats | None = None
     first_rank: int
     ranks: Floats
     loss_sum: float = 0.0
@@ -177,6 +186,8 @@ def of_one_rank(rank: int, step: LocalStep) -> SubtreeStep:
         table=step.table,
         weights=step.weights,
         updates=step.updates,
+        magnitudes=step.magnitudes,
+        sentinels=step.sentinels,
         first_rank=rank,
         ranks=ranks,
         loss_sum=0.0 if step.loss is None else step.loss,
@@ -225,7 +236,8 @@ def _head(item: Item, tables: list[Floats]) -> dict[str, Any]:
 
 def _head_of_step(item: LocalStep | SubtreeStep, tables: list[Floats]) -> dict[str, Any]:
     tables.append(item.table)
-    tables += [table for table in (item.weights, item.updates) if table is not None]
+    more = (item.weights, item.updates, item.magnitudes, item.sentinels)
+    tables += [table for table in more if table is not None]
     return {
         "optimizer": item.optimizer,
         "number": item.number,
@@ -233,6 +245,8 @@ def _head_of_step(item: LocalStep | SubtreeStep, tables: list[Floats]) -> dict[s
         "columns": item.table.shape[1],
         "weights": item.weights is not None,
         "updates": item.updates is not None,
+        "magnitudes": item.magnitudes is not None,
+        "sentinels": None if item.sentinels is None else item.sentinels.shape[1],
     }
 
 
@@ -304,9 +318,7 @@ def _local_step(head: dict[str, Any], tables: _Tables) -> LocalStep:
         optimizer=head["optimizer"],
         number=head["number"],
         stats=tuple(head["stats"]),
-        table=tables.take(len(head["stats"]), head["columns"]),
-        weights=tables.take(2, head["columns"]) if head["weights"] else None,
-        updates=tables.take(len(UPDATE_STATS), head["columns"]) if head["updates"] else None,
+        **_tables_of_step(head, tables),
         norm=norm,
         nonfinite=nonfinite,
         before_reduction=head["before"],
@@ -315,25 +327,33 @@ def _local_step(head: dict[str, Any], tables: _Tables) -> LocalStep:
 
 
 def _subtree_step(head: dict[str, Any], tables: _Tables) -> SubtreeStep:
-    stats, columns, count = tuple(head["stats"]), head["columns"], head["ranks"]
-    table = tables.take(len(stats), columns)
-    weights = tables.take(2, columns) if head["weights"] else None
-    updates = tables.take(len(UPDATE_STATS), columns) if head["updates"] else None
+    count = head["ranks"]
+    found = _tables_of_step(head, tables)
     ranks = np.empty((len(RANK_STATS), count), np.float32)
     for row, value in zip(ranks, head["same"], strict=True):
         row[:] = tables.take(1, count)[0] if value is None else value
     return SubtreeStep(
         optimizer=head["optimizer"],
         number=head["number"],
-        stats=stats,
-        table=table,
-        weights=weights,
-        updates=updates,
+        stats=tuple(head["stats"]),
+        **found,
         first_rank=head["rank"],
         ranks=ranks,
         loss_sum=head["loss"][0],
         losses=head["loss"][1],
     )
+
+
+def _tables_of_step(head: dict[str, Any], tables: _Tables) -> dict[str, Any]:
+    """What `_head_of_step` has put among the tables, in its order."""
+    columns, few = head["columns"], head["sentinels"]
+    return {
+        "table": tables.take(len(head["stats"]), columns),
+        "weights": tables.take(2, columns) if head["weights"] else None,
+        "updates": tables.take(len(UPDATE_STATS), columns) if head["updates"] else None,
+        "magnitudes": tables.take(len(MAGNITUDE_BINS), columns) if head["magnitudes"] else None,
+        "sentinels": None if few is None else tables.take(1 + len(UPDATE_STATS), few),
+    }
 
 
 def _part(name: str, shape: Sequence[int], dtype: str, part: str) -> ParameterPart:

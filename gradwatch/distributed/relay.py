@@ -182,6 +182,8 @@ class SubtreeRelay:
             table=as_table(combined, taken.layout.whole),
             weights=None if weights is None else np.stack([weights.weight_norm, weights.update_norm]),
             updates=combined.updates,
+            magnitudes=combined.magnitudes,
+            sentinels=combined.sentinels,
             first_rank=self._rank,
             ranks=combine_ranks(taken.steps, taken.held, combined, ranks),
             loss_sum=sum(step.loss_sum for step in taken.steps),

@@ -7,8 +7,9 @@ entries of a device are counted together, and nothing waits for the device.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from gradwatch.measure.entries import entries_of
 from gradwatch.measure.fused import is_dense
 from gradwatch.measure.measurement import Measurement
 from gradwatch.measure.routes import to_host
+from gradwatch.measure.sharded import local
 from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.record import MAGNITUDE_BINS, MAGNITUDE_EXPONENTS, MOST_COUNTED
 
@@ -32,12 +34,18 @@ _ZERO, _INFINITE, _NAN = (MAGNITUDE_BINS.index(name) for name in ("zero", "inf",
 
 
 @torch.no_grad()
-def measure_magnitudes(gradients: Sequence[Tensor | None], scale: Tensor | None = None) -> Measurement | None:
+def measure_magnitudes(
+    gradients: Sequence[Tensor | None],
+    scale: Tensor | None = None,
+    wholes: Mapping[int, tuple[int, ...]] | None = None,
+) -> Measurement | None:
     """Count the entries of each gradient by magnitude.
 
     Args:
         gradients: None for a parameter without one; a gradient whose entries can't be read counts as none.
         scale: that the gradients were multiplied by.
+        wholes: the shape of the whole gradient where this process holds a part of it. Of each part as large a share
+            is read as of the whole, so that the counts of all parts add up.
 
     Returns:
         `MAGNITUDE_BINS` of each; None while a CUDA graph is recorded.
@@ -48,14 +56,15 @@ def measure_magnitudes(gradients: Sequence[Tensor | None], scale: Tensor | None 
     """
     if is_capturing_graph():
         return None
-    found = {at: entries_of(gradient) for at, gradient in enumerate(gradients) if gradient is not None}
+    found = {at: entries_of(local(gradient)) for at, gradient in enumerate(gradients) if gradient is not None}
     there = {at: entries for at, entries in found.items() if entries is not None and entries.is_floating_point()}
-    sizes = tuple(entries.numel() for entries in there.values())
+    wholes = wholes or {}
+    sizes = tuple(prod(wholes[at]) if at in wholes else entries.numel() for at, entries in there.items())
     share = min(MOST_COUNTED, max(LEAST, even_share(sizes, READ)))
     alike: defaultdict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
     for at, entries in there.items():
         wide = torch.float64 if entries.dtype == torch.float64 else torch.float32
-        alike[entries.device, wide].append((at, _sample(entries, share)))
+        alike[entries.device, wide].append((at, _sample(entries, share, wholes.get(at))))
     parts = []
     for (_, dtype), samples in alike.items():
         counts = _counts([sample for _, sample in samples], dtype, scale)
@@ -63,15 +72,18 @@ def measure_magnitudes(gradients: Sequence[Tensor | None], scale: Tensor | None 
     return Measurement(MAGNITUDE_BINS, len(gradients), tuple(parts))
 
 
-def _sample(entries: Tensor, most: int) -> Tensor:
-    """At most this many entries, flat and evenly spaced, always the same ones."""
+def _sample(entries: Tensor, most: int, whole: tuple[int, ...] | None) -> Tensor:
+    """At most this many entries of the whole gradient, or what a part has of them: flat, evenly spaced, the same ones.
+
+    ``whole`` is its shape, if this is a part.
+    """
     for dimension, stride in enumerate(entries.stride()):
         if stride == 0 and entries.shape[dimension] > 1:  # one entry, told many times
             entries = entries.narrow(dimension, 0, 1)
-    size = entries.numel()
-    if size <= most:
+    size, shape = entries.numel(), entries.shape if whole is None else whole
+    if prod(shape) <= most:
         return entries.reshape(-1)
-    distance = even_stride(entries.shape, most)
+    distance = even_stride(shape, most)
     if not is_dense(entries):
         return entries.reshape(-1)[::distance]
     return entries.as_strided((-(-size // distance),), (distance,), entries.storage_offset())

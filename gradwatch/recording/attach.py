@@ -129,7 +129,7 @@ def attach(
             more than 262,144 entries, long parameters are estimated from an even sample. None: at every step
             for up to 16 parameters, every 10 steps for 150, and so on (a quarter as often where PyTorch's operators
             read them: without the compiled part, and on accelerators other than CUDA), and those of a few, the
-            sentinels, at every step (`Run.sentinels`); 0 for never. Not recorded if ranks are combined.
+            sentinels, at every step (`Run.sentinels`); 0 for never.
         on_event: called in the training thread with each event, a few steps after it occurred.
         stop_on: kinds of event that end the training if they are more than information. `TrainingStopped` is
             raised at the next step after the event was found, once everything is on disk.

@@ -220,9 +220,8 @@ class Stepped(Loop):
             optimizer, parameters = tracker.optimizer, tracker.parameters.parameters
             weights = self._sampler.after(self._sample, parameters, optimizer)
             pending.updates = self._sampler.updates(tracker.step, optimizer, parameters)
-            if not is_one_of_many():
-                pending.sentinels = self._sampler.sentinels(tracker.step, optimizer, parameters)
-            elif pending.updates is not None:
+            pending.sentinels, pending.sentinel_sizes = self._sampler.sentinels(tracker.step, optimizer, parameters)
+            if pending.updates is not None and is_one_of_many():
                 pending.part_sizes = local_sizes(parameters)
             pending.accumulation = self._micro_batches.take()
             rates = learning_rates_of(optimizer)
@@ -288,7 +287,8 @@ class Stepped(Loop):
         """
         if pending.magnitudes is None and pending.is_as_made:
             step = self.tracker.step
-            pending.magnitudes = self._sampler.magnitudes(step, pending.measured, gradients, scale)
+            wholes = self.tracker.parameters.wholes
+            pending.magnitudes = self._sampler.magnitudes(step, pending.measured, gradients, scale, wholes)
 
     def _act_on(self, pending: PendingStep, gradients: Sequence[Tensor | None]) -> None:
         self._gate.clip(pending, gradients)

@@ -192,6 +192,13 @@ class ParameterTable:
         self.are_read_once = reads_once(trained.parameters)
         return first if first < len(self.infos) else None
 
+    def wholes(self) -> dict[int, tuple[int, ...]]:
+        """The shapes of those of which other processes hold a part, by position."""
+        if not self.is_sharded:
+            return {}
+        parts = enumerate(self.parts)
+        return {at: held.info.shape for at, held in parts if held is not None and held.part.strip(",-")}
+
     def gradients(self) -> list[Tensor | None]:
         """Each parameter's ``grad``; None for a parameter without one."""
         return [None if parameter is None else parameter.grad for parameter in self.parameters]

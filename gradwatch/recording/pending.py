@@ -43,6 +43,7 @@ class PendingStep:
         updates: as the optimizer computed them, where they were read.
         magnitudes: how many entries of the gradients have which magnitude, where they were counted.
         sentinels: the updates of a few parameters, where those of all were not read.
+        sentinel_sizes: the entries that this process holds of each of them, by position.
         whole: of sharded gradients, where their norms over all processes were needed at the step.
         ready: when the numbers that `to_host` copies are there.
     """
@@ -70,6 +71,7 @@ class PendingStep:
     updates: Measurement | None = None
     magnitudes: Measurement | None = None
     sentinels: Measurement | None = None
+    sentinel_sizes: dict[int, int] = field(default_factory=dict)
     part_sizes: tuple[int, ...] = ()
     accumulation: Accumulation | None = None
     before_reduction: tuple[Measurement, ...] = ()

@@ -168,7 +168,7 @@ class RankSender:
     def _put(self, items: Sequence[Item]) -> None:
         for item in items:
             self._unsent.append(item)
-            self._unsent_bytes += item.table.nbytes if isinstance(item, LocalStep | SubtreeStep) else 0
+            self._unsent_bytes += _nbytes(item)
             if self._unsent_bytes > LETTER_BYTES:
                 self._send_unsent()
 
@@ -191,6 +191,13 @@ class RankSender:
         if self._unsent:
             self._mailbox.send(pack(self._unsent))
             self._unsent, self._unsent_bytes = [], 0
+
+
+def _nbytes(item: Item) -> int:
+    """Of the large tables of an item."""
+    if not isinstance(item, LocalStep | SubtreeStep):
+        return 0
+    return item.table.nbytes + (0 if item.magnitudes is None else item.magnitudes.nbytes)
 
 
 def _place_in_tree(mailbox: Mailbox) -> SubtreeRelay | None:

@@ -7,7 +7,7 @@ torch can make the record (`gradwatch.recording.process`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:  # they need torch
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
 """Statistics by name, each with one entry for each parameter."""
+
+ENTRIES = "entries"
+"""A column of the sentinels of several processes: how many entries of each this process holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,8 @@ class StepNumbers:
         updates: of each parameter; None if they were not read.
         with_update: the positions whose update was read.
         magnitudes: `MAGNITUDE_STATS` of the gradients; None if they were not counted.
-        sentinels: `SENTINEL_STATS` of the few parameters whose update was read; None if none was, or all were.
+        sentinels: `SENTINEL_STATS` of the few parameters whose update was read; None if none was, or all were. Of
+            several processes also `ENTRIES`.
         micro_batches: how many made the gradient; None if that was not read.
         first_norm: total norm of the gradient, unscaled, after the first of them.
         own: None unless the step is made by several processes.
@@ -192,8 +196,8 @@ def record_of_all(shared: SharedStep, whole: GatheredStep | None, attempt: int) 
         updates=read,
         with_update=updated,
         late=late,
-        magnitudes=None,  # of this process alone
-        sentinels=None,
+        magnitudes=None if whole.magnitudes is None else _stored_counts(whole.magnitudes),
+        sentinels=whole.sentinels if read is None else None,
         micro_batches=None,
     )
     return _record(of_all, shared.mine.optimizer, attempt, whole.infos, whole.weights, whole.ranks)
@@ -228,7 +232,7 @@ def collect(pending: PendingStep, *, of_several: bool = False) -> StepNumbers:
         updates=updates,
         with_update=with_update,
         magnitudes=_counted(pending),
-        sentinels=_read_sentinels(pending),
+        sentinels=_read_sentinels(pending, of_several=of_several),
         micro_batches=micro_batches,
         first_norm=first_norm,
         own=_own_totals(pending, stats) if of_several else None,
@@ -304,6 +308,8 @@ def local_of(
         table=table,
         weights=None if weights is None else np.stack([weights.weight_norm, weights.update_norm]),
         updates=_updates_of_parts(numbers, part_sizes, table.shape[1]),
+        magnitudes=_counts_of_parts(numbers, table.shape[1]),
+        sentinels=_sentinels_of_parts(numbers, table.shape[1]),
         norm=numbers.own.norm,
         nonfinite=numbers.own.nonfinite,
         before_reduction=numbers.own.before_reduction,
@@ -322,6 +328,25 @@ def _updates_of_parts(numbers: StepNumbers, sizes: Sequence[int], parameters: in
     # A part without entries has no update to read, and takes nothing from the whole.
     table[:, entries == 0] = 0.0
     return _float32(table)
+
+
+def _sentinels_of_parts(numbers: StepNumbers, parameters: int) -> Floats | None:
+    """The updates of this process's parts of the sentinels, see `LocalStep.sentinels`."""
+    if numbers.sentinels is None or numbers.skipped:
+        return None
+    known = numbers.sentinels["position"] < parameters
+    found = {name: column[known] for name, column in numbers.sentinels.items()}
+    table = np.stack([found[name] for name in ("position", *UPDATE_STATS)])
+    table[1 + UPDATE_STATS.index("rms_ratio")] *= np.sqrt(found[ENTRIES])
+    table[1:, found[ENTRIES] == 0] = 0.0  # as in `_updates_of_parts`
+    return _float32(table)
+
+
+def _counts_of_parts(numbers: StepNumbers, parameters: int) -> Floats | None:
+    """The entries of this process's parts by magnitude, see `LocalStep.magnitudes`."""
+    stats = _magnitudes(numbers)
+    counts = None if stats is None else stats.counts()
+    return counts.T if counts is not None and len(counts) == parameters else None
 
 
 def _own_totals(pending: PendingStep, found: Columns) -> OwnTotals:
@@ -436,12 +461,15 @@ def _read_updates(pending: PendingStep) -> tuple[Columns | None, list[int] | Non
     return pending.updates.collect(), pending.updates.present
 
 
-def _read_sentinels(pending: PendingStep) -> Columns | None:
-    if pending.sentinels is None or not pending.sentinels.parts:
+def _read_sentinels(pending: PendingStep, *, of_several: bool) -> Columns | None:
+    """`SENTINEL_STATS` of those whose update was read; of several processes of all, with the entries held here."""
+    if pending.sentinels is None or not (of_several or pending.sentinels.parts):
         return None
-    at = sorted(pending.sentinels.present)
+    sizes = pending.sentinel_sizes
+    at = sorted(sizes if of_several else pending.sentinels.present)
     found = pending.sentinels.collect() | {"position": np.arange(pending.sentinels.length, dtype=np.float64)}
-    return {name: found[name][at] for name in SENTINEL_STATS}
+    columns = {name: found[name][at] for name in SENTINEL_STATS}
+    return columns | {ENTRIES: np.array([sizes[one] for one in at], np.float64)} if of_several else columns
 
 
 def _read_accumulation(pending: PendingStep) -> tuple[int | None, float]:
@@ -458,7 +486,12 @@ def _counted(pending: PendingStep) -> Columns | None:
     """The counts of entries by magnitude as they are stored."""
     if pending.magnitudes is None:
         return None
-    stats = MagnitudeStats.of(pending.magnitudes.table().T)
+    return _stored_counts(pending.magnitudes.table())
+
+
+def _stored_counts(table: NDArray[Any]) -> Columns:
+    """Counts as they are stored; ``table`` is (bins, parameters)."""
+    stats = MagnitudeStats.of(table.T)
     return {name: getattr(stats, name).astype(np.float64) for name in MAGNITUDE_STATS}
 
 

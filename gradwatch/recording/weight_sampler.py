@@ -14,7 +14,7 @@ optimizers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -136,13 +136,22 @@ class WeightSampler:
             self._sentinels.follow(measured)
         return measured
 
-    def sentinels(self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
-        """The updates of a few parameters, at a step at which those of all are not read."""
+    def sentinels(
+        self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]
+    ) -> tuple[Measurement | None, dict[int, int]]:
+        """The updates of a few parameters, at a step at which those of all are not read.
+
+        And how many entries of each of them this process holds, by position.
+        """
         if self._updates_every == 0 or self._sentinels is None or self._reads_all(step, parameters):
-            return None
+            return None, {}
         if not _has_sentinels(parameters):
-            return None
-        return self._measured_updates(optimizer, self._sentinels.among(parameters), ENTRIES)
+            return None, {}
+        few = self._sentinels.among(parameters)
+        measured = self._measured_updates(optimizer, few, ENTRIES)
+        if measured is None:
+            return None, {}
+        return measured, {at: local(one).numel() for at, one in enumerate(few) if one is not None}
 
     def _reads_all(self, step: int, parameters: Sequence[Tensor | None]) -> bool:
         return step % (self._updates_every or _usual_updates_every_of(parameters)) == 0
@@ -164,7 +173,12 @@ class WeightSampler:
             return None
 
     def magnitudes(
-        self, step: int, measured: Measurement, gradients: Sequence[Tensor | None], scale: Tensor | None
+        self,
+        step: int,
+        measured: Measurement,
+        gradients: Sequence[Tensor | None],
+        scale: Tensor | None,
+        wholes: Callable[[], Mapping[int, tuple[int, ...]]] = dict,
     ) -> Measurement | None:
         """How many entries of the gradients have which magnitude, if it is time to count them.
 
@@ -173,13 +187,14 @@ class WeightSampler:
             measured: the statistics of the gradients.
             gradients: as the backward pass made them.
             scale: that they were multiplied by.
+            wholes: gives the shapes of those of which this process holds a part.
         """
         if not self._every or self._cannot_count:
             return None
         if step % (self._every * SAMPLES_A_COUNT) and (self._was_nonfinite or not _is_nonfinite(measured)):
             return None
         try:
-            return measure_magnitudes(gradients, scale)
+            return measure_magnitudes(gradients, scale, wholes())
         except Exception as error:
             self._cannot_count = True
             logger.warning(

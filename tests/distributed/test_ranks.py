@@ -87,9 +87,21 @@ def test_weights_are_sampled_as_a_whole(runs, alone, name):
         np.testing.assert_allclose(run.layers(stat), other.layers(stat), rtol=1e-3, atol=1e-6)
 
 
-def updates_in_float64(clip):
+@pytest.mark.parametrize("name", ["ddp", "ddp_heard", "fsdp2_plain", "hsdp", "fsdp1_full", "tp", "pipeline"])
+def test_entries_are_counted_by_magnitude_as_in_one_process(runs, alone, name):
+    """Copies are counted once, and the counts of shards add up. Rounding may move an entry to the next bin."""
+    run, other = run_of(runs, name), alone["plain" if name in NOT_CLIPPED else "clipped"]
+    assert run.damaged_rows == 0
+    for info in other.parameters():
+        found, expected = run.magnitudes(info.name), other.magnitudes(info.name)
+        assert found.index.tolist() == expected.index.tolist() == [0, 8]
+        assert (found.sum(axis=1) == info.numel).all()
+        assert (found - expected).abs().iloc[0].sum() <= 2, info.name
+
+
+def updates_in_float64(clip, make=training.model):
     """The same training in one process and float64: what each step did to the weights, and RMS_t from its moments."""
-    network = training.model().double()
+    network = make().double()
     optimizer = training.adam(network)
     rows = []
     for step in range(training.STEPS):
@@ -117,6 +129,23 @@ def test_updates_are_those_of_one_process_in_float64(runs, name):
         np.testing.assert_allclose(found, expected[:, :, at], rtol=5e-3, atol=1e-5, err_msg=stat)
     totals = np.sqrt((expected[:, :, :2] ** 2).sum(axis=1))
     np.testing.assert_allclose(run.steps()[["update_norm", "weight_norm"]], totals, rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["deep_ddp", "deep_ddp_heard", "deep_fsdp2"])
+def test_updates_of_the_sentinels_are_those_of_one_process_in_float64(runs, name):
+    run, expected = run_of(runs, name), updates_in_float64(False, training.deep)
+    names = [info.name for info in run.parameters()]
+    matrices = [name for name in names if name.endswith("weight")]
+    assert run.updates("update_norm").index.tolist() == list(range(0, training.STEPS, 2))
+    for at, stat in enumerate(UPDATE_STATS):
+        found = run.sentinels(stat)
+        assert found.index.tolist() == list(range(training.STEPS))
+        ends = [*matrices[:3], *matrices[-3:]]
+        assert found.columns.tolist()[:3] == ends[:3]
+        assert set(ends) <= set(found.columns)
+        columns = [names.index(name) for name in ends]
+        np.testing.assert_allclose(found[ends], expected[:, columns, at], rtol=5e-3, atol=1e-5, err_msg=stat)
+    assert run.damaged_rows == 0
 
 
 @pytest.mark.parametrize("name", list(training.POLICIES))

@@ -156,6 +156,26 @@ def ddp_heard(run: Path, ranks: Ranks = True) -> None:
     torch.save([p.detach() for p in network.parameters()], run.parent / f"{run.name}.{dist.get_rank()}.pt")
 
 
+def deep() -> nn.Sequential:
+    """So many parameters that all updates are read at every second step only. Ranks do not divide the rows evenly."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 5), *(nn.Linear(5, 5) for _ in range(10)), nn.Linear(5, 1))
+
+
+def deep_ddp(run: Path) -> None:
+    data_parallel(run, DistributedDataParallel(deep()))
+
+
+def deep_ddp_heard(run: Path) -> None:
+    data_parallel(run, DistributedDataParallel(deep()), ranks=True)
+
+
+def deep_fsdp2(run: Path) -> None:
+    network = deep()
+    fully_shard(network)
+    data_parallel(run, network)
+
+
 def ddp_unheard(run: Path) -> None:
     """The weights that the one before is to have, to the bit."""
     network = DistributedDataParallel(model())
@@ -784,6 +804,9 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         ddp,
         ddp_heard,
         ddp_unheard,
+        deep_ddp,
+        deep_ddp_heard,
+        deep_fsdp2,
         fsdp2_plain,
         fsdp2_clipped,
         fsdp2_drop_in,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gradwatch.distributed.combine import Cover, HeldParts, Layout, combine, widened
 from gradwatch.distributed.messages import ABSENT, LocalStep, of_one_rank
-from gradwatch.record import STATS
+from gradwatch.record import MAGNITUDE_BINS, STATS
 
 
 def statistics_of(values):
@@ -167,6 +167,49 @@ def test_a_step_from_before_a_parameter_joined_has_nothing_in_its_column():
     assert np.isnan(wide.table[1:, 1]).all()
     assert np.isnan(wide.weights[:, 1]).all()
     assert widened(step, 1) is step
+
+
+def with_counts(step, *counts):
+    """Counts of the first bins of each parameter; None has no gradient."""
+    table = np.zeros((len(MAGNITUDE_BINS), len(counts)), np.float32)
+    for at, own in enumerate(counts):
+        table[: 1 if own is None else len(own), at] = 0 if own is None else own
+        if own is None:
+            table[:, at] = np.nan
+    return replace(step, magnitudes=table)
+
+
+def test_counts_of_parts_are_added_and_copies_count_once():
+    layout = layout_of([held([0, 1, 2, 3], ["0", "", "0", ""]), held([0, 1, 2, 3], ["1", "", "1", ""])], [0, 1])
+    step = local([np.zeros(1)] * 4)
+    steps = [with_counts(step, [1, 2], [7, 9], None, None), with_counts(step, [3, 0], [7, 9], [5, 0], None)]
+    found = combine(layout, steps).magnitudes
+    assert found[:2, :3].T.tolist() == [[4, 2], [7, 9], [5, 0]]
+    assert np.isnan(found[:, 3]).all()
+    assert combine(layout, [steps[0], step]).magnitudes is None
+    most = with_counts(step, [40_000], [1], [1], [1])
+    assert combine(layout, [most, most]).magnitudes[0, 0] == 65535
+
+
+def with_sentinels(step, *columns):
+    """Columns with the same number as each of the four norms."""
+    table = [[at, *[norm] * 4] for at, norm in columns]
+    return replace(step, sentinels=np.array(table, np.float32).reshape(-1, 5).T)
+
+
+def test_sentinels_are_those_of_which_every_part_was_read():
+    """Parameter 0 is cut, 1 is copied, 2 is read by one of two, and the second rank alone has 3."""
+    parts = [held([0, 1, 2], ["0", "", "0"]), held([1, 0, 2, 3], ["", "1", "1", ""])]
+    step, other = local([np.zeros(1)] * 3), local([np.zeros(1)] * 4)
+    steps = [
+        with_sentinels(step, (0, 3.0), (1, 8.0), (2, 1.0)),
+        with_sentinels(other, (1, 4.0), (0, 8.0), (3, 6.0)),
+    ]
+    found = combine(layout_of(parts, [0, 1]), steps).sentinels
+    assert found.tolist() == [[0, 1, 3], *[[5, 8, 6]] * 4]
+    alone = combine(layout_of(parts, [0]), steps[:1]).sentinels
+    assert alone.tolist() == [[1], *[[8]] * 4], "a part of 0 did not arrive"
+    assert combine(layout_of(parts, [0, 1]), [step, other]).sentinels is None
 
 
 sets = st.lists(st.frozensets(st.sampled_from("abcdef"), min_size=1), max_size=6)

@@ -18,7 +18,7 @@ from gradwatch.distributed.messages import (
     pack,
     unpack,
 )
-from gradwatch.record import STATS, ParameterInfo
+from gradwatch.record import MAGNITUDE_BINS, STATS, ParameterInfo
 
 names = st.text(max_size=20)
 parts = st.none() | st.builds(
@@ -45,6 +45,9 @@ def local_steps(draw):
         stats=stats,
         table=table(len(stats)),
         weights=table(2) if draw(st.booleans()) else None,
+        updates=table(4) if draw(st.booleans()) else None,
+        magnitudes=table(len(MAGNITUDE_BINS)) if draw(st.booleans()) else None,
+        sentinels=table(5)[:, :2] if draw(st.booleans()) else None,
         norm=draw(st.floats()),
         nonfinite=draw(st.floats()),
         before_reduction=draw(st.booleans()),
@@ -63,6 +66,9 @@ def subtree_steps(draw):
         stats=step.stats,
         table=step.table,
         weights=step.weights,
+        updates=step.updates,
+        magnitudes=step.magnitudes,
+        sentinels=step.sentinels,
         first_rank=draw(st.integers(0, 2**31)),
         ranks=np.array(rows, np.float32).reshape(5, count),
         loss_sum=draw(st.floats()),
@@ -90,9 +96,11 @@ def test_letters_arrive_as_they_were_sent(items):
         for name in ("norm", "nonfinite", "loss"):
             np.testing.assert_equal(getattr(ours, name), getattr(theirs, name))
         np.testing.assert_array_equal(ours.table, theirs.table)
-        assert (ours.weights is None) == (theirs.weights is None)
-        if ours.weights is not None:
-            np.testing.assert_array_equal(ours.weights, theirs.weights)
+        for name in ("weights", "updates", "magnitudes", "sentinels"):
+            found, given = getattr(ours, name), getattr(theirs, name)
+            assert (found is None) == (given is None)
+            if found is not None:
+                np.testing.assert_array_equal(found, given)
 
 
 def assert_same(found, sent):

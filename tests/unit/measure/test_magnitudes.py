@@ -103,6 +103,17 @@ def test_of_a_long_gradient_an_even_sample_is_counted(shape, transposed):
     assert np.abs(shares / shares.sum() - whole / whole.sum()).max() < 0.01
 
 
+@pytest.mark.parametrize("rows", [[500, 500], [600, 300, 100], [999, 1, 0]])
+def test_counts_of_parts_of_a_long_gradient_add_up_to_a_sample_of_the_whole(rows):
+    """However the rows are cut, each entry has the same chance: a part of a tenth has a tenth of the counts."""
+    levels = torch.arange(1000.0).div(250).floor().exp2().repeat_interleave(300).view(1000, 300)
+    whole = {0: (1000, 300)}
+    found = [measure_magnitudes([part], None, whole).table()[:, 0] for part in levels.split(rows)]
+    expected = counted(levels)[0]
+    assert np.abs(np.sum(found, axis=0) - expected).max() <= 2 * len(rows)
+    assert [part.sum() for part in found] == pytest.approx([expected.sum() * n / 1000 for n in rows], abs=2)
+
+
 def test_each_column_of_a_matrix_is_in_its_sample():
     """A stride with a factor in common with the number of columns would miss most of them."""
     matrix = torch.zeros(2000, 1024)

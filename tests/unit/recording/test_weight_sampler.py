@@ -240,7 +240,7 @@ def test_who_has_sentinels(monkeypatch, device, at_once, length, expected):
         weight.grad = torch.ones_like(weight)
     optimizer = torch.optim.SGD(weights, lr=0.1)
     sampler = WeightSampler(every=0, updates_every=None)
-    found = {step: sampler.sentinels(step, optimizer, weights) for step in range(4)}
+    found = {step: sampler.sentinels(step, optimizer, weights)[0] for step in range(4)}
     assert [step for step, one in found.items() if one is not None] == expected
     for one in filter(None, found.values()):
         assert one.present == [0, 1, 2, length - 3, length - 2, length - 1]
