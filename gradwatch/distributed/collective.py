@@ -378,7 +378,7 @@ def _gathered(
         magnitudes = np.where(present, np.minimum(counts, MOST_COUNTED), np.nan).astype(np.float32)
     if "sentinels" in has:
         missing, *squares = (next(rows) for _ in range(1 + len(UPDATE_STATS)))
-        at = np.flatnonzero((missing == 0) & (squares[0] > 0))
+        at = np.flatnonzero(missing == 0)  # of every part that is counted
         with np.errstate(over="ignore"):
             few = np.stack([at, *np.sqrt([row[at] for row in squares])]).astype(np.float32) if len(at) else None
     return GatheredStep(

@@ -61,6 +61,10 @@ def test_numbers_are_those_of_one_process(runs, alone, name):
     for stat in (*STATS, "weight_norm", "update_norm"):
         np.testing.assert_allclose(run.layers(stat), other.layers(stat), rtol=2e-3, atol=1e-6, err_msg=stat)
     np.testing.assert_allclose(run.layers("norm").iloc[0], other.layers("norm").iloc[0], rtol=1e-5)
+    for info in other.parameters()[:3]:
+        found, counts = run.magnitudes(info.name), other.magnitudes(info.name)
+        assert found.index.tolist() == counts.index.tolist() == [0, 8]
+        assert (found - counts).abs().iloc[0].sum() <= 2, info.name
     assert run.summary().dropped_steps == 0
     assert not [event for event in run.events() if event.severity != "info"]
 

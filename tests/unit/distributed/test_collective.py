@@ -22,7 +22,7 @@ from gradwatch.distributed import (
     mailbox,
 )
 from gradwatch.distributed.messages import ABSENT, pack
-from gradwatch.record import RANK_STATS, STATS, UPDATE_STATS, ParameterInfo
+from gradwatch.record import MAGNITUDE_BINS, RANK_STATS, STATS, UPDATE_STATS, ParameterInfo
 
 RANKS = 3
 INFOS = [ParameterInfo(name=name, shape=(4, 4)) for name in ("plain", "sharded", "hybrid", "of two", "bias")]
@@ -82,6 +82,9 @@ def steps_of(number, rng, *, odd=(), with_weights=False):
             table[0, 4] *= 1.5
         weights = rng.random((2, len(INFOS))).astype(np.float32)
         updates = rng.random((len(UPDATE_STATS), len(INFOS))).astype(np.float32)
+        counts = rng.integers(0, 30_000, (len(MAGNITUDE_BINS), len(INFOS))).astype(np.float32)
+        few = [0, 1, 2] if rank < RANKS - 1 else [1, 0]  # the last rank has not read 2
+        sentinels = np.vstack([few, updates[:, few]]).astype(np.float32)
         found.append(
             LocalStep(
                 optimizer="0",
@@ -90,6 +93,8 @@ def steps_of(number, rng, *, odd=(), with_weights=False):
                 table=table,
                 weights=weights if with_weights else None,
                 updates=updates if with_weights else None,
+                magnitudes=counts if with_weights else None,
+                sentinels=None if with_weights else sentinels,
                 norm=float(rank + 0.5),
                 nonfinite=float(rank),
                 before_reduction=True,
@@ -123,6 +128,12 @@ def same(found, expected):
         np.testing.assert_allclose(found.weights.update_norm, expected.weights.update_norm, rtol=1e-6)
         for name, column in expected.updates.items():
             np.testing.assert_allclose(found.updates[name], column, rtol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(found.magnitudes, expected.magnitudes)
+    assert (found.sentinels is None) == (expected.sentinels is None) == (expected.weights is not None)
+    if expected.sentinels is not None:
+        assert len(expected.sentinels["position"]) > 0
+        for name, column in expected.sentinels.items():
+            np.testing.assert_allclose(found.sentinels[name], column, rtol=1e-6, err_msg=name)
 
 
 def test_sums_are_what_rank_0_makes_of_letters(boxes, collectives):
@@ -137,8 +148,10 @@ def test_sums_are_what_rank_0_makes_of_letters(boxes, collectives):
     for rank in range(RANKS):
         steps[2][rank].table[0, 3] = ABSENT
         steps[2][rank].table[1:, 3] = np.nan
+        steps[2][rank].magnitudes[:, 3] = np.nan
     steps[4][1].table[0, 1] = ABSENT  # one shard of three has a gradient
     steps[4][1].table[1:, 1] = np.nan
+    steps[4][1].magnitudes[:, 1] = np.nan
     for rank, one in enumerate(collectives):
         for step in steps:
             assert one.add(step[rank])
