@@ -279,22 +279,35 @@ def test_the_updates_of_the_sentinels_of_a_deep_model(late, tmp_path):
     assert len(run.sentinels().loc[19].dropna()) == 10  # those that led at step 17 have joined
 
 
-def test_pinned_memory_is_given_back(late, tmp_path):
+def test_pinned_memory_is_given_back_over_a_thousand_steps(late, tmp_path):
+    """What is in use after every hundred steps is what a pool has to hold; whoever is late gets fresh buffers."""
     net = small("late")
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
-    data = batches("late")
+    data = batches("late", 100)
     in_use = []
-    options = {"weights_every": 1, "updates_every": 1, "clip": clip.NormClip(1.0)}
+    options = {"weights_every": 10, "updates_every": 1, "clip": clip.NormClip(1.0)}
     with gradwatch.attach(net, optimizer, tmp_path / "run", **options) as watch:
-        for _ in range(6):
-            for x in data:
-                watch.log(loss=plain(net, optimizer, x))
+
+        def given_back():
             watch.flush()
             torch.accelerator.synchronize()
             torch.ones(1).pin_memory().to("late", non_blocking=True)  # frees what has been copied since
-            in_use.append(late.pinned)
+            return late.pinned
+
+        for _ in range(10):
+            for x in data:
+                watch.log(loss=plain(net, optimizer, x))
+            in_use.append(given_back())
+        with late.held():  # the device is late: the training thread takes more memory, and does not wait
+            late.waits()
+            for x in data[:STEPS]:
+                plain(net, optimizer, x)
+            assert [what for thread, what in late.waits() if thread == threading.get_native_id()] == []
+            assert late.pinned > in_use[0] + STEPS
+        assert given_back() <= in_use[0] + 3
     assert max(in_use[1:]) <= in_use[0] + 3
     assert in_use[0] < STEPS
+    assert len(Run(tmp_path / "run").steps()) == 1000 + STEPS
 
 
 def test_another_device_than_the_current_one(late, tmp_path):
