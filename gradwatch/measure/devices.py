@@ -79,13 +79,22 @@ def is_capturing_graph() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
+_streams: dict[torch.device, int] = {}
+
+
 def stream_of(device: torch.device) -> int:
     """Return the number of the stream on which operators of a CUDA device are launched now; 0 elsewhere.
+
+    While a CUDA graph is recorded: that of the last call before, which made what the graph needs and can't make itself.
 
     >>> stream_of(torch.device("cpu"))
     0
     """
-    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+    if device.type != "cuda":
+        return 0
+    if not is_capturing_graph():
+        _streams[device] = int(torch.cuda.current_stream(device).cuda_stream)
+    return _streams.get(device, 0)
 
 
 def begin_copy(values: Tensor) -> Tensor:

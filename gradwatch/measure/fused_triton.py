@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gradwatch.measure.devices import to_device
+from gradwatch.measure.devices import stream_of, to_device
 from gradwatch.measure.fused import COLUMNS, is_dense
 
 CHUNK, BLOCK = 16_384, 512
@@ -248,7 +248,7 @@ def _launched(found: Readable, device: torch.device) -> Tensor:
     table = torch.empty(len(found.positions), len(COLUMNS), dtype=torch.float64, device=device)
     for dtype in dict.fromkeys(found.dtypes):
         positions, addresses, sizes = _of_dtype(dtype, found)
-        plan = _plan(tuple(positions), tuple(sizes), device)
+        plan = _plan(tuple(positions), tuple(sizes), device, stream_of(device))
         sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
         _launch(_read, dtype, plan, addresses, sums)
         _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
@@ -267,7 +267,7 @@ def scale_triton(found: Readable, coefficient: Tensor) -> None:
         factor = coefficient.to(torch.float32)
         for dtype in dict.fromkeys(found.dtypes):
             positions, addresses, sizes = _of_dtype(dtype, found)
-            plan = _plan(tuple(positions), tuple(sizes), device)
+            plan = _plan(tuple(positions), tuple(sizes), device, stream_of(device))
             _launch(_scale, dtype, plan, addresses, factor)
 
 
@@ -323,7 +323,8 @@ class _Plan:
 
 
 @functools.lru_cache(maxsize=32)
-def _plan(positions: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> _Plan:
+def _plan(positions: tuple[int, ...], sizes: tuple[int, ...], device: torch.device, stream: int) -> _Plan:
+    """A plan belongs to a stream: what was copied in its order may not have arrived for another."""
     return _Plan(positions, sizes, device)
 
 

@@ -338,7 +338,8 @@ def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Seq
     if kernel is None or coefficient.numel() != 1:
         return gradients
     found = kernel.readable([at for at, one in enumerate(gradients) if type(one) in PLAIN], gradients)
-    if not found.positions:
+    # Memory that is listed twice is multiplied twice by PyTorch. Two programs at once would race for it.
+    if not found.positions or _repeat(found.addresses):
         return gradients
     try:
         kernel.scale_triton(found, coefficient)
@@ -349,6 +350,11 @@ def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Seq
         )
         return gradients
     return [gradients[at] for at in _left_of(range(len(gradients)), found.positions)]
+
+
+def _repeat(addresses: Sequence[int]) -> bool:
+    """Whether an address is listed twice; 0 is that of gradients without entries."""
+    return len(set(addresses)) < len(addresses) - max(0, addresses.count(0) - 1)
 
 
 def to_host(positions: list[int], values: Tensor) -> Part:

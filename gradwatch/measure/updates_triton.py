@@ -274,7 +274,7 @@ class _Plan:
 
 @functools.lru_cache(maxsize=32)
 def _plan(runs: tuple[int, ...], device: torch.device, stream: int) -> _Plan:
-    """``stream``: what was copied in the order of one stream may not have arrived for another."""
+    """A plan belongs to a stream: what was copied in its order may not have arrived for another."""
     return _Plan(runs, device)
 
 

@@ -90,3 +90,22 @@ def test_the_first_accelerator_goes_before_the_host():
     host, meta = torch.ones(1), torch.ones(1, device="meta")
     assert devices.first_accelerator([host, meta]) == torch.device("meta")
     assert devices.first_accelerator([host]) == devices.first_accelerator([]) == torch.device("cpu")
+
+
+def test_while_a_graph_is_recorded_the_stream_before_counts(monkeypatch):
+    """What lies on a device for one stream is used in the graph, which can copy nothing there."""
+
+    class Stream:
+        cuda_stream = 7
+
+    capturing = []
+    monkeypatch.setattr(devices, "_streams", {})
+    monkeypatch.setattr(devices, "is_capturing_graph", lambda: bool(capturing))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream)
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert devices.stream_of(first) == 7
+    Stream.cuda_stream = 8
+    capturing.append(True)
+    assert (devices.stream_of(first), devices.stream_of(second)) == (7, 0)
+    capturing.clear()
+    assert (devices.stream_of(first), devices.stream_of(second)) == (8, 8)

@@ -95,6 +95,47 @@ for dtype in DTYPES:
     for at, (now, then) in enumerate(zip(base, edges)):  # what lies before a gradient in memory
         assert torch.equal(now[: at % 4], then[: at % 4])
 
+# memory that is listed twice is left to PyTorch, which multiplies it twice; several empty gradients are none such
+twice = [torch.ones(5), torch.zeros(0), torch.zeros(0), torch.ones(5)]
+assert len(routes.scale_in_one_launch([*twice, twice[0]], torch.tensor(0.5))) == 5
+assert len(routes.scale_in_one_launch(twice, torch.tensor(0.5))) == 0 and twice[3].tolist() == [0.5] * 5
+
+# a coefficient that is not finite is one like another
+for value in (float("nan"), float("inf"), 0.0, -2.0):
+    row = torch.randn(600)
+    expected = row * value
+    assert not routes.scale_in_one_launch([row], torch.tensor([value]))
+    torch.testing.assert_close(row, expected, rtol=0, atol=0, equal_nan=True)
+
+# each stream has a plan of its own
+plans = []
+make = kernel._Plan
+kernel._Plan = lambda *a: plans.append(1) or make(*a)
+kernel._plan.cache_clear()
+for number in (1, 2, 1, 2):
+    kernel.stream_of = lambda device: number
+    measure_triton([torch.ones(4)])
+assert len(plans) == 2
+kernel.stream_of, kernel._Plan = (lambda device: 0), make
+kernel._plan.cache_clear()
+
+# beyond 2**31 entries: the last chunks of a gradient whose other pages are never touched
+import mmap, types
+size = 2**31 + kernel.CHUNK // 2 + 5
+pages = mmap.mmap(-1, 2 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
+huge = torch.frombuffer(pages, dtype=torch.float16)
+huge[-kernel.CHUNK :] = torch.randn(kernel.CHUNK).half()
+before, offset = huge[-kernel.CHUNK :].clone(), 2**31
+plan = types.SimpleNamespace(
+    chunks=1, addresses=lambda now: torch.tensor(now), sizes=torch.tensor([size]),
+    tensor_of=torch.tensor([0]), offset_of=torch.tensor([offset]))
+sums = torch.empty(1, 5, dtype=torch.float64)
+kernel._launch(kernel._read, torch.float16, plan, [huge.data_ptr()], sums)
+np.testing.assert_allclose(sums[0, 0], float(huge[offset:].double().square().sum()), rtol=1e-6)
+kernel._launch(kernel._scale, torch.float16, plan, [huge.data_ptr()], torch.tensor(0.5))
+read = size - offset
+assert torch.equal(huge[-read:], before[-read:] * 0.5) and torch.equal(huge[-kernel.CHUNK : -read], before[:-read])
+
 # a kernel that fails is left for good, and the numbers stay
 def broken(*arguments):
     raise RuntimeError("a planted fault")

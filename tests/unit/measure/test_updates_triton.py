@@ -161,6 +161,22 @@ optimizer.step()
 found, _ = launched(optimizer, weights)
 assert abs(found["update_norm"][0] - 0.5) < 1e-6 and abs(found["second_moment_norm"][0] - 2) < 1e-6
 
+# beyond 2**31 entries: a few runs of a weight whose other pages are never touched
+import mmap
+size = 2**32 + 500
+pages = mmap.mmap(-1, 2 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
+huge = torch.frombuffer(pages, dtype=torch.bfloat16)
+sampling = module.sampling_of((size,), 128)
+assert (sampling.runs - 1) * sampling.stride > 2**31
+for run in range(sampling.runs):
+    huge[run * sampling.stride :][: sampling.length] = 1 + run
+large = nn.Parameter(huge)
+large.grad = huge.detach()
+sgd = torch.optim.SGD([large], lr=0.5)
+mine, read = launched(sgd, [large], 128)
+assert read == 1 and mine["update_norm"][0] > 0
+alike(mine, compiled(sgd, [large], 128))
+
 # the table of a step like the last is not sent again, and another is
 sent = []
 to_device, kernel._to_device = kernel._to_device, lambda *a: sent.append(1) or to_device(*a)
