@@ -166,7 +166,8 @@ class NodeBox:
                 yield int(rank), int(letter)
 
     def remove(self) -> None:
-        """Remove the folder if it holds no letters."""
+        """Remove the folder, which is no longer read, if it holds no letters."""
+        self._unlink(OPEN)  # of a reader that was killed
         for name in self._names():
             if ".from." in name:  # of ranks that have ended
                 self._unlink(name)

@@ -18,7 +18,7 @@ from . import launching, training
 pytestmark = pytest.mark.slow
 
 RANKS, NODE = 8, 2
-PLAIN = ["ddp", "fsdp2_plain", "tp_and_fsdp2", "pipeline"]
+PLAIN = ["ddp", "fsdp2_plain", "tp_and_fsdp2", "pipeline", "megatron_like"]
 CLIPPED = ["ddp_heard", "fsdp2_clipped", "hsdp", "fsdp1_full"]
 SPREAD = {
     "expert_parallel": partial(training.mixture_alone, experts=RANKS),
@@ -39,13 +39,19 @@ def runs(tmp_path_factory):
 
 def test_sixteen_processes_have_the_numbers_of_one(alone, tmp_path):
     compared = {"ddp_heard": "clipped", "fsdp2_plain": "plain", "hsdp": "clipped", "pipeline": "plain"}
-    launching.train(tmp_path, 16, compared, 600, RANKS_OF_A_NODE="4")
+    launching.train(tmp_path, 16, [*compared, "uneven_inputs"], 600, RANKS_OF_A_NODE="4")
     for name, other in compared.items():
         run = gradwatch.Run(tmp_path / name)
         np.testing.assert_allclose(run.steps()["total_norm"], alone[other].steps()["total_norm"], rtol=1e-4)
         for stat in STATS:
             np.testing.assert_allclose(run.layers(stat), alone[other].layers(stat), rtol=2e-3, atol=1e-7, err_msg=stat)
         assert not [event for event in run.events() if event.severity != "info"]
+    training.uneven_inputs_alone(tmp_path / "uneven alone", 16)
+    run, other = gradwatch.Run(tmp_path / "uneven_inputs"), gradwatch.Run(tmp_path / "uneven alone")
+    np.testing.assert_allclose(run.steps()["total_norm"], other.steps()["total_norm"], rtol=1e-4)
+    np.testing.assert_allclose(run.layers("norm"), other.layers("norm"), rtol=2e-3, atol=1e-7)
+    assert run.ranks("norm").notna().sum().tolist() == [training.steps_of(rank) for rank in range(16)]
+    assert run.attempts()[0].dropped == 0
 
 
 @pytest.mark.parametrize("name", PLAIN + CLIPPED)

@@ -652,6 +652,36 @@ def uneven_elsewhere(run: Path, ranks: Ranks = True) -> None:
             optimizer.step()
 
 
+def steps_of(rank: int) -> int:
+    """Uneven inputs: rank 0 has the most, and on each node of four ranks another rank has the least."""
+    return STEPS - (rank + rank // 4) % 4
+
+
+def uneven_inputs(run: Path) -> None:
+    """Ranks leave one after the other, under `join`, and stop listening as they do."""
+    network = DistributedDataParallel(model())
+    optimizer = adam(network)
+    with network.join(), gradwatch.attach(network, optimizer, run, ranks=True):
+        for step in range(steps_of(dist.get_rank())):
+            optimizer.zero_grad()
+            loss_of(network, *map(mine, batch(step))).backward()
+            optimizer.step()
+
+
+def uneven_inputs_alone(run: Path, world: int) -> None:
+    """The same in one process: a mean over all ranks, of which those that have left add nothing."""
+    network = model()
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = (values.chunk(world) for values in batch(step))
+        there = [rank for rank in range(world) if step < steps_of(rank)]
+        (torch.stack([loss_of(network, x[rank], y[rank]) for rank in there]).sum() / world).backward()
+
+    with gradwatch.attach(network, optimizer, run):
+        train(network, step_of, optimizer)
+
+
 def accumulated(run: Path) -> None:
     """Two micro-batches, of which only the second is reduced."""
     network = DistributedDataParallel(model())
@@ -835,6 +865,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         slow,
         uneven,
         uneven_elsewhere,
+        uneven_inputs,
         accumulated,
         rank_0_only,
         own,

@@ -188,6 +188,15 @@ def test_a_near_sender_hears_of_the_end_although_it_does_not_ask_the_store(boxes
     assert boxes[2].look_whether_closed()
 
 
+def test_the_letters_to_a_killed_reader_take_the_store_and_the_folder_goes(boxes, tmp_path):
+    boxes[2].send(b"0")
+    os.close(boxes[1]._read_here._lock)  # as the kernel does with a process that is killed
+    boxes[2].send(b"1")
+    boxes[2].send(b"2")
+    assert keys_of(boxes, 2) == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
