@@ -9,14 +9,14 @@ READY := $(VENV)/.ready
 NODE := node_modules
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-lowest trackers peers coverage check javascript browser benchmark gpu dashboard detection diagnosis recommendation temporal-order pictures docs clean
+.PHONY: demo test test-slow test-lowest trackers peers notebook coverage check javascript browser benchmark gpu dashboard detection diagnosis recommendation temporal-order pictures docs clean
 
 demo: $(READY)
 	$(BIN)/gradwatch demo
 
 # Three workers on two cores: many tests wait, for a process or a browser. Threads of each worker would only wait for one
 # another; tests of threads ask for theirs.
-test test-slow test-lowest trackers peers: export OMP_NUM_THREADS ?= 1
+test test-slow test-lowest trackers peers notebook: export OMP_NUM_THREADS ?= 1
 
 test: $(READY) browser
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow and not peers" $(ARGS)
@@ -62,6 +62,11 @@ trackers:
 	$(TRACKERS) $(PIP_INSTALL) -e '.[wandb,mlflow,trackio,notify,parquet]' alembic hypothesis pytest pytest-xdist -c .venv-trackers/constraints.txt
 	$(TRACKERS) -c "import alembic, mlflow, trackio, wandb"
 	$(TRACKERS) -m pytest -rs tests/unit/sinks tests/unit/sources/test_tracker_stores.py tests/unit/sources/test_wandb_file.py $(ARGS)
+
+# A recording in the kernel of a notebook, which the other targets leave out: they install no kernel.
+notebook: $(READY)
+	$(BIN)/python $(PIP_INSTALL) ipykernel jupyter_client -c constraints.txt
+	$(BIN)/python -m pytest -rs -m slow tests/end_to_end/test_notebook.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

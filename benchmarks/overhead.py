@@ -9,7 +9,7 @@ Other tools that are not installed are left out (lightning, tensorboard, wandb, 
 its own model, in one process. A round gives each of them a few steps in turn, so that a slow moment of the machine
 hits all. gradwatch must finish its background work within its own round. Other tools continue in the background, so
 they are measured afterwards, in rounds of their own, and in fewer of them, because they differ by more. overhead.txt
-is the printed table.
+is the printed table, and overhead_recorders.txt that of `--recorders --peers 0`.
 """
 
 from __future__ import annotations
@@ -153,6 +153,11 @@ def ours_observing(t: Training, updates_every: int | None = None) -> tuple[Betwe
     return lambda: clip_grad_norm_(t.model.parameters(), t.max_norm), watch.flush
 
 
+def ours_by_process(t: Training) -> tuple[Between, After]:
+    watch = t.stack.enter_context(gradwatch.attach(t.model, t.optimizer, t.folder, recorder="process"))
+    return lambda: clip_grad_norm_(t.model.parameters(), t.max_norm), watch.flush
+
+
 def without_updates(variant: Callable[..., tuple[Between, After]]) -> Variant:
     return functools.partial(variant, updates_every=0)
 
@@ -240,11 +245,13 @@ BASES: dict[str, tuple[Variant, bool]] = {"torch alone": (bare, True), "clip_gra
 OURS: dict[str, tuple[Variant, bool]] = {  # and whether the compiled part is used
     "gradwatch, clip=": (ours_clipping, True),
     "gradwatch, observing": (ours_observing, True),
+    "gradwatch, observing, recorder='process'": (ours_by_process, True),
     "gradwatch, clip=, updates_every=0": (without_updates(ours_clipping), True),
     "gradwatch, observing, updates_every=0": (without_updates(ours_observing), True),
     "gradwatch, clip=, no compiled part": (ours_clipping, False),
     "gradwatch, observing, no compiled part": (ours_observing, False),
 }
+RECORDERS = ("gradwatch, observing", "gradwatch, observing, recorder='process'")
 PEERS: dict[str, tuple[Variant, str]] = {
     "Lightning grad_norm": (lightning_norms, "lightning"),
     "TensorBoard scalars": (tensorboard_scalars, "tensorboard"),
@@ -303,10 +310,10 @@ def threshold(model: Model) -> float:
     return sorted(norms)[-11]
 
 
-def table(model: Model, rounds: int, rounds_of_peers: int) -> None:
+def table(model: Model, ours: dict[str, tuple[Variant, bool]], rounds: int, rounds_of_peers: int) -> None:
     torch.set_num_threads(model.threads)
     max_norm = threshold(model)
-    times = measured(model, BASES | OURS, rounds, max_norm)
+    times = measured(model, BASES | ours, rounds, max_norm)
     print(f"\n{model.about}: {1e3 * statistics.median(times['torch alone']) / model.steps:.1f} ms a step")
     print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}")
     show(times, list(times))
@@ -351,6 +358,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--models", default="many,gpt,lstm")
     parser.add_argument("--peers", type=int, default=11, help="rounds of the peers; 0: without them")
+    parser.add_argument("--recorders", action="store_true", help="only observing, by the thread and by the process")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     os.environ |= {"WANDB_MODE": "offline", "TRACKIO_DIR": tempfile.mkdtemp()}
@@ -359,7 +367,8 @@ def main() -> None:
     of_peers = f", {options.peers} of the peers" if options.peers else ""
     print(f"medians of interleaved rounds ({options.rounds}{of_peers}), with the quarters")
     for name in options.models.split(","):
-        table(MODELS[name], options.rounds, options.peers)
+        ours = {one: OURS[one] for one in RECORDERS} if options.recorders else OURS
+        table(MODELS[name], ours, options.rounds, options.peers)
 
 
 if __name__ == "__main__":

@@ -120,8 +120,11 @@ def _leave_signal_alone() -> None:
 
 
 def _close_at_exit() -> None:
-    """The script ended without closing; Python keeps the type of the exception that ended it."""
-    uncaught = getattr(sys, "last_type", None)
+    """The script ended without closing; Python keeps the type of the exception that ended it.
+
+    In a notebook or at a prompt, which set ``sys.ps1``, it was that of an earlier cell or line, and ended nothing.
+    """
+    uncaught = None if hasattr(sys, "ps1") else getattr(sys, "last_type", None)
     reason = "exit" if uncaught is None else f"exception {uncaught.__name__}"
     for recording in list(_open.values()):
         recording.close(reason)

@@ -286,3 +286,15 @@ def test_the_signal_is_acted_on_as_the_outermost_call_leaves(monkeypatch):
     lifecycle._Depth.signal = None
     lifecycle._on_signal(signal.SIGTERM, None)
     assert ended == [signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize(("prompt", "expected"), [(None, "exception ValueError"), ("In : ", "exit")])
+def test_an_error_of_an_earlier_cell_did_not_end_the_recording(monkeypatch, tmp_path, prompt, expected):
+    """At a prompt and in a notebook Python keeps the error of any earlier line."""
+    monkeypatch.setattr(sys, "last_type", ValueError, raising=False)
+    if prompt is not None:
+        monkeypatch.setattr(sys, "ps1", prompt, raising=False)
+    model = nn.Linear(2, 1)
+    gradwatch.attach(model, torch.optim.SGD(model.parameters(), 0.1), tmp_path / "run")
+    lifecycle._close_at_exit()
+    assert Run(tmp_path / "run").summary().ended == expected
