@@ -297,4 +297,4 @@ def test_an_error_of_an_earlier_cell_did_not_end_the_recording(monkeypatch, tmp_
     model = nn.Linear(2, 1)
     gradwatch.attach(model, torch.optim.SGD(model.parameters(), 0.1), tmp_path / "run")
     lifecycle._close_at_exit()
-    assert Run(tmp_path / "run").summary().ended == expected
+    assert [attempt.reason for attempt in Run(tmp_path / "run").attempts()] == [expected]
