@@ -403,9 +403,12 @@ def test_the_route_is_told_for_each_kind_of_device(late, tmp_path):
     with gradwatch.attach(net, optimizer, tmp_path / "run") as watch:
         route = watch.route
     assert route.startswith(("the compiled pass", "PyTorch's operators; "))
-    assert route.endswith(
+    gradients, _, updates = route.partition("; updates by ")
+    assert gradients.endswith(
         "; PyTorch's operators on late, whose results are copied behind the training; zeros are counted every 16 steps"
     )
+    assert updates.startswith(("the compiled pass", "PyTorch's operators on cpu"))
+    assert updates.endswith("; PyTorch's operators on late")
 
 
 def test_another_thread_closes_the_recording(late, tmp_path):
