@@ -3,6 +3,8 @@
 import itertools
 import logging
 import math
+import statistics
+import threading
 
 import numpy as np
 import pytest
@@ -165,3 +167,25 @@ def test_the_other_ranks_are_told_how_the_run_begins_and_that_it_is_closed(ranks
     assert first.announced("closed") is None
     gatherer.close()
     assert first.announced("closed") is True
+
+
+def test_letters_that_come_late_as_always_are_looked_for_less_often(ranks, monkeypatch):
+    """After some steps most looks that would find nothing are left out, and none is made too late by much."""
+    gatherer, first, second = ranks
+    monkeypatch.setattr(gather, "PATIENCE", 30.0)
+    monkeypatch.setattr(gather, "FIRST_PATIENCE", 30.0)
+    sharded(*ranks)
+    looks, receive = [], Mailbox.receive_from_all
+
+    def counted(self, asked):
+        looks[-1] += 1
+        return receive(self, asked)
+
+    monkeypatch.setattr(Mailbox, "receive_from_all", counted)
+    for number in range(5):
+        looks.append(0)
+        letters = threading.Timer(0.2, lambda n=number: [box.send(pack([step([1.0], n)])) for box in (first, second)])
+        letters.start()
+        assert gatherer.gather(step([1.0], number)) is not None
+        letters.join()
+    assert looks[0] > 1.5 * statistics.median(looks[2:])
