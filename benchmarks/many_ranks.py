@@ -1,9 +1,10 @@
 """What gathering thousands of ranks costs: `python benchmarks/many_ranks.py > benchmarks/many_ranks.txt`.
 
 Two real processes share a TCPStore: one is rank 0 with the real mailbox and the real gatherer. The other plays all
-other ranks, one step at a time: it leaves their real letters in the store, and runs the real relay of each rank that
-combines others, once in `INTERVAL` seconds as the sender's thread does. A step has 300 parameters with four statistics.
-Every rank holds a part of its own of each (as `fully_shard` cuts them), or a copy (as under DDP).
+other ranks, one step at a time: it leaves their real letters in memory or, between nodes, in the store, and runs the
+real relay of each rank that combines others, once in `INTERVAL` seconds as the sender's thread does. A step has 300
+parameters with four statistics. Every rank holds a part of its own of each (as `fully_shard` cuts them), or a copy (as
+under DDP).
 
 Processor time is that of the one thread, which shares the interpreter with the training. The store itself is served by
 the other process. Bytes are those of the letters that are read. A step is recorded after the seconds between the last
@@ -402,7 +403,7 @@ def line(what: str, cost: Cost) -> str:
 
 
 HEAD = (
-    f"{'':<36}{'rank 0, first':>14}{'rank 0, each':>16}{'relay: 1st':>10}{'each, busiest':>14}{'median':>6}"
+    f"{'':<36}{'rank 0, first':>14}{'rank 0, each':>16}{'relay 1st':>10}{'each, most':>13}{'median':>7}"
     f"{'recorded after':>15}{'store, each':>16}{'':>6}{'steps':>8}{'ranks':>8}\n"
     f"{'':<36}{'MB':>7}{'ms':>7}{'KB':>8}{'ms':>8}{'ms':>8}{'KB':>7}{'ms':>7}{'ms':>8}"
     f"{'s':>8}{'worst':>7}{'MB':>8}{'asked':>8}{'MB':>6}{'unknown':>8}{'missing':>8}"
