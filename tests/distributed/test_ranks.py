@@ -41,7 +41,7 @@ def runs(request, tmp_path_factory):
     """All scenarios, one after the other, by so many processes."""
 
     def make(folder):
-        launching.train(folder, request.param, list(training.SCENARIOS), 500)
+        launching.train(folder, request.param, list(training.BY_MESSAGES), 500)
 
     return once(tmp_path_factory, f"world{request.param}", make)
 

@@ -828,7 +828,7 @@ def collective_gone(run: Path) -> None:
 
 COLLECTIVE = (ddp_heard, fsdp2_clipped, hsdp, tp_and_fsdp2, pipeline, poisoned, parted, joined, uneven_elsewhere)
 
-SCENARIOS: dict[str, Callable[..., None]] = {
+BY_MESSAGES: dict[str, Callable[..., None]] = {
     one.__name__: one
     for one in (
         ddp,
@@ -872,13 +872,14 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         in_a_group,
         leaves_early,
         silent_rank,
-        collective_absent,
-        collective_stalled,
     )
-}
-SCENARIOS |= {f"collective_{one.__name__}": functools.partial(by_collective, train_it=one) for one in COLLECTIVE}
-SCENARIOS |= {f"policy_{name}": functools.partial(with_policy, make=make) for name, make in POLICIES.items()}
-SCENARIOS |= {"collective_gone": collective_gone}  # no other can come after it
+} | {f"policy_{name}": functools.partial(with_policy, make=make) for name, make in POLICIES.items()}
+
+SCENARIOS = (
+    BY_MESSAGES
+    | {f"collective_{one.__name__}": functools.partial(by_collective, train_it=one) for one in COLLECTIVE}
+    | {one.__name__: one for one in (collective_absent, collective_stalled, collective_gone)}
+)
 
 
 @contextlib.contextmanager
@@ -892,7 +893,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(SCENARIOS)
+    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(BY_MESSAGES)
     torch.set_num_threads(1)
     if "RANKS_OF_A_NODE" in os.environ:  # then the ranks reach rank 0 by a tree, as in a large world
         tree.FLAT, tree.WIDTH = 1, 2
