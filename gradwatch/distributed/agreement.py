@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.distributed.inbox import Names
+from gradwatch.distributed.inbox import Copies, Names
 from gradwatch.distributed.mailbox import Mailbox
 from gradwatch.distributed.messages import JoinedParts, pack, unpack
 from gradwatch.errors import BadArgument
@@ -85,6 +85,11 @@ def _plan_for_all(
             mailbox.announce(f"plan/{rank}", None)
         return None
     held = [own, *(_joined(text) for text in others)]
+    copies = Copies()
+    for rank, each in enumerate(held):
+        for one in each:
+            copies.see(rank, one)
+    copies.say()
     names = [one.optimizer for one in own]
     odd = next((rank for rank, each in enumerate(held) if [one.optimizer for one in each] != names), None)
     told: list[dict[str, Any]]

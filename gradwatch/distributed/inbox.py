@@ -18,6 +18,7 @@ from gradwatch.distributed.messages import (
     Item,
     JoinedParts,
     LocalStep,
+    ParameterPart,
     SubtreeParts,
     SubtreeStep,
     of_one_rank,
@@ -120,6 +121,43 @@ class TakenStep:
     combined: Combined
 
 
+class Copies:
+    """Notices parameters that have the same name on several ranks, count as copies, and are none."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str, str], tuple[int, ParameterPart]] = {}
+        self._odd: dict[str, tuple[int, int]] = {}  # by name, the two ranks
+        self._said = False
+
+    def see(self, rank: int, joined: JoinedParts) -> None:
+        """Compare what a rank holds with what the first rank holds that has a part of this name."""
+        for part in joined.parts:
+            if part is None:
+                continue
+            key = joined.optimizer, part.info.name, part.part
+            first, other = self._first.setdefault(key, (rank, part))
+            is_odd = other.mark is not None and part.mark is not None and other.mark != part.mark
+            if is_odd or other.info.shape != part.info.shape:
+                self._odd.setdefault(part.info.name, (first, rank))
+
+    def say(self) -> None:
+        """Warn of them, once."""
+        if self._said or not self._odd:
+            return
+        self._said = True
+        name, (first, rank) = next(iter(self._odd.items()))
+        others = len(self._odd) - 1
+        more = "" if not others else ", and so is another" if others == 1 else f", and so are {others} others"
+        logger.warning(
+            "%r is another parameter on rank %d than on rank %d%s. Parameters of one name count as copies, so that the"
+            " norm has one of them only. Give them names that are unique over the ranks (not-copies)",
+            name,
+            rank,
+            first,
+            more,
+        )
+
+
 class Inbox:
     """Reads the letters of some ranks. This rank's own items are added as they are made.
 
@@ -140,6 +178,7 @@ class Inbox:
         self._own = own
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._sets: dict[frozenset[str], frozenset[str]] = {}
+        self._copies = Copies()
 
     def names_of(self, optimizer: str) -> Names:
         """The parameters of an optimizer."""
@@ -166,6 +205,7 @@ class Inbox:
             case SubtreeStep():
                 sender.add_step(item)
             case JoinedParts():
+                self._copies.see(rank, item)
                 self._join(sender, item)
             case SubtreeParts():
                 self._join_subtree(sender, item)
@@ -212,6 +252,7 @@ class Inbox:
         pairs = {rank: pair for rank, one in self.senders.items() if (pair := one.take(optimizer, number)) is not None}
         if not pairs:
             return None
+        self._copies.say()
         held = tuple(parts for _, parts in pairs.values())
         steps = tuple(widened(step, parts.width) for step, parts in pairs.values())
         gone = by_sender(

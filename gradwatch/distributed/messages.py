@@ -26,10 +26,13 @@ class ParameterPart:
     Attributes:
         info: name, shape and dtype of the whole parameter.
         part: which part of it. Ranks that hold copies of the same part use the same text; empty is the whole parameter.
+        mark: a checksum of its first entries when it joined, by which ranks notice that they hold no copies; None: not
+            known.
     """
 
     info: ParameterInfo
     part: str = ""
+    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -252,7 +255,7 @@ def _head_of_step(item: LocalStep | SubtreeStep, tables: list[Floats]) -> dict[s
 
 def _head_of_parts(item: JoinedParts | SubtreeParts) -> dict[str, Any]:
     if isinstance(item, JoinedParts):
-        parts = [None if p is None else [p.info.name, p.info.shape, p.info.dtype, p.part] for p in item.parts]
+        parts = [None if p is None else [p.info.name, p.info.shape, p.info.dtype, p.part, p.mark] for p in item.parts]
         return {"optimizer": item.optimizer, "first": item.first, "parts": parts}
     infos = [[info.name, info.shape, info.dtype] for info in item.infos]
     sets = [sorted(parts) for parts in item.parts]
@@ -356,8 +359,8 @@ def _tables_of_step(head: dict[str, Any], tables: _Tables) -> dict[str, Any]:
     }
 
 
-def _part(name: str, shape: Sequence[int], dtype: str, part: str) -> ParameterPart:
-    return ParameterPart(info=_info(name, shape, dtype), part=part)
+def _part(name: str, shape: Sequence[int], dtype: str, part: str, mark: int | None) -> ParameterPart:
+    return ParameterPart(info=_info(name, shape, dtype), part=part, mark=mark)
 
 
 def _info(name: str, shape: Sequence[int], dtype: str) -> ParameterInfo:

@@ -20,7 +20,7 @@ from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import Number
 from gradwatch.recording.micro_batches import MicroBatches, is_one_of_many
 from gradwatch.recording.notices import Notices
-from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, with_inner
+from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, steps_flat_part, with_inner
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import class_of, settings_of
 from gradwatch.recording.pending import PendingStep, learning_rates_of
@@ -435,6 +435,11 @@ def open_loop(
         acts = policy is not None or options.skip_nonfinite or options.capture is not None
         options = options.unrecorded(is_measured=acts)
     tracker = StepTracker(name, model, optimizer, options, sink, beginning)
+    if steps_flat_part(model, optimizer):
+        notices.warn_once(
+            f"DeepSpeed's ZeRO lets optimizer {name!r} step a flat part of the weights in each process, after it has"
+            " clipped them. The norms recorded are those of rank 0's part, not of the gradient (zero-part)"
+        )
     gate = UpdateGate(
         optimizer,
         tracker.parameters,

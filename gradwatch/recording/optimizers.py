@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.recording.parameters import listed
@@ -38,6 +39,18 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     """The optimizer that steps: Accelerate and Fabric hand out wrappers around it."""
     inner = getattr(optimizer, "optimizer", None)
     return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+
+
+def steps_flat_part(model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether DeepSpeed's ZeRO-1 or ZeRO-2 has given the optimizer a flat part of the weights in place of each group.
+
+    Such a part is no parameter of the model.
+    """
+    if "deepspeed.runtime.zero.stage_1_and_2" not in sys.modules:
+        return False
+    own = {id(parameter) for parameter in model.parameters()}
+    groups = [group["params"] for group in optimizer.param_groups if group["params"]]
+    return bool(groups) and all(len(one) == 1 and one[0].dim() == 1 and id(one[0]) not in own for one in groups)
 
 
 def with_inner(optimizer: Optimizer) -> list[Optimizer]:

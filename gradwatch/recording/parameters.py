@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import operator
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.detect.optimizers import UPDATE_ROUTE
-from gradwatch.distributed import ParameterPart
+from gradwatch.distributed import ParameterPart, rank_and_world_size
 from gradwatch.measure import (
     closed_form_of,
     is_sharded,
@@ -26,6 +29,9 @@ from gradwatch.recording.optimizer_probe import probed_settings
 from gradwatch.store import LARGEST
 
 # What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
+MARKED = 64
+"""Entries of a parameter by which copies in several processes are told from other parameters of the same name."""
+
 _WRAPPERS = ("DistributedDataParallel", "DataParallel")
 _INSERTED = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_forward_module.")
 
@@ -113,6 +119,29 @@ def reference_to(optimizer: Optimizer) -> Callable[[], Optimizer | None]:
     if type(optimizer).__module__.startswith("gradwatch."):
         return lambda: optimizer
     return weakref.ref(optimizer)
+
+
+def marks_of(parameters: Sequence[Tensor]) -> list[int | None]:
+    """A checksum of the first entries of each plain parameter, read from each device at once; None: not known.
+
+    >>> import torch
+    >>> one, other = torch.arange(20.0), torch.arange(20.0) + 1
+    >>> first, second, third = marks_of([one, one.clone(), other])
+    >>> first == second, first == third
+    (True, False)
+    """
+    found: list[int | None] = [None] * len(parameters)
+    heads: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for at, parameter in enumerate(parameters):
+        is_plain = type(parameter) in (Tensor, nn.Parameter) and parameter.is_contiguous() and not parameter.is_meta
+        if is_plain and parameter.is_floating_point():
+            heads.setdefault(parameter.device, []).append((at, parameter.detach().view(-1)[:MARKED].float()))
+    for each in heads.values():
+        values = torch.cat([head for _, head in each]).cpu().numpy()
+        ends = np.cumsum([len(head) for _, head in each])
+        for (at, _), part in zip(each, np.split(values, ends[:-1]), strict=True):
+            found[at] = zlib.crc32(part.tobytes())
+    return found
 
 
 class TrainedParameters:
@@ -215,10 +244,13 @@ class ParameterTable:
         held = {id(parameter) for parameter in trained.parameters if parameter is not None}
         flat = _plain_parts(trained.model)
         first = len(self.infos)
-        for name, parameter in _named(optimizer, trained.model):
-            if id(parameter) not in held:
-                part = self._part_of(name, parameter, flat)
-                first = min(first, self._place(trained, positions.get(name), parameter, part))
+        new = [(name, parameter) for name, parameter in _named(optimizer, trained.model) if id(parameter) not in held]
+        # Memory of a parameter that FSDP1 shards may be given back at the moment.
+        plain = [p for _, p in new if id(p) not in flat] if rank_and_world_size()[1] > 1 else []
+        marks = dict(zip(map(id, plain), marks_of(plain), strict=True))
+        for name, parameter in new:
+            part = self._part_of(name, parameter, flat, marks.get(id(parameter)))
+            first = min(first, self._place(trained, positions.get(name), parameter, part))
         return first
 
     def _place(self, trained: TrainedParameters, position: int | None, parameter: Tensor, part: ParameterPart) -> int:
@@ -230,11 +262,14 @@ class ParameterTable:
         trained.parameters[position], self.parts[position] = parameter, part
         return position
 
-    def _part_of(self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]]) -> ParameterPart:
+    def _part_of(
+        self, name: str, parameter: Tensor, flat: Mapping[int, tuple[tuple[int, ...], str]], mark: int | None
+    ) -> ParameterPart:
         shape, part = flat.get(id(parameter), (tuple(parameter.shape), part_of(parameter)))
         self.is_sharded |= bool(part) or is_sharded(parameter)
         dtype = str(parameter.dtype).removeprefix("torch.")
-        return ParameterPart(info=ParameterInfo(name=name, shape=shape, dtype=dtype), part=part)
+        info = ParameterInfo(name=name, shape=shape, dtype=dtype)
+        return ParameterPart(info=info, part=part, mark=None if part else mark)
 
 
 def _named(optimizer: Optimizer, model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -498,6 +498,23 @@ def expert_parallel(run: Path) -> None:
         train(network, step_of, optimizer)
 
 
+def local_experts(run: Path) -> None:
+    """Each rank calls its own expert by the same name."""
+    network = nn.ModuleDict({"shared": nn.Linear(3, 6), "local_experts": nn.ModuleList([nn.Linear(6, 1)])})
+    nn.init.constant_(network["shared"].weight, 0.1)
+    nn.init.zeros_(network["shared"].bias)
+    torch.manual_seed(dist.get_rank())
+    nn.init.normal_(network["local_experts"][0].weight)
+    optimizer = adam(network)
+
+    def step_of(step: int) -> None:
+        x, y = batch(step)
+        (network["local_experts"][0](network["shared"](x)) - y).square().mean().backward()
+
+    with gradwatch.attach(network, optimizer, run, ranks=True):
+        train(network, step_of, optimizer)
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -859,6 +876,7 @@ BY_MESSAGES: dict[str, Callable[..., None]] = {
         pipeline,
         expert_parallel,
         context_parallel,
+        local_experts,
         poisoned,
         parted,
         joined,

@@ -1,6 +1,7 @@
 """What a rank keeps of the letters it reads."""
 
 import itertools
+import logging
 
 import numpy as np
 import pytest
@@ -117,3 +118,33 @@ def test_names_keep_their_position():
 @pytest.mark.parametrize(("ranks", "text"), [([0], "0"), ([3, 1, 2], "1-3"), ([9, 1, 2, 5], "1-2, 5, 9")])
 def test_ranks_are_written_as_ranges(ranks, text):
     assert ranks_in(ranks) == text
+
+
+def marked(*marks, part="", shape=(2,)):
+    infos = [ParameterInfo(name=name, shape=shape) for name in "abc"]
+    return JoinedParts("0", 0, [ParameterPart(info=i, part=part, mark=m) for i, m in zip(infos, marks, strict=False)])
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (marked(1, 2, 3), None),
+        (marked(1, None, 3), None),
+        (marked(7, 8, 9, part="1"), None),
+        (marked(1, 5, 3), "'b' is another parameter on rank 1 than on rank 0. Parameters"),
+        (marked(4, 5, 3), "'a' is another parameter on rank 1 than on rank 0, and so is another. Parameters"),
+        (marked(4, 5, 6), "'a' is another parameter on rank 1 than on rank 0, and so are 2 others. Parameters"),
+        (marked(None, shape=(3,)), "'a' is another parameter on rank 1 than on rank 0. Parameters"),
+    ],
+)
+def test_parameters_of_one_name_that_are_no_copies_are_named_once(boxes, caplog, second, says):
+    inbox = Inbox(boxes[0], 0, [1])
+    inbox.add(0, marked(1, 2, 3))
+    inbox.add(1, second)
+    inbox.add(1, marked(1, 2, 3))
+    with caplog.at_level(logging.WARNING, "gradwatch"):
+        for number in (0, 1):
+            inbox.add(0, step(number))
+            inbox.take("0", number)
+    assert caplog.text.count("(not-copies)") == (says is not None)
+    assert says is None or says in caplog.text

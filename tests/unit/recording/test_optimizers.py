@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from gradwatch import Run, attach
-from gradwatch.recording.optimizers import unwrapped, with_inner, without_wrapped
+from gradwatch.recording.optimizers import steps_flat_part, unwrapped, with_inner, without_wrapped
 
 
 def weights(count: int = 1) -> list[nn.Parameter]:
@@ -121,3 +124,47 @@ def test_wrappers_of_accelerate_and_fabric_are_taken_off():
     wrapper.__dict__["optimizer"] = inner
     assert unwrapped(wrapper) is inner
     assert unwrapped(inner) is inner
+
+
+@pytest.fixture
+def with_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's module is imported."""
+    name = "deepspeed.runtime.zero.stage_1_and_2"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+
+
+def partitioned(model: nn.Module) -> Optimizer:
+    """An optimizer as ZeRO leaves it: each group has one flat part of the weights."""
+    optimizer = Adam([{"params": [model.weight]}, {"params": [model.bias]}])
+    for group in optimizer.param_groups:
+        group["params"] = [nn.Parameter(torch.zeros(4))]
+    return optimizer
+
+
+@pytest.mark.usefixtures("with_zero")
+def test_a_flat_part_of_the_weights_is_said_to_be_one(tmp_path, caplog):
+    model = nn.Linear(3, 2)
+    optimizer = partitioned(model)
+    assert steps_flat_part(model, optimizer)
+    with caplog.at_level(logging.WARNING, "gradwatch"), attach(model, optimizer, tmp_path / "run"):
+        pass
+    (message,) = [record.message for record in caplog.records]
+    assert "those of rank 0's part" in message
+    assert message.endswith("(zero-part)")
+
+
+@pytest.mark.usefixtures("with_zero")
+def test_other_parameters_are_not_taken_for_a_flat_part(tmp_path, caplog):
+    model = nn.Linear(3, 1)
+    of_another_model = SGD(nn.Linear(3, 1).parameters(), lr=0.1)
+    bias_alone = SGD([model.bias], lr=0.1)
+    for optimizer in (SGD(model.parameters(), lr=0.1), of_another_model, bias_alone):
+        assert not steps_flat_part(model, optimizer)
+    with caplog.at_level(logging.WARNING, "gradwatch"), attach(model, bias_alone, tmp_path / "run"):
+        pass
+    assert "zero-part" not in caplog.text
+
+
+def test_without_deepspeed_nothing_is_a_part_of_zero():
+    model = nn.Linear(3, 2)
+    assert not steps_flat_part(model, partitioned(model))

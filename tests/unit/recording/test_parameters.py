@@ -8,7 +8,7 @@ from torch import nn
 import gradwatch
 from gradwatch import Run
 from gradwatch.record import ParameterInfo
-from gradwatch.recording.parameters import ParameterTable, named_parameters, settings_of, sharding_of
+from gradwatch.recording.parameters import ParameterTable, marks_of, named_parameters, settings_of, sharding_of
 
 
 def make(names="abc", taken=None):
@@ -114,3 +114,27 @@ def test_settings_are_those_that_can_be_written_down():
 
 def test_plain_parameters_are_not_sharded():
     assert sharding_of([make()]) == (False, False)
+
+
+def test_copies_have_equal_marks_and_others_have_not():
+    one = torch.randn(100, 3)
+    later = one.clone()
+    later[-1] += 1
+    found = marks_of([one, one.clone(), one + 1, later, torch.randn(0), one.bfloat16(), torch.zeros(())])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+    assert found[0] == found[3], "only the first entries are read"
+    assert None not in found
+
+
+def test_what_can_not_be_read_at_once_has_no_mark():
+    assert (
+        marks_of([torch.ones(2, 3).t(), torch.ones(3, device="meta"), torch.ones(3, dtype=torch.int64)]) == [None] * 3
+    )
+    assert marks_of([]) == []
+
+
+def test_one_process_reads_no_weights():
+    model, optimizer = make("a")
+    (part,) = ParameterTable(model, optimizer).parts
+    assert part.mark is None
