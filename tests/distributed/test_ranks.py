@@ -283,5 +283,6 @@ def test_parts_of_an_unknown_whole_are_said_to_be_parts(runs, alone):
 
 def test_parameters_of_one_name_that_are_no_copies_are_named_and_no_others(runs):
     lines = [line for line in (runs / "stderr").read_text().splitlines() if "(not-copies)" in line]
-    assert len(lines) == 1, "of all scenarios one has such parameters"
-    assert lines[0].startswith("'local_experts.0.weight' is another parameter on rank 1 than on rank 0")
+    (line,) = [line for line in lines if "local_experts" in line]
+    assert line.startswith("'local_experts.0.weight' is another parameter on rank 1 than on rank 0.")
+    assert len(lines) <= 2, "of all other scenarios only untold parts have such parameters"

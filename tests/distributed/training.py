@@ -498,21 +498,27 @@ def expert_parallel(run: Path) -> None:
         train(network, step_of, optimizer)
 
 
+class LocalExpert(nn.Module):
+    """A layer that all ranks have, and an expert that each rank calls by the same name."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        expert = nn.Linear(6, 1)
+        self.shared, self.local_experts = nn.Linear(3, 6), nn.ModuleList([expert])
+        torch.manual_seed(rank)
+        nn.init.normal_(expert.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.local_experts[0](self.shared(x))
+        return hidden
+
+
 def local_experts(run: Path) -> None:
-    """Each rank calls its own expert by the same name."""
-    network = nn.ModuleDict({"shared": nn.Linear(3, 6), "local_experts": nn.ModuleList([nn.Linear(6, 1)])})
-    nn.init.constant_(network["shared"].weight, 0.1)
-    nn.init.zeros_(network["shared"].bias)
-    torch.manual_seed(dist.get_rank())
-    nn.init.normal_(network["local_experts"][0].weight)
+    network = LocalExpert(dist.get_rank())
     optimizer = adam(network)
-
-    def step_of(step: int) -> None:
-        x, y = batch(step)
-        (network["local_experts"][0](network["shared"](x)) - y).square().mean().backward()
-
     with gradwatch.attach(network, optimizer, run, ranks=True):
-        train(network, step_of, optimizer)
+        train(network, lambda step: loss_of(network, *batch(step)).backward(), optimizer)
 
 
 class Attention(nn.Module):
@@ -823,6 +829,7 @@ def collective_stalled(run: Path) -> None:
         patch.setattr(collective, "PATIENCE", 1.0)
         with gradwatch.attach(network, optimizer, run, weights_every=4, ranks="collective"):
             train(network, step_of, optimizer)
+            time.sleep(2.0)  # a training that ends gives up without a message
 
 
 def collective_gone(run: Path) -> None:

@@ -188,12 +188,14 @@ def infos_of(plain: Iterable[Any]) -> list[ParameterInfo]:
 
 def plain_parts(parts: Iterable[ParameterPart | None]) -> list[Any]:
     """Parts of parameters as JSON has them; None for a position without one."""
-    return [None if part is None else [*plain_infos([part.info]), part.part] for part in parts]
+    return [None if part is None else [*plain_infos([part.info]), part.part, part.mark] for part in parts]
 
 
 def parts_of(plain: Iterable[Any]) -> list[ParameterPart | None]:
     """The way back from `plain_parts`."""
-    return [None if one is None else ParameterPart(info=infos_of(one[:1])[0], part=one[1]) for one in plain]
+    return [
+        None if one is None else ParameterPart(info=infos_of(one[:1])[0], part=one[1], mark=one[2]) for one in plain
+    ]
 
 
 def plain_event(event: Event) -> dict[str, Any]:
