@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,30 @@ PATTERNS = {
     "OpenMMLab": rf"\b(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(?P<epoch>\d+)\])?\[ *(?P<step>\d+)/ *(?P<of>\d+)\]"
     rf"(?=(?>.*?\blr: *(?P<lr>{_N})))(?=(?>.*?\bgrad_norm: *(?P<norm>{_N})))"
     rf"(?:(?=(?>.*?(?<![\w./])loss: *(?P<loss>{_N})))|)",
+    # A large number is abbreviated: 1.25K.
+    "nanotron": rf"\biteration: (?P<step>\d+) / \d+ \|(?=(?>.*?\blm_loss: (?P<loss>{_N}[KMBT]?)))"
+    rf"(?=(?>.*?\blr: (?P<lr>{_N})))(?>.*?\bgrad_norm: (?P<norm>{_N}[KMBT]?))",
+    # Its steps are abbreviated beyond use: step:31K.
+    "LeRobot": rf"\bstep:\S++ smpl:(?>.*?\bloss:(?P<loss>{_N}))\s+grdn:(?P<norm>{_N})\s+lr:(?P<lr>{_N})",
+    # BEiT, MAE, VideoMAE and Swin: each number is followed by its mean in brackets.
+    "the scripts like BEiT's": rf"\b(?:Epoch|Train): \[(?P<passed>\d+)(?:/\d+)?\]\s*+\[\s*+(?P<step>\d+)/(?P<of>\d+)\]"
+    rf"(?=(?>.*?(?<![\w./])lr:? (?P<lr>{_N})))(?=(?>.*?(?<![\w./])loss:? (?P<loss>{_N})))"
+    rf"(?>.*?\bgrad_norm:? (?P<norm>{_N}))",
+    "audiocraft": rf"\bTrain Summary \| Epoch (?P<step>\d+) \|(?=(?>.*?\blr=(?P<lr>{_N})))"
+    rf"(?=(?>.*?(?<![\w./])(?:ce|loss)=(?P<loss>{_N})))(?>.*?\bgrad_norm=(?P<norm>{_N}))",
+    "the first DPO script": rf"'loss/train': '(?P<loss>{_N})'(?>.*?'grad_norm': '(?P<norm>{_N})')"
+    rf"(?>.*?'counters/updates': (?P<step>\d+))",
+    # A line for each number, below the line of the step.
+    "OLMo": rf"\[step=(?P<step>\d+)/(?=(?>.*?\btrain/CrossEntropyLoss=(?P<loss>{_N})))"
+    rf"(?:(?=(?>.*?\boptim/learning_rate_group0=(?P<lr>{_N})))|)(?>.*?\boptim/total_grad_norm=(?P<norm>{_N}))",
     "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)"
     rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?",
 }
 """By the tool that prints such lines. A step is counted as the tool counts it."""
 
+_ABBREVIATED = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
+_HEADER = re.compile(r"\[step=\d+/\d+")  # a line whose numbers stand below it, indented
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WITHOUT_NORM = {
     "DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\["),
@@ -107,8 +126,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 def _matches(file: Path, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, list[dict[str, Any]]]:
     """The groups of each line that matches, by the name of the pattern."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in patterns}
-    for line in beginnings(file, LONGEST_LINE):
-        text = _COLOURS.sub("", line.decode(errors="replace"))
+    for text in _texts(file):
         for name, pattern in patterns.items():
             match = pattern.search(text)
             if match is not None:
@@ -116,9 +134,31 @@ def _matches(file: Path, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, l
     return found
 
 
+def _texts(file: Path) -> Iterator[str]:
+    """The lines; a step's header and the indented lines below it are one."""
+    header = ""
+    for line in beginnings(file, LONGEST_LINE):
+        text = _COLOURS.sub("", line.decode(errors="replace"))
+        if header and text.startswith("    "):
+            header += _THOUSANDS.sub("", text)[: max(0, LONGEST_LINE - len(header))]
+            continue
+        if header:
+            yield header
+        header = text if _HEADER.search(text) else ""
+        if not header:
+            yield text
+    if header:
+        yield header
+
+
 def _row(match: re.Match[str]) -> dict[str, Any]:
     found = {name: value.rstrip(".,;") for name, value in match.groupdict().items() if value is not None}
-    epoch, of = found.pop("epoch", None), found.pop("of", None)
-    if epoch is not None and of is not None:  # the tool counts the steps of each epoch anew
-        found["step"] = str((int(epoch) - 1) * int(of) + int(found["step"]))
-    return {GROUPS[name]: value for name, value in found.items()}
+    epoch, passed, of = (found.pop(name, None) for name in ("epoch", "passed", "of"))
+    if epoch is not None:  # counted from 1
+        passed = str(int(epoch) - 1)
+    if passed is not None and of is not None:  # the tool counts the steps of each epoch anew
+        found["step"] = str(int(passed) * int(of) + int(found["step"]))
+    return {
+        GROUPS[name]: value[:-1] + _ABBREVIATED[value[-1]] if value[-1:] in _ABBREVIATED else value
+        for name, value in found.items()
+    }

@@ -30,6 +30,7 @@ LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
 FAR_RAISED_NORM_RATIO = 10.0  # the same, beside which a smaller rise of the loss counts
 HUGE_NORM_RATIO = 100.0  # times the first norms: critical also where no loss is known
+FEW_LEFT_RATIO = 3.0  # times the first of few losses, and of their norms: left at once and for good
 FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
@@ -290,7 +291,7 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
 def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     """Whether a loss of few rows fell to less than half and rose again with the norm, by more than half of that.
 
-    Beside norms that rose tenfold a quarter is enough.
+    Beside norms that rose tenfold a quarter is enough. Or whether the first row was left for good, by loss and norm.
     """
     there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
     if not MIN_FEW_LOSSES <= np.count_nonzero(there) < MIN_LOSSES:
@@ -300,6 +301,8 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
         return False
     best, first = int(np.argmin(losses)), float(losses[0])
     after = losses[best + 1 :]
+    if best == 0 and losses[1:].min() > FEW_LEFT_RATIO * first and not optimizer.history.is_loss_about_zero:
+        return float(np.median(norms[1:])) > FEW_LEFT_RATIO * float(norms[0]) > 0
     if len(after) < MIN_FEW_RISEN or float(losses[best]) > 0.5 * first:
         return False
     risen = bool((after[-MIN_FEW_RISEN:] > losses[best] + LOST_RISE_SHARE * (first - losses[best]) / 2).all())

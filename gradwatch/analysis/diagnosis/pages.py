@@ -80,7 +80,8 @@ PAGES: dict[str, Page] = {
         title="The gradient is exactly 0",
         cure="signal",
         meaning="The total norm is 0 at half of the steps or more. At these steps the loss does not depend on the"
-        " parameters.",
+        " parameters. If the loss falls all the same, the log does not hold the norm: GaLore, for example, frees the"
+        " gradients before.",
         example="GRPO where every completion of a group gets the same reward: the advantage is 0, and so is the"
         " gradient.",
         confirm="Print the advantage, the sum of the mask, or the inputs of the loss.",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
-from gradwatch.analysis.statistics.loss_levels import first_loss
+from gradwatch.analysis.statistics.loss_levels import first_loss, medians
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Severity
 from gradwatch.store.digests import is_of_one_value
@@ -24,6 +24,9 @@ MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END = 10, 0.05  # steps, and share of them:
 NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
 MIN_CONSTANT_LOSSES = 20  # losses
 MIN_LEARNT_LOSSES = 100  # losses without which a fall of the loss is not judged
+MANY_ZEROS = 0.75  # share of the rows of a surrogate loss: fewer are usual where groups get equal rewards
+MIN_END = 10  # rows of the end, or the last tenth: where none has a gradient, it is gone
+MIN_FALL_LOSSES, FALLEN = 6, 0.75  # losses, and the level of their last third over the first's: they were learnt
 LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
 MOVED_ENTRIES = 0.02  # share of the entries: when fewer move at a step, rounding loses the updates
 MIN_WEIGHT_SAMPLES = 3  # samples
@@ -182,6 +185,8 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     share = float((norms == 0).mean())
     if share < HALF or _has_no_gradient_at_all(optimizer):
         return None
+    if facts.is_imported and not norms.any() and _fell(optimizer.history.losses):
+        return _not_the_norm(facts, optimizer)
     return Finding(
         code="zero-gradients",
         severity=_severity_of_zeros(facts, optimizer, share, few=few),
@@ -201,17 +206,52 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
+def _fell(losses: Array) -> bool:
+    """Whether the losses fell by so much that something trains."""
+    if len(losses) < MIN_FALL_LOSSES or losses.min() <= 0:
+        return False
+    first, _, last = medians(np.array_split(losses, 3))
+    return last < FALLEN * first
+
+
+def _not_the_norm(facts: Facts, optimizer: OptimizerFacts) -> Finding:
+    """The log of a training that learns has a norm of 0 in every row."""
+    losses = optimizer.history.losses
+    first, _, last = medians(np.array_split(losses, 3))
+    return Finding(
+        code="zero-gradients",
+        severity="info",
+        certainty="likely",
+        what=f"every norm{facts.of(optimizer)} in the log is 0 while the loss fell from {number(first)} to"
+        f" {number(last)}: the log does not hold the gradient's norm",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "loss_first": Quantity(first, "loss, median of the first third"),
+            "loss_last": Quantity(last, "loss, median of the last third"),
+        },
+        cause="the norm is taken after the gradients are freed: an optimizer that steps within backward, layer by"
+        " layer, as GaLore does",
+        remedy="log the norm where the optimizer still has the gradients; nothing is known of this training's norms",
+        confirm="print the norm of one parameter's gradient just before the optimizer's step",
+    )
+
+
 def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *, few: bool) -> Severity:
-    """Information where the other steps halved the loss of an imported history.
+    """Information where the other steps of an imported history train.
 
     A row of it has the norm of one step and the loss of several: with batches of one sample, those that are already
-    learnt have a gradient of 0.
+    learnt have a gradient of 0. Where the loss is a surrogate about 0, so has a step whose groups got equal rewards.
     """
     if share >= MOST_STEPS:
         return "warning" if few else "critical"
     losses = optimizer.history.losses
-    if not facts.is_imported or len(losses) < MIN_LEARNT_LOSSES or optimizer.history.is_loss_about_zero:
+    if not facts.is_imported or len(losses) < MIN_LEARNT_LOSSES:
         return "warning"
+    if optimizer.history.is_loss_about_zero:
+        norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+        lasts = bool(norms[-max(MIN_END, len(norms) // 10) :].any())
+        return "info" if share < MANY_ZEROS and lasts else "warning"
     return "info" if optimizer.history.loss_levels[-1] < HALF * first_loss(losses) else "warning"
 
 

@@ -32,6 +32,21 @@ LOGS = {
     "  \x1b[36mmemory:  0.8GiB",
     "fairseq": '2026-01-01 10:00:00 | INFO | train_inner | {{"epoch": 1, "update": 0.1, "loss": "{loss:.3f}",'
     ' "ppl": "9", "num_updates": "{step}", "lr": "{lr:.6g}", "gnorm": "{norm:.3f}", "clip": "0"}}',
+    "nanotron": "01/01/2026 10:00:00 [INFO|DP=0|PP=0|TP=0]: iteration: {step} / 9000 | consumed_tokens: 85.8G |"
+    " tokens_per_sec: 22.8K | lm_loss: {loss:.4g} | lr: {lr:.3g} | model_tflops_per_gpu: 38.3 | grad_norm: {norm:.6g}",
+    "the scripts like BEiT's": "Epoch: [0]  [{step:5d}/17227]  eta: 8:06:56  lr: {lr:.6f}  min_lr: 0.5"
+    "  loss: {loss:.4f} (9.9914)  loss_scale: 8192.0000 (9600.5792)  weight_decay: 0.0500 (0.0500)"
+    "  grad_norm: {norm:.4f} (inf)  time: 1.4",
+    "the scripts like BEiT's, Swin": "[2026-01-01 10:00:00 swin] (main.py 213): INFO Train: [0/300][{step}/1251]"
+    "\teta 0:20:10 lr {lr:.6f}\t wd 0.0500\ttime 0.4 (0.5)\tloss {loss:.4f} (6.9)"
+    "\tgrad_norm {norm:.4f} (2.2)\tloss_scale 65536.0",
+    "audiocraft": "[01-01 10:00:00][flashy.solver][INFO] - Train Summary | Epoch {step} | lr={lr:.2E} |"
+    " grad_norm={norm:.3E} | grad_scale=263192.576 | ce={loss:.3f} | ppl=1.101 | duration=1321.922",
+    "the first DPO script": "train stats after 160 examples: {{'rewards_train/chosen': '0.1', 'loss/train':"
+    " '{loss:.5g}', 'grad_norm': '{norm:.5g}', 'counters/examples': 160, 'counters/updates': {step}}}",
+    "OLMo": "2026-01-01 10:00:00.185\thost:0\tolmo.train:979\tINFO\t[step={step}/10000,epoch=0]\n"
+    "    optim/total_grad_norm={norm:.3f}\n    optim/learning_rate_group0={lr:.6g}\n"
+    "    train/CrossEntropyLoss={loss:.3f}\n    train/Perplexity=84,884",
     "fairseq, simple": "2026-01-01 10:00:00 | INFO | train_inner | epoch 001:    100 / 1000 loss={loss:.3f},"
     " nll_loss=9.5, ppl=725.8, wps=9000, ups=2.1, wpb=4000, bsz=120, num_updates={step},"
     " lr={lr:.6g}, gnorm={norm:.3f}, clip=0, train_wall=40, wall=60",
@@ -47,7 +62,48 @@ def test_the_lines_of_well_known_tools_are_read(tmp_path, tool):
     for found, wanted in zip(values(history), EXPECTED, strict=True):
         assert found[:2] == wanted[:2]
         assert found[2] == (None if tool == "verl" else pytest.approx(wanted[2], abs=1e-3))
-        assert found[3] == (None if tool == "torchtitan" else pytest.approx(wanted[3]))
+        has_rate = tool not in ("torchtitan", "the first DPO script")
+        assert found[3] == (pytest.approx(wanted[3]) if has_rate else None)
+
+
+def test_rows_whose_tool_abbreviates_their_steps_are_counted(tmp_path):
+    line = "INFO 2026-01-01 ot_train.py:351 step:{} smpl:6K ep:9 epch:0.03 loss:{} grdn:{} lr:2.5e-06 updt_s:4.4\n"
+    text = line.format("31K", "nan", "nan") + line.format("31K", 0.5, 1.25)
+    history = read([write_text(tmp_path, "a.log", text)])
+    assert history.source == "a.log by the pattern of LeRobot"
+    assert [point.step for point in history.points] == [0, 1]
+    assert values(history)[1] == (1, 1.25, 0.5, 2.5e-6)
+
+
+def test_abbreviated_numbers_and_those_with_commas_are_read_whole(tmp_path):
+    line = "[INFO|DP=0]: iteration: {} / 9 | lm_loss: 1.5K | lr: 0.1 | grad_norm: {}\n"
+    nanotron = read([write_text(tmp_path, "a.log", line.format(1, "2.5K") + line.format(2, "3.25M"))])
+    assert [point.norm for point in nanotron.points] == [2500.0, 3.25e6]
+    assert nanotron.points[0].loss == 1500.0
+    olmo = "[step={}/9,epoch=0]\n    optim/total_grad_norm={}\n    train/CrossEntropyLoss=1.5\n"
+    found, _ = rows(write_text(tmp_path, "b.log", olmo.format(1, "1,234") + olmo.format(2, "1,234,567")))
+    assert [row["grad_norm"] for row in found] == ["1234", "1234567"]
+
+
+def test_numbers_below_a_header_belong_to_it_and_to_no_other(tmp_path):
+    text = "[step=1/9,epoch=0]\n    train/CrossEntropyLoss=1.5\n    optim/total_grad_norm=2.0\n"
+    text += "[step=2/9,epoch=0]\nsaving\n    optim/total_grad_norm=9.0\n    train/CrossEntropyLoss=9.0\n"
+    text += "[step=3/9,epoch=0]\n    optim/total_grad_norm=3.0\n    train/CrossEntropyLoss=nan\n"
+    found, told = rows(write_text(tmp_path, "a.log", text))
+    assert told == "the pattern of OLMo"
+    assert [(row["step"], row["grad_norm"], row["loss"]) for row in found] == [("1", "2.0", "1.5"), ("3", "3.0", "nan")]
+
+
+def test_a_line_of_ones_own_between_headers_is_matched_once(tmp_path):
+    text = "[step=1/9] norm=1.0\n[step=2/9] norm=2.0\nstep 3: norm=3.0\n    norm=4.0\n"
+    found, _ = rows(write_text(tmp_path, "a.log", text), r"norm=(?P<norm>\S+)")
+    assert [row["grad_norm"] for row in found] == ["1.0", "2.0", "3.0", "4.0"]
+
+
+def test_epochs_counted_from_0_go_on(tmp_path):
+    line = "Epoch: [{}]  [ {}/20]  eta: 0:01  lr: 0.1  loss: 1.0 (1.0)  grad_norm: 2.0 (2.0)\n"
+    text = "".join(line.format(epoch, at) for epoch in (0, 1) for at in (0, 10))
+    assert [row["step"] for row in rows(write_text(tmp_path, "a.log", text))[0]] == ["0", "10", "20", "30"]
 
 
 def test_steps_that_a_tool_counts_anew_in_each_epoch_are_counted_on(tmp_path):
@@ -150,11 +206,20 @@ HOSTILE = (
     "Epoch [1][1/9] lr: 1 loss: 1 grad_norm: " * 250,
     "step:1 - actor/grad_norm:np.float64(" * 280,
     "| loss 1| num_updates 1| lr 1" * 340,
+    "iteration: 1 / 1 | lm_loss: 1 lr: 1 grad_norm: " * 210,
+    "step:1 smpl: loss:1 grdn:1 lr: " * 320,
+    "Epoch: [1] [1/9] lr: 1 loss: 1 grad_norm: " * 230,
+    "Train Summary | Epoch 1 | lr=1 loss=1 grad_norm= " * 200,
+    "'loss/train': '1' 'grad_norm': '1' 'counters/updates': " * 180,
+    "[step=1/ train/CrossEntropyLoss=1 optim/total_grad_norm= " * 170,
 )
 
 
 @pytest.mark.parametrize(
-    "line", HOSTILE, ids=["Megatron-LM", "llm.c", "fairseq", "Transformers", "OpenMMLab", "verl", "epochs"]
+    "line",
+    HOSTILE,
+    ids=["Megatron-LM", "llm.c", "fairseq", "Transformers", "OpenMMLab", "verl", "epochs"]
+    + ["nanotron", "LeRobot", "BEiT", "audiocraft", "DPO", "OLMo"],
 )
 def test_a_hostile_line_takes_quadratic_time_at_most(line):
     """Four times the length takes about 16 times as long; with cubic patterns it took 64 and 256 times."""

@@ -232,3 +232,13 @@ def test_of_a_spike_at_the_last_step_no_return_is_told(tmp_path):
 )
 def test_a_few_rows_that_are_no_divergence(tmp_path, norms, losses):
     assert "diverged" not in codes(run_of(tmp_path, stream(norms, losses=losses)))
+
+
+def test_a_few_rows_that_left_the_first_one_for_good(tmp_path):
+    losses, norms = [3.0, 14.4, 15.3, 12.8, 13.8, 12.8], [44.0, 340.0, 201.0, 201.0, 165.0, 299.0]
+    found = the(run_of(tmp_path / "left", stream(norms, losses=losses)), "diverged")
+    assert (found.severity, found.certainty) == ("critical", "likely")
+    assert "went from 3 " in found.what
+    assert "diverged" not in codes(run_of(tmp_path / "norms", stream([150.0, *norms[1:]], losses=losses)))
+    assert "diverged" not in codes(run_of(tmp_path / "back", stream(norms, losses=[*losses[:5], 5.0])))
+    assert "diverged" not in codes(run_of(tmp_path / "zero", stream(norms, losses=[0.0, *losses[1:]])))

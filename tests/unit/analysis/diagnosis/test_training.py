@@ -261,3 +261,31 @@ def test_zero_gradients_in_half_of_imported_rows_are_information_where_the_loss_
     norms = [norm * (i % 5 > 2) for i, norm in enumerate(steady(300))]
     run = run_of(tmp_path, stream(norms, losses=falling(300, 2.0, end)), meta=source)
     assert the(run, "zero-gradients").severity == severity
+
+
+@pytest.mark.parametrize(
+    ("zeros", "alive", "source", "severity"),
+    [
+        pytest.param(6, 300, {"source": "trainer"}, "info", id="some groups"),
+        pytest.param(8, 300, {"source": "trainer"}, "warning", id="most groups"),
+        pytest.param(6, 260, {"source": "trainer"}, "warning", id="none any more"),
+        pytest.param(6, 300, {}, "warning", id="recorded"),
+    ],
+)
+def test_zero_gradients_of_a_surrogate_loss_are_information_while_others_train(
+    tmp_path, zeros, alive, source, severity
+):
+    """Groups of equal rewards have an advantage of 0; the other groups teach."""
+    norms = [norm * (i % 10 >= zeros and i < alive) for i, norm in enumerate(steady(300))]
+    losses = [0.1 * (-1) ** i * (norm > 0) for i, norm in enumerate(norms)]
+    run = run_of(tmp_path, stream(norms, losses=losses), meta=source)
+    assert the(run, "zero-gradients").severity == severity
+
+
+@pytest.mark.parametrize(("end", "severity"), [(1.2, "info"), (1.9, "critical")])
+@pytest.mark.parametrize("source", [{"source": "trainer"}, {}])
+def test_a_log_whose_norms_are_all_zero_while_the_loss_falls_is_not_of_the_gradient(tmp_path, end, severity, source):
+    run = run_of(tmp_path, stream([0.0] * 40, losses=falling(40, 2.1, end)), meta=source)
+    found = the(run, "zero-gradients")
+    assert found.severity == (severity if source else "critical")
+    assert ("does not hold the gradient's norm" in found.what) == (found.severity == "info")
