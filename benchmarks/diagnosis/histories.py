@@ -7,9 +7,9 @@
 files of W&B, logs, and tables from public threads, with labels that were given by eye, from tables of losses and
 norms, before gradwatch was asked. The files are other people's and are not kept here: FOLDER holds each by its id,
 with the ending that it had, and a file that is missing is said to be. A file that is refused tells nothing.
-Of the first two halves, and of the two of the sixth round, by the first digit of their id, one was left alone until
-the rule was committed; those of the fourth and the fifth round were collected and labelled after the rules of their
-round were committed.
+Of the first two halves, and of the two of the sixth and of the seventh round, by the first digit of their id, one was
+left alone until the rule was committed; those of the fourth and the fifth round were collected and labelled after the
+rules of their round were committed.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
