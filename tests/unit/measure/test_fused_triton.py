@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from .launching import note_launches
+
 PROGRAM = """
 import sys
 import numpy as np, torch
@@ -174,25 +176,10 @@ def test_the_kernel_agrees_with_float64():
 def test_it_launches_on_the_device_of_the_gradients_whichever_is_current(monkeypatch):
     from gradwatch.measure import fused_triton
 
-    happened = []
-
-    class Launches:
-        def __getitem__(self, grid):
-            return lambda *arguments, **options: happened.append("launch")
-
-    class Current:
-        def __init__(self, tensor):
-            self.tensor = tensor
-
-        def __enter__(self):
-            happened.append(self.tensor)
-
-        def __exit__(self, *exception):
-            happened.append("as before")
-
-    for name in ("_read", "_add"):
-        monkeypatch.setattr(fused_triton, name, Launches())
-    monkeypatch.setattr(torch.cuda, "device_of", Current)
+    happened = note_launches(monkeypatch, fused_triton, "_read", "_add", "_scale")
     gradient = torch.ones(4)
     fused_triton.measure_triton([gradient])
     assert happened == [gradient, "launch", "launch", "as before"]
+    happened.clear()
+    fused_triton.scale_triton(fused_triton.readable([0], [gradient]), torch.tensor(0.5))
+    assert happened == [gradient, "launch", "as before"]

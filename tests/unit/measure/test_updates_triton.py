@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from .launching import note_launches
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -234,3 +237,18 @@ def test_the_kernel_agrees_with_the_compiled_pass():
     if not reads_updates():
         pytest.skip("the compiled part was not built")
     run_in_interpreter(ENTRIES)
+
+
+@needs_triton
+def test_it_launches_on_the_device_of_the_weights_whichever_is_current(monkeypatch):
+    from gradwatch.measure import updates, updates_triton
+
+    happened = note_launches(monkeypatch, updates_triton, "_read", "_add")
+    monkeypatch.setattr(updates, "reads_updates", lambda: False)
+    monkeypatch.setattr(updates, "_kernel", lambda device: updates_triton)
+    weights = [torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(3).bfloat16())]
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    updates.measure_updates(optimizer, weights)
+    assert happened == [weights[0], "launch", "launch", "as before", weights[1], "launch", "launch", "as before"]
