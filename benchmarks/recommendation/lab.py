@@ -30,7 +30,7 @@ class Task(Protocol):
     def name(self) -> str: ...
     @property
     def optimizer(self) -> str:
-        """SGD, Momentum or Adam."""
+        """SGD, Momentum, Adam or AdamW."""
 
     @property
     def rates(self) -> tuple[float, ...]: ...
@@ -147,8 +147,9 @@ def train(
     steps: int | None = None,
     policies: Mapping[str, Callable[[], Threshold]] | None = None,
     keep_layers: bool = False,
+    decay: float = 0.0,
 ) -> History:
-    """Train all. A training whose gradient is not finite stops and counts as lost."""
+    """Train all, with a weight decay. A training whose gradient is not finite stops and counts as lost."""
     steps = steps or task.steps
     side = SideBySide.begin(task, trials)
     weights, rates = side.weights, side.rates
@@ -158,8 +159,7 @@ def train(
         for name, make in (policies or {}).items()
         if any(trial.policy == name for trial in trials)
     ]
-    rules: dict[str, Sgd | Adam] = {"SGD": Sgd(0.0), "Momentum": Sgd(0.9), "Adam": Adam()}
-    update = rules[task.optimizer]
+    update = update_rule(task.optimizer, decay)
     held_out, validation = side.each(task.held_out()), side.each(task.validation())
     alive = torch.ones(len(trials), dtype=torch.bool)
     norms, losses = np.full((steps, len(trials)), np.nan), np.full((steps, len(trials)), np.nan)
@@ -200,15 +200,24 @@ def _times(factor: Tensor, tensor: Tensor) -> Tensor:
     return scaled.nan_to_num(0.0, 0.0, 0.0)
 
 
+def update_rule(optimizer: str, decay: float = 0.0) -> Sgd | Adam:
+    """The rule of an optimizer by its name. Only AdamW keeps weight decay out of the gradient."""
+    if optimizer in ("SGD", "Momentum"):
+        return Sgd(0.9 if optimizer == "Momentum" else 0.0, decay)
+    return Adam(decay, apart=optimizer == "AdamW")
+
+
 class Sgd:
     """`torch.optim.SGD` of each training."""
 
-    def __init__(self, momentum: float) -> None:
-        self.momentum, self.buffers = momentum, Weights()
+    def __init__(self, momentum: float, decay: float = 0.0) -> None:
+        self.momentum, self.decay, self.buffers = momentum, decay, Weights()
 
     def __call__(self, weights: Weights, gradients: Weights, factor: Tensor, rates: Tensor) -> None:
         for name, weight in weights.items():
             step = _times(factor, gradients[name])
+            if self.decay:
+                step = step + self.decay * weight
             if self.momentum:
                 old = self.buffers.get(name)
                 step = step if old is None else old * self.momentum + step
@@ -217,15 +226,20 @@ class Sgd:
 
 
 class Adam:
-    """`torch.optim.Adam` of each training, with its defaults."""
+    """`torch.optim.Adam` of each training, with its defaults; ``apart``: `torch.optim.AdamW`."""
 
-    def __init__(self) -> None:
+    def __init__(self, decay: float = 0.0, *, apart: bool = False) -> None:
+        self.decay, self.apart = decay, apart
         self.first, self.second, self.step = Weights(), Weights(), 0
 
     def __call__(self, weights: Weights, gradients: Weights, factor: Tensor, rates: Tensor) -> None:
         self.step += 1
         for name, weight in weights.items():
             gradient = _times(factor, gradients[name])
+            if self.decay and self.apart:
+                weight.sub_(_times(rates * self.decay, weight))
+            elif self.decay:
+                gradient = gradient + self.decay * weight
             first = self.first.setdefault(name, torch.zeros_like(weight)).lerp_(gradient, 0.1)
             second = self.second.setdefault(name, torch.zeros_like(weight))
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)

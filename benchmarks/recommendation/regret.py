@@ -19,7 +19,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,12 @@ FIXED = (0.25, 1.0, 5.0)
 PERCENTILES = (10, 50, 90, 99)
 POLICIES = {"AutoClip": lambda: AutoClip(10).threshold, "ZClip": lambda: ZClip().threshold}
 RULES = ("none", *(f"{c:g}" for c in FIXED), *(f"p{p}" for p in PERCENTILES), "mean", *POLICIES)
-CLASSES = {"SGD": ("SGD", {"momentum": 0.0}), "Momentum": ("SGD", {"momentum": 0.9}), "Adam": ("Adam", {"eps": 1e-8})}
+CLASSES = {
+    "SGD": ("SGD", {"momentum": 0.0}),
+    "Momentum": ("SGD", {"momentum": 0.9}),
+    "Adam": ("Adam", {"eps": 1e-8}),
+    "AdamW": ("AdamW", {"eps": 1e-8}),
+}
 CANDIDATES = 7  # of tune, beside no clipping
 
 Label = dict[str, Any]
@@ -147,8 +152,10 @@ def _ask(task: Task, trials: Sequence[Trial]) -> list[Recommendation]:
         ]
 
 
-def recorded(task: Task, history: History, at: int, trial: Trial, folder: Path) -> Run:
-    """One training of a pilot as gradwatch would have recorded it."""
+def recorded(
+    task: Task, history: History, at: int, trial: Trial, folder: Path, settings: Mapping[str, object] | None = None
+) -> Run:
+    """One training of a pilot as gradwatch would have recorded it; ``settings``: more of the optimizer's."""
     shapes = {name: np.shape(value) for name, value in task.initial(np.random.default_rng(0)).items()}
     parameters = tuple(ParameterInfo(name=name, shape=shape) for name, shape in shapes.items())
     columns = {
@@ -175,7 +182,9 @@ def recorded(task: Task, history: History, at: int, trial: Trial, folder: Path) 
         if not math.isfinite(norm):
             break  # the training is lost, and so is its record
     optimizer_class, options = CLASSES[task.optimizer]
-    return Run(write_run(folder, records, optimizer_class, settings={"lr": trial.rate} | options))
+    return Run(
+        write_run(folder, records, optimizer_class, settings={"lr": trial.rate} | options | dict(settings or {}))
+    )
 
 
 # ---------------------------------------------------------------------------------------- regret

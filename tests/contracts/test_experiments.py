@@ -158,18 +158,21 @@ def by_pytorch(task, trial, steps, optimizer):
     return norms, losses
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Momentum", "Adam"])
-def test_trainings_side_by_side_are_each_what_pytorch_makes_of_it(kind):
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["SGD", "Momentum", "Adam", "AdamW"])
+def test_trainings_side_by_side_are_each_what_pytorch_makes_of_it(kind, decay):
     import dataclasses
 
     task = dataclasses.replace(problem("mlp-digits-momentum"), optimizer=kind)
     trials = [lab.Trial(seed, rate, limit) for seed in (0, 3) for rate in (0.01, 0.05) for limit in (0.3, 1e9)]
-    history = lab.train(task, trials, steps=40)
+    history = lab.train(task, trials, steps=40, decay=decay)
     for at, trial in enumerate(trials):
+        settings = {"lr": trial.rate, "weight_decay": decay}
         optimizers = {
-            "SGD": lambda weights, lr=trial.rate: torch.optim.SGD(weights, lr),
-            "Momentum": lambda weights, lr=trial.rate: torch.optim.SGD(weights, lr, momentum=0.9),
-            "Adam": lambda weights, lr=trial.rate: torch.optim.Adam(weights, lr),
+            "SGD": lambda weights, of=settings: torch.optim.SGD(weights, **of),
+            "Momentum": lambda weights, of=settings: torch.optim.SGD(weights, momentum=0.9, **of),
+            "Adam": lambda weights, of=settings: torch.optim.Adam(weights, **of),
+            "AdamW": lambda weights, of=settings: torch.optim.AdamW(weights, **of),
         }
         norms, losses = by_pytorch(task, trial, 40, optimizers[kind])
         np.testing.assert_allclose(history.norms[:, at], norms, rtol=2e-3)
