@@ -1,0 +1,94 @@
+"""Carry out today's advice on unseen tasks, and compare it with the regrets that RESULTS.md printed with older rules.
+
+    python benchmarks/recommendation/again.py [TASK ...]
+
+The grid of RESULTS.md trains for hours. Here each cell trains with today's advice, and with four rules whose regret
+the table has: no clipping, 0.25, 1 and 5. The loss of each over its printed regret is the loss of the best threshold.
+Trainings are deterministic, so the four agree to the digits printed; the last column is how far they do not. The regret
+today is that of the advice over the median of the four.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from lab import Task, Trial, train
+from problems import REPORT
+from regret import CACHE, FIXED, HERE, POLICIES, Advice, _told, advice_for, cells, geometric_mean, key_of, load, rule_of
+from regret import save as save_history
+
+ANCHORS = ("none", *(f"{threshold:g}" for threshold in FIXED))
+Printed = dict[tuple[str, str], dict[str, str]]  # by task and learning rate the row of the table
+
+
+def printed() -> Printed:
+    """The rows of the unseen tasks in RESULTS.md."""
+    text = (HERE / "RESULTS.md").read_text(encoding="utf-8")
+    lines = text[text.index("## Unseen tasks") :].splitlines()
+    begin = next(at for at, line in enumerate(lines) if line.startswith("| task |"))
+    names, found = _fields(lines[begin]), {}
+    for line in lines[begin + 2 :]:
+        if not line.startswith("|"):
+            break
+        row = dict(zip(names, _fields(line), strict=True))
+        found[row["task"], row["learning rate"]] = row
+    return found
+
+
+def _fields(line: str) -> list[str]:
+    return [field.strip() for field in line.strip("| ").split("|")]
+
+
+def losses_of(task: Task, advice: Sequence[Advice]) -> dict[tuple[float, str], float]:
+    """By learning rate and rule the mean held-out loss."""
+    trials = [
+        Trial(one.seed, one.rate, policy=rule_of(one.clip)) if one.clip else Trial(one.seed, one.rate, one.max_norm)
+        for one in advice
+    ]
+    for threshold in (math.inf, *FIXED):
+        trials += [Trial(seed, rate, threshold) for rate, seed in cells(task)]
+    file = CACHE / f"{task.name}.again-{key_of(trials)}.npz"
+    if not file.exists():
+        save_history(file, train(task, trials, policies=POLICIES))
+    scores = load(file).score().reshape(1 + len(ANCHORS), len(task.rates), -1).mean(axis=2)
+    return {
+        (rate, rule): float(scores[i, j])
+        for i, rule in enumerate(("recommend", *ANCHORS))
+        for j, rate in enumerate(task.rates)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", default=[task.name for task in REPORT])
+    wanted = parser.parse_args().tasks
+    torch.set_num_threads(1)
+    table, then, now = printed(), [], []
+    print("| task | learning rate | advice before | advice today | regret before | regret today | anchors agree to |")
+    print("|" + "---|" * 7)
+    for task in (task for task in REPORT if task.name in wanted):
+        advice = advice_for(task)
+        losses = losses_of(task, advice)
+        for rate in task.rates:
+            row = table[task.name, f"{rate:g}"]
+            bests = [losses[rate, rule] / float(row[rule]) for rule in ANCHORS]
+            regret = losses[rate, "recommend"] / float(np.median(bests))
+            told = ", ".join(_told(one) for one in advice if one.rate == rate)
+            then.append(float(row["recommend"]))
+            now.append(regret)
+            before = row["advice, a seed each"]
+            same = "the same" if told == before else told
+            print(
+                f"| {task.name} | {rate:g} | {before} | {same} | {then[-1]:.3f} | {regret:.3f} |"
+                f" {max(bests) / min(bests) - 1:.1%} |",
+                flush=True,
+            )
+    print(f"\ngeometric mean {geometric_mean(then):.3f} before, {geometric_mean(now):.3f} today; worst {max(now):.2f}")
+
+
+if __name__ == "__main__":
+    main()
