@@ -261,7 +261,7 @@ def advise(tasks: Sequence[Task]) -> None:
         scores, advice = scores_of(task), advice_for(task)
         for rate, value in estimated(task, advice).items():
             own = [one for one in advice if one.rate == rate]
-            thresholds = " ".join(_told(one) for one in own)
+            thresholds = " ".join(told_by(one) for one in own)
             best, name = best_of(scores, rate)
             top = levels_of(task).get((rate, name), math.inf)
             regrets.append(value / best)
@@ -447,13 +447,13 @@ def every_cell(found: Sequence[Cell]) -> list[str]:
         "|---|---|---|---|" + "---|" * len(shown),
     ]
     for cell in found:
-        told = ", ".join(_told(one) for one in cell.advice)
+        told = ", ".join(told_by(one) for one in cell.advice)
         numbers = " | ".join(f"{cell.regret[rule]:.3f}" for rule in shown)
         lines.append(f"| {cell.task.name} | {cell.rate:g} | {cell.best:.2g} | {told} | {numbers} |")
     return lines
 
 
-def _told(advice: Advice) -> str:
+def told_by(advice: Advice) -> str:
     """A star: after a second pilot, which the first asked for."""
     number = advice.clip or ("none" if math.isinf(advice.max_norm) else f"{advice.max_norm:g}")
     return ("refused" if advice.refused else number) + ("*" if advice.second_pilot else "")
