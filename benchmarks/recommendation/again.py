@@ -3,10 +3,11 @@
     python benchmarks/recommendation/again.py [TASK ...]
 
 The grid of RESULTS.md trains for hours. Here `recommend` reads the pilots of each task again. Where it says what it
-said then, the training that follows it is the same, and so is the regret. Only the other cells are trained: with
-today's advice, and with four rules whose regret the table has (no clipping, 0.25, 1 and 5). The loss of each of these
-over its printed regret is the loss of the best threshold. Trainings are deterministic, so the four agree to the digits
-printed; the last column is how far they do not. The regret today is that of the advice over the median of the four.
+said then, the regret is the one that was printed. Only the other cells are trained: with today's advice, and with four
+rules whose regret the table has (no clipping, 0.25, 1 and 5). The loss of each of these over its printed regret is the
+loss of the best threshold, and the regret today is that of the advice over the median of the four. The last column is
+how far the four disagree. Rounding differs with the number of trainings side by side, and a training at its limit
+makes that large.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def main() -> None:
     wanted = parser.parse_args().tasks
     torch.set_num_threads(1)
     table, then, now = printed(), [], []
-    print("| task | learning rate | advice before | advice today | regret before | regret today | anchors agree to |")
+    print("| task | learning rate | advice before | advice today | regret before | regret today | rules agree to |")
     print("|" + "---|" * 7)
     for task in (task for task in REPORT if task.name in wanted):
         advice = advice_for(task)
