@@ -49,6 +49,7 @@ class _Effect:
     norms: tuple[float, ...]
     weights: tuple[float, ...]
     reason: str
+    keeps: bool = False  # whether the first factors alone give the threshold; all give its range
 
 
 _NONE = (1.0,)
@@ -96,7 +97,8 @@ def advise_after(
     new, reasons = _with_optimizer(history, changes)
     effects = [e for e in (_of_batch(setup, changes), _of_decay(history, new, setup, changes)) if e is not None]
     choices = [_choose(new, norms, weights) for norms, weights in _combined(effects)]
-    numbers = [choice.number for choice in choices]
+    decisive = [_choose(new, norms, weights) for norms, weights in _combined([_decided(effect) for effect in effects])]
+    numbers = [choice.number for choice in decisive]
     reasons += [effect.reason for effect in effects]
     if "lr" in changes:
         reasons += _reasons_of_rate(history, new)
@@ -107,6 +109,11 @@ def advise_after(
         high=two_digits(max(choice.high for choice in choices)),
         reasons=tuple(reasons),
     )
+
+
+def _decided(effect: _Effect) -> _Effect:
+    """The effect with the factors alone that give the threshold."""
+    return replace(effect, norms=effect.norms[:1], weights=effect.weights[:1]) if effect.keeps else effect
 
 
 def _without(changes: Mapping[str, str], why: str) -> ChangedAdvice:
@@ -203,6 +210,10 @@ def _of_decay(old: OptimizerHistory, new: OptimizerHistory, setup: Setup, change
     |g| |x| is constant (the gradient of such weights falls as they grow). So with SGD |g| goes with the fourth root
     of 2 lambda / lr and |x| with its inverse. An optimizer that normalises makes updates of a fixed size, so that |x|
     goes with sqrt(lr / (2 lambda)), and |g| with its inverse.
+
+    The record doesn't tell for which weights the scale does not matter. With SGD the bound on an update falls with the
+    weights in any network; with an optimizer that normalises the norms rise or fall, so there the threshold stays
+    (benchmarks/recommendation/CHANGES.md).
     """
     if not {"weight_decay", "lr"} & set(changes):
         return None
@@ -217,12 +228,19 @@ def _of_decay(old: OptimizerHistory, new: OptimizerHistory, setup: Setup, change
     power = 0.5 if new.is_adaptive else 0.25
     norms, weights = moved**power, moved**-power
     root = "sqrt" if new.is_adaptive else "the fourth root"
+    so = (
+        "in other networks the norms may as well fall, and the record can't tell which this is: the threshold stays,"
+        " and its range covers the steady state"
+        if new.is_adaptive
+        else "the threshold lies between"
+    )
     return _Effect(
         (1.0, norms),
         (1.0, weights),
         f"under weight decay the gradient of normalised layers settles at sqrt(2 lambda / lr) of the weights' norm"
         f" (Defazio 2025, arXiv 2506.02285), and its norm moves with {root} of lambda / lr: by {norms:.3g} after about"
-        f" {steps:.3g} steps, and not at all before; the threshold lies between",
+        f" {steps:.3g} steps, and not at all before; {so}",
+        keeps=new.is_adaptive,
     )
 
 
