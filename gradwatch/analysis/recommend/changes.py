@@ -128,6 +128,8 @@ def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tu
         rule = find_update_rule(name, {}, history.frame.iloc[:0], history.weights.iloc[:0])
         keeps = rule == history.update_rule
         reasons.append(_words_of_rule(name, rule, keeps=keeps))
+        if rule == "follows-gradient" and not keeps:
+            reasons.append(f"{name} is taken without momentum")
         if not keeps and "lr" not in changes:
             new = replace(new, learning_rate=None)
             reasons.append(f"the learning rate for {name} is not known (pass --if lr=...), so the norms alone decide")

@@ -142,6 +142,7 @@ def test_under_weight_decay_the_threshold_of_sgd_lies_between_now_and_what_settl
         ("SGD", {}, {"weight_decay": "0.1"}, "weight decay of the run is unknown"),
         ("Adam", {"weight_decay": 0.1}, {"weight_decay": "0.2"}, "adds weight decay to the gradient"),
         ("AdamW", {}, {"optimizer": "SGD"}, "learning rate for SGD is not known"),
+        ("AdamW", {}, {"optimizer": "SGD", "lr": "0.1"}, "SGD is taken without momentum"),
         ("AdamW", {}, {"optimizer": "Unheard"}, "not known whether the update of Unheard follows"),
         ("AdamW", {}, {"optimizer": "Lion"}, "as the optimizer of the run"),
     ],
