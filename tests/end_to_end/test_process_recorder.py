@@ -172,6 +172,64 @@ def test_what_the_training_started_keeps_no_recorder_alive(tmp_path, beside):
         os.kill(pid, signal.SIGKILL)
 
 
+# ------------------------------------------------------------------------- however the training begins
+
+PLAIN = """
+import torch, gradwatch
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+def train(run, steps=9):
+    with gradwatch.attach(model, optimizer, run, recorder="process"):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).square().mean().backward()
+            optimizer.step()
+"""
+SPAWNED = """
+import multiprocessing, sys, training
+if __name__ == "__main__":
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=training.train, args=("run",))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["spawn", "forkserver", "stdin", "no guard"])
+def test_a_training_that_was_spawned_piped_or_has_no_guard_is_recorded(tmp_path, how):
+    (tmp_path / "training.py").write_text(PLAIN)
+    (tmp_path / "spawn.py").write_text(SPAWNED)
+    (tmp_path / "script.py").write_text(f'{PLAIN}\ntrain("run")\n')
+    command = {"stdin": ["-"], "no guard": ["script.py"]}.get(how, ["spawn.py", how])
+    text = (tmp_path / "script.py").read_text() if how == "stdin" else None
+    done = subprocess.run([sys.executable, *command], input=text, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    run = Run(tmp_path / "run")
+    assert (run.steps().index.tolist(), run.summary().ended) == (list(range(9)), "closed")
+    assert not is_running(writer_of(tmp_path / "run"))
+
+
+def test_a_forked_child_of_a_forked_child_may_record_a_run_of_its_own(tmp_path):
+    model, optimizer = make()
+    with gradwatch.attach(model, optimizer, tmp_path / "run", recorder="process") as watch:
+        train(model, optimizer, 3)
+        pid = os.fork()
+        if pid == 0:
+            inner = os.fork()
+            if inner == 0:
+                train(model, optimizer, 2)
+                with gradwatch.attach(model, optimizer, tmp_path / "inner", recorder="process"):
+                    train(model, optimizer, 4)
+                os._exit(0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        train(model, optimizer, 3, watch)
+    assert Run(tmp_path / "run").steps().index.tolist() == list(range(6)), "those of the children are not in it"
+    assert Run(tmp_path / "inner").steps().index.tolist() == list(range(4))
+    assert not is_running(writer_of(tmp_path / "inner"))
+
+
 # ------------------------------------------------------------------- the recorder's process ends first
 
 
