@@ -284,6 +284,30 @@ def test_rows_without_layers_or_with_others_leave_a_digest_without_layers(tmp_pa
         assert [number for number, _ in reader.digested_layers("0")] == [256]
 
 
+@pytest.mark.parametrize("parameters", [1, 4, 7, 9])
+def test_a_digest_of_many_parameters_is_made_in_slices(monkeypatch, parameters):
+    """Slices of four, whose keys are counted often, make the digest of all at once."""
+    random = np.random.default_rng(parameters)
+    norm = random.lognormal(0, 3, (200, parameters)).astype(np.float32)
+    norm[random.random(norm.shape) < 0.1] = np.nan
+    nonfinite = np.where(np.isnan(norm), np.float32(random.integers(0, 2, norm.shape)), 0).astype(np.float32)
+    tables = {"norm": norm, "nonfinite": nonfinite, "zeros": np.floor(norm)}
+
+    def digest():
+        digester = LayerDigester(parameters, list(tables))
+        digester.extend(tables)
+        return pack_layers(digester.finish())
+
+    at_once = digest()
+    monkeypatch.setattr(digests, "SLICE", 4)
+    monkeypatch.setattr(digests, "MAX_KEYS", 100)
+    monkeypatch.setattr(digests, "MAX_TABLE", 200)
+    assert digest() == at_once
+    found = unpack_layers(at_once)
+    expected = np.nanquantile(norm.astype(float), 0.5, axis=0)
+    np.testing.assert_allclose(found.sketch.quantile(0.5, parameters), expected, rtol=0.011)
+
+
 def test_layers_of_a_very_large_model_are_not_digested(tmp_path, monkeypatch):
     monkeypatch.setattr(digests, "MAX_PARAMETERS", 2)
     write(tmp_path, batches(128))
