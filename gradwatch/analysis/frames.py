@@ -51,8 +51,10 @@ def _texts(column: NDArray[Any]) -> pd.Series[Any]:
         return pd.Series(column, dtype=object if set(column) <= {None} else "str")
     if column[0] is None:
         return pd.Series(column, dtype=object, copy=False)
-    # Of chunks that are one and the same, so that they take the memory of one.
     chunk = pd.Series(column[:CHUNK], dtype="str")
+    if getattr(chunk.dtype, "storage", None) == "python":  # without pyarrow
+        return pd.Series(pd.array(column, chunk.dtype, copy=False), copy=False)
+    # Of chunks that are one and the same, so that they take the memory of one.
     chunks = [chunk] * (len(column) // CHUNK)
     return pd.concat([*chunks, chunk[: len(column) % CHUNK]], ignore_index=True)
 

@@ -29,6 +29,9 @@ from gradwatch.store.schema import STEP_COLUMNS
 ROWS = 4096
 """Rows of a digest."""
 
+MANY_ROWS = 50_000
+"""Rows from which on digests are read, so that the last rows of a run get one as well, however few they are."""
+
 GROUP = 64
 """Rows that share one largest value."""
 
@@ -505,8 +508,10 @@ def unpack(blob: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             size = math.prod(shape) * one
             if size > MAX_BYTES or length not in (size, one) or at + length > len(rest):
                 raise ValueError("an array is cut off")
-            # `numpy.broadcast_to` would take longer than the rest of what is done for an array.
-            arrays[name] = np.ndarray(shape, kind, rest, at, None if length == size else (0,) * len(shape))
+            if length == size:
+                arrays[name] = np.ndarray(shape, kind, rest, at)
+            else:  # of its own bytes, so that it keeps no others; `numpy.broadcast_to` takes ten times as long
+                arrays[name] = np.ndarray(shape, kind, rest[at : at + one], 0, (0,) * len(shape))
             at += length
     except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError("this is no digest") from error
@@ -700,6 +705,15 @@ class RecordDigesters:
                 with contextlib.suppress(ValueError):  # without one, readers read the rows
                     complete.append(digester.finish())
         return complete
+
+    def finish(self) -> list[Digest]:
+        """The digests of all rows that wait for more."""
+        found = []
+        for digester in self._of.values():
+            with contextlib.suppress(ValueError):
+                found.append(digester.finish())
+        self._of.clear()
+        return found
 
     def forget(self, optimizer: str) -> None:
         """Let go of the rows of an optimizer that makes no more steps; they stay without a digest."""

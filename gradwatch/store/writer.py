@@ -16,7 +16,7 @@ from gradwatch.errors import StoreNotWritable, StoreRemoved
 from gradwatch.record import Event, JoinedParameters, ParameterInfo, StepRecord, merged
 from gradwatch.store.connection import WritingConnection
 from gradwatch.store.creation import next_id, put_row_counts, refuse_if_in_use
-from gradwatch.store.digests import RecordDigesters
+from gradwatch.store.digests import MANY_ROWS, Digest, RecordDigesters
 from gradwatch.store.next_steps import EVERY, NextSteps
 from gradwatch.store.processes import process_start
 from gradwatch.store.reader import StoreReader
@@ -206,7 +206,7 @@ class StoreWriter:
                     self._put_parameters(parameters.optimizer, parameters.infos, parameters.first)
                 for table, columns in STEP_ROW_COLUMNS.items():
                     self._file.insert(table, columns, rows[table])
-                self._file.insert("digest", (*DIGEST_COLUMNS, *CHECKSUMS), [digest_row(digest) for digest in digests])
+                self._put_digests(digests)
                 for event in merged(events):
                     self._put_event(event)
                 if dropped:
@@ -226,6 +226,9 @@ class StoreWriter:
     def forget(self, optimizer: str) -> None:
         """Hold nothing more of an optimizer that makes no more steps."""
         self._digesters.forget(optimizer)
+
+    def _put_digests(self, digests: Sequence[Digest]) -> None:
+        self._file.insert("digest", (*DIGEST_COLUMNS, *CHECKSUMS), [digest_row(digest) for digest in digests])
 
     def _put_event(self, event: Event) -> None:
         """Write an event over the row of the same one, or after all others."""
@@ -266,6 +269,8 @@ class StoreWriter:
             with self._file.transaction():
                 self._update_attempt("ended = ?, reason = ?", time.time(), text(reason))
                 self._put_next_steps(self._next_steps)
+                if self._next_id > MANY_ROWS:
+                    self._put_digests(self._digesters.finish())
                 self._count_rows()
         except StoreNotWritable:
             self._file.close()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.optimizer import divides_each_entry
-from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.detect import traits_of
 from gradwatch.record import Event
 
@@ -28,7 +28,7 @@ CHANGED_STEPS = 0.5  # share of the steps
 
 def _coefs(optimizer: OptimizerFacts) -> Array:
     coefs: Array = optimizer.frame["clip_coef"].to_numpy(float)
-    finite: Array = coefs[np.isfinite(coefs)]
+    finite: Array = chosen_of(coefs, np.isfinite(coefs))
     return finite
 
 

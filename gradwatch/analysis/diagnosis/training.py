@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians
-from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.record import Severity
 from gradwatch.store.digests import is_of_one_value
 from gradwatch.text import number
@@ -177,8 +177,7 @@ def _never_updated(optimizer: OptimizerFacts) -> list[str]:
 
 def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The total norm is exactly 0 at most steps."""
-    norms = optimizer.total_norm[~optimizer.skipped]
-    norms = norms[np.isfinite(norms)]
+    norms = chosen_of(optimizer.total_norm, ~optimizer.skipped & np.isfinite(optimizer.total_norm))
     few = len(norms) < MIN_STEPS
     if few and not (facts.is_imported and len(norms) >= MIN_ZERO_ROWS and (norms == 0).all()):
         return None
@@ -261,8 +260,7 @@ def _has_no_gradient_at_all(optimizer: OptimizerFacts) -> bool:
 
 def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Every logged loss is the same number."""
-    losses = optimizer.loss[optimizer.loss_logged]
-    losses = losses[np.isfinite(losses)]
+    losses = optimizer.history.losses
     if len(losses) < MIN_CONSTANT_LOSSES or losses.min() != losses.max():
         return None
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]

@@ -24,8 +24,8 @@ class Series:
     total_norm: Array
     max_norm: Array
     clip_coef: Array
-    left_norm: Array  # total_norm x clip_coef, the norm after clipping; NaN where entries were clipped by value
     clipped: NDArray[np.bool_]
+    by_value: NDArray[np.bool_]  # entries were clipped by value
     loss: Array
     loss_nonfinite: NDArray[np.bool_]  # a loss was logged, and it is NaN or infinite
     learning_rate: Array
@@ -37,6 +37,14 @@ class Series:
     layer_nonfinite: NDArray[np.bool_]  # as layer_norm
     long_layers: LongLayers | None = None  # of a long run; layer_norm then has the largest of every 64 steps
 
+    @property
+    def left_norm(self) -> Array:
+        """Total_norm x clip_coef, the norm after clipping; NaN where entries were clipped by value."""
+        with np.errstate(invalid="ignore"):
+            left: Array = self.total_norm * self.clip_coef
+        left[self.by_value] = np.nan
+        return left
+
 
 def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layers: bool) -> Series:
     """The series of one optimizer from its frame of `RunReader.steps`; without ``layers`` no layer is read."""
@@ -47,18 +55,13 @@ def step_series(reader: RunReader, optimizer: str, steps: pd.DataFrame, *, layer
     else:
         table, bad = _layer_norms(reader, optimizer, steps) if layers else (none, none.astype(bool))
     total = steps["total_norm"].to_numpy(float)
-    coef = steps["clip_coef"].to_numpy(float)
-    by_value = steps["clip_value"].notna().to_numpy()
-    with np.errstate(invalid="ignore"):
-        left = total * coef
-    left[by_value] = np.nan
     return Series(
         step=steps.index.to_numpy(np.int64),
         total_norm=total,
         max_norm=steps["max_norm"].to_numpy(float),
-        clip_coef=coef,
-        left_norm=left,
+        clip_coef=steps["clip_coef"].to_numpy(float),
         clipped=steps["clipped"].to_numpy(bool),
+        by_value=steps["clip_value"].notna().to_numpy(),
         loss=steps["loss"].to_numpy(float),
         loss_nonfinite=steps["loss_logged"].to_numpy(bool) & ~np.isfinite(steps["loss"].to_numpy(float)),
         learning_rate=steps["learning_rate"].to_numpy(float),
@@ -78,7 +81,8 @@ def _largest_norms(long: LongLayers) -> tuple[Floats, NDArray[np.bool_]]:
     counts = long.maxima.get("nonfinite")
     none: NDArray[np.bool_] = np.broadcast_to(np.bool_(False), table.shape)
     bad = none if counts is None or not counts.any() else counts > 0
-    return np.where((table == ABSENT) | bad, np.float32(np.nan), table), bad
+    unknown = (table == ABSENT) | bad
+    return np.where(unknown, np.float32(np.nan), table) if unknown.any() else table, bad
 
 
 def _layer_norms(reader: RunReader, optimizer: str, steps: pd.DataFrame) -> tuple[Floats, NDArray[np.bool_]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -58,4 +59,10 @@ def __getattr__(name: str) -> ModuleType:
     """Import a command's module when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f"{__name__}.{name}")
+    was_enabled = gc.isenabled()
+    gc.disable()  # imports free nothing, and each collection would look at all that they made
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    finally:
+        if was_enabled:
+            gc.enable()

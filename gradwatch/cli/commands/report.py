@@ -8,7 +8,6 @@ from gradwatch.analysis.places import find_stores, runs_below
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.analysis.summary.verdict import order_of_optimizers
-from gradwatch.cli.commands.ls import rows_below
 from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotExport
@@ -91,9 +90,10 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
 
 def _write_page_of_runs(folder: Path, file: Path) -> None:
     """Write the page of all runs below a folder."""
-    rows = rows_below(folder)
+    from gradwatch.cli.commands.ls import rows_below  # which a report of one run does not need
     from gradwatch.views import html as html_view
 
+    rows = rows_below(folder)
     stores = dict(find_stores({"": folder}))
     size = _write_page(html_view.render_runs(folder.resolve().name, rows, stores), file)
     print_lines(f"wrote {file}, {size / 1e6:.1f} MB: {html_view.told(rows)}")

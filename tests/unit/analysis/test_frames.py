@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch import Run
+from gradwatch.analysis import frames
 from gradwatch.analysis.frames import standing_rows
 from gradwatch.record import StepRecord
 from gradwatch.store import StoreWriter
@@ -61,3 +62,14 @@ def test_a_sample_of_the_layers_is_a_part_of_all(tmp_path, one_of):
     whole, part = run.layers("norm"), run.layers("norm", one_of=one_of)
     assert len(part) == len(whole) // one_of
     pd.testing.assert_frame_equal(part, whole.loc[part.index])
+
+
+@pytest.mark.parametrize("storage", ["python", "pyarrow"])
+def test_a_text_of_all_rows_is_a_column_of_texts_however_pandas_holds_them(storage):
+    pytest.importorskip("pyarrow")
+    names = np.broadcast_to(np.array("critic", object), (10_000,))
+    with pd.option_context("mode.string_storage", storage):
+        column = frames._texts(names)
+        assert column.dtype == pd.Series(["critic"], dtype="str").dtype
+    assert column.tolist() == ["critic"] * 10_000
+    assert (column == "critic").all()

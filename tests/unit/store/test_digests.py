@@ -9,6 +9,7 @@ import pytest
 
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import FILE_NAME, StoreReader, StoreWriter, digests, step_table
+from gradwatch.store import writer as writer_module
 from gradwatch.store.digests import (
     ABSENT,
     ACCURACY,
@@ -365,6 +366,35 @@ def test_a_joined_column_holds_what_its_parts_hold(parts):
     np.testing.assert_array_equal(column.whole(), np.concatenate(parts))
     is_one = len({repr(value) for part in parts for value in part}) == 1
     assert digests.is_of_one_value(column.whole()) == is_one
+
+
+def test_the_last_rows_of_a_long_run_have_a_digest_once_it_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "MANY_ROWS", 200)
+    for folder, steps, ends in (("long", 300, [128, 256, 300]), ("short", 199, [128])):
+        write(tmp_path / folder, batches(steps))
+        with StoreReader(tmp_path / folder) as reader:
+            assert [number for number, _ in reader.digested_steps("0")] == ends
+            assert [number for number, _ in reader.digested_layers("0")] == ends
+            same(reader.step_arrays(), from_rows(tmp_path / folder, monkeypatch))
+            assert reader.damaged_rows == 0
+
+
+def test_each_attempt_at_a_long_run_digests_its_last_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "MANY_ROWS", 100)
+    write(tmp_path, batches(150))
+    write(tmp_path, [[record(step, attempt=1) for step in range(140, 290)]])
+    with StoreReader(tmp_path) as reader:
+        assert [number for number, _ in reader.digested_steps("0")] == [128, 150, 278, 300]
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+
+
+def test_an_array_of_one_value_keeps_no_other_bytes():
+    blob = digests.pack({}, {"many": np.arange(5000.0), "one": np.full((8, 9), 3.0, np.float32), "none": np.empty(0)})
+    _, arrays = digests.unpack(blob)
+    assert arrays["one"].tolist() == [[3.0] * 9] * 8
+    assert arrays["one"].strides == (0, 0)
+    assert len(arrays["one"].base) == 4
+    assert arrays["none"].shape == (0,)
 
 
 def test_a_column_that_outgrows_its_room_is_seldom_copied():
