@@ -52,8 +52,9 @@ def _texts(column: NDArray[Any]) -> pd.Series[Any]:
     if column[0] is None:
         return pd.Series(column, dtype=object, copy=False)
     chunk = pd.Series(column[:CHUNK], dtype="str")
-    if getattr(chunk.dtype, "storage", None) == "python":  # without pyarrow
-        return pd.Series(pd.array(column, chunk.dtype, copy=False), copy=False)
+    kind = chunk.dtype
+    if isinstance(kind, pd.StringDtype) and kind.storage == "python":  # without pyarrow
+        return pd.Series(pd.array(column, kind, copy=False), copy=False)
     # Of chunks that are one and the same, so that they take the memory of one.
     chunks = [chunk] * (len(column) // CHUNK)
     return pd.concat([*chunks, chunk[: len(column) % CHUNK]], ignore_index=True)
