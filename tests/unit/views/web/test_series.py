@@ -46,7 +46,7 @@ def series_of(norms):
         total_norm=norms,
         max_norm=none,
         clip_coef=np.ones(length),
-        left_norm=norms,
+        by_value=np.zeros(length, bool),
         clipped=np.zeros(length, bool),
         loss=none,
         loss_nonfinite=np.zeros(length, bool),
