@@ -82,6 +82,7 @@ export class Loader {
     }
   }
 
+  /** @type {(overviews: Record<string, Found>) => Record<string, Found>} */ #overviews = steady();
   /** @type {(series: Record<string, Series>) => Record<string, Series>} */ #series = steady();
   /** @type {(scatter: Record<string, Scatter>) => Record<string, Scatter>} */ #scatter = steady();
 
@@ -91,7 +92,7 @@ export class Loader {
     const names = drawn(state);
     const query = queryOf(state, state.focus);
     const found = await Promise.all(names.map((name) => this.#pieces.overview(queryOf(state, name))));
-    const overviews = Object.fromEntries(names.map((name, i) => [name, found[i]]));
+    const overviews = this.#overviews(Object.fromEntries(names.map((name, i) => [name, found[i]])));
     tell({ overviews, problem: overviews[state.focus].error });
     if (overviews[state.focus].error !== null) return;
 

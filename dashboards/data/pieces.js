@@ -25,8 +25,8 @@ export class Pieces {
   /** @param {Query} query @returns {Promise<Found>} */
   async overview(query) {
     try {
-      const overview = await this.#kept.ask(`overview of ${query.run}`, query, () => this.#source.overview(query));
-      return { overview, error: null };
+      const found = async () => ({ overview: await this.#source.overview(query), error: null });
+      return await this.#kept.ask(`overview of ${query.run}`, query, found);
     } catch (error) {
       return { overview: null, error: /** @type {Error} */ (error).message };
     }

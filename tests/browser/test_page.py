@@ -1079,7 +1079,6 @@ def test_points_are_selected_and_marked_in_the_charts_and_the_layers(page):
     expect(scatter_of(seen)).to_be_hidden()
 
 
-@pytest.mark.xfail(reason="after Enter, Shift with an arrow no longer leaves the highest points", strict=False)
 def test_the_keys_move_from_point_to_point_and_select(page):
     seen = page("long", "&plot=loss+total_norm")
     plot = scatter_of(seen)
