@@ -25,7 +25,6 @@ OPEN = "open"
 ROOM = 512 * 1024
 """Bytes of unread letters that a rank keeps here: the training needs the machine's shared memory, too."""
 
-
 AT_ONCE = 64 * 1024
 """Bytes to read at once: more than most letters have."""
 
@@ -63,14 +62,20 @@ class NodeBox:
         try:
             sweep(place)
             hidden = Path(tempfile.mkdtemp(prefix=".gradwatch-", dir=place))
+        except OSError:
+            return None
+        lock = None
+        try:
             lock = os.open(hidden / OPEN, os.O_CREAT | os.O_RDONLY, 0o600)
             if not _locked(lock):
-                os.close(lock)
-                return None
+                raise OSError("this system has no such locks")
             # A sweep looks for the visible name only, and so never meets a folder that is not locked yet.
             folder = place / f"{PREFIX}{hidden.name.removeprefix('.gradwatch-')}"
             hidden.rename(folder)
         except OSError:
+            if lock is not None:
+                os.close(lock)
+            shutil.rmtree(hidden, ignore_errors=True)
             return None
         return cls(folder, lock)
 

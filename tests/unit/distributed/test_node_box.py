@@ -170,6 +170,12 @@ def test_without_a_folder_for_letters_the_store_takes_them(boxes, monkeypatch, t
     assert boxes[0].receive(3) == b"x"
 
 
+def test_a_folder_that_can_not_be_locked_is_not_left_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr(node_box, "_locked", lambda descriptor, *, shared=False: False)
+    assert NodeBox.serve(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_readers_on_one_machine_do_not_read_each_others_letters(boxes):
     boxes[0].read_node_here()
     boxes[3].send_on_node(0)
