@@ -249,9 +249,9 @@ class RunReader:
 
         Where a model has so many parameters that their updates are read at some steps only, those of a few are read
         at every step: of the first and the last three matrices, and of up to four whose ``rms_ratio`` was once above
-        2. NaN where a parameter was no sentinel yet. Empty where all updates are read at every step or none are, and on
-        devices. ``stat`` is one of those of `updates`. Only rows with
-        ``after < id <= up_to`` are read.
+        2. NaN where a parameter was no sentinel yet. Empty where all updates are read at every step or none are, on a
+        CPU without the compiled pass, and for small models on accelerators other than CUDA. ``stat`` is one of those of
+        `updates`. Only rows with ``after < id <= up_to`` are read.
         """
         if stat not in RECORDED_UPDATE_STATS:
             raise BadArgument(f"stat is {stat!r}; expected one of {', '.join(RECORDED_UPDATE_STATS)}.")

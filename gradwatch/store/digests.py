@@ -350,7 +350,7 @@ class LayerDigester:
     """Makes a `LayerDigest` of rows that come a few at a time; holds no more than `GROUP` of them.
 
     The parameters are digested `SLICE` at a time, whose tables stay in the caches. A row of 10,000 parameters takes
-    0.54 ms so, and the digest 69 MB; all at once took 0.91 ms and 144 MB (benchmarks/wide_digests.py).
+    0.45 ms so, and the digest 73 MB; all at once took 0.91 ms and 144 MB (benchmarks/wide_digests.txt).
     """
 
     def __init__(self, parameters: int, stats: Sequence[str]) -> None:
