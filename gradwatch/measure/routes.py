@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ as the other three statistics together."""
 _TRITON_DEVICES = {"cuda"}
 _NOT_TRIED = ModuleType("not tried")
 _triton: ModuleType | None = _NOT_TRIED
+
+TritonPart: TypeAlias = Literal["read gradients", "scale gradients", "read updates"]
+"""What one of Triton's kernels does."""
+_failed: set[TritonPart] = set()
 
 
 @torch.no_grad()
@@ -163,7 +167,7 @@ def _route_on(device: torch.device) -> str:
         if devices.copies_behind(device)
         else "whose results the recorder's thread waits for"
     )
-    if device.type in _TRITON_DEVICES and _kernel() is not None:
+    if runs_triton(device, "read gradients"):
         return f"the Triton kernel on {device.type}, all four statistics in one read, {how}"
     return f"PyTorch's operators on {device.type}, {how}; {zeros}"
 
@@ -231,7 +235,7 @@ def _in_one_launch(
     A quick look for the usual case: `entries_of`, which the others go through, costs the host several times as much.
     """
     of_device = _plain_by_device(gradients, rest)
-    on_cuda = [device for device in of_device if device.type in _TRITON_DEVICES]
+    on_cuda = [device for device in of_device if runs_triton(device, "read gradients")]
     kernel = _kernel() if on_cuda else None
     if kernel is None:
         return [], rest
@@ -268,7 +272,7 @@ def _left_of(positions: Sequence[int], done: Sequence[int]) -> Sequence[int]:
 
 def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...]) -> list[Part]:
     """Use Triton where it can read a tensor and PyTorch's operators elsewhere, without waiting for the device."""
-    kernel = _kernel() if tensors[0].device.type in _TRITON_DEVICES else None
+    kernel = _kernel() if runs_triton(tensors[0].device, "read gradients") else None
     by_triton: list[int] = []
     by_operators: list[int] = []
     for index, tensor in enumerate(tensors):
@@ -281,13 +285,20 @@ def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[st
     return parts
 
 
-def runs_triton(device: torch.device) -> bool:
-    """Whether Triton's kernels run on a device, as far as is known.
+def runs_triton(device: torch.device, part: TritonPart) -> bool:
+    """Whether one of Triton's kernels runs on a device, as far as is known.
 
-    >>> runs_triton(torch.device("cpu"))
+    >>> runs_triton(torch.device("cpu"), "read gradients")
     False
     """
-    return device.type in _TRITON_DEVICES and _kernel() is not None
+    return device.type in _TRITON_DEVICES and part not in _failed and _kernel() is not None
+
+
+def leave_triton(part: TritonPart, error: Exception) -> None:
+    """Do without one of Triton's kernels from now on, since it did not compile or start. The others go on."""
+    if part not in _failed:
+        _failed.add(part)
+        logger.warning("Triton can't %s here, so gradwatch uses PyTorch's operators: %s (triton-not-used)", part, error)
 
 
 def _kernel() -> ModuleType | None:
@@ -308,15 +319,11 @@ def _kernel() -> ModuleType | None:
 
 def _by_triton(tensors: list[Tensor], stats: Sequence[str], found: Any = None) -> Tensor:
     """Measure by the kernel, or by PyTorch's operators if it fails; ``found`` is what it knows of the tensors."""
-    global _triton  # noqa: PLW0603
     assert _triton is not None
     try:
         table: Tensor = _triton.measure_triton(tensors, found)
     except Exception as error:
-        _triton = None
-        logger.warning(
-            "Triton can't read gradients here, so gradwatch uses PyTorch's operators: %s (triton-not-used)", error
-        )
+        leave_triton("read gradients", error)
         return operators.on_device(tensors, stats)
     if len(stats) == len(COLUMNS):
         return table.T
@@ -333,8 +340,7 @@ def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Seq
     >>> scale_in_one_launch([gradient], torch.tensor(0.5)) == [gradient]  # on the host Triton has nothing to do
     True
     """
-    global _triton  # noqa: PLW0603
-    kernel = _kernel() if gradients[0].device.type in _TRITON_DEVICES else None
+    kernel = _kernel() if runs_triton(gradients[0].device, "scale gradients") else None
     if kernel is None or coefficient.numel() != 1:
         return gradients
     found = kernel.readable([at for at, one in enumerate(gradients) if type(one) in PLAIN], gradients)
@@ -344,10 +350,7 @@ def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Seq
     try:
         kernel.scale_triton(found, coefficient)
     except Exception as error:
-        _triton = None
-        logger.warning(
-            "Triton can't scale gradients here, so gradwatch uses PyTorch's operators: %s (triton-not-used)", error
-        )
+        leave_triton("scale gradients", error)
         return gradients
     return [gradients[at] for at in _left_of(range(len(gradients)), found.positions)]
 

@@ -11,7 +11,6 @@ The squared norms estimated from them are unbiased if the runs are representativ
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,11 +31,9 @@ from gradwatch.measure.devices import is_on_host, move, to_device
 from gradwatch.measure.entries import PLAIN, is_wrapper
 from gradwatch.measure.fused import is_dense, measure_updates_fused, reads_updates
 from gradwatch.measure.measurement import Measurement, Part
-from gradwatch.measure.routes import runs_triton, to_host
+from gradwatch.measure.routes import leave_triton, runs_triton, to_host
 from gradwatch.measure.sharded import local
 from gradwatch.record import UPDATE_STATS
-
-logger = logging.getLogger("gradwatch")
 
 UpdateRoute: TypeAlias = Literal["adam", "sgd"]
 
@@ -59,7 +56,6 @@ SMALLEST = 1.2e-38
 """The least that a squared gradient is divided by: the smallest normal float32."""
 
 _FUSED_TYPES = {torch.float32: 0, torch.bfloat16: 1}
-_kernel_failed = False
 
 
 def closed_form_of(optimizer: Optimizer) -> UpdateRoute | None:
@@ -443,7 +439,7 @@ ROW_WORDS = _ROW.itemsize // 8
 
 def _kernel(device: torch.device) -> ModuleType | None:
     """Return what reads the updates on a device by Triton; None if nothing does."""
-    if _kernel_failed or not runs_triton(device):
+    if not runs_triton(device, "read updates"):
         return None
     from gradwatch.measure import updates_triton
 
@@ -454,7 +450,6 @@ def _in_one_launch(
     found: Sequence[Moved], device: torch.device, most: int | None
 ) -> tuple[list[Part], Sequence[Moved]]:
     """Measure by the Triton kernel, in one launch for each dtype; return the result and what it can't read."""
-    global _kernel_failed  # noqa: PLW0603
     kernel = _kernel(device)
     if kernel is None:
         return [], found
@@ -474,10 +469,7 @@ def _in_one_launch(
             values = kernel.read_updates(table, own[0].weight, is_adam=own[0].square is not None)
             parts.append(to_host([one.position for one in own], values))
     except Exception as error:
-        _kernel_failed = True
-        logger.warning(
-            "Triton can't read updates here, so gradwatch uses PyTorch's operators: %s (triton-not-used)", error
-        )
+        leave_triton("read updates", error)
         return [], found
     return parts, [one for one, addresses in pairs if addresses is None]
 

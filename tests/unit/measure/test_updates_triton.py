@@ -205,7 +205,7 @@ kernel.read_updates = broken
 for _ in range(2):
     found, _ = launched(optimizer, weights)
     assert abs(found["update_norm"][0] - 0.25) < 1e-6
-assert module._kernel_failed and not module.reads_updates_at_once(torch.device("cpu"))
+assert routes._failed == {{"read updates"}} and not module.reads_updates_at_once(torch.device("cpu"))
 print("agrees")
 """
 

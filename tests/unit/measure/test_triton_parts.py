@@ -1,0 +1,104 @@
+"""Each Triton kernel that can't be compiled is left on its own. The launches of the others are only noted."""
+
+import logging
+
+import pytest
+import torch
+
+from gradwatch.measure import measure, measure_updates, route_of, routes, scale_in_one_launch, updates, updates_route_of
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+PARTS = ("read gradients", "scale gradients", "read updates")
+
+
+class Launches:
+    """In the place of a kernel, of which a launch is noted and may fail as a compilation does."""
+
+    def __init__(self, part, launched, broken):
+        self.part, self.launched, self.broken = part, launched, broken
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, *arguments, **options):
+        self.launched.append(self.part)
+        if self.part in self.broken:
+            raise RuntimeError(f"planted: {self.part}")
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """Weights and gradients on the CPU, which is taken for a CUDA device, and an optimizer that has stepped."""
+    from gradwatch.measure import fused_triton
+
+    monkeypatch.setattr(routes, "_TRITON_DEVICES", {"cpu"})
+    monkeypatch.setattr(routes, "_triton", fused_triton)
+    monkeypatch.setattr(routes, "_failed", set())
+    monkeypatch.setattr(routes, "is_available", lambda: False)
+    monkeypatch.setattr(updates, "reads_updates", lambda: False)
+    weights = [torch.nn.Parameter(torch.tensor([3.0, 4.0])), torch.nn.Parameter(torch.tensor([1.0]))]
+    for weight in weights:
+        weight.grad = weight.detach().clone()
+    optimizer = torch.optim.SGD(weights, lr=0.5)
+    optimizer.step()
+    return optimizer, weights
+
+
+def plant(monkeypatch, *broken):
+    from gradwatch.measure import fused_triton, updates_triton
+
+    launched = []
+    for module, names in ((fused_triton, ("_read", "_add", "_scale")), (updates_triton, ("_read", "_add"))):
+        for name in names:
+            part = "read updates" if module is updates_triton else PARTS[name == "_scale"]
+            monkeypatch.setattr(module, name, Launches(part, launched, broken))
+    return launched
+
+
+@pytest.mark.parametrize("broken", PARTS)
+def test_a_kernel_that_does_not_compile_is_left_and_the_others_go_on(monkeypatch, caplog, stepped, broken):
+    optimizer, weights = stepped
+    gradients = [weight.grad for weight in weights]
+    launched = plant(monkeypatch, broken)
+    with caplog.at_level(logging.WARNING, "gradwatch"):
+        for _ in range(2):
+            norms = measure(gradients).collect()["norm"]
+            left = scale_in_one_launch(gradients, torch.tensor(0.5))
+            moved = measure_updates(optimizer, weights).collect()["update_norm"]
+    assert [launched.count(part) for part in PARTS] == [
+        1 if part == broken else 2 if part == "scale gradients" else 4 for part in PARTS
+    ]
+    # What the broken kernel should have done is done by PyTorch, or left to it.
+    assert broken != "read gradients" or norms.tolist() == pytest.approx([5.0, 1.0])
+    assert list(left) == (gradients if broken == "scale gradients" else [])
+    assert broken != "read updates" or moved.tolist() == pytest.approx([2.5, 0.5])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Triton can't {broken} here, so gradwatch uses PyTorch's operators: planted: {broken} (triton-not-used)"
+    ]
+
+
+def test_the_routes_in_words_know_what_is_left(monkeypatch, stepped):
+    optimizer, weights = stepped
+    monkeypatch.setattr(routes, "_TRITON_DEVICES", {"meta"})
+    on_device = [torch.ones(2, device="meta")]
+    assert "Triton" in route_of(on_device)
+    assert "Triton" in updates_route_of(on_device)
+    monkeypatch.setattr(routes, "_TRITON_DEVICES", {"cpu"})
+    plant(monkeypatch, "read updates")
+    measure_updates(optimizer, weights)
+    monkeypatch.setattr(routes, "_TRITON_DEVICES", {"meta"})
+    assert "Triton" in route_of(on_device)
+    assert "Triton" not in updates_route_of(on_device)
+
+
+def test_all_may_fail_each_with_its_message(monkeypatch, caplog, stepped):
+    optimizer, weights = stepped
+    plant(monkeypatch, *PARTS)
+    with caplog.at_level(logging.WARNING, "gradwatch"):
+        measure([weight.grad for weight in weights])
+        scale_in_one_launch([weight.grad for weight in weights], torch.tensor(0.5))
+        measure_updates(optimizer, weights)
+    assert [record.getMessage().rpartition("planted: ")[2] for record in caplog.records] == [
+        f"{part} (triton-not-used)" for part in PARTS
+    ]
