@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -70,7 +71,10 @@ def table(norms: Array, worst: float, number: float, low: float, high: float) ->
         labels.setdefault(two_digits(float(np.quantile(norms, share))), f"p{share * 100:g} of the run")
     for threshold in CUSTOMARY_THRESHOLDS:
         labels.setdefault(threshold, "folklore")
-    return tuple(_row(norms, worst, threshold, labels[threshold]) for threshold in sorted(labels))
+    return tuple(
+        _row(worst, number, label, clipped_fraction(norms, number), mean_clip_coef(norms, number))
+        for number, label in sorted(labels.items())
+    )
 
 
 def curve(history: OptimizerHistory, recommended: float | None) -> tuple[WhatIf, ...]:
@@ -89,14 +93,36 @@ def curve(history: OptimizerHistory, recommended: float | None) -> tuple[WhatIf,
     if len(in_force) and np.isfinite(in_force.iloc[-1]):
         labels.setdefault(float(in_force.iloc[-1]), "in force")
     thresholds = sorted({*np.geomspace(*ends, CURVE_POINTS).tolist(), *labels})
-    return tuple(_row(norms, history.worst, number, labels.get(number, "")) for number in thresholds)
+    effects = _effects(norms, thresholds)
+    return tuple(
+        _row(history.worst, number, labels.get(number, ""), *effect)
+        for number, effect in zip(thresholds, effects, strict=True)
+    )
 
 
-def _row(norms: Array, worst: float, threshold: float, label: str) -> WhatIf:
+def _effects(norms: Array, thresholds: Sequence[float]) -> list[tuple[float, float]]:
+    """`clipped_fraction` and `mean_clip_coef` of ascending thresholds.
+
+    The norms are sorted once: a threshold clips those behind its place, and the sum of ``threshold / norm`` over them
+    is made of the sums between two places. Else a curve would take a pass over millions of norms for each point.
+    """
+    ordered = np.sort(norms + EPS)
+    places = np.searchsorted(ordered, thresholds, side="right").tolist()
+    length = len(ordered)
+    inverse = np.divide(1.0, ordered, out=ordered)
+    between = [inverse[begin:end].sum() for begin, end in pairwise([*places, length])]
+    behind = np.cumsum(between[::-1])[::-1].tolist()
+    return [
+        ((length - place) / length, min(1.0, (place + threshold * sum_) / length))
+        for place, threshold, sum_ in zip(places, thresholds, behind, strict=True)
+    ]
+
+
+def _row(worst: float, threshold: float, label: str, clipped: float, coef: float) -> WhatIf:
     return WhatIf(
         threshold=threshold,
         label=label,
-        clipped_fraction=clipped_fraction(norms, threshold),
-        mean_clip_coef=mean_clip_coef(norms, threshold),
+        clipped_fraction=clipped,
+        mean_clip_coef=coef,
         worst_clip_coef=min(1.0, threshold / (worst + EPS)),
     )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch import Run
+from gradwatch.analysis.recommend.rule import decisive
 from gradwatch.analysis.recommend.what_if import (
     CURVE_POINTS,
     clipped_fraction,
@@ -94,6 +95,17 @@ def test_the_curve_reaches_from_below_the_least_norm_to_above_the_worst(tmp_path
     assert rows[-1].clipped_fraction == 0.0
     assert rows[-1].worst_clip_coef == 1.0
     assert {row.label: row.threshold for row in rows if row.label} == {"recommended": 1.25, "in force": 50.0}
+
+
+def test_a_point_of_the_curve_has_the_effect_of_its_threshold_on_each_norm(tmp_path):
+    """Also where thresholds lie at a norm, or several between two."""
+    found = history(tmp_path, [*steady(500, spread=2.0), *[1.25 - 1e-6] * 3, 1e-4, 2e4], max_norm=0.9)
+    rows = curve(found, 1.25)
+    norms = decisive(found.norms)
+    assert [row.clipped_fraction for row in rows] == [clipped_fraction(norms, row.threshold) for row in rows]
+    exact = [mean_clip_coef(norms, row.threshold) for row in rows]
+    assert [row.mean_clip_coef for row in rows] == pytest.approx(exact, rel=1e-12)
+    assert max(row.mean_clip_coef for row in rows) <= 1.0
 
 
 def test_a_curve_of_no_usable_norm_is_empty(tmp_path):
