@@ -4,11 +4,11 @@
 
 Triton compiles for any architecture without a device, and its wheel brings NVIDIA's assembler and disassembler. The
 first tables have, for each architecture and dtype: of the loop that reads whole aligned blocks, the width of its loads,
-its float64 instructions, and its instructions per entry; of the kernel, registers, bytes spilled, and the share of the
-threads of a multiprocessor that these registers allow. The kernel that reads updates has one loop for all addresses,
-since its runs begin anywhere; its figures are those of Adam, for each entry of a parameter. The last table says what
-data sheets allow for a gradient of 1 G entries: the time by memory bandwidth, and the time by instructions issued. The
-longer of the two binds.
+the bytes that a thread asks for in one iteration, its float64 instructions, and its instructions per entry; of the
+kernel, registers, bytes spilled, and the share of the threads of a multiprocessor that these registers allow. The
+kernel that reads updates has one loop for all addresses, since its runs begin anywhere; its figures are those of Adam,
+for each entry of a parameter. The last table says what data sheets allow for a gradient of 1 G entries: the time by
+memory bandwidth, and the time by instructions issued. The longer of the two binds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ class Code:
 
     bytes_a_load: int
     """Of the loop over whole aligned blocks."""
+    bytes_an_iteration: int
+    """What a thread asks for in one iteration of that loop as the assembler repeats it."""
     float64_in_loop: int
     instructions_an_entry: float
     narrow_loops: int
@@ -81,17 +84,20 @@ class Code:
 
 def read_code(architecture: int, dtype: str) -> Code:
     """Compile `_read` for an architecture such as 90 and disassemble it."""
-    return _chunks_code(fused_triton._read, {"sums": "*fp64"}, architecture, dtype)
+    return _chunks_code(fused_triton._read, {"sums": "*fp64"}, fused_triton.READ_TILES, architecture, dtype)
 
 
 def scale_code(architecture: int, dtype: str) -> Code:
     """The same of `_scale`, which multiplies in place."""
-    return _chunks_code(fused_triton._scale, {"factor": "*fp32"}, architecture, dtype)
+    return _chunks_code(fused_triton._scale, {"factor": "*fp32"}, fused_triton.SCALE_TILES, architecture, dtype)
 
 
-def _chunks_code(kernel: Any, own: dict[str, str], architecture: int, dtype: str) -> Code:
+def _chunks_code(
+    kernel: Any, own: dict[str, str], tiles: Mapping[int, Mapping[str, int]], architecture: int, dtype: str
+) -> Code:
     signature = dict.fromkeys(("entries", "sizes", "tensor_of", "offset_of"), "*i64") | own
-    constants = {"DTYPE": DTYPES[dtype], "CHUNK": fused_triton.CHUNK, "BLOCK": fused_triton.BLOCK}
+    tile = tiles[_bytes(dtype)]
+    constants = {"DTYPE": DTYPES[dtype], "CHUNK": fused_triton.CHUNK, **tile}
     return _code_of(kernel, signature, constants, architecture, dtype)
 
 
@@ -135,17 +141,22 @@ def _code_of(
     loops = _loops(assembly)
     wide = max(loops, key=lambda loop: (_widest(loop), len(loop)))
     loads = sum("LDG" in line for line in wide)
-    item = 4 if dtype == "fp32" else 2
-    blocks = re.findall(r"(?ms)^\$(\w+):(.*?)(?=^\$\w+:|\Z)", compiled.asm["ptx"])
+    item = _bytes(dtype)
+    blocks = re.findall(r"(?ms)^\$(L__BB\w+):(.*?)(?=^\$L__BB\w+:|\Z)", compiled.asm["ptx"])
     ptx_loops = [block for label, block in blocks if "ld.global" in block and re.search(rf"bra\s+\${label};", block)]
     return Code(
         bytes_a_load=_widest(wide),
+        bytes_an_iteration=loads * _widest(wide),
         float64_in_loop=sum(bool(FLOAT64.search(line)) for line in wide),
         instructions_an_entry=len(wide) * loads_an_entry / (loads * _widest(wide) / item) if loads else float("nan"),
         narrow_loops=sum(not re.search(r"ld\.global\.v[24]", block) and ".f64" not in block for block in ptx_loops),
         registers=int(_found(r"REG:(\d+)", usage)),
         spilled=int(_found(r"LOCAL:(\d+)", usage)) + int(_found(r"STACK:(\d+)", usage)),
     )
+
+
+def _bytes(dtype: str) -> int:
+    return 4 if dtype == "fp32" else 2
 
 
 def occupancy(architecture: int, registers: int) -> float:
@@ -184,16 +195,19 @@ def _found(pattern: str, text: str) -> str:
 def _print_table(title: str, codes: dict[tuple[int, str], Code]) -> None:
     print()
     print(title)
-    print("sm    dtype  bytes a load  float64 in loop  instructions an entry  registers  spilled  occupancy")
+    print(
+        "sm    dtype  bytes a load  an iteration  float64 in loop  instructions an entry  registers  spilled  occupancy"
+    )
     for (arch, dtype), code in codes.items():
-        loop = f"{code.bytes_a_load:>12} {code.float64_in_loop:>16} {code.instructions_an_entry:>22.1f}"
+        loads = f"{code.bytes_a_load:>12} {code.bytes_an_iteration:>13}"
+        loop = f"{loads} {code.float64_in_loop:>16} {code.instructions_an_entry:>22.1f}"
         kernel = f"{code.registers:>10} {code.spilled:>8} {occupancy(arch, code.registers):>10.0%}"
         print(f"{arch:<5} {dtype:<6} {loop} {kernel}")
 
 
 def main() -> None:
     codes = {(arch, dtype): read_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
-    print(f"Triton {triton.__version__}, {fused_triton.WARPS} warps, {fused_triton.BLOCK} entries an iteration")
+    print(f"Triton {triton.__version__}, {fused_triton.WARPS} warps")
     _print_table("The kernel that reads", codes)
     scaling = {(arch, dtype): scale_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
     _print_table("The kernel that multiplies in place", scaling)
@@ -203,7 +217,7 @@ def main() -> None:
     print("1 G entries   dtype  by bandwidth  by instructions  bound by")
     for card in CARDS:
         for dtype in DTYPES:
-            by_bandwidth = 2**30 * (4 if dtype == "fp32" else 2) / card.bandwidth
+            by_bandwidth = 2**30 * _bytes(dtype) / card.bandwidth
             a_second = card.multiprocessors * ISSUED[card.architecture] * card.clock
             by_instructions = 2**30 * codes[card.architecture, dtype].instructions_an_entry / a_second
             bound = "memory" if by_instructions < by_bandwidth else "instructions"

@@ -20,7 +20,7 @@ the device, so that gradients are read and written once more only where somethin
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,23 +33,50 @@ from torch import Tensor
 from gradwatch.measure.devices import stream_of, to_device
 from gradwatch.measure.fused import COLUMNS, is_dense
 
-CHUNK, BLOCK = 16_384, 512
-"""Entries that a program reads; entries of one iteration."""
+CHUNK = 16_384
+"""Entries that a program reads."""
 FEW_PARTS, MANY_PARTS = 128, 1024
 """Chunks that the second launch adds at a time: many of them where a gradient has more than four times the few."""
 WARPS = 4
-"""128 threads: each has 4 entries of an iteration, one 16-byte load of float32 or one of 8 bytes of half precision.
+READ_TILES = {
+    4: {"BLOCK": 512, "LANES": 512, "NARROW": 512},
+    2: {"BLOCK": 2048, "LANES": 256, "NARROW": 256},
+}
+"""By bytes of an entry: entries of an iteration, sums that the threads keep of each statistic, and entries of an
+iteration in float64.
 
-With 8 entries a thread needs 64 registers, and half as many threads wait for memory at a time: an H200 read bfloat16 at
-3.4 TB/s so, and at 4.4 TB/s with 4."""
+A thread has one 16-byte load in an iteration, which the compiler repeats four times, or two of half precision. It adds
+neighbouring entries at once: a sum of its own for each entry takes 64 registers, and fewer threads then wait for memory
+at a time. With one load at a time and those an H200 read bfloat16 at 3.4 TB/s, with four loads of 8 bytes at 4.4."""
+SCALE_TILES = {4: {"BLOCK": 512}, 2: {"BLOCK": 1024}}
+"""The same for multiplying in place: a 16-byte load in an iteration, which the compiler repeats."""
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _SUMS = 5  # squares, largest finite or infinite magnitude, non-finite, zeros, NaN
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _added(squares, largest, zeros, magnitude, is_zero, LANES: tl.constexpr, EACH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Add the entries of an iteration to the sums, those of one thread at once."""
+    by_lane = tl.reshape(magnitude, [LANES, EACH])
+    squares += tl.sum(by_lane * by_lane, axis=1)
+    largest = tl.maximum(largest, tl.max(by_lane, axis=1))
+    zeros += tl.sum(tl.where(tl.reshape(is_zero, [LANES, EACH]), 1.0, 0.0), axis=1)
+    return squares, largest, zeros
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _read(  # type: ignore[no-untyped-def]
-    entries, sizes, tensor_of, offset_of, sums, DTYPE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr
+    entries,
+    sizes,
+    tensor_of,
+    offset_of,
+    sums,
+    DTYPE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    NARROW: tl.constexpr,
 ):
     """Read one chunk: squares in float32, and once more in float64 where float32 can't hold them."""
     chunk = tl.program_id(0)
@@ -59,31 +86,30 @@ def _read(  # type: ignore[no-untyped-def]
     address = tl.load(entries + tensor) + start * (DTYPE.primitive_bitwidth // 8)
     first = address.to(tl.pointer_type(DTYPE))
     whole = count // BLOCK * BLOCK
-    squares = tl.zeros([BLOCK], tl.float32)
-    largest = tl.zeros([BLOCK], tl.float32)
-    zeros = tl.zeros([BLOCK], tl.float32)  # exact; float32 adds with fewer instructions than int32
+    squares = tl.zeros([LANES], tl.float32)
+    largest = tl.zeros([LANES], tl.float32)
+    zeros = tl.zeros([LANES], tl.float32)  # exact; float32 adds with fewer instructions than int32
     # The branches differ in what the compiler knows of the address: a multiple of 16 lets it load 16 bytes at a time.
     # The multiple is computed anew, since a promise about `first` (tl.multiple_of) would hold in the other branch too.
     if address % 16 == 0:
         aligned = tl.multiple_of((address // 16 * 16).to(tl.pointer_type(DTYPE)), 16)
         for at in range(0, whole, BLOCK):
             magnitude = tl.abs(tl.load(aligned + at + tl.arange(0, BLOCK)).to(tl.float32))
-            squares += magnitude * magnitude
-            largest = tl.maximum(largest, magnitude)
-            zeros += tl.where(magnitude == 0.0, 1.0, 0.0)
+            squares, largest, zeros = _added(
+                squares, largest, zeros, magnitude, magnitude == 0.0, LANES, BLOCK // LANES
+            )
     else:
         for at in range(0, whole, BLOCK):
             magnitude = tl.abs(tl.load(first + at + tl.arange(0, BLOCK)).to(tl.float32))
-            squares += magnitude * magnitude
-            largest = tl.maximum(largest, magnitude)
-            zeros += tl.where(magnitude == 0.0, 1.0, 0.0)
+            squares, largest, zeros = _added(
+                squares, largest, zeros, magnitude, magnitude == 0.0, LANES, BLOCK // LANES
+            )
     if whole < count:
         where = whole + tl.arange(0, BLOCK)
         inside = where < count
         magnitude = tl.abs(tl.load(first + where, mask=inside, other=0.0).to(tl.float32))
-        squares += magnitude * magnitude
-        largest = tl.maximum(largest, magnitude)
-        zeros += tl.where(inside & (magnitude == 0.0), 1.0, 0.0)
+        is_zero = inside & (magnitude == 0.0)
+        squares, largest, zeros = _added(squares, largest, zeros, magnitude, is_zero, LANES, BLOCK // LANES)
 
     total = tl.sum(squares.to(tl.float64), axis=0)
     top = tl.max(largest, axis=0)
@@ -97,7 +123,7 @@ def _read(  # type: ignore[no-untyped-def]
         tl.store(out + 2, 0.0)
         tl.store(out + 4, 0.0)
     else:
-        _read_in_float64(first, count, out, BLOCK)
+        _read_in_float64(first, count, out, NARROW)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -151,7 +177,14 @@ def _add(sums, first_chunk, positions, table, PARTS: tl.constexpr):  # type: ign
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _scale(  # type: ignore[no-untyped-def]
-    entries, sizes, tensor_of, offset_of, factor, DTYPE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr
+    entries,
+    sizes,
+    tensor_of,
+    offset_of,
+    factor,
+    DTYPE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Multiply one chunk in place by a factor on the device; where that is 1, touch nothing."""
     by = tl.load(factor)
@@ -250,7 +283,7 @@ def _launched(found: Readable, device: torch.device) -> Tensor:
         positions, addresses, sizes = _of_dtype(dtype, found)
         plan = _plan(tuple(positions), tuple(sizes), device, stream_of(device))
         sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
-        _launch(_read, dtype, plan, addresses, sums)
+        _launch(_read, dtype, plan, addresses, sums, READ_TILES)
         _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
     return table
 
@@ -268,10 +301,17 @@ def scale_triton(found: Readable, coefficient: Tensor) -> None:
         for dtype in dict.fromkeys(found.dtypes):
             positions, addresses, sizes = _of_dtype(dtype, found)
             plan = _plan(tuple(positions), tuple(sizes), device, stream_of(device))
-            _launch(_scale, dtype, plan, addresses, factor)
+            _launch(_scale, dtype, plan, addresses, factor, SCALE_TILES)
 
 
-def _launch(kernel: Any, dtype: torch.dtype, plan: _Plan, addresses: list[int], operand: Tensor) -> None:
+def _launch(
+    kernel: Any,
+    dtype: torch.dtype,
+    plan: _Plan,
+    addresses: list[int],
+    operand: Tensor,
+    tiles: Mapping[int, Mapping[str, int]],
+) -> None:
     """Start a program for each chunk of the gradients of one dtype; ``operand``: where sums go, or the factor."""
     if plan.chunks:
         kernel[(plan.chunks,)](
@@ -282,8 +322,8 @@ def _launch(kernel: Any, dtype: torch.dtype, plan: _Plan, addresses: list[int], 
             operand,
             DTYPE=DTYPES[dtype],
             CHUNK=CHUNK,
-            BLOCK=BLOCK,
             num_warps=WARPS,
+            **tiles[dtype.itemsize],
         )
 
 

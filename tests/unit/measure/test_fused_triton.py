@@ -22,7 +22,7 @@ import gradwatch.measure.fused_triton as kernel
 torch.manual_seed(0)
 tensors = [t.contiguous() for t in CASES.values() if t.dtype in DTYPES]
 for dtype in DTYPES:
-    for size in (1023, 1024, 1025, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5):
+    for size in (511, 1023, 1024, 1025, 2047, 2048, 2049, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5):
         values = torch.randn(size + 1)[1:].to(dtype)
         tensors.append(values)
         broken = values.clone()
@@ -44,7 +44,7 @@ for order in range(2):  # the plan of the first time serves the second
     np.testing.assert_array_equal(measure_triton(tensors).numpy(), table.numpy())
 assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, tensors))
 # many parts for the second launch to add
-kernel.CHUNK, kernel.FEW_PARTS, kernel.MANY_PARTS = 1024, 1, 4
+kernel.CHUNK, kernel.FEW_PARTS, kernel.MANY_PARTS = 2048, 1, 4
 kernel._plan.cache_clear()
 np.testing.assert_allclose(measure_triton(tensors).numpy(), expected, rtol=2e-7)
 np.testing.assert_allclose(measure_triton([torch.zeros(0)]).numpy(), [[0, 0, 0, 0]])
@@ -79,7 +79,7 @@ for spaced in (chosen, [None, *chosen, None]):
 
 # multiplied in place, each entry once, and nothing at all by 1
 for dtype in DTYPES:
-    shapes = (0, 1, 511, 512, 513, 1023, 3 * kernel.CHUNK + 5)
+    shapes = (0, 1, 511, 512, 513, 1023, 1024, 1025, 3 * kernel.CHUNK + 5)
     base = [torch.randn(size + 3).to(dtype) for size in shapes]
     group = [one[at % 4 :] for at, one in enumerate(base)] + [torch.randn(5, 6).to(dtype).t()]
     strided = torch.randn(8, 8).to(dtype)[:, ::2]
@@ -132,9 +132,9 @@ plan = types.SimpleNamespace(
     chunks=1, addresses=lambda now: torch.tensor(now), sizes=torch.tensor([size]),
     tensor_of=torch.tensor([0]), offset_of=torch.tensor([offset]))
 sums = torch.empty(1, 5, dtype=torch.float64)
-kernel._launch(kernel._read, torch.float16, plan, [huge.data_ptr()], sums)
+kernel._launch(kernel._read, torch.float16, plan, [huge.data_ptr()], sums, kernel.READ_TILES)
 np.testing.assert_allclose(sums[0, 0], float(huge[offset:].double().square().sum()), rtol=1e-6)
-kernel._launch(kernel._scale, torch.float16, plan, [huge.data_ptr()], torch.tensor(0.5))
+kernel._launch(kernel._scale, torch.float16, plan, [huge.data_ptr()], torch.tensor(0.5), kernel.SCALE_TILES)
 read = size - offset
 assert torch.equal(huge[-read:], before[-read:] * 0.5) and torch.equal(huge[-kernel.CHUNK : -read], before[:-read])
 
