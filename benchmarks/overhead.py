@@ -1,6 +1,6 @@
 """Measure what recording every step adds to training, beside other tools: median ratios over interleaved rounds.
 
-    python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 19] [--peers 0]
+    python benchmarks/overhead.py [--models many,gpt,lstm] [--rounds 19] [--peers 0] [--only VARIANT ...]
 
 By default the updates of all parameters are read at every so many steps (16 parameters a step on average);
 `updates_every=0` leaves them out. Both stand in the table.
@@ -10,6 +10,9 @@ its own model, in one process. A round gives each of them a few steps in turn, s
 hits all. gradwatch must finish its background work within its own round. Other tools continue in the background, so
 they are measured afterwards, in rounds of their own, and in fewer of them, because they differ by more. overhead.txt
 is the printed table, and overhead_recorders.txt that of `--recorders --peers 0`.
+
+`--only VARIANT`, once for each, leaves out the other variants of gradwatch and the other tools, so that the time goes
+into rounds. Each row then ends in the 95 % interval of its median, from a bootstrap over the rounds.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from pathlib import Path
 from typing import TypeAlias
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
@@ -121,6 +125,9 @@ class Training:
     def norms(self) -> list[float]:
         return torch.stack(torch._foreach_norm([grad for _, grad in self.named()])).tolist()
 
+
+RESAMPLES = 4000
+"""Bootstrap samples behind an interval."""
 
 Times: TypeAlias = dict[str, list[float]]
 Between: TypeAlias = Callable[[], object]
@@ -308,13 +315,21 @@ def threshold(model: Model) -> float:
     return sorted(norms)[-11]
 
 
-def table(model: Model, ours: dict[str, tuple[Variant, bool]], rounds: int, rounds_of_peers: int) -> None:
+def table(
+    model: Model,
+    ours: dict[str, tuple[Variant, bool]],
+    rounds: int,
+    rounds_of_peers: int,
+    *,
+    with_intervals: bool = False,
+) -> None:
     torch.set_num_threads(model.threads)
     max_norm = threshold(model)
     times = measured(model, BASES | ours, rounds, max_norm)
     print(f"\n{model.about}: {1e3 * statistics.median(times['torch alone']) / model.steps:.1f} ms a step")
-    print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}")
-    show(times, list(times))
+    last = f"{'95 % of this median':>24}" if with_intervals else ""
+    print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}{last}")
+    show(times, list(times), with_intervals=with_intervals)
     peers = {n: (v, True) for n, (v, package) in PEERS.items() if importlib.util.find_spec(package) is not None}
     if rounds_of_peers and peers:
         show(measured(model, BASES | peers, rounds_of_peers, max_norm), list(peers))
@@ -330,18 +345,29 @@ def measured(model: Model, variants: dict[str, tuple[Variant, bool]], rounds: in
             runs[name] = training(model, variant, place, max_norm, compiled)
             next(runs[name])
         times: Times = {name: [] for name in runs}
-        for _ in range(rounds):
-            for name, run in runs.items():
-                times[name].append(next(run))
+        for number in range(rounds):
+            # Each begins a round in its turn, so that none always follows the same other one.
+            first = number % len(runs)
+            for name in [*list(runs)[first:], *list(runs)[:first]]:
+                times[name].append(next(runs[name]))
         for run in runs.values():
             run.close()
     return times
 
 
-def show(times: Times, names: list[str]) -> None:
+def show(times: Times, names: list[str], *, with_intervals: bool = False) -> None:
     for name in names:
         cells = [ratios(times[name], times[base]) for base in BASES]
-        print(f"  {name:<40}{cells[0]:>24}{cells[1]:>26}", flush=True)
+        last = f"{interval(times[name], times['clip_grad_norm_']):>24}" if with_intervals else ""
+        print(f"  {name:<40}{cells[0]:>24}{cells[1]:>26}{last}", flush=True)
+
+
+def interval(times: list[float], base: list[float]) -> str:
+    """The 95 % interval of the median of the ratios, from a bootstrap over the rounds."""
+    found = np.array(times) / np.array(base)
+    samples = np.random.default_rng(0).choice(found, (RESAMPLES, len(found)))
+    low, high = np.quantile(np.median(samples, axis=1), (0.025, 0.975))
+    return f"{low:.3f} to {high:.3f}"
 
 
 def ratios(times: list[float], base: list[float]) -> str:
@@ -357,16 +383,21 @@ def main() -> None:
     parser.add_argument("--models", default="many,gpt,lstm")
     parser.add_argument("--peers", type=int, default=11, help="rounds of the peers; 0: without them")
     parser.add_argument("--recorders", action="store_true", help="only observing, by the thread and by the process")
+    parser.add_argument(
+        "--only", action="append", choices=OURS, metavar="VARIANT", help=f"of gradwatch: {', '.join(OURS)}; repeatable"
+    )
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     os.environ |= {"WANDB_MODE": "offline", "TRACKIO_DIR": tempfile.mkdtemp()}
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}, {os.cpu_count()} processors")
     print(f"compiled part: {fused.is_available()}")
-    of_peers = f", {options.peers} of the peers" if options.peers else ""
+    rounds_of_peers = 0 if options.only else options.peers
+    of_peers = f", {rounds_of_peers} of the peers" if rounds_of_peers else ""
     print(f"medians of interleaved rounds ({options.rounds}{of_peers}), with the quarters")
     for name in options.models.split(","):
-        ours = {one: OURS[one] for one in RECORDERS} if options.recorders else OURS
-        table(MODELS[name], ours, options.rounds, options.peers)
+        chosen = options.only or (RECORDERS if options.recorders else list(OURS))
+        ours = {one: OURS[one] for one in chosen}
+        table(MODELS[name], ours, options.rounds, rounds_of_peers, with_intervals=bool(options.only))
 
 
 if __name__ == "__main__":
