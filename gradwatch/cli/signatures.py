@@ -500,8 +500,8 @@ def import_(
         str | None,
         typer.Option(
             metavar="REGEX",
-            help=r"Regular expression for lines of printed text, with the group norm and optionally step, loss and lr,"
-            r" for example 'step (?P<step>\d+).*norm (?P<norm>\S+)'.",
+            help=r"Regular expression for lines of printed text, with the group norm and optionally step, loss, lr"
+            r" and reward, for example 'step (?P<step>\d+).*norm (?P<norm>\S+)'.",
         ),
     ] = None,
     of: Annotated[

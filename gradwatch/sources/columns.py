@@ -9,7 +9,13 @@ from gradwatch.sources import layers
 from gradwatch.sources.history import pick
 
 MOST_NAMED = 12  # columns that a note lists
-WORDS = {"norm": "the gradient norm", "step": "the step", "loss": "the loss", "learning_rate": "the learning rate"}
+WORDS = {
+    "norm": "the gradient norm",
+    "step": "the step",
+    "loss": "the loss",
+    "learning_rate": "the learning rate",
+    "reward": "the reward",
+}
 """How a note names the column of each kind."""
 ROWS_COUNTED = "there is no column of steps, so the rows are counted"
 
@@ -23,6 +29,7 @@ class Columns:
         step: of the steps; None if the rows are counted.
         loss: of the loss.
         learning_rate: of the learning rate.
+        reward: of the reward by which a policy is trained.
         series: of the layers.
         total_notes: sentences about a computed total norm.
     """
@@ -31,13 +38,20 @@ class Columns:
     step: str | None
     loss: str | None
     learning_rate: str | None
+    reward: str | None
     series: layers.LayerSeries
     total_notes: tuple[str, ...]
 
     @property
     def by_kind(self) -> dict[str, str | None]:
-        """The four single columns by the kind of what they hold."""
-        return {"norm": self.norm, "step": self.step, "loss": self.loss, "learning_rate": self.learning_rate}
+        """The single columns by the kind of what they hold."""
+        return {
+            "norm": self.norm,
+            "step": self.step,
+            "loss": self.loss,
+            "learning_rate": self.learning_rate,
+            "reward": self.reward,
+        }
 
     @property
     def layer_notes(self) -> tuple[str, ...]:
@@ -67,7 +81,7 @@ def choose(
         CannotImport: there is no column of a given name or beginning, or no total norm and nothing to compute it from.
 
     >>> choose(["iter", "train/grad_norm", "lr"], "a.csv").by_kind
-    {'norm': 'train/grad_norm', 'step': 'iter', 'loss': None, 'learning_rate': 'lr'}
+    {'norm': 'train/grad_norm', 'step': 'iter', 'loss': None, 'learning_rate': 'lr', 'reward': None}
     """
     series = layers.find([name for name in available if name != norm], layers_prefix)
     others = [name for name in available if name not in series.columns]
@@ -77,6 +91,7 @@ def choose(
         step=pick("step", available, step, where),
         loss=pick("loss", available, loss, where),
         learning_rate=pick("learning_rate", available, None, where),
+        reward=pick("reward", available, None, where),
         series=series,
         total_notes=total_notes,
     )
@@ -103,7 +118,7 @@ def told(available: Sequence[str], columns: Columns, *, has_steps: bool = False)
         yield f"taken: {', '.join(taken)}; {options} choose others"
     if columns.step is None and not has_steps:
         yield ROWS_COUNTED
-    missing = [WORDS[kind] for kind, name in names.items() if name is None and kind != "step"]
+    missing = [WORDS[kind] for kind, name in names.items() if name is None and kind not in ("step", "reward")]
     if missing:
         yield f"not found: {', '.join(missing)}"
     yield from _left_out(available, {*names.values(), *columns.series.columns})

@@ -44,7 +44,7 @@ def read(
 def _points(by_tag: Mapping[str, Scalars], tags: Columns) -> Iterator[Point]:
     """A point for each step that has a norm."""
     nothing: Scalars = {}
-    losses, rates = by_tag.get(tags.loss or "", nothing), by_tag.get(tags.learning_rate or "", nothing)
+    losses, rates, rewards = (by_tag.get(tag or "", nothing) for tag in (tags.loss, tags.learning_rate, tags.reward))
     of_layers = [by_tag[tag] for tag in tags.series.columns]
     norms = _totals(of_layers) if tags.norm is None else by_tag[tags.norm]
     for step, (value, wall_time) in norms.items():
@@ -54,6 +54,7 @@ def _points(by_tag: Mapping[str, Scalars], tags: Columns) -> Iterator[Point]:
                 norm=value,
                 loss=_value(losses, step),
                 learning_rate=_value(rates, step),
+                reward=_value(rewards, step),
                 wall_time=wall_time,
                 layers=tuple(_value(each, step) for each in of_layers),
             )

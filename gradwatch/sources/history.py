@@ -33,6 +33,18 @@ NAMES = {
     ),
     "loss": ("loss", "train_loss", "training_loss", "train_loss_step", "loss_step"),
     "learning_rate": ("learning_rate", "lr"),
+    # The last two parts of verl's critic/score/mean, and what TRL, Stable-Baselines3 and CleanRL write.
+    "reward": (
+        "reward",
+        "reward_mean",
+        "mean_reward",
+        "rewards_mean",
+        "score_mean",
+        "rlhf_reward",
+        "ep_rew_mean",
+        "episode_reward",
+        "episodic_return",
+    ),
     "step": (
         "step",
         "global_step",
@@ -57,6 +69,7 @@ class Point:
     norm: float
     loss: float | None = None
     learning_rate: float | None = None
+    reward: float | None = None  # of a policy that is trained by it
     wall_time: float = 0.0  # seconds since the epoch; 0: not known
     layers: tuple[float | None, ...] = ()  # norms of `History.layers`; None was not logged
 
@@ -135,7 +148,7 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
             return wanted
         raise CannotImport(f"{where} has no {wanted!r}; expected one of {listed}.")
     found = [name for name in available if _is_called(name, NAMES[kind])]
-    if kind == "loss":
+    if kind in ("loss", "reward"):
         found = [name for name in found if not _is_held_out(name)]
     if kind == "learning_rate" and not found:
         monitored = [name for name in available if _MONITORED_RATE.fullmatch(name)]
@@ -187,6 +200,15 @@ def as_float(value: object) -> float | None:
         return None
 
 
+def is_rounded_to_zero(value: object) -> bool:
+    """Whether a text shows only that a number is below its last decimal: a small learning rate in fixed decimals.
+
+    >>> [is_rounded_to_zero(text) for text in ("0.000000", "0", "0.0", "0.00e+00")]
+    [True, False, False, False]
+    """
+    return isinstance(value, str) and re.fullmatch(r"\s*[-+]?0?\.00+\s*", value) is not None
+
+
 def is_step(value: object) -> bool:
     """Whether a value is a whole number that a store can hold as a step.
 
@@ -223,6 +245,9 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     records = [_record(point, parameters) for point in points]
     events = [event for record in records for detector in detectors for event in detector.update(record)]
     meta = {"model": "", "moment": moment, "every": str(every), "source": history.source}
+    rewards = [point.reward for point in points if point.reward is not None and math.isfinite(point.reward)]
+    if rewards:
+        meta["rewards"] = json.dumps(rewards)
     if history.config:
         meta["config"] = json.dumps(history.config)
     known = {} if history.learning_rate is None else {"lr": history.learning_rate}

@@ -12,7 +12,7 @@ from typing import Any
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, as_float, is_step, pick, repeated_notes
+from gradwatch.sources.history import History, Point, as_float, is_rounded_to_zero, is_step, pick, repeated_notes
 
 _OF_ALL = re.compile(r"\s*(\d+)\s*/\s*\d+\s*")  # a step as "10/438", as ms-swift writes it
 
@@ -70,7 +70,7 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
             continue
         for kind, name in wanted.items():
             value = row.get(name)
-            if value is not None and value != "":
+            if value is not None and value != "" and not (kind == "learning_rate" and is_rounded_to_zero(value)):
                 found = joined.setdefault(step, {})
                 if kind in found:
                     repeated.add(step)
@@ -104,7 +104,14 @@ def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None
     norm = layers.total(of_layers) if columns.norm is None else each.get("norm")
     if norm is None:
         return None
-    return Point(step=at, norm=norm, loss=each.get("loss"), learning_rate=each.get("learning_rate"), layers=of_layers)
+    return Point(
+        step=at,
+        norm=norm,
+        loss=each.get("loss"),
+        learning_rate=each.get("learning_rate"),
+        reward=each.get("reward"),
+        layers=of_layers,
+    )
 
 
 def _step(value: Any, file: Path, row: int) -> int:

@@ -14,7 +14,7 @@ import pandas as pd
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, as_float, first_line, is_step
+from gradwatch.sources.history import History, Point, as_float, first_line, is_rounded_to_zero, is_step
 from gradwatch.sources.lines import refuse_long_lines
 from gradwatch.text import count
 
@@ -72,16 +72,22 @@ def _left_out(table: _Table, taken: int) -> Iterator[str]:
 
 def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
     """A point for each row that has a norm."""
-    of = {kind: _numbers(table, name, file) for kind, name in columns.by_kind.items() if name is not None}
+    of = {
+        kind: _numbers(table, name, file, are_rates=kind == "learning_rate")
+        for kind, name in columns.by_kind.items()
+        if name is not None
+    }
     nothing: list[float | None] = [None] * table.rows
     steps = of.get("step", list(range(table.rows)))
-    losses, rates = of.get("loss", nothing), of.get("learning_rate", nothing)
+    losses, rates, rewards = (of.get(kind, nothing) for kind in ("loss", "learning_rate", "reward"))
     each_layer = [_numbers(table, name, file) for name in columns.series.columns]
     layer_norms = list(zip(*each_layer, strict=True)) or [()] * table.rows
     totals = of["norm"] if columns.norm is not None else [layers.total(norms) for norms in layer_norms]
-    for row, (step, norm, loss, rate, norms) in enumerate(zip(steps, totals, losses, rates, layer_norms, strict=True)):
+    each = zip(steps, totals, losses, rates, rewards, layer_norms, strict=True)
+    for row, (step, norm, loss, rate, reward, norms) in enumerate(each):
         if norm is not None:
-            yield Point(step=_step(step, file, row), norm=norm, loss=loss, learning_rate=rate, layers=norms)
+            at = _step(step, file, row)
+            yield Point(step=at, norm=norm, loss=loss, learning_rate=rate, reward=reward, layers=norms)
 
 
 def _parquet(file: Path) -> _Table:
@@ -125,11 +131,12 @@ def _unreadable(file: Path, error: Exception) -> CannotImport:
     return CannotImport(f"{str(file)!r} can't be read as a table: {first_line(error)}.")
 
 
-def _numbers(table: _Table, name: str, file: Path) -> list[float | None]:
-    """The numbers in a column, None for an empty cell."""
+def _numbers(table: _Table, name: str, file: Path, *, are_rates: bool = False) -> list[float | None]:
+    """The numbers in a column, None for an empty cell and for a learning rate that is rounded to 0."""
     found: list[float | None] = []
     for row, cell in enumerate(table.cells(name)):
         is_empty = cell is None or (isinstance(cell, str) and not cell.strip())
+        is_empty |= are_rates and is_rounded_to_zero(cell)
         number = None if is_empty else as_float(cell)
         if number is None and not is_empty:
             raise CannotImport(

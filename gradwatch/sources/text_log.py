@@ -11,7 +11,7 @@ from gradwatch.errors import BadArgument, CannotImport
 from gradwatch.sources.lines import beginnings
 
 LONGEST_LINE = 10_000  # bytes; the rest of a line is left out
-GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr"}
+GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr", "reward": "reward"}
 _N = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
 
 # Atomic groups, (?>...), keep a hostile line from taking more than quadratic time.
@@ -30,7 +30,8 @@ PATTERNS = {
     rf'(?>.*?(?:train_|\| )num_updates(?:": "| )(?P<step>\d+))'
     rf'(?>.*?(?:train_|\| )lr(?:": "| )(?P<lr>{_N}))(?>.*?(?:train_|\| )gnorm(?:": "| )(?P<norm>{_N}))',
     "verl": rf"\bstep:(?P<step>\d+) - (?>.*?\bactor/grad_norm:(?:np\.float64\()?(?P<norm>{_N}))"
-    rf"(?>.*?\bactor/lr:(?:np\.float64\()?(?P<lr>{_N}))?",
+    rf"(?>.*?\bactor/lr:(?:np\.float64\()?(?P<lr>{_N}))?"
+    rf"(?>.*?\bcritic/score/mean:(?:np\.float64\()?(?P<reward>{_N}))?",
     # mmcv and mmengine name the loss before the norm or after it.
     "OpenMMLab": rf"\b(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(?P<epoch>\d+)\])?\[ *(?P<step>\d+)/ *(?P<of>\d+)\]"
     rf"(?=(?>.*?\blr: *(?P<lr>{_N})))(?=(?>.*?\bgrad_norm: *(?P<norm>{_N})))"
@@ -52,7 +53,7 @@ PATTERNS = {
     "OLMo": rf"\[step=(?P<step>\d+)/(?=(?>.*?\btrain/CrossEntropyLoss=(?P<loss>{_N})))"
     rf"(?:(?=(?>.*?\boptim/learning_rate_group0=(?P<lr>{_N})))|)(?>.*?\boptim/total_grad_norm=(?P<norm>{_N}))",
     "the Transformers Trainer": rf"'loss': '?(?P<loss>{_N})'?,(?>.*?'grad_norm': '?(?P<norm>{_N})'?)"
-    rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?",
+    rf"(?>,.*?'learning_rate': '?(?P<lr>{_N}))?(?>.*?'reward': '?(?P<reward>{_N}))?",
 }
 """By the tool that prints such lines. A step is counted as the tool counts it."""
 
@@ -72,7 +73,7 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
 
     Args:
         file: text.
-        pattern: a regular expression with the groups step and norm, and loss and lr if there are some.
+        pattern: a regular expression with the groups step and norm, and loss, lr and reward if there are some.
 
     Raises:
         BadArgument: the pattern can't be read, or lacks a group.
@@ -102,7 +103,7 @@ def notes(found: Sequence[Mapping[str, Any]], of_rows: Sequence[str]) -> tuple[s
     >>> notes([{"grad_norm": "1.0", "loss": "2"}], ["taken: ...", "not found: the learning rate"])
     ('taken: the norm and the loss', 'not found: the learning rate')
     """
-    words = {"grad_norm": "norm", "step": "step", "loss": "loss", "lr": "learning rate"}
+    words = {"grad_norm": "norm", "step": "step", "loss": "loss", "lr": "learning rate", "reward": "reward"}
     names = dict.fromkeys(name for row in found for name in row)
     taken = " and ".join(f"the {words[name]}" for name in words if name in names)
     return (f"taken: {taken}", *(note for note in of_rows if not note.startswith("taken: ")))
@@ -119,7 +120,9 @@ def compiled(pattern: str) -> re.Pattern[str]:
     except re.error as error:
         raise BadArgument(f"--pattern is {pattern!r}, which is not a regular expression: {error}.") from error
     if "norm" not in found.groupindex or set(found.groupindex) - set(GROUPS):
-        raise BadArgument(f"--pattern is {pattern!r}; expected the group (?P<norm>...), and of step, loss and lr.")
+        raise BadArgument(
+            f"--pattern is {pattern!r}; expected the group (?P<norm>...), and of step, loss, lr and reward."
+        )
     return found
 
 

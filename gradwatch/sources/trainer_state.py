@@ -52,6 +52,7 @@ def _point(entry: dict[str, Any], file: Path) -> Point:
         norm=math.nan if norm is None else norm,
         loss=_number(entry, "loss", file),
         learning_rate=_number(entry, "learning_rate", file),
+        reward=_number(entry, "reward", file),
     )
 
 

@@ -15,10 +15,13 @@ def by_kind(*names, **given):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (("grad_norm",), ("grad_norm", None, None, None)),
-        (("loss", "grad_norm", "step", "lr"), ("grad_norm", "step", "loss", "lr")),
-        (("train/Grad-Norm", "train/global_step"), ("train/Grad-Norm", "train/global_step", None, None)),
-        (("grad_norm", "train_loss_of_epoch", "loss", "loss_step"), ("grad_norm", None, "loss", None)),
+        (("grad_norm",), ("grad_norm", None, None, None, None)),
+        (("loss", "grad_norm", "step", "lr"), ("grad_norm", "step", "loss", "lr", None)),
+        (("train/Grad-Norm", "train/global_step"), ("train/Grad-Norm", "train/global_step", None, None, None)),
+        (("grad_norm", "train_loss_of_epoch", "loss", "loss_step"), ("grad_norm", None, "loss", None, None)),
+        (("grad_norm", "rewards/fn/mean", "reward", "eval/reward"), ("grad_norm", None, None, None, "reward")),
+        (("grad_norm", "critic/score/mean", "critic/score/max"), ("grad_norm", None, None, None, "critic/score/mean")),
+        (("grad_norm", "rewards/chosen", "rewards/margins"), ("grad_norm", None, None, None, None)),
     ],
 )
 def test_usual_names_are_found_whatever_their_order(names, expected):
@@ -28,7 +31,7 @@ def test_usual_names_are_found_whatever_their_order(names, expected):
 
 def test_given_names_stand_above_usual_ones():
     names = ("grad_norm", "n", "step", "at", "loss", "l")
-    assert by_kind(*names, norm="n", step="at", loss="l") == ("n", "at", "l", None)
+    assert by_kind(*names, norm="n", step="at", loss="l") == ("n", "at", "l", None, None)
 
 
 @pytest.mark.parametrize("kind", ["norm", "step", "loss"])
