@@ -61,6 +61,7 @@ REMEDY = {
     "learning-rate-too-high": "rate",
     "repeated-spikes": "rate",
     "loss-regressed": "rate",
+    "reward-lost": "rate",
     "huge-loss": "rate",
     "optimizer-recreated": "script",
     "vanishing": "architecture",

@@ -17,6 +17,7 @@ from gradwatch.analysis.diagnosis import (
     nonfinite,
     optimizer,
     recreated,
+    rewards,
     setbacks,
     training,
 )
@@ -46,6 +47,7 @@ OPTIMIZER_RULES = (
     *nonfinite.RULES,
     *growth.RULES,
     *setbacks.RULES,
+    *rewards.RULES,
     *clipping.RULES,
     *optimizer.RULES,
     *histories.RULES,

@@ -32,6 +32,8 @@ FAR_RAISED_NORM_RATIO = 10.0  # the same, beside which a smaller rise of the los
 HUGE_NORM_RATIO = 100.0  # times the first norms: critical also where no loss is known
 FEW_LEFT_RATIO = 3.0  # times the first of few losses, and of their norms: left at once and for good
 FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
+HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
+LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
 
@@ -273,7 +275,7 @@ def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
 
 def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     """Whether the loss ended far above its best, by its own noise, by its progress, and with larger norms."""
-    if course is None or optimizer.history.is_loss_about_zero:
+    if course is None or optimizer.history.has_surrogate_loss:
         return False
     if _left_at_once(optimizer.history.losses, optimizer.total_norm):
         return True
@@ -291,7 +293,8 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
 def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     """Whether a loss of few rows fell to less than half and rose again with the norm, by more than half of that.
 
-    Beside norms that rose tenfold a quarter is enough. Or whether the first row was left for good, by loss and norm.
+    Beside norms that rose tenfold a quarter is enough. Or whether the first row was left for good, by loss and norm,
+    or huge norms grow from row to row while the loss stands.
     """
     there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
     if not MIN_FEW_LOSSES <= np.count_nonzero(there) < MIN_LOSSES:
@@ -300,8 +303,10 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     if losses.min() <= 0:
         return False
     best, first = int(np.argmin(losses)), float(losses[0])
+    if _grow_without_end(norms) and losses[-1] > LEARNT_SHARE * first:
+        return True
     after = losses[best + 1 :]
-    if best == 0 and losses[1:].min() > FEW_LEFT_RATIO * first and not optimizer.history.is_loss_about_zero:
+    if best == 0 and losses[1:].min() > FEW_LEFT_RATIO * first and not optimizer.history.has_surrogate_loss:
         return float(np.median(norms[1:])) > FEW_LEFT_RATIO * float(norms[0]) > 0
     if len(after) < MIN_FEW_RISEN or float(losses[best]) > 0.5 * first:
         return False
@@ -310,6 +315,11 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     share = FEW_RISE_SHARE if raised > FAR_RAISED_NORM_RATIO else LOST_RISE_SHARE
     enough = float(after[-1] - losses[best]) > share * float(first - losses[best])
     return risen and enough and raised > RAISED_NORM_RATIO
+
+
+def _grow_without_end(norms: Array) -> bool:
+    """Whether each norm is above the one before it, tenfold from first to last, and all are out of any usual range."""
+    return bool((np.diff(norms) > 0).all() and norms[-1] > FAR_RAISED_NORM_RATIO * norms[0] and norms[0] > HUGE_NORM)
 
 
 def _short_course(optimizer: OptimizerFacts) -> Loss | None:

@@ -20,7 +20,7 @@ MIN_REPLACED = 2  # steps at the end whose loss is 0 and whose norms are one num
 HIDDEN_STEPS = 3  # steps in a row with a NaN gradient and a finite loss: the loss cannot be the one trained on
 LOSS_SCALE_SKIPS = 0.2  # share of the steps that a loss scale may leave out
 MIN_ROWS_AFTER = 1  # finite rows at the end of an imported history, after which a NaN did not reach the weights
-LEFT_OUT_ROWS, LEFT_OUT_SHARE = 2, 0.01  # of an imported history, and share of them: a loss scale may leave out as many
+MIN_FALLING = 4  # losses, the last of which is below all of the first half
 MIN_SCALED_STEPS = 20  # steps after which the loss scale should have found its level
 
 UNFILTERED = (
@@ -61,7 +61,7 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     came_back = facts.is_imported and _came_back(optimizer)
     if came_back:
-        event = replace(event, severity="info" if _is_rare(optimizer) else "warning")
+        event = replace(event, severity="info" if _is_harmless(optimizer) else "warning")
     return _finder(optimizer, event, came_back=came_back)(facts, optimizer, event)
 
 
@@ -91,10 +91,13 @@ def _came_back(optimizer: OptimizerFacts) -> bool:
     return bool(len(finite) > MIN_ROWS_AFTER and finite[-MIN_ROWS_AFTER:].all() and not lost.any())
 
 
-def _is_rare(optimizer: OptimizerFacts) -> bool:
-    """Whether so few rows are not finite that a loss scale leaves out as many, as it starts or at its level."""
+def _is_harmless(optimizer: OptimizerFacts) -> bool:
+    """Whether a loss scale may leave out as many rows, once it found its level, or the loss fell all the same."""
     finite = np.isfinite(optimizer.total_norm)
-    return bool((~finite).sum() <= max(LEFT_OUT_ROWS, LEFT_OUT_SHARE * len(finite)))
+    found = int(np.argmax(finite))  # the first finite row: as it starts, a loss scale leaves out all
+    losses = optimizer.history.losses
+    fell = len(losses) >= MIN_FALLING and bool(losses[-1] < losses[: len(losses) // 2].min())
+    return fell or bool((~finite[found:]).mean() <= LOSS_SCALE_SKIPS)
 
 
 def _evidence(optimizer: OptimizerFacts, event: Event) -> dict[str, Quantity]:

@@ -81,7 +81,8 @@ PAGES: dict[str, Page] = {
         cure="signal",
         meaning="The total norm is 0 at half of the steps or more. At these steps the loss does not depend on the"
         " parameters. If the loss falls all the same, the log does not hold the norm: GaLore, for example, frees the"
-        " gradients before.",
+        " gradients before. In the history of a policy that gets one and the same reward to the end, a norm below a"
+        " thousandth of the first ones counts as 0, and where the reward stands or rises the finding is information.",
         example="GRPO where every completion of a group gets the same reward: the advantage is 0, and so is the"
         " gradient.",
         confirm="Print the advantage, the sum of the mask, or the inputs of the loss.",
@@ -91,7 +92,8 @@ PAGES: dict[str, Page] = {
     "constant-loss": Page(
         title="The loss never changes",
         cure="signal",
-        meaning="Every logged loss is the same number, to the last bit.",
+        meaning="Every logged loss is the same number, to the last bit. An imported loss of 0 beside gradients is not"
+        " told: a surrogate (GRPO, PPO) is 0 on the samples of its own policy, and logs round small losses to 0.",
         example="A softmax over one class: the loss is 0 for any weights.",
         confirm="Print the loss and the targets of two different batches.",
         fix="Check the targets and the number of outputs. Log the loss that `backward` is called on.",
@@ -351,6 +353,20 @@ PAGES: dict[str, Page] = {
         confirm="Evaluate the checkpoints of the best level and of the end on the same held-out data.",
         fix="Keep the best checkpoint. Lower the learning rate towards the end, or look at the data from where the"
         " loss turns. With a curriculum or an adversary, such a rise can be intended.",
+    ),
+    "reward-lost": Page(
+        title="The reward fell and did not come back",
+        cure="rate",
+        meaning="The history of a policy has its reward, and the last fifth of the rewards lies below its best tenth,"
+        " by more than half of that level. The loss of such a training is a surrogate and shows nothing of this, so no"
+        " finding about the loss is made beside a reward.",
+        example="GRPO whose reward falls from 0.9 to 0 within five updates: each answer is as long as it may be.",
+        confirm="Read samples from before and after the fall, and plot the entropy and the KL distance.",
+        fix="Go back to a checkpoint from before it. Lower the learning rate, make fewer updates on the same samples,"
+        " or raise the KL coefficient.",
+        sources=(
+            "Gao et al. 2023, 'Scaling Laws for Reward Model Overoptimization', https://arxiv.org/abs/2210.10760",
+        ),
     ),
     "no-progress": Page(
         title="The loss has not fallen since the first step",

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
-from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
+from gradwatch.analysis.diagnosis.growth import HUGE_NORM, is_diverging, listed_steps
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
@@ -33,7 +33,6 @@ UNDONE_SHARE = 0.5  # of the progress: more is a warning
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
 HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
-HUGE_NORM = 1e3
 MIN_HUGE_LOSSES = 10
 AT_ONCE = 1000  # losses
 FALLEN = 0.7  # of the first third: a loss that falls as far is on its way
@@ -104,7 +103,7 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     steps, losses = _outliers(optimizer), optimizer.history.losses
     found = setbacks(optimizer, steps)
-    if sum(setback.spikes for setback in found) < REPEATED or optimizer.history.is_loss_about_zero:
+    if sum(setback.spikes for setback in found) < REPEATED or optimizer.history.has_surrogate_loss:
         return None
     if not _is_more_than_chance(optimizer, steps, found):
         return None
@@ -172,7 +171,7 @@ def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss ends well above its best level, beyond its noise, and nothing graver explains it."""
     losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    if len(losses) < MIN_LOSSES or optimizer.history.is_loss_about_zero or is_diverging(optimizer):
+    if len(losses) < MIN_LOSSES or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
         return None
     tenths, when = np.array_split(losses, 10), np.array_split(steps, 10)
     levels = optimizer.history.loss_levels
@@ -241,7 +240,7 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     no progress, nor of one that is the same number at every step.
     """
     losses = optimizer.history.losses
-    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or optimizer.history.is_loss_about_zero:
+    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or optimizer.history.has_surrogate_loss:
         return None
     tenths = np.array_split(losses, 10)
     levels = optimizer.history.loss_levels

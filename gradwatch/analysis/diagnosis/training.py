@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
+from gradwatch.analysis.diagnosis.rewards import reward_fell
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.record import Severity
@@ -24,8 +25,10 @@ MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END = 10, 0.05  # steps, and share of them:
 NOTABLE_ENTRIES = 0.1  # share of the entries of an optimizer: fewer without a gradient are usual, an unused head
 MIN_CONSTANT_LOSSES = 20  # losses
 MIN_LEARNT_LOSSES = 100  # losses without which a fall of the loss is not judged
-MANY_ZEROS = 0.75  # share of the rows of a surrogate loss: fewer are usual where groups get equal rewards
+MANY_ZEROS = 0.75  # share of the rows of a history: fewer are usual where groups get equal rewards
 MIN_END = 10  # rows of the end, or the last tenth: where none has a gradient, it is gone
+NEXT_TO_NO_NORM = 1e-3  # of the first norms of a policy: below, equal rewards leave nothing but rounding
+MIN_FIRST_NORMS, MIN_LAST_REWARDS = 5, 5  # rows at either end of the history of a policy
 MIN_FALL_LOSSES, FALLEN = 6, 0.75  # losses, and the level of their last third over the first's: they were learnt
 LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
 MOVED_ENTRIES = 0.02  # share of the entries: when fewer move at a step, rounding loses the updates
@@ -176,13 +179,16 @@ def _never_updated(optimizer: OptimizerFacts) -> list[str]:
 
 
 def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The total norm is exactly 0 at most steps."""
+    """The total norm is exactly 0 at most steps, or next to nothing where a policy gets one reward for all."""
     norms = chosen_of(optimizer.total_norm, ~optimizer.skipped & np.isfinite(optimizer.total_norm))
+    if _is_policy_stuck(optimizer):
+        norms = np.where(norms > NEXT_TO_NO_NORM * np.median(norms[:MIN_FIRST_NORMS]), norms, 0.0)
     few = len(norms) < MIN_STEPS
     if few and not (facts.is_imported and len(norms) >= MIN_ZERO_ROWS and (norms == 0).all()):
         return None
     share = float((norms == 0).mean())
-    if share < HALF or _has_no_gradient_at_all(optimizer):
+    is_gone = _is_policy_stuck(optimizer) and not norms[-max(MIN_LAST_REWARDS, len(norms) // 4) :].any()
+    if (share < HALF and not is_gone) or _has_no_gradient_at_all(optimizer):
         return None
     if facts.is_imported and not norms.any() and _fell(optimizer.history.losses):
         return _not_the_norm(facts, optimizer)
@@ -190,7 +196,8 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="zero-gradients",
         severity=_severity_of_zeros(facts, optimizer, share, few=few),
         certainty="likely" if few else "shown",
-        what=f"the gradient{facts.of(optimizer)} is exactly 0 at {share:.0%} of the steps, so they train nothing",
+        what=f"the gradient{facts.of(optimizer)} is {_nothing(optimizer)} at {share:.0%} of the steps, so they train"
+        " nothing",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
@@ -236,22 +243,39 @@ def _not_the_norm(facts: Facts, optimizer: OptimizerFacts) -> Finding:
     )
 
 
+def _is_policy_stuck(optimizer: OptimizerFacts) -> bool:
+    """Whether a policy gets one and the same reward to the end, and none that is better than at the start."""
+    rewards = optimizer.history.rewards
+    last = rewards[-max(MIN_LAST_REWARDS, len(rewards) // 4) :]
+    if len(rewards) < 2 * MIN_LAST_REWARDS or np.ptp(last) > 0:
+        return False
+    return bool(last[0] <= np.median(rewards[:MIN_LAST_REWARDS]))
+
+
+def _nothing(optimizer: OptimizerFacts) -> str:
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    return "exactly 0" if (norms == 0).mean() >= HALF else "next to nothing"
+
+
 def _severity_of_zeros(facts: Facts, optimizer: OptimizerFacts, share: float, *, few: bool) -> Severity:
     """Information where the other steps of an imported history train.
 
     A row of it has the norm of one step and the loss of several: with batches of one sample, those that are already
-    learnt have a gradient of 0. Where the loss is a surrogate about 0, so has a step whose groups got equal rewards.
+    learnt have a gradient of 0, and so has a step whose groups got equal rewards. A policy that is all but solved has
+    few others; its reward tells.
     """
     if share >= MOST_STEPS:
         return "warning" if few else "critical"
-    losses = optimizer.history.losses
-    if not facts.is_imported or len(losses) < MIN_LEARNT_LOSSES:
+    if not facts.is_imported or few:
         return "warning"
-    if optimizer.history.is_loss_about_zero:
-        norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
-        lasts = bool(norms[-max(MIN_END, len(norms) // 10) :].any())
-        return "info" if share < MANY_ZEROS and lasts else "warning"
-    return "info" if optimizer.history.loss_levels[-1] < HALF * first_loss(losses) else "warning"
+    rewards, losses = optimizer.history.rewards, optimizer.history.losses
+    if len(rewards) >= 2 * MIN_LAST_REWARDS:
+        return "warning" if _is_policy_stuck(optimizer) or reward_fell(rewards) else "info"
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    if share < MANY_ZEROS and norms[-max(MIN_END, len(norms) // 10) :].any():
+        return "info"
+    is_learnt = len(losses) >= MIN_LEARNT_LOSSES and not optimizer.history.has_surrogate_loss
+    return "info" if is_learnt and optimizer.history.loss_levels[-1] < HALF * first_loss(losses) else "warning"
 
 
 def _has_no_gradient_at_all(optimizer: OptimizerFacts) -> bool:
@@ -265,6 +289,8 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     moves = bool((norms > 0).any())
+    if facts.is_imported and moves and losses[0] == 0:
+        return None  # a surrogate whose value is 0 on the samples of its own policy, or a loss that is rounded
     return Finding(
         code="constant-loss",
         severity="warning" if moves else "critical",

@@ -12,7 +12,7 @@ from gradwatch.analysis.statistics.quantiles import Array
 NOTED_RATIO = 7.0  # times its neighbours: a lone step that is reported
 TOLD_RATIO = 2.0  # the same at a step of which an event tells
 WINDOW = 33  # steps
-LEAST_BEFORE, LEAST_AFTER = 5, 3  # norms on a side of one of the first ones that tell the level there
+LEAST_BEFORE, LEAST_AFTER = 5, 3  # norms on a side of one of the first ones whose median tells the level there
 AT_ONCE = 16_384  # steps, which fit into a processor's cache
 ROUNDING = 1 - 1e-9  # lets no step pass by that is rounded to its limit
 
@@ -32,7 +32,7 @@ def lone_spikes(steps: NDArray[np.int64], norms: Array, told: Collection[int] = 
     """
     is_told = np.isin(steps, list(told))
     early = len(norms) if len(norms) < WINDOW else WINDOW // 2
-    ratios = {i: _ratio_to_both_sides(norms, i) for i in range(LEAST_BEFORE, early)}
+    ratios = {i: _ratio_to_both_sides(norms, i) for i in range(1, early)}
     if len(norms) >= WINDOW:
         ratios |= _ratios_of_late(norms, is_told)
     return [(int(steps[i]), ratio) for i, ratio in ratios.items() if ratio >= _limit(is_told[i])]
@@ -46,11 +46,14 @@ def _ratio_to_both_sides(norms: Array, place: int) -> float:
     """A norm of the first ones, or of few, over the higher of the medians before and after it.
 
     The first steps settle: their norms are the initialisation's, and a norm as large as theirs does not stand out.
+    Where fewer than five are before it, it has to stand out from each of these.
     """
     before, after = norms[max(0, place - WINDOW // 2) : place], norms[place + 1 : place + 1 + WINDOW // 2]
-    level = float(np.median(before))
+    level = float(np.median(before) if len(before) >= LEAST_BEFORE else before.max())
     if len(after) >= LEAST_AFTER:
         level = max(level, float(np.median(after)))
+    elif len(before) < LEAST_BEFORE:
+        return 0.0  # too few on both sides to tell
     return float(norms[place]) / level
 
 

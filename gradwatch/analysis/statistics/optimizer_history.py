@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -55,6 +56,7 @@ class OptimizerHistory:
     warm_up: int  # steps at the start that do not count
     update_rule: UpdateRule | None = None  # whether the update follows the gradient; None: not known
     fixed_size: bool = False  # whether each update is known to be as large as the last
+    rewards: Array = field(default_factory=lambda: np.empty(0))  # that the log of a policy's training has, in order
 
     @cached_property
     def given(self) -> Array:
@@ -144,9 +146,9 @@ class OptimizerHistory:
         return medians(np.array_split(self.losses, 10))
 
     @cached_property
-    def is_loss_about_zero(self) -> bool:
-        """Whether `losses` scatter about 0 or begin there."""
-        return is_about_zero(self.losses)
+    def has_surrogate_loss(self) -> bool:
+        """Whether `losses` show no progress: they scatter about 0 or begin there, or a policy is trained by rewards."""
+        return bool(len(self.rewards)) or is_about_zero(self.losses)
 
     def _has_loss(self) -> NDArray[np.bool_]:
         logged, losses = self.frame["loss_logged"].to_numpy(bool), self.frame["loss"].to_numpy(float)
@@ -202,6 +204,7 @@ def optimizer_history(
         least_norm=_least_norm(reader, name),
         moment=meta.get("moment", "unknown"),
         every=int(meta.get("every", "1")),
+        rewards=np.array(json.loads(meta.get("rewards", "[]")), float),
         warm_up=warm_up,
     )
 

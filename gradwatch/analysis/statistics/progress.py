@@ -40,7 +40,7 @@ def is_undone(history: OptimizerHistory) -> bool:
     if history.ended_nonfinite:
         return True
     losses = history.losses
-    if len(losses) < MIN_LOSSES or history.is_loss_about_zero:
+    if len(losses) < MIN_LOSSES or history.has_surrogate_loss:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
     tenth_medians = history.loss_levels
@@ -54,7 +54,7 @@ def is_undone(history: OptimizerHistory) -> bool:
 def has_risen(history: OptimizerHistory) -> bool:
     """Whether the loss ends above its best level, by a notable part of its progress and beyond doubt."""
     losses = history.losses
-    if len(losses) < MIN_LOSSES or history.is_loss_about_zero:
+    if len(losses) < MIN_LOSSES or history.has_surrogate_loss:
         return history.lost_at is not None
     tenths = np.array_split(losses, 10)
     tenth_medians = history.loss_levels
@@ -67,7 +67,7 @@ def has_risen(history: OptimizerHistory) -> bool:
 def is_flat(history: OptimizerHistory) -> bool:
     """Whether the last third of the losses made no progress that is notable and beyond doubt."""
     losses = history.losses
-    if len(losses) < MIN_LOSSES or history.is_loss_about_zero:
+    if len(losses) < MIN_LOSSES or history.has_surrogate_loss:
         return False
     thirds = np.array_split(losses, 3)
     third_medians = medians(thirds)

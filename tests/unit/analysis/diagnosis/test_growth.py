@@ -51,6 +51,19 @@ def test_a_first_loss_that_never_comes_again_beside_norms_that_grew_tenfold(tmp_
     assert "diverged" not in codes(run_of(tmp_path / "loss", stream(norms, losses=among)))
 
 
+@pytest.mark.parametrize(
+    ("level", "losses", "told"),
+    [
+        pytest.param(4e12, np.linspace(11.7, 11.3, 10), True, id="the loss stands"),
+        pytest.param(4e12, np.linspace(11.7, 5.0, 10), False, id="the loss falls"),
+        pytest.param(0.1, np.linspace(11.7, 11.3, 10), False, id="adapters that leave 0"),
+    ],
+)
+def test_huge_norms_that_grow_in_each_of_a_few_rows(tmp_path, level, losses, told):
+    records = stream([level * 1.5**i for i in range(10)], losses=losses.tolist())
+    assert ("diverged" in codes(run_of(tmp_path, records, meta={"source": "a file"}))) == told
+
+
 def test_a_penalty_that_begins_at_zero_and_grows_is_no_divergence(tmp_path):
     """GRPO logs the divergence from its first model, which is 0 at first and rises as it learns."""
     rng = np.random.default_rng(0)

@@ -119,6 +119,12 @@ def test_a_loss_that_never_changes(tmp_path):
     assert "constant-loss" not in codes(run_of(tmp_path / "near", nearly))
 
 
+def test_a_logged_loss_of_zero_beside_gradients_is_a_surrogate_or_rounded_and_a_recorded_one_is_exact(tmp_path):
+    records = stream(steady(300), losses=[0.0] * 300)
+    assert "constant-loss" not in codes(run_of(tmp_path / "a", records, meta={"source": "trainer"}))
+    assert "constant-loss" in codes(run_of(tmp_path / "b", records))
+
+
 def stale(steps=100):
     """An optimizer whose parameters belong to no module and never have a gradient."""
     names = parameters("group0.0", "group0.1")
@@ -251,14 +257,19 @@ def test_nothing_is_said_of_steps_that_were_too_few(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("end", "source", "severity"),
-    [(0.2, {"source": "trainer"}, "info"), (1.7, {"source": "trainer"}, "warning"), (0.2, {}, "warning")],
+    ("zeros", "end", "source", "severity"),
+    [
+        (3, 1.7, {"source": "trainer"}, "info"),
+        (4, 1.7, {"source": "trainer"}, "warning"),
+        (4, 0.2, {"source": "trainer"}, "info"),
+        (3, 0.2, {}, "warning"),
+    ],
 )
-def test_zero_gradients_in_half_of_imported_rows_are_information_where_the_loss_is_halved(
-    tmp_path, end, source, severity
+def test_zero_gradients_in_most_of_imported_rows_are_information_where_others_train_or_the_loss_is_halved(
+    tmp_path, zeros, end, source, severity
 ):
     """A batch of one sample that is already learnt has a gradient of exactly 0."""
-    norms = [norm * (i % 5 > 2) for i, norm in enumerate(steady(300))]
+    norms = [norm * (i % 5 >= zeros) for i, norm in enumerate(steady(300))]
     run = run_of(tmp_path, stream(norms, losses=falling(300, 2.0, end)), meta=source)
     assert the(run, "zero-gradients").severity == severity
 

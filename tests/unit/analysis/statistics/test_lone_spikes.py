@@ -14,12 +14,11 @@ def plain(steps, norms, told):
         ratio = norm / float(np.median(padded[i : i + WINDOW]))
         if i < half or len(norms) < WINDOW:
             sides = [norms[max(0, i - half) : i], norms[i + 1 : i + 1 + half]]
-            known = [
-                float(np.median(side))
-                for side, least in zip(sides, (LEAST_BEFORE, 3), strict=True)
-                if len(side) >= least
-            ]
-            ratio = norm / max(known) if i >= LEAST_BEFORE else 0.0
+            after = [float(np.median(sides[1]))] if len(sides[1]) >= 3 else []
+            if len(sides[0]) >= LEAST_BEFORE:
+                ratio = norm / max([float(np.median(sides[0])), *after])
+            else:
+                ratio = norm / max([*sides[0], *after]) if len(sides[0]) and after else 0.0
         if ratio >= (TOLD_RATIO if step in told else NOTED_RATIO):
             found.append((step, ratio))
     return found
@@ -37,6 +36,13 @@ def test_as_a_plain_loop_finds_them(seed, spread, count):
     found = lone_spikes(steps, norms, told)
     assert [step for step, _ in found] == [step for step, _ in expected]
     assert [ratio for _, ratio in found] == pytest.approx([ratio for _, ratio in expected])
+
+
+def test_one_of_the_first_norms_stands_out_of_each_before_it_and_of_those_after_it():
+    assert lone_spikes(np.arange(9), np.r_[0.9, 0.7, 8.0, np.ones(6)])[0][0] == 2
+    assert lone_spikes(np.arange(9), np.r_[2.0, 0.7, 8.0, np.ones(6)]) == []
+    assert lone_spikes(np.arange(9), np.r_[0.9, 0.7, 8.0, np.full(6, 4.0)]) == []
+    assert lone_spikes(np.arange(9), np.r_[8.0, np.ones(8)]) == []
 
 
 def test_many_steps_are_looked_at_a_part_at_a_time(monkeypatch):

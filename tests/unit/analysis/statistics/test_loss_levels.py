@@ -44,4 +44,4 @@ def test_a_history_computes_its_levels_once(tmp_path):
     assert found.loss_levels == [float(np.median(part)) for part in np.array_split(finite, 10)]
     assert found.losses is found.losses
     assert found.loss_levels is found.loss_levels
-    assert not found.is_loss_about_zero
+    assert not found.has_surrogate_loss

@@ -1,0 +1,65 @@
+"""The finding about the reward of a policy: its loss is a surrogate that shows no progress, its reward does."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.statistics.loss_levels import medians, uncertainty
+from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.text import number
+
+MIN_REWARDS = 20  # rewards without which their course is not judged
+PARTS = 10  # of the rewards, each with its median
+LOST_SHARE = 0.5  # of the size of the best level: a smaller fall is not told
+LOW, HIGH = 0.1, 0.9  # quantiles: nearly all rewards of one part lie below nearly all of another
+
+
+def reward_fell(rewards: Array) -> bool:
+    """Whether nearly all of the last rewards lie below nearly all of those at their best, by half of that level.
+
+    >>> reward_fell(np.repeat([0.9, 0.8, 0.0], 10)), reward_fell(np.repeat([0.9, 0.0, 0.8], 10))
+    (True, False)
+    """
+    if len(rewards) < MIN_REWARDS:
+        return False
+    parts = np.array_split(rewards, PARTS)
+    levels = medians(parts)
+    best, last = parts[int(np.argmax(levels))], np.concatenate(parts[-2:])
+    fall = max(levels) - float(np.median(last))
+    is_apart = float(np.quantile(last, HIGH)) < float(np.quantile(best, LOW))
+    return is_apart and fall > max(LOST_SHARE * abs(max(levels)), uncertainty(best) + uncertainty(last))
+
+
+def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Report a policy whose reward fell far below its best level and did not come back."""
+    rewards = optimizer.history.rewards
+    if not reward_fell(rewards):
+        return None
+    levels = medians(np.array_split(rewards, PARTS))
+    last = float(np.median(rewards[-(len(rewards) // 5) :]))
+    best = int(np.argmax(levels))
+    begin = int(np.array_split(optimizer.steps, PARTS)[best][-1])
+    return Finding(
+        code="reward-lost",
+        severity="warning",
+        certainty="shown",
+        what=f"the reward{facts.of(optimizer)} ends near {number(last)}, far below its best level of"
+        f" {number(levels[best])}: the policy lost what it could",
+        optimizer=optimizer.name,
+        steps=(begin, int(optimizer.steps[-1])),
+        evidence={
+            "reward_first": Quantity(levels[0], "reward, median of the first tenth"),
+            "reward_best": Quantity(levels[best], "reward, median of a tenth"),
+            "reward_last": Quantity(last, "reward, median of the last fifth"),
+        },
+        cause="updates that take the policy too far from the one that sampled: the learning rate, too many updates on"
+        " the same samples, a penalty on the distance (KL) that is too small, or a reward that collapsed answers get",
+        remedy="go back to a checkpoint of the best level; lower the learning rate or raise the KL coefficient, and"
+        " look at samples from before and after the fall",
+        confirm="print samples, the entropy and the KL distance around the step at which the reward falls",
+    )
+
+
+RULES = (reward_lost,)

@@ -1,0 +1,121 @@
+"""Histories of policies: their reward tells what their loss, a surrogate, does not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gradwatch import Run
+from gradwatch.sources import read, write
+from gradwatch.testing import steady, stream
+
+from .made import codes, falling, run_of, the
+
+RNG = np.random.default_rng(0)
+NOISE = 0.05 * RNG.standard_normal(100)
+RISES = np.linspace(0.2, 0.9, 100) + NOISE
+FALLS = np.r_[np.full(60, 0.9), np.zeros(40)] + NOISE
+STUCK = np.r_[np.linspace(-0.7, -1.0, 10), np.full(90, -1.0)]
+
+
+def policy(folder, rewards, norms=None, losses=None):
+    """An imported run with a reward in each row."""
+    norms = steady(len(rewards)) if norms is None else norms
+    meta = {"source": "a file", "rewards": json.dumps(list(map(float, rewards)))}
+    return run_of(folder, stream(norms, losses=losses), meta=meta)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        pytest.param(FALLS, True, id="falls for good"),
+        pytest.param(FALLS - 1.5, True, id="falls below 0"),
+        pytest.param(RISES, False, id="rises"),
+        pytest.param(np.r_[FALLS[:80], RISES[80:]], False, id="falls and comes back"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.7)] + NOISE, False, id="falls by a fifth"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.3)] + 10 * NOISE, False, id="falls within its noise"),
+        pytest.param(FALLS[::10], False, id="ten rows"),
+    ],
+)
+def test_a_reward_that_is_lost(tmp_path, rewards, told):
+    run = policy(tmp_path, rewards)
+    assert ("reward-lost" in codes(run)) == told
+    if told:
+        found = the(run, "reward-lost")
+        assert found.evidence["reward_last"].value == pytest.approx(float(np.median(rewards[-20:])))
+        assert found.severity == "warning"
+
+
+def test_the_surrogate_loss_of_a_policy_shows_no_regress(tmp_path):
+    losses = falling(50, 0.02, 0.01) + falling(50, 0.01, 0.019)
+    assert codes(policy(tmp_path / "policy", RISES, losses=losses)) == []
+    run = run_of(tmp_path / "other", stream(steady(100), losses=losses), meta={"source": "a file"})
+    assert "loss-regressed" in codes(run)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "severity"),
+    [
+        pytest.param(RISES, "info", id="solved"),
+        pytest.param(FALLS, "warning", id="lost"),
+        pytest.param(STUCK, "warning", id="one reward for all"),
+    ],
+)
+def test_a_policy_with_few_gradients_is_judged_by_its_reward(tmp_path, rewards, severity):
+    norms = [norm * (i % 10 == 0) for i, norm in enumerate(steady(100))]
+    assert the(policy(tmp_path, rewards, norms), "zero-gradients").severity == severity
+
+
+def test_a_policy_with_one_reward_for_all_has_next_to_no_gradient(tmp_path):
+    norms = np.array(steady(100)) * np.r_[np.ones(40), np.full(60, 1e-5)]
+    found = the(policy(tmp_path / "stuck", STUCK, norms), "zero-gradients")
+    assert "next to nothing at 60% of the steps" in found.what
+    assert "zero-gradients" not in codes(policy(tmp_path / "better", RISES, norms))
+    assert "zero-gradients" not in codes(policy(tmp_path / "trains", STUCK))
+
+
+def test_at_the_end_a_quarter_of_the_rows_is_enough(tmp_path):
+    norms = np.array(steady(100)) * np.r_[np.ones(74), np.full(26, 1e-5)]
+    assert the(policy(tmp_path, STUCK, norms), "zero-gradients").severity == "warning"
+
+
+ROW = {"step": 0, "loss": 0.01, "grad_norm": 0.5, "learning_rate": 1e-6, "reward": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("trainer_state.json", lambda rows: json.dumps({"log_history": rows})),
+        ("log.jsonl", lambda rows: "\n".join(map(json.dumps, rows))),
+        ("log.csv", lambda rows: "\n".join([",".join(ROW), *(",".join(map(str, row.values())) for row in rows)])),
+        ("out.log", lambda rows: "\n".join(map(str, rows))),
+        (
+            "verl.log",
+            lambda rows: "\n".join(
+                f"step:{r['step']} - actor/grad_norm:0.5 - actor/lr:1e-06 - critic/score/mean:{r['reward']}"
+                for r in rows
+            ),
+        ),
+    ],
+)
+def test_the_reward_is_read_from_what_people_have(tmp_path, name, text):
+    rewards = [round(float(reward), 3) for reward in FALLS]
+    rows = [ROW | {"step": i, "reward": reward} for i, reward in enumerate(rewards)]
+    (tmp_path / name).write_text(text(rows) + "\n")
+    write(read([tmp_path / name]), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert json.loads(run.meta()["rewards"]) == rewards
+    assert "reward-lost" in codes(run)
+
+
+@pytest.mark.parametrize(("printed", "told"), [("0.000000", False), ("0", True), ("0.0e+00", True)])
+def test_a_rate_that_is_printed_as_zero_in_fixed_decimals_is_not_known_to_be_zero(tmp_path, printed, told):
+    line = "Epoch: [0]  [{:5d}/17227]  eta: 8:06:56  lr: {}  loss: 5.99 (5.99)  grad_norm: {:.4f} (inf)  time: 1.5"
+    lines = [line.format(10 * i, printed, norm) for i, norm in enumerate(steady(60))]
+    (tmp_path / "a.log").write_text("\n".join(lines))
+    write(read([tmp_path / "a.log"]), tmp_path / "run")
+    assert ("learning-rate-zero" in codes(Run(tmp_path / "run"))) == told
+    table = "\n".join(["step,grad_norm,lr", *(f"{i},{norm},{printed}" for i, norm in enumerate(steady(60)))])
+    (tmp_path / "a.csv").write_text(table)
+    write(read([tmp_path / "a.csv"]), tmp_path / "table")
+    assert ("learning-rate-zero" in codes(Run(tmp_path / "table"))) == told
