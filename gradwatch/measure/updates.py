@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from math import gcd, prod
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
@@ -185,26 +185,28 @@ def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int
     states = optimizer.state
     for group in optimizer.param_groups:
         names = _moments_of(route, group)
-        needed = list(filter(None, names))
+        needs_moment, needs_square, needs_largest = map(bool, names)
         for parameter in group["params"]:
             at = positions.get(id(parameter))
             gradient = None if at is None else parameter.grad
             if at is None or gradient is None or gradient.layout is not torch.strided or gradient.is_complex():
                 continue
             state = states.get(parameter, {})
-            moments = map(state.get, names)
-            if any(state.get(name) is None for name in needed):
+            moment, square, largest = map(state.get, names)
+            if (needs_moment and moment is None) or (needs_square and square is None):
                 continue
-            tensors = [parameter, gradient, *moments]
+            if needs_largest and largest is None:
+                continue
+            weight = parameter
             if type(parameter) not in PLAIN:
-                tensors = _local_parts(tensors)
-            if tensors[0].numel() and not any(map(is_wrapper, tensors[:2])):
-                weight, gradient, moment, square, largest = tensors
+                weight, gradient = local(parameter), local(gradient)
+                moment, square, largest = map(_local_part, (moment, square, largest))
+            if weight.numel() and not (is_wrapper(weight) or is_wrapper(gradient)):
                 yield Moved(at, weight, gradient, moment, square, largest, state.get("step"), group)
 
 
-def _local_parts(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-    return [None if tensor is None else local(tensor) for tensor in tensors]
+def _local_part(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else local(tensor)
 
 
 def _moments_of(route: UpdateRoute, group: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -267,10 +269,14 @@ def even_stride(shape: Sequence[int], most: int) -> int:
     return stride
 
 
-def _samplings(found: Sequence[Moved], limit: int) -> list[Sampling]:
-    shapes = [tuple(one.weight.shape) for one in found]
-    share = even_share(tuple(one.weight.numel() for one in found), limit)
-    return [sampling_of(shape, share) for shape in shapes]
+def _samplings(found: Sequence[Moved], limit: int) -> Sequence[Sampling]:
+    return _samplings_of(tuple(one.weight.shape for one in found), limit)
+
+
+@lru_cache(maxsize=64)
+def _samplings_of(shapes: tuple[torch.Size, ...], limit: int) -> tuple[Sampling, ...]:
+    share = even_share(tuple(map(prod, shapes)), limit)
+    return tuple(sampling_of(tuple(shape), share) for shape in shapes)
 
 
 # ------------------------------------------------------------------------------------ compiled pass
@@ -284,27 +290,76 @@ _FIELDS = [
 ]
 _TABLE = np.dtype(_FIELDS)
 """``Update`` of fused.c."""
+_FIRST_NUMBER = _TABLE.names.index(COEFFICIENTS[0]) if _TABLE.names else 0
 
 
 def _in_one_read(found: Sequence[Moved], most: int | None) -> tuple[list[Part], list[Moved]]:
     """Measure by the compiled pass; return the result and what it can't read."""
-    pairs = list(zip(found, _all_pointers(found), strict=True))
-    fused = [(one, addresses) for one, addresses in pairs if addresses is not None]
+    readable = [one.weight.is_cpu and fits for one, fits in zip(found, _have_settings(found), strict=True)]
+    fused, left = _with_pointers(found, readable, _FUSED_TYPES)
     parts = [_by_fused([one for one, _ in fused], [addresses for _, addresses in fused], most)] if fused else []
-    return parts, [one for one, addresses in pairs if addresses is None]
+    return parts, left
 
 
-def _all_pointers(found: Sequence[Moved]) -> list[tuple[int, ...] | None]:
-    """`_pointers` of each parameter; the settings of a group are looked at once."""
-    remote: dict[int, bool] = {}
-    pointers = []
+def _have_settings(found: Sequence[Moved], device: torch.device | None = None) -> list[bool]:
+    """Whether one pass finds the settings of each parameter: on the host, or as single float32 numbers on the device.
+
+    The settings of a group are looked at once.
+    """
+    of_group: dict[int, bool] = {}
+    fitting = []
     for one in found:
         key = id(one.group)
-        if key not in remote:
-            remote[key] = any(map(_is_remote, _settings(one.group)))
-        is_readable = one.weight.is_cpu and not remote[key] and not _is_remote(one.step)
-        pointers.append(_pointers(one, _FUSED_TYPES) if is_readable else None)
-    return pointers
+        if key not in of_group:
+            rate, *others = _settings(one.group)
+            of_group[key] = not any(map(_is_remote, others)) and _is_number_at(rate, device)
+        fitting.append(of_group[key] and _is_number_at(one.step, device))
+    return fitting
+
+
+def _is_number_at(value: Any, device: torch.device | None) -> bool:
+    if not _is_remote(value):
+        return True
+    return bool(value.device == device and value.dtype == torch.float32 and value.numel() == 1)
+
+
+def _with_pointers(
+    found: Sequence[Moved], readable: Sequence[bool], dtypes: Mapping[torch.dtype, Any]
+) -> tuple[list[tuple[Moved, tuple[int, ...]]], list[Moved]]:
+    """The parameters that one pass can read, with `_pointers`, and those that it can't."""
+    usual = _usual_pointers(found, dtypes) if all(readable) else None
+    if usual is not None:
+        return list(zip(found, usual, strict=True)), []
+    pairs = [(one, _pointers(one, dtypes) if fits else None) for one, fits in zip(found, readable, strict=True)]
+    return [(one, at) for one, at in pairs if at is not None], [one for one, at in pairs if at is None]
+
+
+def _usual_pointers(found: Sequence[Moved], dtypes: Mapping[torch.dtype, Any]) -> list[tuple[int, ...]] | None:
+    """`_pointers` of all parameters, each thing asked of all at once, which takes a third of the time.
+
+    None where one of them is unusual: it has gaps, or differs from others in what it has.
+    """
+    weights = [one.weight for one in found]
+    kinds, sizes = [weight.dtype for weight in weights], list(map(Tensor.numel, weights))
+    where = set(map(Tensor.get_device, weights))
+    if not dtypes.keys() >= set(kinds) or len(where) != 1:
+        return None
+    columns = []
+    for name in _POINTERS:
+        column = [getattr(one, name) for one in found]
+        kinds_of = set(map(type, column))
+        if kinds_of == {type(None)}:
+            columns.append([0] * len(column))
+            continue
+        if not PLAIN.issuperset(kinds_of) or [tensor.dtype for tensor in column] != kinds:
+            return None
+        if list(map(Tensor.numel, column)) != sizes or set(map(Tensor.get_device, column)) != where:
+            return None
+        # Of the host and of the meta device the number is the same, but what is on that has no address.
+        columns.append(list(map(Tensor.data_ptr, column)))
+        if not all(columns[-1]) or not all(map(Tensor.is_contiguous, column)):
+            return None
+    return list(zip(*columns, strict=True))
 
 
 def _pointers(one: Moved, dtypes: Mapping[torch.dtype, Any]) -> tuple[int, ...] | None:
@@ -357,32 +412,30 @@ def _by_fused(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], most:
 def _table_of(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], fields: np.dtype[Any]) -> NDArray[Any]:
     """A row for each parameter, with the addresses, sizes and settings; which entries are read is left open."""
     table = np.zeros(len(found), fields)
-    for name, column in zip(_POINTERS, zip(*pointers, strict=True), strict=True):
-        table[name] = column
+    words = table.view(np.uint64).reshape(len(found), -1)
+    words[:, : len(_POINTERS)] = np.fromiter(chain.from_iterable(pointers), np.uint64).reshape(len(found), -1)
     table["size"] = [one.weight.numel() for one in found]
-    of = _Coefficients().of
-    rows = np.array([of(one) for one in found])
-    for at, name in enumerate(COEFFICIENTS):
-        table[name] = rows[:, at]
+    numbers = words.view(np.float64)[:, _FIRST_NUMBER : _FIRST_NUMBER + len(COEFFICIENTS)]
+    numbers[:] = _numbers_of(found)
     return table
 
 
-class _Coefficients:
-    """The numbers of the formula in fused.c, of one group and step after the other.
+def _numbers_of(found: Sequence[Moved]) -> NDArray[np.float64]:
+    """The numbers of the formula in fused.c for each parameter, (parameters, 9); computed once for each group and step.
 
     A rate that lies on a device counts as 1, and a number of steps that does as endless: the Triton kernel multiplies
     by the one and corrects by the other.
     """
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, float | None], tuple[Any, ...]] = {}
-
-    def of(self, one: Moved) -> tuple[Any, ...]:
+    known: dict[tuple[int, float | None], int] = {}
+    rows: list[tuple[Any, ...]] = []
+    of_row = []
+    for one in found:
         step = None if one.step is None else math.inf if _is_remote(one.step) else float(one.step)
-        key = (id(one.group), step)
-        if key not in self._known:
-            self._known[key] = coefficients(one.group, step, is_adam=one.square is not None, number=_float_here)
-        return self._known[key]
+        at = known.setdefault((id(one.group), step), len(rows))
+        if at == len(rows):
+            rows.append(coefficients(one.group, step, is_adam=one.square is not None, number=_float_here))
+        of_row.append(at)
+    return np.array(rows, np.float64)[of_row]
 
 
 def _float_here(value: Any) -> float:
@@ -453,8 +506,7 @@ def _in_one_launch(
     kernel = _kernel(device)
     if kernel is None:
         return [], found
-    pairs = [(one, _row_pointers(one, kernel.DTYPES)) for one in found]
-    readable = [(one, addresses) for one, addresses in pairs if addresses is not None]
+    readable, left = _with_pointers(found, _have_settings(found, device), kernel.DTYPES)
     if not readable:
         return [], found
     samplings = _samplings([one for one, _ in readable], most or _usual_read([one for one, _ in readable]))
@@ -471,39 +523,38 @@ def _in_one_launch(
     except Exception as error:
         leave_triton("read updates", error)
         return [], found
-    return parts, [one for one, addresses in pairs if addresses is None]
-
-
-def _row_pointers(one: Moved, dtypes: Mapping[torch.dtype, Any]) -> tuple[int, ...] | None:
-    """`_pointers`, if the kernel also finds the settings: in the row, or as single float32 numbers on its device."""
-    rate, *others = _settings(one.group)
-    device = one.weight.device
-    if any(map(_is_remote, others)):
-        return None
-    for value in (rate, one.step):
-        if _is_remote(value) and (value.device != device or value.dtype != torch.float32 or value.numel() != 1):
-            return None
-    return _pointers(one, dtypes)
+    return parts, left
 
 
 def _rows(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], samplings: Sequence[Sampling]) -> NDArray[Any]:
     table = _table_of(found, pointers, _ROW)
-    # The kernel reads every parameter in runs, one that is read whole as well.
-    is_whole = [_is_whole(sampling) for sampling in samplings]
     table["length"] = RUN
-    table["stride"] = [RUN if whole else one.stride for one, whole in zip(samplings, is_whole, strict=True)]
-    whole_runs = -(-table["size"] // RUN)
-    table["runs"] = np.where(is_whole, whole_runs, [sampling.runs for sampling in samplings])
+    table["runs"], table["stride"] = _runs(tuple(samplings), tuple(table["size"].tolist()))
     # What is not there is not used, but read.
     table["moment"] = np.where(table["moment"] == 0, table["gradient"], table["moment"])
     table["largest"] = np.where(table["largest"] == 0, table["square"], table["largest"])
-    table["step_at"] = [one.step.data_ptr() if _is_remote(one.step) else 0 for one in found]
-    table["rate_at"] = [one.group["lr"].data_ptr() if _is_remote(one.group["lr"]) else 0 for one in found]
+    if any(_is_remote(one.step) for one in found):
+        table["step_at"] = [one.step.data_ptr() if _is_remote(one.step) else 0 for one in found]
+    groups = {id(one.group): one.group for one in found}
+    place = {key: at for at, key in enumerate(groups)}
+    of_row = [place[id(one.group)] for one in found]
+    rates = [group["lr"] for group in groups.values()]
+    table["rate_at"] = np.array([rate.data_ptr() if _is_remote(rate) else 0 for rate in rates], np.uint64)[of_row]
     if found[0].square is not None:
-        betas = np.array([[float(beta) for beta in one.group["betas"]] for one in found])
+        betas = np.array([[float(beta) for beta in group["betas"]] for group in groups.values()])
         with np.errstate(divide="ignore"):
-            table["log_beta1"], table["log_beta2"] = np.log2(betas).T
+            table["log_beta1"], table["log_beta2"] = np.log2(betas)[of_row].T
     return table
+
+
+@lru_cache(maxsize=64)
+def _runs(samplings: tuple[Sampling, ...], sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    """How many runs are read of each parameter and how far apart they begin: also of one that is read whole."""
+    rows = [
+        (-(-size // RUN), RUN) if _is_whole(sampling) else (sampling.runs, sampling.stride)
+        for sampling, size in zip(samplings, sizes, strict=True)
+    ]
+    return np.array(rows, np.int64).T
 
 
 # -------------------------------------------------------------------------------- PyTorch's operators
@@ -596,8 +647,7 @@ def _terms(
 def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
     """The numbers of the formula for each parameter, (9, parameters); on a device where a setting is."""
     if not any(_is_remote(value) for one in found for value in (one.step, *_settings(one.group))):
-        of = _Coefficients().of
-        return torch.tensor([of(one) for one in found], dtype=dtype).T.contiguous()
+        return torch.from_numpy(_numbers_of(found)).to(dtype).T.contiguous()
     device = found[0].weight.device
 
     def number(value: Any) -> Tensor:

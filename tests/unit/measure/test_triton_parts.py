@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from gradwatch.measure import measure, measure_updates, route_of, routes, scale_in_one_launch, updates, updates_route_of
+from gradwatch.measure import routes, updates
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -63,9 +63,9 @@ def test_a_kernel_that_does_not_compile_is_left_and_the_others_go_on(monkeypatch
     launched = plant(monkeypatch, broken)
     with caplog.at_level(logging.WARNING, "gradwatch"):
         for _ in range(2):
-            norms = measure(gradients).collect()["norm"]
-            left = scale_in_one_launch(gradients, torch.tensor(0.5))
-            moved = measure_updates(optimizer, weights).collect()["update_norm"]
+            norms = routes.measure(gradients).collect()["norm"]
+            left = routes.scale_in_one_launch(gradients, torch.tensor(0.5))
+            moved = updates.measure_updates(optimizer, weights).collect()["update_norm"]
     assert [launched.count(part) for part in PARTS] == [
         1 if part == broken else 2 if part == "scale gradients" else 4 for part in PARTS
     ]
@@ -82,23 +82,23 @@ def test_the_routes_in_words_know_what_is_left(monkeypatch, stepped):
     optimizer, weights = stepped
     monkeypatch.setattr(routes, "_TRITON_DEVICES", {"meta"})
     on_device = [torch.ones(2, device="meta")]
-    assert "Triton" in route_of(on_device)
-    assert "Triton" in updates_route_of(on_device)
+    assert "Triton" in routes.route_of(on_device)
+    assert "Triton" in updates.updates_route_of(on_device)
     monkeypatch.setattr(routes, "_TRITON_DEVICES", {"cpu"})
     plant(monkeypatch, "read updates")
-    measure_updates(optimizer, weights)
+    updates.measure_updates(optimizer, weights)
     monkeypatch.setattr(routes, "_TRITON_DEVICES", {"meta"})
-    assert "Triton" in route_of(on_device)
-    assert "Triton" not in updates_route_of(on_device)
+    assert "Triton" in routes.route_of(on_device)
+    assert "Triton" not in updates.updates_route_of(on_device)
 
 
 def test_all_may_fail_each_with_its_message(monkeypatch, caplog, stepped):
     optimizer, weights = stepped
     plant(monkeypatch, *PARTS)
     with caplog.at_level(logging.WARNING, "gradwatch"):
-        measure([weight.grad for weight in weights])
-        scale_in_one_launch([weight.grad for weight in weights], torch.tensor(0.5))
-        measure_updates(optimizer, weights)
+        routes.measure([weight.grad for weight in weights])
+        routes.scale_in_one_launch([weight.grad for weight in weights], torch.tensor(0.5))
+        updates.measure_updates(optimizer, weights)
     assert [record.getMessage().rpartition("planted: ")[2] for record in caplog.records] == [
         f"{part} (triton-not-used)" for part in PARTS
     ]
