@@ -16,8 +16,10 @@ _N = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
 
 # Atomic groups, (?>...), keep a hostile line from taking more than quadratic time.
 PATTERNS = {
-    "llm.c": rf"step\s+(?P<step>\d+)/\d+ \| (?:train )?loss (?P<loss>{_N})(?>.*?\| norm (?P<norm>{_N}))"
+    # A NaN is padded to the width of a number.
+    "llm.c": rf"step\s+(?P<step>\d+)/\d+ \| (?:train )?loss\s++(?P<loss>{_N})(?>.*?\| norm\s++(?P<norm>{_N}))"
     rf"(?>.*?\| lr (?P<lr>{_N}))",
+    "llm.c's main.log": rf"\bs:(?P<step>\d+) trl:(?P<loss>{_N}) lr:(?P<lr>{_N}) norm:(?P<norm>{_N})",
     "build-nanogpt": rf"step\s+(?P<step>\d+) \| loss: (?P<loss>{_N}) \| lr:? (?P<lr>{_N}) \| norm:? (?P<norm>{_N})",
     "Megatron-LM": rf"iteration\s+(?P<step>\d+)/\s*\d+ \|(?>.*?learning rate:\s*(?P<lr>{_N}) \|)?"
     rf"(?>.*?lm loss:\s*(?P<loss>{_N}) \|)?(?>.*?grad norm:\s*(?P<norm>{_N}))",

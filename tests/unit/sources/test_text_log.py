@@ -14,6 +14,7 @@ from .support import EXPECTED, ROWS, values, write_text
 
 LOGS = {
     "llm.c": "step   {step}/19560 | loss {loss:.6f} (+1.25z)| norm {norm:.4f} (-0.3z)| lr {lr:.2e} | 230.1 ms",
+    "llm.c's main.log": "s:{step} trl:{loss:.4f} lr:{lr:.6f} norm:{norm:.2f}",
     "build-nanogpt": "step {step:5d} | loss: {loss:.6f} | lr {lr:.4e} | norm: {norm:.4f} | dt: 338.9ms | tok/sec: 1547",
     "Megatron-LM": " [2026-01-01 10:00:00] iteration {step:8d}/  500000 | consumed samples: 1024 | elapsed time per"
     " iteration (ms): 901.2 | learning rate: {lr:.6E} | global batch size: 64 | lm loss: {loss:.6E} | loss scale: 1.0 |"
@@ -64,6 +65,14 @@ def test_the_lines_of_well_known_tools_are_read(tmp_path, tool):
         assert found[2] == (None if tool == "verl" else pytest.approx(wanted[2], abs=1e-3))
         has_rate = tool not in ("torchtitan", "the first DPO script")
         assert found[3] == (pytest.approx(wanted[3]) if has_rate else None)
+
+
+def test_a_nan_that_is_padded_to_the_width_of_a_number_is_read(tmp_path):
+    line = "step    {}/19560 | loss     nan (+nanz)| norm    nan (+nanz)| lr 8.57e-07 | 3914.05 ms | 34.5% bf16 MFU\n"
+    found, told = rows(write_text(tmp_path, "a.log", line.format(1) + line.format(2)))
+    assert told == "the pattern of llm.c"
+    expected = [("1", "nan", "nan", "8.57e-07"), ("2", "nan", "nan", "8.57e-07")]
+    assert [(row["step"], row["loss"], row["grad_norm"], row["lr"]) for row in found] == expected
 
 
 def test_rows_whose_tool_abbreviates_their_steps_are_counted(tmp_path):
