@@ -9,7 +9,9 @@ norms, before gradwatch was asked. The files are other people's and are not kept
 with the ending that it had, and a file that is missing is said to be. A file that is refused tells nothing.
 Of the first two halves, and of the two of the sixth and of the seventh round, by the first digit of their id, one was
 left alone until the rule was committed; those of the fourth and the fifth round were collected and labelled after the
-rules of their round were committed.
+rules of their round were committed. Those of the eighth round are one part, labelled before gradwatch judged any of
+them: a lone spike there is a row at eight times the medians of the 20 rows before and after it or more, and twice as
+high as any other of them that is not a lone spike; a history with such rows in one of 20 has none that is lone.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
