@@ -182,18 +182,27 @@ class Mailbox:
                 route.box = None
         return route.box
 
-    def _leave_node(self, box: NodeBox) -> None:
+    def leave_nothing_on_node(self) -> None:
+        """Nobody hears this rank any more: remove its folder, and its letters from that of a reader that is gone."""
+        self.close_node(forward=False)
+        if self._node is not None and self._node.box is not None:
+            self._leave_node(self._node.box, forward=False)
+
+    def _leave_node(self, box: NodeBox, *, forward: bool = True) -> None:
         """Send through the store from now on. What was not read goes there too, if its reader has ended."""
         assert self._node is not None
         self._node.box = None
         box.withdraw(self.rank)
         if box.is_open():
             return
-        for rank, letter in list(box.left()):
-            if rank == self.rank:
-                self._forward(box, rank, letter)
-                box.delete(rank, letter)
-        box.remove()
+        unread = [letter for rank, letter in box.left() if rank == self.rank]
+        try:
+            for letter in unread if forward else ():
+                self._forward(box, self.rank, letter)
+        finally:  # the store may have ended with the reader
+            for letter in unread:
+                box.delete(self.rank, letter)
+            box.remove()
 
     def _forward(self, box: NodeBox, rank: int, letter: int) -> None:
         message = box.read(rank, letter)

@@ -13,11 +13,13 @@ import shutil
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "gradwatch-node-"
+HIDDEN = ".gradwatch-"  # until it is locked
 
 OPEN = "open"
 """The file that the reader keeps locked while it reads."""
@@ -51,6 +53,8 @@ class NodeBox:
         """``lock`` is the descriptor of the locked file, of the reader."""
         self.folder = folder
         self._lock = lock
+        if lock is not None:
+            _served.add(self)
         self._path = f"{folder}{os.sep}"  # a Path for each letter takes twice the time
 
     # ------------------------------------------------------------------------------------- the reader
@@ -61,7 +65,7 @@ class NodeBox:
         place = place or memory_folder()
         try:
             sweep(place)
-            hidden = Path(tempfile.mkdtemp(prefix=".gradwatch-", dir=place))
+            hidden = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place))
         except OSError:
             return None
         lock = None
@@ -70,7 +74,7 @@ class NodeBox:
             if not _locked(lock):
                 raise OSError("this system has no such locks")
             # A sweep looks for the visible name only, and so never meets a folder that is not locked yet.
-            folder = place / f"{PREFIX}{hidden.name.removeprefix('.gradwatch-')}"
+            folder = place / f"{PREFIX}{hidden.name.removeprefix(HIDDEN)}"
             hidden.rename(folder)
         except OSError:
             if lock is not None:
@@ -94,6 +98,10 @@ class NodeBox:
     def close(self) -> None:
         """Tell the senders that nothing is read here from now on."""
         self._unlink(OPEN)
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let go of the lock, which is the reader's as long as one process has its descriptor."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -189,6 +197,19 @@ class NodeBox:
             os.unlink(self._path + name)  # noqa: PTH108
 
 
+_served: weakref.WeakSet[NodeBox] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """A child, such as the worker of a data loader, may outlive the reader, and does not read in its place."""
+    for box in list(_served):
+        box.unlock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def memory_folder() -> Path:
     """Where files are kept in memory, if this system says so."""
     memory = Path("/dev/shm")
@@ -197,6 +218,10 @@ def memory_folder() -> Path:
 
 def sweep(place: Path) -> None:
     """Remove the folders of readers that were killed."""
+    for hidden in place.glob(f"{HIDDEN}*"):  # killed before it had a name
+        with contextlib.suppress(OSError):
+            if time.time() > hidden.stat().st_mtime + LEFT_FOR:
+                shutil.rmtree(hidden, ignore_errors=True)
     for folder in place.glob(f"{PREFIX}*"):
         try:
             descriptor = os.open(folder / OPEN, os.O_RDONLY)

@@ -120,6 +120,7 @@ class RankSender:
         except Exception as fault:  # the key-value store is gone, and the training with it or soon
             logger.debug("rank 0 is not heard any more", exc_info=fault)
             self._abandon()
+            self._mailbox.leave_nothing_on_node()
             raise
 
     def _forget(self) -> None:

@@ -203,6 +203,51 @@ def test_the_letters_to_a_killed_reader_take_the_store_and_the_folder_goes(boxes
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_the_store_is_gone_with_the_reader_the_letters_and_the_folder_go_too(boxes, tmp_path, monkeypatch):
+    def gone(*_):
+        raise ConnectionError
+
+    for rank in (2, 3):
+        boxes[rank].send(b"0")
+        monkeypatch.setattr(boxes[rank], "_store", type("Store", (), {"set": gone})())
+    os.close(boxes[1]._read_here._lock)
+    with pytest.raises(ConnectionError):
+        boxes[2].send(b"1")
+    boxes[3].leave_nothing_on_node()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_of_the_reader_that_outlives_it_does_not_count_as_the_reader(tmp_path):
+    box = NodeBox.serve(tmp_path)
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writes, b"here")
+        time.sleep(60)
+        os._exit(0)
+    try:
+        os.read(reads, 4)
+        assert NodeBox.find(box.folder) is not None
+        os.close(box._lock)  # as the kernel does with a process that is killed
+        box._lock = None
+        assert NodeBox.find(box.folder) is None
+        NodeBox.serve(tmp_path).close()
+        assert not box.folder.exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for end in (reads, writes):
+            os.close(end)
+
+
+def test_what_was_killed_before_it_had_a_name_is_removed_after_a_while(tmp_path):
+    (tmp_path / ".gradwatch-old").mkdir()
+    (tmp_path / ".gradwatch-new").mkdir()
+    os.utime(tmp_path / ".gradwatch-old", (0, 0))
+    node_box.sweep(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == [".gradwatch-new"]
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
