@@ -323,7 +323,8 @@ def begin(rank: int, port: int) -> None:
 def play(port: int, pipe: Connection) -> None:
     """The other process: plays what the pipe asks for."""
     begin(1, port)
-    node_box.sweep = lambda place: None  # it is for one reader of a machine, not for thousands
+    node_box.sweep_nodes()  # what a killed simulation has left
+    node_box.sweep_nodes = lambda place=None: None  # it is for one reader of a machine, not for thousands
     players = None
     while (asked := pipe.recv()) is not None:
         if isinstance(asked, Case):

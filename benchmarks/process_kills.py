@@ -7,8 +7,9 @@ leaves a child that it has forked, as the worker of a data loader. What the trai
 it shares with this script: each rank writes its number of steps when `optimizer.step` has returned, and before that
 the norms by PyTorch of the whole gradient and, for DDP, of its own.
 
-A step is lost if all ranks had made it and the store does not have it. Where rank 0's own recorder is killed, its last
-steps are, and are counted apart. Each kill is a line of JSON that is added to FILE, and the table is of all its lines.
+A step is lost if all ranks had made it and the store does not have it. A recorder that is killed takes with it what it
+had not written or sent, so these kills are counted apart. Each kill is a line of JSON that is added to FILE, and the
+table is of all its lines.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Killed:
     """What one kill has left.
 
     Attributes:
-        made: steps that all ranks had made.
+        made: steps that all ranks had made when the training ended, or the recorder was killed.
         lost: steps of them that the store lacks.
         is_right: no gap, and every norm as PyTorch has it.
         is_closed: where the training goes on, whether it ended as usual.
@@ -206,7 +207,7 @@ def kill(case: Case, victim: str, generator: random.Random, folder: Path, expect
         begins = generator.random() > 0.1 or victim.endswith(("recorder", "recorder 0"))  # else it dies in `attach`
         wait_until(lambda: not begins or all(memory.made for memory in memories))
         time.sleep(generator.uniform(0, LONGEST))
-        codes = end_of(case, victim, generator, trainings, memories, token)
+        made, codes = end_of(case, victim, generator, trainings, memories, token)
         ended = time.monotonic()
         wait_until(lambda: not recorders_of(token))
         seconds = time.monotonic() - ended
@@ -219,7 +220,6 @@ def kill(case: Case, victim: str, generator: random.Random, folder: Path, expect
                 os.waitpid(process, 0)
         for process in recorders_of(token):
             os.kill(process, signal.SIGKILL)
-    made = min(memory.made for memory in memories)
     recorded, is_right = look_at(case, folder / "run", memories, expected, is_whole="recorder" not in victim)
     is_closed = "recorder" not in victim or codes == [0] * case.ranks
     return Killed(
@@ -237,11 +237,12 @@ def kill(case: Case, victim: str, generator: random.Random, folder: Path, expect
 
 def end_of(
     case: Case, victim: str, generator: random.Random, trainings: list[int], memories: list[Memory], token: str
-) -> list[int]:
-    """Kill the victim, and wait for the end of the training; returns the exit codes."""
+) -> tuple[int, list[int]]:
+    """Kill the victim, and wait for the end of the training; returns what all had made until then, and exit codes."""
     rank = generator.randrange(1, case.ranks) if victim.startswith("another") else 0
     if "recorder" in victim:
         (recorder,) = [one for one in recorders_of(token) if parent_of(one) == trainings[rank]]
+        made = min(memory.made for memory in memories)
         os.kill(recorder, signal.SIGKILL)
         limit = min(MOST, max(memory.made for memory in memories) + GOES_ON)
         for memory in memories:
@@ -255,7 +256,8 @@ def end_of(
         for process in trainings:
             if process != trainings[rank]:
                 os.kill(process, signal.SIGTERM)
-    return [exit_code(process) for process in trainings]
+    codes = [exit_code(process) for process in trainings]
+    return made if "recorder" in victim else min(memory.made for memory in memories), codes
 
 
 def exit_code(process: int) -> int:
@@ -350,8 +352,8 @@ def lines(found: list[Killed]) -> Iterator[str]:
     keys = dict.fromkeys((one.case, one.victim) for one in found)
     for case, victim in sorted(keys):
         yield line(f"{case:<22}{victim:<18}", [one for one in found if (one.case, one.victim) == (case, victim)])
-    yield line(f"{'all but recorder 0':<40}", [one for one in found if one.victim != "recorder 0"])
-    yield line(f"{'recorder 0':<40}", [one for one in found if one.victim == "recorder 0"])
+    yield line(f"{'of the training':<40}", [one for one in found if "recorder" not in one.victim])
+    yield line(f"{'of a recorder':<40}", [one for one in found if "recorder" in one.victim])
 
 
 def line(what: str, found: list[Killed]) -> str:

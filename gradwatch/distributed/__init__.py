@@ -16,6 +16,7 @@ from gradwatch.distributed.gather import GatheredStep, RankGatherer
 from gradwatch.distributed.inbox import Names
 from gradwatch.distributed.mailbox import Mailbox, rank_and_world_size
 from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
+from gradwatch.distributed.node_box import sweep_nodes
 from gradwatch.distributed.office import Address, open_office, reach_office
 from gradwatch.distributed.relay import SubtreeRelay
 from gradwatch.distributed.tree import RankTree
@@ -36,4 +37,5 @@ __all__ = [
     "open_office",
     "rank_and_world_size",
     "reach_office",
+    "sweep_nodes",
 ]

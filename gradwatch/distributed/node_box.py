@@ -64,7 +64,7 @@ class NodeBox:
         """Make a folder for the letters of others; None if this machine has no room for one."""
         place = place or memory_folder()
         try:
-            sweep(place)
+            sweep_nodes(place)
             hidden = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place))
         except OSError:
             return None
@@ -216,8 +216,9 @@ def memory_folder() -> Path:
     return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
 
 
-def sweep(place: Path) -> None:
+def sweep_nodes(place: Path | None = None) -> None:
     """Remove the folders of readers that were killed."""
+    place = place or memory_folder()
     for hidden in place.glob(f"{HIDDEN}*"):  # killed before it had a name
         with contextlib.suppress(OSError):
             if time.time() > hidden.stat().st_mtime + LEFT_FOR:

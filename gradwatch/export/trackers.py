@@ -51,6 +51,7 @@ def closing_of_run(run: Run) -> Closing:
         "next": summary.next,
         "fault": None if fault is None else fault.code,
         "fault_step": None if fault is None or fault.steps is None else fault.steps[0],
+        "ended": summary.ended,
         "steps": summary.steps,
         "norm_median": summary.total_norm.median,
         "norm_max": summary.total_norm.max,

@@ -55,7 +55,7 @@ from gradwatch.recording.router import HookRouter
 from gradwatch.recording.sink import NullSink, StepSink
 from gradwatch.recording.watch import Watch
 from gradwatch.sinks.feed import Feeds
-from gradwatch.sinks.targets import Target, own_trackers, trackers
+from gradwatch.sinks.targets import Destinations, Target
 from gradwatch.sinks.tracker import RunFacts
 from gradwatch.store import StoreWriter
 
@@ -165,8 +165,8 @@ def attach(
         recorder: "thread" makes the records, runs the detectors and writes the run in a thread of this process.
             "process" does so in a separate process. It takes almost none of this interpreter's time, and writes
             every completed step even if this process is killed. With several ranks these processes send the parts to
-            that of rank 0, which combines them. It needs Linux or macOS and does not support ``to``, ``on_record`` and
-            ``notify``.
+            that of rank 0, which combines them. It needs Linux or macOS. It feeds ``notify`` and the trackers that
+            ``to`` names, but not ``on_record`` and trackers that are objects, which belong to this process.
 
     Raises:
         RecorderProcessFailed: the recorder's process does not start.
@@ -197,6 +197,8 @@ def attach(
     if recorder not in ("thread", "process"):
         raise BadArgument(f'recorder is {recorder!r}; expected "thread" or "process".')
     policies = _policies_for(list(named), clip)
+    destinations = Destinations.of(to, on_record, notify, notify_link)
+    destinations.trackers()  # raises now if one makes no sense
     options = RecordingOptions(
         stats=("norm", *(name for name in STATS[1:] if name in stats)),
         every=every,
@@ -211,7 +213,7 @@ def attach(
         config=settings_text(found_settings(model) if config is None else config),
         capture=_capture_options(capture),
         recorder=recorder,
-        to=(*trackers(to), *own_trackers(on_record, notify, notify_link)),
+        destinations=destinations,
     )
     trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
     return open_watch(trained, Path(run), options, policies, on_event)
@@ -450,7 +452,7 @@ def _open_recorder(
             at_once=bool(options.stop_on),
             mirror=event_files(run, len(trained) > 1) if options.tensorboard else None,
             team=team,
-            feeds=Feeds(options.to, _facts(run, trained, options)),
+            feeds=Feeds(options.destinations.trackers(), _facts(run, trained, options)),
         )
     except BaseException:
         writer.abort()
@@ -465,10 +467,11 @@ def _check_process(trained: Trained, options: RecordingOptions) -> None:
         BadArgument: it can't.
     """
     parameters = [parameter for _, one in trained.values() for parameter in listed(one)]
+    here = options.destinations.of_this_process
     for is_so, why in (
         (os.name != "posix", "needs Linux or macOS"),
         (options.ranks == "collective", "can't add up the parts of several ranks by a collective"),
-        (bool(options.to), "takes no to, on_record and notify, which are fed in the training's process"),
+        (bool(here), f"can't call {here}, which belongs to the training's process"),
         (not all(is_on_host(p) or copies_behind(p.device) for p in parameters), "can't read this device in time"),
     ):
         if is_so:
@@ -492,6 +495,7 @@ def _open_process(
         "at_once": bool(options.stop_on),
         "tensorboard": options.tensorboard,
         "several": len(trained) > 1,
+        "destinations": options.destinations.plain(),
         "world_size": 1 if mailbox is None else world_size,
         "office": None,
     }

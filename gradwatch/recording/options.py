@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self, TypeAlias
 
 from gradwatch.capture import CaptureOptions
 from gradwatch.record import STATS
-from gradwatch.sinks.tracker import Tracker
+from gradwatch.sinks.targets import Destinations
 
 Ranks: TypeAlias = bool | Literal["own", "collective"]
 RecorderKind: TypeAlias = Literal["thread", "process"]
@@ -23,7 +23,7 @@ class RecordingOptions:
         config: the hyperparameters as JSON, for the store.
         capture: which bad steps to keep; None for none.
         recorder: "process" makes the records and writes the run in a process of its own.
-        to: trackers that are fed beside the run.
+        destinations: what is fed beside the run.
         is_measured: False where the numbers of this process go nowhere and nothing acts on them.
     """
 
@@ -43,7 +43,7 @@ class RecordingOptions:
     config: str | None = None
     capture: CaptureOptions | None = None
     recorder: RecorderKind = "thread"
-    to: tuple[Tracker, ...] = ()
+    destinations: Destinations = field(default_factory=Destinations)
 
     def for_later_optimizer(self) -> Self:
         """The options of an optimizer that joins the recording, which begins where the run has it."""

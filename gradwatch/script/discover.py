@@ -50,8 +50,7 @@ from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.watch import Watch
 from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
-from gradwatch.sinks.targets import own_trackers, trackers
-from gradwatch.sinks.tracker import Tracker
+from gradwatch.sinks.targets import Destinations
 
 logger = logging.getLogger("gradwatch")
 
@@ -256,7 +255,7 @@ class Discovery:
             clip_only_unclipped=plan.clip is None,
             tensorboard=plan.tensorboard,
             # A process that the script started has a run of its own, and would write to the same places.
-            to=self._trackers() if run == plan.run else (),
+            destinations=self._destinations() if run == plan.run else Destinations(),
             total_steps=plan.steps,
             recorder=cast("RecorderKind", plan.recorder),
             ranks=self._ranks(),
@@ -269,8 +268,8 @@ class Discovery:
             return False
         return "collective" if self._plan.ranks_collective else True
 
-    def _trackers(self) -> tuple[Tracker, ...]:
-        return (*trackers(self._plan.to), *own_trackers(None, self._plan.notify, self._plan.notify_link))
+    def _destinations(self) -> Destinations:
+        return Destinations(to=self._plan.to, notify=self._plan.notify, notify_link=self._plan.notify_link)
 
     def _policies_for(self, names: Iterable[str]) -> dict[str, Policy]:
         """The policies that the plan asks for, a fresh one for every optimizer."""

@@ -102,7 +102,10 @@ class Notifications:
         self._send(what, text, "critical")
 
     def close(self, closing: Closing) -> None:
-        """Send nothing: an end is no fault."""
+        """Say so if the training was killed, which only a recorder's process lives to tell; other ends are no fault."""
+        if closing.get("ended") == "killed":
+            last = "" if self._last is None else f" The last recorded step is {self._last[1]}."
+            self.lost("killed", f"The training is gone without a word, for example by a kill or a crash.{last}")
 
     def _take_turn(self) -> bool:
         """Count a message; return whether it may be sent, or too many were sent lately."""

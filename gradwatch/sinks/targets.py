@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Self, TypeAlias
 
 from gradwatch.errors import BadArgument, UnsupportedVersion
 from gradwatch.record import StepRecord
@@ -16,12 +17,75 @@ from gradwatch.sinks.openmetrics import OpenMetricsFile
 from gradwatch.sinks.tensorboard import TensorBoardFiles
 from gradwatch.sinks.tracker import Tracker
 from gradwatch.sinks.trackio_run import TrackioRun
-from gradwatch.sinks.wandb_run import WandbRun
+from gradwatch.sinks.wandb_run import WandbRun, script_run
 
 Target: TypeAlias = str | Tracker
 
 KINDS = ("wandb", "mlflow", "trackio", "tensorboard", "openmetrics")
 _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destinations:
+    """Where records go beside the run, as the user says it.
+
+    Attributes:
+        to: names as `parse_target` reads them, and objects.
+        on_record: a function of the user's.
+        notify: addresses of apprise, which may hold passwords.
+        notify_link: stands at the end of each message to them.
+    """
+
+    to: tuple[Target, ...] = ()
+    on_record: Callable[[StepRecord], object] | None = None
+    notify: tuple[str, ...] = field(default=(), repr=False)
+    notify_link: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        to: Target | Sequence[Target] = (),
+        on_record: Callable[[StepRecord], object] | None = None,
+        notify: str | Sequence[str] = (),
+        notify_link: str | None = None,
+    ) -> Self:
+        """What `attach` is given, where one of a kind may stand alone."""
+        targets = [to] if isinstance(to, str) or not isinstance(to, Sequence) else to
+        addresses = [notify] if isinstance(notify, str) else notify
+        return cls(to=tuple(targets), on_record=on_record, notify=tuple(addresses), notify_link=notify_link)
+
+    def trackers(self) -> list[Tracker]:
+        """A tracker for each place, which is not open yet.
+
+        Raises:
+            BadArgument, UnsupportedVersion: one of them is none.
+        """
+        return [*trackers(self.to), *own_trackers(self.on_record, self.notify, self.notify_link)]
+
+    @property
+    def of_this_process(self) -> str:
+        """What only this process has, such as a function of the user's; empty if there is nothing."""
+        if self.on_record is not None:
+            return "on_record"
+        return next((f"a {type(one).__name__} in to" for one in self.to if not isinstance(one, str)), "")
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain values, for another process to make the trackers of."""
+        own = script_run() if any(isinstance(one, str) and one.partition(":")[0] == "wandb" for one in self.to) else {}
+        return {"to": self.to, "notify": self.notify, "notify_link": self.notify_link, "script_run": own}
+
+
+def trackers_of_plain(values: Mapping[str, Any]) -> list[Tracker]:
+    """The trackers of `Destinations.plain`, in another process.
+
+    >>> [one.label for one in trackers_of_plain(Destinations.of("tensorboard:logs").plain())]
+    ['tensorboard']
+    """
+    found = Destinations.of(values["to"], None, values["notify"], values["notify_link"]).trackers()
+    for one in found:
+        if isinstance(one, WandbRun):
+            one.stand_beside(**values["script_run"])
+    return found
 
 
 def parse_target(text: str) -> Tracker:

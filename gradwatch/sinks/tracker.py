@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from gradwatch.record import Event, StepRecord
 
 Closing: TypeAlias = Mapping[str, str | int | float | None]
-"""What is known of a run at its end: verdict, reason, fault, steps and a few numbers."""
+"""What is known of a run at its end: verdict, reason, fault, how it ended, steps and a few numbers."""
 
 
 _HINTS = {"wandb": "`wandb login` signs in; WANDB_MODE=offline writes files without an account."}

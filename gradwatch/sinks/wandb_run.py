@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from gradwatch.record import Event
@@ -9,6 +11,12 @@ from gradwatch.sinks.event_files import PREFIX
 from gradwatch.sinks.series import WindowTracker, known, title
 from gradwatch.sinks.tracker import Closing, RunFacts
 from gradwatch.sinks.windows import Point
+
+
+def script_run() -> dict[str, Any]:
+    """Project and group of the script's own run; empty if it has none."""
+    own = getattr(sys.modules.get("wandb"), "run", None)
+    return {} if own is None else {"project": own.project, "group": own.name}
 
 
 class WandbRun(WindowTracker):
@@ -23,17 +31,24 @@ class WandbRun(WindowTracker):
     def __init__(self, project: str | None = None) -> None:
         super().__init__()
         self._project = project
+        self._beside: dict[str, Any] | None = None
         self._run: Any = None
+
+    def stand_beside(self, **script_run: Any) -> None:
+        """Say what `script_run` is in the script's process, because this is another."""
+        self._beside = script_run
 
     def open(self, facts: RunFacts) -> None:
         """Begin a run; it stands in the group of the script's own run."""
         super().open(facts)
+        if self._beside is not None:
+            os.environ.pop("WANDB_SERVICE", None)  # of the script's process, with which it ends
         import wandb
 
-        own = wandb.run
+        own = script_run() if self._beside is None else self._beside
         self._run = wandb.init(
-            project=self._project or (own.project if own is not None else None),
-            group=own.name if own is not None else None,
+            project=self._project or own.get("project"),
+            group=own.get("group"),
             name=f"{facts.name}-gradwatch",
             job_type="gradwatch",
             config={"gradwatch_run": str(facts.path), **facts.config},

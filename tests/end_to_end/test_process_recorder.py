@@ -22,6 +22,7 @@ from gradwatch import Run
 from gradwatch.clip import NormClip
 from gradwatch.errors import BadArgument, NotARun, RecorderProcessFailed, RunInUse
 from gradwatch.recording.process import link as links
+from gradwatch.sinks.openmetrics import OpenMetricsFile
 
 from ..prepared import forked
 
@@ -374,8 +375,8 @@ def test_a_process_that_does_not_start_is_an_error_at_once(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"on_record": print}, "takes no to, on_record and notify"),
-        ({"to": "openmetrics:file"}, "takes no to, on_record and notify"),
+        ({"on_record": print}, "can't call on_record, which belongs to the training's process"),
+        ({"to": OpenMetricsFile(Path("file"))}, "can't call a OpenMetricsFile in to"),
     ],
 )
 def test_options_that_need_the_thread_are_refused(tmp_path, options, why):

@@ -11,7 +11,7 @@ from gradwatch.cli.arguments import check_kinds
 from gradwatch.errors import BadArgument
 from gradwatch.script import launch as launcher
 from gradwatch.script.plan import ClipPlan, RecordingPlan
-from gradwatch.sinks.targets import own_trackers, trackers
+from gradwatch.sinks.targets import Destinations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +84,7 @@ def check_options(options: RunOptions) -> ClipPlan | None:
     _check_max_norm(options)
     _check_recorder(options)
     check_kinds(options.stop_on)
-    trackers(options.to)
-    own_trackers(None, options.notify, options.notify_link)
+    Destinations(to=options.to, notify=options.notify, notify_link=options.notify_link).trackers()
     clip = None if options.clip is None else ClipPlan.parse(options.clip)
     clips = clip is not None or (options.max_norm is not None and math.isfinite(options.max_norm))
     if options.every != 1 and (clips or options.skip_nonfinite):
@@ -105,8 +104,8 @@ def _check_max_norm(options: RunOptions) -> None:
 def _check_recorder(options: RunOptions) -> None:
     if options.recorder not in ("thread", "process"):
         raise BadArgument(f"--recorder is {options.recorder!r}; expected thread or process.")
-    if options.recorder == "process" and (options.to or options.notify or options.ranks_collective):
-        raise BadArgument("--recorder process takes no --to, --notify and --ranks-collective: they need the thread.")
+    if options.recorder == "process" and options.ranks_collective:
+        raise BadArgument("--recorder process takes no --ranks-collective, which needs the thread.")
 
 
 def _capture_options(options: RunOptions) -> CaptureOptions | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gradwatch import errors
+from gradwatch.distributed import sweep_nodes
 from gradwatch.errors import GradwatchError, RecorderProcessFailed
 from gradwatch.recording.process.channel import Channel
 from gradwatch.recording.process.messages import Part
@@ -94,6 +95,8 @@ class RecorderLink:
         """Return the error of a process that ended without a word."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
+        with contextlib.suppress(OSError):
+            sweep_nodes()  # the other ranks may not have known its folder yet
         code = self._process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else "ended"
         return _failed(f"{how}; its last steps, and all later ones, are not in the store")

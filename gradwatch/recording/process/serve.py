@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import signal
@@ -37,6 +38,9 @@ from gradwatch.recording.rank_sender import KILLED, RANK_0_WITHIN, RankSender
 from gradwatch.recording.recorder import MakeRecord, Recorder
 from gradwatch.recording.records import StepNumbers, gathered_record, local_of, record_of
 from gradwatch.recording.sink import INTERVAL, Beginning
+from gradwatch.sinks.feed import Feeds
+from gradwatch.sinks.targets import trackers_of_plain
+from gradwatch.sinks.tracker import RunFacts
 from gradwatch.store import StoreWriter
 
 logger = logging.getLogger("gradwatch")
@@ -179,6 +183,7 @@ class WritingSession(Session):
                 at_once=facts["at_once"],
                 mirror=event_files(run, facts["several"]) if facts["tensorboard"] else None,
                 team=self._team,
+                feeds=_feeds_of(run, facts),
             )
         except BaseException:
             self._writer.abort()
@@ -262,6 +267,13 @@ def open_session(facts: Mapping[str, Any]) -> Session:
         GradwatchError: it can't begin.
     """
     return WritingSession(facts) if facts["office"] is None else SendingSession(facts)
+
+
+def _feeds_of(run: Path, facts: Mapping[str, Any]) -> Feeds:
+    """What is fed beside the run, from here."""
+    config = json.loads(facts["settings"].get("config", "{}"))
+    run_facts = RunFacts(path=run, config=config, several=facts["several"])
+    return Feeds(trackers_of_plain(facts["destinations"]), run_facts)
 
 
 def _opened_writer(run: Path) -> StoreWriter:

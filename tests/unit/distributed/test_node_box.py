@@ -244,7 +244,7 @@ def test_what_was_killed_before_it_had_a_name_is_removed_after_a_while(tmp_path)
     (tmp_path / ".gradwatch-old").mkdir()
     (tmp_path / ".gradwatch-new").mkdir()
     os.utime(tmp_path / ".gradwatch-old", (0, 0))
-    node_box.sweep(tmp_path)
+    node_box.sweep_nodes(tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == [".gradwatch-new"]
 
 

@@ -20,6 +20,7 @@ FACTS = {
     "tensorboard": False,
     "several": False,
     "level": 30,
+    "destinations": {"to": [], "notify": [], "notify_link": None, "script_run": {}},
     "world_size": 1,
     "office": None,
 }
