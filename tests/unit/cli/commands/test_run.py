@@ -31,7 +31,7 @@ def test_a_launch_has_all_that_was_asked_for(script, tmp_path):
 def test_a_collective_measures_before_the_reduction_as_ranks_does(script, tmp_path):
     plan = prepare_launch([str(script)], tmp_path / "run", False, RunOptions(ranks_collective=True)).plan
     assert (plan.ranks, plan.ranks_collective) == (True, True)
-    with pytest.raises(BadArgument, match="--ranks-collective: they need the thread"):
+    with pytest.raises(BadArgument, match="--ranks-collective, which needs the thread"):
         prepare_launch([str(script)], None, False, RunOptions(ranks_collective=True, recorder="process"))
 
 
