@@ -9,7 +9,8 @@ nothing and ends with an error.
 2. The kernel: bytes a second beside the card's peak by data sheet, for 1 M to 1 G entries in 1 to 10,000 tensors. Once
    as gradwatch calls it, Python included, and once as the replay of a CUDA graph, which is the device's part alone.
    Beside it, PyTorch's own norm of one tensor and of many.
-   Beside them, what reading the updates of GPT-2-medium takes by the kernel and by PyTorch's operators.
+   Then loads of 8 and of 16 bytes for half precision, and the kernel that scales gradients beside PyTorch's operator.
+   Then what reading the updates of GPT-2-medium takes by the kernel and by PyTorch's operators.
 3. What waits: PyTorch warns of each synchronisation (torch.cuda.set_sync_debug_mode).
 4. Memory: the peak of each variant above what was held before.
 5. A step of GPT-2-medium with AdamW (fused): bare, PyTorch's clipping, gradwatch observing beside it, and `clip=`; with
@@ -18,8 +19,10 @@ nothing and ends with an error.
 6. DistributedDataParallel and fully_shard over NCCL, where there are two GPUs (benchmarks/ranks.py).
 
 Each part has a share of `--minutes`, and what is left over goes to the next. What does not fit into its time or into
-the card's memory is left out and named. `--device cpu --quick` goes through the same code without a GPU, for a test
-of this script.
+the card's memory is left out and named. On a card each part is a process of its own: one that fails, hangs or leaves
+the card in an error state costs its own figures alone, and the script ends with an error. Each line is written when it
+is known, so that whoever is stopped keeps what came before. `--device cpu --quick` goes through the same code without
+a GPU, for a test of this script.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import contextlib
 import functools
 import gc
 import importlib.util
+import json
 import os
 import signal
 import statistics
@@ -114,7 +118,16 @@ def peak_of(name: str) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-PARTS = {"tests": 0.35, "kernel": 0.5, "updates": 0.53, "waits": 0.6, "memory": 0.66, "step": 0.92, "ranks": 1.0}
+PARTS = {
+    "tests": 0.35,
+    "kernel": 0.5,
+    "loads": 0.52,
+    "updates": 0.55,
+    "waits": 0.6,
+    "memory": 0.66,
+    "step": 0.92,
+    "ranks": 1.0,
+}
 """By which share of the time each part has ended."""
 
 
@@ -214,21 +227,69 @@ def _speeds(
 def _actions(gradients: list[Tensor], device: torch.device) -> list[Callable[[], object] | None]:
     called = functools.partial(measure, gradients)
     norm = functools.partial(torch._foreach_norm, gradients)
-    return [_graph_of(gradients) if device.type == "cuda" else None, called, norm]
-
-
-def _graph_of(gradients: list[Tensor]) -> Callable[[], object] | None:
-    """Return the replay of the launches that measure, without the Python that prepares them."""
-    try:
+    alone: Callable[[], object] | None = None
+    if runs_triton(device, "read gradients") and device.type == "cuda":
         from gradwatch.measure.fused_triton import measure_triton
-    except ImportError:
-        return None
-    measure_triton(gradients)  # compiles, and makes the plan
+
+        alone = _alone(functools.partial(measure_triton, gradients), device)
+    return [alone, called, norm]
+
+
+def _alone(action: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Return the replay of what an action launches, without the Python that prepares it."""
+    action()  # compiles, and makes the plan
+    if device.type != "cuda":
+        return action
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        measure_triton(gradients)
+        action()
     return graph.replay
+
+
+TILES = {"8 bytes": ({"BLOCK": 512, "LANES": 512, "NARROW": 512}, {"BLOCK": 512}), "16 bytes": None}
+"""How wide the kernels load half precision: as they did once, and as they do."""
+
+
+def loads(device: torch.device, quick: bool, deadline: Deadline) -> None:
+    """Print what reading and scaling take by narrower and by wider loads, and PyTorch's scaling."""
+    if not runs_triton(device, "read gradients"):
+        deadline.left_out.append("loads (no Triton kernel)")
+        return
+    print()
+    print("bfloat16 in 150 tensors by loads of 8 and 16 bytes: GB/s read, and GB/s read and written by scaling")
+    print("   entries  loads      reading  scaling  scaling by 1  PyTorch's scaling")
+    for entries in (2**18,) if quick else (2**24, 2**27, 2**30):
+        for name, tiles in TILES.items():
+            row = f"{entries:>10}  {name:<8}"
+            if deadline.allows(f"loads on {row}"):
+                with deadline.within_memory(f"loads on {row}", device):
+                    print(row + _by_loads(entries, tiles, device, quick), flush=True)
+
+
+def _by_loads(
+    entries: int, tiles: tuple[dict[str, int], dict[str, int]] | None, device: torch.device, quick: bool
+) -> str:
+    from gradwatch.measure import fused_triton
+
+    gradients = [torch.randn(entries // 150, device=device).to(torch.bfloat16) for _ in range(150)]
+    found = fused_triton.readable(range(150), gradients)
+    factors = [torch.full((), value, device=device) for value in (1.001, 1.0)]
+    actions: tuple[tuple[int, Callable[[], object]], ...] = (
+        (1, functools.partial(fused_triton.measure_triton, gradients, found)),
+        (2, functools.partial(fused_triton.scale_triton, found, factors[0])),
+        (2, functools.partial(fused_triton.scale_triton, found, factors[1])),
+        (2, functools.partial(torch._foreach_mul_, gradients, factors[0])),
+    )
+    usual = fused_triton.READ_TILES[2], fused_triton.SCALE_TILES[2]
+    fused_triton.READ_TILES[2], fused_triton.SCALE_TILES[2] = tiles or usual
+    try:
+        seconds = [_seconds(_alone(action, device), device, rounds=3 if quick else 15) for _, action in actions]
+    finally:
+        fused_triton.READ_TILES[2], fused_triton.SCALE_TILES[2] = usual
+    size = sum(gradient.nbytes for gradient in gradients)
+    speeds = [passes * size / taken / 1e9 for (passes, _), taken in zip(actions, seconds, strict=True)]
+    return "".join(f"{speed:>{width}.0f}" for speed, width in zip(speeds, (9, 9, 14, 19), strict=True))
 
 
 def _speed(
@@ -543,7 +604,7 @@ def ranks(device: torch.device, deadline: Deadline) -> None:
 
 
 class _Both:
-    """Writes to two files."""
+    """Writes to two files, at once: whoever is stopped keeps what was printed before."""
 
     def __init__(self, *files: TextIO) -> None:
         self._files = files
@@ -551,6 +612,7 @@ class _Both:
     def write(self, text: str) -> None:
         for file in self._files:
             file.write(text)
+        self.flush()
 
     def flush(self) -> None:
         for file in self._files:
@@ -564,7 +626,10 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; may be repeated")
     parser.add_argument("--minutes", type=float, default=9.5, help="for all parts together (default: 9.5)")
     parser.add_argument("--to", type=Path, metavar="FILE", help="write what is printed to a file as well")
+    parser.add_argument("--apart", action="store_true", help="each part in a process of its own, as on a card")
+    parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         kept = "" if options.to is None else f" {options.to} is as it was."
@@ -576,36 +641,91 @@ def main() -> None:
         if options.to is not None:
             both: Any = _Both(sys.stdout, stack.enter_context(options.to.open("w")))
             stack.enter_context(contextlib.redirect_stdout(both))
-        run_all(device, options.quick, options.only or list(PARTS), options.minutes)
+        if options.within:
+            (name,) = options.only
+            deadline = Deadline(time.monotonic() + 60 * options.minutes)
+            _parts(device, options.quick)[name](deadline)
+            print(LEFT_OUT + json.dumps(deadline.left_out))
+            return
+        apart = options.apart or device.type == "cuda"
+        failed = run_all(device, options.quick, options.only or list(PARTS), options.minutes, apart=apart)
+    sys.exit(1 if failed else 0)
 
 
-def run_all(device: torch.device, quick: bool, chosen: Sequence[str], minutes: float) -> None:
+LEFT_OUT = "left out: "
+GRACE = 20.0
+"""Seconds that a part may take beyond its time, for what it has begun."""
+
+
+def run_all(device: torch.device, quick: bool, chosen: Sequence[str], minutes: float, *, apart: bool) -> list[str]:
+    """Run the chosen parts; return those that failed."""
     began = time.monotonic()
     if device.type == "cuda":
         print(f"{torch.cuda.get_device_name()}, driver {_driver()}, CUDA {torch.version.cuda}, Python", end=" ")
         print(f"{sys.version.split()[0]}, PyTorch {torch.__version__}, Triton {_triton()}", flush=True)
     else:
         print(f"PyTorch {torch.__version__} on {device}: no figure below is of a GPU")
+    left_out: list[str] = []
+    failed = []
+    for name in chosen:
+        share = 1.0 if len(chosen) == 1 else PARTS[name]
+        deadline = Deadline(began + 60 * minutes * share)
+        if deadline.allows(name):
+            run = functools.partial(_run_apart, name, device, quick) if apart else _parts(device, quick)[name]
+            try:
+                run(deadline)
+            except Exception as error:
+                failed.append(name)
+                print(f"\nThe part {name} failed: {type(error).__name__}: {str(error)[-1500:]}", flush=True)
+        left_out += deadline.left_out
+    print(f"\nIn {(time.monotonic() - began) / 60:.1f} minutes.")
+    if failed:
+        print("Failed: " + ", ".join(failed))
+    if left_out:
+        print("Not measured: " + "; ".join(left_out))
+    return failed
+
+
+def _parts(device: torch.device, quick: bool) -> dict[str, Callable[[Deadline], None]]:
     settings = (QUICK,) if quick else SETTINGS
-    parts: dict[str, Callable[[Deadline], None]] = {
+    return {
         "tests": functools.partial(tests, device),
         "kernel": functools.partial(bandwidth, device, quick),
+        "loads": functools.partial(loads, device, quick),
         "updates": functools.partial(updates, settings[0], device, quick),
         "waits": functools.partial(synchronisations, settings[-2:][0], device),
         "memory": functools.partial(memory, settings[-2:][0], device),
         "step": functools.partial(all_ratios, settings, device, quick),
         "ranks": functools.partial(ranks, device),
     }
-    left_out: list[str] = []
-    for name in chosen:
-        share = 1.0 if len(chosen) == 1 else PARTS[name]
-        deadline = Deadline(began + 60 * minutes * share)
-        if deadline.allows(name):
-            parts[name](deadline)
-        left_out += deadline.left_out
-    print(f"\nIn {(time.monotonic() - began) / 60:.1f} minutes.")
-    if left_out:
-        print("Not measured: " + "; ".join(left_out))
+
+
+def _run_apart(name: str, device: torch.device, quick: bool, deadline: Deadline) -> None:
+    """Run a part in a process of its own, and print its lines as they come."""
+    command = [sys.executable, __file__, "--device", str(device), "--only", name, "--within"]
+    command += ["--minutes", str(deadline.seconds / 60), *(["--quick"] if quick else [])]
+    with tempfile.TemporaryFile("w+") as errors:
+        # A session of its own: what the part has started ends with it.
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+        stop = threading.Timer(deadline.seconds + GRACE, os.killpg, (running.pid, signal.SIGKILL))
+        stop.start()
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith(LEFT_OUT):
+                deadline.left_out += json.loads(line.removeprefix(LEFT_OUT))
+            else:
+                print(line, end="", flush=True)
+        status = running.wait()
+        was_stopped = not stop.is_alive()
+        stop.cancel()
+        errors.seek(0)
+        said = errors.read()
+    if said:
+        print(said[-3000:], file=sys.stderr, flush=True)
+    if warned := [line for line in said.splitlines() if "triton-not-used" in line]:
+        print(f"Part {name}: {warned[0]}", flush=True)
+    if status:
+        raise RuntimeError("it was stopped after its time" if was_stopped else said or f"it ended with {status}")
 
 
 def _why_no_device() -> str:
