@@ -45,12 +45,12 @@ def _digests(db: Database, integrity: Integrity, part: str, optimizer: str | Non
         return
     which = "" if optimizer is None else "where optimizer = ?"
     names = () if optimizer is None else (optimizer,)
-    heads = "last_id, optimizer, steps_crc, layers_crc, crc, row_crc"
-    for number, owner, steps_crc, layers_crc, crc, bound in db.rows(
-        f"select {heads} from digest not indexed {which} order by last_id", *names
-    ):
-        if not integrity.is_intact_digest(number, (number, owner, steps_crc, layers_crc), crc, bound):
-            continue
-        ((blob,),) = db.rows(f"select {part} from digest not indexed where last_id = ?", number)
-        if type(blob) is bytes and zlib.crc32(blob) == (steps_crc if part == "steps" else layers_crc):
-            yield number, owner, blob
+    # The checksums lie behind the blobs, which SQLite passes through to reach them.
+    row = f"select optimizer, steps_crc, {part}, layers_crc, crc, row_crc from digest not indexed where last_id = ?"
+    for (number,) in db.rows(f"select last_id from digest not indexed {which} order by last_id", *names):
+        # None, if a writer has put another in its place meanwhile.
+        for owner, steps_crc, blob, layers_crc, crc, bound in db.rows(row, number):
+            if not integrity.is_intact_digest(number, (number, owner, steps_crc, layers_crc), crc, bound):
+                continue
+            if type(blob) is bytes and zlib.crc32(blob) == (steps_crc if part == "steps" else layers_crc):
+                yield number, owner, blob

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -152,7 +151,7 @@ def group_of(info: ParameterInfo, grouping: Grouping) -> str:
     if grouping == "parameter":
         return info.name
     path = info.name.split(".")[:-1] or [info.name]
-    numbered = [at for at, part in enumerate(path) if re.fullmatch(r"\d+", part)]
+    numbered = [at for at, part in enumerate(path) if part.isdecimal()]
     if grouping == "depth":
         if not numbered:
             return ".".join(path)
