@@ -12,11 +12,21 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
 from gradwatch.record import STATS, Floats
-from gradwatch.store.digests import ABSENT, ACCURACY, GROUP, NOT_FINITE, LayerDigest, LayerDigester, Sketch
+from gradwatch.store.digests import (
+    ABSENT,
+    ACCURACY,
+    GROUP,
+    MANY_ENTRIES,
+    NOT_FINITE,
+    ROWS,
+    LayerDigest,
+    LayerDigester,
+    Sketch,
+)
 
 __all__ = ["ABSENT", "ACCURACY", "NOT_FINITE", "LongLayers", "long_layers"]
 
-LONG = 50_000  # rows of an optimizer from which on digests are used; a shorter run is read as it is
+LONG = 50_000  # rows of an optimizer from which on digests are used, of a wide model fewer; else rows are read
 MAX_ENTRIES_READ = 2_000_000  # from the store at a time, of rows without a digest
 MOST_ROWS_READ = 0.5  # share of rows without a digest: with more, digests save little
 
@@ -59,7 +69,12 @@ class LongLayers:
 
 
 def long_layers(
-    reader: RunReader, optimizer: str, standing: NDArray[np.int64] | None = None, stats: Collection[str] = STATS
+    reader: RunReader,
+    optimizer: str,
+    standing: NDArray[np.int64] | None = None,
+    stats: Collection[str] = STATS,
+    *,
+    sketched: bool = True,
 ) -> LongLayers | None:
     """Read the digests of an optimizer; None where the run is short, or has too few of them.
 
@@ -67,36 +82,45 @@ def long_layers(
         reader: the run.
         optimizer: its name.
         standing: `RunReader.standing` of it, if it was read.
-        stats: whose maxima are read, the norm at least.
+        stats: whose maxima are read.
+        sketched: whether the sketches are read, without which there are no quantiles.
     """
     rows = reader.standing(optimizer) if standing is None else standing
     ids, steps = rows[:, 0], rows[:, 1]
-    if len(ids) < LONG or not (ids[1:] > ids[:-1]).all():
+    parameters = len(reader.parameters(optimizer))
+    if not _is_long(len(ids), parameters) or not (ids[1:] > ids[:-1]).all():
         return None
-    sketches = _Sketches()
+    sketches = _Sketches(sketched)
     digests = dict(sketches.taken_from(_covering(reader, optimizer, ids, stats)))
     if sum(last - first + 1 for first, last in digests) < (1 - MOST_ROWS_READ) * len(ids):
         return None
-    parameters = len(reader.parameters(optimizer))
     known = [stat for stat in STATS if all(stat in digest.maxima for digest in digests.values())]
-    if "norm" not in known:
+    if not known:
         return None
-    counted = [*known, *({"zeros"} - set(known) if any(d.zeros_known.any() for d in digests.values()) else ())]
+    # The non-finite entries tell a norm that is NaN from one that is not there.
+    more = {"nonfinite", *(("zeros",) if any(d.zeros_known.any() for d in digests.values()) else ())}
+    counted = [stat for stat in STATS if stat in {"norm", *known, *more}]
     for gap in _gaps(list(digests), len(ids)):
         digests |= dict(sketches.taken_from(_read(reader, optimizer, ids, gap, counted)))
     return _joined(sorted(digests.items()), ids, steps, known, parameters, sketches.merged())
 
 
+def _is_long(rows: int, parameters: int) -> bool:
+    return rows >= LONG or (rows > ROWS and rows * parameters >= MANY_ENTRIES)
+
+
 class _Sketches:
     """The sketches of many digests, merged as they are read: together they would take more memory than all else."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
         self._few: list[Sketch] = []
 
     def taken_from(self, digests: Iterable[tuple[Span, LayerDigest]]) -> Iterator[tuple[Span, LayerDigest]]:
         """The digests without their sketches."""
         for span, digest in digests:
-            self._few.append(digest.sketch)
+            if self._wanted:
+                self._few.append(digest.sketch)
             if len(self._few) == SKETCHES_AT_ONCE:
                 self._few = [self.merged()]
             yield span, replace(digest, sketch=NO_NORMS)

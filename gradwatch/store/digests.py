@@ -32,6 +32,16 @@ ROWS = 4096
 MANY_ROWS = 50_000
 """Rows from which on digests are read, so that the last rows of a run get one as well, however few they are."""
 
+MANY_ENTRIES = 50_000_000
+"""Norms of layers from which on digests are read in place of them: of a wide model, those of fewer rows."""
+
+WIDE = 1024
+"""Parameters of a wide model; of one with more, the last rows without a digest are long to read."""
+
+EARLY_ROWS = 1024
+"""Rows of a wide model after which the digest that is begun is written, in place of the one written before; whole
+groups."""
+
 GROUP = 64
 """Rows that share one largest value."""
 
@@ -248,19 +258,23 @@ class Sketch:
 
     def _slice(self, begin: int) -> Sketch:
         """`SLICE` parameters, counted from the first of them."""
-        first, end = np.searchsorted(self.parameter, [begin, begin + SLICE])
+        # Of its own kind, or the whole array would be converted for each slice.
+        first, end = np.searchsorted(self.parameter, np.array([begin, begin + SLICE], self.parameter.dtype))
         own = slice(int(first), int(end))
         return Sketch(parameter=self.parameter[own] - begin, bin=self.bin[own], count=self.count[own])
 
     @classmethod
     def _in_table(cls, sketches: Sequence[Sketch], parameters: int, low: int, high: int) -> Sketch:
         """`merged`, counted in a table of every bin of every parameter; its first column has the norms that are 0."""
-        table = np.zeros((parameters, high - low + 2), np.int64)
-        for sketch in sketches:
-            table[sketch.parameter, np.maximum(sketch.bin.astype(np.int64) - (low - 1), 0)] += sketch.count
-        parameter, column = np.nonzero(table)
+        width = high - low + 2
+        columns = [np.maximum(sketch.bin.astype(np.int64) - (low - 1), 0) for sketch in sketches]
+        places = [sketch.parameter * np.int64(width) + own for sketch, own in zip(sketches, columns, strict=True)]
+        counts = np.concatenate([sketch.count for sketch in sketches])
+        table = np.bincount(np.concatenate(places), counts, parameters * width).astype(np.int64)
+        filled = np.flatnonzero(table)
+        parameter, column = np.divmod(filled, width)
         bins = np.where(column == 0, _ZERO, column + (low - 1))
-        return cls(parameter=parameter, bin=bins, count=table[parameter, column])
+        return cls(parameter=parameter, bin=bins, count=table[filled])
 
     @classmethod
     def of_keys(cls, keys: NDArray[np.integer[Any]]) -> Sketch:
@@ -638,12 +652,16 @@ def unpack_layers(blob: bytes, stats: Collection[str] = STATS) -> LayerDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """A row of table ``digest``; ``layers`` is None where some row has none, or others than the rest."""
+    """A row of table ``digest``; ``layers`` is None where some row has none, or others than the rest.
+
+    It takes the place of the one with the last id ``replaces``, which covers the first of its rows.
+    """
 
     last_id: int
     optimizer: str
     steps: bytes
     layers: bytes | None
+    replaces: int | None = None
 
 
 class RecordDigester:
@@ -653,10 +671,24 @@ class RecordDigester:
         self._rows: list[tuple[Any, ...]] = []
         self._layers: LayerDigester | None = None
         self._is_uniform = True  # every row so far has layers with the same statistics
+        self._written: int | None = None  # the last id of the digest of the first of these rows
 
     @property
     def is_full(self) -> bool:
         return len(self._rows) >= ROWS
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the rows so far get a digest until there are more: of a wide model they take long to read."""
+        return self._parameters > WIDE and not len(self._rows) % EARLY_ROWS
+
+    @property
+    def _parameters(self) -> int:
+        return 0 if self._layers is None else self._layers.parameters
+
+    def is_of_many(self, rows: int) -> bool:
+        """Whether readers of so many rows would read digests."""
+        return rows >= MANY_ROWS or rows * self._parameters >= MANY_ENTRIES
 
     def add(self, row: tuple[Any, ...], record: StepRecord) -> None:
         """Add a record with its row of table ``step``."""
@@ -674,18 +706,22 @@ class RecordDigester:
         self._layers.add([np.asarray(getattr(layers, stat), np.float32) for stat in stats])
 
     def finish(self) -> Digest:
-        """The digest of the rows so far, of which there must be one.
+        """The digest of the rows so far, of which there must be one. More rows may follow.
 
         Raises:
             ValueError: they can't be digested, for example as every row has a text of its own.
         """
         columns: dict[str, Sequence[Any]] = dict(zip(_NAMES, zip(*self._rows, strict=True), strict=False))
-        return Digest(
-            last_id=int(columns["id"][-1]),
+        last_id, replaces = int(columns["id"][-1]), self._written
+        found = Digest(
+            last_id=last_id,
             optimizer=columns["optimizer"][0],
             steps=pack_steps(with_nan(columns)),
             layers=None if self._layers is None else pack_layers(self._layers.finish()),
+            replaces=None if replaces == last_id else replaces,
         )
+        self._written = last_id
+        return found
 
 
 class RecordDigesters:
@@ -695,23 +731,25 @@ class RecordDigesters:
         self._of: dict[str, RecordDigester] = {}
 
     def add(self, records: Iterable[StepRecord], rows: Iterable[tuple[Any, ...]]) -> list[Digest]:
-        """Add records with their rows of table ``step``; return the digests that are complete with them."""
-        complete = []
+        """Add records with their rows of table ``step``; return the digests to write with them."""
+        found = []
         for record, row in zip(records, rows, strict=True):
             digester = self._of.setdefault(record.optimizer, RecordDigester())
             digester.add(row, record)
             if digester.is_full:
                 del self._of[record.optimizer]
+            if digester.is_full or digester.is_due:
                 with contextlib.suppress(ValueError):  # without one, readers read the rows
-                    complete.append(digester.finish())
-        return complete
+                    found.append(digester.finish())
+        return found
 
-    def finish(self) -> list[Digest]:
-        """The digests of all rows that wait for more."""
+    def finish(self, rows: int) -> list[Digest]:
+        """The digests of all rows that wait for more, if readers of a run of so many rows would read them."""
         found = []
         for digester in self._of.values():
-            with contextlib.suppress(ValueError):
-                found.append(digester.finish())
+            if digester.is_of_many(rows):
+                with contextlib.suppress(ValueError):
+                    found.append(digester.finish())
         self._of.clear()
         return found
 

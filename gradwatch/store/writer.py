@@ -16,7 +16,7 @@ from gradwatch.errors import StoreNotWritable, StoreRemoved
 from gradwatch.record import Event, JoinedParameters, ParameterInfo, StepRecord, merged
 from gradwatch.store.connection import WritingConnection
 from gradwatch.store.creation import next_id, put_row_counts, refuse_if_in_use
-from gradwatch.store.digests import MANY_ROWS, Digest, RecordDigesters
+from gradwatch.store.digests import Digest, RecordDigesters
 from gradwatch.store.next_steps import EVERY, NextSteps
 from gradwatch.store.processes import process_start
 from gradwatch.store.reader import StoreReader
@@ -228,7 +228,11 @@ class StoreWriter:
         self._digesters.forget(optimizer)
 
     def _put_digests(self, digests: Sequence[Digest]) -> None:
-        self._file.insert("digest", (*DIGEST_COLUMNS, *CHECKSUMS), [digest_row(digest) for digest in digests])
+        for digest in digests:
+            if digest.replaces is not None:
+                self._file.execute("delete from digest where last_id = ?", digest.replaces)
+            rows = [digest_row(digest)]
+            self._file.insert("digest", (*DIGEST_COLUMNS, *CHECKSUMS), rows, "insert or replace")
 
     def _put_event(self, event: Event) -> None:
         """Write an event over the row of the same one, or after all others."""
@@ -269,8 +273,7 @@ class StoreWriter:
             with self._file.transaction():
                 self._update_attempt("ended = ?, reason = ?", time.time(), text(reason))
                 self._put_next_steps(self._next_steps)
-                if self._next_id > MANY_ROWS:
-                    self._put_digests(self._digesters.finish())
+                self._put_digests(self._digesters.finish(self._next_id - 1))
                 self._count_rows()
         except StoreNotWritable:
             self._file.close()

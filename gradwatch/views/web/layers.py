@@ -190,7 +190,9 @@ class LongHistory:
         low = max(0, int(np.searchsorted(starts, begin, side="right")) - 1)
         high = int(np.searchsorted(starts, end))
         chosen = np.arange(low, high, max(1, block // GROUP))
-        joined = np.maximum.reduceat(values[:high], chosen, axis=0)
+        joined = values[low:high]
+        if block > GROUP:
+            joined = np.maximum.reduceat(values[:high], chosen, axis=0)
         begins = starts[chosen]
         ends = np.append(begins[1:], starts[high] if high < len(starts) else len(self.steps)) - 1
         return self.steps[begins], self.steps[ends], joined, block

@@ -50,6 +50,7 @@ HEAT_STATS = (
     "rank_nonfinite",
     "rank_differing",
 )
+OTHERS = tuple(stat for stat in STATS if stat != "norm")
 MOST_INSPECTED = 6  # parameters whose rows are given at once
 MAX_EVENTS = 1000  # given to a page; of more, the most severe
 
@@ -85,11 +86,18 @@ class _Read:
     def optimizer(self) -> str:
         return self.summary.optimizer
 
-    def long(self) -> LongLayers | None:
-        """What the digests of a long run tell of its layers, read when it is first asked for."""
-        if "long" not in self.kept:
-            self.kept["long"] = long_layers(self.run, self.optimizer, self.standing)
-        return self.kept["long"]
+    def long(self, stat: str) -> LongLayers | None:
+        """What the digests of a long run tell of its layers, read when it is first asked for; None if not of this.
+
+        Of a wide model the maxima of all statistics take four times as long as those of the norm, which a page shows
+        first; the others are read together when one of them is.
+        """
+        if "norm" not in self.kept:
+            self.kept["norm"] = long_layers(self.run, self.optimizer, self.standing, ("norm",))
+        if stat != "norm" and self.kept["norm"] is not None and "others" not in self.kept:
+            self.kept["others"] = long_layers(self.run, self.optimizer, self.standing, OTHERS, sketched=False)
+        found = self.kept.get("norm" if stat == "norm" else "others")
+        return found if found is not None and stat in found.maxima else None
 
     def owners(self) -> tuple[NormOwner, ...]:
         """Who owns the norm."""
@@ -350,8 +358,8 @@ class RunView:
         return bool(len(self._read.first_row(stat)[0]))
 
     def _history(self, stat: str) -> LayerHistory | LongHistory:
-        long = self._read.long() if stat in STATS else None
-        if long is not None and stat in long.maxima:
+        long = self._read.long(stat) if stat in STATS else None
+        if long is not None:
             return self._long_history(stat, long)
         history = self._histories.get(stat)
         if isinstance(history, LongHistory):

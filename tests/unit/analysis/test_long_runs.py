@@ -142,6 +142,41 @@ def test_a_tile_of_digests_has_the_largest_of_the_rows_in_each_column(run, stat,
         assert np.array_equal(value, rows[begin : end + 1].max(axis=0))
 
 
+def test_a_view_shows_each_statistic_as_the_rows_have_it(run):
+    reader = Run(run)
+    standing = reader.standing("0")
+    view = RunView(run)
+    for stat in ("zeros", "norm", "nonfinite", "abs_max"):  # not the one first that is read by itself
+        whole = LayerHistory(stat, "0", PARAMETERS)
+        whole.update(reader, standing)
+        _, _, rows, _ = whole.exact(reader, standing[:, 0], standing[:, 1])
+        about, arrays = view.tile(stat, 0, STEPS - 1, 20)
+        assert about["joined"] > 1
+        for begin, end, value in zip(arrays["first"], arrays["last"], arrays["values"], strict=True):
+            assert np.array_equal(value, rows[begin : end + 1].max(axis=0))
+
+
+@pytest.mark.parametrize("steps", [1000, 1023, 1024, 1025, 1070])
+def test_a_wide_model_is_read_from_its_digests_after_fewer_rows(tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(digests, "WIDE", 2)
+    monkeypatch.setattr(digests, "EARLY_ROWS", 64)
+    monkeypatch.setattr(long_runs, "LONG", 10**9)
+    monkeypatch.setattr(long_runs, "ROWS", 512)
+    monkeypatch.setattr(long_runs, "MANY_ENTRIES", 1024 * PARAMETERS)
+    attempt_at(tmp_path, records(0, steps))
+    found = Run(tmp_path).summary()
+    assert found.quantile_error == (ACCURACY if steps >= 1024 else None)
+    monkeypatch.setattr(long_runs, "MANY_ENTRIES", 10**9)
+    exact = Run(tmp_path).summary()
+    assert exact.quantile_error is None
+    for one, other in zip(found.layers[:3], exact.layers[:3], strict=True):
+        for name in ("max", "max_step", "last", "nonfinite_steps", "absent_steps"):
+            assert getattr(one, name) == getattr(other, name), name
+        for name in ("median", "p99"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=ACCURACY + 1e-6), name
+    assert found.layers[3] == exact.layers[3]
+
+
 def test_the_page_tells_how_exact_its_medians_are(run):
     layers = RunView(run).layers()
     assert layers["quantile_error"] == ACCURACY

@@ -9,7 +9,6 @@ import pytest
 
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import FILE_NAME, StoreReader, StoreWriter, digests, step_table
-from gradwatch.store import writer as writer_module
 from gradwatch.store.digests import (
     ABSENT,
     ACCURACY,
@@ -369,7 +368,7 @@ def test_a_joined_column_holds_what_its_parts_hold(parts):
 
 
 def test_the_last_rows_of_a_long_run_have_a_digest_once_it_has_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "MANY_ROWS", 200)
+    monkeypatch.setattr(digests, "MANY_ROWS", 200)
     for folder, steps, ends in (("long", 300, [128, 256, 300]), ("short", 199, [128])):
         write(tmp_path / folder, batches(steps))
         with StoreReader(tmp_path / folder) as reader:
@@ -380,12 +379,100 @@ def test_the_last_rows_of_a_long_run_have_a_digest_once_it_has_ended(tmp_path, m
 
 
 def test_each_attempt_at_a_long_run_digests_its_last_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "MANY_ROWS", 100)
+    monkeypatch.setattr(digests, "MANY_ROWS", 100)
     write(tmp_path, batches(150))
     write(tmp_path, [[record(step, attempt=1) for step in range(140, 290)]])
     with StoreReader(tmp_path) as reader:
         assert [number for number, _ in reader.digested_steps("0")] == [128, 150, 278, 300]
         same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """Three parameters make a wide model, whose digests are written every 32 rows."""
+    monkeypatch.setattr(digests, "GROUP", 16)
+    monkeypatch.setattr(digests, "WIDE", 2)
+    monkeypatch.setattr(digests, "EARLY_ROWS", 32)
+
+
+def spans(folder, optimizer="0"):
+    """Of each digest the ids of its rows, from the steps; those of the layers are as many."""
+    with StoreReader(folder) as reader:
+        found = [columns["id"].tolist() for _, columns in reader.digested_steps(optimizer)]
+        layers = list(reader.digested_layers(optimizer))
+    assert [(rows[-1], len(rows)) for rows in found] == [(last, digest.rows) for last, digest in layers]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "ends"), [(31, []), (32, [32]), (127, [96]), (128, [128]), (159, [128]), (290, [128, 256, 288])]
+)
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_a_digest_of_a_wide_model_grows_as_rows_come(tmp_path, monkeypatch, wide, steps, ends, size):
+    write(tmp_path, batches(steps, size), end=False)  # the process was killed
+    found = spans(tmp_path)
+    assert [rows[-1] for rows in found] == ends
+    assert [at for rows in found for at in rows] == list(range(1, max(ends, default=0) + 1))
+    with StoreReader(tmp_path) as reader:
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+        assert reader.damaged_rows == 0
+
+
+def test_a_digest_that_grew_is_that_of_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "GROUP", 16)
+    blobs = []
+    for early in (10**9, 32):
+        monkeypatch.setattr(digests, "WIDE", 2)
+        monkeypatch.setattr(digests, "EARLY_ROWS", early)
+        write(tmp_path / str(early), batches(256))
+        db = sqlite3.connect(tmp_path / str(early) / FILE_NAME)
+        blobs.append(db.execute("select * from digest order by last_id").fetchall())
+        db.close()
+    assert blobs[0] == blobs[1]
+    assert len(blobs[0]) == 2
+
+
+def test_rows_that_were_not_written_leave_the_digest_of_those_before(tmp_path, monkeypatch, wide):
+    writer = write(tmp_path, batches(40), end=False)
+    fault = sqlite3.connect(tmp_path / FILE_NAME)
+    fault.execute("create trigger t before insert on digest begin select raise(abort, 'the disk is full'); end")
+    lost = [record(step) for step in range(40, 70)]
+    with pytest.raises(sqlite3.IntegrityError):
+        writer.append(lost)
+    fault.execute("drop trigger t")
+    fault.close()
+    assert spans(tmp_path) == [list(range(1, 33))]
+    writer.append(lost)
+    writer.append([record(step) for step in range(70, 300)])
+    assert [(rows[0], rows[-1]) for rows in spans(tmp_path)] == [(1, 32), (41, 168), (169, 296)]
+    writer.end_attempt("closed")
+    with StoreReader(tmp_path) as reader:
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+        assert reader.damaged_rows == 0
+
+
+def test_an_attempt_after_a_killed_one_leaves_its_digests(tmp_path, monkeypatch, wide):
+    write(tmp_path, batches(100), end=False)
+    write(tmp_path, [[record(step, attempt=1) for step in range(90, 180)]])
+    assert [(rows[0], rows[-1]) for rows in spans(tmp_path)] == [(1, 96), (101, 164)]
+    with StoreReader(tmp_path) as reader:
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+
+
+def test_the_digests_of_two_wide_optimizers_grow_apart(tmp_path, monkeypatch, wide):
+    turns = [[record(step, name) for name in ("0", "1")] for step in range(70)]
+    write(tmp_path, turns, ("0", "1"), end=False)
+    assert spans(tmp_path) == [list(range(1, 128, 2))]
+    assert spans(tmp_path, "1") == [list(range(2, 129, 2))]
+    with StoreReader(tmp_path) as reader:
+        same(reader.step_arrays(), from_rows(tmp_path, monkeypatch))
+
+
+def test_the_last_rows_of_a_wide_model_have_a_digest_once_it_has_ended(tmp_path, monkeypatch, wide):
+    monkeypatch.setattr(digests, "MANY_ENTRIES", 210)
+    for steps, ends in ((69, [64]), (70, [70]), (64, [64])):
+        write(tmp_path / str(steps), batches(steps))
+        assert [rows[-1] for rows in spans(tmp_path / str(steps))] == ends
 
 
 def test_an_array_of_one_value_keeps_no_other_bytes():
