@@ -324,7 +324,7 @@ def _grow_without_end(norms: Array) -> bool:
 
 def _short_course(optimizer: OptimizerFacts) -> Loss | None:
     """The course of so few losses, where they were lost: single losses, for there are no levels."""
-    if not _few_losses_are_lost(optimizer):
+    if not _few_losses_are_lost(optimizer) or _grow_without_end(optimizer.total_norm):
         return None
     losses, steps = optimizer.history.losses, optimizer.history.loss_steps
     best = int(np.argmin(losses))

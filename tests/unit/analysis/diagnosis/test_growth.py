@@ -61,7 +61,10 @@ def test_a_first_loss_that_never_comes_again_beside_norms_that_grew_tenfold(tmp_
 )
 def test_huge_norms_that_grow_in_each_of_a_few_rows(tmp_path, level, losses, told):
     records = stream([level * 1.5**i for i in range(10)], losses=losses.tolist())
-    assert ("diverged" in codes(run_of(tmp_path, records, meta={"source": "a file"}))) == told
+    run = run_of(tmp_path, records, meta={"source": "a file"})
+    assert ("diverged" in codes(run)) == told
+    if told:
+        assert "the norms left their level" in the(run, "diverged").what
 
 
 def test_a_penalty_that_begins_at_zero_and_grows_is_no_divergence(tmp_path):
