@@ -201,7 +201,7 @@ def summarize(
         ended=attempts[-1].reason if attempts else None,
         verdict=verdict,
         reason=reason,
-        next=next_action(findings, clipped=clipping.kind is not None),
+        next=next_action(findings, clipped_fraction=clipping.clipped_fraction),
         moment=AS_THE_OPTIMIZER_GOT_THEM if is_changed else meta.get("moment", "unknown"),
         total_norm=norm_summary(series.total_norm, series.step),
         loss=loss_summary(steps),

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from gradwatch.analysis.diagnosis import Finding, worst_severity
+from gradwatch.text import share
 
 Verdict: TypeAlias = Literal["healthy", "warning", "critical"]
 
+MOSTLY_CLIPPED = 0.5  # of the steps: the threshold then sets the size of the usual update
 ENDINGS = ("died", "killed")  # codes that say nothing of the gradients
 
 
@@ -46,15 +48,28 @@ def _reason(alarming: Sequence[Finding]) -> str:
     return first.what if ending is None else f"{first.what}; {ending.what}"
 
 
-def next_action(findings: Sequence[Finding], *, clipped: bool) -> str:
-    """The next thing to do: the remedy of the gravest finding, or a look at the threshold."""
+def next_action(findings: Sequence[Finding], *, clipped_fraction: float | None) -> str:
+    """The next thing to do: the remedy of the gravest finding; where nothing is wrong, train on.
+
+    A training that is well needs no other threshold. Only one that clips most of its steps depends on the value so
+    much that a comparison pays.
+
+    >>> next_action([], clipped_fraction=0.05)
+    'nothing is wrong; keep the settings and train on'
+    """
     alarming = [finding for finding in findings if finding.severity != "info"]
     if alarming:
         first = alarming[0]
         return f"{first.remedy} (`gradwatch explain {first.code}`)"
-    if clipped:
-        return "nothing is wrong; `gradwatch recommend` compares the current threshold with others"
-    return "nothing is wrong; `gradwatch recommend` says whether a clipping threshold would be a cheap guard"
+    short = next((finding for finding in findings if finding.code == "too-short"), None)
+    if short is not None:
+        return f"nothing is wrong so far; {short.remedy}"
+    if clipped_fraction is not None and clipped_fraction > MOSTLY_CLIPPED:
+        return (
+            f"nothing is wrong; clipping sets the size of {share(clipped_fraction)} of the steps, so compare the"
+            " threshold with others (`gradwatch recommend`) when you tune the learning rate"
+        )
+    return "nothing is wrong; keep the settings and train on"
 
 
 def order_of_optimizers(findings: Sequence[Finding], with_steps: Sequence[str]) -> list[str]:
