@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,9 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; an error about a default names the place where it is set."""
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+            _check_script(ctx)
+            return rest
         except typer.BadParameter as error:
             place = None if error.param is None else defaults.place_of(ctx, error.param, os.environ)
             if place is not None:
@@ -42,6 +45,17 @@ class Command(TyperCommand):
         if used and os.environ.get("RANK", "0") == "0":  # under torchrun only one process prints them
             typer.echo(f"gradwatch: {', '.join(used)}", err=True)
         return super().invoke(ctx)
+
+
+def _check_script(ctx: Any) -> None:
+    """Raise if a mistyped option stands where SCRIPT is expected: these commands let unknown options pass."""
+    given = next(iter(ctx.params.get("arguments") or ()), "")
+    if not given.startswith("-") or Path(given).exists():
+        return
+    options = [name for param in ctx.command.params for name in param.opts if name.startswith("--")]
+    near = difflib.get_close_matches(given.partition("=")[0], options)
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    raise typer.BadParameter(f"There is no option and no script {given!r}.{hint}", ctx=ctx, param_hint="SCRIPT")
 
 
 # Options after SCRIPT are passed to the script.

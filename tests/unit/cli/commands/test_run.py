@@ -76,6 +76,13 @@ def test_options_after_the_script_are_its_own(script, command, monkeypatch):
     assert len(launched) == 1
 
 
+@pytest.mark.parametrize("of", ["run", "doctor", "tune"])
+def test_a_mistyped_option_before_the_script_is_called_one(of, script, command):
+    said = command(of, "--cilp", script)
+    assert said.code == 2
+    assert "There is no option and no script '--cilp'" in " ".join(said.err.replace("│", " ").split())
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
