@@ -100,6 +100,7 @@ export interface Overview {
   optimizer_class: string | null;
   optimizers: string[];
   learning_rate: JsonNumber;
+  highest_learning_rate: JsonNumber;
   first_step: number;
   last_step: number;
   steps: number;

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+MOST_NAMES = 8
 _LARGEST_PLAIN = 99_999.5
 _SMALLEST_PLAIN = 1e-3
 _NUMBERS = re.compile(r"\d+")
@@ -129,18 +130,40 @@ def file_size(size: float) -> str:
     return f"{size / 1e6:.1f} MB" if size < 999.5e6 else f"{size / 1e9:.1f} GB"
 
 
-def optimizer_label(class_name: str, learning_rate: float | None = None) -> str:
-    """Name an optimizer with its learning rate. A loop without an optimizer has neither.
+def optimizer_label(class_name: str, learning_rate: float | None = None, highest: float | None = None) -> str:
+    """Name an optimizer with its learning rate, and with the highest where the last is lower.
+
+    A loop without an optimizer has neither.
 
     >>> optimizer_label("SGD", 0.1), optimizer_label("NoOptimizer"), optimizer_label("", None)
     ('SGD lr 0.1', 'no optimizer', 'optimizer not known')
+    >>> optimizer_label("SGD", 4e-8, 0.01)
+    'SGD lr 4e-8 (highest 0.01)'
     """
     if class_name in NO_OPTIMIZER_CLASSES:
         return "no optimizer"
     rate = "" if learning_rate is None else f" lr {number(learning_rate)}"
+    if learning_rate is not None and highest is not None and number(highest) != number(learning_rate):
+        rate += f" (highest {number(highest)})"
     if not class_name:
         return f"optimizer{rate}" if rate else "optimizer not known"
     return class_name + rate
+
+
+def which_optimizer(shown: str, optimizers: Sequence[str]) -> str:
+    """Say which of several optimizers is shown; a search or a cross-validation has too many names to read.
+
+    >>> which_optimizer("1", ["0", "1"]), which_optimizer("0", ["0"])
+    ('optimizer 1 of 0, 1', '')
+    >>> which_optimizer("3", [str(fold) for fold in range(50)])
+    'optimizer 3 of 0, 1, 2, ... 49 (50 optimizers)'
+    """
+    if len(optimizers) < 2:
+        return ""
+    names = ", ".join(optimizers)
+    if len(optimizers) > MOST_NAMES:
+        names = f"{', '.join(optimizers[:3])}, ... {optimizers[-1]} ({len(optimizers)} optimizers)"
+    return f"optimizer {shown} of {names}"
 
 
 def printable(text: str) -> str:

@@ -67,7 +67,7 @@ export function factsOf(run) {
   const planned = run.total_steps === null ? "" : ` of ${whole(run.total_steps)}`;
   const facts = [
     run.model,
-    `${run.optimizer_class || "optimizer"} lr ${number(run.learning_rate)}`,
+    `${run.optimizer_class || "optimizer"} lr ${rateOf(run)}`,
     `${steps(run.first_step, run.last_step)}${planned}, ${whole(run.steps)} recorded`,
     endOf(run),
     `total norm: median ${number(norm.median)}, p99 ${number(norm.p99)}, max ${number(norm.max)} at step ${at}`,
@@ -80,6 +80,12 @@ export function factsOf(run) {
     ...run.seams,
   ];
   return facts.filter(Boolean);
+}
+
+/** The last learning rate, and the highest where a schedule has lowered it. @param {Overview} run */
+function rateOf({ learning_rate: last, highest_learning_rate: highest }) {
+  const told = number(last);
+  return highest === null || number(highest) === told ? told : `${told} (highest ${number(highest)})`;
 }
 
 /** How a run ended: only one whose process is alive is still running. @param {Overview} run */

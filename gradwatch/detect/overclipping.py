@@ -61,14 +61,16 @@ class OverClipping:
         return [self._event(record, fraction, sum(self._coefs) / WINDOW_STEPS)]
 
     def _event(self, record: StepRecord, fraction: float, coef: float) -> Event:
+        how, effect = f"clipped, mean clip_coef {coef:.2g}", _EFFECTS[self._update_rule].format(coef=coef)
+        if record.clip_value is not None and record.max_norm is None:  # no factor stands for it
+            how, effect = "clipped by value", "the direction of the gradient changed as well as its size"
         is_slowed = coef < LOW_COEF and self._update_rule == "follows-gradient"
         severity: Severity = "warning" if is_slowed else "info"
         return event_at(
             record,
             kind="overclipping",
             severity=severity,
-            message=f"{fraction:.0%} of the last {WINDOW_STEPS} steps were clipped, mean clip_coef {coef:.2g}: "
-            + _EFFECTS[self._update_rule].format(coef=coef),
+            message=f"{fraction:.0%} of the last {WINDOW_STEPS} steps were {how}: {effect}",
             observed=fraction,
             limit=CLIPPED_FRACTION,
         )

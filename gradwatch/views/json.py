@@ -41,6 +41,7 @@ _MORE_OF_A_REPORT = (
     "dropped_steps",
     "damaged_rows",
     "learning_rate",
+    "highest_learning_rate",
     "noise_scale",
     "quantile_error",
 )
@@ -57,6 +58,8 @@ _CONTRACT_OF_A_RECOMMENDATION = (
 )
 _MORE_OF_A_RECOMMENDATION = (
     "run",
+    "optimizer",
+    "optimizers",
     "clip",
     "mean_clip_coef",
     "usable_steps",

@@ -77,7 +77,7 @@ def _head(summary: RunSummary) -> str:
         summary.run,
         summary.model,
         f"optimizer {summary.optimizer} of {', '.join(summary.optimizers)}" if several else "",
-        optimizer_label(summary.optimizer_class, summary.learning_rate),
+        optimizer_label(summary.optimizer_class, summary.learning_rate, summary.highest_learning_rate),
         step_range(summary.first_step, summary.last_step),
         f"total norm: median {number(summary.total_norm.median)}, max {number(summary.total_norm.max)}",
         _clipped(summary),

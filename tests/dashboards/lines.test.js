@@ -164,6 +164,10 @@ test("the facts of a run leave out what did not happen", () => {
 });
 
 test("a run without an end is running only while its process is alive", () => {
+  assert.match(
+    factsOf(overview({ learning_rate: 4e-8, highest_learning_rate: 0.01 })).join(),
+    /lr 4e-8 \(highest 0.01\)/,
+  );
   assert.match(factsOf(overview({ running: true, ended: null })).join(), /still running/);
   assert.match(factsOf(overview({ running: false, ended: null })).join(), /its process is gone/);
   assert.match(factsOf(overview({ running: false, ended: "exit" })).join(), /ended: exit/);

@@ -54,6 +54,7 @@ export function overview(more = {}) {
     optimizer_class: "SGD",
     optimizers: ["0"],
     learning_rate: 0.1,
+    highest_learning_rate: 0.1,
     first_step: 0,
     last_step: 99,
     steps: 100,

@@ -99,7 +99,8 @@ def recommend_for_all(readers: Sequence[RunReader], optimizer: str | None = None
 def _with_entries(
     reader: RunReader, optimizer: str, history: OptimizerHistory, advice: Recommendation
 ) -> Recommendation:
-    """The advice, with a reason more: whether to clip by value or by norm."""
+    """The advice with the optimizer it is about, and with a reason more: whether to clip by value or by norm."""
+    advice = replace(advice, optimizer=optimizer, optimizers=tuple(reader.optimizers))
     if advice.refused is not None:
         return advice
     return replace(advice, reasons=(*advice.reasons, value_or_norm(reader, optimizer, history)))

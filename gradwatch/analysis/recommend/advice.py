@@ -44,6 +44,8 @@ class Recommendation:
     confidence: Confidence
     refused: str | None
     reasons: tuple[str, ...]
+    optimizer: str = "0"  # whose gradients the advice is about
+    optimizers: tuple[str, ...] = ()  # all of the run
     fix_first: tuple[str, ...] = ()  # faults that clipping would only hide, each with its evidence
     phases: tuple[Phase, ...] = ()
     what_if: tuple[WhatIf, ...] = ()

@@ -18,7 +18,7 @@ from gradwatch.analysis.recommend.rule import (
     weight_size,
 )
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
-from gradwatch.analysis.statistics.progress import drift, has_risen
+from gradwatch.analysis.statistics.progress import drift, has_risen, is_undone
 
 HEAVY, LIGHT = 2.0, 4.0  # tail indices: below the first single steps dominate, above the second clipping changes little
 
@@ -199,7 +199,10 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
             " five largest steps of a hundred. In the benchmark a threshold that follows the norms, as ZClip's does,"
             " did better than every fixed one"
         )
-    cause = "something went wrong" if choice.cause == "lost" else "norms differ a lot from step to step"
+    cause = "norms differ a lot from step to step"
+    if choice.cause == "lost":
+        is_lost = history.lost_at is not None or is_undone(history)
+        cause = _fault(history, choice) if is_lost else _raised(history)
     text = (
         f"a tenth of the 10th percentile: {cause}; {history.optimizer_class} divides by the size of its gradients,"
         " so clipping every step gives each the same weight and leaves the learning rate as it is; any threshold"
@@ -244,8 +247,11 @@ def _explain_norms_alone(history: OptimizerHistory, choice: Choice) -> str:
 
 
 def fix_first(finding: Finding) -> str:
-    """A finding in one sentence, as something to change before clipping."""
-    return f"{finding.what}: {finding.remedy}"
+    """A finding in one sentence, as something to change before clipping.
+
+    The reader needs no pointer to the command that he has just called.
+    """
+    return f"{finding.what}: {finding.remedy}".replace(" (`gradwatch recommend` gives a threshold)", "")
 
 
 # ----------------------------------------------------------------------------------- the refusals

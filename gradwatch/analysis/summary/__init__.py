@@ -96,7 +96,8 @@ class RunSummary:
     moment: str  # of the norms: before clipping, after clipping, as the optimizer got them, or unknown
     total_norm: NormSummary
     loss: LossSummary | None
-    learning_rate: float | None
+    learning_rate: float | None  # the last
+    highest_learning_rate: float | None  # of all steps: a schedule often ends near 0
     clipping: ClippingSummary
     weights: WeightSummary | None
     updates: UpdateSummary | None = None  # as the optimizer computed them; None where they were not recorded
@@ -194,7 +195,7 @@ def summarize(
         config=reader.config(),
         note=notes.note,
         tags=notes.tags,
-        seconds=float(steps["wall_time"].iloc[-1] - steps["wall_time"].iloc[0]),
+        seconds=_elapsed(steps["wall_time"]),
         total_steps=total,
         seconds_left=None if total is None else _seconds_left(steps, total),
         running=ending.state == "running",
@@ -206,6 +207,7 @@ def summarize(
         total_norm=norm_summary(series.total_norm, series.step),
         loss=loss_summary(steps),
         learning_rate=_last(steps["learning_rate"].to_numpy()),
+        highest_learning_rate=_highest(steps["learning_rate"]),
         clipping=clipping,
         weights=weight_summary(update_ratios, each),
         updates=update_summary(reader, name, steps) if layers else None,
@@ -247,7 +249,18 @@ def _seconds_left(steps: pd.DataFrame, total: int) -> float | None:
     left = max(0, total - 1 - int(latest.index[-1]))
     if made < 1:
         return None
-    return left * float(latest["wall_time"].iloc[-1] - latest["wall_time"].iloc[0]) / made
+    return left * _elapsed(latest["wall_time"]) / made
+
+
+def _elapsed(times: pd.Series) -> float:
+    """From the first to the last. A step before which the clock was set back counts as none."""
+    went = times.diff().iloc[1:]
+    return float(times.iloc[-1] - times.iloc[0]) if not (went < 0).any() else float(went[went > 0].sum())
+
+
+def _highest(values: pd.Series) -> float | None:
+    highest = float(values.max())
+    return None if math.isnan(highest) else highest
 
 
 def _last(values: Array) -> float | None:

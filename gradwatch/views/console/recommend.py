@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.text import Text
 
 from gradwatch.analysis.recommend import Agreement, ChangedAdvice, Recommendation
-from gradwatch.text import number, share
+from gradwatch.text import number, share, which_optimizer
 from gradwatch.views.console.draw import bar
 from gradwatch.views.console.screen import Screen
 
@@ -46,11 +46,12 @@ def agreement(found: Agreement, screen: Screen) -> Group:
 def _lines(advice: Recommendation, screen: Screen) -> list[Text]:
     if advice.refused is not None:
         lead = f"{screen.ink.pick('○', 'o')} no recommendation  "
-        return [*screen.wrap(lead, advice.refused, "yellow"), *_fix_first(advice, screen)]
+        return [*screen.wrap(lead, advice.refused, "yellow"), *_about(advice, screen), *_fix_first(advice, screen)]
     tables = [[Text(), *table] for table in (_phases(advice), _what_if(advice, screen)) if table]
     return [
         *_headline(advice, screen),
         *_prediction(advice),
+        *_about(advice, screen),
         Text(),
         *screen.items(advice.reasons),
         *_fix_first(advice, screen),
@@ -71,6 +72,12 @@ def _headline(advice: Recommendation, screen: Screen) -> list[Text]:
         ]
     head.append(f"{advice.clip} or max_norm {number(advice.max_norm)}").append(*confidence)
     return [head, Text("  as a fixed threshold, ", "dim").append(supported)]
+
+
+def _about(advice: Recommendation, screen: Screen) -> list[Text]:
+    """Which of several optimizers the advice is about."""
+    which = which_optimizer(advice.optimizer, advice.optimizers)
+    return screen.wrap("  ", f"for {which}; --optimizer chooses another", style="dim") if which else []
 
 
 def _prediction(advice: Recommendation) -> list[Text]:

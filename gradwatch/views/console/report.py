@@ -14,7 +14,7 @@ from gradwatch.analysis.statistics.owners import dominant
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import NO_PARTS
 from gradwatch.analysis.summary import AS_THE_OPTIMIZER_GOT_THEM, RunSummary
-from gradwatch.text import count, duration, number, optimizer_label, share, step_range
+from gradwatch.text import count, duration, number, optimizer_label, share, step_range, which_optimizer
 from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
 from gradwatch.views.console.events import event_groups
 from gradwatch.views.console.findings import cause_lines, finding_lines, next_lines, step_lines
@@ -24,7 +24,7 @@ from gradwatch.views.console.replay import replayed_lines
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 LAYERS, EVENT_GROUPS, STRIP_ROWS, FINDINGS = 12, 8, 16, 6
-MOST_NAMES, MOST_SETTINGS = 8, 12
+MOST_SETTINGS = 12
 """How many layers, groups of events, rows of the heat map and findings a report shows by default."""
 
 
@@ -133,43 +133,27 @@ def _facts(summary: RunSummary) -> list[str]:
     facts = [
         summary.run,
         summary.model,
-        optimizer_label(summary.optimizer_class, summary.learning_rate),
+        optimizer_label(summary.optimizer_class, summary.learning_rate, summary.highest_learning_rate),
         f"{step_range(summary.first_step, summary.last_step)} ({summary.steps} recorded)",
         duration(summary.seconds),
         "still running" if summary.running else "",
-        f"attempt {summary.attempts}" if summary.attempts > 1 else "",
+        f"{summary.attempts} attempts" if summary.attempts > 1 else "",
     ]
     return [fact for fact in facts if fact]
 
 
-def _named(optimizers: Sequence[str]) -> str:
-    """Their names; a search or a cross-validation has too many to read.
-
-    >>> _named(["0", "1"]), _named([str(fold) for fold in range(50)])
-    ('0, 1', '0, 1, 2, ... 49 (50 optimizers)')
-    """
-    if len(optimizers) <= MOST_NAMES:
-        return ", ".join(optimizers)
-    return f"{', '.join(optimizers[:3])}, ... {optimizers[-1]} ({len(optimizers)} optimizers)"
-
-
-def _which_optimizer(summary: RunSummary) -> str:
-    """Which of several optimizers is shown; empty if there is only one."""
-    several = len(summary.optimizers) > 1
-    return f"optimizer {summary.optimizer} of {_named(summary.optimizers)}" if several else ""
-
-
 def _optimizer_lines(summary: RunSummary, screen: Screen) -> list[Text]:
-    """The first line of `_which_optimizer`."""
-    return screen.wrap("  ", _which_optimizer(summary))[:1] if len(summary.optimizers) > 1 else []
+    """The first line of `which_optimizer`."""
+    which = which_optimizer(summary.optimizer, summary.optimizers)
+    return screen.wrap("  ", which)[:1] if which else []
 
 
 def _notes(summary: RunSummary) -> list[str]:
     notes = []
     if summary.seams:
         notes.append(_resumed(summary.seams))
-    if len(summary.optimizers) > 1:
-        notes.append(f"{_which_optimizer(summary)}; --optimizer shows another")
+    if which := which_optimizer(summary.optimizer, summary.optimizers):
+        notes.append(f"{which}; --optimizer shows another")
     if summary.dropped_steps:
         notes.append(f"{count(summary.dropped_steps, 'step')} dropped: too late to be recorded")
     if summary.skipped_steps:

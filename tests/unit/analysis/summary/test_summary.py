@@ -109,3 +109,10 @@ def test_the_most_relevant_layers_come_first(run):
     assert summary.layers[summary.most_relevant[0]].name == "out.weight"
     assert sorted(summary.most_relevant) == [0, 1]
     assert summary.telling == summary.most_relevant  # the older name
+
+
+def test_a_clock_that_was_set_back_takes_no_time_away(tmp_path):
+    records = [
+        replace(record, wall_time=1000.0 + i - (86400 if i >= 5 else 0)) for i, record in enumerate(stream([1.0] * 10))
+    ]
+    assert Run(write_run(tmp_path, records)).summary().seconds == 8.0  # of 9 steps, but for the one at which it was set

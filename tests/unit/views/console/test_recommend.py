@@ -38,6 +38,13 @@ def test_the_headline_has_the_threshold_its_range_and_the_confidence(drawn):
     assert "  • the healthy level is 0.2" in lines
 
 
+@pytest.mark.parametrize("advice", [ADVICE, REFUSED])
+def test_of_several_optimizers_the_one_that_the_advice_is_about_is_named(advice, drawn):
+    text = "\n".join(drawn(recommendation(replace(advice, optimizer="1", optimizers=("0", "1")), Screen())))
+    assert "  for optimizer 1 of 0, 1; --optimizer chooses another" in text
+    assert "optimizer 1" not in "\n".join(drawn(recommendation(replace(advice, optimizers=("1",)), Screen())))
+
+
 def test_a_confident_recommendation_does_not_send_to_tune(drawn):
     assert "gradwatch tune" not in "\n".join(drawn(recommendation(replace(ADVICE, confidence="high"), Screen())))
 

@@ -109,6 +109,15 @@ def test_an_optimizer_is_named_and_a_class_of_gradwatch_never(tmp_path, drawn, o
     assert "NoOptimizer" not in text
 
 
+def test_a_learning_rate_that_a_schedule_ends_near_0_stands_beside_the_highest(tmp_path, drawn):
+    records = [
+        replace(record, learning_rates=(rate,))
+        for record, rate in zip(stream([1.0] * 3), (1e-3, 0.01, 4e-8), strict=True)
+    ]
+    run = Run(write_run(tmp_path, records, "AdamW"))
+    assert " · AdamW lr 4e-8 (highest 0.01) · " in "\n".join(drawn(report(run.summary(), Screen(width=140)), 140))
+
+
 def test_what_a_run_lacks_is_said(run, drawn):
     summary = replace(
         run.summary(),
@@ -126,7 +135,7 @@ def test_what_a_run_lacks_is_said(run, drawn):
         "1 step skipped (no update)",
         "2 rows of the store damaged and left out",
         "still running",
-        "attempt 3",
+        "3 attempts",
     ):
         assert said in text
 
