@@ -161,7 +161,7 @@ def _read(
 ) -> Iterator[tuple[Span, LayerDigest]]:
     """Digests made here of rows that have none in the store, with the positions of their first and last row."""
     parameters = len(reader.parameters(optimizer))
-    most = max(GROUP, MAX_ENTRIES_READ // max(1, parameters))
+    most = max(GROUP, MAX_ENTRIES_READ // max(1, parameters) // GROUP * GROUP)
     cuts = [*range(between[0], between[1], most), between[1]]
     for begin, end in pairwise(cuts):
         wanted = ids[begin:end]

@@ -155,6 +155,7 @@ def _data(views: Sequence[RunView]) -> dict[str, Any]:
 def _optimizer(view: RunView) -> dict[str, Any]:
     """What the page shows of one optimizer; ``columns`` and ``joined`` tell how much the steps were reduced."""
     summary = view.summary
+    view.read_all_layers()
     layers = view.layers()
     first, last = summary.first_step, summary.last_step
     series = view.series(first, last, STEP_COLUMNS)

@@ -99,6 +99,11 @@ class _Read:
         found = self.kept.get("norm" if stat == "norm" else "others")
         return found if found is not None and stat in found.maxima else None
 
+    def read_all(self) -> None:
+        """Read what `long` reads for any statistic in one pass over the digests."""
+        if not self.kept:
+            self.kept["norm"] = self.kept["others"] = long_layers(self.run, self.optimizer, self.standing)
+
     def owners(self) -> tuple[NormOwner, ...]:
         """Who owns the norm."""
         if "owners" not in self.derived:
@@ -219,6 +224,11 @@ class RunView:
         return {"quantities": QUANTITIES}, {"step": found.step, "values": found.values} | {
             name: getattr(found, name) for name in counted
         }
+
+    def read_all_layers(self) -> None:
+        """Read every statistic of the layers of a long run together, for a page that shows them all."""
+        with self._lock:
+            self._read.read_all()
 
     def layers(self) -> dict[str, Any]:
         """Every parameter with its median and its largest norm, and the indices of the most relevant first."""

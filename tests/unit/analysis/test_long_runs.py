@@ -142,10 +142,14 @@ def test_a_tile_of_digests_has_the_largest_of_the_rows_in_each_column(run, stat,
         assert np.array_equal(value, rows[begin : end + 1].max(axis=0))
 
 
-def test_a_view_shows_each_statistic_as_the_rows_have_it(run):
+@pytest.mark.parametrize("together", [False, True])
+def test_a_view_shows_each_statistic_as_the_rows_have_it(run, together):
     reader = Run(run)
     standing = reader.standing("0")
     view = RunView(run)
+    if together:
+        view.read_all_layers()
+    assert view.layers() == RunView(run).layers()
     for stat in ("zeros", "norm", "nonfinite", "abs_max"):  # not the one first that is read by itself
         whole = LayerHistory(stat, "0", PARAMETERS)
         whole.update(reader, standing)
