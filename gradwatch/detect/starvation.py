@@ -39,7 +39,7 @@ class EpsStarvation:
             return []
         size = self._sizes(record.layers)
         numel = self._shapes.sizes[: len(size)]
-        present = record.layers.present
+        present = record.layers.present & (numel > 0)
         starved = present & (size * min(record.clip_coef, 1.0) < eps)
         fraction = float(numel[starved].sum() / max(numel[present].sum(), 1.0))
         self._steps = self._steps + 1 if fraction > STARVED_FRACTION else 0
@@ -66,5 +66,6 @@ class EpsStarvation:
         norm = layers.norm.astype(float)
         if self._traits.eps_rule == "per-matrix":
             return norm
-        entry: NDArray[np.float64] = norm / np.sqrt(self._shapes.sizes[: len(norm)])
+        # One without entries counts for nothing.
+        entry: NDArray[np.float64] = norm / np.sqrt(np.maximum(self._shapes.sizes[: len(norm)], 1.0))
         return entry

@@ -32,3 +32,12 @@ def test_muons_eps_is_compared_with_the_norm_of_a_matrix():
     assert found(EpsStarvation(traits_of("Adam", {"eps": 1e-7})), records) == [(99, "eps-starvation", "info")]
     assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-5})), records) == []
     assert found(EpsStarvation(traits_of("Muon", {"eps": 1e-3})), records) == [(99, "eps-starvation", "info")]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_parameter_without_entries_counts_for_nothing():
+    parameters = [ParameterInfo(name="a", shape=(10, 10)), ParameterInfo(name="b", shape=(0, 10))]
+    records = stream(steady(300, level=1e-9), parameters=parameters, shares=(1.0, 0.0))
+    detector = EpsStarvation(traits_of("Adam", {"eps": 1e-8}))
+    events = [event for record in records for event in detector.update(record)]
+    assert [(event.step, event.parameter) for event in events] == [(99, "a")]
