@@ -31,8 +31,8 @@ export function longEffectText(norms, threshold, label) {
 
 /** @param {Norms} norms */
 export function stepsText({ first, last, finite, unknown }) {
-  const left = unknown ? `, ${count(unknown, "step")} without a finite norm left out` : "";
-  return `${count(finite, "step")} (${steps(first, last)}${left})`;
+  const without = unknown ? `, ${count(unknown, "step")} without a finite norm` : "";
+  return `${count(finite + unknown, "step")} (${steps(first, last)}${without})`;
 }
 
 /**
