@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -81,7 +82,8 @@ class Measurement:
     def has_nonfinite(self) -> bool:
         """Whether an entry is NaN or infinite. Call it where `is_here`."""
         row = self.stats.index("norm")
-        if all(bool(np.isfinite(part.values[row].numpy()).all()) for part in self.parts):
+        # A sum is finite only if all of it is. One that overflows is looked at again below.
+        if all(math.isfinite(part.values.numpy()[row].sum()) for part in self.parts):
             return False
         found = self.collect()
         if "nonfinite" in found:

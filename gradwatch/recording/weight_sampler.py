@@ -101,27 +101,34 @@ class WeightSampler:
         self._sentinels = Sentinels() if updates_every is None else None
         self._was_nonfinite = False
         self._cannot_count = False
+        self._asked: Measurement | None = None
+        self._answer = False
 
-    @torch.no_grad()
     def before(
         self, step: int, measured: Measurement | None, parameters: Sequence[Tensor | None]
     ) -> WeightSample | None:
         """Take a sample if it is time; ``measured`` are the gradients, where they are known before the step."""
         if not self._every or not (step % self._every == 0 or self._note_nonfinite(measured)):
             return None
-        present = [local(p.detach()) for p in parameters if p is not None]
-        entries = entries_to_copy(present, step // self._every)
+        return self._sample(step // self._every, [p for p in parameters if p is not None])
+
+    @torch.no_grad()
+    def _sample(self, turn: int, parameters: Sequence[Tensor]) -> WeightSample:
+        present = [local(p.detach()) for p in parameters]
+        entries = entries_to_copy(present, turn)
         copies = [e.of(p).clone() for e, p in zip(entries, present, strict=True)]
         return WeightSample(norms(present), entries, copies)
 
-    @torch.no_grad()
     def after(
         self, sample: WeightSample | None, parameters: Sequence[Tensor | None], optimizer: Optimizer
     ) -> WeightChange | None:
         """What the step did to the weights; the copies are used up."""
         if sample is None:
             return None
-        present = [p for p in parameters if p is not None]
+        return self._change(sample, [p for p in parameters if p is not None], optimizer)
+
+    @torch.no_grad()
+    def _change(self, sample: WeightSample, present: Sequence[Tensor], optimizer: Optimizer) -> WeightChange:
         new = [e.of(local(p.detach())) for e, p in zip(sample.entries, present, strict=True)]
         alignment = alignments(sample.entries, sample.copies, new, present, optimizer)
         torch._foreach_sub_(sample.copies, new)
@@ -191,7 +198,7 @@ class WeightSampler:
         """
         if not self._every or self._cannot_count:
             return None
-        if step % (self._every * SAMPLES_A_COUNT) and (self._was_nonfinite or not _is_nonfinite(measured)):
+        if step % (self._every * SAMPLES_A_COUNT) and (self._was_nonfinite or not self._is_nonfinite(measured)):
             return None
         try:
             return measure_magnitudes(gradients, scale, wholes())
@@ -207,13 +214,15 @@ class WeightSampler:
 
     def _note_nonfinite(self, measured: Measurement | None) -> bool:
         """Return whether gradients begin to be not finite, as far as is known without waiting for a device."""
-        bad = measured is not None and _is_nonfinite(measured)
+        bad = measured is not None and self._is_nonfinite(measured)
         first, self._was_nonfinite = bad and not self._was_nonfinite, bad
         return first
 
-
-def _is_nonfinite(measured: Measurement) -> bool:
-    return measured.is_here and measured.has_nonfinite()
+    def _is_nonfinite(self, measured: Measurement) -> bool:
+        """Whether gradients are not finite, as far as is known; each step asks twice."""
+        if measured is not self._asked:
+            self._asked, self._answer = measured, measured.is_here and measured.has_nonfinite()
+        return self._answer
 
 
 def _usual_updates_every_of(parameters: Sequence[Tensor | None]) -> int:
