@@ -214,7 +214,7 @@ def collect(pending: PendingStep, *, of_several: bool = False) -> StepNumbers:
     """The numbers of a step, which is one ``of_several`` processes. Waits for the devices where they lie."""
     for ready in pending.ready:
         ready.synchronize()
-    updates, with_update = _read_updates(pending)
+    updates, with_update = _read_updates(pending, of_several=of_several)
     micro_batches, first_norm = _read_accumulation(pending)
     table = _unscaled(pending)
     stats = dict(zip(pending.measured.stats, table, strict=True))
@@ -454,9 +454,12 @@ def _clip_fault(pending: PendingStep) -> ClipFault | None:
     return "before-unscale" if was_scaled else cast("ClipFault | None", pending.clip_fault)
 
 
-def _read_updates(pending: PendingStep) -> tuple[Columns | None, list[int] | None]:
-    """The update of each parameter, and the positions whose update was read; None if none was."""
-    if pending.updates is None or not pending.updates.parts:
+def _read_updates(pending: PendingStep, *, of_several: bool) -> tuple[Columns | None, list[int] | None]:
+    """The update of each parameter, and the positions whose update was read; None if none was.
+
+    One of several processes may hold no rows of any parameter. It tells that, for the others have read all.
+    """
+    if pending.updates is None or not (of_several or pending.updates.parts):
         return None, None
     return pending.updates.collect(), pending.updates.present
 

@@ -157,9 +157,9 @@ def ddp_heard(run: Path, ranks: Ranks = True) -> None:
 
 
 def deep() -> nn.Sequential:
-    """So many parameters that all updates are read at every second step only. No world here divides their rows."""
+    """So many parameters that all updates are read at every second step only. Of five rows the last of four ranks has none."""
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 7), *(nn.Linear(7, 7) for _ in range(10)), nn.Linear(7, 1))
+    return nn.Sequential(nn.Linear(3, 5), *(nn.Linear(5, 5) for _ in range(10)), nn.Linear(5, 1))
 
 
 def deep_ddp(run: Path) -> None:

@@ -9,7 +9,10 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.measure import ZEROS_EVERY, fused
+from gradwatch.measure import ZEROS_EVERY, fused, measure, measure_updates
+from gradwatch.record import UPDATE_STATS
+from gradwatch.recording.pending import PendingStep
+from gradwatch.recording.records import make_local
 
 from .nets import CLIPS, Net, backward, make, train
 
@@ -137,3 +140,28 @@ def test_groups_clipped_one_after_the_other_are_measured_before_either(tmp_path)
         clip_grad_norm_(model.out.parameters(), 0.02)
         optimizer.step()
     assert Run(tmp_path / "run").steps()["total_norm"].item() == pytest.approx(norm, rel=1e-6)
+
+
+def test_a_rank_without_rows_takes_nothing_from_the_updates_of_the_whole():
+    """It has read none, which the others must not take for unknown: their rows are the whole."""
+    weights = [torch.nn.Parameter(torch.zeros(0, 3)), torch.nn.Parameter(torch.zeros(0))]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer = torch.optim.Adam(weights)
+    optimizer.step()
+    pending = PendingStep(step=0, measured=measure([weight.grad for weight in weights]))
+    pending.updates, pending.part_sizes = measure_updates(optimizer, weights), (0, 0)
+    updates = make_local(pending, "0", [True, True], 0).updates
+    assert updates is not None
+    np.testing.assert_array_equal(updates, np.zeros((len(UPDATE_STATS), 2)))
+
+
+def test_an_update_that_was_not_read_stays_unknown_on_a_rank_with_rows():
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    optimizer = torch.optim.Adam([weight])  # it has not stepped, so that there is no state to read
+    pending = PendingStep(step=0, measured=measure([weight.grad]))
+    pending.updates, pending.part_sizes = measure_updates(optimizer, [weight]), (3,)
+    updates = make_local(pending, "0", [True], 0).updates
+    assert updates is not None
+    assert np.isnan(updates).all()
