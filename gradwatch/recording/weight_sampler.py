@@ -55,6 +55,12 @@ SENTINELS_BY_OPERATORS = 64
 They take 48 operators and one copy a step, whatever the model, while measuring the gradients takes nine for each
 parameter: with 64, sentinels add 8 % (tests/contracts/test_waits.py counts them)."""
 
+SENTINELS_ON_HOST = 2**23
+"""Entries of a model on the CPU from which on PyTorch's operators read sentinels.
+
+They take 1 to 2 ms a step, whatever the model, and measuring takes one for each million entries: with 2**23 entries
+sentinels add a tenth to it. To 64 matrices of 64 x 64 they would add 167 %."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightSample:
@@ -235,10 +241,12 @@ def _are_read_at_once(parameters: Sequence[Tensor | None]) -> bool:
 
 
 def _has_sentinels(parameters: Sequence[Tensor | None]) -> bool:
-    """Whether those of a few are worth a read at every step. On the host PyTorch's operators would take too long."""
+    """Whether those of a few are worth a read at every step, beside what measuring the gradients takes."""
     if _are_read_at_once(parameters):
         return True
-    return _device_of(parameters).type != "cpu" and len(parameters) >= SENTINELS_BY_OPERATORS
+    if _device_of(parameters).type != "cpu":
+        return len(parameters) >= SENTINELS_BY_OPERATORS
+    return sum(one.numel() for one in parameters if one is not None) >= SENTINELS_ON_HOST
 
 
 def _device_of(parameters: Sequence[Tensor | None]) -> torch.device:

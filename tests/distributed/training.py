@@ -157,7 +157,7 @@ def ddp_heard(run: Path, ranks: Ranks = True) -> None:
 
 
 def deep() -> nn.Sequential:
-    """So many parameters that all updates are read at every second step only. Of five rows the last of four ranks has none."""
+    """So many that all updates are read at every second step only. Of five rows the last of four ranks has none."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(3, 5), *(nn.Linear(5, 5) for _ in range(10)), nn.Linear(5, 1))
 

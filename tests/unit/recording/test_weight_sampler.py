@@ -244,3 +244,16 @@ def test_who_has_sentinels(monkeypatch, device, at_once, length, expected):
     assert [step for step, one in found.items() if one is not None] == expected
     for one in filter(None, found.values()):
         assert one.present == [0, 1, 2, length - 3, length - 2, length - 1]
+
+
+@pytest.mark.parametrize(("entries", "expected"), [(160, True), (161, False)])
+def test_on_the_host_operators_read_sentinels_of_a_model_of_enough_entries(monkeypatch, entries, expected):
+    """As many as their read is short beside that of all gradients."""
+    monkeypatch.setattr(weight_sampler, "reads_updates_at_once", lambda device: False)
+    monkeypatch.setattr(weight_sampler, "SENTINELS_ON_HOST", entries)
+    weights = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(40)]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    sampler = WeightSampler(every=0, updates_every=None)
+    found, _ = sampler.sentinels(1, torch.optim.SGD(weights, lr=0.1), weights)
+    assert (found is not None) is expected
