@@ -204,7 +204,7 @@ class WeightSampler:
         """
         if not self._every or self._cannot_count:
             return None
-        if step % (self._every * SAMPLES_A_COUNT) and (self._was_nonfinite or not self._is_nonfinite(measured)):
+        if step % (self._every * SAMPLES_A_COUNT) and (self._was_nonfinite or not self._look_for_nonfinite(measured)):
             return None
         try:
             return measure_magnitudes(gradients, scale, wholes())
@@ -220,11 +220,11 @@ class WeightSampler:
 
     def _note_nonfinite(self, measured: Measurement | None) -> bool:
         """Return whether gradients begin to be not finite, as far as is known without waiting for a device."""
-        bad = measured is not None and self._is_nonfinite(measured)
+        bad = measured is not None and self._look_for_nonfinite(measured)
         first, self._was_nonfinite = bad and not self._was_nonfinite, bad
         return first
 
-    def _is_nonfinite(self, measured: Measurement) -> bool:
+    def _look_for_nonfinite(self, measured: Measurement) -> bool:
         """Whether gradients are not finite, as far as is known; each step asks twice."""
         if measured is not self._asked:
             self._asked, self._answer = measured, measured.is_here and measured.has_nonfinite()
