@@ -26,7 +26,10 @@ SCRIPT = """
     network = fully_shard(network) if "sharded" in sys.argv else DistributedDataParallel(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(rank)
-    with gradwatch.attach(network, optimizer, "run", ranks=True, first_step=10 if attempt else 0):
+    ranks = "collective" if "collective" in sys.argv else True
+    recorder = "process" if "process" in sys.argv else "thread"
+    first = 10 if attempt else 0
+    with gradwatch.attach(network, optimizer, "run", ranks=ranks, first_step=first, recorder=recorder):
         for step in range(40):
             if rank == 1 and step == 15 and attempt == 0:
                 time.sleep(1.5)  # so that what was before is on the disk
@@ -69,9 +72,24 @@ def test_a_killed_rank_leaves_what_was_before_and_hangs_nothing(script, kind):
     assert run.damaged_rows == 0
 
 
-@pytest.mark.parametrize("kind", [pytest.param("sharded", marks=pytest.mark.slow), "copied"])
-def test_a_restart_by_torchrun_goes_on_with_the_run(script, kind):
-    done = torchrun("--max-restarts=1", "train.py", "fail", kind, cwd=script)
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("fail", "copied"),
+        *(
+            pytest.param(how, marks=pytest.mark.slow, id="-".join(how))
+            for how in [
+                ("fail", "sharded"),
+                ("kill", "copied", "collective"),
+                ("kill", "sharded", "collective"),
+                ("kill", "copied", "process"),
+                ("kill", "sharded", "process"),
+            ]
+        ),
+    ],
+)
+def test_a_restart_by_torchrun_goes_on_with_the_run(script, how):
+    done = torchrun("--max-restarts=1", "train.py", *how, cwd=script)
     assert done.returncode == 0, done.stderr
     run = Run(script / "run")
     assert len(run.attempts()) == 2
