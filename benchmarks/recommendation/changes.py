@@ -1,11 +1,12 @@
 """Check `gradwatch recommend --if` by experiment: is the threshold that it predicts the one to train with?
 
-    python benchmarks/recommendation/changes.py [unseen | afterwards | seen] > tables
+    python benchmarks/recommendation/changes.py [policies | again | unseen | afterwards | seen] > tables
 
 Each row records three seeds of one task as it is, and asks `recommend --if` for the threshold after a change. Then it
 trains with the change: without clipping, over a grid of thresholds, and with the thresholds of four rules. These are
 the old one, 1.0, the predicted one, and the one that `recommend` gives for the changed runs themselves, recorded
-without clipping. The regret of a rule is its held-out loss over the best of the fixed thresholds, 1.0 and no clipping,
+without clipping. Where an advice names a policy, the training has the policy; "guards" has the predicted threshold
+itself. The regret of a rule is its held-out loss over the best of the fixed thresholds, 1.0 and no clipping,
 both means over the seeds.
 """
 
@@ -19,18 +20,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from lab import Batch, History, Trial, train
 from problems import EVERY, Made
-from regret import CACHE, CLASSES, geometric_mean, recorded
+from regret import CACHE, CLASSES, POLICIES, geometric_mean, recorded, rule_of
 
 from gradwatch.analysis.recommend import ChangedAdvice, Recommendation, recommend_after
 
+Advised: TypeAlias = tuple[float | None, str | None]  # a threshold, and a policy in its place
+
 SEEDS, STEPS, GRID = 3, 800, 8
 RULES = ("none", "old", "1.0", "predicted", "after")
+WITH_POLICIES = (*RULES, "guards")
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ class Row:
             found["batch"] = f"{before.batches}:{after.batches}"
         if after.decay != before.decay:
             found["weight_decay"] = f"{after.decay:g}"
-        if after.optimizer != before.optimizer:
+        if (before.optimizer, after.optimizer) == ("SGD", "Momentum"):
+            found["momentum"] = "0.9"
+        elif after.optimizer != before.optimizer:
             found["optimizer"] = CLASSES[after.optimizer][0]
         return found
 
     def kind(self) -> str:
-        return next(key for key in ("optimizer", "batch", "weight_decay", "lr") if key in self.changes())
+        return next(key for key in ("optimizer", "momentum", "batch", "weight_decay", "lr") if key in self.changes())
 
 
 def _rates(task: str, before: float, after: float, decay: float = 0.0) -> Row:
@@ -127,6 +133,31 @@ UNSEEN = (
     _decays("residual-digits-adam", 0.005, 0.1, 1.0, "AdamW"),
     _decays("taught-t2-adam", 0.005, 0.01, 0.3, "AdamW"),
 )
+
+
+def _momenta(task: str, rate: float, new_rate: float) -> Row:
+    return Row(task, Setting(rate, "SGD"), Setting(new_rate, "Momentum"))
+
+
+# Rows of `UNSEEN` whose change ends at an optimizer with a policy: looked at again, now that `--if` names it.
+POLICIES_AGAIN = tuple(
+    row for row in UNSEEN if row.kind() != "weight_decay" and (row.after.optimizer or row.task)[:4] in ("Adam", "wave")
+)
+# Declared after `--if` named policies and knew momentum, and before anything was trained for them.
+NEW = (
+    _momenta("correlated-sgd", 0.01, 0.01),
+    _momenta("waves-sgd", 0.05, 0.005),
+    _momenta("lognormal-sgd", 0.01, 0.01),
+    _momenta("adding-sgd", 0.03, 0.01),
+    _batches("counts-adam", 0.005, 1, 4),
+    _batches("mlp-mislabelled-adam", 0.005, 1, 4),
+    _batches("autoencoder-corrupted-adam", 0.003, 4, 1),
+    _optimizers("correlated-sgd", 0.01, "Adam", 0.005),
+    _optimizers("deep-mlp-sgd", 0.1, "AdamW", 0.003),
+    _optimizers("adding-sgd", 0.03, "Adam", 0.003),
+    _rates("waves-adam", 0.001, 0.01),
+    _rates("mlp-mislabelled-adam", 0.001, 0.02),
+)
 # Declared after the rule for weight decay with Adam was changed because of the three rows above, and before training.
 AFTERWARDS = (
     _decays("waves-adam", 0.005, 0.1, 1.0, "AdamW"),
@@ -135,6 +166,8 @@ AFTERWARDS = (
     _decays("variance-adam", 0.005, 0.1, 1.0, "AdamW"),
 )
 SPLITS = (
+    ("policies", "Unseen changes, after `--if` named policies and knew momentum", NEW),
+    ("again", "Rows of the first unseen changes whose advice now names a policy", POLICIES_AGAIN),
     ("unseen", "Unseen changes", UNSEEN),
     ("afterwards", "Weight decay with AdamW, unseen by the changed rule", AFTERWARDS),
     ("seen", "Changes looked at before", SEEN),
@@ -151,6 +184,7 @@ class Result:
     inside: int  # seeds whose changed run supports a threshold of the predicted range
     norms: float  # the median norm after over that before
     reasons: list[str] = field(default_factory=list)
+    clips: dict[str, list[str | None]] = field(default_factory=dict)  # the policies beside the thresholds
 
     @property
     def best(self) -> float:
@@ -187,6 +221,13 @@ def asked(
         return [recommend_after(run, row.changes()) for run in runs]
 
 
+def _trial(seed: int, rate: float, advised: Advised) -> Trial:
+    threshold, clip = advised
+    if clip is not None:
+        return Trial(seed, rate, policy=rule_of(clip))
+    return Trial(seed, rate, threshold or math.inf)
+
+
 def result_of(row: Row) -> Result:
     """Train one row."""
     recordings = {}
@@ -195,21 +236,23 @@ def result_of(row: Row) -> Result:
         history = train(made(row, setting), trials, steps=row.steps, keep_layers=True, decay=setting.decay)
         recordings[setting] = history, asked(row, setting, history, trials)
     (old, first), (new, second) = recordings[row.before], recordings[row.after]
-    chosen: dict[str, list[float | None]] = {
-        "old": [advice.max_norm for advice, _ in first],
-        "1.0": [1.0] * SEEDS,
-        "predicted": [change.max_norm for _, change in first],
-        "after": [advice.max_norm for advice, _ in second],
+    chosen: dict[str, list[Advised]] = {
+        "old": [(advice.max_norm, advice.clip) for advice, _ in first],
+        "1.0": [(1.0, None)] * SEEDS,
+        "predicted": [(change.max_norm, change.clip) for _, change in first],
+        "after": [(advice.max_norm, advice.clip) for advice, _ in second],
+        "guards": [(change.max_norm, None) for _, change in first],
     }
     middle = float(np.nanmedian(new.norms[np.isfinite(new.norms)]))
     grid = [middle * float(factor) for factor in np.geomspace(0.03, 30, GRID)]
     wanted = list(chosen.values())
-    wanted += [[threshold] * SEEDS for threshold in grid]
-    trials = [Trial(seed, row.after.rate, threshold or math.inf) for of in wanted for seed, threshold in enumerate(of)]
-    made_with = train(made(row, row.after), trials, steps=row.steps, decay=row.after.decay)
+    wanted += [[(threshold, None)] * SEEDS for threshold in grid]
+    trials = [_trial(seed, row.after.rate, advised) for of in wanted for seed, advised in enumerate(of)]
+    made_with = train(made(row, row.after), trials, steps=row.steps, policies=POLICIES, decay=row.after.decay)
     scores = made_with.score().reshape(len(wanted), SEEDS).mean(axis=1).tolist()
     return Result(
-        thresholds=chosen,
+        thresholds={rule: [threshold for threshold, _ in of] for rule, of in chosen.items()},
+        clips={rule: [clip for _, clip in of] for rule, of in chosen.items()},
         losses={"none": float(new.score().mean())} | dict(zip(chosen, scores, strict=False)),
         grid=list(zip(grid, scores[len(chosen) :], strict=True)),
         inside=sum(
@@ -221,15 +264,19 @@ def result_of(row: Row) -> Result:
     )
 
 
+def _rules(results: Sequence[Result]) -> tuple[str, ...]:
+    """The first printings trained no policy, and had no "guards"."""
+    return WITH_POLICIES if all("guards" in result.losses for result in results) else RULES
+
+
 def line(row: Row, result: Result) -> str:
     pairs = zip(result.thresholds["predicted"], result.thresholds["after"], strict=True)
     ratios = [predicted / after for predicted, after in pairs if predicted and after]
     ratio = f"{geometric_mean(ratios):.2f}" if ratios else "-"
-    regrets = " | ".join(f"{result.regret(rule):.3f}" for rule in RULES)
+    regrets = " | ".join(f"{result.regret(rule):.3f}" for rule in _rules([result]))
     what = ", ".join(f"{key}={value}" for key, value in row.changes().items())
     numbers = " | ".join(
-        "/".join("-" if number is None else f"{number:g}" for number in result.thresholds[rule])
-        for rule in ("old", "predicted", "after")
+        "/".join(_shown(result, rule, seed) for seed in range(SEEDS)) for rule in ("old", "predicted", "after")
     )
     return (
         f"| {row.task} | {what} | {result.norms:.2f} | {numbers} | {ratio} | {result.inside} of {SEEDS} |"
@@ -237,16 +284,22 @@ def line(row: Row, result: Result) -> str:
     )
 
 
+def _shown(result: Result, rule: str, seed: int) -> str:
+    clip, number = (result.clips or {}).get(rule, [None] * SEEDS)[seed], result.thresholds[rule][seed]
+    return clip or ("-" if number is None else f"{number:g}")
+
+
 def overview(found: Sequence[tuple[Row, Result]]) -> list[str]:
     """By kind of change the geometric mean, the median and the worst regret of each rule."""
-    lines = ["| change | rows | of the regret | " + " | ".join(RULES) + " |", "|" + "---|" * (len(RULES) + 3)]
-    for kind in ("lr", "batch", "optimizer", "weight_decay", "all"):
+    rules = _rules([result for _, result in found])
+    lines = ["| change | rows | of the regret | " + " | ".join(rules) + " |", "|" + "---|" * (len(rules) + 3)]
+    for kind in ("lr", "batch", "optimizer", "momentum", "weight_decay", "all"):
         own = [result for row, result in found if kind in ("all", row.kind())]
         if not own:
             continue
-        regrets = {rule: [result.regret(rule) for result in own] for rule in RULES}
+        regrets = {rule: [result.regret(rule) for result in own] for rule in rules}
         for name, of in (("geometric mean", geometric_mean), ("median", np.median), ("worst", max)):
-            numbers = " | ".join(f"{of(regrets[rule]):.3f}" for rule in RULES)
+            numbers = " | ".join(f"{of(regrets[rule]):.3f}" for rule in rules)
             lines.append(f"| {kind} | {len(own)} | {name} | {numbers} |")
     return lines
 
@@ -254,15 +307,20 @@ def overview(found: Sequence[tuple[Row, Result]]) -> list[str]:
 def every_row(found: Sequence[tuple[Row, Result]]) -> list[str]:
     head = (
         "| task | change | median norm after / before | old advice | predicted | advice after | predicted / after |"
-        " after lies in the predicted range | best threshold | regret: none | old | 1.0 | predicted | after |"
+        " after lies in the predicted range | best threshold | regret: "
     )
-    return [head, "|" + "---|" * 14, *(line(row, result) for row, result in found)]
+    rules = _rules([result for _, result in found])
+    return [
+        head + " | ".join(rules) + " |",
+        "|" + "---|" * (9 + len(rules)),
+        *(line(row, result) for row, result in found),
+    ]
 
 
 def result_for(row: Row) -> Result:
     """The result of a row, from a file where it was trained before."""
     name = "-".join([row.task, *(f"{key}={value}" for key, value in row.changes().items())]).replace(":", "to")
-    file = CACHE / f"changes.{name}.json"
+    file = CACHE / f"changes.policies.{name}.json"
     if not file.exists():
         began, used = time.monotonic(), time.process_time()
         CACHE.mkdir(exist_ok=True)

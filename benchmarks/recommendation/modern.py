@@ -64,6 +64,7 @@ class History:
     losses: Array
     layer_norms: Array
     layer_max: Array
+    layer_zeros: Array
     weights: Array  # norms before each step
     updates: Array  # norms of the change
     looks: Array  # (LOOKS, trainings), held out
@@ -302,7 +303,9 @@ def train(task: Task, optimizer: Optimizer, trials: Sequence[Trial], *, keep: bo
     alive = torch.ones(len(trials), dtype=torch.bool)
     shape = (STEPS, len(trials), len(weights))
     norms, losses = np.full(shape[:2], np.nan), np.full(shape[:2], np.nan)
-    kept = {name: np.full(shape if keep else (0, 0, 0), np.nan) for name in ("norm", "max", "weight", "update")}
+    kept = {
+        name: np.full(shape if keep else (0, 0, 0), np.nan) for name in ("norm", "max", "zeros", "weight", "update")
+    }
     looks: list[Array] = []
     every = max(1, STEPS // LOOKS)
     with torch.no_grad():
@@ -315,6 +318,9 @@ def train(task: Task, optimizer: Optimizer, trials: Sequence[Trial], *, keep: bo
             norms[step], losses[step] = norm.numpy(), loss.detach().numpy()
             if keep:
                 kept["norm"][step] = own.numpy()
+                kept["zeros"][step] = torch.stack(
+                    [(g.flatten(1) == 0).sum(dim=1) for g in gradients.values()], 1
+                ).numpy()
                 kept["max"][step] = torch.stack([g.flatten(1).abs().amax(dim=1) for g in gradients.values()], 1).numpy()
             alive &= torch.isfinite(norm)
             gradients = {name: g.nan_to_num(0.0, 0.0, 0.0).clone() for name, g in gradients.items()}
@@ -329,7 +335,8 @@ def train(task: Task, optimizer: Optimizer, trials: Sequence[Trial], *, keep: bo
             if (step + 1) % every == 0 and len(looks) < LOOKS:
                 seen = task.loss(weights, held_out).double()
                 looks.append(torch.where(alive, seen, torch.full_like(seen, math.nan)).numpy())
-    return History(norms, losses, kept["norm"], kept["max"], kept["weight"], kept["update"], np.array(looks), before)
+    layers = kept["norm"], kept["max"], kept["zeros"]
+    return History(norms, losses, *layers, kept["weight"], kept["update"], np.array(looks), before)
 
 
 # ----------------------------------------------------------------------------------------- advice
@@ -357,6 +364,7 @@ def advised(task: Task, optimizer: Optimizer, plain: History, at: int, trial: Tr
                     parameters=parameters,
                     norm=plain.layer_norms[step, at].astype(np.float32),
                     abs_max=plain.layer_max[step, at].astype(np.float32),
+                    zeros=plain.layer_zeros[step, at].astype(np.float32),
                 ),
                 weights=sample if step % SAMPLED == 0 else None,
             )

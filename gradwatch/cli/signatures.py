@@ -301,8 +301,8 @@ def recommend(
         typer.Option(
             "--if",
             metavar="KEY=VALUE",
-            help="Recommend for a changed setting: lr=3e-4, batch=OLD:NEW, weight_decay=0.1 or optimizer=AdamW; may be"
-            " repeated.",
+            help="Recommend for a changed setting: lr=3e-4, batch=OLD:NEW, weight_decay=0.1, optimizer=AdamW,"
+            " momentum=0.9, nesterov=true, beta1=0.8 or beta2=0.99; may be repeated.",
         ),
     ] = None,
 ) -> None:

@@ -24,7 +24,8 @@ class GradWatchCallback(TrainerCallback):
 
     A Trainer calls its callbacks after clipping. The recorded norms are those before clipping all the same,
     because they are measured at the clip call. The loss of a step is the value `backward` was called on.
-    The training arguments are the run's config. In a distributed training rank 0 writes the run.
+    ``eval_loss`` is the validation loss. The training arguments are the run's config. In a distributed training rank 0
+    writes the run.
 
     Args:
         run: the folder to record into; by default ``gradwatch`` in the output folder.
@@ -55,6 +56,11 @@ class GradWatchCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._close()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the loss of an evaluation within the training."""
+        if self.watch is not None:
+            self.watch.log(validation_loss=(kwargs.get("metrics") or {}).get("eval_loss"))
 
     def _close(self) -> None:
         if self.watch is not None:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from gradwatch import __version__
@@ -607,7 +608,15 @@ def _meta(trained: Trained, options: RecordingOptions, policies: Mapping[str, Po
         "moment": "before clipping",
         "stats": ",".join(options.stats),
         "every": str(options.every),
+        **_dropout([model for model, _ in trained.values()]),
     } | {f"clip.{name}": repr(policy) for name, policy in policies.items()}
+
+
+def _dropout(models: Iterable[nn.Module]) -> dict[str, str]:
+    """The largest share that a dropout layer of the models drops; nothing without one."""
+    layers = (layer for model in models for layer in model.modules() if isinstance(layer, _DropoutNd))
+    largest = max((layer.p for layer in layers), default=0.0)
+    return {"dropout": f"{largest:g}"} if largest > 0 else {}
 
 
 def _settings(options: RecordingOptions) -> dict[str, str]:

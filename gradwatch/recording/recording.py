@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, ParamSpec, Protocol, TypeAlias
 
@@ -91,6 +91,10 @@ class Recording:
     def last(self) -> StepRecord | None:
         """The latest record that was made; None before the first, and after a fault."""
         return self._sink.last
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Keep facts about the training, by their key in the table meta."""
+        self._sink.note(facts)
 
     # ---------------------------------------------------------------------- beginning and end
 

@@ -17,6 +17,7 @@ from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.loops import Loop
 from gradwatch.recording.losses import Number, loss_value, losses_among
 from gradwatch.recording.recording import OpenLoop, Recording
+from gradwatch.recording.validation import ValidationLosses
 
 P = ParamSpec("P")
 Method: TypeAlias = Callable[Concatenate["HookRouter", P], None]
@@ -50,6 +51,7 @@ class HookRouter:
         self._recording = recording
         self._loops = recording.loops
         self._check = recording.check
+        self._validation = ValidationLosses()
         self._losses: list[Number] = []  # on which backward is being called
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
 
@@ -79,6 +81,18 @@ class HookRouter:
             return
         for loop in loops:
             loop.tracker.log(value)
+
+    @_guarded
+    def log_validation(self, loss: object) -> None:
+        """Take the loss of a validation after the last step."""
+        if loss is None:
+            return
+        try:
+            value = float(loss_value(loss))
+        except BadArgument as error:
+            self._recording.notices.warn_once(str(error))
+            return
+        self._recording.note(self._validation.add(max(0, self._loops.furthest_step - 1), value))
 
     @_guarded
     def gradients_ready(self, optimizer: Optimizer) -> None:

@@ -90,15 +90,26 @@ class Watch:
         """The time that the training thread has spent in gradwatch."""
         return self._recording.overhead_seconds
 
-    def log(self, *, loss: float | Tensor | None = None, optimizer: str | None = None) -> None:
+    def log(
+        self,
+        *,
+        loss: float | Tensor | None = None,
+        optimizer: str | None = None,
+        validation_loss: float | Tensor | None = None,
+    ) -> None:
         """Add the loss to a step: the last one, or the next one if you call this before its step.
 
         This does not wait for a tensor's value. Several calls for one step (micro-batches) give their
         mean. With several optimizers the loss goes to all of them, or to the named one. Without any
         call, the loss of a step is the sum of the tensors on which `backward` was called, divided by
         a GradScaler's scale.
+
+        ``validation_loss`` is the loss on data that the training does not learn from, after the last step. `gradwatch
+        recommend` tells from it where early stopping would have ended the training. It is read at once, and is kept
+        if one process trains.
         """
         self._router.log(loss, optimizer)
+        self._router.log_validation(validation_loss)
 
     def add(self, name: str, model: nn.Module, optimizer: Optimizer) -> None:
         """Record one more optimizer from now on. Its step numbers continue those that the run has of it.

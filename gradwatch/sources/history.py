@@ -88,6 +88,7 @@ class History:
         learning_rate: that the optimizer began with, as a config tells; None: not known, or the points have it.
         config: the settings of the training by their dotted names.
         layers: the names of the parameters whose norms the points have.
+        validation: steps, and the loss on data that the training did not learn from.
     """
 
     points: Sequence[Point]
@@ -99,6 +100,7 @@ class History:
     layers: tuple[str, ...] = ()
     learning_rate: float | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    validation: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,8 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
         meta["rewards"] = json.dumps(rewards)
     if history.config:
         meta["config"] = json.dumps(history.config)
+    if history.validation:
+        meta["validation_loss.0"] = json.dumps(list(history.validation))
     known = {} if history.learning_rate is None else {"lr": history.learning_rate}
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as aside:
         _write_store(Path(aside), meta, (optimizer_class, known), records, events)

@@ -38,8 +38,16 @@ def read(file: Path) -> History:
         points,
         f"log_history of {file.name}",
         moment="before clipping",
+        validation=_validation(log),
         notes=("losses are means over the steps since the last entry, norms are of the last step alone",),
     )
+
+
+def _validation(log: list[Any]) -> list[tuple[int, float]]:
+    """Steps and ``eval_loss``; what can't be read is left out."""
+    logged = [entry for entry in log if isinstance(entry, dict) and is_step(entry.get("step"))]
+    pairs = [(int(entry["step"]), as_float(entry.get("eval_loss"))) for entry in logged]
+    return [(step, loss) for step, loss in pairs if loss is not None]
 
 
 def _point(entry: dict[str, Any], file: Path) -> Point:

@@ -64,6 +64,7 @@ _MORE_OF_A_RECOMMENDATION = (
     "mean_clip_coef",
     "usable_steps",
     "worst_norm",
+    "clip_value",
     "record_at",
     "tail_index",
     "tail_low",

@@ -16,6 +16,7 @@ from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import wording
 from gradwatch.analysis.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
 from gradwatch.analysis.recommend.aggregate import aggregate
+from gradwatch.analysis.recommend.beside import beside_clipping
 from gradwatch.analysis.recommend.changes import ChangedAdvice, Setup, advise_after, parse_changes
 from gradwatch.analysis.recommend.entries import value_or_norm
 from gradwatch.analysis.recommend.rule import MAX_DRIFT_DOWN, MAX_DRIFT_UP, choose, decisive, step_bound
@@ -101,9 +102,11 @@ def _with_entries(
 ) -> Recommendation:
     """The advice with the optimizer it is about, and with a reason more: whether to clip by value or by norm."""
     advice = replace(advice, optimizer=optimizer, optimizers=tuple(reader.optimizers))
-    if advice.refused is not None:
+    if advice.max_norm is None:
         return advice
-    return replace(advice, reasons=(*advice.reasons, value_or_norm(reader, optimizer, history)))
+    how = value_or_norm(reader, optimizer, history, advice.max_norm)
+    reasons = (*advice.reasons, how.reason, *beside_clipping(history, reader.meta()))
+    return replace(advice, reasons=reasons, clip_value=how.clip_value)
 
 
 def _history_and_findings(

@@ -52,6 +52,7 @@ class Recommendation:
     usable_steps: int = 0
     worst_norm: float | None = None  # the norm at which the training was lost, else the largest finite one
     clip: str | None = None  # a policy of gradwatch.clip, where one does better than a fixed threshold
+    clip_value: float | None = None  # a threshold by value, where single entries carry the steps that stand out
     record_at: float | None = None  # the threshold at which to record another run, where the refusal asks for one
     tail_index: float | None = None
     tail_low: float | None = None
@@ -76,11 +77,16 @@ class Recommendation:
             return {}
         value = f"{self.max_norm:g}"
         own = {"gradwatch": f"gradwatch.attach(model, optimizer, run, clip=gradwatch.clip.{self.clip})"}
-        return (own if self.clip else {}) | {
-            "torch": f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={value})",
-            "lightning": f'Trainer(gradient_clip_val={value}, gradient_clip_algorithm="norm")',
-            "transformers": f"TrainingArguments(max_grad_norm={value})",
-        }
+        entries = {"torch_by_value": f"torch.nn.utils.clip_grad_value_(model.parameters(), {self.clip_value or 0:g})"}
+        return (
+            (entries if self.clip_value else {})
+            | (own if self.clip else {})
+            | {
+                "torch": f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={value})",
+                "lightning": f'Trainer(gradient_clip_val={value}, gradient_clip_algorithm="norm")',
+                "transformers": f"TrainingArguments(max_grad_norm={value})",
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

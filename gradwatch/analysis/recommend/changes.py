@@ -19,7 +19,8 @@ from gradwatch.analysis.statistics.tail import tail_index
 from gradwatch.analysis.statistics.update_rule import find_update_rule, is_of_fixed_size
 from gradwatch.errors import BadArgument
 
-KEYS = ("lr", "batch", "weight_decay", "optimizer")
+KEYS = ("lr", "batch", "weight_decay", "optimizer", "momentum", "nesterov", "beta1", "beta2")
+SHARES = ("momentum", "beta1", "beta2")  # from 0 to below 1
 COUPLED = ("Adam", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax")  # add weight decay to the gradient
 
 
@@ -40,6 +41,7 @@ class ChangedAdvice:
     low: float | None
     high: float | None
     reasons: tuple[str, ...]
+    clip: str | None = None  # a policy of gradwatch.clip, where one does better than a fixed threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ def parse_changes(given: Sequence[str]) -> dict[str, str]:
             raise BadArgument(f"--if is {entry!r}; expected KEY=VALUE, each key once, of {', '.join(KEYS)}.")
         if key in ("lr", "weight_decay"):
             _number(key, value, least=0.0, exclusive=key == "lr")
+        elif key in SHARES and _number(key, value, least=0.0, exclusive=False) >= 1:
+            raise BadArgument(f"--if {key} is {value!r}; expected a number from 0 to below 1.")
+        elif key == "nesterov" and value not in ("true", "false"):
+            raise BadArgument(f"--if nesterov is {value!r}; expected true or false.")
         elif key == "batch":
             for part in value.split(":", 1):
                 _number(key, part, least=0.0, exclusive=True)
@@ -95,6 +101,10 @@ def advise_after(
     if refused is not None:
         return _without(changes, f"the unchanged run supports no threshold: {refused}")
     new, reasons = _with_optimizer(history, changes)
+    if (why := _not_of_this_optimizer(new, changes)) is not None:
+        return _without(changes, why)
+    new, more = _with_momentum(new, changes)
+    reasons += more
     effects = [e for e in (_of_batch(setup, changes), _of_decay(history, new, setup, changes)) if e is not None]
     choices = [_choose(new, norms, weights) for norms, weights in _combined(effects)]
     decisive = [_choose(new, norms, weights) for norms, weights in _combined([_decided(effect) for effect in effects])]
@@ -102,13 +112,70 @@ def advise_after(
     reasons += [effect.reason for effect in effects]
     if "lr" in changes:
         reasons += _reasons_of_rate(history, new)
+    before, after = _choose(history, 1.0, 1.0).clip, decisive[0].clip
+    reasons += _reasons_of_policy(before, after, new)
     return ChangedAdvice(
         changes=dict(changes),
         max_norm=two_digits(float(np.exp(np.mean(np.log(numbers))))),
         low=two_digits(min(choice.low for choice in choices)),
         high=two_digits(max(choice.high for choice in choices)),
         reasons=tuple(reasons),
+        clip=after,
     )
+
+
+def _reasons_of_policy(before: str | None, after: str | None, new: OptimizerHistory) -> list[str]:
+    """Say what the change does to a policy that follows the norms. No effect that is known here changes which it is."""
+    if after is not None and after == before:
+        return [
+            f"{after} compares each norm with those before it, so it follows the norms of the changed training: its"
+            " settings stay as they are. The threshold is what a fixed one would be"
+        ]
+    if after is not None:
+        return [f"with {new.optimizer_class} a threshold that follows the norms did better in the benchmark: {after}"]
+    if before is not None:
+        return [f"{before} is for an optimizer that divides by the size of its gradients: use the fixed threshold"]
+    return []
+
+
+def _not_of_this_optimizer(new: OptimizerHistory, changes: Mapping[str, str]) -> str | None:
+    """Why there is no threshold for settings that the optimizer does not have; None where it may have them."""
+    name = new.optimizer_class or "the optimizer"
+    betas = [key for key in ("beta1", "beta2") if key in changes]
+    if betas and new.follows_gradient:
+        return f"{name} follows the size of its gradient and has no {betas[0]}"
+    if new.update_rule is None and {"momentum", "nesterov", *betas} & set(changes):
+        return (
+            f"it is not known whether the update of {name} follows the size of its gradient, and so what its averages"
+            " do: record a run with the change"
+        )
+    return None
+
+
+def _with_momentum(new: OptimizerHistory, changes: Mapping[str, str]) -> tuple[OptimizerHistory, list[str]]:
+    """The history as if momentum had been another, and why the threshold moves or stays."""
+    reasons = []
+    averages = [key for key in ("momentum", "nesterov", "beta1", "beta2") if key in changes]
+    if averages and new.is_adaptive:
+        names = " and ".join(averages)
+        return new, [
+            f"{names}: {new.optimizer_class} divides by the size of its gradients, and the norms before clipping are"
+            " not averaged, so the threshold stays; how the averages change the course of the training is not known"
+        ]
+    if "momentum" in changes:
+        old, momentum = new.momentum, float(changes["momentum"])
+        # The updates of independent gradients: their mean square is lr^2 / (1 - momentum^2) times that of a gradient.
+        times = math.sqrt((1 - old**2) / (1 - momentum**2))
+        ratio = None if new.update_ratio is None else new.update_ratio * times
+        new = replace(new, momentum=momentum, update_ratio=ratio)
+        reasons.append(
+            f"with momentum a gradient moves the weights by the learning rate / (1 - momentum) in the end: at"
+            f" {momentum:g} instead of {old:g}, the same bound on one update is {(1 - momentum) / (1 - old):.3g} times"
+            " the threshold"
+        )
+    if "nesterov" in changes:
+        reasons.append("nesterov: a gradient moves the weights as far in the end, only earlier, so the threshold stays")
+    return new, reasons
 
 
 def _decided(effect: _Effect) -> _Effect:
@@ -128,7 +195,7 @@ def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tu
         rule = find_update_rule(name, {}, history.frame.iloc[:0], history.weights.iloc[:0])
         keeps = rule == history.update_rule
         reasons.append(_words_of_rule(name, rule, keeps=keeps))
-        if rule == "follows-gradient" and not keeps:
+        if rule == "follows-gradient" and not keeps and "momentum" not in changes:
             reasons.append(f"{name} is taken without momentum")
         if not keeps and "lr" not in changes:
             new = replace(new, learning_rate=None)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,36 +16,51 @@ from gradwatch.analysis.statistics.quantiles import Array
 
 MOST_SPIKES = 20  # spikes that are read
 MOST_SAMPLES = 400  # steps whose largest entries and norms of parameters are read
-GUARD = 0.99  # quantile of the largest entries of usual steps
 OWN_RISE, REST_RISE = 4.0, 2.0  # times its usual norm: of the parameter that stands out, at least, and of all others
 CARRIED = 0.5  # of the squared norm: an entry with as much carries the step
 
 
-def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory) -> str:
-    """A sentence that says by which of the two to clip, or that the record can't tell."""
+Kind: TypeAlias = Literal["value", "parameter", "norm"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HowToClip:
+    """By value, per parameter or by norm; None if the record can't tell."""
+
+    kind: Kind | None
+    reason: str
+    clip_value: float | None = None  # the threshold by value
+
+
+def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory, max_norm: float) -> HowToClip:
+    """By which of the kinds to clip, and why; ``max_norm`` is the advice by norm."""
     if not history.spikes:
-        return "by value or by norm: the record can't tell, for no step stood out"
+        return HowToClip(kind=None, reason="by value or by norm: the record can't tell, for no step stood out")
     shares = _largest_entries(reader, optimizer, history)
     if not len(shares):
-        return (
-            "by value or by norm: the record can't tell, for it lacks the largest entries of the steps that stood out"
-        )
+        why = "it lacks the largest entries of the steps that stood out"
+        return HowToClip(kind=None, reason=f"by value or by norm: the record can't tell, for {why}")
     share = float(np.median(shares))
     if share >= CARRIED:
-        return (
-            f"by value or by norm: one entry carries {share:.0%} of the squared norm of the steps that stood out, so a"
-            " clip by value would cut it and leave the others, where one by norm shrinks all"
-            + _value(reader, optimizer, history)
+        threshold, count = _threshold_by_value(reader, optimizer, history, max_norm)
+        return HowToClip(
+            kind="value",
+            reason=f"by value or by norm: one entry carries {share:.0%} of the squared norm of the steps that stood"
+            " out, so a clip by value would cut it and leave the others, where one by norm shrinks all"
+            f": `clip_grad_value_` at {threshold:g} keeps every step of {count} entries within {max_norm:g} too",
+            clip_value=threshold,
         )
     alone = _alone(reader, optimizer, history)
     if alone is not None:
-        return (
-            f"by value or by norm: per parameter, for {alone} alone stood out at these steps, and a clip by the total"
-            " norm shrinks all others with it (gradwatch.clip.LayerNormClip)"
+        return HowToClip(
+            kind="parameter",
+            reason=f"by value or by norm: per parameter, for {alone} alone stood out at these steps, and a clip by the"
+            " total norm shrinks all others with it (gradwatch.clip.LayerNormClip)",
         )
-    return (
-        "by value or by norm: by norm, for the steps that stood out are large in many entries (the largest has"
-        f" {share:.0%} of the squared norm), and a clip by norm keeps their direction"
+    return HowToClip(
+        kind="norm",
+        reason="by value or by norm: by norm, for the steps that stood out are large in many entries (the largest has"
+        f" {share:.0%} of the squared norm), and a clip by norm keeps their direction",
     )
 
 
@@ -60,15 +79,19 @@ def _rows_of_spikes(reader: RunReader, optimizer: str, history: OptimizerHistory
     return rows[np.isin(rows[:, 1], spikes[:MOST_SPIKES])]
 
 
-def _value(reader: RunReader, optimizer: str, history: OptimizerHistory) -> str:
-    """The entry threshold that passes nearly all usual steps, as the end of a sentence."""
-    entries = _sampled(reader, optimizer, history, "abs_max")
-    usual = np.nanmax(entries, axis=1) if entries.size else np.empty(0)
-    usual = usual[np.isfinite(usual)]
-    if not len(usual):
-        return ""
-    threshold = two_digits(float(np.quantile(usual, GUARD)))
-    return f": `clip_grad_value_` at {threshold:g} cuts no entry at {GUARD:.0%} of the steps"
+def _threshold_by_value(
+    reader: RunReader, optimizer: str, history: OptimizerHistory, max_norm: float
+) -> tuple[float, int]:
+    """The entry threshold with which no step exceeds a norm, and the number of entries that it holds for.
+
+    A gradient of n entries within c has a norm of at most c sqrt(n). Entries that are exactly 0 at a step don't count.
+    """
+    sizes = np.array([info.numel for info in reader.parameters(optimizer)], float)
+    zeros = reader.layers("zeros", optimizer, one_of=_distance(history)).to_numpy(float)
+    zeros = zeros[np.isfinite(zeros).all(axis=1)]
+    entries = sizes.sum() - (float(np.median(zeros.sum(axis=1))) if zeros.size else 0.0)
+    count = max(1, int(entries))
+    return two_digits(max_norm / math.sqrt(count)), count
 
 
 def _alone(reader: RunReader, optimizer: str, history: OptimizerHistory) -> str | None:
@@ -91,8 +114,13 @@ def _alone(reader: RunReader, optimizer: str, history: OptimizerHistory) -> str 
 
 def _sampled(reader: RunReader, optimizer: str, history: OptimizerHistory, stat: str) -> Array:
     """A statistic of each parameter at an even sample of the steps, (samples, parameters)."""
-    table: Array = reader.layers(stat, optimizer, one_of=max(1, history.steps // MOST_SAMPLES) | 1).to_numpy(float)
+    table: Array = reader.layers(stat, optimizer, one_of=_distance(history)).to_numpy(float)
     return table[np.isfinite(table).all(axis=1)]
+
+
+def _distance(history: OptimizerHistory) -> int:
+    """Rows of several optimizers take turns: an odd distance meets the rows of each of them."""
+    return max(1, history.steps // MOST_SAMPLES) | 1
 
 
 def _row(reader: RunReader, optimizer: str, row: int, stat: str) -> Array:

@@ -25,7 +25,8 @@ def _after(after: ChangedAdvice, screen: Screen) -> list[Text]:
     if after.max_norm is None:
         head.append("no recommendation", "yellow")
     else:
-        head.append(f"max_norm {number(after.max_norm)}", "bold green")
+        policy = "" if after.clip is None else f"{after.clip} or "
+        head.append(f"{policy}max_norm {number(after.max_norm)}", "bold green")
         head.append(f"   anything from {number(after.low)} to {number(after.high)} is supported", "dim")
     return [Text(), head, *screen.items(tuple(screen.ink.safe(reason) for reason in after.reasons))]
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from gradwatch import Run
+from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.clip import NormClip
 from gradwatch.integrations.transformers import GradWatchCallback
 from gradwatch.sources import read, write
@@ -180,3 +181,22 @@ def test_gradwatch_run_records_a_script_that_uses_the_trainer(tmp_path):
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-4)
     np.testing.assert_allclose(steps["loss"], losses, rtol=1e-4)
     assert (steps["max_norm"] == 0.5).all()
+
+
+def test_the_loss_of_an_evaluation_is_the_validation_loss(tmp_path):
+    callback = GradWatchCallback(tmp_path / "run")
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=4,
+        eval_steps=2,
+        eval_strategy="steps",
+        per_device_train_batch_size=4,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model=make(), args=arguments, train_dataset=Tokens(), eval_dataset=Tokens(), callbacks=[callback])
+    trainer.train()
+    told = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+    # The callback hears of it before the last step is recorded as made, or after.
+    assert validation_losses(Run(tmp_path / "run").meta()).to_list() == pytest.approx(list(told.values()))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
+from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.errors import CannotImport
 from gradwatch.sources import read, write
 
@@ -82,3 +83,17 @@ def test_whole_numbers_too_large_for_64_bits_are_refused_or_floats(tmp_path, key
     with pytest.raises(CannotImport):
         imported([tmp_path / "a.json"], tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_losses_of_evaluations_are_kept(tmp_path):
+    """A Trainer logs them in entries of their own, between those of the training."""
+    state = trainer_state()
+    state["log_history"] += [
+        {"eval_loss": 1.5, "step": 20},
+        {"eval_loss": "x", "step": 40},
+        {"eval_loss": 1.25, "step": 60},
+    ]
+    file = tmp_path / "trainer_state.json"
+    file.write_text(json.dumps(state))
+    write(read([file]), tmp_path / "run")
+    assert validation_losses(Run(tmp_path / "run").meta()).to_dict() == {20: 1.5, 60: 1.25, 500: 1.0}

@@ -38,7 +38,20 @@ def recorded(path, optimizer="SGD", weight=50.0, **settings):
 
 
 @pytest.mark.parametrize(
-    "given", [["x=1"], ["lr"], ["lr="], ["lr=0"], ["lr=nan"], ["lr=-1"], ["batch=0:4"], ["batch=a"]]
+    "given",
+    [
+        ["x=1"],
+        ["lr"],
+        ["lr="],
+        ["lr=0"],
+        ["lr=nan"],
+        ["lr=-1"],
+        ["batch=0:4"],
+        ["batch=a"],
+        ["momentum=1"],
+        ["beta1=-0.1"],
+        ["nesterov=yes"],
+    ],
 )
 def test_a_change_that_can_not_be_read_is_an_error(given):
     with pytest.raises(BadArgument, match="--if"):
@@ -151,6 +164,40 @@ def test_what_is_not_known_is_said(tmp_path, optimizer, settings, changes, says)
     _, after = recommend_after(recorded(tmp_path, optimizer, **settings), changes)
     assert any(says in reason for reason in after.reasons), after.reasons
     assert after.max_norm is not None
+
+
+@pytest.mark.parametrize(("old", "new"), [(0.0, 0.9), (0.9, 0.5)])
+def test_another_momentum_gives_the_threshold_of_a_run_that_was_recorded_with_it(tmp_path, old, new):
+    before, after = recommend_after(recorded(tmp_path / "a", momentum=old), {"momentum": str(new)})
+    assert after.max_norm == pytest.approx(recorded(tmp_path / "b", momentum=new).recommend().max_norm, rel=0.02)
+    assert after.max_norm != before.max_norm
+    assert any("1 - momentum" in reason for reason in after.reasons)
+    nesterov = recommend_after(Run(tmp_path / "a"), {"nesterov": "true"})[1]
+    assert nesterov.max_norm == before.max_norm
+
+
+@pytest.mark.parametrize("changes", [{"beta2": "0.9"}, {"momentum": "0.5"}, {"lr": "0.01"}, {"batch": "32:64"}])
+def test_after_a_change_a_policy_is_named_as_it_is_without_one(tmp_path, changes):
+    before, after = recommend_after(recorded(tmp_path, "AdamW"), changes)
+    assert before.clip is not None
+    assert after.clip == before.clip
+    assert any("its settings stay as they are" in reason for reason in after.reasons)
+
+
+def test_a_policy_comes_and_goes_with_the_kind_of_optimizer(tmp_path):
+    _, to_adam = recommend_after(recorded(tmp_path / "a"), {"optimizer": "Adam"})
+    _, to_sgd = recommend_after(recorded(tmp_path / "b", "Adam"), {"optimizer": "SGD", "lr": "0.1", "momentum": "0.9"})
+    assert to_adam.clip == recorded(tmp_path / "c", "Adam").recommend().clip
+    assert to_sgd.clip is None
+    assert any("use the fixed threshold" in reason for reason in to_sgd.reasons)
+    assert to_sgd.max_norm == pytest.approx(recorded(tmp_path / "d", momentum=0.9).recommend().max_norm, rel=0.02)
+
+
+@pytest.mark.parametrize(("optimizer", "key"), [("SGD", "beta1"), ("Unheard", "momentum")])
+def test_an_average_that_the_optimizer_may_not_have_gives_no_threshold(tmp_path, optimizer, key):
+    _, after = recommend_after(recorded(tmp_path, optimizer), {key: "0.5"})
+    assert after.max_norm is None
+    assert optimizer in after.reasons[0]
 
 
 def test_a_run_that_supports_no_threshold_supports_none_after_a_change(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from gradwatch import Run
 from gradwatch.analysis.recommend.entries import value_or_norm
@@ -21,7 +22,7 @@ def said(path, norms, share):
         largest = None if share is None else np.array([record.total_norm * share**0.5, 0.0], np.float32)
         records.append(dataclasses.replace(record, layers=dataclasses.replace(record.layers, abs_max=largest)))
     run = Run(write_run(path, records))
-    return value_or_norm(run, "0", optimizer_history(run))
+    return value_or_norm(run, "0", optimizer_history(run), 2.0)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def said(path, norms, share):
     ],
 )
 def test_who_carries_the_spikes_decides(tmp_path, norms, share, says):
-    assert says in said(tmp_path, norms, share)
+    assert says in said(tmp_path, norms, share).reason
 
 
 def of_two(path, spike):
@@ -48,17 +49,34 @@ def of_two(path, spike):
         total = float(np.linalg.norm(norm.astype(float)))
         records.append(dataclasses.replace(record, layers=layers, weights=None, total_norm=total))
     run = Run(write_run(path, records))
-    return value_or_norm(run, "0", optimizer_history(run))
+    return value_or_norm(run, "0", optimizer_history(run), 2.0)
 
 
 def test_where_one_parameter_alone_stands_out_it_is_to_be_clipped_alone(tmp_path):
-    assert "per parameter, for b.weight alone stood out" in of_two(tmp_path / "alone", (1.0, 60.0))
-    assert "by norm, for the steps" in of_two(tmp_path / "both", (60.0, 60.0))
+    assert "per parameter, for b.weight alone stood out" in of_two(tmp_path / "alone", (1.0, 60.0)).reason
+    assert "by norm, for the steps" in of_two(tmp_path / "both", (60.0, 60.0)).reason
 
 
-def test_a_threshold_by_value_passes_the_entries_of_usual_steps(tmp_path):
-    """An independent look at the same entries: the 99th percentile of the largest of each step."""
-    norms = replaced(steady(800), SPIKES)
-    text = said(tmp_path, norms, 0.99)
-    threshold = float(text.rpartition("`clip_grad_value_` at ")[2].split()[0])
-    assert threshold == pytest.approx(np.quantile(np.array(norms) * 0.99**0.5, 0.99), rel=0.1)
+@pytest.mark.parametrize("zeros", [0, 36])
+def test_a_threshold_by_value_keeps_every_step_within_the_threshold_by_norm(tmp_path, zeros):
+    """PyTorch's clip by value, of a gradient all of whose entries that are not 0 are far above it."""
+    records = []
+    for record in stream(replaced(steady(800), SPIKES)):
+        parameters = (ParameterInfo(name="a.weight", shape=(10, 10), dtype="float32"),)
+        largest, none = np.array([record.total_norm], np.float32), np.zeros(1, np.float32)
+        layers = LayerStats(
+            parameters=parameters, norm=largest, abs_max=largest, nonfinite=none, zeros=none + np.float32(zeros)
+        )
+        records.append(dataclasses.replace(record, layers=layers, weights=None))
+    run = Run(write_run(tmp_path, records))
+    how = value_or_norm(run, "0", optimizer_history(run), 2.0)
+    weight = torch.nn.Parameter(torch.zeros(100))
+    weight.grad = torch.full((100,), 1e6)
+    weight.grad[:zeros] = 0.0
+    torch.nn.utils.clip_grad_value_([weight], how.clip_value)
+    assert how.kind == "value"
+    assert float(weight.grad.norm()) == pytest.approx(2.0, rel=0.05)  # of two digits
+
+
+def test_only_the_advice_by_value_has_a_threshold_by_value(tmp_path):
+    assert said(tmp_path, replaced(steady(800), SPIKES), 0.1).clip_value is None

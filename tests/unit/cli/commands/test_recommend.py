@@ -12,7 +12,9 @@ def test_the_json_is_the_contract_and_the_text_agrees(runs, command):
     assert list(found)[: len(KEYS)] == KEYS
     assert found["policy"] == "norm"
     assert found["low"] <= found["max_norm"] <= found["high"]
-    assert set(found["apply"]) == {"torch", "lightning", "transformers"}
+    # One entry carries the spikes of these runs, so a line by value stands beside.
+    assert set(found["apply"]) == {"torch", "lightning", "transformers", "torch_by_value"}
+    assert found["apply"]["torch_by_value"].endswith(f"{found['clip_value']:g})")
     assert f"max_norm={found['max_norm']:g}" in command("recommend", runs / "bad").out
 
 
