@@ -181,6 +181,11 @@ class Database:
     def _read_layout(self) -> Layout:
         (application,) = self._db.execute("pragma application_id").fetchone()
         (version,) = self._db.execute("pragma user_version").fetchone()
+        if application != APPLICATION_ID and not _size(self._file):
+            raise NotARun(
+                f"{str(self.path)!r} is an empty file: its training ended before it wrote anything, or the copy is"
+                " not whole. Give the folder of a recorded run."
+            )
         if application != APPLICATION_ID:
             raise NotARun(
                 f"{str(self.path)!r} is an SQLite file, but gradwatch did not write it. Give the folder of a"

@@ -120,6 +120,12 @@ def test_files_that_are_no_store(tmp_path, content, error):
         Database(tmp_path / FILE_NAME)
 
 
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / FILE_NAME).touch()
+    with pytest.raises(NotARun, match="is an empty file"):
+        Database(tmp_path / FILE_NAME)
+
+
 def test_a_database_of_another_program(tmp_path):
     execute(tmp_path, "create table t (a)")
     with pytest.raises(NotARun, match="gradwatch did not write it"):
