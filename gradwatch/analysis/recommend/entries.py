@@ -27,7 +27,7 @@ Kind: TypeAlias = Literal["value", "parameter", "norm"]
 class HowToClip:
     """By value, per parameter or by norm; None if the record can't tell."""
 
-    kind: Kind | None
+    by: Kind | None
     reason: str
     clip_value: float | None = None  # the threshold by value
 
@@ -35,16 +35,16 @@ class HowToClip:
 def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory, max_norm: float) -> HowToClip:
     """By which of the kinds to clip, and why; ``max_norm`` is the advice by norm."""
     if not history.spikes:
-        return HowToClip(kind=None, reason="by value or by norm: the record can't tell, for no step stood out")
+        return HowToClip(by=None, reason="by value or by norm: the record can't tell, for no step stood out")
     shares = _largest_entries(reader, optimizer, history)
     if not len(shares):
         why = "it lacks the largest entries of the steps that stood out"
-        return HowToClip(kind=None, reason=f"by value or by norm: the record can't tell, for {why}")
+        return HowToClip(by=None, reason=f"by value or by norm: the record can't tell, for {why}")
     share = float(np.median(shares))
     if share >= CARRIED:
         threshold, count = _threshold_by_value(reader, optimizer, history, max_norm)
         return HowToClip(
-            kind="value",
+            by="value",
             reason=f"by value or by norm: one entry carries {share:.0%} of the squared norm of the steps that stood"
             " out, so a clip by value would cut it and leave the others, where one by norm shrinks all"
             f": `clip_grad_value_` at {threshold:g} keeps every step of {count} entries within {max_norm:g} too",
@@ -53,12 +53,12 @@ def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory, 
     alone = _alone(reader, optimizer, history)
     if alone is not None:
         return HowToClip(
-            kind="parameter",
+            by="parameter",
             reason=f"by value or by norm: per parameter, for {alone} alone stood out at these steps, and a clip by the"
             " total norm shrinks all others with it (gradwatch.clip.LayerNormClip)",
         )
     return HowToClip(
-        kind="norm",
+        by="norm",
         reason="by value or by norm: by norm, for the steps that stood out are large in many entries (the largest has"
         f" {share:.0%} of the squared norm), and a clip by norm keeps their direction",
     )

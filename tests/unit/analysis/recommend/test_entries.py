@@ -74,7 +74,7 @@ def test_a_threshold_by_value_keeps_every_step_within_the_threshold_by_norm(tmp_
     weight.grad = torch.full((100,), 1e6)
     weight.grad[:zeros] = 0.0
     torch.nn.utils.clip_grad_value_([weight], how.clip_value)
-    assert how.kind == "value"
+    assert how.by == "value"
     assert float(weight.grad.norm()) == pytest.approx(2.0, rel=0.05)  # of two digits
 
 
