@@ -41,7 +41,8 @@ class GradWatchCallback(keras.callbacks.Callback):  # type: ignore[misc]
     Keras has its own optimizers, which do not trigger PyTorch's hooks. This callback records each update of the
     model's optimizer: the gradients before Keras clips them, and the clipping by ``clipnorm``, ``global_clipnorm`` or
     ``clipvalue``. With ``gradient_accumulation_steps`` an update is a step, and its gradients are the accumulated ones.
-    Updates that a `keras.optimizers.LossScaleOptimizer` leaves out are not recorded.
+    Updates that a `keras.optimizers.LossScaleOptimizer` leaves out are not recorded. ``val_loss`` is the validation
+    loss.
 
     Args:
         run: the folder to record into. A second `fit` continues the run.
@@ -71,6 +72,11 @@ class GradWatchCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._updates = _Updates(optimizer, self._attach)
         if getattr(self._updates.optimizer, "built", False):
             self._updates.begin()  # before the first backward pass, whose loss belongs to the first step
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keep the loss on the validation data, which Keras computes at the end of an epoch."""
+        if self.watch is not None:
+            self.watch.log(validation_loss=(logs or {}).get("val_loss"))
 
     def on_train_end(self, logs: Any = None) -> None:
         self._close()

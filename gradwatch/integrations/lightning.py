@@ -30,8 +30,9 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
     """Records a fit, from its first optimizer step to its last.
 
     The loss of a step is the value Lightning calls `backward` on; the step is `trainer.global_step`.
-    The module's ``hparams`` are the run's config. In a distributed fit rank 0 writes the run. A fit
-    without an optimizer is not recorded; a warning says so and the fit goes on.
+    ``val_loss``, if the module logs it, is the validation loss. The module's ``hparams`` are the run's config. In a
+    distributed fit rank 0 writes the run. A fit without an optimizer is not recorded; a warning says so and the fit
+    goes on.
 
     Args:
         run: the folder to record into; by default ``gradwatch`` in the logger's folder.
@@ -65,6 +66,11 @@ class GradWatchCallback(Callback):  # type: ignore[misc, unused-ignore]
         """Measure. Lightning calls this within the step's closure, before it clips; gradients are unscaled by then."""
         if self.watch is not None:
             self.watch.gradients_ready(optimizer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep ``val_loss`` of a validation within the fit; the check before its first step is none."""
+        if self.watch is not None and not trainer.sanity_checking:
+            self.watch.log(validation_loss=trainer.callback_metrics.get("val_loss"))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close("closed")

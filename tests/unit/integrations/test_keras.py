@@ -12,6 +12,7 @@ if keras.backend.backend() != "torch":
     pytest.skip("Keras runs on another backend", allow_module_level=True)
 
 from gradwatch import Run  # noqa: E402
+from gradwatch.analysis.statistics.validation import validation_losses  # noqa: E402
 from gradwatch.errors import BadArgument  # noqa: E402
 from gradwatch.integrations.keras import GradWatchCallback  # noqa: E402
 
@@ -139,3 +140,14 @@ def test_a_fault_of_the_recording_leaves_the_training_alone(tmp_path, monkeypatc
 def test_what_needs_an_optimizer_of_torch_is_refused(tmp_path, option):
     with pytest.raises(BadArgument, match=option):
         GradWatchCallback(tmp_path / "run", **{option: True})
+
+
+def test_val_loss_is_the_validation_loss(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    model.compile(optimizer=keras.optimizers.SGD(RATE), loss="mse")
+    callback = GradWatchCallback(tmp_path / "run")
+    history = model.fit(X, Y, epochs=3, batch_size=8, verbose=0, callbacks=[callback], validation_data=(X[:8], Y[:8]))
+    found = validation_losses(Run(tmp_path / "run").meta())
+    assert found.index.to_list() == [2, 5, 8]
+    assert found.to_list() == pytest.approx(history.history["val_loss"])

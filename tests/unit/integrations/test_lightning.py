@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradwatch import Run
+from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.clip import NormClip
 
 warnings.filterwarnings("ignore", module="lightning")
@@ -232,3 +233,35 @@ def test_gradwatch_run_records_a_script_that_uses_lightning(tmp_path):
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
     np.testing.assert_allclose(steps["loss"], losses, rtol=1e-5)
     assert (steps["max_norm"] == 0.3).all()
+
+
+def test_val_loss_is_the_validation_loss_and_that_of_the_sanity_check_is_not(tmp_path):
+    told = []
+
+    class Validated(type(make(pl))):
+        def validation_step(self, batch, index):
+            self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
+
+        def on_validation_epoch_end(self):
+            if not self.trainer.sanity_checking:
+                with torch.no_grad():
+                    inputs, targets = data().tensors
+                    told.append(
+                        (self.trainer.global_step - 1, nn.functional.mse_loss(self.net(inputs), targets).item())
+                    )
+
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=3,
+        callbacks=[GradWatchCallback(tmp_path / "run")],
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=1,
+    )
+    trainer.fit(Validated(), DataLoader(data(), batch_size=8), DataLoader(data(), batch_size=8))
+    found = validation_losses(Run(tmp_path / "run").meta())
+    assert found.index.to_list() == [step for step, _ in told] == [11, 23, 35]
+    assert found.to_list() == pytest.approx([loss for _, loss in told], rel=1e-5)
