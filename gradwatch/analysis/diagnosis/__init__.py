@@ -23,13 +23,14 @@ from gradwatch.analysis.diagnosis import (
 )
 from gradwatch.analysis.diagnosis.captured import with_captures
 from gradwatch.analysis.diagnosis.facts import Facts, read_facts
-from gradwatch.analysis.diagnosis.finding import CapturedStep, Certainty, Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, CapturedStep, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.pages import PAGES, Page
 from gradwatch.analysis.history import RunReader
 from gradwatch.record import SEVERITIES, Severity
 
 __all__ = [
     "PAGES",
+    "WHICH_THRESHOLD",
     "CapturedStep",
     "Certainty",
     "Facts",

@@ -27,6 +27,9 @@ FINDING_KEYS = [
 ]
 """The keys of a finding in the JSON contract, in its order."""
 
+WHICH_THRESHOLD = " (`gradwatch recommend` gives a threshold)"
+"""Stands behind "clip" in a remedy. `gradwatch recommend` itself leaves it out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Quantity:

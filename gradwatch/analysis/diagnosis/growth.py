@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
-from gradwatch.analysis.diagnosis.finding import Finding, Quantity
+from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.losses import loss_summary
 from gradwatch.analysis.statistics.quantiles import Array
@@ -201,7 +201,7 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
         return f"{rate}; if the model computes its own targets, use a target network or a smaller discount"
     if known:
         return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
-    return "clip (`gradwatch recommend` gives a threshold), or lower the learning rate"
+    return f"clip{WHICH_THRESHOLD}, or lower the learning rate"
 
 
 def _best_checkpoint(course: Loss | None, onset: int) -> str:

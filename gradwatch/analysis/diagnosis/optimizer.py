@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
-from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
+from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.progress import has_risen
 from gradwatch.analysis.statistics.steady_state import expected_rise
@@ -75,7 +75,7 @@ def held_spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "limit": Quantity(events[0].limit, "weight"),
         },
         cause="part of the spike stays in the optimizer's momentum and keeps moving the weights at later steps",
-        remedy="clip below the spike (`gradwatch recommend` gives a threshold), so that it never enters the momentum",
+        remedy=f"clip below the spike{WHICH_THRESHOLD}, so that it never enters the momentum",
         confirm="train from before the spike with that threshold, and compare the update norms after it",
     )
 

@@ -72,8 +72,8 @@ def table(norms: Array, worst: float, number: float, low: float, high: float) ->
     for threshold in CUSTOMARY_THRESHOLDS:
         labels.setdefault(threshold, "folklore")
     return tuple(
-        _row(worst, number, label, clipped_fraction(norms, number), mean_clip_coef(norms, number))
-        for number, label in sorted(labels.items())
+        _row(worst, threshold, label, clipped_fraction(norms, threshold), mean_clip_coef(norms, threshold))
+        for threshold, label in sorted(labels.items())
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradwatch.analysis.diagnosis import Finding
+from gradwatch.analysis.diagnosis import WHICH_THRESHOLD, Finding
 from gradwatch.analysis.recommend.rule import (
     EQUAL_RATIO,
     EQUAL_WEIGHT_SHARE,
@@ -251,7 +251,7 @@ def fix_first(finding: Finding) -> str:
 
     The reader needs no pointer to the command that he has just called.
     """
-    return f"{finding.what}: {finding.remedy}".replace(" (`gradwatch recommend` gives a threshold)", "")
+    return f"{finding.what}: {finding.remedy}".replace(WHICH_THRESHOLD, "")
 
 
 # ----------------------------------------------------------------------------------- the refusals
