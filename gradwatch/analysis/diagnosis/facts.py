@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -17,6 +17,7 @@ from gradwatch.analysis.replays.result import Replay, read_replays
 from gradwatch.analysis.statistics.lone_spikes import lone_spikes
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, optimizer_history
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
+from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.capture import CaptureInfo
 from gradwatch.record import Event, ParameterInfo
 
@@ -148,11 +149,19 @@ class Facts:
     captures: tuple[CaptureInfo, ...] = ()  # bad steps that were kept
     replays: tuple[Replay, ...] = ()  # of those that were replayed
     run: str = ""  # as a command names it
+    validation: pd.Series[float] = field(
+        default_factory=lambda: pd.Series(dtype=float)
+    )  # losses of validations, by step
 
     @property
     def several(self) -> bool:
         """Whether a sentence has to name its optimizer."""
         return len(self.optimizers) > 1
+
+    @property
+    def furthest(self) -> OptimizerFacts | None:
+        """The optimizer that has come furthest by its own counter, of equals the first; None without a step."""
+        return max((one for one in self.optimizers if one.span), key=lambda one: int(one.steps[-1]), default=None)
 
     def frame_of(self, name: str) -> pd.DataFrame | None:
         """`RunReader.steps` of one optimizer; None: the run has no optimizer of that name."""
@@ -191,6 +200,7 @@ def read_facts(reader: RunReader) -> Facts:
         captures=tuple(reader.captures()),
         replays=read_replays(reader.path),
         run=str(reader.path),
+        validation=validation_losses(meta),
     )
 
 

@@ -368,6 +368,20 @@ PAGES: dict[str, Page] = {
             "Gao et al. 2023, 'Scaling Laws for Reward Model Overoptimization', https://arxiv.org/abs/2210.10760",
         ),
     ),
+    "overfitting": Page(
+        title="The validation loss rises while the training's falls",
+        cure="signal",
+        meaning="Of six validations or more, the last three at least came after the best, and their loss is higher by"
+        " more than 5 % and more than its noise, while the loss of the training fell on. The gradients are healthy, so"
+        " it is information. The validation losses are those of `watch.log(validation_loss=...)`, or the"
+        " `eval_loss` of Transformers and the `val_loss` of Lightning and Keras.",
+        example="A small network on 60 noisy examples that trains on after it has learnt them all.",
+        confirm="Compare what counts, such as the accuracy, of the best checkpoint and of the last one on the"
+        " validation data. It may still rise where the loss does, if few answers are wrong with great confidence.",
+        fix="Keep the checkpoint of the best validation (early stopping). More data, augmentation, dropout or weight"
+        " decay let a training learn for longer. Clipping does not.",
+        sources=("Prechelt 1998, 'Early Stopping - But When?', https://doi.org/10.1007/3-540-49430-8_3",),
+    ),
     "no-progress": Page(
         title="The loss has not fallen since the first step",
         cure="signal",
@@ -395,10 +409,17 @@ PAGES: dict[str, Page] = {
         title="A step stood out, and the training came back",
         cure="rate",
         meaning="One or a few steps had a norm far above their neighbours. Loss and norms have returned to their"
-        " level.",
-        example="A batch with one outlier.",
-        confirm="Run the same batch through an earlier checkpoint.",
-        fix="Look at the batch. Clipping limits the damage of such a step.",
+        " level. If the largest is one of the first hundred steps of Adam or its like, and the learning rate has no"
+        " warm-up, that is named as a cause: the averages of the optimizer rest on few gradients then.",
+        example="A batch with one outlier; or Adam at 0.03 in a small network, where step 5 has 19 times the norm of"
+        " its neighbours.",
+        confirm="Run the same batch through an earlier checkpoint, or train again from the same seed with a warm-up.",
+        fix="Look at the batch. Clipping limits the damage of such a step. Warm the learning rate up if the spike is"
+        " one of the first steps.",
+        sources=(
+            "Liu et al. 2019, 'On the Variance of the Adaptive Learning Rate and Beyond',"
+            " https://arxiv.org/abs/1908.03265",
+        ),
     ),
     "eps-starvation": Page(
         title="Gradients below the optimizer's eps",

@@ -20,3 +20,11 @@ def end_of_warm_up(optimizer: OptimizerFacts) -> int | None:
     if not values.max() > LASTING_RAMP * values[0]:
         return None
     return int(steps[np.flatnonzero(values >= AT_THE_PEAK * values.max())[0]])
+
+
+def full_rate_from_the_start(optimizer: OptimizerFacts) -> float | None:
+    """The learning rate of the first step, if it rises no further; None: it does, or the record begins later."""
+    rates = optimizer.frame["learning_rate"].to_numpy(float)
+    if not len(rates) or optimizer.steps[0] != 0 or not rates[0] > 0 or end_of_warm_up(optimizer) is not None:
+        return None
+    return float(rates[0])

@@ -15,6 +15,7 @@ from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncer
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
 from gradwatch.analysis.statistics.tail import detrended_sample
+from gradwatch.analysis.statistics.validation import turn
 from gradwatch.record import Severity
 from gradwatch.text import number
 
@@ -275,4 +276,38 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-RULES = (repeated_spikes, loss_regressed, no_progress, huge_loss)
+def overfitting(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The validation loss has risen for long from its best, while the loss of the training falls on.
+
+    Of several optimizers it is told of the one whose steps the validations were counted by.
+    """
+    if optimizer is not facts.furthest or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
+        return None
+    found = turn(facts.validation, optimizer.history)
+    if found is None:
+        return None
+    return Finding(
+        code="overfitting",
+        severity="info",
+        certainty="likely",
+        what=f"the validation loss has risen since step {found.step}{facts.of(optimizer)}, from {number(found.best)} to"
+        f" {number(found.last)}, while the loss of the training fell from {number(found.training_then)} to"
+        f" {number(found.training_last)}",
+        optimizer=optimizer.name,
+        steps=(found.step, int(facts.validation.index[-1])),
+        evidence={
+            "validation_loss_best": Quantity(found.best, "loss, median of the best validation and those beside it"),
+            "validation_loss_last": Quantity(found.last, "loss, median of the last validations"),
+            "loss_then": Quantity(found.training_then, "loss of the training near the best validation"),
+            "loss_last": Quantity(found.training_last, "loss of the training at the end"),
+            "validations": Quantity(len(facts.validation), "validations"),
+        },
+        cause="overfitting: the model learns the examples of the training by heart, which helps on no others",
+        remedy=f"early stopping: keep the checkpoint of step {found.step}. More data, augmentation, dropout or weight"
+        " decay let a training learn for longer, and clipping does not",
+        confirm="compare what counts, such as the accuracy, of this checkpoint and of the last one on the validation"
+        " data: it may still rise where the loss does, if few answers are wrong with great confidence",
+    )
+
+
+RULES = (repeated_spikes, loss_regressed, overfitting, no_progress, huge_loss)

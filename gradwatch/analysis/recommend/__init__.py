@@ -12,12 +12,13 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis import PAGES, Finding, find
 from gradwatch.analysis.diagnosis.facts import read_facts
+from gradwatch.analysis.diagnosis.growth import FULL_RATE
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import wording
 from gradwatch.analysis.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
 from gradwatch.analysis.recommend.aggregate import aggregate
-from gradwatch.analysis.recommend.beside import beside_clipping
 from gradwatch.analysis.recommend.changes import ChangedAdvice, Setup, advise_after, parse_changes
+from gradwatch.analysis.recommend.dropout import scatter_of_dropout
 from gradwatch.analysis.recommend.entries import value_or_norm
 from gradwatch.analysis.recommend.rule import MAX_DRIFT_DOWN, MAX_DRIFT_UP, choose, decisive, step_bound
 from gradwatch.analysis.recommend.what_if import clipped_fraction, curve, mean_clip_coef, phases, table, two_digits
@@ -56,7 +57,7 @@ def recommend(reader: RunReader, optimizer: str | None = None) -> Recommendation
     If None, it is the one that `summarize` shows.
     """
     name, history, findings = _history_and_findings(reader, optimizer)
-    return _with_entries(reader, name, history, _recommend(history, findings))
+    return _completed(reader, name, history, findings)
 
 
 def recommend_after(
@@ -70,7 +71,7 @@ def recommend_after(
         optimizer: its name; as in `recommend`.
     """
     name, history, findings = _history_and_findings(reader, optimizer)
-    advice = _with_entries(reader, name, history, _recommend(history, findings))
+    advice = _completed(reader, name, history, findings)
     decay = reader.settings(name).get("weight_decay")
     noise, ranks = last_known(noise_scale(reader, name)), reader.ranks("norm", name).shape[1]
     setup = Setup(
@@ -87,8 +88,8 @@ def recommend_with_curve(reader: RunReader, summary: RunSummary) -> tuple[Recomm
     the advice is based on, and exists also where the advice is refused.
     """
     history = optimizer_history(reader, summary.optimizer)
-    advice = _recommend(history, _concerning(summary.findings, summary.optimizer))
-    advice = _with_entries(reader, summary.optimizer, history, advice)
+    findings = _concerning(summary.findings, summary.optimizer)
+    advice = _completed(reader, summary.optimizer, history, findings)
     return advice, curve(history, advice.max_norm)
 
 
@@ -97,16 +98,25 @@ def recommend_for_all(readers: Sequence[RunReader], optimizer: str | None = None
     return aggregate([recommend(reader, optimizer) for reader in readers])
 
 
-def _with_entries(
-    reader: RunReader, optimizer: str, history: OptimizerHistory, advice: Recommendation
+def _completed(
+    reader: RunReader, optimizer: str, history: OptimizerHistory, findings: Sequence[Finding]
 ) -> Recommendation:
-    """The advice with the optimizer it is about, and with a reason more: whether to clip by value or by norm."""
-    advice = replace(advice, optimizer=optimizer, optimizers=tuple(reader.optimizers))
+    """The advice with the optimizer it is about, whether to clip by value or by norm, and what helps beside it."""
+    advice = replace(_recommend(history, findings), optimizer=optimizer, optimizers=tuple(reader.optimizers))
     if advice.max_norm is None:
         return advice
     how = value_or_norm(reader, optimizer, history, advice.max_norm)
-    reasons = (*advice.reasons, how.reason, *beside_clipping(history, reader.meta()))
-    return replace(advice, reasons=reasons, clip_value=how.clip_value)
+    more = (how.reason, *_beside_clipping(findings), *scatter_of_dropout(history, reader.meta().get("dropout", "")))
+    return replace(advice, reasons=(*advice.reasons, *more), clip_value=how.clip_value)
+
+
+def _beside_clipping(findings: Sequence[Finding]) -> list[str]:
+    """The findings that are no fault, and whose remedy helps where clipping does not: early stopping, a warm-up."""
+    return [
+        wording.fix_first(finding)
+        for finding in findings
+        if finding.code == "overfitting" or (finding.code == "spike" and FULL_RATE in finding.evidence)
+    ]
 
 
 def _history_and_findings(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
+from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import robust_deviation
 
 KEYS = "validation_loss."  # how the keys of meta begin that `recording/validation.py` writes
@@ -66,17 +67,31 @@ def turn(validations: pd.Series[float], history: OptimizerHistory) -> Turn | Non
     noise = robust_deviation(np.diff(losses, 2)) / np.sqrt(6)  # a straight line has none
     least = max(RISE * abs(best), RISE * (float(losses[0]) - best), NOISE * noise)
     step = int(validations.index[at])
-    trained = _training_levels(history, step)
-    if last - best <= least or trained is None or trained[1] >= trained[0]:
+    then, at_the_end = _training_losses(history, step)
+    if last - best <= least or not len(then):
         return None
-    return Turn(step=step, best=best, last=last, training_then=trained[0], training_last=trained[1])
+    fell = float(np.median(then) - np.median(at_the_end))
+    if fell <= _uncertainty(then) + _uncertainty(at_the_end):
+        return None
+    return Turn(
+        step=step,
+        best=best,
+        last=last,
+        training_then=float(np.median(then)),
+        training_last=float(np.median(at_the_end)),
+    )
 
 
-def _training_levels(history: OptimizerHistory, step: int) -> tuple[float, float] | None:
-    """The loss of the training near a step, and at the end; medians of as many losses."""
+def _training_losses(history: OptimizerHistory, step: int) -> tuple[Array, Array]:
+    """As many losses of the training near a step and at the end; none of few."""
     losses = history.losses
     if len(losses) < MIN_LOSSES:
-        return None
+        return losses[:0], losses[:0]
     count = len(losses) // 10
     after = int(np.searchsorted(history.loss_steps, step, side="right"))
-    return float(np.median(losses[max(0, after - count) : max(after, count)])), float(np.median(losses[-count:]))
+    return losses[max(0, after - count) : max(after, count)], losses[-count:]
+
+
+def _uncertainty(losses: Array) -> float:
+    """Three standard errors of the median, from the differences of neighbours: near the best, losses still fall."""
+    return float(3 * 1.2533 * robust_deviation(np.diff(losses)) / np.sqrt(2 * len(losses)))

@@ -64,6 +64,9 @@ def next_action(findings: Sequence[Finding], *, clipped_fraction: float | None) 
     short = next((finding for finding in findings if finding.code == "too-short"), None)
     if short is not None:
         return f"nothing is wrong so far; {short.remedy}"
+    overfitting = next((finding for finding in findings if finding.code == "overfitting"), None)
+    if overfitting is not None:
+        return f"nothing is wrong with the gradients; {overfitting.remedy} (`gradwatch explain overfitting`)"
     if clipped_fraction is not None and clipped_fraction > MOSTLY_CLIPPED:
         return (
             f"nothing is wrong; clipping sets the size of {share(clipped_fraction)} of the steps, so compare the"

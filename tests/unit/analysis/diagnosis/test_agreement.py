@@ -115,6 +115,19 @@ def test_of_an_optimizer_for_each_epoch_all_say_the_same(tmp_path, capsys):
     agree(run, capsys)
 
 
+@pytest.mark.parametrize("records", [calm(STEPS), stream([0.0] * STEPS, losses=falling(STEPS))], ids=["well", "zeros"])
+def test_of_an_overfitted_run_all_say_the_same(tmp_path, capsys, records):
+    validations = json.dumps([(step, 1.0 + abs(step - 160) / 200) for step in range(20, STEPS, 20)])
+    run = run_of(tmp_path / "run", records, "AdamW", meta={"validation_loss.1": validations})
+    assert "overfitting" in {finding.code for finding in run.diagnosis()}
+    agree(run, capsys)
+
+
+def test_of_a_run_without_warm_up_all_say_the_same(tmp_path, capsys):
+    records = stream(replaced(steady(STEPS), {5: 60.0}), losses=falling(STEPS))
+    agree(run_of(tmp_path / "run", records, "AdamW"), capsys)
+
+
 @pytest.mark.parametrize("reason", ["exception RuntimeError", "signal SIGTERM", "stopped on nonfinite", "fault"])
 def test_however_a_run_ended_all_say_the_same(tmp_path, capsys, reason):
     agree(run_of(tmp_path / "run", calm(STEPS), reason=reason), capsys)

@@ -100,6 +100,36 @@ def test_a_spike_from_which_the_training_came_back_is_information(tmp_path, opti
     assert run.summary().verdict == "healthy"
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "step", "rate", "is_cause"),
+    [
+        pytest.param("Adam", 5, lambda step: 0.03, True, id="Adam at its full rate"),
+        pytest.param("AdamW", 40, lambda step: 0.03 * 0.99**step, True, id="at a rate that only falls"),
+        pytest.param("Adam", 5, lambda step: 0.03 * min(1, (step + 1) / 50), False, id="with a warm-up"),
+        pytest.param("SGD", 5, lambda step: 0.03, False, id="SGD"),
+        pytest.param("Lion", 5, lambda step: 0.03, False, id="Lion, which averages no squares"),
+        pytest.param("RAdam", 5, lambda step: 0.03, False, id="RAdam, which warms itself up"),
+        pytest.param("Adam", 250, lambda step: 0.03, False, id="later"),
+        pytest.param("Adam", 5, lambda step: None, False, id="rate not known"),
+    ],
+)
+def test_a_missing_warm_up_is_the_cause_of_a_spike_among_the_first_steps(tmp_path, optimizer, step, rate, is_cause):
+    records = stream(replaced(steady(400), {step: 60.0}), losses=falling(400))
+    rates = [rate(i) for i in range(400)]
+    records = changed(records, learning_rates=lambda i: () if rates[i] is None else (rates[i],))
+    run = run_of(tmp_path, records, optimizer)
+    found = the(run, "spike")
+    assert found.steps == (step, step)
+    assert ("no warm-up" in found.cause) == ("warm the learning rate up" in found.remedy) == is_cause
+    assert ("learning_rate_from_the_start" in found.evidence) == is_cause
+    assert run.summary().verdict == "healthy"
+
+
+def test_of_a_run_that_was_begun_before_its_record_no_warm_up_is_missing(tmp_path):
+    records = stream(replaced(steady(400), {5: 60.0}), losses=falling(400), first_step=1000)
+    assert "no warm-up" not in the(run_of(tmp_path, records, "Adam"), "spike").cause
+
+
 def test_a_loss_that_does_not_come_back_is_lost(tmp_path):
     losses = falling(300, 2.2, 1.4) + [min(6.9, 1.4 + 0.5 * i) for i in range(300)]
     norms = steady(300) + steady(300, level=6.0)

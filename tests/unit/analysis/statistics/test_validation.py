@@ -1,4 +1,4 @@
-"""Losses of validations as they are kept in meta; tests/unit/analysis/recommend/test_beside.py has their course."""
+"""Losses of validations as they are kept in meta; their course is that of a finding (test_overfitting.py)."""
 
 from gradwatch.analysis.statistics.validation import validation_losses
 
