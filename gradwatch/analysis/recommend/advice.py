@@ -51,7 +51,7 @@ class Recommendation:
     what_if: tuple[WhatIf, ...] = ()
     usable_steps: int = 0
     worst_norm: float | None = None  # the norm at which the training was lost, else the largest finite one
-    clip: str | None = None  # a policy of gradwatch.clip, where one does better than a fixed threshold
+    clip: str | None = None  # a policy of gradwatch.clip, where one is named beside the threshold
     clip_value: float | None = None  # a threshold by value, where single entries carry the steps that stand out
     record_at: float | None = None  # the threshold at which to record another run, where the refusal asks for one
     tail_index: float | None = None
@@ -78,15 +78,12 @@ class Recommendation:
         value = f"{self.max_norm:g}"
         own = {"gradwatch": f"gradwatch.attach(model, optimizer, run, clip=gradwatch.clip.{self.clip})"}
         entries = {"torch_by_value": f"torch.nn.utils.clip_grad_value_(model.parameters(), {self.clip_value or 0:g})"}
-        return (
-            (entries if self.clip_value else {})
-            | (own if self.clip else {})
-            | {
-                "torch": f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={value})",
-                "lightning": f'Trainer(gradient_clip_val={value}, gradient_clip_algorithm="norm")',
-                "transformers": f"TrainingArguments(max_grad_norm={value})",
-            }
-        )
+        by_norm = {
+            "torch": f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={value})",
+            "lightning": f'Trainer(gradient_clip_val={value}, gradient_clip_algorithm="norm")',
+            "transformers": f"TrainingArguments(max_grad_norm={value})",
+        }
+        return (own if self.clip else {}) | by_norm | (entries if self.clip_value else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

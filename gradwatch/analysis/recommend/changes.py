@@ -41,7 +41,7 @@ class ChangedAdvice:
     low: float | None
     high: float | None
     reasons: tuple[str, ...]
-    clip: str | None = None  # a policy of gradwatch.clip, where one does better than a fixed threshold
+    clip: str | None = None  # a policy of gradwatch.clip, where one is named beside the threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _reasons_of_policy(before: str | None, after: str | None, new: OptimizerHist
             " settings stay as they are. The threshold is what a fixed one would be"
         ]
     if after is not None:
-        return [f"with {new.optimizer_class} a threshold that follows the norms did better in the benchmark: {after}"]
+        return [f"with {new.optimizer_class} a policy that follows the norms is named beside the threshold: {after}"]
     if before is not None:
         return [f"{before} is for an optimizer that divides by the size of its gradients: use the fixed threshold"]
     return []

@@ -79,7 +79,7 @@ class Choice:
     high: float
     basis: Basis
     cause: Cause | None = None
-    clip: str | None = None  # a policy of gradwatch.clip, where one does better than a fixed threshold
+    clip: str | None = None  # a policy of gradwatch.clip, where one is named beside the threshold
     percentile: int | None = None  # of the norms, for "norms-alone"
 
 
@@ -207,7 +207,7 @@ def tail_without_largest(norms: Array, otherwise: float) -> float:
 
 
 def _policy(unstable: bool, trouble: float) -> str | None:
-    """The policy of gradwatch.clip that did better than a fixed threshold in the benchmark."""
+    """The policy of gradwatch.clip that did better than a fixed threshold in the benchmark (docs/policies.md)."""
     if trouble == 1.0:
         return "AutoClip(10)" if unstable else None
     return "ZClip()" if unstable or trouble < 0.5 else None

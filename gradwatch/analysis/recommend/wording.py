@@ -196,8 +196,8 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
     if choice.basis == "guard-p95":
         return (
             "the 95th percentile of the healthy norms: norms and loss stayed calm, so it is a guard that holds back the"
-            " five largest steps of a hundred. In the benchmark a threshold that follows the norms, as ZClip's does,"
-            " did better than every fixed one"
+            " five largest steps of a hundred. A threshold that follows the norms, as ZClip's does, did better in 18"
+            " cells of the benchmark with Adam, but not in five calm ones that came later, where 1.0 did best"
         )
     cause = "norms differ a lot from step to step"
     if choice.cause == "lost":

@@ -52,6 +52,7 @@ def _lines(advice: Recommendation, screen: Screen) -> list[Text]:
     return [
         *_headline(advice, screen),
         *_prediction(advice),
+        *_by_value(advice),
         *_about(advice, screen),
         Text(),
         *screen.items(advice.reasons),
@@ -87,6 +88,14 @@ def _prediction(advice: Recommendation) -> list[Text]:
     if advice.confidence == "high":
         return [would]
     return [would, Text("  a history can't prove it: `gradwatch tune SCRIPT` finds one by experiment", "dim")]
+
+
+def _by_value(advice: Recommendation) -> list[Text]:
+    """The threshold by value that stands beside the one by norm."""
+    if advice.clip_value is None:
+        return []
+    text = Text("  or by value: ", "dim").append(f"clip_value {number(advice.clip_value)}", "bold green")
+    return [text.append("   single entries carry the steps that stood out", "dim")]
 
 
 def _fix_first(advice: Recommendation, screen: Screen) -> list[Text]:

@@ -56,6 +56,16 @@ def test_a_policy_comes_first_and_the_threshold_second(drawn):
     assert "  gradwatch.attach(model, optimizer, run, clip=gradwatch.clip.ZClip())" in lines
 
 
+def test_a_threshold_by_value_is_in_the_head_and_comes_after_the_one_by_norm(drawn):
+    lines = drawn(recommendation(replace(ADVICE, clip_value=0.069), Screen()))
+    assert lines[0].startswith("● max_norm 0.25 ")
+    assert lines[3] == "  or by value: clip_value 0.069   single entries carry the steps that stood out"
+    pasted = lines[lines.index("paste") + 1 :]
+    assert "clip_grad_norm_" in pasted[0]
+    assert pasted[-1] == "  torch.nn.utils.clip_grad_value_(model.parameters(), 0.069)"
+    assert "by value" not in "\n".join(drawn(recommendation(ADVICE, Screen())))
+
+
 def test_the_tables_have_a_row_for_each_phase_and_threshold(drawn):
     text = "\n".join(drawn(recommendation(ADVICE, Screen())))
     assert "          0 to 99     0.04%          1\n" in text
