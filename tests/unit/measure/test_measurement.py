@@ -1,6 +1,7 @@
 """Measurements of several parts, and the total of norms."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -45,6 +46,13 @@ def test_the_total_over_parts():
 @pytest.mark.parametrize("stats", [("norm",), ("norm", "nonfinite")])
 def test_whether_an_entry_is_not_finite(gradients, expected, stats):
     assert measure([torch.tensor(g) for g in gradients], stats).has_nonfinite() is expected
+
+
+def test_norms_whose_sum_overflows_are_finite_and_warn_of_nothing():
+    gradients = [torch.tensor([1.7e308], dtype=torch.float64)] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not measure(gradients, ("norm",)).has_nonfinite()
 
 
 def test_measurements_of_single_gradients_are_joined():
