@@ -58,6 +58,11 @@ UPDATE_STATS = ("update_norm", "weight_norm", "rms_ratio", "second_moment_norm")
 SENTINEL_STATS = ("position", *UPDATE_STATS)
 """The per-parameter statistics of the update as the optimizer computes it, in the order in which they are stored."""
 
+VALIDATION_KEY = "validation_loss."
+"""How the keys in the table meta begin that hold losses of validations, as JSON pairs of step and loss.
+
+The second at which the first was logged follows, so that each attempt has an entry of its own."""
+
 ACCUMULATION_STATS = ("micro_batches", "norm")
 """The statistics of a gradient while it is accumulated, in the order in which they are stored."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 
-KEY = "validation_loss."  # then the second at which the first was logged: a later attempt has an entry of its own
+from gradwatch.record import VALIDATION_KEY
+
 MOST = 1000  # validations
 
 
@@ -18,7 +19,7 @@ class ValidationLosses:
 
     def add(self, step: int, loss: float) -> dict[str, str]:
         """Take one more, and return the entry for meta that replaces the one before."""
-        self._key = self._key or f"{KEY}{time.time():.0f}"
+        self._key = self._key or f"{VALIDATION_KEY}{time.time():.0f}"
         if len(self._points) >= MOST:
             self._points = self._points[::2]
         self._points.append((step, loss))

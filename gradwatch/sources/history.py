@@ -18,7 +18,7 @@ import numpy as np
 
 from gradwatch.detect import detectors_for
 from gradwatch.errors import CannotImport, StoreNotWritable
-from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord
+from gradwatch.record import VALIDATION_KEY, Event, LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import FILE_NAME, LARGEST, LATEST, StoreWriter
 
 NAMES = {
@@ -253,7 +253,7 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
     if history.config:
         meta["config"] = json.dumps(history.config)
     if history.validation:
-        meta["validation_loss.0"] = json.dumps(list(history.validation))
+        meta[f"{VALIDATION_KEY}0"] = json.dumps(list(history.validation))
     known = {} if history.learning_rate is None else {"lr": history.learning_rate}
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as aside:
         _write_store(Path(aside), meta, (optimizer_class, known), records, events)

@@ -19,7 +19,7 @@ from gradwatch.analysis.statistics.quantiles import Array, any_in, spike_safe
 from gradwatch.analysis.statistics.scatter import QUANTITIES, scatter
 from gradwatch.analysis.summary import LayerSummary, RunSummary
 from gradwatch.record import MAGNITUDE_EXPONENTS, SEVERITIES
-from gradwatch.text import count, number, optimizer_label, printable, share, shorten_all, step_range
+from gradwatch.text import count, number, optimizer_label, printable, share, shorten_all, step_range, which_optimizer
 from gradwatch.views import png
 
 WIDTH, HEIGHT = 640, 72  # pixels of a chart
@@ -72,11 +72,10 @@ def _badge(severity: str, text: str) -> str:
 
 
 def _head(summary: RunSummary) -> str:
-    several = len(summary.optimizers) > 1
     facts = [
         summary.run,
         summary.model,
-        f"optimizer {summary.optimizer} of {', '.join(summary.optimizers)}" if several else "",
+        which_optimizer(summary.optimizer, summary.optimizers),
         optimizer_label(summary.optimizer_class, summary.learning_rate, summary.highest_learning_rate),
         step_range(summary.first_step, summary.last_step),
         f"total norm: median {number(summary.total_norm.median)}, max {number(summary.total_norm.max)}",

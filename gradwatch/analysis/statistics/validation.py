@@ -12,8 +12,8 @@ import pandas as pd
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import robust_deviation
+from gradwatch.record import VALIDATION_KEY
 
-KEYS = "validation_loss."  # how the keys of meta begin that `recording/validation.py` writes
 MIN_VALIDATIONS = 6
 LAST = 3  # validations whose median is the level at the end, and that come after the best at least
 RISE = 0.05  # of the best level, and of the progress: a smaller rise is not told
@@ -39,7 +39,7 @@ def validation_losses(meta: Mapping[str, str]) -> pd.Series[float]:
     {10: 2.0, 15: 1.5}
     """
     found: dict[int, float] = {}
-    for key in sorted((key for key in meta if key.startswith(KEYS)), key=lambda key: (len(key), key)):
+    for key in sorted((key for key in meta if key.startswith(VALIDATION_KEY)), key=lambda key: (len(key), key)):
         points = _points(meta[key])
         if points:
             found = {step: loss for step, loss in found.items() if step < points[0][0]} | dict(points)
