@@ -73,7 +73,8 @@ def sentinel_series(reader: RunReader, optimizer: str, steps: NDArray[np.int64])
         kept = frame.loc[~frame.index.duplicated(), known == known.max()]
         tables[stat] = kept.reindex(steps).to_numpy(float)
     update, weight = (np.sqrt((tables[stat] ** 2).sum(axis=1)) for stat in ("update_norm", "weight_norm"))
-    ratios = np.where(np.isfinite(tables["rms_ratio"]), tables["rms_ratio"], -np.inf).max(axis=1)
+    recorded = tables["rms_ratio"]  # of no parameter with optimizers such as SGD
+    ratios = np.where(np.isfinite(recorded), recorded, -np.inf).max(axis=1, initial=-np.inf)
     found["sentinel_rms_ratio"] = np.where(ratios >= 0, ratios, np.nan)
     found["sentinel_update_norm"] = update
     found["sentinel_update_ratio"] = np.divide(update, weight, out=np.full(len(steps), np.nan), where=weight > 0)

@@ -105,3 +105,20 @@ def test_a_run_that_reads_all_updates_at_each_step_has_no_sentinels(tmp_path):
     assert (view.layers()["sentinels"], view.layers()["updates_every"]) == ([], 1)
     assert not [name for name in view.series(0, 9, 100) if name.startswith("sentinel")]
     assert math.isclose(view.series(0, 9, 100)["rms_ratio.high"][3], 1.0)
+
+
+def test_sentinels_of_an_optimizer_without_rms_ratio_have_their_norms(tmp_path):
+    """SGD has no second moment, so a large model that it trains has sentinels without a single ``rms_ratio``."""
+
+    def of_sgd(record):
+        record = record_of(record)
+        if record.sentinels is None:
+            return replace(record, updates=replace(record.updates, rms_ratio=None))
+        return replace(record, sentinels=replace(record.sentinels, rms_ratio=None))
+
+    records = [of_sgd(record) for record in stream([1.0] * 20, shares=[0.25] * 4, parameters=INFOS)]
+    folder = write_run(tmp_path / "run", records, optimizer_class="SGD")
+    found = sentinel_series(Run(folder), "0", np.arange(20))
+    assert np.isnan(found["sentinel_rms_ratio"]).all()
+    np.testing.assert_allclose(found["sentinel_update_norm"], np.hypot(0.01, 0.04), rtol=1e-6)
+    assert RunView(folder).series(0, 19, 100)["sentinel_update_norm.high"].shape == (20,)
