@@ -223,5 +223,8 @@ def _is_on_device(number: Any) -> bool:
 
 
 def learning_rates_of(optimizer: Optimizer) -> tuple[Number, ...]:
-    """The rate of each parameter group, NaN if it is no number; one that lies on a device is not waited for."""
-    return tuple(number_or_nan(group["lr"]) for group in optimizer.param_groups if "lr" in group)
+    """The rate of each group that has parameters, NaN if it is no number; one that lies on a device is not waited for.
+
+    Views show the first one, so a group without parameters, whose rate moves nothing, must not take that place.
+    """
+    return tuple(number_or_nan(group["lr"]) for group in optimizer.param_groups if "lr" in group and group["params"])

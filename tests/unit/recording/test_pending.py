@@ -291,6 +291,11 @@ def test_learning_rates_are_those_of_each_group_that_has_one():
     assert learning_rates_of(optimizer) == pytest.approx((0.5,))
 
 
+def test_the_rate_of_a_group_without_parameters_is_left_out():
+    optimizer = torch.optim.SGD([{"params": [], "lr": 5.0}, {"params": [nn.Parameter(torch.zeros(1))], "lr": 0.1}])
+    assert learning_rates_of(optimizer) == (0.1,)
+
+
 def test_versions_tell_of_every_change_in_place():
     gradient = torch.ones(2)
     before = versions_of([gradient, None])
