@@ -20,9 +20,16 @@ def find_stores(folders: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
             if FILE_NAME not in files:
                 continue
             path = Path(parent, FILE_NAME)
-            if not os.path.islink(path) or path.resolve().is_relative_to(root):  # noqa: PTH114 - of a thousand, faster
+            if not os.path.islink(path) or _leads_below(path, root):  # noqa: PTH114 - of a thousand, faster
                 below = parent[len(os.fspath(root)) :].replace(os.sep, "/").strip("/")
                 yield "/".join(part for part in (prefix, below) if part not in ("", ".")) or ".", path
+
+
+def _leads_below(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):  # it leads nowhere or in a circle
+        return False
 
 
 def is_run(path: Path) -> bool:

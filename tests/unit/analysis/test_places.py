@@ -30,6 +30,13 @@ def test_the_runs_below_a_folder_are_all_found(folder):
     assert runs_below(folder / "nothing") == []
 
 
+def test_a_link_that_leads_nowhere_or_in_a_circle_is_no_run(folder):
+    for name, target in (("circle", "gradwatch.db"), ("nowhere", "gone.db")):
+        (folder / "runs" / name).mkdir()
+        (folder / "runs" / name / "gradwatch.db").symlink_to(target)
+    assert runs_below(folder) == [folder / "runs" / "a", folder / "runs" / "deep" / "b"]
+
+
 def test_the_only_run_below_is_meant(folder):
     assert the_run(folder / "runs" / "deep") == folder / "runs" / "deep" / "b"
     assert the_run(folder / "nothing") == folder / "nothing"
