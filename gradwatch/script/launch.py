@@ -244,8 +244,10 @@ def why_nothing(found: Sequence[Discovery]) -> str:
     if not found:
         return "the script did not import torch"
     (discovery,) = found
-    if discovery.failed or discovery.steps:
+    if discovery.failed:
         return "the run could not be written"
+    if discovery.steps:
+        return "the run was removed, or could not be written"
     if not discovery.backwards:
         return "the script imported torch and never called backward"
     if not discovery.optimizers_seen:

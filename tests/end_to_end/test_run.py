@@ -585,7 +585,7 @@ def test_a_run_that_was_removed_is_not_said_to_be_recorded(tmp_path):
     )
     done = recorded("train.py", cwd=tmp_path)
     assert done.returncode == 0
-    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded: the run could not be written"]
+    assert own_lines(done.stderr) == ["gradwatch: nothing was recorded: the run was removed, or could not be written"]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ class Seen:
         ([Seen(backwards=3)], "the script has no optimizer and clips no gradient"),
         ([Seen(backwards=3, optimizers_seen=1)], "no optimizer made a step"),
         ([Seen(backwards=3, optimizers_seen=1, failed=True)], "the run could not be written"),
-        ([Seen(backwards=3, optimizers_seen=1, steps=5)], "the run could not be written"),
+        ([Seen(backwards=3, optimizers_seen=1, steps=5)], "the run was removed, or could not be written"),
     ],
 )
 def test_the_reason_for_an_empty_run(found, why, monkeypatch):
