@@ -124,6 +124,15 @@ def run(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop the script after this many optimizer steps.")] = None,
+    first_step: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Number of the first step, if the script resumes from a checkpoint. Default: the step after the last"
+            " one in the folder.",
+        ),
+    ] = None,
     stop_on: Annotated[
         list[str] | None,
         typer.Option(metavar="KIND", help="End the script with exit code 3 at this kind of event; may be repeated."),
@@ -181,6 +190,7 @@ def run(
         max_norm=max_norm,
         clip=clip,
         steps=steps,
+        first_step=first_step,
         stop_on=tuple(stop_on or ()),
         skip_nonfinite=skip_nonfinite,
         every=every,

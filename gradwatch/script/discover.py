@@ -27,6 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from gradwatch import clip
 from gradwatch.clip import NormClip, Policy
 from gradwatch.distributed import rank_and_world_size
+from gradwatch.errors import GradwatchError
 from gradwatch.measure import is_sharded
 from gradwatch.recording.attach import open_watch
 from gradwatch.recording.hooks import (
@@ -51,6 +52,7 @@ from gradwatch.recording.watch import Watch
 from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
 from gradwatch.sinks.targets import Destinations
+from gradwatch.store import StoreReader
 
 logger = logging.getLogger("gradwatch")
 
@@ -75,6 +77,7 @@ class Discovery:
         self._configs = configs
         self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
         self._process = os.getpid(), multiprocessing.current_process()
+        self._steps_before = 0  # those of earlier attempts
         self._roots: list[Tensor] = []
         self._attached: list[weakref.ref[Optimizer]] = []
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
@@ -147,7 +150,7 @@ class Discovery:
     def _end_after_steps(self, within_backward: bool = True) -> None:
         """End the script after its steps. Optimizers that step within the backward must all have stepped."""
         watch = self.watch
-        if watch is None or self._plan.steps is None or watch.steps < self._plan.steps:
+        if watch is None or self._plan.steps is None or watch.steps - self._steps_before < self._plan.steps:
             return
         if not (within_backward and watch.steps_within_backward):
             raise SystemExit
@@ -217,6 +220,7 @@ class Discovery:
         if self.watch is None:
             config = settings_text(self._config_of(owned))
             self.watch = open_watch(owned, run, self._options(run, config), policies)
+            self._steps_before = self.watch.steps
             return
         self.watch.policies |= policies
         for name, (model, optimizer) in owned.items():
@@ -256,12 +260,23 @@ class Discovery:
             tensorboard=plan.tensorboard,
             # A process that the script started has a run of its own, and would write to the same places.
             destinations=self._destinations() if run == plan.run else Destinations(),
-            total_steps=plan.steps,
+            total_steps=None if plan.steps is None else plan.steps + self._first_step(run),
+            first_step=plan.first_step,
             recorder=cast("RecorderKind", plan.recorder),
             ranks=self._ranks(),
             before_reduction=plan.ranks,
             capture=plan.capture,
         )
+
+    def _first_step(self, run: Path) -> int:
+        """The number of the first step that the furthest optimizer will make."""
+        if self._plan.first_step is not None:
+            return self._plan.first_step
+        try:
+            with StoreReader(run) as reader:
+                return max(reader.next_steps().values(), default=0)
+        except GradwatchError:
+            return 0  # there is no run to go on with; if it is unfit for another reason, opening it says so
 
     def _ranks(self) -> Ranks:
         if rank_and_world_size()[1] == 1:

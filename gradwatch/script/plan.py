@@ -84,6 +84,7 @@ class RecordingPlan:
         max_norm: replaces the threshold of the script's clip calls, or clips where the script does not. Infinity
             turns clipping off; None leaves the script as it is.
         steps: how many steps an optimizer may make before the script is ended; None is without limit.
+        first_step: the number of the first step; None goes on after the last step in the run.
         tensorboard: whether to write event files as well.
         recorder: "thread" or "process", which writes the run.
         clip: a policy that clips instead of the script's own clip calls; None leaves these as they are.
@@ -101,6 +102,7 @@ class RecordingPlan:
     run: Path
     max_norm: float | None = None
     steps: int | None = None
+    first_step: int | None = None
     tensorboard: bool = False
     recorder: str = "thread"
     clip: ClipPlan | None = None

@@ -30,6 +30,7 @@ class RunOptions:
     max_norm: float | None = None
     clip: str | None = None
     steps: int | None = None
+    first_step: int | None = None
     stop_on: tuple[str, ...] = ()
     skip_nonfinite: bool = False
     every: int = 1
@@ -59,6 +60,7 @@ def prepare_launch(arguments: list[str], folder: Path | None, module: bool, opti
         max_norm=options.max_norm,
         clip=clip,
         steps=options.steps,
+        first_step=options.first_step,
         stop_on=options.stop_on,
         skip_nonfinite=options.skip_nonfinite,
         every=options.every,

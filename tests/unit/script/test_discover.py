@@ -68,6 +68,35 @@ def test_an_optimizer_is_recorded_from_its_first_step(tmp_path, begin):
     assert discovery.steps == 3
 
 
+def test_a_script_that_resumes_from_a_checkpoint_begins_at_the_step_that_was_given(tmp_path, begin):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    before = train(model, sgd(model), steps=6)
+    discovery.close("exit")
+    discovery = begin(first_step=4)
+    after = train(model, sgd(model))
+    discovery.close("exit")
+    steps = Run(tmp_path / "run").steps()
+    assert steps.index.tolist() == list(range(7))
+    assert steps["loss"].tolist() == pytest.approx(before[:4] + after)
+    assert steps["attempt"].tolist() == [0] * 4 + [1] * 3
+
+
+@pytest.mark.parametrize(("first_step", "expected"), [(None, [0, 1, 2, 3, 4, 5, 6]), (2, [0, 1, 2, 3, 4, 5])])
+def test_a_limit_of_steps_counts_those_of_this_script_alone(tmp_path, begin, first_step, expected):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    train(model, sgd(model))
+    discovery.close("exit")
+    discovery = begin(steps=4, first_step=first_step)
+    with pytest.raises(SystemExit):
+        train(model, sgd(model), steps=20)
+    discovery.close("exit")
+    run = Run(tmp_path / "run")
+    assert run.steps().index.tolist() == expected
+    assert run.summary().total_steps == len(expected)
+
+
 def test_nothing_is_written_before_something_trains(tmp_path, begin):
     discovery = begin()
     sgd(nn.Linear(3, 1))
