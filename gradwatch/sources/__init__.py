@@ -13,6 +13,7 @@ from gradwatch.sources import (
     event_files,
     json_rows,
     mlflow_store,
+    printed_tables,
     rows,
     table,
     text_log,
@@ -117,6 +118,9 @@ def _read_one(
     layers: str | None,
 ) -> History:
     is_state = kind == "json" and pattern is None and not json_rows.is_list(file) and not json_rows.is_lines(file)
+    printed = printed_tables.rows(file, norm) if kind == "text" and pattern is None else []
+    if printed:
+        return rows.read(printed, file, norm, step, loss, layers)
     if layers is not None and (is_state or pattern is not None or kind == "text"):
         raise BadArgument(f"--layers is given, but {file.name!r} is read without the names of layers.")
     if pattern is not None or kind == "text":

@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ NAMES = {
         "grad_2.0_norm_total",
         "global_norm",
         "gnorm",
+        "grad_l2_norm",
+        "grad_global",  # of Composer's l2_norm/grad/global
     ),
-    "loss": ("loss", "train_loss", "training_loss", "train_loss_step", "loss_step"),
+    "loss": ("loss", "train_loss", "training_loss", "train_loss_step", "loss_step", "train_total"),
     "learning_rate": ("learning_rate", "lr"),
     # The last two parts of verl's critic/score/mean, and what TRL, Stable-Baselines3 and CleanRL write.
     "reward": (
@@ -58,7 +61,9 @@ NAMES = {
 }
 """The usual names of each series. They are compared without case, with the last part of a path."""
 
+UNSURE_NORMS = ("l2_norm",)  # the gradient's where no series has a usual name; beside one it is often the weights'
 BATCH = 1000  # records in one transaction
+MOST_ROUNDED_DECIMALS = 6  # of a log that rounds its numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ class Imported:
     notes: tuple[str, ...]
 
 
-_MONITORED_RATE = re.compile(r"lr-[A-Za-z]\w*(/pg1)?")  # of Lightning's LearningRateMonitor
+_MONITORED_RATE = re.compile(r"lr-[A-Za-z]\w*(/pg1|/group0)?")  # of Lightning's LearningRateMonitor and Composer's
 
 
 def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) -> str | None:
@@ -149,9 +154,11 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
         if wanted in available:
             return wanted
         raise CannotImport(f"{where} has no {wanted!r}; expected one of {listed}.")
-    found = [name for name in available if _is_called(name, NAMES[kind])]
+    found = [name for name in available if is_called(name, NAMES[kind])]
     if kind in ("loss", "reward"):
         found = [name for name in found if not _is_held_out(name)]
+    if kind == "norm" and not found:
+        found = [name for name in available if is_called(name, UNSURE_NORMS)]
     if kind == "learning_rate" and not found:
         monitored = [name for name in available if _MONITORED_RATE.fullmatch(name)]
         found = monitored if len(monitored) == 1 else []
@@ -179,10 +186,10 @@ def _is_held_out(name: str) -> bool:
     )
 
 
-def _is_called(name: str, usual: Sequence[str]) -> bool:
+def is_called(name: str, usual: Sequence[str]) -> bool:
     """Whether the last part of a path, or its last two joined, is a usual name.
 
-    >>> _is_called("run 7 - train/Grad-Norm", NAMES["norm"]), _is_called("grad_norm__MAX", NAMES["norm"])
+    >>> is_called("run 7 - train/Grad-Norm", NAMES["norm"]), is_called("grad_norm__MAX", NAMES["norm"])
     (True, False)
     """
     plain = name.lower().replace("-", "_").replace(" ", "_")
@@ -209,6 +216,33 @@ def is_rounded_to_zero(value: object) -> bool:
     [True, False, False, False]
     """
     return isinstance(value, str) and re.fullmatch(r"\s*[-+]?0?\.00+\s*", value) is not None
+
+
+def rounds_rates(rates: Iterable[object], others: Iterable[object]) -> bool:
+    """Whether a log shows so few decimals of all its numbers that a learning rate of 0 may be a small one.
+
+    mmcv's JSON, for example, rounds each number to five decimals, and JSON shows no zeros at the end of a number.
+
+    >>> rounds_rates([0.0, 1e-05], [2.31542, 7.5]), rounds_rates([0.0, 1e-05], [2.315417289733887, 7.5])
+    (True, False)
+    """
+    if not any(as_float(rate) == 0 for rate in rates):
+        return False
+    shown = [str(value) for value in (*rates, *others) if value is not None and value != ""]
+    return all(_decimals(text) <= MOST_ROUNDED_DECIMALS for text in shown)
+
+
+def _decimals(text: str) -> int:
+    """The decimals of a number as it is written; 0 where it is none.
+
+    >>> [_decimals(text) for text in ("1e-05", "2.50", "7", "nan", "1.5e-7")]
+    [5, 2, 0, 0, 8]
+    """
+    try:
+        exponent = Decimal(text.strip()).as_tuple().exponent
+    except InvalidOperation:
+        return 0
+    return -exponent if isinstance(exponent, int) and exponent < 0 else 0
 
 
 def is_step(value: object) -> bool:

@@ -12,7 +12,16 @@ from typing import Any
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, as_float, is_rounded_to_zero, is_step, pick, repeated_notes
+from gradwatch.sources.history import (
+    History,
+    Point,
+    as_float,
+    is_rounded_to_zero,
+    is_step,
+    pick,
+    repeated_notes,
+    rounds_rates,
+)
 
 _OF_ALL = re.compile(r"\s*(\d+)\s*/\s*\d+\s*")  # a step as "10/438", as ms-swift writes it
 
@@ -64,18 +73,29 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
     repeated = set()
     wanted = {kind: name for kind, name in columns.by_kind.items() if name is not None and kind != "step"}
     wanted |= {name: name for name in columns.series.columns}
+    rounds = _rounds_rates(rows, columns)
     joined: dict[int, dict[str, float]] = {}
     for number, (step, row) in enumerate(zip(_steps(rows, columns, file), rows, strict=True)):
         if step is None:
             continue
         for kind, name in wanted.items():
             value = row.get(name)
-            if value is not None and value != "" and not (kind == "learning_rate" and is_rounded_to_zero(value)):
+            is_unknown = kind == "learning_rate" and (is_rounded_to_zero(value) or (rounds and as_float(value) == 0))
+            if value is not None and value != "" and not is_unknown:
                 found = joined.setdefault(step, {})
                 if kind in found:
                     repeated.add(step)
                 found[kind] = _number(value, file, number, name)
     return joined, len(repeated)
+
+
+def _rounds_rates(rows: Sequence[Mapping[str, Any]], columns: Columns) -> bool:
+    """Whether the rows show so few decimals that a learning rate of 0 is not known to be 0."""
+    if columns.learning_rate is None:
+        return False
+    others = [name for name in (columns.norm, columns.loss) if name is not None]
+    rates = [row.get(columns.learning_rate) for row in rows]
+    return rounds_rates(rates, [row.get(name) for row in rows for name in others])
 
 
 def _steps(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> Iterator[int | None]:

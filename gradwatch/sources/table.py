@@ -14,7 +14,7 @@ import pandas as pd
 from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
-from gradwatch.sources.history import History, Point, as_float, first_line, is_rounded_to_zero, is_step
+from gradwatch.sources.history import History, Point, as_float, first_line, is_rounded_to_zero, is_step, rounds_rates
 from gradwatch.sources.lines import refuse_long_lines
 from gradwatch.text import count
 
@@ -78,6 +78,9 @@ def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
         if name is not None
     }
     nothing: list[float | None] = [None] * table.rows
+    rates = of.get("learning_rate", nothing)
+    if rounds_rates(rates, (*of.get("norm", ()), *of.get("loss", ()))):
+        of["learning_rate"] = [None if rate == 0 else rate for rate in rates]
     steps = of.get("step", list(range(table.rows)))
     losses, rates, rewards = (of.get(kind, nothing) for kind in ("loss", "learning_rate", "reward"))
     each_layer = [_numbers(table, name, file) for name in columns.series.columns]

@@ -27,6 +27,11 @@ PATTERNS = {
     # As JSON, or as `loss=3.1, num_updates=100`, which is its default where the output is a file.
     "fairseq": rf'\bloss(?:": "|=)(?P<loss>{_N})(?>.*?\bnum_updates(?:": "|=)(?P<step>\d+))'
     rf'(?>.*?\blr(?:": "|=)(?P<lr>{_N}))(?>.*?\bgnorm(?:": "|=)(?P<norm>{_N}))',
+    # Its first versions counted no updates.
+    "fairseq of 2018": rf"\bepoch (?P<epoch>\d+):?\s++(?P<step>\d+) / (?P<of>\d+) loss=(?P<loss>{_N})"
+    rf"(?>.*?\blr=(?P<lr>{_N}))(?>.*?\bgnorm=(?P<norm>{_N}))",
+    "fairseq's epochs of 2018": rf"\| epoch (?P<step>\d+) \| train loss (?P<loss>{_N})"
+    rf"(?>.*?\| lr (?P<lr>{_N}))(?>.*?\| gnorm (?P<norm>{_N}))",
     # The means of an epoch, as JSON or as `| loss 6.3 | num_updates 100`.
     "fairseq's epochs": rf'(?:\btrain_loss": "|\| loss )(?P<loss>{_N})'
     rf'(?>.*?(?:train_|\| )num_updates(?:": "| )(?P<step>\d+))'
@@ -38,6 +43,11 @@ PATTERNS = {
     "OpenMMLab": rf"\b(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(?P<epoch>\d+)\])?\[ *(?P<step>\d+)/ *(?P<of>\d+)\]"
     rf"(?=(?>.*?\blr: *(?P<lr>{_N})))(?=(?>.*?\bgrad_norm: *(?P<norm>{_N})))"
     rf"(?:(?=(?>.*?(?<![\w./])loss: *(?P<loss>{_N})))|)",
+    # How many batches an epoch has is not printed.
+    "ESPnet": rf"\b(?P<epoch>\d+)epoch:train:\d+-(?P<step>\d+)batch:(?=(?>.*?\bgrad_norm=(?P<norm>{_N})))"
+    rf"(?:(?=(?>.*?(?<![\w./])loss=(?P<loss>{_N})))|)(?:(?=(?>.*?\b(?:optim0_lr|lr_)0=(?P<lr>{_N})))|)",
+    # It prints a multiple of the learning rate alone.
+    "nanochat": rf"\bstep (?P<step>\d+)/\d+ \([\d.]+%\) \| loss: (?P<loss>{_N}) \| grad[_ ]norm: (?P<norm>{_N})",
     # A large number is abbreviated: 1.25K.
     "nanotron": rf"\biteration: (?P<step>\d+) / \d+ \|(?=(?>.*?\blm_loss: (?P<loss>{_N}[KMBT]?)))"
     rf"(?=(?>.*?\blr: (?P<lr>{_N})))(?>.*?\bgrad_norm: (?P<norm>{_N}[KMBT]?))",
@@ -159,11 +169,12 @@ def _texts(file: Path) -> Iterator[str]:
 def _row(match: re.Match[str]) -> dict[str, Any]:
     found = {name: value.rstrip(".,;") for name, value in match.groupdict().items() if value is not None}
     epoch, passed, of = (found.pop(name, None) for name in ("epoch", "passed", "of"))
+    of_epoch = {"epoch": epoch} if epoch is not None and of is None else {}  # `rows` counts on from epoch to epoch
     if epoch is not None:  # counted from 1
         passed = str(int(epoch) - 1)
     if passed is not None and of is not None:  # the tool counts the steps of each epoch anew
         found["step"] = str(int(passed) * int(of) + int(found["step"]))
-    return {
+    return of_epoch | {
         GROUPS[name]: value[:-1] + _ABBREVIATED[value[-1]] if value[-1:] in _ABBREVIATED else value
         for name, value in found.items()
     }

@@ -28,6 +28,37 @@ def test_nan_and_infinity_are_what_they_are(tmp_path):
     assert norms[1:] == [math.inf]
 
 
+@pytest.mark.parametrize(
+    ("losses", "rates", "known"),
+    [
+        pytest.param((2.31542, 1.5), (0.0, 1e-05), (None, 1e-05), id="five decimals of everything, as mmcv rounds"),
+        pytest.param((2.31542, 1.5), (0.0, 0), (None, None), id="no rate is above 0"),
+        pytest.param((2.315417289733887, 1.5), (0.0, 1e-05), (0.0, 1e-05), id="a loss of all its digits"),
+        pytest.param((2.31542, 1.5), (0.0, 3.8167e-08), (0.0, 3.8167e-08), id="rates of more decimals"),
+    ],
+)
+def test_a_rate_of_0_is_not_known_where_all_numbers_are_rounded(tmp_path, losses, rates, known):
+    pairs = zip(losses, rates, strict=True)
+    rows = [{"iter": n, "loss": loss, "grad_norm": 4.8798, "lr": rate} for n, (loss, rate) in enumerate(pairs)]
+    history = read([write_text(tmp_path, "a.log.json", "\n".join(map(json.dumps, rows)))])
+    assert tuple(point.learning_rate for point in history.points) == known
+
+
+@pytest.mark.parametrize(
+    ("names", "norm"),
+    [
+        (["l2_norm/grad/global", "l2_norm/moment/a.weight", "loss/train/total"], "l2_norm/grad/global"),
+        (["l2_norm", "loss"], "l2_norm"),
+        (["grad_norm", "l2_norm"], "grad_norm"),
+    ],
+)
+def test_an_l2_norm_is_the_gradients_where_nothing_else_is(names, norm):
+    rows = [dict.fromkeys(names, 1.0) | {norm: 2.0 + step, "step": step} for step in range(3)]
+    history = read_rows(rows, json_rows.Path("a.jsonl"))
+    assert [point.norm for point in history.points] == [2.0, 3.0, 4.0]
+    assert [point.loss for point in history.points] == [1.0 if "loss" in " ".join(names) else None] * 3
+
+
 def test_without_steps_rows_are_counted_and_it_is_said():
     history = read_rows([{"grad_norm": 1.0}, {"grad_norm": 2.0}], json_rows.Path("a.jsonl"))
     assert [point.step for point in history.points] == [0, 1]

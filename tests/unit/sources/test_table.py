@@ -106,3 +106,10 @@ def test_whole_numbers_too_large_for_a_float_are_refused(tmp_path):
     pd.DataFrame({"grad_norm": [10**400]}, dtype=object).to_csv(tmp_path / "a.csv", index=False)
     # As text it is infinity, which is what it overflows to.
     assert imported([tmp_path / "a.csv"], tmp_path).steps()["total_norm"].tolist() == [math.inf]
+
+
+@pytest.mark.parametrize(("loss", "known"), [("2.31542", None), ("2.315417289733887", 0.0)])
+def test_a_rate_of_0_is_not_known_where_all_numbers_are_rounded(tmp_path, loss, known):
+    file = tmp_path / "a.csv"
+    file.write_text(f"step,loss,grad_norm,lr\n1,{loss},4.8798,0.0\n2,1.5,3.1,1e-05\n")
+    assert [point.learning_rate for point in read([file]).points] == [known, 1e-5]

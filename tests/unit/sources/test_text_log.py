@@ -48,6 +48,16 @@ LOGS = {
     "OLMo": "2026-01-01 10:00:00.185\thost:0\tolmo.train:979\tINFO\t[step={step}/10000,epoch=0]\n"
     "    optim/total_grad_norm={norm:.3f}\n    optim/learning_rate_group0={lr:.6g}\n"
     "    train/CrossEntropyLoss={loss:.3f}\n    train/Perplexity=84,884",
+    "fairseq of 2018": "| epoch 001   {step} / 8223 loss={loss:.3f} (1.50), wps=962, wpb=908, bsz=32, lr={lr:.6g},"
+    " clip=100%, gnorm={norm:.4f}",
+    "fairseq's epochs of 2018": "| epoch {step:03d} | train loss {loss:.3f} | train ppl 2.72 | s/checkpoint 7747"
+    " | words/s 961 | bsz 32 | lr {lr:.6f} | clip 100% | gnorm {norm:.4f}",
+    "ESPnet": "[host] 2026-01-01 10:00:00,000 (trainer:737) INFO: 1epoch:train:1-{step}batch: iter_time=6.825e-04,"
+    " loss_ctc=285.877, acc=0.076, loss={loss:.3f}, backward_time=0.253, grad_norm={norm:.3f}, clip=100.000,"
+    " loss_scale=6.554e+04, optim_step_time=0.046, optim0_lr0={lr:.3e}, train_time=0.565",
+    "ESPnet, before": "(trainer:706) INFO: 1epoch:train:1-{step}batch: loss_ctc=1.5, loss={loss:.3f},"
+    " lr_0={lr:.3e}, train_time=0.497, grad_norm={norm:.3f}, grad_scale=2.048e+03",
+    "nanochat": "step {step:05d}/20000 (1.23%) | loss: {loss:.6f} | grad norm: {norm:.4f} | lrm: 1.00 | dt: 9.1ms",
     "fairseq, simple": "2026-01-01 10:00:00 | INFO | train_inner | epoch 001:    100 / 1000 loss={loss:.3f},"
     " nll_loss=9.5, ppl=725.8, wps=9000, ups=2.1, wpb=4000, bsz=120, num_updates={step},"
     " lr={lr:.6g}, gnorm={norm:.3f}, clip=0, train_wall=40, wall=60",
@@ -63,7 +73,7 @@ def test_the_lines_of_well_known_tools_are_read(tmp_path, tool):
     for found, wanted in zip(values(history), EXPECTED, strict=True):
         assert found[:2] == wanted[:2]
         assert found[2] == (None if tool == "verl" else pytest.approx(wanted[2], abs=1e-3))
-        has_rate = tool not in ("torchtitan", "the first DPO script")
+        has_rate = tool not in ("torchtitan", "the first DPO script", "nanochat")
         assert found[3] == (pytest.approx(wanted[3]) if has_rate else None)
 
 
@@ -122,6 +132,15 @@ def test_steps_that_a_tool_counts_anew_in_each_epoch_are_counted_on(tmp_path):
     history = read([write_text(tmp_path, "a.log", text)])
     assert [point.step for point in history.points] == [100, 200, 300, 400, 500, 600]
     assert [point.norm for point in history.points] == [100.0, 200.0, 300.0, 200.0, 400.0, 600.0]
+
+
+def test_epochs_of_unknown_length_are_counted_on(tmp_path):
+    line = "(trainer:737) INFO: {}epoch:train:{}-{}batch: loss=2.5, grad_norm={}.5, clip=100.000, optim0_lr0=1e-04\n"
+    text = "".join(line.format(epoch, at - 99, at, epoch) for epoch in (1, 2, 3) for at in (100, 200))
+    text += "(trainer:343) INFO: 3epoch results: [train] loss=9.0, grad_norm=9.0, optim0_lr0=1e-04\n"
+    history = read([write_text(tmp_path, "a.log", text)])
+    assert [point.step for point in history.points] == [100, 200, 300, 400, 500, 600]
+    assert [point.norm for point in history.points] == [1.5, 1.5, 2.5, 2.5, 3.5, 3.5]
 
 
 def test_a_pattern_of_ones_own(tmp_path):
