@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from io import TextIOWrapper
@@ -30,6 +31,19 @@ _ASKS_FOR_HELP = {"-h", "--help", "--version"}
 def group() -> Any:
     """All commands, as the library under typer knows them."""
     return typer.main.get_command(app)
+
+
+def _app_for(names: list[str]) -> typer.Typer:
+    """The application of the command that stands first on the command line; of all if none does.
+
+    Typer reads the signature of every command that an application has.
+    """
+    named = [one for one in app.registered_commands if [one.name or getattr(one.callback, "__name__", "")] == names]
+    if not named:
+        return app
+    found = copy.copy(app)
+    found.registered_commands = named
+    return found
 
 
 def _default_map() -> dict[str, dict[str, Any]]:
@@ -76,7 +90,7 @@ def main() -> None:
         sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]  # so that it can't be imported in this process
     to_launch: list[Launch] = []
     try:
-        app(obj=to_launch, default_map=_default_map())
+        _app_for(sys.argv[1:2])(obj=to_launch, default_map=_default_map())
     except SystemExit as end:
         if end.code or not to_launch:
             raise

@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from gradwatch import __version__
 from gradwatch.cli import commands, defaults
+from gradwatch.cli.plain_values import take_as_they_are
+
+
+class Group(TyperGroup):
+    """All commands, with the options that stand before one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what stands before the name of the command."""
+        take_as_they_are(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
+    cls=Group,
     help="The flight recorder for gradients.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -29,6 +41,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; an error about a default names the place where it is set."""
+        take_as_they_are(self.get_params(ctx))
         try:
             rest = super().parse_args(ctx, args)
             _check_script(ctx)
