@@ -6,9 +6,12 @@ interruption, for example by a signal, can't block the thread of the queue.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ Item = TypeVar("Item")
 
 INTERVAL = 0.25  # seconds between two rounds, so that a killed process loses less than one second
 POLL = 0.005  # seconds between two looks whether the thread has ended
+HALT_WITHIN = 1.0  # seconds that the interpreter's exit waits for a thread that is late, and for one that is to stop
 
 
 class StepSource(Protocol):
@@ -220,6 +224,7 @@ class QueueThread(Generic[Item]):
         self._thread = threading.Thread(target=self._run, name="gradwatch", daemon=True)
 
     def start(self) -> None:
+        _started.add(self)
         self._thread.start()
 
     def put(self, item: Item) -> bool:
@@ -270,6 +275,14 @@ class QueueThread(Generic[Item]):
             time.sleep(POLL)
         return self.ended
 
+    def halt(self, timeout: float) -> bool:
+        """Raise `SystemExit` in the thread, wherever it is, and wait for its end; False if it is still in a call."""
+        if self._thread.is_alive():
+            identity = ctypes.c_ulong(self._thread.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(SystemExit))
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
     def _run(self) -> None:
         try:
             while True:
@@ -286,3 +299,18 @@ class QueueThread(Generic[Item]):
             self.ended = True
             with contextlib.suppress(Exception):  # whoever waits looks at `ended` too
                 self._round_done.ring()
+
+
+_started: weakref.WeakSet[QueueThread[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _halt_all() -> None:
+    """Stop the threads that are at work although they were given time to end.
+
+    The interpreter ends a thread that comes back from a call into torch by unwinding it, which C++ answers by ending
+    the process with SIGABRT, after all that the training had to do. Handlers of `atexit` run in reverse order: every
+    recording was opened after this import, and is closed before this.
+    """
+    for thread in list(_started):
+        thread.end(HALT_WITHIN) or thread.halt(HALT_WITHIN)

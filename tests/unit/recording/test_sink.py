@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -142,3 +144,35 @@ def test_the_null_sink_takes_everything_and_keeps_nothing():
     assert null.close("closed")
     assert null.wait_for_end(0.0)
     assert (list(null.events), null.fault, null.dropped, null.takes_late_losses) == ([], None, 0, False)
+
+
+NEVER_DONE = """
+import torch
+from gradwatch.recording.sink import QueueThread
+
+def work(closing):
+    while True:
+        torch.ones(100_000).sum()
+
+thread = QueueThread(work, 1)
+thread.start()
+assert not thread.end(0.2)
+print("the training is done")
+"""
+
+
+def test_a_thread_that_is_still_at_work_does_not_end_the_process_by_a_signal():
+    """Python unwinds a daemon thread as it comes back from torch, and C++ answers with SIGABRT."""
+    done = subprocess.run([sys.executable, "-c", NEVER_DONE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the training is done\n"), done.stderr
+
+
+def test_a_thread_in_a_call_is_told_to_stop_and_not_waited_for():
+    worker = Worker()
+    worker.waits_for.clear()
+    assert not worker.thread.end(0.2)
+    assert not worker.thread.halt(0.05)
+    worker.waits_for.set()
+    assert worker.thread.wait_for_end(10)
+    assert isinstance(worker.thread.fault, SystemExit)
+    assert worker.thread.halt(0.05)
