@@ -45,6 +45,7 @@ class OptimizerFacts:
         norms: of each parameter's gradient, (sampled steps, parameters); NaN without a gradient.
         present: whether each parameter had a gradient, as ``norms``.
         weights, updates: sampled L2 norms of the weights and of their updates, (samples, parameters).
+        has_rivals: whether the run has other optimizers: the loss of one may rise while another learns.
         carried_steps: steps at which backward added to the gradients of the step before; None: not recorded.
         changed_steps: steps at which something other than a clip call changed the gradients between backward and
             the optimizer's step; None: not recorded.
@@ -61,6 +62,7 @@ class OptimizerFacts:
     present: pd.DataFrame
     weights: pd.DataFrame
     updates: pd.DataFrame
+    has_rivals: bool
     carried_steps: int | None
     changed_steps: int | None
 
@@ -223,6 +225,7 @@ def _optimizer_facts(
         present=present,
         weights=reader.layers("weight_norm", name),
         updates=reader.layers("update_norm", name),
+        has_rivals=len(reader.optimizers) > 1,
         carried_steps=_count(meta, f"carried_steps.{name}"),
         changed_steps=_count(meta, f"changed_steps.{name}"),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.analysis.diagnosis.ends import climbs_to_the_end, ends_far_above, leaves_for_good, rises_above_all
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up, full_rate_from_the_start
@@ -19,6 +20,7 @@ from gradwatch.record import Event
 from gradwatch.text import number
 
 MIN_LOSSES = 15  # losses without which the course of the loss is not judged
+MIN_LEFT_LOSSES = 4  # losses: of so few only those are judged that leave all before for good, or climb to the end
 MIN_FEW_LOSSES = 6  # losses: of so few a fall and a rise are judged by their size alone
 MIN_FEW_RISEN = 3  # losses after the best one
 GROWTH_BEFORE_NAN = 10.0  # times: the rise of norm or loss within the steps before a NaN that makes it growth
@@ -277,10 +279,12 @@ def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
 
 
 def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
-    """Whether the loss ended far above its best, by its own noise, by its progress, and with larger norms."""
+    """Whether the loss ended far above its best, by its own noise, by its progress, and with other norms."""
     if course is None or optimizer.history.has_surrogate_loss:
         return False
-    if _left_at_once(optimizer.history.losses, optimizer.total_norm):
+    if _left_at_once(optimizer.history.losses, optimizer.total_norm) or ends_far_above(optimizer):
+        return True
+    if not optimizer.has_rivals and climbs_to_the_end(*_rows_with_both(optimizer)):
         return True
     noise = max(course.deviation, 1e-12 + 1e-3 * abs(course.best))
     if course.rise <= LOST_RISE_DEVIATIONS * noise:
@@ -296,20 +300,25 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
 def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     """Whether a loss of few rows fell to less than half and rose again with the norm, by more than half of that.
 
-    Beside norms that rose tenfold a quarter is enough. Or whether the first row was left for good, by loss and norm,
-    or huge norms grow from row to row while the loss stands.
+    Beside norms that rose tenfold a quarter is enough. Or whether all earlier rows were left for good, by loss and
+    norm, both grow to the end, or huge norms grow from row to row while the loss stands, or stand while it rises.
     """
-    there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
-    if not MIN_FEW_LOSSES <= np.count_nonzero(there) < MIN_LOSSES:
+    losses, norms = _rows_with_both(optimizer)
+    if not MIN_LEFT_LOSSES <= len(losses) < MIN_LOSSES or losses.min() <= 0:
         return False
-    losses, norms = optimizer.loss[there], optimizer.total_norm[there]
-    if losses.min() <= 0:
+    surrogate = optimizer.history.has_surrogate_loss
+    shows_progress = not surrogate and not optimizer.has_rivals
+    if shows_progress and (leaves_for_good(losses, norms) or climbs_to_the_end(losses, norms)):
+        return True
+    if len(losses) < MIN_FEW_LOSSES:
         return False
+    if shows_progress and norms.min() > HUGE_NORM and rises_above_all(losses):
+        return True
     best, first = int(np.argmin(losses)), float(losses[0])
     if _grow_without_end(norms) and losses[-1] > LEARNT_SHARE * first:
         return True
     after = losses[best + 1 :]
-    if best == 0 and losses[1:].min() > FEW_LEFT_RATIO * first and not optimizer.history.has_surrogate_loss:
+    if best == 0 and losses[1:].min() > FEW_LEFT_RATIO * first and not surrogate:
         return float(np.median(norms[1:])) > FEW_LEFT_RATIO * float(norms[0]) > 0
     if len(after) < MIN_FEW_RISEN or float(losses[best]) > 0.5 * first:
         return False
@@ -318,6 +327,12 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     share = FEW_RISE_SHARE if raised > FAR_RAISED_NORM_RATIO else LOST_RISE_SHARE
     enough = float(after[-1] - losses[best]) > share * float(first - losses[best])
     return risen and enough and raised > RAISED_NORM_RATIO
+
+
+def _rows_with_both(optimizer: OptimizerFacts) -> tuple[Array, Array]:
+    """Losses and norms of the rows in which both are finite."""
+    there = optimizer.loss_logged & np.isfinite(optimizer.loss) & np.isfinite(optimizer.total_norm)
+    return optimizer.loss[there], optimizer.total_norm[there]
 
 
 def _grow_without_end(norms: Array) -> bool:

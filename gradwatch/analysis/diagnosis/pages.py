@@ -187,8 +187,12 @@ PAGES: dict[str, Page] = {
     "diverged": Page(
         title="The training diverged",
         cure="rate",
-        meaning="The loss or the norms grew and did not come back, from the first step or after an event. If the growth"
-        " ends in NaN, the growth is the fault to fix and the NaN follows from it.",
+        meaning="The loss or the norms grew and did not come back, from the first step or after an event. So did a loss"
+        " whose last twentieth lies above its best tenth, by twice that level or by twelve times its noise, undoing a"
+        " quarter of its fall, if the norms leapt eightfold in between, doubled or fell to a tenth; one that ends at"
+        " twice its start needs no such norm. A few rows count if all of the last leave the others for good, or loss"
+        " and norm both climb to the end. If the growth ends in NaN, the growth is the fault to fix and the NaN follows"
+        " from it.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
         fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend` gives a threshold). If the growth"
@@ -347,7 +351,8 @@ PAGES: dict[str, Page] = {
         title="The loss ends well above its best",
         cure="rate",
         meaning="The median of the last tenth of the losses is significantly above that of the best tenth, by more than"
-        " 15 % of the progress. This is a warning if half of the progress is undone and there is only one optimizer."
+        " 15 % of the progress. With fewer than 100 losses, nearly all of the last ones have to lie above the best,"
+        " by half. This is a warning if half of the progress is undone and there is only one optimizer."
         " If the norms have grown too, the finding is `diverged`.",
         example="A constant learning rate that is too high for the end of the training.",
         confirm="Evaluate the checkpoints of the best level and of the end on the same held-out data.",

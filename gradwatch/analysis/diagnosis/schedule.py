@@ -8,6 +8,7 @@ from gradwatch.analysis.diagnosis.facts import OptimizerFacts
 
 LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
 AT_THE_PEAK = 0.99  # of the largest learning rate
+RESTART = 2.0  # times: a learning rate that had fallen and rises by as much begins anew
 
 
 def end_of_warm_up(optimizer: OptimizerFacts) -> int | None:
@@ -28,3 +29,12 @@ def full_rate_from_the_start(optimizer: OptimizerFacts) -> float | None:
     if not len(rates) or optimizer.steps[0] != 0 or not rates[0] > 0 or end_of_warm_up(optimizer) is not None:
         return None
     return float(rates[0])
+
+
+def restarts_after(optimizer: OptimizerFacts, step: int) -> bool:
+    """Whether the learning rate, which had fallen to less than half by a step, rises to twice that or more after it."""
+    rates = optimizer.frame["learning_rate"].to_numpy(float)
+    before, after = rates[(optimizer.steps <= step) & (rates > 0)], rates[(optimizer.steps > step) & (rates > 0)]
+    if not len(before) or not len(after):
+        return False
+    return bool(min(before.max(), after.max()) > RESTART * before[-1])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradwatch.analysis.diagnosis.ends import is_apart, last_losses
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import HUGE_NORM, is_diverging, listed_steps
@@ -28,7 +29,9 @@ REPEATED = 3  # spikes that threw the loss back
 OUTLIER_DEVIATIONS = 3.0  # robust deviations of the logarithm of a norm over that of its neighbours
 DRAWS, CHANCE = 20, 0.9  # sets of steps drawn by chance, and the quantile of what they seem to cost
 LOST_SHARE = 0.05  # of the steps: so many above the level that the training is held up
-MIN_LOSSES = 100  # losses without which the end is not compared with the best
+MIN_LOSSES = 100  # losses without which the end is not compared with the best by their medians alone
+MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by half
+FEW_RATIO = 1.5  # times the best level
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
@@ -172,7 +175,9 @@ def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss ends well above its best level, beyond its noise, and nothing graver explains it."""
     losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    if len(losses) < MIN_LOSSES or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
+    if len(losses) < MIN_FEW_LOSSES or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
+        return None
+    if len(losses) < MIN_LOSSES and not _few_end_above(losses, optimizer.history.loss_levels):
         return None
     tenths, when = np.array_split(losses, 10), np.array_split(steps, 10)
     levels = optimizer.history.loss_levels
@@ -204,6 +209,11 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " from where the loss turns. With a curriculum or an adversary it can be meant",
         confirm="evaluate the checkpoints of the best level and of the end on the same held-out data",
     )
+
+
+def _few_end_above(losses: Array, levels: list[float]) -> bool:
+    """Whether the last of few losses are above the best ones, their level by half and nearly all of them."""
+    return float(np.median(last_losses(losses))) > FEW_RATIO * min(levels) > 0 and is_apart(losses, levels)
 
 
 def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

@@ -81,6 +81,11 @@ def test_an_end_above_the_best_is_a_warning_where_half_of_the_progress_is_undone
     assert 200 < found.steps[0] < 400
 
 
+def test_few_losses_whose_last_ones_all_lie_above_the_best(tmp_path):
+    run = run_of(tmp_path, stream(steady(80), losses=falling(40) + falling(40, 0.5, 1.6)))
+    assert the(run, "loss-regressed").severity == "warning"
+
+
 def test_of_several_optimizers_an_end_above_the_best_is_information(tmp_path):
     """The loss of a discriminator rises as the generator learns."""
     run = run_of(tmp_path, stream(steady(600), losses=falling(300) + falling(300, 0.5, 1.6)))
@@ -101,7 +106,8 @@ def test_an_end_a_little_above_the_best_is_information(tmp_path):
     [
         pytest.param(falling(600), id="falls"),
         pytest.param(falling(300) + falling(300, 0.5, 0.52), id="stays at its best"),
-        pytest.param(falling(40) + falling(40, 0.5, 1.6), id="too few losses"),
+        pytest.param(falling(14) + falling(14, 0.5, 1.6), id="too few losses"),
+        pytest.param(falling(40) + falling(40, 0.5, 0.7), id="few losses that end a little above"),
         pytest.param(falling(600, noise=0.8), id="noise"),
         pytest.param([2.0 + 0.05 * z for z in np.random.default_rng(1).standard_normal(600)], id="never moves"),
         pytest.param([0.1 * z for z in np.random.default_rng(2).standard_normal(600)], id="about zero"),

@@ -1,0 +1,126 @@
+"""A loss that ends far above its best level or its start, and losses that only look like it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gradwatch.analysis.diagnosis.ends import ends_far_above
+from gradwatch.analysis.diagnosis.facts import read_facts
+from gradwatch.testing import steady, stream
+
+from .made import calm, changed, codes, falling, run_of, the
+
+LEAP = [*steady(100), 100.0, *steady(59)]  # the norms come back, the loss does not
+THROWN = [*falling(100, 240.0, 6.0), 348.0, *falling(59, 24.0, 22.0)]
+
+
+def test_a_loss_that_leaps_and_ends_at_four_times_its_best(tmp_path):
+    found = the(run_of(tmp_path, stream(LEAP, losses=THROWN)), "diverged")
+    assert (found.severity, found.certainty) == ("critical", "shown")
+    assert abs(found.steps[0] - 100) <= 8
+    assert not {"spike", "loss-regressed"} & set(codes(run_of(tmp_path / "again", stream(LEAP, losses=THROWN))))
+
+
+def test_a_loss_of_a_language_model_is_judged_by_its_noise(tmp_path):
+    """It ends at 1.3 times its best, at half of the height from which it fell."""
+    losses = [*falling(100, 10.8, 5.8, 0.005), *falling(60, 7.5, 7.4, 0.005)]
+    assert "diverged" in codes(run_of(tmp_path / "lost", stream(LEAP, losses=losses)))
+    noisy = [*falling(100, 10.8, 5.8, 0.1), *falling(60, 7.5, 7.4, 0.1)]
+    assert "diverged" not in codes(run_of(tmp_path / "noisy", stream(LEAP, losses=noisy)))
+
+
+@pytest.mark.parametrize(
+    ("norms", "told"),
+    [
+        pytest.param(LEAP, True, id="leap"),
+        pytest.param([*steady(100), *steady(60, level=3.0)], True, id="raised"),
+        pytest.param([*steady(100), *steady(60, level=0.05)], True, id="fallen to a twentieth"),
+        pytest.param([*steady(100), float("inf"), *steady(59)], True, id="infinite once"),
+        pytest.param(steady(160), False, id="as before"),
+        pytest.param([*steady(100), *steady(60, level=0.3)], False, id="fallen to a third"),
+    ],
+)
+def test_the_norms_bear_witness(tmp_path, norms, told):
+    losses = [*falling(100, 4.0, 1.0), *falling(60, 2.5, 2.4)]
+    assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses)))) == told
+
+
+def test_an_end_at_twice_the_start_needs_no_witness(tmp_path):
+    losses = [*falling(100, 2.0, 1.0), *falling(60, 5.0, 4.8)]
+    assert "diverged" in codes(run_of(tmp_path / "twice", stream(steady(160), losses=losses)))
+    near = [*falling(100, 2.0, 1.0), *falling(60, 3.2, 3.0)]
+    assert "diverged" not in codes(run_of(tmp_path / "near", stream(steady(160), losses=near)))
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        pytest.param([*falling(100, 2.0, 0.002), *falling(60, 0.005, 0.005)], id="a small loss doubles"),
+        pytest.param([*falling(100, 4.0, 1.0), *falling(60, 2.5, 1.0)], id="comes back"),
+        pytest.param([*falling(100, 4.0, 1.0), *falling(57, 1.0, 0.95), 2.6, 2.5, 2.6], id="three losses at the end"),
+        pytest.param(
+            [*falling(100, 4.0, 1.0), *(1.0 + 3.0 * (i % 3 == 0) for i in range(60))], id="some are at the best"
+        ),
+        pytest.param([*falling(100, -1.0, -4.0), *falling(60, -4.0, -4.1)], id="below zero"),
+    ],
+)
+def test_what_does_not_end_far_above(tmp_path, losses):
+    assert "diverged" not in codes(run_of(tmp_path, stream(LEAP, losses=losses)))
+
+
+def test_a_learning_rate_that_starts_anew_begins_a_phase_of_its_own(tmp_path):
+    losses = [*falling(100, 4.0, 1.0), *falling(60, 2.5, 2.4)]
+    rates = {
+        "anew": [*np.geomspace(1e-3, 1e-5, 100), *np.geomspace(1e-3, 1e-4, 60)],
+        "warm-up": [*np.linspace(1e-5, 1e-3, 130), *np.geomspace(1e-3, 1e-4, 30)],
+    }
+    told = {
+        name: "diverged"
+        in codes(
+            run_of(tmp_path / name, changed(stream(LEAP, losses=losses), learning_rates=lambda i, r=r: (float(r[i]),)))
+        )
+        for name, r in rates.items()
+    }
+    assert told == {"anew": False, "warm-up": True}
+
+
+def test_the_loss_of_rivals_may_rise(tmp_path):
+    (one,) = read_facts(run_of(tmp_path, stream(LEAP, losses=THROWN))).optimizers
+    assert ends_far_above(one)
+    assert not ends_far_above(dataclasses.replace(one, has_rivals=True))
+
+
+def test_a_calm_training_ends_where_it_should(tmp_path):
+    assert "diverged" not in codes(run_of(tmp_path, calm()))
+
+
+@pytest.mark.parametrize(
+    ("norms", "losses", "told"),
+    [
+        pytest.param([1.0, 1, 2, 9, 5, 6], [3.1, 2.9, 2.8, 7.4, 9.1, 8.5], True, id="leaves all before"),
+        pytest.param([1.0, 1, 1, 0.04, 0.05, 0.05], [3.1, 2.9, 2.8, 7.4, 9.1, 8.5], True, id="without a gradient"),
+        pytest.param([1.0, 9, 5, 6], [3.1, 7.4, 9.1, 8.5], True, id="four rows"),
+        pytest.param([1.0, 1, 2, 2, 2, 2], [3.1, 2.9, 2.8, 7.4, 9.1, 8.5], False, id="the norms stay"),
+        pytest.param([1.0, 1, 2, 9, 5, 6], [3.1, 2.9, 2.8, 7.4, 9.1, 4.5], False, id="comes near again"),
+        pytest.param([1.0, 1, 1, 1, 9, 6], [3.1, 2.9, 2.8, 2.8, 7.4, 9.1], False, id="two rows"),
+        pytest.param([20.0, 8, 3, 5, 9, 30, 60], [180.0, 290, 45, 52, 67, 108, 328], True, id="climbs to the end"),
+        pytest.param([20.0, 8, 3, 5, 9, 30, 60], [340.0, 290, 45, 52, 67, 108, 328], False, id="not above the first"),
+        pytest.param([20.0, 8, 3, 5, 4, 30, 60], [180.0, 290, 45, 52, 67, 108, 328], False, id="a norm falls"),
+        pytest.param([6e6, 3e6, 3e7, 2e7, 4e7, 7e6, 2e6], [2.6, 2.7, 2.7, 2.6, 2.8, 2.9, 3.3], True, id="huge norms"),
+        pytest.param([6.0, 3, 30, 20, 40, 7, 2], [2.6, 2.7, 2.7, 2.6, 2.8, 2.9, 3.3], False, id="usual norms"),
+        pytest.param(
+            [6e6, 3e6, 3e7, 2e7, 4e7, 7e6, 2e6], [2.6, 2.9, 2.7, 2.6, 2.8, 2.9, 3.3], False, id="not above all"
+        ),
+    ],
+)
+def test_few_rows(tmp_path, norms, losses, told):
+    assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses)))) == told
+
+
+def test_a_long_training_that_climbs_in_its_last_rows(tmp_path):
+    norms, losses = steady(60), falling(60)
+    ends = [2.0, 5.0, 9.0, 20.0], [0.6, 1.1, 2.0, 4.0]
+    assert "diverged" in codes(run_of(tmp_path / "climbs", stream([*norms, *ends[0]], losses=[*losses, *ends[1]])))
+    below = [0.5, 0.7, 1.1, 1.6]
+    assert "diverged" not in codes(run_of(tmp_path / "below", stream([*norms, *ends[0]], losses=[*losses, *below])))
