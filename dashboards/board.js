@@ -92,8 +92,8 @@ export class Board {
     this.#parts.runs.show({ ...state, runs: listing?.runs ?? NONE, theme });
     problem.hidden = data.problem === null;
     problem.textContent = data.problem;
+    main.classList.toggle("waiting", !data.problem && (!session.overview || !data.series[state.focus ?? ""]));
     if (nothing || data.problem !== null) return this.#hideRun(state.focus ?? "");
-    main.classList.toggle("waiting", !session.overview || !data.series[state.focus ?? ""]);
     this.#showRun(session, theme);
   }
 

@@ -9,6 +9,9 @@ import { isolated, yRange } from "./table.js";
 
 export const FONT = "11px system-ui";
 
+/** Distances of ticks on the axis of steps: there is nothing between two steps. */
+const WHOLE = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+
 /** The y axis of a chart whose values are powers of ten. @type {Partial<uPlot.Axis>} */
 export const LOGARITHMIC = {
   splits: (_u, _axis, low, high) => decades(low, high),
@@ -56,8 +59,8 @@ export function optionsOf({ width, height, lines, log, share: isShare, values, c
       y: { range: (_u, low, high) => yEnds(values, low, high, log, isShare) },
     },
     axes: [
-      { ...axis, size: 28, gap: 3, values: wholeSteps },
-      { ...axis, size: AXIS, ...(log ? LOGARITHMIC : { values: texts }) },
+      { ...axis, size: 28, gap: 3, incrs: WHOLE, values: wholeSteps },
+      { ...axis, size: AXIS, space: 22, ...(log ? LOGARITHMIC : { values: texts }) },
     ],
     cursor: { drag: { x: true, y: false, setScale: false }, points: { show: false }, bind: { dblclick: () => null } },
   };

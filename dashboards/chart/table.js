@@ -6,15 +6,15 @@ import uPlot from "../vendor/uplot/uPlot.esm.js";
 const TALL = 100; // times the median: as high as an axis goes, as in the terminal
 
 /**
- * Where an axis is cut so that one explosion does not flatten the rest: 100 times the median of the line with the
- * highest one. Infinity if nothing lies above.
+ * Where an axis is cut so that one explosion does not flatten the rest: 100 times the median magnitude of the line with
+ * the highest one. Infinity if nothing lies above. Magnitudes, since the loss of a critic is around 0 or below.
  *
  * @param {Line[]} lines
  */
 export function capOf(lines) {
   const own = lines.filter((line) => !line.reference);
   const caps = own.map(({ high }) => {
-    const known = high.filter(Number.isFinite).sort();
+    const known = high.filter(Number.isFinite).map(Math.abs).sort();
     return known.length ? TALL * known[Math.floor((known.length - 1) / 2)] : 0;
   });
   const cap = Math.max(0, ...caps);

@@ -30,7 +30,7 @@ export function sampleText(magnitudes, sample) {
       of(name) ? [`${whole(of(name))} ${name === "inf" ? "infinite" : "NaN"}`] : [],
     ),
   ];
-  return `${when}: ${parts.join(", ")}; ${whole(all)} entries counted`;
+  return `${when}: ${parts.join(", ")}; ${whole(all)} ${all === 1 ? "entry" : "entries"} counted`;
 }
 
 /**
@@ -78,6 +78,8 @@ export function noteText(magnitudes, entries) {
   const part =
     counted < entries
       ? `${whole(counted)} of ${whole(entries)} entries, evenly spaced among those that the gradient stores`
-      : `all ${whole(entries)} entries`;
+      : entries === 1
+        ? "its only entry"
+        : `all ${whole(entries)} entries`;
   return `Before clipping, at ${of}; ${part}. Lines: limits of float16, moved by the loss scale where there is one, and of bfloat16.`;
 }

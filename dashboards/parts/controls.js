@@ -34,8 +34,7 @@ export class LayerControls {
       labelled("order", this.#order),
       labelled("group", this.#depth),
       labelled("filter", this.#filter),
-      labelled("layer", this.#row),
-      this.#inspect,
+      h("span", { class: "together" }, labelled("layer", this.#row), this.#inspect),
     );
   }
 

@@ -10,7 +10,7 @@ const FEW = 8; // runs that need no search
 export class RunFinder {
   #find = h("input", {
     type: "search",
-    placeholder: "regular expression",
+    placeholder: "name or regex",
     spellcheck: false,
     "aria-label": "find runs",
   });

@@ -10,7 +10,7 @@ const MARGIN = 8; // px, left and right of the values
 const DOTS = 5; // px: lines that are as tall have a dot for each value, thinner ones a curve through them
 
 /**
- * Where a value lies, from 0 to the width. Values beyond the ends lie at the ends.
+ * Where a value lies, from 0 to the width. Values beyond the ends lie at the ends, marked (`beyond`).
  *
  * @param {[low: number, high: number]} ends
  * @param {boolean} log
@@ -22,6 +22,17 @@ export function placeOf([low, high], log, width) {
     const part = ((log ? Math.log(value) : value) - from) / Math.max(1e-12, to - from);
     return MARGIN + Math.max(0, Math.min(1, part)) * (width - 2 * MARGIN);
   };
+}
+
+/**
+ * Whether a value lies below the ends of the axis (-1), between them (0) or above (1).
+ *
+ * @param {[low: number, high: number]} ends
+ * @param {number} value
+ */
+export function beyond([low, high], value) {
+  if (value < low) return -1;
+  return value > high ? 1 : 0;
 }
 
 /**
@@ -59,6 +70,7 @@ export function hull(bands) {
  * @property {number | null} chosen a row
  * @property {Frame} frame
  * @property {(value: number) => number} place
+ * @property {[low: number, high: number]} ends of the axis
  * @property {number} width
  * @property {Theme} theme
  */
@@ -69,7 +81,7 @@ export function hull(bands) {
  * @param {CanvasRenderingContext2D} ctx
  * @param {Picture} picture
  */
-export function drawProfile(ctx, { bands, now, ghost, chosen, frame, place, width, theme }) {
+export function drawProfile(ctx, { bands, now, ghost, chosen, frame, place, ends, width, theme }) {
   const colours = ink(theme);
   const { lines, tall } = frame;
   ctx.fillStyle = colours.grid;
@@ -88,14 +100,14 @@ export function drawProfile(ctx, { bands, now, ghost, chosen, frame, place, widt
     ctx.strokeRect(0.5, Math.floor((chosen * lines) / Math.max(1, bands.length)) * tall - 0.5, width - 1, tall + 1);
   }
   const most = (/** @type {number[]} */ some) => Math.max(...some);
-  const marks = { frame, place, width, bad: colours.bad };
+  const marks = { frame, place, ends, width, bad: colours.bad };
   if (ghost)
     drawValues(ctx, byLine(ghost, lines, most), { ...marks, colour: faded(colours.text, 0.45), filled: false });
   drawValues(ctx, byLine(now, lines, most), { ...marks, colour: colours.text, filled: true });
 }
 
 /** @typedef {{ colour: string, bad: string, filled: boolean }} Paint */
-/** @typedef {Paint & { frame: Frame, place: (value: number) => number, width: number }} Look */
+/** @typedef {Paint & Pick<Picture, "frame" | "place" | "ends" | "width">} Look */
 
 /** @param {CanvasRenderingContext2D} ctx @param {number[]} values one for each line @param {Look} look */
 function drawValues(ctx, values, look) {
@@ -118,13 +130,24 @@ function drawCurve(ctx, values, { frame: { tall }, place }) {
 }
 
 /** @param {CanvasRenderingContext2D} ctx @param {[line: number, value: number][]} values @param {Look} look */
-function drawDots(ctx, values, { frame: { tall }, place, filled }) {
+function drawDots(ctx, values, { frame: { tall }, place, ends, filled }) {
   for (const [line, value] of values) {
+    const [x, y] = [place(value), (line + 0.5) * tall];
+    const side = beyond(ends, value);
     ctx.beginPath();
-    ctx.arc(place(value), (line + 0.5) * tall, filled ? 3.5 : 3, 0, 2 * Math.PI);
+    if (side) drawTip(ctx, x, y, side);
+    else ctx.arc(x, y, filled ? 3.5 : 3, 0, 2 * Math.PI);
     if (filled) ctx.fill();
     else ctx.stroke();
   }
+}
+
+/** A triangle that points out of the axis. @param {CanvasRenderingContext2D} ctx @param {number} x @param {number} y @param {number} side */
+function drawTip(ctx, x, y, side) {
+  ctx.moveTo(x + side * 5, y);
+  ctx.lineTo(x - side * 3, y - 4);
+  ctx.lineTo(x - side * 3, y + 4);
+  ctx.closePath();
 }
 
 /**

@@ -88,6 +88,7 @@ export class DepthProfile {
         ghost: ghost >= 0 && ghost !== column ? profileAt(rows, values, ghost) : null,
         chosen: shown.chosenRow ? rows.indexOf(shown.chosenRow) : null,
         place: placeOf(ends, look.log ?? false, width),
+        ends,
         frame,
         width,
         theme,

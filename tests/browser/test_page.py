@@ -281,6 +281,15 @@ def test_a_run_of_one_step_is_drawn(page):
         assert (*RUN_BLUE, 255) in seen.chart_colours(chart, 0, 0.0, 0.9), chart
 
 
+def test_why_a_run_is_not_shown_can_be_read(look, served, tmp_path):
+    StoreWriter(tmp_path / "empty").begin_attempt({"model": "Net"}, {})
+    seen = look().open_page(served(tmp_path), "run=empty")
+    alert = seen.frame.get_by_role("alert")
+    expect(alert).to_contain_text("holds no step yet")
+    assert alert.evaluate("alert => alert.closest('.waiting')") is None, "it would be pale"
+    seen.faults[:] = [fault for fault in seen.faults if "run=empty" not in fault]  # which is refused
+
+
 def test_one_explosion_does_not_flatten_the_rest_and_its_height_is_told(page):
     seen = page("long")
     plot = seen.frame.locator("section[aria-label='total norm'] .plot canvas")
@@ -1399,6 +1408,14 @@ def test_entries_are_drawn_by_magnitude_with_the_limits_of_float16(entries):
     assert entries_colours(seen, at[30], 42 + 6 * 24 + 2, 3) == {ABSENT}
     seen.page.mouse.move(box["x"] + at[70], box["y"] + 5)
     expect(readout).to_contain_text("step 60 · nan: 5 of 105 counted entries (4.8 %)")
+
+
+def test_a_zoom_between_two_samples_shows_the_one_that_holds(look, served, with_entries):
+    seen = look().open_page(served(with_entries), "run=run&layer=block.0.weight&steps=64.5_78.5")
+    section = seen.frame.get_by_label("Entries by magnitude", exact=True)
+    expect(section.locator(".readout")).to_contain_text("step 60:")
+    left = round(LEFT + 20)
+    assert BAD in entries_colours(seen, left, 2, 8), "NaN at step 60 holds until step 79"
 
 
 def test_little_room_is_empty_between_the_layers_and_what_comes_next(entries):

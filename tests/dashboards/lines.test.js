@@ -206,9 +206,18 @@ test("an axis ends at 100 times the median, and what rises above it is marked", 
 });
 
 test("an axis without an outlier is not cut", () => {
-  for (const values of [[1, 2, 99], [], [NaN], [-1, -2, 1e9], [0, 0, 5]])
+  for (const values of [[1, 2, 99], [], [NaN], [-1, -2, 90], [0, 0, 5]])
     assert.equal(capOf([lineOfValues(values)]), Infinity, String(values));
   assert.deepEqual(above([lineOfValues([1, 1e9])], Infinity), []);
+});
+
+test("an axis of values around zero ends at 100 times their median magnitude", () => {
+  assert.equal(
+    capOf([lineOfValues([-3, 0.01, 2, -0.02, 1.5, 1])]),
+    Infinity,
+    "the loss of a critic has no outlier here",
+  );
+  assert.equal(capOf([lineOfValues([-1, -2, -2, 1e9])]), 200);
 });
 
 test("a threshold far above decides nothing and is not drawn above the axis", () => {

@@ -73,6 +73,7 @@ test("a bin is told by its share, and the note says what was counted", () => {
   assert.equal(binTold(found, 0, band), "step 0 · 2^-4 to 2^-2: 2 of 4 counted entries (50 %)");
   assert.equal(binTold(found, 1, band), "step 10 · 2^-4 to 2^-2: no gradient");
   assert.match(noteText(found, 4), /at 2 sampled steps; all 4 entries\./);
+  assert.match(noteText(found, 1), /at 2 sampled steps; its only entry\./);
   assert.match(noteText(found, 9), /4 of 9 entries, evenly spaced among those that the gradient stores/);
   const some = { ...found, about: { ...found.about, counted: 500 } };
   assert.match(noteText(some, 4), /at 2 of the 500 sampled steps here/);

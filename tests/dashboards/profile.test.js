@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { number } from "../../dashboards/draw/text.js";
 import { ABSENT, valuesOf } from "../../dashboards/heat/values.js";
-import { byLine, hull, placeOf } from "../../dashboards/profile/draw.js";
+import { beyond, byLine, hull, placeOf } from "../../dashboards/profile/draw.js";
 import { axisOf, bandsOf, profileAt, slopeOf, slopeText } from "../../dashboards/profile/values.js";
 import { random, tile } from "./support.js";
 
@@ -99,4 +99,11 @@ test("what shares a line is combined: the widest band, the largest value", () =>
     { low: 2, middle: 2, high: 3 },
   ]);
   assert.deepEqual(byLine([], 2, hull), []);
+});
+
+test("a value beyond the ends of the axis has a side, and zero is below a logarithmic one", () => {
+  assert.deepEqual(
+    [0, 0.1, 3, 10, 1e20].map((value) => beyond([0.1, 10], value)),
+    [-1, 0, 0, 0, 1],
+  );
 });

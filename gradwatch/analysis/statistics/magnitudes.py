@@ -50,6 +50,8 @@ def magnitudes(
 ) -> Magnitudes:
     """Read the histograms of the parameters at some positions, at ``most`` samples from ``first`` to ``last``.
 
+    A sample holds until the next one, so the last one before ``first`` is among them.
+
     Args:
         reader: the run.
         series: of the optimizer.
@@ -61,7 +63,8 @@ def magnitudes(
         rows: `RunReader.magnitude_ids`, if they were read.
     """
     own = reader.magnitude_ids(optimizer) if rows is None else rows
-    inside = own[(own[:, 1] >= first) & (own[:, 1] <= last)]
+    begin = max(0, int(np.searchsorted(own[:, 1], first, side="right")) - 1)
+    inside = own[begin : int(np.searchsorted(own[:, 1], last, side="right"))]
     spaced = np.linspace(0, len(inside) - 1, min(most, len(inside))).round().astype(np.int64)
     found, counts = reader.magnitude_rows(inside[spaced, 0], positions, optimizer)
     steps = found[:, 1]

@@ -56,7 +56,10 @@ def test_entries_by_magnitude_are_those_of_the_run(tmp_path):
     assert set(arrays["loss_scale"].tolist()) == {1024.0}
     few = view.magnitudes([0], 0, 99, 3)
     assert (few[0]["counted"], few[1]["step"].tolist()) == (20, [0, 50, 95])
-    assert len(view.magnitudes([0], 1, 4, 400)[1]["step"]) == 0
+    between = view.magnitudes([0], 61.5, 64.5, 400)
+    assert (between[0]["counted"], between[1]["step"].tolist()) == (1, [60]), "a sample holds until the next one"
+    assert view.magnitudes([0], 62, 70, 400)[1]["step"].tolist() == [60, 65, 70]
+    assert len(view.magnitudes([0], -9, -1, 400)[1]["step"]) == 0
     with pytest.raises(BadArgument, match="expected some of"):
         view.magnitudes([99], 0, 99, 3)
     summary = run.summary()
