@@ -14,7 +14,7 @@ from gradwatch.distributed.agreement import agree
 from gradwatch.distributed.collective import RankCollective
 from gradwatch.distributed.gather import GatheredStep, RankGatherer
 from gradwatch.distributed.inbox import Names
-from gradwatch.distributed.mailbox import Mailbox, rank_and_world_size
+from gradwatch.distributed.mailbox import Mailbox, Rank0NotAttached, rank_and_world_size
 from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
 from gradwatch.distributed.node_box import sweep_nodes
 from gradwatch.distributed.office import Address, open_office, reach_office
@@ -29,6 +29,7 @@ __all__ = [
     "Mailbox",
     "Names",
     "ParameterPart",
+    "Rank0NotAttached",
     "RankCollective",
     "RankGatherer",
     "RankTree",

@@ -6,11 +6,14 @@ ranks on the machine of their reader stay in its memory (`NodeBox`), because the
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import os
+import secrets
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
@@ -29,10 +32,20 @@ KEPT_UNASKED = 4
 NODE_WITHIN = 2.0
 """Seconds in which the first messages wait for the reader on the same machine to say where it reads."""
 
+OLD_WORLD_PAUSE = 0.2
+"""Seconds between two looks whether rank 0 has begun, where the store still names an earlier training."""
+
 SELDOM = 1.0
 """Seconds between two requests for an announcement that is rarely made."""
 
+RANK_0_WITHIN = 30.0
+"""Seconds in which rank 0 has to attach as well."""
+
+WORLD = "gradwatch/world"
+"""The key under which rank 0 names the training that its mailboxes are of."""
+
 _recording_numbers = itertools.count()
+_worlds: weakref.WeakKeyDictionary[Any, dict[int, str]] = weakref.WeakKeyDictionary()  # by store and rank
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -46,6 +59,50 @@ def rank_and_world_size() -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
+
+
+def _own_connection(store: Any) -> Any:
+    """The same store by a connection of its own, where it has connections: a wait holds up no other request."""
+    return store.clone() if hasattr(store, "clone") else store
+
+
+class Rank0NotAttached(TimeoutError):
+    """Rank 0 has opened no mailbox in this training."""
+
+
+def world_of(store: Any, rank: int, seconds: float) -> str:
+    """The name of the training whose processes share this store now.
+
+    torchrun may keep the store when it starts the workers again, and its count of restarts tells too little: a new node
+    begins at 0, and the others do not count its arrival. So rank 0 makes a name, and the others wait for it. A name is
+    of an earlier training if that had another number of ranks, or if an earlier process of this rank has read it.
+
+    Raises:
+        Rank0NotAttached: there is no name after so many seconds.
+    """
+    known = _worlds.setdefault(store, {})
+    if rank not in known:
+        known[rank] = _world_as_begun(_own_connection(store), rank, rank_and_world_size()[1], seconds)
+    return known[rank]
+
+
+def _world_as_begun(store: Any, rank: int, ranks: int, seconds: float) -> str:
+    name, old = secrets.token_hex(8), ""
+    if rank == 0:
+        store.set(WORLD, json.dumps([name, ranks]))
+        return name
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if not store.check([WORLD]):
+            with contextlib.suppress(Exception):  # the type of a timeout differs from store to store
+                store.wait([WORLD], timedelta(seconds=left))
+            continue
+        name, of_ranks = map(str, json.loads(store.get(WORLD)))
+        if name != old and of_ranks == str(ranks) and store.add(f"gradwatch/{name}/rank/{rank}", 1) == 1:
+            return name
+        old = name
+        time.sleep(OLD_WORLD_PAUSE)
+    raise Rank0NotAttached(f"gradwatch is not attached in rank 0 within {seconds:.0f} seconds")
 
 
 class Mailbox:
@@ -63,6 +120,9 @@ class Mailbox:
         """Open the mailbox; raises whatever torch.distributed raises if it has no key-value store.
 
         ``store`` is one that no other recording uses; None takes a part of the training's own.
+
+        Raises:
+            Rank0NotAttached: rank 0 has opened none in time.
         """
         self.rank = rank
         self._sent = 0
@@ -82,10 +142,10 @@ class Mailbox:
 
         # The store of rank 0 may be the server: holding it keeps the server alive until the last message is read.
         self._origin = dist.distributed_c10d._get_default_store()
-        store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may keep its store across restarts
+        store = _own_connection(self._origin)
+        world = world_of(self._origin, self.rank, RANK_0_WITHIN)
         while True:
-            self._prefix = f"gradwatch/{restarts}/{next(_recording_numbers)}"
+            self._prefix = f"gradwatch/{world}/{next(_recording_numbers)}"
             self._store = dist.distributed_c10d.PrefixStore(self._prefix, store)
             if self.rank == 0 or self.announced("closed") is None:
                 break
@@ -100,7 +160,7 @@ class Mailbox:
         """The key-value store by which a process group of this recording connects, over a connection of its own."""
         import torch.distributed as dist
 
-        store = self._origin.clone() if hasattr(self._origin, "clone") else self._origin
+        store = _own_connection(self._origin)
         return dist.distributed_c10d.PrefixStore(f"{self._prefix}/group", store)
 
     def announce(self, name: str, value: object) -> None:

@@ -27,12 +27,14 @@ from gradwatch.distributed import (
     JoinedParts,
     Mailbox,
     Names,
+    Rank0NotAttached,
     RankCollective,
     RankGatherer,
     agree,
     rank_and_world_size,
     reach_office,
 )
+from gradwatch.distributed.mailbox import RANK_0_WITHIN
 from gradwatch.errors import BadArgument, NoParameters, RecorderProcessFailed, ShardedParameters
 from gradwatch.measure import copies_behind, count_unknown_parts, is_on_host
 from gradwatch.record import KINDS, STATS, Event, StepRecord
@@ -49,7 +51,7 @@ from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.parameters import listed, printable, sharding_of
 from gradwatch.recording.process.link import RecorderLink
 from gradwatch.recording.process.sink import ProcessSink, SendingSink
-from gradwatch.recording.rank_sender import RANK_0_WITHIN, RankSender
+from gradwatch.recording.rank_sender import RankSender
 from gradwatch.recording.recorder import Recorder
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
@@ -542,7 +544,7 @@ def _open_sender(mailbox: Mailbox | None, trained: Trained, run: Path, recorder:
         return NullSink()
     first_steps = mailbox.announced("open", RANK_0_WITHIN)
     if first_steps is None:
-        logger.warning("gradwatch is not attached in rank 0, so this rank records nothing (rank-silent)")
+        _say_not_attached()
         return NullSink()
     office = mailbox.announced("office")
     if recorder == "process" and office is not None:
@@ -564,6 +566,10 @@ def _open_sender(mailbox: Mailbox | None, trained: Trained, run: Path, recorder:
     return RankSender(mailbox, first_steps, _capacity(trained))
 
 
+def _say_not_attached() -> None:
+    logger.warning("gradwatch is not attached in rank 0, so this rank records nothing (rank-silent)")
+
+
 def _say_unknown_parts(trained: Trained, *, experts: bool) -> None:
     unknown = sum(count_unknown_parts(model, experts=experts) for model, _ in trained.values())
     if unknown:
@@ -580,6 +586,9 @@ def _open_mailbox(rank: int, is_sharded: bool, *, is_joint: bool) -> Mailbox | N
         return None
     try:
         return Mailbox(rank)
+    except Rank0NotAttached:
+        _say_not_attached()
+        return None
     except Exception as error:
         if is_sharded:
             raise ShardedParameters(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradwatch.distributed import JoinedParts, LocalStep, Mailbox, RankCollective, RankTree, SubtreeRelay
 from gradwatch.distributed.gather import PAUSE
+from gradwatch.distributed.mailbox import RANK_0_WITHIN
 from gradwatch.distributed.messages import Ended, Item, SubtreeStep, pack
 from gradwatch.record import Event, StepRecord
 from gradwatch.recording.records import make_local
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gradwatch")
 
 LETTER_BYTES = 4 * 2**20  # the tables in one letter, about
-RANK_0_WITHIN = 30.0  # seconds in which rank 0 has to attach as well
 END_WITHIN = 10.0  # seconds for the last letters
 KILLED = "killed"  # why a recording ended whose training process is dead
 

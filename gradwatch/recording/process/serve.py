@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gradwatch.distributed import Address, Mailbox, ParameterPart, RankGatherer, open_office, reach_office
+from gradwatch.distributed.mailbox import RANK_0_WITHIN
 from gradwatch.errors import GradwatchError, RecorderProcessFailed, RunInUse
 from gradwatch.record import Event, ParameterInfo, StepRecord
 from gradwatch.recording.mirror import event_files
@@ -34,7 +35,7 @@ from gradwatch.recording.process.messages import (
     plain_record,
 )
 from gradwatch.recording.process.ring import Ring
-from gradwatch.recording.rank_sender import KILLED, RANK_0_WITHIN, RankSender
+from gradwatch.recording.rank_sender import KILLED, RankSender
 from gradwatch.recording.recorder import MakeRecord, Recorder
 from gradwatch.recording.records import StepNumbers, gathered_record, local_of, record_of
 from gradwatch.recording.sink import INTERVAL, Beginning
@@ -279,11 +280,10 @@ def _feeds_of(run: Path, facts: Mapping[str, Any]) -> Feeds:
 def _opened_writer(run: Path) -> StoreWriter:
     """The writer of the run.
 
-    After a restart by torchrun the process of the attempt before may still be writing what a kill has left.
+    After a restart by torchrun the process of the attempt before may still be writing what a kill has left. torchrun
+    counts no restart for a node that joins, so whatever it starts may be one.
     """
-    deadline = time.monotonic() + (
-        PREDECESSOR_WITHIN if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else 0
-    )
+    deadline = time.monotonic() + (PREDECESSOR_WITHIN if "TORCHELASTIC_RUN_ID" in os.environ else 0)
     while True:
         try:
             return StoreWriter(run)

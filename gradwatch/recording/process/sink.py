@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gradwatch.distributed import Mailbox
+from gradwatch.distributed.mailbox import RANK_0_WITHIN
 from gradwatch.record import Event, StepRecord
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.process.link import RecorderLink, error_of
@@ -26,7 +27,6 @@ from gradwatch.recording.process.messages import (
     plain_parts,
     record_of_plain,
 )
-from gradwatch.recording.rank_sender import RANK_0_WITHIN
 from gradwatch.recording.records import LateNumbers, StepNumbers, collect, collect_late
 from gradwatch.recording.sink import POLL, Beginning, StepSource
 from gradwatch.store import StoreReader

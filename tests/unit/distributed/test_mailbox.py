@@ -1,15 +1,20 @@
 """The mailbox on a real key-value store of torch.distributed."""
 
+import importlib
 import itertools
 import subprocess
 import sys
 import time
+import weakref
+from concurrent import futures
 
 import pytest
 import torch.distributed as dist
 
 from gradwatch.distributed import mailbox as module
-from gradwatch.distributed.mailbox import MAX_UNREAD, Mailbox, rank_and_world_size
+from gradwatch.distributed.mailbox import MAX_UNREAD, Mailbox, Rank0NotAttached, rank_and_world_size, world_of
+
+PATIENCE = 30.0  # seconds
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ def test_letters_of_several_ranks_are_taken_together_or_not_at_all(open_mailbox)
 
 
 def test_another_rank_can_go_on_reading_where_one_stopped(open_mailbox):
-    reader, sender, next_reader = open_mailbox(2), open_mailbox(1), open_mailbox(0)
+    next_reader, sender, reader = open_mailbox(0), open_mailbox(1), open_mailbox(2)
     for message in (b"a", b"b", b"c"):
         sender.send(message)
     assert [reader.receive(1), reader.receive(1)] == [b"a", b"b"]
@@ -98,13 +103,56 @@ def test_a_rank_that_missed_a_recording_skips_its_closed_mailbox(open_mailbox):
     assert later.receive(1) == b"new"
 
 
-def test_a_restart_by_torchrun_has_mailboxes_of_its_own(open_mailbox, monkeypatch):
-    before = open_mailbox(0)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    after, sender = open_mailbox(0), open_mailbox(1)
+def test_workers_that_torchrun_starts_again_have_mailboxes_of_their_own(open_mailbox, monkeypatch):
+    before, sender_before = open_mailbox(0), open_mailbox(1)
+    before.announce("open", {"0": 7})
+    monkeypatch.setattr(module, "_worlds", weakref.WeakKeyDictionary())  # as in new processes, with the same store
+    with futures.ThreadPoolExecutor() as pool:
+        store = dist.distributed_c10d._get_default_store()
+        early = pool.submit(world_of, store, 1, PATIENCE)  # it finds what is left of the training before
+        time.sleep(2 * module.OLD_WORLD_PAUSE)
+        after = open_mailbox(0)
+        early.result(PATIENCE)
+        sender = open_mailbox(1)
+    assert sender.announced("open") is None
     sender.send(b"x")
-    assert before.receive(1) is None
-    assert after.receive(1) == b"x"
+    sender_before.send(b"old")
+    assert (before.receive(1), before.receive(1)) == (b"old", None)
+    assert (after.receive(1), after.receive(1)) == (b"x", None)
+
+
+def test_a_node_that_joined_later_counts_fewer_restarts_and_is_heard(open_mailbox, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    receiver = open_mailbox(0)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    open_mailbox(1).send(b"x")
+    assert receiver.receive(1) == b"x"
+
+
+def test_a_rank_that_is_new_to_the_store_does_not_join_a_training_of_another_size(monkeypatch):
+    importlib.import_module("torch.testing._internal.distributed.fake_pg")  # registers the backend "fake"
+    store = dist.HashStore()
+    worlds = []
+    for ranks in (2, 4):
+        dist.init_process_group("fake", store=store, rank=0, world_size=ranks)
+        monkeypatch.setattr(module, "_worlds", weakref.WeakKeyDictionary())
+        if ranks == 4:
+            with pytest.raises(Rank0NotAttached):
+                world_of(store, 3, seconds=2 * module.OLD_WORLD_PAUSE)
+        worlds.append([world_of(store, rank, seconds=0.1) for rank in range(ranks)])
+        dist.destroy_process_group()
+    assert [len(set(names)) for names in worlds] == [1, 1]
+    assert worlds[0][0] != worlds[1][0]
+
+
+def test_a_rank_waits_for_rank_0_and_no_longer_than_it_may():
+    store = dist.HashStore()
+    with pytest.raises(Rank0NotAttached):
+        world_of(store, 1, seconds=0.1)
+    with futures.ThreadPoolExecutor() as pool:
+        early = pool.submit(world_of, store, 1, PATIENCE)
+        time.sleep(0.1)
+        assert world_of(store, 0, 0.0) == early.result(PATIENCE)
 
 
 def test_without_a_key_value_store_opening_raises():
