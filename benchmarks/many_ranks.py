@@ -10,6 +10,13 @@ Processor time is that of the one thread, which shares the interpreter with the 
 the other process. Bytes are those of the letters that are read. A step is recorded after the seconds between the last
 letter of a rank and the end of gathering; many relays in one process make it longer than it would be on machines of
 their own. In the lines of rank 0 alone, only the ranks that it reads are played, each with the letter of its subtree.
+
+"Played" is the processor time, in one step, of the process that plays the others: after the last letter of a rank and
+before the end of gathering, the store's server included. It is what this machine adds to the seconds that a training
+waits. With ``--slowed 16`` every interval of the code (between two looks, until a rank is given up on) is 16 times as
+long, and every second of the table is a sixteenth of one: what has to be computed delays a step 16 times less, and what
+has to be waited for as much as before. That is how soon a step is recorded where each rank has a processor of its own,
+but for the processor time of the few ranks on the longest way to rank 0, a relay on each level.
 """
 
 from __future__ import annotations
@@ -27,7 +34,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -46,12 +53,15 @@ from gradwatch.distributed import (
     mailbox,
     node_box,
 )
+from gradwatch.distributed import relay as relaying
 from gradwatch.distributed.messages import Heard, Item, SubtreeParts, SubtreeStep, pack
 from gradwatch.record import RANK_STATS, STATS, ParameterInfo
 from gradwatch.recording.sink import INTERVAL
 
 PARAMETERS = 300
 SLOW_SHARE, SLOW_SECONDS = 0.05, 1.0
+SLOWED = [(gather, "PAUSE"), (gather, "LONGEST_PAUSE"), (gather, "ALL_AT_ONCE"), (relaying, "ALL_AT_ONCE")]
+SLOWED += [(mailbox, "SELDOM"), (gather, "FIRST_PATIENCE"), (gather, "PATIENCE")]
 DEAD_PATIENCE = 3.0  # seconds, in the cases with a dead node
 NODE = 8  # ranks
 
@@ -69,6 +79,7 @@ class Case:
         attempt: number of the elastic restart.
         only_readers: whether only the ranks that rank 0 reads are played, each with the letter of a whole subtree.
         on_nodes: whether letters within a node stay in the machine's memory.
+        slowed: how many times as long every interval is as usual.
     """
 
     ranks: int
@@ -79,6 +90,7 @@ class Case:
     attempt: int = 0
     only_readers: bool = False
     on_nodes: bool = True
+    slowed: float = 1.0
 
     @property
     def tree(self) -> RankTree:
@@ -96,7 +108,10 @@ class RelayCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one case cost; processor seconds, bytes, seconds and MB. All but ``relay`` and ``relay_first`` of rank 0."""
+    """What one case cost; processor seconds, bytes, seconds and MB.
+
+    All of rank 0 but for ``relay``, ``relay_first`` and ``played``, which is of the process with all other ranks.
+    """
 
     first: float
     first_bytes: int
@@ -111,6 +126,7 @@ class Cost:
     missing: int
     relay_first: RelayCost
     relay: RelayCost
+    played: float
 
 
 class CountingStore:
@@ -183,8 +199,7 @@ def subtree_items(ranks: range, number: int) -> list[Item]:
 
 def open_mailbox(rank: int, case: Case) -> CountingMailbox:
     """The mailbox of a played rank, as that rank would open it in a process of its own."""
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(case.attempt)
-    mailbox._recording_numbers = itertools.count(case.ranks)  # cases share the store
+    mailbox._recording_numbers = itertools.count(100 * case.ranks + case.attempt)  # cases share the store
     return CountingMailbox(rank)
 
 
@@ -248,6 +263,7 @@ class Players:
         self._slow = set(random.permutation(list(self._boxes))[: int(SLOW_SHARE * case.ranks)].tolist())
         self._join = pack([parts("" if case.copies else "RANK")])
         self._dead = set(range(case.ranks - NODE, case.ranks)) if case.dead else set()
+        self.processor_seconds = 0.0  # after the last letter of a rank in the last step
 
     def play(self, number: int, pipe: Connection) -> float:
         """Do everything that the ranks do in one step, and say when rank 0 is to gather.
@@ -272,14 +288,15 @@ class Players:
             box.send(letter)
         for top in self._top:
             top.send(pack(subtree_items(self._case.tree.subtree(top.rank), number)))
-        sent = time.time()
+        sent, began = time.time(), time.process_time()
         pipe.send("gather")
         if late:
-            self._relay(number, SLOW_SECONDS)
+            self._relay(number, SLOW_SECONDS * self._case.slowed)
             for box in late:
                 box.send(letter)
-            sent = time.time()
+            sent, began = time.time(), time.process_time()
         self._relay(number, float("inf"))
+        self.processor_seconds = time.process_time() - began
         return sent
 
     def close(self) -> None:
@@ -297,14 +314,15 @@ class Players:
         random = np.random.default_rng(1)
         began = time.monotonic()
         alive = [relay for relay in self._relays if not (number and relay.rank in self._dead)]
-        rounds = [(began + INTERVAL * random.random(), relay.rank, relay) for relay in alive if relay.sent < number]
+        interval = INTERVAL * self._case.slowed
+        rounds = [(began + interval * random.random(), relay.rank, relay) for relay in alive if relay.sent < number]
         heapq.heapify(rounds)
         while rounds and rounds[0][0] < began + seconds:
             due, rank, relay = heapq.heappop(rounds)
             time.sleep(max(0.0, due - time.monotonic()))
             relay.round()
             if relay.sent < number:
-                heapq.heappush(rounds, (time.monotonic() + INTERVAL, rank, relay))
+                heapq.heappush(rounds, (time.monotonic() + interval, rank, relay))
 
     def cost(self) -> RelayCost:
         """What was asked of the relays since it was last asked."""
@@ -314,21 +332,27 @@ class Players:
         return RelayCost(most=max(seconds), median=statistics.median(seconds), most_bytes=max(read))
 
 
-def begin(rank: int, port: int) -> None:
-    gather.FIRST_PATIENCE = 900.0  # one process makes the first step of all relays
+def begin(rank: int, port: int, slowed: float) -> None:
+    for module, name in SLOWED:
+        setattr(module, name, getattr(module, name) * slowed)
+    gather.FIRST_PATIENCE = 900.0 * slowed  # one process makes the first step of all relays
     store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 1)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
 
 
-def play(port: int, pipe: Connection) -> None:
+def patience(case: Case) -> float:
+    return (DEAD_PATIENCE if case.dead else 30.0) * case.slowed
+
+
+def play(port: int, slowed: float, pipe: Connection) -> None:
     """The other process: plays what the pipe asks for."""
-    begin(1, port)
+    begin(1, port, slowed)
     node_box.sweep_nodes()  # what a killed simulation has left
     node_box.sweep_nodes = lambda place=None: None  # it is for one reader of a machine, not for thousands
     players = None
     while (asked := pipe.recv()) is not None:
         if isinstance(asked, Case):
-            gather.PATIENCE = DEAD_PATIENCE if asked.dead else 30.0
+            gather.PATIENCE = patience(asked)
             if players is not None:
                 players.close()
             players = Players(asked)
@@ -337,6 +361,7 @@ def play(port: int, pipe: Connection) -> None:
             pipe.send(players.play(asked, pipe))
             pipe.send(players.cost())
             pipe.send(players.asked())
+            pipe.send(players.processor_seconds)
     if players is not None:
         players.close()
     dist.destroy_process_group()
@@ -344,7 +369,7 @@ def play(port: int, pipe: Connection) -> None:
 
 def measure(case: Case, pipe: Connection) -> Cost:
     """Gather one case in this process, which is rank 0."""
-    gather.PATIENCE = DEAD_PATIENCE if case.dead else 30.0
+    gather.PATIENCE = patience(case)
     box = open_mailbox(0, case)
     if case.on_nodes:
         box.read_node_here()
@@ -352,7 +377,7 @@ def measure(case: Case, pipe: Connection) -> Cost:
     pipe.recv()
     gatherer = RankGatherer(box, case.ranks, case.tree)
     gatherer.join(0, parts("" if case.copies else "0"))
-    took, read, delays, relays, stores = [], [], [], [], []
+    took, read, delays, relays, stores, played = [], [], [], [], [], []
     unknown = missing = 0
     for number in range(case.steps + 1):
         pipe.send(number)
@@ -362,11 +387,12 @@ def measure(case: Case, pipe: Connection) -> Cost:
         took.append(time.thread_time() - began)
         read.append(box.read - before)
         done = time.time()
-        delays.append(done - pipe.recv())
+        delays.append((done - pipe.recv()) / case.slowed)
         relays.append(pipe.recv())
         others = pipe.recv()
         stores.append((others[0] + box.store.requests, others[1]))
         box.store.requests = 0
+        played.append(pipe.recv())
         unknown += found is None
         missing = 0 if found is None else int(np.isnan(found.ranks.before_reduction).sum())
     gatherer.close()
@@ -390,6 +416,7 @@ def measure(case: Case, pipe: Connection) -> Cost:
             median=statistics.median(relay.median for relay in relays[1:]),
             most_bytes=max(relay.most_bytes for relay in relays[1:]),
         ),
+        played=statistics.median(played[1:]),
     )
 
 
@@ -399,15 +426,15 @@ def line(what: str, cost: Cost) -> str:
         f"{1e3 * cost.each:>8.2f}{1e3 * cost.relay_first.most:>8.0f}{cost.relay.most_bytes / 1e3:>7.0f}"
         f"{1e3 * cost.relay.most:>7.2f}{1e3 * cost.relay.median:>8.2f}"
         f"{cost.delay:>8.2f}{cost.longest:>7.2f}{cost.store_bytes / 1e6:>8.2f}{cost.store_requests:>8.0f}"
-        f"{cost.memory:>6.0f}{cost.unknown:>8}{cost.missing:>8}"
+        f"{cost.memory:>6.0f}{cost.unknown:>8}{cost.missing:>8}{cost.played:>8.2f}"
     )
 
 
 HEAD = (
     f"{'':<36}{'rank 0, first':>14}{'rank 0, each':>16}{'relay 1st':>10}{'each, most':>13}{'median':>7}"
-    f"{'recorded after':>15}{'store, each':>16}{'':>6}{'steps':>8}{'ranks':>8}\n"
+    f"{'recorded after':>15}{'store, each':>16}{'':>6}{'steps':>8}{'ranks':>8}{'played':>8}\n"
     f"{'':<36}{'MB':>7}{'ms':>7}{'KB':>8}{'ms':>8}{'ms':>8}{'KB':>7}{'ms':>7}{'ms':>8}"
-    f"{'s':>8}{'worst':>7}{'MB':>8}{'asked':>8}{'MB':>6}{'unknown':>8}{'missing':>8}"
+    f"{'s':>8}{'worst':>7}{'MB':>8}{'asked':>8}{'MB':>6}{'unknown':>8}{'missing':>8}{'s':>8}"
 )
 
 
@@ -421,25 +448,28 @@ def main() -> None:
         help="ranks of the cases with a fault; 0 for none",
     )
     parser.add_argument("--store-only", action="store_true", help="leave no letters in the memory of a machine")
+    parser.add_argument("--slowed", type=float, default=1.0, help="make every interval this many times as long")
     parser.add_argument("--rank-0-at", type=int, nargs="*", default=[1024, 16384, 100_000], help="see the last lines")
     options = parser.parse_args()
-    on_nodes = not options.store_only
+    common = {"on_nodes": not options.store_only, "slowed": options.slowed}
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a lock for each node
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     pipe, other = multiprocessing.Pipe()
-    player = multiprocessing.get_context("spawn").Process(target=play, args=(port, other))
+    player = multiprocessing.get_context("spawn").Process(target=play, args=(port, options.slowed, other))
     player.start()
-    begin(0, port)
-    load = " ".join(f"{one:.1f}" for one in os.getloadavg())
-    print(f"{PARAMETERS} parameters, {len(STATS)} statistics, every step; {os.cpu_count()} processors, load {load}")
+    begin(0, port, options.slowed)
+    text = " ".join(f"{one:.1f}" for one in os.getloadavg())
+    slowed = "" if options.slowed == 1 else f"; intervals times {options.slowed:g}"
+    machine = f"{os.cpu_count()} processors, load {text}{slowed}"
+    print(f"{PARAMETERS} parameters, {len(STATS)} statistics, every step; {machine}")
     print(HEAD)
     for ranks in options.ranks:
         steps = 8 if ranks < 2000 else 3
         print(
-            line(f"{ranks} ranks, sharded", measure(Case(ranks=ranks, steps=steps, on_nodes=on_nodes), pipe)),
+            line(f"{ranks} ranks, sharded", measure(Case(ranks=ranks, steps=steps, **common), pipe)),
             flush=True,
         )
     if ranks := options.faults_at:
@@ -451,9 +481,9 @@ def main() -> None:
             f"{ranks * 3 // 4} ranks after a restart": Case(ranks=ranks * 3 // 4, attempt=5),
         }
         for what, case in faults.items():
-            print(line(what, measure(case, pipe)), flush=True)
+            print(line(what, measure(replace(case, slowed=options.slowed), pipe)), flush=True)
     for ranks in options.rank_0_at:
-        cost = measure(Case(ranks=ranks, only_readers=True, on_nodes=on_nodes, attempt=6), pipe)
+        cost = measure(Case(ranks=ranks, only_readers=True, attempt=6, **common), pipe)
         print(line(f"{ranks} ranks, rank 0 alone", cost), flush=True)
     print("load at the end", " ".join(f"{one:.1f}" for one in os.getloadavg()))
     pipe.send(None)
