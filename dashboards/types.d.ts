@@ -59,6 +59,9 @@ export interface RunEvent {
   parameter: string | null;
   optimizer: string;
   message: string;
+  attempt?: number;
+  /** The later attempt that made the step again, whose values the charts show. */
+  made_again_by?: number;
   observed?: JsonNumber;
   limit?: JsonNumber;
   /** What the replay of the captured step found. */

@@ -2,6 +2,7 @@
 /** @import { RunEvent } from "../types.d.ts" */
 import { h, markCurrent, prose } from "../draw/dom.js";
 import { whole } from "../draw/text.js";
+import { madeAgain } from "../state/events.js";
 
 const SHAPES = { critical: "▲", warning: "◆", info: "●" };
 const AT_FIRST = 100; // events listed until the reader asks for more
@@ -67,13 +68,14 @@ export class EventList {
   /** @param {RunEvent} event @param {number} i @param {boolean} several optimizers */
   #button(event, i, several) {
     const lasted = event.until === null || event.until === event.step ? "" : ` to ${whole(event.until)}`;
+    const again = madeAgain(event);
     const whose = several ? `, optimizer ${event.optimizer}` : "";
     return h(
       "button",
       { type: "button", class: `event ${event.severity}`, onclick: () => this.#choose(this.#shown.events[i]) },
       h("span", { class: "shape", "aria-hidden": "true" }, SHAPES[event.severity]),
       h("strong", {}, `${event.severity} ${event.kind}`),
-      ` step ${whole(event.step)}${lasted}${whose}`,
+      ` step ${whole(event.step)}${lasted}${whose}${again && `, ${again}`}`,
       h("span", { class: "message" }, ...prose(event.message)),
     );
   }

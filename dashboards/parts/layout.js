@@ -47,7 +47,8 @@ export function layOut(
   const empty = h("section", { class: "empty", hidden: true });
   runs.element.hidden = !several;
   const lists = [h("h2", { hidden: !several }, "Runs"), runs.element, events.element];
-  const side = h("aside", { "aria-label": "Runs and events" }, h("h1", {}, "GradWatch"), ...lists);
+  const skip = h("button", { type: "button", class: "skip", onclick: () => main.focus() }, "skip to the run");
+  const side = h("aside", { "aria-label": "Runs and events" }, skip, h("h1", {}, "GradWatch"), ...lists);
   return {
     body: h("div", { class: "gradwatch", style: `--gutter:${GUTTER}px` }, side, empty, main),
     main,

@@ -15,7 +15,17 @@ export function gravity(event) {
  * @param {RunEvent} event
  */
 export function eventKey(event) {
-  return [event.step, event.kind, event.optimizer, event.parameter ?? ""].join(" ");
+  const attempt = event.attempt ? [event.attempt] : [];
+  return [event.step, event.kind, event.optimizer, event.parameter ?? "", ...attempt].join(" ");
+}
+
+/**
+ * What to say of an event whose step a later attempt made again; empty of any other.
+ *
+ * @param {RunEvent} event
+ */
+export function madeAgain({ attempt = 0, made_again_by: later }) {
+  return later === undefined ? "" : `of attempt ${attempt}, made again by attempt ${later}`;
 }
 
 /**

@@ -3,6 +3,7 @@
 /** @import { Story } from "../data/pieces.js" */
 import { h } from "../draw/dom.js";
 import { number, steps, whole } from "../draw/text.js";
+import { madeAgain } from "../state/events.js";
 import { columnsAround, replayTold, storyRows, storyScalars } from "./story.js";
 import { storyTable } from "./table.js";
 
@@ -51,7 +52,10 @@ export class StoryPart {
     const same = last?.event === event && last?.story === story && last?.layers === layers && last?.theme === theme;
     if (event === null || same) return;
     this.#heading.textContent = `${event.severity} ${event.kind}, ${steps(event.step, event.until ?? event.step)}`;
-    this.#message.textContent = [event.message, evidence(event)].filter(Boolean).join(" · ");
+    const again = madeAgain(event);
+    this.#message.textContent = [event.message, evidence(event), again && `${again}, whose values are shown`]
+      .filter(Boolean)
+      .join(" · ");
     this.#replay.replaceChildren(...replayed(event));
     this.#table.replaceChildren(...(story && layers ? [this.#tableOf(event, story, layers, theme)] : []));
   }

@@ -56,6 +56,15 @@ class ResumePoint:
     step: int
     last: int
 
+    def makes_again(self, event: Event) -> bool:
+        """Whether the step of an event was made by an earlier attempt, and then again.
+
+        >>> point = ResumePoint(attempt=1, step=7, last=9)
+        >>> [point.makes_again(Event(step=s, kind="spike", severity="info", message="")) for s in (6, 8)]
+        [False, True]
+        """
+        return event.attempt < self.attempt and event.step >= self.step
+
     def __str__(self) -> str:
         """A sentence for a person.
 

@@ -32,6 +32,7 @@ NAME_WIDTH = 60  # characters of a layer's name
 
 _BADGES = {"healthy": "#1a7f37", "info": "#57606a", "warning": "#8a5000", "critical": "#b3261e"}
 _LINE = "#0072b2"
+_MAX_MEDIANS = 100  # as high as a logarithmic axis goes, as in a terminal
 _MARGIN = 4  # pixels above and below a curve
 _BAD = (214, 0, 108)
 _SCALE = ((8, 48, 107), (107, 174, 214), (236, 236, 236), (253, 141, 60), (127, 39, 4))
@@ -65,6 +66,18 @@ def _text(value: object) -> str:
     return escape(printable(str(value)))
 
 
+def _prose(text: str) -> str:
+    """A text whose commands and names between backticks become code.
+
+    >>> _prose("see `gradwatch explain spike`")
+    'see <code>gradwatch explain spike</code>'
+    """
+    parts = _text(text).split("`")
+    if len(parts) % 2 == 0:  # one that has no other end
+        return "`".join(parts)
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
 def _badge(severity: str, text: str) -> str:
     """White text on the colour of a severity."""
     style = f"background:{_BADGES[severity]};color:#fff;padding:0 5px;border-radius:3px"
@@ -84,9 +97,9 @@ def _head(summary: RunSummary) -> str:
     told = next((finding for finding in summary.findings if finding.severity != "info"), None)
     lines = [
         _text(" · ".join(fact for fact in facts if fact)),
-        *([] if told is None else [f"<b>cause</b> ({told.certainty}): {_text(told.cause)}"]),
-        f"<b>next:</b> {_text(summary.next)}",
-        *([] if told is None else [f"<b>confirm:</b> {_text(told.confirm)}"]),
+        *([] if told is None else [f"<b>cause</b> ({told.certainty}): {_prose(told.cause)}"]),
+        f"<b>next:</b> {_prose(summary.next)}",
+        *([] if told is None else [f"<b>confirm:</b> {_prose(told.confirm)}"]),
     ]
     return (
         f'<p style="margin:4px 0">{_badge(summary.verdict, summary.verdict.upper())} {_text(summary.reason)}<br/>'
@@ -117,17 +130,20 @@ def _findings(others: Sequence[Finding]) -> str:
 def _chart(title: str, values: Array, bad: NDArray[np.bool_], summary: RunSummary) -> str:
     """The largest value of each column, with a bar at those that are not finite.
 
-    The axis is logarithmic unless a value is negative, or none is above 0.
+    The axis is logarithmic unless a value is negative, or none is above 0. A logarithmic one ends at 100 times the
+    median, so that an explosion does not flatten what led to it; triangles mark the columns above.
     """
     tops = spike_safe(values, MAX_COLUMNS)
     finite = tops[np.isfinite(tops)]
     logarithmic = bool((finite > 0).any()) and not bool((values[np.isfinite(values)] < 0).any())
     known = finite[finite > 0] if logarithmic else finite
     low, high = (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
+    top = max(_MAX_MEDIANS * float(np.median(known)), float(np.quantile(known, 0.95))) if logarithmic else high
+    is_cut = high > top
     width = WIDTH / max(1, len(tops))
     lines = "".join(
         f'<polyline points="{points}" fill="none" stroke="{_LINE}" stroke-width="1.2"/>'
-        for points in _polylines(_heights(tops, low, high, logarithmic), width)
+        for points in _polylines(_heights(np.minimum(tops, top), low, min(high, top), logarithmic), width)
     )
     bars = "".join(
         f'<rect x="{begin * width:.1f}" y="0" width="{max((end - begin) * width, 2):.1f}" height="{HEIGHT}"'
@@ -136,6 +152,12 @@ def _chart(title: str, values: Array, bad: NDArray[np.bool_], summary: RunSummar
     )
     ends = number(low) if number(low) == number(high) else f"{number(low)} to {number(high)}"
     scale = "logarithmic" if logarithmic else "linear"
+    if is_cut:
+        ends += f", \N{BLACK UP-POINTING TRIANGLE} above {number(top)}"
+        lines += "".join(
+            f'<path d="M{(begin + end) / 2 * width:.1f} 0l4 7h-8z" fill="{_LINE}"/>'
+            for begin, end in _runs(np.isfinite(tops) & (tops > top))
+        )
     label = f"{title}, {scale}, {ends}, {step_range(summary.first_step, summary.last_step)}"
     return (
         f'<div><small>{title} <span style="opacity:.8">{ends}, {scale}</span></small><br/>'

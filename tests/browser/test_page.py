@@ -1194,6 +1194,38 @@ def test_an_address_that_makes_no_sense_opens_the_page_as_usual(look, url):
 # --------------------------------------------------------------------------------------- keys and places
 
 
+def test_the_keyboard_reaches_a_run_past_a_long_list_with_one_key(page):
+    seen = page("long")
+    seen.page.keyboard.press("Tab")
+    skip = seen.frame.get_by_role("button", name="skip to the run")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    seen.page.keyboard.press("Enter")
+    expect(seen.frame.locator("main")).to_be_focused()
+    expect(skip).not_to_be_in_viewport()
+    seen.page.keyboard.press("+")
+    seen.settle()
+    first, last = seen.range()
+    assert last - first < 500, "the keys of the page work there"
+
+
+def test_an_event_of_a_step_that_was_made_again_says_so(look, served, tmp_path):
+    writer = write(tmp_path / "run", [record(s, [1.0, 2.0]) for s in range(60)], [event(40, "critical", "explosion")])
+    writer.end_attempt("closed")
+    again = StoreWriter(tmp_path / "run")
+    again.begin_attempt({"model": "Net"}, {"0": ("Adam", {"lr": 1.25e-4})})
+    again.append([replace(record(s, [1.0, 2.0]), attempt=1) for s in range(30, 90)], [event(50, attempt=1)])
+    again.end_attempt("closed")
+    seen = look().open_page(served(tmp_path), "run=run")
+    seen.shown_run()
+    buttons = seen.frame.locator("button.event")
+    expect(buttons.filter(has_text="explosion")).to_contain_text("step 40, of attempt 0, made again by attempt 1")
+    expect(buttons.filter(has_text="spike")).not_to_contain_text("attempt")
+    buttons.filter(has_text="explosion").click()
+    story = seen.frame.locator(".story")
+    expect(story).to_contain_text("of attempt 0, made again by attempt 1, whose values are shown")
+
+
 def test_the_keys_work_after_a_click_on_an_event(page):
     seen = page("long")
     seen.frame.locator("button.event").filter(has_text="explosion").click()

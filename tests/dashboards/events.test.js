@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { eventKey, gravest, gravity, marked, nearestEvent, optimizerInTrouble } from "../../dashboards/state/events.js";
+import {
+  eventKey,
+  gravest,
+  gravity,
+  madeAgain,
+  marked,
+  nearestEvent,
+  optimizerInTrouble,
+} from "../../dashboards/state/events.js";
 import { event, overview, random } from "./support.js";
 
 const here = (/** @type {number} */ step) => step;
@@ -66,5 +74,12 @@ test("a run begins with the optimizer whose event is the gravest", () => {
 test("an event has the same key after a reload, and another one than its neighbours", () => {
   assert.equal(eventKey(event(3, { message: "at first" })), eventKey(event(3, { message: "later" })));
   const others = [event(4), event(3, { kind: "drift" }), event(3, { optimizer: "1" }), event(3, { parameter: "w" })];
-  assert.equal(new Set([event(3), ...others].map(eventKey)).size, 5);
+  others.push(event(3, { attempt: 1 }));
+  assert.equal(new Set([event(3), ...others].map(eventKey)).size, 6);
+  assert.equal(eventKey(event(3, { attempt: 0 })), eventKey(event(3)));
+});
+
+test("an event whose step was made again says so", () => {
+  assert.equal(madeAgain(event(3, { attempt: 0, made_again_by: 2 })), "of attempt 0, made again by attempt 2");
+  assert.equal(madeAgain(event(3, { attempt: 1 })), "");
 });

@@ -22,7 +22,7 @@ def events(path: Path | None, json: bool, kinds: list[str], severity: str) -> No
     if json:
         print_json(json_view.events(found))
     else:
-        print_view(event_list(found, screen(), name_optimizers=len(run.optimizers) > 1))
+        print_view(event_list(found, screen(), len(run.optimizers) > 1, run.resume_points()))
 
 
 def _is_wanted(event: Event, kinds: list[str], severity: str) -> bool:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
+from gradwatch.analysis.history import ResumePoint
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.text import count, step_range
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
 
-def event_list(events: Sequence[Event], screen: Screen, name_optimizers: bool = False) -> Group:
+def event_list(
+    events: Sequence[Event], screen: Screen, name_optimizers: bool = False, resumed: Sequence[ResumePoint] = ()
+) -> Group:
     """Every event, in order, with the name of its optimizer if there are several."""
     if not events:
         return Group(Text("No events.", "green"))
@@ -21,13 +24,26 @@ def event_list(events: Sequence[Event], screen: Screen, name_optimizers: bool = 
         lead = f"step {event.step:<8}{event.severity:<9}{event.kind:<12} "
         where = f"optimizer {event.optimizer}: " if name_optimizers else ""
         lasted = "" if event.until in (None, event.step) else f" (until step {event.until})"
-        lines += screen.wrap(lead, f"{where}{event.message}{lasted}", SEVERITY_STYLES[event.severity])
+        again = f"({again}) " if (again := made_again(event, resumed)) else ""
+        lines += screen.wrap(lead, f"{where}{again}{event.message}{lasted}", SEVERITY_STYLES[event.severity])
     return Group(*lines)
 
 
-def event_groups(events: Sequence[Event], screen: Screen, most: int = 8, name_optimizers: bool = False) -> list[Text]:
+def made_again(event: Event, resumed: Sequence[ResumePoint]) -> str:
+    """What to say of an event whose step a later attempt made again; empty of any other."""
+    later = [point.attempt for point in resumed if point.makes_again(event)]
+    return f"of attempt {event.attempt}, made again by attempt {later[-1]}" if later else ""
+
+
+def event_groups(
+    events: Sequence[Event],
+    screen: Screen,
+    most: int = 8,
+    name_optimizers: bool = False,
+    resumed: Sequence[ResumePoint] = (),
+) -> list[Text]:
     """The first event of each group (`grouped`), the most severe first, with how often it occurred."""
-    groups = grouped(events)
+    groups = grouped(events, resumed)
     if not groups:
         return [Text.assemble(("events", "bold"), ("  none", "dim"))]
     lines = [Text("events", "bold")]
@@ -37,7 +53,8 @@ def event_groups(events: Sequence[Event], screen: Screen, most: int = 8, name_op
         where = f"optimizer {first.optimizer}, " if name_optimizers else ""
         steps = step_range(first.step, first.until if len(group) == 1 else group[-1].step)
         lead = f"  {first.severity:<9}{first.kind:<12} "
-        lines += screen.wrap(lead, f"{where}{times}{steps}: {first.message}", SEVERITY_STYLES[first.severity])
+        again = f" {again}" if (again := made_again(first, resumed)) else ""
+        lines += screen.wrap(lead, f"{where}{times}{steps}{again}: {first.message}", SEVERITY_STYLES[first.severity])
     hidden = len(groups) - most
     if hidden > 0:
         lines.append(Text(f"  {count(hidden, 'more kind')}; `gradwatch events` lists every event", "dim"))
@@ -59,15 +76,18 @@ def newest_event(events: Sequence[Event], screen: Screen, name_optimizers: bool 
     return lines[:most]
 
 
-def grouped(events: Sequence[Event]) -> list[list[Event]]:
+def grouped(events: Sequence[Event], resumed: Sequence[ResumePoint] = ()) -> list[list[Event]]:
     """Events of one kind, severity and optimizer together: the most severe first, then by step.
+
+    Those whose steps a later attempt made again are groups of their own: what they tell is not in the charts.
 
     >>> spike = Event(step=3, kind="spike", severity="warning", message="")
     >>> nan = Event(step=5, kind="nonfinite", severity="critical", message="")
     >>> [[event.step for event in group] for group in grouped([spike, nan, spike])]
     [[5], [3, 3]]
     """
-    groups: dict[tuple[int, str, str], list[Event]] = {}
+    groups: dict[tuple[int, str, str, str], list[Event]] = {}
     for event in events:
-        groups.setdefault((-SEVERITIES.index(event.severity), event.kind, event.optimizer), []).append(event)
+        key = (-SEVERITIES.index(event.severity), event.kind, event.optimizer, made_again(event, resumed))
+        groups.setdefault(key, []).append(event)
     return [group for _, group in sorted(groups.items(), key=lambda item: (item[0][0], item[1][0].step))]

@@ -59,7 +59,7 @@ def report_sections(summary: RunSummary, screen: Screen, layers: int, strip_rows
             *rank_lines(summary, screen),
             *noise_lines(summary, screen),
         ],
-        event_groups(summary.events, screen, groups, len(summary.optimizers) > 1),
+        event_groups(summary.events, screen, groups, len(summary.optimizers) > 1, summary.resume_points),
         replayed_lines(summary.replays, screen),
         layer_table(summary, screen, layers),
         layer_strip(summary, screen, strip_rows),

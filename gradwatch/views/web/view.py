@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.differences import difference, differing_settings
 from gradwatch.analysis.long_runs import ACCURACY, LongLayers, long_layers
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
-from gradwatch.analysis.replays.result import Replay, of_event, result_files
+from gradwatch.analysis.replays.result import of_event, result_files
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.statistics.distribution import distribution
 from gradwatch.analysis.statistics.layers import most_relevant
@@ -196,7 +196,7 @@ class RunView:
         events, hidden = _most_severe(summary.events)
         return report(summary) | {
             "seams": [str(seam) for seam in summary.seams],
-            "events": [_with_replay(event, summary.replays) for event in events],
+            "events": [_event(event, summary) for event in events],
             "events_hidden": hidden,
             "norm_owners": [asdict(owner) for owner in self._read.owners()],
             "dominant": [asdict(owner) for owner in dominant(self._read.owners())],
@@ -392,13 +392,15 @@ class RunView:
         return history
 
 
-def _with_replay(event: Event, found: tuple[Replay, ...]) -> dict[str, Any]:
-    """An event, with what the replay of its step found if it was captured and replayed."""
-    replay = of_event(found, event.step, event.optimizer, event.until)
+def _event(event: Event, summary: RunSummary) -> dict[str, Any]:
+    """An event, the attempt that made its step again if any, and what the replay of its step found if there is one."""
+    later = [point.attempt for point in summary.resume_points if point.makes_again(event)]
+    told = event.as_dict() | ({"made_again_by": later[-1]} if later else {})
+    replay = of_event(summary.replays, event.step, event.optimizer, event.until)
     if replay is None:
-        return event.as_dict()
-    (told,) = replays([replay])
-    return event.as_dict() | {"replay": {"step": replay.step, "answers": told["answers"]}}
+        return told
+    (found,) = replays([replay])
+    return told | {"replay": {"step": replay.step, "answers": found["answers"]}}
 
 
 def written(path: Path) -> tuple[tuple[int, int], ...]:

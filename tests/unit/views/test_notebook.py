@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -137,6 +138,16 @@ def test_long_names_that_differ_in_the_middle_are_told_apart(tmp_path):
     names = tuple(ParameterInfo(name=f"{'a' * 100}.{i}.{'b' * 100}", shape=(2,)) for i in range(4))
     page = shown(Run(write_run(tmp_path, stream(steady(50), parameters=names, shares=[0.5] * 4))))
     assert all(re.search(rf"<td[^>]*>[^<]*\.{i}\.[^<]*</td>", page) for i in range(4))
+
+
+def test_an_explosion_does_not_flatten_what_led_to_it(tmp_path):
+    norms = [1.0, 2.0] * 100 + [1e19] * 5
+    page = shown(Run(write_run(tmp_path, stream(norms))))
+    assert "1 to 1e19, ▲ above 200, logarithmic" in page
+    heights = [float(point.split(",")[1]) for point in re.findall(r'points="([^"]+)"', page)[0].split()]
+    assert heights[0] - heights[1] == pytest.approx(64 * math.log(2) / math.log(200), abs=0.1)
+    assert heights[-1] == pytest.approx(4, abs=0.1)
+    assert page.count('h-8z"') == 1, "one triangle for the columns above"
 
 
 def test_a_single_value_is_drawn(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 from rich.console import Group
 
+from gradwatch.analysis.history import ResumePoint
 from gradwatch.record import Event
 from gradwatch.views.console.events import event_groups, event_list, grouped, newest_event
 from gradwatch.views.console.screen import Screen
@@ -89,3 +90,18 @@ def test_a_newest_event_that_is_cut_keeps_what_there_is_room_for(drawn, width, l
 def test_a_message_can_not_drive_the_terminal(message):
     found = [Event(step=1, kind="spike", severity="info", message=message)]
     assert all("\x1b" not in line and "\n" not in line for line in plain(event_groups(found, Screen())))
+
+
+def test_events_of_steps_that_were_made_again_are_told_apart(drawn):
+    found = [event(130), event(220, attempt=1), event(90)]
+    resumed = [ResumePoint(attempt=1, step=100, last=149)]
+    again = "of attempt 0, made again by attempt 1"
+    assert drawn(event_list(found, Screen(width=100), resumed=resumed), 100) == [
+        f"step 130     warning  spike        ({again}) message 130",
+        "step 220     warning  spike        message 220",
+        "step 90      warning  spike        message 90",
+    ]
+    assert plain(event_groups(found, Screen(width=100), resumed=resumed))[1:] == [
+        f"  warning  spike        step 130 {again}: message 130",
+        "  warning  spike        2 times, steps 220 to 90: message 220",
+    ]
