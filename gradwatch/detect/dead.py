@@ -20,8 +20,9 @@ class Dead:
 
     Exact zeros are a warning: the parameter gets a gradient that holds nothing. Not so for a bias whose weight
     moves: what reaches the bias may cancel, as under a hinge loss. A parameter that never gets a gradient is
-    information: it may be frozen, or unused on purpose. None is not zero. All parameters that reach 50 at
-    the same step are one event, and each is named once. The event is over when the first of them moves again.
+    information: it may be frozen, or unused on purpose. None is not zero. A parameter without entries is left out.
+    All parameters that reach 50 at the same step are one event, and each is named once. The event is over when
+    the first of them moves again.
 
     A layer's units: an entry of a bias whose gradient is exactly zero belongs to a unit that was inactive for
     the whole batch. Half of a layer's units at each of 100 steps is information, 55 of 100 a warning. Only a
@@ -44,10 +45,10 @@ class Dead:
         self._steps_seen += 1
         present = layers.present
         self._layers.see(layers.parameters)
-        zero = present & (layers.norm == 0)
+        zero = present & (layers.norm == 0) & self._layers.with_entries
         zero[self._layers.biases] &= ~(layers.norm[self._layers.weights] > 0)
         self._zero_steps = in_a_row(self._zero_steps, zero)
-        self._absent_steps = in_a_row(self._absent_steps, ~present)
+        self._absent_steps = in_a_row(self._absent_steps, ~present & self._layers.with_entries)
         return [
             *self._over(record, zero),
             *self._event(record, layers, self._zero_steps == LASTING_STEPS, "warning"),
@@ -141,12 +142,13 @@ class _DeadUnits:
 
 
 class _BiasedLayers:
-    """Which parameters are a bias beside a weight of as many rows, computed once."""
+    """Which parameters have entries, and which are a bias beside a weight of as many rows, computed once."""
 
     def __init__(self) -> None:
         self._parameters: tuple[ParameterInfo, ...] = ()
         self.biases = np.zeros(0, int)
         self.weights = np.zeros(0, int)
+        self.with_entries = np.zeros(0, bool)
         self._units = np.zeros(0)
         self._fan_in = np.zeros(0)
 
@@ -154,6 +156,7 @@ class _BiasedLayers:
         if parameters is self._parameters:
             return
         self._parameters = parameters
+        self.with_entries = np.array([parameter.numel > 0 for parameter in parameters], bool)
         place = {parameter.name: index for index, parameter in enumerate(parameters)}
         pairs = []
         for index, parameter in enumerate(parameters):
@@ -161,7 +164,7 @@ class _BiasedLayers:
             weight = place.get(f"{module}.weight" if module else "weight")
             if own == "bias" and weight is not None:
                 shape = parameters[weight].shape
-                if parameter.shape == shape[:1]:
+                if parameter.shape == shape[:1] and parameter.numel:
                     pairs.append((index, weight, parameter.numel, parameters[weight].numel / parameter.numel))
         table = np.array(pairs, float).reshape(len(pairs), 4)
         self.biases, self.weights = table[:, 0].astype(int), table[:, 1].astype(int)

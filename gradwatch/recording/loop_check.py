@@ -19,6 +19,7 @@ from torch import Tensor, nn, strided
 from torch.optim import Optimizer
 
 from gradwatch.recording.hooks import take_compiled_clip
+from gradwatch.recording.parameters import named_parameters
 
 logger = logging.getLogger("gradwatch")
 
@@ -164,6 +165,7 @@ class LoopCheck:
         self._by_optimizer: dict[int, _Probes] = {}
         self._found: dict[str, str] = {}  # of optimizers that are gone
         self._with_gradient: dict[str, weakref.ref[nn.Parameter]] = {}
+        self._frozen: dict[str, weakref.ref[Tensor]] = {}
 
     def follow(self, name: str, optimizer: Optimizer) -> None:
         """Check the steps of one more optimizer."""
@@ -188,7 +190,9 @@ class LoopCheck:
         for name, probes in self._probes.items():
             found |= _facts_of(name, probes)
         without = self._without_optimizer()
-        return found | ({"parameters_without_optimizer": json.dumps(without)} if without else {})
+        found |= {"parameters_without_optimizer": json.dumps(without)} if without else {}
+        frozen = [name for name, p in self._frozen.items() if (held := p()) is not None and not held.requires_grad]
+        return found | ({"frozen_parameters": json.dumps(frozen)} if frozen else {})
 
     def _without_optimizer(self) -> list[str]:
         """The parameters with a gradient that no living optimizer holds, whether it is recorded or not."""
@@ -212,6 +216,13 @@ class LoopCheck:
                 if parameter.grad is not None and id(parameter) not in held:
                     self._with_gradient[name] = weakref.ref(parameter)
 
+    def _note_frozen(self, optimizer: Optimizer) -> None:
+        """The parameters that the script gave the optimizer and froze: that they get no gradient is no fault."""
+        frozen = {id(p) for group in optimizer.param_groups for p in group["params"] if not p.requires_grad}
+        if frozen:
+            named = (pair for model in self._models() for pair in named_parameters(model))
+            self._frozen |= {name: weakref.ref(p) for name, p in named if id(p) in frozen}
+
     # ------------------------------------------------------------------------- what the loop does
 
     @_harmless
@@ -222,6 +233,7 @@ class LoopCheck:
             probes.note_change()
         if probes.steps == GRADIENTS_AT_STEP:
             self._note_gradients()
+            self._note_frozen(optimizer)
 
     @_harmless
     def after_step(self, optimizer: Optimizer) -> None:

@@ -49,6 +49,7 @@ class OptimizerFacts:
         carried_steps: steps at which backward added to the gradients of the step before; None: not recorded.
         changed_steps: steps at which something other than a clip call changed the gradients between backward and
             the optimizer's step; None: not recorded.
+        frozen: names of the parameters that did not require a gradient, as far as is known.
     """
 
     name: str
@@ -65,6 +66,7 @@ class OptimizerFacts:
     has_rivals: bool
     carried_steps: int | None
     changed_steps: int | None
+    frozen: frozenset[str] = frozenset()
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
@@ -228,6 +230,7 @@ def _optimizer_facts(
         has_rivals=len(reader.optimizers) > 1,
         carried_steps=_count(meta, f"carried_steps.{name}"),
         changed_steps=_count(meta, f"changed_steps.{name}"),
+        frozen=frozenset(json.loads(meta.get("frozen_parameters", "[]"))),
     )
 
 

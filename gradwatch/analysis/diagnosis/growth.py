@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from gradwatch.analysis.diagnosis.ends import climbs_to_the_end, ends_far_above, leaves_for_good, rises_above_all
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
-from gradwatch.analysis.diagnosis.schedule import end_of_warm_up, full_rate_from_the_start
+from gradwatch.analysis.diagnosis.schedule import (
+    WARM_UP,
+    end_of_warm_up,
+    evidence_of_rate,
+    no_warm_up,
+    rate_without_warm_up,
+)
 from gradwatch.analysis.statistics.losses import loss_summary
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, robust_deviation
@@ -37,9 +43,6 @@ FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts be
 HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
-FIRST_STEPS = 100  # a spike by then, at the full learning rate, may be for want of a warm-up
-WARMS_ITSELF_UP = frozenset({"RAdam"})  # optimizers whose first updates are made smaller for want of an average
-FULL_RATE = "learning_rate_from_the_start"  # evidence of a spike that a missing warm-up may have caused
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
 
 
@@ -403,8 +406,7 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         after = "no step after the last one shows whether the training came back"
     else:
         after = f"the training came back from {'them' if len(spikes) > 1 else 'it'}"
-    rate = _rate_without_warm_up(optimizer, step)
-    without = {} if rate is None else {FULL_RATE: Quantity(rate, "weight per update, from the first step on")}
+    rate = rate_without_warm_up(optimizer, step)
     cause, remedy, confirm = _why_it_stood_out(optimizer, step, rate)
     return Finding(
         code="spike",
@@ -422,7 +424,7 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "largest_ratio": Quantity(ratio, "times the median of its neighbours"),
             "steps": Quantity(listed_steps([step for step, _ in spikes]), "steps"),
         }
-        | without,
+        | evidence_of_rate(rate),
         cause=cause,
         remedy=remedy,
         confirm=confirm,
@@ -430,7 +432,7 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 
 def _why_it_stood_out(optimizer: OptimizerFacts, step: int, rate: float | None) -> tuple[str, str, str]:
-    """Cause, remedy and confirmation of a spike; ``rate``: as `_rate_without_warm_up`."""
+    """Cause, remedy and confirmation of a spike; ``rate``: as `rate_without_warm_up`."""
     batch = "a single batch: an outlier, a wrong label, or a sequence of unusual length"
     if rate is None:
         return (
@@ -439,20 +441,10 @@ def _why_it_stood_out(optimizer: OptimizerFacts, step: int, rate: float | None) 
             "run the same batch through an earlier checkpoint",
         )
     return (
-        f"no warm-up: the learning rate is {rate:g} from the first step on, while the averages of"
-        f" {optimizer.class_name} rest on few gradients; or {batch}",
-        "warm the learning rate up over the first steps, where clipping only limits the damage of such a step; if it"
-        " stays, look at its batch",
+        f"{no_warm_up(optimizer, rate)}; or {batch}",
+        f"{WARM_UP}, where clipping only limits the damage of such a step; if it stays, look at its batch",
         f"train again from the same seed with a warm-up of some hundred steps: step {step} should not stand out",
     )
-
-
-def _rate_without_warm_up(optimizer: OptimizerFacts, step: int) -> float | None:
-    """The learning rate that one of the first steps had already, if Adam or its like has no warm-up; else None."""
-    averages = optimizer.history.is_adaptive and not optimizer.history.has_fixed_size
-    if step > FIRST_STEPS or not averages or optimizer.class_name in WARMS_ITSELF_UP:
-        return None
-    return full_rate_from_the_start(optimizer)
 
 
 def listed_steps(steps: Sequence[int], most: int = 5) -> str:

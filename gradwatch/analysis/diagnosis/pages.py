@@ -205,7 +205,8 @@ PAGES: dict[str, Page] = {
         cure="rate",
         meaning="Steps far above their neighbours keep recurring, and at least three of them throw the loss back: it"
         " stays above its level for some steps. This is a warning if the loss is above its level for 5 % of the"
-        " steps, and information below that. If a spike does not change the loss, the finding is `spike`.",
+        " steps, and information below that. If a spike does not change the loss, the finding is `spike`. As there, a"
+        " missing warm-up is named as a cause if the first setback is among the first hundred steps.",
         example="A fine-tuning in which one batch in thirty has a picture in another unit: each such step throws the"
         " network back, and it ends at 69 % instead of 95 %.",
         confirm="Train again from the same seed with the threshold that `gradwatch recommend` gives, and compare the"
@@ -245,7 +246,8 @@ PAGES: dict[str, Page] = {
         title="Trainable parameters never get a gradient",
         cure="script",
         meaning="The optimizer holds parameters whose `grad` is None at every step: the loss does not depend on them."
-        " If only a few are affected, such as an unused head, this is information and not a warning.",
+        " If only a few are affected, such as an unused head, this is information and not a warning. Parameters with"
+        " `requires_grad=False` and those without entries do not count.",
         example="A `detach` between them and the loss, or reentrant checkpointing of blocks whose inputs need no"
         " gradient, which leaves all LoRA adapters without one.",
         confirm="After one `backward`, list the names whose `grad` is None.",

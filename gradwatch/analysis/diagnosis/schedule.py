@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts
+from gradwatch.analysis.diagnosis.finding import Quantity
 
 LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
 AT_THE_PEAK = 0.99  # of the largest learning rate
 RESTART = 2.0  # times: a learning rate that had fallen and rises by as much begins anew
+FIRST_STEPS = 100  # a spike by then, at the full learning rate, may be for want of a warm-up
+WARMS_ITSELF_UP = frozenset({"RAdam"})  # optimizers whose first updates are made smaller for want of an average
+FULL_RATE = "learning_rate_from_the_start"  # evidence of spikes that a missing warm-up may have caused
+WARM_UP = "warm the learning rate up over the first steps"
 
 
 def end_of_warm_up(optimizer: OptimizerFacts) -> int | None:
@@ -38,3 +43,24 @@ def restarts_after(optimizer: OptimizerFacts, step: int) -> bool:
     if not len(before) or not len(after):
         return False
     return bool(min(before.max(), after.max()) > RESTART * before[-1])
+
+
+def rate_without_warm_up(optimizer: OptimizerFacts, step: int) -> float | None:
+    """The learning rate that one of the first steps had already, if Adam or its like has no warm-up; else None."""
+    averages = optimizer.history.is_adaptive and not optimizer.history.has_fixed_size
+    if step > FIRST_STEPS or not averages or optimizer.class_name in WARMS_ITSELF_UP:
+        return None
+    return full_rate_from_the_start(optimizer)
+
+
+def evidence_of_rate(rate: float | None) -> dict[str, Quantity]:
+    """The evidence of a missing warm-up; nothing without one."""
+    return {} if rate is None else {FULL_RATE: Quantity(rate, "weight per update, from the first step on")}
+
+
+def no_warm_up(optimizer: OptimizerFacts, rate: float) -> str:
+    """The missing warm-up as a cause."""
+    return (
+        f"no warm-up: the learning rate is {rate:g} from the first step on, while the averages of"
+        f" {optimizer.class_name} rest on few gradients"
+    )

@@ -12,6 +12,7 @@ from gradwatch.analysis.diagnosis.ends import is_apart, last_losses
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import HUGE_NORM, is_diverging, listed_steps
+from gradwatch.analysis.diagnosis.schedule import WARM_UP, evidence_of_rate, no_warm_up, rate_without_warm_up
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
@@ -114,6 +115,11 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     share = sum(setback.steps for setback in found) / len(losses)
     worst = max(found, key=lambda setback: setback.after - setback.before)
     times = f" {len(found)} times" if len(found) > 1 else ""
+    rate = rate_without_warm_up(optimizer, found[0].first)
+    batches = (
+        "batches that are far off (another unit, wrong labels, unusual lengths) with updates that are not bounded"
+        " enough, or a learning rate at the edge of what this training stands"
+    )
     return Finding(
         code="repeated-spikes",
         severity="warning" if share >= LOST_SHARE else "info",
@@ -131,10 +137,10 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "loss_before": Quantity(worst.before, "loss, before the worst setback"),
             "loss_after": Quantity(worst.after, "loss, in the worst setback"),
             "steps": Quantity(listed_steps(steps), "steps"),
-        },
-        cause="batches that are far off (another unit, wrong labels, unusual lengths) with updates that are not bounded"
-        " enough, or a learning rate at the edge of what this training stands",
-        remedy=_remedy(optimizer, steps),
+        }
+        | evidence_of_rate(rate),
+        cause=batches if rate is None else f"{no_warm_up(optimizer, rate)}; or {batches}",
+        remedy=("" if rate is None else f"{WARM_UP}; then ") + _remedy(optimizer, steps),
         confirm="train again from the same seed with the threshold that `gradwatch recommend` gives: the loss should"
         " keep its level after these steps",
     )

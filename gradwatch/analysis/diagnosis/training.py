@@ -355,11 +355,13 @@ def _is_unnamed(name: str) -> bool:
 
 
 def _never_present(optimizer: OptimizerFacts) -> list[str]:
-    """Parameters that had no gradient at any sampled step."""
+    """Parameters that had no gradient at any sampled step, though they have entries and require one."""
     if not len(optimizer.present):
-        return optimizer.names if len(optimizer.frame) >= MIN_STEPS and _norms_are_zero(optimizer) else []
-    there = optimizer.present.any(axis=0)
-    return [str(name) for name in optimizer.present.columns[~there.to_numpy()]]
+        names = optimizer.names if len(optimizer.frame) >= MIN_STEPS and _norms_are_zero(optimizer) else []
+    else:
+        names = [str(name) for name in optimizer.present.columns[~optimizer.present.any(axis=0).to_numpy()]]
+    by_design = optimizer.frozen | _empty(optimizer)
+    return [name for name in names if name not in by_design]
 
 
 def _norms_are_zero(optimizer: OptimizerFacts) -> bool:
@@ -367,8 +369,10 @@ def _norms_are_zero(optimizer: OptimizerFacts) -> bool:
 
 
 def _share_of_entries(optimizer: OptimizerFacts, names: list[str]) -> float:
-    sizes = dict(zip(optimizer.names, optimizer.entries, strict=True))
-    total = float(optimizer.entries.sum())
+    """Of the entries that are to be trained."""
+    pairs = zip(optimizer.names, optimizer.entries, strict=True)
+    sizes = {name: entries for name, entries in pairs if name not in optimizer.frozen}
+    total = float(sum(sizes.values()))
     return sum(sizes.get(name, 0.0) for name in names) / total if total else 0.0
 
 
@@ -387,7 +391,8 @@ def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="no-gradient",
         severity=_severity_of_absence(share, is_notable=share >= NOTABLE_ENTRIES or bool(kinds)),
         certainty="shown",
-        what=f"{whole}{facts.of(optimizer)} never {gets} a gradient: {len(absent)} of {len(optimizer.names)}"
+        what=f"{whole}{facts.of(optimizer)} never {gets} a gradient: {len(absent)} of"
+        f" {len(set(optimizer.names) - optimizer.frozen)}"
         f" parameters, {share:.0%} of the trainable weights, are not trained",
         optimizer=optimizer.name,
         parameters=tuple(absent),
@@ -563,7 +568,13 @@ def _dead(optimizer: OptimizerFacts) -> list[str]:
     if norms.shape != present.shape or not (np.nan_to_num(norms) > 0).any():
         return []
     zero = (present.mean(axis=0) > HALF) & ~(np.where(present, np.nan_to_num(norms, nan=1.0), 0.0) > 0).any(axis=0)
-    return [str(name) for name, dead in zip(optimizer.norms.columns, zero, strict=True) if dead]
+    dead = zip(optimizer.norms.columns, zero, strict=True)
+    return [str(name) for name, is_dead in dead if is_dead and str(name) not in _empty(optimizer)]
+
+
+def _empty(optimizer: OptimizerFacts) -> set[str]:
+    """Parameters without entries: they have nothing to learn, and no gradient says so."""
+    return {info.name for info in optimizer.parameters if not info.numel}
 
 
 RULES = (

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis import PAGES, Finding, find
 from gradwatch.analysis.diagnosis.facts import read_facts
-from gradwatch.analysis.diagnosis.growth import FULL_RATE
+from gradwatch.analysis.diagnosis.schedule import FULL_RATE
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import wording
 from gradwatch.analysis.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
@@ -115,7 +115,7 @@ def _beside_clipping(findings: Sequence[Finding]) -> list[str]:
     return [
         wording.fix_first(finding)
         for finding in findings
-        if finding.code == "overfitting" or (finding.code == "spike" and FULL_RATE in finding.evidence)
+        if finding.severity == "info" and (finding.code == "overfitting" or FULL_RATE in finding.evidence)
     ]
 
 

@@ -25,6 +25,14 @@ def test_exact_zeros_are_dead_and_absence_is_not():
     assert "was never there" in events[1].message
 
 
+def test_a_parameter_without_entries_is_neither_dead_nor_missing():
+    shapes = {"live": (2, 2), "empty": (0,), "absent": (0, 3), "none.weight": (0, 8), "none.bias": (0,)}
+    parameters = tuple(ParameterInfo(name=name, shape=shape) for name, shape in shapes.items())
+    norm = np.array([1.0, 0.0, NAN, 0.0, 0.0], np.float32)
+    stats = LayerStats(parameters=parameters, norm=norm, nonfinite=0 * norm, zeros=0 * norm)
+    assert events_of(Dead(), [StepRecord(step=step, total_norm=1.0, layers=stats) for step in range(120)]) == []
+
+
 def with_dead_units(steps, dead, fan_in=8, units=16, fits=True):
     """A layer of which ``dead(step)`` units get no gradient."""
     parameters = (

@@ -94,6 +94,23 @@ def test_habits_of_a_loop(tmp_path, habits, carried, changed):
     assert Loop(**habits).train(tmp_path) == (carried, changed)
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel], ids=["plain", "wrapped"])
+def test_parameters_that_are_frozen_to_the_end_are_noted(tmp_path, wrap):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1))
+    for parameter in model[:2].parameters():
+        parameter.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(wrap(model), optimizer, tmp_path):
+        for step in range(6):
+            model[1].bias.requires_grad_(step >= 4)
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+    run = gradwatch.Run(tmp_path)
+    assert json.loads(run.meta()["frozen_parameters"]) == ["0.weight", "0.bias", "1.weight"]
+    assert "no-gradient" not in [finding.code for finding in run.diagnosis()]
+
+
 def test_a_policy_that_clips_is_no_change_of_the_script(tmp_path):
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -73,6 +73,21 @@ def test_the_remedy_knows_whether_the_spikes_were_clipped(tmp_path, clipping, sa
     assert said in the(run, "repeated-spikes").remedy
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "spikes", "is_cause"),
+    [
+        pytest.param("Adam", (40, 150, 230, 330), True, id="the first of them is early"),
+        pytest.param("Adam", (130, 180, 230, 330), False, id="none of them is"),
+        pytest.param("SGD", (40, 150, 230, 330), False, id="no averages"),
+    ],
+)
+def test_a_missing_warm_up_is_a_cause_of_spikes_from_the_first_steps_on(tmp_path, optimizer, spikes, is_cause):
+    records = stream(spiky(spikes=spikes), losses=thrown_back(spikes=spikes))
+    found = the(run_of(tmp_path, changed(records, learning_rates=(0.03,)), optimizer), "repeated-spikes")
+    assert ("no warm-up" in found.cause) == ("warm the learning rate up" in found.remedy) == is_cause
+    assert ("learning_rate_from_the_start" in found.evidence) == is_cause
+
+
 def test_an_end_above_the_best_is_a_warning_where_half_of_the_progress_is_undone(tmp_path):
     run = run_of(tmp_path, stream(steady(600), losses=falling(300) + falling(300, 0.5, 1.6)))
     found = the(run, "loss-regressed")

@@ -227,6 +227,30 @@ def test_accumulation_explains_the_divergence_and_comes_first(tmp_path):
     assert found[:2] == ["gradients-accumulate", "diverged"]
 
 
+@pytest.mark.parametrize("present", [True, False])
+def test_a_parameter_without_entries_has_nothing_to_learn(tmp_path, present):
+    names = (*parameters("a.weight"), *parameters("empty", shape=(0,)))
+    run = run_of(tmp_path, with_layers(calm(), [1.0, 0.0], names, present=[True, present]))
+    assert not {"dead-parameters", "no-gradient"} & set(codes(run))
+
+
+@pytest.mark.parametrize(
+    ("frozen", "severity", "share"),
+    [
+        pytest.param([], "critical", "99%", id="a backbone without a gradient"),
+        pytest.param(["0.weight"], "warning", "50%", id="a frozen backbone, and a head of two without one"),
+        pytest.param(["0.weight", "1.weight"], None, "", id="all of them are frozen"),
+    ],
+)
+def test_parameters_that_the_script_froze_are_not_missing(tmp_path, frozen, severity, share):
+    names = (*parameters("0.weight", shape=(40, 40)), *parameters("1.weight", "2.weight"))
+    records = with_layers(calm(), [1.0, 1.0, 1.0], names, present=[False, False, True])
+    meta = {"frozen_parameters": json.dumps(frozen)} if frozen else None
+    found = [f for f in run_of(tmp_path, records, meta=meta).diagnosis() if f.code == "no-gradient"]
+    assert [f.severity for f in found] == ([severity] if severity else [])
+    assert all(f"{share} of the trainable weights" in f.what for f in found)
+
+
 def test_parameters_that_are_dead(tmp_path):
     names = parameters("0.weight", "2.weight")
     found = the(run_of(tmp_path, with_layers(calm(), [0.0, 1.0], names)), "dead-parameters")
