@@ -65,6 +65,11 @@ def leave() -> None:
             _end_process(_Depth.signal)
 
 
+def is_inside() -> bool:
+    """Whether the main thread is within gradwatch."""
+    return _Depth.value > 0
+
+
 @contextmanager
 def inside() -> Iterator[None]:
     """SIGTERM waits until this is left."""

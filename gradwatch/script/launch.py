@@ -7,6 +7,7 @@ import torch before the script does, because a script may set variables that tor
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib.machinery
 import importlib.util
 import os
@@ -25,6 +26,7 @@ from gradwatch.errors import RunInUse, ScriptNotFound, TrainingStopped
 from gradwatch.script.closing import closing_lines
 from gradwatch.script.found_config import ConfigListener
 from gradwatch.script.imports import after_import
+from gradwatch.script.leaving import listen_to_leaving
 from gradwatch.script.plan import RecordingPlan
 from gradwatch.script.processes import listen_to_processes
 
@@ -94,7 +96,7 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
     ending = _Ending(shown=shown or plan.run, plan=plan, started=time.time())
     configs = ConfigListener()
     after_import("torch", lambda: ending.found.append(_discover(plan, configs)))
-    stop = listen_to_processes(plan)
+    stops = [listen_to_processes(plan), listen_to_leaving(ending.before_leaving), configs.stop]
     main = become_main(program)
     code, reason = 0, "exit"
     try:
@@ -114,8 +116,8 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
         show(error, program)
         code, reason = 1, f"exception {type(error).__name__}"
     finally:
-        stop()
-        configs.stop()
+        for stop in stops:
+            stop()
     ending.end(reason)
     sys.exit(code)
 
@@ -143,6 +145,21 @@ class _Ending:
         if os.environ.get("RANK", "0") == "0" and os.getpid() == self.process:
             for line in closing_lines(self.shown, self.plan.run, self.started, why_nothing(self.found)):
                 _say(line)
+
+    def before_leaving(self, notice: str | None) -> None:
+        """End the recording; a fault here must not keep the script from leaving."""
+        if self.found and _is_within_gradwatch():
+            return  # a signal handler of the script leaves; what it interrupted may hold a lock that ending needs
+        with contextlib.suppress(Exception):
+            self.end("exit")
+            if notice is not None:
+                _say(notice)
+
+
+def _is_within_gradwatch() -> bool:
+    from gradwatch.recording import lifecycle  # its package imports torch, which a script must be the first to do
+
+    return lifecycle.is_inside()
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
+from gradwatch.script.leaving import REPLACED
 
 from ..prepared import forked
 
@@ -576,6 +577,36 @@ def test_of_a_resumed_run_the_steps_of_this_process_are_told(tmp_path):
     done = recorded("train.py", "4", cwd=tmp_path)
     assert own_lines(done.stderr) == ["gradwatch: recorded 4 steps; gradwatch report runs/x"]
     assert Run(tmp_path / "runs" / "x").steps().index.tolist() == list(range(10))
+
+
+NO_PROGRAM = """
+    try:
+        os.execvp("no-such-program", ["no-such-program"])
+    except FileNotFoundError:
+        list(train(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("leave", "code", "steps", "notice"),
+    [
+        pytest.param("os._exit(4)", 4, 5, [], id="os._exit"),
+        pytest.param("os.execv(sys.executable, [sys.executable, '-c', 'exit(6)'])", 6, 5, [REPLACED], id="os.execv"),
+        pytest.param("os.execlp('sh', 'sh', '-c', 'exit 7')", 7, 5, [REPLACED], id="os.execlp"),
+        pytest.param(textwrap.dedent(NO_PROGRAM), 0, 6, [], id="a program that does not exist"),
+        pytest.param("os.fork() or os._exit(0); list(train(1))", 0, 6, [], id="a forked child"),
+    ],
+)
+def test_a_script_that_leaves_without_an_end_has_all_its_steps(tmp_path, leave, code, steps, notice):
+    write(tmp_path, textwrap.dedent(LOOP) + f"list(train(5))\n{leave}\n")
+    done = recorded("train.py", cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    run = Run(tmp_path / "runs" / "x")
+    assert sum(len(run.steps(name)) for name in run.optimizers) == steps
+    assert run.attempts()[0].reason == "exit"
+    first, *rest = own_lines(done.stderr)
+    assert first.startswith(f"gradwatch: recorded {steps} steps")
+    assert rest == [f"gradwatch: {one}" for one in notice]
 
 
 def test_a_run_that_was_removed_is_not_said_to_be_recorded(tmp_path):
