@@ -11,6 +11,9 @@ hits all. gradwatch must finish its background work within its own round. Other 
 they are measured afterwards, in rounds of their own, and in fewer of them, because they differ by more. overhead.txt
 is the printed table, and overhead_recorders.txt that of `--recorders --peers 0`.
 
+The last column is the processor time that the recorder's thread took for a step, in milliseconds. It runs beside the
+training where there is a processor for it.
+
 `--only VARIANT`, once for each, leaves out the other variants of gradwatch and the other tools, so that the time goes
 into rounds. Each row then ends in the 95 % interval of its median, from a bootstrap over the rounds.
 """
@@ -26,8 +29,9 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -130,6 +134,7 @@ RESAMPLES = 4000
 """Bootstrap samples behind an interval."""
 
 Times: TypeAlias = dict[str, list[float]]
+Threads: TypeAlias = dict[str, float]  # milliseconds a step, of those variants that have one
 Between: TypeAlias = Callable[[], object]
 After: TypeAlias = Callable[[], object]
 Variant: TypeAlias = Callable[[Training], tuple[Between, After]]
@@ -325,41 +330,55 @@ def table(
 ) -> None:
     torch.set_num_threads(model.threads)
     max_norm = threshold(model)
-    times = measured(model, BASES | ours, rounds, max_norm)
+    times, threads = measured(model, BASES | ours, rounds, max_norm)
     print(f"\n{model.about}: {1e3 * statistics.median(times['torch alone']) / model.steps:.1f} ms a step")
     last = f"{'95 % of this median':>24}" if with_intervals else ""
-    print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}{last}")
-    show(times, list(times), with_intervals=with_intervals)
+    print(f"  {'':<40}{'to the bare step':>24}{'to clip_grad_norm_':>26}{last}{'thread, ms':>12}")
+    show(times, threads, with_intervals=with_intervals)
     peers = {n: (v, True) for n, (v, package) in PEERS.items() if importlib.util.find_spec(package) is not None}
     if rounds_of_peers and peers:
-        show(measured(model, BASES | peers, rounds_of_peers, max_norm), list(peers))
+        show(*measured(model, BASES | peers, rounds_of_peers, max_norm), only=list(peers))
 
 
-def measured(model: Model, variants: dict[str, tuple[Variant, bool]], rounds: int, max_norm: float) -> Times:
-    """Return the seconds of each round of each variant."""
+def measured(
+    model: Model, variants: dict[str, tuple[Variant, bool]], rounds: int, max_norm: float
+) -> tuple[Times, Threads]:
+    """Return the seconds of each round of each variant, and what its recorder's thread took."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = {}
+        runs, clocks = {}, {}
         for number, (name, (variant, compiled)) in enumerate(variants.items()):
             place = Path(folder) / str(number)
             place.mkdir()
             runs[name] = training(model, variant, place, max_norm, compiled)
+            before = recorders()
             next(runs[name])
+            for one in recorders() - before:
+                clocks[name] = time.pthread_getcpuclockid(one)
+        begun = {name: time.clock_gettime(clock) for name, clock in clocks.items()}
         times: Times = {name: [] for name in runs}
         for number in range(rounds):
             # Each begins a round in its turn, so that none always follows the same other one.
             first = number % len(runs)
             for name in [*list(runs)[first:], *list(runs)[:first]]:
                 times[name].append(next(runs[name]))
+        a_step = 1e3 / max(1, rounds * model.steps)
+        threads = {name: a_step * (time.clock_gettime(clock) - begun[name]) for name, clock in clocks.items()}
         for run in runs.values():
             run.close()
-    return times
+    return times, threads
 
 
-def show(times: Times, names: list[str], *, with_intervals: bool = False) -> None:
-    for name in names:
+def recorders() -> set[int]:
+    """The recorders' threads."""
+    return {one.ident for one in threading.enumerate() if one.name == "gradwatch" and one.ident is not None}
+
+
+def show(times: Times, threads: Threads, only: Sequence[str] | None = None, *, with_intervals: bool = False) -> None:
+    for name in only or times:
         cells = [ratios(times[name], times[base]) for base in BASES]
         last = f"{interval(times[name], times['clip_grad_norm_']):>24}" if with_intervals else ""
-        print(f"  {name:<40}{cells[0]:>24}{cells[1]:>26}{last}", flush=True)
+        thread = f"{threads[name]:>12.2f}" if name in threads else ""
+        print(f"  {name:<40}{cells[0]:>24}{cells[1]:>26}{last}{thread}", flush=True)
 
 
 def interval(times: list[float], base: list[float]) -> str:

@@ -68,10 +68,11 @@ class Window:
     def median(self) -> float:
         return self.quantile(0.5)
 
-    @property
-    def deviation(self) -> float:
-        """How values scatter above the median: its distance to the 90th percentile, as a standard deviation."""
-        return (self.quantile(0.9) - self.quantile(0.5)) / SIGMAS_OF_90TH
+    def median_and_deviation(self) -> tuple[float, float]:
+        """The median, and how values scatter above it: the distance to the 90th percentile as a standard deviation."""
+        values = self._sorted
+        median = values[len(values) // 2]
+        return median, (values[int(0.9 * len(values))] - median) / SIGMAS_OF_90TH
 
 
 class Level:
@@ -137,7 +138,8 @@ class Level:
 
     def _value_and_spread(self) -> tuple[float, float]:
         if self._known is None:
-            self._known = math.exp(self._logs.median), self._logs.deviation
+            median, deviation = self._logs.median_and_deviation()
+            self._known = math.exp(median), deviation
         return self._known
 
 
@@ -167,13 +169,19 @@ class LayerLevels:
     def see(self, record: StepRecord) -> None:
         """Take in a record before it is known whether it is healthy."""
         if record.layers is not None:
-            self._recent.append(record.layers)
+            self.see_layers(record.layers)
+
+    def see_layers(self, layers: LayerStats) -> None:
+        """The same, of the statistics alone."""
+        self._recent.append(layers)
 
     def learn(self, record: StepRecord) -> None:
         """Take a healthy record into the levels."""
-        if record.layers is None:
-            return
-        norm = record.layers.norm
+        if record.layers is not None:
+            self.learn_norm(record.layers.norm)
+
+    def learn_norm(self, norm: Floats) -> None:
+        """The same, of the norm of each parameter alone."""
         if len(norm) > self._rows.shape[1]:
             self._rows = np.pad(
                 self._rows,
@@ -181,9 +189,9 @@ class LayerLevels:
                 constant_values=np.nan,
             )
         row = self._rows[self._next]
-        row[:] = np.nan
-        with np.errstate(divide="ignore"):
-            row[: len(norm)] = np.log(norm.astype(float))
+        row[len(norm) :] = np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            np.log(norm, out=row[: len(norm)], dtype=float)
         self._next = (self._next + 1) % self._window
         self._filled = min(self._filled + 1, self._window)
         self._stale += 1

@@ -78,5 +78,5 @@ class LossLevel:
     def _median_and_deviation(self) -> tuple[float, float]:
         """Those of the losses, computed once for each loss that enters."""
         if self._known is None:
-            self._known = self._losses.median, self._losses.deviation
+            self._known = self._losses.median_and_deviation()
         return self._known

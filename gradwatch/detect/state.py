@@ -93,6 +93,7 @@ class _Encoder:
         self.arrays: list[bytes] = []
         self.parameters: list[list[Any]] = []
         self._known: dict[tuple[ParameterInfo, ...], int] = {}
+        self._same: dict[int, int] = {}  # the same by `id`: a thousand parameters take long to hash
         self._met: dict[int, int] = {}
         self._at = 0
 
@@ -105,6 +106,8 @@ class _Encoder:
         if isinstance(value, np.generic):
             return {"scalar": self._array(np.asarray(value))}
         if type(value) is tuple:
+            if id(value) in self._same:
+                return {"parameters": self._same[id(value)]}
             if value and all(isinstance(part, ParameterInfo) for part in value):
                 return {"parameters": self._parameters(value)}
             return {"tuple": [self.encode(part) for part in value]}
@@ -148,6 +151,7 @@ class _Encoder:
         if infos not in self._known:
             self._known[infos] = len(self.parameters)
             self.parameters.append([[info.name, info.shape, info.dtype] for info in infos])
+        self._same[id(infos)] = self._known[infos]
         return self._known[infos]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,11 +268,11 @@ class StaleSecondMoment:
         few = self._sentinels.of(record, "rms_ratio")
         found = []
         if every is not None:
-            found.append(_stalest(self._all, record, parameters, every, self._shapes.matrices[: len(every)]))
+            found.append(_stalest(self._all, parameters, every, self._shapes.matrices[: len(every)]))
         if few is not None:
             at = self._sentinels.positions
             chosen = tuple(parameters[position] for position in at.tolist())
-            found.append(_stalest(self._few, record, chosen, few, self._shapes.matrices[at]))
+            found.append(_stalest(self._few, chosen, few, self._shapes.matrices[at]))
         stale = max((one for one in found if one is not None), default=None)
         return self._episode.calm() if stale is None else self._episode.alarm(self._event(record, *stale))
 
@@ -292,16 +291,14 @@ class StaleSecondMoment:
 
 def _stalest(
     levels: LayerLevels,
-    record: StepRecord,
     parameters: tuple[ParameterInfo, ...],
     ratios: Floats,
     matrices: NDArray[np.bool_],
 ) -> tuple[float, str] | None:
     """The ratio and name of the matrix furthest above its limit, if there is one; the levels learn the ratios."""
-    as_layers = replace(record, layers=LayerStats(parameters=parameters, norm=ratios))
-    levels.see(as_layers)
+    levels.see_layers(LayerStats(parameters=parameters, norm=ratios))
     excess = levels.excess(ratios, STALE_FACTOR, STALE_SIGMAS)
-    levels.learn(as_layers)
+    levels.learn_norm(ratios)
     excess = np.where((ratios >= STALE_RATIO) & matrices, excess, -np.inf)
     if not len(excess) or not excess.max() > 0:
         return None

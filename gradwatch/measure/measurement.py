@@ -58,6 +58,13 @@ class Measurement:
             table[:, part.positions] = _on_host(part)
         return table
 
+    def read(self) -> tuple[list[int], NDArray[np.float64]]:
+        """Return the positions of the gradients that are there, ascending, and their columns of `table`."""
+        if len(self.parts) == 1 and all(map(int.__lt__, self.parts[0].positions, self.parts[0].positions[1:])):
+            return self.parts[0].positions, _on_host(self.parts[0])
+        at = sorted(self.present)
+        return at, self.table()[:, at]
+
     @staticmethod
     def of_positions(found: Mapping[int, Measurement], length: int, stats: tuple[str, ...]) -> Measurement:
         """Join measurements of single gradients, given by position, into one of ``length`` gradients."""

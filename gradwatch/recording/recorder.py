@@ -131,7 +131,7 @@ class Recorder:
 
     @property
     def last(self) -> StepRecord | None:
-        return self._feeds.last
+        return None if self._feeds.last is None else small(self._feeds.last)
 
     # ------------------------------------------------------------------------ in the training thread
 
@@ -345,7 +345,7 @@ class Recorder:
             return
         found = self._judge.see(record)
         self._disk.batch.records.append(record)
-        self._feeds.last = small(record)
+        self._feeds.last = record
         self._disk.batch.events += found
         if len(self._disk.batch.records) >= AT_ONCE or any(event.severity == "critical" for event in found):
             self._commit()

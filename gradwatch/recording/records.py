@@ -257,7 +257,7 @@ def _record(
     ranks: RankStats | None,
 ) -> StepRecord:
     found = numbers.stats
-    columns: dict[str, Floats] = {name: _float32(column) for name, column in found.items()}
+    columns = _all_float32(found)
     # A NaN norm of a gradient that is there has its non-finite entries counted, an absent one has none.
     norm = found["norm"] if numbers.with_gradient is None else found["norm"][numbers.with_gradient]
     nonfinite = np.nansum(found["nonfinite"]) if "nonfinite" in found else np.count_nonzero(~np.isfinite(norm))
@@ -419,7 +419,7 @@ def _updates(numbers: StepNumbers, parameters: int) -> dict[str, Any]:
 
 def _update_columns(found: Columns) -> dict[str, Any]:
     """Statistics of updates as a record has them: without those of a second moment where there is none."""
-    columns: dict[str, Any] = {name: _float32(column) for name, column in found.items()}
+    columns: dict[str, Any] = _all_float32(found)
     is_read = not np.isnan(found["update_norm"]).all()
     for name in ("rms_ratio", "second_moment_norm"):
         if is_read and np.isnan(found[name]).all():
@@ -431,9 +431,10 @@ def _sentinels(numbers: StepNumbers, parameters: int) -> SentinelStats | None:
     """The updates of a few parameters, of those that the record has."""
     if numbers.sentinels is None or numbers.skipped:
         return None
-    known = numbers.sentinels["position"] < parameters
-    found = _update_columns({name: column[known] for name, column in numbers.sentinels.items()})
-    return SentinelStats(**found) if known.any() else None
+    known, found = numbers.sentinels["position"] < parameters, numbers.sentinels
+    if not known.all():
+        found = {name: column[known] for name, column in found.items()}
+    return SentinelStats(**_update_columns(found)) if known.any() else None
 
 
 def _loss(pending: PendingStep) -> float | None:
@@ -468,11 +469,15 @@ def _read_sentinels(pending: PendingStep, *, of_several: bool) -> Columns | None
     """`SENTINEL_STATS` of those whose update was read; of several processes of all, with the entries held here."""
     if pending.sentinels is None or not (of_several or pending.sentinels.parts):
         return None
+    if not of_several:
+        at, table = pending.sentinels.read()
+        found = dict(zip(pending.sentinels.stats, table, strict=True)) | {"position": np.array(at, np.float64)}
+        return {name: found[name] for name in SENTINEL_STATS}
     sizes = pending.sentinel_sizes
-    at = sorted(sizes if of_several else pending.sentinels.present)
+    at = sorted(sizes)
     found = pending.sentinels.collect() | {"position": np.arange(pending.sentinels.length, dtype=np.float64)}
     columns = {name: found[name][at] for name in SENTINEL_STATS}
-    return columns | {ENTRIES: np.array([sizes[one] for one in at], np.float64)} if of_several else columns
+    return columns | {ENTRIES: np.array([sizes[one] for one in at], np.float64)}
 
 
 def _read_accumulation(pending: PendingStep) -> tuple[int | None, float]:
@@ -515,6 +520,11 @@ def _accumulation(numbers: StepNumbers, total_norm: float) -> AccumulationStats 
 def _float32(column: NDArray[np.float64]) -> Floats:
     with np.errstate(over="ignore"):
         return column.astype(np.float32)
+
+
+def _all_float32(columns: Columns) -> dict[str, Floats]:
+    """Columns of one length, converted at once."""
+    return dict(zip(columns, _float32(np.array(list(columns.values()))), strict=True))
 
 
 def _spread(values: NDArray[np.float64], present: list[bool]) -> Floats:

@@ -21,8 +21,8 @@ from gradwatch.store import StoreReader, StoreWriter
 
 logger = logging.getLogger("gradwatch")
 
-EVERY = 5.0  # seconds between two snapshots
-SHARE = 0.005  # of the recorder's time that snapshots may take
+EVERY = 15.0  # seconds between two snapshots; a run that was killed looks again at the steps since the last
+SHARE = 0.001  # of the recorder's time that snapshots may take; one of 1,000 parameters has 3.5 MB
 
 
 def version_of(fresh: Sequence[Detector]) -> str:

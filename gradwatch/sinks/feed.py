@@ -110,7 +110,7 @@ class Feeds:
     """The feeds of one recording.
 
     Attributes:
-        last: the latest record, without the statistics of its parameters; None before the first.
+        last: the latest record; None before the first.
     """
 
     def __init__(self, trackers: Sequence[Tracker] = (), facts: RunFacts | None = None) -> None:

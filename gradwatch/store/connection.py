@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -101,9 +102,8 @@ class WritingConnection:
 
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row], verb: str = "insert") -> None:
         """Put rows into a table, within a transaction."""
-        names = ", ".join(f'"{name}"' for name in columns)
-        marks = ", ".join("?" * len(columns))
-        self.db.executemany(f"{verb} into {table} ({names}) values ({marks})", rows)
+        if rows:
+            self.db.executemany(_insertion(table, tuple(columns), verb), rows)
 
     def close_alone(self) -> None:
         """Close the file so that it stands alone, without a log beside it."""
@@ -118,6 +118,13 @@ class WritingConnection:
     def close(self) -> None:
         """Close the file as it is."""
         self.db.close()
+
+
+@functools.cache
+def _insertion(table: str, columns: tuple[str, ...], verb: str) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    marks = ", ".join("?" * len(columns))
+    return f"{verb} into {table} ({names}) values ({marks})"
 
 
 def _existing_layout(path: Path) -> Layout | None:

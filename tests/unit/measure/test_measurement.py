@@ -29,6 +29,18 @@ def test_parts_are_put_at_their_positions_and_the_rest_is_nan():
     assert two_parts().present == [0, 3, 1]
 
 
+@pytest.mark.parametrize("parts", [[[0, 2, 5]], [[5, 0, 2]], [[5], [0, 2]], []])
+def test_what_is_there_is_read_in_ascending_order(parts):
+    values = (torch.arange(2.0 * len(at)).view(2, -1).double() + 10 * number for number, at in enumerate(parts))
+    measured = Measurement(
+        ("norm", "zeros"), 6, tuple(Part(at, one, None) for at, one in zip(parts, values, strict=True))
+    )
+    at, table = measured.read()
+    there = np.flatnonzero(~np.isnan(measured.collect()["norm"]))
+    assert at == there.tolist() == sorted(position for part in parts for position in part)
+    np.testing.assert_array_equal(table, measured.table()[:, there])
+
+
 def test_the_total_over_parts():
     assert float(two_parts().total_on_device()) == pytest.approx(13.0)
 
