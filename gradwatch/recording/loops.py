@@ -352,9 +352,8 @@ class WithinBackward(Loop):
             return
         measured = Measurement.of_positions(self._found, len(tracker.infos), tracker.stats())
         self._found = {}
-        rates = learning_rates_of(tracker.optimizer)
-        same = all(rate == rates[0] for rate in rates)
-        tracker.finish(PendingStep(step=tracker.step, measured=measured, learning_rates=rates[:1] if same else rates))
+        rates = learning_rates_of(tracker.optimizer, together=True)
+        tracker.finish(PendingStep(step=tracker.step, measured=measured, learning_rates=rates))
 
     def before_clip(self, call: ClipCall) -> None:
         """Too late: the optimizers have stepped and let go of their gradients, or are about to make them."""

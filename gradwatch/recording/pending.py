@@ -222,9 +222,16 @@ def _is_on_device(number: Any) -> bool:
     return isinstance(number, Tensor) and not is_on_host(number)
 
 
-def learning_rates_of(optimizer: Optimizer) -> tuple[Number, ...]:
+def learning_rates_of(optimizer: Optimizer, *, together: bool = False) -> tuple[Number, ...]:
     """The rate of each group that has parameters, NaN if it is no number; one that lies on a device is not waited for.
 
     Views show the first one, so a group without parameters, whose rate moves nothing, must not take that place.
+    With ``together`` one rate, where all groups have the same: the same object, or equal numbers on the host. Numbers
+    on a device are not compared, for the answer would have to be waited for.
     """
-    return tuple(number_or_nan(group["lr"]) for group in optimizer.param_groups if "lr" in group and group["params"])
+    given = [group["lr"] for group in optimizer.param_groups if "lr" in group and group["params"]]
+    if together and len({id(one) for one in given}) == 1:
+        del given[1:]
+    rates = tuple(number_or_nan(one) for one in given)
+    is_comparable = together and all(isinstance(rate, float) for rate in rates)
+    return rates[:1] if is_comparable and len(set(rates)) == 1 else rates

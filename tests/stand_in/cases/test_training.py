@@ -470,6 +470,30 @@ def test_a_rate_in_a_tensor_on_the_device(late, tmp_path):
     np.testing.assert_allclose(steps["total_norm"], norms_of_cpu()[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_rates_on_the_device_of_optimizers_within_backward(late, tmp_path, is_shared):
+    net = small("late")
+    shared = torch.tensor(0.1, device="late")
+    optimizers = {
+        p: torch.optim.Adam([p], shared if is_shared else shared.clone(), fused=True) for p in net.parameters()
+    }
+
+    def step(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in optimizers:
+        parameter.register_post_accumulate_grad_hook(step)
+    data = batches("late")
+    with gradwatch.attach(net, list(optimizers.values()), tmp_path / "run"):
+        own = threading.get_native_id()
+        for x in data:
+            late.waits()
+            net(x).square().mean().backward()
+            assert [what for thread, what in late.waits() if thread == own] == []
+    np.testing.assert_allclose(Run(tmp_path / "run").steps()["learning_rate"], [0.1] * STEPS, rtol=1e-6)
+
+
 def test_an_update_that_is_not_finite_is_skipped(late, tmp_path):
     net = small("late")
     optimizer = torch.optim.AdamW(net.parameters(), 1e-2, fused=True)
