@@ -98,21 +98,27 @@ def _chunks_code(
     signature = dict.fromkeys(("entries", "sizes", "tensor_of", "offset_of"), "*i64") | own
     tile = tiles[_bytes(dtype)]
     constants = {"DTYPE": DTYPES[dtype], "CHUNK": fused_triton.CHUNK, **tile}
-    return _code_of(kernel, signature, constants, architecture, dtype)
+    return _code_of(kernel, signature, constants, architecture, _bytes(dtype))
 
 
-def updates_code(architecture: int, dtype: str, *, adam: bool = True) -> Code:
-    """The same of what reads the updates of Adam, or of SGD with momentum."""
+def updates_code(architecture: int, dtype: str, *, adam: bool = True, moments: str | None = None) -> Code:
+    """The same of what reads the updates of Adam, or of SGD with momentum.
+
+    Weights and gradients are of ``dtype``; the moments too, unless they have a dtype of their own.
+    """
     signature = {"rows": "*i64", "numbers": "*fp64", "tensor_of": "*i64", "first_of": "*i64", "sums": "*fp64"}
     constants = {
-        "DTYPE": DTYPES[dtype],
+        **dict.fromkeys(("WEIGHT", "GRADIENT"), DTYPES[dtype]),
+        **dict.fromkeys(("MOMENT", "SQUARE"), DTYPES[moments or dtype]),
         "ADAM": adam,
         "WORDS": ROW_WORDS,
         "RUN": updates_triton.RUN,
         "CHUNK": updates_triton.CHUNK,
         "BLOCK": updates_triton.BLOCK,
     }
-    return _code_of(updates_triton._read, signature, constants, architecture, dtype, loads_an_entry=5 if adam else 3)
+    item, item_of_moments = _bytes(dtype), _bytes(moments or dtype)
+    bytes_an_entry = 2 * item + (3 if adam else 1) * item_of_moments
+    return _code_of(updates_triton._read, signature, constants, architecture, bytes_an_entry)
 
 
 def _code_of(
@@ -120,8 +126,7 @@ def _code_of(
     signature: dict[str, str],
     constants: dict[str, Any],
     architecture: int,
-    dtype: str,
-    loads_an_entry: int = 1,
+    bytes_an_entry: int,
 ) -> Code:
     source = ASTSource(
         fn=kernel,
@@ -140,15 +145,14 @@ def _code_of(
         usage = _tool("cuobjdump", "-res-usage", str(file))
     loops = _loops(assembly)
     wide = max(loops, key=lambda loop: (_widest(loop), len(loop)))
-    loads = sum("LDG" in line for line in wide)
-    item = _bytes(dtype)
+    in_iteration = sum(map(_width, wide))
     blocks = re.findall(r"(?ms)^\$(L__BB\w+):(.*?)(?=^\$L__BB\w+:|\Z)", compiled.asm["ptx"])
     ptx_loops = [block for label, block in blocks if "ld.global" in block and re.search(rf"bra\s+\${label};", block)]
     return Code(
         bytes_a_load=_widest(wide),
-        bytes_an_iteration=loads * _widest(wide),
+        bytes_an_iteration=in_iteration,
         float64_in_loop=sum(bool(FLOAT64.search(line)) for line in wide),
-        instructions_an_entry=len(wide) * loads_an_entry / (loads * _widest(wide) / item) if loads else float("nan"),
+        instructions_an_entry=len(wide) * bytes_an_entry / in_iteration if in_iteration else float("nan"),
         narrow_loops=sum(not re.search(r"ld\.global\.v[24]", block) and ".f64" not in block for block in ptx_loops),
         registers=int(_found(r"REG:(\d+)", usage)),
         spilled=int(_found(r"LOCAL:(\d+)", usage)) + int(_found(r"STACK:(\d+)", usage)),
@@ -182,8 +186,13 @@ def _loops(assembly: str) -> list[list[str]]:
 
 
 def _widest(instructions: list[str]) -> int:
-    widths = [re.search(r"LDG\.E(?:\.U?(\d+))?", line) for line in instructions]
-    return max((int(width[1] or 32) // 8 for width in widths if width), default=0)
+    return max(map(_width, instructions), default=0)
+
+
+def _width(instruction: str) -> int:
+    """The bytes that it loads from global memory."""
+    found = re.search(r"LDG\.E(?:\.U?(\d+))?", instruction)
+    return int(found[1] or 32) // 8 if found else 0
 
 
 def _found(pattern: str, text: str) -> str:
@@ -213,6 +222,8 @@ def main() -> None:
     _print_table("The kernel that multiplies in place", scaling)
     updating = {(arch, dtype): updates_code(arch, dtype) for arch in ARCHITECTURES for dtype in DTYPES}
     _print_table("The kernel that reads updates", updating)
+    mixed = {(arch, "bf16"): updates_code(arch, "bf16", moments="fp32") for arch in ARCHITECTURES}
+    _print_table("The kernel that reads updates, of bf16 weights with fp32 moments", mixed)
     print()
     print("1 G entries   dtype  by bandwidth  by instructions  bound by")
     for card in CARDS:

@@ -16,10 +16,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from math import gcd, prod
+from operator import attrgetter, is_not
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -107,6 +109,7 @@ class Moved:
     square: Tensor | None
     largest: Tensor | None
     step: Any
+    is_step_remote: bool
     group: Mapping[str, Any]
 
     def moments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -144,11 +147,13 @@ def measure_updates(
     route = closed_form_of(optimizer)
     if route is None:
         return None
-    positions = {id(parameter): at for at, parameter in enumerate(parameters) if parameter is not None}
-    found = list(_moved(optimizer, route, positions))
+    found = _moved(optimizer, route, parameters, _places_of(optimizer, parameters, most))
     parts, left = _in_one_read(found, most) if reads_updates() else ([], found)
-    for device in dict.fromkeys(one.weight.device for one in left):
-        launched, rest = _in_one_launch([one for one in left if one.weight.device == device], device, most)
+    of_device: defaultdict[torch.device, list[Moved]] = defaultdict(list)
+    for one in left:
+        of_device[one.weight.device].append(one)
+    for device, own in of_device.items():
+        launched, rest = _in_one_launch(own, device, most)
         parts += launched
         if rest:
             parts += _by_operators(rest, most or READ_OPERATORS)
@@ -180,29 +185,82 @@ def _route_on(device: torch.device) -> str:
     return "the compiled pass" if device.type == "cpu" else f"the Triton kernel on {device.type}"
 
 
-def _moved(optimizer: Optimizer, route: UpdateRoute, positions: Mapping[int, int]) -> Iterable[Moved]:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the groups of an optimizer have parameters.
+
+    Attributes:
+        lengths: of the groups.
+        present: how many parameters there are.
+        found: of each that the optimizer has: its position among all, its group, and its place in the group.
+    """
+
+    lengths: tuple[int, ...]
+    present: int
+    found: list[tuple[int, int, int]]
+
+
+_places: WeakKeyDictionary[Optimizer, dict[int | None, _Places]] = WeakKeyDictionary()
+"""What `_places_of` found last, of numbers alone: a parameter may refer to its optimizer and would keep it here."""
+
+
+def _places_of(
+    optimizer: Optimizer, parameters: Sequence[Tensor | None], most: int | None
+) -> list[tuple[int, int, int]]:
+    """Return `_Places.found`, kept from the last call as long as each parameter is still where it was.
+
+    A few parameters of ten thousand are looked up at each step; ``most`` tells them from all.
+    """
+    groups = [group["params"] for group in optimizer.param_groups]
+    lengths, present = tuple(map(len, groups)), sum(map(is_not, parameters, repeat(None)))
+    of_optimizer = _places.setdefault(optimizer, {})
+    known = of_optimizer.get(most)
+    if (
+        known is None
+        or (known.lengths, known.present) != (lengths, present)
+        or any(at >= len(parameters) or groups[group][place] is not parameters[at] for at, group, place in known.found)
+    ):
+        positions = {id(parameter): at for at, parameter in enumerate(parameters) if parameter is not None}
+        # By position, as a `Measurement` of all of them has to be.
+        found = sorted(
+            (positions[id(parameter)], group, place)
+            for group, listed in enumerate(groups)
+            for place, parameter in enumerate(listed)
+            if id(parameter) in positions
+        )
+        known = of_optimizer[most] = _Places(lengths, present, found)
+    return known.found
+
+
+def _moved(
+    optimizer: Optimizer,
+    route: UpdateRoute,
+    parameters: Sequence[Tensor | None],
+    places: Sequence[tuple[int, int, int]],
+) -> list[Moved]:
     """What the optimizer has moved; a parameter whose state does not fit is left out."""
-    states = optimizer.state
-    for group in optimizer.param_groups:
-        names = _moments_of(route, group)
-        needs_moment, needs_square, needs_largest = map(bool, names)
-        for parameter in group["params"]:
-            at = positions.get(id(parameter))
-            gradient = None if at is None else parameter.grad
-            if at is None or gradient is None or gradient.layout is not torch.strided or gradient.is_complex():
+    states, found = optimizer.state, []
+    of_groups = [(group, _moments_of(route, group)) for group in optimizer.param_groups]
+    for at, of_group, _ in places:
+        parameter = parameters[at]
+        gradient = None if parameter is None else parameter.grad
+        if parameter is None or gradient is None or gradient.layout is not torch.strided or gradient.is_complex():
+            continue
+        group, (moment_name, square_name, largest_name) = of_groups[of_group]
+        state = states.get(parameter, {})
+        moment, square, largest = state.get(moment_name), state.get(square_name), state.get(largest_name)
+        if (moment_name and moment is None) or (square_name and square is None) or (largest_name and largest is None):
+            continue
+        weight = parameter
+        if type(parameter) not in PLAIN or type(gradient) not in PLAIN:
+            weight, gradient = local(parameter), local(gradient)
+            moment, square, largest = map(_local_part, (moment, square, largest))
+            if is_wrapper(weight) or is_wrapper(gradient):
                 continue
-            state = states.get(parameter, {})
-            moment, square, largest = map(state.get, names)
-            if (needs_moment and moment is None) or (needs_square and square is None):
-                continue
-            if needs_largest and largest is None:
-                continue
-            weight = parameter
-            if type(parameter) not in PLAIN:
-                weight, gradient = local(parameter), local(gradient)
-                moment, square, largest = map(_local_part, (moment, square, largest))
-            if weight.numel() and not (is_wrapper(weight) or is_wrapper(gradient)):
-                yield Moved(at, weight, gradient, moment, square, largest, state.get("step"), group)
+        if weight.numel():
+            step = state.get("step")
+            found.append(Moved(at, weight, gradient, moment, square, largest, step, _is_remote(step), group))
+    return found
 
 
 def _local_part(tensor: Tensor | None) -> Tensor | None:
@@ -269,35 +327,75 @@ def even_stride(shape: Sequence[int], most: int) -> int:
     return stride
 
 
-def _samplings(found: Sequence[Moved], limit: int) -> Sequence[Sampling]:
-    return _samplings_of(tuple(one.weight.shape for one in found), limit)
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Which entries are read of several parameters. They are the same at every step.
+
+    Attributes:
+        samplings: of each.
+        compiled: the table of the compiled pass as words, without addresses and settings.
+        triton: that of the Triton kernel, which reads runs of `RUN` entries also of a parameter that it reads whole.
+    """
+
+    samplings: tuple[Sampling, ...]
+    compiled: NDArray[np.uint64]
+    triton: NDArray[np.uint64]
+
+
+def _choose(found: Sequence[Moved], most: int | None) -> _Chosen:
+    """Choose about ``most`` entries of all together; None: as many as one pass reads of a whole model."""
+    return _chosen(tuple(map(_SHAPE, map(_WEIGHT, found))), most)
+
+
+_SHAPE, _WEIGHT = attrgetter("shape"), attrgetter("weight")
 
 
 @lru_cache(maxsize=64)
-def _samplings_of(shapes: tuple[torch.Size, ...], limit: int) -> tuple[Sampling, ...]:
-    share = even_share(tuple(map(prod, shapes)), limit)
-    return tuple(sampling_of(tuple(shape), share) for shape in shapes)
+def _chosen(shapes: tuple[torch.Size, ...], most: int | None) -> _Chosen:
+    sizes = tuple(map(prod, shapes))
+    share = even_share(sizes, most or _usual_read(sizes))
+    samplings = tuple(sampling_of(tuple(shape), share) for shape in shapes)
+    in_runs = (
+        (-(-size // RUN), RUN, RUN) if _is_whole(sampling) else (sampling.runs, RUN, sampling.stride)
+        for sampling, size in zip(samplings, sizes, strict=True)
+    )
+    as_chosen = ((sampling.runs, sampling.length, sampling.stride) for sampling in samplings)
+    return _Chosen(samplings, _table_of(_WORDS, sizes, as_chosen), _table_of(_ROW, sizes, in_runs))
+
+
+def _table_of(
+    words: Sequence[str], sizes: Sequence[int], samplings: Iterable[tuple[int, int, int]]
+) -> NDArray[np.uint64]:
+    """A row for each parameter, in which addresses and settings are left open."""
+    table = np.zeros((len(sizes), len(words)), np.uint64)
+    for name, column in zip(("runs", "length", "stride", "size"), (*zip(*samplings, strict=True), sizes), strict=True):
+        table[:, words.index(name)] = column
+    return table
+
+
+def _usual_read(sizes: Sequence[int]) -> int:
+    """How many entries of a whole model one pass reads."""
+    if sum(sizes) <= READ_OPERATORS:
+        return READ_OPERATORS
+    return min(READ_FUSED, max(READ_FUSED_LEAST, READ_FUSED_EACH * len(sizes)))
 
 
 # ------------------------------------------------------------------------------------ compiled pass
 
 
 _POINTERS = ("weight", "gradient", "moment", "square", "largest")
-_FIELDS = [
-    *((name, np.uint64) for name in _POINTERS),
-    *((name, np.int64) for name in ("type", "runs", "length", "stride", "size")),
-    *((name, np.float64) for name in COEFFICIENTS),
-]
-_TABLE = np.dtype(_FIELDS)
-"""``Update`` of fused.c."""
-_FIRST_NUMBER = _TABLE.names.index(COEFFICIENTS[0]) if _TABLE.names else 0
+_MOMENT, _LARGEST = _POINTERS.index("moment"), _POINTERS.index("largest")
+_TENSORS = tuple(map(attrgetter, _POINTERS))
+_WORDS = (*_POINTERS, "type", "runs", "length", "stride", "size", *COEFFICIENTS)
+"""``Update`` of fused.c, all of whose members have eight bytes."""
+_FIRST_NUMBER = _WORDS.index(COEFFICIENTS[0])
 
 
-def _in_one_read(found: Sequence[Moved], most: int | None) -> tuple[list[Part], list[Moved]]:
+def _in_one_read(found: Sequence[Moved], most: int | None) -> tuple[list[Part], Sequence[Moved]]:
     """Measure by the compiled pass; return the result and what it can't read."""
     readable = [one.weight.is_cpu and fits for one, fits in zip(found, _have_settings(found), strict=True)]
-    fused, left = _with_pointers(found, readable, _FUSED_TYPES)
-    parts = [_by_fused([one for one, _ in fused], [addresses for _, addresses in fused], most)] if fused else []
+    fused, left = _with_pointers(found, readable, _FUSED_TYPES, of_one_dtype=True)
+    parts = [] if fused is None else [_by_fused(fused, most)]
     return parts, left
 
 
@@ -307,14 +405,11 @@ def _have_settings(found: Sequence[Moved], device: torch.device | None = None) -
     The settings of a group are looked at once.
     """
     of_group: dict[int, bool] = {}
-    fitting = []
     for one in found:
-        key = id(one.group)
-        if key not in of_group:
+        if id(one.group) not in of_group:
             rate, *others = _settings(one.group)
-            of_group[key] = not any(map(_is_remote, others)) and _is_number_at(rate, device)
-        fitting.append(of_group[key] and _is_number_at(one.step, device))
-    return fitting
+            of_group[id(one.group)] = not any(map(_is_remote, others)) and _is_number_at(rate, device)
+    return [of_group[id(one.group)] and (not one.is_step_remote or _is_number_at(one.step, device)) for one in found]
 
 
 def _is_number_at(value: Any, device: torch.device | None) -> bool:
@@ -323,117 +418,178 @@ def _is_number_at(value: Any, device: torch.device | None) -> bool:
     return bool(value.device == device and value.dtype == torch.float32 and value.numel() == 1)
 
 
+Dtypes: TypeAlias = tuple[torch.dtype, ...]
+"""Those of weight, gradient, moment and second moment; in the place of one that is not there the gradient's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Readable:
+    """Parameters that one pass can read.
+
+    Attributes:
+        addresses: of the tensors of each, in the order of `_POINTERS`; 0 where there is none.
+        alike: the places among these parameters of those that have the same dtypes; all of them as a slice.
+    """
+
+    moved: Sequence[Moved]
+    addresses: NDArray[np.uint64]
+    alike: Mapping[Dtypes, list[int] | slice]
+
+
 def _with_pointers(
-    found: Sequence[Moved], readable: Sequence[bool], dtypes: Mapping[torch.dtype, Any]
-) -> tuple[list[tuple[Moved, tuple[int, ...]]], list[Moved]]:
-    """The parameters that one pass can read, with `_pointers`, and those that it can't."""
-    usual = _usual_pointers(found, dtypes) if all(readable) else None
+    found: Sequence[Moved], readable: Sequence[bool], dtypes: Mapping[torch.dtype, Any], *, of_one_dtype: bool
+) -> tuple[_Readable | None, Sequence[Moved]]:
+    """The parameters that one pass can read, None if there are none, and those that it can't.
+
+    With ``of_one_dtype`` all tensors of one parameter have to have the same.
+    """
+    usual = _usual_pointers(found, dtypes, of_one_dtype=of_one_dtype) if found and all(readable) else None
     if usual is not None:
-        return list(zip(found, usual, strict=True)), []
-    pairs = [(one, _pointers(one, dtypes) if fits else None) for one, fits in zip(found, readable, strict=True)]
-    return [(one, at) for one, at in pairs if at is not None], [one for one, at in pairs if at is None]
+        return usual, ()
+    fitting: list[Moved] = []
+    left: list[Moved] = []
+    addresses: list[tuple[int, ...]] = []
+    alike: defaultdict[Dtypes, list[int]] = defaultdict(list)
+    for one, fits in zip(found, readable, strict=True):
+        pointers = _pointers(one, dtypes, of_one_dtype=of_one_dtype) if fits else None
+        if pointers is None:
+            left.append(one)
+            continue
+        alike[pointers[1]].append(len(fitting))
+        fitting.append(one)
+        addresses.append(pointers[0])
+    return (_Readable(fitting, np.array(addresses, np.uint64), dict(alike)) if fitting else None), left
 
 
-def _usual_pointers(found: Sequence[Moved], dtypes: Mapping[torch.dtype, Any]) -> list[tuple[int, ...]] | None:
+def _usual_pointers(
+    found: Sequence[Moved], dtypes: Mapping[torch.dtype, Any], *, of_one_dtype: bool
+) -> _Readable | None:
     """`_pointers` of all parameters, each thing asked of all at once, which takes a third of the time.
 
     None where one of them is unusual: it has gaps, or differs from others in what it has.
     """
-    weights = [one.weight for one in found]
-    kinds, sizes = [weight.dtype for weight in weights], list(map(Tensor.numel, weights))
-    where = set(map(Tensor.get_device, weights))
-    if not dtypes.keys() >= set(kinds) or len(where) != 1:
+    columns = [list(map(of_tensor, found)) for of_tensor in _TENSORS]
+    there = [place for place, column in enumerate(columns) if column[0] is not None]
+    if any(place not in there and any(map(is_not, column, repeat(None))) for place, column in enumerate(columns)):
         return None
-    columns = []
-    for name in _POINTERS:
-        column = [getattr(one, name) for one in found]
-        kinds_of = set(map(type, column))
-        if kinds_of == {type(None)}:
-            columns.append([0] * len(column))
-            continue
-        if not PLAIN.issuperset(kinds_of) or [tensor.dtype for tensor in column] != kinds:
-            return None
-        if list(map(Tensor.numel, column)) != sizes or set(map(Tensor.get_device, column)) != where:
-            return None
-        # Of the host and of the meta device the number is the same, but what is on that has no address.
-        columns.append(list(map(Tensor.data_ptr, column)))
-        if not all(columns[-1]) or not all(map(Tensor.is_contiguous, column)):
-            return None
-    return list(zip(*columns, strict=True))
+    tensors = list(chain.from_iterable(columns[place] for place in there))
+    if not PLAIN.issuperset(map(type, tensors)):
+        return None
+    kinds = [tensor.dtype for tensor in tensors]
+    sizes = list(map(Tensor.numel, columns[0])) * len(there)
+    if not dtypes.keys() >= set(kinds) or list(map(Tensor.numel, tensors)) != sizes:
+        return None
+    # Of the host and of the meta device the number is the same, but what is on that has no address.
+    pointers = list(map(Tensor.data_ptr, tensors))
+    if not all(pointers) or len(set(map(Tensor.get_device, tensors))) != 1:
+        return None
+    alike = _alike(kinds, there, len(found), of_one_dtype=of_one_dtype) if len(set(kinds)) > 1 else _of_all(kinds[0])
+    if alike is None or not all(map(Tensor.is_contiguous, tensors)):
+        return None
+    addresses = np.zeros((len(found), len(_POINTERS)), np.uint64)
+    addresses[:, there] = np.array(pointers, np.uint64).reshape(len(there), -1).T
+    return _Readable(found, addresses, alike)
 
 
-def _pointers(one: Moved, dtypes: Mapping[torch.dtype, Any]) -> tuple[int, ...] | None:
-    """The addresses of a parameter's tensors, 0 where there is none, in the order of `_TABLE`.
+@lru_cache(maxsize=8)
+def _of_all(dtype: torch.dtype) -> Mapping[Dtypes, slice]:
+    """`_Readable.alike` where every tensor has this dtype."""
+    return {(dtype,) * _LARGEST: slice(None)}
 
-    None where a single pass can't read them: they have to be alike, in one memory, and of one of these dtypes.
+
+def _alike(
+    kinds: Sequence[torch.dtype], there: Sequence[int], count: int, *, of_one_dtype: bool
+) -> Mapping[Dtypes, list[int] | slice] | None:
+    """`_Readable.alike` of several dtypes, which are those of the tensors that are there; None where one is unusual."""
+    columns: list[Sequence[torch.dtype]] = []
+    for place in range(len(_POINTERS)):
+        found = there.index(place) if place in there else -1
+        instead = columns[1 if place < _LARGEST else place - 1] if found < 0 else ()
+        columns.append(kinds[found * count : (found + 1) * count] if found >= 0 else instead)
+    *columns, of_largest = columns
+    if of_largest != columns[-1] or (of_one_dtype and any(column != columns[0] for column in columns)):
+        return None
+    alike: defaultdict[Dtypes, list[int]] = defaultdict(list)
+    for at, of_parameter in enumerate(zip(*columns, strict=True)):
+        alike[of_parameter].append(at)
+    return dict(alike)
+
+
+def _pointers(
+    one: Moved, dtypes: Mapping[torch.dtype, Any], *, of_one_dtype: bool
+) -> tuple[tuple[int, ...], Dtypes] | None:
+    """The addresses of a parameter's tensors, 0 where there is none, in the order of `_POINTERS`; and the dtypes.
+
+    None where a single pass can't read them: they have to be laid out alike, in one memory, and of these dtypes, both
+    second moments of the same.
     """
-    weight = one.weight
-    dtype, size, is_contiguous = weight.dtype, weight.numel(), weight.is_contiguous()
-    if dtype not in dtypes:
+    weight, gradient = one.weight, one.gradient
+    size, is_contiguous = weight.numel(), weight.is_contiguous()
+    if one.largest is not None and one.square is not None and one.largest.dtype != one.square.dtype:
         return None
-    where, found = weight.get_device(), []
-    for tensor in (weight, one.gradient, one.moment, one.square, one.largest):
+    where = weight.get_device()
+    addresses: list[int] = []
+    kinds: list[torch.dtype] = []
+    for tensor in (weight, gradient, *one.moments()):
         if tensor is None:
-            found.append(0)
+            addresses.append(0)
+            kinds.append(gradient.dtype)
             continue
-        if type(tensor) not in PLAIN or tensor.dtype is not dtype or tensor.numel() != size:
+        if type(tensor) not in PLAIN or tensor.numel() != size:
+            return None
+        if tensor.dtype not in dtypes or (of_one_dtype and tensor.dtype is not weight.dtype):
             return None
         if tensor.get_device() != where or tensor.is_cpu != weight.is_cpu:
             return None
         if not (tensor.is_contiguous() if is_contiguous else _are_laid_out_alike(tensor, weight)):
             return None
-        found.append(tensor.data_ptr())
-        if not found[-1]:
+        addresses.append(tensor.data_ptr())
+        kinds.append(tensor.dtype)
+        if not addresses[-1]:
             return None
-    return tuple(found)
+    return tuple(addresses), tuple(kinds[:_LARGEST])
 
 
 def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
     return tensor.stride() == weight.stride() and is_dense(weight)
 
 
-def _usual_read(found: Sequence[Moved]) -> int:
-    """How many entries of a whole model the compiled pass reads."""
-    if sum(one.weight.numel() for one in found) <= READ_OPERATORS:
-        return READ_OPERATORS
-    return min(READ_FUSED, max(READ_FUSED_LEAST, READ_FUSED_EACH * len(found)))
-
-
-def _by_fused(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], most: int | None) -> Part:
-    table = _table_of(found, pointers, _TABLE)
-    samplings = _samplings(found, most or _usual_read(found))
-    for name in ("runs", "length", "stride"):
-        table[name] = [getattr(sampling, name) for sampling in samplings]
-    table["type"] = [_FUSED_TYPES[one.weight.dtype] for one in found]
+def _by_fused(readable: _Readable, most: int | None) -> Part:
+    found = readable.moved
+    table = _choose(found, most).compiled.copy()
+    _fill(table, readable.addresses, _numbers_of(found))
+    table[:, _WORDS.index("type")] = [_FUSED_TYPES[one.weight.dtype] for one in found]
     values = measure_updates_fused(table.ctypes.data, len(found), len(UPDATE_STATS))
     return Part([one.position for one in found], torch.from_numpy(np.ascontiguousarray(values.T)), None)
 
 
-def _table_of(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], fields: np.dtype[Any]) -> NDArray[Any]:
-    """A row for each parameter, with the addresses, sizes and settings; which entries are read is left open."""
-    table = np.zeros(len(found), fields)
-    words = table.view(np.uint64).reshape(len(found), -1)
-    words[:, : len(_POINTERS)] = np.fromiter(chain.from_iterable(pointers), np.uint64).reshape(len(found), -1)
-    table["size"] = [one.weight.numel() for one in found]
-    numbers = words.view(np.float64)[:, _FIRST_NUMBER : _FIRST_NUMBER + len(COEFFICIENTS)]
-    numbers[:] = _numbers_of(found)
-    return table
+def _fill(table: NDArray[np.uint64], addresses: NDArray[np.uint64], numbers: NDArray[np.float64]) -> None:
+    """Write the addresses and settings into the rows."""
+    table[:, : len(_POINTERS)] = addresses
+    table.view(np.float64)[:, _FIRST_NUMBER : _FIRST_NUMBER + numbers.shape[1]] = numbers
 
 
-def _numbers_of(found: Sequence[Moved]) -> NDArray[np.float64]:
-    """The numbers of the formula in fused.c for each parameter, (parameters, 9); computed once for each group and step.
+def _numbers_of(
+    found: Sequence[Moved], more: Callable[[Mapping[str, Any]], tuple[float, ...]] = lambda group: ()
+) -> NDArray[np.float64]:
+    """The numbers of the formula in fused.c for each parameter, (parameters, 9 and more).
 
-    A rate that lies on a device counts as 1, and a number of steps that does as endless: the Triton kernel multiplies
-    by the one and corrects by the other.
+    They are computed once for each group and step. A rate that lies on a device counts as 1, and a number of steps that
+    does as endless: the Triton kernel multiplies by the one and corrects by the other.
+
+    Args:
+        found: the parameters.
+        more: numbers of a group that follow.
     """
     known: dict[tuple[int, float | None], int] = {}
     rows: list[tuple[Any, ...]] = []
     of_row = []
     for one in found:
-        step = None if one.step is None else math.inf if _is_remote(one.step) else float(one.step)
+        step = math.inf if one.is_step_remote else None if one.step is None else float(one.step)
         at = known.setdefault((id(one.group), step), len(rows))
         if at == len(rows):
-            rows.append(coefficients(one.group, step, is_adam=one.square is not None, number=_float_here))
+            is_adam = one.square is not None
+            rows.append((*coefficients(one.group, step, is_adam=is_adam, number=_float_here), *more(one.group)))
         of_row.append(at)
     return np.array(rows, np.float64)[of_row]
 
@@ -479,15 +635,9 @@ def coefficients(
 # ------------------------------------------------------------------------------------- Triton kernel
 
 
-_ROW = np.dtype(
-    [
-        *_FIELDS,
-        *((name, np.uint64) for name in ("step_at", "rate_at")),
-        *((name, np.float64) for name in ("log_beta1", "log_beta2")),
-    ]
-)
+_ROW = (*_WORDS, "step_at", "rate_at", "log_beta1", "log_beta2")
 """A row of the table in updates_triton.py. A number at an address lies on the device; 0: the row has it itself."""
-ROW_WORDS = _ROW.itemsize // 8
+ROW_WORDS = len(_ROW)
 
 
 def _kernel(device: torch.device) -> ModuleType | None:
@@ -502,23 +652,21 @@ def _kernel(device: torch.device) -> ModuleType | None:
 def _in_one_launch(
     found: Sequence[Moved], device: torch.device, most: int | None
 ) -> tuple[list[Part], Sequence[Moved]]:
-    """Measure by the Triton kernel, in one launch for each dtype; return the result and what it can't read."""
+    """Measure by the Triton kernel, in one launch for each set of dtypes; return the result and what it can't read."""
     kernel = _kernel(device)
     if kernel is None:
         return [], found
-    readable, left = _with_pointers(found, _have_settings(found, device), kernel.DTYPES)
-    if not readable:
+    readable, left = _with_pointers(found, _have_settings(found, device), kernel.DTYPES, of_one_dtype=False)
+    if readable is None:
         return [], found
-    samplings = _samplings([one for one, _ in readable], most or _usual_read([one for one, _ in readable]))
-    alike: defaultdict[torch.dtype, list[int]] = defaultdict(list)
-    for at, (one, _) in enumerate(readable):
-        alike[one.weight.dtype].append(at)
+    rows = _choose(readable.moved, most).triton
     parts = []
     try:
-        for group in alike.values():
-            own = [readable[at][0] for at in group]
-            table = _rows(own, [readable[at][1] for at in group], [samplings[at] for at in group])
-            values = kernel.read_updates(table, own[0].weight, is_adam=own[0].square is not None)
+        for dtypes, places in readable.alike.items():
+            own = readable.moved if isinstance(places, slice) else [readable.moved[at] for at in places]
+            table = _rows(own, readable.addresses[places], rows[places].copy())
+            first = own[0]
+            values = kernel.read_updates(table, first.weight, dtypes, is_adam=first.square is not None)
             parts.append(to_host([one.position for one in own], values))
     except Exception as error:
         leave_triton("read updates", error)
@@ -526,35 +674,26 @@ def _in_one_launch(
     return parts, left
 
 
-def _rows(found: Sequence[Moved], pointers: Sequence[tuple[int, ...]], samplings: Sequence[Sampling]) -> NDArray[Any]:
-    table = _table_of(found, pointers, _ROW)
-    table["length"] = RUN
-    table["runs"], table["stride"] = _runs(tuple(samplings), tuple(table["size"].tolist()))
+def _rows(found: Sequence[Moved], addresses: NDArray[np.uint64], table: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Fill the table of the Triton kernel."""
+    _fill(table, addresses, _numbers_of(found, _numbers_on_device))
     # What is not there is not used, but read.
-    table["moment"] = np.where(table["moment"] == 0, table["gradient"], table["moment"])
-    table["largest"] = np.where(table["largest"] == 0, table["square"], table["largest"])
-    if any(_is_remote(one.step) for one in found):
-        table["step_at"] = [one.step.data_ptr() if _is_remote(one.step) else 0 for one in found]
-    groups = {id(one.group): one.group for one in found}
-    place = {key: at for at, key in enumerate(groups)}
-    of_row = [place[id(one.group)] for one in found]
-    rates = [group["lr"] for group in groups.values()]
-    table["rate_at"] = np.array([rate.data_ptr() if _is_remote(rate) else 0 for rate in rates], np.uint64)[of_row]
-    if found[0].square is not None:
-        betas = np.array([[float(beta) for beta in group["betas"]] for group in groups.values()])
-        with np.errstate(divide="ignore"):
-            table["log_beta1"], table["log_beta2"] = np.log2(betas)[of_row].T
+    for place, instead in ((_MOMENT, _MOMENT - 1), (_LARGEST, _LARGEST - 1)):
+        np.copyto(table[:, place], table[:, instead], where=table[:, place] == 0)
+    if any(one.is_step_remote for one in found):
+        table[:, _ROW.index("step_at")] = [one.step.data_ptr() if one.is_step_remote else 0 for one in found]
     return table
 
 
-@lru_cache(maxsize=64)
-def _runs(samplings: tuple[Sampling, ...], sizes: tuple[int, ...]) -> NDArray[np.int64]:
-    """How many runs are read of each parameter and how far apart they begin: also of one that is read whole."""
-    rows = [
-        (-(-size // RUN), RUN) if _is_whole(sampling) else (sampling.runs, sampling.stride)
-        for sampling, size in zip(samplings, sizes, strict=True)
-    ]
-    return np.array(rows, np.int64).T
+def _numbers_on_device(group: Mapping[str, Any]) -> tuple[float, ...]:
+    """What follows `COEFFICIENTS` in a row: no step, the address of the rate, and the logarithms of the betas."""
+    rate = group["lr"]
+    at = float(np.uint64(rate.data_ptr()).view(np.float64)) if _is_remote(rate) else 0.0
+    return 0.0, at, *map(_log2, map(float, group.get("betas", (1.0, 1.0))))
+
+
+def _log2(beta: float) -> float:
+    return math.log2(beta) if beta > 0.0 else -math.inf
 
 
 # -------------------------------------------------------------------------------- PyTorch's operators
@@ -563,7 +702,7 @@ def _runs(samplings: tuple[Sampling, ...], sizes: tuple[int, ...]) -> NDArray[np
 def _by_operators(found: Sequence[Moved], most: int) -> list[Part]:
     """Measure parameters of one device in batches of alike ones; nothing waits for it."""
     alike: defaultdict[tuple[Any, ...], list[tuple[Moved, Sampling]]] = defaultdict(list)
-    for one, sampling in zip(found, _samplings(found, most), strict=True):
+    for one, sampling in zip(found, _choose(found, most).samplings, strict=True):
         dtypes = tuple(None if t is None else t.dtype for t in (one.weight, one.gradient, *one.moments()))
         key = (_is_whole(sampling), *dtypes)
         alike[key].append((one, sampling))
@@ -646,7 +785,10 @@ def _terms(
 
 def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
     """The numbers of the formula for each parameter, (9, parameters); on a device where a setting is."""
-    if not any(_is_remote(value) for one in found for value in (one.step, *_settings(one.group))):
+    groups = {id(one.group): one.group for one in found}.values()
+    if not (
+        any(one.is_step_remote for one in found) or any(_is_remote(x) for group in groups for x in _settings(group))
+    ):
         return torch.from_numpy(_numbers_of(found)).to(dtype).T.contiguous()
     device = found[0].weight.device
 
@@ -666,7 +808,7 @@ def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
 
 
 def _steps(rows: Sequence[Moved], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if any(_is_remote(row.step) for row in rows):
+    if any(row.is_step_remote for row in rows):
         return torch.stack([move(torch.as_tensor(row.step), device).to(dtype) for row in rows])
     return to_device(torch.tensor([float(row.step) for row in rows], dtype=dtype), device)
 
@@ -679,7 +821,7 @@ def _one_each(value: Any, rows: Sequence[Moved], dtype: torch.dtype, device: tor
 
 def _settings(group: Mapping[str, Any]) -> tuple[Any, ...]:
     """Those of a group that may lie on a device."""
-    return (group["lr"], *group.get("betas", ()), group.get("eps", 0.0))
+    return (group["lr"], *group.get("betas", ()), group.get("eps", 0.0), group["weight_decay"])
 
 
 def _is_remote(value: Any) -> bool:

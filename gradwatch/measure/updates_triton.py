@@ -11,6 +11,7 @@ device.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ PARTS = 128
 """Programs whose sums the second launch adds at a time."""
 WARPS = 4
 STATS = 4
+RUNS_AT = 6
+"""The word of a row that says how many runs are read."""
+
+KINDS = ("WEIGHT", "GRADIENT", "MOMENT", "SQUARE")
+"""The tensors of a parameter, each of which has a dtype of its own; both second moments have the same."""
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -61,7 +67,10 @@ def _sums_of(  # type: ignore[no-untyped-def]
     row,
     numbers,
     first,
-    DTYPE: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    MOMENT: tl.constexpr,
+    SQUARE: tl.constexpr,
     REAL: tl.constexpr,
     ADAM: tl.constexpr,
     RUN: tl.constexpr,
@@ -74,9 +83,9 @@ def _sums_of(  # type: ignore[no-untyped-def]
     rate = rate64.to(REAL)
     decay = decay64.to(REAL)
     sign64 = tl.load(numbers + 13)
-    weights = tl.load(row).to(tl.pointer_type(DTYPE))
-    gradients = tl.load(row + 1).to(tl.pointer_type(DTYPE))
-    moments = tl.load(row + 2).to(tl.pointer_type(DTYPE))
+    weights = tl.load(row).to(tl.pointer_type(WEIGHT))
+    gradients = tl.load(row + 1).to(tl.pointer_type(GRADIENT))
+    moments = tl.load(row + 2).to(tl.pointer_type(MOMENT))
     runs = tl.load(row + 6)
     stride = tl.load(row + 8)
     size = tl.load(row + 9)
@@ -85,8 +94,8 @@ def _sums_of(  # type: ignore[no-untyped-def]
     ratios = tl.zeros([BLOCK], REAL)
     squares = tl.zeros([BLOCK], REAL)
     if ADAM:
-        seconds = tl.load(row + 3).to(tl.pointer_type(DTYPE))
-        largests = tl.load(row + 4).to(tl.pointer_type(DTYPE))
+        seconds = tl.load(row + 3).to(tl.pointer_type(SQUARE))
+        largests = tl.load(row + 4).to(tl.pointer_type(SQUARE))
         sign = sign64.to(REAL)
         coupled = tl.load(numbers + 12).to(REAL)
         eps64 = tl.load(numbers + 18)
@@ -141,7 +150,10 @@ def _read(  # type: ignore[no-untyped-def]
     tensor_of,
     first_of,
     sums,
-    DTYPE: tl.constexpr,
+    WEIGHT: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    MOMENT: tl.constexpr,
+    SQUARE: tl.constexpr,
     ADAM: tl.constexpr,
     WORDS: tl.constexpr,
     RUN: tl.constexpr,
@@ -153,9 +165,13 @@ def _read(  # type: ignore[no-untyped-def]
     first = tl.load(first_of + chunk)
     row = rows + tensor * WORDS
     settings = numbers + tensor * WORDS
-    update, before, ratio, square = _sums_of(row, settings, first, DTYPE, tl.float32, ADAM, RUN, CHUNK, BLOCK)
+    update, before, ratio, square = _sums_of(
+        row, settings, first, WEIGHT, GRADIENT, MOMENT, SQUARE, tl.float32, ADAM, RUN, CHUNK, BLOCK
+    )
     if _is_doubtful(update) | _is_doubtful(before) | _is_doubtful(ratio) | _is_doubtful(square):
-        update, before, ratio, square = _sums_of(row, settings, first, DTYPE, tl.float64, ADAM, RUN, CHUNK, BLOCK // 4)
+        update, before, ratio, square = _sums_of(
+            row, settings, first, WEIGHT, GRADIENT, MOMENT, SQUARE, tl.float64, ADAM, RUN, CHUNK, BLOCK // 4
+        )
     out = sums + chunk * 4
     tl.store(out, update)
     tl.store(out + 1, before)
@@ -210,31 +226,30 @@ def _add(  # type: ignore[no-untyped-def]
         tl.store(out + 3 * length, float("nan"))
 
 
-def read_updates(table: NDArray[Any], like: Tensor, *, is_adam: bool) -> Tensor:
+def read_updates(table: NDArray[np.uint64], like: Tensor, dtypes: Sequence[torch.dtype], *, is_adam: bool) -> Tensor:
     """Return the statistics as a (4, parameters) float64 tensor on the device.
 
     Args:
-        table: a row for each parameter, as `gradwatch.measure.updates` makes them. What they point to has one dtype and
-            lies on one device.
-        like: a tensor of that dtype on that device.
+        table: a row for each parameter, as `gradwatch.measure.updates` makes them.
+        like: a tensor on the device where all of it lies.
+        dtypes: of what the rows point to, in the order of `KINDS`.
         is_adam: whether there are second moments.
     """
     device = like.device
     # Triton launches on the current device, whose kernels can't read the memory of another.
     with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]
-        plan = _plan(tuple(table["runs"].tolist()), device, stream_of(device))
+        plan = _plan(tuple(table[:, RUNS_AT].tolist()), device, stream_of(device))
         rows = plan.rows(table)
         numbers = rows.view(torch.float64)
-        words = table.dtype.itemsize // 8
-        sums = torch.empty(plan.chunks, STATS, dtype=torch.float64, device=device)
+        words = table.shape[1]
         found = torch.empty(STATS, len(table), dtype=torch.float64, device=device)
         _read[(plan.chunks,)](
             rows,
             numbers,
             plan.tensor_of,
             plan.first_of,
-            sums,
-            DTYPE=DTYPES[like.dtype],
+            plan.sums,
+            **{name: DTYPES[dtype] for name, dtype in zip(KINDS, dtypes, strict=True)},
             ADAM=is_adam,
             WORDS=words,
             RUN=RUN,
@@ -243,13 +258,13 @@ def read_updates(table: NDArray[Any], like: Tensor, *, is_adam: bool) -> Tensor:
             num_warps=WARPS,
         )
         _add[(len(table),)](
-            rows, numbers, sums, plan.first_chunk, found, ADAM=is_adam, WORDS=words, RUN=RUN, PARTS=PARTS
+            rows, numbers, plan.sums, plan.first_chunk, found, ADAM=is_adam, WORDS=words, RUN=RUN, PARTS=PARTS
         )
     return found
 
 
 class _Plan:
-    """Which program reads which runs. It is the same at every step, so it stays on the device."""
+    """Which program reads which runs, and where it puts its sums: the same at every step, so it stays on the device."""
 
     def __init__(self, runs: tuple[int, ...], device: torch.device) -> None:
         each = CHUNK // RUN
@@ -260,11 +275,12 @@ class _Plan:
         self._device = device
         self._sent = b""
         self._rows: Tensor | None = None
+        self.sums = torch.empty(self.chunks, STATS, dtype=torch.float64, device=device)
         self.first_chunk = _to_device(first, device)
         self.tensor_of = _to_device(tensor_of, device)
         self.first_of = _to_device((np.arange(self.chunks) - first[tensor_of]) * each, device)
 
-    def rows(self, table: NDArray[Any]) -> Tensor:
+    def rows(self, table: NDArray[np.uint64]) -> Tensor:
         """Return the table on the device; it is copied there when it has changed."""
         now = table.tobytes()
         if self._rows is None or now != self._sent:

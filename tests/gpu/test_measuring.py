@@ -211,9 +211,9 @@ def launched(monkeypatch):
 
     found, read = [], updates_triton.read_updates
 
-    def counted(table, like, *, is_adam):
+    def counted(table, like, dtypes, *, is_adam):
         found.append(len(table))
-        return read(table, like, is_adam=is_adam)
+        return read(table, like, dtypes, is_adam=is_adam)
 
     monkeypatch.setattr(updates_triton, "read_updates", counted)
     return found
@@ -258,6 +258,22 @@ def test_updates_are_those_that_the_compiled_pass_reads(no_waits, launched, kind
         expected = measure_updates(other, [None, *twins], most).collect()
         for stat, values in one.collect().items():
             np.testing.assert_allclose(values, expected[stat], rtol=1e-5, err_msg=stat)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_moments_of_another_dtype_than_the_weights(launched, dtype):
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(shape, device="cuda").to(dtype)) for shape in [(63,), (300, 200)]]
+    optimizer = torch.optim.AdamW(weights, lr=0.05)
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+        moment, square = torch.randn(weight.shape, device="cuda"), torch.rand(weight.shape, device="cuda")
+        optimizer.state[weight] = {"step": torch.tensor(3.0), "exp_avg": moment, "exp_avg_sq": square}
+    found = measure_updates(optimizer, weights).collect()
+    assert launched == [2]
+    other, twins = on_the_host(optimizer, weights)
+    for stat, values in measure_updates(other, twins).collect().items():
+        np.testing.assert_allclose(found[stat], values, rtol=1e-5, err_msg=stat)
 
 
 @pytest.mark.parametrize("spoil", [math.nan, math.inf, 1e19, 3e38])

@@ -44,6 +44,13 @@ def test_updates_are_read_without_float64_and_spills(gpu_code, architecture, dty
     assert gpu_code.occupancy(architecture, code.registers) >= 0.25
 
 
+def test_moments_of_a_dtype_of_their_own_are_read_without_float64_and_spills(gpu_code):
+    code = gpu_code.updates_code(90, "bf16", moments="fp32")
+    assert (code.bytes_a_load, code.float64_in_loop, code.spilled) == (4, 0, 0)
+    assert code.bytes_an_iteration == 4 * (2 * 2 + 3 * 4)  # four entries a thread
+    assert gpu_code.occupancy(90, code.registers) >= 0.25
+
+
 def test_a_loop_ends_where_it_jumps_back(gpu_code):
     lines = [".L_x_1:", *(f"        /*00{at}0*/                   {what} ;" for at, what in enumerate(
         ("LDG.E R2, [R4]", "FFMA R2, R2, R2, R3", "@P0 BRA `(.L_x_1)", "DADD R2, R2, R4")

@@ -1,6 +1,8 @@
 """The update in closed form, compared with float64 copies of the weights and a second moment kept apart."""
 
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -371,3 +373,52 @@ def test_what_is_read_lies_within_the_parameter(shape, most):
 def test_short_parameters_leave_their_share_to_long_ones():
     assert even_share((10, 10**6, 10**6), 1010) == 500
     assert even_share((), 10) == 10
+
+
+def change_of(weights, optimizer):
+    give_gradients(weights, 7)
+    before = [w.detach().double().clone() for w in weights]
+    optimizer.step()
+    return [float((w.detach().double() - b).norm()) for w, b in zip(weights, before, strict=True)]
+
+
+def test_parameters_that_change_their_places_in_the_optimizer_are_found_again():
+    weights = parameters()
+    rates = [{"params": weights[:1], "lr": 0.5}, {"params": weights[1:2], "lr": 0.01}]
+    optimizer = torch.optim.SGD(rates, momentum=0.9)
+
+    def check(seen, stepped):
+        changes = change_of(weights, optimizer)
+        found = measure_updates(optimizer, seen).collect()["update_norm"]
+        expected = [changes[at] if at in stepped else math.nan for at in range(len(found))]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    check(weights, {0, 1})
+    first, second = optimizer.param_groups
+    first["params"], second["params"] = second["params"], first["params"]
+    check(weights, {0, 1})
+    check([None, *weights[1:]], {1})  # fewer are asked for
+    check([*weights[:1], None, *weights[2:]], {0})  # another
+    optimizer.add_param_group({"params": weights[2:]})
+    check(weights, {0, 1, 2, 3})
+    check(weights[:1], {0})
+    first["params"] = []
+    check(weights, {0, 2, 3})
+
+
+def test_of_no_gradient_there_is_no_update():
+    weights = parameters()
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    assert np.isnan(measure_updates(optimizer, weights).collect()["update_norm"]).all()
+
+
+def test_an_optimizer_is_not_kept_alive_by_its_parameters():
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = weight.own = torch.optim.SGD([weight], lr=0.1)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    assert measure_updates(optimizer, [weight]) is not None
+    gone = weakref.ref(optimizer)
+    del optimizer, weight
+    gc.collect()
+    assert gone() is None

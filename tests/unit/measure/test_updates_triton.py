@@ -25,9 +25,9 @@ from gradwatch.measure.updates import measure_updates
 routes._TRITON_DEVICES.add("cpu")
 by_compiled, of_host, launches, read_updates = module.reads_updates, module._is_remote, [], kernel.read_updates
 
-def counted(table, like, *, is_adam):
+def counted(table, like, dtypes, *, is_adam):
     launches.append(len(table))
-    return read_updates(table, like, is_adam=is_adam)
+    return read_updates(table, like, dtypes, is_adam=is_adam)
 
 kernel.read_updates = counted
 module.reads_updates = lambda: False
@@ -89,6 +89,9 @@ def groups(weights):
 for remote in (of_host, is_device_number):
     module._is_remote = remote
     cases.check_steps(torch.optim.AdamW, {{"weight_decay": 0.1}}, groups=groups)
+
+# a decay on the device, which the kernel does not read
+cases.check_steps(torch.optim.AdamW, {{"weight_decay": torch.tensor(0.1)}})
 module._is_remote = of_host
 print("agrees")
 """
@@ -210,6 +213,70 @@ print("agrees")
 """
 
 
+MIXED = """
+# tensors of one parameter that differ in dtype, against the compiled pass on the same values in float32
+def wide(optimizer, weights, options):
+    copies = [nn.Parameter(w.detach().float()) for w in weights]
+    for copy, weight in zip(copies, weights):
+        copy.grad = weight.grad.float()
+    twin = type(optimizer)(copies, **options)
+    for copy, weight in zip(copies, weights):
+        twin.state[copy] = {{name: value.float() for name, value in optimizer.state[weight].items()}}
+    return twin, copies
+
+def differing(kind, options, dtypes):
+    of_weight, of_gradient, of_moment, of_square = dtypes
+    weights = [nn.Parameter(torch.randn(shape).to(of_weight)) for shape in ((), (65,), (40, 40))]
+    optimizer = kind(weights, **options)
+    for weight in weights:
+        weight.grad_dtype = of_gradient
+        weight.grad = torch.randn(weight.shape).to(of_gradient)
+        moment, square = torch.randn(weight.shape).to(of_moment), torch.rand(weight.shape).to(of_square)
+        if kind is torch.optim.SGD:
+            optimizer.state[weight] = {{"momentum_buffer": moment}} if options["momentum"] else {{}}
+        else:
+            optimizer.state[weight] = {{"step": torch.tensor(3.0), "exp_avg": moment, "exp_avg_sq": square}}
+            if options["amsgrad"]:
+                optimizer.state[weight]["max_exp_avg_sq"] = square * 2
+    return optimizer, weights
+
+single, brain, half = torch.float32, torch.bfloat16, torch.float16
+ADAM = dict(lr=0.05, weight_decay=0.1, amsgrad=False)
+for kind, options in [(torch.optim.AdamW, ADAM), (torch.optim.Adam, ADAM | dict(amsgrad=True)),
+                      (torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True)),
+                      (torch.optim.SGD, dict(lr=0.1, momentum=0.0))]:
+    for dtypes in [(brain, brain, single, single), (single, brain, half, single)]:
+        optimizer, weights = differing(kind, options, dtypes)
+        twin, copies = wide(optimizer, weights, options)
+        for most in (None, 500):
+            mine, read = launched(optimizer, [None, *weights], most)
+            assert read == len(launches) * 3 == 3
+            alike(mine, compiled(twin, [None, *copies], most))
+
+# a launch for each set of dtypes
+optimizer, weights = differing(torch.optim.AdamW, ADAM, (brain, brain, single, single))
+other, more = differing(torch.optim.AdamW, ADAM, (half, single, single, half))
+optimizer.add_param_group({{"params": more}})
+optimizer.state.update(other.state)
+mine, read = launched(optimizer, [*weights, *more])
+assert launches == [3, 3] and read == 6
+twin, copies = wide(optimizer, [*weights, *more], ADAM)
+alike(mine, compiled(twin, copies))
+
+# second moments of two dtypes, and one that the kernel does not read, go by the operators
+options = ADAM | dict(amsgrad=True)
+optimizer, weights = differing(torch.optim.AdamW, options, (brain, brain, single, single))
+state = optimizer.state[weights[1]]
+state["max_exp_avg_sq"] = state["max_exp_avg_sq"].bfloat16()
+optimizer.state[weights[0]]["exp_avg"] = optimizer.state[weights[0]]["exp_avg"].double()
+mine, read = launched(optimizer, weights)
+assert read == 1
+twin, copies = wide(optimizer, weights, options)
+alike(mine, compiled(twin, copies), rtol=1e-5)
+print("agrees")
+"""
+
+
 def run_in_interpreter(program, **values):
     program = (HEAD + program).format(folder=str(Path(__file__).parent), **values)
     done = subprocess.run(
@@ -230,13 +297,13 @@ def test_the_kernel_reads_the_change_of_the_weights(every):
 
 
 @needs_triton
-@pytest.mark.slow
-def test_the_kernel_agrees_with_the_compiled_pass():
+@pytest.mark.parametrize("program", [pytest.param(ENTRIES, marks=pytest.mark.slow), MIXED], ids=["entries", "mixed"])
+def test_the_kernel_agrees_with_the_compiled_pass(program):
     from gradwatch.measure.fused import reads_updates
 
     if not reads_updates():
         pytest.skip("the compiled part was not built")
-    run_in_interpreter(ENTRIES)
+    run_in_interpreter(program)
 
 
 @needs_triton
