@@ -174,7 +174,7 @@ def summarize(
     update_ratios = reader.layers("update_ratio", name) if layers else pd.DataFrame()
     each = layer_summaries(reader, name, series, update_ratios) if layers else ()
     attempts = reader.attempts()
-    verdict, reason = judge(findings, len(steps), len(events))
+    verdict, reason = judge(findings, len(steps), len(events), sum(event.severity != "info" for event in events))
     relevant = most_relevant(each, events)
     meta, notes = reader.meta(), read_notes(reader.path)
     noise, scales = noise_summary(reader, name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from gradwatch.analysis.diagnosis import Finding, worst_severity
-from gradwatch.text import share
+from gradwatch.text import count, share
 
 Verdict: TypeAlias = Literal["healthy", "warning", "critical"]
 
@@ -24,20 +24,26 @@ def verdict_of(findings: Sequence[Finding]) -> Verdict:
     return "healthy" if severity == "info" else severity
 
 
-def judge(findings: Sequence[Finding], steps: int, noted: int = 0) -> tuple[Verdict, str]:
+def judge(findings: Sequence[Finding], steps: int, noted: int = 0, warned: int = 0) -> tuple[Verdict, str]:
     """The verdict and its reason, which is the first finding; ``noted`` events are mentioned where all is well.
+
+    Some of them, ``warned``, may be warnings of the moment that the diagnosis of the whole run does not share.
 
     >>> judge([], 10)
     ('healthy', 'no warning in 10 steps')
+    >>> judge([], 10, noted=3, warned=1)
+    ('healthy', 'no lasting fault in 10 steps; 3 noted, 1 warning among them')
     """
     verdict = verdict_of(findings)
     alarming = [finding for finding in findings if finding.severity != "info"]
     if alarming:
         return verdict, _reason(alarming)
-    reason = f"no warning in {steps} steps"
+    reason = f"no lasting fault in {steps} steps" if warned else f"no warning in {steps} steps"
     if any(finding.code == "too-short" for finding in findings):
         reason += ", too few to judge"
-    return verdict, reason + (f"; {noted} noted" if noted else "")
+    if noted > warned > 0:
+        return verdict, f"{reason}; {noted} noted, {count(warned, 'warning')} among them"
+    return verdict, reason + (f"; {count(warned, 'warning')} noted" if warned else f"; {noted} noted" if noted else "")
 
 
 def _reason(alarming: Sequence[Finding]) -> str:

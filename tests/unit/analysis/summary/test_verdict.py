@@ -30,6 +30,7 @@ def test_the_verdict_is_the_first_of_the_worst(findings, verdict, reason):
 
 def test_events_are_mentioned_where_all_is_well():
     assert judge([], 9, noted=3)[1] == "no warning in 9 steps; 3 noted"
+    assert judge([], 9, noted=1, warned=1)[1] == "no lasting fault in 9 steps; 1 warning noted"
     assert judge([finding()], 9, noted=3)[1] == "spike happened"
 
 
