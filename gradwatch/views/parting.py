@@ -15,6 +15,14 @@ _STATISTICS = {
     "weight_norm": "the weights before the step",
     "update_norm": "the update",
 }
+_COLUMNS = {  # "max norm" alone would be read as the largest norm, which a comparison also shows
+    "max_norm": "the clipping threshold",
+    "norm_type": "the order of the norm that clips",
+    "clip_value": "the threshold of clipping by value",
+    "cut_fraction": "the share of entries that clipping by value cut",
+    "nonfinite": "the number of NaN and infinite gradient entries",
+    "skipped": "whether the update was skipped",
+}
 _PLACES = {
     "settings": "look at the settings: the schedule or the clipping is not the same",
     "weights": "look at what writes weights before this step: initialisation, loading, or the update before",
@@ -47,7 +55,8 @@ def sentences(found: Difference, first: str, second: str, *, several: bool = Fal
         others = "" if len(found.parameters) == 1 else f"; {len(found.parameters) - 1} other parameters differ as well"
         where += f"{_STATISTICS[str(found.name)]} of {found.parameters[0]} ({values}){others}"
     else:
-        where += f"{str(found.name).replace('_', ' ')} ({values})"
+        name = str(found.name)
+        where += f"{_COLUMNS.get(name) or 'the ' + name.replace('_', ' ')} ({values})"
     said.append(where)
     if found.alike:
         said.append(f"up to and including this step the runs have equal {listed(list(found.alike), 4)}")

@@ -43,7 +43,7 @@ def test_a_gradient_is_said_with_its_parameter_and_both_values(parameters, other
 )
 def test_a_threshold_that_a_run_does_not_have_is_none_and_no_number(value, text):
     where, _ = said(step=0, source="settings", name="max_norm", first=value, second=0.5)
-    assert f"max norm {text}" in where
+    assert f"in the clipping threshold {text}" in where
 
 
 def test_a_loss_that_is_nan_is_a_value():
