@@ -67,7 +67,7 @@ class Database:
         self._file = path.resolve()  # SQLite looks for a log beside the file that a link leads to
         self._log = self._file.with_name(self._file.name + "-wal")
         self._copy: tempfile.TemporaryDirectory[str] | None = None
-        self._ticks_left = 0
+        self._budget = self._ticks_left = 0  # in ticks: of each query, and of the one that runs
         for left in reversed(range(RETRIES)):
             try:
                 self._open()
@@ -83,7 +83,7 @@ class Database:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query."""
-        self._set_budget()
+        self._ticks_left = self._budget
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.OperationalError as error:
@@ -161,7 +161,7 @@ class Database:
         return path
 
     def _restrict(self) -> None:
-        self._set_budget()
+        self._budget = self._ticks_left = self._ticks_of_the_file()
         self._db.set_progress_handler(self._tick, TICK)
         self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
         self._db.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT)
@@ -169,13 +169,18 @@ class Database:
         for setting in ("trusted_schema = off", "cell_size_check = on"):
             self._db.execute(f"pragma {setting}")
 
-    def _set_budget(self) -> None:
+    def _ticks_of_the_file(self) -> int:
         size = _size(self._file) + _size(self._log)
-        self._ticks_left = (BASE_OPERATIONS + OPERATIONS_PER_BYTE * size) // TICK
+        return (BASE_OPERATIONS + OPERATIONS_PER_BYTE * size) // TICK
 
     def _tick(self) -> bool:
         """Ends a query that goes on for longer than the file can explain: its pages lead in a circle."""
         self._ticks_left -= 1
+        if self._ticks_left >= 0:
+            return False
+        # The file may have grown: it is looked at only here, for a long run takes hundreds of queries.
+        before, self._budget = self._budget, self._ticks_of_the_file()
+        self._ticks_left += self._budget - before
         return self._ticks_left < 0
 
     def _read_layout(self) -> Layout:

@@ -20,6 +20,7 @@ from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.capture import CaptureInfo
 from gradwatch.record import Event, ParameterInfo
+from gradwatch.store.digests import equals
 
 MAX_SAMPLED_NORMS = 1_000_000  # norms of parameters read for the diagnosis of one optimizer
 MAX_SAMPLED_STEPS = 400  # steps
@@ -211,7 +212,7 @@ def read_facts(reader: RunReader) -> Facts:
 def _optimizer_facts(
     reader: RunReader, name: str, frame: pd.DataFrame, events: tuple[Event, ...], meta: Mapping[str, str]
 ) -> OptimizerFacts:
-    mine = frame["optimizer"] == name
+    mine = equals(np.asarray(frame["optimizer"].array, object), name)  # once where all are of one: pandas looks at each
     own = frame if mine.all() else frame[mine]  # a copy of a long run takes memory
     parameters = reader.parameters(name)
     norms, present = _sampled_norms(reader, name, len(own), len(parameters))

@@ -196,6 +196,17 @@ def test_a_query_without_end_is_ended(run):
     database.close()
 
 
+def test_a_query_may_take_longer_once_the_file_has_grown(run, monkeypatch):
+    monkeypatch.setattr("gradwatch.store.opening.BASE_OPERATIONS", 0)
+    database = Database(run / FILE_NAME)
+    long = f"select count(*) from {' cross join '.join(f'step as s{i}' for i in range(12))}"
+    with pytest.raises(StoreDamaged, match="circle"):
+        database.rows(long)
+    execute(run, "insert into meta (key, value) values ('more', hex(zeroblob(2000000)))")
+    assert database.rows(long) == [(3**12,)]
+    database.close()
+
+
 def test_the_folder_stays_as_it_is_though_a_log_lies_beside_the_file(run, tmp_path):
     """A writer that was killed leaves a log; it is read, and stays."""
     db = sqlite3.connect(run / FILE_NAME, isolation_level=None)
