@@ -1,7 +1,9 @@
 """Trackers and notifications that the recorder's process feeds: what they get, also of a training that is killed."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -23,10 +25,9 @@ import math, os, signal, sys, torch, gradwatch
 torch.manual_seed(0)
 model = torch.nn.Linear(3, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-run, file, address, link = sys.argv[1:]
-watch = gradwatch.attach(
-    model, optimizer, run, recorder="process", to=f"openmetrics:{file}", notify=address, notify_link=link
-)
+run, to, *notify = sys.argv[1:]
+notified = {"notify": notify[0], "notify_link": notify[1]} if notify else {}
+watch = gradwatch.attach(model, optimizer, run, recorder="process", to=to, **notified)
 for step in range(30):
     optimizer.zero_grad()
     model(torch.ones(2, 3)).square().mean().backward()
@@ -63,7 +64,7 @@ def test_a_training_that_is_killed_sends_its_fault_and_its_end_and_keeps_no_secr
     bodies, address = server
     (tmp_path / "train.py").write_text(textwrap.dedent(TRAIN))
     run, file, link = tmp_path / "run", tmp_path / "run.prom", "https://example.org/board"
-    with forked().start([tmp_path / "train.py", str(run), str(file), address, link]) as training:
+    with forked().start([tmp_path / "train.py", str(run), f"openmetrics:{file}", address, link]) as training:
         assert training.wait(PATIENCE) == -signal.SIGKILL
     deadline = time.monotonic() + PATIENCE
     while len(bodies) < 2 or 'gradwatch_running{run="run"} 0' not in file.read_text():
@@ -77,9 +78,83 @@ def test_a_training_that_is_killed_sends_its_fault_and_its_end_and_keeps_no_secr
         assert b"hunter2" not in one.read_bytes()
 
 
+def in_wandb(folder):
+    """The steps, the verdict and the fault of the runs that have ended."""
+    from wandb.proto import wandb_internal_pb2
+
+    from gradwatch.sources.wandb_file import _messages
+
+    steps, found, ended = [], {}, False
+    for file in folder.glob("wandb/offline-run-*/*.wandb"):
+        for message in _messages(file):
+            record = wandb_internal_pb2.Record.FromString(message)
+            values = {"/".join(one.nested_key) or one.key: one.value_json for one in record.history.item}
+            steps += [int(values["gradwatch/step"])] if "gradwatch/step" in values else []
+            found |= {"/".join(one.nested_key) or one.key: one.value_json for one in record.summary.update}
+            ended = ended or record.WhichOneof("record_type") == "exit"
+    return (steps, json.loads(found["gradwatch/verdict"]), json.loads(found["gradwatch/ended"])) if ended else None
+
+
+def in_mlflow(folder):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=f"{folder.as_uri()}/mlruns")
+    try:
+        experiment = client.get_experiment_by_name("gradwatch")
+        runs = client.search_runs([experiment.experiment_id]) if experiment is not None else []
+    except MlflowException:  # it is being written
+        return None
+    for one in runs:
+        if one.info.status == "FINISHED":
+            steps = [point.step for point in client.get_metric_history(one.info.run_id, "gradwatch/total_norm")]
+            return steps, one.data.tags["gradwatch.verdict"], one.data.tags["gradwatch.ended"]
+    return None
+
+
+def in_trackio(folder):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    rows = SQLiteStorage.get_logs("project", "run")
+    steps = [int(row["step"]) for row in rows if "gradwatch/total_norm" in row]
+    found = [(row["gradwatch/verdict"], row["gradwatch/ended"]) for row in rows if "gradwatch/verdict" in row]
+    return (steps, *found[0]) if found else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "read", "where"),
+    [
+        ("wandb", in_wandb, "wandb:project"),
+        ("mlflow", in_mlflow, "mlflow:{folder}/mlruns"),
+        ("trackio", in_trackio, "trackio:project"),
+    ],
+)
+def test_the_package_itself_holds_every_step_of_a_training_that_is_killed(
+    tmp_path, monkeypatch, request, kind, read, where
+):
+    pytest.importorskip(kind)
+    if kind == "trackio":
+        request.getfixturevalue("trackio_folder")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": tmp_path, "MLFLOW_ALLOW_FILE_STORE": "true"}.items():
+        monkeypatch.setenv(name, str(value))
+    (tmp_path / "train.py").write_text(textwrap.dedent(TRAIN))
+    to = where.format(folder=tmp_path.as_uri())
+    done = subprocess.run(
+        [sys.executable, tmp_path / "train.py", tmp_path / "run", to], capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 2 * PATIENCE
+    while (found := read(tmp_path)) is None:
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.2)
+    steps, verdict, ended = found
+    assert sorted(steps) == list(range(30))
+    assert (verdict, ended) == ("critical", "killed")
+
+
 def test_the_runs_of_wandb_stand_beside_that_of_the_script(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
-    import json
 
     from gradwatch.sinks.targets import Destinations, trackers_of_plain
     from gradwatch.sinks.tracker import RunFacts
