@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import gc
 import heapq
 import itertools
 import multiprocessing
@@ -40,6 +41,7 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
+from far_link import FAR, open_line
 
 from gradwatch.distributed import (
     JoinedParts,
@@ -332,11 +334,11 @@ class Players:
         return RelayCost(most=max(seconds), median=statistics.median(seconds), most_bytes=max(read))
 
 
-def begin(rank: int, port: int, slowed: float) -> None:
+def begin(rank: int, port: int, slowed: float, host: str = "127.0.0.1") -> None:
     for module, name in SLOWED:
         setattr(module, name, getattr(module, name) * slowed)
     gather.FIRST_PATIENCE = 900.0 * slowed  # one process makes the first step of all relays
-    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 1)
+    store = dist.TCPStore(host, port, 2, is_master=rank == 1)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
 
 
@@ -346,6 +348,7 @@ def patience(case: Case) -> float:
 
 def play(port: int, slowed: float, pipe: Connection) -> None:
     """The other process: plays what the pipe asks for."""
+    gc.disable()  # it holds what thousands of processes hold, and a relay does not collect the garbage of the others
     begin(1, port, slowed)
     node_box.sweep_nodes()  # what a killed simulation has left
     node_box.sweep_nodes = lambda place=None: None  # it is for one reader of a machine, not for thousands
@@ -449,6 +452,13 @@ def main() -> None:
     )
     parser.add_argument("--store-only", action="store_true", help="leave no letters in the memory of a machine")
     parser.add_argument("--slowed", type=float, default=1.0, help="make every interval this many times as long")
+    parser.add_argument(
+        "--far",
+        type=float,
+        nargs=2,
+        metavar=("MS", "PERCENT"),
+        help="rank 0 reaches the store with this delay each way, and this share of packets lost (needs root)",
+    )
     parser.add_argument("--rank-0-at", type=int, nargs="*", default=[1024, 16384, 100_000], help="see the last lines")
     options = parser.parse_args()
     common = {"on_nodes": not options.store_only, "slowed": options.slowed}
@@ -460,9 +470,13 @@ def main() -> None:
     pipe, other = multiprocessing.Pipe()
     player = multiprocessing.get_context("spawn").Process(target=play, args=(port, options.slowed, other))
     player.start()
-    begin(0, port, options.slowed)
+    if options.far:
+        open_line(options.far[0] / 1e3, options.far[1] / 100)
+    begin(0, port, options.slowed, FAR if options.far else "127.0.0.1")
     text = " ".join(f"{one:.1f}" for one in os.getloadavg())
     slowed = "" if options.slowed == 1 else f"; intervals times {options.slowed:g}"
+    if options.far:
+        slowed += f"; rank 0 behind {options.far[0]:g} ms and {options.far[1]:g} % loss"
     machine = f"{os.cpu_count()} processors, load {text}{slowed}"
     print(f"{PARAMETERS} parameters, {len(STATS)} statistics, every step; {machine}")
     print(HEAD)
