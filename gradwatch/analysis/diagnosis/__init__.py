@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from gradwatch.analysis.diagnosis import (
     clipping,
+    dropout,
     ending,
     growth,
     histories,
@@ -52,6 +53,7 @@ OPTIMIZER_RULES = (
     *clipping.RULES,
     *optimizer.RULES,
     *histories.RULES,
+    *dropout.RULES,
 )
 
 # A fault, and the findings of the same optimizer that only repeat it.

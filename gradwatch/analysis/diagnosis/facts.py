@@ -158,6 +158,8 @@ class Facts:
         default_factory=lambda: pd.Series(dtype=float)
     )  # losses of validations, by step
 
+    dropout: float = 0.0  # the largest share of units that the model drops at each step
+
     @property
     def several(self) -> bool:
         """Whether a sentence has to name its optimizer."""
@@ -206,6 +208,7 @@ def read_facts(reader: RunReader) -> Facts:
         replays=read_replays(reader.path),
         run=str(reader.path),
         validation=validation_losses(meta),
+        dropout=float(meta.get("dropout") or 0.0),
     )
 
 

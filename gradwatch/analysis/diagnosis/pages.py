@@ -389,6 +389,17 @@ PAGES: dict[str, Page] = {
         " decay let a training learn for longer. Clipping does not.",
         sources=("Prechelt 1998, 'Early Stopping - But When?', https://doi.org/10.1007/3-540-49430-8_3",),
     ),
+    "dropout-noise": Page(
+        title="Norms scatter because of dropout",
+        cure="signal",
+        meaning="The norms scatter by less than 10 % from step to step, and the model drops half of the units of a"
+        " layer or more. Dropout explains as much. It is information: nothing is wrong.",
+        example="A small network with all data in each batch: its norms scatter by 0.7 % without dropout, by 3.5 % with"
+        " 0.5 and by 5.6 % with 0.9.",
+        confirm="Train some steps with all data in a batch, with dropout and without.",
+        fix="Nothing is to be mended. No clipping threshold removes this scatter. A lower dropout does.",
+        sources=("Srivastava et al. 2014, 'Dropout', https://jmlr.org/papers/v15/srivastava14a.html",),
+    ),
     "no-progress": Page(
         title="The loss has not fallen since the first step",
         cure="signal",

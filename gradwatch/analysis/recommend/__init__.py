@@ -18,7 +18,6 @@ from gradwatch.analysis.recommend import wording
 from gradwatch.analysis.recommend.advice import Agreement, Confidence, Phase, Recommendation, WhatIf
 from gradwatch.analysis.recommend.aggregate import aggregate
 from gradwatch.analysis.recommend.changes import ChangedAdvice, Setup, advise_after, parse_changes
-from gradwatch.analysis.recommend.dropout import scatter_of_dropout
 from gradwatch.analysis.recommend.entries import value_or_norm
 from gradwatch.analysis.recommend.rule import MAX_DRIFT_DOWN, MAX_DRIFT_UP, choose, decisive, step_bound
 from gradwatch.analysis.recommend.what_if import clipped_fraction, curve, mean_clip_coef, phases, table, two_digits
@@ -46,6 +45,7 @@ __all__ = [
 
 MIN_USABLE_STEPS = 300
 NO_FAULT_OF_THE_MODEL = {"died", "killed", "too-short", "recording-stopped", "norms-after-clipping"}  # codes
+BESIDE_CLIPPING = {"overfitting", "dropout-noise"}  # codes
 NO_MATTER_OF_CLIPPING = {"operation", "signal", "script"}  # cures
 CEILING_SHARE = 0.1  # of the norms at one ceiling: they were recorded after clipping
 NINETIETH_OF_NORMAL = 1.2816  # the 90th percentile of a standard normal distribution
@@ -106,16 +106,16 @@ def _completed(
     if advice.max_norm is None:
         return advice
     how = value_or_norm(reader, optimizer, history, advice.max_norm)
-    more = (how.reason, *_beside_clipping(findings), *scatter_of_dropout(history, reader.meta().get("dropout", "")))
+    more = (how.reason, *_beside_clipping(findings))
     return replace(advice, reasons=(*advice.reasons, *more), clip_value=how.clip_value)
 
 
 def _beside_clipping(findings: Sequence[Finding]) -> list[str]:
-    """The findings that are no fault, and whose remedy helps where clipping does not: early stopping, a warm-up."""
+    """The findings that are no fault and about which clipping does nothing: early stopping, a warm-up, dropout."""
     return [
         wording.fix_first(finding)
         for finding in findings
-        if finding.severity == "info" and (finding.code == "overfitting" or FULL_RATE in finding.evidence)
+        if finding.severity == "info" and (finding.code in BESIDE_CLIPPING or FULL_RATE in finding.evidence)
     ]
 
 

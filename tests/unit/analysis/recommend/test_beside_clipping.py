@@ -57,8 +57,10 @@ def test_a_spike_that_no_warm_up_would_avoid_is_not_repeated(tmp_path):
 )
 def test_dropout_is_named_where_it_explains_the_scatter(tmp_path, scatter, dropout, is_named):
     norms = np.exp(scatter * np.random.default_rng(0).standard_normal(STEPS)).tolist()
-    reasons = run_of(tmp_path, norms, {} if dropout is None else {"dropout": dropout}).recommend().reasons
-    said = [reason for reason in reasons if reason.startswith("dropout: ")]
-    assert bool(said) == is_named
-    if is_named:
-        assert float(said[0].partition("scatter by ")[2].partition("%")[0]) == pytest.approx(100 * scatter, rel=0.15)
+    run = run_of(tmp_path, norms, {} if dropout is None else {"dropout": dropout})
+    found = [finding for finding in run.diagnosis() if finding.code == "dropout-noise"]
+    assert bool(found) == is_named
+    assert [f"{one.what}: {one.remedy}" for one in found] == [r for r in run.recommend().reasons if "dropout" in r]
+    for one in found:
+        assert one.evidence["scatter"].value == pytest.approx(scatter, rel=0.15)
+        assert run.summary().verdict == "healthy"
