@@ -6,6 +6,10 @@ steps and the learning rate may lie on the device; the kernel reads them there. 
 parameter and adds in float32, at most `CHUNK` / `BLOCK` terms in a row, then in float64. Runs whose terms float32 can't
 hold are read again in float64. A second, small launch adds the programs' sums in their order. Nothing waits for the
 device.
+
+A thread loads one entry at a time, since runs begin at addresses that are no multiple of 16. Wider loads would not be
+worth a second loop: of a large model at most 2**20 entries are read, 20 MiB in five float32 tensors, at every tenth
+step or more rarely. That is 6 microseconds of an H100's bandwidth, about what one launch takes.
 """
 
 from __future__ import annotations
