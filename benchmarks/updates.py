@@ -1,17 +1,19 @@
 """Measure what recording the updates costs, how exact it is, and what it takes on the disk.
 
-    python benchmarks/updates.py [--models many,gpt,lstm] [--rounds 21]
+    python benchmarks/updates.py [--models many,gpt,lstm] [--rounds 21] [--steps 200]
 
 The models and the interleaved rounds are those of overhead.py. Every variant observes the same training; they differ in
 `updates_every` only. Without it, the updates of all parameters are read at every so many steps, and those of the
 sentinels at every step. "one read" is the least time of a call of `measure_updates` beside the least time of a step,
-which a busy machine does not blur. The errors are those of a sampled update_norm against the whole parameter.
+which a busy machine does not blur. The errors are those of a sampled update_norm against the whole parameter. The bytes
+are those of the store after `--steps` steps, whose gradients are set by hand; a busy machine does not change them.
 updates.txt is the printed table.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -23,7 +25,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from overhead import MODELS, Between, Model, Times, Training, Variant, bare, ratios, training
+from overhead import LEARNING_RATE, MODELS, Between, Model, Times, Training, Variant, bare, ratios, training
 
 import gradwatch
 from gradwatch.measure import fused, measure_updates
@@ -47,8 +49,8 @@ VARIANTS = {
 }
 
 
-def rounds_of(model: Model, rounds: int) -> tuple[Times, dict[str, float]]:
-    """The seconds of each round of each variant, and the bytes a step of its run."""
+def rounds_of(model: Model, rounds: int) -> Times:
+    """The seconds of each round of each variant."""
     times: Times = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
@@ -62,12 +64,25 @@ def rounds_of(model: Model, rounds: int) -> tuple[Times, dict[str, float]]:
                 times[name].append(next(run))
         for run in runs.values():
             run.close()
-        steps = model.steps * (rounds + 1)
-        sizes = {
-            name: sum(path.stat().st_size for path in (Path(folder) / str(number)).rglob("*")) / steps
-            for number, name in enumerate(VARIANTS)
-        }
-    return times, sizes
+    return times
+
+
+def bytes_a_step(model: Model, steps: int) -> dict[str, float]:
+    """The bytes that a run of so many steps takes on the disk for each."""
+    sizes = {}
+    for name, variant in list(VARIANTS.items())[1:]:
+        torch.manual_seed(0)
+        net = model.make()
+        optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE)
+        with tempfile.TemporaryDirectory() as folder:
+            with contextlib.ExitStack() as stack:
+                variant(Training(net, optimizer, Path(folder), 1.0, stack))
+                for parameter in net.parameters():
+                    parameter.grad = torch.randn_like(parameter)
+                for _ in range(steps):
+                    optimizer.step()
+            sizes[name] = sum(path.stat().st_size for path in Path(folder).rglob("*")) / steps
+    return sizes
 
 
 def one_read(model: Model, *, compiled: bool) -> tuple[float, float, list[float]]:
@@ -99,6 +114,7 @@ def one_read(model: Model, *, compiled: bool) -> tuple[float, float, list[float]
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--steps", type=int, default=200, help="of a run whose bytes are counted; 0: none")
     parser.add_argument("--models", default="many,gpt,lstm")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -117,11 +133,13 @@ def main() -> None:
                 flush=True,
             )
         if options.rounds:
-            times, sizes = rounds_of(model, options.rounds)
-            print(f"  {'':<32}{'to the bare step':>26}{'to updates_every=0':>26}{'bytes a step':>14}")
+            times = rounds_of(model, options.rounds)
+            print(f"  {'':<32}{'to the bare step':>26}{'to updates_every=0':>26}")
             for variant in list(VARIANTS)[1:]:
                 cells = [ratios(times[variant], times[base]) for base in list(VARIANTS)[:2]]
-                print(f"  {variant:<32}{cells[0]:>26}{cells[1]:>26}{sizes[variant]:>14.0f}", flush=True)
+                print(f"  {variant:<32}{cells[0]:>26}{cells[1]:>26}", flush=True)
+        for variant, size in bytes_a_step(model, options.steps).items() if options.steps else ():
+            print(f"  {variant:<32}{size:>10.0f} bytes a step", flush=True)
 
 
 if __name__ == "__main__":
