@@ -59,6 +59,8 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return _replaced(facts, optimizer)
     if grew_before(optimizer, event.step):
         return None
+    if not facts.is_imported and (update := _update_without_rate(optimizer, event.step)) is not None:
+        return _by_the_rate(facts, optimizer, event, *update)
     came_back = facts.is_imported and _came_back(optimizer)
     if came_back:
         event = replace(event, severity="info" if _is_harmless(optimizer) else "warning")
@@ -78,6 +80,18 @@ def _finder(
     if from_loss or _loss_is_nonfinite(optimizer, event.step):
         return _in_the_loss
     return _in_the_weights if event.origin == "weights" else _in_backward
+
+
+def _update_without_rate(optimizer: OptimizerFacts, step: int) -> tuple[int, float] | None:
+    """The step before and its learning rate, where that is no finite number.
+
+    NaN also stands for a rate that the optimizer does not have; it is one only where others are finite.
+    """
+    rates, before = optimizer.frame["learning_rate"].to_numpy(float), np.flatnonzero(optimizer.steps < step)
+    if not len(before) or np.isfinite(rates[before[-1]]):
+        return None
+    is_one = np.isinf(rates[before[-1]]) or np.isfinite(rates).any()
+    return (int(optimizer.steps[before[-1]]), float(rates[before[-1]])) if is_one else None
 
 
 def _came_back(optimizer: OptimizerFacts) -> bool:
@@ -190,6 +204,22 @@ def _in_the_weights(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Fi
         remedy="check the weights after loading and after each step until you find the code that writes them; if it is"
         " the update, look at the learning rate and the optimizer's eps",
         confirm="check torch.isfinite of each parameter before and after optimizer.step()",
+    )
+
+
+def _by_the_rate(facts: Facts, optimizer: OptimizerFacts, event: Event, step: int, rate: float) -> Finding:
+    return Finding(
+        code="nonfinite-weights",
+        severity=event.severity,
+        certainty="shown",
+        what=f"the learning rate{facts.of(optimizer)} was {rate} at step {step}, and the step after it is not finite",
+        optimizer=optimizer.name,
+        rank=event.rank,
+        steps=_steps(optimizer, event),
+        evidence=_evidence(optimizer, event) | {"learning_rate_before": Quantity(rate, "learning rate")},
+        cause="an update by a learning rate that is no finite number leaves no finite weight",
+        remedy="look for a division by zero in the schedule: no warm-up steps, no steps in all, a norm or a loss of 0",
+        confirm="print the scheduler's rates without training: each has to be finite",
     )
 
 

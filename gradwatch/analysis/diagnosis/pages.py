@@ -152,8 +152,8 @@ PAGES: dict[str, Page] = {
         title="Weights were NaN or infinite before the step",
         cure="operation",
         meaning="The gradient is not finite because the weights were not. The previous update, or other code that"
-        " writes weights, had left NaN or infinite values.",
-        example="A checkpoint that contains NaN, an average over zero models, a division by a norm of 0.",
+        " writes weights, had left NaN or infinite values; so does an update whose learning rate is NaN or infinite.",
+        example="A checkpoint that contains NaN, an average over zero models, a schedule that divides by 0 steps.",
         confirm="Check `torch.isfinite` of each parameter before and after `optimizer.step()`.",
         fix="Find the code that writes them. If it is the update, look at the learning rate and the optimizer's eps.",
     ),

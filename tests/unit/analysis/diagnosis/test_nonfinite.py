@@ -190,3 +190,18 @@ def test_a_few_rows_of_a_long_imported_history_hide_no_nan(tmp_path):
     run = run_of(tmp_path, stream(norms, losses=falling(1000)), meta={"source": "trainer_state.json"})
     found = [f for f in run.diagnosis() if f.code.startswith("nonfinite") or f.code == "loss-hides-nan"]
     assert [(f.code, f.severity) for f in found] == [("nonfinite-gradient", "info")]
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf])
+def test_a_learning_rate_that_is_no_number(tmp_path, rate):
+    """As a schedule of zero warm-up steps makes it; the loss is the first to show it."""
+    losses = [math.nan if i > 200 else loss for i, loss in enumerate(falling(300))]
+    records = nan_at(201, losses=losses)
+    spoilt = [*records[:200], *(dataclasses.replace(record, learning_rates=(rate,)) for record in records[200:])]
+    found = the(run_of(tmp_path / "spoilt", spoilt), "nonfinite-weights")
+    assert (found.severity, found.certainty, found.steps) == ("critical", "shown", (201, 299))
+    assert f"the learning rate was {rate} at step 200" in found.what
+    late = [*records[:201], *(dataclasses.replace(record, learning_rates=(rate,)) for record in records[201:])]
+    assert "nonfinite-weights" not in codes(run_of(tmp_path / "late", late)), "the NaN was there before"
+    unknown = [dataclasses.replace(record, learning_rates=(math.nan,)) for record in records]
+    assert "nonfinite-weights" not in codes(run_of(tmp_path / "unknown", unknown))
