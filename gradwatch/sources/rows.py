@@ -90,8 +90,11 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
 
 
 def _rounds_rates(rows: Sequence[Mapping[str, Any]], columns: Columns) -> bool:
-    """Whether the rows show so few decimals that a learning rate of 0 is not known to be 0."""
-    if columns.learning_rate is None:
+    """Whether the rows show so few decimals that a learning rate of 0 is not known to be 0.
+
+    A rate that is text shows its own decimals: there "0" is 0.
+    """
+    if columns.learning_rate is None or any(isinstance(row.get(columns.learning_rate), str) for row in rows):
         return False
     others = [name for name in (columns.norm, columns.loss) if name is not None]
     rates = [row.get(columns.learning_rate) for row in rows]
