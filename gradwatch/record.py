@@ -58,6 +58,9 @@ UPDATE_STATS = ("update_norm", "weight_norm", "rms_ratio", "second_moment_norm")
 SENTINEL_STATS = ("position", *UPDATE_STATS)
 """The per-parameter statistics of the update as the optimizer computes it, in the order in which they are stored."""
 
+FROZEN_KEY = "frozen_parameters"
+"""Where the table meta has the names of parameters that an optimizer holds and the script froze, as a JSON list."""
+
 VALIDATION_KEY = "validation_loss."
 """How the keys in the table meta begin that hold losses of validations, as JSON pairs of step and loss.
 

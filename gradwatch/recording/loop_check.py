@@ -2,7 +2,8 @@
 
 Both are read from the identity and the version of a few gradients (`Tensor._version` counts changes in place), and
 on the host from some entries of one, so that nothing is computed and nothing waits for a device. What was seen
-becomes entries of the table meta when the run is closed.
+becomes entries of the table meta when the run is closed; which parameters are frozen is told at once, for a run is
+also read while it goes on, and after it was killed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Concatenate, ParamSpec, cast
 from torch import Tensor, nn, strided
 from torch.optim import Optimizer
 
+from gradwatch.record import FROZEN_KEY
 from gradwatch.recording.hooks import take_compiled_clip
 from gradwatch.recording.parameters import named_parameters
 
@@ -158,9 +160,11 @@ class LoopCheck:
         failed: the checks have ended, because they raised or could not see clip calls.
     """
 
-    def __init__(self, models: Callable[[], Iterable[nn.Module]]) -> None:
+    def __init__(self, models: Callable[[], Iterable[nn.Module]], note: Callable[[dict[str, str]], None]) -> None:
+        """``note`` keeps entries for the table meta that can't wait for the end of the run."""
         self.failed = False
         self._models = models
+        self._note = note
         self._probes: dict[str, _Probes] = {}
         self._by_optimizer: dict[int, _Probes] = {}
         self._found: dict[str, str] = {}  # of optimizers that are gone
@@ -191,8 +195,11 @@ class LoopCheck:
             found |= _facts_of(name, probes)
         without = self._without_optimizer()
         found |= {"parameters_without_optimizer": json.dumps(without)} if without else {}
+        return found | self._frozen_now()
+
+    def _frozen_now(self) -> dict[str, str]:
         frozen = [name for name, p in self._frozen.items() if (held := p()) is not None and not held.requires_grad]
-        return found | ({"frozen_parameters": json.dumps(frozen)} if frozen else {})
+        return {FROZEN_KEY: json.dumps(frozen)} if self._frozen else {}
 
     def _without_optimizer(self) -> list[str]:
         """The parameters with a gradient that no living optimizer holds, whether it is recorded or not."""
@@ -222,6 +229,7 @@ class LoopCheck:
         if frozen:
             named = (pair for model in self._models() for pair in named_parameters(model))
             self._frozen |= {name: weakref.ref(p) for name, p in named if id(p) in frozen}
+            self._note(self._frozen_now())
 
     # ------------------------------------------------------------------------- what the loop does
 

@@ -19,7 +19,7 @@ import numpy.ma  # noqa: F401 - np.median imports it when it is first called, wh
 from gradwatch.detect import Detector, detectors_for
 from gradwatch.distributed import JoinedParts, RankCollective, RankGatherer
 from gradwatch.errors import StoreNotWritable
-from gradwatch.record import JoinedParameters, ParameterInfo, StepRecord
+from gradwatch.record import FROZEN_KEY, JoinedParameters, ParameterInfo, StepRecord
 from gradwatch.recording.batch_writer import BatchWriter
 from gradwatch.recording.judge import SLICE, Judge, Past
 from gradwatch.recording.mirror import GuardedMirror, Mirror
@@ -44,6 +44,8 @@ Job: TypeAlias = Callable[[], object]
 
 AT_ONCE = 256  # records in one commit
 JUDGED_AT_END, IN_A_HURRY = 10.0, 1.0  # seconds for which a recording that ends may still look for events
+OF_EVERY_PROCESS = frozenset({FROZEN_KEY})
+"""Facts of which each process of a training knows as much as rank 0."""
 UNJUDGED = "unjudged_since"
 """The first attempt with steps that no detector has seen, in the table meta; empty if there is none."""
 
@@ -230,9 +232,10 @@ class Recorder:
         return self._thread.end(timeout)
 
     def note(self, facts: Mapping[str, str]) -> None:
-        """Keep facts about a training by one process; of several processes each would know its own part."""
-        if self._team is None:
-            self._do(functools.partial(self._note, dict(facts)))
+        """Keep facts about a training; of several processes only what each of them knows of the whole."""
+        kept = {key: value for key, value in facts.items() if self._team is None or key in OF_EVERY_PROCESS}
+        if kept:
+            self._do(functools.partial(self._note, kept))
 
     def _admit(self, optimizer: str, detectors: Sequence[Detector]) -> None:
         self._snapshots.admit(optimizer, detectors)

@@ -61,7 +61,7 @@ class Recording:
     ) -> None:
         self.run = run
         self.loops = LoopTable()
-        self.check = LoopCheck(self.loops.models)
+        self.check = LoopCheck(self.loops.models, self.note)
         self.reductions = reductions
         self.notices = notices
         self.state: State = "recording"

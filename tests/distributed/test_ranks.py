@@ -1,5 +1,6 @@
 """Trainings by several processes have the numbers of the same training in one."""
 
+import json
 import math
 
 import numpy as np
@@ -272,6 +273,13 @@ def test_a_rank_that_does_not_attach_ends_in_a_message_and_holds_up_nobody(runs)
     run = gradwatch.Run(runs / "silent_rank")
     assert len(run.steps()) == 0, "a part of the norm would be a wrong norm"
     assert run.attempts()[0].dropped == training.STEPS
+
+
+def test_frozen_parameters_are_no_fault(runs):
+    run = gradwatch.Run(runs / "ddp_frozen")
+    frozen = json.loads(run.meta()["frozen_parameters"])
+    assert frozen == [name for name, _ in training.model().named_parameters() if name.startswith("0.")] != []
+    assert "no-gradient" not in [finding.code for finding in run.diagnosis()]
 
 
 def test_parts_of_an_unknown_whole_are_said_to_be_parts(runs, alone):

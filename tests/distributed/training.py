@@ -156,6 +156,12 @@ def ddp_heard(run: Path, ranks: Ranks = True) -> None:
     torch.save([p.detach() for p in network.parameters()], run.parent / f"{run.name}.{dist.get_rank()}.pt")
 
 
+def ddp_frozen(run: Path) -> None:
+    network = model()
+    network[0].requires_grad_(False)
+    data_parallel(run, DistributedDataParallel(network))
+
+
 def deep() -> nn.Sequential:
     """So many that all updates are read at every second step only. Of five rows the last of four ranks has none."""
     torch.manual_seed(1)
@@ -858,6 +864,7 @@ BY_MESSAGES: dict[str, Callable[..., None]] = {
         ddp,
         ddp_heard,
         ddp_unheard,
+        ddp_frozen,
         deep_ddp,
         deep_ddp_heard,
         deep_fsdp2,

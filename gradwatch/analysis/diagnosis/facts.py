@@ -19,7 +19,7 @@ from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, op
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.capture import CaptureInfo
-from gradwatch.record import Event, ParameterInfo
+from gradwatch.record import FROZEN_KEY, Event, ParameterInfo
 from gradwatch.store.digests import equals
 
 MAX_SAMPLED_NORMS = 1_000_000  # norms of parameters read for the diagnosis of one optimizer
@@ -234,7 +234,7 @@ def _optimizer_facts(
         has_rivals=len(reader.optimizers) > 1,
         carried_steps=_count(meta, f"carried_steps.{name}"),
         changed_steps=_count(meta, f"changed_steps.{name}"),
-        frozen=frozenset(json.loads(meta.get("frozen_parameters", "[]"))),
+        frozen=frozenset(json.loads(meta.get(FROZEN_KEY, "[]"))),
     )
 
 

@@ -111,6 +111,21 @@ def test_parameters_that_are_frozen_to_the_end_are_noted(tmp_path, wrap):
     assert "no-gradient" not in [finding.code for finding in run.diagnosis()]
 
 
+def test_frozen_parameters_are_known_while_the_training_goes_on(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path) as watch:
+        for _ in range(20):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+        watch.flush()
+        assert "no-gradient" not in [finding.code for finding in gradwatch.Run(tmp_path).diagnosis()]
+        model[0].requires_grad_(True)
+    assert json.loads(gradwatch.Run(tmp_path).meta()["frozen_parameters"]) == []
+
+
 def test_a_policy_that_clips_is_no_change_of_the_script(tmp_path):
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -213,5 +228,5 @@ def test_a_fault_of_the_checks_ends_only_them(tmp_path, monkeypatch):
 
 
 def test_without_steps_there_are_no_facts_of_them():
-    check = LoopCheck(list)
+    check = LoopCheck(list, dict)
     assert check.facts() == {}
