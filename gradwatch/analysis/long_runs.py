@@ -75,6 +75,7 @@ def long_layers(
     stats: Collection[str] = STATS,
     *,
     sketched: bool = True,
+    zeros: bool = True,
 ) -> LongLayers | None:
     """Read the digests of an optimizer; None where the run is short, or has too few of them.
 
@@ -84,6 +85,7 @@ def long_layers(
         standing: `RunReader.standing` of it, if it was read.
         stats: whose maxima are read.
         sketched: whether the sketches are read, without which there are no quantiles.
+        zeros: whether ``zeros`` is known, for which the rows without a digest are read of one more statistic; else NaN.
     """
     rows = reader.standing(optimizer) if standing is None else standing
     ids, steps = rows[:, 0], rows[:, 1]
@@ -98,11 +100,13 @@ def long_layers(
     if not known:
         return None
     # The non-finite entries tell a norm that is NaN from one that is not there.
-    more = {"nonfinite", *(("zeros",) if any(d.zeros_known.any() for d in digests.values()) else ())}
+    has_zeros = zeros and any(d.zeros_known.any() for d in digests.values())
+    more = {"nonfinite", *(("zeros",) if has_zeros else ())}
     counted = [stat for stat in STATS if stat in {"norm", *known, *more}]
     for gap in _gaps(list(digests), len(ids)):
         digests |= dict(sketches.taken_from(_read(reader, optimizer, ids, gap, counted)))
-    return _joined(sorted(digests.items()), ids, steps, known, parameters, sketches.merged())
+    found = _joined(sorted(digests.items()), ids, steps, known, parameters, sketches.merged())
+    return found if zeros else replace(found, zeros=np.full(parameters, np.nan))
 
 
 def _is_long(rows: int, parameters: int) -> bool:
@@ -169,6 +173,9 @@ def _read(
         tables = {}
         for stat in stats:
             found, values = reader.layer_rows(stat, optimizer, after=after, up_to=up_to)
+            if values.shape == (len(wanted), parameters) and np.array_equal(found, wanted):
+                tables[stat] = values
+                continue
             table = np.full((len(wanted), parameters), np.nan, np.float32)
             kept = np.isin(found, wanted)
             table[np.searchsorted(wanted, found[kept]), : values.shape[1]] = values[kept]

@@ -197,8 +197,11 @@ def bins_of(norms: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     [0, 1, -32768]
     """
     with np.errstate(divide="ignore"):
-        places = np.ceil(np.log(norms.astype(np.float64)) / _LOG_GAMMA)
-    bins: NDArray[np.int64] = np.where(norms > 0, places, _ZERO).astype(np.int64)
+        places = np.log(norms.astype(np.float64))
+    places /= _LOG_GAMMA
+    np.ceil(places, out=places)
+    places[~(norms > 0)] = _ZERO
+    bins: NDArray[np.int64] = places.astype(np.int64)
     return bins
 
 
@@ -381,8 +384,14 @@ class LayerDigester:
 
     def extend(self, tables: Mapping[str, Floats]) -> None:
         """Add rows by statistic, (rows, parameters)."""
-        for row in zip(*(tables[stat] for stat in self.stats), strict=True):
-            self.add(row)
+        rows = len(tables["norm"])
+        whole = 0 if self._waiting else rows // GROUP * GROUP
+        for at in range(0, whole, GROUP):  # without a copy of each row
+            for begin, part in self._slices:
+                own = slice(begin, begin + part.parameters)
+                part.take({stat: tables[stat][at : at + GROUP, own] for stat in self.stats})
+        for at in range(whole, rows):
+            self.add([tables[stat][at] for stat in self.stats])
 
     def finish(self) -> LayerDigest:
         """The digest of all rows."""
@@ -472,7 +481,9 @@ class _SliceDigester:
 
     def _count(self) -> None:
         if self._keys:
-            self._sketch = Sketch.merged([self._sketch, Sketch.of_keys(np.concatenate(self._keys))]).compact()
+            new = Sketch.of_keys(np.concatenate(self._keys))
+            # Mostly the first ones; to merge them with none takes as long as to find them.
+            self._sketch = (Sketch.merged([self._sketch, new]) if len(self._sketch.bin) else new).compact()
             self._keys = []
 
 

@@ -93,7 +93,7 @@ class _Read:
         first; the others are read together when one of them is.
         """
         if "norm" not in self.kept:
-            self.kept["norm"] = long_layers(self.run, self.optimizer, self.standing, ("norm",))
+            self.kept["norm"] = long_layers(self.run, self.optimizer, self.standing, ("norm",), zeros=False)
         if stat != "norm" and self.kept["norm"] is not None and "others" not in self.kept:
             self.kept["others"] = long_layers(self.run, self.optimizer, self.standing, OTHERS, sketched=False)
         found = self.kept.get("norm" if stat == "norm" else "others")

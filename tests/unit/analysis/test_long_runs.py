@@ -49,7 +49,7 @@ def records(first, last, attempt=0):
         )
 
 
-def attempt_at(folder, found):
+def attempt_at(folder, found, end="closed"):
     writer = StoreWriter(folder)
     number = writer.attempt if not (folder / "gradwatch.db").exists() else 0
     writer.begin_attempt({}, {"0": ("SGD", {})})
@@ -58,7 +58,8 @@ def attempt_at(folder, found):
         writer.add_parameters("0", found[0].layers.parameters)
     for at in range(0, len(found), 100):
         writer.append(found[at : at + 100])
-    writer.end_attempt("closed")
+    if end is not None:
+        writer.end_attempt(end)
 
 
 @pytest.fixture
@@ -103,6 +104,65 @@ def test_rows_that_a_later_attempt_replaced_do_not_count(tmp_path, monkeypatch):
     assert [layer.max for layer in found] == [layer.max for layer in exact]
     assert [layer.max_step for layer in found] == [layer.max_step for layer in exact]
     assert [layer.nonfinite_steps for layer in found] == [layer.nonfinite_steps for layer in exact]
+
+
+def test_the_rows_that_a_killed_run_leaves_without_a_digest_are_read_as_they_are(tmp_path):
+    made = list(records(0, STEPS))
+    attempt_at(tmp_path, made, end=None)
+    reader = Run(tmp_path)
+    digested = max(last for last, _ in reader.layer_digests("0"))
+    assert digested == STEPS // 512 * 512 < STEPS
+    found = long_layers(reader, "0")
+    norms, counts, zeros = ([getattr(one.layers, stat) for one in made] for stat in ("norm", "nonfinite", "zeros"))
+    starts = [*range(0, digested, 64), *range(digested, STEPS, 64)]
+    assert found.starts.tolist() == starts
+    for parameter in range(PARAMETERS):
+        bad = [bool(count[parameter] > 0) for count in counts]
+        values = [
+            long_runs.NOT_FINITE
+            if is_bad
+            else long_runs.ABSENT
+            if np.isnan(norm[parameter])
+            else float(norm[parameter])
+            for is_bad, norm in zip(bad, norms, strict=True)
+        ]
+        finite = [value for value in values if 0 <= value < long_runs.NOT_FINITE]
+        known = [float(zero[parameter]) for zero in zeros if not np.isnan(zero[parameter])]
+        assert found.maxima["norm"][:, parameter].tolist() == [max(values[at : at + 64]) for at in starts]
+        assert found.high[parameter] == max(finite, default=long_runs.ABSENT)
+        assert found.high_at[parameter] == (values.index(max(finite)) if finite else -1)
+        assert found.bad[parameter] == sum(bad)
+        assert found.absent[parameter] == values.count(long_runs.ABSENT)
+        assert found.zeros[parameter] == (sum(known) / len(known) if known else pytest.approx(np.nan, nan_ok=True))
+        assert found.sketch.count[found.sketch.parameter == parameter].sum() == len(finite)
+
+
+def test_without_the_mean_of_zeros_all_else_is_the_same(tmp_path):
+    attempt_at(tmp_path, records(0, STEPS), end=None)
+    found = long_layers(Run(tmp_path), "0", stats=("norm",), zeros=False)
+    whole = long_layers(Run(tmp_path), "0", stats=("norm",))
+    assert np.isnan(found.zeros).all()
+    assert not np.isnan(whole.zeros[:3]).any()
+    for name in ("ids", "steps", "starts", "high", "high_at", "bad", "absent"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    np.testing.assert_array_equal(found.maxima["norm"], whole.maxima["norm"])
+    for name in ("parameter", "bin", "count"):
+        np.testing.assert_array_equal(getattr(found.sketch, name), getattr(whole.sketch, name))
+
+
+def test_a_first_paint_reads_of_the_last_rows_what_it_shows(tmp_path, monkeypatch):
+    attempt_at(tmp_path, records(0, STEPS), end=None)
+    read, layer_rows = [], Run.layer_rows
+
+    def noted(self, stat, optimizer=None, *, most=-1, **between):
+        read.extend([stat] if most < 0 else [])
+        return layer_rows(self, stat, optimizer, most=most, **between)
+
+    monkeypatch.setattr(Run, "layer_rows", noted)
+    view = RunView(tmp_path)
+    read.clear()
+    view.layers()
+    assert sorted(set(read)) == ["nonfinite", "norm"]
 
 
 def test_a_short_run_and_one_without_digests_are_read_as_they_are(run, monkeypatch):
