@@ -49,5 +49,5 @@ def test_the_stages_of_the_page_are_those_of_the_import_test():
         for node in source.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "STAGES"
     )
-    (sentence,) = re.findall(r"The stages, in order: (.*?)\.\n", PAGE, re.DOTALL)
+    (sentence,) = re.findall(r"The stages,\sin\sorder:\s(.*?)\.\s", PAGE, re.DOTALL)
     assert re.findall(r"`(\w+)`", sentence) == [name for name in stages if not name.startswith("__")]

@@ -23,7 +23,7 @@ def end_of_warm_up(optimizer: OptimizerFacts) -> int | None:
     if known.sum() <= 2:
         return None
     values, steps = rates[known], optimizer.steps[known]
-    if not values.max() > LASTING_RAMP * values[0]:
+    if not values.max() > LASTING_RAMP * max(values[0], 0.0):
         return None
     return int(steps[np.flatnonzero(values >= AT_THE_PEAK * values.max())[0]])
 

@@ -18,6 +18,7 @@ from .made import calm, changed, run_of
         pytest.param([0.1 * (1 - i / 100) for i in range(100)], None, id="decay alone"),
         pytest.param([0.1 * min((i + 1) / 20, 1 - (i - 20) / 100) for i in range(100)], 19, id="warm-up and decay"),
         pytest.param([0.0] * 100, None, id="zero"),
+        pytest.param([-0.1] * 100, None, id="negative, as a script may set it"),
         pytest.param([math.nan] * 100, None, id="not known"),
         pytest.param([math.nan] * 50 + [0.1 * (i + 1) / 50 for i in range(50)], 99, id="known late"),
     ],
