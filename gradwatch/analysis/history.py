@@ -56,15 +56,6 @@ class ResumePoint:
     step: int
     last: int
 
-    def makes_again(self, event: Event) -> bool:
-        """Whether the step of an event was made by an earlier attempt, and then again.
-
-        >>> point = ResumePoint(attempt=1, step=7, last=9)
-        >>> [point.makes_again(Event(step=s, kind="spike", severity="info", message="")) for s in (6, 8)]
-        [False, True]
-        """
-        return event.attempt < self.attempt and event.step >= self.step
-
     def __str__(self) -> str:
         """A sentence for a person.
 
@@ -80,6 +71,17 @@ class ResumePoint:
             return f"{resumed}, which made steps {self.step} to {self.last} again"
         missing = f"; steps {self.last + 1} to {self.step - 1} are missing"
         return resumed + (missing if self.step > self.last + 1 else "")
+
+
+def made_again_by(event: Event, resumed: Iterable[ResumePoint]) -> int | None:
+    """The last attempt that made the step of an event again; None where none did.
+
+    >>> points = [ResumePoint(attempt=1, step=7, last=9), ResumePoint(attempt=2, step=8, last=9)]
+    >>> [made_again_by(Event(step=s, kind="spike", severity="info", message=""), points) for s in (6, 7, 8)]
+    [None, 1, 2]
+    """
+    later = [point.attempt for point in resumed if event.attempt < point.attempt and event.step >= point.step]
+    return later[-1] if later else None
 
 
 class RunReader:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
-from gradwatch.analysis.history import ResumePoint
+from gradwatch.analysis.history import ResumePoint, made_again_by
 from gradwatch.record import SEVERITIES, Event
 from gradwatch.text import count, step_range
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
@@ -31,8 +31,8 @@ def event_list(
 
 def made_again(event: Event, resumed: Sequence[ResumePoint]) -> str:
     """What to say of an event whose step a later attempt made again; empty of any other."""
-    later = [point.attempt for point in resumed if point.makes_again(event)]
-    return f"of attempt {event.attempt}, made again by attempt {later[-1]}" if later else ""
+    later = made_again_by(event, resumed)
+    return "" if later is None else f"of attempt {event.attempt}, made again by attempt {later}"
 
 
 def event_groups(

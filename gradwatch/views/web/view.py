@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.analysis.differences import difference, differing_settings
+from gradwatch.analysis.history import made_again_by
 from gradwatch.analysis.long_runs import ACCURACY, LongLayers, long_layers
 from gradwatch.analysis.recommend import Recommendation, WhatIf, recommend_with_curve
 from gradwatch.analysis.replays.result import of_event, result_files
@@ -394,8 +395,8 @@ class RunView:
 
 def _event(event: Event, summary: RunSummary) -> dict[str, Any]:
     """An event, the attempt that made its step again if any, and what the replay of its step found if there is one."""
-    later = [point.attempt for point in summary.resume_points if point.makes_again(event)]
-    told = event.as_dict() | ({"made_again_by": later[-1]} if later else {})
+    later = made_again_by(event, summary.resume_points)
+    told = event.as_dict() | ({} if later is None else {"made_again_by": later})
     replay = of_event(summary.replays, event.step, event.optimizer, event.until)
     if replay is None:
         return told
