@@ -282,7 +282,7 @@ def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
 
 
 def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
-    """Whether the loss ended far above its best, by its own noise, by its progress, and with other norms."""
+    """Whether the loss ended far above its best, by its own noise and progress, and the norms have changed as well."""
     if course is None or optimizer.history.has_surrogate_loss:
         return False
     if _left_at_once(optimizer.history.losses, optimizer.total_norm) or ends_far_above(optimizer):
@@ -301,21 +301,24 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
 
 
 def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
-    """Whether a loss of few rows fell to less than half and rose again with the norm, by more than half of that.
+    """Whether a loss of few rows ended badly, as any of these shows.
 
-    Beside norms that rose tenfold a quarter is enough. Or whether all earlier rows were left for good, by loss and
-    norm, both grow to the end, or huge norms grow from row to row while the loss stands, or stand while it rises.
+    - Loss and norm left all earlier rows for good (`leaves_for_good`), or climb to the end (`climbs_to_the_end`).
+    - Huge norms stay while the loss rises above all before, or grow from row to row while it does not fall.
+    - The first row was the best, and loss and norm left it at once.
+    - The loss fell to less than half and rose again with the norm by more than half of that fall, or by more than a
+      quarter beside norms that rose tenfold.
     """
     losses, norms = _rows_with_both(optimizer)
     if not MIN_LEFT_LOSSES <= len(losses) < MIN_LOSSES or losses.min() <= 0:
         return False
     surrogate = optimizer.history.has_surrogate_loss
-    shows_progress = not surrogate and not optimizer.has_rivals
-    if shows_progress and (leaves_for_good(losses, norms) or climbs_to_the_end(losses, norms)):
+    should_fall = not surrogate and not optimizer.has_rivals
+    if should_fall and (leaves_for_good(losses, norms) or climbs_to_the_end(losses, norms)):
         return True
     if len(losses) < MIN_FEW_LOSSES:
         return False
-    if shows_progress and norms.min() > HUGE_NORM and rises_above_all(losses):
+    if should_fall and norms.min() > HUGE_NORM and rises_above_all(losses):
         return True
     best, first = int(np.argmin(losses)), float(losses[0])
     if _grow_without_end(norms) and losses[-1] > LEARNT_SHARE * first:

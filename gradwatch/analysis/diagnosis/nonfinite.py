@@ -59,8 +59,8 @@ def nonfinite(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return _replaced(facts, optimizer)
     if grew_before(optimizer, event.step):
         return None
-    if not facts.is_imported and (update := _update_without_rate(optimizer, event.step)) is not None:
-        return _by_the_rate(facts, optimizer, event, *update)
+    if not facts.is_imported and (update := _update_by_nonfinite_rate(optimizer, event.step)) is not None:
+        return _by_nonfinite_rate(facts, optimizer, event, *update)
     came_back = facts.is_imported and _came_back(optimizer)
     if came_back:
         event = replace(event, severity="info" if _is_harmless(optimizer) else "warning")
@@ -82,16 +82,18 @@ def _finder(
     return _in_the_weights if event.origin == "weights" else _in_backward
 
 
-def _update_without_rate(optimizer: OptimizerFacts, step: int) -> tuple[int, float] | None:
-    """The step before and its learning rate, where that is no finite number.
+def _update_by_nonfinite_rate(optimizer: OptimizerFacts, step: int) -> tuple[int, float] | None:
+    """The last step before ``step`` and its learning rate, if that was NaN or infinite.
 
-    NaN also stands for a rate that the optimizer does not have; it is one only where others are finite.
+    NaN also stands for a rate that the optimizer does not have, so it counts only where other steps have a rate.
     """
     rates, before = optimizer.frame["learning_rate"].to_numpy(float), np.flatnonzero(optimizer.steps < step)
-    if not len(before) or np.isfinite(rates[before[-1]]):
+    if not len(before):
         return None
-    is_one = np.isinf(rates[before[-1]]) or np.isfinite(rates).any()
-    return (int(optimizer.steps[before[-1]]), float(rates[before[-1]])) if is_one else None
+    last = before[-1]
+    if np.isinf(rates[last]) or (np.isnan(rates[last]) and np.isfinite(rates).any()):
+        return int(optimizer.steps[last]), float(rates[last])
+    return None
 
 
 def _came_back(optimizer: OptimizerFacts) -> bool:
@@ -207,7 +209,7 @@ def _in_the_weights(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Fi
     )
 
 
-def _by_the_rate(facts: Facts, optimizer: OptimizerFacts, event: Event, step: int, rate: float) -> Finding:
+def _by_nonfinite_rate(facts: Facts, optimizer: OptimizerFacts, event: Event, step: int, rate: float) -> Finding:
     return Finding(
         code="nonfinite-weights",
         severity=event.severity,

@@ -568,8 +568,8 @@ def _dead(optimizer: OptimizerFacts) -> list[str]:
     if norms.shape != present.shape or not (np.nan_to_num(norms) > 0).any():
         return []
     zero = (present.mean(axis=0) > HALF) & ~(np.where(present, np.nan_to_num(norms, nan=1.0), 0.0) > 0).any(axis=0)
-    dead = zip(optimizer.norms.columns, zero, strict=True)
-    return [str(name) for name, is_dead in dead if is_dead and str(name) not in _empty(optimizer)]
+    empty = _empty(optimizer)
+    return [str(name) for name in optimizer.norms.columns[zero] if str(name) not in empty]
 
 
 def _empty(optimizer: OptimizerFacts) -> set[str]:
