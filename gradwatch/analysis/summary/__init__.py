@@ -162,12 +162,7 @@ def summarize(
     facts = read_facts(reader) if facts is None else facts
     findings = find(facts)
     name = _optimizer(reader, optimizer, facts, findings)
-    steps = facts.frame_of(name)
-    if steps is None or steps.empty:
-        raise EmptyRun(
-            f"{str(reader.path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
-            " Records reach the disk within a second."
-        )
+    steps = _recorded_steps(facts, name, reader.path)
     events, is_imported, ending = facts.events, facts.is_imported, facts.ending
     del facts  # of a long run they take memory
     series = step_series(reader, name, steps, layers=layers)
@@ -235,6 +230,16 @@ def _optimizer(reader: RunReader, optimizer: str | None, facts: Facts, findings:
         return reader.optimizer(optimizer)
     with_steps = [one.name for one in facts.optimizers if len(one.frame)]
     return shown_optimizer(findings, with_steps) or reader.optimizer()
+
+
+def _recorded_steps(facts: Facts, optimizer: str, path: Path) -> pd.DataFrame:
+    steps = facts.frame_of(optimizer)
+    if steps is None or steps.empty:
+        raise EmptyRun(
+            f"{str(path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
+            " Records reach the disk within a second."
+        )
+    return steps
 
 
 def _is_changed_by_script(findings: tuple[Finding, ...], optimizer: str) -> bool:

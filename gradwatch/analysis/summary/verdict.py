@@ -43,7 +43,9 @@ def judge(findings: Sequence[Finding], steps: int, noted: int = 0, warned: int =
         reason += ", too few to judge"
     if noted > warned > 0:
         return verdict, f"{reason}; {noted} noted, {count(warned, 'warning')} among them"
-    return verdict, reason + (f"; {count(warned, 'warning')} noted" if warned else f"; {noted} noted" if noted else "")
+    if noted:
+        return verdict, f"{reason}; {count(warned, 'warning') if warned else noted} noted"
+    return verdict, reason
 
 
 def _reason(alarming: Sequence[Finding]) -> str:
