@@ -87,10 +87,11 @@ def world_of(store: Any, rank: int, seconds: float) -> str:
 
 
 def _world_as_begun(store: Any, rank: int, ranks: int, seconds: float) -> str:
-    name, old = secrets.token_hex(8), ""
     if rank == 0:
+        name = secrets.token_hex(8)
         store.set(WORLD, json.dumps([name, ranks]))
         return name
+    old = ""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         if not store.check([WORLD]):

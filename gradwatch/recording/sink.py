@@ -313,4 +313,5 @@ def _halt_all() -> None:
     recording was opened after this import, and is closed before this.
     """
     for thread in list(_started):
-        thread.end(HALT_WITHIN) or thread.halt(HALT_WITHIN)
+        if not thread.end(HALT_WITHIN):
+            thread.halt(HALT_WITHIN)

@@ -80,9 +80,9 @@ def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
     nothing: list[float | None] = [None] * table.rows
     rates = of.get("learning_rate", nothing)
     if rounds_rates(rates, (*of.get("norm", ()), *of.get("loss", ()))):
-        of["learning_rate"] = [None if rate == 0 else rate for rate in rates]
+        rates = [None if rate == 0 else rate for rate in rates]
     steps = of.get("step", list(range(table.rows)))
-    losses, rates, rewards = (of.get(kind, nothing) for kind in ("loss", "learning_rate", "reward"))
+    losses, rewards = (of.get(kind, nothing) for kind in ("loss", "reward"))
     each_layer = [_numbers(table, name, file) for name in columns.series.columns]
     layer_norms = list(zip(*each_layer, strict=True)) or [()] * table.rows
     totals = of["norm"] if columns.norm is not None else [layers.total(norms) for norms in layer_norms]
