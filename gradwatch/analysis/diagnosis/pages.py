@@ -152,7 +152,7 @@ PAGES: dict[str, Page] = {
         title="Weights were NaN or infinite before the step",
         cure="operation",
         meaning="The gradient is not finite because the weights were not. The previous update, or other code that"
-        " writes weights, had left NaN or infinite values; so does an update whose learning rate is NaN or infinite.",
+        " writes weights, had left NaN or infinite values, as an update does whose learning rate is NaN or infinite.",
         example="A checkpoint that contains NaN, an average over zero models, a schedule that divides by 0 steps.",
         confirm="Check `torch.isfinite` of each parameter before and after `optimizer.step()`.",
         fix="Find the code that writes them. If it is the update, look at the learning rate and the optimizer's eps.",
@@ -187,12 +187,12 @@ PAGES: dict[str, Page] = {
     "diverged": Page(
         title="The training diverged",
         cure="rate",
-        meaning="The loss or the norms grew and did not come back, from the first step or after an event. So did a loss"
-        " whose last twentieth lies above its best tenth, by twice that level or by twelve times its noise, undoing a"
-        " quarter of its fall, if the norms leapt eightfold in between, doubled or fell to a tenth; one that ends at"
-        " twice its start needs no such norm. A few rows count if all of the last leave the others for good, or loss"
-        " and norm both climb to the end. If the growth ends in NaN, the growth is the fault to fix and the NaN follows"
-        " from it.",
+        meaning="The loss or the norms grew and did not come back, from the first step or after an event. If the growth"
+        " ends in NaN, the growth is the fault to fix and the NaN follows from it. A loss also counts that ends at"
+        " twice its start. So does one whose last twentieth lies above its best tenth and undoes a quarter of its fall,"
+        " if two things hold: it ends at twice the best level, or twelve times its noise above it; and after the best"
+        " tenth a norm leapt eightfold, or the norms doubled or fell to a tenth. So does a loss that climbs with the"
+        " norm to the end, and one of fewer than 15 rows whose last three or more leave all before them for good.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
         fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend` gives a threshold). If the growth"
@@ -353,9 +353,9 @@ PAGES: dict[str, Page] = {
         title="The loss ends well above its best",
         cure="rate",
         meaning="The median of the last tenth of the losses is significantly above that of the best tenth, by more than"
-        " 15 % of the progress. With fewer than 100 losses, nearly all of the last ones have to lie above the best,"
-        " by half. This is a warning if half of the progress is undone and there is only one optimizer."
-        " If the norms have grown too, the finding is `diverged`.",
+        " 15 % of the progress. With fewer than 100 losses, nearly all of the last ones have to lie above nearly all of"
+        " the best ones, and their median above 1.5 times the best level. This is a warning if half of the progress is"
+        " undone and there is only one optimizer. If the norms have grown too, the finding is `diverged`.",
         example="A constant learning rate that is too high for the end of the training.",
         confirm="Evaluate the checkpoints of the best level and of the end on the same held-out data.",
         fix="Keep the best checkpoint. Lower the learning rate towards the end, or look at the data from where the"
