@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gradwatch.analysis.display import show_in_notebooks_with
+from gradwatch.analysis.display import Renderers, show_in_notebooks_with
 from gradwatch.sinks.closing import close_with
 
 if TYPE_CHECKING:
@@ -66,6 +66,12 @@ def _notebook_html(summary: RunSummary) -> str:
     return render(summary)
 
 
+def _page_html(run: Run, optimizer: str | None) -> str:
+    from gradwatch.views.html import render_run
+
+    return render_run(run, optimizer)
+
+
 def _closing(run: Path) -> Closing:
     from gradwatch.analysis.run import Run
     from gradwatch.export.trackers import closing_of_run
@@ -73,7 +79,7 @@ def _closing(run: Path) -> Closing:
     return closing_of_run(Run(run))
 
 
-show_in_notebooks_with(_notebook_html)
+show_in_notebooks_with(Renderers(_notebook_html, _page_html))
 close_with(_closing)
 
 

@@ -52,7 +52,7 @@ export class Toolbar {
     );
   }
 
-  /** @param {() => string} link */
+  /** @param {() => string} link empty where no address leads to the page */
   #copy(link) {
     const copy = async () => {
       await navigator.clipboard.writeText(link());
@@ -60,7 +60,7 @@ export class Toolbar {
       setTimeout(() => button.replaceChildren("copy link"), 2000);
     };
     const title = "copy a link to what is shown";
-    const button = h("button", { type: "button", title, onclick: copy }, "copy link");
+    const button = h("button", { type: "button", title, hidden: link() === "", onclick: copy }, "copy link");
     return button;
   }
 

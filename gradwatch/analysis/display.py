@@ -1,22 +1,62 @@
-"""How a summary shows itself in a notebook, without analysis knowing any view.
+"""How a run and its summary show themselves in a notebook, without analysis knowing any view.
 
 A view imports the summary that it draws, so the summary must not import the view. `gradwatch/__init__.py`, the
-last stage and the first that Python runs, registers the renderer here; it imports the view when it is first used.
+last stage and the first that Python runs, registers the renderers here; they import the view when they are first used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
-_renderers: list[Callable[[Any], str]] = []  # of a RunSummary; at most one
+
+@dataclass(frozen=True, slots=True)
+class Renderers:
+    """What makes HTML.
+
+    Attributes:
+        of_summary: a part of a document, without a script, of a RunSummary.
+        of_run: a whole document, with its script, of a Run and the name of an optimizer or None.
+    """
+
+    of_summary: Callable[[Any], str]
+    of_run: Callable[[Any, str | None], str]
 
 
-def show_in_notebooks_with(render: Callable[[Any], str]) -> None:
-    """Register the function that makes HTML of a summary; the last one registered is used."""
-    _renderers[:] = [render]
+_renderers: list[Renderers] = []  # at most one
+
+
+def show_in_notebooks_with(renderers: Renderers) -> None:
+    """Register what makes HTML; the last one registered is used."""
+    _renderers[:] = [renderers]
 
 
 def as_html(summary: object) -> str | None:
     """The summary as HTML; None without a renderer, and a notebook then shows the text."""
-    return _renderers[0](summary) if _renderers else None
+    return _renderers[0].of_summary(summary) if _renderers else None
+
+
+@dataclass(frozen=True, slots=True)
+class NotebookPage:
+    """The page of a run, which a notebook shows in a frame. It has no access to the notebook around it.
+
+    Attributes:
+        document: the whole page as HTML.
+        height: of the frame, in pixels.
+    """
+
+    document: str = field(repr=False)
+    height: int
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe title="gradwatch" sandbox="allow-scripts allow-downloads" srcdoc="{escape(self.document)}"'
+            f' style="width: 100%; height: {self.height}px; border: 0"></iframe>'
+        )
+
+
+def as_page(run: object, optimizer: str | None, height: int) -> NotebookPage:
+    """The page of a run with its worst optimizers, or with one."""
+    return NotebookPage(_renderers[0].of_run(run, optimizer), height)

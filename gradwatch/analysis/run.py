@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradwatch.analysis.diagnosis import Finding, diagnose
+from gradwatch.analysis.display import NotebookPage, as_page
 from gradwatch.analysis.history import RunReader
 from gradwatch.analysis.recommend import Recommendation, recommend
 from gradwatch.analysis.statistics.owners import GROUPINGS, Grouping, group_of, grouped, shares_of
@@ -95,6 +96,24 @@ class Run(RunReader):
         arXiv:2505.23971), so read its trend rather than its value.
         """
         return noise_scale(self, optimizer, smoothing)
+
+    def page(self, optimizer: str | None = None, height: int = 900) -> NotebookPage:
+        """The page of `gradwatch report --html` in a notebook: put it last in a cell.
+
+        Its script runs only where the notebook is trusted. Elsewhere show the run itself, which needs none.
+
+        Args:
+            optimizer: the one to show; None: the four with the most serious findings.
+            height: of the frame, in pixels.
+
+        Raises:
+            EmptyRun: no step is recorded yet.
+            BadArgument: the run has no such optimizer.
+
+        >>> Run(example_run).page(height=600)
+        NotebookPage(height=600)
+        """
+        return as_page(self, optimizer, height)
 
     def _repr_html_(self) -> str | None:
         """The run (its worst optimizer) in a notebook; None, and so as text, before the first step."""

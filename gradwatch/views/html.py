@@ -14,6 +14,9 @@ import numpy as np
 
 from gradwatch import __version__
 from gradwatch.analysis.listing import NUMBERS, RunRow
+from gradwatch.analysis.run import Run
+from gradwatch.analysis.summary import RunSummary
+from gradwatch.analysis.summary.verdict import order_of_optimizers
 from gradwatch.errors import GradwatchError
 from gradwatch.text import count
 from gradwatch.views.json import dumps
@@ -22,6 +25,7 @@ from gradwatch.views.web.gallery import as_utf8
 from gradwatch.views.web.pack import byte_planes, embed, pack, to_bfloat16
 from gradwatch.views.web.view import RunView
 
+MOST_OPTIMIZERS = 4  # in one page; each adds the size of a page
 STEP_COLUMNS = 1500  # a long run has this many columns, at most twice as many
 LAYER_VALUES = 300_000  # of each statistic, at most twice as many
 MIN_LAYER_COLUMNS = 100
@@ -44,6 +48,19 @@ def render(*views: RunView) -> str:
     """
     summary = views[0].summary
     return _page(f"{summary.run}: {summary.verdict}", _data(views))
+
+
+def render_run(run: Run, optimizer: str | None) -> str:
+    """The whole file of one run: with one optimizer, or with the worst ones."""
+    first = RunView(run.path, optimizer)
+    others = _next_worst(run, first.summary)[: MOST_OPTIMIZERS - 1] if optimizer is None else []
+    return render(first, *(RunView(run.path, name) for name in others))
+
+
+def _next_worst(run: Run, shown: RunSummary) -> list[str]:
+    """The other optimizers that made a step, the one with the gravest finding first."""
+    stepped = [name for name in run.optimizers if len(run.standing(name))]
+    return [name for name in order_of_optimizers(shown.findings, stepped) if name != shown.optimizer]
 
 
 def render_runs(title: str, rows: Sequence[RunRow], stores: Mapping[str, Path]) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gradwatch import Run
 from gradwatch.analysis.listing import RunRow
 from gradwatch.views.html import render, render_runs
 from gradwatch.views.web.view import RunView
@@ -68,6 +69,22 @@ def test_nothing_but_its_own_script_may_run(report):
     with pytest.raises(Exception, match="Content Security Policy"):
         report.page.add_script_tag(content="window.strange = 1")
     assert report.page.evaluate("() => window.strange") is None
+
+
+def test_a_notebook_shows_the_page_in_a_frame(browser, logs, tmp_path):
+    cell = Run(logs / "known").page(height=800)._repr_html_()
+    (tmp_path / "notebook.html").write_text(f'<meta charset="utf-8"><p>a cell</p>{cell}', encoding="utf-8")
+    page, faults = browser.new_page(), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.goto(f"file://{tmp_path / 'notebook.html'}")
+    frame = page.frame_locator("iframe")
+    expect(frame.locator("header.verdict")).to_contain_text("NaN or infinite from step 16000 on")
+    frame.locator("button.event").nth(0).click()
+    expect(frame.get_by_label("layer", exact=True)).to_have_value(NAMES[0])
+    expect(frame.get_by_role("button", name="copy link")).to_have_count(0)
+    assert faults == []
+    page.close()
 
 
 def test_a_page_of_many_runs_has_a_table_and_shows_the_worst(browser, logs, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 from gradwatch.analysis.places import find_stores, runs_below
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
-from gradwatch.analysis.summary.verdict import order_of_optimizers
 from gradwatch.cli.output import open_run, print_json, print_view, screen
 from gradwatch.cli.printing import print_lines
 from gradwatch.errors import BadArgument, CannotExport
@@ -15,8 +14,6 @@ from gradwatch.text import file_size
 from gradwatch.views import json as json_view
 from gradwatch.views import picture
 from gradwatch.views.console import report as console_view
-
-MOST_OPTIMIZERS = 4  # in one page; each adds the size of a page
 
 
 def report(
@@ -81,11 +78,8 @@ def write_html(run: Run, file: Path, optimizer: str | None) -> int:
         CannotExport: the file can't be written.
     """
     from gradwatch.views import html as html_view  # which nothing else needs
-    from gradwatch.views.web.view import RunView
 
-    first = RunView(run.path, optimizer)
-    others = _next_worst(run, first.summary)[: MOST_OPTIMIZERS - 1] if optimizer is None else []
-    return _write_page(html_view.render(first, *(RunView(run.path, name) for name in others)), file)
+    return _write_page(html_view.render_run(run, optimizer), file)
 
 
 def _write_page_of_runs(folder: Path, file: Path) -> None:
@@ -106,9 +100,3 @@ def _write_page(page: str, file: Path) -> int:
     except OSError as error:
         raise CannotExport(f"{str(file)!r} can't be written: {error}.") from error
     return len(encoded)
-
-
-def _next_worst(run: Run, shown: RunSummary) -> list[str]:
-    """The other optimizers that made a step, the one with the gravest finding first."""
-    stepped = [name for name in run.optimizers if len(run.standing(name))]
-    return [name for name in order_of_optimizers(shown.findings, stepped) if name != shown.optimizer]
