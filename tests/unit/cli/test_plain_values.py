@@ -20,6 +20,8 @@ def outcome(parameter, context, value):
         taken = parameter.process_value(context, value)
     except typer.BadParameter as error:
         return type(error), error.format_message()
+    except Exception as error:  # an older typer's, of a value that no command line gives
+        return type(error), str(error)
     return type(taken), taken
 
 
