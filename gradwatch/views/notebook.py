@@ -21,6 +21,7 @@ from gradwatch.analysis.summary import LayerSummary, RunSummary
 from gradwatch.record import MAGNITUDE_EXPONENTS, SEVERITIES
 from gradwatch.text import count, number, optimizer_label, printable, share, shorten_all, step_range, which_optimizer
 from gradwatch.views import png
+from gradwatch.views.axes import end_of_axis
 
 WIDTH, HEIGHT = 640, 72  # pixels of a chart
 MAX_COLUMNS = 480  # of a chart or the heat map; a column shows the largest value of its steps
@@ -32,7 +33,6 @@ NAME_WIDTH = 60  # characters of a layer's name
 
 _BADGES = {"healthy": "#1a7f37", "info": "#57606a", "warning": "#8a5000", "critical": "#b3261e"}
 _LINE = "#0072b2"
-_MAX_MEDIANS = 100  # as high as a logarithmic axis goes, as in a terminal
 _MARGIN = 4  # pixels above and below a curve
 _BAD = (214, 0, 108)
 _SCALE = ((8, 48, 107), (107, 174, 214), (236, 236, 236), (253, 141, 60), (127, 39, 4))
@@ -138,7 +138,7 @@ def _chart(title: str, values: Array, bad: NDArray[np.bool_], summary: RunSummar
     logarithmic = bool((finite > 0).any()) and not bool((values[np.isfinite(values)] < 0).any())
     known = finite[finite > 0] if logarithmic else finite
     low, high = (float(known.min()), float(known.max())) if len(known) else (math.nan, math.nan)
-    top = max(_MAX_MEDIANS * float(np.median(known)), float(np.quantile(known, 0.95))) if logarithmic else high
+    top = end_of_axis(known) if logarithmic else high
     is_cut = high > top
     width = WIDTH / max(1, len(tops))
     lines = "".join(

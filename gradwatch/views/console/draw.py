@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gradwatch.analysis.statistics.quantiles import Array, any_in, spike_safe
 from gradwatch.text import number
+from gradwatch.views.axes import end_of_axis
 from gradwatch.views.console.screen import Ink
 
 _SHADES = " ·░▒▓█"
@@ -22,8 +23,7 @@ _HEAT_EDGES = (0.1, 0.5, 3.0, 10.0, 100.0)  # multiples of the median at which t
 _HEAT_LABELS = ("<1/10", "<1/2", "level", ">3x", ">10x", ">100x")
 _NAN_STYLE = "bold white on #c218d8"
 _MOST_SAMPLED = 50_000  # values, about which an axis is laid out
-_MAX_MEDIANS = 100.0  # an axis ends at this multiple of the median
-_MIN_MEDIANS = 1e-6  # and begins at this one at the lowest
+_MIN_MEDIANS = 1e-6  # an axis begins at this multiple of the median at the lowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,8 @@ def axis_of(*series: Array) -> Axis:
         positive = values[np.isfinite(values) & (values > 0)]
         if len(positive):
             sample = positive[:: max(1, len(positive) // _MOST_SAMPLED)]
-            median, p95 = (float(value) for value in np.quantile(sample, [0.5, 0.95]))
-            lows.append(max(float(positive.min()), median * _MIN_MEDIANS))
-            highs.append(min(float(positive.max()), max(_MAX_MEDIANS * median, p95)))
+            lows.append(max(float(positive.min()), float(np.quantile(sample, 0.5)) * _MIN_MEDIANS))
+            highs.append(min(float(positive.max()), end_of_axis(sample)))
     if not highs:
         return Axis(1.0, 10.0)
     low, high = min(lows), max(highs)
