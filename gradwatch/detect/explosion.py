@@ -84,7 +84,7 @@ class Explosion:
         self._losses.see(record.loss)
         if not is_usable(record):
             return self._nonfinite(record)
-        self._layers.see(record)
+        self._layers.see(record.layers)
         if self._changes.update(record):
             self._believe_the_new_level()
         level = self._levels.current
@@ -125,7 +125,7 @@ class Explosion:
     def _learn(self, record: StepRecord) -> None:
         self._levels.add(record.total_norm)
         self._losses.learn(record.loss)
-        self._layers.learn(record)
+        self._layers.learn(record.layers)
         self._high_in_a_row = 0
 
     def _worst_grade(self, record: StepRecord, level: Level) -> int:

@@ -166,22 +166,16 @@ class LayerLevels:
         self._next = self._filled = 0
         self._median = self._deviation = np.zeros(0)
 
-    def see(self, record: StepRecord) -> None:
-        """Take in a record before it is known whether it is healthy."""
-        if record.layers is not None:
-            self.see_layers(record.layers)
+    def see(self, layers: LayerStats | None) -> None:
+        """Take in the statistics of a step before it is known whether it is healthy."""
+        if layers is not None:
+            self._recent.append(layers)
 
-    def see_layers(self, layers: LayerStats) -> None:
-        """The same, of the statistics alone."""
-        self._recent.append(layers)
-
-    def learn(self, record: StepRecord) -> None:
-        """Take a healthy record into the levels."""
-        if record.layers is not None:
-            self.learn_norm(record.layers.norm)
-
-    def learn_norm(self, norm: Floats) -> None:
-        """The same, of the norm of each parameter alone."""
+    def learn(self, layers: LayerStats | None) -> None:
+        """Take the norms of a healthy step into the levels."""
+        if layers is None:
+            return
+        norm = layers.norm
         if len(norm) > self._rows.shape[1]:
             self._rows = np.pad(
                 self._rows,

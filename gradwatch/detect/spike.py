@@ -76,7 +76,7 @@ class Spike:
         self._steps_seen += 1
         if not is_usable(record):
             return self._alarms.calm() + self._notes.calm()
-        self._layers.see(record)
+        self._layers.see(record.layers)
         if self._changes.update(record):
             self._restart()
         severity = self._severity(record)
@@ -127,7 +127,7 @@ class Spike:
     def _learn(self, record: StepRecord) -> None:
         self._level.add(record.total_norm)
         self._loss.add(record.loss)
-        self._layers.learn(record)
+        self._layers.learn(record.layers)
         self._above_in_a_row = 0
 
     def _restart(self) -> None:

@@ -296,9 +296,10 @@ def _stalest(
     matrices: NDArray[np.bool_],
 ) -> tuple[float, str] | None:
     """The ratio and name of the matrix furthest above its limit, if there is one; the levels learn the ratios."""
-    levels.see_layers(LayerStats(parameters=parameters, norm=ratios))
+    as_layers = LayerStats(parameters=parameters, norm=ratios)
+    levels.see(as_layers)
     excess = levels.excess(ratios, STALE_FACTOR, STALE_SIGMAS)
-    levels.learn_norm(ratios)
+    levels.learn(as_layers)
     excess = np.where((ratios >= STALE_RATIO) & matrices, excess, -np.inf)
     if not len(excess) or not excess.max() > 0:
         return None
