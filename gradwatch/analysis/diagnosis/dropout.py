@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
-from gradwatch.analysis.statistics.recovery import robust_deviation
+from gradwatch.analysis.statistics.recovery import noise_of
 
 LARGE_SHARE = 0.5  # of the units: less made norms scatter by 2 % in a small network (docs/policies.md)
 SCATTER = 0.1  # from step to step: with all data in a batch, 0.5 made 3.5 % and 0.9 made 5.6 %; batches make more
@@ -19,7 +17,7 @@ def dropout_noise(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     norms = optimizer.history.norms
     if facts.dropout < LARGE_SHARE or len(norms) < 2:
         return None
-    scatter = robust_deviation(np.diff(np.log(norms))) / math.sqrt(2)
+    scatter = noise_of(np.log(norms))
     if not 0 < scatter < SCATTER:
         return None
     return Finding(

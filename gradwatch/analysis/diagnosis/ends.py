@@ -17,7 +17,7 @@ from gradwatch.analysis.diagnosis.facts import OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.schedule import restarts_after
 from gradwatch.analysis.statistics.loss_levels import first_loss
 from gradwatch.analysis.statistics.quantiles import Array
-from gradwatch.analysis.statistics.recovery import robust_deviation
+from gradwatch.analysis.statistics.recovery import noise_of
 
 # Many losses, whose levels are compared
 MIN_LOSSES = 15  # losses; levels of fewer are not compared
@@ -82,10 +82,9 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
         return False
     if last > FAR_RATIO * max(first, low) > 0:
         return True
-    noise = robust_deviation(np.diff(losses)) / math.sqrt(2)  # a trend does not show in differences
     rise = last - low
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
-    risen = rise > max(FAR_DEVIATIONS * noise, UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
+    risen = rise > max(FAR_DEVIATIONS * noise_of(losses), UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
     return (doubled or risen) and _norms_witness(optimizer, step)
 
 

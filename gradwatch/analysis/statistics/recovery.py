@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,15 @@ def robust_deviation(values: Array) -> float:
     1.4826
     """
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+def noise_of(values: Array) -> float:
+    """How values scatter from one to the next, as a robust standard deviation. A trend does not show in it.
+
+    >>> noise_of(np.arange(10.0))
+    0.0
+    """
+    return robust_deviation(np.diff(values)) / math.sqrt(2)
 
 
 def came_back(steps: NDArray[np.int64], norms: Array, losses: Array, event: Event) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.quantiles import Array
-from gradwatch.analysis.statistics.recovery import robust_deviation
+from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
 from gradwatch.record import VALIDATION_KEY
 
 MIN_VALIDATIONS = 6
@@ -94,4 +94,4 @@ def _training_losses(history: OptimizerHistory, step: int) -> tuple[Array, Array
 
 def _uncertainty(losses: Array) -> float:
     """Three standard errors of the median, from the differences of neighbours: near the best, losses still fall."""
-    return float(3 * 1.2533 * robust_deviation(np.diff(losses)) / np.sqrt(2 * len(losses)))
+    return float(3 * 1.2533 * noise_of(losses) / np.sqrt(len(losses)))
