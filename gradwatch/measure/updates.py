@@ -342,12 +342,12 @@ class _Chosen:
     triton: NDArray[np.uint64]
 
 
+_SHAPE, _WEIGHT = attrgetter("shape"), attrgetter("weight")
+
+
 def _choose(found: Sequence[Moved], most: int | None) -> _Chosen:
     """Choose about ``most`` entries of all together; None: as many as one pass reads of a whole model."""
     return _chosen(tuple(map(_SHAPE, map(_WEIGHT, found))), most)
-
-
-_SHAPE, _WEIGHT = attrgetter("shape"), attrgetter("weight")
 
 
 @lru_cache(maxsize=64)
