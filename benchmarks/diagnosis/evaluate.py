@@ -9,6 +9,9 @@ listed as right as well), names the optimizer and the parameter, and its steps h
 the fault was planted. A healthy twin is right when no finding is a warning or worse. A remedy is wrong
 when it belongs to another class of cause than the fault's. Contradictions are places where report,
 `check`, recommend and the diagnosis say different things of one run.
+
+A half may also have pairs of runs, of which `gradwatch compare` has to say where they part (or that they are equal to
+the bit), and gates, at which `gradwatch check` has to fail or to pass.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ import json
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lab import Case, Place
+from lab import Case, Gate, Pair, Place
 
 from gradwatch import Run
 from gradwatch.cli.signatures import app
@@ -132,13 +136,51 @@ def outcome(case: Case, broken: bool, folder: Path) -> Outcome:
     return Outcome(case, broken, findings, tuple(contradictions(place.run, findings)))
 
 
-def read(command: str, run: Path) -> dict[str, Any] | None:
+def record(train: Callable[[Place, bool], None], broken: bool, run: Path) -> Path:
+    """Train one form of a pair or a gate, unless it is there."""
+    place = Place(run, seed=zlib.crc32(train.__name__.encode()))
+    if not run.exists():
+        torch.manual_seed(place.seed)
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(place, broken)
+    return run
+
+
+def parting_wrong(pair: Pair, folder: Path) -> list[str]:
+    """What `gradwatch compare` says wrongly of a pair, and of its first run made again."""
+    name = pair.train.__name__
+    forms = {"first": False, "again": False, "other": True}
+    first, again, other = (record(pair.train, broken, folder / f"{name}-{form}") for form, broken in forms.items())
+    equal, apart = (read("compare", first, run)[1]["differs"] for run in (again, other))  # type: ignore[index]
+    wrong = [f"{name}: equal runs are said to part at {d['step']}" for d in equal if not d["bit_equal"]]
+    found = apart[0]
+    right = (
+        found["step"] is not None
+        and abs(found["step"] - pair.step) <= pair.within
+        and found["source"] in pair.sources
+        and (not pair.parameter or any(pair.parameter in each for each in found["parameters"][:1]))
+        and pair.optimizer in (None, found["optimizer"])
+    )
+    told = f"{found['source']} of {found['optimizer']} at {found['step']} ({', '.join(found['parameters'][:2])})"
+    return wrong + ([] if right else [f"{name}: expected {' or '.join(pair.sources)} at {pair.step}; told {told}"])
+
+
+def gate_wrong(gate: Gate, folder: Path) -> list[str]:
+    """Where `gradwatch check` passes over the broken form or fails over the healthy one."""
+    name, wrong = gate.train.__name__, []
+    for form, broken in (("broken", True), ("healthy", False)):
+        answer = read("check", record(gate.train, broken, folder / f"{name}-{form}"), *gate.arguments)
+        if answer is None or answer["healthy"] == broken:
+            wrong.append(f"{name}, {form}: check {' '.join(gate.arguments)} says {answer and answer['faults']}")
+    return wrong
+
+
+def read(command: str, *arguments: Path | str) -> Any:
     """The JSON of a command; None where it refuses the run, as a report refuses one without a step."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit, EmptyRun):
-        app([command, str(run), "--json"], obj=[])
-    answer: dict[str, Any] | None = json.loads(printed.getvalue()) if printed.getvalue().strip() else None
-    return answer
+        app([command, *map(str, arguments), "--json"], obj=[])
+    return json.loads(printed.getvalue()) if printed.getvalue().strip() else None
 
 
 def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]:
@@ -169,19 +211,31 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("half", choices=["tuning", "held_out", "fourth", "fifth"])
+    parser.add_argument("half", choices=["tuning", "held_out", "fourth", "fifth", "sixth"])
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = [case for case in importlib.import_module(options.half).case.all if options.only in case.name]
+    half = importlib.import_module(options.half)
+    cases = [case for case in half.case.all if options.only in case.name]
+    pairs: list[Pair] = [pair for pair in getattr(half, "pairs", ()) if options.only in pair.train.__name__]
+    gates: list[Gate] = [gate for gate in getattr(half, "gates", ()) if options.only in gate.train.__name__]
     folder = options.runs or Path(tempfile.mkdtemp())
     forms = [(case, True) for case in cases if case.code is not None]
     forms += [(case, False) for case in cases if case.twin or case.code is None]
     outcomes = [outcome(case, broken, folder) for case, broken in forms]
     report(options.half, outcomes)
+    beside("pairs of runs placed rightly, and equal ones said to be", [parting_wrong(pair, folder) for pair in pairs])
+    beside("gates that fail and pass as they should", [gate_wrong(gate, folder) for gate in gates])
     if options.runs is None:
         shutil.rmtree(folder)
+
+
+def beside(what: str, wrong: list[list[str]]) -> None:
+    """Print how many of the pairs or gates are right, and what is said of the others."""
+    if wrong:
+        print(f"\n{what}: {sum(not each for each in wrong)} of {len(wrong)}")
+        print("".join(f"\n- {line}" for each in wrong for line in each))
 
 
 def report(half: str, outcomes: list[Outcome]) -> None:

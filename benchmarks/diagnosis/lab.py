@@ -85,6 +85,35 @@ class Case:
     twin_may: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two runs of one training, ``train(place, False)`` and ``train(place, True)``, that part where it is known.
+
+    ``train(place, False)`` once more is the twin: it has to be equal to the bit.
+
+    Attributes:
+        step: at which they part, give or take ``within``, by the counter of the optimizer that parts first.
+        sources: of `Difference.source`, what may differ first there.
+        parameter: a part of the name of the parameter that differs; "" for any.
+        optimizer: that parts first, where there are several.
+    """
+
+    train: Callable[[Place, bool], None]
+    step: int
+    sources: tuple[str, ...]
+    parameter: str = ""
+    optimizer: str | None = None
+    within: int = 0
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A training over which `gradwatch check` with these arguments has to fail, and whose healthy form has to pass."""
+
+    train: Callable[[Place, bool], None]
+    arguments: tuple[str, ...]
+
+
 class Cases:
     """The cases of one half, in the order in which they are written."""
 
@@ -296,6 +325,42 @@ def clip_before_unscaling(
 
 
 # --------------------------------------------------------------------------------------- histories
+
+
+def trained_by_a_trainer(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    loss_of: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
+    *,
+    steps: int,
+    every: int,
+    clip: float | None = None,
+    change: Callable[[int, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] = lambda step, batch: batch,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> list[dict[str, object]]:
+    """Train, and log as a Trainer with ``logging_steps=every`` does.
+
+    The loss of a row is the mean of its steps, to four digits, and a NaN counts as the mean before it
+    (``logging_nan_inf_filter``); norm and learning rate are those of the last step.
+    """
+    rows: list[dict[str, object]] = []
+    total = 0.0
+    for step in range(steps):
+        loss = loss_of(model, change(step, next(batches)))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), torch.inf if clip is None else clip)
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        total += float(loss.detach()) if loss.isfinite() else total / (1 + step % every)
+        if (step + 1) % every == 0:
+            row = {"step": step + 1, "loss": round(total / every, 4), "grad_norm": float(norm), "learning_rate": rate}
+            rows.append(row | {"epoch": round((step + 1) / 100, 2)})
+            total = 0.0
+    return rows
 
 
 def trainer_rows(
