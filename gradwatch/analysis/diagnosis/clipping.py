@@ -198,7 +198,7 @@ def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
     """Report a clip call that does not act on the gradient that the optimizer gets."""
     events = [e for e in optimizer.events if e.kind == "ineffective-clipping"]
     if not events:
-        return None
+        return _clipped_and_dropped(facts, optimizer)
     faults = optimizer.frame["clip_fault"].dropna()
     fault = str(faults.mode().iloc[0]) if len(faults) else ""
     if fault == "micro-batch":
@@ -221,6 +221,32 @@ def ineffective_clipping(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
         cause=why,
         remedy=remedy,
         confirm="`gradwatch doctor SCRIPT` lists the clip calls and whether each takes effect",
+    )
+
+
+def _clipped_and_dropped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Gradients are clipped again and again that no step uses, while no gradient that a step uses is clipped."""
+    clipped = optimizer.frame["max_norm"].notna().to_numpy()
+    made = ~optimizer.skipped
+    dropped = clipped & ~made & (optimizer.frame["nonfinite"] == 0).to_numpy()
+    if facts.is_imported or min(dropped.sum(), made.sum()) < MIN_STEPS or (clipped & made).any():
+        return None
+    why = "zero_grad drops what it clipped before the next step"
+    return Finding(
+        code="ineffective-clipping",
+        severity="warning",
+        certainty="shown",
+        what=f"none of the {int(made.sum())} steps{facts.of(optimizer)} is clipped, and the clip call acts"
+        f" {int(dropped.sum())} times on gradients that no step uses: {why}",
+        optimizer=optimizer.name,
+        steps=(int(optimizer.steps[dropped][0]), int(optimizer.steps[-1])),
+        evidence={
+            "steps_with_fault": Quantity(int(dropped.sum()), "steps"),
+            "fault": Quantity("dropped", "cause"),
+        },
+        cause=f"{why}: it is given these parameters when it is another optimizer's turn",
+        remedy="before each step, pass the clip call the parameters of the optimizer that steps next",
+        confirm="print the norm of the gradients just before optimizer.step()",
     )
 
 

@@ -165,7 +165,8 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
     name, value = str(large.idxmax()), float(large.max())
     return Finding(
         code="learning-rate-too-high",
-        severity="warning",
+        # The loss of one may rise because another learns, as of a critic while its generator does.
+        severity="info" if optimizer.has_rivals else "warning",
         certainty="likely",
         what=f"the median update{facts.of(optimizer)} changes {name} by {value:.1%} of its norm (limit"
         f" {LARGE_UPDATE_RATIO:.0%}) and the loss is unstable",

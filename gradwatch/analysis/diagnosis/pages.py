@@ -247,7 +247,8 @@ PAGES: dict[str, Page] = {
         cure="script",
         meaning="The optimizer holds parameters whose `grad` is None at every step: the loss does not depend on them."
         " If only a few are affected, such as an unused head, this is information and not a warning. Parameters with"
-        " `requires_grad=False` and those without entries do not count.",
+        " `requires_grad=False` and those without entries do not count, unless an optimizer beside others steps and"
+        " holds no other ones.",
         example="A `detach` between them and the loss, or reentrant checkpointing of blocks whose inputs need no"
         " gradient, which leaves all LoRA adapters without one.",
         confirm="After one `backward`, list the names whose `grad` is None.",
@@ -277,8 +278,9 @@ PAGES: dict[str, Page] = {
         title="The clip call does not do what it is meant to do",
         cure="script",
         meaning="The call runs in the wrong place or on the wrong parameters. The optimizer gets gradients that were"
-        " not clipped as intended. If each micro-batch is clipped while gradients accumulate, the finding is"
-        " information: the call clips, but shrinks the earlier micro-batches more often than the later ones.",
+        " not clipped as intended, or only those are clipped that it never gets. If each micro-batch is clipped while"
+        " gradients accumulate, the finding is information: the call clips, but shrinks the earlier micro-batches more"
+        " often than the later ones.",
         example="`clip_grad_norm_` after `optimizer.step()`, or before `scaler.unscale_(optimizer)`.",
         confirm="Run `gradwatch doctor SCRIPT`, which lists the clip calls and whether each takes effect.",
         fix="Clip between the last `backward` (and `unscale_`) and `optimizer.step()`.",
@@ -344,7 +346,8 @@ PAGES: dict[str, Page] = {
     "learning-rate-too-high": Page(
         title="The learning rate is too high",
         cure="rate",
-        meaning="The loss did not stay down, and the median update changes a parameter by more than 2 % of its norm.",
+        meaning="The loss did not stay down, and the median update changes a parameter by more than 2 % of its norm. Of"
+        " several optimizers it is information: the loss of one may rise because another learns.",
         example="Each step changes a layer by 30 % of its weights' norm.",
         confirm="Train with a third of the learning rate.",
         fix="Lower the learning rate before you change the clipping. Clipping would only mask the problem.",

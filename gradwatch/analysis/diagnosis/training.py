@@ -409,6 +409,32 @@ def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
+def frozen_throughout(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """An optimizer beside others steps, and every parameter that it holds is frozen."""
+    made = len(optimizer.frame)
+    if made < MIN_STEPS or not optimizer.has_rivals or not set(optimizer.names) <= optimizer.frozen:
+        return None
+    if not _norms_are_zero(optimizer) or optimizer.present.to_numpy().any():
+        return None  # they were thawed later
+    return Finding(
+        code="no-gradient",
+        severity="warning",
+        certainty="shown",
+        what=f"every parameter{facts.of(optimizer)} is frozen (requires_grad is False), so that its {made} steps train"
+        " nothing",
+        optimizer=optimizer.name,
+        parameters=tuple(optimizer.names[:8]),
+        steps=optimizer.span,
+        evidence={
+            "parameters_without_gradient": Quantity(len(optimizer.names), "parameters"),
+            "steps": Quantity(made, "steps"),
+        },
+        cause="the script freezes them, for example for the update of another network, and does not thaw them again",
+        remedy="call requires_grad_(True) on them before this optimizer's own backward, or leave out its step",
+        confirm="print requires_grad of its parameters just before its step",
+    )
+
+
 def _severity_of_absence(share: float, *, is_notable: bool) -> Severity:
     if share >= MOST_STEPS:
         return "critical"
@@ -586,6 +612,7 @@ RULES = (
     constant_loss,
     stale_optimizer,
     no_gradient,
+    frozen_throughout,
     parameters_without_optimizer,
     updates_below_precision,
     gradients_accumulate,

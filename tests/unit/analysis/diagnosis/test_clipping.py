@@ -106,3 +106,31 @@ def test_clipping_each_micro_batch_is_information(tmp_path):
     assert (found.severity, found.evidence["steps_with_fault"].value) == ("info", 300)
     assert "while they accumulate" in found.what
     assert "after the last micro-batch" in found.remedy
+
+
+def in_turn(first, second):
+    """Steps at even numbers, and at odd ones gradients that were dropped; each with its threshold, or None."""
+    return changed(
+        calm(300),
+        skipped=lambda i: i % 2 == 1,
+        max_norm=lambda i: second if i % 2 else first,
+        clip_coef=lambda i: 0.5 if (second if i % 2 else first) else 1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        pytest.param(None, 0.5, True, id="the clip call gets the parameters of the other network"),
+        pytest.param(0.5, 0.5, False, id="a loop that clips before it leaves batches out"),
+        pytest.param(0.5, None, False, id="what steps is clipped"),
+        pytest.param(None, None, False, id="nothing is clipped"),
+    ],
+)
+def test_clipped_gradients_that_no_step_uses(tmp_path, first, second, found):
+    run = run_of(tmp_path, in_turn(first, second))
+    assert ("ineffective-clipping" in codes(run)) == found
+    if found:
+        told = the(run, "ineffective-clipping")
+        assert told.severity == "warning"
+        assert "none of the 150 steps is clipped, and the clip call acts 150 times" in told.what

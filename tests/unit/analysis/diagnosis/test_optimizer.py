@@ -1,11 +1,15 @@
 """Optimizers known by what they do, eps, learning rate and initialisation."""
 
+import dataclasses
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from gradwatch.analysis.diagnosis.facts import read_facts
+from gradwatch.analysis.diagnosis.optimizer import learning_rate_too_high
+from gradwatch.analysis.history import RunReader
 from gradwatch.record import Event, UpdateStats
 from gradwatch.store import StoreWriter
 from gradwatch.testing import PARAMETERS, steady, stream
@@ -29,6 +33,15 @@ def test_a_learning_rate_that_is_too_high(tmp_path):
     assert "learning-rate-too-high" not in codes(run_of(tmp_path / "small", small))
     down = with_weights(stream(steady(1000), losses=falling(1000)), [1.0, 1.0], [0.3, 0.3])
     assert "learning-rate-too-high" not in codes(run_of(tmp_path / "down", down))
+
+
+def test_of_several_optimizers_a_rate_that_seems_too_high_is_information(tmp_path):
+    losses = falling(500, 2.0, 0.5) + falling(500, 0.5, 1.8)
+    run_of(tmp_path, with_weights(stream(steady(1000), losses=losses), [1.0, 1.0], [0.3, 0.3]))
+    facts = read_facts(RunReader(tmp_path))
+    one = facts.optimizers[0]
+    told = [learning_rate_too_high(facts, dataclasses.replace(one, has_rivals=rivals)) for rivals in (False, True)]
+    assert [finding and finding.severity for finding in told] == ["warning", "info"]
 
 
 def test_updates_out_of_proportion_name_the_matrices(tmp_path):

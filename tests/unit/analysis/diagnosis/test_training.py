@@ -1,10 +1,14 @@
 """Nothing is trained: each code where it is found, and a near case where it is not."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from gradwatch.analysis.diagnosis.facts import read_facts
+from gradwatch.analysis.diagnosis.training import frozen_throughout
+from gradwatch.analysis.history import RunReader
 from gradwatch.record import StepRecord
 from gradwatch.testing import replaced, steady, stream
 
@@ -249,6 +253,23 @@ def test_parameters_that_the_script_froze_are_not_missing(tmp_path, frozen, seve
     found = [f for f in run_of(tmp_path, records, meta=meta).diagnosis() if f.code == "no-gradient"]
     assert [f.severity for f in found] == ([severity] if severity else [])
     assert all(f"{share} of the trainable weights" in f.what for f in found)
+
+
+@pytest.mark.parametrize(
+    ("rivals", "frozen", "present", "severity"),
+    [
+        pytest.param(True, ["rnn.weight", "out.weight"], False, "warning", id="a discriminator that nobody thaws"),
+        pytest.param(False, ["rnn.weight", "out.weight"], False, None, id="the only optimizer"),
+        pytest.param(True, ["rnn.weight"], True, None, id="one parameter is not frozen"),
+        pytest.param(True, ["rnn.weight", "out.weight"], True, None, id="thawed later"),
+    ],
+)
+def test_an_optimizer_whose_parameters_are_all_frozen(tmp_path, rivals, frozen, present, severity):
+    records = with_layers(calm(), [1.0, 1.0], present=[present, present])
+    run_of(tmp_path, records, meta={"frozen_parameters": json.dumps(frozen)})
+    facts = read_facts(RunReader(tmp_path))
+    found = frozen_throughout(facts, dataclasses.replace(facts.optimizers[0], has_rivals=rivals))
+    assert (found and (found.code, found.severity)) == (severity and ("no-gradient", severity))
 
 
 def test_parameters_that_are_dead(tmp_path):
