@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -28,16 +29,16 @@ class HeldParts:
         columns: of the parameter in the sender's tables.
         positions: of the parameter in the receiver's tables.
         parts: which parts they are, as in `ParameterPart.part`.
+        width: columns that a table with all of these parts has at least.
     """
 
     columns: tuple[int, ...] = ()
     positions: tuple[int, ...] = ()
     parts: tuple[frozenset[str], ...] = ()
+    width: int = field(init=False)
 
-    @property
-    def width(self) -> int:
-        """Columns that a table with all of these parts has at least."""
-        return max(self.columns, default=-1) + 1
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", max(self.columns, default=-1) + 1)  # once, and not for each step
 
     def without(self, left_out: NDArray[np.bool_] | None) -> HeldParts:
         """The same without some entries."""
@@ -254,7 +255,9 @@ def combine(layout: Layout, steps: Sequence[SubtreeStep], *, by_majority: bool =
     Norms are added as squares and counts as they are; of ``abs_max`` the largest is taken. Of copies that differ the
     first is counted, or with ``by_majority`` the one that most agree with.
     """
-    stats = tuple(name for name in steps[0].stats if all(name in step.stats for step in steps[1:]))
+    stats = steps[0].stats
+    if any(step.stats != stats for step in steps):
+        stats = tuple(name for name in stats if all(name in step.stats for step in steps))
     tables = [step.table if step.stats == stats else step.table[[step.stats.index(n) for n in stats]] for step in steps]
     rows = _side_by_side(tables, layout)
     differences = _compare_copies(layout, rows[0])
@@ -338,6 +341,8 @@ def _counts_of_wholes(layout: Layout, tables: Sequence[Floats | None], picked: N
 
 def _sentinels(layout: Layout, steps: Sequence[SubtreeStep], picked: NDArray[np.int64]) -> Floats | None:
     """The updates of those few parameters of which every part was read: positions, then norms, (1 + 4, few)."""
+    if all(step.sentinels is None for step in steps):
+        return None
     values = np.full((len(UPDATE_STATS), len(layout.positions)), np.nan)
     begin, entries = 0, []
     for step, columns in zip(steps, layout.columns, strict=True):
@@ -348,8 +353,6 @@ def _sentinels(layout: Layout, steps: Sequence[SubtreeStep], picked: NDArray[np.
             values[:, begin + mine] = step.sentinels[1:, theirs]
             entries.append(begin + mine)
         begin += count
-    if not entries:
-        return None
     ends = np.append(layout.starts[1:], len(picked))
     found = []
     for position in np.unique(layout.positions[np.concatenate(entries)]).tolist():
@@ -399,6 +402,12 @@ def combine_ranks(steps: Sequence[SubtreeStep], held: Sequence[HeldParts], combi
     within it.
     """
     found = np.full((len(RANK_STATS), len(ranks)), np.nan, np.float32)
+    if not any(combined.differing) and _are_neighbours(steps):
+        begin = steps[0].first_rank - ranks.start
+        rows = np.concatenate([step.ranks for step in steps], axis=1)
+        if not (np.isnan(rows[_BEFORE]) | (rows[_DIFFERING] > 0)).any():
+            found[:, begin : begin + rows.shape[1]] = rows
+            return found
     for index, step in enumerate(steps):
         begin = step.first_rank - ranks.start
         rows = step.ranks
@@ -411,6 +420,11 @@ def combine_ranks(steps: Sequence[SubtreeStep], held: Sequence[HeldParts], combi
         else:
             there[:, heard] = rows[:, heard]
     return found
+
+
+def _are_neighbours(steps: Sequence[SubtreeStep]) -> bool:
+    """Whether the ranks of each sender follow those of the one before."""
+    return all(one.first_rank + one.ranks.shape[1] == next_.first_rank for one, next_ in itertools.pairwise(steps))
 
 
 def _with_differences(rows: Floats, held: HeldParts, differing: float, differs_in: float) -> Floats:
@@ -427,6 +441,8 @@ def _with_differences(rows: Floats, held: HeldParts, differing: float, differs_i
 
 def left_out(step: SubtreeStep, held: HeldParts) -> NDArray[np.bool_] | None:
     """Which of the parts that a subtree holds are missing in its step; None if none is."""
+    if step.ranks.shape[1] == 1:
+        return None  # of a rank that sends for itself
     unknown = step.table[0] == UNKNOWN
     return unknown[np.array(held.columns, np.int64)] if unknown.any() else None
 

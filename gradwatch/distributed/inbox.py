@@ -232,9 +232,10 @@ class Inbox:
                 break
             for rank, message in zip(ranks, messages, strict=True):
                 self._take_in(rank, message)
-        if one_by_one:
-            for rank in ranks:
-                self.read(rank)
+        while one_by_one and ranks and (found := self._mailbox.receive_what_is_there(ranks)):
+            for rank, message in found.items():
+                self._take_in(rank, message)
+            ranks = [rank for rank in found if not self.senders[rank].ended]
         return self._awaited(optimizer, number)
 
     def give_up(self, optimizer: str, number: int, is_late: Callable[[int], bool]) -> list[int]:

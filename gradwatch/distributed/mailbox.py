@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import os
 import secrets
 import time
@@ -36,7 +37,10 @@ OLD_WORLD_PAUSE = 0.2
 """Seconds between two looks whether rank 0 has begun, where the store still names an earlier training."""
 
 SELDOM = 1.0
-"""Seconds between two requests for an announcement that is rarely made."""
+"""Seconds between two requests for an announcement that is rarely made, in the first `SELDOM_AT_FIRST` seconds."""
+
+SELDOM_AT_FIRST, SELDOM_AT_MOST = 10.0, 10
+"""Later the pause grows with the time since the first request, up to so many times as long: most are made soon."""
 
 RANK_0_WITHIN = 30.0
 """Seconds in which rank 0 has to attach as well."""
@@ -129,7 +133,7 @@ class Mailbox:
         self._sent = 0
         self._in_store: deque[int] = deque()  # letters of this rank that may be in the store
         self._received: dict[int, int] = {}  # by rank
-        self._asked: dict[str, float] = {}  # when, by announcement
+        self._asked: dict[str, tuple[float, float]] = {}  # when first and when last, by announcement
         self._is_closed = False
         self._read_here: NodeBox | None = None  # the letters of other ranks of this machine
         self._node: _NodeRoute | None = None  # the way to a reader on this machine
@@ -192,11 +196,15 @@ class Mailbox:
         self._store.delete_key(name)
 
     def seldom_announced(self, name: str) -> Any:
-        """The same, without asking the store more often than every `SELDOM` seconds; None in between."""
+        """The same, without asking the store more often than every `SELDOM` seconds; None in between.
+
+        A store has one server, which all ranks of the training ask.
+        """
         now = time.monotonic()
-        if name in self._asked and now < self._asked[name] + SELDOM:
+        first, last = self._asked.get(name, (now, -math.inf))
+        if now < last + SELDOM * min(max(1.0, (last - first) / SELDOM_AT_FIRST), SELDOM_AT_MOST):
             return None
-        self._asked[name] = now
+        self._asked[name] = first, now
         return self.announced(name)
 
     def look_whether_closed(self) -> bool:
@@ -350,16 +358,32 @@ class Mailbox:
         far = [f"{rank}/{letter}" for rank, letter in letters.items() if rank not in found.here]
         if found.coming or (far and not self._store.check(far)):
             return None
-        messages = {} if box is None else {rank: box.read(rank, letters[rank]) for rank in found.here}
+        return list(self._take(letters, found.here).values())
+
+    def receive_what_is_there(self, ranks: Sequence[int]) -> dict[int, bytes]:
+        """Take the next message out of the box of each rank that has one.
+
+        That takes a request to the store for each rank that is elsewhere, and two more if any has a message.
+        """
+        letters = {rank: self.letters_read(rank) for rank in ranks}
+        found = Whereabouts() if self._read_here is None else self._read_here.whereabouts(letters)
+        far = letters.keys() - found.here - found.coming
+        there = found.here | {rank for rank in far if self._store.check([f"{rank}/{letters[rank]}"])}
+        return self._take({rank: letter for rank, letter in letters.items() if rank in there}, found.here)
+
+    def _take(self, letters: dict[int, int], here: frozenset[int]) -> dict[int, bytes]:
+        """Take these letters, all of which are there: ``here`` are the ranks that have theirs in the memory."""
+        box = self._read_here
+        messages = {} if box is None else {rank: box.read(rank, letters[rank]) for rank in here}
         keys = {rank: f"{rank}/{letter}" for rank, letter in letters.items() if not messages.get(rank)}
         if keys:
             messages |= dict(zip(keys, self._store.multi_get(list(keys.values())), strict=True))
             self._store.multi_set(list(keys.values()), [""] * len(keys))
         for rank, letter in letters.items():
-            if box is not None and rank in found.here:
+            if box is not None and rank in here:
                 box.delete(rank, letter)
             self._received[rank] = letter + 1
-        return [messages[rank] or b"" for rank in ranks]
+        return {rank: messages[rank] or b"" for rank in letters}
 
 
 def _say_apart(rank: int, reader: int) -> None:

@@ -15,6 +15,8 @@ from gradwatch.record import MAGNITUDE_BINS, RANK_STATS, UPDATE_STATS, Floats, P
 ABSENT = -1.0
 """The norm that stands for a missing gradient. A NaN norm is that of a gradient with a NaN in it."""
 
+LARGEST = float(np.finfo(np.float32).max)
+
 UNKNOWN = -3.0
 """The norm that stands for a gradient of which the subtree lacks a part."""
 
@@ -179,9 +181,7 @@ def of_one_rank(rank: int, step: LocalStep) -> SubtreeStep:
     >>> of_one_rank(3, step).ranks[0].tolist()
     [1.5]
     """
-    known = [[step.norm], [step.nonfinite], [0.0], [math.nan], [float(step.before_reduction)]]
-    with np.errstate(over="ignore"):
-        ranks = np.array(known, np.float64).astype(np.float32)
+    known = [_as_float32(step.norm), _as_float32(step.nonfinite), 0.0, math.nan, float(step.before_reduction)]
     return SubtreeStep(
         optimizer=step.optimizer,
         number=step.number,
@@ -192,10 +192,19 @@ def of_one_rank(rank: int, step: LocalStep) -> SubtreeStep:
         magnitudes=step.magnitudes,
         sentinels=step.sentinels,
         first_rank=rank,
-        ranks=ranks,
+        ranks=np.array(known, np.float32).reshape(-1, 1),
         loss_sum=0.0 if step.loss is None else step.loss,
         losses=int(step.loss is not None),
     )
+
+
+def _as_float32(value: float) -> float:
+    """The value, or an infinity where float32 has none as large: numpy would warn, and to ask it not to takes longer.
+
+    >>> _as_float32(1e38), _as_float32(-1e39), _as_float32(math.nan)
+    (1e+38, -inf, nan)
+    """
+    return math.copysign(math.inf, value) if abs(value) > LARGEST else value
 
 
 def pack(items: Sequence[Item]) -> bytes:

@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 from concurrent import futures
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -55,6 +56,47 @@ def test_letters_of_several_ranks_are_taken_together_or_not_at_all(open_mailbox)
     assert receiver.receive_from_all([2, 1]) == [b"", b"a"]
     assert receiver.receive_from_all([1]) is None
     assert (receiver.letters_read(1), receiver.letters_read(2), receiver.letters_read(3)) == (1, 1, 0)
+
+
+def test_letters_that_are_there_are_taken_by_few_requests(open_mailbox):
+    receiver, senders = open_mailbox(0), [open_mailbox(rank) for rank in range(1, 5)]
+    for sender in senders[:3]:
+        sender.send(b"of %d" % sender.rank)
+    senders[0].send(b"next")
+    receiver._store = store = Counting(receiver._store)
+    assert receiver.receive_what_is_there([4, 3, 2, 1]) == {3: b"of 3", 2: b"of 2", 1: b"of 1"}
+    assert store.requests == 4 + 2
+    assert receiver.receive_what_is_there([1, 2, 4]) == {1: b"next"}
+    assert receiver.receive_what_is_there([1, 2, 3, 4]) == {}
+
+
+class Counting:
+    """A store that counts what is asked of it."""
+
+    def __init__(self, store):
+        self._store, self.requests = store, 0
+
+    def __getattr__(self, name):
+        self.requests += 1
+        return getattr(self._store, name)
+
+
+def test_what_is_announced_rarely_is_asked_for_less_and_less(open_mailbox, monkeypatch):
+    now = [1000.0]
+    announcer, asker = open_mailbox(0), open_mailbox(1)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    asker._store = store = Counting(asker._store)
+    requests = []
+    for _ in range(3):
+        before = store.requests
+        for _ in range(100):
+            assert asker.seldom_announced("flat") is None
+            now[0] += 1.0
+        requests.append(store.requests - before)
+    assert requests[0] > 2 * requests[1] >= 2 * requests[2] > 0
+    announcer.announce("flat", True)
+    now[0] += module.SELDOM * module.SELDOM_AT_MOST
+    assert asker.seldom_announced("flat") is True
 
 
 def test_another_rank_can_go_on_reading_where_one_stopped(open_mailbox):

@@ -55,6 +55,14 @@ def test_letters_from_near_and_far_are_taken_together_or_not_at_all(boxes):
     assert boxes[1].receive_from_all([2, 0]) == [b"near", b"far"]
 
 
+def test_of_near_and_far_those_are_taken_that_are_there(boxes):
+    boxes[2].send(b"near")
+    assert boxes[1].receive_what_is_there([2, 3, 0]) == {2: b"near"}
+    boxes[0].send(b"far")
+    boxes[2].send(b"nearer")
+    assert boxes[1].receive_what_is_there([0, 3, 2]) == {0: b"far", 2: b"nearer"}
+
+
 def test_letters_from_before_the_reader_was_known_are_read_first(boxes):
     late = boxes[3]
     late._node = None
