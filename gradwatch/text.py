@@ -117,6 +117,17 @@ def duration(seconds: float | None) -> str:
     return f"{days} d {hours} h"
 
 
+def exit_reason(code: object) -> str:
+    """How an attempt ended that `sys.exit` or `os._exit` ended, by what it was given.
+
+    >>> [exit_reason(code) for code in (None, 0, 7, "no data left")]
+    ['exit', 'exit', 'exit 7', 'exit 1']
+    """
+    if code is None or code == 0:
+        return "exit"
+    return f"exit {code}" if isinstance(code, int) else "exit 1"
+
+
 def file_size(size: float) -> str:
     """Bytes for people.
 

@@ -21,6 +21,7 @@ from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import printable
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
+from gradwatch.text import exit_reason
 
 
 class Watch:
@@ -159,4 +160,7 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close("closed" if kind is None else f"exception {kind.__name__}")
+        if isinstance(error, SystemExit) and error.code:
+            self.close(exit_reason(error.code))
+        else:
+            self.close("closed" if kind is None else f"exception {kind.__name__}")

@@ -29,6 +29,7 @@ from gradwatch.script.imports import after_import
 from gradwatch.script.leaving import listen_to_leaving
 from gradwatch.script.plan import RecordingPlan
 from gradwatch.script.processes import listen_to_processes
+from gradwatch.text import exit_reason
 
 if TYPE_CHECKING:
     from gradwatch.script.discover import Discovery
@@ -101,8 +102,8 @@ def launch(program: Program, plan: RecordingPlan, shown: Path | None = None) -> 
     code, reason = 0, "exit"
     try:
         exec(code_of(program), main.__dict__)
-    except SystemExit:
-        ending.end("exit")
+    except SystemExit as left:
+        ending.end(exit_reason(left.code))
         raise
     except KeyboardInterrupt as interrupt:
         show(interrupt, program)
@@ -146,12 +147,12 @@ class _Ending:
             for line in closing_lines(self.shown, self.plan.run, self.started, why_nothing(self.found)):
                 _say(line)
 
-    def before_leaving(self, notice: str | None) -> None:
+    def before_leaving(self, reason: str, notice: str | None) -> None:
         """End the recording; a fault here must not keep the script from leaving."""
         if self.found and _is_within_gradwatch():
             return  # a signal handler of the script leaves; what it interrupted may hold a lock that ending needs
         with contextlib.suppress(Exception):
-            self.end("exit")
+            self.end(reason)
             if notice is not None:
                 _say(notice)
 

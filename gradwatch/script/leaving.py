@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from gradwatch.text import exit_reason
+
 REPLACED = "the script let another program take its place (os.exec), which is not recorded"
 
 
-def listen_to_leaving(leaves: Callable[[str | None], None]) -> Callable[[], None]:
-    """Call ``leaves`` before the main thread leaves so, with what to tell the user; return what ends it.
+def listen_to_leaving(leaves: Callable[[str, str | None], None]) -> Callable[[], None]:
+    """Call ``leaves`` before the main thread leaves so, with the reason and what to tell the user; return what ends it.
 
     A forked child leaves by `os._exit` as a rule, and other threads do so if the main one hangs: both go untouched.
     """
@@ -30,7 +32,7 @@ def listen_to_leaving(leaves: Callable[[str | None], None]) -> Callable[[], None
     def leave(status: int) -> None:
         try:
             if is_ours():
-                leaves(None)
+                leaves(exit_reason(status), None)
         finally:
             leave_at_once(status)
 
@@ -39,7 +41,7 @@ def listen_to_leaving(leaves: Callable[[str | None], None]) -> Callable[[], None
         def replace(path: Any, *rest: Any) -> None:
             # `os.execvp` tries folder after folder, and a script may go on after a program that does not exist.
             if is_ours() and os.access(path, os.X_OK):
-                leaves(REPLACED)
+                leaves(exit_reason(0), REPLACED)
             original(path, *rest)
 
         return replace

@@ -437,8 +437,8 @@ def slowly(*values, id):
         pytest.param(
             TRAINS + "def f():\n    raise ValueError('mine')\nf()", 1, "exception ValueError", id="an exception"
         ),
-        pytest.param(TRAINS + "import sys; sys.exit(7)", 1, "exit", id="sys.exit with a code"),
-        slowly(TRAINS + "import sys; sys.exit('a message')", 1, "exit", id="sys.exit with a message"),
+        pytest.param(TRAINS + "import sys; sys.exit(7)", 1, "exit 7", id="sys.exit with a code"),
+        slowly(TRAINS + "import sys; sys.exit('a message')", 1, "exit 1", id="sys.exit with a message"),
         slowly(TRAINS + "raise SystemExit", 1, "exit", id="SystemExit"),
         slowly(
             TRAINS + "a = w(torch.ones(1, 2)).sum()\na.backward()\na.backward()",
@@ -603,7 +603,7 @@ def test_a_script_that_leaves_without_an_end_has_all_its_steps(tmp_path, leave, 
     assert done.returncode == code, done.stderr
     run = Run(tmp_path / "runs" / "x")
     assert sum(len(run.steps(name)) for name in run.optimizers) == steps
-    assert run.attempts()[0].reason == "exit"
+    assert run.attempts()[0].reason == ("exit 4" if code == 4 else "exit")
     first, *rest = own_lines(done.stderr)
     assert first.startswith(f"gradwatch: recorded {steps} steps")
     assert rest == [f"gradwatch: {one}" for one in notice]

@@ -13,12 +13,15 @@ FEW_STEPS = 40  # steps that most detectors need to learn a level
 JUMP_RATIO = 10.0  # times: norm or loss, from the first recorded step to the last of a few
 
 
+_ENDED_BY = {"exception": "an exception", "signal": "a signal", "exit": "the script's own exit code"}
+
+
 def died(facts: Facts) -> Finding | None:
-    """Report a training that an exception or a signal ended."""
+    """Report a training that an exception, a signal or a script's exit code other than 0 ended."""
     state, detail = facts.ending.state, facts.ending.detail
-    if state not in ("exception", "signal") or detail in ("KeyboardInterrupt", "SystemExit"):
+    if state not in _ENDED_BY or detail in ("", "KeyboardInterrupt", "SystemExit"):
         return None
-    by = f"an exception ({detail})" if state == "exception" else f"a signal ({detail})"
+    by = f"{_ENDED_BY[state]} ({detail})"
     last = _last_step(facts)
     where = "before its first step" if last is None else f"after step {last}"
     return Finding(

@@ -329,7 +329,8 @@ PAGES: dict[str, Page] = {
     "died": Page(
         title="The training died",
         cure="script",
-        meaning="An exception or a signal ended the training. The gradients before that may have been healthy.",
+        meaning="An exception, a signal or an exit code other than 0 ended the training. The gradients before that may"
+        " have been healthy. Ctrl-C does not count.",
         example="A data loader that raises at step 120.",
         confirm="Read the traceback that the script printed.",
         fix="Fix the script and resume from the last checkpoint. `gradwatch check --allow-unfinished` accepts such a"

@@ -15,7 +15,7 @@ def told(monkeypatch):
     for name in ("_exit", "execv", "execve"):
         monkeypatch.setattr(os, name, lambda *given, name=name: heard.append((name, *given)))
     originals = os._exit, os.execv, os.execve
-    stop = listen_to_leaving(heard.append)
+    stop = listen_to_leaving(lambda *given: heard.append(given))
     yield heard
     stop()
     assert (os._exit, os.execv, os.execve) == originals
@@ -23,13 +23,13 @@ def told(monkeypatch):
 
 def test_it_is_told_before_the_process_ends(told):
     os._exit(3)
-    assert told == [None, ("_exit", 3)]
+    assert told == [("exit 3", None), ("_exit", 3)]
 
 
 @pytest.mark.parametrize("leave", [lambda: os.execv("/bin/sh", ("sh",)), lambda: os.execl("/bin/sh", "sh")])
 def test_it_is_told_before_another_program_takes_over(told, leave):
     leave()
-    assert told == [REPLACED, ("execv", "/bin/sh", ("sh",))]
+    assert told == [("exit", REPLACED), ("execv", "/bin/sh", ("sh",))]
 
 
 def test_a_program_that_does_not_exist_takes_nothing_over(told):

@@ -17,6 +17,7 @@ from .made import calm, codes, run_of, the
         ("signal SIGTERM", True),
         ("exception KeyboardInterrupt", False),
         ("exit", False),
+        ("exit 1", True),
         ("closed", False),
     ],
 )
