@@ -1,10 +1,13 @@
-"""Whether a loss ended far above its best level or its start, and stayed there.
+"""Whether loss or norms ended far above their best level or their start, and stayed there.
 
 A single loss says little, so levels are compared: the last twentieth with the best tenth. The rise has to exceed the
 noise of this loss and to undo a part of its fall. The norms have to have changed as well (`_norms_witness`), unless the
-loss ends at twice its start.
+loss ends at twice its start and larger targets don't explain it (`targets_grew`).
 
-The thresholds were set on 483 histories and then judged on others: benchmarks/diagnosis/RESULTS.md, the ninth round.
+Few rows have no levels. There the last rows have to stand apart from all before, in loss and norm. Where no loss is
+known, or it stands, norms alone tell: healthy ones never end twentyfold higher in few rows, nor a hundredfold in many.
+
+The thresholds were set on 561 histories: benchmarks/diagnosis/RESULTS.md, the ninth and the tenth round.
 """
 
 from __future__ import annotations
@@ -35,14 +38,24 @@ RAISED_RATIO = 2.0  # of the last norms
 FALLEN_RATIO = 0.1  # of the last norms: saturated outputs give next to no gradient
 LEVEL_NORMS = 500  # steps of that median: norms from long before do not count
 END_PARTS = 5  # parts of the norms after the best tenth, of which the last gives the last norms
+STEADY_PARTS, STEADY_RATIO = 3, 1.5  # tenths of the losses at the end, and how far they and the norms may differ
 MIN_AFTER = 3  # last norms, or last losses of a few: fewer may be a spike
 
 # Few losses, which are judged one by one
 LEFT_RATIO = 2.0  # times all losses before, as for levels
 LEFT_NORM_RATIO = 3.0  # times the median norm before: the largest of a few norms exceeds the median anyway
+TOLD_BY_TWO, TWO_NORM_RATIO = 3.0, 8.0  # the same for two rows at the end, which may be a spike
 CLIMB_ROWS = 4  # rows, in each of which loss and norm have to grow
 CLIMB_RATIO = 3.0  # times, from the first to the last of these rows
-RISEN_RATIO = 1.2  # times the median loss before; little, because norms above `growth.HUGE_NORM` witness it
+RISEN_RATIO = 1.2  # times the median loss before; little, because norms that are huge or left their level witness it
+RISEN_NORM_RATIO = 5.0  # times the median norm before, of each of the last three
+LEAP_LOSS_RATIO = 10.0  # times, from the first to the last of two or three losses
+
+# Norms of which no loss shows that the training goes on
+HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
+FEW_GROWN, FEWER_GROWN = 20.0, 100.0  # times the first norms; of fewer than six rows
+MANY_GROWN, MIN_MANY = 100.0, 20  # times the first fifth of many norms, and how many; healthy ones reached 12
+STANDS_RATIO = 0.9  # of the first loss: one that fell to less shows that the training goes on
 
 
 def is_apart(losses: Array, levels: list[float]) -> bool:
@@ -81,7 +94,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     if restarts_after(optimizer, step):
         return False
     if last > FAR_RATIO * max(first, low) > 0:
-        return True
+        return not targets_grew(optimizer, step, math.sqrt(last / low))
     rise = last - low
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
     risen = rise > max(FAR_DEVIATIONS * noise_of(losses), UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
@@ -93,35 +106,60 @@ def _undone_in_logarithms(first: float, best: float, last: float) -> float:
     return math.log(last / best) / math.log(first / best) if first > best else math.inf
 
 
+def targets_grew(optimizer: OptimizerFacts, step: int, scale: float) -> bool:
+    """Whether the loss rose at once and stands since, with norms as a change of the targets' scale leaves them.
+
+    Targets that are ``scale`` times as large raise the norms as much, and a squared error by its square.
+    """
+    levels, raised = optimizer.history.loss_levels[-STEADY_PARTS:], _raised_at_the_end(optimizer, step)
+    is_steady = max(levels) < STEADY_RATIO * min(levels)
+    return raised is not None and is_steady and scale / STEADY_RATIO < raised < scale * STEADY_RATIO
+
+
 def _norms_witness(optimizer: OptimizerFacts, step: int) -> bool:
     """Whether a norm after a step is not finite or far above those before, or the last norms have left their level."""
-    norms, steps = optimizer.total_norm, optimizer.steps
-    before, after = norms[(steps <= step) & np.isfinite(norms) & (norms > 0)][-LEVEL_NORMS:], norms[steps > step]
-    if not len(before) or not len(after):
+    level, after = _level_before(optimizer, step), optimizer.total_norm[optimizer.steps > step]
+    raised = _raised_at_the_end(optimizer, step)
+    if not np.isfinite(after).all():
+        return level is not None
+    if level is None or raised is None:
         return False
-    level = float(np.median(before))
-    finite = after[np.isfinite(after)]
-    if len(finite) < len(after) or float(finite.max()) > LEAP_RATIO * level:
-        return True
-    end = float(np.median(finite[-max(MIN_AFTER, len(finite) // END_PARTS) :]))
-    return end > RAISED_RATIO * level or end < FALLEN_RATIO * level
+    return float(after.max()) > LEAP_RATIO * level or raised > RAISED_RATIO or raised < FALLEN_RATIO
+
+
+def _level_before(optimizer: OptimizerFacts, step: int) -> float | None:
+    """The level of the norms up to a step; None without any."""
+    norms = optimizer.total_norm
+    before = norms[(optimizer.steps <= step) & np.isfinite(norms) & (norms > 0)][-LEVEL_NORMS:]
+    return float(np.median(before)) if len(before) else None
+
+
+def _raised_at_the_end(optimizer: OptimizerFacts, step: int) -> float | None:
+    """The last norms as a multiple of their level up to a step; None where either is not known."""
+    level, norms = _level_before(optimizer, step), optimizer.total_norm
+    finite = norms[(optimizer.steps > step) & np.isfinite(norms)]
+    if level is None or not len(finite):
+        return None
+    return float(np.median(finite[-max(MIN_AFTER, len(finite) // END_PARTS) :])) / level
 
 
 def leaves_for_good(losses: Array, norms: Array) -> bool:
     """Whether from some row on each loss is above twice all losses before, and the norms left their level there.
 
     The level is the median norm before that row. The norms count from one row earlier: a step throws off the loss of
-    the next one.
+    the next one. Two rows are enough where loss and norms left farther.
 
     >>> leaves_for_good(np.array([3.1, 2.9, 2.8, 7.0, 9.0, 8.5]), np.array([1.0, 1, 4, 9, 5, 5]))
     True
     >>> leaves_for_good(np.array([3.1, 2.9, 2.8, 7.0, 9.0, 3.5]), np.array([1.0, 1, 4, 9, 5, 5]))
     False
     """
-    for at in range(1, len(losses) - MIN_AFTER + 1):
-        if losses[at:].min() > LEFT_RATIO * losses[:at].max() > 0:
+    for at in range(1, len(losses) - 1):
+        is_told_by_two = at > len(losses) - MIN_AFTER
+        ratio, norm_ratio = (TOLD_BY_TWO, TWO_NORM_RATIO) if is_told_by_two else (LEFT_RATIO, LEFT_NORM_RATIO)
+        if losses[at:].min() > ratio * losses[:at].max() > 0:
             level, after = float(np.median(norms[:at])), norms[max(1, at - 1) :]
-            return bool(after.max() > LEFT_NORM_RATIO * level or np.median(after) < FALLEN_RATIO * level)
+            return bool(after.max() > norm_ratio * level or np.median(after) < FALLEN_RATIO * level)
     return False
 
 
@@ -139,7 +177,72 @@ def climbs_to_the_end(losses: Array, norms: Array) -> bool:
     return all((np.diff(end) > 0).all() and end[-1] > CLIMB_RATIO * end[0] > 0 for end in ends)
 
 
-def rises_above_all(losses: Array) -> bool:
-    """Whether the last three losses are above all before, and the last a fifth above the median of those."""
+def rises_above_all(losses: Array, norms: Array) -> bool:
+    """Whether the last three losses are above all before and the norms witness it: all huge, or the last ones raised.
+
+    >>> rises_above_all(np.array([3.0, 2.9, 3.0, 3.3, 3.5, 3.8]), np.array([1.0, 1, 1, 9, 9, 9]))
+    True
+    >>> rises_above_all(np.array([3.0, 2.9, 3.0, 3.3, 3.5, 3.8]), np.array([1.0, 1, 1, 9, 9, 2]))
+    False
+    """
     before, after = losses[:-MIN_AFTER], losses[-MIN_AFTER:]
-    return bool(after.min() > before.max() and after[-1] > RISEN_RATIO * np.median(before) > 0)
+    if not (len(before) and after.min() > before.max() and after[-1] > RISEN_RATIO * np.median(before) > 0):
+        return False
+    raised = norms[-MIN_AFTER:].min() > RISEN_NORM_RATIO * np.median(norms[:-MIN_AFTER])
+    return bool(norms.min() > HUGE_NORM or raised)
+
+
+def leaps_at_once(losses: Array, norms: Array) -> bool:
+    """Whether two or three losses grow in each row, tenfold in all, and their norms threefold.
+
+    >>> leaps_at_once(np.array([1.5, 63.0]), np.array([2.0, 90.0]))
+    True
+    """
+    if not (len(losses) > 1 and losses[0] > 0 and (np.diff(losses) > 0).all()):
+        return False
+    return bool(losses[-1] > LEAP_LOSS_RATIO * losses[0] and norms[-1] > LEFT_NORM_RATIO * norms[0] > 0)
+
+
+@computed_once
+def norms_leave_for_good(optimizer: OptimizerFacts) -> bool:
+    """Whether the norms ended far above their first level, and no loss fell meanwhile.
+
+    A loss that reaches 0 may fall without end, as a critic's does, and a surrogate shows nothing: then the reward is
+    asked, where there is one.
+    """
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
+    losses, rewards = optimizer.history.losses, optimizer.history.rewards
+    knows_progress = bool(len(losses)) and losses.min() > 0 and not optimizer.history.has_surrogate_loss
+    if knows_progress and _end_of(losses) < STANDS_RATIO * float(losses[0]):
+        return False
+    if len(rewards) >= 2 and _end_of(rewards) > float(np.median(rewards[: _few(rewards)])):
+        return False
+    return _few_grew(norms) if len(norms) < MIN_MANY else _many_grew(norms)
+
+
+def _few(values: Array) -> int:
+    """How many of a few values make their first or their last level."""
+    return MIN_AFTER if len(values) >= 2 * MIN_AFTER else max(1, len(values) // 2)
+
+
+def _end_of(values: Array) -> float:
+    return float(np.median(values[-_few(values) :]))
+
+
+def _few_grew(norms: Array) -> bool:
+    """Whether each of the last norms is twentyfold the median of the first ones; a hundredfold, if they are very few.
+
+    >>> _few_grew(np.array([1.0, 2.0, 9.0, 20.0, 60.0, 50.0, 90.0])), _few_grew(np.array([1.0, 1, 1, 1, 1, 90]))
+    (True, False)
+    """
+    if len(norms) < MIN_AFTER:
+        return False
+    few = len(norms) < 2 * MIN_AFTER
+    first, last = norms[: len(norms) // 2 if few else MIN_AFTER], norms[-2:] if few else norms[-MIN_AFTER:]
+    return bool(last.min() > (FEWER_GROWN if few else FEW_GROWN) * np.median(first))
+
+
+def _many_grew(norms: Array) -> bool:
+    """Whether nearly all of the last fifth of the norms are far above nearly all of the first fifth."""
+    fifth = len(norms) // 5
+    return float(np.quantile(norms[-fifth:], LOW)) > MANY_GROWN * float(np.quantile(norms[:fifth], HIGH))

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.analysis.diagnosis.ends import climbs_to_the_end, ends_far_above, leaves_for_good, rises_above_all
+from gradwatch.analysis.diagnosis.ends import (
+    HUGE_NORM,
+    climbs_to_the_end,
+    ends_far_above,
+    leaps_at_once,
+    leaves_for_good,
+    norms_leave_for_good,
+    rises_above_all,
+    targets_grew,
+)
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
 from gradwatch.analysis.diagnosis.schedule import (
@@ -38,9 +47,10 @@ LARGE_LOSS_RATIO = 10.0  # times the first losses: lost whatever the norms do
 RAISED_NORM_RATIO = 2.0  # times the norm while the loss was best
 FAR_RAISED_NORM_RATIO = 10.0  # the same, beside which a smaller rise of the loss counts
 HUGE_NORM_RATIO = 100.0  # times the first norms: critical also where no loss is known
+LEFT_NORM_RATIO, LEFT_LOSS_SHARE = 3.0, 0.5  # norm, and rise of the loss in its first value: left at once, by some
 FEW_LEFT_RATIO = 3.0  # times the first of few losses, and of their norms: left at once and for good
+FALLEN, FAR_FALLEN = 0.5, 0.8  # of the first of few losses: what the best one reached; beside norms that rose so far
 FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
-HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
@@ -101,7 +111,9 @@ def _left_at_once(losses: Array, norms: Array) -> bool:
     if LARGE_LOSS_RATIO * losses[0] < losses[1:].min():
         return raised > RAISED_NORM_RATIO
     rise = float(np.median(losses[1:]) - losses[0])
-    return raised > FAR_RAISED_NORM_RATIO and rise > LOST_RISE_DEVIATIONS * robust_deviation(losses[1:])
+    if rise <= LOST_RISE_DEVIATIONS * robust_deviation(losses[1:]):
+        return False
+    return raised > FAR_RAISED_NORM_RATIO or (raised > LEFT_NORM_RATIO and rise > LEFT_LOSS_SHARE * losses[0])
 
 
 def grew_before(optimizer: OptimizerFacts, step: int) -> bool:
@@ -246,6 +258,7 @@ def is_diverging(optimizer: OptimizerFacts) -> bool:
         _nan_after_growth(optimizer) is not None
         or _loss_is_lost(optimizer, loss_course(optimizer))
         or _few_losses_are_lost(optimizer)
+        or norms_leave_for_good(optimizer)
         or _lasting_explosion(optimizer) is not None
     )
 
@@ -264,7 +277,8 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
         )
     if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
         return _begin(optimizer, None)
-    return _lasting_explosion(optimizer)
+    explosion = _lasting_explosion(optimizer)
+    return _begin(optimizer, None) if explosion is None and norms_leave_for_good(optimizer) else explosion
 
 
 def _lasting_explosion(optimizer: OptimizerFacts) -> int | None:
@@ -295,6 +309,8 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     size = max(abs(course.first), abs(course.best))
     if course.first > 0 and course.best >= 0 and course.last > LARGE_LOSS_RATIO * max(course.first, size):
         return True
+    if course.best > 0 and targets_grew(optimizer, course.best_step, math.sqrt(course.last / course.best)):
+        return False
     progress = max(course.first - course.best, 0.0)
     required = LOST_RISE_SHARE * (progress if progress > LOST_RISE_DEVIATIONS * noise else size)
     return course.rise > required and _norms_are_raised(optimizer, course)
@@ -304,32 +320,45 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     """Whether a loss of few rows ended badly, as any of these shows.
 
     - Loss and norm left all earlier rows for good (`leaves_for_good`), or climb to the end (`climbs_to_the_end`).
-    - Huge norms stay while the loss rises above all before, or grow from row to row while it does not fall.
+    - Two or three losses grow tenfold (`leaps_at_once`).
+    - The loss rises above all before under norms that are huge or rose as well (`rises_above_all`), or huge norms grow
+      from row to row while it does not fall.
     - The first row was the best, and loss and norm left it at once.
     - The loss fell to less than half and rose again with the norm by more than half of that fall, or by more than a
       quarter beside norms that rose tenfold.
     """
     losses, norms = _rows_with_both(optimizer)
-    if not MIN_LEFT_LOSSES <= len(losses) < MIN_LOSSES or losses.min() <= 0:
+    if not 1 < len(losses) < MIN_LOSSES or losses.min() <= 0:
         return False
     surrogate = optimizer.history.has_surrogate_loss
     should_fall = not surrogate and not optimizer.has_rivals
+    if len(losses) < MIN_LEFT_LOSSES:
+        return should_fall and leaps_at_once(losses, norms)
     if should_fall and (leaves_for_good(losses, norms) or climbs_to_the_end(losses, norms)):
         return True
     if len(losses) < MIN_FEW_LOSSES:
         return False
-    if should_fall and norms.min() > HUGE_NORM and rises_above_all(losses):
+    if should_fall and rises_above_all(losses, norms):
         return True
-    best, first = int(np.argmin(losses)), float(losses[0])
+    first = float(losses[0])
     if _grow_without_end(norms) and losses[-1] > LEARNT_SHARE * first:
         return True
-    after = losses[best + 1 :]
-    if best == 0 and losses[1:].min() > FEW_LEFT_RATIO * first and not surrogate:
+    if losses[1:].min() > FEW_LEFT_RATIO * first and not surrogate:
         return float(np.median(norms[1:])) > FEW_LEFT_RATIO * float(norms[0]) > 0
-    if len(after) < MIN_FEW_RISEN or float(losses[best]) > 0.5 * first:
+    return _fell_and_rose(losses, norms)
+
+
+def _fell_and_rose(losses: Array, norms: Array) -> bool:
+    """Whether few losses fell and rose again by most of the fall while the norms rose, or by less while they leapt."""
+    best, first = int(np.argmin(losses)), float(losses[0])
+    after = losses[best + 1 :]
+    if len(after) < MIN_FEW_RISEN:
+        return False
+    raised = float(np.median(norms[best + 1 :])) / max(float(norms[best]), 1e-300)
+    leapt = float(np.median(norms[best + 1 :])) > FAR_RAISED_NORM_RATIO * float(np.median(norms[: best + 1]))
+    if float(losses[best]) > (FAR_FALLEN if leapt else FALLEN) * first:
         return False
     risen = bool((after[-MIN_FEW_RISEN:] > losses[best] + LOST_RISE_SHARE * (first - losses[best]) / 2).all())
-    raised = float(np.median(norms[best + 1 :])) / max(float(norms[best]), 1e-300)
     share = FEW_RISE_SHARE if raised > FAR_RAISED_NORM_RATIO else LOST_RISE_SHARE
     enough = float(after[-1] - losses[best]) > share * float(first - losses[best])
     return risen and enough and raised > RAISED_NORM_RATIO

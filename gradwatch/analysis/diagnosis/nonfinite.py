@@ -100,11 +100,13 @@ def _came_back(optimizer: OptimizerFacts) -> bool:
     """Whether the updates of the rows that are not finite were left out, as a loss scale does.
 
     An imported history does not say so. But a NaN that enters the weights stays there, so finite rows after it show
-    that the update was left out.
+    that the update was left out. A loss that is not finite counts as well, unless it is of the first rows, in which a
+    loss scale leaves out all.
     """
     finite = np.isfinite(optimizer.total_norm)
     lost = optimizer.loss_logged & ~np.isfinite(optimizer.loss)
-    return bool(len(finite) > MIN_ROWS_AFTER and finite[-MIN_ROWS_AFTER:].all() and not lost.any())
+    found = int(np.argmax(finite & ~lost))
+    return bool(len(finite) > MIN_ROWS_AFTER and finite[-MIN_ROWS_AFTER:].all() and not lost[found:].any())
 
 
 def _is_harmless(optimizer: OptimizerFacts) -> bool:

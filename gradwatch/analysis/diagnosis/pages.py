@@ -81,8 +81,11 @@ PAGES: dict[str, Page] = {
         cure="signal",
         meaning="The total norm is 0 at half of the steps or more. At these steps the loss does not depend on the"
         " parameters. If the loss falls all the same, the log does not hold the norm: GaLore, for example, frees the"
-        " gradients before. In the history of a policy that gets one and the same reward to the end, a norm below a"
-        " thousandth of the first ones counts as 0, and where the reward stands or rises the finding is information.",
+        " gradients before. Of few rows whose loss scatters it is unknown, and the finding is information. In an"
+        " imported history it also counts that the last quarter of the norms is below a hundred-thousandth of the"
+        " first ones while the loss stands. In the history of a policy that gets one and the same reward to the end, a"
+        " norm below a thousandth of the first ones counts as 0, and where the reward stands or rises the finding is"
+        " information.",
         example="GRPO where every completion of a group gets the same reward: the advantage is 0, and so is the"
         " gradient.",
         confirm="Print the advantage, the sum of the mask, or the inputs of the loss.",
@@ -187,12 +190,15 @@ PAGES: dict[str, Page] = {
     "diverged": Page(
         title="The training diverged",
         cure="rate",
-        meaning="The loss or the norms grew and did not come back, from the first step or after an event. If the growth"
-        " ends in NaN, the growth is the fault to fix and the NaN follows from it. A loss also counts that ends at"
-        " twice its start. So does one whose last twentieth lies above its best tenth and undoes a quarter of its fall,"
-        " if two things hold: it ends at twice the best level, or twelve times its noise above it; and after the best"
-        " tenth a norm leapt eightfold, or the norms doubled or fell to a tenth. So does a loss that climbs with the"
-        " norm to the end, and one of fewer than 15 rows whose last three or more leave all before them for good.",
+        meaning="The loss or the norms grew and did not come back, from the first step or after an event. If the"
+        " growth ends in NaN, the growth is the fault to fix and the NaN follows from it. A loss also counts that ends"
+        " at twice its start. So does one whose last twentieth lies above its best tenth and undoes a quarter of its"
+        " fall, if two things hold: it ends at twice the best level, or twelve times its noise above it; and after the"
+        " best tenth a norm leapt eightfold, or the norms doubled or fell to a tenth. So does a loss that climbs with"
+        " the norm to the end, and one of fewer than 15 rows whose last ones leave all before them, together with the"
+        " norms. Norms alone count where no loss is known or none fell: those of the last rows are twentyfold the"
+        " first ones in few rows, a hundredfold in very few or in many. A loss that rose at once and stands since,"
+        " under norms that rose by the root of that, does not count: larger targets do the same.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
         fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend` gives a threshold). If the growth"
@@ -369,8 +375,9 @@ PAGES: dict[str, Page] = {
         title="The reward fell and did not come back",
         cure="rate",
         meaning="The history of a policy has its reward, and the last fifth of the rewards lies below its best tenth,"
-        " by more than half of that level. The loss of such a training is a surrogate and shows nothing of this, so no"
-        " finding about the loss is made beside a reward.",
+        " by more than half of that level. Of 8 to 19 rewards the last ones have to lie below all before. The loss of"
+        " such a training is a surrogate and shows nothing of this, so no finding about the loss is made beside a"
+        " reward.",
         example="GRPO whose reward falls from 0.9 to 0 within five updates: each answer is as long as it may be.",
         confirm="Read samples from before and after the fall, and plot the entropy and the KL distance.",
         fix="Go back to a checkpoint from before it. Lower the learning rate, make fewer updates on the same samples,"
@@ -409,8 +416,10 @@ PAGES: dict[str, Page] = {
         cure="signal",
         meaning="No tenth of the losses has a median that is 2 % below the first losses, and the losses scatter so"
         " little that a fall of 5 % would show. It is information, because a model that knew its task before the run"
-        " began looks the same. It is not told of several optimizers, whose losses can stand still while they train"
-        " against one another, nor of a loss about 0.",
+        " began looks the same. In an imported history of 30 losses or more it is a warning where the loss stands"
+        " within 1 % and scatters by less than 0.4 % from the first rows on, as if it did not depend on the inputs. It"
+        " is not told of several optimizers, whose losses can stand still while they train against one another, nor of"
+        " a loss about 0.",
         example="Ten classes with shuffled labels: the loss stays near ln(10) = 2.3.",
         confirm="Train on a single batch for some hundred steps.",
         fix="If the loss of a single batch does not fall either, the model, the loss or the learning rate is wrong. If"

@@ -12,6 +12,7 @@ from gradwatch.text import number
 
 MIN_REWARDS = 20  # rewards without which their course is not judged
 PARTS = 10  # of the rewards, each with its median
+MIN_FEW_REWARDS, FEW_PARTS = 8, 4  # the same of few rewards, of which the last have to lie below all before
 LOST_SHARE = 0.5  # of the size of the best level: a smaller fall is not told
 LOW, HIGH = 0.1, 0.9  # quantiles: nearly all rewards of one part lie below nearly all of another
 
@@ -21,15 +22,28 @@ def reward_fell(rewards: Array) -> bool:
 
     >>> reward_fell(np.repeat([0.9, 0.8, 0.0], 10)), reward_fell(np.repeat([0.9, 0.0, 0.8], 10))
     (True, False)
+    >>> reward_fell(np.array([0.6, 0.7, 0.6, 0.7, 0.7, 0.6, 0.6, 0.1, 0.0]))
+    True
     """
-    if len(rewards) < MIN_REWARDS:
+    if len(rewards) < MIN_FEW_REWARDS:
         return False
-    parts = np.array_split(rewards, PARTS)
+    parts = _parts(rewards)
     levels = medians(parts)
-    best, last = parts[int(np.argmax(levels))], np.concatenate(parts[-2:])
+    best, last = parts[int(np.argmax(levels))], rewards[-_last(rewards) :]
+    if len(rewards) < MIN_REWARDS and last.max() >= rewards[: -len(last)].min():
+        return False
     fall = max(levels) - float(np.median(last))
     is_apart = float(np.quantile(last, HIGH)) < float(np.quantile(best, LOW))
     return is_apart and fall > max(LOST_SHARE * abs(max(levels)), uncertainty(best) + uncertainty(last))
+
+
+def _parts(rewards: Array) -> list[Array]:
+    return np.array_split(rewards, PARTS if len(rewards) >= MIN_REWARDS else FEW_PARTS)
+
+
+def _last(rewards: Array) -> int:
+    """How many rewards make the last level."""
+    return max(MIN_FEW_REWARDS // FEW_PARTS, len(rewards) // (PARTS // 2))
 
 
 def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
@@ -37,10 +51,11 @@ def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     rewards = optimizer.history.rewards
     if not reward_fell(rewards):
         return None
-    levels = medians(np.array_split(rewards, PARTS))
-    last = float(np.median(rewards[-(len(rewards) // 5) :]))
+    parts = _parts(rewards)
+    levels = medians(parts)
+    last = float(np.median(rewards[-_last(rewards) :]))
     best = int(np.argmax(levels))
-    begin = int(np.array_split(optimizer.steps, PARTS)[best][-1])
+    begin = int(np.array_split(optimizer.steps, len(parts))[best][-1])
     return Finding(
         code="reward-lost",
         severity="warning",
@@ -50,8 +65,8 @@ def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         optimizer=optimizer.name,
         steps=(begin, int(optimizer.steps[-1])),
         evidence={
-            "reward_first": Quantity(levels[0], "reward, median of the first tenth"),
-            "reward_best": Quantity(levels[best], "reward, median of a tenth"),
+            "reward_first": Quantity(levels[0], f"reward, median of the first of {len(parts)} parts"),
+            "reward_best": Quantity(levels[best], "reward, median of such a part"),
             "reward_last": Quantity(last, "reward, median of the last fifth"),
         },
         cause="updates that take the policy too far from the one that sampled: the learning rate, too many updates on"

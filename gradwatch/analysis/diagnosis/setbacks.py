@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.analysis.diagnosis.ends import is_apart, last_losses
+from gradwatch.analysis.diagnosis.ends import HUGE_NORM, is_apart, last_losses
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
-from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
-from gradwatch.analysis.diagnosis.growth import HUGE_NORM, is_diverging, listed_steps
+from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
+from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.schedule import WARM_UP, evidence_of_rate, no_warm_up, rate_without_warm_up
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
-from gradwatch.analysis.statistics.recovery import robust_deviation
+from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
 from gradwatch.analysis.statistics.tail import detrended_sample
 from gradwatch.analysis.statistics.validation import turn
 from gradwatch.record import Severity
@@ -37,6 +37,9 @@ REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not tol
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
+STANDS_SHARE, STANDS_NOISE = 0.01, 0.004  # of the loss: how far the levels differ, and rows scatter, of one that stands
+EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
+UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
 HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
 MIN_HUGE_LOSSES = 10
 AT_ONCE = 1000  # losses
@@ -257,7 +260,11 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     no progress, nor of one that is the same number at every step.
     """
     losses = optimizer.history.losses
-    if len(losses) < MIN_LOSSES or len(facts.optimizers) > 1 or optimizer.history.has_surrogate_loss:
+    if len(facts.optimizers) > 1 or optimizer.history.has_surrogate_loss:
+        return None
+    if facts.is_imported and _stands(optimizer):
+        return _no_progress(optimizer, "warning", "possible")
+    if len(losses) < MIN_LOSSES:
         return None
     tenths = np.array_split(losses, 10)
     levels = optimizer.history.loss_levels
@@ -270,10 +277,32 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     if max(levels) - min(levels) > SEEN_SHARE * abs(start):
         return None  # it rose: that is told otherwise
+    return _no_progress(optimizer, "info", "likely")
+
+
+def _stands(optimizer: OptimizerFacts) -> bool:
+    """Whether a loss stands still from the first rows on and hardly scatters, as if it did not depend on the inputs.
+
+    The loss of a model that reads its inputs differs from batch to batch. A record that begins late may have seen a
+    training at its end.
+    """
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
+    if len(losses) < MIN_FEW_LOSSES or losses.min() <= 0 or losses.min() == losses.max():
+        return False
+    stood = losses[len(losses) // EARLY_PARTS + 1 :]
+    level, levels = float(np.median(stood)), medians(np.array_split(stood, 10))
+    begins = steps[0] - (steps[1] - steps[0]) <= (steps[-1] - steps[0]) / EARLY_PARTS
+    is_still = max(levels) - min(levels) < STANDS_SHARE * level and noise_of(stood) < STANDS_NOISE * level
+    return bool(begins and is_still and (1 - STANDS_SHARE) * level < losses[0] < level / UNLEARNT_SHARE)
+
+
+def _no_progress(optimizer: OptimizerFacts, severity: Severity, certainty: Certainty) -> Finding:
+    losses, levels = optimizer.history.losses, optimizer.history.loss_levels
+    start = levels[0]
     return Finding(
         code="no-progress",
-        severity="info",
-        certainty="likely",
+        severity=severity,
+        certainty=certainty,
         what=f"the loss has not fallen: its median is {number(start)} over the first tenth of the losses and"
         f" {number(levels[-1])} over the last",
         optimizer=optimizer.name,

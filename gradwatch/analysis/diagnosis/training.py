@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.rewards import reward_fell
-from gradwatch.analysis.statistics.loss_levels import first_loss, medians
+from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
+from gradwatch.analysis.statistics.recovery import robust_deviation
 from gradwatch.record import Severity
 from gradwatch.store.digests import is_of_one_value
 from gradwatch.text import number
@@ -30,6 +31,8 @@ MIN_END = 10  # rows of the end, or the last tenth: where none has a gradient, i
 NEXT_TO_NO_NORM = 1e-3  # of the first norms of a policy: below, equal rewards leave nothing but rounding
 MIN_FIRST_NORMS, MIN_LAST_REWARDS = 5, 5  # rows at either end of the history of a policy
 MIN_FALL_LOSSES, FALLEN = 6, 0.75  # losses, and the level of their last third over the first's: they were learnt
+SCATTER = 0.05  # of the median of few losses: with as much it is unknown whether they fall
+GONE_NORM, MIN_GONE, UNLEARNT = 1e-5, 3, 0.5  # of the first norms; last norms; of the first loss: not learnt, but lost
 LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
 MOVED_ENTRIES = 0.02  # share of the entries: when fewer move at a step, rounding loses the updates
 MIN_WEIGHT_SAMPLES = 3  # samples
@@ -188,9 +191,12 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     share = float((norms == 0).mean())
     is_gone = _is_policy_stuck(optimizer) and not norms[-max(MIN_LAST_REWARDS, len(norms) // 4) :].any()
+    if facts.is_imported and not is_gone and _vanished(optimizer, norms):
+        is_gone, norms = True, np.where(norms > GONE_NORM * np.median(norms[:MIN_GONE]), norms, 0.0)
+        share = float((norms == 0).mean())
     if (share < HALF and not is_gone) or _has_no_gradient_at_all(optimizer):
         return None
-    if facts.is_imported and not norms.any() and _fell(optimizer.history.losses):
+    if facts.is_imported and not norms.any() and _moves(optimizer.history.losses):
         return _not_the_norm(facts, optimizer)
     return Finding(
         code="zero-gradients",
@@ -212,24 +218,34 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-def _fell(losses: Array) -> bool:
-    """Whether the losses fell by so much that something trains."""
+def _moves(losses: Array) -> bool:
+    """Whether the losses fell by so much that something trains, or scatter so far that few can't tell that they don't.
+
+    >>> _moves(np.array([2.1, 1.9, 1.8, 2.0, 1.8, 1.3, 1.5, 1.9])), _moves(np.array([209.0, 209, 208, 209, 209, 209]))
+    (True, False)
+    """
     if len(losses) < MIN_FALL_LOSSES or losses.min() <= 0:
         return False
-    first, _, last = medians(np.array_split(losses, 3))
-    return last < FALLEN * first
+    parts = np.array_split(losses, 3)
+    first, _, last = medians(parts)
+    if last < FALLEN * first or last < first - uncertainty(parts[0]) - uncertainty(parts[-1]):
+        return True
+    return len(losses) < MIN_CONSTANT_LOSSES and robust_deviation(losses) > SCATTER * float(np.median(losses))
 
 
 def _not_the_norm(facts: Facts, optimizer: OptimizerFacts) -> Finding:
-    """The log of a training that learns has a norm of 0 in every row."""
+    """The log of a training that learns, or may learn, has a norm of 0 in every row."""
     losses = optimizer.history.losses
     first, _, last = medians(np.array_split(losses, 3))
+    learns = last < FALLEN * first
+    how = f"fell from {number(first)} to {number(last)}" if learns else f"moves between {_range(losses)}"
+    says = "the log does not hold the gradient's norm"
     return Finding(
         code="zero-gradients",
         severity="info",
-        certainty="likely",
-        what=f"every norm{facts.of(optimizer)} in the log is 0 while the loss fell from {number(first)} to"
-        f" {number(last)}: the log does not hold the gradient's norm",
+        certainty="likely" if learns else "possible",
+        what=f"every norm{facts.of(optimizer)} in the log is 0 while the loss {how}: "
+        + (says if learns else f"{says}, or nothing trains"),
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
@@ -241,6 +257,25 @@ def _not_the_norm(facts: Facts, optimizer: OptimizerFacts) -> Finding:
         remedy="log the norm where the optimizer still has the gradients; nothing is known of this training's norms",
         confirm="print the norm of one parameter's gradient just before the optimizer's step",
     )
+
+
+def _range(losses: Array) -> str:
+    return f"{number(float(losses.min()))} and {number(float(losses.max()))}"
+
+
+def _vanished(optimizer: OptimizerFacts, norms: Array) -> bool:
+    """Whether the last quarter of the norms is next to nothing beside the first ones, over a loss that was not learnt.
+
+    >>> from types import SimpleNamespace as Made
+    >>> made = Made(history=Made(losses=np.full(8, 2.3), has_surrogate_loss=False))
+    >>> _vanished(made, np.array([3.0, 2, 1, 2, 1e-7, 0, 1e-8, 0])), _vanished(made, np.full(8, 1e-3))
+    (True, False)
+    """
+    losses, last = optimizer.history.losses, max(MIN_GONE, len(norms) // 4)
+    if len(norms) < 2 * MIN_GONE or len(losses) < 2 * MIN_GONE or optimizer.history.has_surrogate_loss:
+        return False
+    is_gone = norms[-last:].max() <= GONE_NORM * np.median(norms[:MIN_GONE])
+    return bool(is_gone and np.median(losses[-last:]) > UNLEARNT * np.median(losses[:MIN_GONE]))
 
 
 def _is_policy_stuck(optimizer: OptimizerFacts) -> bool:
@@ -289,8 +324,8 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     moves = bool((norms > 0).any())
-    if facts.is_imported and moves and losses[0] == 0:
-        return None  # a surrogate whose value is 0 on the samples of its own policy, or a loss that is rounded
+    if facts.is_imported and moves and float(f"{losses[0]:.0e}") == losses[0]:
+        return None  # rounded to one digit; or 0, as a surrogate is on the samples of its own policy
     return Finding(
         code="constant-loss",
         severity="warning" if moves else "critical",

@@ -1,12 +1,15 @@
 """A loss that ends far above its best level or its start, and losses that only look like it."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+from gradwatch import Run
 from gradwatch.analysis.diagnosis.ends import ends_far_above
 from gradwatch.analysis.diagnosis.facts import read_facts
+from gradwatch.sources import read, write
 from gradwatch.testing import steady, stream
 
 from .made import calm, changed, codes, falling, run_of, the
@@ -103,7 +106,15 @@ def test_a_calm_training_ends_where_it_should(tmp_path):
         pytest.param([1.0, 9, 5, 6], [3.1, 7.4, 9.1, 8.5], True, id="four rows"),
         pytest.param([1.0, 1, 2, 2, 2, 2], [3.1, 2.9, 2.8, 7.4, 9.1, 8.5], False, id="the norms stay"),
         pytest.param([1.0, 1, 2, 9, 5, 6], [3.1, 2.9, 2.8, 7.4, 9.1, 4.5], False, id="comes near again"),
-        pytest.param([1.0, 1, 1, 1, 9, 6], [3.1, 2.9, 2.8, 2.8, 7.4, 9.1], False, id="two rows"),
+        pytest.param([1.0, 1, 1, 1, 7, 6], [3.1, 2.9, 2.8, 2.8, 7.4, 9.1], False, id="two rows"),
+        pytest.param([1.0, 1, 1, 1, 30, 6], [3.1, 2.9, 2.8, 2.8, 9.4, 9.9], True, id="two rows threefold"),
+        pytest.param([1.0, 1, 1, 9, 9, 9], [3.1, 2.9, 2.8, 3.3, 3.6, 3.9], True, id="rises by a fifth, norms ninefold"),
+        pytest.param([1.0, 1, 1, 9, 9, 2], [3.1, 2.9, 2.8, 3.3, 3.6, 3.9], False, id="the last norm came back"),
+        pytest.param([2.0, 90.0], [1.5, 63.0], True, id="two rows in all"),
+        pytest.param([0.4, 2.0], [3.4, 9.9], False, id="two rows, threefold"),
+        pytest.param([1.0, 2e5, 4e13], [0.55, 1.2, 1.7], True, id="three rows, norms without end"),
+        pytest.param([1.0, 2e5, 4e13], [0.55, 0.4, 0.3], False, id="three rows, the loss falls"),
+        pytest.param([2.0, 2, 2, 40, 60, 50], [9.0, 7.5, 7.0, 8.5, 8.6, 8.7], True, id="falls and rises again"),
         pytest.param([20.0, 8, 3, 5, 9, 30, 60], [180.0, 290, 45, 52, 67, 108, 328], True, id="climbs to the end"),
         pytest.param([20.0, 8, 3, 5, 9, 30, 60], [340.0, 290, 45, 52, 67, 108, 328], False, id="not above the first"),
         pytest.param([20.0, 8, 3, 5, 4, 30, 60], [180.0, 290, 45, 52, 67, 108, 328], False, id="a norm falls"),
@@ -116,6 +127,62 @@ def test_a_calm_training_ends_where_it_should(tmp_path):
 )
 def test_few_rows(tmp_path, norms, losses, told):
     assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses)))) == told
+
+
+@pytest.mark.parametrize(
+    ("norms", "told"),
+    [
+        pytest.param([17.0, 48, 888, 1.3e3, 4.2e3, 2.5e4], True, id="six rows"),
+        pytest.param([2.9e4, 24, 212, 4.3e7, 4.4e4, 9.6e4], True, id="six rows that swing"),
+        pytest.param([0.1, 0.03, 0.07, 0.06, 7.2], False, id="one row at the end"),
+        pytest.param([0.7, 1.1, 2.5, 4.1], False, id="sixfold"),
+        pytest.param([0.2, 0.2, 0.2, 2.5, 3, 3], False, id="fifteenfold"),
+        pytest.param([*steady(30), *steady(30, level=300.0)], True, id="many rows, three hundredfold"),
+        pytest.param([*steady(30), *steady(20, level=300.0), *steady(10)], False, id="many rows that came back"),
+    ],
+)
+def test_norms_alone(tmp_path, norms, told):
+    """No loss is known, so the norms have to leave their level by far."""
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(f'{{"step": {step}, "grad_norm": {norm}}}\n' for step, norm in enumerate(norms)))
+    write(read([file]), tmp_path / "run")
+    assert ("diverged" in codes(Run(tmp_path / "run"))) == told
+
+
+def test_norms_that_grow_while_the_reward_rises(tmp_path):
+    norms = [4.6, 16, 52, 125, 207, 173, 473, 378, 480]
+    for name, rewards in (("falls", np.linspace(0.8, 0.55, 9)), ("rises", np.linspace(0.55, 0.8, 9))):
+        file = tmp_path / f"{name}.jsonl"
+        rows = [
+            {"step": i, "grad_norm": n, "reward": float(r)} for i, (n, r) in enumerate(zip(norms, rewards, strict=True))
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(read([file]), tmp_path / name)
+        assert ("diverged" in codes(Run(tmp_path / name))) == (name == "falls")
+
+
+def test_a_critic_without_a_constraint(tmp_path):
+    """Its loss falls for ever, and the norms grow with it."""
+    growth = np.geomspace(1.0, 1e7, 200)
+    run = run_of(tmp_path / "critic", stream(list(growth), losses=list(-growth)), "Adam")
+    assert "diverged" in codes(run)
+    tenfold = np.geomspace(1.0, 10.0, 200)
+    run = run_of(tmp_path / "tenfold", stream(list(tenfold), losses=list(-tenfold)), "Adam")
+    assert "diverged" not in codes(run)
+
+
+def test_larger_targets_are_no_divergence(tmp_path):
+    """They double in a regression that had not learnt: the error is four times as large, the gradient twice."""
+    losses = [*falling(80, 0.5, 0.5), *falling(80, 2.0, 2.0)]
+    doubled = [*steady(80), *steady(80, level=2.0)]
+    assert "diverged" not in codes(run_of(tmp_path / "targets", stream(doubled, losses=losses)))
+    assert "diverged" in codes(run_of(tmp_path / "norms stay", stream(steady(160), losses=losses)))
+
+
+def test_a_loss_that_rises_from_its_first_row_on(tmp_path):
+    norms, losses = [1.3, *steady(99, level=6.0)], [1.57, *falling(99, 2.6, 2.9)]
+    assert "diverged" in codes(run_of(tmp_path / "rises", stream(norms, losses=losses)))
+    assert "diverged" not in codes(run_of(tmp_path / "norms stay", stream(steady(100, level=1.3), losses=losses)))
 
 
 def test_a_long_training_that_climbs_in_its_last_rows(tmp_path):

@@ -184,6 +184,16 @@ def test_of_two_imported_rows_a_finite_last_one_tells_that_the_weights_are_finit
     assert the(run, "nonfinite-gradient").severity == severity
 
 
+@pytest.mark.parametrize(("lost", "severity"), [((0, 1), "info"), ((4, 5), "critical")])
+def test_a_loss_that_is_not_finite_is_harmless_in_the_first_imported_rows(tmp_path, lost, severity):
+    """There a loss scale finds its level; a loss that is lost later has another cause."""
+    norms, losses = [steady(9), falling(9)]
+    for row in lost:
+        norms[row] = losses[row] = math.nan
+    run = run_of(tmp_path, stream(norms, losses=losses), meta={"source": "trainer_state.json"})
+    assert [f.severity for f in run.diagnosis() if f.code.startswith("nonfinite")] == [severity]
+
+
 def test_a_few_rows_of_a_long_imported_history_hide_no_nan(tmp_path):
     """Finite rows after them show that the weights are finite, so the finite loss beside them is the real one."""
     norms = replaced(steady(1000), dict.fromkeys((300, 500, 650, 900), math.nan))

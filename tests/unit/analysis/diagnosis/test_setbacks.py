@@ -206,6 +206,22 @@ def test_no_progress_is_not_told_of_other_losses(tmp_path, losses):
     assert "no-progress" not in codes(run_of(tmp_path, stream(steady(len(losses)), losses=losses)))
 
 
+@pytest.mark.parametrize(
+    ("losses", "severity"),
+    [
+        pytest.param(falling(34, 4.69, 4.69, 0.002), "warning", id="stands"),
+        pytest.param([18.8, *falling(59, 7.42, 7.41, 0.001)], "warning", id="stands from the second row on"),
+        pytest.param([18.8, *falling(59, 1.42, 1.41, 0.001)], None, id="learnt at once"),
+        pytest.param(falling(34, 4.69, 4.69, 0.02), None, id="differs from batch to batch"),
+        pytest.param(falling(34, 4.7, 4.5, 0.002), None, id="falls slowly"),
+    ],
+)
+def test_an_imported_loss_that_stands_as_if_it_did_not_depend_on_the_inputs(tmp_path, losses, severity):
+    run = run_of(tmp_path, stream(steady(len(losses)), losses=losses), meta={"source": "trainer_state.json"})
+    found = [f.severity for f in run.diagnosis() if f.code == "no-progress"]
+    assert found == ([] if severity is None else [severity])
+
+
 def test_a_learning_rate_of_zero_explains_that_there_is_no_progress(tmp_path):
     records = changed(stream(steady(400), losses=flat()), learning_rates=(0.0,))
     found = codes(run_of(tmp_path, records))

@@ -345,3 +345,22 @@ def test_a_log_whose_norms_are_all_zero_while_the_loss_falls_is_not_of_the_gradi
     found = the(run, "zero-gradients")
     assert found.severity == (severity if source else "critical")
     assert ("does not hold the gradient's norm" in found.what) == (found.severity == "info")
+
+
+def test_few_losses_that_scatter_tell_nothing_of_norms_that_are_all_zero(tmp_path):
+    """A loss that stands does: nothing trains."""
+    meta = {"source": "trainer_state.json"}
+    for name, losses, severity in (
+        ("scatters", [2.1, 1.9, 1.75, 1.96, 1.78, 1.33, 1.46, 1.91], "info"),
+        ("stands", [2.1, 2.1, 2.11, 2.1, 2.09, 2.1, 2.1, 2.1], "critical"),
+    ):
+        run = run_of(tmp_path / name, stream([0.0] * 8, losses=losses), meta=meta)
+        assert the(run, "zero-gradients").severity == severity
+
+
+@pytest.mark.parametrize(("end", "told"), [(2.3, True), (0.01, False)])
+def test_imported_norms_that_fall_to_nothing_over_a_loss_that_was_not_learnt(tmp_path, end, told):
+    """The gradient of a training that is solved falls as well."""
+    norms, losses = [*steady(12), *[1e-7] * 6], [*falling(12, 3.0, 2.3), *[end] * 6]
+    run = run_of(tmp_path, stream(norms, losses=losses), meta={"source": "trainer_state.json"})
+    assert ("zero-gradients" in codes(run)) == told
