@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import Any
 
 from gradwatch.distributed.node_box import ROOM, NodeBox, Whereabouts
+from gradwatch.store.processes import started_at
 
 logger = logging.getLogger("gradwatch")
 
@@ -79,7 +80,9 @@ def world_of(store: Any, rank: int, seconds: float) -> str:
 
     torchrun may keep the store when it starts the workers again, and its count of restarts tells too little: a new node
     begins at 0, and the others do not count its arrival. So rank 0 makes a name, and the others wait for it. A name is
-    of an earlier training if that had another number of ranks, or if an earlier process of this rank has read it.
+    of an earlier training if that had another number of ranks, or if an earlier process of this rank has read it. It
+    counts as such, too, if it was made before this process started: torchrun starts no worker before all earlier ones
+    have ended. Clocks of two machines may differ, so that such a name is taken after all if no other one comes in time.
 
     Raises:
         Rank0NotAttached: there is no name after so many seconds.
@@ -93,21 +96,32 @@ def world_of(store: Any, rank: int, seconds: float) -> str:
 def _world_as_begun(store: Any, rank: int, ranks: int, seconds: float) -> str:
     if rank == 0:
         name = secrets.token_hex(8)
-        store.set(WORLD, json.dumps([name, ranks]))
+        store.set(WORLD, json.dumps([name, ranks, time.time()]))
         return name
-    old = ""
+    old = early = ""
+    began = started_at()
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         if not store.check([WORLD]):
             with contextlib.suppress(Exception):  # the type of a timeout differs from store to store
                 store.wait([WORLD], timedelta(seconds=left))
             continue
-        name, of_ranks = map(str, json.loads(store.get(WORLD)))
-        if name != old and of_ranks == str(ranks) and store.add(f"gradwatch/{name}/rank/{rank}", 1) == 1:
-            return name
+        told = json.loads(store.get(WORLD))
+        name, of_ranks, made = str(told[0]), int(told[1]), float(told[2])
+        if name not in (old, early) and of_ranks == ranks:
+            if began is not None and made < began:
+                early = name
+            elif _is_first_to_read(store, name, rank):
+                return name
         old = name
         time.sleep(OLD_WORLD_PAUSE)
+    if early == old != "" and _is_first_to_read(store, early, rank):
+        return early
     raise Rank0NotAttached(f"gradwatch is not attached in rank 0 within {seconds:.0f} seconds")
+
+
+def _is_first_to_read(store: Any, name: str, rank: int) -> bool:
+    return bool(store.add(f"gradwatch/{name}/rank/{rank}", 1) == 1)
 
 
 class Mailbox:

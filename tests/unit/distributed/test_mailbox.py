@@ -2,20 +2,25 @@
 
 import importlib
 import itertools
+import json
 import subprocess
 import sys
+import textwrap
 import time
 import weakref
 from concurrent import futures
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 
+import gradwatch
 from gradwatch.distributed import mailbox as module
 from gradwatch.distributed.mailbox import MAX_UNREAD, Mailbox, Rank0NotAttached, rank_and_world_size, world_of
 
 PATIENCE = 30.0  # seconds
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell when a process started")
 
 
 @pytest.fixture
@@ -195,6 +200,88 @@ def test_a_rank_waits_for_rank_0_and_no_longer_than_it_may():
         early = pool.submit(world_of, store, 1, PATIENCE)
         time.sleep(0.1)
         assert world_of(store, 0, 0.0) == early.result(PATIENCE)
+
+
+RECORD = """
+    import sys, time, logging
+    import torch, torch.distributed as dist
+    import torch.testing._internal.distributed.fake_pg  # registers the backend "fake"
+    from torch import nn
+    import gradwatch
+
+    rank, port, run, pause = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("fake", store=store, rank=rank, world_size=2)
+    print("here", flush=True)
+    input()
+    if rank == 1 and pause < 0:
+        raise SystemExit  # before it attaches
+    time.sleep(max(pause, 0.0))
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, optimizer, run, ranks=True, recorder="thread") as watch:
+        print("attached", flush=True)
+        for _ in range(3):
+            model(torch.full((1, 2), rank + 1.0)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if pause < 0:
+            input()  # until it is killed
+"""
+
+
+@pytest.mark.slow
+@LINUX
+def test_a_rank_that_never_attached_before_a_restart_is_heard_after_it(tmp_path):
+    """The name that rank 0 left in the store is known to no earlier process of the other rank."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    (tmp_path / "train.py").write_text(textwrap.dedent(RECORD))
+
+    def start(rank, name, pause):
+        program = [sys.executable, "train.py", str(rank), str(store.port), name, str(pause)]
+        return subprocess.Popen(program, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def train(name, pauses):
+        ranks = [start(rank, name, pause) for rank, pause in enumerate(pauses)]
+        assert [one.stdout.readline() for one in ranks] == ["here\n"] * 2  # as if they had met
+        for one in ranks:
+            one.stdin.write("\n")
+            one.stdin.flush()
+        return ranks
+
+    killed, silent = train("before", [-1.0, -1.0])
+    assert killed.stdout.readline() == "attached\n"
+    silent.communicate(timeout=PATIENCE)
+    killed.kill()
+    killed.communicate()
+    for one in train("after", [1.0, 0.0]):  # rank 1 looks before rank 0 has made a name
+        one.communicate(timeout=2 * PATIENCE)
+        assert one.returncode == 0
+    norms = gradwatch.Run(tmp_path / "after").ranks("norm")
+    np.testing.assert_allclose(norms, [[3**0.5, 3.0]] * 3, rtol=1e-6)
+
+
+@LINUX
+def test_a_name_from_before_this_process_is_not_taken_where_another_one_comes():
+    store = dist.HashStore()
+    store.set(module.WORLD, json.dumps(["old", 1, time.time() - 1e6]))
+    with futures.ThreadPoolExecutor() as pool:
+        early = pool.submit(world_of, store, 1, PATIENCE)
+        time.sleep(2 * module.OLD_WORLD_PAUSE)
+        assert world_of(store, 0, 0.0) == early.result(PATIENCE) != "old"
+
+
+@LINUX
+def test_a_name_from_before_this_process_is_taken_if_no_other_one_comes(monkeypatch):
+    store = dist.HashStore()
+    store.set(module.WORLD, json.dumps(["old", 1, time.time() - 1e6]))
+    began = time.monotonic()
+    assert world_of(store, 1, seconds=0.3) == "old"
+    assert time.monotonic() - began >= 0.3
+    monkeypatch.setattr(module, "_worlds", weakref.WeakKeyDictionary())
+    with pytest.raises(Rank0NotAttached):  # an earlier process of this rank has read it
+        world_of(store, 1, seconds=0.3)
 
 
 def test_without_a_key_value_store_opening_raises():

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from gradwatch.store.processes import is_alive, process_start
+from gradwatch.store.processes import is_alive, process_start, started_at
 
 
 @pytest.fixture
@@ -42,3 +43,13 @@ def test_a_process_that_has_the_number_of_another_is_not_that_one(child):
 def test_what_is_no_process_is_not_alive(pid):
     """0 and negative numbers would be groups of processes to the system."""
     assert not is_alive(pid, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell when a process started")
+def test_a_process_knows_by_the_clock_when_it_started():
+    program = "from gradwatch.store.processes import started_at; print(started_at())"
+    before = time.time()
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert before - 2 * tick <= float(told.stdout) <= time.time()
+    assert started_at() < before
