@@ -4,7 +4,6 @@ Nodes of two ranks, and groups of two nodes, make a tree of three levels.
 """
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -20,10 +19,7 @@ pytestmark = pytest.mark.slow
 RANKS, NODE = 8, 2
 PLAIN = ["ddp", "fsdp2_plain", "tp_and_fsdp2", "pipeline", "megatron_like"]
 CLIPPED = ["ddp_heard", "fsdp2_clipped", "hsdp", "fsdp1_full"]
-SPREAD = {
-    "expert_parallel": partial(training.mixture_alone, experts=RANKS),
-    "context_parallel": training.attention_alone,
-}
+SPREAD = {"expert_parallel": training.mixture_alone, "context_parallel": lambda run, _: training.attention_alone(run)}
 OTHERS = ["poisoned", "parted", "joined", "leaves_early", "silent_rank"]
 
 
@@ -39,7 +35,11 @@ def runs(tmp_path_factory):
 
 def test_sixteen_processes_have_the_numbers_of_one(alone, tmp_path):
     compared = {"ddp_heard": "clipped", "fsdp2_plain": "plain", "hsdp": "clipped", "pipeline": "plain"}
-    launching.train(tmp_path, 16, [*compared, "uneven_inputs"], 600, RANKS_OF_A_NODE="4")
+    compared |= {"tp_and_fsdp2": "plain"}
+    launching.train(tmp_path, 16, [*compared, *SPREAD, "uneven_inputs"], 600, RANKS_OF_A_NODE="4")
+    for name, alone_of in SPREAD.items():
+        alone_of(tmp_path / f"{name} alone", 16)
+        assert_spread_as_whole(gradwatch.Run(tmp_path / name), gradwatch.Run(tmp_path / f"{name} alone"))
     for name, other in compared.items():
         run = gradwatch.Run(tmp_path / name)
         np.testing.assert_allclose(run.steps()["total_norm"], alone[other].steps()["total_norm"], rtol=1e-4)
@@ -68,8 +68,12 @@ def test_statistics_are_those_of_one_process(runs, alone, name):
 
 @pytest.mark.parametrize("name", SPREAD)
 def test_experts_and_sequences_that_are_spread_over_ranks_are_those_of_one_process(runs, tmp_path, name):
-    SPREAD[name](tmp_path / "alone")
-    run, other = gradwatch.Run(runs / name), gradwatch.Run(tmp_path / "alone")
+    SPREAD[name](tmp_path / "alone", RANKS)
+    assert_spread_as_whole(gradwatch.Run(runs / name), gradwatch.Run(tmp_path / "alone"))
+
+
+def assert_spread_as_whole(run, other):
+    """Parameters that only some ranks have, or gradients of a part of the sequence, make the numbers of one process."""
     assert run.steps().index.tolist() == list(range(training.STEPS))
     np.testing.assert_allclose(run.steps()["total_norm"], other.steps()["total_norm"], rtol=1e-4)
     assert {*run.parameters()} == {*other.parameters()}

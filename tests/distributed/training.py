@@ -374,13 +374,14 @@ def sequence_parallel_drop_in(run: Path) -> None:
 
 def tp_and_fsdp2(run: Path, **options: Any) -> None:
     """Two dimensions: blocks are cut along both, the other layers along one."""
-    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
+    cuts = min(4, dist.get_world_size() // 2)  # PyTorch refuses blocks that these do not divide
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // cuts, cuts), mesh_dim_names=("dp", "tp"))
     network = tensor_parallel(mesh["tp"])
     for part in network.children():
         fully_shard(part, mesh=mesh["dp"])
     # PyTorch refuses one update of tensors over different meshes.
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, foreach=False)
-    rows, at = BATCH // 2, mesh["dp"].get_local_rank()
+    rows, at = BATCH // mesh["dp"].size(), mesh["dp"].get_local_rank()
 
     def step_of(step: int) -> None:
         loss_of(network, *(values[at * rows : (at + 1) * rows] for values in batch(step))).backward()
@@ -561,7 +562,7 @@ def attention_alone(run: Path) -> None:
 def context_parallel(run: Path) -> None:
     """Each rank has a part of one sequence, and its queries meet the keys and values of all ranks.
 
-    By hand: PyTorch's own `context_parallel` has no backward for attention on the CPU.
+    By hand: the forward pass of PyTorch's own `context_parallel` ends in an error on the CPU, see docs/ranks.md.
     """
     network = Attention()
     optimizer = adam(network)
