@@ -231,6 +231,21 @@ def test_a_forked_child_of_a_forked_child_may_record_a_run_of_its_own(tmp_path):
     assert not is_running(writer_of(tmp_path / "inner"))
 
 
+def test_a_training_whose_standard_files_are_closed_is_recorded(tmp_path):
+    """As of a daemon. New files get their numbers, and the recorder's process has others there."""
+    pid = os.fork()
+    if pid == 0:
+        os.closerange(0, 3)
+        with contextlib.suppress(BaseException):
+            model, optimizer = make()
+            with gradwatch.attach(model, optimizer, tmp_path / "run", recorder="process"):
+                train(model, optimizer, 5)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    run = Run(tmp_path / "run")
+    assert (run.steps().index.tolist(), run.summary().ended) == (list(range(5)), "closed")
+
+
 # ------------------------------------------------------------------- the recorder's process ends first
 
 

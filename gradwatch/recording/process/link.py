@@ -22,9 +22,10 @@ from gradwatch.distributed import sweep_nodes
 from gradwatch.errors import GradwatchError, RecorderProcessFailed
 from gradwatch.recording.process.channel import Channel
 from gradwatch.recording.process.messages import Part
-from gradwatch.recording.process.ring import HEADER_BYTES, Ring, open_memory
+from gradwatch.recording.process.ring import HEADER_BYTES, Ring, beyond_standard, open_memory
 
 START_WITHIN = 60.0  # seconds from the start of the process until the store is open
+STDERR = 2
 STARTER = Path(__file__).with_name("start.py")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -131,7 +132,7 @@ def _taken(pipe: IO[bytes] | None) -> int:
     assert pipe is not None
     fd = os.dup(pipe.fileno())
     pipe.close()
-    return fd
+    return beyond_standard(fd)
 
 
 def _start(fd: int) -> subprocess.Popen[bytes]:
@@ -144,11 +145,20 @@ def _start(fd: int) -> subprocess.Popen[bytes]:
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=None if _is_open(STDERR) else subprocess.DEVNULL,
         bufsize=0,
         pass_fds=(fd,),
         env=environment,
         start_new_session=True,
     )
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 _links: weakref.WeakSet[RecorderLink] = weakref.WeakSet()

@@ -17,6 +17,7 @@ from pathlib import Path
 HEAD, TAIL = 0, 1  # words of the header: bytes written and bytes read since the beginning
 HEADER_BYTES = 64
 WORD = 8  # bytes; every message begins at a multiple
+FIRST = 3  # descriptor after the standard ones
 TO_THE_START = 2**64 - 1  # in place of a length: the next message is at the beginning of the ring
 
 
@@ -32,11 +33,15 @@ def open_memory(size: int, folder: Path) -> int:
     """
     if hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):
-            fd = os.memfd_create("gradwatch")
-            os.ftruncate(fd, size)
+            fd = beyond_standard(os.memfd_create("gradwatch"))
+            try:
+                os.ftruncate(fd, size)
+            except OSError:  # above a limit on the size of files
+                os.close(fd)
+                raise
             return fd
     with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as file:
-        fd = os.dup(file.fileno())
+        fd = beyond_standard(os.dup(file.fileno()))
     try:
         # A sparse file on a full disk would end the training by SIGBUS as it is written to.
         if hasattr(os, "posix_fallocate"):
@@ -47,6 +52,22 @@ def open_memory(size: int, folder: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def beyond_standard(fd: int) -> int:
+    """Take over a descriptor; return one of the same file that is not 0, 1 or 2.
+
+    A program without a terminal may have closed these three, and new files get their numbers. A process that is started
+    has its own in their place, and what a library prints would go into the file.
+    """
+    if fd >= FIRST:
+        return fd
+    import fcntl  # there is none on Windows
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST)
+    finally:
+        os.close(fd)
 
 
 class Ring:
