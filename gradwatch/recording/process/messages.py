@@ -59,6 +59,9 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers, settled: Seque
     if numbers.with_update is not None:
         arrays.append(np.asarray(numbers.with_update, np.float64))
     own = numbers.own
+    lengths = tuple(map(len, arrays))
+    if len(arrays) > 1:  # most are short, and each costs more to hand on than to copy
+        arrays = [np.concatenate(arrays)]
     head = encode_quick(
         kind,
         tuple(settled),
@@ -78,7 +81,7 @@ def encode_step(kind: Kind, optimizer: str, numbers: StepNumbers, settled: Seque
         None if numbers.sentinels is None else tuple(numbers.sentinels),
         (numbers.micro_batches, numbers.first_norm),
         None if own is None else (own.norm, own.nonfinite, own.before_reduction),
-        tuple(map(len, arrays)),
+        lengths,
     )
     return [*head, *map(_bytes_of, arrays if table is None else (table, *arrays))]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -230,20 +229,8 @@ class ProcessSink:
         else:
             self._outgoing.settle(name)
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[bool]:
-        """Write alone; False if another thread writes, or this one does and was interrupted by a signal.
-
-        Then what is told waits until the next time. To wait for this thread itself would last for ever.
-        """
-        is_free = self._lock.acquire(timeout=LOCK_WITHIN)
-        try:
-            yield is_free
-            if is_free:
-                self._outgoing.push()
-        finally:
-            if is_free:
-                self._lock.release()
+    def _writing(self) -> _Writing:
+        return _Writing(self._lock, self._outgoing)
 
     # ------------------------------------------------------------------------- the end
 
@@ -298,6 +285,32 @@ class ProcessSink:
                 self._mailbox.announce("closed", True)
             except Exception as error:
                 logger.debug("the other ranks could not be told that the recording is closed", exc_info=error)
+
+
+class _Writing:
+    """Write alone; False if another thread writes, or this one does and was interrupted by a signal.
+
+    Then what is told waits until the next time. To wait for this thread itself would last for ever. A class, because a
+    generator takes four times as long, and the training pays that at every step.
+    """
+
+    __slots__ = ("_is_free", "_lock", "_outgoing")
+
+    def __init__(self, lock: threading.Lock, outgoing: Outgoing) -> None:
+        self._lock, self._outgoing = lock, outgoing
+
+    def __enter__(self) -> bool:
+        self._is_free = self._lock.acquire(timeout=LOCK_WITHIN)
+        return self._is_free
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not self._is_free:
+            return
+        try:
+            if error is None:
+                self._outgoing.push()
+        finally:
+            self._lock.release()
 
 
 class SendingSink(ProcessSink):
