@@ -73,10 +73,10 @@ from gradwatch.store import StoreWriter
 PARAMETERS = 300
 KINDS = 16  # of ranks: those of a kind have the same numbers
 SLOW_SHARE, SLOW_SECONDS = 0.05, 1.0
-PATIENCE = 10.0  # seconds for a rank that was heard, in place of 30
+PATIENCE, DEAD_PATIENCE = 30.0, 10.0  # seconds for a rank that was heard, as usual and where a node is dead
 NODE = 8  # ranks
 QUICK, SLOW, DEAD = "quick", "slow", "dead"
-BETWEEN_STEPS = 0.5  # seconds, in which the recorder and the store come to rest
+BETWEEN_STEPS = 0.3  # seconds, in which the recorder and the store come to rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,6 +359,7 @@ class Players:
     def leave_letters(self, number: int) -> None:
         """What all ranks do until a relay or rank 0 reads, but for those that are late."""
         world, phase = self._world, self._world.steps[number]
+        be_patient(phase)
         silent = frozenset(world.last_node) if phase == DEAD else frozenset()
         slow = world.slow_ranks if phase == SLOW else frozenset()
         steps = [numbers_of(kind, number, copies=world.copies) for kind in range(KINDS)]
@@ -424,8 +425,8 @@ class Players:
                 relay.box._read_here.unlock()
 
 
-def be_patient() -> None:
-    gather.PATIENCE = PATIENCE
+def be_patient(phase: str) -> None:
+    gather.PATIENCE = DEAD_PATIENCE if phase == DEAD else PATIENCE
     gather.FIRST_PATIENCE = 900.0  # a few processes make the first step of all relays
 
 
@@ -434,7 +435,6 @@ def play(machine: Machine, at: int, of: int, store: tuple[str, int], pipe: Conne
     machine.enter()
     gc.disable()  # it holds what many processes hold, and a relay does not collect the garbage of the others
     node_box.sweep_nodes = lambda place=None: None  # it is for one reader of a machine, not for thousands
-    be_patient()
     said = Silences()
     logging.getLogger("gradwatch").addHandler(said)
     connection = dist.TCPStore(*store, is_master=False)
@@ -618,6 +618,7 @@ class Simulation:
 
     def step(self, number: int) -> StepCost:
         """Let the other ranks play a step, and record it."""
+        be_patient(self.world.steps[number])
         self._others.ask(("leave", number))
         time.sleep(BETWEEN_STEPS)
         self._store.taken()
@@ -772,7 +773,6 @@ def main() -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a lock for each node
     logging.getLogger("gradwatch").propagate = False
-    be_patient()
     with simulated(options) as found:
         gc.freeze()
         others = Others(found)
@@ -798,18 +798,16 @@ def main() -> None:
 def worlds_of(ranks: int, numbers: Iterator[int], *, faults: bool, on_nodes: bool) -> Iterator[list[tuple[str, World]]]:
     """The trainings of one size; each list is one run."""
     make = partial(World, on_nodes=on_nodes)
-    quick = (QUICK, 5)
+    quick, slow, dead = ((phase, 3 if ranks > 2000 else 5) for phase in (QUICK, SLOW, DEAD))
     if not faults:
         yield [(f"{ranks} ranks, sharded", make(number=next(numbers), ranks=ranks, phases=(quick,)))]
         return
     fewer = ranks * 3 // 4
-    all_phases = (quick, (SLOW, 5), (DEAD, 3))
     yield [
-        (f"{ranks} ranks, sharded{{}}", make(number=next(numbers), ranks=ranks, phases=all_phases)),
+        (f"{ranks} ranks, sharded{{}}", make(number=next(numbers), ranks=ranks, phases=(quick, slow, dead))),
         (f"{fewer} ranks after a restart", make(number=next(numbers), ranks=fewer, phases=(quick,))),
     ]
-    copies = ((QUICK, 3), (DEAD, 3))
-    yield [(f"{ranks} ranks, copies{{}}", make(number=next(numbers), ranks=ranks, phases=copies, copies=True))]
+    yield [(f"{ranks} ranks, copies{{}}", make(number=next(numbers), ranks=ranks, phases=(quick, dead), copies=True))]
 
 
 @contextlib.contextmanager

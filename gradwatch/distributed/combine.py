@@ -291,17 +291,21 @@ def _add_up(
     if not layout.filled.size:
         return whole, present
     absent = rows[0] == ABSENT
-    rows[:, absent] = 0.0
+    some_absent = bool(absent.any())
+    if some_absent:
+        rows[:, absent] = 0.0
     rows[0] **= 2
     sums = np.add.reduceat(rows, layout.starts, axis=1)
     sums[0] = np.sqrt(sums[0])
     if "abs_max" in stats:
         at = stats.index("abs_max")
         sums[at] = np.maximum.reduceat(rows[at], layout.starts)
-    there = np.add.reduceat(~absent, layout.starts, dtype=np.int64) > 0
-    sums[:, ~there] = np.nan
     whole[:, layout.filled] = sums
-    present[layout.filled] = there
+    present[layout.filled] = True
+    if some_absent:
+        there = np.add.reduceat(~absent, layout.starts, dtype=np.int64) > 0
+        present[layout.filled] = there
+        whole[:, layout.filled[~there]] = np.nan
     return whole, present
 
 

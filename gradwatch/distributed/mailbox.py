@@ -29,7 +29,7 @@ MAX_UNREAD = 64
 """Unread messages of one rank after which it keeps further ones to itself."""
 
 KEPT_UNASKED = 4
-"""Messages of one rank that may be in the store before it asks which of them were read."""
+"""Messages of one rank that stay in the store. When there are twice as many, it asks whether they were read."""
 
 NODE_WITHIN = 2.0
 """Seconds in which the first messages wait for the reader on the same machine to say where it reads."""
@@ -337,10 +337,17 @@ class Mailbox:
             self._in_store.append(self._sent)
 
     def _forget_read(self, keep: int) -> None:
-        """Delete the letters of this rank that were read, but for the last few: those are rarely read yet."""
+        """Delete the letters of this rank that were read, but for the last few: those are rarely read yet.
+
+        Letters are read in order, so one request is enough for several that were all read.
+        """
+        if len(self._in_store) < 2 * keep:
+            return
+        newest = self._in_store[-keep - 1]
+        all_read = not self._store.get(f"{self.rank}/{newest}")
         while len(self._in_store) > keep:
             key = f"{self.rank}/{self._in_store[0]}"
-            if self._store.get(key):
+            if not all_read and self._store.get(key):
                 return
             self._store.delete_key(key)
             self._in_store.popleft()

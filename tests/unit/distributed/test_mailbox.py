@@ -130,6 +130,17 @@ def test_a_sender_is_full_until_its_oldest_message_is_read(open_mailbox):
     assert not sender.look_whether_full()
 
 
+def test_messages_that_were_read_are_deleted_by_little_more_than_one_request_each(open_mailbox):
+    receiver, sender = open_mailbox(0), open_mailbox(1)
+    sender._store = store = Counting(sender._store)
+    for _ in range(40):
+        assert not sender.look_whether_full()
+        sender.send(b"x")
+        receiver.receive(1)
+    assert sum(receiver._store.check([f"1/{letter}"]) for letter in range(40)) <= 2 * module.KEPT_UNASKED
+    assert store.requests < 2.3 * 40
+
+
 def test_announcements_are_read_by_all_and_a_missing_one_is_none(open_mailbox):
     mailbox, other = open_mailbox(0), open_mailbox(1)
     assert other.announced("open") is None
