@@ -180,14 +180,21 @@ class RankGatherer:
             missing = self._inbox.missing(optimizer, number, one_by_one=looks)
             if not missing:
                 waited = time.monotonic() - began
-                # All at the first look: perhaps it was there long before.
-                self._usual_wait = EARLIER * waited if looked < 2 else (self._usual_wait + waited) / 2
+                self._note_wait(waited, looked)
                 return
             looked += 1
             if any(map(is_late, missing)):
                 say_silent(self._tree, self._inbox.give_up(optimizer, number, is_late), number, own=0)
             else:
                 time.sleep(self._pause(time.monotonic() - began))
+
+    def _note_wait(self, waited: float, looked: int) -> None:
+        if looked < 2:  # all at the first look: perhaps it was there long before
+            self._usual_wait = EARLIER * waited
+        elif waited < self._usual_wait / 2:  # the first step takes much longer than those after it
+            self._usual_wait = waited
+        else:
+            self._usual_wait = (self._usual_wait + waited) / 2
 
     def _pause(self, waited: float) -> float:
         """Seconds until the next look: each costs more than the wait, so most are left out that would find nothing."""

@@ -5,6 +5,7 @@ import logging
 import math
 import statistics
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,30 @@ def test_the_other_ranks_are_told_how_the_run_begins_and_that_it_is_closed(ranks
     assert first.announced("closed") is None
     gatherer.close()
     assert first.announced("closed") is True
+
+
+def test_a_long_first_step_does_not_delay_the_looks_of_later_ones(ranks, monkeypatch):
+    gatherer, first, second = ranks
+    sharded(*ranks)
+    monkeypatch.setattr(gather, "PATIENCE", 30.0)
+    monkeypatch.setattr(gather, "FIRST_PATIENCE", 30.0)
+    paused = []
+    monkeypatch.setattr(gather, "time", SimpleNamespace(monotonic=lambda: sum(paused), sleep=paused.append))
+    for number, seconds in enumerate((20.0, 1.2, 1.2, 1.2, 1.2)):
+        paused.clear()
+        sent = False
+
+        def sleep(pause, number=number, seconds=seconds):
+            nonlocal sent
+            paused.append(pause)
+            if not sent and sum(paused) >= seconds:
+                sent = True
+                for box in (first, second):
+                    box.send(pack([step([1.0], number)]))
+
+        monkeypatch.setattr(gather.time, "sleep", sleep)
+        assert gatherer.gather(step([1.0], number)) is not None
+    assert sum(paused) < 1.3, "a step was looked for as if it came as late as the first"
 
 
 def test_letters_that_come_late_as_always_are_looked_for_less_often(ranks, monkeypatch):
