@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradwatch.detect.changes import PresenceChanges, RateChanges
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable
+from gradwatch.detect.level import LayerLevels, Level, ParameterShapes, factor_text, is_usable, median
 from gradwatch.detect.losses import LossLevel, begins_at_zero
 from gradwatch.detect.optimizers import UpdateRule
 from gradwatch.record import Event, Severity, StepRecord, WeightStats, event_at
@@ -293,7 +293,7 @@ class _LargeUpdates:
         with np.errstate(divide="ignore", invalid="ignore"):  # a parameter may have no entry, a weight may be infinite
             entries = weights.weight_norm / root
             known = entries[self._shapes.matrices[: len(entries)] & (entries > 0)]
-            typical = float(np.median(known)) if len(known) else 0.0
+            typical = median(known) if len(known) else 0.0
             small: NDArray[np.bool_] = weights.update_norm / root <= LARGEST_UPDATE_RATIO * typical
         return small
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 from collections import deque
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,19 @@ SIGMAS_OF_90TH = 1.2816
 
 MAX_LOG_SPREAD = 100.0
 """Bound of a spread's exponent, so that its exponential stays finite."""
+
+
+def median(values: Iterable[float] | NDArray[Any]) -> float:
+    """The median of what is not NaN; NaN of nothing.
+
+    NumPy's functions import `numpy.ma` at their first call: 2 MB, and files at a time when no descriptor may be left.
+
+    >>> median([3.0, math.nan, 1.0, 2.0]), median([4.0, 1.0]), median([])
+    (2.0, 2.5, nan)
+    """
+    numbers = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
+    known = np.sort(numbers[~np.isnan(numbers)])
+    return float((known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2) if len(known) else math.nan
 
 
 class Window:
@@ -250,7 +265,7 @@ class LayerLevels:
         above = rise > limit
         if not above.any():
             return False
-        alone = above & (rise > np.nanmedian(rise) + math.log(ALONE_FACTOR))
+        alone = above & (rise > median(rise) + math.log(ALONE_FACTOR))
         if not alone.any():
             return False
         for layers in list(self._recent)[-SUDDEN_STEPS - 1 : -1]:

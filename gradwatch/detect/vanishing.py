@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
-from gradwatch.detect.level import Level, ParameterShapes, in_a_row, is_usable
+from gradwatch.detect.level import Level, ParameterShapes, in_a_row, is_usable, median
 from gradwatch.record import Event, Floats, LayerStats, Severity, StepRecord, event_at
 
 WEAK_LAYER_FRACTION = 1e-6
@@ -113,7 +113,7 @@ class _VanishingTotal:
             self._fallen_steps = 0
             return self._at_once.calm()
         if not self._fallen_steps:
-            self._loss_before = float(np.median(self._losses)) if self._losses else math.nan
+            self._loss_before = median(self._losses) if self._losses else math.nan
         self._fallen_steps += 1
         if self._at_once.event is not None:
             return self._at_once.again(record.step)
@@ -137,11 +137,11 @@ class _VanishingTotal:
 
     def _is_solved(self) -> bool:
         """Whether the loss fell with the norm."""
-        return bool(self._losses) and float(np.median(self._losses)) < IMPROVED_FRACTION * self._loss_before
+        return bool(self._losses) and median(self._losses) < IMPROVED_FRACTION * self._loss_before
 
     def _has_improved(self) -> bool:
-        first = float(np.median(self._first_losses))
-        return first - float(np.median(self._losses)) > IMPROVED_FRACTION * abs(first)
+        first = median(self._first_losses)
+        return first - median(self._losses) > IMPROVED_FRACTION * abs(first)
 
 
 class _VanishingLayers:
@@ -219,7 +219,7 @@ class _VanishingLayers:
         fall = logs - level
         limit = math.log(FADED_LAYER_FRACTION)
         is_low = faded = fall < limit
-        if faded.any() and np.nanmedian(fall) < limit:
+        if faded.any() and median(fall) < limit:
             faded = np.zeros(len(fall), bool)
         self._faded_steps = in_a_row(self._faded_steps, faded)
         self._steps_seen += 1

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy.ma  # noqa: F401 - np.median imports it when it is first called, when no file descriptor may be left
-
 from gradwatch.detect import Detector, detectors_for
 from gradwatch.distributed import JoinedParts, RankCollective, RankGatherer
 from gradwatch.errors import StoreNotWritable
