@@ -15,17 +15,41 @@ Two kinds of threshold:
 `HiddenStateClip` is not a policy: it acts within the backward pass of an RNN.
 """
 
-from gradwatch.clip.adagc import AdaGC
-from gradwatch.clip.agc import AGC
-from gradwatch.clip.auto_clip import AutoClip, QuantileClip
-from gradwatch.clip.drop_in import clip_grad_norm_
-from gradwatch.clip.hidden_state import HiddenStateClip
-from gradwatch.clip.layer_norm import LayerNormClip
-from gradwatch.clip.norm import NormClip
-from gradwatch.clip.policy import Clipping, Policy
-from gradwatch.clip.skip import SkipOutliers
-from gradwatch.clip.value import ValueClip
-from gradwatch.clip.zclip import ZClip
+from typing import TYPE_CHECKING
+
+from gradwatch.late import late_names
+
+if TYPE_CHECKING:
+    from gradwatch.clip.adagc import AdaGC
+    from gradwatch.clip.agc import AGC
+    from gradwatch.clip.auto_clip import AutoClip, QuantileClip
+    from gradwatch.clip.drop_in import clip_grad_norm_
+    from gradwatch.clip.hidden_state import HiddenStateClip
+    from gradwatch.clip.layer_norm import LayerNormClip
+    from gradwatch.clip.norm import NormClip
+    from gradwatch.clip.policy import Clipping, Policy
+    from gradwatch.clip.skip import SkipOutliers
+    from gradwatch.clip.value import ValueClip
+    from gradwatch.clip.zclip import ZClip
+else:
+    __getattr__, __dir__ = late_names(
+        __name__,
+        {
+            "AGC": "agc",
+            "AdaGC": "adagc",
+            "AutoClip": "auto_clip",
+            "Clipping": "policy",
+            "HiddenStateClip": "hidden_state",
+            "LayerNormClip": "layer_norm",
+            "NormClip": "norm",
+            "Policy": "policy",
+            "QuantileClip": "auto_clip",
+            "SkipOutliers": "skip",
+            "ValueClip": "value",
+            "ZClip": "zclip",
+            "clip_grad_norm_": "drop_in",
+        },
+    )
 
 __all__ = [
     "AGC",

@@ -10,16 +10,45 @@ With ``ranks="collective"`` the ranks add up their numbers by all-reduces (`Rank
 part, and go on by messages from there.
 """
 
-from gradwatch.distributed.agreement import agree
-from gradwatch.distributed.collective import RankCollective
-from gradwatch.distributed.gather import GatheredStep, RankGatherer
-from gradwatch.distributed.inbox import Names
-from gradwatch.distributed.mailbox import Mailbox, Rank0NotAttached, rank_and_world_size
-from gradwatch.distributed.messages import JoinedParts, LocalStep, ParameterPart
-from gradwatch.distributed.node_box import sweep_nodes
-from gradwatch.distributed.office import Address, open_office, reach_office
-from gradwatch.distributed.relay import SubtreeRelay
-from gradwatch.distributed.tree import RankTree
+from typing import TYPE_CHECKING
+
+from gradwatch.late import late_names
+
+if TYPE_CHECKING:
+    from gradwatch.distributed.agreement import agree
+    from gradwatch.distributed.collective import RankCollective
+    from gradwatch.distributed.gather import GatheredStep, RankGatherer
+    from gradwatch.distributed.inbox import Names
+    from gradwatch.distributed.mailbox import Mailbox, Rank0NotAttached
+    from gradwatch.distributed.messages import JoinedParts, LocalStep
+    from gradwatch.distributed.node_box import sweep_nodes
+    from gradwatch.distributed.office import Address, open_office, reach_office
+    from gradwatch.distributed.relay import SubtreeRelay
+    from gradwatch.distributed.tree import RankTree
+    from gradwatch.distributed.world import ParameterPart, rank_and_world_size
+else:
+    __getattr__, __dir__ = late_names(
+        __name__,
+        {
+            "Address": "office",
+            "GatheredStep": "gather",
+            "JoinedParts": "messages",
+            "LocalStep": "messages",
+            "Mailbox": "mailbox",
+            "Names": "inbox",
+            "ParameterPart": "world",
+            "Rank0NotAttached": "mailbox",
+            "RankCollective": "collective",
+            "RankGatherer": "gather",
+            "RankTree": "tree",
+            "SubtreeRelay": "relay",
+            "agree": "agreement",
+            "open_office": "office",
+            "rank_and_world_size": "world",
+            "reach_office": "office",
+            "sweep_nodes": "node_box",
+        },
+    )
 
 __all__ = [
     "Address",

@@ -18,12 +18,12 @@ from gradwatch.distributed.messages import (
     Item,
     JoinedParts,
     LocalStep,
-    ParameterPart,
     SubtreeParts,
     SubtreeStep,
     of_one_rank,
     unpack,
 )
+from gradwatch.distributed.world import ParameterPart
 from gradwatch.record import ParameterInfo
 
 logger = logging.getLogger("gradwatch")

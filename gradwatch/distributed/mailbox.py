@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import Any
 
 from gradwatch.distributed.node_box import ROOM, NodeBox, Whereabouts
+from gradwatch.distributed.world import rank_and_world_size
 from gradwatch.store.processes import started_at
 
 logger = logging.getLogger("gradwatch")
@@ -51,19 +52,6 @@ WORLD = "gradwatch/world"
 
 _recording_numbers = itertools.count()
 _worlds: weakref.WeakKeyDictionary[Any, dict[int, str]] = weakref.WeakKeyDictionary()  # by store and rank
-
-
-def rank_and_world_size() -> tuple[int, int]:
-    """The rank of this process and the number of ranks; (0, 1) without an initialized process group.
-
-    >>> rank_and_world_size()
-    (0, 1)
-    """
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()):
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
 
 
 def _own_connection(store: Any) -> Any:

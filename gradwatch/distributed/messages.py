@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gradwatch.distributed.world import ParameterPart
 from gradwatch.record import MAGNITUDE_BINS, RANK_STATS, UPDATE_STATS, Floats, ParameterInfo
 
 ABSENT = -1.0
@@ -19,22 +20,6 @@ LARGEST = float(np.finfo(np.float32).max)
 
 UNKNOWN = -3.0
 """The norm that stands for a gradient of which the subtree lacks a part."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterPart:
-    """The part of one parameter that a rank holds.
-
-    Attributes:
-        info: name, shape and dtype of the whole parameter.
-        part: which part of it. Ranks that hold copies of the same part use the same text; empty is the whole parameter.
-        mark: a checksum of its first entries when it joined, by which ranks notice that they hold no copies; None: not
-            known.
-    """
-
-    info: ParameterInfo
-    part: str = ""
-    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,17 +11,9 @@ from gradwatch.distributed import gather
 from gradwatch.distributed.combine import HeldParts, as_table, combine_ranks
 from gradwatch.distributed.inbox import ALL_AT_ONCE, Inbox, Names, Sender, TakenStep, held_together
 from gradwatch.distributed.mailbox import Mailbox
-from gradwatch.distributed.messages import (
-    Ended,
-    HandedOver,
-    Heard,
-    Item,
-    JoinedParts,
-    ParameterPart,
-    SubtreeParts,
-    SubtreeStep,
-)
+from gradwatch.distributed.messages import Ended, HandedOver, Heard, Item, JoinedParts, SubtreeParts, SubtreeStep
 from gradwatch.distributed.tree import RankTree
+from gradwatch.distributed.world import ParameterPart
 from gradwatch.record import ParameterInfo
 
 NEARER = 0.8

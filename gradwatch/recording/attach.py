@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -18,28 +18,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from gradwatch import __version__
-from gradwatch.capture import CaptureOptions
-from gradwatch.capture.files import check_can_write
 from gradwatch.clip import Policy
 from gradwatch.clip.policy import Stateful
-from gradwatch.distributed import (
-    Address,
-    JoinedParts,
-    Mailbox,
-    Names,
-    Rank0NotAttached,
-    RankCollective,
-    RankGatherer,
-    agree,
-    rank_and_world_size,
-    reach_office,
-)
-from gradwatch.distributed.mailbox import RANK_0_WITHIN
+from gradwatch.distributed import rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, RecorderProcessFailed, ShardedParameters
 from gradwatch.measure import copies_behind, count_unknown_parts, is_on_host
 from gradwatch.record import KINDS, STATS, Event, StepRecord
 from gradwatch.recording import lifecycle
-from gradwatch.recording.capture.recorder import StepCapture, capture_team
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.hyperparameters import Config, found_settings, settings_text
@@ -49,9 +34,6 @@ from gradwatch.recording.notices import Notices
 from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped, without_wrapped
 from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.parameters import listed, printable, sharding_of
-from gradwatch.recording.process.link import RecorderLink
-from gradwatch.recording.process.sink import ProcessSink, SendingSink
-from gradwatch.recording.rank_sender import RankSender
 from gradwatch.recording.recorder import Recorder
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
@@ -61,6 +43,13 @@ from gradwatch.sinks.feed import Feeds
 from gradwatch.sinks.targets import Destinations, Target
 from gradwatch.sinks.tracker import RunFacts
 from gradwatch.store import StoreWriter
+
+# A training imports only what its options ask for: functions import the rest.
+if TYPE_CHECKING:
+    from gradwatch.capture import CaptureOptions
+    from gradwatch.distributed import Mailbox, RankGatherer
+    from gradwatch.recording.capture.recorder import StepCapture
+    from gradwatch.recording.process.sink import ProcessSink
 
 logger = logging.getLogger("gradwatch")
 
@@ -318,12 +307,15 @@ def _check_run_options(first_step: int | None, stop_on: Sequence[str], total_ste
 
 
 def _capture_options(capture: bool | CaptureOptions) -> CaptureOptions | None:
+    if capture is False:
+        return None
+    from gradwatch.capture import CaptureOptions
+    from gradwatch.capture.files import check_can_write
+
     if not isinstance(capture, (bool, CaptureOptions)):
         raise BadArgument(f"capture is {capture!r}; expected True, False or a gradwatch.capture.CaptureOptions.")
-    options = CaptureOptions() if capture is True else capture or None
-    if options is not None:
-        check_can_write()
-    return options
+    check_can_write()
+    return CaptureOptions() if capture is True else capture
 
 
 def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:
@@ -348,6 +340,8 @@ def _step_capture(run: Path, options: RecordingOptions) -> StepCapture | None:
     """What keeps bad steps, in every rank."""
     if options.capture is None:
         return None
+    from gradwatch.recording.capture.recorder import StepCapture, capture_team
+
     rank, ranks = (0, 1) if options.ranks == "own" else rank_and_world_size()
     # With every > 1 a rank may measure other steps than rank 0, which then keeps its part alone.
     team = capture_team(rank, ranks) if options.every == 1 else None
@@ -389,6 +383,9 @@ class _Opened:
 
     def _open_collective(self, mailbox: Mailbox, loops: Sequence[Loop], every: int) -> None:
         """Let the ranks add up their numbers, if all of them want to."""
+        from gradwatch.distributed import JoinedParts, Names, RankCollective, agree
+        from gradwatch.recording.rank_sender import RankSender
+
         trackers = {loop.tracker.name: loop.tracker for loop in loops}
         own = [JoinedParts(name, 0, tuple(tracker.parts)) for name, tracker in trackers.items()]
         names = {} if mailbox.rank else {name: Names.of(tracker.infos) for name, tracker in trackers.items()}
@@ -448,7 +445,7 @@ def _open_recorder(
         _begin_attempt(writer, trained, options, policies)
         if mailbox is not None:
             writer.set_meta("world_size", str(world_size))
-        team = None if mailbox is None else RankGatherer(mailbox, world_size)
+        team = None if mailbox is None else _gatherer(mailbox, world_size)
         recorder = Recorder(
             writer,
             capacity=_capacity(trained),
@@ -461,6 +458,12 @@ def _open_recorder(
         writer.abort()
         raise
     return _Opened(sink=recorder, world_size=world_size, mailbox=mailbox, writer=writer, team=team)
+
+
+def _gatherer(mailbox: Mailbox, world_size: int) -> RankGatherer:
+    from gradwatch.distributed import RankGatherer
+
+    return RankGatherer(mailbox, world_size)
 
 
 def _check_process(trained: Trained, options: RecordingOptions) -> None:
@@ -490,6 +493,9 @@ def _open_process(
     world_size: int,
 ) -> _Opened:
     """The recorder's process of rank 0; ``join`` opens the way to the other ranks, if there are any."""
+    from gradwatch.recording.process.link import RecorderLink
+    from gradwatch.recording.process.sink import ProcessSink
+
     mailbox = join()
     facts = _facts_of_process(trained) | {
         "run": str(run),
@@ -542,12 +548,18 @@ def _open_sender(mailbox: Mailbox | None, trained: Trained, run: Path, recorder:
     """What sends the steps of this process to rank 0, by the way that rank 0 has announced."""
     if mailbox is None:
         return NullSink()
+    from gradwatch.distributed import Address, Mailbox, reach_office
+    from gradwatch.distributed.mailbox import RANK_0_WITHIN
+
     first_steps = mailbox.announced("open", RANK_0_WITHIN)
     if first_steps is None:
         _say_not_attached()
         return NullSink()
     office = mailbox.announced("office")
     if recorder == "process" and office is not None:
+        from gradwatch.recording.process.link import RecorderLink
+        from gradwatch.recording.process.sink import SendingSink
+
         facts = _facts_of_process(trained) | {
             "rank": mailbox.rank,
             "at_once": False,
@@ -563,6 +575,8 @@ def _open_sender(mailbox: Mailbox | None, trained: Trained, run: Path, recorder:
             raise RecorderProcessFailed(f"The recorder's process of rank 0 can't be reached: {error}.") from error
     elif recorder == "process":
         logger.warning("The recorder of rank 0 is a thread, and so is that of this rank (recorder-process)")
+    from gradwatch.recording.rank_sender import RankSender
+
     return RankSender(mailbox, first_steps, _capacity(trained))
 
 
@@ -584,6 +598,8 @@ def _open_mailbox(rank: int, is_sharded: bool, *, is_joint: bool) -> Mailbox | N
     """The way to the other ranks; None if they record no run together with this one, or can't be reached."""
     if not is_joint:
         return None
+    from gradwatch.distributed import Mailbox, Rank0NotAttached
+
     try:
         return Mailbox(rank)
     except Rank0NotAttached:

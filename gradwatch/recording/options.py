@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from gradwatch.capture import CaptureOptions
 from gradwatch.record import STATS
 from gradwatch.sinks.targets import Destinations
+
+if TYPE_CHECKING:
+    from gradwatch.capture import CaptureOptions
 
 Ranks: TypeAlias = bool | Literal["own", "collective"]
 RecorderKind: TypeAlias = Literal["thread", "process"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.detect.optimizers import UPDATE_ROUTE
-from gradwatch.distributed import ParameterPart, rank_and_world_size
+from gradwatch.distributed.world import ParameterPart, rank_and_world_size
 from gradwatch.measure import (
     closed_form_of,
     is_sharded,
@@ -26,7 +26,7 @@ from gradwatch.measure import (
 )
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.optimizer_probe import probed_settings
-from gradwatch.store import LARGEST
+from gradwatch.store.limits import LARGEST
 
 # What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
 MARKED = 64

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradwatch.detect import Detector, detectors_for
-from gradwatch.distributed import JoinedParts, RankCollective, RankGatherer
 from gradwatch.errors import StoreNotWritable
 from gradwatch.record import FROZEN_KEY, JoinedParameters, ParameterInfo, StepRecord
 from gradwatch.recording.batch_writer import BatchWriter
@@ -27,9 +26,10 @@ from gradwatch.recording.snapshots import Snapshots, unseen_records
 from gradwatch.sinks.closing import closing_of
 from gradwatch.sinks.feed import IN_A_HURRY as IN_A_HURRY_FOR_TRACKERS
 from gradwatch.sinks.feed import PATIENCE, Feeds, small
-from gradwatch.store import StoreReader, StoreWriter
+from gradwatch.store import StoreWriter
 
 if TYPE_CHECKING:
+    from gradwatch.distributed import JoinedParts, RankCollective, RankGatherer
     from gradwatch.recording.pending import PendingStep  # it needs torch
 
 logger = logging.getLogger("gradwatch")
@@ -142,6 +142,8 @@ class Recorder:
         self._writer.add_optimizer(name, optimizer_class, settings)
         if not is_known:  # reading the store costs more with every optimizer and step in it
             return Beginning(step=first_step or 0)
+        from gradwatch.store import StoreReader
+
         with StoreReader(self._writer.path) as reader:
             step = self._writer.next_step(name) if first_step is None else first_step
             return Beginning(step=step, stored=reader.parameters_alone(name))
@@ -160,6 +162,8 @@ class Recorder:
 
     def join(self, tracker: StepSource, first: int) -> None:
         if self._team is not None:
+            from gradwatch.distributed import JoinedParts
+
             joined = JoinedParts(tracker.name, first, tuple(tracker.parts[first:]))
             self._do(functools.partial(self._join, self._team, joined))
             return
@@ -405,6 +409,8 @@ def _first_unjudged(writer: StoreWriter) -> int:
     """The first attempt with steps that no detector has seen; it is said in the store while there is one."""
     if writer.attempt == 0:
         return 0
+    from gradwatch.store import StoreReader
+
     with StoreReader(writer.path) as reader:
         known = reader.meta().get(UNJUDGED, "")
     since = min(int(known), writer.attempt) if known.isdecimal() else writer.attempt

@@ -10,12 +10,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, ParamSpec, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, ParamSpec, Protocol, TypeAlias
 
 from gradwatch.errors import TrainingStopped
 from gradwatch.record import StepRecord
 from gradwatch.recording import lifecycle
-from gradwatch.recording.capture.recorder import StepCapture
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.loop_check import LoopCheck
@@ -24,6 +23,9 @@ from gradwatch.recording.loops import Loop
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.placed_hooks import HookListener, PlacedHooks
 from gradwatch.recording.sink import NullSink, StepSink
+
+if TYPE_CHECKING:
+    from gradwatch.recording.capture.recorder import StepCapture
 
 logger = logging.getLogger("gradwatch")
 

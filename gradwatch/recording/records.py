@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.distributed import GatheredStep, LocalStep, RankGatherer
-from gradwatch.distributed.messages import ABSENT
 from gradwatch.record import (
     MAGNITUDE_STATS,
     SENTINEL_STATS,
@@ -34,9 +32,10 @@ from gradwatch.record import (
     total,
 )
 
-if TYPE_CHECKING:  # they need torch
+if TYPE_CHECKING:
     from gradwatch.clip import Clipping
-    from gradwatch.recording.pending import PendingStep
+    from gradwatch.distributed import GatheredStep, LocalStep, RankGatherer
+    from gradwatch.recording.pending import PendingStep  # it needs torch
 
 Columns: TypeAlias = dict[str, NDArray[np.float64]]
 """Statistics by name, each with one entry for each parameter."""
@@ -294,6 +293,8 @@ def local_of(
     numbers: StepNumbers, part_sizes: Sequence[int], optimizer: str, present: list[bool], number: int
 ) -> LocalStep:
     """The same from numbers that were collected for several processes."""
+    from gradwatch.distributed.messages import ABSENT, LocalStep  # one process sends nothing
+
     assert numbers.own is not None
     found, weights = numbers.stats, _weights(numbers, present)
     table = np.stack([_float32(column) for column in found.values()])

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from gradwatch.distributed import ParameterPart
 from gradwatch.record import Event, ParameterInfo, StepRecord
 
 if TYPE_CHECKING:
+    from gradwatch.distributed import ParameterPart
     from gradwatch.recording.pending import PendingStep  # it needs torch
 
 Item = TypeVar("Item")

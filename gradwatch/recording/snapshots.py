@@ -12,12 +12,16 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gradwatch.detect import Detector
 from gradwatch.detect.state import dump, fingerprint, load
 from gradwatch.errors import StoreNotWritable
 from gradwatch.record import Event, StepRecord
-from gradwatch.store import StoreReader, StoreWriter
+from gradwatch.store import StoreWriter
+
+if TYPE_CHECKING:
+    from gradwatch.store import StoreReader
 
 logger = logging.getLogger("gradwatch")
 
@@ -37,6 +41,8 @@ def unseen_records(
 
     Records that are written meanwhile come last. ``note`` is given the events that go with the state.
     """
+    from gradwatch.store import StoreReader
+
     with StoreReader(path) as reader:
         after = _restore(reader, optimizer, detectors)
         if after:

@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.distributed import ParameterPart
 from gradwatch.measure import ZEROS_EVERY, Measurement, measure
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.clip_audit import ClipAudit, fault_of_change
@@ -38,6 +37,9 @@ from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import ParameterTable, class_of, settings_of
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.sink import Beginning, NullSink, StepSink
+
+if TYPE_CHECKING:
+    from gradwatch.distributed import ParameterPart
 
 
 class OnMeasured(Protocol):

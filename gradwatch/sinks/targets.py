@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from gradwatch.errors import BadArgument, UnsupportedVersion
 from gradwatch.record import StepRecord
-from gradwatch.sinks.callback import RecordCallback
-from gradwatch.sinks.mlflow_run import MlflowRun
-from gradwatch.sinks.notify import Notifications, check_link
-from gradwatch.sinks.openmetrics import OpenMetricsFile
-from gradwatch.sinks.tensorboard import TensorBoardFiles
 from gradwatch.sinks.tracker import Tracker
-from gradwatch.sinks.trackio_run import TrackioRun
-from gradwatch.sinks.wandb_run import WandbRun, script_run
+
+if TYPE_CHECKING:
+    from gradwatch.sinks.wandb_run import WandbRun
 
 Target: TypeAlias = str | Tracker
 
-KINDS = ("wandb", "mlflow", "trackio", "tensorboard", "openmetrics")
+_CLASSES = {
+    "wandb": ("wandb_run", "WandbRun"),
+    "mlflow": ("mlflow_run", "MlflowRun"),
+    "trackio": ("trackio_run", "TrackioRun"),
+    "tensorboard": ("tensorboard", "TensorBoardFiles"),
+    "openmetrics": ("openmetrics", "OpenMetricsFile"),
+}
+"""The module and the class of each kind, which are imported for a recording that asks for it."""
+
+KINDS = tuple(_CLASSES)
 _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
 
@@ -71,7 +77,11 @@ class Destinations:
 
     def plain(self) -> dict[str, Any]:
         """The same as plain values, for another process to make the trackers of."""
-        own = script_run() if any(isinstance(one, str) and one.partition(":")[0] == "wandb" for one in self.to) else {}
+        own: dict[str, Any] = {}
+        if any(isinstance(one, str) and one.partition(":")[0] == "wandb" for one in self.to):
+            from gradwatch.sinks.wandb_run import script_run
+
+            own = script_run()
         return {"to": self.to, "notify": self.notify, "notify_link": self.notify_link, "script_run": own}
 
 
@@ -83,8 +93,8 @@ def trackers_of_plain(values: Mapping[str, Any]) -> list[Tracker]:
     """
     found = Destinations.of(values["to"], None, values["notify"], values["notify_link"]).trackers()
     for one in found:
-        if isinstance(one, WandbRun):
-            one.stand_beside(**values["script_run"])
+        if one.label == "wandb":
+            cast("WandbRun", one).stand_beside(**values["script_run"])
     return found
 
 
@@ -109,14 +119,10 @@ def parse_target(text: str) -> Tracker:
         raise UnsupportedVersion(f"{package} is not installed: `pip install gradwatch[{kind}]`.")
     if kind == "openmetrics" and not where:
         raise BadArgument(f"to is {text!r}; expected a file, for example openmetrics:/var/lib/node_exporter/run.prom.")
-    make: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: WandbRun(where or None),
-        "mlflow": lambda: MlflowRun(where or None),
-        "trackio": lambda: TrackioRun(where or None),
-        "tensorboard": lambda: TensorBoardFiles(Path(where) if where else None),
-        "openmetrics": lambda: OpenMetricsFile(Path(where)),
-    }
-    return make[kind]()
+    module, name = _CLASSES[kind]
+    make: Callable[[Any], Tracker] = getattr(importlib.import_module(f"gradwatch.sinks.{module}"), name)
+    is_path = kind in ("tensorboard", "openmetrics")
+    return make((Path(where) if is_path else where) if where else None)
 
 
 def trackers(to: Target | Sequence[Target]) -> list[Tracker]:
@@ -138,10 +144,19 @@ def own_trackers(
         BadArgument: an address is none that apprise knows, or the link is no URL.
         UnsupportedVersion: apprise is not installed.
     """
-    check_link(notify_link)
     addresses = [notify] if isinstance(notify, str) else list(notify)
-    found: list[Tracker] = [] if on_record is None else [RecordCallback(on_record)]
-    return [*found, Notifications(addresses, link=notify_link)] if addresses else found
+    found: list[Tracker] = []
+    if on_record is not None:
+        from gradwatch.sinks.callback import RecordCallback
+
+        found.append(RecordCallback(on_record))
+    if addresses or notify_link is not None:
+        from gradwatch.sinks.notify import Notifications, check_link
+
+        check_link(notify_link)
+        if addresses:
+            found.append(Notifications(addresses, link=notify_link))
+    return found
 
 
 def _checked(target: Tracker) -> Tracker:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from gradwatch.errors import StoreDamaged
 from gradwatch.record import MAGNITUDE_BINS, WEIGHT_STATS, Floats, MagnitudeStats
 from gradwatch.store.integrity import Integrity
+from gradwatch.store.limits import LARGEST, is_count
 from gradwatch.store.opening import Database
 from gradwatch.store.schema import CHECKSUMS, PARTS
 from gradwatch.store.small_tables import select
 from gradwatch.store.step_table import StepTable
-from gradwatch.store.values import LARGEST, are_positions, is_count, valid_table
+from gradwatch.store.values import are_positions, valid_table
 
 MAX_PADDING = 2**30
 """Bytes that a table may take beyond 64 times those of its blobs, if they are of different lengths."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from gradwatch.errors import RunInUse
 from gradwatch.store.checksums import row_crc, values_crc
-from gradwatch.store.integrity import MAX_MISSING
+from gradwatch.store.limits import MAX_MISSING
 from gradwatch.store.processes import is_alive
 from gradwatch.store.rows import with_checksums
 from gradwatch.store.schema import (

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.store.checksums import blobs_crc, match_blobs, row_crc, row_crcs, step_crc, step_crcs, values_crc
+from gradwatch.store.limits import LARGEST, MAX_MISSING, is_count
 from gradwatch.store.next_steps import NextSteps
 from gradwatch.store.schema import (
     BLOBS,
@@ -21,10 +22,7 @@ from gradwatch.store.schema import (
     ROW_CRC_FROM,
     Layout,
 )
-from gradwatch.store.values import LARGEST, is_count, valid_meta, valid_step, valid_steps
-
-MAX_MISSING = 1_000_000
-"""The most missing rows of a table that are counted: a store from a stranger may claim any number."""
+from gradwatch.store.values import valid_meta, valid_step, valid_steps
 
 
 class Integrity:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gradwatch.record import StepRecord
+from gradwatch.store.limits import is_count
 from gradwatch.store.rows import text
-from gradwatch.store.values import is_count
 
 EVERY = 10_000
 """Ids after which the row is written again."""

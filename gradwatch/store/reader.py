@@ -18,13 +18,14 @@ from gradwatch.store.blob_tables import BlobTables, Part
 from gradwatch.store.digest_table import digested_layers, digested_steps
 from gradwatch.store.digests import Columns, LayerDigest
 from gradwatch.store.integrity import Integrity
+from gradwatch.store.limits import LARGEST
 from gradwatch.store.opening import Database
 from gradwatch.store.processes import is_alive
 from gradwatch.store.schema import FILE_NAME
 from gradwatch.store.small_tables import SmallTables
 from gradwatch.store.step_records import records
 from gradwatch.store.step_table import StepTable
-from gradwatch.store.values import LARGEST, Attempt
+from gradwatch.store.values import Attempt
 
 FRESH_SECONDS = 900.0  # a store that changed within them may still be written
 

@@ -10,6 +10,7 @@ from typing import Any
 from gradwatch.errors import StoreDamaged
 from gradwatch.record import Event, ParameterInfo
 from gradwatch.store.integrity import Integrity
+from gradwatch.store.limits import is_count
 from gradwatch.store.opening import Database
 from gradwatch.store.schema import (
     ATTEMPT_COLUMNS,
@@ -21,7 +22,7 @@ from gradwatch.store.schema import (
     ROW_COUNTS,
     ROW_CRC_FROM,
 )
-from gradwatch.store.values import Attempt, attempt_of, damaged_parameter, event_of, is_count, parameter_of, settings_of
+from gradwatch.store.values import Attempt, attempt_of, damaged_parameter, event_of, parameter_of, settings_of
 
 _OF_THE_STORE = (NEXT_STEPS, ROW_COUNTS, ROW_CRC_FROM)
 """Keys of meta that say something of the store and not of the run."""

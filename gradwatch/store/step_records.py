@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from gradwatch.record import ParameterInfo, StepRecord
 from gradwatch.store.integrity import Integrity
+from gradwatch.store.limits import is_count
 from gradwatch.store.opening import Database
 from gradwatch.store.schema import BLOBS, CHECKSUMS, STEP_COLUMNS
 from gradwatch.store.small_tables import select
-from gradwatch.store.values import is_count, record_of
+from gradwatch.store.values import record_of
 
 
 def records(

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from gradwatch.store.digest_table import digested_steps
 from gradwatch.store.digests import MANY_ROWS, Columns, JoinedColumn, equals, is_of_one_value, step_arrays, with_nan
 from gradwatch.store.integrity import Integrity
+from gradwatch.store.limits import LARGEST, is_count
 from gradwatch.store.opening import Database
 from gradwatch.store.schema import BLOBS, CHECKSUMS, STEP_COLUMNS
 from gradwatch.store.small_tables import select
-from gradwatch.store.values import LARGEST, is_count
 
 MAX_SPAN = 10**8
 """The largest id of a store that is read by digests: a store from a stranger may claim any."""

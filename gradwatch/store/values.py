@@ -29,15 +29,10 @@ from gradwatch.record import (
     UpdateStats,
     WeightStats,
 )
+from gradwatch.store.limits import LARGEST, LATEST, is_count
 from gradwatch.store.schema import ATTEMPT_COLUMNS, BLOBS, EVENT_COLUMNS, PARTS, STEP_COLUMNS
 
 StatsT = TypeVar("StatsT")
-
-LARGEST = 2**53
-"""The largest whole number: beyond it float64, in which frames and checksums hold numbers, has gaps."""
-
-LATEST = 1e11
-"""The latest time, in seconds since the epoch; a calendar ends not long after it."""
 
 COUNTS_IN_META = ("every", "total_steps", "world_size")
 """Keys of meta whose values are whole numbers."""
@@ -128,15 +123,6 @@ class Attempt:
     ended: float | None
     reason: str | None
     dropped: int
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is a whole number that a store may hold.
-
-    >>> is_count(0), is_count(-1), is_count(True), is_count(1.0), is_count(2**60)
-    (True, False, False, False, False)
-    """
-    return type(value) is int and 0 <= value <= LARGEST
 
 
 def _fits(row: Mapping[str, Any], types: Mapping[str, set[type]]) -> bool:

@@ -19,7 +19,6 @@ from gradwatch.store.creation import next_id, put_row_counts, refuse_if_in_use
 from gradwatch.store.digests import Digest, RecordDigesters
 from gradwatch.store.next_steps import EVERY, NextSteps
 from gradwatch.store.processes import process_start
-from gradwatch.store.reader import StoreReader
 from gradwatch.store.rows import (
     STEP_ROW_COLUMNS,
     Row,
@@ -115,6 +114,8 @@ class StoreWriter:
             last_id = next_id(self._file.db) - 1
         if not last_id:
             return NextSteps()
+        from gradwatch.store.reader import StoreReader  # a new run reads nothing
+
         with StoreReader(self.path) as reader:
             return NextSteps(last_id=last_id, steps=reader.next_steps())
 

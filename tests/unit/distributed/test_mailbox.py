@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 import gradwatch
 from gradwatch.distributed import mailbox as module
-from gradwatch.distributed.mailbox import MAX_UNREAD, Mailbox, Rank0NotAttached, rank_and_world_size, world_of
+from gradwatch.distributed.mailbox import MAX_UNREAD, Mailbox, Rank0NotAttached, world_of
 
 PATIENCE = 30.0  # seconds
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell when a process started")
@@ -34,14 +34,6 @@ def open_mailbox(monkeypatch):
 
     yield opened
     dist.destroy_process_group()
-
-
-def test_without_a_process_group_this_is_rank_0_of_1():
-    assert rank_and_world_size() == (0, 1)
-
-
-def test_with_a_process_group_its_rank_and_size_count(open_mailbox):
-    assert rank_and_world_size() == (dist.get_rank(), dist.get_world_size())
 
 
 def test_messages_of_each_rank_arrive_once_and_in_order(open_mailbox):

@@ -11,13 +11,13 @@ from gradwatch.distributed.messages import (
     Heard,
     JoinedParts,
     LocalStep,
-    ParameterPart,
     SubtreeParts,
     SubtreeStep,
     of_one_rank,
     pack,
     unpack,
 )
+from gradwatch.distributed.world import ParameterPart
 from gradwatch.record import MAGNITUDE_BINS, STATS, ParameterInfo
 
 names = st.text(max_size=20)

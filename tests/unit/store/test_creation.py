@@ -11,7 +11,7 @@ import pytest
 
 from gradwatch.errors import RunInUse
 from gradwatch.store.creation import count_rows, create, next_id, on_network_file_system, refuse_if_in_use
-from gradwatch.store.integrity import MAX_MISSING
+from gradwatch.store.limits import MAX_MISSING
 from gradwatch.store.opening import Database
 from gradwatch.store.processes import process_start
 from gradwatch.store.rows import STEP_ROW_COLUMNS, step_rows

@@ -8,7 +8,8 @@ import pytest
 
 from gradwatch.record import STATS, Event, StepRecord
 from gradwatch.store.checksums import blobs_crc, row_crc
-from gradwatch.store.integrity import MAX_MISSING, Integrity, first_time, is_blob
+from gradwatch.store.integrity import Integrity, first_time, is_blob
+from gradwatch.store.limits import MAX_MISSING
 from gradwatch.store.rows import STEP_ROW_COLUMNS, event_row, step_rows, with_checksums
 from gradwatch.store.schema import BLOBS, CHECKSUMS, CRC_FROM, CURRENT, ROW_COUNTS, ROW_CRC_FROM, STEP_COLUMNS, Layout
 from gradwatch.testing import steady, stream

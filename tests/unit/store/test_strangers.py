@@ -14,9 +14,8 @@ from gradwatch import Run
 from gradwatch.errors import GradwatchError
 from gradwatch.record import RANK_STATS, SEVERITIES, STATS, WEIGHT_STATS, Event
 from gradwatch.store import FILE_NAME, StoreReader
-from gradwatch.store.integrity import MAX_MISSING
+from gradwatch.store.limits import LARGEST, LATEST, MAX_MISSING
 from gradwatch.store.schema import SCHEMA_VERSION, TABLES
-from gradwatch.store.values import LARGEST, LATEST
 from gradwatch.testing import replaced, steady, stream, write_run
 
 from .handmade import KEYS, VALUES, copied, forge, opened

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 
 from gradwatch.record import Event, ParameterInfo
+from gradwatch.store.limits import LARGEST, LATEST
 from gradwatch.store.schema import ATTEMPT_COLUMNS, BLOBS, EVENT_COLUMNS, STEP_COLUMNS
 from gradwatch.store.values import (
-    LARGEST,
-    LATEST,
     NAN_IN_STEP,
     STEP_TYPES,
     attempt_of,
     damaged_parameter,
     event_of,
-    is_count,
     parameter_of,
     record_of,
     settings_of,
@@ -231,11 +229,6 @@ def test_settings_of_an_optimizer(text, expected):
 )
 def test_what_meta_may_hold(key, value, expected):
     assert valid_meta(key, value) is expected
-
-
-@pytest.mark.parametrize("value", [True, 1.0, "1", None, -1, LARGEST + 1])
-def test_what_is_no_count(value):
-    assert not is_count(value)
 
 
 # ------------------------------------------------------------------------------------------ blobs
