@@ -1,68 +1,114 @@
-"""Print the peak memory of a training with and without sampling the weights.
+"""Print the peak memory of a training without and with gradwatch.
 
-Each training runs in a process of its own; its peak is what the system counts (`ru_maxrss`). Two of its 12 steps are
-sampled. The C library gives large blocks back at once (`MALLOC_MMAP_THRESHOLD_`), so that the peak counts what is held
-and not what is kept for later.
+Each training runs in a process of its own and does the same at each of its 12 steps; PyTorch alone imports no
+gradwatch. The kinds take turns, and the table has medians. The peak is what the system counts (`VmHWM`). Memory of its
+own (`RssAnon`) and pages of files, such as the code of libraries (`RssFile`), which all processes share and the system
+may drop, are read after each backward pass, and the largest counts. Two of the 12 steps sample the weights: at every
+tenth step in place of the default, every fiftieth; every other option has its default. The C library gives large blocks
+back at once (`MALLOC_MMAP_THRESHOLD_`), so that the peak counts what is held and not what is kept for later.
 
-Usage: python benchmarks/weights_memory.py [MILLIONS OF PARAMETERS]
+Usage: python benchmarks/weights_memory.py [--model linear|gpt] [--millions 170] [--rounds 5]
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
+from pathlib import Path
 
 WIDTH = 2048
 STEPS = 12
 KINDS = {"PyTorch alone": None, "weights_every=0": 0, "weights sampled": 10}
+COLUMNS = {"peak": "VmHWM", "own": "RssAnon", "files": "RssFile"}
 
 
-def train(millions: int, weights_every: int | None) -> int:
-    """Train, and return the peak in bytes."""
+def memory() -> dict[str, int]:
+    """What the system counts of this process, in bytes."""
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(rows[key].split()[0]) * 1024 for name, key in COLUMNS.items()}
+
+
+def train(kind: str, millions: int, weights_every: int | None) -> dict[str, int]:
+    """Train, and return the largest numbers in bytes, with those of the weights."""
     import torch
     from torch import nn
 
-    import gradwatch
-
     torch.set_num_threads(1)
-    model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(max(1, millions * 10**6 // WIDTH**2))))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    torch.manual_seed(0)
+    if kind == "linear":
+        model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(max(1, millions * 10**6 // WIDTH**2))))
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        inputs = torch.ones(1, WIDTH)
+    else:
+        # 12 layers of 12 times width squared, as in GPT-2, and an embedding of 2,048 tokens.
+        width = round((millions * 10**6 / 144) ** 0.5 / 64) * 64
+        layer = nn.TransformerEncoderLayer(width, 8, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        stack = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+        model = nn.Sequential(nn.Embedding(2048, width), stack, nn.LayerNorm(width))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        inputs = torch.arange(16)[None]
+    largest = memory() | {"weights": sum(p.numel() * p.element_size() for p in model.parameters())}
     with tempfile.TemporaryDirectory() as folder:
-        recording = (
-            nullcontext()
-            if weights_every is None
-            else gradwatch.attach(model, optimizer, f"{folder}/run", weights_every=weights_every)
-        )
+        if weights_every is None:
+            recording = nullcontext()
+        else:
+            import gradwatch
+
+            recording = gradwatch.attach(model, optimizer, f"{folder}/run", weights_every=weights_every)
         with recording:
             for _ in range(STEPS):
-                model(torch.ones(1, WIDTH)).sum().backward()
+                loss = model(inputs).square().mean()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                largest = {name: max(largest[name], now) for name, now in (largest | memory()).items()}
                 optimizer.step()
                 optimizer.zero_grad()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {name: max(largest[name], now) for name, now in (largest | {"peak": memory()["peak"]}).items()}
 
 
 def main() -> None:
-    millions = int(sys.argv[1]) if len(sys.argv) > 1 else 170
-    weights = millions * 10**6 // WIDTH**2 * (WIDTH**2 + WIDTH) * 4
-    print(f"weights: {weights / 1e6:.0f} MB in float32; SGD, so gradients take as much again\n")
-    plain = None
-    for name, weights_every in KINDS.items():
-        call = [sys.executable, __file__, "--train", str(millions), str(weights_every)]
-        env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
-        peak = int(subprocess.run(call, capture_output=True, text=True, check=True, env=env).stdout)
-        plain = plain or peak
-        more = (peak - plain) / 1e6
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=["linear", "gpt"], default="linear")
+    parser.add_argument("--millions", type=int, default=170)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--train", help="in a process of its own")
+    options = parser.parse_args()
+    if options.train:
+        every = json.loads(options.train)
+        print(json.dumps(train(options.model, options.millions, every)))
+        return
+    found: dict[str, list[dict[str, int]]] = {name: [] for name in KINDS}
+    for _ in range(options.rounds):
+        for name, every in KINDS.items():
+            call = [sys.executable, __file__, "--train", json.dumps(every)]
+            call += ["--model", options.model, "--millions", str(options.millions)]
+            env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20), "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(call, capture_output=True, text=True, check=True, env=env)
+            found[name].append(json.loads(done.stdout))
+    weights = found["PyTorch alone"][0]["weights"]
+    rule = "AdamW" if options.model == "gpt" else "SGD"
+    print(f"{options.model}, {rule}, weights of {weights / 1e6:.0f} MB; medians of {options.rounds} processes each\n")
+    print(f"{'':18}{'peak':>9}{'more':>9}{'of weights':>12}{'least..most':>16}{'own':>9}{'files':>9}")
+    middle = {
+        name: {column: statistics.median(one[column] for one in runs) for column in COLUMNS}
+        for name, runs in found.items()
+    }
+    plain = middle["PyTorch alone"]
+    for name, runs in found.items():
+        more = {column: (middle[name][column] - plain[column]) / 1e6 for column in COLUMNS}
+        peaks = [(one["peak"] - plain["peak"]) / 1e6 for one in runs]
         print(
-            f"{name:22} peak {peak / 1e6:6.0f} MB  {more:+6.0f} MB  {100 * more * 1e6 / weights:+6.1f} % of the weights"
+            f"{name:18}{middle[name]['peak'] / 1e6:6.0f} MB{more['peak']:+6.1f} MB"
+            f"{1e8 * more['peak'] / weights:+11.2f}%"
+            f"{f'{min(peaks):+.1f}..{max(peaks):+.1f}':>16}{more['own']:+6.1f} MB{more['files']:+6.1f} MB"
         )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--train"]:
-        print(train(int(sys.argv[2]), None if sys.argv[3] == "None" else int(sys.argv[3])))
-    else:
-        main()
+    main()

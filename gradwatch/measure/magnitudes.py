@@ -7,9 +7,9 @@ entries of a device are counted together, and nothing waits for the device.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from gradwatch.record import MAGNITUDE_BINS, MAGNITUDE_EXPONENTS, MOST_COUNTED
 
 READ = 2**16
 """Entries that are read of all gradients together. A model that has no more is read whole."""
+
+JOINED_ON_HOST = 2**13
+"""Entries on the host that are counted together, about: what is computed from them takes 50 bytes each."""
 
 LEAST = 256
 """Entries that are read of each gradient that has as many, however many gradients there are."""
@@ -66,10 +69,21 @@ def measure_magnitudes(
         wide = torch.float64 if entries.dtype == torch.float64 else torch.float32
         alike[entries.device, wide].append((at, _sample(entries, share, wholes.get(at))))
     parts = []
-    for (_, dtype), samples in alike.items():
-        counts = _counts([sample for _, sample in samples], dtype, scale)
-        parts.append(to_host([at for at, _ in samples], counts))
+    for (device, dtype), samples in alike.items():
+        for joined in _joined(samples, JOINED_ON_HOST if device.type == "cpu" else inf):
+            counts = _counts([sample for _, sample in joined], dtype, scale)
+            parts.append(to_host([at for at, _ in joined], counts))
     return Measurement(MAGNITUDE_BINS, len(gradients), tuple(parts))
+
+
+def _joined(samples: Sequence[tuple[int, Tensor]], most: float) -> Iterator[list[tuple[int, Tensor]]]:
+    """Cut samples into rows of about so many entries together."""
+    begin = count = 0
+    for at, (_, sample) in enumerate(samples):
+        count += sample.numel()
+        if count >= most or at + 1 == len(samples):
+            yield list(samples[begin : at + 1])
+            begin, count = at + 1, 0
 
 
 def _sample(entries: Tensor, most: int, whole: tuple[int, ...] | None) -> Tensor:

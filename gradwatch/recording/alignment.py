@@ -26,8 +26,11 @@ logger = logging.getLogger("gradwatch")
 MOMENTUM = ("exp_avg", "momentum_buffer")
 """The names under which optimizers of PyTorch, and most others, keep the momentum of a parameter."""
 
-BATCH = 2**17
-"""Entries that are joined: 1 MiB in float64."""
+BATCH, BATCH_ON_HOST = 2**17, 2**14
+"""Entries that are joined: 1 MiB in float64 on an accelerator, where each launch costs; 128 KiB on the host.
+
+What is computed from them takes some times as much, at a step whose gradients are there as well.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +120,11 @@ def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tenso
 
 
 def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    most = BATCH_ON_HOST if rows[0].old.device.type == "cpu" else BATCH
     batch: list[_Row] = []
     count = 0
     for row in rows:
-        if batch and count + row.old.numel() > BATCH:
+        if batch and count + row.old.numel() > most:
             yield batch
             batch, count = [], 0
         batch.append(row)
@@ -142,19 +146,23 @@ def _aligned(rows: Sequence[_Row]) -> Tensor:
     changed = torch.cat([row.old for row in rows]) != torch.cat([row.new for row in rows])
     counts = _norms(changed.to(dtype), lengths, order=1)
     moved = counts / to_device(torch.tensor(lengths, dtype=dtype), device)
-    gradient, momentum = joined("gradient"), joined("momentum")
-    old = None if gradient is None else joined("old")
-    return torch.stack([moved, *(_cosines(gradient, other, lengths, moved) for other in (momentum, old))])
+    del changed
+    gradient = joined("gradient")
+    return torch.stack([moved, *(_cosines(gradient, joined(other), lengths, moved) for other in ("momentum", "old"))])
 
 
 def _cosines(first: Tensor | None, second: Tensor | None, lengths: Sequence[int], like: Tensor) -> Tensor:
-    """The cosine of the angle between stretches of two tensors; NaN where one is zero or not known."""
+    """The cosine of the angle between stretches of two tensors; NaN where one is zero or not known.
+
+    The second is used up, to hold less at once.
+    """
     if first is None or second is None:
         return torch.full_like(like, torch.nan)
-    products = first * second
+    magnitudes = _norms(first, lengths, order=2) * _norms(second, lengths, order=2)
+    products = second.mul_(first)
     # The sums of the stretches: PyTorch takes the norms of many tensors at once, but not their sums.
     dots = _norms(products.clamp(min=0), lengths, order=1) - _norms(products.clamp(max=0), lengths, order=1)
-    return dots / (_norms(first, lengths, order=2) * _norms(second, lengths, order=2))
+    return dots / magnitudes
 
 
 def _norms(values: Tensor, lengths: Sequence[int], *, order: int) -> Tensor:

@@ -16,6 +16,9 @@ from gradwatch.store.opening import Database
 from gradwatch.store.rows import Row
 from gradwatch.store.schema import CURRENT, Layout
 
+CACHED_KIB = 512
+"""Pages of the file in memory. A writer adds rows and seldom reads; SQLite's own limit, 2,000 KiB, fills up."""
+
 
 class WritingConnection:
     """One connection, used by one thread at a time, whichever asks.
@@ -45,6 +48,7 @@ class WritingConnection:
             self._file = _identity(path)
             self.journal_mode = self._choose_journal()
             self.db.execute("pragma synchronous = normal")
+            self.db.execute(f"pragma cache_size = {-CACHED_KIB}")
             if layout is not None:
                 self._continue(layout)
         except RunInUse:

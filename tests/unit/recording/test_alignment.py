@@ -64,7 +64,7 @@ def test_samples_of_long_parameters():
 
 
 def test_more_entries_than_are_joined_at_once(monkeypatch):
-    monkeypatch.setattr(alignment, "BATCH", 100)
+    monkeypatch.setattr(alignment, "BATCH_ON_HOST", 100)
     weights = [parameter(n, seed=n) for n in (1, 99, 1, 300, 40, 60, 61)]
     compare(weights, [WHOLE] * len(weights))
 

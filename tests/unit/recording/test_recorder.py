@@ -431,7 +431,7 @@ def test_each_optimizer_has_detectors_of_its_own(tmp_path, writer):
 def test_a_new_optimizer_begins_without_reading_the_store(writer, monkeypatch):
     """Or each of a thousand models would read what all before it have left."""
     recorder = Recorder(writer, {})
-    monkeypatch.setattr(recorder_module, "StoreReader", None)
+    monkeypatch.setattr("gradwatch.store.StoreReader", None)
     for at in range(2, 5):
         assert recorder.begin(f"{at}", "SGD", {}) == sink.Beginning(step=0)
         assert recorder.begin(f"from {at}", "SGD", {}, first_step=7) == sink.Beginning(step=7)

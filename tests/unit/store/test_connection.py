@@ -125,3 +125,8 @@ def test_a_reader_keeps_the_log_beside_the_file(opened):
     opened.close_alone()
     reader.close()
     assert rows(opened.path) == [("a", "1")]
+
+
+def test_a_writer_keeps_few_pages_in_memory(opened):
+    """SQLite's own limit is 2,000 KiB."""
+    assert opened.row("pragma cache_size") == (-512,)
