@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 WIDTH = 2048
@@ -56,7 +56,7 @@ def train(kind: str, millions: int, weights_every: int | None) -> dict[str, int]
     largest = memory() | {"weights": sum(p.numel() * p.element_size() for p in model.parameters())}
     with tempfile.TemporaryDirectory() as folder:
         if weights_every is None:
-            recording = nullcontext()
+            recording: AbstractContextManager[object] = nullcontext()
         else:
             import gradwatch
 

@@ -118,7 +118,7 @@ def plan_table(names: Names, held: Iterable[Sequence[Any]]) -> list[tuple[int, l
 
     That is a letter for each part: ``c``, it is counted; ``w``, it is a copy of a whole parameter; ``-``, of a part.
 
-    >>> from gradwatch.distributed.messages import ParameterPart
+    >>> from gradwatch.distributed.world import ParameterPart
     >>> w, v = (ParameterInfo(name=name, shape=(4,)) for name in "wv")
     >>> held = [[ParameterPart(info=w, part="0"), ParameterPart(info=v)], [None, ParameterPart(info=v)]]
     >>> plan_table(Names(), [*held, held[0]])
