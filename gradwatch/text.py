@@ -15,6 +15,7 @@ MOST_NAMES = 8
 _LARGEST_PLAIN = 99_999.5
 _SMALLEST_PLAIN = 1e-3
 _NUMBERS = re.compile(r"\d+")
+_ESCAPES = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _ASCII = str.maketrans({"×": "x", "…": "...", "–": "-", "—": "-", "·": "|", "≥": ">=", "≤": "<=", "→": "->"})  # noqa: RUF001
 
 NO_OPTIMIZER_CLASSES = ("NoOptimizer", "ByHand")
@@ -206,6 +207,50 @@ def shorten(name: str, width: int, mark: str = "…") -> str:
     kept = max(0, width - len(mark))
     left = kept // 2
     return (name[:left] + mark + name[len(name) - (kept - left) :])[: max(0, width)]
+
+
+def with_whole_escapes(short: Sequence[str], names: Sequence[str], mark: str) -> list[str]:
+    r"""Names that were cut, without what is left of an escape of `ascii_only` that a cut went through.
+
+    Names that would then look the same stay as they are.
+
+    >>> names = [ascii_only("encodeur.réseau.poids"), "encoder.weight"]
+    >>> print(*with_whole_escapes(["encodeur.r\\x..eau.poids", "enc..ht"], names, ".."))
+    encodeur.r..eau.poids enc..ht
+    """
+    whole = [_with_whole_escapes(cut, name, mark) for cut, name in zip(short, names, strict=True)]
+    return whole if len(set(whole)) == len(set(short)) else list(short)
+
+
+def _with_whole_escapes(short: str, name: str, mark: str) -> str:
+    escapes = [found.span() for found in _ESCAPES.finditer(name)]
+    pieces = _pieces(short, name, mark) if escapes and short != name else None
+    if pieces is None:
+        return short
+    whole = []
+    for begin, end in pieces:
+        begins = next((after for before, after in escapes if before < begin < after), begin)
+        ends = next((before for before, after in escapes if before < end < after), end)
+        whole.append(name[begins : max(begins, ends)])
+    return mark.join(whole)
+
+
+def _pieces(short: str, name: str, mark: str, after: int = 0) -> list[tuple[int, int]] | None:
+    """Where the pieces of a cut name stand in it, from ``after`` on; None: they don't, as in one that was abbreviated.
+
+    A name may hold what looks like a mark.
+    """
+    begin = len(name) - len(short)
+    if name.endswith(short) and begin >= after:
+        return [(begin, len(name))]
+    at = short.find(mark)
+    while at >= 0:
+        begin = name.find(short[:at], after)
+        rest = None if begin < 0 else _pieces(short[at + len(mark) :], name, mark, begin + at)
+        if rest is not None:
+            return [(begin, begin + at), *rest]
+        at = short.find(mark, at + 1)
+    return None
 
 
 def shorten_all(names: Sequence[str], width: int, mark: str = "…") -> list[str]:

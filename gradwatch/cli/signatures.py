@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from gradwatch import __version__
 from gradwatch.cli import commands, defaults
 from gradwatch.cli.plain_values import take_as_they_are
+from gradwatch.errors import BadArgument
 
 
 class Group(TyperGroup):
@@ -42,6 +43,7 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; an error about a default names the place where it is set."""
         take_as_they_are(self.get_params(ctx))
+        self._check_folder(ctx, args)
         try:
             rest = super().parse_args(ctx, args)
             _check_script(ctx)
@@ -51,6 +53,17 @@ class Command(TyperCommand):
             if place is not None:
                 error.message = f"{error.message} (set in {place})"
             raise
+
+    def _check_folder(self, ctx: Any, args: list[str]) -> None:
+        """Refuse an empty ``--run``, often a variable that is not set: as a path it is the current folder.
+
+        Raises:
+            BadArgument: the folder is an empty string.
+        """
+        if "" in args or "--run=" in args:
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+            if given.get("folder") == "":
+                raise BadArgument("--run is empty; expected a folder to record into, or leave the option out.")
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""

@@ -34,21 +34,23 @@ class Recorded:
         return f"recorded {self.steps} step{'' if self.steps == 1 else 's'}{of}"
 
 
-def recorded_since(run: Path, started: float) -> Recorded | None:
-    """Count the steps of the attempts that began at ``started`` or later, in seconds since the epoch.
+def recorded_since(run: Path, started: float, most: int | None = None) -> Recorded | None:
+    """Count the steps of the first ``most`` attempts that began at ``started`` or later, in seconds since the epoch.
 
     None if there is no such attempt or the run can't be read.
     """
     try:
         with StoreReader(run) as reader:
-            attempts = [one.attempt for one in reader.attempts() if one.started >= started]
+            attempts = [one.attempt for one in reader.attempts() if one.started >= started][:most]
             steps = [int(np.isin(reader.step_ids(name)[:, 2], attempts).sum()) for name in reader.optimizers()]
     except (GradwatchError, OSError):
         return None
     return Recorded(steps=sum(steps), optimizers=sum(count > 0 for count in steps)) if attempts else None
 
 
-def closing_lines(shown: Path, run: Path, started: float, why_nothing: str) -> list[str]:
+def closing_lines(
+    shown: Path, run: Path, started: float, why_nothing: str, opened: float | None = None, *, failed: bool = False
+) -> list[str]:
     """Say what a script recorded in its own process and in those that it started.
 
     Args:
@@ -56,8 +58,13 @@ def closing_lines(shown: Path, run: Path, started: float, why_nothing: str) -> l
         run: the same, absolute.
         started: when the script began, in seconds since the epoch.
         why_nothing: the reason if nothing was recorded.
+        opened: when this process opened the run, in which no other one can begin an attempt until it is closed. None:
+            it did not, and a process that it started may have.
+        failed: this process wanted to record and could not: what the run got since is another script's.
     """
-    own = recorded_since(run, started)
+    own = None
+    if not failed:
+        own = recorded_since(run, started) if opened is None else recorded_since(run, opened, most=1)
     lines = [f"{own}; gradwatch report {shown}"] if own is not None and own.steps else []
     others = []
     for folder in sorted(run.parent.glob(f"{glob.escape(run.name)}{PROCESS}*")):

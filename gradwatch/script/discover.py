@@ -14,6 +14,7 @@ import logging
 import math
 import multiprocessing
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.util import Finalize
@@ -65,6 +66,7 @@ class Discovery:
         optimizers_seen: how many optimizers the script made.
         backwards: how many times it called backward.
         failed: nothing more is attached, because that raised.
+        opened: when the recording began, in seconds since the epoch; None before.
     """
 
     def __init__(self, plan: RecordingPlan, is_child: bool = False, configs: ConfigListener | None = None) -> None:
@@ -73,6 +75,7 @@ class Discovery:
         self.optimizers_seen = 0
         self.backwards = 0
         self.failed = False
+        self.opened: float | None = None
         self._plan = plan
         self._configs = configs
         self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
@@ -132,7 +135,7 @@ class Discovery:
         self._process = os.getpid(), multiprocessing.current_process()
         self._own_run = run_of_this_process(self._plan.run, is_bare_fork)
         self._new = _existing_optimizers()
-        self.watch, self.failed, self._roots, self._attached = None, False, [], []
+        self.watch, self.failed, self.opened, self._roots, self._attached = None, False, None, [], []
         # A child of multiprocessing ends without calling the handlers of atexit.
         Finalize(None, self.close, args=("exit",), exitpriority=100)
 
@@ -219,7 +222,9 @@ class Discovery:
         policies = self._policies_for(owned)
         if self.watch is None:
             config = settings_text(self._config_of(owned))
+            begun = time.time()
             self.watch = open_watch(owned, run, self._options(run, config), policies)
+            self.opened = begun
             self._steps_before = self.watch.steps
             return
         self.watch.policies |= policies

@@ -144,7 +144,10 @@ class _Ending:
             discovery.close(reason)
         # Under `torchrun` rank 0 writes the run, and a forked child leaves the last word to its parent.
         if os.environ.get("RANK", "0") == "0" and os.getpid() == self.process:
-            for line in closing_lines(self.shown, self.plan.run, self.started, why_nothing(self.found)):
+            opened = next((discovery.opened for discovery in self.found), None)
+            failed = opened is None and any(discovery.failed for discovery in self.found)
+            why = why_nothing(self.found)
+            for line in closing_lines(self.shown, self.plan.run, self.started, why, opened, failed=failed):
                 _say(line)
 
     def before_leaving(self, reason: str, notice: str | None) -> None:

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from gradwatch.text import ascii_only, printable, shorten_all, shorten_layers
+from gradwatch.text import ascii_only, printable, shorten_all, shorten_layers, with_whole_escapes
 
 NARROWEST, USUAL, WIDEST = 40, 80, 140
 """Columns: a narrower terminal wraps, a wider one is not filled."""
@@ -117,6 +117,8 @@ class Screen:
     def fit_layers(self, names: list[str] | tuple[str, ...], widest: int, title: str = "") -> tuple[str, list[str]]:
         """As `fit`, for names of layers: their common beginning goes first, and is returned; numbers stay."""
         safe = [self.ink.safe(name) for name in names]
+        if any("\\" in name for name in safe):  # the digits of an escape are no number of a layer
+            return "", self.fit(names, widest, title)
         width = min(max([cell_len(title), *map(cell_len, safe)]), widest)
         lost, short = shorten_layers(safe, width, self.ink.ellipsis)
         width = max([cell_len(title), *map(cell_len, short)])
@@ -130,7 +132,8 @@ class Screen:
         """
         safe = [self.ink.safe(name) for name in names]
         width = min(max([cell_len(title), *map(cell_len, safe)]), widest)
-        return [set_cell_size(name, width) for name in shorten_all(safe, width, self.ink.ellipsis)]
+        short = with_whole_escapes(shorten_all(safe, width, self.ink.ellipsis), safe, self.ink.ellipsis)
+        return [set_cell_size(name, width) for name in short]
 
 
 def _break_at(text: str, width: int) -> int:

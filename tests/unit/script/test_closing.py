@@ -46,6 +46,22 @@ def test_of_a_resumed_run_only_the_steps_of_this_attempt_count(tmp_path):
     assert recorded_since(tmp_path / "x", started) == Recorded(steps=3, optimizers=1)
 
 
+def test_what_another_script_adds_to_the_folder_afterwards_is_not_counted(tmp_path):
+    write_run(tmp_path / "x", stream([1.0] * 4))
+    opened = time.time()
+    write_run(tmp_path / "x", stream([1.0] * 3, first_step=4, attempt=1))
+    write_run(tmp_path / "x", stream([1.0] * 5, first_step=7, attempt=2))
+    said = closing_lines(Path("runs/x"), tmp_path / "x", opened - 60, "it was late", opened)
+    assert said == ["recorded 3 steps; gradwatch report runs/x"]
+
+
+def test_a_script_that_was_refused_the_folder_counts_nothing_of_the_one_that_has_it(tmp_path):
+    started = time.time()
+    write_run(tmp_path / "x", stream([1.0] * 4))
+    said = closing_lines(Path("runs/x"), tmp_path / "x", started, "it is in use", failed=True)
+    assert said == ["nothing was recorded: it is in use"]
+
+
 def test_a_run_that_only_others_wrote_to_is_not_this_ones(tmp_path):
     write_run(tmp_path / "x", stream([1.0] * 4))
     assert lines(tmp_path / "x", time.time() + 1) == ["nothing was recorded: it was late"]

@@ -1,6 +1,7 @@
 """How wide a view is, what it may print, and how texts and names fit into it."""
 
 import io
+import re
 
 import pytest
 from hypothesis import given
@@ -100,3 +101,17 @@ def test_short_names_are_as_wide_as_their_title():
 def test_wide_characters_take_two_columns():
     (name,) = Screen().fit(["重み" * 20], 10)
     assert cell_len(name) == 10
+
+
+@given(st.text(alphabet="gh_.éß漢字😀", min_size=1, max_size=40), st.integers(6, 40))
+def test_in_ascii_no_escape_is_cut_apart(name, widest):
+    """Besides whole escapes nothing is left but the letters of the name: of a part of one there would be others."""
+    screen = Screen(ink=Ink(ascii=True))
+    for (short,) in (screen.fit([name], widest), screen.fit_layers([name], widest)[1]):
+        rest = re.sub(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})", "", short)
+        assert set(rest) <= set("gh_. "), short
+
+
+def test_names_that_whole_escapes_would_make_alike_stay_different():
+    short = Screen(ink=Ink(ascii=True)).fit(["gewicht.größe", "gewicht.große"], 13)
+    assert len(set(short)) == 2
