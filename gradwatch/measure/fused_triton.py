@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ SCALE_TILES = {4: {"BLOCK": 512}, 2: {"BLOCK": 1024}}
 """The same for multiplying in place: a 16-byte load in an iteration, which the compiler repeats."""
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+_DTYPE = attrgetter("dtype")
 _SUMS = 5  # squares, largest finite or infinite magnitude, non-finite, zeros, NaN
 
 
@@ -240,18 +242,9 @@ def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
     everything.
     """
     chosen = list(gradients) if len(positions) == len(gradients) else [gradients[at] for at in positions]
-    dtypes = [gradient.dtype for gradient in chosen]
-    if (
-        DTYPES.keys() >= set(dtypes)
-        and {gradient.layout for gradient in chosen} <= {torch.strided}
-        and all(map(Tensor.is_contiguous, chosen))
-    ):
-        addresses = list(map(Tensor.data_ptr, chosen))
-        sizes = list(map(Tensor.numel, chosen))
-        if all(addresses) or all(map(can_read, chosen)):
-            return Readable(
-                positions=list(positions), gradients=chosen, dtypes=dtypes, addresses=addresses, sizes=sizes
-            )
+    usual = _usual(positions, chosen)
+    if usual is not None:
+        return usual
     positions = [at for at in positions if can_read(gradients[at])]
     chosen = [gradients[at] for at in positions]
     return Readable(
@@ -261,6 +254,23 @@ def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
         addresses=[gradient.data_ptr() for gradient in chosen],
         sizes=[gradient.numel() for gradient in chosen],
     )
+
+
+def _usual(positions: Sequence[int], chosen: list[Tensor]) -> Readable | None:
+    """All of them, if nothing about them is unusual."""
+    dtypes = list(map(_DTYPE, chosen))
+    if not DTYPES.keys() >= set(dtypes):
+        return None
+    try:
+        if not all(map(Tensor.is_contiguous, chosen)):
+            return None
+        addresses = list(map(Tensor.data_ptr, chosen))
+    except RuntimeError:  # of a layout without an address, such as a sparse one; the slower way asks for the layout
+        return None
+    if not all(addresses) and not all(map(can_read, chosen)):
+        return None
+    sizes = list(map(Tensor.numel, chosen))
+    return Readable(positions=list(positions), gradients=chosen, dtypes=dtypes, addresses=addresses, sizes=sizes)
 
 
 def measure_triton(gradients: Sequence[Tensor], found: Readable | None = None) -> Tensor:

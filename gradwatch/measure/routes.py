@@ -251,10 +251,14 @@ def _in_one_launch(
 
 def _plain_by_device(gradients: Sequence[Tensor | None], rest: Sequence[int]) -> Mapping[torch.device, Sequence[int]]:
     """The positions of the plain gradients among these, of each device."""
-    if len(rest) == len(gradients) and PLAIN.issuperset(map(type, gradients)):
-        found = {gradient.device for gradient in gradients}  # type: ignore[union-attr]
-        if len(found) == 1:  # as usual
-            return {found.pop(): rest}
+    # A process has one kind of accelerator, whose devices have numbers. The host and the meta device share one, but no
+    # kernel runs on either.
+    if (
+        len(rest) == len(gradients)
+        and PLAIN.issuperset(map(type, gradients))
+        and len(set(map(Tensor.get_device, gradients))) == 1  # type: ignore[arg-type]
+    ):  # as usual
+        return {gradients[0].device: rest}  # type: ignore[union-attr]
     of_device: dict[torch.device, list[int]] = defaultdict(list)
     for at in rest:
         gradient = gradients[at]
