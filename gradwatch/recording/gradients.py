@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import is_not, ne
 
 from torch import Tensor
 
@@ -20,14 +22,6 @@ def version_of(tensor: Tensor) -> int:
 def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
     """The counts of all gradients; -1 where there is none."""
     return [g._version if type(g) is Tensor else -1 if g is None else version_of(g) for g in gradients]
-
-
-def _mark_of(parameter: Tensor | None) -> tuple[int, int] | None:
-    """What changes where a gradient is made or added to."""
-    gradient = None if parameter is None else parameter.grad
-    if gradient is None:
-        return None
-    return id(gradient), gradient._version if type(gradient) is Tensor else version_of(gradient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +57,34 @@ class GradientHistory:
     def __init__(self, table: ParameterTable) -> None:
         self.backwards = 0
         self._table = table
-        self._before: list[tuple[int, int] | None] = []
+        self._ids: list[int] = []  # before the backward: what changes where a gradient is made or added to
+        self._versions: list[int] = []
         self._consumed: Made | None = None
         self._last: Made | None = None  # as the last backward left them
         self._zeroed = False
 
     def before_backward(self) -> None:
-        self._before = [_mark_of(parameter) for parameter in self._table.parameters]
+        gradients = self._table.gradients()
+        if not any(map(is_not, gradients, repeat(None))):  # as usual, after `zero_grad`
+            self._ids, self._versions = [], []
+        else:
+            self._ids, self._versions = list(map(id, gradients)), versions_of(gradients)
 
     def after_backward(self) -> bool:
         """Count the backward that has just ended, if it added to a gradient; return whether it did."""
-        parameters = self._table.parameters
-        reached = any(
-            _mark_of(parameter) != before for parameter, before in zip(parameters, self._before, strict=False)
-        )
+        reached = self._is_reached()
         if reached:
             self.count_backward()
         return reached
+
+    def _is_reached(self) -> bool:
+        """Whether a gradient is another, or has changed, since the backward began."""
+        gradients = (None if parameter is None else parameter.grad for parameter in self._table.parameters)
+        if not self._ids:
+            return any(gradient is not None for gradient in gradients)
+        before = zip(self._ids, self._versions, strict=False)
+        now = ((id(gradient), *versions_of([gradient])) for gradient in gradients)
+        return any(map(ne, now, before))
 
     def count_backward(self) -> None:
         """Take the gradients for made, or added to, by a backward."""
@@ -102,7 +107,7 @@ class GradientHistory:
     @property
     def are_none_or_zero(self) -> bool:
         """Whether the backward that began adds to nothing: no gradient is there, or all were set to zero in place."""
-        return self._zeroed or not any(self._before)
+        return self._zeroed or not self._ids
 
     def zeroed(self, ids: set[int]) -> None:
         """These parameters' gradients were set to zero in place."""

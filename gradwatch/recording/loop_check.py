@@ -19,6 +19,7 @@ from typing import Concatenate, ParamSpec, cast
 from torch import Tensor, nn, strided
 from torch.optim import Optimizer
 
+from gradwatch.measure import is_on_host
 from gradwatch.record import FROZEN_KEY
 from gradwatch.recording.hooks import take_compiled_clip
 from gradwatch.recording.parameters import named_parameters
@@ -59,6 +60,7 @@ class _Probes:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = weakref.ref(optimizer)
         self._chosen: tuple[weakref.ref[Tensor], ...] = ()
+        self._lengths: list[int] = []
         self._known: State | None = None
         self._entries: Entries = None
         self._backwards = 0
@@ -67,9 +69,13 @@ class _Probes:
         self.steps = self.carried_steps = self.changed_steps = 0
 
     def _choose(self) -> None:
-        """Choose the gradients that this update is known by; once an update, for it goes through all parameters."""
+        """Choose the gradients that this update is known by, anew where parameters came, went or were frozen."""
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
+        lengths = [len(group["params"]) for group in groups]
+        if self._chosen and lengths == self._lengths and all(map(_is_trained, self._chosen)):
+            return
+        self._lengths = lengths
         parameters = [p for group in groups for p in group["params"] if p.requires_grad]
         every = max(1, len(parameters) // PROBES)
         self._chosen = tuple(weakref.ref(parameter) for parameter in parameters[::every][:PROBES])
@@ -86,7 +92,7 @@ class _Probes:
         for reference in reversed(self._chosen):  # the first is often an embedding, mostly zeros
             gradient = None if (parameter := reference()) is None else parameter.grad
             if type(gradient) is Tensor and gradient.layout is strided and gradient.is_contiguous():
-                on_host = gradient.device.type == "cpu" and not gradient.is_neg()
+                on_host = is_on_host(gradient) and not gradient.is_neg()
                 return (
                     (id(gradient), gradient.view(-1)[:: max(1, gradient.numel() // ENTRIES)].tolist())
                     if on_host
@@ -144,6 +150,11 @@ class _Probes:
         self.changed_steps += self._is_changed and not self._has_closure
         self._known, self._backwards, self._is_changed = self._state(), 0, False
         self._is_carried = not self._has_closure
+
+
+def _is_trained(reference: weakref.ref[Tensor]) -> bool:
+    parameter = reference()
+    return parameter is not None and parameter.requires_grad
 
 
 def _facts_of(name: str, probes: _Probes) -> dict[str, str]:
