@@ -501,7 +501,7 @@ def _print_reading(
 ) -> None:
     calls = (
         functools.partial(measure_updates, optimizer, parameters),
-        functools.partial(measure_updates, optimizer, Sentinels().among(parameters), ENTRIES),
+        functools.partial(measure_updates, optimizer, parameters, ENTRIES, Sentinels().among(parameters)),
     )
     on_device = [_seconds(call, device, rounds) for call in calls]
     on_host = [_host_seconds(call, device, rounds) for call in calls]

@@ -123,7 +123,10 @@ class Moved:
 
 @torch.no_grad()
 def measure_updates(
-    optimizer: Optimizer, parameters: Sequence[Tensor | None], most: int | None = None
+    optimizer: Optimizer,
+    parameters: Sequence[Tensor | None],
+    most: int | None = None,
+    only: Sequence[int] | None = None,
 ) -> Measurement | None:
     """Measure the update that an optimizer has just made of every parameter. Call it right after the step.
 
@@ -132,6 +135,7 @@ def measure_updates(
         parameters: by position; those that it does not have, those without a gradient, and wrapper subclasses of
             `Tensor` are left out.
         most: entries that are read of all of them together; None: as many as suit a whole model.
+        only: the positions that are measured, ascending; None: all of them.
 
     Returns:
         `gradwatch.record.UPDATE_STATS` of each; None where the optimizer has no closed form.
@@ -147,16 +151,23 @@ def measure_updates(
     route = closed_form_of(optimizer)
     if route is None:
         return None
-    found = _moved(optimizer, route, parameters, _places_of(optimizer, parameters, most))
+    places = _places_of(optimizer, parameters, only)
+    part = _in_one_launch_again(optimizer, route, parameters, places, most)
+    if part is not None:
+        return Measurement(UPDATE_STATS, len(parameters), (part,))
+    places.kept = None
+    found = _moved(optimizer, route, parameters, places.found)
     parts, left = _in_one_read(found, most) if reads_updates() else ([], found)
     of_device: defaultdict[torch.device, list[Moved]] = defaultdict(list)
     for one in left:
         of_device[one.weight.device].append(one)
     for device, own in of_device.items():
-        launched, rest = _in_one_launch(own, device, most)
+        launched, rest, places.kept = _in_one_launch(own, device, most)
         parts += launched
         if rest:
             parts += _by_operators(rest, most or READ_OPERATORS)
+    if len(parts) != 1 or len(parts[0].positions) != len(places.found):
+        places.kept = None
     return Measurement(UPDATE_STATS, len(parameters), tuple(parts))
 
 
@@ -185,42 +196,70 @@ def _route_on(device: torch.device) -> str:
     return "the compiled pass" if device.type == "cpu" else f"the Triton kernel on {device.type}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class _Kept:
+    """What one launch has read of several parameters, to be read again at the next step with other numbers.
+
+    Attributes:
+        most: how many entries were to be read.
+        addresses: of the weights, then of the moments, and of the numbers of steps where they lie on the device.
+        sizes: of these and of the gradients, which follow the weights.
+        of_each: their dtypes.
+        dtypes: those that the kernel is compiled for.
+        table: of the Triton kernel, with addresses and settings.
+    """
+
+    most: int | None
+    addresses: list[int]
+    sizes: list[int]
+    of_each: list[torch.dtype]
+    dtypes: Dtypes
+    table: NDArray[np.uint64]
+
+
+@dataclass(slots=True)
 class _Places:
     """Where the groups of an optimizer have parameters.
 
     Attributes:
         lengths: of the groups.
-        present: how many parameters there are.
+        asked: the positions that were asked for and had a parameter; of all parameters, how many there were.
         found: of each that the optimizer has: its position among all, its group, and its place in the group.
+        kept: what one launch has read of all that were found; None where that took more, or something else.
     """
 
-    lengths: tuple[int, ...]
-    present: int
+    lengths: list[int]
+    asked: int | list[int]
     found: list[tuple[int, int, int]]
+    kept: _Kept | None = None
 
 
-_places: WeakKeyDictionary[Optimizer, dict[int | None, _Places]] = WeakKeyDictionary()
-"""What `_places_of` found last, of numbers alone: a parameter may refer to its optimizer and would keep it here."""
+_places: WeakKeyDictionary[Optimizer, dict[bool, _Places]] = WeakKeyDictionary()
+"""What `_places_of` found last of all parameters and of some, of numbers alone: a parameter may refer to its optimizer
+and would keep it here."""
 
 
-def _places_of(
-    optimizer: Optimizer, parameters: Sequence[Tensor | None], most: int | None
-) -> list[tuple[int, int, int]]:
-    """Return `_Places.found`, kept from the last call as long as each parameter is still where it was.
+def _places_of(optimizer: Optimizer, parameters: Sequence[Tensor | None], only: Sequence[int] | None) -> _Places:
+    """Return what was found at the last call, as long as each parameter is still where it was.
 
-    A few parameters of ten thousand are looked up at each step; ``most`` tells them from all.
+    A few parameters of ten thousand are looked up at each step.
     """
     groups = [group["params"] for group in optimizer.param_groups]
-    lengths, present = tuple(map(len, groups)), sum(map(is_not, parameters, repeat(None)))
+    lengths = list(map(len, groups))
+    asked: int | list[int]
+    if only is None:
+        asked = sum(map(is_not, parameters, repeat(None)))
+    else:
+        asked = [at for at in only if parameters[at] is not None]
     of_optimizer = _places.setdefault(optimizer, {})
-    known = of_optimizer.get(most)
+    known = of_optimizer.get(only is None)
     if (
         known is None
-        or (known.lengths, known.present) != (lengths, present)
+        or (known.lengths, known.asked) != (lengths, asked)
         or any(at >= len(parameters) or groups[group][place] is not parameters[at] for at, group, place in known.found)
     ):
-        positions = {id(parameter): at for at, parameter in enumerate(parameters) if parameter is not None}
+        among = range(len(parameters)) if isinstance(asked, int) else asked
+        positions = {id(parameters[at]): at for at in among if parameters[at] is not None}
         # By position, as a `Measurement` of all of them has to be.
         found = sorted(
             (positions[id(parameter)], group, place)
@@ -228,8 +267,8 @@ def _places_of(
             for place, parameter in enumerate(listed)
             if id(parameter) in positions
         )
-        known = of_optimizer[most] = _Places(lengths, present, found)
-    return known.found
+        known = of_optimizer[only is None] = _Places(lengths, asked, found)
+    return known
 
 
 def _moved(
@@ -342,7 +381,7 @@ class _Chosen:
     triton: NDArray[np.uint64]
 
 
-_SHAPE, _WEIGHT = attrgetter("shape"), attrgetter("weight")
+_SHAPE, _WEIGHT, _GRADIENT, _DTYPE = map(attrgetter, ("shape", "weight", "grad", "dtype"))
 
 
 def _choose(found: Sequence[Moved], most: int | None) -> _Chosen:
@@ -384,7 +423,7 @@ def _usual_read(sizes: Sequence[int]) -> int:
 
 
 _POINTERS = ("weight", "gradient", "moment", "square", "largest")
-_MOMENT, _LARGEST = _POINTERS.index("moment"), _POINTERS.index("largest")
+_GRADIENT_AT, _MOMENT, _LARGEST = _POINTERS.index("gradient"), _POINTERS.index("moment"), _POINTERS.index("largest")
 _TENSORS = tuple(map(attrgetter, _POINTERS))
 _WORDS = (*_POINTERS, "type", "runs", "length", "stride", "size", *COEFFICIENTS)
 """``Update`` of fused.c, all of whose members have eight bytes."""
@@ -407,9 +446,13 @@ def _have_settings(found: Sequence[Moved], device: torch.device | None = None) -
     of_group: dict[int, bool] = {}
     for one in found:
         if id(one.group) not in of_group:
-            rate, *others = _settings(one.group)
-            of_group[id(one.group)] = not any(map(_is_remote, others)) and _is_number_at(rate, device)
+            of_group[id(one.group)] = _has_settings(one.group, device)
     return [of_group[id(one.group)] and (not one.is_step_remote or _is_number_at(one.step, device)) for one in found]
+
+
+def _has_settings(group: Mapping[str, Any], device: torch.device | None) -> bool:
+    rate, *others = _settings(group)
+    return not any(map(_is_remote, others)) and _is_number_at(rate, device)
 
 
 def _is_number_at(value: Any, device: torch.device | None) -> bool:
@@ -557,7 +600,7 @@ def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
 def _by_fused(readable: _Readable, most: int | None) -> Part:
     found = readable.moved
     table = _choose(found, most).compiled.copy()
-    _fill(table, readable.addresses, _numbers_of(found))
+    _fill(table, readable.addresses, _numbers_of_moved(found))
     table[:, _WORDS.index("type")] = [_FUSED_TYPES[one.weight.dtype] for one in found]
     values = measure_updates_fused(table.ctypes.data, len(found), len(UPDATE_STATS))
     return Part([one.position for one in found], torch.from_numpy(np.ascontiguousarray(values.T)), None)
@@ -570,28 +613,41 @@ def _fill(table: NDArray[np.uint64], addresses: NDArray[np.uint64], numbers: NDA
 
 
 def _numbers_of(
-    found: Sequence[Moved], more: Callable[[Mapping[str, Any]], tuple[float, ...]] = lambda group: ()
+    groups: Sequence[Mapping[str, Any]],
+    steps: Sequence[float | None],
+    *,
+    is_adam: bool,
+    more: Callable[[Mapping[str, Any]], tuple[float, ...]] = lambda group: (),
 ) -> NDArray[np.float64]:
-    """The numbers of the formula in fused.c for each parameter, (parameters, 9 and more).
+    """The numbers of the formula in fused.c for each parameter, (parameters, 9 and more); (1, ...) where all have them.
 
     They are computed once for each group and step. A rate that lies on a device counts as 1, and a number of steps that
     does as endless: the Triton kernel multiplies by the one and corrects by the other.
 
     Args:
-        found: the parameters.
+        groups: of each parameter.
+        steps: that the state of each has made; None where it does not count them.
+        is_adam: whether there are second moments.
         more: numbers of a group that follow.
     """
-    known: dict[tuple[int, float | None], int] = {}
-    rows: list[tuple[Any, ...]] = []
-    of_row = []
-    for one in found:
-        step = math.inf if one.is_step_remote else None if one.step is None else float(one.step)
-        at = known.setdefault((id(one.group), step), len(rows))
-        if at == len(rows):
-            is_adam = one.square is not None
-            rows.append((*coefficients(one.group, step, is_adam=is_adam, number=_float_here), *more(one.group)))
-        of_row.append(at)
-    return np.array(rows, np.float64)[of_row]
+    keys = list(zip(map(id, groups), steps, strict=True))
+    distinct = dict(zip(keys, groups, strict=True))
+    rows = [
+        (*coefficients(group, step, is_adam=is_adam, number=_float_here), *more(group))
+        for (_, step), group in distinct.items()
+    ]
+    numbers = np.array(rows, np.float64)
+    if len(rows) == 1:
+        return numbers
+    at = {key: row for row, key in enumerate(distinct)}
+    return numbers[[at[key] for key in keys]]
+
+
+def _numbers_of_moved(
+    found: Sequence[Moved], more: Callable[[Mapping[str, Any]], tuple[float, ...]] = lambda group: ()
+) -> NDArray[np.float64]:
+    steps = [math.inf if one.is_step_remote else None if one.step is None else float(one.step) for one in found]
+    return _numbers_of([one.group for one in found], steps, is_adam=found[0].square is not None, more=more)
 
 
 def _float_here(value: Any) -> float:
@@ -638,6 +694,7 @@ def coefficients(
 _ROW = (*_WORDS, "step_at", "rate_at", "log_beta1", "log_beta2")
 """A row of the table in updates_triton.py. A number at an address lies on the device; 0: the row has it itself."""
 ROW_WORDS = len(_ROW)
+_STEP_AT = _ROW.index("step_at")
 
 
 def _kernel(device: torch.device) -> ModuleType | None:
@@ -651,16 +708,20 @@ def _kernel(device: torch.device) -> ModuleType | None:
 
 def _in_one_launch(
     found: Sequence[Moved], device: torch.device, most: int | None
-) -> tuple[list[Part], Sequence[Moved]]:
-    """Measure by the Triton kernel, in one launch for each set of dtypes; return the result and what it can't read."""
+) -> tuple[list[Part], Sequence[Moved], _Kept | None]:
+    """Measure by the Triton kernel, in one launch for each set of dtypes; return the result and what it can't read.
+
+    And, where one launch has read all of them, what the next step needs for it.
+    """
     kernel = _kernel(device)
     if kernel is None:
-        return [], found
+        return [], found, None
     readable, left = _with_pointers(found, _have_settings(found, device), kernel.DTYPES, of_one_dtype=False)
     if readable is None:
-        return [], found
+        return [], found, None
     rows = _choose(readable.moved, most).triton
     parts = []
+    kept = None
     try:
         for dtypes, places in readable.alike.items():
             own = readable.moved if isinstance(places, slice) else [readable.moved[at] for at in places]
@@ -668,20 +729,113 @@ def _in_one_launch(
             first = own[0]
             values = kernel.read_updates(table, first.weight, dtypes, is_adam=first.square is not None)
             parts.append(to_host([one.position for one in own], values))
+            kept = _kept_of(own, most, dtypes, table)
     except Exception as error:
         leave_triton("read updates", error)
-        return [], found
-    return parts, left
+        return [], found, None
+    return parts, left, kept
+
+
+def _kept_of(found: Sequence[Moved], most: int | None, dtypes: Dtypes, table: NDArray[np.uint64]) -> _Kept | None:
+    """What a launch that has read all of these needs to do so again; None where something about them is unusual."""
+    columns = [list(map(of_tensor, found)) for of_tensor in _TENSORS]
+    columns = [column for column in columns if any(map(is_not, column, repeat(None)))]
+    if found[0].is_step_remote:
+        columns.append([one.step for one in found])
+    kinds = _kinds_of(list(chain.from_iterable(columns)))
+    if kinds is None:
+        return None
+    addresses, sizes, of_each = kinds
+    count = len(found)
+    return _Kept(most, addresses[:count] + addresses[2 * count :], sizes, of_each, dtypes, table)
+
+
+def _kinds_of(tensors: list[Any]) -> tuple[list[int], list[int], list[torch.dtype]] | None:
+    """Addresses, sizes and dtypes of plain tensors without gaps; None if one is something else."""
+    if not PLAIN.issuperset(map(type, tensors)):
+        return None
+    try:
+        if not all(map(Tensor.is_contiguous, tensors)):
+            return None
+        addresses = list(map(Tensor.data_ptr, tensors))
+    except RuntimeError:  # of a layout without an address
+        return None
+    return (addresses, list(map(Tensor.numel, tensors)), list(map(_DTYPE, tensors))) if all(addresses) else None
+
+
+def _in_one_launch_again(
+    optimizer: Optimizer,
+    route: UpdateRoute,
+    parameters: Sequence[Tensor | None],
+    places: _Places,
+    most: int | None,
+) -> Part | None:
+    """Launch what `_in_one_launch` has kept, if weights and moments are where they were; None if they are not.
+
+    A launch of a few parameters costs the host half as much as finding out anew what can be read of them.
+    """
+    kept, found = places.kept, places.found
+    if kept is None or kept.most != most:
+        return None
+    groups = [optimizer.param_groups[group] for _, group, _ in found]
+    names, *others = {_moments_of(route, group) for group in _each_once(groups)}
+    if others:
+        return None
+    weights: list[Any] = [parameters[at] for at, _, _ in found]
+    states: list[Any] = list(map(optimizer.state.get, weights))
+    try:
+        columns = [weights, list(map(_GRADIENT, weights))]
+        columns += [[state[name] for state in states] for name in names if name]
+        steps = [state["step"] for state in states] if route == "adam" else []
+    except (KeyError, TypeError):  # a parameter without a state
+        return None
+    is_remote = any(map(_is_remote, steps))
+    kinds = _kinds_of(list(chain.from_iterable([*columns, steps] if is_remote else columns)))
+    count, device = len(found), weights[0].device
+    if kinds is None or not all(_has_settings(group, device) for group in _each_once(groups)):
+        return None
+    addresses, sizes, of_each = kinds
+    gradients = addresses[count : 2 * count]
+    if (addresses[:count] + addresses[2 * count :], sizes, of_each) != (kept.addresses, kept.sizes, kept.of_each):
+        return None
+    kernel = _kernel(device)
+    if kernel is None:
+        return None
+    known: list[float | None] = [math.inf if is_remote else float(step) for step in steps] or [None] * count
+    numbers = _numbers_of(groups, known, is_adam=route == "adam", more=_numbers_on_device)
+    _fill_again(kept.table, gradients, numbers, has_moments=len(columns) > 2)
+    try:
+        values = kernel.read_updates(kept.table, weights[0], kept.dtypes, is_adam=route == "adam")
+    except Exception as error:
+        leave_triton("read updates", error)
+        return None
+    return to_host([at for at, _, _ in found], values)
+
+
+def _fill_again(
+    table: NDArray[np.uint64], gradients: list[int], numbers: NDArray[np.float64], *, has_moments: bool
+) -> None:
+    """Write what differs from step to step into the table of the Triton kernel."""
+    table[:, _GRADIENT_AT] = gradients
+    if not has_moments:
+        table[:, _MOMENT] = gradients  # as `_rows` has it
+    steps_at = table[:, _STEP_AT].copy()
+    table.view(np.float64)[:, _FIRST_NUMBER : _FIRST_NUMBER + numbers.shape[1]] = numbers
+    table[:, _STEP_AT] = steps_at
+
+
+def _each_once(groups: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    return dict(zip(map(id, groups), groups, strict=True)).values()
 
 
 def _rows(found: Sequence[Moved], addresses: NDArray[np.uint64], table: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Fill the table of the Triton kernel."""
-    _fill(table, addresses, _numbers_of(found, _numbers_on_device))
+    _fill(table, addresses, _numbers_of_moved(found, _numbers_on_device))
     # What is not there is not used, but read.
     for place, instead in ((_MOMENT, _MOMENT - 1), (_LARGEST, _LARGEST - 1)):
         np.copyto(table[:, place], table[:, instead], where=table[:, place] == 0)
     if any(one.is_step_remote for one in found):
-        table[:, _ROW.index("step_at")] = [one.step.data_ptr() if one.is_step_remote else 0 for one in found]
+        table[:, _STEP_AT] = [one.step.data_ptr() if one.is_step_remote else 0 for one in found]
     return table
 
 
@@ -789,7 +943,7 @@ def _columns(found: Sequence[Moved], dtype: torch.dtype) -> Tensor:
     if not (
         any(one.is_step_remote for one in found) or any(_is_remote(x) for group in groups for x in _settings(group))
     ):
-        return torch.from_numpy(_numbers_of(found)).to(dtype).T.contiguous()
+        return torch.from_numpy(_numbers_of_moved(found)).to(dtype).T.expand(-1, len(found)).contiguous()
     device = found[0].weight.device
 
     def number(value: Any) -> Tensor:

@@ -8,7 +8,7 @@ hold are read again in float64. A second, small launch adds the programs' sums i
 device.
 
 A thread loads one entry at a time, since runs begin at addresses that are no multiple of 16. Wider loads would not be
-worth a second loop: of a large model at most 2**20 entries are read, 20 MiB in five float32 tensors, at every tenth
+worth a second loop: of a large model at most 2**20 entries are read, 20 MiB in five float32 tensors, at every eighth
 step or more rarely. That is 6 microseconds of an H100's bandwidth, about what one launch takes.
 """
 

@@ -31,7 +31,7 @@ class Sentinels:
     >>> import torch
     >>> parameters = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(9)]
     >>> sentinels = Sentinels()
-    >>> [at for at, chosen in enumerate(sentinels.among(parameters)) if chosen is not None]
+    >>> sentinels.among(parameters)
     [0, 1, 2, 6, 7, 8]
     """
 
@@ -41,13 +41,10 @@ class Sentinels:
         self._among = -1
         self._followed: Measurement | None = None
 
-    def among(self, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The parameters that are sentinels at their positions, and None at the others."""
+    def among(self, parameters: Sequence[Tensor | None]) -> list[int]:
+        """The positions of the parameters that are sentinels, ascending; some may have left the optimizer."""
         self._let_join(parameters)
-        found: list[Tensor | None] = [None] * len(parameters)
-        for at in (*self._ends_among(parameters), *self._led):
-            found[at] = parameters[at]
-        return found
+        return sorted((*self._ends_among(parameters), *self._led))
 
     def follow(self, measured: Measurement) -> None:
         """Let matrices join that led in a reading of all parameters, once it has arrived on the host."""

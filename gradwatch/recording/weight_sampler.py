@@ -161,19 +161,23 @@ class WeightSampler:
         if not _has_sentinels(parameters):
             return None, {}
         few = self._sentinels.among(parameters)
-        measured = self._measured_updates(optimizer, few, ENTRIES)
+        measured = self._measured_updates(optimizer, parameters, ENTRIES, few)
         if measured is None:
             return None, {}
-        return measured, {at: local(one).numel() for at, one in enumerate(few) if one is not None}
+        return measured, {at: local(one).numel() for at in few if (one := parameters[at]) is not None}
 
     def _reads_all(self, step: int, parameters: Sequence[Tensor | None]) -> bool:
         return step % (self._updates_every or _usual_updates_every_of(parameters)) == 0
 
     def _measured_updates(
-        self, optimizer: Optimizer, parameters: Sequence[Tensor | None], most: int | None = None
+        self,
+        optimizer: Optimizer,
+        parameters: Sequence[Tensor | None],
+        most: int | None = None,
+        only: Sequence[int] | None = None,
     ) -> Measurement | None:
         try:
-            return measure_updates(optimizer, parameters, most)
+            return measure_updates(optimizer, parameters, most, only)
         except Exception as error:
             self._updates_every = 0
             logger.warning(

@@ -296,8 +296,71 @@ def test_the_kernel_reads_the_change_of_the_weights(every):
     run_in_interpreter(FORMULAS, every=every)
 
 
+AGAIN = """
+import copy
+# the launch of the step before is kept; what differs now is in its numbers, or it is not used
+def changed(optimizer, weights, change):
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)  # elsewhere in memory
+    if change is not None:
+        change()
+    optimizer.step()
+    mine, read = launched(optimizer, weights, 4096)
+    alike(mine, compiled(optimizer, weights, 4096))
+    return read
+
+def set_groups(optimizer, **options):
+    for group in optimizer.param_groups:
+        group.update(options)
+
+for kind, options in ((torch.optim.AdamW, {{}}), (torch.optim.SGD, {{}}), (torch.optim.SGD, dict(momentum=0.9))):
+    weights = [nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (70,), (40, 60))]
+    optimizer = kind([dict(params=weights[:1]), dict(params=weights[1:], weight_decay=0.2)], lr=0.1, **options)
+    taken = module._in_one_launch
+    slow = []
+    module._in_one_launch = lambda *given: slow.append(1) or taken(*given)
+    def is_kept(change=None, read=3):
+        slow.clear()
+        assert changed(optimizer, weights, change) == read
+        return not slow
+    assert not is_kept() and is_kept() and is_kept(lambda: set_groups(optimizer, lr=0.02, weight_decay=0.3))
+    for name in ("betas", "eps") if kind is torch.optim.AdamW else ():
+        assert is_kept(lambda: set_groups(optimizer, **{{name: (0.5, 0.7) if name == "betas" else 1e-3}}))
+    if kind is torch.optim.AdamW:  # each counts for itself
+        assert is_kept(lambda: optimizer.state[weights[0]].update(step=torch.tensor(9.0)))
+    # other memory, and other entries of it
+    has_state = kind is torch.optim.AdamW or bool(options)
+    assert is_kept(lambda: optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))) != has_state
+    assert is_kept()
+    weights[1].data = torch.randn(70)
+    assert not is_kept() and is_kept()
+    weights[0].data = torch.randn(4, 3).T  # with moments that are laid out otherwise
+    assert not is_kept(read=2 if has_state else 3)
+    module._in_one_launch = taken
+
+# the number of steps and the rate on the device
+weights = [nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (70,))]
+optimizer = torch.optim.AdamW(weights, lr=torch.tensor(0.1), foreach=False)
+of_host = module._is_remote
+for step in range(4):
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    theirs = compiled(optimizer, weights, 4096)
+    module._is_remote = is_device_number
+    mine, read = launched(optimizer, weights, 4096)
+    module._is_remote = of_host
+    assert read == 2
+    alike(mine, theirs, rtol=2e-6)
+    optimizer.param_groups[0]["lr"].mul_(0.5)
+print("agrees")
+"""
+
+
 @needs_triton
-@pytest.mark.parametrize("program", [pytest.param(ENTRIES, marks=pytest.mark.slow), MIXED], ids=["entries", "mixed"])
+@pytest.mark.parametrize(
+    "program", [pytest.param(ENTRIES, marks=pytest.mark.slow), MIXED, AGAIN], ids=["entries", "mixed", "again"]
+)
 def test_the_kernel_agrees_with_the_compiled_pass(program):
     from gradwatch.measure.fused import reads_updates
 

@@ -15,10 +15,6 @@ from gradwatch.recording.sentinels import LED, Sentinels
 LAYERS = 17
 
 
-def positions(chosen):
-    return [at for at, one in enumerate(chosen) if one is not None]
-
-
 def parameters_of(*shapes, **options):
     return [nn.Parameter(torch.zeros(shape), **options) for shape in shapes]
 
@@ -44,7 +40,7 @@ def with_ratios(*ratios):
     ],
 )
 def test_sentinels_are_the_matrices_at_both_ends_of_the_model(parameters, expected):
-    assert positions(Sentinels().among(parameters)) == expected
+    assert Sentinels().among(parameters) == expected
 
 
 def test_matrices_that_led_join_the_largest_first_and_stay():
@@ -52,9 +48,9 @@ def test_matrices_that_led_join_the_largest_first_and_stay():
     led = [9.0, 1.0, 1.0, 2.0, 9.0, 3.0, 1.9, 4.0, 5.0, float("nan"), 1.0, 1.0, 1.0, 1.0, 9.0]
     sentinels.follow(with_ratios(*led))
     ends = [0, 1, 2, 11, 12, 13]
-    assert positions(sentinels.among(parameters)) == sorted([*ends, 4, 8, 7, 5][: 6 + LED])
+    assert sentinels.among(parameters) == sorted([*ends, 4, 8, 7, 5][: 6 + LED])
     sentinels.follow(with_ratios(*[99.0] * 15))
-    assert len(positions(sentinels.among(parameters))) == len(ends) + LED
+    assert len(sentinels.among(parameters)) == len(ends) + LED
 
 
 class Late:
@@ -75,15 +71,15 @@ def test_a_reading_that_is_on_its_way_is_looked_at_when_it_has_arrived():
     (part,) = with_ratios(*[1.0] * 4, 3.0, *[1.0] * 4).parts
     sentinels.follow(Measurement(UPDATE_STATS, 9, (Part(part.positions, part.values, ready),)))
     ends = [0, 1, 2, 6, 7, 8]
-    assert positions(sentinels.among(parameters)) == ends
+    assert sentinels.among(parameters) == ends
     ready.is_complete = True
-    assert positions(sentinels.among(parameters)) == sorted([*ends, 4])
+    assert sentinels.among(parameters) == sorted([*ends, 4])
 
 
 def test_a_model_that_grows_has_its_new_end():
     sentinels, parameters = Sentinels(), parameters_of(*[(2, 2)] * 7)
     sentinels.among(parameters)
-    assert positions(sentinels.among(parameters + parameters_of((2, 2)))) == [0, 1, 2, 5, 6, 7]
+    assert sentinels.among(parameters + parameters_of((2, 2))) == [0, 1, 2, 5, 6, 7]
 
 
 def train(folder, steps=5, **options):
