@@ -1,33 +1,45 @@
-"""What recording on CUDA costs the training thread in Python, with the kernel's launches replaced by nothing.
+"""What recording on CUDA costs the training thread in Python, with kernels and copies replaced by nothing.
 
     python benchmarks/host_cost.py > benchmarks/host_cost.txt
 
-The gradients lie on the CPU and are taken for those of a device. First, measuring alone. Then all that a recorded step
-does around the update of an optimizer that does nothing, without sampling weights and updates. Then reading the updates
-of AdamW, with the number of steps on the host and, as `fused=True` has it, on the device: of all parameters, of the
-sentinels, and a step of a run, which does the one or the other. Times are the processor's in this thread, so other
-programs on the machine count little. Two launches of Triton for each dtype come on top.
+The tensors lie on the CPU and are taken for those of a device: no question is answered from their values, and a copy to
+the host is begun and marked by an event of no content. First, measuring alone. Then everything that gradwatch does in
+the training thread at a step of AdamW, from the beginning of `backward` to the end of `optimizer.step`: without
+sampling weights and updates, and as `attach` records by default, with the optimizer's number of steps on the host and,
+as `fused=True` has it, on the device. Then what of that is reading updates: of all parameters, and of the sentinels.
+
+A step of a run is the mean of its kinds (steps that read all updates, that sample the weights, that count entries, and
+the others), each by its median and as often as a run has it. Times are the processor's in this thread, so other
+programs on the machine count little. Two launches of Triton for each dtype come on top, and two for updates.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from math import lcm
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import gradwatch
 from gradwatch.measure import devices, fused_triton, measure, measure_updates, routes, updates, updates_triton
+from gradwatch.recording import weight_sampler
+from gradwatch.recording.recording import Recording
 from gradwatch.recording.sentinels import ENTRIES, Sentinels
 from gradwatch.recording.weight_sampler import usual_updates_every
 
-ROUNDS = {150: 400, 1_000: 100, 10_000: 20}
+ROUNDS = {150: 400, 1_000: 200, 10_000: 40}
+WEIGHTS_EVERY = 50  # as `attach` has it, which counts entries at every second sample
+GOALS = {150: "0.15", 1_000: "1"}
 
 
 class _NoLaunch:
@@ -42,17 +54,97 @@ class _Ones:
         return lambda sums, first, positions, table, **options: table.fill_(1.0)
 
 
-class _DoesNothing(torch.optim.Optimizer):
-    def __init__(self, parameters: Any) -> None:
-        super().__init__(parameters, {"lr": 0.1})
+class _NoUpdates:
+    """The same for the launch that adds the updates."""
 
-    def step(self, closure: Any = None) -> None:
+    def __getitem__(self, grid: object) -> object:
+        return lambda rows, numbers, sums, first, found, **options: found.fill_(1.0)
+
+
+class _Complete:
+    """An event of copies that are complete."""
+
+    def synchronize(self) -> None:
         pass
+
+    def query(self) -> bool:
+        return True
 
 
 def _no(*_: object) -> bool:
     """A mock with a return value takes ten microseconds to answer, which would count as ours."""
     return False
+
+
+def _yes(*_: object) -> bool:
+    return True
+
+
+def _counted(*tensors: Any, **options: object) -> None:
+    """In the place of what AdamW computes on the device: the numbers of steps alone."""
+    torch._foreach_add_(tensors[5], 1.0)
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
+
+
+def _copied(values: Tensor) -> Tensor:
+    return torch.empty(values.shape, dtype=values.dtype).copy_(values)
+
+
+def _complete(device: object) -> _Complete:
+    return _Complete()
+
+
+def _is_number(value: Any) -> bool:
+    """In the place of the question whether a setting lies on the device."""
+    return isinstance(value, Tensor) and value.numel() == 1
+
+
+@contextlib.contextmanager
+def as_on_device() -> Iterator[None]:
+    """Take the CPU for a CUDA device with kernels that compute nothing."""
+    replaced = [
+        (fused_triton, "_read", _NoLaunch()),
+        (fused_triton, "_add", _Ones()),
+        (updates_triton, "_read", _NoLaunch()),
+        (updates_triton, "_add", _NoUpdates()),
+        (updates, "reads_updates", _no),
+        (weight_sampler, "reads_updates_at_once", _yes),
+        (routes, "is_available", _no),
+        (routes, "_TRITON_DEVICES", {"cpu"}),
+        (routes, "_triton", fused_triton),
+        (sys.modules["torch.optim.adam"], "adam", _counted),
+        (devices, "copies_behind", _yes),
+        (devices, "_pinned", _same),
+        (devices, "_copy_behind", _copied),
+        (devices, "_mark", _complete),
+    ]
+    is_on_host = devices.is_on_host
+    ours = [module for name, module in sys.modules.items() if name.startswith("gradwatch.")]
+    replaced += [(module, "is_on_host", _no) for module in ours if vars(module).get("is_on_host") is is_on_host]
+    with contextlib.ExitStack() as stack:
+        for module, name, value in replaced:
+            stack.enter_context(mock.patch.object(module, name, value))
+        yield
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[list[float]]:
+    """Add up the milliseconds of all calls of a recording, in the one number of the list."""
+    spent = [0.0]
+    guarded = Recording.guarded
+
+    def timed_guarded(self: Recording, method: Any, *args: Any, **kwargs: Any) -> None:
+        start = time.thread_time()
+        try:
+            guarded(self, method, *args, **kwargs)
+        finally:
+            spent[0] += (time.thread_time() - start) * 1e3
+
+    with mock.patch.object(Recording, "guarded", timed_guarded):
+        yield spent
 
 
 def _milliseconds(action: Callable[[], object], rounds: int) -> tuple[float, float]:
@@ -65,65 +157,86 @@ def _milliseconds(action: Callable[[], object], rounds: int) -> tuple[float, flo
     return statistics.median(times), min(times)
 
 
-def _of_recorded_step(count: int, rounds: int) -> tuple[float, float]:
-    model = nn.ParameterList([nn.Parameter(torch.randn(4)) for _ in range(count)])
-    for parameter in model.parameters():
-        parameter.grad = torch.randn(4)
-    optimizer = _DoesNothing(model.parameters())
-    bare, _ = _milliseconds(optimizer.step, rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        options: dict[str, Any] = {"weights_every": 0, "updates_every": 0}
-        with gradwatch.attach(model, optimizer, Path(folder) / "run", **options):
-            median, least = _milliseconds(optimizer.step, rounds)
-    return median - bare, least - bare
+def _weights(count: int) -> nn.ParameterList:
+    """Matrices and vectors in turn, as in a transformer. Small: the host of a device does not touch their entries."""
+    return nn.ParameterList([nn.Parameter(torch.randn((2, 2) if at % 2 == 0 else (2,))) for at in range(count)])
 
 
-def _is_number(value: Any) -> bool:
-    """In the place of the question whether a setting lies on the device."""
-    return isinstance(value, torch.Tensor) and value.numel() == 1
+def of_recorded_step(count: int, rounds: int, **options: Any) -> tuple[float, float, float]:
+    """Milliseconds of a step of a run by medians, of one that samples nothing, and of that the least."""
+    weights = _weights(count)
+    optimizer = torch.optim.AdamW(weights.parameters())
+    every = 0 if "updates_every" in options else usual_updates_every(count, at_once=True)
+    kinds: defaultdict[tuple[bool, bool, bool], list[float]] = defaultdict(list)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        timed() as spent,
+        gradwatch.attach(weights, optimizer, Path(folder) / "run", **options),
+    ):
+        for step in range(5 + rounds):
+            optimizer.zero_grad()
+            loss = torch.stack([weight.sum() for weight in weights.parameters()]).sum()
+            spent[0] = 0.0
+            loss.backward()
+            optimizer.step()
+            if step >= 5:
+                kinds[_kind(step, every, "weights_every" not in options)].append(spent[0])
+    whole = lcm(every or 1, 2 * WEIGHTS_EVERY)
+    found = [_kind(step, every, "weights_every" not in options) for step in range(whole)]
+    ordinary = kinds[False, False, False]
+    known = {kind: statistics.median(times) for kind, times in kinds.items() if times}
+    step_of_run = statistics.fmean(known[kind] for kind in found if kind in known)
+    return step_of_run, statistics.median(ordinary), min(ordinary)
 
 
-def _print_updates(count: int, rounds: int) -> None:
-    """Matrices and vectors in turn, as in a transformer."""
-    weights = [nn.Parameter(torch.randn((64, 64) if at % 2 == 0 else (64,))) for at in range(count)]
+def _kind(step: int, every: int, samples: bool) -> tuple[bool, bool, bool]:
+    return (
+        bool(every) and step % every == 0,
+        samples and step % WEIGHTS_EVERY == 0,
+        samples and step % (2 * WEIGHTS_EVERY) == 0,
+    )
+
+
+def _print_updates(count: int, rounds: int, where: str) -> None:
+    weights = list(_weights(count).parameters())
     optimizer = torch.optim.AdamW(weights)
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     optimizer.step()
     few, every = Sentinels().among(weights), usual_updates_every(count, at_once=True)
-    for where, is_remote in (("host", updates._is_remote), ("device", _is_number)):
-        with mock.patch.object(updates, "_is_remote", is_remote):
-            whole, _ = _milliseconds(lambda: measure_updates(optimizer, weights), rounds)
-            sentinels, _ = _milliseconds(lambda: measure_updates(optimizer, few, ENTRIES), rounds)
-        step = (whole + (every - 1) * sentinels) / every
-        print(f"{count:>9}   {where:<8}{whole:>20.2f} {sentinels:>11.2f} {step:>8.2f}", flush=True)
+    whole, _ = _milliseconds(lambda: measure_updates(optimizer, weights), rounds)
+    sentinels, _ = _milliseconds(lambda: measure_updates(optimizer, weights, ENTRIES, few), rounds)
+    step = (whole + (every - 1) * sentinels) / every
+    print(f"{count:>9}   {where:<8}{whole:>20.2f} {sentinels:>11.2f} {step:>8.2f}", flush=True)
 
 
 def main() -> None:
     print(f"PyTorch {torch.__version__}, milliseconds a step of the training thread's processor time")
-    print("gradients   measuring: median   least   goal   recorded step: median   least")
-    with (
-        mock.patch.object(fused_triton, "_read", _NoLaunch()),
-        mock.patch.object(fused_triton, "_add", _Ones()),
-        mock.patch.object(routes, "is_available", _no),
-        mock.patch.object(routes, "_TRITON_DEVICES", {"cpu"}),
-        mock.patch.object(routes, "_triton", fused_triton),
-        mock.patch.object(devices, "copies_behind", _no),
-    ):
+    with as_on_device():
+        print("gradients   measuring: median   least   goal")
         for count, rounds in ROUNDS.items():
             gradients = [torch.randn(4) for _ in range(count)]
             median, least = _milliseconds(lambda of=gradients: measure(of), rounds)  # type: ignore[misc]
-            whole, least_whole = _of_recorded_step(count, rounds)
-            goal = {150: "0.15", 1_000: "1"}.get(count, "none")
-            print(f"{count:>9} {median:>19.2f} {least:>7.2f}   {goal:<5}{whole:>23.2f} {least_whole:>7.2f}", flush=True)
+            print(f"{count:>9} {median:>19.2f} {least:>7.2f}   {GOALS.get(count, 'none')}", flush=True)
+        print("gradients   recorded   steps on   a step of a run   nothing sampled: median   least   goal")
+        for count, rounds in ROUNDS.items():
+            goal = GOALS.get(count, "none")
+            for what, where, is_remote, options in (
+                ("gradients", "host", updates._is_remote, {"weights_every": 0, "updates_every": 0}),
+                ("default", "host", updates._is_remote, {}),
+                ("default", "device", _is_number, {}),
+            ):
+                with mock.patch.object(updates, "_is_remote", is_remote):
+                    run, median, least = of_recorded_step(count, rounds, **options)
+                print(
+                    f"{count:>9}   {what:<10} {where:<8} {run:>17.2f} {median:>25.2f} {least:>7.2f}   {goal}",
+                    flush=True,
+                )
         print("weights     steps on   updates: of all   sentinels   a step")
-        with (
-            mock.patch.object(updates_triton, "_read", _NoLaunch()),
-            mock.patch.object(updates_triton, "_add", _NoLaunch()),
-            mock.patch.object(updates, "reads_updates", _no),
-        ):
-            for count, rounds in ROUNDS.items():
-                _print_updates(count, rounds)
+        for count, rounds in ROUNDS.items():
+            for where, is_remote in (("host", updates._is_remote), ("device", _is_number)):
+                with mock.patch.object(updates, "_is_remote", is_remote):
+                    _print_updates(count, rounds, where)
 
 
 if __name__ == "__main__":
