@@ -201,7 +201,8 @@ def _found(pattern: str, text: str) -> str:
     return match[1]
 
 
-NARROW = """A thread loads one entry at a time, on purpose. The runs of 64 entries that are read of a long parameter begin at
+NARROW = """\
+A thread loads one entry at a time, on purpose. The runs of 64 entries that are read of a long parameter begin at
 addresses that are no multiple of 16. A parameter that is read whole could have wider loads in a loop of its own, but a
 model that is read whole has 2**18 entries at most: 5 MiB in five float32 tensors, 1.6 us of an H100's bandwidth, where
 a launch takes 5. Of any model 2**20 entries are read at most, at every eighth step or more rarely."""
