@@ -1,5 +1,6 @@
 """What a run has of its updates, compared with float64 copies of the weights around every step."""
 
+import copy
 import math
 
 import numpy as np
@@ -232,3 +233,95 @@ def test_a_parameter_that_is_a_wrapper_takes_no_step_with_it(tmp_path):
     assert run.layers()["plain"].tolist() == [4.0] * 3
     assert run.updates("update_norm")["plain"].tolist() == pytest.approx([0.4] * 3)
     assert run.summary().dropped_steps == 0
+
+
+def switch_implementation(number, optimizer, rest):
+    implementations = {2: {"foreach": True}, 4: {"foreach": False, "fused": True}, 6: {"fused": False, "foreach": None}}
+    optimizer.param_groups[0].update(implementations.get(number, {}))
+
+
+def clear_state(number, optimizer, rest):
+    if number in (3, 5):
+        optimizer.state.clear()
+
+
+def load_state(number, optimizer, rest):
+    """As it was, and with other settings."""
+    if number in (3, 5):
+        state = copy.deepcopy(optimizer.state_dict())
+        state["param_groups"][0].update({"lr": 0.3, "weight_decay": 0.5, "betas": (0.5, 0.9)} if number == 5 else {})
+        optimizer.load_state_dict(state)
+
+
+def change_settings_of_a_group(number, optimizer, rest):
+    if number == 4:
+        optimizer.param_groups[0]["lr"] = torch.tensor(0.2)
+        optimizer.param_groups[0]["weight_decay"] = 0.0
+
+
+def add_a_group(number, optimizer, rest):
+    if number == 3:
+        optimizer.add_param_group({"params": rest, "lr": 0.5, "weight_decay": 0.2, "amsgrad": True})
+
+
+@pytest.mark.parametrize(
+    "meanwhile", [switch_implementation, clear_state, load_state, change_settings_of_a_group, add_a_group]
+)
+def test_what_a_loop_does_to_its_optimizer_between_steps_shows_in_the_update(tmp_path, meanwhile):
+    model = make_model()
+    own, rest = list(model.parameters()), []
+    if meanwhile is add_a_group:
+        own, rest = own[:2], own[2:]
+    optimizer = torch.optim.AdamW(own, lr=0.05, weight_decay=0.1)
+    oracle = Oracle(model)
+    with gradwatch.attach(model, optimizer, tmp_path, updates_every=1):
+        for number in range(8):
+            model.zero_grad()
+            torch.manual_seed(number)
+            model(torch.randn(5, 4)).square().mean().backward()
+            meanwhile(number, optimizer, rest)
+            oracle(optimizer.step)
+    found = gradwatch.Run(tmp_path).updates("update_norm")
+    np.testing.assert_allclose(found.fillna(0.0), oracle.rows, rtol=2e-4)
+
+
+def test_a_resumed_training_and_two_optimizers_have_their_own_updates(tmp_path):
+    model = make_model()
+    parameters = list(model.parameters())
+    first = torch.optim.AdamW(parameters[:2], lr=0.05)
+    second = torch.optim.SGD(parameters[2:], lr=0.1, momentum=0.9)
+    oracle = Oracle(model)
+
+    def step():
+        first.step()
+        second.step()
+
+    for attempt in range(2):
+        with gradwatch.attach(model, {"adam": first, "sgd": second}, tmp_path):
+            for number in range(3 * attempt, 3 * attempt + 3):
+                model.zero_grad()
+                torch.manual_seed(number)
+                model(torch.randn(5, 4)).square().mean().backward()
+                oracle(step)
+    run, expected = gradwatch.Run(tmp_path), np.array(oracle.rows)
+    np.testing.assert_allclose(run.updates("update_norm", optimizer="adam"), expected[:, :2], rtol=2e-4)
+    np.testing.assert_allclose(run.updates("update_norm", optimizer="sgd"), expected[:, 2:], rtol=2e-4)
+
+
+def test_of_float32_copies_of_bfloat16_weights_the_update_is_that_of_the_copies(tmp_path):
+    """The optimizer knows nothing of the bfloat16 weights, of which a step may move few."""
+    model = make_model(dtype=torch.bfloat16)
+    copies = [nn.Parameter(p.detach().float()) for p in model.parameters()]
+    optimizer = torch.optim.AdamW(copies, lr=1e-4)
+    oracle = Oracle(model)
+    oracle.parameters = copies
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for number in range(3):
+            model.zero_grad()
+            torch.manual_seed(number)
+            model(torch.randn(5, 4, dtype=torch.bfloat16)).square().mean().backward()
+            for copied, weight in zip(copies, model.parameters(), strict=True):
+                copied.grad = weight.grad.float()
+            oracle(optimizer.step)
+            torch._foreach_copy_([p.data for p in model.parameters()], [c.data for c in copies])
+    np.testing.assert_allclose(gradwatch.Run(tmp_path).updates("update_norm"), oracle.rows, rtol=2e-3)
