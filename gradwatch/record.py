@@ -516,7 +516,7 @@ def total(norms: NDArray[np.float64]) -> float:
     >>> f"{total(np.array([3e200, 4e200])):.6g}"
     '5e+200'
     """
-    largest = float(np.max(norms, initial=0.0))
+    largest = float(norms.max(initial=0.0))
     if largest == 0.0 or not math.isfinite(largest):
         return largest
-    return float(largest * np.sqrt(np.sum(np.square(norms / largest))))
+    return float(largest * np.sqrt(np.square(norms / largest).sum()))

@@ -104,6 +104,8 @@ def is_dense(gradient: Tensor) -> bool:
     """Whether the entries lie side by side in some order of the dimensions, for example channels last."""
     if gradient.is_nested:
         return False
+    if gradient.is_contiguous():  # as usual, and asked of each of a thousand
+        return True
     expected = 1
     for stride, size in sorted(zip(gradient.stride(), gradient.shape, strict=True)):
         if size == 1:

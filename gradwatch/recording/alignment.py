@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, to_device, to_host, widest_float
-from gradwatch.measure.entries import is_wrapper
+from gradwatch.measure.entries import PLAIN, is_wrapper
 from gradwatch.measure.fused import is_dense
 from gradwatch.record import SAMPLED_STATS
 
@@ -111,8 +111,8 @@ def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tenso
     """The same entries of another tensor of the parameter, flat; None where it is not laid out alike."""
     if tensor is None or tensor.layout != torch.strided or old.is_complex():
         return None
-    whole = local(tensor.detach())
-    if whole.device != old.device or is_wrapper(whole):
+    whole = tensor if type(tensor) in PLAIN else local(tensor.detach())
+    if whole.get_device() != old.get_device() or whole.is_cpu != old.is_cpu or is_wrapper(whole):
         return None
     if entries.stride == 1:
         return whole.reshape(-1) if whole.shape == old.shape else None
