@@ -67,7 +67,7 @@ from gradwatch.distributed.messages import Heard, Item, SubtreeParts, SubtreeSte
 from gradwatch.record import RANK_STATS, STATS, ParameterInfo, StepRecord
 from gradwatch.recording.recorder import Recorder
 from gradwatch.recording.records import LateNumbers, OwnTotals, SharedStep, StepNumbers, record_of_all
-from gradwatch.recording.sink import INTERVAL
+from gradwatch.recording.sink import SHORT_INTERVAL as INTERVAL
 from gradwatch.store import StoreWriter
 
 PARAMETERS = 300

@@ -15,7 +15,7 @@ from gradwatch.distributed.mailbox import RANK_0_WITHIN
 from gradwatch.distributed.messages import Ended, Item, SubtreeStep, pack
 from gradwatch.record import Event, StepRecord
 from gradwatch.recording.records import make_local
-from gradwatch.recording.sink import Beginning, QueueThread, StepSource
+from gradwatch.recording.sink import SHORT_INTERVAL, Beginning, QueueThread, StepSource
 
 if TYPE_CHECKING:
     from gradwatch.recording.pending import PendingStep  # it needs torch
@@ -45,7 +45,7 @@ class RankSender:
         self._ended = Ended()
         self._relay = _place_in_tree(mailbox)
         self._collective: RankCollective | None = None
-        self._thread: QueueThread[Make] = QueueThread(self._work, capacity)
+        self._thread: QueueThread[Make] = QueueThread(self._work, capacity, SHORT_INTERVAL)
         self._thread.start()
 
     @property

@@ -21,7 +21,7 @@ from gradwatch.recording.batch_writer import BatchWriter
 from gradwatch.recording.judge import SLICE, Judge, Past
 from gradwatch.recording.mirror import GuardedMirror, Mirror
 from gradwatch.recording.records import SharedStep, make_record, record_of_all, share
-from gradwatch.recording.sink import Beginning, QueueThread, StepSource
+from gradwatch.recording.sink import SHORT_INTERVAL, Beginning, QueueThread, StepSource
 from gradwatch.recording.snapshots import Snapshots, unseen_records
 from gradwatch.sinks.closing import closing_of
 from gradwatch.sinks.feed import IN_A_HURRY as IN_A_HURRY_FOR_TRACKERS
@@ -110,7 +110,7 @@ class Recorder:
         self._end = _End()
         self._counts = _Counts()
         self._gone: list[str] = []  # optimizers whose last steps may still wait for the disk
-        self._thread: QueueThread[Job] = QueueThread(self._work, capacity)
+        self._thread: QueueThread[Job] = QueueThread(self._work, capacity, None if team is None else SHORT_INTERVAL)
         self.events = self._judge.events
         self._thread.start()
 

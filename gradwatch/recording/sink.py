@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-INTERVAL = 0.25  # seconds between two rounds, so that a killed process loses less than one second
+INTERVAL = 0.5
+"""Seconds between two rounds, so that a killed process loses less than one second.
+
+A round that takes one step finds nothing of the recorder in the processor's caches. At five steps a second a step costs
+the thread 1.5 ms with a round every 0.25 s, and 1.1 ms with one every 0.5 s (benchmarks/thread_cost.py)."""
+
+SHORT_INTERVAL = 0.25
+"""The same where steps wait at two places, one after the other: of several ranks, and of a recorder's process."""
+
 POLL = 0.005  # seconds between two looks whether the thread has ended
 HALT_WITHIN = 1.0  # seconds that the interpreter's exit waits for a thread that is late, and for one that is to stop
 
@@ -212,12 +220,12 @@ class QueueThread(Generic[Item]):
         ended: whether the thread has done all it ever will.
     """
 
-    def __init__(self, work: Callable[[bool], None], capacity: int) -> None:
-        """``work`` is called in the thread every `INTERVAL` seconds, with True the last time."""
+    def __init__(self, work: Callable[[bool], None], capacity: int, interval: float | None = None) -> None:
+        """``work`` is called in the thread every ``interval`` seconds, or `INTERVAL`; with True the last time."""
         self.fault: BaseException | None = None
         self.ended = False
         self.capacity = capacity
-        self._work = work
+        self._work, self._interval = work, interval
         self._queue: deque[Item] = deque()
         self._wake, self._round_done = Bell(), Bell()
         self._closing = False
@@ -286,7 +294,7 @@ class QueueThread(Generic[Item]):
     def _run(self) -> None:
         try:
             while True:
-                self._wake.wait(INTERVAL)
+                self._wake.wait(INTERVAL if self._interval is None else self._interval)
                 closing = self._closing
                 self._work(closing)
                 self._round_done.ring()

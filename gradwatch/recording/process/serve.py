@@ -38,7 +38,7 @@ from gradwatch.recording.process.ring import Ring
 from gradwatch.recording.rank_sender import KILLED, RankSender
 from gradwatch.recording.recorder import MakeRecord, Recorder
 from gradwatch.recording.records import StepNumbers, gathered_record, local_of, record_of
-from gradwatch.recording.sink import INTERVAL, Beginning
+from gradwatch.recording.sink import SHORT_INTERVAL, Beginning
 from gradwatch.sinks.feed import Feeds
 from gradwatch.sinks.targets import trackers_of_plain
 from gradwatch.sinks.tracker import RunFacts
@@ -290,7 +290,7 @@ def _opened_writer(run: Path) -> StoreWriter:
         except RunInUse:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(INTERVAL)
+            time.sleep(SHORT_INTERVAL)
 
 
 class _ToTraining(logging.Handler):
@@ -320,7 +320,7 @@ class Server:
         """Serve until the end; return its reason, and whether there is little time."""
         while True:
             # Before the ring is read: what was written before the end, or before the death, is read then.
-            lines = self._channel.receive(INTERVAL)
+            lines = self._channel.receive(SHORT_INTERVAL)
             is_dead = self._channel.is_ended or os.getppid() != self._training
             end = next((line for line in lines if line[0] == "end"), None)
             self._pump()
@@ -409,6 +409,6 @@ def serve(fd: int) -> None:
 def _facts(channel: Channel) -> dict[str, Any] | None:
     """The first line; None if the training process is gone before it."""
     while not channel.is_ended:
-        for line in channel.receive(INTERVAL):
+        for line in channel.receive(SHORT_INTERVAL):
             return cast("dict[str, Any]", line[0])
     return None
