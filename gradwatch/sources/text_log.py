@@ -20,7 +20,9 @@ PATTERNS = {
     "llm.c": rf"step\s+(?P<step>\d+)/\d+ \| (?:train )?loss\s++(?P<loss>{_N})(?>.*?\| norm\s++(?P<norm>{_N}))"
     rf"(?>.*?\| lr (?P<lr>{_N}))",
     "llm.c's main.log": rf"\bs:(?P<step>\d+) trl:(?P<loss>{_N}) lr:(?P<lr>{_N}) norm:(?P<norm>{_N})",
-    "build-nanogpt": rf"step\s+(?P<step>\d+) \| loss: (?P<loss>{_N}) \| lr:? (?P<lr>{_N}) \| norm:? (?P<norm>{_N})",
+    # Some copies print no learning rate, and `||` between the columns.
+    "build-nanogpt": rf"step\s+(?P<step>\d+) \|{{1,2}} loss: (?P<loss>{_N}) \|{{1,2}}"
+    rf"(?: lr:? (?P<lr>{_N}) \|{{1,2}})? norm:? (?P<norm>{_N})",
     "Megatron-LM": rf"iteration\s+(?P<step>\d+)/\s*\d+ \|(?>.*?learning rate:\s*(?P<lr>{_N}) \|)?"
     rf"(?>.*?lm loss:\s*(?P<loss>{_N}) \|)?(?>.*?grad norm:\s*(?P<norm>{_N}))",
     "torchtitan": rf"step:\s*(?P<step>\d+)\s+loss:\s*(?P<loss>{_N})\s+grad_norm:\s*(?P<norm>{_N})",
