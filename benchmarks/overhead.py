@@ -6,10 +6,10 @@ By default the updates of all parameters are read at every so many steps (16 par
 `updates_every=0` leaves them out. Both stand in the table.
 
 Other tools that are not installed are left out (lightning, tensorboard, wandb, trackio, mlflow). Every variant trains
-its own model, in one process. A round gives each of them a few steps in turn, so that a slow moment of the machine
-hits all. gradwatch must finish its background work within its own round. Other tools continue in the background, so
-they are measured afterwards, in rounds of their own, and in fewer of them, because they differ by more. overhead.txt
-is the printed table, and overhead_recorders.txt that of `--recorders --peers 0`.
+its own model, in one process, and hears only its own recording. A round gives each of them a few steps in turn, so that
+a slow moment of the machine hits all. gradwatch must finish its background work within its own round. Other tools
+continue in the background, so they are measured afterwards, in rounds of their own, and in fewer of them, because they
+differ by more. overhead.txt is the printed table, and overhead_recorders.txt that of `--recorders --peers 0`.
 
 The last column is the processor time that the recorder's thread took for a step, in milliseconds. It runs beside the
 training where there is a processor for it.
@@ -34,7 +34,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from unittest import mock
 
 import numpy as np
@@ -45,6 +45,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 import gradwatch
 from gradwatch.clip import NormClip
 from gradwatch.measure import fused, routes, updates
+from gradwatch.recording.recording import Recording
 
 LEARNING_RATE = 0.0  # the optimizer does the same work, but the weights and so the norms stay
 
@@ -283,7 +284,7 @@ def training(model: Model, variant: Variant, folder: Path, max_norm: float, comp
         with route(compiled):
             between, after = variant(t)
         while True:
-            with route(compiled):
+            with route(compiled), alone(folder):
                 began = time.perf_counter()
                 for _ in range(model.steps):
                     optimizer.zero_grad()
@@ -294,6 +295,23 @@ def training(model: Model, variant: Variant, folder: Path, max_norm: float, comp
                 after()
                 seconds = time.perf_counter() - began
             yield seconds
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let no recording but the one in this folder hear the hooks.
+
+    Those of `backward` and of clip calls are of the process: otherwise every training, also one that is not recorded,
+    would pay for the recordings of all others.
+    """
+    original = Recording.guarded
+
+    def guarded(self: Recording, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        if self.run == folder:
+            original(self, method, *args, **kwargs)
+
+    with mock.patch.object(Recording, "guarded", guarded):
+        yield
 
 
 @contextlib.contextmanager

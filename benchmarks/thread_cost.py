@@ -44,6 +44,7 @@ from overhead import (
     Model,
     Training,
     Variant,
+    alone,
     ours_observing,
     threshold,
     torch_clip,
@@ -137,14 +138,16 @@ def training(model: Model, variant: Variant, folder: Path, max_norm: float) -> G
     with contextlib.ExitStack() as stack:
         between, after = variant(Training(module, optimizer, folder, max_norm, stack))
         while True:
-            began = time.thread_time()
-            for _ in range(model.steps):
-                optimizer.zero_grad()
-                module(model.data()).backward()
-                between()
-                optimizer.step()
-            after()
-            yield time.thread_time() - began
+            with alone(folder):
+                began = time.thread_time()
+                for _ in range(model.steps):
+                    optimizer.zero_grad()
+                    module(model.data()).backward()
+                    between()
+                    optimizer.step()
+                after()
+                took = time.thread_time() - began
+            yield took
 
 
 @dataclass
