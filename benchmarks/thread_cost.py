@@ -156,6 +156,7 @@ class Found:
 
     rounds: list[float] = field(default_factory=list)
     recorder: float = 0.0
+    threads: list[int] = field(default_factory=list)  # of its recorder
 
 
 def take_turns(model: Model, rounds: int) -> dict[str, Found]:
@@ -173,6 +174,7 @@ def take_turns(model: Model, rounds: int) -> dict[str, Found]:
             for one in threading.enumerate():
                 if one.name == "gradwatch" and one.ident not in before and one.ident is not None:
                     of_recorder[name] = time.pthread_getcpuclockid(one.ident)
+                    found[name].threads.append(one.ident)
         clocks.clear()
         for number in range(rounds):
             first = number % len(runs)
@@ -199,7 +201,7 @@ def table(model: Model, rounds: int) -> None:
         print(f"  {name}: training thread {middle:+.2f} ms ({more[quarter]:+.2f} to {more[-1 - quarter]:+.2f})")
         parts: tuple[dict[str, float], dict[str, float]] = {}, {}
         for (variant, thread), own in clocks.items():
-            if variant == name:
+            if variant == name and thread in (threading.get_ident(), *one.threads):
                 parts[thread != threading.get_ident()].update(own.seconds)
         within, recorded = parts
         print(line("within", sum(within.values()), within, steps))
