@@ -95,6 +95,7 @@ class Session:
             for optimizer in settled:
                 self._settle(optimizer, None)
             optimizer, numbers = decode_step(values, data)
+            self._take_interrupted(optimizer, numbers.step)
             if kind == "held":
                 self._held[optimizer] = numbers
             else:
@@ -117,8 +118,16 @@ class Session:
     def _put(self, optimizer: str, numbers: StepNumbers) -> None:
         raise NotImplementedError
 
+    def _take_interrupted(self, optimizer: str, step: int) -> None:
+        """An interrupt, as by Ctrl-C, may have come before an earlier step was settled, or this one noted."""
+        held = self._held.pop(optimizer, None)
+        if held is not None and held.step != step:
+            self._put(optimizer, held)
+
     def _settle(self, optimizer: str, late: Sequence[Any] | None) -> None:
-        numbers = self._held.pop(optimizer)
+        numbers = self._held.pop(optimizer, None)
+        if numbers is None:  # an interrupt came between this being said and being noted, so that it is said again
+            return
         self._put(optimizer, numbers if late is None else replace(numbers, late=late_of(late)))
 
     # -------------------------------------------------------------- the messages by their kind

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -230,7 +232,7 @@ class ProcessSink:
             self._outgoing.settle(name)
 
     def _writing(self) -> _Writing:
-        return _Writing(self._lock, self._outgoing)
+        return _Writing(self, self._lock, self._outgoing)
 
     # ------------------------------------------------------------------------- the end
 
@@ -294,13 +296,13 @@ class _Writing:
     generator takes four times as long, and the training pays that at every step.
     """
 
-    __slots__ = ("_is_free", "_lock", "_outgoing")
+    __slots__ = ("_is_free", "_lock", "_outgoing", "_sink")
 
-    def __init__(self, lock: threading.Lock, outgoing: Outgoing) -> None:
-        self._lock, self._outgoing = lock, outgoing
+    def __init__(self, sink: ProcessSink, lock: threading.Lock, outgoing: Outgoing) -> None:
+        self._sink, self._lock, self._outgoing = sink, lock, outgoing
 
     def __enter__(self) -> bool:
-        self._is_free = self._lock.acquire(timeout=LOCK_WITHIN)
+        self._is_free = self._lock.acquire(timeout=LOCK_WITHIN) or _is_left_locked(self._sink)
         return self._is_free
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -311,6 +313,23 @@ class _Writing:
                 self._outgoing.push()
         finally:
             self._lock.release()
+
+
+WRITERS = frozenset({"admit", "join", "opened", "dismiss", "note", "hold", "put", "flush", "ask_to_end"})
+"""The methods that write; none calls another."""
+
+
+def _is_left_locked(sink: ProcessSink) -> bool:
+    """Whether no method but the one that asks is writing.
+
+    An interrupt, as of a cell in a notebook, may come when the lock is taken and not yet known to be. Nobody would give
+    it back, so that each later step would wait for it and be left out.
+    """
+    writers = 0
+    for frame in sys._current_frames().values():
+        for one, _ in traceback.walk_stack(frame):
+            writers += one.f_code.co_name in WRITERS and one.f_locals.get("self") is sink
+    return writers == 1
 
 
 class SendingSink(ProcessSink):

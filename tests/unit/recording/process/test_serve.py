@@ -69,6 +69,17 @@ def test_a_step_that_is_held_takes_the_last_loss_it_is_given(tmp_path, session):
     assert losses(Run(tmp_path / "run")) == [2.0, 3.0, 4.0, 5.0]
 
 
+def test_steps_that_an_interrupt_left_unsettled_or_told_twice_are_recorded_once(tmp_path, session):
+    messages = [
+        step("held", 0, loss=0.0), step("held", 1, loss=1.0), step("put", 1, loss=2.0),
+        step("held", 2, loss=3.0), told("settle", "0", None), told("settle", "0", None),
+    ]  # fmt: skip
+    for message in [*admitted(), *messages]:
+        session.take(message)
+    session.recorder.close("closed")
+    assert losses(Run(tmp_path / "run")) == [0.0, 2.0, 3.0]
+
+
 def test_what_was_held_when_the_training_died_is_written(tmp_path, session):
     for message in [*admitted(), step("put", 0), step("held", 1, loss=7.0)]:
         session.take(message)

@@ -9,6 +9,7 @@ import pytest
 from gradwatch.distributed import ParameterPart
 from gradwatch.errors import RecorderProcessFailed, StoreNotWritable
 from gradwatch.record import Event, StepRecord
+from gradwatch.recording.process import sink as module
 from gradwatch.recording.process.messages import decode, encode, plain_event, plain_record
 from gradwatch.recording.process.sink import Answers, Outgoing, ProcessSink
 from gradwatch.recording.sink import Beginning
@@ -101,6 +102,15 @@ def test_an_optimizer_is_told_of_before_its_first_step(link):
     sink.note({"config": "{}"})
     sink.dismiss("0")
     assert kinds(link) == ["infos", "admit", "join", "opened", "note", "dismiss"]
+
+
+def test_a_lock_that_an_interrupt_left_taken_is_taken_over(link, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_WITHIN", 0.01)
+    sink = ProcessSink(link, link)
+    sink._lock.acquire()
+    sink.note({"config": "{}"})
+    assert kinds(link) == ["note"]
+    assert not sink._lock.locked()
 
 
 def test_parameters_are_told_once_and_again_when_they_have_changed(link):
