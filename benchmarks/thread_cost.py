@@ -184,6 +184,7 @@ def take_turns(model: Model, rounds: int) -> dict[str, Found]:
                 found[name].rounds.append(next(runs[name]))
                 if name in of_recorder:
                     found[name].recorder += time.clock_gettime(of_recorder[name]) - began
+        running[0] = ""  # what the end of a recording takes is not that of a step
         for run in runs.values():
             run.close()
     return found
