@@ -1,13 +1,13 @@
 """Print the peak memory of a training without and with gradwatch.
 
-Each training runs in a process of its own and does the same at each of its 12 steps; PyTorch alone imports no
-gradwatch. The kinds take turns, and the table has medians. The peak is what the system counts (`VmHWM`). Memory of its
-own (`RssAnon`) and pages of files, such as the code of libraries (`RssFile`), which all processes share and the system
-may drop, are read after each backward pass, and the largest counts. Two of the 12 steps sample the weights: at every
-tenth step in place of the default, every fiftieth; every other option has its default. The C library gives large blocks
-back at once (`MALLOC_MMAP_THRESHOLD_`), so that the peak counts what is held and not what is kept for later.
+Each training runs in a process of its own; PyTorch alone imports no gradwatch. The kinds take turns, and the table has
+medians. The peak is what the system counts (`VmHWM`). Own memory (`RssAnon`) and pages of files, such as the code
+of libraries (`RssFile`), which all processes share and the system may drop, are read after each backward pass, and the
+largest counts. The first step samples the weights, as by default, and so does one of the later steps, when the
+optimizer has its state. The C library gives large blocks back at once (`MALLOC_MMAP_THRESHOLD_`), so that the peak
+counts what is held and not what is kept for later.
 
-Usage: python benchmarks/weights_memory.py [--model linear|gpt] [--millions 170] [--rounds 5]
+Usage: python benchmarks/weights_memory.py [--model linear|gpt] [--millions 170] [--steps 12] [--rounds 5]
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 WIDTH = 2048
-STEPS = 12
-KINDS = {"PyTorch alone": None, "weights_every=0": 0, "weights sampled": 10}
+KINDS = ("PyTorch alone", "weights_every=0", "weights sampled")
 COLUMNS = {"peak": "VmHWM", "own": "RssAnon", "files": "RssFile"}
 
 
@@ -34,7 +33,7 @@ def memory() -> dict[str, int]:
     return {name: int(rows[key].split()[0]) * 1024 for name, key in COLUMNS.items()}
 
 
-def train(kind: str, millions: int, weights_every: int | None) -> dict[str, int]:
+def train(kind: str, millions: int, steps: int, weights_every: int | None) -> dict[str, int]:
     """Train, and return the largest numbers in bytes, with those of the weights."""
     import torch
     from torch import nn
@@ -62,7 +61,7 @@ def train(kind: str, millions: int, weights_every: int | None) -> dict[str, int]
 
             recording = gradwatch.attach(model, optimizer, f"{folder}/run", weights_every=weights_every)
         with recording:
-            for _ in range(STEPS):
+            for _ in range(steps):
                 loss = model(inputs).square().mean()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -76,18 +75,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["linear", "gpt"], default="linear")
     parser.add_argument("--millions", type=int, default=170)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train", help="in a process of its own")
     options = parser.parse_args()
     if options.train:
         every = json.loads(options.train)
-        print(json.dumps(train(options.model, options.millions, every)))
+        print(json.dumps(train(options.model, options.millions, options.steps, every)))
         return
     found: dict[str, list[dict[str, int]]] = {name: [] for name in KINDS}
     for _ in range(options.rounds):
-        for name, every in KINDS.items():
+        for name, every in zip(KINDS, (None, 0, options.steps // 2 + 1), strict=True):
             call = [sys.executable, __file__, "--train", json.dumps(every)]
-            call += ["--model", options.model, "--millions", str(options.millions)]
+            call += ["--model", options.model, "--millions", str(options.millions), "--steps", str(options.steps)]
             env = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20), "OMP_NUM_THREADS": "1"}
             done = subprocess.run(call, capture_output=True, text=True, check=True, env=env)
             found[name].append(json.loads(done.stdout))

@@ -41,7 +41,7 @@ COPIED = 2**18
 
 COPIED_ONE_IN = 1024
 """A larger model copies one entry in 1,024, if that is more. With what is computed from the copies, a sampled step took
-0.7 % of the memory of 340 million weights (benchmarks/weights_memory.py)."""
+0.4 % of the memory of 340 million weights (benchmarks/weights_memory.py)."""
 
 PARAMETERS_A_STEP, PARAMETERS_A_STEP_OPERATORS = 16, 4
 """Parameters whose updates are read at a step, on average over the steps of a run: by the compiled pass or Triton's
