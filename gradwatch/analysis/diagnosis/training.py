@@ -324,8 +324,9 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     moves = bool((norms > 0).any())
-    if facts.is_imported and moves and float(f"{losses[0]:.0e}") == losses[0]:
-        return None  # rounded to one digit; or 0, as a surrogate is on the samples of its own policy
+    if facts.is_imported and moves and float(f"{losses[0]:.0e}") == float(f"{losses[0]:.6g}"):
+        # Rounded to one digit (a float32 holds 6), or 0, as a surrogate is on the samples of its own policy.
+        return None
     return Finding(
         code="constant-loss",
         severity="warning" if moves else "critical",

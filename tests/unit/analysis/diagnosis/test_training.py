@@ -123,8 +123,11 @@ def test_a_loss_that_never_changes(tmp_path):
     assert "constant-loss" not in codes(run_of(tmp_path / "near", nearly))
 
 
-def test_a_logged_loss_of_zero_beside_gradients_is_a_surrogate_or_rounded_and_a_recorded_one_is_exact(tmp_path):
-    records = stream(steady(300), losses=[0.0] * 300)
+@pytest.mark.parametrize("loss", [0.0, float(np.float32(0.0001)), 0.7])
+def test_a_logged_loss_of_one_digit_beside_gradients_is_a_surrogate_or_rounded_and_a_recorded_one_is_exact(
+    tmp_path, loss
+):
+    records = stream(steady(300), losses=[loss] * 300)
     assert "constant-loss" not in codes(run_of(tmp_path / "a", records, meta={"source": "trainer"}))
     assert "constant-loss" in codes(run_of(tmp_path / "b", records))
 
