@@ -144,8 +144,9 @@ class Ring:
         """Let no access to the memory pass from one side of this call to the other, on any processor.
 
         Python has no barrier. A lock that is taken and given back, and then another, is one: nothing may move past the
-        release of the first, nor before the second is acquired.
+        release of the first, nor before the second is acquired. An interrupt in between may leave one taken. It is then
+        not waited for, because nobody would give it back, and is free again after this call.
         """
         for lock in self._locks:
-            lock.acquire()
+            lock.acquire(blocking=False)
             lock.release()

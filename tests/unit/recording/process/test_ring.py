@@ -46,6 +46,15 @@ def test_what_has_no_room_is_refused_and_changes_nothing(pair):
     assert writer.used == 0
 
 
+def test_locks_that_an_interrupt_left_taken_hold_up_no_message(pair):
+    writer, reader = pair
+    for lock in writer._locks:
+        lock.acquire()
+    assert writer.write([b"norm"])
+    assert reader.read() == b"norm"
+    assert not any(lock.locked() for lock in writer._locks)
+
+
 def test_what_a_killed_process_wrote_is_there(tmp_path):
     fd = open_memory(HEADER_BYTES + 4096, tmp_path)
     child = os.fork()
