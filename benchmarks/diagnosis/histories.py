@@ -14,6 +14,8 @@ them: a lone spike there is a row at eight times the medians of the 20 rows befo
 high as any other of them that is not a lone spike; a history with such rows in one of 20 has none that is lone.
 The ninth round is one part too, labelled in the same way after the rules of that day.
 The tenth round is one part, labelled in the same way and committed before the rules of its day were.
+The eleventh round is one part, labelled in the same way after the rules of its day: value-based RL by the return beside
+the loss too, where the file has it, because its loss rises with the values.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
