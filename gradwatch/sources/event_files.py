@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,10 @@ def read(
 def _points(by_tag: Mapping[str, Scalars], tags: Columns) -> Iterator[Point]:
     """A point for each step that has a norm."""
     nothing: Scalars = {}
-    losses, rates, rewards = (by_tag.get(tag or "", nothing) for tag in (tags.loss, tags.learning_rate, tags.reward))
+    losses, rates = (by_tag.get(tag or "", nothing) for tag in (tags.loss, tags.learning_rate))
     of_layers = [by_tag[tag] for tag in tags.series.columns]
     norms = _totals(of_layers) if tags.norm is None else by_tag[tags.norm]
+    rewards = _latest(by_tag.get(tags.reward or "", nothing), sorted(norms))
     for step, (value, wall_time) in norms.items():
         if step >= 0:
             yield Point(
@@ -54,7 +56,7 @@ def _points(by_tag: Mapping[str, Scalars], tags: Columns) -> Iterator[Point]:
                 norm=value,
                 loss=_value(losses, step),
                 learning_rate=_value(rates, step),
-                reward=_value(rewards, step),
+                reward=rewards.get(step),
                 wall_time=wall_time,
                 layers=tuple(_value(each, step) for each in of_layers),
             )
@@ -62,6 +64,16 @@ def _points(by_tag: Mapping[str, Scalars], tags: Columns) -> Iterator[Point]:
 
 def _value(scalars: Scalars, step: int) -> float | None:
     return scalars[step][0] if step in scalars else None
+
+
+def _latest(scalars: Scalars, steps: Sequence[int]) -> dict[int, float]:
+    """The last value at each of these ascending steps, or since the one before it: rewards have steps of their own."""
+    found = {}
+    for step in sorted(scalars):
+        at = bisect_left(steps, step)
+        if at < len(steps):
+            found[steps[at]] = scalars[step][0]
+    return found
 
 
 def _totals(of_layers: list[Scalars]) -> Scalars:

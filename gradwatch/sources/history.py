@@ -47,6 +47,7 @@ NAMES = {
         "ep_rew_mean",
         "episode_reward",
         "episodic_return",
+        "return_mean",
     ),
     "step": (
         "step",

@@ -43,6 +43,16 @@ def test_of_a_training_that_was_resumed_the_later_file_stands(tmp_path):
     assert norms.tolist() == [1.0] * 300 + [2.0] * 300
 
 
+def test_a_return_has_steps_of_its_own(tmp_path):
+    with SummaryWriter(str(tmp_path / "logs")) as writer:
+        for step in (10, 20, 30, 40):
+            writer.add_scalar("grad_norm", 1.0, step)
+        for step, value in [(7, 0.5), (20, -1.0), (22, 3.0), (28, 4.0), (41, 7.0)]:
+            writer.add_scalar("return_mean", value, step)
+    points = read([tmp_path / "logs"]).points
+    assert {point.step: point.reward for point in points} == {10: 0.5, 20: -1.0, 30: 4.0, 40: None}
+
+
 def test_a_tag_is_named_where_it_can_not_be_told(tmp_path):
     write_events(tmp_path / "logs", tag="g/all")
     with pytest.raises(CannotImport, match=r"'accuracy', 'g/all'.*--norm"):
