@@ -148,15 +148,17 @@ def _aligned(rows: Sequence[_Row]) -> Tensor:
     moved = counts / to_device(torch.tensor(lengths, dtype=dtype), device)
     del changed
     gradient = joined("gradient")
+    if gradient is None:
+        return torch.stack([moved, *[torch.full_like(moved, torch.nan)] * 2])
     return torch.stack([moved, *(_cosines(gradient, joined(other), lengths, moved) for other in ("momentum", "old"))])
 
 
-def _cosines(first: Tensor | None, second: Tensor | None, lengths: Sequence[int], like: Tensor) -> Tensor:
+def _cosines(first: Tensor, second: Tensor | None, lengths: Sequence[int], like: Tensor) -> Tensor:
     """The cosine of the angle between stretches of two tensors; NaN where one is zero or not known.
 
     The second is used up, to hold less at once.
     """
-    if first is None or second is None:
+    if second is None:
         return torch.full_like(like, torch.nan)
     magnitudes = _norms(first, lengths, order=2) * _norms(second, lengths, order=2)
     products = second.mul_(first)
