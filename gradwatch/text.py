@@ -96,6 +96,21 @@ def step_range(first: int, last: int | None = None) -> str:
     return f"step {first}" if last in (None, first) else f"steps {first} to {last}"
 
 
+def run_state(reason: str | None, *, running: bool) -> str:
+    """Format how the last attempt of a run ended: `RunSummary.ended` and `RunSummary.running`.
+
+    >>> [run_state(reason, running=False) for reason in ("exit", "exception KeyboardInterrupt", None)]
+    ['ended: exit', 'interrupted (Ctrl-C)', 'its process is gone']
+    >>> run_state(None, running=True)
+    'still running'
+    """
+    if running:
+        return "still running"
+    if reason is None:
+        return "its process is gone"
+    return "interrupted (Ctrl-C)" if reason == "exception KeyboardInterrupt" else f"ended: {reason}"
+
+
 def duration(seconds: float | None) -> str:
     """Format seconds.
 

@@ -91,7 +91,8 @@ function rateOf({ learning_rate: last, highest_learning_rate: highest }) {
 /** How a run ended: only one whose process is alive is still running. @param {Overview} run */
 function endOf({ running, ended }) {
   if (running) return "still running";
-  return ended === null ? "its process is gone" : `ended: ${ended}`;
+  if (ended === null) return "its process is gone";
+  return ended === "exception KeyboardInterrupt" ? "interrupted (Ctrl-C)" : `ended: ${ended}`;
 }
 
 const OF_GROUPING = { parameter: "", kind: "all layers of kind ", depth: "the layer " };

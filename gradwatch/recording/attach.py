@@ -61,6 +61,7 @@ Trained: TypeAlias = Mapping[str, tuple[nn.Module, Optimizer]]
 QUEUE_BYTES = 64 * 2**20  # of steps that wait to be written
 MOST_QUEUED, LEAST_QUEUED = 10_000, 64
 RING_BYTES, RING_STEPS = 16 * 2**20, 16  # room for steps that the recorder's process has not taken yet, at least
+MAX_JOINED_CLASSES = 3  # of the models of one ModuleDict whose classes are named
 STEP_BYTES = 12 * 8  # of one parameter at a step that has every statistic
 
 
@@ -656,8 +657,17 @@ def _facts(run: Path, trained: Trained, options: RecordingOptions) -> RunFacts:
 
 
 def _class_of_model(model: nn.Module) -> str:
-    """The class of the model itself, without what makes it one of several processes."""
+    """The class of the model itself, without what makes it one of several processes.
+
+    Of a few models in a `ModuleDict`, as `gradwatch run` joins those of one optimizer, their own classes.
+
+    >>> _class_of_model(nn.ModuleDict({"encoder": nn.LSTM(2, 2), "head": nn.Linear(2, 2)}))
+    'LSTM + Linear'
+    """
     kind = type(model)
+    parts = list(dict.fromkeys(_class_of_model(part) for part in model.children())) if kind is nn.ModuleDict else []
+    if 0 < len(parts) <= MAX_JOINED_CLASSES:
+        return " + ".join(parts)
     if kind.__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
         return _class_of_model(cast("nn.Module", model.module))
     if kind.__mro__[1].__name__ == "FSDPModule":  # `fully_shard` makes a class of both

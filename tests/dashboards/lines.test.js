@@ -171,6 +171,8 @@ test("a run without an end is running only while its process is alive", () => {
   assert.match(factsOf(overview({ running: true, ended: null })).join(), /still running/);
   assert.match(factsOf(overview({ running: false, ended: null })).join(), /its process is gone/);
   assert.match(factsOf(overview({ running: false, ended: "exit" })).join(), /ended: exit/);
+  const interrupted = overview({ running: false, ended: "exception KeyboardInterrupt" });
+  assert.match(factsOf(interrupted).join(), /interrupted \(Ctrl-C\)/);
 });
 
 test("columns that follow each other are one span; a gap, or infinity beside NaN, begins another", () => {

@@ -77,9 +77,9 @@ def _finder(
     from_loss = fault == "loss" or event.origin == "loss"
     if not from_loss and not came_back and _is_hidden(optimizer, event.step):
         return _hidden
-    if from_loss or _loss_is_nonfinite(optimizer, event.step):
-        return _in_the_loss
-    return _in_the_weights if event.origin == "weights" else _in_backward
+    if event.origin == "weights":  # a loss that is not finite follows from them
+        return _in_the_weights
+    return _in_the_loss if from_loss or _loss_is_nonfinite(optimizer, event.step) else _in_backward
 
 
 def _update_by_nonfinite_rate(optimizer: OptimizerFacts, step: int) -> tuple[int, float] | None:

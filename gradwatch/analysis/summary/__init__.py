@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from gradwatch.analysis.diagnosis import Finding, find
-from gradwatch.analysis.diagnosis.facts import Facts, read_facts
+from gradwatch.analysis.diagnosis.facts import Facts, State, read_facts
 from gradwatch.analysis.display import as_html
 from gradwatch.analysis.history import ResumePoint, RunReader
 from gradwatch.analysis.long_runs import ACCURACY
@@ -235,11 +235,19 @@ def _optimizer(reader: RunReader, optimizer: str | None, facts: Facts, findings:
 def _recorded_steps(facts: Facts, optimizer: str, path: Path) -> pd.DataFrame:
     steps = facts.frame_of(optimizer)
     if steps is None or steps.empty:
-        raise EmptyRun(
-            f"{str(path)!r} holds no step yet. Is the training still before its first optimizer.step()?"
+        raise EmptyRun(f"{str(path)!r} {_why_empty(facts.ending.state)}")
+    return steps
+
+
+def _why_empty(state: State) -> str:
+    if state == "running":
+        return (
+            "holds no step yet. Is the training still before its first optimizer.step()?"
             " Records reach the disk within a second."
         )
-    return steps
+    if state == "killed":
+        return "holds no step: its process is gone, killed before its first step or within half a second of it."
+    return "holds no step: the training ended before its first optimizer.step()."
 
 
 def _is_changed_by_script(findings: tuple[Finding, ...], optimizer: str) -> bool:

@@ -14,7 +14,7 @@ from gradwatch.analysis.statistics.owners import dominant
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.ranks import NO_PARTS
 from gradwatch.analysis.summary import AS_THE_OPTIMIZER_GOT_THEM, RunSummary
-from gradwatch.text import count, duration, number, optimizer_label, share, step_range, which_optimizer
+from gradwatch.text import count, duration, number, optimizer_label, run_state, share, step_range, which_optimizer
 from gradwatch.views.console.draw import Axis, axis_of, chart, loss_axis_of, with_axis
 from gradwatch.views.console.events import event_groups
 from gradwatch.views.console.findings import cause_lines, finding_lines, next_lines, step_lines
@@ -135,11 +135,17 @@ def _facts(summary: RunSummary) -> list[str]:
         summary.model,
         optimizer_label(summary.optimizer_class, summary.learning_rate, summary.highest_learning_rate),
         f"{step_range(summary.first_step, summary.last_step)} ({summary.steps} recorded)",
-        duration(summary.seconds),
-        "still running" if summary.running else "",
+        duration(summary.seconds) if summary.seconds else "",  # an imported history may have no times
+        _state(summary),
         f"{summary.attempts} attempts" if summary.attempts > 1 else "",
     ]
     return [fact for fact in facts if fact]
+
+
+def _state(summary: RunSummary) -> str:
+    """That it runs or was interrupted; a finding tells every other end that is not the plain one."""
+    is_told = summary.running or summary.ended == "exception KeyboardInterrupt"
+    return run_state(summary.ended, running=summary.running) if is_told else ""
 
 
 def _optimizer_lines(summary: RunSummary, screen: Screen) -> list[Text]:

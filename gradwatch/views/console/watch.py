@@ -17,7 +17,7 @@ from gradwatch.analysis.history import newest
 from gradwatch.analysis.run import Run
 from gradwatch.analysis.summary import RunSummary
 from gradwatch.errors import EmptyRun, GradwatchError, RunNotFound
-from gradwatch.text import duration
+from gradwatch.text import duration, run_state
 from gradwatch.views.console.events import newest_event
 from gradwatch.views.console.report import EVENT_GROUPS, STRIP_ROWS, brief_sections, parted, report, report_lines
 from gradwatch.views.console.screen import USUAL, Screen
@@ -137,7 +137,7 @@ def _least(sections: Sequence[Sequence[Text]], height: int) -> list[Text]:
 
 
 def _status(summary: RunSummary) -> Text:
-    state = "recording" if summary.running else f"ended: {summary.ended}"
+    state = "recording" if summary.running else run_state(summary.ended, running=False)
     return Text(f"{state}, step {summary.last_step}{_progress(summary)}; q quits", "dim")
 
 

@@ -122,8 +122,22 @@ def test_a_run_without_a_step_is_empty_not_broken(tmp_path):
     assert run.layers("norm").empty
     assert run.events() == []
     assert "never made a step" in run.recommend().refused
-    with pytest.raises(EmptyRun, match="holds no step yet"):
+    with pytest.raises(EmptyRun, match="holds no step"):
         run.summary()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_run_without_a_step_that_will_get_none_says_so(tmp_path, is_killed):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    if is_killed:
+        writer.abandon()
+        with sqlite3.connect(tmp_path / FILE_NAME) as db:
+            db.execute("update attempt set pid = 2147483647")
+    else:
+        writer.end_attempt("exit")
+    with pytest.raises(EmptyRun, match="its process is gone" if is_killed else "the training ended before its first"):
+        Run(tmp_path).summary()
 
 
 def test_a_store_before_its_first_attempt_is_empty_not_broken(tmp_path):

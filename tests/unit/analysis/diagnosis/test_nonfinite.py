@@ -113,6 +113,13 @@ def test_weights_that_were_not_finite_before_the_step(tmp_path):
     assert found.steps[0] == 200
 
 
+def test_a_loss_that_is_not_finite_follows_from_such_weights(tmp_path):
+    records = nan_at(200, losses=[1.0] * 200 + [math.nan] * 100)
+    bad = WeightStats(weight_norm=np.array([1.0, math.nan], np.float32), update_norm=np.zeros(2, np.float32))
+    records[200] = dataclasses.replace(records[200], weights=bad)
+    assert codes(run_of(tmp_path, records))[0] == "nonfinite-weights"
+
+
 def test_a_nan_from_the_first_step_on_has_nothing_before_it(tmp_path):
     found = the(run_of(tmp_path, nan_at(0, losses=[None] * 300)), "nonfinite-gradient")
     assert "no step before it was finite" in found.what

@@ -46,6 +46,18 @@ def test_every_line_fits(run, drawn, name, width, ascii_only):
     assert not ascii_only or text.isascii()
 
 
+def test_only_an_interrupt_is_said_beside_the_steps(tmp_path):
+    said = {}
+    for reason in ("exit", "exception KeyboardInterrupt"):
+        writer = StoreWriter(tmp_path / reason)
+        writer.begin_attempt({}, {"0": ("SGD", {})})
+        writer.append(stream(steady(50)))
+        writer.end_attempt(reason)
+        said[reason] = [line.plain for line in report_lines(Run(tmp_path / reason).summary(), Screen(width=140))][1]
+    assert said["exception KeyboardInterrupt"].endswith(" s · interrupted (Ctrl-C)")
+    assert said["exit"].endswith("· 4.9 s")
+
+
 def test_the_report_says_what_matters(run, drawn):
     text = "\n".join(drawn(report(run.summary(), Screen(width=100)), 100))
     told = " ".join(text.split())  # a long headline goes on below

@@ -2,6 +2,7 @@
 
 import io
 import math
+import sqlite3
 
 import pytest
 from rich.console import Console
@@ -106,3 +107,18 @@ def test_off_a_terminal_it_prints_the_report_once(tmp_path):
     console = Console(file=io.StringIO(), width=80)
     follow(tmp_path, console)
     assert console.file.getvalue().count("HEALTHY") == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"), [("exception KeyboardInterrupt", "interrupted (Ctrl-C)"), (None, "its process is gone")]
+)
+def test_a_training_that_was_interrupted_or_killed_has_an_end_in_words(tmp_path, reason, told):
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {"0": ("SGD", {})})
+    writer.append(stream(steady(50)))
+    if reason is None:
+        with sqlite3.connect(tmp_path / "gradwatch.db") as db:
+            db.execute("update attempt set pid = 0")
+    else:
+        writer.end_attempt(reason)
+    assert text_of(view(tmp_path, terminal())).startswith(f"{told}, step 49; q quits")
