@@ -440,3 +440,185 @@ int gradwatch_measure_updates(const Update *updates, int64_t tensors, Parallel p
     restore_mode(before);
     return failed;
 }
+
+/* Rows of a table whose results do not depend on each other, by as many threads as there are. */
+typedef struct {
+    void (*measure_row)(const void *rows, int64_t at, void *out);
+    const void *rows;
+    void *out;
+    int64_t count;
+    atomic_llong next;
+} Rows;
+
+APART static void take_rows(Rows *r) {
+    for (int64_t at; (at = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed)) < r->count;)
+        r->measure_row(r->rows, at, r->out);
+}
+
+static void row_work(void *data) {
+    const __typeof__(keep_denormals()) before = keep_denormals();
+    take_rows(data);
+    restore_mode(before);
+}
+
+static void measure_rows(Rows r, int64_t entries, Parallel parallel, unsigned threads) {
+    atomic_init(&r.next, 0);
+    if (parallel != NULL && threads > 1 && entries > CHUNK / 2 && r.count > 1)
+        parallel(row_work, &r, threads, 0);
+    else
+        row_work(&r);
+}
+
+#define PIECE 256 /* entries that are made float64 at a time */
+
+static inline float float_of_half(uint16_t p) {
+    const uint32_t bits = BITS_FLOAT16(p) | ((uint32_t)p & 0x8000u) << 16;
+    return float_of((p & 0x7c00u) == 0x7c00u ? bits | 0x7f800000u : bits) * SCALE_FLOAT16;
+}
+
+/* Read `n` entries that lie `stride` apart, the first of them at `from`. */
+EVERY_PROCESSOR static void load(const void *entries, int64_t type, int64_t from, int64_t stride, int32_t n,
+                                 double *restrict to) {
+#define LOAD_EACH(TYPE, VALUE)                                                                                         \
+    {                                                                                                                 \
+        const TYPE *restrict p = (const TYPE *)entries + from;                                                        \
+        for (int32_t i = 0; i < n; i++) to[i] = VALUE(p[i * stride]);                                                 \
+    }
+    switch (type) {
+    case FLOAT32:
+        LOAD_EACH(float, LOAD_FLOAT32) break;
+    case BFLOAT16:
+        LOAD_EACH(uint16_t, LOAD_BFLOAT16) break;
+    case FLOAT16:
+        LOAD_EACH(uint16_t, float_of_half) break;
+    default:
+        LOAD_EACH(double, LOAD_FLOAT32)
+    }
+#undef LOAD_EACH
+}
+
+/* What a step did to entries of a parameter: the share that changed, the cosines of the gradient with the momentum and
+ * with the weights before, and the norm of the change, estimated for the whole parameter. */
+enum { MOVED, MOMENTUM_COSINE, WEIGHT_COSINE, CHANGE_NORM, STEP_STATS };
+enum { OLD, CHANGE, GRADIENT, MOMENTUM, VECTORS };
+
+typedef struct {
+    const void *old, *weight, *gradient, *momentum; /* old: the entries alone; the last two: null where there is none */
+    int64_t type, gradient_type, momentum_type;
+    int64_t count, stride, size; /* entries that are compared, `stride` apart, of how many */
+} Step;
+
+typedef struct {
+    double squares[VECTORS], largest[VECTORS], of_momentum, of_weight;
+    int64_t moved;
+} Compared;
+
+EVERY_PROCESSOR static void compare_piece(double x[VECTORS][PIECE], const double *scales, int32_t n, Compared *found) {
+    double of_momentum = 0.0, of_weight = 0.0;
+    int64_t moved = 0;
+    for (int32_t i = 0; i < n; i++) {
+        moved += x[OLD][i] != x[CHANGE][i];
+        x[CHANGE][i] -= x[OLD][i];
+    }
+    for (int v = 0; v < VECTORS; v++) {
+        double squares = 0.0, largest = 0.0;
+        if (scales != NULL)
+            for (int32_t i = 0; i < n; i++) x[v][i] /= scales[v];
+        for (int32_t i = 0; i < n; i++) {
+            const double magnitude = fabs(x[v][i]);
+            squares += magnitude * magnitude;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        found->squares[v] += squares;
+        if (largest > found->largest[v]) found->largest[v] = largest;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        of_momentum += x[GRADIENT][i] * x[MOMENTUM][i];
+        of_weight += x[GRADIENT][i] * x[OLD][i];
+    }
+    found->of_momentum += of_momentum;
+    found->of_weight += of_weight;
+    found->moved += moved;
+}
+
+static Compared compare(const Step *s, const double *scales) {
+    Compared found = {.moved = 0};
+    double x[VECTORS][PIECE] = {{0}}; /* what is not there is 0, which has no cosine */
+    for (int64_t i = 0; i < s->count; i += PIECE) {
+        const int32_t n = (int32_t)(s->count - i < PIECE ? s->count - i : PIECE);
+        load(s->old, s->type, i, 1, n, x[OLD]);
+        load(s->weight, s->type, i * s->stride, s->stride, n, x[CHANGE]);
+        if (s->gradient != NULL) load(s->gradient, s->gradient_type, i * s->stride, s->stride, n, x[GRADIENT]);
+        if (s->momentum != NULL) load(s->momentum, s->momentum_type, i * s->stride, s->stride, n, x[MOMENTUM]);
+        compare_piece(x, scales, n, &found);
+    }
+    return found;
+}
+
+static void compare_row(const void *steps, int64_t at, void *out) {
+    const Step *s = (const Step *)steps + at;
+    Compared found = compare(s, NULL);
+    double scales[VECTORS] = {1.0, 1.0, 1.0, 1.0};
+    int is_doubtful = 0;
+    for (int v = 0; v < VECTORS; v++) {
+        /* Squares of float64 that overflow or underflow are summed again, of entries divided by the largest. */
+        const double largest = found.largest[v];
+        if (largest > 0.0 && isfinite(largest) && !(found.squares[v] > 1e-280 && found.squares[v] < 1e280)) {
+            scales[v] = largest;
+            is_doubtful = 1;
+        }
+    }
+    if (is_doubtful) found = compare(s, scales);
+    const double *squares = found.squares, gradient = sqrt(squares[GRADIENT]);
+    double *result = (double *)out + STEP_STATS * at;
+    result[MOVED] = (double)found.moved / (double)s->count;
+    result[MOMENTUM_COSINE] = found.of_momentum / (gradient * sqrt(squares[MOMENTUM]));
+    result[WEIGHT_COSINE] = found.of_weight / (gradient * sqrt(squares[OLD]));
+    result[CHANGE_NORM] = s->count ? sqrt(squares[CHANGE] * ((double)s->size / (double)s->count)) * scales[CHANGE] : 0.0;
+}
+
+/* Compare the entries of `parameters` before and after a step, STEP_STATS doubles each. */
+void gradwatch_compare(const Step *steps, int64_t parameters, Parallel parallel, unsigned threads, double *out) {
+    int64_t entries = 0;
+    for (int64_t at = 0; at < parameters; at++) entries += steps[at].count;
+    const Rows rows = {.measure_row = compare_row, .rows = steps, .out = out, .count = parameters};
+    measure_rows(rows, entries, parallel, threads);
+}
+
+/* How many entries have which magnitude: the bin of each follows from its exponent, but for zero and NaN. */
+typedef struct {
+    const void *entries;
+    int64_t type, count, stride;
+    double scale;        /* that they were multiplied by */
+    const uint8_t *bins; /* of each of the 2,048 exponents of float64; then that of zero, of NaN, and how many there are */
+} Sample;
+
+static void count_row(const void *samples, int64_t at, void *out) {
+    const Sample *s = (const Sample *)samples + at;
+    const uint8_t zero = s->bins[2048], nan = s->bins[2049], length = s->bins[2050];
+    int64_t counts[256] = {0};
+    double x[PIECE];
+    for (int64_t i = 0; i < s->count; i += PIECE) {
+        const int32_t n = (int32_t)(s->count - i < PIECE ? s->count - i : PIECE);
+        load(s->entries, s->type, i * s->stride, s->stride, n, x);
+        /* In the precision in which they are divided elsewhere. */
+        if (s->scale != 1.0)
+            for (int32_t j = 0; j < n; j++)
+                x[j] = s->type == FLOAT64 ? x[j] / s->scale : (double)((float)x[j] / (float)s->scale);
+        for (int32_t j = 0; j < n; j++) {
+            uint64_t bits;
+            memcpy(&bits, &x[j], sizeof bits);
+            bits &= 0x7fffffffffffffffu;
+            counts[bits == 0 ? zero : bits > 0x7ff0000000000000u ? nan : s->bins[bits >> 52]]++;
+        }
+    }
+    for (int bin = 0; bin < length; bin++) ((float *)out)[length * at + bin] = (float)counts[bin];
+}
+
+/* Count the entries of `samples` by magnitude, a float for each bin. */
+void gradwatch_count(const Sample *samples, int64_t count, Parallel parallel, unsigned threads, float *out) {
+    int64_t entries = 0;
+    for (int64_t at = 0; at < count; at++) entries += samples[at].count;
+    const Rows rows = {.measure_row = count_row, .rows = samples, .out = out, .count = count};
+    measure_rows(rows, entries, parallel, threads);
+}

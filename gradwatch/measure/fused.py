@@ -1,4 +1,4 @@
-"""The compiled pass over gradients on the CPU: four statistics in one read (fused.c).
+"""The compiled passes on the CPU (fused.c): over gradients, updates, and what sampled steps did to the weights.
 
 It is built with the wheel where a compiler is installed. If it is missing, or ``GRADWATCH_FUSED=0``
 is set, PyTorch's operators measure the same numbers more slowly.
@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradwatch.measure.entries import PLAIN
+from gradwatch.record import MAGNITUDE_BINS, MAGNITUDE_EXPONENTS, SAMPLED_STATS
 
 COLUMNS = ("norm", "abs_max", "nonfinite", "zeros")
 """The statistics of the compiled passes, in the order of their tables."""
@@ -50,14 +52,14 @@ def readable(gradients: Sequence[Tensor | None]) -> Readable:
     Those are strided tensors of PyTorch's own class on the CPU, real, in a dtype of `_TYPES`, without gaps
     between their entries, and with an address. Keep the gradients alive while the result is used.
     """
-    codes = _codes(gradients)
-    positions = [position for position, code in enumerate(codes) if code is not None]
+    kinds = codes(gradients)
+    positions = [position for position, code in enumerate(kinds) if code is not None]
     chosen: list[Tensor] = [gradients[position] for position in positions]  # type: ignore[misc]
     addresses = [gradient.data_ptr() for gradient in chosen]
     sizes = [gradient.numel() for gradient in chosen]
     if 0 in addresses and (gone := _without_memory(positions, addresses, sizes)):
         return readable([None if position in gone else gradient for position, gradient in enumerate(gradients)])
-    types = array("b", [code for code in codes if code is not None])
+    types = array("b", [code for code in kinds if code is not None])
     return Readable(positions, array("Q", addresses), array("q", sizes), types)
 
 
@@ -66,7 +68,7 @@ def _without_memory(positions: Sequence[int], addresses: Sequence[int], sizes: S
     return {at for at, address, size in zip(positions, addresses, sizes, strict=True) if size and not address}
 
 
-def _codes(gradients: Sequence[Tensor | None]) -> list[int | None]:
+def codes(gradients: Sequence[Tensor | None]) -> list[int | None]:
     """Return how the compiled pass reads the entries of each gradient; None where it can't."""
     strided, plain = torch.strided, PLAIN
     return [
@@ -116,20 +118,6 @@ def is_dense(gradient: Tensor) -> bool:
     return True
 
 
-@functools.cache
-def _function() -> ctypes._NamedFuncPointer | None:
-    if os.environ.get("GRADWATCH_FUSED") == "0" or not _LIBRARY.exists():
-        return None
-    try:
-        function = ctypes.CDLL(str(_LIBRARY)).gradwatch_measure
-    except (OSError, AttributeError):
-        return None
-    pointer = ctypes.c_void_p
-    function.argtypes = [pointer, pointer, pointer, ctypes.c_int64, pointer, ctypes.c_uint, pointer]
-    function.restype = ctypes.c_int
-    return function
-
-
 def reads_updates() -> bool:
     """Whether the compiled pass over updates can be used in this process."""
     return _update_function() is not None
@@ -145,17 +133,105 @@ def measure_updates_fused(address: int, length: int, stats: int) -> NDArray[np.f
     return table
 
 
+def compares_steps() -> bool:
+    """Whether the compiled comparison of weights before and after a step can be used in this process."""
+    return _compare_function() is not None
+
+
+STEP_WORDS = (
+    *("old", "weight", "gradient", "momentum"),
+    *("type", "gradient_type", "momentum_type", "count", "stride", "size"),
+)
+"""``Step`` of fused.c, all of whose members have eight bytes."""
+
+COMPARED = (*SAMPLED_STATS, "norm")
+"""What the comparison finds: the statistics of the entries, and the norm of what changed."""
+
+
+def compare_fused(steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return `COMPARED` as (rows, 4) table; each row is a ``Step`` as `STEP_WORDS` has it."""
+    function = _compare_function()
+    assert function is not None
+    table = np.empty((len(steps), len(COMPARED)))
+    function(steps.ctypes.data, len(steps), _parallel(), torch.get_num_threads(), table.ctypes.data)
+    return table
+
+
+def counts_magnitudes() -> bool:
+    """Whether the compiled count of entries by magnitude can be used in this process."""
+    return _count_function() is not None
+
+
+def count_fused(found: Readable, counts: Sequence[int], strides: Sequence[int], scale: float) -> NDArray[np.float32]:
+    """Count so many entries of each gradient by magnitude, of every stride-th: a (gradients, bins) table.
+
+    Args:
+        found: the gradients.
+        counts: of the entries.
+        strides: from one entry to the next.
+        scale: that all gradients were multiplied by.
+    """
+    function = _count_function()
+    assert function is not None
+    samples = np.empty((len(found.positions), 6), np.uint64)
+    for column, words in enumerate((found.addresses, found.types, counts, strides)):
+        samples[:, column] = words
+    samples.view(np.float64)[:, 4] = scale
+    bins = _bins()
+    samples[:, 5] = bins.ctypes.data
+    table = np.empty((len(samples), len(MAGNITUDE_BINS)), np.float32)
+    function(samples.ctypes.data, len(samples), _parallel(), torch.get_num_threads(), table.ctypes.data)
+    return table
+
+
+def bins_by_exponent(bias: int, largest: int) -> NDArray[np.int64]:
+    """The bin of each exponent as it stands in the bits. Exponent 0 has no leading 1: it is below the first limit."""
+    exponents = np.arange(largest + 1) - bias
+    bins = np.searchsorted(MAGNITUDE_EXPONENTS, exponents, side="right")
+    bins[largest] = MAGNITUDE_BINS.index("inf")
+    return bins
+
+
+@functools.cache
+def _bins() -> NDArray[np.uint8]:
+    """``Sample.bins`` of fused.c."""
+    others = (MAGNITUDE_BINS.index("zero"), MAGNITUDE_BINS.index("nan"), len(MAGNITUDE_BINS))
+    return np.concatenate((bins_by_exponent(1023, 2047), others)).astype(np.uint8)
+
+
+_POINTER, _COUNT, _UNSIGNED = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint
+
+
+@functools.cache
+def _function() -> ctypes._NamedFuncPointer | None:
+    return _entry("gradwatch_measure", _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _UNSIGNED, _POINTER)
+
+
 @functools.cache
 def _update_function() -> ctypes._NamedFuncPointer | None:
+    return _entry("gradwatch_measure_updates", _POINTER, _COUNT, _POINTER, _UNSIGNED, _POINTER)
+
+
+@functools.cache
+def _compare_function() -> ctypes._NamedFuncPointer | None:
+    return _entry("gradwatch_compare", _POINTER, _COUNT, _POINTER, _UNSIGNED, _POINTER, result=None)
+
+
+@functools.cache
+def _count_function() -> ctypes._NamedFuncPointer | None:
+    return _entry("gradwatch_count", _POINTER, _COUNT, _POINTER, _UNSIGNED, _POINTER, result=None)
+
+
+def _entry(name: str, *arguments: Any, result: Any = ctypes.c_int) -> ctypes._NamedFuncPointer | None:
+    """Return an entry of the library; None where it was not built, or from an older source."""
     if os.environ.get("GRADWATCH_FUSED") == "0" or not _LIBRARY.exists():
         return None
     try:
-        function = ctypes.CDLL(str(_LIBRARY)).gradwatch_measure_updates
+        function: ctypes._NamedFuncPointer = getattr(ctypes.CDLL(str(_LIBRARY)), name)
     except (OSError, AttributeError):
         return None
-    pointer = ctypes.c_void_p
-    function.argtypes = [pointer, ctypes.c_int64, pointer, ctypes.c_uint, pointer]
-    function.restype = ctypes.c_int
+    function.argtypes = arguments
+    function.restype = result
     return function
 
 

@@ -1,7 +1,8 @@
 """How large the entries of each gradient are: a histogram of log2 of their magnitudes, from a sample of the entries.
 
 The bin of an entry is read off the exponent in its bits, so that no logarithm is computed and nothing is rounded. All
-entries of a device are counted together, and nothing waits for the device.
+entries of a device are counted together, and nothing waits for the device. On the CPU the compiled pass (``fused.c``)
+counts them where they are.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradwatch.measure.devices import is_capturing_graph, to_device
+from gradwatch.measure.devices import is_capturing_graph, is_on_host, to_device
 from gradwatch.measure.entries import entries_of
-from gradwatch.measure.fused import is_dense
-from gradwatch.measure.measurement import Measurement
+from gradwatch.measure.fused import bins_by_exponent, count_fused, counts_magnitudes, is_dense, readable
+from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.routes import to_host
 from gradwatch.measure.sharded import local
 from gradwatch.measure.updates import even_share, even_stride
-from gradwatch.record import MAGNITUDE_BINS, MAGNITUDE_EXPONENTS, MOST_COUNTED
+from gradwatch.record import MAGNITUDE_BINS, MOST_COUNTED
 
 READ = 2**16
 """Entries that are read of all gradients together. A model that has no more is read whole."""
@@ -33,7 +34,7 @@ JOINED_ON_HOST = 2**13
 LEAST = 256
 """Entries that are read of each gradient that has as many, however many gradients there are."""
 
-_ZERO, _INFINITE, _NAN = (MAGNITUDE_BINS.index(name) for name in ("zero", "inf", "nan"))
+_ZERO, _NAN = (MAGNITUDE_BINS.index(name) for name in ("zero", "nan"))
 
 
 @torch.no_grad()
@@ -59,21 +60,53 @@ def measure_magnitudes(
     """
     if is_capturing_graph():
         return None
-    found = {at: entries_of(local(gradient)) for at, gradient in enumerate(gradients) if gradient is not None}
-    there = {at: entries for at, entries in found.items() if entries is not None and entries.is_floating_point()}
+    there = {at: entries for at, gradient in enumerate(gradients) if (entries := _entries_of(gradient)) is not None}
     wholes = wholes or {}
     sizes = tuple(prod(wholes[at]) if at in wholes else entries.numel() for at, entries in there.items())
     share = min(MOST_COUNTED, max(LEAST, even_share(sizes, READ)))
+    parts = _in_one_read(there, share, wholes, scale)
+    done = {at for part in parts for at in part.positions}
     alike: defaultdict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
     for at, entries in there.items():
+        if at in done:
+            continue
         wide = torch.float64 if entries.dtype == torch.float64 else torch.float32
         alike[entries.device, wide].append((at, _sample(entries, share, wholes.get(at))))
-    parts = []
     for (device, dtype), samples in alike.items():
         for joined in _joined(samples, JOINED_ON_HOST if device.type == "cpu" else inf):
             counts = _counts([sample for _, sample in joined], dtype, scale)
             parts.append(to_host([at for at, _ in joined], counts))
     return Measurement(MAGNITUDE_BINS, len(gradients), tuple(parts))
+
+
+def _entries_of(gradient: Tensor | None) -> Tensor | None:
+    """What can be counted of a gradient."""
+    if gradient is None:
+        return None
+    entries = entries_of(local(gradient))
+    return entries if entries is not None and entries.is_floating_point() else None
+
+
+def _in_one_read(
+    there: Mapping[int, Tensor], share: int, wholes: Mapping[int, tuple[int, ...]], scale: Tensor | None
+) -> list[Part]:
+    """Count what the compiled pass can read."""
+    if not counts_magnitudes() or not (scale is None or is_on_host(scale)):
+        return []
+    places = list(there)
+    found = readable(list(there.values()))
+    if not found.positions:
+        return []
+    at = [places[position] for position in found.positions]
+    strides = [_distance(wholes.get(position, there[position].shape), share) for position in at]
+    counts = [-(-size // stride) for size, stride in zip(found.sizes, strides, strict=True)]
+    table = count_fused(found, counts, strides, 1.0 if scale is None else float(scale))
+    return [Part(at, torch.from_numpy(table.T), None)]
+
+
+def _distance(shape: tuple[int, ...], most: int) -> int:
+    """From one entry that is counted to the next."""
+    return 1 if prod(shape) <= most else even_stride(shape, most)
 
 
 def _joined(samples: Sequence[tuple[int, Tensor]], most: float) -> Iterator[list[tuple[int, Tensor]]]:
@@ -94,10 +127,9 @@ def _sample(entries: Tensor, most: int, whole: tuple[int, ...] | None) -> Tensor
     for dimension, stride in enumerate(entries.stride()):
         if stride == 0 and entries.shape[dimension] > 1:  # one entry, told many times
             entries = entries.narrow(dimension, 0, 1)
-    size, shape = entries.numel(), entries.shape if whole is None else whole
-    if prod(shape) <= most:
+    size, distance = entries.numel(), _distance(entries.shape if whole is None else whole, most)
+    if distance == 1:
         return entries.reshape(-1)
-    distance = even_stride(shape, most)
     if not is_dense(entries):
         return entries.reshape(-1)[::distance]
     return entries.as_strided((-(-size // distance),), (distance,), entries.storage_offset())
@@ -132,8 +164,4 @@ def _bins_of(entries: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _bins_by_exponent(bias: int, largest: int) -> Tensor:
-    """The bin of each exponent as it stands in the bits. Exponent 0 has no leading 1: it is below the first limit."""
-    exponents = np.arange(largest + 1) - bias
-    bins = np.searchsorted(MAGNITUDE_EXPONENTS, exponents, side="right")
-    bins[largest] = _INFINITE
-    return torch.from_numpy(bins)
+    return torch.from_numpy(bins_by_exponent(bias, largest))

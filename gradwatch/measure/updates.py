@@ -352,7 +352,8 @@ def even_share(sizes: tuple[int, ...], limit: int) -> int:
     return limit
 
 
-def even_stride(shape: Sequence[int], most: int) -> int:
+@lru_cache(maxsize=4096)
+def even_stride(shape: tuple[int, ...], most: int) -> int:
     """The least distance between entries at which no more than ``most`` are met.
 
     It has no factor in common with a dimension, so that a sample of a matrix meets all its columns alike.

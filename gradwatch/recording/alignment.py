@@ -1,7 +1,8 @@
 """The effect of a sampled step on the entries of each parameter: how many moved, and in which directions.
 
-A model has hundreds of parameters, and a launch costs as much for ten entries as for a million. The entries of many
-parameters are therefore joined first, and each statistic is computed for all of them at once.
+On the CPU the compiled pass compares plain tensors. What it can't read is left to PyTorch's operators: a model has
+hundreds of parameters, and a launch costs as much for ten entries as for a million, so the entries of many parameters
+are joined first, and each statistic is computed for all of them at once.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradwatch.measure import Measurement, local, to_device, to_host, widest_float
 from gradwatch.measure.entries import PLAIN, is_wrapper
-from gradwatch.measure.fused import is_dense
+from gradwatch.measure.fused import COMPARED, STEP_WORDS, codes, compare_fused, compares_steps, is_dense
 from gradwatch.record import SAMPLED_STATS
 
 logger = logging.getLogger("gradwatch")
@@ -64,6 +67,71 @@ class _Row:
         return self.old.device, *(None if t is None else t.dtype for t in (self.old, self.gradient, self.momentum))
 
 
+def compared(
+    entries: Sequence[Entries],
+    old: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    optimizer: Optimizer,
+) -> tuple[list[int], NDArray[np.float64]]:
+    """Compare what the compiled pass can read; return the positions, and `COMPARED` as a (statistics, positions) table.
+
+    Args:
+        entries: which were copied, of each parameter.
+        old: their values before the step.
+        weights: the parameters after it, or the parts of them that this process holds.
+        parameters: with their gradients.
+        optimizer: that has stepped.
+    """
+    nothing: list[int] = []
+    if not compares_steps():
+        return nothing, np.empty((len(COMPARED), 0))
+    try:
+        gradients = [_part_of(parameter.grad) for parameter in parameters]
+        momenta = [_part_of(_momentum_of(parameter, optimizer)) for parameter in parameters]
+        columns = (old, weights, gradients, momenta)
+        rows = zip(entries, zip(*columns, strict=True), zip(*map(codes, columns), strict=True), strict=True)
+        steps = {at: step for at, row in enumerate(rows) if (step := _step_of(*row)) is not None}
+    except Exception as error:
+        logger.debug("no compiled comparison of gradient, momentum and weights", exc_info=error)
+        return nothing, np.empty((len(COMPARED), 0))
+    words = np.array(list(steps.values()), np.int64).reshape(len(steps), len(STEP_WORDS))
+    return list(steps), np.ascontiguousarray(compare_fused(words).T)
+
+
+def _part_of(tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or type(tensor) in PLAIN else local(tensor.detach())
+
+
+def _step_of(
+    entries: Entries, tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None], types: tuple[int | None, ...]
+) -> tuple[int, ...] | None:
+    """The words of `STEP_WORDS`; None where the compiled pass can't read one of the tensors as it is."""
+    old, weight, *_ = tensors
+    of_old, kind, of_gradient, of_momentum = types
+    if kind is None or of_old != kind:
+        return None
+    size, count = weight.numel(), -(-(weight.numel() - entries.offset) // entries.stride)
+    if old.numel() != count or (entries.stride == 1 and not _are_laid_out_alike(old, weight)):
+        return None
+    addresses = []
+    for tensor, code, offset in zip(tensors, types, (0, *[entries.offset] * 3), strict=True):
+        if tensor is None:
+            addresses.append(0)
+            continue
+        if code is None or tensor.is_neg() or not (tensor is old or _are_laid_out_alike(tensor, weight)):
+            return None
+        address = tensor.data_ptr()
+        if size and not address:
+            return None
+        addresses.append(address + offset * tensor.element_size())
+    return *addresses, kind, of_gradient or 0, of_momentum or 0, count, entries.stride, size
+
+
+def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
+    return tensor is weight or (tensor.shape == weight.shape and tensor.stride() == weight.stride())
+
+
 def alignments(
     entries: Sequence[Entries],
     old: Sequence[Tensor],
@@ -71,7 +139,7 @@ def alignments(
     parameters: Sequence[Tensor],
     optimizer: Optimizer,
 ) -> Measurement | None:
-    """Return `SAMPLED_STATS` of each parameter, from the entries that were copied; NaN where they are not known.
+    """Return `SAMPLED_STATS` of each parameter by PyTorch's operators; NaN where they are not known.
 
     Args:
         entries: which they are, of each parameter.
@@ -101,10 +169,19 @@ def alignments(
 
 
 def _row(position: int, entries: Entries, old: Tensor, new: Tensor, parameter: Tensor, optimizer: Optimizer) -> _Row:
+    gradient, momentum = parameter.grad, _momentum_of(parameter, optimizer)
+    return _Row(
+        position,
+        old.reshape(-1),
+        new.reshape(-1),
+        _entries_like(entries, gradient, old),
+        _entries_like(entries, momentum, old),
+    )
+
+
+def _momentum_of(parameter: Tensor, optimizer: Optimizer) -> Tensor | None:
     state = optimizer.state.get(parameter, {})
-    momentum = next((state[name] for name in MOMENTUM if isinstance(state.get(name), Tensor)), None)
-    gradient = _entries_like(entries, parameter.grad, old)
-    return _Row(position, old.reshape(-1), new.reshape(-1), gradient, _entries_like(entries, momentum, old))
+    return next((state[name] for name in MOMENTUM if isinstance(state.get(name), Tensor)), None)
 
 
 def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tensor | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
@@ -30,8 +30,9 @@ from gradwatch.measure import (
     norms,
     reads_updates_at_once,
 )
+from gradwatch.measure.measurement import Part
 from gradwatch.measure.updates import even_share, even_stride
-from gradwatch.recording.alignment import Entries, alignments, can_count_off
+from gradwatch.recording.alignment import Entries, alignments, can_count_off, compared
 from gradwatch.recording.sentinels import ENTRIES, Sentinels
 
 logger = logging.getLogger("gradwatch")
@@ -135,10 +136,19 @@ class WeightSampler:
 
     @torch.no_grad()
     def _change(self, sample: WeightSample, present: Sequence[Tensor], optimizer: Optimizer) -> WeightChange:
-        new = [e.of(local(p.detach())) for e, p in zip(sample.entries, present, strict=True)]
-        alignment = alignments(sample.entries, sample.copies, new, present, optimizer)
-        torch._foreach_sub_(sample.copies, new)
-        return WeightChange(sample.norms, norms(_estimates(sample, present)), alignment)
+        weights = [local(p.detach()) for p in present]
+        positions, table = compared(sample.entries, sample.copies, weights, present, optimizer)
+        aligned, changes = (Part(positions, torch.from_numpy(rows), None) for rows in (table[:-1], table[-1:]))
+        left = sorted(set(range(len(present))).difference(positions))
+        entries = [sample.entries[at] for at in left]
+        old, own, parameters = ([column[at] for at in left] for column in (sample.copies, weights, present))
+        new = [e.of(w) for e, w in zip(entries, own, strict=True)]
+        others = alignments(entries, old, new, parameters, optimizer)
+        if left:
+            torch._foreach_sub_(old, new)
+        rest = norms(_estimates(entries, old, own))
+        alignment = None if others is None else _joined(aligned, others, left)
+        return WeightChange(sample.norms, _joined(changes, rest, left), alignment)
 
     def updates(self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
         """The updates that the optimizer has computed, if it is time to read them and they can be read."""
@@ -299,15 +309,22 @@ def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:
     return Entries(stride=stride, offset=int(turn * 0.6180339887498949 % 1 * min(stride, size)))
 
 
-def _estimates(sample: WeightSample, parameters: Sequence[Tensor]) -> list[Tensor]:
+def _joined(part: Part, others: Measurement, left: Sequence[int]) -> Measurement:
+    """Join what was measured in one part with a measurement of the positions that it has left."""
+    parts = [part] if part.positions else []
+    parts += [replace(other, positions=[left[at] for at in other.positions]) for other in others.parts]
+    return Measurement(others.stats, len(part.positions) + len(left), tuple(parts))
+
+
+def _estimates(entries: Sequence[Entries], changes: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
     """Scale the changes of samples so that their squared norms are those of whole parameters, on average."""
-    changes, shares = [], []
-    for entries, change, parameter in zip(sample.entries, sample.copies, parameters, strict=True):
-        is_sample = entries.stride != 1
+    estimates, shares = [], []
+    for one, change, weight in zip(entries, changes, weights, strict=True):
+        is_sample = one.stride != 1
         # Half precision has not the range for it.
         narrow = is_sample and change.dtype in (torch.float16, torch.bfloat16)
-        changes.append(change.float() if narrow else change)
-        shares.append(sqrt(local(parameter).numel() / max(1, change.numel())) if is_sample else 1.0)
+        estimates.append(change.float() if narrow else change)
+        shares.append(sqrt(weight.numel() / max(1, change.numel())) if is_sample else 1.0)
     if any(share != 1.0 for share in shares):
-        torch._foreach_mul_(changes, shares)
-    return changes
+        torch._foreach_mul_(estimates, shares)
+    return estimates

@@ -4,9 +4,24 @@ import numpy as np
 import pytest
 import torch
 
+from gradwatch.measure import fused, measure_magnitudes
 from gradwatch.measure import magnitudes as module
-from gradwatch.measure import measure_magnitudes
 from gradwatch.record import MAGNITUDE_BINS, MAGNITUDE_EXPONENTS, MOST_COUNTED
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[
+        pytest.param(True, marks=pytest.mark.skipif(not fused.counts_magnitudes(), reason="it was not built")),
+        False,
+    ],
+    ids=["compiled", "operators"],
+)
+def is_compiled(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(module, "counts_magnitudes", lambda: False)
+    return request.param
+
 
 EDGES = [0.0, *(2.0**exponent for exponent in MAGNITUDE_EXPONENTS), np.inf]
 
@@ -91,6 +106,36 @@ def test_scaled_gradients_are_divided_first():
     gradient = spread(low=-20, high=10)
     scale = torch.tensor(65536.0)
     assert counted(gradient * scale, scale=scale)[0].tolist() == expected(gradient.numpy())
+
+
+def test_dtypes_and_absent_gradients_may_be_mixed():
+    kinds = [torch.float64, torch.bfloat16, None, torch.float16, torch.float32]
+    gradients = [None if kind is None else spread(1000, seed=3, low=-20, high=12).to(kind) for kind in kinds]
+    for row, gradient in zip(counted(*gradients), gradients, strict=True):
+        if gradient is None:
+            assert np.isnan(row).all()
+        else:
+            assert row.tolist() == expected(gradient.double().numpy())
+
+
+def test_the_compiled_pass_counts_plain_gradients_alone(is_compiled, monkeypatch):
+    monkeypatch.setattr(module, "_counts", lambda *_: pytest.fail("by PyTorch's operators"))
+    plain = [torch.ones(5), torch.ones(300, 700).T, torch.ones(4, dtype=torch.float64)]
+    if not is_compiled:
+        pytest.skip("it is about the compiled pass")
+    assert np.nansum(counted(*plain), axis=1).tolist()[::2] == [5, 4]
+    with pytest.raises(pytest.fail.Exception):
+        counted(torch.ones(6)[::2])
+
+
+@pytest.mark.parametrize("scale", [3.0, 65536.0, 0.0, np.inf, np.nan])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_both_ways_divide_by_a_scale_alike(dtype, scale, monkeypatch):
+    gradient = torch.cat([spread(low=-24, high=15), SPECIAL, torch.tensor([2.0**e for e in MAGNITUDE_EXPONENTS])])
+    tables = [counted(gradient.to(dtype), scale=torch.tensor(scale))]
+    monkeypatch.setattr(module, "counts_magnitudes", lambda: False)
+    tables.append(counted(gradient.to(dtype), scale=torch.tensor(scale)))
+    assert np.array_equal(*tables)
 
 
 @pytest.mark.parametrize("shape", [(700, 999), (1024, 1024), (3, 400_000)])
