@@ -42,7 +42,7 @@ LISTS = ("Every warning", "Bad ends that are not told", "Spikes that are not tol
 
 
 def told_spikes(findings: Sequence[Finding]) -> list[int]:
-    """The steps that findings about spikes list as evidence: they name five at most."""
+    """The steps that findings about spikes list as evidence: they name 30 at most."""
     texts = [str(f.evidence["steps"].value) for f in findings if f.code in ("spike", "repeated-spikes")]
     return [int(step) for text in texts for step in text.split(", ") if step.isdecimal()]
 

@@ -15,6 +15,7 @@ from gradwatch.sources import (
     mlflow_store,
     printed_tables,
     rows,
+    series,
     table,
     text_log,
     trackio_store,
@@ -118,9 +119,11 @@ def _read_one(
     layers: str | None,
 ) -> History:
     is_state = kind == "json" and pattern is None and not json_rows.is_list(file) and not json_rows.is_lines(file)
-    printed = printed_tables.rows(file, norm) if kind == "text" and pattern is None else []
-    if printed:
-        return rows.read(printed, file, norm, step, loss, layers)
+    found = series.rows(file) if is_state else []
+    if kind == "text" and pattern is None:
+        found = printed_tables.rows(file, norm)
+    if found:
+        return rows.read(found, file, norm, step, loss, layers)
     if layers is not None and (is_state or pattern is not None or kind == "text"):
         raise BadArgument(f"--layers is given, but {file.name!r} is read without the names of layers.")
     if pattern is not None or kind == "text":

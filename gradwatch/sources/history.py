@@ -36,7 +36,7 @@ NAMES = {
     ),
     "loss": ("loss", "train_loss", "training_loss", "train_loss_step", "loss_step", "train_total"),
     "learning_rate": ("learning_rate", "lr"),
-    # The last two parts of verl's critic/score/mean, and what TRL, Stable-Baselines3 and CleanRL write.
+    # The last two parts of verl's critic/score/mean, and what TRL, Stable-Baselines3, CleanRL, RLlib and PyMARL write.
     "reward": (
         "reward",
         "reward_mean",
@@ -48,6 +48,17 @@ NAMES = {
         "episode_reward",
         "episodic_return",
         "return_mean",
+        "mean_return",
+        "average_return",
+        "avg_return",
+        "ep_return",
+        "episode_return",
+        "episode_return_mean",
+        "average_reward",
+        "avg_reward",
+        "episode_reward_mean",
+        "battle_won_mean",
+        "win_rate",
     ),
     "step": (
         "step",
@@ -129,6 +140,7 @@ class Imported:
 
 
 _MONITORED_RATE = re.compile(r"lr-[A-Za-z]\w*(/pg1|/group0)?")  # of Lightning's LearningRateMonitor and Composer's
+_OF_A_TEST = re.compile(r"(?<![^/])(?:test|eval|evaluation)[_/]")
 
 
 def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) -> str | None:
@@ -149,6 +161,8 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
     ('lr-AdamW', None)
     >>> pick("loss", ["eval/loss", "train/loss"], None, "a.csv"), pick("loss", ["eval/loss"], None, "a.csv")
     ('train/loss', None)
+    >>> pick("reward", ["eval/reward"], None, "a.csv"), pick("reward", ["test_return_mean"], None, "a.csv")
+    ('eval/reward', 'test_return_mean')
     """
     listed = ", ".join(repr(name) for name in available[:30]) or "nothing"
     if wanted is not None:
@@ -158,6 +172,8 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
     found = [name for name in available if is_called(name, NAMES[kind])]
     if kind in ("loss", "reward"):
         found = [name for name in found if not _is_held_out(name)]
+    if kind == "reward" and not found:  # that of a test is the policy's as well
+        found = [name for name in available if is_called(_OF_A_TEST.sub("", name.lower()), NAMES[kind])]
     if kind == "norm" and not found:
         found = [name for name in available if is_called(name, UNSURE_NORMS)]
     if kind == "learning_rate" and not found:

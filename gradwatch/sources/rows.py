@@ -48,6 +48,7 @@ def read(
     if step is None:
         columns = replace(columns, step=_step_of_norms(rows, columns, repr(file.name)))
     joined, repeated = _joined(rows, columns, file)
+    _carry_rewards(joined, columns)
     points = [point for at, each in joined.items() if (point := _point(at, each, columns)) is not None]
     taken = "the norms of layers" if columns.norm is None else repr(columns.norm)
     return History(
@@ -89,6 +90,21 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
     return joined, len(repeated)
 
 
+def _carry_rewards(joined: Mapping[int, dict[str, float]], columns: Columns) -> None:
+    """Give each step with a norm the last reward since the one before it: rewards may have steps of their own.
+
+    >>> rows = [{"step": 1, "reward": 0.5}, {"step": 2, "grad_norm": 1.0}, {"step": 3, "grad_norm": 1.0}]
+    >>> [point.reward for point in read(rows, Path("a.jsonl")).points]
+    [0.5, None]
+    """
+    reward = None
+    for step in sorted(joined):
+        each = joined[step]
+        reward = each.get("reward", reward)
+        if reward is not None and _norm(each, columns) is not None:
+            each["reward"], reward = reward, None
+
+
 def _rounds_rates(rows: Sequence[Mapping[str, Any]], columns: Columns) -> bool:
     """Whether the rows show so few decimals that a learning rate of 0 is not known to be 0.
 
@@ -123,8 +139,7 @@ def _steps(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> I
 
 def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None:
     """What is known of a step; None if that is no norm."""
-    of_layers = tuple(each.get(name) for name in columns.series.columns)
-    norm = layers.total(of_layers) if columns.norm is None else each.get("norm")
+    norm = _norm(each, columns)
     if norm is None:
         return None
     return Point(
@@ -133,8 +148,16 @@ def _point(at: int, each: Mapping[str, float], columns: Columns) -> Point | None
         loss=each.get("loss"),
         learning_rate=each.get("learning_rate"),
         reward=each.get("reward"),
-        layers=of_layers,
+        layers=_of_layers(each, columns),
     )
+
+
+def _of_layers(each: Mapping[str, float], columns: Columns) -> tuple[float | None, ...]:
+    return tuple(each.get(name) for name in columns.series.columns)
+
+
+def _norm(each: Mapping[str, float], columns: Columns) -> float | None:
+    return layers.total(_of_layers(each, columns)) if columns.norm is None else each.get("norm")
 
 
 def _step(value: Any, file: Path, row: int) -> int:

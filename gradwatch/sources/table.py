@@ -87,10 +87,13 @@ def _points(table: _Table, columns: Columns, file: Path) -> Iterator[Point]:
     layer_norms = list(zip(*each_layer, strict=True)) or [()] * table.rows
     totals = of["norm"] if columns.norm is not None else [layers.total(norms) for norms in layer_norms]
     each = zip(steps, totals, losses, rates, rewards, layer_norms, strict=True)
+    last: float | None = None  # reward since the last row with a norm: rewards may have rows of their own
     for row, (step, norm, loss, rate, reward, norms) in enumerate(each):
+        last = last if reward is None else reward
         if norm is not None:
             at = _step(step, file, row)
-            yield Point(step=at, norm=norm, loss=loss, learning_rate=rate, reward=reward, layers=norms)
+            yield Point(step=at, norm=norm, loss=loss, learning_rate=rate, reward=last, layers=norms)
+            last = None
 
 
 def _parquet(file: Path) -> _Table:

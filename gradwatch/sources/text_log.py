@@ -71,6 +71,34 @@ PATTERNS = {
 }
 """By the tool that prints such lines. A step is counted as the tool counts it."""
 
+_IS = r"[\"']?\s{0,4}[:=]?\s{0,8}[\"']?"  # between a name and its number
+_NAMED = {
+    "norm": re.compile(
+        rf"(?<![\w./])(?:(?:total|global|mean|avg)[ _-])?(?:(?:grad|gradient|gradients)[ _-]?(?:l2[ _-]?)?norm"
+        rf"|grad[ _-]l2|g_?norm|l2[ _-]norm|global[ _-]norm){_IS}(?P<value>{_N})(?![\w.])"
+        rf"|(?:^|[|,;(\[])\s{{0,8}}(?:total[ _-])?norm{_IS}(?P<bare>{_N})(?![\w.])",
+        re.IGNORECASE,
+    ),
+    "loss": re.compile(
+        rf"(?<![\w./])(?:(?:train|training)[ _/-])?(?:loss|rl_loss|lm_loss){_IS}(?P<value>{_N})(?![\w.])", re.IGNORECASE
+    ),
+    "step": re.compile(
+        r"(?<![\w./])(?:(?:global|train|training)[ _-])?(?:step|steps|iter|iteration|update)"
+        r"\s{0,4}[:=#]?\s{0,8}[\[(]?\s{0,8}(?P<value>\d{1,18})(?![\w.])",
+        re.IGNORECASE,
+    ),
+    "epoch": re.compile(r"(?<![\w./])epoch\s{0,4}[:=#]?\s{0,8}[\[(]?\s{0,8}(?P<value>\d{1,9})(?![\w.])", re.IGNORECASE),
+    "lr": re.compile(rf"(?<![\w./])(?:lr|learning[ _-]rate){_IS}(?P<value>{_N})(?![\w.])", re.IGNORECASE),
+    "reward": re.compile(
+        rf"(?<![\w./])(?:(?:mean|avg|average|episode)[ _-])?(?:reward|return)(?:[ _-]mean)?{_IS}"
+        rf"(?P<value>{_N})(?![\w.])",
+        re.IGNORECASE,
+    ),
+}
+"""Names that scripts print before a value, for lines of no known tool."""
+NAMED = "names before values"
+LEAST_NAMED = 2  # lines of names: a single one may be a setting
+
 _ABBREVIATED = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
 _HEADER = re.compile(r"\[step=\d+/\d+")  # a line whose numbers stand below it, indented
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
@@ -102,6 +130,9 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
     each = _matches(file, known | _WITHOUT_NORM)
     without = [name for name in _WITHOUT_NORM if each.pop(name)]
     best = max(each, key=lambda name: len(each[name]))
+    named = [] if each[best] else _named(file)
+    if named:
+        return named, NAMED
     if not each[best]:
         why = f" {without[0]}'s own lines contain no gradient norm." if without else ""
         raise CannotImport(
@@ -149,6 +180,30 @@ def _matches(file: Path, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, l
             if match is not None:
                 found[name].append(_row(match))
     return found
+
+
+def _named(file: Path) -> list[dict[str, Any]]:
+    """The rows of the lines that name a norm, and a loss or a step; none of too few.
+
+    A step that some lines do not print can't place the others, so rows are counted then.
+    """
+    found = [row for text in _texts(file) if (row := _named_row(text))]
+    if len(found) < LEAST_NAMED:
+        return []
+    if not all("step" in row for row in found):
+        for row in found:
+            row.pop("step", None)
+    return found
+
+
+def _named_row(text: str) -> dict[str, Any]:
+    matches = {name: match for name, pattern in _NAMED.items() if (match := pattern.search(text)) is not None}
+    if "norm" not in matches or not {"loss", "step"} & set(matches):
+        return {}
+    values = {
+        name: match["value"] or match["bare"] if name == "norm" else match["value"] for name, match in matches.items()
+    }
+    return {GROUPS.get(name, name): str(value).rstrip(".,;") for name, value in values.items()}
 
 
 def _texts(file: Path) -> Iterator[str]:

@@ -54,6 +54,7 @@ FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts be
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
+MOST_LISTED = 30  # steps that a finding lists: norms with a heavy tail have dozens that stand out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -454,7 +455,7 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "spikes": Quantity(len(spikes), "steps"),
             "largest_norm": Quantity(norm, "norm"),
             "largest_ratio": Quantity(ratio, "times the median of its neighbours"),
-            "steps": Quantity(listed_steps([step for step, _ in spikes]), "steps"),
+            "steps": Quantity(listed_steps(_largest(spikes)), "steps"),
         }
         | evidence_of_rate(rate),
         cause=cause,
@@ -479,7 +480,17 @@ def _why_it_stood_out(optimizer: OptimizerFacts, step: int, rate: float | None) 
     )
 
 
-def listed_steps(steps: Sequence[int], most: int = 5) -> str:
+def _largest(spikes: Sequence[tuple[int, float]]) -> list[int]:
+    """The steps of the spikes that a finding can list, the largest ones of too many, in order."""
+    return sorted(step for step, _ in sorted(spikes, key=lambda found: -found[1])[:MOST_LISTED])
+
+
+def listed_steps(steps: Sequence[int], most: int = MOST_LISTED) -> str:
+    """The steps in words, so that a user can look for their batches.
+
+    >>> listed_steps([3, 7]), listed_steps([3, 7, 9], 2)
+    ('3, 7', '3, 7, ...')
+    """
     return ", ".join(map(str, steps[:most])) + (", ..." if len(steps) > most else "")
 
 

@@ -11,7 +11,7 @@ from gradwatch import Run
 from gradwatch.errors import CannotImport
 from gradwatch.sources import read, write
 
-from .support import NORMS, assert_norms, imported
+from .support import NORMS, assert_norms, imported, write_text
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -113,3 +113,9 @@ def test_a_rate_of_0_is_not_known_where_all_numbers_are_rounded(tmp_path, loss, 
     file = tmp_path / "a.csv"
     file.write_text(f"step,loss,grad_norm,lr\n1,{loss},4.8798,0.0\n2,1.5,3.1,1e-05\n")
     assert [point.learning_rate for point in read([file]).points] == [known, 1e-5]
+
+
+def test_a_reward_in_a_row_of_its_own_counts_for_the_next_norm(tmp_path):
+    text = "step,grad_norm,reward\n1,1.0,\n2,,0.5\n3,2.0,\n4,3.0,\n"
+    history = read([write_text(tmp_path, "a.csv", text)])
+    assert [(point.step, point.reward) for point in history.points] == [(1, None), (3, 0.5), (4, None)]

@@ -266,3 +266,49 @@ def taken(pattern, line):
         pattern.search(line)
         times.append(time.process_time() - began)
     return min(times)
+
+
+NAMED = {
+    "bars": "step {step} || loss: {loss:.6f} || lr: {lr:.4e} || l2_norm: {norm:.4f} || time: 0.3s",
+    "commas": "12:00:01 - INFO - update {step}, rl_loss: {loss}, l2_norm: {norm}, lr: {lr}, token_entropy: 0.8",
+    "equals": "iter={step} loss={loss:.6f} gnorm={norm:.4f} lr={lr:g} weight_norm=33.0",
+    "words": "Step [{step}/1000] | Train Loss {loss:.6f} | weight norm 33.0 | Gradient Norm {norm:.4f}"
+    " | Learning Rate {lr}",
+    "a norm alone": "step {step:6d}, loss {loss:.6f}, norm {norm:.4f}, lr {lr:g}, dt 33ms",
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_lines_that_name_their_values_are_read(tmp_path, kind):
+    lines = [NAMED[kind].format(step=r["step"], loss=r["loss"], norm=r["grad_norm"], lr=r["lr"]) for r in ROWS]
+    file = write_text(tmp_path, "train.log", "max_grad_norm: 1.0, step 3\n" + "\n".join(lines))
+    history = read([file])
+    assert history.source == "train.log by names before values"
+    for found, wanted in zip(values(history), EXPECTED, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("step {}, loss 1.0, weight norm 33.0", id="the norm of weights"),
+        pytest.param("step {}, loss 1.0, max_grad_norm: 1.0", id="a threshold"),
+        pytest.param("grad_norm: 1.0, name {}", id="neither loss nor step"),
+        pytest.param("step {}, loss 1.0, grad_norm: none", id="no number"),
+    ],
+)
+def test_lines_that_name_no_gradient_norm_are_not_taken(tmp_path, line):
+    file = write_text(tmp_path, "a.log", "\n".join(line.format(step) for step in range(5)))
+    with pytest.raises(CannotImport, match="no line like those"):
+        read([file])
+
+
+def test_a_line_of_a_known_tool_counts_more_than_names(tmp_path):
+    known = LOGS["build-nanogpt"].format(step=1, loss=2.0, norm=1.5, lr=0.1)
+    history = read([write_text(tmp_path, "a.log", known + "\n" + "val step 2, loss: 9.0, grad_norm: 9.0\n" * 3)])
+    assert [point.norm for point in history.points] == [1.5]
+
+
+def test_rows_are_counted_where_not_all_lines_print_a_step(tmp_path):
+    file = write_text(tmp_path, "a.log", "step 5, loss 1.0, grad_norm 2.0\nloss 1.0, grad_norm 3.0\n")
+    assert [(point.step, point.norm) for point in read([file]).points] == [(0, 2.0), (1, 3.0)]

@@ -182,6 +182,14 @@ def test_the_largest_spike_is_the_largest_of_the_spikes(tmp_path):
     assert found.what.startswith("step 1300 stands out")
 
 
+@pytest.mark.parametrize(("spikes", "listed"), [(12, 12), (40, 30)])
+def test_a_finding_lists_the_steps_that_stand_out_and_of_too_many_the_largest(tmp_path, spikes, listed):
+    at = {50 * (i + 1): 10.0 + 0.5 * i for i in range(spikes)}
+    found = the(run_of(tmp_path, stream(replaced(steady(2200), at), losses=falling(2200))), "spike")
+    assert found.evidence["spikes"].value == spikes
+    assert found.evidence["steps"].value == ", ".join(map(str, list(at)[-listed:]))
+
+
 def test_steps_like_their_neighbours_are_no_spikes(tmp_path):
     assert "spike" not in codes(run_of(tmp_path, calm(600)))
 
