@@ -72,6 +72,7 @@ REMEDY = {
     "nonfinite-loss": "operation",
     "nonfinite-gradient": "operation",
     "loss-hides-nan": "operation",
+    "nonfinite-weights": "script",
     "too-short": "none",
 }
 
@@ -211,7 +212,7 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("half", choices=["tuning", "held_out", "fourth", "fifth", "sixth"])
+    parser.add_argument("half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh"])
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
     options = parser.parse_args()
