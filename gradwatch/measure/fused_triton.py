@@ -29,6 +29,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradwatch.measure.devices import stream_of, to_device
@@ -224,15 +225,28 @@ def can_read(gradient: Tensor) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """What gradients are like. It stays from step to step, and is the same object as long as nothing of it changes."""
+
+    dtypes: list[torch.dtype]
+    sizes: list[int]
+
+
+_layouts: dict[int, Layout] = {}
+"""The latest, by the number of gradients."""
+MOST_KEPT = 32
+"""Layouts and plans that are kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readable:
     """Gradients of one device that the kernel can read, and what it asks of each."""
 
     positions: list[int]
     gradients: list[Tensor]
-    dtypes: list[torch.dtype]
-    addresses: list[int]
-    sizes: list[int]
+    addresses: NDArray[np.int64]
+    layout: Layout
 
 
 def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
@@ -247,30 +261,36 @@ def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
         return usual
     positions = [at for at in positions if can_read(gradients[at])]
     chosen = [gradients[at] for at in positions]
-    return Readable(
-        positions=positions,
-        gradients=chosen,
-        dtypes=[gradient.dtype for gradient in chosen],
-        addresses=[gradient.data_ptr() for gradient in chosen],
-        sizes=[gradient.numel() for gradient in chosen],
-    )
+    return Readable(positions=positions, gradients=chosen, addresses=_addresses(chosen), layout=_layout_of(chosen))
 
 
 def _usual(positions: Sequence[int], chosen: list[Tensor]) -> Readable | None:
     """All of them, if nothing about them is unusual."""
-    dtypes = list(map(_DTYPE, chosen))
-    if not DTYPES.keys() >= set(dtypes):
-        return None
     try:
         if not all(map(Tensor.is_contiguous, chosen)):
             return None
-        addresses = list(map(Tensor.data_ptr, chosen))
+        addresses = _addresses(chosen)
     except RuntimeError:  # of a layout without an address, such as a sparse one; the slower way asks for the layout
         return None
-    if not all(addresses) and not all(map(can_read, chosen)):
+    layout = _layout_of(chosen)
+    if not DTYPES.keys() >= set(layout.dtypes) or (not addresses.all() and not all(map(can_read, chosen))):
         return None
-    sizes = list(map(Tensor.numel, chosen))
-    return Readable(positions=list(positions), gradients=chosen, dtypes=dtypes, addresses=addresses, sizes=sizes)
+    return Readable(positions=list(positions), gradients=chosen, addresses=addresses, layout=layout)
+
+
+def _addresses(gradients: Sequence[Tensor]) -> NDArray[np.int64]:
+    return np.fromiter(map(Tensor.data_ptr, gradients), np.int64, len(gradients))
+
+
+def _layout_of(gradients: Sequence[Tensor]) -> Layout:
+    """Return the known layout if it is the same, by which the plans of the launches are found."""
+    dtypes, sizes = list(map(_DTYPE, gradients)), list(map(Tensor.numel, gradients))
+    known = _layouts.get(len(gradients))
+    if known is None or known.dtypes != dtypes or known.sizes != sizes:
+        if len(_layouts) >= MOST_KEPT:
+            _layouts.clear()
+        known = _layouts[len(gradients)] = Layout(dtypes, sizes)
+    return known
 
 
 def measure_triton(gradients: Sequence[Tensor], found: Readable | None = None) -> Tensor:
@@ -289,12 +309,10 @@ def measure_triton(gradients: Sequence[Tensor], found: Readable | None = None) -
 
 def _launched(found: Readable, device: torch.device) -> Tensor:
     table = torch.empty(len(found.positions), len(COLUMNS), dtype=torch.float64, device=device)
-    for dtype in dict.fromkeys(found.dtypes):
-        positions, addresses, sizes = _of_dtype(dtype, found)
-        plan = _plan(tuple(positions), tuple(sizes), device, stream_of(device))
+    for plan in _plans(found.layout, device, stream_of(device)):
         sums = torch.empty(max(plan.chunks, 1), _SUMS, dtype=torch.float64, device=device)
-        _launch(_read, dtype, plan, addresses, sums, READ_TILES)
-        _add[(len(positions),)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
+        _launch(_read, plan, found.addresses, sums, READ_TILES)
+        _add[(plan.count,)](sums, plan.first_chunk, plan.positions, table, PARTS=plan.parts)
     return table
 
 
@@ -308,17 +326,14 @@ def scale_triton(found: Readable, coefficient: Tensor) -> None:
     device = found.gradients[0].device
     with torch.cuda.device_of(found.gradients[0]):  # type: ignore[no-untyped-call]
         factor = coefficient.to(torch.float32)
-        for dtype in dict.fromkeys(found.dtypes):
-            positions, addresses, sizes = _of_dtype(dtype, found)
-            plan = _plan(tuple(positions), tuple(sizes), device, stream_of(device))
-            _launch(_scale, dtype, plan, addresses, factor, SCALE_TILES)
+        for plan in _plans(found.layout, device, stream_of(device)):
+            _launch(_scale, plan, found.addresses, factor, SCALE_TILES)
 
 
 def _launch(
     kernel: Any,
-    dtype: torch.dtype,
     plan: _Plan,
-    addresses: list[int],
+    addresses: NDArray[np.int64],
     operand: Tensor,
     tiles: Mapping[int, Mapping[str, int]],
 ) -> None:
@@ -330,26 +345,23 @@ def _launch(
             plan.tensor_of,
             plan.offset_of,
             operand,
-            DTYPE=DTYPES[dtype],
+            DTYPE=DTYPES[plan.dtype],
             CHUNK=CHUNK,
             num_warps=WARPS,
-            **tiles[dtype.itemsize],
+            **tiles[plan.dtype.itemsize],
         )
 
 
-def _of_dtype(dtype: torch.dtype, found: Readable) -> tuple[Sequence[int], list[int], list[int]]:
-    """Places in the table, addresses and sizes of the gradients of one dtype."""
-    everything = range(len(found.dtypes))
-    if len(set(found.dtypes)) == 1:
-        return everything, found.addresses, found.sizes
-    places = [at for at in everything if found.dtypes[at] == dtype]
-    return places, [found.addresses[at] for at in places], [found.sizes[at] for at in places]
-
-
 class _Plan:
-    """Which program reads which chunk. It is the same at every step, so it stays on the device."""
+    """Which program reads which chunk of the gradients of one dtype. It is the same at every step, so it stays on the
+    device.
+    """
 
-    def __init__(self, positions: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, dtype: torch.dtype, layout: Layout, device: torch.device) -> None:
+        positions = [at for at, one in enumerate(layout.dtypes) if one == dtype]
+        sizes = [layout.sizes[at] for at in positions]
+        self.dtype, self.count = dtype, len(positions)
+        self._places: Any = slice(None) if len(positions) == len(layout.dtypes) else np.array(positions)
         counts = np.array([-(-size // CHUNK) for size in sizes], np.int64)
         first = np.concatenate([[0], np.cumsum(counts)])
         tensor_of = np.repeat(np.arange(len(sizes)), counts)
@@ -357,7 +369,7 @@ class _Plan:
         self.chunks = int(first[-1])
         self.parts = FEW_PARTS if int(counts.max(initial=0)) <= 4 * FEW_PARTS else MANY_PARTS
         self._device = device
-        self._read: list[int] = []
+        self._read = b""
         self._on_device: Tensor | None = None
         self.sizes = _to_device(sizes, device)
         self.positions = _to_device(positions, device)
@@ -365,17 +377,19 @@ class _Plan:
         self.tensor_of = _to_device(tensor_of, device)
         self.offset_of = _to_device(offsets, device)
 
-    def addresses(self, now: list[int]) -> Tensor:
+    def addresses(self, of_all: NDArray[np.int64]) -> Tensor:
         """Return the addresses on the device; they are copied there when they have changed."""
+        own = of_all[self._places]
+        now = own.tobytes()
         if self._on_device is None or now != self._read:
-            self._read, self._on_device = now, _to_device(now, self._device)
+            self._read, self._on_device = now, to_device(torch.from_numpy(own), self._device)
         return self._on_device
 
 
-@functools.lru_cache(maxsize=32)
-def _plan(positions: tuple[int, ...], sizes: tuple[int, ...], device: torch.device, stream: int) -> _Plan:
-    """A plan belongs to a stream: what was copied in its order may not have arrived for another."""
-    return _Plan(positions, sizes, device)
+@functools.lru_cache(maxsize=MOST_KEPT)
+def _plans(layout: Layout, device: torch.device, stream: int) -> list[_Plan]:
+    """One for each dtype. A plan belongs to a stream: what was copied in its order may not have arrived for another."""
+    return [_Plan(dtype, layout, device) for dtype in dict.fromkeys(layout.dtypes)]
 
 
 def _to_device(values: Any, device: torch.device) -> Tensor:

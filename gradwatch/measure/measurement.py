@@ -21,7 +21,7 @@ class Part:
     positions: list[int]
     values: Tensor  # on the host; complete once ``ready`` says so
     ready: Ready | None
-    on_device: Tensor | None = None  # the same, where it was computed
+    on_device: Tensor | None = None  # the same, where it was computed; further rows may follow
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ def _in_one_launch(
     for device in on_cuda:
         found = kernel.readable(of_device[device], gradients)
         if found.positions:
-            parts.append(to_host(found.positions, _by_triton(found.gradients, stats, found)))
+            parts.append(_by_triton(found.positions, found.gradients, stats, found))
             done += found.positions
     return parts, _left_of(rest, done)
 
@@ -282,10 +282,11 @@ def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[st
     for index, tensor in enumerate(tensors):
         (by_triton if kernel is not None and kernel.can_read(tensor) else by_operators).append(index)
     parts = []
-    for indices, measured_by in ((by_triton, _by_triton), (by_operators, operators.on_device)):
-        if indices:
-            values = measured_by([tensors[i] for i in indices], stats)
-            parts.append(to_host([positions[i] for i in indices], values))
+    if by_triton:
+        parts.append(_by_triton([positions[i] for i in by_triton], [tensors[i] for i in by_triton], stats))
+    if by_operators:
+        values = operators.on_device([tensors[i] for i in by_operators], stats)
+        parts.append(to_host([positions[i] for i in by_operators], values))
     return parts
 
 
@@ -321,18 +322,20 @@ def _kernel() -> ModuleType | None:
     return _triton
 
 
-def _by_triton(tensors: list[Tensor], stats: Sequence[str], found: Any = None) -> Tensor:
+def _by_triton(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...], found: Any = None) -> Part:
     """Measure by the kernel, or by PyTorch's operators if it fails; ``found`` is what it knows of the tensors."""
     assert _triton is not None
     try:
         table: Tensor = _triton.measure_triton(tensors, found)
     except Exception as error:
         leave_triton("read gradients", error)
-        return operators.on_device(tensors, stats)
-    if len(stats) == len(COLUMNS):
-        return table.T
-    # By slices: an index would be copied to the device from memory that is not pinned, and that copy waits.
-    return torch.stack([table[:, COLUMNS.index(stat)] for stat in stats])
+        return to_host(positions, operators.on_device(tensors, stats))
+    if stats != COLUMNS[: len(stats)]:
+        # By slices: an index would be copied to the device from memory that is not pinned, and that copy waits.
+        return to_host(positions, torch.stack([table[:, COLUMNS.index(stat)] for stat in stats]))
+    # All of it is copied, as it lies: to choose on the device takes one more launch than to do so on the host.
+    part = to_host(positions, table)
+    return Part(positions, part.values.T[: len(stats)], part.ready, None if part.on_device is None else table.T)
 
 
 def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Sequence[Tensor]:
@@ -349,7 +352,7 @@ def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Seq
         return gradients
     found = kernel.readable([at for at, one in enumerate(gradients) if type(one) in PLAIN], gradients)
     # Memory that is listed twice is multiplied twice by PyTorch. Two programs at once would race for it.
-    if not found.positions or _repeat(found.addresses):
+    if not found.positions or _repeat(found.addresses.tolist()):
         return gradients
     try:
         kernel.scale_triton(found, coefficient)

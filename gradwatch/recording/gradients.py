@@ -5,8 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from operator import is_not, ne
+from operator import ne
 
 from torch import Tensor
 
@@ -64,11 +63,11 @@ class GradientHistory:
         self._zeroed = False
 
     def before_backward(self) -> None:
-        gradients = self._table.gradients()
-        if not any(map(is_not, gradients, repeat(None))):  # as usual, after `zero_grad`
+        if not self._table.has_gradients():  # as usual, after `zero_grad`
             self._ids, self._versions = [], []
-        else:
-            self._ids, self._versions = list(map(id, gradients)), versions_of(gradients)
+            return
+        gradients = self._table.gradients()
+        self._ids, self._versions = list(map(id, gradients)), versions_of(gradients)
 
     def after_backward(self) -> bool:
         """Count the backward that has just ended, if it added to a gradient; return whether it did."""
@@ -79,9 +78,9 @@ class GradientHistory:
 
     def _is_reached(self) -> bool:
         """Whether a gradient is another, or has changed, since the backward began."""
-        gradients = (None if parameter is None else parameter.grad for parameter in self._table.parameters)
         if not self._ids:
-            return any(gradient is not None for gradient in gradients)
+            return self._table.has_gradients()
+        gradients = (None if parameter is None else parameter.grad for parameter in self._table.parameters)
         before = zip(self._ids, self._versions, strict=False)
         now = ((id(gradient), *versions_of([gradient])) for gradient in gradients)
         return any(map(ne, now, before))

@@ -6,6 +6,7 @@ import operator
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from gradwatch.store.limits import LARGEST
 MARKED = 64
 """Entries of a parameter by which copies in several processes are told from other parameters of the same name."""
 
+_GRADIENT = operator.attrgetter("grad")
 _WRAPPERS = ("DistributedDataParallel", "DataParallel")
 _INSERTED = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_forward_module.")
 
@@ -176,6 +178,7 @@ class ParameterTable:
         self.ids: set[int] = set()
         self.is_sharded = False
         self.are_read_once = False
+        self._are_all_there = False
         trained = TrainedParameters(model, len(stored))
         self._trained: Callable[[], TrainedParameters | None] = lambda: trained
         self._optimizer = reference_to(optimizer)
@@ -210,14 +213,18 @@ class ParameterTable:
         optimizer, trained = self._optimizer(), self._trained()
         if optimizer is None or trained is None:
             return None
-        now = listed(optimizer)
-        if len(now) == len(trained.listed) and all(map(operator.is_, now, trained.listed)):
+        # Without a list of them all: of a thousand parameters that takes longer than to compare them.
+        lists = [group["params"] for group in optimizer.param_groups]
+        if sum(map(len, lists)) == len(trained.listed) and all(
+            map(operator.is_, chain.from_iterable(lists), trained.listed)
+        ):
             return None
-        trained.listed = now
+        now = trained.listed = listed(optimizer)
         self.ids = {id(parameter) for parameter in now}
         trained.parameters = [p if p is not None and id(p) in self.ids else None for p in trained.parameters]
         first = self._take_in_new(optimizer, trained)
         self.present = [parameter is not None for parameter in trained.parameters]
+        self._are_all_there = all(self.present)
         self.are_read_once = reads_once(trained.parameters)
         return first if first < len(self.infos) else None
 
@@ -230,7 +237,17 @@ class ParameterTable:
 
     def gradients(self) -> list[Tensor | None]:
         """Each parameter's ``grad``; None for a parameter without one."""
-        return [None if parameter is None else parameter.grad for parameter in self.parameters]
+        return list(self._each_gradient())
+
+    def has_gradients(self) -> bool:
+        """Whether a parameter has a ``grad``; takes half as long as `gradients` to say that none has."""
+        return any(map(operator.is_not, self._each_gradient(), repeat(None)))
+
+    def _each_gradient(self) -> Iterable[Tensor | None]:
+        parameters = self.parameters
+        if self._are_all_there:  # as usual
+            return map(_GRADIENT, parameters)
+        return (None if parameter is None else parameter.grad for parameter in parameters)
 
     def gradients_to_act_on(self) -> list[Tensor | None]:
         """The same, with sums that the processes had not made yet; every process of a mesh calls this alike."""

@@ -45,7 +45,7 @@ for order in range(2):  # the plan of the first time serves the second
 assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, tensors))
 # many parts for the second launch to add
 kernel.CHUNK, kernel.FEW_PARTS, kernel.MANY_PARTS = 2048, 1, 4
-kernel._plan.cache_clear()
+kernel._plans.cache_clear()
 np.testing.assert_allclose(measure_triton(tensors).numpy(), expected, rtol=2e-7)
 np.testing.assert_allclose(measure_triton([torch.zeros(0)]).numpy(), [[0, 0, 0, 0]])
 
@@ -68,7 +68,9 @@ assert kernel.readable(range(len(gradients)), gradients).positions == small
 chosen = [gradients[i] for i in small]
 at_once = kernel.readable(range(len(chosen)), chosen)
 assert at_once.positions == list(range(len(chosen)))
-assert at_once.addresses == [t.data_ptr() for t in chosen] and at_once.sizes == [t.numel() for t in chosen]
+assert at_once.addresses.tolist() == [t.data_ptr() for t in chosen]
+assert at_once.layout.sizes == [t.numel() for t in chosen] and at_once.layout.dtypes == [t.dtype for t in chosen]
+assert kernel.readable(range(len(chosen)), [t.clone() for t in chosen]).layout is at_once.layout
 
 # and all of a step in one launch for each dtype, whether some have no gradient or not
 for spaced in (chosen, [None, *chosen, None]):
@@ -113,13 +115,13 @@ for value in (float("nan"), float("inf"), 0.0, -2.0):
 plans = []
 make = kernel._Plan
 kernel._Plan = lambda *a: plans.append(1) or make(*a)
-kernel._plan.cache_clear()
+kernel._plans.cache_clear()
 for number in (1, 2, 1, 2):
     kernel.stream_of = lambda device: number
     measure_triton([torch.ones(4)])
 assert len(plans) == 2
 kernel.stream_of, kernel._Plan = (lambda device: 0), make
-kernel._plan.cache_clear()
+kernel._plans.cache_clear()
 
 # beyond 2**31 entries: the last chunks of a gradient whose other pages are never touched
 import mmap, types
@@ -129,12 +131,12 @@ huge = torch.frombuffer(pages, dtype=torch.float16)
 huge[-kernel.CHUNK :] = torch.randn(kernel.CHUNK).half()
 before, offset = huge[-kernel.CHUNK :].clone(), 2**31
 plan = types.SimpleNamespace(
-    chunks=1, addresses=lambda now: torch.tensor(now), sizes=torch.tensor([size]),
+    chunks=1, dtype=torch.float16, addresses=lambda now: torch.tensor(now), sizes=torch.tensor([size]),
     tensor_of=torch.tensor([0]), offset_of=torch.tensor([offset]))
 sums = torch.empty(1, 5, dtype=torch.float64)
-kernel._launch(kernel._read, torch.float16, plan, [huge.data_ptr()], sums, kernel.READ_TILES)
+kernel._launch(kernel._read, plan, [huge.data_ptr()], sums, kernel.READ_TILES)
 np.testing.assert_allclose(sums[0, 0], float(huge[offset:].double().square().sum()), rtol=1e-6)
-kernel._launch(kernel._scale, torch.float16, plan, [huge.data_ptr()], torch.tensor(0.5), kernel.SCALE_TILES)
+kernel._launch(kernel._scale, plan, [huge.data_ptr()], torch.tensor(0.5), kernel.SCALE_TILES)
 read = size - offset
 assert torch.equal(huge[-read:], before[-read:] * 0.5) and torch.equal(huge[-kernel.CHUNK : -read], before[:-read])
 
