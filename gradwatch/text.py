@@ -133,6 +133,18 @@ def duration(seconds: float | None) -> str:
     return f"{days} d {hours} h"
 
 
+def fault_text(error: BaseException, width: int = 500) -> str:
+    r"""Format an exception in one line: of an operator without a kernel, PyTorch's message has a hundred.
+
+    >>> fault_text(ValueError("no kernel\nCPU: registered"))
+    'ValueError: no kernel'
+    >>> fault_text(KeyError())
+    'KeyError'
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {shorten(lines[0], width)}" if lines else type(error).__name__
+
+
 def exit_reason(code: object) -> str:
     """How an attempt ended that `sys.exit` or `os._exit` ended, by what it was given.
 

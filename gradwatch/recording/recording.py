@@ -23,6 +23,7 @@ from gradwatch.recording.loops import Loop
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.placed_hooks import HookListener, PlacedHooks
 from gradwatch.recording.sink import NullSink, StepSink
+from gradwatch.text import fault_text
 
 if TYPE_CHECKING:
     from gradwatch.recording.capture.recorder import StepCapture
@@ -199,11 +200,11 @@ class Recording:
 
     # --------------------------------------------------------------------------------- faults
 
-    def end_by(self, fault: Exception) -> None:
+    def end_by(self, fault: Exception, *, can_protect: bool = True) -> None:
         """Report a fault once and let the training go on alone, but for what protects it."""
         logger.debug("a fault while %s", self.state, exc_info=fault)
         self._capture_no_more()
-        protects = self.loops.record_nothing()
+        protects = self.loops.record_nothing() and can_protect
         if self.state != "recording":
             return  # what protects the training begins anew with the next update
         step = self.loops.furthest_step
@@ -219,12 +220,11 @@ class Recording:
         except Exception as second:
             logger.debug("while ending", exc_info=second)
         logger.error(
-            "gradwatch stopped recording %r at step %d; the training goes on%s. %s: %s (recording-stopped)",
+            "gradwatch stopped recording %r at step %d; the training goes on%s. %s (recording-stopped)",
             str(self.run),
             step,
             ", and is clipped and skipped as before" if protects else "",
-            type(fault).__name__,
-            fault,
+            fault_text(fault),
         )
 
     def say_not_seen_in_graph(self) -> None:
@@ -240,8 +240,8 @@ class Recording:
             if has_gradients:
                 loop.protect()
         except Exception as second:  # the protection itself has failed, and goes on failing
-            self.end_by(fault)
-            self.notices.not_clipped(f"{type(second).__name__}: {second}")
+            self.end_by(fault, can_protect=False)
+            self.notices.not_clipped(fault_text(second))
             self.detach()
         else:
             self.end_by(fault)
@@ -252,7 +252,7 @@ def _end(sink: StepSink, reason: str, run: str) -> None:
     if not sink.close(reason):
         _say_unfinished(run)
     if sink.fault is not None:
-        logger.error("gradwatch could not write all of %r: %s (recording-stopped)", run, sink.fault)
+        logger.error("gradwatch could not write all of %r: %s (recording-stopped)", run, fault_text(sink.fault))
     if sink.dropped:
         logger.warning(
             "gradwatch dropped %d steps of %r: the disk was too slow, a rank was silent, or their records could not"

@@ -26,6 +26,7 @@ from gradwatch.replaying.origin import Control, find_origin
 from gradwatch.replaying.passes import Played, Player, prepared, total_norm
 from gradwatch.replaying.recurrence import Comparison, compare
 from gradwatch.replaying.rows import Rows, find_rows, groups_with_others
+from gradwatch.text import fault_text
 
 logger = logging.getLogger("gradwatch")
 
@@ -80,7 +81,7 @@ def replay(
         raise
     except Exception as error:  # a capture from elsewhere may hold anything
         logger.debug("while replaying", exc_info=error)
-        raise CannotReplay(f"The capture can't be replayed on this model: {_told(error)}.") from error
+        raise CannotReplay(f"The capture can't be replayed on this model: {fault_text(error, 160)}.") from error
     if write and capture.folder is not None:
         try:
             write_replay(found, capture.folder)
@@ -188,7 +189,7 @@ def _found(player: Player, control: ControlBatch, threshold: float | None) -> Re
         raise
     except Exception as error:  # of the model
         return dataclasses.replace(
-            base, unknown=(f"everything: the replay failed: {_told(error)}",), notes=_other_model(player)
+            base, unknown=(f"everything: the replay failed: {fault_text(error, 160)}",), notes=_other_model(player)
         )
     compared = compare(capture.gradients, played.gradients)
     base = _with_recurrence(base, player, played, compared)
@@ -315,7 +316,7 @@ def _with_compiled(player: Player, played: Played, base: Replay) -> Replay:
         return dataclasses.replace(base, compiled=replay_compiled(player, played))
     except Exception as error:  # of the compiler, or of the model
         return dataclasses.replace(
-            base, unknown=(*base.unknown, f"compiled: it can't be compiled here: {_told(error)}")
+            base, unknown=(*base.unknown, f"compiled: it can't be compiled here: {fault_text(error, 160)}")
         )
 
 
@@ -352,7 +353,7 @@ def _origin_of(player: Player, played: Played, rows: Rows, given: ControlBatch, 
             if found is not None:
                 return found
     except Exception as error:  # a tensor subclass may refuse a dispatch mode in any way
-        unknown.append(f"where it began: operations can't be followed: {_told(error)}")
+        unknown.append(f"where it began: operations can't be followed: {fault_text(error, 160)}")
         return None
     unknown.append(_why_no_origin(rows, given, nonfinite))
     return None
@@ -448,8 +449,3 @@ def _row_findings(player: Player, rows: Rows, *, of_loss: bool) -> tuple[RowFind
             )
         )
     return tuple(found)
-
-
-def _told(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -22,6 +22,7 @@ from torch import Tensor
 from gradwatch.capture.record import Forward, Group
 from gradwatch.replaying.batch import Batch, find_batch, only, padded, replace_rows, take
 from gradwatch.replaying.passes import Gradients, Played, Player, dot, with_gradients
+from gradwatch.text import fault_text
 
 ONE_BY_ONE = 64
 """Up to as many rows are measured each; of more, in parts, and then those within the parts that stand out."""
@@ -174,7 +175,7 @@ def _finite_rows(search: _Search, played: Played) -> Rows:
         try:
             measured = _measure(search, forward, batch, played.gradients)
         except Exception as error:  # a model may refuse single rows in any way
-            search.unknown.append(f"rows: the model can't be replayed on single rows: {_told(error)}")
+            search.unknown.append(f"rows: the model can't be replayed on single rows: {fault_text(error, 160)}")
             continue
         found += [(micro_batch, row, square, along) for row, square, along in measured]
     parts = [
@@ -357,7 +358,7 @@ def _by_replacing(search: _Search, micro_batch: int) -> list[int]:
                 break
             rows = smaller
     except Exception as error:
-        search.unknown.append(f"rows: the model can't be replayed with other rows: {_told(error)}")
+        search.unknown.append(f"rows: the model can't be replayed with other rows: {fault_text(error, 160)}")
         return []
     return rows
 
@@ -410,11 +411,5 @@ def _norm_with_others(search: _Search, places: Sequence[tuple[int, int]]) -> flo
     try:
         return search.player.play(groups).total_norm
     except Exception as error:
-        search.unknown.append(f"rows: the model can't be replayed with other rows: {_told(error)}")
+        search.unknown.append(f"rows: the model can't be replayed with other rows: {fault_text(error, 160)}")
         return None
-
-
-def _told(error: Exception) -> str:
-    """The first line of an exception's message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -33,6 +33,7 @@ from gradwatch.recording.hooks import (
 )
 from gradwatch.recording.loops import Loop
 from gradwatch.recording.tracker import StepTracker
+from gradwatch.text import fault_text
 
 logger = logging.getLogger("gradwatch")
 
@@ -129,7 +130,7 @@ class StepCapture:
         """Something went wrong in here."""
         logger.debug("while capturing", exc_info=error)
         if not self.is_closed:
-            self._warn(f"{type(error).__name__}: {error}")
+            self._warn(fault_text(error))
             self.close()
 
     def _say(self, why: str) -> None:

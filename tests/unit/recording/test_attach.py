@@ -106,6 +106,18 @@ def test_wrong_arguments_are_said_before_training(tmp_path, arguments, says):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_optimizer_without_parameters_is_recorded_beside_others(tmp_path, caplog):
+    model = nn.Linear(2, 1)
+    empty, full = torch.optim.Adam([{"params": []}]), torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, [empty, full], tmp_path):
+        for _ in range(3):
+            model(torch.ones(2)).sum().backward()
+            empty.step()
+            full.step()
+    assert caplog.messages == []
+    assert len(gradwatch.Run(tmp_path).steps("1")) == 3
+
+
 def test_nothing_to_watch(tmp_path):
     with pytest.raises(NoParameters, match="no optimizer with a parameter"):
         gradwatch.attach(nn.Identity(), [], tmp_path / "run")

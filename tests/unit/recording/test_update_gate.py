@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import gradwatch
 from gradwatch import Run
-from gradwatch.clip import AutoClip, NormClip
+from gradwatch.clip import AutoClip, NormClip, ValueClip
 from gradwatch.measure import measure
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.parameters import ParameterTable
@@ -211,8 +211,20 @@ def test_where_clipping_itself_fails_that_is_said(tmp_path, monkeypatch, caplog)
             training.step()
     messages = [record.getMessage() for record in caplog.records]
     assert ["(recording-stopped)" in m for m in messages] == [True, False]
+    assert "clipped" not in messages[0]
     assert "gradwatch did not clip: RuntimeError: a planted fault (clip-not-applied)" in messages[1]
     assert not training.optimizer._optimizer_step_pre_hooks, "nothing of ours stays behind"
+
+
+def test_of_an_operator_without_a_kernel_one_line_is_said_and_not_pytorchs_list_of_all(tmp_path, caplog):
+    model = nn.Embedding(4, 2, sparse=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", clip=ValueClip(1.0)):
+        model(torch.tensor([1, 1])).sum().backward()
+        optimizer.step()
+    messages = [record.getMessage() for record in caplog.records]
+    assert "did not clip: NotImplementedError: Could not run" in messages[-1]
+    assert all("\n" not in message and len(message) < 1000 for message in messages)
 
 
 def test_a_policy_with_a_history_goes_on_with_it(tmp_path, monkeypatch):
