@@ -30,6 +30,7 @@ from gradwatch.sources.logged import LoggedRun
 __all__ = ["History", "Imported", "read", "write"]
 
 DATABASES = (".db", ".sqlite", ".sqlite3")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz")
 """How the names of databases end."""
 
 
@@ -187,15 +188,18 @@ def _kind(file: Path) -> str:
         ".jsonl": "lines",
         ".ndjson": "lines",
         ".csv": "table",
+        ".tsv": "table",
         ".parquet": "table",
         ".wandb": "wandb",
         ".log": "text",
         ".txt": "text",
         ".out": "text",
     }
+    if file.suffix in COMPRESSED:
+        raise CannotImport(f"{file.name!r} is compressed; unpack it first.")
     if file.suffix not in kinds:
         raise CannotImport(
             f"{file.name!r} is of no known kind; expected an event file (*tfevents*), trainer_state.json, .json,"
-            " .jsonl, .csv, .parquet, .wandb, .db, .log, .txt or .out, or a folder of MLflow."
+            " .jsonl, .csv, .tsv, .parquet, .wandb, .db, .log, .txt or .out, or a folder of MLflow."
         )
     return kinds[file.suffix]

@@ -21,6 +21,7 @@ from gradwatch.detect import detectors_for
 from gradwatch.errors import CannotImport, StoreNotWritable
 from gradwatch.record import VALIDATION_KEY, Event, LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import FILE_NAME, LARGEST, LATEST, StoreWriter
+from gradwatch.text import count
 
 NAMES = {
     "norm": (
@@ -285,11 +286,12 @@ def write(history: History, run: Path, optimizer_class: str = "", moment: str | 
         StoreNotWritable: the folder can't be written.
     """
     _refuse_existing(run)
-    points, repeated = _in_order(history.points)
+    possible = [point for point in history.points if not point.norm < 0]
+    points, repeated = _in_order(possible)
     _check_steps(points, history.source)
     every = _spacing(points)
     moment = moment or history.moment
-    notes = (*history.notes, *_notes(repeated, every, moment))
+    notes = (*history.notes, *_negative_notes(len(history.points) - len(possible)), *_notes(repeated, every, moment))
     if not optimizer_class:
         notes += _optimizer_notes(history)
     optimizer_class = optimizer_class or history.optimizer
@@ -332,6 +334,11 @@ def _notes(repeated: int, every: int, moment: str) -> Iterator[str]:
         yield f"a norm every {every} steps: what happened between was not recorded"
     if moment == "unknown":
         yield "not known whether the norms were taken before or after clipping; pass --moment"
+
+
+def _negative_notes(negative: int) -> Iterator[str]:
+    if negative:
+        yield f"{count(negative, 'row')} left out: the norm is below 0 there, so it was not known or is no norm"
 
 
 def repeated_notes(repeated: int) -> Iterator[str]:

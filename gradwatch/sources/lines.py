@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,21 @@ from gradwatch.errors import CannotImport
 CHUNK = 2**20  # bytes read at once
 LONGEST = 2**24  # bytes of a line
 _MARK = b"\xef\xbb\xbf"  # some programs on Windows begin a UTF-8 file with it
+_UTF_16 = re.compile(rb"\xff\xfe[^\0]\0|\xfe\xff\0[^\0]")  # the mark and a character; PowerShell 5 redirects output so
 _ENDS = re.compile(rb"[\r\n]+")
+
+
+def encoding_of(file: Path) -> str:
+    """UTF-16 if the file begins with its mark; else UTF-8, with a mark or without.
+
+    Raises:
+        CannotImport: the file can't be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return "utf-16" if _UTF_16.match(stream.read(4)) else "utf-8-sig"
+    except OSError as error:
+        raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
 
 
 def beginning(file: Path) -> bytes:
@@ -81,18 +97,23 @@ def whole_text(file: Path, most: int) -> str:
     try:
         if file.stat().st_size > most:
             raise CannotImport(f"{str(file)!r} has more than {most // 2**20} MiB, too much to read as one JSON value.")
-        return file.read_text(encoding="utf-8-sig")
+        return file.read_text(encoding=encoding_of(file))
     except (OSError, ValueError) as error:
         raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
+    """The file in parts, as UTF-8; there is at least one."""
     try:
         with file.open("rb") as stream:
             first = stream.read(CHUNK)
-            yield first.removeprefix(_MARK)
-            while chunk := stream.read(CHUNK):
-                yield chunk
+            parts = itertools.chain([first.removeprefix(_MARK)], iter(lambda: stream.read(CHUNK), b""))
+            if not _UTF_16.match(first):
+                yield from parts
+                return
+            decoder = codecs.getincrementaldecoder("utf-16")(errors="replace")
+            for part in parts:
+                yield decoder.decode(part).encode("utf-8", "replace")
     except OSError as error:
         raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error
 

@@ -165,7 +165,7 @@ def _step(value: Any, file: Path, row: int) -> int:
     number = as_float(of_all[1] if of_all else value)
     if number is None or number != number // 1 or not is_step(int(number)):
         raise CannotImport(
-            f"{str(file)!r} holds {str(value)[:40]!r} as the step of row {row + 1}; expected a whole number."
+            f"{str(file)!r} holds {str(value)[:40]!r} as the step of row {row + 1}; expected one from 0 on, below 2^53."
         )
     return int(number)
 

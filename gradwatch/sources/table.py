@@ -15,7 +15,7 @@ from gradwatch.errors import CannotImport
 from gradwatch.sources import layers
 from gradwatch.sources.columns import Columns, choose, told
 from gradwatch.sources.history import History, Point, as_float, first_line, is_rounded_to_zero, is_step, rounds_rates
-from gradwatch.sources.lines import refuse_long_lines
+from gradwatch.sources.lines import beginning, encoding_of, refuse_long_lines
 from gradwatch.text import count
 
 
@@ -119,10 +119,13 @@ def _csv(file: Path) -> _Table:
     refuse_long_lines(file)
     # As text, because pandas would read an empty cell and one that says NaN alike. Without `index_col`, pandas takes
     # the first column for an index where rows are longer than the head, and each column gets its neighbour's values.
+    mark = _separator(beginning(file))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+            frame = pd.read_csv(
+                file, sep=mark, encoding=encoding_of(file), dtype=str, keep_default_na=False, index_col=False
+            )
     except pd.errors.ParserWarning as error:
         raise CannotImport(
             f"{str(file)!r} has a row that is longer than its first line, which names the columns."
@@ -130,7 +133,19 @@ def _csv(file: Path) -> _Table:
     except Exception as error:  # parsers raise many types
         raise _unreadable(file, error) from error
     frame.columns = pd.Index([str(column) for column in frame.columns])
+    if mark != ",":  # then a comma is that of a decimal fraction
+        frame = frame.apply(lambda cells: cells.str.replace(",", "."))
     return _Table(names=tuple(frame.columns), rows=len(frame), cells=lambda name: frame[name].tolist())
+
+
+def _separator(head: bytes) -> str:
+    r"""What is between the names of the columns: a comma, else a tab or a semicolon.
+
+    >>> [_separator(head) for head in (b"step,loss;a", b"step;loss", b"step\tloss", b"norm")]
+    [',', ';', '\t', ',']
+    """
+    names = head.split(b"\n", 1)[0].decode("utf-8", "replace")
+    return next((mark for mark in ",\t;" if mark in names), ",")
 
 
 def _unreadable(file: Path, error: Exception) -> CannotImport:
@@ -154,5 +169,7 @@ def _numbers(table: _Table, name: str, file: Path, *, are_rates: bool = False) -
 
 def _step(value: float | None, file: Path, row: int) -> int:
     if value is None or not re.fullmatch(r"\d+(\.0*)?", f"{value:.6f}") or not is_step(int(value)):
-        raise CannotImport(f"{str(file)!r} holds {value!r} as the step of row {row + 1}; expected a whole number.")
+        raise CannotImport(
+            f"{str(file)!r} holds {value!r} as the step of row {row + 1}; expected one from 0 on, below 2^53."
+        )
     return int(value)

@@ -35,6 +35,14 @@ def test_steps_in_any_order_and_twice(tmp_path):
     assert any("1 step is there more than once" in note for note in made.notes)
 
 
+def test_a_norm_below_0_is_no_norm(tmp_path):
+    made = write(history((0, 1.0), (1, -1.0), (2, -0.0), (3, math.nan)), tmp_path / "run")
+    assert Run(tmp_path / "run").steps().index.tolist() == [0, 2, 3]
+    assert any(note.startswith("1 row left out: the norm is below 0") for note in made.notes)
+    with pytest.raises(CannotImport, match="no step with a gradient norm"):
+        write(history((0, -1.0)), tmp_path / "none")
+
+
 def test_everything_that_reads_runs_reads_imported_ones(tmp_path):
     norms = replaced(steady(1500), {100: 40.0})
     pd.DataFrame({"step": range(1500), "grad_norm": norms}).to_csv(tmp_path / "n.csv", index=False)

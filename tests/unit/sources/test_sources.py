@@ -35,6 +35,30 @@ def test_any_norms_come_back_as_they_were(tmp_path_factory, norms):
     np.testing.assert_array_equal(Run(folder / "run").steps()["total_norm"], norms)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.log"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_windows_writes_in_several_encodings(tmp_path, name, encoding):
+    rows = [{"step": i, "loss": 2.0 - i / 64, "grad_norm": 1.0 + i / 64} for i in range(20)]
+    text = {
+        "a.csv": "step,loss,grad_norm\n" + "".join(f"{r['step']},{r['loss']},{r['grad_norm']}\n" for r in rows),
+        "a.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "a.json": json.dumps(rows),
+        "a.log": "".join(f"step: {r['step']} loss: {r['loss']} grad_norm: {r['grad_norm']}\n" for r in rows),
+    }[name]
+    text = "\ufeff" + text if encoding == "utf-16-be" else text  # Python adds the mark to the others
+    (tmp_path / name).write_text(text, encoding=encoding)
+    write(read([tmp_path / name]), tmp_path / "run")
+    steps = Run(tmp_path / "run").steps()
+    assert steps["total_norm"].tolist() == [row["grad_norm"] for row in rows]
+    assert steps["loss"].tolist() == [row["loss"] for row in rows]
+
+
+def test_a_compressed_file_is_to_be_unpacked(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(b"")
+    with pytest.raises(CannotImport, match="compressed; unpack it first"):
+        read([tmp_path / "a.csv.gz"])
+
+
 def test_wrong_paths_are_said(tmp_path):
     (tmp_path / "notes.md").write_text("x")
     (tmp_path / "empty").mkdir()

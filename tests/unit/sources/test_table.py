@@ -119,3 +119,18 @@ def test_a_reward_in_a_row_of_its_own_counts_for_the_next_norm(tmp_path):
     text = "step,grad_norm,reward\n1,1.0,\n2,,0.5\n3,2.0,\n4,3.0,\n"
     history = read([write_text(tmp_path, "a.csv", text)])
     assert [(point.step, point.reward) for point in history.points] == [(1, None), (3, 0.5), (4, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "step\tloss\tgrad_norm\n0\t2.5\t1.25\n1\t2.25\t1.5\n"),
+        ("tabs.csv", "step\tloss\tgrad_norm\n0\t2.5\t1.25\n1\t2.25\t1.5\n"),
+        ("semicolons.csv", "step;loss;grad_norm\n0;2,5;1,25\n1;2,25;1,5\n"),
+    ],
+)
+def test_columns_that_are_parted_by_something_else(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    steps = imported([tmp_path / name], tmp_path).steps()
+    assert steps["total_norm"].tolist() == [1.25, 1.5]
+    assert steps["loss"].tolist() == [2.5, 2.25]
