@@ -18,12 +18,13 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.schedule import restarts_after
-from gradwatch.analysis.statistics.loss_levels import first_loss
+from gradwatch.analysis.statistics.loss_levels import first_loss, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import noise_of
 
 # Many losses, whose levels are compared
 MIN_LOSSES = 15  # losses; levels of fewer are not compared
+MANY_LOSSES = 100  # losses; fewer that rose from the first one on need norms that rose by less
 MIN_LAST = 5  # losses; fewer at the end may be one spike
 LAST_PARTS = 20  # parts of the losses, of which the last makes the last level
 LOW, HIGH = 0.1, 0.9  # quantiles: nearly all last losses have to lie above nearly all of the best ones
@@ -39,6 +40,11 @@ FALLEN_RATIO = 0.1  # of the last norms: saturated outputs give next to no gradi
 LEVEL_NORMS = 500  # steps of that median: norms from long before do not count
 END_PARTS = 5  # parts of the norms after the best tenth, of which the last gives the last norms
 STEADY_PARTS, STEADY_RATIO = 3, 1.5  # tenths of the losses at the end, and how far they and the norms may differ
+TARGETS_LOW, TARGETS_HIGH = 3.0, 2.5  # how far norms may lie from the scale of targets that grow slowly
+GRADUAL_PARTS, ON_THE_WAY = 2, 0.15  # tenths on the way up, and how far from both ends of it, of its logarithm
+GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms in the root of that
+FAR_GROWN_RATIO = 20.0  # of such a loss: beside it the norms need only be raised
+NEVER_FELL, ABOVE_START, ABOVE_START_NORMS = 1.05, 1.1, 1.4  # of the best level, the first loss and the first norms
 MIN_AFTER = 3  # last norms, or last losses of a few: fewer may be a spike
 
 # Few losses, which are judged one by one
@@ -55,6 +61,7 @@ LEAP_LOSS_RATIO = 10.0  # times, from the first to the last of two or three loss
 HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
 FEW_GROWN, FEWER_GROWN = 20.0, 100.0  # times the first norms; of fewer than six rows
 MANY_GROWN, MIN_MANY = 100.0, 20  # times the first fifth of many norms, and how many; healthy ones reached 12
+ENDLESS_RATIO, ENDLESS_NORMS = 10.0, 10.0  # of the first losses and norms: how far a loss falls that has no least value
 STANDS_RATIO = 0.9  # of the first loss: one that fell to less shows that the training goes on
 
 
@@ -93,9 +100,15 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     low, last, first = levels[best], float(np.median(last_losses(losses))), first_loss(losses)
     if restarts_after(optimizer, step):
         return False
+    if values_grew(optimizer):
+        return False
     if last > FAR_RATIO * max(first, low) > 0:
         return not targets_grew(optimizer, step, math.sqrt(last / low))
     rise = last - low
+    if len(losses) < MANY_LOSSES and last > ABOVE_START * first > 0 and np.median(losses[:3]) < NEVER_FELL * low:
+        raised = _raised_at_the_end(optimizer, step)
+        if raised is not None and raised > ABOVE_START_NORMS and rise > FAR_DEVIATIONS * noise_of(losses):
+            return True
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
     risen = rise > max(FAR_DEVIATIONS * noise_of(losses), UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
     return (doubled or risen) and _norms_witness(optimizer, step)
@@ -106,6 +119,22 @@ def _undone_in_logarithms(first: float, best: float, last: float) -> float:
     return math.log(last / best) / math.log(first / best) if first > best else math.inf
 
 
+@computed_once
+def values_grew(optimizer: OptimizerFacts) -> bool:
+    """Whether the loss rose ever more slowly, with norms as the growing targets of a value learner leave them.
+
+    Its errors and norms grow with the return, without a peak before the end. A training that is lost raises its norms
+    by more, leaps, or grows to the end.
+    """
+    losses, levels = optimizer.history.losses, optimizer.history.loss_levels
+    if len(losses) < MIN_LOSSES or not levels[-1] > FAR_RATIO * min(levels) > 0 or not _rose_slowly(levels):
+        return False
+    best = int(np.argmin(levels))
+    raised = _raised_at_the_end(optimizer, int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1]))
+    scale = math.sqrt(levels[-1] / levels[best])
+    return raised is not None and scale / TARGETS_LOW < raised < scale * TARGETS_HIGH
+
+
 def targets_grew(optimizer: OptimizerFacts, step: int, scale: float) -> bool:
     """Whether the loss rose at once and stands since, with norms as a change of the targets' scale leaves them.
 
@@ -114,6 +143,44 @@ def targets_grew(optimizer: OptimizerFacts, step: int, scale: float) -> bool:
     levels, raised = optimizer.history.loss_levels[-STEADY_PARTS:], _raised_at_the_end(optimizer, step)
     is_steady = max(levels) < STEADY_RATIO * min(levels)
     return raised is not None and is_steady and scale / STEADY_RATIO < raised < scale * STEADY_RATIO
+
+
+def _rose_slowly(levels: list[float]) -> bool:
+    """Whether levels above 0 rose gradually, and neither had a peak before the end nor grow on as fast.
+
+    >>> _rose_slowly([2.0, 1.0, 2.0, 4.0, 6.0, 7.0]), _rose_slowly([2.0, 1.0, 1.0, 7.0, 7.0, 7.0])
+    (True, False)
+    >>> _rose_slowly([2.0, 1.0, 2.0, 4.0, 8.0, 16.0]), _rose_slowly([2.0, 1.0, 2.0, 4.0, 12.0, 7.0])
+    (False, False)
+    """
+    after = levels[int(np.argmin(levels)) :]
+    if len(after) < 2 or max(after) > STEADY_RATIO * after[-1] or after[-1] > STEADY_RATIO * after[-2]:
+        return False
+    low, last = math.log(after[0]), math.log(after[-1])
+    ways = [(math.log(level) - low) / max(last - low, 1e-300) for level in after]
+    return sum(ON_THE_WAY < way < 1 - ON_THE_WAY for way in ways) >= GRADUAL_PARTS
+
+
+def grows_beside_a_reward(optimizer: OptimizerFacts) -> bool:
+    """Whether the loss of a policy and its norms grew far, and the reward has not risen meanwhile.
+
+    The errors of a value learner grow with its returns, and the norms as their root. Values that run away raise the
+    norms by more, or the loss without end, and earn nothing.
+    """
+    losses, levels, rewards = optimizer.history.losses, optimizer.history.loss_levels, optimizer.history.rewards
+    if not len(rewards) or len(losses) < MIN_LOSSES or losses.min() <= 0 or optimizer.has_rivals:
+        return False
+    best, last = int(np.argmin(levels)), float(np.median(last_losses(losses)))
+    if last < GROWN_RATIO * levels[best] or not is_apart(losses, levels):
+        return False
+    raised = _raised_at_the_end(optimizer, int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1]))
+    ratio = last / levels[best]
+    least = RAISED_RATIO if ratio > FAR_GROWN_RATIO else RUNAWAY_RATIO * math.sqrt(ratio)
+    if raised is None or raised < least:
+        return False
+    few = max(1, len(rewards) // END_PARTS)
+    then, now = rewards[: max(1, len(rewards) * (best + 1) // len(levels))][-few:], rewards[-few:]
+    return float(np.median(now) - np.median(then)) <= uncertainty(then) + uncertainty(now)
 
 
 def _norms_witness(optimizer: OptimizerFacts, step: int) -> bool:
@@ -203,6 +270,23 @@ def leaps_at_once(losses: Array, norms: Array) -> bool:
     return bool(losses[-1] > LEAP_LOSS_RATIO * losses[0] and norms[-1] > LEFT_NORM_RATIO * norms[0] > 0)
 
 
+def falls_without_end(optimizer: OptimizerFacts) -> bool:
+    """Whether a loss below 0 grew in size without end, and the norms with it: it has no least value, as a critic's.
+
+    A likelihood falls below 0 too, but as a logarithm: by little, and with norms that stay.
+    """
+    losses = optimizer.history.losses
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm) & (optimizer.total_norm > 0)]
+    if min(len(losses), len(norms)) < MIN_MANY or len(optimizer.history.rewards):
+        return False
+    few, fifth = max(MIN_LAST, len(losses) // LAST_PARTS), len(norms) // 5
+    start = norms[: max(MIN_LAST, len(norms) // LAST_PARTS)]
+    is_lower = float(np.quantile(losses[-len(losses) // 5 :], HIGH)) < -ENDLESS_RATIO * float(
+        np.abs(losses[:few]).max()
+    )
+    return is_lower and float(np.quantile(norms[-fifth:], LOW)) > ENDLESS_NORMS * float(np.median(start))
+
+
 @computed_once
 def norms_leave_for_good(optimizer: OptimizerFacts) -> bool:
     """Whether the norms ended far above their first level, and no loss fell meanwhile.
@@ -217,7 +301,9 @@ def norms_leave_for_good(optimizer: OptimizerFacts) -> bool:
         return False
     if len(rewards) >= 2 and _end_of(rewards) > float(np.median(rewards[: _few(rewards)])):
         return False
-    return _few_grew(norms) if len(norms) < MIN_MANY else _many_grew(norms)
+    if len(norms) < MIN_MANY:
+        return _few_grew(norms)
+    return _many_grew(norms) or falls_without_end(optimizer)
 
 
 def _few(values: Array) -> int:

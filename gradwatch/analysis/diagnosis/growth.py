@@ -13,11 +13,14 @@ from gradwatch.analysis.diagnosis.ends import (
     HUGE_NORM,
     climbs_to_the_end,
     ends_far_above,
+    falls_without_end,
+    grows_beside_a_reward,
     leaps_at_once,
     leaves_for_good,
     norms_leave_for_good,
     rises_above_all,
     targets_grew,
+    values_grew,
 )
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
@@ -201,6 +204,8 @@ def _cause(optimizer: OptimizerFacts, onset: int) -> str:
             f"the learning rate: the growth begins near step {peak}, where the warm-up reaches {rate:g}; this peak is"
             " too high for the training, or the warm-up is too short"
         )
+    if falls_without_end(optimizer):
+        return "a loss that has no least value and is not bounded, as a critic's is without a limit on its slope"
     clipped = bool(optimizer.frame["clipped"].mean() > 0.5) if len(optimizer.frame) else False
     if _is_early(optimizer, onset):
         return (
@@ -217,6 +222,8 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
     peak = end_of_warm_up(optimizer)
     if peak is not None and _is_of_warm_up(optimizer, onset, peak):
         return "lower the peak of the learning rate, or lengthen the warm-up"
+    if falls_without_end(optimizer):
+        return "bound the loss, for a critic by a penalty on its gradient, by clipped weights or by spectral norms"
     if _is_early(optimizer, onset):
         rate = "lower the learning rate" + ("" if peak is not None else " or warm it up")
         return f"{rate}; if the model computes its own targets, use a target network or a smaller discount"
@@ -227,7 +234,8 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
 
 def _best_checkpoint(course: Loss | None, onset: int) -> str:
     """Name the step that early stopping would have kept, where the loss had made progress."""
-    if course is None or course.first - course.best <= LOST_RISE_DEVIATIONS * course.deviation:
+    is_endless = course is not None and onset <= course.best_step and course.best < 0
+    if course is None or is_endless or course.first - course.best <= LOST_RISE_DEVIATIONS * course.deviation:
         return ""
     return f"; go back to a checkpoint from before step {onset}, where early stopping would have ended the training"
 
@@ -279,6 +287,8 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
     if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
         return _begin(optimizer, None)
     explosion = _lasting_explosion(optimizer)
+    if falls_without_end(optimizer):
+        return int(optimizer.steps[0])
     return _begin(optimizer, None) if explosion is None and norms_leave_for_good(optimizer) else explosion
 
 
@@ -298,12 +308,18 @@ def _nan_after_growth(optimizer: OptimizerFacts) -> Event | None:
 
 def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     """Whether the loss ended far above its best, by its own noise and progress, and the norms have changed as well."""
-    if course is None or optimizer.history.has_surrogate_loss:
+    if course is None:
         return False
-    if _left_at_once(optimizer.history.losses, optimizer.total_norm) or ends_far_above(optimizer):
+    if optimizer.history.has_surrogate_loss:
+        return grows_beside_a_reward(optimizer)
+    is_left = _left_at_once(optimizer.history.losses, optimizer.total_norm) or ends_far_above(optimizer)
+    if is_left or (not optimizer.has_rivals and climbs_to_the_end(*_rows_with_both(optimizer))):
         return True
-    if not optimizer.has_rivals and climbs_to_the_end(*_rows_with_both(optimizer)):
-        return True
+    return not values_grew(optimizer) and _is_far_above_its_best(optimizer, course)
+
+
+def _is_far_above_its_best(optimizer: OptimizerFacts, course: Loss) -> bool:
+    """Whether the loss ends far above its first losses, or undoes half of its progress while the norms rose."""
     noise = max(course.deviation, 1e-12 + 1e-3 * abs(course.best))
     if course.rise <= LOST_RISE_DEVIATIONS * noise:
         return False

@@ -197,8 +197,12 @@ PAGES: dict[str, Page] = {
         " best tenth a norm leapt eightfold, or the norms doubled or fell to a tenth. So does a loss that climbs with"
         " the norm to the end, and one of fewer than 15 rows whose last ones leave all before them, together with the"
         " norms. Norms alone count where no loss is known or none fell: those of the last rows are twentyfold the"
-        " first ones in few rows, a hundredfold in very few or in many. A loss that rose at once and stands since,"
-        " under norms that rose by the root of that, does not count: larger targets do the same.",
+        " first ones in few rows, a hundredfold in very few or in many. Fewer than 100 losses also count that never"
+        " fell and end a tenth above the first ones, under raised norms. So does a loss below 0 that grows tenfold in"
+        " size with its norms: it has no least value. A loss does not count that rose at once and stands since, or"
+        " that rises ever more slowly, under norms that rose by about the root of that: larger targets do the same,"
+        " and so do the values of Q-learning as the return rises. Beside a reward it counts if the reward has not"
+        " risen and the norms grew by three times that, or the loss grew twentyfold and the norms doubled.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
         fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend` gives a threshold). If the growth"
@@ -375,9 +379,10 @@ PAGES: dict[str, Page] = {
         title="The reward fell and did not come back",
         cure="rate",
         meaning="The history of a policy has its reward, and the last fifth of the rewards lies below its best tenth,"
-        " by more than half of that level. Of 8 to 19 rewards the last ones have to lie below all before. The loss of"
-        " such a training is a surrogate and shows nothing of this, so no finding about the loss is made beside a"
-        " reward.",
+        " by more than a third of that level, or by more than 15 % where the norms rose fivefold since. Of 8 to 19"
+        " rewards the last ones have to lie below all before. The loss of such a training is a surrogate and shows"
+        " nothing of this, so beside a reward no finding is made of the loss, except that it grows far while the reward"
+        " does not rise (`diverged`).",
         example="GRPO whose reward falls from 0.9 to 0 within five updates: each answer is as long as it may be.",
         confirm="Read samples from before and after the fall, and plot the entropy and the KL distance.",
         fix="Go back to a checkpoint from before it. Lower the learning rate, make fewer updates on the same samples,"

@@ -191,3 +191,51 @@ def test_a_long_training_that_climbs_in_its_last_rows(tmp_path):
     assert "diverged" in codes(run_of(tmp_path / "climbs", stream([*norms, *ends[0]], losses=[*losses, *ends[1]])))
     below = [0.5, 0.7, 1.1, 1.6]
     assert "diverged" not in codes(run_of(tmp_path / "below", stream([*norms, *ends[0]], losses=[*losses, *below])))
+
+
+SLOWLY = 0.02 + 0.4 / (1 + np.exp(-np.linspace(-5, 4, 200)))  # errors of values that grow with the return
+ROOT = np.sqrt(SLOWLY / SLOWLY[0])
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "told"),
+    [
+        pytest.param(SLOWLY, ROOT, False, id="values that grow slowly"),
+        pytest.param(SLOWLY, ROOT**3, True, id="norms that grow by more"),
+        pytest.param(np.r_[SLOWLY[:100], SLOWLY[100:] + 9 * np.exp(-np.linspace(0, 4, 100))], ROOT, True, id="a peak"),
+        pytest.param(np.geomspace(0.02, 4.0, 200), np.geomspace(1, 14, 200), True, id="growth to the end"),
+        pytest.param(np.r_[np.full(100, 0.02), np.full(100, 0.4)], np.repeat([1, 12], 100), True, id="a leap"),
+    ],
+)
+def test_errors_of_values_that_a_model_learns_from_its_own_may_grow(tmp_path, losses, norms, told):
+    noise = np.exp(0.05 * np.random.default_rng(0).standard_normal(200))
+    run = run_of(tmp_path, stream(np.array(steady(200)) * norms, losses=list(losses * noise)))
+    assert ("diverged" in codes(run)) == told
+
+
+@pytest.mark.parametrize(
+    ("last", "norm", "told"), [(1.4, 2.0, True), (1.4, 1.0, False), (0.95, 2.0, False), (1.1, 1.8, False)]
+)
+def test_few_losses_that_rise_from_the_first_one_to_that_of_chance(tmp_path, last, norm, told):
+    losses = np.r_[np.linspace(1.0, last, 12), np.full(13, last)] + 0.01 * np.random.default_rng(0).standard_normal(25)
+    norms = np.array(steady(25)) * np.r_[np.ones(8), np.full(17, norm)]
+    run = run_of(tmp_path, stream(norms, losses=list(losses)), meta={"source": "a file"})
+    assert ("diverged" in codes(run)) == told
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "told"),
+    [
+        pytest.param(-np.linspace(1, 7000, 300), np.linspace(2, 800, 300), True, id="a critic without a bound"),
+        pytest.param(-np.linspace(1, 7000, 300), np.ones(300), False, id="the same with norms that stay"),
+        pytest.param(np.linspace(3, -4, 300), np.linspace(2, 800, 300) ** 0.5, False, id="a likelihood"),
+        pytest.param(-np.linspace(50, 700, 300), np.linspace(2, 800, 300), False, id="a loss that begins low"),
+    ],
+)
+def test_a_loss_that_has_no_least_value(tmp_path, losses, norms, told):
+    run = run_of(tmp_path, stream(np.array(steady(300)) * norms, losses=list(losses)))
+    assert ("diverged" in codes(run)) == told
+    if told:
+        found = the(run, "diverged")
+        assert found.steps[0] == 0
+        assert found.remedy.startswith("bound the loss")

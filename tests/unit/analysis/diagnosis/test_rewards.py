@@ -119,3 +119,36 @@ def test_a_rate_that_is_printed_as_zero_in_fixed_decimals_is_not_known_to_be_zer
     (tmp_path / "a.csv").write_text(table)
     write(read([tmp_path / "a.csv"]), tmp_path / "table")
     assert ("learning-rate-zero" in codes(Run(tmp_path / "table"))) == told
+
+
+TENFOLD = np.array(steady(100)) * np.geomspace(1, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "norms", "told"),
+    [
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.5)] + NOISE, None, True, id="by 44 %"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.68)] + NOISE, None, False, id="by a quarter"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.68)] + NOISE, TENFOLD, True, id="by a quarter, norms grew"),
+        pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.85)] + NOISE, TENFOLD, False, id="by little, norms grew"),
+        pytest.param(
+            np.r_[np.full(60, -90.0), np.full(40, -1600.0)] * (1 + 8 * NOISE), None, True, id="far, scattered"
+        ),
+    ],
+)
+def test_a_reward_that_is_lost_in_part(tmp_path, rewards, norms, told):
+    assert ("reward-lost" in codes(policy(tmp_path, rewards, norms))) == told
+
+
+@pytest.mark.parametrize(
+    ("rewards", "norms", "told"),
+    [
+        pytest.param(np.full(100, 0.9) + NOISE - np.linspace(0, 0.05, 100), TENFOLD, True, id="stands"),
+        pytest.param(np.zeros(100), TENFOLD, True, id="nothing is ever won"),
+        pytest.param(RISES, TENFOLD, False, id="rises"),
+        pytest.param(np.zeros(100), TENFOLD**0.3, False, id="norms as larger values leave them"),
+    ],
+)
+def test_values_that_run_away_beside_a_reward_that_does_not_rise(tmp_path, rewards, norms, told):
+    losses = list(np.geomspace(0.1, 1.5, 100) * np.exp(NOISE))
+    assert ("diverged" in codes(policy(tmp_path, rewards, norms, losses))) == told
