@@ -5,7 +5,8 @@ medians. The peak is what the system counts (`VmHWM`). Own memory (`RssAnon`) an
 of libraries (`RssFile`), which all processes share and the system may drop, are read after each backward pass, and the
 largest counts. The first step samples the weights, as by default, and so does one of the later steps, when the
 optimizer has its state. The C library gives large blocks back at once (`MALLOC_MMAP_THRESHOLD_`), so that the peak
-counts what is held and not what is kept for later.
+counts what is held and not what is kept for later. gradwatch is byte code, as pip installs it: to compile it takes a
+megabyte in each process.
 
 Usage: python benchmarks/weights_memory.py [--model linear|gpt] [--millions 170] [--steps 12] [--rounds 5]
 """
@@ -13,6 +14,8 @@ Usage: python benchmarks/weights_memory.py [--model linear|gpt] [--millions 170]
 from __future__ import annotations
 
 import argparse
+import compileall
+import importlib.util
 import json
 import os
 import statistics
@@ -83,6 +86,10 @@ def main() -> None:
         every = json.loads(options.train)
         print(json.dumps(train(options.model, options.millions, options.steps, every)))
         return
+    package = importlib.util.find_spec("gradwatch")
+    assert package is not None
+    assert package.submodule_search_locations
+    compileall.compile_dir(package.submodule_search_locations[0], quiet=1)
     found: dict[str, list[dict[str, int]]] = {name: [] for name in KINDS}
     for _ in range(options.rounds):
         for name, every in zip(KINDS, (None, 0, options.steps // 2 + 1), strict=True):

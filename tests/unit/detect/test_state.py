@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -105,6 +106,19 @@ def test_fresh_detectors_have_a_state_too():
     restored = detectors_for()
     load(restored, dump(detectors_for()))
     assert repr(judged(restored, eventful(300, 2))) == repr(judged(detectors_for(), eventful(300, 2)))
+
+
+def test_a_snapshot_copies_the_arrays_once():
+    """Those of a thousand parameters have megabytes, in a thread beside a training that may need them."""
+    window = Window(size=3)
+    window.rows = np.zeros(2**20)
+    tracemalloc.start()
+    try:
+        state = dump([window])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.2 * len(state)
 
 
 def test_a_state_is_a_line_of_json_and_bytes():
