@@ -34,8 +34,17 @@ import torch
 from torch import Tensor, nn
 
 import gradwatch
-from gradwatch.measure import devices, fused_triton, measure, measure_updates, routes, updates, updates_triton
-from gradwatch.recording import weight_sampler
+from gradwatch.measure import (
+    devices,
+    fused_triton,
+    magnitudes,
+    measure,
+    measure_updates,
+    routes,
+    updates,
+    updates_triton,
+)
+from gradwatch.recording import alignment, weight_sampler
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.sentinels import ENTRIES, Sentinels
 from gradwatch.recording.weight_sampler import usual_updates_every
@@ -116,6 +125,8 @@ def as_on_device() -> Iterator[None]:
         (updates, "reads_updates", _no),
         (weight_sampler, "reads_updates_at_once", _yes),
         (routes, "is_available", _no),
+        (alignment, "compares_steps", _no),
+        (magnitudes, "counts_magnitudes", _no),
         (routes, "_TRITON_DEVICES", {"cpu"}),
         (routes, "_triton", fused_triton),
         (sys.modules["torch.optim.adam"], "adam", _counted),

@@ -37,7 +37,7 @@ def any_sharded(tensors: Iterable[Tensor | None]) -> bool:
     >>> any_sharded([torch.zeros(1), None])
     False
     """
-    listed = list(tensors)
+    listed = tensors if isinstance(tensors, list) else list(tensors)
     return not _NEVER_SHARDED.issuperset(map(type, listed)) and any(map(is_sharded, listed))
 
 
