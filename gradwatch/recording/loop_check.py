@@ -55,7 +55,16 @@ def _harmless(method: Callable[Concatenate[LoopCheck, P], None]) -> Callable[Con
 
 
 class _Probes:
-    """A few gradients of one optimizer, and what happened to them since its last step."""
+    """A few gradients of one optimizer, and what happened to them since its last step.
+
+    Attributes:
+        was_reached: the last backward wrote these gradients.
+        steps: made so far.
+        carried_steps: at which backward added to the gradients of the step before.
+        changed_steps: at which something else than a clip call changed the gradients between backward and step.
+        mixed_steps: at which backward added to what the backward of another optimizer's step had left.
+        dropped_steps: at which every gradient was gone that backward had written.
+    """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = weakref.ref(optimizer)
@@ -66,7 +75,9 @@ class _Probes:
         self._backwards = 0
         self._is_carried = self._is_changed = False
         self._has_closure = False
-        self.steps = self.carried_steps = self.changed_steps = 0
+        self._is_left = self._is_mixed = False
+        self.was_reached = False
+        self.steps = self.carried_steps = self.changed_steps = self.mixed_steps = self.dropped_steps = 0
 
     def _choose(self) -> None:
         """Choose the gradients that this update is known by, anew where parameters came, went or were frozen."""
@@ -117,11 +128,27 @@ class _Probes:
         state = self._state()
         if self._backwards and state != self._known:
             self._is_changed = False  # zeroed, or a training of its own between: it is looked at from here on
-        self._is_carried &= state == self._known and any(state)
+        is_kept = state == self._known and any(state)
+        self._is_carried &= is_kept
+        self._is_left &= is_kept
+        self._known = state
 
     def after_backward(self) -> None:
         self._backwards += 1
+        before = self._known
         self._note()
+        self.was_reached = self._known != before
+
+    def after_step_of_another(self) -> None:
+        """Its backward wrote these gradients too: unless they are zeroed, the next backward adds to them."""
+        self._is_left = self.was_reached and any(self._known or ())
+
+    def note_whether_mixed(self, is_own: bool) -> None:
+        """After a backward that wrote these gradients, and with ``is_own`` those of no other optimizer.
+
+        A backward for several optimizers, as of the next task of an encoder that they share, adds on purpose.
+        """
+        self._is_mixed = self._is_left and is_own
 
     def accept(self) -> None:
         """Take the change that was just made to the gradients as known: a clip call or a scaler made it."""
@@ -141,15 +168,18 @@ class _Probes:
     def before_step(self, has_closure: bool) -> None:
         self._has_closure = has_closure
         if not has_closure:
+            self.dropped_steps += self._backwards > 0 and any(self._known or ()) and not any(self._state())
             self.look()
 
     def after_step(self) -> None:
         self.steps += 1
         if self._backwards and self._is_carried:
             self.carried_steps += 1
+        self.mixed_steps += self._is_mixed
         self.changed_steps += self._is_changed and not self._has_closure
         self._known, self._backwards, self._is_changed = self._state(), 0, False
         self._is_carried = not self._has_closure
+        self._is_left = self._is_mixed = self.was_reached = False
 
 
 def _is_trained(reference: weakref.ref[Tensor]) -> bool:
@@ -158,7 +188,13 @@ def _is_trained(reference: weakref.ref[Tensor]) -> bool:
 
 
 def _facts_of(name: str, probes: _Probes) -> dict[str, str]:
-    return {f"carried_steps.{name}": str(probes.carried_steps), f"changed_steps.{name}": str(probes.changed_steps)}
+    counts = {
+        "carried_steps": probes.carried_steps,
+        "changed_steps": probes.changed_steps,
+        "mixed_steps": probes.mixed_steps,
+        "dropped_steps": probes.dropped_steps,
+    }
+    return {f"{kind}.{name}": str(count) for kind, count in counts.items()}
 
 
 class LoopCheck:
@@ -256,7 +292,11 @@ class LoopCheck:
 
     @_harmless
     def after_step(self, optimizer: Optimizer) -> None:
-        self._by_optimizer[id(optimizer)].after_step()
+        own = self._by_optimizer[id(optimizer)]
+        for probes in self._probes.values():
+            if probes is not own and own.was_reached:
+                probes.after_step_of_another()
+        own.after_step()
 
     @_harmless
     def before_backward(self) -> None:
@@ -267,6 +307,10 @@ class LoopCheck:
     def after_backward(self) -> None:
         for probes in self._probes.values():
             probes.after_backward()
+        if len(self._probes) > 1:
+            reached = [probes for probes in self._probes.values() if probes.was_reached]
+            for probes in reached:
+                probes.note_whether_mixed(is_own=len(reached) == 1)
 
     @_harmless
     def before_change(self) -> None:

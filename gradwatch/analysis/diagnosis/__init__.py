@@ -83,7 +83,15 @@ _REPEATED_BY = {
         "threshold-idle",
     },
     "constant-loss": {"learning-rate-too-high", "vanishing"},
-    "all-steps-skipped": {"loss-scale", "learning-rate-too-high", "no-progress"},
+    "all-steps-skipped": {
+        "loss-scale",
+        "learning-rate-too-high",
+        "no-progress",
+        "no-gradient",
+        "dead-parameters",
+        "constant-loss",
+        "clipped-by-script",
+    },
     "learning-rate-too-high": {"no-progress"},
     "huge-loss": {"no-progress"},
     "clip-starves": {"threshold-too-low", "one-parameter-dominates", "eps-starvation"},
@@ -99,8 +107,9 @@ _REPEATED_BY = {
 _EXPLAINS = {
     "gradients-accumulate": {"diverged", "nonfinite-loss", "nonfinite-gradient"},
     "desync": {"diverged"},
-    "updates-out-of-proportion": {"learning-rate-too-high"},
 }
+# The same, where it explains the consequences of its own optimizer alone.
+_EXPLAINS_OWN = {"updates-out-of-proportion": {"learning-rate-too-high"}}
 
 
 def diagnose(reader: RunReader) -> tuple[Finding, ...]:
@@ -113,8 +122,8 @@ def find(facts: Facts) -> tuple[Finding, ...]:
     found = [finding for rule in RUN_RULES if (finding := rule(facts)) is not None]
     for one in facts.optimizers:
         own = [finding for rule in OPTIMIZER_RULES if (finding := rule(facts, one)) is not None]
-        found += _with_causes_first(own)
-    ordered = sorted(found, key=lambda finding: _consequence(facts, finding))
+        found += _without_repetitions(own)
+    ordered = sorted(_with_causes_raised(found), key=lambda finding: _consequence(facts, finding))
     return with_captures(ordered, facts.captures, facts.replays, facts.run)
 
 
@@ -127,16 +136,26 @@ def worst_severity(findings: Sequence[Finding]) -> Severity:
     return max((finding.severity for finding in findings), key=SEVERITIES.index, default="info")
 
 
-def _with_causes_first(found: Sequence[Finding]) -> list[Finding]:
-    """Leave out findings that repeat another, and make causes as severe as what they explain."""
+def _without_repetitions(found: Sequence[Finding]) -> list[Finding]:
+    """Leave out the findings of an optimizer that repeat another."""
     codes = {finding.code for finding in found}
     repeated = set().union(*(_REPEATED_BY.get(code, set()) for code in codes))
     kept = [finding for finding in found if finding.code not in repeated]
+    return list({(finding.code, finding.steps): finding for finding in kept}.values())
+
+
+def _with_causes_raised(found: Sequence[Finding]) -> list[Finding]:
+    """Make causes as severe as what they explain, also in an optimizer that trains against this one."""
     raised = []
-    for finding in {(finding.code, finding.steps): finding for finding in kept}.values():
-        explained = [other for other in kept if other.code in _EXPLAINS.get(finding.code, ())]
+    for finding in found:
+        explained = [other for other in found if other.code in _explained_by(finding, other)]
         raised.append(replace(finding, severity=worst_severity([finding, *explained])))
     return raised
+
+
+def _explained_by(finding: Finding, other: Finding) -> set[str]:
+    own = _EXPLAINS_OWN.get(finding.code, set()) if other.optimizer == finding.optimizer else set()
+    return _EXPLAINS.get(finding.code, set()) | own
 
 
 def _consequence(facts: Facts, finding: Finding) -> tuple[int, int, float]:

@@ -20,6 +20,7 @@ MOST_STEPS = 0.9  # share of the steps
 NOTHING_COEF = 1e-6  # clip coefficient: what is left is nothing for an optimizer that follows the gradient
 LOW_COEF = 0.1  # mean clip coefficient: the learning rate is in effect a tenth of what it says
 DOMINANT_SHARE = 0.99  # of the squared norm
+FAR_BELOW_EPS = 0.1  # of Adam's eps: the update is less than a tenth of what the learning rate says
 STARVED_ENTRIES = 0.5  # share of the entries
 STARVED_COEF = 0.02  # clip coefficient: for an optimizer that follows the gradient the rest hardly moves
 IDLE_RATIO = 2.0  # times the largest norm: a threshold that never acts
@@ -27,7 +28,13 @@ CHANGED_STEPS = 0.5  # share of the steps
 
 
 def _coefs(optimizer: OptimizerFacts) -> Array:
-    coefs: Array = optimizer.frame["clip_coef"].to_numpy(float)
+    """What clipping left of each norm, by value at most: entries of the threshold's size make the largest norm."""
+    frame = optimizer.frame
+    coefs: Array = frame["clip_coef"].to_numpy(float)
+    if frame["clip_value"].notna().any():
+        largest = frame["clip_value"].to_numpy(float) * math.sqrt(float(optimizer.entries.sum()))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            coefs = np.fmin(coefs, largest / optimizer.total_norm)
     finite: Array = chosen_of(coefs, np.isfinite(coefs))
     return finite
 
@@ -42,7 +49,7 @@ def clipped_to_nothing(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
     usable = coefs[coefs < 1]
     tiny = len(usable) > MOST_STEPS * len(frame) and float(np.median(usable)) < NOTHING_COEF
     is_zero = max(norm_zero, value_zero) > MOST_STEPS
-    if not (is_zero or (tiny and optimizer.history.follows_gradient)):
+    if not (is_zero or (tiny and optimizer.history.follows_gradient) or _is_below_eps(optimizer)):
         return None
     threshold = frame["max_norm"].dropna() if norm_zero >= value_zero else frame["clip_value"].dropna()
     number = float(threshold.iloc[-1]) if len(threshold) else 0.0
@@ -64,6 +71,26 @@ def clipped_to_nothing(facts: Facts, optimizer: OptimizerFacts) -> Finding | Non
     )
 
 
+def _is_below_eps(optimizer: OptimizerFacts) -> bool:
+    """Whether clipping leaves most entries far below the eps that they are divided by, and one parameter is not why."""
+    rows = _clipped_rows(optimizer) if divides_each_entry(optimizer) else None
+    eps = traits_of(optimizer.class_name, optimizer.settings).eps
+    if rows is None or eps is None or float(_shares_of_norm(rows[0]).max()) >= DOMINANT_SHARE:
+        return False
+    rms = rows[0] / np.sqrt(np.maximum(optimizer.entries, 1.0))
+    with np.errstate(invalid="ignore"):
+        before, after = (np.nanmedian(each, axis=0) for each in (rms, rms * rows[1][:, None]))
+    low = (after < FAR_BELOW_EPS * eps) & (before > eps)
+    return float(optimizer.entries[low].sum()) > MOST_STEPS * float(optimizer.entries.sum())
+
+
+def _shares_of_norm(norms: Array) -> Array:
+    """Of each parameter in the squared norm, median over the samples, (parameters,)."""
+    squares = np.square(np.nan_to_num(norms))
+    shares: Array = np.median(squares / np.maximum(squares.sum(axis=1, keepdims=True), 1e-300), axis=0)
+    return shares
+
+
 def _median(values: Array) -> float | None:
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if len(finite) else None
@@ -79,8 +106,7 @@ def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if rows is None:
         return None
     norms, coefs = rows
-    squares = np.square(np.nan_to_num(norms))
-    shares = np.median(squares / np.maximum(squares.sum(axis=1, keepdims=True), 1e-300), axis=0)
+    shares = _shares_of_norm(norms)
     owner = int(np.argmax(shares))
     others = np.arange(len(shares)) != owner
     if shares[owner] < DOMINANT_SHARE or not others.any():
@@ -148,12 +174,13 @@ def threshold_too_low(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
     """Nearly every step is clipped to a small part of its norm, where the update follows the gradient."""
     coefs = _coefs(optimizer)
     frame = optimizer.frame
-    if len(coefs) < MIN_STEPS or not frame["max_norm"].notna().any():
+    thresholds = frame["max_norm"].dropna() if frame["max_norm"].notna().any() else frame["clip_value"].dropna()
+    if len(coefs) < MIN_STEPS or thresholds.empty:
         return None
     clipped = float(frame["clipped"].mean())
     if clipped < MOST_STEPS or float(coefs.mean()) > LOW_COEF or not optimizer.history.follows_gradient:
         return None
-    threshold = float(frame["max_norm"].dropna().iloc[-1])
+    threshold = float(thresholds.iloc[-1])
     return Finding(
         code="threshold-too-low",
         severity="warning",
@@ -165,7 +192,7 @@ def threshold_too_low(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
         evidence={
             "clipped_fraction": Quantity(clipped, "share of steps"),
             "clip_coef_mean": Quantity(float(coefs.mean()), "factor"),
-            "threshold": Quantity(threshold, "norm"),
+            "threshold": Quantity(threshold, "norm or entry"),
             "total_norm_median": Quantity(_median(optimizer.total_norm), "norm"),
         },
         cause="the threshold is far below the usual norm, so it cuts every step instead of only the largest ones",

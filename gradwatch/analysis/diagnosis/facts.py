@@ -50,6 +50,9 @@ class OptimizerFacts:
         carried_steps: steps at which backward added to the gradients of the step before; None: not recorded.
         changed_steps: steps at which something other than a clip call changed the gradients between backward and
             the optimizer's step; None: not recorded.
+        mixed_steps: steps at which backward added to what the backward of another optimizer's step had left; None: not
+            recorded.
+        dropped_steps: steps at which every gradient was gone that backward had written; None: not recorded.
         frozen: names of the parameters that did not require a gradient, as far as is known.
     """
 
@@ -67,6 +70,8 @@ class OptimizerFacts:
     has_rivals: bool
     carried_steps: int | None
     changed_steps: int | None
+    mixed_steps: int | None = None
+    dropped_steps: int | None = None
     frozen: frozenset[str] = frozenset()
 
     @cached_property
@@ -234,6 +239,8 @@ def _optimizer_facts(
         has_rivals=len(reader.optimizers) > 1,
         carried_steps=_count(meta, f"carried_steps.{name}"),
         changed_steps=_count(meta, f"changed_steps.{name}"),
+        mixed_steps=_count(meta, f"mixed_steps.{name}"),
+        dropped_steps=_count(meta, f"dropped_steps.{name}"),
         frozen=frozenset(json.loads(meta.get(FROZEN_KEY, "[]"))),
     )
 

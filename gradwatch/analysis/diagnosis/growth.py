@@ -55,6 +55,7 @@ FEW_LEFT_RATIO = 3.0  # times the first of few losses, and of their norms: left 
 FALLEN, FAR_FALLEN = 0.5, 0.8  # of the first of few losses: what the best one reached; beside norms that rose so far
 FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
+THROWN_OFF, NOT_BACK = 10.0, 0.97  # times the first loss, after the first updates; of it: no later level is lower
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
 MOST_LISTED = 30  # steps that a finding lists: norms with a heavy tail have dozens that stand out
@@ -118,6 +119,20 @@ def _left_at_once(losses: Array, norms: Array) -> bool:
     if rise <= LOST_RISE_DEVIATIONS * robust_deviation(losses[1:]):
         return False
     return raised > FAR_RAISED_NORM_RATIO or (raised > LEFT_NORM_RATIO and rise > LEFT_LOSS_SHARE * losses[0])
+
+
+def _thrown_off_at_once(optimizer: OptimizerFacts) -> bool:
+    """Whether the first updates lifted loss and norm tenfold, and the loss never came below its start again.
+
+    Tenfold also of nearly all losses of the second half: where losses scatter as far, the first may be low.
+    """
+    losses, norms = optimizer.history.losses, optimizer.total_norm
+    if len(losses) < MIN_LOSSES or optimizer.history.has_surrogate_loss or not losses[0] > 0 or not norms[0] > 0:
+        return False
+    early = max(3, min(EARLY_STEPS, len(losses) // 10))
+    usual = max(float(losses[0]), float(np.quantile(losses[len(losses) // 2 :], 0.95)))
+    leapt = losses[1:early].max() > THROWN_OFF * usual and norms[1:early].max() > THROWN_OFF * norms[0]
+    return bool(leapt) and min(optimizer.history.loss_levels) > NOT_BACK * losses[0]
 
 
 def grew_before(optimizer: OptimizerFacts, step: int) -> bool:
@@ -313,6 +328,7 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
     if optimizer.history.has_surrogate_loss:
         return grows_beside_a_reward(optimizer)
     is_left = _left_at_once(optimizer.history.losses, optimizer.total_norm) or ends_far_above(optimizer)
+    is_left |= _thrown_off_at_once(optimizer)
     if is_left or (not optimizer.has_rivals and climbs_to_the_end(*_rows_with_both(optimizer))):
         return True
     return not values_grew(optimizer) and _is_far_above_its_best(optimizer, course)

@@ -41,7 +41,7 @@ PAGES: dict[str, Page] = {
         title="Every update was skipped",
         cure="precision",
         meaning="gradwatch measured gradients, but no update followed. Either GradScaler found NaN or infinity at every"
-        " scale, or the loop dropped the gradients before the step.",
+        " scale, or the loop dropped the gradients before the step, as `zero_grad` between `backward` and `step` does.",
         example="A loss that overflows in float16 at any scale, so `scaler.step` never steps.",
         confirm="Compare the weights with the initial ones, or run `gradwatch events --kind loss-scale`.",
         fix="Run some steps in float32. If they are finite, compute the overflowing operation in float32 or use"
@@ -52,7 +52,8 @@ PAGES: dict[str, Page] = {
         title="The learning rate is 0",
         cure="script",
         meaning="All parameter groups have learning rate 0, or one below a millionth of the highest, at most steps or"
-        " from some step to the end; or one group has 0 at every step. The weights do not move then, or hardly.",
+        " from some step to the end; or one group has 0 at every step. The weights do not move then, or hardly. So does"
+        " a rate so small that all updates together move no matrix by a thousandth of its norm while the loss stands.",
         example="`LambdaLR(optimizer, lambda step: step // 1000)`: the integer division gives 0 for 1,000 steps.",
         confirm="Print `scheduler.get_last_lr()` at the first and the last steps.",
         fix="Correct the schedule or the number of steps it is built for.",
@@ -61,7 +62,8 @@ PAGES: dict[str, Page] = {
         title="Clipping leaves nothing of the gradient",
         cure="threshold",
         meaning="The threshold is 0, or so far below the norm that the optimizer barely moves the weights. This"
-        " concerns optimizers whose update is proportional to the gradient, such as SGD.",
+        " concerns optimizers whose update is proportional to the gradient, such as SGD; and Adam and its like where"
+        " the clipped entries are a tenth of eps or less.",
         example="`clip_grad_norm_(model.parameters(), 0.0)`, intended as 'no clipping'.",
         confirm="Print the norm of the gradient after the clip call.",
         fix="Remove the call, or use the threshold that `gradwatch recommend` gives.",
@@ -170,13 +172,15 @@ PAGES: dict[str, Page] = {
         fix="Clip with `gradwatch.clip.clip_grad_norm_`, or keep gradients in float32.",
     ),
     "gradients-accumulate": Page(
-        title="Gradients are never zeroed",
+        title="Gradients are not zeroed",
         cure="script",
-        meaning="At almost every step `backward` adds to the gradients of the step before, so each update uses the"
-        " sum of all gradients so far.",
-        example="A loop without `optimizer.zero_grad()`.",
+        meaning="At many steps `backward` adds to the gradients of the step before, so that each update uses the sum of"
+        " several, or of all so far. Or it adds to what the backward of another network's loss left: a generator's"
+        " backward also writes gradients into the discriminator.",
+        example="A loop without `optimizer.zero_grad()`; a discriminator that is zeroed after its own step and not"
+        " before its next backward.",
         confirm="Print a parameter's `grad` before `backward`. It should be None or 0.",
-        fix="Call `optimizer.zero_grad()` once per update.",
+        fix="Call `optimizer.zero_grad()` once per update, just before this optimizer's own backward.",
         sources=("https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html",),
     ),
     "desync": Page(
@@ -202,7 +206,8 @@ PAGES: dict[str, Page] = {
         " size with its norms: it has no least value. A loss does not count that rose at once and stands since, or"
         " that rises ever more slowly, under norms that rose by about the root of that: larger targets do the same,"
         " and so do the values of Q-learning as the return rises. Beside a reward it counts if the reward has not"
-        " risen and the norms grew by three times that, or the loss grew twentyfold and the norms doubled.",
+        " risen and the norms grew by three times that, or the loss grew twentyfold and the norms doubled. A loss"
+        " counts that the first updates lifted tenfold, with the norm, and that never came below its start again.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
         fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend` gives a threshold). If the growth"
@@ -299,8 +304,8 @@ PAGES: dict[str, Page] = {
     "threshold-too-low": Page(
         title="The threshold is far below the usual norm",
         cure="threshold",
-        meaning="Clipping cuts nearly every step to a small part of its norm. With SGD and similar optimizers this"
-        " amounts to a much lower learning rate.",
+        meaning="Clipping by norm or by value cuts nearly every step to a small part of its norm. With SGD and similar"
+        " optimizers this amounts to a much lower learning rate.",
         example="SGD clipped at 0.001 where the median norm is 2.",
         confirm="Train with ten times the threshold.",
         fix="Use the threshold that `gradwatch recommend` gives.",

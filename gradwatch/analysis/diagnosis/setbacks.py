@@ -31,8 +31,8 @@ OUTLIER_DEVIATIONS = 3.0  # robust deviations of the logarithm of a norm over th
 DRAWS, CHANCE = 20, 0.9  # sets of steps drawn by chance, and the quantile of what they seem to cost
 LOST_SHARE = 0.05  # of the steps: so many above the level that the training is held up
 MIN_LOSSES = 100  # losses without which the end is not compared with the best by their medians alone
-MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by half
-FEW_RATIO = 1.5  # times the best level
+MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by a quarter
+FEW_RATIO = 1.25  # times the best level
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
@@ -221,7 +221,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 
 def _few_end_above(losses: Array, levels: list[float]) -> bool:
-    """Whether the last of few losses are above the best ones, their level by half and nearly all of them."""
+    """Whether the last of few losses are above the best ones, their level by a quarter and nearly all of them."""
     return float(np.median(last_losses(losses))) > FEW_RATIO * min(levels) > 0 and is_apart(losses, levels)
 
 

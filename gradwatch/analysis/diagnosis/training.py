@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.analysis.diagnosis.clipping import clip_starves, ineffective_clipping
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.rewards import reward_fell
@@ -35,7 +36,11 @@ SCATTER = 0.05  # of the median of few losses: with as much it is unknown whethe
 GONE_NORM, MIN_GONE, UNLEARNT = 1e-5, 3, 0.5  # of the first norms; last norms; of the first loss: not learnt, but lost
 LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
 MOVED_ENTRIES = 0.02  # share of the entries: when fewer move at a step, rounding loses the updates
-MIN_WEIGHT_SAMPLES = 3  # samples
+MIN_WEIGHT_SAMPLES = 2  # samples
+NOT_ZEROED_STEPS = 0.3  # share of the steps: zero_grad once every second step, or more seldom
+MIXED_STEPS = 0.5  # share of the steps
+USUAL_NORM = 1e-4  # norm: gradients below it explain small updates
+STILL, MIN_STILL_STEPS = 1e-3, 100  # of a matrix's norm: what all updates may move it; steps that make no more
 
 
 def no_steps(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
@@ -91,6 +96,34 @@ def all_steps_skipped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
         else "call the optimizer's step before you zero the gradients",
         confirm="`gradwatch events` lists the skipped steps; the weights keep their initial values",
     )
+
+
+def gradients_dropped(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Report gradients that backward wrote and that are gone, or 0, when the optimizer steps."""
+    made = len(optimizer.frame)
+    if made < MIN_STEPS or facts.is_imported or not _drops_gradients(optimizer):
+        return None
+    return Finding(
+        code="all-steps-skipped",
+        severity="critical",
+        certainty="shown",
+        what=f"the gradients{facts.of(optimizer)} are zeroed between backward and the optimizer's step: its {made}"
+        " steps train nothing",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={"dropped_steps": Quantity(made, "steps, nearly all of which found no gradient")},
+        cause="zero_grad, or code that sets the gradients to None or 0, runs after backward and before the step",
+        remedy="call zero_grad before backward, or after the optimizer's step",
+        confirm="print the norm of one parameter's gradient just before optimizer.step()",
+    )
+
+
+def _drops_gradients(optimizer: OptimizerFacts) -> bool:
+    """Whether backward wrote gradients at nearly every step, and nearly no step had any."""
+    least = MOST_STEPS * len(optimizer.frame)
+    if (optimizer.dropped_steps or 0) >= least:
+        return True
+    return (optimizer.changed_steps or 0) >= least and _norms_are_zero(optimizer)
 
 
 def learning_rate_zero(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
@@ -181,9 +214,66 @@ def _never_updated(optimizer: OptimizerFacts) -> list[str]:
     return [str(n) for n, zero in zip(optimizer.updates.columns, still, strict=True) if zero and n in with_gradient]
 
 
+def hardly_moves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Updates that are not 0, and that all together move no matrix by a thousandth, while the loss stands."""
+    made = int((~optimizer.skipped).sum())
+    if made < MIN_STILL_STEPS or facts.is_imported or _loss_fell(optimizer.history.losses):
+        return None
+    ratios = optimizer.update_ratios
+    if len(ratios) < MIN_WEIGHT_SAMPLES or not _has_usual_gradients(optimizer):
+        return None
+    moved = made * float(ratios.median().max())
+    if not 0 < moved < STILL or _is_told_otherwise(facts, optimizer):
+        return None
+    rates = optimizer.frame["learning_rate"].to_numpy(float)
+    rate = float(np.nanmax(rates)) if np.isfinite(rates).any() else None
+    clipped = optimizer.frame["clipped"].mean() > HALF
+    return Finding(
+        code="clipped-to-nothing" if clipped else "learning-rate-zero",
+        severity="warning",
+        certainty="likely",
+        what=f"all {made} updates{facts.of(optimizer)} together move no matrix by more than {moved:.1g} of its norm,"
+        " and the loss stands: nothing is trained",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "moved": Quantity(moved, "share of a matrix's norm, the largest"),
+            "learning_rate": Quantity(rate, "per step, the highest"),
+        },
+        cause="the clipping threshold leaves next to nothing of the gradient"
+        if clipped
+        else "the learning rate is far too small: a wrong power of ten, or a warm-up of more steps than the run has",
+        remedy="use the threshold that `gradwatch recommend` gives, or none"
+        if clipped
+        else "print scheduler.get_last_lr() at the first and the last steps, and raise the rate or shorten the warm-up",
+        confirm="compare the weights at the start and at the end",
+    )
+
+
+def _is_told_otherwise(facts: Facts, optimizer: OptimizerFacts) -> bool:
+    """Whether a finding names why the updates are so small."""
+    causes = (updates_below_precision, clip_starves, ineffective_clipping)
+    return any(cause(facts, optimizer) is not None for cause in causes)
+
+
+def _loss_fell(losses: Array) -> bool:
+    if len(losses) < MIN_CONSTANT_LOSSES:
+        return False
+    parts = np.array_split(losses, 10)
+    return float(np.median(parts[-1])) < float(np.median(parts[0])) - uncertainty(parts[0]) - uncertainty(parts[-1])
+
+
+def _has_usual_gradients(optimizer: OptimizerFacts) -> bool:
+    """Whether small updates are not for want of gradients: of these other findings tell."""
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    return bool(len(norms)) and float(np.median(norms)) > USUAL_NORM
+
+
 def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The total norm is exactly 0 at most steps, or next to nothing where a policy gets one reward for all."""
     norms = chosen_of(optimizer.total_norm, ~optimizer.skipped & np.isfinite(optimizer.total_norm))
+    if _losses_are_lost(optimizer) or _drops_gradients(optimizer):
+        return None
     if _is_policy_stuck(optimizer):
         norms = np.where(norms > NEXT_TO_NO_NORM * np.median(norms[:MIN_FIRST_NORMS]), norms, 0.0)
     few = len(norms) < MIN_STEPS
@@ -216,6 +306,13 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " the labels; neither clipping nor the learning rate matters here",
         confirm="print the advantage, the sum of the mask, or the inputs of the loss at one step",
     )
+
+
+def _losses_are_lost(optimizer: OptimizerFacts) -> bool:
+    """Whether most gradients of exactly 0 stand beside a loss that is not finite, whose backward may give 0."""
+    zero = ~optimizer.skipped & (optimizer.total_norm == 0)
+    lost = zero & optimizer.loss_logged & ~np.isfinite(optimizer.loss)
+    return bool(lost.sum() > HALF * zero.sum())
 
 
 def _moves(losses: Array) -> bool:
@@ -572,23 +669,48 @@ def gradients_accumulate(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
     """Report a loop in which backward adds to the gradients of the step before, at most steps."""
     carried = optimizer.carried_steps
     made = len(optimizer.frame)
-    if carried is None or made < MIN_STEPS or carried < MOST_STEPS * (made - 2):
-        return None
+    if carried is None or made < MIN_STEPS or carried < NOT_ZEROED_STEPS * (made - 2):
+        return _mixed_gradients(facts, optimizer)
+    never = carried >= MOST_STEPS * (made - 2)
     return Finding(
         code="gradients-accumulate",
         severity="warning",
         certainty="shown",
-        what=f"gradients{facts.of(optimizer)} are never zeroed: at {carried} of {made} steps backward added to the"
-        " gradients of the steps before",
+        what=f"gradients{facts.of(optimizer)} are {'never zeroed' if never else 'not zeroed at each step'}: at"
+        f" {carried} of {made} steps backward added to the gradients of the steps before",
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
             "carried_steps": Quantity(carried, "steps"),
             "backward_passes_per_zero_grad": Quantity(made, "backward passes, at least"),
         },
-        cause="the loop never calls zero_grad, so each gradient includes all earlier ones",
+        cause="the loop never calls zero_grad, so each gradient includes all earlier ones"
+        if never
+        else "the loop calls zero_grad more seldom than step, so gradients of several steps add up",
         remedy="call optimizer.zero_grad() once per update, before backward; if you accumulate, after each step",
         confirm="print p.grad after zero_grad; without zero_grad, the total norm grows with the number of steps",
+    )
+
+
+def _mixed_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Report gradients that the update of another optimizer leaves behind, and that the next step takes along."""
+    mixed, made = optimizer.mixed_steps, len(optimizer.frame)
+    if mixed is None or made < MIN_STEPS or mixed < MIXED_STEPS * made:
+        return None
+    return Finding(
+        code="gradients-accumulate",
+        severity="warning",
+        certainty="likely",
+        what=f"the gradients{facts.of(optimizer)} include those of another optimizer's loss: at {mixed} of {made} steps"
+        " backward added to what the backward before another optimizer's step had left",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={"mixed_steps": Quantity(mixed, "steps")},
+        cause="the loss of another network goes through these parameters, as a generator's does through its"
+        " discriminator, and they are zeroed before that instead of after",
+        remedy="call this optimizer's zero_grad() just before its own backward, or set requires_grad_(False) on its"
+        " parameters while the other network is updated",
+        confirm="print p.grad of one of its parameters just before its own backward: it should be None or 0",
     )
 
 
@@ -642,8 +764,10 @@ def _empty(optimizer: OptimizerFacts) -> set[str]:
 RULES = (
     no_steps,
     all_steps_skipped,
+    gradients_dropped,
     learning_rate_zero,
     group_without_rate,
+    hardly_moves,
     zero_gradients,
     constant_loss,
     stale_optimizer,

@@ -187,6 +187,69 @@ def test_the_backward_of_one_optimizer_is_no_accumulation_of_another(tmp_path):
     assert "parameters_without_optimizer" not in meta
 
 
+def adversaries(folder, zero_judge="before", frozen=False):
+    """Five steps of a judge and a maker, and how many of each took along what the other's backward left."""
+    maker, judge = nn.Linear(2, 2), nn.Linear(2, 1)
+    both = {"maker": torch.optim.SGD(maker.parameters(), 0.01), "judge": torch.optim.SGD(judge.parameters(), 0.01)}
+    with gradwatch.attach(nn.ModuleDict({"maker": maker, "judge": judge}), both, folder):
+        for _ in range(5):
+            judge.requires_grad_(True)
+            if zero_judge == "before":
+                both["judge"].zero_grad()
+            judge(maker(torch.randn(4, 2)).detach()).square().mean().backward()
+            both["judge"].step()
+            if zero_judge == "after":
+                both["judge"].zero_grad()
+            judge.requires_grad_(not frozen)
+            both["maker"].zero_grad()
+            judge(maker(torch.randn(4, 2))).square().mean().backward()
+            both["maker"].step()
+    meta = gradwatch.Run(folder).meta()
+    return [int(meta[f"mixed_steps.{name}"]) for name in both]
+
+
+@pytest.mark.parametrize(
+    ("habits", "mixed"),
+    [
+        pytest.param({}, [0, 0], id="zeroed before its own backward"),
+        pytest.param({"zero_judge": "after"}, [0, 4], id="zeroed before the maker's turn"),
+        pytest.param({"zero_judge": "after", "frozen": True}, [0, 0], id="frozen while the maker learns"),
+    ],
+)
+def test_what_the_backward_of_another_leaves_in_the_next_step(tmp_path, habits, mixed):
+    assert adversaries(tmp_path, **habits) == mixed
+
+
+def test_tasks_that_add_to_a_shared_encoder_are_no_left_over(tmp_path):
+    """Each task steps its head at once; the encoder's step takes the sum of both, on purpose."""
+    parts = nn.ModuleDict({"encoder": nn.Linear(3, 3), "one": nn.Linear(3, 1), "two": nn.Linear(3, 1)})
+    each = {name: torch.optim.SGD(part.parameters(), 0.01) for name, part in parts.items()}
+    with gradwatch.attach(parts, each, tmp_path):
+        for _ in range(5):
+            parts.zero_grad()
+            for task in ("one", "two"):
+                parts[task](parts["encoder"](torch.randn(4, 3))).square().mean().backward()
+                each[task].step()
+            each["encoder"].step()
+    meta = gradwatch.Run(tmp_path).meta()
+    assert [meta[f"mixed_steps.{name}"] for name in each] == ["0", "0", "0"]
+
+
+@pytest.mark.parametrize(("zeroed_at", "dropped"), [("before backward", "0"), ("before the step", "5")])
+def test_gradients_that_are_gone_before_the_step(tmp_path, zeroed_at, dropped):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(5):
+            if zeroed_at == "before backward":
+                optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            if zeroed_at == "before the step":
+                optimizer.zero_grad()
+            optimizer.step()
+    assert gradwatch.Run(tmp_path).meta()["dropped_steps.0"] == dropped
+
+
 def test_parameters_that_no_optimizer_holds_are_named(tmp_path):
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1), nn.Linear(1, 1).requires_grad_(False))
     optimizer = torch.optim.SGD(model[1].parameters(), lr=0.01)

@@ -26,6 +26,21 @@ def test_a_threshold_that_leaves_nothing(tmp_path, threshold, optimizer, found):
 OWNED = parameters("huge", "a.weight", "b.weight")
 
 
+@pytest.mark.parametrize(("threshold", "found"), [(1e-10, True), (1e-3, False)])
+def test_a_threshold_that_leaves_adam_less_than_its_eps(tmp_path, threshold, found):
+    records = with_layers(calm(300), [0.8, 0.6, 0.5], OWNED)
+    run = run_of(tmp_path, changed(records, max_norm=threshold, clip_coef=threshold), "Adam", {"lr": 0.1, "eps": 1e-8})
+    assert ("clipped-to-nothing" in codes(run)) == found
+
+
+@pytest.mark.parametrize(
+    ("threshold", "optimizer", "found"), [(1e-4, "SGD", True), (1e-4, "Adam", False), (0.3, "SGD", False)]
+)
+def test_a_threshold_by_value_far_below_the_entries(tmp_path, threshold, optimizer, found):
+    records = changed(with_layers(calm(300), [0.8, 0.6, 0.5], OWNED), clip_value=threshold, cut_entries=9)
+    assert ("threshold-too-low" in codes(run_of(tmp_path, records, optimizer))) == found
+
+
 def owned(coef):
     records = with_layers(calm(300), [1e6, 1.0, 1.0], OWNED)
     return changed(records, max_norm=1.0, clip_coef=coef)

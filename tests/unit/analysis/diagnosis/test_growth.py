@@ -52,6 +52,22 @@ def test_a_first_loss_that_never_comes_again_beside_norms_that_grew_tenfold(tmp_
 
 
 @pytest.mark.parametrize(
+    ("first", "leap", "level", "told"),
+    [
+        pytest.param(2.3, 2e3, 2.4, True, id="it ends above its start"),
+        pytest.param(2.3, 2e3, 1.5, False, id="it came below its start"),
+        pytest.param(2.3, 3.0, 2.4, False, id="no leap"),
+    ],
+)
+def test_a_loss_that_the_first_updates_threw_off(tmp_path, first, leap, level, told):
+    """Adam at a rate of 3: the units die within ten steps, and the loss stands at that of chance."""
+    rng = np.random.default_rng(0)
+    losses = [first, *np.geomspace(leap, level, 9), *(level + 0.04 * rng.standard_normal(290))]
+    norms = [0.3, *[0.1 * loss for loss in losses[1:10]], *steady(290, 0.2)]
+    assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses), "Adam"))) == told
+
+
+@pytest.mark.parametrize(
     ("level", "losses", "told"),
     [
         pytest.param(4e12, np.linspace(11.7, 11.3, 10), True, id="the loss stands"),

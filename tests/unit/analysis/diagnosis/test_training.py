@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -222,7 +223,62 @@ def test_gradients_that_are_never_zeroed(tmp_path):
     assert "zero_grad" in found.remedy
 
 
-@pytest.mark.parametrize("carried", ["0", "150"])
+def test_gradients_that_every_tenth_step_zeroes(tmp_path):
+    found = the(run_of(tmp_path, calm(), meta={"carried_steps.0": "270"}), "gradients-accumulate")
+    assert "not zeroed at each step" in found.what
+    assert "more seldom" in found.cause
+
+
+@pytest.mark.parametrize(("mixed", "told"), [("299", True), ("30", False)])
+def test_gradients_that_another_loss_left(tmp_path, mixed, told):
+    meta = {"carried_steps.0": "0", "mixed_steps.0": mixed}
+    found = [f for f in run_of(tmp_path, calm(), meta=meta).diagnosis() if f.code == "gradients-accumulate"]
+    assert [f.severity for f in found] == (["warning"] if told else [])
+    assert all("another" in f.what and "before its own backward" in f.remedy for f in found)
+
+
+@pytest.mark.parametrize(
+    ("meta", "told"),
+    [
+        pytest.param({"dropped_steps.0": "300"}, True, id="set to None"),
+        pytest.param({"changed_steps.0": "300", "dropped_steps.0": "0"}, True, id="set to 0"),
+        pytest.param({"changed_steps.0": "0", "dropped_steps.0": "0"}, False, id="the loss gives none"),
+    ],
+)
+def test_gradients_that_are_zeroed_before_the_step(tmp_path, meta, told):
+    records = with_layers(calm(), [0.0, 0.0], parameters("a.weight", "b.weight"))
+    found = codes(run_of(tmp_path, records, meta=meta))
+    assert found[:1] == (["all-steps-skipped"] if told else ["zero-gradients"])
+    assert not {"no-gradient", "zero-gradients"} & set(found[1:])
+
+
+@pytest.mark.parametrize(("loss", "code"), [(math.nan, "nonfinite-loss"), (2.0, "zero-gradients")])
+def test_zero_gradients_of_a_loss_that_is_nan_are_not_the_fault(tmp_path, loss, code):
+    records = changed(calm(), total_norm=0.0, loss=loss)
+    assert codes(run_of(tmp_path, records))[:1] == [code]
+
+
+@pytest.mark.parametrize(
+    ("update", "losses", "clip", "expected"),
+    [
+        pytest.param(1e-7, [2.3] * 300, None, "learning-rate-zero", id="a rate of next to nothing"),
+        pytest.param(1e-7, [2.3] * 300, 1e-6, "clipped-to-nothing", id="a threshold of next to nothing"),
+        pytest.param(1e-7, falling(300), None, None, id="the loss falls"),
+        pytest.param(1e-4, [2.3] * 300, None, None, id="the weights move by three percent"),
+    ],
+)
+def test_updates_that_move_nothing(tmp_path, update, losses, clip, expected):
+    rng = np.random.default_rng(0)
+    noisy = [loss + 0.01 * rng.standard_normal() for loss in losses]
+    names = parameters("a.weight", "b.weight", shape=(32, 32))
+    records = with_weights(with_layers(calm(losses=noisy), [0.8, 0.6], names), [1.0, 1.0], [update, update])
+    if clip is not None:
+        records = changed(records, max_norm=clip, clip_coef=clip)
+    found = codes(run_of(tmp_path, records, "AdamW"))
+    assert found[:1] == [expected] if expected else not {"learning-rate-zero", "clipped-to-nothing"} & set(found)
+
+
+@pytest.mark.parametrize("carried", ["0", "60"])
 def test_accumulation_that_is_meant(tmp_path, carried):
     assert "gradients-accumulate" not in codes(run_of(tmp_path, calm(), meta={"carried_steps.0": carried}))
 
