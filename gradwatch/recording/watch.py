@@ -162,5 +162,7 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if isinstance(error, SystemExit) and error.code:
             self.close(exit_reason(error.code))
+        elif isinstance(error, GeneratorExit):  # a generator that trains was left, for example by `break`
+            self.close("closed")
         else:
             self.close("closed" if kind is None else f"exception {kind.__name__}")

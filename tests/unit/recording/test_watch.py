@@ -392,6 +392,11 @@ def start(tmp_path: Path, end: str, *, bare: bool = False) -> subprocess.Popen:
         pytest.param("train(50); sys.exit(7)", 7, "exit", id="sys.exit"),
         pytest.param("with watch:\n    train(50); sys.exit(7)", 7, "exit 7", id="with"),
         pytest.param("train(50); raise ValueError('mine')", 1, "exception ValueError", id="an exception"),
+        pytest.param(
+            "def steps():\n    with watch:\n        train(50); yield\n        train(50)\nfor _ in steps(): break",
+            *(0, "closed"),
+            id="a generator that is left",
+        ),
         pytest.param("train(50); os.kill(os.getpid(), 15); time.sleep(9)", -15, "signal SIGTERM", id="SIGTERM"),
         pytest.param(
             "train(50); os.kill(os.getpid(), 2); time.sleep(9)", -2, "exception KeyboardInterrupt", id="Ctrl-C"
