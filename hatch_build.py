@@ -11,7 +11,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("gradwatch/measure/fused.c")
 LIBRARY = Path("gradwatch/measure/_fused.so")
-FLAGS = ["-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC"]
+FLAGS = [
+    *("-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
+    *("-shared", "-fPIC", "-pthread"),
+]
 
 
 class BuildHook(BuildHookInterface):

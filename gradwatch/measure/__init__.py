@@ -1,5 +1,6 @@
 """From gradients to statistics: norm, largest magnitude, non-finite entries and zeros of each, in one read."""
 
+from gradwatch.measure.ahead import begin_reading, drop_reading, is_reading
 from gradwatch.measure.devices import (
     Ready,
     begin_copy,
@@ -50,15 +51,18 @@ __all__ = [
     "Ready",
     "any_sharded",
     "begin_copy",
+    "begin_reading",
     "closed_form_of",
     "copies_behind",
     "count_above",
     "count_unknown_parts",
     "counts_here",
+    "drop_reading",
     "first_accelerator",
     "has_values",
     "is_capturing_graph",
     "is_on_host",
+    "is_reading",
     "is_sharded",
     "join",
     "local",

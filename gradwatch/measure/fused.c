@@ -6,10 +6,13 @@
  * non-finite entry, is summed again in float64.
  *
  * Called by ctypes. Threads come from the OpenMP library that torch has loaded, by the address of its entry
- * GOMP_parallel, so that two libraries never compete for the processors.
+ * GOMP_parallel, so that two libraries never compete for the processors. While PyTorch reads the same gradients for its
+ * own norm, which takes it one thread, a helper thread reads along.
  */
 
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -207,37 +210,31 @@ static void work(void *data) {
 
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
-APART static int measure(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors,
-                         Parallel parallel, unsigned threads, double *out) {
-    int64_t count = 0, total = 0;
-    for (int64_t t = 0; t < tensors; t++) {
-        count += (sizes[t] + CHUNK - 1) / CHUNK;
-        total += sizes[t];
-    }
+/* The chunks of `tensors` gradients, which any number of threads may take. Returns 0, or -1 where there is no memory. */
+static int plan(Work *w, const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors) {
+    int64_t count = 0, c = 0;
+    for (int64_t t = 0; t < tensors; t++) count += (sizes[t] + CHUNK - 1) / CHUNK;
     Chunk *chunks = calloc((size_t)(count ? count : 1), sizeof *chunks);
     if (chunks == NULL) return -1;
-    int64_t c = 0;
     for (int64_t t = 0; t < tensors; t++)
         for (int64_t from = 0; from < sizes[t]; from += CHUNK, c++) {
             chunks[c].tensor = t;
             chunks[c].from = from;
             chunks[c].length = sizes[t] - from < CHUNK ? sizes[t] - from : CHUNK;
         }
-    Work w = {.entries = entries, .types = types, .chunks = chunks, .count = count};
-    atomic_init(&w.next, 0);
-    if (parallel != NULL && threads > 1 && total > 2 * CHUNK && count > 1)
-        parallel(work, &w, threads, 0);
-    else
-        work(&w);
-    /* In the order of the entries, so that the result does not depend on which thread was faster. */
+    *w = (Work){.entries = entries, .types = types, .chunks = chunks, .count = count};
+    atomic_init(&w->next, 0);
+    return 0;
+}
+
+/* What the chunks add up to, in the order of the entries, so that the result does not depend on which thread was
+ * faster. */
+APART static int add_up(const Work *w, const int64_t *sizes, int64_t tensors, double *out) {
     Found *sums = calloc((size_t)(tensors ? tensors : 1), sizeof *sums);
-    if (sums == NULL) {
-        free(chunks);
-        return -1;
-    }
-    for (c = 0; c < count; c++) {
-        Found *sum = &sums[chunks[c].tensor];
-        const Found *part = &chunks[c].found;
+    if (sums == NULL) return -1;
+    for (int64_t c = 0; c < w->count; c++) {
+        Found *sum = &sums[w->chunks[c].tensor];
+        const Found *part = &w->chunks[c].found;
         sum->squares += part->squares;
         if (!(part->abs_max <= sum->abs_max) && !isnan(sum->abs_max)) sum->abs_max = part->abs_max;
         sum->nonfinite += part->nonfinite;
@@ -246,24 +243,127 @@ APART static int measure(const void *const *entries, const int64_t *sizes, const
     for (int64_t t = 0; t < tensors; t++) {
         const Found *sum = &sums[t];
         double norm = sqrt(sum->squares);
-        if (types[t] == FLOAT64 && !sum->nonfinite && sum->abs_max > 0 && (isinf(norm) || sum->abs_max < 1e-150))
-            norm = careful_norm(entries[t], sizes[t], sum->abs_max);
+        if (w->types[t] == FLOAT64 && !sum->nonfinite && sum->abs_max > 0 && (isinf(norm) || sum->abs_max < 1e-150))
+            norm = careful_norm(w->entries[t], sizes[t], sum->abs_max);
         out[STATS * t + NORM] = norm;
         out[STATS * t + ABS_MAX] = sum->abs_max;
         out[STATS * t + NONFINITE] = (double)sum->nonfinite;
         out[STATS * t + ZEROS] = (double)sum->zeros;
     }
     free(sums);
-    free(chunks);
     return 0;
 }
 
 /* Measure `tensors` gradients into `out`, STATS doubles each. Returns 0, or -1 where there is no memory. */
 int gradwatch_measure(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors,
                       Parallel parallel, unsigned threads, double *out) {
+    Work w;
+    if (plan(&w, entries, sizes, types, tensors)) return -1;
+    int64_t total = 0;
+    for (int64_t t = 0; t < tensors; t++) total += sizes[t];
+    if (parallel != NULL && threads > 1 && total > 2 * CHUNK && w.count > 1)
+        parallel(work, &w, threads, 0);
+    else
+        work(&w);
     const __typeof__(keep_denormals()) before = keep_denormals();
-    const int failed = measure(entries, sizes, types, tensors, parallel, threads, out);
+    const int failed = add_up(&w, sizes, tensors, out);
     restore_mode(before);
+    free(w.chunks);
+    return failed;
+}
+
+/* The thread that reads while the one that trains does something else. It is started for the first reading, and waits
+ * for the next one as long as the process lives. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t begun, ended;
+    Work *work;               /* that may be taken; NULL: none */
+    int is_taken, is_running; /* by the helper */
+    int is_started;
+} helper = {.lock = PTHREAD_MUTEX_INITIALIZER, .begun = PTHREAD_COND_INITIALIZER, .ended = PTHREAD_COND_INITIALIZER};
+
+static void *help(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&helper.lock);
+    for (;;) {
+        while (helper.work == NULL || helper.is_taken) pthread_cond_wait(&helper.begun, &helper.lock);
+        Work *w = helper.work;
+        helper.is_taken = helper.is_running = 1;
+        pthread_mutex_unlock(&helper.lock);
+        work(w);
+        pthread_mutex_lock(&helper.lock);
+        helper.is_running = 0;
+        pthread_cond_signal(&helper.ended);
+    }
+    return NULL;
+}
+
+/* A forked child has no helper, and whoever held the lock is not there either. */
+static void forget_helper(void) {
+    pthread_mutex_init(&helper.lock, NULL);
+    pthread_cond_init(&helper.begun, NULL);
+    pthread_cond_init(&helper.ended, NULL);
+    helper.work = NULL;
+    helper.is_taken = helper.is_running = helper.is_started = 0;
+}
+
+static void expect_forks(void) { pthread_atfork(NULL, NULL, forget_helper); }
+
+/* Start the helper, which takes no signal of the process: their handlers belong to Python's threads. */
+static int start_helper(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, expect_forks);
+    sigset_t all, before;
+    sigfillset(&all);
+    if (pthread_sigmask(SIG_SETMASK, &all, &before)) return -1;
+    pthread_t thread;
+    const int failed = pthread_create(&thread, NULL, help, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) return -1;
+    pthread_detach(thread);
+    helper.is_started = 1;
+    return 0;
+}
+
+/* Begin to measure in the helper, what is passed staying as it is until `gradwatch_finish`. NULL where it can't be. */
+void *gradwatch_begin(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors) {
+    Work *w = malloc(sizeof *w);
+    if (w == NULL) return NULL;
+    if (plan(w, entries, sizes, types, tensors)) {
+        free(w);
+        return NULL;
+    }
+    pthread_mutex_lock(&helper.lock);
+    const int is_free = helper.work == NULL && (helper.is_started || !start_helper());
+    if (is_free) {
+        helper.work = w;
+        pthread_cond_signal(&helper.begun);
+    }
+    pthread_mutex_unlock(&helper.lock);
+    if (is_free) return w;
+    free(w->chunks);
+    free(w);
+    return NULL;
+}
+
+/* Read what the helper has not, wait for what it is reading, and write the results to `out`; with NULL, only let go of
+ * everything. Returns 0, or -1 where there is no memory. */
+int gradwatch_finish(void *begun, const int64_t *sizes, int64_t tensors, double *out) {
+    Work *w = begun;
+    if (out == NULL) atomic_store(&w->next, w->count);
+    work(w);
+    pthread_mutex_lock(&helper.lock);
+    if (helper.work == w) { /* not in a forked child */
+        helper.work = NULL;
+        while (helper.is_running) pthread_cond_wait(&helper.ended, &helper.lock);
+        helper.is_taken = 0;
+    }
+    pthread_mutex_unlock(&helper.lock);
+    const __typeof__(keep_denormals()) before = keep_denormals();
+    const int failed = out == NULL ? 0 : add_up(w, sizes, tensors, out);
+    restore_mode(before);
+    free(w->chunks);
+    free(w);
     return failed;
 }
 

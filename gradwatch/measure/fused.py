@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,56 @@ def measure_fused(found: Readable) -> NDArray[np.float64]:
     if failed:
         raise MemoryError("not enough memory to measure the gradients")
     return table
+
+
+class FusedReading:
+    """A pass over gradients in the helper thread of fused.c, while the calling thread does something else."""
+
+    def __init__(self, found: Readable, begun: int) -> None:
+        self._found, self._begun = found, begun
+
+    def table(self) -> NDArray[np.float64]:
+        """Return what `measure_fused` does, after reading what the helper has not come to; once."""
+        table = np.empty((len(self._found.positions), len(COLUMNS)))
+        if self._finish(table.ctypes.data):
+            raise MemoryError("not enough memory to measure the gradients")
+        return table
+
+    def drop(self) -> None:
+        """Let go of the gradients without a result."""
+        self._finish(None)
+
+    def _finish(self, out: int | None) -> int:
+        begun, self._begun = self._begun, 0
+        if not begun:
+            return 0
+        sizes = self._found.sizes
+        failed: int = _reading_functions()[1](begun, sizes.buffer_info()[0], len(sizes), out)
+        return failed
+
+
+def begin_fused(found: Readable) -> FusedReading | None:
+    """Begin to measure in a helper thread, or return None where that can't be.
+
+    Keep the gradients alive and as they are. There is one helper in a process, and it reads for one thread at a time.
+    """
+    addresses, types = found.addresses.buffer_info()[0], found.types.buffer_info()[0]
+    begun = _reading_functions()[0](addresses, found.sizes.buffer_info()[0], types, len(found.positions))
+    return FusedReading(found, begun) if begun else None
+
+
+@functools.cache
+def _reading_functions() -> tuple[Callable[..., int | None], Callable[..., int]]:
+    """The functions that begin and finish a pass in the helper; they do nothing where there are none."""
+    try:
+        library = ctypes.CDLL(str(_LIBRARY))
+        begin, finish = library.gradwatch_begin, library.gradwatch_finish
+    except (OSError, AttributeError):
+        return lambda *_: None, lambda *_: 0
+    pointer = ctypes.c_void_p
+    begin.argtypes, begin.restype = [pointer, pointer, pointer, ctypes.c_int64], pointer
+    finish.argtypes, finish.restype = [pointer, pointer, ctypes.c_int64, pointer], ctypes.c_int
+    return begin, finish
 
 
 def is_dense(gradient: Tensor) -> bool:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from gradwatch.measure import devices, operators
+from gradwatch.measure.ahead import read
 from gradwatch.measure.entries import PLAIN, ask_operators, entries_of
-from gradwatch.measure.fused import COLUMNS, is_available, measure_fused, readable
+from gradwatch.measure.fused import COLUMNS, is_available
 from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.sharded import any_sharded, is_sharded, local, over_ranks
 from gradwatch.record import STATS
@@ -219,10 +220,10 @@ def _in_one_read(
     """Measure by the compiled pass, which reads the CPU alone; return the result and the positions that are left."""
     if not is_available():
         return [], rest
-    found = readable(gradients)
-    if not found.positions:
+    found, measured = read(gradients)
+    if measured is None:
         return [], rest
-    table = measure_fused(found).T
+    table = measured.T
     values = torch.from_numpy(table if len(stats) == len(COLUMNS) else table[[COLUMNS.index(s) for s in stats]])
     return [Part(found.positions, values, None)], _left_of(rest, found.positions)
 

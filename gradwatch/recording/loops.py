@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
-from gradwatch.measure import Measurement, local_sizes, measure
+from gradwatch.measure import Measurement, begin_reading, local_sizes, measure
 from gradwatch.recording.clip_audit import add_clipping, drops_update, see_call
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import Number
@@ -59,6 +59,9 @@ class Loop:
 
     def before_log(self) -> None:
         """The user is about to log a loss."""
+
+    def before_norm(self) -> None:
+        """PyTorch is about to read some of these gradients, for the norm by which it clips them."""
 
     def before_clip(self, call: ClipCall) -> None:
         """The loop is about to clip some of these gradients."""
@@ -138,6 +141,12 @@ class Stepped(Loop):
     def before_log(self) -> None:
         """A loss that is logged after the gradients were let go of is not theirs."""
         self._notice_drop()
+
+    def before_norm(self) -> None:
+        """Read the gradients at the same time, if `before_clip` is going to measure them."""
+        tracker, parameters = self.tracker, self.tracker.parameters
+        if tracker.is_due and tracker.pending is None and parameters.are_read_once and not parameters.is_sharded:
+            begin_reading(parameters.gradients())
 
     def before_clip(self, call: ClipCall) -> None:
         tracker = self.tracker

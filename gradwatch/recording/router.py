@@ -170,6 +170,12 @@ class HookRouter:
         self._check.give_up()
 
     @_guarded
+    def before_norm(self, call: ClipCall) -> None:
+        loops = self._loops.clipped_by(call)
+        if len(loops) == 1:
+            loops[0].before_norm()
+
+    @_guarded
     def before_clip(self, call: ClipCall) -> None:
         loops = self._loops.clipped_by(call)
         if loops:

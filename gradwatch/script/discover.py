@@ -161,6 +161,9 @@ class Discovery:
     def after_backward(self) -> None:
         """Required of a listener."""
 
+    def before_norm(self, call: ClipCall) -> None:
+        """Required of a listener."""
+
     def before_clip(self, call: ClipCall) -> None:
         self._attach_new()
         clips_something = any(parameter.grad is not None for parameter in call.parameters)

@@ -132,6 +132,9 @@ class _Listener:
         if watch is not None and watch.steps_within_backward and watch.steps:
             self._clock.append((time.perf_counter(), watch.overhead_seconds))
 
+    def before_norm(self, call: ClipCall) -> None:
+        """Required of a listener."""
+
     def before_clip(self, call: ClipCall) -> None:
         by_norm = call.max_norm is not None
         threshold = call.max_norm if by_norm else call.clip_value

@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grad
 
 from gradwatch.clip import Clipping, Policy, drop_in
 from gradwatch.clip import policy as policies
-from gradwatch.measure import Measurement
+from gradwatch.measure import Measurement, drop_reading, is_reading
 from gradwatch.recording.hooks.registry import HookRegistry
 
 
@@ -80,6 +80,13 @@ def _overridden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[An
 
 
 class ClipListener(Protocol):
+    def before_norm(self, call: ClipCall) -> None:
+        """PyTorch is about to read the gradients for its norm.
+
+        `before_clip` follows at once, or if `gradwatch.measure.begin_reading` was called, when the norm is there.
+        """
+        ...
+
     def before_clip(self, call: ClipCall) -> None: ...
     def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
         """Not called where clipping raised; `clip_failed` is."""
@@ -129,10 +136,25 @@ class _Calls(threading.local):
     """The clip calls of this thread."""
 
     depth = 0  # of calls within each other, of which the outermost is told of
+    awaiting_norm: _Announced | None = None  # the call of which is told once PyTorch has its norm
     norm_type = 2.0  # of the last `get_total_norm`
 
 
 _calls = _Calls()
+
+
+class _Announced:
+    """A call that the listeners are told of before it clips, once."""
+
+    def __init__(self, call: ClipCall) -> None:
+        self.call = call
+        self._present: list[ClipListener] | None = None
+
+    def tell(self) -> list[ClipListener]:
+        """Tell of it, and return who was told."""
+        if self._present is None:
+            self._present = _listeners.tell(lambda listener: listener.before_clip(self.call))
+        return self._present
 
 
 def _told(call: ClipCall, clip: Callable[[], Any], total_norm: Tensor | None = None) -> Any:
@@ -140,18 +162,41 @@ def _told(call: ClipCall, clip: Callable[[], Any], total_norm: Tensor | None = N
 
     They are told of ``total_norm``, or else of what the call returns.
     """
-    present = _listeners.tell(lambda listener: listener.before_clip(call))
+    announced = _Announced(call)
+    announced.tell()
+    return _clip(announced, clip, total_norm)
+
+
+def _told_at_norm(call: ClipCall, clip: Callable[[], Any]) -> Any:
+    """The same of a call for which PyTorch computes the norm by `get_total_norm`, before it changes a gradient.
+
+    What a listener begins to read then is read while PyTorch reads.
+    """
+    announced = _Announced(call)
+    try:
+        _listeners.tell(lambda listener: listener.before_norm(call))
+        if is_reading():
+            _calls.awaiting_norm = announced
+        else:
+            announced.tell()
+        return _clip(announced, clip)
+    finally:
+        _calls.awaiting_norm = None
+        drop_reading()
+
+
+def _clip(announced: _Announced, clip: Callable[[], Any], total_norm: Tensor | None = None) -> Any:
     _calls.depth += 1
     try:
         result = clip()
     except BaseException:
-        for listener in present:
-            listener.clip_failed(call)
+        for listener in announced.tell():
+            listener.clip_failed(announced.call)
         raise
     finally:
         _calls.depth -= 1
-    for listener in present:
-        listener.after_clip(call, result if total_norm is None else total_norm)
+    for listener in announced.tell():
+        listener.after_clip(announced.call, result if total_norm is None else total_norm)
     return result
 
 
@@ -168,7 +213,13 @@ def _tap_pair() -> Iterator[Callable[[], None]]:
     def measured(tensors: Any, norm_type: Any = 2.0, *args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling() and not _calls.depth:
             _calls.norm_type = norm_type
-        return measure(tensors, norm_type, *args, **kwargs)
+        announced, _calls.awaiting_norm = _calls.awaiting_norm, None
+        if announced is None:
+            return measure(tensors, norm_type, *args, **kwargs)
+        try:
+            return measure(tensors, norm_type, *args, **kwargs)
+        finally:
+            announced.tell()
 
     @functools.wraps(clip)
     def clipped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
@@ -203,6 +254,7 @@ def _call_with_norm(
 def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Iterator[Callable[[], None]]:
     """Put a tap between a clipping function and its callers."""
     original = cell.cell_contents
+    has_norm_apart = describe is _norm_call and "_get_total_norm" in original.__code__.co_names
 
     @functools.wraps(original)
     def tapped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +268,8 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Iterator[Callable
             call = describe(listed, *args, **kwargs)
         except Exception:
             return original(parameters, *args, **kwargs)  # to raise what torch raises
-        return _told(call, lambda: original(parameters, *args, **kwargs))
+        told = _told_at_norm if has_norm_apart and not _calls.depth else _told
+        return told(call, lambda: original(parameters, *args, **kwargs))
 
     def restore() -> None:
         cell.cell_contents = original

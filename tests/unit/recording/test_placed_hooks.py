@@ -49,6 +49,7 @@ def test_the_listener_hears_a_training_in_its_order(training):
         "after_backward",
         "before_unscale",
         "after_unscale",
+        "before_norm",
         "before_clip",
         "after_clip",
         "before_scaled_step",

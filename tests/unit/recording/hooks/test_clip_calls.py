@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_ as early_norm
 from torch.nn.utils import clip_grad_value_ as early_value
 
 import gradwatch
+from gradwatch.measure import ahead, begin_reading, fused, is_reading
 from gradwatch.recording.hooks import listen_to_clip_calls, tap_libraries
 
 from .gradients import parameter
@@ -21,6 +22,9 @@ from .gradients import parameter
 class Ear:
     def __init__(self):
         self.heard = []
+
+    def before_norm(self, call):
+        """Nothing is read before it clips."""
 
     def before_clip(self, call):
         norms = [None if p.grad is None else p.grad.norm().item() for p in call.parameters]
@@ -48,6 +52,47 @@ def variants():
         "from its module": torch.nn.utils.clip_grad.clip_grad_norm_,
         "held in a closure": (lambda f: lambda *a, **k: f(*a, **k))(early_norm),
     }
+
+
+class Reader(Ear):
+    """Reads the gradients while PyTorch computes their norm."""
+
+    def before_norm(self, call):
+        begin_reading([p.grad for p in call.parameters])
+        self.heard.append(("reading", is_reading()))
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    monkeypatch.setattr(ahead, "LEAST", 1)
+    monkeypatch.setattr(ahead, "_processors", lambda: 2)
+    reader = Reader()
+    stop = listen_to_clip_calls(reader)
+    yield reader
+    stop()
+
+
+needs_helper = pytest.mark.skipif(not fused.is_available(), reason="the compiled part is not built")
+
+
+@needs_helper
+@pytest.mark.parametrize("foreach", [None, False])
+def test_who_reads_along_is_told_before_the_gradients_change(reader, foreach):
+    p = parameter(3.0, 4.0)
+    assert early_norm([p], 1.0, foreach=foreach).item() == 5.0
+    assert reader.heard == [("reading", True), ("before", 1.0, 2.0, None, [5.0]), ("after", 5.0)]
+    assert not is_reading()
+
+
+@needs_helper
+def test_who_reads_along_is_told_of_a_call_that_raises(reader):
+    p = parameter(math.inf, 4.0)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        early_norm([p], 1.0, error_if_nonfinite=True)
+    assert reader.heard == [("reading", True), ("before", 1.0, 2.0, None, [math.inf]), ("failed",)]
+    assert not is_reading()
+    early_value([p], 1.0)  # and the next call is told of as ever
+    assert [heard[0] for heard in reader.heard[3:]] == ["before", "after"]
 
 
 @pytest.mark.parametrize("name", variants())
