@@ -156,7 +156,9 @@ def join(vectors: Sequence[Tensor]) -> Tensor:
 
 def mark_copies(devices: Iterable[torch.device]) -> tuple[Ready, ...]:
     """Return one event for each device, behind the copies that were begun there."""
-    return tuple(_mark(device) for device in sorted(set(devices), key=str) if copies_behind(device))
+    distinct = set(devices)
+    ordered = sorted(distinct, key=str) if len(distinct) > 1 else distinct  # one, as usual, needs no name
+    return tuple(_mark(device) for device in ordered if copies_behind(device))
 
 
 def copies_behind(device: torch.device) -> bool:

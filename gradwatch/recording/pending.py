@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -166,25 +167,32 @@ class PendingStep:
 
     def to_host(self) -> None:
         """Begin to copy single numbers from a device, so that nothing waits for them there."""
-        devices = {number.device for number in self._numbers() if _is_on_device(number)}
-        self.clippings = [replace(clipping, skip=False) for clipping in self.clippings]
-        if not devices:
-            return
-        self.loss_scale, self.scale, self.found_inf = map(_pinned, (self.loss_scale, self.scale, self.found_inf))
-        self.losses = [_pinned(loss) for loss in self.losses]
-        self.backward_losses = [_pinned(loss) for loss in self.backward_losses]
-        self.learning_rates = tuple(_pinned(rate) for rate in self.learning_rates)
+        devices: set[torch.device] = set()
+
+        def pinned(number: Any) -> Any:
+            """A copy in pinned memory that is begun now; what lies on the host as it is."""
+            if not _is_on_device(number):
+                return number
+            devices.add(number.device)
+            return begin_copy(number)
+
+        self.loss_scale, self.scale, self.found_inf = map(pinned, (self.loss_scale, self.scale, self.found_inf))
+        self.losses = list(map(pinned, self.losses))
+        self.backward_losses = list(map(pinned, self.backward_losses))
+        self.learning_rates = tuple(map(pinned, self.learning_rates))
         self.clippings = [
             replace(
                 clipping,
-                max_norm=_pinned(clipping.max_norm),
-                clip_value=_pinned(clipping.clip_value),
-                coefficient=_pinned(clipping.coefficient),
-                cut_entries=tuple(_pinned(count) for count in clipping.cut_entries),
+                max_norm=pinned(clipping.max_norm),
+                clip_value=pinned(clipping.clip_value),
+                coefficient=pinned(clipping.coefficient),
+                cut_entries=tuple(map(pinned, clipping.cut_entries)),
+                skip=False,
             )
             for clipping in self.clippings
         ]
-        self.ready = mark_copies(devices)
+        if devices:
+            self.ready = mark_copies(devices)
 
     def _measurements(self) -> list[Measurement]:
         weights = () if self.weights is None else (self.weights.weights, self.weights.changes, self.weights.alignment)
@@ -211,11 +219,6 @@ class PendingStep:
 
 def _is_all_here(measured: Measurement) -> bool:
     return measured.is_here
-
-
-def _pinned(number: Any) -> Any:
-    """A copy in pinned memory that is begun now; what lies on the host as it is."""
-    return begin_copy(number) if _is_on_device(number) else number
 
 
 def _is_on_device(number: Any) -> bool:
