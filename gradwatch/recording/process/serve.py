@@ -74,7 +74,7 @@ class Session:
         recorder: as in the training process, with a thread of its own.
         attempt: the number of the attempt that it writes.
         office: where it serves the letters of all ranks.
-        flushes: numbers of the flushes that were asked for.
+        flushes: numbers of the flushes that were asked for, with the time until which each is waited for.
     """
 
     attempt = 0
@@ -83,7 +83,7 @@ class Session:
 
     def __init__(self, recorder: Recorder | RankSender) -> None:
         self.recorder = recorder
-        self.flushes: list[int] = []
+        self.flushes: dict[int, float] = {}
         self._sources: dict[str, Source] = {}
         self._held: dict[str, StepNumbers] = {}
 
@@ -103,7 +103,7 @@ class Session:
         elif kind == "settle":
             self._settle(*values)
         elif kind == "flush":
-            self.flushes.append(values[0])
+            self.flushes[values[0]] = time.monotonic() + self.flush_within
         else:
             getattr(self, f"_{kind}")(*values)
 
@@ -362,9 +362,7 @@ class Server:
     def _tell(self) -> None:
         """Tell the training process what was found and written."""
         recorder = self._session.recorder
-        for number in self._session.flushes:
-            self._channel.send("flushed", number, recorder.flush(self._session.flush_within))
-        self._session.flushes = []
+        self._answer_flushes()
         while recorder.events:
             self._channel.send("event", plain_event(recorder.events.popleft()))
         last = recorder.last
@@ -372,6 +370,18 @@ class Server:
             self._last_told = last
             self._channel.send("last", plain_record(last))
         self._channel.push()
+
+    def _answer_flushes(self) -> None:
+        """Answer those that are done or late.
+
+        To wait here until a full disk takes the steps would leave the ring and the end of the training unread.
+        """
+        flushes = self._session.flushes
+        is_done = bool(flushes) and self._session.recorder.flush(SHORT_INTERVAL)
+        for number, until in list(flushes.items()):
+            if is_done or time.monotonic() > until:
+                self._channel.send("flushed", number, is_done)
+                del flushes[number]
 
     def end(self, reason: str, hurry: bool) -> bool:
         """Write everything, and say how it ended; return whether it has ended."""

@@ -2,8 +2,11 @@
 
 import math
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -121,6 +124,26 @@ def test_the_training_ends_it_and_is_told_that_it_has_ended(tmp_path, server):
     assert ["flushed", 5, True] in lines
     assert lines[-1] == ["ended", 0]
     assert len(Run(tmp_path / "run").steps()) == 1
+
+
+def test_a_flush_on_a_disk_that_takes_nothing_holds_up_neither_the_steps_nor_the_end(tmp_path, server, session):
+    served, link = server
+    other = sqlite3.connect(tmp_path / "run" / FILE_NAME, isolation_level=None)
+    other.execute("begin immediate")  # no writer gets past it
+    for message in [*admitted(), step("put", 0), told("flush", 5)]:
+        link.write([message])
+    serving = threading.Thread(target=served.run)
+    serving.start()
+    while not session.flushes:
+        time.sleep(0.01)
+    link.write([step("put", 1)])
+    link.channel.send("end", "closed", False)
+    serving.join(30)
+    has_ended = not serving.is_alive()
+    other.close()
+    assert has_ended
+    assert served.end("closed", False)
+    assert len(Run(tmp_path / "run").steps()) == 2
 
 
 def test_the_end_of_the_pipe_is_the_end_of_the_training(tmp_path, server):
