@@ -11,8 +11,8 @@ processor time only as far as they empty the caches and share a core.
 "training thread" is the median over the rounds, with the quarters, of the difference to the training that clips. It
 has the noise of a whole step. "within" is the mean of what the hooks took, by part and without the parts within it, and
 "recorder" the same of the recorder's thread; the parts do not have that noise. What gradwatch reads first, PyTorch then
-finds in the caches, so that "within" is more than the difference. The clock is read around each part, which takes
-about a microsecond.
+finds in the caches, so that "within" is more than the difference. What the helper thread reads while PyTorch computes
+its norm is in neither. The clock is read around each part, which takes about a microsecond.
 
 `--intervals` measures instead what a step costs the recorder's thread with different times between its rounds. The
 trainings have small tensors and the pace of the GPT and of the LSTM of overhead.py, and read 48 MB in each step, which

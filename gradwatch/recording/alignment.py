@@ -181,7 +181,12 @@ def _row(position: int, entries: Entries, old: Tensor, new: Tensor, parameter: T
 
 def _momentum_of(parameter: Tensor, optimizer: Optimizer) -> Tensor | None:
     state = optimizer.state.get(parameter, {})
-    return next((state[name] for name in MOMENTUM if isinstance(state.get(name), Tensor)), None)
+    return next((state[name] for name in MOMENTUM if _has_values(state.get(name))), None)
+
+
+def _has_values(moment: object) -> bool:
+    """Whether a state holds numbers. Eight bits are codes, which a scale for each block of entries makes numbers of."""
+    return isinstance(moment, Tensor) and moment.is_floating_point() and moment.element_size() > 1
 
 
 def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tensor | None:

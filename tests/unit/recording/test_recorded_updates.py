@@ -143,7 +143,34 @@ class Lion(torch.optim.Optimizer):
                 moment.lerp_(weight.grad, 1 - second)
 
 
+class Adam8bit(torch.optim.AdamW):
+    """Its moments are 8-bit numbers with one scale for each tensor, under the names that Adam gives its own."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for weight in group["params"]:
+                state = self.state[weight]
+                state["step"] = state.get("step", 0) + 1
+                moment = self._kept(state, "exp_avg", weight, torch.int8).lerp_(weight.grad, 1 - first)
+                square = self._kept(state, "exp_avg_sq", weight, torch.uint8)
+                square.mul_(second).addcmul_(weight.grad, weight.grad, value=1 - second)
+                root = (square / (1 - second ** state["step"])).sqrt_()
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.addcdiv_(moment, root + 1e-3, value=-group["lr"] / (1 - first ** state["step"]))
+                for name, value, most in (("exp_avg", moment, 127), ("exp_avg_sq", square, 255)):
+                    state[f"{name}_scale"] = value.abs().max() / most
+                    state[name] = (value / state[f"{name}_scale"]).round().to(state[name].dtype)
+
+    @staticmethod
+    def _kept(state, name, weight, dtype):
+        codes = state.setdefault(name, torch.zeros_like(weight, dtype=dtype))
+        return codes.float() * state.get(f"{name}_scale", 0.0)
+
+
 BY_DIFFERENCE: list[tuple[type, dict]] = [
+    (Adam8bit, {"lr": 0.01}),
     (Lion, {}),
     (torch.optim.Adafactor, {}),
     (torch.optim.Adagrad, {}),
@@ -165,6 +192,14 @@ def test_other_optimizers_are_sampled_by_difference(tmp_path, kind, options):
     assert run.updates("update_norm").empty
     assert run.steps()["update_norm"].isna().all()
     assert run.settings()["update_route"] == "difference"
+
+
+def test_codes_of_8_bits_are_not_taken_for_moments(tmp_path):
+    model = make_model()
+    run, _ = train(model, Adam8bit(model.parameters(), lr=0.01), tmp_path, weights_every=1)
+    assert run.updates().empty
+    assert run.layers("momentum_cosine").isna().all(axis=None)
+    assert run.layers("moved").notna().all(axis=None)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
