@@ -45,6 +45,7 @@ __all__ = [
 
 MIN_USABLE_STEPS = 300
 NO_FAULT_OF_THE_MODEL = {"died", "killed", "too-short", "recording-stopped", "norms-after-clipping"}  # codes
+LOST = {"diverged", "nonfinite-loss", "nonfinite-gradient", "nonfinite-weights"}  # codes
 BESIDE_CLIPPING = {"overfitting", "dropout-noise"}  # codes
 NO_MATTER_OF_CLIPPING = {"operation", "signal", "script"}  # cures
 CEILING_SHARE = 0.1  # of the norms at one ceiling: they were recorded after clipping
@@ -144,7 +145,8 @@ def _recommend(history: OptimizerHistory, findings: Sequence[Finding]) -> Recomm
     refusal = _hopeless(findings) or _unseen(findings) or _refusal(history)
     if refusal is not None:
         return replace(_refused(history, *refusal), fix_first=fix_first)
-    return replace(_advise(history), fix_first=fix_first)
+    is_lost = any(fault.code in LOST for fault in faults)
+    return replace(_advise(history, is_lost), fix_first=fix_first)
 
 
 def _hopeless(findings: Sequence[Finding]) -> tuple[str, float | None] | None:
@@ -218,7 +220,7 @@ def _refused(history: OptimizerHistory, why: str, record_at: float | None) -> Re
     )
 
 
-def _advise(history: OptimizerHistory) -> Recommendation:
+def _advise(history: OptimizerHistory, is_lost: bool) -> Recommendation:
     norms = history.norms
     tail = tail_index(history.every_norm if len(history.every_norm) >= MIN_USABLE_STEPS else norms)
     choice = choose(history, tail[0])
@@ -234,7 +236,7 @@ def _advise(history: OptimizerHistory) -> Recommendation:
         mean_clip_coef=mean_clip_coef(decided, number),
         confidence=_confidence(history),
         refused=None,
-        reasons=wording.reasons(history, choice, number, tail),
+        reasons=wording.reasons(history, choice, number, tail, is_lost),
         phases=phases(history, number),
         what_if=table(decided, history.worst, number, low, high),
         usable_steps=len(norms),

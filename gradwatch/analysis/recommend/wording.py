@@ -29,15 +29,27 @@ def left_out(history: OptimizerHistory) -> str:
 
 
 def reasons(
-    history: OptimizerHistory, choice: Choice, number: float, tail: tuple[float, float, float]
+    history: OptimizerHistory,
+    choice: Choice,
+    number: float,
+    tail: tuple[float, float, float],
+    is_lost: bool = False,
 ) -> tuple[str, ...]:
-    """Why this threshold, the most important reason first; ``number`` is the threshold as it is shown."""
+    """Why this threshold, the most important reason first.
+
+    Args:
+        history: of the optimizer.
+        choice: of the threshold.
+        number: the threshold as it is shown.
+        tail: the tail index of the norms, and its interval.
+        is_lost: as `explain`.
+    """
     found = [
         f"the healthy level is {float(np.median(history.norms)):.3g}: the median total norm of"
         f" {len(history.norms)} usable steps of {history.steps} (left out: {left_out(history)})",
         _sampling(history),
         _instability(history),
-        f"{number:g}: {explain(history, choice)}",
+        f"{number:g}: {explain(history, choice, is_lost)}",
         _tail(tail),
         _optimizer(history, number),
         _drift(history),
@@ -125,17 +137,17 @@ def _threshold_in_force(history: OptimizerHistory) -> str | None:
 # --------------------------------------------------------------------------- why this threshold
 
 
-def explain(history: OptimizerHistory, choice: Choice) -> str:
-    """What the threshold is, and why that."""
+def explain(history: OptimizerHistory, choice: Choice, is_lost: bool = False) -> str:
+    """What the threshold is, and why that; ``is_lost``: a finding says so where neither norms nor loss leapt."""
     if choice.basis == "equal-weight":
         return (
             f"{EQUAL_WEIGHT_SHARE:g} of the healthy level, below nearly every norm: the momentum then gives each step"
             " the same weight. In the benchmark fixed thresholds did better here than policies that follow the norms"
         )
     if choice.basis in ("clip-every-step", "towards-every-step", "guard-p95", "guard-p95-near-eps"):
-        return _explain_adaptive(history, choice)
+        return _explain_adaptive(history, choice, is_lost)
     if choice.basis.startswith("guard"):
-        return _explain_guard(history, choice)
+        return _explain_guard(history, choice, is_lost)
     if choice.basis == "noise":
         return (
             "the loss makes no more progress and single steps dominate its gradient, so the rest is noise: a low"
@@ -143,7 +155,7 @@ def explain(history: OptimizerHistory, choice: Choice) -> str:
             " within the recorded number of steps"
         )
     if choice.basis == "norms-alone":
-        return _explain_norms_alone(history, choice)
+        return _explain_norms_alone(history, choice, is_lost)
     fault = _fault(history, choice)
     if choice.basis == "twice-p99":
         return f"{fault}; it is twice the 99th percentile of the healthy norms"
@@ -180,7 +192,7 @@ def _bound(history: OptimizerHistory) -> str:
     return f"{kept} of {weight_size(history):.3g}, between {start:.3g} at the start and {best:.3g} at the lowest loss"
 
 
-def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
+def _explain_adaptive(history: OptimizerHistory, choice: Choice, is_lost: bool) -> str:
     if choice.basis == "guard-p95-near-eps":
         return (
             "the 95th percentile of the healthy norms: clipping every step would give each the same weight, but"
@@ -195,7 +207,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
         )
     if choice.basis == "guard-p95":
         return (
-            "the 95th percentile of the healthy norms: norms and loss stayed calm, so it is a guard that holds back the"
+            f"the 95th percentile of the healthy norms: {_nothing_leapt(is_lost)}, so it is a guard that holds back the"
             " five largest steps of a hundred. A threshold that follows the norms, as ZClip's does, did better in 18"
             " cells of the benchmark with Adam, but not in five calm ones that came later, where 1.0 did best"
         )
@@ -213,8 +225,8 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice) -> str:
     return text
 
 
-def _explain_guard(history: OptimizerHistory, choice: Choice) -> str:
-    passed = f"{_spikes(history)} passed without harm" if history.spikes else "norms and loss stayed calm"
+def _explain_guard(history: OptimizerHistory, choice: Choice, is_lost: bool) -> str:
+    passed = f"{_spikes(history)} passed without harm" if history.spikes else _nothing_leapt(is_lost)
     if choice.basis == "guard-large-updates":
         changes = "changes" if history.median_clip_coef > 1 / EQUAL_RATIO else "would change"
         without = "" if changes == "changes" else " without clipping"
@@ -228,11 +240,15 @@ def _explain_guard(history: OptimizerHistory, choice: Choice) -> str:
     return f"{passed}, so it is a guard: {_bound(history)}{momentum}"
 
 
-def _explain_norms_alone(history: OptimizerHistory, choice: Choice) -> str:
+def _nothing_leapt(is_lost: bool) -> str:
+    return "no single step shows what went wrong" if is_lost else "norms and loss stayed calm"
+
+
+def _explain_norms_alone(history: OptimizerHistory, choice: Choice, is_lost: bool) -> str:
     why = {
         "lost": "low enough to hold back what went wrong",
         "outliers": "single steps are far larger than the others, and this is below them",
-        "None": "norms and loss stayed calm, so it is a guard that holds back the largest steps",
+        "None": f"{_nothing_leapt(is_lost)}, so it is a guard that holds back the largest steps",
     }[str(choice.cause)]
     if history.update_rule is None and history.weight_norm is not None:
         return (

@@ -132,6 +132,13 @@ def test_what_became_of_the_loss_is_said_as_the_findings_say_it(tmp_path, losses
     assert text.startswith(says)
 
 
+@pytest.mark.parametrize("basis", ["guard-p95", "guard-update-bound", "norms-alone"])
+def test_no_lost_training_is_called_calm(calm, basis):
+    """A loss that falls without end leaps at no step, and a finding says that the training is lost."""
+    assert "stayed calm" in wording.explain(calm, choice(basis, percentile=90))
+    assert "calm" not in wording.explain(calm, choice(basis, percentile=90), is_lost=True).partition(", so it is")[0]
+
+
 def test_the_explanation_is_of_the_rule_that_chose(tmp_path):
     history = optimizer_history(Run(write_run(tmp_path, stream(steady(400)), "Adam", {"lr": 1e-3, "eps": 1e-8})))
     found = choose(history, tail=3.0)
