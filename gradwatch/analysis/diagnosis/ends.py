@@ -42,6 +42,7 @@ END_PARTS = 5  # parts of the norms after the best tenth, of which the last give
 STEADY_PARTS, STEADY_RATIO = 3, 1.5  # tenths of the losses at the end, and how far they and the norms may differ
 TARGETS_LOW, TARGETS_HIGH = 3.0, 2.5  # how far norms may lie from the scale of targets that grow slowly
 GRADUAL_PARTS, ON_THE_WAY = 2, 0.15  # tenths on the way up, and how far from both ends of it, of its logarithm
+MOST_TARGETS = 30.0  # how far errors may grow with their targets where no reward shows that these grew
 GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms in the root of that
 FAR_GROWN_RATIO = 20.0  # of such a loss: beside it the norms need only be raised
 NEVER_FELL, ABOVE_START, ABOVE_START_NORMS = 1.05, 1.1, 1.4  # of the best level, the first loss and the first norms
@@ -124,10 +125,12 @@ def values_grew(optimizer: OptimizerFacts) -> bool:
     """Whether the loss rose ever more slowly, with norms as the growing targets of a value learner leave them.
 
     Its errors and norms grow with the return, without a peak before the end. A training that is lost raises its norms
-    by more, leaps, or grows to the end.
+    by more, leaps, grows to the end, or grows further than the values of a task that nothing is known of.
     """
     losses, levels = optimizer.history.losses, optimizer.history.loss_levels
     if len(losses) < MIN_LOSSES or not levels[-1] > FAR_RATIO * min(levels) > 0 or not _rose_slowly(levels):
+        return False
+    if levels[-1] > MOST_TARGETS * min(levels):
         return False
     best = int(np.argmin(levels))
     raised = _raised_at_the_end(optimizer, int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1]))

@@ -24,6 +24,7 @@ from gradwatch.analysis.diagnosis.ends import (
 )
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity
+from gradwatch.analysis.diagnosis.rewards import reward_rose
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
     end_of_warm_up,
@@ -308,10 +309,11 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
 
 
 def _lasting_explosion(optimizer: OptimizerFacts) -> int | None:
-    """The step of the first critical explosion from which the training did not come back."""
+    """The step of the first critical explosion from which the training did not come back, nor earned more since."""
     explosions = [e for e in optimizer.events if e.kind == "explosion" and e.severity == "critical"]
     for explosion in explosions:
-        if not came_back(optimizer.steps, optimizer.total_norm, optimizer.loss, explosion):
+        is_back = came_back(optimizer.steps, optimizer.total_norm, optimizer.loss, explosion)
+        if not is_back and not reward_rose(optimizer, explosion.step):
             return explosion.step
     return None
 

@@ -205,8 +205,10 @@ PAGES: dict[str, Page] = {
         " fell and end a tenth above the first ones, under raised norms. So does a loss below 0 that grows tenfold in"
         " size with its norms: it has no least value. A loss does not count that rose at once and stands since, or"
         " that rises ever more slowly, under norms that rose by about the root of that: larger targets do the same,"
-        " and so do the values of Q-learning as the return rises. Beside a reward it counts if the reward has not"
-        " risen and the norms grew by three times that, or the loss grew twentyfold and the norms doubled. A loss"
+        " and so do the values of Q-learning as the return rises. Without a reward in the record that is taken for a"
+        " loss that rises thirtyfold at most. Beside a reward it counts if the reward has not"
+        " risen and the norms grew by three times that, or the loss grew twentyfold and the norms doubled, and an"
+        " explosion of the norms does not if the reward rises after it. A loss"
         " counts that the first updates lifted tenfold, with the norm, and that never came below its start again.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
@@ -233,7 +235,8 @@ PAGES: dict[str, Page] = {
     "huge-loss": Page(
         title="The loss is far outside every usual range",
         cure="rate",
-        meaning="Every logged loss is above a million, norms are above a thousand, and the loss does not fall.",
+        meaning="Every logged loss is above a million, norms are above a thousand, and the loss does not fall. Beside"
+        " a reward that rises it is not told: errors of values are as large as the square of the return.",
         example="A log that begins at step 5,900, after the training was lost: the loss is near 4e8 in each row.",
         confirm="Print the loss of the untrained model, and the range of the targets.",
         fix="Go back to a checkpoint from before the loss grew and lower the learning rate. If the loss was that large"
@@ -385,7 +388,9 @@ PAGES: dict[str, Page] = {
         cure="rate",
         meaning="The history of a policy has its reward, and the last fifth of the rewards lies below its best tenth,"
         " by more than a third of that level, or by more than 15 % where the norms rose fivefold since. Of 8 to 19"
-        " rewards the last ones have to lie below all before. The loss of such a training is a surrogate and shows"
+        " rewards the last ones have to lie below all before, and by more than half of that level unless the fall is"
+        " four times their noise. A reward above 0 that falls to a fifth within the first tenth, which then has no"
+        " level, counts as well. The loss of such a training is a surrogate and shows"
         " nothing of this, so beside a reward no finding is made of the loss, except that it grows far while the reward"
         " does not rise (`diverged`).",
         example="GRPO whose reward falls from 0.9 to 0 within five updates: each answer is as long as it may be.",

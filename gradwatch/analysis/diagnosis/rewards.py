@@ -8,12 +8,16 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
 from gradwatch.analysis.statistics.loss_levels import medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array
+from gradwatch.analysis.statistics.recovery import noise_of
 from gradwatch.text import number
 
 MIN_REWARDS = 20  # rewards without which their course is not judged
 PARTS = 10  # of the rewards, each with its median
 MIN_FEW_REWARDS, FEW_PARTS = 8, 4  # the same of few rewards, of which the last have to lie below all before
 LOST_SHARE = 0.33  # of the size of the best level: a smaller fall is not told
+FEW_LOST_SHARE, SURE_NOISE = 0.5, 4.0  # the same of few, unless it is so many times their noise
+RISEN_PARTS = 5  # parts of the rewards: the last one is compared with as many before a step
+MIN_EARLY, EARLY_PARTS, EARLY_LEFT = 5, 30, 0.2  # first rewards, of so many parts, and what is left of their level
 WITNESSED_SHARE, RAISED_RATIO = 0.15, 5.0  # the same beside norms that rose so far since the best level
 LOW, HIGH = 0.1, 0.9  # quantiles: nearly all rewards of one part lie below nearly all of another
 SURE, LOW_OF_FAR, HIGH_OF_FAR = 2.0, 0.25, 0.75  # times its doubt: of such a fall most rewards are enough
@@ -35,10 +39,43 @@ def reward_fell(rewards: Array, share: float = LOST_SHARE) -> bool:
     if len(rewards) < MIN_REWARDS and last.max() >= rewards[: -len(last)].min():
         return False
     fall = max(levels) - float(np.median(last))
+    if len(rewards) < MIN_REWARDS and fall < SURE_NOISE * noise_of(rewards):
+        share = max(share, FEW_LOST_SHARE)
     doubt = uncertainty(best) + uncertainty(last)
     low, high = (LOW, HIGH) if fall < SURE * doubt else (LOW_OF_FAR, HIGH_OF_FAR)
     is_apart = float(np.quantile(last, high)) < float(np.quantile(best, low))
     return is_apart and fall > max(share * abs(max(levels)), doubt)
+
+
+def _fell_early(rewards: Array) -> bool:
+    """Whether the reward fell within its first tenth, which then has no level, to a fifth of the first ones or less.
+
+    >>> _fell_early(np.r_[np.full(6, 9.0), np.full(94, 0.1)]), _fell_early(np.r_[np.full(6, 9.0), np.full(94, 5.0)])
+    (True, False)
+    """
+    if len(rewards) < MIN_REWARDS:
+        return False
+    first, last = _first(rewards), rewards[-_last(rewards) :]
+    level, left = float(np.median(first)), float(np.median(last))
+    is_apart = float(np.quantile(last, HIGH)) < float(np.quantile(first, LOW))
+    return (
+        is_apart and level > 0 and left < EARLY_LEFT * level and level - left > uncertainty(first) + uncertainty(last)
+    )
+
+
+def _first(rewards: Array) -> Array:
+    return rewards[: max(MIN_EARLY, len(rewards) // EARLY_PARTS)]
+
+
+def reward_rose(optimizer: OptimizerFacts, step: int) -> bool:
+    """Whether the last rewards are better than those up to a step, beyond doubt; False without a reward."""
+    rewards, steps = optimizer.history.rewards, optimizer.steps
+    if len(rewards) < MIN_REWARDS:
+        return False
+    few = len(rewards) // RISEN_PARTS
+    at = int(np.searchsorted(steps, step, side="right") * len(rewards) / len(steps))
+    then, now = rewards[: max(few, at)][-few:], rewards[-few:]
+    return float(np.median(now) - np.median(then)) > uncertainty(then) + uncertainty(now)
 
 
 def _parts(rewards: Array) -> list[Array]:
@@ -63,24 +100,25 @@ def _norms_rose(optimizer: OptimizerFacts) -> bool:
 def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report a policy whose reward fell far below its best level and did not come back."""
     rewards = optimizer.history.rewards
-    if not reward_fell(rewards) and not (reward_fell(rewards, WITNESSED_SHARE) and _norms_rose(optimizer)):
+    fell = reward_fell(rewards) or (reward_fell(rewards, WITNESSED_SHARE) and _norms_rose(optimizer))
+    if not (fell or _fell_early(rewards)):
         return None
-    parts = _parts(rewards)
-    levels = medians(parts)
+    levels, parts = medians(_parts(rewards)), len(_parts(rewards)) if fell else EARLY_PARTS
+    best = int(np.argmax(levels)) if fell else 0
+    highest = levels[best] if fell else float(np.median(_first(rewards)))
     last = float(np.median(rewards[-_last(rewards) :]))
-    best = int(np.argmax(levels))
-    begin = int(np.array_split(optimizer.steps, len(parts))[best][-1])
+    begin = int(np.array_split(optimizer.steps, parts)[best][-1])
     return Finding(
         code="reward-lost",
         severity="warning",
         certainty="shown",
         what=f"the reward{facts.of(optimizer)} ends near {number(last)}, far below its best level of"
-        f" {number(levels[best])}: the policy lost what it could",
+        f" {number(highest)}: the policy lost what it could",
         optimizer=optimizer.name,
         steps=(begin, int(optimizer.steps[-1])),
         evidence={
-            "reward_first": Quantity(levels[0], f"reward, median of the first of {len(parts)} parts"),
-            "reward_best": Quantity(levels[best], "reward, median of such a part"),
+            "reward_first": Quantity(levels[0] if fell else highest, f"reward, median of the first of {parts} parts"),
+            "reward_best": Quantity(highest, "reward, median of such a part"),
             "reward_last": Quantity(last, "reward, median of the last fifth"),
         },
         cause="updates that take the policy too far from the one that sampled: the learning rate, too many updates on"

@@ -12,6 +12,7 @@ from gradwatch.analysis.diagnosis.ends import HUGE_NORM, is_apart, last_losses
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
+from gradwatch.analysis.diagnosis.rewards import reward_rose
 from gradwatch.analysis.diagnosis.schedule import WARM_UP, evidence_of_rate, no_warm_up, rate_without_warm_up
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
@@ -232,7 +233,7 @@ def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if len(losses) < MIN_HUGE_LOSSES or not len(norms) or losses.min() < HUGE_LOSS or np.median(norms) < HUGE_NORM:
         return None
     first, *_, last = medians(np.array_split(losses, 3))
-    if last < FALLEN * first or is_diverging(optimizer):
+    if last < FALLEN * first or is_diverging(optimizer) or reward_rose(optimizer, int(optimizer.steps[0])):
         return None
     return Finding(
         code="huge-loss",

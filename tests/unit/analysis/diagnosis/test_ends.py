@@ -202,6 +202,7 @@ ROOT = np.sqrt(SLOWLY / SLOWLY[0])
     [
         pytest.param(SLOWLY, ROOT, False, id="values that grow slowly"),
         pytest.param(SLOWLY, ROOT**3, True, id="norms that grow by more"),
+        pytest.param(SLOWLY**2, ROOT**2, True, id="growth by a factor of hundreds, with norms as its root"),
         pytest.param(np.r_[SLOWLY[:100], SLOWLY[100:] + 9 * np.exp(-np.linspace(0, 4, 100))], ROOT, True, id="a peak"),
         pytest.param(np.geomspace(0.02, 4.0, 200), np.geomspace(1, 14, 200), True, id="growth to the end"),
         pytest.param(np.r_[np.full(100, 0.02), np.full(100, 0.4)], np.repeat([1, 12], 100), True, id="a leap"),

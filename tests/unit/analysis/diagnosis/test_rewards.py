@@ -152,3 +152,51 @@ def test_a_reward_that_is_lost_in_part(tmp_path, rewards, norms, told):
 def test_values_that_run_away_beside_a_reward_that_does_not_rise(tmp_path, rewards, norms, told):
     losses = list(np.geomspace(0.1, 1.5, 100) * np.exp(NOISE))
     assert ("diverged" in codes(policy(tmp_path, rewards, norms, losses))) == told
+
+
+EARLY = np.r_[np.full(5, 200.0), np.full(95, 1.8)] * np.exp(NOISE)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        pytest.param(EARLY, True, id="falls within its first tenth"),
+        pytest.param(EARLY + 100, False, id="to a third"),
+        pytest.param(np.r_[EARLY[:50], np.full(50, 150.0)], False, id="comes back"),
+        pytest.param(-EARLY, False, id="rises as early"),
+    ],
+)
+def test_a_reward_that_is_lost_before_its_first_level(tmp_path, rewards, told):
+    run = policy(tmp_path, rewards)
+    assert ("reward-lost" in codes(run)) == told
+    if told:
+        found = the(run, "reward-lost")
+        assert found.steps[0] < 10
+        assert found.evidence["reward_best"].value == pytest.approx(200, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        pytest.param([0.9, 0.5, 1.1, 0.8, 1.3, 0.6, 1.0, 0.5, 0.45, 0.48], False, id="scattered, by two fifths"),
+        pytest.param([0.9, 0.5, 1.1, 0.8, 1.3, 0.6, 1.0, 0.5, 0.2, 0.1], True, id="scattered, by more than half"),
+        pytest.param([0.9, 0.92, 0.91, 0.9, 0.93, 0.9, 0.91, 0.92, 0.5, 0.52], True, id="steady, by two fifths"),
+    ],
+)
+def test_few_rewards_that_scatter_have_to_fall_by_half(tmp_path, rewards, told):
+    assert ("reward-lost" in codes(policy(tmp_path, np.array(rewards)))) == told
+
+
+@pytest.mark.parametrize(("rewards", "told"), [(RISES, False), (np.full(100, 0.9) + NOISE, True)])
+def test_a_huge_loss_of_values_whose_reward_rises_is_none(tmp_path, rewards, told):
+    run = policy(tmp_path, rewards, 1e6 * np.array(steady(100)), list(4e8 * np.exp(NOISE)))
+    assert ("huge-loss" in codes(run)) == told
+
+
+@pytest.mark.parametrize(("rewards", "told"), [(np.geomspace(2, 600, 400), False), (np.full(400, 2.0), True)])
+def test_norms_that_explode_while_the_policy_earns_more_are_no_divergence(tmp_path, rewards, told):
+    norms = np.array(steady(400)) * np.r_[np.ones(100), np.full(300, 50.0)]
+    rewards = rewards * np.exp(0.05 * np.random.default_rng(0).standard_normal(400))
+    run = policy(tmp_path, rewards, norms, list(np.r_[np.full(100, 0.2), np.full(300, 12.0)]))
+    assert any(event.kind == "explosion" and event.severity == "critical" for event in run.events())
+    assert ("diverged" in codes(run)) == told
