@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,8 @@ def compared(
     if not compares_steps():
         return nothing, np.empty((len(COMPARED), 0))
     try:
-        gradients = [_part_of(parameter.grad) for parameter in parameters]
-        momenta = [_part_of(_momentum_of(parameter, optimizer)) for parameter in parameters]
+        gradients = _parts_of(parameter.grad for parameter in parameters)
+        momenta = _parts_of(_momentum_of(parameter, optimizer) for parameter in parameters)
         columns = (old, weights, gradients, momenta)
         rows = zip(entries, zip(*columns, strict=True), zip(*map(codes, columns), strict=True), strict=True)
         steps = {at: step for at, row in enumerate(rows) if (step := _step_of(*row)) is not None}
@@ -99,8 +99,12 @@ def compared(
     return list(steps), np.ascontiguousarray(compare_fused(words).T)
 
 
-def _part_of(tensor: Tensor | None) -> Tensor | None:
-    return tensor if tensor is None or type(tensor) in PLAIN else local(tensor.detach())
+def _part_of(tensor: Tensor) -> Tensor:
+    return tensor if type(tensor) in PLAIN else local(tensor.detach())
+
+
+def _parts_of(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
+    return [None if tensor is None else _part_of(tensor) for tensor in tensors]
 
 
 def _step_of(
@@ -169,14 +173,11 @@ def alignments(
 
 
 def _row(position: int, entries: Entries, old: Tensor, new: Tensor, parameter: Tensor, optimizer: Optimizer) -> _Row:
-    gradient, momentum = parameter.grad, _momentum_of(parameter, optimizer)
-    return _Row(
-        position,
-        old.reshape(-1),
-        new.reshape(-1),
-        _entries_like(entries, gradient, old),
-        _entries_like(entries, momentum, old),
+    weight = _part_of(parameter)
+    gradient, momentum = (
+        _entries_like(entries, tensor, old, weight) for tensor in (parameter.grad, _momentum_of(parameter, optimizer))
     )
+    return _Row(position, old.reshape(-1), new.reshape(-1), gradient, momentum)
 
 
 def _momentum_of(parameter: Tensor, optimizer: Optimizer) -> Tensor | None:
@@ -189,16 +190,16 @@ def _has_values(moment: object) -> bool:
     return isinstance(moment, Tensor) and moment.is_floating_point() and moment.element_size() > 1
 
 
-def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor) -> Tensor | None:
+def _entries_like(entries: Entries, tensor: Tensor | None, old: Tensor, weight: Tensor) -> Tensor | None:
     """The same entries of another tensor of the parameter, flat; None where it is not laid out alike."""
     if tensor is None or tensor.layout != torch.strided or old.is_complex():
         return None
-    whole = tensor if type(tensor) in PLAIN else local(tensor.detach())
+    whole = _part_of(tensor)
     if whole.get_device() != old.get_device() or whole.is_cpu != old.is_cpu or is_wrapper(whole):
         return None
     if entries.stride == 1:
         return whole.reshape(-1) if whole.shape == old.shape else None
-    return entries.of(whole) if can_count_off(whole) and whole.is_contiguous() else None
+    return entries.of(whole) if can_count_off(whole) and _are_laid_out_alike(whole, weight) else None
 
 
 def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:

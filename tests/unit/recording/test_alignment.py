@@ -226,6 +226,27 @@ def test_a_parameter_without_gradient_or_momentum_is_nan_and_an_empty_one_unknow
     assert np.isnan(of_weight).tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("momentum_alike", [True, False])
+def test_entries_are_counted_off_in_memory_where_the_tensors_are_laid_out_as_the_weight_is(momentum_alike):
+    weight = torch.nn.Parameter(parameter((40, 30)).detach().T)
+    weight.grad = parameter((40, 30), seed=1).detach().T
+    optimizer = adam([weight])
+    if not momentum_alike:
+        optimizer.state[weight]["exp_avg"] = torch.randn(30, 40)
+    entries = Entries(stride=3, offset=1)
+    old = entries.of(weight.detach()).clone()
+    found = alignments([entries], [old], [entries.of(weight.detach())], [weight], optimizer).table()
+
+    def in_memory(tensor):
+        return tensor.detach().T.reshape(-1)[1::3].double().numpy()
+
+    gradient, momentum = in_memory(weight.grad), in_memory(optimizer.state[weight]["exp_avg"])
+    cosine = gradient @ momentum / np.linalg.norm(gradient) / np.linalg.norm(momentum)
+    assert found[1, 0] == pytest.approx(cosine if momentum_alike else math.nan, rel=1e-6, nan_ok=True)
+    of_weight = gradient @ old.double().numpy() / np.linalg.norm(gradient) / np.linalg.norm(old.double().numpy())
+    assert found[2, 0] == pytest.approx(of_weight, rel=1e-6)
+
+
 def test_no_parameters_at_all():
     optimizer = torch.optim.SGD([parameter(2)], 0.1)
     assert all(len(column) == 0 for column in alignments([], [], [], [], optimizer).collect().values())
