@@ -69,6 +69,11 @@ REMEDY = {
     "huge-loss": "rate",
     "optimizer-recreated": "script",
     "vanishing": "architecture",
+    "large-initial-norms": "architecture",
+    "one-parameter-dominates": "threshold",
+    "norm-overflow": "precision",
+    "eps-starvation": "precision",
+    "overfitting": "none",
     "nonfinite-loss": "operation",
     "nonfinite-gradient": "operation",
     "loss-hides-nan": "operation",
@@ -212,7 +217,7 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh"])
+    parser.add_argument("half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh", "eighth"])
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
     options = parser.parse_args()
