@@ -68,8 +68,9 @@ def fault_of_change(before: PendingStep, gradients: GradientHistory, *, at_clip:
 
 
 def clips_nothing(call: ClipCall) -> bool:
-    """Whether no parameter of the call has a gradient."""
-    return all(isinstance(parameter, nn.Parameter) and parameter.grad is None for parameter in call.parameters)
+    """Whether nothing in the call has a gradient: a gradient that it was given instead of its parameter has none."""
+    known = (nn.Parameter, Tensor)
+    return all(type(given) in known and given.is_leaf and given.grad is None for given in call.parameters)
 
 
 def drops_update(call: ClipCall) -> bool:

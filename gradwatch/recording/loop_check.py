@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import json
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Concatenate, ParamSpec, cast
 
 from torch import Tensor, nn, strided
@@ -28,7 +29,7 @@ logger = logging.getLogger("gradwatch")
 
 P = ParamSpec("P")
 PROBES = 3  # parameters of each optimizer that are looked at
-GRADIENTS_AT_STEP = 2  # the step, from 0, at which the parameters that have a gradient are noted
+GRADIENTS_AT_STEP = 2  # the step, from 0, from which on the parameters that have a gradient are noted
 
 ENTRIES = 4  # of one gradient, about, that are read
 
@@ -60,7 +61,9 @@ class _Probes:
     Attributes:
         was_reached: the last backward wrote these gradients.
         steps: made so far.
-        carried_steps: at which backward added to the gradients of the step before.
+        carried_steps: at which backward added to the gradients of the step before, of any probe.
+        carried_each: the same of each probe.
+        chosen: the parameters that are probed.
         changed_steps: at which something else than a clip call changed the gradients between backward and step.
         mixed_steps: at which backward added to what the backward of another optimizer's step had left.
         dropped_steps: at which every gradient was gone that backward had written.
@@ -68,28 +71,34 @@ class _Probes:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = weakref.ref(optimizer)
-        self._chosen: tuple[weakref.ref[Tensor], ...] = ()
+        self.chosen: tuple[weakref.ref[Tensor], ...] = ()
         self._lengths: list[int] = []
         self._known: State | None = None
         self._entries: Entries = None
         self._backwards = 0
-        self._is_carried = self._is_changed = False
+        self._may_be_carried: list[bool] = []
+        self._is_carried: list[bool] = []
+        self._is_changed = False
         self._has_closure = False
         self._is_left = self._is_mixed = False
         self.was_reached = False
         self.steps = self.carried_steps = self.changed_steps = self.mixed_steps = self.dropped_steps = 0
+        self.carried_each: list[int] = []
 
     def _choose(self) -> None:
         """Choose the gradients that this update is known by, anew where parameters came, went or were frozen."""
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
         lengths = [len(group["params"]) for group in groups]
-        if self._chosen and lengths == self._lengths and all(map(_is_trained, self._chosen)):
+        if self.chosen and lengths == self._lengths and all(map(_is_trained, self.chosen)):
             return
         self._lengths = lengths
         parameters = [p for group in groups for p in group["params"] if p.requires_grad]
-        every = max(1, len(parameters) // PROBES)
-        self._chosen = tuple(weakref.ref(parameter) for parameter in parameters[::every][:PROBES])
+        last = len(parameters) - 1
+        places = sorted({round(i * last / (PROBES - 1)) for i in range(PROBES)}) if parameters else []
+        self.chosen = tuple(weakref.ref(parameters[place]) for place in places)
+        self.carried_each = [0] * len(self.chosen)
+        self._may_be_carried, self._is_carried = [], []
 
     def _note(self) -> None:
         """Take the gradients as they are now as known."""
@@ -100,7 +109,7 @@ class _Probes:
 
         `Tensor._version` does not count what is written through ``.data``, as clipping by hand often is.
         """
-        for reference in reversed(self._chosen):  # the first is often an embedding, mostly zeros
+        for reference in reversed(self.chosen):  # the first is often an embedding, mostly zeros
             gradient = None if (parameter := reference()) is None else parameter.grad
             if type(gradient) is Tensor and gradient.layout is strided and gradient.is_contiguous():
                 on_host = is_on_host(gradient) and not gradient.is_neg()
@@ -118,7 +127,7 @@ class _Probes:
         return now[1] != before[1] and str(now[1]) != str(before[1])  # a NaN does not equal itself
 
     def _state(self) -> State:
-        gradients = (None if (p := reference()) is None else p.grad for reference in self._chosen)
+        gradients = (None if (p := reference()) is None else p.grad for reference in self.chosen)
         return tuple(None if g is None else (id(g), g._version) for g in gradients)
 
     def before_backward(self) -> None:
@@ -129,8 +138,10 @@ class _Probes:
         if self._backwards and state != self._known:
             self._is_changed = False  # zeroed, or a training of its own between: it is looked at from here on
         is_kept = state == self._known and any(state)
-        self._is_carried &= is_kept
         self._is_left &= is_kept
+        kept = [now is not None and now == then for now, then in zip(state, self._known or (), strict=False)]
+        self._may_be_carried = _both(self._may_be_carried, kept)
+        self._is_carried = _both(self._is_carried, kept)
         self._known = state
 
     def after_backward(self) -> None:
@@ -138,6 +149,9 @@ class _Probes:
         before = self._known
         self._note()
         self.was_reached = self._known != before
+        written = [now != then for now, then in zip(self._known or (), before or (), strict=False)]
+        added = _both(self._may_be_carried, written)
+        self._is_carried = [a or b for a, b in itertools.zip_longest(self._is_carried, added, fillvalue=False)]
 
     def after_step_of_another(self) -> None:
         """Its backward wrote these gradients too: unless they are zeroed, the next backward adds to them."""
@@ -173,18 +187,33 @@ class _Probes:
 
     def after_step(self) -> None:
         self.steps += 1
-        if self._backwards and self._is_carried:
+        if self._backwards and any(self._is_carried):
             self.carried_steps += 1
+            each = zip(self.carried_each, self._is_carried, strict=True)
+            self.carried_each = [count + is_carried for count, is_carried in each]
         self.mixed_steps += self._is_mixed
         self.changed_steps += self._is_changed and not self._has_closure
         self._known, self._backwards, self._is_changed = self._state(), 0, False
-        self._is_carried = not self._has_closure
+        self._may_be_carried, self._is_carried = [not self._has_closure] * len(self._known), []
         self._is_left = self._is_mixed = self.was_reached = False
+
+
+def _both(some: Sequence[bool], others: Sequence[bool]) -> list[bool]:
+    return [one and other for one, other in zip(some, others, strict=False)]
 
 
 def _is_trained(reference: weakref.ref[Tensor]) -> bool:
     parameter = reference()
     return parameter is not None and parameter.requires_grad
+
+
+def _is_power_of_two(steps: int) -> bool:
+    """Whether it is time to look at a model that the script may have changed: in all, a few times.
+
+    >>> [steps for steps in range(20) if _is_power_of_two(steps)]
+    [1, 2, 4, 8, 16]
+    """
+    return steps > 0 and steps & (steps - 1) == 0
 
 
 def _facts_of(name: str, probes: _Probes) -> dict[str, str]:
@@ -239,10 +268,20 @@ class LoopCheck:
             return {}
         found = dict(self._found)
         for name, probes in self._probes.items():
-            found |= _facts_of(name, probes)
+            found |= _facts_of(name, probes) | self._carried_in(name, probes)
+        self._note_gradients()
         without = self._without_optimizer()
         found |= {"parameters_without_optimizer": json.dumps(without)} if without else {}
         return found | self._frozen_now()
+
+    def _carried_in(self, name: str, probes: _Probes) -> dict[str, str]:
+        """The probes that are carried at most steps, where others are not: one module is left out of the zeroing."""
+        pairs = list(zip(probes.chosen, probes.carried_each, strict=False))
+        carried = {id(p()) for p, count in pairs if count > probes.steps / 2}
+        if not carried or len(carried) == len(pairs):
+            return {}
+        names = [name for model in self._models() for name, p in named_parameters(model) if id(p) in carried]
+        return {f"carried_in.{name}": json.dumps(names)} if names else {}
 
     def _frozen_now(self) -> dict[str, str]:
         frozen = [name for name, p in self._frozen.items() if (held := p()) is not None and not held.requires_grad]
@@ -286,8 +325,9 @@ class LoopCheck:
         probes.before_step(has_closure)
         if take_compiled_clip():
             probes.note_change()
-        if probes.steps == GRADIENTS_AT_STEP:
+        if _is_power_of_two(probes.steps) and probes.steps >= GRADIENTS_AT_STEP:
             self._note_gradients()
+        if probes.steps == GRADIENTS_AT_STEP:
             self._note_frozen(optimizer)
 
     @_harmless

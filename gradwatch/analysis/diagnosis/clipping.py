@@ -75,7 +75,7 @@ def _is_below_eps(optimizer: OptimizerFacts) -> bool:
     """Whether clipping leaves most entries far below the eps that they are divided by, and one parameter is not why."""
     rows = _clipped_rows(optimizer) if divides_each_entry(optimizer) else None
     eps = traits_of(optimizer.class_name, optimizer.settings).eps
-    if rows is None or eps is None or float(_shares_of_norm(rows[0]).max()) >= DOMINANT_SHARE:
+    if rows is None or eps is None or _owners(optimizer, _shares_of_norm(rows[0])).any():
         return False
     rms = rows[0] / np.sqrt(np.maximum(optimizer.entries, 1.0))
     with np.errstate(invalid="ignore"):
@@ -91,13 +91,28 @@ def _shares_of_norm(norms: Array) -> Array:
     return shares
 
 
+def _owners(optimizer: OptimizerFacts, shares: Array) -> NDArray[np.bool_]:
+    """The parameter that has nearly all of the norm, or those of one module, (parameters,); none: it is shared."""
+    largest = int(np.argmax(shares))
+    owners: NDArray[np.bool_] = np.arange(len(shares)) == largest
+    if shares[largest] >= DOMINANT_SHARE:
+        return owners
+    module = optimizer.names[largest].rpartition(".")[0]
+    of_module: NDArray[np.bool_] = np.array(
+        [bool(module) and name.rpartition(".")[0] == module for name in optimizer.names], bool
+    )
+    if float(shares[of_module].sum()) >= DOMINANT_SHARE and not of_module.all():
+        return of_module
+    return np.zeros(len(shares), bool)
+
+
 def _median(values: Array) -> float | None:
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if len(finite) else None
 
 
 def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Report clipping by a norm that one parameter dominates, which leaves the others next to nothing.
+    """Report clipping by a norm that one parameter or module dominates, which leaves the others next to nothing.
 
     For Adam, "nothing" means a root mean square below eps: the update then shrinks with the gradient. For an
     optimizer whose update follows the gradient, it means a very small clip coefficient.
@@ -107,27 +122,28 @@ def clip_starves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     norms, coefs = rows
     shares = _shares_of_norm(norms)
-    owner = int(np.argmax(shares))
-    others = np.arange(len(shares)) != owner
-    if shares[owner] < DOMINANT_SHARE or not others.any():
+    owners = _owners(optimizer, shares)
+    others = ~owners
+    if not owners.any() or not others.any():
         return None
     starved, limit = _starved(optimizer, norms, coefs)
     share = float(optimizer.entries[starved & others].sum() / max(optimizer.entries[others].sum(), 1.0))
     if share < STARVED_ENTRIES:
         return None
-    name = optimizer.names[owner]
+    held = [optimizer.names[i] for i in np.flatnonzero(owners)[np.argsort(-shares[owners], kind="stable")]]
+    name, owned = held[0] if len(held) == 1 else held[0].rpartition(".")[0], min(1.0, float(shares[owners].sum()))
     names = tuple(n for n, hit, other in zip(optimizer.names, starved, others, strict=True) if hit and other)
     return Finding(
         code="clip-starves",
         severity="warning",
         certainty="shown" if divides_each_entry(optimizer) else "likely",
-        what=f"{name} has {shares[owner]:.1%} of the squared norm{facts.of(optimizer)}, and clipping by it leaves"
+        what=f"{name} has {owned:.1%} of the squared norm{facts.of(optimizer)}, and clipping by it leaves"
         f" {listed(names)} next to nothing (median clip_coef {np.median(coefs):.2g})",
         optimizer=optimizer.name,
-        parameters=(name, *names),
+        parameters=(*held, *names),
         steps=optimizer.span,
         evidence={
-            "owner_share": Quantity(float(shares[owner]), "share of the squared norm"),
+            "owner_share": Quantity(owned, "share of the squared norm"),
             "clip_coef_median": Quantity(float(np.median(coefs)), "factor"),
             "starved_entries": Quantity(share, "share of the other entries"),
             "limit": limit,
@@ -210,8 +226,8 @@ _CLIP_FAULTS = {
         "call scaler.unscale_(optimizer) before clipping",
     ),
     "other-parameters": (
-        "it clips parameters that the optimizer does not hold",
-        "pass it the parameters that the optimizer holds",
+        "it clips tensors that the optimizer does not hold: other parameters, or the gradients themselves",
+        "pass it the parameters that the optimizer holds, not their gradients",
     ),
     "no-gradients": ("the parameters had no gradient when it was called", "call it after backward"),
     "no-parameters": (

@@ -53,6 +53,7 @@ class OptimizerFacts:
         mixed_steps: steps at which backward added to what the backward of another optimizer's step had left; None: not
             recorded.
         dropped_steps: steps at which every gradient was gone that backward had written; None: not recorded.
+        carried_in: of the parameters that were looked at, those whose gradients are carried where others are not.
         frozen: names of the parameters that did not require a gradient, as far as is known.
     """
 
@@ -73,6 +74,7 @@ class OptimizerFacts:
     mixed_steps: int | None = None
     dropped_steps: int | None = None
     frozen: frozenset[str] = frozenset()
+    carried_in: tuple[str, ...] = ()
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
@@ -238,6 +240,7 @@ def _optimizer_facts(
         updates=reader.layers("update_norm", name),
         has_rivals=len(reader.optimizers) > 1,
         carried_steps=_count(meta, f"carried_steps.{name}"),
+        carried_in=tuple(json.loads(meta.get(f"carried_in.{name}", "[]"))),
         changed_steps=_count(meta, f"changed_steps.{name}"),
         mixed_steps=_count(meta, f"mixed_steps.{name}"),
         dropped_steps=_count(meta, f"dropped_steps.{name}"),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from gradwatch.record import Severity
 
 Certainty: TypeAlias = Literal["shown", "likely", "possible"]
@@ -104,9 +106,19 @@ class Finding:
         found: dict[str, Any] = {key: getattr(self, key) for key in FINDING_KEYS}
         found["parameters"] = list(self.parameters)
         found["steps"] = None if self.steps is None else list(self.steps)
-        found["evidence"] = {name: {"value": q.value, "unit": q.unit} for name, q in self.evidence.items()}
+        found["evidence"] = {name: {"value": _plain(q.value), "unit": q.unit} for name, q in self.evidence.items()}
         found["capture"] = None if self.capture is None else asdict(self.capture)
         return found
+
+
+def _plain(value: float | int | str | None) -> float | int | str | None:
+    """A number as Python's own type: NumPy's are subclasses of it that not every writer takes.
+
+    >>> import numpy
+    >>> _plain(numpy.float64(0.5)), _plain(numpy.float32(0.5)), _plain("5, 7"), _plain(None)
+    (0.5, 0.5, '5, 7', None)
+    """
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def listed(names: tuple[str, ...] | list[str], most: int = 3) -> str:

@@ -34,7 +34,7 @@ from gradwatch.analysis.diagnosis.schedule import (
 )
 from gradwatch.analysis.statistics.losses import loss_summary
 from gradwatch.analysis.statistics.quantiles import Array
-from gradwatch.analysis.statistics.recovery import came_back, robust_deviation
+from gradwatch.analysis.statistics.recovery import came_back, noise_of, robust_deviation
 from gradwatch.record import Event
 from gradwatch.text import number
 
@@ -58,6 +58,7 @@ FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts be
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 THROWN_OFF, NOT_BACK = 10.0, 0.97  # times the first loss, after the first updates; of it: no later level is lower
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
+CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
 MOST_LISTED = 30  # steps that a finding lists: norms with a heavy tail have dozens that stand out
 
@@ -452,10 +453,11 @@ def _last_calm(values: Array) -> int:
     smooth = np.array([np.median(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))])
     if smooth.min() > 0:
         smooth = np.log(smooth)  # growth by a factor a step begins where it begins, not where it gets large
-    least = np.minimum.accumulate(smooth)
     best = int(np.argmin(smooth))
-    level, top = float(least[best]), float(np.max(smooth[best:]))
-    above = smooth > level + 0.1 * (top - level)
+    level, top = float(smooth[best]), float(np.max(smooth[best:]))
+    is_log = values.min() > 0
+    most = max(math.log(CALM_RATIO), OUT_OF_NOISE * noise_of(smooth)) if is_log else math.inf
+    above = smooth > level + min(0.1 * (top - level), most)
     calm: NDArray[np.intp] = np.flatnonzero(~above)
     return int(calm[-1]) if len(calm) else 0
 

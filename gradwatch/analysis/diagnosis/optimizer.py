@@ -22,6 +22,7 @@ NEXT_TO_NOTHING = 1e-3  # of the other matrices' root mean square: the share of 
 INITIAL_STEPS, LARGE_INITIAL_RATIO = 10, 20.0  # steps, and times the norms that follow
 SETTLED_STEPS = 40  # steps after the warm-up
 FALLEN_RATE = 0.5  # of the highest learning rate
+SHRUNKEN = 0.5  # of the largest norm of the weights
 NEAR_STEPS = 20  # between an update and a second moment that explains it
 
 
@@ -154,9 +155,21 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def shrunken_weights(optimizer: OptimizerFacts) -> tuple[float, float] | None:
+    """The largest and the last norm of weights that weight decay has shrunk to less than half; None: it has not.
+
+    The updates of such weights are large beside them at any rate.
+    """
+    weights = optimizer.history.weights.to_numpy(float)
+    if not _number(optimizer.settings.get("weight_decay")) or len(weights) < FEW_SAMPLES:
+        return None
+    top, last = float(weights.max()), float(weights[-1])
+    return (top, last) if last < SHRUNKEN * top else None
+
+
 def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report a learning rate at which the loss does not stay down and the median update is large."""
-    if facts.is_imported or not has_risen(optimizer.history):
+    if facts.is_imported or not has_risen(optimizer.history) or shrunken_weights(optimizer) is not None:
         return None
     ratios = optimizer.update_ratios.median()
     large = ratios[ratios > LARGE_UPDATE_RATIO]

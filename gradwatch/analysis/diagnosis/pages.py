@@ -175,8 +175,9 @@ PAGES: dict[str, Page] = {
         title="Gradients are not zeroed",
         cure="script",
         meaning="At many steps `backward` adds to the gradients of the step before, so that each update uses the sum of"
-        " several, or of all so far. Or it adds to what the backward of another network's loss left: a generator's"
-        " backward also writes gradients into the discriminator.",
+        " several, or of all so far; of a part of the model, if only the others are zeroed. Or it adds to what the"
+        " backward of another network's loss left: a generator's backward also writes gradients into the"
+        " discriminator. Three parameters of each optimizer are looked at.",
         example="A loop without `optimizer.zero_grad()`; a discriminator that is zeroed after its own step and not"
         " before its next backward.",
         confirm="Print a parameter's `grad` before `backward`. It should be None or 0.",
@@ -277,16 +278,17 @@ PAGES: dict[str, Page] = {
     "parameters-without-optimizer": Page(
         title="Parameters get gradients, but no optimizer holds them",
         cure="script",
-        meaning="`backward` computes gradients for parameters that no optimizer ever updates.",
+        meaning="`backward` computes gradients for parameters that no optimizer ever updates, from the start or after"
+        " the script replaced them.",
         example="`Adam(model.head.parameters())` while the body is not frozen.",
         confirm="Compare the ids of `model.parameters()` with those in `optimizer.param_groups`.",
         fix="Give the optimizer all parameters, or freeze the others with `requires_grad_(False)`.",
     ),
     "clip-starves": Page(
-        title="One parameter owns the norm, and clipping starves the rest",
+        title="One parameter or module owns the norm, and clipping starves the rest",
         cure="threshold",
-        meaning="One parameter has nearly all of the norm. Clipping by the total norm multiplies all other gradients by"
-        " the same small factor, until they fall below Adam's eps or hardly move their weights.",
+        meaning="One parameter, or one module, has nearly all of the norm. Clipping by the total norm multiplies all"
+        " other gradients by the same small factor, until they fall below Adam's eps or hardly move their weights.",
         example="One layer whose gradient is 1e10 times that of the others, clipped at 1 under AdamW.",
         confirm="Train once without clipping, or with a threshold per parameter.",
         fix="Clip each parameter on its own (`gradwatch.clip.LayerNormClip`), or scale the large gradient down at its"
@@ -299,7 +301,8 @@ PAGES: dict[str, Page] = {
         " not clipped as intended, or only those are clipped that it never gets. If each micro-batch is clipped while"
         " gradients accumulate, the finding is information: the call clips, but shrinks the earlier micro-batches more"
         " often than the later ones.",
-        example="`clip_grad_norm_` after `optimizer.step()`, or before `scaler.unscale_(optimizer)`.",
+        example="`clip_grad_norm_` after `optimizer.step()`, before `scaler.unscale_(optimizer)`, or given `p.grad`"
+        " instead of `p`.",
         confirm="Run `gradwatch doctor SCRIPT`, which lists the clip calls and whether each takes effect.",
         fix="Clip between the last `backward` (and `unscale_`) and `optimizer.step()`.",
         sources=("https://docs.pytorch.org/docs/stable/notes/amp_examples.html#gradient-clipping",),
@@ -327,7 +330,8 @@ PAGES: dict[str, Page] = {
         title="Parameters whose gradient is exactly 0",
         cure="signal",
         meaning="The gradient exists but stays at 0: the units are off for every input. Dropout is not the cause. It"
-        " switches off different units at each step, so it makes a gradient 0 at some steps only (unless p is 1).",
+        " switches off different units at each step, so it makes a gradient 0 at some steps only (unless p is 1). A"
+        " branch that joins the loss later is not told once it has had gradients for some steps.",
         example="ReLU units whose bias fell far below 0.",
         confirm="Look at the activations that these parameters feed.",
         fix="Use a smaller learning rate, an initial bias nearer 0, normalisation, or an activation with a slope"
@@ -377,7 +381,8 @@ PAGES: dict[str, Page] = {
         meaning="The median of the last tenth of the losses is significantly above that of the best tenth, by more than"
         " 15 % of the progress. With fewer than 100 losses, nearly all of the last ones have to lie above nearly all of"
         " the best ones, and their median above 1.5 times the best level. This is a warning if half of the progress is"
-        " undone and there is only one optimizer. If the norms have grown too, the finding is `diverged`.",
+        " undone and there is only one optimizer. If the norms have grown too, the finding is `diverged`. If weight"
+        " decay has shrunk the weights to less than half, it is named as the cause, and the learning rate is not.",
         example="A constant learning rate that is too high for the end of the training.",
         confirm="Evaluate the checkpoints of the best level and of the end on the same held-out data.",
         fix="Keep the best checkpoint. Lower the learning rate towards the end, or look at the data from where the"

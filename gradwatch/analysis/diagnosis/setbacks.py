@@ -12,6 +12,7 @@ from gradwatch.analysis.diagnosis.ends import HUGE_NORM, is_apart, last_losses
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
+from gradwatch.analysis.diagnosis.optimizer import shrunken_weights
 from gradwatch.analysis.diagnosis.rewards import reward_rose
 from gradwatch.analysis.diagnosis.schedule import WARM_UP, evidence_of_rate, no_warm_up, rate_without_warm_up
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
@@ -196,7 +197,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
     if progress <= doubt or rise <= max(REGRESSED_SHARE * progress, doubt):
         return None
-    share = rise / progress
+    share, shrunken = rise / progress, shrunken_weights(optimizer)
     # Of players that train against one another, the loss of one rises as the other learns.
     severity: Severity = "warning" if share >= UNDONE_SHARE and not facts.several else "info"
     return Finding(
@@ -212,11 +213,21 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "loss_best": Quantity(levels[best], "loss, median of a tenth"),
             "loss_last": Quantity(levels[-1], "loss, median of the last tenth"),
             "undone": Quantity(share, "share of the progress"),
-        },
+        }
+        | ({} if shrunken is None else {"weight_norm_last": Quantity(shrunken[1] / shrunken[0], "of its largest")}),
         cause="the learning rate is too high for the end of the training, the data changed (a harder part, another"
-        " order), or what had been learnt was lost at a step",
-        remedy="keep the checkpoint of the best level; lower the learning rate towards the end, or look at the data"
-        " from where the loss turns. With a curriculum or an adversary it can be meant",
+        " order), or what had been learnt was lost at a step"
+        if shrunken is None
+        else "the weight decay: the weights have shrunk to"
+        f" {shrunken[1] / shrunken[0]:.1%} of their largest norm, and with them what had been learnt",
+        remedy="keep the checkpoint of the best level; "
+        + (
+            "lower the learning rate towards the end, or look at the data"
+            " from where the loss turns. With a curriculum or an adversary it can be meant"
+            if shrunken is None
+            else "print the weight_decay of each of optimizer.param_groups around the step where the loss turns, and"
+            " lower it: a schedule or a group may have raised it"
+        ),
         confirm="evaluate the checkpoints of the best level and of the end on the same held-out data",
     )
 

@@ -14,7 +14,7 @@ from gradwatch.analysis.diagnosis.rewards import reward_fell
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
-from gradwatch.record import Severity
+from gradwatch.record import Event, Severity
 from gradwatch.store.digests import is_of_one_value
 from gradwatch.text import number
 
@@ -669,22 +669,28 @@ def gradients_accumulate(facts: Facts, optimizer: OptimizerFacts) -> Finding | N
     """Report a loop in which backward adds to the gradients of the step before, at most steps."""
     carried = optimizer.carried_steps
     made = len(optimizer.frame)
+    if _drops_gradients(optimizer):
+        return None  # what backward adds to is 0
     if carried is None or made < MIN_STEPS or carried < NOT_ZEROED_STEPS * (made - 2):
         return _mixed_gradients(facts, optimizer)
-    never = carried >= MOST_STEPS * (made - 2)
+    never, part = carried >= MOST_STEPS * (made - 2), listed(optimizer.carried_in)
+    which = f" of {part}" if part else ""
     return Finding(
         code="gradients-accumulate",
         severity="warning",
         certainty="shown",
-        what=f"gradients{facts.of(optimizer)} are {'never zeroed' if never else 'not zeroed at each step'}: at"
+        what=f"gradients{which}{facts.of(optimizer)} are {'never zeroed' if never else 'not zeroed at each step'}: at"
         f" {carried} of {made} steps backward added to the gradients of the steps before",
         optimizer=optimizer.name,
+        parameters=optimizer.carried_in,
         steps=optimizer.span,
         evidence={
             "carried_steps": Quantity(carried, "steps"),
             "backward_passes_per_zero_grad": Quantity(made, "backward passes, at least"),
         },
-        cause="the loop never calls zero_grad, so each gradient includes all earlier ones"
+        cause=f"the loop zeroes a part of the model, without {part}, whose gradients include all earlier ones"
+        if part
+        else "the loop never calls zero_grad, so each gradient includes all earlier ones"
         if never
         else "the loop calls zero_grad more seldom than step, so gradients of several steps add up",
         remedy="call optimizer.zero_grad() once per update, before backward; if you accumulate, after each step",
@@ -718,6 +724,7 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report parameters whose gradient stays at exactly 0, found by the detector or over the whole run."""
     named = _dead(optimizer)
     events = [event for event in optimizer.events if event.kind == "dead" and event.severity != "info"]
+    events = [event for event in events if not _came_alive(optimizer, event)]
     if not named and not events:
         return None
     names = tuple(dict.fromkeys([*named, *(event.parameter for event in events if event.parameter)]))
@@ -742,6 +749,14 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " activation with a slope below 0; clipping does not help",
         confirm="look at the activations that these parameters feed",
     )
+
+
+def _came_alive(optimizer: OptimizerFacts, event: Event) -> bool:
+    """Whether a parameter has had gradients at most steps since it had none, as a branch that joins later."""
+    if event.until is None or event.parameter not in optimizer.norms.columns:
+        return False
+    norms = optimizer.norms.loc[optimizer.norms.index > event.until, event.parameter].to_numpy(float)
+    return len(norms) >= MIN_STEPS and float((np.nan_to_num(norms) > 0).mean()) > HALF
 
 
 def _dead(optimizer: OptimizerFacts) -> list[str]:

@@ -193,16 +193,23 @@ def find_faults(
         summary: of the run.
         fail_on: severities, codes of findings or kinds of event; any finding of warning or worse if it is empty.
         max_clipped_fraction: the largest share of steps that may be clipped.
-        min_steps: the least number of steps; None: as many as a diagnosis needs.
+        min_steps: the least number of steps, of an imported history those up to its last row; None: as many as a
+            diagnosis needs.
         allow_unfinished: pass a run that an exception, a signal or a kill ended.
     """
     passed = {*(ENDINGS if allow_unfinished else ()), *(() if min_steps is None else ("too-short",))}
     found = [finding for finding in summary.findings if finding.code not in passed]
     faults = [f"{f.severity} {f.code}{_at(f)}: {f.what}" for f in found if _is_fatal(f, fail_on)]
     faults += _named_events(summary, fail_on)
-    if min_steps is not None and summary.steps < min_steps:
-        faults.append(f"{summary.steps} steps are recorded, fewer than {min_steps}")
+    reached = _reached(run, summary)
+    if min_steps is not None and reached < min_steps:
+        faults.append(f"{reached} steps are recorded, fewer than {min_steps}")
     return faults if max_clipped_fraction is None else faults + _clipped_too_often(run, summary, max_clipped_fraction)
+
+
+def _reached(run: Run, summary: RunSummary) -> int:
+    """The recorded steps; of an imported history, whose rows may each stand for several, those up to the last row."""
+    return max(summary.steps, summary.last_step if "source" in run.meta() else 0)
 
 
 def _named_events(summary: RunSummary, kinds: Sequence[str]) -> list[str]:

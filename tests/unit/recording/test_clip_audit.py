@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 import gradwatch
@@ -35,3 +36,18 @@ def test_a_gradient_changed_after_clipping_is_measured_again(tmp_path):
     steps = Run(tmp_path / "run").steps()
     assert steps["total_norm"].item() == pytest.approx(100.0, rel=1e-4)
     assert steps["max_norm"].isna().all(), "the clipping did not reach what the optimizer consumed"
+
+
+@pytest.mark.parametrize(("of", "fault"), [("gradients", "other-parameters"), ("parameters", None)])
+def test_a_clip_call_that_is_given_the_gradients_clips_nothing(tmp_path, of, fault):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            given = list(model.parameters()) if of == "parameters" else [p.grad for p in model.parameters()]
+            clip_grad_norm_(given, 0.1)
+            optimizer.step()
+    faults = gradwatch.Run(tmp_path / "run").steps()["clip_fault"]
+    assert {None if not isinstance(one, str) else one for one in faults} == {fault}

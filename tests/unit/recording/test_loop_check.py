@@ -293,3 +293,54 @@ def test_a_fault_of_the_checks_ends_only_them(tmp_path, monkeypatch):
 def test_without_steps_there_are_no_facts_of_them():
     check = LoopCheck(list, dict)
     assert check.facts() == {}
+
+
+@pytest.mark.parametrize(("replaced", "named"), [(True, ["1.weight", "1.bias"]), (False, None)])
+def test_a_layer_that_is_replaced_in_mid_training_has_no_optimizer(tmp_path, replaced, named):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for step in range(20):
+            if step == 10:
+                model[1] = nn.Linear(3, 1)
+                if not replaced:
+                    optimizer.add_param_group({"params": list(model[1].parameters())})
+            model.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+    found = gradwatch.Run(tmp_path).meta().get("parameters_without_optimizer")
+    assert (None if found is None else json.loads(found)) == named
+
+
+@pytest.mark.parametrize(
+    ("zeroed", "carried", "where"),
+    [
+        pytest.param((0,), "19", ["1.weight", "1.bias"], id="the first module alone"),
+        pytest.param((0, 1), "0", None, id="both"),
+        pytest.param((), "19", None, id="none: no part is to be named"),
+    ],
+)
+def test_a_module_that_is_left_out_of_the_zeroing(tmp_path, zeroed, carried, where):
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(20):
+            for part in zeroed:
+                model[part].zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+    meta = gradwatch.Run(tmp_path).meta()
+    assert meta["carried_steps.0"] == carried
+    assert (json.loads(meta["carried_in.0"]) if "carried_in.0" in meta else None) == where
+
+
+def test_a_backward_that_is_zeroed_before_that_of_the_step_carries_nothing(tmp_path):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(10):
+            model(torch.randn(4, 3)).square().mean().backward()  # adds to the last step's, and is looked at alone
+            model.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+    assert gradwatch.Run(tmp_path).meta()["carried_steps.0"] == "0"

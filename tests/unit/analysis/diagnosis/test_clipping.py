@@ -149,3 +149,23 @@ def test_clipped_gradients_that_no_step_uses(tmp_path, first, second, found):
         told = the(run, "ineffective-clipping")
         assert told.severity == "warning"
         assert "none of the 150 steps is clipped, and the clip call acts 150 times" in told.what
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        pytest.param(("value.weight", "value.bias", "policy.weight"), True, id="of one module"),
+        pytest.param(("value.weight", "critic.bias", "policy.weight"), False, id="of two"),
+        pytest.param(("net.weight", "net.bias", "net.scale"), False, id="there is no other module"),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+def test_a_module_owns_the_norm_with_two_parameters(tmp_path, optimizer, names, found):
+    records = with_layers(calm(300), [8e5, 6e5, 1.0], parameters(*names, shape=(300, 300)))
+    run = run_of(tmp_path, changed(records, max_norm=1.0, clip_coef=1e-6), optimizer, {"lr": 0.1, "eps": 1e-5})
+    assert ("clip-starves" in codes(run)) == found
+    if found:
+        starving = the(run, "clip-starves")
+        assert starving.parameters == names
+        assert starving.what.startswith("value has 100.0% of the squared norm")
+        assert "clipped-to-nothing" not in codes(run)

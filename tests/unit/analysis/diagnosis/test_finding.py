@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from gradwatch.analysis.diagnosis import Finding
 from gradwatch.analysis.diagnosis.finding import FINDING_KEYS, Quantity
 
@@ -13,7 +15,7 @@ def test_a_finding_as_json():
         certainty="shown",
         what="w",
         steps=(3, 4),
-        evidence={"largest_norm": Quantity(2.5, "norm")},
+        evidence={"largest_norm": Quantity(np.float64(2.5), "norm")},
         cause="c",
         remedy="r",
         confirm="f",
@@ -22,4 +24,5 @@ def test_a_finding_as_json():
     assert list(made) == FINDING_KEYS
     assert made["steps"] == [3, 4]
     assert made["evidence"] == {"largest_norm": {"value": 2.5, "unit": "norm"}}
+    assert type(made["evidence"]["largest_norm"]["value"]) is float
     assert json.loads(json.dumps(made)) == made

@@ -312,3 +312,11 @@ def test_a_few_rows_that_left_the_first_one_for_good(tmp_path):
     assert "diverged" not in codes(run_of(tmp_path / "norms", stream([150.0, *norms[1:]], losses=losses)))
     assert "diverged" not in codes(run_of(tmp_path / "back", stream(norms, losses=[*losses[:5], 5.0])))
     assert "diverged" not in codes(run_of(tmp_path / "zero", stream(norms, losses=[0.0, *losses[1:]])))
+
+
+def test_growth_over_many_orders_begins_where_the_loss_has_left_its_level(tmp_path):
+    """A tenth of the way from 2 to 1e32 is 4,000: the loss had grown for long by then."""
+    losses = np.r_[np.full(60, 2.3), 2.3 * np.exp(np.linspace(0, 73, 240))]
+    losses *= np.exp(0.02 * np.random.default_rng(0).standard_normal(300))
+    run = run_of(tmp_path, stream(np.array(steady(300)) * losses, losses=list(losses)))
+    assert abs(the(run, "diverged").steps[0] - 61) < 10

@@ -9,7 +9,7 @@ from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.analysis.diagnosis.setbacks import loss_regressed
 from gradwatch.testing import replaced, steady, stream
 
-from .made import calm, changed, codes, falling, run_of, the
+from .made import calm, changed, codes, falling, run_of, the, with_weights
 
 SPIKES = (100, 150, 250, 330)
 
@@ -227,3 +227,19 @@ def test_a_learning_rate_of_zero_explains_that_there_is_no_progress(tmp_path):
     found = codes(run_of(tmp_path, records))
     assert "learning-rate-zero" in found
     assert "no-progress" not in found
+
+
+@pytest.mark.parametrize(("decay", "last", "shrunken"), [(0.01, 0.01, True), (0.01, 0.9, False), (0.0, 0.01, False)])
+def test_weights_that_decay_takes_away_are_the_cause_of_a_loss_that_comes_back(tmp_path, decay, last, shrunken):
+    losses = falling(200, 2.3, 0.2) + falling(200, 0.2, 2.3)
+    weights = np.r_[np.ones(200), np.geomspace(1, last, 200)]
+    records = [
+        one
+        for i, record in enumerate(stream(steady(400), losses=losses))
+        for one in with_weights([record], [weights[i], weights[i]], [0.03, 0.03])
+    ]
+    run = run_of(tmp_path, records, "AdamW", {"lr": 1e-3, "weight_decay": decay})
+    found = the(run, "loss-regressed")
+    assert found.cause.startswith("the weight decay") == shrunken
+    assert ("learning-rate-too-high" in codes(run)) != shrunken
+    assert ("weight_norm_last" in found.evidence) == shrunken

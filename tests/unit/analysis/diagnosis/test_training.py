@@ -423,3 +423,30 @@ def test_imported_norms_that_fall_to_nothing_over_a_loss_that_was_not_learnt(tmp
     norms, losses = [*steady(12), *[1e-7] * 6], [*falling(12, 3.0, 2.3), *[end] * 6]
     run = run_of(tmp_path, stream(norms, losses=losses), meta={"source": "trainer_state.json"})
     assert ("zero-gradients" in codes(run)) == told
+
+
+@pytest.mark.parametrize(("until", "told"), [(99, False), (280, True), (None, True)])
+def test_a_branch_that_joins_later_is_not_dead(tmp_path, until, told):
+    names = parameters("0.weight", "2.weight")
+    norms = np.ones((300, 2))
+    norms[: 300 if until is None else until + 1, 1] = 0.0
+    norms[281:, 1] *= 0.0 if until == 280 else 1.0
+    run = run_of(tmp_path, with_layers(calm(), norms, names))
+    assert any(event.kind == "dead" for event in run.events())
+    assert ("dead-parameters" in codes(run)) == told
+
+
+def test_gradients_that_are_filled_with_zeros_do_not_add_up(tmp_path):
+    meta = {"carried_steps.0": "298", "changed_steps.0": "299"}
+    found = codes(run_of(tmp_path / "zeros", stream([0.0] * 300), meta=meta))
+    assert found[0] == "all-steps-skipped"
+    assert "gradients-accumulate" not in found
+    assert "gradients-accumulate" in codes(run_of(tmp_path / "near", calm(), meta=meta))
+
+
+def test_a_part_of_the_model_that_is_never_zeroed_is_named(tmp_path):
+    meta = {"carried_steps.0": "298", "carried_in.0": '["head.weight"]'}
+    found = the(run_of(tmp_path, calm(), meta=meta), "gradients-accumulate")
+    assert found.parameters == ("head.weight",)
+    assert found.what.startswith("gradients of head.weight are never zeroed")
+    assert "without head.weight" in found.cause

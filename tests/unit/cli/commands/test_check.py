@@ -162,3 +162,13 @@ def test_github_gets_an_annotation_for_each_fault(runs, command):
 def test_a_file_that_can_not_be_written_and_options_that_exclude_each_other(runs, command, tmp_path):
     assert "(cannot-export)" in command("check", runs / "good", "--junit", tmp_path / "no" / "x.xml").err
     assert "(bad-argument)" in command("check", runs / "good", "--json", "--github").err
+
+
+@pytest.mark.parametrize(("steps", "code"), [("800", 0), ("801", 3)])
+def test_the_rows_of_a_history_count_as_the_steps_that_they_reach(tmp_path, command, steps, code):
+    rows = [f"{10 * (i + 1)},{norm},{loss}" for i, (norm, loss) in enumerate(zip(steady(80), steady(80), strict=True))]
+    (tmp_path / "log.csv").write_text("\n".join(["step,grad_norm,loss", *rows]))
+    assert command("import", tmp_path / "log.csv", tmp_path / "run").code == 0
+    done = command("check", tmp_path / "run", "--min-steps", steps)
+    assert done.code == code
+    assert ("800 steps are recorded, fewer than 801" in done.out) == (code == 3)
