@@ -1339,7 +1339,7 @@ def three_updates_of_the_critic_for_one_of_the_actor(place: Place, broken: bool)
     acts, values = torch.optim.Adam(actor.parameters(), lr=1e-3), torch.optim.Adam(critic.parameters(), lr=3e-3)
     truth = torch.randn(4)
     with place.watch(model, {"actor": acts, "critic": values}) as watch:
-        for _ in range(250):
+        for _ in range(200):
             for _ in range(3):
                 state = torch.randn(64, 4)
                 action = actor(state).detach() + 0.3 * torch.randn(64, 1)
