@@ -223,7 +223,8 @@ PAGES: dict[str, Page] = {
         cure="rate",
         meaning="Steps far above their neighbours keep recurring, and at least three of them throw the loss back: it"
         " stays above its level for some steps. This is a warning if the loss is above its level for 5 % of the"
-        " steps, and information below that. If a spike does not change the loss, the finding is `spike`. As there, a"
+        " steps, and information below that. It is also told of a cyclic learning rate if at least three of its peaks"
+        " undo half of the progress. If a spike does not change the loss, the finding is `spike`. As there, a"
         " missing warm-up is named as a cause if the first setback is among the first hundred steps.",
         example="A fine-tuning in which one batch in thirty has a picture in another unit: each such step throws the"
         " network back, and it ends at 69 % instead of 95 %.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts
@@ -10,6 +12,7 @@ from gradwatch.analysis.diagnosis.finding import Quantity
 LASTING_RAMP = 1.2  # times: a learning rate that rises by that much over the first steps is a warm-up
 AT_THE_PEAK = 0.99  # of the largest learning rate
 RESTART = 2.0  # times: a learning rate that had fallen and rises by as much begins anew
+HIGH_RATE, LOW_RATE = 0.5, 0.25  # of the highest learning rate: at and between the peaks of a cyclic one
 FIRST_STEPS = 100  # a spike by then, at the full learning rate, may be for want of a warm-up
 WARMS_ITSELF_UP = frozenset({"RAdam"})  # optimizers whose first updates are made smaller for want of an average
 FULL_RATE = "learning_rate_from_the_start"  # evidence of spikes that a missing warm-up may have caused
@@ -43,6 +46,21 @@ def restarts_after(optimizer: OptimizerFacts, step: int) -> bool:
     if not len(before) or not len(after):
         return False
     return bool(min(before.max(), after.max()) > RESTART * before[-1])
+
+
+def peaks_of_rate(optimizer: OptimizerFacts) -> list[int]:
+    """The steps at which a learning rate that rises and falls again and again is highest, in order.
+
+    A peak reaches half of the highest rate after the rate was at a quarter of it.
+    """
+    rates = np.nan_to_num(optimizer.frame["learning_rate"].to_numpy(float))
+    if not len(rates) or not rates.max() > 0:
+        return []
+    is_high, is_low = rates >= HIGH_RATE * rates.max(), rates <= LOW_RATE * rates.max()
+    places = np.flatnonzero(is_high | is_low)
+    begins = places[1:][is_high[places[1:]] & is_low[places[:-1]]].tolist()
+    pairs = itertools.pairwise([*begins, len(rates)])
+    return [int(optimizer.steps[begin + int(np.argmax(rates[begin:end]))]) for begin, end in pairs]
 
 
 def rate_without_warm_up(optimizer: OptimizerFacts, step: int) -> float | None:

@@ -14,7 +14,13 @@ from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Fin
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.optimizer import shrunken_weights
 from gradwatch.analysis.diagnosis.rewards import reward_rose
-from gradwatch.analysis.diagnosis.schedule import WARM_UP, evidence_of_rate, no_warm_up, rate_without_warm_up
+from gradwatch.analysis.diagnosis.schedule import (
+    WARM_UP,
+    evidence_of_rate,
+    no_warm_up,
+    peaks_of_rate,
+    rate_without_warm_up,
+)
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
@@ -113,10 +119,10 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     steps, losses = _outliers(optimizer), optimizer.history.losses
     found = setbacks(optimizer, steps)
-    if sum(setback.spikes for setback in found) < REPEATED or optimizer.history.has_surrogate_loss:
+    if optimizer.history.has_surrogate_loss:
         return None
-    if not _is_more_than_chance(optimizer, steps, found):
-        return None
+    if sum(setback.spikes for setback in found) < REPEATED or not _is_more_than_chance(optimizer, steps, found):
+        return _thrown_back_by_the_rate(facts, optimizer)
     share = sum(setback.steps for setback in found) / len(losses)
     worst = max(found, key=lambda setback: setback.after - setback.before)
     times = f" {len(found)} times" if len(found) > 1 else ""
@@ -149,6 +155,51 @@ def repeated_spikes(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         confirm="train again from the same seed with the threshold that `gradwatch recommend` gives: the loss should"
         " keep its level after these steps",
     )
+
+
+def _thrown_back_by_the_rate(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """Peaks of a cyclic learning rate, at least three of which undo half of the progress that the loss had made.
+
+    A restart of the rate lifts the loss by some of it, which is meant.
+    """
+    losses, peaks = optimizer.history.losses, peaks_of_rate(optimizer)
+    if len(peaks) < REPEATED or not len(losses):
+        return None
+    least = UNDONE_SHARE * (first_loss(losses) - min(optimizer.history.loss_levels))
+    found = [one for one in setbacks(optimizer, peaks) if _height(optimizer, one) - one.before > least > 0]
+    share = sum(setback.steps for setback in found) / len(losses)
+    if len(found) < REPEATED or share < LOST_SHARE:
+        return None
+    worst = max(found, key=lambda setback: _height(optimizer, setback) - setback.before)
+    highest = float(optimizer.frame["learning_rate"].max())
+    return Finding(
+        code="repeated-spikes",
+        severity="warning",
+        certainty="shown",
+        what=f"{len(found)} of {len(peaks)} peaks of the learning rate{facts.of(optimizer)} threw the training back:"
+        f" for {share:.0%} of the steps the loss stood above its level before them (from step {worst.first} on near"
+        f" {number(_height(optimizer, worst))} instead of {number(worst.before)})",
+        optimizer=optimizer.name,
+        steps=(found[0].first, found[-1].first),
+        evidence={
+            "spikes": Quantity(len(peaks), "peaks of the learning rate"),
+            "setbacks": Quantity(len(found), "times"),
+            "steps_above_level": Quantity(share, "share of the steps with a loss"),
+            "loss_before": Quantity(worst.before, "loss, before the worst setback"),
+            "loss_after": Quantity(_height(optimizer, worst), "loss, at the height of the worst setback"),
+            "steps": Quantity(listed_steps([setback.first for setback in found]), "steps"),
+            "learning_rate": Quantity(highest, "weight per update, the highest"),
+        },
+        cause=f"the learning rate: its peaks of {highest:g} are too high for this training",
+        remedy="lower the peaks of the schedule, or let each be lower than the last one",
+        confirm="train again from the same seed with a third of the highest rate: the loss should keep its level",
+    )
+
+
+def _height(optimizer: OptimizerFacts, setback: Setback) -> float:
+    """The median of the highest losses of a setback."""
+    at = int(np.searchsorted(optimizer.history.loss_steps, setback.first))
+    return float(np.median(np.sort(optimizer.history.losses[at : at + setback.steps])[-SMOOTHED:]))
 
 
 def _outliers(optimizer: OptimizerFacts) -> list[int]:

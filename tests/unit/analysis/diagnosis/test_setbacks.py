@@ -243,3 +243,30 @@ def test_weights_that_decay_takes_away_are_the_cause_of_a_loss_that_comes_back(t
     assert found.cause.startswith("the weight decay") == shrunken
     assert ("learning-rate-too-high" in codes(run)) != shrunken
     assert ("weight_norm_last" in found.evidence) == shrunken
+
+
+@pytest.mark.parametrize(
+    ("lifted", "cycles", "told"),
+    [
+        pytest.param(2.5, 6, True, id="each peak undoes the progress"),
+        pytest.param(0.4, 6, False, id="restarts that lift the loss by less than half of it"),
+        pytest.param(2.5, 2, False, id="two peaks"),
+    ],
+)
+@pytest.mark.parametrize("triangular", [False, True])
+def test_peaks_of_a_cyclic_rate_that_throw_the_training_back(tmp_path, lifted, cycles, told, triangular):
+    steps, rng = np.arange(60 * (cycles + 1)), np.random.default_rng(0)
+    losses = 0.1 + 1.9 * np.exp(-steps / 10)
+    rates = np.full(len(steps), 0.01)
+    for peak in range(60, len(steps), 60):
+        losses[peak:] += lifted * np.exp(-np.arange(len(steps) - peak) / 8)
+        around = np.maximum(0, 1 - np.abs(steps - peak) / 20) if triangular else np.isin(steps, [peak, peak + 1])
+        rates += 0.5 * around
+    losses *= np.exp(0.03 * rng.standard_normal(len(steps)))
+    records = changed(stream(steady(len(steps)), losses=list(losses)), learning_rates=lambda i: (float(rates[i]),))
+    run = run_of(tmp_path, records)
+    assert ("repeated-spikes" in [f.code for f in run.diagnosis() if f.severity != "info"]) == told
+    if told:
+        found = the(run, "repeated-spikes")
+        assert found.steps == (60, 60 * cycles)
+        assert found.cause.startswith("the learning rate: its peaks of 0.51")
