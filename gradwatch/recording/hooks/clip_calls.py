@@ -12,6 +12,7 @@ when the last listener leaves.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
@@ -175,14 +176,23 @@ def _told_at_norm(call: ClipCall, clip: Callable[[], Any]) -> Any:
     announced = _Announced(call)
     try:
         _listeners.tell(lambda listener: listener.before_norm(call))
-        if is_reading():
+        if _begun():
             _calls.awaiting_norm = announced
         else:
             announced.tell()
         return _clip(announced, clip)
     finally:
         _calls.awaiting_norm = None
-        drop_reading()
+        with contextlib.suppress(Exception):  # a fault of ours must not reach the script
+            drop_reading()
+
+
+def _begun() -> bool:
+    """Whether a listener has begun to read; a fault of ours must not reach the script."""
+    try:
+        return is_reading()
+    except Exception:
+        return False
 
 
 def _clip(announced: _Announced, clip: Callable[[], Any], total_norm: Tensor | None = None) -> Any:
