@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,9 @@ class FusedReading:
         if not begun:
             return 0
         sizes = self._found.sizes
-        failed: int = _reading_functions()[1](begun, sizes.buffer_info()[0], len(sizes), out)
+        finish = _finish_function()
+        assert finish is not None
+        failed: int = finish(begun, sizes.buffer_info()[0], len(sizes), out)
         return failed
 
 
@@ -133,23 +135,12 @@ def begin_fused(found: Readable) -> FusedReading | None:
 
     Keep the gradients alive and as they are. There is one helper in a process, and it reads for one thread at a time.
     """
+    begin = _begin_function()
+    if begin is None or _finish_function() is None:
+        return None
     addresses, types = found.addresses.buffer_info()[0], found.types.buffer_info()[0]
-    begun = _reading_functions()[0](addresses, found.sizes.buffer_info()[0], types, len(found.positions))
+    begun = begin(addresses, found.sizes.buffer_info()[0], types, len(found.positions))
     return FusedReading(found, begun) if begun else None
-
-
-@functools.cache
-def _reading_functions() -> tuple[Callable[..., int | None], Callable[..., int]]:
-    """The functions that begin and finish a pass in the helper; they do nothing where there are none."""
-    try:
-        library = ctypes.CDLL(str(_LIBRARY))
-        begin, finish = library.gradwatch_begin, library.gradwatch_finish
-    except (OSError, AttributeError):
-        return lambda *_: None, lambda *_: 0
-    pointer = ctypes.c_void_p
-    begin.argtypes, begin.restype = [pointer, pointer, pointer, ctypes.c_int64], pointer
-    finish.argtypes, finish.restype = [pointer, pointer, ctypes.c_int64, pointer], ctypes.c_int
-    return begin, finish
 
 
 def is_dense(gradient: Tensor) -> bool:
@@ -255,6 +246,16 @@ _POINTER, _COUNT, _UNSIGNED = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint
 @functools.cache
 def _function() -> ctypes._NamedFuncPointer | None:
     return _entry("gradwatch_measure", _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _UNSIGNED, _POINTER)
+
+
+@functools.cache
+def _begin_function() -> ctypes._NamedFuncPointer | None:
+    return _entry("gradwatch_begin", _POINTER, _POINTER, _POINTER, _COUNT, result=_POINTER)
+
+
+@functools.cache
+def _finish_function() -> ctypes._NamedFuncPointer | None:
+    return _entry("gradwatch_finish", _POINTER, _POINTER, _COUNT, _POINTER)
 
 
 @functools.cache
