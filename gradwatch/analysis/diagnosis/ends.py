@@ -18,7 +18,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.schedule import restarts_after
-from gradwatch.analysis.statistics.loss_levels import first_loss, uncertainty
+from gradwatch.analysis.statistics.loss_levels import first_loss, is_above
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import noise_of
 
@@ -86,6 +86,12 @@ def last_losses(losses: Array) -> Array:
     return losses[-max(MIN_LAST, len(losses) // LAST_PARTS) :]
 
 
+def _end_of_level(optimizer: OptimizerFacts, level: int) -> int:
+    """The last step of a level of the loss, by its position."""
+    history = optimizer.history
+    return int(np.array_split(history.loss_steps, len(history.loss_levels))[level][-1])
+
+
 @computed_once
 def ends_far_above(optimizer: OptimizerFacts) -> bool:
     """Whether the loss ends far above its best level and the norms witness it, or far above its start.
@@ -97,7 +103,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     if len(losses) < MIN_LOSSES or optimizer.has_rivals or not is_apart(losses, levels):
         return False
     best = int(np.argmin(levels))
-    step = int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1])
+    step = _end_of_level(optimizer, best)
     low, last, first = levels[best], float(np.median(last_losses(losses))), first_loss(losses)
     if restarts_after(optimizer, step):
         return False
@@ -133,7 +139,7 @@ def values_grew(optimizer: OptimizerFacts) -> bool:
     if levels[-1] > MOST_TARGETS * min(levels):
         return False
     best = int(np.argmin(levels))
-    raised = _raised_at_the_end(optimizer, int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1]))
+    raised = _raised_at_the_end(optimizer, _end_of_level(optimizer, best))
     scale = math.sqrt(levels[-1] / levels[best])
     return raised is not None and scale / TARGETS_LOW < raised < scale * TARGETS_HIGH
 
@@ -176,14 +182,14 @@ def grows_beside_a_reward(optimizer: OptimizerFacts) -> bool:
     best, last = int(np.argmin(levels)), float(np.median(last_losses(losses)))
     if last < GROWN_RATIO * levels[best] or not is_apart(losses, levels):
         return False
-    raised = _raised_at_the_end(optimizer, int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1]))
+    raised = _raised_at_the_end(optimizer, _end_of_level(optimizer, best))
     ratio = last / levels[best]
     least = RAISED_RATIO if ratio > FAR_GROWN_RATIO else RUNAWAY_RATIO * math.sqrt(ratio)
     if raised is None or raised < least:
         return False
     few = max(1, len(rewards) // END_PARTS)
     then, now = rewards[: max(1, len(rewards) * (best + 1) // len(levels))][-few:], rewards[-few:]
-    return float(np.median(now) - np.median(then)) <= uncertainty(then) + uncertainty(now)
+    return not is_above(now, then)
 
 
 def _norms_witness(optimizer: OptimizerFacts, step: int) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity
-from gradwatch.analysis.statistics.loss_levels import medians, uncertainty
+from gradwatch.analysis.statistics.loss_levels import is_above, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import noise_of
 from gradwatch.text import number
@@ -58,9 +58,7 @@ def _fell_early(rewards: Array) -> bool:
     first, last = _first(rewards), rewards[-_last(rewards) :]
     level, left = float(np.median(first)), float(np.median(last))
     is_apart = float(np.quantile(last, HIGH)) < float(np.quantile(first, LOW))
-    return (
-        is_apart and level > 0 and left < EARLY_LEFT * level and level - left > uncertainty(first) + uncertainty(last)
-    )
+    return is_apart and level > 0 and left < EARLY_LEFT * level and is_above(first, last)
 
 
 def _first(rewards: Array) -> Array:
@@ -75,7 +73,7 @@ def reward_rose(optimizer: OptimizerFacts, step: int) -> bool:
     few = len(rewards) // RISEN_PARTS
     at = int(np.searchsorted(steps, step, side="right") * len(rewards) / len(steps))
     then, now = rewards[: max(few, at)][-few:], rewards[-few:]
-    return float(np.median(now) - np.median(then)) > uncertainty(then) + uncertainty(now)
+    return is_above(now, then)
 
 
 def _parts(rewards: Array) -> list[Array]:
@@ -103,7 +101,8 @@ def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     fell = reward_fell(rewards) or (reward_fell(rewards, WITNESSED_SHARE) and _norms_rose(optimizer))
     if not (fell or _fell_early(rewards)):
         return None
-    levels, parts = medians(_parts(rewards)), len(_parts(rewards)) if fell else EARLY_PARTS
+    levels = medians(_parts(rewards))
+    parts = len(levels) if fell else EARLY_PARTS
     best = int(np.argmax(levels)) if fell else 0
     highest = levels[best] if fell else float(np.median(_first(rewards)))
     last = float(np.median(rewards[-_last(rewards) :]))

@@ -249,6 +249,8 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if progress <= doubt or rise <= max(REGRESSED_SHARE * progress, doubt):
         return None
     share, shrunken = rise / progress, shrunken_weights(optimizer)
+    left = None if shrunken is None else shrunken[1] / shrunken[0]
+    cause, remedy = _why_it_regressed(left)
     # Of players that train against one another, the loss of one rises as the other learns.
     severity: Severity = "warning" if share >= UNDONE_SHARE and not facts.several else "info"
     return Finding(
@@ -265,21 +267,27 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "loss_last": Quantity(levels[-1], "loss, median of the last tenth"),
             "undone": Quantity(share, "share of the progress"),
         }
-        | ({} if shrunken is None else {"weight_norm_last": Quantity(shrunken[1] / shrunken[0], "of its largest")}),
-        cause="the learning rate is too high for the end of the training, the data changed (a harder part, another"
-        " order), or what had been learnt was lost at a step"
-        if shrunken is None
-        else "the weight decay: the weights have shrunk to"
-        f" {shrunken[1] / shrunken[0]:.1%} of their largest norm, and with them what had been learnt",
-        remedy="keep the checkpoint of the best level; "
-        + (
-            "lower the learning rate towards the end, or look at the data"
-            " from where the loss turns. With a curriculum or an adversary it can be meant"
-            if shrunken is None
-            else "print the weight_decay of each of optimizer.param_groups around the step where the loss turns, and"
-            " lower it: a schedule or a group may have raised it"
-        ),
+        | ({} if left is None else {"weight_norm_last": Quantity(left, "of its largest")}),
+        cause=cause,
+        remedy=f"keep the checkpoint of the best level; {remedy}",
         confirm="evaluate the checkpoints of the best level and of the end on the same held-out data",
+    )
+
+
+def _why_it_regressed(weights_left: float | None) -> tuple[str, str]:
+    """The cause and what to do; ``weights_left``: of the largest norm of weights that decay has shrunk."""
+    if weights_left is None:
+        return (
+            "the learning rate is too high for the end of the training, the data changed (a harder part, another"
+            " order), or what had been learnt was lost at a step",
+            "lower the learning rate towards the end, or look at the data from where the loss turns. With a curriculum"
+            " or an adversary it can be meant",
+        )
+    return (
+        f"the weight decay: the weights have shrunk to {weights_left:.1%} of their largest norm, and with them what"
+        " had been learnt",
+        "print the weight_decay of each of optimizer.param_groups around the step where the loss turns, and lower it:"
+        " a schedule or a group may have raised it",
     )
 
 

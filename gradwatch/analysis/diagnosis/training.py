@@ -11,7 +11,7 @@ from gradwatch.analysis.diagnosis.clipping import clip_starves, ineffective_clip
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.rewards import reward_fell
-from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
+from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
 from gradwatch.record import Event, Severity
@@ -260,7 +260,7 @@ def _loss_fell(losses: Array) -> bool:
     if len(losses) < MIN_CONSTANT_LOSSES:
         return False
     parts = np.array_split(losses, 10)
-    return float(np.median(parts[-1])) < float(np.median(parts[0])) - uncertainty(parts[0]) - uncertainty(parts[-1])
+    return is_above(parts[0], parts[-1])
 
 
 def _has_usual_gradients(optimizer: OptimizerFacts) -> bool:

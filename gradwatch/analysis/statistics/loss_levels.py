@@ -41,3 +41,12 @@ def uncertainty(losses: Array) -> float:
     """Three standard errors of the median, estimated from the quartiles under a normal distribution."""
     low, high = np.quantile(losses, [0.25, 0.75])
     return float(3 * 1.2533 * (high - low) / 1.349 / math.sqrt(len(losses)))
+
+
+def is_above(high: Array, low: Array) -> bool:
+    """Whether the median of some values is above that of others by more than the uncertainty of both.
+
+    >>> is_above(np.array([3.0, 3.1, 2.9]), np.zeros(3)), is_above(np.array([3.0, -3.0, 0.1]), np.zeros(3))
+    (True, False)
+    """
+    return float(np.median(high) - np.median(low)) > uncertainty(high) + uncertainty(low)
