@@ -52,8 +52,9 @@ PAGES: dict[str, Page] = {
         title="The learning rate is 0",
         cure="script",
         meaning="All parameter groups have learning rate 0, or one below a millionth of the highest, at most steps or"
-        " from some step to the end; or one group has 0 at every step. The weights do not move then, or hardly. So does"
-        " a rate so small that all updates together move no matrix by a thousandth of its norm while the loss stands.",
+        " from some step to the end; or one group has 0 at every step. The weights do not move then, or hardly. A rate"
+        " also counts that is so small that all updates together move no matrix by a thousandth of its norm while the"
+        " loss stands.",
         example="`LambdaLR(optimizer, lambda step: step // 1000)`: the integer division gives 0 for 1,000 steps.",
         confirm="Print `scheduler.get_last_lr()` at the first and the last steps.",
         fix="Correct the schedule or the number of steps it is built for.",
@@ -204,13 +205,13 @@ PAGES: dict[str, Page] = {
         " norms. Norms alone count where no loss is known or none fell: those of the last rows are twentyfold the"
         " first ones in few rows, a hundredfold in very few or in many. Fewer than 100 losses also count that never"
         " fell and end a tenth above the first ones, under raised norms. So does a loss below 0 that grows tenfold in"
-        " size with its norms: it has no least value. A loss does not count that rose at once and stands since, or"
-        " that rises ever more slowly, under norms that rose by about the root of that: larger targets do the same,"
-        " and so do the values of Q-learning as the return rises. Without a reward in the record that is taken for a"
-        " loss that rises thirtyfold at most. Beside a reward it counts if the reward has not"
-        " risen and the norms grew by three times that, or the loss grew twentyfold and the norms doubled, and an"
-        " explosion of the norms does not if the reward rises after it. A loss"
-        " counts that the first updates lifted tenfold, with the norm, and that never came below its start again.",
+        " size with its norms: it has no least value. So does a loss that the first updates lifted"
+        " tenfold, with the norm, and that never came below its start again. Growing targets are no fault: the values"
+        " of Q-learning grow with the return. So a loss does not count that rose at once and stands since, or that"
+        " rises ever more slowly, if the norms rose by about the root of that, and without a reward in the record if"
+        " the loss rose thirtyfold at most. Where a reward is recorded and has not risen, a loss that grew fivefold"
+        " counts if the norms grew by three times its root, and one that grew twentyfold if the norms doubled. Where"
+        " the reward rises after an explosion of the norms, the explosion does not count.",
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
         fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend` gives a threshold). If the growth"
