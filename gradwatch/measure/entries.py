@@ -45,7 +45,7 @@ def entries_of(gradient: Tensor) -> Tensor | None:
     >>> entries_of(torch.eye(2).to_sparse_csr()).tolist()
     [1.0, 1.0]
     """
-    if _needs_nothing(gradient):
+    if _is_usual(gradient):
         return gradient
     plain = _as_plain(gradient)
     if plain is None:
@@ -88,7 +88,7 @@ def _report(gradient: Tensor, error: Exception) -> None:
     )
 
 
-def _needs_nothing(gradient: Tensor) -> bool:
+def _is_usual(gradient: Tensor) -> bool:
     """Whether a gradient is as most are, which a thousand at a step are asked: real, strided, and with an address."""
     return (
         type(gradient) in PLAIN

@@ -280,7 +280,7 @@ class LoopCheck:
         carried = {id(p()) for p, count in pairs if count > probes.steps / 2}
         if not carried or len(carried) == len(pairs):
             return {}
-        names = [name for model in self._models() for name, p in named_parameters(model) if id(p) in carried]
+        names = [of for model in self._models() for of, p in named_parameters(model) if id(p) in carried]
         return {f"carried_in.{name}": json.dumps(names)} if names else {}
 
     def _frozen_now(self) -> dict[str, str]:

@@ -30,8 +30,10 @@ from gradwatch.sources.logged import LoggedRun
 __all__ = ["History", "Imported", "read", "write"]
 
 DATABASES = (".db", ".sqlite", ".sqlite3")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz")
 """How the names of databases end."""
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz")
+"""How the names of compressed files end."""
 
 
 def read(

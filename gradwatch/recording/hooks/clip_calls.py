@@ -176,7 +176,7 @@ def _told_at_norm(call: ClipCall, clip: Callable[[], Any]) -> Any:
     announced = _Announced(call)
     try:
         _listeners.tell(lambda listener: listener.before_norm(call))
-        if _begun():
+        if _is_reading():
             _calls.awaiting_norm = announced
         else:
             announced.tell()
@@ -187,7 +187,7 @@ def _told_at_norm(call: ClipCall, clip: Callable[[], Any]) -> Any:
             drop_reading()
 
 
-def _begun() -> bool:
+def _is_reading() -> bool:
     """Whether a listener has begun to read; a fault of ours must not reach the script."""
     try:
         return is_reading()
