@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradwatch.measure.fused import FusedReading, Readable, begin_fused, measure_fused, readable
+from gradwatch.measure.fused import FusedReading, Readable, measure_fused, readable
 
 LEAST = 2**18
 """Entries from which on a helper is worth waking: reading them takes about 0.1 ms."""
@@ -30,7 +30,8 @@ class _Begun:
     reading: FusedReading
 
     def is_of(self, gradients: Sequence[Tensor | None]) -> bool:
-        return len(self.gradients) == len(gradients) and all(map(is_, self.gradients, gradients))
+        same = len(self.gradients) == len(gradients) and all(map(is_, self.gradients, gradients))
+        return same and self.reading.is_reading  # an interrupt may have come right after its end
 
 
 class _OfThread(threading.local):
@@ -50,9 +51,12 @@ def begin_reading(gradients: Sequence[Tensor | None]) -> None:
     if _of_thread.begun is not None or _processors() < 2:
         return
     found = readable(gradients)
-    reading = begin_fused(found) if sum(found.sizes) >= LEAST else None
-    if reading is not None:
-        _of_thread.begun = _Begun(gradients, found, reading)
+    if sum(found.sizes) >= LEAST:
+        reading = FusedReading(found)
+        _of_thread.begun = _Begun(gradients, found, reading)  # before it begins, for an interrupt (Ctrl-C) may follow
+        reading.begin()
+        if not reading.is_reading:
+            _of_thread.begun = None
 
 
 def is_reading() -> bool:
@@ -62,9 +66,10 @@ def is_reading() -> bool:
 
 def drop_reading() -> None:
     """End what this thread has begun to read, if that was not measured."""
-    begun, _of_thread.begun = _of_thread.begun, None
+    begun = _of_thread.begun
     if begun is not None:
         begun.reading.drop()
+        _of_thread.begun = None
 
 
 def read(gradients: Sequence[Tensor | None]) -> tuple[Readable, NDArray[np.float64] | None]:
@@ -74,8 +79,9 @@ def read(gradients: Sequence[Tensor | None]) -> tuple[Readable, NDArray[np.float
     """
     begun = _of_thread.begun
     if begun is not None and begun.is_of(gradients):
+        table = begun.reading.table()
         _of_thread.begun = None
-        return begun.found, begun.reading.table()
+        return begun.found, table
     found = readable(gradients)
     return found, measure_fused(found) if found.positions else None
 

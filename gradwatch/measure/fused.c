@@ -325,31 +325,36 @@ static int start_helper(void) {
     return 0;
 }
 
-/* Begin to measure in the helper, what is passed staying as it is until `gradwatch_finish`. NULL where it can't be. */
-void *gradwatch_begin(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors) {
+/* Begin to measure in the helper, what is passed staying as it is until `gradwatch_finish_reading`, which takes what
+ * `begun` points to; that stays NULL where it can't be. It is written here, since an interrupt (Ctrl-C) may keep the
+ * caller from what a function returns. */
+void gradwatch_begin_reading(const void *const *entries, const int64_t *sizes, const int8_t *types, int64_t tensors,
+                             void **begun) {
     Work *w = malloc(sizeof *w);
-    if (w == NULL) return NULL;
+    if (w == NULL) return;
     if (plan(w, entries, sizes, types, tensors)) {
         free(w);
-        return NULL;
+        return;
     }
     pthread_mutex_lock(&helper.lock);
     const int is_free = helper.work == NULL && (helper.is_started || !start_helper());
     if (is_free) {
         helper.work = w;
+        *begun = w;
         pthread_cond_signal(&helper.begun);
     }
     pthread_mutex_unlock(&helper.lock);
-    if (is_free) return w;
+    if (is_free) return;
     free(w->chunks);
     free(w);
-    return NULL;
 }
 
 /* Read what the helper has not, wait for what it is reading, and write the results to `out`; with NULL, only let go of
- * everything. Returns 0, or -1 where there is no memory. */
-int gradwatch_finish(void *begun, const int64_t *sizes, int64_t tensors, double *out) {
-    Work *w = begun;
+ * everything. Leaves NULL in `begun`, and does nothing where it finds that. Returns 0, or -1 where there is no
+ * memory. */
+int gradwatch_finish_reading(void **begun, const int64_t *sizes, int64_t tensors, double *out) {
+    Work *w = *begun;
+    if (w == NULL) return 0;
     if (out == NULL) atomic_store(&w->next, w->count);
     work(w);
     pthread_mutex_lock(&helper.lock);
@@ -364,6 +369,7 @@ int gradwatch_finish(void *begun, const int64_t *sizes, int64_t tensors, double 
     restore_mode(before);
     free(w->chunks);
     free(w);
+    *begun = NULL;
     return failed;
 }
 

@@ -103,10 +103,28 @@ def measure_fused(found: Readable) -> NDArray[np.float64]:
 
 
 class FusedReading:
-    """A pass over gradients in the helper thread of fused.c, while the calling thread does something else."""
+    """A pass over gradients in the helper thread of fused.c, while the calling thread does something else.
 
-    def __init__(self, found: Readable, begun: int) -> None:
-        self._found, self._begun = found, begun
+    There is one helper in a process, and it reads for one thread at a time. Keep the gradients alive and as they are
+    while it reads. An interrupt (Ctrl-C) may come between any two calls: until one of `table` and `drop` has
+    returned, call `drop`.
+    """
+
+    def __init__(self, found: Readable) -> None:
+        self._found = found
+        self._begun = ctypes.c_void_p()  # which the compiled part writes itself, so that no interrupt loses it
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it has begun, and has not ended."""
+        return self._begun.value is not None
+
+    def begin(self) -> None:
+        """Begin to read, where a helper is free."""
+        begin, found = _begin_function(), self._found
+        if begin is not None and _finish_function() is not None:
+            addresses, types = found.addresses.buffer_info()[0], found.types.buffer_info()[0]
+            begin(addresses, found.sizes.buffer_info()[0], types, len(found.positions), ctypes.byref(self._begun))
 
     def table(self) -> NDArray[np.float64]:
         """Return what `measure_fused` does, after reading what the helper has not come to; once."""
@@ -116,31 +134,15 @@ class FusedReading:
         return table
 
     def drop(self) -> None:
-        """Let go of the gradients without a result."""
-        self._finish(None)
+        """Let go of the gradients without a result, if it is reading."""
+        if self.is_reading:
+            self._finish(None)
 
     def _finish(self, out: int | None) -> int:
-        begun, self._begun = self._begun, 0
-        if not begun:
-            return 0
-        sizes = self._found.sizes
-        finish = _finish_function()
+        finish, sizes = _finish_function(), self._found.sizes
         assert finish is not None
-        failed: int = finish(begun, sizes.buffer_info()[0], len(sizes), out)
+        failed: int = finish(ctypes.byref(self._begun), sizes.buffer_info()[0], len(sizes), out)
         return failed
-
-
-def begin_fused(found: Readable) -> FusedReading | None:
-    """Begin to measure in a helper thread, or return None where that can't be.
-
-    Keep the gradients alive and as they are. There is one helper in a process, and it reads for one thread at a time.
-    """
-    begin = _begin_function()
-    if begin is None or _finish_function() is None:
-        return None
-    addresses, types = found.addresses.buffer_info()[0], found.types.buffer_info()[0]
-    begun = begin(addresses, found.sizes.buffer_info()[0], types, len(found.positions))
-    return FusedReading(found, begun) if begun else None
 
 
 def is_dense(gradient: Tensor) -> bool:
@@ -250,12 +252,12 @@ def _function() -> ctypes._NamedFuncPointer | None:
 
 @functools.cache
 def _begin_function() -> ctypes._NamedFuncPointer | None:
-    return _entry("gradwatch_begin", _POINTER, _POINTER, _POINTER, _COUNT, result=_POINTER)
+    return _entry("gradwatch_begin_reading", _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, result=None)
 
 
 @functools.cache
 def _finish_function() -> ctypes._NamedFuncPointer | None:
-    return _entry("gradwatch_finish", _POINTER, _POINTER, _COUNT, _POINTER)
+    return _entry("gradwatch_finish_reading", _POINTER, _POINTER, _COUNT, _POINTER)
 
 
 @functools.cache

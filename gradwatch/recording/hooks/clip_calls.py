@@ -175,6 +175,7 @@ def _told_at_norm(call: ClipCall, clip: Callable[[], Any]) -> Any:
     """
     announced = _Announced(call)
     try:
+        _drop_reading()  # what an interrupt (Ctrl-C) of an earlier call has left
         _listeners.tell(lambda listener: listener.before_norm(call))
         if _is_reading():
             _calls.awaiting_norm = announced
@@ -183,8 +184,13 @@ def _told_at_norm(call: ClipCall, clip: Callable[[], Any]) -> Any:
         return _clip(announced, clip)
     finally:
         _calls.awaiting_norm = None
-        with contextlib.suppress(Exception):  # a fault of ours must not reach the script
-            drop_reading()
+        _drop_reading()
+
+
+def _drop_reading() -> None:
+    """End what a listener has begun to read; a fault of ours must not reach the script."""
+    with contextlib.suppress(Exception):
+        drop_reading()
 
 
 def _is_reading() -> bool:

@@ -1,6 +1,7 @@
 """What is read in the helper thread is what is read at once, and nothing that changed meanwhile is taken for it."""
 
 import os
+import sys
 import threading
 
 import numpy as np
@@ -95,3 +96,51 @@ def test_a_forked_child_has_a_helper_of_its_own():
         right = is_reading() and measure(own).collect()["abs_max"].tolist() == [2.0]
         os._exit(0 if right else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def interrupted(work, at):
+    """Whether Ctrl-C came, before this instruction of ours."""
+    passed = 0
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if not frame.f_code.co_filename.endswith(("measure/ahead.py", "measure/fused.py")):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            passed += 1
+            if passed == at:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("ends", [measure, lambda gradients: drop_reading()], ids=["measured", "dropped"])
+def test_an_interrupt_anywhere_leaves_no_reading_behind(ends):
+    def clip():
+        try:
+            begin_reading(own)
+            ends(own)
+        finally:
+            sys.settrace(None)  # a second interrupt is not meant here
+            drop_reading()
+
+    at, came = 0, True
+    while came:
+        at += 1
+        own = [torch.full((3,), float(at))]
+        came = interrupted(clip, at)
+        assert not is_reading()
+        begin_reading(own)
+        assert is_reading(), f"the helper still reads after an interrupt at instruction {at}"
+        assert measure(own).collect()["abs_max"].tolist() == [float(at)]
+    assert at > 100

@@ -95,6 +95,15 @@ def test_who_reads_along_is_told_of_a_call_that_raises(reader):
     assert [heard[0] for heard in reader.heard[3:]] == ["before", "after"]
 
 
+@needs_helper
+def test_what_an_interrupt_left_being_read_is_let_go_of_before_the_next_call(reader, monkeypatch):
+    p, seen = parameter(3.0, 4.0), []
+    begin_reading([p.grad])
+    monkeypatch.setattr(reader, "before_norm", lambda call: seen.append(is_reading()))
+    early_norm([p], 1.0)
+    assert seen == [False]
+
+
 @pytest.mark.parametrize("name", variants())
 def test_norm_clipping_is_seen_before_it_clips(ear, name):
     p = parameter(3.0, 4.0)
