@@ -227,15 +227,14 @@ def _tap_pair() -> Iterator[Callable[[], None]]:
 
     @functools.wraps(measure)
     def measured(tensors: Any, norm_type: Any = 2.0, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling() and not _calls.depth:
-            _calls.norm_type = norm_type
-        announced, _calls.awaiting_norm = _calls.awaiting_norm, None
-        if announced is None:
-            return measure(tensors, norm_type, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            return measure(tensors, norm_type, *args, **kwargs)  # a compiled function may not touch what a thread keeps
+        awaiting = _at_norm(norm_type)
         try:
             return measure(tensors, norm_type, *args, **kwargs)
         finally:
-            announced.tell()
+            if awaiting is not None:
+                awaiting.tell()
 
     @functools.wraps(clip)
     def clipped(parameters: Any, *args: Any, **kwargs: Any) -> Any:
@@ -257,6 +256,14 @@ def _tap_pair() -> Iterator[Callable[[], None]]:
 
     yield restore
     norm_cell.cell_contents, clip_cell.cell_contents = measured, clipped
+
+
+def _at_norm(norm_type: Any) -> _Announced | None:
+    """Remember the order of a norm that the script asks for; the call that waits for the norm, which no other takes."""
+    if not _calls.depth:
+        _calls.norm_type = norm_type
+    awaiting, _calls.awaiting_norm = _calls.awaiting_norm, None
+    return awaiting
 
 
 def _call_with_norm(
