@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -727,4 +728,61 @@ void gradwatch_count(const Sample *samples, int64_t count, Parallel parallel, un
     for (int64_t at = 0; at < count; at++) entries += samples[at].count;
     const Rows rows = {.measure_row = count_row, .rows = samples, .out = out, .count = count};
     measure_rows(rows, entries, parallel, threads);
+}
+
+/* A tensor as DLPack's C interface describes it (`DLTensor`, https://dmlc.github.io/dlpack/latest/c_api.html). */
+typedef struct {
+    void *data;
+    int32_t device_type, device_id;
+    int32_t dimensions;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t offset;
+} Described;
+
+typedef int (*Describe)(void *tensor, Described *found);
+typedef void *(*Item)(void *list, ptrdiff_t at);
+
+enum { DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4 };
+
+static int64_t type_of(const Described *one) {
+    if (one->lanes != 1) return -1;
+    if (one->code == DLPACK_BFLOAT) return one->bits == 16 ? BFLOAT16 : -1;
+    if (one->code != DLPACK_FLOAT) return -1;
+    return one->bits == 32 ? FLOAT32 : one->bits == 16 ? FLOAT16 : one->bits == 64 ? FLOAT64 : -1;
+}
+
+/* Whether the last of `dimensions` changes fastest; without entries any layout will do. Counts the entries. */
+static int is_contiguous(const Described *one, int64_t *size) {
+    int fits = 1;
+    *size = 1;
+    for (int32_t at = one->dimensions - 1; at >= 0; at--) {
+        if (one->shape[at] != 1 && one->strides != NULL && one->strides[at] != *size) fits = 0;
+        *size *= one->shape[at];
+    }
+    return fits || *size == 0;
+}
+
+/* Write addresses, sizes and types of the tensors in a Python list, a row of each.
+ *
+ * Returns the device of all by its number in DLPack; 0 where one has gaps, entries without an address, another type,
+ * or lies on another device than the first; or -1 with a Python exception. Call it with Python's lock. */
+int gradwatch_describe(Describe describe, Item item, void *tensors, int64_t count, int64_t *table) {
+    Described first = {0};
+    for (int64_t at = 0; at < count; at++) {
+        Described one;
+        void *tensor = item(tensors, (ptrdiff_t)at);
+        if (tensor == NULL || describe(tensor, &one) != 0) return -1;
+        if (at == 0) first = one;
+        int64_t size;
+        const int is_whole = is_contiguous(&one, &size);
+        const int64_t address = (int64_t)((uintptr_t)one.data + one.offset), type = type_of(&one);
+        if (!is_whole || (address == 0 && size != 0) || type < 0) return 0;
+        if (one.device_type != first.device_type || one.device_id != first.device_id) return 0;
+        table[at] = address;
+        table[count + at] = size;
+        table[2 * count + at] = type;
+    }
+    return first.device_type;
 }

@@ -10,8 +10,9 @@ import ctypes
 import functools
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,62 @@ COLUMNS = ("norm", "abs_max", "nonfinite", "zeros")
 
 _LIBRARY = Path(__file__).parent / "_fused.so"
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+DTYPES = tuple(_TYPES)
+"""By the numbers that the compiled passes know them by."""
+_DTYPE = attrgetter("dtype")
+_DEVICE = attrgetter("device")
 
 
 @functools.cache
 def is_available() -> bool:
     """Whether the compiled pass can be used in this process."""
     return _function() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Tensors of one device without gaps between their entries: addresses, sizes and types, an array of each.
+
+    The types are places in `DTYPES`.
+    """
+
+    addresses: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    types: NDArray[np.int64]
+    is_on_host: bool
+
+
+def described(tensors: list[Any]) -> Described | None:
+    """Describe plain tensors, or return None where there are none or something about one of them is unusual.
+
+    It runs at every step. PyTorch describes a thousand tensors in one call, by DLPack's C interface (since 2.10), in a
+    quarter of the time that asking each of them for everything takes. Keep the tensors alive while the result is used.
+    """
+    if not tensors or not PLAIN.issuperset(map(type, tensors)):
+        return None
+    call = _describe_call()
+    try:
+        return _described_by_columns(tensors) if call is None else _described_by_pytorch(tensors, call)
+    except Exception:  # of a layout without an address, such as a sparse one
+        return None
+
+
+def _described_by_pytorch(tensors: list[Tensor], call: Callable[[list[Tensor], int, int], int]) -> Described | None:
+    table = np.empty((3, len(tensors)), np.int64)
+    device = call(tensors, len(tensors), table.ctypes.data)
+    return Described(table[0], table[1], table[2], device == _DLPACK_HOST) if device else None
+
+
+def _described_by_columns(tensors: list[Tensor]) -> Described | None:
+    """The same without the call. Asking all of them one thing after another is quicker than asking each for all."""
+    types = [_TYPES.get(dtype, -1) for dtype in map(_DTYPE, tensors)]
+    if min(types) < 0 or len(set(map(_DEVICE, tensors))) != 1 or not all(map(Tensor.is_contiguous, tensors)):
+        return None
+    addresses = np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
+    sizes = np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors))
+    if sizes[addresses == 0].any():
+        return None
+    return Described(addresses, sizes, np.array(types), tensors[0].is_cpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +103,26 @@ def readable(gradients: Sequence[Tensor | None]) -> Readable:
     Those are strided tensors of PyTorch's own class on the CPU, real, in a dtype of `_TYPES`, without gaps
     between their entries, and with an address. Keep the gradients alive while the result is used.
     """
+    there = [gradient for gradient in gradients if gradient is not None]
+    found = described(there)
+    if found is not None and found.is_on_host:  # as usual
+        positions = list(range(len(gradients)))
+        if len(there) < len(gradients):
+            positions = [position for position in positions if gradients[position] is not None]
+        addresses, sizes = array("Q", found.addresses.tobytes()), array("q", found.sizes.tobytes())
+        return Readable(positions, addresses, sizes, array("b", found.types.astype(np.int8).tobytes()))
+    return _readable_among(gradients)
+
+
+def _readable_among(gradients: Sequence[Tensor | None]) -> Readable:
+    """The same where something about one of them is unusual, so that each has to be asked."""
     kinds = codes(gradients)
     positions = [position for position, code in enumerate(kinds) if code is not None]
     chosen: list[Tensor] = [gradients[position] for position in positions]  # type: ignore[misc]
     addresses = [gradient.data_ptr() for gradient in chosen]
     sizes = [gradient.numel() for gradient in chosen]
     if 0 in addresses and (gone := _without_memory(positions, addresses, sizes)):
-        return readable([None if position in gone else gradient for position, gradient in enumerate(gradients)])
+        return _readable_among([None if position in gone else gradient for position, gradient in enumerate(gradients)])
     types = array("b", [code for code in kinds if code is not None])
     return Readable(positions, array("Q", addresses), array("q", sizes), types)
 
@@ -260,6 +324,35 @@ def _finish_function() -> ctypes._NamedFuncPointer | None:
     return _entry("gradwatch_finish_reading", _POINTER, _POINTER, _COUNT, _POINTER)
 
 
+_DLPACK_HOST = 1  # the number of the host among DLPack's devices
+
+
+class _Exchange(ctypes.Structure):
+    """``DLPackExchangeAPI`` of DLPack 1.3: what PyTorch offers to other libraries."""
+
+    _fields_ = (
+        *(("major", ctypes.c_uint32), ("minor", ctypes.c_uint32)),
+        *((name, _POINTER) for name in ("previous", "allocate", "from_object", "to_object", "describe", "stream")),
+    )
+
+
+@functools.cache
+def _describe_call() -> Callable[[list[Tensor], int, int], int] | None:
+    """``gradwatch_describe`` with the functions of PyTorch and Python that it calls; None where one is missing."""
+    function = _entry("gradwatch_describe", *(_POINTER, _POINTER, ctypes.py_object, _COUNT, _POINTER), is_locked=True)
+    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if function is None or type(capsule).__name__ != "PyCapsule":
+        return None
+    pointer_of = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
+    exchange = _Exchange.from_address(pointer_of(capsule, b"dlpack_exchange_api"))
+    if exchange.major != 1 or not exchange.describe:
+        return None
+    item = ctypes.cast(ctypes.pythonapi.PyList_GetItem, _POINTER).value
+    return functools.partial(function, exchange.describe, item)
+
+
 @functools.cache
 def _update_function() -> ctypes._NamedFuncPointer | None:
     return _entry("gradwatch_measure_updates", _POINTER, _COUNT, _POINTER, _UNSIGNED, _POINTER)
@@ -275,12 +368,17 @@ def _count_function() -> ctypes._NamedFuncPointer | None:
     return _entry("gradwatch_count", _POINTER, _COUNT, _POINTER, _UNSIGNED, _POINTER, result=None)
 
 
-def _entry(name: str, *arguments: Any, result: Any = ctypes.c_int) -> ctypes._NamedFuncPointer | None:
-    """Return an entry of the library; None where it was not built, or from an older source."""
+def _entry(
+    name: str, *arguments: Any, result: Any = ctypes.c_int, is_locked: bool = False
+) -> ctypes._NamedFuncPointer | None:
+    """Return an entry of the library; None where it was not built, or from an older source.
+
+    With ``is_locked`` it is called with Python's lock, and an exception that it leaves is raised.
+    """
     if os.environ.get("GRADWATCH_FUSED") == "0" or not _LIBRARY.exists():
         return None
     try:
-        function: ctypes._NamedFuncPointer = getattr(ctypes.CDLL(str(_LIBRARY)), name)
+        function: ctypes._NamedFuncPointer = getattr((ctypes.PyDLL if is_locked else ctypes.CDLL)(str(_LIBRARY)), name)
     except (OSError, AttributeError):
         return None
     function.argtypes = arguments

@@ -22,7 +22,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradwatch.measure.devices import stream_of, to_device
-from gradwatch.measure.fused import COLUMNS, is_dense
+from gradwatch.measure.fused import COLUMNS, described, is_dense
+from gradwatch.measure.fused import DTYPES as ALL_DTYPES
 
 CHUNK = 16_384
 """Entries that a program reads."""
@@ -54,7 +54,7 @@ SCALE_TILES = {4: {"BLOCK": 512}, 2: {"BLOCK": 1024}}
 """The same for multiplying in place: a 16-byte load in an iteration, which the compiler repeats."""
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-_DTYPE = attrgetter("dtype")
+_READ_TYPES = frozenset(map(ALL_DTYPES.index, DTYPES))
 _SUMS = 5  # squares, largest finite or infinite magnitude, non-finite, zeros, NaN
 
 
@@ -233,8 +233,8 @@ class Layout:
     sizes: list[int]
 
 
-_layouts: dict[int, Layout] = {}
-"""The latest, by the number of gradients."""
+_layouts: dict[bytes, Layout] = {}
+"""The latest, by types and sizes."""
 MOST_KEPT = 32
 """Layouts and plans that are kept."""
 
@@ -250,46 +250,28 @@ class Readable:
 
 
 def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
-    """Return those of the plain gradients at these positions that `can_read` accepts.
-
-    It runs at every step. Asking all of them one thing after another takes the host half as long as asking each for
-    everything.
-    """
+    """Return those of the plain gradients at these positions that `can_read` accepts. It runs at every step."""
     chosen = list(gradients) if len(positions) == len(gradients) else [gradients[at] for at in positions]
-    usual = _usual(positions, chosen)
-    if usual is not None:
-        return usual
+    usual = described(chosen)
+    if usual is not None and _READ_TYPES.issuperset(usual.types.tolist()):
+        layout = _layout_of(usual.types, usual.sizes)
+        return Readable(positions=list(positions), gradients=chosen, addresses=usual.addresses, layout=layout)
     positions = [at for at in positions if can_read(gradients[at])]
     chosen = [gradients[at] for at in positions]
-    return Readable(positions=positions, gradients=chosen, addresses=_addresses(chosen), layout=_layout_of(chosen))
+    addresses = np.fromiter(map(Tensor.data_ptr, chosen), np.int64, len(chosen))
+    types = np.fromiter((ALL_DTYPES.index(one.dtype) for one in chosen), np.int64, len(chosen))
+    sizes = np.fromiter(map(Tensor.numel, chosen), np.int64, len(chosen))
+    return Readable(positions=positions, gradients=chosen, addresses=addresses, layout=_layout_of(types, sizes))
 
 
-def _usual(positions: Sequence[int], chosen: list[Tensor]) -> Readable | None:
-    """All of them, if nothing about them is unusual."""
-    try:
-        if not all(map(Tensor.is_contiguous, chosen)):
-            return None
-        addresses = _addresses(chosen)
-    except RuntimeError:  # of a layout without an address, such as a sparse one; the slower way asks for the layout
-        return None
-    layout = _layout_of(chosen)
-    if not DTYPES.keys() >= set(layout.dtypes) or (not addresses.all() and not all(map(can_read, chosen))):
-        return None
-    return Readable(positions=list(positions), gradients=chosen, addresses=addresses, layout=layout)
-
-
-def _addresses(gradients: Sequence[Tensor]) -> NDArray[np.int64]:
-    return np.fromiter(map(Tensor.data_ptr, gradients), np.int64, len(gradients))
-
-
-def _layout_of(gradients: Sequence[Tensor]) -> Layout:
+def _layout_of(types: NDArray[np.int64], sizes: NDArray[np.int64]) -> Layout:
     """Return the known layout if it is the same, by which the plans of the launches are found."""
-    dtypes, sizes = list(map(_DTYPE, gradients)), list(map(Tensor.numel, gradients))
-    known = _layouts.get(len(gradients))
-    if known is None or known.dtypes != dtypes or known.sizes != sizes:
+    key = types.tobytes() + sizes.tobytes()
+    known = _layouts.get(key)
+    if known is None:
         if len(_layouts) >= MOST_KEPT:
             _layouts.clear()
-        known = _layouts[len(gradients)] = Layout(dtypes, sizes)
+        known = _layouts[key] = Layout([ALL_DTYPES[one] for one in types.tolist()], sizes.tolist())
     return known
 
 
