@@ -11,7 +11,8 @@ when it belongs to another class of cause than the fault's. Contradictions are p
 `check`, recommend and the diagnosis say different things of one run.
 
 A half may also have pairs of runs, of which `gradwatch compare` has to say where they part (or that they are equal to
-the bit), and gates, at which `gradwatch check` has to fail or to pass.
+the bit), and gates, at which `gradwatch check` has to fail or to pass. Of some runs it is known how far apart the
+advice of `gradwatch recommend` may be: of two that are alike but for one step, and of one before and after a change.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lab import Case, Gate, Pair, Place
+from lab import Advice, ByValue, Case, Gate, Pair, Place
 
 from gradwatch import Run
 from gradwatch.cli.signatures import app
@@ -181,6 +182,33 @@ def gate_wrong(gate: Gate, folder: Path) -> list[str]:
     return wrong
 
 
+def advice_wrong(advice: Advice, folder: Path) -> list[str]:
+    """Where the advice of two runs, or before and after a change, lies further apart than it may, or is lacking."""
+    name = advice.train.__name__
+    first = record(advice.train, False, folder / f"{name}-first")
+    before = read("recommend", first)
+    if advice.changes:
+        after = read("recommend", first, *(part for change in advice.changes for part in ("--if", change)))["after"]
+    else:
+        after = read("recommend", record(advice.train, True, folder / f"{name}-other"))
+    was, now = ((each["max_norm"], each["clip"]) for each in (before, after))
+    told = f"{name} {' '.join(advice.changes)}: {was[0]} with {was[1]}, then {now[0]} with {now[1]}"
+    print(f"- {told}")
+    if was[0] is None or now[0] is None:
+        return [] if was == now and not advice.changes else [told]
+    return [] if advice.low <= now[0] / was[0] <= advice.high else [told]
+
+
+def by_value_wrong(pair: ByValue, folder: Path) -> list[str]:
+    """Where no threshold by value is given though single entries carry the large steps, or one though they don't."""
+    name, wrong = pair.train.__name__, []
+    for form, entry in (("entries", True), ("all", False)):
+        value = read("recommend", record(pair.train, entry, folder / f"{name}-{form}"))["clip_value"]
+        if (value is not None) != entry:
+            wrong.append(f"{name}, large in {form}: a threshold by value of {value}")
+    return wrong
+
+
 def read(command: str, *arguments: Path | str) -> Any:
     """The JSON of a command; None where it refuses the run, as a report refuses one without a step."""
     printed = io.StringIO()
@@ -217,7 +245,9 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh", "eighth"])
+    parser.add_argument(
+        "half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
+    )
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
     options = parser.parse_args()
@@ -226,6 +256,10 @@ def main() -> None:
     cases = [case for case in half.case.all if options.only in case.name]
     pairs: list[Pair] = [pair for pair in getattr(half, "pairs", ()) if options.only in pair.train.__name__]
     gates: list[Gate] = [gate for gate in getattr(half, "gates", ()) if options.only in gate.train.__name__]
+    alike, changes, by_value = (
+        [each for each in getattr(half, name, ()) if options.only in each.train.__name__]
+        for name in ("advice", "changes", "by_value")
+    )
     folder = options.runs or Path(tempfile.mkdtemp())
     forms = [(case, True) for case in cases if case.code is not None]
     forms += [(case, False) for case in cases if case.twin or case.code is None]
@@ -233,6 +267,9 @@ def main() -> None:
     report(options.half, outcomes)
     beside("pairs of runs placed rightly, and equal ones said to be", [parting_wrong(pair, folder) for pair in pairs])
     beside("gates that fail and pass as they should", [gate_wrong(gate, folder) for gate in gates])
+    beside("advice of runs alike but for one step within a factor of 2", [advice_wrong(a, folder) for a in alike])
+    beside("advice after a change within its bounds", [advice_wrong(a, folder) for a in changes])
+    beside("by value where single entries stand out, and only there", [by_value_wrong(b, folder) for b in by_value])
     if options.runs is None:
         shutil.rmtree(folder)
 

@@ -114,6 +114,35 @@ class Gate:
     arguments: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Advice:
+    """A training whose advice has to stay within known bounds.
+
+    Without ``changes`` it is that of ``train(place, True)`` over that of ``train(place, False)``, runs that are alike
+    but for one step, seed or row. With them it is what `gradwatch recommend --if` says of ``train(place, False)``
+    after the changes, over what it says without.
+
+    Attributes:
+        changes: arguments of `--if`.
+        low, high: bounds of the one threshold over the other.
+    """
+
+    train: Callable[[Place, bool], None]
+    changes: tuple[str, ...] = ()
+    low: float = 0.5
+    high: float = 2.0
+
+
+@dataclass(frozen=True)
+class ByValue:
+    """A training whose large steps lie in single entries, ``train(place, True)``, or in all of them.
+
+    `gradwatch recommend` has to give a threshold by value for the first form and none for the second.
+    """
+
+    train: Callable[[Place, bool], None]
+
+
 class Cases:
     """The cases of one half, in the order in which they are written."""
 
