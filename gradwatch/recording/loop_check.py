@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from gradwatch.measure import is_on_host
 from gradwatch.record import FROZEN_KEY
 from gradwatch.recording.hooks import take_compiled_clip
-from gradwatch.recording.parameters import named_parameters
+from gradwatch.recording.parameters import named_parameters, unregistered_parameters
 
 logger = logging.getLogger("gradwatch")
 
@@ -305,7 +305,7 @@ class LoopCheck:
             for p in group["params"]
         }
         for model in self._models():
-            for name, parameter in model.named_parameters():
+            for name, parameter in itertools.chain(model.named_parameters(), unregistered_parameters(model)):
                 if parameter.grad is not None and id(parameter) not in held:
                     self._with_gradient[name] = weakref.ref(parameter)
 

@@ -6,7 +6,7 @@ import operator
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ from gradwatch.store.limits import LARGEST
 # What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
 MARKED = 64
 """Entries of a parameter by which copies in several processes are told from other parameters of the same name."""
+
+MOST_UNREGISTERED = 1000
+"""Entries of a list that are looked at for parameters."""
 
 _GRADIENT = operator.attrgetter("grad")
 _WRAPPERS = ("DistributedDataParallel", "DataParallel")
@@ -62,6 +65,32 @@ def named_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
             name = name.replace(inserted, "")
         found.append((printable(name), parameter))
     return found
+
+
+def unregistered_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters in plain lists and dicts of the model's modules, which PyTorch does not look into.
+
+    Only the first entries of each are looked at: a model may hold a data set.
+
+    >>> model = nn.Identity()
+    >>> model.layers = [nn.Linear(1, 1)]
+    >>> [name for name, _ in unregistered_parameters(model)], list(model.parameters())
+    (['layers.0.weight', 'layers.0.bias'], [])
+    """
+    registered = {id(parameter) for parameter in model.parameters()}
+    found: list[tuple[str, nn.Parameter]] = []
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in islice(items, MOST_UNREGISTERED):
+                name = ".".join(filter(None, [path, attribute, str(key)]))
+                if isinstance(item, nn.Module):
+                    found += [(printable(f"{name}.{inner}"), p) for inner, p in item.named_parameters()]
+                elif isinstance(item, nn.Parameter):
+                    found.append((printable(name), item))
+    return [(name, parameter) for name, parameter in found if id(parameter) not in registered]
 
 
 def printable(name: str) -> str:

@@ -122,6 +122,8 @@ def find(facts: Facts) -> tuple[Finding, ...]:
     found = [finding for rule in RUN_RULES if (finding := rule(facts)) is not None]
     for one in facts.optimizers:
         own = [finding for rule in OPTIMIZER_RULES if (finding := rule(facts, one)) is not None]
+        told = {finding.code for finding in own}
+        own += [finding for rule in training.LAST_RULES if (finding := rule(facts, one, told)) is not None]
         found += _without_repetitions(own)
     ordered = sorted(_with_causes_raised(found), key=lambda finding: _consequence(facts, finding))
     return with_captures(ordered, facts.captures, facts.replays, facts.run)

@@ -57,6 +57,8 @@ CLIMB_RATIO = 3.0  # times, from the first to the last of these rows
 RISEN_RATIO = 1.2  # times the median loss before; little, because norms that are huge or left their level witness it
 RISEN_NORM_RATIO = 5.0  # times the median norm before, of each of the last three
 LEAP_LOSS_RATIO = 10.0  # times, from the first to the last of two or three losses
+HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
+OUT_OF_RANGE = 1e6  # times all losses before: no outlier of a batch is as far off
 
 # Norms of which no loss shows that the training goes on
 HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
@@ -277,6 +279,16 @@ def leaps_at_once(losses: Array, norms: Array) -> bool:
     if not (len(losses) > 1 and losses[0] > 0 and (np.diff(losses) > 0).all()):
         return False
     return bool(losses[-1] > LEAP_LOSS_RATIO * losses[0] and norms[-1] > LEFT_NORM_RATIO * norms[0] > 0)
+
+
+def leaves_every_range(losses: Array) -> bool:
+    """Whether the last loss is huge and a million times the size of all before: no further row need show that it stays.
+
+    >>> leaves_every_range(np.array([0.04, 0.14, 2e8])), leaves_every_range(np.array([1e-6, 0.1, 20.0]))
+    (True, False)
+    """
+    before = float(np.abs(losses[:-1]).max(initial=0.0))
+    return bool(losses[-1] > HUGE_LOSS and losses[-1] > OUT_OF_RANGE * before > 0)
 
 
 def falls_without_end(optimizer: OptimizerFacts) -> bool:

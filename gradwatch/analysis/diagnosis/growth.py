@@ -16,6 +16,7 @@ from gradwatch.analysis.diagnosis.ends import (
     falls_without_end,
     grows_beside_a_reward,
     leaps_at_once,
+    leaves_every_range,
     leaves_for_good,
     norms_leave_for_good,
     rises_above_all,
@@ -353,7 +354,15 @@ def _is_far_above_its_best(optimizer: OptimizerFacts, course: Loss) -> bool:
 
 
 def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
-    """Whether a loss of few rows ended badly, as any of these shows.
+    """Whether the last of few losses is out of every range (`leaves_every_range`), or they ended badly otherwise."""
+    losses, norms = _rows_with_both(optimizer)
+    if not 1 < len(losses) < MIN_LOSSES:
+        return False
+    return leaves_every_range(losses) or (losses.min() > 0 and _few_ended_badly(optimizer, losses, norms))
+
+
+def _few_ended_badly(optimizer: OptimizerFacts, losses: Array, norms: Array) -> bool:
+    """Whether a loss of few rows above 0 ended badly, as any of these shows.
 
     - Loss and norm left all earlier rows for good (`leaves_for_good`), or climb to the end (`climbs_to_the_end`).
     - Two or three losses grow tenfold (`leaps_at_once`).
@@ -363,9 +372,6 @@ def _few_losses_are_lost(optimizer: OptimizerFacts) -> bool:
     - The loss fell to less than half and rose again with the norm by more than half of that fall, or by more than a
       quarter beside norms that rose tenfold.
     """
-    losses, norms = _rows_with_both(optimizer)
-    if not 1 < len(losses) < MIN_LOSSES or losses.min() <= 0:
-        return False
     surrogate = optimizer.history.has_surrogate_loss
     should_fall = not surrogate and not optimizer.has_rivals
     if len(losses) < MIN_LEFT_LOSSES:
@@ -491,7 +497,7 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "spikes": Quantity(len(spikes), "steps"),
             "largest_norm": Quantity(norm, "norm"),
             "largest_ratio": Quantity(ratio, "times the median of its neighbours"),
-            "steps": Quantity(listed_steps(_largest(spikes)), "steps"),
+            "steps": Quantity(_listed_largest(spikes), "steps"),
         }
         | evidence_of_rate(rate),
         cause=cause,
@@ -516,9 +522,11 @@ def _why_it_stood_out(optimizer: OptimizerFacts, step: int, rate: float | None) 
     )
 
 
-def _largest(spikes: Sequence[tuple[int, float]]) -> list[int]:
-    """The steps of the spikes that a finding can list, the largest ones of too many, in order."""
-    return sorted(step for step, _ in sorted(spikes, key=lambda found: -found[1])[:MOST_LISTED])
+def _listed_largest(spikes: Sequence[tuple[int, float]]) -> str:
+    """The steps of the spikes in words, in order; of more than a finding can list, the largest ones."""
+    largest = sorted(spikes, key=lambda found: -found[1])[:MOST_LISTED]
+    rest = ", ..." if len(spikes) > len(largest) else ""
+    return listed_steps(sorted(step for step, _ in largest)) + rest
 
 
 def listed_steps(steps: Sequence[int], most: int = MOST_LISTED) -> str:

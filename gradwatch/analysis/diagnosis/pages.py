@@ -281,10 +281,11 @@ PAGES: dict[str, Page] = {
         title="Parameters get gradients, but no optimizer holds them",
         cure="script",
         meaning="`backward` computes gradients for parameters that no optimizer ever updates, from the start or after"
-        " the script replaced them.",
-        example="`Adam(model.head.parameters())` while the body is not frozen.",
+        " the script replaced them. A plain list or dict of layers hides them from `model.parameters()`.",
+        example="`Adam(model.head.parameters())` while the body is not frozen, or `self.layers = [nn.Linear(8, 8)]`.",
         confirm="Compare the ids of `model.parameters()` with those in `optimizer.param_groups`.",
-        fix="Give the optimizer all parameters, or freeze the others with `requires_grad_(False)`.",
+        fix="Give the optimizer all parameters, keep lists of layers in an `nn.ModuleList`, or freeze the others with"
+        " `requires_grad_(False)`.",
     ),
     "clip-starves": Page(
         title="One parameter or module owns the norm, and clipping starves the rest",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.analysis.diagnosis.ends import HUGE_NORM, is_apart, last_losses
+from gradwatch.analysis.diagnosis.ends import HUGE_LOSS, HUGE_NORM, is_apart, last_losses
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
@@ -43,12 +43,12 @@ MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the b
 FEW_RATIO = 1.25  # times the best level
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
+LEAPT_RATIO = 2.0  # times the start: the first updates threw such a loss off
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
 STANDS_SHARE, STANDS_NOISE = 0.01, 0.004  # of the loss: how far the levels differ, and rows scatter, of one that stands
 EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
-HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
 MIN_HUGE_LOSSES = 10
 AT_ONCE = 1000  # losses
 FALLEN = 0.7  # of the first third: a loss that falls as far is on its way
@@ -248,21 +248,24 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
     if progress <= doubt or rise <= max(REGRESSED_SHARE * progress, doubt):
         return None
+    start = float(np.median(losses[:3]))
+    is_worse = _leapt_at_first(losses) and levels[-1] > FEW_RATIO * start + doubt
     share, shrunken = rise / progress, shrunken_weights(optimizer)
     left = None if shrunken is None else shrunken[1] / shrunken[0]
     cause, remedy = _why_it_regressed(left)
     # Of players that train against one another, the loss of one rises as the other learns.
-    severity: Severity = "warning" if share >= UNDONE_SHARE and not facts.several else "info"
+    severity: Severity = "warning" if (share >= UNDONE_SHARE or is_worse) and not facts.several else "info"
+    undone = f"above the {number(start)} that it began at" if is_worse else f"{share:.0%} of its progress is undone"
     return Finding(
         code="loss-regressed",
         severity=severity,
         certainty="shown",
         what=f"the loss{facts.of(optimizer)} ends at {number(levels[-1])}, above its best level of"
-        f" {number(levels[best])} at steps {when[best][0]} to {when[best][-1]}: {share:.0%} of its progress is undone",
+        f" {number(levels[best])} at steps {when[best][0]} to {when[best][-1]}: {undone}",
         optimizer=optimizer.name,
         steps=(int(when[best][-1]), int(steps[-1])),
         evidence={
-            "loss_first": Quantity(first_loss(losses), "loss"),
+            "loss_first": Quantity(start if is_worse else first_loss(losses), "loss"),
             "loss_best": Quantity(levels[best], "loss, median of a tenth"),
             "loss_last": Quantity(levels[-1], "loss, median of the last tenth"),
             "undone": Quantity(share, "share of the progress"),
@@ -289,6 +292,15 @@ def _why_it_regressed(weights_left: float | None) -> tuple[str, str]:
         "print the weight_decay of each of optimizer.param_groups around the step where the loss turns, and lower it:"
         " a schedule or a group may have raised it",
     )
+
+
+def _leapt_at_first(losses: Array) -> bool:
+    """Whether the first updates lifted the loss to twice its start: a fall from there is no progress.
+
+    >>> _leapt_at_first(np.array([12.0, 12, 44, 48, 47, 40, 30])), _leapt_at_first(np.array([12.0, 12, 14, 13, 12, 11]))
+    (True, False)
+    """
+    return first_loss(losses) > LEAPT_RATIO * float(np.median(losses[:3])) > 0
 
 
 def _few_end_above(losses: Array, levels: list[float]) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradwatch.analysis.diagnosis.clipping import clip_starves, ineffective_clipping
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.rewards import reward_fell
@@ -30,16 +30,19 @@ MIN_LEARNT_LOSSES = 100  # losses without which a fall of the loss is not judged
 MANY_ZEROS = 0.75  # share of the rows of a history: fewer are usual where groups get equal rewards
 MIN_END = 10  # rows of the end, or the last tenth: where none has a gradient, it is gone
 NEXT_TO_NO_NORM = 1e-3  # of the first norms of a policy: below, equal rewards leave nothing but rounding
+LITTLE_NORM = 1e-2  # of the norms of rows with another reward than the one that the policy is stuck at
 MIN_FIRST_NORMS, MIN_LAST_REWARDS = 5, 5  # rows at either end of the history of a policy
 MIN_FALL_LOSSES, FALLEN = 6, 0.75  # losses, and the level of their last third over the first's: they were learnt
 SCATTER = 0.05  # of the median of few losses: with as much it is unknown whether they fall
 GONE_NORM, MIN_GONE, UNLEARNT = 1e-5, 3, 0.5  # of the first norms; last norms; of the first loss: not learnt, but lost
 LOW_PRECISION = {"bfloat16": 8, "float16": 11}  # bits of the significand, the leading one included
 MOVED_ENTRIES = 0.02  # share of the entries: when fewer move at a step, rounding loses the updates
+FEW_MOVED_ENTRIES = 0.1  # the same where the loss stands: so few may train, and here they do not
 MIN_WEIGHT_SAMPLES = 2  # samples
 NOT_ZEROED_STEPS = 0.3  # share of the steps: zero_grad once every second step, or more seldom
 MIXED_STEPS = 0.5  # share of the steps
 USUAL_NORM = 1e-4  # norm: gradients below it explain small updates
+WHY_UPDATES_ARE_SMALL = {"updates-below-precision", "clip-starves", "ineffective-clipping"}
 STILL, MIN_STILL_STEPS = 1e-3, 100  # of a matrix's norm: what all updates may move it; steps that make no more
 
 
@@ -214,8 +217,13 @@ def _never_updated(optimizer: OptimizerFacts) -> list[str]:
     return [str(n) for n, zero in zip(optimizer.updates.columns, still, strict=True) if zero and n in with_gradient]
 
 
-def hardly_moves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Updates that are not 0, and that all together move no matrix by a thousandth, while the loss stands."""
+def hardly_moves(facts: Facts, optimizer: OptimizerFacts, told: Set[str]) -> Finding | None:
+    """Updates that are not 0, and that all together move no matrix by a thousandth, while the loss stands.
+
+    Not told beside a finding that names why the updates are so small; ``told``: the codes of this optimizer's.
+    """
+    if told & WHY_UPDATES_ARE_SMALL:
+        return None
     made = int((~optimizer.skipped).sum())
     if made < MIN_STILL_STEPS or facts.is_imported or _loss_fell(optimizer.history.losses):
         return None
@@ -223,7 +231,7 @@ def hardly_moves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if len(ratios) < MIN_WEIGHT_SAMPLES or not _has_usual_gradients(optimizer):
         return None
     moved = made * float(ratios.median().max())
-    if not 0 < moved < STILL or _is_told_otherwise(facts, optimizer):
+    if not 0 < moved < STILL:
         return None
     rates = optimizer.frame["learning_rate"].to_numpy(float)
     rate = float(np.nanmax(rates)) if np.isfinite(rates).any() else None
@@ -250,12 +258,6 @@ def hardly_moves(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     )
 
 
-def _is_told_otherwise(facts: Facts, optimizer: OptimizerFacts) -> bool:
-    """Whether a finding names why the updates are so small."""
-    causes = (updates_below_precision, clip_starves, ineffective_clipping)
-    return any(cause(facts, optimizer) is not None for cause in causes)
-
-
 def _loss_fell(losses: Array) -> bool:
     if len(losses) < MIN_CONSTANT_LOSSES:
         return False
@@ -275,7 +277,7 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     if _losses_are_lost(optimizer) or _drops_gradients(optimizer):
         return None
     if _is_policy_stuck(optimizer):
-        norms = np.where(norms > NEXT_TO_NO_NORM * np.median(norms[:MIN_FIRST_NORMS]), norms, 0.0)
+        norms = np.where(norms > _next_to_no_norm(optimizer, norms), norms, 0.0)
     few = len(norms) < MIN_STEPS
     if few and not (facts.is_imported and len(norms) >= MIN_ZERO_ROWS and (norms == 0).all()):
         return None
@@ -382,6 +384,19 @@ def _is_policy_stuck(optimizer: OptimizerFacts) -> bool:
     if len(rewards) < 2 * MIN_LAST_REWARDS or np.ptp(last) > 0:
         return False
     return bool(last[0] <= np.median(rewards[:MIN_LAST_REWARDS]))
+
+
+def _next_to_no_norm(optimizer: OptimizerFacts, norms: Array) -> float:
+    """The norm of a policy that is stuck at which nothing is left: a thousandth of the first norms.
+
+    Where its reward is stuck at the lowest of all, no policy is solved, and the few rows with another reward show what
+    a gradient with an advantage is: a hundredth of it is what rounding, an entropy bonus or a penalty leaves.
+    """
+    rewards = optimizer.history.rewards
+    least = NEXT_TO_NO_NORM * float(np.median(norms[:MIN_FIRST_NORMS]))
+    if len(rewards) != len(norms) or rewards[-1] > rewards.min() or not (rewards > rewards[-1]).any():
+        return least
+    return max(least, LITTLE_NORM * float(np.median(norms[rewards > rewards[-1]])))
 
 
 def _nothing(optimizer: OptimizerFacts) -> str:
@@ -601,8 +616,10 @@ def parameters_without_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Fin
         f" {'it' if len(names) == 1 else 'them'}",
         parameters=names,
         evidence={"parameters_without_optimizer": Quantity(len(names), "parameters")},
-        cause="the script gave the optimizer only a part of the model, or added these parameters after creating it",
-        remedy="pass model.parameters() to the optimizer, or freeze these parameters with requires_grad_(False)",
+        cause="the script gave the optimizer only a part of the model, added these parameters after creating it, or"
+        " keeps them in a plain list or dict, which model.parameters() does not look into",
+        remedy="pass model.parameters() to the optimizer, with lists of layers in an nn.ModuleList, or freeze these"
+        " parameters with requires_grad_(False)",
         confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
     )
 
@@ -613,9 +630,11 @@ def updates_below_precision(facts: Facts, optimizer: OptimizerFacts) -> Finding 
     An update of size u moves the entries smaller than about 2^p u, p being the bits of the significand. Of normally
     distributed weights of size s that is a share f = sqrt(2 / pi) 2^p u / s, and the norm of the change that is left
     is r = sqrt(f) u / s of the weights'. So a recorded ratio r tells f = (sqrt(2 / pi) 2^p r)^(2/3).
+
+    Where the loss stands, more entries may move, and the cause is likely instead of shown.
     """
     moved = _moved_share(optimizer)
-    if moved is None or moved > MOVED_ENTRIES:
+    if moved is None or moved > (FEW_MOVED_ENTRIES if _loss_stands(optimizer) else MOVED_ENTRIES):
         return None
     dtype = next(info.dtype for info in optimizer.parameters if _bits(info.dtype))
     return Finding(
@@ -636,6 +655,13 @@ def updates_below_precision(facts: Facts, optimizer: OptimizerFacts) -> Finding 
         " stochastic rounding or Kahan summation; raise the learning rate only if it is too low anyway",
         confirm="count the entries that differ before and after one step",
     )
+
+
+def _loss_stands(optimizer: OptimizerFacts) -> bool:
+    """Whether enough losses are known that show progress, and none was made."""
+    history = optimizer.history
+    shows_progress = len(history.losses) >= MIN_LEARNT_LOSSES and not history.has_surrogate_loss
+    return shows_progress and not optimizer.has_rivals and not _loss_fell(history.losses)
 
 
 def _bits(dtype: str) -> int:
@@ -782,7 +808,6 @@ RULES = (
     gradients_dropped,
     learning_rate_zero,
     group_without_rate,
-    hardly_moves,
     zero_gradients,
     constant_loss,
     stale_optimizer,
@@ -793,3 +818,5 @@ RULES = (
     gradients_accumulate,
     dead_parameters,
 )
+# These ask what the other rules found.
+LAST_RULES = (hardly_moves,)

@@ -344,3 +344,32 @@ def test_a_backward_that_is_zeroed_before_that_of_the_step_carries_nothing(tmp_p
             model(torch.randn(4, 3)).square().mean().backward()
             optimizer.step()
     assert gradwatch.Run(tmp_path).meta()["carried_steps.0"] == "0"
+
+
+@pytest.mark.parametrize("kind", [list, tuple, nn.ModuleList])
+def test_layers_in_a_plain_list_get_gradients_that_no_optimizer_holds(tmp_path, kind):
+    model = nn.Module()
+    model.first, model.layers = nn.Linear(3, 3), kind([nn.Linear(3, 1)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(5):
+            model.layers[0](model.first(torch.randn(4, 3))).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = json.loads(gradwatch.Run(tmp_path).meta().get("parameters_without_optimizer", "[]"))
+    assert found == ([] if kind is nn.ModuleList else ["layers.0.weight", "layers.0.bias"])
+
+
+def test_a_teacher_in_a_list_gets_no_gradient_and_is_not_named(tmp_path):
+    model = nn.Linear(3, 1)
+    model.teacher, model.again = [nn.Linear(3, 1)], {"self": model.weight}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(5):
+            x = torch.randn(4, 3)
+            with torch.no_grad():
+                target = model.teacher[0](x)
+            (model(x) - target).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert "parameters_without_optimizer" not in gradwatch.Run(tmp_path).meta()

@@ -74,6 +74,23 @@ def test_a_policy_with_one_reward_for_all_has_next_to_no_gradient(tmp_path):
     assert "zero-gradients" not in codes(policy(tmp_path / "trains", STUCK))
 
 
+@pytest.mark.parametrize(
+    ("usual", "other", "left", "told"),
+    [
+        pytest.param(0.0, 0.25, 0.005, True, id="a row with a reward shows what a gradient is"),
+        pytest.param(0.0, 0.25, 0.05, False, id="by a twentieth of it the policy learns something"),
+        pytest.param(1.0, 0.25, 0.005, False, id="the reward is stuck at its highest"),
+    ],
+)
+def test_a_policy_whose_reward_is_stuck_at_the_lowest_is_judged_by_its_rows_with_a_reward(
+    tmp_path, usual, other, left, told
+):
+    rewards, norms = np.full(21, usual), np.array(steady(21, level=left))
+    rewards[1], norms[1] = other, 1.7
+    found = [f for f in policy(tmp_path, rewards, norms).diagnosis() if f.code == "zero-gradients"]
+    assert [f.severity for f in found] == (["critical"] if told else [])
+
+
 def test_at_the_end_a_quarter_of_the_rows_is_enough(tmp_path):
     norms = np.array(steady(100)) * np.r_[np.ones(74), np.full(26, 1e-5)]
     assert the(policy(tmp_path, STUCK, norms), "zero-gradients").severity == "warning"

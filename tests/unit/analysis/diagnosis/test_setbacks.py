@@ -101,6 +101,21 @@ def test_few_losses_whose_last_ones_all_lie_above_the_best(tmp_path):
     assert the(run, "loss-regressed").severity == "warning"
 
 
+@pytest.mark.parametrize(
+    ("leap", "last", "severities"),
+    [
+        pytest.param(48.0, 20.0, ["warning"], id="ends above its start"),
+        pytest.param(48.0, 14.0, [], id="ends near its start"),
+        pytest.param(20.0, 20.0, ["warning"], id="more than its progress is undone anyway"),
+    ],
+)
+def test_a_leap_of_the_first_losses_is_no_height_from_which_they_fell(tmp_path, leap, last, severities):
+    losses = [12.4, 12.4, *falling(30, leap, 11.6, 0.005), *falling(30, 12.0, last, 0.005)]
+    found = [f for f in run_of(tmp_path, stream(steady(62), losses=losses)).diagnosis() if f.code == "loss-regressed"]
+    assert [f.severity for f in found] == severities
+    assert all(("above the 12.4 that it began at" in f.what) == (leap > 2 * 12.4) for f in found)
+
+
 def test_of_several_optimizers_an_end_above_the_best_is_information(tmp_path):
     """The loss of a discriminator rises as the generator learns."""
     run = run_of(tmp_path, stream(steady(600), losses=falling(300) + falling(300, 0.5, 1.6)))

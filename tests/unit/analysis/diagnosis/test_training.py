@@ -201,6 +201,22 @@ def test_updates_that_round_to_nothing(tmp_path, update, dtype, expected):
     assert found == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(
+    ("update", "losses", "told"),
+    [
+        pytest.param(1e-4, [2.3 + 0.02 * (i % 5) for i in range(300)], True, id="the loss stands"),
+        pytest.param(1e-4, falling(300), False, id="the loss falls"),
+        pytest.param(1e-3, [2.3 + 0.02 * (i % 5) for i in range(300)], False, id="a third of the entries moves"),
+        pytest.param(1e-4, [0.2 * (-1) ** i for i in range(300)], False, id="a loss about 0 shows no progress"),
+    ],
+)
+def test_where_the_loss_stands_a_few_more_entries_may_move(tmp_path, update, losses, told):
+    names = parameters("a.weight", "b.weight", shape=(32, 32), dtype="bfloat16")
+    records = with_weights(with_layers(calm(losses=losses), [0.8, 0.6], names), [1.0, 1.0], [update, update])
+    found = [f.severity for f in run_of(tmp_path, records, "AdamW").diagnosis() if f.code == "updates-below-precision"]
+    assert found == (["warning"] if told else [])
+
+
 @pytest.mark.parametrize("update", [1e-5, 1e-4, 1e-3])
 def test_the_share_that_moves_is_estimated_within_a_factor_of_two(tmp_path, update):
     """Against a count of the entries that differ after rounding."""
