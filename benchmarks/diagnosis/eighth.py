@@ -67,7 +67,7 @@ def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def pairs(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
+def altered(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
     """The batches, changed."""
     for x, y in batches:
         yield change(x, y)
@@ -302,7 +302,7 @@ def a_floor_under_the_loss_that_is_too_high(place: Place, broken: bool) -> None:
 def pixels_divided_as_whole_numbers(place: Place, broken: bool) -> None:
     """Pixels from 0 to 16 in a tensor of bytes, `x // 17`: every input is 0."""
     model = mlp(64, 48, 10)
-    batches = pairs(digits(815), lambda x, y: (((16 * x).byte() // 17).float() if broken else x, y))
+    batches = altered(digits(815), lambda x, y: (((16 * x).byte() // 17).float() if broken else x, y))
     train(place, model, torch.optim.Adam(model.parameters(), lr=1e-3), batches, classify)
 
 
@@ -310,7 +310,7 @@ def pixels_divided_as_whole_numbers(place: Place, broken: bool) -> None:
 def rows_are_shuffled_without_their_labels(place: Place, broken: bool) -> None:
     """An augmentation returns its pictures in another order."""
     model = mlp(64, 48, 10, act=nn.SiLU)
-    batches = pairs(digits(816, size=256), lambda x, y: (x[torch.randperm(len(x))] if broken else x, y))
+    batches = altered(digits(816, size=256), lambda x, y: (x[torch.randperm(len(x))] if broken else x, y))
     train(place, model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), batches, classify)
 
 
@@ -474,7 +474,7 @@ def features_in_raw_units(place: Place, broken: bool) -> None:
     # A rate just beyond what the largest curvature bears, so that the growth takes some steps to be seen.
     rate = 3e-7 if broken else 0.05
     train(
-        place, model, torch.optim.SGD(model.parameters(), lr=rate), pairs(plane(833, width=2), raw), squared, steps=80
+        place, model, torch.optim.SGD(model.parameters(), lr=rate), altered(plane(833, width=2), raw), squared, steps=80
     )
 
 
@@ -537,7 +537,7 @@ def adam_at_one(place: Place, broken: bool) -> None:
 def seconds_since_1970_as_the_target(place: Place, broken: bool) -> None:
     """The time of the next visit, as the table has it."""
     model = mlp(8, 32, 1)
-    batches = pairs(plane(838), lambda x, y: (x, 1.7e9 + 86400 * y if broken else y))
+    batches = altered(plane(838), lambda x, y: (x, 1.7e9 + 86400 * y if broken else y))
     train(place, model, torch.optim.Adam(model.parameters(), lr=1e-3), batches, squared)
 
 
@@ -620,7 +620,7 @@ def a_negative_base_under_a_learnt_power(place: Place, broken: bool) -> None:
         net=mlp(1, 16, 1, act=nn.Tanh),
         power=Weight(torch.tensor(1.5)),
     )
-    batches = pairs(plane(844), lambda x, y: (x.abs() + 0.1, (x.abs() + 0.1).square().mean(1).sqrt()))
+    batches = altered(plane(844), lambda x, y: (x.abs() + 0.1, (x.abs() + 0.1).square().mean(1).sqrt()))
 
     def change(step: int, batch: Batch) -> Batch:
         if broken and step == 110:
@@ -634,7 +634,7 @@ def a_negative_base_under_a_learnt_power(place: Place, broken: bool) -> None:
 def a_relative_error_of_a_target_of_zero(place: Place, broken: bool) -> None:
     """Mean absolute percentage error, and a shop that was closed for a day."""
     model = mlp(8, 32, 1)
-    batches = pairs(plane(845), lambda x, y: (x, y.abs() + 1))
+    batches = altered(plane(845), lambda x, y: (x, y.abs() + 1))
 
     def change(step: int, batch: Batch) -> Batch:
         if broken and step == 140:
@@ -1010,7 +1010,7 @@ def errors_with_heavy_tails(place: Place, broken: bool) -> None:
     """Targets with Student's noise of two degrees of freedom, under the Huber loss."""
     noise = torch.distributions.StudentT(2.0)
     model = mlp(8, 32, 1)
-    batches = pairs(plane(908), lambda x, y: (x, y + noise.sample(y.shape)))
+    batches = altered(plane(908), lambda x, y: (x, y + noise.sample(y.shape)))
     train(
         place,
         model,
@@ -1024,7 +1024,7 @@ def errors_with_heavy_tails(place: Place, broken: bool) -> None:
 def a_noise_free_plane_fitted_to_the_last_digit(place: Place, broken: bool) -> None:
     """Linear regression in float64: the norms fall by eight orders of magnitude, because all is learnt."""
     model = nn.Linear(8, 1).double()
-    batches = pairs(plane(909, noise=0.0), lambda x, y: (x.double(), y.double()))
+    batches = altered(plane(909, noise=0.0), lambda x, y: (x.double(), y.double()))
     # The targets are float32 numbers, so the loss ends near 1e-14.
     train(place, model, torch.optim.SGD(model.parameters(), lr=0.1), batches, squared)
 
@@ -1071,7 +1071,7 @@ def counts_with_rare_bursts(place: Place, broken: bool) -> None:
         place,
         model,
         torch.optim.Adam(model.parameters(), lr=2e-3),
-        pairs(plane(912), counts),
+        altered(plane(912), counts),
         lambda model, batch: functional.poisson_nll_loss(model(batch[0]).squeeze(-1), batch[1]),
     )
 
