@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
@@ -133,9 +133,13 @@ def _count_above(gradient: Tensor, limit: float) -> Tensor:
     return torch.count_nonzero((gradient if entries is None else entries).abs() > limit)
 
 
-def reads_once(parameters: Sequence[Tensor | None]) -> bool:
-    """Whether the compiled pass measures the gradients of these parameters in one read."""
-    return is_available() and all(p is None or p.is_cpu for p in parameters)
+def reads_once(places: Iterable[torch.device]) -> bool:
+    """Whether all four statistics of usual gradients on these devices come from one read.
+
+    >>> reads_once([torch.device("meta")])
+    False
+    """
+    return all(runs_triton(one, "read gradients") or (one.type == "cpu" and is_available()) for one in places)
 
 
 def route_of(parameters: Sequence[Tensor | None]) -> str:
@@ -151,7 +155,7 @@ def route_of(parameters: Sequence[Tensor | None]) -> str:
     )
     if not kinds:
         kinds = [("cpu", torch.device("cpu"))]
-    if reads_once(parameters):
+    if is_available() and all(kind == "cpu" for kind, _ in kinds):
         return _COMPILED
     return "; ".join(_route_on(device) for _, device in kinds)
 

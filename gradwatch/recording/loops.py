@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,6 +31,8 @@ from gradwatch.recording.tracker import StepTracker
 from gradwatch.recording.update_gate import UpdateGate
 from gradwatch.recording.updates import ClosureUpdate, PlainUpdate, Update
 from gradwatch.recording.weight_sampler import WeightSample, WeightSampler
+
+_HOST = {torch.device("cpu")}
 
 
 class Loop:
@@ -145,7 +148,8 @@ class Stepped(Loop):
     def before_norm(self) -> None:
         """Read the gradients at the same time, if `before_clip` is going to measure them."""
         tracker, parameters = self.tracker, self.tracker.parameters
-        if tracker.is_due and tracker.pending is None and parameters.are_read_once and not parameters.is_sharded:
+        on_host = parameters.devices == _HOST and not parameters.is_sharded
+        if on_host and tracker.is_due and tracker.pending is None and parameters.are_read_once:
             begin_reading(parameters.gradients())
 
     def before_clip(self, call: ClipCall) -> None:

@@ -196,7 +196,7 @@ class ParameterTable:
         present: which positions have a parameter.
         ids: of the parameters.
         is_sharded: whether other processes hold parts of them.
-        are_read_once: whether all statistics come from one read.
+        devices: on which they lie.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, stored: Sequence[ParameterInfo] = ()) -> None:
@@ -206,7 +206,7 @@ class ParameterTable:
         self.present: list[bool] = []
         self.ids: set[int] = set()
         self.is_sharded = False
-        self.are_read_once = False
+        self.devices: frozenset[torch.device] = frozenset()
         self._are_all_there = False
         trained = TrainedParameters(model, len(stored))
         self._trained: Callable[[], TrainedParameters | None] = lambda: trained
@@ -229,6 +229,11 @@ class ParameterTable:
         """Of each position; None where this process has none now."""
         trained = self._trained()
         return [] if trained is None else trained.parameters
+
+    @property
+    def are_read_once(self) -> bool:
+        """Whether all statistics of their gradients come from one read; Triton may have failed since the last step."""
+        return reads_once(self.devices)
 
     def hand_over(self) -> TrainedParameters | None:
         """Return what holds the parameters; from now on whoever has it keeps them alive."""
@@ -254,7 +259,7 @@ class ParameterTable:
         first = self._take_in_new(optimizer, trained)
         self.present = [parameter is not None for parameter in trained.parameters]
         self._are_all_there = all(self.present)
-        self.are_read_once = reads_once(trained.parameters)
+        self.devices = frozenset(parameter.device for parameter in now)
         return first if first < len(self.infos) else None
 
     def wholes(self) -> dict[int, tuple[int, ...]]:

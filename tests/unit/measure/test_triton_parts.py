@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+import gradwatch
 from gradwatch.measure import routes, updates
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -90,6 +91,33 @@ def test_the_routes_in_words_know_what_is_left(monkeypatch, stepped):
     monkeypatch.setattr(routes, "_TRITON_DEVICES", {"meta"})
     assert "Triton" in routes.route_of(on_device)
     assert "Triton" not in updates.updates_route_of(on_device)
+
+
+class Filled:
+    """In the place of the launch that fills the table."""
+
+    def __getitem__(self, grid):
+        return lambda sums, first, positions, table, **options: table.fill_(1.0)
+
+
+def zeros_recorded(folder, optimizer):
+    model = torch.nn.ParameterList(optimizer.param_groups[0]["params"])
+    with gradwatch.attach(model, optimizer, folder, weights_every=0, updates_every=0):
+        for _ in range(18):
+            optimizer.step()
+    return gradwatch.Run(folder).layers("zeros").index.tolist()
+
+
+def test_zeros_are_recorded_at_every_step_while_the_kernel_reads_them_with_the_rest(monkeypatch, stepped, tmp_path):
+    from gradwatch.measure import fused_triton
+
+    optimizer, _ = stepped
+    plant(monkeypatch)
+    monkeypatch.setattr(fused_triton, "_add", Filled())
+    assert zeros_recorded(tmp_path / "reads", optimizer) == list(range(18))
+    plant(monkeypatch, "read gradients")
+    # The kernel fails at step 0, when zeros were asked for already.
+    assert zeros_recorded(tmp_path / "fails", optimizer) == [0, 16]
 
 
 def test_all_may_fail_each_with_its_message(monkeypatch, caplog, stepped):
