@@ -1,6 +1,6 @@
 """From gradients to statistics: norm, largest magnitude, non-finite entries and zeros of each, in one read."""
 
-from gradwatch.measure.ahead import begin_reading, drop_reading, is_reading
+from gradwatch.measure.ahead import begin_reading, drop_reading, is_reading, is_worth_reading_ahead
 from gradwatch.measure.devices import (
     Ready,
     begin_copy,
@@ -64,6 +64,7 @@ __all__ = [
     "is_on_host",
     "is_reading",
     "is_sharded",
+    "is_worth_reading_ahead",
     "join",
     "local",
     "local_sizes",

@@ -43,6 +43,11 @@ class _OfThread(threading.local):
 _of_thread = _OfThread()
 
 
+def is_worth_reading_ahead(entries: int) -> bool:
+    """Whether so many entries take longer to read than waking a helper does."""
+    return entries >= LEAST
+
+
 def begin_reading(gradients: Sequence[Tensor | None]) -> None:
     """Begin to read gradients that nothing changes until they are measured, or `drop_reading` is called.
 
@@ -51,7 +56,7 @@ def begin_reading(gradients: Sequence[Tensor | None]) -> None:
     if _of_thread.begun is not None or _processors() < 2:
         return
     found = readable(gradients)
-    if sum(found.sizes) >= LEAST:
+    if is_worth_reading_ahead(sum(found.sizes)):
         reading = FusedReading(found)
         _of_thread.begun = _Begun(gradients, found, reading)  # before it begins, for an interrupt (Ctrl-C) may follow
         reading.begin()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.clip import Policy
-from gradwatch.measure import Measurement, begin_reading, local_sizes, measure
+from gradwatch.measure import Measurement, begin_reading, is_worth_reading_ahead, local_sizes, measure
 from gradwatch.recording.clip_audit import add_clipping, drops_update, see_call
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import Number
@@ -149,7 +149,8 @@ class Stepped(Loop):
         """Read the gradients at the same time, if `before_clip` is going to measure them."""
         tracker, parameters = self.tracker, self.tracker.parameters
         on_host = parameters.devices == _HOST and not parameters.is_sharded
-        if on_host and tracker.is_due and tracker.pending is None and parameters.are_read_once:
+        is_worth = on_host and is_worth_reading_ahead(parameters.entries)  # else gradients are looked at once less
+        if is_worth and tracker.is_due and tracker.pending is None and parameters.are_read_once:
             begin_reading(parameters.gradients())
 
     def before_clip(self, call: ClipCall) -> None:

@@ -197,6 +197,7 @@ class ParameterTable:
         ids: of the parameters.
         is_sharded: whether other processes hold parts of them.
         devices: on which they lie.
+        entries: of all of them, as many as they had when the last one came.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, stored: Sequence[ParameterInfo] = ()) -> None:
@@ -207,6 +208,7 @@ class ParameterTable:
         self.ids: set[int] = set()
         self.is_sharded = False
         self.devices: frozenset[torch.device] = frozenset()
+        self.entries = 0
         self._are_all_there = False
         trained = TrainedParameters(model, len(stored))
         self._trained: Callable[[], TrainedParameters | None] = lambda: trained
@@ -260,6 +262,7 @@ class ParameterTable:
         self.present = [parameter is not None for parameter in trained.parameters]
         self._are_all_there = all(self.present)
         self.devices = frozenset(parameter.device for parameter in now)
+        self.entries = sum(parameter.numel() for parameter in now)
         return first if first < len(self.infos) else None
 
     def wholes(self) -> dict[int, tuple[int, ...]]:

@@ -10,6 +10,20 @@ from gradwatch.measure import ahead, fused
 pytestmark = pytest.mark.skipif(not fused.is_available(), reason="the compiled part is not built")
 
 
+def test_gradients_of_a_small_model_are_looked_at_once_a_step(tmp_path, monkeypatch):
+    looked, readable = [], ahead.readable
+    monkeypatch.setattr(ahead, "readable", lambda gradients: looked.append(1) or readable(gradients))
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path / "run", weights_every=0):
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.ones(4, 3)).square().mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            optimizer.step()
+    assert len(looked) == 5
+
+
 def recorded(folder, monkeypatch, least):
     monkeypatch.setattr(ahead, "LEAST", least)
     monkeypatch.setattr(ahead, "_processors", lambda: 2)
