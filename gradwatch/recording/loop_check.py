@@ -127,8 +127,12 @@ class _Probes:
         return now[1] != before[1] and str(now[1]) != str(before[1])  # a NaN does not equal itself
 
     def _state(self) -> State:
-        gradients = (None if (p := reference()) is None else p.grad for reference in self.chosen)
-        return tuple(None if g is None else (id(g), g._version) for g in gradients)
+        found: list[tuple[int, int] | None] = []
+        for reference in self.chosen:  # four times a step: a generator would take as long again
+            parameter = reference()
+            gradient = None if parameter is None else parameter.grad
+            found.append(None if gradient is None else (id(gradient), gradient._version))
+        return tuple(found)
 
     def before_backward(self) -> None:
         """Zeroing leaves no gradient, or changes it: what is as it was is carried into this backward."""
@@ -171,9 +175,16 @@ class _Probes:
 
     def look(self) -> None:
         """Note whether the gradients changed since they were looked at last; one that became None was zeroed."""
-        if self._backwards and self._known is not None:
-            pairs = zip(self._state(), self._known, strict=False)
-            self._is_changed |= any(new != old for new, old in pairs if new is not None) or self._are_entries_changed()
+        self._look_at(self._state())
+
+    def _look_at(self, state: State) -> None:
+        if not self._backwards or self._known is None:
+            return
+        # One that is as it was takes no closer look.
+        differs = state != self._known and any(
+            new != old for new, old in zip(state, self._known, strict=False) if new is not None
+        )
+        self._is_changed |= differs or self._are_entries_changed()
 
     def note_change(self) -> None:
         """The gradients were changed, as is known without looking at them."""
@@ -182,8 +193,9 @@ class _Probes:
     def before_step(self, has_closure: bool) -> None:
         self._has_closure = has_closure
         if not has_closure:
-            self.dropped_steps += self._backwards > 0 and any(self._known or ()) and not any(self._state())
-            self.look()
+            state = self._state()
+            self.dropped_steps += self._backwards > 0 and any(self._known or ()) and not any(state)
+            self._look_at(state)
 
     def after_step(self) -> None:
         self.steps += 1
