@@ -63,6 +63,9 @@ class Loop:
     def before_log(self) -> None:
         """The user is about to log a loss."""
 
+    def before_any_clip(self) -> None:
+        """The loop is about to clip gradients, perhaps of this optimizer."""
+
     def before_norm(self) -> None:
         """PyTorch is about to read some of these gradients, for the norm by which it clips them."""
 
@@ -144,6 +147,12 @@ class Stepped(Loop):
     def before_log(self) -> None:
         """A loss that is logged after the gradients were let go of is not theirs."""
         self._notice_drop()
+
+    def before_any_clip(self) -> None:
+        """Take in parameters that joined since the last step, for after the call their gradients are clipped."""
+        if self.tracker.parameters.are_more_or_fewer():
+            self.tracker.release()
+            self.tracker.follow_parameters()
 
     def before_norm(self) -> None:
         """Read the gradients at the same time, if `before_clip` is going to measure them."""

@@ -244,6 +244,13 @@ class ParameterTable:
             self._trained = weakref.ref(trained)
         return trained
 
+    def are_more_or_fewer(self) -> bool:
+        """Whether the optimizer has more or fewer parameters than this knows of: `refresh` would find others."""
+        optimizer, trained = self._optimizer(), self._trained()
+        if optimizer is None or trained is None:
+            return False
+        return sum(len(group["params"]) for group in optimizer.param_groups) != len(trained.listed)
+
     def refresh(self) -> int | None:
         """Follow the optimizer's groups; return the first position that has another parameter than before."""
         optimizer, trained = self._optimizer(), self._trained()

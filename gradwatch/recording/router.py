@@ -166,17 +166,24 @@ class HookRouter:
 
     # ---------------------------------------------------------------------------------- the clip calls
 
+    def _before_any_clip(self) -> None:
+        if self._is_in_training_thread():
+            for loop in self._loops:
+                loop.before_any_clip()
+
     def clip_calls_unseen(self) -> None:
         self._check.give_up()
 
     @_guarded
     def before_norm(self, call: ClipCall) -> None:
+        self._before_any_clip()
         loops = self._loops.clipped_by(call)
         if len(loops) == 1:
             loops[0].before_norm()
 
     @_guarded
     def before_clip(self, call: ClipCall) -> None:
+        self._before_any_clip()
         loops = self._loops.clipped_by(call)
         if loops:
             self._thread = threading.get_ident()

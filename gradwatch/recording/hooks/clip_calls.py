@@ -400,14 +400,15 @@ def _cell_of_the_working_function(public: Callable[..., Any]) -> CellType:
 
 
 def _both(parameters: Any) -> tuple[list[Tensor], Any]:
-    """The parameters as a list for us, and as torch was given them: a generator is read only once."""
+    """The parameters as a list for us, and as torch takes what it was given, which is listed only once."""
     if isinstance(parameters, Tensor):
         return [parameters], parameters
     if not isinstance(parameters, Iterator):
         try:
-            return list(parameters), parameters
+            listed = list(parameters)
         except TypeError:
             return [], parameters  # torch raises
+        return listed, list(listed)
     listed = list(parameters)
     again = (parameter for parameter in listed) if isinstance(parameters, GeneratorType) else iter(listed)
     return listed, again

@@ -136,6 +136,18 @@ def test_any_iterable_is_clipped_and_seen_whole(ear, give):
     assert math.hypot(*(p.grad.item() for p in ps)) == pytest.approx(1.0, rel=1e-5)
 
 
+def test_what_the_script_clips_is_listed_once(ear):
+    p, asked = parameter(3.0, 4.0), []
+
+    class Asked:
+        def __iter__(self):
+            asked.append(len(asked))
+            return iter([p])
+
+    assert early_norm(Asked(), 1.0).item() == 5.0
+    assert asked == [0]
+
+
 def test_a_single_tensor_is_clipped(ear):
     assert early_norm(parameter(3.0, 4.0), 1.0, norm_type=math.inf).item() == 4.0
     assert ear.heard[0][:3] == ("before", 1.0, math.inf)
