@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gradwatch.clip.policy import Clipping, InLoop, above_zero
-from gradwatch.clip.scale import shrunk
+from gradwatch.clip.scale import shrunk, stored
+from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement
 
 
@@ -22,7 +23,7 @@ class AGC(InLoop):
     equation 3; the defaults are those of the authors' code). A unit is a row of a PyTorch weight of shape
     (out, in, ...): its norm runs over all axes but the first. A bias or a gain is one unit. A transposed
     convolution stores its weight as (in, out, ...); there a unit is the filter of one input. A unit with a
-    NaN or infinite gradient is left as it is.
+    NaN or infinite gradient is left as it is. Of a sparse gradient the units are the rows that it holds.
 
     AGC was made for networks without normalisation layers. Elsewhere it may do harm: a vision transformer
     drops from 79.3 to 38.5 % with it (Yang et al. 2025, arXiv:2502.17055, table 1).
@@ -56,16 +57,27 @@ class AGC(InLoop):
             parameter = parameters[position]
             if parameter is None or parameter.grad is None:
                 continue
-            norms = _unit_norms(parameter.grad)
+            gradient, weight = self._units(parameter.grad, parameter.detach())
+            norms = _unit_norms(gradient)
             factors = torch.ones_like(norms)
             if id(getattr(parameter, "stands_for", parameter)) not in excluded:
-                largest_allowed = self.clipping * _unit_norms(parameter.detach()).clamp(min=self.eps)
+                largest_allowed = self.clipping * _unit_norms(weight).clamp(min=self.eps)
                 over = torch.isfinite(norms) & (norms > largest_allowed)
                 factors = torch.where(over, largest_allowed / norms, factors)
-                parameter.grad.mul_(factors.to(parameter.grad.dtype))
+                gradient.mul_(factors.to(gradient.dtype))
             before.append(norms)
             after.append(norms * factors)
         return Clipping(coefficient=shrunk(before, after))
+
+    def _units(self, gradient: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The units of a gradient that are there, and those of the weight; a sparse gradient has some rows only."""
+        if not gradient.is_sparse:
+            return gradient, weight
+        if gradient.sparse_dim() > 1:
+            raise BadArgument(
+                f"{self!r} needs whole rows, but a gradient of shape {tuple(weight.shape)} has parts of rows."
+            )
+        return stored(gradient), weight[gradient._indices()[0]] if weight.dim() > 1 else weight
 
     def __repr__(self) -> str:
         left_out = f", exclude={len(tuple(self.exclude))} parameters" if self.exclude else ""

@@ -27,6 +27,24 @@ def gradients_of(parameters: Sequence[Tensor | None], measured: Measurement) -> 
             yield gradient
 
 
+def stored(gradient: Tensor) -> Tensor:
+    """Return the entries of a gradient as a tensor that can be changed in place.
+
+    Of a sparse gradient these are the values it stores; rows stored several times are summed first, in place.
+
+    >>> gradient = torch.sparse_coo_tensor([[2, 0, 2]], [3.0, 1.0, 4.0], (3,), check_invariants=True)
+    >>> stored(gradient).mul_(10.0)
+    tensor([10., 70.])
+    >>> gradient.to_dense()
+    tensor([10.,  0., 70.])
+    """
+    if not gradient.is_sparse:
+        return gradient
+    if not gradient.is_coalesced():
+        gradient.copy_(gradient.coalesce())
+    return gradient._values()
+
+
 def total_norm(measured: Measurement) -> Tensor:
     """Return the L2 norm of all gradients: a zero-dimensional tensor, on the device that computes it.
 
@@ -98,6 +116,8 @@ def shrunk(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     """
     old = join([norms.flatten() for norms in before])
     new = join([norms.flatten() for norms in after])
+    if not old.numel():  # sparse gradients without a row
+        return old.new_ones(())
     finite = torch.isfinite(old)
     zero = torch.zeros_like(old)
     old, new = torch.where(finite, old, zero), torch.where(finite, new, zero)

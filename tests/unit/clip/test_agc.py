@@ -10,6 +10,7 @@ from torch import nn
 from gradwatch.clip import (
     AGC,
 )
+from gradwatch.errors import BadArgument
 
 from .support import as_parameters, clip
 
@@ -45,3 +46,12 @@ def test_agc_leaves_out_what_is_excluded():
     AGC(0.01, exclude=[head])([body, head])
     assert float(body.grad.abs().max()) < 1e-4
     assert torch.equal(head.grad, torch.ones(2, 3))
+
+
+def test_agc_clips_a_sparse_gradient_without_rows_and_refuses_parts_of_rows():
+    (weight,) = as_parameters([torch.ones(3, 2)])
+    weight.grad = torch.sparse_coo_tensor(torch.zeros(1, 0), torch.zeros(0, 2), (3, 2), check_invariants=True)
+    assert float(clip(AGC(), [weight]).coefficient) == 1.0
+    weight.grad = torch.ones(3, 2).to_sparse()
+    with pytest.raises(BadArgument, match="needs whole rows"):
+        AGC()([weight])

@@ -278,3 +278,28 @@ def test_an_absolute_threshold_is_kept_at_every_scale(make, order, factor):
     for group in groups:
         entries = torch.cat([p.grad.flatten() for p in group])
         assert float(torch.linalg.vector_norm(entries, order)) == pytest.approx(0.1 * factor, abs=2e-6)
+
+
+@by_name
+@pytest.mark.parametrize("is_coalesced", [True, False])
+def test_a_sparse_gradient_is_clipped_as_the_same_dense_one(policy, is_coalesced):
+    torch.manual_seed(0)
+    start = torch.randn(6, 3)
+    found = {}
+    for is_sparse in (False, True):
+        own = copy.deepcopy(policy)
+        rows, bias = nn.Embedding(6, 3, _weight=start.clone(), sparse=is_sparse), nn.Parameter(torch.zeros(2))
+        for step in range(4):
+            rows.weight.grad = None
+            (rows(torch.tensor([4, 1, 4, 0])) * torch.arange(1.0, 4.0) * 10.0**step).sum().backward()
+            bias.grad = torch.full((2,), 0.3)
+            if is_sparse and is_coalesced:
+                rows.weight.grad = rows.weight.grad.coalesce()
+            clipping = clip(own, [rows.weight, bias])
+        grad = rows.weight.grad
+        found[is_sparse] = clipping, grad.to_dense(), bias.grad
+    (ours, rows_ours, bias_ours), (theirs, rows_theirs, bias_theirs) = found[True], found[False]
+    torch.testing.assert_close(rows_ours, rows_theirs)
+    torch.testing.assert_close(bias_ours, bias_theirs)
+    assert [int(count) for count in ours.cut_entries] == [int(count) for count in theirs.cut_entries]
+    torch.testing.assert_close(torch.as_tensor(ours.coefficient), torch.as_tensor(theirs.coefficient))
