@@ -16,8 +16,28 @@ from gradwatch.cli.plain_values import take_as_they_are
 from gradwatch.errors import BadArgument
 
 
+def _without_value(params: list[Any]) -> list[Any]:
+    """Let the help of options that take no value show none; newer versions of typer print their type, bool."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
+def _usage_of(argument: Any) -> str:
+    """An argument in the usage: in brackets if it may be left out, with dots if it may be repeated."""
+    name = str(argument.metavar)
+    if not argument.required:
+        name = f"[{name.removesuffix('...')}]"
+    return name if argument.nargs == 1 or "..." in name else f"{name}..."
+
+
 class Group(TyperGroup):
     """All commands, with the options that stand before one."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options."""
+        return _without_value(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what stands before the name of the command."""
@@ -39,6 +59,15 @@ RECORD, READ, JUDGE, MANY, EXCHANGE = "Record", "Read a run", "Judge", "Many run
 
 class Command(TyperCommand):
     """A command that prints on stderr the defaults that it takes from the user's configuration."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the arguments and options."""
+        return _without_value(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the options and arguments of the usage line; newer versions of typer put braces around some."""
+        arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return [self.options_metavar or "", *map(_usage_of, arguments)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; an error about a default names the place where it is set."""
@@ -247,7 +276,7 @@ def report(
         Path | None, typer.Option("--svg", metavar="FILE", help="Write the report as an SVG picture.")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option("--png", metavar="FILE", help="Write the report as a PNG picture (gradwatch[png]).")
+        Path | None, typer.Option("--png", metavar="FILE", help="Write the report as a PNG picture (gradwatch\\[png]).")
     ] = None,
     layers: Annotated[int, typer.Option(min=0, help="Number of layers to list.")] = 12,
     optimizer: OptimizerName = None,

@@ -37,7 +37,7 @@ WRAPPERS = ("_orig_mod", "module")
 MOST_ODD = 4
 OUTSIDE = (
     "where in the loss: it was computed outside of the model, so that the capture holds neither its operations nor its"
-    " targets"
+    " targets. `torch.autograd.set_detect_anomaly(True)` in the script names the operation"
 )
 
 
