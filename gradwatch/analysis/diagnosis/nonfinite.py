@@ -186,8 +186,9 @@ def _in_backward(facts: Facts, optimizer: OptimizerFacts, event: Event) -> Findi
         cause="the backward of an operation whose slope is infinite or undefined at its argument: a root, norm,"
         " logarithm, power or division at 0, or a fully masked softmax or attention row. Masking the result"
         " afterwards (torch.where, times 0) does not help: NaN times 0 is NaN",
-        remedy="keep the argument away from that point (clamp it, or add an epsilon inside the root), or mask the input"
-        " instead of the output; no threshold and no learning rate would have prevented it",
+        remedy="keep the argument of that operation away from where its slope is infinite (clamp it, or add an epsilon"
+        " inside the root), or mask the input instead of the output; no threshold and no learning rate would have"
+        " prevented it",
         confirm=FIND_IT,
     )
 
