@@ -69,7 +69,7 @@ def write_earlier(run: Path, steps: int) -> None:
     for record in records[-SEEN:]:
         for detector in detectors:
             detector.update(record)
-    writer.save_detector_state("0", last, version, dump(detectors))
+    writer.save_detector_state("0", last, version, [dump(detectors)])
     writer.end_attempt("closed")
 
 

@@ -61,7 +61,7 @@ def example(folder: Path) -> Path:
     writer.begin_attempt({"model": "Synthetic", "every": "1"}, {"0": ("SGD", {"lr": 0.1, "momentum": 0.9})})
     writer.add_parameters("0", names)
     last = writer.append([replace(record, ranks=ranks) for record in records], [spike, nonfinite])
-    writer.save_detector_state("0", last, VERSION, bytes(range(64)))
+    writer.save_detector_state("0", last, VERSION, [bytes(range(64))])
     writer.end_attempt("closed")
     return folder
 

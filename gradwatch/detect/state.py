@@ -52,10 +52,21 @@ def dump(detectors: Sequence[Detector]) -> bytes:
     Raises:
         TypeError: one of them holds something that is not plain data.
     """
+    return b"".join(pieces(detectors))
+
+
+def pieces(detectors: Sequence[Detector]) -> list[bytes | memoryview]:
+    """The same bytes in pieces, of which no copy is made: the arrays of a thousand parameters have 3.5 MB.
+
+    They lie where the detectors have them. Use them before a detector sees another record.
+
+    Raises:
+        TypeError: as `dump`.
+    """
     encoder = _Encoder()
     states = [[type(detector).__name__, encoder.attributes(detector)] for detector in detectors]
     head = {"detectors": states, "parameters": encoder.parameters}
-    return b"".join([json.dumps(head, separators=(",", ":")).encode(), b"\n", *encoder.arrays])
+    return [json.dumps(head, separators=(",", ":")).encode(), b"\n", *encoder.arrays]
 
 
 def load(detectors: Sequence[Detector], state: bytes) -> None:
@@ -85,7 +96,7 @@ class _Encoder:
     that are one object stay one.
 
     Attributes:
-        arrays: each array as it lies in memory: those of a thousand parameters have 3.5 MB, which are copied once.
+        arrays: each array as it lies in memory.
         parameters: the lists of parameters; there are few lists and many references to them.
     """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradwatch.detect import Detector
-from gradwatch.detect.state import dump, fingerprint, load
+from gradwatch.detect.state import dump, fingerprint, load, pieces
 from gradwatch.errors import StoreNotWritable
 from gradwatch.record import Event, StepRecord
 from gradwatch.store import StoreWriter
@@ -94,7 +94,7 @@ class Snapshots:
         try:
             for optimizer, those in detectors.items():
                 if optimizer in self._versions:
-                    self._writer.save_detector_state(optimizer, last_id, self._versions[optimizer], dump(those))
+                    self._writer.save_detector_state(optimizer, last_id, self._versions[optimizer], pieces(those))
             self._saved_at = last_id
         except (StoreNotWritable, TypeError) as error:
             logger.debug("the state of detectors was not saved", exc_info=error)

@@ -16,8 +16,11 @@ from gradwatch.store.opening import Database
 from gradwatch.store.rows import Row
 from gradwatch.store.schema import CURRENT, Layout
 
-CACHED_KIB = 512
-"""Pages of the file in memory. A writer adds rows and seldom reads; SQLite's own limit, 2,000 KiB, fills up."""
+CACHED_KIB = 320
+"""Pages of the file in memory. A writer adds rows and seldom reads; SQLite's own limit, 2,000 KiB, fills up.
+
+These are the 20 pages that SQLite takes as one block at the beginning. Each further page would be a block of its own,
+above what a state of the detectors takes for a moment, which could then not be given back."""
 
 
 class WritingConnection:
@@ -108,6 +111,12 @@ class WritingConnection:
         """Put rows into a table, within a transaction."""
         if rows:
             self.db.executemany(_insertion(table, tuple(columns), verb), rows)
+
+    def fill(self, table: str, column: str, rowid: int, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write over a blob of zeros, within a transaction. SQLite would keep a copy of a value until the next one."""
+        with self.db.blobopen(table, column, rowid) as blob:
+            for piece in pieces:
+                blob.write(piece)
 
     def close_alone(self) -> None:
         """Close the file so that it stands alone, without a log beside it."""

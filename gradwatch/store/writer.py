@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -245,23 +246,31 @@ class StoreWriter:
         row = event_row(event, found[0] if found else last + 1)
         self._file.insert("event", ("id", *EVENT_COLUMNS, *CHECKSUMS), [row], "insert or replace")
 
-    def save_detector_state(self, optimizer: str, last_id: int, version: str, state: bytes) -> None:
+    def save_detector_state(
+        self, optimizer: str, last_id: int, version: str, state: Sequence[bytes | memoryview]
+    ) -> None:
         """Keep the state of an optimizer's detectors, instead of the one before.
 
         Args:
             optimizer: its name.
             last_id: the id of the last step that they have seen, as `append` returned it.
             version: of the detectors.
-            state: anything; the reader checks that it is as it was.
+            state: anything, in pieces; the reader checks that it is as it was.
 
         Raises:
             StoreNotWritable: the disk does not take it now.
         """
-        *values, crc, bound = with_checksums("detector_state", (text(optimizer), last_id, version, zlib.crc32(state)))
-        row = (*values[:3], state, crc, bound)
+        crc_of_state = functools.reduce(lambda crc, piece: zlib.crc32(piece, crc), state, 0)
+        values = with_checksums("detector_state", (text(optimizer), last_id, version, crc_of_state))
+        size = sum(memoryview(piece).nbytes for piece in state)
         with self._file.transaction():
-            columns = ("optimizer", "last_id", "version", "state", *CHECKSUMS)
-            self._file.insert("detector_state", columns, [row], "insert or replace")
+            at = self._file.execute(
+                "insert or replace into detector_state (optimizer, last_id, version, state, crc, row_crc)"
+                " values (?, ?, ?, zeroblob(?), ?, ?)",
+                *(*values[:3], size, *values[-2:]),
+            ).lastrowid
+            assert at is not None
+            self._file.fill("detector_state", "state", at, state)
             self._count_rows()
 
     def end_attempt(self, reason: str) -> None:

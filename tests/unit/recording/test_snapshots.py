@@ -114,7 +114,7 @@ def test_detectors_of_other_code_begin_anew(tmp_path, monkeypatch):
 def test_a_state_that_is_none_is_no_harm(tmp_path, state):
     attempt(tmp_path / "run", RECORDS[:50])
     writer = StoreWriter(tmp_path / "run")
-    writer.save_detector_state("0", 50, version_of(detectors_for("SGD", Source.settings)), state)
+    writer.save_detector_state("0", 50, version_of(detectors_for("SGD", Source.settings)), [state])
     writer.abandon()
     steps, found = seen_again(tmp_path / "run", Source.settings)
     assert steps == list(range(50))

@@ -9,6 +9,7 @@ from gradwatch.errors import NotARun, StoreNotWritable
 from gradwatch.store import FILE_NAME
 from gradwatch.store import connection as module
 from gradwatch.store.connection import WritingConnection
+from gradwatch.store.schema import PAGE_SIZE
 
 INSERT = ("meta", ("key", "value", "crc", "row_crc"), [("a", "1", 0, 0)])
 
@@ -127,6 +128,6 @@ def test_a_reader_keeps_the_log_beside_the_file(opened):
     assert rows(opened.path) == [("a", "1")]
 
 
-def test_a_writer_keeps_few_pages_in_memory(opened):
-    """SQLite's own limit is 2,000 KiB."""
-    assert opened.row("pragma cache_size") == (-512,)
+def test_a_writer_keeps_the_pages_of_sqlites_first_block_in_memory(opened):
+    """It has 20 of them, see SQLITE_DEFAULT_PCACHE_INITSZ."""
+    assert opened.row("pragma cache_size") == (-20 * PAGE_SIZE // 1024,)

@@ -114,7 +114,7 @@ def test_a_store_without_an_attempt_has_no_numbers_of_rows(tmp_path):
 def test_a_state_of_detectors_that_is_another_or_no_bytes_is_damage(folder, read, state):
     writer = StoreWriter(folder)
     writer.begin_attempt({}, {})
-    writer.save_detector_state("0", 1, "v", b"state")
+    writer.save_detector_state("0", 1, "v", [b"state"])
     writer.end_attempt("closed")
     assert read().tables.detector_state("0", "v") == (1, b"state")
     found = read(f"update detector_state set state = {state}")

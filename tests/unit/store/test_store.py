@@ -164,7 +164,7 @@ def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
 def test_a_state_of_detectors_that_is_lost_is_counted(tmp_path, damage):
     writer = StoreWriter(tmp_path)
     writer.begin_attempt({}, {"0": ("SGD", {})})
-    writer.save_detector_state("0", 0, "1", b"state")
+    writer.save_detector_state("0", 0, "1", [b"state"])
     writer.end_attempt("closed")
     with StoreReader(tmp_path) as reader:
         assert (reader.detector_state("0", "1"), reader.detector_state("new", "1")) == ((0, b"state"), None)

@@ -1,5 +1,7 @@
 """What a writer puts into a store, alone and after others."""
 
+import _sqlite3
+import ctypes
 import dataclasses
 import sqlite3
 import subprocess
@@ -15,7 +17,7 @@ from gradwatch import Run
 from gradwatch.distributed import ParameterPart
 from gradwatch.record import STATS, Event, LayerStats, ParameterInfo, StepRecord
 from gradwatch.recording.recorder import Recorder
-from gradwatch.store import FILE_NAME, StoreWriter
+from gradwatch.store import FILE_NAME, StoreReader, StoreWriter
 from gradwatch.testing import steady, stream, write_run
 
 
@@ -159,3 +161,21 @@ def test_an_attempt_keeps_the_order_of_the_optimizers_wherever_it_is_killed(tmp_
     assert list(run.optimizers.items()) == list(expected.items())
     assert {name: run.settings(name) for name in expected} == {n: {"lr": len(kind)} for n, kind in expected.items()}
     assert run.damaged_rows == 0
+
+
+def test_a_state_is_kept_in_no_memory_once_it_is_written(tmp_path):
+    """SQLite keeps the values of a statement until the next ones: megabytes, of the state of a thousand parameters."""
+    library = ctypes.CDLL(_sqlite3.__file__)
+    if not hasattr(library, "sqlite3_memory_used"):
+        pytest.skip("SQLite is part of another library")
+    library.sqlite3_memory_used.restype = ctypes.c_int64
+    pieces = [np.arange(2.0**16).data, b"", bytes(2**18)]
+    writer = StoreWriter(tmp_path)
+    writer.begin_attempt({}, {})
+    before = library.sqlite3_memory_used()
+    for last in (1, 2):
+        writer.save_detector_state("0", last, "1", pieces)
+        assert library.sqlite3_memory_used() - before < 2**16
+    writer.end_attempt("closed")
+    with StoreReader(tmp_path) as reader:
+        assert reader.detector_state("0", "1") == (2, b"".join(pieces))
