@@ -12,7 +12,6 @@ from typing import Any
 
 from gradwatch.errors import RunInUse, StoreNotWritable
 from gradwatch.store.creation import create, on_network_file_system, refuse_if_in_use, upgrade
-from gradwatch.store.opening import Database
 from gradwatch.store.rows import Row
 from gradwatch.store.schema import CURRENT, Layout
 
@@ -144,6 +143,8 @@ def _existing_layout(path: Path) -> Layout | None:
     """The layout of the store that is there already; None if there is none."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return None
+    from gradwatch.store.opening import Database  # a new run opens no store
+
     db = Database(path)  # raises if anything is wrong with it
     db.close()
     return db.layout

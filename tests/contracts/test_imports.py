@@ -127,6 +127,7 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
                 "gradwatch.recording.capture.recorder",
                 "gradwatch.recording.process.sink",
                 "gradwatch.sinks.event_files",
+                "gradwatch.store.opening",
                 "gradwatch.store.reader",
             },
             id="a training in one process holds no code of what its options do not ask for",
