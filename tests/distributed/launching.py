@@ -1,6 +1,8 @@
 """Starts trainings by several processes: as a user does with torchrun, or as forks, which need not import PyTorch."""
 
+import atexit
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -9,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..prepared import prepared
+from ..prepared import Prepared
 from . import training
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,14 @@ def torchrun(*arguments, cwd=None, ranks=2, timeout=300, **environment):
     )
 
 
+@functools.cache
+def _server():
+    """The process that all forks of these tests come from: it imports what takes longer than most of the trainings."""
+    found = Prepared(IMPORTED)
+    atexit.register(found.close)
+    return found
+
+
 def forks(script, *arguments, ranks, timeout, **environment):
     """Run a script by several processes with torchrun's variables; return their exit codes and all stderr.
 
@@ -37,10 +47,10 @@ def forks(script, *arguments, ranks, timeout, **environment):
     """
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)} | environment
     until = time.monotonic() + timeout
-    with prepared(*IMPORTED) as server, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
         processes = [
-            server.start(
+            _server().start(
                 [script, *arguments],
                 env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)},
                 stdin=subprocess.DEVNULL,

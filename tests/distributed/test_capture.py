@@ -1,4 +1,4 @@
-"""Captures under torchrun: training stays equal bit for bit, each rank keeps its part, one process replays all."""
+"""Captures of several processes: training stays equal bit for bit, each keeps its part, one replays all."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from torch import nn
 import gradwatch
 from gradwatch.capture import list_captures, part_folders, read, read_all
 
-from .launching import torchrun
+from .launching import forks
 
 SCRIPT = """
 import sys
@@ -59,9 +59,9 @@ dist.destroy_process_group()
 def trained(folder, kind, capture):
     folder.mkdir()
     (folder / "train.py").write_text(SCRIPT)
-    done = torchrun("train.py", folder, kind, capture, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return torch.load(folder / "weights.pt"), done.stderr
+    codes, stderr = forks(folder / "train.py", str(folder), kind, capture, ranks=2, timeout=300)
+    assert codes == [0, 0], stderr
+    return torch.load(folder / "weights.pt"), stderr
 
 
 def model_of(kind):
@@ -175,9 +175,9 @@ class Net(nn.Module):
 
 def different(folder, kind):
     (folder / "train.py").write_text(DIFFERENT)
-    done = torchrun("train.py", folder, kind, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    codes, stderr = forks(folder / "train.py", str(folder), kind, ranks=2, timeout=300)
+    assert codes == [0, 0], stderr
+    return stderr
 
 
 @pytest.mark.slow
