@@ -27,14 +27,24 @@ class BuildHook(BuildHookInterface):
 
 def compiled(root: Path) -> bool:
     """Compile; return whether that made a library."""
-    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     library = root / LIBRARY
-    library.unlink(missing_ok=True)
+    # Two environments may be made from one checkout at the same time: the library is replaced as a whole.
+    made = library.with_suffix(f".{os.getpid()}.so")
+    if _compiles(root / SOURCE, made):
+        made.replace(library)
+        return True
+    for file in (made, library):
+        file.unlink(missing_ok=True)
+    return False
+
+
+def _compiles(source: Path, library: Path) -> bool:
+    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     if compiler is None or platform.system() not in ("Linux", "Darwin"):
         return False
     # cibuildwheel names the architecture to build for on macOS
     architecture = os.environ.get("ARCHFLAGS", "").split()
-    command = [*compiler.split(), *architecture, *FLAGS, "-o", str(library), str(root / SOURCE), "-lm"]
+    command = [*compiler.split(), *architecture, *FLAGS, "-o", str(library), str(source), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
