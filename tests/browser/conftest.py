@@ -20,6 +20,8 @@ from gradwatch.plugins.tensorboard import GradWatchPlugin
 from gradwatch.record import Event, LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter
 
+from ..once import once
+
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STEPS, SPIKE, NAN = 20_000, 12_345, (16_000, 16_200)
@@ -47,7 +49,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     """The folder into which the wheel was installed, by itself."""
-    folder = tmp_path_factory.mktemp("wheel")
+    return once(tmp_path_factory, "wheel", _install) / "site"
+
+
+def _install(folder):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     tree = folder / "tree"
     shutil.copytree(
@@ -63,7 +68,6 @@ def wheel(tmp_path_factory):
     (file,) = folder.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", file], check=True, capture_output=True)
     assert (folder / "site" / "gradwatch" / "dashboards" / "tab.js").exists()
-    return folder / "site"
 
 
 class TensorBoard:
@@ -219,7 +223,10 @@ def begin(folder, steps, events=EVENTS):
 @pytest.fixture(scope="session")
 def logs(tmp_path_factory):
     """Runs whose every value is known, a broken one among them."""
-    folder = tmp_path_factory.mktemp("logs")
+    return once(tmp_path_factory, "logs", _write)
+
+
+def _write(folder):
     begin(folder / "known", STEPS).end_attempt("closed")
     begin(folder / "nested" / "short", 500).end_attempt("closed")
     (folder / "broken").mkdir()
@@ -227,7 +234,6 @@ def logs(tmp_path_factory):
     # the run that a page opens with is the one written last
     later = time.time() + 60
     os.utime(folder / "known" / "gradwatch.db", (later, later))
-    return folder
 
 
 @pytest.fixture(scope="session")
