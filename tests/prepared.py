@@ -103,8 +103,10 @@ class Prepared:
             return subprocess.Popen([sys.executable, *command], **options)
         return _Forked(self._asked, [os.fspath(part) for part in command], **options)
 
-    def run(self, command: Sequence[str | Path], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run ``python COMMAND`` in a folder to its end, without input."""
+    def run(
+        self, command: Sequence[str | Path], folder: Path, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python COMMAND`` in a folder to its end, without input; it may take `timeout` seconds."""
         with self.start(
             command,
             cwd=folder,
@@ -115,7 +117,7 @@ class Prepared:
             stderr=subprocess.PIPE,
         ) as process:
             try:
-                out, err = process.communicate(timeout=120)
+                out, err = process.communicate(timeout=timeout)
             except BaseException:
                 process.kill()
                 raise

@@ -6,7 +6,6 @@ import functools
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,21 +14,23 @@ from ..prepared import Prepared
 from . import training
 
 ROOT = Path(__file__).parents[2]
-IMPORTED = ("pytest", "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.pipelining")
+IMPORTED = (
+    "pytest",
+    "torch.distributed.fsdp",
+    "torch.distributed.launcher.api",
+    "torch.distributed.pipelining",
+    "torch.distributed.tensor.parallel",
+)
 
 
 def torchrun(*arguments, cwd=None, ranks=2, timeout=300, **environment):
-    """Run a script by several processes, with one thread each; whatever becomes of it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    """Run a script by several processes, with one thread each; whatever becomes of it.
+
+    torchrun itself is a fork; its processes import PyTorch, as a user's do.
+    """
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *map(str, arguments)]
+    environment = {"OMP_NUM_THREADS": "1"} | environment
+    return _server().run(command, cwd or Path.cwd(), timeout, **environment)
 
 
 @functools.cache

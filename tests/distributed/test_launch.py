@@ -81,8 +81,6 @@ def test_a_killed_rank_leaves_what_was_before_and_hangs_nothing(script, kind):
             for how in [
                 ("fail", "sharded"),
                 ("kill", "copied", "collective"),
-                ("kill", "sharded", "collective"),
-                ("kill", "copied", "process"),
                 ("kill", "sharded", "process"),
             ]
         ),
