@@ -101,7 +101,7 @@ def attempt(folder, data, whole, thoroughly=False):
 
 
 @pytest.mark.parametrize(
-    ("seed", "flips"), [(0, 60), *(pytest.param(seed, 400, marks=pytest.mark.slow) for seed in (1, 2))]
+    ("seed", "flips"), [(0, 60), *(pytest.param(seed, 150, marks=pytest.mark.slow) for seed in (1, 2))]
 )
 def test_flipped_bits_never_give_a_wrong_number(whole, tmp_path, seed, flips):
     """`benchmarks/store_fuzz.py` flips every bit of the small tables; here more is read of each damaged run."""
