@@ -175,7 +175,7 @@ export type Rows = Record<string, Tile>;
 /** How many steps of each span have which total norm (gradwatch.analysis.statistics.distribution). */
 export interface Distribution {
   about: { accuracy: number };
-  arrays: Record<"first" | "last" | "unknown" | "infinite" | "zeros" | "norms", Float64Array> & { counts: Matrix };
+  arrays: Record<"first" | "last" | "unknown" | "zeros" | "norms", Float64Array> & { counts: Matrix };
 }
 
 /** Steps with several quantities each, and what can't be drawn of each span (gradwatch.analysis.statistics.scatter). */

@@ -9,7 +9,6 @@ const EPS = 1e-6; // as in torch.nn.utils.clip_grad_norm_
  * @property {number} last step
  * @property {number} finite steps with a finite norm
  * @property {number} unknown steps whose norm is NaN, infinite or not recorded
- * @property {number} infinite those of the unknown whose norm is infinite
  * @property {number} zeros steps whose norm is 0
  * @property {Float64Array} norms the value that stands for each bin, ascending
  * @property {Float64Array} counts steps in each bin
@@ -24,7 +23,7 @@ const EPS = 1e-6; // as in torch.nn.utils.clip_grad_norm_
  * @returns {Norms | null}
  */
 export function normsIn({ about, arrays }, [from, to]) {
-  const { first, last, unknown, infinite, zeros, norms, counts } = arrays;
+  const { first, last, unknown, zeros, norms, counts } = arrays;
   const spans = [...first.keys()].filter((i) => last[i] >= from && first[i] <= to);
   if (!spans.length) return null;
   const sum = new Float64Array(norms.length);
@@ -37,7 +36,6 @@ export function normsIn({ about, arrays }, [from, to]) {
     last: last[spans[spans.length - 1]],
     finite,
     unknown: of(unknown),
-    infinite: of(infinite),
     zeros: of(zeros),
     norms,
     counts: sum,
@@ -46,14 +44,14 @@ export function normsIn({ about, arrays }, [from, to]) {
 }
 
 /**
- * What a threshold would do to all steps: as `clipped_fraction` counts, an infinite norm is clipped and a NaN is not.
+ * What a threshold would do to all steps. As `clipped` says, a norm that is not finite changes the gradients, too.
  *
  * @param {Norms} norms
  * @param {number} threshold
  * @returns {{ clipped: number, coef: number }} the share clipped, and the mean clip_coef where the norm is finite
  */
-export function effectOf({ norms, counts, zeros, finite, unknown, infinite }, threshold) {
-  let [clipped, coef] = [infinite, 0];
+export function effectOf({ norms, counts, zeros, finite, unknown }, threshold) {
+  let [clipped, coef] = [unknown, 0];
   const add = (/** @type {number} */ norm, /** @type {number} */ steps) => {
     const factor = threshold / (norm + EPS);
     if (factor < 1) clipped += steps;

@@ -122,7 +122,6 @@ export function distribution(...spans) {
       first: numbers((span, i) => ends[i] - span.length),
       last: numbers((_, i) => ends[i] - 1),
       unknown: numbers((span) => span.filter((norm) => !Number.isFinite(norm)).length),
-      infinite: numbers((span) => span.filter((norm) => norm === Infinity).length),
       zeros: numbers((span) => span.filter((norm) => norm === 0).length),
       norms: Float64Array.from(norms),
       counts: matrix(spans.map((span) => norms.map((norm) => span.filter((one) => one === norm).length))),

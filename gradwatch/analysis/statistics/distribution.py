@@ -22,7 +22,6 @@ class Distribution:
     Attributes:
         first, last: the steps of each span, (spans,).
         unknown: steps of each span whose norm is NaN, infinite or not recorded, (spans,).
-        infinite: those of the unknown whose norm is infinite, (spans,): any threshold clips them.
         zeros: steps of each span whose norm is 0, (spans,).
         norms: the value that stands for each bin, within `ACCURACY` of every norm in it, ascending, (bins,).
         counts: steps in each bin, (spans, bins).
@@ -31,7 +30,6 @@ class Distribution:
     first: Counts
     last: Counts
     unknown: Counts
-    infinite: Counts
     zeros: Counts
     norms: Array
     counts: Counts
@@ -67,7 +65,6 @@ def distribution(steps: Counts, norms: Array, first: float, last: float, spans: 
         first=steps[cuts[:-1]],
         last=steps[cuts[1:] - 1],
         unknown=np.bincount(span[~finite], minlength=spans),
-        infinite=np.bincount(span[np.isinf(values)], minlength=spans),
         zeros=np.bincount(span[finite & ~positive], minlength=spans),
         norms=middles(used + low),
         counts=table[:, used],

@@ -215,7 +215,7 @@ class RunView:
         """How the total norms of the steps from ``first`` to ``last`` are distributed (`Distribution`)."""
         series = self._read.summary.series
         found = distribution(series.step, series.total_norm, first, last, spans)
-        arrays = {name: getattr(found, name) for name in ("first", "last", "unknown", "infinite", "zeros", "norms")}
+        arrays = {name: getattr(found, name) for name in ("first", "last", "unknown", "zeros", "norms")}
         return {"accuracy": ACCURACY}, arrays | {"counts": found.counts.astype(np.float32)}
 
     def scatter(self, first: float, last: float, points: int, spans: int) -> tuple[dict[str, Any], Arrays]:
