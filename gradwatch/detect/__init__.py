@@ -74,7 +74,7 @@ def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] |
     return [
         NonFinite(),
         LossScale(),
-        Explosion(traits.update_rule),
+        Explosion(traits.update_rule, traits.iterates),
         Spike(),
         Drift(),
         Vanishing(),

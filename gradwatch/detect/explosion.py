@@ -60,11 +60,13 @@ class Explosion:
     wherever the norms went since.
 
     An update that changes a matrix by more than 0.7 of its norm is a warning at once: if the learning rate is too
-    high from the first step on, there is no level to leave.
+    high from the first step on, there is no level to leave. A step of an optimizer that iterates makes many updates:
+    together they may change the weights by far more.
     """
 
-    def __init__(self, update_rule: UpdateRule | None = None) -> None:
+    def __init__(self, update_rule: UpdateRule | None = None, iterates: bool = False) -> None:
         self._update_rule = update_rule
+        self._iterates = iterates
         self._levels = _Levels()
         self._losses = _Losses()
         self._layers = LayerLevels()
@@ -102,7 +104,7 @@ class Explosion:
         return events
 
     def _alarm_or_calm(self, record: StepRecord, level: Level | None) -> list[Event]:
-        large_update = self._updates.event(record)
+        large_update = None if self._iterates else self._updates.event(record)
         if level is not None:
             if self._losses.steps_out >= LOST_STEPS and (
                 self._steps_since_rise < AFTER_RISE_STEPS or self._rates.raised

@@ -61,11 +61,14 @@ class OptimizerTraits:
         eps: the size of a gradient below which the optimizer's eps matters; None: it has none, or it is not
             known how it uses it.
         eps_rule: of what that size is: of each entry, or the norm of each matrix.
+        iterates: one step makes several updates, as that of LBFGS does, which evaluates its closure up to ``max_iter``
+            times.
     """
 
     update_rule: UpdateRule | None = None
     eps: float | None = None
     eps_rule: EpsRule | None = None
+    iterates: bool = False
 
 
 def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None) -> OptimizerTraits:
@@ -75,8 +78,10 @@ def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None
     ('follows-gradient', 1e-08)
     >>> traits_of("Muon", {"eps": 1e-7}).eps_rule
     'per-matrix'
-    >>> traits_of("Prodigy"), traits_of("Prodigy", {"update_rule": "normalises"}).update_rule
-    (OptimizerTraits(update_rule=None, eps=None, eps_rule=None), 'normalises')
+    >>> traits_of("Prodigy").update_rule, traits_of("Prodigy", {"update_rule": "normalises"}).update_rule
+    (None, 'normalises')
+    >>> traits_of("LBFGS", {"max_iter": 20}).iterates
+    True
     """
     known = settings or {}
     eps, eps_rule = _eps(known), _eps_rule(optimizer_class, known)
@@ -88,6 +93,7 @@ def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None
         update_rule=_update_rule(optimizer_class, known),
         eps=eps if eps_rule is not None else None,
         eps_rule=eps_rule if eps is not None else None,
+        iterates=_max_iter(known) > 1,
     )
 
 
@@ -107,6 +113,12 @@ def _eps_rule(optimizer_class: str, settings: Mapping[str, object]) -> EpsRule |
     if optimizer_class in DIVIDING_BY_ENTRY:
         return "per-entry"
     return "per-matrix" if optimizer_class == "Muon" else None
+
+
+def _max_iter(settings: Mapping[str, object]) -> int:
+    """How many updates a step may make."""
+    most = settings.get("max_iter")
+    return most if isinstance(most, int) else 1
 
 
 def _eps(settings: Mapping[str, object]) -> float | None:

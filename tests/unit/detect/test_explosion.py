@@ -137,6 +137,9 @@ def test_an_update_larger_than_the_weights_is_an_explosion_from_the_first_step()
     (event,) = Explosion().update(record)
     assert (event.severity, event.parameter, event.observed) == ("warning", "b", 1.5)
     assert "changed b by 1.5 times its own norm at a learning rate of 0.1" in event.message
+    one, many = (Explosion(iterates=traits_of("LBFGS", {"max_iter": most}).iterates) for most in (1, 20))
+    assert one.update(record) == [event]
+    assert many.update(record) == []
 
 
 def test_a_spike_from_which_the_loss_does_not_come_back_stays_critical():

@@ -71,6 +71,28 @@ def test_a_closure_is_one_step_with_its_last_gradient(tmp_path):
     assert (run.layers("update_norm") > 0).all(axis=None)
 
 
+def test_the_iterations_of_one_step_are_no_explosion(tmp_path):
+    """Together they change the weights by many times their norm, and the training is well."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=20)
+    x = torch.randn(256, 8)
+    y = 10 * torch.sin(x.sum(1, keepdim=True))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    with gradwatch.attach(model, optimizer, tmp_path, weights_every=1):
+        losses = [float(optimizer.step(closure).detach()) for _ in range(10)]
+    run = Run(tmp_path)
+    assert losses[-1] < losses[0] / 10
+    assert run.layers("update_ratio").iloc[0].max() > 5
+    assert [event for event in run.events() if event.kind == "explosion"] == []
+
+
 def test_a_policy_that_can_not_act_on_a_closure_says_so(tmp_path, caplog):
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
