@@ -244,9 +244,10 @@ class _Listener:
             Observation("fine", "clipping", f"{site.function} at {where}{_told(site.threshold)}, {site.calls} calls")
             for where, site in self._sites.items()
         ]
+        by_script = told_by_changes(run)
         if not found:
-            return [Observation("note", "clipping", "no clipping function was called")]
-        found += told_by_clip_faults(run)
+            return by_script or [Observation("note", "clipping", "no clipping function was called")]
+        found += [*told_by_clip_faults(run), *by_script]
         in_force = int((steps["max_norm"].notna() | steps["clip_value"].notna()).sum())
         text = (
             f"reached the gradient at {in_force} of {len(steps)} steps and changed it at {int(steps['clipped'].sum())}"
@@ -293,6 +294,15 @@ def told_by_findings(run: Run) -> list[Observation]:
         Observation("problem", "diagnosis", f"{finding.what}: {finding.remedy}")
         for finding in run.diagnosis()
         if finding.severity != "info" and finding.code not in _NOT_OF_A_FEW_STEPS
+    ]
+
+
+def told_by_changes(run: Run) -> list[Observation]:
+    """That the script changes gradients by itself, so that the recorded norms are those after it."""
+    return [
+        Observation("note", "clipping", finding.what)
+        for finding in run.diagnosis()
+        if finding.code == "clipped-by-script"
     ]
 
 

@@ -71,6 +71,33 @@ def test_a_script_is_stopped_after_the_steps_and_its_clip_calls_are_told(tmp_pat
     assert "ms a step in the training thread" in told["cost"]
 
 
+@pytest.mark.parametrize("scale", [0.5, None])
+def test_gradients_that_the_script_changes_by_itself_are_told(tmp_path, scale):
+    _, has_problem, observations, _ = examined(
+        tmp_path,
+        f"""
+        import torch
+        model = torch.nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+        for step in range(100):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            if {scale} is not None:
+                for p in model.parameters():
+                    p.grad.mul_({scale})
+            optimizer.step()
+        """,
+        steps=5,
+    )
+    assert not has_problem
+    ((mark, text),) = [(mark, text) for mark, about, text in observations if about == "clipping"]
+    assert mark == "note"
+    if scale is None:
+        assert text == "no clipping function was called"
+    else:
+        assert "the recorded norms are those after that change" in text
+
+
 @pytest.mark.parametrize(
     ("script", "has_failed", "says"),
     [
