@@ -194,7 +194,7 @@ def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tu
     if name != history.optimizer_class:
         rule = find_update_rule(name, {}, history.frame.iloc[:0], history.weights.iloc[:0])
         keeps = rule == history.update_rule
-        reasons.append(_words_of_rule(name, rule, keeps=keeps))
+        reasons.append(_words_of_rule(name, rule, history.update_rule))
         if rule == "follows-gradient" and not keeps and "momentum" not in changes:
             reasons.append(f"{name} is taken without momentum")
         if not keeps and "lr" not in changes:
@@ -211,11 +211,13 @@ def _with_optimizer(history: OptimizerHistory, changes: Mapping[str, str]) -> tu
     return new, reasons
 
 
-def _words_of_rule(name: str, rule: str | None, *, keeps: bool) -> str:
+def _words_of_rule(name: str, rule: str | None, old: str | None) -> str:
     if rule is None:
         return f"it is not known whether the update of {name} follows the size of its gradient"
     what = "follows the size of its gradient" if rule == "follows-gradient" else "divides by the size of its gradients"
-    return f"{name} {what}" + (", as the optimizer of the run" if keeps else ", unlike the optimizer of the run")
+    if old is None:
+        return f"{name} {what}; whether the optimizer of the run does is not known"
+    return f"{name} {what}" + (", as the optimizer of the run" if rule == old else ", unlike the optimizer of the run")
 
 
 def _reasons_of_rate(old: OptimizerHistory, new: OptimizerHistory) -> list[str]:

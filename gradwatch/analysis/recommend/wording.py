@@ -207,9 +207,9 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice, is_lost: bool) 
         )
     if choice.basis == "guard-p95":
         return (
-            f"the 95th percentile of the healthy norms: {_nothing_leapt(is_lost)}, so it is a guard that holds back the"
-            " five largest steps of a hundred. A threshold that follows the norms, as ZClip's does, did better in 18"
-            " cells of the benchmark with Adam, but not in five calm ones that came later, where 1.0 did best"
+            f"the 95th percentile of the healthy norms: {_nothing_leapt(history, is_lost)}, so it is a guard that holds"
+            " back the five largest steps of a hundred. A threshold that follows the norms, as ZClip's does, did better"
+            " in 18 cells of the benchmark with Adam, but not in five calm ones that came later, where 1.0 did best"
         )
     cause = "norms differ a lot from step to step"
     if choice.cause == "lost":
@@ -226,7 +226,7 @@ def _explain_adaptive(history: OptimizerHistory, choice: Choice, is_lost: bool) 
 
 
 def _explain_guard(history: OptimizerHistory, choice: Choice, is_lost: bool) -> str:
-    passed = f"{_spikes(history)} passed without harm" if history.spikes else _nothing_leapt(is_lost)
+    passed = f"{_spikes(history)} passed without harm" if history.spikes else _nothing_leapt(history, is_lost)
     if choice.basis == "guard-large-updates":
         changes = "changes" if history.median_clip_coef > 1 / EQUAL_RATIO else "would change"
         without = "" if changes == "changes" else " without clipping"
@@ -240,15 +240,17 @@ def _explain_guard(history: OptimizerHistory, choice: Choice, is_lost: bool) -> 
     return f"{passed}, so it is a guard: {_bound(history)}{momentum}"
 
 
-def _nothing_leapt(is_lost: bool) -> str:
-    return "no single step shows what went wrong" if is_lost else "norms and loss stayed calm"
+def _nothing_leapt(history: OptimizerHistory, is_lost: bool) -> str:
+    if is_lost:
+        return "no single step shows what went wrong"
+    return "norms and loss stayed calm" if len(history.losses) else "the norms stayed calm (the loss is not known)"
 
 
 def _explain_norms_alone(history: OptimizerHistory, choice: Choice, is_lost: bool) -> str:
     why = {
         "lost": "low enough to hold back what went wrong",
         "outliers": "single steps are far larger than the others, and this is below them",
-        "None": f"{_nothing_leapt(is_lost)}, so it is a guard that holds back the largest steps",
+        "None": f"{_nothing_leapt(history, is_lost)}, so it is a guard that holds back the largest steps",
     }[str(choice.cause)]
     if history.update_rule is None and history.weight_norm is not None:
         return (

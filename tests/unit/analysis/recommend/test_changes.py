@@ -158,6 +158,7 @@ def test_under_weight_decay_the_threshold_of_sgd_lies_between_now_and_what_settl
         ("AdamW", {}, {"optimizer": "SGD", "lr": "0.1"}, "SGD is taken without momentum"),
         ("AdamW", {}, {"optimizer": "Unheard"}, "not known whether the update of Unheard follows"),
         ("AdamW", {}, {"optimizer": "Lion"}, "as the optimizer of the run"),
+        ("Unheard", {}, {"optimizer": "Lion"}, "whether the optimizer of the run does is not known"),
     ],
 )
 def test_what_is_not_known_is_said(tmp_path, optimizer, settings, changes, says):

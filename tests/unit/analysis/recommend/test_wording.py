@@ -166,3 +166,11 @@ def test_other_refusals_say_their_numbers(calm):
     history = dataclasses.replace(calm, nonfinite=37, frame=pd.DataFrame(index=range(400)))
     assert "37 of 400 steps" in wording.not_finite(history)
     assert "factor of 12" in wording.drifting(12.0)
+
+
+@pytest.mark.parametrize("losses", [steady(400), None])
+def test_a_loss_that_is_not_known_is_not_called_calm(tmp_path, losses):
+    history = optimizer_history(Run(write_run(tmp_path, stream(steady(400), losses=losses))))
+    text = wording.explain(history, choice("norms-alone", percentile=90))
+    assert ("norms and loss stayed calm" in text) == (losses is not None)
+    assert ("the norms stayed calm (the loss is not known)" in text) == (losses is None)
