@@ -59,6 +59,8 @@ RISEN_NORM_RATIO = 5.0  # times the median norm before, of each of the last thre
 LEAP_LOSS_RATIO = 10.0  # times, from the first to the last of two or three losses
 HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
 OUT_OF_RANGE = 1e6  # times all losses before: no outlier of a batch is as far off
+FIRST_ROWS, OFTEN = 3, 0.05  # losses that tell their first level, and share of rows that are out of every range
+LEARNS_AGAIN, STEADILY = 0.5, -0.8  # of the level before, in the last tenth; correlation of its logarithm with time
 
 # Norms of which no loss shows that the training goes on
 HUGE_NORM = 1e3  # the gradient of a mean loss is not as large for long in a training that is well
@@ -99,7 +101,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     """Whether the loss ends far above its best level and the norms witness it, or far above its start.
 
     False where the run has several optimizers, because the loss of one rises while another learns, and where the
-    learning rate starts anew, because that begins a phase of its own.
+    learning rate starts anew or the loss learns something new, because that begins a phase of its own.
     """
     losses, levels = optimizer.history.losses, optimizer.history.loss_levels
     if len(losses) < MIN_LOSSES or optimizer.has_rivals or not is_apart(losses, levels):
@@ -107,7 +109,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     best = int(np.argmin(levels))
     step = _end_of_level(optimizer, best)
     low, last, first = levels[best], float(np.median(last_losses(losses))), first_loss(losses)
-    if restarts_after(optimizer, step):
+    if restarts_after(optimizer, step) or _learns_again(losses, levels):
         return False
     if values_grew(optimizer):
         return False
@@ -121,6 +123,21 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
     risen = rise > max(FAR_DEVIATIONS * noise_of(losses), UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
     return (doubled or risen) and _norms_witness(optimizer, step)
+
+
+def _learns_again(losses: Array, levels: list[float]) -> bool:
+    """Whether a loss below half of its start halves within its last tenth, steadily: its task has grown.
+
+    >>> again = np.r_[np.geomspace(2.0, 0.01, 100), np.geomspace(9.0, 0.2, 50)]
+    >>> levels = [float(np.median(part)) for part in np.array_split(again, 10)]
+    >>> _learns_again(again, levels), _learns_again(10 * again[::-1], levels)
+    (True, False)
+    """
+    if losses.min() <= 0 or not float(np.median(last_losses(losses))) < LEARNS_AGAIN * first_loss(losses):
+        return False
+    end = np.log(np.array_split(losses, len(levels))[-1])
+    falls = np.ptp(end) > 0 and np.corrcoef(end, np.arange(len(end)))[0, 1] < STEADILY
+    return bool(falls and levels[-1] < LEARNS_AGAIN * levels[-2])
 
 
 def _undone_in_logarithms(first: float, best: float, last: float) -> float:
@@ -289,6 +306,23 @@ def leaves_every_range(losses: Array) -> bool:
     """
     before = float(np.abs(losses[:-1]).max(initial=0.0))
     return bool(losses[-1] > HUGE_LOSS and losses[-1] > OUT_OF_RANGE * before > 0)
+
+
+@computed_once
+def out_of_range_from(optimizer: OptimizerFacts) -> int | None:
+    """The first step whose loss is huge and a million times its first level, if 5 % of the rows and three have such.
+
+    Single losses between them may be small: values that run away swing over many orders of magnitude. Beside a reward
+    the errors may grow as the square of it.
+    """
+    losses, rewards = optimizer.history.losses, np.abs(optimizer.history.rewards)
+    if len(losses) <= FIRST_ROWS or optimizer.has_rivals or not losses.min() > 0:
+        return None
+    first = float(np.median(rewards[:FIRST_ROWS])) if len(rewards) else 0.0
+    grown = 1.0 if not len(rewards) else float(rewards.max()) / first if first else math.inf
+    limit = max(HUGE_LOSS, OUT_OF_RANGE * max(1.0, grown * grown) * float(np.median(losses[:FIRST_ROWS])))
+    out = np.flatnonzero(losses > limit)
+    return int(optimizer.history.loss_steps[out[0]]) if len(out) >= max(FIRST_ROWS, OFTEN * len(losses)) else None
 
 
 def falls_without_end(optimizer: OptimizerFacts) -> bool:

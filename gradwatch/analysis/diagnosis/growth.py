@@ -19,6 +19,7 @@ from gradwatch.analysis.diagnosis.ends import (
     leaves_every_range,
     leaves_for_good,
     norms_leave_for_good,
+    out_of_range_from,
     rises_above_all,
     targets_grew,
     values_grew,
@@ -33,6 +34,7 @@ from gradwatch.analysis.diagnosis.schedule import (
     no_warm_up,
     rate_without_warm_up,
 )
+from gradwatch.analysis.statistics.loss_levels import first_loss
 from gradwatch.analysis.statistics.losses import loss_summary
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, noise_of, robust_deviation
@@ -61,6 +63,7 @@ THROWN_OFF, NOT_BACK = 10.0, 0.97  # times the first loss, after the first updat
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
+LEARNT, ROUNDING, DECADES = 0.3, 1e-6, 0.8  # of the first loss; of the loss; of those that norms which fade pass
 MOST_LISTED = 30  # steps that a finding lists: norms with a heavy tail have dozens that stand out
 
 
@@ -211,7 +214,8 @@ def _course_text(course: Loss | None, ends: tuple[float, float] | None, ends_in_
     if course is None or ends is None:
         return f"the norms left their level and did not return{end}"
     first, last = map(number, ends)
-    return f"its loss went from {first} (best {number(course.best)}) to {last}{end}"
+    best = f" (best level {number(course.best)})" if course.best < ends[0] else ""
+    return f"its loss went from {first}{best} to {last}{end}"
 
 
 def _cause(optimizer: OptimizerFacts, onset: int) -> str:
@@ -285,6 +289,7 @@ def is_diverging(optimizer: OptimizerFacts) -> bool:
         _nan_after_growth(optimizer) is not None
         or _loss_is_lost(optimizer, loss_course(optimizer))
         or _few_losses_are_lost(optimizer)
+        or out_of_range_from(optimizer) is not None
         or norms_leave_for_good(optimizer)
         or _lasting_explosion(optimizer) is not None
     )
@@ -304,6 +309,8 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
         )
     if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
         return _begin(optimizer, None)
+    if out_of_range_from(optimizer) is not None:
+        return out_of_range_from(optimizer)
     explosion = _lasting_explosion(optimizer)
     if falls_without_end(optimizer):
         return int(optimizer.steps[0])
@@ -542,7 +549,7 @@ def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report gradients that shrink towards the input, or that fade over the run."""
     events = [e for e in optimizer.events if e.kind == "vanishing" and e.severity != "info"]
     events = [e for e in events if e.parameter is None or _is_small(optimizer, e.parameter)]
-    if not events:
+    if not events or _has_converged(optimizer):
         return None
     first = events[0]
     names = tuple(dict.fromkeys(str(e.parameter) for e in events if e.parameter))
@@ -565,6 +572,21 @@ def vanishing(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         " for them; clipping and the learning rate do not help",
         confirm="compare the norms per layer: `gradwatch report --layers 100`",
     )
+
+
+def _has_converged(optimizer: OptimizerFacts) -> bool:
+    """Whether the loss fell, is the same to rounding in the second half, and the norms faded step by step.
+
+    So a problem with one least value ends that is given whole at each step. Gradients that a fault cuts off leave such
+    a loss as well, but pass no decades on the way.
+    """
+    losses, norms = optimizer.history.losses, optimizer.total_norm
+    norms = norms[np.isfinite(norms) & (norms > 0)]
+    if len(losses) < MIN_LOSSES or not len(norms) or losses[-1] > LEARNT * first_loss(losses):
+        return False
+    half, decades = losses[len(losses) // 2 :], np.floor(np.log10(norms))
+    passed = len(np.unique(decades)) > DECADES * (decades.max() - decades.min())
+    return bool(np.ptp(half) <= ROUNDING * abs(half[-1]) and passed)
 
 
 def _is_small(optimizer: OptimizerFacts, parameter: str) -> bool:

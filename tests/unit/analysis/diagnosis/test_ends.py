@@ -175,6 +175,40 @@ def test_a_critic_without_a_constraint(tmp_path):
     assert "diverged" not in codes(run)
 
 
+def swinging(every, rows=60):
+    """Losses of which one in so many leaps out of every range, and norms that leap with them."""
+    losses = [0.2, 1.0, 0.3, *(1e9 * (1 + i % 7) if i % every == 9 else 0.3 + 0.01 * (i % 11) for i in range(rows))]
+    return [100.0 * loss for loss in losses], losses
+
+
+@pytest.mark.parametrize(
+    ("every", "reward", "told"),
+    [
+        pytest.param(10, 16.0, True, id="in a tenth of the rows"),
+        pytest.param(31, 16.0, False, id="once"),
+        pytest.param(10, 1.6e6, False, id="no farther than the square of the reward"),
+    ],
+)
+def test_a_loss_that_leaves_every_range_again_and_again_has_not_come_back(tmp_path, every, reward, told):
+    norms, losses = swinging(every)
+    rewards = json.dumps(np.geomspace(1.0, reward, len(losses)).tolist())
+    run = run_of(tmp_path, stream(norms, losses=losses), meta={"source": "a file", "rewards": rewards})
+    assert ("diverged" in codes(run)) == told
+    assert ("spike" in codes(run)) != told
+    if told:
+        assert the(run, "diverged").steps == (12, 62)
+
+
+def test_a_task_that_grows_is_learnt_again(tmp_path):
+    """At step 60 the loss leaps a thousandfold; it falls below its start and still falls at the end."""
+    first, again = falling(60, 1.8, 0.004), falling(60, 9.0, 0.2)
+    norms = [*steady(60), *np.geomspace(20.0, 1.0, 60)]
+    grown = run_of(tmp_path / "grown", stream(norms, losses=[*first, *again]))
+    assert "diverged" not in codes(grown)
+    stands = run_of(tmp_path / "stands", stream(norms, losses=[*first, *falling(10, 9.0, 0.8), *falling(50, 0.8, 0.7)]))
+    assert "diverged" in codes(stands)
+
+
 def test_larger_targets_are_no_divergence(tmp_path):
     """They double in a regression that had not learnt: the error is four times as large, the gradient twice."""
     losses = [*falling(80, 0.5, 0.5), *falling(80, 2.0, 2.0)]

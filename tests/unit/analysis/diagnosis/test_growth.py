@@ -163,7 +163,7 @@ def test_the_headline_has_the_losses_of_the_report(tmp_path, grown):
     last = loss.last if grown == 40 else 10.0 ** (grown - 1)
     assert found.evidence["loss_first"].value == loss.first
     assert found.evidence["loss_last"].value == pytest.approx(last)
-    assert f"its loss went from {number(loss.first)} (best " in found.what
+    assert f"its loss went from {number(loss.first)} (best level " in found.what
     assert found.what.endswith(f") to {number(last)}")
 
 
@@ -230,6 +230,21 @@ def test_deep_layers_whose_gradient_vanishes(tmp_path):
     assert "vanishing" not in codes(run_of(tmp_path / "near", alike))
 
 
+@pytest.mark.parametrize(
+    ("norms", "losses", "told"),
+    [
+        pytest.param(np.geomspace(1.0, 1e-16, 300), 0.02 + np.geomspace(2.0, 1e-30, 300), False, id="converged"),
+        pytest.param([1.0] * 100 + [1e-12] * 200, 0.02 + np.geomspace(2.0, 1e-30, 300), True, id="cut off at once"),
+        pytest.param(np.geomspace(1.0, 1e-16, 300), 1.5 + np.geomspace(0.5, 1e-30, 300), True, id="fell by little"),
+        pytest.param(np.geomspace(1.0, 1e-16, 300), falling(300), True, id="the loss scatters"),
+    ],
+)
+def test_norms_that_fade_because_a_problem_is_solved_to_rounding_do_not_vanish(tmp_path, norms, losses, told):
+    run = run_of(tmp_path, stream(norms, losses=losses))
+    assert any(event.kind == "vanishing" for event in run.summary().events), "the detector sees it in each case"
+    assert ("vanishing" in codes(run)) == told
+
+
 def ramp_then(steps, warm_up, peak=0.1):
     """A linear warm-up, then a constant learning rate."""
     return [peak * min(1.0, (i + 1) / warm_up) for i in range(steps)]
@@ -276,7 +291,7 @@ def test_a_few_rows_that_fell_and_rose_again(tmp_path):
     found = the(run, "diverged")
     assert (found.severity, found.certainty) == ("critical", "likely")
     assert abs(found.steps[0] - 4) <= 1
-    assert "its loss went from 15.5 (best 1.43) to 10" in found.what
+    assert "its loss went from 15.5 (best level 1.43) to 10" in found.what
 
 
 def test_a_few_rows_that_rose_by_less_beside_norms_that_rose_tenfold(tmp_path):
