@@ -7,7 +7,7 @@ loss ends at twice its start and larger targets don't explain it (`targets_grew`
 Few rows have no levels. There the last rows have to stand apart from all before, in loss and norm. Where no loss is
 known, or it stands, norms alone tell: healthy ones never end twentyfold higher in few rows, nor a hundredfold in many.
 
-The thresholds were set on 561 histories: benchmarks/diagnosis/RESULTS.md, the ninth and the tenth round.
+The thresholds were set on 561 histories: benchmarks/diagnosis/ROUNDS.md, the ninth and the tenth round.
 """
 
 from __future__ import annotations
