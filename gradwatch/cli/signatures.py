@@ -276,7 +276,8 @@ def report(
         Path | None, typer.Option("--svg", metavar="FILE", help="Write the report as an SVG picture.")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option("--png", metavar="FILE", help="Write the report as a PNG picture (gradwatch\\[png]).")
+        Path | None,
+        typer.Option("--png", metavar="FILE", help="Write the report as a PNG picture; needs the extra png."),
     ] = None,
     layers: Annotated[int, typer.Option(min=0, help="Number of layers to list.")] = 12,
     optimizer: OptimizerName = None,

@@ -62,7 +62,7 @@ def test_the_usage_is_written_as_other_programs_do(command, name, usage):
 
 def test_the_help_names_the_extra_that_a_picture_needs(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert "gradwatch[png]" in command("report", "--help").out
+    assert "needs the extra png" in command("report", "--help").out
 
 
 def test_the_version_is_that_of_the_package(command):
