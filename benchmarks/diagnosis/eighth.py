@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from lab import (
     STEPS,
+    Batch,
     Cases,
     Cnn,
     Gpt,
     Lstm,
+    Parts,
     Place,
+    Weight,
+    bce,
     classify,
     digits,
     mlp,
@@ -30,41 +34,13 @@ from lab import (
     text,
     train,
     trained_by_a_trainer,
+    update,
 )
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
 case = Cases()
-bce = functional.binary_cross_entropy_with_logits
-Batch = tuple[Tensor, Tensor]
-
-
-class Parts(nn.Module):
-    """Named parts, joined by a function: what most scripts write as a class."""
-
-    def __init__(self, join: Callable[..., Tensor], **parts: nn.Module) -> None:
-        super().__init__()
-        self.join = join
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.join(self, *inputs)
-
-
-class Weight(nn.Module):
-    """A lone parameter with a name."""
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = nn.Parameter(value)
-
-
-def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 def altered(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:

@@ -27,6 +27,9 @@ import gradwatch
 
 STEPS = 300
 
+Batch = tuple[Tensor, Tensor]
+bce = functional.binary_cross_entropy_with_logits
+
 
 @dataclass(frozen=True)
 class Place:
@@ -162,7 +165,7 @@ class Cases:
 # ------------------------------------------------------------------------------------------- data
 
 
-def digits(seed: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
+def digits(seed: int, size: int = 64) -> Iterator[Batch]:
     """Handwritten digits of scikit-learn: (size, 64) in [0, 1], and their classes."""
     images, labels = datasets.load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
@@ -172,7 +175,7 @@ def digits(seed: int, size: int = 64) -> Iterator[tuple[Tensor, Tensor]]:
         yield x[rows], y[rows]
 
 
-def text(seed: int, size: int = 16, length: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
+def text(seed: int, size: int = 16, length: int = 32) -> Iterator[Batch]:
     """Bytes of a module of the standard library, and the bytes that follow them."""
     data = torch.frombuffer(bytearray(inspect.getsource(textwrap).encode("ascii", "replace")), dtype=torch.uint8).long()
     generator = torch.Generator().manual_seed(seed)
@@ -182,7 +185,7 @@ def text(seed: int, size: int = 16, length: int = 32) -> Iterator[tuple[Tensor, 
         yield rows[:, :-1], rows[:, 1:]
 
 
-def plane(seed: int, size: int = 64, width: int = 8, noise: float = 0.1) -> Iterator[tuple[Tensor, Tensor]]:
+def plane(seed: int, size: int = 64, width: int = 8, noise: float = 0.1) -> Iterator[Batch]:
     """A linear function of ``width`` numbers, with noise."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(width, generator=generator)
@@ -199,6 +202,27 @@ def mlp(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), act()]
     return nn.Sequential(*layers[:-1])
+
+
+class Parts(nn.Module):
+    """Named parts, joined by a function: what most scripts write as a class."""
+
+    def __init__(self, join: Callable[..., Tensor], **parts: nn.Module) -> None:
+        super().__init__()
+        self.join = join
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.join(self, *inputs)
+
+
+class Weight(nn.Module):
+    """A lone parameter with a name."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value)
 
 
 class Cnn(nn.Module):
@@ -265,28 +289,35 @@ class Gpt(nn.Module):
         return self.head(self.norm(h))
 
 
-def classify(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def classify(model: nn.Module, batch: Batch) -> Tensor:
     return functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def next_byte(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def next_byte(model: nn.Module, batch: Batch) -> Tensor:
     return functional.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
 
 
-def squared(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def squared(model: nn.Module, batch: Batch) -> Tensor:
     return (model(batch[0]).squeeze(-1) - batch[1]).square().mean()
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Make one update by the gradient of this loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def train(
     place: Place,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    loss_of: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
+    batches: Iterator[Batch],
+    loss_of: Callable[[nn.Module, Batch], Tensor],
     *,
     steps: int = STEPS,
     clip: float | None = None,
-    change: Callable[[int, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] = lambda step, batch: batch,
+    change: Callable[[int, Batch], Batch] = lambda step, batch: batch,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     zero: Callable[[], None] | None = None,
     **options: object,
@@ -309,8 +340,8 @@ def clip_after_the_step(
     place: Place,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    loss_of: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
+    batches: Iterator[Batch],
+    loss_of: Callable[[nn.Module, Batch], Tensor],
     *,
     steps: int = STEPS,
     broken: bool,
@@ -333,8 +364,8 @@ def clip_before_unscaling(
     place: Place,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    loss_of: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
+    batches: Iterator[Batch],
+    loss_of: Callable[[nn.Module, Batch], Tensor],
     *,
     broken: bool,
 ) -> None:
@@ -359,13 +390,13 @@ def clip_before_unscaling(
 def trained_by_a_trainer(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    loss_of: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor],
+    batches: Iterator[Batch],
+    loss_of: Callable[[nn.Module, Batch], Tensor],
     *,
     steps: int,
     every: int,
     clip: float | None = None,
-    change: Callable[[int, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] = lambda step, batch: batch,
+    change: Callable[[int, Batch], Batch] = lambda step, batch: batch,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> list[dict[str, object]]:
     """Train, and log as a Trainer with ``logging_steps=every`` does.

@@ -18,12 +18,15 @@ from typing import Any, Literal
 import torch
 from lab import (
     STEPS,
+    Batch,
     Cases,
     Gate,
     Gpt,
     Lstm,
     Pair,
+    Parts,
     Place,
+    bce,
     classify,
     digits,
     mlp,
@@ -34,6 +37,7 @@ from lab import (
     train,
     trained_by_a_trainer,
     trainer_rows,
+    update,
 )
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,27 +46,6 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 case = Cases()
-bce = functional.binary_cross_entropy_with_logits
-Batch = tuple[Tensor, Tensor]
-
-
-class Parts(nn.Module):
-    """Named parts, joined by a function: what most scripts write as a class."""
-
-    def __init__(self, join: Callable[..., Tensor], **parts: nn.Module) -> None:
-        super().__init__()
-        self.join = join
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.join(self, *inputs)
-
-
-def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 def at(step: int, change: Callable[[Batch], Batch], broken: bool) -> Callable[[int, Batch], Batch]:

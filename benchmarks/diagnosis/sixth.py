@@ -20,6 +20,7 @@ from lab import (
     Gpt,
     Pair,
     Place,
+    bce,
     classify,
     digits,
     mlp,
@@ -31,11 +32,8 @@ from lab import (
     trained_by_a_trainer,
 )
 from torch import Tensor, nn
-from torch.nn import functional
 
 case = Cases()
-bce = functional.binary_cross_entropy_with_logits
-
 # -------------------------------------------------------------------------------- adversaries
 
 
