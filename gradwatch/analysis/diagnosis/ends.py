@@ -18,7 +18,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.schedule import restarts_after
-from gradwatch.analysis.statistics.loss_levels import first_loss, is_above
+from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, start_of
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import noise_of
 
@@ -59,7 +59,7 @@ RISEN_NORM_RATIO = 5.0  # times the median norm before, of each of the last thre
 LEAP_LOSS_RATIO = 10.0  # times, from the first to the last of two or three losses
 HUGE_LOSS = 1e6  # no loss of one sample that was scaled on purpose is as large
 OUT_OF_RANGE = 1e6  # times all losses before: no outlier of a batch is as far off
-FIRST_ROWS, OFTEN = 3, 0.05  # losses that tell their first level, and share of rows that are out of every range
+MIN_OUT, OFTEN = 3, 0.05  # rows that are out of every range, and their share
 LEARNS_AGAIN, STEADILY = 0.5, -0.8  # of the level before, in the last tenth; correlation of its logarithm with time
 
 # Norms of which no loss shows that the training goes on
@@ -116,7 +116,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
     if last > FAR_RATIO * max(first, low) > 0:
         return not targets_grew(optimizer, step, math.sqrt(last / low))
     rise = last - low
-    if len(losses) < MANY_LOSSES and last > ABOVE_START * first > 0 and np.median(losses[:3]) < NEVER_FELL * low:
+    if len(losses) < MANY_LOSSES and last > ABOVE_START * first > 0 and start_of(losses) < NEVER_FELL * low:
         raised = _raised_at_the_end(optimizer, step)
         if raised is not None and raised > ABOVE_START_NORMS and rise > FAR_DEVIATIONS * noise_of(losses):
             return True
@@ -316,13 +316,13 @@ def out_of_range_from(optimizer: OptimizerFacts) -> int | None:
     the errors may grow as the square of it.
     """
     losses, rewards = optimizer.history.losses, np.abs(optimizer.history.rewards)
-    if len(losses) <= FIRST_ROWS or optimizer.has_rivals or not losses.min() > 0:
+    if len(losses) <= MIN_OUT or optimizer.has_rivals or not losses.min() > 0:
         return None
-    first = float(np.median(rewards[:FIRST_ROWS])) if len(rewards) else 0.0
+    first = start_of(rewards) if len(rewards) else 0.0
     grown = 1.0 if not len(rewards) else float(rewards.max()) / first if first else math.inf
-    limit = max(HUGE_LOSS, OUT_OF_RANGE * max(1.0, grown * grown) * float(np.median(losses[:FIRST_ROWS])))
+    limit = max(HUGE_LOSS, OUT_OF_RANGE * max(1.0, grown * grown) * start_of(losses))
     out = np.flatnonzero(losses > limit)
-    return int(optimizer.history.loss_steps[out[0]]) if len(out) >= max(FIRST_ROWS, OFTEN * len(losses)) else None
+    return int(optimizer.history.loss_steps[out[0]]) if len(out) >= max(MIN_OUT, OFTEN * len(losses)) else None
 
 
 def falls_without_end(optimizer: OptimizerFacts) -> bool:

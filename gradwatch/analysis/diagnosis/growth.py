@@ -34,7 +34,7 @@ from gradwatch.analysis.diagnosis.schedule import (
     no_warm_up,
     rate_without_warm_up,
 )
-from gradwatch.analysis.statistics.loss_levels import first_loss
+from gradwatch.analysis.statistics.loss_levels import first_loss, start_of
 from gradwatch.analysis.statistics.losses import loss_summary
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import came_back, noise_of, robust_deviation
@@ -94,7 +94,7 @@ def loss_course(optimizer: OptimizerFacts) -> Loss | None:
     if _left_at_once(losses, optimizer.total_norm):
         first = float(losses[0])
         return Loss(first=first, best=first, last=levels[-1], deviation=0.0, best_step=int(steps[0]))
-    best, first = int(np.argmin(levels)), float(np.median(losses[:3]))
+    best, first = int(np.argmin(levels)), start_of(losses)
     if first < levels[best]:
         few = max(3, len(losses) // 50)
         deviation = robust_deviation(losses[:few])
@@ -309,8 +309,8 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
         )
     if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
         return _begin(optimizer, None)
-    if out_of_range_from(optimizer) is not None:
-        return out_of_range_from(optimizer)
+    if (first_out := out_of_range_from(optimizer)) is not None:
+        return first_out
     explosion = _lasting_explosion(optimizer)
     if falls_without_end(optimizer):
         return int(optimizer.steps[0])

@@ -21,7 +21,7 @@ from gradwatch.analysis.diagnosis.schedule import (
     peaks_of_rate,
     rate_without_warm_up,
 )
-from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
+from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
 from gradwatch.analysis.statistics.tail import detrended_sample
@@ -248,7 +248,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
     if progress <= doubt or rise <= max(REGRESSED_SHARE * progress, doubt):
         return None
-    start = float(np.median(losses[:3]))
+    start = start_of(losses)
     is_worse = _leapt_at_first(losses) and levels[-1] > FEW_RATIO * start + doubt
     share, shrunken = rise / progress, shrunken_weights(optimizer)
     left = None if shrunken is None else shrunken[1] / shrunken[0]
@@ -300,7 +300,7 @@ def _leapt_at_first(losses: Array) -> bool:
     >>> _leapt_at_first(np.array([12.0, 12, 44, 48, 47, 40, 30])), _leapt_at_first(np.array([12.0, 12, 14, 13, 12, 11]))
     (True, False)
     """
-    return first_loss(losses) > LEAPT_RATIO * float(np.median(losses[:3])) > 0
+    return first_loss(losses) > LEAPT_RATIO * start_of(losses) > 0
 
 
 def _few_end_above(losses: Array, levels: list[float]) -> bool:

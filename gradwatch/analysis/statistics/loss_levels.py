@@ -32,9 +32,14 @@ def medians(parts: Sequence[Array]) -> list[float]:
     return [float(np.median(part)) for part in parts]
 
 
+def start_of(losses: Array) -> float:
+    """The median of the first 3: where a loss begins, before updates have thrown it off."""
+    return float(np.median(losses[:3]))
+
+
 def first_loss(losses: Array) -> float:
     """The loss at the start: the larger median of the first 3 and the first 10, for fast trainings leave it at once."""
-    return max(float(np.median(losses[:3])), float(np.median(losses[:10])))
+    return max(start_of(losses), float(np.median(losses[:10])))
 
 
 def uncertainty(losses: Array) -> float:
