@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -490,33 +491,26 @@ def test_detectors_see_what_was_recorded_before_and_tell_none_of_it_again(tmp_pa
     assert steps_in(tmp_path) == [0, 1, 2]
 
 
-@dataclass
-class Slow(Alarm):
-    """Takes its time over the records of earlier attempts."""
-
-    opened: threading.Event = field(default_factory=threading.Event)
-
-    def update(self, record: StepRecord) -> Sequence[Event]:
-        if record.step < 3:
-            self.opened.wait(20)
-        return super().update(record)
-
-
-def test_records_are_written_while_earlier_ones_are_judged(tmp_path):
+def test_records_are_written_while_earlier_ones_are_judged(tmp_path, monkeypatch):
     """A kill meanwhile loses none of them; they are judged in their turn."""
-    slow = Slow(limit=10.0)
+    alarm = Alarm(limit=10.0)
     writer = continued(tmp_path, [record(step) for step in range(3)])
-    recorder = Recorder(writer, {"0": [slow]}, past=past_of(tmp_path))
-    recorder.put_record(putting(3, 50.0))
-    slow.opened.set()
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder_module, "SLICE", 0.0)
+        recorder = Recorder(writer, {"0": [alarm]}, past=past_of(tmp_path))
+        recorder.put_record(lambda: replace(record(3, 50.0), attempt=1))
+        assert recorder.flush()
+        assert recorder._judge.is_behind
+        assert steps_in(tmp_path) == [0, 1, 2, 3]
+        assert alarm.seen == []
     deadline = time.monotonic() + 20
     while recorder._judge.is_behind and time.monotonic() < deadline:
         time.sleep(0.01)
-    recorder.put_record(putting(4, 1.0))
-    recorder.put_record(putting(5, 60.0))
+    for step, norm in [(4, 1.0), (5, 60.0)]:
+        recorder.put_record(functools.partial(replace, record(step, norm), attempt=1))
     recorder.close("closed")
     assert steps_in(tmp_path) == [0, 1, 2, 3, 4, 5]
-    assert slow.seen == [0, 1, 2, 3, 4, 5]
+    assert alarm.seen == [0, 1, 2, 3, 4, 5]
     assert [event.step for event in recorder.events] == [3, 5]
     assert [step for step, _ in events_in(tmp_path)] == [3, 5]
     assert unjudged_since(tmp_path) == ""
@@ -546,11 +540,10 @@ def test_while_the_detectors_are_behind_every_commit_still_comes(tmp_path, monke
 
 def test_what_was_not_judged_is_said_and_judged_by_the_next_attempt(tmp_path, monkeypatch, caplog):
     writer = continued(tmp_path, [record(step) for step in range(3)])
-    slow = Slow(limit=10.0)
     with monkeypatch.context() as patched:
         patched.setattr(recorder_module, "JUDGED_AT_END", 0.0)
         patched.setattr(recorder_module, "SLICE", 0.0)
-        recorder = Recorder(writer, {"0": [slow]}, past=past_of(tmp_path))
+        recorder = Recorder(writer, {"0": [Alarm(limit=10.0)]}, past=past_of(tmp_path))
         recorder.put_record(lambda: replace(record(3, 50.0), attempt=1))
         recorder.close("closed")
     assert "steps-not-judged" in caplog.text
