@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, groupby, repeat
 from math import gcd, prod
@@ -564,8 +564,8 @@ def _pointers(
 ) -> tuple[tuple[int, ...], Dtypes] | None:
     """The addresses of a parameter's tensors, 0 where there is none, in the order of `_POINTERS`; and the dtypes.
 
-    None where a single pass can't read them: they have to be laid out alike, in one memory, and of these dtypes, both
-    second moments of the same.
+    None where a single pass can't read them: they have to be laid out alike or stepped by `_as_stepped`, in one memory,
+    and of these dtypes, both second moments of the same.
     """
     weight, gradient = one.weight, one.gradient
     size, is_contiguous = weight.numel(), weight.is_contiguous()
@@ -585,7 +585,8 @@ def _pointers(
             return None
         if tensor.get_device() != where or tensor.is_cpu != weight.is_cpu:
             return None
-        if not (tensor.is_contiguous() if is_contiguous else _are_laid_out_alike(tensor, weight)):
+        is_alike = tensor.is_contiguous() if is_contiguous else _are_laid_out_alike(tensor, weight)
+        if not is_alike and not (one.group.get("fused") and is_dense(weight) and is_dense(tensor)):
             return None
         addresses.append(tensor.data_ptr())
         kinds.append(tensor.dtype)
@@ -596,6 +597,26 @@ def _pointers(
 
 def _are_laid_out_alike(tensor: Tensor, weight: Tensor) -> bool:
     return tensor.stride() == weight.stride() and is_dense(weight)
+
+
+def _as_stepped(one: Moved) -> Moved | None:
+    """A parameter with its tensors in the order in which its step has paired their entries.
+
+    The fused kernels of PyTorch ignore strides: the first entry in the memory of the weight moves by the first in that
+    of each moment. So moments that were made or loaded before the weights became channels last belong to other entries
+    than their indices say. None where entries that lie next to each other in a tensor's memory are not all its own.
+    """
+    tensors = one.tensors()
+    if not one.group.get("fused") or all(map(Tensor.is_contiguous, tensors)):
+        return one
+    if not all(map(is_dense, tensors)):
+        return None
+    names = [name for name in _POINTERS if getattr(one, name) is not None]
+    return replace(one, **{name: _in_memory_order(getattr(one, name)) for name in names})
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    return tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
 
 
 def _by_fused(readable: _Readable, most: int | None) -> Part:
@@ -856,6 +877,9 @@ def _log2(beta: float) -> float:
 
 def _by_operators(found: Sequence[Moved], most: int) -> list[Part]:
     """Measure parameters of one device in batches of alike ones; nothing waits for it."""
+    found = [stepped for one in found if (stepped := _as_stepped(one)) is not None]
+    if not found:
+        return []
     alike: defaultdict[tuple[Any, ...], list[tuple[Moved, Sampling]]] = defaultdict(list)
     for one, sampling in zip(found, _choose(found, most).samplings, strict=True):
         dtypes = tuple(None if t is None else t.dtype for t in (one.weight, one.gradient, *one.moments()))

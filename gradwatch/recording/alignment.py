@@ -156,9 +156,10 @@ def alignments(
         None where a class of tensor or a state of an optimizer is like no other.
     """
     try:
+        fused = any(group.get("fused") for group in optimizer.param_groups)
         rows: defaultdict[tuple[Any, ...], list[_Row]] = defaultdict(list)
         for position, (one, before, after, parameter) in enumerate(zip(entries, old, new, parameters, strict=True)):
-            row = _row(position, one, before, after, parameter, optimizer)
+            row = _row(position, one, before, after, parameter, _momentum_of(parameter, optimizer), fused=fused)
             if row.old.numel() and not is_wrapper(row.old):
                 rows[row.kind].append(row)
         parts = [
@@ -172,11 +173,20 @@ def alignments(
     return Measurement(SAMPLED_STATS, len(entries), tuple(parts))
 
 
-def _row(position: int, entries: Entries, old: Tensor, new: Tensor, parameter: Tensor, optimizer: Optimizer) -> _Row:
-    weight = _part_of(parameter)
-    gradient, momentum = (
-        _entries_like(entries, tensor, old, weight) for tensor in (parameter.grad, _momentum_of(parameter, optimizer))
-    )
+def _row(
+    position: int,
+    entries: Entries,
+    old: Tensor,
+    new: Tensor,
+    parameter: Tensor,
+    momentum: Tensor | None,
+    *,
+    fused: bool,
+) -> _Row:
+    weight, gradient = _part_of(parameter), parameter.grad
+    if fused and momentum is not None and gradient is not None and momentum.stride() != gradient.stride():
+        momentum = None  # fused steps pair entries as they lie in memory, whatever their indices
+    gradient, momentum = (_entries_like(entries, tensor, old, weight) for tensor in (gradient, momentum))
     return _Row(position, old.reshape(-1), new.reshape(-1), gradient, momentum)
 
 

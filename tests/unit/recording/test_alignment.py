@@ -268,3 +268,19 @@ def test_what_fills_its_memory_once():
     assert not can_count_off(torch.zeros(3, 4)[:, ::2])
     assert not can_count_off(torch.zeros(1, 4).expand(3, 4))
     assert not can_count_off(torch.zeros(3).to_sparse())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_fused_momentum_that_lies_otherwise_in_memory_is_not_compared(fused):
+    """A fused step pairs its entries with those of the gradient by memory, and their indices say something else."""
+    weight = parameter((2, 3, 4, 5))
+    optimizer = torch.optim.Adam([weight], 1e-2, fused=fused)
+    optimizer.step()
+    state = optimizer.state[weight]
+    state["exp_avg"] = state["exp_avg"].contiguous(memory_format=torch.channels_last)
+    old = weight.detach().clone()
+    moved, momentum, weights = by_operators([WHOLE], [old], [weight], optimizer)[:, 0]
+    _, of_momentum, of_weights = oracle(WHOLE, old, weight.detach(), weight, optimizer)
+    assert moved == 0
+    assert weights == pytest.approx(of_weights)
+    assert math.isnan(momentum) if fused else momentum == pytest.approx(of_momentum)
