@@ -20,7 +20,7 @@ from itertools import chain, groupby, repeat
 from math import gcd, prod
 from operator import attrgetter, is_not
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -37,6 +37,7 @@ from gradwatch.measure.routes import leave_triton, runs_triton, to_host
 from gradwatch.measure.sharded import local
 from gradwatch.record import UPDATE_STATS
 
+TensorOrNone = TypeVar("TensorOrNone", Tensor, Tensor | None)
 UpdateRoute: TypeAlias = Literal["adam", "sgd"]
 
 RUN = 64
@@ -611,11 +612,21 @@ def _as_stepped(one: Moved) -> Moved | None:
         return one
     if not all(map(is_dense, tensors)):
         return None
-    names = [name for name in _POINTERS if getattr(one, name) is not None]
-    return replace(one, **{name: _in_memory_order(getattr(one, name)) for name in names})
+    moment, square, largest = map(_in_memory_order, one.moments())
+    return replace(
+        one,
+        weight=_in_memory_order(one.weight),
+        gradient=_in_memory_order(one.gradient),
+        moment=moment,
+        square=square,
+        largest=largest,
+    )
 
 
-def _in_memory_order(tensor: Tensor) -> Tensor:
+def _in_memory_order(tensor: TensorOrNone) -> TensorOrNone:
+    """All entries of a dense tensor in one dimension, as they lie in memory."""
+    if tensor is None:
+        return None
     return tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
 
 
