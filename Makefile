@@ -21,9 +21,11 @@ test test-slow test-lowest trackers peers notebook: export OMP_NUM_THREADS ?= 1
 test: $(READY) browser
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow and not peers" $(ARGS)
 
-# The tests that `make test` leaves out.
+# The tests that `make test` leaves out. Each worker imports only the files that name the mark, and those of the browser,
+# which their conftest.py marks.
 test-slow: $(READY) browser
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow tests/browser \
+	  $$(grep -rlw --include='test_*.py' --exclude-dir=browser slow tests) $(ARGS)
 
 # Unit tests and doctests under coverage, with the floor that pyproject.toml sets (fail_under). Python 3.12 and newer count
 # lines through sys.monitoring, which costs next to nothing.

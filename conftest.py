@@ -1,7 +1,9 @@
 """Names for the doctests, and one thread per process, because several processes run side by side."""
 
+import gc
 import importlib.util
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Its import tells the user to install Keras, which the development set does not hold.
 collect_ignore = [] if importlib.util.find_spec("keras") else ["gradwatch/integrations/keras.py"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while modules are imported and tests are found: a million objects that all stay.
+
+    Collections during the tests pass over them.
+    """
+    gc.disable()
+    result = yield
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return result
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries free what they have at the end, or complain
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,11 @@ import pytest
 
 from ..scripts import load
 
-pytest.importorskip("sklearn")
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_sklearn():
+    """Imported by the first test: it takes a second, and every worker collects this module."""
+    pytest.importorskip("sklearn")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,11 @@ from torch import nn
 
 from ..scripts import BENCHMARKS, load
 
-pytest.importorskip("sklearn")
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_sklearn():
+    """Imported by the first test: it takes a second, and every worker collects this module."""
+    pytest.importorskip("sklearn")
 
 
 network, experiment = load("temporal_order/network"), load("temporal_order/experiment")

@@ -7,7 +7,13 @@ import torch
 
 from ..scripts import load
 
-pytest.importorskip("sklearn")
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_sklearn():
+    """Imported by the first test: it takes a second, and every worker collects this module."""
+    pytest.importorskip("sklearn")
+
+
 RATES = (0.01, 0.1, 0.03)
 SHAPES = {"tall": (6, 3), "wide": (3, 5), "bias": (4,)}
 

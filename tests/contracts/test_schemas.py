@@ -1,6 +1,5 @@
 """docs/schemas: each schema is valid, up to date, and holds for what its command prints of real runs."""
 
-import gc
 import importlib.util
 import json
 import math
@@ -99,6 +98,7 @@ RUNS_A_SCRIPT = ("replay", "doctor", "tune")
 def printed(folder, monkeypatch, capsys):
     """What a command prints, by a process of its own if it runs a script."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("gc.freeze", lambda: None)  # what `open_run` freezes would stay until the last test
 
     def run(*words):
         if words[0] in RUNS_A_SCRIPT:
@@ -111,8 +111,7 @@ def printed(folder, monkeypatch, capsys):
         assert ended.value.code in (None, 0, 3)
         return json.loads(capsys.readouterr().out)
 
-    yield run
-    gc.unfreeze()
+    return run
 
 
 @pytest.mark.parametrize(

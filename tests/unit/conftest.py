@@ -1,6 +1,5 @@
 """The command line in this process, and a server that takes messages."""
 
-import gc
 import http.server
 import importlib.util
 import json
@@ -26,6 +25,7 @@ class Done:
 def command(monkeypatch, capsys):
     """Run `gradwatch` with some arguments, 100 columns wide."""
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("gc.freeze", lambda: None)  # what `open_run` freezes would stay until the last test
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["gradwatch", *map(str, arguments)])
@@ -34,8 +34,7 @@ def command(monkeypatch, capsys):
         out, err = capsys.readouterr()
         return Done(int(ended.value.code or 0), out, err)
 
-    yield run
-    gc.unfreeze()  # what `open_run` froze, so that libraries can free it at the end
+    return run
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """PyTorch Lightning itself, against the same training written by hand."""
 
+import functools
+import importlib
 import logging
 import os
 import subprocess
@@ -18,14 +20,19 @@ from gradwatch import Run
 from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.clip import NormClip
 
-warnings.filterwarnings("ignore", module="lightning")
-import lightning.pytorch as pl  # noqa: E402
-import pytorch_lightning  # noqa: E402
-
-from gradwatch.integrations.lightning import GradWatchCallback  # noqa: E402
-
 pytestmark = pytest.mark.filterwarnings("ignore")
 BATCHES = 12
+
+
+@functools.cache
+def lightning(name="lightning.pytorch"):
+    """Imported by the first test that needs it: it takes seconds, and every worker collects this module."""
+    warnings.filterwarnings("ignore", module="lightning")
+    return importlib.import_module(name)
+
+
+def recording(*given, **options):
+    return importlib.import_module("gradwatch.integrations.lightning").GradWatchCallback(*given, **options)
 
 
 def data():
@@ -33,8 +40,8 @@ def data():
     return TensorDataset(torch.randn(8 * BATCHES, 4), torch.randn(8 * BATCHES, 1))
 
 
-def make(base):
-    class Model(base.LightningModule):
+def make(base="lightning.pytorch"):
+    class Model(lightning(base).LightningModule):
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
@@ -49,8 +56,8 @@ def make(base):
     return Model()
 
 
-def fit(model, folder, callbacks, base=pl, ckpt_path=None, **options):
-    trainer = base.Trainer(
+def fit(model, folder, callbacks, base="lightning.pytorch", ckpt_path=None, **options):
+    trainer = lightning(base).Trainer(
         default_root_dir=folder,
         max_epochs=options.pop("max_epochs", 1),
         callbacks=callbacks,
@@ -67,7 +74,7 @@ def fit(model, folder, callbacks, base=pl, ckpt_path=None, **options):
 
 def by_hand(accumulate=1, max_norm=None, clip_value=None, epochs=1):
     """The norm before clipping and the loss of each step, and the weights after the last."""
-    model = make(pl)
+    model = make()
     optimizer = model.configure_optimizers()
     norms, losses, loss_sum = [], [], 0.0
     for _ in range(epochs):
@@ -89,7 +96,7 @@ def by_hand(accumulate=1, max_norm=None, clip_value=None, epochs=1):
     return norms, losses, model.state_dict()
 
 
-@pytest.mark.parametrize("base", [pl, pytorch_lightning], ids=["lightning.pytorch", "pytorch_lightning"])
+@pytest.mark.parametrize("base", ["lightning.pytorch", "pytorch_lightning"])
 @pytest.mark.parametrize(
     ("trainer", "hand"),
     [
@@ -108,7 +115,7 @@ def by_hand(accumulate=1, max_norm=None, clip_value=None, epochs=1):
 def test_the_numbers_are_those_of_the_training_by_hand(tmp_path, base, trainer, hand):
     norms, losses, weights = by_hand(**hand)
     model = make(base)
-    fit(model, tmp_path, [GradWatchCallback(tmp_path / "run")], base, **trainer)
+    fit(model, tmp_path, [recording(tmp_path / "run")], base, **trainer)
     run = Run(tmp_path / "run")
     steps = run.steps()
     assert steps.index.tolist() == list(range(len(norms)))
@@ -123,8 +130,8 @@ def test_the_numbers_are_those_of_the_training_by_hand(tmp_path, base, trainer, 
 
 def test_a_policy_clips_within_the_closure(tmp_path, caplog):
     norms, _, weights = by_hand(max_norm=0.3)
-    model = make(pl)
-    fit(model, tmp_path, [GradWatchCallback(tmp_path / "run", clip=NormClip(0.3))])
+    model = make()
+    fit(model, tmp_path, [recording(tmp_path / "run", clip=NormClip(0.3))])
     steps = Run(tmp_path / "run").steps()
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-5)
     assert steps["clipped"].any()
@@ -135,14 +142,14 @@ def test_a_policy_clips_within_the_closure(tmp_path, caplog):
 
 def test_the_run_lies_beside_the_logs_and_each_fit_has_its_own(tmp_path):
     for _ in range(2):
-        fit(make(pl), tmp_path, [GradWatchCallback()])
+        fit(make(), tmp_path, [recording()])
     assert len(Run(tmp_path / "gradwatch").steps()) == len(Run(tmp_path / "gradwatch-2").steps()) == BATCHES
 
 
 def test_a_fit_from_a_checkpoint_goes_on_where_it_was(tmp_path):
-    trainer = fit(make(pl), tmp_path, [GradWatchCallback()])
+    trainer = fit(make(), tmp_path, [recording()])
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    fit(make(pl), tmp_path, [GradWatchCallback()], ckpt_path=tmp_path / "last.ckpt", max_epochs=2)
+    fit(make(), tmp_path, [recording()], ckpt_path=tmp_path / "last.ckpt", max_epochs=2)
     steps = Run(tmp_path / "gradwatch").steps()
     norms, _, _ = by_hand(epochs=2)
     np.testing.assert_allclose(steps["total_norm"], norms, rtol=1e-4)
@@ -151,7 +158,7 @@ def test_a_fit_from_a_checkpoint_goes_on_where_it_was(tmp_path):
 
 
 def test_two_optimizers_of_manual_optimization(tmp_path):
-    class Gan(pl.LightningModule):
+    class Gan(lightning().LightningModule):
         def __init__(self):
             super().__init__()
             self.automatic_optimization = False
@@ -171,7 +178,7 @@ def test_two_optimizers_of_manual_optimization(tmp_path):
         def configure_optimizers(self):
             return torch.optim.Adam(self.g.parameters()), torch.optim.SGD(self.d.parameters(), 0.1)
 
-    fit(Gan(), tmp_path, [GradWatchCallback(tmp_path / "run")])
+    fit(Gan(), tmp_path, [recording(tmp_path / "run")])
     run = Run(tmp_path / "run")
     assert run.optimizers == {"0": "Adam", "1": "SGD"}
     assert (len(run.steps("0")), len(run.steps("1"))) == (BATCHES // 3, BATCHES)
@@ -179,32 +186,32 @@ def test_two_optimizers_of_manual_optimization(tmp_path):
 
 
 def test_an_exception_ends_the_recording_with_its_name(tmp_path):
-    class Broken(type(make(pl))):
+    class Broken(type(make())):
         def training_step(self, batch, index):
             if index == 5:
                 raise ZeroDivisionError
             return super().training_step(batch, index)
 
     with pytest.raises(ZeroDivisionError):
-        fit(Broken(), tmp_path, [GradWatchCallback(tmp_path / "run")])
+        fit(Broken(), tmp_path, [recording(tmp_path / "run")])
     run = Run(tmp_path / "run")
     assert len(run.steps()) == 5
     assert run.attempts()[0].reason == "exception ZeroDivisionError"
 
 
 def test_a_fit_without_an_optimizer_goes_on_unrecorded(tmp_path, caplog):
-    class Without(type(make(pl))):
+    class Without(type(make())):
         def configure_optimizers(self):
             return None
 
-    callback = GradWatchCallback(tmp_path / "run")
+    callback = recording(tmp_path / "run")
     with caplog.at_level(logging.WARNING, logger="gradwatch"):
         trainer = fit(Without(), tmp_path, [callback], max_epochs=2)
     assert trainer.current_epoch == 2
     assert callback.watch is None
     assert not (tmp_path / "run").exists()
     assert [r.getMessage() for r in caplog.records if "nothing-to-record" in r.getMessage()]
-    fit(make(pl), tmp_path, [callback])
+    fit(make(), tmp_path, [callback])
     assert len(Run(tmp_path / "run").steps()) == BATCHES, "the same callback records the next fit"
 
 
@@ -213,9 +220,8 @@ def test_gradwatch_run_records_a_script_that_uses_lightning(tmp_path):
     (tmp_path / "train.py").write_text(
         textwrap.dedent(
             """
-            import lightning.pytorch as pl
             from test_lightning import fit, make
-            fit(make(pl), ".", [], gradient_clip_val=0.3, accumulate_grad_batches=2)
+            fit(make(), ".", [], gradient_clip_val=0.3, accumulate_grad_batches=2)
             """
         )
     )
@@ -238,7 +244,7 @@ def test_gradwatch_run_records_a_script_that_uses_lightning(tmp_path):
 def test_val_loss_is_the_validation_loss_and_that_of_the_sanity_check_is_not(tmp_path):
     told = []
 
-    class Validated(type(make(pl))):
+    class Validated(type(make())):
         def validation_step(self, batch, index):
             self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
 
@@ -250,10 +256,10 @@ def test_val_loss_is_the_validation_loss_and_that_of_the_sanity_check_is_not(tmp
                         (self.trainer.global_step - 1, nn.functional.mse_loss(self.net(inputs), targets).item())
                     )
 
-    trainer = pl.Trainer(
+    trainer = lightning().Trainer(
         default_root_dir=tmp_path,
         max_epochs=3,
-        callbacks=[GradWatchCallback(tmp_path / "run")],
+        callbacks=[recording(tmp_path / "run")],
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

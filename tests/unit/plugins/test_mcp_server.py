@@ -13,7 +13,12 @@ from gradwatch.errors import RunNotFound, UnsupportedVersion
 from gradwatch.plugins.mcp_server import make_server
 from gradwatch.testing import replaced, steady, stream, write_run
 
-mcp = pytest.importorskip("mcp", reason="needs gradwatch[mcp]")
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_mcp():
+    """Imported by the first test: it takes a second, and every worker collects this module."""
+    pytest.importorskip("mcp", reason="needs gradwatch[mcp]")
+
 
 CALLS = {
     "list_runs": {},
@@ -42,6 +47,8 @@ def folder(tmp_path):
 
 async def conversation(folder):
     """The tools, the answer of each, and what is said to calls that are refused."""
+    import mcp
+
     command = mcp.StdioServerParameters(
         command=sys.executable, args=["-m", "gradwatch", "mcp", str(folder)], env=dict(os.environ)
     )

@@ -12,8 +12,11 @@ from gradwatch.sources.wandb_file import BLOCK, HEADER
 
 from .support import EXPECTED, ROWS, values
 
-pytest.importorskip("wandb")
-from wandb.proto import wandb_internal_pb2
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_wandb():
+    """Imported by the first test: it takes a second, and every worker collects this module."""
+    pytest.importorskip("wandb")
 
 
 def rows(file):
@@ -21,6 +24,8 @@ def rows(file):
 
 
 def message(step, **values):
+    from wandb.proto import wandb_internal_pb2
+
     record = wandb_internal_pb2.Record()
     for name, value in values.items():
         item = record.history.item.add()
