@@ -12,7 +12,8 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from itertools import repeat
+from operator import attrgetter, is_
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,12 @@ def readable(gradients: Sequence[Tensor | None]) -> Readable:
     Those are strided tensors of PyTorch's own class on the CPU, real, in a dtype of `_TYPES`, without gaps
     between their entries, and with an address. Keep the gradients alive while the result is used.
     """
-    there = [gradient for gradient in gradients if gradient is not None]
+    there, positions = list(gradients), list(range(len(gradients)))
+    if any(map(is_, there, repeat(None))):
+        positions = [position for position in positions if gradients[position] is not None]
+        there = [gradients[position] for position in positions]
     found = described(there)
     if found is not None and found.is_on_host:  # as usual
-        positions = list(range(len(gradients)))
-        if len(there) < len(gradients):
-            positions = [position for position in positions if gradients[position] is not None]
         addresses, sizes = array("Q", found.addresses.tobytes()), array("q", found.sizes.tobytes())
         return Readable(positions, addresses, sizes, array("b", found.types.astype(np.int8).tobytes()))
     return _readable_among(gradients)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import ne
+from operator import attrgetter, ne
 
 from torch import Tensor
 
 from gradwatch.measure import is_sharded
 from gradwatch.recording.parameters import ParameterTable
+
+_VERSION = attrgetter("_version")
 
 
 def version_of(tensor: Tensor) -> int:
@@ -20,6 +22,8 @@ def version_of(tensor: Tensor) -> int:
 
 def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
     """The counts of all gradients; -1 where there is none."""
+    if set(map(type, gradients)) == {Tensor}:  # as usual, and asked at every clip call
+        return list(map(_VERSION, gradients))
     return [g._version if type(g) is Tensor else -1 if g is None else version_of(g) for g in gradients]
 
 
