@@ -75,8 +75,7 @@ def _differs(record: StepRecord, ranks: RankStats, differing: list[int]) -> Even
         record,
         kind="desync",
         severity="critical",
-        message=f"in rank {rank}{others} {what} {'differs' if count == 1 else 'differ'} from the other ranks':"
-        " the weights of the ranks differ from here on",
+        message=f"in rank {rank}{others} {what} {'differs' if count == 1 else 'differ'} from the other ranks'",
         parameter=parameter,
         observed=float(count),
         limit=0.0,
@@ -92,8 +91,7 @@ def _leaves(record: StepRecord, ranks: RankStats, rank: int, count: int) -> Even
         severity="warning",
         message=f"the gradient of rank {rank} has left those of the other ranks: in {count} of the last"
         f" {WINDOW_STEPS} steps its norm was more than twice or less than half of every other (now"
-        f" {ranks.norm[rank]:.3g}; others {others.min():.3g} to {others.max():.3g}). Look at its data, then at its"
-        " device",
+        f" {ranks.norm[rank]:.3g}; others {others.min():.3g} to {others.max():.3g})",
         observed=float(ranks.norm[rank]),
         limit=float(others.max()),
         rank=rank,

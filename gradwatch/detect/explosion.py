@@ -170,7 +170,7 @@ class Explosion:
         grown = (
             f"total norm {norm:.3g}, {factor_text(norm / level.value)} its level"
             if math.isfinite(norm)
-            else "the norm grew until it was no longer finite"
+            else "the norm grew, and was no longer finite in the end"
         )
         loss = {True: "; the loss left its level too", False: "; the loss has not risen", None: ""}[
             self._losses.are_out()

@@ -7,21 +7,16 @@ from gradwatch.record import ClipFault, Event, StepRecord, event_at
 QUIET_STEPS = 300
 """A fault is reported again after this many steps without it."""
 
-_CAUSES: dict[ClipFault, str] = {
-    "before-backward": "clipping was called before backward, which then added to the gradients;"
-    " call it between backward and step",
-    "after-step": "clipping was called after the step, when the optimizer had already used the gradients;"
-    " call it between backward and step",
-    "before-unscale": "clipping was called on gradients still multiplied by the loss scale {scale:g}, so the"
-    " effective threshold was {threshold:.3g}; call scaler.unscale_(optimizer) before it",
-    "other-parameters": "the clipped parameters are not those that this optimizer updates;"
-    " clip the parameters of the model that is trained",
-    "no-gradients": "the clipped parameters had no gradient, so nothing was clipped;"
-    " clip the trained parameters between backward and step (optimizers that step within backward leave no gradient)",
-    "no-parameters": "clipping was given no parameters, for example an exhausted generator;"
-    " pass it model.parameters() each time",
+_TOLD: dict[ClipFault, str] = {
+    "before-backward": "clipping was called before backward, which then added to the gradients",
+    "after-step": "clipping was called after the step, when the optimizer had already used the gradients",
+    "before-unscale": "clipping was called on gradients still multiplied by the loss scale {scale:g}: the"
+    " effective threshold was {threshold:.3g}",
+    "other-parameters": "the clipped parameters are not those that this optimizer updates",
+    "no-gradients": "the clipped parameters had no gradient, and nothing was clipped",
+    "no-parameters": "clipping was given no parameters",
     "micro-batch": "clipping was called several times while the gradients accumulated; total_norm is that of the last"
-    " call, after the earlier calls had clipped. Clip once, before the step",
+    " call, after the earlier calls had clipped",
 }
 
 
@@ -43,7 +38,7 @@ class IneffectiveClipping:
             return []
         is_new = self._steps_since.get(fault, QUIET_STEPS + 1) > QUIET_STEPS
         self._steps_since[fault] = 0
-        if not is_new or fault not in _CAUSES:
+        if not is_new or fault not in _TOLD:
             return []
         threshold = record.max_norm if record.max_norm is not None else record.clip_value
         return [
@@ -51,7 +46,7 @@ class IneffectiveClipping:
                 record,
                 kind="ineffective-clipping",
                 severity="info" if fault == "micro-batch" else "warning",
-                message=_CAUSES[fault].format(scale=record.loss_scale or 1.0, threshold=threshold or 0.0),
+                message=_TOLD[fault].format(scale=record.loss_scale or 1.0, threshold=threshold or 0.0),
                 observed=record.total_norm,
                 limit=threshold,
             )

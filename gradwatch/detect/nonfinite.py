@@ -33,7 +33,7 @@ class NonFinite:
             return []  # a GradScaler skipped it: see `LossScale`
         event = _event(record)
         if event is None:
-            return self._episode.calm("the steps after it are finite, so the weights survived it")
+            return self._episode.calm("the steps after it are finite")
         if self._episode.event is not None and self._episode.event.severity == "critical":
             return self._episode.again(record.step)
         return self._episode.alarm(event)
@@ -56,7 +56,7 @@ def _nonfinite_gradient(record: StepRecord) -> Event:
     ranks = [] if record.ranks is None else record.ranks.not_finite()
     if ranks:
         is_every = record.ranks is not None and len(ranks) == len(record.ranks.norm)
-        source += "; in every rank" if is_every else f"; it came from rank {', '.join(map(str, ranks))}"
+        source += "; in every rank" if is_every else f"; in rank {', '.join(map(str, ranks))}"
     return event_at(
         record,
         kind="nonfinite",
@@ -74,16 +74,14 @@ def _origin(record: StepRecord, first: str | None) -> tuple[Origin | None, str |
     """Where a non-finite gradient came from, the parameter to name, and its part of the message."""
     bad_weights = _bad_weights(record)
     if bad_weights is not None:
-        text = f"; it came from the weights: those of {bad_weights} were not finite before the step"
-        return "weights", bad_weights, text
+        return "weights", bad_weights, f"; the weights of {bad_weights} were not finite before the step"
     if record.loss is None or record.loss == 0:
         # Loggers that leave NaN out of a mean write 0 where nothing else is in it.
         return None, first, ""
     if math.isfinite(record.loss):
-        return "backward", first, "; it came from the backward pass: the loss was still finite"
+        return "backward", first, "; the loss was still finite"
     if record.weights is not None:
-        text = "; it came with the loss (input, target or forward pass): the weights were still finite"
-        return "loss", None, text
+        return "loss", None, "; the loss was not finite either, while the weights still were"
     return None, first, "; the loss was not finite either"
 
 

@@ -15,12 +15,6 @@ CLIPPED_FRACTION, REARM_FRACTION = 0.5, 0.3
 LOW_COEF = 0.5
 """A mean coefficient below this slows an optimizer that follows the gradient."""
 
-_EFFECTS: dict[UpdateRule | None, str] = {
-    "follows-gradient": "the learning rate is in effect multiplied by {coef:.2g}",
-    "normalises": "acts as normalisation under this optimizer",
-    None: "what that does to the update is not known of this optimizer",
-}
-
 
 def is_adaptive(optimizer_class: str) -> bool:
     """Whether an optimizer of `torch.optim` is known to step alike when all gradients are multiplied by a constant.
@@ -61,16 +55,15 @@ class OverClipping:
         return [self._event(record, fraction, sum(self._coefs) / WINDOW_STEPS)]
 
     def _event(self, record: StepRecord, fraction: float, coef: float) -> Event:
-        how, effect = f"clipped, mean clip_coef {coef:.2g}", _EFFECTS[self._update_rule].format(coef=coef)
-        if record.clip_value is not None and record.max_norm is None:  # no factor stands for it
-            how, effect = "clipped by value", "the direction of the gradient changed as well as its size"
+        is_by_value = record.clip_value is not None and record.max_norm is None  # no factor stands for it
+        how = "clipped by value" if is_by_value else f"clipped, mean clip_coef {coef:.2g}"
         is_slowed = coef < LOW_COEF and self._update_rule == "follows-gradient"
         severity: Severity = "warning" if is_slowed else "info"
         return event_at(
             record,
             kind="overclipping",
             severity=severity,
-            message=f"{fraction:.0%} of the last {WINDOW_STEPS} steps were {how}: {effect}",
+            message=f"{fraction:.0%} of the last {WINDOW_STEPS} steps were {how}",
             observed=fraction,
             limit=CLIPPED_FRACTION,
         )

@@ -52,8 +52,8 @@ class EpsStarvation:
                 record,
                 kind="eps-starvation",
                 severity="info",
-                message=f"{fraction:.0%} of the weights had gradients smaller than {eps:g} for {LASTING_STEPS} steps:"
-                " there the optimizer's eps makes its updates shrink with them",
+                message=f"{fraction:.0%} of the weights had gradients smaller than the optimizer's eps, {eps:g}, for"
+                f" {LASTING_STEPS} steps",
                 parameter=record.layers.parameters[smallest].name,
                 observed=fraction,
                 limit=STARVED_FRACTION,

@@ -226,7 +226,7 @@ class HeldSpike:
             kind="held-spike",
             severity="info",
             message=f"the gradient of step {self._spiked_at} was {factor_text(self._times)} its level; it is back,"
-            f" and the momentum holds it: the update is {factor_text(size / self._updates.value)} its level",
+            f" while the update is {factor_text(size / self._updates.value)} its level",
             observed=record.update_norm,
             limit=limit * record.update_norm / size,
         )
@@ -281,8 +281,7 @@ class StaleSecondMoment:
             record,
             kind="stale-second-moment",
             severity="info",
-            message=f"the gradients of {name} have outgrown the optimizer's second moment: they are"
-            f" {ratio:.2g} times its root; updates are too large until it follows",
+            message=f"the gradients of {name} are {ratio:.2g} times the root of the optimizer's second moment",
             parameter=name,
             observed=ratio,
             limit=STALE_RATIO,
@@ -343,12 +342,12 @@ class NothingMoves:
 
     def _still(self, record: StepRecord) -> Event:
         rates = record.learning_rates
-        why = ": the learning rate is 0" if rates and not any(rates) else ""
+        rate = ", at a learning rate of 0" if rates and not any(rates) else ""
         return event_at(
             record,
             kind="nothing-moves",
             severity="warning",
-            message=f"the updates of {STILL_STEPS} steps were zero although the gradients were not{why}",
+            message=f"the updates of {STILL_STEPS} steps were zero although the gradients were not{rate}",
             observed=0.0,
             limit=0.0,
         )
@@ -358,8 +357,7 @@ class NothingMoves:
             record,
             kind="nothing-moves",
             severity="info",
-            message=f"a step changes {share:.2%} of the entries of weights in low precision; smaller updates are"
-            " rounded away",
+            message=f"a step changes {share:.2%} of the entries of weights in low precision",
             observed=share,
             limit=FEW_MOVED,
         )

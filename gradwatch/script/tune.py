@@ -182,7 +182,7 @@ def _all_lost(trials: Sequence[Trial]) -> Tuning:
         low=None,
         high=None,
         matters=False,
-        verdict="every training diverged, with any threshold: check the learning rate and the initialisation",
+        verdict="every training diverged, with any threshold: `gradwatch explain diverged`",
     )
 
 

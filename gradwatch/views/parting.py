@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gradwatch.analysis.diagnosis.finding import listed
+from gradwatch.analysis.diagnosis.parting import WHERE_TO_LOOK
 from gradwatch.analysis.differences import Difference
 
 _STATISTICS = {
@@ -22,13 +23,6 @@ _COLUMNS = {  # "max norm" alone would be read as the largest norm, which a comp
     "cut_fraction": "the share of entries that clipping by value cut",
     "nonfinite": "the number of NaN and infinite gradient entries",
     "skipped": "whether the update was skipped",
-}
-_PLACES = {
-    "settings": "look at the settings: the schedule or the clipping is not the same",
-    "weights": "look at what writes weights before this step: initialisation, loading, or the update before",
-    "loss": "look at the data, the random state and the forward pass of this step, and at the update before it",
-    "gradient": "look at backward and what follows it: nondeterministic kernels, precision, hooks, clipping",
-    "update": "look at the optimizer: its settings, its state, or another writer of weights",
 }
 
 
@@ -60,7 +54,7 @@ def sentences(found: Difference, first: str, second: str, *, several: bool = Fal
     said.append(where)
     if found.alike:
         said.append(f"up to and including this step the runs have equal {listed(list(found.alike), 4)}")
-    said.append(_PLACES[str(found.source)])
+    said.append(WHERE_TO_LOOK[str(found.source)])
     return said
 
 

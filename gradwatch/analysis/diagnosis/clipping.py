@@ -229,7 +229,10 @@ _CLIP_FAULTS = {
         "it clips tensors that the optimizer does not hold: other parameters, or the gradients themselves",
         "pass it the parameters that the optimizer holds, not their gradients",
     ),
-    "no-gradients": ("the parameters had no gradient when it was called", "call it after backward"),
+    "no-gradients": (
+        "the parameters had no gradient when it was called",
+        "call it between backward and the optimizer's step; an optimizer that steps within backward leaves no gradient",
+    ),
     "no-parameters": (
         "it was given no parameters, often because a generator was used up",
         "pass it a list, or call model.parameters() again",

@@ -627,8 +627,8 @@ def desync(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "limit": Quantity(worst.limit, "see the event"),
         },
         cause="this rank gets the wrong data, has different weights, or holds a gradient that is not reduced",
-        remedy=f"look for what differs on {rank}: its sampler's seed, its buffers, parameters outside the wrapped"
-        " module",
+        remedy=f"look for what differs on {rank}: the data and its sampler's seed, buffers, parameters outside the"
+        " wrapped module, then the device",
         confirm="`gradwatch events --kind desync`; compare the weights of two ranks",
     )
 

@@ -188,10 +188,13 @@ PAGES: dict[str, Page] = {
     "desync": Page(
         title="Ranks hold different gradients",
         cure="script",
-        meaning="All processes should hold the same gradient, but one process has a different value.",
+        meaning="All processes should hold the same gradient, but one process has a different value: from"
+        " there on its weights differ too. A warning instead: the norm of one rank's own gradient, before it is"
+        " reduced, has left those of all others.",
         example="A parameter outside the module that DistributedDataParallel wraps.",
         confirm="`gradwatch events --kind desync`; compare the weights of two ranks.",
-        fix="See docs/ranks.md.",
+        fix="Look for what differs on that rank: the data and its sampler's seed, buffers, parameters outside the"
+        " wrapped module, then the device.",
     ),
     "diverged": Page(
         title="The training diverged",

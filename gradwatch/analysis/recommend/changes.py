@@ -134,7 +134,7 @@ def _reasons_of_policy(before: str | None, after: str | None, new: OptimizerHist
     if after is not None:
         return [f"with {new.optimizer_class} a policy that follows the norms is named beside the threshold: {after}"]
     if before is not None:
-        return [f"{before} is for an optimizer that divides by the size of its gradients: use the fixed threshold"]
+        return [f"{before} is for optimizers that divide by the size of their gradients, so the fixed threshold stands"]
     return []
 
 
@@ -147,7 +147,7 @@ def _not_of_this_optimizer(new: OptimizerHistory, changes: Mapping[str, str]) ->
     if new.update_rule is None and {"momentum", "nesterov", *betas} & set(changes):
         return (
             f"it is not known whether the update of {name} follows the size of its gradient, and so what its averages"
-            " do: record a run with the change"
+            " do, without a recorded run of the change"
         )
     return None
 

@@ -46,7 +46,7 @@ def value_or_norm(reader: RunReader, optimizer: str, history: OptimizerHistory, 
         return HowToClip(
             by="value",
             reason=f"by value or by norm: one entry carries {share:.0%} of the squared norm of the steps that stood"
-            " out, so a clip by value would cut it and leave the others, where one by norm shrinks all"
+            " out, so a clip by value would cut it alone, where one by norm shrinks all others with it"
             f": `clip_grad_value_` at {threshold:g} keeps every step of {count} entries within {max_norm:g} too",
             clip_value=threshold,
         )

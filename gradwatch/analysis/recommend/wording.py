@@ -122,7 +122,7 @@ def _drift(history: OptimizerHistory) -> str | None:
         return None
     text = f"the median norm changed by a factor of {moved:.2g} from the first third of these steps to the last"
     if moved > 1:
-        text += "; the advice is based on the last third alone, so look again after a longer run"
+        text += "; the advice is based on the last third alone, and a longer run may lead to another"
     return text
 
 
@@ -281,40 +281,34 @@ def hopeless(finding: Finding) -> str:
 
 
 AFTER_CLIPPING = (
-    "only norms after clipping were recorded: they end at the old threshold and say nothing about a new one."
-    " Record the norm before clipping, as `gradwatch.attach` does"
+    "only norms after clipping were recorded: they end at the old threshold and say nothing about a new one"
+    " (`gradwatch explain norms-after-clipping`)"
 )
 
 
 def not_finite(history: OptimizerHistory) -> str:
     """Too many steps are not finite."""
-    return (
-        f"{history.nonfinite} of {history.steps} steps are not finite. Find where they come from first:"
-        " `gradwatch events`"
-    )
+    return f"{history.nonfinite} of {history.steps} steps are not finite"
 
 
 def drifting(moved: float) -> str:
     """The norms drift by the factor ``moved``, further than one threshold can cover."""
     return (
         f"the norm drifts: its median changed by a factor of {moved:.2g} from the first to the last third of the"
-        " usable steps, further than one threshold can cover. Record a longer run, past its warm-up, or clip by a"
-        " policy that follows the level, for example gradwatch.clip.AutoClip(95)"
+        " usable steps, further than one threshold can cover; it takes a longer run, past its warm-up, or a policy"
+        " that follows the level, for example gradwatch.clip.AutoClip(95)"
     )
 
 
 def too_few(history: OptimizerHistory, least: int, lost_at: int | None, record_at: float | None) -> str:
     """Fewer than ``least`` steps are usable; ``record_at`` is the threshold at which to record another run."""
-    text = f"{len(history.norms)} usable steps, at least {least} are needed (left out: {left_out(history)})."
+    text = f"{len(history.norms)} usable steps, at least {least} are needed (left out: {left_out(history)})"
     if lost_at is None and not history.spikes:
-        return f"{text} Record more steps"
+        return text
     verb = "uses" if history.spikes == 1 else "use"
     what = f"{_spikes(history)} {verb} up the rest"
     if lost_at is not None:
-        what = f"The training was lost at step {lost_at}"
+        what = f"the training was lost at step {lost_at}"
     if record_at is None:
-        return f"{text} {what}. Record a run with a lower learning rate"
-    return (
-        f"{text} {what}: record a run clipped at {record_at:g}, whose norms before clipping can be judged, or one"
-        " with a lower learning rate"
-    )
+        return f"{text}; {what}"
+    return f"{text}; {what}. The norms before clipping of a run clipped at {record_at:g} can be judged"

@@ -17,6 +17,7 @@ import pandas as pd
 
 from gradwatch.analysis.diagnosis import Finding, find
 from gradwatch.analysis.diagnosis.facts import Facts, State, read_facts
+from gradwatch.analysis.diagnosis.next_action import next_action
 from gradwatch.analysis.display import as_html
 from gradwatch.analysis.history import ResumePoint, RunReader
 from gradwatch.analysis.long_runs import ACCURACY
@@ -39,7 +40,7 @@ from gradwatch.analysis.statistics.ranks import (
 from gradwatch.analysis.statistics.series import Series, step_series
 from gradwatch.analysis.statistics.updates import UpdateSummary, update_summary
 from gradwatch.analysis.statistics.weights import WeightSummary, weight_summary
-from gradwatch.analysis.summary.verdict import Verdict, judge, next_action, shown_optimizer
+from gradwatch.analysis.summary.verdict import Verdict, judge, shown_optimizer
 from gradwatch.errors import EmptyRun, RunNotFound
 from gradwatch.record import Event
 

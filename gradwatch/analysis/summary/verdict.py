@@ -1,4 +1,4 @@
-"""Findings -> one word for the run, the reason for it, and the next thing to do."""
+"""Findings -> one word for the run and the reason for it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from gradwatch.analysis.diagnosis import Finding, worst_severity
-from gradwatch.text import count, share
+from gradwatch.text import count
 
 Verdict: TypeAlias = Literal["healthy", "warning", "critical"]
 
-MOSTLY_CLIPPED = 0.5  # of the steps: the threshold then sets the size of the usual update
 ENDINGS = ("died", "killed")  # codes that say nothing of the gradients
 
 
@@ -54,33 +53,6 @@ def _reason(alarming: Sequence[Finding]) -> str:
         return f"{first.what}; until then the gradients were healthy"
     ending = next((finding for finding in others if finding.code in ENDINGS), None)
     return first.what if ending is None else f"{first.what}; {ending.what}"
-
-
-def next_action(findings: Sequence[Finding], *, clipped_fraction: float | None) -> str:
-    """The next thing to do: the remedy of the gravest finding; where nothing is wrong, train on.
-
-    A training that is well needs no other threshold. Only one that clips most of its steps depends on the value so
-    much that a comparison pays.
-
-    >>> next_action([], clipped_fraction=0.05)
-    'nothing is wrong; keep the settings and train on'
-    """
-    alarming = [finding for finding in findings if finding.severity != "info"]
-    if alarming:
-        first = alarming[0]
-        return f"{first.remedy} (`gradwatch explain {first.code}`)"
-    short = next((finding for finding in findings if finding.code == "too-short"), None)
-    if short is not None:
-        return f"nothing is wrong so far; {short.remedy}"
-    overfitting = next((finding for finding in findings if finding.code == "overfitting"), None)
-    if overfitting is not None:
-        return f"nothing is wrong with the gradients; {overfitting.remedy} (`gradwatch explain overfitting`)"
-    if clipped_fraction is not None and clipped_fraction > MOSTLY_CLIPPED:
-        return (
-            f"nothing is wrong; clipping sets the size of {share(clipped_fraction)} of the steps, so compare the"
-            " threshold with others (`gradwatch recommend`) when you tune the learning rate"
-        )
-    return "nothing is wrong; keep the settings and train on"
 
 
 def order_of_optimizers(findings: Sequence[Finding], with_steps: Sequence[str]) -> list[str]:

@@ -21,11 +21,11 @@ def test_a_fault_of_clipping_is_one_event_until_it_has_been_away():
 
 
 @pytest.mark.parametrize("fault", CLIP_FAULTS)
-def test_every_cause_is_told_with_what_to_do(fault):
+def test_every_fault_is_told(fault):
     record = dataclasses.replace(stream([2.0])[0], clip_fault=fault, loss_scale=1024.0, max_norm=1e-3)
     (event,) = IneffectiveClipping().update(record)
     assert event.severity == ("info" if fault == "micro-batch" else "warning")
-    assert re.search("call it|call scaler|clip |pass it|Clip once", event.message)
+    assert re.match("clipping was|the clipped parameters", event.message)
     if fault == "before-unscale":
         assert "loss scale 1024" in event.message
         assert "0.001" in event.message
