@@ -190,7 +190,7 @@ def test_a_policy_comes_and_goes_with_the_kind_of_optimizer(tmp_path):
     _, to_sgd = recommend_after(recorded(tmp_path / "b", "Adam"), {"optimizer": "SGD", "lr": "0.1", "momentum": "0.9"})
     assert to_adam.clip == recorded(tmp_path / "c", "Adam").recommend().clip
     assert to_sgd.clip is None
-    assert any("use the fixed threshold" in reason for reason in to_sgd.reasons)
+    assert any("so the fixed threshold stands" in reason for reason in to_sgd.reasons)
     assert to_sgd.max_norm == pytest.approx(recorded(tmp_path / "d", momentum=0.9).recommend().max_norm, rel=0.02)
 
 
