@@ -63,7 +63,7 @@ def ratio(folder, extra=0):
 @pytest.mark.usefixtures("one_thread")
 def test_a_recorded_step_takes_about_as_long_as_a_bare_one(tmp_path):
     # Other programs can slow one of the two loops down for a while, but hardly three times in a row.
-    assert min(ratio(tmp_path / str(attempt)) for attempt in range(3)) < LIMIT
+    assert any(ratio(tmp_path / str(attempt)) < LIMIT for attempt in range(3))
 
 
 @pytest.mark.timing

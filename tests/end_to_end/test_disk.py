@@ -81,7 +81,7 @@ def said(caplog, slug):
     return [record.getMessage() for record in caplog.records if f"({slug})" in record.getMessage()]
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=100):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)

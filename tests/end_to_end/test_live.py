@@ -42,7 +42,7 @@ class Terminal:
         )
         self.shown = ""
 
-    def wait_for(self, text, seconds=30):
+    def wait_for(self, text, seconds=100):
         end = time.monotonic() + seconds
         while text not in self.shown and time.monotonic() < end:
             self._read(0.1)

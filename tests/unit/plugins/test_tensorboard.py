@@ -169,7 +169,7 @@ def test_an_empty_folder_is_inactive_until_a_run_is_there(tmp_path, monkeypatch)
     assert not plugin.is_active()
     assert ask(plugin, "/runs").json == {"runs": [], "folders": [str(tmp_path)]}
     write_run(tmp_path / "new", stream(steady(30)))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not plugin.is_active() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert plugin.is_active()

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ import gradwatch
 from gradwatch import Run
 from gradwatch.clip import NormClip, ValueClip
 from gradwatch.errors import BadArgument, RunInUse
+from gradwatch.recording.sink import INTERVAL
 from gradwatch.store import StoreReader
 from gradwatch.testing import steady
 
@@ -381,7 +383,7 @@ def start(tmp_path: Path, end: str, *, bare: bool = False) -> subprocess.Popen:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT) + textwrap.dedent(end))
     command = [str(script), str(tmp_path / "run")]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True}
     return subprocess.Popen([sys.executable, *command], **pipes) if bare else forked().start(command, **pipes)
 
 
@@ -414,10 +416,16 @@ def test_however_a_script_ends_its_last_step_is_recorded(tmp_path, end, code, re
 
 
 def test_after_kill_9_the_store_opens_and_lacks_at_most_the_last_second(tmp_path):
+    assert INTERVAL < 1.0
     process = start(
-        tmp_path, "train(200); print('ready', flush=True); time.sleep(1.2); train(5); os.kill(os.getpid(), 9)"
+        tmp_path, "train(200); print('ready', flush=True); sys.stdin.readline(); train(5); os.kill(os.getpid(), 9)"
     )
-    process.communicate(timeout=60)
+    assert process.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 60
+    with StoreReader(tmp_path / "run") as reader:
+        while reader.next_step("0") < 199 and time.monotonic() < deadline:  # nobody asks for a commit
+            time.sleep(0.02)
+    process.communicate("\n", timeout=60)
     assert process.returncode == -9
     before = sorted(os.listdir(tmp_path / "run"))
     run = Run(tmp_path / "run")

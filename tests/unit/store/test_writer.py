@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,27 +91,32 @@ def test_a_run_that_is_resumed_ten_times_is_whole(tmp_path):
 
 def test_of_processes_that_come_to_a_run_at_once_one_writes_and_the_others_are_told(tmp_path):
     code = """
-        import sys, time
+        import sys
         from pathlib import Path
         from gradwatch.errors import RunInUse
         from gradwatch.store import StoreWriter
-        run, ready = Path(sys.argv[1]), float(sys.argv[2])
-        time.sleep(max(0.0, ready - time.time()))
+        print("here", flush=True)
+        input()
         try:
-            writer = StoreWriter(run)
+            writer = StoreWriter(Path(sys.argv[1]))
             writer.begin_attempt({}, {"0": ("SGD", {})})
         except RunInUse:
-            print("refused")
+            print("refused", flush=True)
         else:
-            time.sleep(1.5)
+            print("writes", flush=True)
+            sys.stdin.read()  # until all have tried
             writer.end_attempt("closed")
-            print("wrote")
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run"), str(time.time() + 2.5)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    said = [process.communicate(timeout=60) for process in processes]
-    errors = "\n".join(error for _, error in said)
-    assert sorted(out.strip() for out, _ in said) == ["refused"] * 3 + ["wrote"], errors
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(4)]
+    assert [process.stdout.readline() for process in processes] == ["here\n"] * 4
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.stdout.readline() for process in processes]
+    errors = "".join(process.communicate(timeout=60)[1] for process in processes)
+    assert sorted(said) == ["refused\n"] * 3 + ["writes\n"], errors
     assert len(Run(tmp_path / "run").attempts()) == 1
 
 

@@ -113,7 +113,7 @@ def test_a_run_that_is_deleted_while_it_is_shown_is_told_and_comes_back(tmp_path
     with pytest.raises((GradwatchError, LookupError)):
         gallery.overview(query)
     write_run(tmp_path / "run", stream(steady(150)))
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     steps = 0
     while steps != 150 and time.monotonic() < until:  # folders are looked through now and then
         gallery.listing()
