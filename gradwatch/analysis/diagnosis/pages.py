@@ -16,11 +16,25 @@ architecture, an operation of the model, or nothing."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The explanation of a code."""
+    """The explanation of a code.
+
+    Attributes:
+        title: the finding in a few words.
+        cure: the kind of thing to change.
+        meaning: the usual case, in a few sentences.
+        also: further cases in which the finding is made, each a clause after "it is also reported when".
+        unless: cases in which it is not made although they look alike, each a clause after "it is not reported when".
+        example: a case from practice.
+        confirm: how to make sure.
+        fix: what to change.
+        sources: papers, threads and manuals.
+    """
 
     title: str
     cure: Cure
     meaning: str
+    also: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
     example: str
     confirm: str
     fix: str
@@ -83,12 +97,18 @@ PAGES: dict[str, Page] = {
         title="The gradient is exactly 0",
         cure="signal",
         meaning="The total norm is 0 at half of the steps or more. At these steps the loss does not depend on the"
-        " parameters. If the loss falls all the same, the log does not hold the norm: GaLore, for example, frees the"
-        " gradients before. Of few rows whose loss scatters it is unknown, and the finding is information. In an"
-        " imported history it also counts that the last quarter of the norms is below a hundred-thousandth of the"
-        " first ones while the loss stands. In the history of a policy that gets one and the same reward to the end, a"
-        " norm below a thousandth of the first ones counts as 0, and where the reward stands or rises the finding is"
-        " information.",
+        " parameters.",
+        also=(
+            "the last quarter of the norms of an imported history is below a hundred-thousandth of the first ones,"
+            " while the loss stands",
+            "a policy gets one and the same reward to the end, and the norms of its history fall below a thousandth of"
+            " the first ones",
+        ),
+        unless=(
+            "the loss falls all the same: then the log does not hold the norm, as GaLore's, which frees the gradients"
+            " before",
+            "a few rows have a loss that scatters, or the reward stands or rises: then it is information",
+        ),
         example="GRPO where every completion of a group gets the same reward: the advantage is 0, and so is the"
         " gradient.",
         confirm="Print the advantage, the sum of the mask, or the inputs of the loss.",
@@ -200,24 +220,30 @@ PAGES: dict[str, Page] = {
         title="The training diverged",
         cure="rate",
         meaning="The loss or the norms grew and did not come back, from the first step or after an event. If the"
-        " growth ends in NaN, the growth is the fault to fix and the NaN follows from it. A loss also counts that ends"
-        " at twice its start. So does one whose last twentieth lies above its best tenth and undoes a quarter of its"
-        " fall, if two things hold: it ends at twice the best level, or twelve times its noise above it; and after the"
-        " best tenth a norm leapt eightfold, or the norms doubled or fell to a tenth. So does a loss that climbs with"
-        " the norm to the end, and one of fewer than 15 rows whose last ones leave all before them, together with the"
-        " norms. Norms alone count where no loss is known or none fell: those of the last rows are twentyfold the"
-        " first ones in few rows, a hundredfold in very few or in many. Fewer than 100 losses also count that never"
-        " fell and end a tenth above the first ones, under raised norms. So does a loss below 0 that grows tenfold in"
-        " size with its norms: it has no least value. So does a loss that the first updates lifted tenfold, with the"
-        " norm, and that never came below its start again. So does one that is a million times its first values, and"
-        " above a million, in a twentieth of the rows, whatever lies between them. A task that grows is no fault: a"
-        " loss below half of its start that still halves within its last tenth is learnt again. Nor are growing"
-        " targets: the values of Q-learning grow with the return. So a loss does not count that rose at once and"
-        " stands since, or that"
-        " rises ever more slowly, if the norms rose by about the root of that, and without a reward in the record if"
-        " the loss rose thirtyfold at most. Where a reward is recorded and has not risen, a loss that grew fivefold"
-        " counts if the norms grew by three times its root, and one that grew twentyfold if the norms doubled. Where"
-        " the reward rises after an explosion of the norms, the explosion does not count.",
+        " growth ends in NaN, the growth is the fault to fix and the NaN follows from it. The usual case is a loss"
+        " that ends at twice its start or more.",
+        also=(
+            "the loss ends above its best tenth, at twice that level or twelve times its noise above it, and a quarter"
+            " of its fall is undone; and since then a norm leapt eightfold, or the norms doubled or fell to a tenth",
+            "the loss climbs with the norm to the end, or the last of fewer than 15 losses leave all before them,"
+            " together with the norms",
+            "fewer than 100 losses never fell and end a tenth above the first ones, under raised norms",
+            "no loss is known or none fell, and the last norms are a hundredfold the first ones; twentyfold in few"
+            " rows",
+            "the first updates lifted loss and norm tenfold, and the loss never came below its start again",
+            "a twentieth of the losses is above a million, and a million times the first ones, whatever lies between"
+            " them",
+            "a loss below 0 grows tenfold in size with its norms: it has no least value",
+            "a reward is recorded and has not risen, and the loss grew fivefold under norms that grew by three times"
+            " the root of that, or twentyfold under norms that doubled",
+        ),
+        unless=(
+            "a task grows: a loss below half of its start that still halves within its last tenth is learnt again",
+            "targets grow, as the values of Q-learning do with the return: a loss that rose at once and stands since,"
+            " or that rises ever more slowly, while the norms rose by about the root of that (without a reward in the"
+            " record, a loss that rose thirtyfold at most)",
+            "the norms exploded, and the reward rose after it",
+        ),
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
         fix="Lower the learning rate or warm it up, and clip (`gradwatch recommend` gives a threshold). If the growth"
@@ -229,10 +255,11 @@ PAGES: dict[str, Page] = {
         title="Spikes come back and undo progress",
         cure="rate",
         meaning="Steps far above their neighbours keep recurring, and at least three of them throw the loss back: it"
-        " stays above its level for some steps. This is a warning if the loss is above its level for 5 % of the"
-        " steps, and information below that. It is also told of a cyclic learning rate if at least three of its peaks"
-        " undo half of the progress. If a spike does not change the loss, the finding is `spike`. As there, a"
-        " missing warm-up is named as a cause if the first setback is among the first hundred steps.",
+        " stays above its level for some steps. This is a warning if the loss is above its level for 5 % of the steps,"
+        " and information below that. If the first setback is among the first hundred steps, a missing warm-up is"
+        " named as a cause.",
+        also=("at least three peaks of a cyclic learning rate undo half of the progress",),
+        unless=("the spikes do not change the loss: the finding is then `spike`",),
         example="A fine-tuning in which one batch in thirty has a picture in another unit: each such step throws the"
         " network back, and it ends at 69 % instead of 95 %.",
         confirm="Train again from the same seed with the threshold that `gradwatch recommend` gives, and compare the"
@@ -387,11 +414,15 @@ PAGES: dict[str, Page] = {
     "loss-regressed": Page(
         title="The loss ends well above its best",
         cure="rate",
-        meaning="The median of the last tenth of the losses is significantly above that of the best tenth, by more than"
-        " 15 % of the progress. With fewer than 100 losses, nearly all of the last ones have to lie above nearly all of"
-        " the best ones, and their median above 1.5 times the best level. This is a warning if half of the progress is"
-        " undone and there is only one optimizer. If the norms have grown too, the finding is `diverged`. If weight"
-        " decay has shrunk the weights to less than half, it is named as the cause, and the learning rate is not.",
+        meaning="The median of the last tenth of the losses is significantly above that of the best tenth, by more"
+        " than 15 % of the progress. This is a warning if half of the progress is undone and there is only one"
+        " optimizer. If weight decay has shrunk the weights to less than half, it is named as the cause, and the"
+        " learning rate is not.",
+        also=(
+            "nearly all of the last of fewer than 100 losses lie above nearly all of the best ones, and their median"
+            " is above 1.5 times the best level",
+        ),
+        unless=("the norms have grown too: the finding is then `diverged`",),
         example="A constant learning rate that is too high for the end of the training.",
         confirm="Evaluate the checkpoints of the best level and of the end on the same held-out data.",
         fix="Keep the best checkpoint. Lower the learning rate towards the end, or look at the data from where the"
@@ -401,12 +432,17 @@ PAGES: dict[str, Page] = {
         title="The reward fell and did not come back",
         cure="rate",
         meaning="The history of a policy has its reward, and the last fifth of the rewards lies below its best tenth,"
-        " by more than a third of that level, or by more than 15 % where the norms rose fivefold since. Of 8 to 19"
-        " rewards the last ones have to lie below all before, and by more than half of that level unless the fall is"
-        " four times their noise. A reward above 0 that falls to a fifth within the first tenth, which then has no"
-        " level, counts as well. The loss of such a training is a surrogate and shows"
-        " nothing of this, so beside a reward no finding is made of the loss, except that it grows far while the reward"
-        " does not rise (`diverged`).",
+        " by more than a third of that level, or by more than 15 % where the norms rose fivefold since. The loss of"
+        " such a training is a surrogate and shows nothing of this.",
+        also=(
+            "the last of 8 to 19 rewards lie below all before, by more than half of that level, or by less if the fall"
+            " is four times their noise",
+            "a reward above 0 falls to a fifth within the first tenth",
+        ),
+        unless=(
+            "only the loss grows beside a reward: no finding is made of it, except that it grows far while the reward"
+            " does not rise (`diverged`)",
+        ),
         example="GRPO whose reward falls from 0.9 to 0 within five updates: each answer is as long as it may be.",
         confirm="Read samples from before and after the fall, and plot the entropy and the KL distance.",
         fix="Go back to a checkpoint from before it. Lower the learning rate, make fewer updates on the same samples,"
@@ -445,10 +481,12 @@ PAGES: dict[str, Page] = {
         cure="signal",
         meaning="No tenth of the losses has a median that is 2 % below the first losses, and the losses scatter so"
         " little that a fall of 5 % would show. It is information, because a model that knew its task before the run"
-        " began looks the same. In an imported history of 30 losses or more it is a warning where the loss stands"
-        " within 1 % and scatters by less than 0.4 % from the first rows on, as if it did not depend on the inputs. It"
-        " is not told of several optimizers, whose losses can stand still while they train against one another, nor of"
-        " a loss about 0.",
+        " began looks the same. In an imported history of 30 losses or more it is a warning if the loss stands within"
+        " 1 % and scatters by less than 0.4 % from the first rows on, as if it did not depend on the inputs.",
+        unless=(
+            "there are several optimizers, whose losses can stand still while they train against one another",
+            "the loss is about 0",
+        ),
         example="Ten classes with shuffled labels: the loss stays near ln(10) = 2.3.",
         confirm="Train on a single batch for some hundred steps.",
         fix="If the loss of a single batch does not fall either, the model, the loss or the learning rate is wrong. If"
@@ -574,6 +612,12 @@ PAGES: dict[str, Page] = {
 }
 
 
+def _cases(page: Page) -> list[tuple[str, tuple[str, ...]]]:
+    """The lists of cases that a page has, each with its heading."""
+    lists = [("It is also reported when:", page.also), ("It is not reported when:", page.unless)]
+    return [(heading, cases) for heading, cases in lists if cases]
+
+
 def as_text(code: str) -> str:
     """The page of a code, as plain text.
 
@@ -590,6 +634,7 @@ def as_text(code: str) -> str:
         f"Example: {page.example}",
         f"Confirm: {page.confirm}",
         f"Fix: {page.fix}",
+        *("\n".join([heading, *(f"- {case}" for case in cases)]) for heading, cases in _cases(page)),
     ]
     if page.sources:
         parts.append("Sources: " + "; ".join(page.sources))
@@ -608,4 +653,6 @@ def as_markdown() -> str:
         points = [f"**Example.** {page.example}", f"**Confirm.** {page.confirm}", f"**Fix.** {page.fix}"]
         points += [f"**Source.** {source}" for source in page.sources]
         parts.append("".join(f"- {point}\n" for point in points))
+        for heading, cases in _cases(page):
+            parts.append(f"{heading}\n\n" + "".join(f"- {case}\n" for case in cases))
     return "\n".join(parts)

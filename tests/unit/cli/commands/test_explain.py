@@ -11,6 +11,18 @@ def test_a_code_is_explained(command):
     assert "Fix:" in page
 
 
+def test_further_cases_and_exceptions_are_lists(command):
+    page, text = PAGES["diverged"], command("explain", "diverged").out
+    also, unless = text.split("It is also reported when:\n")[1].split("\n\nIt is not reported when:\n")
+    assert also.split("\n") == [f"- {case}" for case in page.also]
+    assert unless.split("\n\n")[0].split("\n") == [f"- {case}" for case in page.unless]
+
+
+def test_a_page_begins_with_a_few_sentences():
+    """Everything else of a rule stands in lists."""
+    assert [code for code, page in PAGES.items() if len(page.meaning.split()) > 100] == []
+
+
 def test_without_a_code_all_are_listed(command):
     lines = command("explain").out.splitlines()
     assert [line.split()[0] for line in lines] == list(PAGES)
