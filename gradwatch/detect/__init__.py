@@ -76,7 +76,7 @@ def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] |
         LossScale(),
         Explosion(traits.update_rule, traits.iterates),
         Spike(),
-        Drift(),
+        Drift(traits.decay),
         Vanishing(),
         Dead(),
         EpsStarvation(traits),

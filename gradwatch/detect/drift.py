@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from gradwatch.detect.changes import PresenceChanges
 from gradwatch.detect.episode import Episode
 from gradwatch.detect.level import Level, factor_text, is_usable
+from gradwatch.detect.steady_state import explained_rise
 from gradwatch.record import Event, StepRecord, event_at
 
 SLACK_DEVIATIONS, LIMIT_DEVIATIONS = 1.0, 50.0
@@ -14,6 +16,12 @@ SLACK_DEVIATIONS, LIMIT_DEVIATIONS = 1.0, 50.0
 
 MAX_DISTANCE = 4.0
 """A step's distance from the level counts up to this many deviations."""
+
+WINDOW_STEPS, LAG_STEPS = 500, 100
+"""Of the level: how many steps it rests on, and how many steps before this one they end."""
+
+TELLING_RISE = 1.1
+"""Times: the rise that weight decay explains is told from there on."""
 
 MIN_DEVIATION = 0.02
 """The smallest deviation of a logarithm that distances are divided by."""
@@ -25,11 +33,16 @@ class Drift:
     Each step adds its distance from the level in deviations, at most 4, less 1. The sum never falls below 0,
     and 50 is a drift. The level is that of the 500 steps before the last 100, so that a drift can't move it.
     Norms drift in many healthy trainings: a drift means that the level has changed, not that something is
-    wrong.
+    wrong. Where weight decay explains a part of the rise, as at the end of a schedule, the event says how much.
+
+    Args:
+        decay: the share of the weights that a step takes away, over the learning rate.
     """
 
-    def __init__(self) -> None:
-        self._level = Level(window=500, least=100, lag=100)
+    def __init__(self, decay: float = 0.0) -> None:
+        self._decay = decay
+        self._rates: deque[float] = deque(maxlen=WINDOW_STEPS + LAG_STEPS)  # since the level may have begun
+        self._level = Level(window=WINDOW_STEPS, least=LAG_STEPS, lag=LAG_STEPS)
         self._changes = PresenceChanges()
         self._sum = 0.0
         self._since: int | None = None
@@ -40,6 +53,8 @@ class Drift:
             return []
         if self._changes.update(record):
             self._restart()
+        if record.learning_rates:
+            self._rates.append(record.learning_rates[0])
         if not self._level.ready:
             self._level.add(record.total_norm)
             return self._episode.calm()
@@ -58,13 +73,14 @@ class Drift:
         self._sum, self._since = 0.0, None
 
     def _event(self, record: StepRecord) -> Event:
-        factor = record.total_norm / self._level.value
+        factor, explained = record.total_norm / self._level.value, explained_rise(self._rates, self._decay)
+        why = f"; weight decay lets them rise {explained:.2g}x as the rate falls" if explained >= TELLING_RISE else ""
         return event_at(
             record,
             kind="drift",
             severity="info",
             message=f"the norms have drifted up since step {self._since}: total norm {record.total_norm:.3g},"
-            f" {factor_text(factor)} the level before",
+            f" {factor_text(factor)} the level before{why}",
             observed=self._sum,
             limit=LIMIT_DEVIATIONS,
         )

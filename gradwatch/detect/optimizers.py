@@ -43,6 +43,10 @@ NORMALISING = DIVIDING_BY_ENTRY | {"Adafactor", "Muon", "Rprop", "LBFGS"}
 """Classes of `torch.optim` whose update does not depend on the scale of the gradient. LBFGS is one of them: its
 first step is divided by the norm, and later ones by the curvature, which scales as the gradient does."""
 
+DECAYING = frozenset({"SGD", "AdamW", "Muon", "Lion"})
+"""Classes in which weight decay takes ``rate * decay`` of the weights at each step. Adam divides it by the size of the
+entry with the gradient, so that the share is another for each."""
+
 _EPS_UNDER_THE_ROOT = frozenset({"Adadelta"})
 """Their denominator is sqrt(v + eps): entries are small below sqrt(eps)."""
 
@@ -61,6 +65,7 @@ class OptimizerTraits:
         eps: the size of a gradient below which the optimizer's eps matters; None: it has none, or it is not
             known how it uses it.
         eps_rule: of what that size is: of each entry, or the norm of each matrix.
+        decay: the share of the weights that a step takes away, over the learning rate; 0: none, or it is not known.
         iterates: one step makes several updates, as that of LBFGS does, which evaluates its closure up to ``max_iter``
             times.
     """
@@ -68,6 +73,7 @@ class OptimizerTraits:
     update_rule: UpdateRule | None = None
     eps: float | None = None
     eps_rule: EpsRule | None = None
+    decay: float = 0.0
     iterates: bool = False
 
 
@@ -82,6 +88,8 @@ def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None
     (None, 'normalises')
     >>> traits_of("LBFGS", {"max_iter": 20}).iterates
     True
+    >>> traits_of("AdamW", {"weight_decay": 0.1}).decay, traits_of("Adam", {"weight_decay": 0.1}).decay
+    (0.1, 0.0)
     """
     known = settings or {}
     eps, eps_rule = _eps(known), _eps_rule(optimizer_class, known)
@@ -93,6 +101,7 @@ def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None
         update_rule=_update_rule(optimizer_class, known),
         eps=eps if eps_rule is not None else None,
         eps_rule=eps_rule if eps is not None else None,
+        decay=_decay(optimizer_class, known),
         iterates=_max_iter(known) > 1,
     )
 
@@ -113,6 +122,12 @@ def _eps_rule(optimizer_class: str, settings: Mapping[str, object]) -> EpsRule |
     if optimizer_class in DIVIDING_BY_ENTRY:
         return "per-entry"
     return "per-matrix" if optimizer_class == "Muon" else None
+
+
+def _decay(optimizer_class: str, settings: Mapping[str, object]) -> float:
+    decay = settings.get("weight_decay")
+    is_of_weights = optimizer_class in DECAYING or settings.get("decoupled_weight_decay") is True
+    return float(decay) if is_of_weights and isinstance(decay, int | float) and decay > 0 else 0.0
 
 
 def _max_iter(settings: Mapping[str, object]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,9 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.progress import has_risen
-from gradwatch.analysis.statistics.steady_state import expected_rise
 from gradwatch.detect import traits_of
+from gradwatch.detect.drift import TELLING_RISE
+from gradwatch.detect.steady_state import expected_rise, explained_rise
 from gradwatch.record import Event
 from gradwatch.text import count
 
@@ -129,7 +131,10 @@ def norm_rises_as_rate_falls(facts: Facts, optimizer: OptimizerFacts) -> Finding
     at_highest = int(rates.index[int(np.argmax(rates.to_numpy()))])
     if last.step <= at_highest or not 0 < rate <= FALLEN_RATE * highest:
         return None
-    rise = expected_rise(highest, rate)
+    decay = traits_of(optimizer.class_name, optimizer.settings).decay
+    rise = explained_rise(rates.loc[: last.step], decay) if decay else math.sqrt(expected_rise(highest, rate))
+    if rise < TELLING_RISE:
+        return None
     return Finding(
         code="norm-rises-as-rate-falls",
         severity="info",
@@ -147,7 +152,7 @@ def norm_rises_as_rate_falls(facts: Facts, optimizer: OptimizerFacts) -> Finding
         cause="with weight decay, the ratio of gradient norm to weight norm tends to sqrt(2 decay / rate), which grows"
         " while the rate falls",
         remedy="none needed; if the decay falls with the rate, the norms stay level",
-        confirm="compare the norms with 1 / sqrt(learning_rate)",
+        confirm="compare the norms of gradients and weights: the one grows as the other shrinks",
     )
 
 

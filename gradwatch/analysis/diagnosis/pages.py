@@ -532,9 +532,10 @@ PAGES: dict[str, Page] = {
         title="The norms rise as the learning rate falls",
         cure="none",
         meaning="Weight decay keeps the ratio of gradient norm to weight norm near sqrt(2 decay / rate). A schedule"
-        " that lowers the rate therefore lets the gradients grow.",
-        example="AdamW with a cosine schedule: the norms double in the last tenth of the training.",
-        confirm="Compare the norms with 1 / sqrt(learning_rate).",
+        " that lowers the rate therefore lets the gradients grow, as far as decay has had the time to shrink the"
+        " weights: by decay * rate at each step. The event `drift` says how much of a rise this explains.",
+        example="AdamW with a weight decay of 0.1 and a cosine schedule from 1e-3 over 100,000 steps.",
+        confirm="Compare the norms of gradients and weights: the one grows as the other shrinks.",
         fix="Nothing is wrong. A decay that falls with the rate keeps the norms level.",
         sources=("Defazio 2025, https://arxiv.org/abs/2506.02285",),
     ),

@@ -235,8 +235,8 @@ CASES: dict[str, tuple[Maker, Maker]] = {
         of(with_layers(calm(), [1e-9, 1e-9]), "Adam", ADAM_12),
     ),
     "norm-rises-as-rate-falls": (
+        functools.partial(drifting, FALLING_RATE, 1.0),
         functools.partial(drifting, FALLING_RATE, 0.1),
-        functools.partial(drifting, FALLING_RATE, 0.0),
     ),
     "update-spike": (of(updates(10.0), "Adam"), of(updates(1.5), "Adam")),
     "updates-out-of-proportion": (

@@ -138,7 +138,7 @@ def test_momentum_that_holds_a_spike_is_named_with_the_steps_it_took_to_forget_i
     assert "held-spike" not in codes(held(tmp_path / "no momentum", 0.0))
 
 
-def drifting(rates, decay, folder):
+def drifting(rates, decay, folder, kind="AdamW"):
     """Norms that rise threefold in the second half."""
     norms = [value * (1.0 if step < 1000 else 3.0) for step, value in enumerate(steady(2000, spread=0.05))]
     losses = falling(2000, 2.0, 1.0)
@@ -146,12 +146,20 @@ def drifting(rates, decay, folder):
         replace(record, learning_rates=(rate,))
         for record, rate in zip(stream(norms, losses=losses), rates, strict=True)
     ]
-    return run_of(folder, records, "AdamW", {"lr": 0.1, "weight_decay": decay})
+    return run_of(folder, records, kind, {"lr": 0.1, "weight_decay": decay})
 
 
 def test_norms_that_rise_while_the_rate_falls_are_explained_by_weight_decay(tmp_path):
     falling_rate = [0.1 if step < 990 else 0.01 for step in range(2000)]
-    finding = the(drifting(falling_rate, 0.1, tmp_path / "falls"), "norm-rises-as-rate-falls")
-    assert finding.evidence["expected_rise"].value == pytest.approx(math.sqrt(10))
-    assert "norm-rises-as-rate-falls" not in codes(drifting([0.1] * 2000, 0.1, tmp_path / "level"))
+    run = drifting(falling_rate, 1.0, tmp_path / "falls")
+    finding = the(run, "norm-rises-as-rate-falls")
+    last = [event for event in run.events() if event.kind == "drift"][-1]
+    shrunken = math.exp(1.0 * 0.01 * (last.step - 989))  # of the weights, over the steps at the lower rate
+    assert 1.1 < shrunken < 10**0.25, "the new balance is not reached yet"
+    assert finding.evidence["expected_rise"].value == pytest.approx(shrunken)
+    assert f"weight decay lets them rise {shrunken:.2g}x" in last.message
+    of_adam = the(drifting(falling_rate, 0.1, tmp_path / "Adam", "Adam"), "norm-rises-as-rate-falls")
+    assert of_adam.evidence["expected_rise"].value == pytest.approx(10**0.25), "how fast its weights shrink is unknown"
+    assert "norm-rises-as-rate-falls" not in codes(drifting(falling_rate, 0.1, tmp_path / "too soon"))
+    assert "norm-rises-as-rate-falls" not in codes(drifting([0.1] * 2000, 1.0, tmp_path / "level"))
     assert "norm-rises-as-rate-falls" not in codes(drifting(falling_rate, 0.0, tmp_path / "no decay"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+MOST_LOGARITHM = 100.0  # whose exponential is finite; the new balance is the closer limit by far
 
 
 def steady_gradient_ratio(learning_rate: float, weight_decay: float) -> float:
@@ -36,3 +39,29 @@ def expected_rise(rate_before: float, rate_now: float) -> float:
     """
     before, now = steady_gradient_ratio(rate_before, 1.0), steady_gradient_ratio(rate_now, 1.0)
     return now / before if before > 0 else math.nan
+
+
+def explained_rise(rates: Iterable[float], weight_decay: float) -> float:
+    """Return the factor by which weight decay lets gradient norms rise over steps whose learning rate falls.
+
+    The gradient of a normalised layer grows as its weights shrink, so the norms rise by the root of `expected_rise`
+    until the new balance is reached, and no faster than decay shrinks the weights, by ``rate * weight_decay`` a step.
+
+    Args:
+        rates: learning rates of the steps, in order.
+        weight_decay: as in `steady_gradient_ratio`.
+
+    Returns:
+        1 where the rate does not fall, or nothing decays.
+
+    >>> fallen = [0.1] * 10 + [0.01] * 1000
+    >>> round(explained_rise(fallen, 0.1), 2), round(explained_rise(fallen[:510], 0.1), 2)
+    (1.78, 1.65)
+    """
+    known = [rate for rate in rates if math.isfinite(rate) and rate > 0]
+    if not known or not weight_decay > 0:
+        return 1.0
+    highest = max(known)
+    since = known[len(known) - 1 - known[::-1].index(highest) + 1 :]
+    shrunken = math.exp(min(weight_decay * math.fsum(since), MOST_LOGARITHM))
+    return max(1.0, min(math.sqrt(expected_rise(highest, known[-1])), shrunken))

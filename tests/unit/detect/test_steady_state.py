@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gradwatch.analysis.statistics.steady_state import expected_rise, steady_gradient_ratio
+from gradwatch.detect.steady_state import expected_rise, explained_rise, steady_gradient_ratio
 
 
 @pytest.mark.parametrize(("rate", "decay"), [(0.1, 0.1), (0.02, 0.5), (0.5, 0.01)])
@@ -38,3 +38,30 @@ def test_a_falling_rate_lets_the_ratio_grow_by_its_root():
     assert expected_rise(1.0, 0.01) == pytest.approx(10.0)
     assert expected_rise(0.1, 0.1) == 1.0
     assert math.isnan(expected_rise(0.1, 0.0))
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.1, 100), (0.1, 600), (0.02, 600)])
+def test_norms_rise_no_further_than_decay_explains(decay, steps):
+    """After the rate falls to a sixteenth, as the weights of a normalised layer shrink, step by step."""
+    torch.manual_seed(0)
+    before, after = 0.1, 0.1 / 16
+    weight = torch.nn.Parameter(torch.randn(2000))
+    optimizer = torch.optim.SGD([weight], lr=before, weight_decay=decay)
+    rates, norms = [before] * 4000 + [after] * steps, []
+    for rate in rates:
+        direction = torch.randn(2000)
+        direction -= weight.detach() * (direction @ weight.detach()) / weight.detach().square().sum()
+        weight.grad = direction / weight.detach().norm()
+        norms.append(float(weight.grad.norm()))
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    risen = sum(norms[-20:]) / sum(norms[3900:4000]) * 5
+    explained = explained_rise(rates, decay)
+    assert 1.0 < risen <= explained * 1.02
+    assert risen - 1 > 0.4 * (explained - 1), "the limit is near"
+
+
+@pytest.mark.parametrize("rates", [[], [0.1] * 50, [0.01, 0.1], [0.0, math.nan]])
+def test_nothing_is_explained_where_the_rate_does_not_fall(rates):
+    assert explained_rise(rates, 0.5) == 1.0
+    assert explained_rise([0.1, 0.001], 0.0) == 1.0
