@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import io
 import os
 import re
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from radon.complexity import cc_visit
+from radon.complexity import cc_visit_ast
 from radon.visitors import Function
 
 PACKAGE = "gradwatch"
@@ -39,7 +40,10 @@ class Source:
     name: str
     path: Path
     text: str
-    tree: ast.Module
+
+    @functools.cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
 
     @property
     def lines(self) -> int:
@@ -65,7 +69,7 @@ def sources(root: Path, folder: str) -> list[Source]:
         text = path.read_text(encoding="utf-8")
         parts = path.relative_to(root).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found.append(Source(name=name, path=path, text=text, tree=ast.parse(text)))
+        found.append(Source(name=name, path=path, text=text))
     return found
 
 
@@ -196,7 +200,7 @@ def complexities(modules: list[Source]) -> list[tuple[int, str]]:
     found = {
         (part.complexity, f"{module.name}.{part.fullname}")
         for module in modules
-        for block in cc_visit(module.text)
+        for block in cc_visit_ast(module.tree)
         for part in (block, *getattr(block, "methods", ()), *getattr(block, "closures", ()))
         if isinstance(part, Function)
     }

@@ -33,8 +33,11 @@ SERVER = Path(__file__).with_name("prepared_server.py")
 MODULES = (
     "torch",
     "torch._dynamo",
+    "gradwatch.recording.attach",
     "gradwatch.script.discover",
+    "gradwatch.script.doctor",
     "gradwatch.cli.commands.run",
+    "gradwatch.cli.commands.doctor",
     "gradwatch.analysis.run",
 )
 """What most scripts import: PyTorch imports `torch._dynamo` as the first optimizer is made."""

@@ -15,7 +15,7 @@ import pytest
 
 from gradwatch.testing import replaced, steady, stream, write_run
 
-from ..prepared import prepared
+from ..prepared import forked
 from ..scripts import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -81,28 +81,22 @@ def python_blocks():
     ]
 
 
-@pytest.fixture(scope="module")
-def python():
-    with prepared() as found:
-        yield found
-
-
 def test_every_reason_is_for_a_block_that_is_there():
     texts = "".join(block.text for page in PAGES for block in blocks_of(page))
     assert [part for part in PYTHON_NOT_RUN if part not in texts] == []
 
 
 @pytest.mark.parametrize(("page", "text"), python_blocks())
-def test_every_python_block_runs(python, tmp_path, page, text):
+def test_every_python_block_runs(tmp_path, page, text):
     step = "model(healthy_batch).sum().backward(); optimizer.step(); watch.flush()"
     if "watch.last" in text:
         text = text.replace("gradwatch.attach(", "watch = gradwatch.attach(", 1).replace("print(", f"{step}; print(", 1)
     (tmp_path / "block.py").write_text(NAMES + text.replace("/var/lib/node_exporter", str(tmp_path)))
-    done = python.run(["block.py"], tmp_path, WANDB_MODE="offline")
+    done = forked().run(["block.py"], tmp_path, WANDB_MODE="offline")
     assert done.returncode == 0, f"{page}\n{text}\n{done.stderr}"
 
 
-def test_json_toml_and_sql_are_what_they_say(python, tmp_path):
+def test_json_toml_and_sql_are_what_they_say(tmp_path):
     for page in PAGES:
         for block in blocks_of(page):
             if block.language == "json":
@@ -112,7 +106,7 @@ def test_json_toml_and_sql_are_what_they_say(python, tmp_path):
             if block.language == "toml":
                 tomllib.loads(block.text)
                 (tmp_path / "pyproject.toml").write_text(block.text)
-                done = python.run(["-m", "gradwatch", "config"], tmp_path)
+                done = forked().run(["-m", "gradwatch", "config"], tmp_path)
                 assert done.returncode == 0, done.stderr
                 assert "min-steps" in done.stdout
 
@@ -136,7 +130,7 @@ def is_run(line):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, python):
+def made(tmp_path_factory):
     """A folder with all that the pages take for granted."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "package").mkdir()
@@ -144,7 +138,7 @@ def made(tmp_path_factory, python):
     for name in ("train.py", "package/train.py"):
         (folder / name).write_text(TRAIN)
     command = ["-m", "gradwatch", "run", "--capture", "--run", "runs/first", "train.py", "--lr", "3e-4"]
-    done = python.run(command, folder)
+    done = forked().run(command, folder)
     assert done.returncode == 0, done.stderr
     for name in ("runs/second", "sweep/a", "sweep/b"):
         write_run(folder / name, stream(steady(400), losses=[1.0] * 400), "SGD", {"lr": 0.1})
@@ -183,7 +177,7 @@ def test_every_kind_of_block_has_a_test():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(map(is_run, commands_of(page)))])
-def test_every_command_of_a_page_runs(python, made, tmp_path, page):
+def test_every_command_of_a_page_runs(made, tmp_path, page):
     """In the page's order and in one folder, because later commands read what earlier ones wrote."""
     folder = tmp_path / "reader"
     shutil.copytree(made, folder)
@@ -193,7 +187,7 @@ def test_every_command_of_a_page_runs(python, made, tmp_path, page):
         assert name == "gradwatch", line
         if arguments[0] == "import":  # each into a new run, as a reader would
             shutil.rmtree(folder / "runs" / "imported", ignore_errors=True)
-        done = python.run(["-m", "gradwatch", *arguments], folder, HOME=home, WANDB_MODE="offline", COLUMNS="80")
+        done = forked().run(["-m", "gradwatch", *arguments], folder, HOME=home, WANDB_MODE="offline", COLUMNS="80")
         stops = arguments[0] == "check" or "--stop-on" in arguments
         assert done.returncode in ((0, 3) if stops else (0,)), f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, f"{line}\n{done.stderr}"

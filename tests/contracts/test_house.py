@@ -105,7 +105,7 @@ def test_an_import_that_only_a_type_checker_sees_makes_no_circle(house, checkout
     ],
 )
 def test_a_module_without_behaviour_needs_no_test_file(house, text, expected):
-    module = house.Source(name="m", path=ROOT / "m.py", text=text, tree=ast.parse(text))
+    module = house.Source(name="m", path=ROOT / "m.py", text=text)
     assert house.defines(module) is expected
 
 

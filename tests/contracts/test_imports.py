@@ -1,6 +1,7 @@
 """Data flows one way: a module imports only from stages before its own."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def stage_of(path: Path) -> str:
     return first.removesuffix(".py")
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):

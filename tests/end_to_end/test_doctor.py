@@ -9,7 +9,7 @@ import pytest
 
 from gradwatch.measure import fused
 
-from ..prepared import prepared
+from .. import prepared
 
 PREAMBLE = """
     import torch
@@ -42,11 +42,10 @@ def started(command, folder, **environment):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def forked():
     """Runs a command in a process that has PyTorch already."""
-    with prepared("gradwatch.script.doctor", "gradwatch.cli.commands.doctor") as found:
-        yield found.run
+    return prepared.forked().run
 
 
 def doctor(run, tmp_path, script, *options):

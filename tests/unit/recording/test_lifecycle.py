@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from gradwatch.clip import NormClip
 from gradwatch.errors import RunInUse
 from gradwatch.recording import lifecycle
 
-from ...prepared import Prepared, prepared
+from ...prepared import forked
 
 PREPARED = """
     import os, signal, sys, threading, time
@@ -52,19 +51,13 @@ PREPARED = """
 """
 
 
-def run_script(tmp_path: Path, code: str, forked: Prepared | None = None) -> subprocess.CompletedProcess[str]:
+def run_script(tmp_path: Path, code: str, *, bare: bool = True) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(PREPARED) + textwrap.dedent(code))
     command = [str(script), str(tmp_path / "run")]
-    if forked is not None:
-        return forked.run(command, tmp_path)
+    if not bare:
+        return forked().run(command, tmp_path)
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Prepared]:
-    with prepared("gradwatch.recording.attach") as found:
-        yield found
 
 
 # --------------------------------------------------------------------------------------- signals
@@ -93,8 +86,8 @@ def forked() -> Iterator[Prepared]:
             " time.sleep(9)", 5, id="in a sleep"),
     ],
 )  # fmt: skip
-def test_sigterm_at_any_moment_ends_the_process_with_its_steps_written(forked, tmp_path, code, least):
-    done = run_script(tmp_path, code, forked)
+def test_sigterm_at_any_moment_ends_the_process_with_its_steps_written(tmp_path, code, least):
+    done = run_script(tmp_path, code, bare=False)
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert "(recording-unfinished)" not in done.stderr, "it waited for its own thread in vain"
     assert len(Run(tmp_path / "run").steps()) >= least
