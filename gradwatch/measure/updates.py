@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 
 from gradwatch.measure.devices import is_on_host, move, to_device
 from gradwatch.measure.entries import PLAIN, is_wrapper
-from gradwatch.measure.fused import is_dense, measure_updates_fused, reads_updates
+from gradwatch.measure.fused import DTYPES, Described, described, is_dense, measure_updates_fused, reads_updates
 from gradwatch.measure.measurement import Measurement, Part
 from gradwatch.measure.routes import leave_triton, runs_triton, to_host
 from gradwatch.measure.sharded import local
@@ -203,17 +203,13 @@ class _Kept:
 
     Attributes:
         most: how many entries were to be read.
-        addresses: of the weights, then of the moments, and of the numbers of steps where they lie on the device.
-        sizes: of these and of the gradients, which follow the weights.
-        of_each: their dtypes.
+        described: the weights, the gradients, then the moments, and the numbers of steps where they lie on the device.
         dtypes: those that the kernel is compiled for.
         table: of the Triton kernel, with addresses and settings.
     """
 
     most: int | None
-    addresses: list[int]
-    sizes: list[int]
-    of_each: list[torch.dtype]
+    described: Described
     dtypes: Dtypes
     table: NDArray[np.uint64]
 
@@ -383,7 +379,7 @@ class _Chosen:
     triton: NDArray[np.uint64]
 
 
-_SHAPE, _WEIGHT, _GRADIENT, _DTYPE = map(attrgetter, ("shape", "weight", "grad", "dtype"))
+_SHAPE, _WEIGHT, _GRADIENT = map(attrgetter, ("shape", "weight", "grad"))
 
 
 def _choose(found: Sequence[Moved], most: int | None) -> _Chosen:
@@ -517,22 +513,21 @@ def _usual_pointers(
     there = [place for place, column in enumerate(columns) if column[0] is not None]
     if any(place not in there and any(map(is_not, column, repeat(None))) for place, column in enumerate(columns)):
         return None
-    tensors = list(chain.from_iterable(columns[place] for place in there))
-    if not PLAIN.issuperset(map(type, tensors)):
+    usual = described(list(chain.from_iterable(columns[place] for place in there)))
+    if usual is None:
         return None
-    kinds = [tensor.dtype for tensor in tensors]
-    sizes = list(map(Tensor.numel, columns[0])) * len(there)
-    if not dtypes.keys() >= set(kinds) or list(map(Tensor.numel, tensors)) != sizes:
+    sizes, kinds = usual.sizes.reshape(len(there), -1), usual.types.tolist()
+    distinct = set(kinds)
+    if not dtypes.keys() >= {DTYPES[kind] for kind in distinct} or (sizes != sizes[0]).any():
         return None
-    # Of the host and of the meta device the number is the same, but what is on that has no address.
-    pointers = list(map(Tensor.data_ptr, tensors))
-    if not all(pointers) or len(set(map(Tensor.get_device, tensors))) != 1:
-        return None
-    alike = _alike(kinds, there, len(found), of_one_dtype=of_one_dtype) if len(set(kinds)) > 1 else _of_all(kinds[0])
-    if alike is None or not all(map(Tensor.is_contiguous, tensors)):
+    if len(distinct) > 1:
+        alike = _alike([DTYPES[kind] for kind in kinds], there, len(found), of_one_dtype=of_one_dtype)
+    else:
+        alike = _of_all(DTYPES[kinds[0]])
+    if alike is None:
         return None
     addresses = np.zeros((len(found), len(_POINTERS)), np.uint64)
-    addresses[:, there] = np.array(pointers, np.uint64).reshape(len(there), -1).T
+    addresses[:, there] = usual.addresses.reshape(len(there), -1).T
     return _Readable(found, addresses, alike)
 
 
@@ -775,25 +770,8 @@ def _kept_of(found: Sequence[Moved], most: int | None, dtypes: Dtypes, table: ND
     columns = [column for column in columns if any(map(is_not, column, repeat(None)))]
     if found[0].is_step_remote:
         columns.append([one.step for one in found])
-    kinds = _kinds_of(list(chain.from_iterable(columns)))
-    if kinds is None:
-        return None
-    addresses, sizes, of_each = kinds
-    count = len(found)
-    return _Kept(most, addresses[:count] + addresses[2 * count :], sizes, of_each, dtypes, table)
-
-
-def _kinds_of(tensors: list[Any]) -> tuple[list[int], list[int], list[torch.dtype]] | None:
-    """Addresses, sizes and dtypes of plain tensors without gaps; None if one is something else."""
-    if not PLAIN.issuperset(map(type, tensors)):
-        return None
-    try:
-        if not all(map(Tensor.is_contiguous, tensors)):
-            return None
-        addresses = list(map(Tensor.data_ptr, tensors))
-    except RuntimeError:  # of a layout without an address
-        return None
-    return (addresses, list(map(Tensor.numel, tensors)), list(map(_DTYPE, tensors))) if all(addresses) else None
+    usual = described(list(chain.from_iterable(columns)))
+    return None if usual is None else _Kept(most, usual, dtypes, table)
 
 
 def _in_one_launch_again(
@@ -823,13 +801,12 @@ def _in_one_launch_again(
     except (KeyError, TypeError):  # a parameter without a state
         return None
     is_remote = any(map(_is_remote, steps))
-    kinds = _kinds_of(list(chain.from_iterable([*columns, steps] if is_remote else columns)))
+    now = described(list(chain.from_iterable([*columns, steps] if is_remote else columns)))
     count, device = len(found), weights[0].device
-    if kinds is None or not all(_has_settings(group, device) for group in _each_once(groups)):
+    if now is None or not all(_has_settings(group, device) for group in _each_once(groups)):
         return None
-    addresses, sizes, of_each = kinds
-    gradients = addresses[count : 2 * count]
-    if (addresses[:count] + addresses[2 * count :], sizes, of_each) != (kept.addresses, kept.sizes, kept.of_each):
+    gradients = now.addresses[count : 2 * count]
+    if not _are_where_they_were(now, kept.described, count):
         return None
     kernel = _kernel(device)
     if kernel is None:
@@ -845,8 +822,18 @@ def _in_one_launch_again(
     return to_host([at for at, _, _ in found], values)
 
 
+def _are_where_they_were(now: Described, before: Described, count: int) -> bool:
+    """Whether all tensors are as they were and, but for the gradients, which follow ``count`` weights, where."""
+    return all(map(np.array_equal, _lasting(now, count), _lasting(before, count)))
+
+
+def _lasting(tensors: Described, count: int) -> tuple[NDArray[np.int64], ...]:
+    """What a step changes nothing of: all but the addresses of the gradients."""
+    return tensors.addresses[:count], tensors.addresses[2 * count :], tensors.sizes, tensors.types
+
+
 def _fill_again(
-    table: NDArray[np.uint64], gradients: list[int], numbers: NDArray[np.float64], *, has_moments: bool
+    table: NDArray[np.uint64], gradients: NDArray[np.int64], numbers: NDArray[np.float64], *, has_moments: bool
 ) -> None:
     """Write what differs from step to step into the table of the Triton kernel."""
     table[:, _GRADIENT_AT] = gradients
