@@ -36,9 +36,16 @@ class OptimizersInBackward(Optimizer):
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimizer that steps: Accelerate and Fabric hand out wrappers around it."""
+    """The optimizer that steps: Accelerate, Fabric and Opacus hand out wrappers around it.
+
+    Opacus's wrapper never called `Optimizer.__init__`, so it has no hooks; the optimizer that it holds has them.
+    """
     inner = getattr(optimizer, "optimizer", None)
-    return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+    if isinstance(inner, Optimizer):
+        return unwrapped(inner)
+    if isinstance(optimizer, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        return next((unwrapped(one) for one in _held_by(optimizer)), optimizer)
+    return optimizer
 
 
 def steps_flat_part(model: nn.Module, optimizer: Optimizer) -> bool:

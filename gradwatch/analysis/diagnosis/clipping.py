@@ -332,7 +332,8 @@ def clipped_by_script(facts: Facts, optimizer: OptimizerFacts) -> Finding | None
         evidence={"changed_steps": Quantity(changed, "steps"), "steps": Quantity(made, "steps")},
         cause="the script, or a library that it uses (AGC, DeepSpeed, Opacus), scales or clips gradients itself, or"
         " clips within a compiled function",
-        remedy="clip with torch.nn.utils.clip_grad_norm_ or a policy of gradwatch.clip, outside torch.compile;"
+        remedy="nothing, where the change is meant (as the noise of differential privacy); else clip with"
+        " torch.nn.utils.clip_grad_norm_ or a policy of gradwatch.clip, outside torch.compile and as the last change:"
         " gradwatch then records the norm before clipping, which it needs to recommend a threshold",
         confirm="compare p.grad._version before and after the code between backward and step",
     )

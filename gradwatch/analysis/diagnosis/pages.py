@@ -357,10 +357,12 @@ PAGES: dict[str, Page] = {
         cure="script",
         meaning="Something other than a clip call changed the gradients between `backward` and `step`. The recorded"
         " norms are those that the optimizer got, after that change.",
-        example="`p.grad.mul_(min(1, 1 / norm))` in the loop, a model library's own AGC, or `clip_grad_norm_` within a"
-        " function that `torch.compile` compiles.",
+        example="`p.grad.mul_(min(1, 1 / norm))` in the loop, a model library's own AGC, the noisy gradients of"
+        " Opacus, or `clip_grad_norm_` within a function that `torch.compile` compiles.",
         confirm="Compare `p.grad._version` before and after the code between `backward` and `step`.",
-        fix="Clip with `torch.nn.utils.clip_grad_norm_` or a policy of `gradwatch.clip`, outside compiled functions.",
+        fix="Nothing is wrong where the change is meant, as in differentially private training (Opacus). Else clip with"
+        " `torch.nn.utils.clip_grad_norm_` or a policy of `gradwatch.clip`, outside compiled functions and as the last"
+        " change before the step.",
     ),
     "dead-parameters": Page(
         title="Parameters whose gradient is exactly 0",
