@@ -10,10 +10,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 MOST_NAMES = 8
 _LARGEST_PLAIN = 99_999.5
 _SMALLEST_PLAIN = 1e-3
+_THREE_DIGITS = Context(prec=3, rounding=ROUND_HALF_UP)  # as JavaScript rounds: the page shows the same
 _NUMBERS = re.compile(r"\d+")
 _ESCAPES = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _ASCII = str.maketrans({"×": "x", "…": "...", "–": "-", "—": "-", "·": "|", "≥": ">=", "≤": "<=", "→": "->"})  # noqa: RUF001
@@ -38,10 +40,11 @@ def number(value: float | None) -> str:
     if size == 0:
         return "0"
     if size >= 100 and size < _LARGEST_PLAIN:
-        return f"{value:.0f}"
+        return _rounded(value, "1")
+    digits = _THREE_DIGITS.create_decimal_from_float(float(value))
     if _SMALLEST_PLAIN <= size < 100:
-        return f"{value:.3g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(digits):.3g}"
+    mantissa, exponent = f"{digits:.2e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
@@ -71,11 +74,20 @@ def share(value: float | None) -> str:
     percent = 100 * value
     if 0 < abs(percent) < 0.01:
         return "<0.01%" if percent > 0 else ">-0.01%"
-    if 0.01 <= percent < 0.095:
-        return f"{percent:.2f}%"
+    if 0.01 <= abs(percent) < 0.095:
+        return f"{_rounded(percent, '0.01')}%"
     if 99.95 <= percent < 100:
         return ">99.9%"
-    return f"{percent:.1f}%".replace(".0%", "%")
+    return f"{_rounded(percent, '0.1')}%".replace(".0%", "%")
+
+
+def _rounded(value: float, unit: str) -> str:
+    """Round to a multiple of the unit, halves away from zero.
+
+    >>> _rounded(84.25, "0.1"), _rounded(-100.5, "1")
+    ('84.3', '-101')
+    """
+    return str(Decimal(float(value)).quantize(Decimal(unit), ROUND_HALF_UP))
 
 
 def count(amount: int, thing: str, plural: str | None = None) -> str:

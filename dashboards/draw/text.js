@@ -14,7 +14,7 @@ export function number(value, digits = 3) {
   if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
   const size = Math.abs(value);
   const plain = value === 0 || (size >= 1e-3 && size < 9999.5);
-  if (plain) return String(size >= 10 ** (digits - 1) ? Math.round(value) : Number(value.toPrecision(digits)));
+  if (plain) return String(size >= 10 ** (digits - 1) ? +value.toFixed(0) : Number(value.toPrecision(digits)));
   return value
     .toExponential(digits - 1)
     .replace(/\.?0*e/, "e")
@@ -50,14 +50,17 @@ export function allDigits(value) {
 }
 
 /**
- * A share as a percentage.
+ * A share as a percentage. Only nothing reads 0 %, and only everything reads 100 %.
  *
  * @param {JsonNumber | undefined} value
  */
 export function share(value) {
   if (typeof value !== "number") return value ?? "–";
   const percent = 100 * value;
-  return `${percent > 0 && percent < 0.1 ? percent.toFixed(2) : +percent.toFixed(1)} %`;
+  const size = Math.abs(percent);
+  if (0 < size && size < 0.01) return percent > 0 ? "<0.01 %" : ">-0.01 %";
+  if (99.95 <= percent && percent < 100) return ">99.9 %";
+  return `${0.01 <= size && size < 0.095 ? percent.toFixed(2) : +percent.toFixed(1)} %`;
 }
 
 /**

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { count, fit, number, share, span, steps, whole } from "../../dashboards/draw/text.js";
 import { random } from "./support.js";
@@ -35,6 +36,12 @@ test("the text of any number reads back to within half a unit of its third digit
     assert.ok(Math.abs(back - value) <= 0.005001 * Math.abs(value), `${value} reads ${number(value)}`);
     assert.ok(number(value).length <= 9, number(value));
   }
+});
+
+test("numbers and shares read as in the terminal", () => {
+  const known = JSON.parse(readFileSync(new URL("../golden/text.json", import.meta.url), "utf8"));
+  for (const [value, text] of known.numbers) assert.equal(number(value), text);
+  for (const [value, text] of known.shares) assert.equal(share(value), `${text} %`);
 });
 
 test("a small share is not told as none", () => {

@@ -1,7 +1,9 @@
 """Numbers, durations and names as text: right to what they show, never longer than their column."""
 
+import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -32,7 +34,18 @@ NAMES = st.lists(
 )
 
 
+AS_ON_THE_PAGE = json.loads((Path(__file__).parents[1] / "golden" / "text.json").read_text())
+"""Values with their text, which `tests/dashboards/text.test.js` asks of the page too."""
+
+
 # ------------------------------------------------------------------------------------------ numbers
+
+
+def test_numbers_and_shares_read_as_on_the_page():
+    assert [number(value) for value, _ in AS_ON_THE_PAGE["numbers"]] == [text for _, text in AS_ON_THE_PAGE["numbers"]]
+    assert [share(value) for value, _ in AS_ON_THE_PAGE["shares"]] == [
+        f"{text}%" for _, text in AS_ON_THE_PAGE["shares"]
+    ]
 
 
 @given(FINITE)

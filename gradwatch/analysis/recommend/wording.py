@@ -19,6 +19,7 @@ from gradwatch.analysis.recommend.rule import (
 )
 from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory
 from gradwatch.analysis.statistics.progress import drift, has_risen, is_undone
+from gradwatch.text import share
 
 HEAVY, LIGHT = 2.0, 4.0  # tail indices: below the first single steps dominate, above the second clipping changes little
 
@@ -130,8 +131,8 @@ def _threshold_in_force(history: OptimizerHistory) -> str | None:
     thresholds = history.frame["max_norm"].dropna()
     if not len(thresholds):
         return None
-    share = float(history.frame["clipped"].mean())
-    return f"the run was clipped at {thresholds.iloc[-1]:g}, at {share:.1%} of its steps"
+    clipped = share(float(history.frame["clipped"].mean()))
+    return f"the run was clipped at {thresholds.iloc[-1]:g}, at {clipped} of its steps"
 
 
 # --------------------------------------------------------------------------- why this threshold

@@ -94,7 +94,7 @@ def test_spikes_and_the_loss_of_the_training_are_said(tmp_path):
 
 def test_the_threshold_in_force_is_said(tmp_path):
     history = optimizer_history(Run(write_run(tmp_path, stream([1.0, 3.0] * 200, max_norm=2.0))))
-    assert "the run was clipped at 2, at 50.0% of its steps" in said(history)
+    assert "the run was clipped at 2, at 50% of its steps" in said(history)
 
 
 @pytest.mark.parametrize(("end", "is_said"), [(1.0, False), (4.0, True), (0.25, True)])
