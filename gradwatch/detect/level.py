@@ -167,7 +167,7 @@ class LayerLevels:
 
     def __init__(self, window: int = 128, recent: int = 10) -> None:
         self._window = window
-        self._rows = np.zeros((0, 0))
+        self._rows = np.zeros((0, 0), np.float32)  # norms; the logarithm is taken of the few that make the levels
         self._next = 0
         self._filled = 0
         self._recent: deque[LayerStats] = deque(maxlen=recent)
@@ -192,15 +192,13 @@ class LayerLevels:
             return
         norm = layers.norm
         if len(norm) > self._rows.shape[1]:
-            self._rows = np.pad(
-                self._rows,
-                ((0, self._window - len(self._rows)), (0, len(norm) - self._rows.shape[1])),
-                constant_values=np.nan,
-            )
+            rows = np.zeros((self._window, len(norm)), np.float32)  # takes no memory for rows to come
+            rows[: self._filled] = np.nan
+            rows[: self._filled, : self._rows.shape[1]] = self._rows[: self._filled]
+            self._rows = rows
         row = self._rows[self._next]
+        row[: len(norm)] = norm
         row[len(norm) :] = np.nan
-        with np.errstate(divide="ignore", invalid="ignore"):
-            np.log(norm, out=row[: len(norm)], dtype=float)
         self._next = (self._next + 1) % self._window
         self._filled = min(self._filled + 1, self._window)
         self._stale += 1
@@ -210,13 +208,16 @@ class LayerLevels:
             return
         self._stale = 0
         rows = self._rows[: self._filled].copy()
-        rows[~np.isfinite(rows)] = np.inf
+        rows[~((rows > 0) & (rows < np.inf))] = np.inf
         middle, high = len(rows) // 2, int(0.9 * len(rows))
         rows.partition((middle, high), axis=0)
         rows[:, ~np.isfinite(rows[high])] = np.nan
-        self._highest = np.where(np.isfinite(rows[high:]), rows[high:], -np.inf).max(axis=0)
-        self._median = rows[middle]
-        self._deviation = (rows[high] - rows[middle]) / SIGMAS_OF_90TH
+        highest = np.where(np.isfinite(rows[high:]), rows[high:], 0.0).max(axis=0)
+        with np.errstate(divide="ignore"):
+            self._median, upper, self._highest = (
+                np.log(row.astype(float)) for row in (rows[middle], rows[high], highest)
+            )
+        self._deviation = (upper - self._median) / SIGMAS_OF_90TH
 
     @property
     def _known(self) -> bool:
