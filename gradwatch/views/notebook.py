@@ -19,9 +19,10 @@ from gradwatch.analysis.statistics.quantiles import Array, any_in, spike_safe
 from gradwatch.analysis.statistics.scatter import QUANTITIES, scatter
 from gradwatch.analysis.summary import LayerSummary, RunSummary
 from gradwatch.record import MAGNITUDE_EXPONENTS, SEVERITIES
-from gradwatch.text import count, number, optimizer_label, printable, share, shorten_all, step_range, which_optimizer
+from gradwatch.text import count, number, optimizer_label, printable, share, step_range, which_optimizer
 from gradwatch.views import png
 from gradwatch.views.axes import end_of_axis
+from gradwatch.views.short_names import shorten_all
 
 WIDTH, HEIGHT = 640, 72  # pixels of a chart
 MAX_COLUMNS = 480  # of a chart or the heat map; a column shows the largest value of its steps

@@ -9,7 +9,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from gradwatch.text import ascii_only, printable, shorten_all, shorten_layers, with_whole_escapes
+from gradwatch.text import ascii_only, printable
+from gradwatch.views.short_names import shorten_all, shorten_layers, with_whole_escapes
 
 NARROWEST, USUAL, WIDEST = 40, 80, 140
 """Columns: a narrower terminal wraps, a wider one is not filled."""
