@@ -7,12 +7,13 @@ last stage and the first that Python runs, registers the renderers here; they im
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from gradwatch.analysis.notebook_page import NotebookPage
 
 
-@dataclass(frozen=True, slots=True)
-class Renderers:
+class Renderers(NamedTuple):
     """What makes HTML.
 
     Attributes:
@@ -37,27 +38,8 @@ def as_html(summary: object) -> str | None:
     return _renderers[0].of_summary(summary) if _renderers else None
 
 
-@dataclass(frozen=True, slots=True)
-class NotebookPage:
-    """The page of a run, which a notebook shows in a frame. It has no access to the notebook around it.
-
-    Attributes:
-        document: the whole page as HTML.
-        height: of the frame, in pixels.
-    """
-
-    document: str = field(repr=False)
-    height: int
-
-    def _repr_html_(self) -> str:
-        from html import escape  # 0.3 MB of names, which a training does not need
-
-        return (
-            f'<iframe title="gradwatch" sandbox="allow-scripts allow-downloads" srcdoc="{escape(self.document)}"'
-            f' style="width: 100%; height: {self.height}px; border: 0"></iframe>'
-        )
-
-
 def as_page(run: object, optimizer: str | None, height: int) -> NotebookPage:
     """The page of a run with its worst optimizers, or with one."""
+    from gradwatch.analysis.notebook_page import NotebookPage
+
     return NotebookPage(_renderers[0].of_run(run, optimizer), height)

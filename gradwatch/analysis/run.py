@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradwatch.analysis.diagnosis import Finding, diagnose
-from gradwatch.analysis.display import NotebookPage, as_page
+from gradwatch.analysis.display import as_page
 from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.notebook_page import NotebookPage
 from gradwatch.analysis.recommend import Recommendation, recommend
 from gradwatch.analysis.statistics.owners import GROUPINGS, Grouping, group_of, grouped, shares_of
 from gradwatch.analysis.statistics.ranks import noise_scale

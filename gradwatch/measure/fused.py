@@ -6,6 +6,7 @@ is set, PyTorch's operators measure the same numbers more slowly.
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import functools
 import os
@@ -294,10 +295,8 @@ def count_fused(found: Readable, counts: Sequence[int], strides: Sequence[int], 
 
 def bins_by_exponent(bias: int, largest: int) -> NDArray[np.int64]:
     """The bin of each exponent as it stands in the bits. Exponent 0 has no leading 1: it is below the first limit."""
-    exponents = np.arange(largest + 1) - bias
-    bins = np.searchsorted(MAGNITUDE_EXPONENTS, exponents, side="right")
-    bins[largest] = MAGNITUDE_BINS.index("inf")
-    return bins
+    bins = [bisect.bisect(MAGNITUDE_EXPONENTS, exponent - bias) for exponent in range(largest)]
+    return np.array([*bins, MAGNITUDE_BINS.index("inf")])
 
 
 @functools.cache
@@ -391,7 +390,8 @@ def _entry(
 def _parallel() -> int | None:
     """Return the address at which torch's own OpenMP library starts threads; None means one thread."""
     try:
-        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
+        with Path("/proc/self/maps").open() as lines:
+            loaded = {line.split()[-1] for line in lines if "libgomp" in line}
         return ctypes.cast(ctypes.CDLL(min(loaded)).GOMP_parallel, ctypes.c_void_p).value
     except (OSError, ValueError, AttributeError):
         return None

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from gradwatch.measure import devices, operators
+from gradwatch.measure import devices
 from gradwatch.measure.ahead import read
 from gradwatch.measure.entries import PLAIN, ask_operators, entries_of
 from gradwatch.measure.fused import COLUMNS, is_available
@@ -96,7 +96,7 @@ def _by_device(gradients: Sequence[Tensor | None], rest: Sequence[int], wanted: 
         positions = [position for position, _ in group]
         tensors = [tensor for _, tensor in group]
         if devices.is_on_host(tensors[0]):
-            parts.append(Part(positions, operators.on_cpu(tensors, wanted), None))
+            parts.append(Part(positions, _operators().on_cpu(tensors, wanted), None))
         else:
             parts += _on_accelerator(positions, tensors, wanted)
     return parts
@@ -290,7 +290,7 @@ def _on_accelerator(positions: list[int], tensors: list[Tensor], stats: tuple[st
     if by_triton:
         parts.append(_by_triton([positions[i] for i in by_triton], [tensors[i] for i in by_triton], stats))
     if by_operators:
-        values = operators.on_device([tensors[i] for i in by_operators], stats)
+        values = _operators().on_device([tensors[i] for i in by_operators], stats)
         parts.append(to_host([positions[i] for i in by_operators], values))
     return parts
 
@@ -327,6 +327,13 @@ def _kernel() -> ModuleType | None:
     return _triton
 
 
+def _operators() -> ModuleType:
+    """Return the statistics by PyTorch's operators, whose code a training on the CPU does without."""
+    from gradwatch.measure import operators
+
+    return operators
+
+
 def _by_triton(positions: list[int], tensors: list[Tensor], stats: tuple[str, ...], found: Any = None) -> Part:
     """Measure by the kernel, or by PyTorch's operators if it fails; ``found`` is what it knows of the tensors."""
     assert _triton is not None
@@ -334,7 +341,7 @@ def _by_triton(positions: list[int], tensors: list[Tensor], stats: tuple[str, ..
         table: Tensor = _triton.measure_triton(tensors, found)
     except Exception as error:
         leave_triton("read gradients", error)
-        return to_host(positions, operators.on_device(tensors, stats))
+        return to_host(positions, _operators().on_device(tensors, stats))
     if stats != COLUMNS[: len(stats)]:
         # By slices: an index would be copied to the device from memory that is not pinned, and that copy waits.
         return to_host(positions, torch.stack([table[:, COLUMNS.index(stat)] for stat in stats]))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.detect.optimizers import EPS_RULE, UPDATE_RULE, UPDATE_SIZE, EpsRule, UpdateRule, traits_of
+from gradwatch.detect.optimizers import EPS_RULE, UPDATE_RULE, UPDATE_SIZE, EpsRule, UpdateRule
 
 SIDE = 8
 """Rows and columns of the matrix that is stepped."""
@@ -70,25 +70,15 @@ def is_probing() -> bool:
 def probed_settings(optimizer: Optimizer) -> dict[str, str]:
     """Return what to store of an optimizer beside its own settings: `UPDATE_RULE`, `UPDATE_SIZE`, `EPS_RULE` if known.
 
-    Empty for the classes of `torch.optim`, which a reader knows by name. Empty as well where a trial is not
-    possible: the class can't be constructed from its settings, needs another device, takes too long, or may
-    talk to other processes.
+    Empty where a trial is not possible: the class can't be constructed from its settings, needs another device, takes
+    too long, or may talk to other processes.
 
     >>> probed_settings(torch.optim.SGD([torch.zeros(1)], lr=0.1))
-    {}
+    {'update_rule': 'follows-gradient'}
     """
-    if type(optimizer).__module__.startswith("gradwatch."):  # one that stands for others, or for none
-        members = getattr(optimizer, "members", ())
-        return probed_settings(members[0]) if members else {}
     if optimizer not in _known:
-        _known[optimizer] = {} if is_of_torch(optimizer) else _probe(optimizer)
+        _known[optimizer] = _probe(optimizer)
     return dict(_known[optimizer])
-
-
-def is_of_torch(optimizer: Optimizer) -> bool:
-    """Whether an optimizer's class is one of `torch.optim` itself, not a subclass of one."""
-    kind = type(optimizer)
-    return kind.__module__.startswith("torch.optim") and traits_of(kind.__name__).update_rule is not None
 
 
 def _probe(optimizer: Optimizer) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.detect.optimizers import UPDATE_ROUTE
+from gradwatch.detect.optimizers import UPDATE_ROUTE, traits_of
 from gradwatch.distributed.world import ParameterPart, rank_and_world_size
 from gradwatch.measure import (
     closed_form_of,
@@ -26,7 +26,6 @@ from gradwatch.measure import (
     reads_once,
 )
 from gradwatch.record import ParameterInfo
-from gradwatch.recording.optimizer_probe import probed_settings
 from gradwatch.store.limits import LARGEST
 
 # What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
@@ -111,7 +110,25 @@ def settings_of(optimizer: Optimizer) -> dict[str, Any]:
     """The defaults of an optimizer that can be written down, and what a trial of its class has shown."""
     defaults = {name: value for name, value in optimizer.defaults.items() if isinstance(name, str) and _is_plain(value)}
     route = "difference" if closed_form_of(optimizer) is None else "closed-form"
-    return defaults | probed_settings(optimizer) | {UPDATE_ROUTE: route}
+    return defaults | _probed(optimizer) | {UPDATE_ROUTE: route}
+
+
+def _probed(optimizer: Optimizer) -> dict[str, str]:
+    """What a trial of its class has shown; nothing of the classes of `torch.optim`, which a reader knows by name."""
+    if type(optimizer).__module__.startswith("gradwatch."):  # one that stands for others, or for none
+        members = getattr(optimizer, "members", ())
+        return _probed(members[0]) if members else {}
+    if is_of_torch(optimizer):
+        return {}
+    from gradwatch.recording.optimizer_probe import probed_settings
+
+    return probed_settings(optimizer)
+
+
+def is_of_torch(optimizer: Optimizer) -> bool:
+    """Whether an optimizer's class is one of `torch.optim` itself, not a subclass of one."""
+    kind = type(optimizer)
+    return kind.__module__.startswith("torch.optim") and traits_of(kind.__name__).update_rule is not None
 
 
 def _is_plain(value: object) -> bool:

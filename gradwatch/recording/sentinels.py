@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from gradwatch.measure import Measurement
@@ -56,9 +55,9 @@ class Sentinels:
         if measured is None or not measured.has_arrived:
             return
         self._followed = None
-        ratios = np.nan_to_num(measured.collect()["rms_ratio"], nan=0.0)
+        ratios = measured.collect()["rms_ratio"].tolist()
         known = (*self._ends_among(parameters), *self._led)
-        lagging = [at for at in np.flatnonzero(ratios >= LED_FROM).tolist() if _is_matrix(parameters[at])]
+        lagging = [at for at, ratio in enumerate(ratios) if ratio >= LED_FROM and _is_matrix(parameters[at])]
         others = sorted((at for at in lagging if at not in known), key=lambda at: -ratios[at])
         self._led += others[: LED - len(self._led)]
 

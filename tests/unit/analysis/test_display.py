@@ -1,9 +1,7 @@
 """A summary shows itself in a notebook, though analysis imports no view."""
 
-import re
 import subprocess
 import sys
-from html import unescape
 
 import pytest
 
@@ -11,7 +9,6 @@ import gradwatch
 from gradwatch.analysis import display
 from gradwatch.errors import BadArgument, EmptyRun
 from gradwatch.testing import steady, stream, write_run
-from gradwatch.views.html import render_run
 
 
 def test_a_run_and_its_summary_show_themselves(tmp_path):
@@ -19,16 +16,6 @@ def test_a_run_and_its_summary_show_themselves(tmp_path):
     assert "HEALTHY" in run.summary()._repr_html_()
     assert run._repr_html_() == run.summary()._repr_html_()
     assert gradwatch.Run(write_run(tmp_path / "empty", []))._repr_html_() is None
-
-
-def test_the_page_of_a_run_stands_whole_in_a_frame_that_can_not_reach_the_notebook(tmp_path):
-    run = gradwatch.Run(write_run(tmp_path / 'a "run" </script>', stream(steady(30))))
-    page = run.page(height=700)
-    (document,) = re.findall(
-        r'^<iframe [^>]* srcdoc="([^"]*)" style="[^"]*height: 700px[^"]*"></iframe>$', page._repr_html_()
-    )
-    assert unescape(document) == page.document == render_run(run, None)
-    assert 'sandbox="allow-scripts allow-downloads"' in page._repr_html_()
 
 
 def test_a_page_of_nothing_says_why(tmp_path):

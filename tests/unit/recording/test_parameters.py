@@ -112,6 +112,12 @@ def test_settings_are_those_that_can_be_written_down():
     assert "lr" not in settings, "it is a tensor"
 
 
+def test_what_a_trial_shows_is_a_setting_of_classes_that_have_no_known_name():
+    weight = torch.zeros(1)
+    assert "update_rule" not in settings_of(torch.optim.Adam([weight]))
+    assert settings_of(type("Mine", (torch.optim.SGD,), {})([weight], lr=0.1))["update_rule"] == "follows-gradient"
+
+
 def test_plain_parameters_are_not_sharded():
     assert sharding_of([make()]) == (False, False)
 
