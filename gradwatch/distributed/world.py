@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gradwatch.record import ParameterInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterPart:
+class ParameterPart(NamedTuple):
     """The part of one parameter that a rank holds.
 
     Attributes:

@@ -12,11 +12,10 @@ import functools
 import os
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter, is_
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +42,7 @@ def is_available() -> bool:
     return _function() is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(NamedTuple):
     """Tensors of one device without gaps between their entries: addresses, sizes and types, an array of each.
 
     The types are places in `DTYPES`.
@@ -89,8 +87,7 @@ def _described_by_columns(tensors: list[Tensor]) -> Described | None:
     return Described(addresses, sizes, np.array(types), tensors[0].is_cpu)
 
 
-@dataclass(frozen=True, slots=True)
-class Readable:
+class Readable(NamedTuple):
     """The gradients that the compiled pass can read, as it takes them: one entry each."""
 
     positions: list[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from torch import Tensor
 from gradwatch.measure.devices import Ready, is_on_host, join
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """The statistics of the gradients of one device: a (statistics, gradients) tensor."""
 
     positions: list[int]
@@ -24,8 +23,7 @@ class Part:
     on_device: Tensor | None = None  # the same, where it was computed; further rows may follow
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(NamedTuple):
     """Statistics of a list of gradients; some may still be on their device.
 
     Attributes:

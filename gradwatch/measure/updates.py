@@ -20,7 +20,7 @@ from itertools import chain, groupby, repeat
 from math import gcd, prod
 from operator import attrgetter, is_not
 from types import ModuleType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -90,8 +90,7 @@ COEFFICIENTS = (
 """The numbers of the formula in fused.c, in its order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(NamedTuple):
     """Which entries of a parameter are read: ``runs`` times ``length`` neighbours that begin ``stride`` apart."""
 
     runs: int
@@ -364,40 +363,44 @@ def even_stride(shape: tuple[int, ...], most: int) -> int:
     return stride
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """Which entries are read of several parameters. They are the same at every step.
-
-    Attributes:
-        samplings: of each.
-        compiled: the table of the compiled pass as words, without addresses and settings.
-        triton: that of the Triton kernel, which reads runs of `RUN` entries also of a parameter that it reads whole.
-    """
-
-    samplings: tuple[Sampling, ...]
-    compiled: NDArray[np.uint64]
-    triton: NDArray[np.uint64]
-
-
 _SHAPE, _WEIGHT, _GRADIENT = map(attrgetter, ("shape", "weight", "grad"))
 
 
-def _choose(found: Sequence[Moved], most: int | None) -> _Chosen:
-    """Choose about ``most`` entries of all together; None: as many as one pass reads of a whole model."""
-    return _chosen(tuple(map(_SHAPE, map(_WEIGHT, found))), most)
+def _samplings(found: Sequence[Moved], most: int | None) -> tuple[Sampling, ...]:
+    """Choose about ``most`` entries of all together; None: as many as one pass reads of a whole model.
+
+    They are the same at every step.
+    """
+    return _sampled(_shapes(found), most)
+
+
+def _shapes(found: Sequence[Moved]) -> tuple[torch.Size, ...]:
+    return tuple(map(_SHAPE, map(_WEIGHT, found)))
 
 
 @lru_cache(maxsize=64)
-def _chosen(shapes: tuple[torch.Size, ...], most: int | None) -> _Chosen:
+def _sampled(shapes: tuple[torch.Size, ...], most: int | None) -> tuple[Sampling, ...]:
     sizes = tuple(map(prod, shapes))
     share = even_share(sizes, most or _usual_read(sizes))
-    samplings = tuple(sampling_of(tuple(shape), share) for shape in shapes)
+    return tuple(sampling_of(tuple(shape), share) for shape in shapes)
+
+
+@lru_cache(maxsize=64)
+def _compiled_table(shapes: tuple[torch.Size, ...], most: int | None) -> NDArray[np.uint64]:
+    """The table of the compiled pass as words, without addresses and settings."""
+    as_chosen = ((sampling.runs, sampling.length, sampling.stride) for sampling in _sampled(shapes, most))
+    return _table_of(_WORDS, tuple(map(prod, shapes)), as_chosen)
+
+
+@lru_cache(maxsize=64)
+def _triton_table(shapes: tuple[torch.Size, ...], most: int | None) -> NDArray[np.uint64]:
+    """The same of the Triton kernel, which reads runs of `RUN` entries also of a parameter that it reads whole."""
+    sizes = tuple(map(prod, shapes))
     in_runs = (
         (-(-size // RUN), RUN, RUN) if _is_whole(sampling) else (sampling.runs, RUN, sampling.stride)
-        for sampling, size in zip(samplings, sizes, strict=True)
+        for sampling, size in zip(_sampled(shapes, most), sizes, strict=True)
     )
-    as_chosen = ((sampling.runs, sampling.length, sampling.stride) for sampling in samplings)
-    return _Chosen(samplings, _table_of(_WORDS, sizes, as_chosen), _table_of(_ROW, sizes, in_runs))
+    return _table_of(_ROW, sizes, in_runs)
 
 
 def _table_of(
@@ -463,8 +466,7 @@ Dtypes: TypeAlias = tuple[torch.dtype, ...]
 """Those of weight, gradient, moment and second moment; in the place of one that is not there the gradient's."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Readable:
+class _Readable(NamedTuple):
     """Parameters that one pass can read.
 
     Attributes:
@@ -627,7 +629,7 @@ def _in_memory_order(tensor: TensorOrNone) -> TensorOrNone:
 
 def _by_fused(readable: _Readable, most: int | None) -> Part:
     found = readable.moved
-    table = _choose(found, most).compiled.copy()
+    table = _compiled_table(_shapes(found), most).copy()
     _fill(table, readable.addresses, _numbers_of_moved(found))
     table[:, _WORDS.index("type")] = [_FUSED_TYPES[one.weight.dtype] for one in found]
     values = measure_updates_fused(table.ctypes.data, len(found), len(UPDATE_STATS))
@@ -747,7 +749,7 @@ def _in_one_launch(
     readable, left = _with_pointers(found, _have_settings(found, device), kernel.DTYPES, of_one_dtype=False)
     if readable is None:
         return [], found, None
-    rows = _choose(readable.moved, most).triton
+    rows = _triton_table(_shapes(readable.moved), most)
     parts = []
     kept = None
     try:
@@ -879,7 +881,7 @@ def _by_operators(found: Sequence[Moved], most: int) -> list[Part]:
     if not found:
         return []
     alike: defaultdict[tuple[Any, ...], list[tuple[Moved, Sampling]]] = defaultdict(list)
-    for one, sampling in zip(found, _choose(found, most).samplings, strict=True):
+    for one, sampling in zip(found, _samplings(found, most), strict=True):
         dtypes = tuple(None if t is None else t.dtype for t in (one.weight, one.gradient, *one.moments()))
         key = (_is_whole(sampling), *dtypes)
         alike[key].append((one, sampling))

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +35,7 @@ What is computed from them takes some times as much, at a step whose gradients a
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entries:
+class Entries(NamedTuple):
     """Which entries of a parameter are copied: every ``stride``-th, beginning with ``offset``."""
 
     stride: int
@@ -51,8 +49,7 @@ class Entries:
         return parameter.as_strided((count,), (self.stride,), parameter.storage_offset() + self.offset)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """The entries of one parameter, flat. The gradient and the momentum are None where they are not laid out alike."""
 
     position: int

@@ -7,10 +7,9 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -352,8 +351,7 @@ def _step_capture(run: Path, options: RecordingOptions) -> StepCapture | None:
 # ------------------------------------------------------------------------------------- the sink
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
+class _Opened(NamedTuple):
     """A sink, and in rank 0 the writer behind it."""
 
     sink: StepSink

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter, ne
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -27,8 +27,7 @@ def versions_of(gradients: Sequence[Tensor | None]) -> list[int]:
     return [g._version if type(g) is Tensor else -1 if g is None else version_of(g) for g in gradients]
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A gradient without which the others are gone too, and the weight that it belongs to."""
 
     parameter: weakref.ref[Tensor]

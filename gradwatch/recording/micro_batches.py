@@ -12,7 +12,7 @@ processes, because between two passes the gradient may be this process's own or 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ WAIT_UPDATES = 100
 """Updates without a look after one whose passes were not micro-batches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accumulation:
+class Accumulation(NamedTuple):
     """A gradient that several micro-batches made.
 
     Attributes:

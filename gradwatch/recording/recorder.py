@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from gradwatch.detect import Detector, detectors_for
 from gradwatch.errors import StoreNotWritable
@@ -48,8 +48,7 @@ UNJUDGED = "unjudged_since"
 """The first attempt with steps that no detector has seen, in the table meta; empty if there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     """How the attempt ends, and whether the process ends with it and waits for little."""
 
     reason: str = "closed"

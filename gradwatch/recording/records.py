@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +43,7 @@ ENTRIES = "entries"
 """A column of the sentinels of several processes: how many entries of each this process holds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClippingNumbers:
+class ClippingNumbers(NamedTuple):
     """How the gradients of one step were clipped: `gradwatch.clip.Clipping` in plain numbers.
 
     Attributes:
@@ -60,8 +58,7 @@ class ClippingNumbers:
     cut_entries: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LateNumbers:
+class LateNumbers(NamedTuple):
     """The numbers of a step that may still change after its update, until the next step begins.
 
     Attributes:
@@ -75,8 +72,7 @@ class LateNumbers:
     clippings: tuple[ClippingNumbers, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnTotals:
+class OwnTotals(NamedTuple):
     """What this process has of a step that several processes make: `LocalStep.norm` and the fields after it."""
 
     norm: float
@@ -84,8 +80,7 @@ class OwnTotals:
     before_reduction: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StepNumbers:
+class StepNumbers(NamedTuple):
     """The numbers of one step, on the host and without torch.
 
     Attributes:
@@ -142,8 +137,7 @@ def make_record(
     return record_of_all(shared, team.gather(shared.mine), attempt)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SharedStep:
+class SharedStep(NamedTuple):
     """A step of rank 0 that is yet to be combined with what the other ranks have.
 
     Attributes:
@@ -184,11 +178,10 @@ def record_of_all(shared: SharedStep, whole: GatheredStep | None, attempt: int) 
     if whole.loss is not None and (loss is None or not math.isfinite(whole.loss)):
         loss = whole.loss
     there = np.flatnonzero(whole.present).tolist()
-    late = replace(numbers.late, loss=loss)
+    late = numbers.late._replace(loss=loss)
     updated = None if whole.updates is None else np.flatnonzero(~np.isnan(whole.updates["update_norm"])).tolist()
     read = whole.updates if updated else None
-    of_all = replace(
-        numbers,
+    of_all = numbers._replace(
         stats=whole.stats,
         table=None,
         with_gradient=there,

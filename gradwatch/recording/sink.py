@@ -14,8 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gradwatch.record import Event, ParameterInfo, StepRecord
 
@@ -59,8 +58,7 @@ class StepSource(Protocol):
     def present(self) -> list[bool]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beginning:
+class Beginning(NamedTuple):
     """Where an optimizer begins in this recording.
 
     Attributes:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,8 +63,7 @@ They take 1 to 2 ms a step, whatever the model, and measuring takes one for each
 sentinels add a tenth to it. To 64 matrices of 64 x 64 they would add 167 %."""
 
 
-@dataclass(frozen=True, slots=True)
-class WeightSample:
+class WeightSample(NamedTuple):
     """The weights before a step, of the parameters that are there."""
 
     norms: Measurement
@@ -72,8 +71,7 @@ class WeightSample:
     copies: list[Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class WeightChange:
+class WeightChange(NamedTuple):
     """What a sampled step did to the weights, of the parameters that are there.
 
     Attributes:
@@ -312,7 +310,7 @@ def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:
 def _joined(part: Part, others: Measurement, left: Sequence[int]) -> Measurement:
     """Join what was measured in one part with a measurement of the positions that it has left."""
     parts = [part] if part.positions else []
-    parts += [replace(other, positions=[left[at] for at in other.positions]) for other in others.parts]
+    parts += [other._replace(positions=[left[at] for at in other.positions]) for other in others.parts]
     return Measurement(others.stats, len(part.positions) + len(left), tuple(parts))
 
 

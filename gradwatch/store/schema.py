@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gradwatch.record import (
     ACCUMULATION_STATS,
@@ -340,8 +340,7 @@ _TABLES_SINCE = {
 _DEFINITION = re.compile(r"create table (\w+) ?\((.*)\) ?(without rowid)?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(NamedTuple):
     """Which tables and columns a store has.
 
     Attributes:

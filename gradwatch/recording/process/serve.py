@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,12 +128,12 @@ class Session:
         numbers = self._held.pop(optimizer, None)
         if numbers is None:  # an interrupt came between this being said and being noted, so that it is said again
             return
-        self._put(optimizer, numbers if late is None else replace(numbers, late=late_of(late)))
+        self._put(optimizer, numbers if late is None else numbers._replace(late=late_of(late)))
 
     # -------------------------------------------------------------- the messages by their kind
 
     def _late(self, optimizer: str, late: Sequence[Any]) -> None:
-        self._held[optimizer] = replace(self._held[optimizer], late=late_of(late))
+        self._held[optimizer] = self._held[optimizer]._replace(late=late_of(late))
 
     def _infos(self, name: str, infos: Sequence[Any], present: str) -> None:
         source = self._sources.setdefault(name, Source(name))
