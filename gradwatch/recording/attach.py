@@ -27,9 +27,10 @@ from gradwatch.recording import lifecycle
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
 from gradwatch.recording.hyperparameters import Config, found_settings, settings_text
-from gradwatch.recording.loops import Loop, open_loop
+from gradwatch.recording.loops import Loop
 from gradwatch.recording.mirror import event_files
 from gradwatch.recording.notices import Notices
+from gradwatch.recording.open_loop import open_loop
 from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped, without_wrapped
 from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.parameters import listed, printable, sharding_of

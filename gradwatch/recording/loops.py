@@ -1,4 +1,4 @@
-"""How a training loop steps: by an optimizer, within the backward pass, or without an optimizer.
+"""How a training loop steps: what all kinds share, and the loop that calls an optimizer.
 
 Each kind of loop is a small class that receives the calls of the hooks, and tells its tracker when a step is
 measured, made or skipped. Whether a step has a closure is decided at each step
@@ -11,21 +11,15 @@ import weakref
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.clip import Policy
-from gradwatch.measure import Measurement, begin_reading, is_worth_reading_ahead, local_sizes, measure
+from gradwatch.measure import Measurement, begin_reading, is_worth_reading_ahead, local_sizes
 from gradwatch.recording.clip_audit import add_clipping, drops_update, see_call
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.losses import Number
 from gradwatch.recording.micro_batches import MicroBatches, is_one_of_many
-from gradwatch.recording.notices import Notices
-from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, steps_flat_part, with_inner
-from gradwatch.recording.options import RecordingOptions
-from gradwatch.recording.parameters import class_of, settings_of
 from gradwatch.recording.pending import PendingStep, learning_rates_of
-from gradwatch.recording.sink import StepSink
 from gradwatch.recording.stepping import Nesting, Scaling, scaling_of
 from gradwatch.recording.tracker import StepTracker
 from gradwatch.recording.update_gate import UpdateGate
@@ -329,150 +323,3 @@ class Stepped(Loop):
             self.tracker.skip(self._scaling.scale)
         elif not self.tracker.is_due:
             self.tracker.finish_unrecorded()
-
-
-class WithinBackward(Loop):
-    """Each optimizer has one parameter and steps within the backward pass, so that no gradient outlives it.
-
-    `Tensor.register_post_accumulate_grad_hook` calls them. At no moment are all gradients there, so nothing
-    can clip them together; each is measured at its own step, and one backward is one step of the record.
-    """
-
-    steps_within_backward = True
-
-    def __init__(self, tracker: StepTracker, optimizers: Sequence[Optimizer], gate: UpdateGate) -> None:
-        self.tracker, self._members = tracker, optimizers
-        self._gate = gate
-        self._found: dict[int, Measurement] = {}
-        self._positions: dict[int, int] = {}
-        self._has_stepped = False
-
-    @property
-    def optimizers(self) -> Sequence[Optimizer]:
-        return self._members
-
-    def before_step(self, optimizer: Optimizer, has_closure: bool, before_reduction: tuple[Measurement, ...]) -> None:
-        """Measure the gradient that the optimizer is about to take."""
-        self._has_stepped = True
-        self._gate.say_not_applied("optimizers step within the backward, before all gradients are there")
-        if not self.tracker.is_due:
-            return
-        if not self._positions:
-            self._positions = {id(p): at for at, p in enumerate(self.tracker.parameters.parameters) if p is not None}
-        (parameter,) = optimizer.param_groups[0]["params"]
-        self._found[self._positions[id(parameter)]] = measure([parameter.grad], self.tracker.stats())
-
-    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
-        """All that were to step have stepped."""
-        if not self._has_stepped:
-            return
-        self._has_stepped = False
-        tracker = self.tracker
-        tracker.gradients.count_backward()
-        tracker.losses.add(losses if is_ours else ())
-        if not self._found:
-            tracker.finish_unrecorded()
-            return
-        measured = Measurement.of_positions(self._found, len(tracker.infos), tracker.stats())
-        self._found = {}
-        rates = learning_rates_of(tracker.optimizer, together=True)
-        tracker.finish(PendingStep(step=tracker.step, measured=measured, learning_rates=rates))
-
-    def before_clip(self, call: ClipCall) -> None:
-        """Too late: the optimizers have stepped and let go of their gradients, or are about to make them."""
-        if self.tracker.held is not None:
-            self.tracker.held.note_fault("no-gradients")
-
-
-class WithoutOptimizer(Loop):
-    """The loop updates the weights itself, for example by ``p.data.add_(p.grad, alpha=-lr)``.
-
-    A step is made at its clip call; further calls before the next backward belong to it.
-    """
-
-    def __init__(self, tracker: StepTracker, gate: UpdateGate) -> None:
-        self.tracker = tracker
-        self._gate = gate
-        self._is_further_call = False
-
-    def before_backward(self, roots: Sequence[Tensor]) -> None:
-        self._notice_drop()
-        self.tracker.gradients.before_backward()
-
-    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
-        if is_ours and self.tracker.gradients.after_backward():
-            self.tracker.losses.add(losses)
-
-    def zeroed(self, ids: set[int]) -> None:
-        self.tracker.gradients.zeroed(ids)
-
-    def before_clip(self, call: ClipCall) -> None:
-        self._notice_drop()
-        tracker = self.tracker
-        self._is_further_call = tracker.gradients.are_consumed()
-        if self._is_further_call:
-            return
-        self._gate.say_not_applied("there is no optimizer: the loop itself clips and updates the weights")
-        tracker.release()
-        if tracker.is_due and not tracker.audit.begin(call, tracker.gradients, tracker.held):
-            gradients = tracker.parameters.gradients()
-            see_call(call, tracker.settle(gradients), tracker.parameters, gradients)
-
-    def after_clip(self, call: ClipCall, total_norm: Tensor | None) -> None:
-        tracker = self.tracker
-        if self._is_further_call:
-            add_clipping(tracker.held, call, total_norm)
-            tracker.gradients.consume()
-        elif tracker.pending is not None:
-            add_clipping(tracker.pending, call, total_norm)
-            tracker.finish(tracker.pending)
-        elif not tracker.is_due:
-            tracker.finish_unrecorded()
-
-    def clip_failed(self) -> None:
-        self.tracker.skip()
-
-    def abandon(self) -> None:
-        self.tracker.skip()
-
-    def _notice_drop(self) -> None:
-        """Gradients that were let go of take their losses along."""
-        if self.tracker.gradients.take_dropped():
-            self.tracker.losses.drop()
-
-
-def open_loop(
-    name: str,
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    options: RecordingOptions,
-    policy: Policy | None,
-    sink: StepSink,
-    notices: Notices,
-) -> Loop:
-    """Begin to record an optimizer into the sink."""
-    beginning = sink.begin(name, class_of(optimizer), settings_of(optimizer), options.first_step)
-    if not beginning.is_recorded:
-        acts = policy is not None or options.skip_nonfinite or options.capture is not None
-        options = options.unrecorded(is_measured=acts)
-    tracker = StepTracker(name, model, optimizer, options, sink, beginning)
-    if steps_flat_part(model, optimizer):
-        notices.warn_once(
-            f"DeepSpeed's ZeRO lets optimizer {name!r} step a flat part of the weights in each process, after it has"
-            " clipped them. The norms recorded are those of rank 0's part, not of the gradient (zero-part)"
-        )
-    gate = UpdateGate(
-        optimizer,
-        tracker.parameters,
-        notices,
-        policy=policy,
-        skip_nonfinite=options.skip_nonfinite,
-        only_unclipped=options.clip_only_unclipped,
-    )
-    sink.admit(tracker, beginning)
-    if isinstance(optimizer, NoOptimizer):
-        return WithoutOptimizer(tracker, gate)
-    if isinstance(optimizer, OptimizersInBackward):
-        return WithinBackward(tracker, optimizer.members, gate)
-    return Stepped(tracker, with_inner(optimizer), gate, WeightSampler(options.weights_every, options.updates_every))

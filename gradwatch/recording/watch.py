@@ -15,7 +15,7 @@ from gradwatch.clip import Policy
 from gradwatch.errors import BadArgument
 from gradwatch.measure import closed_form_of, route_of, updates_route_of
 from gradwatch.record import StepRecord
-from gradwatch.recording.loops import open_loop
+from gradwatch.recording.open_loop import open_loop
 from gradwatch.recording.optimizers import unwrapped
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import printable

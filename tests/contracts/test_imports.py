@@ -131,6 +131,7 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
                 "gradwatch.recording.capture.recorder",
                 "gradwatch.recording.optimizer_probe",
                 "gradwatch.recording.process.sink",
+                "gradwatch.recording.rare_loops",
                 "gradwatch.sinks.event_files",
                 "gradwatch.store.opening",
                 "gradwatch.store.reader",
