@@ -21,13 +21,16 @@ from urllib.parse import quote_from_bytes
 from gradwatch.errors import GradwatchError, NotARun, RunNotFound, StoreDamaged, StoreTooNew
 from gradwatch.store.schema import (
     APPLICATION_ID,
+    CURRENT,
     FILE_NAME,
     SCHEMA_VERSION,
-    TABLES,
     Layout,
     declared,
     parse,
 )
+
+_TABLES = declared(CURRENT)
+"""Of a new store, with the definitions of their columns."""
 
 TICK = 10_000
 """Operations of SQLite's virtual machine between two looks at the budget of a query."""
@@ -274,7 +277,7 @@ def _page_fault(entries: Sequence[tuple[Any, ...]], pages: int) -> str | None:
 
 
 def _has_text_key(table: str) -> bool:
-    return any(definition.endswith("text primary key") for definition in TABLES[table])
+    return any(definition.endswith("text primary key") for definition in _TABLES[table])
 
 
 def check_file(path: Path) -> None:
@@ -323,7 +326,7 @@ def _authorize(action: int, name: str | None, function: str | None, database: st
     """Allow reading our tables; ``source`` is the view or trigger that wants to read."""
     allowed = (
         action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_TRANSACTION)
-        or (action == sqlite3.SQLITE_READ and name in TABLES and source is None)
+        or (action == sqlite3.SQLITE_READ and name in _TABLES and source is None)
         or (action == sqlite3.SQLITE_PRAGMA and name == "data_version")
         or (action == sqlite3.SQLITE_FUNCTION and function in ("count", "max", "min"))
     )

@@ -408,10 +408,6 @@ def create_statements() -> list[str]:
     return [statement for statement in SCHEMA.split(";\n") if statement.strip()]
 
 
-TABLES = dict(found for statement in create_statements() if (found := parse(statement)) is not None)
-"""The tables of a new store, with the definitions of their columns."""
-
-
 @functools.cache
 def declared(layout: Layout) -> Mapping[str, frozenset[str]]:
     """The tables of a layout, with the definitions of their columns.
@@ -419,9 +415,10 @@ def declared(layout: Layout) -> Mapping[str, frozenset[str]]:
     >>> "clip_fault text" in declared(Layout(version=1, has_row_crc=False))["step"]
     False
     """
+    tables = dict(found for statement in create_statements() if (found := parse(statement)) is not None)
     return {
         table: frozenset(d for d in definitions if layout.has_column(table, d.split()[0].strip('"')))
-        for table, definitions in TABLES.items()
+        for table, definitions in tables.items()
         if layout.has_table(table)
     }
 
