@@ -18,7 +18,7 @@ import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import OptimizerFacts, computed_once
 from gradwatch.analysis.diagnosis.schedule import restarts_after
-from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, start_of
+from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medians, start_of
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.analysis.statistics.recovery import noise_of
 
@@ -28,6 +28,7 @@ MANY_LOSSES = 100  # losses; fewer that rose from the first one on need norms th
 MIN_LAST = 5  # losses; fewer at the end may be one spike
 LAST_PARTS = 20  # parts of the losses, of which the last makes the last level
 LOW, HIGH = 0.1, 0.9  # quantiles: nearly all last losses have to lie above nearly all of the best ones
+MOSTLY = 0.85  # of the pairs of a last and a best loss
 FAR_RATIO = 2.0  # times the best level or the start: no healthy history at hand ended as high
 FAR_DEVIATIONS = 12.0  # times the noise above the best level: the loss of a language model never doubles
 UNDONE_SHARE = 0.25  # of the fall of the loss; in logarithms where it doubled, because small losses double by chance
@@ -44,6 +45,7 @@ TARGETS_LOW, TARGETS_HIGH = 3.0, 2.5  # how far norms may lie from the scale of 
 GRADUAL_PARTS, ON_THE_WAY = 2, 0.15  # tenths on the way up, and how far from both ends of it, of its logarithm
 MOST_TARGETS = 30.0  # how far errors may grow with their targets where no reward shows that these grew
 GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms in the root of that
+FALLEN_SHARE = 0.25  # of the best level of a reward: it has not risen if it has come down again by so much
 FAR_GROWN_RATIO = 20.0  # of such a loss: beside it the norms need only be raised
 NEVER_FELL, ABOVE_START, ABOVE_START_NORMS = 1.05, 1.1, 1.4  # of the best level, the first loss and the first norms
 MIN_AFTER = 3  # last norms, or last losses of a few: fewer may be a spike
@@ -85,6 +87,18 @@ def is_apart(losses: Array, levels: list[float]) -> bool:
     return float(np.quantile(last_losses(losses), LOW)) > float(np.quantile(best, HIGH))
 
 
+def is_mostly_above(losses: Array, many: int) -> bool:
+    """Whether a loss of the last of so many parts is above one of the best part in most pairs, which noise leaves.
+
+    >>> falls_and_rises = np.r_[np.linspace(3.0, 1.0, 80), np.full(20, 1.5)] + np.tile([0.1, -0.1], 50)
+    >>> is_mostly_above(falls_and_rises, 10), is_mostly_above(falls_and_rises[:80], 10)
+    (True, False)
+    """
+    parts = np.array_split(losses, many)
+    best = np.sort(parts[int(np.argmin(medians(parts)))])
+    return float(np.searchsorted(best, parts[-1]).mean()) > MOSTLY * len(best)
+
+
 def last_losses(losses: Array) -> Array:
     """The last twentieth of the losses, and at least 5."""
     return losses[-max(MIN_LAST, len(losses) // LAST_PARTS) :]
@@ -117,7 +131,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
         return not targets_grew(optimizer, step, math.sqrt(last / low))
     rise = last - low
     if len(losses) < MANY_LOSSES and last > ABOVE_START * first > 0 and start_of(losses) < NEVER_FELL * low:
-        raised = _raised_at_the_end(optimizer, step)
+        raised = raised_at_the_end(optimizer, step)
         if raised is not None and raised > ABOVE_START_NORMS and rise > FAR_DEVIATIONS * noise_of(losses):
             return True
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
@@ -158,7 +172,7 @@ def values_grew(optimizer: OptimizerFacts) -> bool:
     if levels[-1] > MOST_TARGETS * min(levels):
         return False
     best = int(np.argmin(levels))
-    raised = _raised_at_the_end(optimizer, _end_of_level(optimizer, best))
+    raised = raised_at_the_end(optimizer, _end_of_level(optimizer, best))
     scale = math.sqrt(levels[-1] / levels[best])
     return raised is not None and scale / TARGETS_LOW < raised < scale * TARGETS_HIGH
 
@@ -168,7 +182,7 @@ def targets_grew(optimizer: OptimizerFacts, step: int, scale: float) -> bool:
 
     Targets that are ``scale`` times as large raise the norms as much, and a squared error by its square.
     """
-    levels, raised = optimizer.history.loss_levels[-STEADY_PARTS:], _raised_at_the_end(optimizer, step)
+    levels, raised = optimizer.history.loss_levels[-STEADY_PARTS:], raised_at_the_end(optimizer, step)
     is_steady = max(levels) < STEADY_RATIO * min(levels)
     return raised is not None and is_steady and scale / STEADY_RATIO < raised < scale * STEADY_RATIO
 
@@ -190,7 +204,7 @@ def _rose_slowly(levels: list[float]) -> bool:
 
 
 def grows_beside_a_reward(optimizer: OptimizerFacts) -> bool:
-    """Whether the loss of a policy and its norms grew far, and the reward has not risen meanwhile.
+    """Whether the loss of a policy and its norms grew far, and the reward has not risen meanwhile, or fell again.
 
     The errors of a value learner grow with its returns, and the norms as their root. Values that run away raise the
     norms by more, or the loss without end, and earn nothing.
@@ -199,22 +213,24 @@ def grows_beside_a_reward(optimizer: OptimizerFacts) -> bool:
     if not len(rewards) or len(losses) < MIN_LOSSES or losses.min() <= 0 or optimizer.has_rivals:
         return False
     best, last = int(np.argmin(levels)), float(np.median(last_losses(losses)))
-    if last < GROWN_RATIO * levels[best] or not is_apart(losses, levels):
+    if last < GROWN_RATIO * levels[best] or not is_mostly_above(losses, len(levels)):
         return False
-    raised = _raised_at_the_end(optimizer, _end_of_level(optimizer, best))
+    raised = raised_at_the_end(optimizer, _end_of_level(optimizer, best))
     ratio = last / levels[best]
     least = RAISED_RATIO if ratio > FAR_GROWN_RATIO else RUNAWAY_RATIO * math.sqrt(ratio)
     if raised is None or raised < least:
         return False
     few = max(1, len(rewards) // END_PARTS)
     then, now = rewards[: max(1, len(rewards) * (best + 1) // len(levels))][-few:], rewards[-few:]
-    return not is_above(now, then)
+    highest = max(np.array_split(rewards, min(len(levels), len(rewards))), key=np.median)
+    falls = is_above(highest, now) and float(np.median(now)) < (1 - FALLEN_SHARE) * float(np.median(highest))
+    return falls or not is_above(now, then)
 
 
 def _norms_witness(optimizer: OptimizerFacts, step: int) -> bool:
     """Whether a norm after a step is not finite or far above those before, or the last norms have left their level."""
     level, after = _level_before(optimizer, step), optimizer.total_norm[optimizer.steps > step]
-    raised = _raised_at_the_end(optimizer, step)
+    raised = raised_at_the_end(optimizer, step)
     if not np.isfinite(after).all():
         return level is not None
     if level is None or raised is None:
@@ -229,7 +245,7 @@ def _level_before(optimizer: OptimizerFacts, step: int) -> float | None:
     return float(np.median(before)) if len(before) else None
 
 
-def _raised_at_the_end(optimizer: OptimizerFacts, step: int) -> float | None:
+def raised_at_the_end(optimizer: OptimizerFacts, step: int) -> float | None:
     """The last norms as a multiple of their level up to a step; None where either is not known."""
     level, norms = _level_before(optimizer, step), optimizer.total_norm
     finite = norms[(optimizer.steps > step) & np.isfinite(norms)]

@@ -422,7 +422,11 @@ PAGES: dict[str, Page] = {
         " learning rate is not.",
         also=(
             "nearly all of the last of fewer than 100 losses lie above nearly all of the best ones, and their median"
-            " is above 1.5 times the best level",
+            " is above 1.25 times the best level",
+            "each of the last of fewer than 30 losses is above 1.5 times the best few in a row",
+            "the loss clearly stands above its best, by more than its noise and than its levels wander, and does not"
+            " come down again: by 5 % where the norms rose by half or more meanwhile, by 25 % and a quarter of the"
+            " fall, in logarithms, where the loss alone says so. With one optimizer it is a warning",
         ),
         unless=("the norms have grown too: the finding is then `diverged`",),
         example="A constant learning rate that is too high for the end of the training.",
@@ -440,10 +444,12 @@ PAGES: dict[str, Page] = {
             "the last of 8 to 19 rewards lie below all before, by more than half of that level, or by less if the fall"
             " is four times their noise",
             "a reward above 0 falls to a fifth within the first tenth",
+            "the fall undoes three quarters of what the reward had gained, or of all that it moves where it is below 0",
+            "the last twentieth of the rewards falls to where they began, or below all before",
         ),
         unless=(
             "only the loss grows beside a reward: no finding is made of it, except that it grows far while the reward"
-            " does not rise (`diverged`)",
+            " does not rise, or falls again (`diverged`)",
         ),
         example="GRPO whose reward falls from 0.9 to 0 within five updates: each answer is as long as it may be.",
         confirm="Read samples from before and after the fall, and plot the entropy and the KL distance.",
@@ -485,6 +491,13 @@ PAGES: dict[str, Page] = {
         " little that a fall of 5 % would show. It is information, because a model that knew its task before the run"
         " began looks the same. In an imported history of 30 losses or more it is a warning if the loss stands within"
         " 1 % and scatters by less than 0.4 % from the first rows on, as if it did not depend on the inputs.",
+        also=(
+            "an imported loss stands at what a guess costs, the logarithm of the number of classes (2, 3, 4, 5, 10, 100"
+            " or 1,000), also in noisy rows (a warning)",
+            "it stands above 7, higher than any language model that has learnt, or while the norms fall to a thirtieth"
+            " (a warning)",
+            "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
+        ),
         unless=(
             "there are several optimizers, whose losses can stand still while they train against one another",
             "the loss is about 0",

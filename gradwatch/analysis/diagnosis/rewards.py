@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
@@ -15,6 +17,11 @@ MIN_REWARDS = 20  # rewards without which their course is not judged
 PARTS = 10  # of the rewards, each with its median
 MIN_FEW_REWARDS, FEW_PARTS = 8, 4  # the same of few rewards, of which the last have to lie below all before
 LOST_SHARE = 0.33  # of the size of the best level: a smaller fall is not told
+UNDONE_SHARE = 0.75  # of what the reward had gained: a fall by as much is told of a reward of any size
+STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the last; deviations of a count
+MOSTLY_BELOW, SURE_RANKS = 0.88, 3.3  # of the pairs of a last and a best reward; deviations of that share by chance
+LAST_PART, FEWEST_PART, MIN_LATE = 20, 40, 3  # part of the rewards, and how many, that tell of a fall at the very end
+LATE_NOISE, BELOW_ALL_NOISE = 4.0, 6.0  # times the noise of rewards: how far these have fallen
 FEW_LOST_SHARE, SURE_NOISE = 0.5, 4.0  # the same of few, unless it is so many times their noise
 RISEN_PARTS = 5  # parts of the rewards: the last one is compared with as many before a step
 MIN_EARLY, EARLY_PARTS, EARLY_LEFT = 5, 30, 0.2  # first rewards, of so many parts, and what is left of their level
@@ -43,8 +50,52 @@ def reward_fell(rewards: Array, share: float = LOST_SHARE) -> bool:
         share = max(share, FEW_LOST_SHARE)
     doubt = uncertainty(best) + uncertainty(last)
     low, high = (LOW, HIGH) if fall < SURE * doubt else (LOW_OF_FAR, HIGH_OF_FAR)
-    is_apart = float(np.quantile(last, high)) < float(np.quantile(best, low))
-    return is_apart and fall > max(share * abs(max(levels)), doubt)
+    is_apart = fall > doubt and float(np.quantile(last, high)) < float(np.quantile(best, low))
+    lost = share * abs(max(levels))
+    if len(rewards) >= MIN_REWARDS:
+        # Below 0 a reward has no size of its own: then what it moves at all counts, else what it had gained.
+        moved = max(levels) - (min(levels) if rewards.min() < 0 else levels[0])
+        lost = min(lost, UNDONE_SHARE * moved) if moved > SURE * doubt else lost
+        is_apart = is_apart or _is_mostly_below(rewards)
+    return is_apart and fall > lost
+
+
+def _is_mostly_below(rewards: Array) -> bool:
+    """Whether the last fifth of the rewards lies below the best fifth in most pairs, not by chance (Mann-Whitney).
+
+    >>> noise = np.random.default_rng(0).standard_normal(100)
+    >>> _is_mostly_below(np.linspace(4.0, 0.0, 100) + noise), _is_mostly_below(noise)
+    (True, False)
+    """
+    fifths = np.array_split(rewards, PARTS // 2)
+    best, last = np.sort(max(fifths, key=np.median)), fifths[-1]
+    share = 1 - float(np.searchsorted(best, last).mean()) / len(best)
+    deviation = math.sqrt((len(best) + len(last) + 1) / (12 * len(best) * len(last)))
+    return share > MOSTLY_BELOW and share - 0.5 > SURE_RANKS * deviation
+
+
+def _fell_late(rewards: Array) -> bool:
+    """Whether the reward is lost in its last rows, which are too few to make a level.
+
+    All of them lie below all before, or nearly all below its best and where it began.
+
+    >>> late = np.r_[np.linspace(0.0, 1.0, 95), np.zeros(5)] + 0.01 * np.tile([1.0, -1.0], 50)
+    >>> _fell_late(late), _fell_late(late[:-5]), _fell_late(np.r_[late, late[90:95]])
+    (True, False, False)
+    """
+    if len(rewards) < MIN_REWARDS:
+        return False
+    few = max(MIN_LATE, len(rewards) // LAST_PART)
+    before, last, lowest = rewards[:-few], rewards[-few:], rewards[-max(MIN_LATE, len(rewards) // FEWEST_PART) :]
+    levels = medians(np.array_split(before, PARTS))
+    noise = max(noise_of(before), float(np.std(before[-len(before) // 3 :])))  # seldom rewards have differences of 0
+    highest, left = max(levels), float(np.median(last))
+    is_below_all = lowest.max() < rewards[: -len(lowest)].min()
+    if is_below_all and levels[-1] - float(np.median(lowest)) > BELOW_ALL_NOISE * noise:
+        return True
+    gain, fall = highest - levels[0], highest - left
+    is_apart = float(np.quantile(last, HIGH)) < (highest + left) / 2
+    return is_apart and gain > LATE_NOISE * noise and fall > max(UNDONE_SHARE * gain, LATE_NOISE * noise)
 
 
 def _fell_early(rewards: Array) -> bool:
@@ -76,6 +127,24 @@ def reward_rose(optimizer: OptimizerFacts, step: int) -> bool:
     return is_above(now, then)
 
 
+def is_stuck_at_lowest(rewards: Array) -> bool:
+    """Whether most rewards, also at the end, are the lowest of all, and those that are not become no more.
+
+    One and the same number in every row may be a reward that the log does not hold.
+
+    >>> seldom = np.tile([0.0, 0, 0, 0, 0.25], 20)
+    >>> is_stuck_at_lowest(seldom), is_stuck_at_lowest(np.sort(seldom)), is_stuck_at_lowest(np.zeros(100))
+    (True, False, False)
+    """
+    if len(rewards) < MIN_REWARDS:
+        return False
+    is_better = rewards > rewards.min()
+    first, second = (int(half.sum()) for half in np.array_split(is_better, 2))
+    most = 1 - STUCK_SHARE
+    is_seldom = is_better.mean() <= most and is_better[-len(rewards) // 4 :].mean() < SELDOM_AT_END
+    return bool(is_seldom and first + second > 0 and second <= first + CHANCE * math.sqrt(first + second))
+
+
 def _parts(rewards: Array) -> list[Array]:
     return np.array_split(rewards, PARTS if len(rewards) >= MIN_REWARDS else FEW_PARTS)
 
@@ -99,13 +168,16 @@ def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Report a policy whose reward fell far below its best level and did not come back."""
     rewards = optimizer.history.rewards
     fell = reward_fell(rewards) or (reward_fell(rewards, WITNESSED_SHARE) and _norms_rose(optimizer))
-    if not (fell or _fell_early(rewards)):
+    is_late = not fell and _fell_late(rewards)
+    if not (fell or is_late or _fell_early(rewards)):
         return None
+    fell |= is_late
     levels = medians(_parts(rewards))
     parts = len(levels) if fell else EARLY_PARTS
     best = int(np.argmax(levels)) if fell else 0
     highest = levels[best] if fell else float(np.median(_first(rewards)))
-    last = float(np.median(rewards[-_last(rewards) :]))
+    few = max(MIN_LATE, len(rewards) // LAST_PART) if is_late else _last(rewards)
+    last = float(np.median(rewards[-few:]))
     begin = int(np.array_split(optimizer.steps, parts)[best][-1])
     return Finding(
         code="reward-lost",
@@ -118,7 +190,7 @@ def reward_lost(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         evidence={
             "reward_first": Quantity(levels[0] if fell else highest, f"reward, median of the first of {parts} parts"),
             "reward_best": Quantity(highest, "reward, median of such a part"),
-            "reward_last": Quantity(last, "reward, median of the last fifth"),
+            "reward_last": Quantity(last, f"reward, median of the last {few}"),
         },
         cause="updates that take the policy too far from the one that sampled: the learning rate, too many updates on"
         " the same samples, a penalty on the distance (KL) that is too small, or a reward that collapsed answers get",

@@ -8,18 +8,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwatch.analysis.diagnosis.ends import HUGE_LOSS, HUGE_NORM, is_apart, last_losses
+from gradwatch.analysis.diagnosis.ends import (
+    HUGE_LOSS,
+    HUGE_NORM,
+    is_apart,
+    is_mostly_above,
+    last_losses,
+    raised_at_the_end,
+    values_grew,
+)
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.optimizer import shrunken_weights
-from gradwatch.analysis.diagnosis.rewards import reward_rose
+from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, reward_rose
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
+    end_of_warm_up,
     evidence_of_rate,
     no_warm_up,
     peaks_of_rate,
     rate_without_warm_up,
+    restarts_after,
 )
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
@@ -41,14 +51,25 @@ LOST_SHARE = 0.05  # of the steps: so many above the level that the training is 
 MIN_LOSSES = 100  # losses without which the end is not compared with the best by their medians alone
 MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by a quarter
 FEW_RATIO = 1.25  # times the best level
+MIN_FEWEST_LOSSES, MIN_IN_A_ROW, FEW_FAR_RATIO, NO_MORE = 15, 3, 1.5, 0.85  # times the best in a row; of the highest
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
+SURE = 1.3  # times the doubt of two levels: a rise that is sure
+SURE_OF_LEVELS, SURE_BESIDE = 5.0, 2.0  # times the wandering of levels; the same beside norms that rose far
+CLEAR_RISE, CLEAR_SHARE = 0.05, 0.04  # of the best level, and of the fall in logarithms, beside norms that rose
+WITNESS_RATIO, FAR_WITNESS_RATIO = 1.5, 3.0  # times the norms up to the best level
+ALONE_SHARE = 0.25  # of the fall, in logarithms, without such norms
 LEAPT_RATIO = 2.0  # times the start: the first updates threw such a loss off
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
 STANDS_SHARE, STANDS_NOISE = 0.01, 0.004  # of the loss: how far the levels differ, and rows scatter, of one that stands
 EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
+UNTRAINED, HIGH_STANDS = 7.0, 0.03  # a loss of language that stands above has learnt nothing; how far it may move
+FADED = 1 / 30  # of the first norms: beside a loss that stands
+CLASSES = (2, 3, 4, 5, 10, 100, 1000)  # that data sets usually have
+AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.004, 0.07, 0.02  # of ln k: distance at the end, on the way, by noise
+BINARY, ABOVE_BINARY, BEGINS_ABOVE = 0.7, 0.03, 0.35  # at the cost of two classes few others stand: how far above
 MIN_HUGE_LOSSES = 10
 AT_ONCE = 1000  # losses
 FALLEN = 0.7  # of the first third: a loss that falls as far is on its way
@@ -237,16 +258,18 @@ def _remedy(optimizer: OptimizerFacts, steps: Sequence[int]) -> str:
 def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The loss ends well above its best level, beyond its noise, and nothing graver explains it."""
     losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    if len(losses) < MIN_FEW_LOSSES or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
+    if len(losses) < MIN_FEWEST_LOSSES or optimizer.history.has_surrogate_loss or is_diverging(optimizer):
         return None
-    if len(losses) < MIN_LOSSES and not _few_end_above(losses, optimizer.history.loss_levels):
+    ends_above = len(losses) < MIN_LOSSES and _few_end_above(losses, optimizer.history.loss_levels)
+    if len(losses) < MIN_LOSSES and not ends_above:
         return None
     tenths, when = np.array_split(losses, 10), np.array_split(steps, 10)
     levels = optimizer.history.loss_levels
     best = int(np.argmin(levels))
     rise, progress = levels[-1] - levels[best], first_loss(losses) - levels[best]
     doubt = uncertainty(tenths[-1]) + uncertainty(tenths[best])
-    if progress <= doubt or rise <= max(REGRESSED_SHARE * progress, doubt):
+    is_clear = _rises_clearly(optimizer, best) or (ends_above and _few_rise_far(losses))
+    if progress <= doubt or (rise <= max(REGRESSED_SHARE * progress, doubt) and not is_clear):
         return None
     start = start_of(losses)
     is_worse = _leapt_at_first(losses) and levels[-1] > FEW_RATIO * start + doubt
@@ -254,7 +277,7 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     left = None if shrunken is None else shrunken[1] / shrunken[0]
     cause, remedy = _why_it_regressed(left)
     # Of players that train against one another, the loss of one rises as the other learns.
-    severity: Severity = "warning" if (share >= UNDONE_SHARE or is_worse) and not facts.several else "info"
+    severity: Severity = "warning" if (share >= UNDONE_SHARE or is_worse or is_clear) and not facts.several else "info"
     undone = f"above the {number(start)} that it began at" if is_worse else f"{share:.0%} of its progress is undone"
     return Finding(
         code="loss-regressed",
@@ -303,9 +326,62 @@ def _leapt_at_first(losses: Array) -> bool:
     return first_loss(losses) > LEAPT_RATIO * start_of(losses) > 0
 
 
+def _rises_clearly(optimizer: OptimizerFacts, best: int) -> bool:
+    """Whether the last tenth of a loss stands above its best tenth by more than its noise and the wandering of levels.
+
+    By a twentieth of the level and of the fall, in logarithms, where the norms have risen as well, the less surely the
+    farther they have. By a quarter of both where the loss alone says so.
+    """
+    losses, levels = optimizer.history.losses, optimizer.history.loss_levels
+    low, last, first = levels[best], levels[-1], first_loss(losses)
+    step = int(np.array_split(optimizer.history.loss_steps, len(levels))[best][-1])
+    parts = EARLY_PARTS if len(losses) >= MIN_LOSSES else len(levels)
+    if not (0 < low < last and low < first) or not is_mostly_above(losses, parts):
+        return False
+    if values_grew(optimizer) or restarts_after(optimizer, step):
+        return False
+    tenths, rise = np.array_split(losses, len(levels)), last - low
+    if rise <= SURE * (uncertainty(tenths[-1]) + uncertainty(tenths[best])):
+        return False
+    if max(levels[best:]) - last > UNDONE_SHARE * rise:
+        return False  # it leapt, and comes down again
+    share, sureness = math.log(last / low) / math.log(first / low), rise / max(_wandering(losses), 1e-12 * low)
+    raised = raised_at_the_end(optimizer, step) or 0.0
+    if raised > WITNESS_RATIO and last > (1 + CLEAR_RISE) * low and share > CLEAR_SHARE:
+        return sureness > (SURE_BESIDE if raised > FAR_WITNESS_RATIO else SURE_OF_LEVELS)
+    return last > FEW_RATIO * low and share > ALONE_SHARE and sureness > SURE_OF_LEVELS
+
+
+def _wandering(losses: Array) -> float:
+    """How the levels of twentieths scatter about the line through their neighbours, as a robust standard deviation.
+
+    >>> _wandering(np.linspace(3.0, 1.0, 100)) < 1e-9
+    True
+    """
+    levels = np.array(medians(np.array_split(losses, EARLY_PARTS)))
+    return robust_deviation(np.diff(levels, 2)) / math.sqrt(6)
+
+
 def _few_end_above(losses: Array, levels: list[float]) -> bool:
     """Whether the last of few losses are above the best ones, their level by a quarter and nearly all of them."""
-    return float(np.median(last_losses(losses))) > FEW_RATIO * min(levels) > 0 and is_apart(losses, levels)
+    if not (float(np.median(last_losses(losses))) > FEW_RATIO * min(levels) > 0 and is_apart(losses, levels)):
+        return False
+    return len(losses) >= MIN_FEW_LOSSES or _few_rise_far(losses)
+
+
+def _few_rise_far(losses: Array) -> bool:
+    """Whether each of the last few losses is half again as large as the best few in a row, and they fall no more.
+
+    >>> few = np.r_[np.linspace(3.0, 1.0, 10), np.linspace(1.1, 2.5, 8)]
+    >>> _few_rise_far(few), _few_rise_far(few[:12]), _few_rise_far(np.r_[few, 1.5])
+    (True, False, False)
+    """
+    few = max(MIN_IN_A_ROW, len(losses) // 10)
+    windows = np.lib.stride_tricks.sliding_window_view(losses, few)
+    best = int(np.argmin(windows.max(axis=1)))
+    top, last, after = float(windows[best].max()), losses[-few:], losses[best:]
+    is_undone = math.log(last.min() / top) > ALONE_SHARE * math.log(max(first_loss(losses) / top, 1.0)) > 0
+    return bool(last.min() > FEW_FAR_RATIO * top > 0 and is_undone and last[-1] > NO_MORE * after.max())
 
 
 def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
@@ -344,8 +420,8 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """
     losses = optimizer.history.losses
     if len(facts.optimizers) > 1 or optimizer.history.has_surrogate_loss:
-        return None
-    if facts.is_imported and _stands(optimizer):
+        return _policy_without_progress(facts, optimizer)
+    if facts.is_imported and (_stands(optimizer) or _stands_unlearnt(optimizer)):
         return _no_progress(optimizer, "warning", "possible")
     if len(losses) < MIN_LOSSES:
         return None
@@ -377,6 +453,85 @@ def _stands(optimizer: OptimizerFacts) -> bool:
     begins = steps[0] - (steps[1] - steps[0]) <= (steps[-1] - steps[0]) / EARLY_PARTS
     is_still = max(levels) - min(levels) < STANDS_SHARE * level and noise_of(stood) < STANDS_NOISE * level
     return bool(begins and is_still and (1 - STANDS_SHARE) * level < losses[0] < level / UNLEARNT_SHARE)
+
+
+def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
+    """Whether a loss stands, from its first rows on, at what a guess costs or higher than any model that has learnt.
+
+    A guess among k classes costs ln k. A language model guesses at 7 and more; of such a loss a fall is seen in some
+    dozens of rows, also under noise.
+    """
+    losses, steps = optimizer.history.losses, optimizer.history.loss_steps
+    if len(losses) < MIN_FEW_LOSSES or losses.min() <= 0:
+        return False
+    if len(losses) < MIN_LOSSES and _is_warming_up(optimizer):
+        return False
+    if steps[0] - (steps[1] - steps[0]) > (steps[-1] - steps[0]) / EARLY_PARTS:
+        return False
+    levels, start = np.array(optimizer.history.loss_levels), start_of(losses)
+    doubt = uncertainty(losses[len(losses) // 2 :]) / float(np.median(losses))
+    if levels.min() > UNTRAINED and doubt < STANDS_SHARE:
+        return bool(levels.min() > (1 - HIGH_STANDS) * levels[0] and levels.max() < (1 + HIGH_STANDS) * levels.min())
+    if doubt < STANDS_SHARE and levels.max() < (1 + HIGH_STANDS) * levels.min() and _norms_fade(optimizer):
+        return True
+    return any(_stands_at(math.log(classes), losses, levels, start, doubt) for classes in CLASSES)
+
+
+def _norms_fade(optimizer: OptimizerFacts) -> bool:
+    """Whether the last norms are a thirtieth of the first ones: beside a loss that stands, the model is stuck."""
+    norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
+    if len(norms) < MIN_FEW_LOSSES:
+        return False
+    first, *_, last = medians(np.array_split(norms, 10))
+    return last < FADED * first
+
+
+def _is_warming_up(optimizer: OptimizerFacts) -> bool:
+    """Whether the learning rate rises in more than half of the record."""
+    peak, (first, last) = end_of_warm_up(optimizer), optimizer.span or (0, 0)
+    return peak is not None and peak > (first + last) / 2
+
+
+def _stands_at(chance: float, losses: Array, levels: Array, start: float, doubt: float) -> bool:
+    """Whether losses come to the cost of a guess within their first fifth, or begin there, and go no lower."""
+    half, doubt = levels[len(levels) // 2 :], min(doubt, MOST_DOUBT)
+    is_binary = chance < BINARY
+    above, below = (ABOVE_BINARY if is_binary else max(AT_CHANCE, doubt)), max(AT_CHANCE, doubt)
+    is_there = -below < float(np.median(losses[len(losses) // 2 :])) / chance - 1 < above
+    return bool(
+        is_there
+        and levels.min() > (1 - STANDS_SHARE - doubt) * chance
+        and levels[2:].max() < (1 + AROUND_CHANCE) * chance
+        and half.max() - half.min() < HIGH_STANDS * chance
+        and 1 - AROUND_CHANCE < start / chance < 1 + (BEGINS_ABOVE if is_binary else AROUND_CHANCE)
+    )
+
+
+def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
+    """The policy of an imported history earns the lowest reward in most rows, and no more in time."""
+    rewards = optimizer.history.rewards
+    if not facts.is_imported or facts.several or not is_stuck_at_lowest(rewards):
+        return None
+    share = float((rewards == rewards.min()).mean())
+    return Finding(
+        code="no-progress",
+        severity="warning",
+        certainty="likely",
+        what=f"the reward is {number(float(rewards.min()))}, its lowest, in {share:.0%} of the rows, and the others do"
+        " not become more",
+        optimizer=optimizer.name,
+        steps=optimizer.span,
+        evidence={
+            "rewards_at_the_lowest": Quantity(share, "share of the rewards"),
+            "reward_highest": Quantity(float(rewards.max()), "reward"),
+            "rewards": Quantity(len(rewards), "rows"),
+        },
+        cause="the policy hardly ever does what earns a reward, so that next to nothing tells it how: the task is too"
+        " hard for it, or the reward does not recognise a right answer",
+        remedy="begin with easier tasks or a reward for parts of them, sample more answers to each, and check the"
+        " reward on an answer that is right",
+        confirm="print some samples with their rewards",
+    )
 
 
 def _no_progress(optimizer: OptimizerFacts, severity: Severity, certainty: Certainty) -> Finding:

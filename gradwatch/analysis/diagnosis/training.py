@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import Finding, Quantity, listed
-from gradwatch.analysis.diagnosis.rewards import reward_fell
+from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, reward_fell
 from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medians, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
@@ -30,7 +30,7 @@ MIN_LEARNT_LOSSES = 100  # losses without which a fall of the loss is not judged
 MANY_ZEROS = 0.75  # share of the rows of a history: fewer are usual where groups get equal rewards
 MIN_END = 10  # rows of the end, or the last tenth: where none has a gradient, it is gone
 NEXT_TO_NO_NORM = 1e-3  # of the first norms of a policy: below, equal rewards leave nothing but rounding
-LITTLE_NORM = 1e-2  # of the norms of rows with another reward than the one that the policy is stuck at
+LITTLE_NORM = 2e-2  # of the norms of rows with another reward than the one that the policy is stuck at
 MIN_FIRST_NORMS, MIN_LAST_REWARDS = 5, 5  # rows at either end of the history of a policy
 MIN_FALL_LOSSES, FALLEN = 6, 0.75  # losses, and the level of their last third over the first's: they were learnt
 SCATTER = 0.05  # of the median of few losses: with as much it is unknown whether they fall
@@ -378,12 +378,15 @@ def _vanished(optimizer: OptimizerFacts, norms: Array) -> bool:
 
 
 def _is_policy_stuck(optimizer: OptimizerFacts) -> bool:
-    """Whether a policy gets one and the same reward to the end, and none that is better than at the start."""
+    """Whether a policy gets one and the same reward to the end, and none that is better than at the start.
+
+    Or nearly one: the lowest of all in most rows, of the end as of all, and the others are no more than at first.
+    """
     rewards = optimizer.history.rewards
     last = rewards[-max(MIN_LAST_REWARDS, len(rewards) // 4) :]
-    if len(rewards) < 2 * MIN_LAST_REWARDS or np.ptp(last) > 0:
+    if len(rewards) < 2 * MIN_LAST_REWARDS:
         return False
-    return bool(last[0] <= np.median(rewards[:MIN_LAST_REWARDS]))
+    return is_stuck_at_lowest(rewards) or bool(np.ptp(last) == 0 and last[0] <= np.median(rewards[:MIN_LAST_REWARDS]))
 
 
 def _next_to_no_norm(optimizer: OptimizerFacts, norms: Array) -> float:
@@ -394,9 +397,10 @@ def _next_to_no_norm(optimizer: OptimizerFacts, norms: Array) -> float:
     """
     rewards = optimizer.history.rewards
     least = NEXT_TO_NO_NORM * float(np.median(norms[:MIN_FIRST_NORMS]))
-    if len(rewards) != len(norms) or rewards[-1] > rewards.min() or not (rewards > rewards[-1]).any():
+    is_better = rewards > rewards.min()
+    if len(rewards) != len(norms) or not is_better.any() or not (is_stuck_at_lowest(rewards) or not is_better[-1]):
         return least
-    return max(least, LITTLE_NORM * float(np.median(norms[rewards > rewards[-1]])))
+    return max(least, LITTLE_NORM * float(np.median(norms[is_better])))
 
 
 def _nothing(optimizer: OptimizerFacts) -> str:

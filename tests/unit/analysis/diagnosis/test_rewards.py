@@ -35,6 +35,8 @@ def policy(folder, rewards, norms=None, losses=None):
         pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.7)] + NOISE, False, id="falls by a fifth"),
         pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.3)] + 10 * NOISE, False, id="falls within its noise"),
         pytest.param(FALLS[::10], False, id="ten rows"),
+        pytest.param(FALLS - 50, True, id="on a far lower level"),
+        pytest.param(np.r_[np.linspace(0, 4, 40), np.linspace(4, 1, 60)] + 10 * NOISE, True, id="slowly under noise"),
     ],
 )
 def test_a_reward_that_is_lost(tmp_path, rewards, told):
@@ -44,6 +46,22 @@ def test_a_reward_that_is_lost(tmp_path, rewards, told):
         found = the(run, "reward-lost")
         assert found.evidence["reward_last"].value == pytest.approx(float(np.median(rewards[-20:])))
         assert found.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        pytest.param(np.r_[np.linspace(0.2, 0.9, 94), np.full(6, 0.1)] + NOISE, True, id="in the last rows"),
+        pytest.param(
+            np.r_[np.linspace(0.2, 0.9, 94), np.full(6, 0.7)] + NOISE, False, id="by a little in the last rows"
+        ),
+        pytest.param(np.r_[np.full(96, -27.0), np.full(4, -40.0)] + NOISE, True, id="below all before"),
+        pytest.param(np.r_[np.full(98, -27.0), np.full(2, -40.0)] + NOISE, False, id="two rows below all before"),
+    ],
+)
+def test_a_reward_that_is_lost_in_the_last_rows(tmp_path, rewards, told):
+    found = [f for f in policy(tmp_path, rewards).diagnosis() if f.code == "reward-lost"]
+    assert [f.evidence["reward_last"].value for f in found] == ([float(np.median(rewards[-5:]))] if told else [])
 
 
 def test_the_surrogate_loss_of_a_policy_shows_no_regress(tmp_path):
@@ -89,6 +107,31 @@ def test_a_policy_whose_reward_is_stuck_at_the_lowest_is_judged_by_its_rows_with
     rewards[1], norms[1] = other, 1.7
     found = [f for f in policy(tmp_path, rewards, norms).diagnosis() if f.code == "zero-gradients"]
     assert [f.severity for f in found] == (["critical"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        pytest.param(np.tile([0.0, 0, 0, 0, 0.25], 20), True, id="a reward in every fifth row"),
+        pytest.param(np.sort(np.tile([0.0, 0, 0, 0, 0.25], 20)), False, id="more and more"),
+        pytest.param(np.tile([0.0, 0.25], 50), False, id="in every second"),
+        pytest.param(np.zeros(100), False, id="a number that never changes"),
+    ],
+)
+def test_a_policy_that_hardly_ever_earns_a_reward(tmp_path, rewards, told):
+    found = [f.severity for f in policy(tmp_path, rewards).diagnosis() if f.code == "no-progress"]
+    assert found == (["warning"] if told else [])
+
+
+def test_a_value_learner_whose_errors_grow_far_while_its_return_falls_from_its_best(tmp_path):
+    rng = np.random.default_rng(0)
+    losses = np.r_[np.geomspace(0.5, 0.05, 60), np.geomspace(0.05, 0.7, 140)] * np.exp(0.5 * rng.standard_normal(200))
+    norms = np.array(steady(200)) * np.r_[np.ones(60), np.geomspace(1.0, 60.0, 140)]
+    noise = 2 * rng.standard_normal(200)
+    for name, end in (("falls", 9.0), ("rises", 24.0)):
+        rewards = np.r_[np.full(60, 3.0), np.full(60, 14.0), np.linspace(14.0, end, 80)] + noise
+        found = codes(policy(tmp_path / name, rewards, norms, losses.tolist()))
+        assert ("diverged" in found) == (name == "falls")
 
 
 def test_at_the_end_a_quarter_of_the_rows_is_enough(tmp_path):

@@ -126,9 +126,35 @@ def test_of_several_optimizers_an_end_above_the_best_is_information(tmp_path):
     assert [found.severity for found in told if found] == ["warning", "info"]
 
 
-def test_an_end_a_little_above_the_best_is_information(tmp_path):
-    run = run_of(tmp_path, stream(steady(600), losses=falling(300) + falling(300, 0.5, 0.95)))
+def test_an_end_above_the_best_to_which_the_loss_comes_down_again_is_information(tmp_path):
+    losses = falling(300) + falling(120, 0.5, 1.6) + falling(180, 1.6, 0.9)
+    run = run_of(tmp_path, stream(steady(600), losses=losses))
     assert the(run, "loss-regressed").severity == "info"
+
+
+STANDS_AT_BEST = falling(400, 19.0, 9.8, 0.02) + falling(100, 9.8, 9.8, 0.02, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("losses", "raised", "severity"),
+    [
+        pytest.param(falling(300) + falling(300, 0.5, 0.95), 1.0, "warning", id="by nine tenths in the loss alone"),
+        pytest.param(falling(300) + falling(300, 0.5, 0.6), 1.0, None, id="by a fifth in the loss alone"),
+        pytest.param(STANDS_AT_BEST + falling(100, 10.8, 10.8, 0.02), 4.0, "warning", id="by a tenth"),
+        pytest.param(STANDS_AT_BEST + falling(100, 10.8, 10.8, 0.02), 1.0, None, id="in loss alone"),
+        pytest.param(STANDS_AT_BEST + falling(100, 10.1, 10.1, 0.02), 4.0, None, id="by a thirtieth"),
+        pytest.param(falling(12, 3.0, 1.0, 0.01) + falling(8, 1.1, 2.2, 0.01), 1.0, "warning", id="few losses, far"),
+        pytest.param(falling(12, 3.0, 1.0, 0.01) + falling(8, 1.1, 1.4, 0.01), 1.0, None, id="few losses, not far"),
+        pytest.param(falling(12, 3.0, 1.0, 0.01) + falling(8, 3.0, 1.8, 0.01), 1.0, None, id="few that fall again"),
+    ],
+)
+def test_an_end_that_is_clearly_above_the_best(tmp_path, losses, raised, severity):
+    """By less where the norms rose as well."""
+    few = len(losses) // 6
+    norms = np.array(steady(len(losses))) * np.r_[np.ones(len(losses) - few), np.full(few, raised)]
+    findings = run_of(tmp_path, stream(norms, losses=losses)).diagnosis()
+    found = [f.severity for f in findings if f.code == "loss-regressed"]
+    assert found == ([] if severity is None else [severity])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +162,7 @@ def test_an_end_a_little_above_the_best_is_information(tmp_path):
     [
         pytest.param(falling(600), id="falls"),
         pytest.param(falling(300) + falling(300, 0.5, 0.52), id="stays at its best"),
-        pytest.param(falling(14) + falling(14, 0.5, 1.6), id="too few losses"),
+        pytest.param(falling(7) + falling(7, 0.5, 1.6), id="too few losses"),
         pytest.param(falling(40) + falling(40, 0.5, 0.7), id="few losses that end a little above"),
         pytest.param(falling(600, noise=0.8), id="noise"),
         pytest.param([2.0 + 0.05 * z for z in np.random.default_rng(1).standard_normal(600)], id="never moves"),
@@ -229,12 +255,27 @@ def test_no_progress_is_not_told_of_other_losses(tmp_path, losses):
         pytest.param([18.8, *falling(59, 1.42, 1.41, 0.001)], None, id="learnt at once"),
         pytest.param(falling(34, 4.69, 4.69, 0.02), None, id="differs from batch to batch"),
         pytest.param(falling(34, 4.7, 4.5, 0.002), None, id="falls slowly"),
+        pytest.param(falling(400, 0.6931, 0.6931, 0.05), "warning", id="at the cost of a guess of two, under noise"),
+        pytest.param(falling(40, 0.85, 0.7, 0.05) + falling(360, 0.7, 0.7, 0.05), "warning", id="comes down to it"),
+        pytest.param(falling(400, 2.3026, 2.3026, 0.05), "warning", id="of a guess of ten"),
+        pytest.param(falling(400, 2.2, 2.2, 0.05), None, id="a fine-tuning that stands"),
+        pytest.param(falling(400, 0.7, 0.6, 0.05), None, id="falls from the cost of a guess"),
+        pytest.param(falling(400, 2.9, 2.3, 0.05), None, id="learns on the way to it"),
+        pytest.param(falling(324, 9.75, 9.62, 0.007), "warning", id="higher than what has learnt"),
+        pytest.param(falling(324, 9.75, 9.0, 0.007), None, id="falls from there"),
     ],
 )
 def test_an_imported_loss_that_stands_as_if_it_did_not_depend_on_the_inputs(tmp_path, losses, severity):
     run = run_of(tmp_path, stream(steady(len(losses)), losses=losses), meta={"source": "trainer_state.json"})
     found = [f.severity for f in run.diagnosis() if f.code == "no-progress"]
     assert found == ([] if severity is None else [severity])
+
+
+@pytest.mark.parametrize(("left", "told"), [(0.01, True), (0.2, False)])
+def test_norms_that_fade_beside_an_imported_loss_that_stands(tmp_path, left, told):
+    norms = np.array(steady(400)) * np.geomspace(1.0, left, 400)
+    run = run_of(tmp_path, stream(norms, losses=falling(400, 1.2, 1.2, 0.03)), meta={"source": "a file"})
+    assert ("no-progress" in [f.code for f in run.diagnosis() if f.severity == "warning"]) == told
 
 
 def test_a_learning_rate_of_zero_explains_that_there_is_no_progress(tmp_path):
