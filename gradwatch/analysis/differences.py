@@ -40,8 +40,8 @@ class Difference:
         optimizer: its name.
         common_steps: steps that both runs recorded.
         step: the first of these at which a recorded number differs; None: there is none.
-        source: what differs first at that step: a setting (learning rate, threshold), the weights before the step
-            (which are sampled), the loss, a gradient or an update.
+        source: what differs first at that step: a setting (learning rate, threshold, weight decay), the weights before
+            the step (which are sampled), the loss, a gradient or an update.
         name: the column, or the statistic of the parameters.
         parameters: which differ in it, the one with the largest relative difference first; empty for a setting and a
             loss.
@@ -75,12 +75,17 @@ class Difference:
 def differing_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """The settings in which configs differ, with the value in each; None where a config lacks it.
 
+    A run without any config tells nothing of its settings, so it differs in none.
+
+    >>> differing_settings([{"lr": 0.1}, {}])
+    {}
     >>> differing_settings([{"lr": 0.1, "depth": 4}, {"lr": 0.2, "depth": 4}, {}])
-    {'lr': (0.1, 0.2, None), 'depth': (4, 4, None)}
+    {'lr': (0.1, 0.2, None)}
     """
     names = dict.fromkeys(name for config in configs for name in config)
     values = {name: tuple(config.get(name) for config in configs) for name in names}
-    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
+    known = {name: [config.get(name) for config in configs if config] for name in names}
+    return {name: each for name, each in values.items() if any(value != known[name][0] for value in known[name])}
 
 
 def differences(first: RunReader, second: RunReader) -> tuple[Difference, ...]:
@@ -118,6 +123,8 @@ def difference(first: RunReader, second: RunReader, optimizer: str) -> Differenc
     ]
     # Of one step, what is computed first comes first: min keeps the order of the list.
     parting = min((one for one in found if one is not None), key=lambda one: one["step"], default={})
+    if parting:
+        parting = _in_settings(first.settings(optimizer), second.settings(optimizer), int(common[0])) or parting
     more: dict[str, Any] = {}
     if parting:
         more = {"alike": _alike(columns, parting["source"]), "growth": _growth(left, right, parting["step"])}
@@ -172,6 +179,31 @@ def _in_columns(left: pd.DataFrame, right: pd.DataFrame, names: Sequence[str], s
         "second": second,
         "relative": relative_difference(first, second),
     }
+
+
+def _in_settings(first: Mapping[str, Any], second: Mapping[str, Any], step: int) -> dict[str, Any] | None:
+    """The first of the numbers with which the optimizers were created that differs, as of the first step in common.
+
+    What such a number does is seen later only: weight decay in the next gradient. The learning rate is known by step.
+    """
+    for name in first:
+        pairs = list(zip(*(_numbers(settings.get(name)) for settings in (first, second)), strict=False))
+        one, other = next(((a, b) for a, b in pairs if a != b), (0.0, 0.0))
+        if name != "lr" and one != other:
+            return {
+                "step": step,
+                "source": "settings",
+                "name": name,
+                "first": one,
+                "second": other,
+                "relative": relative_difference(one, other),
+            }
+    return None
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers of a setting: one, or several as in ``betas``."""
+    return [float(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, int | float)]
 
 
 def _in_parameters(

@@ -19,7 +19,7 @@ from gradwatch.views.parting import sentences
 NAMES = ("a", "b", "c")
 
 
-def recorded(path, change=None, steps=200, seed=0):
+def recorded(path, change=None, steps=200, seed=0, settings=None):
     """A run with three parameters; ``change`` gives the record of a step in place of another."""
     rng = np.random.default_rng(seed)
     infos = tuple(ParameterInfo(name=name, shape=(4,)) for name in NAMES)
@@ -39,7 +39,7 @@ def recorded(path, change=None, steps=200, seed=0):
             else None,
         )
         records.append(record if change is None else change(record))
-    return Run(write_run(path, records))
+    return Run(write_run(path, records, settings=settings))
 
 
 def at(step, **fields):
@@ -89,6 +89,26 @@ def test_a_planted_difference_is_found_where_it_is(tmp_path, change, step, sourc
     back = difference(recorded(tmp_path / "c", change), recorded(tmp_path / "d"), "0")
     assert (back.step, back.name, back.parameters) == (step, name, parameters)
     np.testing.assert_equal((back.first, back.second, back.relative), (found.second, found.first, found.relative))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "values"),
+    [
+        ({"weight_decay": 0.1}, "weight_decay", (0.0, 0.1)),
+        ({"betas": [0.9, 0.95]}, "betas", (0.999, 0.95)),
+        ({"nesterov": True}, "nesterov", (0.0, 1.0)),
+    ],
+)
+def test_a_setting_of_the_optimizer_is_seen_at_the_first_step_and_not_by_what_it_does_later(
+    tmp_path, settings, name, values
+):
+    own = {"lr": 0.1, "betas": [0.9, 0.999], "weight_decay": 0.0, "nesterov": False, "foreach": None}
+    first = recorded(tmp_path / "a", settings=own)
+    found = difference(first, recorded(tmp_path / "b", at(1, total_norm=9.0), settings=own | settings), "0")
+    assert (found.step, found.source, found.name, (found.first, found.second)) == (0, "settings", name, values)
+    assert f"the {name.replace('_', ' ')} ({values[0]:g} against {values[1]:g}" in sentences(found, "x", "y")[0]
+    # A setting that changed no recorded number parts no runs.
+    assert difference(first, recorded(tmp_path / "c", settings=own | settings), "0").bit_equal
 
 
 def test_the_smallest_difference_of_a_float_is_one(tmp_path):
