@@ -2,13 +2,12 @@
 
 The state is plain data: a line of JSON, then the arrays that it names. It holds numbers, texts, arrays, containers of
 these, and objects of this package by their attributes, so that a detector needs no code for it. `fingerprint` shows
-whether a state belongs to these detectors; the state of others is useless.
+whether a state belongs to these detectors; the state of others is useless. `gradwatch.detect.restoring` gives it back.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import zlib
 from collections import deque
@@ -25,12 +24,9 @@ from gradwatch.record import Event, LayerStats, ParameterInfo
 if TYPE_CHECKING:
     from gradwatch.detect import Detector
 
-_PACKAGE = "gradwatch.detect"
-_RECORDS = {kind.__name__: kind for kind in (Event, LayerStats)}
-
-
-class StateMismatch(ValueError):
-    """A state is not one of these detectors."""
+PACKAGE = "gradwatch.detect"
+RECORDS = {kind.__name__: kind for kind in (Event, LayerStats)}
+"""What of other stages a detector may hold."""
 
 
 @functools.cache
@@ -69,26 +65,6 @@ def pieces(detectors: Sequence[Detector]) -> list[bytes | memoryview]:
     return [json.dumps(head, separators=(",", ":")).encode(), b"\n", *encoder.arrays]
 
 
-def load(detectors: Sequence[Detector], state: bytes) -> None:
-    """Give fresh detectors a state that `dump` made of such detectors.
-
-    Raises:
-        StateMismatch: it is of other detectors, or no state at all. The detectors stay as they are.
-    """
-    line, _, data = state.partition(b"\n")
-    try:
-        head = json.loads(line)
-        decoder = _Decoder(data, head["parameters"])
-        states = [(name, decoder.attributes(attributes)) for name, attributes in head["detectors"]]
-        for detector, (name, attributes) in zip(detectors, states, strict=True):
-            if type(detector).__name__ != name or _attributes(detector).keys() != attributes.keys():
-                raise StateMismatch(f"it is one of {name} with {', '.join(attributes)}")
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RecursionError) as error:
-        raise StateMismatch(f"not a state of these detectors: {error}") from error
-    for detector, (_, attributes) in zip(detectors, states, strict=True):
-        _set_attributes(detector, attributes)
-
-
 class _Encoder:
     """Turns values into JSON, and collects the arrays in them.
 
@@ -109,7 +85,7 @@ class _Encoder:
         self._at = 0
 
     def attributes(self, value: object) -> dict[str, Any]:
-        return {name: self.encode(part) for name, part in _attributes(value).items()}
+        return {name: self.encode(part) for name, part in attributes_of(value).items()}
 
     def encode(self, value: Any) -> Any:
         if value is None or type(value) in (bool, int, float, str):
@@ -139,8 +115,8 @@ class _Encoder:
         if type(value) is dict:
             return {"dict": [[self.encode(key), self.encode(part)] for key, part in value.items()]}
         kind = type(value)
-        if kind.__name__ in _RECORDS or kind.__module__.startswith(_PACKAGE):
-            where = "" if kind.__name__ in _RECORDS else kind.__module__.removeprefix(f"{_PACKAGE}.")
+        if kind.__name__ in RECORDS or kind.__module__.startswith(PACKAGE):
+            where = "" if kind.__name__ in RECORDS else kind.__module__.removeprefix(f"{PACKAGE}.")
             return {"object": [where, kind.__name__], "attributes": self.attributes(value)}
         raise TypeError(f"a detector holds {kind.__name__}, which is not plain data")
 
@@ -165,79 +141,7 @@ class _Encoder:
         return self._known[infos]
 
 
-class _Decoder:
-    """Turns JSON back into values, with the arrays in ``data``."""
-
-    def __init__(self, data: bytes, parameters: list[list[Any]]) -> None:
-        self._data = data
-        self._parameters = [
-            tuple(ParameterInfo(name=name, shape=tuple(shape), dtype=dtype) for name, shape, dtype in infos)
-            for infos in parameters
-        ]
-        self._met: list[Any] = []
-
-    def attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        return {name: self.decode(part) for name, part in attributes.items()}
-
-    def decode(self, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        kind = next(iter(value))
-        content = value[kind]
-        if kind == "scalar":
-            return self._array(*content)[()]
-        if kind == "tuple":
-            return tuple(map(self.decode, content))
-        if kind == "parameters":
-            return self._parameters[content]
-        if kind == "same":
-            return self._met[content]
-        number = len(self._met)
-        self._met.append(None)  # for what is met within it is numbered after it
-        self._met[number] = self._changeable(kind, content, value)
-        return self._met[number]
-
-    def _changeable(self, kind: str, content: Any, value: dict[str, Any]) -> Any:
-        if kind == "array":
-            return self._array(*content)
-        if kind == "deque":
-            return deque(self._items(content), value["maxlen"])
-        if kind == "list":
-            return self._items(content)
-        if kind == "set":
-            return set(map(self.decode, content))
-        if kind == "dict":
-            return {self.decode(key): self.decode(part) for key, part in content}
-        return self._object(content[0], content[1], value["attributes"])
-
-    def _items(self, content: Any) -> list[Any]:
-        if isinstance(content, dict):
-            items: list[Any] = self._array(*content["floats"]).tolist()
-            return items
-        return [self.decode(part) for part in content]
-
-    def _array(self, dtype: str, shape: list[int], begin: int) -> NDArray[Any]:
-        length = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return np.frombuffer(self._data[begin : begin + length], dtype).reshape(shape).copy()
-
-    def _object(self, where: str, name: str, attributes: dict[str, Any]) -> Any:
-        decoded = self.attributes(attributes)
-        if name in _RECORDS:
-            return _RECORDS[name](**decoded)
-        kind = getattr(importlib.import_module(f"{_PACKAGE}.{where}"), name)
-        if not isinstance(kind, type) or not kind.__module__.startswith(_PACKAGE):
-            raise StateMismatch(f"{name} is no class of {_PACKAGE}")
-        made: object = object.__new__(kind)
-        _set_attributes(made, decoded)
-        return made
-
-
-def _attributes(value: object) -> dict[str, Any]:
+def attributes_of(value: object) -> dict[str, Any]:
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     return vars(value)
-
-
-def _set_attributes(value: object, attributes: dict[str, Any]) -> None:
-    for name, part in attributes.items():
-        object.__setattr__(value, name, part)  # also of what is frozen

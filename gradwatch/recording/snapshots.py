@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradwatch.detect import Detector
-from gradwatch.detect.state import dump, fingerprint, load, pieces
+from gradwatch.detect.state import dump, fingerprint, pieces
 from gradwatch.errors import StoreNotWritable
 from gradwatch.record import Event, StepRecord
 from gradwatch.store import StoreWriter
@@ -53,6 +53,8 @@ def unseen_records(
 def _restore(reader: StoreReader, optimizer: str, detectors: Sequence[Detector]) -> int:
     """Return the id of the last record that they have seen; 0 for none."""
     try:
+        from gradwatch.detect.restoring import load
+
         found = reader.detector_state(optimizer, version_of(detectors))
         if found is None:
             return 0

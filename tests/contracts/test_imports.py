@@ -126,6 +126,7 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
                 "numpy.ma",
                 "gradwatch.capture.listing",
                 "gradwatch.analysis.notebook_page",
+                "gradwatch.detect.restoring",
                 "gradwatch.distributed.mailbox",
                 "gradwatch.measure.operators",
                 "gradwatch.recording.capture.recorder",
