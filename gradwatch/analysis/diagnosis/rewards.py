@@ -88,7 +88,8 @@ def _fell_late(rewards: Array) -> bool:
     few = max(MIN_LATE, len(rewards) // LAST_PART)
     before, last, lowest = rewards[:-few], rewards[-few:], rewards[-max(MIN_LATE, len(rewards) // FEWEST_PART) :]
     levels = medians(np.array_split(before, PARTS))
-    noise = max(noise_of(before), float(np.std(before[-len(before) // 3 :])))  # seldom rewards have differences of 0
+    # Most differences of seldom rewards are 0; the mean of all has the others in it.
+    noise = max(noise_of(before), float(np.abs(np.diff(before)).mean()) * math.sqrt(math.pi) / 2)
     highest, left = max(levels), float(np.median(last))
     is_below_all = lowest.max() < rewards[: -len(lowest)].min()
     if is_below_all and levels[-1] - float(np.median(lowest)) > BELOW_ALL_NOISE * noise:
