@@ -42,7 +42,7 @@ peers: $(READY)
 # run with these versions as well. So are those of several processes, which depend on torch alone.
 test-lowest: ONCE := analysis/recommend/test_rule.py analysis/recommend/test_wording.py analysis/recommend/test_changes.py \
   analysis/recommend/test_aggregate.py analysis/diagnosis/test_agreement.py analysis/diagnosis/test_growth.py \
-  store/test_strangers.py store/test_hostile.py
+  store/test_strangers.py store/test_hostile.py store/test_damage.py store/test_compacting.py store/test_digests.py
 test-lowest: LOWEST := .venv-lowest/$(notdir $(BIN))/python
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest

@@ -308,13 +308,22 @@ def messages(caplog) -> list[str]:
     return [entry.getMessage() for entry in caplog.records]
 
 
+def wait_for(condition: Callable[[], object], recorder: Recorder) -> None:
+    """Let the recorder's thread go round until this is so, however late it gets its turn."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        recorder.flush(timeout=0.01)
+    assert condition()
+
+
 def test_what_the_disk_did_not_take_is_written_when_it_does(tmp_path, writer, caplog, monkeypatch):
     monkeypatch.setattr(batch_writer, "PAUSE", 0.01)
     recorder = Recorder(writer, {"0": []})
     writer.fault = full()
     for step in range(5):
         recorder.put_record(putting(step))
-    assert not recorder.flush(timeout=0.2)
+    wait_for(lambda: messages(caplog), recorder)
+    assert not recorder.flush(timeout=0.01)
     writer.fault = None
     assert recorder.flush()
     recorder.close("closed")
@@ -329,8 +338,8 @@ def test_of_more_than_it_can_keep_the_oldest_give_way(tmp_path, writer, monkeypa
     writer.fault = full()
     for step in range(10):
         recorder.put_record(putting(step))
-        recorder.flush(timeout=0.01)
-    recorder.flush(timeout=0.2)
+        wait_for(lambda taken=step + 1: recorder._counts.taken == taken, recorder)
+    wait_for(lambda: recorder.dropped == 6, recorder)
     writer.fault = None
     recorder.close("closed")
     assert steps_in(tmp_path) == [6, 7, 8, 9]
@@ -355,7 +364,7 @@ def test_events_are_told_while_the_disk_takes_nothing(writer):
     recorder = Recorder(writer, {"0": [Alarm()]})
     writer.fault = full()
     recorder.put_record(putting(0, norm=50.0))
-    recorder.flush(timeout=0.3)
+    wait_for(lambda: recorder.events, recorder)
     assert [event.step for event in recorder.events] == [0]
     writer.fault = None
     recorder.close("closed")
@@ -503,9 +512,7 @@ def test_records_are_written_while_earlier_ones_are_judged(tmp_path, monkeypatch
         assert recorder._judge.is_behind
         assert steps_in(tmp_path) == [0, 1, 2, 3]
         assert alarm.seen == []
-    deadline = time.monotonic() + 20
-    while recorder._judge.is_behind and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: not recorder._judge.is_behind, recorder)
     for step, norm in [(4, 1.0), (5, 60.0)]:
         recorder.put_record(functools.partial(replace, record(step, norm), attempt=1))
     recorder.close("closed")
