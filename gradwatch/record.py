@@ -61,6 +61,9 @@ SENTINEL_STATS = ("position", *UPDATE_STATS)
 FROZEN_KEY = "frozen_parameters"
 """Where the table meta has the names of parameters that an optimizer holds and the script froze, as a JSON list."""
 
+EMBEDDINGS_KEY = "embeddings"
+"""Where the table meta has the names of the weights of embeddings, as a JSON list; a name alone need not tell them."""
+
 VALIDATION_KEY = "validation_loss."
 """How the keys in the table meta begin that hold losses of validations, as JSON pairs of step and loss.
 

@@ -22,7 +22,7 @@ from gradwatch.clip.policy import Stateful
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, RecorderProcessFailed, ShardedParameters
 from gradwatch.measure import copies_behind, count_unknown_parts, is_on_host
-from gradwatch.record import KINDS, STATS, Event, StepRecord
+from gradwatch.record import EMBEDDINGS_KEY, KINDS, STATS, Event, StepRecord
 from gradwatch.recording import lifecycle
 from gradwatch.recording.delivery import EventDelivery
 from gradwatch.recording.hooks import Reductions
@@ -33,7 +33,7 @@ from gradwatch.recording.notices import Notices
 from gradwatch.recording.open_loop import open_loop
 from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped, without_wrapped
 from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
-from gradwatch.recording.parameters import listed, printable, sharding_of
+from gradwatch.recording.parameters import listed, named_parameters, printable, sharding_of
 from gradwatch.recording.recorder import Recorder
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
@@ -634,6 +634,7 @@ def _meta(trained: Trained, options: RecordingOptions, policies: Mapping[str, Po
         "stats": ",".join(options.stats),
         "every": str(options.every),
         **_dropout([model for model, _ in trained.values()]),
+        **_embeddings([model for model, _ in trained.values()]),
     } | {f"clip.{name}": repr(policy) for name, policy in policies.items()}
 
 
@@ -642,6 +643,16 @@ def _dropout(models: Iterable[nn.Module]) -> dict[str, str]:
     layers = (layer for model in models for layer in model.modules() if isinstance(layer, _DropoutNd))
     largest = max((layer.p for layer in layers), default=0.0)
     return {"dropout": f"{largest:g}"} if largest > 0 else {}
+
+
+def _embeddings(models: Iterable[nn.Module]) -> dict[str, str]:
+    """The names of the weights of embeddings; nothing without one."""
+    found = []
+    for model in models:
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
+        weights = {id(layer.weight) for layer in layers}
+        found += [name for name, parameter in named_parameters(model) if id(parameter) in weights]
+    return {EMBEDDINGS_KEY: json.dumps(sorted(set(found)))} if found else {}
 
 
 def _settings(options: RecordingOptions) -> dict[str, str]:

@@ -19,7 +19,7 @@ from gradwatch.analysis.statistics.optimizer_history import OptimizerHistory, op
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.capture import CaptureInfo
-from gradwatch.record import FROZEN_KEY, Event, ParameterInfo
+from gradwatch.record import EMBEDDINGS_KEY, FROZEN_KEY, Event, ParameterInfo
 from gradwatch.store.digests import equals
 
 MAX_SAMPLED_NORMS = 1_000_000  # norms of parameters read for the diagnosis of one optimizer
@@ -165,6 +165,7 @@ class Facts:
         default_factory=lambda: pd.Series(dtype=float)
     )  # losses of validations, by step
 
+    embeddings: frozenset[str] = frozenset()  # names of parameters, as far as is known
     dropout: float = 0.0  # the largest share of units that the model drops at each step
 
     @property
@@ -215,6 +216,7 @@ def read_facts(reader: RunReader) -> Facts:
         replays=read_replays(reader.path),
         run=str(reader.path),
         validation=validation_losses(meta),
+        embeddings=frozenset(json.loads(meta.get(EMBEDDINGS_KEY, "[]"))),
         dropout=float(meta.get("dropout") or 0.0),
     )
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Finding, Quantity, listed
 from gradwatch.analysis.diagnosis.schedule import end_of_warm_up
 from gradwatch.analysis.statistics.progress import has_risen
+from gradwatch.analysis.statistics.proportions import OutOfProportion, out_of_proportion
 from gradwatch.detect import traits_of
 from gradwatch.detect.drift import TELLING_RISE
 from gradwatch.detect.steady_state import expected_rise, explained_rise
@@ -19,8 +19,18 @@ from gradwatch.record import Event
 from gradwatch.text import count
 
 LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
-OUT_OF_PROPORTION, FEW_SAMPLES = 10.0, 5  # times the median of the other matrices; samples needed
-NEXT_TO_NOTHING = 1e-3  # of the other matrices' root mean square: the share of so little is not compared
+FEW_SAMPLES = 5  # needed of weights
+MOVES_TOO_FAR = (  # cause, remedy and how to confirm it
+    "the learning rate of these parameters is too high for their size: a parameter group with its own rate, very small"
+    " initial weights, or a rate tuned for other layers",
+    "put them into a parameter group with a lower learning rate, or begin with larger weights",
+    "train with a tenth of the learning rate for these parameters alone, and compare the loss",
+)
+HARDLY_MOVES = (
+    "the initial weights of these parameters are far larger than those of the others, so that they hardly train",
+    "begin with weights of the size of the others",
+    "divide their initial weights by ten, and compare the loss",
+)
 INITIAL_STEPS, LARGE_INITIAL_RATIO = 10, 20.0  # steps, and times the norms that follow
 SETTLED_STEPS = 40  # steps after the warm-up
 FALLEN_RATE = 0.5  # of the highest learning rate
@@ -199,46 +209,43 @@ def learning_rate_too_high(facts: Facts, optimizer: OptimizerFacts) -> Finding |
 
 
 def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Report matrices that every update changes a lot, while the others hardly change."""
-    ratios = optimizer.update_ratios
-    ratios = ratios.iloc[len(ratios) // 2 :]  # weights that begin at 0 change a lot at first
-    if len(ratios) < FEW_SAMPLES:
+    """Report matrices that updates change far more or far less than others of their type."""
+    common = optimizer.updates.index.intersection(optimizer.weights.index)
+    later = common[len(common) // 2 :]  # weights that begin at 0 change a lot at first
+    if len(later) < FEW_SAMPLES:
         return None
-    medians = ratios.median().dropna()
-    large = medians[medians > LARGE_UPDATE_RATIO].sort_values(ascending=False)
-    others = medians.drop(large.index)
-    if large.empty or len(others) < len(large):
+    weights, updates = optimizer.weights.loc[common], optimizer.updates.loc[later]
+    found = out_of_proportion(
+        optimizer.parameters, weights.iloc[0], weights.loc[later].median(), updates.median(), facts.embeddings
+    )
+    if not found:
         return None
-    usual, sizes = float(others.median()), _root_mean_squares(optimizer)
-    at_least = NEXT_TO_NOTHING * sizes[others.index].median()
-    large = large[(large >= OUT_OF_PROPORTION * usual) & (sizes[large.index] >= at_least)]
-    if large.empty:
-        return None
-    names = tuple(str(name) for name in large.index)
+    of_kind = [one for one in found if one.is_large is found[0].is_large]
+    names, first = tuple(one.name for one in of_kind), of_kind[0]
+    cause, remedy, confirm = MOVES_TOO_FAR if first.is_large else HARDLY_MOVES
     return Finding(
         code="updates-out-of-proportion",
         severity="info",
         certainty="shown",
-        what=f"the median update{facts.of(optimizer)} changes {listed(names)} by {float(large.max()):.1%} of"
-        f" its norm, and the other matrices by {usual:.2%} of theirs",
+        what=f"the median update{facts.of(optimizer)} changes {listed(names)} by {first.ratio:.2%} of its norm"
+        f"{_beside_its_first(first)}, and {first.others} by {first.usual:.2%} of theirs",
         optimizer=optimizer.name,
         parameters=names,
-        steps=(int(ratios.index[0]), int(ratios.index[-1])),
+        steps=(int(later[0]), int(later[-1])),
         evidence={
-            "update_ratio_median": Quantity(float(large.max()), "share of the parameter's norm"),
-            "update_ratio_others": Quantity(usual, "share of the parameter's norm, median of the other matrices"),
+            "update_ratio_median": Quantity(first.ratio, "share of the parameter's norm"),
+            "update_ratio_others": Quantity(first.usual, f"share of the parameter's norm, median of {first.others}"),
+            "times": Quantity(first.times, "times"),
         },
-        cause="the learning rate of these parameters is too high for their size: a parameter group with its own rate,"
-        " very small initial weights, or a rate tuned for other layers",
-        remedy="put them into a parameter group with a lower learning rate, or begin with larger weights",
-        confirm="train with a tenth of the learning rate for these parameters alone, and compare the loss",
+        cause=cause,
+        remedy=remedy,
+        confirm=confirm,
     )
 
 
-def _root_mean_squares(optimizer: OptimizerFacts) -> pd.Series[float]:
-    """Root mean square of the entries of each parameter, median over the samples, (parameters,)."""
-    entries = pd.Series({info.name: float(info.numel) for info in optimizer.parameters})
-    return optimizer.weights.median() / np.sqrt(entries)
+def _beside_its_first(one: OutOfProportion) -> str:
+    """How much larger its update is than those of the others, beside the weights that each began with."""
+    return f", {one.times:.2g} times as much as others beside the weights that it began with" if one.is_large else ""
 
 
 def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

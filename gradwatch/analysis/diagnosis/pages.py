@@ -567,12 +567,18 @@ PAGES: dict[str, Page] = {
     "updates-out-of-proportion": Page(
         title="Updates are out of proportion",
         cure="rate",
-        meaning="In the second half of the run, the median update changed one or a few matrices by more than 2 % of"
-        " their norm, at least ten times as much as the other matrices. In effect these parameters train at a much"
-        " higher rate than the rest. That can be intended, for example for a new head on a pretrained network.",
-        example="A parameter group for the embedding with `lr=1e-1`, beside `lr=1e-4` for everything else.",
+        meaning="In the second half of the run, the median update of one or a few matrices was at least ten times that"
+        " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. In effect"
+        " these parameters train at a much higher rate than the rest; their weights often grow until the update looks"
+        " ordinary beside them. Or an update is a twentieth of the others beside its weights or less, and the entries"
+        " of these weights are five times as large: they hardly train. A matrix is compared with others of its type"
+        " (attention, recurrent, adapters, convolutions) where there are three or more, and else with all but the"
+        " embeddings. An embedding is told at twice the others, if its entries also move ten times as far. Biases and"
+        " gains are not compared. A high rate can be intended, for example for a new head on a pretrained network.",
+        example="A parameter group for the embedding with `lr=1e-1`, beside `lr=1e-4` for everything else; or a layer"
+        " whose initial weights are a hundred times too large.",
         confirm='Compare `Run.layers("update_ratio")` of these parameters with that of the others.',
-        fix="Give them a parameter group with a lower learning rate, or use larger initial weights.",
+        fix="Give them a parameter group with a lower learning rate, or begin with weights of the others' size.",
         sources=("You, Gitman and Ginsburg 2017 (LARS), section 4, https://arxiv.org/abs/1708.03888",),
     ),
     "held-spike": Page(

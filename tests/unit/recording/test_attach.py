@@ -1,5 +1,6 @@
 """Arguments are checked before the training, and a run is begun or continued."""
 
+import json
 import math
 
 import numpy as np
@@ -191,3 +192,16 @@ def test_an_attempt_that_begins_without_a_recorder_is_ended(tmp_path, monkeypatc
         patched.setattr("gradwatch.recording.attach.Recorder", lambda *_, **__: 1 / 0)
         gradwatch.attach(model, optimizer, tmp_path / "run")
     assert not Run(tmp_path / "run").is_being_written()
+
+
+def test_the_names_of_embeddings_are_kept(tmp_path):
+    """By the names that the run has for them, whatever wraps the model."""
+    model = nn.ModuleDict({"a": nn.Embedding(5, 3), "b": nn.EmbeddingBag(5, 3), "c": nn.Linear(3, 3)})
+    wrapped = nn.DataParallel(model)
+    with gradwatch.attach(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1), tmp_path / "run"):
+        pass
+    assert json.loads(Run(tmp_path / "run").meta()["embeddings"]) == ["a.weight", "b.weight"]
+    linear = nn.Linear(3, 3)
+    with gradwatch.attach(linear, torch.optim.SGD(linear.parameters(), lr=0.1), tmp_path / "none"):
+        pass
+    assert "embeddings" not in Run(tmp_path / "none").meta()

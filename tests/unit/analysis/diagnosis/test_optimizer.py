@@ -48,12 +48,13 @@ def test_updates_out_of_proportion_name_the_matrices(tmp_path):
     down = stream(steady(600), losses=falling(600))
     found = the(run_of(tmp_path / "one", with_weights(down, [1.0, 1.0], [1e-3, 0.1])), "updates-out-of-proportion")
     assert (found.severity, found.parameters) == ("info", ("out.weight",))
-    assert "changes out.weight by 10.0% of its norm, and the other matrices by 0.10% of theirs" in found.what
+    assert "changes out.weight by 10.00% of its norm, 1e+02 times as much" in found.what
+    assert "the other matrices by 0.10% of theirs" in found.what
     assert found.steps[0] >= 250, "the first half is left out"
     for name, sizes, updates in [
         ("alike", [1.0, 1.0], [0.1, 0.1]),
         ("near", [1.0, 1.0], [1e-2, 0.09]),
-        ("small", [1.0, 1.0], [1e-4, 1e-2]),
+        ("small", [1.0, 1.0], [4e-5, 4e-3]),
         ("next to nothing", [1.0, 1e-6], [1e-3, 1e-5]),
         ("frozen to 0", [1.0, 0.0], [1e-3, 0.0]),
         ("not finite", [1.0, math.nan], [1e-3, math.inf]),
@@ -61,6 +62,36 @@ def test_updates_out_of_proportion_name_the_matrices(tmp_path):
         assert "updates-out-of-proportion" not in codes(run_of(tmp_path / name, with_weights(down, sizes, updates)))
     few = with_weights(down[:80], [1.0, 1.0], [1e-3, 0.1])
     assert "updates-out-of-proportion" not in codes(run_of(tmp_path / "few samples", few))
+
+
+def test_a_matrix_that_hardly_changes_beside_larger_entries_is_named(tmp_path):
+    down = stream(steady(600), losses=falling(600))
+    found = the(run_of(tmp_path / "one", with_weights(down, [1.0, 10.0], [1e-3, 1e-4])), "updates-out-of-proportion")
+    assert found.parameters == ("out.weight",)
+    assert "initial weights of these parameters are far larger" in found.cause
+    as_large = with_weights(down, [1.0, 1.0], [1e-3, 1e-5])  # by a lower rate
+    assert "updates-out-of-proportion" not in codes(run_of(tmp_path / "as large", as_large))
+
+
+def test_weights_that_grew_until_their_ratio_is_ordinary_are_still_named(tmp_path):
+    down = stream(steady(600), losses=falling(600))
+    began = with_weights(down[:1], [1.0, 0.05], [1e-2, 1e-2], every=1)
+    grown = with_weights(down[1:], [1.0, 1.0], [1e-2, 1e-2])
+    found = the(run_of(tmp_path, began + grown), "updates-out-of-proportion")
+    assert found.parameters == ("out.weight",)
+    assert found.evidence["times"].value == pytest.approx(20.0)
+
+
+def test_what_is_known_to_be_an_embedding_is_judged_as_one(tmp_path):
+    """A large embedding of which a step moves few rows is no fault; one that moves twice as much as the rest is."""
+    down = stream(steady(600), losses=falling(600))
+    rare = with_weights(down, [1.0, 10.0], [1e-2, 1e-3])
+    known = {"embeddings": '["out.weight"]'}
+    assert "updates-out-of-proportion" in codes(run_of(tmp_path / "matrix", rare))
+    assert "updates-out-of-proportion" not in codes(run_of(tmp_path / "embedding", rare, meta=known))
+    fast = with_weights(down, [1.0, 10.0], [1e-2, 0.3])
+    assert "updates-out-of-proportion" not in codes(run_of(tmp_path / "fast matrix", fast))
+    assert "updates-out-of-proportion" in codes(run_of(tmp_path / "fast embedding", fast, meta=known))
 
 
 def test_updates_out_of_proportion_explain_a_loss_that_rises(tmp_path):
