@@ -15,6 +15,7 @@ RNG = np.random.default_rng(0)
 NOISE = 0.05 * RNG.standard_normal(100)
 RISES = np.linspace(0.2, 0.9, 100) + NOISE
 FALLS = np.r_[np.full(60, 0.9), np.zeros(40)] + NOISE
+SELDOM = np.where(np.random.default_rng(4).random(100) < np.linspace(0.1, 0.5, 100), 0.5, 0.0)
 STUCK = np.r_[np.linspace(-0.7, -1.0, 10), np.full(90, -1.0)]
 
 
@@ -57,6 +58,7 @@ def test_a_reward_that_is_lost(tmp_path, rewards, told):
         ),
         pytest.param(np.r_[np.full(96, -27.0), np.full(4, -40.0)] + NOISE, True, id="below all before"),
         pytest.param(np.r_[np.full(98, -27.0), np.full(2, -40.0)] + NOISE, False, id="two rows below all before"),
+        pytest.param(SELDOM, False, id="a few rows without a reward that comes now and then"),
     ],
 )
 def test_a_reward_that_is_lost_in_the_last_rows(tmp_path, rewards, told):
