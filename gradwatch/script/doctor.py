@@ -20,7 +20,8 @@ from gradwatch.analysis.run import Run
 from gradwatch.script.imports import after_import
 from gradwatch.script.launch import Program, run_until, show, why_nothing
 from gradwatch.script.plan import RecordingPlan
-from gradwatch.text import optimizer_label
+from gradwatch.script.processes import counted_processes
+from gradwatch.text import count, optimizer_label
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Examination:
         return any(observation.mark == "problem" for observation in self.observations)
 
 
-# Codes of findings that a few steps always have; the last is reported with the clip calls.
+# Codes of findings that a few steps always have; the last is reported as of the clip calls.
 _NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}
 
 
@@ -70,12 +71,13 @@ def examine(program: Program, steps: int = 5) -> Examination:
     with tempfile.TemporaryDirectory(prefix="gradwatch-") as folder:
         found: list[_Listener] = []
         after_import("torch", lambda: found.append(_Listener(Path(folder), steps)))
-        error = run_until(program, _Enough)
+        with counted_processes() as started:
+            error = run_until(program, _Enough)
         if error is not None:
             show(error, program)
         nothing = [Observation("problem", "steps", f"none: {why_nothing([])}")]
         observations = found[0].observations() if found else nothing
-        return Examination(program.argv[0], tuple(observations), error is not None)
+        return Examination(program.argv[0], (*observations, *told_by_processes(len(started))), error is not None)
 
 
 @dataclass(slots=True)
@@ -308,10 +310,19 @@ def told_by_changes(run: Run) -> list[Observation]:
 
 def told_by_clip_faults(run: Run) -> list[Observation]:
     """Clip calls that do not do what they are meant to do."""
-    faults = [event for event in run.events() if event.kind == "ineffective-clipping"]
     return [
-        Observation("note" if event.severity == "info" else "problem", "clipping", event.message) for event in faults
+        Observation("note" if one.severity == "info" else "problem", "clipping", f"{one.what}: {one.remedy}")
+        for one in run.diagnosis()
+        if one.code == "ineffective-clipping"
     ]
+
+
+def told_by_processes(started: int) -> list[Observation]:
+    """That a training in the processes which the script starts was not looked at."""
+    if not started:
+        return []
+    text = f"{count(started, 'process', 'processes')} that the script started: doctor looks at no training there, and"
+    return [Observation("note", "unseen", f"{text} `gradwatch run` records it")]
 
 
 def _caller() -> str:

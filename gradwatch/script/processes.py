@@ -7,9 +7,10 @@ interpreter without hooks, so its `run` is wrapped in one that puts them in. Pro
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,24 @@ def listen_to_processes(plan: RecordingPlan) -> Callable[[], None]:
         BaseProcess.start = original  # type: ignore[method-assign]
 
     return stop
+
+
+@contextlib.contextmanager
+def counted_processes() -> Iterator[list[str]]:
+    """The names of the processes that this one starts meanwhile, but for those that load data."""
+    original, started = BaseProcess.start, []
+
+    @functools.wraps(original)
+    def start(self: Any) -> None:
+        if not _loads_data(self):
+            started.append(self.name)
+        original(self)
+
+    BaseProcess.start = start  # type: ignore[method-assign]
+    try:
+        yield started
+    finally:
+        BaseProcess.start = original  # type: ignore[method-assign]
 
 
 def _is_spawned(process: Any) -> bool:

@@ -112,3 +112,37 @@ def test_a_script_that_makes_no_step_is_a_problem(tmp_path, script, has_failed, 
     ((mark, about, text),) = observations
     assert (mark, about) == ("problem", "steps")
     assert says in text
+
+
+def test_a_clip_call_in_the_wrong_place_is_told_with_its_remedy(tmp_path):
+    script = """
+        import torch
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(9):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).square().mean().backward()
+            optimizer.step()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    """
+    _, has_problem, observations, _ = examined(tmp_path, script)
+    assert has_problem
+    (text,) = [text for mark, about, text in observations if (mark, about) == ("problem", "clipping")]
+    assert "called after the optimizer's step" in text
+    assert "call it between backward and the optimizer's step" in text
+
+
+@pytest.mark.parametrize("amount", [0, 1, 2])
+def test_a_training_in_processes_of_the_script_is_said_not_to_be_looked_at(tmp_path, amount):
+    script = f"""
+        import multiprocessing
+        import torch
+        for _ in range({amount}):
+            process = multiprocessing.get_context("fork").Process(target=print, args=("trained",))
+            process.start()
+            process.join()
+    """
+    _, _, observations, _ = examined(tmp_path, script)
+    assert observations[0][2] == "none: the script imported torch and never called backward"
+    said = f"{amount} process{'es' if amount > 1 else ''} that the script started: doctor looks at no training there"
+    assert [text.startswith(said) for _, about, text in observations if about == "unseen"] == [True] * (amount > 0)

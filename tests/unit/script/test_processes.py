@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gradwatch.script.plan import RecordingPlan, run_of_this_process
-from gradwatch.script.processes import RecordedRun, listen_to_processes
+from gradwatch.script.processes import RecordedRun, counted_processes, listen_to_processes
 
 PLAN = RecordingPlan(run=Path("/nowhere/x"), max_norm=1.0, steps=3)
 
@@ -107,3 +108,14 @@ def test_the_process_does_its_work_and_the_hooks_are_taken_out(fails):
         RecordedRun(run, PLAN)()
     assert len(done) == 1
     assert BaseProcess.start is before
+
+
+def test_the_processes_that_are_started_are_counted_and_not_those_that_load_data(started):
+    process = multiprocessing.get_context("spawn").Process
+    with counted_processes() as names:
+        process(target=work, name="a").start()
+        process(target=torch.utils.data._utils.worker._worker_loop).start()
+        multiprocessing.get_context("forkserver").Process(target=work, name="b").start()
+    process(target=work, name="after").start()
+    assert names == ["a", "b"]
+    assert len(started) == 4
