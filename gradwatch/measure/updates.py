@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, groupby, repeat
 from math import gcd, prod
-from operator import attrgetter, is_not
+from operator import attrgetter, is_not, itemgetter
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -152,12 +152,11 @@ def measure_updates(
     if route is None:
         return None
     places = _places_of(optimizer, parameters, only)
-    part = _in_one_launch_again(optimizer, route, parameters, places, most)
+    part = _read_again(optimizer, route, parameters, places, most)
     if part is not None:
         return Measurement(UPDATE_STATS, len(parameters), (part,))
-    places.kept = None
     found = _moved(optimizer, route, parameters, places.found)
-    parts, left = _in_one_read(found, most) if reads_updates() else ([], found)
+    parts, left, places.kept = _in_one_read(found, most) if reads_updates() else ([], found, None)
     of_device: defaultdict[torch.device, list[Moved]] = defaultdict(list)
     for one in left:
         of_device[one.weight.device].append(one)
@@ -198,17 +197,19 @@ def _route_on(device: torch.device) -> str:
 
 @dataclass(slots=True)
 class _Kept:
-    """What one launch has read of several parameters, to be read again at the next step with other numbers.
+    """What one pass or launch has read of several parameters, to be read again at the next step with other numbers.
 
     Attributes:
         most: how many entries were to be read.
-        described: the weights, the gradients, then the moments, and the numbers of steps where they lie on the device.
+        lasting: where the weights lie, the moments, and the numbers of steps if they do on the device; sizes and types.
+        kernel: of Triton; None: the compiled pass read it.
         dtypes: those that the kernel is compiled for.
-        table: of the Triton kernel, with addresses and settings.
+        table: with addresses and settings.
     """
 
     most: int | None
-    described: Described
+    lasting: tuple[bytes, ...]
+    kernel: ModuleType | None
     dtypes: Dtypes
     table: NDArray[np.uint64]
 
@@ -221,7 +222,7 @@ class _Places:
         lengths: of the groups.
         asked: the positions that were asked for and had a parameter; of all parameters, how many there were.
         found: of each that the optimizer has: its position among all, its group, and its place in the group.
-        kept: what one launch has read of all that were found; None where that took more, or something else.
+        kept: what one pass or launch has read of all that were found; None where that took more, or something else.
     """
 
     lengths: list[int]
@@ -431,12 +432,18 @@ _WORDS = (*_POINTERS, "type", "runs", "length", "stride", "size", *COEFFICIENTS)
 _FIRST_NUMBER = _WORDS.index(COEFFICIENTS[0])
 
 
-def _in_one_read(found: Sequence[Moved], most: int | None) -> tuple[list[Part], Sequence[Moved]]:
-    """Measure by the compiled pass; return the result and what it can't read."""
+def _in_one_read(found: Sequence[Moved], most: int | None) -> tuple[list[Part], Sequence[Moved], _Kept | None]:
+    """Measure by the compiled pass; return the result, what it can't read, and what the next step needs for it."""
     readable = [one.weight.is_cpu and fits for one, fits in zip(found, _have_settings(found), strict=True)]
     fused, left = _with_pointers(found, readable, _FUSED_TYPES, of_one_dtype=True)
-    parts = [] if fused is None else [_by_fused(fused, most)]
-    return parts, left
+    if fused is None:
+        return [], left, None
+    own = fused.moved
+    table = _compiled_table(_shapes(own), most).copy()
+    _fill(table, fused.addresses, _numbers_of_moved(own))
+    table[:, _WORDS.index("type")] = [_FUSED_TYPES[one.weight.dtype] for one in own]
+    kept = None if left else _kept_of(own, most, None, (), table)
+    return [_by_fused([one.position for one in own], table)], left, kept
 
 
 def _have_settings(found: Sequence[Moved], device: torch.device | None = None) -> list[bool]:
@@ -627,13 +634,9 @@ def _in_memory_order(tensor: TensorOrNone) -> TensorOrNone:
     return tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
 
 
-def _by_fused(readable: _Readable, most: int | None) -> Part:
-    found = readable.moved
-    table = _compiled_table(_shapes(found), most).copy()
-    _fill(table, readable.addresses, _numbers_of_moved(found))
-    table[:, _WORDS.index("type")] = [_FUSED_TYPES[one.weight.dtype] for one in found]
-    values = measure_updates_fused(table.ctypes.data, len(found), len(UPDATE_STATS))
-    return Part([one.position for one in found], torch.from_numpy(np.ascontiguousarray(values.T)), None)
+def _by_fused(positions: list[int], table: NDArray[np.uint64]) -> Part:
+    values = measure_updates_fused(table.ctypes.data, len(positions), len(UPDATE_STATS))
+    return Part(positions, torch.from_numpy(np.ascontiguousarray(values.T)), None)
 
 
 def _fill(table: NDArray[np.uint64], addresses: NDArray[np.uint64], numbers: NDArray[np.float64]) -> None:
@@ -759,33 +762,35 @@ def _in_one_launch(
             first = own[0]
             values = kernel.read_updates(table, first.weight, dtypes, is_adam=first.square is not None)
             parts.append(to_host([one.position for one in own], values))
-            kept = _kept_of(own, most, dtypes, table)
+            kept = _kept_of(own, most, kernel, dtypes, table)
     except Exception as error:
         leave_triton("read updates", error)
         return [], found, None
     return parts, left, kept
 
 
-def _kept_of(found: Sequence[Moved], most: int | None, dtypes: Dtypes, table: NDArray[np.uint64]) -> _Kept | None:
-    """What a launch that has read all of these needs to do so again; None where something about them is unusual."""
+def _kept_of(
+    found: Sequence[Moved], most: int | None, kernel: ModuleType | None, dtypes: Dtypes, table: NDArray[np.uint64]
+) -> _Kept | None:
+    """What it takes to read all of these once more; None where something about them is unusual."""
     columns = [list(map(of_tensor, found)) for of_tensor in _TENSORS]
     columns = [column for column in columns if any(map(is_not, column, repeat(None)))]
     if found[0].is_step_remote:
         columns.append([one.step for one in found])
     usual = described(list(chain.from_iterable(columns)))
-    return None if usual is None else _Kept(most, usual, dtypes, table)
+    return None if usual is None else _Kept(most, _lasting(usual, len(found)), kernel, dtypes, table)
 
 
-def _in_one_launch_again(
+def _read_again(
     optimizer: Optimizer,
     route: UpdateRoute,
     parameters: Sequence[Tensor | None],
     places: _Places,
     most: int | None,
 ) -> Part | None:
-    """Launch what `_in_one_launch` has kept, if weights and moments are where they were; None if they are not.
+    """Read what was kept of the last reading, if weights and moments are where they were; None if they are not.
 
-    A launch of a few parameters costs the host half as much as finding out anew what can be read of them.
+    This costs the host half as much as finding out anew what can be read of them.
     """
     kept, found = places.kept, places.found
     if kept is None or kept.most != most:
@@ -798,8 +803,8 @@ def _in_one_launch_again(
     states: list[Any] = list(map(optimizer.state.get, weights))
     try:
         columns = [weights, list(map(_GRADIENT, weights))]
-        columns += [[state[name] for state in states] for name in names if name]
-        steps = [state["step"] for state in states] if route == "adam" else []
+        columns += [list(map(itemgetter(name), states)) for name in names if name]
+        steps = list(map(itemgetter("step"), states)) if route == "adam" else []
     except (KeyError, TypeError):  # a parameter without a state
         return None
     is_remote = any(map(_is_remote, steps))
@@ -808,42 +813,53 @@ def _in_one_launch_again(
     if now is None or not all(_has_settings(group, device) for group in _each_once(groups)):
         return None
     gradients = now.addresses[count : 2 * count]
-    if not _are_where_they_were(now, kept.described, count):
+    if _lasting(now, count) != kept.lasting:
         return None
     kernel = _kernel(device)
-    if kernel is None:
+    if kernel is not kept.kernel or (kernel is None and not reads_updates()):
         return None
     known: list[float | None] = [math.inf if is_remote else float(step) for step in steps] or [None] * count
+    positions = [at for at, _, _ in found]
+    if kernel is None:
+        _fill_again(kept.table, gradients, _numbers_of(groups, known, is_adam=route == "adam"))
+        return _by_fused(positions, kept.table)
     numbers = _numbers_of(groups, known, is_adam=route == "adam", more=_numbers_on_device)
-    _fill_again(kept.table, gradients, numbers, has_moments=len(columns) > 2)
+    _fill_rows_again(kept.table, gradients, numbers, has_moments=len(columns) > 2)
+    return _launched_again(kernel, kept, weights[0], positions, is_adam=route == "adam")
+
+
+def _launched_again(
+    kernel: ModuleType, kept: _Kept, first: Tensor, positions: list[int], *, is_adam: bool
+) -> Part | None:
     try:
-        values = kernel.read_updates(kept.table, weights[0], kept.dtypes, is_adam=route == "adam")
+        values = kernel.read_updates(kept.table, first, kept.dtypes, is_adam=is_adam)
     except Exception as error:
         leave_triton("read updates", error)
         return None
-    return to_host([at for at, _, _ in found], values)
+    return to_host(positions, values)
 
 
-def _are_where_they_were(now: Described, before: Described, count: int) -> bool:
-    """Whether all tensors are as they were and, but for the gradients, which follow ``count`` weights, where."""
-    return all(map(np.array_equal, _lasting(now, count), _lasting(before, count)))
+def _lasting(tensors: Described, count: int) -> tuple[bytes, ...]:
+    """What stays from step to step: all but the addresses of the gradients, which follow those of ``count`` weights."""
+    kept = (tensors.addresses[:count], tensors.addresses[2 * count :], tensors.sizes, tensors.types)
+    return tuple(each.tobytes() for each in kept)
 
 
-def _lasting(tensors: Described, count: int) -> tuple[NDArray[np.int64], ...]:
-    """What a step changes nothing of: all but the addresses of the gradients."""
-    return tensors.addresses[:count], tensors.addresses[2 * count :], tensors.sizes, tensors.types
+def _fill_again(table: NDArray[np.uint64], gradients: NDArray[np.int64], numbers: NDArray[np.float64]) -> None:
+    """Write what differs from step to step into the table."""
+    table[:, _GRADIENT_AT] = gradients
+    table.view(np.float64)[:, _FIRST_NUMBER : _FIRST_NUMBER + numbers.shape[1]] = numbers
 
 
-def _fill_again(
+def _fill_rows_again(
     table: NDArray[np.uint64], gradients: NDArray[np.int64], numbers: NDArray[np.float64], *, has_moments: bool
 ) -> None:
-    """Write what differs from step to step into the table of the Triton kernel."""
-    table[:, _GRADIENT_AT] = gradients
+    """The same of the table of the Triton kernel."""
+    steps_at = table[:, _STEP_AT].copy()
+    _fill_again(table, gradients, numbers)
+    table[:, _STEP_AT] = steps_at
     if not has_moments:
         table[:, _MOMENT] = gradients  # as `_rows` has it
-    steps_at = table[:, _STEP_AT].copy()
-    table.view(np.float64)[:, _FIRST_NUMBER : _FIRST_NUMBER + numbers.shape[1]] = numbers
-    table[:, _STEP_AT] = steps_at
 
 
 def _each_once(groups: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:

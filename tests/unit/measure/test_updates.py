@@ -1,5 +1,6 @@
 """The update in closed form, compared with float64 copies of the weights and a second moment kept apart."""
 
+import copy
 import gc
 import math
 import weakref
@@ -460,6 +461,78 @@ def test_parameters_that_change_their_places_in_the_optimizer_are_found_again():
     check(weights[:1], {0})
     first["params"] = []
     check(weights, {0, 2, 3})
+
+
+def _halve_rates(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5 * group["lr"]
+
+
+def _move_weights(optimizer):
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.data = weight.data.clone()
+
+
+def _load_state(optimizer):
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def _use_wider_weights(optimizer):
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.data, weight.grad = weight.data.double(), None
+    for state in optimizer.state.values():
+        state.update({name: moment.double() for name, moment in state.items() if name != "step"})
+
+
+def _step_one_alone(optimizer):
+    weight = optimizer.param_groups[0]["params"][0]
+    others = [one for group in optimizer.param_groups for one in group["params"] if one is not weight]
+    weight.grad = torch.ones_like(weight)
+    for other in others:
+        other.grad = None
+    optimizer.step()
+
+
+@pytest.mark.skipif(not module.reads_updates(), reason="the compiled pass was not built")
+@pytest.mark.parametrize(
+    ("change", "is_read_again"),
+    [
+        (None, True),
+        (_halve_rates, True),
+        (_step_one_alone, True),
+        (_move_weights, False),
+        (_load_state, False),
+        (_use_wider_weights, False),
+    ],
+)
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_what_was_read_at_the_step_before_is_read_again_only_where_it_still_lies_there(
+    monkeypatch, kind, change, is_read_again
+):
+    weights = parameters()
+    optimizer = kind([{"params": weights[:1], "weight_decay": 0.2}, {"params": weights[1:]}], lr=0.1)
+    looks = []
+    found_anew = module._moved
+    monkeypatch.setattr(module, "_moved", lambda *given: looks.append(1) or found_anew(*given))
+    for step in range(2):
+        give_gradients(weights, step)
+        optimizer.step()
+        measure_updates(optimizer, weights)
+    assert len(looks) == 1
+    if change is not None:
+        change(optimizer)
+    give_gradients(weights, 2)
+    before = [weight.detach().double().clone() for weight in weights]
+    optimizer.step()
+    found = measure_updates(optimizer, weights).table()
+    norms = [float((w.detach().double() - b).norm()) for w, b in zip(weights, before, strict=True)]
+    np.testing.assert_allclose(found[0], norms, rtol=1e-4)
+    # SGD without momentum has no state that `load_state_dict` could put elsewhere.
+    assert (len(looks) == 1) == (is_read_again or (kind is torch.optim.SGD and change is _load_state))
+    module._places.clear()
+    np.testing.assert_array_equal(found, measure_updates(optimizer, weights).table())
 
 
 def test_of_no_gradient_there_is_no_update():
