@@ -12,6 +12,7 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 from gradwatch.measure import updates as module
+from gradwatch.measure.fused import reads_updates
 from gradwatch.measure.updates import closed_form_of, even_share, measure_updates, sampling_of
 
 SHAPES = ((7, 5), (11,), (3, 4, 2), ())
@@ -124,7 +125,7 @@ def route(request, monkeypatch):
     """Both routes give the same numbers."""
     if request.param == "operators":
         monkeypatch.setattr(module, "reads_updates", lambda: False)
-    elif not module.reads_updates():
+    elif not reads_updates():
         pytest.skip("the compiled part was not built")
     return request.param
 
@@ -495,7 +496,7 @@ def _step_one_alone(optimizer):
     optimizer.step()
 
 
-@pytest.mark.skipif(not module.reads_updates(), reason="the compiled pass was not built")
+@pytest.mark.skipif(not reads_updates(), reason="the compiled pass was not built")
 @pytest.mark.parametrize(
     ("change", "is_read_again"),
     [
