@@ -568,13 +568,17 @@ PAGES: dict[str, Page] = {
         title="Updates are out of proportion",
         cure="rate",
         meaning="In the second half of the run, the median update of one or a few matrices was at least ten times that"
-        " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. In effect"
-        " these parameters train at a much higher rate than the rest; their weights often grow until the update looks"
-        " ordinary beside them. Or an update is a twentieth of the others beside its weights or less, and the entries"
-        " of these weights are five times as large: they hardly train. A matrix is compared with others of its type"
-        " (attention, recurrent, adapters, convolutions) where there are three or more, and else with all but the"
-        " embeddings. An embedding is told at twice the others, if its entries also move ten times as far. Biases and"
-        " gains are not compared. A high rate can be intended, for example for a new head on a pretrained network.",
+        " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. They"
+        " train at a much higher rate than the rest; their weights often grow until it looks ordinary. A matrix"
+        " is compared with others of its type (attention, recurrent, adapters, convolutions) where there are three or"
+        " more, and else with all but the embeddings. A high rate can be intended, as for a new head on a pretrained"
+        " network.",
+        also=(
+            "an update is a twentieth of the others beside its weights or less, and the entries of these weights are"
+            " five times as large: they hardly train",
+            "the update of an embedding is twice the others, and its entries move ten times as far",
+        ),
+        unless=("the parameter is a bias or a gain",),
         example="A parameter group for the embedding with `lr=1e-1`, beside `lr=1e-4` for everything else; or a layer"
         " whose initial weights are a hundred times too large.",
         confirm='Compare `Run.layers("update_ratio")` of these parameters with that of the others.',

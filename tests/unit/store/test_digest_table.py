@@ -1,7 +1,5 @@
 """Table digest: what is intact is read, and nothing else."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -76,6 +74,6 @@ def test_damage_to_the_steps_leaves_the_layers(opened):
 
 def test_a_store_from_before_there_were_digests_has_none(opened):
     db, integrity = opened()
-    db.layout = dataclasses.replace(db.layout, version=5)
+    db.layout = db.layout._replace(version=5)
     assert list(digested_steps(db, integrity)) == []
     assert list(digested_layers(db, integrity, "0")) == []

@@ -29,7 +29,7 @@ from gradwatch.testing import replaced, steady, stream, write_run
         ("short", ["--min-steps", "3"], 0, "healthy"),
         ("bad", ["--fail-on", "nonfinite"], 3, "nonfinite at step 703"),
         ("bad", ["--fail-on", "dead", "--fail-on", "nonfinite"], 3, "nonfinite at step 703"),
-        ("good", ["--max-clipped-fraction", "0.01"], 3, "17.2% of the steps were clipped, more than 1%"),
+        ("good", ["--max-clipped-fraction", "0.01"], 3, "17.3% of the steps were clipped, more than 1%"),
         ("good", ["--max-clipped-fraction", "0.9"], 0, "healthy"),
         ("bad", ["--max-clipped-fraction", "0"], 3, "critical diverged"),
     ],

@@ -162,7 +162,7 @@ def test_a_run_that_was_resumed_often_names_the_last_three_times(tmp_path, drawn
 @pytest.mark.parametrize(
     ("clipping", "shown"),
     [
-        ({"kind": "value", "cut_fraction": 0.25}, "by value at 1.1  clipped_fraction 17.2%  entries cut 25%"),
+        ({"kind": "value", "cut_fraction": 0.25}, "by value at 1.1  clipped_fraction 17.3%  entries cut 25%"),
         ({"kind": "policy", "policy": "AGC(0.01)"}, "clipping  by AGC(0.01)  clipped_fraction"),
         ({"threshold_min": 0.5}, "by norm at 1.1 (0.5 to 1.1)"),
         ({"kind": None}, "clipping  none"),
