@@ -43,6 +43,7 @@ END_PARTS = 5  # parts of the norms after the best tenth, of which the last give
 STEADY_PARTS, STEADY_RATIO = 3, 1.5  # tenths of the losses at the end, and how far they and the norms may differ
 TARGETS_LOW, TARGETS_HIGH = 3.0, 2.5  # how far norms may lie from the scale of targets that grow slowly
 GRADUAL_PARTS, ON_THE_WAY = 2, 0.15  # tenths on the way up, and how far from both ends of it, of its logarithm
+TARGETS_START = 10.0  # times the end: a loss that began as high was not lifted by growing targets
 MOST_TARGETS = 30.0  # how far errors may grow with their targets where no reward shows that these grew
 GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms in the root of that
 FALLEN_SHARE = 0.25  # of the best level of a reward: it has not risen if it has come down again by so much
@@ -70,6 +71,7 @@ FEW_GROWN, FEWER_GROWN = 20.0, 100.0  # times the first norms; of fewer than six
 MANY_GROWN, MIN_MANY = 100.0, 20  # times the first fifth of many norms, and how many; healthy ones reached 12
 ENDLESS_RATIO, ENDLESS_NORMS = 10.0, 10.0  # of the first losses and norms: how far a loss falls that has no least value
 STANDS_RATIO = 0.9  # of the first loss: one that fell to less shows that the training goes on
+OUTGROWN, STILL_FALLS = 10.0, 0.01  # times their level while the loss was best; of that level, in half of the losses
 
 
 def is_apart(losses: Array, levels: list[float]) -> bool:
@@ -169,7 +171,7 @@ def values_grew(optimizer: OptimizerFacts) -> bool:
     losses, levels = optimizer.history.losses, optimizer.history.loss_levels
     if len(losses) < MIN_LOSSES or not levels[-1] > FAR_RATIO * min(levels) > 0 or not _rose_slowly(levels):
         return False
-    if levels[-1] > MOST_TARGETS * min(levels):
+    if levels[-1] > MOST_TARGETS * min(levels) or first_loss(losses) > TARGETS_START * levels[-1]:
         return False
     best = int(np.argmin(levels))
     raised = raised_at_the_end(optimizer, _end_of_level(optimizer, best))
@@ -375,6 +377,20 @@ def norms_leave_for_good(optimizer: OptimizerFacts) -> bool:
     if len(norms) < MIN_MANY:
         return _few_grew(norms)
     return _many_grew(norms) or falls_without_end(optimizer)
+
+
+@computed_once
+def norms_outgrow_from(optimizer: OptimizerFacts) -> int | None:
+    """The step from which the norms grew tenfold while the loss fell no more, for half of the losses or longer."""
+    if len(optimizer.history.losses) < MANY_LOSSES or optimizer.has_rivals or optimizer.history.has_surrogate_loss:
+        return None
+    levels = optimizer.history.loss_levels
+    early, late = levels[: len(levels) // 2], levels[len(levels) // 2 :]
+    if not min(late) > (1 - STILL_FALLS) * min(early) > 0:
+        return None
+    step = _end_of_level(optimizer, int(np.argmin(early)))
+    raised = raised_at_the_end(optimizer, step)
+    return None if raised is None or raised < OUTGROWN or values_grew(optimizer) else step
 
 
 def _few(values: Array) -> int:

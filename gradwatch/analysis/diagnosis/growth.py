@@ -19,7 +19,9 @@ from gradwatch.analysis.diagnosis.ends import (
     leaves_every_range,
     leaves_for_good,
     norms_leave_for_good,
+    norms_outgrow_from,
     out_of_range_from,
+    raised_at_the_end,
     rises_above_all,
     targets_grew,
     values_grew,
@@ -172,10 +174,14 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     knows_loss = bool(optimizer.loss_logged.any())
     is_huge = first_norm is not None and last_norm is not None and last_norm > HUGE_NORM_RATIO * first_norm
     ends = None if course is None else _ends(optimizer, course)
+    stands = onset == norms_outgrow_from(optimizer) and not ends_in_nan
     how = _course_text(course, ends, ends_in_nan)
+    if stands and course is not None:
+        grown = number(raised_at_the_end(optimizer, onset) or math.nan)
+        how = f"its norms grew {grown}-fold, while its loss fell no more (to {number(course.last)})"
     return Finding(
         code="diverged",
-        severity="critical" if knows_loss or ends_in_nan or is_huge else "warning",
+        severity="critical" if (knows_loss and not stands) or ends_in_nan or is_huge else "warning",
         certainty="shown" if long is not None or ends_in_nan else "likely",
         what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {how}",
         optimizer=optimizer.name,
@@ -292,6 +298,7 @@ def is_diverging(optimizer: OptimizerFacts) -> bool:
         or out_of_range_from(optimizer) is not None
         or norms_leave_for_good(optimizer)
         or _lasting_explosion(optimizer) is not None
+        or norms_outgrow_from(optimizer) is not None
     )
 
 
@@ -314,7 +321,9 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
     explosion = _lasting_explosion(optimizer)
     if falls_without_end(optimizer):
         return int(optimizer.steps[0])
-    return _begin(optimizer, None) if explosion is None and norms_leave_for_good(optimizer) else explosion
+    if explosion is None and norms_leave_for_good(optimizer):
+        return _begin(optimizer, None)
+    return norms_outgrow_from(optimizer) if explosion is None else explosion
 
 
 def _lasting_explosion(optimizer: OptimizerFacts) -> int | None:

@@ -227,6 +227,7 @@ PAGES: dict[str, Page] = {
             " of its fall is undone; and since then a norm leapt eightfold, or the norms doubled or fell to a tenth",
             "the loss climbs with the norm to the end, or the last of fewer than 15 losses leave all before them,"
             " together with the norms",
+            "the norms grew tenfold while the loss fell no more, for half of its rows or longer: then it is a warning",
             "fewer than 100 losses never fell and end a tenth above the first ones, under raised norms",
             "no loss is known or none fell, and the last norms are a hundredfold the first ones; twentyfold in few"
             " rows",

@@ -278,7 +278,11 @@ def loss_regressed(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     cause, remedy = _why_it_regressed(left)
     # Of players that train against one another, the loss of one rises as the other learns.
     severity: Severity = "warning" if (share >= UNDONE_SHARE or is_worse or is_clear) and not facts.several else "info"
-    undone = f"above the {number(start)} that it began at" if is_worse else f"{share:.0%} of its progress is undone"
+    undone, times = f"{share:.0%} of its progress is undone", levels[-1] / max(levels[best], 1e-300)
+    if is_worse:
+        undone = f"above the {number(start)} that it began at"
+    elif share < UNDONE_SHARE and times > LEAPT_RATIO:
+        undone = f"{number(times)} times that level"
     return Finding(
         code="loss-regressed",
         severity=severity,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
-from gradwatch.analysis.diagnosis.ends import ends_far_above
+from gradwatch.analysis.diagnosis.ends import ends_far_above, values_grew
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.sources import read, write
 from gradwatch.testing import steady, stream
@@ -278,3 +278,41 @@ def test_a_loss_that_has_no_least_value(tmp_path, losses, norms, told):
         found = the(run, "diverged")
         assert found.steps[0] == 0
         assert found.remedy.startswith("bound the loss")
+
+
+RAISED = [*steady(80), *np.geomspace(1.0, 30.0, 120).tolist()]  # thirtyfold, to the end
+
+
+@pytest.mark.parametrize(
+    ("norms", "losses", "told"),
+    [
+        pytest.param(RAISED, [*falling(80, 10.0, 6.5, 0.01), *falling(120, 6.5, 6.5, 0.01)], True, id="it stands"),
+        pytest.param(
+            RAISED, [*falling(80, 10.0, 6.5, 0.01), *falling(120, 6.5, 6.7, 0.01)], True, id="it rises a little"
+        ),
+        pytest.param(RAISED, [*falling(80, 10.0, 6.5, 0.01), *falling(120, 6.5, 6.0, 0.01)], False, id="it falls on"),
+        pytest.param(
+            steady(200), [*falling(80, 10.0, 6.5, 0.01), *falling(120, 6.5, 6.5, 0.01)], False, id="calm norms"
+        ),
+    ],
+)
+def test_norms_that_grow_while_the_loss_falls_no_more(tmp_path, norms, losses, told):
+    run = run_of(tmp_path, stream(norms, losses=losses))
+    assert ("diverged" in codes(run)) == told
+    if told:
+        found = the(run, "diverged")
+        assert found.severity == "warning"
+        assert "while its loss fell no more" in found.what
+
+
+def test_a_loss_that_began_far_above_its_end_was_not_lifted_by_targets(tmp_path):
+    """Its rise is 15 times its best level, and a thirtieth of its fall."""
+    rise = 0.2 * 20 ** (1 - np.exp(-np.arange(150) / 60))
+    norms = [*steady(150), *np.linspace(1.0, 1.8, 150)]
+    grown = run_of(tmp_path / "grown", stream(norms, losses=[*np.geomspace(0.5, 0.2, 150), *rise]))
+    assert values_grew(read_facts(grown).optimizers[0])
+    fallen = run_of(tmp_path / "fallen", stream(norms, losses=[*np.geomspace(100.0, 0.2, 150), *rise]))
+    assert not values_grew(read_facts(fallen).optimizers[0])
+    found = the(fallen, "loss-regressed")
+    assert found.severity == "warning"
+    assert "times that level" in found.what
