@@ -29,6 +29,9 @@ READ_AT_IMPORT = (
 )
 """Names of variables begin with these that Python or a library reads before a script runs."""
 
+SET_BY_SCIKIT_LEARN = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+"""It sets these in its process as it is imported; a script behaves alike with and without them."""
+
 SERVER = Path(__file__).with_name("prepared_server.py")
 MODULES = (
     "torch",
@@ -132,7 +135,8 @@ class Prepared:
 
 
 def _read_at_import(environment: Any) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+    read = (item for item in environment.items() if item[0].startswith(READ_AT_IMPORT))
+    return {name: value for name, value in read if name not in SET_BY_SCIKIT_LEARN}
 
 
 @contextlib.contextmanager

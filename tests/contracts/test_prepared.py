@@ -106,6 +106,12 @@ def test_where_a_variable_is_read_at_import_nothing_is_imported_before(tmp_path)
     assert forked().run(["-c", code], tmp_path, PYTHONUTF8="1").stdout == "False\n"
 
 
+def test_what_scikit_learn_sets_as_it_is_imported_is_no_such_variable(tmp_path):
+    """Or every script after the first test that imports it would be a process from the start."""
+    code = "import sys; print('torch' in sys.modules)"
+    assert forked().run(["-c", code], tmp_path, KMP_INIT_AT_FORK="FALSE").stdout == "True\n"
+
+
 def test_streams_may_be_files_and_stay_open(tmp_path):
     code = "import sys; print('out'); print('err', file=sys.stderr)"
     with (tmp_path / "written").open("w+") as file:

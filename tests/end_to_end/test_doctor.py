@@ -105,7 +105,8 @@ def test_clipping_without_effect_is_a_problem_with_its_cause(forked, tmp_path):
     )
     code, found, _, _ = doctor(forked, tmp_path, script)
     assert code == 3
-    assert "✗ clipping clipping was called before backward" in found
+    assert "✗ clipping the clip call does not act on the gradient that the optimizer gets" in found
+    assert "clip after the last backward of the step" in found
     assert "reached the gradient at 0 of 5 steps" in found
 
 
