@@ -55,7 +55,7 @@ class Examination:
         return any(observation.mark == "problem" for observation in self.observations)
 
 
-# Codes of findings that a few steps always have; the last is reported as of the clip calls.
+# Codes of findings that a few steps always have; the last is reported with the clip calls.
 _NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}
 
 
@@ -321,8 +321,9 @@ def told_by_processes(started: int) -> list[Observation]:
     """That a training in the processes which the script starts was not looked at."""
     if not started:
         return []
-    text = f"{count(started, 'process', 'processes')} that the script started: doctor looks at no training there, and"
-    return [Observation("note", "unseen", f"{text} `gradwatch run` records it")]
+    processes = count(started, "process", "processes")
+    text = f"the script started {processes}; doctor does not look at trainings there, `gradwatch run` records them"
+    return [Observation("note", "unseen", text)]
 
 
 def _caller() -> str:

@@ -144,5 +144,5 @@ def test_a_training_in_processes_of_the_script_is_said_not_to_be_looked_at(tmp_p
     """
     _, _, observations, _ = examined(tmp_path, script)
     assert observations[0][2] == "none: the script imported torch and never called backward"
-    said = f"{amount} process{'es' if amount > 1 else ''} that the script started: doctor looks at no training there"
+    said = f"the script started {amount} process{'es' if amount > 1 else ''}; doctor does not look at trainings there"
     assert [text.startswith(said) for _, about, text in observations if about == "unseen"] == [True] * (amount > 0)
