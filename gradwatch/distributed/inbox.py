@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from gradwatch.distributed.messages import (
     of_one_rank,
     unpack,
 )
-from gradwatch.distributed.world import ParameterPart
 from gradwatch.record import ParameterInfo
 
 logger = logging.getLogger("gradwatch")
@@ -36,6 +36,12 @@ ALL_AT_ONCE = 1.0
 
 KNOWN_LAYOUTS = 16
 """Layouts to keep. There are several where parts are missing now and then."""
+
+Look = tuple[tuple[int, ...], int | None]
+"""Shape and mark of a part."""
+
+Place = tuple[int, int]
+"""A rank, and the column of its tables."""
 
 
 @dataclass(slots=True)
@@ -122,31 +128,44 @@ class TakenStep:
 
 
 class Copies:
-    """Notices parameters that have the same name on several ranks, count as copies, and are none."""
+    """Notices parameters that have the same name on several ranks, count as copies, and are none.
+
+    What it says follows from what the ranks hold, in whatever order they tell it.
+    """
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str, str], tuple[int, ParameterPart]] = {}
-        self._odd: dict[str, tuple[int, int]] = {}  # by name, the two ranks
+        self._seen: dict[tuple[str, str, str], dict[Look, Place]] = {}
+        self._is_news = False
         self._said = False
 
     def see(self, rank: int, joined: JoinedParts) -> None:
-        """Compare what a rank holds with what the first rank holds that has a part of this name."""
-        for part in joined.parts:
+        """Note what a rank holds."""
+        if self._said:
+            return
+        for column, part in enumerate(joined.parts, joined.first):
             if part is None:
                 continue
-            key = joined.optimizer, part.info.name, part.part
-            first, other = self._first.setdefault(key, (rank, part))
-            is_odd = other.mark is not None and part.mark is not None and other.mark != part.mark
-            if is_odd or other.info.shape != part.info.shape:
-                self._odd.setdefault(part.info.name, (first, rank))
+            seen = self._seen.setdefault((joined.optimizer, part.info.name, part.part), {})
+            look, place = (part.info.shape, part.mark), (rank, column)
+            self._is_news |= bool(seen) and look not in seen
+            seen[look] = min(place, seen.get(look, place))
 
     def say(self) -> None:
         """Warn of them, once."""
-        if self._said or not self._odd:
+        if self._said or not self._is_news:
+            return
+        self._is_news = False
+        odd: dict[str, tuple[Place, Place]] = {}
+        for (_, name, _), seen in self._seen.items():
+            if pair := differing(seen):
+                odd[name] = min(pair, odd.get(name, pair))
+        if not odd:
             return
         self._said = True
-        name, (first, rank) = next(iter(self._odd.items()))
-        others = len(self._odd) - 1
+        self._seen.clear()
+        name = min(odd, key=lambda one: (odd[one], one))
+        (first, _), (rank, _) = odd[name]
+        others = len(odd) - 1
         more = "" if not others else ", and so is another" if others == 1 else f", and so are {others} others"
         logger.warning(
             "%r is another parameter on rank %d than on rank %d%s. Parameters of one name count as copies, so that the"
@@ -156,6 +175,20 @@ class Copies:
             first,
             more,
         )
+
+
+def differing(seen: Mapping[Look, Place]) -> tuple[Place, Place] | None:
+    """The first two places whose looks cannot be those of copies; a mark that is not known may be any.
+
+    >>> differing({((2,), 7): (3, 0), ((2,), 8): (1, 0), ((2,), None): (0, 0)})
+    ((1, 0), (3, 0))
+    >>> differing({((2,), 7): (3, 0), ((2,), None): (0, 0)})
+    """
+    for one, other in itertools.combinations(sorted(seen, key=seen.__getitem__), 2):
+        (shape, mark), (other_shape, other_mark) = one, other
+        if shape != other_shape or (mark is not None and other_mark is not None and mark != other_mark):
+            return seen[one], seen[other]
+    return None
 
 
 class Inbox:

@@ -148,3 +148,15 @@ def test_parameters_of_one_name_that_are_no_copies_are_named_once(boxes, caplog,
             inbox.take("0", number)
     assert caplog.text.count("(not-copies)") == (says is not None)
     assert says is None or says in caplog.text
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_the_same_parameter_and_ranks_are_named_in_whatever_order_the_ranks_join(boxes, caplog, order):
+    inbox = Inbox(boxes[0], 0, [1, 2, 3])
+    held = [marked(1, 2, None), marked(1, 2, 3), marked(1, 5, 4), marked(7, 6, 4)]
+    for rank in order:
+        inbox.add(rank, held[rank])
+    inbox.add(0, step(0))
+    with caplog.at_level(logging.WARNING, "gradwatch"):
+        inbox.take("0", 0)
+    assert "'a' is another parameter on rank 3 than on rank 0, and so are 2 others. Parameters" in caplog.text
