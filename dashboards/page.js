@@ -2,6 +2,7 @@
 /** @import { Address, Source, Theme } from "./types.d.ts" */
 import { actionsOf } from "./actions.js";
 import { Board } from "./board.js";
+import { calm } from "./data/address.js";
 import { save as saveInView } from "./export/save.js";
 import { Session } from "./session.js";
 import { decoded, encoded } from "./state/hash.js";
@@ -23,14 +24,12 @@ export class Page {
     const host = { changed: () => this.#show(), columns: () => this.#board.columns };
     const session = new Session(source, host, decoded(address.read()));
     this.#session = session;
-    const actions = actionsOf(
-      session,
-      debounced((state) => address.write(encoded(state))),
-    );
+    const { write, href } = calm(address);
+    const actions = actionsOf(session, (state) => write(encoded(state)));
     const point = (/** @type {number | null} */ step) => this.#board.pointAt(step);
     const pin = () => actions.look({ pin: this.#board.pointer === null ? null : Math.round(this.#board.pointer) });
     const save = (/** @type {string} */ kind) => saveInView(kind, session, root);
-    this.#board = new Board(root, source.several, { ...actions, point, pin, save, link: () => address.href() });
+    this.#board = new Board(root, source.several, { ...actions, point, pin, save, link: href });
     address.whenChanged((text) => session.become(session.valid(decoded(text))));
     window.addEventListener("beforeprint", () => this.#print(true));
     window.addEventListener("afterprint", () => this.#print(false));
@@ -63,22 +62,4 @@ export class Page {
   #show() {
     this.#board.show(this.#session, this.#printing ? "light" : this.#theme);
   }
-}
-
-const CALM = 200; // ms; browsers refuse to change an address hundreds of times a minute
-
-/**
- * Calls a function once the calls have ended, with the last argument.
- *
- * @template Given
- * @param {(given: Given) => void} call
- * @returns {(given: Given) => void}
- */
-function debounced(call) {
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer;
-  return (given) => {
-    clearTimeout(timer);
-    timer = setTimeout(() => call(given), CALM);
-  };
 }

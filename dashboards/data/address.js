@@ -32,3 +32,40 @@ export function addressOf(window, prefix = "") {
 export function noAddress() {
   return { read: () => "", write: () => {}, href: () => window.location.href, whenChanged: () => {} };
 }
+
+const CALM = 200; // ms; browsers refuse to change an address hundreds of times a minute
+
+/**
+ * An address that takes the first of a series of texts at once, so that a reload right after a click leads back to it.
+ * Of the others, as of a drag, it takes the last one when the series has ended or the address is asked for.
+ *
+ * @param {Address} address
+ * @returns {Address}
+ */
+export function calm(address) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  /** @type {string | null} */
+  let waiting = null;
+  const flush = () => {
+    if (waiting !== null) address.write(waiting);
+    waiting = null;
+  };
+  const end = () => {
+    timer = undefined;
+    flush();
+  };
+  return {
+    ...address,
+    write: (text) => {
+      waiting = text;
+      if (timer === undefined) flush();
+      clearTimeout(timer);
+      timer = setTimeout(end, CALM);
+    },
+    href: () => {
+      flush();
+      return address.href();
+    },
+  };
+}

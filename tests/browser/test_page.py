@@ -1551,6 +1551,15 @@ def test_what_is_drawn_can_be_read_as_tables(page):
     expect(seen.frame.locator(".table-view:visible").first).to_be_visible()
 
 
+def test_a_reload_right_after_a_click_leads_back_to_what_was_clicked(page):
+    seen = page("long")
+    button = seen.frame.get_by_role("button", name="tables", exact=True)
+    button.evaluate("button => { window.isOld = true; button.click(); location.reload(); }")
+    seen.page.wait_for_function("() => !window.isOld")
+    seen.shown_run()
+    expect(button).to_have_attribute("aria-pressed", "true")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_tables_pass_axe_and_fit_a_narrow_window(page, theme):
     seen = page("long", "&tables=shown", color_scheme=theme, width=390, height=900)
