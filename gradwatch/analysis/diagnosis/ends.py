@@ -49,6 +49,8 @@ GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms
 FALLEN_SHARE = 0.25  # of the best level of a reward: it has not risen if it has come down again by so much
 FAR_GROWN_RATIO = 20.0  # of such a loss: beside it the norms need only be raised
 NEVER_FELL, ABOVE_START, ABOVE_START_NORMS = 1.05, 1.1, 1.4  # of the best level, the first loss and the first norms
+WORSE_PARTS, WORSE_RATIO = 3, 1.25  # tenths at the end, and their levels as multiples of the first loss
+MIN_END, MOST_AT_END, END_SHARE, USUAL = 40, 10, 100, 0.98  # losses; last ones, of so many; quantile of those before
 MIN_AFTER = 3  # last norms, or last losses of a few: fewer may be a spike
 
 # Few losses, which are judged one by one
@@ -136,9 +138,44 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
         raised = raised_at_the_end(optimizer, step)
         if raised is not None and raised > ABOVE_START_NORMS and rise > FAR_DEVIATIONS * noise_of(losses):
             return True
+    if _ends_above_its_start(losses, levels) and (raised_at_the_end(optimizer, step) or 0.0) > ABOVE_START_NORMS:
+        return True
     doubled = last > FAR_RATIO * low > 0 and _undone_in_logarithms(first, low, last) > UNDONE_SHARE
     risen = rise > max(FAR_DEVIATIONS * noise_of(losses), UNDONE_SHARE * max(first - low, 0.0), LEAST_SHARE * abs(low))
     return (doubled or risen) and _norms_witness(optimizer, step)
+
+
+def _ends_above_its_start(losses: Array, levels: list[float]) -> bool:
+    """Whether a loss that hardly fell below its start ends a quarter above it, and its levels were there for long.
+
+    >>> rising = np.r_[np.full(20, 1.2), np.linspace(1.2, 1.7, 40), np.full(40, 1.7)]
+    >>> _ends_above_its_start(rising, [1.2, 1.2, 1.3, 1.4, 1.6, 1.7, 1.7, 1.7, 1.7, 1.7])
+    True
+    """
+    first, late = first_loss(losses), levels[-WORSE_PARTS:]
+    if not 0 < first < NEVER_FELL * min(levels):
+        return False
+    return min(late) > WORSE_RATIO * first and max(late) < STEADY_RATIO * min(late)
+
+
+def leaves_at_the_end(losses: Array, norms: Array) -> bool:
+    """Whether each of the last losses is twice nearly all of the half before them, and the norms left with them.
+
+    >>> calm, norms = np.tile([1.0, 1.1], 60), np.ones(123)
+    >>> norms[-3:] = 30.0
+    >>> leaves_at_the_end(np.r_[calm, 2.5, 3.0, 4.0], norms), leaves_at_the_end(np.r_[calm, 2.5, 3.0, 1.0], norms)
+    (True, False)
+    """
+    if len(losses) < MIN_END:
+        return False
+    few = max(MIN_AFTER, min(MOST_AT_END, len(losses) // END_SHARE))
+    half, last = slice(len(losses) // 2, -few), slice(-few, None)
+    usual = float(np.quantile(losses[half], USUAL))
+    return bool(
+        losses[last].min() > FAR_RATIO * usual > 0
+        and losses[-1] > losses[0]
+        and np.median(norms[last]) > LEFT_NORM_RATIO * np.median(norms[half])
+    )
 
 
 def _learns_again(losses: Array, levels: list[float]) -> bool:

@@ -16,6 +16,7 @@ from gradwatch.analysis.diagnosis.ends import (
     falls_without_end,
     grows_beside_a_reward,
     leaps_at_once,
+    leaves_at_the_end,
     leaves_every_range,
     leaves_for_good,
     norms_leave_for_good,
@@ -349,7 +350,8 @@ def _loss_is_lost(optimizer: OptimizerFacts, course: Loss | None) -> bool:
         return grows_beside_a_reward(optimizer)
     is_left = _left_at_once(optimizer.history.losses, optimizer.total_norm) or ends_far_above(optimizer)
     is_left |= _thrown_off_at_once(optimizer)
-    if is_left or (not optimizer.has_rivals and climbs_to_the_end(*_rows_with_both(optimizer))):
+    rows = _rows_with_both(optimizer)
+    if is_left or (not optimizer.has_rivals and (climbs_to_the_end(*rows) or leaves_at_the_end(*rows))):
         return True
     return not values_grew(optimizer) and _is_far_above_its_best(optimizer, course)
 
@@ -403,7 +405,7 @@ def _few_ended_badly(optimizer: OptimizerFacts, losses: Array, norms: Array) -> 
         return True
     if losses[1:].min() > FEW_LEFT_RATIO * first and not surrogate:
         return float(np.median(norms[1:])) > FEW_LEFT_RATIO * float(norms[0]) > 0
-    return _fell_and_rose(losses, norms)
+    return should_fall and _fell_and_rose(losses, norms)
 
 
 def _fell_and_rose(losses: Array, norms: Array) -> bool:

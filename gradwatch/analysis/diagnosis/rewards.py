@@ -19,6 +19,8 @@ MIN_FEW_REWARDS, FEW_PARTS = 8, 4  # the same of few rewards, of which the last 
 LOST_SHARE = 0.33  # of the size of the best level: a smaller fall is not told
 UNDONE_SHARE = 0.75  # of what the reward had gained: a fall by as much is told of a reward of any size
 STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the last; deviations of a count
+NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards that is so low
+LEAST_REWARD = 0.01  # a reward that is never as large has another unit
 MOSTLY_BELOW, SURE_RANKS = 0.88, 3.3  # of the pairs of a last and a best reward; deviations of that share by chance
 LAST_PART, FEWEST_PART, MIN_LATE = 20, 40, 3  # part of the rewards, and how many, that tell of a fall at the very end
 LATE_NOISE, BELOW_ALL_NOISE = 4.0, 6.0  # times the noise of rewards: how far these have fallen
@@ -144,6 +146,22 @@ def is_stuck_at_lowest(rewards: Array) -> bool:
     most = 1 - STUCK_SHARE
     is_seldom = is_better.mean() <= most and is_better[-len(rewards) // 4 :].mean() < SELDOM_AT_END
     return bool(is_seldom and first + second > 0 and second <= first + CHANCE * math.sqrt(first + second))
+
+
+def stays_near_zero(rewards: Array) -> bool:
+    """Whether nearly all rewards lie just above 0, where nothing is earned, and become no more.
+
+    >>> near = np.tile([0.0, 0.03, 0.06, 0.02], 10)
+    >>> stays_near_zero(near), stays_near_zero(np.sort(near)), stays_near_zero(np.full(40, 0.03))
+    (True, False, False)
+    """
+    if len(rewards) < MIN_REWARDS or rewards.min() < 0 or rewards.max() < LEAST_REWARD or np.ptp(rewards) == 0:
+        return False
+    first, second = np.array_split(rewards, 2)
+    if float(np.quantile(rewards, NEARLY_ALL)) > NEAR_ZERO:
+        return False
+    doubt = CHANCE * math.hypot(first.std(), second.std()) / math.sqrt(len(second))
+    return float(second.mean() - first.mean()) < doubt
 
 
 def _parts(rewards: Array) -> list[Array]:

@@ -21,7 +21,7 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.optimizer import shrunken_weights
-from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, reward_rose
+from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, reward_rose, stays_near_zero
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
     end_of_warm_up,
@@ -51,7 +51,8 @@ LOST_SHARE = 0.05  # of the steps: so many above the level that the training is 
 MIN_LOSSES = 100  # losses without which the end is not compared with the best by their medians alone
 MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by a quarter
 FEW_RATIO = 1.25  # times the best level
-MIN_FEWEST_LOSSES, MIN_IN_A_ROW, FEW_FAR_RATIO, NO_MORE = 15, 3, 1.5, 0.85  # times the best in a row; of the highest
+MIN_FEWEST_LOSSES, MIN_IN_A_ROW, FEW_FAR_RATIO, NO_MORE = 10, 3, 1.5, 0.85  # times the best in a row; of the highest
+FEW_NOISE = 4.0  # times the noise of few losses: by chance three in a row lie as far above three others
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
 SURE = 1.3  # times the doubt of two levels: a rise that is sure
@@ -66,6 +67,8 @@ STANDS_SHARE, STANDS_NOISE = 0.01, 0.004  # of the loss: how far the levels diff
 EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
 UNTRAINED, HIGH_STANDS = 7.0, 0.03  # a loss of language that stands above has learnt nothing; how far it may move
+MOST_BY_GUESS = 12.5  # the logarithm of the largest vocabularies: a loss above it has another unit
+HOVERS, HOVERS_FROM, HOVERS_SHARE = 6.3, 3, 0.01  # a loss of language that stays there; from which tenth; by how much
 FADED = 1 / 30  # of the first norms: beside a loss that stands
 CLASSES = (2, 3, 4, 5, 10, 100, 1000)  # that data sets usually have
 AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.004, 0.07, 0.02  # of ln k: distance at the end, on the way, by noise
@@ -384,6 +387,8 @@ def _few_rise_far(losses: Array) -> bool:
     windows = np.lib.stride_tricks.sliding_window_view(losses, few)
     best = int(np.argmin(windows.max(axis=1)))
     top, last, after = float(windows[best].max()), losses[-few:], losses[best:]
+    if len(losses) < MIN_FEW_LOSSES and float(np.median(last)) - top < FEW_NOISE * noise_of(losses):
+        return False
     is_undone = math.log(last.min() / top) > ALONE_SHARE * math.log(max(first_loss(losses) / top, 1.0)) > 0
     return bool(last.min() > FEW_FAR_RATIO * top > 0 and is_undone and last[-1] > NO_MORE * after.max())
 
@@ -474,11 +479,28 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
         return False
     levels, start = np.array(optimizer.history.loss_levels), start_of(losses)
     doubt = uncertainty(losses[len(losses) // 2 :]) / float(np.median(losses))
-    if levels.min() > UNTRAINED and doubt < STANDS_SHARE:
-        return bool(levels.min() > (1 - HIGH_STANDS) * levels[0] and levels.max() < (1 + HIGH_STANDS) * levels.min())
+    if MOST_BY_GUESS > levels.max() and levels.min() > UNTRAINED and doubt < STANDS_SHARE:
+        if levels.min() > (1 - HIGH_STANDS) * levels[0] and levels.max() < (1 + HIGH_STANDS) * levels.min():
+            return True
+    if len(losses) >= MIN_LOSSES and _hovers(levels, doubt):
+        return True
     if doubt < STANDS_SHARE and levels.max() < (1 + HIGH_STANDS) * levels.min() and _norms_fade(optimizer):
         return True
     return any(_stands_at(math.log(classes), losses, levels, start, doubt) for classes in CLASSES)
+
+
+def _hovers(levels: Array, doubt: float) -> bool:
+    """Whether the loss of a language model fell to about the entropy of single words and then no further.
+
+    >>> _hovers(np.array([9.0, 7.4, 7.3, 7.3, 7.3, 7.28, 7.3, 7.3, 7.29, 7.3]), 0.001)
+    True
+    >>> _hovers(np.array([9.0, 7.4, 7.3, 7.2, 7.1, 7.05, 7.0, 6.9, 6.8, 6.8]), 0.001)
+    False
+    """
+    rest = levels[HOVERS_FROM:]
+    is_high = rest.min() > HOVERS and rest.max() < MOST_BY_GUESS
+    is_still = np.ptp(rest) < HIGH_STANDS * rest.min() and rest.min() > (1 - HOVERS_SHARE) * rest[0]
+    return bool(is_high and is_still and doubt < HOVERS_SHARE)
 
 
 def _norms_fade(optimizer: OptimizerFacts) -> bool:
@@ -512,17 +534,21 @@ def _stands_at(chance: float, losses: Array, levels: Array, start: float, doubt:
 
 
 def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """The policy of an imported history earns the lowest reward in most rows, and no more in time."""
+    """The policy of an imported history earns the lowest reward in most rows, or next to none, and no more in time."""
     rewards = optimizer.history.rewards
-    if not facts.is_imported or facts.several or not is_stuck_at_lowest(rewards):
+    is_stuck = is_stuck_at_lowest(rewards)
+    if not facts.is_imported or facts.several or not (is_stuck or stays_near_zero(rewards)):
         return None
     share = float((rewards == rewards.min()).mean())
+    what = f"the reward is {number(float(rewards.min()))}, its lowest, in {share:.0%} of the rows, and the others do"
+    what += " not become more"
+    if not is_stuck:
+        what = f"the reward stays near 0, at {number(float(rewards.mean()))} on average, and does not become more"
     return Finding(
         code="no-progress",
         severity="warning",
         certainty="likely",
-        what=f"the reward is {number(float(rewards.min()))}, its lowest, in {share:.0%} of the rows, and the others do"
-        " not become more",
+        what=what,
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
@@ -540,13 +566,16 @@ def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding
 
 def _no_progress(optimizer: OptimizerFacts, severity: Severity, certainty: Certainty) -> Finding:
     losses, levels = optimizer.history.losses, optimizer.history.loss_levels
-    start = levels[0]
+    start, first = levels[0], first_loss(losses)
+    what = f"the loss has not fallen: its median is {number(start)} over the first tenth of the losses and"
+    what += f" {number(levels[-1])} over the last"
+    if first > (1 + HIGH_STANDS) * start:
+        what = f"the loss fell from {number(first)} in its first rows, and then no further than {number(levels[-1])}"
     return Finding(
         code="no-progress",
         severity=severity,
         certainty=certainty,
-        what=f"the loss has not fallen: its median is {number(start)} over the first tenth of the losses and"
-        f" {number(levels[-1])} over the last",
+        what=what,
         optimizer=optimizer.name,
         steps=optimizer.span,
         evidence={
