@@ -479,9 +479,9 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
         return False
     levels, start = np.array(optimizer.history.loss_levels), start_of(losses)
     doubt = uncertainty(losses[len(losses) // 2 :]) / float(np.median(losses))
-    if MOST_BY_GUESS > levels.max() and levels.min() > UNTRAINED and doubt < STANDS_SHARE:
-        if levels.min() > (1 - HIGH_STANDS) * levels[0] and levels.max() < (1 + HIGH_STANDS) * levels.min():
-            return True
+    is_still = (1 - HIGH_STANDS) * levels[0] < levels.min() and levels.max() < (1 + HIGH_STANDS) * levels.min()
+    if is_still and UNTRAINED < levels.min() < MOST_BY_GUESS and doubt < STANDS_SHARE:
+        return True
     if len(losses) >= MIN_LOSSES and _hovers(levels, doubt):
         return True
     if doubt < STANDS_SHARE and levels.max() < (1 + HIGH_STANDS) * levels.min() and _norms_fade(optimizer):
