@@ -20,7 +20,9 @@ The twelfth round is one part, labelled in the same way by someone who had not r
 were being written. The thirteenth is one part too, labelled in the same way: supervised and language-model trainings,
 most of them, and short reports of trainings that ended badly. The fourteenth is one part, labelled in the same way:
 long logs, trainings of several agents that were lost, and spikes, most of them. The fifteenth is one part, labelled in
-the same way, from projects that no earlier round lists, most of them: GRPO, fine-tunings, and sweeps of rates.
+the same way, from projects that no earlier round lists, most of them: GRPO, fine-tunings, and sweeps of rates. The
+sixteenth is one part, labelled in the same way: owners of the first half of the alphabet and threads, and trainings of
+several agents most of its bad ends.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
