@@ -1,6 +1,8 @@
 # Each target sets up what it needs in .venv.
 
 PYTHON ?= python3
+# What runs the tests of `make test`, `make test-slow` and `make test-lowest`; .ci/run has another.
+PYTEST ?= -m pytest
 # Another version of torch than the one in constraints.txt: make test TORCH=2.6.0
 TORCH ?=
 VENV := .venv
@@ -19,12 +21,12 @@ demo: $(READY)
 test test-slow test-lowest trackers peers notebook: export OMP_NUM_THREADS ?= 1
 
 test: $(READY) browser
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow and not peers" $(ARGS)
+	$(BIN)/python $(PYTEST) -n 3 --dist worksteal -m "not slow and not peers" $(ARGS)
 
 # The tests that `make test` leaves out. Each worker imports only the files that name the mark, and those of the browser,
 # which their conftest.py marks.
 test-slow: $(READY) browser
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow tests/browser \
+	$(BIN)/python $(PYTEST) -n 3 --dist worksteal -m slow tests/browser \
 	  $$(grep -rlw --include='test_*.py' --exclude-dir=browser slow tests) $(ARGS)
 
 # Unit tests and doctests under coverage, with the floor that pyproject.toml sets (fail_under). Python 3.12 and newer count
@@ -49,7 +51,7 @@ test-lowest:
 	$(LOWEST) $(PIP_INSTALL) torch -c constraints.txt
 	$(LOWEST) $(PIP_INSTALL) -e '.[parquet,capture]' hatchling hatch-fancy-pypi-readme hypothesis pillow \
 	  pytest pytest-xdist scikit-learn scipy -c constraints-lowest.txt
-	$(LOWEST) -m pytest -n 3 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
+	$(LOWEST) $(PYTEST) -n 3 --dist worksteal -m "not slow and not peers" tests/contracts/test_floors.py tests/unit/analysis tests/unit/cli \
 	  tests/unit/export tests/unit/plugins tests/unit/sinks tests/unit/sources tests/unit/store tests/unit/views \
 	  $(ONCE:%=--ignore=tests/unit/%)
 
