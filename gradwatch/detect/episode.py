@@ -43,7 +43,7 @@ class Episode:
                 step=begun.step,
                 parameter=begun.parameter,
                 attempt=begun.attempt,
-                message=f"{event.message} (at step {event.step})",
+                message=f"by step {event.step} {event.message}",
             )
         else:
             return []

@@ -24,6 +24,7 @@ def died(facts: Facts) -> Finding | None:
     by = f"{_ENDED_BY[state]} ({detail})"
     last = _last_step(facts)
     where = "before its first step" if last is None else f"after step {last}"
+    from_outside = state == "signal"
     return Finding(
         code="died",
         severity="warning",
@@ -31,9 +32,15 @@ def died(facts: Facts) -> Finding | None:
         what=f"{by} ended the training {where}",
         steps=None if last is None else (last, last),
         evidence={"last_step": Quantity(last, "step"), "ended_by": Quantity(detail, state)},
-        cause="the script, its data loader, or the system it runs on; the gradients do not show which",
-        remedy="read the traceback that the script printed, and resume from the last checkpoint",
-        confirm="look at the last lines of the training's own output",
+        cause="something outside the script sent the signal: a scheduler, a time limit, or a person"
+        if from_outside
+        else "the script, its data loader, or the system it runs on; the gradients do not show which",
+        remedy="look for the sender in the log of the scheduler or of the system, and resume from the last checkpoint"
+        if from_outside
+        else "read the traceback that the script printed, and resume from the last checkpoint",
+        confirm="look at the exit status of the job"
+        if from_outside
+        else "look at the last lines of the training's own output",
     )
 
 

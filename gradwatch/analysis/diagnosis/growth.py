@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,7 @@ def _left_at_once(losses: Array, norms: Array) -> bool:
     return raised > FAR_RAISED_NORM_RATIO or (raised > LEFT_NORM_RATIO and rise > LEFT_LOSS_SHARE * losses[0])
 
 
+@computed_once
 def _thrown_off_at_once(optimizer: OptimizerFacts) -> bool:
     """Whether the first updates lifted loss and norm tenfold, and the loss never came below its start again.
 
@@ -177,6 +178,12 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     ends = None if course is None else _ends(optimizer, course)
     stands = onset == norms_outgrow_from(optimizer) and not ends_in_nan
     how = _course_text(course, ends, ends_in_nan)
+    if _thrown_off_at_once(optimizer) and not ends_in_nan and course is not None:
+        start = float(optimizer.history.losses[0])
+        course, ends = replace(course, first=start), (start, course.last)
+        peak = number(float(optimizer.history.losses.max()))
+        end = f"{number(course.last)} at the end"
+        how = f"its loss leapt from {number(start)} to {peak} and made no progress since ({end})"
     if stands and course is not None:
         grown = number(raised_at_the_end(optimizer, onset) or math.nan)
         how = f"its norms grew {grown}-fold, while its loss fell no more (to {number(course.last)})"
@@ -236,6 +243,8 @@ def _cause(optimizer: OptimizerFacts, onset: int) -> str:
     if falls_without_end(optimizer):
         return "a loss that has no least value and is not bounded, as a critic's is without a limit on its slope"
     clipped = bool(optimizer.frame["clipped"].mean() > 0.5) if len(optimizer.frame) else False
+    if _thrown_off_at_once(optimizer):
+        return "the first updates are far too large for the weights: the learning rate, or the initial weights"
     if _is_early(optimizer, onset):
         return (
             "updates that are too large from the start (learning rate, initialisation), or a target that depends on"
@@ -255,6 +264,8 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
         return "bound the loss, for a critic by a penalty on its gradient, by clipped weights or by spectral norms"
     if _is_early(optimizer, onset):
         rate = "lower the learning rate" + ("" if peak is not None else " or warm it up")
+        if _thrown_off_at_once(optimizer):
+            return rate
         return f"{rate}; if the model computes its own targets, use a target network or a smaller discount"
     if known:
         return "compare the threshold with `gradwatch recommend`; if it is right, lower the learning rate"
@@ -315,6 +326,8 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
             (step for step in seen if event.step - NEAR_STEPS <= step <= event.step),
             default=_begin(optimizer, event.step),
         )
+    if _thrown_off_at_once(optimizer):
+        return int(optimizer.history.loss_steps[0])
     if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
         return _begin(optimizer, None)
     if (first_out := out_of_range_from(optimizer)) is not None:
@@ -364,6 +377,8 @@ def _is_far_above_its_best(optimizer: OptimizerFacts, course: Loss) -> bool:
     size = max(abs(course.first), abs(course.best))
     if course.first > 0 and course.best >= 0 and course.last > LARGE_LOSS_RATIO * max(course.first, size):
         return True
+    if optimizer.has_rivals:  # the loss of a discriminator rises again, and its norms with it, as its generator learns
+        return False
     if course.best > 0 and targets_grew(optimizer, course.best_step, math.sqrt(course.last / course.best)):
         return False
     progress = max(course.first - course.best, 0.0)
@@ -493,19 +508,20 @@ def spike(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         return None
     step, ratio = max(spikes, key=lambda found: found[1])
     norm = float(optimizer.total_norm[optimizer.steps == step][0])
-    count = f"{len(spikes)} steps stand" if len(spikes) > 1 else f"step {step} stands"
+    several = len(spikes) > 1
+    subject, stand = (f"{len(spikes)} steps", "stand") if several else (f"step {step}", "stands")
     events = [e for e in optimizer.events if e.step == step and e.parameter]
     if spikes[-1][0] == optimizer.steps[-1]:
         after = "no step after the last one shows whether the training came back"
     else:
-        after = f"the training came back from {'them' if len(spikes) > 1 else 'it'}"
+        after = f"the training came back from {'them' if several else 'it'}"
     rate = rate_without_warm_up(optimizer, step)
     cause, remedy, confirm = _why_it_stood_out(optimizer, step, rate)
     return Finding(
         code="spike",
         severity="info",
         certainty="shown",
-        what=f"{count} out{facts.of(optimizer)}: the largest has {ratio:.3g} times the norm of its neighbours"
+        what=f"{subject}{facts.of(optimizer)} {stand} out: the largest has {ratio:.3g} times the norm of its neighbours"
         f" ({norm:.3g} at step {step}); {after}",
         optimizer=optimizer.name,
         parameters=tuple(dict.fromkeys(str(e.parameter) for e in events)),

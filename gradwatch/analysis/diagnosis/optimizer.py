@@ -16,7 +16,7 @@ from gradwatch.detect import traits_of
 from gradwatch.detect.drift import TELLING_RISE
 from gradwatch.detect.steady_state import expected_rise, explained_rise
 from gradwatch.record import Event
-from gradwatch.text import count
+from gradwatch.text import count, number, share
 
 LARGE_UPDATE_RATIO = 0.02  # of a parameter's norm, median
 FEW_SAMPLES = 5  # needed of weights
@@ -227,8 +227,8 @@ def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Findin
         code="updates-out-of-proportion",
         severity="info",
         certainty="shown",
-        what=f"the median update{facts.of(optimizer)} changes {listed(names)} by {first.ratio:.2%} of its norm"
-        f"{_beside_its_first(first)}, and {first.others} by {first.usual:.2%} of theirs",
+        what=f"the median update{facts.of(optimizer)} changes {listed(names)} by {share(first.ratio)} of its norm"
+        f" and {first.others} by {share(first.usual)} of theirs{_beside_its_first(first)}",
         optimizer=optimizer.name,
         parameters=names,
         steps=(int(later[0]), int(later[-1])),
@@ -245,7 +245,7 @@ def updates_out_of_proportion(facts: Facts, optimizer: OptimizerFacts) -> Findin
 
 def _beside_its_first(one: OutOfProportion) -> str:
     """How much larger its update is than those of the others, beside the weights that each began with."""
-    return f", {one.times:.2g} times as much as others beside the weights that it began with" if one.is_large else ""
+    return f"; beside its first weights, its update is {number(one.times)} times theirs" if one.is_large else ""
 
 
 def large_initial_norms(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

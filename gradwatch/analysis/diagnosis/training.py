@@ -231,7 +231,7 @@ def hardly_moves(facts: Facts, optimizer: OptimizerFacts, told: Set[str]) -> Fin
     if len(ratios) < MIN_WEIGHT_SAMPLES or not _has_usual_gradients(optimizer):
         return None
     moved = made * float(ratios.median().max())
-    if not 0 < moved < STILL:
+    if not 0 < moved < STILL or float(ratios.max().max()) > STILL:  # one early update may have thrown the weights off
         return None
     rates = optimizer.frame["learning_rate"].to_numpy(float)
     rate = float(np.nanmax(rates)) if np.isfinite(rates).any() else None

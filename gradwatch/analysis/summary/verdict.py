@@ -50,7 +50,7 @@ def judge(findings: Sequence[Finding], steps: int, noted: int = 0, warned: int =
 def _reason(alarming: Sequence[Finding]) -> str:
     first, *others = alarming
     if all(finding.code in ENDINGS for finding in alarming):
-        return f"{first.what}; until then the gradients were healthy"
+        return f"{first.what}; until then the gradients had no lasting fault"
     ending = next((finding for finding in others if finding.code in ENDINGS), None)
     return first.what if ending is None else f"{first.what}; {ending.what}"
 

@@ -34,7 +34,7 @@ def test_only_a_graver_alarm_gives_the_event_again(before, after):
     if SEVERITIES.index(after) > SEVERITIES.index(before):
         ((event),) = found
         assert (event.step, event.parameter, event.severity) == (3, "a", after)
-        assert event.message == "m (at step 9)"
+        assert event.message == "by step 9 m"
     else:
         assert found == []
         assert episode.event.severity == before

@@ -27,7 +27,14 @@ def test_a_training_that_died(tmp_path, reason, found):
     summary = run.summary()
     assert summary.verdict == ("warning" if found else "healthy")
     if found:
-        assert "after step 299; until then the gradients were healthy" in summary.reason
+        assert "after step 299; until then the gradients had no lasting fault" in summary.reason
+
+
+@pytest.mark.parametrize(("reason", "has_traceback"), [("exception RuntimeError", True), ("signal SIGTERM", False)])
+def test_only_an_exception_leaves_a_traceback_to_read(tmp_path, reason, has_traceback):
+    found = the(run_of(tmp_path, calm(), reason=reason), "died")
+    assert ("traceback" in found.remedy) == has_traceback
+    assert ("outside the script" in found.cause) == (not has_traceback)
 
 
 def test_a_writer_that_is_gone_was_killed(tmp_path):

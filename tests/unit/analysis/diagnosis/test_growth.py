@@ -1,8 +1,12 @@
 """Severity by consequence: growth that stays is critical, a spike that passes is not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from gradwatch.analysis.diagnosis.facts import read_facts
+from gradwatch.analysis.diagnosis.growth import is_diverging
 from gradwatch.testing import replaced, steady, stream
 from gradwatch.text import number
 
@@ -64,7 +68,23 @@ def test_a_loss_that_the_first_updates_threw_off(tmp_path, first, leap, level, t
     rng = np.random.default_rng(0)
     losses = [first, *np.geomspace(leap, level, 9), *(level + 0.04 * rng.standard_normal(290))]
     norms = [0.3, *[0.1 * loss for loss in losses[1:10]], *steady(290, 0.2)]
-    assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses), "Adam"))) == told
+    run = run_of(tmp_path, stream(norms, losses=losses), "Adam")
+    assert ("diverged" in codes(run)) == told
+    if told:
+        found = the(run, "diverged")
+        assert found.steps[0] == 0
+        assert f"leapt from {first} to 2000 and made no progress since" in found.what
+        assert "checkpoint" not in found.remedy
+        assert found.evidence["loss_first"].value == first
+
+
+def test_the_loss_of_a_discriminator_rises_again_as_its_generator_learns(tmp_path):
+    """From 1.0 to 0.03 and back to 0.95, with norms that fall and rise as much."""
+    losses = [*np.geomspace(1.0, 0.03, 60), *np.geomspace(0.03, 0.95, 40), *falling(500, 0.95, 0.9)]
+    run = run_of(tmp_path, stream([3.0 * loss for loss in losses], losses=losses), "Adam")
+    (alone,) = read_facts(run).optimizers
+    assert is_diverging(alone)
+    assert not is_diverging(dataclasses.replace(alone, has_rivals=True))
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,18 @@ def test_updates_that_move_nothing(tmp_path, update, losses, clip, expected):
     assert found[:1] == [expected] if expected else not {"learning-rate-zero", "clipped-to-nothing"} & set(found)
 
 
+def test_a_first_update_that_threw_the_weights_off_is_no_rate_of_next_to_nothing(tmp_path):
+    """SGD at a rate of 3: the first updates change the weights by many times their norm, and the units are dead."""
+    rng = np.random.default_rng(0)
+    noisy = [2.3 + 0.01 * rng.standard_normal() for _ in range(300)]
+    names = parameters("a.weight", "b.weight", shape=(32, 32))
+    first, *rest = with_layers(calm(losses=noisy), [0.8, 0.6], names)
+    records = [*with_weights([first], [1.0, 1.0], [4.8, 0.5]), *with_weights(rest, [1.0, 1.0], [1e-7, 1e-7])]
+    assert "learning-rate-zero" not in codes(run_of(tmp_path, records))
+    later = with_weights([first, *rest], [1.0, 1.0], [1e-7, 1e-7])
+    assert "learning-rate-zero" in codes(run_of(tmp_path / "from the start", later))
+
+
 @pytest.mark.parametrize("carried", ["0", "60"])
 def test_accumulation_that_is_meant(tmp_path, carried):
     assert "gradients-accumulate" not in codes(run_of(tmp_path, calm(), meta={"carried_steps.0": carried}))

@@ -19,7 +19,7 @@ def finding(code="spike", severity="warning", optimizer="0", **more):
         ([finding("too-short", "info")], "healthy", "no warning in 90 steps, too few to judge"),
         ([finding("vanishing"), finding("spike", "info")], "warning", "vanishing happened"),
         ([finding("diverged", "critical"), finding("vanishing")], "critical", "diverged happened"),
-        ([finding("died")], "warning", "died happened; until then the gradients were healthy"),
+        ([finding("died")], "warning", "died happened; until then the gradients had no lasting fault"),
         ([finding("diverged", "critical"), finding("died")], "critical", "diverged happened; died happened"),
     ],
 )
