@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -231,6 +231,7 @@ class Layout:
 
     dtypes: list[torch.dtype]
     sizes: list[int]
+    is_read: bool  # whether the kernel reads all of these dtypes
 
 
 _layouts: dict[bytes, Layout] = {}
@@ -249,13 +250,21 @@ class Readable:
     layout: Layout
 
 
+def usual(gradients: Sequence[Any]) -> Readable | None:
+    """Return all gradients, if all are plain, lie on one device and are read; else None. It runs at every step."""
+    chosen = list(gradients)
+    found = described(chosen)
+    layout = None if found is None else _layout_of(found.types, found.sizes)
+    if found is None or layout is None or not layout.is_read:
+        return None
+    return Readable(positions=list(range(len(chosen))), gradients=chosen, addresses=found.addresses, layout=layout)
+
+
 def readable(positions: Sequence[int], gradients: Sequence[Any]) -> Readable:
-    """Return those of the plain gradients at these positions that `can_read` accepts. It runs at every step."""
-    chosen = list(gradients) if len(positions) == len(gradients) else [gradients[at] for at in positions]
-    usual = described(chosen)
-    if usual is not None and _READ_TYPES.issuperset(usual.types.tolist()):
-        layout = _layout_of(usual.types, usual.sizes)
-        return Readable(positions=list(positions), gradients=chosen, addresses=usual.addresses, layout=layout)
+    """Return those of the plain gradients of one device at these positions that `can_read` accepts."""
+    found = usual([gradients[at] for at in positions])
+    if found is not None:
+        return replace(found, positions=list(positions))
     positions = [at for at in positions if can_read(gradients[at])]
     chosen = [gradients[at] for at in positions]
     addresses = np.fromiter(map(Tensor.data_ptr, chosen), np.int64, len(chosen))
@@ -271,7 +280,9 @@ def _layout_of(types: NDArray[np.int64], sizes: NDArray[np.int64]) -> Layout:
     if known is None:
         if len(_layouts) >= MOST_KEPT:
             _layouts.clear()
-        known = _layouts[key] = Layout([ALL_DTYPES[one] for one in types.tolist()], sizes.tolist())
+        kinds = types.tolist()
+        is_read = _READ_TYPES.issuperset(kinds)
+        known = _layouts[key] = Layout([ALL_DTYPES[one] for one in kinds], sizes.tolist(), is_read)
     return known
 
 

@@ -239,6 +239,11 @@ def _in_one_launch(
 
     A quick look for the usual case: `entries_of`, which the others go through, costs the host several times as much.
     """
+    first = gradients[rest[0]]
+    if len(rest) == len(gradients) and first is not None and runs_triton(first.device, "read gradients"):
+        usual = _kernel().usual(gradients)  # type: ignore[union-attr]
+        if usual is not None:
+            return [_by_triton(usual.positions, usual.gradients, stats, usual)], ()
     of_device = _plain_by_device(gradients, rest)
     on_cuda = [device for device in of_device if runs_triton(device, "read gradients")]
     kernel = _kernel() if on_cuda else None
@@ -256,14 +261,6 @@ def _in_one_launch(
 
 def _plain_by_device(gradients: Sequence[Tensor | None], rest: Sequence[int]) -> Mapping[torch.device, Sequence[int]]:
     """The positions of the plain gradients among these, of each device."""
-    # A process has one kind of accelerator, whose devices have numbers. The host and the meta device share one, but no
-    # kernel runs on either.
-    if (
-        len(rest) == len(gradients)
-        and PLAIN.issuperset(map(type, gradients))
-        and len(set(map(Tensor.get_device, gradients))) == 1  # type: ignore[arg-type]
-    ):  # as usual
-        return {gradients[0].device: rest}  # type: ignore[union-attr]
     of_device: dict[torch.device, list[int]] = defaultdict(list)
     for at in rest:
         gradient = gradients[at]
@@ -347,7 +344,8 @@ def _by_triton(positions: list[int], tensors: list[Tensor], stats: tuple[str, ..
         return to_host(positions, torch.stack([table[:, COLUMNS.index(stat)] for stat in stats]))
     # All of it is copied, as it lies: to choose on the device takes one more launch than to do so on the host.
     part = to_host(positions, table)
-    return Part(positions, part.values.T[: len(stats)], part.ready, None if part.on_device is None else table.T)
+    values = part.values.T if len(stats) == len(COLUMNS) else part.values.T[: len(stats)]
+    return Part(positions, values, part.ready, None if part.on_device is None else table.T)
 
 
 def scale_in_one_launch(gradients: Sequence[Tensor], coefficient: Tensor) -> Sequence[Tensor]:
