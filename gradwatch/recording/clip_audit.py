@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.clip import Clipping
-from gradwatch.measure import count_above, is_sharded, local
+from gradwatch.measure import count_above, is_on_host, is_sharded, local
 from gradwatch.recording.gradients import GradientHistory
 from gradwatch.recording.hooks import ClipCall
-from gradwatch.recording.losses import without_waiting
 from gradwatch.recording.parameters import ParameterTable
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.records import torchs_coefficient
@@ -108,7 +107,7 @@ def norm_clipping(call: ClipCall, total_norm: Tensor) -> Clipping:
         if not all(placement.is_replicate() for placement in placements):
             return Clipping(max_norm=call.max_norm, coefficient=None)
         total_norm = local(total_norm)
-    norm = without_waiting(total_norm)
+    norm: float | Tensor = float(total_norm.detach()) if is_on_host(total_norm) else total_norm.detach()
     order = None if call.norm_type == 2 else call.norm_type
     if not call.spreads_nonfinite:
         norm = _zero_unless_finite(norm)

@@ -129,11 +129,12 @@ class GradientHistory:
 
     def are_consumed(self) -> bool:
         """Whether the gradients are still those of the last update: nothing was added since."""
-        consumed, now = self._consumed, self.first()
-        if consumed is None or now is None:
+        consumed = self._consumed
+        if consumed is None or consumed.backwards != self.backwards:
             return False
+        now = self.first()
         return (
-            now.gradient() is consumed.gradient()
+            now is not None
+            and now.gradient() is consumed.gradient()
             and now.gradient_version == consumed.gradient_version
-            and self.backwards == consumed.backwards
         )

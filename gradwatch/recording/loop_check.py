@@ -121,7 +121,8 @@ class _Probes:
         return None
 
     def _are_entries_changed(self) -> bool:
-        now, before = self._some_entries(), self._entries
+        before = self._entries
+        now = None if before is None else self._some_entries()
         if now is None or before is None or now[0] != before[0]:
             return False
         return now[1] != before[1] and str(now[1]) != str(before[1])  # a NaN does not equal itself
@@ -129,8 +130,7 @@ class _Probes:
     def _state(self) -> State:
         found: list[tuple[int, int] | None] = []
         for reference in self.chosen:  # four times a step: a generator would take as long again
-            parameter = reference()
-            gradient = None if parameter is None else parameter.grad
+            gradient = getattr(reference(), "grad", None)
             found.append(None if gradient is None else (id(gradient), gradient._version))
         return tuple(found)
 

@@ -241,7 +241,7 @@ class Stepped(Loop):
             if pending.updates is not None and is_one_of_many():
                 pending.part_sizes = local_sizes(parameters)
             pending.accumulation = self._micro_batches.take()
-            rates = learning_rates_of(optimizer)
+            rates = pending.learning_rates or learning_rates_of(optimizer)
             pending.updated(rates, weights, self._scaling.scale, self._before_reduction)
             tracker.finish(pending)
         else:

@@ -28,6 +28,8 @@ def number_or_nan(value: object) -> Number:
     >>> number_or_nan(1), number_or_nan(None), number_or_nan("1"), number_or_nan(10**400)
     (1.0, nan, nan, nan)
     """
+    if type(value) is float:  # as nearly every rate, at every step
+        return value
     try:
         return loss_value(value)
     except BadArgument:

@@ -128,7 +128,7 @@ class PendingStep:
         before_reduction: tuple[Measurement, ...],
     ) -> None:
         """The update has happened."""
-        self.learning_rates = self.learning_rates or learning_rates
+        self.learning_rates = learning_rates
         self.weights, self.loss_scale, self.before_reduction = weights, loss_scale, before_reduction
 
     def unscale(self, scale: Tensor) -> None:
@@ -181,13 +181,12 @@ class PendingStep:
         self.backward_losses = list(map(pinned, self.backward_losses))
         self.learning_rates = tuple(map(pinned, self.learning_rates))
         self.clippings = [
-            replace(
-                clipping,
+            Clipping(
                 max_norm=pinned(clipping.max_norm),
+                norm_type=clipping.norm_type,
                 clip_value=pinned(clipping.clip_value),
                 coefficient=pinned(clipping.coefficient),
                 cut_entries=tuple(map(pinned, clipping.cut_entries)),
-                skip=False,
             )
             for clipping in self.clippings
         ]

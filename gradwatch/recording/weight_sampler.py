@@ -150,7 +150,7 @@ class WeightSampler:
 
     def updates(self, step: int, optimizer: Optimizer, parameters: Sequence[Tensor | None]) -> Measurement | None:
         """The updates that the optimizer has computed, if it is time to read them and they can be read."""
-        if self._updates_every == 0 or not self._reads_all(step, parameters):
+        if self._updates_every == 0 or not self._reads_all(step, parameters, at_once=_are_read_at_once(parameters)):
             return None
         measured = self._measured_updates(optimizer, parameters)
         if measured is not None and self._sentinels is not None:
@@ -164,9 +164,10 @@ class WeightSampler:
 
         And how many entries of each of them this process holds, by position.
         """
-        if self._updates_every == 0 or self._sentinels is None or self._reads_all(step, parameters):
+        if self._updates_every == 0 or self._sentinels is None:
             return None, {}
-        if not _has_sentinels(parameters):
+        at_once = _are_read_at_once(parameters)
+        if self._reads_all(step, parameters, at_once=at_once) or not _has_sentinels(parameters, at_once=at_once):
             return None, {}
         few = self._sentinels.among(parameters)
         measured = self._measured_updates(optimizer, parameters, ENTRIES, few)
@@ -174,8 +175,8 @@ class WeightSampler:
             return None, {}
         return measured, {at: local(one).numel() for at in few if (one := parameters[at]) is not None}
 
-    def _reads_all(self, step: int, parameters: Sequence[Tensor | None]) -> bool:
-        return step % (self._updates_every or _usual_updates_every_of(parameters)) == 0
+    def _reads_all(self, step: int, parameters: Sequence[Tensor | None], *, at_once: bool) -> bool:
+        return step % (self._updates_every or usual_updates_every(len(parameters), at_once=at_once)) == 0
 
     def _measured_updates(
         self,
@@ -243,18 +244,17 @@ class WeightSampler:
         return self._answer
 
 
-def _usual_updates_every_of(parameters: Sequence[Tensor | None]) -> int:
-    return usual_updates_every(len(parameters), at_once=_are_read_at_once(parameters))
-
-
 def _are_read_at_once(parameters: Sequence[Tensor | None]) -> bool:
     """Whether one pass reads the updates of a model."""
     return reads_updates_at_once(_device_of(parameters))
 
 
-def _has_sentinels(parameters: Sequence[Tensor | None]) -> bool:
-    """Whether those of a few are worth a read at every step, beside what measuring the gradients takes."""
-    if _are_read_at_once(parameters):
+def _has_sentinels(parameters: Sequence[Tensor | None], *, at_once: bool) -> bool:
+    """Whether those of a few are worth a read at every step, beside what measuring the gradients takes.
+
+    ``at_once``: one pass reads the updates.
+    """
+    if at_once:
         return True
     if _device_of(parameters).type != "cpu":
         return len(parameters) >= SENTINELS_BY_OPERATORS

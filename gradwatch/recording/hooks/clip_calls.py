@@ -410,5 +410,6 @@ def _both(parameters: Any) -> tuple[list[Tensor], Any]:
             return [], parameters  # torch raises
         return listed, list(listed)
     listed = list(parameters)
-    again = (parameter for parameter in listed) if isinstance(parameters, GeneratorType) else iter(listed)
-    return listed, again
+    if not listed and isinstance(parameters, GeneratorType):
+        return listed, (parameter for parameter in listed)  # PyTorch warns of a generator that gives nothing
+    return listed, iter(listed)
