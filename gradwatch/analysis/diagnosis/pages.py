@@ -498,6 +498,8 @@ PAGES: dict[str, Page] = {
             "it stands above 7, higher than any language model that has learnt, or while the norms fall to a thirtieth"
             " (a warning)",
             "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
+            "a learner of values gets 0 in every row, or a return below 0 that gets no better in 100 rows or more"
+            " (a warning)",
         ),
         unless=(
             "there are several optimizers, whose losses can stand still while they train against one another",

@@ -21,6 +21,7 @@ UNDONE_SHARE = 0.75  # of what the reward had gained: a fall by as much is told 
 STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the last; deviations of a count
 NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards that is so low
 LEAST_REWARD = 0.01  # a reward that is never as large has another unit
+MIN_STANDING = 100  # rewards without which a level below 0 is not said to stand
 MOSTLY_BELOW, SURE_RANKS = 0.88, 3.3  # of the pairs of a last and a best reward; deviations of that share by chance
 LAST_PART, FEWEST_PART, MIN_LATE = 20, 40, 3  # part of the rewards, and how many, that tell of a fall at the very end
 LATE_NOISE, BELOW_ALL_NOISE = 4.0, 6.0  # times the noise of rewards: how far these have fallen
@@ -162,6 +163,27 @@ def stays_near_zero(rewards: Array) -> bool:
         return False
     doubt = CHANCE * math.hypot(first.std(), second.std()) / math.sqrt(len(second))
     return float(second.mean() - first.mean()) < doubt
+
+
+def return_stands(rewards: Array, losses: Array) -> bool:
+    """Whether a value learner gets nothing in any row, or a return below 0 that is no better at any time than at first.
+
+    Its loss is the error of its values, above 0 in every row; that of a policy is a surrogate, and lies about 0. A
+    return above 0 that stands may be the best there is.
+
+    >>> errors, noise = np.full(200, 0.5), 0.1 * np.tile([1.0, -1.0], 100)
+    >>> return_stands(np.zeros(200), errors), return_stands(noise - 15, errors), return_stands(noise + 15, errors)
+    (True, True, False)
+    >>> return_stands(np.linspace(-15, -5, 200) + noise, errors)
+    False
+    """
+    if len(rewards) < MIN_REWARDS or not len(losses) or losses.min() <= 0:
+        return False
+    if len(rewards) < MIN_STANDING or not rewards.any():
+        return not rewards.any()
+    tenths, (first, second) = np.array_split(rewards, PARTS), np.array_split(rewards, 2)
+    best = max(tenths, key=np.median)
+    return float(np.median(best)) < 0 and not is_above(best, tenths[0]) and not is_above(second, first)
 
 
 def _parts(rewards: Array) -> list[Array]:

@@ -21,7 +21,7 @@ from gradwatch.analysis.diagnosis.facts import Facts, OptimizerFacts
 from gradwatch.analysis.diagnosis.finding import WHICH_THRESHOLD, Certainty, Finding, Quantity
 from gradwatch.analysis.diagnosis.growth import is_diverging, listed_steps
 from gradwatch.analysis.diagnosis.optimizer import shrunken_weights
-from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, reward_rose, stays_near_zero
+from gradwatch.analysis.diagnosis.rewards import is_stuck_at_lowest, return_stands, reward_rose, stays_near_zero
 from gradwatch.analysis.diagnosis.schedule import (
     WARM_UP,
     end_of_warm_up,
@@ -536,14 +536,20 @@ def _stands_at(chance: float, losses: Array, levels: Array, start: float, doubt:
 def _policy_without_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """The policy of an imported history earns the lowest reward in most rows, or next to none, and no more in time."""
     rewards = optimizer.history.rewards
-    is_stuck = is_stuck_at_lowest(rewards)
-    if not facts.is_imported or facts.several or not (is_stuck or stays_near_zero(rewards)):
+    if not facts.is_imported or facts.several or not len(rewards):
         return None
     share = float((rewards == rewards.min()).mean())
-    what = f"the reward is {number(float(rewards.min()))}, its lowest, in {share:.0%} of the rows, and the others do"
-    what += " not become more"
-    if not is_stuck:
+    if is_stuck_at_lowest(rewards):
+        what = f"the reward is {number(float(rewards.min()))}, its lowest, in {share:.0%} of the rows, and the others"
+        what += " do not become more"
+    elif stays_near_zero(rewards):
         what = f"the reward stays near 0, at {number(float(rewards.mean()))} on average, and does not become more"
+    elif return_stands(rewards, optimizer.history.losses):
+        what = "the reward is 0 in every row"
+        if rewards.any():
+            what = f"the reward stands near {number(float(np.median(rewards)))} from the first row to the last"
+    else:
+        return None
     return Finding(
         code="no-progress",
         severity="warning",

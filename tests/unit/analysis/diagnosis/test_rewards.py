@@ -125,6 +125,22 @@ def test_a_policy_that_hardly_ever_earns_a_reward(tmp_path, rewards, told):
     assert found == (["warning"] if told else [])
 
 
+@pytest.mark.parametrize(
+    ("rewards", "error", "told"),
+    [
+        pytest.param(np.zeros(40), 0.5, True, id="nothing is ever earned"),
+        pytest.param(np.zeros(40), -0.5, False, id="nothing, but the loss is a surrogate"),
+        pytest.param(-15 + np.tile([1.0, -1.0], 60), 0.5, True, id="a return below 0 that stands"),
+        pytest.param(-15 + np.tile([1.0, -1.0], 30), 0.5, False, id="in too few rows"),
+        pytest.param(15 + np.tile([1.0, -1.0], 60), 0.5, False, id="a return above 0 may be the best there is"),
+        pytest.param(np.linspace(-15, -12, 120) + np.tile([1.0, -1.0], 60), 0.5, False, id="it gets better"),
+    ],
+)
+def test_a_value_learner_whose_return_stands(tmp_path, rewards, error, told):
+    found = [f for f in policy(tmp_path, rewards, losses=[error] * len(rewards)).diagnosis() if f.code == "no-progress"]
+    assert [f.severity for f in found] == (["warning"] if told else [])
+
+
 def test_a_value_learner_whose_errors_grow_far_while_its_return_falls_from_its_best(tmp_path):
     rng = np.random.default_rng(0)
     losses = np.r_[np.geomspace(0.5, 0.05, 60), np.geomspace(0.05, 0.7, 140)] * np.exp(0.5 * rng.standard_normal(200))
