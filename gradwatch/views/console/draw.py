@@ -121,7 +121,9 @@ def axis_of(*series: Array) -> Axis:
             lows.append(max(float(positive.min()), float(np.quantile(sample, 0.5)) * _MIN_MEDIANS))
             highs.append(min(float(positive.max()), end_of_axis(sample)))
     if not highs:
-        return Axis(1.0, 10.0)
+        # Norms of 0 lie at 0; without any number nothing is drawn, and one decade is as good as another.
+        zeros = any((values[np.isfinite(values)] == 0).any() for values in series)
+        return Axis(0.0, 0.0, logarithmic=False) if zeros else Axis(1.0, 10.0)
     low, high = min(lows), max(highs)
     if high > 10 * low:
         return Axis(low, high)
@@ -196,7 +198,8 @@ def beside(panels: Sequence[Sequence[Text]], gap: int = 2) -> list[Text]:
 
 def with_axis(lines: Sequence[Text], axis: Axis, ink: Ink) -> list[Text]:
     """A chart with the ends of its axis at the left: ten columns for the numbers and the axis."""
-    labels = [number(axis.high), *[""] * (len(lines) - 2), number(axis.low)] if len(lines) > 1 else [""]
+    high = number(axis.high) if axis.high > axis.low else ""  # one value has one place
+    labels = [high, *[""] * (len(lines) - 2), number(axis.low)] if len(lines) > 1 else [""]
     bar = ink.pick("┤", "|")
     return [
         Text.assemble((f"{label:>9}", "dim"), (bar, "dim"), line) for label, line in zip(labels, lines, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group
 from rich.text import Text
@@ -12,6 +12,9 @@ from gradwatch.record import SEVERITIES, Event
 from gradwatch.text import count, step_range
 from gradwatch.views.console.screen import SEVERITY_STYLES, Screen
 
+_USUAL_KIND = 12
+"""The width that holds most kinds of events."""
+
 
 def event_list(
     events: Sequence[Event], screen: Screen, name_optimizers: bool = False, resumed: Sequence[ResumePoint] = ()
@@ -20,13 +23,19 @@ def event_list(
     if not events:
         return Group(Text("No events.", "green"))
     lines = []
+    widest = _widest_kind(events)
     for event in events:
-        lead = f"step {event.step:<8}{event.severity:<9}{event.kind:<12} "
+        lead = f"step {event.step:<8}{event.severity:<9}{event.kind:<{widest}} "
         where = f"optimizer {event.optimizer}: " if name_optimizers else ""
         lasted = "" if event.until in (None, event.step) else f" (until step {event.until})"
         again = f"({again}) " if (again := made_again(event, resumed)) else ""
         lines += screen.wrap(lead, f"{where}{again}{event.message}{lasted}", SEVERITY_STYLES[event.severity])
     return Group(*lines)
+
+
+def _widest_kind(events: Iterable[Event]) -> int:
+    """The width of a column for the kinds of events."""
+    return max([_USUAL_KIND, *(len(event.kind) for event in events)])
 
 
 def made_again(event: Event, resumed: Sequence[ResumePoint]) -> str:
@@ -47,12 +56,13 @@ def event_groups(
     if not groups:
         return [Text.assemble(("events", "bold"), ("  none", "dim"))]
     lines = [Text("events", "bold")]
+    widest = _widest_kind(group[0] for group in groups[:most])
     for group in groups[:most]:
         first = group[0]
         times = f"{len(group)} times, " if len(group) > 1 else ""
         where = f"optimizer {first.optimizer}, " if name_optimizers else ""
         steps = step_range(first.step, first.until if len(group) == 1 else group[-1].step)
-        lead = f"  {first.severity:<9}{first.kind:<12} "
+        lead = f"  {first.severity:<9}{first.kind:<{widest}} "
         again = f" {again}" if (again := made_again(first, resumed)) else ""
         lines += screen.wrap(lead, f"{where}{times}{steps}{again}: {first.message}", SEVERITY_STYLES[first.severity])
     hidden = len(groups) - most

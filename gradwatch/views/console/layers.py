@@ -32,7 +32,12 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     lost, names = screen.fit_layers([summary.layers[i].name for i in shown], _name_width(screen), "layer")
     history = screen.width - len(names[0]) - 2 - sum(width + 1 for _, width, _ in columns)
     head = "layer".ljust(len(names[0]) + 1) + "".join(f"{title:>{width}} " for title, width, _ in columns)
-    lines = [Text(f"{head} history", "bold").append(_beginning(lost, history, screen), "dim")]
+    beginning = f"all in {lost.rstrip('.')}" if lost.rstrip(".") else ""
+    room = history - len("history  ")
+    if len(beginning) > room and more and len(beginning) + more[0].cell_len + 2 <= screen.width:
+        more[0] = Text(f"{beginning}; {more[0].plain}", "dim")
+        beginning = ""
+    lines = [Text(f"{head} history", "bold").append(_cut(beginning, room, screen), "dim")]
     for index, name in zip(shown, names, strict=True):
         line = Text(f"{name} ")
         for _, width, text in columns:
@@ -45,13 +50,13 @@ def layer_table(summary: RunSummary, screen: Screen, most: int) -> list[Text]:
     return [*lines, *more]
 
 
-def _beginning(lost: str, room: int, screen: Screen) -> str:
-    """The beginning that all names lack, behind the title of the last column; its end says most."""
-    said, name = "  all in ", lost.rstrip(".")
-    room -= len("history") + len(said)
-    if not name or room < len(screen.ink.ellipsis):
-        return ""
+def _cut(beginning: str, room: int, screen: Screen) -> str:
+    """The beginning that all names lack, for the room behind the title of the last column; its end says most."""
     mark = screen.ink.ellipsis
+    said, name = "  all in ", beginning.removeprefix("all in ")
+    room -= len(said) - 2
+    if not name or room < len(mark):
+        return ""
     return said + (name if len(name) <= room else mark + name[len(name) - room + len(mark) :])
 
 
@@ -96,6 +101,9 @@ def layer_strip(summary: RunSummary, screen: Screen, rows: int) -> list[Text]:
     _, labels = screen.fit_layers([_group_label([summary.layers[i].name for i in group]) for group in groups], widest)
     width = screen.width - len(labels[0]) - 1
     lines = [Text("layer x step", "bold").append("  largest norm relative to the layer's own median", "dim")]
+    joined = "; +N: with the next N layers"
+    if len(groups) < len(summary.layers) and lines[0].cell_len + len(joined) <= screen.width:
+        lines[0].append(joined, "dim")
     for label, group in zip(labels, groups, strict=True):
         relative, bad = _relative(summary, group)
         lines.append(Text(f"{label} ").append_text(heat(relative, bad, 1.0, width, screen.ink)))

@@ -202,7 +202,8 @@ def loss_lines(summary: RunSummary, screen: Screen, height: int = 2) -> list[Tex
     if loss is None:
         return [Text("loss  not logged; watch.log(loss=loss) adds it", "dim")]
     head = Text("loss", "bold")
-    for label, value in (("first", loss.first), ("last", loss.last), ("min", loss.min)):
+    last = "last finite" if loss.nonfinite_steps else "last"
+    for label, value in (("first", loss.first), (last, loss.last), ("min", loss.min)):
         head.append(f"  {label} ", "dim").append(number(value))
     head.append("  at step ", "dim").append(str(loss.min_step))
     if loss.nonfinite_steps:

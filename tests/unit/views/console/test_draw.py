@@ -77,6 +77,9 @@ def test_an_empty_series_has_empty_lines():
 def test_the_ends_of_the_axis_are_positive_and_at_least_almost_a_decade_apart(values):
     axis = axis_of(np.array(values))
     low, high = axis.low, axis.high
+    if not axis.logarithmic:
+        assert not any(value > 0 for value in values if math.isfinite(value))
+        return
     assert 0 < low < high < math.inf
     assert high >= 9.99 * low or low == math.ulp(0.0)
 
@@ -88,9 +91,17 @@ def test_the_axis_ends_at_a_hundred_medians():
     assert axis_of(np.array([1.0] * 99 + [1e-20])) == Axis(1e-6, 1.0)
 
 
-@pytest.mark.parametrize("values", [[], [0.0, -1.0], [math.nan, math.inf]])
-def test_without_a_positive_value_there_is_an_axis(values):
+@pytest.mark.parametrize("values", [[], [math.nan, math.inf]])
+def test_without_a_finite_value_there_is_an_axis(values):
     assert axis_of(np.array(values)) == Axis(1.0, 10.0)
+
+
+def test_norms_that_are_all_zero_lie_at_zero():
+    axis = axis_of(np.zeros(5))
+    assert axis == Axis(0.0, 0.0, logarithmic=False)
+    lines = plain(with_axis(chart(np.zeros(5), np.zeros(5, bool), 5, 3, Ink(), axis), axis, Ink()))
+    assert [line.split("┤")[0].strip() for line in lines] == ["", "", "0"]
+    assert lines[-1].endswith("┤▁▁▁▁▁")
 
 
 def test_several_series_share_an_axis():

@@ -26,6 +26,11 @@ def test_every_event_has_its_line(drawn):
     ]
 
 
+def test_kinds_of_any_length_keep_the_messages_below_one_another():
+    lines = plain(event_groups([event(3), event(5, "stale-second-moment")], Screen()))[1:]
+    assert len({line.index("step ") for line in lines}) == 1
+
+
 def test_no_events_are_said(drawn):
     assert drawn(event_list([], Screen())) == ["No events."]
     assert plain(event_groups([], Screen())) == ["events  none"]
