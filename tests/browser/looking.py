@@ -2,6 +2,7 @@
 
 import importlib.resources
 import re
+import time
 
 from playwright.sync_api import expect
 
@@ -19,16 +20,23 @@ class Look:
         self.page = self.context.new_page()
         self.faults = []
         self.requests = []
+        self._waiting = set()  # requests that have no answer yet
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", self._console)
         self.page.on("response", self._response)
-        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("request", self._request)
+        self.page.on("requestfinished", lambda request: self._waiting.discard(request))
+        self.page.on("requestfailed", lambda request: self._waiting.discard(request))
         self.page.on("dialog", lambda dialog: self.faults.append(f"dialog {dialog.message}"))
 
     def _console(self, message):
         # what TensorBoard itself does not find is not ours; what we don't is in _response
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.faults.append(message.text)
+
+    def _request(self, request):
+        self.requests.append(request.url)
+        self._waiting.add(request)
 
     def _response(self, response):
         if response.status >= 400 and "gradwatch" in response.url:
@@ -61,10 +69,16 @@ class Look:
         self.settle()
 
     def settle(self):
-        """Wait until what was asked for after a move is drawn."""
-        self.page.wait_for_timeout(250)
-        self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(150)
+        """Wait until what was asked for after a move is drawn, and the address tells it.
+
+        The page asks 90 ms after a move, and changes its address within 200 ms. That is of its own clock: on a busy
+        machine it may be late, but its timers go off in their order.
+        """
+        asked, until = None, time.monotonic() + 60
+        while asked != len(self.requests) or self._waiting:
+            assert time.monotonic() < until, [request.url for request in self._waiting]
+            asked = len(self.requests)
+            self.page.evaluate("() => new Promise((done) => setTimeout(done, 250))")
 
     def range(self):
         text = self.frame.locator(".span").inner_text()

@@ -498,7 +498,7 @@ def test_the_depth_profile_shows_the_layers_at_the_pointer_and_says_how_they_cha
     seen.page.keyboard.press("Enter")
     seen.page.mouse.move(5, 5)
     expect(side.locator(".readout")).to_contain_text("step 20, pinned")
-    seen.page.wait_for_timeout(300)
+    seen.settle()
     assert "pin=20" in seen.page.url
     box = side.locator("canvas").bounding_box()
     seen.page.mouse.move(box["x"] + 30, box["y"] + 100)

@@ -54,7 +54,7 @@ class Terminal:
                 self.shown += os.read(self.master, 65536).decode(errors="replace")
 
     def end(self):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while self.process.poll() is None and time.monotonic() < deadline:
             self._read(0.1)
         for _ in range(3):

@@ -189,7 +189,7 @@ def test_a_rank_that_is_new_to_the_store_does_not_join_a_training_of_another_siz
         if ranks == 4:
             with pytest.raises(Rank0NotAttached):
                 world_of(store, 3, seconds=2 * module.OLD_WORLD_PAUSE)
-        worlds.append([world_of(store, rank, seconds=0.1) for rank in range(ranks)])
+        worlds.append([world_of(store, rank, PATIENCE) for rank in range(ranks)])
         dist.destroy_process_group()
     assert [len(set(names)) for names in worlds] == [1, 1]
     assert worlds[0][0] != worlds[1][0]

@@ -137,7 +137,7 @@ class Training:
         return torch.nn.utils.get_total_norm(gradients).item() if gradients else None
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=100):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
