@@ -13,6 +13,10 @@ the others), each by its median and as often as a run has it; of 10,000 tensors 
 Times are the processor's in this thread. Other programs still count where they empty the processor's caches between two
 steps: measuring alone, in a loop of its own, is two to three times as fast as within a step. Two launches of Triton for
 each dtype come on top, and two for updates.
+
+Then what of that the training had to do anyway: PyTorch makes a Python object of each new gradient for whoever asks
+first, and without a recording that is the optimizer. And last how many bytecodes of gradwatch a step runs that samples
+nothing, which no other program disturbs.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from math import lcm
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -231,6 +236,55 @@ def _print_updates(count: int, rounds: int, where: str) -> None:
     print(f"{count:>9}   {where:<8}{whole:>20.2f} {sentinels:>11.2f} {step:>8.2f}", flush=True)
 
 
+def _print_handed_out(count: int, rounds: int) -> None:
+    """Ask for the gradients before every second step, and see how much sooner the optimizer is done then."""
+    weights = list(_weights(count).parameters())
+    optimizer = torch.optim.AdamW(weights)
+    asked: list[float] = []
+    steps: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(2 * rounds):
+        optimizer.zero_grad()
+        torch.stack([weight.sum() for weight in weights]).sum().backward()
+        is_asked = turn % 2 == 0
+        start = time.thread_time()
+        gradients = [weight.grad for weight in weights] if is_asked else []
+        between = time.thread_time()
+        optimizer.step()
+        steps[is_asked].append((time.thread_time() - between) * 1e3)
+        asked += [(between - start) * 1e3] * is_asked
+        del gradients
+    saved = statistics.median(steps[False]) - statistics.median(steps[True])
+    print(f"{count:>9} {statistics.median(asked):>18.2f} {saved:>25.2f}", flush=True)
+
+
+def bytecodes_of_step(count: int, *, clips: bool, **options: Any) -> int:
+    """Count what gradwatch's own code runs in a step that samples nothing."""
+    weights = list(_weights(count).parameters())
+    model, optimizer = nn.ParameterList(weights), torch.optim.AdamW(weights)
+    found = 0
+
+    def traced(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal found
+        if event == "call":
+            if not str(frame.f_globals.get("__name__", "")).startswith("gradwatch."):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        found += event == "opcode"
+        return traced
+
+    with tempfile.TemporaryDirectory() as folder, gradwatch.attach(model, optimizer, Path(folder) / "run", **options):
+        for step in range(24):  # the first ones compile and plan
+            optimizer.zero_grad()
+            loss = torch.stack([weight.sum() for weight in weights]).sum()
+            sys.settrace(traced if step == 23 else None)
+            loss.backward()
+            if clips:
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            sys.settrace(None)
+    return found
+
+
 def main() -> None:
     print(f"PyTorch {torch.__version__}, milliseconds a step of the training thread's processor time")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
@@ -259,6 +313,14 @@ def main() -> None:
             for where, is_remote in (("host", updates._is_remote), ("device", _is_number)):
                 with mock.patch.object(updates, "_is_remote", is_remote):
                     _print_updates(count, rounds, where)
+        print("gradients   handed out first   saved of the optimizer")
+        for count, rounds in ROUNDS.items():
+            _print_handed_out(count, rounds)
+        print("gradients   bytecodes: gradients   with a clip call   default")
+        for count in (150, 1_000):
+            alone = {"weights_every": 0, "updates_every": 0}
+            plain, clipped = (bytecodes_of_step(count, clips=clips, **alone) for clips in (False, True))
+            print(f"{count:>9} {plain:>22} {clipped:>18} {bytecodes_of_step(count, clips=False):>9}", flush=True)
 
 
 if __name__ == "__main__":
