@@ -31,7 +31,13 @@ from gradwatch.recording.loops import Loop
 from gradwatch.recording.mirror import event_files
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.open_loop import open_loop
-from gradwatch.recording.optimizers import NoOptimizer, group_in_backward_optimizers, unwrapped, without_wrapped
+from gradwatch.recording.optimizers import (
+    NoOptimizer,
+    group_in_backward_optimizers,
+    unwrapped,
+    with_stand_ins,
+    without_wrapped,
+)
 from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
 from gradwatch.recording.parameters import listed, named_parameters, printable, sharding_of
 from gradwatch.recording.recorder import Recorder
@@ -183,7 +189,10 @@ def attach(
     3
     """
     named = _named_optimizers(model, optimizer)
-    _check_trained(model, named)
+    _check_kinds(model, named)
+    named = with_stand_ins(named, model)
+    if not any(listed(one) for one in named.values()):
+        raise NoParameters("There is nothing to watch: no optimizer with a parameter was given.")
     named = without_wrapped(named)
     _check_stats(stats, every, (weights_every, updates_every), acts=clip is not None, skips=skip_nonfinite)
     _check_run_options(first_step, stop_on, total_steps, ranks)
@@ -272,14 +281,12 @@ def _named_optimizers(model: nn.Module, optimizer: Optimizers) -> dict[str, Opti
     return {str(index): unwrapped(one) for index, one in enumerate(each)}
 
 
-def _check_trained(model: nn.Module, named: Mapping[str, Optimizer]) -> None:
+def _check_kinds(model: nn.Module, named: Mapping[str, Optimizer]) -> None:
     if not isinstance(model, nn.Module):
         raise BadArgument(f"model is a {type(model).__name__}; expected a torch.nn.Module.")
     for name, one in named.items():
         if not isinstance(one, Optimizer):
             raise BadArgument(f"optimizer {name!r} is a {type(one).__name__}; expected a torch.optim.Optimizer.")
-    if not any(listed(one) for one in named.values()):
-        raise NoParameters("There is nothing to watch: no optimizer with a parameter was given.")
 
 
 def _check_stats(stats: Sequence[str], every: int, sampled: tuple[int, int | None], *, acts: bool, skips: bool) -> None:

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from gradwatch.measure import is_on_host
 from gradwatch.record import FROZEN_KEY
 from gradwatch.recording.hooks import take_compiled_clip
-from gradwatch.recording.parameters import named_parameters, unregistered_parameters
+from gradwatch.recording.parameters import listed_or_none, named_parameters, unregistered_parameters
 
 logger = logging.getLogger("gradwatch")
 
@@ -304,7 +304,7 @@ class LoopCheck:
         if not self._with_gradient:
             return []
         optimizers = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
-        held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+        held = {id(p) for one in optimizers for p in listed_or_none(one) or ()}
         alive = ((name, reference()) for name, reference in self._with_gradient.items())
         return [name for name, parameter in alive if parameter is not None and id(parameter) not in held]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.recording.parameters import listed
+from gradwatch.recording.parameters import listed, listed_or_none
+
+logger = logging.getLogger("gradwatch")
 
 
 class NoOptimizer(Optimizer):
@@ -46,6 +49,34 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     if isinstance(optimizer, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         return next((unwrapped(one) for one in _held_by(optimizer)), optimizer)
     return optimizer
+
+
+def why_unheard(optimizer: Optimizer) -> str | None:
+    """Why the steps of an optimizer can't be observed; None where they can be."""
+    if listed_or_none(optimizer) is None:
+        return "its param_groups can't be read"
+    if not isinstance(optimizer, NoOptimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        return "it never called Optimizer.__init__, so PyTorch calls no hooks in its step"
+    return None
+
+
+def with_stand_ins(named: Mapping[str, Optimizer], model: nn.Module) -> dict[str, Optimizer]:
+    """Put a stand-in, whose steps are the clip calls, for each optimizer whose steps can't be observed.
+
+    It gets the optimizer's parameters, or those of the model that no other optimizer holds.
+    """
+    unheard = {name: why for name, one in named.items() if (why := why_unheard(one)) is not None}
+    held = {id(parameter) for one in named.values() for parameter in listed_or_none(one) or ()}
+    free = [parameter for parameter in model.parameters() if id(parameter) not in held]
+    for name, why in unheard.items():
+        logger.warning(
+            "Of optimizer %r, a %s, no step can be observed: %s. gradwatch records a step at each clip call instead"
+            " (optimizer-not-heard)",
+            name,
+            type(named[name]).__name__,
+            why,
+        )
+    return {name: NoOptimizer(listed_or_none(one) or free) if name in unheard else one for name, one in named.items()}
 
 
 def steps_flat_part(model: nn.Module, optimizer: Optimizer) -> bool:

@@ -108,7 +108,8 @@ def class_of(optimizer: Optimizer) -> str:
 
 def settings_of(optimizer: Optimizer) -> dict[str, Any]:
     """The defaults of an optimizer that can be written down, and what a trial of its class has shown."""
-    defaults = {name: value for name, value in optimizer.defaults.items() if isinstance(name, str) and _is_plain(value)}
+    given = getattr(optimizer, "defaults", {})
+    defaults = {name: value for name, value in given.items() if isinstance(name, str) and _is_plain(value)}
     route = "difference" if closed_form_of(optimizer) is None else "closed-form"
     return defaults | _probed(optimizer) | {UPDATE_ROUTE: route}
 
@@ -160,6 +161,17 @@ def _plain_parts(model: nn.Module) -> dict[int, tuple[tuple[int, ...], str]]:
 def listed(optimizer: Optimizer) -> list[Tensor]:
     """The parameters of all groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def listed_or_none(optimizer: Optimizer) -> list[Tensor] | None:
+    """The parameters of all groups; None where its groups can't be read.
+
+    A subclass that never calls `Optimizer.__init__` may have none, and where they are a property it may raise.
+    """
+    try:
+        return listed(optimizer)
+    except Exception:
+        return None
 
 
 def reference_to(optimizer: Optimizer) -> Callable[[], Optimizer | None]:

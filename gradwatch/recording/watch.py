@@ -16,7 +16,7 @@ from gradwatch.errors import BadArgument
 from gradwatch.measure import closed_form_of, route_of, updates_route_of
 from gradwatch.record import StepRecord
 from gradwatch.recording.open_loop import open_loop
-from gradwatch.recording.optimizers import unwrapped
+from gradwatch.recording.optimizers import unwrapped, with_stand_ins
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import printable
 from gradwatch.recording.recording import Recording
@@ -126,6 +126,7 @@ class Watch:
             raise BadArgument(f"model is a {type(model).__name__}; expected a torch.nn.Module.")
         if not isinstance(optimizer, Optimizer):
             raise BadArgument(f"optimizer is a {type(optimizer).__name__}; expected a torch.optim.Optimizer.")
+        optimizer = with_stand_ins({name: optimizer}, model)[name]
         loops = self._recording.loops
         if self._recording.state == "recording":
             if loops.named(name):

@@ -46,6 +46,7 @@ from gradwatch.recording.optimizers import (
     NoOptimizer,
     OptimizersInBackward,
     group_in_backward_optimizers,
+    why_unheard,
     without_wrapped,
 )
 from gradwatch.recording.options import Ranks, RecorderKind, RecordingOptions
@@ -83,6 +84,7 @@ class Discovery:
         self._steps_before = 0  # those of earlier attempts
         self._roots: list[Tensor] = []
         self._attached: list[weakref.ref[Optimizer]] = []
+        self._unheard: list[weakref.ref[Optimizer]] = []  # those of which this was said
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
         handle = register_optimizer_step_pre_hook(out_of_graphs(lambda *_: self._attach_new()))
         self._stops = [self._listen_to_new_optimizers(), handle.remove, listen_to_backward(self)]
@@ -200,11 +202,21 @@ class Discovery:
             self.watch.count_earlier_backward(self._roots)
 
     def _take_new(self, within_training: bool) -> list[Optimizer]:
-        """The new optimizers that need not wait."""
+        """The new optimizers that need not wait. Groups that can't be read now may be there at a later step."""
         new = _alive(self._new)
-        waiting = [one for one in new if within_training and _is_sharded(one)]
+        waiting = [one for one in new if self._is_unheard(one) or (within_training and _is_sharded(one))]
         self._new = [weakref.ref(one) for one in waiting]
         return [one for one in new if all(one is not other for other in waiting)]
+
+    def _is_unheard(self, optimizer: Optimizer) -> bool:
+        """Whether no step of an optimizer can be observed yet; the first time, say why."""
+        why = why_unheard(optimizer)
+        if why is not None and not any(one() is optimizer for one in self._unheard):
+            self._unheard.append(weakref.ref(optimizer))
+            logger.warning(
+                "gradwatch does not record a %s of this script: %s (optimizer-not-heard)", type(optimizer).__name__, why
+            )
+        return why is not None
 
     def _guard(self, attach: Callable[[], None]) -> None:
         if self.failed:

@@ -168,3 +168,115 @@ def test_other_parameters_are_not_taken_for_a_flat_part(tmp_path, caplog):
 def test_without_deepspeed_nothing_is_a_part_of_zero():
     model = nn.Linear(3, 2)
     assert not steps_flat_part(model, partitioned(model))
+
+
+class Uninitialised(Optimizer):
+    """Trains well by itself; it never calls `Optimizer.__init__`."""
+
+    def __init__(self, parameters):
+        self.param_groups = [{"params": list(parameters), "lr": 0.1}]
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.sub_(group["lr"] * parameter.grad)
+
+
+class WithoutGroups(Uninitialised):
+    def __init__(self, parameters):
+        self.given = list(parameters)
+
+    def step(self, closure=None):
+        for parameter in self.given:
+            parameter.data.sub_(0.1 * parameter.grad)
+
+
+class RaisingGroups(WithoutGroups):
+    @property
+    def param_groups(self):  # type: ignore[override]
+        raise RuntimeError("not yet")
+
+
+class NoGroups(WithoutGroups):
+    param_groups = None  # type: ignore[assignment]
+
+
+def trained_by(kind, watched=None):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = kind(model.parameters())
+    watch = None if watched is None else attach(model, optimizer, watched)
+    for _ in range(4):
+        model.zero_grad()
+        model(torch.randn(8, 3)).square().mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    if watch is not None:
+        watch.close()
+    return model.weight.detach().clone()
+
+
+@pytest.mark.parametrize("kind", [Uninitialised, WithoutGroups, RaisingGroups, NoGroups])
+def test_an_optimizer_that_pytorch_calls_no_hooks_of_is_recorded_at_its_clip_calls(tmp_path, caplog, kind):
+    assert torch.equal(trained_by(kind, tmp_path / "run"), trained_by(kind))
+    run = Run(tmp_path / "run")
+    assert len(run.steps()) == 4
+    assert list(run.optimizers.values()) == ["NoOptimizer"]
+    (told,) = caplog.messages
+    assert kind.__name__ in told
+    assert told.endswith("(optimizer-not-heard)")
+
+
+def test_one_that_is_not_heard_leaves_another_s_parameters_to_that_one(tmp_path, caplog):
+    first, second = nn.Linear(3, 3), nn.Linear(3, 1)
+    model = nn.Sequential(first, second)
+    heard = SGD(second.parameters(), lr=0.1)
+    with attach(model, {"odd": WithoutGroups(first.parameters()), "heard": heard}, tmp_path / "run"):
+        for _ in range(3):
+            model.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            heard.step()
+    run = Run(tmp_path / "run")
+    assert [info.name for info in run.parameters("odd")] == ["0.weight", "0.bias"]
+    assert len(run.steps("heard")) == 3
+    assert len(caplog.messages) == 1
+
+
+def test_a_property_or_a_tuple_of_groups_is_heard_as_a_list_is(tmp_path, caplog):
+    class Kept(SGD):
+        @property
+        def param_groups(self):
+            return tuple(self.kept)
+
+        @param_groups.setter
+        def param_groups(self, groups):
+            self.kept = groups
+
+        def add_param_group(self, group):
+            self.kept.append(group | {"params": list(group["params"])})
+
+    model = nn.Linear(3, 1)
+    optimizer = Kept(model.parameters(), lr=0.1)
+    for name, value in optimizer.defaults.items():
+        optimizer.kept[0].setdefault(name, value)
+    with attach(model, optimizer, tmp_path / "run"):
+        for _ in range(3):
+            model.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+    assert len(Run(tmp_path / "run").steps()) == 3
+    assert caplog.messages == []
+
+
+def test_a_bystander_whose_groups_cannot_be_read_does_not_end_the_recording(tmp_path, caplog):
+    bystander = RaisingGroups([nn.Parameter(torch.zeros(2))])
+    model = nn.Linear(3, 1)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with attach(model, optimizer, tmp_path / "run"):
+        for _ in range(5):
+            model.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+    del bystander
+    assert len(Run(tmp_path / "run").steps()) == 5
+    assert caplog.messages == []

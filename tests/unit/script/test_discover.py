@@ -348,3 +348,41 @@ def test_an_update_with_a_nan_is_left_out(tmp_path, begin):
     discovery.close("closed")
     assert torch.equal(model.weight, before)
     assert Run(tmp_path / "run").steps()["skipped"].tolist() == [False, False, False, True]
+
+
+class LateGroups(torch.optim.SGD):
+    """Its groups can't be read until it is ready."""
+
+    ready = True
+
+    @property
+    def param_groups(self):
+        if not self.ready:
+            raise RuntimeError("not ready")
+        return self.kept
+
+    @param_groups.setter
+    def param_groups(self, groups):
+        self.kept = groups
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            for group in self.kept:
+                for parameter in group["params"]:
+                    parameter.sub_(0.1 * parameter.grad)
+
+
+def test_an_optimizer_whose_groups_cannot_be_read_is_said_once_and_recorded_from_when_they_can(tmp_path, begin, caplog):
+    discovery = begin()
+    model = nn.Linear(3, 1)
+    optimizer = LateGroups(model.parameters(), lr=0.1)
+    optimizer.ready = False
+    train(model, optimizer)
+    (told,) = caplog.messages
+    assert "LateGroups" in told
+    assert told.endswith("(optimizer-not-heard)")
+    optimizer.ready = True
+    train(model, optimizer, steps=4)
+    discovery.close("exit")
+    assert len(Run(tmp_path / "run").steps()) == 4
+    assert len(caplog.messages) == 1
