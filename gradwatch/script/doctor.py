@@ -24,10 +24,11 @@ from gradwatch.script.processes import counted_processes
 from gradwatch.text import count, optimizer_label
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from gradwatch.recording.hooks import ClipCall
+    from gradwatch.recording.watch import Watch
     from gradwatch.script.discover import Discovery
 
 Mark: TypeAlias = Literal["fine", "note", "problem"]
@@ -72,12 +73,18 @@ def examine(program: Program, steps: int = 5) -> Examination:
         found: list[_Listener] = []
         after_import("torch", lambda: found.append(_Listener(Path(folder), steps)))
         with counted_processes() as started:
-            error = run_until(program, _Enough)
+            # The recording asks at its end which parameters a living optimizer holds, and which models there are.
+            error = run_until(program, _Enough, lambda: _close(found))
         if error is not None:
             show(error, program)
         nothing = [Observation("problem", "steps", f"none: {why_nothing([])}")]
         observations = found[0].observations() if found else nothing
         return Examination(program.argv[0], (*observations, *told_by_processes(len(started))), error is not None)
+
+
+def _close(listeners: Sequence[_Listener]) -> None:
+    for listener in listeners:
+        listener.close()
 
 
 @dataclass(slots=True)
@@ -104,6 +111,8 @@ class _Listener:
         self._backwards = 0
         self._scales: list[float] = []
         self._unscaled = self._was_unscaled = False
+        self._route = ""
+        self._stray: list[str] = []
         self._clock: list[tuple[float, float]] = []  # at each step: the time, and the seconds spent in gradwatch so far
         register_optimizer_step_post_hook(lambda *_: self._stop_if_enough())
         listen_to_backward(self)
@@ -168,22 +177,29 @@ class _Listener:
 
     # -------------------------------------------------------------------------------- the report
 
+    def close(self) -> None:
+        """End the recording. What only a living model or an open recording can tell is asked before."""
+        watch = self._discovery.watch
+        if watch is not None:
+            self._route, self._stray = watch.route, _outside(watch)
+        self._discovery.close("doctor")
+
     def observations(self) -> list[Observation]:
         watch = self._discovery.watch
-        route = "" if watch is None else watch.route  # asked now: a recording that has ended keeps no parameters
-        self._discovery.close("doctor")
         if watch is None or not watch.steps:
             return [Observation("problem", "steps", f"none: {why_nothing([self._discovery])}")]
         run = Run(self._folder)
         found = [self._about_steps(run)]
         for name in run.optimizers:
             found += self._about_optimizer(run, name)
-        found += self._outside(watch.models)
+        if self._stray:
+            text = f"parameters that require gradients and are in no optimizer: {_some(self._stray)}"
+            found.append(Observation("note", "optimizers", text))
         found += told_by_findings(run)
         found += self._about_clipping(run)
         found += self._about_scaling(run)
         found += self._unseen(run)
-        return [*found, self._about_cost(route)]
+        return [*found, self._about_cost(self._route)]
 
     def _about_steps(self, run: Run) -> Observation:
         made = len(run.steps())
@@ -221,24 +237,6 @@ class _Listener:
                 )
             )
         return found
-
-    def _outside(self, models: Sequence[nn.Module]) -> list[Observation]:
-        """Report parameters that require gradients and that no optimizer updates."""
-        assert self._discovery.watch is not None
-        own = self._discovery.watch.parameter_ids
-        stray = [
-            name
-            for model in models
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and id(parameter) not in own
-        ]
-        if not stray:
-            return []
-        return [
-            Observation(
-                "note", "optimizers", f"parameters that require gradients and are in no optimizer: {_some(stray)}"
-            )
-        ]
 
     def _about_clipping(self, run: Run) -> list[Observation]:
         steps = run.steps()
@@ -288,6 +286,17 @@ class _Listener:
             f" ({ours / wall:.1%}) over {each} steps; gradients are read by {route}"
         )
         return Observation("fine", "cost", text)
+
+
+def _outside(watch: Watch) -> list[str]:
+    """The parameters that require gradients and that no recorded optimizer updates."""
+    own = watch.parameter_ids
+    return [
+        name
+        for model in watch.models
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in own
+    ]
 
 
 def told_by_findings(run: Run) -> list[Observation]:

@@ -16,7 +16,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
@@ -206,8 +206,12 @@ def code_of(program: Program) -> CodeType:
     return compile(program.path.read_bytes(), str(program.path), "exec", dont_inherit=True)
 
 
-def run_until(program: Program, enough: type[BaseException]) -> BaseException | None:
+def run_until(
+    program: Program, enough: type[BaseException], at_end: Callable[[], None] = lambda: None
+) -> BaseException | None:
     """Run the program as `__main__` until it ends or ``enough`` is raised; return the exception that ended it, if any.
+
+    ``at_end`` is called while the variables of the function that was left are still alive.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C.
@@ -216,11 +220,14 @@ def run_until(program: Program, enough: type[BaseException]) -> BaseException | 
     try:
         exec(code_of(program), main.__dict__)
     except (enough, SystemExit):
-        pass
+        at_end()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        at_end()
         return error
+    else:
+        at_end()
     return None
 
 

@@ -132,6 +132,29 @@ def test_a_clip_call_in_the_wrong_place_is_told_with_its_remedy(tmp_path):
     assert "call it between backward and the optimizer's step" in text
 
 
+def test_doctor_fails_over_parts_without_an_optimizer_that_only_a_function_of_the_script_knows(tmp_path):
+    _, has_problem, observations, _ = examined(
+        tmp_path,
+        """
+        import torch
+
+        def main():
+            model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model.append(torch.nn.Linear(4, 1))
+            for _ in range(8):
+                model.zero_grad()
+                model(torch.randn(8, 4)).square().mean().backward()
+                optimizer.step()
+
+        main()
+        """,
+    )
+    problems = [text for mark, about, text in observations if mark == "problem"]
+    assert any("1.weight and 1.bias" in text for text in problems)
+    assert has_problem
+
+
 @pytest.mark.parametrize("amount", [0, 1, 2])
 def test_a_training_in_processes_of_the_script_is_said_not_to_be_looked_at(tmp_path, amount):
     script = f"""
