@@ -44,12 +44,17 @@ class Place:
 
     def script(self, text: str, kill: bool = False) -> None:
         """Run a script under `gradwatch run`, as a user would."""
-        self.run.parent.mkdir(parents=True, exist_ok=True)
-        file = self.run.parent / f"{self.run.name}.py"
-        file.write_text("import torch\ntorch.set_num_threads(1)\ntorch.manual_seed(0)\n" + textwrap.dedent(text))
+        file = self.written(text)
         command = [sys.executable, "-m", "gradwatch", "run", "--run", str(self.run), str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
         assert kill or done.returncode in (0, 1), done.stderr
+
+    def written(self, text: str) -> Path:
+        """Write a script beside the run."""
+        self.run.parent.mkdir(parents=True, exist_ok=True)
+        file = self.run.parent / f"{self.run.name}.py"
+        file.write_text("import torch\ntorch.set_num_threads(1)\ntorch.manual_seed(0)\n" + textwrap.dedent(text))
+        return file
 
     def imported(self, rows: Sequence[dict[str, object]]) -> None:
         """A history that a Hugging Face Trainer left behind becomes the run."""
