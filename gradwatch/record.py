@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -463,6 +463,11 @@ class Event:
     def as_dict(self) -> dict[str, Any]:
         """Return the event as a dict, in the order of the JSON contract."""
         return {key: getattr(self, key) for key in EVENT_KEYS}
+
+
+def small(record: StepRecord) -> StepRecord:
+    """The record without the statistics of its parameters and ranks."""
+    return replace(record, layers=None, weights=None, ranks=None)
 
 
 def event_at(

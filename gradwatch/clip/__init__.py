@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from gradwatch.clip.adagc import AdaGC
     from gradwatch.clip.agc import AGC
     from gradwatch.clip.auto_clip import AutoClip, QuantileClip
+    from gradwatch.clip.calls import Clipping
     from gradwatch.clip.drop_in import clip_grad_norm_
     from gradwatch.clip.hidden_state import HiddenStateClip
     from gradwatch.clip.layer_norm import LayerNormClip
     from gradwatch.clip.norm import NormClip
-    from gradwatch.clip.policy import Clipping, Policy
+    from gradwatch.clip.policy import Policy
     from gradwatch.clip.skip import SkipOutliers
     from gradwatch.clip.value import ValueClip
     from gradwatch.clip.zclip import ZClip
@@ -38,7 +39,7 @@ else:
             "AGC": "agc",
             "AdaGC": "adagc",
             "AutoClip": "auto_clip",
-            "Clipping": "policy",
+            "Clipping": "calls",
             "HiddenStateClip": "hidden_state",
             "LayerNormClip": "layer_norm",
             "NormClip": "norm",

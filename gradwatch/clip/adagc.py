@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwatch.clip.calls import Clipping
 from gradwatch.clip.layer_norm import scale_each
-from gradwatch.clip.policy import Clipping, Stateful, above_zero, between
+from gradwatch.clip.policy import Stateful, above_zero, between
 from gradwatch.clip.scale import coefficient_of, shrunk, total_norm
 from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement, move, to_device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import GeneratorType
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradwatch.clip import calls
 from gradwatch.clip.scale import coefficient_of, scale, total_norm
 from gradwatch.errors import BadArgument
 from gradwatch.measure import (
@@ -28,6 +29,7 @@ from gradwatch.measure import (
 )
 
 NonFinite: TypeAlias = Literal["keep", "zero", "skip", "raise"]
+ClipListed: TypeAlias = Callable[[list[Tensor], float, float, NonFinite, Measurement | None], Tensor]
 _CHOICES = ("keep", "zero", "skip", "raise")
 
 
@@ -79,13 +81,13 @@ def clip_grad_norm_(
     listed = _listed(parameters)
     make_sums(listed)
     choice: NonFinite = "raise" if error_if_nonfinite else nonfinite
-    return clip_listed(listed, float(max_norm), float(norm_type), choice, None)
+    return calls.by_norm(clip_listed, listed, float(max_norm), float(norm_type), choice)
 
 
 def clip_listed(
     parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: NonFinite, measured: Measurement | None
 ) -> Tensor:
-    """Clip the gradients of a list of parameters. A tap may replace this function.
+    """Clip the gradients of a list of parameters.
 
     Args:
         parameters: as in `clip_grad_norm_`; sums over processes are made.

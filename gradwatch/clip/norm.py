@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradwatch.clip.policy import Clipping, InLoop, Stateful, above_zero
+from gradwatch.clip.calls import Clipping
+from gradwatch.clip.policy import InLoop, Stateful, above_zero
 from gradwatch.clip.scale import TORCH_EPS, coefficient_of, gradients_of, host_total, scale, total_norm
 from gradwatch.measure import Measurement
 

@@ -1,4 +1,4 @@
-"""The protocol of clipping policies, what clipping reports, and how a policy is called in a training loop."""
+"""The protocol of clipping policies, and how a policy is called in a training loop."""
 
 from __future__ import annotations
 
@@ -10,21 +10,11 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from gradwatch.clip import calls
+from gradwatch.clip.calls import Clipping
 from gradwatch.clip.scale import total_norm
 from gradwatch.errors import BadArgument
 from gradwatch.measure import Measurement, any_sharded, make_sums, measure, splits_units, stands_in, whole
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clipping:
-    """How the gradients of one step were clipped. Tensors may still be on their device."""
-
-    max_norm: float | Tensor | None = None
-    norm_type: float | None = None  # None means 2
-    clip_value: float | Tensor | None = None
-    coefficient: float | Tensor | None = 1.0  # None: to be computed from max_norm and the whole gradient's norm
-    cut_entries: tuple[Tensor, ...] = ()  # by value clipping, a count for each device
-    skip: bool | Tensor = False  # leave this update out
 
 
 class Policy(Protocol):
@@ -52,12 +42,12 @@ class InLoop:
         """
         listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         make_sums(listed)
-        return clip_by_policy(self, listed)[0]
+        return calls.by_policy(clip_by_policy, self, listed)[0]
 
 
 @torch.no_grad()
 def clip_by_policy(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
-    """Measure and clip. A tap may replace this function."""
+    """Measure and clip."""
     measured = whole(measure([parameter.grad for parameter in parameters]), parameters)
     if not measured.present:
         return torch.zeros((), dtype=torch.float64), Clipping()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.clip.policy import Clipping, Stateful, above_zero
+from gradwatch.clip.calls import Clipping
+from gradwatch.clip.policy import Stateful, above_zero
 from gradwatch.clip.scale import total_norm
 from gradwatch.clip.window import empty_window, put_into_window
 from gradwatch.errors import BadArgument

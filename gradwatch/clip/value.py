@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.clip.policy import Clipping, InLoop, above_zero
+from gradwatch.clip.calls import Clipping
+from gradwatch.clip.policy import InLoop, above_zero
 from gradwatch.clip.scale import gradients_of, stored
 from gradwatch.measure import Measurement, count_above
 

@@ -6,7 +6,7 @@ import heapq
 
 from gradwatch.analysis.run import Run
 from gradwatch.errors import CannotExport, EmptyRun
-from gradwatch.sinks.feed import small
+from gradwatch.record import small
 from gradwatch.sinks.tracker import Closing, RunFacts, Tracker, hint
 
 

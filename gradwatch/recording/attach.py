@@ -17,8 +17,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from gradwatch import __version__
-from gradwatch.clip import Policy
-from gradwatch.clip.policy import Stateful
 from gradwatch.distributed import rank_and_world_size
 from gradwatch.errors import BadArgument, NoParameters, RecorderProcessFailed, ShardedParameters
 from gradwatch.measure import copies_behind, count_unknown_parts, is_on_host
@@ -45,22 +43,23 @@ from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
 from gradwatch.recording.sink import NullSink, StepSink
 from gradwatch.recording.watch import Watch
-from gradwatch.sinks.feed import Feeds
-from gradwatch.sinks.targets import Destinations, Target
-from gradwatch.sinks.tracker import RunFacts
 from gradwatch.store import StoreWriter
 
 # A training imports only what its options ask for: functions import the rest.
 if TYPE_CHECKING:
     from gradwatch.capture import CaptureOptions
+    from gradwatch.clip import Policy
     from gradwatch.distributed import Mailbox, RankGatherer
     from gradwatch.recording.capture.recorder import StepCapture
     from gradwatch.recording.process.sink import ProcessSink
+    from gradwatch.sinks.feed import Feeds
+    from gradwatch.sinks.targets import Destinations, Target
+    from gradwatch.sinks.tracker import RunFacts
 
 logger = logging.getLogger("gradwatch")
 
 Optimizers: TypeAlias = Optimizer | Sequence[Optimizer] | Mapping[str, Optimizer] | None
-Clip: TypeAlias = Policy | Mapping[str, Policy] | None
+Clip: TypeAlias = "Policy | Mapping[str, Policy] | None"
 Trained: TypeAlias = Mapping[str, tuple[nn.Module, Optimizer]]
 """Each optimizer by its name, with the module that names its parameters."""
 
@@ -199,8 +198,6 @@ def attach(
     if recorder not in ("thread", "process"):
         raise BadArgument(f'recorder is {recorder!r}; expected "thread" or "process".')
     policies = _policies_for(list(named), clip)
-    destinations = Destinations.of(to, on_record, notify, notify_link)
-    destinations.trackers()  # raises now if one makes no sense
     options = RecordingOptions(
         stats=("norm", *(name for name in STATS[1:] if name in stats)),
         every=every,
@@ -215,7 +212,7 @@ def attach(
         config=settings_text(found_settings(model) if config is None else config),
         capture=_capture_options(capture),
         recorder=recorder,
-        destinations=destinations,
+        destinations=_destinations(to, on_record, notify, notify_link),
     )
     trained = {name: (model, one) for name, one in group_in_backward_optimizers(named).items()}
     return open_watch(trained, Path(run), options, policies, on_event)
@@ -314,6 +311,23 @@ def _check_run_options(first_step: int | None, stop_on: Sequence[str], total_ste
         raise BadArgument(f"total_steps is {total_steps!r}; expected 1 or more, or None if it is not known.")
 
 
+def _destinations(
+    to: Target | Sequence[Target],
+    on_record: Callable[[StepRecord], object] | None,
+    notify: str | Sequence[str],
+    notify_link: str | None,
+) -> Destinations | None:
+    """Where records go beside the run; None: nowhere."""
+    lists_nothing = all(isinstance(one, (tuple, list)) and not one for one in (to, notify))
+    if lists_nothing and on_record is None and notify_link is None:
+        return None
+    from gradwatch.sinks.targets import Destinations
+
+    found = Destinations.of(to, on_record, notify, notify_link)
+    found.trackers()  # raises now if one makes no sense
+    return found
+
+
 def _capture_options(capture: bool | CaptureOptions) -> CaptureOptions | None:
     if capture is False:
         return None
@@ -331,6 +345,8 @@ def _policies_for(names: Sequence[str], clip: Clip) -> dict[str, Policy]:
     if clip is None:
         return {}
     if not isinstance(clip, Mapping):
+        from gradwatch.clip.policy import Stateful
+
         first: Policy = clip
         clip = {
             name: first if at == 0 or not isinstance(first, Stateful) else first.fresh()
@@ -459,7 +475,7 @@ def _open_recorder(
             at_once=bool(options.stop_on),
             mirror=event_files(run, len(trained) > 1) if options.tensorboard else None,
             team=team,
-            feeds=Feeds(options.destinations.trackers(), _facts(run, trained, options)),
+            feeds=_feeds(run, trained, options),
         )
     except BaseException:
         writer.abort()
@@ -480,7 +496,7 @@ def _check_process(trained: Trained, options: RecordingOptions) -> None:
         BadArgument: it can't.
     """
     parameters = [parameter for _, one in trained.values() for parameter in listed(one)]
-    here = options.destinations.of_this_process
+    here = "" if options.destinations is None else options.destinations.of_this_process
     for is_so, why in (
         (os.name != "posix", "needs Linux or macOS"),
         (options.ranks == "collective", "can't add up the parts of several ranks by a collective"),
@@ -511,7 +527,7 @@ def _open_process(
         "at_once": bool(options.stop_on),
         "tensorboard": options.tensorboard,
         "several": len(trained) > 1,
-        "destinations": options.destinations.plain(),
+        "destinations": None if options.destinations is None else options.destinations.plain(),
         "world_size": 1 if mailbox is None else world_size,
         "office": None,
     }
@@ -668,7 +684,17 @@ def _settings(options: RecordingOptions) -> dict[str, str]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+def _feeds(run: Path, trained: Trained, options: RecordingOptions) -> Feeds | None:
+    if options.destinations is None:
+        return None
+    from gradwatch.sinks.feed import Feeds
+
+    return Feeds(options.destinations.trackers(), _facts(run, trained, options))
+
+
 def _facts(run: Path, trained: Trained, options: RecordingOptions) -> RunFacts:
+    from gradwatch.sinks.tracker import RunFacts
+
     config = {} if options.config is None else json.loads(options.config)
     return RunFacts(path=run, config=config, several=len(trained) > 1)
 

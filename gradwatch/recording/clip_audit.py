@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gradwatch.clip import Clipping
+from gradwatch.clip.calls import Clipping
 from gradwatch.measure import count_above, is_on_host, is_sharded, local
 from gradwatch.recording.gradients import GradientHistory
 from gradwatch.recording.hooks import ClipCall

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 from torch.optim import Optimizer
 
-from gradwatch.clip import Policy
 from gradwatch.recording.loops import Loop, Stepped
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.optimizers import NoOptimizer, OptimizersInBackward, steps_flat_part, with_inner
@@ -15,6 +16,9 @@ from gradwatch.recording.sink import StepSink
 from gradwatch.recording.tracker import StepTracker
 from gradwatch.recording.update_gate import UpdateGate
 from gradwatch.recording.weight_sampler import WeightSampler
+
+if TYPE_CHECKING:
+    from gradwatch.clip import Policy
 
 
 def open_loop(

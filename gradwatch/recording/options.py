@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 from gradwatch.record import STATS
-from gradwatch.sinks.targets import Destinations
 
 if TYPE_CHECKING:
     from gradwatch.capture import CaptureOptions
+    from gradwatch.sinks.targets import Destinations
 
 Ranks: TypeAlias = bool | Literal["own", "collective"]
 RecorderKind: TypeAlias = Literal["thread", "process"]
@@ -25,7 +25,7 @@ class RecordingOptions:
         config: the hyperparameters as JSON, for the store.
         capture: which bad steps to keep; None for none.
         recorder: "process" makes the records and writes the run in a process of its own.
-        destinations: what is fed beside the run.
+        destinations: what is fed beside the run; None for nothing.
         is_measured: False where the numbers of this process go nowhere and nothing acts on them.
     """
 
@@ -45,7 +45,7 @@ class RecordingOptions:
     config: str | None = None
     capture: CaptureOptions | None = None
     recorder: RecorderKind = "thread"
-    destinations: Destinations = field(default_factory=Destinations)
+    destinations: Destinations | None = None
 
     def for_later_optimizer(self) -> Self:
         """The options of an optimizer that joins the recording, which begins where the run has it."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.clip import Clipping
+from gradwatch.clip.calls import Clipping
 from gradwatch.measure import Measurement, Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.recording.gradients import Made, versions_of
 from gradwatch.recording.losses import Number, number_or_nan

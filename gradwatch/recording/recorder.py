@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from gradwatch.detect import Detector, detectors_for
 from gradwatch.errors import StoreNotWritable
-from gradwatch.record import FROZEN_KEY, JoinedParameters, ParameterInfo, StepRecord
+from gradwatch.record import FROZEN_KEY, JoinedParameters, ParameterInfo, StepRecord, small
 from gradwatch.recording.batch_writer import BatchWriter
 from gradwatch.recording.judge import SLICE, Judge, Past
 from gradwatch.recording.mirror import GuardedMirror, Mirror
@@ -24,13 +24,12 @@ from gradwatch.recording.records import SharedStep, make_record, record_of_all, 
 from gradwatch.recording.sink import SHORT_INTERVAL, Beginning, QueueThread, StepSource
 from gradwatch.recording.snapshots import Snapshots, unseen_records
 from gradwatch.sinks.closing import closing_of
-from gradwatch.sinks.feed import IN_A_HURRY as IN_A_HURRY_FOR_TRACKERS
-from gradwatch.sinks.feed import PATIENCE, Feeds, small
 from gradwatch.store import StoreWriter
 
 if TYPE_CHECKING:
     from gradwatch.distributed import JoinedParts, RankCollective, RankGatherer
     from gradwatch.recording.pending import PendingStep  # it needs torch
+    from gradwatch.sinks.feed import Feeds
 
 logger = logging.getLogger("gradwatch")
 
@@ -99,7 +98,8 @@ class Recorder:
         """
         self._writer, self._team = writer, team
         self._mirror = GuardedMirror(mirror)
-        self._feeds = feeds or Feeds()
+        self._feeds = feeds
+        self._last: StepRecord | None = None
         self._judge = Judge(detectors or {}, past or {}, since=_first_unjudged(writer), attempt=writer.attempt)
         self._disk = BatchWriter(writer, capacity)
         self._snapshots = Snapshots(writer)
@@ -130,7 +130,7 @@ class Recorder:
 
     @property
     def last(self) -> StepRecord | None:
-        return None if self._feeds.last is None else small(self._feeds.last)
+        return None if self._last is None else small(self._last)
 
     # ------------------------------------------------------------------------ in the training thread
 
@@ -275,7 +275,8 @@ class Recorder:
             self._disk.give_up()
             self._let_go()
             self._writer.abort()
-            self._feeds.close(dict, IN_A_HURRY_FOR_TRACKERS)
+            if self._feeds is not None:
+                self._feeds.close(dict, hurry=True)
             raise
 
     def _catch_up(self, seconds: float, **how: float) -> None:
@@ -349,7 +350,7 @@ class Recorder:
             return
         found = self._judge.see(record)
         self._disk.batch.records.append(record)
-        self._feeds.last = record
+        self._last = record
         self._disk.batch.events += found
         if len(self._disk.batch.records) >= AT_ONCE or any(event.severity == "critical" for event in found):
             self._commit()
@@ -362,7 +363,8 @@ class Recorder:
             while self._gone:
                 self._writer.forget(self._gone.pop())
             self._mirror.show(written.records)
-            self._feeds.put(written.records, written.events)
+            if self._feeds is not None:
+                self._feeds.put(written.records, written.events)
             if not self._judge.is_behind:
                 self._snapshots.save(self._judge.detectors, self._disk.last_id, closing=closing)
 
@@ -374,8 +376,8 @@ class Recorder:
             _say_unjudged(self._writer.path.parent)
         self._let_go()
         self._writer.end_attempt(end.reason)
-        sum_up = functools.partial(closing_of, self._writer.path.parent)
-        self._feeds.close(sum_up, IN_A_HURRY_FOR_TRACKERS if end.hurry else PATIENCE)
+        if self._feeds is not None:
+            self._feeds.close(functools.partial(closing_of, self._writer.path.parent), hurry=end.hurry)
 
     def _let_go(self) -> None:
         """Let go of everything but the writer."""

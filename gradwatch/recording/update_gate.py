@@ -6,18 +6,19 @@ This is protection, not recording. It goes on after the recording has ended for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradwatch.clip import Policy
-from gradwatch.clip.policy import clip_parts
 from gradwatch.measure import Measurement, is_on_host, measure, whole
 from gradwatch.recording.notices import Notices
 from gradwatch.recording.parameters import ParameterTable, reference_to
 from gradwatch.recording.pending import PendingStep
+
+if TYPE_CHECKING:
+    from gradwatch.clip import Policy
 
 
 class UpdateGate:
@@ -64,6 +65,8 @@ class UpdateGate:
             )
             return
         if self._table.is_sharded or any(gradient is not None for gradient in gradients):
+            from gradwatch.clip.policy import clip_parts
+
             clipping = clip_parts(self._policy, self._table.parameters, self._as_they_are(pending, gradients))
             pending.clippings.append(clipping)
             pending.is_clipped_by_policy = True

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.clip import Policy
 from gradwatch.errors import BadArgument
 from gradwatch.measure import closed_form_of, route_of, updates_route_of
 from gradwatch.record import StepRecord
@@ -21,7 +20,9 @@ from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import printable
 from gradwatch.recording.recording import Recording
 from gradwatch.recording.router import HookRouter
-from gradwatch.text import exit_reason
+
+if TYPE_CHECKING:
+    from gradwatch.clip import Policy
 
 
 class Watch:
@@ -162,6 +163,8 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if isinstance(error, SystemExit) and error.code:
+            from gradwatch.text import exit_reason
+
             self.close(exit_reason(error.code))
         elif isinstance(error, GeneratorExit):  # a generator that trains was left, for example by `break`
             self.close("closed")

@@ -14,7 +14,9 @@ optimizers.
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from math import sqrt
 from typing import NamedTuple
 
@@ -30,6 +32,8 @@ from gradwatch.measure import (
     norms,
     reads_updates_at_once,
 )
+from gradwatch.measure.entries import PLAIN
+from gradwatch.measure.fused import is_dense
 from gradwatch.measure.measurement import Part
 from gradwatch.measure.updates import even_share, even_stride
 from gradwatch.recording.alignment import Entries, alignments, can_count_off, compared
@@ -43,6 +47,12 @@ COPIED = 2**18
 COPIED_ONE_IN = 1024
 """A larger model copies one entry in 1,024, if that is more. With what is computed from the copies, a sampled step took
 0.4 % of the memory of 340 million weights (benchmarks/weights_memory.py)."""
+
+ALIGNED = 64
+"""Bytes at whose multiples copies begin, as the entries of tensors do."""
+
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+"""Windows has no such flags, and shares no memory without a name."""
 
 PARAMETERS_A_STEP, PARAMETERS_A_STEP_OPERATORS = 16, 4
 """Parameters whose updates are read at a step, on average over the steps of a run: by the compiled pass or Triton's
@@ -121,7 +131,7 @@ class WeightSampler:
     def _sample(self, turn: int, parameters: Sequence[Tensor]) -> WeightSample:
         present = [local(p.detach()) for p in parameters]
         entries = entries_to_copy(present, turn)
-        copies = [e.of(p).clone() for e, p in zip(entries, present, strict=True)]
+        copies = _copied([e.of(p) for e, p in zip(entries, present, strict=True)])
         return WeightSample(norms(present), entries, copies)
 
     def after(
@@ -305,6 +315,32 @@ def _entries_of(parameter: Tensor, share: int, turn: int) -> Entries:
     stride = even_stride(parameter.shape, share)
     # A multiple of the golden ratio spreads the beginnings of successive samples evenly.
     return Entries(stride=stride, offset=int(turn * 0.6180339887498949 % 1 * min(stride, size)))
+
+
+def _copied(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors; those on the host into memory that the system takes back as soon as the copies are used up.
+
+    Hundreds of small copies would lie in the heap. What the optimizer makes at its first step, such as moments, comes
+    to lie above them, and the heap keeps what they took.
+    """
+    in_memory = [_can_lie_in_memory(one) for one in tensors]
+    sizes = [-(-one.nbytes // ALIGNED) * ALIGNED if can else 0 for one, can in zip(tensors, in_memory, strict=True)]
+    memory = mmap.mmap(-1, max(1, sum(sizes)), **_PRIVATE)
+    copies = []
+    for one, can, end, size in zip(tensors, in_memory, accumulate(sizes), sizes, strict=True):
+        if can:
+            copy = torch.frombuffer(memory, dtype=one.dtype, count=one.numel(), offset=end - size)
+            copy = copy.as_strided(one.shape, one.stride()) if is_dense(one) else copy.view(one.shape)
+            copies.append(copy.copy_(one))
+        else:
+            copies.append(one.clone())
+    return copies
+
+
+def _can_lie_in_memory(tensor: Tensor) -> bool:
+    if not tensor.is_cpu or type(tensor) not in PLAIN or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() > 0 and not tensor.is_nested and not tensor.is_quantized
 
 
 def _joined(part: Part, others: Measurement, left: Sequence[int]) -> Measurement:

@@ -7,9 +7,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
-from gradwatch.record import Event, StepRecord
+from gradwatch.record import Event, StepRecord, small
 from gradwatch.sinks.tracker import Closing, RunFacts, Tracker, hint
 
 logger = logging.getLogger("gradwatch")
@@ -101,29 +100,19 @@ class Feed:
             self._drop(f"it failed with {type(error).__name__}")
 
 
-def small(record: StepRecord) -> StepRecord:
-    """The record without the statistics of its parameters and ranks."""
-    return replace(record, layers=None, weights=None, ranks=None)
-
-
 class Feeds:
-    """The feeds of one recording.
-
-    Attributes:
-        last: the latest record; None before the first.
-    """
+    """The feeds of one recording."""
 
     def __init__(self, trackers: Sequence[Tracker] = (), facts: RunFacts | None = None) -> None:
         self._each = [Feed(tracker, facts) for tracker in trackers] if facts is not None else []
-        self.last: StepRecord | None = None
 
     def put(self, records: Sequence[StepRecord], events: Sequence[Event]) -> None:
         """Queue what was written to the disk."""
         for feed in self._each:
             feed.put(records, events)
 
-    def close(self, closing: Callable[[], Closing], patience: float = PATIENCE) -> None:
-        """Let all end at the same time, and wait for all of them for at most ``patience`` seconds."""
+    def close(self, closing: Callable[[], Closing], *, hurry: bool = False) -> None:
+        """Let all end at the same time, and wait for all of them together."""
         if not self._each:
             return
         once: list[Closing] = []
@@ -135,7 +124,7 @@ class Feeds:
                     once.append(closing())
                 return once[0]
 
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + (IN_A_HURRY if hurry else PATIENCE)
         for feed in self._each:
             feed.close(shared, max(0.1, deadline - time.monotonic()))
         self._each = []

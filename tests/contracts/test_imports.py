@@ -53,6 +53,7 @@ with tempfile.TemporaryDirectory() as folder, gradwatch.attach(model, optimizer,
     for step in range(3):
         loss = model(torch.ones(1, 2)).sum()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         watch.log(loss=loss)
 """
@@ -125,6 +126,9 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
                 "html",
                 "numpy.ma",
                 "gradwatch.capture.listing",
+                "gradwatch.clip.drop_in",
+                "gradwatch.clip.policy",
+                "gradwatch.clip.scale",
                 "gradwatch.analysis.notebook_page",
                 "gradwatch.detect.restoring",
                 "gradwatch.distributed.mailbox",
@@ -134,8 +138,12 @@ def test_a_module_against_the_flow_would_be_found(tmp_path):
                 "gradwatch.recording.process.sink",
                 "gradwatch.recording.rare_loops",
                 "gradwatch.sinks.event_files",
+                "gradwatch.sinks.feed",
+                "gradwatch.sinks.targets",
+                "gradwatch.sinks.tracker",
                 "gradwatch.store.opening",
                 "gradwatch.store.reader",
+                "gradwatch.text",
             },
             id="a training in one process holds no code of what its options do not ask for",
         ),

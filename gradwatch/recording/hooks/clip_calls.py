@@ -19,16 +19,20 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CellType, GeneratorType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad
 
-from gradwatch.clip import Clipping, Policy, drop_in
-from gradwatch.clip import policy as policies
+from gradwatch.clip import calls
+from gradwatch.clip.calls import Clipping
 from gradwatch.measure import Measurement, drop_reading, is_reading
 from gradwatch.recording.hooks.registry import HookRegistry
+
+if TYPE_CHECKING:
+    from gradwatch.clip import Policy
+    from gradwatch.clip.drop_in import ClipListed, NonFinite
 
 
 class TapError(RuntimeError):
@@ -303,23 +307,25 @@ def _tap(cell: CellType, describe: Callable[..., ClipCall]) -> Iterator[Callable
 
 def _tap_ours() -> Iterator[Callable[[], None]]:
     """`gradwatch.clip.clip_grad_norm_` takes what a listener has measured instead of reading again."""
-    original = drop_in.clip_listed
+    original = calls.by_norm
 
-    def tapped(parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: Any, measured: Any) -> Tensor:
+    def tapped(
+        clip: ClipListed, parameters: list[Tensor], max_norm: float, norm_type: float, nonfinite: NonFinite
+    ) -> Tensor:
         max_norm = _overriding[-1] if _overriding else max_norm
         call = ClipCall(parameters=parameters, max_norm=max_norm, norm_type=norm_type, spreads_nonfinite=False)
 
-        def clip() -> Tensor:
-            return original(parameters, max_norm, norm_type, nonfinite, next(iter(call.offered), measured))
+        def lent() -> Tensor:
+            return clip(parameters, max_norm, norm_type, nonfinite, next(iter(call.offered), None))
 
-        norm: Tensor = _told(call, clip)
+        norm: Tensor = _told(call, lent)
         return norm
 
     def restore() -> None:
-        drop_in.clip_listed = original
+        calls.by_norm = original
 
     yield restore
-    drop_in.clip_listed = tapped
+    calls.by_norm = tapped
 
 
 _CLIPPING_OF_LIBRARIES: tuple[tuple[str, str | None, Callable[[Any], list[Tensor]] | None], ...] = (
@@ -371,23 +377,25 @@ def _tap_library(owner: Any, parameters_of: Callable[[Any], list[Tensor]] | None
 
 def _tap_policies() -> Iterator[Callable[[], None]]:
     """A policy called in a loop says itself what it did."""
-    original = policies.clip_by_policy
+    original = calls.by_policy
 
-    def tapped(policy: Policy, parameters: list[Tensor]) -> tuple[Tensor, Clipping]:
+    def tapped(
+        clip: Callable[[Policy, list[Tensor]], tuple[Tensor, Clipping]], policy: Policy, parameters: list[Tensor]
+    ) -> tuple[Tensor, Clipping]:
         call = ClipCall(parameters=parameters, policy=repr(policy), spreads_nonfinite=False)
 
-        def clip() -> Tensor:
-            norm, clipping = original(policy, parameters)
+        def noted() -> Tensor:
+            norm, clipping = clip(policy, parameters)
             call.made.append(clipping)
             return norm
 
-        return _told(call, clip), call.made[0]
+        return _told(call, noted), call.made[0]
 
     def restore() -> None:
-        policies.clip_by_policy = original
+        calls.by_policy = original
 
     yield restore
-    policies.clip_by_policy = tapped
+    calls.by_policy = tapped
 
 
 def _cell_of_the_working_function(public: Callable[..., Any]) -> CellType:

@@ -279,8 +279,10 @@ def open_session(facts: Mapping[str, Any]) -> Session:
     return WritingSession(facts) if facts["office"] is None else SendingSession(facts)
 
 
-def _feeds_of(run: Path, facts: Mapping[str, Any]) -> Feeds:
+def _feeds_of(run: Path, facts: Mapping[str, Any]) -> Feeds | None:
     """What is fed beside the run, from here."""
+    if facts["destinations"] is None:
+        return None
     config = json.loads(facts["settings"].get("config", "{}"))
     run_facts = RunFacts(path=run, config=config, several=facts["several"])
     return Feeds(trackers_of_plain(facts["destinations"]), run_facts)

@@ -215,13 +215,14 @@ def test_a_watch_records_what_became_of_a_step_that_is_not_finite(tmp_path, monk
 
 
 def test_detaching_takes_the_tap_out(tmp_path):
-    from gradwatch.clip import drop_in
+    from gradwatch.clip import calls
 
-    before = drop_in.clip_listed
+    before = calls.by_norm, calls.by_policy
     model = nn.Linear(1, 1)
     with gradwatch.attach(model, torch.optim.SGD(model.parameters(), 0.1), tmp_path / "run"):
-        assert drop_in.clip_listed is not before
-    assert drop_in.clip_listed is before
+        assert calls.by_norm is not before[0]
+        assert calls.by_policy is not before[1]
+    assert (calls.by_norm, calls.by_policy) == before
 
 
 SHARDED = """

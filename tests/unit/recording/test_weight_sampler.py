@@ -1,6 +1,8 @@
 """Sampling the weights: norms of what a step changed, with little memory."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -60,6 +62,65 @@ def test_a_large_model_keeps_a_sample_whose_norms_are_within_two_percent(dtype):
     for weight, update, old, new in zip(weights, updates, before, parameters, strict=True):
         assert weight == pytest.approx(float(old.double().norm()), rel=1e-3)
         assert update == pytest.approx(float((old.double() - new.double()).norm()), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        torch.randn(3, 5),
+        torch.randn(3, 5).t(),
+        torch.randn(3, 5)[:, ::2],
+        torch.randn(1, 5).expand(4, 5),
+        torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        torch.randn(7).bfloat16(),
+        torch.randn(3, 2, dtype=torch.complex64).conj(),
+        torch.randn(()),
+        torch.empty(0, 3),
+        torch.eye(4).to_sparse(),
+    ],
+    ids=["matrix", "turned", "gaps", "one row", "channels last", "half", "conjugate", "scalar", "empty", "sparse"],
+)
+def test_copies_are_what_a_clone_is_whatever_lies_beside_them(weights):
+    parameters = [torch.randn(3).half(), weights, torch.randn(5)]
+    before = [p.clone() for p in parameters]
+
+    copies = WeightSampler(1).before(0, None, parameters).copies
+    for p in parameters:
+        p.zero_() if p.layout != torch.strided or 0 not in p.stride() else p[0].zero_()
+
+    for copy, clone in zip(copies, before, strict=True):
+        assert (copy.dtype, copy.layout, copy.shape) == (clone.dtype, clone.layout, clone.shape)
+        assert torch.equal(copy.to_dense(), clone.to_dense())
+        if clone.layout == torch.strided:
+            assert copy.stride() == clone.stride()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_the_memory_of_copies_is_given_back_when_moments_were_made_after_them():
+    """The heap would keep the room of many small copies that lie below what a first step makes."""
+    program = """
+import torch
+from pathlib import Path
+from gradwatch.recording.weight_sampler import WeightSampler
+
+def own():
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return sum(int(rows[kind].split()[0]) for kind in ("RssAnon", "RssShmem"))
+
+weights = [torch.zeros(1024) for _ in range(256)]
+sampler = WeightSampler(1)
+sampler.before(0, None, weights[:4])  # what a first call makes
+begin = own()
+sample = sampler.before(1, None, weights)
+held = own()
+moments = [torch.zeros(16) for _ in range(64)]
+del sample
+print(held - begin, own() - begin)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    held, kept = map(int, done.stdout.split())
+    assert held > 1000
+    assert kept < 700
 
 
 def test_over_the_turns_of_a_sample_the_squared_norm_of_the_change_is_unbiased():

@@ -118,7 +118,7 @@ def test_one_that_does_not_end_is_left_behind(caplog):
     release = threading.Event()
     feeds = Feeds([Listener(waits_for=release)], RunFacts(path=None))
     feeds.put(stream([1.0]), [])
-    feeds.close(dict, patience=0.2)
+    feeds.close(dict, hurry=True)
     release.set()
     assert "did not end within" in caplog.text
 
