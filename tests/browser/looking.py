@@ -6,6 +6,8 @@ import time
 
 from playwright.sync_api import expect
 
+from .conftest import PATIENCE
+
 BAD, ABSENT = (214, 0, 108), (236, 239, 242)  # colours.js, on light
 AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 TOP = (253, 231, 37)  # the last colour of viridis
@@ -17,6 +19,7 @@ class Look:
 
     def __init__(self, browser, width=1400, height=1300, **context):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **context)
+        self.context.set_default_timeout(PATIENCE)
         self.page = self.context.new_page()
         self.faults = []
         self.requests = []
@@ -64,8 +67,8 @@ class Look:
 
     def shown_run(self):
         """Wait until a run is drawn."""
-        expect(self.frame.locator("canvas.heat")).to_be_visible(timeout=30_000)
-        expect(self.frame.locator(".span")).to_contain_text("step", timeout=30_000)
+        expect(self.frame.locator("canvas.heat")).to_be_visible()
+        expect(self.frame.locator(".span")).to_contain_text("step")
         self.settle()
 
     def settle(self):
@@ -74,7 +77,7 @@ class Look:
         The page asks 90 ms after a move, and changes its address within 200 ms. That is of its own clock: on a busy
         machine it may be late, but its timers go off in their order.
         """
-        asked, until = None, time.monotonic() + 60
+        asked, until = None, time.monotonic() + PATIENCE / 1000
         while asked != len(self.requests) or self._waiting:
             assert time.monotonic() < until, [request.url for request in self._waiting]
             asked = len(self.requests)

@@ -920,7 +920,7 @@ def test_the_table_of_runs_is_sorted_and_leads_to_a_run(page):
     table = seen.frame.get_by_role("region", name="Table of runs")
     rows = table.locator("tbody tr")
     expect(rows).to_have_count(13)
-    expect(table).not_to_contain_text("being diagnosed", timeout=60_000)
+    expect(table).not_to_contain_text("being diagnosed")
 
     def names():
         return rows.locator("th").all_inner_texts()

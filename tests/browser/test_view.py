@@ -69,10 +69,10 @@ def test_a_run_that_is_being_recorded_is_followed(look, view, tmp_path):
     expect(seen.frame.locator("button.run")).to_contain_text("recording")
     found = Event(step=3500, kind="spike", severity="warning", message="found", parameter=NAMES[0])
     writer.append(list(rows(4000, 3000)), [found])
-    expect(seen.frame.locator(".span")).to_contain_text("3,999", timeout=30_000)
+    expect(seen.frame.locator(".span")).to_contain_text("3,999")
     expect(seen.frame.locator("button.event")).to_have_count(1)
     writer.end_attempt("closed")
-    expect(seen.frame.locator("button.run")).not_to_contain_text("recording", timeout=30_000)
+    expect(seen.frame.locator("button.run")).not_to_contain_text("recording")
 
 
 def test_a_server_that_was_ended_is_told(look, logs):
@@ -82,4 +82,4 @@ def test_a_server_that_was_ended_is_told(look, logs):
         seen = look().open_page(process.stdout.readline().strip())
         seen.shown_run()
         process.kill()
-    expect(seen.frame.get_by_role("alert")).to_contain_text("The server does not answer", timeout=30_000)
+    expect(seen.frame.get_by_role("alert")).to_contain_text("The server does not answer")
