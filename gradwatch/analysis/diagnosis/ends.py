@@ -73,7 +73,7 @@ FEW_GROWN, FEWER_GROWN = 20.0, 100.0  # times the first norms; of fewer than six
 MANY_GROWN, MIN_MANY = 100.0, 20  # times the first fifth of many norms, and how many; healthy ones reached 12
 ENDLESS_RATIO, ENDLESS_NORMS = 10.0, 10.0  # of the first losses and norms: how far a loss falls that has no least value
 STANDS_RATIO = 0.9  # of the first loss: one that fell to less shows that the training goes on
-OUTGROWN, STILL_FALLS = 10.0, 0.01  # times their level while the loss was best; of that level, in half of the losses
+OUTGROWN, STILL_FALLS = 5.0, 0.02  # times their level while the loss was best; of that level, in half of the losses
 
 
 def is_apart(losses: Array, levels: list[float]) -> bool:
@@ -422,8 +422,9 @@ def norms_outgrow_from(optimizer: OptimizerFacts) -> int | None:
     if len(optimizer.history.losses) < MANY_LOSSES or optimizer.has_rivals or optimizer.history.has_surrogate_loss:
         return None
     levels = optimizer.history.loss_levels
-    early, late = levels[: len(levels) // 2], levels[len(levels) // 2 :]
-    if not min(late) > (1 - STILL_FALLS) * min(early) > 0:
+    early = levels[: len(levels) // 2]
+    stood = float(np.median(optimizer.history.losses[len(optimizer.history.losses) // 2 :]))
+    if not min(stood, levels[-1]) > (1 - STILL_FALLS) * min(early) > 0:
         return None
     step = _end_of_level(optimizer, int(np.argmin(early)))
     raised = raised_at_the_end(optimizer, step)

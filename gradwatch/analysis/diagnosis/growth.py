@@ -63,6 +63,7 @@ FALLEN, FAR_FALLEN = 0.5, 0.8  # of the first of few losses: what the best one r
 FEW_RISE_SHARE = 0.25  # of the progress of few losses: a rise by more counts beside norms that rose so far
 LEARNT_SHARE = 0.9  # of the first loss: beside norms that grow without end, a smaller fall is no progress
 THROWN_OFF, NOT_BACK = 10.0, 0.97  # times the first loss, after the first updates; of it: no later level is lower
+THROWN_UP = 1.5  # the same of two of the losses
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
@@ -141,7 +142,9 @@ def _thrown_off_at_once(optimizer: OptimizerFacts) -> bool:
         return False
     early = max(3, min(EARLY_STEPS, len(losses) // 10))
     usual = max(float(losses[0]), float(np.quantile(losses[len(losses) // 2 :], 0.95)))
-    leapt = losses[1:early].max() > THROWN_OFF * usual and norms[1:early].max() > THROWN_OFF * norms[0]
+    highest, raised = losses[1:early].max(), norms[1:early].max() / norms[0]
+    second = np.sort(losses[1:early])[-2]
+    leapt = raised > THROWN_OFF and (highest > THROWN_OFF * usual or second > THROWN_UP * usual)
     return bool(leapt) and min(optimizer.history.loss_levels) > NOT_BACK * losses[0]
 
 

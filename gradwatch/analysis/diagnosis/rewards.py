@@ -18,6 +18,7 @@ PARTS = 10  # of the rewards, each with its median
 MIN_FEW_REWARDS, FEW_PARTS = 8, 4  # the same of few rewards, of which the last have to lie below all before
 LOST_SHARE = 0.33  # of the size of the best level: a smaller fall is not told
 UNDONE_SHARE = 0.75  # of what the reward had gained: a fall by as much is told of a reward of any size
+LEAST_LOST = 0.15  # of the best level of a reward that is never below 0, which has a size
 STUCK_SHARE, SELDOM_AT_END, CHANCE = 0.75, 0.5, 2.0  # of all rewards, of the last; deviations of a count
 NEAR_ZERO, NEARLY_ALL = 0.1, 0.95  # of a reward of at most 1: next to none; the share of rewards that is so low
 LEAST_REWARD = 0.01  # a reward that is never as large has another unit
@@ -45,6 +46,8 @@ def reward_fell(rewards: Array, share: float = LOST_SHARE) -> bool:
         return False
     parts = _parts(rewards)
     levels = medians(parts)
+    if rewards.min() >= 0 and max(levels) < LEAST_REWARD:
+        return False
     best, last = parts[int(np.argmax(levels))], rewards[-_last(rewards) :]
     if len(rewards) < MIN_REWARDS and last.max() >= rewards[: -len(last)].min():
         return False
@@ -60,6 +63,8 @@ def reward_fell(rewards: Array, share: float = LOST_SHARE) -> bool:
         moved = max(levels) - (min(levels) if rewards.min() < 0 else levels[0])
         lost = min(lost, UNDONE_SHARE * moved) if moved > SURE * doubt else lost
         is_apart = is_apart or _is_mostly_below(rewards)
+    if rewards.min() >= 0:
+        lost = max(lost, LEAST_LOST * max(levels))
     return is_apart and fall > lost
 
 
@@ -98,6 +103,8 @@ def _fell_late(rewards: Array) -> bool:
     if is_below_all and levels[-1] - float(np.median(lowest)) > BELOW_ALL_NOISE * noise:
         return True
     gain, fall = highest - levels[0], highest - left
+    if rewards.min() >= 0 and fall < LEAST_LOST * highest:
+        return False
     is_apart = float(np.quantile(last, HIGH)) < (highest + left) / 2
     return is_apart and gain > LATE_NOISE * noise and fall > max(UNDONE_SHARE * gain, LATE_NOISE * noise)
 

@@ -52,6 +52,7 @@ MIN_LOSSES = 100  # losses without which the end is not compared with the best b
 MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by a quarter
 FEW_RATIO = 1.25  # times the best level
 MIN_FEWEST_LOSSES, MIN_IN_A_ROW, FEW_FAR_RATIO, NO_MORE = 10, 3, 1.5, 0.85  # times the best in a row; of the highest
+SURE_FEW_NOISE = 8.0  # times the noise of few losses: so far above, a quarter is enough
 FEW_NOISE = 4.0  # times the noise of few losses: by chance three in a row lie as far above three others
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
@@ -66,9 +67,10 @@ SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told
 STANDS_SHARE, STANDS_NOISE = 0.01, 0.004  # of the loss: how far the levels differ, and rows scatter, of one that stands
 EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
-UNTRAINED, HIGH_STANDS = 7.0, 0.03  # a loss of language that stands above has learnt nothing; how far it may move
+UNTRAINED, HIGH_STANDS = 4.0, 0.03  # a loss of language that stands above has learnt nothing; how far it may move
+MOST_SCATTER = 4.0  # deviations of a level: how far ten of them lie apart by chance
 MOST_BY_GUESS = 12.5  # the logarithm of the largest vocabularies: a loss above it has another unit
-HOVERS, HOVERS_FROM, HOVERS_SHARE = 6.3, 3, 0.01  # a loss of language that stays there; from which tenth; by how much
+HOVERS, HOVERS_FROM, HOVERS_SHARE = 6.3, 3, 0.012  # a loss of language that stays there; from which tenth; by how much
 FADED = 1 / 30  # of the first norms: beside a loss that stands
 CLASSES = (2, 3, 4, 5, 10, 100, 1000)  # that data sets usually have
 AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.004, 0.07, 0.02  # of ln k: distance at the end, on the way, by noise
@@ -365,7 +367,7 @@ def _wandering(losses: Array) -> float:
     >>> _wandering(np.linspace(3.0, 1.0, 100)) < 1e-9
     True
     """
-    levels = np.array(medians(np.array_split(losses, EARLY_PARTS)))
+    levels = np.array(medians(np.array_split(losses, min(EARLY_PARTS, len(losses)))))
     return robust_deviation(np.diff(levels, 2)) / math.sqrt(6)
 
 
@@ -390,7 +392,9 @@ def _few_rise_far(losses: Array) -> bool:
     if len(losses) < MIN_FEW_LOSSES and float(np.median(last)) - top < FEW_NOISE * noise_of(losses):
         return False
     is_undone = math.log(last.min() / top) > ALONE_SHARE * math.log(max(first_loss(losses) / top, 1.0)) > 0
-    return bool(last.min() > FEW_FAR_RATIO * top > 0 and is_undone and last[-1] > NO_MORE * after.max())
+    is_sure = float(np.median(last)) - top > SURE_FEW_NOISE * noise_of(losses)
+    least = FEW_RATIO if is_sure else FEW_FAR_RATIO
+    return bool(last.min() > least * top > 0 and is_undone and last[-1] > NO_MORE * after.max())
 
 
 def huge_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
@@ -484,7 +488,9 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
         return True
     if len(losses) >= MIN_LOSSES and _hovers(levels, doubt):
         return True
-    if doubt < STANDS_SHARE and levels.max() < (1 + HIGH_STANDS) * levels.min() and _norms_fade(optimizer):
+    scatter = MOST_SCATTER * robust_deviation(losses[len(losses) // 2 :]) / math.sqrt(len(losses) / len(levels))
+    room = (1 + HIGH_STANDS) * levels.min() + scatter
+    if doubt < STANDS_SHARE and levels.max() < room and _norms_fade(optimizer):
         return True
     return any(_stands_at(math.log(classes), losses, levels, start, doubt) for classes in CLASSES)
 
@@ -499,7 +505,9 @@ def _hovers(levels: Array, doubt: float) -> bool:
     """
     rest = levels[HOVERS_FROM:]
     is_high = rest.min() > HOVERS and rest.max() < MOST_BY_GUESS
-    is_still = np.ptp(rest) < HIGH_STANDS * rest.min() and rest.min() > (1 - HOVERS_SHARE) * rest[0]
+    few = len(rest) // 2
+    is_still = np.ptp(rest) < HIGH_STANDS * rest.min()
+    is_still &= np.median(rest[-few:]) > (1 - HOVERS_SHARE) * np.median(rest[:few])
     return bool(is_high and is_still and doubt < HOVERS_SHARE)
 
 

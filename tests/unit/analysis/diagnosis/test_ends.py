@@ -316,3 +316,31 @@ def test_a_loss_that_began_far_above_its_end_was_not_lifted_by_targets(tmp_path)
     found = the(fallen, "loss-regressed")
     assert found.severity == "warning"
     assert "times that level" in found.what
+
+
+@pytest.mark.parametrize(
+    ("end", "level", "told"),
+    [
+        pytest.param(1.8, 2.5, True, id="half above its start"),
+        pytest.param(1.8, 1.0, False, id="calm norms"),
+        pytest.param(1.25, 2.5, False, id="near its start"),
+    ],
+)
+def test_a_long_loss_that_ends_above_its_start(tmp_path, end, level, told):
+    losses = [*falling(60, 1.2, 1.15, 0.05), *falling(60, 1.15, end, 0.05), *falling(280, end, end, 0.05)]
+    run = run_of(tmp_path, stream([*steady(60), *steady(340, level=level)], losses=losses))
+    assert ("diverged" in codes(run)) == told
+
+
+@pytest.mark.parametrize(("rows", "told"), [(6, True), (2, False)])
+def test_the_last_rows_of_a_long_training_leave_together(tmp_path, rows, told):
+    end = [3.0, 3.4, 3.1, 3.6, 3.2, 3.5][-rows:]
+    losses, norms = [*falling(400), *end], [*steady(400), *[9.0] * rows]
+    assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses)))) == told
+
+
+@pytest.mark.parametrize(("last", "told"), [(2.36, True), (1.4, False)])
+def test_a_loss_that_the_first_updates_threw_off_and_that_only_came_back(tmp_path, last, told):
+    losses = [2.3, 5.0, 9.0, 8.0, *falling(196, 4.0, last, 0.02)]
+    norms = [1.0, 20.0, 60.0, 30.0, *steady(196)]
+    assert ("diverged" in codes(run_of(tmp_path, stream(norms, losses=losses)))) == told

@@ -36,6 +36,10 @@ def policy(folder, rewards, norms=None, losses=None):
         pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.7)] + NOISE, False, id="falls by a fifth"),
         pytest.param(np.r_[np.full(60, 0.9), np.full(40, 0.3)] + 10 * NOISE, False, id="falls within its noise"),
         pytest.param(FALLS[::10], False, id="ten rows"),
+        pytest.param(
+            np.r_[np.linspace(8.0, 8.5, 50), np.full(50, 8.0)] + NOISE, False, id="by a sixteenth of its level"
+        ),
+        pytest.param(np.r_[np.linspace(8.0, 8.5, 50), np.full(50, 8.0)] + NOISE - 20, True, id="what it had gained"),
         pytest.param(FALLS - 50, True, id="on a far lower level"),
         pytest.param(np.r_[np.linspace(0, 4, 40), np.linspace(4, 1, 60)] + 10 * NOISE, True, id="slowly under noise"),
     ],
@@ -278,3 +282,21 @@ def test_norms_that_explode_while_the_policy_earns_more_are_no_divergence(tmp_pa
     run = policy(tmp_path, rewards, norms, list(np.r_[np.full(100, 0.2), np.full(300, 12.0)]))
     assert any(event.kind == "explosion" and event.severity == "critical" for event in run.events())
     assert ("diverged" in codes(run)) == told
+
+
+NEAR_ZERO = np.tile([0.0, 0.03, 0.06, 0.02, 0.04], 16)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "severities"),
+    [
+        pytest.param(NEAR_ZERO, ["warning"], id="stays there"),
+        pytest.param(np.sort(NEAR_ZERO), [], id="rises"),
+        pytest.param(NEAR_ZERO + 0.4, [], id="well above it"),
+        pytest.param(NEAR_ZERO / 100, [], id="of another unit"),
+    ],
+)
+def test_a_reward_that_stays_near_zero(tmp_path, rewards, severities):
+    found = [f for f in policy(tmp_path, rewards).diagnosis() if f.code == "no-progress"]
+    assert [f.severity for f in found] == severities
+    assert all("stays near 0" in f.what for f in found)

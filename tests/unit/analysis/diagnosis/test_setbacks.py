@@ -102,6 +102,19 @@ def test_few_losses_whose_last_ones_all_lie_above_the_best(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        pytest.param([1.1, 2.4, 2.6, 2.5, 2.6], True, id="far above the noise"),
+        pytest.param([1.1, 2.4, 2.6, 2.5, 1.5], False, id="on the way back"),
+        pytest.param([1.1, 1.1, 1.2, 1.1, 1.2], False, id="by a tenth"),
+    ],
+)
+def test_a_dozen_losses_of_which_the_last_are_far_above_the_best(tmp_path, last, told):
+    losses = [3.0, 2.4, 2.0, 1.6, 1.3, 1.1, 1.0, *last]
+    assert ("loss-regressed" in codes(run_of(tmp_path, stream(steady(12), losses=losses)))) == told
+
+
+@pytest.mark.parametrize(
     ("leap", "last", "severities"),
     [
         pytest.param(48.0, 20.0, ["warning"], id="ends above its start"),
@@ -263,6 +276,10 @@ def test_no_progress_is_not_told_of_other_losses(tmp_path, losses):
         pytest.param(falling(400, 2.9, 2.3, 0.05), None, id="learns on the way to it"),
         pytest.param(falling(324, 9.75, 9.62, 0.007), "warning", id="higher than what has learnt"),
         pytest.param(falling(324, 9.75, 9.0, 0.007), None, id="falls from there"),
+        pytest.param(falling(600, 4.9, 4.9, 0.03), "warning", id="higher than a fine-tuned model, under noise"),
+        pytest.param(falling(600, 16.6, 16.6, 0.03), "info", id="higher than any guess, so of another unit"),
+        pytest.param(falling(20, 10.9, 7.4) + falling(280, 7.4, 7.35, 0.01), "warning", id="a language model hovers"),
+        pytest.param(falling(20, 10.9, 7.4) + falling(280, 7.4, 6.8, 0.01), None, id="a language model learns slowly"),
     ],
 )
 def test_an_imported_loss_that_stands_as_if_it_did_not_depend_on_the_inputs(tmp_path, losses, severity):
