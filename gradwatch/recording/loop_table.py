@@ -45,11 +45,8 @@ class LoopTable:
 
     def clipped_by(self, call: ClipCall) -> list[Loop]:
         """Return the loops that have a parameter of this call."""
-        return [
-            loop
-            for loop in self._loops
-            if any(id(parameter) in loop.tracker.parameters.ids for parameter in call.parameters)
-        ]
+        clipped = call.parameters
+        return [loop for loop in self._loops if not loop.tracker.parameters.ids.isdisjoint(map(id, clipped))]
 
     def named(self, name: str | None) -> list[Loop]:
         """Return the loop of this name, or all loops for None."""
