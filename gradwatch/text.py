@@ -107,7 +107,7 @@ def run_state(reason: str | None, *, running: bool) -> str:
     """Format how the last attempt of a run ended: `RunSummary.ended` and `RunSummary.running`.
 
     >>> [run_state(reason, running=False) for reason in ("exit", "exception KeyboardInterrupt", None)]
-    ['ended: exit', 'interrupted (Ctrl-C)', 'its process is gone']
+    ['finished', 'interrupted (Ctrl-C)', 'its process is gone']
     >>> run_state(None, running=True)
     'still running'
     """
@@ -115,7 +115,8 @@ def run_state(reason: str | None, *, running: bool) -> str:
         return "still running"
     if reason is None:
         return "its process is gone"
-    return "interrupted (Ctrl-C)" if reason == "exception KeyboardInterrupt" else f"ended: {reason}"
+    plain = {"exit": "finished", "closed": "finished", "exception KeyboardInterrupt": "interrupted (Ctrl-C)"}
+    return plain.get(reason, f"ended: {reason}")
 
 
 def duration(seconds: float | None) -> str:

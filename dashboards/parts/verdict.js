@@ -92,6 +92,7 @@ function rateOf({ learning_rate: last, highest_learning_rate: highest }) {
 function endOf({ running, ended }) {
   if (running) return "still running";
   if (ended === null) return "its process is gone";
+  if (ended === "exit" || ended === "closed") return "finished";
   return ended === "exception KeyboardInterrupt" ? "interrupted (Ctrl-C)" : `ended: ${ended}`;
 }
 

@@ -157,7 +157,7 @@ test("an axis has room around what is drawn, and exists where nothing is", () =>
 
 test("the facts of a run leave out what did not happen", () => {
   const quiet = factsOf(overview()).join(" · ");
-  assert.match(quiet, /^Net · SGD lr 0.1 · steps 0 to 99, 100 recorded · ended: closed · total norm: median 1/);
+  assert.match(quiet, /^Net · SGD lr 0.1 · steps 0 to 99, 100 recorded · finished · total norm: median 1/);
   assert.doesNotMatch(quiet, /dropped|skipped|damaged|NaN/);
   const facts = factsOf(overview({ nonfinite_steps: 1, skipped_steps: 2, damaged_rows: 1, running: true })).join(" · ");
   assert.match(facts, /still running · .*NaN or infinite at 1 step · 2 steps skipped · 1 damaged row of the store/);
@@ -170,7 +170,7 @@ test("a run without an end is running only while its process is alive", () => {
   );
   assert.match(factsOf(overview({ running: true, ended: null })).join(), /still running/);
   assert.match(factsOf(overview({ running: false, ended: null })).join(), /its process is gone/);
-  assert.match(factsOf(overview({ running: false, ended: "exit" })).join(), /ended: exit/);
+  assert.match(factsOf(overview({ running: false, ended: "exit" })).join(), /finished/);
   const interrupted = overview({ running: false, ended: "exception KeyboardInterrupt" });
   assert.match(factsOf(interrupted).join(), /interrupted \(Ctrl-C\)/);
 });

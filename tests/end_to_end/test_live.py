@@ -83,7 +83,7 @@ def test_it_follows_a_run_and_leaves_the_terminal_clean(tmp_path, key, code):
     writer.append(records[300:], replay(records))
     terminal.wait_for("newest event  warning spike at step 350")
     writer.end_attempt("closed")
-    terminal.wait_for("ended: closed, step 399 of 400;")
+    terminal.wait_for("finished, step 399 of 400;")
     if key == "q":
         os.write(terminal.master, b"q")
     else:
@@ -98,11 +98,11 @@ def test_it_follows_a_run_and_leaves_the_terminal_clean(tmp_path, key, code):
 def test_it_goes_on_when_its_run_is_deleted_and_made_again(tmp_path):
     write_run(tmp_path / "run", stream(steady(100)))
     terminal = Terminal("watch", "run", "--every", "0.2", cwd=tmp_path)
-    terminal.wait_for("ended: closed, step 99;")
+    terminal.wait_for("finished, step 99;")
     shutil.rmtree(tmp_path / "run")
     terminal.wait_for("waiting for the first step of run")
     write_run(tmp_path / "run", stream(steady(150)))
-    terminal.wait_for("ended: closed, step 149;")
+    terminal.wait_for("finished, step 149;")
     (tmp_path / "run" / "gradwatch.db").write_bytes(b"SQLite format 3\0" + bytes(1000))
     terminal.wait_for("(store-damaged)")
     os.write(terminal.master, b"q")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradwatch.analysis.statistics.loss_levels import first_loss, medians, uncertainty
@@ -76,10 +78,12 @@ def is_flat(history: OptimizerHistory) -> bool:
 
 
 def drift(norms: Array) -> float:
-    """The median of the last third of the norms over that of the first.
+    """The median of the last third of the norms over that of the first; NaN for fewer than three norms.
 
-    >>> drift(np.array([1.0, 1.0, 1.0, 1.0, 3.0, 3.0])).__round__(6)
-    3.0
+    >>> drift(np.array([1.0, 1.0, 1.0, 1.0, 3.0, 3.0])).__round__(6), drift(np.array([1.0]))
+    (3.0, nan)
     """
+    if len(norms) < 3:
+        return math.nan
     thirds = np.array_split(np.log(norms), 3)
     return float(np.exp(np.median(thirds[2]) - np.median(thirds[0])))

@@ -17,6 +17,7 @@ from gradwatch.errors import EmptyRun, RunNotFound
 from gradwatch.record import StepRecord
 from gradwatch.sinks.notify import Notifications, check_link
 from gradwatch.sinks.tracker import RunFacts
+from gradwatch.text import run_state
 from gradwatch.views.console.watch import follow
 
 
@@ -105,6 +106,6 @@ def _wait_for_the_end(path: Path | None, every: float, alerts: Alerts) -> None:
             continue
         alerts.see(summary)
         if not summary.running:
-            print_lines(f"{run} ended: {summary.ended or 'killed'}, {summary.verdict}")
+            print_lines(f"{run}: {run_state(summary.ended, running=False)}, {summary.verdict}")
             return
         time.sleep(every)

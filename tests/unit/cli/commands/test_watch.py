@@ -124,7 +124,7 @@ def test_without_a_terminal_it_follows_to_the_end(server, runs, command):
     _, address = server
     done = command("watch", runs / "good", "--notify", address, "--every", "0.1")
     assert done.code == 0
-    assert "good ended: closed, healthy" in done.out
+    assert "good: finished, healthy" in done.out
     assert "hunter2" not in done.out + done.err
 
 

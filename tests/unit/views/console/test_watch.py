@@ -99,7 +99,7 @@ def test_the_status_tells_how_far_the_training_is(tmp_path):
     assert lines[0] == "recording, step 299 of 400, about 10.0 s left; q quits"
     assert lines[1] == "━" * 60 + "─" * 20
     writer.end_attempt("closed")
-    assert text_of(view(tmp_path, terminal())).startswith("ended: closed, step 299 of 400; q quits")
+    assert text_of(view(tmp_path, terminal())).startswith("finished, step 299 of 400; q quits")
 
 
 def test_off_a_terminal_it_prints_the_report_once(tmp_path):
