@@ -56,8 +56,9 @@ class Examination:
         return any(observation.mark == "problem" for observation in self.observations)
 
 
-# Codes of findings that a few steps always have; the last is reported with the clip calls.
-_NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}
+# Codes of findings that a few steps always have, or may have: an optimizer beside others may step later, which is
+# noted. The last is reported with the clip calls.
+_NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "no-steps", "ineffective-clipping"}
 
 
 class _Enough(BaseException):

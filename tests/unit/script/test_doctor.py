@@ -132,6 +132,27 @@ def test_a_clip_call_in_the_wrong_place_is_told_with_its_remedy(tmp_path):
     assert "call it between backward and the optimizer's step" in text
 
 
+def test_doctor_notes_an_optimizer_that_has_made_no_step_yet(tmp_path):
+    """A generator is updated once for eight updates of its critic."""
+    _, has_problem, observations, _ = examined(
+        tmp_path,
+        """
+        import torch
+        maker, critic = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+        of_maker = torch.optim.SGD(maker.parameters(), lr=0.1)
+        of_critic = torch.optim.SGD(critic.parameters(), lr=0.1)
+        for step in range(20):
+            of_maker.zero_grad()
+            of_critic.zero_grad()
+            critic(maker(torch.randn(8, 2))).square().mean().backward()
+            (of_maker if step % 9 == 8 else of_critic).step()
+        """,
+        steps=5,
+    )
+    assert not has_problem
+    assert ("note", "optimizer 0", "SGD has made no step yet") in observations
+
+
 def test_doctor_fails_over_parts_without_an_optimizer_that_only_a_function_of_the_script_knows(tmp_path):
     _, has_problem, observations, _ = examined(
         tmp_path,
