@@ -66,6 +66,7 @@ THROWN_OFF, NOT_BACK = 10.0, 0.97  # times the first loss, after the first updat
 THROWN_UP = 1.5  # the same of two of the losses
 EARLY_STEPS, EARLY_SHARE = 20, 0.15  # steps, and share of the run: growth that began by then began with the training
 CALM_RATIO, OUT_OF_NOISE = 1.5, 4.0  # of the best level, and times the noise: growth has begun above both
+CALM_STEPS, CALM_NOISE_STEPS = 9, 50  # before a step: those that make its level, and those that make their noise
 VANISHED_RATIO = 1e-2  # of the median parameter's entries
 LEARNT, ROUNDING, DECADES = 0.3, 1e-6, 0.8  # of the first loss; of the loss; of those that norms which fade pass
 MOST_LISTED = 30  # steps that a finding lists: norms with a heavy tail have dozens that stand out
@@ -193,7 +194,7 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     return Finding(
         code="diverged",
         severity="critical" if (knows_loss and not stands) or ends_in_nan or is_huge else "warning",
-        certainty="shown" if long is not None or ends_in_nan else "likely",
+        certainty="shown" if (long is not None and not stands) or ends_in_nan else "likely",
         what=f"the training{facts.of(optimizer)} diverged from step {onset} on: {how}",
         optimizer=optimizer.name,
         parameters=_where(optimizer, onset),
@@ -205,11 +206,17 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "total_norm_first": Quantity(first_norm, "norm"),
             "total_norm_last": Quantity(last_norm, "norm"),
         },
-        cause=_cause(optimizer, onset),
+        cause=_OUTGREW if stands else _cause(optimizer, onset),
         remedy=_remedy(optimizer, onset) + _best_checkpoint(course, onset),
         confirm="train again from the same seed with a tenth of the learning rate: the growth should vanish or begin"
         " later",
     )
+
+
+_OUTGREW = (
+    "norms grew while the loss stood; likely a learning rate that is too high for where the training is by now,"
+    " possibly weights or noise that grow without harm to the loss"
+)
 
 
 def _ends(optimizer: OptimizerFacts, course: Loss) -> tuple[float, float]:
@@ -332,7 +339,8 @@ def _onset(optimizer: OptimizerFacts) -> int | None:
     if _thrown_off_at_once(optimizer):
         return int(optimizer.history.loss_steps[0])
     if _loss_is_lost(optimizer, loss_course(optimizer)) or _few_losses_are_lost(optimizer):
-        return _begin(optimizer, None)
+        begin, explosion = _begin(optimizer, None), _lasting_explosion(optimizer)
+        return begin if explosion is None or not _explains(optimizer, explosion, begin) else explosion
     if (first_out := out_of_range_from(optimizer)) is not None:
         return first_out
     explosion = _lasting_explosion(optimizer)
@@ -487,6 +495,27 @@ def _begin(optimizer: OptimizerFacts, until: int | None) -> int:
         if usable.sum() >= 3:
             return int(optimizer.steps[usable][_last_calm(values[usable])])
     return int(optimizer.steps[0])
+
+
+def _explains(optimizer: OptimizerFacts, explosion: int, begin: int) -> bool:
+    """Whether an explosion is where growth began that smoothed values place at another step.
+
+    The last step near the best level is a poor beginning where the loss wavers, as that of a GAN's generator does: it
+    lies before the explosion, though loss and norm were at their level until then. Or it lies a few steps after it.
+    """
+    if explosion <= begin:
+        return begin - explosion <= CALM_STEPS
+    return all(_stood(values, optimizer.steps, begin, explosion) for values in (optimizer.loss, optimizer.total_norm))
+
+
+def _stood(values: Array, steps: NDArray[np.int64], begin: int, explosion: int) -> bool:
+    finite = np.isfinite(values)
+    first, last = values[finite & (steps <= begin)], values[finite & (steps < explosion)]
+    if not len(first) or not len(last):
+        return True
+    level = float(np.median(first[-CALM_STEPS:]))
+    noise = OUT_OF_NOISE * robust_deviation(last[-CALM_NOISE_STEPS:])
+    return float(np.median(last[-CALM_STEPS:])) <= level + max((CALM_RATIO - 1) * abs(level), noise)
 
 
 def _last_calm(values: Array) -> int:

@@ -356,3 +356,43 @@ def test_growth_over_many_orders_begins_where_the_loss_has_left_its_level(tmp_pa
     losses *= np.exp(0.02 * np.random.default_rng(0).standard_normal(300))
     run = run_of(tmp_path, stream(np.array(steady(300)) * losses, losses=list(losses)))
     assert abs(the(run, "diverged").steps[0] - 61) < 10
+
+
+def wavering(steps, seed=0):
+    """The loss of a generator: it wavers slowly, lowest near step 220."""
+    rng = np.random.default_rng(seed)
+    at = np.arange(steps)
+    return 1.0 - 0.15 * np.exp(-(((at - 220) / 25) ** 2)) + 0.01 * rng.standard_normal(steps)
+
+
+@pytest.mark.parametrize("lift", [1.6, 40.0])
+def test_a_divergence_begins_at_the_gradient_that_exploded(tmp_path, lift):
+    """One gradient of ten thousandfold at step 300 throws a generator off for good."""
+    losses, norms = wavering(600), np.array(steady(600, spread=0.05))
+    norms[300] = 1e4
+    norms[301:] *= 300.0
+    losses[301:] *= lift
+    found = the(run_of(tmp_path, stream(list(norms), losses=list(losses)), "Adam"), "diverged")
+    assert found.steps[0] == 300
+    assert "a step whose update was too large" in found.cause
+
+
+def test_a_divergence_that_began_before_the_explosion_keeps_its_beginning(tmp_path):
+    """The loss and the norms grow from step 220 on; the explosion at step 300 is a consequence."""
+    losses, norms = wavering(600), np.array(steady(600, spread=0.05))
+    growth = np.concatenate([np.ones(220), np.geomspace(1.0, 40.0, 80), np.full(300, 40.0)])
+    losses, norms = losses * growth, norms * growth
+    norms[300] = 1e4
+    norms[301:] *= 300.0
+    losses[301:] += 40.0
+    found = the(run_of(tmp_path, stream(list(norms), losses=list(losses)), "Adam"), "diverged")
+    assert found.steps[0] < 240
+
+
+def test_norms_that_outgrow_a_standing_loss_are_said_as_surely_as_they_are_known(tmp_path):
+    losses = [*falling(200, 10.0, 6.5, 0.01), *falling(300, 6.5, 6.5, 0.01)]
+    norms = [*steady(200), *(n * g for n, g in zip(steady(300), np.geomspace(1.0, 60.0, 300), strict=True))]
+    found = the(run_of(tmp_path, stream(norms, losses=losses), "AdamW"), "diverged")
+    assert (found.severity, found.certainty) == ("warning", "likely")
+    assert found.cause.startswith("norms grew while the loss stood; likely")
+    assert "possibly" in found.cause
