@@ -66,9 +66,9 @@ PAGES: dict[str, Page] = {
         title="The learning rate is 0",
         cure="script",
         meaning="All parameter groups have learning rate 0, or one below a millionth of the highest, at most steps or"
-        " from some step to the end; or one group has 0 at every step. The weights do not move then, or hardly. A rate"
-        " also counts that is so small that all updates together move no matrix by a thousandth of its norm while the"
-        " loss stands.",
+        " from some step to the end; or one group has 0 at every step. The weights do not move then, or hardly. A"
+        " rate also counts as 0 if it is so small that all updates together move no matrix by a thousandth of its"
+        " norm, while the loss does not change.",
         example="`LambdaLR(optimizer, lambda step: step // 1000)`: the integer division gives 0 for 1,000 steps.",
         confirm="Print `scheduler.get_last_lr()` at the first and the last steps.",
         fix="Correct the schedule or the number of steps it is built for.",
@@ -234,16 +234,17 @@ PAGES: dict[str, Page] = {
             "the first updates lifted loss and norm tenfold, and the loss never came below its start again",
             "a twentieth of the losses is above a million, and a million times the first ones, whatever lies between"
             " them",
-            "a loss below 0 grows tenfold in size with its norms: it has no least value",
+            "a loss below 0 grows tenfold in size with its norms: such a loss has no minimum",
             "a reward is recorded and has not risen, and the loss grew fivefold under norms that grew by three times"
             " the root of that, or twentyfold under norms that doubled",
         ),
         unless=(
-            "a task grows: a loss below half of its start that still halves within its last tenth is learnt again",
+            "the task grew: the loss is below half of its start and still halves within its last tenth, so the model"
+            " is learning again",
             "targets grow, as the values of Q-learning do with the return: a loss that rose at once and stands since,"
             " or that rises ever more slowly, while the norms rose by about the root of that (without a reward in the"
             " record, a loss that rose thirtyfold at most)",
-            "the norms exploded, and the reward rose after it",
+            "the norms exploded, but the reward rose afterwards",
         ),
         example="SGD with a learning rate that is too high; Q-learning with a discount above 1.",
         confirm="Train again with a tenth of the learning rate.",
@@ -370,7 +371,7 @@ PAGES: dict[str, Page] = {
         cure="signal",
         meaning="The gradient exists but stays at 0: the units are off for every input. Dropout is not the cause. It"
         " switches off different units at each step, so it makes a gradient 0 at some steps only (unless p is 1). A"
-        " branch that joins the loss later is not told once it has had gradients for some steps.",
+        " branch that joins the loss later is not reported once it has had gradients for some steps.",
         example="ReLU units whose bias fell far below 0.",
         confirm="Look at the activations that these parameters feed.",
         fix="Use a smaller learning rate, an initial bias nearer 0, normalisation, or an activation with a slope"
@@ -463,8 +464,9 @@ PAGES: dict[str, Page] = {
     "overfitting": Page(
         title="The validation loss rises while the training's falls",
         cure="signal",
-        meaning="Of six validations or more, the last three at least came after the best, and their loss is higher by"
-        " more than 5 % and more than its noise, while the loss of the training fell on. The gradients are healthy, so"
+        meaning="There are at least six validations, and at least three came after the best one. Their loss is"
+        " higher by more than 5 % and by more than its noise, while the training loss kept falling. The gradients"
+        " are healthy, so"
         " it is information. The validation losses are those of `watch.log(validation_loss=...)`, or the"
         " `eval_loss` of Transformers and the `val_loss` of Lightning and Keras.",
         example="A small network on 60 noisy examples that trains on after it has learnt them all.",
@@ -482,7 +484,7 @@ PAGES: dict[str, Page] = {
         example="A small network with all data in each batch: its norms scatter by 0.7 % without dropout, by 3.5 % with"
         " 0.5 and by 5.6 % with 0.9.",
         confirm="Train some steps with all data in a batch, with dropout and without.",
-        fix="Nothing is to be mended. No clipping threshold removes this scatter. A lower dropout does.",
+        fix="Nothing needs to change. No clipping threshold removes this scatter; a lower dropout does.",
         sources=("Srivastava et al. 2014, 'Dropout', https://jmlr.org/papers/v15/srivastava14a.html",),
     ),
     "no-progress": Page(
@@ -549,11 +551,11 @@ PAGES: dict[str, Page] = {
     "norm-rises-as-rate-falls": Page(
         title="The norms rise as the learning rate falls",
         cure="none",
-        meaning="Weight decay keeps the ratio of gradient norm to weight norm near sqrt(2 decay / rate). A schedule"
-        " that lowers the rate therefore lets the gradients grow, as far as decay has had the time to shrink the"
-        " weights: by decay * rate at each step. The event `drift` says how much of a rise this explains.",
+        meaning="Weight decay keeps the ratio of gradient norm to weight norm near sqrt(2 decay / rate). If a"
+        " schedule lowers the rate, the gradients therefore grow, but only as fast as decay shrinks the weights: by"
+        " decay * rate at each step. The event `drift` says how much of a rise this explains.",
         example="AdamW with a weight decay of 0.1 and a cosine schedule from 1e-3 over 100,000 steps.",
-        confirm="Compare the norms of gradients and weights: the one grows as the other shrinks.",
+        confirm="Compare the norms of gradients and weights: the gradients' norm grows as the weights' norm shrinks.",
         fix="Nothing is wrong. A decay that falls with the rate keeps the norms level.",
         sources=("Defazio 2025, https://arxiv.org/abs/2506.02285",),
     ),
@@ -572,9 +574,10 @@ PAGES: dict[str, Page] = {
         cure="rate",
         meaning="In the second half of the run, the median update of one or a few matrices was at least ten times that"
         " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. They"
-        " train at a much higher rate than the rest; their weights often grow until it looks ordinary. A matrix"
-        " is compared with others of its type (attention, recurrent, adapters, convolutions) where there are three or"
-        " more, and else with all but the embeddings. A high rate can be intended, as for a new head on a pretrained"
+        " train at a much higher rate than the rest; their weights often grow until the rate looks ordinary. A"
+        " matrix is compared with others of its type (attention, recurrent, adapters, convolutions) if there are"
+        " three or more, and otherwise with all matrices except embeddings. A high rate can be intended, as for a"
+        " new head on a pretrained"
         " network.",
         also=(
             "an update is a twentieth of the others beside its weights or less, and the entries of these weights are"
