@@ -21,7 +21,7 @@ from gradwatch.script.imports import after_import
 from gradwatch.script.launch import Program, run_until, show, why_nothing
 from gradwatch.script.plan import RecordingPlan
 from gradwatch.script.processes import counted_processes
-from gradwatch.text import count, optimizer_label
+from gradwatch.text import count, optimizer_label, share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -284,7 +284,7 @@ class _Listener:
         each = len(self._clock) - 1
         text = (
             f"{1e3 * ours / each:.3g} ms of {1e3 * wall / each:.3g} ms a step in the training thread"
-            f" ({ours / wall:.1%}) over {each} steps; gradients are read by {route}"
+            f" ({share(ours / wall)}) over {each} steps; gradients are read by {route}"
         )
         return Observation("fine", "cost", text)
 
