@@ -35,19 +35,27 @@ def runs(request, tmp_path_factory):
     return folders, names
 
 
+def in_order(table):
+    return table.sort_index(axis=1)
+
+
 def test_the_process_records_what_the_thread_records(runs):
+    """Parameters that only some ranks hold stand in the order in which they are heard, and so do the terms of sums."""
     folders, names = runs
     for name in names:
         process, thread = Run(folders["process"] / name), Run(folders["thread"] / name)
         found, expected = process.steps(), thread.steps()
         assert len(expected) >= 6
         for column in set(expected) - {"wall_time"}:
-            np.testing.assert_array_equal(found[column], expected[column], err_msg=f"{name} {column}")
-        assert process.parameters() == thread.parameters()
+            if expected[column].dtype == float:
+                np.testing.assert_allclose(found[column], expected[column], rtol=1e-14, err_msg=f"{name} {column}")
+            else:
+                np.testing.assert_array_equal(found[column], expected[column], err_msg=f"{name} {column}")
+        assert set(process.parameters()) == set(thread.parameters())
         for stat in STATS:
-            assert process.layers(stat).equals(thread.layers(stat)), (name, stat)
+            assert in_order(process.layers(stat)).equals(in_order(thread.layers(stat))), (name, stat)
         for stat in UPDATE_STATS:
-            assert process.updates(stat).equals(thread.updates(stat)), (name, stat)
+            assert in_order(process.updates(stat)).equals(in_order(thread.updates(stat))), (name, stat)
         for stat in ("norm", "nonfinite", "differing"):
             assert process.ranks(stat).equals(thread.ranks(stat)), (name, stat)
         assert process.summary().ended == "closed"
