@@ -49,7 +49,7 @@ GROWN_RATIO, RUNAWAY_RATIO = 5.0, 3.0  # of a loss beside a reward; of its norms
 FALLEN_SHARE = 0.25  # of the best level of a reward: it has not risen if it has come down again by so much
 FAR_GROWN_RATIO = 20.0  # of such a loss: beside it the norms need only be raised
 NEVER_FELL, ABOVE_START, ABOVE_START_NORMS = 1.05, 1.1, 1.4  # of the best level, the first loss and the first norms
-WORSE_PARTS, WORSE_RATIO = 3, 1.25  # tenths at the end, and their levels as multiples of the first loss
+WORSE_PARTS, WORSE_RATIO = 3, 1.15  # tenths at the end, and their levels as multiples of the first loss
 MIN_END, MOST_AT_END, END_SHARE, USUAL = 40, 10, 100, 0.98  # losses; last ones, of so many; quantile of those before
 MIN_AFTER = 3  # last norms, or last losses of a few: fewer may be a spike
 
@@ -146,7 +146,7 @@ def ends_far_above(optimizer: OptimizerFacts) -> bool:
 
 
 def _ends_above_its_start(losses: Array, levels: list[float]) -> bool:
-    """Whether a loss that hardly fell below its start ends a quarter above it, and its levels were there for long.
+    """Whether a loss that hardly fell below its start ends 15 % above it, and its levels were there for long.
 
     >>> rising = np.r_[np.full(20, 1.2), np.linspace(1.2, 1.7, 40), np.full(40, 1.7)]
     >>> _ends_above_its_start(rising, [1.2, 1.2, 1.3, 1.4, 1.6, 1.7, 1.7, 1.7, 1.7, 1.7])

@@ -227,11 +227,15 @@ PAGES: dict[str, Page] = {
             " of its fall is undone; and since then a norm leapt eightfold, or the norms doubled or fell to a tenth",
             "the loss climbs with the norm to the end, or the last of fewer than 15 losses leave all before them,"
             " together with the norms",
-            "the norms grew tenfold while the loss fell no more, for half of its rows or longer: then it is a warning",
-            "fewer than 100 losses never fell and end a tenth above the first ones, under raised norms",
+            "the norms grew fivefold while the loss fell no more, for half of its rows or longer: then it is a warning",
+            "fewer than 100 losses never fell and end a tenth above the first ones, or more of them 15 % above,"
+            " under raised norms",
+            "each of the last losses, three or a hundredth of all, is twice nearly all of the half before them, under"
+            " norms that rose threefold",
             "no loss is known or none fell, and the last norms are a hundredfold the first ones; twentyfold in few"
             " rows",
-            "the first updates lifted loss and norm tenfold, and the loss never came below its start again",
+            "the first updates lifted the norm tenfold and the loss as far, or two losses half above what is usual"
+            " later, and the loss never came below its start again",
             "a twentieth of the losses is above a million, and a million times the first ones, whatever lies between"
             " them",
             "a loss below 0 grows tenfold in size with its norms: such a loss has no minimum",
@@ -424,10 +428,11 @@ PAGES: dict[str, Page] = {
         " learning rate is not.",
         also=(
             "nearly all of the last of fewer than 100 losses lie above nearly all of the best ones, and their median"
-            " is above 1.25 times the best level",
-            "each of the last of fewer than 30 losses is above 1.5 times the best few in a row",
+            " is above 1.17 times the best level",
+            "each of the last of 10 to 29 losses is above 1.5 times the best few in a row, or above 1.17 times where"
+            " that is far above their noise",
             "the loss clearly stands above its best, by more than its noise and than its levels wander, and does not"
-            " come down again: by 5 % where the norms rose by half or more meanwhile, by 25 % and a quarter of the"
+            " come down again: by 4 % where the norms rose by half or more meanwhile, by 17 % and a quarter of the"
             " fall, in logarithms, where the loss alone says so. With one optimizer it is a warning",
         ),
         unless=("the norms have grown too: the finding is then `diverged`",),
@@ -493,13 +498,19 @@ PAGES: dict[str, Page] = {
         meaning="No tenth of the losses has a median that is 2 % below the first losses, and the losses scatter so"
         " little that a fall of 5 % would show. It is information, because a model that knew its task before the run"
         " began looks the same. In an imported history of 30 losses or more it is a warning if the loss stands within"
-        " 1 % and scatters by less than 0.4 % from the first rows on, as if it did not depend on the inputs.",
+        " 2 % and scatters by less than 0.6 % from the first rows on, as if it did not depend on the inputs.",
         also=(
             "an imported loss stands at what a guess costs, the logarithm of the number of classes (2, 3, 4, 5, 10, 100"
             " or 1,000), also in noisy rows (a warning)",
-            "it stands above 7, higher than any language model that has learnt, or while the norms fall to a thirtieth"
-            " (a warning)",
+            "it stands between 4 and 12.5, higher than a language model that has learnt, or while the norms fall to a"
+            " fifteenth (a warning)",
+            "100 losses or more come down to 6.3 or more, about what the frequency of words alone gives, and stand"
+            " there from the third tenth on, or in the last three tenths under norms that faded (a warning)",
+            "fewer losses, 10 or more, all lie within 0.1 % (a warning)",
+            "no tenth of an imported loss is a tenth below the first, and the last three are 12 % above it, or one was"
+            " twice as high and the loss is back where it began (a warning)",
             "the reward of a policy is its lowest in three rows of four and does not become more (a warning)",
+            "the reward of a policy stays between 0 and 0.1 and does not become more (a warning)",
             "a learner of values gets 0 in every row, or a return below 0 that gets no better in 100 rows or more"
             " (a warning)",
         ),

@@ -31,7 +31,7 @@ from gradwatch.analysis.diagnosis.schedule import (
     rate_without_warm_up,
     restarts_after,
 )
-from gradwatch.analysis.statistics.loss_levels import first_loss, medians, start_of, uncertainty
+from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medians, start_of, uncertainty
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import noise_of, robust_deviation
 from gradwatch.analysis.statistics.tail import detrended_sample
@@ -49,31 +49,34 @@ OUTLIER_DEVIATIONS = 3.0  # robust deviations of the logarithm of a norm over th
 DRAWS, CHANCE = 20, 0.9  # sets of steps drawn by chance, and the quantile of what they seem to cost
 LOST_SHARE = 0.05  # of the steps: so many above the level that the training is held up
 MIN_LOSSES = 100  # losses without which the end is not compared with the best by their medians alone
-MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by a quarter
-FEW_RATIO = 1.25  # times the best level
+MIN_FEW_LOSSES = 30  # the same: of so few the last ones have to lie above the best ones, by a sixth
+FEW_RATIO = 1.17  # times the best level
 MIN_FEWEST_LOSSES, MIN_IN_A_ROW, FEW_FAR_RATIO, NO_MORE = 10, 3, 1.5, 0.85  # times the best in a row; of the highest
-SURE_FEW_NOISE = 8.0  # times the noise of few losses: so far above, a quarter is enough
+SURE_FEW_NOISE = 8.0  # times the noise of few losses: so far above, a sixth is enough
 FEW_NOISE = 4.0  # times the noise of few losses: by chance three in a row lie as far above three others
 REGRESSED_SHARE = 0.15  # of the progress of the loss: a smaller rise is not told
 UNDONE_SHARE = 0.5  # of the progress: more is a warning
 SURE = 1.3  # times the doubt of two levels: a rise that is sure
-SURE_OF_LEVELS, SURE_BESIDE = 5.0, 2.0  # times the wandering of levels; the same beside norms that rose far
-CLEAR_RISE, CLEAR_SHARE = 0.05, 0.04  # of the best level, and of the fall in logarithms, beside norms that rose
+SURE_OF_LEVELS, SURE_BESIDE = 4.0, 2.0  # times the wandering of levels; the same beside norms that rose far
+CLEAR_RISE, CLEAR_SHARE = 0.04, 0.03  # of the best level, and of the fall in logarithms, beside norms that rose
 WITNESS_RATIO, FAR_WITNESS_RATIO = 1.5, 3.0  # times the norms up to the best level
 ALONE_SHARE = 0.25  # of the fall, in logarithms, without such norms
+GAINED, NEARLY, WORSE_RATIO = 0.1, 0.05, 1.12  # of the first level: a gain by less is none; where it ends
 LEAPT_RATIO = 2.0  # times the start: the first updates threw such a loss off
 FELL_SHARE = 0.02  # of the first loss: a fall by less is none
 SEEN_SHARE = 0.05  # of the first loss: where one by that much could not be told from noise, nothing is said
-STANDS_SHARE, STANDS_NOISE = 0.01, 0.004  # of the loss: how far the levels differ, and rows scatter, of one that stands
+STANDS_SHARE, STANDS_NOISE = 0.02, 0.006  # of the loss: how far the levels differ, and rows scatter, of one that stands
 EARLY_PARTS = 20  # parts of the losses, in the first of which the first updates may lower it
 UNLEARNT_SHARE = 0.3  # of the first loss: one that fell to less has learnt something
 UNTRAINED, HIGH_STANDS = 4.0, 0.03  # a loss of language that stands above has learnt nothing; how far it may move
 MOST_SCATTER = 4.0  # deviations of a level: how far ten of them lie apart by chance
 MOST_BY_GUESS = 12.5  # the logarithm of the largest vocabularies: a loss above it has another unit
 HOVERS, HOVERS_FROM, HOVERS_SHARE = 6.3, 3, 0.012  # a loss of language that stays there; from which tenth; by how much
-FADED = 1 / 30  # of the first norms: beside a loss that stands
+LATE_PARTS = 3  # last tenths in which a high loss stands, without norms that could move it
+FADED = 1 / 15  # of the first norms: beside a loss that stands
+STILL_SHARE = 0.001  # of a loss: few losses that lie so close to one another do not depend on the inputs
 CLASSES = (2, 3, 4, 5, 10, 100, 1000)  # that data sets usually have
-AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.004, 0.07, 0.02  # of ln k: distance at the end, on the way, by noise
+AT_CHANCE, AROUND_CHANCE, MOST_DOUBT = 0.01, 0.07, 0.02  # of ln k: distance at the end, on the way, by noise
 BINARY, ABOVE_BINARY, BEGINS_ABOVE = 0.7, 0.03, 0.35  # at the cost of two classes few others stand: how far above
 MIN_HUGE_LOSSES = 10
 AT_ONCE = 1000  # losses
@@ -130,12 +133,12 @@ def _above(losses: Array, first: int, last: int, end: int, limit: float) -> list
         stop = min(begin + AT_ONCE, end)
         block = losses[begin : stop + SMOOTHED - 1]
         padded = np.append(block, np.full(stop - begin + SMOOTHED - 1 - len(block), np.nan))
-        is_above = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1) > limit
+        is_high = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1) > limit
         may_be_back = max(0, last + 1 - begin)
-        back = np.flatnonzero(~is_above[may_be_back:])
+        back = np.flatnonzero(~is_high[may_be_back:])
         if len(back):
-            return above + (begin + np.flatnonzero(is_above[: may_be_back + int(back[0])])).tolist()
-        above += (begin + np.flatnonzero(is_above)).tolist()
+            return above + (begin + np.flatnonzero(is_high[: may_be_back + int(back[0])])).tolist()
+        above += (begin + np.flatnonzero(is_high)).tolist()
     return above
 
 
@@ -339,7 +342,7 @@ def _rises_clearly(optimizer: OptimizerFacts, best: int) -> bool:
     """Whether the last tenth of a loss stands above its best tenth by more than its noise and the wandering of levels.
 
     By a twentieth of the level and of the fall, in logarithms, where the norms have risen as well, the less surely the
-    farther they have. By a quarter of both where the loss alone says so.
+    farther they have. By a sixth and a quarter of them where the loss alone says so.
     """
     losses, levels = optimizer.history.losses, optimizer.history.loss_levels
     low, last, first = levels[best], levels[-1], first_loss(losses)
@@ -372,7 +375,7 @@ def _wandering(losses: Array) -> float:
 
 
 def _few_end_above(losses: Array, levels: list[float]) -> bool:
-    """Whether the last of few losses are above the best ones, their level by a quarter and nearly all of them."""
+    """Whether the last of few losses are above the best ones, their level by a sixth and nearly all of them."""
     if not (float(np.median(last_losses(losses))) > FEW_RATIO * min(levels) > 0 and is_apart(losses, levels)):
         return False
     return len(losses) >= MIN_FEW_LOSSES or _few_rise_far(losses)
@@ -441,6 +444,8 @@ def no_progress(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     tenths = np.array_split(losses, 10)
     levels = optimizer.history.loss_levels
     start = levels[0]
+    if facts.is_imported and not is_diverging(optimizer) and _is_worse_than_at_first(optimizer):
+        return _no_progress(optimizer, "warning", "likely")
     if start == 0 or losses[0] == losses.max():
         return None  # a loss that is solved, or that the first updates may have lowered
     doubt = uncertainty(tenths[0]) + uncertainty(tenths[-1])
@@ -459,13 +464,28 @@ def _stands(optimizer: OptimizerFacts) -> bool:
     training at its end.
     """
     losses, steps = optimizer.history.losses, optimizer.history.loss_steps
-    if len(losses) < MIN_FEW_LOSSES or losses.min() <= 0 or losses.min() == losses.max():
+    if len(losses) < MIN_FEWEST_LOSSES or losses.min() <= 0 or losses.min() == losses.max():
         return False
+    if len(losses) < MIN_FEW_LOSSES:
+        # A language model stands at the logarithm of its vocabulary until its warm-up has begun.
+        return bool(np.ptp(losses) < STILL_SHARE * losses.min()) and losses.max() < HOVERS
     stood = losses[len(losses) // EARLY_PARTS + 1 :]
     level, levels = float(np.median(stood)), medians(np.array_split(stood, 10))
     begins = steps[0] - (steps[1] - steps[0]) <= (steps[-1] - steps[0]) / EARLY_PARTS
     is_still = max(levels) - min(levels) < STANDS_SHARE * level and noise_of(stood) < STANDS_NOISE * level
     return bool(begins and is_still and (1 - STANDS_SHARE) * level < losses[0] < level / UNLEARNT_SHARE)
+
+
+def _is_worse_than_at_first(optimizer: OptimizerFacts) -> bool:
+    """Whether no tenth of a loss is better than its first, and it ends above that or leapt to twice of it."""
+    losses, levels = optimizer.history.losses, optimizer.history.loss_levels
+    first, late = levels[0], levels[-LATE_PARTS:]
+    if first <= 0 or min(levels) < (1 - GAINED) * first or values_grew(optimizer):
+        return False
+    tenths = np.array_split(losses, len(levels))
+    if min(late) > WORSE_RATIO * first and is_above(np.concatenate(tenths[-LATE_PARTS:]), tenths[0]):
+        return True
+    return max(levels[1:-1]) > LEAPT_RATIO * first and levels[-1] > (1 - NEARLY) * first
 
 
 def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
@@ -488,9 +508,12 @@ def _stands_unlearnt(optimizer: OptimizerFacts) -> bool:
         return True
     if len(losses) >= MIN_LOSSES and _hovers(levels, doubt):
         return True
+    late, fades = levels[-LATE_PARTS:], _norms_fade(optimizer)
+    if fades and late.min() > HOVERS and late.max() < min(MOST_BY_GUESS, (1 + HOVERS_SHARE) * late.min()):
+        return True
     scatter = MOST_SCATTER * robust_deviation(losses[len(losses) // 2 :]) / math.sqrt(len(losses) / len(levels))
     room = (1 + HIGH_STANDS) * levels.min() + scatter
-    if doubt < STANDS_SHARE and levels.max() < room and _norms_fade(optimizer):
+    if fades and doubt < STANDS_SHARE and levels.max() < room:
         return True
     return any(_stands_at(math.log(classes), losses, levels, start, doubt) for classes in CLASSES)
 
@@ -512,7 +535,7 @@ def _hovers(levels: Array, doubt: float) -> bool:
 
 
 def _norms_fade(optimizer: OptimizerFacts) -> bool:
-    """Whether the last norms are a thirtieth of the first ones: beside a loss that stands, the model is stuck."""
+    """Whether the last norms are a fifteenth of the first ones: beside a loss that stands, the model is stuck."""
     norms = optimizer.total_norm[np.isfinite(optimizer.total_norm)]
     if len(norms) < MIN_FEW_LOSSES:
         return False

@@ -280,6 +280,19 @@ def test_no_progress_is_not_told_of_other_losses(tmp_path, losses):
         pytest.param(falling(600, 16.6, 16.6, 0.03), "info", id="higher than any guess, so of another unit"),
         pytest.param(falling(20, 10.9, 7.4) + falling(280, 7.4, 7.35, 0.01), "warning", id="a language model hovers"),
         pytest.param(falling(20, 10.9, 7.4) + falling(280, 7.4, 6.8, 0.01), None, id="a language model learns slowly"),
+        pytest.param(falling(11, 3.3, 3.3, 1e-4), "warning", id="few rows that do not move"),
+        pytest.param(falling(11, 3.3, 3.3, 1e-2), None, id="few rows that scatter"),
+        pytest.param(falling(11, 10.8, 10.8, 1e-4), None, id="a language model before its warm-up"),
+        pytest.param(
+            falling(60, 1.4, 1.4, 0.05) + falling(30, 1.4, 6.5, 0.05) + falling(60, 6.5, 1.4, 0.05),
+            "warning",
+            id="leaps and comes back to where it began",
+        ),
+        pytest.param(
+            falling(60, 1.4, 1.4, 0.05) + falling(30, 1.4, 6.5, 0.05) + falling(60, 6.5, 1.0, 0.05),
+            None,
+            id="leaps and comes back to less",
+        ),
     ],
 )
 def test_an_imported_loss_that_stands_as_if_it_did_not_depend_on_the_inputs(tmp_path, losses, severity):
@@ -292,6 +305,14 @@ def test_an_imported_loss_that_stands_as_if_it_did_not_depend_on_the_inputs(tmp_
 def test_norms_that_fade_beside_an_imported_loss_that_stands(tmp_path, left, told):
     norms = np.array(steady(400)) * np.geomspace(1.0, left, 400)
     run = run_of(tmp_path, stream(norms, losses=falling(400, 1.2, 1.2, 0.03)), meta={"source": "a file"})
+    assert ("no-progress" in [f.code for f in run.diagnosis() if f.severity == "warning"]) == told
+
+
+@pytest.mark.parametrize(("level", "left", "told"), [(7.6, 0.01, True), (7.6, 0.5, False), (2.6, 0.01, False)])
+def test_a_loss_that_stands_high_at_last_without_norms_that_could_move_it(tmp_path, level, left, told):
+    losses = falling(25, 3 * level, level, 0.05) + falling(25, level, level, 0.002)
+    norms = np.array(steady(50)) * np.geomspace(1.0, left, 50)
+    run = run_of(tmp_path, stream(norms, losses=losses), meta={"source": "a file"})
     assert ("no-progress" in [f.code for f in run.diagnosis() if f.severity == "warning"]) == told
 
 
