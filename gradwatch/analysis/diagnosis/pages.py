@@ -587,7 +587,7 @@ PAGES: dict[str, Page] = {
         " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. They"
         " train at a much higher rate than the rest; their weights often grow until the rate looks ordinary. A"
         " matrix is compared with others of its type (attention, recurrent, adapters, convolutions) if there are"
-        " three or more, and otherwise with all matrices except embeddings. A high rate can be intended, as for a"
+        " three or more, and otherwise with all matrices except embeddings. It can be intended, as for a"
         " new head on a pretrained"
         " network.",
         also=(
