@@ -23,6 +23,7 @@ long logs, trainings of several agents that were lost, and spikes, most of them.
 the same way, from projects that no earlier round lists, most of them: GRPO, fine-tunings, and sweeps of rates. The
 sixteenth is one part, labelled in the same way: owners of the first half of the alphabet and threads, and trainings of
 several agents most of its bad ends. The seventeenth is one part, labelled in the same way: owners of the other half.
+The eighteenth is one part, labelled in the same way, with little RL of several agents.
 
 A false warning is a finding of warning or worse over a history labelled healthy. A bad end is told when a finding of
 warning or worse, other than that the history is short, stands over it. A lone spike is told when an
