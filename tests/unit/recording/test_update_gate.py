@@ -206,7 +206,7 @@ def test_where_clipping_itself_fails_that_is_said(tmp_path, monkeypatch, caplog)
     training = Training()
     with gradwatch.attach(training.model, training.optimizer, tmp_path / "run", clip=NormClip(1.0)):
         training.step()
-        monkeypatch.setattr("gradwatch.recording.update_gate.clip_parts", broken)
+        monkeypatch.setattr("gradwatch.clip.policy.clip_parts", broken)
         for _ in range(3):
             training.step()
     messages = [record.getMessage() for record in caplog.records]
