@@ -551,6 +551,8 @@ def test_layers_are_inspected_with_all_statistics_and_all_digits(look, served, t
         assert [np.float32(value) for value in values] == [norms[step, 2], norms[step, 0]]
 
     expect(table).to_contain_text("values at step 199")
+    norm_row = table.locator("tbody tr").filter(has=seen.frame.get_by_text("norm", exact=True))
+    expect(norm_row.locator("td")).to_have_count(3)  # the step, and the values of both layers once they are there
     is_of(199, *(lambda when, *values: (when, values))(*cells(seen, "norm")))
     assert cells(seen, "weight_norm") == ["step 150", "4", "2"]
     assert cells(seen, "update_ratio")[0] == "step 150"
