@@ -584,12 +584,11 @@ PAGES: dict[str, Page] = {
         title="Updates are out of proportion",
         cure="rate",
         meaning="In the second half of the run, the median update of one or a few matrices was at least ten times that"
-        " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. They"
-        " train at a much higher rate than the rest; their weights often grow until the rate looks ordinary. A"
-        " matrix is compared with others of its type (attention, recurrent, adapters, convolutions) if there are"
-        " three or more, and otherwise with all matrices except embeddings. It can be intended, as for a"
-        " new head on a pretrained"
-        " network.",
+        " of the others, beside the weights that each began with, and 0.5 % or more of its present norm. Their rate"
+        " is much higher than that of the rest; their weights often grow until it looks ordinary. A matrix is compared"
+        " with others of its type (attention, recurrent, adapters, convolutions) if there are three or more, and"
+        " otherwise with all matrices except embeddings. A high rate can be intended, as for a new head on a"
+        " pretrained network.",
         also=(
             "an update is a twentieth of the others beside its weights or less, and the entries of these weights are"
             " five times as large: they hardly train",
