@@ -324,8 +324,10 @@ def _copied(tensors: Sequence[Tensor]) -> list[Tensor]:
     to lie above them, and the heap keeps what they took.
     """
     in_memory = [_can_lie_in_memory(one) for one in tensors]
+    if not any(in_memory):
+        return [one.clone() for one in tensors]
     sizes = [-(-one.nbytes // ALIGNED) * ALIGNED if can else 0 for one, can in zip(tensors, in_memory, strict=True)]
-    memory = mmap.mmap(-1, max(1, sum(sizes)), **_PRIVATE)
+    memory = mmap.mmap(-1, sum(sizes), **_PRIVATE)
     copies = []
     for one, can, end, size in zip(tensors, in_memory, accumulate(sizes), sizes, strict=True):
         if can:
