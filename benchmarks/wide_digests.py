@@ -29,7 +29,10 @@ import numpy as np
 
 from gradwatch.record import LayerStats, ParameterInfo, StepRecord
 from gradwatch.store import StoreWriter, digests
-from gradwatch.store.digests import ROWS, LayerDigester, Sketch, pack_layers, unpack_layers
+from gradwatch.store.digest_bytes import pack_layers, unpack_layers
+from gradwatch.store.digests import ROWS
+from gradwatch.store.layer_digests import LayerDigester
+from gradwatch.store.sketch import Sketch
 
 STATS = ("norm", "abs_max", "nonfinite", "zeros")
 DIGESTS = 24

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.store.digests import each, is_of_one_value
+from gradwatch.store.columns import each, is_of_one_value
 
 CHUNK = 4096  # texts
 

@@ -32,7 +32,7 @@ from gradwatch.record import (
     StepRecord,
 )
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
-from gradwatch.store.digests import LayerDigest
+from gradwatch.store.layer_digests import LayerDigest
 from gradwatch.store.values import settings_of
 
 LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio", *SAMPLED_STATS)

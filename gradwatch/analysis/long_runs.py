@@ -12,17 +12,9 @@ from numpy.typing import NDArray
 
 from gradwatch.analysis.history import RunReader
 from gradwatch.record import STATS, Floats
-from gradwatch.store.digests import (
-    ABSENT,
-    ACCURACY,
-    GROUP,
-    MANY_ENTRIES,
-    NOT_FINITE,
-    ROWS,
-    LayerDigest,
-    LayerDigester,
-    Sketch,
-)
+from gradwatch.store.digests import MANY_ENTRIES, ROWS
+from gradwatch.store.layer_digests import ABSENT, GROUP, NOT_FINITE, LayerDigest, LayerDigester
+from gradwatch.store.sketch import ACCURACY, Sketch
 
 __all__ = ["ABSENT", "ACCURACY", "NOT_FINITE", "LongLayers", "long_layers"]
 

@@ -7,8 +7,10 @@ import zlib
 from collections.abc import Collection, Iterator
 
 from gradwatch.record import STATS
-from gradwatch.store.digests import Columns, LayerDigest, equals, unpack_layers, unpack_steps
+from gradwatch.store.columns import Columns, equals
+from gradwatch.store.digest_bytes import unpack_layers, unpack_steps
 from gradwatch.store.integrity import Integrity
+from gradwatch.store.layer_digests import LayerDigest
 from gradwatch.store.opening import Database
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from gradwatch.record import SAMPLED_STATS, STATS, WEIGHT_STATS, Event, Floats, ParameterInfo, StepRecord
 from gradwatch.store.blob_tables import BlobTables, Part
+from gradwatch.store.columns import Columns
 from gradwatch.store.digest_table import digested_layers, digested_steps
-from gradwatch.store.digests import Columns, LayerDigest
 from gradwatch.store.integrity import Integrity
+from gradwatch.store.layer_digests import LayerDigest
 from gradwatch.store.limits import LARGEST
 from gradwatch.store.opening import Database
 from gradwatch.store.processes import is_alive

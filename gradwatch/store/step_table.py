@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.store.columns import Columns, JoinedColumn, equals, is_of_one_value, step_arrays, with_nan
 from gradwatch.store.digest_table import digested_steps
-from gradwatch.store.digests import MANY_ROWS, Columns, JoinedColumn, equals, is_of_one_value, step_arrays, with_nan
+from gradwatch.store.digests import MANY_ROWS
 from gradwatch.store.integrity import Integrity
 from gradwatch.store.limits import LARGEST, is_count
 from gradwatch.store.opening import Database

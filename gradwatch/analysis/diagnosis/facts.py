@@ -20,7 +20,7 @@ from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.validation import validation_losses
 from gradwatch.capture import CaptureInfo
 from gradwatch.record import EMBEDDINGS_KEY, FROZEN_KEY, Event, ParameterInfo
-from gradwatch.store.digests import equals
+from gradwatch.store.columns import equals
 
 MAX_SAMPLED_NORMS = 1_000_000  # norms of parameters read for the diagnosis of one optimizer
 MAX_SAMPLED_STEPS = 400  # steps

@@ -15,7 +15,7 @@ from gradwatch.analysis.statistics.loss_levels import first_loss, is_above, medi
 from gradwatch.analysis.statistics.quantiles import Array, chosen_of
 from gradwatch.analysis.statistics.recovery import robust_deviation
 from gradwatch.record import Event, Severity
-from gradwatch.store.digests import is_of_one_value
+from gradwatch.store.columns import is_of_one_value
 from gradwatch.text import number
 
 MIN_STEPS = 5  # steps: too few to conclude that something never happens

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwatch.analysis.statistics.quantiles import Array
-from gradwatch.store.digests import ACCURACY, bins_of, middles
+from gradwatch.store.sketch import ACCURACY, bins_of, middles
 
 __all__ = ["ACCURACY", "Distribution", "distribution"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradwatch.analysis.long_runs import LongLayers
 from gradwatch.analysis.run import Run
 from gradwatch.record import Floats
-from gradwatch.store.digests import GROUP
+from gradwatch.store.layer_digests import GROUP
 from gradwatch.views.web.pyramid import ABSENT, FACTOR, NOT_FINITE, Pyramid, block_maxima, encode
 
 MAX_ENTRIES_READ = 2_000_000  # from the store at a time

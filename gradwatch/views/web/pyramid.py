@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradwatch.record import Floats
-from gradwatch.store.digests import ABSENT, NOT_FINITE, encode
+from gradwatch.store.layer_digests import ABSENT, NOT_FINITE, encode
 
 __all__ = ["ABSENT", "FACTOR", "NOT_FINITE", "Pyramid", "block_maxima", "encode"]
 
