@@ -32,8 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gradwatch
 from gradwatch import clip
 from gradwatch.measure import devices
-from gradwatch.recording import attach as attaching
-from gradwatch.recording import losses
+from gradwatch.recording import losses, opened_sink
 
 WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "item", "unique")
 """Operators whose answer decides what the host does next, so that it waits for the device."""
@@ -117,7 +116,7 @@ def counting() -> Iterator[Counts]:
     counts = Counts()
     with (
         mock.patch.object(devices, "copies_behind", _is_meta_device),
-        mock.patch.object(attaching, "copies_behind", _is_meta_device),
+        mock.patch.object(opened_sink, "copies_behind", _is_meta_device),
         mock.patch.object(losses, "has_values", return_value=True),
         mock.patch.object(devices, "_copy_behind", counts.copy),
         mock.patch.object(devices, "_pinned", lambda values: values),

@@ -7,7 +7,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice, repeat
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from gradwatch.record import ParameterInfo
 from gradwatch.store.limits import LARGEST
 
 # What wrappers put into the names of parameters: DDP and DataParallel, compile, checkpointing, FSDP1, Fabric.
+Trained: TypeAlias = Mapping[str, tuple[nn.Module, Optimizer]]
+"""Each optimizer by its name, with the module that names its parameters."""
+
 MARKED = 64
 """Entries of a parameter by which copies in several processes are told from other parameters of the same name."""
 

@@ -291,7 +291,7 @@ def test_a_folder_that_is_deleted_is_told_and_ends_the_recording_alone(tmp_path,
 
 
 def test_steps_that_find_no_room_are_counted_and_never_waited_for(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("gradwatch.recording.attach.RING_BYTES", 2**16)
+    monkeypatch.setattr("gradwatch.recording.opened_sink.RING_BYTES", 2**16)
     model, optimizer = make()
     with gradwatch.attach(model, optimizer, tmp_path / "run", recorder="process", weights_every=0) as watch:
         train(model, optimizer, 5)

@@ -1,6 +1,5 @@
 """Arguments are checked before the training, and a run is begun or continued."""
 
-import json
 import math
 
 import numpy as np
@@ -74,14 +73,6 @@ def test_a_model_whose_parameters_changed_between_attempts_keeps_its_columns(tmp
     assert frame.loc[2, "out.weight"] == pytest.approx(norm)
     assert math.isnan(frame.loc[2, "rnn.weight_hh_l0"])
     assert math.isnan(frame.loc[0, "extra.weight"])
-
-
-def test_how_long_the_training_is_can_be_said_anew(tmp_path):
-    for total in (10, 20):
-        model, optimizer = make()
-        with gradwatch.attach(model, optimizer, tmp_path / "run", total_steps=total):
-            pass
-        assert Run(tmp_path / "run").meta()["total_steps"] == str(total)
 
 
 @pytest.mark.parametrize(
@@ -183,25 +174,3 @@ def test_after_an_attach_that_failed_late_nothing_is_left_and_the_next_one_works
     with gradwatch.attach(model, optimizer, tmp_path / "run"):
         train(model, optimizer, 2)
     assert Run(tmp_path / "run").steps().index.tolist() == [0, 1]
-
-
-def test_an_attempt_that_begins_without_a_recorder_is_ended(tmp_path, monkeypatch):
-    """A run whose attempt has no end looks to other processes as if this one wrote it."""
-    model, optimizer = make()
-    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
-        patched.setattr("gradwatch.recording.attach.Recorder", lambda *_, **__: 1 / 0)
-        gradwatch.attach(model, optimizer, tmp_path / "run")
-    assert not Run(tmp_path / "run").is_being_written()
-
-
-def test_the_names_of_embeddings_are_kept(tmp_path):
-    """By the names that the run has for them, whatever wraps the model."""
-    model = nn.ModuleDict({"a": nn.Embedding(5, 3), "b": nn.EmbeddingBag(5, 3), "c": nn.Linear(3, 3)})
-    wrapped = nn.DataParallel(model)
-    with gradwatch.attach(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1), tmp_path / "run"):
-        pass
-    assert json.loads(Run(tmp_path / "run").meta()["embeddings"]) == ["a.weight", "b.weight"]
-    linear = nn.Linear(3, 3)
-    with gradwatch.attach(linear, torch.optim.SGD(linear.parameters(), lr=0.1), tmp_path / "none"):
-        pass
-    assert "embeddings" not in Run(tmp_path / "none").meta()

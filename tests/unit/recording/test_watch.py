@@ -531,7 +531,7 @@ def test_dataloader_workers_are_left_alone(tmp_path):
 
 
 def test_a_full_queue_drops_and_says_so(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("gradwatch.recording.attach.QUEUE_BYTES", 1)
+    monkeypatch.setattr("gradwatch.recording.opened_sink.QUEUE_BYTES", 1)
     monkeypatch.setattr("gradwatch.recording.sink.INTERVAL", 60.0)
     model, optimizer = make()
     with gradwatch.attach(model, optimizer, tmp_path / "run"):
