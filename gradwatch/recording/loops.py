@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from gradwatch.measure import Measurement, begin_reading, is_worth_reading_ahead, local_sizes
 from gradwatch.recording.clip_audit import add_clipping, drops_update, see_call
 from gradwatch.recording.hooks import ClipCall
-from gradwatch.recording.losses import Number
+from gradwatch.recording.losses import BackwardLoss
 from gradwatch.recording.micro_batches import MicroBatches, is_one_of_many
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.stepping import Nesting, Scaling, scaling_of
@@ -48,7 +48,7 @@ class Loop:
     def before_backward(self, roots: Sequence[Tensor]) -> None:
         """A backward on these tensors begins, in the thread that trains."""
 
-    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+    def after_backward(self, losses: Sequence[BackwardLoss], *, is_ours: bool) -> None:
         """A backward that was called on these losses has ended, in the thread that trains or in another."""
 
     def zeroed(self, ids: set[int]) -> None:
@@ -129,7 +129,7 @@ class Stepped(Loop):
         self.tracker.gradients.before_backward()
         self._micro_batches.before_backward(roots, is_first=self.tracker.gradients.are_none_or_zero)
 
-    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+    def after_backward(self, losses: Sequence[BackwardLoss], *, is_ours: bool) -> None:
         if is_ours and self.tracker.gradients.after_backward():
             self._update.gradients_made(self.tracker)
             self.tracker.losses.add(losses)

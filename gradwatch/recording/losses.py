@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from gradwatch.errors import BadArgument
 from gradwatch.measure import has_values, is_on_host
+from gradwatch.recording.hooks import before_scaling
 
 Number: TypeAlias = float | Tensor
 
@@ -68,12 +69,24 @@ def _shown(value: object) -> str:
     return f"{text if len(text) <= MOST_SHOWN else f'{text[:MOST_SHOWN]}...'}, a {kind}"
 
 
-def losses_among(roots: Sequence[Tensor]) -> list[Number]:
+class BackwardLoss(NamedTuple):
+    """A loss that backward was called on.
+
+    Attributes:
+        is_as_called: it may be multiplied by a loss scale, if there is one; False: it is known from before.
+    """
+
+    value: Number
+    is_as_called: bool = True
+
+
+def losses_among(roots: Sequence[Tensor]) -> list[BackwardLoss]:
     """What backward is called on may be no loss."""
     losses = []
     for root in roots:
+        before = before_scaling(root)
         with contextlib.suppress(BadArgument):
-            losses.append(loss_value(root))
+            losses.append(BackwardLoss(loss_value(root if before is None else before), before is None))
     return losses
 
 
@@ -86,12 +99,12 @@ class StepLosses:
     """
 
     def __init__(self) -> None:
-        self._of_backward: list[Number] = []
+        self._of_backward: list[BackwardLoss] = []
         self._logged: list[Number] = []
         self._logs_before_step: bool | None = None
         self._is_step_made = self._is_last_made = False
         self._is_logged = False  # from the first logged loss on, only those count
-        self._first_evaluation: list[Number] | None = None
+        self._first_evaluation: list[BackwardLoss] | None = None
         self._closure_begins_at: int | None = None
 
     @property
@@ -99,7 +112,7 @@ class StepLosses:
         """Whether the loop logs a loss before the step that it belongs to."""
         return bool(self._logs_before_step)
 
-    def add(self, roots: Sequence[Number]) -> None:
+    def add(self, roots: Sequence[BackwardLoss]) -> None:
         """A backward that reached the gradients was called on these."""
         self._of_backward += roots
 
@@ -110,7 +123,7 @@ class StepLosses:
         """The closure raised; a loss of gradients that it left there stays."""
         self._first_evaluation = self._closure_begins_at = None
 
-    def drop(self) -> list[Number]:
+    def drop(self) -> list[BackwardLoss]:
         """The gradients are gone; return the losses that made them."""
         dropped, self._of_backward = self._of_backward, []
         if self._closure_begins_at is not None:
@@ -120,7 +133,7 @@ class StepLosses:
                 self._first_evaluation = evaluated
         return [] if self._is_logged else dropped
 
-    def take(self) -> tuple[list[Number], list[Number]]:
+    def take(self) -> tuple[list[Number], list[BackwardLoss]]:
         """The losses logged and those of backward, for the step that ends now."""
         logged, of_backward = self._logged, self._first_evaluation or self._of_backward
         self._logged, self._of_backward = [], []

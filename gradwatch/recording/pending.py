@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gradwatch.clip.calls import Clipping
 from gradwatch.measure import Measurement, Ready, begin_copy, is_on_host, mark_copies
 from gradwatch.recording.gradients import Made, versions_of
-from gradwatch.recording.losses import Number, number_or_nan
+from gradwatch.recording.losses import BackwardLoss, Number, number_or_nan
 from gradwatch.recording.micro_batches import Accumulation
 from gradwatch.recording.weight_sampler import WeightChange
 
@@ -64,7 +64,7 @@ class PendingStep:
     wall_time: float = 0.0
     learning_rates: tuple[Number, ...] = ()
     losses: list[Number] = field(default_factory=list)
-    backward_losses: list[Number] = field(default_factory=list)
+    backward_losses: list[BackwardLoss] = field(default_factory=list)
     scale: Tensor | None = None
     loss_scale: Tensor | None = None
     found_inf: Tensor | None = None
@@ -96,7 +96,7 @@ class PendingStep:
         was_there = bool(self.measured.parts) and self.backwards == backwards
         return was_there and all(gradient is None for gradient in gradients)
 
-    def drop(self, logged: list[Number], of_backward: list[Number], loss_scale: Tensor | None) -> None:
+    def drop(self, logged: list[Number], of_backward: list[BackwardLoss], loss_scale: Tensor | None) -> None:
         """The gradients were let go of; these losses were logged until then, and those had made them."""
         self.is_dropped, self.loss_scale = True, loss_scale
         self.losses, self.backward_losses = logged, of_backward
@@ -178,7 +178,7 @@ class PendingStep:
 
         self.loss_scale, self.scale, self.found_inf = map(pinned, (self.loss_scale, self.scale, self.found_inf))
         self.losses = list(map(pinned, self.losses))
-        self.backward_losses = list(map(pinned, self.backward_losses))
+        self.backward_losses = [loss._replace(value=pinned(loss.value)) for loss in self.backward_losses]
         self.learning_rates = tuple(map(pinned, self.learning_rates))
         self.clippings = [
             Clipping(
@@ -209,7 +209,8 @@ class PendingStep:
 
     def _numbers(self) -> list[Any]:
         """Every single number that may lie on a device."""
-        numbers = [self.loss_scale, self.scale, self.found_inf, *self.losses, *self.backward_losses]
+        numbers = [self.loss_scale, self.scale, self.found_inf, *self.losses]
+        numbers += [loss.value for loss in self.backward_losses]
         numbers += self.learning_rates
         for clipping in self.clippings:
             numbers += (clipping.coefficient, clipping.max_norm, clipping.clip_value, *clipping.cut_entries)

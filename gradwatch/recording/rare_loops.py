@@ -11,7 +11,7 @@ from gradwatch.measure import Measurement, measure
 from gradwatch.recording.clip_audit import add_clipping, see_call
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.loops import Loop
-from gradwatch.recording.losses import Number
+from gradwatch.recording.losses import BackwardLoss
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.tracker import StepTracker
 from gradwatch.recording.update_gate import UpdateGate
@@ -48,7 +48,7 @@ class WithinBackward(Loop):
         (parameter,) = optimizer.param_groups[0]["params"]
         self._found[self._positions[id(parameter)]] = measure([parameter.grad], self.tracker.stats())
 
-    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+    def after_backward(self, losses: Sequence[BackwardLoss], *, is_ours: bool) -> None:
         """All that were to step have stepped."""
         if not self._has_stepped:
             return
@@ -85,7 +85,7 @@ class WithoutOptimizer(Loop):
         self._notice_drop()
         self.tracker.gradients.before_backward()
 
-    def after_backward(self, losses: Sequence[Number], *, is_ours: bool) -> None:
+    def after_backward(self, losses: Sequence[BackwardLoss], *, is_ours: bool) -> None:
         if is_ours and self.tracker.gradients.after_backward():
             self.tracker.losses.add(losses)
 

@@ -437,10 +437,11 @@ def _loss(pending: PendingStep) -> float | None:
         return sum(float(value) for value in pending.losses) / len(pending.losses)
     if not pending.backward_losses:
         return None
-    loss = sum(float(value) for value in pending.backward_losses)
-    if pending.loss_scale is not None and float(pending.loss_scale) == 0:
+    scaled = [float(loss.value) for loss in pending.backward_losses if loss.is_as_called]
+    if scaled and pending.loss_scale is not None and float(pending.loss_scale) == 0:
         return None  # a scale of 0 leaves nothing of it
-    return _over(loss, pending.loss_scale)
+    known = sum(float(loss.value) for loss in pending.backward_losses if not loss.is_as_called)
+    return known + (_over(sum(scaled), pending.loss_scale) if scaled else 0.0)
 
 
 def _clip_fault(pending: PendingStep) -> ClipFault | None:

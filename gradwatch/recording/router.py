@@ -15,7 +15,7 @@ from gradwatch.measure import is_capturing_graph
 from gradwatch.recording.clip_audit import clips_nothing
 from gradwatch.recording.hooks import ClipCall
 from gradwatch.recording.loops import Loop
-from gradwatch.recording.losses import Number, loss_value, losses_among
+from gradwatch.recording.losses import BackwardLoss, loss_value, losses_among
 from gradwatch.recording.recording import OpenLoop, Recording
 from gradwatch.recording.validation import ValidationLosses
 
@@ -52,7 +52,7 @@ class HookRouter:
         self._loops = recording.loops
         self._check = recording.check
         self._validation = ValidationLosses()
-        self._losses: list[Number] = []  # on which backward is being called
+        self._losses: list[BackwardLoss] = []  # on which backward is being called
         self._thread = threading.get_ident()  # that trains; gradients are looked at in no other
 
     def _is_in_training_thread(self) -> bool:
@@ -104,12 +104,12 @@ class HookRouter:
                 self._recording.protect(loop, fault, has_gradients=True)
 
     @_guarded
-    def count_earlier_backward(self, tensors: Sequence[Tensor]) -> None:
+    def count_earlier_backward(self, losses: Sequence[BackwardLoss]) -> None:
         """Account for a backward pass that ran before attaching."""
         for loop in self._loops:
             if loop.tracker.gradients.first() is not None:
                 loop.tracker.gradients.count_backward()
-                loop.tracker.losses.add(losses_among(tensors))
+                loop.tracker.losses.add(losses)
 
     # ----------------------------------------------------------------------------------- the steps
 

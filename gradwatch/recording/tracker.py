@@ -32,7 +32,7 @@ from gradwatch.measure import ZEROS_EVERY, Measurement, measure
 from gradwatch.record import ParameterInfo
 from gradwatch.recording.clip_audit import ClipAudit, fault_of_change
 from gradwatch.recording.gradients import GradientHistory
-from gradwatch.recording.losses import Number, StepLosses
+from gradwatch.recording.losses import BackwardLoss, Number, StepLosses
 from gradwatch.recording.options import RecordingOptions
 from gradwatch.recording.parameters import ParameterTable, class_of, settings_of
 from gradwatch.recording.pending import PendingStep, learning_rates_of
@@ -226,7 +226,7 @@ class StepTracker:
         else:
             self.skip()
 
-    def _hold(self, pending: PendingStep, logged: list[Number], of_backward: list[Number]) -> None:
+    def _hold(self, pending: PendingStep, logged: list[Number], of_backward: list[BackwardLoss]) -> None:
         self.release()
         pending.losses, pending.backward_losses = logged, of_backward
         pending.wall_time = time.time()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gradwatch.recording.losses import Number
+from gradwatch.recording.losses import BackwardLoss
 from gradwatch.recording.pending import PendingStep
 from gradwatch.recording.tracker import StepTracker
 
@@ -21,7 +21,7 @@ class Update(Protocol):
 
     makes_gradients: bool
 
-    def gradients_dropped(self, tracker: StepTracker, losses: list[Number], loss_scale: Tensor | None) -> None:
+    def gradients_dropped(self, tracker: StepTracker, losses: list[BackwardLoss], loss_scale: Tensor | None) -> None:
         """The gradients were let go of; these losses had made them."""
         ...
 
@@ -43,7 +43,7 @@ class PlainUpdate:
 
     makes_gradients = False
 
-    def gradients_dropped(self, tracker: StepTracker, losses: list[Number], loss_scale: Tensor | None) -> None:
+    def gradients_dropped(self, tracker: StepTracker, losses: list[BackwardLoss], loss_scale: Tensor | None) -> None:
         tracker.forget_partial()
         if tracker.pending is not None:
             tracker.pending.drop(tracker.losses.take_logged(), losses, loss_scale)
@@ -76,7 +76,7 @@ class ClosureUpdate:
         """
         self._before, self._backwards = before, backwards
 
-    def gradients_dropped(self, tracker: StepTracker, losses: list[Number], loss_scale: Tensor | None) -> None:
+    def gradients_dropped(self, tracker: StepTracker, losses: list[BackwardLoss], loss_scale: Tensor | None) -> None:
         tracker.set_pending(None)
 
     def gradients_made(self, tracker: StepTracker) -> None:

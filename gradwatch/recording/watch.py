@@ -23,6 +23,7 @@ from gradwatch.recording.router import HookRouter
 
 if TYPE_CHECKING:
     from gradwatch.clip import Policy
+    from gradwatch.recording.losses import BackwardLoss
 
 
 class Watch:
@@ -146,9 +147,9 @@ class Watch:
         """
         self._router.gradients_ready(unwrapped(optimizer))
 
-    def count_earlier_backward(self, tensors: Sequence[Tensor]) -> None:
-        """Account for a backward pass on these losses that ran before attaching."""
-        self._router.count_earlier_backward(tensors)
+    def count_earlier_backward(self, losses: Sequence[BackwardLoss]) -> None:
+        """Account for a backward pass that ran before attaching; ``losses``: what it was called on."""
+        self._router.count_earlier_backward(losses)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until everything recorded so far is on disk, for at most ``timeout`` seconds."""

@@ -41,6 +41,7 @@ from gradwatch.recording.hooks import (
     tap_libraries,
 )
 from gradwatch.recording.hyperparameters import settings_text
+from gradwatch.recording.losses import BackwardLoss, losses_among
 from gradwatch.recording.optimizer_probe import is_probing
 from gradwatch.recording.optimizers import (
     NoOptimizer,
@@ -82,7 +83,7 @@ class Discovery:
         self._own_run = run_of_this_process(plan.run) if is_child else plan.run  # where this process trains alone
         self._process = os.getpid(), multiprocessing.current_process()
         self._steps_before = 0  # those of earlier attempts
-        self._roots: list[Tensor] = []
+        self._earlier_losses: list[BackwardLoss] = []  # of the last backward before the recording
         self._attached: list[weakref.ref[Optimizer]] = []
         self._unheard: list[weakref.ref[Optimizer]] = []  # those of which this was said
         self._new: list[weakref.ref[Optimizer]] = _existing_optimizers() if is_child else []
@@ -137,7 +138,7 @@ class Discovery:
         self._process = os.getpid(), multiprocessing.current_process()
         self._own_run = run_of_this_process(self._plan.run, is_bare_fork)
         self._new = _existing_optimizers()
-        self.watch, self.failed, self.opened, self._roots, self._attached = None, False, None, [], []
+        self.watch, self.failed, self.opened, self._earlier_losses, self._attached = None, False, None, [], []
         # A child of multiprocessing ends without calling the handlers of atexit.
         Finalize(None, self.close, args=("exit",), exitpriority=100)
 
@@ -150,7 +151,7 @@ class Discovery:
         tap_libraries()
         self._attach_new(within_training=True)
         if self.watch is None:
-            self._roots = [root.detach() for root in tensors]
+            self._earlier_losses = losses_among(tensors)
 
     def _end_after_steps(self, within_backward: bool = True) -> None:
         """End the script after its steps. Optimizers that step within the backward must all have stepped."""
@@ -184,7 +185,7 @@ class Discovery:
         owned = list(owner_of(NoOptimizer(parameters)).parameters())
         self._attach([NoOptimizer(owned or parameters)])
         if self.watch is not None:
-            self.watch.count_earlier_backward(self._roots)
+            self.watch.count_earlier_backward(self._earlier_losses)
 
     def _attach_new(self, within_training: bool = False) -> None:
         """Attach the optimizers that are new.
@@ -199,7 +200,7 @@ class Discovery:
         is_first = self.watch is None
         self._guard(lambda: self._attach(new))
         if self.watch is not None and is_first and not within_training:
-            self.watch.count_earlier_backward(self._roots)
+            self.watch.count_earlier_backward(self._earlier_losses)
 
     def _take_new(self, within_training: bool) -> list[Optimizer]:
         """The new optimizers that need not wait. Groups that can't be read now may be there at a later step."""

@@ -318,6 +318,26 @@ def test_clipping_before_unscaling_names_the_threshold_in_force(tmp_path, unscal
     assert event.limit == pytest.approx(1 / 1024)
 
 
+@pytest.mark.parametrize("factor", [1.0, math.inf])
+def test_the_loss_of_a_step_whose_scaled_loss_overflows_is_that_before_scaling(tmp_path, factor):
+    model = net()
+    optimizer = sgd(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    losses = []
+    with gradwatch.attach(model, optimizer, tmp_path / "run"):
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = 16 * factor * (loss_of(model) + 1)
+            assert scaler.scale(loss).isinf()
+            scaler.scale(loss).backward()
+            losses.append(loss.item())
+            scaler.step(optimizer)
+            scaler.update()
+    run = Run(tmp_path / "run")
+    assert run.steps()["loss"].tolist() == pytest.approx(losses)
+    assert any(kind == "nonfinite" for _, kind, _ in kinds(run)) == (factor == math.inf)
+
+
 def test_a_loss_scale_of_one_does_no_harm(tmp_path):
     model = net()
     optimizer = sgd(model)

@@ -1,18 +1,20 @@
-"""`torch.amp.GradScaler`: unscaling, and steps that it skips.
+"""`torch.amp.GradScaler`: the loss before scaling, unscaling, and steps that it skips.
 
 A scaler that finds an infinity does not call ``optimizer.step``, so the optimizer's hooks never see
-that step. Its two methods are wrapped in the class while there is a listener.
+that step. Its methods are wrapped in the class while there is a listener.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradwatch.recording.hooks.registry import HookRegistry
 
@@ -29,7 +31,16 @@ def listen_to_grad_scaler(listener: ScalerListener) -> Callable[[], None]:
     return _listeners.add(listener)
 
 
+_before_scaling: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
+
+
+def before_scaling(loss: Tensor) -> Tensor | None:
+    """What a scaler multiplied to get this loss, which may have overflowed; None if no scaler made it."""
+    return _before_scaling.get(loss)
+
+
 def _put_in() -> Iterator[Callable[[], None]]:
+    yield from _wrap("scale", _scale)
     yield from _wrap("unscale_", _unscale)
     yield from _wrap("step", _step)
 
@@ -45,6 +56,17 @@ _listeners: HookRegistry[ScalerListener] = HookRegistry(_put_in)
 
 def _scale_of(scaler: GradScaler) -> Tensor | None:
     return scaler._scale if scaler.is_enabled() else None
+
+
+def _scale(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def scale(self: GradScaler, outputs: Any) -> Any:
+        scaled = original(self, outputs)
+        if isinstance(outputs, Tensor) and scaled is not outputs and not torch.compiler.is_compiling():
+            _before_scaling[scaled] = outputs.detach()
+        return scaled
+
+    return scale
 
 
 def _unscale(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from gradwatch.record import ParameterInfo, StepRecord
 from gradwatch.recording.clip_audit import norm_clipping, value_clipping
 from gradwatch.recording.gradients import versions_of
 from gradwatch.recording.hooks import ClipCall
-from gradwatch.recording.losses import loss_value
+from gradwatch.recording.losses import BackwardLoss, loss_value
 from gradwatch.recording.pending import PendingStep, learning_rates_of
 from gradwatch.recording.records import make_record
 from gradwatch.recording.weight_sampler import WeightChange
@@ -113,11 +113,13 @@ def test_sampled_weights_stand_at_the_positions_that_this_process_has():
         ({"losses": [NAN]}, NAN),
         ({"losses": [INF, 1.0]}, INF),
         ({"losses": [0.0]}, 0.0),
-        ({"backward_losses": [2.0, torch.tensor(4.0)]}, 6.0),
-        ({"backward_losses": [16.0], "loss_scale": torch.tensor(8.0)}, 2.0),
+        ({"backward_losses": [BackwardLoss(2.0), BackwardLoss(torch.tensor(4.0))]}, 6.0),
+        ({"backward_losses": [BackwardLoss(16.0)], "loss_scale": torch.tensor(8.0)}, 2.0),
         ({"losses": [16.0], "loss_scale": torch.tensor(8.0)}, 16.0),
-        ({"losses": [2.0], "backward_losses": [7.0]}, 2.0),
-        ({"backward_losses": [INF], "loss_scale": torch.tensor(8.0)}, INF),
+        ({"losses": [2.0], "backward_losses": [BackwardLoss(7.0)]}, 2.0),
+        ({"backward_losses": [BackwardLoss(INF)], "loss_scale": torch.tensor(8.0)}, INF),
+        ({"backward_losses": [BackwardLoss(3.0, False)], "loss_scale": torch.tensor(8.0)}, 3.0),
+        ({"backward_losses": [BackwardLoss(3.0, False), BackwardLoss(16.0)], "loss_scale": torch.tensor(8.0)}, 5.0),
     ],
 )
 def test_the_loss_is_the_mean_of_those_logged_or_the_unscaled_sum_of_those_of_backward(fields, loss):
@@ -127,7 +129,7 @@ def test_the_loss_is_the_mean_of_those_logged_or_the_unscaled_sum_of_those_of_ba
 @pytest.mark.parametrize("loss", [0.0, 2.0, NAN])
 def test_a_loss_scale_of_zero_still_makes_a_record(loss):
     """A GradScaler that backs off for long reaches 0, and nothing can be unscaled by it."""
-    step = pending([0.0, 1.0], backward_losses=[loss], loss_scale=torch.tensor(0.0))
+    step = pending([0.0, 1.0], backward_losses=[BackwardLoss(loss)], loss_scale=torch.tensor(0.0))
     step.unscale(torch.tensor(0.0))
     record = recorded(step)
     assert record.loss_scale == 0.0

@@ -132,6 +132,27 @@ def test_a_clip_call_in_the_wrong_place_is_told_with_its_remedy(tmp_path):
     assert "call it between backward and the optimizer's step" in text
 
 
+def test_a_scaled_loss_that_overflows_is_no_loss_that_is_not_finite(tmp_path):
+    _, has_problem, observations, _ = examined(
+        tmp_path,
+        """
+        import torch
+        model = torch.nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        for step in range(8):
+            optimizer.zero_grad()
+            scaler.scale((model(torch.randn(8, 4)) - 3).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        """,
+        steps=5,
+    )
+    assert not has_problem
+    (text,) = [text for _, about, text in observations if about == "scaling"]
+    assert "0 steps skipped" not in text
+
+
 def test_doctor_notes_an_optimizer_that_has_made_no_step_yet(tmp_path):
     """A generator is updated once for eight updates of its critic."""
     _, has_problem, observations, _ = examined(
