@@ -40,6 +40,7 @@ NAMES = {
     # The last two parts of verl's critic/score/mean, and what TRL, Stable-Baselines3, CleanRL, RLlib and PyMARL write.
     "reward": (
         "reward",
+        "rewards",
         "reward_mean",
         "mean_reward",
         "rewards_mean",
@@ -58,6 +59,16 @@ NAMES = {
         "average_reward",
         "avg_reward",
         "episode_reward_mean",
+        "mean_episode_reward",
+        "mean_episode_return",
+        "average_episode_reward",
+        "average_episode_return",
+        "avg_episode_reward",
+        "avg_episode_return",
+        "ep_reward",
+        "ep_reward_mean",
+        "ep_return_mean",
+        "cumulative_reward",
         "battle_won_mean",
         "win_rate",
     ),
@@ -141,6 +152,7 @@ class Imported:
 
 
 _MONITORED_RATE = re.compile(r"lr-[A-Za-z]\w*(/pg1|/group0)?")  # of Lightning's LearningRateMonitor and Composer's
+_OF_TRAINING = re.compile(r"(?<![^/])(?:train|training)_")
 _OF_A_TEST = re.compile(r"(?<![^/])(?:test|eval|evaluation)[_/]")
 
 
@@ -162,6 +174,8 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
     ('lr-AdamW', None)
     >>> pick("loss", ["eval/loss", "train/loss"], None, "a.csv"), pick("loss", ["eval/loss"], None, "a.csv")
     ('train/loss', None)
+    >>> pick("reward", ["eval/reward", "train_reward"], None, "a.csv")
+    'train_reward'
     >>> pick("reward", ["eval/reward"], None, "a.csv"), pick("reward", ["test_return_mean"], None, "a.csv")
     ('eval/reward', 'test_return_mean')
     """
@@ -170,9 +184,10 @@ def pick(kind: str, available: Sequence[str], wanted: str | None, where: str) ->
         if wanted in available:
             return wanted
         raise CannotImport(f"{where} has no {wanted!r}; expected one of {listed}.")
-    found = [name for name in available if is_called(name, NAMES[kind])]
-    if kind in ("loss", "reward"):
-        found = [name for name in found if not _is_held_out(name)]
+    possible = [name for name in available if kind not in ("loss", "reward") or not _is_held_out(name)]
+    found = [name for name in possible if is_called(name, NAMES[kind])]
+    if not found:
+        found = [name for name in possible if is_called(_OF_TRAINING.sub("", name.lower()), NAMES[kind])]
     if kind == "reward" and not found:  # that of a test is the policy's as well
         found = [name for name in available if is_called(_OF_A_TEST.sub("", name.lower()), NAMES[kind])]
     if kind == "norm" and not found:

@@ -122,3 +122,22 @@ def test_a_series_is_picked_by_its_usual_name():
         pick("norm", ["accuracy"], None, "x")
     with pytest.raises(CannotImport, match="no 'y'"):
         pick("loss", ["loss"], "y", "x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train_reward", "train/reward", "training_reward", "rewards/mean", "reward/mean", "mean_reward", "rewards"),
+        *("rollout/ep_rew_mean", "episode_reward_mean", "env_runners/episode_return_mean", "train/mean_episode_return"),
+        *("train_episode_reward", "charts/episodic_return", "Environment/Cumulative Reward", "objective/rlhf_reward"),
+    ],
+)
+def test_the_reward_of_the_training_goes_before_that_of_an_evaluation(name):
+    assert pick("reward", ["reward_std", "rewards/chosen", "eval/reward", "eval_mean_reward", name], None, "x") == name
+
+
+def test_a_series_of_the_training_may_have_that_in_its_name():
+    names = ["train_grad_norm", "train_lr", "val_loss", "train_loss", "train_step"]
+    found = [pick(kind, names, None, "x") for kind in ("norm", "learning_rate", "loss", "step")]
+    assert found == ["train_grad_norm", "train_lr", "train_loss", "train_step"]
+    assert pick("norm", ["train_grad_norm", "grad_norm"], None, "x") == "grad_norm"
