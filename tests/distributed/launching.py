@@ -6,6 +6,7 @@ import functools
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -46,9 +47,10 @@ def forks(script, *arguments, ranks, timeout, **environment):
 
     One that fails ends the others, as torchrun would: they wait for it.
     """
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)} | environment
+    shared = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(ranks)} | environment
     until = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
+        shared = {"MASTER_PORT": str(stack.enter_context(kept_port()))} | shared
         logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
         processes = [
             _server().start(
@@ -77,10 +79,19 @@ def forks(script, *arguments, ranks, timeout, **environment):
     return [one.returncode for one in processes], "".join(said)
 
 
-def free_port():
+@contextlib.contextmanager
+def kept_port():
+    """A port for a store of torch.distributed. Until the end no other process is given it as a free one.
+
+    The socket is bound and does not listen, so that the store, which reuses addresses too, can listen there.
+    """
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("", 0))
+        port = one.getsockname()[1]
+        if sys.platform != "linux":
+            one.close()  # there the store could not bind the port of this socket
+        yield port
 
 
 def train(folder, ranks, names, timeout, **environment):

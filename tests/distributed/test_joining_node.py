@@ -13,7 +13,7 @@ import pytest
 from gradwatch import Run
 from gradwatch.errors import GradwatchError
 
-from .launching import ROOT, free_port
+from .launching import ROOT, kept_port
 
 pytestmark = pytest.mark.slow
 
@@ -47,12 +47,12 @@ TRAIN = """
 def test_all_ranks_of_the_larger_training_are_heard(tmp_path):
     (tmp_path / "train.py").write_text(textwrap.dedent(TRAIN))
     launch = ["-m", "torch.distributed.run", "--nnodes=1:2", f"--nproc-per-node={RANKS}", "--max-restarts=3"]
-    launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=joining"]
-    launch += ["--rdzv-conf=last_call_timeout=2", "train.py"]
+    launch += ["--rdzv-backend=c10d", "--rdzv-id=joining", "--rdzv-conf=last_call_timeout=2"]
     # torchrun of PyTorch 2.13 starts no node that joins while it shares its store with the workers.
     own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | own_store
     with contextlib.ExitStack() as stack:
+        launch += [f"--rdzv-endpoint=127.0.0.1:{stack.enter_context(kept_port())}", "train.py"]
 
         def node():
             log = stack.enter_context((tmp_path / f"log{time.monotonic()}").open("w+"))
