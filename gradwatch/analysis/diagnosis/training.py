@@ -288,6 +288,8 @@ def zero_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         share = float((norms == 0).mean())
     if (share < HALF and not is_gone) or _has_no_gradient_at_all(optimizer):
         return None
+    if facts.without_optimizer and _untrained_from(facts) is not None:
+        return None  # the gradients went to parameters that no optimizer holds
     if facts.is_imported and not norms.any() and _moves(optimizer.history.losses):
         return _not_the_norm(facts, optimizer)
     return Finding(
@@ -612,13 +614,21 @@ def parameters_without_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Fin
     if not facts.without_optimizer or optimizer is not facts.optimizers[0]:
         return None
     names = facts.without_optimizer
+    untrained = _untrained_from(facts)
+    what = (
+        f"{listed(names)} {'gets a gradient' if len(names) == 1 else 'get gradients'}, but no optimizer holds"
+        f" {'it' if len(names) == 1 else 'them'}"
+    )
+    if untrained is not None:
+        begin = "no" if untrained == int(optimizer.steps[0]) else f"from step {untrained} on no"
+        what += f"; {begin} parameter that an optimizer holds gets one, so nothing is trained"
     return Finding(
         code="parameters-without-optimizer",
-        severity="warning",
+        severity="warning" if untrained is None else "critical",
         certainty="shown",
-        what=f"{listed(names)} {'gets a gradient' if len(names) == 1 else 'get gradients'}, but no optimizer holds"
-        f" {'it' if len(names) == 1 else 'them'}",
+        what=what,
         parameters=names,
+        steps=None if untrained is None else (untrained, int(optimizer.steps[-1])),
         evidence={"parameters_without_optimizer": Quantity(len(names), "parameters")},
         cause="the script gave the optimizer only a part of the model, added these parameters after creating it, or"
         " keeps them in a plain list or dict, which model.parameters() does not look into",
@@ -626,6 +636,20 @@ def parameters_without_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Fin
         " parameters with requires_grad_(False)",
         confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
     )
+
+
+def _untrained_from(facts: Facts) -> int | None:
+    """The step of the first optimizer from which on no optimizer's parameters get a gradient, up to the end."""
+    first = None
+    for optimizer in facts.optimizers:
+        trained = np.flatnonzero(optimizer.total_norm != 0)  # NaN is a gradient too
+        begin = int(trained[-1]) + 1 if len(trained) else 0
+        made = len(optimizer.steps)
+        least = max(MIN_ZERO_STEPS_AT_END, ZERO_SHARE_AT_END * made) if len(trained) else MIN_STEPS
+        if made - begin < least:
+            return None
+        first = int(optimizer.steps[begin]) if first is None else first
+    return first
 
 
 def updates_below_precision(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradwatch.analysis.diagnosis.facts import read_facts
-from gradwatch.analysis.diagnosis.training import frozen_throughout
+from gradwatch.analysis.diagnosis.training import frozen_throughout, parameters_without_optimizer
 from gradwatch.analysis.history import RunReader
 from gradwatch.record import StepRecord
 from gradwatch.testing import replaced, steady, stream
@@ -178,6 +178,38 @@ def test_parameters_that_no_optimizer_holds(tmp_path):
     found = the(run_of(tmp_path, calm(), meta=meta), "parameters-without-optimizer")
     assert found.parameters == ("0.weight",)
     assert "0.weight gets a gradient, but no optimizer holds it" in found.what
+    assert found.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("trained", "lost", "severity", "since"),
+    [
+        pytest.param(0, 60, "critical", "; no parameter", id="from the first step on"),
+        pytest.param(20, 40, "critical", "from step 20 on no parameter", id="from a later step on"),
+        pytest.param(1000, 40, "warning", None, id="a few steps at the end"),
+        pytest.param(0, 4, "warning", None, id="too few steps"),
+    ],
+)
+def test_nothing_is_trained_where_all_gradients_go_past_the_optimizer(tmp_path, trained, lost, severity, since):
+    meta = {"parameters_without_optimizer": json.dumps(["0.lora_A", "0.lora_B"])}
+    run = run_of(tmp_path, stream([*steady(trained), *[0.0] * lost]), meta=meta)
+    found = the(run, "parameters-without-optimizer")
+    assert found.severity == severity
+    assert ("nothing is trained" in found.what) == (severity == "critical")
+    if since is not None:
+        assert since in found.what
+        assert codes(run)[0] == "parameters-without-optimizer"
+        assert "zero-gradients" not in codes(run), "that names another cause"
+
+
+def test_something_is_trained_where_another_optimizer_gets_gradients(tmp_path):
+    meta = {"parameters_without_optimizer": json.dumps(["0.lora_A"])}
+    run_of(tmp_path, stream([0.0] * 60), meta=meta)
+    facts = read_facts(RunReader(tmp_path))
+    for norms, severity in ((np.ones(60), "warning"), (np.zeros(60), "critical")):
+        head = dataclasses.replace(facts.optimizers[0], frame=facts.optimizers[0].frame.assign(total_norm=norms))
+        both = dataclasses.replace(facts, optimizers=(facts.optimizers[0], head))
+        assert parameters_without_optimizer(both, both.optimizers[0]).severity == severity
 
 
 BF16 = parameters("a.weight", "b.weight", shape=(32, 32), dtype="bfloat16")
