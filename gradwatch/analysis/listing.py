@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gradwatch.analysis.summary import RunSummary
 
 INDEX_NAME = ".gradwatch-index.json"
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 MAX_INDEX_BYTES = 256 * 2**20
 SAVE_EVERY = 50  # rows, while many are computed
 LEAST_FOR_PROCESSES = 16  # runs; fewer are computed in this process
@@ -49,7 +49,7 @@ class RunRow:
         state: live: its process writes to it; not computed: its row is not in the index yet.
         verdict: as in a report.
         steps: recorded steps.
-        last_loss: the loss of the last step.
+        last_loss: the loss at the end; NaN or infinite where the last one is.
         optimizer: the class of the optimizer.
         learning_rate: the last one.
         batch_size: as the run's config tells it.
@@ -216,7 +216,7 @@ def numbers_of(summary: RunSummary) -> dict[str, Any]:
         "median_norm": summary.total_norm.median,
         "max_norm": summary.total_norm.max,
         "nonfinite_steps": summary.nonfinite_steps,
-        "last_loss": None if summary.loss is None else summary.loss.last,
+        "last_loss": None if summary.loss is None else summary.loss.end,
     }
 
 

@@ -159,7 +159,7 @@ def _about(name: str, summary: RunSummary) -> pa.Table:
         "clipped_fraction": summary.clipping.clipped_fraction,
         "median_norm": summary.total_norm.median,
         "largest_norm": summary.total_norm.max,
-        "last_loss": None if summary.loss is None else summary.loss.last,
+        "last_loss": None if summary.loss is None else summary.loss.end,
         "learning_rate": summary.learning_rate,
     }
     return pa.Table.from_pylist([row], schema("runs"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,27 +15,43 @@ MAX_EDGE_LOSSES = 20  # losses: `first` and `last` are medians over at most this
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSummary:
-    """Statistics of the logged losses. First and last are medians over one hundredth of them, at most 20."""
+    """Statistics of the logged losses.
+
+    Attributes:
+        first: the median of the first hundredth of the finite losses, of at most 20; None where no loss is finite.
+        last: that of the last hundredth.
+        end: the last logged loss where that is NaN or infinite, else ``last``.
+        min: the least finite loss.
+        min_step: its step.
+        nonfinite_steps: steps whose loss is NaN or infinite.
+    """
 
     first: float | None
     last: float | None
+    end: float
     min: float | None
     min_step: int | None
     nonfinite_steps: int
 
 
 def loss_summary(steps: pd.DataFrame) -> LossSummary | None:
-    """Summarize the losses of `RunReader.steps`; None where no finite loss was logged."""
+    """Summarize the losses of `RunReader.steps`; None where no loss was logged."""
     losses, logged = steps["loss"].to_numpy(float), steps["loss_logged"].to_numpy(bool)
     is_finite = logged & np.isfinite(losses)
     finite = chosen_of(losses, is_finite)
-    if not len(finite):
+    if not logged.any():
         return None
+    end = float(losses[np.flatnonzero(logged)[-1]])
+    if not len(finite):
+        bad = int(np.count_nonzero(logged))
+        return LossSummary(first=None, last=None, end=end, min=None, min_step=None, nonfinite_steps=bad)
     edge = min(MAX_EDGE_LOSSES, max(1, len(finite) // 100))
     least = int(np.argmin(finite))
+    last = float(np.median(finite[-edge:]))
     return LossSummary(
         first=float(np.median(finite[:edge])),
-        last=float(np.median(finite[-edge:])),
+        last=last,
+        end=last if math.isfinite(end) else end,
         min=float(finite[least]),
         min_step=int(chosen_of(steps.index.to_numpy(np.int64), is_finite)[least]),
         nonfinite_steps=int(np.count_nonzero(logged)) - len(finite),

@@ -34,7 +34,7 @@ _NUMBERS: tuple[tuple[str, Callable[[RunSummary], str]], ...] = (
     ("clipped", lambda run: share(run.clipping.clipped_fraction)),
     ("not finite", lambda run: str(run.nonfinite_steps)),
     ("loss first", lambda run: number(None if run.loss is None else run.loss.first)),
-    ("loss last", lambda run: number(None if run.loss is None else run.loss.last)),
+    ("loss last", lambda run: number(None if run.loss is None else run.loss.end)),
 )
 
 _MOST_TELLING = (
@@ -69,18 +69,20 @@ _CURVES = (_Curve("total norm", "total_norm", axis_of, "cyan"), _Curve("loss", "
 def comparison(summaries: Sequence[RunSummary], screen: Screen, partings: Sequence[Sequence[Difference]] = ()) -> Group:
     """Norm and loss of each run on shared axes, if they are few, then the numbers of all.
 
-    Where ``partings`` holds the differences of each further run from the first, where they part comes last.
+    The runs stand in one order everywhere, the lowest loss at the end first. Where ``partings`` holds the differences
+    of each further run from the first, where they part comes last.
     """
+    ordered = sorted(summaries, key=_rank)
     across = max(1, min(len(summaries), screen.width // _PANEL))
     lines: list[Text] = []
-    drawn = summaries if len(summaries) <= _MOST_CHARTS else ()
+    drawn = ordered if len(ordered) <= _MOST_CHARTS else ()
     for begin in range(0, len(drawn), across):
-        row = summaries[begin : begin + across]
+        row = ordered[begin : begin + across]
         for curve in _CURVES:
-            lines += _panels(curve, summaries, row, screen)
+            lines += _panels(curve, ordered, row, screen)
         lines.append(Text())
-    lines += _table(summaries, screen)
-    lines += _settings(summaries, screen)
+    lines += _table(ordered, screen)
+    lines += _settings(ordered, screen)
     for other, found in zip(summaries[1:], partings, strict=bool(partings)):
         lines += [Text(), *_parting(summaries[0].run, other.run, found, screen)]
     return Group(*lines)
@@ -153,12 +155,11 @@ class _Column:
 
 
 def _table(summaries: Sequence[RunSummary], screen: Screen) -> list[Text]:
-    """One table with a line for each run, the lowest last loss first; below it the columns that find no room."""
-    ordered = sorted(summaries, key=_rank)
-    names = screen.fit([run.run for run in ordered], _WIDEST_NAME, "run".ljust(_NARROWEST_NAME))
-    columns = [_Column(title, tuple(text(run) for run in ordered)) for title, text in _NUMBERS]
+    """One table with a line for each run; below it the columns that find no room."""
+    names = screen.fit([run.run for run in summaries], _WIDEST_NAME, "run".ljust(_NARROWEST_NAME))
+    columns = [_Column(title, tuple(text(run) for run in summaries)) for title, text in _NUMBERS]
     shown = _fitting(columns, screen.width - len(names[0]))
-    lines = _lines(shown, ordered, names)
+    lines = _lines(shown, summaries, names)
     left_out = [column.title for column in columns if column not in shown]
     if left_out:
         told = f"no room for {', '.join(left_out)}; a wider terminal or --json shows them"
@@ -167,9 +168,9 @@ def _table(summaries: Sequence[RunSummary], screen: Screen) -> list[Text]:
 
 
 def _rank(summary: RunSummary) -> float:
-    """The last loss; infinity where it is not known or NaN."""
-    loss = None if summary.loss is None else summary.loss.last
-    return math.inf if loss is None or math.isnan(loss) else loss
+    """The loss at the end; infinity where it is not known or not finite."""
+    loss = None if summary.loss is None else summary.loss.end
+    return math.inf if loss is None or not math.isfinite(loss) else loss
 
 
 def _fitting(columns: Sequence[_Column], room: int) -> list[_Column]:

@@ -203,9 +203,10 @@ def loss_lines(summary: RunSummary, screen: Screen, height: int = 2) -> list[Tex
         return [Text("loss  not logged; watch.log(loss=loss) adds it", "dim")]
     head = Text("loss", "bold")
     last = "last finite" if loss.nonfinite_steps else "last"
-    for label, value in (("first", loss.first), (last, loss.last), ("min", loss.min)):
-        head.append(f"  {label} ", "dim").append(number(value))
-    head.append("  at step ", "dim").append(str(loss.min_step))
+    if loss.min_step is not None:
+        for label, value in (("first", loss.first), (last, loss.last), ("min", loss.min)):
+            head.append(f"  {label} ", "dim").append(number(value))
+        head.append("  at step ", "dim").append(str(loss.min_step))
     if loss.nonfinite_steps:
         head.append(f"  not finite at {count(loss.nonfinite_steps, 'step')}", "red")
     bad = ~np.isfinite(summary.series.loss) & summary.series.nonfinite

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from gradwatch import Run
@@ -33,7 +34,7 @@ def test_a_row_has_the_numbers_of_the_summary(folder):
         summary = Run(folder / name).summary()
         fault = next((one for one in summary.findings if one.severity != "info"), None)
         assert (row.verdict, row.steps, row.optimizer) == (summary.verdict, summary.steps, summary.optimizer_class)
-        assert row.last_loss == (summary.loss and summary.loss.last)
+        assert row.last_loss == (summary.loss and summary.loss.end)
         assert (row.learning_rate, row.threshold) == (summary.learning_rate, summary.clipping.threshold)
         assert row.clipped_fraction == summary.clipping.clipped_fraction
         assert row.fault == (fault and fault.code)
@@ -166,3 +167,10 @@ def test_without_an_index_the_folder_stays_as_it_is(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert [row.verdict for row in list_runs(tmp_path, keep_index=False)] == ["healthy"]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("end", [math.nan, math.inf])
+def test_a_run_whose_loss_ended_not_finite_shows_that(tmp_path, end):
+    write_run(tmp_path / "lost", stream(steady(100), losses=[1.0] * 90 + [end] * 10))
+    np.testing.assert_equal(rows(tmp_path)["lost"].last_loss, end)
+    np.testing.assert_equal(rows(tmp_path)["lost"].last_loss, end)  # from the index

@@ -44,6 +44,28 @@ def test_the_first_of_equal_losses_is_the_least():
     assert loss_summary(frame([2.0, 1.0, 1.0])).min_step == 1
 
 
-@pytest.mark.parametrize("losses", [[], [math.nan], [math.inf, -math.inf]])
-def test_without_a_finite_loss_there_is_no_summary(losses):
-    assert loss_summary(frame(losses)) is None
+def test_without_a_loss_there_is_no_summary():
+    assert loss_summary(frame([])) is None
+    assert loss_summary(frame([1.0, math.nan], logged=[False, False])) is None
+
+
+@pytest.mark.parametrize("losses", [[math.nan], [math.nan, -math.inf]])
+def test_without_a_finite_loss_only_the_end_is_known(losses):
+    found = loss_summary(frame(losses))
+    assert (found.first, found.last, found.min, found.min_step) == (None,) * 4
+    assert found.nonfinite_steps == len(losses)
+    np.testing.assert_equal(found.end, losses[-1])
+
+
+@pytest.mark.parametrize(
+    ("losses", "logged", "end"),
+    [
+        ([1.0, math.nan], True, math.nan),
+        ([1.0, math.nan, math.inf], True, math.inf),
+        ([1.0, math.nan, 2.0], True, 2.0),
+        ([1.0, math.nan], [True, False], 1.0),
+        ([*[1.0] * 190, *[3.0] * 9, 9.0], True, 6.0),  # 200 losses: the median of the last two
+    ],
+)
+def test_the_end_is_the_last_loss_where_that_is_not_finite(losses, logged, end):
+    np.testing.assert_equal(loss_summary(frame(losses, logged)).end, end)

@@ -99,3 +99,15 @@ def test_runs_of_which_little_is_known(tmp_path, drawn):
     summary = Run(write_run(tmp_path / "unknown", stream([math.nan] * 3))).summary()
     (line,) = [line for line in drawn(comparison([summary], Screen(width=140))) if line.startswith("unknown")]
     assert line.split()[3:6] == ["-", "-", "-"]
+
+
+def test_the_curves_stand_in_the_order_of_the_table(tmp_path, drawn):
+    losses = {"ends-high": [1.0] * 60, "ends-nan": [0.1] * 59 + [math.nan], "ends-low": [0.2] * 60}
+    runs = [Run(write_run(tmp_path / name, stream(steady(60), losses=each))) for name, each in losses.items()]
+    lines = drawn(comparison([run.summary() for run in runs], Screen(width=140)), 140)
+    begin = next(at for at, line in enumerate(lines) if line.startswith("run "))
+    table = [line.split()[0] for line in lines[begin + 1 : begin + 4]]
+    assert table == ["ends-low", "ends-high", "ends-nan"]
+    (titles,) = [line for line in lines if line.startswith("loss: ")]
+    assert titles.replace("loss:", "").split() == table
+    assert lines[begin + 3].split()[-1] == "NaN"

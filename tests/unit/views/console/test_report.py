@@ -217,3 +217,10 @@ def test_clipping_by_the_script_itself_is_not_told_as_none(tmp_path):
     assert summary.moment == "as the optimizer got them"
     lines = [line.plain for line in report_lines(summary, Screen())]
     assert "clipping  not known: the script changes the gradients without a clip call" in lines
+
+
+def test_losses_of_which_none_is_finite_are_not_called_missing(tmp_path, drawn):
+    run = Run(write_run(tmp_path / "run", stream(steady(50), losses=[math.nan] * 50)))
+    lines = drawn(report(run.summary(), Screen()), 80)
+    assert any(line.startswith("loss  not finite at 50 steps") for line in lines)
+    assert not any("not logged" in line for line in lines)
