@@ -26,16 +26,29 @@ export function pixelColumns({ first, last }, [from, to], width, heldUntil = nul
 }
 
 /**
- * The rows that a line of pixels shows, if there are more rows than lines.
+ * How many lines of pixels show the rows where there is room for so many.
+ *
+ * Each line but the last shows equally many rows. Else lines of a single bias among pairs of weight and bias would look
+ * like layers that differ.
+ *
+ * @param {number} rows
+ * @param {number} room
+ */
+export function linesFor(rows, room) {
+  return Math.max(1, Math.ceil(rows / Math.ceil(rows / room)) || 1);
+}
+
+/**
+ * The rows that a line of pixels shows.
  *
  * @param {number} line
  * @param {number} rows
- * @param {number} lines
+ * @param {number} lines as many as `linesFor` gives
  * @returns {[begin: number, end: number]}
  */
 export function rowsOfLine(line, rows, lines) {
-  const begin = Math.floor((line * rows) / lines);
-  return [begin, Math.max(begin + 1, Math.floor(((line + 1) * rows) / lines))];
+  const each = Math.ceil(rows / lines);
+  return [line * each, Math.min(rows, (line + 1) * each)];
 }
 
 /**
@@ -46,6 +59,5 @@ export function rowsOfLine(line, rows, lines) {
  * @param {number} lines
  */
 export function lineOfRow(row, rows, lines) {
-  const guess = Math.floor((row * lines) / rows);
-  return guess + 1 < lines && rowsOfLine(guess + 1, rows, lines)[0] <= row ? guess + 1 : guess;
+  return Math.floor(row / Math.ceil(rows / lines));
 }

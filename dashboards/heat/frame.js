@@ -1,7 +1,7 @@
 // The geometry of the heat map, in CSS pixels.
 /** @import { Range } from "../types.d.ts" */
 import { AXIS, GUTTER, RIGHT } from "../chart/layout.js";
-import { lineOfRow, rowsOfLine } from "./columns.js";
+import { lineOfRow, linesFor, rowsOfLine } from "./columns.js";
 
 export const FOOT = 12; // below the layers, for the marks of events
 const TALLEST = 22; // a row
@@ -27,7 +27,8 @@ export function stepsWidth(boxWidth) {
 }
 
 /**
- * Rows of equal height that fill at most 60 % of the window. Several rows share a line of pixels if there are too many.
+ * Rows of equal height that fill at most 60 % of the window. If there are too many,
+ * equally many share each line of pixels.
  *
  * @param {number} rows
  * @param {number} boxWidth
@@ -36,8 +37,8 @@ export function stepsWidth(boxWidth) {
  */
 export function frameOf(rows, boxWidth, windowHeight) {
   const room = Math.floor(Math.max(180, Math.min(560, windowHeight * 0.6)));
-  const tall = Math.min(TALLEST, Math.max(1, Math.floor(room / Math.max(1, rows))));
-  const lines = Math.max(1, Math.min(rows, room));
+  const lines = linesFor(rows, room);
+  const tall = Math.min(TALLEST, Math.floor(room / lines));
   return { left: LEFT, width: stepsWidth(boxWidth), height: lines * tall, lines, tall, rows };
 }
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { lineOfRow, pixelColumns, rowsOfLine } from "../../dashboards/heat/columns.js";
+import { lineOfRow, linesFor, pixelColumns, rowsOfLine } from "../../dashboards/heat/columns.js";
 import { columnAt, columnBefore, sampleAt } from "../../dashboards/state/columns.js";
 import { random } from "./support.js";
 
@@ -68,21 +68,30 @@ test("a sampled value holds until the next one, and the last one until the run e
 });
 
 test("every row is in exactly one line of pixels, and that line is found again", () => {
-  for (const [rows, lines] of [
+  for (const [rows, room] of [
+    [1, 560],
     [5, 5],
-    [1000, 560],
+    [1000, 540],
+    [1001, 540],
     [561, 560],
     [10_000, 180],
   ]) {
+    const lines = linesFor(rows, room);
+    assert.ok(lines <= room);
     /** @type {number[]} */
     const seen = [];
+    const together = new Set();
     for (let line = 0; line < lines; line++) {
       const [begin, end] = rowsOfLine(line, rows, lines);
+      if (line + 1 < lines) together.add(end - begin);
+      assert.ok(begin < end);
       for (let row = begin; row < end; row++) {
         seen.push(row);
         assert.equal(lineOfRow(row, rows, lines), line);
       }
     }
     assert.deepEqual(seen, [...Array(rows).keys()]);
+    assert.ok(together.size <= 1, "each line but the last has equally many");
   }
+  assert.equal(linesFor(0, 100), 1);
 });
