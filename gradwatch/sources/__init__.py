@@ -122,7 +122,7 @@ def _read_one(
     layers: str | None,
 ) -> History:
     is_state = kind == "json" and pattern is None and not json_rows.is_list(file) and not json_rows.is_lines(file)
-    found = series.rows(file) if is_state else []
+    found = (series.rows(file) or json_rows.rows_within(file)) if is_state else []
     if kind == "text" and pattern is None:
         found = printed_tables.rows(file, norm)
     if found:
@@ -137,7 +137,9 @@ def _read_one(
     if is_state:
         return trainer_state.read(file)
     if kind in ("json", "lines"):
-        return rows.read(json_rows.rows(file), file, norm, step, loss, layers)
+        found, notes = json_rows.rows(file)
+        history = rows.read(found, file, norm, step, loss, layers)
+        return replace(history, notes=(*notes, *history.notes))
     return table.read(file, norm, step, loss, layers)
 
 

@@ -86,7 +86,7 @@ def _joined(rows: Sequence[Mapping[str, Any]], columns: Columns, file: Path) -> 
                 found = joined.setdefault(step, {})
                 if kind in found:
                     repeated.add(step)
-                found[kind] = _number(value, file, number, name)
+                found[kind] = _number(_one(value, kind), file, number, name)
     return joined, len(repeated)
 
 
@@ -168,6 +168,11 @@ def _step(value: Any, file: Path, row: int) -> int:
             f"{str(file)!r} holds {str(value)[:40]!r} as the step of row {row + 1}; expected one from 0 on, below 2^53."
         )
     return int(number)
+
+
+def _one(value: Any, kind: str) -> Any:
+    """The number in a list of one, and the first of the learning rates of several groups."""
+    return value[0] if isinstance(value, list) and value and (len(value) == 1 or kind == "learning_rate") else value
 
 
 def _number(value: Any, file: Path, row: int, name: str) -> float:

@@ -38,7 +38,11 @@ def _values(whole: Mapping[str, Any]) -> Iterator[Value]:
     lists = {name: value for name, value in whole.items() if isinstance(value, list)}
     shared = next((lists[name] for name in STEPS if name in lists), None)
     for name, value in whole.items():
-        if isinstance(value, dict):
+        steps: Any
+        values: Any
+        if isinstance(value, dict) and value and all(key.isdecimal() for key in value):  # as pandas writes a column
+            steps, values = [int(key) for key in value], list(value.values())
+        elif isinstance(value, dict):
             steps, values = value.get("steps"), value.get("values")
         elif f"{name}{STEPS_OF}" in lists:
             steps, values = lists[f"{name}{STEPS_OF}"], value

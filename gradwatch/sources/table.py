@@ -18,6 +18,9 @@ from gradwatch.sources.history import History, Point, as_float, first_line, is_r
 from gradwatch.sources.lines import beginning, encoding_of, refuse_long_lines
 from gradwatch.text import count
 
+NOT_THERE = {"", "none", "null", "na", "n/a", "#n/a", "<na>", "-"}
+"""What programs write into a cell without a value, in lower case. NaN is a value."""
+
 
 def read(
     file: Path,
@@ -124,7 +127,13 @@ def _csv(file: Path) -> _Table:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
-                file, sep=mark, encoding=encoding_of(file), dtype=str, keep_default_na=False, index_col=False
+                file,
+                sep=mark,
+                encoding=encoding_of(file),
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+                skipinitialspace=True,
             )
     except pd.errors.ParserWarning as error:
         raise CannotImport(
@@ -132,10 +141,27 @@ def _csv(file: Path) -> _Table:
         ) from error
     except Exception as error:  # parsers raise many types
         raise _unreadable(file, error) from error
-    frame.columns = pd.Index([str(column) for column in frame.columns])
+    frame.columns = pd.Index([str(column).strip() for column in frame.columns])
+    frame = _without_gaps(frame)
     if mark != ",":  # then a comma is that of a decimal fraction
         frame = frame.apply(lambda cells: cells.str.replace(",", "."))
     return _Table(names=tuple(frame.columns), rows=len(frame), cells=lambda name: frame[name].tolist())
+
+
+def _without_gaps(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the names of the columns where a resumed training wrote them again, and without padding of NULs.
+
+    A file has such padding where the machine, or its file server, went down.
+    """
+    if not len(frame) or not len(frame.columns):
+        return frame
+    first = frame.iloc[:, 0]
+    doubtful = (first.str.strip() == frame.columns[0]) | first.str.startswith("\0")
+    kept = [
+        not (is_doubtful and (cells[0].startswith("\0") or [cell.strip() for cell in cells] == [*frame.columns]))
+        for is_doubtful, cells in zip(doubtful, frame.itertuples(index=False, name=None), strict=True)
+    ]
+    return frame if all(kept) else frame[kept]
 
 
 def _separator(head: bytes) -> str:
@@ -156,7 +182,7 @@ def _numbers(table: _Table, name: str, file: Path, *, are_rates: bool = False) -
     """The numbers in a column, None for an empty cell and for a learning rate that is rounded to 0."""
     found: list[float | None] = []
     for row, cell in enumerate(table.cells(name)):
-        is_empty = cell is None or (isinstance(cell, str) and not cell.strip())
+        is_empty = cell is None or (isinstance(cell, str) and cell.strip().lower() in NOT_THERE)
         is_empty |= are_rates and is_rounded_to_zero(cell)
         number = None if is_empty else as_float(cell)
         if number is None and not is_empty:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ _NAMED = {
         rf"(?<![\w./])(?:(?:train|training)[ _/-])?(?:loss|rl_loss|lm_loss){_IS}(?P<value>{_N})(?![\w.])", re.IGNORECASE
     ),
     "step": re.compile(
-        r"(?<![\w./])(?:(?:global|train|training)[ _-])?(?:step|steps|iter|iteration|update)"
+        r"(?<![\w./])(?:(?:global|train|training)[ _-])?(?:step|steps|iter|iteration|update)[\"']?"
         r"\s{0,4}[:=#]?\s{0,8}[\[(]?\s{0,8}(?P<value>\d{1,18})(?![\w.])",
         re.IGNORECASE,
     ),
@@ -102,6 +102,7 @@ LEAST_NAMED = 2  # lines of names: a single one may be a setting
 _ABBREVIATED = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
 _HEADER = re.compile(r"\[step=\d+/\d+")  # a line whose numbers stand below it, indented
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
+_WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,40})\s{0,8}(?:,[^()\n]{0,200})?\)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WITHOUT_NORM = {
     "DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\["),
@@ -127,7 +128,7 @@ def rows(file: Path, pattern: str | None = None) -> tuple[list[dict[str, Any]], 
             raise CannotImport(f"{str(file)!r} has no line that matches --pattern.")
         return found, "--pattern"
     known = {name: re.compile(text, re.IGNORECASE) for name, text in PATTERNS.items()}
-    each = _matches(file, known | _WITHOUT_NORM)
+    each = _matches(file, known | _WITHOUT_NORM, plain)
     without = [name for name in _WITHOUT_NORM if each.pop(name)]
     best = max(each, key=lambda name: len(each[name]))
     named = [] if each[best] else _named(file)
@@ -171,10 +172,21 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return found
 
 
-def _matches(file: Path, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, list[dict[str, Any]]]:
+def plain(text: str) -> str:
+    """A line with plain numbers, where a script printed values of NumPy or PyTorch.
+
+    >>> plain("{'loss': np.float64(1.5)} norm tensor(2., device='cuda:0', grad_fn=<MulBackward0>)")
+    "{'loss': 1.5} norm 2."
+    """
+    return _WRAPPED.sub(r"\1", text)
+
+
+def _matches(
+    file: Path, patterns: Mapping[str, re.Pattern[str]], prepare: Callable[[str], str] = str
+) -> dict[str, list[dict[str, Any]]]:
     """The groups of each line that matches, by the name of the pattern."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in patterns}
-    for text in _texts(file):
+    for text in map(prepare, _texts(file)):
         for name, pattern in patterns.items():
             match = pattern.search(text)
             if match is not None:
@@ -187,7 +199,7 @@ def _named(file: Path) -> list[dict[str, Any]]:
 
     A step that some lines do not print can't place the others, so rows are counted then.
     """
-    found = [row for text in _texts(file) if (row := _named_row(text))]
+    found = [row for text in _texts(file) if (row := _named_row(plain(text)))]
     if len(found) < LEAST_NAMED:
         return []
     if not all("step" in row for row in found):

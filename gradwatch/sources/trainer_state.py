@@ -27,7 +27,9 @@ def read(file: Path) -> History:
         raise CannotImport(f"{str(file)!r} can't be read as JSON: {error}.") from error
     log = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(log, list):
-        raise CannotImport(f"{str(file)!r} has no list log_history; expected a trainer_state.json of a Trainer.")
+        raise CannotImport(
+            f"{str(file)!r} holds neither a list log_history, as a trainer_state.json does, nor rows or series."
+        )
     entries = [entry for entry in log if isinstance(entry, dict) and "grad_norm" in entry and "step" in entry]
     if not entries:
         raise CannotImport(

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from gradwatch.errors import CannotImport
 from gradwatch.sources import json_rows, read
-from gradwatch.sources.json_rows import rows
 
 from .support import EXPECTED, ROWS, values, write_text
+
+
+def rows(file):
+    return json_rows.rows(file)[0]
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "log.ndjson", "log.json"])
@@ -33,6 +36,38 @@ def test_nested_objects_have_names_with_slashes_and_columns_can_be_named(tmp_pat
 def test_a_last_line_that_is_cut_off_is_left_out(tmp_path):
     text = "\n".join(map(json.dumps, ROWS)) + '\n{"step": 60, "gra'
     assert values(read([write_text(tmp_path, "a.jsonl", text)])) == EXPECTED
+
+
+def test_a_line_that_a_killed_training_left_is_left_out_and_counted(tmp_path):
+    whole = [json.dumps({"step": step, "grad_norm": 1.0}) for step in range(40)]
+    cut = [*whole[:20], whole[20][:15] + whole[20], *whole[21:30], "\0" * 300, *whole[30:]]
+    history = read([write_text(tmp_path, "a.jsonl", "\n".join(cut))])
+    assert [point.step for point in history.points] == [step for step in range(40) if step != 20]
+    assert history.notes[0] == "1 line left out that can't be read as JSON, the first is line 21"
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        pytest.param({"args": {"lr": 0.1}, "epochs": [], "history": ROWS}, id="rows under a name"),
+        pytest.param({str(row["step"]): {k: v for k, v in row.items() if k != "step"} for row in ROWS}, id="by step"),
+        pytest.param({k: {str(i): row[k] for i, row in enumerate(ROWS)} for k in ROWS[0]}, id="pandas's to_json"),
+    ],
+)
+def test_rows_within_an_object_are_read(tmp_path, whole):
+    assert values(read([write_text(tmp_path, "a.json", json.dumps(whole))])) == EXPECTED
+
+
+def test_of_two_lists_of_objects_none_is_taken(tmp_path):
+    with pytest.raises(CannotImport, match="neither a list log_history"):
+        read([write_text(tmp_path, "a.json", json.dumps({"train": ROWS, "eval": ROWS}))])
+
+
+def test_a_number_in_a_list_and_the_rates_of_groups_are_read(tmp_path):
+    text = "\n".join(json.dumps({"step": n, "grad_norm": [1.0 + n], "lr": [0.5, 0.1]}) for n in range(3))
+    assert values(read([write_text(tmp_path, "a.jsonl", text)])) == [(n, 1.0 + n, None, 0.5) for n in range(3)]
+    with pytest.raises(CannotImport, match=r"holds '\[1, 2\]'"):
+        read([write_text(tmp_path, "b.jsonl", '{"step": 1, "grad_norm": [1, 2]}')])
 
 
 JSON = st.recursive(

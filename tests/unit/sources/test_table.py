@@ -134,3 +134,23 @@ def test_columns_that_are_parted_by_something_else(tmp_path, name, text):
     steps = imported([tmp_path / name], tmp_path).steps()
     assert steps["total_norm"].tolist() == [1.25, 1.5]
     assert steps["loss"].tolist() == [2.5, 2.25]
+
+
+def test_names_with_spaces_around_them_are_found(tmp_path):
+    history = read([write_text(tmp_path, "a.csv", "step, grad_norm , loss\n0, 1.5, 2.0\n1, 0.5, 1.0\n")])
+    assert [(point.step, point.norm, point.loss) for point in history.points] == [(0, 1.5, 2.0), (1, 0.5, 1.0)]
+
+
+def test_names_that_a_resumed_training_wrote_again_and_nuls_are_no_rows(tmp_path):
+    text = "step,grad_norm,loss\n0,1.5,2.0\nstep,grad_norm,loss\n1,0.5,1.0\n" + "\0" * 40
+    history = read([write_text(tmp_path, "a.csv", text)])
+    assert [(point.step, point.norm, point.loss) for point in history.points] == [(0, 1.5, 2.0), (1, 0.5, 1.0)]
+
+
+def test_words_for_no_value_are_empty_cells_and_nan_is_a_value(tmp_path):
+    cells = ["None", "null", "NA", "n/a", "#N/A", "-", "", "nan", "NaN", "-inf"]
+    text = "step,grad_norm,loss\n" + "".join(f"{step},1.0,{cell}\n" for step, cell in enumerate(cells))
+    losses = [point.loss for point in read([write_text(tmp_path, "a.csv", text)]).points]
+    assert losses[:7] == [None] * 7
+    assert all(map(math.isnan, losses[7:9]))
+    assert losses[9] == -math.inf

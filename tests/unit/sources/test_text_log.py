@@ -312,3 +312,22 @@ def test_a_line_of_a_known_tool_counts_more_than_names(tmp_path):
 def test_rows_are_counted_where_not_all_lines_print_a_step(tmp_path):
     file = write_text(tmp_path, "a.log", "step 5, loss 1.0, grad_norm 2.0\nloss 1.0, grad_norm 3.0\n")
     assert [(point.step, point.norm) for point in read([file]).points] == [(0, 2.0), (1, 3.0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{{'step': {step}, 'grad_norm': np.float64({norm}), 'loss': np.float32({loss}), 'lr': {lr}}}",
+        "step {step} loss tensor({loss}, grad_fn=<MeanBackward0>) grad_norm tensor({norm}, device='cuda:0') lr {lr}",
+        '{{"step": {step}, "grad_norm": {norm}, "loss": {loss}, "lr": {lr}}}',
+    ],
+)
+def test_values_of_numpy_and_pytorch_are_read(tmp_path, line):
+    text = "\n".join(line.format(norm=row["grad_norm"], **row) for row in ROWS)
+    assert values(read([write_text(tmp_path, "a.log", text)])) == EXPECTED
+
+
+def test_a_pattern_of_ones_own_sees_the_line_as_it_is(tmp_path):
+    file = write_text(tmp_path, "a.log", "step 1 norm tensor(2.5)")
+    (found,) = rows(file, r"step (?P<step>\d+) norm tensor\((?P<norm>[\d.]+)\)")[0]
+    assert found == {"step": "1", "grad_norm": "2.5"}
