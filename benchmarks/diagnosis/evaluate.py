@@ -68,6 +68,7 @@ REMEDY = {
     "loss-regressed": "rate",
     "reward-lost": "rate",
     "huge-loss": "rate",
+    "updates-out-of-proportion": "rate",
     "optimizer-recreated": "script",
     "vanishing": "architecture",
     "large-initial-norms": "architecture",
@@ -246,7 +247,7 @@ def contradictions(run: Path, findings: tuple[dict[str, Any], ...]) -> list[str]
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
+        "half", choices=["tuning", "held_out", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
     )
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and take those that are there")
