@@ -33,12 +33,14 @@ from gradwatch.record import (
 )
 from gradwatch.store import FILE_NAME, Attempt, StoreReader
 from gradwatch.store.layer_digests import LayerDigest
+from gradwatch.store.reader import last_change
 from gradwatch.store.values import settings_of
 
 LAYER_STATS = (*STATS, *WEIGHT_STATS, "update_ratio", *SAMPLED_STATS)
 
 RECORDED_UPDATE_STATS = (*UPDATE_STATS, "update_ratio")
 
+ENTRIES_PER_READ, LEAST_ROWS_PER_READ = 2_000_000, 64
 MAGNITUDES_AT_ONCE = 500  # rows, each of which has the histograms of all parameters
 
 
@@ -82,6 +84,11 @@ def made_again_by(event: Event, resumed: Iterable[ResumePoint]) -> int | None:
     """
     later = [point.attempt for point in resumed if event.attempt < point.attempt and event.step >= point.step]
     return later[-1] if later else None
+
+
+def rows_per_read(parameters: int) -> int:
+    """How many rows of layers to read in one query: of a wide model fewer, so that little memory is taken."""
+    return max(LEAST_ROWS_PER_READ, ENTRIES_PER_READ // max(1, parameters))
 
 
 class RunReader:
@@ -387,9 +394,4 @@ def newest_first(folder: Path = Path("runs")) -> list[Path]:
             f"There is no run under {str(folder)!r}. Give the folder of a recorded run, or record one:"
             " `gradwatch demo`, or `gradwatch.attach(model, optimizer, 'runs/first')`."
         )
-    return [store.parent for store in sorted(stores, key=_last_written, reverse=True)]
-
-
-def _last_written(store: Path) -> float:
-    log = Path(f"{store}-wal")
-    return max(path.stat().st_mtime for path in (store, log) if path.exists())
+    return [store.parent for store in sorted(stores, key=last_change, reverse=True)]

@@ -73,7 +73,9 @@ class Run(RunReader):
         norms = self.layers("norm", name)
         if step is not None:
             if step not in norms.index:
-                raise BadArgument(f"step is {step!r}; the run has no norms of it.")
+                raise BadArgument(
+                    f"step is {step!r}; expected one whose norms were recorded: `Run.layers('norm').index`."
+                )
             norms = norms.loc[[step]]
         infos = {info.name: info for info in self.parameters(name)}
         shares = shares_of(norms)

@@ -18,6 +18,7 @@ from gradwatch.capture.encode import Encoder, Node, float_text
 from gradwatch.capture.listing import (
     DESCRIPTION,
     MAX_DESCRIPTION_BYTES,
+    MOST_RANKS,
     VERSION,
     check_file,
     few_texts,
@@ -32,7 +33,6 @@ PARTS = ("weights", "gradients", "forwards")
 """Each a file of tensors, named so."""
 
 _TENSORS = ("weights", "gradients")
-MOST_RANKS = 2**20
 MOST_FORWARDS = 20_000
 """Of one step. To replay as many takes minutes for the smallest model."""
 

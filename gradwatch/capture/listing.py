@@ -22,6 +22,7 @@ FOLDER = "captures"
 DESCRIPTION = "capture.json"
 VERSION = 1
 MAX_DESCRIPTION_BYTES = 16 * 2**20
+MOST_RANKS = 2**20
 MOST_LISTED = 1000
 MOST_LISTED_BYTES = 2 * MAX_DESCRIPTION_BYTES
 """A list describes at most so many captures of a run, whose descriptions have at most so many bytes."""

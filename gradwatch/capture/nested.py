@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gradwatch.capture.stand_ins import MappingStandIn, Structure
+
+Parts: TypeAlias = dict[Any, Any]
+Rebuild: TypeAlias = Callable[[Any, Parts, Parts], Any]
+"""Makes a container again from itself, its parts, and those of them that changed."""
 
 MAX_DEPTH = 100
 """Containers within containers; deeper ones are refused."""
@@ -55,7 +59,7 @@ def is_differentiable(tensor: Tensor) -> bool:
     return tensor.requires_grad and not tensor.is_leaf and tensor.layout == torch.strided
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any, rebuild: Rebuild | None = None) -> Any:
     """The same nested value with ``function`` of each tensor; a container without a change stays the same object.
 
     Raises:
@@ -65,10 +69,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     >>> map_tensors(lambda tensor: tensor + 1, (torch.tensor(1), [None, torch.tensor(2)]))
     (tensor(2), [None, tensor(3)])
     """
-    return _map(function, value, MAX_DEPTH)
+    return _map(function, value, rebuild or _rebuilt, MAX_DEPTH)
 
 
-def _map(function: Callable[[Tensor], Tensor], value: Any, depth: int) -> Any:
+def _map(function: Callable[[Tensor], Tensor], value: Any, rebuild: Rebuild, depth: int) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     parts = parts_of(value)
@@ -76,10 +80,12 @@ def _map(function: Callable[[Tensor], Tensor], value: Any, depth: int) -> Any:
         return value
     if depth == 0:
         raise RecursionError(f"nested deeper than {MAX_DEPTH} levels")
-    new = {key: _map(function, part, depth - 1) for key, part in parts.items()}
-    if all(new[key] is parts[key] for key in parts):
-        return value
-    return _with_parts(value, new)
+    changed = {}
+    for key, part in parts.items():
+        new = _map(function, part, rebuild, depth - 1)
+        if new is not part:
+            changed[key] = new
+    return rebuild(value, parts, changed) if changed else value
 
 
 def is_namedtuple(value: object) -> bool:
@@ -103,8 +109,9 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
     return None
 
 
-def _with_parts(value: Any, parts: dict[Any, Any]) -> Any:
-    kind = cast("Any", type(value))
+def _rebuilt(value: Any, parts: Parts, changed: Parts) -> Any:
+    """A container of the same class with these parts alone."""
+    kind, parts = cast("Any", type(value)), parts | changed
     if is_namedtuple(value):
         return tuple.__new__(kind, parts.values())
     if isinstance(value, (list, tuple)):

@@ -18,7 +18,7 @@ from gradwatch.detect.idle import IdleClipping
 from gradwatch.detect.ineffective import IneffectiveClipping
 from gradwatch.detect.loss_scale import LossScale
 from gradwatch.detect.nonfinite import NonFinite
-from gradwatch.detect.optimizers import OptimizerTraits, traits_of
+from gradwatch.detect.optimizers import OptimizerTraits, eps_of, traits_of
 from gradwatch.detect.overclipping import OverClipping
 from gradwatch.detect.spike import Spike
 from gradwatch.detect.starvation import EpsStarvation
@@ -89,18 +89,6 @@ def detectors_for(optimizer_class: str = "SGD", settings: Mapping[str, object] |
         StaleSecondMoment(),
         NothingMoves(),
     ]
-
-
-def eps_of(settings: Mapping[str, object]) -> float | None:
-    """Return the eps among the settings of an optimizer; None where it has no single one above 0.
-
-    How the optimizer uses it: see `traits_of`.
-
-    >>> eps_of({"lr": 0.1}), eps_of({"lr": 0.1, "eps": 1e-8})
-    (None, 1e-08)
-    """
-    eps = settings.get("eps")
-    return float(eps) if isinstance(eps, float) and eps > 0 else None
 
 
 def replay(

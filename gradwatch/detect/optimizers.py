@@ -92,7 +92,7 @@ def traits_of(optimizer_class: str, settings: Mapping[str, object] | None = None
     (0.1, 0.0)
     """
     known = settings or {}
-    eps, eps_rule = _eps(known), _eps_rule(optimizer_class, known)
+    eps, eps_rule = eps_of(known), _eps_rule(optimizer_class, known)
     if eps is not None and optimizer_class == "Muon":
         eps /= _RAISED_BY_MUON
     if eps is not None and optimizer_class in _EPS_UNDER_THE_ROOT:
@@ -136,6 +136,13 @@ def _max_iter(settings: Mapping[str, object]) -> int:
     return most if isinstance(most, int) else 1
 
 
-def _eps(settings: Mapping[str, object]) -> float | None:
+def eps_of(settings: Mapping[str, object]) -> float | None:
+    """Return the eps among the settings of an optimizer; None where it has no single one above 0.
+
+    How the optimizer uses it: see `traits_of`.
+
+    >>> eps_of({"lr": 0.1}), eps_of({"lr": 0.1, "eps": 1e-8})
+    (None, 1e-08)
+    """
     eps = settings.get("eps")
     return float(eps) if isinstance(eps, float) and eps > 0 else None

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradwatch.measure.devices import stream_of, to_device
+from gradwatch.measure.fused_triton import DTYPES
+from gradwatch.measure.updates import RUN
 
-RUN = 64
-"""Neighbouring entries that are read together."""
 CHUNK, BLOCK = 2048, 512
 """Entries that a program reads; entries of one iteration."""
 PARTS = 128
@@ -40,8 +40,6 @@ RUNS_AT = 6
 
 KINDS = ("WEIGHT", "GRADIENT", "MOMENT", "SQUARE")
 """The tensors of a parameter, each of which has a dtype of its own; both second moments have the same."""
-
-DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

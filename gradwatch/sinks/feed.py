@@ -27,15 +27,10 @@ class Feed:
         self._tracker, self._facts = tracker, facts
         size = CAPACITY_WITH_LAYERS if tracker.wants_layers else CAPACITY
         self._queue: queue.Queue[StepRecord | Event | Callable[[], Closing]] = queue.Queue(capacity or size)
-        self._is_fed = True  # until it fails or is too slow
+        self.is_fed = True  # until it fails or is too slow
         self._was_said = False
         self._thread = threading.Thread(target=self._run, name=f"gradwatch-{tracker.label}", daemon=True)
         self._thread.start()
-
-    @property
-    def is_fed(self) -> bool:
-        """False once the tracker has failed or was too slow."""
-        return self._is_fed
 
     def put(self, records: Iterable[StepRecord], events: Iterable[Event]) -> None:
         """Queue records and events; drop the tracker if they find no room."""
@@ -47,7 +42,7 @@ class Feed:
     def close(self, closing: Callable[[], Closing], patience: float = PATIENCE) -> None:
         """Let the tracker end with the result of ``closing`` in its thread; wait at most ``patience`` seconds."""
         deadline = time.monotonic() + patience
-        if self._is_fed:
+        if self.is_fed:
             try:
                 self._queue.put(closing, timeout=patience)
             except queue.Full:
@@ -57,7 +52,7 @@ class Feed:
             self._drop(f"it did not end within {patience:g} seconds")
 
     def _put(self, item: StepRecord | Event) -> None:
-        if not self._is_fed:
+        if not self.is_fed:
             return
         try:
             self._queue.put_nowait(item)
@@ -66,7 +61,7 @@ class Feed:
 
     def _drop(self, why: str) -> None:
         """Feed it no more, and say so once."""
-        self._is_fed = False
+        self.is_fed = False
         if not self._was_said:
             self._was_said = True
             logger.warning(
@@ -79,7 +74,7 @@ class Feed:
     def _run(self) -> None:
         try:
             self._tracker.open(self._facts)
-            while self._is_fed:
+            while self.is_fed:
                 try:
                     item = self._queue.get(timeout=TICK)
                 except queue.Empty:

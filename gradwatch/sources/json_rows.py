@@ -14,9 +14,6 @@ from gradwatch.text import count
 MOST_BROKEN = 0.1
 """Of the lines that were read: with more broken lines a file holds something else than JSON lines."""
 
-MAX_LIST_BYTES = 2**28
-"""Of a JSON list, which is in memory as a whole; JSON lines may be of any length."""
-
 
 def rows(file: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """The objects of a file, nested ones with names joined by a slash, and notes about lines that were left out.
@@ -42,7 +39,7 @@ def rows_within(file: Path) -> list[dict[str, Any]]:
         CannotImport: the file can't be read.
     """
     try:
-        whole = json.loads(whole_text(file, MAX_LIST_BYTES))
+        whole = json.loads(whole_text(file))
     except (ValueError, RecursionError):
         return []
     if not isinstance(whole, dict) or "log_history" in whole:  # of the Trainer, whose rows mean something else
@@ -80,7 +77,7 @@ def is_lines(file: Path) -> bool:
 
 
 def _list(file: Path) -> list[dict[str, Any]]:
-    text = whole_text(file, MAX_LIST_BYTES)
+    text = whole_text(file)
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:

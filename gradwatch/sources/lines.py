@@ -12,6 +12,9 @@ from gradwatch.errors import CannotImport
 
 CHUNK = 2**20  # bytes read at once
 LONGEST = 2**24  # bytes of a line
+LONGEST_PRINTED = 10_000  # bytes of a line of printed text
+LARGEST_WHOLE = 2**28  # bytes of a file that can only be read as a whole
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARK = b"\xef\xbb\xbf"  # some programs on Windows begin a UTF-8 file with it
 _UTF_16 = re.compile(rb"\xff\xfe[^\0]\0|\xfe\xff\0[^\0]")  # the mark and a character; PowerShell 5 redirects output so
 _ENDS = re.compile(rb"[\r\n]+")
@@ -75,6 +78,16 @@ def beginnings(file: Path, most: int) -> Iterator[bytes]:
         yield bytes(pending)
 
 
+def printed_lines(file: Path) -> Iterator[str]:
+    """The lines of printed text, without colours and without what a line has beyond `LONGEST_PRINTED` bytes.
+
+    Raises:
+        CannotImport: the file can't be read.
+    """
+    for line in beginnings(file, LONGEST_PRINTED):
+        yield _COLOURS.sub("", line.decode(errors="replace"))
+
+
 def refuse_long_lines(file: Path) -> None:
     """Check the lines of a file that another reader will hold in memory.
 
@@ -88,15 +101,16 @@ def refuse_long_lines(file: Path) -> None:
         length = len(chunk) - max(ends) - 1 if ends else length + len(chunk)
 
 
-def whole_text(file: Path, most: int) -> str:
+def whole_text(file: Path) -> str:
     """The text of a file that can only be read as a whole, such as a JSON object.
 
     Raises:
-        CannotImport: the file can't be read, is not UTF-8, or has more than ``most`` bytes.
+        CannotImport: the file can't be read, is not UTF-8, or has more than `LARGEST_WHOLE` bytes.
     """
     try:
-        if file.stat().st_size > most:
-            raise CannotImport(f"{str(file)!r} has more than {most // 2**20} MiB, too much to read as one JSON value.")
+        if file.stat().st_size > LARGEST_WHOLE:
+            limit = LARGEST_WHOLE // 2**20
+            raise CannotImport(f"{str(file)!r} has more than {limit} MiB, too much to read as one JSON value.")
         return file.read_text(encoding=encoding_of(file))
     except (OSError, ValueError) as error:
         raise CannotImport(f"{str(file)!r} can't be read: {error}.") from error

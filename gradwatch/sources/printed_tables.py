@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.sources.history import NAMES, UNSURE_NORMS, as_float, is_called
-from gradwatch.sources.lines import beginnings
+from gradwatch.sources.lines import printed_lines
 
-LONGEST_LINE = 10_000  # bytes; the rest of a line is left out
 DIGITS = 3  # that these loggers print of a number
 _RULE = re.compile(r"[\s|]*[-=+]{5,}[-=+|\s]*")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LINES = str.maketrans(dict.fromkeys("│┃║", "|") | dict.fromkeys("─━═┌┬┐├┼┤└┴┘╭╮╰╯┏┓┗┛╔╗╚╝╟╢╠╣", "-"))
 
 
@@ -50,8 +48,8 @@ def _tables(file: Path) -> Iterator[dict[str, Any]]:
     """A row for each table. A rule ends one, and so does a name that it has already."""
     row: dict[str, Any] = {}
     section = ""
-    for line in beginnings(file, LONGEST_LINE):
-        text = _COLOURS.sub("", line.decode(errors="replace")).translate(_LINES)
+    for line in printed_lines(file):
+        text = line.translate(_LINES)
         if _RULE.fullmatch(text):
             if row:
                 yield row

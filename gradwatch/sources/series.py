@@ -15,7 +15,6 @@ from gradwatch.sources.history import as_float
 from gradwatch.sources.lines import whole_text
 from gradwatch.sources.logged import Value, of_values
 
-MAX_BYTES = 2**28
 STEPS_OF = "_T"  # ends the name of the steps of a series in PyMARL's files
 STEPS = ("step", "steps", "global_step", "iteration", "iterations", "iters")
 """Names of the list that holds the steps of all others."""
@@ -28,7 +27,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
         CannotImport: the file can't be read.
     """
     try:
-        whole = json.loads(whole_text(file, MAX_BYTES))
+        whole = json.loads(whole_text(file))
     except (ValueError, RecursionError):
         return []
     return of_values(_values(whole)) if isinstance(whole, dict) else []

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.errors import BadArgument, CannotImport
-from gradwatch.sources.lines import beginnings
+from gradwatch.sources.lines import LONGEST_PRINTED, printed_lines
 
-LONGEST_LINE = 10_000  # bytes; the rest of a line is left out
 GROUPS = {"step": "step", "norm": "grad_norm", "loss": "loss", "lr": "lr", "reward": "reward"}
 _N = r"[-+]?(?:\d[\d.]*+(?:[eE][-+]?\d++)?+|nan|inf)"
 
@@ -103,7 +102,6 @@ _ABBREVIATED = {"K": "e3", "M": "e6", "B": "e9", "T": "e12"}
 _HEADER = re.compile(r"\[step=\d+/\d+")  # a line whose numbers stand below it, indented
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 _WRAPPED = re.compile(r"\b(?:(?:np|numpy)\.\w{1,20}|tensor)\(\s{0,8}([-+\w.]{1,40})\s{0,8}(?:,[^()\n]{0,200})?\)")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WITHOUT_NORM = {
     "DeepSpeed": re.compile(r"\bstep=\d+, skipped=\d+, lr=\["),
     "nanoGPT": re.compile(r"\biter \d+: loss [\d.naif]+, time [\d.]+ms"),
@@ -221,10 +219,9 @@ def _named_row(text: str) -> dict[str, Any]:
 def _texts(file: Path) -> Iterator[str]:
     """The lines; a step's header and the indented lines below it are one."""
     header = ""
-    for line in beginnings(file, LONGEST_LINE):
-        text = _COLOURS.sub("", line.decode(errors="replace"))
+    for text in printed_lines(file):
         if header and text.startswith("    "):
-            header += _THOUSANDS.sub("", text)[: max(0, LONGEST_LINE - len(header))]
+            header += _THOUSANDS.sub("", text)[: max(0, LONGEST_PRINTED - len(header))]
             continue
         if header:
             yield header

@@ -11,8 +11,6 @@ from gradwatch.errors import CannotImport
 from gradwatch.sources.history import History, Point, as_float, is_step
 from gradwatch.sources.lines import whole_text
 
-MAX_BYTES = 2**28
-
 
 def read(file: Path) -> History:
     """Read ``grad_norm`` from its log: the norm before clipping, of the last of every ``logging_steps`` steps.
@@ -20,7 +18,7 @@ def read(file: Path) -> History:
     Raises:
         CannotImport: it is no such file, or it logs no norm.
     """
-    text = whole_text(file, MAX_BYTES)
+    text = whole_text(file)
     try:
         state = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -96,7 +96,7 @@ class StoreReader:
                 return False
             if host == socket.gethostname() and os.name != "nt":
                 return is_alive(pid, started)
-            return time.time() - _last_change(self.path) < FRESH_SECONDS
+            return time.time() - last_change(self.path) < FRESH_SECONDS
         return False
 
     def optimizers(self) -> dict[str, str]:
@@ -249,6 +249,7 @@ class StoreReader:
         return self._small.detector_state(optimizer, version)
 
 
-def _last_change(path: Path) -> float:
+def last_change(path: Path) -> float:
+    """When a store was last written to: its file or its write-ahead log."""
     log = Path(f"{path}-wal")
     return max(file.stat().st_mtime for file in (path, log) if file.exists())

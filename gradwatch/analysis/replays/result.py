@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from gradwatch.capture.listing import FOLDER, MOST_RANKS, number
+
 Recurrence: TypeAlias = Literal["bitwise", "close", "norm", "no"]
 """How much of the captured gradient a replay gives again."""
 
@@ -20,15 +22,12 @@ Direction: TypeAlias = Literal["forward", "backward", "weights", "input", "loss"
 """Where a fault begins; "loss": in the gradient that reaches the model's output from outside."""
 
 FILE_NAME = "replay.json"
-CAPTURES = "captures"
 LARGEST_FILE = 4 * 2**20
 LARGEST_FILES = 4 * LARGEST_FILE
 """Of all results of a run together."""
 
 MOST_READ = 1000
 """Of each list of a result; gradwatch itself writes less."""
-
-MOST_RANKS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +219,8 @@ def _origin(data: Mapping[str, Any] | None) -> Origin | None:
         direction=data["direction"],
         class_name=_text(data.get("class")),
         line=_whole(data.get("line")),
-        observed=_number(data.get("observed")),
-        control=_number(data.get("control")),
+        observed=number(data.get("observed")),
+        control=number(data.get("control")),
         **{name: _text(data.get(name)) for name in names},
     )
 
@@ -232,7 +231,7 @@ def _compiled(data: Mapping[str, Any] | None) -> CompiledReplay | None:
     return CompiledReplay(
         recurs=_recurrence(data.get("recurs")),
         differs=bool(data.get("differs")),
-        **{name: _number(data.get(name)) for name in ("max_ulp", "total_norm", "max_ulp_from_eager")},
+        **{name: number(data.get(name)) for name in ("max_ulp", "total_norm", "max_ulp_from_eager")},
     )
 
 
@@ -241,9 +240,9 @@ def _row(data: Mapping[str, Any]) -> RowFinding:
         row=int(data["row"]),
         micro_batch=int(data.get("micro_batch") or 0),
         rank=int(data.get("rank") or 0),
-        norm=_number(data["norm"]) or 0.0,
-        share=_number(data.get("share")),
-        norm_without=_number(data.get("norm_without")),
+        norm=number(data["norm"]) or 0.0,
+        share=number(data.get("share")),
+        norm_without=number(data.get("norm_without")),
         stands_out=bool(data.get("stands_out")),
         odd=_texts(data.get("odd")),
     )
@@ -254,7 +253,7 @@ def _rows(data: Sequence[Mapping[str, Any]] | None) -> tuple[RowFinding, ...]:
 
 
 def _helps(data: Sequence[Mapping[str, Any]] | None) -> tuple[Help, ...]:
-    return tuple(Help(change=str(one["change"]), total_norm=_number(one["total_norm"]) or 0.0) for one in data or ())
+    return tuple(Help(change=str(one["change"]), total_norm=number(one["total_norm"]) or 0.0) for one in data or ())
 
 
 def _ranks(value: Any) -> int:
@@ -274,10 +273,6 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _facts(value: Any) -> dict[str, str]:
     return {key: str(one) for key, one in _mapping(value).items()}
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)  # the strings "NaN" and "Infinity" are numbers too
 
 
 def _whole(value: Any) -> int | None:
@@ -308,11 +303,11 @@ _OPTIONAL: dict[str, Callable[[Any], Any]] = {
     "not_kept": _texts,
     "ranks": _ranks,
     "parts": _parts,
-    "captured_norm": _number,
-    "replayed_norm": _number,
+    "captured_norm": number,
+    "replayed_norm": number,
     "recurs": _recurrence,
-    "max_ulp": _number,
-    "unexplained": _number,
+    "max_ulp": number,
+    "unexplained": number,
     "differing": _texts,
     "compiled": _compiled,
     "origin": _origin,
@@ -368,7 +363,7 @@ def read_replays(run: Path) -> tuple[Replay, ...]:
 def result_files(run: Path) -> list[Path]:
     """Where the results of replays of a run are, or would be."""
     try:
-        return sorted(entry / FILE_NAME for entry in (run / CAPTURES).iterdir())
+        return sorted(entry / FILE_NAME for entry in (run / FOLDER).iterdir())
     except OSError:
         return []
 

@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.history import RunReader, rows_per_read
 from gradwatch.analysis.long_runs import ABSENT, LongLayers, long_layers
 from gradwatch.analysis.statistics.quantiles import Array
 from gradwatch.record import Floats
-
-MAX_NORMS_PER_READ = 4_000_000  # norms read from the store in one query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,9 +97,9 @@ def _layer_norms(reader: RunReader, optimizer: str, steps: pd.DataFrame) -> tupl
     standing = standing[np.isin(standing[:, 1], steps.index)]  # a run that is being written may have more by now
     standing = standing[np.argsort(standing[:, 0])]
     columns = np.searchsorted(steps.index.to_numpy(np.int64), standing[:, 1])
-    rows_per_read = max(64, MAX_NORMS_PER_READ // max(1, parameters))
-    for begin in range(0, len(standing), rows_per_read):
-        ids, place = standing[begin : begin + rows_per_read, 0], columns[begin : begin + rows_per_read]
+    rows = rows_per_read(parameters)
+    for begin in range(0, len(standing), rows):
+        ids, place = standing[begin : begin + rows, 0], columns[begin : begin + rows]
         between = {"after": int(ids[0]) - 1, "up_to": int(ids[-1])}
         found, norms = reader.layer_rows("norm", optimizer, **between)
         stands = np.isin(found, ids)

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gradwatch.analysis.history import RunReader
+from gradwatch.analysis.history import RunReader, rows_per_read
 from gradwatch.analysis.statistics.quantiles import Array, quantile
 
-MAX_RATIOS_PER_READ = 2_000_000  # read from the store in one query
 LONG_RUN = 50_000
 """Steps from which on `largest_rms_ratios` reads nothing: it would have to read every row of a long run."""
 
@@ -38,7 +37,7 @@ def largest_rms_ratios(reader: RunReader, optimizer: str, steps: NDArray[np.int6
     largest, at = np.full(len(steps), np.nan), np.full(len(steps), -1, np.int64)
     standing = reader.standing(optimizer) if len(steps) < LONG_RUN else np.empty((0, 3), np.int64)
     standing = standing[np.argsort(standing[:, 0])]
-    rows = max(64, MAX_RATIOS_PER_READ // max(1, len(reader.parameters(optimizer))))
+    rows = rows_per_read(len(reader.parameters(optimizer)))
     for begin in range(0, len(standing), rows):
         part = standing[begin : begin + rows]
         ids, ratios = reader.layer_rows("rms_ratio", optimizer, after=int(part[0, 0]) - 1, up_to=int(part[-1, 0]))

@@ -16,7 +16,7 @@ def recommend(paths: list[Path], json: bool, optimizer: str | None, given: list[
     changes = parse_changes(given)
     if changes:
         if len(paths) > 1:
-            raise BadArgument("--if is for one run; give one.")
+            raise BadArgument(f"--if was given with {len(paths)} runs; expected one run.")
         advice, after = recommend_after(open_run(paths[0] if paths else None), changes, optimizer)
         if json:
             print_json(json_view.recommendation(advice, after))

@@ -90,7 +90,9 @@ def check_options(options: RunOptions) -> ClipPlan | None:
     clip = None if options.clip is None else ClipPlan.parse(options.clip)
     clips = clip is not None or (options.max_norm is not None and math.isfinite(options.max_norm))
     if options.every != 1 and (clips or options.skip_nonfinite):
-        raise BadArgument(f"--every is {options.every}; clipping and --skip-nonfinite measure every step.")
+        raise BadArgument(
+            f"--every is {options.every}; expected 1, because clipping and --skip-nonfinite measure every step."
+        )
     return clip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradwatch.capture.nested import MAX_DEPTH, is_differentiable, is_namedtuple, parts_of
+from gradwatch.capture.nested import Parts, is_differentiable, is_namedtuple, map_tensors
 
 Arrived = Callable[[int, Tensor], None]
 """Takes the position of an output and the gradient that reached it."""
@@ -42,7 +42,10 @@ def put_edges(output: Any, arrived: Arrived) -> tuple[Any, list[Tensor]]:
             known = edges[id(tensor)] = (tensor, _edge(tensor, len(edges), arrived))
         return known[1]
 
-    replaced = _replace(output, edge, MAX_DEPTH)
+    try:
+        replaced = map_tensors(edge, output, _rebuilt)
+    except RecursionError as error:
+        raise CannotReplace(f"its output is {error}") from error
     return replaced, [one for _, one in edges.values()]
 
 
@@ -84,23 +87,7 @@ def follow_changes(edge: Tensor, origin: Any, arrived: Callable[[Tensor], None])
     return True
 
 
-def _replace(value: Any, edge: Callable[[Tensor], Tensor], depth: int) -> Any:
-    if isinstance(value, Tensor):
-        return edge(value)
-    parts = parts_of(value)
-    if parts is None:
-        return value
-    if depth == 0:
-        raise CannotReplace(f"its output is nested deeper than {MAX_DEPTH} levels")
-    changed = {}
-    for key, part in parts.items():
-        new = _replace(part, edge, depth - 1)
-        if new is not part:
-            changed[key] = new
-    return _with(value, parts, changed) if changed else value
-
-
-def _with(value: Any, parts: dict[Any, Any], changed: dict[Any, Any]) -> Any:
+def _rebuilt(value: Any, parts: Parts, changed: Parts) -> Any:
     """A copy of the container with other parts; whatever else it holds stays."""
     kind: Any = type(value)
     if is_namedtuple(value):

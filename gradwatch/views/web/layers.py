@@ -8,14 +8,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from gradwatch.analysis.history import rows_per_read
 from gradwatch.analysis.long_runs import LongLayers
 from gradwatch.analysis.run import Run
 from gradwatch.record import Floats
 from gradwatch.store.layer_digests import GROUP
 from gradwatch.views.web.pyramid import ABSENT, FACTOR, NOT_FINITE, Pyramid, block_maxima, encode
 
-MAX_ENTRIES_READ = 2_000_000  # from the store at a time
-MIN_ROWS_READ = 64
 MAX_BASE_ENTRIES = 32_000_000  # of a pyramid's lowest level; a longer run gets a coarser one
 MIN_SAMPLE = 2048  # rows that a median is taken over, in a run that has as many
 MAX_ID_GAP = 1000  # rows of the store; rows further apart are read separately
@@ -63,7 +62,7 @@ class LayerHistory:
         if not len(self._seen) or not np.array_equal(ids[: len(self._seen)], self._seen):
             self._reset(len(ids))
         begin = len(self._seen)
-        for first, last in _stretches(ids[begin:], max(MIN_ROWS_READ, MAX_ENTRIES_READ // max(1, self.parameters))):
+        for first, last in _stretches(ids[begin:], rows_per_read(self.parameters)):
             part = slice(begin + first, begin + last)
             self._add(*self._read(run, ids[part], steps[part]))
         self._seen = ids
@@ -106,7 +105,7 @@ class LayerHistory:
     def maxima(self, run: Run, ids: Ids, steps: Ids) -> Floats:
         """The largest value of every `FACTOR` rows, read from the run; a row that is not there is `ABSENT`."""
         table = np.full((len(ids), self.parameters), np.float32(ABSENT))
-        for first, last in _stretches(ids, max(MIN_ROWS_READ, MAX_ENTRIES_READ // max(1, self.parameters))):
+        for first, last in _stretches(ids, rows_per_read(self.parameters)):
             found, _, values = self._read(run, ids[first:last], steps[first:last])
             table[first + np.searchsorted(ids[first:last], found)] = values
         return block_maxima(table, FACTOR)

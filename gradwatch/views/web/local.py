@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from gradwatch.errors import CannotServe
 from gradwatch.views.web.answers import NOTHING_ALLOWED, Environ, StartResponse, application, error, send
-from gradwatch.views.web.server import Server
+from gradwatch.views.web.server import STATIC, Server
 
 HOST = "127.0.0.1"
 TOKEN_BYTES = 24
@@ -41,7 +41,6 @@ PAGE = b"""<!doctype html>
 </body>
 </html>
 """
-_STATIC = "/plugin/gradwatch/static/"  # as the server knows it
 
 
 class LocalPage:
@@ -64,7 +63,7 @@ class LocalPage:
         if slash and not path and environ["REQUEST_METHOD"] == "GET":
             return send(start_response, 200, PAGE, "text/html; charset=utf-8", PAGE_POLICY)
         route = "/static/*" if path.startswith("static/") else f"/{path}"
-        inner = dict(environ) | {"PATH_INFO": _STATIC + path.removeprefix("static/")}
+        inner = dict(environ) | {"PATH_INFO": STATIC + path.removeprefix("static/")}
         return application(partial(self._server.respond, route))(inner, start_response)
 
 

@@ -14,7 +14,8 @@ Query: TypeAlias = Mapping[str, str]
 
 BINARY, JSON = "application/octet-stream", "application/json"
 TEXT_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
-_STATIC = "/plugin/gradwatch/static/"
+STATIC = "/plugin/gradwatch/static/"
+"""Before the name of a file of the page, in TensorBoard's routes."""
 
 
 class Server:
@@ -40,7 +41,7 @@ class Server:
             GradwatchError: the run can't be read.
         """
         if route == "/static/*":
-            return page_file(query["PATH_INFO"].partition(_STATIC)[2])
+            return page_file(query["PATH_INFO"].partition(STATIC)[2])
         packed: dict[str, Callable[[Query], bytes]] = {
             "/series": self.gallery.series,
             "/distribution": self.gallery.distribution,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch.errors import CannotImport
-from gradwatch.sources import json_rows, read
+from gradwatch.sources import json_rows, lines, read
 
 from .support import EXPECTED, ROWS, values, write_text
 
@@ -120,6 +120,6 @@ def test_a_file_that_is_no_text_or_missing_or_too_large_is_refused(tmp_path, mon
         rows(tmp_path / "a.json")
     with pytest.raises(CannotImport, match="can't be read"):
         rows(tmp_path / "missing.json")
-    monkeypatch.setattr(json_rows, "MAX_LIST_BYTES", 3)
+    monkeypatch.setattr(lines, "LARGEST_WHOLE", 3)
     with pytest.raises(CannotImport, match="more than 0 MiB"):
         rows(tmp_path / "a.json")

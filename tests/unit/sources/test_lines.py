@@ -58,7 +58,7 @@ def test_a_line_is_refused_if_and_only_if_it_is_too_long(tmp_path_factory, parts
 def test_an_empty_file_has_no_lines(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"")
-    assert (list(lines(file)), list(beginnings(file, 5)), beginning(file), whole_text(file, 0)) == ([], [], b"", "")
+    assert (list(lines(file)), list(beginnings(file, 5)), beginning(file), whole_text(file)) == ([], [], b"", "")
 
 
 @pytest.mark.parametrize("reader", [lambda f: list(lines(f)), lambda f: list(beginnings(f, 5)), beginning])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
-from gradwatch.analysis.statistics import series as module
+from gradwatch.analysis import history
 from gradwatch.analysis.statistics.series import step_series
 from gradwatch.record import LayerStats
 from gradwatch.testing import PARAMETERS, replaced, steady, stream, write_run
@@ -78,7 +78,7 @@ def test_of_a_repeated_step_the_later_attempt_stands(tmp_path):
 @pytest.mark.parametrize("most", [1, 64 * len(PARAMETERS), 10**6])
 def test_the_store_may_be_read_in_parts(tmp_path, monkeypatch, most):
     norms = steady(300, spread=1.0)
-    monkeypatch.setattr(module, "MAX_NORMS_PER_READ", most)
+    monkeypatch.setattr(history, "ENTRIES_PER_READ", most)
     found = series_of(tmp_path, stream(norms))
     assert np.allclose(found.layer_norm, np.outer(norms, (0.8, 0.6)), rtol=1e-6)
 

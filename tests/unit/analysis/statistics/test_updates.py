@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gradwatch import Run
-from gradwatch.analysis.statistics import updates
+from gradwatch.analysis import history
 from gradwatch.analysis.statistics.updates import largest_rms_ratios, update_summary
 from gradwatch.record import UpdateStats
 from gradwatch.testing import stream, write_run
@@ -39,7 +39,7 @@ def updated_run(folder, ratios, every=1):
 
 @pytest.mark.parametrize("most", [1, 10_000])
 def test_the_largest_ratio_of_each_step_and_whose_it_is(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(updates, "MAX_RATIOS_PER_READ", most)
+    monkeypatch.setattr(history, "ENTRIES_PER_READ", most)
     table = np.abs(np.random.default_rng(0).standard_normal((150, 2)))
     table[7] = math.nan
     table[9, 0] = math.nan
