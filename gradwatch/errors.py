@@ -8,7 +8,14 @@ from __future__ import annotations
 
 
 class GradwatchError(Exception):
-    """Base class of all errors. The message ends with the slug."""
+    """Base class of all errors. The message ends with the slug.
+
+    >>> try:
+    ...     raise RunNotFound("There is no run at 'runs/lost'.")
+    ... except GradwatchError as error:
+    ...     print(error.slug, error, sep="; ")
+    run-not-found; There is no run at 'runs/lost'. (run-not-found)
+    """
 
     slug = "error"
 

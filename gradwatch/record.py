@@ -384,6 +384,10 @@ class StepRecord:
 
     Norms are those of the gradient that the optimizer would consume, before clipping. None means "not
     known" and is never zero; NaN means NaN.
+
+    >>> record = StepRecord(step=3, total_norm=5.0, max_norm=1.0, clip_coef=0.2)
+    >>> record.clipped, record.loss
+    (True, None)
     """
 
     step: int
@@ -440,6 +444,24 @@ class Event:
     One fault is one event. A detector may return an event again: with a higher severity while the fault
     lasts, with its end, or with a lower severity once the training has recovered. Events with equal `key`
     are the same, and the last one counts (`merged`).
+
+    Attributes:
+        step: the step at which it began.
+        kind: what was found; the glossary explains each.
+        severity: info, warning or critical.
+        message: the event as a sentence.
+        parameter: the name of the parameter where it began; None: all alike, or not known.
+        observed: the number that crossed ``limit``, in its units; None: the kind has no such number.
+        limit: None, too, if there is none.
+        optimizer: the name of the optimizer.
+        attempt: the number of the process that recorded the step, from 0.
+        until: the last step at which it was seen; None: not over, or without duration.
+        origin: what a non-finite value came from; None: not known.
+        rank: the rank where it began; None: a single process, or not known.
+
+    >>> event = Event(step=137, kind="spike", severity="warning", message="10 times its recent level", observed=10.0)
+    >>> event.as_dict()["step"], event.parameter
+    (137, None)
     """
 
     step: int
@@ -451,9 +473,9 @@ class Event:
     limit: float | None = None
     optimizer: str = "0"
     attempt: int = 0
-    until: int | None = None  # the last step at which it was seen; None: not over, or without duration
-    origin: Origin | None = None  # None: not known
-    rank: int | None = None  # the rank where it began; None: a single process, or not known
+    until: int | None = None
+    origin: Origin | None = None
+    rank: int | None = None
 
     @property
     def key(self) -> tuple[int, str, str, int, str | None]:

@@ -30,10 +30,17 @@ class Run(RunReader):
     """
 
     def summary(self, optimizer: str | None = None) -> RunSummary:
-        """Every number that a report shows, for one optimizer; None: the one with the most serious finding.
+        """Every number that a report shows, for one optimizer.
+
+        Args:
+            optimizer: its name; None: the one with the most serious finding.
 
         Raises:
             EmptyRun: no step is recorded.
+            BadArgument: the run has no such optimizer.
+
+        >>> Run(example_run).summary().total_norm.max_step
+        0
         """
         return summarize(self, optimizer)
 
@@ -41,11 +48,22 @@ class Run(RunReader):
         """The findings of the run, the most serious first; empty if there are none.
 
         Each names what is wrong, where, the evidence, the cause and the remedy.
+
+        >>> Run(example_run).diagnosis()
+        ()
         """
         return diagnose(self)
 
     def recommend(self, optimizer: str | None = None) -> Recommendation:
-        """The clipping threshold that the run should have had, or the reason for giving none."""
+        """The clipping threshold that the run should have had, or the reason for giving none.
+
+        Args:
+            optimizer: its name; None: the one that `summary` is about.
+
+        Raises:
+            EmptyRun: no step is recorded.
+            BadArgument: the run has no such optimizer.
+        """
         return recommend(self, optimizer)
 
     def norm_shares(

@@ -32,6 +32,18 @@ class Watch:
     Attributes:
         run: the folder of the run.
         policies: the policy that clips, by the name of the optimizer.
+
+    >>> import torch
+    >>> from gradwatch import attach
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with attach(model, optimizer, tmp_path / "watched") as watch:
+    ...     loss = model(torch.ones(1, 2)).sum()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     watch.log(loss=loss)
+    >>> watch.steps, watch.optimizers
+    (1, ['0'])
     """
 
     def __init__(
@@ -152,11 +164,19 @@ class Watch:
         self._router.count_earlier_backward(losses)
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until everything recorded so far is on disk, for at most ``timeout`` seconds."""
+        """Wait until everything recorded so far is on disk, for at most ``timeout`` seconds.
+
+        Returns:
+            False if that took longer.
+        """
         return self._recording.flush(timeout)
 
     def close(self, reason: str = "closed") -> None:
-        """End the recording and detach. Calling it again does nothing."""
+        """End the recording and detach. Calling it again does nothing.
+
+        Args:
+            reason: kept as the reason why the attempt ended.
+        """
         self._recording.close(reason)
 
     def __enter__(self) -> Self:

@@ -33,7 +33,18 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """A clipping threshold with its reasons, or in ``refused`` the reason why the run supports none."""
+    """A clipping threshold with its reasons, or in ``refused`` the reason why the run supports none.
+
+    Thresholds are L2 norms over all gradients of one optimizer, as `torch.nn.utils.clip_grad_norm_` takes them.
+
+    >>> from gradwatch import Run
+    >>> from gradwatch.testing import steady, stream, write_run
+    >>> advice = Run(write_run(tmp_path / "run", stream(steady(600)))).recommend()
+    >>> advice.max_norm, advice.low, advice.high, advice.confidence
+    (1.1, 0.57, 2.3, 'low')
+    >>> print(advice.apply["torch"])
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.1)
+    """
 
     run: str
     max_norm: float | None

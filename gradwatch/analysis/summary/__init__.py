@@ -71,7 +71,13 @@ MAGNITUDE_SAMPLES = 100  # of the histograms that a summary holds
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunSummary:
-    """A run in numbers. Norms are of the gradient at `moment`, usually before clipping."""
+    """A run in numbers. Norms are L2 norms of the gradient at `moment`, usually before clipping.
+
+    >>> from gradwatch import Run
+    >>> summary = Run(example_run).summary()
+    >>> summary.steps, summary.total_norm.median, summary.layers[0].name
+    (400, 1.0, 'rnn.weight')
+    """
 
     run: str
     model: str
@@ -86,7 +92,7 @@ class RunSummary:
     config: Mapping[str, Any]  # the hyperparameters that were given to `attach`
     note: str  # as `gradwatch note` wrote it
     tags: tuple[str, ...]
-    seconds: float
+    seconds: float  # from the first to the last step
     total_steps: int | None  # of the whole training, where that was given
     seconds_left: float | None  # until total_steps, at the pace of the latest steps
     running: bool
