@@ -46,7 +46,7 @@ from gradwatch.script.launch import Program, launch
 from gradwatch.script.plan import RecordingPlan
 
 STEPS = 5  # doctor's default
-OF_ANY_FEW_STEPS = {"too-short", "died", "killed", "no-steps"}  # as in doctor: another optimizer may step later
+OF_ANY_FEW_STEPS = {"too-short", "died", "killed"}  # as in doctor
 
 
 class _IsScript(Exception):
@@ -186,7 +186,8 @@ def contradictions(told: dict[str, Any], run: Path) -> list[str]:
     except GradwatchError as error:
         is_none = any(about == "steps" for about, _ in told["problems"])
         return [] if is_none else [f"doctor sees steps, and the recording can't be read: {error}"]
-    alarming = [f for f in findings if f.severity != "info" and f.code not in OF_ANY_FEW_STEPS]
+    of_few = OF_ANY_FEW_STEPS | ({"no-steps"} if len(steps) else set())  # another optimizer may step later
+    alarming = [f for f in findings if f.severity != "info" and f.code not in of_few]
     found = []
     codes = ", ".join(f.code for f in alarming)
     if alarming and not told["problems"]:
@@ -194,7 +195,7 @@ def contradictions(told: dict[str, Any], run: Path) -> list[str]:
     if told["problems"] and not alarming:
         found.append(f"doctor fails over a healthy recording: {told['problems']}")
     if alarming and told["problems"]:
-        said = [text for _, text in told["problems"]]
+        said = [text for about, text in told["problems"] if about != "steps"]  # that there are none has no remedy
         found += [f"no finding has the remedy of: {t}" for t in said if not any(t.endswith(f.remedy) for f in findings)]
         found += [f"doctor says nothing of {f.code}" for f in alarming if not any(t.endswith(f.remedy) for t in said)]
     is_clipped = bool((steps["max_norm"].notna() | steps["clip_value"].notna()).any())

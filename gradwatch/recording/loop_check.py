@@ -8,6 +8,7 @@ also read while it goes on, and after it was killed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import itertools
@@ -64,6 +65,7 @@ class _Probes:
         carried_steps: at which backward added to the gradients of the step before, of any probe.
         carried_each: the same of each probe.
         chosen: the parameters that are probed.
+        was_ever_reached: some backward wrote these gradients.
         changed_steps: at which something else than a clip call changed the gradients between backward and step.
         mixed_steps: at which backward added to what the backward of another optimizer's step had left.
         dropped_steps: at which every gradient was gone that backward had written.
@@ -81,7 +83,8 @@ class _Probes:
         self._is_changed = False
         self._has_closure = False
         self._is_left = self._is_mixed = False
-        self.was_reached = False
+        self.was_reached = self.was_ever_reached = False
+        self._weights: list[int] = []  # versions of the parameters before the first backward
         self.steps = self.carried_steps = self.changed_steps = self.mixed_steps = self.dropped_steps = 0
         self.carried_each: list[int] = []
 
@@ -97,6 +100,7 @@ class _Probes:
         last = len(parameters) - 1
         places = sorted({round(i * last / (PROBES - 1)) for i in range(PROBES)}) if parameters else []
         self.chosen = tuple(weakref.ref(parameters[place]) for place in places)
+        self._weights = [parameters[place]._version for place in places]
         self.carried_each = [0] * len(self.chosen)
         self._may_be_carried, self._is_carried = [], []
 
@@ -153,6 +157,7 @@ class _Probes:
         before = self._known
         self._note()
         self.was_reached = self._known != before
+        self.was_ever_reached |= self.was_reached
         written = [now != then for now, then in zip(self._known or (), before or (), strict=False)]
         added = _both(self._may_be_carried, written)
         self._is_carried = [a or b for a, b in itertools.zip_longest(self._is_carried, added, fillvalue=False)]
@@ -167,6 +172,32 @@ class _Probes:
         A backward for several optimizers, as of the next task of an encoder that they share, adds on purpose.
         """
         self._is_mixed = self._is_left and is_own
+
+    @property
+    def is_moved_without_steps(self) -> bool:
+        """Whether the optimizer made no step, and its parameters were written all the same since the first backward."""
+        now = [None if (p := parameter()) is None else p._version for parameter in self.chosen]
+        return not self.steps and any(a is not None and a != b for a, b in zip(now, self._weights, strict=True))
+
+    def trained_instead(self) -> type[nn.Module] | None:
+        """The class of a module with parameters of the same shapes that get gradients and that no optimizer holds.
+
+        Asked where the optimizer's own parameters get none. It looks at every object of the process.
+        """
+        optimizer = self._optimizer()
+        if self.was_ever_reached or not self.chosen or optimizer is None:
+            return None
+        shapes = _shapes(p for p in listed_or_none(optimizer) or () if p.requires_grad)
+        # By the type alone: `isinstance` asks proxies for their class, and they may answer with work.
+        everything = gc.get_objects()
+        held = _held_by(one for one in everything if issubclass(type(one), Optimizer))
+        for module in (one for one in everything if issubclass(type(one), nn.Module)):
+            with contextlib.suppress(Exception):  # whatever a module of the script does when asked
+                parameters = list(module.parameters())
+                has_gradients = any(p.grad is not None for p in parameters)
+                if has_gradients and _shapes(parameters) == shapes and not any(id(p) in held for p in parameters):
+                    return type(module)
+        return None
 
     def accept(self) -> None:
         """Take the change that was just made to the gradients as known: a clip call or a scaler made it."""
@@ -208,6 +239,14 @@ class _Probes:
         self._known, self._backwards, self._is_changed = self._state(), 0, False
         self._may_be_carried, self._is_carried = [not self._has_closure] * len(self._known), []
         self._is_left = self._is_mixed = self.was_reached = False
+
+
+def _shapes(parameters: Iterable[Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(p.shape) for p in parameters]
+
+
+def _held_by(optimizers: Iterable[Optimizer]) -> set[int]:
+    return {id(p) for one in optimizers for p in listed_or_none(one) or ()}
 
 
 def _both(some: Sequence[bool], others: Sequence[bool]) -> list[bool]:
@@ -258,6 +297,7 @@ class LoopCheck:
         self._found: dict[str, str] = {}  # of optimizers that are gone
         self._with_gradient: dict[str, weakref.ref[nn.Parameter]] = {}
         self._frozen: dict[str, weakref.ref[Tensor]] = {}
+        self._trained_instead: dict[str, str] = {}  # by the optimizer: the class of a model that gets its gradients
 
     def follow(self, name: str, optimizer: Optimizer) -> None:
         """Check the steps of one more optimizer."""
@@ -281,7 +321,9 @@ class LoopCheck:
         found = dict(self._found)
         for name, probes in self._probes.items():
             found |= _facts_of(name, probes) | self._carried_in(name, probes)
+            found |= {f"moved_without_steps.{name}": "true"} if probes.is_moved_without_steps else {}
         self._note_gradients()
+        found |= {f"trained_instead.{name}": model for name, model in self._trained_instead.items()}
         without = self._without_optimizer()
         found |= {"parameters_without_optimizer": json.dumps(without)} if without else {}
         return found | self._frozen_now()
@@ -303,12 +345,12 @@ class LoopCheck:
         """The parameters with a gradient that no living optimizer holds, whether it is recorded or not."""
         if not self._with_gradient:
             return []
-        optimizers = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
-        held = {id(p) for one in optimizers for p in listed_or_none(one) or ()}
+        held = _held_by(one for one in gc.get_objects() if issubclass(type(one), Optimizer))
         alive = ((name, reference()) for name, reference in self._with_gradient.items())
         return [name for name, parameter in alive if parameter is not None and id(parameter) not in held]
 
     def _note_gradients(self) -> None:
+        self._note_other_models()
         held = {
             id(p)
             for probes in self._probes.values()
@@ -320,6 +362,11 @@ class LoopCheck:
             for name, parameter in itertools.chain(model.named_parameters(), unregistered_parameters(model)):
                 if parameter.grad is not None and id(parameter) not in held:
                     self._with_gradient[name] = weakref.ref(parameter)
+
+    def _note_other_models(self) -> None:
+        for name, probes in self._probes.items():
+            if name not in self._trained_instead and (model := probes.trained_instead()) is not None:
+                self._trained_instead[name] = model.__name__
 
     def _note_frozen(self, optimizer: Optimizer) -> None:
         """The parameters that the script gave the optimizer and froze: that they get no gradient is no fault."""

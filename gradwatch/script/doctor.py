@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradwatch.analysis.run import Run
+from gradwatch.errors import GradwatchError
 from gradwatch.script.imports import after_import
 from gradwatch.script.launch import Program, run_until, show, why_nothing
 from gradwatch.script.plan import RecordingPlan
@@ -56,9 +57,10 @@ class Examination:
         return any(observation.mark == "problem" for observation in self.observations)
 
 
-# Codes of findings that a few steps always have, or may have: an optimizer beside others may step later, which is
-# noted. The last is reported with the clip calls.
-_NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "no-steps", "ineffective-clipping"}
+# Codes of findings that a few steps always have. The last is reported with the clip calls.
+_NOT_OF_A_FEW_STEPS = {"too-short", "died", "killed", "ineffective-clipping"}
+# Codes of findings that are information in a few steps, and may be a fault of the training.
+_NOTED = {"dead-parameters"}
 
 
 class _Enough(BaseException):
@@ -188,7 +190,8 @@ class _Listener:
     def observations(self) -> list[Observation]:
         watch = self._discovery.watch
         if watch is None or not watch.steps:
-            return [Observation("problem", "steps", f"none: {why_nothing([self._discovery])}")]
+            nothing = Observation("problem", "steps", f"none: {why_nothing([self._discovery])}")
+            return [nothing, *(told_by_findings(Run(self._folder)) if self._is_written() else [])]
         run = Run(self._folder)
         found = [self._about_steps(run)]
         for name in run.optimizers:
@@ -201,6 +204,12 @@ class _Listener:
         found += self._about_scaling(run)
         found += self._unseen(run)
         return [*found, self._about_cost(self._route)]
+
+    def _is_written(self) -> bool:
+        """Whether there is a run: the recording begins with the first backward after an optimizer was made."""
+        with contextlib.suppress(GradwatchError):
+            return bool(Run(self._folder).optimizers)
+        return False
 
     def _about_steps(self, run: Run) -> Observation:
         made = len(run.steps())
@@ -301,11 +310,17 @@ def _outside(watch: Watch) -> list[str]:
 
 
 def told_by_findings(run: Run) -> list[Observation]:
-    """The findings of warning or worse, but for those that a few steps always have."""
+    """The findings of warning or worse, and a few of information, but for those that a few steps always have.
+
+    An optimizer beside others that step may make its first step later, which is noted.
+    """
+    left_out = _NOT_OF_A_FEW_STEPS | ({"no-steps"} if len(run.steps()) else set())
     return [
-        Observation("problem", "diagnosis", f"{finding.what}: {finding.remedy}")
+        Observation(
+            "note" if finding.severity == "info" else "problem", "diagnosis", f"{finding.what}: {finding.remedy}"
+        )
         for finding in run.diagnosis()
-        if finding.severity != "info" and finding.code not in _NOT_OF_A_FEW_STEPS
+        if (finding.severity != "info" or finding.code in _NOTED) and finding.code not in left_out
     ]
 
 

@@ -54,6 +54,9 @@ class OptimizerFacts:
             recorded.
         dropped_steps: steps at which every gradient was gone that backward had written; None: not recorded.
         carried_in: of the parameters that were looked at, those whose gradients are carried where others are not.
+        moved_without_steps: it made no step, and the script wrote into its parameters.
+        trained_instead: the class of a model with parameters of the same shapes that got gradients, where these did
+            not, and that no optimizer holds; None: there was none.
         frozen: names of the parameters that did not require a gradient, as far as is known.
     """
 
@@ -75,6 +78,8 @@ class OptimizerFacts:
     dropped_steps: int | None = None
     frozen: frozenset[str] = frozenset()
     carried_in: tuple[str, ...] = ()
+    moved_without_steps: bool = False
+    trained_instead: str | None = None
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
@@ -246,6 +251,8 @@ def _optimizer_facts(
         changed_steps=_count(meta, f"changed_steps.{name}"),
         mixed_steps=_count(meta, f"mixed_steps.{name}"),
         dropped_steps=_count(meta, f"dropped_steps.{name}"),
+        moved_without_steps=f"moved_without_steps.{name}" in meta,
+        trained_instead=meta.get(f"trained_instead.{name}"),
         frozen=frozenset(json.loads(meta.get(FROZEN_KEY, "[]"))),
     )
 

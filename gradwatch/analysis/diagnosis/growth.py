@@ -207,7 +207,7 @@ def diverged(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
             "total_norm_last": Quantity(last_norm, "norm"),
         },
         cause=_OUTGREW if stands else _cause(optimizer, onset),
-        remedy=_remedy(optimizer, onset) + _best_checkpoint(course, onset),
+        remedy=_remedy(optimizer, onset) + _best_checkpoint(course, int(optimizer.steps[0]), onset),
         confirm="train again from the same seed with a tenth of the learning rate: the growth should vanish or begin"
         " later",
     )
@@ -282,10 +282,15 @@ def _remedy(optimizer: OptimizerFacts, onset: int) -> str:
     return f"clip{WHICH_THRESHOLD}, or lower the learning rate"
 
 
-def _best_checkpoint(course: Loss | None, onset: int) -> str:
-    """Name the step that early stopping would have kept, where the loss had made progress."""
+def _best_checkpoint(course: Loss | None, first: int, onset: int) -> str:
+    """Name the step that early stopping would have kept, where the loss had made progress, and not in a few steps."""
     is_endless = course is not None and onset <= course.best_step and course.best < 0
-    if course is None or is_endless or course.first - course.best <= LOST_RISE_DEVIATIONS * course.deviation:
+    if (
+        course is None
+        or is_endless
+        or onset <= first + EARLY_STEPS
+        or course.first - course.best <= LOST_RISE_DEVIATIONS * course.deviation
+    ):
         return ""
     return f"; go back to a checkpoint from before step {onset}, where early stopping would have ended the training"
 

@@ -86,8 +86,8 @@ PAGES: dict[str, Page] = {
     "stale-optimizer": Page(
         title="The optimizer holds parameters that the model no longer has",
         cure="script",
-        meaning="The script replaced layers after it created the optimizer. The optimizer still holds the old"
-        " parameters, which never get a gradient, and does not train the new ones.",
+        meaning="The script replaced layers after it created the optimizer, or trains a copy of the model. The"
+        " optimizer still holds the old parameters, which never get a gradient, and does not train the new ones.",
         example="`optimizer = Adam(net.parameters())`, then `net.head = nn.Linear(512, 10)`.",
         confirm="Compare `{id(p) for p in model.parameters()}` with the ids in `optimizer.param_groups`.",
         fix="Create the optimizer after the last change to the model, or call `optimizer.add_param_group`.",

@@ -18,6 +18,7 @@ from gradwatch.record import Event, Severity
 from gradwatch.store.columns import is_of_one_value
 from gradwatch.text import number
 
+FEW_STEPS = 40  # steps: a part of the loss may join later than this
 MIN_STEPS = 5  # steps: too few to conclude that something never happens
 MIN_ZERO_ROWS = 2  # rows of an imported history, each of several steps: all of them without a gradient
 MOST_STEPS = 0.95  # share of the steps
@@ -57,12 +58,20 @@ def no_steps(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="no-steps",
         severity="warning" if others else "critical",
         certainty="shown",
-        what=f"{facts.by(optimizer)} never made a step, so its parameters are not trained",
+        what=f"{facts.by(optimizer)} never made a step, and other code moves its parameters"
+        if optimizer.moved_without_steps
+        else f"{facts.by(optimizer)} never made a step, so its parameters are not trained",
         optimizer=optimizer.name,
         parameters=tuple(optimizer.names[:8]),
         evidence={"steps": Quantity(0, "steps")},
-        cause="the loop never calls this optimizer's step, or ends before it gets there",
-        remedy="call the optimizer's step after backward; if a wrapper steps it, nothing is wrong",
+        cause="the loop computes its updates itself, or calls the first of an optimizer's two steps alone, as of"
+        " sharpness-aware minimisation (SAM), which moves the weights against the update"
+        if optimizer.moved_without_steps
+        else "the loop never calls this optimizer's step, or ends before it gets there",
+        remedy="call the step that makes the update, for SAM the second step after a second backward; if the loop"
+        " updates the weights itself on purpose, nothing is wrong"
+        if optimizer.moved_without_steps
+        else "call the optimizer's step after backward; if a wrapper steps it, nothing is wrong",
         confirm="add a print next to the call of step",
     )
 
@@ -468,12 +477,13 @@ def constant_loss(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 
 def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Report an optimizer whose parameters no longer belong to a module and get no gradient."""
-    if not len(optimizer.present) and not _only_unnamed(optimizer):
+    """Report an optimizer whose parameters belong to no module, or to another than the one trained on."""
+    is_another = optimizer.trained_instead is not None
+    if not len(optimizer.present) and not _only_unnamed(optimizer) and not is_another:
         return None
     absent = _never_present(optimizer)
-    unnamed = [name for name in absent if _is_unnamed(name)]
-    if not unnamed or not absent:
+    stale = [name for name in absent if is_another or _is_gone(facts, name)]
+    if not stale:
         return None
     share = _share_of_entries(optimizer, absent)
     if share < HALF:
@@ -482,17 +492,20 @@ def stale_optimizer(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
         code="stale-optimizer",
         severity="critical" if share >= MOST_STEPS else "warning",
         certainty="shown" if facts.without_optimizer else "likely",
-        what=f"{facts.by(optimizer)} holds parameters that are not the model's ({listed(unnamed)}) and never get a"
+        what=f"{facts.by(optimizer)} holds parameters that never get a gradient ({listed(stale)}), while another"
+        f" {optimizer.trained_instead} of the same shapes, which no optimizer holds, gets gradients: it is not trained"
+        if is_another
+        else f"{facts.by(optimizer)} holds parameters that are not the model's ({listed(stale)}) and never get a"
         " gradient: the model is not trained",
         optimizer=optimizer.name,
-        parameters=(*facts.without_optimizer, *unnamed),
+        parameters=(*facts.without_optimizer, *stale),
         steps=optimizer.span,
         evidence={
             "entries_without_gradient": Quantity(share, "share of the optimizer's entries"),
             "parameters_without_optimizer": Quantity(len(facts.without_optimizer), "parameters"),
         },
         cause="the script replaced layers after it created the optimizer: a new head, resized embeddings, pruning, or"
-        " a model that it wrapped or loaded again",
+        " a model that it copied, wrapped or loaded again",
         remedy="create the optimizer after the last change to the model, or add the new parameters with"
         " optimizer.add_param_group",
         confirm="compare the ids of model.parameters() with those of optimizer.param_groups",
@@ -506,6 +519,11 @@ def _only_unnamed(optimizer: OptimizerFacts) -> bool:
 def _is_unnamed(name: str) -> bool:
     """Whether a parameter belongs to no module: then it is named by its group and position."""
     return name.startswith("group")
+
+
+def _is_gone(facts: Facts, name: str) -> bool:
+    """Whether a parameter without a gradient is no longer the model's: another that no optimizer holds has its name."""
+    return _is_unnamed(name) or name in facts.without_optimizer
 
 
 def _never_present(optimizer: OptimizerFacts) -> list[str]:
@@ -534,7 +552,7 @@ def no_gradient(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     """Trainable parameters that never get a gradient."""
     if len(optimizer.frame) < MIN_STEPS or facts.is_imported or _is_stepped_by_another(facts, optimizer):
         return None
-    absent = [name for name in _never_present(optimizer) if not _is_unnamed(name)]
+    absent = [name for name in _never_present(optimizer) if not _is_gone(facts, name)]
     if not absent:
         return None
     share = _share_of_entries(optimizer, absent)
@@ -775,8 +793,11 @@ def _mixed_gradients(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
 
 
 def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
-    """Report parameters whose gradient stays at exactly 0, found by the detector or over the whole run."""
-    named = _dead(optimizer)
+    """Report parameters whose gradient stays at exactly 0, found by the detector or over the whole run.
+
+    In a few steps that is information: a part of the loss may join later.
+    """
+    named, made = _dead(optimizer), len(optimizer.frame)
     events = [event for event in optimizer.events if event.kind == "dead" and event.severity != "info"]
     events = [event for event in events if not _came_alive(optimizer, event)]
     if not named and not events:
@@ -786,7 +807,7 @@ def dead_parameters(facts: Facts, optimizer: OptimizerFacts) -> Finding | None:
     share = _share_of_entries(optimizer, list(names))
     return Finding(
         code="dead-parameters",
-        severity="warning" if share >= NOTABLE_ENTRIES else "info",
+        severity="warning" if share >= NOTABLE_ENTRIES and (events or made >= FEW_STEPS) else "info",
         certainty="shown",
         what=f"the gradient of {listed(names)}{facts.of(optimizer)} is exactly 0: {share:.0%} of the weights do"
         " not learn",

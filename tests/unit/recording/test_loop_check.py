@@ -1,5 +1,6 @@
 """What the checks of the loop see, for loops whose habits are known."""
 
+import copy
 import json
 
 import pytest
@@ -272,6 +273,40 @@ def test_parameters_of_an_optimizer_that_is_not_recorded_are_held(tmp_path):
             second.step()
             model.zero_grad()
     assert "parameters_without_optimizer" not in gradwatch.Run(tmp_path).meta()
+
+
+@pytest.mark.parametrize(
+    ("which", "found"),
+    [("a copy", "Sequential"), ("itself", None), ("one with an optimizer", None), ("one of other shapes", None)],
+)
+def test_a_model_that_gets_gradients_in_place_of_the_optimizers(tmp_path, which, found):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    copied = copy.deepcopy(model)
+    wider = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    of_copy = torch.optim.SGD(copied.parameters(), lr=0.01) if which == "one with an optimizer" else None
+    trained = {"itself": model, "one of other shapes": wider}.get(which, copied)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(5):
+            trained.zero_grad()
+            trained(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+    assert gradwatch.Run(tmp_path).meta().get("trained_instead.0") == found
+    del of_copy
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_parameters_that_are_written_though_their_optimizer_makes_no_step(tmp_path, is_moved):
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.attach(model, optimizer, tmp_path):
+        for _ in range(3):
+            model(torch.randn(4, 3)).square().mean().backward()
+            if is_moved:
+                with torch.no_grad():
+                    model.weight.add_(model.weight.grad)
+            model.zero_grad()
+    assert ("moved_without_steps.0" in gradwatch.Run(tmp_path).meta()) == is_moved
 
 
 def test_a_fault_of_the_checks_ends_only_them(tmp_path, monkeypatch):

@@ -153,6 +153,42 @@ def test_a_scaled_loss_that_overflows_is_no_loss_that_is_not_finite(tmp_path):
     assert "0 steps skipped" not in text
 
 
+LOOP = """
+    import copy
+    import torch
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    trained = copy.deepcopy(model) if {copied} else model
+    for step in range(8):
+        trained.zero_grad()
+        trained(torch.randn(8, 4)).square().mean().backward()
+        {step}
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ("optimizer.step", "call the optimizer's step after backward"),
+        ("model.weight.detach().add_(model.weight.grad)", "call the step that makes the update"),
+    ],
+)
+def test_steps_that_are_never_made_are_told_with_their_remedy(tmp_path, step, says):
+    _, has_problem, observations, _ = examined(tmp_path, LOOP.format(copied=False, step=step))
+    assert has_problem
+    (none, (mark, about, text)) = observations
+    assert none == ("problem", "steps", "none: no optimizer made a step")
+    assert (mark, about) == ("problem", "diagnosis")
+    assert says in text
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_copy_that_is_trained_in_place_of_the_model_is_told(tmp_path, copied):
+    _, has_problem, observations, _ = examined(tmp_path, LOOP.format(copied=copied, step="optimizer.step()"), steps=5)
+    assert has_problem == copied
+    assert any("another Linear of the same shapes" in text for _, _, text in observations) == copied
+
+
 def test_doctor_notes_an_optimizer_that_has_made_no_step_yet(tmp_path):
     """A generator is updated once for eight updates of its critic."""
     _, has_problem, observations, _ = examined(

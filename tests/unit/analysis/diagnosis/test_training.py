@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from gradwatch import Run
 from gradwatch.analysis.diagnosis.facts import read_facts
 from gradwatch.analysis.diagnosis.training import frozen_throughout, parameters_without_optimizer
 from gradwatch.analysis.history import RunReader
@@ -145,6 +146,43 @@ def test_an_optimizer_of_parameters_that_are_gone(tmp_path):
     assert (found.severity, found.certainty) == ("critical", "shown")
     assert found.parameters[:2] == ("0.weight", "2.weight")
     assert codes(run_of(tmp_path / "alone", stale()))[0] == "stale-optimizer"
+
+
+def test_an_optimizer_of_a_model_whose_copy_is_trained(tmp_path):
+    """The recording of a script knows the model that the optimizer holds; one that attaches knows the copy."""
+    records = with_layers(stream([0.0] * 100), [0.0, 0.0], parameters("0.weight", "0.bias"), present=[False, False])
+    assert codes(run_of(tmp_path / "detached", records)) == ["no-gradient"]
+    found = the(run_of(tmp_path / "copied", records, meta={"trained_instead.0": "Cnn"}), "stale-optimizer")
+    assert "no-gradient" not in codes(Run(tmp_path / "copied"))
+    assert (found.severity, found.parameters) == ("critical", ("0.weight", "0.bias"))
+    assert "another Cnn" in found.what
+    assert found.remedy == the(run_of(tmp_path / "gone", stale()), "stale-optimizer").remedy
+
+
+def test_a_layer_that_is_replaced_is_not_said_to_be_cut_off(tmp_path):
+    """The optimizer holds the old head; of the new one, which has its name, no optimizer knows."""
+    names = parameters("body.weight", "neck.weight", "head.weight")
+    records = with_layers(calm(), [1.0, 1.0, 0.0], names, present=[True, True, False])
+    assert "no-gradient" in codes(run_of(tmp_path / "cut", records))
+    replaced_head = run_of(
+        tmp_path / "new", records, meta={"parameters_without_optimizer": json.dumps(["head.weight"])}
+    )
+    assert "no-gradient" not in codes(replaced_head)
+    assert "head.weight" in the(replaced_head, "parameters-without-optimizer").parameters
+
+
+@pytest.mark.parametrize(("steps", "severity"), [(5, "info"), (39, "info"), (40, "warning")])
+def test_a_part_without_a_gradient_may_join_after_a_few_steps(tmp_path, steps, severity):
+    records = with_layers(calm(steps), [0.0, 1.0], parameters("0.weight", "2.weight"))
+    assert the(run_of(tmp_path, records), "dead-parameters").severity == severity
+
+
+def test_an_optimizer_without_steps_whose_parameters_other_code_moves(tmp_path):
+    still = the(run_of(tmp_path / "still", stream([])), "no-steps")
+    moved = the(run_of(tmp_path / "moved", stream([]), meta={"moved_without_steps.0": "true"}), "no-steps")
+    assert still.what.endswith("so its parameters are not trained")
+    assert moved.what.endswith("other code moves its parameters")
+    assert "second step" in moved.remedy
 
 
 def test_parameters_of_no_module_that_train_are_no_matter(tmp_path):
@@ -360,7 +398,7 @@ def test_a_parameter_without_entries_has_nothing_to_learn(tmp_path, present):
 @pytest.mark.parametrize(
     ("frozen", "severity", "share"),
     [
-        pytest.param([], "critical", "99%", id="a backbone without a gradient"),
+        pytest.param([], "critical", "99.4%", id="a backbone without a gradient"),
         pytest.param(["0.weight"], "warning", "50%", id="a frozen backbone, and a head of two without one"),
         pytest.param(["0.weight", "1.weight"], None, "", id="all of them are frozen"),
     ],
@@ -409,8 +447,6 @@ def test_an_optimizer_that_never_stepped(tmp_path):
     writer.add_parameters("critic", parameters("critic.weight"))
     writer.append([StepRecord(step=i, optimizer="actor", total_norm=1.0) for i in range(100)])
     writer.end_attempt("closed")
-    from gradwatch import Run
-
     found = the(Run(tmp_path), "no-steps")
     assert (found.optimizer, found.severity) == ("critic", "warning")
     assert Run(tmp_path).summary().optimizer == "actor"
